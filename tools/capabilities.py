@@ -76,8 +76,10 @@ def _schema(asked: Asked) -> bool:
 
 
 def _cached(asked: Asked) -> bool:
-    for _ in range(2):
-        reply = _chat(asked, session_id="one", prompt_cache_key="one")
+    """A conversation that goes on."""
+    turn = {"role": "user", "content": "Hello"}
+    answer = {"role": "assistant", "content": _content(_chat(asked, prompt_cache_key="one"))}
+    reply = _chat(asked, messages=[turn, answer, turn], prompt_cache_key="one")
     return bool(reply["usage"]["prompt_tokens_details"]["cached_tokens"] > 0)
 
 

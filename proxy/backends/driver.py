@@ -18,10 +18,11 @@ class Capabilities(Struct, frozen=True, kw_only=True):
 
     `dialect` names the generation. `slots` 0 means that the server cannot tell. `n_ctx` is the
     context of one slot in tokens, 0 unknown. `queues`: it queues by itself when its slots are busy.
-    `truncates`: it cuts a prompt beyond the context silently. `honours_seed`, `logprobs_whole`,
-    `infill` …: what it can do. `slot_save`: what a slot holds can be saved in a file, restored and
-    erased; `ram_cache`: it keeps old prompts in RAM by itself. `native`: it takes the messages of a
-    chat and makes the prompt itself.
+    `truncates`: it cuts a prompt beyond the context silently. `doubles`: where its cache holds a
+    whole prompt, it evaluates the last token once more and keeps both. `honours_seed`,
+    `logprobs_whole`, `infill` …: what it can do. `slot_save`: what a slot holds can be saved in a
+    file, restored and erased; `ram_cache`: it keeps old prompts in RAM by itself. `native`: it
+    takes the messages of a chat and makes the prompt itself.
     """
 
     dialect: str
@@ -30,6 +31,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     n_ctx: int = 0
     queues: bool = False
     truncates: bool = True
+    doubles: bool = False
     honours_seed: bool = False
     infill: bool = False
     chat: bool = False

@@ -48,6 +48,7 @@ def probe(url: str, headers: Mapping[str, str], pool: Pool, deadline: float) -> 
         n_ctx=_int(settings.get("n_ctx") or first.get("n_ctx") or _n_ctx(chunk)),
         queues=queues,
         truncates="modalities" not in props,
+        doubles=not queues,
         honours_seed=modern,
         infill=queues,
         chat=bool(models) and modern,

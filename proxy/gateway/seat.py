@@ -34,7 +34,7 @@ from ..errors import (
 )
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.scheduler import Scheduler
-from ..scheduling.state import Want
+from ..scheduling.state import Grant, Want
 from .fitting import fit
 from .info import Info
 
@@ -55,6 +55,7 @@ class Seat:
         self._lease: Lease | None = None
         self._run: Run | None = None
         self._outcome = Outcome()
+        self._asked: object = None  # the prompt of the run before, on the same lease
 
     # as a backend
 
@@ -103,6 +104,7 @@ class Seat:
         self._info.place = 0
         self._lease = lease
         self._outcome = Outcome()
+        self._asked = None
         self._info.backend, self._info.slot = lease.backend, lease.slot.id
         self._info.queue_wait = max(self._info.queue_wait, lease.waited)
         self._info.first_place = max(self._info.first_place, lease.place)
@@ -111,13 +113,23 @@ class Seat:
     def begin(self, task: Task) -> Run:
         """A run on the slot that was taken."""
         assert self._lease is not None, "nothing was taken"
-        if self._lease.grant.fresh:
-            # What the slot holds is another group's: evaluate all of the prompt.
+        grant = self._lease.grant
+        if grant.fresh or (self.caps.doubles and self._whole(task, grant)):
+            # What the slot holds is another group's, or would be spoilt: evaluate it all.
             sampling = {**task.sampling, "cache_prompt": False}
             task = msgspec.structs.replace(task, sampling=sampling)
         self._outcome = msgspec.structs.replace(self._outcome, end="cut")
         self._run = self.backend.driver.stream(task, self._lease.pinned, self.caps, self._cancel)
         return self._run
+
+    def _whole(self, task: Task, grant: Grant) -> bool:
+        """Whether the slot holds all of the prompt already: the same question again, or the second
+        run of an answer."""
+        asked, self._asked = self._asked, task.prompt
+        links, reuse = self._want.chain.links, grant.reuse
+        return task.prompt == asked or bool(
+            links and reuse is not None and links[-1] in reuse.chain.links
+        )
 
     def flows(self, run: Run) -> None:
         """The first token of a run came."""

@@ -227,6 +227,22 @@ def test_conversations_come_back_to_their_slots(
     assert "word" not in json.dumps(backend)
 
 
+def test_the_same_question_again_gets_the_same_greedy_answer(
+    start_server: StartServer, gateway: StartGateway
+) -> None:
+    """The old server evaluates the last token of a prompt it holds whole once more, and keeps both:
+    each time the answer would drift."""
+    server = start_server("llama-2023", slots=1, ctx=2048)
+    running = gateway("--llama-api", server.url, "--slots", "1", *LEGACY)
+    body = {"prompt": _words(3, 12), "max_tokens": 32, "temperature": 0}
+    answers = [_ask(running.url, body)[2] for _ in range(6)]
+    assert len({answer["choices"][0]["text"] for answer in answers}) == 1
+    assert answers[-1]["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    longer = {**body, "prompt": _words(3, 12) + " and more"}
+    _, _, answer = _ask(running.url, longer)
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 50
+
+
 def test_groups_of_keys_do_not_share_what_slots_hold(
     start_server: StartServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
@@ -237,8 +253,8 @@ def test_groups_of_keys_do_not_share_what_slots_hold(
         "--llama-api", server.url, "--slots", "1", "--api-key-file", str(keys), *LEGACY
     )
     cached = []
-    for key in ("key-a", "key-c", "key-b", "key-b", "key-a"):
-        body = {"prompt": _words(7, 12), "max_tokens": 4, "temperature": 0}
+    for turn, key in enumerate(("key-a", "key-c", "key-b", "key-b", "key-a")):
+        body = {"prompt": _words(7, 12 + turn), "max_tokens": 4, "temperature": 0}
         _, _, answer = _ask(running.url, body, {"Authorization": f"Bearer {key}"})
         cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
     assert cached[0] == 0 and cached[1] > 50  # the same group
