@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 GLM_ROPE_BASE = 10000.0
+LOOK = 2.5  # how sharply prepared heads tell one pair of tokens from another
 
 
 @dataclass
@@ -123,14 +124,16 @@ class Block(nn.Module):
 def prepare_copying(model: Model) -> None:
     """Begin with attention that copies, instead of waiting for training to find it.
 
-    The lower half of the width holds what a token is, the upper half what came before it, and the
-    last dimension is the same for all tokens.  In the first layer, one head of each key group
-    looks one token back and fetches what that token is.  In the second and fourth, the heads look
-    for places whose previous token is the current one, and add the token found there to the
-    output.  Rotary pairs that turn fast tell the distance, those that hardly turn the content.
+    A third of the width holds what a token is, the next what came before it, the last what came
+    before that, and the last dimension is the same for all tokens.  In the first layer, the two
+    heads of a key group look one and two tokens back and fetch what those tokens are.  In the
+    second and fourth, the heads look for places that follow the same two tokens as the current
+    place does, and add the token found there to the output: two, because a blank is a token and
+    one blank is like another.  Rotary pairs that turn fast tell the distance, those that hardly
+    turn the content.
     """
     c = model.config
-    known = c.width // 2 - 1  # dimensions that say what a token is
+    known = (c.width - 1) // 3  # dimensions that say what a token is
     size, group = c.head_size, c.heads // c.kv_heads
     share = [slice(i * size, min((i + 1) * size, known)) for i in range(c.kv_heads)]
     key_rows, value_rows = c.width, c.width + c.kv_heads * size
@@ -145,34 +148,39 @@ def prepare_copying(model: Model) -> None:
     speed = GLM_ROPE_BASE ** (-torch.arange(6) / 8)
     strength = torch.tensor([2.8, 2.0, 2.0, 2.0, 2.0, 2.0])
     for g, part in enumerate(share):
-        head, number = g * group, part.stop - part.start
-        query = first.qkv.weight[head * size : (head + 1) * size]
+        number = part.stop - part.start
         key = first.qkv.weight[key_rows + g * size : key_rows + (g + 1) * size]
         value = first.qkv.weight[value_rows + g * size : value_rows + (g + 1) * size]
-        for rows in (query, key, value):
-            rows.zero_()
-        query[0:12:2, -1] = strength
+        key.zero_()
+        value.zero_()
         key[0:12:2, -1] = strength * speed.cos()
         key[1:12:2, -1] = strength * speed.sin()
         value[:number, part] = torch.eye(number)
-        first.out.weight[
-            known + part.start : known + part.stop, head * size : head * size + number
-        ] = torch.eye(number)
+        for back in range(min(group, 2)):
+            head = g * group + back
+            query = first.qkv.weight[head * size : (head + 1) * size]
+            query.zero_()
+            query[0:12:2, -1] = strength * (back * speed).cos()
+            query[1:12:2, -1] = -strength * (back * speed).sin()
+            begin = (back + 1) * known + part.start
+            first.out.weight[begin : begin + number, head * size : head * size + number] = (
+                torch.eye(number)
+            )
 
     for block in (model.blocks[1], model.blocks[3]):
         for g, part in enumerate(share):
             number, content = part.stop - part.start, size - 12
-            look = torch.linalg.qr(torch.randn(known, content))[0].T * 2.0
+            look = torch.linalg.qr(torch.randn(2 * known, content))[0].T * LOOK
             key = block.qkv.weight[key_rows + g * size : key_rows + (g + 1) * size]
             value = block.qkv.weight[value_rows + g * size : value_rows + (g + 1) * size]
             key.zero_()
             value.zero_()
-            key[12:, known : 2 * known] = look
+            key[12:, known : 3 * known] = look
             value[:number, part] = torch.eye(number)
             for head in range(g * group, (g + 1) * group):
                 query = block.qkv.weight[head * size : (head + 1) * size]
                 query.zero_()
-                query[12:, :known] = look
+                query[12:, : 2 * known] = look
                 block.out.weight[:, head * size : head * size + number] = (
                     1.5 / group * frame[:, part]
                 )
