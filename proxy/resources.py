@@ -20,3 +20,11 @@ def bundled() -> Path:
     name = "tinychat-chatglm3.bin"
     installed = _PACKAGE / "models" / name
     return installed if installed.is_file() else _PACKAGE.parent / "models" / name
+
+
+def dialogues() -> dict[str, dict[str, str]]:
+    """The texts of the dialogues' prompt templates, by kind and name."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted((templates() / "dialogues").glob("*/*.jinja")):
+        found.setdefault(path.parent.name, {})[path.stem] = path.read_text("utf-8")
+    return found
