@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prompters": {"core", "errors", "config", "prompting", "backends"},
     "gateway": {"core", "errors", "cancel", "scheduling", "prompting", "prompters", "backends"},
     "store": set(),
+    "knowledge": {"core", "errors", "cancel", "store"},
     "web": {"", "core", "errors", "cancel", "dialects", "gateway", "store", "config", "resources"},
     "http1": set(),
     "gevent_worker": {"http1"},

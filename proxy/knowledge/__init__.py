@@ -1,0 +1,1 @@
+"""Knowledge bases: documents read, split, indexed and found again."""

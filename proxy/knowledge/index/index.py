@@ -1,0 +1,168 @@
+"""The index: words and vectors of one shelf, fused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import Cancelled, GatewayError
+from . import lexical
+from .fusion import fused
+from .shelf import Shelf
+from .values import Embed, Entry, Found, Row
+from .vectors import embedded
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+log = logging.getLogger("slotproxy.knowledge")
+
+DEPTH = 50  # rows of each ranking that are fused, at least as many as are wanted
+POSTINGS = 8000  # rows that the terms looked for may have in all: this bounds the time of a search
+
+
+class Index:
+    """`embed` None: by words alone. Safe for threads."""
+
+    def __init__(self, shelf: Shelf, embed: Embed | None = None) -> None:
+        self._shelf = shelf
+        self._embed = embed
+
+    def add(self, base_id: str, entries: Sequence[Entry], model: str = "") -> None:
+        """Take these chunks in, their vectors from `model` ("": the embedding backend's own).
+        Raises what `embed` does, and then holds none of them."""
+        vectors: Sequence[tuple[float, ...]] = [()] * len(entries)
+        if self._embed is not None:
+            vectors = embedded(self._embed, model, [one.text for one in entries])
+        rows = []
+        for one, vector in zip(entries, vectors, strict=True):
+            terms = list(lexical.terms(one.text))
+            rows.append(
+                Row(one.chunk_id, one.document_id, lexical.joined(terms), len(terms), vector)
+            )
+        self._shelf.put(base_id, rows)
+
+    def remove(self, document_id: str) -> None:
+        self._shelf.drop(document=document_id)
+
+    def remove_chunks(self, chunk_ids: Collection[str]) -> None:
+        self._shelf.drop(chunks=chunk_ids)
+
+    def remove_base(self, base_id: str) -> None:
+        self._shelf.drop(base=base_id)
+
+    def search(
+        self,
+        base_ids: Iterable[str],
+        query: str,
+        count: int,
+        *,
+        documents: Collection[str] | None = None,
+        models: Sequence[str] = (),
+    ) -> tuple[Found, ...]:
+        """At most `count` chunks of these bases, best first; of `documents` alone, if given.
+        `models` are those the bases were added with, in their order. Where vectors cannot be had
+        just now, words do. Raises Cancelled."""
+        bases = list(dict.fromkeys(base_ids))
+        depth = max(DEPTH, count)
+        found: dict[str, Found] = {}
+        by_words: list[tuple[float, str]] = []
+        by_vector: list[tuple[float, str]] = []
+        asked = lexical.question(query)
+        for base in bases:
+            for raw, hit in self._by_words(base, asked, documents, depth):
+                found[hit.chunk_id] = hit
+                by_words.append((raw, hit.chunk_id))
+        vectors: dict[str, tuple[float, ...]] = {}
+        for base, model in zip(bases, models or [""] * len(bases), strict=True):
+            if model not in vectors:
+                vectors[model] = self._vector(model, query)
+            for hit in self._by_vector(base, vectors[model], documents, depth):
+                by_vector.append((hit.score, hit.chunk_id))
+                known = found.get(hit.chunk_id)
+                if known is None or known.score < hit.score:
+                    found[hit.chunk_id] = hit
+        rankings = [_ranking(scored)[:depth] for scored in (by_words, by_vector)]
+        return tuple(found[chunk] for chunk in fused(rankings)[:count])
+
+    def close(self) -> None:
+        self._shelf.close()
+
+    def _by_words(
+        self,
+        base: str,
+        asked: Sequence[lexical.Term],
+        documents: Collection[str] | None,
+        depth: int,
+    ) -> list[tuple[float, Found]]:
+        size = self._shelf.size(base)
+        if not size.rows or not asked:
+            return []
+        having = self._shelf.having(base, [term.text for term in asked])
+        weighed = lexical.weights(asked, size.rows, having)
+        chosen = _affordable(having)
+        average = max(1.0, size.terms / size.rows)
+        hits = []
+        for row in self._shelf.matching(base, chosen, documents, depth) if chosen else ():
+            counts = {
+                term: n for term in weighed if having.get(term)
+                if (n := lexical.counted(row.terms, term))
+            }  # fmt: skip
+            raw = lexical.nearness(counts, weighed, row.length / average)
+            hits.append((raw, Found(row.chunk_id, row.document_id, base, min(1.0, raw))))
+        return hits
+
+    def _vector(self, model: str, query: str) -> tuple[float, ...]:
+        """(): there is none to be had."""
+        if self._embed is None:
+            return ()
+        try:
+            return embedded(self._embed, model, [query])[0]
+        except Cancelled:
+            raise
+        except GatewayError as error:
+            log.warning("searching by words alone: %s", error.message)
+            return ()
+
+    def _by_vector(
+        self,
+        base: str,
+        vector: tuple[float, ...],
+        documents: Collection[str] | None,
+        depth: int,
+    ) -> list[Found]:
+        near = self._shelf.nearest(base, vector, documents, depth) if vector else []
+        return [
+            Found(one.chunk_id, one.document_id, base, max(0.0, min(1.0, one.cosine)))
+            for one in near
+        ]
+
+
+def _ranking(scored: list[tuple[float, str]]) -> list[str]:
+    return [chunk for _, chunk in sorted(scored, key=lambda pair: -pair[0])]
+
+
+def _affordable(having: Mapping[str, int]) -> list[str]:
+    """The rarest of the terms that a base has, as many as may be looked for; at least one."""
+    chosen: list[str] = []
+    left = POSTINGS
+    for term, rows in sorted(having.items(), key=lambda pair: pair[1]):
+        left -= rows
+        if chosen and left < 0:
+            break
+        chosen.append(term)
+    return chosen
+
+
+def open_shelf(engine: Engine | None = None, file: Path | None = None) -> Shelf:
+    """The shelf in `engine`'s PostgreSQL; without one, in the SQLite file `file` (None: in
+    memory). Raises ImportError without the extra `knowledge`."""
+    if engine is not None and engine.dialect.name == "postgresql":
+        from .postgres import PostgresShelf
+
+        return PostgresShelf(engine)
+    from .sqlite import SqliteShelf
+
+    return SqliteShelf(file)

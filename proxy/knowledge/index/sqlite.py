@@ -1,0 +1,267 @@
+"""The shelf in a file of SQLite's: FTS5 for words, sqlite-vec for vectors.
+
+A file of its own, beside the database, and opened through apsw alone: Python's own sqlite3 often
+cannot load extensions, and two copies of SQLite in one process must not open the same file (closing
+one lets go of the other's locks: sqlite.org/howtocorrupt.html). What is in it can be made again.
+
+Terms are made of letters and digits, so FTS5 has nothing to tokenize but blanks, and a query cannot
+be syntax. Each term begins with its base's number: a base has its own counts, sees nothing of the
+others, and does not wait for their size. Vectors have length 1, so the Euclidean distance, which
+sqlite-vec counts fastest, orders them as the cosine does: cosine = 1 - distance² / 2.
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+import json
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .aside import aside
+from .values import Near, Row, Size, Words
+
+if TYPE_CHECKING:
+    import apsw
+
+T = TypeVar("T")
+
+SCHEMA = """
+pragma journal_mode = wal;
+create table if not exists base (number integer primary key, id text unique not null);
+create table if not exists entry (
+  id integer primary key autoincrement,
+  base integer not null,
+  chunk text unique not null,
+  document text not null,
+  dims integer not null,
+  length integer not null,
+  terms text not null
+);
+create index if not exists entry_base on entry (base, length);
+create index if not exists entry_document on entry (document);
+create virtual table if not exists passage using fts5(
+  terms, content='', contentless_delete=1, tokenize='ascii'
+);
+create virtual table if not exists passage_term using fts5vocab(passage, row);
+"""
+WAIT = 30_000  # milliseconds for another process that writes
+PUT_AT_ONCE = 200  # rows of a transaction: others get their turn to write between two
+
+
+class SqliteShelf:
+    """`file` None: in memory, on a single connection."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._name = str(file) if file else ":memory:"
+        # Idle connections. A deque's ends are safe for native threads too.
+        self._idle: deque[apsw.Connection] = deque()
+        self._idle.append(self._connect())
+        with self._connection() as db:
+            db.execute(SCHEMA).fetchall()  # it stops at the first row otherwise
+
+    def put(self, base: str, rows: Sequence[Row]) -> None:
+        for i in range(0, len(rows), PUT_AT_ONCE):
+            part = rows[i : i + PUT_AT_ONCE]
+            self._write(functools.partial(_put, base=base, rows=part))
+
+    def drop(
+        self,
+        *,
+        base: str | None = None,
+        document: str | None = None,
+        chunks: Collection[str] = (),
+    ) -> None:
+        def work(db: apsw.Connection) -> None:
+            if base is not None:
+                _forget(db, "base = (select number from base where id = ?)", base)
+                db.execute("delete from base where id = ?", (base,))
+            if document is not None:
+                _forget(db, "document = ?", document)
+            if chunks:
+                _forget(db, "chunk in (select value from json_each(?))", json.dumps(list(chunks)))
+
+        self._write(work)
+
+    def size(self, base: str) -> Size:
+        def work(db: apsw.Connection) -> Size:
+            sql = "select count(*), coalesce(sum(length), 0) from entry where base = ?"
+            return Size(*_one(db, sql, _number(db, base)))
+
+        return self._read(work)
+
+    def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:
+        def work(db: apsw.Connection) -> dict[str, int]:
+            head = f"{_number(db, base)}q"
+            sql = (
+                "select term, doc from passage_term where term in (select value from json_each(?))"
+            )
+            wanted = json.dumps([head + term for term in terms])
+            return {term[len(head) :]: doc for term, doc in db.execute(sql, (wanted,))}
+
+        return self._read(work)
+
+    def matching(
+        self, base: str, terms: Collection[str], documents: Collection[str] | None, most: int
+    ) -> list[Words]:
+        def work(db: apsw.Connection) -> list[Words]:
+            head = f"{_number(db, base)}q"
+            query = " OR ".join(f'"{head}{term}"' for term in terms)
+            if documents is None:
+                inner = (
+                    "select rowid, rank from passage where passage match ? order by rank limit ?"
+                )
+                found = db.execute(
+                    "select e.chunk, e.document, e.terms, e.length"
+                    f" from ({inner}) p join entry e on e.id = p.rowid order by p.rank",
+                    (query, most),
+                )
+            else:
+                found = db.execute(
+                    "select e.chunk, e.document, e.terms, e.length"
+                    " from passage p cross join entry e on e.id = p.rowid"
+                    " where p.passage match ?"
+                    " and e.document in (select value from json_each(?))"
+                    " order by p.rank limit ?",
+                    (query, json.dumps(list(documents)), most),
+                )
+            return [Words(*row) for row in found]
+
+        return self._read(work)
+
+    def nearest(
+        self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int
+    ) -> list[Near]:
+        table = f"vector_{len(vector)}"
+
+        def work(db: apsw.Connection) -> list[Near]:
+            if not _has(db, table):
+                return []
+            only, values = "", [_packed(vector), most, _number(db, base)]
+            if documents is not None:
+                only = (
+                    " and id in (select id from entry"
+                    " where document in (select value from json_each(?)))"
+                )
+                values.append(json.dumps(list(documents)))
+            found = db.execute(
+                "select e.chunk, e.document, v.distance from"
+                f" (select id, distance from {table}"
+                f" where vector match ? and k = ? and base = ?{only}) v"
+                " join entry e on e.id = v.id order by v.distance",
+                values,
+            )
+            return [Near(chunk, doc, 1.0 - distance**2 / 2.0) for chunk, doc, distance in found]
+
+        return self._read(work)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def _connect(self) -> apsw.Connection:
+        import apsw
+        import sqlite_vec
+
+        db = apsw.Connection(self._name)
+        db.set_busy_timeout(WAIT)
+        db.enable_load_extension(True)
+        db.load_extension(sqlite_vec.loadable_path())
+        db.enable_load_extension(False)
+        db.execute("pragma synchronous = normal")
+        return db
+
+    @contextmanager
+    def _connection(self) -> Iterator[apsw.Connection]:
+        try:
+            db = self._idle.pop()
+        except IndexError:
+            db = self._connect()
+        try:
+            yield db
+        finally:
+            self._idle.append(db)
+
+    def _read(self, work: Callable[[apsw.Connection], T]) -> T:
+        def run() -> T:
+            with self._connection() as db:
+                return work(db)
+
+        return aside(run)
+
+    def _write(self, work: Callable[[apsw.Connection], T]) -> T:
+        def run() -> T:
+            with self._connection() as db:
+                db.execute("begin immediate")
+                try:
+                    done = work(db)
+                except BaseException:
+                    db.execute("rollback")
+                    raise
+                db.execute("commit")
+                return done
+
+        return aside(run)
+
+
+def _one(db: apsw.Connection, sql: str, *values: Any) -> tuple[Any, ...]:
+    row = db.execute(sql, values).fetchone()
+    assert row is not None, "each of these has a row"
+    return tuple(row)
+
+
+def _has(db: apsw.Connection, table: str) -> bool:
+    return bool(_one(db, "select count(*) from sqlite_master where name = ?", table)[0])
+
+
+def _number(db: apsw.Connection, base: str) -> int:
+    """0 for one that is not known, which no row has."""
+    row = db.execute("select number from base where id = ?", (base,)).fetchone()
+    return row[0] if row else 0
+
+
+def _packed(vector: Sequence[float]) -> bytes:
+    return array.array("f", vector).tobytes()
+
+
+def _put(db: apsw.Connection, base: str, rows: Sequence[Row]) -> None:
+    db.execute("insert or ignore into base (id) values (?)", (base,))
+    number = _number(db, base)
+    chunks = json.dumps([row.chunk_id for row in rows])
+    _forget(db, "chunk in (select value from json_each(?))", chunks)
+    for size in {len(row.vector) for row in rows if row.vector}:
+        db.execute(
+            f"create virtual table if not exists vector_{size} using vec0("
+            f"id integer primary key, base integer partition key, vector float[{size}])"
+        )
+    for row in rows:
+        (key,) = _one(
+            db,
+            "insert into entry (base, chunk, document, dims, length, terms)"
+            " values (?, ?, ?, ?, ?, ?) returning id",
+            number,
+            row.chunk_id,
+            row.document_id,
+            len(row.vector),
+            row.length,
+            row.terms,
+        )
+        marked = " ".join(f"{number}q{term}" for term in row.terms.split())
+        db.execute("insert into passage (rowid, terms) values (?, ?)", (key, marked))
+        if row.vector:
+            db.execute(
+                f"insert into vector_{len(row.vector)} (id, base, vector) values (?, ?, ?)",
+                (key, number, _packed(row.vector)),
+            )
+
+
+def _forget(db: apsw.Connection, which: str, value: Any) -> None:
+    """`which` is a condition of ours, never a client's."""
+    for key, dims in db.execute(f"select id, dims from entry where {which}", (value,)).fetchall():
+        db.execute("delete from passage where rowid = ?", (key,))
+        if dims:
+            db.execute(f"delete from vector_{dims} where id = ?", (key,))
+        db.execute("delete from entry where id = ?", (key,))
