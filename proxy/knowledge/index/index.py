@@ -102,14 +102,11 @@ class Index:
             return []
         having = self._shelf.having(base, [term.text for term in asked])
         weighed = lexical.weights(asked, size.rows, having)
-        chosen = _affordable(having)
+        chosen = {term: weighed[term] for term in _affordable(having)}
         average = max(1.0, size.terms / size.rows)
         hits = []
         for row in self._shelf.matching(base, chosen, documents, depth) if chosen else ():
-            counts = {
-                term: n for term in weighed if having.get(term)
-                if (n := lexical.counted(row.terms, term))
-            }  # fmt: skip
+            counts = {term: lexical.counted(row.terms, term) for term in having}
             raw = lexical.nearness(counts, weighed, row.length / average)
             hits.append((raw, Found(row.chunk_id, row.document_id, base, min(1.0, raw))))
         return hits

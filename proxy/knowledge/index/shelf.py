@@ -32,9 +32,13 @@ class Shelf(Protocol):
         ...
 
     def matching(
-        self, base: str, terms: Collection[str], documents: Collection[str] | None, most: int
+        self,
+        base: str,
+        weighed: Mapping[str, float],
+        documents: Collection[str] | None,
+        most: int,
     ) -> list[Words]:
-        """The rows with any of the terms, roughly the best ones first."""
+        """The rows with any of these terms (and what each counts), roughly the best ones first."""
         ...
 
     def nearest(

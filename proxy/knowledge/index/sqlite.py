@@ -105,11 +105,15 @@ class SqliteShelf:
         return self._read(work)
 
     def matching(
-        self, base: str, terms: Collection[str], documents: Collection[str] | None, most: int
+        self,
+        base: str,
+        weighed: Mapping[str, float],
+        documents: Collection[str] | None,
+        most: int,
     ) -> list[Words]:
         def work(db: apsw.Connection) -> list[Words]:
             head = f"{_number(db, base)}q"
-            query = " OR ".join(f'"{head}{term}"' for term in terms)
+            query = " OR ".join(f'"{head}{term}"' for term in weighed)
             if documents is None:
                 inner = (
                     "select rowid, rank from passage where passage match ? order by rank limit ?"

@@ -1,0 +1,215 @@
+"""The shelf in PostgreSQL: its own text search for words, pgvector for vectors.
+
+Terms are cut by us (see `lexical`) and kept as a tsvector with a GIN index; the server's own parser
+would keep a Chinese sentence as one word, or drop it, as its locale has it. Each term begins with
+its base's number, as in SQLite. The server's ranking knows no rarity, so candidates are the rows
+whose terms weigh most. Where pgvector is not installed in the server, words alone are found.
+
+Tables of its own, made here when the shelf is opened: they are derived, and can be made again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .values import Near, Row, Size, Words
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+log = logging.getLogger("slotproxy.knowledge")
+
+SCHEMA = """
+create table if not exists index_base (
+  number bigint generated always as identity primary key,
+  id text unique not null
+);
+create table if not exists index_entry (
+  id bigint generated always as identity primary key,
+  base bigint not null,
+  chunk text unique not null,
+  document text not null,
+  length integer not null,
+  terms text not null,
+  words tsvector not null
+);
+create index if not exists index_entry_base on index_entry (base, length);
+create index if not exists index_entry_document on index_entry (document);
+create index if not exists index_entry_words on index_entry using gin (words);
+"""
+VECTORS = """
+create extension if not exists vector;
+create table if not exists index_vector (
+  id bigint primary key references index_entry on delete cascade,
+  base bigint not null,
+  dims integer not null,
+  vector vector not null
+);
+create index if not exists index_vector_base on index_vector (base, dims);
+"""
+LOCK = 0x510795  # of ours alone: two processes that open the shelf at the same time
+MOST_COUNTED = 10_000  # rows of one term
+MOST_DIMS = 2000  # that pgvector's index takes; vectors of more are compared one by one
+
+
+class PostgresShelf:
+    """`engine` is SQLAlchemy's, with psycopg 3, which lets other greenlets run while it waits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._indexed: set[int] = set()
+        with engine.begin() as db:
+            db.exec_driver_sql("select pg_advisory_xact_lock(%s)", (LOCK,))
+            db.exec_driver_sql(SCHEMA)
+            found = db.exec_driver_sql(
+                "select count(*) from pg_available_extensions where name = 'vector'"
+            )
+            self._vectors = bool(found.scalar())
+            if self._vectors:
+                db.exec_driver_sql(VECTORS)
+            else:
+                log.warning("this PostgreSQL has no pgvector: documents are found by words alone")
+
+    def put(self, base: str, rows: Sequence[Row]) -> None:
+        if self._vectors:
+            for size in {len(row.vector) for row in rows} - self._indexed:
+                self._index(size)
+        with self._engine.begin() as db:
+            db.exec_driver_sql(
+                "insert into index_base (id) values (%s) on conflict do nothing", (base,)
+            )
+            number = _number(db, base)
+            db.exec_driver_sql(
+                "delete from index_entry where chunk = any(%s)", ([row.chunk_id for row in rows],)
+            )
+            for row in rows:
+                marked = [f"{number}q{term}" for term in set(row.terms.split())]
+                key = db.exec_driver_sql(
+                    "insert into index_entry (base, chunk, document, length, terms, words)"
+                    " values (%s, %s, %s, %s, %s, array_to_tsvector(%s::text[])) returning id",
+                    (number, row.chunk_id, row.document_id, row.length, row.terms, marked),
+                ).scalar()
+                if row.vector and self._vectors:
+                    db.exec_driver_sql(
+                        "insert into index_vector (id, base, dims, vector)"
+                        " values (%s, %s, %s, %s::vector)",
+                        (key, number, len(row.vector), _written(row.vector)),
+                    )
+
+    def drop(
+        self,
+        *,
+        base: str | None = None,
+        document: str | None = None,
+        chunks: Collection[str] = (),
+    ) -> None:
+        with self._engine.begin() as db:
+            if base is not None:
+                db.exec_driver_sql("delete from index_entry where base = %s", (_number(db, base),))
+                db.exec_driver_sql("delete from index_base where id = %s", (base,))
+            if document is not None:
+                db.exec_driver_sql("delete from index_entry where document = %s", (document,))
+            if chunks:
+                db.exec_driver_sql("delete from index_entry where chunk = any(%s)", (list(chunks),))
+
+    def size(self, base: str) -> Size:
+        sql = "select count(*), coalesce(sum(length), 0) from index_entry where base = %s"
+        with self._engine.connect() as db:
+            rows, terms = db.exec_driver_sql(sql, (_number(db, base),)).one()
+        return Size(rows, terms)
+
+    def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:
+        with self._engine.connect() as db:
+            head = f"{_number(db, base)}q"
+            _by_index(db)
+            found = db.exec_driver_sql(
+                "select t.term, c.rows from unnest(%s::text[]) t (term), lateral ("
+                " select count(*) as rows from ("
+                "  select 1 from index_entry e"
+                "  where e.words @@ quote_literal(%s || t.term)::tsquery limit %s) n) c"
+                " where c.rows > 0",
+                (list(terms), head, MOST_COUNTED),
+            )
+            return {term: rows for term, rows in found}
+
+    def matching(
+        self,
+        base: str,
+        weighed: Mapping[str, float],
+        documents: Collection[str] | None,
+        most: int,
+    ) -> list[Words]:
+        with self._engine.connect() as db:
+            head = f"{_number(db, base)}q"
+            _by_index(db)
+            only, values = "", [head, list(weighed), list(weighed.values())]
+            if documents is not None:
+                only = " where e.document = any(%s)"
+                values.append(list(documents))
+            found = db.exec_driver_sql(
+                "select e.chunk, e.document, e.terms, e.length from ("
+                " select e.id, sum(t.weight) as weight"
+                " from (select %s::text as head) h,"
+                " unnest(%s::text[], %s::float8[]) t (term, weight), lateral ("
+                "  select id, document from index_entry i"
+                "  where i.words @@ quote_literal(h.head || t.term)::tsquery) e"
+                f"{only} group by e.id order by 2 desc, 1 limit %s) best"
+                " join index_entry e using (id) order by best.weight desc, e.id",
+                (*values, most),
+            )
+            return [Words(*row) for row in found]
+
+    def nearest(
+        self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int
+    ) -> list[Near]:
+        if not self._vectors:
+            return []
+        size = len(vector)
+        with self._engine.connect() as db:
+            only, values = "", [_written(vector), _number(db, base)]
+            if documents is not None:
+                only = " and e.document = any(%s)"
+                values.append(list(documents))
+            # An index of pgvector's filters after it has searched: let it go on until it has found
+            # as many as are wanted in this base.
+            db.exec_driver_sql("set local hnsw.iterative_scan = strict_order")
+            found = db.exec_driver_sql(
+                "select e.chunk, e.document,"
+                f" v.vector::vector({size}) <#> %s::vector({size}) as negative"
+                " from index_vector v join index_entry e using (id)"
+                f" where v.dims = {size} and v.base = %s{only} order by negative limit %s",
+                (*values, most),
+            )
+            return [Near(chunk, document, -negative) for chunk, document, negative in found]
+
+    def close(self) -> None:
+        """The engine is its owner's to close."""
+
+    def _index(self, size: int) -> None:
+        """An index of pgvector's is of one length of vectors."""
+        self._indexed.add(size)
+        if not 0 < size <= MOST_DIMS:
+            return
+        with self._engine.begin() as db:
+            db.exec_driver_sql("select pg_advisory_xact_lock(%s)", (LOCK,))
+            db.exec_driver_sql(
+                f"create index if not exists index_vector_{size} on index_vector"
+                f" using hnsw ((vector::vector({size})) vector_ip_ops) where dims = {size}"
+            )
+
+
+def _by_index(db: Connection) -> None:
+    """The planner does not know how rare a term is, and would read the whole table."""
+    db.exec_driver_sql("set local enable_seqscan = off")
+
+
+def _number(db: Connection, base: str) -> int:
+    """0 for one that is not known, which no row has."""
+    found: Any = db.exec_driver_sql("select number from index_base where id = %s", (base,)).scalar()
+    return found or 0
+
+
+def _written(vector: Sequence[float]) -> str:
+    return "[" + ",".join(map(repr, vector)) + "]"

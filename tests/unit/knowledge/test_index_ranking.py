@@ -1,0 +1,64 @@
+"""Fusion, ranking anew, and vectors of length 1: pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from proxy.errors import Cancelled, NoBackend
+from proxy.knowledge.index.fusion import fused
+from proxy.knowledge.index.rerank import reranked
+from proxy.knowledge.index.vectors import BATCH, embedded, unit
+
+
+def test_fusion_prefers_what_several_rankings_have() -> None:
+    assert fused([["a", "b", "c"], ["c", "b", "d"]]) == ["c", "b", "a", "d"]
+    assert fused([["a", "b"], []]) == ["a", "b"]
+    assert fused([]) == []
+
+
+def test_ranking_anew() -> None:
+    def by_length(query: str, texts: Sequence[str]) -> list[float]:
+        return [float(len(text)) for text in texts]
+
+    assert [hit for hit, _ in reranked(by_length, "q", ["a", "ccc", "bb"], str)] == [
+        "ccc",
+        "bb",
+        "a",
+    ]
+    (_, share), *_ = reranked(lambda q, t: [0.0], "q", ["a"], str)
+    assert share == 0.5
+    assert reranked(None, "q", ["a", "b"], str) == [("a", None), ("b", None)]
+
+
+def test_a_failing_ranker_leaves_the_order() -> None:
+    def gone(query: str, texts: Sequence[str]) -> list[float]:
+        raise NoBackend("none is up")
+
+    def cancelled(query: str, texts: Sequence[str]) -> list[float]:
+        raise Cancelled("the client is gone")
+
+    assert reranked(gone, "q", ["b", "a"], str) == [("b", None), ("a", None)]
+    with pytest.raises(Cancelled):
+        reranked(cancelled, "q", ["b", "a"], str)
+
+
+def test_vectors_have_length_one_or_are_none() -> None:
+    assert unit([3.0, 4.0]) == (0.6, 0.8)
+    assert unit([0.0, 0.0]) == ()
+    assert unit([math.nan, 1.0]) == unit([math.inf, 1.0]) == ()
+
+
+def test_texts_are_embedded_in_batches_once_each_and_blank_ones_not_at_all() -> None:
+    calls: list[list[str]] = []
+
+    def embed(model: str, texts: Sequence[str]) -> list[list[float]]:
+        calls.append(list(texts))
+        return [[float(len(text)), 0.0] for text in texts]
+
+    texts = [str(i) for i in range(BATCH + 1)]
+    found = embedded(embed, "m", [*texts, "0", " "])
+    assert [len(call) for call in calls] == [BATCH, 1]
+    assert found[-2:] == [(1.0, 0.0), ()] and len(found) == BATCH + 3
