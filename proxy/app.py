@@ -25,9 +25,22 @@ from .dialects.openai import error as error_object
 from .errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from .gateway import Embedder, Gateway, Manner
 from .prompters import Prompters
+from .prompting.layouts import Layouts
 from .scheduling.scheduler import Scheduler
 from .store.responses import ResponseStore
-from .web import anthropic, cors, embeddings, glm, native, ollama, openai, responses, slots, status
+from .web import (
+    anthropic,
+    chatchat,
+    cors,
+    embeddings,
+    glm,
+    native,
+    ollama,
+    openai,
+    responses,
+    slots,
+    status,
+)
 from .web.auth import Keys
 from .web.calling import Callers
 from .web.conversation import Jobs
@@ -89,9 +102,12 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         _embedder(settings, settings.rerank_api, "rankings") or Embedder(registry, scheduler),
         ResponseStore(settings.response_store, settings.stored_responses),
         Jobs(),
+        Layouts(resources.dialogues()),
     )
     for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, slots, status):
         app.register_blueprint(routes.blueprint, url_prefix=settings.api_prefix)
+    if settings.chatchat:
+        app.register_blueprint(chatchat.blueprint, url_prefix=settings.api_prefix)
     cors.install(app, settings.cors_origins)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)

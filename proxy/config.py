@@ -316,6 +316,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stored_responses: Annotated[
         int, _says(_SERVE, "responses kept for each key; the oldest go", ge=0, le=1 << 20)
     ] = 1000
+    chatchat: Annotated[
+        bool, _says(_SERVE, "serve Langchain-Chatchat's API too (/chat/chat, /knowledge_base/…)")
+    ] = False
     api_prefix: Annotated[
         str, _says(_SERVE, "path all routes stand under, for example /llm", _prefix)
     ] = ""

@@ -67,10 +67,10 @@ class Layouts:
         """The conversation, whose last message is the question, as it is sent to the model. What
         its own system message said stands after the template's text.
 
-        Raises Invalid for a name that is none, TemplateError for a template that fails."""
+        Raises Invalid for a name that is none, and for a template that fails."""
         layout = self._layout(folder, name)
         *before, last = messages
-        text = _rendered(layout, f"{folder}/{name}", last.content, context, tools)
+        text = _rendered(layout, last.content, context, tools)
         if layout.asks:
             return (*before, Message("user", text, media=last.media))
         if before and before[0].role == "system":
@@ -93,7 +93,7 @@ def _compiled(source: str, name: str) -> Layout:
         raise TemplateError(f"prompt template {name}: {error}") from error
 
 
-def _rendered(layout: Layout, name: str, question: str, context: str, tools: Sequence[Tool]) -> str:
+def _rendered(layout: Layout, question: str, context: str, tools: Sequence[Tool]) -> str:
     variables = {
         "input": question,
         "question": question,
@@ -106,9 +106,9 @@ def _rendered(layout: Layout, name: str, question: str, context: str, tools: Seq
         text = layout.template.render(variables)
     except Exception as error:
         # A template is a program: whatever it fails with is its fault and no crash of ours.
-        raise TemplateError(f"prompt template {name}: {error}") from error
+        raise Invalid("prompt_name", f"names a template that fails: {error}"[:300]) from error
     finally:
         BUDGET.reset(token)
     if len(text) > MAX_SIZE:
-        raise TemplateError(f"prompt template {name}: the prompt is too long")
+        raise Invalid("prompt_name", "names a template that makes too long a prompt")
     return text.strip() if not layout.asks else text

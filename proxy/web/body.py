@@ -58,18 +58,26 @@ def _hang_up(environ: Environ) -> None:
 
 def read_json(environ: Environ, limit: int) -> dict[str, Any]:
     """The body as a JSON object. Raises BadRequest, WrongType, BodyTooLarge."""
+    value = read_value(environ, limit)
+    if not isinstance(value, dict):
+        raise BadRequest("the body must be a JSON object")
+    return value
+
+
+def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
+    """The body as any JSON value; `empty` is that of a body without a byte, None forbids it.
+    Raises BadRequest, WrongType, BodyTooLarge."""
     kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise WrongType("the content type must be application/json")
     data = read(environ, limit)
     if not data:
+        if empty is not None:
+            return empty
         raise BadRequest("the body is empty, a JSON object was expected")
     try:
-        value = _decode(data)
+        return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is no valid JSON: {error}"[:200]) from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
-    if not isinstance(value, dict):
-        raise BadRequest("the body must be a JSON object")
-    return value

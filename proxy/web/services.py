@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flask import current_app
 
@@ -14,6 +14,9 @@ from .auth import Keys
 from .calling import Callers
 from .conversation import Jobs
 from .observe import Observer
+
+if TYPE_CHECKING:
+    from ..prompting.layouts import Layouts
 
 EXTENSION = "slotproxy"
 
@@ -30,6 +33,7 @@ class Services:
     ranker: Embedder
     store: ResponseStore
     jobs: Jobs
+    layouts: Layouts
 
 
 def services() -> Services:

@@ -72,6 +72,12 @@ def chunk(document: Document) -> bytes:
     return msgspec.json.encode(document)
 
 
+def plain(document: Document) -> bytes:
+    """The same where an answer is bare text: /chat/fastchat and /other/completion."""
+    said: str = document.get("text", "")
+    return said.encode()
+
+
 def whole(documents: Iterable[Document]) -> Document:
     """All documents as one."""
     out: Document = {}

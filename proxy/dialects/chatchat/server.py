@@ -6,7 +6,7 @@ not looked at here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -83,8 +83,3 @@ def texts(body: Body) -> Texts:
     if not values or not all(type(value) is str and value for value in values):
         raise Invalid("texts", "must be a list of texts")
     return Texts(tuple(values), text(body, "embed_model"), flag(body, "to_query"))
-
-
-def configs(values: Mapping[str, Any]) -> dict[str, Any]:
-    """/server/configs: its client shows them as they are, under the names of files of settings."""
-    return {"model_config": dict(values)}

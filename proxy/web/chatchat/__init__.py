@@ -1,0 +1,9 @@
+"""Langchain-Chatchat 0.2.7's API: served where `chatchat` is set."""
+
+from flask import Blueprint
+
+from . import chats, server
+
+blueprint = Blueprint("chatchat", __name__)
+for part in (chats, server):
+    blueprint.register_blueprint(part.blueprint)
