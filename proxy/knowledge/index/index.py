@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("slotproxy.knowledge")
 
 DEPTH = 50  # rows of each ranking that are fused, at least as many as are wanted
-POSTINGS = 8000  # rows that the terms looked for may have in all: this bounds the time of a search
+POSTINGS = 4000  # rows that the terms looked for may have in all: this bounds the time of a search
 
 
 class Index:

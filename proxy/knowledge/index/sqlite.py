@@ -49,6 +49,7 @@ create virtual table if not exists passage using fts5(
 create virtual table if not exists passage_term using fts5vocab(passage, row);
 """
 WAIT = 30_000  # milliseconds for another process that writes
+MAPPED = 1 << 30  # bytes of the file read without copying: vectors are compared one by one
 PUT_AT_ONCE = 200  # rows of a transaction: others get their turn to write between two
 
 
@@ -175,7 +176,7 @@ class SqliteShelf:
         db.enable_load_extension(True)
         db.load_extension(sqlite_vec.loadable_path())
         db.enable_load_extension(False)
-        db.execute("pragma synchronous = normal")
+        db.execute(f"pragma synchronous = normal; pragma mmap_size = {MAPPED}").fetchall()
         return db
 
     @contextmanager
