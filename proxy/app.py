@@ -22,6 +22,7 @@ from .backends.llamacpp import LlamaCpp
 from .backends.registry import Backend, Registry
 from .config import BackendConfig, Settings, SettingsError
 from .dialects.openai import error as error_object
+from .dialogue import Dialogues
 from .errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from .gateway import Embedder, Gateway, Manner
 from .prompters import Prompters
@@ -90,6 +91,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         side_jobs=settings.side_jobs,
         hygiene=settings.prefix_hygiene,
     )
+    layouts = Layouts(resources.dialogues())
     app = Flask("slotproxy", static_folder=None)
     app.extensions[EXTENSION] = Services(
         settings,
@@ -102,7 +104,8 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         _embedder(settings, settings.rerank_api, "rankings") or Embedder(registry, scheduler),
         ResponseStore(settings.response_store, settings.stored_responses),
         Jobs(),
-        Layouts(resources.dialogues()),
+        layouts,
+        Dialogues(gateway, layouts),
     )
     for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, slots, status):
         app.register_blueprint(routes.blueprint, url_prefix=settings.api_prefix)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app
 
 from ..config import Settings
+from ..dialogue import Dialogues
 from ..gateway import Embedder, Gateway
 from ..store.responses import ResponseStore
 from .auth import Keys
@@ -34,6 +35,7 @@ class Services:
     store: ResponseStore
     jobs: Jobs
     layouts: Layouts
+    dialogues: Dialogues
 
 
 def services() -> Services:

@@ -32,7 +32,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway": {"core", "errors", "cancel", "scheduling", "prompting", "prompters", "backends"},
     "store": set(),
     "knowledge": {"core", "errors", "cancel", "store"},
-    "web": {"", "core", "errors", "cancel", "dialects", "gateway", "store", "config", "resources"},
+    "web": {"", "core", "errors", "cancel", "dialects", "gateway", "dialogue", "knowledge", "store",
+            "config", "resources"},  # fmt: skip
+    "dialogue": {"core", "errors", "cancel", "gateway", "prompting", "knowledge"},
     "http1": set(),
     "gevent_worker": {"http1"},
     "serve": {"", "app", "config", "gevent_worker"},

@@ -1,0 +1,36 @@
+"""The four dialogues: chat, knowledge base, search engine, agent; one seam for every client.
+
+`values` is what is asked and what happens, `run` makes one of the other, `evidence` lays documents
+into a conversation so that its head stays the same from turn to turn, `loop` is the agent.
+"""
+
+from .run import Dialogues, Running
+from .values import (
+    Bounds,
+    Citation,
+    DialogueEvent,
+    DialogueRequest,
+    Done,
+    Kind,
+    Reasoning,
+    Sources,
+    Step,
+    Text,
+    Tick,
+)
+
+__all__ = [
+    "Bounds",
+    "Citation",
+    "DialogueEvent",
+    "DialogueRequest",
+    "Dialogues",
+    "Done",
+    "Kind",
+    "Reasoning",
+    "Running",
+    "Sources",
+    "Step",
+    "Text",
+    "Tick",
+]
