@@ -30,6 +30,7 @@ MODIFIED = {"temperature": 0.95, "top_p": 0.7}  # the defaults of the form {mess
 TOP_K = 3
 MOST_HITS = 100
 SCORE_THRESHOLD = 1.0
+FARTHEST = 2.0
 MAX_TOKENS = 1 << 30
 
 
@@ -163,10 +164,16 @@ def hits(body: Body) -> dict[str, Any]:
     """How many chunks, and how near. Raises Invalid."""
     value = body.get("score_threshold")
     value = SCORE_THRESHOLD if value is None else value
-    if type(value) not in (int, float) or not 0 <= value <= 2:
+    if type(value) not in (int, float) or not 0 <= value <= FARTHEST:
         raise Invalid("score_threshold", "must be a number from 0 to 2")
     top_k = integer(body, "top_k", 1, MOST_HITS) or TOP_K
     return {"top_k": top_k, "score_threshold": float(value)}
+
+
+def nearness(threshold: float) -> float | None:
+    """Chatchat's threshold, a distance from 0 to 2, as a score from 0 to 1, larger is nearer; None
+    where it lets everything through."""
+    return None if threshold >= FARTHEST else 1 - threshold / FARTHEST
 
 
 def _sampling(body: Body) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from urllib.parse import urlencode
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from ...core.events import Failed, TextDelta
 from ...core.request import CompletionRequest, Message
 from ...dialects.chatchat import answer, asked
+from ...dialogue import Citation, DialogueRequest, Running, Sources, Step, Text, Tick
 from ..observe import new_id
 from .spoken import TEXT, Call, Documents, Speech, speak
 
@@ -28,6 +30,26 @@ def fastchat() -> Response:
     return speak(_chat, TEXT)
 
 
+@blueprint.post("/chat/knowledge_base_chat")
+def knowledge_base_chat() -> Response:
+    return speak(lambda call: _cited(call, asked.knowledge(call.body)))
+
+
+@blueprint.post("/chat/file_chat")
+def file_chat() -> Response:
+    return speak(lambda call: _cited(call, asked.file(call.body)))
+
+
+@blueprint.post("/chat/search_engine_chat")
+def search_engine_chat() -> Response:
+    return speak(lambda call: _cited(call, asked.search(call.body)))
+
+
+@blueprint.post("/chat/agent_chat")
+def agent_chat() -> Response:
+    return speak(_agent)
+
+
 @blueprint.post("/other/completion")
 def completion() -> Response:
     return speak(_completion, TEXT)
@@ -35,40 +57,123 @@ def completion() -> Response:
 
 def _chat(call: Call) -> Speech:
     wanted = asked.chat(call.body)
-    folder = asked.FOLDERS[wanted.kind]
-    messages = call.here.layouts.lay(folder, wanted.prompt_name, wanted.messages)
-    request = CompletionRequest(
-        model=wanted.model,
-        messages=messages,
-        sampling=wanted.sampling,
-        max_tokens=wanted.max_tokens,
-        stream=wanted.stream,
+    history_id = new_id()
+
+    def said(running: Running) -> Documents:
+        for event in running:
+            if isinstance(event, Text | Tick):
+                yield answer.text(history_id, _delta(event))
+
+    return _run(call, wanted, said)
+
+
+def _cited(call: Call, wanted: asked.Asked) -> Speech:
+    link = _download_link()
+
+    def said(running: Running) -> Documents:
+        found: list[Citation] = []
+        for event in running:
+            if isinstance(event, Sources):
+                found += event.citations
+            elif isinstance(event, Text | Tick):
+                yield answer.answer(_delta(event))
+        yield answer.docs([_source(one, link) for one in found])
+
+    return _run(call, wanted, said)
+
+
+def _agent(call: Call) -> Speech:
+    def said(running: Running) -> Documents:
+        arguments = ""
+        for event in running:
+            if isinstance(event, Text):
+                yield answer.final_answer(event.delta)
+            elif isinstance(event, Tick):
+                yield answer.answer("")
+            elif isinstance(event, Step):
+                if event.kind == "thought":
+                    yield answer.answer(event.text)
+                elif event.kind == "tool":
+                    arguments = event.arguments
+                else:
+                    yield answer.tools(event.name, arguments, event.text)
+
+    return _run(call, asked.agent(call.body), said)
+
+
+def _run(call: Call, wanted: asked.Asked, said: Callable[[Running], Documents]) -> Speech:
+    """Begin a dialogue, told as documents."""
+    running = call.here.dialogues.run(
+        DialogueRequest(
+            kind=wanted.kind,
+            messages=wanted.messages,
+            model=wanted.model,
+            sampling=wanted.sampling,
+            max_tokens=wanted.max_tokens,
+            template=wanted.prompt_name,
+            bases=(wanted.base,) if wanted.base else (),
+            top_k=wanted.top_k,
+            score_threshold=asked.nearness(wanted.score_threshold),
+            engine=wanted.engine,
+            split=wanted.split,
+            owner=call.owner,
+        ),
+        call.cancel,
+        call.caller,
     )
-    return Speech(wanted.stream, _told(call, request, new_id()))
+    call.record.info = running.info
+
+    def documents() -> Documents:
+        try:
+            yield from said(running)
+        finally:
+            running.close()
+
+    return Speech(wanted.stream, documents())
+
+
+def _delta(event: Text | Tick) -> str:
+    """A tick of silence is an empty piece: it keeps the connection from being given up."""
+    return event.delta if isinstance(event, Text) else ""
+
+
+def _source(citation: Citation, link: Callable[[Citation], str]) -> answer.Source:
+    name = ", ".join(part for part in (citation.title, citation.place) if part)
+    return answer.Source(citation.number, name, citation.url or link(citation), citation.text)
+
+
+def _download_link() -> Callable[[Citation], str]:
+    """Where a source can be had, as this client reaches us; made of ids alone."""
+    root = request.url_root.rstrip("/") + request.path.rpartition("/chat/")[0]
+
+    def link(citation: Citation) -> str:
+        query = {"knowledge_base_name": citation.base_id, "file_name": citation.document_id}
+        return f"{root}/knowledge_base/download_doc?{urlencode(query)}"
+
+    return link
 
 
 def _completion(call: Call) -> Speech:
     wanted = asked.completion(call.body)
     laid = call.here.layouts.lay(COMPLETION, wanted.prompt_name, (Message("user", wanted.prompt),))
     prompt = "\n".join(message.content for message in laid)
-    request = CompletionRequest(
-        model=wanted.model,
-        prompts=(prompt,),
-        sampling=wanted.sampling,
-        max_tokens=wanted.max_tokens,
-        stream=wanted.stream,
+    running = call.here.gateway.answer(
+        CompletionRequest(
+            model=wanted.model,
+            prompts=(prompt,),
+            sampling=wanted.sampling,
+            max_tokens=wanted.max_tokens,
+            stream=wanted.stream,
+        ),
+        call.cancel,
+        call.caller,
     )
-    return Speech(wanted.stream, _told(call, request, "", prompt if wanted.echo else ""))
-
-
-def _told(call: Call, request: CompletionRequest, history_id: str, echo: str = "") -> Documents:
-    """The pieces of an answer. Raises what the gateway does."""
-    running = call.here.gateway.answer(request, call.cancel, call.caller)
     call.record.info = running.info
 
     def pieces() -> Iterator[str]:
-        if echo:
-            yield echo
+        running.prime()
+        if wanted.echo:
+            yield prompt
         for _, batch in running:
             for event in batch:
                 if isinstance(event, TextDelta):
@@ -76,8 +181,10 @@ def _told(call: Call, request: CompletionRequest, history_id: str, echo: str = "
                 elif isinstance(event, Failed):
                     raise event.error
 
-    try:
-        running.prime()
-        yield from (answer.text(history_id, piece) for piece in pieces() if piece)
-    finally:
-        running.close()
+    def documents() -> Documents:
+        try:
+            yield from (answer.text("", piece) for piece in pieces())
+        finally:
+            running.close()
+
+    return Speech(wanted.stream, documents())
