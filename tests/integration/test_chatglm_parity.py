@@ -1,0 +1,218 @@
+"""The reference server that chatglm_cpp brings along and slotproxy, asked the same, side by side.
+
+Both run the same scripted model by the same library. Where they differ, slotproxy is right by the
+real OpenAI API and by the model's own words, and the difference is written down here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tools import made_up_chatglm as made_up
+from tools.processes import Child, Gateway, ask, free_port
+
+chatglm_cpp = pytest.importorskip(
+    "chatglm_cpp", reason="not installed: python -m tools.chatglm install"
+)
+for _module in ("fastapi", "uvicorn", "sse_starlette", "pydantic_settings"):
+    pytest.importorskip(_module, reason="the reference server needs it: the test extra has it")
+
+REFERENCE = """
+import sys, uvicorn
+from chatglm_cpp.openai_api import app
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+"""
+HELLO = ["\n", " 你好，", "我是", "机器人。", " Hello", " world", "!", "</s>"]
+CALL = [
+    "get_weather\n",
+    " ```python\n",
+    "tool_call(city='",
+    "北京",
+    "',",
+    " days=",
+    "2",
+    ")",
+    "\n```",
+]
+USER = {"role": "user", "content": "你好"}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+GREEDY = {"temperature": 0}
+CHAT = "/v1/chat/completions"
+
+
+class Pair(NamedTuple):
+    """The same model behind both."""
+
+    reference: str
+    ours: str
+
+    def ask(self, **body: Any) -> tuple[tuple[int, Any], tuple[int, Any]]:
+        """Status and reply of both; a stream is a list of its documents."""
+        return _ask(self.reference, body), _ask(self.ours, body)
+
+
+def _ask(url: str, body: dict[str, Any]) -> tuple[int, Any]:
+    status, content = ask(f"{url}{CHAT}", body, seconds=60.0)
+    if status == 200 and body.get("stream"):
+        lines = content.decode().splitlines()
+        said = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
+        return status, [json.loads(line) for line in said if line != "[DONE]"]
+    return status, json.loads(content)
+
+
+def _said(reply: Any) -> str:
+    """The text of a reply or of a stream."""
+    if isinstance(reply, list):
+        return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in reply)
+    return str(reply["choices"][0]["message"]["content"])
+
+
+def _pair(script: list[str], folder: Path) -> Iterator[Pair]:
+    folder.mkdir(parents=True, exist_ok=True)
+    model = made_up.write(folder / "m.bin", tuple(script))
+    port = free_port()
+    reference = Child(
+        [sys.executable, "-c", REFERENCE, str(port)],
+        folder / "reference.log",
+        {"MODEL": str(model), "MAX_LENGTH": "2048"},
+    )
+    ours = Gateway(["--chatglm-model", str(model)], folder / "ours.log")
+    try:
+        reference.launch()
+        ours.start()
+        url = f"http://127.0.0.1:{port}"
+        while ask(f"{url}/v1/models")[0] != 200:
+            assert reference.alive, reference.log
+        yield Pair(url, ours.url)
+    finally:
+        ours.kill()
+        reference.kill()
+
+
+@pytest.fixture(scope="module")
+def hello(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    yield from _pair(HELLO, tmp_path_factory.mktemp("hello"))
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    yield from _pair([*CALL, "<|observation|>"], tmp_path_factory.mktemp("caller"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [USER], **GREEDY},
+        {"messages": [USER], "temperature": 0.8, "top_p": 0.8},
+        {"messages": [{"role": "system", "content": "s"}, USER], **GREEDY},
+        {"messages": [USER, {"role": "assistant", "content": "a"}, USER], **GREEDY},
+        {"messages": [USER], **GREEDY, "max_tokens": 20},
+    ],
+    ids=["greedy", "sampled", "system", "history", "bounded"],
+)
+def test_the_same_answer_to_the_same_prompt(hello: Pair, body: dict[str, Any]) -> None:
+    (status, theirs), (code, ours) = hello.ask(**body)
+    assert status == code == 200
+    assert _said(ours) == _said(theirs)
+    assert ours["choices"][0]["finish_reason"] == theirs["choices"][0]["finish_reason"] == "stop"
+    assert ours["usage"]["prompt_tokens"] == theirs["usage"]["prompt_tokens"]
+
+
+def test_a_whole_reply_has_every_field_of_the_reference(hello: Pair) -> None:
+    (_, theirs), (_, ours) = hello.ask(messages=[USER], **GREEDY)
+    assert set(theirs) <= set(ours)
+    assert set(theirs["choices"][0]) <= set(ours["choices"][0])
+    assert set(theirs["usage"]) <= set(ours["usage"])
+
+
+def test_models_are_listed_in_the_same_shape(hello: Pair) -> None:
+    theirs, ours = (json.loads(ask(f"{url}/v1/models")[1]) for url in hello)
+    assert set(theirs) <= set(ours)
+    # `permission` is left out: it has been empty there, and gone from the real API since 2023.
+    assert set(theirs["data"][0]) - {"permission"} <= set(ours["data"][0])
+
+
+def test_a_stream_says_the_same_without_the_newline_before(hello: Pair) -> None:
+    """The reference leaves the model's first newline in a stream and takes it off a whole reply."""
+    (_, theirs), (_, ours) = hello.ask(messages=[USER], stream=True, **GREEDY)
+    assert _said(theirs) == "\n" + _said(ours)
+    assert ours[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_completion_tokens_are_those_that_were_made(hello: Pair) -> None:
+    """The reference counts by encoding the answer again, which is not what the model did."""
+    _, (_, ours) = hello.ask(messages=[USER], **GREEDY)
+    assert ours["usage"]["completion_tokens"] == len(HELLO)
+
+
+def test_max_tokens_are_new_tokens(hello: Pair) -> None:
+    """The reference counts the prompt as well, and so answers nothing."""
+    (_, theirs), (_, ours) = hello.ask(messages=[USER], **GREEDY, max_tokens=3)
+    assert _said(theirs) == ""
+    assert theirs["choices"][0]["finish_reason"] == "stop"
+    assert _said(ours) == "你好，我是"
+    assert ours["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_long_prompt_is_not_cut(hello: Pair) -> None:
+    """The reference cuts it to 512 tokens and says nothing."""
+    long = [{"role": "user", "content": "hello " * 600}]
+    (_, theirs), (_, ours) = hello.ask(messages=long, **GREEDY)
+    assert theirs["usage"]["prompt_tokens"] == 512
+    assert ours["usage"]["prompt_tokens"] > 600
+
+
+def test_a_tool_is_called_with_the_same_name_and_arguments(caller: Pair) -> None:
+    """The reference has no id, its own finish reason, and evaluates what the model wrote."""
+    (_, theirs), (_, ours) = caller.ask(messages=[USER], tools=[TOOL], **GREEDY)
+    (their_call,) = theirs["choices"][0]["message"]["tool_calls"]
+    (our_call,) = ours["choices"][0]["message"]["tool_calls"]
+    assert our_call["function"]["name"] == their_call["function"]["name"] == "get_weather"
+    wanted = {"city": "北京", "days": 2}
+    assert json.loads(our_call["function"]["arguments"]) == wanted
+    assert json.loads(their_call["function"]["arguments"]) == wanted
+    assert our_call["id"] and "id" not in their_call
+    assert theirs["choices"][0]["finish_reason"] == "function_call"
+    assert ours["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_tool_call_is_one_in_a_stream_too(caller: Pair) -> None:
+    """The reference gives it as text."""
+    (_, theirs), (_, ours) = caller.ask(messages=[USER], tools=[TOOL], stream=True, **GREEDY)
+    assert "tool_call(" in _said(theirs)
+    assert _said(ours) == ""
+    assert ours[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_no_tool_is_called_that_nobody_offered(caller: Pair) -> None:
+    (_, theirs), (_, ours) = caller.ask(messages=[USER], **GREEDY)
+    assert theirs["choices"][0]["message"]["tool_calls"]
+    assert not ours["choices"][0]["message"].get("tool_calls")
+
+
+def test_bad_input_is_refused_by_both(hello: Pair) -> None:
+    """In the real API's shape, 400, where the reference has 422 and `detail`."""
+    for messages in ([], [{"role": "x", "content": "y"}]):
+        (status, theirs), (code, ours) = hello.ask(messages=messages)
+        assert status in (400, 422) and "detail" in theirs
+        assert code == 400 and ours["error"]["type"] == "invalid_request_error"
+
+
+def test_what_a_tool_answered_is_taken(hello: Pair) -> None:
+    """The reference knows no such role."""
+    messages = [USER, {"role": "tool", "content": "22", "tool_call_id": "x"}]
+    (status, _), (code, _) = hello.ask(messages=messages, **GREEDY)
+    assert (status, code) == (422, 200)
