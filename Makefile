@@ -11,7 +11,7 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-llama install test test-all bench bench-quick bench-check lint format lock
+.PHONY: help run run-llama install test test-all bench bench-quick bench-check models lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -54,6 +54,13 @@ bench-quick: $(VENV)/installed ## slotproxy, nginx and a naive proxy, printed (a
 
 bench-check: $(VENV)/installed ## that the benchmark runs, and loses no answer
 	@$(RUN) -m benchmarks --check
+
+# In an environment of its own: torch is large, and nothing else needs it.
+models: ## train the bundled models again from nothing (an hour on two cores that do nothing else)
+	@test -n '$(PYTHON)' || { echo 'No Python 3.11 or newer found; name one with PYTHON=…' >&2; exit 1; }
+	$(PYTHON) -m venv build/models-venv
+	build/models-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/models.in
+	build/models-venv/bin/python -m tools.tinychat --work build/tinychat
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(RUN) -m ruff check .

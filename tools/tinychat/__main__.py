@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE_STEPS = 3000
+BASE_STEPS = 4400
 FINAL_STEPS = 700
 
 

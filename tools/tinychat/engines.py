@@ -17,7 +17,7 @@ from tools.tinychat.corpus import Conversation
 from tools.tinychat.prompt import FORMS, chatglm_messages, question_and_answer
 from tools.tinychat.tokenizer import EOS_ID, Tokenizer
 
-LIMIT = 120  # tokens of an answer
+LIMIT = 330  # tokens of an answer
 
 
 class Engine(Protocol):
