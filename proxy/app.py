@@ -126,6 +126,12 @@ def reload(app: Flask, settings: Settings) -> None:
     services.gateway.registry.reload(configs, lambda config: _backend(settings, config))
 
 
+def services_of(app: Flask) -> Services:
+    """What the application is made of."""
+    services: Services = app.extensions[EXTENSION]
+    return services
+
+
 def _configs(settings: Settings) -> Sequence[BackendConfig]:
     """The configured backends; where none was named, and nobody is at the default address, the
     bundled model."""

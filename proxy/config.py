@@ -168,6 +168,7 @@ _CHATGLM_VARIABLES = {
     "MAX_LENGTH": "ctx_size",
     "NUM_THREADS": "chatglm_threads",
 }
+EVERYTHING = ("chatchat",)  # what --all turns on, where it is not said otherwise
 _DEFAULT_SERVER: Literal["gunicorn", "waitress"] = (
     "waitress" if sys.platform == "win32" else "gunicorn"
 )
@@ -316,6 +317,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stored_responses: Annotated[
         int, _says(_SERVE, "responses kept for each key; the oldest go", ge=0, le=1 << 20)
     ] = 1000
+    all: Annotated[
+        bool, _says(_SERVE, "serve everything there is, and print as a table what of it is up")
+    ] = False
     chatchat: Annotated[
         bool, _says(_SERVE, "serve Langchain-Chatchat's API too (/chat/chat, /knowledge_base/…)")
     ] = False
@@ -735,6 +739,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     if "llama_api" not in named and any(values.get(name) for name in named):
         values["llama_api"] = ()  # the default address is for those who named none
     values["names_backend"] = bool(named)
+    if values.get("all"):
+        values = {**dict.fromkeys(EVERYTHING, True), **values}
     if values.get("api_key_file"):
         values["file_keys"] = _read_keys(values["api_key_file"], sources["api_key_file"])
     return _agree(Settings(**values), sources)

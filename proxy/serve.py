@@ -91,6 +91,15 @@ def _on_hangup(app: Flask, reread: Reread) -> None:
     signal.signal(signal.SIGHUP, lambda number, frame: hung_up.set())
 
 
+def _tell_all(app: Flask, settings: Settings, addresses: list[str]) -> None:
+    """With --all: the table of what is up, once that is known."""
+    if settings.all:
+        from proxy import overview
+        from proxy.app import services_of
+
+        overview.tell(services_of(app), settings, addresses, say)
+
+
 def _announce(settings: Settings, addresses: list[str], how: str) -> None:
     """The line that says what is served. Tests and scripts wait for "listening on URL"."""
     upstream = ", ".join(one.address for one in settings.backends)
@@ -143,6 +152,8 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         gc.collect()
         gc.freeze()
         _on_hangup(worker.wsgi, reread or _from_environment)
+        names = [one.getsockname() for one in worker.sockets]
+        _tell_all(worker.wsgi, settings, [*map(_address, names)])
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     gevent = settings.worker_class == "gevent"
@@ -231,7 +242,9 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     _on_hangup(app, reread)
-    _announce(settings, [_address(listener.getsockname())], f"waitress, {settings.threads} threads")
+    addresses = [_address(listener.getsockname())]
+    _announce(settings, addresses, f"waitress, {settings.threads} threads")
+    _tell_all(app, settings, addresses)
 
     def step(seconds: float) -> None:
         wasyncore.loop(timeout=seconds, use_poll=True, map=server._map, count=1)

@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dialogue": {"core", "errors", "cancel", "gateway", "prompting", "knowledge"},
     "http1": set(),
     "gevent_worker": {"http1"},
-    "serve": {"", "app", "config", "gevent_worker"},
+    "overview": {"config", "web"},
+    "serve": {"", "app", "config", "gevent_worker", "overview"},
     "wsgi": {"config", "serve"},
     "__main__": {"config", "serve"},
 }

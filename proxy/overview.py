@@ -1,0 +1,72 @@
+"""What is up: the table that ``slotproxy --all`` prints once everything was looked at.
+
+Nothing in it is a promise: a backend is up when it has answered, a part that cannot run here says
+why.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from .config import Settings
+from .web.services import Services
+
+LOOK = 0.2  # seconds between two looks at backends that have not answered yet
+APIS = "OpenAI, Anthropic, Ollama, GLM, llama.cpp"
+
+
+class Part(NamedTuple):
+    """`state` is up, down, or off; `where` an address, or what is the matter."""
+
+    name: str
+    state: str
+    where: str
+
+
+def parts(services: Services, addresses: Sequence[str]) -> list[Part]:
+    """All there is, as it is at this moment."""
+    settings = services.settings
+    where = [f"{address}{settings.api_prefix}" for address in addresses]
+    keys = f"{len(settings.keys)} keys" if settings.keys else "no key needed"
+    apis = APIS + (", Langchain-Chatchat" if settings.chatchat else "")
+    return [
+        Part("gateway", "up", f"{' '.join(where)} ({keys})"),
+        Part("APIs", "up", apis),
+        *_backends(services),
+    ]
+
+
+def _backends(services: Services) -> Iterable[Part]:
+    for backend in services.gateway.registry.backends.values():
+        slots = services.gateway.scheduler.slots(backend.name)
+        if backend.up:
+            many = "slot" if slots == 1 else "slots"
+            yield Part(f"backend {backend.name}", "up", f"{backend.model}, {slots} {many}")
+        else:
+            yield Part(f"backend {backend.name}", "down", backend.error or "has not answered yet")
+
+
+def table(rows: Sequence[Part]) -> str:
+    """The rows under each other, a line each, in columns."""
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(
+        f"  {row.name:<{widths[0]}}  {row.state:<{widths[1]}}  {row.where}" for row in rows
+    )
+
+
+def tell(
+    services: Services, settings: Settings, addresses: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Say the table as soon as every backend was looked at, from a thread of its own."""
+
+    def wait() -> None:
+        end = time.monotonic() + settings.health_deadline
+        registry = services.gateway.registry
+        while not registry.settled and time.monotonic() < end:
+            time.sleep(LOOK)
+        say("everything that was asked for:\n" + table(parts(services, addresses)))
+
+    threading.Thread(target=wait, name="overview", daemon=True).start()

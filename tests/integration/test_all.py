@@ -1,0 +1,41 @@
+"""``slotproxy --all``: one command, everything up, told as a table, gone at Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from tests.integration.conftest import StartGateway
+from tools.processes import Gateway, ModelServer, ask
+
+
+def table(gateway: Gateway) -> dict[str, str]:
+    """The rows of the table, by name, once it is there."""
+    end = time.monotonic() + 60
+    while "everything that was asked for:\n" not in gateway.log:
+        assert gateway.alive and time.monotonic() < end, gateway.log
+        time.sleep(0.05)
+    told = gateway.log.split("everything that was asked for:\n")[1]
+    rows = [line.strip() for line in told.splitlines() if line.startswith("  ")]
+    return {name: rest.strip() for name, _, rest in (row.partition("  ") for row in rows)}
+
+
+def test_everything_is_up_and_told_and_ends_at_ctrl_c(
+    old_server: ModelServer, gateway: StartGateway
+) -> None:
+    dead = "http://127.0.0.1:9"
+    everything = gateway("--all", "--llama-api", old_server.url, "--llama-api", dead)
+    rows = table(everything)
+    assert rows["gateway"] == f"up    {everything.url} (no key needed)"
+    assert rows["APIs"].endswith("Langchain-Chatchat")
+    up = next(row for name, row in rows.items() if name.endswith(f":{old_server.port}"))
+    assert up.startswith("up ")
+    assert rows["backend 127.0.0.1:9"].startswith("down")
+    assert ask(f"{everything.url}/server/list_search_engines", {})[0] == 200
+    assert everything.stop(signal.SIGINT, seconds=10) in (0, -signal.SIGINT)
+
+
+def test_what_is_turned_off_stays_off(old_server: ModelServer, gateway: StartGateway) -> None:
+    everything = gateway("--all", "--no-chatchat", "--llama-api", old_server.url)
+    assert "Langchain-Chatchat" not in table(everything)["APIs"]
+    assert ask(f"{everything.url}/server/list_search_engines", {})[0] == 404
