@@ -1,0 +1,305 @@
+"""OpenAI's files and vector stores: what may be asked, and that the official client reads the
+answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types import FileObject, VectorStore, VectorStoreSearchResponse
+from openai.types.vector_stores import VectorStoreFile, VectorStoreFileBatch
+
+from proxy.core.invalid import Invalid
+from proxy.dialects import attribute_filters, files, listing, vector_stores
+from proxy.dialects import vector_store_objects as objects
+from proxy.dialects.vector_stores import Attachment, Chunking
+
+KEPT = {"lang": "zh", "year": 2024, "price": 1.5, "open": True}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "matches"),
+    [
+        ({"type": "eq", "key": "lang", "value": "zh"}, True),
+        ({"type": "eq", "key": "lang", "value": "en"}, False),
+        ({"type": "ne", "key": "lang", "value": "en"}, True),
+        ({"type": "ne", "key": "absent", "value": "en"}, True),
+        ({"type": "eq", "key": "open", "value": True}, True),
+        ({"type": "eq", "key": "open", "value": 1}, False),
+        ({"type": "gt", "key": "year", "value": 2023}, True),
+        ({"type": "gte", "key": "year", "value": 2024.0}, True),
+        ({"type": "lt", "key": "price", "value": 1.5}, False),
+        ({"type": "lte", "key": "price", "value": 1.5}, True),
+        ({"type": "gt", "key": "lang", "value": 3}, False),
+        ({"type": "gt", "key": "absent", "value": 3}, False),
+        ({"type": "in", "key": "lang", "value": ["en", "zh"]}, True),
+        ({"type": "nin", "key": "lang", "value": ["en", "zh"]}, False),
+        ({"type": "in", "key": "year", "value": []}, False),
+    ],
+)
+def test_a_filter(wanted: dict[str, Any], matches: bool) -> None:
+    one = attribute_filters.parse(wanted)
+    assert one is not None and one(KEPT) is matches
+    opposite = {"type": "and", "filters": [wanted, {"type": "eq", "key": "open", "value": False}]}
+    either = {"type": "or", "filters": [wanted, {"type": "eq", "key": "open", "value": True}]}
+    both, any_ = attribute_filters.parse(opposite), attribute_filters.parse(either)
+    assert both is not None and any_ is not None
+    assert (both(KEPT), any_(KEPT)) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param"),
+    [
+        ([], "filters"),
+        ({"type": "like", "key": "a", "value": "b"}, "filters.type"),
+        ({"type": "eq", "value": "b"}, "filters.key"),
+        ({"type": "eq", "key": "a", "value": None}, "filters.value"),
+        ({"type": "in", "key": "a", "value": "b"}, "filters.value"),
+        ({"type": "and", "filters": []}, "filters.filters"),
+        ({"type": "or", "filters": [None]}, "filters.filters[0]"),
+        ({"type": "or", "filters": [{"type": "eq", "key": 1}]}, "filters.filters[0].key"),
+    ],
+)  # fmt: skip
+def test_a_filter_that_is_none_is_refused(wanted: Any, param: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        attribute_filters.parse(wanted)
+    assert caught.value.param == param
+
+
+def test_a_filter_nested_without_end_is_refused() -> None:
+    wanted: dict[str, Any] = {"type": "eq", "key": "a", "value": 1}
+    for _ in range(500):
+        wanted = {"type": "and", "filters": [wanted]}
+    with pytest.raises(Invalid, match="nested"):
+        attribute_filters.parse(wanted)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["type", "key", "value", "filters", "and", "eq", "x"]), inner
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_any_filter_is_read_or_refused(value: Any) -> None:
+    try:
+        one = attribute_filters.parse(value)
+    except Invalid:
+        return
+    assert one is None or one(KEPT) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"name": 5}, "name"),
+        ({"name": "x" * 257}, "name"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
+        ({"metadata": {"k" * 65: "x"}}, "metadata"),
+        ({"metadata": {"a": "x" * 513}}, "metadata.a"),
+        ({"expires_after": {"anchor": "now", "days": 1}}, "expires_after.anchor"),
+        ({"expires_after": {"anchor": "last_active_at", "days": 0}}, "expires_after.days"),
+        ({"file_ids": [1]}, "file_ids"),
+        ({"chunking_strategy": {"type": "other"}}, "chunking_strategy.type"),
+        (
+            {"chunking_strategy": {"type": "static", "static": {"max_chunk_size_tokens": 99}}},
+            "chunking_strategy.static.max_chunk_size_tokens",
+        ),
+        (
+            {
+                "chunking_strategy": {
+                    "type": "static",
+                    "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 101},
+                }
+            },
+            "chunking_strategy.static.chunk_overlap_tokens",
+        ),
+    ],
+)
+def test_a_store_that_cannot_be_made(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        vector_stores.parse_create(body)
+    assert caught.value.param == param
+
+
+def test_a_store_that_can() -> None:
+    asked = vector_stores.parse_create(
+        {
+            "name": "n",
+            "file_ids": ["file-1", "file-1", "file-2"],
+            "metadata": {"a": "b"},
+            "expires_after": {"anchor": "last_active_at", "days": 3},
+            "chunking_strategy": {"type": "static", "static": {"max_chunk_size_tokens": 300}},
+        }
+    )
+    assert (asked.name, asked.metadata, asked.lasts) == ("n", {"a": "b"}, 3)
+    assert [one.file_id for one in asked.files] == ["file-1", "file-2"]
+    assert asked.files[0].chunking == Chunking(300, 150, auto=False)
+    assert vector_stores.parse_update({"expires_after": None}).lasts == 0
+    assert vector_stores.parse_update({}).lasts is None
+
+
+def test_a_batch_has_ids_or_files_of_their_own() -> None:
+    shared = vector_stores.parse_batch({"file_ids": ["a", "b"], "attributes": {"x": 1}})
+    assert shared == tuple(Attachment(one, {"x": 1}, Chunking()) for one in ("a", "b"))
+    own = vector_stores.parse_batch({"files": [{"file_id": "a", "attributes": {"y": True}}]})
+    assert own == (Attachment("a", {"y": True}, Chunking()),)
+    for body in ({}, {"file_ids": ["a"], "files": [{"file_id": "b"}]}, {"files": [{}]}):
+        with pytest.raises(Invalid):
+            vector_stores.parse_batch(body)
+    with pytest.raises(Invalid) as caught:
+        vector_stores.parse_batch({"files": [{"file_id": "a", "attributes": {"y": []}}]})
+    assert caught.value.param == "files[0].attributes.y"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "query"),
+        ({"query": []}, "query"),
+        ({"query": ["a", 5]}, "query"),
+        ({"query": "a", "max_num_results": 51}, "max_num_results"),
+        ({"query": "a", "ranking_options": {"score_threshold": 1.5}},
+         "ranking_options.score_threshold"),
+        ({"query": "a", "ranking_options": {"score_threshold": True}},
+         "ranking_options.score_threshold"),
+        ({"query": "a", "filters": 5}, "filters"),
+    ],
+)  # fmt: skip
+def test_a_search_that_is_refused(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        vector_stores.parse_search(body)
+    assert caught.value.param == param
+
+
+def test_a_search() -> None:
+    asked = vector_stores.parse_search(
+        {
+            "query": "长城",
+            "max_num_results": 3,
+            "ranking_options": {"ranker": "none", "score_threshold": 0.5},
+        }
+    )
+    assert (asked.queries, asked.most, asked.threshold) == (("长城",), 3, 0.5)
+    assert asked.rank is False and asked.filter is None
+    assert vector_stores.parse_search({"query": ["a", "b"]}).rank is True
+
+
+def test_the_client_reads_the_objects() -> None:
+    counts = objects.counts(["completed", "failed", "in_progress"])
+    VectorStore.model_validate(
+        objects.store("vs_1", "n", "", 1.5, 2.5, 3, False, 10, {"a": "b"}, counts), strict=True
+    )
+    one = objects.store_file("file-1", "vs_1", 1.5, "failed", "no", 10, KEPT, Chunking())
+    read = VectorStoreFile.model_validate(one, strict=True)
+    assert read.last_error is not None and read.last_error.message == "no"
+    VectorStoreFileBatch.model_validate(
+        objects.batch("vsfb_1", "vs_1", 1.5, counts, False), strict=True
+    )
+    found = objects.results(["q"], [objects.Result("file-1", "a.pdf", KEPT, 0.5, "text", "page 3")])
+    hit = VectorStoreSearchResponse.model_validate(found["data"][0], strict=True)
+    assert (hit.score, hit.content[0].text, hit.attributes) == (0.5, "text", KEPT)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "cancelled", "status"),
+    [
+        (["in_progress", "completed"], False, "in_progress"),
+        (["in_progress", "completed"], True, "cancelled"),
+        (["failed", "completed"], False, "completed"),
+        (["failed", "failed"], False, "failed"),
+        ([], False, "completed"),
+    ],
+)
+def test_the_status_of_a_batch(statuses: list[str], cancelled: bool, status: str) -> None:
+    told = objects.batch("b", "s", 0.0, objects.counts(statuses), cancelled)
+    assert told["status"] == status
+    assert told["file_counts"]["total"] == len(statuses)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+class Kept:
+    file_id = "file-1"
+    filename = "a.pdf"
+    purpose = "assistants"
+    size = 5
+    created = 1.5
+    expires = None
+
+
+def test_a_file() -> None:
+    assert FileObject.model_validate(files.reply(Kept()), strict=True).filename == "a.pdf"
+    form = {
+        "purpose": "user_data",
+        "expires_after[anchor]": "created_at",
+        "expires_after[seconds]": "3600",
+    }
+    assert files.parse(form, "a.pdf") == files.Upload("a.pdf", "user_data", 3600)
+
+
+@pytest.mark.parametrize(
+    ("form", "filename", "param"),
+    [
+        ({"purpose": "assistants"}, None, "file"),
+        ({}, "a", "purpose"),
+        ({"purpose": "x"}, "a", "purpose"),
+        ({"purpose": "batch", "expires_after[seconds]": "9"}, "a", "expires_after.anchor"),
+    ],
+)
+def test_an_upload_that_is_refused(form: dict[str, str], filename: str | None, param: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        files.parse(form, filename)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\x\\报告.pdf", "报告.pdf"),
+        ("a\x00b\n.txt", "ab.txt"),
+        ("", "file"),
+        ("x" * 300 + ".pdf", "x" * 251 + ".pdf"),
+        ("/", "file"),
+    ],
+)
+def test_a_filename_is_a_name_and_no_path(given: str, plain: str) -> None:
+    assert files.plain_name(given) == plain
+
+
+# -- lists -----------------------------------------------------------------------------------------
+
+
+def listed(**query: str) -> dict[str, Any]:
+    return listing.reply(
+        listing.parse(query), ["a", "b", "c", "d"], str, lambda one: {"id": one}
+    )  # fmt: skip
+
+
+def ids(**query: str) -> str:
+    return "".join(one["id"] for one in listed(**query)["data"])
+
+
+def test_a_list_by_pages() -> None:
+    assert ids() == "dcba"
+    assert ids(order="asc") == "abcd"
+    assert ids(limit="3") == "dcb" and listed(limit="3")["has_more"] is True
+    assert ids(after="b") == "a" and listed(after="b")["has_more"] is False
+    assert ids(before="b", limit="1") == "c" and listed(before="b", limit="1")["has_more"] is True
+    assert ids(before="b") == "dc" and listed(before="b")["has_more"] is False
+    assert listed(limit="2", order="asc")["last_id"] == "b"
+    for query, param in ((("limit", "0"), "limit"), (("order", "up"), "order"),
+                         (("after", "z"), "after"), (("limit", "x"), "limit")):  # fmt: skip
+        with pytest.raises(Invalid) as caught:
+            listed(**dict([query]))
+        assert caught.value.param == param
