@@ -1,13 +1,19 @@
-"""Vectors of texts, through whatever the gateway embeds with: in batches, of length 1."""
+"""Vectors of texts, through whatever the gateway embeds with: in batches, of length 1.
+
+A text longer than the model can take is embedded by its beginning: better found by that than not
+taken in at all.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from ...errors import BadRequest, Unsupported
 from .values import Embed
 
 BATCH = 64  # texts of one call
+SHORTEST = 32  # characters: what is refused at this length is not too long
 
 
 def unit(vector: Sequence[float]) -> tuple[float, ...]:
@@ -24,5 +30,19 @@ def embedded(embed: Embed, model: str, texts: Sequence[str]) -> list[tuple[float
     asked = [one for one in dict.fromkeys(texts) if one.strip()]
     for i in range(0, len(asked), BATCH):
         part = asked[i : i + BATCH]
-        known.update(zip(part, map(unit, embed(model, part)), strict=True))
+        known.update(zip(part, map(unit, _whole(embed, model, part)), strict=True))
     return [known.get(one, ()) for one in texts]
+
+
+def _whole(embed: Embed, model: str, part: Sequence[str]) -> Sequence[Sequence[float]]:
+    try:
+        return embed(model, part)
+    except Unsupported:
+        raise
+    except BadRequest:
+        if len(part) > 1:  # one of them is too long
+            return [_whole(embed, model, [one])[0] for one in part]
+        (text,) = part
+        if len(text) <= SHORTEST:
+            raise
+        return _whole(embed, model, [text[: len(text) // 2]])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy.errors import Cancelled, NoBackend
+from proxy.errors import BadRequest, Cancelled, NoBackend, Unsupported
 from proxy.knowledge.index.fusion import fused
 from proxy.knowledge.index.rerank import reranked
 from proxy.knowledge.index.vectors import BATCH, embedded, unit
@@ -62,3 +62,26 @@ def test_texts_are_embedded_in_batches_once_each_and_blank_ones_not_at_all() -> 
     found = embedded(embed, "m", [*texts, "0", " "])
     assert [len(call) for call in calls] == [BATCH, 1]
     assert found[-2:] == [(1.0, 0.0), ()] and len(found) == BATCH + 3
+
+
+def test_a_text_that_is_too_long_is_embedded_by_its_beginning() -> None:
+    def embed(model: str, texts: Sequence[str]) -> list[list[float]]:
+        if any(len(text) > 50 for text in texts):
+            raise BadRequest("an input is longer than the backend can embed at once")
+        return [[float(ord(text[0])), float(len(text))] for text in texts]
+
+    short, long = embedded(embed, "m", ["ab", "a" * 150])
+    assert short == unit([97.0, 2.0]) and long == unit([97.0, 37.0])
+
+
+def test_what_is_refused_for_another_reason_is_raised() -> None:
+    def refuses(model: str, texts: Sequence[str]) -> list[list[float]]:
+        raise BadRequest("no")
+
+    def cannot(model: str, texts: Sequence[str]) -> list[list[float]]:
+        raise Unsupported("the backend of this model makes no embeddings")
+
+    with pytest.raises(BadRequest):
+        embedded(refuses, "m", ["a" * 1000])
+    with pytest.raises(Unsupported):
+        embedded(cannot, "m", ["a", "b"])
