@@ -1,0 +1,56 @@
+"""Reading an uploaded form."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import pytest
+from werkzeug.test import EnvironBuilder
+
+from proxy.errors import BadRequest, BodyTooLarge
+from proxy.web.form import Form, read_form
+
+
+def read(limit: int = 10_000, **request: Any) -> Form:
+    return read_form(EnvironBuilder(method="POST", **request).get_environ(), limit)
+
+
+def test_fields_and_files_in_their_order() -> None:
+    data = {"a": "1", "files": [(BytesIO(b"one"), "一.txt"), (BytesIO(b"two"), "../../two")]}
+    form = read(data=data)
+    assert form.fields == {"a": "1"}
+    assert [(f.field, f.name, f.data) for f in form.files] == [
+        ("files", "一.txt", b"one"),
+        ("files", "../../two", b"two"),
+    ]
+
+
+def part(disposition: str, data: bytes) -> dict[str, Any]:
+    """A form of one part, as it is sent."""
+    head = f"--x\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode()
+    body = head + data + b"\r\n--x--\r\n"
+    return {"data": body, "content_type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize("disposition", ['name="files"; filename="x"', 'name="a"'])
+def test_what_is_too_large_is_refused(disposition: str) -> None:
+    with pytest.raises(BodyTooLarge):
+        read(10_000, **part(disposition, b"x" * 20_000))
+
+
+def test_a_large_field_within_the_bound_is_taken() -> None:
+    form = read(1_000_000, **part('name="docs"', b"x" * 700_000))
+    assert len(form.fields["docs"]) == 700_000
+
+
+@pytest.mark.parametrize("name", ["a\u202eb", "x" * 256, " "])
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(BadRequest):
+        read(data={"files": (BytesIO(b"x"), name)})
+
+
+def test_a_body_that_is_no_form_has_nothing_in_it() -> None:
+    assert read(data=b"{}", content_type="application/json") == Form({}, ())
+    body = b"--x\r\nbroken"
+    assert read(data=body, content_type="multipart/form-data; boundary=x").files == ()
