@@ -34,7 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "knowledge": {"core", "errors", "cancel", "store"},
     "web": {"", "core", "errors", "cancel", "dialects", "gateway", "dialogue", "knowledge", "store",
             "config", "resources"},  # fmt: skip
-    "dialogue": {"core", "errors", "cancel", "gateway", "prompting", "knowledge"},
+    "children": {"cancel", "errors"},
+    "websearch": {"cancel", "children", "errors"},
+    "agent": {"core", "errors", "cancel", "children"},
+    "dialogue": {"core", "errors", "cancel", "gateway", "prompting", "websearch", "agent"},
     "http1": set(),
     "gevent_worker": {"http1"},
     "overview": {"config", "web"},

@@ -1,0 +1,193 @@
+"""Helpers in processes of their own, asked and answering in lines of JSON.
+
+What a stranger wrote (a function of another package, an MCP server's client, a search library with
+a network stack of its own) runs there: it cannot hold up the gateway's loop, and it can be ended in
+the middle of its work, which nothing can do to a thread. A child does one thing at a time. One that
+was idle is used again; one that is given up on is ended, and never used again.
+
+The other side is `serve`, in the child: it hands each question to a function and writes what that
+gives. A child ends by itself when its standard input does, so none outlives the gateway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from .cancel import Cancel
+from .errors import Cancelled, UpstreamFault, UpstreamTimeout
+
+PATIENCE = 8.0  # seconds a child has to end what it began, before it is killed
+MOST_IDLE = 2
+LONGEST = 4 << 20  # bytes of one answer
+_HOME = Path(__file__).resolve().parent.parent  # where the package lies
+
+
+class Child:
+    """A running helper: `python -m module`, told `setup` first."""
+
+    def __init__(self, module: str, setup: Any) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+            # A session of its own: what a terminal sends is for us, and all of it can be killed.
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self.answers: queue.Queue[bytes | None] = queue.Queue()
+        threading.Thread(target=self._read, name="child", daemon=True).start()
+        self.tell(setup)
+
+    def tell(self, value: Any) -> None:
+        """Raises UpstreamFault where it is gone."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(value) + b"\n")
+            self._process.stdin.flush()
+        except (OSError, ValueError):
+            raise UpstreamFault("the helper ended") from None
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """Begin to end it; it is over for sure after PATIENCE. Does not block."""
+        with contextlib.suppress(OSError):
+            self._process.terminate()
+        self.answers.put(None)
+        threading.Thread(target=self._bury, name="child", daemon=True).start()
+
+    def _read(self) -> None:
+        out = self._process.stdout
+        assert out is not None
+        with contextlib.suppress(OSError, ValueError):
+            while line := out.readline(LONGEST):
+                if not line.endswith(b"\n"):
+                    break
+                self.answers.put(line)
+        self.answers.put(None)
+
+    def _bury(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(PATIENCE)
+        with contextlib.suppress(OSError):
+            if sys.platform == "win32":
+                self._process.kill()
+            else:
+                os.killpg(self.pid, signal.SIGKILL)  # it, and what it left behind
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError, ValueError):
+                assert pipe is not None
+                pipe.close()
+
+
+class Children:
+    """Helpers of one kind, started as they are needed."""
+
+    def __init__(self, module: str, setup: Any = None) -> None:
+        self._module = module
+        self._setup = setup
+        self._lock = threading.Lock()
+        self._idle: list[Child] = []
+        self._closed = False
+
+    def ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
+        """The answer to a question. The child is ended where it takes too long, or on cancel.
+
+        Raises Cancelled, UpstreamTimeout, UpstreamFault (it died; its standard error is nobody's).
+        """
+        child = self._rested()
+        if child is None:
+            try:
+                child = Child(self._module, self._setup)
+            except OSError as error:
+                raise UpstreamFault("a helper cannot be started", detail=str(error)) from None
+        given_up = child.end
+        cancel.add(given_up)
+        try:
+            child.tell(question)
+            line = child.answers.get(timeout=seconds)
+            if line is None:
+                raise UpstreamFault("the helper ended without an answer")
+            answer = msgspec.json.decode(line)
+        except BaseException as error:
+            cancel.remove(given_up)
+            if cancel.cancelled:
+                raise Cancelled("nobody waits for it any more") from None
+            child.end()
+            if isinstance(error, queue.Empty):
+                raise UpstreamTimeout(f"it took longer than {seconds:g} seconds") from None
+            raise
+        cancel.remove(given_up)
+        with self._lock:
+            keep = not self._closed and not cancel.cancelled and len(self._idle) < MOST_IDLE
+            if keep:
+                self._idle.append(child)
+        if not keep:
+            child.end()
+        return answer
+
+    def _rested(self) -> Child | None:
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.alive:
+                    return child
+                child.end()
+        return None
+
+    def close(self) -> None:
+        """End the idle ones; those at work end with their question."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.end()
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without our settings: keys are among them."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith("SLOTPROXY_")}
+    paths = [str(_HOME), *filter(None, [own.get("PYTHONPATH")])]
+    return {**own, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def channel() -> tuple[IO[bytes], IO[bytes]]:
+    """In a child: where questions come from and answers go. What else is printed goes to standard
+    error, so that no line of it is taken for an answer."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return sys.stdin.buffer, answers
+
+
+def serve(begin: Callable[[Any], Callable[[Any], Any]]) -> None:
+    """In a child: `begin` gets the setup and gives the function that answers questions. Standard
+    input is read beside it: its end is the gateway's, and ends the child in the middle of anything.
+    """
+    questions, answers = channel()
+    ready: queue.Queue[Any] = queue.Queue()
+
+    def read() -> None:
+        for line in questions:
+            ready.put(msgspec.json.decode(line))
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    answer = begin(ready.get())
+    while True:
+        answers.write(msgspec.json.encode(answer(ready.get())) + b"\n")

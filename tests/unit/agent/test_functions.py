@@ -1,0 +1,156 @@
+"""Functions of other packages: found by entry point, called in a child, ended when given up on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from proxy.agent import Toolbox
+from proxy.agent.functions import described
+from proxy.agent.values import ToolError
+from proxy.cancel import Cancel
+from proxy.errors import Cancelled, UpstreamFault, UpstreamTimeout
+
+SOURCE = '''
+import os, time
+
+def shout(text: str, times: int = 1) -> str:
+    """Say it loudly"""
+    print("printed, and no answer")
+    return text.upper() * times
+
+def slow(mark: str) -> str:
+    """Take a minute, and say who does"""
+    with open(mark + ".new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(mark + ".new", mark)
+    time.sleep(60)
+    return "done"
+
+def broken() -> str:
+    raise RuntimeError("it broke")
+
+def dies() -> str:
+    os._exit(3)
+
+def keys() -> list[str]:
+    return [name for name in os.environ if name.startswith("SLOTPROXY_")]
+'''
+NAMES = ("shout", "slow", "broken", "dies", "keys")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package with tools, as one that was installed."""
+    (tmp_path / "made_up_tools.py").write_text(SOURCE)
+    meta = tmp_path / "made_up_tools-1.dist-info"
+    meta.mkdir()
+    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up-tools\nVersion: 1\n")
+    lines = [f"{name} = made_up_tools:{name}" for name in NAMES]
+    (meta / "entry_points.txt").write_text("\n".join(["[slotproxy.tools]", *lines, ""]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SLOTPROXY_API_KEY", "secret")
+    yield
+
+
+@pytest.fixture
+def box(package: None) -> Iterator[Toolbox]:
+    found = Toolbox(NAMES, clock=time.monotonic, now=datetime.now)
+    yield found
+    found.close()
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return True
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def wait_for(condition: object, seconds: float = 20.0) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_a_function_is_told_called_and_its_faults_are_told(box: Toolbox) -> None:
+    tools = box.tools()
+    assert sorted(tools) == sorted(NAMES)
+    shout = tools["shout"].tool
+    assert shout.description == "Say it loudly"
+    assert shout.parameters["required"] == ["text"]
+    assert shout.parameters["properties"]["times"] == {"type": "integer", "default": 1}
+
+    def call(name: str, **arguments: object) -> str:
+        return tools[name].call(arguments, Cancel(), 20)
+
+    assert call("shout", text="ho", times=2) == "HOHO"
+    assert call("keys") == "[]", "the gateway's own settings are not for strangers"
+    with pytest.raises(ToolError, match="RuntimeError: it broke"):
+        call("broken")
+    with pytest.raises(ToolError, match="Expected `int`"):
+        call("shout", text="ho", times="x")
+    with pytest.raises(ToolError, match="unknown field"):
+        call("shout", text="ho", loud=True)
+    with pytest.raises(UpstreamFault, match="ended without an answer"):
+        call("dies")
+    assert call("shout", text="again") == "AGAIN", "another child stands in"
+
+
+def test_cancel_ends_the_function_in_the_middle(box: Toolbox, tmp_path: Path) -> None:
+    tool, mark, cancel = box.tools()["slow"], tmp_path / "mark", Cancel()
+    caught: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            tool.call({"mark": str(mark)}, cancel, 60)
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    wait_for(mark.is_file)
+    pid = int(mark.read_text())
+    assert not gone(pid)
+    cancel.cancel()
+    thread.join(10)
+    assert isinstance(caught[0], Cancelled)
+    wait_for(lambda: gone(pid))
+
+
+def test_too_slow_a_function_is_ended(box: Toolbox, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with pytest.raises(UpstreamTimeout, match=r"longer than 1\.5 seconds"):
+        box.tools()["slow"].call({"mark": str(mark)}, Cancel(), 1.5)
+    if mark.is_file():
+        wait_for(lambda: gone(int(mark.read_text())))
+
+
+def test_only_what_is_allowed_is_there(package: None) -> None:
+    box = Toolbox(["time", "shout"], clock=time.monotonic, now=lambda: datetime(2026, 11, 21, 7, 5))
+    assert sorted(box.tools()) == ["shout", "time"]
+    assert "2026-11-21 07:05:00" in box.tools()["time"].call({}, Cancel(), 1)
+    box.close()
+    assert not Toolbox([], clock=time.monotonic, now=datetime.now)
+
+
+def test_a_signature_becomes_a_schema() -> None:
+    def find(word: str, where: list[str] | None = None) -> str:
+        """Find a word"""
+        return word + str(where)
+
+    told, _, _ = described("find", find)
+    assert told["name"] == "find"
+    assert told["parameters"]["additionalProperties"] is False
+    assert set(told["parameters"]["properties"]) == {"word", "where"}

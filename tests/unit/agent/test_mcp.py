@@ -1,0 +1,131 @@
+"""A real MCP server, small, over both of its ways; calls that are given up on end it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from proxy.agent import Server, Toolbox
+from proxy.agent.values import ToolError
+from proxy.cancel import Cancel
+from proxy.errors import Cancelled
+
+from .test_functions import gone, wait_for
+
+pytest.importorskip("mcp", reason="the extra `knowledge` (mcp) is not installed")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
+
+SOURCE = '''
+import os, sys, time
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("small")
+
+@server.tool()
+def add(a: int, b: int) -> int:
+    """Add two numbers"""
+    return a + b
+
+@server.tool()
+def slow(mark: str) -> str:
+    """Take a minute"""
+    with open(mark + ".new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(mark + ".new", mark)
+    time.sleep(60)
+    return "done"
+
+@server.tool()
+def fail() -> str:
+    raise ValueError("no luck")
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))
+    else:
+        server.run("stdio")
+'''
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "small_server.py"
+    path.write_text(SOURCE)
+    return path
+
+
+@pytest.fixture(params=["stdio", "http"])
+def server(request: pytest.FixtureRequest, script: Path) -> Iterator[Server]:
+    if request.param == "stdio":
+        yield Server("small", command=(sys.executable, str(script)), tools=("add", "slow", "fail"))
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen([sys.executable, str(script), str(port)], stderr=quiet) as process:
+        try:
+            wait_for(lambda: _listens(port))
+            yield Server("small", url=f"http://127.0.0.1:{port}/mcp", headers={"X-Key": "k"})
+        finally:
+            process.kill()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def box_of(server: Server) -> Toolbox:
+    return Toolbox([server.name], [server], clock=time.monotonic, now=datetime.now)
+
+
+def test_its_tools_are_listed_and_called(server: Server) -> None:
+    box = box_of(server)
+    tools = box.tools()
+    assert set(tools) == {"add", "slow", "fail"}
+    assert tools["add"].tool.description == "Add two numbers"
+    assert set(tools["add"].tool.parameters["properties"]) == {"a", "b"}
+    assert tools["add"].call({"a": 2, "b": 40}, Cancel(), 30) == "42"
+    with pytest.raises(ToolError, match="Error executing tool fail"):
+        tools["fail"].call({}, Cancel(), 30)
+    with pytest.raises(ToolError):
+        tools["add"].call({"a": "x"}, Cancel(), 30)
+    box.close()
+
+
+def test_cancel_ends_the_server_in_the_middle_of_a_tool(script: Path, tmp_path: Path) -> None:
+    server = Server("small", command=(sys.executable, str(script)))
+    box, mark, cancel = box_of(server), tmp_path / "mark", Cancel()
+    tool = box.tools()["slow"]
+    caught: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            tool.call({"mark": str(mark)}, cancel, 60)
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    wait_for(mark.is_file)
+    cancel.cancel()
+    thread.join(10)
+    assert isinstance(caught[0], Cancelled)
+    wait_for(lambda: gone(int(mark.read_text())))
+    assert box.tools()["add"].call({"a": 1, "b": 1}, Cancel(), 30) == "2", "a new session"
+    box.close()
+
+
+def test_a_server_that_is_not_there_costs_its_own_tools_alone() -> None:
+    server = Server("none", command=("/nonexistent/server",))
+    box = Toolbox(["none", "time"], [server], clock=time.monotonic, now=datetime.now)
+    assert list(box.tools()) == ["time"]
