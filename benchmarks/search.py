@@ -1,0 +1,92 @@
+"""How long a search in a knowledge base takes, on this machine: python -m benchmarks.search
+
+Made-up chunks, half English and half Chinese, their words as rare and as common as words are
+(Zipf), of about 100 words each; questions of eight words or a dozen characters. No model is asked:
+the vectors, where asked for, are drawn at random. Nothing else is in the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from proxy.knowledge.index import Entry, Index, open_shelf
+from proxy.knowledge.index.shelf import Shelf
+
+DOCUMENTS = 100
+
+
+def texts(draw: random.Random) -> Callable[[bool, int], str]:
+    """A function (Chinese?, words) -> a text."""
+    words = [f"word{i}x" for i in range(30_000)]
+    characters = [chr(0x4E00 + i) for i in range(3000)]
+    shares = [1 / (i + 1) for i in range(30_000)]
+
+    def text(chinese: bool, length: int) -> str:
+        if chinese:
+            return "".join(draw.choices(characters, shares[:3000], k=length * 2))
+        return " ".join(draw.choices(words, shares, k=length))
+
+    return text
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Callable[[], Shelf]]:
+    """A function that opens a shelf at `url`, or in a file that is gone afterwards."""
+    if url:
+        from sqlalchemy import create_engine
+
+        engine = create_engine(url)
+        yield lambda: open_shelf(engine)
+        engine.dispose()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield lambda: open_shelf(file=Path(folder) / "index.sqlite")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chunks", type=int, default=10_000)
+    parser.add_argument("--dims", type=int, default=0, help="numbers of a vector; 0: words alone")
+    parser.add_argument("--searches", type=int, default=300)
+    parser.add_argument("--database", default="", help="a PostgreSQL, instead of SQLite")
+    asked = parser.parse_args()
+    draw = random.Random(1)
+    text = texts(draw)
+
+    def embed(model: str, many: Sequence[str]) -> list[list[float]]:
+        return [[draw.gauss(0, 1) for _ in range(asked.dims)] for _ in many]
+
+    with opened(asked.database) as shelf:
+        index = Index(shelf(), embed if asked.dims else None)
+        begun = time.perf_counter()
+        each = asked.chunks // DOCUMENTS
+        for d in range(DOCUMENTS):
+            chunks = [Entry(f"{d}-{i}", f"d{d}", text(i % 2 == 0, 100)) for i in range(each)]
+            index.add("bench", chunks)
+        built = time.perf_counter() - begun
+        times = []
+        for i in range(asked.searches):
+            question = text(i % 2 == 0, 6 if i % 2 == 0 else 8)
+            begun = time.perf_counter()
+            index.search(["bench"], question, 3)
+            times.append(1000 * (time.perf_counter() - begun))
+        index.remove_base("bench")
+        index.close()
+    times.sort()
+    p50, p95 = times[len(times) // 2], times[int(len(times) * 0.95)]
+    print(
+        f"{asked.chunks} chunks, {asked.dims} dims, built in {built:.1f} s;"
+        f" search p50 {p50:.1f} ms, p95 {p95:.1f} ms, most {times[-1]:.1f} ms;"
+        f" load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
+
+
+if __name__ == "__main__":
+    main()
