@@ -12,6 +12,10 @@ from collections.abc import Iterable, Mapping
 
 from ..errors import Unauthorized
 
+# In environ: the name of the key somebody signed in with, put there by the pages alone. (What a
+# client sends begins with HTTP_ there.)
+SIGNED_IN = "slotproxy.signed_in"
+
 
 class Keys:
     """The accepted keys; with none, everybody may call. `keys` are pairs (name, secret)."""
@@ -24,9 +28,16 @@ class Keys:
         if not self._names:
             return ""
         presented = _presented(environ)
-        if not presented:
-            raise Unauthorized("no API key was sent: use Authorization: Bearer KEY")
-        digest = _digest(presented)
+        if presented:
+            return self.name(presented)
+        signed_in = environ.get(SIGNED_IN)
+        if isinstance(signed_in, str):
+            return signed_in
+        raise Unauthorized("no API key was sent: use Authorization: Bearer KEY")
+
+    def name(self, secret: str) -> str:
+        """The name of this key. Raises Unauthorized."""
+        digest = _digest(secret)
         for known, name in self._names.items():
             if hmac.compare_digest(known, digest):
                 return name

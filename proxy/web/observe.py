@@ -16,6 +16,7 @@ import msgspec
 from prometheus_client.core import GaugeMetricFamily
 
 from ..gateway import Info
+from .history import History
 from .metrics import Metrics
 
 access = logging.getLogger("slotproxy.access")
@@ -67,19 +68,22 @@ class Record:
 
 
 class Observer:
-    """Counts finished requests and writes their lines."""
+    """Counts finished requests and writes their lines. `history` is what the last hour was like."""
 
     def __init__(self, *, metrics: bool) -> None:
         # No line names a thread or a process, and to look them up is half of what a line costs.
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
         self._metrics = Metrics() if metrics else None
+        self.history = History(time.time)
 
     def begin(self, record: Record) -> None:
+        self.history.begin()
         if self._metrics is not None:
             self._metrics.begin()
 
     def end(self, record: Record) -> None:
         """The request is over, whichever way."""
+        self.history.end(record)
         if self._metrics is not None:
             self._metrics.end(record)
         if access.isEnabledFor(logging.INFO):

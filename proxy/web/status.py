@@ -44,12 +44,13 @@ def live() -> Response:
 @blueprint.get("/v1/backends")
 def backends() -> Response:
     def view(here: Services, record: Record) -> Any:
-        return {"object": "list", "data": _backends(here)}
+        return {"object": "list", "data": listed(here)}
 
     return plain(view)
 
 
-def _backends(here: Services) -> list[dict[str, Any]]:
+def listed(here: Services) -> list[dict[str, Any]]:
+    """The backends and what the probe found, as /v1/backends has them."""
     scheduler = here.gateway.scheduler
     out = []
     for backend in here.gateway.registry.backends.values():

@@ -1,0 +1,59 @@
+"""Signing in and out."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
+
+from ...errors import Unauthorized
+from ..services import services
+from . import guard, session
+
+blueprint = Blueprint("session", __name__)
+guard.protect(blueprint, open_to_all=("form", "sign_in", "sign_out", "who"))
+
+
+@blueprint.get("/signin")
+def form() -> Response:
+    if session.signed_in() is not None:
+        return _go(request.args.get("to", ""))
+    return make_response(render_template("signin.html", to=_local(request.args.get("to", ""))))
+
+
+@blueprint.post("/signin")
+def sign_in() -> Response:
+    """From the form: `key`, and `to` which page to go on to."""
+    to = request.form.get("to", "")
+    try:
+        name = services().keys.name(request.form.get("key", "").strip())
+    except Unauthorized:
+        text = render_template("signin.html", to=_local(to), wrong=True)
+        return make_response(text, Unauthorized.status)
+    return session.begin(_go(to), name)
+
+
+@blueprint.post("/signout")
+def sign_out() -> Response:
+    return session.end(make_response(redirect(url_for("session.form"), 303)))
+
+
+@blueprint.get("/pages/api/session")
+def who() -> Response:
+    """Who is signed in, for a script: `{"signed_in": …}`. It is what sees the session after a link
+    from another site, with which no browser sends it."""
+    response = make_response({"signed_in": session.signed_in() is not None})
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _go(to: str) -> Response:
+    return make_response(redirect(_local(to) or f"{services().settings.api_prefix}/", 303))
+
+
+def _local(to: str) -> str:
+    """An address of ours; "" for any other."""
+    parts = urlsplit(to) if to.isprintable() and "\\" not in to else None
+    if parts is None or parts.scheme or parts.netloc or not to.startswith("/"):
+        return ""
+    return "" if to.startswith("//") else to
