@@ -10,7 +10,7 @@ from flask import Blueprint, Response, request
 from ...core.events import Failed, TextDelta
 from ...core.request import CompletionRequest, Message
 from ...dialects.chatchat import answer, asked
-from ...dialogue import Citation, DialogueRequest, Running, Sources, Step, Text, Tick
+from ...dialogue import Citation, DialogueRequest, Done, Running, Sources, Step, Text, Tick
 from ..observe import new_id
 from .spoken import TEXT, Call, Documents, Speech, speak
 
@@ -61,7 +61,7 @@ def _chat(call: Call) -> Speech:
 
     def said(running: Running) -> Documents:
         for event in running:
-            if isinstance(event, Text | Tick):
+            if isinstance(event, Text | Tick | Done):
                 yield answer.text(history_id, _delta(event))
 
     return _run(call, wanted, said)
@@ -75,7 +75,7 @@ def _cited(call: Call, wanted: asked.Asked) -> Speech:
         for event in running:
             if isinstance(event, Sources):
                 found += event.citations
-            elif isinstance(event, Text | Tick):
+            elif isinstance(event, Text | Tick | Done):
                 yield answer.answer(_delta(event))
         yield answer.docs([_source(one, link) for one in found])
 
@@ -86,8 +86,8 @@ def _agent(call: Call) -> Speech:
     def said(running: Running) -> Documents:
         arguments = ""
         for event in running:
-            if isinstance(event, Text):
-                yield answer.final_answer(event.delta)
+            if isinstance(event, Text | Done):
+                yield answer.final_answer(_delta(event))
             elif isinstance(event, Tick):
                 yield answer.answer("")
             elif isinstance(event, Step):
@@ -132,8 +132,9 @@ def _run(call: Call, wanted: asked.Asked, said: Callable[[Running], Documents]) 
     return Speech(wanted.stream, documents())
 
 
-def _delta(event: Text | Tick) -> str:
-    """A tick of silence is an empty piece: it keeps the connection from being given up."""
+def _delta(event: Text | Tick | Done) -> str:
+    """A tick of silence is an empty piece: it keeps the connection from being given up. So is the
+    end: an answer without a word has its field all the same."""
     return event.delta if isinstance(event, Text) else ""
 
 
