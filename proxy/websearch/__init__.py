@@ -1,0 +1,11 @@
+"""Search on the web: engines behind one seam, and pages read with a guard.
+
+`engines` are pure, a request and the reading of its answer each; `metasearch` is the one that is a
+library; `fetch` is HTTP that can be bounded, pinned and given up; `passages` takes the parts of a
+page that fit. `search` puts them together.
+"""
+
+from .search import WebSearch
+from .values import Result
+
+__all__ = ["Result", "WebSearch"]

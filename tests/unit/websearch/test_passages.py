@@ -1,0 +1,43 @@
+"""Pages become text, text becomes passages, the passages that fit are chosen."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.websearch.passages import SIZE, best, split, terms, text_of
+
+
+def test_a_page_becomes_its_text() -> None:
+    page = (
+        "<html><head><title>t</title><style>p{}</style></head><body><nav>menu</nav>"
+        "<h1>Harbour</h1><p>Ships &amp; <b>boats</b><br>come.</p><script>x</script></body>"
+    )
+    assert text_of(page.encode(), "text/html") == "Harbour\nShips & boats\ncome."
+    assert text_of("船".encode("gbk"), "text/plain; charset=gbk") == "船"
+    assert text_of("<meta charset=gbk>船".encode("gbk"), "text/html") == "船"
+    assert text_of(b"\x89PNG", "image/png") == ""
+    assert text_of(b"x", "text/plain; charset=nonsense") == "x"
+
+
+def test_chinese_words_are_pairs() -> None:
+    assert terms("港口 in 2026年") == ["港口", "in", "2026", "年"]
+    assert terms("深水港") == ["深水", "水港"]
+
+
+def test_the_best_passages_keep_their_order() -> None:
+    passages = ["ships sail", "nothing", "ships come to the harbour", "harbour"]
+    assert best(passages, "harbour ships", 2) == ["ships sail", "ships come to the harbour"]
+    assert best(passages, "深水", 2) == []
+
+
+@given(st.text(max_size=5000))
+def test_passages_lose_nothing_but_blanks(text: str) -> None:
+    parts = split(text)
+    assert all(len(part) <= SIZE for part in parts)
+    assert "".join("".join(parts).split()) == "".join(text.split())
+
+
+@given(st.binary(max_size=300), st.sampled_from(["text/html", "", "text/plain; charset=utf-16"]))
+def test_any_bytes_are_read(data: bytes, kind: str) -> None:
+    text_of(b"<p>" + data, kind)

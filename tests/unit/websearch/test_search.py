@@ -1,0 +1,168 @@
+"""Engines over real HTTP on loopback, and what comes of those that fail or are silent."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from proxy.cancel import Cancel
+from proxy.errors import (
+    Cancelled,
+    Forbidden,
+    GatewayError,
+    Unsupported,
+    UpstreamFault,
+    UpstreamTimeout,
+)
+from proxy.websearch import Result, WebSearch
+from proxy.websearch.engines import Bing, Brave, Engine, SearXNG, Tavily, from_library
+
+from .conftest import Web
+
+RESULTS = [
+    {"title": "Harbour &amp; <b>sea</b>", "url": "https://a.example/1", "content": "Ships  come."},
+    {"title": "again", "url": "https://a.example/1", "content": "twice"},
+    {"title": "", "url": "https://b.example/", "content": None},
+    {"title": "script", "url": "javascript:alert(1)", "content": "x"},
+    {"title": "lines", "url": "https://c.example/\r\nHost: x", "content": "x"},
+    "no object",
+]
+FOUND = (
+    Result("Harbour & sea", "https://a.example/1", "Ships come."),
+    Result("https://b.example/", "https://b.example/", ""),
+)
+
+
+def searching(*engines: Engine, seconds: float = 10.0) -> WebSearch:
+    return WebSearch(engines, seconds=seconds, clock=time.monotonic, open_only=False)
+
+
+def test_searxng_is_asked_for_json_and_read(web: Web) -> None:
+    web.json("/search", json.dumps({"query": "x", "results": RESULTS}))
+    search = searching(SearXNG(web.url + "/"))
+    assert search.search("where  do ships 停靠?") == FOUND
+    assert search.search("where do ships 停靠?", "searx", count=1) == FOUND[:1]
+    method, path, headers, _ = web.seen[0]
+    assert (method, headers["Accept"]) == ("GET", "application/json")
+    assert path == "/search?q=where+do+ships+%E5%81%9C%E9%9D%A0%3F&format=json"
+
+
+@pytest.mark.parametrize("name", ["brave", "tavily", "bing"])
+def test_engines_with_a_key(web: Web, name: str) -> None:
+    engine: Engine
+    if name == "brave":
+        engine = Brave("k-1", web.url)
+        entries = [{"title": "T", "url": "https://x.example/", "description": "D"}]
+        web.json("/res/v1/web/search", json.dumps({"web": {"results": entries}}))
+    elif name == "tavily":
+        engine = Tavily("k-1", web.url)
+        web.json("/search", '{"results": [{"title":"T","url":"https://x.example/","content":"D"}]}')
+    else:
+        engine = Bing("k-1", web.url)
+        entries = [{"name": "T", "url": "https://x.example/", "snippet": "D"}]
+        web.json("/v7.0/search", json.dumps({"webPages": {"value": entries}}))
+    assert searching(engine).search("q", count=3) == (Result("T", "https://x.example/", "D"),)
+    method, path, headers, body = web.seen[0]
+    if name == "tavily":
+        assert (method, json.loads(body)) == ("POST", {"query": "q", "max_results": 3})
+        assert headers["Authorization"] == "Bearer k-1"
+    else:
+        assert method == "GET"
+        assert "q=q&count=3" in path
+        assert "k-1" in headers.values()
+        assert "k-1" not in path
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "said"),
+    [
+        (403, "", "does not allow the format json"),
+        (429, "{}", "too often"),
+        (500, "oops", "status 500"),
+        (200, "<html>", "no JSON object"),
+        (200, "[]", "no JSON object"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_that_says_so(
+    web: Web, status: int, text: str, said: str
+) -> None:
+    web.json("/search", text, status)
+    with pytest.raises(UpstreamFault, match=said):
+        searching(SearXNG(web.url)).search("q")
+
+
+def test_no_results_is_no_error(web: Web) -> None:
+    web.json("/search", '{"results": []}')
+    assert searching(SearXNG(web.url)).search("q") == ()
+
+
+def test_no_engine_reachable_is_an_error_not_a_hang(web: Web) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    with pytest.raises(UpstreamFault, match="cannot be reached"):
+        searching(SearXNG(f"http://127.0.0.1:{port}")).search("q")
+    web.silent.add("/search")
+    with pytest.raises(UpstreamTimeout, match="in time"):
+        searching(SearXNG(web.url), seconds=0.3).search("q")
+
+
+def test_cancel_wakes_a_search_that_waits(web: Web) -> None:
+    web.silent.add("/search")
+    cancel, caught = Cancel(), list[GatewayError]()
+
+    def ask() -> None:
+        try:
+            searching(SearXNG(web.url), seconds=60).search("q", cancel=cancel)
+        except GatewayError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert web.waiting.wait(10)
+    cancel.cancel()
+    thread.join(5)
+    assert isinstance(caught[0], Cancelled)
+
+
+def test_an_engine_that_is_not_set_up() -> None:
+    with pytest.raises(Forbidden, match="--search-engine"):
+        searching().search("q")
+    with pytest.raises(Unsupported, match="'bing' is not set up here: searxng"):
+        searching(SearXNG("http://127.0.0.1:1")).search("q", "bing")
+
+
+def test_a_search_is_remembered_for_a_while(web: Web) -> None:
+    web.json("/search", json.dumps({"results": RESULTS}))
+    now = [0.0]
+    search = WebSearch([SearXNG(web.url)], seconds=10, clock=lambda: now[0])
+    assert search.remembered("ships") == ()
+    assert search.search("ships") == search.search(" ships ") == search.remembered("ships") == FOUND
+    assert len(web.seen) == 1
+    now[0] = 1000
+    assert search.remembered("ships") == ()
+
+
+def test_pages_are_read_and_the_passages_that_fit_are_taken(web: Web) -> None:
+    filler = "".join(f"<p>Nothing of note happened in the year {1000 + i}.</p>" for i in range(200))
+    page = web.page("/long", f"<script>harbour</script>{filler}<p>The harbour freezes.</p>{filler}")
+    gone = web.url + "/gone"
+    entries = [
+        {"title": "long", "url": page, "content": "short"},
+        {"title": "gone", "url": gone, "content": "its snippet"},
+    ]
+    web.json("/search", json.dumps({"results": entries}))
+    first, second = searching(SearXNG(web.url)).search("when does the harbour freeze", split=True)
+    assert "The harbour freezes." in first.snippet
+    assert len(first.snippet) < 3000
+    assert second.snippet == "its snippet"
+
+
+def test_what_the_library_gives() -> None:
+    given = [{"title": "T", "href": "https://x.example/", "body": "B"}, {"href": 3}]
+    assert from_library(given) == [Result("T", "https://x.example/", "B")]
+    assert from_library(None) == []
