@@ -6,13 +6,16 @@ import atexit
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from . import resources
+from .agent import Server, Toolbox, functions
+from .agent.toolbox import OWN
 from .backends.chatglm.driver import ChatGLM
 from .backends.chatglm.embedded import bundled_instead, missing
 from .backends.chatglm.host import Process, Thread
@@ -22,7 +25,8 @@ from .backends.llamacpp import LlamaCpp
 from .backends.registry import Backend, Registry
 from .config import BackendConfig, Settings, SettingsError
 from .dialects.openai import error as error_object
-from .dialogue import Dialogues
+from .dialogue import Bounds, Dialogues, Finder
+from .dialogue.finding import KNOWLEDGE, WEB
 from .errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from .gateway import Embedder, Gateway, Manner
 from .prompters import Prompters
@@ -48,6 +52,9 @@ from .web.conversation import Jobs
 from .web.exchange import refuse
 from .web.observe import Observer, Record
 from .web.services import EXTENSION, Services
+from .websearch import WebSearch, metasearch
+from .websearch.engines import Bing, Brave, SearXNG, Tavily
+from .websearch.metasearch import Metasearch
 
 log = logging.getLogger("slotproxy")
 
@@ -105,7 +112,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         ResponseStore(settings.response_store, settings.stored_responses),
         Jobs(),
         layouts,
-        Dialogues(gateway, layouts),
+        _dialogues(settings, gateway, layouts),
     )
     for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, slots, status):
         app.register_blueprint(routes.blueprint, url_prefix=settings.api_prefix)
@@ -117,6 +124,48 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     registry.start()
     atexit.register(registry.close)
     return app
+
+
+def _dialogues(settings: Settings, gateway: Gateway, layouts: Layouts) -> Dialogues:
+    """Raises SettingsError for a tool that is none."""
+    make: dict[str, Callable[[], Any]] = {
+        "ddgs": Metasearch,
+        "searxng": lambda: SearXNG(settings.searxng_url),
+        "brave": lambda: Brave(settings.brave_key or ""),
+        "tavily": lambda: Tavily(settings.tavily_key or ""),
+        "bing": lambda: Bing(settings.bing_key or ""),
+    }
+    if "ddgs" in settings.search_engine and not metasearch.there():
+        raise SettingsError("--search-engine: ddgs needs pip install slotproxy[knowledge]")
+    web = None
+    if settings.search_engine:
+        engines = [make[name]() for name in settings.search_engine]
+        web = WebSearch(engines, seconds=settings.search_timeout, clock=time.monotonic)
+        atexit.register(web.close)
+    servers = [
+        Server(one.name, one.command, one.url, one.env, one.headers, one.tools)
+        for one in settings.mcp
+    ]
+    known = {KNOWLEDGE, WEB, *OWN, *functions.installed(), *(one.name for one in servers)}
+    for name in settings.tools:
+        if name not in known:
+            raise SettingsError(f"--tools: {name!r} is none of {', '.join(sorted(known))}")
+    toolbox = Toolbox(settings.tools, servers, clock=time.monotonic, now=datetime.now)
+    atexit.register(toolbox.close)
+    return Dialogues(
+        gateway,
+        layouts,
+        Finder(None, web),
+        toolbox,
+        tools=settings.tools,
+        bounds=Bounds(
+            settings.agent_rounds,
+            settings.agent_timeout,
+            settings.agent_tokens,
+            settings.tool_timeout,
+        ),
+        interval=settings.sse_ping_interval,
+    )
 
 
 def reload(app: Flask, settings: Settings) -> None:

@@ -92,6 +92,10 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _maybe_url(value: str) -> str:
+    return _url(value) if value else ""
+
+
 def _prefix(value: str) -> str:
     inner = value.strip("/")
     if not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*|", inner):
@@ -111,6 +115,10 @@ def _key(value: str) -> Secret:
     if not re.fullmatch(r"[!-~]+", value):
         raise ValueError("a key is made of visible ASCII characters without spaces")
     return Secret(value)
+
+
+def _maybe_key(value: str) -> Secret:
+    return _key(value) if value else Secret("")
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -150,6 +158,22 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
         return self.url or self.file
 
 
+class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ``[[mcp]]`` of the file: an MCP server whose tools an agent may use, once ``--tools``
+    names it. Either a command, spoken to over its standard streams, or the url of one that speaks
+    streamable HTTP; ``tools`` are the names that may be used, none for all."""
+
+    name: str
+    command: tuple[str, ...] = ()
+    url: str = ""
+    env: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    tools: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:  # keys stand in env and headers
+        return f"McpConfig({self.name!r})"
+
+
 _SERVE = "Serving"
 _UP = "Backends"
 _GLM = "ChatGLM models"
@@ -157,6 +181,14 @@ _PROMPT = "Prompts"
 _ADMIT = "Admission and limits"
 _ACCESS = "Access"
 _WATCH = "Logs and metrics"
+_AGENT = "Search and tools"
+
+ENGINES_NEED = {
+    "searxng": "searxng_url",
+    "brave": "brave_key",
+    "tavily": "tavily_key",
+    "bing": "bing_key",
+}
 
 # Windows cannot hand a socket to a child.
 _DEFAULT_ISOLATION: Literal["process", "thread"] = (
@@ -399,6 +431,43 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _says(_ACCESS, "origin whose pages may call this API; none: no CORS headers", _origin),
     ] = ()
 
+    search_engine: Annotated[
+        tuple[Literal["ddgs", "searxng", "brave", "tavily", "bing"], ...],
+        _says(
+            _AGENT,
+            "engine of searches on the web; the first is the one meant where none is named; none: "
+            "there are no searches",
+        ),
+    ] = ()
+    searxng_url: Annotated[
+        str, _says(_AGENT, "address of a SearXNG server that allows the format json", _maybe_url)
+    ] = ""
+    brave_key: Annotated[Secret, _says(_AGENT, "key of Brave's search", _maybe_key)] = Secret("")
+    tavily_key: Annotated[Secret, _says(_AGENT, "key of Tavily's search", _maybe_key)] = Secret("")
+    bing_key: Annotated[Secret, _says(_AGENT, "key of Bing's search", _maybe_key)] = Secret("")
+    search_timeout: Annotated[
+        float, _says(_AGENT, "seconds a search may take, pages read included", gt=0, le=600)
+    ] = 15.0
+    tools: Annotated[
+        tuple[str, ...],
+        _says(
+            _AGENT,
+            "tool an agent may use: calculator, time, knowledge_search, web_search, the name of an "
+            "installed function (entry point slotproxy.tools) or of an [[mcp]] server; none: "
+            "agents have none",
+        ),
+    ] = ()
+    tool_timeout: Annotated[float, _says(_AGENT, "seconds a tool may take", gt=0, le=3600)] = 30.0
+    agent_rounds: Annotated[
+        int, _says(_AGENT, "times an agent asks the model for one answer", ge=1, le=100)
+    ] = 6
+    agent_timeout: Annotated[
+        float, _says(_AGENT, "seconds an agent may take for one answer", gt=0, le=86400)
+    ] = 120.0
+    agent_tokens: Annotated[
+        int, _says(_AGENT, "tokens an agent may write for one answer", ge=1, le=1 << 24)
+    ] = 4096
+
     metrics: Annotated[bool, _says(_WATCH, "serve GET /metrics")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _says(_WATCH, "least level that is logged")
@@ -407,6 +476,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Not settings (no help, so no flag): what load() read from the two files, and whether a backend
     # was named anywhere.
     backend: tuple[BackendConfig, ...] = ()
+    mcp: tuple[McpConfig, ...] = ()
     file_keys: tuple[ApiKey, ...] = ()
     names_backend: bool = False
 
@@ -582,7 +652,8 @@ def _parser() -> argparse.ArgumentParser:
         description="A translation gateway in front of llama.cpp and PowerInfer servers.",
         epilog=f"Each setting can also be given as {ENV_PREFIX}NAME in the environment or as name "
         "in the TOML file: a flag beats the environment, which beats the file. Lists are "
-        "separated by commas; their flags may be repeated. The file also takes [[backend]] tables.",
+        "separated by commas; their flags may be repeated. The file also takes [[backend]] and "
+        "[[mcp]] tables.",
         formatter_class=_Help,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -635,10 +706,12 @@ def _from_file(path: str, source: str) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name == "backend":
             values[name] = _backends(raw, path)
+        elif name == "mcp":
+            values[name] = _mcp(raw, path)
         elif name in rows:
             values[name] = _value(rows[name], raw, f"{path}: {key}")
         else:
-            raise _no_such(path, key, [*rows, "backend"])
+            raise _no_such(path, key, [*rows, "backend", "mcp"])
     return values
 
 
@@ -661,6 +734,24 @@ def _backends(raw: Any, path: str) -> tuple[BackendConfig, ...]:
             raise SettingsError(f"{source}: url and file are two backends")
         found.append(BackendConfig(**values))
     return tuple(found)
+
+
+def _mcp(raw: Any, path: str) -> tuple[McpConfig, ...]:
+    try:
+        servers = msgspec.convert(raw, tuple[McpConfig, ...])
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{path}: mcp: {error}") from None
+    for one in servers:
+        if bool(one.command) == bool(one.url):
+            raise SettingsError(f"{path}: mcp {one.name}: a command is needed, or else a url")
+        if one.url:
+            try:
+                _url(one.url)
+            except ValueError as error:
+                raise SettingsError(f"{path}: mcp {one.name}: url: {error}") from None
+    if len({one.name for one in servers}) != len(servers):
+        raise SettingsError(f"{path}: mcp: two servers have one name")
+    return servers
 
 
 _KEY_FIELDS = ("group=", "priority=")
@@ -758,6 +849,10 @@ def _agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
         raise wrong("server", "gunicorn does not run on Windows; use waitress")
     if not settings.host:
         raise wrong("host", "expected an address to listen on, got ''")
+    for engine, needed in ENGINES_NEED.items():
+        if engine in settings.search_engine and not getattr(settings, needed):
+            flag = "--" + needed.replace("_", "-")
+            raise wrong("search_engine", f"{engine} needs {flag}")
     template = settings.chat_template
     shipped = sorted(path.stem for path in (templates() / "chat").glob("*.jinja"))
     if template not in ("auto", "legacy", *shipped) and not Path(template).is_file():

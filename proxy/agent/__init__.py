@@ -2,7 +2,8 @@
 those of MCP servers. `toolbox` has them all behind one seam; searches are the dialogue's own.
 """
 
+from . import functions
 from .toolbox import Toolbox
 from .values import Server
 
-__all__ = ["Server", "Toolbox"]
+__all__ = ["Server", "Toolbox", "functions"]

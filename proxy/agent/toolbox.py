@@ -21,7 +21,7 @@ from .values import Runs, Server, ToolError
 
 log = logging.getLogger("slotproxy.tools")
 
-CALCULATOR, TIME = "calculator", "time"
+CALCULATOR, TIME = OWN = "calculator", "time"
 AGAIN = 30.0  # seconds until a source of tools that failed is asked again
 
 

@@ -1,9 +1,11 @@
 """The four dialogues: chat, knowledge base, search engine, agent; one seam for every client.
 
 `values` is what is asked and what happens, `run` makes one of the other, `evidence` lays documents
-into a conversation so that its head stays the same from turn to turn, `loop` is the agent.
+into a conversation so that its head stays the same from turn to turn, `finding` is where they come
+from, `loop` is the agent.
 """
 
+from .finding import Finder
 from .run import Dialogues, Running
 from .values import (
     Bounds,
@@ -26,6 +28,7 @@ __all__ = [
     "DialogueRequest",
     "Dialogues",
     "Done",
+    "Finder",
     "Kind",
     "Reasoning",
     "Running",

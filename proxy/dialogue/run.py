@@ -6,17 +6,37 @@ counting hold here as everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 
+import msgspec
+
+from ..agent import Toolbox
 from ..cancel import Cancel
-from ..core.events import Failed, Finished, ReasoningDelta, TextDelta
+from ..core.events import Event, Failed, Finished, ReasoningDelta, TextDelta
 from ..core.invalid import Invalid
 from ..core.request import CompletionRequest, Message
-from ..errors import Unsupported
+from ..errors import Forbidden, GatewayError
 from ..gateway import Caller, Gateway, Info
 from ..gateway.caller import ANYBODY
 from ..prompting.layouts import Layouts
-from .values import FOLDERS, DialogueEvent, DialogueRequest, Done, Reasoning, Text, Tick
+from .aside import aside
+from .evidence import MOST_TURNS, Ledger, laid
+from .finding import Finder
+from .loop import Loop
+from .values import (
+    FOLDERS,
+    Bounds,
+    Citation,
+    DialogueEvent,
+    DialogueRequest,
+    Done,
+    Reasoning,
+    Sources,
+    Text,
+    Tick,
+)
+
+ROOM = 256  # tokens left for the answer where documents may go to make room
 
 
 class Running:
@@ -38,7 +58,11 @@ class Running:
 
     def __next__(self) -> DialogueEvent:
         first, self._first = self._first, None
-        return first if first is not None else next(self._events)
+        try:
+            return first if first is not None else next(self._events)
+        except GatewayError as error:
+            self.info.outcome = error.code or error.type
+            raise
 
     def close(self) -> None:
         """End it, wherever it is: model and tool are stopped. Safe to call again."""
@@ -49,11 +73,32 @@ class Running:
 
 
 class Dialogues:
-    """The four dialogues over one gateway."""
+    """The four dialogues over one gateway. `tools` are the names an agent may use; `interval` is
+    the seconds of silence after which a Tick comes, 0 for none."""
 
-    def __init__(self, gateway: Gateway, layouts: Layouts) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        layouts: Layouts,
+        finder: Finder,
+        toolbox: Toolbox,
+        *,
+        tools: Sequence[str] = (),
+        bounds: Bounds | None = None,
+        interval: float = 15.0,
+    ) -> None:
         self._gateway = gateway
         self._layouts = layouts
+        self._finder = finder
+        self._toolbox = toolbox
+        self._allowed = tuple(tools)
+        self._bounds = bounds or Bounds()
+        self._interval = interval
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Names of the search engines that are set up."""
+        return self._finder.web.engines if self._finder.web is not None else ()
 
     def run(
         self, request: DialogueRequest, cancel: Cancel | None = None, caller: Caller = ANYBODY
@@ -64,37 +109,183 @@ class Dialogues:
             raise Invalid("messages", "must end with a user's")
         cancel = cancel or Cancel()
         info = Info()
-        return Running(self._chat(request, cancel, caller, info), info, cancel)
+        turn = _Turn(self, request, cancel, caller, info)
+        return Running(turn.events(), info, cancel)
 
-    def _chat(
-        self, request: DialogueRequest, cancel: Cancel, caller: Caller, info: Info
-    ) -> Iterator[DialogueEvent]:
-        if request.kind != "chat":
-            raise Unsupported(f"the dialogue {request.kind} is not to be had", param="kind")
-        said = self._layouts.lay(FOLDERS[request.kind], request.template, request.messages)
-        answer = self._gateway.answer(asked(request, said), cancel, caller)
-        info.model = answer.info.model
+
+class _Turn:
+    """One turn of a dialogue."""
+
+    def __init__(
+        self,
+        of: Dialogues,
+        request: DialogueRequest,
+        cancel: Cancel,
+        caller: Caller,
+        info: Info,
+    ) -> None:
+        self._of = of
+        self._gateway = of._gateway
+        self._finder = of._finder
+        self._request = request
+        self._cancel = cancel
+        self._caller = caller
+        self._info = info
+
+    def events(self) -> Iterator[DialogueEvent]:
+        request = self._request
+        if request.kind == "agent":
+            yield from self._agent()
+            return
+        if request.kind == "chat":
+            said = self._of._layouts.lay(FOLDERS["chat"], request.template, request.messages)
+            completion = self._completion(said)
+        else:
+            found = yield from self._found()
+            completion, cited = self._fitted(found)
+            yield Sources(cited)
+        for event in self._asked(completion):
+            match event:
+                case Tick():
+                    yield event
+                case TextDelta(text=text) if text:
+                    yield Text(text)
+                case ReasoningDelta(text=text):
+                    yield Reasoning(text)
+                case Finished():
+                    self._info.outcome = event.reason
+                    yield Done(event.usage, event.timings, event.reason)
+
+    # a question to the model
+
+    def _asked(self, completion: CompletionRequest) -> Iterator[Event | Tick]:
+        answer = self._gateway.answer(completion, self._cancel, self._caller)
+        self._info.model = answer.info.model
         try:
             for _, batch in answer:
                 if not batch:
                     yield Tick()
                 for event in batch:
-                    match event:
-                        case TextDelta(text=text) if text:
-                            yield Text(text)
-                        case ReasoningDelta(text=text):
-                            yield Reasoning(text)
-                        case Finished():
-                            info.outcome = event.reason
-                            yield Done(event.usage, event.timings, event.reason)
-                        case Failed():
-                            raise event.error
+                    if isinstance(event, Failed):
+                        raise event.error
+                    yield event
         finally:
             answer.close()
-            told(info, answer.info)
+            add(self._info, answer.info)
+
+    def _completion(self, said: tuple[Message, ...]) -> CompletionRequest:
+        request = self._request
+        return CompletionRequest(
+            model=request.model,
+            messages=said,
+            sampling=request.sampling,
+            max_tokens=request.max_tokens,
+            stop=request.stop,
+            stream=True,
+            session=request.session,
+        )
+
+    # documents
+
+    def _found(self) -> Generator[Tick, None, list[list[Citation]]]:
+        """What each question finds, in order: given back."""
+        request, finder = self._request, self._finder
+        questions = [one.content for one in request.messages if one.role == "user"]
+        *before, last = questions
+        knows = request.kind == "knowledge"
+        bases = finder.bases(request) if knows else []
+
+        def find(cancel: Cancel) -> list[list[Citation]]:
+            found: list[list[Citation]] = []
+            for turn, question in enumerate(before):
+                if turn >= MOST_TURNS:
+                    found.append([])
+                elif knows:
+                    found.append(finder.documents(request, bases, question))
+                else:
+                    found.append(finder.pages(request, question, None))
+            now = (
+                finder.documents(request, bases, last)
+                if knows
+                else finder.pages(request, last, cancel)
+            )
+            return [*found, now]
+
+        seconds = self._of._bounds.tool_seconds if knows else finder.searched().seconds + 2
+        return (yield from aside(find, self._cancel, seconds, self._of._interval))
+
+    def _fitted(
+        self, found: Sequence[Sequence[Citation]]
+    ) -> tuple[CompletionRequest, tuple[Citation, ...]]:
+        """As many documents as there is room for: those of earlier questions go first, then those
+        that fit the question least."""
+        request = self._request
+        *before, last = found
+        none: list[list[Citation]] = [[] for _ in before]
+        tries: list[list[Sequence[Citation]]] = [[*found]]
+        if any(before):
+            tries.append([*none, last])
+        most = len(last) // 2
+        while most:
+            tries.append([*none, last[:most]])
+            most //= 2
+        for one in tries:
+            said, cited = laid(
+                self._of._layouts, FOLDERS[request.kind], request.template, request.messages, one
+            )
+            completion = self._completion(said)
+            if self._fits(completion):
+                break
+        return completion, cited
+
+    def _fits(self, completion: CompletionRequest) -> bool:
+        gateway = self._gateway
+        model, _ = gateway.registry.resolve(completion.model)
+        n_ctx = max((b.n_ctx for b in gateway.registry.pool(model)), default=0)
+        room = min(completion.max_tokens or ROOM, ROOM)
+        # A token has a byte at least: what is short is not counted.
+        size = sum(len(one.content.encode()) + ROOM for one in completion.messages)
+        return not n_ctx or size + room <= n_ctx or gateway.count(completion) + room <= n_ctx
+
+    # an agent
+
+    def _agent(self) -> Iterator[DialogueEvent]:
+        of, request = self._of, self._request
+        told: list[Sources] = []
+        tools = yield from aside(
+            lambda _: {
+                **of._toolbox.tools(),
+                **self._finder.tools(request, of._allowed, Ledger(), told),
+            },
+            self._cancel,
+            of._bounds.seconds,
+            of._interval,
+        )
+        if request.tools is not None:
+            tools = {name: tool for name, tool in tools.items() if name in request.tools}
+        if not tools:
+            raise Forbidden("an agent has no tools here: the setting is --tools")
+        offered = tuple(tool.tool for tool in tools.values())
+        said = of._layouts.lay(FOLDERS["agent"], request.template, request.messages, tools=offered)
+        completion = msgspec.structs.replace(
+            self._completion(said), tools=offered, parallel_tool_calls=False
+        )
+        loop = Loop(
+            self._asked,
+            tools,
+            told,
+            request.bounds or of._bounds,
+            self._cancel,
+            self._gateway.clock,
+            of._interval,
+        )
+        for event in loop.run(completion):
+            if isinstance(event, Done):
+                self._info.outcome = event.finish_reason
+            yield event
 
 
-def told(info: Info, round: Info) -> None:
+def add(info: Info, round: Info) -> None:
     """Add what one completion was to what is told of the dialogue."""
     info.model, info.backend, info.slot = round.model, round.backend, round.slot
     info.queue_wait += round.queue_wait
@@ -105,17 +296,3 @@ def told(info: Info, round: Info) -> None:
     info.continued += round.continued
     info.usage += round.usage
     info.warnings = tuple(dict.fromkeys((*info.warnings, *round.warnings)))
-    info.outcome = info.outcome or round.outcome
-
-
-def asked(request: DialogueRequest, said: tuple[Message, ...]) -> CompletionRequest:
-    """A turn as a request for one completion, with these messages."""
-    return CompletionRequest(
-        model=request.model,
-        messages=said,
-        sampling=request.sampling,
-        max_tokens=request.max_tokens,
-        stop=request.stop,
-        stream=True,
-        session=request.session,
-    )

@@ -45,7 +45,8 @@ class DialogueRequest(Struct, frozen=True, kw_only=True):
     `Knowledge.search` takes them; for a search `top_k` is how many results. `engine` "" is the
     first that is set up; `split`: pages are read and the passages that fit are taken of them.
     `tools` are the names an agent may use, None for all that the settings allow. `owner` is the
-    caller's, as the stores have it. `session` keeps a conversation where its cache is."""
+    caller's, as the stores have it. `session` keeps a conversation where its cache is.
+    `bounds` None: those of the settings."""
 
     kind: Kind
     messages: tuple[Message, ...]
@@ -63,7 +64,7 @@ class DialogueRequest(Struct, frozen=True, kw_only=True):
     tools: tuple[str, ...] | None = None
     owner: str = ""
     session: str = ""
-    bounds: Bounds = Bounds()
+    bounds: Bounds | None = None
 
 
 class Citation(Struct, frozen=True):

@@ -56,6 +56,10 @@ class Layouts:
         """The text of a template. Raises Invalid for a name that is none."""
         return self._layout(folder, name).source
 
+    def asks(self, folder: str, name: str) -> bool:
+        """Whether a template speaks of the question itself. Raises Invalid."""
+        return self._layout(folder, name).asks
+
     def lay(
         self,
         folder: str,

@@ -5,7 +5,8 @@ library; `fetch` is HTTP that can be bounded, pinned and given up; `passages` ta
 page that fit. `search` puts them together.
 """
 
+from . import metasearch
 from .search import WebSearch
 from .values import Result
 
-__all__ = ["Result", "WebSearch"]
+__all__ = ["Result", "WebSearch", "metasearch"]

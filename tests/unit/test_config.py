@@ -361,7 +361,7 @@ def test_every_setting_has_flag_variable_file_key_and_help(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     names = {field.name for field in msgspec.structs.fields(Settings)}
-    assert {row.name for row in table()} == names - {"backend", "file_keys", "names_backend"}
+    assert {row.name for row in table()} == names - {"backend", "mcp", "file_keys", "names_backend"}
     for row in table():
         assert f"  {row.flag}" in text
         assert row.help.split()[0] in text
@@ -447,3 +447,51 @@ def test_a_key_line_may_name_a_group_and_a_class(tmp_path: Path) -> None:
         file.write_text(line)
         with pytest.raises(SettingsError, match="line 1"):
             load(["--api-key-file", str(file)], {})
+
+
+# -- search and tools ------------------------------------------------------------------------------
+
+
+def test_mcp_servers_of_the_file(toml: Any) -> None:
+    text = """
+    tools = ["time", "files"]
+    [[mcp]]
+    name = "files"
+    command = ["files-server", "--only", "a,b"]
+    env = {TOKEN = "secret-1"}
+    tools = ["read"]
+    [[mcp]]
+    name = "far"
+    url = "https://mcp.example/mcp"
+    headers = {Authorization = "Bearer secret-2"}
+    """
+    settings = load(["--config", toml(text)], {})
+    files, far = settings.mcp
+    assert files.command == ("files-server", "--only", "a,b")
+    assert (files.tools, far.url) == (("read",), "https://mcp.example/mcp")
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[mcp]]\nname = 'x'", "mcp x: a command is needed"),
+        ("[[mcp]]\nname = 'x'\nurl = 'http://a'\ncommand = ['b']", "mcp x: a command is needed"),
+        ("[[mcp]]\nname = 'x'\nurl = 'file:///a'", "mcp x: url: expected an address"),
+        ("[[mcp]]\ncommand = ['x']", "mcp: Object missing required field `name`"),
+        ("[[mcp]]\nname = 'x'\ncmd = ['x']", "unknown field `cmd`"),
+        ("mcp = 1", "mcp: Expected `array`"),
+        ("[[mcp]]\nname='x'\nurl='http://a'\n[[mcp]]\nname='x'\nurl='http://b'", "have one name"),
+    ],
+)
+def test_wrong_mcp_servers(toml: Any, text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        load(["--config", toml(text)], {})
+
+
+@pytest.mark.parametrize("name", ["searxng", "brave", "tavily", "bing"])
+def test_an_engine_needs_its_address_or_key(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"--search-engine: {name} needs --{name}-"):
+        load(["--search-engine", name], {})
+    needed = "--searxng-url=http://127.0.0.1:1" if name == "searxng" else f"--{name}-key=k"
+    assert load(["--search-engine", name, needed], {}).search_engine == (name,)

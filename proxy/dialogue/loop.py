@@ -1,0 +1,185 @@
+"""The agent: the model is asked, the tool it calls is run, what that gives is told to it, and so on
+until it answers without a call.
+
+Each turn's prompt begins with the one before it, so a slot's cache holds all but what is new. The
+model makes one call at a time. At the end of its rounds it is asked once more without tools, so
+that it answers with what it has.
+
+Text before a call is a thought, text without one is the answer; which it is only the end of a round
+says. A thought is short: text is held back up to HOLD characters, and what goes on beyond them is
+told as the answer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from ..agent.values import Runs, ToolError
+from ..cancel import Cancel
+from ..core.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from ..core.request import CompletionRequest, Message, ToolCall, ToolChoice
+from ..core.usage import Timings, Usage
+from ..errors import Cancelled, GatewayError
+from .aside import aside
+from .values import Bounds, DialogueEvent, Done, Reasoning, Sources, Step, Text, Tick
+
+HOLD = 160
+MOST_OBSERVED = 6000  # characters of an observation
+
+Ask = Callable[[CompletionRequest], Iterator[Event | Tick]]
+
+
+class Loop:
+    """One question of an agent. `told` is where tools put the sources they find. `ask` must be
+    closed when it is left early; `interval` is that of ticks while a tool runs."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        tools: Mapping[str, Runs],
+        told: list[Sources],
+        bounds: Bounds,
+        cancel: Cancel,
+        clock: Callable[[], float],
+        interval: float,
+    ) -> None:
+        self._ask = ask
+        self._tools = tools
+        self._told = told
+        self._bounds = bounds
+        self._cancel = cancel
+        self._clock = clock
+        self._interval = interval
+        self._end = clock() + bounds.seconds
+        self._usage = Usage()
+        self._timings = Timings()
+
+    def run(self, request: CompletionRequest) -> Iterator[DialogueEvent]:
+        """The events of the answer to `request`, whose tools are those of this loop."""
+        most = request.max_tokens or self._bounds.tokens
+        for left in range(self._bounds.rounds, 0, -1):
+            room = min(most, self._bounds.tokens - self._usage.completion)
+            if room < 1 or self._clock() >= self._end:
+                yield self._done("length")
+                return
+            request = msgspec.structs.replace(
+                request,
+                max_tokens=room,
+                tool_choice=ToolChoice("none") if left == 1 else request.tool_choice,
+            )
+            round = _Round()
+            yield from self._written(round, request)
+            if not round.calls or round.reason == "length":
+                yield self._done(round.reason)
+                return
+            thought = "".join(round.said)
+            if round.held:
+                yield Step("thought", text="".join(round.held))
+            # A forced call is forced once.
+            request = msgspec.structs.replace(request, tool_choice=ToolChoice())
+            said = [Message("assistant", thought, tool_calls=tuple(round.calls))]
+            for call in round.calls:
+                observation = yield from self._observed(call)
+                said.append(Message("tool", observation, call.name, tool_call_id=call.id))
+            request = msgspec.structs.replace(request, messages=(*request.messages, *said))
+
+    def _written(self, round: _Round, request: CompletionRequest) -> Iterator[DialogueEvent]:
+        events = self._ask(request)
+        try:
+            for event in events:
+                match event:
+                    case Tick():
+                        yield event
+                    case ReasoningDelta(text=text):
+                        yield Reasoning(text)
+                    case TextDelta(text=text) if text:
+                        yield from round.text(text)
+                    case ToolCallDelta():
+                        round.call(event)
+                    case Finished():
+                        self._usage += event.usage
+                        self._timings = event.timings
+                        round.reason = event.reason
+                if self._clock() >= self._end and not round.reason:
+                    round.reason = "length"
+                    break
+        finally:
+            events.close()  # type: ignore[attr-defined]  # it is a generator
+        if not round.calls or round.reason == "length":
+            yield from round.flush()
+
+    def _observed(self, call: ToolCall) -> Generator[DialogueEvent, None, str]:
+        """The steps of a call; its observation is what is given back."""
+        yield Step("tool", call.name, call.arguments)
+        seconds = min(self._bounds.tool_seconds, max(0.1, self._end - self._clock()))
+        try:
+            tool = self._tools.get(call.name)
+            if tool is None:
+                raise ToolError(f"there is no tool {call.name}")
+            arguments = _arguments(call)
+
+            def work(cancel: Cancel) -> str:
+                return tool.call(arguments, cancel, seconds)
+
+            text = yield from aside(work, self._cancel, seconds, self._interval)
+        except Cancelled:
+            raise
+        except ToolError as error:
+            text = f"Error: {error}"
+        except GatewayError as error:
+            text = f"Error: {error.message}"
+        text = text if len(text) <= MOST_OBSERVED else text[:MOST_OBSERVED] + "…"
+        while self._told:
+            yield self._told.pop(0)
+        yield Step("observation", call.name, text=text)
+        return text
+
+    def _done(self, reason: FinishReason | str) -> Done:
+        ended: FinishReason = "length" if reason == "length" else "stop"
+        return Done(self._usage, self._timings, ended)
+
+
+class _Round:
+    """What the model wrote in one round."""
+
+    def __init__(self) -> None:
+        self.reason: str = ""
+        self.said: list[str] = []
+        self.held: list[str] = []
+        self.calls: list[ToolCall] = []
+        self._free = False
+
+    def text(self, piece: str) -> Iterator[Text]:
+        self.said.append(piece)
+        if self._free:
+            yield Text(piece)
+            return
+        self.held.append(piece)
+        if sum(map(len, self.held)) > HOLD:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Text]:
+        self._free = True
+        held, self.held = "".join(self.held), []
+        if held:
+            yield Text(held)
+
+    def call(self, event: ToolCallDelta) -> None:
+        if event.index >= len(self.calls):
+            self.calls.append(ToolCall(event.id, event.name, event.arguments))
+            return
+        call = self.calls[event.index]
+        self.calls[event.index] = ToolCall(call.id, call.name, call.arguments + event.arguments)
+
+
+def _arguments(call: ToolCall) -> Mapping[str, Any]:
+    try:
+        value = msgspec.json.decode(call.arguments or "{}")
+    except msgspec.DecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise ToolError("the arguments must be a JSON object")
+    return value
