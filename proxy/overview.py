@@ -36,6 +36,8 @@ def parts(services: Services, addresses: Sequence[str]) -> list[Part]:
         Part("gateway", "up", f"{' '.join(where)} ({keys})"),
         Part("APIs", "up", apis),
         *_backends(services),
+        _choice("web search", settings.search_engine, "--search-engine"),
+        _choice("agent tools", settings.tools, "--tools"),
     ]
 
 
@@ -47,6 +49,10 @@ def _backends(services: Services) -> Iterable[Part]:
             yield Part(f"backend {backend.name}", "up", f"{backend.model}, {slots} {many}")
         else:
             yield Part(f"backend {backend.name}", "down", backend.error or "has not answered yet")
+
+
+def _choice(name: str, chosen: Sequence[str], flag: str) -> Part:
+    return Part(name, "up", ", ".join(chosen)) if chosen else Part(name, "off", f"{flag} names one")
 
 
 def table(rows: Sequence[Part]) -> str:

@@ -31,6 +31,7 @@ def test_everything_is_up_and_told_and_ends_at_ctrl_c(
     up = next(row for name, row in rows.items() if name.endswith(f":{old_server.port}"))
     assert up.startswith("up ")
     assert rows["backend 127.0.0.1:9"].startswith("down")
+    assert rows["web search"].startswith("off")
     assert ask(f"{everything.url}/server/list_search_engines", {})[0] == 200
     assert everything.stop(signal.SIGINT, seconds=10) in (0, -signal.SIGINT)
 

@@ -85,7 +85,7 @@ def configs() -> Response:
     """What pages take their defaults from, under the names they know."""
 
     def view(here: Services, record: Record) -> Any:
-        engines: list[str] = []
+        engines = here.settings.search_engine
         return {
             "VERSION": __version__,
             "LLM_MODELS": list(here.gateway.registry.names()),
@@ -113,7 +113,7 @@ def configs() -> Response:
 
 @blueprint.post("/server/list_search_engines")
 def engines() -> Response:
-    return plain(lambda here, record: reply.ok([]), reply.error_of_list)
+    return plain(lambda here, record: reply.ok(here.settings.search_engine), reply.error_of_list)
 
 
 @blueprint.post("/server/get_prompt_template")
