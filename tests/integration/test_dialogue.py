@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import msgspec
 import pytest
 
+from proxy.agent import Toolbox
 from proxy.app import create_app
 from proxy.cancel import Cancel
 from proxy.config import load
 from proxy.core.invalid import Invalid
 from proxy.core.request import Message
-from proxy.dialogue import DialogueRequest, Dialogues, Done, Text
+from proxy.dialogue import (
+    DialogueEvent,
+    DialogueRequest,
+    Dialogues,
+    Done,
+    Finder,
+    Sources,
+    Text,
+    Tick,
+)
+from proxy.errors import Cancelled, Forbidden, UpstreamFault
 from proxy.web.services import EXTENSION, Services
 from tests.fakes import wait_until
-from tools.processes import ModelServer
+from tools.processes import ModelServer, free_port
 
 QUESTION = (Message("user", "Tell me of harbours."),)
 
 
-@pytest.fixture
-def here(any_server: ModelServer) -> Iterator[Services]:
-    app = create_app(load(["--llama-api", any_server.url, "--slots", "2"], {}))
+def services(*flags: str) -> Iterator[Services]:
+    app = create_app(load(flags, {}))
     found: Services = app.extensions[EXTENSION]
     wait_until(lambda: found.gateway.registry.ready)
     yield found
@@ -29,8 +43,24 @@ def here(any_server: ModelServer) -> Iterator[Services]:
 
 
 @pytest.fixture
+def here(any_server: ModelServer) -> Iterator[Services]:
+    yield from services("--llama-api", any_server.url, "--slots", "2")
+
+
+@pytest.fixture
 def dialogues(here: Services) -> Dialogues:
     return here.dialogues
+
+
+def events(dialogues: Dialogues, request: DialogueRequest) -> list[DialogueEvent]:
+    running = dialogues.run(request)
+    try:
+        return [event for event in running if not isinstance(event, Tick)]
+    finally:
+        running.close()
+
+
+# -- chat ------------------------------------------------------------------------------------------
 
 
 def test_a_chat_is_streamed_and_counted(dialogues: Dialogues) -> None:
@@ -58,3 +88,224 @@ def test_a_chat_that_is_closed_gives_its_slot_back(here: Services) -> None:
 def test_a_question_comes_last(dialogues: Dialogues) -> None:
     with pytest.raises(Invalid, match="must end with a user's"):
         dialogues.run(DialogueRequest(kind="chat", messages=(Message("assistant", "x"),)), Cancel())
+
+
+# -- knowledge -------------------------------------------------------------------------------------
+
+FACTS = {
+    "tide": "The tide in the old harbour rises by four meters twice a day, and boats that lie at "
+    "the eastern wall touch ground when it is low. ",
+    "light": "The lighthouse on the northern pier was built of granite, and its lamp is seen from "
+    "a distance of twenty miles when the air is clear. ",
+    "crane": "Two cranes unload the freighters; the larger one lifts sixty tons, the smaller one "
+    "was taken from a shipyard that was closed. ",
+    "fee": "A yacht pays nine coins a night, and half of that in winter, when the water is turned "
+    "off at the floating jetties. ",
+}
+
+
+class Base(msgspec.Struct, frozen=True):
+    id: str
+
+
+class Hit(msgspec.Struct, frozen=True):
+    chunk_id: str
+    document_id: str
+    base_id: str
+    filename: str
+    text: str
+    place: str
+    score: float
+
+
+class Shelf:
+    """A knowledge base of four documents; a question finds those it names, and then the first."""
+
+    def bases(self, owner: str) -> Iterable[Base]:
+        return [Base("b1")]
+
+    def base(self, owner: str, id_or_name: str) -> Base:
+        assert (owner, id_or_name) == ("key-1", "harbour")
+        return Base("b1")
+
+    def search(
+        self,
+        owner: str,
+        base_ids: Sequence[str],
+        query: str,
+        top_k: int = 3,
+        score_threshold: float | None = None,
+        files: Sequence[str] | None = None,
+    ) -> Sequence[Hit]:
+        assert list(base_ids) == ["b1"]
+        named = [name for name in FACTS if name in query]
+        rest = [name for name in FACTS if name not in named]
+        return [
+            Hit(f"c-{name}", f"d-{name}", "b1", f"{name}.md", FACTS[name] * 2, "page 2", 0.5)
+            for name in ([*named, *rest] if named else [])[:top_k]
+        ]
+
+
+@pytest.fixture
+def knowing(here: Services) -> Dialogues:
+    box = Toolbox([], clock=here.gateway.clock, now=here.gateway.now)
+    return Dialogues(here.gateway, here.layouts, Finder(Shelf(), None), box)
+
+
+def about(*said: str, **more: object) -> DialogueRequest:
+    roles = ("user", "assistant")
+    messages = tuple(Message(roles[i % 2], text) for i, text in enumerate(said))  # type: ignore[arg-type]
+    fields: dict[str, object] = {"max_tokens": 8, "bases": ("harbour",), "owner": "key-1", **more}
+    return DialogueRequest(kind="knowledge", messages=messages, **fields)  # type: ignore[arg-type]
+
+
+def test_the_second_question_evaluates_less_than_half_of_what_the_first_did(
+    knowing: Dialogues,
+) -> None:
+    sources, *text, done = events(knowing, about("When is the tide low?"))
+    assert isinstance(sources, Sources)
+    assert [one.title for one in sources.citations] == ["tide.md", "light.md", "crane.md"]
+    assert [(one.number, one.place) for one in sources.citations] == [
+        (1, "page 2"), (2, "page 2"), (3, "page 2"),
+    ]  # fmt: skip
+    assert isinstance(done, Done)
+    first = done.usage.prompt - done.usage.cached
+    answer = "".join(piece.delta for piece in text if isinstance(piece, Text))
+    sources, *_, done = events(
+        knowing, about("When is the tide low?", answer, "How much is the fee?")
+    )
+    assert isinstance(sources, Sources)
+    assert [(one.number, one.title) for one in sources.citations] == [
+        (4, "fee.md"), (1, "tide.md"), (2, "light.md"),
+    ]  # fmt: skip
+    assert isinstance(done, Done)
+    second = done.usage.prompt - done.usage.cached
+    print(f"evaluated {first} tokens, then {second} of {done.usage.prompt}")
+    assert done.usage.prompt > first
+    assert second < first / 2
+
+
+def test_documents_go_where_there_is_no_room(knowing: Dialogues, here: Services) -> None:
+    said: list[str] = []
+    for name in FACTS:
+        said += [f"What of the {name}?", "x " * 60]
+    found = events(knowing, about(*said, "And the crane?"))
+    assert isinstance(found[0], Sources)
+    assert found[0].citations[0].title == "crane.md"
+    assert isinstance(found[-1], Done)
+    assert found[-1].usage.prompt > 1024
+
+
+def test_nothing_found_is_told(knowing: Dialogues) -> None:
+    sources, *_, done = events(knowing, about("What of horses?"))
+    assert sources == Sources(())
+    assert isinstance(done, Done)
+
+
+def test_without_knowledge_bases_it_is_refused(dialogues: Dialogues) -> None:
+    with pytest.raises(Forbidden, match="no knowledge bases here"):
+        events(dialogues, about("What of the tide?"))
+
+
+# -- search ----------------------------------------------------------------------------------------
+
+
+class SearXNG:
+    """A server that speaks SearXNG's JSON; while `silent` it says nothing."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.silent = False
+        self.waiting, self.over = threading.Event(), threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                if outer.silent:
+                    outer.waiting.set()
+                    outer.over.wait(30)
+                    return
+                results = [
+                    {"title": name, "url": f"https://{name}.example/", "content": text}
+                    for name, text in FACTS.items()
+                ]
+                data = json.dumps({"results": results}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def end(self) -> None:
+        self.over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def searxng() -> Iterator[SearXNG]:
+    server = SearXNG()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def searching(old_server: ModelServer, searxng: SearXNG) -> Iterator[Dialogues]:
+    flags = ["--llama-api", old_server.url, "--slots", "2", "--search-engine", "searxng"]
+    for found in services(*flags, "--searxng-url", searxng.url):
+        yield found.dialogues
+
+
+def search_of(*said: str) -> DialogueRequest:
+    return msgspec.structs.replace(about(*said), kind="search", bases=(), top_k=2)
+
+
+def test_a_search_cites_pages_and_is_not_made_twice(searching: Dialogues, searxng: SearXNG) -> None:
+    sources, *text, done = events(searching, search_of("tides"))
+    assert isinstance(sources, Sources)
+    assert [(one.number, one.url) for one in sources.citations] == [
+        (1, "https://tide.example/"), (2, "https://light.example/"),
+    ]  # fmt: skip
+    assert isinstance(done, Done)
+    answer = "".join(piece.delta for piece in text if isinstance(piece, Text))
+    first = done.usage.prompt
+    done = events(searching, search_of("tides", answer, "cranes"))[-1]
+    assert isinstance(done, Done)
+    assert done.usage.cached > first / 2
+    assert len(searxng.asked) == 2
+
+
+def test_an_engine_that_cannot_be_reached_is_an_error(old_server: ModelServer) -> None:
+    flags = ["--llama-api", old_server.url, "--slots", "2", "--search-engine", "searxng"]
+    for found in services(*flags, "--searxng-url", f"http://127.0.0.1:{free_port()}"):
+        with pytest.raises(UpstreamFault, match="cannot be reached"):
+            events(found.dialogues, search_of("tides"))
+
+
+def test_cancel_ends_a_search_that_waits(searching: Dialogues, searxng: SearXNG) -> None:
+    searxng.silent = True
+    cancel, caught = Cancel(), list[BaseException]()
+
+    def work() -> None:
+        try:
+            list(searching.run(search_of("tides"), cancel))
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert searxng.waiting.wait(20)
+    cancel.cancel()
+    thread.join(10)
+    assert isinstance(caught[0], Cancelled)
