@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("slotproxy.knowledge")
 
 DEPTH = 50  # rows of each ranking that are fused, at least as many as are wanted
-POSTINGS = 4000  # rows that the terms looked for may have in all: this bounds the time of a search
+# Rows that the terms looked for may have in all, which bounds the time of a search; but some terms
+# are looked for however common they are: two common words say much together.
+POSTINGS, SURELY = 4000, 3
 
 
 class Index:
@@ -142,12 +144,12 @@ def _ranking(scored: list[tuple[float, str]]) -> list[str]:
 
 
 def _affordable(having: Mapping[str, int]) -> list[str]:
-    """The rarest of the terms that a base has, as many as may be looked for; at least one."""
+    """The rarest of the terms that a base has, as many as may be looked for."""
     chosen: list[str] = []
     left = POSTINGS
     for term, rows in sorted(having.items(), key=lambda pair: pair[1]):
         left -= rows
-        if chosen and left < 0:
+        if left < 0 and len(chosen) >= SURELY:
             break
         chosen.append(term)
     return chosen

@@ -50,7 +50,7 @@ create table if not exists index_vector (
 create index if not exists index_vector_base on index_vector (base, dims);
 """
 LOCK = 0x510795  # of ours alone: two processes that open the shelf at the same time
-MOST_COUNTED = 10_000  # rows of one term
+MOST_COUNTED = 2000  # rows of one term: counting on would take longer than it tells
 MOST_DIMS = 2000  # that pgvector's index takes; vectors of more are compared one by one
 
 
