@@ -156,8 +156,8 @@ def _affordable(having: Mapping[str, int]) -> list[str]:
 
 
 def open_shelf(engine: Engine | None = None, file: Path | None = None) -> Shelf:
-    """The shelf in `engine`'s PostgreSQL; without one, in the SQLite file `file` (None: in
-    memory). Raises ImportError without the extra `knowledge`."""
+    """The shelf in `engine`'s PostgreSQL; without one, in the SQLite file `file` (None: in one that
+    is gone at the end). Raises ImportError without the extra `knowledge`."""
     if engine is not None and engine.dialect.name == "postgresql":
         from .postgres import PostgresShelf
 

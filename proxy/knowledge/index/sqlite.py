@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .aside import aside
@@ -54,10 +55,14 @@ PUT_AT_ONCE = 200  # rows of a transaction: others get their turn to write betwe
 
 
 class SqliteShelf:
-    """`file` None: in memory, on a single connection."""
+    """`file` None: in one that is gone when this is closed."""
 
     def __init__(self, file: Path | None) -> None:
-        self._name = str(file) if file else ":memory:"
+        self._passing: TemporaryDirectory[str] | None = None
+        if file is None:
+            self._passing = TemporaryDirectory(prefix="slotproxy-")
+            file = Path(self._passing.name) / "index.sqlite"
+        self._name = str(file)
         # Idle connections. A deque's ends are safe for native threads too.
         self._idle: deque[apsw.Connection] = deque()
         self._idle.append(self._connect())
@@ -166,6 +171,8 @@ class SqliteShelf:
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
+        if self._passing is not None:
+            self._passing.cleanup()
 
     def _connect(self) -> apsw.Connection:
         import apsw
