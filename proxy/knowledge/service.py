@@ -1,0 +1,272 @@
+"""Knowledge: what every API of ours does with bases, documents, chunks and searches.
+
+Every call is for one owner, and sees nothing of another's: what is not the owner's is NotFound. A
+document is read in the background (`reading`, `ingest`); the index is derived of its chunks.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from ..errors import BadRequest, BodyTooLarge, NotFound
+from ..store.knowledge import KnowledgeStore
+from .index import Entry, Index
+from .kinds import readable
+from .values import Base, Chunk, Document, Hit, Job, Splitting
+
+LIFE = 86_400.0  # seconds a temporary base is kept
+LONGEST = 200  # characters of a name
+LOOK = 0.2  # seconds between two looks at a job
+
+
+class Wakes(Protocol):
+    """Who reads documents."""
+
+    def wake(self) -> None:
+        """There is something to read."""
+
+
+class Knowledge:
+    """`most` is the largest document, in bytes. Raises, in every call, NotFound and BadRequest."""
+
+    def __init__(
+        self,
+        store: KnowledgeStore,
+        index: Index,
+        reader: Wakes,
+        most: int,
+        clock: Callable[[], float] = time.time,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._reader = reader
+        self._most = most
+        self._clock = clock
+        self._pause = pause
+
+    # bases
+
+    def bases(self, owner: str) -> tuple[Base, ...]:
+        """Oldest first, temporary ones too."""
+        self._forget()
+        return tuple(self._store.bases(owner))
+
+    def base(self, owner: str, id_or_name: str) -> Base:
+        self._forget()
+        found = self._store.base(owner, id_or_name)
+        if found is None:
+            raise NotFound(f"there is no knowledge base {id_or_name[:100]!r}")
+        return found
+
+    def create(
+        self,
+        owner: str,
+        name: str,
+        info: str = "",
+        embedding_model: str | None = None,
+        temporary: bool = False,
+    ) -> Base:
+        now = self._clock()
+        base = Base(
+            _new("vs_"),
+            _named(name) if name or not temporary else "",
+            info[:10_000],
+            embedding_model or "",
+            now,
+            temporary,
+            now + LIFE if temporary else None,
+        )
+        self._store.add_base(owner, base)
+        return base
+
+    def rename(self, owner: str, base_id: str, name: str) -> Base:
+        base = self.base(owner, base_id)
+        self._store.change_base(owner, base.id, name=_named(name))
+        return self.base(owner, base.id)
+
+    def describe(self, owner: str, base_id: str, info: str) -> Base:
+        base = self.base(owner, base_id)
+        self._store.change_base(owner, base.id, info=info[:10_000])
+        return self.base(owner, base.id)
+
+    def delete(self, owner: str, base_id: str) -> None:
+        base = self.base(owner, base_id)
+        self._store.delete_base(owner, base.id)
+        self._index.remove_base(base.id)
+
+    # documents
+
+    def add(
+        self,
+        owner: str,
+        base_id: str,
+        filename: str,
+        data: bytes,
+        splitting: Splitting | None = None,
+        replace: bool = False,
+    ) -> Document:
+        """Queued for reading. `replace`: instead of documents of the same name."""
+        base = self.base(owner, base_id)
+        filename = _named(filename)
+        if not readable(filename):
+            raise BadRequest(f"{filename[:100]!r}: no kind of file that can be read", param="file")
+        if len(data) > self._most:
+            raise BodyTooLarge(f"a document may have {self._most} bytes")
+        splitting = splitting or Splitting()
+        if splitting.size < 1 or not 0 <= splitting.overlap < splitting.size:
+            raise BadRequest("chunks need a size, and an overlap below it", param="chunk_overlap")
+        old = [one for one in self._store.documents(owner, base.id) if one.filename == filename]
+        now = self._clock()
+        document = Document(
+            _new("doc_"), base.id, filename, len(data), created=now, splitting=splitting
+        )
+        self._store.add_document(owner, document, data)
+        for one in old if replace else ():
+            self._remove(owner, one)
+        self._reader.wake()
+        return document
+
+    def documents(self, owner: str, base_id: str) -> tuple[Document, ...]:
+        """Oldest first."""
+        return tuple(self._store.documents(owner, self.base(owner, base_id).id))
+
+    def document(self, owner: str, base_id: str, document_id: str) -> Document:
+        base = self.base(owner, base_id)
+        found = self._store.document(owner, document_id)
+        if found is None or found.base_id != base.id:
+            raise NotFound(f"there is no document {document_id[:100]!r}")
+        return found
+
+    def remove(self, owner: str, base_id: str, document_id: str) -> None:
+        self._remove(owner, self.document(owner, base_id, document_id))
+
+    def original(self, owner: str, document_id: str) -> bytes:
+        data = self._store.original(owner, document_id)
+        if data is None:
+            raise NotFound(f"there is no document {document_id[:100]!r}")
+        return data
+
+    def cancel_document(self, owner: str, base_id: str, document_id: str) -> None:
+        """It is not read, or not to its end."""
+        document = self.document(owner, base_id, document_id)
+        self._store.cancel(owner, document_id=document.id)
+        self._index.remove(document.id)
+
+    # chunks
+
+    def chunks(self, owner: str, document_id: str) -> tuple[Chunk, ...]:
+        if self._store.document(owner, document_id) is None:
+            raise NotFound(f"there is no document {document_id[:100]!r}")
+        return tuple(self._store.chunks(owner, document_id))
+
+    def edit_chunk(self, owner: str, chunk_id: str, text: str) -> None:
+        """An empty text takes it away."""
+        chunk = self._store.chunk(owner, chunk_id)
+        if chunk is None:
+            raise NotFound(f"there is no chunk {chunk_id[:100]!r}")
+        if text:
+            entry = Entry(chunk.id, chunk.document_id, text)
+            self._index.add(chunk.base_id, [entry], self._store.model_of(chunk.base_id))
+        else:
+            self._index.remove_chunks([chunk.id])
+        self._store.change_chunk(chunk, text)
+
+    # jobs
+
+    def rebuild(self, owner: str, base_id: str) -> Job:
+        """Read all documents of a base again."""
+        base = self.base(owner, base_id)
+        job = Job(_new("job_"), base.id, "rebuild", "running", 0, 0, 0, self._clock())
+        job = self._store.requeue(owner, job)
+        self._reader.wake()
+        return job
+
+    def job(self, owner: str, job_id: str) -> Job:
+        found = self._store.job(owner, job_id)
+        if found is None:
+            raise NotFound(f"there is no job {job_id[:100]!r}")
+        return found
+
+    def watch(self, owner: str, job_id: str) -> Iterator[Job]:
+        """The job whenever it has changed, until it is over."""
+        told: Job | None = None
+        while True:
+            job = self.job(owner, job_id)
+            if job != told:
+                told = job
+                yield job
+            if job.status != "running":
+                return
+            self._pause(LOOK)
+
+    def cancel(self, owner: str, job_id: str) -> Job:
+        self.job(owner, job_id)
+        self._store.cancel(owner, job_id=job_id)
+        return self.job(owner, job_id)
+
+    # search
+
+    def search(
+        self,
+        owner: str,
+        base_ids: Sequence[str],
+        query: str,
+        top_k: int = 3,
+        score_threshold: float | None = None,
+        files: Sequence[str] | None = None,
+    ) -> tuple[Hit, ...]:
+        """The best chunks of these bases, best first; of the documents `files` alone, if given.
+        `score_threshold` is the least score, from 0 to 1."""
+        bases = [self.base(owner, one) for one in base_ids]
+        found = self._index.search(
+            [base.id for base in bases],
+            query,
+            top_k,
+            documents=files,
+            models=[base.embedding_model for base in bases],
+        )
+        wanted = [one for one in found if score_threshold is None or one.score >= score_threshold]
+        chunks = self._store.chunks_of([one.chunk_id for one in wanted])
+        names = self._store.named({one.document_id for one in wanted})
+        return tuple(
+            Hit(
+                one.chunk_id,
+                one.document_id,
+                one.base_id,
+                names[one.document_id],
+                chunk.text,
+                chunk.place,
+                one.score,
+                one.distance,
+            )
+            for one in wanted
+            if (chunk := chunks.get(one.chunk_id)) and one.document_id in names
+        )
+
+    def _remove(self, owner: str, document: Document) -> None:
+        self._store.delete_document(owner, document.id)
+        self._index.remove(document.id)
+
+    def _forget(self) -> None:
+        """Temporary bases whose time is over."""
+        for owner, base_id in self._store.expired(self._clock()):
+            self._store.delete_base(owner, base_id)
+            self._index.remove_base(base_id)
+
+
+def _new(prefix: str) -> str:
+    return prefix + uuid.uuid4().hex[:24]
+
+
+def _named(name: str) -> str:
+    """A name to show, never a path. Raises BadRequest."""
+    shown = "".join(
+        c for c in name.replace("\\", "/").rpartition("/")[2] if c.isprintable()
+    ).strip()
+    if not shown or len(shown) > LONGEST:
+        raise BadRequest(f"a name has 1 to {LONGEST} characters", param="name")
+    return shown

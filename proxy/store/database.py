@@ -1,0 +1,86 @@
+"""The database of what is kept: SQLite by default, PostgreSQL for more than one machine.
+
+Tables are made and changed by the migrations beside this file, at boot, under a lock: several
+workers may start at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import StaticPool
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+BUSY = 30.0  # seconds to wait for another writer of SQLite's
+_LOCK = 0x510F  # of PostgreSQL's advisory locks: any number of our own
+
+
+class Database:
+    """`url` is SQLAlchemy's: sqlite:///FILE, sqlite:// (in memory), postgresql://…
+
+    Raises SQLAlchemy's errors where it cannot be had."""
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        self._file = Path(parsed.database) if self._is_file(parsed) else None
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        if parsed.get_backend_name() == "sqlite":
+            options = {"connect_args": {"timeout": BUSY, "check_same_thread": False}}
+            if self._file is None:
+                options["poolclass"] = StaticPool
+        self.engine: Engine = create_engine(parsed, **options)
+        if parsed.get_backend_name() == "sqlite":
+            event.listen(self.engine, "connect", _prepare)
+
+    @staticmethod
+    def _is_file(url: Any) -> bool:
+        return url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction: committed at the end, rolled back by an exception."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the tables to what this version knows."""
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        with self._alone(), self.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"select pg_advisory_xact_lock({_LOCK})"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """SQLite's changes of tables are not under one lock: a file beside it is."""
+        if self._file is None:
+            yield
+            return
+        with self._file.with_name(self._file.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _prepare(connection: Any, record: Any) -> None:
+    """A new connection of SQLite's: readers do not wait for the writer, and rows go with what they
+    belong to."""
+    for pragma in ("journal_mode = wal", "synchronous = normal", "foreign_keys = on"):
+        connection.execute(f"pragma {pragma}").close()

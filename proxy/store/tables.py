@@ -1,0 +1,124 @@
+"""The tables, as they are now. The migrations make them; a test holds both against each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+
+def _text(name: str, *args: Any, **how: Any) -> Column[str]:
+    return Column(name, String, *args, nullable=False, **how)
+
+
+def _of(table: str) -> ForeignKey:
+    return ForeignKey(f"{table}.id", ondelete="CASCADE")
+
+
+BASE = Table(
+    "knowledge_base",
+    metadata,
+    _text("id", primary_key=True),
+    _text("owner", index=True),
+    _text("name"),
+    Column("info", Text, nullable=False),
+    _text("embedding_model"),
+    Column("created", Float, nullable=False),
+    Column("temporary", Boolean, nullable=False),
+    Column("expires", Float),
+)
+DOCUMENT = Table(
+    "document",
+    metadata,
+    _text("id", primary_key=True),
+    _text("base_id", _of("knowledge_base"), index=True),
+    _text("owner"),
+    _text("filename"),
+    Column("size", Integer, nullable=False),
+    _text("status", index=True),
+    Column("error", Text, nullable=False),
+    Column("done", Float, nullable=False),
+    Column("chunks", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("chunk_size", Integer, nullable=False),
+    Column("chunk_overlap", Integer, nullable=False),
+    _text("job_id", index=True),
+    _text("reader"),
+    Column("beat", Float, nullable=False),
+)
+ORIGINAL = Table(
+    "document_original",
+    metadata,
+    _text("id", _of("document"), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+CHUNK = Table(
+    "chunk",
+    metadata,
+    _text("id", primary_key=True),
+    _text("document_id", _of("document")),
+    Column("number", Integer, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Index("chunk_order", "document_id", "number"),
+)
+JOB = Table(
+    "job",
+    metadata,
+    _text("id", primary_key=True),
+    _text("base_id", _of("knowledge_base"), index=True),
+    _text("owner"),
+    _text("kind"),
+    Column("total", Integer, nullable=False),
+    Column("cancelled", Boolean, nullable=False),
+    Column("created", Float, nullable=False),
+)
+CONVERSATION = Table(
+    "conversation",
+    metadata,
+    _text("id", primary_key=True),
+    _text("owner"),
+    Column("title", Text, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("changed", Float, nullable=False),
+    Index("conversation_recent", "owner", "changed"),
+)
+MESSAGE = Table(
+    "message",
+    metadata,
+    _text("id", primary_key=True),
+    _text("conversation_id", _of("conversation"), index=True),
+    Column("parent_id", String),
+    Column("number", Integer, nullable=False),
+    _text("role"),
+    Column("content", Text, nullable=False),
+    Column("reasoning", Text, nullable=False),
+    _text("status"),
+    Column("extra", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+)
+FEEDBACK = Table(
+    "feedback",
+    metadata,
+    _text("owner", primary_key=True),
+    _text("message_id", primary_key=True),
+    Column("score", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created", Float, nullable=False),
+)
