@@ -11,7 +11,7 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-llama install test test-all bench bench-quick bench-check models lint format lock
+.PHONY: help run run-llama install test test-all screenshots bench bench-quick bench-check models lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -39,12 +39,18 @@ $(VENV)/installed: requirements/dev.txt setup.cfg setup.py
 test: $(VENV)/installed ## all tests, with the server of 2023 and chatglm_cpp (built once, some minutes)
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null
 	@$(RUN) -m tools.chatglm install
-	$(RUN) -m pytest $(FLAGS)
+	$(RUN) -m pytest --ignore tests/browser $(FLAGS)
 
-test-all: $(VENV)/installed ## the same on the server of 2026 as well (built once, about ten minutes)
+test-all: $(VENV)/installed ## the same on the server of 2026 (built once, about ten minutes) and in a browser
 	@$(RUN) -m tools.servers build llama-2023 llama-2026 >/dev/null
 	@$(RUN) -m tools.chatglm install
+	@$(RUN) -m tools.browser
 	SLOTPROXY_TEST_ALL=1 $(RUN) -m pytest $(FLAGS)
+
+screenshots: $(VENV)/installed ## pictures of the main pages into images/, for the README
+	@$(RUN) -m tools.servers build llama-2023 >/dev/null
+	@$(RUN) -m tools.browser
+	$(RUN) -m tools.screenshots
 
 bench: $(VENV)/installed ## measure slotproxy and others side by side, into README.md (ten minutes)
 	@$(RUN) -m benchmarks $(FLAGS)
@@ -78,5 +84,5 @@ lock: $(VENV)/installed ## solve the dependencies anew into requirements/ (UPGRA
 	$(RUN) -m pip --disable-pip-version-check install --quiet 'uv>=0.5'
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg -o requirements/base.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra test -o requirements/test.txt
-	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra test --extra dev -o requirements/dev.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra test --extra browser --extra dev -o requirements/dev.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/build.in -o requirements/build.txt

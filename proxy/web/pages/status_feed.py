@@ -64,7 +64,7 @@ def events(
     yield _event("points", points(here))
     end = time.monotonic() + LIFE
     while True:
-        yield _event("now", {**now(here, caller), "points": points(here, time.time())})
+        yield _event("now", {**now(here, caller), "points": points(here, time.time() - STEP)})
         if time.monotonic() + PERIOD > end:
             return
         sleep(PERIOD)

@@ -1,0 +1,50 @@
+// The chunks of a document in a dialog, each to be read and edited.
+
+import { make, say } from "./dom.js";
+import { words } from "./knowledge_words.js";
+
+/** Show the document at `path`; `attempt(work)` does what may fail and tells of it. */
+export async function chunks(dialog, calls, path, name, attempt) {
+  const found = await attempt(() => calls.get(`${path}/chunks`));
+  if (!found) return;
+  const list = make("ol", { className: "chunks" });
+  list.append(...found.map((one, n) => chunk(one, n + 1, calls, attempt)));
+  const close = make("button", { type: "button", className: "quiet", onclick: () => dialog.close() }, words.close);
+  const title = make("h2", { id: "chunks-title" }, words.chunk_of(name));
+  dialog.replaceChildren(make("header", {}, title, close), list);
+  dialog.showModal();
+}
+
+function chunk(one, number, calls, attempt) {
+  const text = make("p", { className: "text" }, one.text);
+  const told = make("span", { className: "note", role: "status" });
+  const area = make("textarea", { value: one.text, rows: 8, hidden: true, "aria-label": words.chunk(number) });
+  const edit = make("button", { type: "button", className: "quiet" }, words.edit);
+  const save = make("button", { type: "button", hidden: true }, words.save);
+  const cancel = make("button", { type: "button", className: "quiet", hidden: true }, words.cancel);
+  const editing = (yes) => {
+    text.hidden = edit.hidden = yes;
+    area.hidden = save.hidden = cancel.hidden = !yes;
+    (yes ? area : edit).focus();
+  };
+  edit.addEventListener("click", () => {
+    area.value = text.textContent;
+    editing(true);
+  });
+  cancel.addEventListener("click", () => editing(false));
+  save.addEventListener("click", async () => {
+    const done = await attempt(async () => (await calls.put(`/chunks/${one.id}`, { text: area.value }), true));
+    if (!done) return;
+    say(text, area.value);
+    say(told, words.saved);
+    editing(false);
+  });
+  return make(
+    "li",
+    { className: "card" },
+    make("p", { className: "note" }, words.chunk(number), one.place ? ` · ${one.place}` : ""),
+    text,
+    area,
+    make("div", { className: "actions" }, edit, save, cancel, told),
+  );
+}

@@ -1,0 +1,36 @@
+// Elements without markup in strings: whatever comes from a server or a model is text here.
+
+/** An element: `make("p", {className: "x", onclick: f, "aria-label": "y"}, "text", child)`. */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name in element && !name.startsWith("aria-")) element[name] = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** Set an element's text, without touching one that has it already. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Keep one child of `list` for each of `items`, in their order: `key(item)` names it, `create()`
+ * makes it with an `update(item)` of its own. Focus and folded parts survive. */
+export function keyed(list, items, key, create) {
+  const known = new Map([...list.children].map((child) => [child.dataset.key, child]));
+  items.forEach((item, place) => {
+    const name = String(key(item));
+    let child = known.get(name);
+    if (!child) {
+      child = create(item);
+      child.dataset.key = name;
+    }
+    known.delete(name);
+    if (list.children[place] !== child) list.insertBefore(child, list.children[place] ?? null);
+    child.update(item);
+  });
+  for (const child of known.values()) child.remove();
+}

@@ -1,0 +1,51 @@
+// Numbers as people read them, in the language of the page.
+
+const language = document.documentElement.lang || "en";
+const plain = new Intl.NumberFormat(language, { maximumFractionDigits: 0 });
+const short = new Intl.NumberFormat(language, { notation: "compact", maximumFractionDigits: 1 });
+const fine = new Intl.NumberFormat(language, { maximumSignificantDigits: 3 });
+const part = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 });
+const clock = new Intl.DateTimeFormat(language, {
+  hour: "2-digit",
+  minute: "2-digit",
+  hourCycle: "h23",
+});
+const day = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+
+export const count = (number) => (number < 10000 ? plain : short).format(number);
+export const measure = (number) => fine.format(number);
+export const percent = (number) => part.format(number);
+export const time = (seconds) => clock.format(new Date(seconds * 1000));
+export const moment = (seconds) => day.format(new Date(seconds * 1000));
+
+/** Seconds as "350 ms", "4.2 s", "3 min", "2 h", "5 d". */
+export function span(seconds) {
+  const unit = (value, name) =>
+    new Intl.NumberFormat(language, {
+      style: "unit",
+      unit: name,
+      unitDisplay: "short",
+      maximumSignificantDigits: value < 10 && name !== "minute" ? 2 : 3,
+    }).format(value);
+  if (seconds < 1) return unit(Math.round(seconds * 1000), "millisecond");
+  if (seconds < 60) return unit(seconds, "second");
+  if (seconds < 3600) return unit(Math.round(seconds / 60), "minute");
+  if (seconds < 86400) return unit(Math.round(seconds / 3600), "hour");
+  return unit(Math.round(seconds / 86400), "day");
+}
+
+/** Bytes as "12 kB". */
+export function size(bytes) {
+  const names = ["byte", "kilobyte", "megabyte", "gigabyte"];
+  let step = 0;
+  while (bytes >= 1000 && step < names.length - 1) {
+    bytes /= 1000;
+    step += 1;
+  }
+  return new Intl.NumberFormat(language, {
+    style: "unit",
+    unit: names[step],
+    unitDisplay: "short",
+    maximumSignificantDigits: 3,
+  }).format(bytes);
+}

@@ -1,0 +1,110 @@
+// Plots of the last hour. One `Plot` is a title and a uPlot that follows the page's size and theme.
+
+import { make } from "./dom.js";
+import { time } from "./form.js";
+
+const HEIGHT = 150;
+
+export class Plot {
+  /** `shown(value)` makes a value's text, `note(text)` that of a screen reader. */
+  constructor(place, title, shown, note) {
+    this.shown = shown;
+    this.note = note;
+    this.area = make("div", { className: "plot-area", role: "img" });
+    place.append(
+      make("figure", { className: "card plot" }, make("figcaption", {}, title), this.area),
+    );
+    this.data = [[], []];
+    this.#draw();
+    new ResizeObserver(() => this.#resize()).observe(this.area);
+    const theme = () => this.#draw();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
+    new MutationObserver(theme).observe(document.documentElement, {
+      attributes: true,
+      attributeFilter: ["data-theme", "class"],
+    });
+  }
+
+  set(times, values) {
+    this.data = [times, values];
+    this.chart.setData(this.data);
+    this.area.setAttribute("aria-label", this.note(values.findLast((one) => one !== null)));
+  }
+
+  #draw() {
+    this.chart?.destroy();
+    const style = getComputedStyle(this.area);
+    const [ink, grid, line] = ["--panel-note", "--panel-line", "--panel-accent"].map((name) =>
+      this.#colour(name),
+    );
+    const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 } };
+    axis.font = `12px ${style.fontFamily}`;
+    this.chart = new uPlot(
+      {
+        width: Math.max(this.area.clientWidth, 100),
+        height: HEIGHT,
+        legend: { show: false },
+        cursor: { show: false },
+        scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.15 : 1] } },
+        axes: [
+          { ...axis, space: 70, values: (_, ticks) => ticks.map(time) },
+          { ...axis, size: 62, space: 36, values: (_, ticks) => ticks.map(this.shown) },
+        ],
+        series: [
+          {},
+          {
+            stroke: line,
+            width: 2,
+            fill: `color-mix(in srgb, ${line} 14%, transparent)`,
+            points: { size: 4, fill: line },
+            spanGaps: false,
+          },
+        ],
+      },
+      this.data,
+      this.area,
+    );
+  }
+
+  /** A variable as a colour that a canvas understands. */
+  #colour(name) {
+    const probe = this.area.appendChild(make("span"));
+    probe.style.color = `var(${name})`;
+    const { color } = getComputedStyle(probe);
+    probe.remove();
+    return color;
+  }
+
+  #resize() {
+    const width = this.area.clientWidth;
+    if (width && width !== this.chart.width) this.chart.setSize({ width, height: HEIGHT });
+  }
+}
+
+/** The hour's samples by their time; gaps are null, but for counts, which are 0 there. */
+export class Hour {
+  constructor() {
+    this.samples = new Map();
+  }
+
+  add(points) {
+    this.step = points.step;
+    this.span = points.span;
+    points.at.forEach((at, n) =>
+      this.samples.set(at, [points.requests[n], points.first_token[n], points.speed[n]]),
+    );
+  }
+
+  /** Columns up to now: times, requests a second, first token, speed. `began`: before it, nothing
+   * is known. */
+  columns(now, began) {
+    const last = Math.floor(now / this.step) * this.step;
+    const columns = [[], [], [], []];
+    for (let at = last - this.span + this.step; at <= last; at += this.step) {
+      const [rate, first, speed] = this.samples.get(at) ?? [at + this.step > began ? 0 : null, null, null];
+      [at, rate, first, speed].forEach((value, n) => columns[n].push(value));
+    }
+    for (const at of this.samples.keys()) if (at < last - this.span) this.samples.delete(at);
+    return columns;
+  }
+}

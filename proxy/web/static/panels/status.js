@@ -1,0 +1,220 @@
+// The status page: a stream of server-sent events, laid into elements that stay where they are.
+
+import { keyed, make, say } from "./dom.js";
+import { count, measure, percent, span } from "./form.js";
+import { Hour, Plot } from "./plots.js";
+import { words } from "./status_words.js";
+
+const ABILITIES = ["chat", "native", "json_schema", "infill", "embeddings", "vision", "audio"];
+const STORES = ["slot_save", "ram_cache"];
+const FADES = 1800; // seconds after which what a slot holds is shown at its palest
+
+const page = document.getElementById("status");
+const at = (name) => page.querySelector(`[data-part="${name}"]`);
+const hour = new Hour();
+const noted = (name) => (value) =>
+  words.plot_note(name, value === undefined ? words.no_value : measure(value));
+const plots = [
+  new Plot(at("plots"), words.rate, measure, noted(words.rate)),
+  new Plot(at("plots"), words.first_token, span, noted(words.first_token)),
+  new Plot(at("plots"), words.speed, measure, noted(words.speed)),
+];
+let drawn = 0;
+
+function show(state) {
+  numbers(state);
+  backends(state);
+  queue(state.queue);
+  errors(state.hour.errors);
+  hour.add(state.points);
+  // A canvas is the one thing here that costs: once a sample, or when a request has ended.
+  const mark = `${Math.floor(state.at / hour.step)} ${state.hour.requests}`;
+  if (mark !== drawn) plot(state);
+  drawn = mark;
+}
+
+function plot(state) {
+  const [times, ...columns] = hour.columns(state.at, state.started);
+  columns.forEach((column, n) => plots[n].set(times, column));
+}
+
+function numbers(state) {
+  const { minute, hour: last } = state;
+  const failed = Object.values(last.errors).reduce((sum, n) => sum + n, 0);
+  const shown = [
+    ["running", count(state.running), ""],
+    ["waiting", count(state.queue.length), ""],
+    ["rate", measure(minute.requests / 60), words.rate_note],
+    ["first_token", last.first_token === null ? "–" : span(last.first_token), words.hour_mean],
+    ["speed", last.speed === null ? "–" : measure(last.speed), words.hour_mean],
+    [
+      "saved",
+      last.prompt ? percent(last.cached / last.prompt) : "–",
+      words.saved_note(count(last.cached), count(last.prompt)),
+    ],
+    ["errors", count(failed), words.errors_note(count(last.requests))],
+  ];
+  keyed(at("numbers"), shown, (one) => one[0], ([name]) => {
+    const value = make("dd", { className: "number" });
+    const note = make("dd", { className: "note" });
+    const tile = make("div", { className: "card" }, make("dt", {}, words[name]), value, note);
+    tile.update = ([, text, remark]) => {
+      say(value, text);
+      say(note, remark);
+    };
+    return tile;
+  });
+}
+
+// -- backends and their slots
+
+function backends(state) {
+  const slots = new Map(state.slots.map((one) => [one.backend, one]));
+  const all = state.backends.map((one) => ({ ...one, view: slots.get(one.id) }));
+  at("no-backend").hidden = all.length > 0;
+  keyed(at("backends"), all, (one) => one.id, card);
+}
+
+function card(backend) {
+  const state = make("span", { className: "state" });
+  const error = make("p", { className: "error" });
+  const facts = make("dl", { className: "facts" });
+  const guessed = make("p", { className: "note" }, words.slots_guessed);
+  const tiles = make("ol", { className: "slots", "aria-label": words.slots });
+  const card = make(
+    "article",
+    { className: "card backend" },
+    make("header", {}, make("h3", {}, backend.id), state),
+    error,
+    facts,
+    make("h4", {}, words.slots),
+    guessed,
+    tiles,
+  );
+  card.update = (one) => {
+    const view = one.view;
+    const name = view?.draining ? "draining" : view?.on_trial && one.state === "up" ? "on_trial" : one.state;
+    state.dataset.state = name;
+    say(state, words[name]);
+    error.hidden = !one.error;
+    say(error, one.error ?? "");
+    keyed(facts, known(one), (fact) => fact[0], fact);
+    guessed.hidden = !view || view.slots_known;
+    keyed(tiles, view?.slots ?? [], (slot) => slot.id, tile);
+  };
+  return card;
+}
+
+function known({ model, n_ctx, found, view }) {
+  const facts = [[words.model, model || "–"]];
+  if (found) facts.push([words.kind, [found.dialect, found.build].filter(Boolean).join(" · ")]);
+  if (n_ctx) facts.push([words.context, words.tokens(count(n_ctx))]);
+  if (found) {
+    const can = [...ABILITIES, ...STORES].filter((name) => found[name]).map((name) => words[name]);
+    facts.push([words.can, can.join(", ") || words.nothing]);
+  }
+  if (view?.requests) {
+    facts.push([words.hit, words.hit_value(percent(view.hit_rate), percent(view.cached_rate))]);
+  }
+  if (view?.prompt_per_second) {
+    facts.push([words.prefill, words.prefill_value(count(view.prompt_per_second))]);
+  }
+  if (view?.kept) facts.push([words.kept, count(view.kept)]);
+  if (view && view.moved + view.saved + view.restored) {
+    facts.push([words.moved, [view.moved, view.saved, view.restored].map(count).join(" / ")]);
+  }
+  return facts;
+}
+
+function fact([name]) {
+  const value = make("dd");
+  const row = make("div", {}, make("dt", {}, name), value);
+  row.update = ([, text]) => say(value, text);
+  return row;
+}
+
+function tile(slot) {
+  const state = make("strong");
+  const holds = make("span");
+  const age = make("span", { className: "note" });
+  const tile = make("li", { className: "slot" }, make("span", { className: "number" }, String(slot.id)));
+  tile.append(state, holds, age);
+  tile.update = (one) => {
+    const mine = one.conversation !== null;
+    const kind = one.state === "busy" ? "busy" : mine ? "held" : "empty";
+    tile.dataset.kind = kind;
+    say(state, words[`slot_${mine && one.state === "free" ? "held" : one.state}`]);
+    say(holds, mine ? words.holds(count(one.tokens), count(one.turns)) : "");
+    say(age, mine || kind === "busy" ? words.since(span(Math.max(1, Math.round(one.since)))) : "");
+    tile.title = mine ? words.chance(percent(one.chance)) : "";
+    // What it holds is the hue, for how long the strength.
+    const hue = mine ? Number.parseInt(one.conversation.slice(0, 6), 16) % 360 : 0;
+    const strength = mine ? 1 - 0.8 * Math.min(one.since / FADES, 1) : 0;
+    tile.style.setProperty("--hue", String(hue));
+    tile.style.setProperty("--strength", strength.toFixed(2));
+  };
+  return tile;
+}
+
+// -- who waits, and what went wrong
+
+function queue(waiting) {
+  table("queue", waiting, (one) => one.place, (one) => [
+    count(one.place),
+    one.model || "–",
+    span(Math.max(1, Math.round(one.waited))),
+    one.mine ? words.yours : "",
+  ]);
+}
+
+function errors(kinds) {
+  table("errors", Object.entries(kinds), (one) => one[0], ([code, n]) => [code, count(n)]);
+}
+
+function table(name, items, key, cells) {
+  at(`${name}-none`).hidden = items.length > 0;
+  at(`${name}-table`).hidden = items.length === 0;
+  keyed(at(`${name}-rows`), items, key, (item) => {
+    const row = make("tr", {}, cells(item).map(() => make("td")));
+    row.update = (now) => cells(now).forEach((text, n) => say(row.children[n], text));
+    return row;
+  });
+}
+
+// -- the stream. A stream ends every few seconds: only one that does not come back is lost.
+
+const live = at("live");
+let lost = 0;
+
+function connected(yes) {
+  clearTimeout(lost);
+  lost = 0;
+  live.dataset.state = yes ? "up" : "down";
+  say(live, yes ? words.live : words.lost);
+}
+
+function listen() {
+  const source = new EventSource(page.dataset.events);
+  source.addEventListener("points", (event) => hour.add(JSON.parse(event.data)));
+  source.addEventListener("now", (event) => {
+    connected(true);
+    show(JSON.parse(event.data));
+  });
+  source.addEventListener("error", () => {
+    lost ||= setTimeout(() => connected(false), 3000);
+    // Refused, which a browser takes for the last word: signed out, or too many look.
+    if (source.readyState === EventSource.CLOSED) setTimeout(again, 5000);
+  });
+}
+
+async function again() {
+  try {
+    const answer = await (await fetch(page.dataset.session)).json();
+    if (!answer.signed_in) return location.reload();
+  } catch {
+    // Still gone: the next attempt tells.
+  }
+  listen();
+}
+
+listen();

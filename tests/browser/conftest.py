@@ -1,0 +1,151 @@
+"""A real browser, a real gateway, the bundled model; nothing outside this machine.
+
+Every page a test opens is watched: an error of a script, something the Content-Security-Policy
+stopped, or a request to another host fails the test.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tools import browser as chromium
+from tools import servers
+from tools.processes import Gateway, ModelServer
+
+playwright_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed (make install)"
+)
+
+PHONE = (390, 844)
+DESKTOP = (1280, 800)
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+_serial = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    program = chromium.find()
+    if program is None:
+        pytest.skip("no chromium here: python -m tools.browser says why")
+    with playwright_api.sync_playwright() as playwright:
+        one = chromium.launch(playwright, program)
+        yield one
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
+    """The server of 2023 with the bundled model, four slots."""
+    binary = servers.find("llama-2023")
+    model = servers.ROOT / "models" / "tinychat-llama.gguf"
+    if binary is None or not model.is_file():
+        pytest.skip("llama-2023 or models/tinychat-llama.gguf is not there")
+    log = tmp_path_factory.mktemp("server") / "llama.log"
+    server = ModelServer("llama-2023", binary, model, log, slots=4, ctx=8192)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+Site = Callable[..., Gateway]
+
+
+@pytest.fixture(scope="session")
+def start_site(
+    model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """Factory: a gateway with the pages, its data in a folder of its own, and these flags."""
+    started: list[Gateway] = []
+
+    def start(*flags: str) -> Gateway:
+        folder = tmp_path_factory.mktemp("site")
+        words = f"--llama-api {model_server.url} --slots 4 --chat-template chatml".split()
+        one = Gateway(
+            [*words, "--data", str(folder / "data"), *flags],
+            folder / f"gateway-{next(_serial)}.log",
+        )
+        started.append(one)
+        one.start()
+        return one
+
+    try:
+        yield start
+    finally:
+        for one in started:
+            one.kill()
+
+
+@pytest.fixture(scope="session")
+def site(start_site: Site) -> Gateway:
+    """The one most tests share: no key needed."""
+    return start_site()
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Open]:
+    """Factory: a browser page of a visitor of its own, with `size`, `language` and `dark`."""
+    contexts: list[Any] = []
+    bad: list[str] = []
+
+    def open_(
+        url: str, size: tuple[int, int] = DESKTOP, language: str = "en", dark: bool = False
+    ) -> Any:
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            locale={"en": "en-GB", "zh": "zh-CN"}[language],
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+        )
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        ours = urlsplit(url).netloc
+        page = context.new_page()
+        page.on("pageerror", lambda error: bad.append(f"a script failed: {error}"))
+        page.on("request", lambda asked: _foreign(asked.url, ours, bad))
+        page.on(
+            "console",
+            lambda said: bad.append(said.text) if "Content Security Policy" in said.text else None,
+        )
+        page.goto(url)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert bad == []
+
+
+def _foreign(url: str, ours: str, bad: list[str]) -> None:
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https", "ws", "wss") and parts.netloc != ours:
+        bad.append(f"a request to another host: {url}")
+
+
+@pytest.fixture
+def accessible() -> Callable[[Any], None]:
+    """Fails when axe finds anything serious or critical on a page."""
+    source = AXE.read_text(encoding="utf-8")
+
+    def check(page: Any) -> None:
+        # Through the debugger, not as an element of the page: the policy of the page stands.
+        page.evaluate(source)
+        found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+        serious = [
+            f"{one['id']}: {one['help']}: " + "; ".join(node["html"][:160] for node in one["nodes"])
+            for one in found["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+
+    return check

@@ -1,0 +1,84 @@
+"""The last hour as a ring of samples."""
+
+from __future__ import annotations
+
+from proxy.core.usage import Usage
+from proxy.web.history import SAMPLES, STEP, History, total
+from proxy.web.observe import Record
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def over(history: History, **fields: object) -> None:
+    record = Record({})
+    record.status = int(str(fields.pop("status", 200)))
+    for name, value in fields.items():
+        setattr(record.info, name, value)
+    history.begin()
+    history.end(record)
+
+
+def test_a_request_falls_into_the_step_it_ends_in() -> None:
+    clock = Clock()
+    history = History(clock)
+    over(history, usage=Usage(10, 5, 4), first_token=0.5, last_token=2.5)
+    clock.now += STEP
+    over(history, usage=Usage(6, 1, 0), first_token=1.5, last_token=1.5)
+    first, second = history.samples()
+    assert (second.at - first.at, first.requests, second.requests) == (STEP, 1, 1)
+    sums = total([first, second])
+    assert (sums.prompt, sums.cached, sums.completion) == (16, 4, 6)
+    assert sums.first_token == 1.0
+    assert sums.speed == 2.0  # four tokens after the first, in two seconds
+
+
+def test_what_is_older_than_an_hour_is_gone() -> None:
+    clock = Clock()
+    history = History(clock)
+    over(history)
+    clock.now += STEP * SAMPLES
+    assert history.samples() == []
+    over(history)  # takes the old one's place in the ring
+    assert [one.requests for one in history.samples()] == [1]
+
+
+def test_only_the_newest_can_be_asked_for() -> None:
+    clock = Clock()
+    history = History(clock)
+    for _ in range(5):
+        over(history)
+        clock.now += STEP
+    assert len(history.samples()) == 5
+    assert [one.at for one in history.samples(clock.now - STEP)] == [history.samples()[-1].at]
+
+
+def test_errors_count_by_code_and_an_end_as_wished_is_none() -> None:
+    history = History(Clock())
+    over(history, status=429, outcome="queue_full")
+    over(history, status=400)
+    over(history, outcome="upstream_fault")  # a stream that broke had said 200 already
+    for outcome in ("stop", "length", "tool_calls", "cancelled", "client_closed_request", ""):
+        over(history, outcome=outcome)
+    assert total(history.samples()).errors == {"queue_full": 1, "400": 1, "upstream_fault": 1}
+
+
+def test_codes_without_end_become_one() -> None:
+    history = History(Clock())
+    for number in range(100):
+        over(history, outcome=f"code {number}")
+    (sample,) = history.samples()
+    assert len(sample.errors) <= 17
+    assert sum(sample.errors.values()) == 100
+
+
+def test_who_is_at_work_is_counted() -> None:
+    history = History(Clock())
+    history.begin()
+    history.begin()
+    history.end(Record({}))
+    assert history.running == 1
