@@ -1,0 +1,150 @@
+"""An agent on a real server of 2023, with the bundled model: it calls by the grammar that the
+gateway binds, since that server knows no tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.app import create_app
+from proxy.cancel import Cancel
+from proxy.config import SettingsError, load
+from proxy.core.request import Message
+from proxy.dialogue import Bounds, DialogueRequest, Dialogues, Done, Step, Text, Tick
+from proxy.errors import Cancelled, Forbidden
+from proxy.web.services import EXTENSION, Services
+from tests.fakes import wait_until
+from tools.processes import ModelServer
+
+TEMPLATE = Path(__file__).parents[2] / "tools" / "tinychat" / "chat_template.jinja"
+ASKED = "What is the weather in Oslo?"
+SOURCE = '''
+import os, time
+
+def get_weather(city: str) -> str:
+    """Get the current weather of a city"""
+    mark = os.path.join(os.path.dirname(__file__), "slow")
+    if os.path.exists(mark):
+        with open(mark + ".new", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename(mark + ".new", mark + ".pid")
+        time.sleep(60)
+    return '{"temperature": 4}'
+'''
+
+
+@pytest.fixture(scope="module")
+def server(start_server: Callable[..., ModelServer], tiny_model: Path) -> Iterator[ModelServer]:
+    found = start_server("llama-2023", model=tiny_model)
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that offers a tool, as one that was installed."""
+    (tmp_path / "made_up_weather.py").write_text(SOURCE)
+    meta = tmp_path / "made_up_weather-1.dist-info"
+    meta.mkdir()
+    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up-weather\nVersion: 1\n")
+    points = "[slotproxy.tools]\nget_weather = made_up_weather:get_weather\n"
+    (meta / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def services(server: ModelServer, *tools: str) -> Services:
+    flags = [f"--tools={tool}" for tool in tools]
+    url = ["--llama-api", server.url, "--chat-template", str(TEMPLATE)]
+    found: Services = create_app(load([*url, *flags], {})).extensions[EXTENSION]
+    wait_until(lambda: found.gateway.registry.ready)
+    return found
+
+
+@pytest.fixture
+def dialogues(server: ModelServer, package: Path) -> Iterator[Dialogues]:
+    found = services(server, "get_weather")
+    yield found.dialogues
+    found.gateway.registry.close()
+
+
+def asked(**more: object) -> DialogueRequest:
+    fields: dict[str, object] = {"sampling": {"temperature": 0.0}, "max_tokens": 200, **more}
+    return DialogueRequest(kind="agent", messages=(Message("user", ASKED),), **fields)  # type: ignore[arg-type]
+
+
+def test_question_call_observation_answer(dialogues: Dialogues) -> None:
+    running = dialogues.run(asked())
+    events = [event for event in running if not isinstance(event, Tick)]
+    running.close()
+    call, observation, *text, done = events
+    assert isinstance(call, Step)
+    assert (call.kind, call.name) == ("tool", "get_weather")
+    # Which city it copies out of the question is the model's skill, the form is the grammar's.
+    (city,) = json.loads(call.arguments).values()
+    assert isinstance(city, str)
+    assert observation == Step("observation", "get_weather", text='{"temperature": 4}')
+    assert "".join(piece.delta for piece in text if isinstance(piece, Text))
+    assert isinstance(done, Done)
+    assert done.finish_reason == "stop"
+    assert running.info.usage == done.usage
+    assert running.info.outcome == "stop"
+
+
+def test_the_last_round_answers_without_a_tool(dialogues: Dialogues) -> None:
+    events = list(dialogues.run(asked(bounds=Bounds(rounds=1))))
+    assert not any(isinstance(event, Step) for event in events)
+    assert isinstance(events[-1], Done)
+
+
+def test_cancel_stops_the_tool_in_the_middle(
+    dialogues: Dialogues, package: Path, server: ModelServer
+) -> None:
+    (package / "slow").touch()
+    cancel, caught = Cancel(), list[BaseException]()
+    seen: list[object] = []
+
+    def work() -> None:
+        try:
+            seen.extend(dialogues.run(asked(), cancel))
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    mark = package / "slow.pid"
+    wait_until(mark.is_file, 30)
+    pid = int(mark.read_text())
+    cancel.cancel()
+    thread.join(10)
+    assert isinstance(caught[0], Cancelled)
+    wait_until(lambda: _gone(pid))
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return True
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_tools_are_off_unless_they_are_allowed(server: ModelServer, package: Path) -> None:
+    found = services(server)
+    with pytest.raises(Forbidden, match="--tools"):
+        list(found.dialogues.run(asked()))
+    found.gateway.registry.close()
+    with pytest.raises(SettingsError, match="--tools: 'rm' is none of calculator, get_weather"):
+        services(server, "rm")
+
+
+def test_a_request_may_name_fewer_tools(dialogues: Dialogues) -> None:
+    with pytest.raises(Forbidden):
+        list(dialogues.run(asked(tools=("time",))))
