@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import StaticPool
 
@@ -30,7 +30,7 @@ class Database:
         parsed = make_url(url)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        self._file = Path(parsed.database) if self._is_file(parsed) else None
+        self._file = _file(parsed)
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"pool_pre_ping": True}
@@ -41,10 +41,6 @@ class Database:
         self.engine: Engine = create_engine(parsed, **options)
         if parsed.get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", _prepare)
-
-    @staticmethod
-    def _is_file(url: Any) -> bool:
-        return url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -77,6 +73,13 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _file(url: URL) -> Path | None:
+    """SQLite's file; None where there is none."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return Path(url.database)
 
 
 def _prepare(connection: Any, record: Any) -> None:

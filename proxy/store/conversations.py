@@ -1,0 +1,269 @@
+"""Conversations of the pages: messages in a tree, so that an edited question or another answer is a
+branch beside the first. Every call is for one owner, and sees nothing of another's."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+from sqlalchemy import Select, delete, func, insert, or_, select, update
+from sqlalchemy.engine import Row
+
+from ..errors import NotFound
+from .database import Database
+from .tables import CONVERSATION, FEEDBACK, MESSAGE
+
+Role = Literal["system", "user", "assistant"]
+Status = Literal["growing", "done", "stopped", "failed", "interrupted"]
+
+
+class Conversation(Struct, frozen=True):
+    """`settings` are the page's own. Times are seconds since 1970."""
+
+    id: str
+    title: str
+    settings: dict[str, Any]
+    created: float
+    changed: float
+
+
+class Message(Struct, frozen=True):
+    """`parent_id` None: the first of a branch. `extra` holds what came with it: steps, sources,
+    files, timings, an error. `growing` while an answer is written."""
+
+    id: str
+    conversation_id: str
+    parent_id: str | None
+    number: int
+    role: Role
+    content: str
+    reasoning: str
+    status: Status
+    extra: dict[str, Any]
+    created: float
+
+
+class Feedback(Struct, frozen=True):
+    """`score` from -1 to 100: thumbs are -1 and 1, Chatchat's users give up to 100."""
+
+    message_id: str
+    score: int
+    reason: str
+    created: float
+
+
+class ConversationStore:
+    """Raises NotFound for what is not the owner's."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._db = database
+        self._clock = clock
+
+    # conversations
+
+    def create(
+        self, owner: str, title: str = "", settings: Mapping[str, Any] | None = None
+    ) -> Conversation:
+        now = self._clock()
+        made = Conversation(_new("conv_"), title, dict(settings or {}), now, now)
+        values = {"id": made.id, "title": title, "settings": made.settings}
+        with self._db.begin() as db:
+            db.execute(insert(CONVERSATION).values(owner=owner, created=now, changed=now, **values))
+        return made
+
+    def list(
+        self, owner: str, search: str = "", limit: int = 50, before: float | None = None
+    ) -> tuple[Conversation, ...]:
+        """The last changed first; those that have the words `search` in title or messages;
+        `before` is the `changed` of the last one of the page before."""
+        query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
+        if search:
+            spoken = select(MESSAGE.c.conversation_id).where(_has(MESSAGE.c.content, search))
+            found = or_(_has(CONVERSATION.c.title, search), CONVERSATION.c.id.in_(spoken))
+            query = query.where(found)
+        if before is not None:
+            query = query.where(CONVERSATION.c.changed < before)
+        query = query.order_by(CONVERSATION.c.changed.desc()).limit(limit)
+        with self._db.begin() as db:
+            return tuple(_conversation(row) for row in db.execute(query))
+
+    def get(self, owner: str, conversation_id: str) -> Conversation:
+        with self._db.begin() as db:
+            row = db.execute(_mine(owner, conversation_id)).first()
+        if row is None:
+            raise NotFound(f"there is no conversation {conversation_id[:100]!r}")
+        return _conversation(row)
+
+    def change(
+        self,
+        owner: str,
+        conversation_id: str,
+        title: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Conversation:
+        """None leaves it as it is."""
+        self.get(owner, conversation_id)
+        values: dict[str, Any] = {"changed": self._clock()}
+        if title is not None:
+            values["title"] = title
+        if settings is not None:
+            values["settings"] = dict(settings)
+        with self._db.begin() as db:
+            where = CONVERSATION.c.id == conversation_id
+            db.execute(update(CONVERSATION).where(where).values(**values))
+        return self.get(owner, conversation_id)
+
+    def delete(self, owner: str, conversation_id: str) -> None:
+        self.get(owner, conversation_id)
+        with self._db.begin() as db:
+            db.execute(delete(CONVERSATION).where(CONVERSATION.c.id == conversation_id))
+
+    def clear(self, owner: str) -> int:
+        """All of them; how many they were."""
+        with self._db.begin() as db:
+            return db.execute(delete(CONVERSATION).where(CONVERSATION.c.owner == owner)).rowcount
+
+    def export(self, owner: str) -> list[dict[str, Any]]:
+        """Everything kept of this owner's conversations, as JSON values."""
+        from msgspec import to_builtins
+
+        with self._db.begin() as db:
+            rows = db.execute(select(CONVERSATION).where(CONVERSATION.c.owner == owner))
+            ids = [_conversation(row) for row in rows]
+        return [
+            {**to_builtins(one), "messages": to_builtins(self.messages(owner, one.id))}
+            for one in ids
+        ]
+
+    # messages
+
+    def messages(self, owner: str, conversation_id: str) -> tuple[Message, ...]:
+        """All branches, oldest first."""
+        self.get(owner, conversation_id)
+        where = MESSAGE.c.conversation_id == conversation_id
+        with self._db.begin() as db:
+            rows = db.execute(select(MESSAGE).where(where).order_by(MESSAGE.c.number))
+            return tuple(_message(row) for row in rows)
+
+    def message(self, owner: str, message_id: str) -> Message:
+        query = select(MESSAGE).join(CONVERSATION, CONVERSATION.c.id == MESSAGE.c.conversation_id)
+        query = query.where(CONVERSATION.c.owner == owner, MESSAGE.c.id == message_id)
+        with self._db.begin() as db:
+            row = db.execute(query).first()
+        if row is None:
+            raise NotFound(f"there is no message {message_id[:100]!r}")
+        return _message(row)
+
+    def path(self, owner: str, message_id: str) -> tuple[Message, ...]:
+        """A message and what came before it in its branch, oldest first."""
+        last = self.message(owner, message_id)
+        known = {one.id: one for one in self.messages(owner, last.conversation_id)}
+        found = [last]
+        while (parent := found[-1].parent_id) is not None and parent in known:
+            found.append(known[parent])
+        return tuple(reversed(found))
+
+    def add(
+        self,
+        owner: str,
+        conversation_id: str,
+        role: Role,
+        content: str = "",
+        parent_id: str | None = None,
+        status: Status = "done",
+        extra: Mapping[str, Any] | None = None,
+    ) -> Message:
+        """A message under another, or the first of a branch."""
+        self.get(owner, conversation_id)
+        if parent_id is not None and (
+            self.message(owner, parent_id).conversation_id != conversation_id
+        ):
+            raise NotFound(f"there is no message {parent_id[:100]!r} in this conversation")
+        now = self._clock()
+        values = {"id": _new("msg_"), "conversation_id": conversation_id, "parent_id": parent_id}
+        values |= {"role": role, "content": content, "reasoning": "", "status": status}
+        mine = MESSAGE.c.conversation_id == conversation_id
+        count = select(func.coalesce(func.max(MESSAGE.c.number), 0) + 1).where(mine)
+        with self._db.begin() as db:
+            number = db.execute(count).scalar_one()
+            rest = {"number": number, "extra": dict(extra or {}), "created": now}
+            db.execute(insert(MESSAGE).values(**values, **rest))
+            where = CONVERSATION.c.id == conversation_id
+            db.execute(update(CONVERSATION).where(where).values(changed=now))
+        return self.message(owner, str(values["id"]))
+
+    def append(self, message_id: str, content: str = "", reasoning: str = "") -> None:
+        """More of an answer that is growing. Its owner was asked for when it was added."""
+        values = {"content": MESSAGE.c.content + content}
+        values |= {"reasoning": MESSAGE.c.reasoning + reasoning}
+        with self._db.begin() as db:
+            db.execute(update(MESSAGE).where(MESSAGE.c.id == message_id).values(**values))
+
+    def finish(
+        self, message_id: str, status: Status, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        """It grows no more; `extra` None leaves that as it is."""
+        values: dict[str, Any] = {"status": status}
+        if extra is not None:
+            values["extra"] = dict(extra)
+        with self._db.begin() as db:
+            db.execute(update(MESSAGE).where(MESSAGE.c.id == message_id).values(**values))
+
+    def interrupted(self) -> int:
+        """At start: what was growing when the process ended is as whole as it will be. How many
+        they were."""
+        where = MESSAGE.c.status == "growing"
+        with self._db.begin() as db:
+            return db.execute(update(MESSAGE).where(where).values(status="interrupted")).rowcount
+
+    # what is thought of them
+
+    def rate(self, owner: str, message_id: str, score: int, reason: str = "") -> None:
+        """Again: instead of what was thought before. The message may be of another API's."""
+        with self._db.begin() as db:
+            where = (FEEDBACK.c.owner == owner, FEEDBACK.c.message_id == message_id)
+            db.execute(delete(FEEDBACK).where(*where))
+            values = {"owner": owner, "message_id": message_id, "score": score, "reason": reason}
+            db.execute(insert(FEEDBACK).values(created=self._clock(), **values))
+
+    def ratings(self, owner: str) -> tuple[Feedback, ...]:
+        query = select(FEEDBACK).where(FEEDBACK.c.owner == owner).order_by(FEEDBACK.c.created)
+        with self._db.begin() as db:
+            rows = db.execute(query)
+            return tuple(Feedback(r.message_id, r.score, r.reason, r.created) for r in rows)
+
+
+def _mine(owner: str, conversation_id: str) -> Select[Any]:
+    mine = (CONVERSATION.c.owner == owner, CONVERSATION.c.id == conversation_id)
+    return select(CONVERSATION).where(*mine)
+
+
+def _has(column: Any, words: str) -> Any:
+    """Letters of either case; the words are no pattern."""
+    return column.icontains(words, autoescape=True)
+
+
+def _conversation(row: Row[Any]) -> Conversation:
+    return Conversation(row.id, row.title, row.settings, row.created, row.changed)
+
+
+def _message(row: Row[Any]) -> Message:
+    return Message(
+        row.id,
+        row.conversation_id,
+        row.parent_id,
+        row.number,
+        row.role,
+        row.content,
+        row.reasoning,
+        row.status,
+        row.extra,
+        row.created,
+    )
+
+
+def _new(prefix: str) -> str:
+    return prefix + uuid.uuid4().hex[:24]
