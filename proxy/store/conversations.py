@@ -74,7 +74,7 @@ class ConversationStore:
             db.execute(insert(CONVERSATION).values(owner=owner, created=now, changed=now, **values))
         return made
 
-    def list(
+    def recent(
         self, owner: str, search: str = "", limit: int = 50, before: float | None = None
     ) -> tuple[Conversation, ...]:
         """The last changed first; those that have the words `search` in title or messages;
