@@ -122,3 +122,54 @@ FEEDBACK = Table(
     Column("reason", Text, nullable=False),
     Column("created", Float, nullable=False),
 )
+# What OpenAI's files and vector stores have beyond bases and documents.
+FILES = Table(
+    "openai_file",
+    metadata,
+    _text("file_id", primary_key=True),
+    _text("owner", index=True),
+    _text("filename"),
+    _text("purpose"),
+    Column("size", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+)
+CONTENTS = Table(
+    "openai_file_content",
+    metadata,
+    _text("file_id", ForeignKey("openai_file.file_id", ondelete="CASCADE"), primary_key=True),
+    _text("owner"),
+    Column("data", LargeBinary, nullable=False),
+)
+KEPT = Table(
+    "openai_vector_store",
+    metadata,
+    _text("base_id", _of("knowledge_base"), primary_key=True),
+    _text("owner"),
+    Column("metadata", JSON, nullable=False),
+    Column("lasts", Integer),
+    Column("active", Float, nullable=False),
+)
+ATTACHED = Table(
+    "openai_vector_store_file",
+    metadata,
+    _text("base_id", _of("knowledge_base"), primary_key=True),
+    _text("file_id", primary_key=True, index=True),
+    _text("owner"),
+    _text("document_id"),
+    _text("batch_id"),
+    Column("attributes", JSON, nullable=False),
+    _text("error"),
+    Column("tokens", Integer, nullable=False),
+    Column("overlap", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+)
+BATCHES = Table(
+    "openai_file_batch",
+    metadata,
+    _text("batch_id", primary_key=True),
+    _text("base_id", _of("knowledge_base"), index=True),
+    _text("owner"),
+    Column("created", Float, nullable=False),
+    Column("cancelled", Boolean, nullable=False),
+)

@@ -1,0 +1,369 @@
+"""OpenAI's view of the knowledge bases: vector stores, and files that are put into them.
+
+A vector store is a base, and what one API puts in, the other finds. What OpenAI's has beyond a base
+(files apart from bases, their attributes, batches, expiry) is kept beside it by `FileStore`. A
+document that came in another way appears here as a file under the document's id, without
+attributes.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..errors import BadRequest, NotFound
+from ..store.files import Attached, Batch, File, FileStore, Kept
+from .service import Knowledge
+from .values import Base, Document, Hit, Splitting
+
+DAY = 86_400
+UNNAMED = "vector store"
+STATUS = {"ready": "completed", "failed": "failed", "cancelled": "cancelled"}
+CHARACTERS = 3  # of a token, between English's four and Chinese's one and a half
+WIDER = 4  # times as many hits are looked at when a file's attributes may rule some out
+
+
+class Member(Struct, frozen=True):
+    """A file in a vector store: how it was put there, and the document that it became. `status` is
+    OpenAI's: in_progress, completed, failed or cancelled."""
+
+    file_id: str
+    filename: str
+    status: str
+    reason: str
+    size: int
+    created: float
+    document_id: str
+    attributes: Mapping[str, Any] = {}
+    tokens: int = 0
+    overlap: int = 0
+    batch_id: str = ""
+
+
+class VectorStores:
+    """Every call is for one owner, and sees nothing of another's: what is not the owner's is
+    NotFound. `clock` gives seconds since 1970."""
+
+    def __init__(
+        self, knowledge: Knowledge, files: FileStore, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._knowledge = knowledge
+        self._files = files
+        self._clock = clock
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def upload(
+        self, owner: str, filename: str, purpose: str, data: bytes, lasts: int | None
+    ) -> File:
+        now = self._clock()
+        expires = None if lasts is None else now + lasts
+        file = File(_new("file-"), filename, purpose, len(data), now, expires)
+        self._files.put(owner, file, data)
+        return file
+
+    def files(self, owner: str) -> list[File]:
+        """Oldest first."""
+        for one in self._files.expired(owner, self._clock()):
+            self.delete_file(owner, one.file_id)
+        return self._files.all(owner)
+
+    def file(self, owner: str, file_id: str) -> File:
+        found = self._files.get(owner, file_id)
+        if found is None:
+            raise NotFound(f"there is no file {file_id[:100]!r}")
+        if found.expires is not None and found.expires <= self._clock():
+            self.delete_file(owner, file_id)
+            raise NotFound(f"the file {file_id[:100]!r} has expired")
+        return found
+
+    def content(self, owner: str, file_id: str) -> bytes:
+        self.file(owner, file_id)
+        data = self._files.content(owner, file_id)
+        if data is None:
+            raise NotFound(f"there is no file {file_id[:100]!r}")
+        return data
+
+    def delete_file(self, owner: str, file_id: str) -> None:
+        """The file, wherever it was put."""
+        for one in self._files.places(owner, file_id):
+            self._leave(owner, one.base_id, one.document_id)
+            self._files.detach(owner, one.base_id, file_id)
+        if not self._files.delete(owner, file_id):
+            raise NotFound(f"there is no file {file_id[:100]!r}")
+
+    # -- vector stores -----------------------------------------------------------------------------
+
+    def create(
+        self,
+        owner: str,
+        name: str,
+        description: str,
+        metadata: Mapping[str, str],
+        lasts: int | None,
+    ) -> tuple[Base, Kept]:
+        base = self._knowledge.create(owner, name or UNNAMED, info=description)
+        kept = Kept(base.id, dict(metadata), lasts, self._clock())
+        self._files.keep(owner, kept)
+        return base, kept
+
+    def stores(self, owner: str) -> list[tuple[Base, Kept]]:
+        """Oldest first."""
+        bases = [one for one in self._knowledge.bases(owner) if not one.temporary]
+        bases.sort(key=lambda one: one.created)
+        return [(one, self._kept(owner, one)) for one in bases]
+
+    def store(self, owner: str, base_id: str) -> tuple[Base, Kept]:
+        base = self._knowledge.base(owner, base_id)
+        return base, self._kept(owner, base)
+
+    def change(
+        self,
+        owner: str,
+        base_id: str,
+        name: str | None,
+        metadata: Mapping[str, str] | None,
+        lasts: int | None,
+    ) -> tuple[Base, Kept]:
+        """None leaves a thing as it is; `lasts` 0 takes the expiry away."""
+        base, kept = self.store(owner, base_id)
+        if name is not None and name != base.name:
+            base = self._knowledge.rename(owner, base.id, name)
+        if metadata is not None:
+            kept = replace(kept, metadata=dict(metadata))
+        if lasts is not None:
+            kept = replace(kept, lasts=lasts or None, active=self._clock())
+        self._files.keep(owner, kept)
+        return base, kept
+
+    def delete(self, owner: str, base_id: str) -> str:
+        base = self._knowledge.base(owner, base_id)
+        self._knowledge.delete(owner, base.id)
+        return base.id
+
+    def has_expired(self, kept: Kept) -> bool:
+        return kept.lasts is not None and kept.active + kept.lasts * DAY <= self._clock()
+
+    # -- files in vector stores --------------------------------------------------------------------
+
+    def attach(
+        self,
+        owner: str,
+        base_id: str,
+        file_id: str,
+        attributes: Mapping[str, Any],
+        tokens: int,
+        overlap: int,
+        *,
+        auto: bool,
+        batch_id: str = "",
+    ) -> Member:
+        """Take a file in; one that is there already is read anew. Chunks have `tokens` tokens, and
+        repeat `overlap` of the last one; if `auto`, as many as a base of ours usually has."""
+        base = self._knowledge.base(owner, base_id)
+        file = self.file(owner, file_id)
+        data = self.content(owner, file_id)
+        for one in self._files.places(owner, file_id):
+            if one.base_id == base.id:
+                self._leave(owner, base.id, one.document_id)
+        splitting = None if auto else Splitting(tokens * CHARACTERS, overlap * CHARACTERS)
+        document, error = None, ""
+        try:
+            document = self._knowledge.add(owner, base.id, file.filename, data, splitting)
+        except BadRequest as refused:  # one file of a batch that is refused is one failed file
+            error = refused.message
+        attached = Attached(
+            base.id,
+            file_id,
+            document.id if document else "",
+            batch_id,
+            dict(attributes),
+            tokens,
+            overlap,
+            self._clock(),
+            error,
+        )
+        self._files.attach(owner, attached)
+        self._touch(owner, base)
+        return _member(document, attached) if document else _refused(file, attached)
+
+    def members(self, owner: str, base_id: str, batch_id: str = "") -> list[Member]:
+        """Oldest first; of one batch alone, if given."""
+        base = self._knowledge.base(owner, base_id)
+        attached = self._files.attached(owner, base.id)
+        known = {one.document_id: one for one in attached}
+        found = [
+            _member(document, known[document.id]) if document.id in known else _put_in(document)
+            for document in self._knowledge.documents(owner, base.id)
+        ]
+        files = {one.file_id: one for one in self._files.all(owner)} if "" in known else {}
+        found += [
+            _refused(files[one.file_id], one)
+            for one in attached
+            if not one.document_id and one.file_id in files
+        ]
+        found.sort(key=lambda one: one.created)
+        return [one for one in found if not batch_id or one.batch_id == batch_id]
+
+    def member(self, owner: str, base_id: str, file_id: str) -> Member:
+        for one in self.members(owner, base_id):
+            if one.file_id == file_id:
+                return one
+        raise NotFound(f"there is no file {file_id[:100]!r} in this vector store")
+
+    def describe(
+        self, owner: str, base_id: str, file_id: str, attributes: Mapping[str, Any]
+    ) -> Member:
+        """Other attributes for a file."""
+        member = self.member(owner, base_id, file_id)
+        base = self._knowledge.base(owner, base_id)
+        for one in self._files.attached(owner, base.id):
+            if one.file_id == file_id:
+                self._files.attach(owner, replace(one, attributes=dict(attributes)))
+                return replace(member, attributes=dict(attributes))
+        raise BadRequest("this document was put in another way, and has no attributes")
+
+    def texts(self, owner: str, base_id: str, file_id: str) -> list[str]:
+        """A file's chunks, in their order."""
+        member = self.member(owner, base_id, file_id)
+        if not member.document_id:
+            return []
+        return [chunk.text for chunk in self._knowledge.chunks(owner, member.document_id)]
+
+    def detach(self, owner: str, base_id: str, file_id: str) -> None:
+        """Out of this vector store; the file itself stays."""
+        member = self.member(owner, base_id, file_id)
+        base = self._knowledge.base(owner, base_id)
+        self._leave(owner, base.id, member.document_id)
+        self._files.detach(owner, base.id, file_id)
+
+    # -- batches -----------------------------------------------------------------------------------
+
+    def begin(self, owner: str, base_id: str, file_ids: Iterable[str]) -> Batch:
+        """A batch that is to take these files in; each of them is `attach`ed by its caller."""
+        base = self._knowledge.base(owner, base_id)
+        for file_id in file_ids:
+            self.file(owner, file_id)  # all are there, or nothing is begun
+        batch = Batch(_new("vsfb_"), base.id, self._clock())
+        self._files.begin(owner, batch)
+        return batch
+
+    def batch(self, owner: str, base_id: str, batch_id: str) -> Batch:
+        base = self._knowledge.base(owner, base_id)
+        found = self._files.batch(owner, batch_id)
+        if found is None or found.base_id != base.id:
+            raise NotFound(f"there is no batch {batch_id[:100]!r} in this vector store")
+        return found
+
+    def cancel(self, owner: str, base_id: str, batch_id: str) -> Batch:
+        """Files that are not read yet will not be."""
+        batch = self.batch(owner, base_id, batch_id)
+        open_ = [
+            one for one in self.members(owner, base_id, batch_id) if one.status == "in_progress"
+        ]
+        for one in open_:
+            self._knowledge.cancel_document(owner, batch.base_id, one.document_id)
+        if open_:
+            batch = replace(batch, cancelled=True)
+            self._files.begin(owner, batch)
+        return batch
+
+    # -- search ------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        owner: str,
+        base_ids: Sequence[str],
+        queries: Sequence[str],
+        most: int,
+        threshold: float = 0.0,
+        wanted: Callable[[Mapping[str, Any]], bool] | None = None,
+    ) -> list[tuple[Hit, Member | None]]:
+        """The best hits with the files they are in; of files whose attributes are `wanted` alone.
+        `threshold` is of the score, from 0 to 1."""
+        known: dict[str, Member] = {}
+        for base_id in base_ids:
+            base, kept = self.store(owner, base_id)
+            if self.has_expired(kept):
+                raise BadRequest("the vector store has expired")
+            self._touch(owner, base)
+            known |= {one.document_id: one for one in self.members(owner, base.id)}
+        files = None
+        if wanted is not None:
+            files = [one.document_id for one in known.values() if wanted(one.attributes)]
+            if not files:
+                return []
+        best: dict[str, Hit] = {}
+        for query in queries:
+            hits = self._knowledge.search(owner, base_ids, query, top_k=most, files=files)
+            for hit in hits:
+                if hit.score >= threshold and hit.chunk_id not in best:
+                    best[hit.chunk_id] = hit
+        found = list(best.values())
+        if len(queries) > 1:
+            found.sort(key=lambda hit: -hit.score)
+        return [(hit, known.get(hit.document_id)) for hit in found[:most]]
+
+    def _kept(self, owner: str, base: Base) -> Kept:
+        return self._files.kept(owner, base.id) or Kept(base.id, {}, None, base.created)
+
+    def _touch(self, owner: str, base: Base) -> None:
+        self._files.keep(owner, replace(self._kept(owner, base), active=self._clock()))
+
+    def _leave(self, owner: str, base_id: str, document_id: str) -> None:
+        """A document that is gone already is no fault."""
+        try:
+            self._knowledge.remove(owner, base_id, document_id)
+        except NotFound:
+            return
+
+
+def _new(prefix: str) -> str:
+    return f"{prefix}{uuid.uuid4().hex[:24]}"
+
+
+def _put_in(document: Document) -> Member:
+    """A document that came in another way."""
+    return Member(
+        document.id,
+        document.filename,
+        STATUS.get(document.status, "in_progress"),
+        document.error,
+        document.size,
+        document.created,
+        document.id,
+    )
+
+
+def _member(document: Document, attached: Attached) -> Member:
+    return replace(
+        _put_in(document),
+        file_id=attached.file_id,
+        created=attached.created,
+        attributes=attached.attributes,
+        tokens=attached.tokens,
+        overlap=attached.overlap,
+        batch_id=attached.batch_id,
+    )
+
+
+def _refused(file: File, attached: Attached) -> Member:
+    """A file that became no document."""
+    return Member(
+        file.file_id,
+        file.filename,
+        "failed",
+        attached.error,
+        file.size,
+        attached.created,
+        "",
+        attached.attributes,
+        attached.tokens,
+        attached.overlap,
+        attached.batch_id,
+    )
