@@ -38,6 +38,7 @@ from .web import (
     chatchat,
     cors,
     embeddings,
+    files,
     glm,
     native,
     ollama,
@@ -45,6 +46,7 @@ from .web import (
     responses,
     slots,
     status,
+    vector_stores,
 )
 from .web.auth import Keys
 from .web.calling import Callers
@@ -116,6 +118,8 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     )
     for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, slots, status):
         app.register_blueprint(routes.blueprint, url_prefix=settings.api_prefix)
+    for kept in (files, vector_stores):
+        app.register_blueprint(kept.blueprint, url_prefix=settings.api_prefix)
     if settings.chatchat:
         app.register_blueprint(chatchat.blueprint, url_prefix=settings.api_prefix)
     cors.install(app, settings.cors_origins)

@@ -17,7 +17,10 @@ from .conversation import Jobs
 from .observe import Observer
 
 if TYPE_CHECKING:
+    from ..knowledge.service import Knowledge
+    from ..knowledge.stores import VectorStores
     from ..prompting.layouts import Layouts
+    from ..store.conversations import ConversationStore
 
 EXTENSION = "slotproxy"
 
@@ -36,6 +39,9 @@ class Services:
     jobs: Jobs
     layouts: Layouts
     dialogues: Dialogues
+    knowledge: Knowledge | None = None  # where it is not asked for, or cannot be had
+    conversations: ConversationStore | None = None
+    vector_stores: VectorStores | None = None  # as knowledge
 
 
 def services() -> Services:
