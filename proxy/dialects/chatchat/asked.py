@@ -32,6 +32,7 @@ MOST_HITS = 100
 SCORE_THRESHOLD = 1.0
 FARTHEST = 2.0
 MAX_TOKENS = 1 << 30
+LONGEST_REASON = 10_000  # characters
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -124,7 +125,7 @@ def feedback(body: Body) -> Feedback:
     """Later clients of the 0.2 series call the id message_id. Raises Invalid."""
     name = "chat_history_id" if "chat_history_id" in body else "message_id"
     score = integer(body, "score", 0, 100)
-    return Feedback(_needed(body, name), score or 0, text(body, "reason"))
+    return Feedback(_needed(body, name), score or 0, text(body, "reason")[:LONGEST_REASON])
 
 
 def _common(body: Body) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ...core.invalid import Invalid
 from ..fields import Body, entry, flag, integer, items, mapping, text
 from .asked import hits
 
-MAX_NAME = 255
+MAX_NAME = 200
 CHUNK_SIZE = 250  # characters, Chatchat's own defaults
 CHUNK_OVERLAP = 50
 MAX_CHUNK = 100_000
@@ -194,8 +194,10 @@ def _name(body: Body) -> str:
     value = text(body, "knowledge_base_name").strip()
     if not value:
         raise Invalid("knowledge_base_name", "is missing")
-    if len(value) > MAX_NAME or not value.isprintable():
-        raise Invalid("knowledge_base_name", f"must be up to {MAX_NAME} printable characters")
+    if len(value) > MAX_NAME or not value.isprintable() or "/" in value or "\\" in value:
+        raise Invalid(
+            "knowledge_base_name", f"must be up to {MAX_NAME} printable characters, and no path"
+        )
     return value
 
 

@@ -2,8 +2,8 @@
 
 from flask import Blueprint
 
-from . import chats, server
+from . import bases, chats, files, server
 
 blueprint = Blueprint("chatchat", __name__)
-for part in (chats, server):
+for part in (chats, bases, files, server):
     blueprint.register_blueprint(part.blueprint)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 
 from ...core.events import Failed, TextDelta
 from ...core.request import CompletionRequest, Message
-from ...dialects.chatchat import answer, asked
+from ...dialects.chatchat import answer, asked, reply
 from ...dialogue import Citation, DialogueRequest, Done, Running, Sources, Step, Text, Tick
-from ..observe import new_id
+from ...errors import Forbidden, NotFound
+from ..observe import Record, new_id
+from ..services import Services
 from .spoken import TEXT, Call, Documents, Speech, speak
+from .view import asked as body
+from .view import plain
 
 blueprint = Blueprint("chats", __name__)
 
 COMPLETION = "completion"  # the folder of its templates
+OURS = re.compile("[0-9a-f]{32}")  # ids of answers
 
 
 @blueprint.post("/chat/chat")
@@ -48,6 +55,20 @@ def search_engine_chat() -> Response:
 @blueprint.post("/chat/agent_chat")
 def agent_chat() -> Response:
     return speak(_agent)
+
+
+@blueprint.post("/chat/feedback")
+def feedback() -> Response:
+    def view(here: Services, record: Record) -> Any:
+        wanted = asked.feedback(body(here))
+        if here.conversations is None:
+            raise Forbidden("nothing is kept here: the setting is --database")
+        if not OURS.fullmatch(wanted.history_id):
+            raise NotFound(f"there is no answer {wanted.history_id[:100]!r}")
+        here.conversations.rate(record.key, wanted.history_id, wanted.score, wanted.reason)
+        return reply.ok(msg=f"what is thought of {wanted.history_id} is kept")
+
+    return plain(view)
 
 
 @blueprint.post("/other/completion")

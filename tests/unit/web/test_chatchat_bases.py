@@ -1,0 +1,191 @@
+"""Chatchat's knowledge bases over a stand-in for what keeps them: names, ids, wrappers, owners."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from io import BytesIO
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.config import Secret
+from proxy.web.services import EXTENSION
+from tests.fakes import ScriptedDriver, make_app
+from tests.unit.web.knowledge import BROKEN, InMemory
+
+B = {"knowledge_base_name": "水泵"}
+KB = "/knowledge_base"
+
+
+def served(**settings: Any) -> FlaskClient:
+    app = make_app(ScriptedDriver(), chatchat=True, **settings)
+    services = app.extensions[EXTENSION]
+    app.extensions[EXTENSION] = dataclasses.replace(services, knowledge=InMemory())
+    return app.test_client()
+
+
+class Api:
+    """What comes back, unwrapped where all is well."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self.client = client
+
+    def post(self, path: str, value: Any) -> Any:
+        answer = self.client.post(KB + path, json=value)
+        assert answer.status_code == 200, answer.json
+        return answer.json
+
+    def get(self, path: str, **query: str) -> Any:
+        return self.client.get(KB + path, query_string=query).json
+
+    def upload(self, path: str = "/upload_docs", **files: bytes) -> Any:
+        return self.form(path, {**B}, files)
+
+    def form(self, path: str, fields: dict[str, str], files: dict[str, bytes]) -> Any:
+        parts = [(BytesIO(data), name) for name, data in files.items()]
+        answer = self.client.post(KB + path, data={**fields, "files": parts})
+        assert answer.status_code == 200, answer.json
+        return answer.json
+
+    def names(self) -> list[str]:
+        found: list[str] = self.get("/list_files", **B)["data"]
+        return found
+
+    def search(self, query: str, **more: Any) -> Any:
+        return self.post("/search_docs", {**B, "query": query, **more})
+
+
+@pytest.fixture
+def api() -> Api:
+    api = Api(served())
+    assert api.post("/create_knowledge_base", B)["code"] == 200
+    return api
+
+
+def test_a_base_is_made_listed_and_deleted(api: Api) -> None:
+    again = api.post("/create_knowledge_base", B)
+    assert again["code"] == 409 and "水泵" in again["msg"]
+    assert api.get("/list_knowledge_bases") == {"code": 200, "msg": "success", "data": ["水泵"]}
+    assert api.post("/update_info", {**B, "kb_info": "x"})["code"] == 200
+    assert api.post("/delete_knowledge_base", "水泵")["code"] == 200
+    assert api.get("/list_knowledge_bases")["data"] == []
+    gone = api.post("/delete_knowledge_base", "水泵")
+    assert gone["code"] == 404 and gone["data"] is None
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", "C:\\x"])
+def test_a_name_is_never_a_path(api: Api, name: str) -> None:
+    answer = api.client.post(KB + "/create_knowledge_base", json={"knowledge_base_name": name})
+    assert answer.json["code"] == (200 if name == ".." else 400)
+    assert api.get("/download_doc", **B, file_name=name)["code"] == 404
+    wanted = {**B, "file_names": [name], "delete_content": True}
+    assert list(api.post("/delete_docs", wanted)["data"]["failed_files"]) == [name]
+
+
+def test_files_are_uploaded_found_and_deleted(api: Api) -> None:
+    done = api.upload(**{"a.txt": b"five years", "broken.txt": BROKEN})
+    assert done["code"] == 200
+    assert done["data"] == {"failed_files": {"broken.txt": "it is broken"}}
+    assert api.names() == ["a.txt", "broken.txt"]
+    (hit,) = api.search("five")
+    assert hit["page_content"] == "five years"
+    assert hit["metadata"] == {"source": "a.txt", "id": hit["id"], "place": "piece 0"}
+    assert hit["score"] == 0.5
+    assert api.search("five", score_threshold=0.4) == [], "smaller is nearer"
+    gone = {**B, "file_names": ["a.txt", "none.txt"], "delete_content": True}
+    assert list(api.post("/delete_docs", gone)["data"]["failed_files"]) == ["none.txt"]
+    assert api.names() == ["broken.txt"]
+
+
+def test_a_file_of_the_same_name_is_kept_unless_it_may_be_replaced(api: Api) -> None:
+    api.upload(**{"a.txt": b"one"})
+    assert list(api.upload(**{"a.txt": b"two"})["data"]["failed_files"]) == ["a.txt"]
+    assert api.search("two") == []
+    replaced = api.form("/upload_docs", {**B, "override": "true"}, {"a.txt": b"two"})
+    assert replaced["data"]["failed_files"] == {}
+    assert api.names() == ["a.txt"] and len(api.search("two")) == 1
+
+
+def test_what_is_deleted_without_its_content_comes_back_when_it_is_read_anew(api: Api) -> None:
+    api.upload(**{"a.txt": b"one"})
+    assert api.post("/delete_docs", {**B, "file_names": ["a.txt"]})["data"]["failed_files"] == {}
+    assert api.search("one") == [] and api.names() == ["a.txt"]
+    assert api.post("/update_docs", {**B, "file_names": ["a.txt"]})["data"]["failed_files"] == {}
+    assert len(api.search("one")) == 1
+    api.form("/upload_docs", {**B, "to_vector_store": "false"}, {"b.txt": b"kept"})
+    assert api.search("kept") == [] and api.names() == ["a.txt", "b.txt"]
+
+
+def test_chunks_can_be_handed_in_listed_and_edited(api: Api) -> None:
+    docs = json.dumps({"own.txt": [{"page_content": "first"}, {"page_content": "other"}]})
+    api.form("/upload_docs", {**B, "docs": docs}, {"own.txt": b"ignored"})
+    chunks = api.search("", file_name="own.txt")
+    assert "first" in chunks[0]["page_content"] and chunks[0]["score"] == 3.0
+    edit = {**B, "docs": {chunks[0]["id"]: {"page_content": "changed"}}}
+    assert api.post("/update_docs_by_id", edit)["code"] == 200
+    assert len(api.search("changed")) == 1
+    assert api.post("/update_docs_by_id", {**B, "docs": {"none": None}})["code"] == 404
+    pdf = json.dumps({"own.pdf": [{"page_content": "x"}]})
+    refused = api.post("/update_docs", {**B, "file_names": [], "docs": pdf})
+    assert list(refused["data"]["failed_files"]) == ["own.pdf"]
+
+
+def test_rebuilding_tells_each_file(api: Api) -> None:
+    api.upload(**{"a.txt": b"one", "b.txt": b"two", "broken.txt": BROKEN})
+    answer = api.client.post(KB + "/recreate_vector_store", json=B)
+    steps = [json.loads(chunk) for chunk in answer.response]
+    assert [(one["finished"], one["doc"]) for one in steps[:3]] == [
+        (0, "a.txt"),
+        (1, "b.txt"),
+        (2, "broken.txt"),
+    ]
+    assert steps[0]["msg"] == "(1 / 3): a.txt" and steps[0]["total"] == 3
+    assert steps[3] == {"code": 500, "msg": "broken.txt: it is broken"}
+
+
+def test_rebuilding_makes_a_base_that_is_not_there_where_it_may() -> None:
+    api = Api(served())
+    assert api.post("/recreate_vector_store", {**B, "allow_empty_kb": False})["code"] == 404
+    api.client.post(KB + "/recreate_vector_store", json=B)
+    assert api.get("/list_knowledge_bases")["data"] == ["水泵"]
+
+
+def test_temporary_bases_have_ids_and_stand_in_no_list(api: Api) -> None:
+    made = api.form("/upload_temp_docs", {}, {"a.txt": b"one"})["data"]
+    assert made["failed_files"] == [] and made["id"]
+    more = api.form("/upload_temp_docs", {"knowledge_id": made["id"]}, {"b.txt": BROKEN})
+    assert more["data"] == {"id": made["id"], "failed_files": [{"b.txt": "it is broken"}]}
+    assert api.get("/list_knowledge_bases")["data"] == ["水泵"]
+    assert api.form("/upload_temp_docs", {"prev_id": "../x"}, {})["code"] == 404
+
+
+def test_a_download_cannot_run_on_our_pages(api: Api) -> None:
+    api.upload(**{"a.html": b"<script>1</script>", "b.txt": b"two", "二.txt": b"three"})
+
+    def get(name: str, **more: str) -> Any:
+        return api.client.get(KB + "/download_doc", query_string={**B, "file_name": name, **more})
+
+    page = get("a.html", preview="true")
+    assert page.content_type == "application/octet-stream"
+    assert page.headers["Content-Disposition"].startswith("attachment")
+    text = get("b.txt", preview="true")
+    assert text.headers["Content-Disposition"] == "inline; filename*=UTF-8''b.txt"
+    assert text.content_type == "text/plain"
+    for answer in (page, text, get("二.txt")):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Security-Policy"] == "sandbox"
+    assert get("二.txt").headers["Content-Disposition"].endswith("%E4%BA%8C.txt")
+
+
+def test_nobody_sees_the_bases_of_another_key() -> None:
+    client = served(api_key=(Secret("one"), Secret("two")))
+
+    def call(key: str, path: str, value: Any) -> Any:
+        headers = {"Authorization": f"Bearer {key}"}
+        return client.post(KB + path, json=value, headers=headers).json
+
+    assert call("one", "/create_knowledge_base", B)["code"] == 200
+    assert call("two", "/delete_knowledge_base", "水泵")["code"] == 404
+    assert call("two", "/create_knowledge_base", B)["code"] == 200

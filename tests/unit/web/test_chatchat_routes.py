@@ -1,0 +1,198 @@
+"""Langchain-Chatchat's routes around a scripted backend: all are there, behind keys, one JSON
+document a chunk, and what goes wrong has the form its client looks for."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.config import Secret
+from proxy.core.events import Failed, Started, TextDelta
+from proxy.errors import QueueFull, UpstreamFault, UpstreamTimeout
+from proxy.web.services import EXTENSION
+from tests.fakes import ScriptedDriver, client, make_app
+
+Q = {"query": "Hi"}
+GET = ("list_knowledge_bases", "list_files", "download_doc")
+ROUTES = (
+    "/chat/chat /chat/fastchat /chat/knowledge_base_chat /chat/search_engine_chat /chat/agent_chat "
+    "/chat/file_chat /chat/feedback /knowledge_base/list_knowledge_bases "
+    "/knowledge_base/create_knowledge_base /knowledge_base/delete_knowledge_base "
+    "/knowledge_base/list_files /knowledge_base/search_docs /knowledge_base/upload_docs "
+    "/knowledge_base/delete_docs /knowledge_base/update_info /knowledge_base/update_docs "
+    "/knowledge_base/update_docs_by_id /knowledge_base/download_doc "
+    "/knowledge_base/recreate_vector_store /knowledge_base/upload_temp_docs "
+    "/llm_model/list_running_models /llm_model/list_config_models /llm_model/get_model_config "
+    "/llm_model/stop /llm_model/change /server/configs /server/list_search_engines "
+    "/server/get_prompt_template /other/completion /other/embed_texts"
+).split()
+
+
+@pytest.fixture
+def api() -> FlaskClient:
+    return client(chatchat=True)
+
+
+def chunks(answer: Any) -> list[Any]:
+    """Each chunk for itself, as its client takes them."""
+    return [json.loads(chunk) for chunk in answer.response]
+
+
+def call(api: FlaskClient, path: str, value: Any = None, **more: Any) -> Any:
+    if path.endswith(GET):
+        return api.get(path, **more)
+    return api.post(path, json=value, **more)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_every_route_is_there_and_behind_the_keys(path: str) -> None:
+    locked = client(chatchat=True, api_key=(Secret("one"),))
+    refused = call(locked, path, Q)
+    assert refused.status_code == 401
+    assert refused.json["code"] == 401 and "key" in refused.json["msg"]
+
+
+def test_no_route_of_the_api_is_left_out_of_this_list() -> None:
+    rules = make_app(ScriptedDriver(), chatchat=True).url_map.iter_rules()
+    served = {rule.rule for rule in rules if rule.endpoint.startswith("chatchat.")}
+    assert served == set(ROUTES)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_it_is_off_unless_asked_for(path: str) -> None:
+    assert call(client(), path, Q).status_code in (404, 405)
+
+
+def test_a_key_may_stand_in_the_address() -> None:
+    locked = client(chatchat=True, api_key=(Secret("one"),))
+
+    def status(authorization: str) -> int:
+        headers = {"Authorization": authorization}
+        return call(locked, "/server/list_search_engines", headers=headers).status_code
+
+    assert status("Basic " + base64.b64encode(b"any:one").decode()) == 200
+    assert status("Bearer one") == 200
+    for wrong in (b"one:", b"any:two", b"any", b"\xff:\xff"):
+        assert status("Basic " + base64.b64encode(wrong).decode()) == 401
+    assert status("Basic ???") == 401
+
+
+@pytest.mark.parametrize("body", [Q, {"messages": [{"role": "user", "content": "Hi"}]}])
+def test_both_forms_of_a_chat_stream_one_document_a_chunk(
+    api: FlaskClient, body: dict[str, Any]
+) -> None:
+    streamed = api.post("/chat/chat", json={**body, "stream": True})
+    documents = chunks(streamed)
+    assert [one["text"] for one in documents] == ["Hel", "lo", ""]
+    assert len({one["chat_history_id"] for one in documents}) == 1
+    assert documents[0]["chat_history_id"]
+    whole = api.post("/chat/chat", json=body)
+    assert whole.json["text"] == "Hello"
+
+
+def test_bare_text_where_its_client_reads_bare_text(api: FlaskClient) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    assert api.post("/chat/fastchat", json=body).get_data() == b"Hello"
+    said = api.post("/other/completion", json={"query": "Once ", "echo": True, "stream": True})
+    assert said.get_data() == b"Once Hello"
+
+
+def test_a_completion_is_no_chat() -> None:
+    driver = ScriptedDriver()
+    client(driver, chatchat=True).post("/other/completion", json={"query": "Once "})
+    assert driver.tasks[0].prompt == "Once "
+
+
+def test_history_and_template_reach_the_model() -> None:
+    driver = ScriptedDriver()
+    history = [["human", "FIRST"], {"role": "assistant", "content": "SECOND"}]
+    body = {**Q, "history": history, "prompt_name": "py"}
+    client(driver, chatchat=True).post("/chat/chat", json=body)
+    prompt = driver.tasks[0].prompt
+    assert isinstance(prompt, str)
+    places = [prompt.index(part) for part in ("programming", "FIRST", "SECOND", "Hi")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("path", ["/chat/chat", "/chat/fastchat", "/other/completion"])
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [(UpstreamTimeout("too slow"), 504), (UpstreamFault("it broke"), 502), (QueueFull("x"), 429)],
+)
+def test_what_fails_at_once_has_its_status(path: str, fault: Any, status: int) -> None:
+    for body in (Q, {**Q, "stream": True}):
+        answer = client(ScriptedDriver([fault]), chatchat=True).post(path, json=body)
+        assert answer.status_code == status
+        assert answer.json == {"code": status, "msg": fault.message, "data": None}
+
+
+def test_what_fails_later_is_the_last_document() -> None:
+    script = [[Started(slot=0)], [TextDelta("Hel")], [Failed(UpstreamFault("it broke"))]]
+    broken = client(ScriptedDriver(script), chatchat=True, continue_broken=False)
+    documents = chunks(broken.post("/chat/chat", json={**Q, "stream": True}))
+    assert documents[0]["text"] == "Hel"
+    assert documents[-1] == {"code": 502, "msg": "it broke", "data": None}
+    whole = broken.post("/chat/chat", json=Q)
+    assert whole.status_code == 502 and whole.json["msg"] == "it broke"
+
+
+@pytest.mark.parametrize("path", ["/chat/chat", "/chat/agent_chat"])
+def test_a_template_that_is_none_is_told_with_those_there_are(path: str) -> None:
+    api = client(chatchat=True, tools=("time",))
+    answer = api.post(path, json={**Q, "prompt_name": "../../x", "stream": True})
+    assert answer.status_code == 400
+    assert "default" in answer.json["msg"]
+
+
+class Ratings:
+    """Stands for the store of conversations."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, str, int, str]] = []
+
+    def rate(self, owner: str, message_id: str, score: int, reason: str = "") -> None:
+        self.kept.append((owner, message_id, score, reason))
+
+
+def test_an_answer_is_rated_by_the_id_it_came_with() -> None:
+    app = make_app(ScriptedDriver(), chatchat=True)
+    api, ratings = app.test_client(), Ratings()
+    answered = api.post("/chat/chat", json=Q).json
+    rated = {"chat_history_id": answered["chat_history_id"], "score": 80, "reason": "good"}
+    assert api.post("/chat/feedback", json=rated).json["code"] == 403, "where nothing is kept"
+    services = app.extensions[EXTENSION]
+    app.extensions[EXTENSION] = dataclasses.replace(services, conversations=ratings)
+    assert api.post("/chat/feedback", json=rated).json["code"] == 200
+    assert ratings.kept == [("", answered["chat_history_id"], 80, "good")]
+    unknown = api.post("/chat/feedback", json={**rated, "chat_history_id": "x"})
+    assert (unknown.status_code, unknown.json["code"]) == (200, 404)
+
+
+def test_templates_are_shown(api: FlaskClient) -> None:
+    shown = api.post("/server/get_prompt_template", json={"type": "llm_chat", "name": "default"})
+    assert shown.json == "{{ input }}"
+    assert api.post("/server/configs").json["PROMPT_TEMPLATES"]["llm_chat"]["default"] == shown.json
+
+
+def test_models_are_those_that_are_served(api: FlaskClient) -> None:
+    running = api.post("/llm_model/list_running_models", json={"controller_address": "http://x"})
+    assert list(running.json["data"]) == ["scripted"]
+    configured = api.post("/llm_model/list_config_models", json={"types": ["local", "online"]})
+    assert list(configured.json["data"]) == ["local"]
+    unknown = api.post("/llm_model/get_model_config", json={"model_name": "x"})
+    assert (unknown.status_code, unknown.json["code"]) == (200, 404)
+    change = {"model_name": "other", "new_model_name": "scripted"}
+    assert api.post("/llm_model/change", json=change).json["code"] == 200
+    assert api.post("/llm_model/stop", json={"model_name": "scripted"}).json["code"] == 400
+
+
+def test_a_body_that_is_none_is_refused_in_form(api: FlaskClient) -> None:
+    for data in (b"[", b"[1]", b"5"):
+        answer = api.post("/chat/chat", data=data, content_type="application/json")
+        assert answer.status_code == 400
+        assert answer.json["code"] == 400
