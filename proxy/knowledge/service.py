@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..errors import BadRequest, BodyTooLarge, NotFound
 from ..store.knowledge import KnowledgeStore
-from .index import Entry, Index
+from .index import DEPTH, Entry, Index, Rank, distance, reranked
 from .kinds import readable
 from .values import Base, Chunk, Document, Hit, Job, Splitting
 
@@ -30,7 +30,8 @@ class Wakes(Protocol):
 
 
 class Knowledge:
-    """`most` is the largest document, in bytes. Raises, in every call, NotFound and BadRequest."""
+    """`most` is the largest document, in bytes; `rank` looks again at what was found. Raises, in
+    every call, NotFound and BadRequest."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Knowledge:
         index: Index,
         reader: Wakes,
         most: int,
+        rank: Rank | None = None,
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -45,6 +47,7 @@ class Knowledge:
         self._index = index
         self._reader = reader
         self._most = most
+        self._rank = rank
         self._clock = clock
         self._pause = pause
 
@@ -177,11 +180,11 @@ class Knowledge:
 
     # jobs
 
-    def rebuild(self, owner: str, base_id: str) -> Job:
-        """Read all documents of a base again."""
+    def rebuild(self, owner: str, base_id: str, splitting: Splitting | None = None) -> Job:
+        """Read all documents of a base again; `splitting` None leaves each its own."""
         base = self.base(owner, base_id)
         job = Job(_new("job_"), base.id, "rebuild", "running", 0, 0, 0, self._clock())
-        job = self._store.requeue(owner, job)
+        job = self._store.requeue(owner, job, splitting)
         self._reader.wake()
         return job
 
@@ -218,34 +221,40 @@ class Knowledge:
         top_k: int = 3,
         score_threshold: float | None = None,
         files: Sequence[str] | None = None,
+        rank: bool = True,
     ) -> tuple[Hit, ...]:
         """The best chunks of these bases, best first; of the documents `files` alone, if given.
-        `score_threshold` is the least score, from 0 to 1."""
+        `score_threshold` is the least score, from 0 to 1. Unless `rank`, no ranking model looks."""
+        ranks = self._rank if rank else None
         bases = [self.base(owner, one) for one in base_ids]
         found = self._index.search(
             [base.id for base in bases],
             query,
-            top_k,
+            top_k if ranks is None else max(top_k, DEPTH),
             documents=files,
             models=[base.embedding_model for base in bases],
         )
-        wanted = [one for one in found if score_threshold is None or one.score >= score_threshold]
-        chunks = self._store.chunks_of([one.chunk_id for one in wanted])
-        names = self._store.named({one.document_id for one in wanted})
-        return tuple(
-            Hit(
-                one.chunk_id,
-                one.document_id,
-                one.base_id,
-                names[one.document_id],
-                chunk.text,
-                chunk.place,
-                one.score,
-                one.distance,
-            )
-            for one in wanted
-            if (chunk := chunks.get(one.chunk_id)) and one.document_id in names
-        )
+        chunks = self._store.chunks_of([one.chunk_id for one in found])
+        names = self._store.named({one.document_id for one in found})
+        known = [one for one in found if one.chunk_id in chunks and one.document_id in names]
+        hits = []
+        for one, score in reranked(ranks, query, known, lambda found: chunks[found.chunk_id].text):
+            score = one.score if score is None else score
+            if score_threshold is None or score >= score_threshold:
+                chunk = chunks[one.chunk_id]
+                hits.append(
+                    Hit(
+                        one.chunk_id,
+                        one.document_id,
+                        one.base_id,
+                        names[one.document_id],
+                        chunk.text,
+                        chunk.place,
+                        score,
+                        distance(score),
+                    )
+                )
+        return tuple(hits[:top_k])
 
     def _remove(self, owner: str, document: Document) -> None:
         self._store.delete_document(owner, document.id)

@@ -25,7 +25,6 @@ DAY = 86_400
 UNNAMED = "vector store"
 STATUS = {"ready": "completed", "failed": "failed", "cancelled": "cancelled"}
 CHARACTERS = 3  # of a token, between English's four and Chinese's one and a half
-WIDER = 4  # times as many hits are looked at when a file's attributes may rule some out
 
 
 class Member(Struct, frozen=True):
@@ -283,6 +282,8 @@ class VectorStores:
         most: int,
         threshold: float = 0.0,
         wanted: Callable[[Mapping[str, Any]], bool] | None = None,
+        *,
+        rank: bool = True,
     ) -> list[tuple[Hit, Member | None]]:
         """The best hits with the files they are in; of files whose attributes are `wanted` alone.
         `threshold` is of the score, from 0 to 1."""
@@ -300,9 +301,10 @@ class VectorStores:
                 return []
         best: dict[str, Hit] = {}
         for query in queries:
-            hits = self._knowledge.search(owner, base_ids, query, top_k=most, files=files)
-            for hit in hits:
-                if hit.score >= threshold and hit.chunk_id not in best:
+            for hit in self._knowledge.search(
+                owner, base_ids, query, most, threshold, files=files, rank=rank
+            ):
+                if hit.chunk_id not in best or best[hit.chunk_id].score < hit.score:
                     best[hit.chunk_id] = hit
         found = list(best.values())
         if len(queries) > 1:

@@ -103,7 +103,13 @@ def search(key: str) -> Response:
         asked = dialect.parse_search(_body(here))
         stores, owner = opened(here), record.key
         found = stores.search(
-            owner, [key], asked.queries, asked.most, asked.threshold, asked.filter
+            owner,
+            [key],
+            asked.queries,
+            asked.most,
+            asked.threshold,
+            asked.filter,
+            rank=asked.rank,
         )
         return objects.results(
             asked.queries,

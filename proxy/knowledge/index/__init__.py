@@ -10,7 +10,17 @@ a document is told as done only after `add` has returned.
 """
 
 from .index import Index, open_shelf
-from .rerank import reranked
-from .values import Embed, Entry, Found, Rank
+from .rerank import DEPTH, reranked
+from .values import Embed, Entry, Found, Rank, distance
 
-__all__ = ["Embed", "Entry", "Found", "Index", "Rank", "open_shelf", "reranked"]
+__all__ = [
+    "DEPTH",
+    "Embed",
+    "Entry",
+    "Found",
+    "Index",
+    "Rank",
+    "distance",
+    "open_shelf",
+    "reranked",
+]

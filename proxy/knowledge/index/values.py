@@ -32,7 +32,11 @@ class Found(Struct, frozen=True):
 
     @property
     def distance(self) -> float:
-        return 2.0 * (1.0 - self.score)
+        return distance(self.score)
+
+
+def distance(score: float) -> float:
+    return 2.0 * (1.0 - score)
 
 
 class Row(Struct, frozen=True):
