@@ -143,11 +143,14 @@ class KnowledgeStore:
 
     # jobs
 
-    def requeue(self, owner: str, job: Job) -> Job:
-        """All documents of the job's base are to be read again, as this job."""
+    def requeue(self, owner: str, job: Job, splitting: Splitting | None = None) -> Job:
+        """All documents of the job's base are to be read again, as this job; `splitting` None
+        leaves each its own."""
         where = (DOCUMENT.c.owner == owner, DOCUMENT.c.base_id == job.base_id)
         with self._db.begin() as db:
             values = {"status": "queued", "job_id": job.id, "error": "", "done": 0.0, "reader": ""}
+            if splitting is not None:
+                values |= {"chunk_size": splitting.size, "chunk_overlap": splitting.overlap}
             total = db.execute(update(DOCUMENT).where(*where).values(**values)).rowcount
             db.execute(
                 insert(JOB).values(

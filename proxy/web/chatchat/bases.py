@@ -96,4 +96,4 @@ def _recreate(call: Call) -> Speech:
     wanted = bases.recreate(call.body)
     library = Library(call.here, call.owner)
     shelf = library.shelf_or_new(wanted.base, wanted.model if wanted.create else None)
-    return Speech(True, shelf.rebuild())
+    return Speech(True, shelf.rebuild(wanted.cut))

@@ -169,10 +169,10 @@ class Shelf:
 
         return _each(names, one)
 
-    def rebuild(self) -> Documents:
-        """Steps of reading all files anew."""
+    def rebuild(self, cut: bases.Cut) -> Documents:
+        """Steps of reading and splitting all files anew."""
         names = self.names()
-        job_id = self._knowledge.rebuild(self._owner, self.id).id
+        job_id = self._knowledge.rebuild(self._owner, self.id, _splitting(cut)).id
         told = 0
         for job in self._knowledge.watch(self._owner, job_id):
             while told < min(job.done, len(names)):
@@ -183,9 +183,8 @@ class Shelf:
                 yield bases.stumble(document.filename, document.error)
 
     def _add(self, upload: Upload, cut: bases.Cut, replace: bool) -> Document:
-        splitting = Splitting(cut.size, cut.overlap)
         return self._knowledge.add(
-            self._owner, self.id, upload.name, upload.data, splitting, replace=replace
+            self._owner, self.id, upload.name, upload.data, _splitting(cut), replace=replace
         )
 
     def _documents(self) -> tuple[Document, ...]:
@@ -211,6 +210,10 @@ class Shelf:
             elif document.status != "ready":
                 failed.append((document.filename, document.error or "it could not be read"))
         return failed
+
+
+def _splitting(cut: bases.Cut) -> Splitting:
+    return Splitting(cut.size, cut.overlap)
 
 
 def _each(names: Iterable[str], act: Callable[[str], None]) -> Failures:

@@ -118,7 +118,7 @@ class InMemory:
         else:
             del self._chunks[chunk_id]
 
-    def rebuild(self, owner: str, base_id: str) -> Job:
+    def rebuild(self, owner: str, base_id: str, splitting: Splitting | None = None) -> Job:
         total = len(self.documents(owner, base_id))
         return Job("job_1", base_id, "rebuild", "running", total, 0, 0, 0.0)
 
