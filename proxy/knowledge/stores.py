@@ -13,35 +13,17 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ..errors import BadRequest, NotFound
 from ..store.files import Attached, Batch, File, FileStore, Kept
+from .members import Member, as_file, put_in, refused
 from .service import Knowledge
-from .values import Base, Document, Hit, Splitting
+from .values import Base, Hit, Splitting
 
 DAY = 86_400
 UNNAMED = "vector store"
-STATUS = {"ready": "completed", "failed": "failed", "cancelled": "cancelled"}
 CHARACTERS = 3  # of a token, between English's four and Chinese's one and a half
-
-
-class Member(Struct, frozen=True):
-    """A file in a vector store: how it was put there, and the document that it became. `status` is
-    OpenAI's: in_progress, completed, failed or cancelled."""
-
-    file_id: str
-    filename: str
-    status: str
-    reason: str
-    size: int
-    created: float
-    document_id: str
-    attributes: Mapping[str, Any] = {}
-    tokens: int = 0
-    overlap: int = 0
-    batch_id: str = ""
 
 
 class VectorStores:
@@ -174,8 +156,8 @@ class VectorStores:
         document, error = None, ""
         try:
             document = self._knowledge.add(owner, base.id, file.filename, data, splitting)
-        except BadRequest as refused:  # one file of a batch that is refused is one failed file
-            error = refused.message
+        except BadRequest as fault:  # one file of a batch that is refused is one failed file
+            error = fault.message
         attached = Attached(
             base.id,
             file_id,
@@ -189,7 +171,7 @@ class VectorStores:
         )
         self._files.attach(owner, attached)
         self._touch(owner, base)
-        return _member(document, attached) if document else _refused(file, attached)
+        return as_file(document, attached) if document else refused(file, attached)
 
     def members(self, owner: str, base_id: str, batch_id: str = "") -> list[Member]:
         """Oldest first; of one batch alone, if given."""
@@ -197,12 +179,12 @@ class VectorStores:
         attached = self._files.attached(owner, base.id)
         known = {one.document_id: one for one in attached}
         found = [
-            _member(document, known[document.id]) if document.id in known else _put_in(document)
+            as_file(document, known[document.id]) if document.id in known else put_in(document)
             for document in self._knowledge.documents(owner, base.id)
         ]
         files = {one.file_id: one for one in self._files.all(owner)} if "" in known else {}
         found += [
-            _refused(files[one.file_id], one)
+            refused(files[one.file_id], one)
             for one in attached
             if not one.document_id and one.file_id in files
         ]
@@ -327,45 +309,3 @@ class VectorStores:
 
 def _new(prefix: str) -> str:
     return f"{prefix}{uuid.uuid4().hex[:24]}"
-
-
-def _put_in(document: Document) -> Member:
-    """A document that came in another way."""
-    return Member(
-        document.id,
-        document.filename,
-        STATUS.get(document.status, "in_progress"),
-        document.error,
-        document.size,
-        document.created,
-        document.id,
-    )
-
-
-def _member(document: Document, attached: Attached) -> Member:
-    return replace(
-        _put_in(document),
-        file_id=attached.file_id,
-        created=attached.created,
-        attributes=attached.attributes,
-        tokens=attached.tokens,
-        overlap=attached.overlap,
-        batch_id=attached.batch_id,
-    )
-
-
-def _refused(file: File, attached: Attached) -> Member:
-    """A file that became no document."""
-    return Member(
-        file.file_id,
-        file.filename,
-        "failed",
-        attached.error,
-        file.size,
-        attached.created,
-        "",
-        attached.attributes,
-        attached.tokens,
-        attached.overlap,
-        attached.batch_id,
-    )

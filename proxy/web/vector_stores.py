@@ -18,7 +18,8 @@ from .observe import Record
 from .services import Services
 
 if TYPE_CHECKING:
-    from ..knowledge.stores import Member, VectorStores
+    from ..knowledge.members import Member
+    from ..knowledge.stores import VectorStores
     from ..knowledge.values import Base
     from ..store.files import Batch, Kept
 
