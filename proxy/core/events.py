@@ -1,6 +1,6 @@
 """What happens while a completion is made: the one vocabulary between drivers and encoders.
 
-    Started (TextDelta | ReasoningDelta | ToolCallDelta | Progress)* (Finished | Failed)
+    Started (TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress)* (Finished | Failed)
 
 A stream is an iterator of batches, lists of events: all that one read of the upstream's socket
 brought. Every stage works on a batch at a time, so what came together leaves in one write.
@@ -64,6 +64,29 @@ class ToolCallDelta(Struct, frozen=True):
     arguments: str = ""
 
 
+class Found(Struct, frozen=True):
+    """A result of a search. `number` is the one the text names in brackets; a file has an id and a
+    `score` from 0 to 1, a page its `url`."""
+
+    number: int
+    title: str
+    text: str
+    url: str = ""
+    file_id: str = ""
+    score: float = 0.0
+
+
+class Searched(Struct, frozen=True):
+    """A search the gateway makes for the model, told when it begins and again, with what it
+    `found`, when it is `over`; `failed`: it could not be made."""
+
+    kind: Literal["file", "web"]
+    query: str
+    over: bool = False
+    found: tuple[Found, ...] = ()
+    failed: bool = False
+
+
 class Progress(Struct, frozen=True):
     """Prompt evaluation so far, in tokens."""
 
@@ -90,5 +113,7 @@ class Failed(Struct, frozen=True):
     error: Exception
 
 
-Event = Started | TextDelta | ReasoningDelta | ToolCallDelta | Progress | Finished | Failed
+Event = (
+    Started | TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress | Finished | Failed
+)
 Batch = list[Event]

@@ -11,6 +11,7 @@ from .events import (
     Failed,
     Finished,
     ReasoningDelta,
+    Searched,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
@@ -27,6 +28,7 @@ class Completion(Struct, frozen=True):
     tool_calls: tuple[ToolCall, ...]
     logprobs: tuple[TokenLogprob, ...]
     finished: Finished
+    searches: tuple[Searched, ...] = ()
 
 
 class Fold:
@@ -36,6 +38,7 @@ class Fold:
         self.index = index
         self.text: list[str] = []
         self.reasoning: list[str] = []
+        self.searches: list[Searched] = []
         self.logprobs: list[TokenLogprob] = []
         self.calls: dict[int, list[str]] = {}
         self.heads: dict[int, ToolCallDelta] = {}
@@ -53,6 +56,9 @@ class Fold:
             elif isinstance(event, ToolCallDelta):
                 self.heads.setdefault(event.index, event)
                 self.calls.setdefault(event.index, []).append(event.arguments)
+            elif isinstance(event, Searched):
+                if event.over:
+                    self.searches.append(event)
             elif isinstance(event, Finished):
                 self.finished = event
             elif isinstance(event, Failed):
@@ -71,6 +77,7 @@ class Fold:
             calls,
             tuple(self.logprobs),
             self.finished,
+            tuple(self.searches),
         )
 
 

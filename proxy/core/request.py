@@ -7,7 +7,7 @@ frozen and compared by content. What is not understood but may matter to a backe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -71,6 +71,23 @@ class OutputFormat(Struct, frozen=True):
     strict: bool = False
 
 
+class Search(Struct, frozen=True):
+    """A search that the gateway makes by itself where the model calls for it: in the files of these
+    vector `stores` (those whose attributes are `wanted`, of a score of at least `threshold`), or on
+    the web. `count` is how many results."""
+
+    kind: Literal["file", "web"]
+    stores: tuple[str, ...] = ()
+    count: int = 5
+    threshold: float = 0.0
+    wanted: Callable[[Mapping[str, Any]], bool] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name the model calls it by."""
+        return f"{self.kind}_search"
+
+
 class CompletionRequest(Struct, frozen=True, kw_only=True):
     """One request for one or more completions.
 
@@ -95,6 +112,7 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     echo: bool = False
     return_prompt_tokens: bool = False
     tools: tuple[Tool, ...] = ()
+    searches: tuple[Search, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     output: OutputFormat = OutputFormat()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from ..agent.values import ToolError
 from ..cancel import Cancel
-from ..core.request import Tool
+from ..core.request import Search, Tool
 from ..errors import Forbidden
-from ..websearch import WebSearch
+from ..websearch import Result, WebSearch
 from .evidence import Ledger, context
 from .values import Citation, DialogueRequest, Sources
 
@@ -20,17 +22,25 @@ KNOWLEDGE, WEB = "knowledge_search", "web_search"
 class Hit(Protocol):
     """A chunk that was found, as `Knowledge.search` gives it."""
 
-    chunk_id: str
-    document_id: str
-    base_id: str
-    filename: str
-    text: str
-    place: str
-    score: float
+    @property
+    def chunk_id(self) -> str: ...
+    @property
+    def document_id(self) -> str: ...
+    @property
+    def base_id(self) -> str: ...
+    @property
+    def filename(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def place(self) -> str: ...
+    @property
+    def score(self) -> float: ...
 
 
 class Base(Protocol):
-    id: str
+    @property
+    def id(self) -> str: ...
 
 
 class Finds(Protocol):
@@ -51,12 +61,34 @@ class Finds(Protocol):
     ) -> Sequence[Hit]: ...
 
 
-class Finder:
-    """`knowledge` and `web` are None where they are not set up."""
+class Member(Protocol):
+    @property
+    def file_id(self) -> str: ...
 
-    def __init__(self, knowledge: Finds | None, web: WebSearch | None) -> None:
+
+class Stores(Protocol):
+    """What a search in files needs of `VectorStores`."""
+
+    def search(
+        self,
+        owner: str,
+        base_ids: Sequence[str],
+        queries: Sequence[str],
+        most: int,
+        threshold: float = 0.0,
+        wanted: Callable[[Mapping[str, Any]], bool] | None = None,
+    ) -> Sequence[tuple[Hit, Member | None]]: ...
+
+
+class Finder:
+    """`knowledge`, `web` and `stores` are None where they are not set up."""
+
+    def __init__(
+        self, knowledge: Finds | None, web: WebSearch | None, stores: Stores | None = None
+    ) -> None:
         self._knowledge = knowledge
         self.web = web
+        self.stores = stores
 
     def bases(self, request: DialogueRequest) -> list[str]:
         """Ids of the bases that are asked for; an agent that names none has all of its owner's.
@@ -73,19 +105,7 @@ class Finder:
         found = self._known().search(
             request.owner, bases, query, request.top_k, request.score_threshold, request.files
         )
-        return [
-            Citation(
-                number=0,
-                title=hit.filename,
-                text=hit.text,
-                place=hit.place,
-                base_id=hit.base_id,
-                document_id=hit.document_id,
-                chunk_id=hit.chunk_id,
-                score=hit.score,
-            )
-            for hit in found
-        ]
+        return [_cited(hit) for hit in found]
 
     def pages(self, request: DialogueRequest, query: str, cancel: Cancel | None) -> list[Citation]:
         """Results of the web; without `cancel` only those that are remembered."""
@@ -95,7 +115,23 @@ class Finder:
             found = web.remembered(query, request.engine, **how)
         else:
             found = web.search(query, request.engine, **how, cancel=cancel)
-        return [Citation(number=0, title=one.title, text=one.snippet, url=one.url) for one in found]
+        return [_page(one) for one in found]
+
+    def result(self, search: Search, owner: str, query: str, cancel: Cancel) -> list[Citation]:
+        """What a search of an answer finds. The document's id of a file is the file's."""
+        if search.kind == "web":
+            found = self.searched().search(query, count=search.count, cancel=cancel)
+            return [_page(one) for one in found]
+        assert self.stores is not None, "a search that cannot be made is left out"
+        hits = self.stores.search(
+            owner, search.stores, [query], search.count, search.threshold, search.wanted
+        )
+        return [
+            msgspec.structs.replace(
+                _cited(hit), document_id=member.file_id if member else hit.document_id
+            )
+            for hit, member in hits
+        ]
 
     def searched(self) -> WebSearch:
         """Raises Forbidden where no engine is set up."""
@@ -128,6 +164,23 @@ class Finder:
         return self._knowledge
 
 
+def _cited(hit: Hit) -> Citation:
+    return Citation(
+        number=0,
+        title=hit.filename,
+        text=hit.text,
+        place=hit.place,
+        base_id=hit.base_id,
+        document_id=hit.document_id,
+        chunk_id=hit.chunk_id,
+        score=hit.score,
+    )
+
+
+def _page(result: Result) -> Citation:
+    return Citation(number=0, title=result.title, text=result.snippet, url=result.url)
+
+
 class Searches:
     """A search as a tool of an agent."""
 
@@ -151,6 +204,12 @@ class Searches:
         if cited:
             self._told.append(Sources(cited))
         return context(cited) or "Nothing was found."
+
+
+def offered(search: Search) -> Tool:
+    """A search of an answer as the model is told of it."""
+    what = "Search the web" if search.kind == "web" else "Search the files that were given to you"
+    return _tool(search.name, f"{what}. Name what you use of it by its number, like [1].")
 
 
 def _tool(name: str, description: str) -> Tool:

@@ -23,6 +23,7 @@ from .aside import aside
 from .evidence import MOST_TURNS, Ledger, laid
 from .finding import Finder
 from .loop import Loop
+from .searching import SearchingAnswer
 from .values import (
     FOLDERS,
     Bounds,
@@ -34,6 +35,7 @@ from .values import (
     Sources,
     Text,
     Tick,
+    add,
 )
 
 ROOM = 256  # tokens left for the answer where documents may go to make room
@@ -99,6 +101,27 @@ class Dialogues:
     def engines(self) -> tuple[str, ...]:
         """Names of the search engines that are set up."""
         return self._finder.web.engines if self._finder.web is not None else ()
+
+    @property
+    def searches(self) -> frozenset[str]:
+        """Names of the searches that an answer can make on its way."""
+        there = {"web_search": self._finder.web, "file_search": self._finder.stores}
+        return frozenset(name for name, finds in there.items() if finds is not None)
+
+    def searching(
+        self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller
+    ) -> SearchingAnswer:
+        """An answer that makes the searches of `request`. Raises ModelNotFound."""
+        return SearchingAnswer(
+            self._gateway,
+            self._finder,
+            request,
+            owner,
+            cancel,
+            caller,
+            self._bounds,
+            self._interval,
+        )
 
     def run(
         self, request: DialogueRequest, cancel: Cancel | None = None, caller: Caller = ANYBODY
@@ -283,16 +306,3 @@ class _Turn:
             if isinstance(event, Done):
                 self._info.outcome = event.finish_reason
             yield event
-
-
-def add(info: Info, round: Info) -> None:
-    """Add what one completion was to what is told of the dialogue."""
-    info.model, info.backend, info.slot = round.model, round.backend, round.slot
-    info.queue_wait += round.queue_wait
-    info.first_place = info.first_place or round.first_place
-    info.placed = info.placed or round.placed
-    info.first_token = info.first_token or round.first_token
-    info.last_token += round.last_token
-    info.continued += round.continued
-    info.usage += round.usage
-    info.warnings = tuple(dict.fromkeys((*info.warnings, *round.warnings)))

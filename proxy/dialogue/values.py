@@ -15,6 +15,7 @@ from msgspec import Struct
 from ..core.events import FinishReason
 from ..core.request import Message
 from ..core.usage import Timings, Usage
+from ..gateway import Info
 
 Kind = Literal["chat", "knowledge", "search", "agent"]
 FOLDERS: Mapping[Kind, str] = {
@@ -126,3 +127,16 @@ class Done(Struct, frozen=True):
 
 
 DialogueEvent = Sources | Step | Text | Reasoning | Tick | Done
+
+
+def add(info: Info, round: Info) -> None:
+    """Add what one completion was to what is told of the dialogue."""
+    info.model, info.backend, info.slot = round.model, round.backend, round.slot
+    info.queue_wait += round.queue_wait
+    info.first_place = info.first_place or round.first_place
+    info.placed = info.placed or round.placed
+    info.first_token = info.first_token or round.first_token
+    info.last_token += round.last_token
+    info.continued += round.continued
+    info.usage += round.usage
+    info.warnings = tuple(dict.fromkeys((*info.warnings, *round.warnings)))

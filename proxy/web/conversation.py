@@ -21,8 +21,10 @@ from ..dialects import fields, responses
 from ..dialects.responses import answer
 from ..dialects.stamp import Stamp
 from ..errors import BadRequest, Cancelled, GatewayError, QueueFull
+from ..gateway import Caller
 from ..store.responses import Stored
 from .observe import Record
+from .stream import Answering
 
 if TYPE_CHECKING:
     from .services import Services
@@ -72,7 +74,7 @@ class Conversation:
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         """Raises Invalid, BadRequest (the response it continues is not known)."""
         self._owner = self._here.keys.check(self._environ)
-        asked = responses.parse(body, self._earlier(body))
+        asked = responses.parse(body, self._earlier(body), self._here.dialogues.searches)
         if asked.shortens:
             request = responses.shortened(asked.request, self._fits)
             asked = msgspec.structs.replace(asked, request=request)
@@ -91,6 +93,13 @@ class Conversation:
 
     def error(self, fault: GatewayError) -> dict[str, Any]:
         return responses.error(fault)
+
+    def begin(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answering:
+        """The answer, with the searches that it may make."""
+        here = self._here
+        if not request.searches:
+            return here.gateway.answer(request, cancel, caller)
+        return here.dialogues.searching(request, self._owner, cancel, caller)
 
     def in_background(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """Begin it, and answer at once, if that is asked."""
@@ -113,7 +122,7 @@ class Conversation:
             here.observer.begin(record)
             running = None
             try:
-                running = here.gateway.answer(request, cancel, caller)
+                running = self.begin(request, cancel, caller)
                 record.info = running.info
                 done = responses.whole(stamp, self._known, fold(running))
                 record.status = 200

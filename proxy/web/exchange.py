@@ -20,12 +20,12 @@ from ..core.request import CompletionRequest
 from ..dialects import openai
 from ..dialects.stamp import Stamp
 from ..errors import BadRequest, GatewayError, Unauthorized
-from ..gateway import Answer
+from ..gateway import Answer, Caller
 from . import body, disconnect
 from .observe import Record, new_id
 from .reply import Reply
 from .services import Services, services
-from .stream import Encoder, StreamBody
+from .stream import Answering, Encoder, StreamBody
 
 SESSION_HEADERS = ("HTTP_X_SESSION_ID", "HTTP_X_LITELLM_SESSION_ID", "HTTP_X_CONVERSATION_ID")
 JSON = "application/json"
@@ -51,9 +51,10 @@ def complete(
     dialect: Dialect,
     prefix: str,
     early: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+    begin: Callable[[CompletionRequest, Cancel, Caller], Answering] | None = None,
 ) -> Response:
     """Answer the current request in this dialect; `prefix` begins the answer's id. `early` may
-    answer a body that needs no model at all."""
+    answer a body that needs no model at all, `begin` stands for the gateway's `answer`."""
     here = services()
     environ = request.environ
     record = Record(environ)
@@ -65,7 +66,7 @@ def complete(
         stop_watching()
         here.observer.end(record)
 
-    answer: Answer | None = None
+    answer: Answering | None = None
     try:
         record.key = here.keys.check(environ)
         raw = body.read_json(environ, here.settings.max_body)
@@ -75,7 +76,7 @@ def complete(
         asked = dialect.parse(raw)
         asked = _with_session(asked, environ)
         caller = here.callers.caller(record.key, environ)
-        answer = here.gateway.answer(asked, cancel, caller)
+        answer = (begin or here.gateway.answer)(asked, cancel, caller)
         record.info = answer.info
         stamp = Stamp(
             f"{prefix}{new_id()}",
@@ -89,7 +90,7 @@ def complete(
             record.status, record.stream = 200, True
             return _streamed(dialect, stamp, answer, record, done)
         reply = dialect.reply(stamp, asked, fold(answer))
-        if asked.return_prompt_tokens:
+        if asked.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = here.gateway.prompt_tokens(answer)
     except (GatewayError, Invalid) as error:
         response = refuse(error, dialect.error, record)
@@ -115,7 +116,7 @@ def _whole(reply: Any, record: Record, done: Callable[[], None]) -> Response:
 
 
 def _streamed(
-    dialect: Dialect, stamp: Stamp, answer: Answer, record: Record, done: Callable[[], None]
+    dialect: Dialect, stamp: Stamp, answer: Answering, record: Record, done: Callable[[], None]
 ) -> Response:
     encoder = dialect.Encoder(stamp, answer.request)
     body = StreamBody(answer, encoder, done)

@@ -26,7 +26,9 @@ MOST_LISTED = 100
 @blueprint.post("/responses")
 def create() -> Response:
     conversation = Conversation(services(), request.environ)
-    return complete(conversation, "resp_", early=conversation.in_background)
+    return complete(
+        conversation, "resp_", early=conversation.in_background, begin=conversation.begin
+    )
 
 
 @blueprint.post("/v1/responses/input_tokens")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ..core.events import Batch, Failed
+from ..core.request import CompletionRequest
 from ..errors import Cancelled, GatewayError
-from ..gateway import Answer
+from ..gateway import Info
 
 
 class Encoder(Protocol):
@@ -22,11 +23,28 @@ class Encoder(Protocol):
     def end(self) -> bytes: ...
 
 
+class Answering(Protocol):
+    """A running answer: the gateway's own, or one that searches on the way."""
+
+    @property
+    def request(self) -> CompletionRequest: ...
+
+    @property
+    def info(self) -> Info: ...
+
+    def prime(self) -> None:
+        """Wait until it has begun. Raises what went wrong."""
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]: ...
+
+    def close(self) -> None: ...
+
+
 class StreamBody:
     """Encodes an answer as it comes, and closes it on every way out: a WSGI server calls close()
     also when the client is gone, and when the first byte was never asked for."""
 
-    def __init__(self, answer: Answer, encoder: Encoder, done: Callable[[], None]) -> None:
+    def __init__(self, answer: Answering, encoder: Encoder, done: Callable[[], None]) -> None:
         self._answer = answer
         self._encoder = encoder
         self._done: Callable[[], None] | None = done

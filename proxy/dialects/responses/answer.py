@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from ...core.events import Finished, TokenLogprob
+from ...core.events import Finished, Found, Searched, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import ToolCall
 from ...core.usage import Usage
 from ...errors import GatewayError
 from .. import openai
 from ..stamp import Stamp
-from .request import Asked
+from .request import RESULTS, SOURCES, Asked
 
 Item = dict[str, Any]
+
+_CITED = re.compile(r"[\[【](\d{1,4}(?:\s*[,，]\s*\d{1,4}){0,8})[\]】]")
 
 
 def response(stamp: Stamp, asked: Asked, status: str, output: Sequence[Item] = ()) -> Item:
@@ -81,12 +84,61 @@ def reasoning(stamp: Stamp, index: int, thought: str, status: str = "completed")
     }
 
 
-def text_part(said: str, tokens: Sequence[TokenLogprob] = ()) -> Item:
+def text_part(said: str, tokens: Sequence[TokenLogprob] = (), found: Sequence[Found] = ()) -> Item:
     return {
         "type": "output_text",
         "text": said,
-        "annotations": [],
+        "annotations": cited(said, found),
         "logprobs": [openai.token(one) for one in tokens],
+    }
+
+
+def cited(said: str, found: Sequence[Found]) -> list[Item]:
+    """Where the text names, in brackets, the number of something that was found."""
+    known = {str(one.number): one for one in found}
+    out: list[Item] = []
+    for mark in _CITED.finditer(said):
+        for number in mark.group(1).replace("，", ",").split(","):
+            one = known.get(number.strip())
+            if one is None:
+                continue
+            if one.url:
+                start, end = mark.span()
+                place: Item = {"start_index": start, "end_index": end}
+                out.append({"type": "url_citation", **place, "url": one.url, "title": one.title})
+            else:
+                place = {"index": mark.start(), "file_id": one.file_id}
+                out.append({"type": "file_citation", **place, "filename": one.title})
+    return out
+
+
+def search(
+    stamp: Stamp, asked: Asked, index: int, one: Searched, status: str = "completed"
+) -> Item:
+    """A search that was made here. What it found is told where it is asked for."""
+    if one.kind == "web":
+        action: Item = {"type": "search", "query": one.query, "queries": [one.query]}
+        if SOURCES in asked.include:
+            action["sources"] = [{"type": "url", "url": result.url} for result in one.found]
+        head = {"id": item_id(stamp, "ws", index), "type": "web_search_call"}
+        return {**head, "status": status, "action": action}
+    results = [
+        {
+            "file_id": result.file_id,
+            "filename": result.title,
+            "score": result.score,
+            "text": result.text,
+            "attributes": {},
+        }
+        for result in one.found
+    ]
+    told = RESULTS in asked.include and one.over
+    return {
+        "id": item_id(stamp, "fs", index),
+        "type": "file_search_call",
+        "status": status,
+        "queries": [one.query],
+        "results": results if told else None,
     }
 
 
@@ -138,9 +190,15 @@ def whole(stamp: Stamp, asked: Asked, completions: Sequence[Completion]) -> Item
     output: list[Item] = []
     if one.reasoning:
         output.append(reasoning(stamp, 0, one.reasoning))
+    found: list[Found] = []
+    for made in one.searches:
+        output.append(
+            search(stamp, asked, len(output), made, "failed" if made.failed else "completed")
+        )
+        found += made.found
     if one.text or not one.tool_calls:
-        parts = [text_part(one.text, one.logprobs)]
+        parts = [text_part(one.text, one.logprobs, found)]
         output.append(message(stamp, len(output), parts, status))
-    for made in one.tool_calls:
-        output.append(call(stamp, asked, len(output), made, status))
+    for called in one.tool_calls:
+        output.append(call(stamp, asked, len(output), called, status))
     return ended(stamp, asked, output, one.finished)

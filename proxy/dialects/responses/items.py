@@ -83,6 +83,8 @@ def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
         return Message("assistant", reasoning=thought) if thought else None
     if kind == "item_reference":
         raise Invalid(at + "type", "item_reference is not supported: send the item itself")
+    if kind in ("file_search_call", "web_search_call"):
+        return None  # made here; its answer says what came of it
     warnings.append(f"input items of the type {plain(kind)} are left out")
     return None
 

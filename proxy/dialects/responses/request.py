@@ -8,14 +8,18 @@ from typing import Any
 from msgspec import Struct, structs
 
 from ...core.invalid import Invalid
-from ...core.request import CompletionRequest, Message, OutputFormat, Tool, ToolChoice
+from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool, ToolChoice
 from ...core.sampling import check
-from .. import openai
+from .. import attribute_filters, openai
 from ..fields import Body, entry, flag, integer, items, mapping, text
 from ..openai_tools import functions, plain
 from .items import as_items, joined, messages
 
 LOGPROBS = "message.output_text.logprobs"
+FILES = 5
+PAGES = {"low": 3, "medium": 5, "high": 8}
+RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
+TOLD = frozenset({RESULTS, SOURCES})
 CUSTOM = {
     "type": "object",
     "properties": {"input": {"type": "string"}},
@@ -27,7 +31,8 @@ CUSTOM = {
 class Asked(Struct, frozen=True):
     """`repeated` are the fields that the Response object says again, `input` all items the model
     gets, those of earlier responses included; `custom` names the tools that take free text.
-    `shortens`: the oldest messages may be left out where they do not fit."""
+    `shortens`: the oldest messages may be left out where they do not fit. `include` names what is
+    told beyond the usual."""
 
     request: CompletionRequest
     repeated: Mapping[str, Any]
@@ -36,10 +41,14 @@ class Asked(Struct, frozen=True):
     store: bool
     shortens: bool
     background: bool
+    include: frozenset[str] = frozenset()
 
 
-def parse(body: Body, earlier: tuple[Any, ...] = ()) -> Asked:
-    """`earlier` are the items of the response that this one continues. Raises Invalid."""
+def parse(
+    body: Body, earlier: tuple[Any, ...] = (), searches: frozenset[str] = frozenset()
+) -> Asked:
+    """`earlier` are the items of the response that this one continues, `searches` the names of the
+    searches that can be made here. Raises Invalid."""
     warnings: list[str] = []
     given = (*earlier, *as_items(body.get("input", [])))
     instructions = text(body, "instructions")
@@ -52,7 +61,7 @@ def parse(body: Body, earlier: tuple[Any, ...] = ()) -> Asked:
     if not said:
         raise Invalid("input", "must hold one message at least")
     raw_tools = items(body, "tools")
-    tools, custom = _tools(raw_tools, warnings)
+    tools, custom, made = _tools(raw_tools, searches, warnings)
     choice, allowed = _choice(body.get("tool_choice"), warnings)
     if allowed is not None:
         tools = tuple(tool for tool in tools if tool.name in allowed)
@@ -80,6 +89,7 @@ def parse(body: Body, earlier: tuple[Any, ...] = ()) -> Asked:
         stream=stream,
         logprobs=logprobs or 0 if LOGPROBS in items(body, "include") else None,
         tools=tools,
+        searches=made,
         tool_choice=choice,
         parallel_tool_calls=flag(body, "parallel_tool_calls", True),
         output=_output(form),
@@ -106,23 +116,59 @@ def parse(body: Body, earlier: tuple[Any, ...] = ()) -> Asked:
         "background": background,
     }
     shortens = truncation == "auto"
-    return Asked(request, repeated, given, custom, store, shortens, background)
+    include = frozenset(one for one in items(body, "include") if type(one) is str) & TOLD
+    return Asked(request, repeated, given, custom, store, shortens, background, include)
 
 
-def _tools(values: list[Any], warnings: list[str]) -> tuple[tuple[Tool, ...], frozenset[str]]:
+def _tools(
+    values: list[Any], searches: frozenset[str], warnings: list[str]
+) -> tuple[tuple[Tool, ...], frozenset[str], tuple[Search, ...]]:
     offered = []
     custom: set[str] = set()
+    made: dict[str, Search] = {}
     for i, value in enumerate(values):
         tool = entry(value, f"tools[{i}]")
         kind = text(tool, "type", at=f"tools[{i}].")
         if kind == "custom":
             custom.add(text(tool, "name", at=f"tools[{i}]."))
             tool = {**tool, "parameters": CUSTOM}
+        elif (search := _search(tool, kind, f"tools[{i}].", searches)) is not None:
+            made[search.name] = search
+            continue
         elif kind != "function":
             warnings.append(f"tools of the type {plain(kind)} are left out")
             continue
         offered.append(tool)
-    return functions(offered), frozenset(custom)
+    tools = functions(offered)
+    for one in tools:
+        made.pop(one.name, None)  # the client's own function of that name is meant
+    return tools, frozenset(custom), tuple(made.values())
+
+
+def _search(tool: Body, kind: str, at: str, searches: frozenset[str]) -> Search | None:
+    """A search that can be made here, by the kind of a tool; None for every other kind."""
+    if kind == "file_search" and kind in searches:
+        stores = items(tool, "vector_store_ids", at)
+        if not stores or not all(type(one) is str for one in stores):
+            raise Invalid(at + "vector_store_ids", "must be a list of ids")
+        options = mapping(tool, "ranking_options", at)
+        threshold = options.get("score_threshold") or 0.0
+        if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+            raise Invalid(at + "ranking_options.score_threshold", "must be from 0 to 1")
+        return Search(
+            "file",
+            tuple(stores),
+            integer(tool, "max_num_results", 1, 50) or FILES,
+            float(threshold),
+            attribute_filters.parse(tool.get("filters"), at + "filters"),
+        )
+    # Dated and preview names of it are many.
+    if kind.startswith("web_search") and "web_search" in searches:
+        size = text(tool, "search_context_size", "medium", at=at)
+        if size not in PAGES:
+            raise Invalid(at + "search_context_size", f"must be one of {', '.join(PAGES)}")
+        return Search("web", count=PAGES[size])
+    return None
 
 
 def _choice(value: Any, warnings: list[str]) -> tuple[ToolChoice, frozenset[str] | None]:
@@ -133,6 +179,10 @@ def _choice(value: Any, warnings: list[str]) -> tuple[ToolChoice, frozenset[str]
         return ToolChoice(value), None
     if isinstance(value, dict):
         kind = text(value, "type", at="tool_choice.")
+        if kind == "file_search":
+            return ToolChoice("named", kind), None
+        if kind.startswith("web_search"):
+            return ToolChoice("named", "web_search"), None
         if kind in ("function", "custom"):
             name = text(value, "name", at="tool_choice.")
             if name:

@@ -19,7 +19,9 @@ from ...core.events import (
     Batch,
     Failed,
     Finished,
+    Found,
     ReasoningDelta,
+    Searched,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
@@ -49,6 +51,7 @@ class Encoder:
         self._open = ""  # text, reasoning, or "call" and its number
         self._pieces: list[str] = []
         self._tokens: list[TokenLogprob] = []
+        self._found: list[Found] = []
         self._call = ToolCall("", "", "")
         self._begun = False
 
@@ -68,6 +71,8 @@ class Encoder:
                     self._thought(event.text, out)
                 case ToolCallDelta():
                     self._call_delta(event, out)
+                case Searched():
+                    self._searched(event, out)
                 case Finished():
                     self._finish(event, out)
                 case Failed():
@@ -132,6 +137,22 @@ class Encoder:
         self._pieces.append(text)
         self._part_event(out, "response.reasoning_text.delta", delta=text)
 
+    def _searched(self, event: Searched, out: list[bytes]) -> None:
+        kind = f"response.{event.kind}_search_call"
+        if not event.over:
+            self._close(out)
+            item = answer.search(self._stamp, self._asked, self._index, event, "in_progress")
+            self._item_added(out, item)
+            self._item_event(out, kind + ".in_progress")
+            self._item_event(out, kind + ".searching")
+            return
+        self._found += event.found
+        self._item_event(out, kind + ".completed")
+        status = "failed" if event.failed else "completed"
+        item = answer.search(self._stamp, self._asked, self._index, event, status)
+        self._event(out, "response.output_item.done", output_index=self._index, item=item)
+        self._output.append(item)
+
     def _call_delta(self, event: ToolCallDelta, out: list[bytes]) -> None:
         here = f"call {event.index}"
         if self._open != here:
@@ -155,7 +176,14 @@ class Encoder:
             return
         text = "".join(self._pieces)
         if self._open == "text":
-            part = answer.text_part(text, self._tokens)
+            part = answer.text_part(text, self._tokens, self._found)
+            for place, one in enumerate(part["annotations"]):
+                self._part_event(
+                    out,
+                    "response.output_text.annotation.added",
+                    annotation_index=place,
+                    annotation=one,
+                )
             self._part_event(out, "response.output_text.done", text=text, logprobs=part["logprobs"])
             self._part_event(out, "response.content_part.done", part=part)
             item = answer.message(self._stamp, self._index, (part,), status)
