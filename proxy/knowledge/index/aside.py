@@ -1,7 +1,8 @@
-"""Blocking calls of a C library, out of gevent's way.
+"""Work that takes milliseconds, out of gevent's way.
 
-SQLite knows nothing of greenlets: a query would hold up every stream of the process. Where gevent
-has patched the process, it is run in one of the hub's native threads, and only its greenlet waits.
+SQLite knows nothing of greenlets: a query would hold up every stream of the process, and so would
+cutting a document into terms. Where gevent has patched the process, such work is done in one of the
+hub's native threads, and only its greenlet waits.
 What runs there must use no locks of Python's: they are gevent's, and belong to the hub's thread.
 """
 

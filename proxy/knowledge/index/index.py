@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from ...errors import Cancelled, GatewayError
 from . import lexical
+from .aside import aside
 from .fusion import fused
 from .shelf import Shelf
-from .values import Embed, Entry, Found, Row
+from .values import Embed, Entry, Found, Row, Words
 from .vectors import embedded
 
 if TYPE_CHECKING:
@@ -38,12 +39,7 @@ class Index:
         vectors: Sequence[tuple[float, ...]] = [()] * len(entries)
         if self._embed is not None:
             vectors = embedded(self._embed, model, [one.text for one in entries])
-        rows = []
-        for one, vector in zip(entries, vectors, strict=True):
-            terms = list(lexical.terms(one.text))
-            rows.append(
-                Row(one.chunk_id, one.document_id, lexical.joined(terms), len(terms), vector)
-            )
+        rows = aside(lambda: [_row(*pair) for pair in zip(entries, vectors, strict=True)])
         self._shelf.put(base_id, rows)
 
     def remove(self, document_id: str) -> None:
@@ -106,12 +102,14 @@ class Index:
         weighed = lexical.weights(asked, size.rows, having)
         chosen = {term: weighed[term] for term in _affordable(having)}
         average = max(1.0, size.terms / size.rows)
-        hits = []
-        for row in self._shelf.matching(base, chosen, documents, depth) if chosen else ():
+        rows = self._shelf.matching(base, chosen, documents, depth) if chosen else []
+
+        def near(row: Words) -> tuple[float, Found]:
             counts = {term: lexical.counted(row.terms, term) for term in having}
             raw = lexical.nearness(counts, weighed, row.length / average)
-            hits.append((raw, Found(row.chunk_id, row.document_id, base, min(1.0, raw))))
-        return hits
+            return raw, Found(row.chunk_id, row.document_id, base, min(1.0, raw))
+
+        return aside(lambda: [near(row) for row in rows])
 
     def _vector(self, model: str, query: str) -> tuple[float, ...]:
         """(): there is none to be had."""
@@ -137,6 +135,11 @@ class Index:
             Found(one.chunk_id, one.document_id, base, max(0.0, min(1.0, one.cosine)))
             for one in near
         ]
+
+
+def _row(one: Entry, vector: tuple[float, ...]) -> Row:
+    terms = list(lexical.terms(one.text))
+    return Row(one.chunk_id, one.document_id, lexical.joined(terms), len(terms), vector)
 
 
 def _ranking(scored: list[tuple[float, str]]) -> list[str]:
