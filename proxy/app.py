@@ -26,9 +26,10 @@ from .backends.registry import Backend, Registry
 from .config import BackendConfig, Settings, SettingsError
 from .dialects.openai import error as error_object
 from .dialogue import Bounds, Dialogues, Finder
-from .dialogue.finding import KNOWLEDGE, WEB
+from .dialogue.finding import KNOWLEDGE, WEB, Finds
 from .errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from .gateway import Embedder, Gateway, Manner
+from .keeping import Keeping
 from .prompters import Prompters
 from .prompting.layouts import Layouts
 from .scheduling.scheduler import Scheduler
@@ -43,6 +44,7 @@ from .web import (
     native,
     ollama,
     openai,
+    pages,
     responses,
     slots,
     status,
@@ -101,6 +103,9 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         hygiene=settings.prefix_hygiene,
     )
     layouts = Layouts(resources.dialogues())
+    embedder = _embedder(settings, settings.embedding_api, "embeddings")
+    ranker = _embedder(settings, settings.rerank_api, "rankings")
+    keeping = Keeping(settings, embedder, ranker)
     app = Flask("slotproxy", static_folder=None)
     app.extensions[EXTENSION] = Services(
         settings,
@@ -109,12 +114,15 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         Callers(settings.keys),
         Observer(metrics=settings.metrics),
         int(time.time()),
-        _embedder(settings, settings.embedding_api, "embeddings") or Embedder(registry, scheduler),
-        _embedder(settings, settings.rerank_api, "rankings") or Embedder(registry, scheduler),
+        embedder or Embedder(registry, scheduler),
+        ranker or Embedder(registry, scheduler),
         ResponseStore(settings.response_store, settings.stored_responses),
         Jobs(),
         layouts,
-        _dialogues(settings, gateway, layouts),
+        _dialogues(settings, gateway, layouts, keeping.knowledge),
+        keeping.knowledge,
+        keeping.conversations,
+        keeping.vector_stores,
     )
     for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, slots, status):
         app.register_blueprint(routes.blueprint, url_prefix=settings.api_prefix)
@@ -122,15 +130,20 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         app.register_blueprint(kept.blueprint, url_prefix=settings.api_prefix)
     if settings.chatchat:
         app.register_blueprint(chatchat.blueprint, url_prefix=settings.api_prefix)
+    if settings.pages:
+        pages.install(app)
     cors.install(app, settings.cors_origins)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
     registry.start()
     atexit.register(registry.close)
+    keeping.resume()
     return app
 
 
-def _dialogues(settings: Settings, gateway: Gateway, layouts: Layouts) -> Dialogues:
+def _dialogues(
+    settings: Settings, gateway: Gateway, layouts: Layouts, knowledge: Finds | None
+) -> Dialogues:
     """Raises SettingsError for a tool that is none."""
     make: dict[str, Callable[[], Any]] = {
         "ddgs": Metasearch,
@@ -159,7 +172,7 @@ def _dialogues(settings: Settings, gateway: Gateway, layouts: Layouts) -> Dialog
     return Dialogues(
         gateway,
         layouts,
-        Finder(None, web),
+        Finder(knowledge, web),
         toolbox,
         tools=settings.tools,
         bounds=Bounds(
@@ -275,7 +288,7 @@ def _http_error(error: HTTPException) -> Response:
     else:
         fault = BadRequest(error.description or "the request is not understood")
         fault.status = error.code or 400
-    response = refuse(fault, error_object, Record(request.environ))
+    response = _refused(fault)
     if fault.status == 405:
         response.headers["Allow"] = ", ".join(sorted(allowed))
     return response
@@ -284,4 +297,11 @@ def _http_error(error: HTTPException) -> Response:
 def _defect(error: Exception) -> Response:
     """A defect of ours: told in full to our log and not at all to the client."""
     log.exception("a defect in %s", request.path[:200])
-    return refuse(GatewayError("internal error"), error_object, Record(request.environ))
+    return _refused(GatewayError("internal error"))
+
+
+def _refused(fault: GatewayError) -> Response:
+    """For who asks with a browser a page, for all others the error object."""
+    if pages.errors.wanted():
+        return pages.errors.page(fault)
+    return refuse(fault, error_object, Record(request.environ))

@@ -343,6 +343,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: Annotated[str, _says(_SERVE, "address to listen on")] = "127.0.0.1"
     port: Annotated[int, _says(_SERVE, "port to listen on; 0: any free one", ge=0, le=65535)] = 8081
+    data: Annotated[
+        str, _says(_SERVE, "folder of all that is kept; empty: the user's data folder")
+    ] = ""
+    database: Annotated[
+        str,
+        _says(
+            _SERVE,
+            "database of knowledge and conversations: postgresql://…; empty: SQLite in --data",
+        ),
+    ] = ""
+    max_document: Annotated[int, _says(_SERVE, "largest document in bytes", ge=1, le=1 << 30)] = (
+        67108864
+    )
+    reading_timeout: Annotated[
+        int, _says(_SERVE, "seconds that reading a document may take", ge=1)
+    ] = 600
+    reading_memory: Annotated[
+        int, _says(_SERVE, "bytes of address space that reading a document may take", ge=1 << 28)
+    ] = 4294967296
     response_store: Annotated[
         str, _says(_SERVE, "SQLite file of the responses of /v1/responses; empty: in memory")
     ] = ""
@@ -355,6 +374,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     chatchat: Annotated[
         bool, _says(_SERVE, "serve Langchain-Chatchat's API too (/chat/chat, /knowledge_base/…)")
     ] = False
+    pages: Annotated[
+        bool, _says(_SERVE, "serve pages for people at /: chat, knowledge, status")
+    ] = True
     api_prefix: Annotated[
         str, _says(_SERVE, "path all routes stand under, for example /llm", _prefix)
     ] = ""

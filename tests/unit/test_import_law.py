@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"core", "errors", "cancel", "wire", "prompting", "config"},
     "prompters": {"core", "errors", "config", "prompting", "backends"},
     "gateway": {"core", "errors", "cancel", "scheduling", "prompting", "prompters", "backends"},
-    "store": set(),
+    "store": {"errors", "knowledge"},  # rows become knowledge's values
+    "keeping": {"cancel", "config", "gateway", "knowledge", "store"},
     "knowledge": {"core", "errors", "cancel", "store"},
     "web": {"", "core", "errors", "cancel", "dialects", "gateway", "dialogue", "knowledge", "store",
             "config", "resources"},  # fmt: skip

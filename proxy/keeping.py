@@ -1,0 +1,186 @@
+"""What is kept beyond a request, opened when it is first used.
+
+SQLAlchemy and what reads documents cost half a second to import, and they are an extra: a gateway
+that nobody asks for knowledge or conversations starts without them. Where something was kept
+before, it is opened soon after the start all the same, since documents may wait to be read.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from .cancel import Cancel
+from .config import Settings
+
+if TYPE_CHECKING:
+    from .gateway import Embedder
+    from .knowledge.index import Index
+    from .knowledge.ingest import Ingester
+    from .knowledge.service import Knowledge
+    from .knowledge.stores import VectorStores
+    from .store.conversations import ConversationStore
+    from .store.database import Database
+    from .store.files import FileStore
+    from .store.knowledge import KnowledgeStore
+
+NEEDED = ("sqlalchemy", "alembic", "apsw")  # of the extra `knowledge`
+T = TypeVar("T")
+
+
+class Late:
+    """Stands for a thing that is made when it is first used."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._make(), name)
+
+
+class Keeping:
+    """`embedder` and `ranker` None where no backend is named for them. Each of its parts is None
+    without the extra."""
+
+    def __init__(
+        self, settings: Settings, embedder: Embedder | None, ranker: Embedder | None
+    ) -> None:
+        self._settings = settings
+        self._embedder = embedder
+        self._ranker = ranker
+        self._lock = threading.RLock()
+        self._there = all(importlib.util.find_spec(name) for name in NEEDED)
+
+    @property
+    def knowledge(self) -> Knowledge | None:
+        return self._late(lambda: self._knowledge)
+
+    @property
+    def conversations(self) -> ConversationStore | None:
+        return self._late(lambda: self._conversations)
+
+    @property
+    def vector_stores(self) -> VectorStores | None:
+        return self._late(lambda: self._vector_stores)
+
+    def resume(self) -> None:
+        """Open what was kept before, in the background."""
+        if self._there and (self._settings.database or self._file.exists()):
+            threading.Thread(target=self._open, name="opening", daemon=True).start()
+
+    def _open(self) -> None:
+        with self._lock:
+            _ = self._knowledge
+
+    def _late(self, make: Callable[[], T]) -> T | None:
+        if not self._there:
+            return None
+
+        def locked() -> T:
+            with self._lock:
+                return make()
+
+        return cast(T, Late(locked))
+
+    # each of these is made once, under the lock
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._settings.data) if self._settings.data else data_folder()
+
+    @property
+    def _file(self) -> Path:
+        return self._folder / "slotproxy.db"
+
+    @cached_property
+    def _database(self) -> Database:
+        from .store.database import Database
+
+        database = Database(self._settings.database or f"sqlite:///{self._file}")
+        database.upgrade()
+        atexit.register(database.close)
+        return database
+
+    @cached_property
+    def _rows(self) -> KnowledgeStore:
+        from .store.knowledge import KnowledgeStore
+
+        return KnowledgeStore(self._database)
+
+    @cached_property
+    def _index(self) -> Index:
+        from .knowledge.index import Index, open_shelf
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        shelf = open_shelf(self._database.engine, self._folder / "index.db")
+        index = Index(shelf, self._embed if self._embedder else None)
+        atexit.register(index.close)
+        return index
+
+    @cached_property
+    def _ingester(self) -> Ingester:
+        from .knowledge.ingest import Ingester
+        from .knowledge.reading import Limits
+
+        limits = Limits(self._settings.reading_timeout, self._settings.reading_memory)
+        ingester = Ingester(self._rows, self._index, limits)
+        ingester.start()
+        atexit.register(ingester.close)
+        return ingester
+
+    @cached_property
+    def _knowledge(self) -> Knowledge:
+        from .knowledge.service import Knowledge
+
+        rank = self._rank if self._ranker else None
+        most = self._settings.max_document
+        return Knowledge(self._rows, self._index, self._ingester, most, rank)
+
+    @cached_property
+    def _conversations(self) -> ConversationStore:
+        from .store.conversations import ConversationStore
+
+        store = ConversationStore(self._database)
+        if self._settings.workers == 1 and not self._settings.database:
+            store.interrupted()  # nobody else can be writing them
+        return store
+
+    @cached_property
+    def _vector_stores(self) -> VectorStores:
+        from .knowledge.stores import VectorStores
+
+        return VectorStores(self._knowledge, self._files)
+
+    @cached_property
+    def _files(self) -> FileStore:
+        from .store.files import FileStore
+
+        return FileStore(self._database.engine)
+
+    def _embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        assert self._embedder is not None, "it is asked for only where there is one"
+        _, found = self._embedder.embed(model, list(texts), Cancel())
+        return [list(vector) for vector in found.vectors]
+
+    def _rank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        assert self._ranker is not None, "it is asked for only where there is one"
+        _, found = self._ranker.rerank("", query, texts, Cancel())
+        return found.scores
+
+
+def data_folder() -> Path:
+    """The user's own, by the custom of the system."""
+    if sys.platform == "win32":
+        home = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        home = Path.home() / "Library" / "Application Support"
+    else:
+        home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "slotproxy"

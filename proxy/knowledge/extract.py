@@ -1,0 +1,146 @@
+"""The child that reads one document: bytes in, sections out. ``python -m proxy.knowledge.extract``
+
+It is a process of its own, since what it reads is anybody's: it may be broken, endless, or made to
+harm a parser. It has limits on memory and time, opens no file by a client's name and reaches no
+network; its parent ends it when it takes too long.
+
+In:  a line of JSON {"kind", "end", "size", "memory", "seconds"}, then `size` bytes.
+Out: lines of JSON: {"place", "text", "done"} for each section, then {"over": true} or {"error"}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import resource
+import sys
+import zipfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from .sections import of_markdown, of_plain
+from .splitting import Section
+
+ENCODINGS = ("utf-8-sig", "gb18030", "latin-1")
+UNPACKED = 512 << 20  # bytes an archive may have when it is unpacked
+RATIO = 200  # times as large as it is packed
+MEMBERS = 10_000
+MAGIC = {"pdf": b"%PDF", "docx": b"PK", "pptx": b"PK", "xlsx": b"PK", "epub": b"PK"}
+
+
+class Unreadable(Exception):
+    """Why a document cannot be read, in words for who uploaded it."""
+
+
+def read(kind: str, end: str, data: bytes) -> Iterator[tuple[float, Section]]:
+    """Sections, each with the share of the document that is read by then. Raises Unreadable."""
+    magic = MAGIC.get(end)
+    if magic is not None and magic not in data[:1024]:
+        raise Unreadable(f"this is no {end} file")
+    if kind == "pdf":
+        yield from _pdf(data)
+        return
+    if kind == "converted":
+        sections = list(of_markdown(_converted(end, data)))
+    else:
+        text = _text(data)
+        sections = list(of_markdown(text) if kind == "markdown" else of_plain(text))
+    for number, section in enumerate(sections, start=1):
+        yield number / len(sections), section
+
+
+def _text(data: bytes) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    if b"\0" in data[:4096]:
+        raise Unreadable("this is no text")
+    for encoding in ENCODINGS:
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode(encoding)
+    raise Unreadable("this is no text")
+
+
+def _pdf(data: bytes) -> Iterator[tuple[float, Section]]:
+    """Page by page: a thousand need no more memory than one."""
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        locked = "password" in str(error).lower()
+        raise Unreadable("it has a password" if locked else "it is broken") from None
+    count = len(document)
+    found = False
+    for number in range(count):
+        page = document[number]
+        words = page.get_textpage()
+        text = words.get_text_bounded().replace("\r\n", "\n").replace("\ufffe", "")
+        words.close()
+        page.close()
+        found = found or bool(text.strip())
+        yield (number + 1) / count, Section(f"page {number + 1}", text)
+    if not found:
+        raise Unreadable("its pages have no text: they are pictures")
+
+
+def _converted(end: str, data: bytes) -> str:
+    """As Markdown."""
+    if data[:2] == b"PK":
+        _weigh(data)
+    from markitdown import MarkItDown, StreamInfo
+
+    try:
+        converter = MarkItDown(enable_plugins=False)
+        made = converter.convert_stream(
+            io.BytesIO(data), stream_info=StreamInfo(extension=f".{end}")
+        )
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise Unreadable(f"it is broken ({type(error).__name__})") from None
+    return made.markdown
+
+
+def _weigh(data: bytes) -> None:
+    """Raises Unreadable for an archive that would be too large unpacked."""
+    try:
+        members = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except zipfile.BadZipFile:
+        raise Unreadable("it is broken (no archive)") from None
+    size = sum(one.file_size for one in members)
+    if len(members) > MEMBERS or size > UNPACKED or size > RATIO * max(len(data), 1 << 16):
+        raise Unreadable("it is far larger unpacked than packed")
+
+
+def _limit(memory: int, seconds: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, 64 << 20))
+
+
+def main(source: BinaryIO = sys.stdin.buffer) -> None:
+    asked: dict[str, Any] = json.loads(source.readline())
+    data = source.read(asked["size"])
+    # Whatever a library prints goes to the log; the answer alone to the pipe.
+    out, sys.stdout = sys.stdout, sys.stderr
+
+    def say(**fields: Any) -> None:
+        out.write(json.dumps(fields) + "\n")
+        out.flush()
+
+    _limit(asked["memory"], asked["seconds"])
+    try:
+        for done, section in read(asked["kind"], asked["end"], data):
+            say(place=section.place, text=section.text, done=done)
+    except Unreadable as error:
+        say(error=str(error))
+    except MemoryError:
+        say(error="it needs too much memory")
+    else:
+        say(over=True)
+
+
+if __name__ == "__main__":
+    main()
