@@ -1,1 +1,12 @@
 """Pages for people: chat, knowledge, status, sign-in."""
+
+from flask import Flask
+
+from . import errors, knowledge, session_routes, shell, status
+
+__all__ = ["errors", "install"]
+
+
+def install(app: Flask) -> None:
+    """Serve them."""
+    shell.install(app, session_routes.blueprint, knowledge.blueprint, status.blueprint)

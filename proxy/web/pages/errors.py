@@ -11,6 +11,8 @@ from typing import NamedTuple
 from flask import Response, make_response, render_template, request
 
 from ...errors import GatewayError
+from ..services import services
+from . import policy, session
 
 
 class Said(NamedTuple):
@@ -79,9 +81,12 @@ def words(status: int) -> Words:
 
 
 def wanted() -> bool:
-    """Whether the current request is one of a browser that goes to a page."""
+    """Whether the current request is one of a browser that goes to a page, and there are pages."""
     accepted = request.accept_mimetypes
-    return accepted.best_match(("application/json", "text/html")) == "text/html"
+    return (
+        services().settings.pages
+        and accepted.best_match(("application/json", "text/html")) == "text/html"
+    )
 
 
 def page(fault: GatewayError) -> Response:
@@ -91,4 +96,4 @@ def page(fault: GatewayError) -> Response:
     response = make_response(text, fault.status)
     if fault.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, round(fault.retry_after)))
-    return response
+    return session.keep(policy.keep(response))

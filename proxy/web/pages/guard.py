@@ -4,6 +4,7 @@ to a browser that goes somewhere, as JSON to a script."""
 from __future__ import annotations
 
 from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, redirect, request, url_for
 
@@ -12,7 +13,7 @@ from ...dialects import openai
 from ...errors import BadRequest, GatewayError, Unauthorized
 from ..exchange import refuse
 from ..observe import Record
-from . import csrf, errors, session
+from . import csrf, errors, policy, session
 
 
 def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprint:
@@ -28,6 +29,7 @@ def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprin
             session.require()
 
     blueprint.after_request(session.keep)
+    blueprint.after_request(policy.keep)
     blueprint.register_error_handler(GatewayError, answer)
     blueprint.register_error_handler(Invalid, answer)
     return blueprint
@@ -52,3 +54,11 @@ def answer(fault: GatewayError | Invalid) -> Response:
         there = url_for("session.form", to=request.full_path.removesuffix("?"))
         return redirect(there)  # type: ignore[return-value]  # flask's Response it is
     return errors.page(fault)
+
+
+def local(to: str) -> str:
+    """This address if it is one of ours, "" for any other: where a form may lead on to."""
+    parts = urlsplit(to) if to.isprintable() and "\\" not in to else None
+    if parts is None or parts.scheme or parts.netloc or not to.startswith("/"):
+        return ""
+    return "" if to.startswith("//") else to

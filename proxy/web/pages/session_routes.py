@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
 from ...errors import Unauthorized
@@ -18,7 +16,7 @@ guard.protect(blueprint, open_to_all=("form", "sign_in", "sign_out", "who"))
 def form() -> Response:
     if session.signed_in() is not None:
         return _go(request.args.get("to", ""))
-    return make_response(render_template("signin.html", to=_local(request.args.get("to", ""))))
+    return make_response(render_template("signin.html", to=guard.local(request.args.get("to", ""))))
 
 
 @blueprint.post("/signin")
@@ -28,7 +26,7 @@ def sign_in() -> Response:
     try:
         name = services().keys.name(request.form.get("key", "").strip())
     except Unauthorized:
-        text = render_template("signin.html", to=_local(to), wrong=True)
+        text = render_template("signin.html", to=guard.local(to), wrong=True)
         return make_response(text, Unauthorized.status)
     return session.begin(_go(to), name)
 
@@ -48,12 +46,4 @@ def who() -> Response:
 
 
 def _go(to: str) -> Response:
-    return make_response(redirect(_local(to) or f"{services().settings.api_prefix}/", 303))
-
-
-def _local(to: str) -> str:
-    """An address of ours; "" for any other."""
-    parts = urlsplit(to) if to.isprintable() and "\\" not in to else None
-    if parts is None or parts.scheme or parts.netloc or not to.startswith("/"):
-        return ""
-    return "" if to.startswith("//") else to
+    return make_response(redirect(guard.local(to) or f"{services().settings.api_prefix}/", 303))

@@ -99,23 +99,18 @@ at("delete-base").addEventListener("click", async () => {
 at("rebuild").addEventListener("click", async () => {
   const job = await attempt(() => calls.post(`/${chosen.id}/rebuild`));
   if (!job) return;
-  const source = new EventSource(`${page.dataset.api}/jobs/${job.id}/events`);
   const bar = at("rebuild-progress");
   bar.hidden = false;
-  const over = () => {
-    source.close();
-    bar.hidden = true;
-    loadDocuments();
-  };
-  source.addEventListener("message", (event) => {
-    const now = JSON.parse(event.data);
+  let now = job;
+  while (now?.status === "running") {
     bar.value = now.total ? now.done / now.total : 0;
     tell(`${words.rebuilding} ${percent(bar.value)}`);
-    if (now.status === "running") return;
-    tell(now.failed ? words.rebuilt_partly(now.failed) : words.rebuilt, now.failed > 0);
-    over();
-  });
-  source.addEventListener("end", over);
+    await new Promise((done) => setTimeout(done, LOOK));
+    now = await attempt(() => calls.get(`/jobs/${job.id}`));
+  }
+  bar.hidden = true;
+  if (now) tell(now.failed ? words.rebuilt_partly(now.failed) : words.rebuilt, now.failed > 0);
+  await loadDocuments();
 });
 
 // -- documents
@@ -189,11 +184,14 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 
 async function upload(all) {
   tell("");
-  for (const file of all) await attempt(() => send(file, false));
+  for (const file of all) await attempt(() => send(file));
 }
 
-async function send(file, replace) {
+async function send(file) {
   if (file.size > most) return tell(words.too_large(file.name, size(most)), true);
+  const names = [...at("documents").querySelectorAll("strong")].map((one) => one.textContent);
+  const replace = names.includes(file.name);
+  if (replace && !confirm(words.there_already(file.name))) return;
   const bar = make("progress", { max: 1, value: 0, "aria-label": file.name });
   const text = make("span", {}, words.sending(file.name, percent(0)));
   const row = make("li", {}, text, bar);
@@ -204,11 +202,6 @@ async function send(file, replace) {
       bar.value = whole ? sent / whole : 0;
       say(text, words.sending(file.name, percent(bar.value)));
     });
-  } catch (error) {
-    if (error.status === 409 && !replace && confirm(words.there_already(file.name))) {
-      return send(file, true);
-    }
-    throw error;
   } finally {
     row.remove();
   }

@@ -1,0 +1,70 @@
+"""The status page in a browser: what it shows, that it stays alive, that anybody can read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tools.processes import Gateway, ask
+
+from .conftest import DESKTOP, PHONE, Open
+
+
+def chat(site: Gateway, text: str = "Hello!", tokens: int = 24) -> None:
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens}
+    assert ask(f"{site.url}/v1/chat/completions", body, seconds=60)[0] == 200
+
+
+def shown(page: Any, name: str) -> str:
+    text: str = page.locator(f'[data-part="numbers"] [data-key="{name}"] .number').inner_text()
+    return text
+
+
+def test_it_shows_backends_and_slots_and_follows_what_happens(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/status")
+    page.locator(".backend .state", has_text="up").wait_for()
+    assert page.locator(".slots .slot").count() == 4
+    before = page.locator('[data-key="errors"] .note').inner_text()
+    for number in range(3):
+        chat(site, f"Hello number {number}!")
+    page.locator('.slot[data-kind="held"]').first.wait_for()
+    page.wait_for_function(
+        "(before) => document.querySelector('[data-key=errors] .note').innerText !== before",
+        arg=before,
+    )
+    assert shown(page, "first_token") != "–"
+    assert page.locator(".plot canvas").count() == 3
+    # A line is drawn: something in the plot has the accent's colour.
+    drawn = page.locator(".plot canvas").first.evaluate(
+        """(canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
+             .data.some((value, n) => n % 4 === 2 && value > 150)"""
+    )
+    assert drawn
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize(("language", "title"), [("en", "Status"), ("zh", "状态")])
+def test_it_reads_well(
+    site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str, title: str
+) -> None:
+    chat(site)
+    page = visit(f"{site.url}/status", size=size, language=language, dark=size == PHONE)
+    page.locator(".slots .slot").first.wait_for()
+    assert page.locator("h1").inner_text() == title
+    assert page.locator("html").get_attribute("lang").startswith(language)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    accessible(page)
+
+
+def test_a_lost_connection_is_told_and_found_again(start_site: Any, visit: Open) -> None:
+    own = start_site()
+    page = visit(f"{own.url}/status")
+    live = page.locator('[data-part="live"][data-state="up"]')
+    live.wait_for()
+    own.port = int(own.url.rsplit(":", 1)[1])
+    own.command[-1] = str(own.port)
+    own.kill()
+    page.locator('[data-part="live"][data-state="down"]').wait_for()
+    own.start()
+    live.wait_for()

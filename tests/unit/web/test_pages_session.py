@@ -1,0 +1,198 @@
+"""Signing in, the session's cookie, CSRF, and pages of errors."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from proxy.config import Secret
+from proxy.web.pages.errors import WORDS
+from proxy.web.pages.session import LIFETIME, SESSION, Sessions
+from tests.fakes import ScriptedDriver, client
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+LOCKED = {"api_key": (Secret("sesame"), Secret("melon"))}
+
+
+def token_of(page: TestResponse) -> str:
+    found = re.search(r'name="csrf_token" value="(\w+)"', page.get_data(as_text=True))
+    assert found
+    return found[1]
+
+
+def sign_in(visitor: FlaskClient, key: str = "sesame", to: str = "/status") -> TestResponse:
+    token = token_of(visitor.get("/signin", headers=BROWSER))
+    form = {"key": key, "to": to, "csrf_token": token}
+    return visitor.post("/signin", data=form, headers=BROWSER)
+
+
+# the cookie
+
+
+def test_a_cookie_names_its_key_and_does_not_hold_it() -> None:
+    keys = [("ann", "sesame"), ("bob", "melon")]
+    cookie = Sessions(keys).sign("bob")
+    assert Sessions(keys).name(cookie) == "bob"  # another process, the same keys
+    assert "melon" not in cookie
+
+
+def test_a_cookie_that_was_touched_or_is_of_other_keys_is_nobodys() -> None:
+    ours = Sessions([("ann", "sesame")])
+    cookie = ours.sign("ann")
+    for wrong in ("", "x", cookie[:-1], cookie + "a", "A" + cookie[1:], cookie.upper()):
+        assert ours.name(wrong) is None
+    assert Sessions([("ann", "other")]).name(cookie) is None
+    assert Sessions([("ann", "sesame"), ("bob", "melon")]).name(cookie) is None
+    assert Sessions([]).name(cookie) is None
+
+
+def test_a_cookie_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    import itsdangerous.timed as timed
+
+    ours = Sessions([("ann", "sesame")])
+    cookie = ours.sign("ann")
+    now = timed.time.time()
+    monkeypatch.setattr(timed.time, "time", lambda: now + LIFETIME + 2)
+    assert ours.name(cookie) is None
+
+
+# signing in
+
+
+def test_a_page_leads_to_the_form_and_the_key_back_to_the_page() -> None:
+    with client(**LOCKED) as visitor:
+        refused = visitor.get("/status?a=b", headers=BROWSER)
+        assert refused.status_code == 302
+        assert refused.location == "/signin?to=/status?a%3Db"
+        done = sign_in(visitor, to="/status?a=b")
+        assert (done.status_code, done.location) == (303, "/status?a=b")
+        (cookie,) = [one for one in done.headers.getlist("Set-Cookie") if one.startswith(SESSION)]
+        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "Max-Age=604800" in cookie
+        assert "sesame" not in cookie
+        assert visitor.get("/status", headers=BROWSER).status_code == 200
+        assert visitor.get("/pages/api/status").status_code == 200
+
+
+def test_over_https_the_cookie_stays_there() -> None:
+    with client(**LOCKED) as visitor:
+        page = visitor.get("/signin", base_url="https://localhost", headers=BROWSER)
+        assert "; Secure" in page.headers["Set-Cookie"]
+
+
+def test_a_wrong_key_is_told_and_starts_nothing() -> None:
+    with client(**LOCKED) as visitor:
+        answer = sign_in(visitor, key="wrong")
+        assert answer.status_code == 401
+        assert (
+            "wrong" not in answer.get_data(as_text=True).split("<form", 1)[1].split("name=", 1)[0]
+        )
+        assert not any(SESSION in one for one in answer.headers.getlist("Set-Cookie"))
+        assert visitor.get("/status", headers=BROWSER).status_code == 302
+
+
+@pytest.mark.parametrize(
+    "to", ["https://evil.example/", "//evil.example", "/\\evil.example", "x", "/a\nb", ""]
+)
+def test_signing_in_leads_nowhere_else(to: str) -> None:
+    with client(**LOCKED) as visitor:
+        assert sign_in(visitor, to=to).location == "/"
+
+
+def test_signing_out_ends_it() -> None:
+    with client(**LOCKED) as visitor:
+        sign_in(visitor)
+        token = token_of(visitor.get("/status", headers=BROWSER))
+        visitor.post("/signout", data={"csrf_token": token}, headers=BROWSER)
+        assert visitor.get("/pages/api/status").status_code == 401
+
+
+def test_without_keys_nobody_has_to_sign_in() -> None:
+    with client() as visitor:
+        assert visitor.get("/status", headers=BROWSER).status_code == 200
+        assert visitor.get("/signin", headers=BROWSER).status_code == 303
+
+
+def test_a_session_is_no_key_for_the_api() -> None:
+    with client(**LOCKED) as visitor:
+        sign_in(visitor)
+        assert visitor.get("/v1/models").status_code == 401
+
+
+def test_a_script_may_show_the_key_itself() -> None:
+    with client(**LOCKED) as visitor:
+        for key, status in (("melon", 200), ("wrong", 401)):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert visitor.get("/pages/api/status", headers=headers).status_code == status
+
+
+# CSRF
+
+
+def test_a_form_without_its_token_is_refused() -> None:
+    with client(**LOCKED) as visitor:
+        visitor.get("/signin", headers=BROWSER)
+        for token in ("", "0" * 64, "ключ"):
+            form = {"key": "sesame", "csrf_token": token}
+            answer = visitor.post("/signin", data=form, headers=BROWSER)
+            assert answer.status_code == 403
+            assert not any(SESSION in one for one in answer.headers.getlist("Set-Cookie"))
+
+
+def test_a_token_is_of_one_visitor() -> None:
+    one = client(**LOCKED)
+    other = one.application.test_client()
+    token = token_of(one.get("/signin", headers=BROWSER))
+    other.get("/signin", headers=BROWSER)
+    form = {"key": "sesame", "csrf_token": token}
+    assert other.post("/signin", data=form, headers=BROWSER).status_code == 403
+
+
+def test_another_site_is_refused_whatever_it_shows() -> None:
+    with client(**LOCKED) as visitor:
+        token = token_of(visitor.get("/signin", headers=BROWSER))
+        form = {"key": "sesame", "csrf_token": token}
+        headers = {**BROWSER, "Sec-Fetch-Site": "cross-site"}
+        assert visitor.post("/signin", data=form, headers=headers).status_code == 403
+
+
+# errors
+
+
+def test_a_browser_gets_a_page_and_a_client_its_json() -> None:
+    with client() as visitor:
+        page = visitor.get("/nothing/here", headers=BROWSER)
+        assert (page.status_code, page.mimetype) == (404, "text/html")
+        text = page.get_data(as_text=True)
+        assert WORDS[404].en.title in text and WORDS[404].zh.title in text
+        for accept in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
+            answer = visitor.get("/nothing/here", headers=accept)
+            assert (answer.status_code, answer.mimetype) == (404, "application/json")
+            assert answer.json["error"]["type"] == "not_found_error"
+
+
+def test_what_an_address_says_is_no_markup() -> None:
+    with client() as visitor:
+        text = visitor.get("/<script>alert(1)</script>", headers=BROWSER).get_data(as_text=True)
+        assert "<script>alert" not in text
+
+
+def test_a_defect_has_a_page_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the secret of the house")
+
+    monkeypatch.setattr("proxy.web.pages.status.render_template", broken)
+    with client(ScriptedDriver()) as visitor:
+        page = visitor.get("/status", headers=BROWSER)
+    assert (page.status_code, page.mimetype) == (500, "text/html")
+    assert "secret" not in page.get_data(as_text=True)
+    assert WORDS[500].zh.title in page.get_data(as_text=True)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 429, 500, 502, 503, 504])
+def test_each_error_is_said_in_both_languages(status: int) -> None:
+    said = WORDS[status]
+    assert said.en.title.isascii() and said.en.advice.isascii()
+    assert not said.zh.title.isascii() and not said.zh.advice.isascii()
