@@ -26,7 +26,7 @@ from .backends.registry import Backend, Registry
 from .config import BackendConfig, Settings, SettingsError
 from .dialects.openai import error as error_object
 from .dialogue import Bounds, Dialogues, Finder
-from .dialogue.finding import KNOWLEDGE, WEB, Finds
+from .dialogue.finding import KNOWLEDGE, WEB
 from .errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from .gateway import Embedder, Gateway, Manner
 from .keeping import Keeping
@@ -119,7 +119,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         ResponseStore(settings.response_store, settings.stored_responses),
         Jobs(),
         layouts,
-        _dialogues(settings, gateway, layouts, keeping.knowledge),
+        _dialogues(settings, gateway, layouts, keeping),
         keeping.knowledge,
         keeping.conversations,
         keeping.vector_stores,
@@ -142,7 +142,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
 
 
 def _dialogues(
-    settings: Settings, gateway: Gateway, layouts: Layouts, knowledge: Finds | None
+    settings: Settings, gateway: Gateway, layouts: Layouts, keeping: Keeping
 ) -> Dialogues:
     """Raises SettingsError for a tool that is none."""
     make: dict[str, Callable[[], Any]] = {
@@ -172,7 +172,7 @@ def _dialogues(
     return Dialogues(
         gateway,
         layouts,
-        Finder(knowledge, web),
+        Finder(keeping.knowledge, web, keeping.vector_stores),
         toolbox,
         tools=settings.tools,
         bounds=Bounds(

@@ -160,7 +160,7 @@ class Finder:
 
     def _known(self) -> Finds:
         if self._knowledge is None:
-            raise Forbidden("there are no knowledge bases here: the setting is --knowledge")
+            raise Forbidden("there are no knowledge bases here: pip install slotproxy[knowledge]")
         return self._knowledge
 
 

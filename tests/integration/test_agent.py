@@ -59,9 +59,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def services(server: ModelServer, *tools: str) -> Services:
+def services(server: ModelServer, data: Path, *tools: str) -> Services:
     flags = [f"--tools={tool}" for tool in tools]
-    url = ["--llama-api", server.url, "--chat-template", str(TEMPLATE)]
+    url = ["--llama-api", server.url, "--chat-template", str(TEMPLATE), "--data", str(data)]
     found: Services = create_app(load([*url, *flags], {})).extensions[EXTENSION]
     wait_until(lambda: found.gateway.registry.ready)
     return found
@@ -69,7 +69,7 @@ def services(server: ModelServer, *tools: str) -> Services:
 
 @pytest.fixture
 def dialogues(server: ModelServer, package: Path) -> Iterator[Dialogues]:
-    found = services(server, "get_weather")
+    found = services(server, package, "get_weather")
     yield found.dialogues
     found.gateway.registry.close()
 
@@ -137,12 +137,12 @@ def _gone(pid: int) -> bool:
 
 
 def test_tools_are_off_unless_they_are_allowed(server: ModelServer, package: Path) -> None:
-    found = services(server)
+    found = services(server, package)
     with pytest.raises(Forbidden, match="--tools"):
         list(found.dialogues.run(asked()))
     found.gateway.registry.close()
     with pytest.raises(SettingsError, match="--tools: 'rm' is none of calculator, get_weather"):
-        services(server, "rm")
+        services(server, package, "rm")
 
 
 def test_a_request_may_name_fewer_tools(dialogues: Dialogues) -> None:

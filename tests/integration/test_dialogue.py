@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -26,16 +25,18 @@ from proxy.dialogue import (
     Text,
     Tick,
 )
-from proxy.errors import Cancelled, Forbidden, UpstreamFault
+from proxy.errors import Cancelled, Forbidden, NotFound, UpstreamFault
 from proxy.web.services import EXTENSION, Services
 from tests.fakes import wait_until
 from tools.processes import ModelServer, free_port
 
+from .searxng import SearXNG
+
 QUESTION = (Message("user", "Tell me of harbours."),)
 
 
-def services(*flags: str) -> Iterator[Services]:
-    app = create_app(load(flags, {}))
+def services(data: Path, *flags: str) -> Iterator[Services]:
+    app = create_app(load(["--data", str(data), *flags], {}))
     found: Services = app.extensions[EXTENSION]
     wait_until(lambda: found.gateway.registry.ready)
     yield found
@@ -43,8 +44,8 @@ def services(*flags: str) -> Iterator[Services]:
 
 
 @pytest.fixture
-def here(any_server: ModelServer) -> Iterator[Services]:
-    yield from services("--llama-api", any_server.url, "--slots", "2")
+def here(any_server: ModelServer, tmp_path: Path) -> Iterator[Services]:
+    yield from services(tmp_path, "--llama-api", any_server.url, "--slots", "2")
 
 
 @pytest.fixture
@@ -202,68 +203,51 @@ def test_nothing_found_is_told(knowing: Dialogues) -> None:
     assert isinstance(done, Done)
 
 
-def test_without_knowledge_bases_it_is_refused(dialogues: Dialogues) -> None:
+def test_without_knowledge_bases_it_is_refused(here: Services) -> None:
+    box = Toolbox([], clock=here.gateway.clock, now=here.gateway.now)
+    dialogues = Dialogues(here.gateway, here.layouts, Finder(None, None), box)
     with pytest.raises(Forbidden, match="no knowledge bases here"):
         events(dialogues, about("What of the tide?"))
+
+
+def test_a_document_that_was_read_is_found_and_cited(here: Services) -> None:
+    """From upload to citation, over the knowledge base itself."""
+    if here.knowledge is None:
+        pytest.skip("the extra `knowledge` is not installed")
+    knowledge = here.knowledge
+    base = knowledge.create("key-1", "harbour")
+    text = "\n\n".join(f"# Of the {name}\n\n{said}" for name, said in FACTS.items())
+    document = knowledge.add("key-1", base.id, "港口 guide.md", text.encode())
+    wait_until(
+        lambda: knowledge.document("key-1", base.id, document.id).status in ("ready", "failed"), 60
+    )
+    assert knowledge.document("key-1", base.id, document.id).error == ""
+    sources, *_, done = events(here.dialogues, about("What does a yacht pay a night?"))
+    assert isinstance(sources, Sources)
+    best = sources.citations[0]
+    assert (best.number, best.title) == (1, "港口 guide.md")
+    assert (best.base_id, best.document_id) == (base.id, document.id)
+    assert "nine coins" in best.text
+    assert best.place
+    assert isinstance(done, Done)
+    with pytest.raises(NotFound):
+        events(here.dialogues, about("What does a yacht pay?", owner="key-2"))
 
 
 # -- search ----------------------------------------------------------------------------------------
 
 
-class SearXNG:
-    """A server that speaks SearXNG's JSON; while `silent` it says nothing."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.silent = False
-        self.waiting, self.over = threading.Event(), threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                if outer.silent:
-                    outer.waiting.set()
-                    outer.over.wait(30)
-                    return
-                results = [
-                    {"title": name, "url": f"https://{name}.example/", "content": text}
-                    for name, text in FACTS.items()
-                ]
-                data = json.dumps({"results": results}).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def end(self) -> None:
-        self.over.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 @pytest.fixture
 def searxng() -> Iterator[SearXNG]:
-    server = SearXNG()
+    server = SearXNG(FACTS)
     yield server
     server.end()
 
 
 @pytest.fixture
-def searching(old_server: ModelServer, searxng: SearXNG) -> Iterator[Dialogues]:
+def searching(old_server: ModelServer, searxng: SearXNG, tmp_path: Path) -> Iterator[Dialogues]:
     flags = ["--llama-api", old_server.url, "--slots", "2", "--search-engine", "searxng"]
-    for found in services(*flags, "--searxng-url", searxng.url):
+    for found in services(tmp_path, *flags, "--searxng-url", searxng.url):
         yield found.dialogues
 
 
@@ -286,9 +270,11 @@ def test_a_search_cites_pages_and_is_not_made_twice(searching: Dialogues, searxn
     assert len(searxng.asked) == 2
 
 
-def test_an_engine_that_cannot_be_reached_is_an_error(old_server: ModelServer) -> None:
+def test_an_engine_that_cannot_be_reached_is_an_error(
+    old_server: ModelServer, tmp_path: Path
+) -> None:
     flags = ["--llama-api", old_server.url, "--slots", "2", "--search-engine", "searxng"]
-    for found in services(*flags, "--searxng-url", f"http://127.0.0.1:{free_port()}"):
+    for found in services(tmp_path, *flags, "--searxng-url", f"http://127.0.0.1:{free_port()}"):
         with pytest.raises(UpstreamFault, match="cannot be reached"):
             events(found.dialogues, search_of("tides"))
 

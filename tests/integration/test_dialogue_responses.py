@@ -1,0 +1,106 @@
+"""web_search and file_search of /v1/responses by the official client, strict, on a server of 2023:
+the model of random weights is bound to the call, what it searches for is its own babble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from tools.processes import Gateway, ModelServer
+
+from .conftest import StartGateway
+from .searxng import SearXNG
+
+FORCED: Any = {"type": "web_search_preview"}  # the name its types have for the choice
+TOOLS: Any = [{"type": "web_search"}]
+SOURCES: Any = ["web_search_call.action.sources"]
+
+
+@pytest.fixture
+def searxng() -> Iterator[SearXNG]:
+    server = SearXNG({"tide": "The tide is high.", "light": "The lamp is lit."})
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def served(old_server: ModelServer, gateway: StartGateway, searxng: SearXNG) -> Gateway:
+    flags = ("--search-engine", "searxng", "--searxng-url", searxng.url, "--agent-rounds", "2")
+    return gateway("--llama-api", old_server.url, *flags)
+
+
+@pytest.fixture
+def client(served: Gateway) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=served.url + "/v1",
+        api_key="x",
+        max_retries=0,
+        _strict_response_validation=True,
+    ) as found:
+        yield found
+
+
+def fields() -> dict[str, Any]:
+    return {
+        "model": "any",
+        "input": "What of the tide?",
+        "tools": TOOLS,
+        "tool_choice": FORCED,
+        "max_output_tokens": 250,
+        "include": SOURCES,
+    }
+
+
+def searched(item: Any) -> Any:
+    assert (item.type, item.status) == ("web_search_call", "completed")
+    assert item.action.type == "search"
+    return item.action
+
+
+def test_a_search_is_made_and_the_model_goes_on(client: openai.OpenAI, searxng: SearXNG) -> None:
+    whole = client.responses.create(**fields())
+    search, message = whole.output[0], whole.output[1]
+    action = searched(search)
+    if searxng.asked:  # babble may be blanks alone: there is nothing to search for then
+        assert [one.url for one in action.sources] == [
+            "https://tide.example/", "https://light.example/",
+        ]  # fmt: skip
+    assert message.type == "message"
+    assert whole.usage is not None
+    assert whole.usage.output_tokens > 0
+
+
+def test_its_events_come_in_order(client: openai.OpenAI) -> None:
+    kinds: list[str] = []
+    with client.responses.stream(**fields()) as events:
+        for event in events:
+            kinds.append(event.type)
+            if event.type == "response.output_item.done" and event.output_index == 0:
+                searched(event.item)
+    whole = event.response  # the last one's, cut or not
+    assert kinds[:8] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.web_search_call.in_progress",
+        "response.web_search_call.searching",
+        "response.web_search_call.completed",
+        "response.output_item.done",
+        "response.output_item.added",
+    ]
+    assert [item.type for item in whole.output] == ["web_search_call", "message"]
+
+
+def test_without_an_engine_the_tool_is_left_out(
+    old_server: ModelServer, gateway: StartGateway
+) -> None:
+    served = gateway("--llama-api", old_server.url)
+    with openai.OpenAI(base_url=served.url + "/v1", api_key="x", max_retries=0) as client:
+        answer = client.responses.with_raw_response.create(
+            model="any", input="Hi", tools=TOOLS, max_output_tokens=8
+        )
+    assert "web_search" in answer.headers["x-slotproxy-warning"]
+    assert [item.type for item in answer.parse().output] == ["message"]
