@@ -37,10 +37,18 @@ class Worker(GeventWorker):
         self._clients: dict[Any, socket.socket] = {}
         self._idle: set[Any] = set()
         self._seats: set[_Seat] = set()
+        self._quitting = False
         cfg = self.cfg
         # gunicorn 24 turned proxy_protocol from a flag into "off" or a version.
         proxied = cfg.proxy_protocol not in (False, "off")
         self._plain = not (cfg.is_ssl or proxied or cfg.accesslog)
+
+    def handle_quit(self, sig: Any, frame: Any) -> None:
+        """Once: Ctrl-C comes from the keyboard and again from the master, and the second would
+        break into what the first has begun to close."""
+        if not self._quitting:
+            self._quitting = True
+            super().handle_quit(sig, frame)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         if self._plain:
