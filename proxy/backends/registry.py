@@ -22,7 +22,7 @@ from .driver import Capabilities, Driver
 from .tokens import TokenCounter
 
 if TYPE_CHECKING:
-    from ..scheduling.scheduler import Scheduler
+    from ..scheduling.admission import Admission
 
 log = logging.getLogger("slotproxy.backends")
 
@@ -91,7 +91,7 @@ class Registry:
     def __init__(
         self,
         backends: Sequence[Backend],
-        scheduler: Scheduler,
+        scheduler: Admission,
         *,
         aliases: Sequence[str] = (),
         strict: bool = False,

@@ -23,8 +23,8 @@ from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import BadRequest, GatewayError, NoBackend
 from ..prompting.prompt import Prompt, Prompter, Unrendered
+from ..scheduling.admission import Admission
 from ..scheduling.prefix import mask
-from ..scheduling.scheduler import Scheduler
 from . import media
 from .caller import ANYBODY, Caller
 from .fitting import bindable, read_grammar
@@ -48,7 +48,7 @@ class Gateway:
     def __init__(
         self,
         registry: Registry,
-        scheduler: Scheduler,
+        scheduler: Admission,
         prompters: Prompters,
         *,
         clock: Callable[[], float],

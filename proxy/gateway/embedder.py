@@ -29,8 +29,8 @@ from ..errors import (
     Unsupported,
     UpstreamFault,
 )
+from ..scheduling.admission import Admission
 from ..scheduling.lease import Lease, Outcome
-from ..scheduling.scheduler import Scheduler
 from ..scheduling.state import Want
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ CUT = Outcome("cut", erased=True)
 class Embedder:
     """Of the backends of `registry`, whose slots `scheduler` hands out."""
 
-    def __init__(self, registry: Registry, scheduler: Scheduler) -> None:
+    def __init__(self, registry: Registry, scheduler: Admission) -> None:
         self.registry = registry
         self._scheduler = scheduler
         self._alone = {name: threading.Lock() for name in registry.backends}

@@ -57,7 +57,8 @@ def placed(
         try:
             yield from seat.take(reason is not None, tick)
             fitted = fit(task, seat.backend, seat.caps)
-            info.warnings = task.request.warnings + warnings(task, seat.caps)
+            notices = gateway.scheduler.notices
+            info.warnings = task.request.warnings + warnings(task, seat.caps) + notices
             info.placed = gateway.clock() - began
             run = Answering(fitted, seat, seat.caps, -1, cancel, gateway.manner)
             for batch in run:

@@ -32,8 +32,8 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from ..scheduling.admission import Admission
 from ..scheduling.lease import Lease, Outcome
-from ..scheduling.scheduler import Scheduler
 from ..scheduling.state import Grant, Want
 from .fitting import fit
 from .info import Info
@@ -89,7 +89,7 @@ class Seat:
     def take(self, again: bool = False, tick: float = float("inf")) -> Iterator[Batch]:
         """Wait for a slot, with an empty batch every so many seconds, and make it ready. Raises
         NoBackend, QueueFull, QueueTimeout, Cancelled."""
-        scheduler: Scheduler = self._gateway.scheduler
+        scheduler: Admission = self._gateway.scheduler
         found = scheduler.enter(self._want, again)
         if isinstance(found, Lease):
             lease = found

@@ -34,12 +34,17 @@ log = logging.getLogger("slotproxy.scheduling")
 GUESS = 4  # slots of a server that cannot tell
 FOREVER = 60.0  # seconds between two looks of who waits at the clock
 
+Records = tuple[dict[str, Pool], dict[str, tuple[Pool, Backend]], FairQueue[Ticket], Parties, int]
+
 
 class Scheduler:
     """Bounded by `max_queue` waiting requests, each for at most `queue_timeout` seconds.
 
     `clock` gives monotonic seconds. `groups`: there are several groups of keys, whose caches are
-    kept apart. `disk` is how many bytes of files with what slots held a backend may have."""
+    kept apart. `disk` is how many bytes of files with what slots held a backend may have.
+    `notices` is what a client should know of how its requests are placed."""
+
+    notices: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -191,6 +196,20 @@ class Scheduler:
             return view(self._pools.values(), self._queue, group, key, self._clock())
 
     # under the lock
+
+    @property
+    def records(self) -> Records:
+        """All that is known, to be copied to another scheduler."""
+        return self._pools, self._backends, self._queue, self._parties, self._outstanding
+
+    @records.setter
+    def records(self, records: Records) -> None:
+        self._pools, self._backends, self._queue, self._parties, self._outstanding = records
+
+    def serve(self) -> None:
+        """Think over who waits, as time has passed."""
+        with self._lock:
+            self._serve()
 
     def wait_for(self, ticket: Ticket, cancel: Cancel, seconds: float) -> Lease | None:
         """For tickets alone."""

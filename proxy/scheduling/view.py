@@ -57,9 +57,14 @@ class TicketView(Struct):
     mine: bool
 
 
-class View(Struct):
+class View(Struct, omit_defaults=True):
+    """`state`: shared by so many `workers`, or alone, as what is to be shared is out of reach; ""
+    where nothing is shared."""
+
     backends: list[BackendView]
     queue: list[TicketView]
+    state: str = ""
+    workers: int = 0
 
 
 def view(pools: Iterable[Pool], queue: FairQueue[Ticket], group: str, key: str, now: float) -> View:

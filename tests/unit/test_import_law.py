@@ -59,6 +59,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "werkzeug": ("web", "app"),
     "httptools": ("backends/http.py", "http1"),
     "requests": ("backends/probe.py",),
+    "redis": ("scheduling/shared/log.py",),
     "chatglm_cpp": ("backends",),
     "prometheus_client": ("web", "app"),
     "gunicorn": ("serve", "gevent_worker"),
