@@ -34,7 +34,7 @@ def page() -> Response:
     here = services()
     return make_response(
         render_template(
-            "knowledge.html", missing=here.knowledge is None, max_body=here.settings.max_body
+            "knowledge.html", missing=here.knowledge is None, most=here.settings.max_document
         )
     )
 
@@ -98,7 +98,7 @@ def add(base: str) -> Response:
     if not name:
         raise Invalid("name", "must not be empty")
     knowledge = _knowledge()  # before megabytes are read
-    data = body.read(request.environ, services().settings.max_body)
+    data = body.read(request.environ, services().settings.max_document)
     replace = request.args.get("replace") == "1"
     return _json(knowledge.add(_owner(), base, name, data, replace=replace), 201)
 

@@ -7,12 +7,13 @@ import { measure, percent, size } from "./form.js";
 import { words } from "./knowledge_words.js";
 
 const OVER = new Set(["ready", "failed", "cancelled"]);
+const HAN = /\p{Script=Han}/u;
 const LOOK = 700; // milliseconds between two looks while documents are read
 
 const page = document.getElementById("knowledge");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
 const calls = new Calls(page.dataset.api, page.dataset.csrf);
-const most = Number(page.dataset.maxBody);
+const most = Number(page.dataset.most);
 
 let bases = [];
 let chosen = null;
@@ -249,25 +250,27 @@ function hit(one, rank, query) {
 
 /** The words of the query that are in the text; Chinese, which has no blanks, by pairs. */
 function matched(query, text) {
-  const low = text.toLowerCase();
   const found = new Set();
   for (const [run] of query.toLowerCase().matchAll(/[\p{L}\p{N}]+/gu)) {
-    const pairs = /\p{Script=Han}/u.test(run) && run.length > 2;
-    const terms = pairs ? [...run].slice(1).map((sign, n) => run[n] + sign) : [run];
-    for (const term of terms) if (low.includes(term) && (term.length > 1 || pairs)) found.add(term);
+    const signs = [...run];
+    const pairs = HAN.test(run) && signs.length > 2;
+    const terms = pairs ? signs.slice(1).map((sign, n) => signs[n] + sign) : [run];
+    for (const term of terms) if (pattern([term]).test(text)) found.add(term);
   }
   return [...found];
 }
 
+/** Where any of the terms stands, as a word of its own unless it is Chinese. */
+function pattern(terms) {
+  const whole = terms.map((term) =>
+    HAN.test(term) ? term : `(?<![\\p{L}\\p{N}])${term}(?![\\p{L}\\p{N}])`,
+  );
+  return new RegExp(`(${whole.join("|")})`, "iu");
+}
+
 function marked(text, terms) {
   if (!terms.length) return [text];
-  const pattern = terms
-    .sort((a, b) => b.length - a.length)
-    .map((term) => term.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"))
-    .join("|");
-  return text
-    .split(new RegExp(`(${pattern})`, "giu"))
-    .map((part, n) => (n % 2 ? make("mark", {}, part) : part));
+  return text.split(pattern(terms)).map((part, n) => (n % 2 ? make("mark", {}, part) : part));
 }
 
 loadBases();

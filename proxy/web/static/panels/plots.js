@@ -56,7 +56,7 @@ export class Plot {
             stroke: line,
             width: 2,
             fill: `color-mix(in srgb, ${line} 14%, transparent)`,
-            points: { size: 4, fill: line },
+            points: { show: true, size: 4, width: 0, fill: line },
             spanGaps: false,
           },
         ],

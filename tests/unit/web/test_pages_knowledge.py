@@ -1,0 +1,100 @@
+"""The knowledge page's own API; what is inside is the facade's, and tested there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.web.services import EXTENSION
+from tests.fakes import ScriptedDriver, make_app, services_of
+
+API = "/pages/api/knowledge"
+BROWSER = {"Accept": "text/html"}
+KEYED = {"Authorization": "Bearer any"}  # what spares a script the CSRF token
+
+
+@pytest.fixture
+def without() -> FlaskClient:
+    app = make_app(ScriptedDriver())
+    app.extensions[EXTENSION] = dataclasses.replace(services_of(app), knowledge=None)
+    return app.test_client()
+
+
+def test_without_the_extra_the_page_says_what_is_missing(without: FlaskClient) -> None:
+    page = without.get("/knowledge", headers=BROWSER)
+    assert page.status_code == 200
+    text = page.get_data(as_text=True)
+    assert "slotproxy[knowledge]" in text and "knowledge.js" not in text
+    answer = without.get(API)
+    assert answer.status_code == 404
+    assert "slotproxy[knowledge]" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", API),
+        ("DELETE", f"{API}/b"),
+        ("POST", f"{API}/b/documents?name=a.md"),
+        ("DELETE", f"{API}/b/documents/d"),
+        ("PUT", f"{API}/chunks/c"),
+        ("POST", f"{API}/b/rebuild"),
+        ("POST", f"{API}/b/search"),
+        ("POST", f"{API}/jobs/j/cancel"),
+        ("POST", "/signout"),
+    ],
+)
+def test_nothing_is_changed_without_the_token(without: FlaskClient, method: str, path: str) -> None:
+    answer = without.open(path, method=method, json={})
+    assert (answer.status_code, answer.json["error"]["code"]) == (403, "csrf")
+
+
+@pytest.fixture
+def visitor(tmp_path: object) -> FlaskClient:
+    pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
+    app = make_app(ScriptedDriver(), data=str(tmp_path))
+    if services_of(app).knowledge is None:
+        pytest.skip("the extra knowledge is not installed")
+    return app.test_client()
+
+
+def test_bases_are_made_listed_and_deleted(visitor: FlaskClient) -> None:
+    made = visitor.post(API, json={"name": "Sea", "info": "of waves"}, headers=KEYED)
+    assert (made.status_code, made.json["name"], made.json["info"]) == (201, "Sea", "of waves")
+    assert [one["name"] for one in visitor.get(API).json] == ["Sea"]
+    assert visitor.delete(f"{API}/{made.json['id']}", headers=KEYED).status_code == 204
+    assert visitor.get(API).json == []
+    assert visitor.get(f"{API}/{made.json['id']}/documents").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("", {"name": " "}),
+        ("", {"name": 1}),
+        ("/b/search", {"query": ""}),
+        ("/b/search", {"query": "x", "top_k": 0}),
+        ("/b/search", {"query": "x", "top_k": 51}),
+        ("/b/search", {"query": "x", "score_threshold": 2}),
+        ("/b/search", {"query": "x", "score_threshold": "1"}),
+        ("/b/documents", {}),
+    ],
+)
+def test_what_makes_no_sense_is_refused(visitor: FlaskClient, path: str, body: object) -> None:
+    assert visitor.post(API + path, json=body, headers=KEYED).status_code == 400
+
+
+def test_a_document_comes_back_as_a_download(visitor: FlaskClient) -> None:
+    base = visitor.post(API, json={"name": "Sea"}, headers=KEYED).json["id"]
+    name = "a “b”.html"
+    page = b"<script>alert(1)</script>"
+    sent = visitor.post(
+        f"{API}/{base}/documents", query_string={"name": name}, data=page, headers=KEYED
+    )
+    assert (sent.status_code, sent.json["filename"]) == (201, name)
+    back = visitor.get(f"{API}/{base}/documents/{sent.json['id']}/original")
+    assert (back.data, back.mimetype) == (page, "application/octet-stream")
+    assert back.headers["Content-Disposition"].startswith("attachment; filename*=UTF-8''a%20")
+    assert back.headers["X-Content-Type-Options"] == "nosniff"

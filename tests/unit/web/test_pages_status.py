@@ -1,0 +1,78 @@
+"""What the status page is told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from werkzeug.test import TestResponse
+
+from proxy.config import Secret
+from proxy.errors import UpstreamFault
+from proxy.web.pages import status, status_feed
+from tests.fakes import ScriptedDriver, client
+
+EVENTS = "/pages/api/status/events"
+
+
+def chat(to: object, **more: object) -> TestResponse:
+    body = {"messages": [{"role": "user", "content": "Hi"}], **more}
+    answer: TestResponse = to.post("/v1/chat/completions", json=body)  # type: ignore[attr-defined]
+    answer.get_data()
+    return answer
+
+
+def test_it_tells_backends_slots_and_sums() -> None:
+    visitor = client(ScriptedDriver(), ScriptedDriver())
+    chat(visitor)
+    told = visitor.get("/pages/api/status").json
+    assert [one["state"] for one in told["backends"]] == ["up", "up"]
+    assert told["backends"][0]["found"]["dialect"] == "2023"
+    assert [len(one["slots"]) for one in told["slots"]] == [2, 2]
+    assert (told["hour"]["requests"], told["hour"]["prompt"], told["hour"]["cached"]) == (1, 7, 2)
+    assert told["points"]["requests"][-1] == pytest.approx(0.1)
+    assert told["running"] == 0
+
+
+def test_errors_are_counted() -> None:
+    visitor = client(ScriptedDriver([UpstreamFault("broken")]))
+    assert chat(visitor).status_code == 502
+    assert sum(visitor.get("/pages/api/status").json["hour"]["errors"].values()) == 1
+
+
+def test_no_text_of_a_prompt_is_told() -> None:
+    visitor = client(ScriptedDriver())
+    chat(visitor, messages=[{"role": "user", "content": "my secret plan"}])
+    assert b"secret plan" not in visitor.get("/pages/api/status").data
+
+
+def test_the_stream_tells_the_hour_once_and_then_each_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(status_feed, "PERIOD", 0.01)
+    monkeypatch.setattr(status_feed, "LIFE", 0.1)
+    answer = client().get(EVENTS)
+    assert answer.content_type == "text/event-stream"
+    frames = answer.get_data(as_text=True).split("\n\n")
+    names = [frame.split("\n")[0] for frame in frames if frame]
+    assert names[:3] == ["retry: 500", "event: points", "event: now"]
+    assert 1 < names.count("event: now") <= 11
+    assert json.loads(frames[2].split("data: ")[1])["queue"] == []
+
+
+def test_only_so_many_look_at_once() -> None:
+    visitor = client()
+    seats = [visitor.get(EVENTS) for _ in range(status.MOST_WATCHERS)]
+    refused = visitor.get(EVENTS)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "15")
+    for seat in seats:
+        seat.close()
+    again = visitor.get(EVENTS)
+    assert again.status_code == 200
+    again.close()
+
+
+def test_it_is_for_those_with_a_key() -> None:
+    visitor = client(api_key=(Secret("sesame"),))
+    for path in ("/pages/api/status", EVENTS, "/pages/api/knowledge"):
+        assert visitor.get(path).status_code == 401

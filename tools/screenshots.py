@@ -1,0 +1,149 @@
+"""``make screenshots``: pictures of the main pages, as a person would find them, into images/.
+
+A real gateway in front of a real server with the bundled model, some conversations held, a document
+read; nothing is staged in the pages themselves.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tools import browser as chromium
+from tools import servers
+from tools.processes import Child, Gateway, ModelServer, ask
+
+IMAGES = servers.ROOT / "images"
+QUESTIONS = (
+    "Hello!",
+    "What is the capital of France?",
+    "Tell me about a lighthouse by the sea.",
+    "What is two and two?",
+)
+DOCUMENT = """# The lighthouse of Ardnish
+
+The lighthouse was built in 1874 by the engineer Flora MacPhail. Its lamp burned whale oil until
+1901, then paraffin, and has been electric since 1956.
+
+# Keepers
+
+Two keepers lived on the rock for six weeks at a time. The last of them left in 1987.
+"""
+
+
+class Picture(NamedTuple):
+    """`height` cuts the page; None is all of it."""
+
+    name: str
+    path: str
+    size: tuple[int, int]
+    language: str = "en"
+    dark: bool = False
+
+
+PICTURES = (
+    Picture("status", "/status", (1280, 800)),
+    Picture("status-phone-zh", "/status", (390, 844), "zh", dark=True),
+    Picture("knowledge", "/knowledge", (1280, 800)),
+    Picture("knowledge-phone-zh", "/knowledge", (390, 844), "zh"),
+)
+
+
+@contextmanager
+def site() -> Iterator[Gateway]:
+    """A gateway with something to show."""
+    binary = servers.build("llama-2023", servers.terminal())
+    model = servers.ROOT / "models" / "tinychat-llama.gguf"
+    children: list[Child] = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            log = Path(folder) / "server.log"
+            server = ModelServer("llama-2023", binary, model, log, slots=6, ctx=12288)
+            children.append(server)
+            server.start()
+            flags = ["--llama-api", server.url, "--slots", "6", "--chat-template", "chatml"]
+            flags += ["--data", str(Path(folder) / "data")]
+            gateway = Gateway(flags, Path(folder) / "gateway.log")
+            children.append(gateway)
+            gateway.start()
+            yield gateway
+        finally:
+            for child in reversed(children):
+                child.kill()
+
+
+def converse(url: str) -> None:
+    """Hold a few conversations, the first one of two turns."""
+    for question in QUESTIONS:
+        said = [{"role": "user", "content": question}]
+        ask(f"{url}/v1/chat/completions", {"messages": said, "max_tokens": 120}, 120)
+    said = [*({"role": r, "content": c} for r, c in (("user", QUESTIONS[0]), ("assistant", "Hi!")))]
+    said.append({"role": "user", "content": "And how are you?"})
+    ask(f"{url}/v1/chat/completions", {"messages": said, "max_tokens": 60}, 120)
+
+
+def teach(browser: Browser, url: str, folder: Path) -> None:
+    """Make a knowledge base with a document in it, by the page itself."""
+    document = folder / "lighthouse.md"
+    document.write_text(DOCUMENT, encoding="utf-8")
+    page = browser.new_page(locale="en-GB")
+    page.goto(f"{url}/knowledge")
+    page.get_by_label("Name", exact=True).fill("Lighthouses")
+    page.get_by_label("What is in it").fill("Notes on the coast")
+    page.get_by_role("button", name="Create").click()
+    page.locator("#base-name", has_text="Lighthouses").wait_for()
+    page.locator('input[type="file"]').set_input_files(document)
+    page.locator('.document .state[data-state="up"]').wait_for()
+    page.close()
+
+
+def take(browser: Browser, url: str, picture: Picture) -> None:
+    width, height = picture.size
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        locale="zh-CN" if picture.language == "zh" else "en-GB",
+        color_scheme="dark" if picture.dark else "light",
+        reduced_motion="reduce",
+    )
+    page = context.new_page()
+    page.goto(f"{url}{picture.path}")
+    prepare(page, picture.path)
+    page.screenshot(path=IMAGES / f"{picture.name}.png")
+    context.close()
+
+
+def prepare(page: Page, path: str) -> None:
+    """Wait until a page is as it is to be seen."""
+    if path == "/status":
+        page.locator('.slot[data-kind="held"]').first.wait_for()
+    elif path == "/knowledge":
+        page.locator('.document .state[data-state="up"]').wait_for()
+        page.locator('[name="query"]').fill("who built the lighthouse?")
+        page.locator('[data-part="search"] button').click()
+        page.locator(".hit").first.wait_for()
+
+
+def main() -> int:
+    program = chromium.find()
+    if program is None:
+        print("no chromium: python -m tools.browser says why", file=sys.stderr)
+        return 1
+    IMAGES.mkdir(exist_ok=True)
+    with site() as gateway, sync_playwright() as playwright, tempfile.TemporaryDirectory() as notes:
+        browser = chromium.launch(playwright, program)
+        converse(gateway.url)
+        teach(browser, gateway.url, Path(notes))
+        for picture in PICTURES:
+            take(browser, gateway.url, picture)
+        browser.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
