@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from proxy.app import create_app
@@ -19,7 +21,9 @@ from proxy.dialogue import Bounds, DialogueRequest, Dialogues, Done, Step, Text,
 from proxy.errors import Cancelled, Forbidden
 from proxy.web.services import EXTENSION, Services
 from tests.fakes import wait_until
-from tools.processes import ModelServer
+from tools.processes import Gateway, ModelServer
+
+from .conftest import StartGateway
 
 TEMPLATE = Path(__file__).parents[2] / "tools" / "tinychat" / "chat_template.jinja"
 ASKED = "What is the weather in Oslo?"
@@ -148,3 +152,47 @@ def test_tools_are_off_unless_they_are_allowed(server: ModelServer, package: Pat
 def test_a_request_may_name_fewer_tools(dialogues: Dialogues) -> None:
     with pytest.raises(Forbidden):
         list(dialogues.run(asked(tools=("time",))))
+
+
+# -- served: by gunicorn's gevent worker, over Chatchat's route ------------------------------------
+
+
+@pytest.fixture
+def served(server: ModelServer, package: Path, gateway: StartGateway) -> Gateway:
+    flags = ("--chat-template", str(TEMPLATE), "--data", str(package), "--chatchat")
+    env = {"PYTHONPATH": str(package)}
+    return gateway("--llama-api", server.url, *flags, "--tools", "get_weather", env=env)
+
+
+def body() -> dict[str, object]:
+    return {"query": ASKED, "stream": True, "temperature": 0.0, "max_tokens": 200}
+
+
+def test_steps_are_streamed_to_a_client(served: Gateway) -> None:
+    url = f"{served.url}/chat/agent_chat"
+    with (
+        httpx.Client(trust_env=False, timeout=60) as client,
+        client.stream("POST", url, json=body()) as response,
+    ):
+        told = [json.loads(chunk) for chunk in response.iter_text() if chunk]
+    (lines,) = [one["tools"] for one in told if "tools" in one]
+    assert lines[0] == "Tool: get_weather"
+    assert lines[2] == 'Output: {"temperature": 4}'
+    assert "".join(one.get("final_answer", "") for one in told)
+
+
+def test_a_client_that_leaves_ends_the_tool(served: Gateway, package: Path) -> None:
+    (package / "slow").touch()
+    mark = package / "slow.pid"
+    host, port = served.url.removeprefix("http://").split(":")
+    data = json.dumps(body()).encode()
+    with socket.create_connection((host, int(port))) as sock:
+        head = f"POST /chat/agent_chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
+        sock.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
+        wait_until(mark.is_file, 30)
+        pid = int(mark.read_text())
+        # Others are served while the tool works.
+        with httpx.Client(trust_env=False, timeout=10) as client:
+            assert client.get(f"{served.url}/readyz").status_code == 200
+        assert not _gone(pid)
+    wait_until(lambda: _gone(pid), 20)

@@ -1,0 +1,182 @@
+"""Built-in searches of /v1/responses: what is asked for, and how calls and citations are told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from proxy.core.events import Batch, Finished, Found, ReasoningDelta, Searched, Started, TextDelta
+from proxy.core.fold import fold
+from proxy.core.invalid import Invalid
+from proxy.core.request import Search, ToolChoice
+from proxy.core.usage import Usage
+from proxy.dialects import responses
+from proxy.dialects.stamp import Stamp
+
+BOTH = frozenset({"file_search", "web_search"})
+FILE: Any = {"type": "file_search", "vector_store_ids": ["vs_1"]}
+STAMP = Stamp("resp_1", 1, "m")
+PAGE = Found(1, "Tides", "It is high.", url="https://tide.example/")
+DOCUMENT = Found(2, "guide.pdf", "It is low.", file_id="file-1", score=0.5)
+
+
+def parse(**body: Any) -> responses.Asked:
+    return responses.parse({"input": "Hi", **body}, (), BOTH)
+
+
+def test_searches_are_taken_out_of_the_tools() -> None:
+    file = {**FILE, "max_num_results": 7, "ranking_options": {"score_threshold": 0.25}}
+    web = {"type": "web_search_preview_2025_03_11", "search_context_size": "low"}
+    asked = parse(tools=[file, web, {"type": "function", "name": "f"}])
+    assert asked.request.searches == (
+        Search("file", ("vs_1",), count=7, threshold=0.25),
+        Search("web", count=3),
+    )
+    assert [tool.name for tool in asked.request.tools] == ["f"]
+    assert asked.request.warnings == ()
+
+
+def test_attributes_filter_files() -> None:
+    filters = {"type": "eq", "key": "year", "value": 2026}
+    (search,) = parse(tools=[{**FILE, "filters": filters}]).request.searches
+    assert search.wanted is not None
+    assert search.wanted({"year": 2026})
+    assert not search.wanted({"year": 2025})
+
+
+def test_what_cannot_be_made_here_is_left_out_with_a_warning() -> None:
+    asked = responses.parse({"input": "Hi", "tools": [FILE, {"type": "web_search"}]})
+    assert asked.request.searches == ()
+    assert [text.split()[-4] for text in asked.request.warnings] == ["file_search", "web_search"]
+
+
+def test_a_function_of_the_same_name_is_the_clients_own() -> None:
+    own = {"type": "function", "name": "web_search"}
+    asked = parse(tools=[{"type": "web_search"}, own])
+    assert asked.request.searches == ()
+    assert [tool.name for tool in asked.request.tools] == ["web_search"]
+
+
+def test_a_search_can_be_forced() -> None:
+    for kind, name in (("file_search", "file_search"), ("web_search_preview", "web_search")):
+        tools = [FILE, {"type": "web_search"}]
+        choice = parse(tools=tools, tool_choice={"type": kind}).request.tool_choice
+        assert choice == ToolChoice("named", name)
+
+
+@pytest.mark.parametrize(
+    ("tool", "param"),
+    [
+        ({"type": "file_search"}, "vector_store_ids"),
+        ({**FILE, "vector_store_ids": [1]}, "vector_store_ids"),
+        ({**FILE, "max_num_results": 51}, "max_num_results"),
+        ({**FILE, "ranking_options": {"score_threshold": 2}}, "score_threshold"),
+        ({**FILE, "filters": {"type": "like"}}, "filters"),
+        ({"type": "web_search", "search_context_size": "huge"}, "search_context_size"),
+    ],
+)
+def test_wrong_searches(tool: Any, param: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse(tools=[tool])
+    assert param in caught.value.param
+
+
+def test_calls_made_here_may_be_sent_back() -> None:
+    call = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {}}
+    asked = parse(input=[{"role": "user", "content": "Hi"}, call])
+    assert len(asked.request.messages) == 1
+    assert asked.request.warnings == ()
+
+
+def batches(*texts: str) -> list[Batch]:
+    return [
+        [Started()],
+        [ReasoningDelta("hm")],
+        [Searched("web", "tide")],
+        [],
+        [Searched("web", "tide", over=True, found=(PAGE,))],
+        [Searched("file", "tide")],
+        [Searched("file", "tide", over=True, found=(DOCUMENT,))],
+        [TextDelta(text) for text in texts],
+        [Finished("stop", Usage(9, 5))],
+    ]
+
+
+URL = {
+    "type": "url_citation",
+    "start_index": 8,
+    "end_index": 14,
+    "url": "https://tide.example/",
+    "title": "Tides",
+}
+CITED = {"type": "file_citation", "index": 8, "file_id": "file-1", "filename": "guide.pdf"}
+
+
+def told(asked: responses.Asked, given: Sequence[Batch]) -> list[Any]:
+    encoder = responses.Encoder(STAMP, asked, lambda _: None)
+    data = b"".join(encoder.encode(0, batch) for batch in given)
+    lines = [line for line in data.decode().splitlines() if line.startswith("data: ")]
+    return [json.loads(line[6:]) for line in lines]
+
+
+def test_a_whole_answer_has_its_searches_and_citations() -> None:
+    whole = responses.whole(STAMP, parse(), fold((0, b) for b in batches("It is hi", "[1, 2]")))
+    kinds = [item["type"] for item in whole["output"]]
+    assert kinds == ["reasoning", "web_search_call", "file_search_call", "message"]
+    web, file, message = whole["output"][1:]
+    assert web["action"] == {"type": "search", "query": "tide", "queries": ["tide"]}
+    assert (file["queries"], file["results"]) == (["tide"], None)
+    assert message["content"][0]["annotations"] == [URL, CITED]
+
+
+def test_results_are_told_where_they_are_asked_for() -> None:
+    include = ["file_search_call.results", "web_search_call.action.sources"]
+    asked = parse(include=include)
+    whole = responses.whole(STAMP, asked, fold((0, b) for b in batches("x")))
+    web, file = whole["output"][1:3]
+    assert web["action"]["sources"] == [{"type": "url", "url": "https://tide.example/"}]
+    (result,) = file["results"]
+    assert (result["file_id"], result["text"], result["score"]) == ("file-1", "It is low.", 0.5)
+
+
+def test_a_stream_ends_as_the_whole_answer() -> None:
+    asked = parse()
+    given = batches("It is hi", "[1, 2]")
+    events = told(asked, given)
+    whole = responses.whole(STAMP, asked, fold((0, b) for b in given))
+    final = events[-1]["response"]
+    assert final["output"] == whole["output"]
+    added = [e for e in events if e["type"] == "response.output_text.annotation.added"]
+    assert [(e["annotation_index"], e["annotation"]) for e in added] == [(0, URL), (1, CITED)]
+    assert [e["sequence_number"] for e in events] == list(range(len(events)))
+    kinds = [e["type"].removeprefix("response.") for e in events]
+    at = kinds.index("web_search_call.in_progress")
+    assert kinds[at - 1 : at + 4] == [
+        "output_item.added",
+        "web_search_call.in_progress",
+        "web_search_call.searching",
+        "web_search_call.completed",
+        "output_item.done",
+    ]
+
+
+def test_a_number_that_was_not_found_is_no_citation() -> None:
+    whole = responses.whole(STAMP, parse(), fold((0, b) for b in batches("a[3] [x] [12345] 【1】")))
+    (one,) = whole["output"][-1]["content"][0]["annotations"]
+    assert one["type"] == "url_citation"
+
+
+def test_a_search_that_failed_says_so() -> None:
+    given: list[Batch] = [
+        [Started()],
+        [Searched("web", "q")],
+        [Searched("web", "q", over=True, failed=True)],
+        [TextDelta("x")],
+        [Finished("stop", Usage())],
+    ]
+    assert told(parse(), given)[-1]["response"]["output"][0]["status"] == "failed"
+    whole = responses.whole(STAMP, parse(), fold((0, b) for b in given))
+    assert whole["output"][0]["status"] == "failed"

@@ -1,0 +1,153 @@
+"""An answer that searches on the way, over a scripted gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from proxy.cancel import Cancel
+from proxy.core.events import (
+    Batch,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Found,
+    Searched,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+)
+from proxy.core.request import CompletionRequest, Message, Search, Tool
+from proxy.core.usage import Usage
+from proxy.dialogue.searching import SearchingAnswer
+from proxy.dialogue.values import Bounds, Citation
+from proxy.errors import UpstreamTimeout
+from proxy.gateway import Info
+from proxy.gateway.caller import ANYBODY
+
+ASKED = CompletionRequest(
+    messages=(Message("user", "q"),), tools=(Tool("own"),), searches=(Search("web"),)
+)
+FOUND = Found(1, "T", "text", url="https://t.example/")
+
+
+class Scripted:
+    """Stands for the gateway: each answer is the next script."""
+
+    def __init__(self, *scripts: list[Event]) -> None:
+        self.scripts = list(scripts)
+        self.asked: list[CompletionRequest] = []
+        self.closed = 0
+        self.registry = SimpleNamespace(resolve=lambda name: (name, name))
+
+    def answer(self, request: CompletionRequest, cancel: Cancel, caller: Any) -> Any:
+        self.asked.append(request)
+        script = self.scripts.pop(0)
+        outer = self
+
+        class Answer:
+            info = Info(usage=script[-1].usage if isinstance(script[-1], Finished) else Usage())
+
+            def __iter__(self) -> Iterator[tuple[int, Batch]]:
+                for event in [Started(), *script]:
+                    yield 0, [event]
+
+            def close(self) -> None:
+                outer.closed += 1
+
+        return Answer()
+
+
+class Finds:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.asked: list[tuple[str, str]] = []
+
+    def result(self, search: Search, owner: str, query: str, cancel: Cancel) -> list[Citation]:
+        self.asked.append((owner, query))
+        if self.error is not None:
+            raise self.error
+        return [Citation(number=0, title="T", text="text", url="https://t.example/")]
+
+
+def done(reason: FinishReason, usage: Usage = Usage(10, 5)) -> Finished:  # noqa: B008  # frozen
+    return Finished(reason, usage)
+
+
+def call(name: str, arguments: str, *before: Event) -> list[Event]:
+    pieces = [ToolCallDelta(0, "c1", name), ToolCallDelta(0, arguments=arguments)]
+    return [*before, *pieces, done("tool_calls")]
+
+
+def run(gateway: Scripted, finds: Finds | None = None, rounds: int = 4) -> list[Event]:
+    answer = SearchingAnswer(
+        gateway,  # type: ignore[arg-type]
+        finds or Finds(),  # type: ignore[arg-type]
+        ASKED,
+        "owner",
+        Cancel(),
+        ANYBODY,
+        Bounds(rounds=rounds),
+        0,
+    )
+    try:
+        return [event for _, batch in answer for event in batch]
+    finally:
+        answer.close()
+
+
+SEARCH = call("web_search", '{"query": " tide "}', TextDelta("Let me see. "))
+
+
+def test_a_search_is_made_and_the_model_goes_on_with_it() -> None:
+    gateway, finds = Scripted(SEARCH, [TextDelta("High [1]."), done("stop")]), Finds()
+    assert run(gateway, finds) == [
+        Started(),
+        TextDelta("Let me see. "),
+        Searched("web", "tide"),
+        Searched("web", "tide", over=True, found=(FOUND,)),
+        TextDelta("High [1]."),
+        Finished("stop", Usage(20, 10)),
+    ]
+    assert finds.asked == [("owner", "tide")]
+    first, second = gateway.asked
+    assert [tool.name for tool in first.tools] == ["own", "web_search"]
+    assert not first.parallel_tool_calls
+    assert second.messages[: len(first.messages)] == first.messages
+    assert second.messages[-1].content == "[1] T\ntext"
+    assert gateway.closed == 2
+
+
+def test_a_call_of_the_clients_own_ends_the_answer() -> None:
+    events = run(Scripted(SEARCH, call("own", "{}")))
+    assert events[-3:] == [
+        ToolCallDelta(0, "c1", "own"),
+        ToolCallDelta(0, arguments="{}"),
+        Finished("tool_calls", Usage(20, 10)),
+    ]
+
+
+def test_the_rounds_end() -> None:
+    gateway = Scripted(SEARCH, SEARCH, [TextDelta("x"), done("stop")])
+    run(gateway, rounds=3)
+    assert [one.tool_choice.mode for one in gateway.asked] == ["auto", "auto", "none"]
+
+
+def test_a_search_that_fails_is_told_and_the_model_goes_on() -> None:
+    gateway = Scripted(SEARCH, [TextDelta("Alas."), done("stop")])
+    events = run(gateway, Finds(UpstreamTimeout("too late")))
+    assert Searched("web", "tide", over=True, failed=True) in events
+    assert gateway.asked[1].messages[-1].content == "Error: too late"
+
+
+def test_a_call_that_was_cut_ends_the_answer() -> None:
+    cut: list[Event] = [ToolCallDelta(0, "c", "web_search", '{"qu'), done("length")]
+    assert run(Scripted(cut))[-1] == Finished("length", Usage(10, 5))
+
+
+def test_a_model_that_fails_in_a_later_round_is_a_failed_event() -> None:
+    fault = UpstreamTimeout("gone")
+    events = run(Scripted(SEARCH, [TextDelta("x"), Failed(fault)]))
+    assert events[-1] == Failed(fault)
