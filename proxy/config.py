@@ -117,6 +117,20 @@ def _key(value: str) -> Secret:
     return Secret(value)
 
 
+_STATES = {"redis": "redis", "rediss": "rediss", "unix": "unix"}
+_STATES |= {"valkey": "redis", "valkeys": "rediss"}
+
+
+def _state(value: str) -> Secret:
+    """As redis-py takes it. A password may be in it, so no message shows it."""
+    if not value:
+        return Secret("")
+    scheme, mark, rest = value.partition("://")
+    if scheme not in _STATES or not mark or not rest:
+        raise ValueError(f"expected {', '.join(f'{one}://…' for one in _STATES)}")
+    return Secret(f"{_STATES[scheme]}://{rest}")
+
+
 def _maybe_key(value: str) -> Secret:
     return _key(value) if value else Secret("")
 
@@ -200,7 +214,7 @@ _CHATGLM_VARIABLES = {
     "MAX_LENGTH": "ctx_size",
     "NUM_THREADS": "chatglm_threads",
 }
-EVERYTHING = ("chatchat",)  # what --all turns on, where it is not said otherwise
+EVERYTHING = ("chatchat", "pages")  # what --all turns on, where it is not said otherwise
 _DEFAULT_SERVER: Literal["gunicorn", "waitress"] = (
     "waitress" if sys.platform == "win32" else "gunicorn"
 )
@@ -402,8 +416,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "gevent"
     workers: Annotated[
         int,
-        _says(_SERVE, "worker processes; only 1 works, as slots are counted in one table", ge=1),
+        _says(_SERVE, "worker processes; more than 1 need --state for their table of slots", ge=1),
     ] = 1
+    state: Annotated[
+        Secret,
+        _says(
+            _SERVE,
+            "redis://HOST:PORT/DB (or rediss://, valkey://, unix://PATH): where several workers, "
+            "or hosts, share the table of slots, the queue and its limits; empty: in the process",
+            _state,
+        ),
+    ] = Secret("")
+    state_name: Annotated[
+        str, _says(_SERVE, "name of the table in --state: who shares the backends shares it")
+    ] = "default"
     threads: Annotated[
         int, _says(_SERVE, "threads, that is requests at once, of waitress and gthread", ge=1)
     ] = 64
@@ -866,7 +892,12 @@ def _agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
         return SettingsError(f"{sources.get(name, name)}: {why}")
 
     if settings.workers != 1:
-        raise wrong("workers", one_worker(settings.workers))
+        if not settings.state:
+            raise wrong("workers", one_worker(settings.workers))
+        if settings.server != "gunicorn":
+            raise wrong("workers", "waitress has one process; several may share one --state")
+        if any(one.file for one in settings.backends):
+            raise wrong("workers", "each worker would load the ChatGLM model for itself")
     if settings.server == "gunicorn" and sys.platform == "win32":
         raise wrong("server", "gunicorn does not run on Windows; use waitress")
     if not settings.host:
@@ -898,7 +929,7 @@ def one_worker(number: int) -> str:
     return (
         f"{number} workers asked for, but only 1 works: the slots of the backends are counted in "
         "one table, and two processes would count them twice (one gevent worker carries a thousand "
-        "streams)"
+        "streams; --state redis://… lets several share the table)"
     )
 
 

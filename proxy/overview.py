@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from .config import Settings
+from .keeping import data_folder
 from .web.services import Services
 
 LOOK = 0.2  # seconds between two looks at backends that have not answered yet
@@ -35,7 +36,9 @@ def parts(services: Services, addresses: Sequence[str]) -> list[Part]:
     return [
         Part("gateway", "up", f"{' '.join(where)} ({keys})"),
         Part("APIs", "up", apis),
+        Part("pages", "up", f"{where[0]}/") if settings.pages else Part("pages", "off", "--pages"),
         *_backends(services),
+        _knowledge(services),
         _choice("web search", settings.search_engine, "--search-engine"),
         _choice("agent tools", settings.tools, "--tools"),
     ]
@@ -49,6 +52,21 @@ def _backends(services: Services) -> Iterable[Part]:
             yield Part(f"backend {backend.name}", "up", f"{backend.model}, {slots} {many}")
         else:
             yield Part(f"backend {backend.name}", "down", backend.error or "has not answered yet")
+
+
+def _knowledge(services: Services) -> Part:
+    """Knowledge bases and the jobs that read documents; this opens them."""
+    name, settings = "knowledge, jobs", services.settings
+    if services.knowledge is None:
+        return Part(name, "off", "pip install slotproxy[knowledge]")
+    try:
+        services.knowledge.bases("")
+    except Exception as error:
+        # Whatever keeps a database from opening is its operator's to know, and no reason to stop.
+        return Part(name, "down", f"{type(error).__name__}: {error}".splitlines()[0][:200])
+    if settings.database:
+        return Part(name, "up", settings.database.partition(":")[0])
+    return Part(name, "up", f"SQLite in {settings.data or data_folder()}")
 
 
 def _choice(name: str, chosen: Sequence[str], flag: str) -> Part:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
+
+import pytest
 
 from tests.integration.conftest import StartGateway
 from tools.processes import Gateway, ModelServer, ask
@@ -22,25 +25,32 @@ def table(gateway: Gateway) -> dict[str, str]:
 
 
 def test_everything_is_up_and_told_and_ends_at_ctrl_c(
-    old_server: ModelServer, gateway: StartGateway
+    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    dead = "http://127.0.0.1:9"
-    everything = gateway("--all", "--llama-api", old_server.url, "--llama-api", dead)
+    pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
+    addresses = ("--llama-api", old_server.url, "--llama-api", "http://127.0.0.1:9")
+    everything = gateway("--all", "--data", str(tmp_path / "data"), *addresses)
     rows = table(everything)
     assert rows["gateway"] == f"up    {everything.url} (no key needed)"
     assert rows["APIs"].endswith("Langchain-Chatchat")
     up = next(row for name, row in rows.items() if name.endswith(f":{old_server.port}"))
     assert up.startswith("up ")
     assert rows["backend 127.0.0.1:9"].startswith("down")
+    assert rows["knowledge, jobs"].startswith("up    SQLite in ")
+    assert rows["pages"] == f"up    {everything.url}/"
     assert rows["web search"].startswith("off")
     assert ask(f"{everything.url}/server/list_search_engines", {})[0] == 200
+    assert ask(f"{everything.url}/knowledge_base/list_knowledge_bases")[0] == 200
     os.killpg(everything.pid, signal.SIGINT)  # as a keyboard does: to all of them
     assert everything.process is not None
     assert everything.process.wait(10) in (0, -signal.SIGINT)
     assert "Traceback" not in everything.log and "failed with" not in everything.log
 
 
-def test_what_is_turned_off_stays_off(old_server: ModelServer, gateway: StartGateway) -> None:
-    everything = gateway("--all", "--no-chatchat", "--llama-api", old_server.url)
+def test_what_is_turned_off_stays_off(
+    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    flags = ("--all", "--no-chatchat", "--data", str(tmp_path / "data"))
+    everything = gateway(*flags, "--llama-api", old_server.url)
     assert "Langchain-Chatchat" not in table(everything)["APIs"]
     assert ask(f"{everything.url}/server/list_search_engines", {})[0] == 404

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tests.documents import pdf
 from tests.integration.chatchat import Chatchat
 from tests.integration.conftest import StartGateway, StartServer
 from tools.processes import Gateway, ModelServer
@@ -97,3 +100,110 @@ def test_a_key_in_the_address_is_all_its_client_needs(
     inside = Chatchat(locked.replace("http://", "http://any:sesame@"))
     assert list(inside.post("/llm_model/list_running_models", {})["data"])
     inside.close()
+
+
+CHINESE = pdf(
+    "水泵使用手册\n本手册说明水泵的安装与维护。",
+    "保修条款\n水泵的保修期为五年，自购买之日起计算。保修包括所有运动部件。",
+)
+ENGLISH = pdf(
+    "Handbook of the lighthouse\nThis handbook tells how the lamp is kept.",
+    "The keeper\nThe lamp of the lighthouse is cleaned every Thursday by the keeper.",
+)
+FILES = {"水泵手册.pdf": CHINESE, "lighthouse.pdf": ENGLISH}
+ASKED = {"水泵的保修期是多久？": "水泵手册.pdf", "When is the lamp cleaned?": "lighthouse.pdf"}
+
+
+@pytest.fixture(scope="module")
+def library(
+    server: ModelServer, module_gateway: StartGateway, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Chatchat]:
+    """A client of a gateway that has knowledge bases."""
+    pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
+    data = str(tmp_path_factory.mktemp("data"))
+    served = module_gateway(*FLAGS, "--data", data, "--llama-api", server.url)
+    client = Chatchat(served.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def base(library: Chatchat) -> Iterator[str]:
+    """A base with both files."""
+    name = "手册"
+    assert library.create(name)["code"] == 200
+    uploaded = library.upload(name, FILES)
+    assert uploaded["data"] == {"failed_files": {}}, uploaded
+    yield name
+    assert library.delete(name)["code"] == 200
+    assert name not in library.bases()
+
+
+@pytest.mark.parametrize("question", ASKED)
+def test_a_pdf_is_uploaded_found_cited_and_deleted(
+    library: Chatchat, base: str, question: str
+) -> None:
+    name = ASKED[question]
+    assert sorted(library.files(base)) == sorted(FILES)
+    best = library.search(base, question)[0]
+    assert best["metadata"]["source"] == name
+    assert "2" in best["metadata"]["place"], "it stands on the second page"
+    assert 0 <= best["score"] <= 2
+
+    *pieces, last = library.knowledge_base_chat(question, base, max_tokens=32)
+    assert all(set(one) == {"answer"} for one in pieces)
+    first = last["docs"][0]
+    assert first.startswith("Source [1]") and name in first
+    link = re.search(r"\((http[^)]+)\)", first)
+    assert link and httpx.get(link[1], trust_env=False).content == FILES[name]
+
+    (whole,) = library.knowledge_base_chat(question, base, max_tokens=32, stream=False)
+    assert whole["docs"] == last["docs"]
+    assert whole["answer"] == "".join(one["answer"] for one in pieces)
+
+    assert library.delete_files(base, [name])["data"] == {"failed_files": {}}
+    assert name not in library.files(base)
+    assert all(one["metadata"]["source"] != name for one in library.search(base, question))
+    assert library.download(base, name).json()["code"] == 404
+
+
+def test_a_base_is_rebuilt_and_tells_its_progress(library: Chatchat, base: str) -> None:
+    steps = list(library.rebuild(base))
+    assert [(one["code"], one["finished"], one["total"]) for one in steps] == [
+        (200, 0, 2),
+        (200, 1, 2),
+    ]
+    assert {one["doc"] for one in steps} == set(FILES)
+    assert library.search(base, "lighthouse")
+
+
+def test_a_broken_file_is_one_failure(library: Chatchat, base: str) -> None:
+    uploaded = library.upload(base, {"broken.pdf": b"%PDF-1.4 no", "note.md": b"# A note\n\nzebra"})
+    assert list(uploaded["data"]["failed_files"]) == ["broken.pdf"]
+    assert library.search(base, "zebra")[0]["metadata"]["source"] == "note.md"
+
+
+def test_chunks_are_listed_and_edited(library: Chatchat, base: str) -> None:
+    chunks = library.search(base, file="lighthouse.pdf")
+    wanted = next(one for one in chunks if "Thursday" in one["page_content"])
+    changed = {**wanted, "page_content": "The lamp is cleaned by a giraffe."}
+    assert library.edit(base, {wanted["id"]: changed})["code"] == 200
+    assert "giraffe" in library.search(base, "giraffe")[0]["page_content"]
+    assert library.edit(base, {wanted["id"]: {"page_content": ""}})["code"] == 200
+    assert len(library.search(base, file="lighthouse.pdf")) == len(chunks) - 1
+
+
+def test_a_file_dropped_into_a_chat_is_asked(library: Chatchat) -> None:
+    uploaded = library.upload_temporary({"lighthouse.pdf": ENGLISH})
+    assert uploaded["data"]["failed_files"] == []
+    *pieces, last = library.file_chat("When is the lamp cleaned?", uploaded["data"]["id"])
+    assert "lighthouse.pdf" in last["docs"][0] and pieces
+    assert not library.bases()
+    (missing,) = library.file_chat("What?", "nothing")
+    assert missing["code"] == 404
+
+
+def test_an_answer_can_be_rated(library: Chatchat) -> None:
+    *_, last = library.chat_chat("Hello", max_tokens=4)
+    assert library.feedback(last["chat_history_id"], 80, "good")["code"] == 200
+    assert library.feedback("none", 80)["code"] == 404

@@ -62,7 +62,7 @@ def feedback() -> Response:
     def view(here: Services, record: Record) -> Any:
         wanted = asked.feedback(body(here))
         if here.conversations is None:
-            raise Forbidden("nothing is kept here: the setting is --database")
+            raise Forbidden("nothing is kept here: pip install slotproxy[knowledge]")
         if not OURS.fullmatch(wanted.history_id):
             raise NotFound(f"there is no answer {wanted.history_id[:100]!r}")
         here.conversations.rate(record.key, wanted.history_id, wanted.score, wanted.reason)

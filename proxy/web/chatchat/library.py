@@ -36,7 +36,7 @@ class Library:
 
     def __init__(self, here: Services, owner: str) -> None:
         if here.knowledge is None:
-            raise Forbidden("there are no knowledge bases here: the setting is --knowledge")
+            raise Forbidden("there are no knowledge bases here: pip install slotproxy[knowledge]")
         self.knowledge = here.knowledge
         self.owner = owner
         self._models = here.embedder.registry.names

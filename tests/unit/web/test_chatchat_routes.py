@@ -164,8 +164,9 @@ def test_an_answer_is_rated_by_the_id_it_came_with() -> None:
     api, ratings = app.test_client(), Ratings()
     answered = api.post("/chat/chat", json=Q).json
     rated = {"chat_history_id": answered["chat_history_id"], "score": 80, "reason": "good"}
-    assert api.post("/chat/feedback", json=rated).json["code"] == 403, "where nothing is kept"
     services = app.extensions[EXTENSION]
+    app.extensions[EXTENSION] = dataclasses.replace(services, conversations=None)
+    assert api.post("/chat/feedback", json=rated).json["code"] == 403, "where nothing is kept"
     app.extensions[EXTENSION] = dataclasses.replace(services, conversations=ratings)
     assert api.post("/chat/feedback", json=rated).json["code"] == 200
     assert ratings.kept == [("", answered["chat_history_id"], 80, "good")]
