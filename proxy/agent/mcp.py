@@ -83,16 +83,17 @@ async def _serve(setup: Mapping[str, Any], questions: asyncio.Queue[Any], answer
 
 async def _connected(setup: Mapping[str, Any], stack: contextlib.AsyncExitStack) -> Any:
     try:
+        import httpx2  # the package's own HTTP client
         from mcp import Client, StdioServerParameters  # the extra `knowledge`
         from mcp.client.streamable_http import streamable_http_client
-        from mcp.shared._httpx_utils import create_mcp_http_client
     except ImportError:
         raise RuntimeError("needs the extra: pip install slotproxy[knowledge]") from None
     if setup["command"]:
         command, *args = setup["command"]
         at: Any = StdioServerParameters(command=command, args=args, env=dict(setup["env"]))
     else:
-        http = create_mcp_http_client(headers=dict(setup["headers"]))
+        wait = httpx2.Timeout(30.0, read=300.0)
+        http = httpx2.AsyncClient(headers=dict(setup["headers"]), timeout=wait)
         await stack.enter_async_context(http)
         at = streamable_http_client(setup["url"], http_client=http)
     return await stack.enter_async_context(Client(at))
