@@ -21,7 +21,7 @@ from .members import Member, as_file, put_in, refused
 from .service import Knowledge
 from .values import Base, Hit, Splitting
 
-DAY = 86_400
+HOUR, DAY = 3600, 86_400  # seconds
 UNNAMED = "vector store"
 CHARACTERS = 3  # of a token, between English's four and Chinese's one and a half
 
@@ -170,12 +170,15 @@ class VectorStores:
             error,
         )
         self._files.attach(owner, attached)
-        self._touch(owner, base)
+        self._touch(owner, self._kept(owner, base))
         return as_file(document, attached) if document else refused(file, attached)
 
     def members(self, owner: str, base_id: str, batch_id: str = "") -> list[Member]:
         """Oldest first; of one batch alone, if given."""
-        base = self._knowledge.base(owner, base_id)
+        found = self._members(owner, self._knowledge.base(owner, base_id))
+        return [one for one in found if not batch_id or one.batch_id == batch_id]
+
+    def _members(self, owner: str, base: Base) -> list[Member]:
         attached = self._files.attached(owner, base.id)
         known = {one.document_id: one for one in attached}
         found = [
@@ -188,8 +191,7 @@ class VectorStores:
             for one in attached
             if not one.document_id and one.file_id in files
         ]
-        found.sort(key=lambda one: one.created)
-        return [one for one in found if not batch_id or one.batch_id == batch_id]
+        return sorted(found, key=lambda one: one.created)
 
     def member(self, owner: str, base_id: str, file_id: str) -> Member:
         for one in self.members(owner, base_id):
@@ -274,8 +276,8 @@ class VectorStores:
             base, kept = self.store(owner, base_id)
             if self.has_expired(kept):
                 raise BadRequest("the vector store has expired")
-            self._touch(owner, base)
-            known |= {one.document_id: one for one in self.members(owner, base.id)}
+            self._touch(owner, kept)
+            known |= {one.document_id: one for one in self._members(owner, base)}
         files = None
         if wanted is not None:
             files = [one.document_id for one in known.values() if wanted(one.attributes)]
@@ -296,8 +298,11 @@ class VectorStores:
     def _kept(self, owner: str, base: Base) -> Kept:
         return self._files.kept(owner, base.id) or Kept(base.id, {}, None, base.created)
 
-    def _touch(self, owner: str, base: Base) -> None:
-        self._files.keep(owner, replace(self._kept(owner, base), active=self._clock()))
+    def _touch(self, owner: str, kept: Kept) -> None:
+        """It is used. The expiry counts days, so not every search needs to write."""
+        now = self._clock()
+        if now - kept.active >= HOUR:
+            self._files.keep(owner, replace(kept, active=now))
 
     def _leave(self, owner: str, base_id: str, document_id: str) -> None:
         """A document that is gone already is no fault."""
