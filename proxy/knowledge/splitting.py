@@ -37,16 +37,20 @@ class Piece(NamedTuple):
     text: str
 
 
-def split(text: str, splitting: Splitting) -> list[str]:
-    """The chunks of one text. Blank text has none."""
-    chunks = []
+def spans(text: str, splitting: Splitting) -> Iterator[tuple[int, int]]:
+    """Where each chunk begins and ends."""
     begin = 0
     while begin < len(text):
         end = _end(text, begin, splitting.size)
-        chunks.append(text[begin:end])
+        yield begin, end
         if end == len(text):
-            break
+            return
         begin = _again(text, begin, end, splitting.overlap)
+
+
+def split(text: str, splitting: Splitting) -> list[str]:
+    """The chunks of one text. Blank text has none."""
+    chunks = (text[begin:end] for begin, end in spans(text, splitting))
     return [chunk for chunk in chunks if chunk.strip()]
 
 

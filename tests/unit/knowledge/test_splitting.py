@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.knowledge.sections import of_markdown, of_plain
+from proxy.knowledge.splitting import Section, pieces, spans, split
+from proxy.knowledge.values import Splitting
+
+TEXTS = st.text(st.sampled_from("ab c。.\n,，！? 中文字—'\"#`") | st.characters(codec="utf-8"))
+SPLITTINGS = st.integers(1, 60).flatmap(
+    lambda size: st.builds(Splitting, st.just(size), st.integers(0, size - 1))
+)
+
+
+def without_blanks(text: str) -> str:
+    return re.sub(r"\s", "", text)
+
+
+@settings(max_examples=50)
+@given(TEXTS, SPLITTINGS)
+def test_no_text_is_lost_and_no_chunk_too_long(text: str, splitting: Splitting) -> None:
+    reached = first = 0
+    for begin, end in spans(text, splitting):
+        assert first <= begin <= reached < end <= begin + splitting.size
+        assert reached - begin <= splitting.overlap
+        first, reached = begin + 1, end
+    assert reached == len(text)
+
+
+@settings(max_examples=50)
+@given(TEXTS)
+def test_without_overlap_the_chunks_are_the_text(text: str) -> None:
+    chunks = split(text, Splitting(20, 0))
+    assert without_blanks("".join(chunks)) == without_blanks(text)
+
+
+def test_chunks_end_with_sentences_in_both_languages() -> None:
+    english = "The first one is here. The second one follows! Is there a third? Yes, a fourth."
+    assert split(english, Splitting(50, 0)) == [
+        "The first one is here. The second one follows! ",
+        "Is there a third? Yes, a fourth.",
+    ]
+    chinese = "第一句在这里。第二句跟着来！有第三句吗？是的，还有第四句。"
+    assert split(chinese, Splitting(16, 0)) == [
+        "第一句在这里。第二句跟着来！",
+        "有第三句吗？是的，还有第四句。",
+    ]
+
+
+def test_the_overlap_begins_with_a_sentence() -> None:
+    text = "One two three. Four five six. Seven eight nine. Ten."
+    first, second, *_ = split(text, Splitting(32, 18))
+    assert first == "One two three. Four five six. "
+    assert second.startswith("Four five six.")
+
+
+def test_a_paragraph_is_a_better_end_than_a_sentence() -> None:
+    text = "First. Also first.\n\nSecond one. And more of it."
+    assert split(text, Splitting(32, 0))[0] == "First. Also first.\n\n"
+
+
+@settings(max_examples=50)
+@given(st.lists(st.builds(Section, st.sampled_from(["", "page 1", "page 2"]), TEXTS)), SPLITTINGS)
+def test_no_section_is_lost(sections: list[Section], splitting: Splitting) -> None:
+    found = list(pieces(sections, splitting))
+    said = {c for section in sections for c in section.text if not c.isspace()}
+    assert {c for piece in found for c in piece.text} >= said
+    assert {piece.place for piece in found} <= {section.place for section in sections}
+
+
+def test_pages_do_not_share_a_chunk() -> None:
+    sections = [Section("page 1", "One."), Section("page 2", "Two.")]
+    assert [piece.place for piece in pieces(sections, Splitting())] == ["page 1", "page 2"]
+
+
+def test_what_stands_under_a_heading_may_share_its_chunk() -> None:
+    sections = [Section("A", "One."), Section("A > B", "Two."), Section("C", "Three.")]
+    assert [(piece.place, piece.text) for piece in pieces(sections, Splitting())] == [
+        ("A", "One.\n\nTwo."),
+        ("C", "Three."),
+    ]
+
+
+def test_markdown_is_placed_by_its_headings() -> None:
+    text = "before\n# One\na\n## Two\nb\n```\n# no heading\n```\n# Three\nc\n"
+    places = [section.place for section in of_markdown(text)]
+    assert places == ["", "One", "One > Two", "Three"]
+
+
+def test_slides_are_placed_by_their_numbers() -> None:
+    text = "<!-- Slide number: 1 -->\n# Hello\n<!-- Slide number: 2 -->\n# More\n"
+    assert [s.place for s in of_markdown(text) if s.text.strip()] == [
+        "slide 1",
+        "slide 2",
+    ]
+
+
+@settings(max_examples=50)
+@given(st.text())
+def test_sections_lose_no_line(text: str) -> None:
+    for cut in (of_markdown, of_plain):
+        said = "\n".join(section.text for section in cut(text))
+        kept = [line for line in text.splitlines() if not line.startswith("<!--")]
+        assert without_blanks("".join(kept)) == without_blanks(said)
+
+
+def test_plain_text_is_placed_by_its_lines() -> None:
+    text = "\n".join(f"line {number}" for number in range(1, 101))
+    assert [section.place for section in of_plain(text)] == ["lines 1-80", "lines 81-100"]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\n\t"])
+def test_blank_text_has_no_chunks(text: str) -> None:
+    assert split(text, Splitting()) == []
+    assert list(pieces([Section("", text)], Splitting())) == []

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from proxy.errors import NotFound
+from proxy.store.conversations import ConversationStore
+from proxy.store.database import Database
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[ConversationStore]:
+    database = Database(url)
+    database.upgrade()
+    ticks = itertools.count(1)
+    yield ConversationStore(database, clock=lambda: float(next(ticks)))
+    database.close()
+
+
+def test_an_answer_grows_and_is_kept_at_every_word(store: ConversationStore) -> None:
+    talk = store.create("ann", "Bridges", {"mode": "chat"})
+    question = store.add("ann", talk.id, "user", "How long?")
+    answer = store.add("ann", talk.id, "assistant", parent_id=question.id, status="growing")
+    store.append(answer.id, reasoning="Let me see.")
+    store.append(answer.id, "521 ")
+    store.append(answer.id, "metres.")
+    seen = store.message("ann", answer.id)
+    assert (seen.content, seen.reasoning, seen.status) == ("521 metres.", "Let me see.", "growing")
+    assert store.interrupted() == 1
+    assert store.message("ann", answer.id).status == "interrupted"
+    store.finish(answer.id, "done", {"tokens": 3})
+    assert store.message("ann", answer.id).extra == {"tokens": 3}
+
+
+def test_another_answer_is_a_branch(store: ConversationStore) -> None:
+    talk = store.create("ann")
+    question = store.add("ann", talk.id, "user", "Q")
+    first, second = (
+        store.add("ann", talk.id, "assistant", text, parent_id=question.id) for text in "AB"
+    )
+    more = store.add("ann", talk.id, "user", "More?", parent_id=second.id)
+    assert [one.content for one in store.path("ann", more.id)] == ["Q", "B", "More?"]
+    assert [one.content for one in store.path("ann", first.id)] == ["Q", "A"]
+    assert [one.content for one in store.messages("ann", talk.id)] == ["Q", "A", "B", "More?"]
+
+
+def test_conversations_are_found_by_title_and_words(store: ConversationStore) -> None:
+    bridges, trains = (store.create("ann", title) for title in ("Bridges", "Trains"))
+    store.add("ann", trains.id, "user", "赵州桥在哪里? 100% sure")
+    assert [one.id for one in store.recent("ann")] == [trains.id, bridges.id]
+    assert [one.id for one in store.recent("ann", "bRIDGE")] == [bridges.id]
+    assert [one.id for one in store.recent("ann", "州桥")] == [trains.id]
+    assert [one.id for one in store.recent("ann", "0% s")] == [trains.id]
+    assert store.recent("ann", "0_") == ()
+    (last,) = store.recent("ann", limit=1)
+    assert [one.id for one in store.recent("ann", before=last.changed)] == [bridges.id]
+
+
+def test_nothing_of_another_owner_is_seen(store: ConversationStore) -> None:
+    talk = store.create("ann")
+    said = store.add("ann", talk.id, "user", "secret")
+    assert store.recent("bob", "secret") == ()
+    for call in (
+        lambda: store.get("bob", talk.id),
+        lambda: store.change("bob", talk.id, "mine"),
+        lambda: store.delete("bob", talk.id),
+        lambda: store.messages("bob", talk.id),
+        lambda: store.message("bob", said.id),
+        lambda: store.add("bob", talk.id, "user", "hello"),
+    ):
+        with pytest.raises(NotFound):
+            call()
+    assert store.clear("bob") == 0 and store.export("bob") == []
+
+
+def test_a_parent_is_of_the_same_conversation(store: ConversationStore) -> None:
+    one, other = store.create("ann"), store.create("ann")
+    said = store.add("ann", one.id, "user", "Q")
+    with pytest.raises(NotFound):
+        store.add("ann", other.id, "assistant", "A", parent_id=said.id)
+
+
+def test_all_is_exported_and_all_is_deleted(store: ConversationStore) -> None:
+    talk = store.create("ann", "T", {"mode": "chat"})
+    store.add("ann", talk.id, "user", "Q")
+    (kept,) = store.export("ann")
+    assert (kept["title"], kept["settings"]) == ("T", {"mode": "chat"})
+    assert [one["content"] for one in kept["messages"]] == ["Q"]
+    assert store.clear("ann") == 1
+    assert store.recent("ann") == ()
+
+
+def test_a_later_thought_replaces_the_first(store: ConversationStore) -> None:
+    store.rate("ann", "m", -1, "wrong")
+    store.rate("ann", "m", 1, "right after all")
+    store.rate("bob", "m", -1)
+    (kept,) = store.ratings("ann")
+    assert (kept.score, kept.reason) == (1, "right after all")
+
+
+def test_a_title_and_settings_change(store: ConversationStore) -> None:
+    talk = store.create("ann")
+    store.change("ann", talk.id, title="New")
+    changed = store.change("ann", talk.id, settings={"mode": "agent"})
+    assert (changed.title, changed.settings) == ("New", {"mode": "agent"})

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect
+
+from proxy.store.database import Database
+from proxy.store.tables import metadata
+
+
+def test_migrations_make_the_tables_we_know(url: str) -> None:
+    database = Database(url)
+    database.upgrade()
+    with database.begin() as connection:
+        tables = set(inspect(connection).get_table_names())
+        assert set(metadata.tables) <= tables
+        context = MigrationContext.configure(connection, opts={"include_object": _ours})
+        assert compare_metadata(context, metadata) == []
+    database.close()
+
+
+def _ours(thing: object, name: str, kind: str, reflected: bool, other: object) -> bool:
+    return kind != "table" or name in metadata.tables
+
+
+def test_the_first_revision_is_brought_to_the_last(url: str) -> None:
+    database = Database(url)
+    database.upgrade("0001")
+    database.upgrade()
+    database.upgrade()  # again: nothing to do
+    with database.begin() as connection:
+        assert set(metadata.tables) <= set(inspect(connection).get_table_names())
+    database.close()
+
+
+def test_several_may_upgrade_at_once(url: str) -> None:
+    failed: list[BaseException] = []
+
+    def upgrade() -> None:
+        database = Database(url)
+        try:
+            database.upgrade()
+        except BaseException as error:
+            failed.append(error)
+        database.close()
+
+    threads = [threading.Thread(target=upgrade) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'kept.db'}")
+    database.upgrade()
+    with database.begin() as writing:
+        writing.exec_driver_sql("insert into conversation values ('c', 'o', '', '{}', 0, 0)")
+        with database.begin() as reading:
+            found = reading.exec_driver_sql("select count(*) from conversation").scalar()
+            assert found == 0
+    database.close()
