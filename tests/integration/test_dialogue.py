@@ -14,7 +14,7 @@ from proxy.app import create_app
 from proxy.cancel import Cancel
 from proxy.config import load
 from proxy.core.invalid import Invalid
-from proxy.core.request import Message
+from proxy.core.request import Message, Search
 from proxy.dialogue import (
     DialogueEvent,
     DialogueRequest,
@@ -232,6 +232,30 @@ def test_a_document_that_was_read_is_found_and_cited(here: Services) -> None:
     assert isinstance(done, Done)
     with pytest.raises(NotFound):
         events(here.dialogues, about("What does a yacht pay?", owner="key-2"))
+
+
+def test_a_search_in_files_cites_the_file(here: Services) -> None:
+    if here.knowledge is None or here.vector_stores is None:
+        pytest.skip("the extra `knowledge` is not installed")
+    stores = here.vector_stores
+    base, _ = stores.create("key-1", "harbour", "", {}, None)
+    ids = {}
+    for name in ("tide", "fee"):
+        file = stores.upload("key-1", f"{name}.txt", "assistants", FACTS[name].encode(), None)
+        ids[name] = file.file_id
+        stores.attach("key-1", base.id, file.file_id, {"of": name}, 800, 400, auto=True)
+    wait_until(
+        lambda: {one.status for one in stores.members("key-1", base.id)} == {"completed"}, 60
+    )
+    finder = Finder(here.knowledge, None, stores)
+
+    def found(search: Search) -> list[tuple[str, str]]:
+        cited = finder.result(search, "key-1", "What does a yacht pay?", Cancel())
+        return [(one.document_id, one.title) for one in cited]
+
+    assert found(Search("file", (base.id,)))[0] == (ids["fee"], "fee.txt")
+    tides = Search("file", (base.id,), wanted=lambda attributes: attributes["of"] == "tide")
+    assert (ids["fee"], "fee.txt") not in found(tides)
 
 
 # -- search ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ the model of random weights is bound to the call, what it searches for is its ow
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -27,8 +28,11 @@ def searxng() -> Iterator[SearXNG]:
 
 
 @pytest.fixture
-def served(old_server: ModelServer, gateway: StartGateway, searxng: SearXNG) -> Gateway:
+def served(
+    old_server: ModelServer, gateway: StartGateway, searxng: SearXNG, tmp_path: Path
+) -> Gateway:
     flags = ("--search-engine", "searxng", "--searxng-url", searxng.url, "--agent-rounds", "2")
+    flags += ("--data", str(tmp_path / "data"))
     return gateway("--llama-api", old_server.url, *flags)
 
 
@@ -92,6 +96,30 @@ def test_its_events_come_in_order(client: openai.OpenAI) -> None:
         "response.output_item.added",
     ]
     assert [item.type for item in whole.output] == ["web_search_call", "message"]
+
+
+def test_files_are_searched(client: openai.OpenAI, searxng: SearXNG) -> None:
+    """What the model searches for is babble; that a file is found by it cannot be asked for, but
+    that the search is made, told and passed on can."""
+    pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+    store = client.vector_stores.create(name="harbour")
+    file = client.vector_stores.files.upload_and_poll(
+        vector_store_id=store.id, file=("tide.txt", b"The tide is high."), poll_interval_ms=100
+    )
+    assert file.status == "completed"
+    tools: Any = [{"type": "file_search", "vector_store_ids": [store.id]}]
+    include: Any = ["file_search_call.results"]
+    given = {**fields(), "tools": tools, "tool_choice": {"type": "file_search"}}
+    whole = client.responses.create(**{**given, "include": include})
+    call, message = whole.output
+    assert call.type == "file_search_call"
+    assert call.status == "completed"
+    assert len(call.queries) == 1
+    assert call.results is not None
+    assert message.type == "message"
+    missing: Any = [{"type": "file_search", "vector_store_ids": ["vs_none"]}]
+    whole = client.responses.create(**{**given, "tools": missing})
+    assert [item.status for item in whole.output[:1]] == ["failed"]  # type: ignore[union-attr]
 
 
 def test_without_an_engine_the_tool_is_left_out(
