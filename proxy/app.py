@@ -8,12 +8,13 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from . import resources
+from . import __version__, resources
 from .agent import Server, Toolbox, functions
 from .agent.toolbox import OWN
 from .backends.chatglm.driver import ChatGLM
@@ -29,10 +30,12 @@ from .dialogue import Bounds, Dialogues, Finder
 from .dialogue.finding import KNOWLEDGE, WEB
 from .errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from .gateway import Embedder, Gateway, Manner
-from .keeping import Keeping
+from .keeping import Keeping, data_folder
 from .prompters import Prompters
 from .prompting.layouts import Layouts
+from .scheduling.admission import Admission
 from .scheduling.scheduler import Scheduler
+from .scheduling.shared import RedisLog, SharedScheduler
 from .store.responses import ResponseStore
 from .web import (
     anthropic,
@@ -62,6 +65,8 @@ from .websearch.metasearch import Metasearch
 
 log = logging.getLogger("slotproxy")
 
+JOINS = 3.0  # seconds a new worker waits for the shared table, and for its first look at backends
+
 
 def create_app(settings: Settings, backends: Sequence[Backend] | None = None) -> Flask:
     """The WSGI application. Its backends, those of the settings unless given, are looked after
@@ -69,13 +74,8 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
 
     Raises SettingsError for a setting that only a part can judge."""
     logging.basicConfig(format="%(message)s", level=settings.log_level.upper())
-    scheduler = Scheduler(
-        time.monotonic,
-        max_queue=settings.max_queue,
-        queue_timeout=settings.queue_timeout,
-        groups=len({key.group for key in settings.keys}) > 1,
-        disk=settings.slot_disk,
-    )
+    groups = len({key.group for key in settings.keys}) > 1
+    scheduler = _scheduler(settings, "", groups=groups, disk=settings.slot_disk)
     registry = Registry(
         backends or [_backend(settings, config) for config in _configs(settings)],
         scheduler,
@@ -116,7 +116,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         int(time.time()),
         embedder or Embedder(registry, scheduler),
         ranker or Embedder(registry, scheduler),
-        ResponseStore(settings.response_store, settings.stored_responses),
+        _responses(settings),
         Jobs(),
         layouts,
         _dialogues(settings, gateway, layouts, keeping),
@@ -138,6 +138,8 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     registry.start()
     atexit.register(registry.close)
     keeping.resume()
+    if settings.state:
+        registry.looked.wait(JOINS)  # others answer meanwhile: this one is to be able to as well
     return app
 
 
@@ -202,7 +204,11 @@ def _configs(settings: Settings) -> Sequence[BackendConfig]:
     """The configured backends; where none was named, and nobody is at the default address, the
     bundled model."""
     configs = settings.backends
-    if settings.is_default and (file := bundled_instead(configs[0].url, resources.bundled())):
+    if (
+        settings.is_default
+        and not settings.state
+        and (file := bundled_instead(configs[0].url, resources.bundled()))
+    ):
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
     return configs
 
@@ -222,6 +228,45 @@ def _backend(settings: Settings, config: BackendConfig) -> Backend:
     )
 
 
+def _scheduler(
+    settings: Settings, purpose: str, *, groups: bool = False, disk: int = 0
+) -> Admission:
+    """Of this process, or of all that share a table for this purpose. Raises SettingsError."""
+    most, seconds = settings.max_queue, settings.queue_timeout
+    if not settings.state:
+        return Scheduler(
+            time.monotonic, max_queue=most, queue_timeout=seconds, groups=groups, disk=disk
+        )
+    try:
+        table = RedisLog(settings.state, settings.state_name + purpose)
+    except ImportError:
+        raise SettingsError("--state needs pip install slotproxy[redis]") from None
+    except ValueError:
+        raise SettingsError("--state: not an address of Redis") from None
+    shared = SharedScheduler(
+        table,
+        time.monotonic,
+        version=__version__,
+        max_queue=most,
+        queue_timeout=seconds,
+        groups=groups,
+        disk=disk,
+    )
+    atexit.register(shared.close)
+    shared.ready(JOINS)
+    return shared
+
+
+def _responses(settings: Settings) -> ResponseStore:
+    """Where there may be other workers, in a file: they are asked for the same responses."""
+    path = settings.response_store
+    if settings.state and not path:
+        folder = Path(settings.data) if settings.data else data_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = str(folder / "responses.sqlite")
+    return ResponseStore(path, settings.stored_responses)
+
+
 def _llamacpp(settings: Settings, config: BackendConfig) -> Driver:
     return LlamaCpp(
         config.url,
@@ -238,9 +283,7 @@ def _embedder(settings: Settings, urls: Sequence[str], gift: Gift) -> Embedder |
     None where none is named."""
     if not urls:
         return None
-    scheduler = Scheduler(
-        time.monotonic, max_queue=settings.max_queue, queue_timeout=settings.queue_timeout
-    )
+    scheduler = _scheduler(settings, f":{gift}")
     servers = []
     for url in urls:
         driver = EmbeddingServer(

@@ -126,7 +126,7 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
 
     def on_starting(arbiter: Any) -> None:
         # Here, not in a check of our own settings: `gunicorn -w 2` and GUNICORN_CMD_ARGS end here.
-        if arbiter.cfg.workers != 1:
+        if arbiter.cfg.workers != 1 and not settings.state:
             say(one_worker(arbiter.cfg.workers))
             raise SystemExit(2)
         # gunicorn's own way is another worker, beside the old one, with another table of slots.
@@ -134,7 +134,7 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
 
     def nworkers_changed(arbiter: Any, new: int, old: int | None) -> None:
         # SIGTTIN asks a running gunicorn for one more. `old` is None at the start (see above).
-        if old is not None and new > 1:
+        if old is not None and new > 1 and not settings.state:
             say(one_worker(new))
             arbiter.num_workers = 1
 
@@ -153,13 +153,14 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         gc.freeze()
         _on_hangup(worker.wsgi, reread or _from_environment)
         names = [one.getsockname() for one in worker.sockets]
-        _tell_all(worker.wsgi, settings, [*map(_address, names)])
+        if worker.age == 1:  # the first of several
+            _tell_all(worker.wsgi, settings, [*map(_address, names)])
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     gevent = settings.worker_class == "gevent"
     return {
         "bind": f"{host}:{settings.port}",
-        "workers": 1,
+        "workers": settings.workers,
         "worker_class": "proxy.gevent_worker.Worker" if gevent else "gthread",
         "worker_connections": 4096,
         "threads": 1 if gevent else settings.threads,

@@ -107,6 +107,7 @@ class Registry:
         self._interval = interval
         self._deadline = deadline
         self._stopped = threading.Event()
+        self.looked = threading.Event()  # at every backend once
         self._wake = {name: threading.Event() for name in self.backends}
         self._threads: list[threading.Thread] = []
         for backend in backends:
@@ -225,6 +226,8 @@ class Registry:
                 self._probe(backend)
             elif not backend.driver.alive():
                 self._down(backend, None)
+            if self.settled:
+                self.looked.set()
             calm = backend.up and not backend.leaving
             wake.wait(self._interval if calm else min(1.0, self._interval))
 

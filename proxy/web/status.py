@@ -27,7 +27,9 @@ def ready() -> Response:
     backends = {name: _state(b.up) for name, b in enumerate(registry.backends.values())}
     counts = {s: sum(v == s for v in backends.values()) for s in ("up", "down", "unknown")}
     if registry.ready:
-        return _json({"status": "ok", "backends": counts})
+        notices = services().gateway.scheduler.notices
+        more = {"notices": notices} if notices else {}
+        return _json({"status": "ok", "backends": counts, **more})
     message = "No backend is up" if registry.settled else "Loading model"
     error = {"code": 503, "message": message, "type": "unavailable_error"}
     response = _json({"status": "error", "error": error, "backends": counts}, 503)

@@ -1,0 +1,280 @@
+"""Several workers, and several gateways, that share their slots in a real Redis."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tools.processes import Child, Gateway, ModelServer, ask, free_port
+
+from .conftest import StartGateway
+
+pytest.importorskip("redis", reason="the extra redis is not installed")
+
+
+class Redis(Child):
+    """A redis-server, or valkey-server, that keeps nothing over its end."""
+
+    def __init__(self, folder: Path) -> None:
+        binary = shutil.which("redis-server") or shutil.which("valkey-server")
+        if binary is None:
+            pytest.skip("no redis-server here: apt-get install redis-server")
+        self.port = free_port()
+        words = f"--bind 127.0.0.1 --port {self.port} --dir {folder} --appendonly no"
+        super().__init__([binary, *words.split(), "--save", ""], folder / "redis.log")
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        import redis
+
+        self.launch()
+        client = redis.Redis(port=self.port)
+        try:
+            _wait_for(lambda: _answers(client), 10.0)
+        finally:
+            client.close()
+
+
+def _answers(client: Any) -> bool:
+    import redis
+
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def _wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[Redis]:
+    server = Redis(tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+def _flags(redis_server: Redis, backend: ModelServer, tmp_path: Path, *more: str) -> list[str]:
+    flags = ["--llama-api", backend.url, "--state", redis_server.url, "--data", str(tmp_path)]
+    return [*flags, "--chat-template", "legacy", *more]
+
+
+def _workers(gateway: Gateway) -> list[int]:
+    children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children")
+    return [int(pid) for pid in children.read_text().split()]
+
+
+def _slots(url: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ask(f"{url}/v1/slots")[1] or b"{}")
+    return found
+
+
+def _states(url: str) -> list[str]:
+    return [slot["state"] for one in _slots(url)["backends"] for slot in one["slots"]]
+
+
+class Stream:
+    """One streamed chat on a connection of its own, so that its worker is known by its socket."""
+
+    def __init__(self, url: str, text: str, tokens: int) -> None:
+        parts = urlsplit(url)
+        self.connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        body = {
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": tokens,
+            "stream": True,
+            "ignore_eos": True,
+        }
+        self.connection.request(
+            "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
+        )
+        self.answer = self.connection.getresponse()
+        self.first = self.answer.readline()
+
+    def rest(self) -> bytes:
+        """Until its end, b"" where it was cut off."""
+        try:
+            return self.first + self.answer.read()
+        except (OSError, http.client.HTTPException):
+            return b""
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self.answer.close()
+        self.connection.close()
+
+
+def _holder(stream: Stream, pids: list[int]) -> int:
+    """The worker whose socket is the other end of this stream's."""
+    port = stream.connection.sock.getsockname()[1]
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (inode,) = (line[9] for line in lines if int(line[2].split(":")[1], 16) == port)
+    for pid in pids:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                if os.readlink(f"/proc/{pid}/fd/{number}") == f"socket:[{inode}]":
+                    return pid
+            except FileNotFoundError:
+                pass
+    raise AssertionError("no worker has it")
+
+
+def _chat(url: str, text: str, tokens: int = 8, **headers: str) -> tuple[int, dict[str, str], Any]:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens}
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    try:
+        connection.request(
+            "POST",
+            "/v1/chat/completions",
+            json.dumps(body),
+            {"Content-Type": "application/json", **named},
+        )
+        answer = connection.getresponse()
+        told = {key.lower(): value for key, value in answer.getheaders()}
+        return answer.status, told, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/net"), reason="reads Linux's /proc")
+
+
+def test_two_gateways_never_take_a_slot_twice_and_know_each_others_conversations(
+    redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    flags = _flags(redis_server, old_server, tmp_path, "--slots", "2")
+    one, two = gateway(*flags), gateway(*flags)
+    _wait_for(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
+    text = "The quick brown fox jumps over the lazy dog, and so on. " * 12
+    _, _, first = _chat(one.url, text)
+    _, _, again = _chat(two.url, text)
+    assert first["usage"]["prompt_tokens"] == again["usage"]["prompt_tokens"]
+    (held,) = [s for b in _slots(two.url)["backends"] for s in b["slots"] if s["turns"]]
+    assert held["turns"] == 2  # of one conversation, though two gateways answered
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(lambda n: _chat((one, two)[n % 2].url, f"{n} is a number"), range(24))
+        )
+    assert [status for status, _, _ in answers] == [200] * 24
+    (backend,) = _slots(one.url)["backends"]
+    assert backend["requests"] == 26
+    assert backend["moved"] <= 2
+    _wait_for(lambda: _states(one.url).count("busy") == 0)
+
+
+@needs_proc
+def test_a_killed_workers_slots_come_free_and_the_others_streams_go_on(
+    redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
+    one = gateway(*flags)
+    _wait_for(lambda: _slots(one.url).get("workers") == 2)
+    pids = _workers(one)
+    assert len(pids) == 2
+    stream = Stream(one.url, "first", 1500)
+    kept = _holder(stream, pids)
+    for _ in range(20):  # the kernel chooses who accepts
+        probe = Stream(one.url, "second", 1500)
+        if _holder(probe, pids) != kept:
+            break
+        probe.close()
+        _wait_for(lambda: _states(one.url).count("busy") == 1)
+    killed = _holder(probe, pids)
+    assert killed != kept
+    os.kill(killed, signal.SIGKILL)
+    at = time.monotonic()
+    assert b"[DONE]" not in probe.rest()
+    # Nobody but its holder could give the slot back; so somebody else gets it once it has expired.
+    _wait_for(lambda: _states(one.url).count("busy") == 1, 20.0)
+    assert time.monotonic() - at < 15
+    status, headers, _ = _chat(one.url, "third")
+    assert status == 200
+    assert "x-slotproxy-warning" not in headers
+    whole = stream.rest()
+    assert b"[DONE]" in whole
+    assert whole.count(b"data: ") > 1400
+    _wait_for(lambda: _slots(one.url).get("workers") == 2)
+
+
+def test_without_redis_requests_go_on_by_load_and_say_so(
+    redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    one = gateway(*_flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2"))
+    _wait_for(lambda: _slots(one.url).get("workers") == 2)
+    stream = Stream(one.url, "before", 400)
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def traffic() -> None:
+        while not stop.is_set():
+            statuses.append(_chat(one.url, f"number {len(statuses)}", 4)[0])
+
+    thread = threading.Thread(target=traffic)
+    thread.start()
+    try:
+        redis_server.kill()
+        gone = time.monotonic()
+        _wait_for(lambda: b"notices" in ask(f"{one.url}/health")[1])
+        status, headers, _ = _chat(one.url, "during")
+        assert status == 200
+        assert "Redis is gone" in headers["x-slotproxy-warning"]
+        assert _slots(one.url)["state"] == "alone"
+        _wait_for(lambda: time.monotonic() - gone > 10)
+        redis_server.start()
+        _wait_for(lambda: _slots(one.url).get("workers") == 2)
+        _wait_for(lambda: b"notices" not in ask(f"{one.url}/health")[1])
+    finally:
+        stop.set()
+        thread.join()
+    assert b"[DONE]" in stream.rest()
+    assert len(statuses) > 10
+    assert set(statuses) == {200}
+    status, headers, _ = _chat(one.url, "after")
+    assert status == 200
+    assert "x-slotproxy-warning" not in headers
+    assert one.log.count("requests are placed by load") == 2  # once a worker
+
+
+def test_a_slot_given_back_by_one_worker_wakes_who_waits_in_another(
+    redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    flags = _flags(redis_server, old_server, tmp_path, "--slots", "1", "--max-queue", "1")
+    one, two = gateway(*flags), gateway(*flags)
+    _wait_for(lambda: _slots(two.url).get("workers") == 2)
+    stream = Stream(one.url, "long", 300)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(_chat, two.url, "waits")
+        _wait_for(lambda: len(_slots(one.url)["queue"]) == 1)
+        # The bound of the queue is one for both.
+        status, headers, _ = _chat(one.url, "one too many")
+        assert status == 429
+        assert int(headers["retry-after"]) >= 1
+        assert b"[DONE]" in stream.rest()
+        ended = time.monotonic()
+        status, headers, _ = waits.result()
+    assert status == 200
+    assert headers["x-slotproxy-queue"] == "1"
+    assert time.monotonic() - ended < 2
