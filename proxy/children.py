@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +29,7 @@ from .cancel import Cancel
 from .errors import Cancelled, UpstreamFault, UpstreamTimeout
 
 PATIENCE = 8.0  # seconds a child has to end what it began, before it is killed
-MOST_IDLE = 2
+MOST, MOST_IDLE = 8, 2
 LONGEST = 4 << 20  # bytes of one answer
 _HOME = Path(__file__).resolve().parent.parent  # where the package lies
 
@@ -97,12 +98,13 @@ class Child:
 
 
 class Children:
-    """Helpers of one kind, started as they are needed."""
+    """Helpers of one kind, started as they are needed, MOST at once."""
 
     def __init__(self, module: str, setup: Any = None) -> None:
         self._module = module
         self._setup = setup
         self._lock = threading.Lock()
+        self._room = threading.Semaphore(MOST)
         self._idle: list[Child] = []
         self._closed = False
 
@@ -111,6 +113,15 @@ class Children:
 
         Raises Cancelled, UpstreamTimeout, UpstreamFault (it died; its standard error is nobody's).
         """
+        end = time.monotonic() + seconds
+        if not self._room.acquire(timeout=seconds):
+            raise UpstreamTimeout("too many helpers are at work")
+        try:
+            return self._ask(question, cancel, end - time.monotonic())
+        finally:
+            self._room.release()
+
+    def _ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
         child = self._rested()
         if child is None:
             try:
@@ -121,7 +132,7 @@ class Children:
         cancel.add(given_up)
         try:
             child.tell(question)
-            line = child.answers.get(timeout=seconds)
+            line = child.answers.get(timeout=max(0.0, seconds))
             if line is None:
                 raise UpstreamFault("the helper ended without an answer")
             answer = msgspec.json.decode(line)
@@ -131,7 +142,7 @@ class Children:
                 raise Cancelled("nobody waits for it any more") from None
             child.end()
             if isinstance(error, queue.Empty):
-                raise UpstreamTimeout(f"it took longer than {seconds:g} seconds") from None
+                raise UpstreamTimeout(f"it took longer than {seconds:.3g} seconds") from None
             raise
         cancel.remove(given_up)
         with self._lock:
