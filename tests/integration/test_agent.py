@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from proxy.app import create_app
 from proxy.cancel import Cancel
 from proxy.config import SettingsError, load
-from proxy.core.request import Message
+from proxy.core.request import CompletionRequest, Message, ToolChoice
 from proxy.dialogue import Bounds, DialogueRequest, Dialogues, Done, Step, Text, Tick
 from proxy.errors import Cancelled, Forbidden
+from proxy.gateway import Answer, Caller
 from proxy.web.services import EXTENSION, Services
 from tests.fakes import wait_until
 from tools.processes import Gateway, ModelServer
@@ -40,6 +42,10 @@ def get_weather(city: str) -> str:
         os.rename(mark + ".new", mark + ".pid")
         time.sleep(60)
     return '{"temperature": 4}'
+
+def get_time(city: str) -> str:
+    """Get the time of a city"""
+    return '{"time": "12:30"}'
 '''
 
 
@@ -57,8 +63,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     meta = tmp_path / "made_up_weather-1.dist-info"
     meta.mkdir()
     (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up-weather\nVersion: 1\n")
-    points = "[slotproxy.tools]\nget_weather = made_up_weather:get_weather\n"
-    (meta / "entry_points.txt").write_text(points)
+    points = "".join(f"{name} = made_up_weather:{name}\n" for name in ("get_weather", "get_time"))
+    (meta / "entry_points.txt").write_text("[slotproxy.tools]\n" + points)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path
@@ -100,6 +106,41 @@ def test_question_call_observation_answer(dialogues: Dialogues) -> None:
     assert done.finish_reason == "stop"
     assert running.info.usage == done.usage
     assert running.info.outcome == "stop"
+
+
+def test_two_tools_one_after_the_other(
+    server: ModelServer, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundled model was taught one call a question: which tool comes next is put into its
+    mouth. The calls' form, the loop and the answer are what is looked at."""
+    found = services(server, package, "get_weather", "get_time")
+    forced = iter((ToolChoice("named", "get_weather"), ToolChoice("named", "get_time")))
+    prompts: list[CompletionRequest] = []
+    answer = found.gateway.answer
+
+    def choosing(request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answer:
+        prompts.append(request)
+        choice = next(forced, ToolChoice("none"))
+        return answer(msgspec.structs.replace(request, tool_choice=choice), cancel, caller)
+
+    monkeypatch.setattr(found.gateway, "answer", choosing)
+    question = Message("user", "What is the weather in Oslo, and what is the time in Paris?")
+    request = msgspec.structs.replace(asked(), messages=(question,))
+    *events, done = (e for e in found.dialogues.run(request) if not isinstance(e, Tick))
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [(step.kind, step.name) for step in steps] == [
+        ("tool", "get_weather"), ("observation", "get_weather"),
+        ("tool", "get_time"), ("observation", "get_time"),
+    ]  # fmt: skip
+    assert all(list(json.loads(step.arguments)) == ["city"] for step in steps[::2])
+    assert [step.text for step in steps[1::2]] == ['{"temperature": 4}', '{"time": "12:30"}']
+    assert "".join(event.delta for event in events if isinstance(event, Text))
+    first, second, third = (len(one.messages) for one in prompts)
+    assert prompts[2].messages[:second] == prompts[1].messages
+    assert prompts[1].messages[:first] == prompts[0].messages
+    assert third == first + 4
+    assert isinstance(done, Done)
+    found.gateway.registry.close()
 
 
 def test_the_last_round_answers_without_a_tool(dialogues: Dialogues) -> None:
@@ -146,7 +187,7 @@ def test_tools_are_off_unless_they_are_allowed(server: ModelServer, package: Pat
     with pytest.raises(Forbidden, match="--tools"):
         list(found.dialogues.run(asked()))
     found.gateway.registry.close()
-    with pytest.raises(SettingsError, match="--tools: 'rm' is none of calculator, get_weather"):
+    with pytest.raises(SettingsError, match="--tools: 'rm' is none of calculator, get_time"):
         services(server, package, "rm")
 
 
