@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 
 LINE = 40  # characters
 
@@ -65,3 +67,83 @@ def _file(objects: Sequence[bytes]) -> bytes:
         + b"xref\n0 %d\n0000000000 65535 f \n%b" % (size, table)
         + b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (size, len(out))
     )
+
+
+def _archive(files: Mapping[str, str]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
+
+
+def docx(*paragraphs: str) -> bytes:
+    """A Word document with these paragraphs."""
+    word = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+    kinds = "http://schemas.openxmlformats.org/package/2006/content-types"
+    relations = "http://schemas.openxmlformats.org/package/2006/relationships"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument"
+    main = "application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
+    text = "".join(f"<w:p><w:r><w:t>{one}</w:t></w:r></w:p>" for one in paragraphs)
+    body = f"<w:body>{text}</w:body>"
+    return _archive(
+        {
+            "[Content_Types].xml": f'<Types xmlns="{kinds}"><Default Extension="rels" '
+            'ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
+            f'<Override PartName="/word/document.xml" ContentType="{main}"/></Types>',
+            "_rels/.rels": f'<Relationships xmlns="{relations}"><Relationship Id="r1" '
+            f'Type="{office}" Target="word/document.xml"/></Relationships>',
+            "word/document.xml": f'<w:document xmlns:w="{word}">{body}</w:document>',
+        }
+    )
+
+
+def epub(*chapters: str) -> bytes:
+    """A book with these chapters."""
+    names = [f"c{number}.xhtml" for number in range(len(chapters))]
+    items = "".join(
+        f'<item id="{name}" href="{name}" media-type="application/xhtml+xml"/>' for name in names
+    )
+    spine = "".join(f'<itemref idref="{name}"/>' for name in names)
+    files = {
+        "mimetype": "application/epub+zip",
+        "META-INF/container.xml": '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:'
+        'container" version="1.0"><rootfiles><rootfile full-path="book.opf" '
+        'media-type="application/oebps-package+xml"/></rootfiles></container>',
+        "book.opf": '<package xmlns="http://www.idpf.org/2007/opf" version="3.0"><metadata '
+        'xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>Book</dc:title></metadata>'
+        f"<manifest>{items}</manifest><spine>{spine}</spine></package>",
+    }
+    for name, text in zip(names, chapters, strict=True):
+        files[name] = (
+            '<html xmlns="http://www.w3.org/1999/xhtml"><head><title>Chapter</title></head>'
+            f"<body><p>{text}</p></body></html>"
+        )
+    return _archive(files)
+
+
+def pptx(*slides: str) -> bytes:
+    """Slides with these titles."""
+    from pptx import Presentation
+
+    made = Presentation()
+    for title in slides:
+        made.slides.add_slide(made.slide_layouts[5]).shapes.title.text = title
+    packed = io.BytesIO()
+    made.save(packed)
+    return packed.getvalue()
+
+
+def xlsx(sheets: Mapping[str, Sequence[Sequence[str]]]) -> bytes:
+    """A workbook with these sheets of rows."""
+    from openpyxl import Workbook
+
+    made = Workbook()
+    made.remove(made.active)
+    for name, rows in sheets.items():
+        sheet = made.create_sheet(name)
+        for row in rows:
+            sheet.append(list(row))
+    packed = io.BytesIO()
+    made.save(packed)
+    return packed.getvalue()

@@ -1,0 +1,253 @@
+"""Documents on their way from upload to being found: real readers, real indexes, real crashes."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+
+from proxy.errors import BadRequest, NotFound
+from proxy.knowledge.index import Index, open_shelf
+from proxy.knowledge.ingest import Ingester
+from proxy.knowledge.reading import Limits
+from proxy.knowledge.service import Knowledge
+from proxy.knowledge.values import Document, Splitting
+from proxy.store.database import Database
+from proxy.store.knowledge import KnowledgeStore
+from tests.documents import docx, epub, pdf, pptx, xlsx
+from tests.integration.conftest import StartGateway
+
+LIMITS = Limits()
+NOBODY = "http://127.0.0.1:9"  # finding needs no model, so no server either
+
+
+class Library:
+    """Knowledge in a folder, read by hand: `read` reads whatever is queued."""
+
+    def __init__(self, folder: Path, limits: Limits = LIMITS) -> None:
+        self.database = Database(f"sqlite:///{folder / 'kept.db'}")
+        self.database.upgrade()
+        self.store = KnowledgeStore(self.database)
+        self.index = Index(open_shelf(file=folder / "index.db"))
+        self.ingester = Ingester(self.store, self.index, limits)
+        self.knowledge = Knowledge(self.store, self.index, self.ingester, most=8 << 20)
+
+    def read(self) -> None:
+        while self.ingester.read_one():
+            pass
+
+    def add(self, name: str, data: bytes, splitting: Splitting | None = None) -> Document:
+        bases = self.knowledge.bases("ann") or (self.knowledge.create("ann", "b"),)
+        base = bases[0]
+        document = self.knowledge.add("ann", base.id, name, data, splitting)
+        self.read()
+        return self.knowledge.document("ann", base.id, document.id)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    one = Library(tmp_path)
+    yield one
+    one.index.close()
+    one.database.close()
+
+
+FILES = {
+    "a.txt": (b"The zebra runs.\n", ""),
+    "b.md": (b"# Animals\n\n## Striped\n\nThe zebra runs.\n", "Animals"),
+    "c.html": (b"<html><body><h1>Animals</h1><p>The zebra runs.</p></body></html>", "Animals"),
+    "d.pdf": (pdf("First page.", "The zebra runs."), "page 2"),
+    "e.docx": (docx("The zebra runs."), ""),
+    "f.pptx": (pptx("First slide.", "The zebra runs."), "slide 2"),
+    "g.xlsx": (xlsx({"Animals": [["name", "does"], ["zebra", "runs"]]}), "Animals"),
+    "h.csv": (b"name,does\nzebra,runs\n", "lines 1-2"),
+    "i.json": (b'{"zebra": "runs"}', "line 1"),
+    "j.epub": (epub("The zebra runs."), ""),
+    "k.py": (b"def zebra() -> None:\n    runs()\n", "lines 1-2"),
+    "l.txt": ("斑马 zebra 跑".encode("gb18030"), "line 1"),
+    "m.txt": ("The zebra runs.".encode("utf-16"), "line 1"),
+}
+
+
+def test_every_kind_of_file_is_found_with_its_place(library: Library) -> None:
+    for name, (data, _) in FILES.items():
+        document = library.add(name, data)
+        assert (document.status, document.error) == ("ready", ""), name
+    (base,) = library.knowledge.bases("ann")
+    hits = library.knowledge.search("ann", [base.id], "zebra", top_k=50)
+    assert {hit.filename for hit in hits} == set(FILES)
+    places = {hit.filename: hit.place for hit in hits}
+    assert {name: places[name] for name, (_, place) in FILES.items() if place} == {
+        name: place for name, (_, place) in FILES.items() if place
+    }
+
+
+def bomb() -> bytes:
+    """64 MB of nothing in 64 kB."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", b" " * (64 << 20))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("a.pdf", b"no pdf at all", "this is no pdf file"),
+        ("b.pdf", b"%PDF-1.4 but broken", "it is broken"),
+        ("c.docx", b"PK but broken", "it is broken (no archive)"),
+        ("d.docx", bomb(), "it is far larger unpacked than packed"),
+        ("e.txt", b"\0\1\2\3", "this is no text"),
+        ("f.txt", b"  \n ", "there is no text in it"),
+        ("g.pdf", pdf(" "), "its pages have no text: they are pictures"),
+    ],
+)
+def test_a_broken_file_is_one_failed_document(
+    library: Library, name: str, data: bytes, why: str
+) -> None:
+    assert (library.add(name, data).status, library.add(name, data).error) == ("failed", why)
+    assert library.add("after.txt", b"The zebra runs.").status == "ready"
+
+
+def test_a_reader_has_little_time(tmp_path: Path) -> None:
+    library = Library(tmp_path, Limits(seconds=1))
+    slow = pdf(*["The zebra runs. " * 60] * 300)
+    document = library.add("slow.pdf", slow)
+    assert document.status == "failed" and document.done < 1.0
+    assert document.error in ("it takes too long to read", "what it holds ended its reader")
+    (base,) = library.knowledge.bases("ann")
+    assert library.knowledge.search("ann", [base.id], "zebra") == ()
+
+
+def test_names_are_never_paths(library: Library) -> None:
+    for name in ("../../etc/passwd.txt", "C:\\windows\\a.txt", "/etc/b.txt"):
+        document = library.add(name, b"text")
+        assert document.filename == name.replace("\\", "/").rpartition("/")[2]
+    for name in ("", "/", "a.exe", "nothing"):
+        with pytest.raises(BadRequest):
+            library.add(name, b"text")
+
+
+def test_what_is_cancelled_is_not_found(library: Library) -> None:
+    base = library.knowledge.create("ann", "b")
+    document = library.knowledge.add("ann", base.id, "a.txt", b"The zebra runs.")
+    library.knowledge.cancel_document("ann", base.id, document.id)
+    library.read()
+    assert library.knowledge.document("ann", base.id, document.id).status == "cancelled"
+    assert library.knowledge.search("ann", [base.id], "zebra") == ()
+
+
+def test_rebuilding_tells_how_far_it_is_and_can_be_cancelled(library: Library) -> None:
+    for number in range(3):
+        library.add(f"{number}.txt", b"The zebra runs.")
+    (base,) = library.knowledge.bases("ann")
+    job = library.knowledge.rebuild("ann", base.id)
+    assert (job.status, job.total, job.done) == ("running", 3, 0)
+    assert library.ingester.read_one()
+    watched = library.knowledge.watch("ann", job.id)
+    assert next(watched).done == 1
+    assert library.knowledge.cancel("ann", job.id).status == "cancelled"
+    assert [one.status for one in library.knowledge.documents("ann", base.id)] == [
+        "ready",
+        "cancelled",
+        "cancelled",
+    ]
+    again = library.knowledge.rebuild("ann", base.id)
+    library.read()
+    *_, last = library.knowledge.watch("ann", again.id)
+    assert (last.status, last.done, last.failed) == ("done", 3, 0)
+    assert len(library.knowledge.search("ann", [base.id], "zebra", top_k=9)) == 3
+
+
+def test_what_a_dead_reader_left_is_read_again(library: Library) -> None:
+    base = library.knowledge.create("ann", "b")
+    document = library.knowledge.add("ann", base.id, "a.txt", b"The zebra runs.")
+    taken = document.created
+    assert library.store.claim("elsewhere:1:x", taken, taken - 60) is not None
+    assert not library.ingester.read_one(), "it is another's"
+    assert library.store.claim("ours", taken + 61, taken + 1) is not None, "it was silent"
+    library.store.let_go(["ours"])
+    library.read()
+    assert library.knowledge.document("ann", base.id, document.id).status == "ready"
+
+
+def test_a_chunk_is_edited_found_anew_and_taken_away(library: Library) -> None:
+    document = library.add("a.txt", b"The zebra runs.")
+    (chunk,) = library.knowledge.chunks("ann", document.id)
+    library.knowledge.edit_chunk("ann", chunk.id, "The giraffe runs.")
+    assert library.knowledge.search("ann", [document.base_id], "zebra") == ()
+    (hit,) = library.knowledge.search("ann", [document.base_id], "giraffe")
+    assert hit.text == "The giraffe runs."
+    library.knowledge.edit_chunk("ann", chunk.id, "")
+    assert library.knowledge.chunks("ann", document.id) == ()
+
+
+def test_nothing_of_another_owner_is_seen(library: Library) -> None:
+    document = library.add("a.txt", b"The zebra runs.")
+    (chunk,) = library.knowledge.chunks("ann", document.id)
+    bob = library.knowledge
+    for call in (
+        lambda: bob.base("bob", document.base_id),
+        lambda: bob.search("bob", [document.base_id], "zebra"),
+        lambda: bob.document("bob", document.base_id, document.id),
+        lambda: bob.original("bob", document.id),
+        lambda: bob.chunks("bob", document.id),
+        lambda: bob.edit_chunk("bob", chunk.id, "x"),
+        lambda: bob.remove("bob", document.base_id, document.id),
+        lambda: bob.delete("bob", document.base_id),
+    ):
+        with pytest.raises(NotFound):
+            call()
+
+
+def test_a_temporary_base_is_forgotten(library: Library) -> None:
+    now = 1000.0
+    knowledge = Knowledge(
+        library.store, library.index, library.ingester, most=1 << 20, clock=lambda: now
+    )
+    base = knowledge.create("ann", "", temporary=True)
+    assert knowledge.base("ann", base.id).temporary
+    now += 2 * 86_400
+    with pytest.raises(NotFound):
+        knowledge.base("ann", base.id)
+
+
+def test_kill_in_the_middle_loses_nothing_that_was_told_as_done(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    flags = ("--llama-api", NOBODY, "--data", str(tmp_path / "data"))
+    first = gateway(*flags, ready=0)
+    api = OpenAI(base_url=f"{first.url}/v1", api_key="x", max_retries=0, timeout=60)
+    store = api.vector_stores.create(name="b")
+    names = [f"{number}.pdf" for number in range(6)]
+    for number, name in enumerate(names):
+        pages = [f"Animal{number} runs on page {page}. " * 20 for page in range(40)]
+        file = api.files.create(file=(name, pdf(*pages)), purpose="assistants")
+        api.vector_stores.files.create(store.id, file_id=file.id)
+
+    def told(one: OpenAI) -> dict[str, str]:
+        listed = one.vector_stores.files.list(store.id, limit=100)
+        return {file.id: file.status for file in listed}
+
+    while list(told(api).values()).count("completed") < 2:
+        pass
+    done = {file for file, status in told(api).items() if status == "completed"}
+    assert len(done) < len(names), "it was over before it could be killed"
+    first.kill()
+
+    second = gateway(*flags, ready=0)
+    again = OpenAI(base_url=f"{second.url}/v1", api_key="x", max_retries=0, timeout=60)
+    assert {file for file, status in told(again).items() if status == "completed"} >= done
+    while set(told(again).values()) != {"completed"}:
+        assert "failed" not in told(again).values()
+    for number, name in enumerate(names):
+        found = again.vector_stores.search(store.id, query=f"Animal{number}", max_num_results=1)
+        assert [hit.filename for hit in found.data] == [name]
+        assert "page" in str(found.data[0])
