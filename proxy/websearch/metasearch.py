@@ -52,8 +52,8 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
     from ddgs.exceptions import DDGSException, TimeoutException
 
     def answer(question: Any) -> Any:
-        library = DDGS(timeout=max(1, int(question["seconds"])))
         try:
+            library = DDGS(timeout=max(1, int(question["seconds"])))
             return {"results": library.text(question["query"], max_results=question["count"])}
         except TimeoutException:
             return {"late": True}
