@@ -76,8 +76,11 @@ class Keeping:
             threading.Thread(target=self._open, name="opening", daemon=True).start()
 
     def _open(self) -> None:
+        from .knowledge.mending import mend
+
         with self._lock:
             _ = self._knowledge
+        mend(self._rows, self._index)
 
     def _late(self, make: Callable[[], T]) -> T | None:
         if not self._there:

@@ -125,6 +125,23 @@ class KnowledgeStore:
             rows = db.execute(_chunks().where(CHUNK.c.id.in_(list(chunk_ids))))
             return {row.id: _chunk(row) for row in rows}
 
+    def ready(self) -> list[tuple[str, str, int]]:
+        """(document, its base, its chunks) of all that were read, of every owner."""
+        query = (
+            select(DOCUMENT.c.id, DOCUMENT.c.base_id, func.count())
+            .join(CHUNK, CHUNK.c.document_id == DOCUMENT.c.id)
+            .where(DOCUMENT.c.status == "ready")
+            .group_by(DOCUMENT.c.id, DOCUMENT.c.base_id)
+        )
+        with self._db.begin() as db:
+            return [(row[0], row[1], row[2]) for row in db.execute(query)]
+
+    def chunks_in(self, document_id: str) -> list[Chunk]:
+        """Whoever's it is."""
+        query = _chunks().where(CHUNK.c.document_id == document_id)
+        with self._db.begin() as db:
+            return [_chunk(row) for row in db.execute(query)]
+
     def chunk(self, owner: str, chunk_id: str) -> Chunk | None:
         query = _chunks().where(DOCUMENT.c.owner == owner, CHUNK.c.id == chunk_id)
         with self._db.begin() as db:

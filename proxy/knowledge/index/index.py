@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import Cancelled, GatewayError
+from ...errors import (
+    BackendDown,
+    Cancelled,
+    GatewayError,
+    NoBackend,
+    QueueFull,
+    QueueTimeout,
+)
 from . import lexical
 from .aside import aside
 from .fusion import fused
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("slotproxy.knowledge")
 
+TRIES, PAUSE = 30, 2.0  # seconds between two tries at a backend that is down: a minute in all
 DEPTH = 50  # rows of each ranking that are fused, at least as many as are wanted
 # Rows that the terms looked for may have in all, which bounds the time of a search; but some terms
 # are looked for however common they are: two common words say much together.
@@ -29,16 +38,29 @@ POSTINGS, SURELY = 4000, 3
 class Index:
     """`embed` None: by words alone. Safe for threads."""
 
-    def __init__(self, shelf: Shelf, embed: Embed | None = None) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        embed: Embed | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._shelf = shelf
         self._embed = embed
+        self._pause = pause
+
+    @property
+    def embeds(self) -> bool:
+        return self._embed is not None
+
+    def census(self) -> Mapping[str, tuple[int, int]]:
+        """Of every document: its chunks, and how many of them have vectors."""
+        return self._shelf.census()
 
     def add(self, base_id: str, entries: Sequence[Entry], model: str = "") -> None:
-        """Take these chunks in, their vectors from `model` ("": the embedding backend's own).
-        Raises what `embed` does, and then holds none of them."""
-        vectors: Sequence[tuple[float, ...]] = [()] * len(entries)
-        if self._embed is not None:
-            vectors = embedded(self._embed, model, [one.text for one in entries])
+        """Take these chunks in, their vectors from `model` ("": the embedding backend's own),
+        which is waited for where it is down for the moment. Raises what `embed` does, and then
+        holds none of them."""
+        vectors = self._vectors(model, [one.text for one in entries])
         rows = aside(lambda: [_row(*pair) for pair in zip(entries, vectors, strict=True)])
         self._shelf.put(base_id, rows)
 
@@ -87,6 +109,16 @@ class Index:
 
     def close(self) -> None:
         self._shelf.close()
+
+    def _vectors(self, model: str, texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
+        if self._embed is None:
+            return [()] * len(texts)
+        for _ in range(TRIES):
+            try:
+                return embedded(self._embed, model, texts)
+            except (NoBackend, BackendDown, QueueFull, QueueTimeout):
+                self._pause(PAUSE)
+        return embedded(self._embed, model, texts)
 
     def _by_words(
         self,

@@ -114,6 +114,13 @@ class PostgresShelf:
             if chunks:
                 db.exec_driver_sql("delete from index_entry where chunk = any(%s)", (list(chunks),))
 
+    def census(self) -> Mapping[str, tuple[int, int]]:
+        counted = "count(v.id)" if self._vectors else "0"
+        joined = "left join index_vector v using (id)" if self._vectors else ""
+        sql = f"select document, count(*), {counted} from index_entry {joined} group by document"
+        with self._engine.connect() as db:
+            return {name: (rows, vectors) for name, rows, vectors in db.exec_driver_sql(sql)}
+
     def size(self, base: str) -> Size:
         sql = "select count(*), coalesce(sum(length), 0) from index_entry where base = %s"
         with self._engine.connect() as db:

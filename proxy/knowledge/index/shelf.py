@@ -25,6 +25,10 @@ class Shelf(Protocol):
         """Forget what any of these names."""
         ...
 
+    def census(self) -> Mapping[str, tuple[int, int]]:
+        """Of every document: its rows, and how many of them have vectors."""
+        ...
+
     def size(self, base: str) -> Size: ...
 
     def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:

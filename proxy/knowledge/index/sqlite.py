@@ -43,7 +43,7 @@ create table if not exists entry (
   terms text not null
 );
 create index if not exists entry_base on entry (base, length);
-create index if not exists entry_document on entry (document);
+create index if not exists entry_document on entry (document, dims);
 create virtual table if not exists passage using fts5(
   terms, content='', contentless_delete=1, tokenize='ascii'
 );
@@ -91,6 +91,12 @@ class SqliteShelf:
                 _forget(db, "chunk in (select value from json_each(?))", json.dumps(list(chunks)))
 
         self._write(work)
+
+    def census(self) -> Mapping[str, tuple[int, int]]:
+        sql = "select document, count(*), sum(dims > 0) from entry group by document"
+        return self._read(
+            lambda db: {name: (rows, vectors) for name, rows, vectors in db.execute(sql)}
+        )
 
     def size(self, base: str) -> Size:
         def work(db: apsw.Connection) -> Size:

