@@ -97,12 +97,21 @@ class Simulation:
         mean = [median * math.exp(sigma**2 / 2) for median, sigma in (SYSTEM, QUESTION, ANSWER)]
         prompt = mean[0] + turns * mean[1] + (turns - 1) * mean[2]
         cost = turns * (prompt / RATE + mean[2] / PACE)
-        rate = LOAD * backends * SLOTS / cost
-        at = 0.0
-        for number in range(conversations):
-            at += self.draw.expovariate(rate)
-            talk = Talk(number, self.draw)
-            self.at(at, functools.partial(self.ask, talk))
+        self.rate = LOAD * backends * SLOTS / cost
+        self.arrivals = random.Random(seed)  # of its own: the same for every policy
+        self.left = iter(range(conversations))
+        self.arrive()
+
+    def arrive(self) -> None:
+        """The next conversation, and after it the one that follows."""
+        for number in self.left:
+            talk = Talk(number, self.arrivals)
+            self.at(self.now + self.arrivals.expovariate(self.rate), lambda: self.come(talk))
+            return
+
+    def come(self, talk: Talk) -> None:
+        self.ask(talk)
+        self.arrive()
 
     def at(self, when: float, what: Callable[[], None]) -> None:
         heapq.heappush(self.events, (when, next(self.serial), what))
