@@ -61,8 +61,8 @@ class Running:
         self._dialogues.closed += 1
 
 
-def served(*script: DialogueEvent | Exception) -> tuple[FlaskClient, Dialogues]:
-    app = make_app(ScriptedDriver(), chatchat=True)
+def served(*script: DialogueEvent | Exception, **settings: Any) -> tuple[FlaskClient, Dialogues]:
+    app = make_app(ScriptedDriver(), chatchat=True, **settings)
     dialogues = Dialogues(script)
     services = app.extensions[EXTENSION]
     app.extensions[EXTENSION] = dataclasses.replace(services, dialogues=dialogues)
@@ -91,6 +91,12 @@ def test_sources_come_once_and_last() -> None:
     assert (asked.kind, asked.bases, asked.top_k) == ("knowledge", ("b",), 7)
     assert asked.score_threshold == 0.75, "smaller is nearer there, larger here"
     assert dialogues.closed == 1
+
+
+def test_an_address_stands_below_the_prefix() -> None:
+    client, _ = served(Sources((PAGE,)), DONE, api_prefix="/llm")
+    documents = told(client, "/llm/chat/knowledge_base_chat", KNOWLEDGE)
+    assert "(http://localhost/llm/knowledge_base/download_doc?" in documents[-1]["docs"][0]
 
 
 def test_a_result_of_a_search_has_its_own_address() -> None:

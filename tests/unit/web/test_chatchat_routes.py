@@ -15,7 +15,7 @@ from proxy.config import Secret
 from proxy.core.events import Failed, Started, TextDelta
 from proxy.errors import QueueFull, UpstreamFault, UpstreamTimeout
 from proxy.web.services import EXTENSION
-from tests.fakes import ScriptedDriver, client, make_app
+from tests.fakes import ScriptedDriver, client, make_app, say
 
 Q = {"query": "Hi"}
 GET = ("list_knowledge_bases", "list_files", "download_doc")
@@ -93,6 +93,13 @@ def test_both_forms_of_a_chat_stream_one_document_a_chunk(
     assert documents[0]["chat_history_id"]
     whole = api.post("/chat/chat", json=body)
     assert whole.json["text"] == "Hello"
+
+
+def test_any_character_comes_through_a_document() -> None:
+    nasty = 'a\n\nb\r\nc\u2028d\u2029e\x85f"\\\x00\x1f </script> data: x 你好 🚀'
+    api = client(ScriptedDriver(say(*nasty)), chatchat=True)
+    documents = chunks(api.post("/chat/chat", json={**Q, "stream": True}))
+    assert "".join(one["text"] for one in documents) == nasty
 
 
 def test_bare_text_where_its_client_reads_bare_text(api: FlaskClient) -> None:
