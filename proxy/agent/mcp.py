@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import re
 import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
 
 from ..cancel import Cancel
 from ..children import Children, channel
@@ -23,20 +27,23 @@ from ..core.request import Tool
 from ..errors import UpstreamFault
 from .values import Runs, Server, ToolError
 
+log = logging.getLogger("slotproxy.tools")
+
 PATIENCE = 30.0  # seconds until a server has told its tools
 MOST_PAGES = 20
+# It stands in prompts and grammars as it is: nothing that could end a quotation or a line.
+NAME = re.compile(r"[\w./:@-]{1,128}")
 
 
 class McpTool:
     """A tool of a server."""
 
-    def __init__(self, tool: Tool, theirs: str, children: Children) -> None:
+    def __init__(self, tool: Tool, children: Children) -> None:
         self.tool = tool
-        self._theirs = theirs
         self._children = children
 
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        question = {"call": self._theirs, "arguments": arguments}
+        question = {"call": self.tool.name, "arguments": arguments}
         answer = self._children.ask(question, cancel, seconds)
         if "wrong" in answer:
             raise ToolError(answer["wrong"])
@@ -48,11 +55,25 @@ def tools(server: Server, children: Children) -> list[Runs]:
     told = children.ask({}, Cancel(), PATIENCE)
     if "wrong" in told:
         raise UpstreamFault(f"the MCP server {server.name}: {told['wrong']}")
-    return [
-        McpTool(Tool(one["name"], one["description"], one["parameters"]), one["name"], children)
-        for one in told["tools"]
-        if not server.tools or one["name"] in server.tools
-    ]
+    found: list[Runs] = []
+    for one in told["tools"]:
+        name, parameters = one["name"], one["parameters"]
+        if server.tools and name not in server.tools:
+            continue
+        if not NAME.fullmatch(name) or not _is_schema(parameters):
+            log.warning("a tool of %s is left out: its name or its schema is no good", server.name)
+            continue
+        found.append(McpTool(Tool(name, one["description"], parameters), children))
+    return found
+
+
+def _is_schema(value: Any) -> bool:
+    """Whether it can be told to a model, and bound by a grammar."""
+    try:
+        Draft202012Validator.check_schema(value)
+    except SchemaError:
+        return False
+    return isinstance(value, dict) and value.get("type", "object") == "object"
 
 
 def children(server: Server) -> Children:

@@ -130,6 +130,8 @@ class Dialogues:
         given back does the same. Raises Invalid; other errors come while it runs."""
         if not request.messages or request.messages[-1].role != "user":
             raise Invalid("messages", "must end with a user's")
+        if request.kind == "knowledge" and not request.bases:
+            raise Invalid("bases", "must name one knowledge base at least")
         cancel = cancel or Cancel()
         info = Info()
         turn = _Turn(self, request, cancel, caller, info)

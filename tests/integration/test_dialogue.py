@@ -197,6 +197,11 @@ def test_documents_go_where_there_is_no_room(knowing: Dialogues) -> None:
     assert len(found[0].citations) == 1, "all of them would be more than the context holds"
 
 
+def test_a_knowledge_dialogue_names_a_base(knowing: Dialogues) -> None:
+    with pytest.raises(Invalid, match="one knowledge base at least"):
+        knowing.run(about("What of the tide?", bases=()))
+
+
 def test_nothing_found_is_told(knowing: Dialogues) -> None:
     sources, *_, done = events(knowing, about("What of horses?"))
     assert sources == Sources(())
