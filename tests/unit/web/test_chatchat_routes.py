@@ -33,9 +33,19 @@ ROUTES = (
 ).split()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api() -> FlaskClient:
     return client(chatchat=True)
+
+
+@pytest.fixture(scope="module")
+def locked() -> FlaskClient:
+    return client(chatchat=True, api_key=(Secret("one"),))
+
+
+@pytest.fixture(scope="module")
+def without() -> FlaskClient:
+    return client()
 
 
 def chunks(answer: Any) -> list[Any]:
@@ -50,8 +60,7 @@ def call(api: FlaskClient, path: str, value: Any = None, **more: Any) -> Any:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_every_route_is_there_and_behind_the_keys(path: str) -> None:
-    locked = client(chatchat=True, api_key=(Secret("one"),))
+def test_every_route_is_there_and_behind_the_keys(locked: FlaskClient, path: str) -> None:
     refused = call(locked, path, Q)
     assert refused.status_code == 401
     assert refused.json["code"] == 401 and "key" in refused.json["msg"]
@@ -64,13 +73,11 @@ def test_no_route_of_the_api_is_left_out_of_this_list() -> None:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_it_is_off_unless_asked_for(path: str) -> None:
-    assert call(client(), path, Q).status_code in (404, 405)
+def test_it_is_off_unless_asked_for(without: FlaskClient, path: str) -> None:
+    assert call(without, path, Q).status_code in (404, 405)
 
 
-def test_a_key_may_stand_in_the_address() -> None:
-    locked = client(chatchat=True, api_key=(Secret("one"),))
-
+def test_a_key_may_stand_in_the_address(locked: FlaskClient) -> None:
     def status(authorization: str) -> int:
         headers = {"Authorization": authorization}
         return call(locked, "/server/list_search_engines", headers=headers).status_code
