@@ -165,7 +165,9 @@ def _dialogues(
         Server(one.name, one.command, one.url, one.env, one.headers, one.tools)
         for one in settings.mcp
     ]
-    known = {KNOWLEDGE, WEB, *OWN, *functions.installed(), *(one.name for one in servers)}
+    known = {KNOWLEDGE, WEB, *OWN, *(one.name for one in servers)}
+    if not known.issuperset(settings.tools):
+        known.update(functions.installed())
     for name in settings.tools:
         if name not in known:
             raise SettingsError(f"--tools: {name!r} is none of {', '.join(sorted(known))}")

@@ -48,7 +48,7 @@ class Toolbox:
             if server.name in allowed
         ]
         names = set(allowed) - set(own) - {server.name for server in servers}
-        chosen = [name for name in functions.installed() if name in names]
+        chosen = [name for name in functions.installed() if name in names] if names else []
         if chosen:
             self._sources.append(_Source("functions", lambda: functions.functions(chosen), clock))
 
