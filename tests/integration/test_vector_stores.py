@@ -264,3 +264,28 @@ def test_vectors_and_rankings_of_real_servers(
         embeds.kill()
         words = api.vector_stores.search(store.id, query="first", max_num_results=1)
         assert words.data[0].filename == "one.txt"
+
+
+def test_a_batch_is_cancelled(api: OpenAI) -> None:
+    store = api.vector_stores.create(name="too much")
+    words = " ".join(f"word{i}" for i in range(60_000)).encode()
+    files = [api.files.create(file=(f"{i}.txt", words), purpose="assistants") for i in range(3)]
+    batch = api.vector_stores.file_batches.create(store.id, file_ids=[one.id for one in files])
+    assert (batch.status, batch.file_counts.in_progress) == ("in_progress", 3)
+    assert api.vector_stores.retrieve(store.id).status == "in_progress"
+    cancelled = api.vector_stores.file_batches.cancel(batch.id, vector_store_id=store.id)
+    assert cancelled.status == "cancelled"
+    over = api.vector_stores.file_batches.poll(
+        batch.id, vector_store_id=store.id, poll_interval_ms=100
+    )
+    assert (over.status, over.file_counts.in_progress) == ("cancelled", 0)
+    assert over.file_counts.cancelled >= 2
+    kept = api.vector_stores.file_batches.list_files(
+        batch.id, vector_store_id=store.id, filter="cancelled"
+    )
+    assert len(list(kept)) == over.file_counts.cancelled
+    # What was cancelled is not found, and what comes next is read.
+    api.vector_stores.files.upload_and_poll(
+        vector_store_id=store.id, file=("small.txt", b"a needle"), poll_interval_ms=100
+    )
+    assert api.vector_stores.search(store.id, query="needle").data[0].filename == "small.txt"
