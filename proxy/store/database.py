@@ -6,10 +6,10 @@ workers may start at once.
 
 from __future__ import annotations
 
-import fcntl
 import logging
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,11 @@ class Database:
 
     def upgrade(self, revision: str = "head") -> None:
         """Bring the tables to what this version knows."""
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins
+
         from alembic import command
         from alembic.config import Config
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with self._alone(), self.begin() as connection:
@@ -65,12 +66,13 @@ class Database:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """SQLite's changes of tables are not under one lock: a file beside it is."""
+        """SQLite's changes of tables are not under one lock: another database beside it is."""
         if self._file is None:
             yield
             return
-        with self._file.with_name(self._file.name + ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        beside = self._file.with_name(self._file.name + ".lock")
+        with closing(sqlite3.connect(beside, timeout=BUSY, isolation_level=None)) as lock:
+            lock.execute("begin exclusive")
             yield
 
     def close(self) -> None:
