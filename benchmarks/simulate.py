@@ -106,7 +106,8 @@ class Simulation:
         """The next conversation, and after it the one that follows."""
         for number in self.left:
             talk = Talk(number, self.arrivals)
-            self.at(self.now + self.arrivals.expovariate(self.rate), lambda: self.come(talk))
+            after = self.arrivals.expovariate(self.rate)
+            self.at(self.now + after, functools.partial(self.come, talk))
             return
 
     def come(self, talk: Talk) -> None:

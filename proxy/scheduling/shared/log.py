@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-EVERY = 4096  # entries
+EVERY = 8192  # entries
 BATCH = 64  # entries read at once, at most: others may run in between
 SECONDS = 2.0  # until a silent server counts as gone
-BLOCK = 1000  # milliseconds a read waits for something new
+BLOCK = 500  # milliseconds a read waits for something new
 RULES_LAST = 30  # seconds after the last worker that goes by them
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class RedisLog:
         return str(found.decode())
 
     def read(self, position: str) -> Sequence[Entry]:
-        """What comes after it; nothing after a second without news."""
+        """What comes after it; nothing after a while without news."""
         found = self._ask(
             lambda: self._redis.xread({self._log: position}, count=BATCH, block=BLOCK)
         )

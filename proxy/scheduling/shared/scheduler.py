@@ -109,6 +109,7 @@ class SharedScheduler:
         self._steps: dict[int, tuple[threading.Event, list[tuple[Step, ...]]]] = {}
         self._outbox: list[Op] = []
         self._beating = False
+        self._known = False  # by the others, with our backends
         self._posted = threading.Event()
         self._joined = threading.Event()
         self._closed = threading.Event()
@@ -444,8 +445,10 @@ class SharedScheduler:
         return position
 
     def _forgotten(self) -> bool:
+        """Whether this worker was known, and is not any more."""
         mine = self._replica.members.get(self._me)
-        return mine is not None and bool(self._mine) and not mine.backends
+        was, self._known = self._known, mine is not None and bool(mine.backends)
+        return was and not self._known and bool(self._mine) and not self._closed.is_set()
 
     def _hear(self, told: Told) -> None:
         number, news = told.id, told.news
@@ -487,7 +490,7 @@ class SharedScheduler:
         log.warning("state: %s; requests are placed by load until it is back", why)
         self._up, self._why = False, why
         self._joined.clear()
-        self._beating = False
+        self._beating = self._known = False
         self._strayed = {*self._mine}
         for name in self._mine:
             self._tell_alone(name)
@@ -499,6 +502,10 @@ class SharedScheduler:
     def close(self) -> None:
         """Tell the others, and end."""
         self._closed.set()
+        self._posted.set()
+        self._joined.set()
+        for thread in self._threads:
+            thread.join(timeout=2 * ANSWER)
         if self._up:
             with contextlib.suppress(LogError):
                 self._log.append(self._me, ops.encode([*self._outbox, ops.Bye()]))
