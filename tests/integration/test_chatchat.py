@@ -13,6 +13,7 @@ import pytest
 from tests.documents import pdf
 from tests.integration.chatchat import Chatchat
 from tests.integration.conftest import StartGateway, StartServer
+from tests.integration.searxng import SearXNG
 from tools.processes import Gateway, ModelServer
 
 FLAGS = ("--chatchat", "--slots", "2", "--chat-template", "chatml")
@@ -211,3 +212,19 @@ def test_an_answer_can_be_rated(library: Chatchat) -> None:
     *_, last = library.chat_chat("Hello", max_tokens=4)
     assert library.feedback(last["chat_history_id"], 80, "good")["code"] == 200
     assert library.feedback("none", 80)["code"] == 404
+
+
+def test_a_search_cites_what_it_found(server: ModelServer, gateway: StartGateway) -> None:
+    engine = SearXNG({"tide": "The tide turns at noon.", "light": "The lamp is lit at dusk."})
+    try:
+        search = ("--search-engine", "searxng", "--searxng-url", engine.url)
+        api = Chatchat(gateway(*FLAGS, *search, "--llama-api", server.url).url)
+        assert api.post("/server/list_search_engines")["data"] == ["searxng"]
+        *pieces, last = api.search_engine_chat("When does the tide turn?", "searxng", max_tokens=8)
+        assert pieces and "https://tide.example/" in last["docs"][0]
+        assert "The tide turns at noon." in last["docs"][0]
+        (unknown,) = api.search_engine_chat("tide", "metaphor")
+        assert unknown["code"] == 400 and "searxng" in unknown["msg"]
+        api.close()
+    finally:
+        engine.end()
