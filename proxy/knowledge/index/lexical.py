@@ -1,7 +1,7 @@
 """Finding by words, without a model: how texts are cut into terms, and how near they are.
 
-The same cutting on both databases, so the same things are found on both: words in their singular,
-without case and accents; scripts that put no blanks between words (Chinese above all) as every
+The same cutting on both databases, so the same things are found on both: words without case,
+accents and English endings; scripts that put no blanks between words (Chinese above all) as every
 character and every pair of neighbours. A pair is nearly a word, and a single character is found
 too, where an index of threes finds neither one nor two.
 
@@ -22,6 +22,7 @@ MOST_QUERY = 2000  # characters of a query that are looked at
 MOST_TERMS = 64  # of a query; the first ones
 LONGEST = 48  # characters of a term
 SINGLE = 0.25  # weight of a character beside the pairs it is in
+ABSENT = 0.5  # of a word that the base does not have at all: it may be said in another way there
 K1, B = 1.2, 0.75  # BM25's usual values
 PRIOR = (
     100  # rows that have none of the terms, added to each base: else a small one knows no rarity
@@ -45,6 +46,7 @@ _PARTICLES = frozenset(
     "的了吗呢吧啊呀么之与及和或是在有多什怎如何哪谁几为个这那我你他她它们也都就不请问能会可以要到从对"
     "被把让给而但并且则吾其所于"
 )
+_VOWELS = frozenset("aeiouy")
 _ALWAYS_BETWEEN = frozenset("的了吗呢吧啊呀么")
 
 
@@ -95,11 +97,13 @@ def rarity(rows: int, having: int) -> float:
 
 def weights(query: Iterable[Term], rows: int, having: Mapping[str, int]) -> dict[str, float]:
     """What each term counts in a base."""
-    return {
-        term.text: term.weight * rarity(rows, having.get(term.text, 0))
-        for term in query
-        if having.get(term.text) or not term.pair
-    }
+    counts = {}
+    for term in query:
+        if found := having.get(term.text, 0):
+            counts[term.text] = term.weight * rarity(rows, found)
+        elif not term.pair:
+            counts[term.text] = term.weight * rarity(rows, 0) * ABSENT
+    return counts
 
 
 def nearness(counts: Mapping[str, int], weighed: Mapping[str, float], length: float) -> float:
@@ -123,18 +127,29 @@ def _folded(text: str) -> str:
 
 
 def _plain(word: str) -> str:
-    """A word without accents, and in the singular if it is English."""
+    """A word without accents and English endings."""
     if not word.isascii():
         apart = unicodedata.normalize("NFD", word)
         word = "".join(c for c in apart if not unicodedata.combining(c))
-    elif len(word) > 3 and word.endswith("s"):
-        if word.endswith("ies") and len(word) > 4:
+    return (_stem(word) if word.isascii() else word)[:LONGEST]
+
+
+def _stem(word: str) -> str:
+    """Without -s, -ed, -ing and a last -e: Porter's first step, and what makes its exceptions
+    needless (making and make both become mak). It need be no word, only the same one."""
+    if len(word) > 3 and word.endswith("s"):
+        if word.endswith("ies"):
             word = word[:-3] + "y"
         elif word.endswith(("sses", "shes", "ches", "xes", "zes")):
             word = word[:-2]
         elif not word.endswith(("ss", "us", "is")):
             word = word[:-1]
-    return word[:LONGEST]
+    for ending in ("ing", "ed"):
+        rest = word.removesuffix(ending)
+        if rest != word and len(rest) > 2 and _VOWELS.intersection(rest):
+            doubled = rest[-1] == rest[-2] and rest[-1] not in "lsz"
+            return (rest[:-1] if doubled else rest).removesuffix("e")
+    return word.removesuffix("e") if len(word) > 3 else word
 
 
 def _pairs(dense: str) -> Iterator[str]:
