@@ -1,14 +1,7 @@
-"""What all pages have in common: templates, language, files.
-
-Static files are addressed with a digest of what is in them, so that a browser keeps them for good
-and yet never shows an old one.
-"""
+"""What all pages have in common: templates, language, and the files they are made of."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from pathlib import Path
 from typing import Any
 
 from flask import (
@@ -19,19 +12,16 @@ from flask import (
     make_response,
     redirect,
     request,
-    send_from_directory,
     url_for,
 )
 from jinja2 import FileSystemLoader
 
 from ... import resources
 from ..services import services
-from . import guard
+from . import files, guard
 
-STATIC = Path(__file__).resolve().parents[1] / "static"
 LANGUAGES = ("en", "zh")
 LANGUAGE = "slotproxy_language"  # the cookie of who has chosen one
-FOREVER = 365 * 24 * 3600
 
 blueprint = Blueprint("pages", __name__)
 
@@ -54,13 +44,7 @@ def language() -> str:
 
 @blueprint.get("/static/<path:name>")
 def static(name: str) -> Response:
-    """Raises werkzeug's NotFound; nothing outside the folder is found."""
-    response = send_from_directory(STATIC, name, conditional=True)
-    if request.args.get("v"):
-        response.cache_control.max_age = FOREVER
-        response.cache_control.immutable = True
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
+    return files.response(name)
 
 
 @blueprint.get("/language/<chosen>")
@@ -69,7 +53,7 @@ def choose(chosen: str) -> Response:
     if chosen not in LANGUAGES:
         abort(404)
     response = make_response(redirect(guard.local(request.args.get("to", "")) or home(), 303))
-    response.set_cookie(LANGUAGE, chosen, max_age=FOREVER, path=home(), samesite="Lax")
+    response.set_cookie(LANGUAGE, chosen, max_age=files.FOREVER, path=home(), samesite="Lax")
     return response
 
 
@@ -78,10 +62,9 @@ def home() -> str:
     return f"{services().settings.api_prefix}/"
 
 
-@functools.cache
-def _digest(name: str) -> str:
-    path = STATIC / name
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
+def _address(name: str) -> str:
+    found = files.find(name)
+    return url_for("pages.static", name=name, v=found.digest if found else None)
 
 
 def _known() -> dict[str, Any]:
@@ -92,6 +75,6 @@ def _known() -> dict[str, Any]:
         **guard.known(),
         "language": spoken,
         "say": lambda english, chinese: chinese if spoken == "zh" else english,
-        "static": lambda name: url_for("pages.static", name=name, v=_digest(name)),
+        "static": _address,
         "home": home(),
     }

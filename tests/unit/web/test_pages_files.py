@@ -1,0 +1,54 @@
+"""Static files: found, compressed, kept, and nothing beside them."""
+
+from __future__ import annotations
+
+import gzip
+import re
+
+import pytest
+
+from proxy.web.pages import files
+from tests.fakes import client
+
+NAME = "panels/status.js"
+
+
+def test_a_file_comes_compressed_to_who_can_read_that() -> None:
+    visitor = client()
+    whole = visitor.get(f"/static/{NAME}")
+    packed = visitor.get(f"/static/{NAME}", headers={"Accept-Encoding": "gzip, br"})
+    assert whole.mimetype == packed.mimetype == "text/javascript"
+    assert packed.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in packed.vary
+    assert gzip.decompress(packed.data) == whole.data == (files.FOLDER / NAME).read_bytes()
+    refused = visitor.get(f"/static/{NAME}", headers={"Accept-Encoding": "gzip;q=0"})
+    assert "Content-Encoding" not in refused.headers
+
+
+def test_a_page_names_what_may_be_kept_for_good() -> None:
+    visitor = client()
+    page = visitor.get("/status", headers={"Accept": "text/html"}).get_data(as_text=True)
+    found = re.search(rf'"(/static/{NAME}\?v=\w+)"', page)
+    assert found
+    kept = visitor.get(found[1])
+    assert kept.cache_control.immutable and kept.cache_control.max_age == files.FOREVER
+    for other in (f"/static/{NAME}", f"/static/{NAME}?v=old"):
+        assert visitor.get(other).cache_control.no_cache
+    etag = {"If-None-Match": kept.headers["ETag"]}
+    assert visitor.get(f"/static/{NAME}", headers=etag).status_code == 304
+
+
+@pytest.mark.parametrize(
+    "name", ["../auth.py", "..%2fauth.py", "panels/../../auth.py", "/etc/passwd", "panels", "none"]
+)
+def test_nothing_else_is_served(name: str) -> None:
+    assert client().get(f"/static/{name}").status_code in (308, 404)
+
+
+def test_every_page_carries_the_policy() -> None:
+    visitor = client()
+    for path in ("/status", "/knowledge", "/nowhere"):
+        page = visitor.get(path, headers={"Accept": "text/html"})
+        policy = page.headers["Content-Security-Policy"]
+        assert "default-src 'self'" in policy and "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=", page.text)
