@@ -188,6 +188,20 @@ def test_a_broken_file_is_one_failure(library: Chatchat, base: str) -> None:
     assert library.search(base, "zebra")[0]["metadata"]["source"] == "note.md"
 
 
+def test_no_name_of_a_client_is_a_path(
+    library: Chatchat, base: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    names = ["../../../evil.md", "/tmp/evil.md", "..\\evil.md"]
+    for name in names:
+        uploaded = library.upload(base, {name: b"wolf"}, override=True)
+        assert uploaded["data"] == {"failed_files": {}}
+        assert library.search(base, "wolf")[0]["metadata"]["source"] == "evil.md"
+        assert library.download(base, name).json()["code"] == 404
+    assert library.files(base).count("evil.md") == 1, "each replaced the one before"
+    assert library.create("../evil")["code"] == 400
+    assert list(tmp_path_factory.getbasetemp().rglob("*evil*")) == []
+
+
 def test_chunks_are_listed_and_edited(library: Chatchat, base: str) -> None:
     chunks = library.search(base, file="lighthouse.pdf")
     wanted = next(one for one in chunks if "Thursday" in one["page_content"])
