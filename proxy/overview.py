@@ -32,7 +32,8 @@ def parts(services: Services, addresses: Sequence[str]) -> list[Part]:
     """All there is, as it is at this moment."""
     settings = services.settings
     where = [f"{address}{settings.api_prefix}" for address in addresses]
-    keys = f"{len(settings.keys)} keys" if settings.keys else "no key needed"
+    count = len(settings.keys)
+    keys = "no key needed" if not count else "1 key" if count == 1 else f"{count} keys"
     apis = APIS + (", Langchain-Chatchat" if settings.chatchat else "")
     return [
         Part("gateway", "up", f"{' '.join(where)} ({keys})"),
