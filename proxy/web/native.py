@@ -80,8 +80,6 @@ def props() -> Response:
 
 @blueprint.get("/slots")
 def slots() -> Response:
-    """Which are at work is not told slot by slot: the busy ones of a backend come first."""
-
     def view(here: Services, record: Record) -> Any:
         found = _slots(here)
         if request.args.get("fail_on_no_slot") and all(s["is_processing"] for s in found):
@@ -92,18 +90,20 @@ def slots() -> Response:
 
 
 def _slots(here: Services) -> list[dict[str, Any]]:
-    scheduler = here.gateway.scheduler
+    """All slots in a row, as the scheduler knows them. A llama-server with its RAM cache takes
+    slots by itself and tells which at the end alone: it is right how many are busy there, not
+    which."""
+    known = {one.backend: one.slots for one in here.gateway.scheduler.view("", "").backends}
     out: list[dict[str, Any]] = []
     for backend in here.gateway.registry.backends.values():
-        busy = scheduler.in_flight(backend.name)
-        for number in range(scheduler.slots(backend.name)):
+        for slot in known.get(backend.name, ()):
             out.append(
                 {
                     "id": len(out),
                     "n_ctx": backend.n_ctx,
-                    "is_processing": number < busy,
+                    "is_processing": slot.state == "busy",
                     "backend": backend.name,
-                    "backend_slot": number,
+                    "backend_slot": slot.id,
                 }
             )
     return out
