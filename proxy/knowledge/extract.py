@@ -1,11 +1,13 @@
-"""The child that reads one document: bytes in, sections out. ``python -m proxy.knowledge.extract``
+"""The child that reads one document: bytes in, pieces out. ``python -m proxy.knowledge.extract``
 
 It is a process of its own, since what it reads is anybody's: it may be broken, endless, or made to
-harm a parser. It has limits on memory and time, opens no file by a client's name and reaches no
-network; its parent ends it when it takes too long.
+harm a parser. It has limits on memory and processor time; a parser that is talked into reaching the
+network, starting a program or writing a file is stopped; its parent ends it when it takes too long,
+and it ends with its parent, whose end is that of its standard input.
 
-In:  a line of JSON {"kind", "end", "size", "memory", "seconds"}, then `size` bytes.
-Out: lines of JSON: {"place", "text", "done"} for each section, then {"over": true} or {"error"}.
+In:  a line of JSON {"kind", "end", "size", "memory", "seconds", "chunk", "overlap"}, then `size`
+     bytes.
+Out: lines of JSON: {"place", "text", "done"} for each piece, then {"over": true} or {"error"}.
 """
 
 from __future__ import annotations
@@ -13,19 +15,25 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import resource
+import os
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from .sections import of_markdown, of_plain
-from .splitting import Section
+from .splitting import Section, pieces
+from .values import Splitting
 
 ENCODINGS = ("utf-8-sig", "gb18030", "latin-1")
 UNPACKED = 512 << 20  # bytes an archive may have when it is unpacked
 RATIO = 200  # times as large as it is packed
 MEMBERS = 10_000
+FORBIDDEN = frozenset(
+    "socket.connect socket.bind socket.sendto subprocess.Popen os.system os.exec os.posix_spawn "
+    "os.fork os.forkpty os.remove os.rename os.rmdir".split()
+)
 MAGIC = {"pdf": b"%PDF", "docx": b"PK", "pptx": b"PK", "xlsx": b"PK", "epub": b"PK"}
 
 
@@ -114,15 +122,38 @@ def _weigh(data: bytes) -> None:
 
 
 def _limit(memory: int, seconds: int) -> None:
+    if sys.platform == "win32":
+        return  # it has no such limits; the parent's on time holds
+    import resource
+
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU, then SIGKILL
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, 64 << 20))
+
+
+def _forbid(event: str, args: tuple[Any, ...]) -> None:
+    """An audit hook (PEP 578): what no document is a reason for."""
+    if event in FORBIDDEN or (
+        event == "open" and isinstance(args[1], str) and args[1][:1] in "wax"
+    ):
+        raise PermissionError(event)
+
+
+def _end_with_parent(source: BinaryIO) -> None:
+    os.read(source.fileno(), 1)
+    os._exit(1)
+
+
+def _kept(text: str) -> str:
+    """Without what no database takes: NUL, and halves of characters."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def main(source: BinaryIO = sys.stdin.buffer) -> None:
     asked: dict[str, Any] = json.loads(source.readline())
     data = source.read(asked["size"])
+    threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
     # Whatever a library prints goes to the log; the answer alone to the pipe.
     out, sys.stdout = sys.stdout, sys.stderr
 
@@ -131,15 +162,26 @@ def main(source: BinaryIO = sys.stdin.buffer) -> None:
         out.flush()
 
     _limit(asked["memory"], asked["seconds"])
-    try:
+    sys.addaudithook(_forbid)
+    share = 0.0
+
+    def sections() -> Iterator[Section]:
+        nonlocal share
         for done, section in read(asked["kind"], asked["end"], data):
-            say(place=section.place, text=section.text, done=done)
+            share = done
+            yield Section(_kept(section.place), _kept(section.text))
+
+    try:
+        for piece in pieces(sections(), Splitting(asked["chunk"], asked["overlap"])):
+            say(place=piece.place, text=piece.text, done=share)
     except Unreadable as error:
         say(error=str(error))
     except MemoryError:
         say(error="it needs too much memory")
     else:
         say(over=True)
+    out.close()
+    os._exit(0)  # a thread waits for the parent
 
 
 if __name__ == "__main__":

@@ -11,22 +11,26 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ..errors import GatewayError
 from ..store.knowledge import KnowledgeStore
 from .index import Entry, Index
 from .reading import Failed, Limits, Reading
-from .splitting import Piece, Section, pieces
+from .splitting import Piece
 from .values import Chunk, Document
 
 log = logging.getLogger("slotproxy.knowledge")
 
 STALE = 60.0  # seconds without a sign of life
+BEAT = 1.0  # seconds between two signs of life
 BATCH = 32  # chunks that are stored and indexed together
 LOOK = 5.0  # seconds between two looks at what other processes may have queued
 
@@ -65,34 +69,45 @@ class Ingester:
         self._store.let_go([self._name])
 
     def _run(self) -> None:
-        self._store.let_go([one for one in self._store.readers() if _is_gone(one)])
+        lost = [one for one in self._store.readers() if _is_gone(one)]
         while not self._over:
             try:
+                self._store.let_go(lost)
+                lost = []
                 if not self.read_one():
                     self._woken.wait(LOOK)
                     self._woken.clear()
             except Exception:  # the database may be away: it comes back
                 log.exception("reading documents goes on in %g seconds", LOOK)
+                lost = [self._name]
                 self._woken.wait(LOOK)
 
     def read_one(self) -> bool:
-        """Read the next document. Whether there was one."""
+        """Read the next document. Whether there was one. Raises what a database does that is not
+        there: what was being read is then still ours, until it is let go."""
         now = self._clock()
         claimed = self._store.claim(self._name, now, now - STALE)
         if claimed is None:
             return False
-        _, document = claimed
+        owner, document = claimed
+        why = ""
         try:
-            if self._read(document):
-                self._store.finish(document, self._name)
-        except (Failed, GatewayError) as error:
-            why = error.message if isinstance(error, GatewayError) else str(error)
-            self._index.remove(document.id)
-            self._store.finish(document, self._name, why)
+            whole = self._read(document)
+        except (OperationalError, InterfaceError):
+            raise
+        except Failed as error:
+            whole, why = False, str(error)
+        except GatewayError as error:
+            whole, why = False, error.message
         except Exception:
             # A document that trips us must not be taken again and again.
             log.exception("document %s", document.id)
-            self._store.finish(document, self._name, "it could not be read")
+            whole, why = False, "it could not be read"
+        if self._over and not whole:
+            return True  # whoever comes next reads it from its beginning
+        kept = (whole or bool(why)) and self._store.finish(document, self._name, why)
+        if not (whole and kept):
+            self._drop(owner, document)
         return True
 
     def _read(self, document: Document) -> bool:
@@ -104,55 +119,73 @@ class Ingester:
         if data is None:
             return False
         model = self._store.model_of(document.base_id)
-        done, count = 0.0, 0
-        held: list[Piece] = []
+        count, done = 0, 0.0
+        held: list[Chunk] = []
 
         def keep() -> bool:
-            nonlocal count, held
-            chunks = [
-                Chunk(
-                    f"chunk_{uuid.uuid4().hex[:24]}",
-                    document.id,
-                    document.base_id,
-                    count + i,
-                    piece.text,
-                    piece.place,
-                )
-                for i, piece in enumerate(held)
-            ]
-            count, held = count + len(chunks), []
-            if not self._store.progress(document, self._name, chunks, done, self._clock()):
+            """Whether it is still to be read."""
+            if not self._store.progress(document, self._name, held, done, self._clock()):
                 return False
-            entries = [Entry(one.id, document.id, one.text) for one in chunks]
+            entries = [Entry(one.id, document.id, one.text) for one in held]
+            held.clear()
             self._index.add(document.base_id, entries, model)
-            return True
+            return not self._over
 
-        with closing(Reading(document.filename, data, self._limits)) as reading:
+        reading = Reading(document.filename, data, document.splitting, self._limits)
+        del data
+        with closing(reading), self._alive(document, reading):
+            for share, piece in reading:
+                done = share
+                held.append(_chunk(document, count, piece))
+                count += 1
+                if len(held) >= BATCH and not keep():
+                    return False
+        if not count:
+            raise Failed("there is no text in it")
+        return not held or keep()
 
-            def sections() -> Iterator[Section]:
-                nonlocal done
-                for share, section in reading:
-                    done = share
-                    yield section
+    @contextmanager
+    def _alive(self, document: Document, reading: Reading) -> Iterator[None]:
+        """Meanwhile signs of life are given, and the child is ended when it takes too long or
+        nobody wants the document any more."""
+        over = threading.Event()
 
-            for piece in pieces(sections(), document.splitting):
-                held.append(piece)
-                if len(held) >= BATCH and not (keep() and not self._over):
-                    break
-            else:
-                if not held or keep():
-                    if count:
-                        return True
-                    raise Failed("there is no text in it")
-        self._index.remove(document.id)  # it was cancelled, or is another's now
-        return False
+        def beat() -> None:
+            while not over.wait(BEAT):
+                reading.hurry()
+                try:
+                    wanted = self._store.beat(document, self._name, self._clock())
+                except Exception:
+                    log.exception("no sign of life of the reader of %s", document.id)
+                    continue
+                if self._over or not wanted:
+                    reading.end()
+
+        thread = threading.Thread(target=beat, name="ingester-beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _drop(self, owner: str, document: Document) -> None:
+        """Forget what was indexed of it, unless another reads it by now."""
+        now = self._store.document(owner, document.id)
+        if now is None or now.status != "reading":
+            self._index.remove(document.id)
+
+
+def _chunk(document: Document, number: int, piece: Piece) -> Chunk:
+    name = f"chunk_{uuid.uuid4().hex[:24]}"
+    return Chunk(name, document.id, document.base_id, number, piece.text, piece.place)
 
 
 def _is_gone(reader: str) -> bool:
     """Whether it was a process of this machine that is no more."""
     host, _, rest = reader.partition(":")
     pid = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdigit():
+    if sys.platform == "win32" or host != socket.gethostname() or not pid.isdigit():
         return False
     try:
         os.kill(int(pid), 0)

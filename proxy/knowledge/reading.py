@@ -1,4 +1,4 @@
-"""A document read by a child process (`extract`): sections, as they come.
+"""A document read and cut by a child process (`extract`): pieces, as they come.
 
 Where gevent has patched the process only the greenlet waits for the child.
 """
@@ -8,22 +8,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
 from .kinds import kind
-from .splitting import Section
+from .splitting import Piece
+from .values import Splitting
 
 _HOME = Path(__file__).resolve().parents[2]  # where the package lies
 
 
 class Limits(Struct, frozen=True):
-    """Of one document: `seconds` of time, and of processor time; bytes of address space."""
+    """Of one document: `seconds` of processor time, and of waiting for its next piece; bytes of
+    address space."""
 
     seconds: int = 300
     memory: int = 2 << 30
@@ -34,40 +37,45 @@ class Failed(Exception):
 
 
 class Reading:
-    """One document being read. An iterator of (share done, section); `close` ends the child."""
+    """One document being read. An iterator of (share done, piece); `end` from any thread, `close`
+    when it was iterated over."""
 
-    def __init__(self, filename: str, data: bytes, limits: Limits) -> None:
-        paths = [str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    def __init__(self, filename: str, data: bytes, splitting: Splitting, limits: Limits) -> None:
+        own = {k: v for k, v in os.environ.items() if not k.startswith("SLOTPROXY_")}  # keys
+        paths = [str(_HOME), *filter(None, [own.get("PYTHONPATH")])]
+        self._seconds = limits.seconds
+        self._since: float | None = time.monotonic()  # waiting for the child; None: it for us
+        self._late = False
         self._child = subprocess.Popen(
             [sys.executable, "-m", "proxy.knowledge.extract"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**own, "PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,  # what a terminal sends is for us
         )
-        self._late = threading.Timer(limits.seconds, self._child.kill)
-        self._late.daemon = True
-        self._late.start()
         asked = {
             "kind": kind(filename),
             "end": filename.rpartition(".")[2].lower(),
             "size": len(data),
             "memory": limits.memory,
             "seconds": limits.seconds,
+            "chunk": splitting.size,
+            "overlap": splitting.overlap,
         }
         assert self._child.stdin is not None, "it was asked for"
-        # The child reads all before it says anything, so this cannot wait for that.
+        # The child reads all before it says anything, so this cannot wait for that. The pipe stays
+        # open: its end tells the child that we are gone.
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.write(json.dumps(asked).encode() + b"\n")
             self._child.stdin.write(data)
-        with contextlib.suppress(BrokenPipeError):
-            self._child.stdin.close()
+            self._child.stdin.flush()
 
-    def __iter__(self) -> Iterator[tuple[float, Section]]:
+    def __iter__(self) -> Iterator[tuple[float, Piece]]:
         """Raises Failed."""
         assert self._child.stdout is not None, "it was asked for"
-        for line in self._child.stdout:
+        while line := self._child.stdout.readline():
+            self._since = None
             try:
                 said = json.loads(line)
             except ValueError:
@@ -76,14 +84,26 @@ class Reading:
                 raise Failed(said["error"])
             if said.get("over"):
                 return
-            yield said["done"], Section(said["place"], said["text"])
-        late = self._late.finished.is_set()
+            yield said["done"], Piece(said["place"], said["text"])
+            self._since = time.monotonic()
+        late = self._late or self._child.wait() == -signal.SIGXCPU
         raise Failed("it takes too long to read" if late else "what it holds ended its reader")
 
-    def close(self) -> None:
-        self._late.cancel()
+    def hurry(self) -> None:
+        """End the child where its next piece takes too long."""
+        since = self._since
+        if since is not None and time.monotonic() - since > self._seconds:
+            self._late = True
+            self.end()
+
+    def end(self) -> None:
         with contextlib.suppress(OSError):
             self._child.kill()
+
+    def close(self) -> None:
+        self.end()
         self._child.wait()
-        assert self._child.stdout is not None, "it was asked for"
-        self._child.stdout.close()
+        for pipe in (self._child.stdin, self._child.stdout):
+            assert pipe is not None, "it was asked for"
+            with contextlib.suppress(OSError):
+                pipe.close()

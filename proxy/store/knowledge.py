@@ -233,6 +233,11 @@ class KnowledgeStore:
         with self._db.begin() as db:
             return {row[0] for row in db.execute(query)}
 
+    def beat(self, document: Document, reader: str, now: float) -> bool:
+        """A sign of life. Whether it is still ours to read."""
+        with self._db.begin() as db:
+            return self._ours(db, document, reader, {"beat": now})
+
     def begin(self, document: Document, reader: str) -> bool:
         """Forget the chunks of an earlier reading. Whether it is still ours to read."""
         with self._db.begin() as db:

@@ -1,0 +1,103 @@
+"""What the child makes of a document's bytes."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+
+import pytest
+
+pytest.importorskip("pypdfium2", reason="the extra `knowledge` is not installed")
+pytest.importorskip("markitdown", reason="the extra `knowledge` is not installed")
+
+from proxy.knowledge.extract import Unreadable, read
+from proxy.knowledge.kinds import kind
+from tests.documents import docx, epub, pdf, pptx, xlsx
+
+SAID = "The zebra runs."
+PLACED = [
+    ("a.txt", lambda: b"The zebra runs.\n", "line 1"),
+    ("a.txt", lambda: SAID.encode("utf-16"), "line 1"),
+    ("a.md", lambda: b"# Animals\n\n## Striped\n\nThe zebra runs.\n", "Animals > Striped"),
+    ("a.html", lambda: b"<html><h1>Animals</h1><p>The zebra runs.</p></html>", "Animals"),
+    ("a.pdf", lambda: pdf("First page.", SAID), "page 2"),
+    ("a.docx", lambda: docx("First.", SAID), ""),
+    ("a.pptx", lambda: pptx("First slide.", SAID), "slide 2"),
+    ("a.xlsx", lambda: xlsx({"Empty": [["x"]], "Animals": [["name"], [SAID]]}), "Animals"),
+    ("a.csv", lambda: b"name,does\nzebra,The zebra runs.\n", "lines 1-2"),
+    ("a.json", lambda: b'{"zebra": "The zebra runs."}', "line 1"),
+    ("a.epub", lambda: epub("First.", SAID), ""),
+    ("a.py", lambda: b"def zebra():\n    'The zebra runs.'\n", "lines 1-2"),
+]
+
+
+def found(name: str, data: bytes, said: str) -> str:
+    """The place of what is said."""
+    sections = [one for _, one in read(kind(name), name.rpartition(".")[2], data)]
+    (place,) = (one.place for one in sections if said in one.text)
+    return place
+
+
+@pytest.mark.parametrize(("name", "made", "place"), PLACED, ids=[f"{x}-{p}" for x, _, p in PLACED])
+def test_every_kind_is_read_with_its_places(
+    name: str, made: Callable[[], bytes], place: str
+) -> None:
+    assert found(name, made(), SAID) == place
+
+
+def test_chinese_is_read_in_every_encoding() -> None:
+    for encoding in ("utf-8", "utf-8-sig", "gb18030", "utf-16"):
+        assert found("a.txt", "斑马在跑。".encode(encoding), "斑马在跑。") == "line 1"
+    assert found("a.pdf", pdf("斑马在跑。"), "斑马在跑。") == "page 1"
+    assert found("a.docx", docx("斑马在跑。"), "斑马在跑。") == ""
+
+
+def bomb() -> bytes:
+    """64 MB of nothing in 64 kB."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", b" " * (64 << 20))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("a.pdf", b"no pdf at all", "this is no pdf file"),
+        ("b.pdf", b"%PDF-1.4 but broken", "it is broken"),
+        ("c.docx", b"PK but broken", "it is broken (no archive)"),
+        ("d.docx", bomb(), "it is far larger unpacked than packed"),
+        ("e.txt", b"\0\1\2\3", "this is no text"),
+        ("g.pdf", pdf(" "), "its pages have no text: they are pictures"),
+    ],
+)
+def test_what_cannot_be_read_says_why(name: str, data: bytes, why: str) -> None:
+    with pytest.raises(Unreadable) as failed:
+        list(read(kind(name), name.rpartition(".")[2], data))
+    assert str(failed.value) == why
+
+
+def test_a_parser_reaches_nothing() -> None:
+    """In a process of its own, since a hook cannot be taken away."""
+    program = """
+import sys
+from proxy.knowledge.extract import _forbid
+import os, socket, subprocess
+sys.addaudithook(_forbid)
+def tries():
+    yield lambda: socket.create_connection(("127.0.0.1", 9), 1)
+    yield lambda: subprocess.run(["true"])
+    yield lambda: os.system("true")
+    yield lambda: open(sys.argv[1], "w")
+for one in tries():
+    try:
+        one()
+    except PermissionError:
+        continue
+    sys.exit("it was let")
+open(sys.executable, "rb").close()
+"""
+    subprocess.run([sys.executable, "-c", program, "/dev/null"], check=True, timeout=30)
