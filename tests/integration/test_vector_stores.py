@@ -43,7 +43,7 @@ def address(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
     """A gateway on each database, for all tests here."""
-    flags = ["--llama-api", NOBODY, "--data", str(tmp_path_factory.mktemp("data"))]
+    flags = ["--llama-api", NOBODY, "--data", str(tmp_path_factory.mktemp("data")), "--chatchat"]
     for key in KEYS:
         flags += ["--api-key", key]
     if request.param == "postgres":
@@ -289,3 +289,24 @@ def test_a_batch_is_cancelled(api: OpenAI) -> None:
         vector_store_id=store.id, file=("small.txt", b"a needle"), poll_interval_ms=100
     )
     assert api.vector_stores.search(store.id, query="needle").data[0].filename == "small.txt"
+
+
+def test_what_another_api_put_in_is_a_vector_store_too(address: str) -> None:
+    key = next(_keys)
+    who = {"Authorization": f"Bearer {key}"}
+    bases = f"{address}/knowledge_base"
+    asked = {"knowledge_base_name": "桥"}
+    made = requests.post(f"{bases}/create_knowledge_base", json=asked, headers=who, timeout=60)
+    assert made.json()["code"] == 200
+    files = {"files": ("桥梁.pdf", CHINESE)}
+    requests.post(f"{bases}/upload_docs", data=asked, files=files, headers=who, timeout=60)
+    with client(address, key) as api:
+        (store,) = api.vector_stores.list()
+        assert (store.name, store.file_counts.completed) == ("桥", 1)
+        hit = api.vector_stores.search(store.id, query="李春").data[0]
+        (file,) = api.vector_stores.files.list(store.id)
+        assert (hit.filename, hit.file_id, file.status) == ("桥梁.pdf", file.id, "completed")
+        assert not list(api.files.list())  # it was never uploaded as a file
+        api.vector_stores.files.delete(file.id, vector_store_id=store.id)
+    listed = requests.get(f"{bases}/list_files", params=asked, headers=who, timeout=60)
+    assert listed.json()["data"] == []
