@@ -2,7 +2,7 @@
 
 `engines` are pure, a request and the reading of its answer each; `metasearch` is the one that is a
 library; `fetch` is HTTP that can be bounded, pinned and given up; `passages` takes the parts of a
-page that fit. `search` puts them together.
+page that fit, `reading` does that beside the gateway. `search` puts them together.
 """
 
 from . import metasearch

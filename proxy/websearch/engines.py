@@ -7,7 +7,6 @@ addresses of http and https.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from ..errors import UpstreamFault
+from .passages import unescaped
 from .values import Request, Result
 
 LONGEST = 4000  # characters of a snippet
@@ -146,4 +146,4 @@ def is_web(address: str) -> bool:
 
 def _plain(text: str) -> str:
     """Text without the marks engines put around words that fit."""
-    return " ".join(html.unescape(_TAG.sub("", text)).split())[:LONGEST]
+    return " ".join(unescaped(_TAG.sub("", text[: 4 * LONGEST])).split())[:LONGEST]

@@ -7,16 +7,16 @@ nothing stands between words there.
 
 from __future__ import annotations
 
+import html
 import re
 from collections import Counter
 from collections.abc import Iterable
-from html.parser import HTMLParser
 
 SIZE = 600  # characters of a passage
 MOST_TEXT = 200_000  # characters of a page that are looked at
 
-_SILENT = frozenset({"script", "style", "noscript", "template", "svg", "head", "nav", "footer",
-                     "form", "button", "select", "aside", "iframe"})  # fmt: skip
+_RAW = frozenset({"script", "style", "textarea", "title", "xmp", "noscript"})  # no tags in them
+_SILENT = frozenset({"template", "svg", "nav", "footer", "form", "button", "select", "aside"})
 _BLOCKS = frozenset({"p", "div", "li", "br", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section",
                      "article", "pre", "td", "th", "dd", "dt", "blockquote", "main"})  # fmt: skip
 _WORD = re.compile(r"[^\W\d_]+|\d+", re.UNICODE)
@@ -24,28 +24,55 @@ _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _END = re.compile(r"(?<=[.!?。！？；])\s*")
 
 
-class _Text(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._silent: list[str] = []
+_TAG = re.compile(r"</?([a-z][a-z0-9]{0,30})")
+_HUGE = re.compile(r"&#[0-9a-fA-FxX]{9,}")  # the number of no character
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag in _SILENT:
-            self._silent.append(tag)
-        elif tag in _BLOCKS:
-            self.parts.append("\n")
 
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self._silent:
-            while self._silent.pop() != tag:
-                pass
-        elif tag in _BLOCKS:
-            self.parts.append("\n")
+def _of_html(page: str) -> str:
+    """Text between tags, but for what is never shown. Linear in the size of the page, whatever is
+    in it: the first mark that has no end is the page's end (the standard library's parser takes
+    minutes for a page of unfinished comments)."""
+    low = page.lower()
+    out: list[str] = []
+    silent: list[str] = []
+    at = 0
+    while at < len(page):
+        start = page.find("<", at)
+        if not silent:
+            out.append(page[at : start if start >= 0 else len(page)])
+        if start < 0:
+            break
+        tag = _TAG.match(low, start)
+        if tag is None and low[start + 1 : start + 2] not in ("!", "?", "/"):
+            out.append("<")  # a sign in the text
+            at = start + 1
+            continue
+        comment = low.startswith("<!--", start)
+        end = low.find("-->" if comment else ">", start)
+        if end < 0:
+            break
+        at = end + (3 if comment else 1)
+        if tag is None:
+            continue
+        name = tag.group(1)
+        if low[start + 1] == "/":
+            if silent and silent[-1] == name:
+                silent.pop()
+        elif name in _RAW:
+            end = low.find(f"</{name}", at)
+            if end < 0:
+                break
+            at = end
+        elif name in _SILENT and low[at - 2] != "/":
+            silent.append(name)
+        if name in _BLOCKS:
+            out.append("\n")
+    return unescaped("".join(out))
 
-    def handle_data(self, data: str) -> None:
-        if not self._silent:
-            self.parts.append(data)
+
+def unescaped(text: str) -> str:
+    """HTML's names and numbers of characters as characters."""
+    return html.unescape(_HUGE.sub("", text))
 
 
 def text_of(data: bytes, content_type: str) -> str:
@@ -62,10 +89,7 @@ def text_of(data: bytes, content_type: str) -> str:
         text = data.decode("utf-8", "replace")
     text = text[:MOST_TEXT]
     if kind in ("text/html", "application/xhtml+xml", ""):
-        reader = _Text()
-        reader.feed(text)
-        reader.close()
-        text = "".join(reader.parts)
+        text = _of_html(text)
     elif not kind.startswith("text/"):
         return ""
     lines = (" ".join(line.split()) for line in text.splitlines())

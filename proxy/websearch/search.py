@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from ..cancel import Cancel
 from ..errors import BadRequest, Forbidden, GatewayError, Unsupported
-from . import passages
 from .engines import Engine
 from .fetch import fetch
 from .metasearch import Metasearch
+from .reading import Reading
 from .values import Request, Result
 
 MOST = 20
@@ -42,6 +42,7 @@ class WebSearch:
         self.seconds = seconds
         self._clock = clock
         self._open_only = open_only
+        self._reading = Reading()
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, str, int, bool], tuple[float, tuple[Result, ...]]] = (
             OrderedDict()
@@ -99,6 +100,7 @@ class WebSearch:
         return self._remembered(key) or ()
 
     def close(self) -> None:
+        self._reading.close()
         for engine in self._engines.values():
             if isinstance(engine, Metasearch):
                 engine.close()
@@ -131,15 +133,14 @@ class WebSearch:
 
         def read(at: int, url: str) -> None:
             try:
-                page = fetch(
-                    Request(url), cancel, max(0.1, end - self._clock()), open_only=self._open_only
-                )
+                left = max(0.1, end - self._clock())
+                page = fetch(Request(url), cancel, left, open_only=self._open_only)
+                if page.status == 200:
+                    left = max(0.1, end - self._clock())
+                    parts = self._reading.best(page, query, SHARE, cancel, left)
+                    snippets[at] = "\n…\n".join(parts)
             except GatewayError:
                 return
-            if page.status == 200:
-                text = passages.text_of(page.data, page.content_type)
-                parts = passages.best(passages.split(text), query, SHARE)
-                snippets[at] = "\n…\n".join(parts)
 
         threads = [
             threading.Thread(target=read, args=(at, one.url), name="page", daemon=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +21,23 @@ def test_a_page_becomes_its_text() -> None:
     assert text_of("<meta charset=gbk>船".encode("gbk"), "text/html") == "船"
     assert text_of(b"\x89PNG", "image/png") == ""
     assert text_of(b"x", "text/plain; charset=nonsense") == "x"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<", "<!--", "<a ", "&#", "<![", "</", "<a href='", "<script>", "<?", "<p/>", "<nav>", "&#9"],
+)  # fmt: skip
+def test_a_page_made_to_be_slow_is_read_at_once(piece: str) -> None:
+    began = time.monotonic()
+    text_of((piece * 200_000).encode(), "text/html")
+    assert time.monotonic() - began < 5
+
+
+def test_marks_of_a_page_that_are_none() -> None:
+    page = "<p>1 < 2 &amp; 3 &#x8239;<!-- <b>no</b> --><title>no</title>yes</p><svg><p>no</svg>end"
+    assert text_of(page.encode(), "text/html") == "1 < 2 & 3 船yes\nend"
+    assert text_of(b"a<script>if (a < b) {}</script>b<!-- open", "text/html") == "ab"
+    assert text_of(b"x&#99999999999999;y", "text/html") == "x;y"
 
 
 def test_chinese_words_are_pairs() -> None:

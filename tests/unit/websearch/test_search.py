@@ -162,6 +162,12 @@ def test_pages_are_read_and_the_passages_that_fit_are_taken(web: Web) -> None:
     assert second.snippet == "its snippet"
 
 
+def test_a_snippet_made_to_do_harm_is_text() -> None:
+    given = [{"title": "<b>" * 9000, "href": "https://x.example/", "body": f"a&#{'9' * 9000};b"}]
+    (result,) = from_library(given)
+    assert (result.title, result.snippet) == ("https://x.example/", "a;b")
+
+
 def test_what_the_library_gives() -> None:
     given = [{"title": "T", "href": "https://x.example/", "body": "B"}, {"href": 3}]
     assert from_library(given) == [Result("T", "https://x.example/", "B")]
