@@ -163,9 +163,11 @@ def test_pages_are_read_and_the_passages_that_fit_are_taken(web: Web) -> None:
 
 
 def test_a_snippet_made_to_do_harm_is_text() -> None:
-    given = [{"title": "<b>" * 9000, "href": "https://x.example/", "body": f"a&#{'9' * 9000};b"}]
+    given = [
+        {"title": "<b>" * 3000 + "T", "href": "https://x.example/", "body": f"a&#{'9' * 9000};b"}
+    ]
     (result,) = from_library(given)
-    assert (result.title, result.snippet) == ("https://x.example/", "a;b")
+    assert (result.title, result.snippet) == ("T", "a;b")
 
 
 def test_what_the_library_gives() -> None:
