@@ -2,11 +2,13 @@
 
 from flask import Flask
 
-from . import errors, knowledge, session_routes, shell, status
+from . import chat, errors, knowledge, session_routes, shell, status
 
 __all__ = ["errors", "install"]
 
 
 def install(app: Flask) -> None:
     """Serve them."""
-    shell.install(app, session_routes.blueprint, knowledge.blueprint, status.blueprint)
+    shell.install(
+        app, chat.blueprint, session_routes.blueprint, knowledge.blueprint, status.blueprint
+    )

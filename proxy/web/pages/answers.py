@@ -1,0 +1,203 @@
+"""Answers of the chat page: written in the background, kept as they grow, followed by who looks.
+
+A word is in the store before it is shown, so neither a reload, a lost connection nor a restart
+loses one. Who comes later gets the events from the first on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ...cancel import Cancel
+from ...core.invalid import Invalid
+from ...dialogue import (
+    DialogueEvent,
+    DialogueRequest,
+    Done,
+    Reasoning,
+    Sources,
+    Step,
+    Text,
+    Tick,
+)
+from ...errors import Cancelled, GatewayError, QueueFull
+from ...gateway import Caller
+from ..observe import Record
+
+if TYPE_CHECKING:
+    from ...dialogue import Running
+    from ...store.conversations import ConversationStore, Message
+    from ..services import Services
+
+MOST = 64  # answers written at once for pages
+GATHER = 0.08  # seconds of text that go into the store together
+HEARTBEAT = 15.0
+
+
+class Growing:
+    """One answer while it is written: its events so far, as JSON."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.cancel = Cancel()
+        self._events: list[bytes] = []
+        self._over = False
+        self._changed = threading.Condition()
+
+    def tell(self, event: dict[str, Any]) -> None:
+        with self._changed:
+            self._events.append(msgspec.json.encode(event))
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def follow(self) -> Iterator[bytes]:
+        """Server-sent events from the first on, until it is over."""
+        told = 0
+        while True:
+            with self._changed:
+                if told == len(self._events) and not self._over:
+                    self._changed.wait(HEARTBEAT)
+                new, over = self._events[told:], self._over
+            told += len(new)
+            yield b"".join(b"data: " + one + b"\n\n" for one in new) or b": alive\n\n"
+            if over and told == len(self._events):
+                yield b"event: end\ndata: {}\n\n"
+                return
+
+
+class Answers:
+    """Those that are written now, by the id of their message."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._growing: dict[str, Growing] = {}
+
+    def get(self, owner: str, message_id: str) -> Growing | None:
+        found = self._growing.get(message_id)
+        return found if found is not None and found.owner == owner else None
+
+    def begin(
+        self,
+        here: Services,
+        store: ConversationStore,
+        message: Message,
+        request: DialogueRequest,
+        caller: Caller,
+        record: Record,
+    ) -> None:
+        """Write the answer into this message, from here on in a thread. Raises QueueFull."""
+        with self._lock:
+            if len(self._growing) >= MOST:
+                raise QueueFull("too many answers are being written", retry_after=5.0)
+            growing = self._growing[message.id] = Growing(request.owner)
+        writer = _Writer(store, message.id, growing, record, request.kind)
+
+        def work() -> None:
+            here.observer.begin(record)
+            try:
+                writer.write(lambda: here.dialogues.run(request, growing.cancel, caller))
+            finally:
+                here.observer.end(record)
+                self._growing.pop(message.id, None)
+                growing.end()
+
+        threading.Thread(target=work, name="answer", daemon=True).start()
+
+
+class _Writer:
+    """Takes a dialogue's events into the store, then to those who follow."""
+
+    def __init__(
+        self, store: ConversationStore, message_id: str, growing: Growing, record: Record, kind: str
+    ) -> None:
+        self._store = store
+        self._id = message_id
+        self._growing = growing
+        self._record = record
+        self._extra: dict[str, Any] = {"kind": kind, "sources": [], "steps": []}
+        self._text: list[str] = []
+        self._thought: list[str] = []
+        self._flushed = 0.0
+
+    def write(self, run: Any) -> None:
+        running: Running | None = None
+        status: Any = "failed"
+        try:
+            running = run()
+            self._record.info = running.info
+            for event in running:
+                self._take(event, running)
+            status, self._record.status = "done", 200
+        except Cancelled:
+            status, self._record.status = "stopped", 200
+        except (GatewayError, Invalid) as error:
+            self._record.status = getattr(error, "status", 400)
+            self._extra["error"] = getattr(error, "message", "") or str(error)
+        except BaseException:
+            self._record.status = 500
+            self._extra["error"] = "internal error"
+            raise
+        finally:
+            if running is not None:
+                running.close()
+            self._flush()
+            if self._growing.cancel.cancelled:
+                status = "stopped"
+            self._store.finish(self._id, status, self._extra)
+            self._growing.tell({"type": "over", "status": status, "extra": self._extra})
+
+    def _take(self, event: DialogueEvent, running: Running) -> None:
+        match event:
+            case Text(delta=delta):
+                self._text.append(delta)
+                if time.monotonic() - self._flushed > GATHER:
+                    self._flush()
+                return
+            case Reasoning(delta=delta):
+                self._thought.append(delta)
+                if time.monotonic() - self._flushed > GATHER:
+                    self._flush()
+                return
+        self._flush()
+        match event:
+            case Sources(citations=citations):
+                found = msgspec.to_builtins(citations)
+                self._extra["sources"] += found
+                self._growing.tell({"type": "sources", "sources": found})
+            case Step():
+                step = msgspec.to_builtins(event)
+                self._extra["steps"].append(step)
+                self._growing.tell({"type": "step", "step": step})
+            case Tick():
+                self._growing.tell({"type": "place", "place": running.info.place})
+            case Done(usage=usage, finish_reason=reason):
+                info = running.info
+                writing = info.last_token - info.first_token
+                self._extra |= {
+                    "usage": msgspec.to_builtins(usage),
+                    "finish_reason": reason,
+                    "model": info.model,
+                    "first_token": round(info.first_token, 3),
+                    "speed": round((usage.completion - 1) / writing, 1) if writing > 0 else None,
+                }
+
+    def _flush(self) -> None:
+        text, thought = "".join(self._text), "".join(self._thought)
+        self._text.clear()
+        self._thought.clear()
+        self._flushed = time.monotonic()
+        if text or thought:
+            self._store.append(self._id, text, thought)
+        if thought:
+            self._growing.tell({"type": "reasoning", "delta": thought})
+        if text:
+            self._growing.tell({"type": "text", "delta": text})

@@ -1,0 +1,235 @@
+// The chat page: conversations on one side, the branch that is looked at on the other.
+
+import { Calls } from "../panels/calls.js";
+import { keyed, make, say } from "../panels/dom.js";
+import { Message } from "./message.js";
+import { words } from "./words.js";
+
+const NUMBERS = ["temperature", "top_p", "repeat_penalty", "seed"];
+const KEPT = "slotproxy settings"; // in this browser
+
+const page = document.getElementById("chat");
+const at = (name) => page.querySelector(`[data-part="${name}"]`);
+const calls = new Calls(page.dataset.api, page.dataset.csrf);
+const form = at("ask");
+const list = at("messages");
+
+let talks = [];
+let talk = null;
+let messages = new Map();
+let leaf = null; // the last message of the branch that is shown
+let growing = null; // the answer that is being written, here
+
+async function attempt(work) {
+  try {
+    say(at("told"), "");
+    return await work();
+  } catch (error) {
+    if (error.status === undefined) throw error;
+    say(at("told"), error.message || (error.status ? words.broken : words.no_connection));
+    return undefined;
+  }
+}
+
+// -- conversations
+
+async function loadTalks() {
+  const search = at("find").value.trim();
+  talks = (await attempt(() => calls.get(`/conversations?search=${encodeURIComponent(search)}`))) ?? talks;
+  keyed(at("talks"), talks, (one) => one.id, () => {
+    const button = make("button", { type: "button", onclick: () => choose(item.talk) });
+    const item = make("li", {}, button);
+    item.update = (one) => {
+      item.talk = one;
+      say(button, one.title || words.untitled);
+      button.setAttribute("aria-current", String(one.id === talk?.id));
+    };
+    return item;
+  });
+}
+
+async function choose(next) {
+  talk = next;
+  leaf = null;
+  messages = new Map();
+  history.replaceState(null, "", next ? `#${next.id}` : location.pathname);
+  if (next) await loadMessages();
+  show();
+  await loadTalks();
+}
+
+async function loadMessages(wanted) {
+  const found = await attempt(() => calls.get(`/conversations/${talk.id}/messages`));
+  if (!found) return;
+  messages = new Map(found.map((one) => [one.id, one]));
+  leaf = wanted ? newest(wanted) : (found.at(-1)?.id ?? null);
+}
+
+const children = (parent) => [...messages.values()].filter((one) => one.parent_id === parent);
+
+/** The end of the branch that goes on from a message, by the newest of each. */
+function newest(id) {
+  for (let next; (next = children(id).at(-1)); ) id = next.id;
+  return id;
+}
+
+function branch() {
+  const path = [];
+  for (let one = messages.get(leaf); one; one = messages.get(one.parent_id)) path.unshift(one);
+  return path;
+}
+
+// -- messages
+
+const acts = {
+  again: (message) => ask({ again: message.parent_id }),
+  edit: (message, text) => ask({ text, parent_id: message.parent_id }),
+  rate: (message, score, reason) => attempt(() => calls.post(`/answers/${message.id}/feedback`, { score, reason })),
+  turn: (id) => {
+    leaf = newest(id);
+    show();
+  },
+};
+
+function show() {
+  growing?.close();
+  growing = null;
+  say(at("title"), talk?.title || (talk ? words.untitled : words.chat));
+  at("talk-actions").hidden = !talk;
+  if (talk) {
+    for (const as of ["md", "json"]) {
+      at(`export-${as}`).href = `${page.dataset.api}/conversations/${talk.id}/export?as=${as}`;
+    }
+  }
+  const made = branch().map(
+    (one) => new Message(one, children(one.parent_id).map((sibling) => sibling.id), acts),
+  );
+  list.replaceChildren(...made.map((one) => one.element));
+  const last = made.at(-1);
+  busy(last?.message.status === "growing");
+  if (last?.message.status === "growing") {
+    const { id } = last.message;
+    growing = last.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id));
+  }
+  list.scrollTop = list.scrollHeight;
+}
+
+// What is read stays where it is, unless it is the end that is looked at.
+let following = true;
+list.addEventListener("scroll", () => {
+  following = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
+});
+new MutationObserver(() => {
+  if (following) list.scrollTop = list.scrollHeight;
+}).observe(list, { childList: true, subtree: true, characterData: true });
+
+function busy(yes) {
+  at("stop").hidden = !yes;
+  at("send").hidden = yes;
+  list.setAttribute("aria-busy", String(yes));
+}
+
+async function over(id) {
+  if (leaf !== id) return;
+  await loadMessages(id);
+  // The page was quicker than the store: it is written, but not told as such yet.
+  if (messages.get(id)?.status === "growing") return setTimeout(() => over(id), 300);
+  show();
+}
+
+// -- asking
+
+function options() {
+  const fields = new FormData(form);
+  const number = (name) => (fields.get(name) ? Number(fields.get(name)) : null);
+  const sampling = Object.fromEntries(NUMBERS.map((name) => [name, number(name)]).filter(([, value]) => value !== null));
+  if (number("top_k_sampling") !== null) sampling.top_k = number("top_k_sampling");
+  const kind = fields.get("kind");
+  const asked = { kind, system: fields.get("system"), model: fields.get("model"), sampling };
+  asked.max_tokens = number("max_tokens");
+  asked.history = number("history");
+  if (kind === "knowledge") {
+    asked.base = fields.get("base");
+    asked.top_k = number("top_k");
+    asked.score_threshold = number("score_threshold") || null;
+  }
+  if (kind === "search") asked.engine = fields.get("engine");
+  return asked;
+}
+
+async function ask(question) {
+  if (!at("stop").hidden) return;
+  const made = await attempt(async () => {
+    talk ??= await calls.post("/conversations");
+    return calls.post(`/conversations/${talk.id}/ask`, { ...question, options: options() });
+  });
+  if (!made) return;
+  if (!question.again) form.elements.text.value = "";
+  messages.set(made.question.id, made.question);
+  messages.set(made.answer.id, made.answer);
+  leaf = made.answer.id;
+  following = true;
+  history.replaceState(null, "", `#${talk.id}`);
+  await loadTalks();
+  talk = talks.find((one) => one.id === talk.id) ?? talk;
+  show();
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = form.elements.text.value.trim();
+  if (text) ask({ text, parent_id: leaf });
+});
+form.elements.text.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  form.requestSubmit();
+});
+at("stop").addEventListener("click", () => leaf && attempt(() => calls.post(`/answers/${leaf}/stop`)));
+
+function kinds() {
+  const kind = new FormData(form).get("kind");
+  for (const part of form.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== kind;
+}
+form.addEventListener("change", () => {
+  kinds();
+  const kept = [...new FormData(form)].filter(([name]) => name !== "text");
+  localStorage.setItem(KEPT, JSON.stringify(kept));
+});
+
+function remembered() {
+  try {
+    for (const [name, value] of JSON.parse(localStorage.getItem(KEPT) ?? "[]")) {
+      const field = form.elements[name];
+      if (field && name !== "base") field.value = value;
+    }
+  } catch {
+    localStorage.removeItem(KEPT);
+  }
+  if (form.querySelector('[name="kind"]:checked')?.disabled) form.elements.kind.value = "chat";
+}
+
+at("new").addEventListener("click", async () => {
+  await choose(null);
+  form.elements.text.focus();
+});
+at("find").addEventListener("input", loadTalks);
+at("rename").addEventListener("click", async () => {
+  const title = prompt(words.new_title, talk.title);
+  if (!title) return;
+  talk = (await attempt(() => calls.put(`/conversations/${talk.id}`, { title }))) ?? talk;
+  say(at("title"), talk.title);
+  await loadTalks();
+});
+at("delete").addEventListener("click", async () => {
+  if (!confirm(words.remove(talk.title || words.untitled))) return;
+  const done = await attempt(async () => (await calls.remove(`/conversations/${talk.id}`), true));
+  if (done) await choose(null);
+});
+
+remembered();
+kinds();
+if (matchMedia("(max-width: 56rem)").matches) at("talks-fold").open = false;
+await loadTalks();
+const wanted = location.hash.slice(1);
+await choose(talks.find((one) => one.id === wanted) ?? null);

@@ -1,0 +1,77 @@
+// Formulas in Markdown: `$…$`, `\(…\)` in a line, `$$…$$`, `\[…\]` on their own. A formula is put
+// into the text as its source, and set by KaTeX, which is fetched for the first one.
+
+const INLINE = [
+  /^\\\(((?:[^\\]|\\[^)])+?)\\\)/,
+  // As pandoc has it: "$5 and $10" is money, nothing blank stands inside of the signs.
+  /^\$(?!\s|\$)((?:[^$\\\n]|\\[^\n])+?)(?<!\s)\$(?![\d$])/,
+];
+const BLOCK = [/^\\\[([\s\S]+?)\\\](?:\n+|$)/, /^\$\$([\s\S]+?)\$\$(?:\n+|$)/];
+const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
+const LONGEST = 5000; // characters of a formula that is set at all
+
+const escape = (text) => text.replace(/[&<>"]/g, (sign) => ESCAPES[sign]);
+
+function extension(name, level, patterns, start) {
+  return {
+    name,
+    level,
+    start: (text) => {
+      const found = text.search(start);
+      return found < 0 ? undefined : found;
+    },
+    tokenizer: (text) => {
+      for (const pattern of patterns) {
+        const found = pattern.exec(text);
+        if (found) return { type: name, raw: found[0], text: found[1].trim() };
+      }
+      return undefined;
+    },
+    renderer: ({ text }) =>
+      level === "block"
+        ? `<p data-tex="block">${escape(text)}</p>\n`
+        : `<span data-tex="line">${escape(text)}</span>`,
+  };
+}
+
+/** For `marked.use`. */
+export const extensions = [
+  extension("tex_block", "block", BLOCK, /\\\[|\$\$/),
+  extension("tex_line", "inline", INLINE, /\\\(|\$/),
+];
+
+let library;
+
+function fetched() {
+  library ??= import("../vendor/katex/katex.min.js").then(() => {
+    const sheet = document.createElement("link");
+    sheet.rel = "stylesheet";
+    sheet.href = new URL("../vendor/katex/katex.min.css", import.meta.url).href;
+    return new Promise((done) => {
+      sheet.addEventListener("load", () => done(globalThis.katex));
+      sheet.addEventListener("error", () => done(null));
+      document.head.append(sheet);
+    });
+  });
+  return library;
+}
+
+/** Set the formulas in an element. One that is wrong stays as its source. */
+export async function typeset(element) {
+  const found = [...element.querySelectorAll("[data-tex]")];
+  if (!found.length) return;
+  const katex = globalThis.katex ?? (await fetched().catch(() => null));
+  if (!katex) return;
+  for (const one of found) {
+    const source = one.textContent;
+    if (source.length > LONGEST) continue;
+    try {
+      // No macro of a model's may run on, load or link.
+      const options = { displayMode: one.dataset.tex === "block", trust: false, strict: "ignore", maxExpand: 500, maxSize: 20 };
+      katex.render(source, one, options);
+    } catch {
+      one.textContent = source;
+    }
+    delete one.dataset.tex;
+  }
+}

@@ -1,0 +1,96 @@
+// What a model writes, as Markdown. It is untrusted: cleaned of everything that could act, and
+// nothing is fetched for it.
+
+import { marked } from "../vendor/marked/marked.esm.js";
+import { colour, renderer } from "./code.js";
+import { extensions, typeset } from "./formulas.js";
+
+const CLEAN = {
+  FORBID_TAGS: ["style", "form", "input", "button", "textarea", "select", "iframe", "video", "audio", "img", "svg", "math"],
+  FORBID_ATTR: ["style", "class", "id", "name"],
+};
+
+marked.use({ gfm: true, breaks: true, extensions, renderer });
+
+DOMPurify.addHook("afterSanitizeAttributes", (node) => {
+  if (node.tagName !== "A") return;
+  node.target = "_blank";
+  node.rel = "noopener noreferrer nofollow";
+});
+
+/** Show a text in an element: as it is until it comes near to what is looked at, then as Markdown.
+ * A conversation of thousands opens at once. */
+export function render(element, text) {
+  element.textContent = text;
+  waiting.set(element, text);
+  near.observe(element);
+}
+
+const waiting = new WeakMap();
+const near = new IntersectionObserver(
+  (seen) => {
+    for (const { isIntersecting, target } of seen) {
+      if (!isIntersecting || !waiting.has(target)) continue;
+      near.unobserve(target);
+      new Growing(target).end(waiting.get(target));
+      waiting.delete(target);
+    }
+  },
+  { rootMargin: "1500px" },
+);
+
+/** Shows a text that grows: once a frame at most, and of it only the blocks that have changed, so
+ * that a long answer costs no more than its last paragraph. */
+export class Growing {
+  text = "";
+  #element;
+  #blocks = []; // {raw, element, done}
+  #waiting = false;
+  #over = false;
+  #cost = 0;
+
+  constructor(element) {
+    this.#element = element;
+    element.classList.add("rich");
+  }
+
+  add(delta) {
+    this.text += delta;
+    if (this.#waiting || this.#over) return;
+    this.#waiting = true;
+    setTimeout(() => requestAnimationFrame(() => this.#draw()), Math.min(this.#cost * 4, 500));
+  }
+
+  /** It grows no more; `text` is what it is in the end. */
+  end(text = this.text) {
+    this.text = text;
+    this.#over = true;
+    this.#draw();
+  }
+
+  #draw() {
+    this.#waiting = false;
+    const began = performance.now();
+    const tokens = marked.lexer(this.text).filter((token) => token.type !== "space");
+    if (!this.#blocks.length) this.#element.replaceChildren();
+    for (const block of this.#blocks.splice(tokens.length)) block.element.remove();
+    tokens.forEach((token, n) => {
+      let block = this.#blocks[n];
+      if (!block) {
+        block = this.#blocks[n] = { raw: null, element: document.createElement("div"), done: false };
+        this.#element.append(block.element);
+      }
+      if (block.raw !== token.raw) {
+        block.raw = token.raw;
+        block.done = false;
+        block.element.innerHTML = DOMPurify.sanitize(marked.parser([token]), CLEAN);
+        typeset(block.element);
+      }
+      if (!block.done && (this.#over || n < tokens.length - 1)) {
+        block.done = true;
+        colour(block.element);
+      }
+    });
+    this.#cost = performance.now() - began;
+  }
+}

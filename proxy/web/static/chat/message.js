@@ -1,0 +1,170 @@
+// One message as an element, and an answer while it grows.
+
+import { make, say } from "../panels/dom.js";
+import { count, measure, span } from "../panels/form.js";
+import { Growing, render } from "./markdown.js";
+import { words } from "./words.js";
+
+/** `acts`: again(message), edit(message, text), rate(message, score, reason), turn(message, by). */
+export class Message {
+  constructor(message, siblings, acts) {
+    this.message = message;
+    this.acts = acts;
+    this.user = message.role === "user";
+    this.text = make("div", { className: this.user ? "said" : "said markdown" });
+    this.aside = make("div", { className: "aside" });
+    this.foot = make("div", { className: "foot" });
+    this.element = make(
+      "article",
+      { className: `message ${message.role}`, "aria-label": this.user ? words.you : words.model },
+      this.aside,
+      this.text,
+      this.foot,
+    );
+    this.element.dataset.status = message.status;
+    if (this.user) say(this.text, message.content);
+    else {
+      render(this.text, message.content);
+      this.#asides(message.extra, message.reasoning);
+    }
+    this.#actions(siblings);
+    if (!this.user && message.status !== "growing") this.#numbers();
+  }
+
+  /** Follow the answer from its beginning; `over(failed)` is called at the end. */
+  follow(address, over) {
+    const extra = { sources: [], steps: [] };
+    let reasoning = "";
+    this.text.replaceChildren();
+    const growing = new Growing(this.text);
+    const wait = make("p", { className: "note wait", role: "status" }, words.waiting);
+    this.text.append(wait);
+    const source = new EventSource(address);
+    source.addEventListener("message", (event) => {
+      const now = JSON.parse(event.data);
+      if (now.type === "text") growing.add(now.delta);
+      else if (now.type === "place") say(wait, now.place ? words.place(now.place) : words.waiting);
+      else if (now.type === "over") {
+        source.close();
+        over();
+      } else {
+        if (now.type === "reasoning") reasoning += now.delta;
+        else if (now.type === "sources") extra.sources.push(...now.sources), (extra.asked = true);
+        else if (now.type === "step") extra.steps.push(now.step);
+        this.#asides(extra, reasoning);
+      }
+    });
+    // A reconnection begins from the first event again; an answer that is over is read as it is kept.
+    source.addEventListener("open", () => {
+      growing.text = "";
+      reasoning = "";
+      extra.sources = [];
+      extra.steps = [];
+    });
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CLOSED) over();
+    });
+    return source;
+  }
+
+  #asides(extra, reasoning) {
+    const open = new Set([...this.aside.querySelectorAll("details[open]")].map((one) => one.dataset.name));
+    const fold = (name, title, ...inner) => {
+      const details = make("details", { open: open.has(name) }, make("summary", {}, title), ...inner);
+      details.dataset.name = name;
+      return details;
+    };
+    const parts = [];
+    if (reasoning) parts.push(fold("reasoning", words.thinking, make("p", { className: "text" }, reasoning)));
+    if (extra.steps?.length) {
+      const items = extra.steps.map((step) =>
+        make(
+          "li",
+          {},
+          make("strong", {}, step.kind === "tool" ? words.tool(step.name) : words[step.kind]),
+          make("pre", { tabIndex: 0 }, step.kind === "tool" ? step.arguments : step.text),
+        ),
+      );
+      parts.push(fold("steps", words.steps(items.length), make("ol", { className: "steps" }, items)));
+    }
+    if (extra.sources?.length) {
+      const items = extra.sources.map((one) =>
+        make(
+          "li",
+          { className: "source" },
+          make("p", {}, `[${one.number}] `, link(one), one.place ? ` · ${one.place}` : ""),
+          make("blockquote", {}, one.text),
+        ),
+      );
+      parts.push(fold("sources", words.sources(items.length), make("ol", {}, items)));
+    } else if (extra.asked || (extra.kind === "knowledge" && this.message.status === "done")) {
+      parts.push(make("p", { className: "note" }, words.no_sources));
+    }
+    this.aside.replaceChildren(...parts);
+  }
+
+  #actions(siblings) {
+    const button = (text, act) => make("button", { type: "button", className: "quiet", onclick: act }, text);
+    const { message, acts } = this;
+    if (siblings.length > 1) {
+      const place = siblings.indexOf(message.id);
+      const step = (by, label, sign) =>
+        make("button", {
+          type: "button",
+          className: "quiet",
+          "aria-label": label,
+          disabled: !siblings[place + by],
+          onclick: () => acts.turn(siblings[place + by]),
+        }, sign);
+      this.foot.append(
+        step(-1, words.before, "‹"),
+        make("span", { className: "note" }, words.branch(place + 1, siblings.length)),
+        step(1, words.after, "›"),
+      );
+    }
+    if (this.user) this.foot.append(button(words.edit, () => this.#edit()));
+    else if (message.status !== "growing") {
+      const rate = (score) => async (event) => {
+        const reason = score < 0 ? prompt(words.reason) : "";
+        if (reason === null) return;
+        await acts.rate(message, score, reason);
+        event.target.setAttribute("aria-pressed", "true");
+      };
+      const up = button("👍", rate(1));
+      const down = button("👎", rate(-1));
+      up.ariaLabel = words.good;
+      down.ariaLabel = words.bad;
+      const copy = button(words.copy, () => navigator.clipboard?.writeText(message.content));
+      this.foot.append(button(words.again, () => acts.again(message)), copy, up, down);
+    }
+  }
+
+  #edit() {
+    const area = make("textarea", { value: this.message.content, rows: 3, "aria-label": words.edit });
+    const send = make("button", { type: "button" }, words.edit);
+    send.addEventListener("click", () => area.value.trim() && this.acts.edit(this.message, area.value));
+    this.text.replaceChildren(area, send);
+    area.focus();
+  }
+
+  #numbers() {
+    const { extra, status } = this.message;
+    const usage = extra.usage;
+    const told = [
+      words[status],
+      extra.error,
+      extra.speed ? words.speed(measure(extra.speed)) : "",
+      extra.first_token ? words.first(span(extra.first_token)) : "",
+      usage ? words.tokens(count(usage.completion)) : "",
+      usage?.cached ? words.cached(count(usage.cached)) : "",
+    ];
+    const bad = status === "failed";
+    this.foot.append(make("span", { className: bad ? "error" : "note" }, told.filter(Boolean).join(" · ")));
+  }
+}
+
+/** A result of a search leads to its page; nothing but http and https does. */
+function link({ title, url }) {
+  if (!/^https?:\/\//.test(url)) return make("strong", {}, title);
+  return make("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, title);
+}

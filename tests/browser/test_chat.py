@@ -1,0 +1,178 @@
+"""The chat page in a browser, on the bundled model: asked, streamed, stopped, branched, kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.processes import Gateway
+
+from .conftest import DESKTOP, PHONE, Open
+
+DONE = '.message.assistant[data-status="done"]'
+
+
+def ask(page: Any, text: str) -> None:
+    page.locator("#text").fill(text)
+    page.locator("#text").press("Enter")
+
+
+def answered(page: Any, number: int = 1) -> str:
+    page.wait_for_function(
+        "([what, n]) => document.querySelectorAll(what).length >= n", arg=[DONE, number]
+    )
+    text: str = page.locator(f"{DONE} .said").last.inner_text()
+    return text
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_question_is_answered_and_kept(
+    site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str
+) -> None:
+    page = visit(f"{site.url}/", size=size, language=language, dark=language == "zh")
+    ask(page, "Hello!")
+    said = answered(page)
+    assert said.strip()
+    assert page.locator(".foot").last.inner_text().strip()
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    accessible(page)
+    page.reload()
+    assert answered(page) == said
+
+
+def test_an_edited_question_and_another_answer_are_branches(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/")
+    ask(page, "Hello!")
+    answered(page)
+    page.get_by_role("button", name="Again").click()
+    page.get_by_text("2 of 2").wait_for()
+    answered(page)
+    page.get_by_role("button", name="Previous version").click()
+    page.get_by_text("1 of 2").wait_for()
+    page.get_by_role("button", name="Edit").click()
+    page.locator(".message.user textarea").fill("Good morning!")
+    page.locator(".message.user .said button").click()
+    page.locator(".message.user .said", has_text="Good morning!").wait_for()
+    answered(page)
+    page.get_by_text("2 of 2").wait_for()
+
+
+def test_a_conversation_is_found_and_deleted(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/")
+    page.on("dialog", lambda dialog: dialog.accept())
+    ask(page, "Hello zanzibar!")
+    answered(page)
+    page.get_by_label("Search conversations").fill("zanzibar")
+    found = page.locator('[data-part="talks"] li', has_text="zanzibar")
+    found.wait_for()
+    page.wait_for_function("document.querySelectorAll('[data-part=talks] li').length === 1")
+    page.get_by_role("button", name="Delete").click()
+    found.wait_for(state="detached")
+
+
+def test_an_answer_from_a_document_shows_where_it_is_from(
+    site: Gateway, visit: Open, tmp_path: Path
+) -> None:
+    document = tmp_path / "ship.md"
+    document.write_text("# The ship\n\nThe ship Morning Star has a red sail.\n", encoding="utf-8")
+    page = visit(f"{site.url}/knowledge")
+    page.get_by_label("Name", exact=True).fill("Ships")
+    page.get_by_role("button", name="Create").click()
+    page.locator("#base-name", has_text="Ships").wait_for()
+    page.locator('input[type="file"]').set_input_files(document)
+    page.locator(".document .state", has_text="ready").wait_for()
+    page.goto(f"{site.url}/")
+    page.locator(".kinds span", has_text="Knowledge").click()
+    page.get_by_label("Knowledge base").select_option(label="Ships")
+    ask(page, "What colour is the sail of the Morning Star?")
+    answered(page)
+    page.locator('details[data-name="sources"] summary').click()
+    source = page.locator(".source").first.inner_text()
+    assert "ship.md" in source and "red sail" in source and "The ship" in source
+
+
+def test_an_agent_answers(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/")
+    page.locator(".kinds span", has_text="Agent").click()
+    ask(page, "Hello!")
+    page.locator('.message.assistant:not([data-status="growing"]) .foot').wait_for()
+
+
+def test_a_reload_and_stop_lose_nothing(endless_site: Gateway, visit: Open) -> None:
+    """On a model that never ends by itself."""
+    page = visit(f"{endless_site.url}/")
+    ask(page, "Tell me everything.")
+    said = page.locator(".message.assistant .said")
+    page.wait_for_function(
+        "document.querySelector('.message.assistant .said').innerText.length > 40"
+    )
+    before = said.inner_text().strip()
+    page.reload()
+    page.wait_for_function(
+        "(n) => document.querySelector('.message.assistant .said')?.innerText.length > n",
+        arg=len(before),
+    )
+    page.get_by_role("button", name="Stop").click()
+    page.locator('.message.assistant[data-status="stopped"]').wait_for()
+    assert len(said.inner_text()) >= len(before)
+
+
+def test_two_thousand_messages_scroll_without_a_stall(site: Gateway, visit: Open) -> None:
+    """Laid in by the page's own data, then scrolled through: no frame may take long."""
+    count = 2000
+    messages = [
+        {
+            "id": f"m{n}", "conversation_id": "c", "parent_id": f"m{n - 1}" if n else None,
+            "number": n, "role": "assistant" if n % 2 else "user", "reasoning": "",
+            "content": f"Message **{n}** with `code` and a list:\n\n- one\n- two\n",
+            "status": "done", "extra": {}, "created": 0,
+        }
+        for n in range(count)
+    ]  # fmt: skip
+    talk = {"id": "c", "title": "Long", "settings": {}, "created": 0, "changed": 0}
+    page = visit(f"{site.url}/status")
+    answer = {"content_type": "application/json"}
+    page.route("**/conversations?*", lambda r: r.fulfill(body=json.dumps([talk]), **answer))
+    page.route("**/c/messages", lambda r: r.fulfill(body=json.dumps(messages), **answer))
+    page.goto(f"{site.url}/#c")
+    page.wait_for_function(f"document.querySelectorAll('.message').length === {count}")
+    frames = page.evaluate(
+        """async () => {
+          const list = document.querySelector(".messages");
+          const times = [];
+          let last = performance.now();
+          for (let n = 0; n < 60; n++) {
+            list.scrollTop = list.scrollHeight * (1 - n / 60);
+            await new Promise(requestAnimationFrame);
+            const now = performance.now();
+            times.push(now - last);
+            last = now;
+          }
+          return times.sort((a, b) => a - b);
+        }"""
+    )
+    print(f"scrolling {count} messages: median {frames[30]:.0f} ms, worst {frames[-1]:.0f} ms")
+    assert frames[30] < 100
+
+
+def test_a_first_visit_is_light(site: Gateway, visit: Open) -> None:
+    for path in ("/", "/knowledge", "/status"):
+        page = visit("about:blank")
+        sent = 0.0
+
+        def count(event: Any) -> None:
+            nonlocal sent
+            sent += event["encodedDataLength"]
+
+        devtools = page.context.new_cdp_session(page)
+        devtools.send("Network.enable")
+        devtools.on("Network.loadingFinished", count)
+        page.goto(f"{site.url}{path}", wait_until="load")
+        page.locator("h1").first.wait_for()
+        ready = page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive")
+        print(f"{path}: {sent / 1000:.0f} kB, interactive after {ready:.0f} ms")
+        assert 0 < sent < 200_000
