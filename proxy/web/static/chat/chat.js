@@ -6,6 +6,7 @@ import { Message } from "./message.js";
 import { words } from "./words.js";
 
 const NUMBERS = ["temperature", "top_p", "repeat_penalty", "seed"];
+const PAGE = 60; // messages laid out at once
 const KEPT = "slotproxy settings"; // in this browser
 
 const page = document.getElementById("chat");
@@ -101,10 +102,13 @@ function show() {
       at(`export-${as}`).href = `${page.dataset.api}/conversations/${talk.id}/export?as=${as}`;
     }
   }
-  const made = branch().map(
-    (one) => new Message(one, children(one.parent_id).map((sibling) => sibling.id), acts),
-  );
-  list.replaceChildren(...made.map((one) => one.element));
+  path = branch();
+  siblings = new Map();
+  for (const { id, parent_id } of messages.values()) {
+    siblings.set(parent_id, [...(siblings.get(parent_id) ?? []), id]);
+  }
+  const made = laid(path.splice(-PAGE));
+  list.replaceChildren(top, ...made.map((one) => one.element));
   const last = made.at(-1);
   busy(last?.message.status === "growing");
   if (last?.message.status === "growing") {
@@ -113,6 +117,22 @@ function show() {
   }
   list.scrollTop = list.scrollHeight;
 }
+
+const laid = (some) => some.map((one) => new Message(one, siblings.get(one.parent_id), acts));
+
+// Of a long conversation the end is laid out, and what comes before when it is scrolled to.
+let path = []; // what is not laid out yet
+let siblings = new Map();
+const top = make("div", { className: "top" });
+new IntersectionObserver(
+  ([seen]) => {
+    if (!seen.isIntersecting || !path.length) return;
+    const before = list.scrollHeight - list.scrollTop;
+    top.after(...laid(path.splice(-PAGE)).map((one) => one.element));
+    list.scrollTop = list.scrollHeight - before;
+  },
+  { root: list, rootMargin: "1200px 0px 0px 0px" },
+).observe(top);
 
 // What is read stays where it is, unless it is the end that is looked at.
 let following = true;

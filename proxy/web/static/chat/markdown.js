@@ -36,7 +36,7 @@ const near = new IntersectionObserver(
       waiting.delete(target);
     }
   },
-  { rootMargin: "1500px" },
+  { root: document.querySelector(".messages"), rootMargin: "1500px" },
 );
 
 /** Shows a text that grows: once a frame at most, and of it only the blocks that have changed, so
