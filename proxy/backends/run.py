@@ -79,13 +79,10 @@ class Run:
                 silence = 0.0
                 events = decoder.feed(data) if data else decoder.close()
                 batch: Batch = []
-                for name, payload in events:
-                    if name == "error":
-                        raise stream_error(payload)
-                    if self._event(payload, batch):
-                        yield batch
-                        self._drain()
-                        return
+                if self._events(events, batch):
+                    yield batch
+                    self._drain()
+                    return
                 if batch:
                     yield batch
                 if not data:
@@ -102,6 +99,34 @@ class Run:
         if silence >= self._timeout:
             raise UpstreamTimeout("the backend did not answer in time")
         return silence
+
+    def _events(self, events: list[sse.Event], batch: Batch) -> bool:
+        """Add what one read brought; True after the last event.
+
+        Text that came together is one delta: from here to the client it then costs what one token
+        does. That a token may be short of a whole batch costs nobody anything."""
+        texts: list[str] = []
+        joined = self.begun and self._top is None
+        for name, payload in events:
+            if name == "error":
+                raise stream_error(payload)
+            if joined:
+                chunk = servercpp.chunk(payload)
+                if not chunk.stop and chunk.error is None and chunk.prompt_progress is None:
+                    if self._counted(chunk):
+                        texts.append(chunk.content)
+                    continue
+            if texts:
+                batch.append(TextDelta("".join(texts), (), len(texts)))
+                texts = []
+            if self._event(payload, batch):
+                return True
+            joined = self._top is None
+        if texts:
+            text = "".join(texts)
+            if text:
+                batch.append(TextDelta(text, (), len(texts)))
+        return False
 
     def _event(self, payload: bytes, batch: Batch) -> bool:
         """Add what an event of the stream says; True after the last."""
@@ -125,13 +150,8 @@ class Run:
         if progress is not None:
             batch.append(Progress(progress.total, progress.cache, progress.processed))
             return False
-        if chunk.tokens_predicted:
-            self.pieces = chunk.tokens_predicted
-            self.prompt_tokens = chunk.tokens_evaluated
-        else:
-            self.pieces += 1
-        if self.pieces > self._limit and not self._caps.queues:
-            return False  # the surplus of an old server, which never gives fewer than four
+        if not self._counted(chunk):
+            return False
         if chunk.content or self._top is not None:
             logprobs = (
                 servercpp.logprobs(chunk.completion_probabilities, self._top)
@@ -140,6 +160,15 @@ class Run:
             )
             batch.append(TextDelta(chunk.content, logprobs))
         return False
+
+    def _counted(self, chunk: servercpp.Chunk) -> bool:
+        """Count a piece. Whether it is wanted: an old server never gives fewer than four."""
+        if chunk.tokens_predicted:
+            self.pieces = chunk.tokens_predicted
+            self.prompt_tokens = chunk.tokens_evaluated
+        else:
+            self.pieces += 1
+        return self.pieces <= self._limit or self._caps.queues
 
     def _finished(self, chunk: servercpp.Chunk) -> Finished:
         reason = chunk.finish_reason

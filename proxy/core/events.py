@@ -43,10 +43,12 @@ class Started(Struct, frozen=True):
 
 
 class TextDelta(Struct, frozen=True):
-    """Text of the answer; never a part of a character."""
+    """Text of the answer; never a part of a character. It came in so many `pieces`, which are
+    tokens: what one read brought is one delta, unless each token has logprobs of its own."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    pieces: int = 1
 
 
 class ReasoningDelta(Struct, frozen=True):

@@ -158,7 +158,7 @@ class Answer:
         self._began = gateway.clock()
         self._first: Choice | None = None
         self._choices: Iterator[Choice] = (
-            self._single() if len(tasks) * request.n == 1 else self._several()
+            self._guarded(0, tasks[0]) if len(tasks) * request.n == 1 else self._several()
         )
 
     def prime(self) -> None:
@@ -181,10 +181,6 @@ class Answer:
         if not self.info.outcome:
             self.info.outcome = "cancelled"
 
-    def _single(self) -> Iterator[Choice]:
-        for batch in self._guarded(self.tasks[0]):
-            yield 0, batch
-
     def _several(self) -> Iterator[Choice]:
         """Choices run side by side, each in a thread, and are interleaved as they come."""
         n = self.request.n
@@ -200,8 +196,8 @@ class Answer:
                 if item is None:
                     break
                 try:
-                    for batch in self._guarded(item[1]):
-                        ready.put((item[0], batch))
+                    for choice in self._guarded(*item):
+                        ready.put(choice)
                         if over.is_set():
                             return
                 except BaseException as defect:
@@ -233,7 +229,7 @@ class Answer:
                 except queue.Empty:
                     continue
 
-    def _guarded(self, task: Task) -> Iterator[Batch]:
+    def _guarded(self, number: int, task: Task) -> Iterator[Choice]:
         """One choice; what goes wrong becomes its last event."""
         info, gateway = self.info, self._gateway
         try:
@@ -249,10 +245,10 @@ class Answer:
                     if isinstance(last, Finished):
                         info.usage += last.usage
                         info.outcome = last.reason
-                yield batch
+                yield number, batch
         except GatewayError as error:
             info.outcome = error.code or error.type
-            yield [Failed(error)]
+            yield number, [Failed(error)]
 
 
 def _task(

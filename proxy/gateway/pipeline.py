@@ -107,7 +107,7 @@ class Answering:
     def _runs(self, way: Way) -> Iterator[Batch]:
         begun = False
         while True:
-            for batch in self._patient():
+            for batch in self._patient() if self._later else self._run:
                 if begun:
                     batch = [event for event in batch if not isinstance(event, Started)]
                 begun = begun or bool(batch)
@@ -128,9 +128,9 @@ class Answering:
                 yield after
 
     def _patient(self) -> Iterator[Batch]:
-        """The batches of the run. One that is not the first may find the slot still taken by the
-        run before it, for as long as the server needs to see that its stream is closed."""
-        left = BUSY_TRIES if self._later else 0
+        """The batches of a run that is not the first. It may find the slot still taken by the run
+        before it, for as long as the server needs to see that its stream is closed."""
+        left = BUSY_TRIES
         while True:
             try:
                 for batch in self._run:

@@ -73,18 +73,28 @@ class Way:
             self._rest.append(JudgeStage(judge, request.stop if output == "text" else ()))
         if reasoning == "none" or (reasoning == "raw" and self._thoughts is not None):
             self._rest.append(InlineStage())
+        self._idle = self._has_nothing_to_do()
 
     @property
     def ended(self) -> bool:
         return any(stage.ended for stage in self._rest)
 
+    def _has_nothing_to_do(self) -> bool:
+        """Whether all that comes from here on goes through as it is."""
+        stages = self._thoughts is not None or self._calls is not None or self._rest
+        return not (stages or self._native or self._thinking)
+
     def feed(self, batch: Batch) -> Batch:
+        if self._idle:
+            return batch
         finished = batch[-1] if batch and isinstance(batch[-1], Finished) else None
         thoughts, calls = self._thoughts, self._calls
-        if thoughts is not None or calls is not None:
+        if calls is not None or self._deferred:
             self._raw += "".join(e.text for e in batch if isinstance(e, TextDelta))
         if thoughts is not None:
-            pieces = 0 if thoughts.over else sum(isinstance(e, TextDelta) for e in batch)
+            pieces = 0
+            if not thoughts.over:
+                pieces = sum(e.pieces for e in batch if isinstance(e, TextDelta))
             batch = thoughts.feed(batch)
             if pieces and any(isinstance(e, ReasoningDelta) for e in batch):
                 self._thinking += pieces
@@ -94,6 +104,9 @@ class Way:
                 self.turn = Turn(self._thought(), self._start)
                 batch = [e for e in batch if not isinstance(e, (TextDelta, Finished))]
                 return self._through(batch)
+            if thoughts.passes and not self._deferred:
+                self._thoughts = None
+                self._idle = self._has_nothing_to_do()
         elif self._native:
             self._thinking += sum(isinstance(e, ReasoningDelta) for e in batch)
         if calls is not None:

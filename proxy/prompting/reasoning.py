@@ -63,6 +63,11 @@ class ReasoningSplitter:
         """Whether the thoughts have ended, or it is certain that there are none."""
         return self._state in ("closed", "text")
 
+    @property
+    def passes(self) -> bool:
+        """Whether all that follows is text, and nothing is held back."""
+        return self._state == "text" and not self._held
+
     def feed(self, text: str) -> list[tuple[Kind, str]]:
         """What of ``text``, and of what was held back, is certain now."""
         if self._state == "text":

@@ -35,7 +35,9 @@ class StopStage:
         for event in batch:
             if isinstance(event, TextDelta):
                 text = self._filter.feed(event.text)
-                if text or event.logprobs:
+                if text == event.text:
+                    out.append(event)
+                elif text or event.logprobs:
                     out.append(TextDelta(text, event.logprobs))
                 if self._filter.matched:
                     self.ended = True

@@ -21,6 +21,11 @@ class ThoughtStage:
         """Whether the thoughts have ended, or it is certain that there are none."""
         return self._splitter.over
 
+    @property
+    def passes(self) -> bool:
+        """Whether all text from here on is the answer's."""
+        return self._splitter.passes
+
     def tags(self, text: str) -> Tags | None:
         """The tags of the thoughts that a reply of this text begins with; None where there are
         none."""

@@ -164,8 +164,18 @@ def test_the_surplus_of_an_old_server_is_cut(run: Callable[..., list[Batch]], li
     piece = event(content="a", stop=False, slot_id=0)
     last = old_last(tokens_predicted=3, stopped_eos=False, stopped_limit=True)
     events = flat(run(streamed(*[piece] * 4, last), task=Task(prompt="Hi", max_tokens=limit)))
-    assert events[1:-1] == [TextDelta("a")] * limit
+    text = [event for event in events if isinstance(event, TextDelta)]
+    assert "".join(event.text for event in text) == "a" * limit
+    assert sum(event.pieces for event in text) == limit
     assert (events[-1].reason, events[-1].usage.completion) == ("length", limit)
+
+
+def test_text_that_comes_together_is_one_delta(run: Callable[..., list[Batch]]) -> None:
+    pieces = [event(content=text, stop=False, slot_id=0) for text in ("a", "b", "c", "d")]
+    last = old_last(tokens_predicted=4, stopped_eos=True)
+    started, *text, _ = flat(run(streamed(*pieces, last)))
+    assert isinstance(started, Started)
+    assert text == [TextDelta("a"), TextDelta("bcd", (), 3)]
 
 
 def test_the_body_for_an_old_server() -> None:
