@@ -30,6 +30,7 @@ from .errors import Cancelled, UpstreamFault, UpstreamTimeout
 
 PATIENCE = 8.0  # seconds a child has to end what it began, before it is killed
 MOST, MOST_IDLE = 8, 2
+LAST = "last"  # in an answer: the child ends with it
 LONGEST = 4 << 20  # bytes of one answer
 _HOME = Path(__file__).resolve().parent.parent  # where the package lies
 
@@ -146,7 +147,12 @@ class Children:
             raise
         cancel.remove(given_up)
         with self._lock:
-            keep = not self._closed and not cancel.cancelled and len(self._idle) < MOST_IDLE
+            keep = (
+                LAST not in answer
+                and not self._closed
+                and not cancel.cancelled
+                and len(self._idle) < MOST_IDLE
+            )
             if keep:
                 self._idle.append(child)
         if not keep:

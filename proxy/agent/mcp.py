@@ -22,7 +22,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from ..cancel import Cancel
-from ..children import Children, channel
+from ..children import LAST, Children, channel
 from ..core.request import Tool
 from ..errors import UpstreamFault
 from .values import Runs, Server, ToolError
@@ -92,14 +92,17 @@ async def _serve(setup: Mapping[str, Any], questions: asyncio.Queue[Any], answer
             client = await _connected(setup, stack)
             while True:
                 question = await questions.get()
-                if "call" in question:
-                    tell(await _called(client, question["call"], question["arguments"]))
-                else:
+                if "call" not in question:
                     tell({"tools": await _listed(client)})
+                    continue
+                answer = await _called(client, question["call"], question["arguments"])
+                tell(answer)
+                if LAST in answer:
+                    return
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # also groups of them: whatever came between, said in a line
-        tell({"wrong": _why(error)})
+        tell({"wrong": _why(error), LAST: True})
 
 
 async def _connected(setup: Mapping[str, Any], stack: contextlib.AsyncExitStack) -> Any:
@@ -135,11 +138,12 @@ async def _listed(client: Any) -> list[dict[str, Any]]:
     return found
 
 
-async def _called(client: Any, name: str, arguments: Mapping[str, Any]) -> dict[str, str]:
+async def _called(client: Any, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
         result = await client.call_tool(name, dict(arguments))
     except Exception as error:
-        return {"wrong": _why(error)}
+        # The session may be over, as where its server began anew: so is this child.
+        return {"wrong": _why(error), LAST: True}
     texts = [part.text for part in result.content if getattr(part, "type", "") == "text"]
     text = "\n".join(texts)
     if not texts and result.structured_content is not None:

@@ -17,7 +17,7 @@ from proxy.agent import Server, Toolbox, mcp
 from proxy.agent.values import ToolError
 from proxy.cancel import Cancel
 from proxy.children import Children
-from proxy.errors import Cancelled
+from proxy.errors import Cancelled, UpstreamFault
 
 from .test_functions import gone, wait_for
 
@@ -123,6 +123,30 @@ def test_cancel_ends_the_server_in_the_middle_of_a_tool(script: Path, tmp_path: 
     assert isinstance(caught[0], Cancelled)
     wait_for(lambda: gone(int(mark.read_text())))
     assert box.tools()["add"].call({"a": 1, "b": 1}, Cancel(), 30) == "2", "a new session"
+    box.close()
+
+
+def test_a_server_that_began_anew_gets_a_new_session(script: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    box = box_of(Server("small", url=f"http://127.0.0.1:{port}/mcp"))
+
+    def call() -> str:
+        return box.tools()["add"].call({"a": 1, "b": 1}, Cancel(), 30)
+
+    quiet = subprocess.DEVNULL
+    for _ in range(2):
+        with subprocess.Popen(
+            [sys.executable, str(script), str(port)], stdout=quiet, stderr=quiet
+        ) as process:
+            try:
+                wait_for(lambda: _listens(port))
+                assert call() == "2"
+            finally:
+                process.kill()
+        with pytest.raises((ToolError, UpstreamFault)):
+            call()
     box.close()
 
 
