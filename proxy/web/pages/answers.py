@@ -26,7 +26,7 @@ from ...dialogue import (
     Tick,
 )
 from ...errors import Cancelled, GatewayError, QueueFull
-from ...gateway import Caller
+from ...gateway import Caller, Info
 from ..observe import Record
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class _Writer:
         finally:
             if running is not None:
                 running.close()
+                self._measure(running.info)
             self._flush()
             if self._growing.cancel.cancelled:
                 status = "stopped"
@@ -180,15 +181,17 @@ class _Writer:
             case Tick():
                 self._growing.tell({"type": "place", "place": running.info.place})
             case Done(usage=usage, finish_reason=reason):
-                info = running.info
-                writing = info.last_token - info.first_token
-                self._extra |= {
-                    "usage": msgspec.to_builtins(usage),
-                    "finish_reason": reason,
-                    "model": info.model,
-                    "first_token": round(info.first_token, 3),
-                    "speed": round((usage.completion - 1) / writing, 1) if writing > 0 else None,
-                }
+                self._extra |= {"usage": msgspec.to_builtins(usage), "finish_reason": reason}
+
+    def _measure(self, info: Info) -> None:
+        """What a dialogue's info says once it was closed: until then it is not whole."""
+        writing = info.last_token - info.first_token
+        tokens = info.usage.completion
+        self._extra |= {
+            "model": info.model,
+            "first_token": round(info.first_token, 3),
+            "speed": round((tokens - 1) / writing, 1) if tokens > 1 and writing > 0 else None,
+        }
 
     def _flush(self) -> None:
         text, thought = "".join(self._text), "".join(self._thought)

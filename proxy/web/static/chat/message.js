@@ -130,8 +130,8 @@ export class Message {
         await acts.rate(message, score, reason);
         event.target.setAttribute("aria-pressed", "true");
       };
-      const up = button("👍", rate(1));
-      const down = button("👎", rate(-1));
+      const up = button("▲", rate(1));
+      const down = button("▼", rate(-1));
       up.ariaLabel = words.good;
       down.ariaLabel = words.bad;
       const copy = button(words.copy, () => navigator.clipboard?.writeText(message.content));
