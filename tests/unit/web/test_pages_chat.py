@@ -1,0 +1,156 @@
+"""The chat page's own API on a scripted backend: answers that outlive who asked for them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.core.events import Batch, Finished, Started, TextDelta
+from proxy.core.usage import Usage
+from proxy.errors import UpstreamFault
+from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
+
+API = "/pages/api/chat"
+KEYED = {"Authorization": "Bearer any"}  # what spares a script the CSRF token
+
+
+class Page:
+    """What the page's script does."""
+
+    def __init__(self, driver: ScriptedDriver, folder: Path) -> None:
+        app = make_app(driver, data=str(folder))
+        if services_of(app).conversations is None:
+            pytest.skip("the extra knowledge is not installed")
+        self.client: FlaskClient = app.test_client()
+        self.talk = self.post("/conversations").json["id"]
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self.client.post(API + path, json=body or {}, headers=KEYED)
+
+    def ask(self, **body: Any) -> Any:
+        return self.post(f"/conversations/{self.talk}/ask", {"text": "Hi", **body})
+
+    def messages(self) -> list[Any]:
+        found: list[Any] = self.client.get(f"{API}/conversations/{self.talk}/messages").json
+        return found
+
+    def over(self) -> Any:
+        """The last message, once it grows no more."""
+        wait_until(lambda: self.messages()[-1]["status"] != "growing")
+        return self.messages()[-1]
+
+
+def test_an_answer_is_kept_though_nobody_follows(tmp_path: Path) -> None:
+    page = Page(ScriptedDriver(say("Hel", "lo")), tmp_path)
+    made = page.ask()
+    assert made.status_code == 201
+    answer = page.over()
+    assert (answer["content"], answer["status"]) == ("Hello", "done")
+    assert answer["parent_id"] == made.json["question"]["id"]
+    assert answer["extra"]["usage"]["completion"] == 3
+
+
+class Held(ScriptedDriver):
+    """Says a word, then waits to be let go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def stream(self, *args: Any) -> ScriptedRun:
+        run = super().stream(*args)
+        held = self.go_on
+
+        class Slow(ScriptedRun):
+            def __iter__(self) -> Iterator[Batch]:
+                yield [Started(slot=0), TextDelta("first")]
+                while not held.wait(0.01):
+                    if self.closed.is_set():
+                        return
+                yield [TextDelta(" second"), Finished("stop", Usage(1, 2, 0), slot=0)]
+
+        slow = Slow(())
+        slow.closed = run.closed
+        return slow
+
+
+def test_what_was_shown_is_in_the_store_already_and_told_again(tmp_path: Path) -> None:
+    driver = Held()
+    page = Page(driver, tmp_path)
+    answer = page.ask().json["answer"]["id"]
+    events = iter(page.client.get(f"{API}/answers/{answer}/events").response)
+    assert b'"delta":"first"' in next(event for event in events if b"first" in event)
+    assert page.messages()[-1]["content"] == "first"  # a restart now would lose nothing
+    driver.go_on.set()
+    again = page.client.get(f"{API}/answers/{answer}/events").get_data(as_text=True)
+    told = [json.loads(one[6:]) for one in again.split("\n\n") if one.startswith("data: ")]
+    assert "".join(one.get("delta", "") for one in told) == "first second"
+    assert told[-1]["status"] == "done"
+    assert page.client.get(f"{API}/answers/{answer}/events").status_code == 404  # it is over
+
+
+def test_stopping_keeps_what_was_said(tmp_path: Path) -> None:
+    driver = Held()
+    page = Page(driver, tmp_path)
+    answer = page.ask().json["answer"]["id"]
+    wait_until(lambda: page.messages()[-1]["content"] == "first")
+    assert page.post(f"/answers/{answer}/stop").status_code == 204
+    driver.go_on.set()
+    assert page.over()["status"] == "stopped"
+
+
+def test_a_fault_is_kept_with_the_answer(tmp_path: Path) -> None:
+    page = Page(ScriptedDriver([UpstreamFault("the server fell over")]), tmp_path)
+    page.ask()
+    answer = page.over()
+    assert (answer["status"], answer["extra"]["error"]) == ("failed", "the server fell over")
+
+
+def test_another_answer_is_a_branch_and_sees_what_was_before(tmp_path: Path) -> None:
+    driver = ScriptedDriver(say("A"))
+    page = Page(driver, tmp_path)
+    question = page.ask().json["question"]
+    first = page.over()
+    page.ask(text="", again=question["id"])
+    second = page.over()
+    assert second["parent_id"] == first["parent_id"] and second["id"] != first["id"]
+    page.ask(text="And?", parent_id=second["id"])
+    page.over()
+    assert len(page.messages()) == 5
+
+
+SENSELESS: list[dict[str, Any]] = [
+    {"text": " "},
+    {"text": 1},
+    {"again": "msg_none"},
+    {"parent_id": "msg_none"},
+    {"options": {"kind": "evil"}},
+    {"options": {"sampling": {"temperature": "hot"}}},
+    {"options": {"history": -1}},
+    {"options": {"top_k": 0}},
+]
+
+
+def test_what_cannot_be_asked_leaves_nothing(tmp_path: Path) -> None:
+    page = Page(ScriptedDriver(), tmp_path)
+    for body in SENSELESS:
+        assert page.ask(**body).status_code in (400, 404), body
+    assert page.messages() == []
+
+
+def test_a_conversation_is_exported(tmp_path: Path) -> None:
+    page = Page(ScriptedDriver(say("Hello")), tmp_path)
+    page.ask(text="Hi <b>you</b>")
+    page.over()
+    where = f"{API}/conversations/{page.talk}/export"
+    text = page.client.get(where, query_string={"as": "md"})
+    assert text.text == "# Hi <b>you</b>\n\n## user\n\nHi <b>you</b>\n\n## assistant\n\nHello\n"
+    assert text.headers["Content-Disposition"].startswith("attachment")
+    whole = page.client.get(where, query_string={"as": "json"})
+    assert [one["content"] for one in whole.json["messages"]] == ["Hi <b>you</b>", "Hello"]
