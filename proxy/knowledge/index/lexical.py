@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
+VERSION = 1  # another one with every change of how texts are cut: what was cut before is forgotten
 MOST_QUERY = 2000  # characters of a query that are looked at
 MOST_TERMS = 64  # of a query; the first ones
 LONGEST = 48  # characters of a term

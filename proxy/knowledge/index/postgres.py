@@ -14,6 +14,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .lexical import VERSION
 from .values import Near, Row, Size, Words
 
 if TYPE_CHECKING:
@@ -62,7 +63,11 @@ class PostgresShelf:
         self._indexed: set[int] = set()
         with engine.begin() as db:
             db.exec_driver_sql("select pg_advisory_xact_lock(%s)", (LOCK,))
+            known = "select obj_description(to_regclass('index_entry'), 'pg_class')"
+            if db.exec_driver_sql(known).scalar() != str(VERSION):  # cut into other terms
+                db.exec_driver_sql("drop table if exists index_vector, index_entry, index_base")
             db.exec_driver_sql(SCHEMA)
+            db.exec_driver_sql(f"comment on table index_entry is '{VERSION}'")
             found = db.exec_driver_sql(
                 "select count(*) from pg_available_extensions where name = 'vector'"
             )

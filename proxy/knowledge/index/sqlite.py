@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .aside import aside
+from .lexical import VERSION
 from .values import Near, Row, Size, Words
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SCHEMA = """
-pragma journal_mode = wal;
 create table if not exists base (number integer primary key, id text unique not null);
 create table if not exists entry (
   id integer primary key autoincrement,
@@ -67,7 +67,8 @@ class SqliteShelf:
         self._idle: deque[apsw.Connection] = deque()
         self._idle.append(self._connect())
         with self._connection() as db:
-            db.execute(SCHEMA).fetchall()  # it stops at the first row otherwise
+            db.execute("pragma journal_mode = wal").fetchall()
+        self._write(_prepare)
 
     def put(self, base: str, rows: Sequence[Row]) -> None:
         for i in range(0, len(rows), PUT_AT_ONCE):
@@ -223,6 +224,19 @@ class SqliteShelf:
                 return done
 
         return aside(run)
+
+
+def _prepare(db: apsw.Connection) -> None:
+    """The tables, without what another version has cut into terms."""
+    if _one(db, "pragma user_version")[0] != VERSION:
+        ours = (
+            "select name from sqlite_master where type = 'table' and (name in ('base', 'entry')"
+            " or sql like 'create virtual table%') order by name != 'passage_term'"
+        )
+        for (name,) in db.execute(ours).fetchall():
+            db.execute(f"drop table {name}")
+        db.execute(f"pragma user_version = {VERSION}")
+    db.execute(SCHEMA)
 
 
 def _one(db: apsw.Connection, sql: str, *values: Any) -> tuple[Any, ...]:

@@ -230,6 +230,37 @@ def test_the_census_counts_chunks_and_vectors(shelf: Shelf) -> None:
     assert Index(shelf).census() == {"plain": (2, 0), "both": (2, 1)}
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_what_another_version_has_cut_is_forgotten(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = None
+    if kind == "postgres":
+        from sqlalchemy import create_engine
+
+        engine = create_engine(request.getfixturevalue("postgres"))
+
+    def opened() -> Shelf:
+        return open_shelf(engine, tmp_path / "index.db")
+
+    first = opened()
+    Index(first, by_meaning).add("b", [Entry("one", "d", "a dog")], "m")
+    first.close()
+    same = opened()
+    assert same.census() == {"d": (1, 1)}
+    same.close()
+    monkeypatch.setattr(f"proxy.knowledge.index.{kind}.VERSION", -1)
+    other = opened()
+    assert other.census() == {}
+    index = Index(other, by_meaning)
+    index.add("b", [Entry("one", "d", "a dog")], "m")
+    assert index.search(["b"], "dog", 1, models=["m"])[0].chunk_id == "one"
+    other.drop(base="b")
+    other.close()
+    if engine is not None:
+        engine.dispose()
+
+
 def test_writers_and_readers_at_once(shelf: Shelf) -> None:
     index = filled(shelf)
     failed: list[BaseException] = []
