@@ -6,8 +6,9 @@ and then generates at a fixed pace; the slots hold what they held last, and noth
 The scheduler, its queue and its policy are the product's own, driven by a clock that jumps from
 event to event. The others are policies of one line each behind the same scheduler.
 
-``python -m benchmarks.simulate [--backends N] [--conversations N] [--plot FILE.png]`` prints a
-table; ``--decisions`` measures how the time of one decision grows with the slots.
+``python -m benchmarks.simulate [--backends N] [--conversations N]`` prints a table; ``--decisions``
+measures how the time of one decision grows with the slots; ``--study`` does both at several sizes
+into simulation.json, and ``--plot`` (with matplotlib) makes plots/simulation.* of that.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ GO_ON = 0.75  # chance that a conversation has one more turn
 LOAD = 0.7  # part of the backends' time that the work takes when all prompts are cold
 KEYS = 20  # the first of them brings half of all conversations
 CHARS = 4
+SIZES = (1, 4, 16)  # backends of a study
+HERE = Path(__file__).parent
 
 
 class Talk:
@@ -55,6 +58,7 @@ class Talk:
 
     def __init__(self, number: int, draw: random.Random) -> None:
         self.number = number
+        self.draw = draw
         self.key = "greedy" if draw.random() < 0.5 else f"key{draw.randrange(KEYS)}"
         self.turns = 0
         self.tokens = _length(draw, SYSTEM)
@@ -62,9 +66,9 @@ class Talk:
         self.ends: list[int] = []
         self.once = 0
 
-    def want(self, draw: random.Random) -> Want:
+    def want(self) -> Want:
         self.turns += 1
-        self.tokens += _length(draw, QUESTION)
+        self.tokens += _length(self.draw, QUESTION)
         self.once = self.tokens
         self.links.append(b"%d/%d" % (self.number, self.turns))
         self.ends.append(CHARS * self.tokens)
@@ -79,7 +83,7 @@ def _length(draw: random.Random, law: tuple[float, float]) -> int:
 class Simulation:
     def __init__(self, policy: Policy, backends: int, conversations: int, seed: int) -> None:
         self.now = 0.0
-        self.draw = random.Random(seed)
+        self.seed = seed
         self.scheduler = Scheduler(
             lambda: self.now, policy=policy, max_queue=10**9, queue_timeout=1e9
         )
@@ -98,14 +102,15 @@ class Simulation:
         prompt = mean[0] + turns * mean[1] + (turns - 1) * mean[2]
         cost = turns * (prompt / RATE + mean[2] / PACE)
         self.rate = LOAD * backends * SLOTS / cost
-        self.arrivals = random.Random(seed)  # of its own: the same for every policy
+        self.arrivals = random.Random(seed)
         self.left = iter(range(conversations))
         self.arrive()
 
     def arrive(self) -> None:
         """The next conversation, and after it the one that follows."""
         for number in self.left:
-            talk = Talk(number, self.arrivals)
+            # Each draws for itself, so that all policies get the very same conversations.
+            talk = Talk(number, random.Random(f"{self.seed}/{number}"))
             after = self.arrivals.expovariate(self.rate)
             self.at(self.now + after, functools.partial(self.come, talk))
             return
@@ -125,7 +130,7 @@ class Simulation:
                 self.look()
 
     def ask(self, talk: Talk) -> None:
-        found = self.scheduler.enter(talk.want(self.draw))
+        found = self.scheduler.enter(talk.want())
         if isinstance(found, Lease):
             self.begin(found, talk, self.now)
         else:
@@ -149,7 +154,7 @@ class Simulation:
         held, tokens = self.truth.get(name, (-1, 0))
         cached = min(tokens, talk.tokens - 1) if held == talk.number else 0
         work = talk.tokens - cached
-        answer = _length(self.draw, ANSWER)
+        answer = _length(talk.draw, ANSWER)
         self.evaluated += work
         self.firsts.append(self.now - came + work / RATE)
         self.waits[talk.key].append(self.now - came)
@@ -162,8 +167,8 @@ class Simulation:
 
     def end(self, lease: Lease, outcome: Outcome, talk: Talk) -> None:
         lease.release(outcome)
-        if self.draw.random() < GO_ON:
-            think = self.draw.lognormvariate(math.log(THINK[0]), THINK[1])
+        if talk.draw.random() < GO_ON:
+            think = talk.draw.lognormvariate(math.log(THINK[0]), THINK[1])
             self.at(self.now + think, functools.partial(self.ask, talk))
         else:
             self.once += talk.once
@@ -252,13 +257,13 @@ def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
     talks = [Talk(number, draw) for number in range(slots)]
     for talk in talks:
         for _ in range(3):
-            want = talk.want(draw)
+            want = talk.want()
         now += 1
         lease = scheduler.acquire(want, Cancel())
         lease.release(Outcome("whole", lease.slot.id, talk.tokens, 0, 100, 1.0))
     pool = scheduler._pools["m"]
-    fresh = [Talk(slots + number, draw).want(draw) for number in range(50)]
-    known = [draw.choice(talks).want(draw) for _ in range(50)]
+    fresh = [Talk(slots + number, draw).want() for number in range(50)]
+    known = [draw.choice(talks).want() for _ in range(50)]
     told = {"slots": float(slots)}
     for name, wants in (("warm", known), ("cold", fresh)):
         times = []
@@ -277,36 +282,74 @@ def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
     return told
 
 
-def plot(rows: list[dict[str, Any]], grown: list[dict[str, float]], path: Path) -> None:
+def study(path: Path, seed: int) -> None:
+    """Every policy at several sizes, two thousand turns a backend, and decisions; into a file."""
+    found: dict[str, Any] = {"load": LOAD, "slots_a_backend": SLOTS, "runs": [], "decisions": []}
+    for backends in SIZES:
+        for name, policy in others(seed).items():
+            simulation = Simulation(policy, backends, 500 * backends, seed)
+            simulation.run()
+            row = {"policy": name, "backends": backends, **simulation.figures()}
+            found["runs"].append(row)
+            print(json.dumps(row), flush=True)
+    found["decisions"] = [decisions(slots) for slots in (4, 16, 64, 256, 1000, 4000)]
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def plot(found: dict[str, Any], stem: Path) -> None:
+    """The study as pictures, PNG and SVG; needs matplotlib alone."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 8))
-    names = [row["policy"] for row in rows]
-    for axis, title, columns in (
-        (axes[0][0], "prompt tokens evaluated, as a multiple", ["multiple"]),
-        (axes[0][1], "seconds to the first token", ["ttft_p50", "ttft_p90", "ttft_p99"]),
-        (axes[1][0], "mean wait in seconds, by key", ["wait_greedy", "wait_modest"]),
+    pyplot.rcParams.update({"font.size": 9, "svg.hashsalt": "slotproxy", "svg.fonttype": "none"})
+    figure, axes = pyplot.subplots(2, 2, figsize=(10, 6.4))
+    runs, largest = found["runs"], max(row["backends"] for row in found["runs"])
+    names = list(dict.fromkeys(row["policy"] for row in runs))
+    colors = {name: f"{0.35 + 0.09 * number:.2f}" for number, name in enumerate(names)}
+    colors[names[-1]] = "#1f6f8b"
+    for name in names:
+        rows = [row for row in runs if row["policy"] == name]
+        sizes = [row["backends"] for row in rows]
+        look: dict[str, Any] = {"color": colors[name], "marker": "o", "markersize": 3}
+        axes[0][0].plot(sizes, [row["multiple"] for row in rows], label=name, **look)
+        row = rows[-1]
+        quantiles = [row["ttft_p50"], row["ttft_p90"], row["ttft_p99"]]
+        axes[0][1].plot(["p50", "p90", "p99"], quantiles, label=name, **look)
+    axes[0][0].set_xscale("log", base=2)
+    axes[0][0].set_ylim(bottom=0)
+    axes[0][0].set_xlabel("backends of four slots")
+    axes[0][0].set_title("prompt tokens evaluated, of each conversation's once", fontsize=9)
+    axes[0][0].legend(fontsize=7)
+    axes[0][1].set_title(f"seconds to the first token, {largest} backends", fontsize=9)
+    first = min(row["backends"] for row in runs)
+    fair = [row for row in runs if row["backends"] == first]
+    for number, (column, who) in enumerate(
+        (("wait_greedy", "the key with half of all"), ("wait_modest", "the others"))
     ):
-        width = 0.8 / len(columns)
-        for number, column in enumerate(columns):
-            places = [place + number * width for place in range(len(rows))]
-            axis.bar(places, [row[column] for row in rows], width, label=column)
-        axis.set_xticks(range(len(rows)), names, rotation=30, ha="right")
-        axis.set_title(title)
-        axis.legend()
-    for column in ("warm_us", "cold_us"):
-        axes[1][1].plot(
-            [g["slots"] for g in grown], [g[column] for g in grown], marker="o", label=column
-        )
+        places = [place + 0.4 * number for place in range(len(fair))]
+        shade = ("#b8c4c9", "#1f6f8b")[number]
+        axes[1][0].bar(places, [row[column] for row in fair], 0.4, label=who, color=shade)
+    axes[1][0].set_xticks(range(len(fair)), [row["policy"] for row in fair], rotation=20)
+    axes[1][0].tick_params(axis="x", labelsize=7)
+    axes[1][0].set_title(f"mean wait in seconds, {first} backend", fontsize=9)
+    axes[1][0].set_ylim(top=1.3 * max(row["wait_greedy"] for row in fair))
+    axes[1][0].legend(fontsize=7)
+    for column, label in (("warm_us", "a turn that is held"), ("cold_us", "a new conversation")):
+        sizes = [one["slots"] for one in found["decisions"]]
+        axes[1][1].plot(sizes, [one[column] for one in found["decisions"]], label=label, marker="o")
+    axes[1][1].axhline(50, color="#c0392b", linewidth=0.8, linestyle="--")
     axes[1][1].set_xscale("log")
-    axes[1][1].set_ylim(bottom=0)
-    axes[1][1].set_title("microseconds of a decision, by slots")
-    axes[1][1].legend()
+    axes[1][1].set_ylim(0, 65)
+    axes[1][1].set_xlabel("slots")
+    axes[1][1].set_title("microseconds of CPU of one decision", fontsize=9)
+    axes[1][1].legend(fontsize=7)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(stem.with_suffix(".png"), dpi=110)
+    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
 
 
 def main() -> None:
@@ -316,10 +359,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="policies whose name holds this")
     parser.add_argument("--decisions", action="store_true")
-    parser.add_argument("--plot", default="")
+    parser.add_argument("--study", action="store_true", help="all policies at several sizes")
+    parser.add_argument("--plot", action="store_true", help="pictures of the last study")
     args = parser.parse_args()
-    rows, grown = [], []
-    if not args.decisions:
+    results = HERE / "simulation.json"
+    if args.study:
+        study(results, args.seed)
+    elif args.plot:
+        plot(json.loads(results.read_text()), HERE / "plots" / "simulation")
+    elif args.decisions:
+        for slots in (4, 16, 64, 256, 1000, 4000):
+            print(json.dumps(decisions(slots)), flush=True)
+    else:
         for name, policy in others(args.seed).items():
             if args.only in name:
                 began = time.process_time()
@@ -327,14 +378,7 @@ def main() -> None:
                 simulation.run()
                 row = {"policy": name, **simulation.figures()}
                 row["seconds"] = round(time.process_time() - began, 1)
-                rows.append(row)
                 print(json.dumps(row), flush=True)
-    if args.decisions or args.plot:
-        for slots in (4, 16, 64, 256, 1000, 4000):
-            grown.append(decisions(slots))
-            print(json.dumps(grown[-1]), flush=True)
-    if args.plot:
-        plot(rows, grown, Path(args.plot))
 
 
 if __name__ == "__main__":

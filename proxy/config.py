@@ -897,7 +897,11 @@ def _agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
         if settings.server != "gunicorn":
             raise wrong("workers", "waitress has one process; several may share one --state")
         if any(one.file for one in settings.backends):
-            raise wrong("workers", "each worker would load the ChatGLM model for itself")
+            raise wrong(
+                "workers",
+                "each would load the ChatGLM model for itself: give it a slotproxy of its own with "
+                "one worker, and name that here by --llama-api, with --chat-mode native",
+            )
     if settings.server == "gunicorn" and sys.platform == "win32":
         raise wrong("server", "gunicorn does not run on Windows; use waitress")
     if not settings.host:
