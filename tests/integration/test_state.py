@@ -17,6 +17,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from proxy.cancel import Cancel
+from proxy.core.task import Task
+from proxy.scheduling.lease import Outcome
+from proxy.scheduling.shared import RedisLog, SharedScheduler
+from proxy.scheduling.shared import scheduler as shared
+from proxy.scheduling.state import Want
 from tools.processes import Child, Gateway, ModelServer, ask, free_port
 from tools.servers import ROOT
 
@@ -305,3 +311,48 @@ def test_several_workers_share_the_one_model_of_a_chatglm_gateway(
     (engine,) = [int(pid) for one in threads for pid in (one / "children").read_text().split()]
     os.kill(engine, signal.SIGKILL)
     _wait_for(lambda: _chat(many.url, "你好", 16)[0] == 200)
+
+
+def test_who_joins_late_knows_all_from_the_snapshot_and_a_deleted_log_begins_anew(
+    redis_server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import redis
+
+    monkeypatch.setattr(shared, "EVERY", 20)
+    workers: list[SharedScheduler] = []
+
+    def join() -> SharedScheduler:
+        log = RedisLog(redis_server.url, "late")
+        worker = SharedScheduler(log, time.monotonic, version="test")
+        workers.append(worker)
+        assert worker.ready(10.0)
+        worker.update("b", "m", up=True, slots=2)
+        return worker
+
+    def known(worker: SharedScheduler) -> list[tuple[Any, ...]]:
+        (backend,) = worker.view("", "").backends
+        slots = [(one.conversation, one.tokens, one.turns) for one in backend.slots]
+        return [backend.requests, *slots]
+
+    client = redis.Redis(port=redis_server.port)
+    try:
+        one = join()
+        for number in range(200):
+            text = f"conversation {number % 5} " * 40
+            task = Task(prompt=text, max_tokens=16)
+            lease = one.acquire(Want("m", task, chain=one.chain(text, (len(text),))), Cancel())
+            lease.release(Outcome("whole", lease.slot.id, 200, 0, 16, 0.1))
+        _wait_for(lambda: client.exists("slotproxy:{late}:snapshot") == 1)
+        two = join()
+        _wait_for(lambda: two.view("", "").workers == 2)
+        assert known(two)[0] == 200
+        assert known(one) == known(two)
+
+        client.delete("slotproxy:{late}:log", "slotproxy:{late}:snapshot")
+        _wait_for(lambda: "alone" in [w.view("", "").state for w in workers])
+        _wait_for(lambda: [w.view("", "").workers for w in workers] == [2, 2])
+        assert one.outstanding == 0
+    finally:
+        for worker in workers:
+            worker.close()
+        client.close()
