@@ -19,6 +19,7 @@ from .values import Base, Chunk, Document, Hit, Job, Splitting
 
 LIFE = 86_400.0  # seconds a temporary base is kept
 LONGEST = 200  # characters of a name
+LARGEST = 100_000  # characters of a chunk
 LOOK = 0.2  # seconds between two looks at a job
 
 
@@ -119,9 +120,7 @@ class Knowledge:
             raise BadRequest(f"{filename[:100]!r}: no kind of file that can be read", param="file")
         if len(data) > self._most:
             raise BodyTooLarge(f"a document may have {self._most} bytes")
-        splitting = splitting or Splitting()
-        if splitting.size < 1 or not 0 <= splitting.overlap < splitting.size:
-            raise BadRequest("chunks need a size, and an overlap below it", param="chunk_overlap")
+        splitting = _checked(splitting or Splitting())
         old = [one for one in self._store.documents(owner, base.id) if one.filename == filename]
         now = self._clock()
         document = Document(
@@ -183,6 +182,7 @@ class Knowledge:
     def rebuild(self, owner: str, base_id: str, splitting: Splitting | None = None) -> Job:
         """Read all documents of a base again; `splitting` None leaves each its own."""
         base = self.base(owner, base_id)
+        splitting = None if splitting is None else _checked(splitting)
         job = Job(_new("job_"), base.id, "rebuild", "running", 0, 0, 0, self._clock())
         job = self._store.requeue(owner, job, splitting)
         self._reader.wake()
@@ -269,6 +269,16 @@ class Knowledge:
 
 def _new(prefix: str) -> str:
     return prefix + uuid.uuid4().hex[:24]
+
+
+def _checked(splitting: Splitting) -> Splitting:
+    """Raises BadRequest."""
+    if not 1 <= splitting.size <= LARGEST or not 0 <= splitting.overlap < splitting.size:
+        raise BadRequest(
+            f"chunks have 1 to {LARGEST} characters, and an overlap below that",
+            param="chunk_overlap",
+        )
+    return splitting
 
 
 def _named(name: str) -> str:

@@ -125,6 +125,15 @@ def test_a_reader_has_limits(library: Library, limits: Limits, why: str) -> None
     assert library.knowledge.search("ann", [document.base_id], "zebra") == ()
 
 
+@pytest.mark.parametrize("splitting", [Splitting(0, 0), Splitting(9, 9), Splitting(1 << 20, 0)])
+def test_chunks_have_bounds(library: Library, splitting: Splitting) -> None:
+    base = library.knowledge.create("ann", "b")
+    with pytest.raises(BadRequest):
+        library.knowledge.add("ann", base.id, "a.txt", b"text", splitting)
+    with pytest.raises(BadRequest):
+        library.knowledge.rebuild("ann", base.id, splitting)
+
+
 def test_names_are_never_paths(library: Library) -> None:
     for name in ("../../etc/passwd.txt", "C:\\windows\\a.txt", "/etc/b.txt"):
         document = library.add(name, b"text")
@@ -236,10 +245,13 @@ def test_a_temporary_base_is_forgotten(library: Library) -> None:
         knowledge.base("ann", base.id)
 
 
+@pytest.mark.parametrize("kept", ["sqlite", "postgres"])
 def test_kill_in_the_middle_loses_nothing_that_was_told_as_done(
-    gateway: StartGateway, tmp_path: Path
+    request: pytest.FixtureRequest, kept: str, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    flags = ("--llama-api", NOBODY, "--data", str(tmp_path / "data"))
+    flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data")]
+    if kept == "postgres":
+        flags += ["--database", request.getfixturevalue("postgres")]
     first = gateway(*flags, ready=0)
     api = OpenAI(base_url=f"{first.url}/v1", api_key="x", max_retries=0, timeout=60)
     store = api.vector_stores.create(name="b")
