@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from . import chat, errors, knowledge, session_routes, shell, status
+from . import chat, chat_files, errors, knowledge, session_routes, shell, status
 
 __all__ = ["errors", "install"]
 
@@ -10,5 +10,10 @@ __all__ = ["errors", "install"]
 def install(app: Flask) -> None:
     """Serve them."""
     shell.install(
-        app, chat.blueprint, session_routes.blueprint, knowledge.blueprint, status.blueprint
+        app,
+        chat.blueprint,
+        chat_files.blueprint,
+        session_routes.blueprint,
+        knowledge.blueprint,
+        status.blueprint,
     )

@@ -21,7 +21,7 @@ from ..exchange import STREAM_HEADERS
 from ..observe import Record
 from ..reply import Reply
 from ..services import services
-from . import guard
+from . import chat_files, guard
 from .answers import Answers
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def page() -> Response:
         render_template(
             "chat.html",
             missing=missing,
+            files=here.knowledge is not None,
             bases=[one for one in bases if not one.temporary],
             engines=here.dialogues.engines,
             models=sorted({one.model for one in here.gateway.registry.backends.values()} - {""}),
@@ -103,12 +104,15 @@ def export(conversation: str) -> Response:
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
     """`{"text", "parent_id"}` asks under a message (none: a first one), `{"again": id}` answers a
-    question once more; `options` are those of `_request`. Gives the question and the answer, which
+    question once more; `options` are those of `_request`, base "files" what was dropped into the
+    conversation. Gives the question and the answer, which
     grows from here on."""
     store, owner, asked = _store(), _owner(), _asked()
     known = store.get(owner, conversation)
     again = fields.text(asked, "again")
-    options = fields.mapping(asked, "options")
+    options = dict(fields.mapping(asked, "options"))
+    if options.get("kind") == "knowledge" and options.get("base") == "files":
+        options["base"] = chat_files.base_of(known)
     if again:
         question = store.message(owner, again)
         if question.role != "user" or question.conversation_id != known.id:
@@ -168,8 +172,8 @@ def _request(
     session: str,
     text: str = "",
 ) -> DialogueRequest:
-    """`options`: kind, model, system, base, top_k, score_threshold, engine, max_tokens, history
-    (turns) and sampling by the names of llama.cpp. Raises Invalid."""
+    """`options`: kind, model, system, base (its id), top_k, score_threshold, engine, max_tokens,
+    history (turns) and sampling by the names of llama.cpp. Raises Invalid."""
     kind = fields.text(options, "kind", "chat")
     if kind not in KINDS:
         raise Invalid("options.kind", f"must be one of {', '.join(KINDS)}")

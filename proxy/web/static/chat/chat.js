@@ -2,6 +2,7 @@
 
 import { Calls } from "../panels/calls.js";
 import { keyed, make, say } from "../panels/dom.js";
+import { Files } from "./files.js";
 import { Message } from "./message.js";
 import { words } from "./words.js";
 
@@ -56,6 +57,7 @@ async function choose(next) {
   history.replaceState(null, "", next ? `#${next.id}` : location.pathname);
   if (next) await loadMessages();
   show();
+  await files?.show(talk);
   await loadTalks();
 }
 
@@ -109,6 +111,7 @@ function show() {
   }
   const made = laid(path.splice(-PAGE));
   list.replaceChildren(top, ...made.map((one) => one.element));
+  at("welcome").hidden = made.length > 0;
   const last = made.at(-1);
   busy(last?.message.status === "growing");
   if (last?.message.status === "growing") {
@@ -181,6 +184,7 @@ async function ask(question) {
   if (!at("stop").hidden) return;
   const made = await attempt(async () => {
     talk ??= await calls.post("/conversations");
+    if (options().base === "files") await files.ready();
     return calls.post(`/conversations/${talk.id}/ask`, { ...question, options: options() });
   });
   if (!made) return;
@@ -246,6 +250,28 @@ at("delete").addEventListener("click", async () => {
   const done = await attempt(async () => (await calls.remove(`/conversations/${talk.id}`), true));
   if (done) await choose(null);
 });
+
+// -- files: what is dropped here is what is asked about next
+
+const files =
+  at("attach") &&
+  new Files(
+    page,
+    calls,
+    attempt,
+    async () => {
+      if (!talk) {
+        talk = (await attempt(() => calls.post("/conversations"))) ?? null;
+        if (talk) history.replaceState(null, "", `#${talk.id}`);
+      }
+      return talk;
+    },
+    () => {
+      form.elements.kind.value = "knowledge";
+      form.elements.base.value = "files";
+      kinds();
+    },
+  );
 
 remembered();
 kinds();

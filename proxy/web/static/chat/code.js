@@ -14,7 +14,7 @@ function fetched() {
 }
 
 const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
-const escape = (text) => text.replace(/[&<>"]/g, (sign) => ESCAPES[sign]);
+export const escape = (text) => text.replace(/[&<>"]/g, (sign) => ESCAPES[sign]);
 
 /** For `marked.use`: the language outlives the cleaning. */
 export const renderer = {

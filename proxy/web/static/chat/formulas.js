@@ -1,16 +1,15 @@
 // Formulas in Markdown: `$…$`, `\(…\)` in a line, `$$…$$`, `\[…\]` on their own. A formula is put
 // into the text as its source, and set by KaTeX, which is fetched for the first one.
 
+import { escape } from "./code.js";
+
 const INLINE = [
   /^\\\(((?:[^\\]|\\[^)])+?)\\\)/,
   // As pandoc has it: "$5 and $10" is money, nothing blank stands inside of the signs.
   /^\$(?!\s|\$)((?:[^$\\\n]|\\[^\n])+?)(?<!\s)\$(?![\d$])/,
 ];
 const BLOCK = [/^\\\[([\s\S]+?)\\\](?:\n+|$)/, /^\$\$([\s\S]+?)\$\$(?:\n+|$)/];
-const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
 const LONGEST = 5000; // characters of a formula that is set at all
-
-const escape = (text) => text.replace(/[&<>"]/g, (sign) => ESCAPES[sign]);
 
 function extension(name, level, patterns, start) {
   return {

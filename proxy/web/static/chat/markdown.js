@@ -2,7 +2,7 @@
 // nothing is fetched for it.
 
 import { marked } from "../vendor/marked/marked.esm.js";
-import { colour, renderer } from "./code.js";
+import { colour, escape, renderer } from "./code.js";
 import { extensions, typeset } from "./formulas.js";
 
 const CLEAN = {
@@ -10,7 +10,10 @@ const CLEAN = {
   FORBID_ATTR: ["style", "class", "id", "name"],
 };
 
-marked.use({ gfm: true, breaks: true, extensions, renderer });
+// HTML of a model's is text: a parser that only looks at it would already trip over the policy.
+const html = ({ text }) => (/^<br\s*\/?>$/i.test(text) ? "<br>" : escape(text));
+
+marked.use({ gfm: true, breaks: true, extensions, renderer: { ...renderer, html } });
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName !== "A") return;
@@ -18,26 +21,10 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   node.rel = "noopener noreferrer nofollow";
 });
 
-/** Show a text in an element: as it is until it comes near to what is looked at, then as Markdown.
- * A conversation of thousands opens at once. */
+/** Show a text in an element. */
 export function render(element, text) {
-  element.textContent = text;
-  waiting.set(element, text);
-  near.observe(element);
+  new Growing(element).end(text);
 }
-
-const waiting = new WeakMap();
-const near = new IntersectionObserver(
-  (seen) => {
-    for (const { isIntersecting, target } of seen) {
-      if (!isIntersecting || !waiting.has(target)) continue;
-      near.unobserve(target);
-      new Growing(target).end(waiting.get(target));
-      waiting.delete(target);
-    }
-  },
-  { root: document.querySelector(".messages"), rootMargin: "1500px" },
-);
 
 /** Shows a text that grows: once a frame at most, and of it only the blocks that have changed, so
  * that a long answer costs no more than its last paragraph. */

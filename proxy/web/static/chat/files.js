@@ -1,0 +1,117 @@
+// Files dropped into a conversation: sent, read by the server, then what its answers rest on.
+
+import { keyed, make, say } from "../panels/dom.js";
+import { percent } from "../panels/form.js";
+import { words } from "./words.js";
+
+const LOOK = 700; // milliseconds between two looks at files that are being read
+const OVER = new Set(["ready", "failed", "cancelled"]);
+
+export class Files {
+  #sending = [];
+  #read = [];
+  #path = null;
+
+  /** `talk()` gives the conversation, made if there is none; `used()` is called when there are
+   * files to ask about. */
+  constructor(page, calls, attempt, talk, used) {
+    Object.assign(this, { calls, attempt, talk, used });
+    this.list = page.querySelector('[data-part="files"]');
+    this.option = page.querySelector('[name="base"] [value="files"]');
+    const input = page.querySelector('[data-part="attach"]');
+    input.addEventListener("change", () => {
+      this.#take([...input.files]);
+      input.value = "";
+    });
+    for (const name of ["dragover", "dragleave", "drop"]) {
+      page.addEventListener(name, (event) => {
+        if (!event.dataTransfer?.types.includes("Files")) return;
+        event.preventDefault();
+        page.classList.toggle("over", name === "dragover");
+        if (name === "drop") this.#take([...event.dataTransfer.files]);
+      });
+    }
+  }
+
+  /** Those of a conversation; of none where there is none. */
+  async show(talk) {
+    const path = talk && `/conversations/${talk.id}/files`;
+    if (path === this.#path) return;
+    this.#path = path;
+    this.#read = [];
+    this.#draw();
+    if (path) await this.#look();
+    if (this.#read.length) this.used();
+  }
+
+  /** When all are read. */
+  async ready() {
+    while (this.#sending.length || this.#read.some((one) => !OVER.has(one.status))) {
+      await new Promise((done) => setTimeout(done, LOOK / 2));
+    }
+  }
+
+  async #take(files) {
+    const talk = await this.talk();
+    if (!talk) return;
+    await this.show(talk);
+    for (const file of files) {
+      const row = { id: file.name, filename: file.name, status: "sending", done: 0 };
+      this.#sending.push(row);
+      this.#draw();
+      const path = `${this.#path}?name=${encodeURIComponent(file.name)}`;
+      const sent = await this.attempt(() =>
+        this.calls.send(path, file, (bytes, all) => {
+          row.done = all ? bytes / all : 0;
+          this.#draw();
+        }),
+      );
+      this.#sending.splice(this.#sending.indexOf(row), 1);
+      if (sent) {
+        this.#read = [...this.#read.filter((one) => one.filename !== sent.filename), sent];
+      }
+      this.#draw();
+      if (sent) this.used();
+    }
+    await this.#look();
+  }
+
+  async #look() {
+    const path = this.#path;
+    const found = await this.attempt(() => this.calls.get(path));
+    if (!found || path !== this.#path) return;
+    this.#read = found;
+    this.#draw();
+    if (found.some((one) => !OVER.has(one.status))) setTimeout(() => path === this.#path && this.#look(), LOOK);
+  }
+
+  #draw() {
+    const all = [...this.#read, ...this.#sending];
+    this.option.hidden = this.option.disabled = !all.length;
+    keyed(this.list, all, (one) => one.id, () => this.#chip());
+  }
+
+  #chip() {
+    const name = make("span", { className: "file-name" });
+    const state = make("span", { className: "note", role: "status" });
+    const away = make("button", { type: "button", className: "quiet" }, "×");
+    const chip = make("li", { className: "file" }, name, state, away);
+    let shown;
+    away.addEventListener("click", async () => {
+      const done = await this.attempt(async () => (await this.calls.remove(`${this.#path}/${shown.id}`), true));
+      if (!done) return;
+      this.#read = this.#read.filter((one) => one.id !== shown.id);
+      this.#draw();
+    });
+    chip.update = (one) => {
+      shown = one;
+      say(name, one.filename);
+      const text = { ready: "", failed: one.error || words.failed, sending: percent(one.done) }[one.status];
+      say(state, text ?? words.reading);
+      chip.dataset.status = one.status;
+      away.hidden = one.status === "sending";
+      away.ariaLabel = words.take_away(one.filename);
+    };
+    return chip;
+  }
+}

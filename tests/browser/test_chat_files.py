@@ -1,0 +1,82 @@
+"""Files dropped into the chat, and answers that hold code and formulas, in a browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests import documents
+from tools.processes import Gateway
+
+from .conftest import DESKTOP, PHONE, Open
+
+DONE = '.message.assistant[data-status="done"]'
+NOTE = "The lighthouse of Varn was lit in 1871 by Ada Moor. It has 214 steps."
+
+
+@pytest.mark.parametrize(
+    ("size", "language"), [(PHONE, "zh"), (DESKTOP, "en")], ids=["phone", "desktop"]
+)
+def test_a_pdf_put_into_the_chat_is_asked_about_and_cited(
+    site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str
+) -> None:
+    pytest.importorskip("markitdown", reason="the extra knowledge is not installed")
+    page = visit(f"{site.url}/", size=size, language=language)
+    pdf = {
+        "name": "varn.pdf",
+        "mimeType": "application/pdf",
+        "buffer": documents.pdf("A first page about ships.", NOTE),
+    }
+    page.locator('[data-part="attach"]').set_input_files([pdf])
+    page.locator('.file[data-status="ready"]').wait_for(timeout=60_000)
+    page.locator("#text").fill("How many steps has the lighthouse of Varn?")
+    page.locator("#text").press("Enter")
+    page.locator(DONE).wait_for(timeout=60_000)
+    sources = page.locator('details[data-name="sources"]')
+    sources.locator("summary").click()
+    told = sources.inner_text()
+    assert "varn.pdf" in told and "214 steps" in told and "2" in told
+    accessible(page)
+    page.reload()
+    page.locator('.file[data-status="ready"]').wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+ANSWER = r"""A body has $E = mc^2$; it costs $5 and $10.
+
+\[ \int_0^1 x\,dx \]
+
+```python
+def greet(): return "hello"
+```
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+<img src=x onerror=alert(1)> <b onclick="x()">bold</b> [bad](javascript:alert(1))
+"""
+
+SHOW = """async (text) => {
+  const { Growing } = await import("/static/chat/markdown.js");
+  const element = document.createElement("div");
+  document.querySelector(".messages").append(element);
+  const growing = new Growing(element);
+  for (const sign of text) growing.add(sign);
+  growing.end();
+  return element.querySelectorAll("img, script, [onclick], a[href^=javascript]").length;
+}"""
+
+
+def test_code_formulas_and_tables_are_shown_and_html_is_only_text(
+    site: Gateway, visit: Open
+) -> None:
+    page = visit(f"{site.url}/")
+    assert page.evaluate(SHOW, ANSWER) == 0
+    page.locator(".rich .hljs-keyword").first.wait_for()
+    page.locator(".rich .katex-display").wait_for()
+    assert page.locator(".rich .katex").count() == 2
+    shown = page.locator(".rich").inner_text()
+    assert "costs $5 and $10" in shown and "<img src=x" in shown
+    assert page.locator(".rich td").count() == 2
