@@ -1,0 +1,71 @@
+"""Files of a conversation: a base of their own, which no other conversation sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.fakes import ScriptedDriver, make_app, services_of
+
+API = "/pages/api/chat/conversations"
+KEYED = {"Authorization": "Bearer any"}  # what spares a script the CSRF token
+
+
+@pytest.fixture
+def visitor(tmp_path: Path) -> Iterator[FlaskClient]:
+    pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
+    app = make_app(ScriptedDriver(), data=str(tmp_path))
+    if services_of(app).knowledge is None:
+        pytest.skip("the extra knowledge is not installed")
+    with app.test_client() as client:
+        yield client
+
+
+def begin(visitor: FlaskClient) -> str:
+    return f"{API}/{visitor.post(API, headers=KEYED, json={}).json['id']}"
+
+
+def drop(visitor: FlaskClient, talk: str, name: str, data: bytes) -> int:
+    return visitor.post(
+        f"{talk}/files?name={name}", headers=KEYED, data=data, content_type="text/plain"
+    ).status_code
+
+
+def names(visitor: FlaskClient, talk: str) -> list[str]:
+    return [one["filename"] for one in visitor.get(f"{talk}/files", headers=KEYED).json]
+
+
+def test_files_are_of_one_conversation_and_of_no_named_base(visitor: FlaskClient) -> None:
+    one, other = begin(visitor), begin(visitor)
+    assert drop(visitor, one, "a.txt", b"first") == 201
+    assert drop(visitor, one, "a.txt", b"second") == 201
+    assert drop(visitor, other, "b.txt", b"other") == 201
+    assert names(visitor, one) == ["a.txt"]
+    assert names(visitor, other) == ["b.txt"]
+    assert visitor.get("/pages/api/knowledge", headers=KEYED).json == []
+
+
+def test_a_file_is_taken_away(visitor: FlaskClient) -> None:
+    talk = begin(visitor)
+    drop(visitor, talk, "a.txt", b"first")
+    document = visitor.get(f"{talk}/files", headers=KEYED).json[0]["id"]
+    assert visitor.delete(f"{talk}/files/{document}", headers=KEYED).status_code == 204
+    assert names(visitor, talk) == []
+
+
+def test_files_are_not_asked_about_where_there_are_none(visitor: FlaskClient) -> None:
+    talk = begin(visitor)
+    asked = {"text": "What?", "options": {"kind": "knowledge", "base": "files"}}
+    answer = visitor.post(f"{talk}/ask", headers=KEYED, json=asked)
+    assert answer.status_code == 400
+    assert "has no files" in answer.json["error"]["message"]
+    assert visitor.get(f"{talk}/messages", headers=KEYED).json == []
+
+
+def test_nothing_is_dropped_without_the_token_or_into_nothing(visitor: FlaskClient) -> None:
+    refused = visitor.post(f"{API}/none/files?name=a.txt", data=b"x")
+    assert refused.status_code == 403
+    assert drop(visitor, f"{API}/none", "a.txt", b"x") == 404
