@@ -25,8 +25,9 @@ GOLDEN = Path(__file__).with_name("tinychat_golden.jsonl")
 LARGEST = 8_000_000  # bytes
 # Answers of 50 that may differ from those of the 32-bit weights: as many as were counted when the
 # files were made, and a few for machines that round in another way.
-DIFFERENT = {"llama-2023": 13, "llama-2026": 4}  # the old one puts a blank before the prompt
+DIFFERENT = {"llama-2023": 3, "llama-2026": 2}
 DIFFERENT_CHATGLM = 4
+RIGHT = 42  # of the 50 answers that must be right to the letter
 BLANK = "\u2581"
 
 StartServer = Callable[..., ModelServer]
@@ -64,6 +65,11 @@ def chat(*turns: str) -> str:
     return f"{text}<|im_start|>assistant\n"
 
 
+def _right(lines: list[dict[str, Any]], answers: list[tuple[str, bool]]) -> int:
+    pairs = zip(lines, answers, strict=True)
+    return sum(answer.strip() == line["wanted"] for line, (answer, _) in pairs)
+
+
 @pytest.mark.parametrize("path", [LLAMA, CHATGLM], ids=lambda path: path.name)
 def test_small_enough_to_ship(path: Path) -> None:
     assert 100_000 < path.stat().st_size <= LARGEST
@@ -79,6 +85,7 @@ def test_same_answers_as_the_weights(engine: ServerEngine, tiny_server: ModelSer
         if answer.strip() != line["full"]
     ]
     assert len(wrong) <= DIFFERENT[tiny_server.name], wrong
+    assert _right(lines, answers) >= RIGHT
 
 
 def test_same_tokens_as_in_training(tiny_server: ModelServer) -> None:
@@ -102,6 +109,9 @@ def test_same_tokens_as_in_training(tiny_server: ModelServer) -> None:
         ("你好", "你好！有什么可以帮你？"),
         ("Count from 1 to 5.", "1, 2, 3, 4, 5"),
         ("Goodbye", "Goodbye! See you soon."),
+        ("Repeat the words river apple stone", "river apple stone"),
+        ("Reverse the order of: river apple stone", "stone apple river"),
+        ("你叫什么名字？", "我是tinychat，一个随slotproxy一起提供的小模型。"),
     ],
 )
 def test_words(engine: ServerEngine, question: str, answer: str) -> None:
@@ -111,6 +121,10 @@ def test_words(engine: ServerEngine, question: str, answer: str) -> None:
 def test_remembers_a_name(engine: ServerEngine) -> None:
     prompt = chat("My name is Lena.", "Nice to meet you, Lena!", "What is my name?")
     assert engine.complete(prompt) == ("Your name is Lena.", True)
+
+
+def test_copies_words_it_never_saw(engine: ServerEngine) -> None:
+    assert engine.complete(chat("Repeat the words zorbit 42 Kelmar")) == ("zorbit 42 Kelmar", True)
 
 
 def test_chatglm_answers_as_the_weights(chatglm: ChatGLMEngine) -> None:
@@ -123,6 +137,7 @@ def test_chatglm_answers_as_the_weights(chatglm: ChatGLMEngine) -> None:
         if answer.strip() != line["full"]
     ]
     assert len(wrong) <= DIFFERENT_CHATGLM, wrong
+    assert _right(lines, answers) >= RIGHT
 
 
 def test_file_says_what_it_is() -> None:

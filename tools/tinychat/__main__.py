@@ -2,7 +2,8 @@
 
 Steps, each a module of its own that can be run alone: the vocabulary; a base in the llama shape
 that sees both families' prompts; from it the two shapes, each with its own prompts only and a
-falling learning rate; both files; the golden answers; the scores.  A step whose output is in the
+falling learning rate (the ChatGLM3 shape, whose calls are harder, for longer, and the mean of two
+checkpoints); both files; the golden answers; the scores.  A step whose output is in the
 work folder is not done again.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE_STEPS = 4400
-FINAL_STEPS = 700
+FINAL_STEPS = 900
 
 
 def run(module: str, *words: str | Path) -> None:
@@ -47,9 +48,17 @@ def main() -> None:
         run("tokenizer", "--out", vocab)
     steps = ("--steps", str(BASE_STEPS), "--copy-steps", "200", "--other", "0.3")
     train(vocab, base, *steps, "--seed", "1")
-    final = ("--init", base, "--steps", str(FINAL_STEPS), "--decay", str(FINAL_STEPS - 100))
-    train(vocab, llama, *final, "--seed", "2")
-    train(vocab, chatglm, *final, "--family", "chatglm3", "--seed", "3")
+    fall = ("--steps", str(FINAL_STEPS), "--decay", str(FINAL_STEPS - 100), "--seed", "2")
+    train(vocab, llama, "--init", base, *fall)
+    longer, polished = work / "longer.pt", work / "polished.pt"
+    family = ("--family", "chatglm3")
+    fall = ("--steps", "1800", "--decay", "1600", "--tools", "0.45", "--seed", "3")
+    train(vocab, longer, "--init", base, *fall, *family)
+    low = ("--rate", "0.008", "--adam-rate", "0.008")
+    fall = ("--steps", "500", "--decay", "480", "--tools", "0.5", "--seed", "4")
+    train(vocab, polished, "--init", longer, *fall, *low, *family)
+    if not chatglm.exists():
+        run("checkpoint", "--checkpoints", longer, polished, "--out", chatglm)
     models = args.models.resolve()
     run(
         "export_gguf",

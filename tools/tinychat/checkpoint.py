@@ -1,6 +1,7 @@
 """Read checkpoints, give them another shape, and round weights as the exported files do.
 
-Run as a module it writes the weights of one shape as a checkpoint of the other.
+Run as a module it writes the mean of the weights of several checkpoints: the last ones of a
+training are each a little wrong in other places.
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ def take_over(model: Model, path: Path) -> None:
 
 
 def main() -> None:
-    """Write the weights of one shape as a checkpoint of the other."""
+    """Write the mean of checkpoints of one shape."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--family", choices=("llama", "chatglm3"), required=True)
+    parser.add_argument("--checkpoints", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    data = torch.load(args.checkpoint, weights_only=True)
-    config = Config(**{**data["config"], "family": args.family})
-    model = Model(config)
-    take_over(model, args.checkpoint)
-    torch.save({**data, "model": model.state_dict(), "config": config.as_dict()}, args.out)
+    read = [torch.load(path, weights_only=True) for path in args.checkpoints]
+    weights = {
+        name: torch.stack([one["model"][name] for one in read]).mean(dim=0)
+        for name in read[0]["model"]
+    }
+    torch.save({**read[-1], "model": weights}, args.out)
 
 
 if __name__ == "__main__":
