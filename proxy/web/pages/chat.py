@@ -67,6 +67,12 @@ def create() -> Response:
     return _json(_store().create(_owner()), 201)
 
 
+@blueprint.delete(f"{API}/conversations")
+def clear() -> Response:
+    _store().clear(_owner())
+    return make_response("", 204)
+
+
 @blueprint.put(f"{API}/conversations/<conversation>")
 def rename(conversation: str) -> Response:
     title = fields.text(_asked(), "title").strip()[:200]

@@ -65,6 +65,13 @@ def test_files_are_not_asked_about_where_there_are_none(visitor: FlaskClient) ->
     assert visitor.get(f"{talk}/messages", headers=KEYED).json == []
 
 
+def test_all_conversations_are_cleared(visitor: FlaskClient) -> None:
+    begin(visitor)
+    assert visitor.delete(API).status_code == 403
+    assert visitor.delete(API, headers=KEYED).status_code == 204
+    assert visitor.get(API, headers=KEYED).json == []
+
+
 def test_nothing_is_dropped_without_the_token_or_into_nothing(visitor: FlaskClient) -> None:
     refused = visitor.post(f"{API}/none/files?name=a.txt", data=b"x")
     assert refused.status_code == 403

@@ -251,6 +251,12 @@ at("delete").addEventListener("click", async () => {
   if (done) await choose(null);
 });
 
+at("clear").addEventListener("click", async () => {
+  if (!confirm(words.clear)) return;
+  const done = await attempt(async () => (await calls.remove("/conversations"), true));
+  if (done) await choose(null);
+});
+
 // -- files: what is dropped here is what is asked about next
 
 const files =
@@ -266,9 +272,16 @@ const files =
       }
       return talk;
     },
-    () => {
-      form.elements.kind.value = "knowledge";
-      form.elements.base.value = "files";
+    (yes) => {
+      const base = form.elements.base;
+      if (yes) {
+        form.elements.kind.value = "knowledge";
+        base.value = "files";
+      } else if (base.value === "files") {
+        form.elements.kind.value = "chat";
+        base.selectedIndex = base.options.length > 1 ? 1 : -1;
+      }
+      if (at("no-base")) at("no-base").hidden = yes;
       kinds();
     },
   );

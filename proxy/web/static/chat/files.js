@@ -12,8 +12,8 @@ export class Files {
   #read = [];
   #path = null;
 
-  /** `talk()` gives the conversation, made if there is none; `used()` is called when there are
-   * files to ask about. */
+  /** `talk()` gives the conversation, made if there is none; `used(yes)` is called when there
+   * are files to ask about, or none any more. */
   constructor(page, calls, attempt, talk, used) {
     Object.assign(this, { calls, attempt, talk, used });
     this.list = page.querySelector('[data-part="files"]');
@@ -41,7 +41,7 @@ export class Files {
     this.#read = [];
     this.#draw();
     if (path) await this.#look();
-    if (this.#read.length) this.used();
+    if (path === this.#path) this.used(this.#read.length > 0);
   }
 
   /** When all are read. */
@@ -71,7 +71,7 @@ export class Files {
         this.#read = [...this.#read.filter((one) => one.filename !== sent.filename), sent];
       }
       this.#draw();
-      if (sent) this.used();
+      if (sent) this.used(true);
     }
     await this.#look();
   }
@@ -102,6 +102,7 @@ export class Files {
       if (!done) return;
       this.#read = this.#read.filter((one) => one.id !== shown.id);
       this.#draw();
+      if (!this.#read.length) this.used(false);
     });
     chip.update = (one) => {
       shown = one;
