@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .store.knowledge import KnowledgeStore
 
 NEEDED = ("sqlalchemy", "alembic", "apsw")  # of the extra `knowledge`
+AFTER = 3.0  # seconds from the start until what was kept is opened: first answers go first
 T = TypeVar("T")
 
 
@@ -73,7 +74,9 @@ class Keeping:
     def resume(self) -> None:
         """Open what was kept before, in the background."""
         if self._there and (self._settings.database or self._file.exists()):
-            threading.Thread(target=self._open, name="opening", daemon=True).start()
+            opening = threading.Timer(AFTER, self._open)
+            opening.daemon = True
+            opening.start()
 
     def _open(self) -> None:
         from .knowledge.mending import mend

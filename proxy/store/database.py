@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import StaticPool
 
@@ -50,7 +50,10 @@ class Database:
             yield connection
 
     def upgrade(self, revision: str = "head") -> None:
-        """Bring the tables to what this version knows."""
+        """Bring the tables to what this version knows. Alembic, which is slow to import, is asked
+        only where they are not there yet."""
+        if revision == "head" and self._revision() == _newest():
+            return
         logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins
 
         from alembic import command
@@ -63,6 +66,13 @@ class Database:
                 connection.execute(text(f"select pg_advisory_xact_lock({_LOCK})"))
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
+
+    def _revision(self) -> str:
+        """What the tables are at, "" where there are none."""
+        with self.engine.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return ""
+            return str(connection.execute(text("select version_num from alembic_version")).scalar())
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -77,6 +87,11 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _newest() -> str:
+    """The last of our migrations: their files' names begin with numbers that count up."""
+    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def _file(url: URL) -> Path | None:

@@ -68,3 +68,13 @@ def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
             found = reading.exec_driver_sql("select count(*) from conversation").scalar()
             assert found == 0
     database.close()
+
+
+def test_tables_that_are_there_need_no_alembic(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(url)
+    database.upgrade()
+    monkeypatch.setattr("alembic.command.upgrade", None)
+    database.upgrade()
+    with pytest.raises(TypeError):
+        database.upgrade("0001")
+    database.close()
