@@ -38,7 +38,7 @@ Two keepers lived on the rock for six weeks at a time. The last of them left in 
 
 
 class Picture(NamedTuple):
-    """`height` cuts the page; None is all of it."""
+    """A page as it is in a window of this size."""
 
     name: str
     path: str
@@ -48,6 +48,8 @@ class Picture(NamedTuple):
 
 
 PICTURES = (
+    Picture("chat", "/", (1280, 800)),
+    Picture("chat-phone-zh", "/", (390, 844), "zh", dark=True),
     Picture("status", "/status", (1280, 800)),
     Picture("status-phone-zh", "/status", (390, 844), "zh", dark=True),
     Picture("knowledge", "/knowledge", (1280, 800)),
@@ -120,7 +122,14 @@ def take(browser: Browser, url: str, picture: Picture) -> None:
 
 def prepare(page: Page, path: str) -> None:
     """Wait until a page is as it is to be seen."""
-    if path == "/status":
+    if path == "/":
+        page.locator('.kinds [value="knowledge"] + span').click()
+        page.locator("#text").fill("Who built the lighthouse of Ardnish?")
+        page.locator("#text").press("Enter")
+        page.locator('.message.assistant[data-status="done"] .foot').wait_for()
+        page.locator('details[data-name="sources"] summary').click()
+        page.wait_for_timeout(200)
+    elif path == "/status":
         page.locator('.slot[data-kind="held"]').first.wait_for()
     elif path == "/knowledge":
         page.locator('.document .state[data-state="up"]').wait_for()
