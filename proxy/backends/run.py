@@ -107,14 +107,21 @@ class Run:
         does. That a token may be short of a whole batch costs nobody anything."""
         texts: list[str] = []
         joined = self.begun and self._top is None
+        bounded = not self._caps.queues
         for name, payload in events:
-            if name == "error":
+            if name:
                 raise stream_error(payload)
             if joined:
                 chunk = servercpp.chunk(payload)
                 if not chunk.stop and chunk.error is None and chunk.prompt_progress is None:
-                    if self._counted(chunk):
-                        texts.append(chunk.content)
+                    if chunk.tokens_predicted:
+                        self.pieces = chunk.tokens_predicted
+                        self.prompt_tokens = chunk.tokens_evaluated
+                    else:
+                        self.pieces += 1
+                    if bounded and self.pieces > self._limit:
+                        continue  # the surplus of an old server, which never gives fewer than four
+                    texts.append(chunk.content)
                     continue
             if texts:
                 batch.append(TextDelta("".join(texts), (), len(texts)))
@@ -123,7 +130,7 @@ class Run:
                 return True
             joined = self._top is None
         if texts:
-            text = "".join(texts)
+            text = texts[0] if len(texts) == 1 else "".join(texts)
             if text:
                 batch.append(TextDelta(text, (), len(texts)))
         return False
@@ -150,7 +157,12 @@ class Run:
         if progress is not None:
             batch.append(Progress(progress.total, progress.cache, progress.processed))
             return False
-        if not self._counted(chunk):
+        if chunk.tokens_predicted:
+            self.pieces = chunk.tokens_predicted
+            self.prompt_tokens = chunk.tokens_evaluated
+        else:
+            self.pieces += 1
+        if self.pieces > self._limit and not self._caps.queues:
             return False
         if chunk.content or self._top is not None:
             logprobs = (
@@ -160,15 +172,6 @@ class Run:
             )
             batch.append(TextDelta(chunk.content, logprobs))
         return False
-
-    def _counted(self, chunk: servercpp.Chunk) -> bool:
-        """Count a piece. Whether it is wanted: an old server never gives fewer than four."""
-        if chunk.tokens_predicted:
-            self.pieces = chunk.tokens_predicted
-            self.prompt_tokens = chunk.tokens_evaluated
-        else:
-            self.pieces += 1
-        return self.pieces <= self._limit or self._caps.queues
 
     def _finished(self, chunk: servercpp.Chunk) -> Finished:
         reason = chunk.finish_reason

@@ -190,6 +190,9 @@ def _choice(request: CompletionRequest, one: Completion) -> dict[str, Any]:
     }
 
 
+_json = msgspec.json.Encoder().encode
+
+
 class Encoder:
     """Events to chunks. A text delta, by far the commonest event, is a prebuilt frame with only
     its text escaped."""
@@ -224,7 +227,7 @@ class Encoder:
             if type(event) is TextDelta and not event.logprobs:
                 if event.text:
                     head = self._text_heads.get(choice) or self._text_head(choice)
-                    out.append(head + msgspec.json.encode(event.text) + self._text_tail)
+                    out += head, _json(event.text), self._text_tail
             else:
                 self._rare(choice, event, out)
         return b"".join(out)

@@ -108,11 +108,12 @@ class Answering:
         begun = False
         while True:
             for batch in self._patient() if self._later else self._run:
-                if begun:
-                    batch = [event for event in batch if not isinstance(event, Started)]
-                begun = begun or bool(batch)
-                if batch and isinstance(batch[-1], Finished):
-                    batch[-1] = self._told(batch[-1])
+                if batch:
+                    if begun and type(batch[0]) is Started:
+                        del batch[0]  # of a run that is not the first
+                    begun = True
+                    if batch and type(batch[-1]) is Finished:
+                        batch[-1] = self._told(batch[-1])
                 out = way.feed(batch)
                 if out or not batch:
                     yield out

@@ -295,6 +295,9 @@ class _Course:
 
     def _noted(self, batch: Batch, begun: bool) -> Batch:
         """Remember what came; after a change of backends the stream has begun already."""
+        if len(batch) == 1 and type(batch[0]) is TextDelta:
+            self._text.append(batch[0].text)
+            return batch
         if begun and isinstance(batch[0], Started):
             batch = batch[1:]
         self._text += [event.text for event in batch if isinstance(event, TextDelta)]

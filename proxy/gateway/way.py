@@ -46,6 +46,7 @@ class Way:
 
     def __init__(self, task: Task, manner: Manner, usage: Callable[[], Usage]) -> None:
         self.turn: Turn | None = None
+        self.ended = False
         self._request = request = task.request
         self._form = form_of(task)
         self._native = task.native
@@ -74,10 +75,6 @@ class Way:
         if reasoning == "none" or (reasoning == "raw" and self._thoughts is not None):
             self._rest.append(InlineStage())
         self._idle = self._has_nothing_to_do()
-
-    @property
-    def ended(self) -> bool:
-        return any(stage.ended for stage in self._rest)
 
     def _has_nothing_to_do(self) -> bool:
         """Whether all that comes from here on goes through as it is."""
@@ -145,6 +142,8 @@ class Way:
             batch[-1] = msgspec.structs.replace(batch[-1], usage=usage)
         for stage in self._rest:
             batch = stage.feed(batch)
+            if stage.ended:
+                self.ended = True
         return batch
 
     def _thought(self) -> str:
