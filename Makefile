@@ -11,7 +11,7 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-llama install test test-all screenshots bench bench-quick bench-check models lint format lock
+.PHONY: help run run-llama install test test-all test-langchain screenshots bench bench-quick bench-check models lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -60,6 +60,14 @@ bench-quick: $(VENV)/installed ## slotproxy, nginx and a naive proxy, printed (a
 
 bench-check: $(VENV)/installed ## that the benchmark runs, and loses no answer
 	@$(RUN) -m benchmarks --check
+
+# In an environment of its own: LangChain's tests bring plugins for pytest that ours do without.
+test-langchain: $(VENV)/installed ## LangChain's standard tests of its OpenAI, Anthropic and Ollama models
+	@$(RUN) -m tools.servers build llama-2023 llama-2026 >/dev/null
+	$(PYTHON) -m venv build/langchain-venv
+	build/langchain-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/langchain.in -e .
+	build/langchain-venv/bin/python -m pytest tests/integration/test_langchain.py -W default \
+		-o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function $(FLAGS)
 
 # In an environment of its own: torch is large, and nothing else needs it.
 models: ## train the bundled models again from nothing (an hour on two cores that do nothing else)

@@ -33,8 +33,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"errors", "knowledge"},  # rows become knowledge's values
     "keeping": {"cancel", "config", "gateway", "knowledge", "store"},
     "knowledge": {"core", "errors", "cancel", "store"},
-    "web": {"", "core", "errors", "cancel", "dialects", "gateway", "dialogue", "knowledge", "store",
-            "config", "resources"},  # fmt: skip
+    "web": {
+        "",
+        "core",
+        "errors",
+        "cancel",
+        "dialects",
+        "gateway",
+        "dialogue",
+        "knowledge",
+        "store",
+        "config",
+        "resources",
+    },
     "children": {"cancel", "errors"},
     "websearch": {"cancel", "children", "errors"},
     "agent": {"core", "errors", "cancel", "children"},
