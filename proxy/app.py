@@ -41,6 +41,7 @@ from .web import (
     anthropic,
     chatchat,
     cors,
+    data,
     embeddings,
     files,
     glm,
@@ -126,7 +127,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     )
     for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, slots, status):
         app.register_blueprint(routes.blueprint, url_prefix=settings.api_prefix)
-    for kept in (files, vector_stores):
+    for kept in (files, vector_stores, data):
         app.register_blueprint(kept.blueprint, url_prefix=settings.api_prefix)
     if settings.chatchat:
         app.register_blueprint(chatchat.blueprint, url_prefix=settings.api_prefix)

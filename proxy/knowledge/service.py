@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+from msgspec import to_builtins
 
 from ..errors import BadRequest, BodyTooLarge, NotFound
 from ..store.knowledge import KnowledgeStore
@@ -101,6 +103,19 @@ class Knowledge:
         base = self.base(owner, base_id)
         self._store.delete_base(owner, base.id)
         self._index.remove_base(base.id)
+
+    def export(self, owner: str) -> list[dict[str, Any]]:
+        """All bases with their documents and chunks, as JSON values."""
+        return [
+            {
+                **to_builtins(base),
+                "documents": [
+                    {**to_builtins(one), "pieces": to_builtins(self.chunks(owner, one.id))}
+                    for one in self._store.documents(owner, base.id)
+                ],
+            }
+            for base in self.bases(owner)
+        ]
 
     # documents
 

@@ -122,8 +122,9 @@ class ConversationStore:
             db.execute(delete(CONVERSATION).where(CONVERSATION.c.id == conversation_id))
 
     def clear(self, owner: str) -> int:
-        """All of them; how many they were."""
+        """All of them, and what was thought of them; how many they were."""
         with self._db.begin() as db:
+            db.execute(delete(FEEDBACK).where(FEEDBACK.c.owner == owner))
             return db.execute(delete(CONVERSATION).where(CONVERSATION.c.owner == owner)).rowcount
 
     def export(self, owner: str) -> list[dict[str, Any]]:

@@ -69,6 +69,19 @@ class ResponseStore:
             ).fetchone()
         return None if row is None else Stored(*row)
 
+    def all(self, owner: str) -> list[Stored]:
+        """Oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "select response, items from response where owner = ? order by created", (owner,)
+            ).fetchall()
+        return [Stored(*row) for row in rows]
+
+    def clear(self, owner: str) -> int:
+        """How many there were."""
+        with self._lock, self._db:
+            return self._db.execute("delete from response where owner = ?", (owner,)).rowcount
+
     def delete(self, owner: str, key: str) -> bool:
         """Whether there was one."""
         with self._lock, self._db:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -310,3 +311,34 @@ def test_what_another_api_put_in_is_a_vector_store_too(address: str) -> None:
         api.vector_stores.files.delete(file.id, vector_store_id=store.id)
     listed = requests.get(f"{bases}/list_files", params=asked, headers=who, timeout=60)
     assert listed.json()["data"] == []
+
+
+def test_all_of_a_key_is_taken_along_and_deleted(gateway: StartGateway, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("ann key-a\nbob key-b\n")
+    flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data"), "--api-key-file", str(keys)]
+    url = gateway(*flags, ready=0).url
+    for key in ("key-a", "key-b"):
+        api = client(url, key)
+        store = api.vector_stores.create(name="bridges")
+        done = api.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id, file=("bridges.pdf", ENGLISH), poll_interval_ms=50
+        )
+        assert done.status == "completed"
+
+    def kept(key: str, method: str = "get") -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = requests.request(method, f"{url}/v1/data", headers=headers, timeout=30)
+        assert answer.status_code == 200
+        found: dict[str, Any] = answer.json()
+        return found
+
+    mine = kept("key-a")
+    (base,) = mine["knowledge_bases"]
+    (document,) = base["documents"]
+    assert any("521 metres" in piece["text"] for piece in document["pieces"])
+    assert [file["filename"] for file in mine["files"]] == ["bridges.pdf"]
+    assert kept("key-a", "delete")["deleted"]["knowledge_bases"] == 1
+    gone = kept("key-a")
+    assert gone["knowledge_bases"] == gone["files"] == gone["conversations"] == []
+    assert len(kept("key-b")["knowledge_bases"]) == 1
