@@ -52,3 +52,9 @@ def only_loopback() -> Iterator[None]:
         patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
         patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in a browser come last: Playwright leaves an event loop running in this thread, and
+    asyncio.run() refuses to begin another."""
+    items.sort(key=lambda item: "browser" in item.path.parent.parts[-1:])

@@ -55,7 +55,8 @@ class Seat:
         self._lease: Lease | None = None
         self._run: Run | None = None
         self._outcome = Outcome()
-        self._asked: object = None  # the prompt of the run before, on the same lease
+        self._asking: object = None  # the prompt of the last run
+        self._asked: object = None  # the prompt that the slot evaluated last, on this lease
 
     # as a backend
 
@@ -118,21 +119,22 @@ class Seat:
             # What the slot holds is another group's, or would be spoilt: evaluate it all.
             sampling = {**task.sampling, "cache_prompt": False}
             task = msgspec.structs.replace(task, sampling=sampling)
+        self._asking = task.prompt
         self._outcome = msgspec.structs.replace(self._outcome, end="cut")
         self._run = self.backend.driver.stream(task, self._lease.pinned, self.caps, self._cancel)
         return self._run
 
     def _whole(self, task: Task, grant: Grant) -> bool:
-        """Whether the slot holds all of the prompt already: the same question again, or the second
-        run of an answer."""
-        asked, self._asked = self._asked, task.prompt
+        """Whether the slot holds all of the prompt already: the same question again. A second run
+        of an answer goes on behind what the first one wrote."""
+        if self._asked is not None:
+            return task.prompt == self._asked
         links, reuse = self._want.chain.links, grant.reuse
-        return task.prompt == asked or bool(
-            links and reuse is not None and links[-1] in reuse.chain.links
-        )
+        return bool(links) and reuse is not None and links[-1] in reuse.chain.links
 
     def flows(self, run: Run) -> None:
         """The first token of a run came."""
+        self._asked = self._asking
         if self._lease is not None:
             self._lease.flows(run.slot)
 

@@ -32,7 +32,9 @@ def until(page: Any, condition: Callable[[], bool], seconds: float = 20.0) -> No
 
 def answered(page: Any) -> str:
     page.locator(DONE).last.wait_for()
-    text: str = page.locator(f"{DONE} .said").last.inner_text()
+    said = page.locator(f"{DONE} .said").last
+    until(page, lambda: bool(said.inner_text().strip()))  # the last words are drawn a frame later
+    text: str = said.inner_text()
     return text
 
 
