@@ -193,6 +193,9 @@ def _request(
     if system:
         said.insert(0, Said("system", system))
     base = fields.text(options, "base")
+    least = options.get("score_threshold")
+    if least is not None and (type(least) not in (int, float) or not 0 <= least <= 1):
+        raise Invalid("options.score_threshold", "must be a number from 0 to 1")
     return DialogueRequest(
         kind=kind,  # type: ignore[arg-type]  # it was checked
         messages=tuple(said),
@@ -201,7 +204,7 @@ def _request(
         max_tokens=fields.integer(options, "max_tokens", 1, 1 << 20, "options."),
         bases=(base,) if base else (),
         top_k=fields.integer(options, "top_k", 1, 50, "options.") or 3,
-        score_threshold=options.get("score_threshold"),
+        score_threshold=least,
         engine=fields.text(options, "engine"),
         owner=owner,
         session=session,

@@ -134,6 +134,8 @@ SENSELESS: list[dict[str, Any]] = [
     {"options": {"sampling": {"temperature": "hot"}}},
     {"options": {"history": -1}},
     {"options": {"top_k": 0}},
+    {"options": {"score_threshold": "low"}},
+    {"options": {"score_threshold": 2}},
 ]
 
 
