@@ -139,10 +139,12 @@ def main() -> int:
             stub.process.kill()
     if args.check:
         return _check(measured)
-    whole = not (args.quick or args.only or args.scale)
+    whole = not (args.quick or args.only)
     results = {
         "date": date.today().isoformat(),
         "machine": f"{_processor()}, Python {platform.python_version()}",
+        "scale": scale,
+        "repeats": repeats,
         "labels": {k.name: k.label for k in KINDS},
         "measured": measured,
     }
