@@ -1,7 +1,7 @@
 """What the hot path costs, in bytecodes: the same on every machine, however busy it is.
 
-The bounds stand about a fourth above what was counted when they were written. One that breaks asks for a
-look at what was added, not for a higher number.
+The bounds stand about a fourth above what was counted when they were written. One that breaks asks
+for a look at what was added, not for a higher number.
 """
 
 from __future__ import annotations
