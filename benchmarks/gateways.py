@@ -93,7 +93,8 @@ def environment(name: str) -> Path:
 def _slotproxy(upstream: str, port: int, folder: Path) -> list[str | Path]:
     """As in production: keys, metrics, a log line a request."""
     flags = f"--llama-api {upstream} --port {port} --metrics --api-key {KEY}"
-    return [sys.executable, "-m", "proxy", *flags.split()]
+    data = ["--data", folder / "data"]  # its own: what somebody keeps on this machine is opened too
+    return [sys.executable, "-m", "proxy", *flags.split(), *data]
 
 
 def _nginx(upstream: str, port: int, folder: Path) -> list[str | Path]:

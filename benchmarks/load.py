@@ -80,9 +80,9 @@ class Outcome:
 
 
 class Client:
-    """A connection and the answer that is read from it."""
+    """A connection and the answer that is read from it; `keeps`: it takes another request."""
 
-    __slots__ = ("_body", "_over", "_parser", "_rest", "began", "first", "sock", "tokens")
+    __slots__ = ("_body", "_over", "_parser", "_rest", "began", "first", "keeps", "sock", "tokens")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -94,19 +94,16 @@ class Client:
         self.tokens = 0
         self._rest = b""
         self._body: list[bytes] = []
-        self._over = False
+        self._over = self.keeps = False
         self._parser = httptools.HttpResponseParser(self)
-
-    @property
-    def keeps(self) -> bool:
-        """Whether the server takes another request on this connection."""
-        return bool(self._parser.should_keep_alive())
 
     def on_body(self, data: bytes) -> None:
         self._body.append(data)
 
     def on_message_complete(self) -> None:
         self._over = True
+        # Asked later, the parser has forgotten the length, and says no.
+        self.keeps = bool(self._parser.should_keep_alive())
 
     def take(self, data: bytes, ways: array[int]) -> bool:
         """Whether the answer is whole. Raises ValueError for one that is no success."""

@@ -38,6 +38,9 @@ STREAM_HEAD = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 
+SLOT = 9999  # stands in prebuilt messages for the slot that was asked for
+HOLE = b"%d" % SLOT
+
 Frame = tuple[bytes, bytes]  # what goes before and after a token's time
 
 
@@ -90,9 +93,9 @@ def last_chunk(modern: bool, tokens: int, content: str = "") -> dict[str, Any]:
         "timings": timings(tokens),
     }
     if modern:
-        return {**value, "id_slot": 0, "stop_type": "limit"}
+        return {**value, "id_slot": SLOT, "stop_type": "limit"}
     ended = {"stopped_eos": False, "stopped_word": False, "stopped_limit": True}
-    return {**value, **ended, "slot_id": 0, "tokens_cached": 0}
+    return {**value, **ended, "slot_id": SLOT, "tokens_cached": 0}
 
 
 @lru_cache
@@ -101,10 +104,10 @@ def native(modern: bool, tokens: int) -> tuple[list[Frame], bytes]:
     frames = []
     for i in range(tokens):
         if modern:
-            more = {"tokens": [1], "id_slot": 0, "index": 0, "tokens_predicted": i + 1}
+            more = {"id_slot": SLOT, "tokens": [1], "index": 0, "tokens_predicted": i + 1}
             more["tokens_evaluated"] = PROMPT_TOKENS
         else:
-            more = {"slot_id": 0, "multimodal": False}
+            more = {"slot_id": SLOT, "multimodal": False}
         frames.append(frame({"content": "@", "stop": False, **more}))
     last = json.dumps(last_chunk(modern, tokens), separators=(",", ":")).encode()
     return frames, chunked(b"data: " + last + b"\n\n") + b"0\r\n\r\n"
@@ -144,18 +147,21 @@ def whole_chat(tokens: int) -> bytes:
 class Stream:
     """A streamed answer under way."""
 
-    __slots__ = ("client", "ending", "frames", "sent")
+    __slots__ = ("client", "ending", "frames", "sent", "slot")
 
-    def __init__(self, client: socket.socket, frames: list[Frame], ending: bytes) -> None:
+    def __init__(
+        self, client: socket.socket, frames: list[Frame], ending: bytes, slot: bytes
+    ) -> None:
         self.client = client
         self.frames = frames
-        self.ending = ending
+        self.ending = ending.replace(HOLE, slot)
+        self.slot = slot
         self.sent = 0
 
     def token(self) -> bool:
         """Send the next token; False after the last, or when nobody is there any more."""
         before, after = self.frames[self.sent]
-        data = before + STAMP % now() + after
+        data = before + STAMP % now() + after.replace(HOLE, self.slot)
         if not self.sent:
             data = STREAM_HEAD + data
         self.sent += 1
@@ -249,12 +255,14 @@ class Stub:
             wanted = next((asked[name] for name in names if asked.get(name)), 16)
             if path == "/completion":
                 count = wanted if self._modern else max(4, wanted + 1)
+                pinned = max(0, asked.get("id_slot" if self._modern else "slot_id", 0))
+                slot = b"%4d" % pinned  # as wide as what it takes the place of
                 if asked.get("stream"):
-                    self._begin(client, *native(self._modern, count))
+                    self._begin(client, *native(self._modern, count), slot)
                 else:
-                    self._all(client, whole_native(self._modern, wanted))
+                    self._all(client, whole_native(self._modern, wanted).replace(HOLE, slot))
             elif asked.get("stream"):
-                self._begin(client, *chat(wanted))
+                self._begin(client, *chat(wanted), HOLE)
             else:
                 self._all(client, whole_chat(wanted))
         elif path == "/tokenize":
@@ -267,8 +275,10 @@ class Stub:
             known = value is not None
             self._whole(client, json.dumps(value or {}).encode(), "200 OK" if known else "404 No")
 
-    def _begin(self, client: socket.socket, frames: list[Frame], ending: bytes) -> None:
-        stream = Stream(client, frames, ending)
+    def _begin(
+        self, client: socket.socket, frames: list[Frame], ending: bytes, slot: bytes
+    ) -> None:
+        stream = Stream(client, frames, ending, slot)
         if not self._rate:
             self._ready.append(stream)
             return
