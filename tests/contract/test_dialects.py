@@ -185,9 +185,10 @@ class Telling:
         self.closed += 1
 
 
-def streamed(voice: Voice, script: Script) -> list[bytes]:
+def streamed(voice: Voice, script: Script, usage: bool = True) -> list[bytes]:
     telling = Telling(script.steps)
-    encoder = voice.dialect.Encoder(STAMP, asked(script))
+    request = msgspec.structs.replace(asked(script), include_usage=usage)
+    encoder = voice.dialect.Encoder(STAMP, request)
     body = StreamBody(cast(Answer, telling), encoder, lambda: None)
     parts = list(body)
     body.close()
