@@ -57,9 +57,11 @@ from .web import (
 from .web.auth import Keys
 from .web.calling import Callers
 from .web.conversation import Jobs
+from .web.direct import Application
 from .web.exchange import refuse
 from .web.observe import Observer, Record
 from .web.services import EXTENSION, Services
+from .web.services import services_of as services_of  # for who serves it
 from .websearch import WebSearch, metasearch
 from .websearch.engines import Bing, Brave, SearXNG, Tavily
 from .websearch.metasearch import Metasearch
@@ -107,7 +109,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     embedder = _embedder(settings, settings.embedding_api, "embeddings")
     ranker = _embedder(settings, settings.rerank_api, "rankings")
     keeping = Keeping(settings, embedder, ranker)
-    app = Flask("slotproxy", static_folder=None)
+    app = Application("slotproxy")
     app.extensions[EXTENSION] = Services(
         settings,
         gateway,
@@ -192,15 +194,9 @@ def _dialogues(
 
 def reload(app: Flask, settings: Settings) -> None:
     """Add and drain backends as these settings say; nothing else changes."""
-    services: Services = app.extensions[EXTENSION]
+    services = services_of(app)
     configs = _configs(settings)
     services.gateway.registry.reload(configs, lambda config: _backend(settings, config))
-
-
-def services_of(app: Flask) -> Services:
-    """What the application is made of."""
-    services: Services = app.extensions[EXTENSION]
-    return services
 
 
 def _configs(settings: Settings) -> Sequence[BackendConfig]:

@@ -10,6 +10,7 @@ from ..dialects import anthropic
 from ..dialects.anthropic.answer import status
 from ..dialects.anthropic.request import parse
 from . import body
+from .direct import Environ, post
 from .exchange import complete, plain
 from .observe import Record
 from .services import Services
@@ -17,9 +18,9 @@ from .services import Services
 blueprint = Blueprint("anthropic", __name__)
 
 
-@blueprint.post("/v1/messages")
-def messages() -> Response:
-    return _theirs(complete(anthropic, "msg_"))
+@post(blueprint, "/v1/messages")
+def messages(here: Services, environ: Environ) -> Response:
+    return _theirs(complete(here, environ, anthropic, "msg_"))
 
 
 @blueprint.post("/v1/messages/count_tokens")

@@ -22,6 +22,7 @@ from ..dialects.stamp import Stamp
 from ..errors import BadRequest, GatewayError, Unauthorized
 from ..gateway import Answer, Caller
 from . import body, disconnect
+from .direct import Environ
 from .observe import Record, new_id
 from .reply import Reply
 from .services import Services, services
@@ -48,15 +49,15 @@ class Dialect(Protocol):
 
 
 def complete(
+    here: Services,
+    environ: Environ,
     dialect: Dialect,
     prefix: str,
     early: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
     begin: Callable[[CompletionRequest, Cancel, Caller], Answering] | None = None,
 ) -> Response:
-    """Answer the current request in this dialect; `prefix` begins the answer's id. `early` may
-    answer a body that needs no model at all, `begin` stands for the gateway's `answer`."""
-    here = services()
-    environ = request.environ
+    """Answer a request in this dialect; `prefix` begins the answer's id. `early` may answer a body
+    that needs no model at all, `begin` stands for the gateway's `answer`."""
     record = Record(environ)
     here.observer.begin(record)
     cancel = Cancel()

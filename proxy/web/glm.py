@@ -8,28 +8,29 @@ from flask import Blueprint, Response
 
 from ..dialects import glm
 from ..errors import BackendDown, UpstreamFault
+from .direct import Environ, post
 from .exchange import complete
 from .services import Services
 
 blueprint = Blueprint("glm", __name__)
 
 
-@blueprint.post("/chat")
-def chat() -> Response:
-    return complete(glm.chat, "")
-
-
-@blueprint.post("/chat-stream")
-def chat_stream() -> Response:
-    return complete(glm.chat_stream, "")
-
-
 MOST_PIECES = 8192  # each new one is a question to the backend
 
 
-@blueprint.post("/")
-def langchain() -> Response:
-    return complete(glm.langchain, "")
+@post(blueprint, "/chat")
+def chat(here: Services, environ: Environ) -> Response:
+    return complete(here, environ, glm.chat, "")
+
+
+@post(blueprint, "/chat-stream")
+def chat_stream(here: Services, environ: Environ) -> Response:
+    return complete(here, environ, glm.chat_stream, "")
+
+
+@post(blueprint, "/")
+def langchain(here: Services, environ: Environ) -> Response:
+    return complete(here, environ, glm.langchain, "")
 
 
 def tokenized(here: Services, asked: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..dialects import fields, llamacpp_native, openai_chat
 from ..errors import Forbidden, NoBackend, NotFound
 from ..gateway.slots import act
 from . import body
+from .direct import Environ, post
 from .exchange import complete, plain
 from .observe import Record
 from .services import Services
@@ -26,14 +27,14 @@ FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 ACTIONS = ("save", "restore", "erase")
 
 
-@blueprint.post("/completion")
-def completion() -> Response:
-    return complete(llamacpp_native.completion, "")
+@post(blueprint, "/completion")
+def completion(here: Services, environ: Environ) -> Response:
+    return complete(here, environ, llamacpp_native.completion, "")
 
 
-@blueprint.post("/infill")
-def infill() -> Response:
-    return complete(llamacpp_native.infill, "")
+@post(blueprint, "/infill")
+def infill(here: Services, environ: Environ) -> Response:
+    return complete(here, environ, llamacpp_native.infill, "")
 
 
 @blueprint.post("/apply-template")

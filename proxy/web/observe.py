@@ -71,8 +71,8 @@ class Observer:
     """Counts finished requests and writes their lines. `history` is what the last hour was like."""
 
     def __init__(self, *, metrics: bool) -> None:
-        # No line names a thread or a process, and to look them up is half of what a line costs.
-        logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+        # No line names a thread, and to look it up is half of what a line costs.
+        logging.logThreads = logging.logMultiprocessing = False
         self._metrics = Metrics() if metrics else None
         self.history = History(time.time)
 

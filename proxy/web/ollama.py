@@ -13,32 +13,34 @@ from ..dialects.ollama import chat, common, generate, models
 from ..dialects.stamp import Stamp
 from ..errors import ModelNotFound, Unsupported
 from . import body
+from .direct import Environ, post
 from .exchange import complete, plain
 from .observe import Record
-from .services import Services, services
+from .services import Services
 
 blueprint = Blueprint("ollama", __name__)
 
 
-@blueprint.post("/api/chat")
-def chat_() -> Response:
-    return complete(
-        chat, "", early=_early("messages", message={"role": "assistant", "content": ""})
-    )
+@post(blueprint, "/api/chat")
+def chat_(here: Services, environ: Environ) -> Response:
+    early = _early(here, "messages", message={"role": "assistant", "content": ""})
+    return complete(here, environ, chat, "", early=early)
 
 
-@blueprint.post("/api/generate")
-def generate_() -> Response:
-    return complete(generate, "", early=_early("prompt", response=""))
+@post(blueprint, "/api/generate")
+def generate_(here: Services, environ: Environ) -> Response:
+    return complete(here, environ, generate, "", early=_early(here, "prompt", response=""))
 
 
-def _early(field: str, **empty: Any) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+def _early(
+    here: Services, field: str, **empty: Any
+) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
     """A request without messages or prompt only loads the model: it is loaded."""
 
     def answer(asked: dict[str, Any]) -> dict[str, Any] | None:
         if asked.get(field) or asked.get("suffix"):
             return None
-        registry = services().gateway.registry
+        registry = here.gateway.registry
         _, name = registry.resolve(text(asked, "model").removesuffix(":latest"))
         began = time.time()
         stamp = Stamp("", int(began), name, elapsed=lambda: began % 1)

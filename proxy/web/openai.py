@@ -10,6 +10,7 @@ from ..core.invalid import Invalid
 from ..dialects import fields, openai_chat, openai_completions
 from ..errors import ModelNotFound
 from . import body, glm
+from .direct import Environ, post
 from .exchange import complete, plain
 from .observe import Record
 from .services import Services
@@ -17,16 +18,14 @@ from .services import Services
 blueprint = Blueprint("openai", __name__)
 
 
-@blueprint.post("/v1/chat/completions")
-@blueprint.post("/chat/completions")
-def chat_completions() -> Response:
-    return complete(openai_chat, "chatcmpl-")
+@post(blueprint, "/v1/chat/completions", "/chat/completions")
+def chat_completions(here: Services, environ: Environ) -> Response:
+    return complete(here, environ, openai_chat, "chatcmpl-")
 
 
-@blueprint.post("/v1/completions")
-@blueprint.post("/completions")
-def completions() -> Response:
-    return complete(openai_completions, "cmpl-")
+@post(blueprint, "/v1/completions", "/completions")
+def completions(here: Services, environ: Environ) -> Response:
+    return complete(here, environ, openai_completions, "cmpl-")
 
 
 @blueprint.get("/v1/models")

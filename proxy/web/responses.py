@@ -13,21 +13,26 @@ from ..errors import BadRequest, NotFound
 from ..store.responses import Stored
 from . import body
 from .conversation import Conversation
+from .direct import Environ, post
 from .exchange import complete, plain
 from .observe import Record
-from .services import Services, services
+from .services import Services
 
 blueprint = Blueprint("responses", __name__)
 
 MOST_LISTED = 100
 
 
-@blueprint.post("/v1/responses")
-@blueprint.post("/responses")
-def create() -> Response:
-    conversation = Conversation(services(), request.environ)
+@post(blueprint, "/v1/responses", "/responses")
+def create(here: Services, environ: Environ) -> Response:
+    conversation = Conversation(here, environ)
     return complete(
-        conversation, "resp_", early=conversation.in_background, begin=conversation.begin
+        here,
+        environ,
+        conversation,
+        "resp_",
+        early=conversation.in_background,
+        begin=conversation.begin,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from flask import current_app
+from flask import Flask, current_app
 
 from ..config import Settings
 from ..dialogue import Dialogues
@@ -46,4 +46,9 @@ class Services:
 
 def services() -> Services:
     """Those of the app that serves this request."""
-    return cast(Services, current_app.extensions[EXTENSION])
+    return services_of(current_app)
+
+
+def services_of(app: Flask) -> Services:
+    """What an application is made of."""
+    return cast(Services, app.extensions[EXTENSION])

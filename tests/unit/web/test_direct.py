@@ -1,0 +1,77 @@
+"""The direct way to a view, and where Flask's is taken."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from flask import has_request_context
+from flask.testing import FlaskClient
+
+from proxy.web.direct import Application
+from tests.fakes import ScriptedDriver, make_app
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.fixture
+def app() -> Application:
+    return cast(Application, make_app(ScriptedDriver()))
+
+
+def seen(app: Application, path: str) -> list[bool]:
+    """Whether the view of a path is called within Flask's request, call by call."""
+    calls: list[bool] = []
+    view = app.direct[path]
+
+    def watched(*args: Any) -> Any:
+        calls.append(has_request_context())
+        return view(*args)
+
+    app.direct[path] = watched
+    return calls
+
+
+def texts(answer: Any) -> str:
+    return str(answer.json["choices"][0]["message"]["content"])
+
+
+def test_a_completion_is_answered_without_a_request_of_flask(app: Application) -> None:
+    calls = seen(app, "/v1/chat/completions")
+    assert texts(app.test_client().post("/v1/chat/completions", json=CHAT)) == "Hello"
+    assert calls == [False]
+
+
+def test_a_prefix_of_the_routes_counts() -> None:
+    app = cast(Application, make_app(ScriptedDriver(), api_prefix="/llm"))
+    calls = seen(app, "/llm/v1/chat/completions")
+    assert texts(app.test_client().post("/llm/v1/chat/completions", json=CHAT)) == "Hello"
+    assert calls == [False]
+
+
+def test_other_methods_go_the_way_of_flask(app: Application) -> None:
+    client: FlaskClient = app.test_client()
+    assert client.get("/v1/chat/completions").status_code == 405
+    assert client.options("/v1/chat/completions").status_code == 204
+
+
+def test_with_a_hook_for_all_routes_flask_answers_as_well() -> None:
+    app = cast(Application, make_app(ScriptedDriver(), cors_origins=("https://a.example",)))
+    calls = seen(app, "/v1/chat/completions")
+    answer = app.test_client().post(
+        "/v1/chat/completions", json=CHAT, headers={"Origin": "https://a.example"}
+    )
+    assert texts(answer) == "Hello" and not calls
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://a.example"
+
+
+def test_a_defect_is_told_in_the_log_alone(
+    app: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("a secret")
+
+    app.direct["/v1/chat/completions"] = broken
+    answer = app.test_client().post("/v1/chat/completions", json=CHAT)
+    assert answer.status_code == 500
+    assert b"a secret" not in answer.data and "a secret" in caplog.text
