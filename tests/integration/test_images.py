@@ -1,0 +1,212 @@
+"""Images, in every API that has them, on a llama-server that sees (with a made-up projector).
+
+Greedy answers of a model that babbles are a fingerprint of its prompt: the same text and image are
+answered alike in every API, another image otherwise.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import ollama
+import openai
+import pytest
+import requests
+
+from tools import made_up_mmproj
+from tools.processes import Gateway, ModelServer
+
+ASK = "What is to be seen?"
+BUDGET = 12
+GREEDY = {"temperature": 0}
+OPTIONS = {"num_predict": BUDGET, "temperature": 0}
+
+
+def picture(red: int, green: int, blue: int) -> str:
+    """A PNG of one colour, as base64. The format is that of the PNG specification."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 20, 20, 8, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes((red, green, blue)) * 20) * 20)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + parts).decode()
+
+
+RED, BLUE = picture(255, 0, 0), picture(0, 0, 255)
+
+
+def url(image: str) -> str:
+    return f"data:image/png;base64,{image}"
+
+
+def openai_chat(base: str, image: str) -> str:
+    with openai.OpenAI(base_url=base + "/v1", api_key="x", max_retries=0) as client:
+        parts: Any = [
+            {"type": "text", "text": ASK},
+            {"type": "image_url", "image_url": {"url": url(image), "detail": "low"}},
+        ]
+        answer = client.chat.completions.create(
+            model="any",
+            messages=[{"role": "user", "content": parts}],
+            max_tokens=BUDGET,
+            temperature=0,
+        )
+    return answer.choices[0].message.content or ""
+
+
+def openai_responses(base: str, image: str) -> str:
+    with openai.OpenAI(base_url=base + "/v1", api_key="x", max_retries=0) as client:
+        parts: Any = [
+            {"type": "input_text", "text": ASK},
+            {"type": "input_image", "image_url": url(image), "detail": "auto"},
+        ]
+        answer = client.responses.create(
+            model="any",
+            input=[{"role": "user", "content": parts}],
+            max_output_tokens=BUDGET,
+            temperature=0,
+        )
+    return answer.output_text
+
+
+def anthropic_messages(base: str, image: str) -> str:
+    with anthropic.Anthropic(base_url=base, api_key="x", max_retries=0) as client:
+        source: Any = {"type": "base64", "media_type": "image/png", "data": image}
+        blocks: Any = [{"type": "text", "text": ASK}, {"type": "image", "source": source}]
+        answer = client.messages.create(
+            model="any",
+            messages=[{"role": "user", "content": blocks}],
+            max_tokens=BUDGET,
+            extra_body=GREEDY,
+        )
+    return "".join(block.text for block in answer.content if block.type == "text")
+
+
+@contextlib.contextmanager
+def ollama_client(base: str) -> Iterator[ollama.Client]:
+    client = ollama.Client(base)
+    try:
+        yield client
+    finally:
+        client._client.close()  # it has no way of its own to do so
+
+
+def ollama_chat(base: str, image: str) -> str:
+    said = {"role": "user", "content": ASK, "images": [image]}
+    with ollama_client(base) as client:
+        return client.chat("any", [said], options=OPTIONS).message.content or ""
+
+
+def ollama_generate(base: str, image: str) -> str:
+    with ollama_client(base) as client:
+        return client.generate("any", ASK, images=[image], options=OPTIONS).response
+
+
+Look = Callable[[str, str], str]
+LOOKS = [openai_chat, openai_responses, anthropic_messages, ollama_chat, ollama_generate]
+
+
+@pytest.fixture(scope="module")
+def seeing(start_server: Callable[..., ModelServer], made_up_model: Path) -> ModelServer:
+    projector = made_up_mmproj.cached(made_up_model)
+    return start_server("llama-2026", extra=("--mmproj", str(projector)))
+
+
+@pytest.fixture(scope="module")
+def address(seeing: ModelServer, module_gateway: Callable[..., Gateway]) -> str:
+    return module_gateway("--llama-api", seeing.url).url
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_an_image_reaches_the_model(look: Look, address: str, seeing: ModelServer) -> None:
+    assert look(address, RED) == openai_chat(seeing.url, RED)
+    assert look(address, BLUE) == openai_chat(seeing.url, BLUE)
+    assert look(address, RED) != look(address, BLUE)
+
+
+def test_what_sees_says_so(address: str) -> None:
+    with ollama_client(address) as client:
+        (model,) = client.list().models
+        assert "vision" in (client.show(model.model or "").capabilities or ())
+
+
+def test_an_image_may_be_a_tools_result(address: str) -> None:
+    """As Claude Code sends what its Read tool finds in a PNG."""
+
+    def say(image: str) -> Any:
+        source = {"type": "base64", "media_type": "image/png", "data": image}
+        use = {"type": "tool_use", "id": "toolu_1", "name": "read", "input": {"path": "a.png"}}
+        result = {
+            "type": "tool_result",
+            "tool_use_id": "toolu_1",
+            "content": [{"type": "image", "source": source}],
+        }
+        with anthropic.Anthropic(base_url=address, api_key="x", max_retries=0) as client:
+            return client.messages.create(
+                model="any",
+                max_tokens=BUDGET,
+                extra_body=GREEDY,
+                tools=[{"name": "read", "input_schema": {"type": "object"}}],
+                tool_choice={"type": "none"},
+                messages=[
+                    {"role": "user", "content": ASK},
+                    {"role": "assistant", "content": [use]},  # type: ignore[list-item]
+                    {"role": "user", "content": [result]},  # type: ignore[list-item]
+                ],
+            ).content
+
+    assert say(RED) and say(RED) != say(BLUE)
+
+
+def test_a_stream_is_the_whole_answer(address: str) -> None:
+    with openai.OpenAI(base_url=address + "/v1", api_key="x", max_retries=0) as client:
+        parts: Any = [
+            {"type": "text", "text": ASK},
+            {"type": "image_url", "image_url": {"url": url(RED)}},
+        ]
+        stream = client.chat.completions.create(
+            model="any",
+            messages=[{"role": "user", "content": parts}],
+            max_tokens=BUDGET,
+            temperature=0,
+            stream=True,
+        )
+        said = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+    assert said == openai_chat(address, RED)
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:9/a.png", "file:///etc/passwd", "a.png"])
+def test_an_address_is_not_fetched(place: str, address: str) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": place}}]
+    body = {"messages": [{"role": "user", "content": parts}]}
+    answer = requests.post(address + "/v1/chat/completions", json=body, timeout=20)
+    assert answer.status_code == 400
+    assert "must be a data: URL" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["llama-2023", "llama-2026"])
+def test_a_backend_without_eyes_says_so(
+    name: str, request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]
+) -> None:
+    fixture = {"llama-2023": "_old_server", "llama-2026": "_new_server"}[name]
+    blind = module_gateway("--llama-api", request.getfixturevalue(fixture).url).url
+    for look in (openai_chat, openai_responses):
+        with pytest.raises(openai.BadRequestError, match="takes no image"):
+            look(blind, RED)
+    with pytest.raises(anthropic.BadRequestError, match="takes no image"):
+        anthropic_messages(blind, RED)
+    for look in (ollama_chat, ollama_generate):
+        with pytest.raises(ollama.ResponseError, match="takes no image") as caught:
+            look(blind, RED)
+        assert caught.value.status_code == 400
