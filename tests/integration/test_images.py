@@ -110,7 +110,7 @@ def ollama_chat(base: str, image: str) -> str:
 
 def ollama_generate(base: str, image: str) -> str:
     with ollama_client(base) as client:
-        return client.generate("any", ASK, images=[image], options=OPTIONS).response
+        return client.generate("any", ASK, images=[image], options=OPTIONS).response or ""
 
 
 Look = Callable[[str, str], str]
@@ -146,23 +146,24 @@ def test_an_image_may_be_a_tools_result(address: str) -> None:
 
     def say(image: str) -> Any:
         source = {"type": "base64", "media_type": "image/png", "data": image}
-        use = {"type": "tool_use", "id": "toolu_1", "name": "read", "input": {"path": "a.png"}}
-        result = {
+        use: Any = {"type": "tool_use", "id": "toolu_1", "name": "read", "input": {"path": "a.png"}}
+        result: Any = {
             "type": "tool_result",
             "tool_use_id": "toolu_1",
             "content": [{"type": "image", "source": source}],
         }
+        tools: Any = [{"name": "read", "input_schema": {"type": "object"}}]
         with anthropic.Anthropic(base_url=address, api_key="x", max_retries=0) as client:
             return client.messages.create(
                 model="any",
                 max_tokens=BUDGET,
                 extra_body=GREEDY,
-                tools=[{"name": "read", "input_schema": {"type": "object"}}],
+                tools=tools,
                 tool_choice={"type": "none"},
                 messages=[
                     {"role": "user", "content": ASK},
-                    {"role": "assistant", "content": [use]},  # type: ignore[list-item]
-                    {"role": "user", "content": [result]},  # type: ignore[list-item]
+                    {"role": "assistant", "content": [use]},
+                    {"role": "user", "content": [result]},
                 ],
             ).content
 
