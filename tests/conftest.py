@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from werkzeug.routing import Rule
 
 # The same examples on every run and every machine: a failure is a finding, not the weather. No
 # deadline: a test machine shares its cores with the model servers.
@@ -51,6 +52,24 @@ def only_loopback() -> Iterator[None]:
         patch.setattr(socket.socket, "connect", guarded_connect)
         patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
         patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def routes_compiled_once() -> Iterator[None]:
+    """Werkzeug compiles two functions of Python for every route of every app: two thirds of what
+    making an app costs, and these tests make a thousand. They are the same for the same rule."""
+    compiled = Rule._compile_builder
+    known: dict[Any, Any] = {}
+
+    def remembered(self: Rule, append_unknown: bool = True) -> Any:
+        key = (self.rule, tuple(self._trace), repr(self.defaults), append_unknown)
+        if key not in known:
+            known[key] = compiled(self, append_unknown)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", remembered)
         yield
 
 
