@@ -4,7 +4,8 @@ It babbles: words, Chinese, emoji and JSON marks in no order. It never ends by i
 emits a byte token, so an answer's length is the budget's and its text is always whole UTF-8.
 Prompts may hold anything (there is a token for every byte). The same seed gives the same file.
 
-``python -m tools.made_up_model FILE`` writes one.
+``python -m tools.made_up_model FILE`` writes one; with ``--fim`` it has the tokens that mark what
+stands before and after a gap, which llama-server's /infill needs.
 """
 
 from __future__ import annotations
@@ -38,6 +39,15 @@ _EMOJI = "😀😂🙂😍👍🎉🚀🌍🔥❤✅🐼"
 _MARKS = "\n!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~0123456789，。！？：；（）「」、《》…—“”é"
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # sentencepiece's mark of a space
 
+# What a token is for in metadata, and how it is written, as Qwen's coders have it.
+_FIM = {
+    "pre": "<|fim_prefix|>",
+    "suf": "<|fim_suffix|>",
+    "mid": "<|fim_middle|>",
+    "rep": "<|repo_name|>",
+    "sep": "<|file_sep|>",
+}
+
 _WIDTH, _LAYERS, _HEADS, _INNER = 64, 2, 4, 128
 
 
@@ -57,10 +67,10 @@ def _pieces() -> list[str]:
     return list(dict.fromkeys(grown()))
 
 
-def write(path: Path | str, seed: int = 0, n_ctx: int = 2048) -> Path:
+def write(path: Path | str, seed: int = 0, n_ctx: int = 2048, fim: bool = False) -> Path:
     """Write the model as GGUF (llama architecture, f16 matrices) to ``path``, whole or not at all.
 
-    ``n_ctx`` is the context it says it was trained with, in tokens.
+    ``n_ctx`` is the context it says it was trained with, in tokens; ``fim``: it can fill in.
     """
     path = Path(path)
     pieces = _pieces()
@@ -73,6 +83,11 @@ def write(path: Path | str, seed: int = 0, n_ctx: int = 2048) -> Path:
     types = [kind for _, kind in special]
     tokens += [f"<0x{byte:02X}>" for byte in range(256)]
     types += [TokenType.BYTE] * 256
+    fim_ids = {}
+    for kind, mark in _FIM.items() if fim else ():
+        fim_ids[kind] = len(tokens)
+        tokens.append(mark)
+        types.append(TokenType.CONTROL)
     mute = len(tokens)  # none of the tokens so far is ever said
     tokens += pieces
     types += [TokenType.NORMAL] * len(pieces)
@@ -114,6 +129,8 @@ def write(path: Path | str, seed: int = 0, n_ctx: int = 2048) -> Path:
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(True)
+    for kind, token in fim_ids.items():
+        writer.add_uint32(f"tokenizer.ggml.fim_{kind}_token_id", token)
 
     def half(name: str, matrix: np.ndarray) -> None:
         writer.add_tensor(name, matrix.astype(np.float16))
@@ -146,15 +163,15 @@ def write(path: Path | str, seed: int = 0, n_ctx: int = 2048) -> Path:
     return path
 
 
-def cached() -> Path:
+def cached(fim: bool = False) -> Path:
     """The model of seed 0 in the user's cache, written when it is missing or this file changed."""
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    path = cache() / "models" / f"made-up-{digest[:10]}.gguf"
+    path = cache() / "models" / f"made-up-{'fim-' if fim else ''}{digest[:10]}.gguf"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
+        write(path, fim=fim)
     return path
 
 
 if __name__ == "__main__":
-    print(write(sys.argv[1]))
+    print(write(sys.argv[1], fim="--fim" in sys.argv))

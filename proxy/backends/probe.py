@@ -50,7 +50,7 @@ def probe(url: str, headers: Mapping[str, str], pool: Pool, deadline: float) -> 
         truncates="modalities" not in props,
         doubles=not queues,
         honours_seed=modern,
-        infill=queues,
+        infill=queues and _fills_in(pool),
         chat=bool(models) and modern,
         json_schema=modern,
         progress=bool(modalities),
@@ -140,6 +140,16 @@ def _saves_slots(pool: Pool) -> bool:
     """Whether it was started with --slot-save-path: without, every action is refused alike."""
     try:
         status, _ = pool.ask("POST", "/slots/0?action=none", {}, timeout=GET_TIMEOUT)
+    except GatewayError:
+        return False
+    return status == 400
+
+
+def _fills_in(pool: Pool) -> bool:
+    """Whether the model has the tokens of an infill: without, every request of one is 501, and this
+    one is wrong for those that have them."""
+    try:
+        status, _ = pool.ask("POST", "/infill", {"input_extra": 0}, timeout=GET_TIMEOUT)
     except GatewayError:
         return False
     return status == 400

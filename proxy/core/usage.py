@@ -43,5 +43,13 @@ class Timings(Struct, frozen=True):
         return 1000.0 * self.prompt_n / self.prompt_ms if self.prompt_ms > 0 else 0.0
 
     @property
+    def prompt_per_token_ms(self) -> float:
+        return self.prompt_ms / self.prompt_n if self.prompt_n > 0 else 0.0
+
+    @property
+    def predicted_per_token_ms(self) -> float:
+        return self.predicted_ms / self.predicted_n if self.predicted_n > 0 else 0.0
+
+    @property
     def predicted_per_second(self) -> float:
         return 1000.0 * self.predicted_n / self.predicted_ms if self.predicted_ms > 0 else 0.0

@@ -91,9 +91,11 @@ def timings(times: Timings) -> dict[str, Any]:
         "cache_n": times.cache_n,
         "prompt_n": times.prompt_n,
         "prompt_ms": times.prompt_ms,
+        "prompt_per_token_ms": times.prompt_per_token_ms,
         "prompt_per_second": times.prompt_per_second,
         "predicted_n": times.predicted_n,
         "predicted_ms": times.predicted_ms,
+        "predicted_per_token_ms": times.predicted_per_token_ms,
         "predicted_per_second": times.predicted_per_second,
     }
 

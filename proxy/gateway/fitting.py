@@ -31,7 +31,8 @@ def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
     task = _in_mode(task, backend, caps)
     if task.suffix is not None and not caps.infill:
         raise Unsupported(
-            f"suffix needs a backend with /infill; this model's is a server.cpp of {caps.dialect}",
+            f"the model cannot fill in: its backend, a server.cpp of {caps.dialect}, "
+            "has no tokens for it",
             param="suffix",
         )
     changes: dict[str, Any] = {}

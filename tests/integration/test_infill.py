@@ -1,0 +1,185 @@
+"""/infill as llama.vim and llama.vscode use it, on a llama-server whose model can fill in.
+
+The bodies are what those plugins send: an editor's lines before and after the cursor, pieces of
+other files as extra context, and a request without a token to warm the cache of that context.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+import requests
+
+from tools import made_up_model
+from tools.processes import Gateway, ModelServer
+
+EXTRA = [
+    {"text": "def hello():\n    pass\n", "time": [1700000000, 5], "filename": "hello.py"},
+    {"text": "one two\nthree\n", "time": [1700000001, 5], "filename": ""},
+]
+FIELDS = [
+    "content",
+    "timings/prompt_n",
+    "timings/prompt_ms",
+    "timings/prompt_per_token_ms",
+    "timings/prompt_per_second",
+    "timings/predicted_n",
+    "timings/predicted_ms",
+    "timings/predicted_per_token_ms",
+    "timings/predicted_per_second",
+    "truncated",
+    "tokens_cached",
+]
+VIM: dict[str, Any] = {
+    "input_prefix": "import os\n\n",
+    "input_suffix": "\n    return a\n",
+    "input_extra": EXTRA,
+    "prompt": "def call(a",
+    "n_predict": 12,
+    "stop": [],
+    "n_indent": 4,
+    "top_k": 40,
+    "top_p": 0.9,
+    "stream": False,
+    "samplers": ["top_k", "top_p", "infill"],
+    "cache_prompt": True,
+    "t_max_prompt_ms": 500,
+    "t_max_predict_ms": 20000,
+    "response_fields": FIELDS,
+}
+VIM_WARMS: dict[str, Any] = {
+    "input_prefix": "",
+    "input_suffix": "",
+    "input_extra": EXTRA,
+    "prompt": "",
+    "n_predict": 0,
+    "temperature": 0.0,
+    "stream": False,
+    "samplers": [],
+    "cache_prompt": True,
+    "t_max_prompt_ms": 1,
+    "t_max_predict_ms": 1,
+    "response_fields": [""],
+}
+VSCODE: dict[str, Any] = {
+    "input_prefix": VIM["input_prefix"],
+    "input_suffix": VIM["input_suffix"],
+    "input_extra": [{"text": "x = 1\n", "time": 1700000000, "filename": "a.ts"}],
+    "prompt": "def call(a",
+    "n_predict": 12,
+    "top_k": 40,
+    "top_p": 0.99,
+    "stream": False,
+    "samplers": ["top_k", "top_p", "infill"],
+    "cache_prompt": True,
+    "n_indent": 4,
+    "t_max_prompt_ms": 500,
+    "t_max_predict_ms": 20000,
+    "lora": [{"id": 0, "scale": 0.5}],
+}
+GREEDY = {"samplers": ["top_k"], "top_k": 1, "n_indent": 0}
+
+
+@pytest.fixture(scope="module")
+def filler(start_server: Callable[..., ModelServer]) -> ModelServer:
+    # The server fills a batch with what is around the cursor and the rest of the context with the
+    # other files: with a batch as large as the context there is no rest.
+    model = made_up_model.cached(fim=True)
+    return start_server("llama-2026", model=model, extra=("--batch-size", "512"))
+
+
+@pytest.fixture(scope="module")
+def address(filler: ModelServer, module_gateway: Callable[..., Gateway]) -> str:
+    return module_gateway("--llama-api", filler.url).url
+
+
+def post(base: str, body: dict[str, Any], path: str = "/infill") -> requests.Response:
+    return requests.post(base + path, json=body, timeout=60)
+
+
+def test_vim_gets_the_fields_it_asks_for(address: str) -> None:
+    answer = post(address, VIM)
+    assert answer.status_code == 200
+    told = answer.json()
+    assert list(told) == FIELDS
+    assert isinstance(told["content"], str) and told["truncated"] is False
+
+
+def test_vscode_gets_the_whole_object(address: str) -> None:
+    told = post(address, VSCODE).json()
+    assert told["content"] and told["stop"] is True
+    assert told["timings"]["predicted_ms"] > 0 and told["timings"]["prompt_n"] >= 1
+
+
+def test_what_is_filled_in_is_the_servers_own(address: str, filler: ModelServer) -> None:
+    body = {**VIM, **GREEDY}
+    assert post(address, body).json()["content"] == post(filler.url, body).json()["content"]
+    text = post(address, {**body, "stream": True}).content.decode()
+    chunks = [json.loads(f.removeprefix("data: ")) for f in text.split("\n\n") if f]
+    whole = post(address, body).json()["content"]
+    assert "".join(c.get("content", "") for c in chunks[:-1]) == whole
+
+
+def test_every_part_of_the_context_counts(address: str) -> None:
+    body = {**VIM, **GREEDY}
+    told = {
+        post(address, {**body, **change}).json()["content"]
+        for change in (
+            {},
+            {"input_prefix": "stream stream\n"},
+            {"input_suffix": "\nslot slot\n"},
+            {"prompt": "was at the"},
+            {"input_extra": []},
+        )
+    }
+    assert len(told) == 5
+
+
+def test_a_warm_up_fills_the_cache(address: str) -> None:
+    extra = [{"text": "water and oil " * 60, "time": [1, 2], "filename": "warm.txt"}]
+    warmed = post(address, {**VIM_WARMS, "input_extra": extra})
+    assert (warmed.status_code, warmed.json()) == (200, {})
+    told = post(address, {**VIM, "input_extra": extra, "response_fields": ["timings"]}).json()
+    assert told["timings"]["cache_n"] > 100
+
+
+def test_more_than_the_context_is_cut_and_not_refused(address: str) -> None:
+    """An editor sends hundreds of lines: the server takes what fits around the cursor."""
+    lines = "".join(f"line {i} of the file\n" for i in range(900))
+    told = post(address, {**VIM, "input_prefix": lines, "input_suffix": lines})
+    assert told.status_code == 200, told.text
+    assert told.json()["timings/predicted_n"] >= 1
+
+
+def test_openais_suffix_is_an_infill(address: str) -> None:
+    with openai.OpenAI(base_url=address + "/v1", api_key="x", max_retries=0) as client:
+        answer = client.completions.create(
+            model="any", prompt="def call(a", suffix="\n    return a\n", max_tokens=8
+        )
+    assert answer.choices[0].text and answer.usage and answer.usage.completion_tokens == 8
+
+
+def test_ollamas_suffix_is_an_infill(address: str) -> None:
+    asked = {"prompt": "def call(a", "suffix": "return a", "options": {"num_predict": 8}}
+    told = post(address, {**asked, "stream": False}, "/api/generate").json()
+    assert told["response"] and told["eval_count"] == 8
+    name = requests.get(address + "/api/tags", timeout=9).json()["models"][0]["name"]
+    assert "insert" in post(address, {"model": name}, "/api/show").json()["capabilities"]
+
+
+@pytest.mark.parametrize("name", ["_old_server", "_new_server"])
+def test_a_model_that_cannot_says_so(
+    name: str, request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]
+) -> None:
+    """A 2023 server has the route, and takes tokens for it that only CodeLlama has; today's asks
+    whether the model has them."""
+    other = module_gateway("--llama-api", request.getfixturevalue(name).url).url
+    answer = post(other, VIM)
+    assert answer.status_code == 400
+    assert "cannot fill in" in answer.json()["error"]["message"]
+    model = requests.get(other + "/api/tags", timeout=9).json()["models"][0]["name"]
+    assert "insert" not in post(other, {"model": model}, "/api/show").json()["capabilities"]
