@@ -53,6 +53,7 @@ class Exchange:
         "_reader",
         "_tick",
         "headers",
+        "on_body",
         "status",
     )
 
@@ -64,8 +65,9 @@ class Exchange:
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._reader: Reader | None = None
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self.on_body = self._body.append  # the parser calls it for every piece: a token's
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._complete = self._aborted = self._keep = False
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
@@ -85,9 +87,6 @@ class Exchange:
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         self.status = self._parser.get_status_code()
-
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
 
     def on_message_complete(self) -> None:
         assert self._parser is not None

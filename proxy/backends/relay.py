@@ -30,7 +30,7 @@ from ..core.usage import Timings
 from ..prompting.bind import callable_tools, document_schema
 from ..prompting.prompt import as_dict, tool_dict
 from ..prompting.toolcalls import generic
-from ..wire import openai_stream, servercpp, sse
+from ..wire import openai_stream, servercpp
 from .driver import Capabilities
 from .http import Exchange
 from .run import Run, stream_error
@@ -144,13 +144,8 @@ class RelayRun(Run):
         self._timings = Timings()
         self._named: set[int] = set()
 
-    def _events(self, events: list[sse.Event], batch: Batch) -> bool:
-        for name, payload in events:
-            if name == "error":
-                raise stream_error(payload)
-            if self._event(payload, batch):
-                return True
-        return False
+    def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
+        return any(self._event(payload, batch) for payload in payloads)
 
     def _event(self, payload: bytes, batch: Batch) -> bool:
         if payload == openai_stream.DONE:

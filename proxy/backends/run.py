@@ -77,9 +77,13 @@ class Run:
                     yield []
                     continue
                 silence = 0.0
-                events = decoder.feed(data) if data else decoder.close()
                 batch: Batch = []
-                if self._events(events, batch):
+                plain = decoder.plain(data)
+                if plain is not None:
+                    over = self._plain(plain, batch)
+                else:
+                    over = self._events(decoder.feed(data) if data else decoder.close(), batch)
+                if over:
                     yield batch
                     self._drain()
                     return
@@ -100,54 +104,69 @@ class Run:
             raise UpstreamTimeout("the backend did not answer in time")
         return silence
 
-    def _events(self, events: list[sse.Event], batch: Batch) -> bool:
-        """Add what one read brought; True after the last event.
+    def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
+        """Add what the events of one read say; True after the last event.
 
         Text that came together is one delta: from here to the client it then costs what one token
         does. That a token may be short of a whole batch costs nobody anything."""
-        texts: list[str] = []
-        joined = self.begun and self._top is None
-        bounded = not self._caps.queues
+        if not self.begun:
+            if self._event(payloads[0], batch):
+                return True
+            payloads = payloads[1:]
+        if self._top is not None:
+            return any(self._event(payload, batch) for payload in payloads)
+        if len(payloads) == 1:
+            chunk = servercpp.chunk(payloads[0])
+            if chunk.stop or chunk.error is not None or chunk.prompt_progress is not None:
+                return self._take(chunk, batch)
+            self._text([chunk], batch)
+            return False
+        chunks = servercpp.chunks(payloads)
+        for i, chunk in enumerate(chunks):
+            if chunk.stop or chunk.error is not None or chunk.prompt_progress is not None:
+                self._text(chunks[:i], batch)
+                return any(self._take(chunk, batch) for chunk in chunks[i:])
+        self._text(chunks, batch)
+        return False
+
+    def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> None:
+        """Add the text of plain chunks, without the surplus of an old server, which never gives
+        fewer than four tokens."""
+        if not chunks:
+            return
+        before, last = self.pieces, chunks[-1]
+        if last.tokens_predicted:
+            self.pieces = last.tokens_predicted
+            self.prompt_tokens = last.tokens_evaluated
+        else:
+            self.pieces += len(chunks)
+        if not self._caps.queues and self.pieces > self._limit:
+            chunks = chunks[: max(0, self._limit - before)]
+        text = chunks[0].content if len(chunks) == 1 else "".join([c.content for c in chunks])
+        if text:
+            batch.append(TextDelta(text, (), len(chunks)))
+
+    def _events(self, events: list[sse.Event], batch: Batch) -> bool:
+        """The same for events of any form."""
         for name, payload in events:
             if name:
                 raise stream_error(payload)
-            if joined:
-                chunk = servercpp.chunk(payload)
-                if not chunk.stop and chunk.error is None and chunk.prompt_progress is None:
-                    if chunk.tokens_predicted:
-                        self.pieces = chunk.tokens_predicted
-                        self.prompt_tokens = chunk.tokens_evaluated
-                    else:
-                        self.pieces += 1
-                    if bounded and self.pieces > self._limit:
-                        continue  # the surplus of an old server, which never gives fewer than four
-                    texts.append(chunk.content)
-                    continue
-            if texts:
-                batch.append(TextDelta("".join(texts), (), len(texts)))
-                texts = []
             if self._event(payload, batch):
                 return True
-            joined = self._top is None
-        if texts:
-            text = texts[0] if len(texts) == 1 else "".join(texts)
-            if text:
-                batch.append(TextDelta(text, (), len(texts)))
         return False
 
     def _event(self, payload: bytes, batch: Batch) -> bool:
         """Add what an event of the stream says; True after the last."""
-        chunk = servercpp.chunk(payload)
+        return self._take(servercpp.chunk(payload), batch)
+
+    def _take(self, chunk: servercpp.Chunk, batch: Batch) -> bool:
+        """Turn a chunk into events; True after the last."""
         if chunk.error is not None:
             raise stream_error(msgspec.json.encode({"error": chunk.error}))
         if not self.begun:
             self.begun = True
             self.slot = chunk.slot
             batch.append(Started(slot=chunk.slot))
-        return self._take(chunk, batch)
-
-    def _take(self, chunk: servercpp.Chunk, batch: Batch) -> bool:
-        """Turn a chunk into events; True after the last."""
         if chunk.stop:
             if chunk.content:
                 batch.append(TextDelta(chunk.content))

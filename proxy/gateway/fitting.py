@@ -5,7 +5,7 @@ An old server dies of what it does not expect, so nothing goes there that was no
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import msgspec
@@ -54,7 +54,7 @@ def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
     if grammar and not caps.queues:
         _may_end(sampling)
     if task.request.is_chat and caps.modern_sampling and not task.native:
-        sampling["preserved_tokens"] = _marks(task)
+        sampling["preserved_tokens"] = _marks(task.tool_form)
     if sampling != task.sampling:
         changes["sampling"] = sampling
     return msgspec.structs.replace(task, **changes) if changes else task
@@ -74,11 +74,11 @@ def _may_end(sampling: dict[str, Any]) -> None:
         ]
 
 
-def _marks(task: Task) -> list[str]:
+@cache
+def _marks(tool_form: str) -> tuple[str, ...]:
     """The marks of thoughts and calls: they must come as text, although special tokens perhaps."""
-    form = form_of(task)
-    calls = special_marks(form) if form is not None else ()
-    return [*(tag for pair in KIN for tag in pair if tag), *calls]
+    calls = special_marks(FORMS[tool_form]) if tool_form else ()
+    return (*(tag for pair in KIN for tag in pair if tag), *calls)
 
 
 def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:

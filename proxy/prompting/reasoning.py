@@ -32,12 +32,16 @@ KIN: tuple[Tags, ...] = (
 """Tags of the families; an empty closing tag means that the answer begins at once."""
 
 _SPACES = 256
+_OPENINGS = tuple(opening for opening, _ in KIN)
+_FIRST = frozenset(opening[0] for opening in _OPENINGS)
 
 
-def opened_by(prompt: str, pairs: tuple[Tags, ...] = KIN) -> Tags | None:
+def opened_by(prompt: str) -> Tags | None:
     """The tags whose opening one ends the prompt: the model goes on inside the thoughts."""
     end = prompt[-64:].rstrip()
-    return next((tags for tags in pairs if end.endswith(tags[0])), None)
+    if not end.endswith(_OPENINGS):
+        return None
+    return next(tags for tags in KIN if end.endswith(tags[0]))
 
 
 class ReasoningSplitter:
@@ -47,10 +51,9 @@ class ReasoningSplitter:
     ``opened`` are the tags that the prompt has opened already (see :func:`opened_by`).
     """
 
-    __slots__ = ("_close", "_fresh", "_held", "_opened", "_pairs", "_state")
+    __slots__ = ("_close", "_fresh", "_held", "_opened", "_state")
 
-    def __init__(self, pairs: tuple[Tags, ...] = KIN, opened: Tags | None = None) -> None:
-        self._pairs = pairs
+    def __init__(self, opened: Tags | None = None) -> None:
         self._close = opened[1] if opened else ""
         # A model may write again the tag that its prompt ended with.
         self._state: Literal["start", "reasoning", "closed", "text"] = "start"
@@ -112,16 +115,17 @@ class ReasoningSplitter:
 
     def _start(self, out: list[tuple[Kind, str]]) -> bool:
         rest = self._held.lstrip()
-        for opening, closing in self._pairs:
-            if rest.startswith(opening):
-                self._held = rest[len(opening) :]
-                self._close = closing
-                self._state = "reasoning" if closing else "text"
-                self._fresh = True
-                return True
-        spaces = len(self._held) - len(rest)
-        if spaces <= _SPACES and any(opening.startswith(rest) for opening, _ in self._pairs):
-            return False
+        if not rest or rest[0] in _FIRST:
+            for opening, closing in KIN:
+                if rest.startswith(opening):
+                    self._held = rest[len(opening) :]
+                    self._close = closing
+                    self._state = "reasoning" if closing else "text"
+                    self._fresh = True
+                    return True
+            spaces = len(self._held) - len(rest)
+            if spaces <= _SPACES and any(opening.startswith(rest) for opening in _OPENINGS):
+                return False
         self._state = "reasoning" if self._opened else "text"
         return True
 

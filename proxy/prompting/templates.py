@@ -179,6 +179,9 @@ def compile(source: str, name: str, family: Family | None = None) -> ChatTemplat
         tree = _ENVIRONMENT.parse(source)
         names = meta.find_undeclared_variables(tree)
         template = _ENVIRONMENT.from_string(source)
+        # Each rendering copies them, and from jinja's own mapping of mappings that takes as long
+        # as a short conversation.
+        template.globals = dict(template.globals)
     except (jinja2.TemplateError, RecursionError, ValueError) as error:
         raise TemplateError(f"chat template {name}: {error}") from error
     if family is None:

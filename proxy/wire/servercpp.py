@@ -94,6 +94,7 @@ class Chunk(Struct):
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
+decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
 
 
 class WireFault(ValueError):
@@ -104,6 +105,15 @@ def chunk(data: bytes) -> Chunk:
     """Decode one event's data. Raises WireFault."""
     try:
         return decode_chunk(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireFault(str(error)) from None
+
+
+def chunks(data: list[bytes]) -> list[Chunk]:
+    """Decode the data of several events together, for little more than one costs. Raises
+    WireFault."""
+    try:
+        return decode_chunks(b"[%b]" % b",".join(data))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireFault(str(error)) from None
 

@@ -38,6 +38,28 @@ def test_events_are_the_same_whole_and_byte_by_byte(name: str) -> None:
     assert events + slow.close() == expected
 
 
+def together(decoder: sse.Decoder, data: bytes) -> list[sse.Event]:
+    """As a driver reads: the quick way where there is one."""
+    plain = decoder.plain(data)
+    return decoder.feed(data) if plain is None else [("", one) for one in plain]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_quick_way_gives_the_same(name: str, size: int) -> None:
+    raw, expected = CASES[name]
+    decoder = sse.Decoder()
+    events = [
+        event for i in range(0, len(raw), size) for event in together(decoder, raw[i : i + size])
+    ]
+    assert events + decoder.close() == expected
+
+
+def test_the_quick_way_is_for_plain_events() -> None:
+    assert sse.Decoder().plain(b"data: 1\n\ndata: 2\n\nda") == [b"1", b"2"]
+    assert sse.Decoder().plain(b"event: x\ndata: 1\n\n") is None
+
+
 def test_a_stream_that_breaks_off_inside_a_line_is_an_error() -> None:
     decoder = sse.Decoder()
     assert decoder.feed(b'data: {"a"') == []
