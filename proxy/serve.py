@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Reread = Callable[[], Settings]
 
 GRACE = 30  # seconds running answers get after SIGTERM
+FORM = 1 << 20  # bytes of an upload beside its file
 CANNOT_LOAD = 4  # gunicorn stops on this exit code of a worker, instead of starting it again
 
 
@@ -225,7 +226,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         connection_limit=4096,
         asyncore_use_poll=True,  # select() ends at 1024 file numbers
         channel_timeout=75,
-        max_request_body_size=settings.max_body,
+        max_request_body_size=max(settings.max_body, settings.max_document) + FORM,
         # Reading on while a request is served is how waitress notices that its client has gone
         # (environ["waitress.client_disconnected"]).
         channel_request_lookahead=1,

@@ -1,5 +1,8 @@
 """The child that reads one document: bytes in, pieces out. ``python -m proxy.knowledge.extract``
 
+The bytes go to a file that has no name, and are read from there: what is read page by page is never
+whole in memory.
+
 It is a process of its own, since what it reads is anybody's: it may be broken, endless, or made to
 harm a parser. It has limits on memory and processor time; a parser that is talked into reaching the
 network, starting a program or writing a file is stopped; its parent ends it when it takes too long,
@@ -13,14 +16,14 @@ Out: lines of JSON: {"place", "text", "done"} for each piece, then {"over": true
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import sys
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from .sections import of_markdown, of_plain
 from .splitting import Section, pieces
@@ -30,6 +33,8 @@ ENCODINGS = ("utf-8-sig", "gb18030", "latin-1")
 UNPACKED = 512 << 20  # bytes an archive may have when it is unpacked
 RATIO = 200  # times as large as it is packed
 MEMBERS = 10_000
+AT_ONCE = 100  # pages: the parser keeps what it has seen, until the file is opened anew
+COPIED = 256 << 10  # bytes
 FORBIDDEN = frozenset(
     "socket.connect socket.bind socket.sendto subprocess.Popen os.system os.exec os.posix_spawn "
     "os.fork os.forkpty os.remove os.rename os.rmdir".split()
@@ -41,18 +46,20 @@ class Unreadable(Exception):
     """Why a document cannot be read, in words for who uploaded it."""
 
 
-def read(kind: str, end: str, data: bytes) -> Iterator[tuple[float, Section]]:
+def read(kind: str, end: str, file: BinaryIO) -> Iterator[tuple[float, Section]]:
     """Sections, each with the share of the document that is read by then. Raises Unreadable."""
+    head = file.read(1024)
+    file.seek(0)
     magic = MAGIC.get(end)
-    if magic is not None and magic not in data[:1024]:
+    if magic is not None and magic not in head:
         raise Unreadable(f"this is no {end} file")
     if kind == "pdf":
-        yield from _pdf(data)
+        yield from _pdf(file)
         return
     if kind == "converted":
-        sections = list(of_markdown(_converted(end, data)))
+        sections = list(of_markdown(_converted(end, file, packed=head[:2] == b"PK")))
     else:
-        text = _text(data)
+        text = _text(file.read())
         sections = list(of_markdown(text) if kind == "markdown" else of_plain(text))
     for number, section in enumerate(sections, start=1):
         yield number / len(sections), section
@@ -69,40 +76,43 @@ def _text(data: bytes) -> str:
     raise Unreadable("this is no text")
 
 
-def _pdf(data: bytes) -> Iterator[tuple[float, Section]]:
-    """Page by page: a thousand need no more memory than one."""
+def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
+    """Page by page: a thousand need no more memory than a hundred."""
     import pypdfium2
 
-    try:
-        document = pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
-        locked = "password" in str(error).lower()
-        raise Unreadable("it has a password" if locked else "it is broken") from None
-    count = len(document)
     found = False
-    for number in range(count):
-        page = document[number]
-        words = page.get_textpage()
-        text = words.get_text_bounded().replace("\r\n", "\n").replace("\ufffe", "")
-        words.close()
-        page.close()
-        found = found or bool(text.strip())
-        yield (number + 1) / count, Section(f"page {number + 1}", text)
+    first, count = 0, 1
+    while first < count:
+        file.seek(0)
+        try:
+            document = pypdfium2.PdfDocument(file)
+        except pypdfium2.PdfiumError as error:
+            locked = "password" in str(error).lower()
+            raise Unreadable("it has a password" if locked else "it is broken") from None
+        count = len(document)
+        for number in range(first, min(first + AT_ONCE, count)):
+            page = document[number]
+            words = page.get_textpage()
+            text = words.get_text_bounded().replace("\r\n", "\n").replace("\ufffe", "")
+            words.close()
+            page.close()
+            found = found or bool(text.strip())
+            yield (number + 1) / count, Section(f"page {number + 1}", text)
+        document.close()
+        first += AT_ONCE
     if not found:
         raise Unreadable("its pages have no text: they are pictures")
 
 
-def _converted(end: str, data: bytes) -> str:
+def _converted(end: str, file: BinaryIO, *, packed: bool) -> str:
     """As Markdown."""
-    if data[:2] == b"PK":
-        _weigh(data)
+    if packed:
+        _weigh(file)
     from markitdown import MarkItDown, StreamInfo
 
     try:
         converter = MarkItDown(enable_plugins=False)
-        made = converter.convert_stream(
-            io.BytesIO(data), stream_info=StreamInfo(extension=f".{end}")
-        )
+        made = converter.convert_stream(file, stream_info=StreamInfo(extension=f".{end}"))
     except MemoryError:
         raise
     except Exception as error:
@@ -110,14 +120,16 @@ def _converted(end: str, data: bytes) -> str:
     return made.markdown
 
 
-def _weigh(data: bytes) -> None:
+def _weigh(file: BinaryIO) -> None:
     """Raises Unreadable for an archive that would be too large unpacked."""
+    packed = file.seek(0, os.SEEK_END)
     try:
-        members = zipfile.ZipFile(io.BytesIO(data)).infolist()
+        members = zipfile.ZipFile(file).infolist()
     except zipfile.BadZipFile:
         raise Unreadable("it is broken (no archive)") from None
+    file.seek(0)
     size = sum(one.file_size for one in members)
-    if len(members) > MEMBERS or size > UNPACKED or size > RATIO * max(len(data), 1 << 16):
+    if len(members) > MEMBERS or size > UNPACKED or size > RATIO * max(packed, 1 << 16):
         raise Unreadable("it is far larger unpacked than packed")
 
 
@@ -150,9 +162,18 @@ def _kept(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
+def _held(source: BinaryIO, size: int) -> BinaryIO:
+    """The next `size` bytes, in a file without a name: it is gone when we are."""
+    file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  # open to the end
+    while size > 0 and (data := source.read(min(size, COPIED))):
+        size -= file.write(data)
+    file.seek(0)
+    return file
+
+
 def main(source: BinaryIO = sys.stdin.buffer) -> None:
     asked: dict[str, Any] = json.loads(source.readline())
-    data = source.read(asked["size"])
+    file = _held(source, asked["size"])
     threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
     # Whatever a library prints goes to the log; the answer alone to the pipe.
     out, sys.stdout = sys.stdout, sys.stderr
@@ -167,7 +188,7 @@ def main(source: BinaryIO = sys.stdin.buffer) -> None:
 
     def sections() -> Iterator[Section]:
         nonlocal share
-        for done, section in read(asked["kind"], asked["end"], data):
+        for done, section in read(asked["kind"], asked["end"], file):
             share = done
             yield Section(_kept(section.place), _kept(section.text))
 

@@ -115,9 +115,6 @@ class Ingester:
         self._index.remove(document.id)
         if not self._store.begin(document, self._name):
             return False
-        data = self._store.data(document)
-        if data is None:
-            return False
         model = self._store.model_of(document.base_id)
         count, done = 0, 0.0
         held: list[Chunk] = []
@@ -131,8 +128,10 @@ class Ingester:
             self._index.add(document.base_id, entries, model)
             return not self._over
 
-        reading = Reading(document.filename, data, document.splitting, self._limits)
-        del data
+        original = self._store.original(document.id)
+        reading = Reading(
+            document.filename, document.size, original, document.splitting, self._limits
+        )
         with closing(reading), self._alive(document, reading):
             for share, piece in reading:
                 done = share

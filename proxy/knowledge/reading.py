@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -40,7 +40,14 @@ class Reading:
     """One document being read. An iterator of (share done, piece); `end` from any thread, `close`
     when it was iterated over."""
 
-    def __init__(self, filename: str, data: bytes, splitting: Splitting, limits: Limits) -> None:
+    def __init__(
+        self,
+        filename: str,
+        size: int,
+        data: Iterable[bytes],
+        splitting: Splitting,
+        limits: Limits,
+    ) -> None:
         own = {k: v for k, v in os.environ.items() if not k.startswith("SLOTPROXY_")}  # keys
         paths = [str(_HOME), *filter(None, [own.get("PYTHONPATH")])]
         self._seconds = limits.seconds
@@ -57,19 +64,23 @@ class Reading:
         asked = {
             "kind": kind(filename),
             "end": filename.rpartition(".")[2].lower(),
-            "size": len(data),
+            "size": size,
             "memory": limits.memory,
             "seconds": limits.seconds,
             "chunk": splitting.size,
             "overlap": splitting.overlap,
         }
         assert self._child.stdin is not None, "it was asked for"
-        # The child reads all before it says anything, so this cannot wait for that. The pipe stays
+        # The child takes all before it says anything, so this cannot wait for that. The pipe stays
         # open: its end tells the child that we are gone.
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.write(json.dumps(asked).encode() + b"\n")
-            self._child.stdin.write(data)
+            for piece in data:
+                size -= len(piece)
+                self._child.stdin.write(piece)
             self._child.stdin.flush()
+        if size > 0 and self._child.poll() is None:
+            self.end()  # it was deleted meanwhile: nothing is to come that the child waits for
 
     def __iter__(self) -> Iterator[tuple[float, Piece]]:
         """Raises Failed."""

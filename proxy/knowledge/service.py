@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from io import SEEK_END, BytesIO
+from typing import IO, Any, Protocol
 
 from msgspec import to_builtins
 
@@ -124,28 +125,63 @@ class Knowledge:
         owner: str,
         base_id: str,
         filename: str,
-        data: bytes,
+        data: bytes | IO[bytes],
         splitting: Splitting | None = None,
         replace: bool = False,
     ) -> Document:
-        """Queued for reading. `replace`: instead of documents of the same name."""
-        base = self.base(owner, base_id)
-        filename = _named(filename)
-        if not readable(filename):
-            raise BadRequest(f"{filename[:100]!r}: no kind of file that can be read", param="file")
-        if len(data) > self._most:
-            raise BodyTooLarge(f"a document may have {self._most} bytes")
-        splitting = _checked(splitting or Splitting())
-        old = [one for one in self._store.documents(owner, base.id) if one.filename == filename]
-        now = self._clock()
-        document = Document(
-            _new("doc_"), base.id, filename, len(data), created=now, splitting=splitting
-        )
-        self._store.add_document(owner, document, data)
+        """Queued for reading. `data` is read piece by piece, to its end. `replace`: instead of
+        documents of the same name."""
+        stream = BytesIO(data) if isinstance(data, bytes) else data
+        size = stream.seek(0, SEEK_END)
+        stream.seek(0)
+        document = self._new(owner, base_id, filename, size, splitting)
+        old = [
+            one
+            for one in self._store.documents(owner, document.base_id)
+            if one.filename == document.filename
+        ]
+        self._store.add_document(owner, document, stream)
         for one in old if replace else ():
             self._remove(owner, one)
         self._reader.wake()
         return document
+
+    def add_file(
+        self,
+        owner: str,
+        base_id: str,
+        file_id: str,
+        filename: str,
+        size: int,
+        splitting: Splitting | None = None,
+    ) -> Document:
+        """As `add`, of a file of OpenAI's API, whose bytes need not come here for it."""
+        document = self._new(owner, base_id, filename, size, splitting)
+        if not self._store.add_file(owner, document, file_id):
+            raise NotFound(f"there is no file {file_id[:100]!r}")
+        self._reader.wake()
+        return document
+
+    def read_again(
+        self, owner: str, base_id: str, document_id: str, splitting: Splitting
+    ) -> Document:
+        """Queued again, to be split in another way."""
+        document = self.document(owner, base_id, document_id)
+        self._store.read_again(owner, document.id, _checked(splitting))
+        self._reader.wake()
+        return self.document(owner, base_id, document_id)
+
+    def _new(
+        self, owner: str, base_id: str, filename: str, size: int, splitting: Splitting | None
+    ) -> Document:
+        base = self.base(owner, base_id)
+        name = _named(filename)
+        if not readable(name):
+            raise BadRequest(f"{name[:100]!r}: no kind of file that can be read", param="file")
+        if size > self._most:
+            raise BodyTooLarge(f"a document may have {self._most} bytes")
+        cut = _checked(splitting or Splitting())
+        return Document(_new("doc_"), base.id, name, size, created=self._clock(), splitting=cut)
 
     def documents(self, owner: str, base_id: str) -> tuple[Document, ...]:
         """Oldest first."""
@@ -161,11 +197,11 @@ class Knowledge:
     def remove(self, owner: str, base_id: str, document_id: str) -> None:
         self._remove(owner, self.document(owner, base_id, document_id))
 
-    def original(self, owner: str, document_id: str) -> bytes:
-        data = self._store.original(owner, document_id)
-        if data is None:
+    def original(self, owner: str, document_id: str) -> Iterator[bytes]:
+        """Its bytes, in pieces."""
+        if self._store.document(owner, document_id) is None:
             raise NotFound(f"there is no document {document_id[:100]!r}")
-        return data
+        return self._store.original(document_id)
 
     def cancel_document(self, owner: str, base_id: str, document_id: str) -> None:
         """It is not read, or not to its end."""

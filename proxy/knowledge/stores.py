@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import SEEK_END
+from typing import IO, Any
 
 from msgspec.structs import replace
 
@@ -40,11 +41,14 @@ class VectorStores:
     # -- files -------------------------------------------------------------------------------------
 
     def upload(
-        self, owner: str, filename: str, purpose: str, data: bytes, lasts: int | None
+        self, owner: str, filename: str, purpose: str, data: IO[bytes], lasts: int | None
     ) -> File:
+        """`data` is read piece by piece, to its end."""
         now = self._clock()
         expires = None if lasts is None else now + lasts
-        file = File(_new("file-"), filename, purpose, len(data), now, expires)
+        size = data.seek(0, SEEK_END)
+        data.seek(0)
+        file = File(_new("file-"), filename, purpose, size, now, expires)
         self._files.put(owner, file, data)
         return file
 
@@ -63,12 +67,9 @@ class VectorStores:
             raise NotFound(f"the file {file_id[:100]!r} has expired")
         return found
 
-    def content(self, owner: str, file_id: str) -> bytes:
-        self.file(owner, file_id)
-        data = self._files.content(owner, file_id)
-        if data is None:
-            raise NotFound(f"there is no file {file_id[:100]!r}")
-        return data
+    def content(self, owner: str, file_id: str) -> tuple[File, Iterator[bytes]]:
+        """A file and its bytes, in pieces."""
+        return self.file(owner, file_id), self._files.content(file_id)
 
     def delete_file(self, owner: str, file_id: str) -> None:
         """The file, wherever it was put."""
@@ -148,14 +149,15 @@ class VectorStores:
         repeat `overlap` of the last one; if `auto`, as many as a base of ours usually has."""
         base = self._knowledge.base(owner, base_id)
         file = self.file(owner, file_id)
-        data = self.content(owner, file_id)
         for one in self._files.places(owner, file_id):
             if one.base_id == base.id:
                 self._leave(owner, base.id, one.document_id)
         splitting = None if auto else Splitting(tokens * CHARACTERS, overlap * CHARACTERS)
         document, error = None, ""
         try:
-            document = self._knowledge.add(owner, base.id, file.filename, data, splitting)
+            document = self._knowledge.add_file(
+                owner, base.id, file_id, file.filename, file.size, splitting
+            )
         except BadRequest as fault:  # one file of a batch that is refused is one failed file
             error = fault.message
         attached = Attached(

@@ -7,12 +7,14 @@ owner, and each call sees its owner's rows alone. Times are seconds since 1970.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import IO, Any, TypeVar
 
 from msgspec import Struct, structs
 from sqlalchemy import ColumnElement, Engine, Row, Table, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from . import pieces
 from .tables import ATTACHED, BATCHES, CONTENTS, FILES, KEPT
 
 T = TypeVar("T")
@@ -68,10 +70,10 @@ class FileStore:
 
     # -- files -------------------------------------------------------------------------------------
 
-    def put(self, owner: str, file: File, data: bytes) -> None:
+    def put(self, owner: str, file: File, data: IO[bytes]) -> None:
         with self._engine.begin() as db:
             db.execute(insert(FILES).values(owner=owner, **structs.asdict(file)))
-            db.execute(insert(CONTENTS).values(owner=owner, file_id=file.file_id, data=data))
+            pieces.put(db, CONTENTS, file.file_id, data)
 
     def get(self, owner: str, file_id: str) -> File | None:
         found = self._all(FILES, FILES.c.owner == owner, FILES.c.file_id == file_id)
@@ -85,13 +87,9 @@ class FileStore:
         found = self._all(FILES, FILES.c.owner == owner, FILES.c.expires <= now)
         return [_read(File, row) for row in found]
 
-    def content(self, owner: str, file_id: str) -> bytes | None:
-        wanted = select(CONTENTS.c.data).where(
-            CONTENTS.c.owner == owner, CONTENTS.c.file_id == file_id
-        )
-        with self._engine.connect() as db:
-            data: bytes | None = db.execute(wanted).scalar()
-        return data
+    def content(self, file_id: str) -> Iterator[bytes]:
+        """The bytes of a file that `get` has given, in pieces."""
+        return pieces.read(self._engine, CONTENTS, file_id)
 
     def delete(self, owner: str, file_id: str) -> bool:
         """Whether there was one."""

@@ -3,17 +3,19 @@ but for those of who reads documents: it reads whatever is queued."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import IO, Any
 
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Row
 
 from ..knowledge.values import Base, Chunk, Document, Job, Splitting
+from . import pieces
 from .database import Database
-from .tables import BASE, CHUNK, DOCUMENT, JOB, ORIGINAL
+from .tables import BASE, CHUNK, CONTENTS, DOCUMENT, FILES, JOB, ORIGINAL
 
 OVER = ("ready", "failed", "cancelled")
+QUEUED = {"status": "queued", "error": "", "done": 0.0, "reader": ""}
 _COUNT = (
     select(func.count()).where(DOCUMENT.c.base_id == BASE.c.id).scalar_subquery().label("documents")
 )
@@ -63,11 +65,25 @@ class KnowledgeStore:
 
     # documents
 
-    def add_document(self, owner: str, document: Document, data: bytes) -> None:
+    def add_document(self, owner: str, document: Document, data: IO[bytes]) -> None:
         with self._db.begin() as db:
-            values = _columns(document)
-            db.execute(insert(DOCUMENT).values(owner=owner, reader="", beat=0.0, **values))
-            db.execute(insert(ORIGINAL).values(id=document.id, data=data))
+            self._add(db, owner, document)
+            pieces.put(db, ORIGINAL, document.id, data)
+
+    def add_file(self, owner: str, document: Document, file_id: str) -> bool:
+        """A document of the same bytes as an uploaded file. Whether the owner has this file."""
+        mine = select(FILES.c.file_id).where(FILES.c.owner == owner, FILES.c.file_id == file_id)
+        with self._db.begin() as db:
+            if db.execute(mine).first() is None:
+                return False
+            self._add(db, owner, document)
+            pieces.copy(db, ORIGINAL, document.id, CONTENTS, file_id)
+        return True
+
+    @staticmethod
+    def _add(db: Connection, owner: str, document: Document) -> None:
+        values = _columns(document)
+        db.execute(insert(DOCUMENT).values(owner=owner, reader="", beat=0.0, **values))
 
     def documents(self, owner: str, base_id: str) -> list[Document]:
         """Oldest first."""
@@ -89,16 +105,21 @@ class KnowledgeStore:
             rows = db.execute(select(DOCUMENT.c.id, DOCUMENT.c.filename).where(where))
             return {row[0]: row[1] for row in rows}
 
-    def original(self, owner: str, document_id: str) -> bytes | None:
-        query = select(ORIGINAL.c.data).join(DOCUMENT, DOCUMENT.c.id == ORIGINAL.c.id)
-        query = query.where(DOCUMENT.c.owner == owner, DOCUMENT.c.id == document_id)
-        with self._db.begin() as db:
-            return db.execute(query).scalar()
+    def original(self, document_id: str) -> Iterator[bytes]:
+        """The bytes of a document that the caller may see, in pieces."""
+        return pieces.read(self._db.engine, ORIGINAL, document_id)
 
     def delete_document(self, owner: str, document_id: str) -> bool:
         where = (DOCUMENT.c.owner == owner, DOCUMENT.c.id == document_id)
         with self._db.begin() as db:
             return db.execute(delete(DOCUMENT).where(*where)).rowcount > 0
+
+    def read_again(self, owner: str, document_id: str, splitting: Splitting) -> bool:
+        """Queue it anew. Whether there is one."""
+        where = (DOCUMENT.c.owner == owner, DOCUMENT.c.id == document_id)
+        cut = {"chunk_size": splitting.size, "chunk_overlap": splitting.overlap}
+        with self._db.begin() as db:
+            return db.execute(update(DOCUMENT).where(*where).values(**QUEUED, **cut)).rowcount > 0
 
     def cancel(self, owner: str, *, document_id: str = "", job_id: str = "") -> None:
         """What of it is not over will not be read."""
@@ -165,7 +186,7 @@ class KnowledgeStore:
         leaves each its own."""
         where = (DOCUMENT.c.owner == owner, DOCUMENT.c.base_id == job.base_id)
         with self._db.begin() as db:
-            values = {"status": "queued", "job_id": job.id, "error": "", "done": 0.0, "reader": ""}
+            values: dict[str, Any] = {**QUEUED, "job_id": job.id}
             if splitting is not None:
                 values |= {"chunk_size": splitting.size, "chunk_overlap": splitting.overlap}
             total = db.execute(update(DOCUMENT).where(*where).values(**values)).rowcount
@@ -266,11 +287,6 @@ class KnowledgeStore:
         values = {"status": "failed" if error else "ready", "error": error, "reader": ""}
         with self._db.begin() as db:
             return self._ours(db, document, reader, values | ({} if error else {"done": 1.0}))
-
-    def data(self, document: Document) -> bytes | None:
-        with self._db.begin() as db:
-            where = ORIGINAL.c.id == document.id
-            return db.execute(select(ORIGINAL.c.data).where(where)).scalar()
 
     def model_of(self, base_id: str) -> str:
         with self._db.begin() as db:

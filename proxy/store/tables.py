@@ -30,6 +30,12 @@ def _of(table: str) -> ForeignKey:
     return ForeignKey(f"{table}.id", ondelete="CASCADE")
 
 
+def _pieces() -> tuple[Column[Any], ...]:
+    """See `pieces`."""
+    number = Column("number", Integer, primary_key=True, autoincrement=False)
+    return number, Column("data", LargeBinary, nullable=False)
+
+
 BASE = Table(
     "knowledge_base",
     metadata,
@@ -62,10 +68,7 @@ DOCUMENT = Table(
     Column("beat", Float, nullable=False),
 )
 ORIGINAL = Table(
-    "document_original",
-    metadata,
-    _text("id", _of("document"), primary_key=True),
-    Column("data", LargeBinary, nullable=False),
+    "document_piece", metadata, _text("document_id", _of("document"), primary_key=True), *_pieces()
 )
 CHUNK = Table(
     "chunk",
@@ -135,11 +138,10 @@ FILES = Table(
     Column("expires", Float),
 )
 CONTENTS = Table(
-    "openai_file_content",
+    "openai_file_piece",
     metadata,
     _text("file_id", ForeignKey("openai_file.file_id", ondelete="CASCADE"), primary_key=True),
-    _text("owner"),
-    Column("data", LargeBinary, nullable=False),
+    *_pieces(),
 )
 KEPT = Table(
     "openai_vector_store",

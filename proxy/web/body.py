@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
 import msgspec
 
 from ..errors import BadRequest, BodyTooLarge
 
 Environ = MutableMapping[str, Any]
+PIECE = 256 << 10  # bytes
 
 
 class WrongType(BadRequest):
@@ -32,7 +34,7 @@ def read(environ: Environ, limit: int) -> bytes:
         except ValueError:
             raise BadRequest("Content-Length is no number") from None
         if length > limit:
-            _hang_up(environ)
+            hang_up(environ)
             raise BodyTooLarge(f"the body has {length} bytes, {limit} are allowed")
         data: bytes = stream.read(length)
         if len(data) < length:
@@ -42,12 +44,37 @@ def read(environ: Environ, limit: int) -> bytes:
         return b""
     data = stream.read(limit + 1)
     if len(data) > limit:
-        _hang_up(environ)
+        hang_up(environ)
         raise BodyTooLarge(f"the body is longer than {limit} bytes")
     return data
 
 
-def _hang_up(environ: Environ) -> None:
+def spooled(environ: Environ, limit: int) -> IO[bytes]:
+    """As `read`, for what is not to be in memory whole."""
+    said = environ.get("CONTENT_LENGTH")
+    if said and (not said.isdigit() or int(said) > limit):
+        read(environ, limit)  # raises
+    length = int(said) if said else limit + 1 if environ.get("wsgi.input_terminated") else 0
+    stream = environ["wsgi.input"]
+    file = unnamed()
+    left = length
+    while left > 0 and (data := stream.read(min(left, PIECE))):
+        left -= file.write(data)
+    if said and left > 0:
+        raise BadRequest("the body broke off")
+    if not said and file.tell() > limit:
+        hang_up(environ)
+        raise BodyTooLarge(f"the body is longer than {limit} bytes")
+    file.seek(0)
+    return file
+
+
+def unnamed() -> IO[bytes]:
+    """A file without a name, on a disk only where it is large."""
+    return SpooledTemporaryFile(max_size=PIECE)
+
+
+def hang_up(environ: Environ) -> None:
     """Take no more of what the client is still sending: the server would read it all otherwise,
     to find the next request."""
     sock = environ.get("gunicorn.socket")

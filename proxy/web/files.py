@@ -22,13 +22,15 @@ blueprint = Blueprint("files", __name__)
 @blueprint.post("/files")
 def upload() -> Response:
     def view(here: Services, record: Record) -> Any:
-        form = read_form(request.environ, here.settings.max_body)
-        sent = next((one for one in form.files if one.field == "file"), None)
-        asked = files.parse(form.fields, None if sent is None else sent.name)
-        assert sent is not None, "parse refuses a form without one"
-        return files.reply(
-            opened(here).upload(record.key, asked.filename, asked.purpose, sent.data, asked.lasts)
-        )
+        bounds = here.settings.max_document, here.settings.max_body
+        with read_form(request.environ, *bounds) as form:
+            sent = next((one for one in form.files if one.field == "file"), None)
+            asked = files.parse(form.fields, None if sent is None else sent.name)
+            assert sent is not None, "parse refuses a form without one"
+            kept = opened(here).upload(
+                record.key, asked.filename, asked.purpose, sent.data, asked.lasts
+            )
+        return files.reply(kept)
 
     return plain(view)
 
@@ -70,11 +72,12 @@ def content(key: str) -> Response:
     record = Record(request.environ)
     try:
         record.key = here.keys.check(request.environ)
-        data = opened(here).content(record.key, key)
+        file, data = opened(here).content(record.key, key)
     except GatewayError as error:
         return refuse(error, openai.error, record)
     headers = [
         *record.headers(),
+        ("Content-Length", str(file.size)),
         ("Content-Disposition", "attachment"),
         ("X-Content-Type-Options", "nosniff"),
     ]

@@ -1,59 +1,90 @@
 """Reading an uploaded form: its fields and its files, bounded.
 
-A file's name is what the client says, a text like any other: it is never a path here. Nothing is
-written to a disk on the way; what is too large is refused before it is in memory.
+A file's name is what the client says, a text like any other: it is never a path here. Its bytes go
+to a file without a name as they come, so they are never all in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import BytesIO
-from typing import NamedTuple
+from io import SEEK_END
+from typing import IO, NamedTuple
 
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 from ..errors import BadRequest, BodyTooLarge
-from .body import Environ
+from .body import Environ, hang_up, unnamed
 
 MAX_PARTS = 1000
 MAX_NAME = 255
+FRAME = 1 << 20  # bytes of a form beside its files' and its long fields'
 
 
 class File(NamedTuple):
-    """`field` is the form's name for it."""
+    """`field` is the form's name for it; `data` is read from its beginning."""
 
     field: str
     name: str
-    data: bytes
+    data: IO[bytes]
 
 
 class Form(NamedTuple):
+    """To be used in a `with`, whose end closes the files."""
+
     fields: Mapping[str, str]
     files: tuple[File, ...]
 
+    def __enter__(self) -> Form:
+        return self
 
-def read_form(environ: Environ, limit: int) -> Form:
-    """A request's form, of `limit` bytes at most, files included. Raises BadRequest,
-    BodyTooLarge."""
+    def __exit__(self, *error: object) -> None:
+        for one in self.files:
+            one.data.close()
+
+
+def read_form(environ: Environ, documents: int, fields: int) -> Form:
+    """A request's form: its files have `documents` bytes at most, all together, its fields `fields`
+    bytes. Raises BadRequest, BodyTooLarge."""
+    opened: list[IO[bytes]] = []
+
+    def place(*_: object, **__: object) -> IO[bytes]:
+        opened.append(unnamed())
+        return opened[-1]
+
     parser = FormDataParser(
-        stream_factory=lambda *_, **__: BytesIO(),
-        max_form_memory_size=limit,
-        max_content_length=limit,
+        stream_factory=place,
+        max_form_memory_size=max(fields, FRAME),  # it counts what it has read of files, too
+        max_content_length=max(documents, fields) + FRAME,
         max_form_parts=MAX_PARTS,
     )
     try:
-        _, fields, found = parser.parse_from_environ(dict(environ))
-        files = [
-            File(field, _name(one.filename), one.stream.read())
-            for field, many in found.lists()
+        _, found, sent = parser.parse_from_environ(dict(environ))
+        files = tuple(
+            File(field, _name(one.filename), one.stream)
+            for field, many in sent.lists()
             for one in many
-        ]
-    except RequestEntityTooLarge:
-        raise BodyTooLarge(f"the form is longer than {limit} bytes") from None
-    except HTTPException as error:
-        raise BadRequest(error.description or "the form is not understood") from None
-    return Form(fields.to_dict(), tuple(files))
+        )
+        told = sum(len(value) for many in found.listvalues() for value in many)
+        if told > fields or sum(_size(one.data) for one in files) > documents:
+            raise RequestEntityTooLarge
+    except Exception as error:
+        for one in opened:
+            one.close()
+        if isinstance(error, RequestEntityTooLarge):
+            hang_up(environ)
+            bounds = f"{documents} bytes of files, and {fields} of other fields"
+            raise BodyTooLarge(f"a form may have {bounds}") from None
+        if isinstance(error, HTTPException):
+            raise BadRequest(error.description or "the form is not understood") from None
+        raise
+    return Form(found.to_dict(), files)
+
+
+def _size(file: IO[bytes]) -> int:
+    size = file.seek(0, SEEK_END)
+    file.seek(0)
+    return size
 
 
 def _name(value: str | None) -> str:

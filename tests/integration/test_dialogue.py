@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import msgspec
@@ -246,7 +247,9 @@ def test_a_search_in_files_cites_the_file(here: Services) -> None:
     base, _ = stores.create("key-1", "harbour", "", {}, None)
     ids = {}
     for name in ("tide", "fee"):
-        file = stores.upload("key-1", f"{name}.txt", "assistants", FACTS[name].encode(), None)
+        file = stores.upload(
+            "key-1", f"{name}.txt", "assistants", BytesIO(FACTS[name].encode()), None
+        )
         ids[name] = file.file_id
         stores.attach("key-1", base.id, file.file_id, {"of": name}, 800, 400, auto=True)
     wait_until(

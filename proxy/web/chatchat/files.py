@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request
 from ...core.invalid import Invalid
 from ...dialects.chatchat import bases, reply
 from ...errors import GatewayError
-from ..form import read_form
+from ..form import Form, read_form
 from ..observe import Record
 from ..reply import Reply
 from ..services import Services, services
@@ -37,15 +37,15 @@ def listed() -> Response:
 @blueprint.post("/upload_docs")
 def upload() -> Response:
     def view(here: Services, record: Record) -> Any:
-        form = read_form(request.environ, here.settings.max_body)
-        wanted = bases.upload(form.fields)
-        shelf = Library(here, record.key).shelf(wanted.base)
-        uploads = [Upload(one.name, one.data) for one in form.files]
-        failed = shelf.add(
-            [one for one in uploads if one.name not in wanted.pieces],
-            wanted.cut,
-            replace=wanted.override,
-        )
+        with _form(here) as form:
+            wanted = bases.upload(form.fields)
+            shelf = Library(here, record.key).shelf(wanted.base)
+            uploads = [Upload(one.name, one.data) for one in form.files]
+            failed = shelf.add(
+                [one for one in uploads if one.name not in wanted.pieces],
+                wanted.cut,
+                replace=wanted.override,
+            )
         failed += shelf.write(wanted.pieces)
         if not wanted.indexed:
             shelf.hide(one.name for one in uploads)
@@ -57,11 +57,11 @@ def upload() -> Response:
 @blueprint.post("/upload_temp_docs")
 def upload_temporary() -> Response:
     def view(here: Services, record: Record) -> Any:
-        form = read_form(request.environ, here.settings.max_body)
-        wanted = bases.temporary(form.fields)
-        shelf = Library(here, record.key).temporary(wanted.base)
-        uploads = [Upload(one.name, one.data) for one in form.files]
-        failed = shelf.add(uploads, wanted.cut, replace=True)
+        with _form(here) as form:
+            wanted = bases.temporary(form.fields)
+            shelf = Library(here, record.key).temporary(wanted.base)
+            uploads = [Upload(one.name, one.data) for one in form.files]
+            failed = shelf.add(uploads, wanted.cut, replace=True)
         return reply.ok({"id": shelf.id, "failed_files": [{name: why} for name, why in failed]})
 
     return plain(view)
@@ -97,14 +97,24 @@ def download() -> Response:
     record = Record(request.environ)
     try:
         record.key = owner(here, request.environ)
-        name, data = Library(here, record.key).shelf(_asked_base()).original(_asked("file_name"))
+        shelf = Library(here, record.key).shelf(_asked_base())
+        name, size, data = shelf.original(_asked("file_name"))
     except (GatewayError, Invalid) as error:
         return refused(error, record)
     kind = SHOWN.get(name.rpartition(".")[2].lower(), "")
     shown = kind and request.args.get("preview", "").lower() in ("true", "1")
     disposition = f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{quote(name, safe='')}"
-    headers = [*record.headers(), ("Content-Disposition", disposition), *SAFE]
+    headers = [
+        *record.headers(),
+        ("Content-Length", str(size)),
+        ("Content-Disposition", disposition),
+        *SAFE,
+    ]
     return Reply(data, kind if shown else "application/octet-stream", headers)
+
+
+def _form(here: Services) -> Form:
+    return read_form(request.environ, here.settings.max_document, here.settings.max_body)
 
 
 def _asked_base() -> str:

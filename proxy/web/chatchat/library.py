@@ -8,8 +8,9 @@ its client searches as soon as an upload is answered.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BytesIO
+from typing import IO, NamedTuple
 
 from ...dialects.chatchat import bases
 from ...errors import Forbidden, GatewayError, NotFound
@@ -28,7 +29,7 @@ Failures = list[tuple[str, str]]  # names and reasons
 
 class Upload(NamedTuple):
     name: str
-    data: bytes
+    data: IO[bytes]
 
 
 class Library:
@@ -111,10 +112,11 @@ class Shelf:
         """An empty text takes the chunk away. Raises NotFound."""
         self._knowledge.edit_chunk(self._owner, chunk_id, text)
 
-    def original(self, name: str) -> tuple[str, bytes]:
-        """A file's name and its bytes. Raises NotFound."""
+    def original(self, name: str) -> tuple[str, int, Iterator[bytes]]:
+        """A file's name, how many bytes it has, and these, in pieces. Raises NotFound."""
         document = self._document(name)
-        return document.filename, self._knowledge.original(self._owner, document.id)
+        data = self._knowledge.original(self._owner, document.id)
+        return document.filename, document.size, data
 
     # each of these goes on with the next file when one fails
 
@@ -136,7 +138,10 @@ class Shelf:
         began: list[Document] = []
 
         def one(name: str) -> None:
-            began.append(self._add(Upload(*self.original(name)), cut, replace=True))
+            document = self._document(name)
+            began.append(
+                self._knowledge.read_again(self._owner, self.id, document.id, _splitting(cut))
+            )
 
         return _each(names, one) + self._read(began)
 
@@ -149,7 +154,7 @@ class Shelf:
                 raise Taken(f"chunks can be handed in for {' and '.join(WRITTEN)} files alone")
             texts = pieces[name]
             longest = max(map(len, texts), default=1)
-            data = "\n\n".join(texts).encode()
+            data = BytesIO("\n\n".join(texts).encode())
             began.append(self._add(Upload(name, data), bases.Cut(longest, 0), replace=True))
 
         return _each(pieces, one) + self._read(began)

@@ -51,16 +51,16 @@ def add(conversation: str) -> Response:
     knowledge, store, owner = _parts()
     known = store.get(owner, conversation)
     name = request.args.get("name", "")
-    data = body.read(request.environ, services().settings.max_document)
     base = known.settings.get(SETTING)
-    try:
-        if not base:
-            raise NotFound("there is no file yet")
-        document = knowledge.add(owner, str(base), name, data, replace=True)
-    except NotFound:  # or its time is over
-        base = knowledge.create(owner, "", temporary=True).id
-        store.change(owner, known.id, settings={**known.settings, SETTING: base})
-        document = knowledge.add(owner, base, name, data)
+    with body.spooled(request.environ, services().settings.max_document) as data:
+        try:
+            if not base:
+                raise NotFound("there is no file yet")
+            document = knowledge.add(owner, str(base), name, data, replace=True)
+        except NotFound:  # or its time is over
+            base = knowledge.create(owner, "", temporary=True).id
+            store.change(owner, known.id, settings={**known.settings, SETTING: base})
+            document = knowledge.add(owner, base, name, data)
     return _json(document, 201)
 
 

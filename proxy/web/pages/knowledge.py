@@ -98,9 +98,9 @@ def add(base: str) -> Response:
     if not name:
         raise Invalid("name", "must not be empty")
     knowledge = _knowledge()  # before megabytes are read
-    data = body.read(request.environ, services().settings.max_document)
     replace = request.args.get("replace") == "1"
-    return _json(knowledge.add(_owner(), base, name, data, replace=replace), 201)
+    with body.spooled(request.environ, services().settings.max_document) as data:
+        return _json(knowledge.add(_owner(), base, name, data, replace=replace), 201)
 
 
 @blueprint.delete(f"{API}/<base>/documents/<document>")
@@ -113,11 +113,14 @@ def remove(base: str, document: str) -> Response:
 def original(base: str, document: str) -> Response:
     """As a download, whatever it is: never shown as a page of ours."""
     knowledge = _knowledge()
-    name = knowledge.document(_owner(), base, document).filename
+    found = knowledge.document(_owner(), base, document)
     response = make_response(knowledge.original(_owner(), document))
+    response.content_length = found.size
     response.mimetype = "application/octet-stream"
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    response.headers["Content-Disposition"] = (
+        f"attachment; filename*=UTF-8''{quote(found.filename, safe='')}"
+    )
     return response
 
 

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("pypdfium2", reason="the extra `knowledge` is not installed")
 pytest.importorskip("markitdown", reason="the extra `knowledge` is not installed")
 
-from proxy.knowledge.extract import Unreadable, read
+from proxy.knowledge.extract import AT_ONCE, Unreadable, read
 from proxy.knowledge.kinds import kind
 from tests.documents import docx, epub, pdf, pptx, xlsx
 
@@ -36,7 +36,7 @@ PLACED = [
 
 def found(name: str, data: bytes, said: str) -> str:
     """The place of what is said."""
-    sections = [one for _, one in read(kind(name), name.rpartition(".")[2], data)]
+    sections = [one for _, one in read(kind(name), name.rpartition(".")[2], io.BytesIO(data))]
     (place,) = (one.place for one in sections if said in one.text)
     return place
 
@@ -53,6 +53,13 @@ def test_chinese_is_read_in_every_encoding() -> None:
         assert found("a.txt", "斑马在跑。".encode(encoding), "斑马在跑。") == "line 1"
     assert found("a.pdf", pdf("斑马在跑。"), "斑马在跑。") == "page 1"
     assert found("a.docx", docx("斑马在跑。"), "斑马在跑。") == ""
+
+
+def test_pages_of_a_long_pdf_come_once_and_in_their_order() -> None:
+    data = pdf(*[f"This is {number}." for number in range(AT_ONCE * 2 + 5)])
+    pages = list(read("pdf", "pdf", io.BytesIO(data)))
+    assert [one.text for _, one in pages] == [f"This is {n}." for n in range(len(pages))]
+    assert len(pages) == AT_ONCE * 2 + 5 and pages[-1][0] == 1.0
 
 
 def bomb() -> bytes:
@@ -76,7 +83,7 @@ def bomb() -> bytes:
 )
 def test_what_cannot_be_read_says_why(name: str, data: bytes, why: str) -> None:
     with pytest.raises(Unreadable) as failed:
-        list(read(kind(name), name.rpartition(".")[2], data))
+        list(read(kind(name), name.rpartition(".")[2], io.BytesIO(data)))
     assert str(failed.value) == why
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ def store(tmp_path: Path) -> Iterator[KnowledgeStore]:
     rows = KnowledgeStore(database)
     rows.add_base("me", Base("vs_1", "n", created=1.0))
     for number, name in enumerate(("done", "open")):
-        rows.add_document("me", Document(name, "vs_1", f"{name}.txt", 1, created=number), b"x")
+        rows.add_document(
+            "me", Document(name, "vs_1", f"{name}.txt", 1, created=number), BytesIO(b"x")
+        )
         claimed = rows.claim("reader", 1.0, 0.0)
         assert claimed is not None and claimed[1].id == name
         chunks = [

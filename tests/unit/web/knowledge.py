@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 from msgspec.structs import replace
 
@@ -64,7 +65,7 @@ class InMemory:
         owner: str,
         base_id: str,
         filename: str,
-        data: bytes,
+        data: bytes | IO[bytes],
         splitting: Splitting | None = None,
         replace: bool = False,
     ) -> Document:
@@ -73,6 +74,7 @@ class InMemory:
             if one.filename == filename and replace:
                 self.remove(owner, base.id, one.id)
         cut = splitting or Splitting()
+        data = data if isinstance(data, bytes) else data.read()
         broken = data.startswith(BROKEN)
         document = Document(
             self._id("doc"),
@@ -102,8 +104,15 @@ class InMemory:
         del self._documents[document_id], self._data[document_id]
         self._chunks = {k: c for k, c in self._chunks.items() if c.document_id != document_id}
 
-    def original(self, owner: str, document_id: str) -> bytes:
-        return self._data[document_id]
+    def original(self, owner: str, document_id: str) -> Iterator[bytes]:
+        return iter([self._data[document_id]])
+
+    def read_again(
+        self, owner: str, base_id: str, document_id: str, splitting: Splitting
+    ) -> Document:
+        old = self.document(owner, base_id, document_id)
+        data = self._data[document_id]
+        return self.add(owner, base_id, old.filename, data, splitting, replace=True)
 
     def chunks(self, owner: str, document_id: str) -> tuple[Chunk, ...]:
         return tuple(one for one in self._chunks.values() if one.document_id == document_id)

@@ -13,17 +13,32 @@ from proxy.web.form import Form, read_form
 
 
 def read(limit: int = 10_000, **request: Any) -> Form:
-    return read_form(EnvironBuilder(method="POST", **request).get_environ(), limit)
+    return read_form(EnvironBuilder(method="POST", **request).get_environ(), limit, limit)
 
 
 def test_fields_and_files_in_their_order() -> None:
     data = {"a": "1", "files": [(BytesIO(b"one"), "一.txt"), (BytesIO(b"two"), "../../two")]}
     form = read(data=data)
     assert form.fields == {"a": "1"}
-    assert [(f.field, f.name, f.data) for f in form.files] == [
-        ("files", "一.txt", b"one"),
-        ("files", "../../two", b"two"),
-    ]
+    with form:
+        assert [(f.field, f.name, f.data.read()) for f in form.files] == [
+            ("files", "一.txt", b"one"),
+            ("files", "../../two", b"two"),
+        ]
+    assert all(f.data.closed for f in form.files)
+
+
+def test_files_and_fields_have_bounds_of_their_own() -> None:
+    def both(documents: int, fields: int) -> Form:
+        data = {"a": "x" * 10, "file": (BytesIO(b"x" * 5000), "a.txt")}
+        environ = EnvironBuilder(method="POST", data=data).get_environ()
+        return read_form(environ, documents, fields)
+
+    with both(5000, 10) as form:
+        assert len(form.files[0].data.read()) == 5000
+    for bounds in ((4999, 10), (5000, 9)):
+        with pytest.raises(BodyTooLarge):
+            both(*bounds)
 
 
 def part(disposition: str, data: bytes) -> dict[str, Any]:
