@@ -40,6 +40,7 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_ollama_generate": ("Ollama", "/api/generate, raw and not", "ollama"),
     "test_ollama_schema_and_tools": ("Ollama", "format as schema, tools", "ollama"),
     "test_ollama_tells_what_is_served": ("Ollama", "tags, ps, show, errors", "ollama"),
+    "test_open_webui_speaks_to_it": ("Ollama, OpenAI", "three connections", "Open WebUI"),
     "test_ollama_asynchronous": ("Ollama", "asynchronous", "ollama"),
     "test_responses_whole_streamed_and_kept": ("Responses", "whole, streamed, kept", "openai"),
     "test_responses_continue_one_another": ("Responses", "previous_response_id", "openai"),

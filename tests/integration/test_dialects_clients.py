@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import anthropic
@@ -17,6 +18,7 @@ from pydantic import BaseModel, Field
 from tools import made_up_chatglm
 from tools.processes import Gateway, ModelServer
 
+CASES = Path(__file__).parents[1] / "cases"
 ASK = "Hello there, 你好 🚀"
 USER: Any = [{"role": "user", "content": ASK}]
 LONG: Any = [{"role": "user", "content": "word " * 9000}]
@@ -234,6 +236,34 @@ def test_ollama_tells_what_is_served(llama: ollama.Client, address: str) -> None
             wrong()
         assert caught.value.status_code in (400, 404)
         assert caught.value.error
+
+
+OPEN_WEBUI = {
+    "openai_chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "ollama_chat": "/api/chat",
+}
+
+
+def test_open_webui_speaks_to_it(address: str, request: pytest.FixtureRequest) -> None:
+    """Bodies as Open WebUI 0.12 sends them through each of its kinds of connection: an
+    administrator's parameters, tools and what one gave back, streamed. Images have a test of their
+    own; chatglm_cpp refuses a seed and JSON."""
+    for case, path in OPEN_WEBUI.items():
+        body = json.loads((CASES / case / "open_webui.json").read_text("utf-8"))["body"]
+        for said in body.get("messages") or body["input"]:
+            said.pop("images", None)
+            if said.get("role") == "user":
+                said["content"] = ASK
+        if request.node.callspec.params["address"] == "chatglm_cpp":
+            for options in (body, body.get("options", {})):
+                options.pop("seed", None)
+                options.pop("format", None)
+        answer = post(address, path, body)
+        assert answer.status_code == 200, answer.text
+        assert '"error":{' not in answer.text and '"error":"' not in answer.text
+        last = '"done":true' if case == "ollama_chat" else '"finish_reason":"'
+        assert (last if case != "responses" else '"usage":{"input') in answer.text
 
 
 def test_ollama_asynchronous(address: str) -> None:
