@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -15,6 +15,7 @@ from proxy.backends.registry import Backend
 from proxy.cancel import Cancel
 from proxy.config import Settings
 from proxy.core.events import Batch, Finished, Started, TextDelta
+from proxy.core.order import Order
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import BackendDown, GatewayError
@@ -99,6 +100,15 @@ def make_app(*drivers: ScriptedDriver, **settings: object) -> Flask:
 def services_of(app: Flask) -> Services:
     found: Services = app.extensions[EXTENSION]
     return found
+
+
+def checked(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, their order looked at as the gateway does."""
+    order = Order()
+    for batch in batches:
+        order.see(batch)
+        yield batch
+    order.end()
 
 
 def client(*drivers: ScriptedDriver, **settings: object) -> FlaskClient:

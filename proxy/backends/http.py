@@ -105,16 +105,17 @@ class Exchange:
         `gather`, what came within so many seconds, or until the end.
 
         Raises Cancelled, BackendDown, UpstreamFault (the answer broke off or is no HTTP)."""
+        body = self._body
         end = time.monotonic() + gather if gather else 0.0
-        while not self._body and not self._complete:
+        while not body and not self._complete:
             if not self._fill():
                 return None
         if gather:
             with contextlib.suppress(GatewayError):  # the next read meets it again
                 while not self._complete and (left := end - time.monotonic()) > 0:
                     self._fill(left)
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
         if self._complete:
             self._release()
         return data

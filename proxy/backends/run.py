@@ -117,10 +117,7 @@ class Run:
             return any(self._event(payload, batch) for payload in payloads)
         if len(payloads) == 1:
             chunk = servercpp.chunk(payloads[0])
-            if chunk.stop or chunk.error is not None or chunk.prompt_progress is not None:
-                return self._take(chunk, batch)
-            self._text([chunk], batch)
-            return False
+            return self._take(chunk, batch)
         chunks = servercpp.chunks(payloads)
         for i, chunk in enumerate(chunks):
             if chunk.stop or chunk.error is not None or chunk.prompt_progress is not None:

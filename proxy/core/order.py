@@ -1,35 +1,38 @@
 """The order of events, checked once, in the middle, so that no encoder has to.
 
-Started (TextDelta | ReasoningDelta | ToolCallDelta | Progress)* (Finished | Failed)
+Started (TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress)* (Finished | Failed)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
-from .events import Batch, Failed, Finished, Started, TextDelta
+from .events import Batch, Failed, Finished, Started
 
 
 class OrderError(AssertionError):
     """A driver or filter broke the grammar of events: a defect of ours, not of a client."""
 
 
-def checked(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Pass batches on; raise OrderError at the first event out of place, or at an end without
-    a terminal event."""
-    begun = ended = False
-    for batch in batches:
-        if begun and not ended and len(batch) == 1 and type(batch[0]) is TextDelta:
-            yield batch  # nearly all are this
-            continue
+class Order:
+    """Of one stream. `flows`: it has begun and is not over, so any delta may come next."""
+
+    __slots__ = ("_begun", "_ended", "flows")
+
+    def __init__(self) -> None:
+        self._begun = self._ended = self.flows = False
+
+    def see(self, batch: Batch) -> None:
+        """Raises OrderError at the first event out of place."""
         for event in batch:
             kind = type(event)
-            if ended:
+            if self._ended:
                 raise OrderError(f"{kind.__name__} after the end")
-            if begun == (kind is Started):
-                raise OrderError(f"{kind.__name__} {'again' if begun else 'before Started'}")
-            begun = True
-            ended = kind is Finished or kind is Failed
-        yield batch
-    if not ended:
-        raise OrderError("the stream ended without Finished or Failed")
+            if self._begun == (kind is Started):
+                raise OrderError(f"{kind.__name__} {'again' if self._begun else 'before Started'}")
+            self._begun = True
+            self._ended = kind is Finished or kind is Failed
+        self.flows = self._begun and not self._ended
+
+    def end(self) -> None:
+        """Raises OrderError where the stream had no terminal event."""
+        if not self._ended:
+            raise OrderError("the stream ended without Finished or Failed")

@@ -17,8 +17,8 @@ import msgspec
 from ..backends.driver import MakesPrompts
 from ..backends.registry import Backend, Registry
 from ..cancel import Cancel
-from ..core.events import Batch, Failed, Finished
-from ..core.order import checked
+from ..core.events import Batch, Failed, Finished, TextDelta
+from ..core.order import Order
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import BadRequest, GatewayError, NoBackend
@@ -231,21 +231,24 @@ class Answer:
 
     def _guarded(self, number: int, task: Task) -> Iterator[Choice]:
         """One choice; what goes wrong becomes its last event."""
-        info, gateway = self.info, self._gateway
+        info, clock, began = self.info, self._gateway.clock, self._began
+        order = Order()
         try:
-            for batch in checked(
-                placed(gateway, task, self.model, self._began, self._cancel, info, self._caller)
+            for batch in placed(
+                self._gateway, task, self.model, began, self._cancel, info, self._caller
             ):
                 if batch:
-                    now = gateway.clock() - self._began
-                    if not info.first_token:
-                        info.first_token = now
-                    info.last_token = now
-                    last = batch[-1]
-                    if isinstance(last, Finished):
-                        info.usage += last.usage
-                        info.outcome = last.reason
+                    info.last_token = clock() - began
+                    # Nearly all are a piece of text in the middle of an answer.
+                    if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
+                        order.see(batch)
+                        info.first_token = info.first_token or info.last_token
+                        last = batch[-1]
+                        if type(last) is Finished:
+                            info.usage += last.usage
+                            info.outcome = last.reason
                 yield number, batch
+            order.end()
         except GatewayError as error:
             info.outcome = error.code or error.type
             yield number, [Failed(error)]

@@ -93,21 +93,21 @@ class Answering:
 
     def _answer(self) -> Iterator[Batch]:
         """The events of one try."""
-        task, request = self._task, self._task.request
-        way = Way(task, self._manner, self.usage)
-        echo = request.echo
-        for batch in self._runs(way):
-            if batch and echo:
-                batch.insert(1, TextDelta(self._text_of_prompt()))
-                echo = False
-            yield batch
-            if way.ended:
-                return
+        batches = self._runs(Way(self._task, self._manner, self.usage))
+        if self._task.request.echo:
+            for batch in batches:
+                if batch:
+                    batch.insert(1, TextDelta(self._text_of_prompt()))
+                    yield batch
+                    break
+                yield batch
+        yield from batches
 
     def _runs(self, way: Way) -> Iterator[Batch]:
         begun = False
         while True:
-            for batch in self._patient() if self._later else self._run:
+            run = iter(self._patient() if self._later else self._run)
+            for batch in run:
                 if batch:
                     if begun and type(batch[0]) is Started:
                         del batch[0]  # of a run that is not the first
@@ -119,6 +119,9 @@ class Answering:
                     yield out
                 if way.turn is not None or way.ended:
                     break
+                if begun and way.idle and not (self._later or self._wasted):
+                    yield from run  # all the rest as it comes
+                    return
             if way.turn is None:
                 return
             after = self._turned(way)

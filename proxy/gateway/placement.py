@@ -61,9 +61,12 @@ def placed(
             info.warnings = task.request.warnings + warnings(task, seat.caps) + notices
             info.placed = gateway.clock() - began
             run = Answering(fitted, seat, seat.caps, -1, cancel, gateway.manner)
-            for batch in run:
-                begun = begun or bool(batch)
+            batches = iter(run)
+            for batch in batches:
+                begun = bool(batch)
                 yield batch
+                if begun:
+                    yield from batches
             return
         except NoBackend:
             if reason is None:

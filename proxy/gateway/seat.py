@@ -280,7 +280,9 @@ class _Course:
             flowing = False
             try:
                 for batch in self._run:
-                    if batch:
+                    if flowing and len(batch) == 1 and type(batch[0]) is TextDelta:
+                        self._text.append(batch[0].text)
+                    elif batch:
                         if not flowing:
                             flowing = True
                             self._seat.flows(self._run)
@@ -297,9 +299,6 @@ class _Course:
 
     def _noted(self, batch: Batch, begun: bool) -> Batch:
         """Remember what came; after a change of backends the stream has begun already."""
-        if len(batch) == 1 and type(batch[0]) is TextDelta:
-            self._text.append(batch[0].text)
-            return batch
         if begun and isinstance(batch[0], Started):
             batch = batch[1:]
         self._text += [event.text for event in batch if isinstance(event, TextDelta)]

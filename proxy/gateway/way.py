@@ -42,7 +42,8 @@ class Turn(Struct, frozen=True):
 
 
 class Way:
-    """The stages of one try, and where they ask for another run."""
+    """The stages of one try, and where they ask for another run. `idle`: there is nothing more to
+    do with what comes."""
 
     def __init__(self, task: Task, manner: Manner, usage: Callable[[], Usage]) -> None:
         self.turn: Turn | None = None
@@ -74,7 +75,7 @@ class Way:
             self._rest.append(JudgeStage(judge, request.stop if output == "text" else ()))
         if reasoning == "none" or (reasoning == "raw" and self._thoughts is not None):
             self._rest.append(InlineStage())
-        self._idle = self._has_nothing_to_do()
+        self.idle = self._has_nothing_to_do()
 
     def _has_nothing_to_do(self) -> bool:
         """Whether all that comes from here on goes through as it is."""
@@ -82,7 +83,7 @@ class Way:
         return not (stages or self._native or self._thinking)
 
     def feed(self, batch: Batch) -> Batch:
-        if self._idle:
+        if self.idle:
             return batch
         finished = batch[-1] if batch and isinstance(batch[-1], Finished) else None
         thoughts, calls = self._thoughts, self._calls
@@ -103,7 +104,7 @@ class Way:
                 return self._through(batch)
             if thoughts.passes and not self._deferred:
                 self._thoughts = None
-                self._idle = self._has_nothing_to_do()
+                self.idle = self._has_nothing_to_do()
         elif self._native:
             self._thinking += sum(isinstance(e, ReasoningDelta) for e in batch)
         if calls is not None:

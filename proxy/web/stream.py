@@ -65,17 +65,17 @@ class StreamBody:
     def _encode(self) -> Iterator[bytes]:
         encode = self._encoder.encode
         for choice, batch in self._answer:
-            if batch and type(batch[-1]) is Failed:
-                error = batch[-1].error
+            if not batch and self._answer.info.place and self._comments:
+                yield b": queue place %d\n\n" % self._answer.info.place
+                continue
+            if batch and type(last := batch[-1]) is Failed:
+                error = last.error
                 if isinstance(error, Cancelled):
                     return
                 assert isinstance(error, GatewayError)
                 before = encode(choice, batch[:-1]) if len(batch) > 1 else b""
                 yield before + self._encoder.fail(error)
                 return
-            if not batch and self._answer.info.place and self._comments:
-                yield b": queue place %d\n\n" % self._answer.info.place
-                continue
             data = encode(choice, batch)
             if data:
                 yield data

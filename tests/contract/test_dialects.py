@@ -19,7 +19,6 @@ from msgspec import Struct
 
 from proxy.core.events import Batch, Failed, Finished, Started, TextDelta
 from proxy.core.fold import fold
-from proxy.core.order import checked
 from proxy.core.request import CompletionRequest, Message
 from proxy.core.usage import Usage
 from proxy.dialects import (
@@ -39,6 +38,7 @@ from proxy.web.stream import StreamBody
 from tests.contract import ears
 from tests.contract.ears import Heard
 from tests.contract.scripts import SCRIPTS, Script
+from tests.fakes import checked
 
 STAMP = Stamp("id_0123", 1_700_000_000, "tiny", "fp", lambda: 0.25)
 ASKED = responses.parse({"input": "Hi", "model": "tiny"})

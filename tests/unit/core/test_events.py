@@ -17,10 +17,11 @@ from proxy.core.events import (
     ToolCallDelta,
 )
 from proxy.core.fold import fold
-from proxy.core.order import OrderError, checked
+from proxy.core.order import OrderError
 from proxy.core.request import ToolCall
 from proxy.core.usage import Usage
 from proxy.errors import UpstreamFault
+from tests.fakes import checked
 
 END = Finished("stop", Usage(3, 2, 1))
 

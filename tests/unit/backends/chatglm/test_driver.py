@@ -15,7 +15,6 @@ from proxy.backends.chatglm import supervisor
 from proxy.backends.chatglm.driver import ChatGLM
 from proxy.cancel import Cancel
 from proxy.core.events import Finished, Started, TextDelta
-from proxy.core.order import checked
 from proxy.core.request import CompletionRequest, Message, Tool
 from proxy.core.task import Task
 from proxy.core.usage import Usage
@@ -29,6 +28,7 @@ from proxy.errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from tests.fakes import checked
 from tests.unit.backends.chatglm.fakes import FakeHost, FakeModel
 
 PATIENCE = 20.0
