@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,7 +31,7 @@ from ..observe import Record
 
 if TYPE_CHECKING:
     from ...dialogue import Running
-    from ...store.conversations import ConversationStore, Message
+    from ...store.conversations import ConversationStore, Message, Status
     from ..services import Services
 
 MOST = 64  # answers written at once for pages
@@ -77,8 +77,8 @@ class Growing:
 class Answers:
     """Those that are written now, by the id of their message."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, most: int = MOST) -> None:
+        self._places = threading.Semaphore(most)
         self._growing: dict[str, Growing] = {}
 
     def get(self, owner: str, message_id: str) -> Growing | None:
@@ -89,16 +89,21 @@ class Answers:
         self,
         here: Services,
         store: ConversationStore,
-        message: Message,
+        keep: Callable[[], Message],
         request: DialogueRequest,
         caller: Caller,
         record: Record,
-    ) -> None:
-        """Write the answer into this message, from here on in a thread. Raises QueueFull."""
-        with self._lock:
-            if len(self._growing) >= MOST:
-                raise QueueFull("too many answers are being written", retry_after=5.0)
-            growing = self._growing[message.id] = Growing(request.owner)
+    ) -> Message:
+        """Write the answer into the message that `keep` gives, from here on in a thread. Raises
+        QueueFull, and then has kept nothing."""
+        if not self._places.acquire(blocking=False):
+            raise QueueFull("too many answers are being written", retry_after=5.0)
+        try:
+            message = keep()
+        except BaseException:
+            self._places.release()
+            raise
+        growing = self._growing[message.id] = Growing(request.owner)
         writer = _Writer(store, message.id, growing, record, request.kind)
 
         def work() -> None:
@@ -107,10 +112,19 @@ class Answers:
                 writer.write(lambda: here.dialogues.run(request, growing.cancel, caller))
             finally:
                 here.observer.end(record)
-                self._growing.pop(message.id, None)
-                growing.end()
+                over()
 
-        threading.Thread(target=work, name="answer", daemon=True).start()
+        def over() -> None:
+            self._growing.pop(message.id, None)
+            growing.end()
+            self._places.release()
+
+        try:
+            threading.Thread(target=work, name="answer", daemon=True).start()
+        except RuntimeError:  # the system gives no more of them
+            store.finish(message.id, "failed", {"kind": request.kind, "error": "too much is done"})
+            over()
+        return message
 
 
 class _Writer:
@@ -128,9 +142,9 @@ class _Writer:
         self._thought: list[str] = []
         self._flushed = 0.0
 
-    def write(self, run: Any) -> None:
+    def write(self, run: Callable[[], Running]) -> None:
         running: Running | None = None
-        status: Any = "failed"
+        status: Status = "failed"
         try:
             running = run()
             self._record.info = running.info
@@ -147,12 +161,18 @@ class _Writer:
             self._extra["error"] = "internal error"
             raise
         finally:
+            self._end(status, running)
+
+    def _end(self, status: Status, running: Running | None) -> None:
+        """Whatever happened: it must not grow for ever."""
+        if self._growing.cancel.cancelled:  # by who reads it: closing does so too
+            status = "stopped"
+        try:
             if running is not None:
                 running.close()
                 self._measure(running.info)
             self._flush()
-            if self._growing.cancel.cancelled:
-                status = "stopped"
+        finally:
             self._store.finish(self._id, status, self._extra)
             self._growing.tell({"type": "over", "status": status, "extra": self._extra})
 

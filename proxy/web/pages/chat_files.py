@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-from flask import Blueprint, Response, make_response, request
+from flask import Blueprint, Response, request
 
 from ...core.invalid import Invalid
 from ...errors import NotFound
 from .. import body
-from ..reply import Reply
 from ..services import services
-from . import guard
+from . import api, guard
 
 if TYPE_CHECKING:
-    from ...knowledge.service import Knowledge
-    from ...store.conversations import Conversation, ConversationStore
+    from ...store.conversations import Conversation
 
 blueprint = Blueprint("chat_files", __name__)
 guard.protect(blueprint)
@@ -36,19 +33,19 @@ def base_of(conversation: Conversation) -> str:
 @blueprint.get(API)
 def files(conversation: str) -> Response:
     """What was dropped into it, and how far it is read; nothing where that was too long ago."""
-    knowledge, store, owner = _parts()
+    knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
     base = store.get(owner, conversation).settings.get(SETTING)
     try:
         found = knowledge.documents(owner, base) if base else ()
     except NotFound:
         found = ()
-    return _json(found)
+    return api.json(found)
 
 
 @blueprint.post(API)
 def add(conversation: str) -> Response:
     """The body is the file, `?name=` its name; instead of one of the same name."""
-    knowledge, store, owner = _parts()
+    knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
     known = store.get(owner, conversation)
     name = request.args.get("name", "")
     base = known.settings.get(SETTING)
@@ -61,23 +58,11 @@ def add(conversation: str) -> Response:
             base = knowledge.create(owner, "", temporary=True).id
             store.change(owner, known.id, settings={**known.settings, SETTING: base})
             document = knowledge.add(owner, base, name, data)
-    return _json(document, 201)
+    return api.json(document, 201)
 
 
 @blueprint.delete(f"{API}/<document>")
 def remove(conversation: str, document: str) -> Response:
-    knowledge, store, owner = _parts()
+    knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
     knowledge.remove(owner, base_of(store.get(owner, conversation)), document)
-    return make_response("", 204)
-
-
-def _parts() -> tuple[Knowledge, ConversationStore, str]:
-    """Raises NotFound where the extra is not installed."""
-    here = services()
-    if here.knowledge is None or here.conversations is None:
-        raise NotFound("knowledge bases are not installed: pip install 'slotproxy[knowledge]'")
-    return here.knowledge, here.conversations, here.keys.check(request.environ)
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Reply(msgspec.json.encode(value), "application/json", [], status)
+    return api.done()

@@ -13,7 +13,10 @@ from flask.testing import FlaskClient
 
 from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.usage import Usage
-from proxy.errors import UpstreamFault
+from proxy.errors import GatewayError, QueueFull, UpstreamFault
+from proxy.store.conversations import ConversationStore
+from proxy.web.pages import chat
+from proxy.web.pages.answers import Answers
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
 
 API = "/pages/api/chat"
@@ -156,3 +159,56 @@ def test_a_conversation_is_exported(tmp_path: Path) -> None:
     assert text.headers["Content-Disposition"].startswith("attachment")
     whole = page.client.get(where, query_string={"as": "json"})
     assert [one["content"] for one in whole.json["messages"]] == ["Hi <b>you</b>", "Hello"]
+
+
+def test_an_answer_there_is_no_place_for_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Held()
+    page = Page(driver, tmp_path)
+    monkeypatch.setattr(chat, "_answers", Answers(most=1))
+    first = page.ask().json["answer"]["id"]
+    refused = page.ask(text="Once more")
+    assert (refused.status_code, refused.json["error"]["code"]) == (429, "queue_full")
+    assert [one["content"] for one in page.messages() if one["role"] == "user"] == ["Hi"]
+    driver.go_on.set()
+    page.over()
+    wait_until(lambda: page.client.get(f"{API}/answers/{first}/events").status_code == 404)
+    assert page.ask(text="Once more").status_code == 201
+
+
+def test_an_answer_the_queue_refuses_is_over_and_may_be_asked_again(tmp_path: Path) -> None:
+    driver = ScriptedDriver([QueueFull("the queue is full")])
+    page = Page(driver, tmp_path)
+    question = page.ask().json["question"]["id"]
+    answer = page.over()
+    assert (answer["status"], answer["extra"]["error"]) == ("failed", "the queue is full")
+    driver.script = say("Hello")
+    page.ask(text="", again=question)
+    assert page.over()["content"] == "Hello"
+
+
+def test_an_answer_no_thread_is_to_be_had_for_does_not_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(ScriptedDriver(say("Hello")), tmp_path)
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as now:
+        now.setattr(threading.Thread, "start", start)
+        assert page.ask().status_code == 201
+    assert page.messages()[-1]["status"] == "failed"
+
+
+def test_an_answer_that_cannot_be_written_down_does_not_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append(*_: Any) -> None:
+        raise GatewayError("the disk is full")
+
+    monkeypatch.setattr(ConversationStore, "append", append)
+    page = Page(ScriptedDriver(say("Hello")), tmp_path)
+    page.ask()
+    assert page.over()["status"] == "failed"

@@ -1,0 +1,56 @@
+"""What the chat page's settings say, as what a dialogue is asked. Raises Invalid for what they may
+not say, before anything of a question is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...core.invalid import Invalid
+from ...core.request import Message as Said
+from ...core.sampling import sampling
+from ...dialects import fields
+from ...dialogue import DialogueRequest
+from . import api
+
+if TYPE_CHECKING:
+    from ...store.conversations import Message
+
+KINDS = ("chat", "knowledge", "search", "agent")
+WHERE = "options."
+
+
+def said(branch: Sequence[Message]) -> list[Said]:
+    """A branch of a conversation as a model is told of it."""
+    return [Said(one.role, one.content) for one in branch if one.content]
+
+
+def read(
+    options: Mapping[str, Any], messages: Sequence[Said], owner: str, session: str
+) -> DialogueRequest:
+    """`options`: kind, model, system, base (its id), top_k, score_threshold, engine, max_tokens,
+    history (turns) and sampling by the names of llama.cpp; `messages` end with the question."""
+    kind = fields.text(options, "kind", "chat")
+    if kind not in KINDS:
+        raise Invalid("options.kind", f"must be one of {', '.join(KINDS)}")
+    messages = list(messages)
+    history = fields.integer(options, "history", 0, 1000, WHERE)
+    if history is not None:
+        messages = messages[-(2 * history + 1) :]
+    system = fields.text(options, "system").strip()
+    if system:
+        messages.insert(0, Said("system", system))
+    base = fields.text(options, "base")
+    return DialogueRequest(
+        kind=kind,  # type: ignore[arg-type]  # it was checked
+        messages=tuple(messages),
+        model=fields.text(options, "model"),
+        sampling=sampling(fields.mapping(options, "sampling", WHERE)),
+        max_tokens=fields.integer(options, "max_tokens", 1, 1 << 20, WHERE),
+        bases=(base,) if base else (),
+        top_k=fields.integer(options, "top_k", 1, 50, WHERE) or 3,
+        score_threshold=api.share(options, "score_threshold", WHERE),
+        engine=fields.text(options, "engine"),
+        owner=owner,
+        session=session,
+    )
