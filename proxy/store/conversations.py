@@ -196,10 +196,19 @@ class ConversationStore:
             db.execute(update(CONVERSATION).where(where).values(changed=now))
         return self.message(owner, str(values["id"]))
 
-    def append(self, message_id: str, content: str = "", reasoning: str = "") -> None:
-        """More of an answer that is growing. Its owner was asked for when it was added."""
-        values = {"content": MESSAGE.c.content + content}
-        values |= {"reasoning": MESSAGE.c.reasoning + reasoning}
+    def append(
+        self,
+        message_id: str,
+        content: str = "",
+        reasoning: str = "",
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """More of an answer that is growing; `extra` replaces what it had, None leaves that as it
+        is. Its owner was asked for when it was added."""
+        values: dict[str, Any] = {"content": MESSAGE.c.content + content}
+        values["reasoning"] = MESSAGE.c.reasoning + reasoning
+        if extra is not None:
+            values["extra"] = dict(extra)
         with self._db.begin() as db:
             db.execute(update(MESSAGE).where(MESSAGE.c.id == message_id).values(**values))
 

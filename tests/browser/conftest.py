@@ -16,7 +16,7 @@ import pytest
 
 from tools import browser as chromium
 from tools import made_up_model, servers
-from tools.processes import Gateway, ModelServer
+from tools.processes import Gateway, ModelServer, free_port
 
 playwright_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (make install)"
@@ -90,22 +90,30 @@ def site(start_site: Site) -> Gateway:
 
 
 @pytest.fixture(scope="session")
-def endless_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def endless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
     """One whose model has random weights: it babbles, and never ends by itself."""
     binary = servers.find("llama-2023")
     if binary is None:
         pytest.skip("llama-2023 is not there")
-    folder = tmp_path_factory.mktemp("endless")
-    server = ModelServer("llama-2023", binary, made_up_model.cached(), folder / "llama.log")
-    flags = ["--llama-api", server.url, "--slots", "2", "--data", str(folder / "data")]
-    gateway = Gateway(flags, folder / "gateway.log")
+    log = tmp_path_factory.mktemp("endless") / "llama.log"
+    server = ModelServer("llama-2023", binary, made_up_model.cached(), log)
     try:
         server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def endless_site(endless_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway of the test's own in front of that, which it may kill and start again."""
+    flags = ["--llama-api", endless_server.url, "--slots", "2", "--data", str(tmp_path / "data")]
+    gateway = Gateway(flags, tmp_path / "gateway.log", port=free_port())
+    try:
         gateway.start()
         yield gateway
     finally:
         gateway.kill()
-        server.kill()
 
 
 Open = Callable[..., Any]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +129,35 @@ def test_a_reload_and_stop_lose_nothing(endless_site: Gateway, visit: Open) -> N
     page.get_by_role("button", name="Stop").click()
     page.locator('.message.assistant[data-status="stopped"]').wait_for()
     assert len(said.inner_text()) >= len(before)
+
+
+def test_a_gateway_killed_in_mid_answer_loses_no_word(endless_site: Gateway, visit: Open) -> None:
+    page = visit(f"{endless_site.url}/")
+    ask(page, "Tell me everything.")
+    said = page.locator(".message.assistant .said")
+    until(page, lambda: said.count() == 1 and len(said.inner_text()) > 200)
+    os.killpg(endless_site.pid, signal.SIGKILL)  # its own group: master and worker, no goodbye
+    endless_site.kill()
+    alert = page.locator('[data-part="told"]')
+    until(page, lambda: "no connection" in alert.inner_text())
+    shown = said.inner_text()
+    assert len(letters(shown)) > 50
+    endless_site.start()
+    page.locator('.message.assistant[data-status="interrupted"]').wait_for()
+    assert alert.inner_text() == ""
+    assert letters(said.inner_text()).startswith(letters(shown))
+    page.reload()
+    said.wait_for()
+    assert letters(said.inner_text()).startswith(letters(shown))
+    page.get_by_role("button", name="Again").click()
+    until(page, lambda: len(said.inner_text()) > 20)
+    page.get_by_role("button", name="Stop").click()
+    page.locator('.message.assistant[data-status="stopped"]').wait_for()
+
+
+def letters(text: str) -> str:
+    """What is left of a text whose Markdown may be laid out otherwise."""
+    return "".join(filter(str.isalnum, text))
 
 
 def test_two_thousand_messages_scroll_without_a_stall(site: Gateway, visit: Open) -> None:

@@ -1,7 +1,8 @@
 """Answers of the chat page: written in the background, kept as they grow, followed by who looks.
 
-A word is in the store before it is shown, so neither a reload, a lost connection nor a restart
-loses one. Who comes later gets the events from the first on.
+A word is in the store before it is shown, and so are sources and steps: neither a reload, a lost
+connection nor a restart loses one. Who comes later gets the events from the first on, who lost the
+connection those after the last it saw.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 MOST = 64  # answers written at once for pages
 GATHER = 0.08  # seconds of text that go into the store together
 HEARTBEAT = 15.0
+RETRY = b"retry: 1000\n\n"  # milliseconds until a browser asks again
 
 
 class Growing:
@@ -59,16 +61,19 @@ class Growing:
             self._over = True
             self._changed.notify_all()
 
-    def follow(self) -> Iterator[bytes]:
-        """Server-sent events from the first on, until it is over."""
-        told = 0
+    def follow(self, after: int = 0) -> Iterator[bytes]:
+        """Server-sent events, numbered from 1, those that come `after` a number, until it is
+        over."""
+        yield RETRY
+        told = min(after, len(self._events))
         while True:
             with self._changed:
                 if told == len(self._events) and not self._over:
                     self._changed.wait(HEARTBEAT)
                 new, over = self._events[told:], self._over
+            sent = (b"id: %d\ndata: %b\n\n" % one for one in enumerate(new, told + 1))
+            yield b"".join(sent) or b": alive\n\n"
             told += len(new)
-            yield b"".join(b"data: " + one + b"\n\n" for one in new) or b": alive\n\n"
             if over and told == len(self._events):
                 yield b"event: end\ndata: {}\n\n"
                 return
@@ -193,10 +198,12 @@ class _Writer:
             case Sources(citations=citations):
                 found = msgspec.to_builtins(citations)
                 self._extra["sources"] += found
+                self._store.append(self._id, extra=self._extra)
                 self._growing.tell({"type": "sources", "sources": found})
             case Step():
                 step = msgspec.to_builtins(event)
                 self._extra["steps"].append(step)
+                self._store.append(self._id, extra=self._extra)
                 self._growing.tell({"type": "step", "step": step})
             case Tick():
                 self._growing.tell({"type": "place", "place": running.info.place})

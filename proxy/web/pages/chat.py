@@ -150,18 +150,24 @@ def ask(conversation: str) -> Response:
 
 @blueprint.get(f"{API}/answers/<message>/events")
 def events(message: str) -> Response:
-    """What happened to an answer from its beginning on. Raises NotFound for one that is over."""
+    """What happened to an answer from its beginning on, or since the Last-Event-ID that a browser
+    tells when it had lost the connection. Raises NotFound for one that is over."""
     growing = _answers.get(api.owner(), message)
     if growing is None:
         raise NotFound("this answer is not being written")
-    return Reply(growing.follow(), "text/event-stream", [*STREAM_HEADERS])
+    last = request.headers.get("Last-Event-ID", "")
+    seen = int(last) if last.isascii() and last.isdigit() and len(last) < 10 else 0
+    return Reply(growing.follow(seen), "text/event-stream", [*STREAM_HEADERS])
 
 
 @blueprint.post(f"{API}/answers/<message>/stop")
 def stop(message: str) -> Response:
-    growing = _answers.get(api.owner(), message)
+    store, owner = api.conversations(), api.owner()
+    growing = _answers.get(owner, message)
     if growing is not None:
         growing.cancel.cancel()
+    elif store.message(owner, message).status == "growing":
+        store.finish(message, "interrupted")  # whoever wrote it is no more
     return api.done()
 
 

@@ -27,9 +27,10 @@ def test_an_answer_grows_and_is_kept_at_every_word(store: ConversationStore) -> 
     answer = store.add("ann", talk.id, "assistant", parent_id=question.id, status="growing")
     store.append(answer.id, reasoning="Let me see.")
     store.append(answer.id, "521 ")
-    store.append(answer.id, "metres.")
+    store.append(answer.id, "metres.", extra={"sources": [1]})
     seen = store.message("ann", answer.id)
     assert (seen.content, seen.reasoning, seen.status) == ("521 metres.", "Let me see.", "growing")
+    assert seen.extra == {"sources": [1]}
     assert store.interrupted() == 1
     assert store.message("ann", answer.id).status == "interrupted"
     store.finish(answer.id, "done", {"tokens": 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,10 +93,32 @@ def test_what_was_shown_is_in_the_store_already_and_told_again(tmp_path: Path) -
     assert page.messages()[-1]["content"] == "first"  # a restart now would lose nothing
     driver.go_on.set()
     again = page.client.get(f"{API}/answers/{answer}/events").get_data(as_text=True)
-    told = [json.loads(one[6:]) for one in again.split("\n\n") if one.startswith("data: ")]
+    told = [json.loads(one) for one in re.findall(r"^id: .*\ndata: (.*)$", again, re.M)]
     assert "".join(one.get("delta", "") for one in told) == "first second"
     assert told[-1]["status"] == "done"
     assert page.client.get(f"{API}/answers/{answer}/events").status_code == 404  # it is over
+
+
+def test_a_lost_connection_goes_on_after_the_last_event(tmp_path: Path) -> None:
+    driver = Held()
+    page = Page(driver, tmp_path)
+    answer = page.ask().json["answer"]["id"]
+    where = f"{API}/answers/{answer}/events"
+    events = iter(page.client.get(where).response)
+    first = next(event for event in events if b"first" in event).decode()
+    (seen,) = re.findall(r"id: (\d+)\ndata: .*first", first)
+    driver.go_on.set()
+    rest = page.client.get(where, headers={"Last-Event-ID": seen}).get_data(as_text=True)
+    assert '"first"' not in rest and " second" in rest and '"over"' in rest
+
+
+def test_an_answer_whose_writer_is_no_more_can_be_stopped(tmp_path: Path) -> None:
+    page = Page(ScriptedDriver(), tmp_path)
+    store = services_of(page.client.application).conversations
+    assert store is not None
+    left = store.add("", page.talk, "assistant", "Half a", status="growing")
+    assert page.post(f"/answers/{left.id}/stop").status_code == 204
+    assert [one["status"] for one in page.messages()] == ["interrupted"]
 
 
 def test_stopping_keeps_what_was_said(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ function show() {
   busy(last?.message.status === "growing");
   if (last?.message.status === "growing") {
     const { id } = last.message;
-    growing = last.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id));
+    growing = last.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id), (lost) => say(at("told"), lost ? words.no_connection : ""));
   }
   list.scrollTop = list.scrollHeight;
 }

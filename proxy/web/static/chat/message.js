@@ -31,8 +31,9 @@ export class Message {
     if (!this.user && message.status !== "growing") this.#numbers();
   }
 
-  /** Follow the answer from its beginning; `over(failed)` is called at the end. */
-  follow(address, over) {
+  /** Follow the answer from its beginning; `over()` is called at the end, `lost(yes)` when the
+   * connection is lost and when it is there again: the browser then asks for what came since. */
+  follow(address, over, lost) {
     const extra = { sources: [], steps: [] };
     let reasoning = "";
     this.text.replaceChildren();
@@ -54,15 +55,11 @@ export class Message {
         this.#asides(extra, reasoning);
       }
     });
-    // A reconnection begins from the first event again; an answer that is over is read as it is kept.
-    source.addEventListener("open", () => {
-      growing.text = "";
-      reasoning = "";
-      extra.sources = [];
-      extra.steps = [];
-    });
+    source.addEventListener("open", () => lost(false));
     source.addEventListener("error", () => {
+      // An answer that is over, or whose writer is no more, is read as it is kept.
       if (source.readyState === EventSource.CLOSED) over();
+      else lost(true);
     });
     return source;
   }
