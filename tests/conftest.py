@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from werkzeug.routing import Rule
+
+from tests.postgres import empty, running
+
+# Threads of a library in this process wait for each other by spinning: as many as there are cores,
+# beside model servers and other tests, they take minutes for what one does in a second.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples on every run and every machine: a failure is a finding, not the weather. No
 # deadline: a test machine shares its cores with the model servers.
@@ -56,6 +63,16 @@ def only_loopback() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def data_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What an app or a gateway keeps where none is named goes into a folder of this session (of
+    this worker, where there are several), and never among what this user keeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_DATA_HOME", "LOCALAPPDATA"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("kept")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def routes_compiled_once() -> Iterator[None]:
     """Werkzeug compiles two functions of Python for every route of every app: two thirds of what
     making an app costs, and these tests make a thousand. They are the same for the same rule."""
@@ -71,6 +88,19 @@ def routes_compiled_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Rule, "_compile_builder", remembered)
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a PostgreSQL of the tests' own. Skips without the wheel that brings one."""
+    with running(tmp_path_factory) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def postgres(postgres_server: str) -> str:
+    """The address of a database on it that is empty, and the module's own."""
+    return empty(postgres_server)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

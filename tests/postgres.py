@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 
@@ -33,6 +35,17 @@ def running(factory: pytest.TempPathFactory) -> Iterator[str]:
             yield server.get_uri()
         finally:
             server.cleanup()
+
+
+def empty(address: str) -> str:
+    """The address of a new database on that server."""
+    import psycopg
+
+    name = f"db{uuid4().hex}"
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute(f"create database {name}".encode())
+    parts = urlsplit(address)
+    return parts._replace(path=f"/{name}").geturl()
 
 
 def _started(wheel: Any, folder: Path) -> Any:

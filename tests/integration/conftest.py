@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import running
 from tools import made_up_model as made_up
 from tools import servers
 from tools.processes import Child, Gateway, ModelServer
@@ -155,10 +154,3 @@ def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGa
         yield start
     finally:
         _end(started)
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a PostgreSQL of the tests' own. Skips without the wheel that brings one."""
-    with running(tmp_path_factory) as address:
-        yield address

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,15 +16,15 @@ pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed
 from proxy.errors import NoBackend
 from proxy.knowledge.index import Entry, Index, open_shelf
 from proxy.knowledge.index.shelf import Shelf
-from tests.postgres import running
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL with pgvector, started for this module."""
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-    with running(tmp_path_factory) as address:
-        yield address.replace("postgresql://", "postgresql+psycopg://", 1)
+def engine(postgres: str) -> Iterator[Any]:
+    """Of a PostgreSQL with pgvector."""
+    sqlalchemy = pytest.importorskip("sqlalchemy", reason="no extra `knowledge`")
+    made = sqlalchemy.create_engine(postgres.replace("postgresql://", "postgresql+psycopg://", 1))
+    yield made
+    made.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -33,14 +34,10 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
         yield one
         one.close()
         return
-    from sqlalchemy import create_engine
-
-    engine = create_engine(request.getfixturevalue("postgres"))
-    one = open_shelf(engine)
+    one = open_shelf(request.getfixturevalue("engine"))
     yield one
     for base in ("b", "other"):
         one.drop(base=base)
-    engine.dispose()
 
 
 TEXTS = {
@@ -234,11 +231,7 @@ def test_the_census_counts_chunks_and_vectors(shelf: Shelf) -> None:
 def test_what_another_version_has_cut_is_forgotten(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = None
-    if kind == "postgres":
-        from sqlalchemy import create_engine
-
-        engine = create_engine(request.getfixturevalue("postgres"))
+    engine = request.getfixturevalue("engine") if kind == "postgres" else None
 
     def opened() -> Shelf:
         return open_shelf(engine, tmp_path / "index.db")
@@ -257,8 +250,6 @@ def test_what_another_version_has_cut_is_forgotten(
     assert index.search(["b"], "dog", 1, models=["m"])[0].chunk_id == "one"
     other.drop(base="b")
     other.close()
-    if engine is not None:
-        engine.dispose()
 
 
 def test_writers_and_readers_at_once(shelf: Shelf) -> None:
