@@ -5,9 +5,11 @@ into a conversation so that its head stays the same from turn to turn, `finding`
 from, `loop` is the agent.
 """
 
+from .evidence import EMPTY
 from .finding import Finder
 from .run import Dialogues, Running
 from .values import (
+    FOLDERS,
     Bounds,
     Citation,
     DialogueEvent,
@@ -22,6 +24,8 @@ from .values import (
 )
 
 __all__ = [
+    "EMPTY",
+    "FOLDERS",
     "Bounds",
     "Citation",
     "DialogueEvent",

@@ -115,6 +115,32 @@ def test_an_agent_answers(site: Gateway, visit: Open) -> None:
     page.locator('.message.assistant:not([data-status="growing"]) .foot').wait_for()
 
 
+def test_settings_that_are_given_are_sent_and_kept(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/")
+
+    def sent() -> Any:
+        page.locator("#text").fill("Hello!")
+        with page.expect_request("**/ask") as asking:
+            page.locator("#text").press("Enter")
+        answered(page)
+        return asking.value.post_data_json["options"]
+
+    assert sent()["sampling"] == {}
+    page.get_by_text("Settings", exact=True).click()
+    page.get_by_role("combobox", name="Prompt template").select_option("with_history")
+    page.get_by_label("min_p").fill("0.05")
+    page.get_by_label("Presence penalty").fill("0.5")
+    page.get_by_label("Frequency penalty").fill("-0.5")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Longest answer, tokens").fill("5")
+    wanted = {"min_p": 0.05, "presence_penalty": 0.5, "frequency_penalty": -0.5, "seed": 7}
+    given = sent()
+    assert given["sampling"] == wanted
+    assert (given["template"], given["max_tokens"]) == ("with_history", 5)
+    page.reload()
+    assert sent() == given
+
+
 def test_a_reload_and_stop_lose_nothing(endless_site: Gateway, visit: Open) -> None:
     """On a model that never ends by itself."""
     page = visit(f"{endless_site.url}/")

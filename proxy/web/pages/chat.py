@@ -43,6 +43,7 @@ def page() -> Response:
             files=here.knowledge is not None,
             bases=[one for one in bases if not one.temporary],
             engines=here.dialogues.engines,
+            templates=options.templates(here.layouts),
             models=sorted({one.model for one in here.gateway.registry.backends.values()} - {""}),
         )
     )
@@ -109,7 +110,7 @@ def ask(conversation: str) -> Response:
     the conversation. Gives the question and the answer, which grows from here on.
 
     What cannot be asked, or not now, leaves nothing behind."""
-    store, owner, asked = api.conversations(), api.owner(), api.asked()
+    here, store, owner, asked = services(), api.conversations(), api.owner(), api.asked()
     known = store.get(owner, conversation)
     again = fields.text(asked, "again")
     told = dict(fields.mapping(asked, "options"))
@@ -129,7 +130,7 @@ def ask(conversation: str) -> Response:
         parent = fields.text(asked, "parent_id") or None
         before = store.path(owner, parent) if parent else ()
         said = [*options.said(before), Said("user", text)]
-    wanted = options.read(told, said, owner, known.id)
+    wanted = options.read(told, said, here.layouts, owner, known.id)
 
     def keep() -> Message:
         nonlocal question
@@ -140,7 +141,6 @@ def ask(conversation: str) -> Response:
         extra = {"kind": wanted.kind}
         return store.add(owner, known.id, "assistant", "", question.id, "growing", extra)
 
-    here = services()
     caller = here.callers.caller(owner, request.environ)
     record = Record(request.environ)
     record.key, record.stream = owner, True

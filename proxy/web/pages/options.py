@@ -10,14 +10,22 @@ from ...core.invalid import Invalid
 from ...core.request import Message as Said
 from ...core.sampling import sampling
 from ...dialects import fields
-from ...dialogue import DialogueRequest
+from ...dialogue import EMPTY, FOLDERS, DialogueRequest, Kind
 from . import api
 
 if TYPE_CHECKING:
+    from ...prompting.layouts import Layouts
     from ...store.conversations import Message
 
-KINDS = ("chat", "knowledge", "search", "agent")
 WHERE = "options."
+
+
+def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
+    """Names of the prompt templates that may be chosen in each mode."""
+    return {
+        kind: tuple(name for name in layouts.names(folder) if name != EMPTY)
+        for kind, folder in FOLDERS.items()
+    }
 
 
 def said(branch: Sequence[Message]) -> list[Said]:
@@ -26,13 +34,21 @@ def said(branch: Sequence[Message]) -> list[Said]:
 
 
 def read(
-    options: Mapping[str, Any], messages: Sequence[Said], owner: str, session: str
+    options: Mapping[str, Any],
+    messages: Sequence[Said],
+    layouts: Layouts,
+    owner: str,
+    session: str,
 ) -> DialogueRequest:
-    """`options`: kind, model, system, base (its id), top_k, score_threshold, engine, max_tokens,
-    history (turns) and sampling by the names of llama.cpp; `messages` end with the question."""
+    """`options`: kind, template (one of `templates`), model, system, base (its id), top_k,
+    score_threshold, engine, max_tokens, history (turns) and sampling by the names of llama.cpp;
+    `messages` end with the question."""
     kind = fields.text(options, "kind", "chat")
-    if kind not in KINDS:
-        raise Invalid("options.kind", f"must be one of {', '.join(KINDS)}")
+    if kind not in FOLDERS:
+        raise Invalid("options.kind", f"must be one of {', '.join(FOLDERS)}")
+    template = fields.text(options, "template") or "default"
+    if template not in (known := templates(layouts)[kind]):  # type: ignore[index]  # it was checked
+        raise Invalid("options.template", f"must be one of {', '.join(known)}")
     messages = list(messages)
     history = fields.integer(options, "history", 0, 1000, WHERE)
     if history is not None:
@@ -46,6 +62,7 @@ def read(
         messages=tuple(messages),
         model=fields.text(options, "model"),
         sampling=sampling(fields.mapping(options, "sampling", WHERE)),
+        template=template,
         max_tokens=fields.integer(options, "max_tokens", 1, 1 << 20, WHERE),
         bases=(base,) if base else (),
         top_k=fields.integer(options, "top_k", 1, 50, WHERE) or 3,

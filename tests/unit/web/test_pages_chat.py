@@ -160,6 +160,10 @@ SENSELESS: list[dict[str, Any]] = [
     {"options": {"sampling": {"temperature": "hot"}}},
     {"options": {"history": -1}},
     {"options": {"top_k": 0}},
+    {"options": {"template": "none"}},
+    {"options": {"template": "../default"}},
+    {"options": {"kind": "knowledge", "template": "py"}},
+    {"options": {"sampling": {"min_p": 2}}},
     {"options": {"score_threshold": "low"}},
     {"options": {"score_threshold": 2}},
 ]
@@ -170,6 +174,26 @@ def test_what_cannot_be_asked_leaves_nothing(tmp_path: Path) -> None:
     for body in SENSELESS:
         assert page.ask(**body).status_code in (400, 404), body
     assert page.messages() == []
+
+
+def test_settings_reach_the_model_and_only_those_given(tmp_path: Path) -> None:
+    driver = ScriptedDriver()
+    page = Page(driver, tmp_path)
+    sampling = {"min_p": 0.1, "presence_penalty": -0.5, "frequency_penalty": 0.5, "seed": 7}
+    page.ask(options={"template": "py", "sampling": sampling, "max_tokens": 9})
+    page.over()
+    asked = driver.tasks[-1].request
+    assert asked.sampling == sampling
+    assert asked.max_tokens == 9
+    assert [one.role for one in asked.messages] == ["system", "user"]
+    assert "Python" in asked.messages[0].content
+
+
+def test_the_templates_of_each_mode_are_offered(tmp_path: Path) -> None:
+    text = Page(ScriptedDriver(), tmp_path).client.get("/").text
+    offered = dict(re.findall(r'<select name="template_(\w+)">(.*?)</select>', text, re.S))
+    assert re.findall(r'value="(\w+)"', offered["chat"]) == ["default", "py", "with_history"]
+    assert re.findall(r'value="(\w+)"', offered["knowledge"]) == ["default", "text"]
 
 
 def test_a_conversation_is_exported(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import { Files } from "./files.js";
 import { Message } from "./message.js";
 import { words } from "./words.js";
 
-const NUMBERS = ["temperature", "top_p", "repeat_penalty", "seed"];
+const NUMBERS = ["temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed"];
 const PAGE = 60; // messages laid out at once
 const KEPT = "slotproxy settings"; // in this browser
 
@@ -169,6 +169,7 @@ function options() {
   if (number("top_k_sampling") !== null) sampling.top_k = number("top_k_sampling");
   const kind = fields.get("kind");
   const asked = { kind, system: fields.get("system"), model: fields.get("model"), sampling };
+  asked.template = fields.get(`template_${kind}`);
   asked.max_tokens = number("max_tokens");
   asked.history = number("history");
   if (kind === "knowledge") {
