@@ -59,7 +59,7 @@ from .web.calling import Callers
 from .web.conversation import Jobs
 from .web.direct import Application
 from .web.exchange import refuse
-from .web.observe import Observer, Record
+from .web.observe import Lines, Observer, Record
 from .web.services import EXTENSION, Services
 from .web.services import services_of as services_of  # for who serves it
 from .websearch import WebSearch, metasearch
@@ -76,7 +76,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     from here on, in threads of their own.
 
     Raises SettingsError for a setting that only a part can judge."""
-    logging.basicConfig(format="%(message)s", level=settings.log_level.upper())
+    logging.basicConfig(handlers=[Lines()], level=settings.log_level.upper())
     groups = len({key.group for key in settings.keys}) > 1
     scheduler = _scheduler(settings, "", groups=groups, disk=settings.slot_disk)
     registry = Registry(

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxy import __version__
-from proxy.config import Settings, SettingsError, from_environment, one_worker
+from proxy.config import Settings, SettingsError, each_its_own, from_environment, one_worker
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -127,16 +127,16 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
 
     def on_starting(arbiter: Any) -> None:
         # Here, not in a check of our own settings: `gunicorn -w 2` and GUNICORN_CMD_ARGS end here.
-        if arbiter.cfg.workers != 1 and not settings.state:
-            say(one_worker(arbiter.cfg.workers))
+        if arbiter.cfg.workers != 1 and (why := _not_several(settings, arbiter.cfg.workers)):
+            say(why)
             raise SystemExit(2)
         # gunicorn's own way is another worker, beside the old one, with another table of slots.
         arbiter.reload = lambda: arbiter.kill_workers(signal.SIGHUP)
 
     def nworkers_changed(arbiter: Any, new: int, old: int | None) -> None:
         # SIGTTIN asks a running gunicorn for one more. `old` is None at the start (see above).
-        if old is not None and new > 1 and not settings.state:
-            say(one_worker(new))
+        if old is not None and new > 1 and (why := _not_several(settings, new)):
+            say(why)
             arbiter.num_workers = 1
 
     def when_ready(arbiter: Any) -> None:
@@ -149,9 +149,7 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
             os._exit(0)
 
     def post_worker_init(worker: Any) -> None:
-        # What is loaded by now lives as long as the process: the collector need not look again.
-        gc.collect()
-        gc.freeze()
+        _settle()
         _on_hangup(worker.wsgi, reread or _from_environment)
         names = [one.getsockname() for one in worker.sockets]
         if worker.age == 1:  # the first of several
@@ -184,6 +182,19 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         "post_worker_init": post_worker_init,
         "worker_int": worker_int,
     }
+
+
+def _settle() -> None:
+    """What is loaded by now lives as long as the process: the collector need not look again. What
+    a request leaves behind holds few cycles, so it need not look as often either."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+
+
+def _not_several(settings: Settings, number: int) -> str:
+    """Why there cannot be so many workers, "" where there can."""
+    return each_its_own(settings) if settings.state else one_worker(number)
 
 
 def _run_gunicorn(settings: Settings, reread: Reread) -> int:
@@ -232,8 +243,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         channel_request_lookahead=1,
         ident="slotproxy",
     )
-    gc.collect()
-    gc.freeze()
+    _settle()
 
     stopping: list[int] = []
 

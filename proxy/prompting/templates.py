@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import jinja2
@@ -27,6 +28,7 @@ from .sandbox import Refusal, TemplateEnvironment
 
 _ENVIRONMENT = TemplateEnvironment()
 _MAX_SOURCE = 1_000_000
+SOME = 32  # pieces of a rendering between two looks at its size
 
 
 class TemplateError(ValueError):
@@ -112,14 +114,16 @@ class ChatTemplate:
 
     def _run(self, context: dict[str, Any]) -> str:
         token = BUDGET.set(Budget())
-        pieces: list[str] = []
+        text: list[str] = []
         size = 0
         try:
-            for piece in self._template.generate(context):
-                size += len(piece)
+            pieces = self._template.generate(context)
+            # Some together: a long history comes in thousands.
+            while some := list(islice(pieces, SOME)):
+                size += sum(map(len, some))
                 if size > MAX_SIZE:
                     raise TemplateError(f"chat template {self.name}: the prompt is too long")
-                pieces.append(piece)
+                text += some
         except Refusal as refusal:
             raise TemplateRefusal(str(refusal)) from None
         except (TemplateError, TypeError):
@@ -129,7 +133,7 @@ class ChatTemplate:
             raise TemplateError(f"chat template {self.name}: {error}") from error
         finally:
             BUDGET.reset(token)
-        return "".join(pieces)
+        return "".join(text)
 
 
 class _Clock:
