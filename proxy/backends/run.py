@@ -6,6 +6,7 @@ What a stream says is read by `_event`, which is all that another form of chunks
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 import msgspec
 
@@ -29,6 +30,12 @@ from .http import Exchange
 # Seconds for which the tokens of an answer that is not streamed are gathered: nobody waits for a
 # single one, and what is done together costs a seventh. The end of the answer is never waited for.
 GATHER = 0.02
+
+# What of a chunk says whether it is more than text. Read for all chunks of a batch in one go, since
+# a loop over them is what a fast answer would cost most.
+_KIND = attrgetter("stop", "error", "prompt_progress")
+_TEXT = (False, None, None)
+_CONTENT = attrgetter("content")
 
 
 class Run:
@@ -119,12 +126,13 @@ class Run:
             chunk = servercpp.chunk(payloads[0])
             return self._take(chunk, batch)
         chunks = servercpp.chunks(payloads)
-        for i, chunk in enumerate(chunks):
-            if chunk.stop or chunk.error is not None or chunk.prompt_progress is not None:
-                self._text(chunks[:i], batch)
-                return any(self._take(chunk, batch) for chunk in chunks[i:])
-        self._text(chunks, batch)
-        return False
+        kinds = list(map(_KIND, chunks))
+        if kinds.count(_TEXT) == len(kinds):
+            self._text(chunks, batch)
+            return False
+        first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
+        self._text(chunks[:first], batch)
+        return any(self._take(chunk, batch) for chunk in chunks[first:])
 
     def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> None:
         """Add the text of plain chunks, without the surplus of an old server, which never gives
@@ -139,7 +147,7 @@ class Run:
             self.pieces += len(chunks)
         if not self._caps.queues and self.pieces > self._limit:
             chunks = chunks[: max(0, self._limit - before)]
-        text = chunks[0].content if len(chunks) == 1 else "".join([c.content for c in chunks])
+        text = "".join(map(_CONTENT, chunks))
         if text:
             batch.append(TextDelta(text, (), len(chunks)))
 

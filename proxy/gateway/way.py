@@ -90,12 +90,10 @@ class Way:
         if calls is not None or self._deferred:
             self._raw += "".join(e.text for e in batch if isinstance(e, TextDelta))
         if thoughts is not None:
-            pieces = 0
-            if not thoughts.over:
-                pieces = sum(e.pieces for e in batch if isinstance(e, TextDelta))
+            came, thinking = batch, not thoughts.over
             batch = thoughts.feed(batch)
-            if pieces and any(isinstance(e, ReasoningDelta) for e in batch):
-                self._thinking += pieces
+            if thinking and any(isinstance(e, ReasoningDelta) for e in batch):
+                self._thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
             if self._deferred and (thoughts.over or finished) and not _cut(finished):
                 assert self._start is not None
                 self._deferred = False
