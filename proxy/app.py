@@ -20,6 +20,8 @@ from .agent.toolbox import OWN
 from .backends.chatglm.driver import ChatGLM
 from .backends.chatglm.embedded import bundled_instead, missing
 from .backends.chatglm.host import Process, Thread
+from .backends.chatglm.place import meeting
+from .backends.chatglm.protocol import Load
 from .backends.driver import Driver
 from .backends.embedding_server import EmbeddingServer, Gift
 from .backends.llamacpp import LlamaCpp
@@ -306,9 +308,15 @@ def _chatglm(settings: Settings, config: BackendConfig) -> Driver:
     if why := missing(config.file):
         raise SettingsError(f"--chatglm-model: {config.file}: {why}")
     threads = settings.chatglm_threads
+
+    def start(load: Load) -> Process:
+        # All that share slots on this machine share the engine.
+        shared = (settings.state, settings.state_name, load, threads, __version__)
+        return Process(load, threads, meeting(*shared) if settings.state else None)
+
     return ChatGLM(
         config.file,
-        Thread if settings.chatglm_isolation == "thread" else lambda: Process(threads),
+        Thread if settings.chatglm_isolation == "thread" else start,
         eager=settings.chatglm_load == "start",
         idle=settings.chatglm_unload,
         n_ctx=config.ctx_size,

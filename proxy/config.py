@@ -896,12 +896,8 @@ def _agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
             raise wrong("workers", one_worker(settings.workers))
         if settings.server != "gunicorn":
             raise wrong("workers", "waitress has one process; several may share one --state")
-        if any(one.file for one in settings.backends):
-            raise wrong(
-                "workers",
-                "each would load the ChatGLM model for itself: give it a slotproxy of its own with "
-                "one worker, and name that here by --llama-api, with --chat-mode native",
-            )
+        if why := each_its_own(settings):
+            raise wrong("workers", why)
     if settings.server == "gunicorn" and sys.platform == "win32":
         raise wrong("server", "gunicorn does not run on Windows; use waitress")
     if not settings.host:
@@ -935,6 +931,13 @@ def one_worker(number: int) -> str:
         "one table, and two processes would count them twice (one gevent worker carries a thousand "
         "streams; --state redis://… lets several share the table)"
     )
+
+
+def each_its_own(settings: Settings) -> str:
+    """Why several workers cannot share what they run, "" where they can."""
+    if settings.chatglm_isolation == "thread" and any(one.file for one in settings.backends):
+        return "each would load the ChatGLM model: only --chatglm-isolation process is shared"
+    return ""
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:

@@ -3,8 +3,10 @@
 The library holds Python's global lock for every token and for the whole of a prompt, so the engine
 lives in a child process and the HTTP side only reads a socket:
 
-    driver ── supervisor ── link ══ socket pair ══ engine ── library ── chatglm_cpp
-    (requests) (one child)  (frames)               (the loop) (0.3 and 0.4)
+    driver ── supervisor ── link ══ Unix socket ══ peers ── engine ── library ── chatglm_cpp
+    (requests) (one child)  (frames)      ║                (the loop) (0.3 and 0.4)
+    … of another worker ── link ══════════╝
 
-`prompt`, `parameters`, `calls` and `text` are pure; `protocol` has the frames both sides speak.
+`host` starts the child or joins one that runs, in a folder of `place`. `prompt`, `parameters`,
+`reply` and `text` are pure; `protocol` has the frames both sides speak.
 """

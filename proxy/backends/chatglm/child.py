@@ -1,44 +1,59 @@
-"""``python -m proxy.backends.chatglm.child FD PARENT``: the engine in a process of its own.
+"""``python -m proxy.backends.chatglm.child LISTENER ALIVE PATH N_CTX IDLE``: the engine in a
+process of its own.
 
-FD is the socket it was given, PARENT the process that started it. It must not outlive that: Linux
-is asked for a signal at the parent's end, which comes even while the library evaluates a prompt;
-elsewhere the end of the socket is noticed at the next token.
+LISTENER is the number of the socket that it serves. ALIVE is that of a pipe that all who use it
+hold open for writing: when the last of them has gone, however that came, this process is to end.
+Without connections it does, between two tokens; Linux is asked to see to it also while the library
+evaluates a prompt, which may take minutes and lets nothing else of Python run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
+import selectors
 import signal
 import socket
 import sys
 
 from .engine import serve
+from .peers import Peers
+from .protocol import Load
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLITE = 5
+SINCE = (5, 6)  # Linux before tells of every end that is closed, not of the last
 
 
 def main(argv: list[str]) -> int:
-    descriptor, parent = int(argv[1]), int(argv[2])
-    _die_with(parent)
-    # Ctrl-C in a terminal is for the parent, which ends this process by hanging up.
+    listener, alive = int(argv[1]), int(argv[2])
+    load = Load(argv[3], int(argv[4]), float(argv[5]))
+    # Ctrl-C in a terminal is for the parents, which end this process by hanging up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with(alive)
     with contextlib.suppress(OSError):
         os.nice(POLITE)
-    with socket.socket(fileno=descriptor) as sock:
-        sock.setblocking(True)
-        serve(sock)
+    serve(Peers(selectors.DefaultSelector(), socket.socket(fileno=listener)), load)
     return 0
 
 
-def _die_with(parent: int) -> None:
-    if sys.platform != "linux":
+def _end_with(pipe: int) -> None:
+    """Have the kernel send SIGIO, which ends a process, when nobody writes to the pipe any more."""
+    release = re.match(r"(\d+)\.(\d+)", platform.release())
+    if sys.platform != "linux" or release is None:
         return
-    import ctypes
+    if (int(release[1]), int(release[2])) < SINCE:
+        return
+    import fcntl
+    import select
 
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | fcntl.FASYNC)
+    before = select.poll()
+    before.register(pipe, 0)
+    if before.poll(0):  # they had gone before that
         sys.exit(1)
 
 

@@ -26,7 +26,6 @@ from ...errors import (
 )
 from ...prompting.bind import callable_tools
 from ..driver import Capabilities
-from .host import Host
 from .link import Call, Link
 from .model_file import ModelFile, look
 from .parameters import check, sampling
@@ -46,7 +45,7 @@ from .protocol import (
     Refused,
 )
 from .reply import Reply
-from .supervisor import Supervisor
+from .supervisor import Launch, Supervisor
 
 SLICE = 0.5  # seconds a health check waits for a model that is loading
 
@@ -58,7 +57,7 @@ class ChatGLM:
     def __init__(
         self,
         path: str,
-        launch: Callable[[], Host],
+        launch: Launch,
         *,
         eager: bool = True,
         idle: float = 0.0,
@@ -74,9 +73,8 @@ class ChatGLM:
         self._timeout = timeout
         self._tick = min(tick or timeout, timeout)
         self._lenient = lenient
-        self._supervisor = Supervisor(
-            self.name, Load(str(Path(path).resolve()), n_ctx), launch, idle=idle
-        )
+        load = Load(str(Path(path).resolve()), n_ctx, idle)
+        self._supervisor = Supervisor(self.name, load, launch)
 
     def probe(self, deadline: float) -> Capabilities:
         file = look(self._path)
@@ -96,7 +94,6 @@ class ChatGLM:
         )
 
     def alive(self) -> bool:
-        self._supervisor.tick()
         return not self._supervisor.failing
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
@@ -144,19 +141,20 @@ class ChatGLM:
     def _ask(self, order: Callable[[int], Encode | Decode]) -> Answer | None:
         """The one answer to a small question; it may have to wait for a prompt's evaluation."""
         until = time.monotonic() + self._timeout
-        link = None
-        while link is None:
+        while True:
             link = self._supervisor.link(until - time.monotonic())
-            if time.monotonic() >= until:
+            if link is None or time.monotonic() >= until:
                 raise UpstreamTimeout("the model is not loaded yet")
-        call = link.call()
-        try:
-            link.send(order(call.id))
-            for answer in call.receive(until - time.monotonic()):
-                return answer
-            raise UpstreamTimeout("the model did not answer in time")
-        finally:
-            call.close(cancel=False)
+            call = link.call()
+            try:
+                link.send(order(call.id))
+                answers = call.receive(until - time.monotonic())
+            finally:
+                call.close(cancel=False)
+            if not answers:
+                raise UpstreamTimeout("the model did not answer in time")
+            if answers[0] is not None or not link.unloaded:
+                return answers[0]
 
 
 class Run:
@@ -196,33 +194,41 @@ class Run:
 
     def __iter__(self) -> Iterator[Batch]:
         try:
-            link: Link | None = None
-            silence = 0.0
-            while link is None:
-                link = self._supervisor.link(self._tick)
-                if link is None:
-                    silence = self._waited(silence)
-                    yield []
-            call = self._call = link.call()
-            self._cancel.add(self._wake)
-            link.send(self._order(call.id))
-            silence = 0.0
             while not self._over:
-                answers = call.receive(self._tick)
-                if self._cancel.cancelled:
-                    raise Cancelled("the client closed the request")
-                if answers:
-                    silence = 0.0
-                    batch, fault = self._batch(answers)
-                    if batch:
-                        yield batch
-                    if fault is not None:
-                        raise fault
-                else:
-                    silence = self._waited(silence)
-                    yield []
+                link: Link | None = None
+                silence = 0.0
+                while link is None:
+                    link = self._supervisor.link(self._tick)
+                    if link is None:
+                        silence = self._waited(silence)
+                        yield []
+                yield from self._answers(link)
         finally:
             self.close()
+
+    def _answers(self, link: Link) -> Iterator[Batch]:
+        """Until the end, or until the engine was unloaded before it began."""
+        call = self._call = link.call()
+        self._cancel.add(self._wake)
+        link.send(self._order(call.id))
+        silence = 0.0
+        while not self._over:
+            answers = call.receive(self._tick)
+            if self._cancel.cancelled:
+                raise Cancelled("the client closed the request")
+            if answers == [None] and link.unloaded:
+                self._cancel.remove(self._wake)
+                return
+            if answers:
+                silence = 0.0
+                batch, fault = self._batch(answers)
+                if batch:
+                    yield batch
+                if fault is not None:
+                    raise fault
+            else:
+                silence = self._waited(silence)
+                yield []
 
     def _wake(self) -> None:
         if self._call is not None:

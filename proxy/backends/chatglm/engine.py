@@ -1,26 +1,24 @@
 """The loop around a loaded model: orders in, tokens out. Runs in the child process, or in a thread.
 
-One generation at a time. Between two tokens it looks whether something came: a Cancel ends the
-generation, a small question is answered at once, another generation waits its turn. When the other
-side is gone, `serve` returns.
+One generation at a time. Between two tokens it looks whether something came: a Cancel, or the end
+of the connection that asked, ends the generation; a small question is answered at once, another
+generation waits its turn. When nobody is connected any more, `serve` returns.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-import msgspec
-
-from . import protocol
 from .library import FAULTS, HEADER, Model, Unknown
+from .peers import Alone, Event, Peer, Peers
 from .protocol import (
     Began,
     Broken,
+    Bye,
     Cancel,
     Decode,
     Decoded,
@@ -39,34 +37,29 @@ from .protocol import (
 from .text import Incremental
 
 CHUNK = 8 << 20  # bytes of the model file read at once
+LEAST = 0.5  # seconds a model stays: who asked for it must be able to use it
 UNSURE = (",", "!", ":", ";", "?")  # what the oldest families may still make Chinese
 Open = Callable[[str, int], Model]
 
 
-class Gone(Exception):
-    """Nobody is at the other end."""
-
-
-def serve(sock: socket.socket, open_model: Open = Model) -> None:
-    """Serve one HTTP side until it hangs up. `sock` is a blocking stream socket."""
-    wire = _Wire(sock)
+def serve(peers: Peers, load: Load, open_model: Open = Model) -> None:
+    """Serve who is connected, until nobody is or the model was not used for long."""
     try:
-        load = wire.receive()
-        if not isinstance(load, Load):
-            return
         try:
-            _warm(wire, load.path)
+            _warm(peers, load.path)
             model = open_model(load.path, load.n_ctx)
         except (*FAULTS, OSError, ImportError) as error:
-            wire.send(Broken(f"{type(error).__name__}: {error}"))
+            peers.farewell(Broken(f"{type(error).__name__}: {error}"))
             return
-        wire.send(Ready(model.family, model.n_ctx, model.vocabulary, model.version))
-        _Loop(wire, model).run()
-    except (Gone, OSError):
+        _Loop(peers, model, load.idle).run()
+        peers.farewell(Bye())
+    except Alone:
         return
+    finally:
+        peers.close()
 
 
-def _warm(wire: _Wire, path: str) -> None:
+def _warm(peers: Peers, path: str) -> None:
     """Read the file once: the library only maps it, so this is where the time of a large model
     goes, and here it can be told how far it is."""
     total = os.path.getsize(path)
@@ -75,74 +68,49 @@ def _warm(wire: _Wire, path: str) -> None:
         buffer = bytearray(min(CHUNK, max(total, 1)))
         while read := file.readinto(buffer):
             done += read
-            wire.send(Reading(done, total))
-
-
-class _Wire:
-    """Frames over the socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._frames = protocol.Frames()
-        self._ready: deque[Order] = deque()
-
-    def send(self, frame: Report) -> None:
-        self._sock.sendall(protocol.pack(frame))
-
-    def receive(self) -> Order:
-        """The next order, waited for. Raises Gone."""
-        while not self._ready:
-            self._take(self._sock.recv(1 << 16))
-        return self._ready.popleft()
-
-    def pending(self) -> list[Order]:
-        """The orders that have come, without waiting. Raises Gone."""
-        self._sock.setblocking(False)
-        try:
-            while True:
-                self._take(self._sock.recv(1 << 16))
-        except BlockingIOError:
-            pass
-        finally:
-            self._sock.setblocking(True)
-        out = list(self._ready)
-        self._ready.clear()
-        return out
-
-    def _take(self, data: bytes) -> None:
-        if not data:
-            raise Gone
-        try:
-            self._ready.extend(protocol.order(one) for one in self._frames.feed(data))
-        except (ValueError, msgspec.DecodeError):  # whoever says this is not our other end
-            raise Gone from None
+            peers.receive(0)  # who joins or leaves; nobody orders before it is ready
+            peers.tell(Reading(done, total))
 
 
 class _Loop:
-    def __init__(self, wire: _Wire, model: Model) -> None:
-        self._wire = wire
+    def __init__(self, peers: Peers, model: Model, idle: float) -> None:
+        self._peers = peers
         self._model = model
-        self._waiting: deque[Generate] = deque()
-        self._running = -1
+        self._idle = max(idle, LEAST) if idle else None
+        self._waiting: deque[tuple[Peer, Generate]] = deque()
+        self._running: tuple[Peer, int] | None = None
         self._cancelled = False
+        self._ready = Ready(model.family, model.n_ctx, model.vocabulary, model.version, os.getpid())
 
     def run(self) -> None:
-        while True:
-            self._take(self._wire.receive())
+        """Until it was not used for long. Raises Alone."""
+        self._peers.tell(self._ready)
+        while came := self._peers.receive(self._idle):
+            for peer, what in came:
+                self._take(peer, what)
             while self._waiting:
-                self._generate(self._waiting.popleft())
+                self._generate(*self._waiting.popleft())
 
-    def _take(self, order: Order) -> None:
-        if isinstance(order, Generate):
-            self._waiting.append(order)
-        elif isinstance(order, Cancel):
-            if order.id == self._running:
+    def _take(self, peer: Peer, what: Order | Event) -> None:
+        if isinstance(what, Generate):
+            self._waiting.append((peer, what))
+        elif isinstance(what, Cancel):
+            self._cancel(peer, what.id)
+        elif isinstance(what, (Encode, Decode)):
+            peer.send(self._answered(what))
+        elif what is Event.JOINED:
+            peer.send(self._ready)
+        else:
+            self._waiting = deque(one for one in self._waiting if one[0] is not peer)
+            if self._running is not None and self._running[0] is peer:
                 self._cancelled = True
-            for one in [one for one in self._waiting if one.id == order.id]:
-                self._waiting.remove(one)
-                self._wire.send(Done(one.id, "cancelled", 0, 0.0, 0.0))
-        elif isinstance(order, (Encode, Decode)):
-            self._wire.send(self._answered(order))
+
+    def _cancel(self, peer: Peer, number: int) -> None:
+        if self._running == (peer, number):
+            self._cancelled = True
+        for one in [one for one in self._waiting if (one[0], one[1].id) == (peer, number)]:
+            self._waiting.remove(one)
+            peer.send(Done(number, "cancelled", 0, 0.0, 0.0))
 
     def _answered(self, order: Encode | Decode) -> Report:
         model = self._model
@@ -159,32 +127,32 @@ class _Loop:
         except FAULTS as error:
             return Refused(order.id, "fault", str(error))
 
-    def _generate(self, wanted: Generate) -> None:
+    def _generate(self, peer: Peer, wanted: Generate) -> None:
         model = self._model
         try:
             ids = model.encode(wanted.prompt)
         except Unknown:
-            self._wire.send(Refused(wanted.id, "tokens"))
+            peer.send(Refused(wanted.id, "tokens"))
             return
         except FAULTS as error:
-            self._wire.send(Refused(wanted.id, "fault", str(error)))
+            peer.send(Refused(wanted.id, "fault", str(error)))
             return
         n_prompt = len(ids)
         if n_prompt >= model.n_ctx or not ids:
-            self._wire.send(Refused(wanted.id, "context", "", n_prompt, model.n_ctx))
+            peer.send(Refused(wanted.id, "context", "", n_prompt, model.n_ctx))
             return
-        self._wire.send(Began(wanted.id, n_prompt))
-        self._running, self._cancelled = wanted.id, False
+        peer.send(Began(wanted.id, n_prompt))
+        self._running, self._cancelled = (peer, wanted.id), False
         try:
-            self._wire.send(self._tokens(wanted, ids))
+            peer.send(self._tokens(peer, wanted, ids))
         except FAULTS as error:
-            self._wire.send(Refused(wanted.id, "fault", str(error)))
+            peer.send(Refused(wanted.id, "fault", str(error)))
         finally:
-            self._running = -1
+            self._running = None
 
-    def _tokens(self, wanted: Generate, ids: list[int]) -> Done:
+    def _tokens(self, peer: Peer, wanted: Generate, ids: list[int]) -> Done:
         """Generate, sending the text as it comes; `ids` grows by the answer."""
-        model, send = self._model, self._wire.send
+        model, send = self._model, peer.send
         n_prompt = len(ids)
         left = model.n_ctx - n_prompt
         limit = left if wanted.max_tokens is None else min(wanted.max_tokens, left)
@@ -208,8 +176,8 @@ class _Loop:
                 piece = text.add(token)
             if piece:
                 send(Delta(wanted.id, piece, count))
-            for order in self._wire.pending():
-                self._take(order)
+            for one, what in self._peers.receive(0):
+                self._take(one, what)
             if self._cancelled:
                 reason = "cancelled"
                 break

@@ -1,8 +1,10 @@
 """Where an engine runs: a child process, or a thread of this process. Both speak over a socket.
 
 A process is the rule: the library holds Python's global lock, crashes on a bad file, and its memory
-is given back only by ending. A thread is for debugging, and for Windows, which cannot hand a socket
-to a child this way: while it works nothing else in this process does.
+is given back only by ending. It belongs to all who are connected to it: in a folder that several
+workers know (see `place`) whoever comes first starts it, the others find it there, and it outlives
+all but the last of them. A thread is for debugging, and for Windows: while it works nothing else in
+this process does.
 """
 
 from __future__ import annotations
@@ -10,15 +12,25 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import selectors
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from . import place
 from .engine import serve
+from .peers import Peers
+from .protocol import Load
 
 PATIENCE = 2.0  # seconds an engine that was hung up on has to end by itself
+JOINING = 20.0  # seconds for an engine to listen that another starts, or to go that has died
+SOON = 0.2  # seconds one has that ended by itself
+RETRY = 0.05  # seconds between two attempts at that
 _HOME = Path(__file__).resolve().parents[3]  # where the package lies
 
 
@@ -26,46 +38,123 @@ class Host(Protocol):
     """A running engine."""
 
     sock: socket.socket
-    pid: int
+    started: bool  # by us
+
+    def kill(self, pid: int) -> None:
+        """End it, whoever uses it; `pid` is what it said."""
 
     def end(self) -> str:
-        """See that it is over; how it ended, for the log."""
+        """Leave it; how it ended, for the log, where that is known."""
 
 
 class Process:
-    """A child. On Linux the kernel ends it with the *thread* that makes this object, so that must
-    be one that lives as long as the child is wanted."""
+    """A child of whoever was first in `folder`; None: nobody else is to use it. Raises OSError."""
 
-    def __init__(self, threads: int = 0) -> None:
-        self.sock, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "proxy.backends.chatglm.child"]
-        command += [str(theirs.fileno()), str(os.getpid())]
+    def __init__(self, load: Load, threads: int = 0, folder: Path | None = None) -> None:
+        self.sock: socket.socket
+        self._alive = -1
+        self._process: subprocess.Popen[bytes] | None = None
+        self._shared = folder is not None
+        if folder is not None:
+            self._enter(folder, load, threads)
+        else:
+            with tempfile.TemporaryDirectory(prefix="slotproxy-") as own:
+                self._enter(Path(own), load, threads)
+        self.started = self._process is not None
+
+    def _enter(self, folder: Path, load: Load, threads: int) -> None:
+        end = time.monotonic() + JOINING
+        while True:
+            try:
+                if (lock := place.lock(folder)) is not None:
+                    self._start(folder, lock, load, threads)
+                else:
+                    self._join(folder)
+                return
+            except (FileNotFoundError, ConnectionError):
+                # The engine there is just being started, or just ending.
+                if time.monotonic() > end:
+                    raise
+                time.sleep(RETRY)
+
+    def _start(self, folder: Path, lock: int, load: Load, threads: int) -> None:
+        address, alive = folder / "socket", folder / "alive"
+        with contextlib.ExitStack() as ours:
+            ours.callback(os.close, lock)
+            for left in (address, alive):
+                left.unlink(missing_ok=True)
+            os.mkfifo(alive, 0o600)
+            theirs = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+            ours.callback(os.close, theirs)
+            listener = ours.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(str(address))
+            listener.listen()
+            self._join(folder)
+            command = [sys.executable, "-m", "proxy.backends.chatglm.child"]
+            command += [str(listener.fileno()), str(theirs)]
+            command += [load.path, str(load.n_ctx), str(load.idle)]
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(listener.fileno(), theirs, lock),
+                    env=_environment(threads),
+                    # A session of its own: what a terminal sends is for us.
+                    start_new_session=True,
+                )
+            except OSError:
+                self._disconnect()
+                self._let_go()
+                raise
+
+    def _join(self, folder: Path) -> None:
+        """Connect first: the pipe is there before the socket is."""
+        sock = socket.socket(socket.AF_UNIX)
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env=_environment(threads),
-                # A session of its own: what a terminal sends is for us.
-                start_new_session=True,
-            )
-        except OSError:
-            self.sock.close()
-            raise
-        finally:
-            theirs.close()
-        self.pid = self._process.pid
+            sock.connect(str(folder / "socket"))
+            self._alive = os.open(folder / "alive", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            sock.close()
+            if isinstance(error, ConnectionError | FileNotFoundError):
+                raise
+            raise ConnectionRefusedError(*error.args) from None
+        self.sock = sock
+
+    def kill(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     def end(self) -> str:
+        # It may have died, or ends by itself when nobody is connected: then it says how.
+        self._disconnect()
+        process = self._process
+        try:
+            code = process.wait(SOON) if process is not None else 0
+        except subprocess.TimeoutExpired:
+            code = None
+        self._let_go()
+        if process is None:
+            return "another worker's child"
+        if code is None and self._shared:
+            process.returncode = 0  # others use it: nobody waits for it here any more
+            return "left to others"
+        if code is None:
+            try:
+                code = process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _disconnect(self) -> None:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
-        try:
-            code = self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _let_go(self) -> None:
+        if self._alive >= 0:
+            os.close(self._alive)
+            self._alive = -1
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -80,13 +169,16 @@ def _environment(threads: int) -> dict[str, str]:
 class Thread:
     """The engine in this process: a native thread, also where gevent has patched."""
 
-    def __init__(self) -> None:
-        native_socket, start_thread = _natives()
+    started = True
+
+    def __init__(self, load: Load) -> None:
+        native_socket, selector, start_thread = _natives()
         self.sock, theirs = socket.socketpair()
-        self.pid = os.getpid()
         engine_end = native_socket(fileno=theirs.detach())
-        engine_end.setblocking(True)
-        start_thread(_in_thread, (engine_end,))
+        start_thread(serve, (Peers(selector(), first=[engine_end]), load))
+
+    def kill(self, pid: int) -> None:
+        """A thread cannot be ended."""
 
     def end(self) -> str:
         with contextlib.suppress(OSError):
@@ -95,17 +187,17 @@ class Thread:
         return "hung up"
 
 
-def _in_thread(sock: socket.socket) -> None:
-    with sock:
-        serve(sock)
-
-
-def _natives() -> tuple[Any, Any]:
-    """socket.socket and _thread.start_new_thread as Python has them."""
+def _natives() -> tuple[Any, Any, Any]:
+    """Python's own socket.socket, a selector and _thread.start_new_thread."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None:
-        return socket.socket, _thread.start_new_thread
+        return socket.socket, selectors.DefaultSelector, _thread.start_new_thread
+
+    class Polling(selectors.PollSelector):
+        _selector_cls = monkey.get_original("select", "poll")
+
     return (
         monkey.get_original("socket", "socket"),
+        Polling,
         monkey.get_original("_thread", "start_new_thread"),
     )

@@ -15,7 +15,7 @@ import threading
 import msgspec
 
 from . import protocol
-from .protocol import Answer, Broken, Cancel, Order, Reading, Ready
+from .protocol import Answer, Broken, Bye, Cancel, Order, Reading, Ready
 
 CHUNK = 1 << 16
 
@@ -48,7 +48,8 @@ class Call:
 
 class Link:
     """One engine for as long as it lives. One thread must call `read` until it says that the engine
-    is gone; `sock` is a blocking stream socket."""
+    is gone; `sock` is a blocking stream socket. `unloaded`: the engine went because nobody needed
+    it, and has begun nothing that is still open."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -58,13 +59,9 @@ class Link:
         self._lock = threading.Lock()
         self._out: queue.Queue[bytes | None] = queue.Queue()
         self._gone = False
+        self.unloaded = False
         self._writer = threading.Thread(target=self._write, name="chatglm-write", daemon=True)
         self._writer.start()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a call is open."""
-        return bool(self._calls)
 
     def call(self) -> Call:
         """A number to put into an order."""
@@ -86,7 +83,7 @@ class Link:
         if known is not None and cancel and not self._gone:
             self.send(Cancel(call.id))
 
-    def read(self) -> list[Reading | Ready | Broken] | None:
+    def read(self) -> list[Reading | Ready | Broken | Bye] | None:
         """Wait for what the engine says, of itself that is: answers go to their calls. None: it is
         gone, or not in its right mind."""
         try:
@@ -96,9 +93,10 @@ class Link:
             return None
         if not data:
             return None
-        own: list[Reading | Ready | Broken] = []
+        own: list[Reading | Ready | Broken | Bye] = []
         for one in reports:
-            if isinstance(one, (Reading, Ready, Broken)):
+            if isinstance(one, (Reading, Ready, Broken, Bye)):
+                self.unloaded = isinstance(one, Bye)
                 own.append(one)
             elif (call := self._calls.get(one.id)) is not None:
                 call.put(one)

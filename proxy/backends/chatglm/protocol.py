@@ -1,10 +1,10 @@
-"""What the HTTP side and the engine say to each other: msgpack frames over a socket pair.
+"""What the HTTP side and the engine say to each other: msgpack frames over a socket.
 
 A frame is its length (four bytes, big-endian) and that many bytes of msgpack. One engine serves one
-generation at a time; `id` tells to which call an answer belongs.
+generation at a time; `id` tells to which call of a connection an answer belongs.
 
-    ours:   Load (Generate | Encode | Decode | Cancel)*
-    theirs: Reading* (Ready | Broken), then for each
+    ours:   (Generate | Encode | Decode | Cancel)*, once it is ready
+    theirs: Reading* (Ready | Broken), at last Bye where it goes of itself, then for each
             Generate: Began Delta* Done | Refused      (Cancel makes it end with Done)
             Encode:   Encoded | Refused
             Decode:   Decoded | Refused
@@ -43,11 +43,13 @@ class Prompt(Struct, frozen=True, omit_defaults=True):
     opening: tuple[str, ...] = ()
 
 
-class Load(Struct, frozen=True, tag="load"):
-    """Begin. `n_ctx` shortens the model's context; 0 leaves it."""
+class Load(Struct, frozen=True):
+    """What an engine is started with. `n_ctx` shortens the model's context; 0 leaves it. After
+    `idle` seconds without an order it ends; 0: never."""
 
     path: str
     n_ctx: int = 0
+    idle: float = 0.0
 
 
 class Generate(Struct, frozen=True, tag="generate"):
@@ -81,7 +83,7 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     id: int
 
 
-Order = Load | Generate | Encode | Decode | Cancel
+Order = Generate | Encode | Decode | Cancel
 
 
 class Reading(Struct, frozen=True, tag="reading"):
@@ -92,16 +94,23 @@ class Reading(Struct, frozen=True, tag="reading"):
 
 
 class Ready(Struct, frozen=True, tag="ready"):
+    """The model is loaded, in the process `pid`."""
+
     family: Family
     n_ctx: int
     vocabulary: int
     version: str
+    pid: int
 
 
 class Broken(Struct, frozen=True, tag="broken"):
     """The model cannot be loaded."""
 
     reason: str
+
+
+class Bye(Struct, frozen=True, tag="bye"):
+    """It was not used for long. What was ordered and not begun is not lost: another does it."""
 
 
 class Began(Struct, frozen=True, tag="began"):
@@ -149,7 +158,7 @@ class Refused(Struct, frozen=True, tag="refused"):
 
 
 Answer = Began | Delta | Done | Encoded | Decoded | Refused
-Report = Reading | Ready | Broken | Answer
+Report = Reading | Ready | Broken | Bye | Answer
 
 _encoder = msgspec.msgpack.Encoder()
 _orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)

@@ -1,12 +1,12 @@
 """One engine, kept in the state it is wanted in.
 
-    idle ──need──> loading ──> ready ──unload──> idle
+    idle ──need──> loading ──> ready ──it unloads──> idle
                       │          │ it dies
                       └──fails───┴──> waiting (longer each time) ──> loading
 
-A thread of its own starts the engine, reads what it says and sees it end: on Linux a child dies
-with the thread that started it. Requests only wait for `ready`. A first death is mended at once; an
-engine that dies again before it gave a whole answer, or cannot load, waits longer each time.
+A thread of its own starts the engine, or finds one that another worker started, reads what it says
+and sees it end. Requests only wait for `ready`. A first death is mended at once; an engine that
+dies again before it gave a whole answer, or cannot load, waits longer each time.
 """
 
 from __future__ import annotations
@@ -19,42 +19,37 @@ from collections.abc import Callable
 from ...errors import BackendDown
 from .host import Host
 from .link import Link
-from .protocol import Broken, Load, Ready
+from .protocol import Broken, Bye, Load, Ready
 
 log = logging.getLogger("slotproxy.chatglm")
 
+Launch = Callable[[Load], Host]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
 SAY_EVERY = 2.0  # seconds between two lines about loading
 
 
 class Supervisor:
-    """`launch` starts an engine. `idle` seconds without a call after which the model is unloaded; 0
-    keeps it."""
+    """`launch` starts an engine, or finds it."""
 
-    def __init__(
-        self, name: str, load: Load, launch: Callable[[], Host], *, idle: float = 0.0
-    ) -> None:
+    def __init__(self, name: str, load: Load, launch: Launch) -> None:
         self._name = name
         self._load = load
         self._launch = launch
-        self._idle = idle
         self._changed = threading.Condition()
         self._wanted = False
         self._closed = False
         self._failures = 0
-        self._used = time.monotonic()
         self._thread: threading.Thread | None = None
         self._life: Link | None = None  # from the start of an engine
         self._link: Link | None = None  # the same, once it is ready
-        self.host: Host | None = None
+        self._host: Host | None = None
         self.ready: Ready | None = None
         self.error = ""
 
     def need(self) -> None:
         """The model is wanted: load it, unless it is."""
         with self._changed:
-            self._used = time.monotonic()
             if self._closed:
                 raise BackendDown("the model is unloaded")
             self._wanted = True
@@ -82,40 +77,29 @@ class Supervisor:
 
     def proven(self) -> None:
         """It gave a whole answer."""
-        self._used = time.monotonic()
         self._failures = 0
 
-    def tick(self) -> None:
-        """Unload when it was not used for long. To be called now and then."""
-        link = self._link
-        if not self._idle or link is None or link.busy:
-            return
-        if time.monotonic() - self._used >= self._idle:
-            log.info("model %s: not used for %g s, unloading", self._name, self._idle)
-            self._stop()
-
     def kill(self, reason: str) -> None:
-        """End an engine that hangs; it is started again."""
+        """End an engine that hangs, for all who use it; it is started again."""
         log.error("model %s: %s, starting its engine again", self._name, reason)
-        if self._life is not None:
-            self._life.close()
+        with self._changed:
+            life, host, ready = self._life, self._host, self.ready
+        if host is not None and ready is not None:
+            host.kill(ready.pid)
+        if life is not None:
+            life.close()
 
     def close(self) -> None:
-        """End the engine for good."""
+        """Leave the engine for good."""
         with self._changed:
             self._closed = True
-        self._stop()
-        thread = self._thread
-        if thread is not None:
-            thread.join(10)
-
-    def _stop(self) -> None:
-        with self._changed:
-            self._wanted = False
             life = self._life
             self._changed.notify_all()
         if life is not None:
             life.close()
+        thread = self._thread
+        if thread is not None:
+            thread.join(10)
 
     # the thread
 
@@ -126,60 +110,65 @@ class Supervisor:
                     self._changed.wait()
                 if self._failures > 1:
                     pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self._failures - 2))
-                    self._changed.wait_for(lambda: self._closed or not self._wanted, pause)
+                    self._changed.wait_for(lambda: self._closed, pause)
                 if self._closed:
                     return
-                if not self._wanted:
-                    continue
             self._live()
 
     def _live(self) -> None:
         """One life of an engine."""
         began = time.monotonic()
         try:
-            host = self._launch()
+            host = self._launch(self._load)
         except OSError as error:
             self._fail(f"its process cannot be started: {error}")
             return
         link = Link(host.sock)
         with self._changed:
-            self.host, self._life = host, link
-            stopped = not self._wanted
-        if stopped:
+            self._host, self._life = host, link
+            closed = self._closed
+        if closed:
             link.close()
         said = began
         broken = ""
-        log.info("model %s: loading %s", self._name, self._load.path)
-        link.send(self._load)
+        if host.started:
+            log.info("model %s: loading %s", self._name, self._load.path)
         while (reports := link.read()) is not None:
             for report in reports:
                 if isinstance(report, Ready):
                     self._up(link, report, time.monotonic() - began)
                 elif isinstance(report, Broken):
                     broken = report.reason
-                elif time.monotonic() - said >= SAY_EVERY:
+                elif isinstance(report, Bye):
+                    self._unloaded()
+                elif host.started and time.monotonic() - said >= SAY_EVERY:
                     said = time.monotonic()
                     percent = 100 * report.done // max(1, report.total)
                     log.info("model %s: %d %% read", self._name, percent)
         with self._changed:
             while_loading = "" if self._link is not None else " while it was loading"
-            self._link = self._life = self.ready = self.host = None
+            self._link = self._life = self.ready = self._host = None
         link.close()
         ended = host.end()
-        if self._wanted and not self._closed:
+        if not link.unloaded and not self._closed:
             self._fail(broken or f"its engine ended{while_loading} ({ended})")
 
     def _up(self, link: Link, ready: Ready, took: float) -> None:
         log.info(
-            "model %s: loaded in %.1f s, %s, context %d, chatglm_cpp %s",
+            "model %s: there after %.1f s, %s, context %d, chatglm_cpp %s",
             self._name, took, ready.family, ready.n_ctx, ready.version,
         )  # fmt: skip
         with self._changed:
-            self._used = time.monotonic()
             self.ready = ready
             self._link = link
             self.error = ""
             self._changed.notify_all()
+
+    def _unloaded(self) -> None:
+        log.info("model %s: not used for %g s, unloaded", self._name, self._load.idle)
+        with self._changed:
+            self._wanted = False
+            self._link = None
 
     def _fail(self, why: str) -> None:
         log.error("model %s: %s", self._name, why)

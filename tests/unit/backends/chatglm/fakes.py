@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from proxy.backends.chatglm import protocol
 from proxy.backends.chatglm.engine import serve
-from proxy.backends.chatglm.protocol import Family, Generate, Prompt, Report
+from proxy.backends.chatglm.peers import Peers
+from proxy.backends.chatglm.protocol import Family, Generate, Load, Prompt, Report
 
 END = 0
 HEADER = 1
@@ -74,27 +77,52 @@ class FakeModel:
 
 
 class FakeHost:
-    """An engine in a thread, with a model that needs no file."""
+    """An engine in a thread, with a model that needs no file. More than one may use it."""
 
-    def __init__(self, open_model: Callable[[str, int], object]) -> None:
-        self.sock, self._theirs = socket.socketpair()
-        self.pid = 0
-        self._open = open_model
-        self._thread = threading.Thread(target=self._run, daemon=True)
+    started = True
+
+    def __init__(self, load: Load, open_model: Callable[[str, int], object]) -> None:
+        self.sock, first = socket.socketpair()
+        self._folder = tempfile.TemporaryDirectory()
+        self._theirs = [first]
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(f"{self._folder.name}/socket")
+        self._listener.listen()
+        self._peers = Peers(selectors.DefaultSelector(), self._listener, self._theirs)
+        self.killed: list[int] = []
+        self._thread = threading.Thread(
+            target=serve, args=(self._peers, load, open_model), daemon=True
+        )
         self._thread.start()
 
-    def _run(self) -> None:
-        with self._theirs:
-            serve(self._theirs, self._open)  # type: ignore[arg-type]
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self) -> socket.socket:
+        """Another connection to it."""
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(f"{self._folder.name}/socket")
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
     def crash(self) -> None:
         """As if the process had died."""
-        with contextlib.suppress(OSError):  # it ended by itself
-            self._theirs.shutdown(socket.SHUT_RDWR)
+        for sock in self._theirs:
+            with contextlib.suppress(OSError):  # it ended by itself
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def kill(self, pid: int) -> None:
+        self.killed.append(pid)
+        self.crash()
 
     def end(self) -> str:
         self.sock.close()
         self._thread.join(5)
+        self._folder.cleanup()
         return "exit code 0"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from proxy.backends.chatglm import peers
 from proxy.backends.chatglm.protocol import (
     Began,
     Broken,
+    Bye,
     Cancel,
     Decode,
     Decoded,
@@ -42,27 +45,34 @@ class Bench:
         self.file.write_bytes(b"x" * 100)
         self._hosts: list[FakeHost] = []
 
-    def start(self, model: FakeModel) -> Peer:
-        host = FakeHost(lambda path, n_ctx: model)
-        self._hosts.append(host)
-        peer = Peer(host.sock)
-        peer.send(Load(str(self.file)))
+    def host(self, model: FakeModel, idle: float = 0.0) -> FakeHost:
+        self._hosts.append(FakeHost(Load(str(self.file), 0, idle), lambda path, n_ctx: model))
+        return self._hosts[-1]
+
+    def start(self, model: FakeModel, idle: float = 0.0) -> Peer:
+        peer = Peer(self.host(model, idle).sock)
         assert peer.receive() == Reading(100, 100)
-        assert peer.receive() == Ready(model.family, model.n_ctx, model.vocabulary, "fake")
+        assert peer.receive() == ready(model)
         return peer
 
-    def refuse(self, error: Exception) -> Peer:
+    def refuse(self, error: Exception, name: str = "m.bin") -> Peer:
         def open_model(path: str, n_ctx: int) -> FakeModel:
             raise error
 
-        host = FakeHost(open_model)
-        self._hosts.append(host)
-        return Peer(host.sock)
+        self._hosts.append(FakeHost(Load(str(self.file.with_name(name))), open_model))
+        return Peer(self._hosts[-1].sock)
+
+    def alive(self) -> bool:
+        return self._hosts[-1].alive
 
     def end(self) -> None:
         for host in self._hosts:
             host.crash()
             host.end()
+
+
+def ready(model: FakeModel) -> Ready:
+    return Ready(model.family, model.n_ctx, model.vocabulary, "fake", os.getpid())
 
 
 @pytest.fixture
@@ -211,15 +221,13 @@ def test_the_header_of_a_turn_is_told_where_calls_are_read(bench: Bench) -> None
 @pytest.mark.parametrize("error", [RuntimeError("bad magic"), MemoryError(), ImportError("no")])
 def test_a_model_that_cannot_be_loaded_is_said(bench: Bench, error: Exception) -> None:
     peer = bench.refuse(error)
-    peer.send(Load(str(bench.file)))
     broken = peer.until(Broken)[-1]
     assert isinstance(broken, Broken)
     assert type(error).__name__ in broken.reason
 
 
 def test_a_file_that_is_gone_is_said(bench: Bench) -> None:
-    peer = bench.refuse(RuntimeError())
-    peer.send(Load(str(bench.file) + "x"))
+    peer = bench.refuse(RuntimeError(), "other.bin")
     assert "FileNotFoundError" in str(peer.receive())
 
 
@@ -227,4 +235,104 @@ def test_an_engine_ends_when_nobody_listens(bench: Bench) -> None:
     peer = bench.start(FakeModel())
     peer.sock.close()
     bench.end()  # joins its thread
-    assert not bench._hosts[0]._thread.is_alive()
+    assert not bench.alive()
+
+
+class Held:
+    """A pause in a generation, which a test ends."""
+
+    def __init__(self) -> None:
+        self.go, self._went = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self._went.set()
+        assert self.go.wait(10)
+
+    def reached(self) -> None:
+        assert self._went.wait(10)
+
+
+def test_two_ask_with_the_same_numbers_and_each_is_answered(bench: Bench) -> None:
+    held = Held()
+    host = bench.host(FakeModel("ab", pause=held))
+    first, second = Peer(host.sock), Peer(host.join())
+    first.until(Ready)
+    first.send(generate(1))
+    held.reached()
+    second.send(Encode(1, Prompt(text="hi"), plain=True), generate(2, "abc"), Cancel(1))
+    held.go.set()
+    assert [type(one) for one in first.until(Done)] == [Began, Delta, Delta, Done]
+    got = [timeless(one) for one in second.until(Done)]
+    assert Encoded(1, (104, 105)) in got
+    assert Began(2, 3) in got
+    assert second.sock.close() is None
+
+
+def test_a_connection_that_ends_cancels_its_answers_alone(bench: Bench) -> None:
+    held = Held()
+    model = FakeModel(endless=True, pause=held, n_ctx=1 << 20)
+    host = bench.host(model)
+    first, second = Peer(host.sock), Peer(host.join())
+    first.until(Ready)
+    first.send(generate(1), generate(2))
+    held.reached()
+    second.send(generate(1, "ab", 3))
+    first.sock.close()
+    held.go.set()
+    assert timeless(second.until(Done)[-1]) == Done(1, "length", 3, 0, 0)
+    assert len(model.asked) == 2, "what the other had waiting was not begun"
+    second.sock.close()
+
+
+def test_who_joins_late_is_told_that_it_is_ready(bench: Bench) -> None:
+    model = FakeModel("ab")
+    host = bench.host(model)
+    Peer(host.sock).until(Ready)
+    late = Peer(host.join())
+    assert late.receive() == ready(model)
+    late.send(generate(1))
+    assert late.until(Done)
+    host.sock.close()
+    late.send(generate(2))
+    assert late.until(Done), "it goes on for who is left"
+    late.sock.close()
+    bench.end()
+    assert not bench.alive()
+
+
+def test_one_that_does_not_read_holds_nobody_up(bench: Bench) -> None:
+    text = "x" * 300_000
+    model = FakeModel("ok")
+    host = bench.host(model)
+    lazy, other = Peer(host.sock), Peer(host.join())
+    lazy.until(Ready)
+    for number in range(20):
+        lazy.send(Encode(number, Prompt(text=text), plain=True))
+    other.send(generate(1))
+    assert timeless(other.until(Done)[-1]) == Done(1, "stop", 3, 0, 0)
+    got = [lazy.receive() for _ in range(20)]
+    assert [one.id for one in got if isinstance(one, Encoded)] == [*range(20)]
+    other.sock.close()
+
+
+def test_one_that_never_reads_is_hung_up_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "BOUND", 1 << 20)
+    host = bench.host(FakeModel("ok"))
+    lazy, other = Peer(host.sock), Peer(host.join())
+    lazy.until(Ready)
+    with pytest.raises(BrokenPipeError):
+        for number in range(100):
+            lazy.send(Encode(number, Prompt(text="x" * 300_000), plain=True))
+    other.send(generate(1))
+    assert other.until(Done)
+    other.sock.close()
+
+
+def test_a_model_not_used_is_unloaded_and_all_are_told(bench: Bench) -> None:
+    host = bench.host(FakeModel("ok"), idle=0.05)
+    first, second = Peer(host.sock), Peer(host.join())
+    assert isinstance(first.until(Bye)[-1], Bye)
+    assert isinstance(second.until(Bye)[-1], Bye)
+    with pytest.raises(FileNotFoundError):
+        host.join()
+    second.sock.close()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from proxy.backends.chatglm import protocol
 from proxy.backends.chatglm.protocol import (
     Began,
+    Bye,
     Cancel,
     Decode,
     Delta,
@@ -17,7 +18,6 @@ from proxy.backends.chatglm.protocol import (
     Encode,
     Frames,
     Generate,
-    Load,
     Prompt,
     Ready,
     Refused,
@@ -25,7 +25,6 @@ from proxy.backends.chatglm.protocol import (
 )
 
 ORDERS = [
-    Load("/m.bin", 512),
     Generate(
         1, Prompt(turns=(Turn("user", "你好"), Turn("assistant", "x", "f"))), None, 0, 1, 0, 1
     ),
@@ -35,7 +34,8 @@ ORDERS = [
     Cancel(2),
 ]
 REPORTS = [
-    Ready("glm-4", 2048, 100, "0.4.2"),
+    Ready("glm-4", 2048, 100, "0.4.2", 77),
+    Bye(),
     Began(1, 9),
     Delta(1, "你\0\n", 2),
     Done(1, "stop", 3, 1.5, 2.5),

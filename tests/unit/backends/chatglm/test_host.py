@@ -1,0 +1,185 @@
+"""A child of several: who starts it, who finds it, when it goes. A script stands for the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.backends.chatglm import host, place, protocol
+from proxy.backends.chatglm.host import Process
+from proxy.backends.chatglm.protocol import Broken, Load
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows runs it in a thread")
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short, as the name of a socket must be."""
+    found = place.meeting("tests", os.getpid())
+    yield found
+    for one in found.iterdir():
+        one.unlink()
+    found.rmdir()
+
+
+@pytest.fixture
+def hosts() -> Iterator[Callable[..., Process]]:
+    made: list[Process] = []
+
+    def start(*given: Any) -> Process:
+        made.append(Process(*given))
+        made[-1].sock.settimeout(PATIENCE)
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.end()
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < end, "it never came"
+        threading.Event().wait(0.01)
+
+
+def child(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """What runs instead of the engine: `listener` and `alive` are as the real one has them."""
+    file = folder.with_suffix(".py")
+    file.write_text(
+        "import os, socket, sys, time\n"
+        "from proxy.backends.chatglm import child\n"
+        "listener, alive = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])\n" + script
+    )
+    real = host.subprocess.Popen
+
+    def run(command: list[str], **options: Any) -> Any:
+        return real([command[0], str(file), *command[3:]], **options)
+
+    monkeypatch.setattr(host.subprocess, "Popen", run)
+
+
+LOAD = Load("/no/such/file")
+# It holds Python's lock, so that only the kernel can end it.
+BUSY = "child._end_with(alive)\nlistener.accept()[0].send(b'.')\nwhile True: 3 ** 3_000_000\n"
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends at a token")
+
+
+def test_a_real_one_says_why_it_cannot(hosts: Callable[..., Process]) -> None:
+    one = hosts(LOAD)
+    assert one.started
+    (frame,) = protocol.Frames().feed(one.sock.recv(1 << 16))
+    said = protocol.report(frame)
+    assert isinstance(said, Broken)
+    assert "FileNotFoundError" in said.reason
+    assert one.sock.recv(1) == b""
+    assert one.end() == "exit code 0"
+
+
+@needs_linux
+def test_the_second_joins_and_outlives_the_first(
+    hosts: Callable[..., Process], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, folder, BUSY)
+    first, second = hosts(LOAD, 1, folder), hosts(LOAD, 1, folder)
+    assert (first.started, second.started) == (True, False)
+    assert first.sock.recv(1) == b"."
+    process = first._process
+    assert process is not None
+    pid = process.pid
+    assert first.end() == "left to others"
+    assert not ended(pid)
+    assert place.lock(folder) is None
+    assert second.end() == "another worker's child"
+    until(lambda: ended(pid))
+
+
+@needs_linux
+def test_killed_workers_do_not_leave_it_behind(
+    hosts: Callable[..., Process], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, folder, BUSY)
+    only = hosts(LOAD, 1, folder)
+    assert only.sock.recv(1) == b"."
+    process = only._process
+    assert process is not None
+    os.close(only._alive)  # as the kernel does with those of a process that is killed
+    only._alive = -1
+    assert process.wait(PATIENCE) == -signal.SIGIO
+
+
+def test_who_comes_while_one_dies_starts_the_next(
+    hosts: Callable[..., Process], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, folder, "listener.close()\ntime.sleep(0.3)\n")
+    first = hosts(LOAD, 1, folder)
+    with contextlib.suppress(ConnectionResetError):
+        assert first.sock.recv(1) == b""
+    assert place.lock(folder) is None, "it has not ended yet"
+    second = hosts(LOAD, 1, folder)
+    assert second.started
+    assert first.end() == "exit code 0"
+
+
+def test_of_many_at_once_one_starts_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hosts: Callable[..., Process]
+) -> None:
+    child(monkeypatch, folder, "child._end_with(alive)\ntime.sleep(60)\n")
+    threads = [threading.Thread(target=hosts, args=(LOAD, 1, folder)) for _ in range(8)]
+    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(PATIENCE)
+    made = next(cell.cell_contents for cell in hosts.__closure__ or ())
+    assert sorted(one.started for one in made) == [False] * 7 + [True]
+    if sys.platform == "linux":
+        assert len(os.listdir("/proc/self/fd")) == before + 8 * 2, "a socket and a pipe for each"
+
+
+def test_a_killed_one_is_told_by_its_signal(
+    hosts: Callable[..., Process], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, folder, "listener.accept()[0].send(b'.')\ntime.sleep(60)\n")
+    one = hosts(LOAD, 1, folder)
+    assert one.sock.recv(1) == b"."
+    process = one._process
+    assert process is not None
+    one.kill(process.pid)
+    assert one.sock.recv(1) == b""
+    assert one.end() == "signal 9"
+    one.kill(process.pid)  # it is gone, which is what was wanted
+
+
+def ended(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"
+
+
+def test_a_folder_of_others_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert place.meeting("a") == place.meeting("a") != place.meeting("b")
+    base = place.meeting("a").parent
+    assert base.stat().st_mode & 0o777 == 0o700
+    base.chmod(0o755)
+    with pytest.raises(PermissionError, match="not a folder of this user alone"):
+        place.meeting("a")
+    base.chmod(0o700)
+    base.rename(tmp_path / "moved")
+    base.symlink_to(tmp_path / "moved")
+    with pytest.raises(PermissionError):
+        place.meeting("a")
