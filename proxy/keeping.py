@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from .aside import aside
 from .cancel import Cancel
 from .config import Settings
 
@@ -82,7 +83,7 @@ class Keeping:
         from .knowledge.mending import mend
 
         with self._lock:
-            _ = self._knowledge
+            _ = self._database, self._knowledge
         mend(self._rows, self._index)
 
     def _late(self, make: Callable[[], T]) -> T | None:
@@ -91,6 +92,7 @@ class Keeping:
 
         def locked() -> T:
             with self._lock:
+                _ = self._database  # first: what is imported for the others comes with it
                 return make()
 
         return cast(T, Late(locked))
@@ -107,10 +109,17 @@ class Keeping:
 
     @cached_property
     def _database(self) -> Database:
-        from .store.database import Database
+        def opened() -> Database:
+            from .knowledge import ingest, stores  # noqa: F401
+            from .knowledge.index import sqlite  # noqa: F401
+            from .store import conversations  # noqa: F401
+            from .store.database import Database
 
-        database = Database(self._settings.database or f"sqlite:///{self._file}")
-        database.upgrade()
+            database = Database(self._settings.database or f"sqlite:///{self._file}")
+            database.upgrade()
+            return database
+
+        database = aside(opened)  # to import all of it takes half a second
         atexit.register(database.close)
         return database
 

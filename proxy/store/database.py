@@ -17,6 +17,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, t
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import StaticPool
 
+from . import sqlite
+
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY = 30.0  # seconds to wait for another writer of SQLite's
 _LOCK = 0x510F  # of PostgreSQL's advisory locks: any number of our own
@@ -39,6 +41,9 @@ class Database:
             options = {"connect_args": {"timeout": BUSY, "check_same_thread": False}}
             if self._file is None:
                 options["poolclass"] = StaticPool
+            else:
+                options["connect_args"]["factory"] = sqlite.Connection
+                options |= {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0}
         self.engine: Engine = create_engine(parsed, **options)
         if parsed.get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", _prepare)

@@ -8,11 +8,11 @@ owner, and each call sees its owner's rows alone. Times are seconds since 1970.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import IO, Any, TypeVar
 
 from msgspec import Struct, structs
 from sqlalchemy import ColumnElement, Engine, Row, Table, delete, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from . import pieces
 from .tables import ATTACHED, BATCHES, CONTENTS, FILES, KEPT
@@ -147,8 +147,9 @@ class FileStore:
 
     def _replace(self, table: Table, owner: str, value: Struct) -> None:
         """What is there under the value's key is replaced, if it is the owner's."""
+        # Each by itself: to import the other costs as much as all the rest.
+        dialect = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}")
         fields = structs.asdict(value)
-        dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         row = dialect.insert(table).values(owner=owner, **fields)
         replaced = row.on_conflict_do_update(
             index_elements=list(table.primary_key), set_=fields, where=table.c.owner == owner

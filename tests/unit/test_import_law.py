@@ -30,9 +30,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"core", "errors", "cancel", "wire", "prompting", "config"},
     "prompters": {"core", "errors", "config", "prompting", "backends"},
     "gateway": {"core", "errors", "cancel", "scheduling", "prompting", "prompters", "backends"},
-    "store": {"errors", "knowledge"},  # rows become knowledge's values
-    "keeping": {"cancel", "config", "gateway", "knowledge", "store"},
-    "knowledge": {"core", "errors", "cancel", "store"},
+    "aside": set(),
+    "store": {"errors", "aside", "knowledge"},  # rows become knowledge's values
+    "keeping": {"aside", "cancel", "config", "gateway", "knowledge", "store"},
+    "knowledge": {"core", "errors", "aside", "cancel", "store"},
     "web": {
         "",
         "core",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...aside import aside
 from ...errors import (
     BackendDown,
     Cancelled,
@@ -17,7 +18,6 @@ from ...errors import (
     QueueTimeout,
 )
 from . import lexical
-from .aside import aside
 from .fusion import fused
 from .shelf import Shelf
 from .values import Embed, Entry, Found, Row, Words

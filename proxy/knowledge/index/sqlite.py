@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import array
 import functools
+import importlib.util
 import json
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .aside import aside
+from ...aside import aside
 from .lexical import VERSION
 from .values import Near, Row, Size, Words
 
@@ -183,12 +184,11 @@ class SqliteShelf:
 
     def _connect(self) -> apsw.Connection:
         import apsw
-        import sqlite_vec
 
         db = apsw.Connection(self._name)
         db.set_busy_timeout(WAIT)
         db.enable_load_extension(True)
-        db.load_extension(sqlite_vec.loadable_path())
+        db.load_extension(_extension())
         db.enable_load_extension(False)
         db.execute(f"pragma synchronous = normal; pragma mmap_size = {MAPPED}").fetchall()
         return db
@@ -224,6 +224,14 @@ class SqliteShelf:
                 return done
 
         return aside(run)
+
+
+def _extension() -> str:
+    """Where sqlite-vec's library is. Its Python package would import numpy. Raises ImportError."""
+    package = importlib.util.find_spec("sqlite_vec")
+    if package is None or package.origin is None:
+        raise ImportError("sqlite-vec is not installed: pip install slotproxy[knowledge]")
+    return str(Path(package.origin).with_name("vec0"))
 
 
 def _prepare(db: apsw.Connection) -> None:

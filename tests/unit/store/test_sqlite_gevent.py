@@ -1,0 +1,85 @@
+"""SQLite's calls do not hold up gevent's hub, which all streams of the process run in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+pytest.importorskip("gevent", reason="gevent is not installed")
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# More greenlets write and read at once than there are connections, while another process holds the
+# write lock for a while: a stream's tick goes on, nobody fails, nothing is lost.
+SCRIPT = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, sqlite3, sys, time
+from gevent import subprocess
+from proxy.keeping import Keeping
+from proxy.config import Settings
+from proxy.store import sqlite
+
+ident = monkey.get_original("_thread", "get_ident")
+hub, threads = ident(), set()
+real = sqlite._aside
+def told(work):
+    def run():
+        threads.add(ident())
+        return work()
+    return real(run)
+sqlite._aside = told
+
+keeping = Keeping(Settings(data=sys.argv[1]), None, None)
+conversations = keeping.conversations
+ids = []
+
+def work(n):
+    for i in range(5):
+        made = conversations.create("me", f"{n}-{i}")
+        assert conversations.get("me", made.id).title == f"{n}-{i}"
+        ids.append(made.id)
+
+HOLD = '''
+import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("begin immediate")
+print("held", flush=True)
+time.sleep(0.5)
+db.execute("commit")
+'''
+conversations.create("me", "first")
+ticks = []
+def tick():
+    while True:
+        ticks.append(time.monotonic())
+        gevent.sleep(0.01)
+ticking = gevent.spawn(tick)
+holder = subprocess.Popen(
+    [sys.executable, "-c", HOLD, sys.argv[1] + "/slotproxy.db"], stdout=subprocess.PIPE
+)
+holder.stdout.readline()
+begun = time.monotonic()
+gevent.joinall([gevent.spawn(work, n) for n in range(30)], raise_error=True)
+assert time.monotonic() - begun > 0.3, "nobody had to wait"
+assert len([one for one in ticks if begun < one < begun + 0.4]) > 10, "the hub was held up"
+holder.wait()
+assert len(set(ids)) == 150 and len(conversations.recent("me", limit=500)) == 151
+assert threads and hub not in threads, (threads, hub)
+print("apart")
+"""
+
+
+def test_the_hub_waits_for_no_file_and_no_lock_of_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.stdout.strip(), done.returncode) == ("apart", 0), done.stderr[-2000:]
