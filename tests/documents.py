@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 import textwrap
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 
 LINE = 40  # characters
@@ -147,3 +149,17 @@ def xlsx(sheets: Mapping[str, Sequence[Sequence[str]]]) -> bytes:
     packed = io.BytesIO()
     made.save(packed)
     return packed.getvalue()
+
+
+def png(red: int, green: int, blue: int, edge: int = 20) -> bytes:
+    """A square of one colour. The format is that of the PNG specification."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", edge, edge, 8, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes((red, green, blue)) * edge) * edge)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import openai
 import pytest
 import requests
 
+from tests import documents
 from tools import made_up_mmproj
 from tools.processes import Gateway, ModelServer
 
@@ -30,17 +29,7 @@ OPTIONS = {"num_predict": BUDGET, "temperature": 0}
 
 
 def picture(red: int, green: int, blue: int) -> str:
-    """A PNG of one colour, as base64. The format is that of the PNG specification."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", 20, 20, 8, 2, 0, 0, 0)
-    rows = zlib.compress((b"\0" + bytes((red, green, blue)) * 20) * 20)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + parts).decode()
+    return base64.b64encode(documents.png(red, green, blue)).decode()
 
 
 RED, BLUE = picture(255, 0, 0), picture(0, 0, 255)

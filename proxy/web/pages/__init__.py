@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from . import chat, chat_files, errors, knowledge, session_routes, shell, status
+from . import chat, chat_files, errors, images, knowledge, session_routes, shell, status
 
 __all__ = ["errors", "install"]
 
@@ -13,6 +13,7 @@ def install(app: Flask) -> None:
         app,
         chat.blueprint,
         chat_files.blueprint,
+        images.blueprint,
         session_routes.blueprint,
         knowledge.blueprint,
         status.blueprint,

@@ -17,7 +17,7 @@ from ..exchange import STREAM_HEADERS
 from ..observe import Record
 from ..reply import Reply
 from ..services import services
-from . import api, chat_files, guard, options
+from . import api, chat_files, guard, images, options
 from .answers import Answers
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ _answers = Answers()
 @blueprint.get("/")
 def page() -> Response:
     here = services()
+    registry = here.gateway.registry
+    models = sorted({one.model for one in registry.backends.values()} - {""})
     missing = here.conversations is None
     bases = here.knowledge.bases(api.owner()) if here.knowledge is not None else ()
     return make_response(
@@ -44,7 +46,8 @@ def page() -> Response:
             bases=[one for one in bases if not one.temporary],
             engines=here.dialogues.engines,
             templates=options.templates(here.layouts),
-            models=sorted({one.model for one in here.gateway.registry.backends.values()} - {""}),
+            models=models,
+            seen=[one for one in models if images.seen(here.gateway, one)],
         )
     )
 
@@ -84,7 +87,8 @@ def delete(conversation: str) -> Response:
 @blueprint.get(f"{API}/conversations/<conversation>/messages")
 def messages(conversation: str) -> Response:
     """All branches, oldest first."""
-    return api.json(api.conversations().messages(api.owner(), conversation))
+    found = api.conversations().messages(api.owner(), conversation)
+    return api.json([images.shown(one) for one in found])
 
 
 @blueprint.get(f"{API}/conversations/<conversation>/export")
@@ -96,7 +100,7 @@ def export(conversation: str) -> Response:
         data = msgspec.json.encode({**msgspec.to_builtins(known), "messages": all_})
         return _download(data, known.title, "json")
     said = api.conversations().path(api.owner(), all_[-1].id) if all_ else ()
-    parts = [f"# {known.title}", *(f"## {one.role}\n\n{one.content}" for one in said)]
+    parts = [f"# {known.title}", *(f"## {one.role}\n\n{images.markdown(one)}" for one in said)]
     return _download("\n\n".join(parts).encode() + b"\n", known.title, "md")
 
 
@@ -105,9 +109,10 @@ def export(conversation: str) -> Response:
 
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
-    """`{"text", "parent_id"}` asks under a message (none: a first one), `{"again": id}` answers a
-    question once more; `options` are those of `options.read`, base "files" what was dropped into
-    the conversation. Gives the question and the answer, which grows from here on.
+    """`{"text", "parent_id"}` asks under a message (none: a first one), with `images` of its own or
+    `images_of` another message; `{"again": id}` answers a question once more. `options` are those
+    of `options.read`, base "files" what was dropped into the conversation. Gives the question and
+    the answer, which grows from here on.
 
     What cannot be asked, or not now, leaves nothing behind."""
     here, store, owner, asked = services(), api.conversations(), api.owner(), api.asked()
@@ -117,7 +122,7 @@ def ask(conversation: str) -> Response:
     if told.get("kind") == "knowledge" and told.get("base") == "files":
         told["base"] = chat_files.base_of(known)
     question: Message | None = None
-    text, parent = "", None
+    text, parent, pictures = "", None, images.read(asked)
     if again:
         question = store.message(owner, again)
         if question.role != "user" or question.conversation_id != known.id:
@@ -129,23 +134,30 @@ def ask(conversation: str) -> Response:
             raise Invalid("text", f"must have from 1 to {LONGEST} characters")
         parent = fields.text(asked, "parent_id") or None
         before = store.path(owner, parent) if parent else ()
-        said = [*options.said(before), Said("user", text)]
+        if other := fields.text(asked, "images_of"):
+            pictures = images.kept(store.message(owner, other))
+        said = [*options.said(before), Said("user", text, media=images.media_of(pictures))]
     wanted = options.read(told, said, here.layouts, owner, known.id)
+
+    if pictures and not images.seen(here.gateway, wanted.model):
+        raise Invalid("images", "cannot be seen by this model")
 
     def keep() -> Message:
         nonlocal question
         if question is None:
-            question = store.add(owner, known.id, "user", text, parent)
+            extra = {images.NAME: pictures} if pictures else {}
+            question = store.add(owner, known.id, "user", text, parent, extra=extra)
             if not known.title:
                 store.change(owner, known.id, title=" ".join(text.split())[:60])
-        extra = {"kind": wanted.kind}
-        return store.add(owner, known.id, "assistant", "", question.id, "growing", extra)
+        begun = {"kind": wanted.kind}
+        return store.add(owner, known.id, "assistant", "", question.id, "growing", begun)
 
     caller = here.callers.caller(owner, request.environ)
     record = Record(request.environ)
     record.key, record.stream = owner, True
     answer = _answers.begin(here, store, keep, wanted, caller, record)
-    return api.json({"question": question, "answer": answer}, 201)
+    assert question is not None, "an answer was kept under it"
+    return api.json({"question": images.shown(question), "answer": answer}, 201)
 
 
 @blueprint.get(f"{API}/answers/<message>/events")

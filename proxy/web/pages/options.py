@@ -11,7 +11,7 @@ from ...core.request import Message as Said
 from ...core.sampling import sampling
 from ...dialects import fields
 from ...dialogue import EMPTY, FOLDERS, DialogueRequest, Kind
-from . import api
+from . import api, images
 
 if TYPE_CHECKING:
     from ...prompting.layouts import Layouts
@@ -30,7 +30,11 @@ def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
 
 def said(branch: Sequence[Message]) -> list[Said]:
     """A branch of a conversation as a model is told of it."""
-    return [Said(one.role, one.content) for one in branch if one.content]
+    return [
+        Said(one.role, one.content, media=images.media_of(images.kept(one)))
+        for one in branch
+        if one.content
+    ]
 
 
 def read(

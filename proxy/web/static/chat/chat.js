@@ -3,6 +3,7 @@
 import { Calls } from "../panels/calls.js";
 import { keyed, make, say } from "../panels/dom.js";
 import { Files } from "./files.js";
+import { Images } from "./images.js";
 import { Message } from "./message.js";
 import { words } from "./words.js";
 
@@ -86,7 +87,8 @@ function branch() {
 
 const acts = {
   again: (message) => ask({ again: message.parent_id }),
-  edit: (message, text) => ask({ text, parent_id: message.parent_id }),
+  edit: (message, text) => ask({ text, parent_id: message.parent_id, images_of: message.id }),
+  image: (message, n) => `${page.dataset.api}/messages/${message.id}/images/${n}`,
   rate: (message, score, reason) => attempt(() => calls.post(`/answers/${message.id}/feedback`, { score, reason })),
   turn: (id) => {
     leaf = newest(id);
@@ -189,7 +191,10 @@ async function ask(question) {
     return calls.post(`/conversations/${talk.id}/ask`, { ...question, options: options() });
   });
   if (!made) return;
-  if (!question.again) form.elements.text.value = "";
+  if (question.images) {
+    form.elements.text.value = "";
+    images.clear();
+  }
   messages.set(made.question.id, made.question);
   messages.set(made.answer.id, made.answer);
   leaf = made.answer.id;
@@ -203,7 +208,8 @@ async function ask(question) {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = form.elements.text.value.trim();
-  if (text) ask({ text, parent_id: leaf });
+  if (images.all.length && !sees()) return say(at("told"), words.no_eyes);
+  if (text) ask({ text, parent_id: leaf, images: images.all });
 });
 form.elements.text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -258,14 +264,17 @@ at("clear").addEventListener("click", async () => {
   if (done) await choose(null);
 });
 
-// -- files: what is dropped here is what is asked about next
+// -- images and files: what is dropped here is what is asked about next
 
+const sees = () => (form.elements.model?.selectedOptions[0] ?? page).dataset.sees === "true";
+const images = new Images(at("images"), sees, (text) => say(at("told"), text));
 const files =
   at("attach") &&
   new Files(
     page,
     calls,
     attempt,
+    images,
     async () => {
       if (!talk) {
         talk = (await attempt(() => calls.post("/conversations"))) ?? null;

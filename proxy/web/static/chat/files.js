@@ -12,16 +12,21 @@ export class Files {
   #read = [];
   #path = null;
 
-  /** `talk()` gives the conversation, made if there is none; `used(yes)` is called when there
-   * are files to ask about, or none any more. */
-  constructor(page, calls, attempt, talk, used) {
-    Object.assign(this, { calls, attempt, talk, used });
+  /** `images` takes those that are some; `talk()` gives the conversation, made if there is none;
+   * `used(yes)` is called when there are files to ask about, or none any more. */
+  constructor(page, calls, attempt, images, talk, used) {
+    Object.assign(this, { calls, attempt, images, talk, used });
     this.list = page.querySelector('[data-part="files"]');
     this.option = page.querySelector('[name="base"] [value="files"]');
     const input = page.querySelector('[data-part="attach"]');
     input.addEventListener("change", () => {
       this.#take([...input.files]);
       input.value = "";
+    });
+    page.addEventListener("paste", (event) => {
+      if (!event.clipboardData.files.length) return;
+      event.preventDefault();
+      this.#take([...event.clipboardData.files]);
     });
     for (const name of ["dragover", "dragleave", "drop"]) {
       page.addEventListener(name, (event) => {
@@ -51,7 +56,9 @@ export class Files {
     }
   }
 
-  async #take(files) {
+  async #take(all) {
+    const files = await this.images.take(all);
+    if (!files.length) return;
     const talk = await this.talk();
     if (!talk) return;
     await this.show(talk);

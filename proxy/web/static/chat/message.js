@@ -5,7 +5,7 @@ import { count, measure, span } from "../panels/form.js";
 import { Growing, render } from "./markdown.js";
 import { words } from "./words.js";
 
-/** `acts`: again(message), edit(message, text), rate(message, score, reason), turn(message, by). */
+/** `acts`: again(message), edit(message, text), image(message, n) gives an address, rate(message, score, reason), turn(message, by). */
 export class Message {
   constructor(message, siblings, acts) {
     this.message = message;
@@ -22,8 +22,10 @@ export class Message {
       this.foot,
     );
     this.element.dataset.status = message.status;
-    if (this.user) say(this.text, message.content);
-    else {
+    if (this.user) {
+      say(this.text, message.content);
+      this.#images(message.extra.images ?? []);
+    } else {
       render(this.text, message.content);
       this.#asides(message.extra, message.reasoning);
     }
@@ -98,6 +100,14 @@ export class Message {
       parts.push(make("p", { className: "note" }, words.no_sources));
     }
     this.aside.replaceChildren(...parts);
+  }
+
+  #images(images) {
+    const shown = images.map(({ name }, n) => {
+      const src = this.acts.image(this.message, n);
+      return make("a", { href: src, target: "_blank" }, make("img", { src, alt: name, loading: "lazy" }));
+    });
+    if (shown.length) this.aside.append(make("div", { className: "images" }, shown));
   }
 
   #actions(siblings) {

@@ -1,0 +1,81 @@
+// Images that go with the next question, for a model that sees.
+
+import { make } from "../panels/dom.js";
+import { words } from "./words.js";
+
+const MOST = 8; // of one message
+const AS_THEY_ARE = new Set(["image/png", "image/jpeg"]); // what every server reads
+const EDGE = 2048; // pixels: models look at no more
+const BYTES = 4e6;
+
+export class Images {
+  #waiting = []; // {name, url}
+
+  /** `sees()` says whether the chosen model does; `tell(text)` shows what went wrong. */
+  constructor(list, sees, tell) {
+    Object.assign(this, { list, sees, tell });
+  }
+
+  /** Take the images among these files; the others are given back. */
+  async take(files) {
+    const images = files.filter((file) => file.type.startsWith("image/"));
+    if (images.length && !this.sees()) this.tell(words.no_eyes);
+    else for (const file of images) await this.#add(file);
+    return files.filter((file) => !images.includes(file));
+  }
+
+  /** Those to be sent; throws away none. */
+  get all() {
+    return [...this.#waiting];
+  }
+
+  clear() {
+    this.#waiting = [];
+    this.#draw();
+  }
+
+  async #add(file) {
+    if (this.#waiting.length >= MOST) return this.tell(words.too_many_images(MOST));
+    const name = file.name || "image";
+    try {
+      this.#waiting.push({ name, url: await read(file) });
+      this.#draw();
+    } catch {
+      this.tell(words.no_image(name));
+    }
+  }
+
+  #draw() {
+    const chips = this.#waiting.map((one) => {
+      const away = make("button", { type: "button", className: "quiet", "aria-label": words.take_away(one.name) }, "×");
+      away.addEventListener("click", () => {
+        this.#waiting.splice(this.#waiting.indexOf(one), 1);
+        this.#draw();
+      });
+      return make("li", { className: "thumbnail" }, make("img", { src: one.url, alt: one.name }), away);
+    });
+    this.list.replaceChildren(...chips);
+  }
+}
+
+/** A file as a data: URL; made smaller, and a JPEG of, where it is not what all servers read. */
+async function read(file) {
+  const picture = await createImageBitmap(file);
+  const scale = Math.min(1, EDGE / Math.max(picture.width, picture.height));
+  if (scale === 1 && file.size <= BYTES && AS_THEY_ARE.has(file.type)) return url(file);
+  const canvas = make("canvas", { width: picture.width * scale, height: picture.height * scale });
+  const paper = canvas.getContext("2d");
+  paper.fillStyle = "white"; // a JPEG sees through nothing
+  paper.fillRect(0, 0, canvas.width, canvas.height);
+  paper.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.9);
+}
+
+function url(file) {
+  return new Promise((done, failed) => {
+    const reader = new FileReader();
+    reader.addEventListener("load", () => done(reader.result));
+    reader.addEventListener("error", failed);
+    reader.readAsDataURL(file);
+  });
+}

@@ -1,0 +1,149 @@
+"""Images in the chat, in a browser, on a llama-server that sees (with a made-up projector)."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import documents
+from tools import made_up_mmproj, made_up_model, servers
+from tools.processes import Gateway, ModelServer
+
+from .conftest import PHONE, Open
+
+RED, BLUE = documents.png(255, 0, 0), documents.png(0, 0, 255)
+GIVE = """([data, type, name, event]) => {
+  const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
+  const given = new DataTransfer();
+  given.items.add(new File([bytes], name, { type }));
+  const how = { bubbles: true, cancelable: true };
+  const told = event === "paste"
+    ? new ClipboardEvent(event, { ...how, clipboardData: given })
+    : new DragEvent(event, { ...how, dataTransfer: given });
+  document.getElementById("text").dispatchEvent(told);
+}"""
+
+
+def give(page: Any, data: bytes, how: str, kind: str = "image/png", name: str = "a.png") -> None:
+    """Drop or paste a file."""
+    page.evaluate(GIVE, [base64.b64encode(data).decode(), kind, name, how])
+
+
+def choose(page: Any, data: bytes) -> None:
+    picture = {"name": "a.png", "mimeType": "image/png", "buffer": data}
+    page.locator('[data-part="attach"]').set_input_files([picture])
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    binary = servers.find("llama-2026")
+    if binary is None:
+        pytest.skip("llama-2026 is not built: only it sees")
+    folder = tmp_path_factory.mktemp("seeing")
+    model = made_up_model.cached()
+    projector = ("--mmproj", str(made_up_mmproj.cached(model)))
+    server = ModelServer("llama-2026", binary, model, folder / "llama.log", extra=projector)
+    flags = ["--llama-api", server.url, "--data", str(folder / "data")]
+    gateway = Gateway(flags, folder / "gateway.log")
+    try:
+        server.start()
+        gateway.start()
+        yield gateway
+    finally:
+        gateway.kill()
+        server.kill()
+
+
+def briefly(page: Any) -> None:
+    """Answers of a few tokens, the same each time."""
+    page.locator(".more summary").click()
+    page.locator('[name="temperature"]').fill("0")
+    page.locator('[name="max_tokens"]').fill("12")
+
+
+def ask(page: Any, number: int = 1) -> str:
+    page.locator("#text").fill("What is to be seen?")
+    page.locator("#text").press("Enter")
+    page.locator('.message.assistant[data-status="done"]').nth(number - 1).wait_for()
+    said: str = page.locator(".message.assistant .said").nth(number - 1).inner_text()
+    return said
+
+
+def drawn(page: Any) -> int:
+    """The width of the image of the last question, once it is there."""
+    image = page.locator(".message.user img").last
+    image.wait_for()
+    width: int = image.evaluate("async (one) => (await one.decode(), one.naturalWidth)")
+    return width
+
+
+def test_an_image_is_shown_sent_kept_and_deleted(
+    seeing: Gateway, visit: Open, accessible: Any
+) -> None:
+    page = visit(f"{seeing.url}/", size=PHONE)
+    page.on("dialog", lambda dialog: dialog.accept())
+    briefly(page)
+    choose(page, RED)
+    page.get_by_role("list", name="Images").get_by_role("img", name="a.png").wait_for()
+    accessible(page)
+    red = ask(page)
+    assert page.locator(".thumbnail").count() == 0
+    assert drawn(page) == 20
+    accessible(page)
+    where = page.locator(".message.user img").get_attribute("src")
+    page.reload()
+    assert drawn(page) == 20
+    picture = page.request.get(f"{seeing.url}{where}")
+    assert (picture.headers["content-type"], picture.body()) == ("image/png", RED)
+
+    page.get_by_role("button", name="New conversation").click()
+    give(page, BLUE, "paste")
+    page.locator(".thumbnail").wait_for()
+    assert ask(page) != red
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="New conversation").click()
+    give(page, RED, "drop")
+    page.locator(".thumbnail").wait_for()
+    assert ask(page) == red  # what it says is of the image alone
+
+    page.get_by_role("button", name="Edit").click()
+    page.locator(".message.user .said button").click()
+    page.get_by_text("2 of 2").wait_for()
+    assert drawn(page) == 20  # an edited question keeps its image
+
+    where = page.locator(".message.user img").get_attribute("src")
+    page.get_by_role("button", name="Delete").click()
+    page.locator(".message").first.wait_for(state="detached")
+    assert page.request.get(f"{seeing.url}{where}").status == 404
+
+
+def test_a_large_image_is_made_smaller(seeing: Gateway, visit: Open) -> None:
+    page = visit(f"{seeing.url}/", language="zh")
+    briefly(page)
+    choose(page, documents.png(0, 255, 0, edge=3000))
+    page.locator(".thumbnail").wait_for()
+    ask(page)
+    assert drawn(page) == 2048
+
+
+def test_what_is_no_image_is_told(seeing: Gateway, visit: Open) -> None:
+    page = visit(f"{seeing.url}/")
+    give(page, b"no image", "drop")
+    page.get_by_role("alert").get_by_text("a.png cannot be read as an image").wait_for()
+    assert page.locator(".thumbnail").count() == 0
+
+
+def test_a_model_that_is_blind_is_not_shown_any(site: Gateway, visit: Open) -> None:
+    for language, words in (
+        ("en", "This model cannot see images."),
+        ("zh", "此模型无法识别图片。"),
+    ):
+        page = visit(f"{site.url}/", language=language)
+        give(page, RED, "paste")
+        page.get_by_role("alert").get_by_text(words).wait_for()
+        assert page.locator(".thumbnail").count() == 0
+        assert page.get_by_text(re.compile("Images can be dropped|粘贴图片")).count() == 0

@@ -1,0 +1,96 @@
+"""Images of a conversation: what may be one, who gets it, and that it goes with its message."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests import documents
+from tests.fakes import CAPS, ScriptedDriver, wait_until
+
+from .test_pages_chat import API, KEYED, Page
+
+PNG = documents.png(1, 2, 3)
+URL = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+IMAGE = {"name": "a [b](c).png", "url": URL}
+SEEING = msgspec.structs.replace(CAPS, chat=True, vision=True)
+
+
+def asked(page: Page, **body: Any) -> Any:
+    answer = page.ask(**body)
+    assert answer.status_code == 201, answer.text
+    page.over()
+    return answer.json["question"]
+
+
+@pytest.fixture
+def driver() -> ScriptedDriver:
+    return ScriptedDriver(caps=SEEING)
+
+
+@pytest.fixture
+def page(driver: ScriptedDriver, tmp_path: Path) -> Page:
+    return Page(driver, tmp_path)
+
+
+def test_an_image_goes_to_the_model_and_stays_with_the_conversation(
+    page: Page, driver: ScriptedDriver
+) -> None:
+    question = asked(page, images=[IMAGE])
+    assert question["extra"] == {"images": [{"name": IMAGE["name"]}]}
+    assert page.messages()[0]["extra"] == question["extra"]  # the bytes are fetched apart
+    (media,) = driver.tasks[-1].request.messages[-1].media
+    assert (media.kind, media.url) == ("image", URL)
+    where = f"{API}/messages/{question['id']}/images/0"
+    got = page.client.get(where)
+    assert (got.data, got.mimetype) == (PNG, "image/png")
+    assert got.headers["X-Content-Type-Options"] == "nosniff"
+    assert page.client.get(f"{API}/messages/{question['id']}/images/1").status_code == 404
+
+    asked(page, text="And now?", parent_id=page.messages()[-1]["id"])
+    assert driver.tasks[-1].request.messages[0].media == (media,)
+    other = asked(page, text="Else?", images_of=question["id"])
+    assert driver.tasks[-1].request.messages[0].media == (media,)
+
+    text = page.client.get(f"{API}/conversations/{page.talk}/export?as=md").text
+    assert f"![a bc.png]({URL})\n\nElse?" in text
+    whole = page.client.get(f"{API}/conversations/{page.talk}/export?as=json").json
+    assert whole["messages"][0]["extra"]["images"] == [IMAGE]
+
+    page.client.delete(f"{API}/conversations/{page.talk}", headers=KEYED)
+    for one in (question, other):
+        assert page.client.get(f"{API}/messages/{one['id']}/images/0").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        "a.png",
+        [URL],
+        [{"name": "a"}],
+        [{"name": "a", "url": "https://example.org/a.png"}],
+        [{"name": "a", "url": "data:image/svg+xml;base64,AAAA"}],
+        [{"name": "a", "url": "data:image/png;base64,?"}],
+        [IMAGE] * 9,
+    ],
+)
+def test_what_is_no_image_is_refused_and_leaves_nothing(page: Page, images: Any) -> None:
+    assert page.ask(images=images).status_code == 400
+    assert page.messages() == []
+
+
+def test_a_blind_model_is_not_asked(tmp_path: Path) -> None:
+    page = Page(ScriptedDriver(), tmp_path)
+    refused = page.ask(images=[IMAGE])
+    assert refused.status_code == 400
+    assert "cannot be seen by this model" in refused.json["error"]["message"]
+    assert page.messages() == []
+    assert "Images can be" not in page.client.get("/").text
+
+
+def test_only_who_sees_is_offered_images(page: Page) -> None:
+    wait_until(lambda: "Images can be" in page.client.get("/").text)
