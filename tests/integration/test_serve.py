@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.serve import FORM
 from tools.processes import Child, ask
 
 # proxy.app as the children see it. Flask is imported when the application is made, in the worker.
@@ -174,9 +175,10 @@ def test_the_worker_is_as_the_application_needs_it(served: tuple[Server, str]) -
 
 def test_waitress_refuses_large_bodies(start: Start) -> None:
     code, args, env = WAYS["waitress"]
-    url = start(code, [*args, "--max-body", "2048"], env).wait_url()
-    assert ask(f"{url}/size", "x" * 2000)[0] == 200
-    assert ask(f"{url}/size", "x" * 3000)[0] == 413
+    bounds = ("--max-body", "2048", "--max-document", "4096")
+    url = start(code, [*args, *bounds], env).wait_url()
+    assert ask(f"{url}/size", "x" * 4000)[0] == 200, "an upload may have it"
+    assert ask(f"{url}/size", "x" * (4096 + FORM))[0] == 413
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,10 @@ def _states(url: str) -> list[str]:
 class Stream:
     """One streamed chat on a connection of its own, so that its worker is known by its socket."""
 
-    def __init__(self, url: str, text: str, tokens: int) -> None:
-        parts = urlsplit(url)
-        self.connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    def __init__(
+        self, url: str, text: str, tokens: int, connection: http.client.HTTPConnection | None = None
+    ) -> None:
+        self.connection = connection or _connected(url)
         body = {
             "messages": [{"role": "user", "content": text}],
             "max_tokens": tokens,
@@ -131,9 +132,15 @@ class Stream:
         self.connection.close()
 
 
-def _holder(stream: Stream, pids: list[int]) -> int:
-    """The worker whose socket is the other end of this stream's."""
-    port = stream.connection.sock.getsockname()[1]
+def _connected(url: str) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection.connect()
+    return connection
+
+
+def _holder(connection: http.client.HTTPConnection, pids: list[int]) -> int:
+    """The worker that has taken this connection; 0: none yet."""
+    port = connection.sock.getsockname()[1]
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     (inode,) = (line[9] for line in lines if int(line[2].split(":")[1], 16) == port)
     for pid in pids:
@@ -143,7 +150,20 @@ def _holder(stream: Stream, pids: list[int]) -> int:
                     return pid
             except FileNotFoundError:
                 pass
-    raise AssertionError("no worker has it")
+    return 0
+
+
+def _one_of_each(url: str, pids: list[int]) -> dict[int, http.client.HTTPConnection]:
+    """A connection to each of the workers; the kernel chooses who takes one."""
+    found: dict[int, http.client.HTTPConnection] = {}
+    for _ in range(100):
+        one = _connected(url)
+        _wait_for(lambda one=one: _holder(one, pids) != 0)  # type: ignore[misc]
+        if found.setdefault(_holder(one, pids), one) is not one:
+            one.close()
+        if len(found) == len(pids):
+            return found
+    raise AssertionError("one worker takes them all")
 
 
 def _chat(url: str, text: str, tokens: int = 8, **more: Any) -> tuple[int, dict[str, str], Any]:
@@ -195,26 +215,17 @@ def test_two_gateways_never_take_a_slot_twice_and_know_each_others_conversations
 def test_a_killed_workers_slots_come_free_and_the_others_streams_go_on(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    # The server is slept through the middle, since it would be done before anything could happen.
+    # The server sleeps through the middle, since it would be done before anything could happen.
     flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
     one = gateway(*flags, "--health-interval", "600")
     _wait_for(lambda: _slots(one.url).get("workers") == 2)
     pids = _workers(one)
     assert len(pids) == 2
-    stream = Stream(one.url, "first", 1500)
+    (_, kept), (killed, lost) = _one_of_each(one.url, pids).items()
+    stream, probe = Stream(one.url, "a", 1500, kept), Stream(one.url, "b", 1500, lost)
     old_server.send(signal.SIGSTOP)
     try:
-        kept = _holder(stream, pids)
-        (killed,) = {*pids} - {kept}
-        old_server.send(signal.SIGCONT)
-        for _ in range(40):  # the kernel chooses who accepts
-            probe = Stream(one.url, "second", 1500)
-            old_server.send(signal.SIGSTOP)
-            if _holder(probe, pids) == killed:
-                break
-            old_server.send(signal.SIGCONT)
-            probe.close()
-        _wait_for(lambda: _states(one.url) == ["busy", "busy"])
+        assert _states(one.url) == ["busy", "busy"]
         os.kill(killed, signal.SIGKILL)
         at = time.monotonic()
         assert b"[DONE]" not in probe.rest()
