@@ -1,6 +1,7 @@
 """What a long ChatGLM prompt costs everybody else: /health and a stream of another backend.
 
-``python -m benchmarks.chatglm_stall [--model FILE] [--tokens 1500] [--isolation thread]``
+``python -m benchmarks.chatglm_stall [--model FILE] [--tokens 1500] [--isolation thread]
+[--workers 2 --state redis://…]``
 
 Two backends behind one gateway: a ChatGLM model, and the server of 2023 with a made-up model. For
 some seconds /health is asked every 10 ms and a stream of the second backend is read, first with the
@@ -115,6 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, default=servers.ROOT / "models/tinychat-chatglm3.bin")
     parser.add_argument("--tokens", type=int, default=1500)
     parser.add_argument("--isolation", choices=["process", "thread"], default="process")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--state", default="", help="Redis, which several workers need")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     args = parser.parse_args(argv)
     binary = servers.build("llama-2023")
@@ -123,7 +126,9 @@ def main(argv: list[str] | None = None) -> int:
         log = Path(folder)
         server = ModelServer("llama-2023", binary, made_up_model.cached(), log / "llama", threads=1)
         flags = ["--llama-api", server.url, "--slots", "2", "--chatglm-model", str(model)]
-        gateway = Gateway([*flags, "--chatglm-isolation", args.isolation], log / "gateway")
+        flags += ["--chatglm-isolation", args.isolation, "--data", folder]
+        flags += ["--workers", str(args.workers), "--state", args.state] if args.state else []
+        gateway = Gateway(flags, log / "gateway")
         try:
             server.start()
             gateway.start()
@@ -136,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure(port: int, name: str, args: argparse.Namespace) -> int:
     other = _other(port, name)
-    print(f"{name}, isolation {args.isolation}: milliseconds")
+    print(f"{name}, isolation {args.isolation}, {args.workers} workers: milliseconds")
     for busy in (False, True):
         print(" while a long prompt is evaluated" if busy else " with the model idle")
         watch, over = Watch(port, other), threading.Event()

@@ -189,7 +189,7 @@ class Thread:
 
 def _natives() -> tuple[Any, Any, Any]:
     """Python's own socket.socket, a selector and _thread.start_new_thread."""
-    monkey = sys.modules.get("gevent.monkey")
+    monkey: Any = sys.modules.get("gevent.monkey")
     if monkey is None:
         return socket.socket, selectors.DefaultSelector, _thread.start_new_thread
 

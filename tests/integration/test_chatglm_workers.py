@@ -1,0 +1,342 @@
+"""One ChatGLM child for all the workers of a gunicorn: the real library, a real Redis, kill -9."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tools import made_up_chatglm as made_up
+from tools.processes import ROOT, Child, Died, Gateway, ModelServer, ask, free_port
+
+from .conftest import StartGateway
+from .test_chatglm import command, descendants, until
+from .test_state import Redis, _slots, _workers
+
+pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
+pytest.importorskip("redis", reason="the extra redis is not installed")
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/net"), reason="reads Linux's /proc")
+
+BUNDLED = ROOT / "models" / "tinychat-chatglm3.bin"
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def flags(redis_server: Redis, tmp_path: Path) -> Callable[..., list[str]]:
+    """Of a gateway that shares with none of another test's."""
+
+    def make(model: Path, workers: int, *more: str) -> list[str]:
+        state = ["--state", redis_server.url, "--state-name", f"chatglm-{tmp_path.name}"]
+        own = ["--chatglm-model", str(model), "--workers", str(workers), "--data", str(tmp_path)]
+        return [*state, *own, *more]
+
+    return make
+
+
+@pytest.fixture
+def babbler(tmp_path: Path) -> Path:
+    return made_up.write(tmp_path / "babbler.bin", ())
+
+
+@pytest.fixture
+def bundled(tmp_path: Path) -> Path:
+    """A name of its own for each test, so that its children are known by it."""
+    if not BUNDLED.is_file():
+        pytest.skip("models/tinychat-chatglm3.bin is not there")
+    own = tmp_path / "tinychat.bin"
+    own.symlink_to(BUNDLED)
+    return own
+
+
+def engines(model: Path) -> list[int]:
+    """The processes that run this file, whoever their parents are."""
+    path = str(model.resolve())
+    pids = [int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit()]
+    said = {pid: command(pid) for pid in pids}
+    return [pid for pid, one in said.items() if "chatglm.child" in one and path in one]
+
+
+def shared(gateway: Gateway, workers: int) -> None:
+    """Wait until so many workers share the slots and the model."""
+    until(lambda: _slots(gateway.url).get("workers") == workers)
+    until(lambda: gateway.log.count("model ") and gateway.log.count(": there after ") >= workers)
+
+
+class Asked:
+    """A connection of its own, so that its worker is known by its socket, and a chat on it."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=90)
+        self._connection.connect()
+        self._port = self._connection.sock.getsockname()[1]
+
+    def chat(self, text: str = "你好", tokens: int = 8, **more: Any) -> Asked:
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, **more}
+        head = {"Content-Type": "application/json"}
+        self._connection.request("POST", "/v1/chat/completions", json.dumps(body), head)
+        return self
+
+    def lines(self) -> Iterator[bytes]:
+        """Of a stream, once its answer begins."""
+        answer = self._connection.getresponse()
+        assert answer.status == 200
+        try:
+            while line := answer.readline():
+                yield line
+        except (OSError, http.client.HTTPException):
+            return  # cut off
+        finally:
+            answer.close()
+            self.close()
+
+    def told(self) -> dict[str, Any]:
+        answer = self._connection.getresponse()
+        try:
+            told: dict[str, Any] = {"status": answer.status, **json.loads(answer.read())}
+            return told
+        finally:
+            self.close()
+
+    def worker(self, pids: list[int]) -> int:
+        """Which of them has the other end; a request must have come there."""
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        (inode,) = (row[9] for row in rows if int(row[2].split(":")[1], 16) == self._port)
+        for pid in pids:
+            for number in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if os.readlink(number) == f"socket:[{inode}]":
+                        return pid
+        raise AssertionError("no worker has it")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def say(url: str, text: str = "你好", tokens: int = 8, **more: Any) -> dict[str, Any]:
+    return Asked(url).chat(text, tokens, **more).told()
+
+
+def at_worker(url: str, pids: list[int], wanted: int) -> Asked:
+    """A connection to this worker: the kernel chooses who accepts."""
+    for _ in range(100):
+        asked = Asked(url)
+        asked._connection.request("GET", "/livez")
+        asked._connection.getresponse().read()
+        if asked.worker(pids) == wanted:
+            return asked
+        asked.close()
+    raise AssertionError("it accepts nothing")
+
+
+def babble(asked: Asked) -> Iterator[bytes]:
+    """A long answer of which the first token has come."""
+    lines = asked.chat("first", 1900, stream=True).lines()
+    while b'"content":"' not in next(lines):
+        pass
+    return lines
+
+
+def test_all_workers_answer_from_one_child(
+    gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
+) -> None:
+    one = gateway(*flags(bundled, 4))
+    shared(one, 4)
+    pids = _workers(one)
+    assert len(pids) == 4
+    for pid in pids:
+        assert at_worker(one.url, pids, pid).chat().told()["status"] == 200
+
+    alone = say(one.url, temperature=0)["choices"]
+    assert alone[0]["message"]["content"]
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda _: say(one.url, temperature=0), range(8)))
+    assert [one["choices"] for one in said] == [alone] * 8
+    assert len(engines(bundled.resolve())) == 1
+    assert one.stop() == 0
+    until(lambda: not engines(bundled), 10)
+
+
+def test_two_clients_at_once_wait_in_one_queue(
+    gateway: StartGateway, flags: Callable[..., list[str]], babbler: Path
+) -> None:
+    """Whatever workers they come to: the second is queued while the first is answered."""
+    one = gateway(*flags(babbler, 2))
+    shared(one, 2)
+    pids = _workers(one)
+    lines = babble(at_worker(one.url, pids, pids[0]))
+    other = at_worker(one.url, pids, pids[1]).chat()
+    until(lambda: len(_slots(one.url)["queue"]) == 1)
+    (backend,) = _slots(one.url)["backends"]
+    assert [slot["state"] for slot in backend["slots"]] == ["busy"]
+    lines.close()  # type: ignore[attr-defined]
+    assert other.told()["choices"][0]["finish_reason"] == "length"
+    until(lambda: not _slots(one.url)["queue"])
+
+
+def test_the_child_is_killed_in_mid_answer_and_the_next_answer_comes(
+    gateway: StartGateway, flags: Callable[..., list[str]], babbler: Path
+) -> None:
+    one = gateway(*flags(babbler, 2))
+    shared(one, 2)
+    lines = babble(Asked(one.url))
+    (engine,) = engines(babbler)
+    os.kill(engine, signal.SIGKILL)
+    assert b"the model's process ended" in b"".join(lines)
+    for number in range(6):  # of whatever worker
+        assert say(one.url, f"{number}", 3)["usage"]["completion_tokens"] == 3
+    (other,) = engines(babbler)
+    assert other != engine
+
+
+def test_a_worker_is_killed_in_mid_answer_and_the_engine_is_free(
+    gateway: StartGateway, flags: Callable[..., list[str]], babbler: Path
+) -> None:
+    """Also the one that started the child: the other worker has it further on."""
+    one = gateway(*flags(babbler, 2))
+    shared(one, 2)
+    (engine,) = engines(babbler)
+    (owner,) = [pid for pid in _workers(one) if engine in descendants(pid)]
+    lines = babble(at_worker(one.url, _workers(one), owner))
+    os.kill(owner, signal.SIGKILL)
+    at = time.monotonic()
+    assert b"[DONE]" not in b"".join(lines)
+    assert say(one.url, "next", 3)["usage"]["completion_tokens"] == 3
+    assert time.monotonic() - at < 15, "the others bury a worker after six seconds"
+    assert engines(babbler) == [engine]
+    until(lambda: _slots(one.url).get("workers") == 2)
+    # And when it dies, with nobody left who started it, another starts the next.
+    os.kill(engine, signal.SIGKILL)
+    until(lambda: say(one.url, "next", 3)["status"] == 200)
+    (other,) = engines(babbler)
+    assert other != engine
+
+
+@pytest.mark.parametrize("tokens", [0, 1500])
+def test_the_child_is_gone_when_the_master_and_its_workers_are(
+    gateway: StartGateway, flags: Callable[..., list[str]], babbler: Path, tokens: int
+) -> None:
+    """Killed, the workers notice and end by themselves; once while the library is evaluating."""
+    one = gateway(*flags(babbler, 2))
+    shared(one, 2)
+    workers = _workers(one)
+    assert len(engines(babbler)) == 1
+    asked = Asked(one.url)
+    if tokens:
+        asked.chat("€" * (tokens // 3), 1, stream=True)
+    os.kill(one.pid, signal.SIGKILL)
+    if tokens:
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not engines(babbler), 15)
+    asked.close()
+    until(lambda: not any(command(pid) for pid in workers))
+
+
+def test_a_model_that_is_loaded_lazily_and_unloaded_when_nobody_needs_it(
+    gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
+) -> None:
+    more = ("--chatglm-load", "lazy", "--chatglm-unload", "0.5")
+    one = gateway(*flags(bundled, 2, *more))
+    until(lambda: _slots(one.url).get("workers") == 2)
+    assert not engines(bundled)
+    for _ in range(2):
+        answer = say(one.url, temperature=0)
+        assert answer["status"] == 200
+        assert len(engines(bundled)) == 1
+        until(lambda: not engines(bundled))
+        assert one.is_ready()
+    assert "its engine ended" not in one.log
+
+
+def test_plain_gunicorn_shares_it_too(redis_server: Redis, bundled: Path, tmp_path: Path) -> None:
+    """No flag of ours, no hook of ours: another folder has no gunicorn.conf.py."""
+    port = free_port()
+    words = ["gunicorn", "-w", "2", "-k", "gevent", "-b", f"127.0.0.1:{port}", "proxy.wsgi"]
+    env = {
+        "PYTHONPATH": str(ROOT),
+        "SLOTPROXY_STATE": redis_server.url,
+        "SLOTPROXY_STATE_NAME": f"chatglm-{tmp_path.name}",
+        "SLOTPROXY_CHATGLM_MODEL": str(bundled),
+        "SLOTPROXY_DATA": str(tmp_path),
+    }
+    one = Child([sys.executable, "-m", *words], tmp_path / "gunicorn.log", env, cwd=tmp_path)
+    url = f"http://127.0.0.1:{port}"
+    one.launch()
+    try:
+        until(lambda: _slots(url).get("workers") == 2)
+        until(lambda: ask(f"{url}/readyz")[0] == 200)
+        assert {say(url, tokens=2)["status"] for _ in range(6)} == {200}
+        assert len(engines(bundled)) == 1
+        assert one.stop() == 0
+        until(lambda: not engines(bundled), 10)
+    finally:
+        one.kill()
+
+
+def test_an_engine_in_a_thread_is_for_one_worker(
+    gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
+) -> None:
+    with pytest.raises(Died, match="only --chatglm-isolation process is shared"):
+        gateway(*flags(bundled, 2, "--chatglm-isolation", "thread"))
+
+
+def test_a_long_prompt_stalls_nobody(
+    gateway: StartGateway,
+    flags: Callable[..., list[str]],
+    bundled: Path,
+    old_server: ModelServer,
+) -> None:
+    """Pauses of another backend's stream, while prompts of 1 500 tokens are evaluated one after
+    the other: only that nothing waits for a prompt is asserted here, for the machine has other
+    work; `benchmarks.chatglm_stall` tells the figures."""
+    one = gateway(*flags(bundled, 2, "--llama-api", old_server.url, "--slots", "2"))
+    shared(one, 2)
+    backends = json.loads(ask(f"{one.url}/v1/backends")[1])["data"]
+    (other,) = [found["model"] for found in backends if found["id"] != bundled.stem]
+    took: list[float] = []
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            body = say(one.url, "€" * 490, 1, model=bundled.stem)
+            assert body["usage"]["prompt_tokens"] > 1400
+            took.append(body["timings"]["prompt_ms"] / 1000)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    gaps: list[float] = []
+    try:
+        while len(took) < 2:
+            last = 0.0
+            for line in Asked(one.url).chat("Hello", 300, stream=True, model=other).lines():
+                now = time.monotonic()
+                if line.startswith(b"data:"):
+                    gaps += [now - last] if last else []
+                    last = now
+    finally:
+        over.set()
+        thread.join()
+    gaps.sort()
+    assert len(gaps) > 100
+    assert gaps[int(len(gaps) * 0.99)] < min(took) / 2
