@@ -103,7 +103,15 @@ def postgres(postgres_server: str) -> str:
     return empty(postgres_server)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: two a core, since a good part of the tests wait for servers."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in a browser come last: Playwright leaves an event loop running in this thread, and
-    asyncio.run() refuses to begin another."""
-    items.sort(key=lambda item: "browser" in item.path.parent.parts[-1:])
+    """The order in which files go to the workers: those that wait first, what only computes beside
+    and after them. Tests in a browser come last: Playwright leaves an event loop running in its
+    thread, and asyncio.run() refuses to begin another."""
+    turns = {"integration": 0, "browser": 2}
+    items.sort(key=lambda item: turns.get(item.path.parent.name, 1))
