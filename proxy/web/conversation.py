@@ -74,7 +74,8 @@ class Conversation:
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         """Raises Invalid, BadRequest (the response it continues is not known)."""
         self._owner = self._here.keys.check(self._environ)
-        asked = responses.parse(body, self._earlier(body), self._here.dialogues.searches)
+        searches = self._here.dialogues.searches
+        asked = responses.parse(body, self._earlier(body), searches, self._item)
         if asked.shortens:
             request = responses.shortened(asked.request, self._fits)
             asked = msgspec.structs.replace(asked, request=request)
@@ -161,6 +162,16 @@ class Conversation:
             )
         output = msgspec.json.decode(kept.response)["output"]
         return (*msgspec.json.decode(kept.items), *output)
+
+    def _item(self, item: str) -> Any:
+        """An item of a kept response, or of what it was asked; None for every other id."""
+        key = responses.response_id(item)
+        kept = self._here.store.get(self._owner, key)
+        if kept is None:
+            return None
+        known = msgspec.json.decode(kept.response)["output"]
+        known += responses.listed(msgspec.json.decode(kept.items), key)
+        return next((one for one in known if one.get("id") == item), None)
 
     def _fits(self, request: CompletionRequest) -> bool:
         gateway = self._here.gateway

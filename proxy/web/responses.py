@@ -52,7 +52,12 @@ def input_tokens() -> Response:
 @blueprint.get("/v1/responses/<key>")
 @blueprint.get("/responses/<key>")
 def read(key: str) -> Response:
-    return plain(lambda here, record: msgspec.Raw(_kept(here, record, key).response))
+    def view(here: Services, record: Record) -> Any:
+        if request.args.get("stream") == "true":
+            raise Invalid("stream", "is over: a kept response is read whole")
+        return msgspec.Raw(_kept(here, record, key).response)
+
+    return plain(view)
 
 
 @blueprint.delete("/v1/responses/<key>")

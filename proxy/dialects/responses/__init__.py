@@ -5,9 +5,19 @@ its events. What is to be remembered is given away by a callback: nothing is sto
 """
 
 from ..openai import error
-from .answer import response, whole
+from .answer import response, response_id, whole
 from .items import listed
 from .request import Asked, parse, shortened
 from .stream import Encoder
 
-__all__ = ["Asked", "Encoder", "error", "listed", "parse", "response", "shortened", "whole"]
+__all__ = [
+    "Asked",
+    "Encoder",
+    "error",
+    "listed",
+    "parse",
+    "response",
+    "response_id",
+    "shortened",
+    "whole",
+]

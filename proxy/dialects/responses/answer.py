@@ -19,6 +19,7 @@ from .request import RESULTS, SOURCES, Asked
 
 Item = dict[str, Any]
 
+ID = 32  # the length of an answer's own part of its id
 _CITED = re.compile(r"[\[【](\d{1,4}(?:\s*[,，]\s*\d{1,4}){0,8})[\]】]")
 
 
@@ -72,6 +73,11 @@ def usage(counts: Usage) -> Item:
 def item_id(stamp: Stamp, kind: str, index: int) -> str:
     """The id of the item at a place of this answer: the same in the stream and in the whole."""
     return f"{kind}_{stamp.id.partition('_')[2]}{index:02x}"
+
+
+def response_id(item: str) -> str:
+    """The id of the answer that an item of this id is of, or was the input of."""
+    return "resp_" + item.partition("_")[2][:ID]
 
 
 def reasoning(stamp: Stamp, index: int, thought: str, status: str = "completed") -> Item:

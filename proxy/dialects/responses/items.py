@@ -7,6 +7,7 @@ message. A custom tool (free text in, as Codex' apply_patch) is a function with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -33,6 +34,19 @@ def as_items(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     raise Invalid("input", "must be a string or a list of items")
+
+
+def referenced(values: list[Any], find: Callable[[str], Any]) -> list[Any]:
+    """The items themselves where the input only names them; `find` gives the item of an id, or
+    None. Raises Invalid."""
+    out = []
+    for i, item in enumerate(values):
+        if isinstance(item, dict) and item.get("type") == "item_reference":
+            item = find(text(item, "id", at=f"input[{i}]."))
+            if item is None:
+                raise Invalid(f"input[{i}].id", "names no item that is kept")
+        out.append(item)
+    return out
 
 
 def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[Message]:
@@ -81,8 +95,6 @@ def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
             items(item, "content", at) or items(item, "summary", at), at + "content"
         )
         return Message("assistant", reasoning=thought) if thought else None
-    if kind == "item_reference":
-        raise Invalid(at + "type", "item_reference is not supported: send the item itself")
     if kind in ("file_search_call", "web_search_call"):
         return None  # made here; its answer says what came of it
     warnings.append(f"input items of the type {plain(kind)} are left out")

@@ -12,14 +12,19 @@ from ...core.request import CompletionRequest, Message, OutputFormat, Search, To
 from ...core.sampling import check
 from .. import attribute_filters, openai
 from ..fields import Body, entry, flag, integer, items, mapping, text
-from ..openai_tools import functions, plain
-from .items import as_items, joined, messages
+from ..openai_tools import allowed, functions, plain
+from .items import as_items, joined, messages, referenced
 
 LOGPROBS = "message.output_text.logprobs"
 FILES = 5
 PAGES = {"low": 3, "medium": 5, "high": 8}
 RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
 TOLD = frozenset({RESULTS, SOURCES})
+# What OpenAI alone keeps: left out, it would be another question than the one that was asked.
+ELSEWHERE = {
+    "conversation": "send previous_response_id, or the items",
+    "prompt": "send the text of the prompt",
+}
 CUSTOM = {
     "type": "object",
     "properties": {"input": {"type": "string"}},
@@ -45,12 +50,18 @@ class Asked(Struct, frozen=True):
 
 
 def parse(
-    body: Body, earlier: tuple[Any, ...] = (), searches: frozenset[str] = frozenset()
+    body: Body,
+    earlier: tuple[Any, ...] = (),
+    searches: frozenset[str] = frozenset(),
+    find: Callable[[str], Any] = lambda item: None,
 ) -> Asked:
     """`earlier` are the items of the response that this one continues, `searches` the names of the
-    searches that can be made here. Raises Invalid."""
+    searches that can be made here, `find` gives a kept item by its id. Raises Invalid."""
+    for name, instead in ELSEWHERE.items():
+        if body.get(name) is not None:
+            raise Invalid(name, f"is not supported: {instead}")
     warnings: list[str] = []
-    given = (*earlier, *as_items(body.get("input", [])))
+    given = (*earlier, *referenced(as_items(body.get("input", [])), find))
     instructions = text(body, "instructions")
     said = messages(list(given), warnings)
     if instructions:
@@ -62,9 +73,9 @@ def parse(
         raise Invalid("input", "must hold one message at least")
     raw_tools = items(body, "tools")
     tools, custom, made = _tools(raw_tools, searches, warnings)
-    choice, allowed = _choice(body.get("tool_choice"), warnings)
-    if allowed is not None:
-        tools = tuple(tool for tool in tools if tool.name in allowed)
+    choice, names = _choice(body.get("tool_choice"), warnings)
+    if names is not None:
+        tools = tuple(tool for tool in tools if tool.name in names)
     form = mapping(mapping(body, "text"), "format", "text.")
     reasoning = mapping(body, "reasoning")
     truncation = text(body, "truncation", "disabled")
@@ -173,6 +184,9 @@ def _search(tool: Body, kind: str, at: str, searches: frozenset[str]) -> Search 
 
 def _choice(value: Any, warnings: list[str]) -> tuple[ToolChoice, frozenset[str] | None]:
     """The choice, and the names of the only tools that may be called, None for all."""
+    some = allowed(value)
+    if some is not None:
+        return ToolChoice(some[0]), some[1]
     if value is None or value == "auto":
         return ToolChoice(), None
     if value in ("none", "required"):
@@ -187,11 +201,6 @@ def _choice(value: Any, warnings: list[str]) -> tuple[ToolChoice, frozenset[str]
             name = text(value, "name", at="tool_choice.")
             if name:
                 return ToolChoice("named", name), None
-        elif kind == "allowed_tools":
-            entries = [entry(one, "tool_choice.tools") for one in items(value, "tools")]
-            names = frozenset(text(one, "name", at="tool_choice.tools.") for one in entries)
-            required = value.get("mode") == "required"
-            return ToolChoice("required" if required else "auto"), names
         else:
             warnings.append(f"a tool_choice of the type {plain(kind)} is left out")
             return ToolChoice(), None
