@@ -44,11 +44,11 @@ def common(body: Body) -> dict[str, Any]:
 
 
 def _max_tokens(body: Body) -> int | None:
-    """-1 is llama.cpp's way to say "no bound"."""
+    """-1 is llama.cpp's way to say "no bound"; 0 has the prompt read and nothing said."""
     for name in ("max_completion_tokens", "max_tokens", "n_predict"):
         value = integer(body, name, -1, MAX_TOKENS)
         if value is not None and value != -1:
-            return integer(body, name, 1, MAX_TOKENS)
+            return value
     return None
 
 

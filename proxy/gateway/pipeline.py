@@ -94,6 +94,8 @@ class Answering:
     def _answer(self) -> Iterator[Batch]:
         """The events of one try."""
         batches = self._runs(Way(self._task, self._manner, self.usage))
+        if self._task.max_tokens == 0:
+            batches = _silent(batches)
         if self._task.request.echo:
             for batch in batches:
                 if batch:
@@ -228,3 +230,16 @@ class Answering:
         self._cancel.remove(awake.set)
         if self._cancel.cancelled:
             raise Cancelled("the client is gone")
+
+
+def _silent(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Of a request for no token at all: its prompt is read. Servers say one token nevertheless."""
+    for batch in batches:
+        kept: Batch = []
+        for event in batch:
+            if type(event) is Finished:
+                counts = msgspec.structs.replace(event.usage, completion=0)
+                kept.append(msgspec.structs.replace(event, reason="length", usage=counts))
+            elif type(event) is Started or type(event) is Failed:
+                kept.append(event)
+        yield kept

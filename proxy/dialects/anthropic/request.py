@@ -2,8 +2,8 @@
 
 Blocks map to the canonical messages like this: the texts of a message are one content; every
 tool_result is a message of its own, in its place; thinking is the assistant's reasoning. What only
-Anthropic's own servers run (its server tools and their results, PDF documents) is left out with a
-warning, since clients replay such blocks without being able to leave them out themselves.
+Anthropic's own servers run (its server tools and their results) is left out with a warning, since
+clients replay such blocks without being able to leave them out themselves.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BILLING = "x-anthropic-billing-header:"
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     """`counting`: a body of count_tokens, which needs no max_tokens. Raises Invalid."""
     warnings: list[str] = []
-    max_tokens = integer(body, "max_tokens", 1, MAX_TOKENS)
+    max_tokens = integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: the prompt is read, no more
     if max_tokens is None and not counting:
         raise Invalid("max_tokens", "is missing")
     choice = mapping(body, "tool_choice")
