@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from .invalid import Invalid
 
-Kind = Literal["number", "integer", "boolean", "string", "strings", "json"]
+Kind = Literal["number", "integer", "boolean", "string", "strings", "samplers", "json"]
 INT32 = 2**31 - 1
 
 
@@ -59,7 +59,7 @@ FIELDS: Mapping[str, Field] = {
     "adaptive_target": Field("number", -1, 1, since=2026),
     "adaptive_decay": Field("number", 0, 0.99, since=2026),
     "min_keep": Field("integer", 0, INT32, since=2026),
-    "samplers": Field("strings", since=2026),
+    "samplers": Field("samplers", since=2026),
     "n_discard": Field("integer", 0, INT32, since=2026),
     "n_indent": Field("integer", 0, INT32, since=2026),
     "n_cache_reuse": Field("integer", 0, INT32, since=2026),
@@ -81,7 +81,9 @@ def check(name: str, value: Any) -> Any:
         if type(value) is str:
             return value
         raise Invalid(name, "must be a string")
-    if kind == "strings":
+    if kind == "samplers" and type(value) is str:
+        return value  # a letter for each
+    if kind in ("strings", "samplers"):
         if isinstance(value, list) and all(type(v) is str for v in value):
             return value
         raise Invalid(name, "must be a list of strings")

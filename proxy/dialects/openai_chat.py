@@ -59,6 +59,8 @@ def parse(body: Body) -> CompletionRequest:
         if values["output"] != OutputFormat():
             raise Invalid("response_format", "cannot be had together with json_schema")
         values["output"] = output_format(mapping(body, "response_format"))
+    if "audio" in items(body, "modalities"):
+        raise Invalid("modalities", "must be text: no backend here speaks")
     form = text(body, "reasoning_format")
     if form not in ("", "auto", *FORMATS):
         raise Invalid("reasoning_format", f"must be one of auto, {', '.join(FORMATS)}")

@@ -85,6 +85,23 @@ def tool_choice(value: Any) -> ToolChoice:
     raise Invalid("tool_choice", "must be auto, none, required or name a function")
 
 
+def allowed(value: Any) -> tuple[Any, frozenset[str]] | None:
+    """Of a tool_choice that allows some of the tools only: whether one must be called, as another
+    tool_choice says it, and their names. None for every other one."""
+    if not isinstance(value, dict) or value.get("type") != "allowed_tools":
+        return None
+    body = value.get("allowed_tools", value)
+    at = "tool_choice.tools"
+    names = set()
+    for one in items(entry(body, "tool_choice"), "tools", at="tool_choice."):
+        tool = entry(one, at)
+        names.add(text(mapping(tool, "function", at=at + ".") or tool, "name", at=at + "."))
+    mode = text(body, "mode", "auto", at="tool_choice.")
+    if mode not in ("auto", "required"):
+        raise Invalid("tool_choice.mode", "must be auto or required")
+    return mode, frozenset(names)
+
+
 def function_choice(value: Any) -> ToolChoice:
     """The older form: auto, none, or {name}."""
     if value is None or value in ("auto", "none"):
@@ -108,9 +125,14 @@ def chosen(body: Body) -> dict[str, Any]:
             "parallel_tool_calls": False,
             "extra": {LEGACY: True},
         }
+    offered, choice = tools(listed), body.get("tool_choice")
+    some = allowed(choice)
+    if some is not None:
+        choice, names = some
+        offered = tuple(tool for tool in offered if tool.name in names)
     return {
-        "tools": tools(listed),
-        "tool_choice": tool_choice(body.get("tool_choice")),
+        "tools": offered,
+        "tool_choice": tool_choice(choice),
         "parallel_tool_calls": flag(body, "parallel_tool_calls", True),
         "warnings": skipped(listed),
     }

@@ -31,9 +31,7 @@ def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
     task = _in_mode(task, backend, caps)
     if task.suffix is not None and not caps.infill:
         raise Unsupported(
-            f"the model cannot fill in: its backend, a server.cpp of {caps.dialect}, "
-            "has no tokens for it",
-            param="suffix",
+            "the model cannot fill in: its backend has no tokens for it", param="suffix"
         )
     changes: dict[str, Any] = {}
     n = budget(task, caps, backend.n_ctx, backend.counter)

@@ -7,7 +7,8 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from ..core.invalid import Invalid
-from ..dialects import fields, openai_chat, openai_completions
+from ..dialects import anthropic, fields, openai, openai_chat, openai_completions
+from ..dialects.anthropic import models as claude
 from ..errors import ModelNotFound
 from . import body, glm
 from .direct import Environ, post
@@ -32,10 +33,10 @@ def completions(here: Services, environ: Environ) -> Response:
 @blueprint.get("/models")
 def models() -> Response:
     def view(here: Services, record: Record) -> Any:
-        names = here.gateway.registry.names()
-        return {"object": "list", "data": [_model(here, name) for name in names]}
+        found = [_model(here, name) for name in here.gateway.registry.names()]
+        return claude.listed(found) if _theirs() else {"object": "list", "data": found}
 
-    return plain(view)
+    return plain(view, anthropic.error if _theirs() else openai.error)
 
 
 @blueprint.get("/v1/models/<path:name>")
@@ -46,12 +47,19 @@ def model(name: str) -> Response:
             raise ModelNotFound(f"the model {name[:100]!r} is not served here", param="model")
         return _model(here, name)
 
-    return plain(view)
+    return plain(view, anthropic.error if _theirs() else openai.error)
+
+
+def _theirs() -> bool:
+    """Whether an Anthropic client asks."""
+    return claude.VERSION in request.headers
 
 
 def _model(here: Services, name: str) -> dict[str, Any]:
     pool, _ = here.gateway.registry.resolve(name)
     n_ctx = max((b.n_ctx for b in here.gateway.registry.pool(pool)), default=0)
+    if _theirs():
+        return claude.model(name, here.started, n_ctx)
     return {
         "id": name,
         "object": "model",

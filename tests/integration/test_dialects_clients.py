@@ -158,6 +158,65 @@ def test_anthropic_counts_and_errors(claude: anthropic.Anthropic) -> None:
         )
 
 
+def test_anthropic_lists_models(claude: anthropic.Anthropic) -> None:
+    (model,) = claude.models.list()
+    assert claude.models.retrieve(model.id) == model
+    assert model.max_input_tokens == 2048
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        claude.models.retrieve("no-such-model")
+    told: Any = caught.value.body
+    assert told["error"]["type"] == "not_found_error"
+
+
+@pytest.mark.usefixtures("binds")
+def test_anthropic_takes_every_kind_of_choice(claude: anthropic.Anthropic) -> None:
+    tool: Any = {"name": "weather", "input_schema": CITY, "cache_control": {"type": "ephemeral"}}
+    choices: list[Any] = [
+        {"type": "any", "disable_parallel_tool_use": True},
+        {"type": "tool", "name": "weather"},
+    ]
+    for choice in choices:
+        made = claude.messages.create(
+            model="any", max_tokens=80, messages=USER, tools=[tool], tool_choice=choice
+        )
+        assert [block.type for block in made.content] == ["tool_use"]
+    none: Any = {"type": "none"}
+    said = claude.messages.create(
+        model="any", max_tokens=9, messages=USER, tools=[tool], tool_choice=none
+    )
+    assert [block.type for block in said.content] == ["text"]
+
+
+def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic) -> None:
+    """What agents send besides: marks for a cache, budgets of thought, betas, blocks of theirs."""
+    read: Any = claude.messages.create(model="any", max_tokens=0, messages=USER)
+    assert (read.content, read.stop_reason, read.usage.output_tokens) == ([], "max_tokens", 0)
+    replayed: Any = [
+        {"type": "thinking", "thinking": "hm", "signature": ""},
+        {"type": "redacted_thinking", "data": "x"},
+        {"type": "text", "text": "Yes."},
+    ]
+    mark: Any = {"type": "ephemeral", "ttl": "1h"}
+    made = claude.beta.messages.create(
+        model="any",
+        max_tokens=9,
+        system=[{"type": "text", "text": "Be kind.", "cache_control": mark}],
+        messages=[*USER, {"role": "assistant", "content": replayed}, *USER],
+        metadata={"user_id": "u"},
+        thinking={"type": "enabled", "budget_tokens": 1024},
+        context_management={"edits": [{"type": "clear_tool_uses_20250919"}]},
+        betas=["context-management-2025-06-27", "interleaved-thinking-2025-05-14"],
+    )
+    assert made.stop_reason == "max_tokens" and made.usage.output_tokens == 9
+    pdf: Any = {"type": "base64", "media_type": "application/pdf", "data": "aGk="}
+    with pytest.raises(anthropic.BadRequestError, match="no backend reads PDFs"):
+        claude.messages.create(
+            model="any",
+            max_tokens=9,
+            messages=[{"role": "user", "content": [{"type": "document", "source": pdf}]}],
+        )
+
+
 def test_anthropic_asynchronous(address: str) -> None:
     async def ask() -> str:
         async with (
@@ -376,6 +435,91 @@ def test_responses_in_the_background(openai_: openai.OpenAI) -> None:
     assert begun.status == "queued"
     assert openai_.responses.cancel(begun.id).status == "cancelled"
     assert openai_.responses.retrieve(begun.id).status == "cancelled"
+
+
+def test_responses_name_kept_items(openai_: openai.OpenAI) -> None:
+    """As Vercel's AI SDK continues a conversation: items of earlier answers by their ids alone."""
+    first = openai_.responses.create(model="any", input=ASK, max_output_tokens=5)
+    items: Any = [
+        {"role": "user", "content": ASK},
+        {"type": "item_reference", "id": first.output[0].id},
+        {"role": "user", "content": "And?"},
+    ]
+    named = openai_.responses.create(model="any", input=items, max_output_tokens=5)
+    continued = openai_.responses.create(
+        model="any", input="And?", previous_response_id=first.id, max_output_tokens=5
+    )
+    assert named.usage is not None and continued.usage is not None
+    assert named.usage.input_tokens == continued.usage.input_tokens
+    items[1]["id"] = "msg_" + "0" * 34
+    with pytest.raises(openai.BadRequestError, match="names no item"):
+        openai_.responses.create(model="any", input=items)
+
+
+def test_what_responses_lack_is_said(openai_: openai.OpenAI) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"conversation": "conv_1"},
+        {"prompt": {"id": "pmpt_1"}},
+        {"background": True, "stream": True},
+        {"background": True, "store": False},
+        {"truncation": "some"},
+    ]
+    for change in wrong:
+        with pytest.raises(openai.BadRequestError) as caught:
+            openai_.responses.create(model="any", input=ASK, **change)
+        assert caught.value.param == next(iter(change))
+    kept = openai_.responses.create(model="any", input=ASK, max_output_tokens=5, store=False)
+    for use in (openai_.responses.retrieve, openai_.responses.cancel, openai_.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            use(kept.id)
+    kept = openai_.responses.create(model="any", input=ASK, max_output_tokens=5)
+    with pytest.raises(openai.BadRequestError):
+        openai_.responses.cancel(kept.id)
+    with pytest.raises(openai.BadRequestError, match="read whole"):
+        openai_.responses.retrieve(kept.id, stream=True)
+
+
+@pytest.mark.usefixtures("binds")
+def test_some_tools_may_be_allowed(openai_: openai.OpenAI) -> None:
+    function = {"name": "weather", "parameters": CITY}
+    tools: Any = [{"type": "function", "function": one} for one in (function, {"name": "clock"})]
+    only: Any = [{"type": "function", "function": {"name": "weather"}}]
+    made = openai_.chat.completions.create(
+        model="any",
+        messages=USER,
+        max_tokens=80,
+        tools=tools,
+        tool_choice={
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": "required", "tools": only},
+        },
+    )
+    calls: Any = made.choices[0].message.tool_calls
+    assert {call.function.name for call in calls} == {"weather"}
+
+
+def test_llama_vscode_edits_with_the_chat(address: str, request: pytest.FixtureRequest) -> None:
+    """Its chat completions: samplers as letters, no bound, and a warm-up without a token."""
+    said = [{"role": "system", "content": "You are an expert coder."}, *USER]
+    warm = {"messages": said, "n_predict": 0, "samplers": [], "cache_prompt": True}
+    edit = {
+        **warm,
+        "n_predict": None,
+        "samplers": "edkypmxt",
+        "temperature": 0.8,
+        "xtc_threshold": 0.1,
+        "max_tokens": -1,
+        "timings_per_token": False,
+        "stop": ["e", "o", "是", "a", "你"],
+    }
+    new = request.node.callspec.params["address"] == "llama-2026"
+    for body, tokens in ((warm, 0), (edit, None)):
+        answer = post(address, "/v1/chat/completions", body)
+        assert answer.status_code == (200 if new else 400), answer.text
+        if new and tokens is not None:
+            assert answer.json()["usage"]["completion_tokens"] == tokens
+        if not new:
+            assert answer.json()["error"]["param"] == "samplers"
 
 
 def test_codex_speaks_to_it(openai_: openai.OpenAI) -> None:

@@ -17,6 +17,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "string": (str,),
     "strings": (list,),
+    "samplers": (list, str),
 }
 ANYTHING = st.one_of(
     st.none(),
@@ -51,6 +52,12 @@ def test_only_known_fields_are_taken_and_null_is_absence() -> None:
 def test_a_whole_number_may_be_written_as_a_float() -> None:
     assert check("top_k", 40.0) == 40
     assert type(check("top_k", 40.0)) is int
+
+
+def test_samplers_are_names_or_letters() -> None:
+    """llama.vscode sends both."""
+    for value in (["top_k", "infill"], [], "edkypmxt"):
+        assert check("samplers", value) == value
 
 
 def test_logit_bias_of_openai_and_of_llama_cpp_become_pairs() -> None:

@@ -56,7 +56,7 @@ USER = [{"role": "user", "content": "U"}]
 A9 = {"max_tokens": 9, "messages": USER}
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("anthropic", {"messages": USER}, "max_tokens"),
-    ("anthropic", {"max_tokens": 0, "messages": USER}, "max_tokens"),
+    ("anthropic", {"max_tokens": -1, "messages": USER}, "max_tokens"),
     ("anthropic", {"max_tokens": 9, "messages": []}, "messages"),
     (
         "anthropic",
@@ -112,7 +112,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("responses", {"input": 5}, "input"),
     ("responses", {"input": ["x"]}, "input[0]"),
     ("responses", {"input": [{"role": "x"}]}, "input[0].role"),
-    ("responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+    ("responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input[0].id"),
+    ("responses", {"input": "x", "conversation": "conv_1"}, "conversation"),
+    ("responses", {"input": "x", "prompt": {"id": "pmpt_1"}}, "prompt"),
     ("responses", {"input": "x", "truncation": "some"}, "truncation"),
     ("responses", {"input": "x", "background": True, "stream": True}, "background"),
     ("responses", {"input": "x", "tool_choice": {"type": "function"}}, "tool_choice"),
