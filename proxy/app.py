@@ -205,11 +205,7 @@ def _configs(settings: Settings) -> Sequence[BackendConfig]:
     """The configured backends; where none was named, and nobody is at the default address, the
     bundled model."""
     configs = settings.backends
-    if (
-        settings.is_default
-        and not settings.state
-        and (file := bundled_instead(configs[0].url, resources.bundled()))
-    ):
+    if settings.is_default and (file := bundled_instead(configs[0].url, resources.bundled())):
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
     return configs
 

@@ -935,7 +935,8 @@ def one_worker(number: int) -> str:
 
 def each_its_own(settings: Settings) -> str:
     """Why several workers cannot share what they run, "" where they can."""
-    if settings.chatglm_isolation == "thread" and any(one.file for one in settings.backends):
+    models = settings.is_default or any(one.file for one in settings.backends)
+    if settings.chatglm_isolation == "thread" and models:
         return "each would load the ChatGLM model: only --chatglm-isolation process is shared"
     return ""
 
