@@ -75,10 +75,14 @@ class ConversationStore:
         return made
 
     def recent(
-        self, owner: str, search: str = "", limit: int = 50, before: float | None = None
+        self,
+        owner: str,
+        search: str = "",
+        limit: int | None = 50,
+        before: float | None = None,
     ) -> tuple[Conversation, ...]:
         """The last changed first; those that have the words `search` in title or messages;
-        `before` is the `changed` of the last one of the page before."""
+        `before` is the `changed` of the last one of the page before; `limit` None: all."""
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
         if search:
             spoken = select(MESSAGE.c.conversation_id).where(_has(MESSAGE.c.content, search))

@@ -87,6 +87,49 @@ def test_a_conversation_is_found_and_deleted(site: Gateway, visit: Open) -> None
     found.wait_for(state="detached")
 
 
+def test_many_conversations_are_listed_page_by_page(start_site: Any, visit: Open) -> None:
+    site = start_site()
+    api = f"{site.url}/pages/api/chat/conversations"
+    page = visit("about:blank")
+    key = {"Authorization": "Bearer any"}  # what spares a script the token of the page
+    for number in range(120):
+        made = page.request.post(api, data={}, headers=key).json()["id"]
+        page.request.put(f"{api}/{made}", data={"title": f"Talk {number}"}, headers=key)
+    page.goto(f"{site.url}/")
+    talks = page.locator('[data-part="talks"] li')
+    talks.first.wait_for()
+    more = page.get_by_role("button", name="More")
+    for count in (100, 120):
+        more.click()
+        until(page, lambda count=count: talks.count() == count)  # type: ignore[misc]
+    assert not more.is_visible()
+    page.get_by_role("button", name="Talk 0", exact=True).click()
+    page.locator("#talk-title", has_text="Talk 0").wait_for()
+    assert talks.count() == 120  # what was opened stays open
+    page.reload()
+    page.locator("#talk-title", has_text="Talk 0").wait_for()
+    ask(page, "Hello!")
+    answered(page)
+    until(page, lambda: talks.first.inner_text() == "Talk 0")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Clear all").click()
+    until(page, lambda: talks.count() == 0)
+
+
+def test_a_conversation_is_downloaded_in_both_formats(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/")
+    ask(page, "Hello!")
+    said = answered(page).strip()
+    for link, ending in (("Markdown", "md"), ("JSON", "json")):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=link).click()
+        assert download.value.suggested_filename == f"Hello.{ending}"
+        text = Path(download.value.path()).read_text(encoding="utf-8")
+        assert "Hello!" in text and said in text
+        if ending == "json":
+            assert [one["role"] for one in json.loads(text)["messages"]] == ["user", "assistant"]
+
+
 def test_an_answer_from_a_document_shows_where_it_is_from(
     site: Gateway, visit: Open, tmp_path: Path
 ) -> None:

@@ -44,8 +44,9 @@ RETRY = b"retry: 1000\n\n"  # milliseconds until a browser asks again
 class Growing:
     """One answer while it is written: its events so far, as JSON."""
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, conversation: str) -> None:
         self.owner = owner
+        self.conversation = conversation
         self.cancel = Cancel()
         self._events: list[bytes] = []
         self._over = False
@@ -90,6 +91,12 @@ class Answers:
         found = self._growing.get(message_id)
         return found if found is not None and found.owner == owner else None
 
+    def stop(self, owner: str, conversation: str = "") -> None:
+        """All of a conversation, or of all."""
+        for one in list(self._growing.values()):
+            if one.owner == owner and conversation in ("", one.conversation):
+                one.cancel.cancel()
+
     def begin(
         self,
         here: Services,
@@ -108,7 +115,7 @@ class Answers:
         except BaseException:
             self._places.release()
             raise
-        growing = self._growing[message.id] = Growing(request.owner)
+        growing = self._growing[message.id] = Growing(request.owner, request.session)
         writer = _Writer(store, message.id, growing, record, request.kind)
 
         def work() -> None:

@@ -27,6 +27,7 @@ blueprint = Blueprint("chat", __name__)
 guard.protect(blueprint)
 
 API = "/pages/api/chat"
+TALKS = 50  # conversations told of at once
 LONGEST = 100_000  # characters of a question
 _answers = Answers()
 
@@ -46,6 +47,7 @@ def page() -> Response:
             bases=[one for one in bases if not one.temporary],
             engines=here.dialogues.engines,
             templates=options.templates(here.layouts),
+            talks=TALKS,
             models=models,
             seen=[one for one in models if images.seen(here.gateway, one)],
         )
@@ -57,8 +59,10 @@ def page() -> Response:
 
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
-    """The last changed first; `?search=` for words in them."""
-    return api.json(api.conversations().recent(api.owner(), request.args.get("search", "")))
+    """The last changed first, a page of them; `?search=` for words in them, `?before=` the time of
+    change of the last one of the page before."""
+    search, before = request.args.get("search", ""), request.args.get("before", type=float)
+    return api.json(api.conversations().recent(api.owner(), search, TALKS, before))
 
 
 @blueprint.post(f"{API}/conversations")
@@ -68,8 +72,17 @@ def create() -> Response:
 
 @blueprint.delete(f"{API}/conversations")
 def clear() -> Response:
-    api.conversations().clear(api.owner())
+    store, owner = api.conversations(), api.owner()
+    _answers.stop(owner)
+    for one in store.recent(owner, limit=None):
+        chat_files.forget(owner, one)
+    store.clear(owner)
     return api.done()
+
+
+@blueprint.get(f"{API}/conversations/<conversation>")
+def conversation(conversation: str) -> Response:
+    return api.json(api.conversations().get(api.owner(), conversation))
 
 
 @blueprint.put(f"{API}/conversations/<conversation>")
@@ -80,7 +93,11 @@ def rename(conversation: str) -> Response:
 
 @blueprint.delete(f"{API}/conversations/<conversation>")
 def delete(conversation: str) -> Response:
-    api.conversations().delete(api.owner(), conversation)
+    store, owner = api.conversations(), api.owner()
+    known = store.get(owner, conversation)
+    _answers.stop(owner, known.id)
+    chat_files.forget(owner, known)
+    store.delete(owner, known.id)
     return api.done()
 
 

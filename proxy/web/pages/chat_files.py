@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
@@ -28,6 +29,14 @@ def base_of(conversation: Conversation) -> str:
     if not base:
         raise Invalid("options.base", "this conversation has no files")
     return str(base)
+
+
+def forget(owner: str, conversation: Conversation) -> None:
+    """Its files go with it."""
+    knowledge, base = services().knowledge, conversation.settings.get(SETTING)
+    if knowledge is not None and base:
+        with contextlib.suppress(NotFound):  # where its time was over
+            knowledge.delete(owner, str(base))
 
 
 @blueprint.get(API)

@@ -208,6 +208,37 @@ def test_a_conversation_is_exported(tmp_path: Path) -> None:
     assert [one["content"] for one in whole.json["messages"]] == ["Hi <b>you</b>", "Hello"]
 
 
+@pytest.mark.parametrize("everything", [False, True])
+def test_what_is_deleted_is_no_longer_written(tmp_path: Path, everything: bool) -> None:
+    driver = Held()
+    page = Page(driver, tmp_path)
+    answer = page.ask().json["answer"]["id"]
+    growing = chat._answers.get("", answer)
+    assert growing is not None
+    path = "" if everything else f"/{page.talk}"
+    assert page.client.delete(f"{API}/conversations{path}", headers=KEYED).status_code == 204
+    assert growing.cancel.cancelled
+    driver.go_on.set()
+    wait_until(lambda: chat._answers.get("", answer) is None)
+
+
+def test_conversations_are_told_of_page_by_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "TALKS", 2)
+    page = Page(ScriptedDriver(), tmp_path)
+    for title in "BCDE":
+        made = page.post("/conversations").json["id"]
+        put = {"title": title}
+        page.client.put(f"{API}/conversations/{made}", json=put, headers=KEYED)
+    seen: list[str] = []
+    before = ""
+    while found := page.client.get(f"{API}/conversations?before={before}").json:
+        seen += [one["title"] for one in found]
+        before = found[-1]["changed"]
+    assert seen == ["E", "D", "C", "B", ""]
+
+
 def test_an_answer_there_is_no_place_for_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,35 @@ def test_all_conversations_are_cleared(visitor: FlaskClient) -> None:
     assert visitor.get(API, headers=KEYED).json == []
 
 
+def bases(visitor: FlaskClient) -> int:
+    knowledge = services_of(visitor.application).knowledge
+    assert knowledge is not None
+    return len(knowledge.bases(""))
+
+
+def test_files_go_with_their_conversation_at_once(visitor: FlaskClient) -> None:
+    talks = [begin(visitor) for _ in range(3)]
+    for talk in talks:
+        drop(visitor, talk, "a.txt", b"first")
+    assert bases(visitor) == 3
+    assert visitor.delete(talks[0], headers=KEYED).status_code == 204
+    assert bases(visitor) == 2
+    assert names(visitor, talks[1]) == ["a.txt"]
+    assert visitor.delete(API, headers=KEYED).status_code == 204
+    assert bases(visitor) == 0
+
+
+def test_a_conversation_whose_files_had_their_time_is_deleted(visitor: FlaskClient) -> None:
+    talk = begin(visitor)
+    drop(visitor, talk, "a.txt", b"first")
+    knowledge = services_of(visitor.application).knowledge
+    assert knowledge is not None
+    (base,) = knowledge.bases("")
+    knowledge.delete("", base.id)
+    assert visitor.delete(talk, headers=KEYED).status_code == 204
+    assert visitor.get(talk, headers=KEYED).status_code == 404
+
+
 def test_nothing_is_dropped_without_the_token_or_into_nothing(visitor: FlaskClient) -> None:
     refused = visitor.post(f"{API}/none/files?name=a.txt", data=b"x")
     assert refused.status_code == 403

@@ -7,17 +7,19 @@ import { Images } from "./images.js";
 import { Message } from "./message.js";
 import { words } from "./words.js";
 
+const page = document.getElementById("chat");
 const NUMBERS = ["temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed"];
+const TALKS = Number(page.dataset.talks); // conversations told of at once
 const PAGE = 60; // messages laid out at once
 const KEPT = "slotproxy settings"; // in this browser
 
-const page = document.getElementById("chat");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
 const calls = new Calls(page.dataset.api, page.dataset.csrf);
 const form = at("ask");
 const list = at("messages");
 
 let talks = [];
+let searched = "";
 let talk = null;
 let messages = new Map();
 let leaf = null; // the last message of the branch that is shown
@@ -36,9 +38,35 @@ async function attempt(work) {
 
 // -- conversations
 
+const askTalks = (before = "") => {
+  const asked = new URLSearchParams({ search: searched, before });
+  return attempt(() => calls.get(`/conversations?${asked}`));
+};
+
+/** The newest anew; those further down that were shown stay. */
 async function loadTalks() {
   const search = at("find").value.trim();
-  talks = (await attempt(() => calls.get(`/conversations?search=${encodeURIComponent(search)}`))) ?? talks;
+  const kept = search === searched ? talks : [];
+  searched = search;
+  const found = await askTalks();
+  if (!found || search !== searched) return;
+  const known = new Set(found.map((one) => one.id));
+  const whole = found.length < TALKS;
+  const older = whole ? [] : kept.filter((one) => one.changed < found.at(-1).changed && !known.has(one.id));
+  talks = [...found, ...older];
+  if (!older.length) at("more").hidden = whole;
+  showTalks();
+}
+
+async function moreTalks() {
+  const found = await askTalks(talks.at(-1).changed);
+  if (!found) return;
+  talks = [...talks, ...found];
+  at("more").hidden = found.length < TALKS;
+  showTalks();
+}
+
+function showTalks() {
   keyed(at("talks"), talks, (one) => one.id, () => {
     const button = make("button", { type: "button", onclick: () => choose(item.talk) });
     const item = make("li", {}, button);
@@ -245,6 +273,7 @@ at("new").addEventListener("click", async () => {
   form.elements.text.focus();
 });
 at("find").addEventListener("input", loadTalks);
+at("more").addEventListener("click", moreTalks);
 at("rename").addEventListener("click", async () => {
   const title = prompt(words.new_title, talk.title);
   if (!title) return;
@@ -255,7 +284,9 @@ at("rename").addEventListener("click", async () => {
 at("delete").addEventListener("click", async () => {
   if (!confirm(words.remove(talk.title || words.untitled))) return;
   const done = await attempt(async () => (await calls.remove(`/conversations/${talk.id}`), true));
-  if (done) await choose(null);
+  if (!done) return;
+  talks = talks.filter((one) => one.id !== talk.id);
+  await choose(null);
 });
 
 at("clear").addEventListener("click", async () => {
@@ -301,4 +332,6 @@ kinds();
 if (matchMedia("(max-width: 56rem)").matches) at("talks-fold").open = false;
 await loadTalks();
 const wanted = location.hash.slice(1);
-await choose(talks.find((one) => one.id === wanted) ?? null);
+const path_of = `/conversations/${encodeURIComponent(wanted)}`;
+const known = talks.find((one) => one.id === wanted);
+await choose(known ?? (wanted ? ((await attempt(() => calls.get(path_of))) ?? null) : null));
