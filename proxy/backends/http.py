@@ -31,8 +31,10 @@ import msgspec
 
 from ..cancel import Cancel
 from ..errors import BackendDown, Cancelled, GatewayError, UpstreamFault, UpstreamTimeout
+from ..locks import brief
 from .sockets import Reader, reader, stale
 
+WARM = 0.5  # seconds for which an idle connection is taken to be open still
 MAX_WHOLE = 64 << 20  # bytes of an answer that is read whole
 
 
@@ -62,7 +64,7 @@ class Exchange:
         self._message = message
         self._cancel = cancel
         self._tick = tick
-        self._lock = threading.Lock()
+        self._lock = brief()
         self._connection: Connection | None = None
         self._reader: Reader | None = None
         self._body: list[bytes] = []
@@ -162,6 +164,8 @@ class Exchange:
     def close(self) -> None:
         """End the exchange. An answer not read to its end costs the connection, which is how a
         server learns that nobody listens. Safe to call again."""
+        if self._parser is None:
+            return  # it is over
         connection = self._take()
         if connection is not None:
             self._pool.discard(connection)
@@ -270,13 +274,15 @@ class Exchange:
 
 
 class Connection:
-    """One socket to a backend; `used` once a request was answered on it."""
+    """One socket to a backend; `used` once a request was answered on it, the last time at
+    `since`."""
 
-    __slots__ = ("sock", "used")
+    __slots__ = ("since", "sock", "used")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.used = False
+        self.since = 0.0
 
     def shutdown(self) -> None:
         with contextlib.suppress(OSError):  # the other side was quicker
@@ -358,7 +364,9 @@ class Pool:
                     connection = self._idle.pop()
                 except IndexError:
                     break
-                if not stale(connection.sock):
+                # One that was let go just now need not be looked at: a server that closes it in
+                # this moment is met by sending once more, as it would be behind the look.
+                if time.monotonic() - connection.since < WARM or not stale(connection.sock):
                     return connection
                 connection.sock.close()
             return Connection(self._connect())
@@ -367,7 +375,7 @@ class Pool:
             raise
 
     def give_back(self, connection: Connection) -> None:
-        connection.used = True
+        connection.used, connection.since = True, time.monotonic()
         if len(self._idle) < self._max_idle:
             self._idle.append(connection)
         else:

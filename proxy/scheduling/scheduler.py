@@ -18,6 +18,7 @@ import msgspec
 
 from ..cancel import Cancel
 from ..errors import Cancelled, NoBackend, QueueFull, QueueTimeout
+from ..locks import brief
 from . import books, files
 from .fair import FairQueue
 from .knowledge import Pool
@@ -66,7 +67,7 @@ class Scheduler:
         self._pools: dict[str, Pool] = {}
         self._backends: dict[str, tuple[Pool, Backend]] = {}
         self._chains = Chains()
-        self._hashing = threading.Lock()  # its own: a long prompt keeps no placing waiting
+        self._hashing = brief()  # its own: a long prompt keeps no placing waiting
         self._queue: FairQueue[Ticket] = FairQueue()
         self._parties = Parties()
         self._outstanding = 0

@@ -6,7 +6,6 @@ something falls into them, so an idle gateway does no work at all.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, get_args
@@ -15,6 +14,7 @@ from msgspec import Struct, structs
 
 from ..core.events import FinishReason
 from ..errors import Cancelled
+from ..locks import brief
 
 if TYPE_CHECKING:
     from .observe import Record
@@ -47,7 +47,7 @@ class History:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = brief()
         self._ring: list[Sample | None] = [None] * SAMPLES
         self.running = 0
 

@@ -8,7 +8,6 @@ only a gateway has.
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,8 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 from prometheus_client.registry import Collector
+
+from ..locks import brief
 
 if TYPE_CHECKING:
     from .observe import Record
@@ -79,7 +80,7 @@ class Metrics(Collector):
     """Counts requests; `expose` gives the text."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = brief()
         self._running = 0
         self._requests: dict[tuple[str, str], int] = {}
         self._backends: dict[str, _Backend] = {}

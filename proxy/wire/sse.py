@@ -14,9 +14,6 @@ from __future__ import annotations
 import re
 
 Event = tuple[str, bytes]
-_ONE = re.compile(rb"data: [^\r\n]*\n\n")
-_MANY = re.compile(rb"(?:data: [^\r\n]*\n\n)+")
-_DATA = re.compile(rb"data: ([^\n]*)\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 MAX_EVENT = 16 << 20
 
@@ -34,15 +31,16 @@ class Decoder:
     def plain(self, data: bytes) -> list[bytes] | None:
         """The data of each event, as `feed` gives it, where all that came is plain events, the last
         one perhaps cut; None where `feed` must be asked."""
-        if not self._rest and _ONE.fullmatch(data):
-            return [data[6:-2]]  # as a paced stream brings it
         if self._rest:
             data = self._rest + data
-        end = data.rfind(b"\n\n") + 2
-        if end < 2 or not _MANY.fullmatch(data, 0, end) or data.find(b"\r", end) >= 0:
+        end = data.rfind(b"\n\n")
+        if end < 0 or not data.startswith(b"data: ") or b"\r" in data:
             return None
-        self._rest = data[end:]
-        return _DATA.findall(data, 0, end)
+        events = data[6:end].split(b"\n\ndata: ")
+        if data.count(b"\n", 0, end) != 2 * len(events) - 2:
+            return None  # another line is among them
+        self._rest = data[end + 2 :]
+        return events
 
     def feed(self, data: bytes) -> list[Event]:
         """Raises SSEError for an event that never ends."""
