@@ -303,6 +303,8 @@ class Knowledge:
                         chunk.place,
                         score,
                         distance(score),
+                        one.lexical_rank,
+                        one.vector_rank,
                     )
                 )
         return tuple(hits[:top_k])

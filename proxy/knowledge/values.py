@@ -62,7 +62,8 @@ class Chunk(Struct, frozen=True):
 
 class Hit(Struct, frozen=True):
     """A chunk that was found. `score` from 0 to 1, larger is nearer (OpenAI's meaning); `distance`
-    from 0 to 2, smaller is nearer (Chatchat's)."""
+    from 0 to 2, smaller is nearer (Chatchat's). `lexical_rank` and `vector_rank` are its places by
+    words and by meaning before both were fused: 1 is the best, 0 is none."""
 
     chunk_id: str
     document_id: str
@@ -72,6 +73,8 @@ class Hit(Struct, frozen=True):
     place: str
     score: float
     distance: float
+    lexical_rank: int = 0
+    vector_rank: int = 0
 
 
 class Job(Struct, frozen=True):

@@ -50,6 +50,7 @@ def test_a_document_is_uploaded_looked_at_found_and_deleted(
     hit.wait_for()
     assert "whale oil" in hit.locator(".text").inner_text()
     assert hit.locator("mark").count() > 0
+    assert "by words: place 1" in hit.inner_text()
     accessible(page)
 
     row.get_by_role("button", name="Look at chunks").click()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from ...aside import aside
 from ...errors import (
     BackendDown,
@@ -105,7 +107,13 @@ class Index:
                 if known is None or known.score < hit.score:
                     found[hit.chunk_id] = hit
         rankings = [_ranking(scored)[:depth] for scored in (by_words, by_vector)]
-        return tuple(found[chunk] for chunk in fused(rankings)[:count])
+        words, near = ({one: n for n, one in enumerate(ranked, 1)} for ranked in rankings)
+        return tuple(
+            structs.replace(
+                found[chunk], lexical_rank=words.get(chunk, 0), vector_rank=near.get(chunk, 0)
+            )
+            for chunk in fused(rankings)[:count]
+        )
 
     def close(self) -> None:
         self._shelf.close()
@@ -136,8 +144,10 @@ class Index:
         average = max(1.0, size.terms / size.rows)
         rows = self._shelf.matching(base, chosen, documents, depth) if chosen else []
 
+        marked = [(term, lexical.joined([term])) for term in having]
+
         def near(row: Words) -> tuple[float, Found]:
-            counts = {term: lexical.counted(row.terms, term) for term in having}
+            counts = {term: row.terms.count(mark) for term, mark in marked}
             raw = lexical.nearness(counts, weighed, row.length / average)
             return raw, Found(row.chunk_id, row.document_id, base, min(1.0, raw))
 

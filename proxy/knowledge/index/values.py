@@ -23,12 +23,17 @@ class Entry(Struct, frozen=True):
 class Found(Struct, frozen=True):
     """A chunk that was found. `score` is from 0 to 1, larger is nearer (OpenAI's meaning);
     `distance` from 0 to 2, smaller is nearer (Chatchat's: the squared distance of vectors of
-    length 1). They say the same: distance = 2 * (1 - score)."""
+    length 1). They say the same: distance = 2 * (1 - score).
+
+    `lexical_rank` and `vector_rank` are its places by words and by meaning, which made it found: 1
+    is the best, 0 is none."""
 
     chunk_id: str
     document_id: str
     base_id: str
     score: float
+    lexical_rank: int = 0
+    vector_rank: int = 0
 
     @property
     def distance(self) -> float:

@@ -201,9 +201,17 @@ def test_words_and_vectors_are_fused(shelf: Shelf) -> None:
     index = Index(shelf, by_meaning)
     texts = ["a feline", "kitty", "a dog", "kitty litter for a car"]
     index.add("b", [Entry(text, "d", text) for text in texts], "m")
-    found = [hit.chunk_id for hit in index.search(["b"], "kitty", 4, models=["m"])]
+    hits = index.search(["b"], "kitty", 4, models=["m"])
+    found = [hit.chunk_id for hit in hits]
     assert found[0] == "kitty"
     assert set(found) == set(texts)
+    ranks = {hit.chunk_id: (hit.lexical_rank, hit.vector_rank) for hit in hits}
+    assert ranks == {
+        "kitty": (1, 1),
+        "a feline": (0, 2),
+        "a dog": (0, 3),
+        "kitty litter for a car": (2, 4),
+    }
 
 
 def test_without_the_embedding_backend_words_go_on(shelf: Shelf) -> None:

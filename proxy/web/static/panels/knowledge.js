@@ -230,7 +230,7 @@ function hit(one, rank, query) {
     words.nearness(measure(one.score)),
     one.lexical_rank ? words.lexical(one.lexical_rank) : "",
     one.vector_rank ? words.vector(one.vector_rank) : "",
-    terms.length ? words.by_words(shown) : words.by_meaning,
+    terms.length ? words.by_words(shown) : one.lexical_rank ? "" : words.by_meaning,
   ];
   return make(
     "li",
