@@ -5,27 +5,34 @@ CMAKE_POLICY_VERSION_MINIMUM says so; with make it would start all its compilers
 builds it; and where the compiler knows OpenMP it is built with that, because only then the number
 of threads can be set (OMP_NUM_THREADS).
 
-The wheel is built once (three to five minutes on two cores) and kept in the user's cache, outside
-the checkout, under a name that says what it was made of. ``find`` looks, ``build`` makes,
-``install`` puts it into the Python that runs this: ``python -m tools.chatglm build|find|install``
+The wheel is built once, in three to five minutes on two cores (see ``tools.building``). ``find``
+looks, ``build`` makes, ``install`` puts it into the Python that runs this:
+``python -m tools.chatglm build|find|install``
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from tools import servers
-from tools.servers import BuildError, Progress, cache
+from tools.building import (
+    PIP,
+    BuildError,
+    Progress,
+    cache,
+    cmake,
+    counting,
+    digest,
+    once,
+    run,
+    terminal,
+)
 
 NAME = "chatglm-cpp"
 VERSION = "0.4.2"
@@ -37,9 +44,7 @@ _OPENMP = {"CFLAGS": "-fopenmp -DGGML_USE_OPENMP", "CXXFLAGS": "-fopenmp", "LDFL
 def _folder() -> Path:
     """Where the wheel for this Python lies, built or not."""
     system = (sys.implementation.cache_tag, platform.system(), platform.machine())
-    made_of = (_STEPS, VERSION, SHA256, *system)
-    digest = hashlib.sha256(repr(made_of).encode()).hexdigest()
-    return cache() / "wheels" / f"{NAME}-{VERSION}-{digest[:10]}"
+    return cache() / "wheels" / f"{NAME}-{VERSION}-{digest(_STEPS, VERSION, SHA256, *system)}"
 
 
 def find() -> Path | None:
@@ -48,68 +53,40 @@ def find() -> Path | None:
 
 
 def build(progress: Progress = print) -> Path:
-    """The wheel, built if it is not in the cache. Raises ``BuildError``.
-
-    Two builds at once: the second waits and takes what the first made.
-    """
+    """The wheel, built if it is not in the cache. Raises ``BuildError``."""
     if found := find():
         return found
-    folder = _folder()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with servers._locked(folder.with_name(f"{folder.name}.lock"), progress):
-        if found := find():
-            return found
-        servers._compiler()
-        log = folder.with_name(f"{folder.name}.log")
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            _make(work, log, progress)
-            # Whole or not at all: a folder by this name means a finished build.
-            shutil.rmtree(folder, ignore_errors=True)
-            (work / "done").rename(folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        log.unlink(missing_ok=True)
-        progress(f"{NAME}: ready")
+    once(_folder(), NAME, lambda work, log: _make(work, log, progress), progress)
     wheel = find()
     assert wheel is not None, "the build left no wheel"
     return wheel
 
 
-def _make(work: Path, log: Path, progress: Progress) -> None:
+def _make(work: Path, log: Path, progress: Progress) -> Path:
+    """The folder of the finished wheel."""
     wanted = work / "wanted.txt"
     wanted.write_text(f"{NAME}=={VERSION} --hash=sha256:{SHA256}\n")
-    cmake, generator = servers._tools(log, progress)
+    tool, generator = cmake(log, progress)
     environment = {"CMAKE_POLICY_VERSION_MINIMUM": "3.5"}
     if "Ninja" in generator:
         environment["CMAKE_GENERATOR"] = "Ninja"
     if _knows_openmp(work):
         environment |= _OPENMP
-    environment["PATH"] = os.pathsep.join([str(cmake.parent), os.environ.get("PATH", "")])
-    pip = [sys.executable, *servers._PIP, "wheel", "--verbose", "--no-deps", "--no-build-isolation"]
+    environment["PATH"] = os.pathsep.join([str(tool.parent), os.environ.get("PATH", "")])
+    pip = [sys.executable, *PIP, "wheel", "--verbose", "--no-deps", "--no-build-isolation"]
     source = ["--no-binary", NAME, "--no-cache-dir", "--require-hashes", "-r", str(wanted)]
-    shown = -1
-
-    def line(text: str) -> None:
-        nonlocal shown
-        if steps := re.search(r"\[(\d+)/(\d+)\]|\[ *(\d+)%\]", text):
-            done, of, percent = (int(one) if one else 0 for one in steps.groups())
-            percent = 100 * done // of if of else percent
-            if percent > shown:
-                shown = percent
-                progress(f"{NAME}: building {percent}%")
-
     progress(f"{NAME}: fetching the sources of {VERSION}, then building: some minutes, once")
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
-        servers._run([*pip, *source, "-w", work / "done"], log, f"building {NAME}", line)
+        run([*pip, *source, "-w", work / "done"], log, f"building {NAME}", counting(NAME, progress))
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+    return work / "done"
 
 
 def _knows_openmp(work: Path) -> bool:
@@ -134,8 +111,8 @@ def install(progress: Progress = print) -> None:
     except importlib.metadata.PackageNotFoundError:
         pass
     wheel = build(progress)
-    pip = [sys.executable, *servers._PIP, "install", "--quiet", "--no-deps", "--no-index"]
-    servers._run([*pip, wheel], _folder().with_name("install.log"), f"installing {wheel.name}")
+    pip = [sys.executable, *PIP, "install", "--quiet", "--no-deps", "--no-index"]
+    run([*pip, wheel], _folder().with_name("install.log"), f"installing {wheel.name}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,9 +121,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.do == "install":
-            install(servers.terminal())
+            install(terminal())
             return 0
-        path = build(servers.terminal()) if args.do == "build" else find()
+        path = build(terminal()) if args.do == "build" else find()
     except BuildError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1

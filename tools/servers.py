@@ -6,39 +6,30 @@ included, so two generations of it can be had from the package index, pinned by 
 - ``llama-2023``: the server PowerInfer was forked from (about a minute on two cores)
 - ``llama-2026``: today's ``llama-server`` (about ten minutes)
 
-A binary is built once and kept in the user's cache, outside the checkout, under a name that says
-what it was made of: another version, flag or recipe is another folder. ``find`` looks, ``build``
-makes. On the command line: ``python -m tools.servers build|find NAME…``
+A binary is built once (see ``tools.building``). ``find`` looks, ``build`` makes. On the command
+line: ``python -m tools.servers build|find NAME…``
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import os
 import platform
-import re
 import shutil
-import subprocess
 import sys
 import tarfile
-import tempfile
-import venv
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools import building
+from tools.building import PIP, Progress, cmake, counting, digest, executable, run
+from tools.building import ROOT as ROOT  # for who runs them, as the next three
+from tools.building import BuildError as BuildError
+from tools.building import cache as cache
+from tools.building import terminal as terminal
+
 _STEPS = "1"  # raise it when the way of building changes: the cached binaries are built anew
-_PIP = ("-m", "pip", "--disable-pip-version-check")
-_SAY_EVERY = 10  # per cent, where the output is no terminal
-
-Progress = Callable[[str], None]
-
-
-class BuildError(RuntimeError):
-    """A server cannot be built; the message says what is missing or where the log is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +45,9 @@ class Recipe:
     @property
     def folder(self) -> str:
         """Name of its place in the cache."""
-        made_of = (_STEPS, *dataclasses.astuple(self), platform.system(), platform.machine())
-        digest = hashlib.sha256(repr(made_of).encode()).hexdigest()
-        return f"{self.name}-{self.version}-{digest[:10]}"
+        system = (platform.system(), platform.machine())
+        made_of = digest(_STEPS, *dataclasses.astuple(self), *system)
+        return f"{self.name}-{self.version}-{made_of}"
 
 
 # NATIVE=OFF: the cache may be a home directory that several machines share. The common
@@ -90,20 +81,8 @@ RECIPES = {
 }
 
 
-def cache() -> Path:
-    """The folder of what was built or made and can be made again."""
-    if own := os.environ.get("SLOTPROXY_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "slotproxy"
-
-
 def _binary(recipe: Recipe) -> Path:
-    return cache() / "servers" / recipe.folder / _executable(recipe.target)
-
-
-def _executable(name: str) -> str:
-    return f"{name}.exe" if os.name == "nt" else name
+    return cache() / "servers" / recipe.folder / executable(recipe.target)
 
 
 def find(name: str) -> Path | None:
@@ -113,87 +92,33 @@ def find(name: str) -> Path | None:
 
 
 def build(name: str, progress: Progress = print) -> Path:
-    """The server of that name, built if it is not in the cache. Raises ``BuildError``.
-
-    Two builds of one server at once: the second waits and takes what the first made.
-    """
+    """The server of that name, built if it is not in the cache. Raises ``BuildError``."""
     recipe = RECIPES[name]
     if found := find(name):
         return found
-    servers = cache() / "servers"
-    servers.mkdir(parents=True, exist_ok=True)
-    with _locked(servers / f"{recipe.folder}.lock", progress):
-        if found := find(name):
-            return found
-        _compiler()
-        log = servers / f"{recipe.folder}.log"
-        work = Path(tempfile.mkdtemp(prefix=f".{recipe.folder}-", dir=servers))
-        try:
-            progress(f"{name}: fetching llama-cpp-python {recipe.version}")
-            source = _unpack(_fetch(recipe, work, log), work)
-            made = _compile(recipe, source, work, log, progress)
-            # Whole or not at all: a folder by this name means a finished build.
-            done = work / "done"
-            done.mkdir()
-            shutil.copy2(made, done / made.name)
-            final = servers / recipe.folder
-            shutil.rmtree(final, ignore_errors=True)
-            done.rename(final)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        log.unlink(missing_ok=True)
-        progress(f"{name}: ready")
+
+    def make(work: Path, log: Path) -> Path:
+        progress(f"{name}: fetching llama-cpp-python {recipe.version}")
+        source = _unpack(_fetch(recipe, work, log), work)
+        made = _compile(recipe, source, work, log, progress)
+        done = work / "done"
+        done.mkdir()
+        shutil.copy2(made, done / made.name)
+        return done
+
+    building.once(_binary(recipe).parent, name, make, progress)
     return _binary(recipe)
-
-
-def _compiler() -> None:
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++", "cl"]
-    if not any(shutil.which(name) for name in names):
-        raise BuildError(
-            f"no C++ compiler found (looked for {', '.join(names)}). Install one, for example "
-            "with `apt install build-essential` or `xcode-select --install`, or use a server that "
-            "is already running: make run LLAMA_API=http://host:port"
-        )
-
-
-def _run(command: Sequence[str | Path], log: Path, what: str, line: Progress | None = None) -> None:
-    """Run, with all output in ``log`` and handed to ``line``."""
-    tail: list[str] = []
-    with log.open("a", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        assert process.stdout is not None
-        try:
-            for text in process.stdout:
-                file.write(text)
-                tail = [*tail[-19:], text]
-                if line:
-                    line(text)
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            process.stdout.close()
-            code = process.wait()
-    if code:
-        raise BuildError(f"{what} failed; the whole log is {log}\n{''.join(tail).rstrip()}")
 
 
 def _fetch(recipe: Recipe, work: Path, log: Path) -> Path:
     """The source archive, by pip: it knows the user's index, proxy and certificates."""
     wanted = work / "wanted.txt"
     wanted.write_text(f"llama-cpp-python=={recipe.version} --hash=sha256:{recipe.sha256}\n")
-    pip = [sys.executable, *_PIP, "download", "--quiet"]
+    pip = [sys.executable, *PIP, "download", "--quiet"]
     # --no-binary for this package alone: pip asks its build system for the metadata, and that
     # should not be compiled too.
     only_source = ["--no-deps", "--no-binary", "llama-cpp-python", "--require-hashes"]
-    _run([*pip, *only_source, "-r", str(wanted), "-d", str(work)], log, "fetching the sources")
+    run([*pip, *only_source, "-r", str(wanted), "-d", str(work)], log, "fetching the sources")
     archives = list(work.glob("*.tar.gz"))
     if len(archives) != 1:
         raise BuildError(f"pip fetched no source archive of llama-cpp-python {recipe.version}")
@@ -215,97 +140,23 @@ def _unpack(archive: Path, work: Path) -> Path:
 
 
 def _compile(recipe: Recipe, source: Path, work: Path, log: Path, progress: Progress) -> Path:
-    cmake, generator = _tools(log, progress)
+    tool, generator = cmake(log, progress)
     tree = work / "build"
     progress(f"{recipe.name}: configuring")
-    _run([cmake, "-S", source, "-B", tree, *[*generator, *recipe.flags]], log, "cmake")
-
-    shown = -1
-
-    def line(text: str) -> None:
-        nonlocal shown
-        # ninja says [12/212], make says [ 45%]
-        if steps := re.match(r"\[(\d+)/(\d+)\]", text):
-            percent = 100 * int(steps[1]) // int(steps[2])
-        elif done := re.match(r"\[ *(\d+)%\]", text):
-            percent = int(done[1])
-        else:
-            return
-        if percent > shown:
-            shown = percent
-            progress(f"{recipe.name}: building {percent}%")
+    run([tool, "-S", source, "-B", tree, *[*generator, *recipe.flags]], log, "cmake")
 
     jobs = str(os.cpu_count() or 1)
     what = ("--config", "Release", "--target", recipe.target, "-j", jobs)
-    _run([cmake, "--build", tree, *what], log, f"building {recipe.name}", line)
-    for made in tree.rglob(_executable(recipe.target)):
+    run(
+        [tool, "--build", tree, *what],
+        log,
+        f"building {recipe.name}",
+        counting(recipe.name, progress),
+    )
+    for made in tree.rglob(executable(recipe.target)):
         if made.is_file():
             return made
     raise BuildError(f"building {recipe.name} left no {recipe.target}; the log is {log}")
-
-
-def _tools(log: Path, progress: Progress) -> tuple[Path, list[str]]:
-    """cmake and the flags that choose its generator: the machine's, or else the packages'."""
-    cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
-    if cmake and (ninja or shutil.which("make") or os.name == "nt"):
-        return Path(cmake), ["-G", "Ninja"] if ninja else []
-    locked = ROOT / "requirements" / "build.txt"
-    home = cache() / "tools" / hashlib.sha256(locked.read_bytes()).hexdigest()[:10]
-    bin_ = home / ("Scripts" if os.name == "nt" else "bin")
-    if not (bin_ / _executable("ninja")).exists():
-        progress("cmake or ninja is missing here: installing their Python packages")
-        venv.create(home, with_pip=True, clear=True)
-        install = (*_PIP, "install", "--quiet", "--require-hashes", "-r", str(locked))
-        _run([bin_ / _executable("python"), *install], log, "installing cmake and ninja")
-    ninja_path = bin_ / _executable("ninja")
-    return bin_ / _executable("cmake"), ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja_path}"]
-
-
-@contextlib.contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of one build. The system lets go of it when the process ends, however it
-    ends. Windows has no such lock in the standard library: there the rename at the end decides."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("another process is building it: waiting")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def terminal() -> Progress:
-    """Progress for a person: one line that counts up, or a line now and then in a log."""
-    if not sys.stderr.isatty():
-        last: list[str] = []
-
-        def log(text: str) -> None:
-            percent = re.search(r"(\d+)%$", text)
-            if percent:
-                step = f"{int(percent[1]) // _SAY_EVERY}"
-                if last == [step]:
-                    return
-                last[:] = [step]
-            print(text, file=sys.stderr, flush=True)
-
-        return log
-
-    counting = False
-
-    def show(text: str) -> None:
-        nonlocal counting
-        is_count = text.endswith("%")
-        if counting:
-            print("\r" if is_count else "\n", end="", file=sys.stderr)
-        print(text, end="" if is_count else "\n", file=sys.stderr, flush=True)
-        counting = is_count
-
-    return show
 
 
 def main(argv: list[str] | None = None) -> int:

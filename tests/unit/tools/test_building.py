@@ -1,0 +1,118 @@
+"""What is built once: whole or not at all, by one of those who want it at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools import building, chatglm, servers
+from tools.building import BuildError, counting, once
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLOTPROXY_CACHE", str(tmp_path))
+    monkeypatch.setattr(building, "compiler", lambda: None)
+    return tmp_path
+
+
+def test_two_at_once_build_once(folder: Path) -> None:
+    begun, waits = threading.Event(), threading.Event()
+    made: list[Path] = []
+    said: list[str] = []
+
+    def make(work: Path, log: Path) -> Path:
+        made.append(work)
+        begun.set()
+        assert waits.wait(10)
+        log.write_text("all of it")
+        (work / "done").mkdir()
+        (work / "done" / "binary").write_text("1")
+        return work / "done"
+
+    def progress(text: str) -> None:
+        said.append(text)
+        waits.set()  # the second has come
+
+    def build() -> None:
+        once(folder / "a", "a", make, progress)
+
+    threads = [threading.Thread(target=build)]
+    threads[0].start()
+    assert begun.wait(10)
+    threads.append(threading.Thread(target=build))
+    threads[1].start()
+    for one in threads:
+        one.join(10)
+    assert len(made) == 1
+    assert said == ["another process is building it: waiting", "a: ready"]
+    assert (folder / "a" / "binary").read_text() == "1"
+    assert sorted(one.name for one in folder.iterdir()) == ["a", "a.lock"], "nothing else is left"
+
+
+def test_a_build_that_fails_leaves_its_log_alone(folder: Path) -> None:
+    def make(work: Path, log: Path) -> Path:
+        log.write_text("why")
+        raise BuildError("no")
+
+    with pytest.raises(BuildError):
+        once(folder / "a", "a", make, print)
+    assert sorted(one.name for one in folder.iterdir()) == ["a.lock", "a.log"]
+
+
+def test_ninja_and_make_are_counted_and_only_upwards() -> None:
+    said: list[str] = []
+    hear = counting("x", said.append)
+    for line in ("[12/200] cc a.c", "  [ 45%] Building", "[ 44%]", "[1/0]", "gcc", "[200/200]"):
+        hear(line)
+    assert said == ["x: building 6%", "x: building 45%", "x: building 100%"]
+
+
+def ran(leave: Callable[[list[str]], None]) -> tuple[list[list[str]], Callable[..., None]]:
+    """Commands instead of those that would be run; `leave` leaves what they would."""
+    commands: list[list[str]] = []
+
+    def run(command: Sequence[Any], log: Path, what: str, line: Any = None) -> None:
+        commands.append([str(word) for word in command])
+        leave(commands[-1])
+
+    return commands, run
+
+
+def test_the_wheel_of_chatglm_cpp(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(command: list[str]) -> None:
+        done = Path(command[-1])
+        done.mkdir()
+        (done / "chatglm_cpp-1-any.whl").touch()
+
+    commands, run = ran(leave)
+    monkeypatch.setattr(chatglm, "run", run)
+    monkeypatch.setattr(chatglm, "cmake", lambda log, progress: (Path("/x/cmake"), ["-G", "Ninja"]))
+    assert chatglm.find() is None
+    wheel = chatglm.build(lambda text: None)
+    assert wheel == chatglm.find() == chatglm.build()
+    assert len(commands) == 1
+    assert "--require-hashes" in commands[0]
+
+
+def test_a_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(command: list[str]) -> None:
+        if "--build" in command:
+            tree = Path(command[2])
+            (tree / "bin").mkdir(parents=True)
+            (tree / "bin" / building.executable("server")).write_text("1")
+
+    commands, run = ran(leave)
+    monkeypatch.setattr(servers, "run", run)
+    monkeypatch.setattr(servers, "cmake", lambda log, progress: (Path("/x/cmake"), []))
+    monkeypatch.setattr(servers, "_fetch", lambda recipe, work, log: work)
+    monkeypatch.setattr(servers, "_unpack", lambda archive, work: work)
+    assert servers.find("llama-2023") is None
+    binary = servers.build("llama-2023", lambda text: None)
+    assert binary == servers.find("llama-2023")
+    assert binary.read_text() == "1"
+    assert [command[0] for command in commands] == ["/x/cmake", "/x/cmake"]
