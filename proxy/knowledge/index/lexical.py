@@ -83,12 +83,8 @@ def question(text: str) -> tuple[Term, ...]:
 
 
 def joined(words: Iterable[str]) -> str:
-    """Terms as one text in which `counted` counts them."""
+    """Terms as one text in which `count(joined([term]))` tells how often one is there."""
     return "".join(f" {word} " for word in words)
-
-
-def counted(joined_terms: str, term: str) -> int:
-    return joined_terms.count(f" {term} ")
 
 
 def rarity(rows: int, having: int) -> float:

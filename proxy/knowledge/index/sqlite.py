@@ -7,7 +7,9 @@ one lets go of the other's locks: sqlite.org/howtocorrupt.html). What is in it c
 Terms are made of letters and digits, so FTS5 has nothing to tokenize but blanks, and a query cannot
 be syntax. Each term begins with its base's number: a base has its own counts, sees nothing of the
 others, and does not wait for their size. Vectors have length 1, so the Euclidean distance, which
-sqlite-vec counts fastest, orders them as the cosine does: cosine = 1 - distance² / 2.
+sqlite-vec counts fastest, orders them as the cosine does: cosine = 1 - distance² / 2. Where a base
+has many, the signs of their numbers are compared first, which is a bit for four bytes, and
+distances are counted to those that agree in most of them.
 """
 
 from __future__ import annotations
@@ -52,6 +54,9 @@ create virtual table if not exists passage_term using fts5vocab(passage, row);
 """
 WAIT = 30_000  # milliseconds for another process that writes
 MAPPED = 1 << 30  # bytes of the file read without copying: vectors are compared one by one
+EXACT = 2000  # vectors of a base that are compared as they are
+CHANCES = 4  # times as many as are wanted are chosen by signs
+MOST_CHOSEN = 4096  # sqlite-vec's own bound
 PUT_AT_ONCE = 200  # rows of a transaction: others get their turn to write between two
 
 
@@ -153,24 +158,32 @@ class SqliteShelf:
     def nearest(
         self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int
     ) -> list[Near]:
-        table = f"vector_{len(vector)}"
+        size = len(vector)
 
         def work(db: apsw.Connection) -> list[Near]:
-            if not _has(db, table):
+            if not _has(db, f"near_{size}"):
                 return []
-            only, values = "", [_packed(vector), most, _number(db, base)]
+            number = _number(db, base)
+            asked = _packed(vector)
+            only, values = "base = ?", list[Any]([number])
             if documents is not None:
-                only = (
+                only += (
                     " and id in (select id from entry"
                     " where document in (select value from json_each(?)))"
                 )
                 values.append(json.dumps(list(documents)))
+            if _more_than(db, number, EXACT):
+                only = (
+                    f"id in (select id from signs_{size} where"
+                    f" signs match vec_quantize_binary(?) and k = ? and {only})"
+                )
+                values = [asked, min(CHANCES * most, MOST_CHOSEN), *values]
             found = db.execute(
                 "select e.chunk, e.document, v.distance from"
-                f" (select id, distance from {table}"
-                f" where vector match ? and k = ? and base = ?{only}) v"
+                f" (select id, vec_distance_l2(vector, ?) as distance from near_{size}"
+                f" where {only} order by distance limit ?) v"
                 " join entry e on e.id = v.id order by v.distance",
-                values,
+                (asked, *values, most),
             )
             return [Near(chunk, doc, 1.0 - distance**2 / 2.0) for chunk, doc, distance in found]
 
@@ -239,12 +252,44 @@ def _prepare(db: apsw.Connection) -> None:
     if _one(db, "pragma user_version")[0] != VERSION:
         ours = (
             "select name from sqlite_master where type = 'table' and (name in ('base', 'entry')"
-            " or sql like 'create virtual table%') order by name != 'passage_term'"
+            " or sql like 'create virtual table%' or name glob 'near_[0-9]*')"
+            " order by name != 'passage_term'"
         )
         for (name,) in db.execute(ours).fetchall():
             db.execute(f"drop table {name}")
         db.execute(f"pragma user_version = {VERSION}")
     db.execute(SCHEMA)
+    older = "select name from sqlite_master where sql like 'create virtual table vector%vec0%'"
+    for (name,) in db.execute(older).fetchall():
+        size = int(str(name).removeprefix("vector_"))
+        _tables(db, size)
+        kept: Any = db.execute(f"select id, base, vector from {name}")
+        for key, number, vector in kept.fetchall():
+            _place(db, size, key, number, array.array("f", vector))
+        db.execute(f"drop table {name}")
+
+
+def _tables(db: apsw.Connection, size: int) -> None:
+    """For vectors of so many numbers."""
+    db.execute(
+        f"create table if not exists near_{size} (id integer primary key, base integer not null,"
+        f" vector blob not null); create index if not exists near_{size}_base on near_{size} (base)"
+    )
+    db.execute(
+        f"create virtual table if not exists signs_{size} using vec0("
+        f"id integer primary key, base integer partition key, signs bit[{size + -size % 8}])"
+    )
+
+
+def _place(db: apsw.Connection, size: int, key: int, number: int, numbers: Sequence[float]) -> None:
+    vector = _packed(numbers)
+    db.execute(
+        f"insert into near_{size} (id, base, vector) values (?, ?, ?)", (key, number, vector)
+    )
+    db.execute(
+        f"insert into signs_{size} (id, base, signs) values (?, ?, vec_quantize_binary(?))",
+        (key, number, vector),
+    )
 
 
 def _one(db: apsw.Connection, sql: str, *values: Any) -> tuple[Any, ...]:
@@ -257,6 +302,11 @@ def _has(db: apsw.Connection, table: str) -> bool:
     return bool(_one(db, "select count(*) from sqlite_master where name = ?", table)[0])
 
 
+def _more_than(db: apsw.Connection, number: int, rows: int) -> bool:
+    sql = "select count(*) from (select 1 from entry where base = ? limit ?)"
+    return bool(_one(db, sql, number, rows + 1)[0] > rows)
+
+
 def _number(db: apsw.Connection, base: str) -> int:
     """0 for one that is not known, which no row has."""
     row = db.execute("select number from base where id = ?", (base,)).fetchone()
@@ -264,7 +314,8 @@ def _number(db: apsw.Connection, base: str) -> int:
 
 
 def _packed(vector: Sequence[float]) -> bytes:
-    return array.array("f", vector).tobytes()
+    """With zeros at its end up to a whole number of bytes of signs: they are no distance."""
+    return array.array("f", vector).tobytes() + bytes(4 * (-len(vector) % 8))
 
 
 def _put(db: apsw.Connection, base: str, rows: Sequence[Row]) -> None:
@@ -273,10 +324,7 @@ def _put(db: apsw.Connection, base: str, rows: Sequence[Row]) -> None:
     chunks = json.dumps([row.chunk_id for row in rows])
     _forget(db, "chunk in (select value from json_each(?))", chunks)
     for size in {len(row.vector) for row in rows if row.vector}:
-        db.execute(
-            f"create virtual table if not exists vector_{size} using vec0("
-            f"id integer primary key, base integer partition key, vector float[{size}])"
-        )
+        _tables(db, size)
     for row in rows:
         (key,) = _one(
             db,
@@ -292,10 +340,7 @@ def _put(db: apsw.Connection, base: str, rows: Sequence[Row]) -> None:
         marked = " ".join(f"{number}q{term}" for term in row.terms.split())
         db.execute("insert into passage (rowid, terms) values (?, ?)", (key, marked))
         if row.vector:
-            db.execute(
-                f"insert into vector_{len(row.vector)} (id, base, vector) values (?, ?, ?)",
-                (key, number, _packed(row.vector)),
-            )
+            _place(db, len(row.vector), key, number, row.vector)
 
 
 def _forget(db: apsw.Connection, which: str, value: Any) -> None:
@@ -303,5 +348,6 @@ def _forget(db: apsw.Connection, which: str, value: Any) -> None:
     for key, dims in db.execute(f"select id, dims from entry where {which}", (value,)).fetchall():
         db.execute("delete from passage where rowid = ?", (key,))
         if dims:
-            db.execute(f"delete from vector_{dims} where id = ?", (key,))
+            db.execute(f"delete from near_{dims} where id = ?", (key,))
+            db.execute(f"delete from signs_{dims} where id = ?", (key,))
         db.execute("delete from entry where id = ?", (key,))

@@ -1,0 +1,106 @@
+"""Vectors in SQLite: chosen by signs where there are many, and those of older files."""
+
+from __future__ import annotations
+
+import array
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
+
+from proxy.knowledge.index import sqlite
+from proxy.knowledge.index.shelf import Shelf
+from proxy.knowledge.index.sqlite import SqliteShelf
+from proxy.knowledge.index.values import Row
+from proxy.knowledge.index.vectors import unit
+
+MANY = 600
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[SqliteShelf]:
+    one = SqliteShelf(tmp_path / "index.db")
+    yield one
+    one.close()
+
+
+def drawn(size: int) -> list[tuple[float, ...]]:
+    """As embeddings are: each near one of a few directions."""
+    draw = random.Random(1)
+    topics = [[draw.gauss(0, 1) for _ in range(size)] for _ in range(20)]
+    return [
+        unit([x + draw.gauss(0, 0.6) for x in topics[number % len(topics)]])
+        for number in range(MANY)
+    ]
+
+
+def put(shelf: Shelf, vectors: Sequence[tuple[float, ...]]) -> None:
+    rows = [Row(str(n), f"d{n % 7}", " x ", 1, vector) for n, vector in enumerate(vectors)]
+    shelf.put("b", rows)
+    shelf.put("other", [Row("o", "d0", " x ", 1, vectors[0])])
+
+
+@pytest.mark.parametrize("size", [64, 61])
+@pytest.mark.parametrize("documents", [None, ["d1", "d2"]])
+def test_signs_choose_what_distances_would(
+    shelf: SqliteShelf,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    documents: list[str] | None,
+) -> None:
+    vectors = drawn(size)
+    put(shelf, vectors)
+    agreed = 0
+    for asked in vectors[:40]:
+        exact = shelf.nearest("b", asked, documents, 10)
+        monkeypatch.setattr(sqlite, "EXACT", 0)
+        chosen = shelf.nearest("b", asked, documents, 10)
+        monkeypatch.undo()
+        assert len(exact) == len(chosen) == 10
+        assert all(one.chunk_id != "o" for one in chosen)
+        if documents:
+            assert {one.document_id for one in chosen} <= set(documents)
+        else:
+            assert chosen[0] == exact[0] and chosen[0].cosine == pytest.approx(1, abs=1e-5)
+        agreed += len({one.chunk_id for one in exact} & {one.chunk_id for one in chosen})
+    assert agreed >= 0.95 * 400, agreed
+
+
+def test_what_is_forgotten_is_not_chosen(
+    shelf: SqliteShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "EXACT", 0)
+    vectors = drawn(16)
+    put(shelf, vectors)
+    shelf.drop(chunks=["0"])
+    shelf.put("b", [Row("1", "d1", " x ", 1, vectors[2])])  # another vector
+    found = [one.chunk_id for one in shelf.nearest("b", vectors[2], None, 5)]
+    assert {"1", "2"} <= set(found[:2]) and "0" not in found
+    shelf.drop(base="b")
+    assert shelf.nearest("b", vectors[2], None, 5) == []
+    assert [one.chunk_id for one in shelf.nearest("other", vectors[0], None, 5)] == ["o"]
+
+
+def test_vectors_of_an_older_file_are_taken_over(tmp_path: Path) -> None:
+    file = tmp_path / "index.db"
+    first = SqliteShelf(file)
+    first.put("b", [Row("1", "d1", " x ", 1, (1.0, 0.0, 0.0))])
+    with first._connection() as db:
+        db.execute("drop table near_3; drop table signs_3")
+        db.execute(
+            "create virtual table vector_3 using vec0("
+            "id integer primary key, base integer partition key, vector float[3])"
+        )
+        vector = array.array("f", (1.0, 0.0, 0.0)).tobytes()
+        db.execute("insert into vector_3 (id, base, vector) values (1, 1, ?)", (vector,))
+    first.close()
+    second = SqliteShelf(file)
+    assert [one.chunk_id for one in second.nearest("b", (1.0, 0.0, 0.0), None, 5)] == ["1"]
+    second.close()
+    third = SqliteShelf(file)
+    assert [one.chunk_id for one in third.nearest("b", (1.0, 0.0, 0.0), None, 5)] == ["1"]
+    third.close()
