@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter
+from typing import Any
 
 import msgspec
 
@@ -127,10 +128,12 @@ class Run:
             return self._take(chunk, batch)
         chunks = servercpp.chunks(payloads)
         kinds = list(map(_KIND, chunks))
-        if kinds.count(_TEXT) == len(kinds):
+        more = len(kinds) - kinds.count(_TEXT)
+        if not more:
             self._text(chunks, batch)
             return False
-        first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
+        # Nearly always it is the last one alone.
+        first = -1 if more == 1 and kinds[-1] != _TEXT else _first(kinds)
         self._text(chunks[:first], batch)
         return any(self._take(chunk, batch) for chunk in chunks[first:])
 
@@ -254,6 +257,10 @@ def stream_error(data: bytes) -> GatewayError:
     if isinstance(error, str):
         return UpstreamFault("the backend failed", detail=error)
     return refusal(error.code, msgspec.json.encode({"error": error}))
+
+
+def _first(kinds: list[tuple[Any, ...]]) -> int:
+    return next(i for i, kind in enumerate(kinds) if kind != _TEXT)
 
 
 class _ErrorBody(msgspec.Struct):
