@@ -99,8 +99,7 @@ def _told(request: CompletionRequest, tools: list[dict[str, Any]]) -> list[dict[
 def _message(message: Message) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.media:
-        text = [{"type": "text", "text": message.content}] if message.content else []
-        out["content"] = [*text, *(_part(one) for one in message.media)]
+        out["content"] = _parts(message)
     if message.name:
         out["name"] = message.name
     if message.tool_calls:
@@ -116,6 +115,20 @@ def _message(message: Message) -> dict[str, Any]:
         out["tool_call_id"] = message.tool_call_id
     if message.reasoning:
         out["reasoning_content"] = message.reasoning
+    return out
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    """The text, with what is no text in its places."""
+    out: list[dict[str, Any]] = []
+    begun, said = 0, message.content
+    for one in message.media:
+        if one.at > begun:
+            out.append({"type": "text", "text": said[begun : one.at]})
+            begun = one.at
+        out.append(_part(one))
+    if said[begun:]:
+        out.append({"type": "text", "text": said[begun:]})
     return out
 
 

@@ -17,13 +17,15 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 class Media(Struct, frozen=True):
     """A part that is no text: `kind` image or audio; `url` a data: or http(s): URL; for audio
-    `format` (wav, mp3) and base64 in `data`."""
+    `format` (wav, mp3) and base64 in `data`. `at` is how much of the message's content, in
+    characters, stands before it."""
 
     kind: Literal["image", "audio"]
     url: str = ""
     data: str = ""
     format: str = ""
     detail: str = ""
+    at: int = 0
 
 
 class ToolCall(Struct, frozen=True):

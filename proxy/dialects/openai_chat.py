@@ -27,7 +27,7 @@ from ..core.request import (
 )
 from ..errors import GatewayError
 from ..wire import sse
-from . import openai, openai_tools
+from . import openai, openai_tools, parts
 from .fields import Body, entry, flag, integer, items, mapping, text
 from .openai_tools import LEGACY
 from .stamp import Stamp
@@ -87,7 +87,7 @@ def _message(value: Any, at: str) -> Message:
     role = ROLES.get(text(body, "role", at=at))
     if role is None:
         raise Invalid(at + "role", f"must be one of {', '.join(ROLES)}")
-    content, media = _content(body.get("content"), at + "content")
+    content, media = parts.content(body.get("content"), at + "content", PARTS, KINDS)
     return Message(
         role,
         content,
@@ -99,36 +99,23 @@ def _message(value: Any, at: str) -> Message:
     )
 
 
-def _content(value: Any, at: str) -> tuple[str, tuple[Media, ...]]:
-    """Text, null, or parts: their text joined, and the others."""
-    if value is None:
-        return "", ()
-    if type(value) is str:
-        return value, ()
-    if not isinstance(value, list):
-        raise Invalid(at, "must be a string, null or a list of parts")
-    texts: list[str] = []
-    media: list[Media] = []
-    for i, raw in enumerate(value):
-        here = f"{at}[{i}]"
-        part = entry(raw, here)
-        here += "."
-        kind = text(part, "type", at=here)
-        if kind == "text":
-            texts.append(text(part, "text", at=here))
-        elif kind == "refusal":
-            texts.append(text(part, "refusal", at=here))
-        elif kind == "image_url":
-            image = mapping(part, "image_url", at=here)
-            media.append(
-                Media("image", url=text(image, "url"), detail=text(image, "detail", at=here))
-            )
-        elif kind == "input_audio":
-            audio = mapping(part, "input_audio", at=here)
-            media.append(Media("audio", data=text(audio, "data"), format=text(audio, "format")))
-        else:
-            raise Invalid(here + "type", "must be text, image_url or input_audio")
-    return "".join(texts), tuple(media)
+def _image(part: Body, at: str) -> Media:
+    image = mapping(part, "image_url", at=at)
+    return Media("image", url=text(image, "url"), detail=text(image, "detail", at=at))
+
+
+def _audio(part: Body, at: str) -> Media:
+    audio = mapping(part, "input_audio", at=at)
+    return Media("audio", data=text(audio, "data"), format=text(audio, "format"))
+
+
+KINDS = "text, image_url or input_audio"
+PARTS: dict[str, parts.Reader] = {
+    "text": parts.words("text"),
+    "refusal": parts.words("refusal"),
+    "image_url": _image,
+    "input_audio": _audio,
+}
 
 
 def output_format(body: Body) -> OutputFormat:

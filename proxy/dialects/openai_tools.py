@@ -7,6 +7,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
+
 from ..core.events import ToolCallDelta
 from ..core.invalid import Invalid
 from ..core.request import Tool, ToolCall, ToolChoice
@@ -164,6 +166,16 @@ def written(call: ToolCall) -> dict[str, Any]:
         "type": "function",
         "function": {"name": call.name, "arguments": call.arguments},
     }
+
+
+def as_object(arguments: str) -> dict[str, Any]:
+    """A call's arguments as the dialects tell them that parse them; those of a call that was cut by
+    its length are none."""
+    try:
+        value = msgspec.json.decode(arguments or "{}")
+    except msgspec.DecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def delta(event: ToolCallDelta, legacy: bool) -> dict[str, Any]:

@@ -39,12 +39,15 @@ def url(image: str) -> str:
     return f"data:image/png;base64,{image}"
 
 
-def openai_chat(base: str, image: str) -> str:
+def openai_chat(base: str, image: str, first: bool = False) -> str:
+    """What is said of an image after the question, or before it."""
     with openai.OpenAI(base_url=base + "/v1", api_key="x", max_retries=0) as client:
         parts: Any = [
             {"type": "text", "text": ASK},
             {"type": "image_url", "image_url": {"url": url(image), "detail": "low"}},
         ]
+        if first:
+            parts.reverse()
         answer = client.chat.completions.create(
             model="any",
             messages=[{"role": "user", "content": parts}],
@@ -119,9 +122,16 @@ def address(seeing: ModelServer, module_gateway: Callable[..., Gateway]) -> str:
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_an_image_reaches_the_model(look: Look, address: str, seeing: ModelServer) -> None:
-    assert look(address, RED) == openai_chat(seeing.url, RED)
-    assert look(address, BLUE) == openai_chat(seeing.url, BLUE)
+    first = look in (ollama_chat, ollama_generate)  # where Ollama puts images
+    assert look(address, RED) == openai_chat(seeing.url, RED, first)
+    assert look(address, BLUE) == openai_chat(seeing.url, BLUE, first)
     assert look(address, RED) != look(address, BLUE)
+
+
+def test_an_image_stays_in_its_place(address: str, seeing: ModelServer) -> None:
+    before = openai_chat(address, RED, first=True)
+    assert before == openai_chat(seeing.url, RED, first=True)
+    assert before != openai_chat(address, RED)
 
 
 def test_what_sees_says_so(address: str) -> None:

@@ -28,6 +28,7 @@ from ...core.request import CompletionRequest
 from ...core.usage import Usage
 from ...errors import ContextExceeded, GatewayError
 from ...wire import sse
+from ..openai_tools import as_object
 from ..stamp import Stamp
 
 REASONS = {
@@ -112,7 +113,7 @@ def reply(
                 "type": "tool_use",
                 "id": call.id,
                 "name": call.name,
-                "input": _input(call.arguments),
+                "input": as_object(call.arguments),
             }
         )
     return {
@@ -121,15 +122,6 @@ def reply(
         **_end(request, one.finished),
         "usage": usage(one.finished.usage),
     }
-
-
-def _input(arguments: str) -> dict[str, Any]:
-    """Arguments as an object; those of a call that was cut by its length are none."""
-    try:
-        value = msgspec.json.decode(arguments or "{}")
-    except msgspec.DecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _event(kind: str, **fields: Any) -> bytes:

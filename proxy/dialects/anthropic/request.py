@@ -27,6 +27,7 @@ from ...core.request import (
 from ...core.sampling import check
 from ..fields import Body, entry, flag, integer, items, mapping, stops, text
 from ..openai_tools import functions, plain
+from ..parts import joined
 
 MAX_TOKENS = 1 << 30
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
@@ -96,20 +97,9 @@ def _messages(body: Body, warnings: list[str]) -> list[Message]:
             raise Invalid(at + ".role", "must be user or assistant")
         turn = _Turn(role, warnings).read(message.get("content"), at + ".content")
         if role != "system" and out and out[-1].role == turn[0].role == role:
-            out[-1] = _joined(out[-1], turn.pop(0))
+            out[-1] = joined(out[-1], turn.pop(0))
         out += turn
     return out
-
-
-def _joined(one: Message, other: Message) -> Message:
-    """Turns in a row of one role are one turn."""
-    return msgspec.structs.replace(
-        one,
-        content="\n".join(t for t in (one.content, other.content) if t),
-        reasoning="\n".join(t for t in (one.reasoning, other.reasoning) if t),
-        tool_calls=one.tool_calls + other.tool_calls,
-        media=one.media + other.media,
-    )
 
 
 class _Turn:
@@ -160,7 +150,9 @@ class _Turn:
         elif kind == "thinking":
             self._thoughts.append(text(block, "thinking", at=at))
         elif kind == "image":
-            self._media.append(_image(mapping(block, "source", at), at + "source."))
+            image = _image(mapping(block, "source", at), at + "source.")
+            before = "\n".join(self._texts)
+            self._media.append(msgspec.structs.replace(image, at=len(before)))
         elif kind == "tool_use":
             arguments = msgspec.json.encode(mapping(block, "input", at)).decode()
             self._calls.append(

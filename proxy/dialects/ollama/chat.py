@@ -18,7 +18,7 @@ from ...core.request import CompletionRequest, Message, Role, ToolCall
 from ...errors import GatewayError
 from ...wire import ndjson
 from ..fields import Body, entry, items, mapping, text
-from ..openai_tools import skipped, tools
+from ..openai_tools import as_object, skipped, tools
 from ..stamp import Stamp
 from . import common
 
@@ -95,19 +95,10 @@ def _calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     return [
         {
             "id": call.id,
-            "function": {"index": i, "name": call.name, "arguments": _object(call.arguments)},
+            "function": {"index": i, "name": call.name, "arguments": as_object(call.arguments)},
         }
         for i, call in enumerate(calls)
     ]
-
-
-def _object(arguments: str) -> dict[str, Any]:
-    """Arguments as an object; those of a call that was cut by its length are none."""
-    try:
-        value = msgspec.json.decode(arguments or "{}")
-    except msgspec.DecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def reply(

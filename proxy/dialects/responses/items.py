@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import structs
 
 from ...core.invalid import Invalid
 from ...core.request import Media, Message, Role, ToolCall
+from .. import parts
 from ..fields import Body, entry, items, text
 from ..openai_tools import plain
+from ..parts import joined
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -63,17 +64,6 @@ def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[
     return out
 
 
-def joined(one: Message, other: Message) -> Message:
-    """Two messages of one role as one: templates want the roles to take turns."""
-    return structs.replace(
-        one,
-        content="\n".join(t for t in (one.content, other.content) if t),
-        reasoning="\n".join(t for t in (one.reasoning, other.reasoning) if t),
-        tool_calls=one.tool_calls + other.tool_calls,
-        media=one.media + other.media,
-    )
-
-
 def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
     kind = text(item, "type", "message", at=at)
     if kind == "message":
@@ -106,32 +96,23 @@ def _call(item: Body, arguments: str, at: str) -> Message:
     return Message("assistant", tool_calls=(call,))
 
 
+def _image(part: Body, at: str) -> Media:
+    url = text(part, "image_url", at=at)
+    if not url:
+        raise Invalid(at + "image_url", "is missing: files are not kept here")
+    return Media("image", url=url, detail=text(part, "detail", at=at))
+
+
+KINDS = "input_text, output_text or input_image"
+PARTS: dict[str, parts.Reader] = {
+    **dict.fromkeys(TEXTS, parts.words("text")),
+    "refusal": parts.words("refusal"),
+    "input_image": _image,
+}
+
+
 def _content(value: Any, at: str) -> tuple[str, tuple[Media, ...]]:
-    """Text, or parts: their text joined, and the images."""
-    if value is None:
-        return "", ()
-    if type(value) is str:
-        return value, ()
-    if not isinstance(value, list):
-        raise Invalid(at, "must be a string or a list of parts")
-    texts: list[str] = []
-    media: list[Media] = []
-    for i, raw in enumerate(value):
-        here = f"{at}[{i}]."
-        part = entry(raw, here[:-1])
-        kind = text(part, "type", at=here)
-        if kind in TEXTS:
-            texts.append(text(part, "text", at=here))
-        elif kind == "refusal":
-            texts.append(text(part, "refusal", at=here))
-        elif kind == "input_image":
-            url = text(part, "image_url", at=here)
-            if not url:
-                raise Invalid(here + "image_url", "is missing: files are not kept here")
-            media.append(Media("image", url=url, detail=text(part, "detail", at=here)))
-        else:
-            raise Invalid(here + "type", "must be input_text, output_text or input_image")
-    return "".join(texts), tuple(media)
+    return parts.content(value, at, PARTS, KINDS)
 
 
 def listed(values: list[Any], response_id: str) -> list[dict[str, Any]]:

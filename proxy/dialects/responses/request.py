@@ -13,7 +13,8 @@ from ...core.sampling import check
 from .. import attribute_filters, openai
 from ..fields import Body, entry, flag, integer, items, mapping, text
 from ..openai_tools import allowed, functions, plain
-from .items import as_items, joined, messages, referenced
+from ..parts import joined
+from .items import as_items, messages, referenced
 
 LOGPROBS = "message.output_text.logprobs"
 FILES = 5

@@ -44,12 +44,19 @@ def task(request: CompletionRequest, **fields: Any) -> Task:
     return Task(prompt="", max_tokens=9, native=True, request=request, **fields)
 
 
+PNG = "data:image/png;base64,AAAA"
+
+
 def test_messages_go_as_they_came() -> None:
     call = ToolCall("call_1", "get_weather", '{"city": "Oslo"}')
     request = CompletionRequest(
         messages=(
             Message("system", "Be brief."),
-            Message("user", "Look.", media=(Media("image", url="data:image/png;base64,AAAA"),)),
+            Message(
+                "user",
+                "Look. And",
+                media=(Media("image", url=PNG, at=5), Media("image", url=PNG, at=5)),
+            ),
             Message("assistant", tool_calls=(call,), reasoning="Hm."),
             Message("tool", "Rain.", tool_call_id="call_1"),
         ),
@@ -64,7 +71,9 @@ def test_messages_go_as_they_came() -> None:
             "role": "user",
             "content": [
                 {"type": "text", "text": "Look."},
-                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                {"type": "image_url", "image_url": {"url": PNG}},
+                {"type": "image_url", "image_url": {"url": PNG}},
+                {"type": "text", "text": " And"},
             ],
         },
         {
