@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 from typing import Any, Protocol
 
 READ_SIZE = 65536
@@ -75,10 +76,9 @@ class _InHub:
     __slots__ = ("_beats", "_current", "_hub", "_io", "_recv", "_timer", "_waiting")
 
     def __init__(self, sock: Any, tick: float) -> None:
-        from gevent import get_hub, getcurrent
-
-        self._hub = get_hub()
-        self._current = getcurrent
+        gevent: Any = sys.modules["gevent"]
+        self._hub = gevent.get_hub()
+        self._current = gevent.getcurrent
         self._recv = sock._sock.recv
         self._io = self._hub.loop.io(sock.fileno(), 1)
         self._timer = self._hub.loop.timer(tick / BEATS, tick / BEATS)

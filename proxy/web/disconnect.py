@@ -52,17 +52,15 @@ def _hung_up(sock: Any) -> bool | None:
 
 
 def _watch_in_hub(sock: Any, cancel: Cancel) -> Stop:
-    from gevent import get_hub, spawn
-
-    hub = get_hub()
-    watcher = hub.loop.io(sock.fileno(), 1)
+    gevent: Any = sys.modules["gevent"]  # an import statement would look for both names each time
+    watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
 
     def look() -> None:
         gone = _hung_up(sock._sock)
         if gone is not None:
             watcher.stop()
         if gone:
-            spawn(cancel.cancel)  # callbacks may take locks, which the hub must not wait for
+            gevent.spawn(cancel.cancel)  # callbacks may take locks, which the hub must not wait for
 
     def stop() -> None:
         watcher.stop()
