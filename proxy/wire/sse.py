@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 
 Event = tuple[str, bytes]
+_ONE = re.compile(rb"data: [^\r\n]*\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 MAX_EVENT = 16 << 20
 
@@ -33,6 +34,8 @@ class Decoder:
         one perhaps cut; None where `feed` must be asked."""
         if self._rest:
             data = self._rest + data
+        elif _ONE.fullmatch(data):
+            return [data[6:-2]]  # as a paced stream brings it
         end = data.rfind(b"\n\n")
         if end < 0 or not data.startswith(b"data: ") or b"\r" in data:
             return None
