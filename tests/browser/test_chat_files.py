@@ -80,3 +80,70 @@ def test_code_formulas_and_tables_are_shown_and_html_is_only_text(
     shown = page.locator(".rich").inner_text()
     assert "costs $5 and $10" in shown and "<img src=x" in shown
     assert page.locator(".rich td").count() == 2
+
+
+GROWN = """async (text) => {
+  const { Growing } = await import("/static/chat/markdown.js");
+  const list = document.querySelector(".messages");
+  const show = () => {
+    const element = document.createElement("div");
+    list.append(element);
+    return [element, new Growing(element)];
+  };
+  const bare = (one) => one.textContent.replace(/\\s/g, "");
+  const blocks = (element) => [...element.children].map(bare);
+  const pause = (span) => new Promise((done) => setTimeout(done, span));
+  const [whole, at_once] = show();
+  at_once.end(text);
+  await pause(1000); // what it needs is fetched
+  const [part, growing] = show();
+  for (let n = 0; n < text.length; n += 11) {
+    growing.add(text.slice(n, n + 11));
+    await new Promise(requestAnimationFrame);
+  }
+  await pause(1000);
+  const before = blocks(part);
+  growing.end();
+  await pause(500);
+  return [blocks(whole), before, blocks(part)];
+}"""
+LISTS = """1. one
+2. two
+
+   with a paragraph
+
+3. three
+
+- a
+  - b
+
+Title
+=====
+
+a  b
+---
+
+> quoted
+and on
+
+| a | b |
+|--|--|
+| 1 | 2 |
+after
+
+```
+code
+
+more
+```
+the end
+
+of it"""
+
+
+def test_a_text_that_grows_becomes_what_it_is_at_once(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/")
+    whole, grown, ended = page.evaluate(GROWN, ANSWER + LISTS)
+    assert len(whole) > 12
+    assert grown == whole
+    assert ended == whole

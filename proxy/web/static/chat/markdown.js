@@ -26,12 +26,13 @@ export function render(element, text) {
   new Growing(element).end(text);
 }
 
-/** Shows a text that grows: once a frame at most, and of it only the blocks that have changed, so
- * that a long answer costs no more than its last paragraph. */
+/** Shows a text that grows: once a frame at most, and of it only the last block is read and laid out
+ * again, as what comes after cannot change those before; so a long answer costs no more than its
+ * last paragraph. */
 export class Growing {
   text = "";
   #element;
-  #blocks = []; // {raw, element, done}
+  #blocks = []; // {raw, from, element, done}
   #waiting = false;
   #over = false;
   #cost = 0;
@@ -42,15 +43,15 @@ export class Growing {
   }
 
   add(delta) {
-    this.text += delta;
+    this.text += delta.replaceAll("\r", ""); // blocks are found by their places in it
     if (this.#waiting || this.#over) return;
     this.#waiting = true;
     setTimeout(() => requestAnimationFrame(() => this.#draw()), Math.min(this.#cost * 4, 500));
   }
 
-  /** It grows no more; `text` is what it is in the end. */
+  /** It grows no more; `text` is what it is in the end. It is read once more as a whole. */
   end(text = this.text) {
-    this.text = text;
+    this.text = text.replaceAll("\r", "");
     this.#over = true;
     this.#draw();
   }
@@ -58,15 +59,22 @@ export class Growing {
   #draw() {
     this.#waiting = false;
     const began = performance.now();
-    const tokens = marked.lexer(this.text).filter((token) => token.type !== "space");
     if (!this.#blocks.length) this.#element.replaceChildren();
-    for (const block of this.#blocks.splice(tokens.length)) block.element.remove();
-    tokens.forEach((token, n) => {
-      let block = this.#blocks[n];
+    const kept = this.#over ? 0 : Math.max(0, this.#blocks.length - 1);
+    let from = this.#blocks[kept]?.from ?? 0;
+    const tokens = [];
+    for (const token of marked.lexer(this.text.slice(from))) {
+      if (token.type !== "space") tokens.push({ token, from });
+      from += token.raw.length;
+    }
+    for (const block of this.#blocks.splice(kept + tokens.length)) block.element.remove();
+    tokens.forEach(({ token, from }, n) => {
+      let block = this.#blocks[kept + n];
       if (!block) {
-        block = this.#blocks[n] = { raw: null, element: document.createElement("div"), done: false };
+        block = this.#blocks[kept + n] = { raw: null, from, element: document.createElement("div"), done: false };
         this.#element.append(block.element);
       }
+      block.from = from;
       if (block.raw !== token.raw) {
         block.raw = token.raw;
         block.done = false;
