@@ -7,16 +7,20 @@ beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from ..core.events import Finished, TokenLogprob
 from ..core.fold import Completion
-from ..core.request import OutputFormat
+from ..core.request import CompletionRequest, OutputFormat
 from ..core.sampling import logit_bias, sampling
 from ..core.usage import Timings, Usage
 from ..errors import GatewayError
+from ..wire import sse
 from .fields import Body, flag, integer, mapping, stops, text
+from .stamp import Stamp
 
 MAX_CHOICES = 16
 MAX_TOKENS = 1 << 30
@@ -127,3 +131,67 @@ def error(fault: GatewayError) -> dict[str, Any]:
             **fault.extra,
         }
     }
+
+
+def head(stamp: Stamp, kind: str) -> dict[str, Any]:
+    """How every object of an answer begins; `kind` is its `object`."""
+    return {
+        "id": stamp.id,
+        "object": kind,
+        "created": stamp.created,
+        "model": stamp.model,
+        "system_fingerprint": stamp.fingerprint,
+    }
+
+
+def whole(
+    stamp: Stamp,
+    kind: str,
+    request: CompletionRequest,
+    completions: Sequence[Completion],
+    choice: Callable[[CompletionRequest, Completion], dict[str, Any]],
+) -> dict[str, Any]:
+    """The whole answer, with each completion as `choice` shapes it."""
+    return {
+        **head(stamp, kind),
+        "choices": [choice(request, one) for one in completions],
+        "usage": usage(total(by_index(completions), request.n)),
+        "timings": timings(completions[0].finished.timings),
+        "truncated": any(one.finished.truncated for one in completions),
+    }
+
+
+class Chunks:
+    """What both encoders have in common: the frame around a chunk's choice, and the end."""
+
+    content_type = "text/event-stream"
+
+    def __init__(self, stamp: Stamp, request: CompletionRequest, kind: str) -> None:
+        self._include_usage = request.include_usage
+        self._n = request.n
+        self._finished: dict[int, Finished] = {}
+        begin = msgspec.json.encode(head(stamp, kind))
+        self._head = b"data: " + begin[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
+
+    def fail(self, fault: GatewayError) -> bytes:
+        """The failure as an event; nothing comes after it."""
+        return sse.encode(msgspec.json.encode(error(fault)))
+
+    def end(self) -> bytes:
+        """After the last choice has finished."""
+        if not self._include_usage:
+            return sse.DONE
+        counts = usage(total(self._finished, self._n))
+        begin = self._head + b'],"usage":' + msgspec.json.encode(counts)
+        return begin + b"}\n\n" + sse.DONE
+
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        return self._head + msgspec.json.encode(choice) + self._tail
+
+    def _last(self, choice: dict[str, Any], finished: Finished) -> bytes:
+        """The chunk that tells a choice's end."""
+        self._finished[choice["index"]] = finished
+        more = {"timings": timings(finished.timings), "truncated": finished.truncated}
+        tail = self._tail[:-3] + b"," + msgspec.json.encode(more)[1:] + b"\n\n"
+        return self._head + msgspec.json.encode(choice) + tail

@@ -25,7 +25,6 @@ from ..core.request import (
     OutputFormat,
     Role,
 )
-from ..errors import GatewayError
 from ..wire import sse
 from . import openai, openai_tools, parts
 from .fields import Body, entry, flag, integer, items, mapping, text
@@ -140,17 +139,7 @@ def reply(
     stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
-    return {
-        "id": stamp.id,
-        "object": "chat.completion",
-        "created": stamp.created,
-        "model": stamp.model,
-        "system_fingerprint": stamp.fingerprint,
-        "choices": [_choice(request, one) for one in completions],
-        "usage": openai.usage(openai.total(openai.by_index(completions), request.n)),
-        "timings": openai.timings(completions[0].finished.timings),
-        "truncated": any(one.finished.truncated for one in completions),
-    }
+    return openai.whole(stamp, "chat.completion", request, completions, _choice)
 
 
 def _choice(request: CompletionRequest, one: Completion) -> dict[str, Any]:
@@ -182,28 +171,13 @@ def _choice(request: CompletionRequest, one: Completion) -> dict[str, Any]:
 _json = msgspec.json.Encoder().encode
 
 
-class Encoder:
+class Encoder(openai.Chunks):
     """Events to chunks. A text delta, by far the commonest event, is a prebuilt frame with only
     its text escaped."""
 
-    content_type = "text/event-stream"
-
     def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
-        self._include_usage = request.include_usage
-        self._n = request.n
+        super().__init__(stamp, request, "chat.completion.chunk")
         self._legacy = bool(request.extra.get(LEGACY))
-        self._finished: dict[int, Finished] = {}
-        head = msgspec.json.encode(
-            {
-                "id": stamp.id,
-                "object": "chat.completion.chunk",
-                "created": stamp.created,
-                "model": stamp.model,
-                "system_fingerprint": stamp.fingerprint,
-            }
-        )
-        self._head = b"data: " + head[:-1] + b',"choices":['
-        self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
         self._text_heads: dict[int, bytes] = {}
 
@@ -221,26 +195,12 @@ class Encoder:
                 self._rare(choice, event, out)
         return b"".join(out)
 
-    def fail(self, fault: GatewayError) -> bytes:
-        """The failure as an event; nothing comes after it."""
-        return sse.encode(msgspec.json.encode(error(fault)))
-
-    def end(self) -> bytes:
-        """After the last choice has finished."""
-        if not self._include_usage:
-            return sse.DONE
-        counts = openai.usage(openai.total(self._finished, self._n))
-        head = self._head + b'],"usage":' + msgspec.json.encode(counts)
-        return head + b"}\n\n" + sse.DONE
-
     def _text_head(self, choice: int) -> bytes:
         head = self._head + b'{"index":%d,"delta":{"content":' % choice
         self._text_heads[choice] = head
         return head
 
     def _rare(self, choice: int, event: Any, out: list[bytes]) -> None:
-        reason: str | None = None
-        extra: dict[str, Any] = {}
         logprobs = None
         delta: dict[str, Any]
         match event:
@@ -254,20 +214,15 @@ class Encoder:
             case ToolCallDelta():
                 delta = openai_tools.delta(event, self._legacy)
             case Finished():
-                self._finished[choice] = event
-                delta, reason = {}, event.reason
+                reason: str = event.reason
                 if self._legacy:
                     reason = OLD_REASONS.get(reason, reason)
-                extra = {
-                    "timings": openai.timings(event.timings),
-                    "truncated": event.truncated,
-                }
+                last = {"index": choice, "delta": {}, "logprobs": None, "finish_reason": reason}
+                out.append(self._last(last, event))
+                return
             case Failed():
                 raise AssertionError("a failure is told by fail()")
             case _:
                 return
-        body = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        tail = self._tail
-        if extra:
-            tail = tail[:-3] + b"," + msgspec.json.encode(extra)[1:] + b"\n\n"
-        out.append(self._head + msgspec.json.encode(body) + tail)
+        piece = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        out.append(self._chunk(piece))

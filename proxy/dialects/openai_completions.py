@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from ..core.events import Batch, Failed, Finished, TextDelta, TokenLogprob
 from ..core.fold import Completion
 from ..core.invalid import Invalid
 from ..core.request import CompletionRequest
-from ..errors import GatewayError
 from ..wire import sse
 from . import openai
 from .fields import Body, flag, integer, text
@@ -19,6 +16,7 @@ from .stamp import Stamp
 
 error = openai.error
 
+KIND = "text_completion"
 MAX_PROMPTS = 128
 MAX_TOKEN_ID = 1 << 30
 
@@ -73,24 +71,15 @@ def reply(
     stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
+    return openai.whole(stamp, KIND, request, completions, _choice)
+
+
+def _choice(request: CompletionRequest, one: Completion) -> dict[str, Any]:
     return {
-        "id": stamp.id,
-        "object": "text_completion",
-        "created": stamp.created,
-        "model": stamp.model,
-        "system_fingerprint": stamp.fingerprint,
-        "choices": [
-            {
-                "index": one.index,
-                "text": one.text,
-                "logprobs": (_logprobs(one.logprobs, 0) if request.logprobs is not None else None),
-                "finish_reason": one.finished.reason,
-            }
-            for one in completions
-        ],
-        "usage": openai.usage(openai.total(openai.by_index(completions), request.n)),
-        "timings": openai.timings(completions[0].finished.timings),
-        "truncated": any(one.finished.truncated for one in completions),
+        "index": one.index,
+        "text": one.text,
+        "logprobs": _logprobs(one.logprobs, 0) if request.logprobs is not None else None,
+        "finish_reason": one.finished.reason,
     }
 
 
@@ -108,26 +97,12 @@ def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
     }
 
 
-class Encoder:
+class Encoder(openai.Chunks):
     """Events to chunks of the object "text_completion"."""
 
-    content_type = "text/event-stream"
-
     def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
-        self._request = request
-        self._finished: dict[int, Finished] = {}
+        super().__init__(stamp, request, KIND)
         self._sent: dict[int, int] = {}
-        head = msgspec.json.encode(
-            {
-                "id": stamp.id,
-                "object": "text_completion",
-                "created": stamp.created,
-                "model": stamp.model,
-                "system_fingerprint": stamp.fingerprint,
-            }
-        )
-        self._head = b"data: " + head[:-1] + b',"choices":['
-        self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
     def encode(self, choice: int, batch: Batch) -> bytes:
         """The bytes of one batch; a tick of silence is a comment."""
@@ -137,42 +112,17 @@ class Encoder:
         for event in batch:
             if isinstance(event, TextDelta):
                 if event.text or event.logprobs:
-                    out.append(self._chunk(choice, event.text, event.logprobs, None, {}))
-                    self._sent[choice] = self._sent.get(choice, 0) + len(event.text)
+                    out.append(self._text(choice, event))
             elif isinstance(event, Finished):
-                self._finished[choice] = event
-                extra = {
-                    "timings": openai.timings(event.timings),
-                    "truncated": event.truncated,
-                }
-                out.append(self._chunk(choice, "", (), event.reason, extra))
+                last = {"index": choice, "text": "", "logprobs": None}
+                out.append(self._last({**last, "finish_reason": event.reason}, event))
             elif isinstance(event, Failed):
                 raise AssertionError("a failure is told by fail()")
         return b"".join(out)
 
-    def fail(self, fault: GatewayError) -> bytes:
-        """The failure as an event; nothing comes after it."""
-        return sse.encode(msgspec.json.encode(error(fault)))
-
-    def end(self) -> bytes:
-        """After the last choice has finished."""
-        if not self._request.include_usage:
-            return sse.DONE
-        counts = openai.usage(openai.total(self._finished, self._request.n))
-        head = self._head + b'],"usage":' + msgspec.json.encode(counts)
-        return head + b"}\n\n" + sse.DONE
-
-    def _chunk(
-        self,
-        choice: int,
-        piece: str,
-        tokens: Sequence[TokenLogprob],
-        reason: str | None,
-        extra: dict[str, Any],
-    ) -> bytes:
-        logprobs = _logprobs(tokens, self._sent.get(choice, 0)) if tokens else None
-        body = {"index": choice, "text": piece, "logprobs": logprobs, "finish_reason": reason}
-        tail = self._tail
-        if extra:
-            tail = tail[:-3] + b"," + msgspec.json.encode(extra)[1:] + b"\n\n"
-        return self._head + msgspec.json.encode(body) + tail
+    def _text(self, choice: int, event: TextDelta) -> bytes:
+        sent = self._sent.get(choice, 0)
+        self._sent[choice] = sent + len(event.text)
+        logprobs = _logprobs(event.logprobs, sent) if event.logprobs else None
+        piece = {"index": choice, "text": event.text, "logprobs": logprobs}
+        return self._chunk({**piece, "finish_reason": None})
