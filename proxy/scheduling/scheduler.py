@@ -16,8 +16,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..cancel import Cancel
-from ..errors import Cancelled, NoBackend, QueueFull, QueueTimeout
+from ..errors import NoBackend, QueueFull
 from ..locks import brief
 from . import books, files
 from .fair import FairQueue
@@ -29,6 +28,7 @@ from .prefix import Chain, Chains
 from .state import Backend, Conversation, Grant, Hold, Keeps, Step, Want
 from .ticket import Ticket
 from .view import View, view
+from .waiting import Waiting
 
 log = logging.getLogger("slotproxy.scheduling")
 
@@ -38,7 +38,7 @@ FOREVER = 60.0  # seconds between two looks of who waits at the clock
 Records = tuple[dict[str, Pool], dict[str, tuple[Pool, Backend]], FairQueue[Ticket], Parties, int]
 
 
-class Scheduler:
+class Scheduler(Waiting):
     """Bounded by `max_queue` waiting requests, each for at most `queue_timeout` seconds.
 
     `clock` gives monotonic seconds. `groups`: there are several groups of keys, whose caches are
@@ -138,19 +138,7 @@ class Scheduler:
         with self._hashing:
             return self._chains.chain(prompt, boundaries, group)
 
-    def acquire(self, want: Want, cancel: Cancel, again: bool = False) -> Lease:
-        """A slot, after waiting if need be. Raises NoBackend, QueueFull, QueueTimeout,
-        Cancelled."""
-        found = self.enter(want, again)
-        if isinstance(found, Lease):
-            return found
-        lease = found.wait(cancel)
-        assert lease is not None, "it waits without end"
-        return lease
-
     def enter(self, want: Want, again: bool = False) -> Lease | Ticket:
-        """A slot at once, or a place in the queue; `again`: it had its turn and is next. Raises
-        NoBackend, QueueFull."""
         with self._lock:
             now = self._clock()
             pool = self._pool(want)
@@ -212,43 +200,18 @@ class Scheduler:
         with self._lock:
             self._serve()
 
-    def wait_for(self, ticket: Ticket, cancel: Cancel, seconds: float) -> Lease | None:
-        """For tickets alone."""
-        end = self._clock() + seconds
-        cancel.add(ticket.event.set)
-        try:
-            while True:
-                ticket.event.clear()  # before looking, so that no news is missed
-                with self._lock:
-                    now = self._clock()
-                    left = ticket.began + self._queue_timeout - now
-                    if ticket.lease is None and ticket.error is None:
-                        self._serve()
-                    lease, error = ticket.lease, ticket.error
-                    if cancel.cancelled or (left <= 0 and lease is None):
-                        ticket.leave()
-                        if cancel.cancelled:
-                            raise Cancelled("the client closed the request")
-                        pool = self._pools[ticket.want.model]
-                        wait = pool.expected_wait(len(self._queue))
-                        raise QueueTimeout("no slot came free in time", retry_after=wait)
-                    if lease is not None:
-                        ticket.lease = None
-                        lease.waited = now - ticket.began
-                        lease.place = ticket.first_place
-                        return lease
-                    if error is not None:
-                        raise error
-                    if now >= end:
-                        return None
-                    pause = min(left, end - now, max(ticket.until - now, 0.001))
-                    ticket.wakes = now + pause
-                ticket.event.wait(pause)
-        finally:
-            cancel.remove(ticket.event.set)
+    def look(self, ticket: Ticket, now: float) -> float:
+        with self._lock:
+            if ticket.lease is None and ticket.error is None:
+                self._serve()
+            ticket.wakes = max(ticket.until, now + 0.001)
+            return ticket.wakes
+
+    def expected_wait(self, want: Want) -> float:
+        with self._lock:
+            return self._pools[want.model].expected_wait(len(self._queue))
 
     def leave(self, ticket: Ticket) -> None:
-        """For tickets alone."""
         with self._lock:
             if ticket in tuple(self._queue):
                 self._queue.remove(ticket)

@@ -20,8 +20,7 @@ import pytest
 from proxy.cancel import Cancel
 from proxy.core.task import Task
 from proxy.scheduling.lease import Outcome
-from proxy.scheduling.shared import RedisLog, SharedScheduler
-from proxy.scheduling.shared import scheduler as shared
+from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.state import Want
 from tools.processes import Child, Gateway, ModelServer, ask, free_port
 from tools.servers import ROOT
@@ -329,7 +328,7 @@ def test_who_joins_late_knows_all_from_the_snapshot_and_a_deleted_log_begins_ane
 ) -> None:
     import redis
 
-    monkeypatch.setattr(shared, "EVERY", 20)
+    monkeypatch.setattr(follower, "EVERY", 20)
     workers: list[SharedScheduler] = []
 
     def join() -> SharedScheduler:

@@ -1,0 +1,80 @@
+"""Waiting for a slot: the same for a scheduler of one process and for one that shares its table."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from ..cancel import Cancel
+from ..errors import Cancelled, QueueTimeout
+from .lease import Lease
+from .state import Want
+from .ticket import Ticket
+
+
+class Waiting(ABC):
+    """A scheduler for who waits."""
+
+    _clock: Callable[[], float]
+    _lock: threading.RLock
+    _queue_timeout: float
+
+    @abstractmethod
+    def enter(self, want: Want, again: bool = False) -> Lease | Ticket:
+        """A slot at once, or a place in the queue; `again`: it had its turn and is next. Raises
+        NoBackend, QueueFull."""
+
+    @abstractmethod
+    def leave(self, ticket: Ticket) -> None:
+        """For tickets alone."""
+
+    @abstractmethod
+    def look(self, ticket: Ticket, now: float) -> float:
+        """Bring the ticket's lease or error up to date. When to look again, if nothing wakes who
+        waits before."""
+
+    @abstractmethod
+    def expected_wait(self, want: Want) -> float:
+        """Seconds after which to try again, for who waited in vain."""
+
+    def acquire(self, want: Want, cancel: Cancel, again: bool = False) -> Lease:
+        """A slot, after waiting if need be. Raises NoBackend, QueueFull, QueueTimeout,
+        Cancelled."""
+        found = self.enter(want, again)
+        if isinstance(found, Lease):
+            return found
+        lease = found.wait(cancel)
+        assert lease is not None, "it waits without end"
+        return lease
+
+    def wait_for(self, ticket: Ticket, cancel: Cancel, seconds: float) -> Lease | None:
+        """For tickets alone."""
+        end = self._clock() + seconds
+        cancel.add(ticket.event.set)
+        try:
+            while True:
+                ticket.event.clear()  # before looking, so that no news is missed
+                with self._lock:
+                    now = self._clock()
+                    until = self.look(ticket, now)
+                    left = ticket.began + self._queue_timeout - now
+                    if cancel.cancelled or (left <= 0 and ticket.lease is None):
+                        ticket.leave()
+                        if cancel.cancelled:
+                            raise Cancelled("the client closed the request")
+                        wait = self.expected_wait(ticket.want)
+                        raise QueueTimeout("no slot came free in time", retry_after=wait)
+                    lease, ticket.lease = ticket.lease, None
+                    if lease is not None:
+                        lease.waited = now - ticket.began
+                        lease.place = ticket.first_place
+                        return lease
+                    if ticket.error is not None:
+                        raise ticket.error
+                    if now >= end:
+                        return None
+                    pause = min(left, end - now, until - now)
+                ticket.event.wait(pause)
+        finally:
+            cancel.remove(ticket.event.set)

@@ -1,0 +1,164 @@
+"""The shared scheduler over a log in memory, which can be taken away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from proxy.cancel import Cancel
+from proxy.errors import Cancelled, NoBackend, QueueTimeout
+from proxy.scheduling.lease import Lease
+from proxy.scheduling.shared import LogError, SharedScheduler, follower
+from proxy.scheduling.shared.log import Entry
+from tests.unit.scheduling.fakes import want
+
+PATIENCE = 20.0
+
+
+class Memory:
+    """What is common to all logs below. `gone`: nobody reaches it."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.news = threading.Condition()
+        self.gone = False
+
+
+class FakeLog:
+    """As RedisLog has it."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def _reach(self) -> None:
+        if self._memory.gone:
+            raise LogError("gone")
+
+    def agree(self, rules: bytes) -> None:
+        self._reach()
+
+    def begin(self) -> tuple[bytes, str]:
+        self._reach()
+        return b"", "0-0"
+
+    def append(self, member: str, ops: bytes) -> str:
+        with self._memory.news:
+            self._reach()
+            at = f"{len(self._memory.entries) + 1}-0"
+            self._memory.entries.append(Entry(at, time.monotonic(), member, ops))
+            self._memory.news.notify_all()
+            return at
+
+    def read(self, position: str) -> list[Entry]:
+        after = int(position.split("-")[0])
+        with self._memory.news:
+            self._memory.news.wait_for(
+                lambda: self._memory.gone or len(self._memory.entries) > after, 0.2
+            )
+            self._reach()
+            return self._memory.entries[after:]
+
+    def keep(self, position: str, data: bytes) -> None:
+        self._reach()
+
+    def close(self) -> None:
+        pass
+
+
+Join = Callable[..., SharedScheduler]
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def join(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Join]:
+    monkeypatch.setattr(follower, "REJOIN", 0.05)
+    made: list[SharedScheduler] = []
+
+    def one(slots: int = 1, queue_timeout: float = PATIENCE) -> SharedScheduler:
+        log = FakeLog(memory)
+        made.append(
+            SharedScheduler(log, time.monotonic, version="1", queue_timeout=queue_timeout)  # type: ignore[arg-type]
+        )
+        assert made[-1].ready(PATIENCE)
+        made[-1].update("b", "m", up=True, slots=slots)
+        return made[-1]
+
+    yield one
+    for scheduler in made:
+        scheduler.close()
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < end, "it never came"
+        threading.Event().wait(0.01)
+
+
+def acquire(scheduler: SharedScheduler, text: str, cancel: Cancel | None = None) -> Lease:
+    return scheduler.acquire(want(scheduler._alone, text), cancel or Cancel())
+
+
+def test_two_take_turns_at_one_slot(join: Join) -> None:
+    one, two = join(), join()
+    lease = acquire(one, "a")
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, two, "b")
+        until(lambda: one.waiting == 1)
+        assert not waits.done()
+        lease.release()
+        got = waits.result(PATIENCE)
+    assert (got.place, got.waited > 0) == (1, True)
+    got.release()
+    until(lambda: one.in_flight("b") == 0)
+
+
+def test_who_waits_goes_on_by_load_when_the_log_is_gone(join: Join, memory: Memory) -> None:
+    one = join()
+    held = acquire(one, "a")
+    with ThreadPoolExecutor(2) as pool:
+        waits = [pool.submit(acquire, one, text) for text in "bc"]
+        until(lambda: one.waiting == 2)
+        memory.gone = True
+        # The slot is taken in the table that is lost; nobody here knows of it any more.
+        until(lambda: any(two.done() for two in waits))
+        first, second = sorted(waits, key=lambda two: not two.done())
+        assert not second.done()
+        assert one.notices
+        first.result().release()
+        second.result(PATIENCE).release()
+    memory.gone = False
+    until(lambda: not one.notices)
+    held.release()
+    acquire(one, "d").release()
+    assert one.outstanding == 0
+
+
+def test_what_ends_a_wait(join: Join) -> None:
+    one = join(queue_timeout=0.3)
+    held = acquire(one, "a")
+    with pytest.raises(QueueTimeout):
+        acquire(one, "b")
+    cancel = Cancel()
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, one, "c", cancel)
+        until(lambda: one.waiting == 1)
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            waits.result(PATIENCE)
+    ticket = one.enter(want(one._alone, "d"))
+    assert not isinstance(ticket, Lease)
+    assert ticket.wait(Cancel(), 0.01) is None
+    one.mark("b", up=False)
+    with pytest.raises(NoBackend):
+        ticket.wait(Cancel())
+    held.release()
+    until(lambda: one.waiting == 0)
