@@ -37,10 +37,12 @@ class Prompters:
     def __call__(self, model: str) -> Prompter | Unrendered:
         """The first backend of the pool that told a template gives it to the whole pool, so that
         an old server gets the template of its younger twin."""
-        caps = [b.caps for b in self._registry.pool(model) if b.caps is not None]
-        if any(c.native for c in caps):
-            return Unrendered()
-        told = next((c for c in caps if c.template), None)
+        told = None
+        for backend in self._registry.pool(model):
+            if (caps := backend.caps) is not None:
+                if caps.native:
+                    return Unrendered()
+                told = told or (caps if caps.template else None)
         bos, eos = (told.bos_token, told.eos_token) if told is not None else ("", "")
         source = told.template if told is not None and self._auto else ""
         key = (source, bos, eos)

@@ -110,6 +110,8 @@ class Registry:
         self.looked = threading.Event()  # at every backend once
         self._wake = {name: threading.Event() for name in self.backends}
         self._threads: list[threading.Thread] = []
+        self._sorting = threading.Lock()
+        self._pools: dict[str, tuple[Backend, ...]] = {}  # as they are: asked for by every request
         for backend in backends:
             self._push(backend)
 
@@ -135,6 +137,7 @@ class Registry:
             config = configs.get(name)
             if config is None or config.address != backend.url:
                 backend.leaving = True
+                self._sort()
                 self._scheduler.drain(name)
                 self._wake[name].set()
             elif (config.weight, config.slots) != (backend.weight, backend.set_slots):
@@ -162,8 +165,7 @@ class Registry:
 
     def models(self) -> tuple[str, ...]:
         """The names of the pools, in the order of their backends."""
-        staying = [b for b in self.backends.values() if not b.leaving]
-        return tuple(dict.fromkeys(b.model for b in staying))
+        return tuple(self._pools)
 
     def names(self) -> tuple[str, ...]:
         """What /v1/models lists: the aliases where the only model has some, else the models."""
@@ -186,10 +188,9 @@ class Registry:
             return self._default, self._default
         raise ModelNotFound(f"the model {name[:100]!r} is not served here", param="model")
 
-    def pool(self, model: str) -> list[Backend]:
+    def pool(self, model: str) -> tuple[Backend, ...]:
         """The backends of a model; those that are up come first."""
-        found = [b for b in self.backends.values() if b.model == model and not b.leaving]
-        return sorted(found, key=lambda b: not b.up)
+        return self._pools.get(model, ())
 
     @property
     def ready(self) -> bool:
@@ -243,13 +244,26 @@ class Registry:
         log.info("backend %s is up: %s, model %s", backend.name, caps.dialect, backend.model)
         self._push(backend)
 
+    def _sort(self) -> None:
+        """Something changed: put the pools together anew."""
+        with self._sorting:
+            pools: dict[str, list[Backend]] = {}
+            for backend in self.backends.values():
+                if not backend.leaving:
+                    pools.setdefault(backend.model, []).append(backend)
+            self._pools = {
+                model: tuple(sorted(pool, key=lambda b: not b.up)) for model, pool in pools.items()
+            }
+
     def _down(self, backend: Backend, error: GatewayError | None) -> None:
         backend.up = False
+        self._sort()
         backend.error = str(error) if error is not None else "it does not answer"
         log.warning("backend %s is down: %s", backend.name, backend.error)
         self._scheduler.mark(backend.name, up=False)
 
     def _push(self, backend: Backend) -> None:
+        self._sort()
         caps = backend.caps
         ram = caps is not None and caps.ram_cache
         files = caps is not None and caps.slot_save and not ram
