@@ -11,12 +11,10 @@ from typing import Any
 
 import msgspec
 
-from ...core.events import Batch, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta
+from ...core.events import Batch, Finished, ToolCallDelta
 from ...core.fold import Completion
 from ...core.invalid import Invalid
 from ...core.request import CompletionRequest, Message, Role, ToolCall
-from ...errors import GatewayError
-from ...wire import ndjson
 from ..fields import Body, entry, items, mapping, text
 from ..openai_tools import as_object, skipped, tools
 from ..stamp import Stamp
@@ -101,68 +99,39 @@ def _calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     ]
 
 
+def _said(piece: str, thought: str, calls: Sequence[ToolCall] = ()) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": piece}
+    if thought:
+        message["thinking"] = thought
+    if calls:
+        message["tool_calls"] = _calls(calls)
+    return {"message": message}
+
+
 def reply(
     stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
     (one,) = completions
-    message: dict[str, Any] = {"role": "assistant", "content": one.text}
-    if one.reasoning:
-        message["thinking"] = one.reasoning
-    if one.tool_calls:
-        message["tool_calls"] = _calls(one.tool_calls)
-    out = {**common.head(stamp), "message": message, **common.tail(stamp, one.finished)}
-    if request.logprobs is not None:
-        out["logprobs"] = common.logprobs(one.logprobs)
-    return out
+    return common.whole(stamp, request, one, _said(one.text, one.reasoning, one.tool_calls))
 
 
-class Encoder:
+class Encoder(common.Lines):
     """Events to lines of JSON. A tool call is told when it is whole, as Ollama does."""
 
-    content_type = "application/x-ndjson"
-
     def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
-        self._stamp = stamp
+        super().__init__(stamp, _said)
         self._calls: dict[int, ToolCall] = {}
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; silence has no sign in these streams."""
-        out: list[bytes] = []
-        head = common.head(self._stamp)
+        told = b""
         for event in batch:
-            match event:
-                case TextDelta():
-                    if event.text or event.logprobs:
-                        out.append(_line(head, {"content": event.text}, event))
-                case ReasoningDelta():
-                    out.append(_line(head, {"content": "", "thinking": event.text}))
-                case ToolCallDelta():
-                    known = self._calls.get(event.index) or ToolCall(event.id, event.name, "")
-                    self._calls[event.index] = ToolCall(
-                        known.id, known.name, known.arguments + event.arguments
-                    )
-                case Finished():
-                    if self._calls:
-                        whole = [self._calls[i] for i in sorted(self._calls)]
-                        out.append(_line(head, {"content": "", "tool_calls": _calls(whole)}))
-                    message = {"role": "assistant", "content": ""}
-                    last = {**head, "message": message, **common.tail(self._stamp, event)}
-                    out.append(ndjson.encode(last))
-                case Failed():
-                    raise AssertionError("a failure is told by fail()")
-        return b"".join(out)
-
-    def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last line."""
-        return ndjson.encode(error(fault))
-
-    def end(self) -> bytes:
-        return b""
-
-
-def _line(head: dict[str, Any], message: dict[str, Any], logged: TextDelta | None = None) -> bytes:
-    out: dict[str, Any] = {**head, "message": {"role": "assistant", **message}, "done": False}
-    if logged is not None and logged.logprobs:
-        out["logprobs"] = common.logprobs(logged.logprobs)
-    return ndjson.encode(out)
+            if type(event) is ToolCallDelta:
+                known = self._calls.get(event.index) or ToolCall(event.id, event.name, "")
+                arguments = known.arguments + event.arguments
+                self._calls[event.index] = ToolCall(known.id, known.name, arguments)
+        if self._calls and batch and type(batch[-1]) is Finished:
+            whole = [self._calls[i] for i in sorted(self._calls)]
+            told = super().encode(choice, batch[:-1]) + self._line(_said("", "", whole))
+            batch = batch[-1:]
+        return told + super().encode(choice, batch)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ...core.events import Finished, TokenLogprob
+from ...core.events import (
+    Batch,
+    Failed,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+)
+from ...core.fold import Completion
 from ...core.invalid import Invalid
-from ...core.request import Media, OutputFormat
+from ...core.request import CompletionRequest, Media, OutputFormat
 from ...core.sampling import FIELDS, check
 from ...errors import GatewayError
+from ...wire import ndjson
 from ..fields import Body, flag, integer, mapping, stops, text
 from ..openai import token
 from ..openai_tools import plain
@@ -131,3 +140,53 @@ def loaded(body: Mapping[str, Any], stamp: Stamp) -> dict[str, Any]:
 
 def logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     return [token(one) for one in tokens]
+
+
+def whole(
+    stamp: Stamp, request: CompletionRequest, one: Completion, said: dict[str, Any]
+) -> dict[str, Any]:
+    """The whole answer around what was said."""
+    out = {**head(stamp), **said, **tail(stamp, one.finished)}
+    if request.logprobs is not None:
+        out["logprobs"] = logprobs(one.logprobs)
+    return out
+
+
+class Lines:
+    """Events to lines of JSON; `said` is how the API writes a piece of text or of thought."""
+
+    content_type = "application/x-ndjson"
+
+    def __init__(self, stamp: Stamp, said: Callable[[str, str], dict[str, Any]]) -> None:
+        self._stamp = stamp
+        self._said = said
+
+    def encode(self, choice: int, batch: Batch) -> bytes:
+        """The bytes of one batch; silence has no sign in these streams."""
+        out: list[bytes] = []
+        for event in batch:
+            match event:
+                case TextDelta():
+                    if event.text or event.logprobs:
+                        out.append(self._line(self._said(event.text, ""), event.logprobs))
+                case ReasoningDelta():
+                    out.append(self._line(self._said("", event.text)))
+                case Finished():
+                    last = {**self._said("", ""), **tail(self._stamp, event)}
+                    out.append(ndjson.encode({**head(self._stamp), **last}))
+                case Failed():
+                    raise AssertionError("a failure is told by fail()")
+        return b"".join(out)
+
+    def fail(self, fault: GatewayError) -> bytes:
+        """The failure as the last line."""
+        return ndjson.encode(error(fault))
+
+    def end(self) -> bytes:
+        return b""
+
+    def _line(self, said: dict[str, Any], tokens: Sequence[TokenLogprob] = ()) -> bytes:
+        out = {**head(self._stamp), **said, "done": False}
+        if tokens:
+            out["logprobs"] = logprobs(tokens)
+        return ndjson.encode(out)

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...core.events import Batch, Failed, Finished, ReasoningDelta, TextDelta
 from ...core.fold import Completion
 from ...core.invalid import Invalid
 from ...core.request import CompletionRequest, Message
-from ...errors import GatewayError
-from ...wire import ndjson
 from ..fields import Body, flag, items, text
 from ..stamp import Stamp
 from . import common
@@ -41,53 +38,20 @@ def parse(body: Body) -> CompletionRequest:
     )
 
 
+def _said(piece: str, thought: str) -> dict[str, Any]:
+    return {"response": piece, "thinking": thought} if thought else {"response": piece}
+
+
 def reply(
     stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
     (one,) = completions
-    out = {**common.head(stamp), "response": one.text}
-    if one.reasoning:
-        out["thinking"] = one.reasoning
-    out.update(common.tail(stamp, one.finished))
-    if request.logprobs is not None:
-        out["logprobs"] = common.logprobs(one.logprobs)
-    return out
+    return common.whole(stamp, request, one, _said(one.text, one.reasoning))
 
 
-class Encoder:
+class Encoder(common.Lines):
     """Events to lines of JSON."""
 
-    content_type = "application/x-ndjson"
-
     def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
-        self._stamp = stamp
-
-    def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; silence has no sign in these streams."""
-        out: list[bytes] = []
-        head = common.head(self._stamp)
-        for event in batch:
-            match event:
-                case TextDelta():
-                    if event.text or event.logprobs:
-                        line = {**head, "response": event.text, "done": False}
-                        if event.logprobs:
-                            line["logprobs"] = common.logprobs(event.logprobs)
-                        out.append(ndjson.encode(line))
-                case ReasoningDelta():
-                    line = {**head, "response": "", "thinking": event.text, "done": False}
-                    out.append(ndjson.encode(line))
-                case Finished():
-                    last = {**head, "response": "", **common.tail(self._stamp, event)}
-                    out.append(ndjson.encode(last))
-                case Failed():
-                    raise AssertionError("a failure is told by fail()")
-        return b"".join(out)
-
-    def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last line."""
-        return ndjson.encode(error(fault))
-
-    def end(self) -> bytes:
-        return b""
+        super().__init__(stamp, _said)
