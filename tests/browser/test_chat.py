@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.searxng import SearXNG
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, PHONE, Open
@@ -149,6 +150,30 @@ def test_an_answer_from_a_document_shows_where_it_is_from(
     page.locator('details[data-name="sources"] summary').click()
     source = page.locator(".source").first.inner_text()
     assert "ship.md" in source and "red sail" in source and "The ship" in source
+
+
+def test_an_answer_from_the_web_names_its_pages(start_site: Any, visit: Open) -> None:
+    engine = SearXNG({"tide": "The tide of Varn turns at six.", "fee": "The fee is five."})
+    try:
+        flags = ("--search-engine", "searxng", "--searxng-url", engine.url)
+        page = visit(f"{start_site(*flags).url}/")
+        page.locator(".kinds span", has_text="Search").click()
+        assert page.get_by_label("Search engine").input_value() == "searxng"
+        ask(page, "When does the tide turn?")
+        answered(page)
+        page.get_by_text("2 sources").click()
+        link = page.get_by_role("link", name="tide")
+        assert link.get_attribute("href") == "https://tide.example/"
+        assert "noopener" in link.get_attribute("rel")
+        page.get_by_text("The tide of Varn turns at six.").wait_for()
+        assert len(engine.asked) == 1
+    finally:
+        engine.end()
+
+
+def test_without_an_engine_the_web_is_not_offered(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/")
+    assert page.get_by_role("radio", name="Search").is_disabled()
 
 
 def test_an_agent_answers(site: Gateway, visit: Open) -> None:

@@ -51,8 +51,12 @@ FEED = """async ([before, after, rate, seconds]) => {
     return times;
   };
   growing.add(before);
-  const ready = performance.now() + 1000; // the libraries are there, what was before is drawn
-  await frames(() => performance.now() > ready);
+  const late = performance.now() + 5000;
+  // The libraries are there, and what was before is drawn.
+  while (performance.now() < late) {
+    const until = performance.now() + 400;
+    if (!(await frames(() => performance.now() > until)).some((one) => one > 34)) break;
+  }
   const still = performance.now() + 600;
   const idle = await frames(() => performance.now() > still);
   const words = after.match(/\\s*\\S+\\s*/g);

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests import documents
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, PHONE, Open
@@ -85,3 +86,58 @@ def test_it_works_in_chinese(
     assert "鲸油" in page.locator(".hit").first.inner_text()
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     accessible(page)
+
+
+@pytest.mark.parametrize(("language", "size"), [("en", DESKTOP), ("zh", PHONE)])
+def test_a_pdf_is_read_rebuilt_found_with_its_page_and_deleted(
+    site: Gateway, visit: Open, accessible: Any, language: str, size: tuple[int, int]
+) -> None:
+    say = {"en": 0, "zh": 1}[language]
+    page = visit(f"{site.url}/knowledge", language=language, size=size)
+    page.on("dialog", lambda dialog: dialog.accept())
+    make_base(page, f"PDF {language}", ("Name", "名称")[say], ("Create", "新建")[say])
+    note = "The lighthouse of Varn was lit in 1871 by Ada Moor."
+    pdf = {
+        "name": "varn.pdf",
+        "mimeType": "application/pdf",
+        "buffer": documents.pdf("A first page about ships.", note),
+    }
+    page.locator('input[type="file"]').set_input_files([pdf])
+    row = page.locator(".document", has_text="varn.pdf")
+    row.locator(".state", has_text=("ready", "就绪")[say]).wait_for(timeout=60_000)
+
+    with page.expect_download() as download:
+        row.get_by_role("link", name=("Download", "下载")[say]).click()
+    assert Path(download.value.path()).read_bytes() == pdf["buffer"]
+
+    page.get_by_role("button", name=("Rebuild", "重建")[say]).click()
+    told = page.get_by_role("status").filter(has_text=("Rebuilt.", "重建完成。")[say])
+    told.wait_for(timeout=60_000)
+    page.get_by_role("progressbar").first.wait_for(state="hidden")
+
+    page.get_by_label(("Question", "问题")[say]).fill("Who lit the lighthouse of Varn?")
+    page.get_by_role("button", name=("Search", "搜索")[say]).click()
+    hit = page.locator(".hit").first
+    hit.wait_for()
+    shown = hit.inner_text()
+    assert "Ada Moor" in shown and "varn.pdf" in shown and "2" in shown
+    assert ("by words: place 1", "按词语：第 1")[say] in shown
+    accessible(page)
+
+    row.get_by_role("button", name=("Delete", "删除")[say]).click()
+    row.wait_for(state="detached")
+    page.get_by_role("button", name=("Search", "搜索")[say]).click()
+    page.get_by_text(("Nothing was found.", "没有找到任何内容。")[say]).wait_for()
+    page.locator('[data-part="delete-base"]').click()
+    bases = page.locator('[data-part="bases"] li', has_text=f"PDF {language}")
+    bases.wait_for(state="detached")
+
+
+def test_a_document_that_cannot_be_read_says_so(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/knowledge")
+    make_base(page, "Broken")
+    broken = {"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7 no more"}
+    page.locator('input[type="file"]').set_input_files([broken])
+    row = page.locator(".document", has_text="a.pdf")
+    row.locator(".state", has_text="failed").wait_for(timeout=60_000)
+    assert row.locator(".error").inner_text().strip()

@@ -140,7 +140,9 @@ function show() {
     siblings.set(parent_id, [...(siblings.get(parent_id) ?? []), id]);
   }
   const made = laid(path.splice(-PAGE));
+  const unfolded = new Set([...list.querySelectorAll("details[open]")].map(named));
   list.replaceChildren(top, ...made.map((one) => one.element));
+  for (const one of list.querySelectorAll("details")) one.open = unfolded.has(named(one));
   at("welcome").hidden = made.length > 0;
   const last = made.at(-1);
   busy(last?.message.status === "growing");
@@ -150,6 +152,9 @@ function show() {
   }
   list.scrollTop = list.scrollHeight;
 }
+
+/** A fold, by whose and what it is. */
+const named = (fold) => `${fold.closest(".message").id} ${fold.dataset.name}`;
 
 const laid = (some) => some.map((one) => new Message(one, siblings.get(one.parent_id), acts));
 

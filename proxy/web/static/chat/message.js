@@ -16,7 +16,7 @@ export class Message {
     this.foot = make("div", { className: "foot" });
     this.element = make(
       "article",
-      { className: `message ${message.role}`, "aria-label": this.user ? words.you : words.model },
+      { id: message.id, className: `message ${message.role}`, "aria-label": this.user ? words.you : words.model },
       this.aside,
       this.text,
       this.foot,
