@@ -120,7 +120,7 @@ def test_a_pdf_is_read_rebuilt_found_with_its_page_and_deleted(
     hit = page.locator(".hit").first
     hit.wait_for()
     shown = hit.inner_text()
-    assert "Ada Moor" in shown and "varn.pdf" in shown and "2" in shown
+    assert "Ada Moor" in shown and "varn.pdf" in shown and ("page 2", "第 2 页")[say] in shown
     assert ("by words: place 1", "按词语：第 1")[say] in shown
     accessible(page)
 

@@ -2,6 +2,7 @@
 
 import { make, say } from "../panels/dom.js";
 import { count, measure, span } from "../panels/form.js";
+import { place } from "../panels/places.js";
 import { Growing, render } from "./markdown.js";
 import { words } from "./words.js";
 
@@ -91,7 +92,7 @@ export class Message {
         make(
           "li",
           { className: "source" },
-          make("p", {}, `[${one.number}] `, link(one), one.place ? ` · ${one.place}` : ""),
+          make("p", {}, `[${one.number}] `, link(one), one.place ? ` · ${place(one.place)}` : ""),
           make("blockquote", {}, one.text),
         ),
       );

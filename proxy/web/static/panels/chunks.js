@@ -1,6 +1,7 @@
 // The chunks of a document in a dialog, each to be read and edited.
 
 import { make, say } from "./dom.js";
+import { place } from "./places.js";
 import { words } from "./knowledge_words.js";
 
 /** Show the document at `path`; `attempt(work)` does what may fail and tells of it. */
@@ -42,7 +43,7 @@ function chunk(one, number, calls, attempt) {
   return make(
     "li",
     { className: "card" },
-    make("p", { className: "note" }, words.chunk(number), one.place ? ` · ${one.place}` : ""),
+    make("p", { className: "note" }, words.chunk(number), one.place ? ` · ${place(one.place)}` : ""),
     text,
     area,
     make("div", { className: "actions" }, edit, save, cancel, told),

@@ -4,6 +4,7 @@ import { Calls } from "./calls.js";
 import { chunks } from "./chunks.js";
 import { keyed, make, say } from "./dom.js";
 import { measure, percent, size } from "./form.js";
+import { place } from "./places.js";
 import { words } from "./knowledge_words.js";
 
 const OVER = new Set(["ready", "failed", "cancelled"]);
@@ -240,7 +241,7 @@ function hit(one, rank, query) {
       { className: "what" },
       make("span", { className: "number" }, words.rank(rank)),
       make("strong", {}, one.filename),
-      make("span", { className: "note" }, one.place),
+      make("span", { className: "note" }, place(one.place)),
     ),
     make("meter", { min: 0, max: 1, value: one.score, "aria-label": words.nearness(measure(one.score)) }),
     make("p", { className: "text" }, ...marked(one.text, terms)),
