@@ -15,6 +15,7 @@ import pytest
 import requests
 from pydantic import BaseModel, Field
 
+from tests.contract.ears import sse
 from tools import made_up_chatglm
 from tools.processes import Gateway, ModelServer
 
@@ -590,8 +591,7 @@ def test_glm_chat_and_stream_in_chinese(address: str, repeats: bool) -> None:
     assert whole["object"] == "chat.completion" and whole["completion_tokens"] == 9
     assert whole["total_tokens"] == whole["prompt_tokens"] + 9
     answer = post(address, "/chat-stream", body, headers={"Accept": "text/event-stream"})
-    answer.encoding = "utf-8"
-    frames = [json.loads(f.removeprefix("data: ")) for f in answer.text.split("\n\n") if f]
+    frames = [frame for _, frame in sse(answer.content)]
     assert "".join(f["content"] for f in frames) == whole["content"] or not repeats
     assert frames[-1] == {**whole, "content": ""}
 
@@ -614,8 +614,8 @@ def test_llama_cpps_own_completion(address: str, repeats: bool) -> None:
     whole = post(address, "/completion", body).json()
     assert whole["stop"] is True and whole["stop_type"] == "limit" and whole["stopped_limit"]
     assert whole["tokens_predicted"] == 8
-    text = post(address, "/completion", {**body, "stream": True}).content.decode()
-    chunks = [json.loads(f.removeprefix("data: ")) for f in text.split("\n\n") if f]
+    text = post(address, "/completion", {**body, "stream": True}).content
+    chunks = [chunk for _, chunk in sse(text)]
     assert "".join(c["content"] for c in chunks) == whole["content"] or not repeats
     assert [c["stop"] for c in chunks][-1] is True
     picked = post(address, "/completion", {**body, "response_fields": ["timings/predicted_n"]})

@@ -6,7 +6,6 @@ other files as extra context, and a request without a token to warm the cache of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ import openai
 import pytest
 import requests
 
+from tests.contract.ears import sse
 from tools import made_up_model
 from tools.processes import Gateway, ModelServer
 
@@ -118,8 +118,8 @@ def test_vscode_gets_the_whole_object(address: str) -> None:
 def test_what_is_filled_in_is_the_servers_own(address: str, filler: ModelServer) -> None:
     body = {**VIM, **GREEDY}
     assert post(address, body).json()["content"] == post(filler.url, body).json()["content"]
-    text = post(address, {**body, "stream": True}).content.decode()
-    chunks = [json.loads(f.removeprefix("data: ")) for f in text.split("\n\n") if f]
+    text = post(address, {**body, "stream": True}).content
+    chunks = [chunk for _, chunk in sse(text)]
     whole = post(address, body).json()["content"]
     assert "".join(c.get("content", "") for c in chunks[:-1]) == whole
 
