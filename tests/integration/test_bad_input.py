@@ -79,7 +79,7 @@ BAD_FIELDS: dict[str, Any] = {
     "top_p": 7,
     "top_k": 1.5,
     "max_tokens": "many",
-    "max_completion_tokens": 0,
+    "max_completion_tokens": -2,
     "n": 17,
     "stop": [5],
     "stream": "yes",

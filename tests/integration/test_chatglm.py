@@ -372,9 +372,10 @@ def test_several_models(gateway: StartGateway, hello: Path, caller: Path) -> Non
     one = gateway("--chatglm-model", f"{hello},{caller}")
     until(lambda: len(engines(one)) == 2)
     api = client(one)
+    for file in (hello, caller):
+        until(lambda name=file.stem: up(one, name))
     assert [m.id for m in api.models.list()] == [hello.stem, caller.stem]
     for file, word in ((hello, "你好"), (caller, "get_weather")):
-        until(lambda name=file.stem: up(one, name))
         answer = api.chat.completions.create(model=file.stem, messages=[USER], temperature=0)
         assert (answer.choices[0].message.content or "").startswith(word)
 

@@ -17,8 +17,10 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     only = Lines()
     only.setStream(io.StringIO())
     monkeypatch.setattr(logging.root, "handlers", [only])
-    monkeypatch.setattr(access, "level", logging.INFO)
+    before = access.level
+    access.setLevel(logging.INFO)  # which forgets what it knew of the levels, as setattr does not
     yield only
+    access.setLevel(before)
 
 
 def test_a_line_goes_to_the_stream_as_it_is(lines: Lines) -> None:
