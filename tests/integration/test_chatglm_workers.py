@@ -54,9 +54,18 @@ def flags(redis_server: Redis, tmp_path: Path) -> Callable[..., list[str]]:
     return make
 
 
-@pytest.fixture
-def babbler(tmp_path: Path) -> Path:
-    return made_up.write(tmp_path / "babbler.bin", ())
+@pytest.fixture(scope="module")
+def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_up.write(tmp_path_factory.mktemp("model") / "babbler.bin", ())
+
+
+@pytest.fixture(scope="module")
+def two(redis_server: Redis, babbler: Path, module_gateway: StartGateway) -> Gateway:
+    """Two workers with a model that never ends by itself."""
+    state = ["--state", redis_server.url, "--state-name", "two", "--workers", "2"]
+    one = module_gateway(*state, "--chatglm-model", str(babbler), "--data", str(babbler.parent))
+    shared(one, 2)
+    return one
 
 
 @pytest.fixture
@@ -172,85 +181,72 @@ def test_all_workers_answer_from_one_child(
     with ThreadPoolExecutor(4) as pool:
         said = list(pool.map(lambda _: say(one.url, temperature=0), range(8)))
     assert [one["choices"] for one in said] == [alone] * 8
-    assert len(engines(bundled.resolve())) == 1
-    assert one.stop() == 0
-    until(lambda: not engines(bundled), 10)
+    assert len(engines(bundled)) == 1
+    # The master alone is killed: its workers see that, end, and with them the child.
+    os.kill(one.pid, signal.SIGKILL)
+    until(lambda: not engines(bundled), 15)
+    until(lambda: not any(command(pid) for pid in pids))
 
 
-def test_two_clients_at_once_wait_in_one_queue(
-    gateway: StartGateway, flags: Callable[..., list[str]], babbler: Path
-) -> None:
+def test_two_clients_at_once_wait_in_one_queue(two: Gateway) -> None:
     """Whatever workers they come to: the second is queued while the first is answered."""
-    one = gateway(*flags(babbler, 2))
-    shared(one, 2)
-    pids = _workers(one)
-    lines = babble(at_worker(one.url, pids, pids[0]))
-    other = at_worker(one.url, pids, pids[1]).chat()
-    until(lambda: len(_slots(one.url)["queue"]) == 1)
-    (backend,) = _slots(one.url)["backends"]
+    pids = _workers(two)
+    lines = babble(at_worker(two.url, pids, pids[0]))
+    other = at_worker(two.url, pids, pids[1]).chat()
+    until(lambda: len(_slots(two.url)["queue"]) == 1)
+    (backend,) = _slots(two.url)["backends"]
     assert [slot["state"] for slot in backend["slots"]] == ["busy"]
     lines.close()  # type: ignore[attr-defined]
     assert other.told()["choices"][0]["finish_reason"] == "length"
-    until(lambda: not _slots(one.url)["queue"])
+    until(lambda: not _slots(two.url)["queue"])
 
 
 def test_the_child_is_killed_in_mid_answer_and_the_next_answer_comes(
-    gateway: StartGateway, flags: Callable[..., list[str]], babbler: Path
+    two: Gateway, babbler: Path
 ) -> None:
-    one = gateway(*flags(babbler, 2))
-    shared(one, 2)
-    lines = babble(Asked(one.url))
+    lines = babble(Asked(two.url))
     (engine,) = engines(babbler)
     os.kill(engine, signal.SIGKILL)
     assert b"the model's process ended" in b"".join(lines)
     for number in range(6):  # of whatever worker
-        assert say(one.url, f"{number}", 3)["usage"]["completion_tokens"] == 3
+        assert say(two.url, f"{number}", 3)["usage"]["completion_tokens"] == 3
     (other,) = engines(babbler)
     assert other != engine
 
 
 def test_a_worker_is_killed_in_mid_answer_and_the_engine_is_free(
-    gateway: StartGateway, flags: Callable[..., list[str]], babbler: Path
+    two: Gateway, babbler: Path
 ) -> None:
-    """Also the one that started the child: the other worker has it further on."""
-    one = gateway(*flags(babbler, 2))
-    shared(one, 2)
+    """The one that started the child: the other worker has it further on."""
     (engine,) = engines(babbler)
-    (owner,) = [pid for pid in _workers(one) if engine in descendants(pid)]
-    lines = babble(at_worker(one.url, _workers(one), owner))
+    (owner,) = [pid for pid in _workers(two) if engine in descendants(pid)]
+    lines = babble(at_worker(two.url, _workers(two), owner))
     os.kill(owner, signal.SIGKILL)
     at = time.monotonic()
     assert b"[DONE]" not in b"".join(lines)
-    assert say(one.url, "next", 3)["usage"]["completion_tokens"] == 3
+    assert say(two.url, "next", 3)["usage"]["completion_tokens"] == 3
     assert time.monotonic() - at < 15, "the others bury a worker after six seconds"
     assert engines(babbler) == [engine]
-    until(lambda: _slots(one.url).get("workers") == 2)
+    until(lambda: _slots(two.url).get("workers") == 2)
     # And when it dies, with nobody left who started it, another starts the next.
     os.kill(engine, signal.SIGKILL)
-    until(lambda: say(one.url, "next", 3)["status"] == 200)
+    until(lambda: say(two.url, "next", 3)["status"] == 200)
     (other,) = engines(babbler)
     assert other != engine
 
 
-@pytest.mark.parametrize("tokens", [0, 1500])
-def test_the_child_is_gone_when_the_master_and_its_workers_are(
-    gateway: StartGateway, flags: Callable[..., list[str]], babbler: Path, tokens: int
+def test_the_child_is_gone_when_all_are_killed_while_it_evaluates(
+    two: Gateway, babbler: Path
 ) -> None:
-    """Killed, the workers notice and end by themselves; once while the library is evaluating."""
-    one = gateway(*flags(babbler, 2))
-    shared(one, 2)
-    workers = _workers(one)
+    """The last test of this gateway."""
+    workers = _workers(two)
     assert len(engines(babbler)) == 1
-    asked = Asked(one.url)
-    if tokens:
-        asked.chat("€" * (tokens // 3), 1, stream=True)
-    os.kill(one.pid, signal.SIGKILL)
-    if tokens:
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
-    until(lambda: not engines(babbler), 15)
+    asked = Asked(two.url).chat("€" * 500, 1900, stream=True)
+    until(lambda: "busy" in str(_slots(two.url)["backends"]))
+    for pid in (two.pid, *workers):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not engines(babbler), 10)
     asked.close()
-    until(lambda: not any(command(pid) for pid in workers))
 
 
 def test_a_model_that_is_loaded_lazily_and_unloaded_when_nobody_needs_it(

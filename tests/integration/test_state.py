@@ -23,7 +23,6 @@ from proxy.scheduling.lease import Outcome
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.state import Want
 from tools.processes import Child, Gateway, ModelServer, ask, free_port
-from tools.servers import ROOT
 
 from .conftest import StartGateway
 
@@ -300,27 +299,6 @@ def test_a_slot_given_back_by_one_worker_wakes_who_waits_in_another(
     assert status == 200
     assert headers["x-slotproxy-queue"] == "1"
     assert time.monotonic() - ended < 2
-
-
-@needs_proc
-def test_several_workers_share_the_one_model_of_a_chatglm_gateway(
-    redis_server: Redis, gateway: StartGateway, tmp_path: Path
-) -> None:
-    pytest.importorskip("chatglm_cpp", reason="the extra chatglm is not installed")
-    owner = gateway("--chatglm-model", str(ROOT / "models" / "tinychat-chatglm3.bin"))
-    flags = ["--llama-api", owner.url, "--chat-mode", "native", "--data", str(tmp_path)]
-    many = gateway(*flags, "--workers", "2", "--state", redis_server.url)
-    _wait_for(lambda: _slots(many.url).get("workers") == 2)
-    said = _chat(owner.url, "你好", 16, temperature=0)[2]["choices"][0]["message"]
-    with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: _chat(many.url, "你好", 16, temperature=0), range(12)))
-    assert [status for status, _, _ in answers] == [200] * 12
-    assert {one["choices"][0]["message"]["content"] for _, _, one in answers} == {said["content"]}
-    (worker,) = _workers(owner)
-    threads = Path(f"/proc/{worker}/task").iterdir()  # a child is its thread's
-    (engine,) = [int(pid) for one in threads for pid in (one / "children").read_text().split()]
-    os.kill(engine, signal.SIGKILL)
-    _wait_for(lambda: _chat(many.url, "你好", 16)[0] == 200)
 
 
 def test_who_joins_late_knows_all_from_the_snapshot_and_a_deleted_log_begins_anew(
