@@ -11,6 +11,7 @@ Tables of its own, made here when the shelf is opened: they are derived, and can
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ create table if not exists index_entry (
 create index if not exists index_entry_base on index_entry (base, length);
 create index if not exists index_entry_document on index_entry (document);
 create index if not exists index_entry_words on index_entry using gin (words);
+alter index index_entry_words set (fastupdate = off);
 """
 VECTORS = """
 create extension if not exists vector;
@@ -52,6 +54,9 @@ create index if not exists index_vector_base on index_vector (base, dims);
 """
 LOCK = 0x510795  # of ours alone: two processes that open the shelf at the same time
 MOST_COUNTED = 2000  # rows of one term: counting on would take longer than it tells
+LARGE, COMMON = 5000, 100  # rows of a base, and of a term, that are not counted for each search
+AGE = 30.0  # seconds they are believed
+MOST_KNOWN = 20_000  # terms
 MOST_DIMS = 2000  # that pgvector's index takes; vectors of more are compared one by one
 
 
@@ -61,6 +66,8 @@ class PostgresShelf:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._indexed: set[int] = set()
+        self._sizes: dict[str, tuple[Size, float]] = {}  # until when they are believed
+        self._counts: dict[tuple[str, str], tuple[int, float]] = {}  # of terms, likewise
         with engine.begin() as db:
             db.exec_driver_sql("select pg_advisory_xact_lock(%s)", (LOCK,))
             known = "select obj_description(to_regclass('index_entry'), 'pg_class')"
@@ -110,6 +117,8 @@ class PostgresShelf:
         document: str | None = None,
         chunks: Collection[str] = (),
     ) -> None:
+        self._sizes.clear()
+        self._counts.clear()
         with self._engine.begin() as db:
             if base is not None:
                 db.exec_driver_sql("delete from index_entry where base = %s", (_number(db, base),))
@@ -127,12 +136,28 @@ class PostgresShelf:
             return {name: (rows, vectors) for name, rows, vectors in db.exec_driver_sql(sql)}
 
     def size(self, base: str) -> Size:
+        """That of a large base may be some seconds old: it is counted row by row."""
+        counted, until = self._sizes.get(base, (Size(0, 0), 0.0))
+        if time.monotonic() < until:
+            return counted
         sql = "select count(*), coalesce(sum(length), 0) from index_entry where base = %s"
         with self._engine.connect() as db:
             rows, terms = db.exec_driver_sql(sql, (_number(db, base),)).one()
+        if rows >= LARGE:
+            self._sizes[base] = Size(rows, terms), time.monotonic() + AGE
         return Size(rows, terms)
 
     def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:
+        """Those of common terms may be some seconds old."""
+        now = time.monotonic()
+        known = {
+            term: told[0]
+            for term in terms
+            if (told := self._counts.get((base, term))) and now < told[1]
+        }
+        asked = [term for term in terms if term not in known]
+        if not asked:
+            return known
         with self._engine.connect() as db:
             head = f"{_number(db, base)}q"
             _by_index(db)
@@ -142,9 +167,14 @@ class PostgresShelf:
                 "  select 1 from index_entry e"
                 "  where e.words @@ quote_literal(%s || t.term)::tsquery limit %s) n) c"
                 " where c.rows > 0",
-                (list(terms), head, MOST_COUNTED),
+                (asked, head, MOST_COUNTED),
             )
-            return {term: rows for term, rows in found}
+            counted = {term: rows for term, rows in found}
+        if len(self._counts) > MOST_KNOWN:
+            self._counts.clear()
+        common = {(base, term): rows for term, rows in counted.items() if rows >= COMMON}
+        self._counts |= {key: (rows, now + AGE) for key, rows in common.items()}
+        return known | counted
 
     def matching(
         self,
@@ -213,8 +243,11 @@ class PostgresShelf:
 
 
 def _by_index(db: Connection) -> None:
-    """The planner does not know how rare a term is, and would read the whole table."""
+    """The planner does not know how rare a term is, and would read the whole table, by its key too:
+    what is left to it is a bitmap of the terms' own index, which holds all that was put there
+    (without a list of what is to be added later, which each search would read)."""
     db.exec_driver_sql("set local enable_seqscan = off")
+    db.exec_driver_sql("set local enable_indexscan = off")
 
 
 def _number(db: Connection, base: str) -> int:
