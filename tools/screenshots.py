@@ -20,12 +20,12 @@ from tools import servers
 from tools.processes import Child, Gateway, ModelServer, ask
 
 IMAGES = servers.ROOT / "images"
-QUESTIONS = (
-    "Hello!",
-    "What is the capital of France?",
-    "Tell me about a lighthouse by the sea.",
-    "What is two and two?",
-)
+QUESTIONS = ("Hello!", "What is slotproxy?", "Who are you?", "Count from 1 to 9.")
+# What the bundled model can do: it greets, knows what it ships with, and remembers.
+TALKS = {
+    "en": ("Hello! My name is Morag.", "What does slotproxy do?", "What is my name?"),
+    "zh": ("我叫李梅。", "slotproxy是什么？", "我叫什么名字？"),
+}
 DOCUMENT = """# The lighthouse of Ardnish
 
 The lighthouse was built in 1874 by the engineer Flora MacPhail. Its lamp burned whale oil until
@@ -115,19 +115,24 @@ def take(browser: Browser, url: str, picture: Picture) -> None:
     )
     page = context.new_page()
     page.goto(f"{url}{picture.path}")
-    prepare(page, picture.path)
+    prepare(page, picture)
     page.screenshot(path=IMAGES / f"{picture.name}.png")
     context.close()
 
 
-def prepare(page: Page, path: str) -> None:
+def prepare(page: Page, picture: Picture) -> None:
     """Wait until a page is as it is to be seen."""
+    path = picture.path
     if path == "/":
-        page.locator('.kinds [value="knowledge"] + span').click()
-        page.locator("#text").fill("Who built the lighthouse of Ardnish?")
-        page.locator("#text").press("Enter")
-        page.locator('.message.assistant[data-status="done"] .foot').wait_for()
-        page.locator('details[data-name="sources"] summary').click()
+        fold = page.locator(".more summary")
+        fold.click()
+        page.locator('[name="temperature"]').fill("0")
+        fold.click()
+        for turn, question in enumerate(TALKS[picture.language]):
+            page.locator("#text").fill(question)
+            page.locator("#text").press("Enter")
+            done = page.locator('.message.assistant[data-status="done"]')
+            done.nth(turn).locator(".foot").wait_for()
         page.wait_for_timeout(200)
     elif path == "/status":
         page.locator('.slot[data-kind="held"]').first.wait_for()

@@ -45,7 +45,7 @@ export function size(bytes) {
   return new Intl.NumberFormat(language, {
     style: "unit",
     unit: names[step],
-    unitDisplay: "short",
+    unitDisplay: step ? "short" : "long",
     maximumSignificantDigits: 3,
   }).format(bytes);
 }
