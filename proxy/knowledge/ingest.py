@@ -4,6 +4,10 @@ The rows of the documents are the queue, so there is no second one to be kept in
 what was told as queued outlives any process. A document is taken by a mark and a sign of life;
 when its reader's process is gone, or gives no sign for a while, it is taken over and read from its
 beginning. It is told as ready only after all of its chunks are stored and found.
+
+Why no queue of another's (huey, say): progress, cancelling and the jobs that a rebuilding is are
+told of these rows, so a second list of what is to be done would have to agree with them after every
+crash; and one database is all that several gateways need to share the work, without Redis.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from .values import Chunk, Document
 
 log = logging.getLogger("slotproxy.knowledge")
 
-STALE = 60.0  # seconds without a sign of life
+STALE = 60.0  # seconds without a sign of life, of a process on another machine
 BEAT = 1.0  # seconds between two signs of life
 BATCH = 32  # chunks that are stored and indexed together
 LOOK = 5.0  # seconds between two looks at what other processes may have queued
@@ -69,9 +73,10 @@ class Ingester:
         self._store.let_go([self._name])
 
     def _run(self) -> None:
-        lost = [one for one in self._store.readers() if _is_gone(one)]
+        lost: list[str] = []
         while not self._over:
             try:
+                lost += [one for one in self._store.readers() if _is_gone(one)]
                 self._store.let_go(lost)
                 lost = []
                 if not self.read_one():

@@ -1,0 +1,124 @@
+"""Two gateways on one PostgreSQL share the documents that wait to be read: none is read twice, and
+what one of them was reading when it was killed, the other reads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+
+from sqlalchemy import create_engine, text
+
+from tests.documents import pdf
+from tests.integration.conftest import StartGateway
+from tools.processes import Gateway
+
+NOBODY = "http://127.0.0.1:9"  # reading needs no model
+FILES, PAGES = 8, 60
+
+
+class Readers:
+    """Which process was seen reading which document, and every state a document was seen in."""
+
+    def __init__(self, url: str, base: str) -> None:
+        self._base = base
+        self._engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+        self.of: dict[str, list[int]] = {}
+        self.states: dict[str, str] = {}
+        self.done: dict[str, float] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        sql = text("select filename, reader, status, done from document where base_id = :base")
+        while not self._over.wait(0.01):
+            with self._engine.connect() as db:
+                rows = db.execute(sql, {"base": self._base}).all()
+            for name, reader, status, done in rows:
+                self.states[name], self.done[name] = status, done
+                seen = self.of.setdefault(name, [])
+                if reader and int(reader.split(":")[1]) not in seen[-1:]:
+                    seen.append(int(reader.split(":")[1]))
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._engine.dispose()
+
+
+def test_two_gateways_read_each_document_once_and_one_takes_over_from_the_dead(
+    gateway: StartGateway, postgres: str, tmp_path: Path
+) -> None:
+    def start(name: str) -> tuple[Gateway, OpenAI]:
+        flags = ["--llama-api", NOBODY, "--data", str(tmp_path / name), "--database", postgres]
+        one = gateway(*flags, ready=0)
+        return one, OpenAI(base_url=f"{one.url}/v1", api_key="x", max_retries=0, timeout=60)
+
+    (first, api), (_, other) = start("one"), start("two")
+    for each in (api, other):
+        each.vector_stores.list()  # both are open
+    store = api.vector_stores.create(name="shared")
+    readers = Readers(postgres, store.id)
+    try:
+        for number in range(FILES):
+            pages = [f"Animal{number} runs on page {page}. " * 30 for page in range(PAGES)]
+            file = api.files.create(file=(f"{number}.pdf", pdf(*pages)), purpose="assistants")
+            # Each is told of some: who is not, looks by itself.
+            (api, other)[number % 2].vector_stores.files.create(store.id, file_id=file.id)
+
+        def until(true: object, seconds: float = 90) -> None:
+            end = time.monotonic() + seconds
+            while not true():  # type: ignore[operator]
+                assert time.monotonic() < end, (readers.states, readers.of)
+                time.sleep(0.01)
+
+        def reads(pid: int) -> list[str]:
+            """What this gateway's worker reads now, and has not read half of."""
+            return [
+                name
+                for name, seen in readers.of.items()
+                if readers.states[name] == "reading"
+                and readers.done[name] < 0.5
+                and _below(seen[-1:], pid)
+            ]
+
+        until(lambda: list(readers.states.values()).count("ready") >= 2 and reads(first.pid))
+        (left,) = reads(first.pid)
+        for pid in (readers.of[left][-1], first.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # the worker too, which would end in good order
+        first.kill()
+        until(lambda: set(readers.states.values()) == {"ready"})
+    finally:
+        readers.close()
+    told = {one.id: one.status for one in other.vector_stores.files.list(store.id, limit=100)}
+    assert list(told.values()) == ["completed"] * FILES
+    assert len(readers.of[left]) == 2, "it was taken over"
+    workers = {pid for seen in readers.of.values() for pid in seen}
+    assert len(workers) == 2, "both have read"
+    for name, seen in readers.of.items():
+        assert len(seen) == 1 or name == left, (name, seen)
+    for number in range(FILES):
+        found = other.vector_stores.search(store.id, query=f"Animal{number}", max_num_results=50)
+        texts = Counter(hit.content[0].text for hit in found.data)
+        assert {hit.filename for hit in found.data} == {f"{number}.pdf"}
+        assert set(texts.values()) == {1}, "each chunk is there once"
+    other.vector_stores.delete(store.id)
+
+
+def _below(pids: list[int], pid: int) -> bool:
+    """Whether any of them is this process or a child of it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    known = {pid, *(int(one) for one in children.read_text().split())} if children.exists() else {0}
+    return bool(known & set(pids))
