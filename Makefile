@@ -39,27 +39,21 @@ $(VENV)/installed: requirements/dev.txt setup.cfg setup.py
 	$(RUN) -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# A file's tests stay together, in one of several processes; those that bear no company come after.
-# Nothing to run (pytest's 5) is no failure where FLAGS choose, but one where both find nothing.
-PYTEST = $(RUN) -m pytest
-define tests
-	@none=; run() { echo "pytest $$*"; $(PYTEST) "$$@" || { code=$$?; \
-		test $$code = 5 && test -z "$$none" && none=1 || exit $$code; }; }; \
-	run -n auto --dist loadfile --no-loadscope-reorder -m 'not alone$(1)' $(2) $(FLAGS); \
-	run -m 'alone$(1)' $(2) $(FLAGS)
-endef
+# Each file's tests in one of several processes: much of them is waiting for servers.
+PYTEST = $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed ## all tests, with the server of 2023 and chatglm_cpp (built once, some minutes)
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null
 	@$(RUN) -m tools.chatglm install
-	$(call tests, and not slow,--ignore tests/browser)
+	$(PYTEST) --ignore tests/browser $(FLAGS)
 
 test-all: export SLOTPROXY_TEST_ALL = 1
 test-all: $(VENV)/installed ## the same on the server of 2026 (built once, about ten minutes) and in a browser
 	@$(RUN) -m tools.servers build llama-2023 llama-2026 >/dev/null
 	@$(RUN) -m tools.chatglm install
 	@$(RUN) -m tools.browser
-	$(call tests,,)
+	$(PYTEST) -m 'not alone' $(FLAGS)
+	$(RUN) -m pytest -m alone tests/browser
 
 screenshots: $(VENV)/installed ## pictures of the main pages into images/, for the README
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null

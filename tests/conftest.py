@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from werkzeug.routing import Rule
 
 from tests.postgres import empty, running
+from tests.thorough import share
 
 # Threads of a library in this process wait for each other by spinning: as many as there are cores,
 # beside model servers and other tests, they take minutes for what one does in a second.
@@ -20,7 +21,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples on every run and every machine: a failure is a finding, not the weather. No
 # deadline: a test machine shares its cores with the model servers.
 settings.register_profile(
-    "slotproxy", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "slotproxy",
+    max_examples=share(100),
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("slotproxy")
 

@@ -254,6 +254,7 @@ def letters(text: str) -> str:
     return "".join(filter(str.isalnum, text))
 
 
+@pytest.mark.alone
 def test_two_thousand_messages_scroll_without_a_stall(site: Gateway, visit: Open) -> None:
     """Laid in by the page's own data, then scrolled through: no frame may take long."""
     count = 2000

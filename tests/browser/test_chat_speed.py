@@ -85,6 +85,7 @@ def at(frames: list[float], share: float) -> float:
     return sorted(frames)[min(len(frames) - 1, int(len(frames) * share))]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("size", "before", "after"),
     [(PHONE, "", PLAIN), (DESKTOP, "", RICH), (PHONE, RICH * 40, RICH), (DESKTOP, RICH * 40, RICH)],

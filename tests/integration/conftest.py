@@ -140,17 +140,19 @@ def gateway(tmp_path: Path) -> Iterator[StartGateway]:
 
 @pytest.fixture(scope="module")
 def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGateway]:
-    """As ``gateway``, for gateways that all tests of a module share."""
-    started: list[Gateway] = []
+    """As ``gateway``, for gateways that all tests of a module share: equal flags are answered with
+    the gateway that runs, as other tests have left it."""
+    started: dict[tuple[str, ...], Gateway] = {}
 
     def start(*flags: str, ready: float = 60.0) -> Gateway:
-        log = tmp_path_factory.mktemp("gateway") / "gateway.log"
-        one = Gateway(flags, log, python=("-W", "error"))
-        started.append(one)
-        one.start(ready=ready)
-        return one
+        if flags not in started:
+            log = tmp_path_factory.mktemp("gateway") / "gateway.log"
+            started[flags] = Gateway(flags, log, python=("-W", "error"))
+        if not started[flags].alive:
+            started[flags].start(ready=ready)
+        return started[flags]
 
     try:
         yield start
     finally:
-        _end(started)
+        _end([*started.values()])

@@ -137,8 +137,8 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def test_an_answer_in_two_languages(gateway: StartGateway, hello: Path) -> None:
-    api = client(gateway("--chatglm-model", str(hello)))
+def test_an_answer_in_two_languages(module_gateway: StartGateway, hello: Path) -> None:
+    api = client(module_gateway("--chatglm-model", str(hello)))
     pipeline = chatglm_cpp.Pipeline(str(hello))
     message = chatglm_cpp.ChatMessage(role="user", content="你好")
     prompt = len(pipeline.tokenizer.apply_chat_template([message], 2048))
@@ -165,8 +165,8 @@ def test_an_answer_in_two_languages(gateway: StartGateway, hello: Path) -> None:
     assert chunks[-1].usage == whole.usage
 
 
-def test_limits_and_stops(gateway: StartGateway, hello: Path) -> None:
-    api = client(gateway("--chatglm-model", str(hello)))
+def test_limits_and_stops(module_gateway: StartGateway, hello: Path) -> None:
+    api = client(module_gateway("--chatglm-model", str(hello)))
 
     def say(**options: Any) -> tuple[str | None, str]:
         answer = api.chat.completions.create(model="m", messages=[USER], temperature=0, **options)
@@ -197,8 +197,8 @@ def test_what_it_cannot_do_may_be_ignored(gateway: StartGateway, hello: Path) ->
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_tool_is_called(gateway: StartGateway, caller: Path, stream: bool) -> None:
-    api = client(gateway("--chatglm-model", str(caller)))
+def test_a_tool_is_called(module_gateway: StartGateway, caller: Path, stream: bool) -> None:
+    api = client(module_gateway("--chatglm-model", str(caller)))
     asked: dict[str, Any] = {"model": "m", "messages": [USER], "tools": [TOOL], "temperature": 0}
     if stream:
         calls: dict[int, list[str]] = {}
@@ -245,11 +245,11 @@ def test_a_tool_is_called(gateway: StartGateway, caller: Path, stream: bool) -> 
 
 
 def test_a_named_tool_is_called_for_certain(
-    gateway: StartGateway, model: Callable[..., Path]
+    module_gateway: StartGateway, model: Callable[..., Path]
 ) -> None:
     """The model says the arguments only: the rest was said for it. (The last token of what was said
     for it is the bracket, which leads to the script.)"""
-    api = client(gateway("--chatglm-model", str(model(*CALL, "<|observation|>"))))
+    api = client(module_gateway("--chatglm-model", str(model(*CALL, "<|observation|>"))))
     answer = api.chat.completions.create(
         model="m",
         messages=[USER],
@@ -307,8 +307,10 @@ def test_a_gateway_that_ends_takes_its_engine_along(gateway: StartGateway, hello
     assert "chatglm.child" not in command(engine)
 
 
-def test_a_client_that_leaves_ends_the_generation(gateway: StartGateway, babbler: Path) -> None:
-    one = gateway("--chatglm-model", str(babbler))
+def test_a_client_that_leaves_ends_the_generation(
+    module_gateway: StartGateway, babbler: Path
+) -> None:
+    one = module_gateway("--chatglm-model", str(babbler))
     api = client(one)
     stream = api.chat.completions.create(model="m", messages=[USER], stream=True, max_tokens=2000)
     next(iter(stream))
@@ -324,8 +326,8 @@ def test_a_client_that_leaves_ends_the_generation(gateway: StartGateway, babbler
     assert left["completion_tokens"] < 2000
 
 
-def test_two_clients_at_once_take_turns(gateway: StartGateway, hello: Path) -> None:
-    api = client(gateway("--chatglm-model", str(hello)))
+def test_two_clients_at_once_take_turns(module_gateway: StartGateway, hello: Path) -> None:
+    api = client(module_gateway("--chatglm-model", str(hello)))
     texts: list[str | None] = []
 
     def say() -> None:

@@ -24,10 +24,11 @@ from proxy.prompting.grammar import (
 )
 from proxy.prompting.grammar.match import Matcher
 from proxy.prompting.toolcalls import FORMS
+from tests.thorough import share
 from tests.unit.prompting.grammar import samples
 from tools.processes import ModelServer
 
-SCHEMAS = 120
+SCHEMAS = share(120)
 TOKENS = 80
 
 # A model of random weights ends nothing it need not end; these have an end.

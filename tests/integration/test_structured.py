@@ -13,9 +13,10 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from pydantic import BaseModel, Field
 
+from tests.thorough import share
 from tools.processes import Gateway, ModelServer
 
-SCHEMAS = 200
+SCHEMAS = share(200)
 ASK: Any = [{"role": "user", "content": "Describe it."}]
 WAYS = {
     "llama-2023": ("_old_server", ()),
