@@ -1,0 +1,139 @@
+"""Tools in every client's language, there and back, on every kind of backend: the bundled models
+call them of their own will. (Calls that must be are test_dialects_clients.py's, by grammar.)"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import ollama
+import openai
+import pytest
+
+from proxy import resources
+from tools.processes import Gateway, ModelServer
+
+TEMPLATE = Path(__file__).parents[2] / "tools" / "tinychat" / "chat_template.jinja"
+QUESTION = "What is the weather in Oslo?"
+RESULT = '{"temperature": 4}'
+NAME, ABOUT = "get_weather", "Get the current weather of a city"
+CITY: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "description": "name of the city"}},
+    "required": ["city"],
+}
+FUNCTION: dict[str, Any] = {"name": NAME, "description": ABOUT, "parameters": CITY}
+
+
+@pytest.fixture(scope="module", params=["llama-2023", "llama-2026", "chatglm_cpp"])
+def address(
+    request: pytest.FixtureRequest,
+    start_server: Callable[..., ModelServer],
+    module_gateway: Callable[..., Gateway],
+    tiny_model: Path,
+) -> Iterator[str]:
+    """A gateway before each kind of backend, with the bundled model of that kind."""
+    if request.param == "chatglm_cpp":
+        pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
+        yield module_gateway("--chatglm-model", str(resources.bundled())).url
+        return
+    server = start_server(request.param, model=tiny_model)
+    yield module_gateway("--llama-api", server.url, "--chat-template", str(TEMPLATE)).url
+    server.kill()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_openai_tools(address: str, stream: bool) -> None:
+    ask: dict[str, Any] = {"model": "any", "temperature": 0, "max_tokens": 200}
+    ask["tools"] = [{"type": "function", "function": FUNCTION}]
+    messages: list[Any] = [{"role": "user", "content": QUESTION}]
+
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client:
+
+        def turn() -> Any:
+            if not stream:
+                return client.chat.completions.create(messages=messages, **ask).choices[0]
+            with client.chat.completions.stream(messages=messages, **ask) as events:
+                return events.get_final_completion().choices[0]
+
+        choice = turn()
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls
+        assert call.function.name == NAME
+        assert json.loads(call.function.arguments) == {"city": "Oslo"}
+        messages.append(choice.message.model_dump(include={"role", "content", "tool_calls"}))
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": RESULT})
+        assert "4" in turn().message.content
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_anthropic_tools(address: str, stream: bool) -> None:
+    ask: dict[str, Any] = {"model": "any", "max_tokens": 200, "extra_body": {"temperature": 0}}
+    ask["tools"] = [{"name": NAME, "description": ABOUT, "input_schema": CITY}]
+    messages: list[Any] = [{"role": "user", "content": QUESTION}]
+
+    with anthropic.Anthropic(base_url=address, api_key="x", max_retries=0) as client:
+
+        def turn() -> Any:
+            if not stream:
+                return client.messages.create(messages=messages, **ask)
+            with client.messages.stream(messages=messages, **ask) as events:
+                return events.get_final_message()
+
+        answer = turn()
+        assert answer.stop_reason == "tool_use"
+        call = answer.content[-1]
+        assert (call.name, call.input) == (NAME, {"city": "Oslo"})
+        result = {"type": "tool_result", "tool_use_id": call.id, "content": RESULT}
+        messages.append({"role": "assistant", "content": answer.content})
+        messages.append({"role": "user", "content": [result]})
+        assert "4" in turn().content[-1].text
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_ollama_tools(address: str, stream: bool) -> None:
+    client = ollama.Client(address)
+    messages: list[Any] = [{"role": "user", "content": QUESTION}]
+
+    def turn() -> tuple[str, list[Any]]:
+        made: Any = client.chat(
+            model="any",
+            messages=messages,
+            tools=[{"type": "function", "function": FUNCTION}],
+            options={"temperature": 0, "num_predict": 200},
+            stream=stream,
+        )
+        parts = list(made) if stream else [made]
+        text = "".join(part.message.content or "" for part in parts)
+        return text, [call for part in parts for call in part.message.tool_calls or ()]
+
+    _, (call,) = turn()
+    assert (call.function.name, call.function.arguments) == (NAME, {"city": "Oslo"})
+    messages.append({"role": "assistant", "content": "", "tool_calls": [call.model_dump()]})
+    messages.append({"role": "tool", "tool_name": NAME, "content": RESULT})
+    assert "4" in turn()[0]
+    client._client.close()  # it has no way of its own to do so
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_responses_tools(address: str, stream: bool) -> None:
+    ask: dict[str, Any] = {"model": "any", "temperature": 0, "max_output_tokens": 200}
+    ask["tools"] = [{"type": "function", "strict": False, **FUNCTION}]
+
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client:
+
+        def turn(**more: Any) -> Any:
+            if not stream:
+                return client.responses.create(**ask, **more)
+            with client.responses.stream(**ask, **more) as events:
+                return events.get_final_response()
+
+        asked = turn(input=QUESTION)
+        call = asked.output[-1]
+        assert (call.type, call.name) == ("function_call", NAME)
+        assert json.loads(call.arguments) == {"city": "Oslo"}
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": RESULT}
+        assert "4" in turn(input=[result], previous_response_id=asked.id).output_text
