@@ -62,7 +62,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         tools=_tools(items(body, "tools"), warnings),
         tool_choice=_choice(choice),
         parallel_tool_calls=not flag(choice, "disable_parallel_tool_use", at="tool_choice."),
-        output=_output(mapping(config, "format", "output_config.")),
+        output=_output(body, config),
         reasoning_effort=text(config, "effort", at="output_config."),
         template_kwargs=_thinking(mapping(body, "thinking")),
         user=text(mapping(body, "metadata"), "user_id", at="metadata."),
@@ -241,14 +241,18 @@ def _choice(value: Body) -> ToolChoice:
     return choice
 
 
-def _output(value: Body) -> OutputFormat:
+def _output(body: Body, config: Body) -> OutputFormat:
+    """`output_config.format`; clients of the beta send it as `output_format`."""
+    at, value = "output_config.format.", mapping(config, "format", "output_config.")
+    if not value:
+        at, value = "output_format.", mapping(body, "output_format")
     if not value:
         return OutputFormat()
-    if text(value, "type", at="output_config.format.") != "json_schema":
-        raise Invalid("output_config.format.type", "must be json_schema")
+    if text(value, "type", at=at) != "json_schema":
+        raise Invalid(at + "type", "must be json_schema")
     schema = value.get("schema")
     if not isinstance(schema, dict):
-        raise Invalid("output_config.format.schema", "must be an object")
+        raise Invalid(at + "schema", "must be an object")
     return OutputFormat("json_schema", schema, "output", strict=True)
 
 

@@ -28,10 +28,12 @@ def parse(body: Body) -> CompletionRequest:
         raise Invalid("template", "is not supported: the chat template is a setting here")
     if body.get("context"):
         values["warnings"] += ("context is left out: send the conversation to /api/chat",)
+    media = common.images(items(body, "images"), "images")
     if flag(body, "raw") or suffix:
+        if media:
+            raise Invalid("images", "need the chat template: neither raw nor suffix")
         return CompletionRequest(prompts=(prompt,), suffix=suffix, **values)
     system = text(body, "system")
-    media = common.images(items(body, "images"), "images")
     said = Message("user", prompt, media=media)
     return CompletionRequest(
         messages=(Message("system", system), said) if system else (said,), **values
