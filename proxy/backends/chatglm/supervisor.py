@@ -6,7 +6,8 @@
 
 A thread of its own starts the engine, or finds one that another worker started, reads what it says
 and sees it end. Requests only wait for `ready`. A first death is mended at once; an engine that
-dies again before it gave a whole answer, or cannot load, waits longer each time.
+dies again before it gave a whole answer or lived for a while, or cannot load, waits longer each
+time.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ log = logging.getLogger("slotproxy.chatglm")
 Launch = Callable[[Load], Host]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
+LASTING = 60.0  # seconds of life that prove an engine as an answer does: others may have had it
 SAY_EVERY = 2.0  # seconds between two lines about loading
 
 
@@ -40,6 +42,7 @@ class Supervisor:
         self._wanted = False
         self._closed = False
         self._failures = 0
+        self._since = 0.0  # when it was ready
         self._thread: threading.Thread | None = None
         self._life: Link | None = None  # from the start of an engine
         self._link: Link | None = None  # the same, once it is ready
@@ -147,6 +150,8 @@ class Supervisor:
                     log.info("model %s: %d %% read", self._name, percent)
         with self._changed:
             while_loading = "" if self._link is not None else " while it was loading"
+            if self._link is not None and time.monotonic() - self._since > LASTING:
+                self._failures = 0
             self._link = self._life = self.ready = self._host = None
         link.close()
         ended = host.end()
@@ -159,6 +164,7 @@ class Supervisor:
             self._name, took, ready.family, ready.n_ctx, ready.version,
         )  # fmt: skip
         with self._changed:
+            self._since = time.monotonic()
             self.ready = ready
             self._link = link
             self.error = ""

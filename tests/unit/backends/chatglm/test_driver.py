@@ -272,6 +272,22 @@ def test_a_dying_engine_is_started_with_pauses(rig: Rig, monkeypatch: pytest.Mon
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
+@pytest.mark.parametrize(("lasting", "failing"), [(0.0, False), (60.0, True)])
+def test_a_long_life_proves_an_engine(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, lasting: float, failing: bool
+) -> None:
+    """Where other workers have the answers, this one only sees deaths."""
+    monkeypatch.setattr(supervisor, "LASTING", lasting)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    driver = rig.driver()
+    driver._supervisor.need()
+    for number in range(1, supervisor.HOPELESS + 1):
+        until(lambda: driver._supervisor.ready is not None)
+        rig.hosts[-1].crash()
+        until(lambda count=number + 1: len(rig.hosts) == count)  # type: ignore[misc]
+    assert (driver._supervisor._failures >= supervisor.HOPELESS) is failing
+
+
 def test_silence_ends_an_engine(rig: Rig) -> None:
     stuck = threading.Event()
     rig.model = FakeModel("x", pause=lambda: stuck.wait(PATIENCE) and None)
