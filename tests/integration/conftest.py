@@ -10,7 +10,9 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tools import made_up_model as made_up
@@ -24,6 +26,23 @@ _serial = itertools.count(1)
 def _end(children: Sequence[Child]) -> None:
     for child in reversed(children):
         child.kill()
+
+
+@pytest.fixture(autouse=True)
+def clients_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every client a test opens ends with it, the official ones too, which are httpx below: left to
+    the garbage collector, it is a socket not closed in whichever test runs then."""
+    opened: list[httpx.Client] = []
+    begin = httpx.Client.__init__
+
+    def remembered(self: httpx.Client, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        opened.append(self)
+
+    monkeypatch.setattr(httpx.Client, "__init__", remembered)
+    yield
+    for one in opened:
+        one.close()
 
 
 @pytest.fixture(scope="session")
