@@ -22,6 +22,7 @@ from proxy.core.task import Task
 from proxy.scheduling.lease import Outcome
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.state import Want
+from tests.thorough import share
 from tools.processes import Child, Gateway, ModelServer, ask, free_port
 
 from .conftest import StartGateway
@@ -263,7 +264,7 @@ def test_without_redis_requests_go_on_by_load_and_say_so(
         assert status == 200
         assert "Redis is gone" in headers["x-slotproxy-warning"]
         assert _slots(one.url)["state"] == "alone"
-        _wait_for(lambda: time.monotonic() - gone > 10)
+        _wait_for(lambda: time.monotonic() - gone > share(10))
         redis_server.start()
         _wait_for(lambda: _slots(one.url).get("workers") == 2)
         _wait_for(lambda: b"notices" not in ask(f"{one.url}/health")[1])
