@@ -143,6 +143,12 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         names = [one.sock.getsockname() for one in arbiter.LISTENERS]
         _announce(settings, [*map(_address, names)], f"gunicorn, {settings.worker_class}")
 
+    def post_fork(arbiter: Any, worker: Any) -> None:
+        # Until it has its own, a worker has the master's handlers, which only note the signal: a
+        # stop that comes that early would be lost, and waited out for GRACE seconds.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+
     def worker_int(worker: Any) -> None:
         # SIGINT is "at once". Threads that stream would hold the process up; greenlets do not.
         if settings.worker_class == "gthread":
@@ -179,6 +185,7 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         "on_starting": on_starting,
         "nworkers_changed": nworkers_changed,
         "when_ready": when_ready,
+        "post_fork": post_fork,
         "post_worker_init": post_worker_init,
         "worker_int": worker_int,
     }

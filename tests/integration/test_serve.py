@@ -19,6 +19,8 @@ import pytest
 from proxy.serve import FORM
 from tools.processes import Child, ask
 
+from .conftest import StartGateway
+
 # proxy.app as the children see it. Flask is imported when the application is made, in the worker.
 STUB = """
 import sys, types
@@ -146,6 +148,13 @@ def test_a_connection_kept_alive_does_not_delay_the_end(served: tuple[Server, st
         assert server.stop() == 0
         assert time.monotonic() - began < 8
     assert "Error" not in server.log
+
+
+def test_a_stop_that_comes_while_it_starts_is_not_lost(gateway: StartGateway) -> None:
+    one = gateway("--llama-api", "http://127.0.0.1:9", ready=0)
+    began = time.monotonic()
+    assert one.stop() == 0
+    assert time.monotonic() - began < 15
 
 
 def test_ctrl_c_ends_at_once(served: tuple[Server, str]) -> None:
