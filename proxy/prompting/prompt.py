@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ..core.invalid import Invalid
 from ..core.request import CompletionRequest, Message, Tool
-from .bind import callable_tools
+from .bind import callable_tools, must_call
 from .families import Family
 from .legacy import LegacyFormat
 from .reasoning import opened_by
@@ -71,7 +71,23 @@ class Prompter:
         return self.form.name if isinstance(self.form, ChatTemplate) else "legacy"
 
     def render(self, request: CompletionRequest, now: datetime) -> Prompt:
-        """Raises Invalid where the template refuses the messages."""
+        """Raises Invalid where the template refuses the messages.
+
+        An answer that the client has begun goes on where it ends: its text stands behind the prompt
+        of an answer, past the thoughts that a template may open there."""
+        begun = _begun(request)
+        if begun:
+            request = msgspec.structs.replace(request, messages=request.messages[:-1])
+        prompt = self._render(request, now)
+        if not begun:
+            return prompt
+        opened = opened_by(prompt.text)
+        between = f"{opened[1]}\n\n" if opened is not None and opened[1] else ""
+        if isinstance(self.form, LegacyFormat):
+            between = " "
+        return msgspec.structs.replace(prompt, text=prompt.text + between + begun, thinks=False)
+
+    def _render(self, request: CompletionRequest, now: datetime) -> Prompt:
         form = self.form
         messages = _with_names([as_dict(m) for m in request.messages])
         # All tools are told, also where one is named: the prefix of a conversation stays the same.
@@ -117,6 +133,16 @@ class Prompter:
             or (family.reasoning is not None and not _closed(text)),
             foreign=knows_tools and bool(tools) and family.tool_form is None,
         )
+
+
+def _begun(request: CompletionRequest) -> str:
+    """The answer that the last message begins, "" where it begins none. What must be a document or
+    a call is made whole, and not from its middle."""
+    last = request.messages[-1]
+    bound = request.output.kind != "text" or must_call(request)
+    if last.role != "assistant" or last.tool_calls or bound or len(request.messages) < 2:
+        return ""
+    return last.content
 
 
 def _variables(request: CompletionRequest) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""An answer that the client has begun goes on where it ends."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from proxy.core.request import (
+    CompletionRequest,
+    Message,
+    OutputFormat,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from proxy.prompting.legacy import LegacyFormat
+from proxy.prompting.prompt import Prompter
+from proxy.prompting.templates import compile
+
+TEMPLATES = Path(__file__).parents[3] / "templates" / "chat"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ASKED = Message("user", "Name a colour.")
+BEGUN = Message("assistant", "A colour is ")
+
+
+def rendered(form: Prompter, *messages: Message) -> str:
+    return form.render(CompletionRequest(messages=messages), NOW).text
+
+
+def template(name: str) -> Prompter:
+    return Prompter(compile((TEMPLATES / f"{name}.jinja").read_text("utf-8"), name))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in TEMPLATES.glob("*.jinja")))
+def test_in_every_family(name: str) -> None:
+    form = template(name)
+    opened = rendered(form, ASKED)
+    text = rendered(form, ASKED, BEGUN)
+    assert text.startswith(opened) and text.endswith("A colour is ")
+    assert len(text) - len(opened) - len(BEGUN.content) < 30  # the end of thoughts at most
+
+
+def test_past_the_thoughts_that_a_template_opens() -> None:
+    form = Prompter(compile("{{ messages[0].content + '<think>\n' }}", "thinker"))
+    prompt = form.render(CompletionRequest(messages=(ASKED, BEGUN)), NOW)
+    assert prompt.text == "Name a colour.<think>\n</think>\n\nA colour is "
+    assert not prompt.thinks
+
+
+def test_in_the_reference_scripts_form() -> None:
+    assert rendered(Prompter(LegacyFormat()), ASKED, BEGUN).endswith("\nASSISTANT: A colour is ")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        CompletionRequest(messages=(ASKED, BEGUN), output=OutputFormat("json_object")),
+        CompletionRequest(
+            messages=(ASKED, BEGUN), tools=(Tool("paint"),), tool_choice=ToolChoice("required")
+        ),
+        CompletionRequest(
+            messages=(ASKED, Message("assistant", "x", tool_calls=(ToolCall("1", "f", "{}"),)))
+        ),
+        CompletionRequest(messages=(BEGUN,)),
+    ],
+)
+def test_what_must_be_whole_begins_anew(request_: CompletionRequest) -> None:
+    assert template("chatml").render(request_, NOW).text.endswith("<|im_start|>assistant\n")
