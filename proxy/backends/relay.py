@@ -28,7 +28,7 @@ from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
 from ..prompting.bind import callable_tools, document_schema
-from ..prompting.prompt import as_dict, tool_dict
+from ..prompting.prompt import as_dict, begun, tool_dict
 from ..prompting.toolcalls import generic
 from ..wire import openai_stream, servercpp
 from .driver import Capabilities
@@ -68,6 +68,10 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     }
     if kwargs:
         body["chat_template_kwargs"] = kwargs
+    if begun(request):
+        # Told of it, the server does not say the beginning again; it goes on there in any case.
+        body["continue_final_message"] = True
+        body["add_generation_prompt"] = False
     if request.reasoning_effort and not bound:
         body["reasoning_effort"] = request.reasoning_effort
     if tools:

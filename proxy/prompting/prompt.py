@@ -75,17 +75,18 @@ class Prompter:
 
         An answer that the client has begun goes on where it ends: its text stands behind the prompt
         of an answer, past the thoughts that a template may open there."""
-        begun = _begun(request)
-        if begun:
+        beginning = begun(request)
+        if beginning:
             request = msgspec.structs.replace(request, messages=request.messages[:-1])
         prompt = self._render(request, now)
-        if not begun:
+        if not beginning:
             return prompt
         opened = opened_by(prompt.text)
         between = f"{opened[1]}\n\n" if opened is not None and opened[1] else ""
         if isinstance(self.form, LegacyFormat):
             between = " "
-        return msgspec.structs.replace(prompt, text=prompt.text + between + begun, thinks=False)
+        text = prompt.text + between + beginning
+        return msgspec.structs.replace(prompt, text=text, thinks=False)
 
     def _render(self, request: CompletionRequest, now: datetime) -> Prompt:
         form = self.form
@@ -135,7 +136,7 @@ class Prompter:
         )
 
 
-def _begun(request: CompletionRequest) -> str:
+def begun(request: CompletionRequest) -> str:
     """The answer that the last message begins, "" where it begins none. What must be a document or
     a call is made whole, and not from its middle."""
     last = request.messages[-1]

@@ -15,6 +15,7 @@ TEMPLATE = Path(__file__).parents[2] / "tools" / "tinychat" / "chat_template.jin
 SERVERS = {
     "llama-2023": ("--chat-template", str(TEMPLATE)),
     "llama-2026": ("--chat-mode", "completion"),
+    "llama-2026 by itself": ("--chat-mode", "native"),
 }
 BEGUN: Any = [
     {"role": "user", "content": "Hello"},
@@ -30,7 +31,7 @@ def address(
     module_gateway: Callable[..., Gateway],
     tiny_model: Path,
 ) -> str:
-    server = start_server(request.param, model=tiny_model)
+    server = start_server(request.param.split()[0], model=tiny_model)
     return module_gateway("--llama-api", server.url, *SERVERS[request.param]).url
 
 
