@@ -206,15 +206,17 @@ class ConversationStore:
         content: str = "",
         reasoning: str = "",
         extra: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> bool:
         """More of an answer that is growing; `extra` replaces what it had, None leaves that as it
-        is. Its owner was asked for when it was added."""
+        is. False, and nothing done, for one that grows no more or was deleted. Its owner was asked
+        for when it was added."""
         values: dict[str, Any] = {"content": MESSAGE.c.content + content}
         values["reasoning"] = MESSAGE.c.reasoning + reasoning
         if extra is not None:
             values["extra"] = dict(extra)
+        where = (MESSAGE.c.id == message_id, MESSAGE.c.status == "growing")
         with self._db.begin() as db:
-            db.execute(update(MESSAGE).where(MESSAGE.c.id == message_id).values(**values))
+            return db.execute(update(MESSAGE).where(*where).values(**values)).rowcount > 0
 
     def finish(
         self, message_id: str, status: Status, extra: Mapping[str, Any] | None = None

@@ -96,7 +96,7 @@ def endless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSe
     if binary is None:
         pytest.skip("llama-2023 is not there")
     log = tmp_path_factory.mktemp("endless") / "llama.log"
-    server = ModelServer("llama-2023", binary, made_up_model.cached(), log)
+    server = ModelServer("llama-2023", binary, made_up_model.cached(), log, ctx=32768)
     try:
         server.start()
         yield server

@@ -1,20 +1,19 @@
 """Answers of the chat page: written in the background, kept as they grow, followed by who looks.
 
 A word is in the store before it is shown, and so are sources and steps: neither a reload, a lost
-connection nor a restart loses one. Who comes later gets the events from the first on, who lost the
-connection those after the last it saw.
+connection nor a restart loses one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...cancel import Cancel
 from ...core.invalid import Invalid
 from ...dialogue import (
     DialogueEvent,
@@ -29,6 +28,7 @@ from ...dialogue import (
 from ...errors import Cancelled, GatewayError, QueueFull
 from ...gateway import Caller, Info
 from ..observe import Record
+from .following import Growing
 
 if TYPE_CHECKING:
     from ...dialogue import Running
@@ -37,47 +37,6 @@ if TYPE_CHECKING:
 
 MOST = 64  # answers written at once for pages
 GATHER = 0.08  # seconds of text that go into the store together
-HEARTBEAT = 15.0
-RETRY = b"retry: 1000\n\n"  # milliseconds until a browser asks again
-
-
-class Growing:
-    """One answer while it is written: its events so far, as JSON."""
-
-    def __init__(self, owner: str, conversation: str) -> None:
-        self.owner = owner
-        self.conversation = conversation
-        self.cancel = Cancel()
-        self._events: list[bytes] = []
-        self._over = False
-        self._changed = threading.Condition()
-
-    def tell(self, event: dict[str, Any]) -> None:
-        with self._changed:
-            self._events.append(msgspec.json.encode(event))
-            self._changed.notify_all()
-
-    def end(self) -> None:
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
-
-    def follow(self, after: int = 0) -> Iterator[bytes]:
-        """Server-sent events, numbered from 1, those that come `after` a number, until it is
-        over."""
-        yield RETRY
-        told = min(after, len(self._events))
-        while True:
-            with self._changed:
-                if told == len(self._events) and not self._over:
-                    self._changed.wait(HEARTBEAT)
-                new, over = self._events[told:], self._over
-            sent = (b"id: %d\ndata: %b\n\n" % one for one in enumerate(new, told + 1))
-            yield b"".join(sent) or b": alive\n\n"
-            told += len(new)
-            if over and told == len(self._events):
-                yield b"event: end\ndata: {}\n\n"
-                return
 
 
 class Answers:
@@ -183,10 +142,11 @@ class _Writer:
             if running is not None:
                 running.close()
                 self._measure(running.info)
-            self._flush()
+            with contextlib.suppress(Cancelled):
+                self._flush()
         finally:
             self._store.finish(self._id, status, self._extra)
-            self._growing.tell({"type": "over", "status": status, "extra": self._extra})
+            self._growing.tell({"type": "over", "status": status})
 
     def _take(self, event: DialogueEvent, running: Running) -> None:
         match event:
@@ -205,13 +165,12 @@ class _Writer:
             case Sources(citations=citations):
                 found = msgspec.to_builtins(citations)
                 self._extra["sources"] += found
-                self._store.append(self._id, extra=self._extra)
-                self._growing.tell({"type": "sources", "sources": found})
+                self._extra["asked"] = True
+                self._keep_extra()
             case Step():
                 step = msgspec.to_builtins(event)
                 self._extra["steps"].append(step)
-                self._store.append(self._id, extra=self._extra)
-                self._growing.tell({"type": "step", "step": step})
+                self._keep_extra()
             case Tick():
                 self._growing.tell({"type": "place", "place": running.info.place})
             case Done(usage=usage, finish_reason=reason):
@@ -233,8 +192,17 @@ class _Writer:
         self._thought.clear()
         self._flushed = time.monotonic()
         if text or thought:
-            self._store.append(self._id, text, thought)
+            self._keep(text, thought)
         if thought:
             self._growing.tell({"type": "reasoning", "delta": thought})
         if text:
             self._growing.tell({"type": "text", "delta": text})
+
+    def _keep_extra(self) -> None:
+        self._keep(extra=self._extra)
+        self._growing.tell({"type": "extra", "extra": self._extra})
+
+    def _keep(self, text: str = "", thought: str = "", extra: dict[str, Any] | None = None) -> None:
+        """Raises Cancelled where it was stopped or deleted through another worker."""
+        if not self._store.append(self._id, text, thought, extra):
+            raise Cancelled("it is wanted no more")

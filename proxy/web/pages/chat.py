@@ -19,6 +19,7 @@ from ..reply import Reply
 from ..services import services
 from . import api, chat_files, guard, images, options
 from .answers import Answers
+from .following import Seen, stored
 
 if TYPE_CHECKING:
     from ...store.conversations import Message
@@ -181,12 +182,16 @@ def ask(conversation: str) -> Response:
 def events(message: str) -> Response:
     """What happened to an answer from its beginning on, or since the Last-Event-ID that a browser
     tells when it had lost the connection. Raises NotFound for one that is over."""
-    growing = _answers.get(api.owner(), message)
-    if growing is None:
+    store, owner = api.conversations(), api.owner()
+    seen = Seen.read(request.headers.get("Last-Event-ID", ""))
+    growing = _answers.get(owner, message)
+    if growing is not None:
+        told = growing.follow(seen)
+    elif store.message(owner, message).status == "growing":
+        told = stored(store, owner, message, seen)
+    else:
         raise NotFound("this answer is not being written")
-    last = request.headers.get("Last-Event-ID", "")
-    seen = int(last) if last.isascii() and last.isdigit() and len(last) < 10 else 0
-    return Reply(growing.follow(seen), "text/event-stream", [*STREAM_HEADERS])
+    return Reply(told, "text/event-stream", [*STREAM_HEADERS])
 
 
 @blueprint.post(f"{API}/answers/<message>/stop")
@@ -196,7 +201,7 @@ def stop(message: str) -> Response:
     if growing is not None:
         growing.cancel.cancel()
     elif store.message(owner, message).status == "growing":
-        store.finish(message, "interrupted")  # whoever wrote it is no more
+        store.finish(message, "stopped")  # another worker sees it, unless it is no more
     return api.done()
 
 

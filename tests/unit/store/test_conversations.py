@@ -32,6 +32,8 @@ def test_an_answer_grows_and_is_kept_at_every_word(store: ConversationStore) -> 
     assert (seen.content, seen.reasoning, seen.status) == ("521 metres.", "Let me see.", "growing")
     assert seen.extra == {"sources": [1]}
     assert store.interrupted() == 1
+    assert not store.append(answer.id, "more")
+    assert not store.append("none", "more")
     assert store.message("ann", answer.id).status == "interrupted"
     store.finish(answer.id, "done", {"tokens": 3})
     assert store.message("ann", answer.id).extra == {"tokens": 3}

@@ -18,6 +18,7 @@ from proxy.errors import GatewayError, QueueFull, UpstreamFault
 from proxy.store.conversations import ConversationStore
 from proxy.web.pages import chat
 from proxy.web.pages.answers import Answers
+from proxy.web.pages.following import Seen
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
 
 API = "/pages/api/chat"
@@ -106,10 +107,54 @@ def test_a_lost_connection_goes_on_after_the_last_event(tmp_path: Path) -> None:
     where = f"{API}/answers/{answer}/events"
     events = iter(page.client.get(where).response)
     first = next(event for event in events if b"first" in event).decode()
-    (seen,) = re.findall(r"id: (\d+)\ndata: .*first", first)
+    (seen,) = re.findall(r"id: (\S+)\ndata: .*first", first)
     driver.go_on.set()
     rest = page.client.get(where, headers={"Last-Event-ID": seen}).get_data(as_text=True)
     assert '"first"' not in rest and " second" in rest and '"over"' in rest
+
+
+def test_another_worker_follows_and_stops_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Held()
+    page = Page(driver, tmp_path)
+    answer = page.ask().json["answer"]["id"]
+    where = f"{API}/answers/{answer}/events"
+    writer = chat._answers
+    monkeypatch.setattr(chat, "_answers", Answers())  # as in a process that does not write it
+    events = iter(page.client.get(where).response)
+    first = next(event for event in events if b"first" in event)
+    assert b"id: 5.0\n" in first
+    assert page.post(f"/answers/{answer}/stop").status_code == 204
+    told = b"".join(events)
+    assert b'"status":"stopped"' in told
+    driver.go_on.set()
+    wait_until(lambda: writer.get("", answer) is None)
+    assert (page.over()["status"], page.over()["content"]) == ("stopped", "first")
+    assert page.client.get(where).status_code == 404
+
+
+def test_another_worker_goes_on_where_the_connection_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Held()
+    page = Page(driver, tmp_path)
+    answer = page.ask().json["answer"]["id"]
+    wait_until(lambda: page.messages()[-1]["content"] == "first")
+    driver.go_on.set()
+    writer = chat._answers
+    monkeypatch.setattr(chat, "_answers", Answers())
+    events = page.client.get(f"{API}/answers/{answer}/events", headers={"Last-Event-ID": "5.0"})
+    wait_until(lambda: writer.get("", answer) is None)
+    if events.status_code == 200:  # it may be over already
+        said = re.findall(r'"delta":"(.*?)"', events.get_data(as_text=True))
+        assert "".join(said) == " second"
+
+
+@pytest.mark.parametrize("last", ["", "x", "1", "1.2.3", "-1.0", "١.٢", "9" * 30 + ".0", "1.x"])
+def test_what_is_no_event_of_ours_begins_anew(last: str) -> None:
+    assert Seen.read(last) == (0, 0)
+    assert Seen.read("12.3") == (12, 3)
 
 
 def test_an_answer_whose_writer_is_no_more_can_be_stopped(tmp_path: Path) -> None:
@@ -118,7 +163,7 @@ def test_an_answer_whose_writer_is_no_more_can_be_stopped(tmp_path: Path) -> Non
     assert store is not None
     left = store.add("", page.talk, "assistant", "Half a", status="growing")
     assert page.post(f"/answers/{left.id}/stop").status_code == 204
-    assert [one["status"] for one in page.messages()] == ["interrupted"]
+    assert [one["status"] for one in page.messages()] == ["stopped"]
 
 
 def test_stopping_keeps_what_was_said(tmp_path: Path) -> None:

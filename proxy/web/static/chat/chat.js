@@ -216,13 +216,17 @@ function options() {
   return asked;
 }
 
+let asking = false;
+
 async function ask(question) {
-  if (!at("stop").hidden) return;
+  if (asking || !at("stop").hidden) return;
+  asking = true;
   const made = await attempt(async () => {
+    await files?.taken(); // what is asked may be about them
     talk ??= await calls.post("/conversations");
     if (options().base === "files") await files.ready();
     return calls.post(`/conversations/${talk.id}/ask`, { ...question, options: options() });
-  });
+  }).finally(() => (asking = false));
   if (!made) return;
   if (question.images) {
     form.elements.text.value = "";

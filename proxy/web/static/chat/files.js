@@ -11,6 +11,7 @@ export class Files {
   #sending = [];
   #read = [];
   #path = null;
+  #taking = Promise.resolve();
 
   /** `images` takes those that are some; `talk()` gives the conversation, made if there is none;
    * `used(yes)` is called when there are files to ask about, or none any more. */
@@ -49,14 +50,22 @@ export class Files {
     if (path === this.#path) this.used(this.#read.length > 0);
   }
 
+  /** When all that were given are sent. */
+  taken = () => this.#taking;
+
   /** When all are read. */
   async ready() {
+    await this.#taking;
     while (this.#sending.length || this.#read.some((one) => !OVER.has(one.status))) {
       await new Promise((done) => setTimeout(done, LOOK / 2));
     }
   }
 
-  async #take(all) {
+  #take(all) {
+    this.#taking = this.#taking.then(() => this.#send(all));
+  }
+
+  async #send(all) {
     const files = await this.images.take(all);
     if (!files.length) return;
     const talk = await this.talk();

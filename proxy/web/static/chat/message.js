@@ -37,7 +37,7 @@ export class Message {
   /** Follow the answer from its beginning; `over()` is called at the end, `lost(yes)` when the
    * connection is lost and when it is there again: the browser then asks for what came since. */
   follow(address, over, lost) {
-    const extra = { sources: [], steps: [] };
+    let extra = {};
     let reasoning = "";
     this.text.replaceChildren();
     const growing = new Growing(this.text);
@@ -53,8 +53,7 @@ export class Message {
         over();
       } else {
         if (now.type === "reasoning") reasoning += now.delta;
-        else if (now.type === "sources") extra.sources.push(...now.sources), (extra.asked = true);
-        else if (now.type === "step") extra.steps.push(now.step);
+        else if (now.type === "extra") extra = now.extra;
         this.#asides(extra, reasoning);
       }
     });
@@ -97,7 +96,7 @@ export class Message {
         ),
       );
       parts.push(fold("sources", words.sources(items.length), make("ol", {}, items)));
-    } else if (extra.asked || (extra.kind === "knowledge" && this.message.status === "done")) {
+    } else if (extra.asked) {
       parts.push(make("p", { className: "note" }, words.no_sources));
     }
     this.aside.replaceChildren(...parts);
