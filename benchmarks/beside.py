@@ -1,9 +1,10 @@
 """What streams wait for knowledge beside them: python -m benchmarks.beside [--database URL]
 
 Eight streams of fifty tokens a second run through a gateway with one worker, while it does nothing
-else, opens what it keeps for the first time, reads a long document, and searches among 10 000
-chunks, one search after the other. Each token of the stub's tells when it was sent, so the time of
-its way is known: it is what the worker's loop was held up.
+else, opens what it keeps for the first time, takes a file of 60 MB in and gives it back, reads a
+long document, and searches among 10 000 chunks, one search after the other. Each token of the
+stub's tells when it was sent, so the time of its way is known: it is what the worker's loop was
+held up.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tools.processes import ROOT, Child, Gateway, free_port
 
 STREAMS, PACE = 8, 50  # tokens a second
 CHUNKS = 10_000
+LARGE = 60 << 20  # bytes
 
 
 class Streams:
@@ -108,6 +110,14 @@ def _phases(url: str, chunks: int) -> dict[str, list[float]]:
 
     beside("the first use", 5, opened)
 
+    def upload(streams: Streams) -> None:
+        content = random.Random(1).randbytes(LARGE)
+        file = api.files.create(file=("large.bin", content), purpose="user_data")
+        assert api.files.content(file.id).read() == content
+        api.files.delete(file.id)
+
+    beside("uploading", 5, upload)
+
     def read(streams: Streams) -> None:
         file = api.files.create(file=("a.txt", data), purpose="assistants")
         cut = {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 0}
@@ -118,7 +128,7 @@ def _phases(url: str, chunks: int) -> dict[str, list[float]]:
             chunking_strategy={"type": "static", "static": cut},  # type: ignore[typeddict-item]
         )
 
-    beside("reading", 20, read)
+    beside("reading", 20 if chunks > 1000 else 4, read)
     times: list[float] = []
 
     def search(streams: Streams) -> None:

@@ -14,10 +14,11 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 from ..errors import BadRequest, BodyTooLarge
-from .body import Environ, hang_up, unnamed
+from .body import Environ, Unnamed, hang_up
 
 MAX_PARTS = 1000
 MAX_NAME = 255
+_WHOLE = "it was read whole"
 FRAME = 1 << 20  # bytes of a form beside its files' and its long fields'
 
 
@@ -49,7 +50,7 @@ def read_form(environ: Environ, documents: int, fields: int) -> Form:
     opened: list[IO[bytes]] = []
 
     def place(*_: object, **__: object) -> IO[bytes]:
-        opened.append(unnamed())
+        opened.append(Unnamed())
         return opened[-1]
 
     parser = FormDataParser(
@@ -67,12 +68,13 @@ def read_form(environ: Environ, documents: int, fields: int) -> Form:
         )
         told = sum(len(value) for many in found.listvalues() for value in many)
         if told > fields or sum(_size(one.data) for one in files) > documents:
-            raise RequestEntityTooLarge
+            raise RequestEntityTooLarge(_WHOLE)
     except Exception as error:
         for one in opened:
             one.close()
         if isinstance(error, RequestEntityTooLarge):
-            hang_up(environ)
+            if error.description != _WHOLE:
+                hang_up(environ)
             bounds = f"{documents} bytes of files, and {fields} of other fields"
             raise BodyTooLarge(f"a form may have {bounds}") from None
         if isinstance(error, HTTPException):
