@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tests.integration.searxng import SearXNG
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, PHONE, Open
+from .wire import Wire
 
 DONE = '.message.assistant[data-status="done"]'
 
@@ -247,6 +249,34 @@ def test_a_gateway_killed_in_mid_answer_loses_no_word(endless_site: Gateway, vis
     until(page, lambda: len(said.inner_text()) > 20)
     page.get_by_role("button", name="Stop").click()
     page.locator('.message.assistant[data-status="stopped"]').wait_for()
+
+
+def test_a_lost_connection_goes_on_where_it_was(endless_site: Gateway, visit: Open) -> None:
+    wire = Wire(endless_site.port)
+    try:
+        page = visit(f"{wire.url}/")
+        ask(page, "Tell me everything.")
+        said = page.locator(".message.assistant .said")
+        until(page, lambda: said.count() == 1 and len(said.inner_text()) > 100)
+        alert = page.locator('[data-part="told"]')
+        for _ in range(2):
+            wire.cut()
+            until(page, lambda: "no connection" in alert.inner_text())
+            shown = letters(said.inner_text())
+            wire.mend()
+            until(page, lambda: alert.inner_text() == "")
+            length = len(said.inner_text())
+            until(page, lambda length=length: len(said.inner_text()) > length + 20)  # type: ignore[misc]
+            assert letters(said.inner_text()).startswith(shown)
+        assert len(re.findall(rb"(?i)last-event-id: [1-9]\d*\.\d+\r", wire.sent)) >= 2
+        page.get_by_role("button", name="Stop").click()
+        page.locator('.message.assistant[data-status="stopped"]').wait_for()
+        grown = letters(said.inner_text())
+        page.reload()  # as it is kept: nothing twice, nothing left out
+        said.wait_for()
+        assert letters(said.inner_text()) == grown
+    finally:
+        wire.close()
 
 
 def letters(text: str) -> str:
