@@ -64,7 +64,7 @@ def two(redis_server: Redis, babbler: Path, module_gateway: StartGateway) -> Gat
     """Two workers with a model that never ends by itself."""
     state = ["--state", redis_server.url, "--state-name", "two", "--workers", "2"]
     one = module_gateway(*state, "--chatglm-model", str(babbler), "--data", str(babbler.parent))
-    shared(one, 2)
+    shared(one, 2, babbler)
     return one
 
 
@@ -86,10 +86,10 @@ def engines(model: Path) -> list[int]:
     return [pid for pid, one in said.items() if "chatglm.child" in one and path in one]
 
 
-def shared(gateway: Gateway, workers: int) -> None:
-    """Wait until so many workers share the slots and the model."""
+def shared(gateway: Gateway, workers: int, model: Path) -> None:
+    """Wait until so many workers share the slots and the model, and each has seen that it is up."""
     until(lambda: _slots(gateway.url).get("workers") == workers)
-    until(lambda: gateway.log.count("model ") and gateway.log.count(": there after ") >= workers)
+    until(lambda: gateway.log.count(f"backend {model.stem} is up: ") >= workers)
 
 
 class Asked:
@@ -130,7 +130,8 @@ class Asked:
     def worker(self, pids: list[int]) -> int:
         """Which of them has the other end; a request must have come there."""
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        (inode,) = (row[9] for row in rows if int(row[2].split(":")[1], 16) == self._port)
+        there = [row for row in rows if row[3] == "01"]  # established
+        (inode,) = (row[9] for row in there if int(row[2].split(":")[1], 16) == self._port)
         for pid in pids:
             for number in Path(f"/proc/{pid}/fd").iterdir():
                 with contextlib.suppress(FileNotFoundError):
@@ -170,7 +171,7 @@ def test_all_workers_answer_from_one_child(
     gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
 ) -> None:
     one = gateway(*flags(bundled, 4))
-    shared(one, 4)
+    shared(one, 4, bundled)
     pids = _workers(one)
     assert len(pids) == 4
     for pid in pids:
@@ -209,7 +210,9 @@ def test_the_child_is_killed_in_mid_answer_and_the_next_answer_comes(
     os.kill(engine, signal.SIGKILL)
     assert b"the model's process ended" in b"".join(lines)
     for number in range(6):  # of whatever worker
-        assert say(two.url, f"{number}", 3)["usage"]["completion_tokens"] == 3
+        told = say(two.url, f"{number}", 3)
+        assert told["status"] == 200, told
+        assert told["usage"]["completion_tokens"] == 3
     (other,) = engines(babbler)
     assert other != engine
 
@@ -307,7 +310,7 @@ def test_a_long_prompt_stalls_nobody(
     the other: only that nothing waits for a prompt is asserted here, for the machine has other
     work; `benchmarks.chatglm_stall` tells the figures."""
     one = gateway(*flags(bundled, 2, "--llama-api", old_server.url, "--slots", "2"))
-    shared(one, 2)
+    shared(one, 2, bundled)
     backends = json.loads(ask(f"{one.url}/v1/backends")[1])["data"]
     (other,) = [found["model"] for found in backends if found["id"] != bundled.stem]
     took: list[float] = []
