@@ -67,6 +67,7 @@ class PostgresShelf:
         self._engine = engine
         self._indexed: set[int] = set()
         self._sizes: dict[str, tuple[Size, float]] = {}  # until when they are believed
+        self._numbers: dict[str, int] = {}
         self._counts: dict[tuple[str, str], tuple[int, float]] = {}  # of terms, likewise
         with engine.begin() as db:
             db.exec_driver_sql("select pg_advisory_xact_lock(%s)", (LOCK,))
@@ -119,6 +120,7 @@ class PostgresShelf:
     ) -> None:
         self._sizes.clear()
         self._counts.clear()
+        self._numbers.clear()
         with self._engine.begin() as db:
             if base is not None:
                 db.exec_driver_sql("delete from index_entry where base = %s", (_number(db, base),))
@@ -142,7 +144,7 @@ class PostgresShelf:
             return counted
         sql = "select count(*), coalesce(sum(length), 0) from index_entry where base = %s"
         with self._engine.connect() as db:
-            rows, terms = db.exec_driver_sql(sql, (_number(db, base),)).one()
+            rows, terms = db.exec_driver_sql(sql, (self._known(db, base),)).one()
         if rows >= LARGE:
             self._sizes[base] = Size(rows, terms), time.monotonic() + AGE
         return Size(rows, terms)
@@ -159,7 +161,7 @@ class PostgresShelf:
         if not asked:
             return known
         with self._engine.connect() as db:
-            head = f"{_number(db, base)}q"
+            head = f"{self._known(db, base)}q"
             _by_index(db)
             found = db.exec_driver_sql(
                 "select t.term, c.rows from unnest(%s::text[]) t (term), lateral ("
@@ -184,7 +186,7 @@ class PostgresShelf:
         most: int,
     ) -> list[Words]:
         with self._engine.connect() as db:
-            head = f"{_number(db, base)}q"
+            head = f"{self._known(db, base)}q"
             _by_index(db)
             only, values = "", [head, list(weighed), list(weighed.values())]
             if documents is not None:
@@ -210,7 +212,7 @@ class PostgresShelf:
             return []
         size = len(vector)
         with self._engine.connect() as db:
-            only, values = "", [_written(vector), _number(db, base)]
+            only, values = "", [_written(vector), self._known(db, base)]
             if documents is not None:
                 only = " and e.document = any(%s)"
                 values.append(list(documents))
@@ -229,6 +231,13 @@ class PostgresShelf:
     def close(self) -> None:
         """The engine is its owner's to close."""
 
+    def _known(self, db: Connection, base: str) -> int:
+        """As `_number`, for who only reads: a base keeps its number as long as it is."""
+        number = self._numbers.get(base) or _number(db, base)
+        if number:
+            self._numbers[base] = number
+        return number
+
     def _index(self, size: int) -> None:
         """An index of pgvector's is of one length of vectors."""
         self._indexed.add(size)
@@ -242,18 +251,17 @@ class PostgresShelf:
             )
 
 
-def _by_index(db: Connection) -> None:
-    """The planner does not know how rare a term is, and would read the whole table, by its key too:
-    what is left to it is a bitmap of the terms' own index, which holds all that was put there
-    (without a list of what is to be added later, which each search would read)."""
-    db.exec_driver_sql("set local enable_seqscan = off")
-    db.exec_driver_sql("set local enable_indexscan = off")
-
-
 def _number(db: Connection, base: str) -> int:
     """0 for one that is not known, which no row has."""
     found: Any = db.exec_driver_sql("select number from index_base where id = %s", (base,)).scalar()
     return found or 0
+
+
+def _by_index(db: Connection) -> None:
+    """The planner does not know how rare a term is, and would read the whole table, by its key too:
+    what is left to it is a bitmap of the terms' own index, which holds all that was put there
+    (without a list of what is to be added later, which each search would read)."""
+    db.exec_driver_sql("set local enable_seqscan = off; set local enable_indexscan = off")
 
 
 def _written(vector: Sequence[float]) -> str:
