@@ -187,7 +187,13 @@ def test_waitress_refuses_large_bodies(start: Start) -> None:
     bounds = ("--max-body", "2048", "--max-document", "4096")
     url = start(code, [*args, *bounds], env).wait_url()
     assert ask(f"{url}/size", "x" * 4000)[0] == 200, "an upload may have it"
-    assert ask(f"{url}/size", "x" * (4096 + FORM))[0] == 413
+    # Told by its length: who is still sending the body may lose the answer.
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", "/size")
+        connection.putheader("Content-Length", str(4096 + FORM + 1))
+        connection.endheaders()
+        assert connection.getresponse().status == 413
 
 
 @pytest.mark.parametrize(
