@@ -28,6 +28,7 @@ from ...core.sampling import check
 from ..fields import Body, entry, flag, integer, items, mapping, stops, text
 from ..openai_tools import functions, plain
 from ..parts import joined
+from . import client_tools
 
 MAX_TOKENS = 1 << 30
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
@@ -223,6 +224,8 @@ def _tools(values: list[Any], warnings: list[str]) -> tuple[Tool, ...]:
         kind = text(tool, "type", "custom", at=at)
         if kind == "custom":
             offered.append({**tool, "parameters": mapping(tool, "input_schema", at)})
+        elif (known := client_tools.told(tool, kind)) is not None:
+            offered.append(known)
         else:
             warnings.append(f"tools of the type {plain(kind)} are left out")
     return functions(offered)
