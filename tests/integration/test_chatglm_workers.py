@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -64,31 +65,31 @@ def two(redis_server: Redis, babbler: Path, module_gateway: StartGateway) -> Gat
     """Two workers with a model that never ends by itself."""
     state = ["--state", redis_server.url, "--state-name", "two", "--workers", "2"]
     one = module_gateway(*state, "--chatglm-model", str(babbler), "--data", str(babbler.parent))
-    shared(one, 2, babbler)
+    shared(one, one.url, 2, babbler)
     return one
 
 
 @pytest.fixture
 def bundled(tmp_path: Path) -> Path:
-    """A name of its own for each test, so that its children are known by it."""
+    """A file of its own for each test, so that its children are known by it."""
     if not BUNDLED.is_file():
         pytest.skip("models/tinychat-chatglm3.bin is not there")
     own = tmp_path / "tinychat.bin"
-    own.symlink_to(BUNDLED)
+    shutil.copyfile(BUNDLED, own)
     return own
 
 
 def engines(model: Path) -> list[int]:
     """The processes that run this file, whoever their parents are."""
-    path = str(model.resolve())
+    path = str(model)
     pids = [int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit()]
     said = {pid: command(pid) for pid in pids}
     return [pid for pid, one in said.items() if "chatglm.child" in one and path in one]
 
 
-def shared(gateway: Gateway, workers: int, model: Path) -> None:
+def shared(gateway: Child, url: str, workers: int, model: Path) -> None:
     """Wait until so many workers share the slots and the model, and each has seen that it is up."""
-    until(lambda: _slots(gateway.url).get("workers") == workers)
+    until(lambda: _slots(url).get("workers") == workers)
     until(lambda: gateway.log.count(f"backend {model.stem} is up: ") >= workers)
 
 
@@ -98,6 +99,7 @@ class Asked:
     def __init__(self, url: str) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=90)
         self._connection.connect()
+        self._server = self._connection.port
         self._port = self._connection.sock.getsockname()[1]
 
     def chat(self, text: str = "你好", tokens: int = 8, **more: Any) -> Asked:
@@ -129,9 +131,9 @@ class Asked:
 
     def worker(self, pids: list[int]) -> int:
         """Which of them has the other end; a request must have come there."""
+        ends = [self._server, self._port]
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        there = [row for row in rows if row[3] == "01"]  # established
-        (inode,) = (row[9] for row in there if int(row[2].split(":")[1], 16) == self._port)
+        (inode,) = (row[9] for row in rows if [_port(row[1]), _port(row[2])] == ends)
         for pid in pids:
             for number in Path(f"/proc/{pid}/fd").iterdir():
                 with contextlib.suppress(FileNotFoundError):
@@ -141,6 +143,11 @@ class Asked:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _port(address: str) -> int:
+    """Of an address in /proc/net/tcp."""
+    return int(address.split(":")[1], 16)
 
 
 def say(url: str, text: str = "你好", tokens: int = 8, **more: Any) -> dict[str, Any]:
@@ -171,7 +178,7 @@ def test_all_workers_answer_from_one_child(
     gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
 ) -> None:
     one = gateway(*flags(bundled, 4))
-    shared(one, 4, bundled)
+    shared(one, one.url, 4, bundled)
     pids = _workers(one)
     assert len(pids) == 4
     for pid in pids:
@@ -283,8 +290,7 @@ def test_plain_gunicorn_shares_it_too(redis_server: Redis, bundled: Path, tmp_pa
     url = f"http://127.0.0.1:{port}"
     one.launch()
     try:
-        until(lambda: _slots(url).get("workers") == 2)
-        until(lambda: ask(f"{url}/readyz")[0] == 200)
+        shared(one, url, 2, bundled)
         assert {say(url, tokens=2)["status"] for _ in range(6)} == {200}
         assert len(engines(bundled)) == 1
         assert one.stop() == 0
@@ -310,7 +316,7 @@ def test_a_long_prompt_stalls_nobody(
     the other: only that nothing waits for a prompt is asserted here, for the machine has other
     work; `benchmarks.chatglm_stall` tells the figures."""
     one = gateway(*flags(bundled, 2, "--llama-api", old_server.url, "--slots", "2"))
-    shared(one, 2, bundled)
+    shared(one, one.url, 2, bundled)
     backends = json.loads(ask(f"{one.url}/v1/backends")[1])["data"]
     (other,) = [found["model"] for found in backends if found["id"] != bundled.stem]
     took: list[float] = []
