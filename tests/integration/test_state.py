@@ -141,7 +141,10 @@ def _holder(connection: http.client.HTTPConnection, pids: list[int]) -> int:
     """The worker that has taken this connection; 0: none yet."""
     port = connection.sock.getsockname()[1]
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    (inode,) = (line[9] for line in lines if int(line[2].split(":")[1], 16) == port)
+    ends = [connection.port, port]
+    (inode,) = (
+        line[9] for line in lines if [int(end.split(":")[1], 16) for end in line[1:3]] == ends
+    )
     for pid in pids:
         for number in os.listdir(f"/proc/{pid}/fd"):
             try:
