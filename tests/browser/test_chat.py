@@ -185,6 +185,22 @@ def test_an_agent_answers(site: Gateway, visit: Open) -> None:
     page.locator('.message.assistant:not([data-status="growing"]) .foot').wait_for()
 
 
+def test_a_refused_question_stays_to_be_asked_again(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/")
+    told = {"error": {"code": "queue_full", "message": "too many answers are being written"}}
+    page.route("**/ask", lambda route: route.fulfill(status=429, json=told))
+    ask(page, "Hello!")
+    page.get_by_role("alert").get_by_text("too many answers").wait_for()
+    assert page.locator("#text").input_value() == "Hello!"
+    assert page.locator(".message").count() == 0
+    page.unroute("**/ask")
+    page.get_by_role("button", name="Send").click()
+    answered(page)
+    assert page.locator(".message.user").count() == 1
+    assert page.locator("#text").input_value() == ""
+    assert page.get_by_role("alert").count() == 0
+
+
 def test_settings_that_are_given_are_sent_and_kept(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
 
@@ -304,11 +320,18 @@ def test_two_thousand_messages_scroll_without_a_stall(site: Gateway, visit: Open
     page.route("**/c/messages", lambda r: r.fulfill(body=json.dumps(messages), **answer))
     page.goto(f"{site.url}/#c")
     page.locator(".message", has_text="1999").wait_for()
-    frames = page.evaluate(
+    idle, frames = page.evaluate(
         """async () => {
           const list = document.querySelector(".messages");
           const times = [];
-          let last = performance.now();
+          const idle = [];
+          let last = await new Promise(requestAnimationFrame);
+          while (idle.length < 40) {
+            const now = await new Promise(requestAnimationFrame);
+            idle.push(now - last);
+            last = now;
+          }
+          last = performance.now();
           // Up to the first message, four screens a second.
           while (times.length < 2000 && (list.scrollTop > 0 || times.length < 5)) {
             list.scrollTop -= 400;
@@ -317,14 +340,14 @@ def test_two_thousand_messages_scroll_without_a_stall(site: Gateway, visit: Open
             times.push(now - last);
             last = now;
           }
-          return times.sort((a, b) => a - b);
+          return [idle, times].map((some) => some.sort((a, b) => a - b));
         }"""
     )
     shown = page.locator(".message").count()
     middle, worst = frames[len(frames) // 2], frames[-1]
     print(f"{len(frames)} frames over {shown} messages: median {middle:.0f} ms, worst {worst:.0f}")
     assert shown == count
-    assert middle < 100
+    assert middle < max(100, 4 * idle[len(idle) // 2])  # where others use the machine
 
 
 def test_a_first_visit_is_light(site: Gateway, visit: Open) -> None:

@@ -10,7 +10,7 @@ import { words } from "./words.js";
 const page = document.getElementById("chat");
 const NUMBERS = ["temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed"];
 const TALKS = Number(page.dataset.talks); // conversations told of at once
-const PAGE = 60; // messages laid out at once
+const PAGE = 30; // messages laid out at once
 const KEPT = "slotproxy settings"; // in this browser
 
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
