@@ -68,6 +68,10 @@ class Request:
         self.complete = self.keep = False
         self.method = self.version = ""
 
+    def is_last(self) -> None:
+        """The connection ends with the answer to this one, which says so if it has not begun."""
+        self.keep = False
+
 
 class Connection:
     """`environ` is what all requests of the connection have in common."""
@@ -211,6 +215,7 @@ class Connection:
             "PATH_INFO": path,
             "QUERY_STRING": query,
             "SERVER_PROTOCOL": f"HTTP/{request.version}",
+            "slotproxy.is_last": request.is_last,
         }
         for raw, content in request.headers:
             value = content.decode("latin-1")

@@ -64,7 +64,6 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_glm_history_tokens_and_langchain": ("GLM HTTP", "history, /tokenize, /", "requests"),
     "test_llama_cpps_own_completion": ("llama.cpp", "/completion", "requests"),
     "test_llama_cpps_other_routes": ("llama.cpp", "props, slots, templates", "requests"),
-    "test_llama_vscode_edits_with_the_chat": ("llama.cpp", "an editor's chat", "llama.vscode"),
     "test_openai_client_one_and_many": ("Embeddings", "texts, tokens, base64", "openai"),
     "test_vectors_are_right_while_everything_else_runs": ("Embeddings", "under load", "openai"),
     "test_dimensions_only_where_the_model_bears_it": ("Embeddings", "dimensions", "openai"),

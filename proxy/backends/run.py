@@ -174,6 +174,7 @@ class Run:
         if not self.begun:
             self.begun = True
             self.slot = chunk.slot
+            self.cached = chunk.cached
             batch.append(Started(slot=chunk.slot))
         if chunk.stop:
             if chunk.content:

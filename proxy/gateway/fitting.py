@@ -53,6 +53,9 @@ def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
         _may_end(sampling)
     if task.request.is_chat and caps.modern_sampling and not task.native:
         sampling["preserved_tokens"] = _marks(task.tool_form)
+        if task.tool_form or task.thinks:
+            # There may be a second run, and the first, cut short, must have told what was cached.
+            sampling["timings_per_token"] = True
     if sampling != task.sampling:
         changes["sampling"] = sampling
     return msgspec.structs.replace(task, **changes) if changes else task

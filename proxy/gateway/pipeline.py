@@ -57,6 +57,7 @@ class Answering:
         self._slot = slot
         self._later = False  # a run went before this one, on the same slot
         self._prompt_tokens = 0
+        self._cached = 0  # tokens of the prompt, when the first run began
         self._spent = 0  # tokens of the runs before this one
         self._wasted = 0  # tokens of documents that were thrown away
         self._run = self._begin(self._first())
@@ -69,7 +70,8 @@ class Answering:
         """Before the end an old backend has not told its counts."""
         usage = self._run.usage()
         prompt = self._prompt_tokens or usage.prompt or self._count()
-        return Usage(prompt, self._wasted + self._spent + usage.completion, usage.cached)
+        cached = self._cached if self._prompt_tokens else usage.cached
+        return Usage(prompt, self._wasted + self._spent + usage.completion, cached)
 
     def close(self) -> None:
         self._run.close()
@@ -156,7 +158,9 @@ class Answering:
         assert turn is not None
         so_far = self.usage()
         self._run.close()
-        self._prompt_tokens, self._spent = so_far.prompt, so_far.completion - self._wasted
+        if not self._prompt_tokens:
+            self._prompt_tokens, self._cached = so_far.prompt, so_far.cached
+        self._spent = so_far.completion - self._wasted
         self._later = True
         left = (self._task.max_tokens or 0) - self._spent
         if left < 1:
@@ -204,11 +208,7 @@ class Answering:
         usage = finished.usage
         if self._prompt_tokens:
             written = max(0, usage.prompt - self._prompt_tokens)
-            usage = Usage(
-                self._prompt_tokens,
-                written + usage.completion,
-                min(usage.cached, self._prompt_tokens),
-            )
+            usage = Usage(self._prompt_tokens, written + usage.completion, self._cached)
         if self._wasted:
             usage = Usage(usage.prompt, usage.completion + self._wasted, usage.cached)
         return msgspec.structs.replace(finished, usage=usage)

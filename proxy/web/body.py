@@ -85,6 +85,9 @@ class Unnamed(SpooledTemporaryFile[bytes]):
 def hang_up(environ: Environ) -> None:
     """Take no more of what the client is still sending: the server would read it all otherwise,
     to find the next request."""
+    is_last = environ.get("slotproxy.is_last")
+    if is_last is not None:
+        is_last()
     sock = environ.get("gunicorn.socket")
     if sock is not None:
         with contextlib.suppress(OSError):

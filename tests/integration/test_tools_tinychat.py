@@ -74,3 +74,20 @@ def test_question_call_result_answer(client: openai.OpenAI, stream: bool) -> Non
     assert choice.finish_reason == "stop"
     assert "4" in choice.message.content
     assert not choice.message.tool_calls
+
+
+def test_what_was_cached_is_counted_as_the_answer_began(client: openai.OpenAI) -> None:
+    """A call that opens in free text is written by a second run, which finds the whole prompt."""
+    made = client.chat.completions.create(
+        model="tinychat",
+        messages=[{"role": "user", "content": "What is the weather in Lima?"}],
+        tools=[WEATHER],
+        temperature=0,
+        max_tokens=200,
+    )
+    assert made.choices[0].finish_reason == "tool_calls"
+    usage = made.usage
+    assert usage is not None and usage.prompt_tokens_details is not None
+    cached = usage.prompt_tokens_details.cached_tokens
+    # Nobody asked about this city before: from its name on, the prompt is new.
+    assert cached is not None and 0 <= cached <= usage.prompt_tokens - 3

@@ -208,6 +208,20 @@ def test_the_last_request_closes() -> None:
     assert b"Connection: close" in wire.sent[0]
 
 
+def test_an_answer_to_who_will_not_be_read_on_says_that_the_connection_ends() -> None:
+    app = App(b"x", headers=[("Content-Length", "1")], reads=False)
+
+    def refuse(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        environ["slotproxy.is_last"]()
+        return app(environ, start)
+
+    wire = Wire(POST + POST)
+    environ = base_environ(wire, ("127.0.0.1", 80), ("10.0.0.1", 5))
+    Connection(wire, refuse, environ).serve(lambda: False)
+    assert len(app.asked) == 1
+    assert b"Connection: close" in wire.sent[0]
+
+
 def test_an_upgrade_nobody_offers_is_an_ordinary_request() -> None:
     app = App(b"x", headers=[("Content-Length", "1")])
     upgrade = POST.replace(b"Host: h", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c")
