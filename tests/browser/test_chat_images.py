@@ -147,3 +147,18 @@ def test_a_model_that_is_blind_is_not_shown_any(site: Gateway, visit: Open) -> N
         page.get_by_role("alert").get_by_text(words).wait_for()
         assert page.locator(".thumbnail").count() == 0
         assert page.get_by_text(re.compile("Images can be dropped|粘贴图片")).count() == 0
+
+
+def test_what_is_told_outlasts_what_the_page_asks_by_itself(site: Gateway, visit: Open) -> None:
+    page = visit("about:blank")
+    held: list[Any] = []
+    page.route("**/conversations?*", lambda route: held.append(route))
+    page.goto(f"{site.url}/", wait_until="domcontentloaded")
+    give(page, RED, "paste")
+    refused = page.get_by_role("alert").get_by_text("This model cannot see images.")
+    refused.wait_for()
+    with page.expect_request("**/conversations?*"):  # a second time, once the first is there
+        held[0].continue_()
+    assert refused.is_visible()
+    page.get_by_role("button", name="New conversation").click()
+    refused.wait_for(state="hidden")

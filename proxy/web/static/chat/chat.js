@@ -25,13 +25,25 @@ let messages = new Map();
 let leaf = null; // the last message of the branch that is shown
 let growing = null; // the answer that is being written, here
 
+// -- what went wrong: it stays until something else is done, whatever the page asks by itself
+
+const tell = (text) => say(at("told"), text);
+for (const name of ["change", "click", "drop", "paste", "submit"]) page.addEventListener(name, () => tell(""), true);
+
+function lost(yes) {
+  if (yes) tell(words.no_connection);
+  else if (at("told").textContent === words.no_connection) tell("");
+}
+
 async function attempt(work) {
   try {
-    say(at("told"), "");
-    return await work();
+    const done = await work();
+    lost(false);
+    return done;
   } catch (error) {
     if (error.status === undefined) throw error;
-    say(at("told"), error.message || (error.status ? words.broken : words.no_connection));
+    if (error.status) tell(error.message || words.broken);
+    else lost(true);
     return undefined;
   }
 }
@@ -148,7 +160,7 @@ function show() {
   busy(last?.message.status === "growing");
   if (last?.message.status === "growing") {
     const { id } = last.message;
-    growing = last.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id), (lost) => say(at("told"), lost ? words.no_connection : ""));
+    growing = last.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id), lost);
   }
   list.scrollTop = list.scrollHeight;
 }
@@ -245,7 +257,7 @@ async function ask(question) {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = form.elements.text.value.trim();
-  if (images.all.length && !sees()) return say(at("told"), words.no_eyes);
+  if (images.all.length && !sees()) return tell(words.no_eyes);
   if (text) ask({ text, parent_id: leaf, images: images.all });
 });
 form.elements.text.addEventListener("keydown", (event) => {
@@ -307,7 +319,7 @@ at("clear").addEventListener("click", async () => {
 // -- images and files: what is dropped here is what is asked about next
 
 const sees = () => (form.elements.model?.selectedOptions[0] ?? page).dataset.sees === "true";
-const images = new Images(at("images"), sees, (text) => say(at("told"), text));
+const images = new Images(at("images"), sees, tell);
 const files =
   at("attach") &&
   new Files(
