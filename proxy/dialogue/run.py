@@ -188,6 +188,7 @@ class _Turn:
         self._info.model = answer.info.model
         try:
             for _, batch in answer:
+                self._info.place = answer.info.place
                 if not batch:
                     yield Tick()
                 for event in batch:

@@ -1,5 +1,9 @@
 """Conversations of the pages: messages in a tree, so that an edited question or another answer is a
-branch beside the first. Every call is for one owner, and sees nothing of another's."""
+branch beside the first. Every call is for one owner, and sees nothing of another's.
+
+A message that grows has a writer, which gives a sign of life again and again. Where the last one is
+too long ago it is gone, and whoever reads the message next says so: it is interrupted.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from msgspec import Struct
-from sqlalchemy import Select, delete, func, insert, or_, select, update
+from sqlalchemy import Select, case, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Row
 
 from ..errors import NotFound
@@ -18,6 +22,9 @@ from .tables import CONVERSATION, FEEDBACK, MESSAGE
 
 Role = Literal["system", "user", "assistant"]
 Status = Literal["growing", "done", "stopped", "failed", "interrupted"]
+
+LEASE = 20.0  # seconds after a sign until its writer is taken to be gone; hosts' clocks may differ
+_GROWING = MESSAGE.c.status == "growing"
 
 
 class Conversation(Struct, frozen=True):
@@ -149,18 +156,28 @@ class ConversationStore:
         """All branches, oldest first."""
         self.get(owner, conversation_id)
         where = MESSAGE.c.conversation_id == conversation_id
-        with self._db.begin() as db:
-            rows = db.execute(select(MESSAGE).where(where).order_by(MESSAGE.c.number))
-            return tuple(_message(row) for row in rows)
+        return self._read(select(MESSAGE).where(where).order_by(MESSAGE.c.number))
 
     def message(self, owner: str, message_id: str) -> Message:
         query = select(MESSAGE).join(CONVERSATION, CONVERSATION.c.id == MESSAGE.c.conversation_id)
         query = query.where(CONVERSATION.c.owner == owner, MESSAGE.c.id == message_id)
-        with self._db.begin() as db:
-            row = db.execute(query).first()
-        if row is None:
+        found = self._read(query)
+        if not found:
             raise NotFound(f"there is no message {message_id[:100]!r}")
-        return _message(row)
+        return found[0]
+
+    def _read(self, query: Select[Any]) -> tuple[Message, ...]:
+        """Those whose writer is gone are interrupted first."""
+        with self._db.begin() as db:
+            rows = db.execute(query).all()
+        last = self._clock() - LEASE
+        left = [one.id for one in rows if one.status == "growing" and one.touched < last]
+        if left:  # unless it was heard of since, or another reader was quicker
+            where = (MESSAGE.c.id.in_(left), MESSAGE.c.touched < last, _GROWING)
+            with self._db.begin() as db:
+                db.execute(update(MESSAGE).where(*where).values(status="interrupted"))
+                rows = db.execute(query).all()
+        return tuple(_message(row) for row in rows)
 
     def path(self, owner: str, message_id: str) -> tuple[Message, ...]:
         """A message and what came before it in its branch, oldest first."""
@@ -194,7 +211,7 @@ class ConversationStore:
         count = select(func.coalesce(func.max(MESSAGE.c.number), 0) + 1).where(mine)
         with self._db.begin() as db:
             number = db.execute(count).scalar_one()
-            rest = {"number": number, "extra": dict(extra or {}), "created": now}
+            rest = {"number": number, "extra": dict(extra or {}), "created": now, "touched": now}
             db.execute(insert(MESSAGE).values(**values, **rest))
             where = CONVERSATION.c.id == conversation_id
             db.execute(update(CONVERSATION).where(where).values(changed=now))
@@ -214,15 +231,23 @@ class ConversationStore:
         values["reasoning"] = MESSAGE.c.reasoning + reasoning
         if extra is not None:
             values["extra"] = dict(extra)
-        where = (MESSAGE.c.id == message_id, MESSAGE.c.status == "growing")
+        return self._grow(message_id, values)
+
+    def renew(self, message_id: str) -> bool:
+        """The writer's sign of life, each few seconds. False as of `append`."""
+        return self._grow(message_id, {})
+
+    def _grow(self, message_id: str, values: dict[str, Any]) -> bool:
+        growing = update(MESSAGE).where(MESSAGE.c.id == message_id, _GROWING)
         with self._db.begin() as db:
-            return db.execute(update(MESSAGE).where(*where).values(**values)).rowcount > 0
+            return db.execute(growing.values(**values, touched=self._clock())).rowcount > 0
 
     def finish(
         self, message_id: str, status: Status, extra: Mapping[str, Any] | None = None
     ) -> None:
-        """It grows no more; `extra` None leaves that as it is."""
-        values: dict[str, Any] = {"status": status}
+        """It grows no more; `extra` None leaves that as it is. One that was stopped or interrupted
+        before stays so."""
+        values: dict[str, Any] = {"status": case((_GROWING, status), else_=MESSAGE.c.status)}
         if extra is not None:
             values["extra"] = dict(extra)
         with self._db.begin() as db:
@@ -231,9 +256,9 @@ class ConversationStore:
     def interrupted(self) -> int:
         """At start: what was growing when the process ended is as whole as it will be. How many
         they were."""
-        where = MESSAGE.c.status == "growing"
+        lost = update(MESSAGE).where(_GROWING).values(status="interrupted")
         with self._db.begin() as db:
-            return db.execute(update(MESSAGE).where(where).values(status="interrupted")).rowcount
+            return db.execute(lost).rowcount
 
     # what is thought of them
 

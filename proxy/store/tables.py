@@ -115,6 +115,7 @@ MESSAGE = Table(
     _text("status"),
     Column("extra", JSON, nullable=False),
     Column("created", Float, nullable=False),
+    Column("touched", Float, nullable=False, server_default="0"),
 )
 FEEDBACK = Table(
     "feedback",

@@ -1,12 +1,15 @@
 """Answers of the chat page: written in the background, kept as they grow, followed by who looks.
 
 A word is in the store before it is shown, and so are sources and steps: neither a reload, a lost
-connection nor a restart loses one.
+connection nor a restart loses one. While answers are written here, the store is told so every few
+seconds, whatever their dialogues do meanwhile: wait in the queue, evaluate a long prompt, use a
+tool. Others learn by that that this process lives, and this one what was stopped through another.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -37,14 +40,19 @@ if TYPE_CHECKING:
 
 MOST = 64  # answers written at once for pages
 GATHER = 0.08  # seconds of text that go into the store together
+BEAT = 2.0  # seconds between two signs of life; a fraction of what the store waits for one
+log = logging.getLogger("slotproxy.pages")
 
 
 class Answers:
     """Those that are written now, by the id of their message."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, beat: float = BEAT) -> None:
         self._places = threading.Semaphore(most)
         self._growing: dict[str, Growing] = {}
+        self._beat = beat
+        self._beating = False
+        self._lock = threading.Lock()
 
     def get(self, owner: str, message_id: str) -> Growing | None:
         found = self._growing.get(message_id)
@@ -74,7 +82,9 @@ class Answers:
         except BaseException:
             self._places.release()
             raise
-        growing = self._growing[message.id] = Growing(request.owner, request.session)
+        growing = Growing(request.owner, request.session, lambda: store.renew(message.id))
+        with self._lock:
+            self._growing[message.id] = growing
         writer = _Writer(store, message.id, growing, record, request.kind)
 
         def work() -> None:
@@ -91,11 +101,34 @@ class Answers:
             self._places.release()
 
         try:
+            self._begin_beating()
             threading.Thread(target=work, name="answer", daemon=True).start()
         except RuntimeError:  # the system gives no more of them
             store.finish(message.id, "failed", {"kind": request.kind, "error": "too much is done"})
             over()
         return message
+
+    def _begin_beating(self) -> None:
+        with self._lock:
+            if not self._beating:
+                threading.Thread(target=self._signs, name="answers", daemon=True).start()
+                self._beating = True
+
+    def _signs(self) -> None:
+        """Of life, as long as there are answers that grow."""
+        while True:
+            time.sleep(self._beat)
+            with self._lock:
+                growing = list(self._growing.values())
+                self._beating = bool(growing)
+            if not growing:
+                return
+            for one in growing:
+                try:
+                    if not one.renew():
+                        one.cancel.cancel()  # stopped or deleted through another process
+                except Exception:  # whatever ails the store: the next one may come in time
+                    log.exception("an answer's sign of life could not be written")
 
 
 class _Writer:
@@ -112,6 +145,7 @@ class _Writer:
         self._text: list[str] = []
         self._thought: list[str] = []
         self._flushed = 0.0
+        self._place = 0
 
     def write(self, run: Callable[[], Running]) -> None:
         running: Running | None = None
@@ -171,8 +205,9 @@ class _Writer:
                 step = msgspec.to_builtins(event)
                 self._extra["steps"].append(step)
                 self._keep_extra()
-            case Tick():
-                self._growing.tell({"type": "place", "place": running.info.place})
+            case Tick() if running.info.place != self._place:
+                self._place = running.info.place
+                self._growing.tell({"type": "place", "place": self._place})
             case Done(usage=usage, finish_reason=reason):
                 self._extra |= {"usage": msgspec.to_builtins(usage), "finish_reason": reason}
 

@@ -171,6 +171,7 @@ def ask(conversation: str) -> Response:
         return store.add(owner, known.id, "assistant", "", question.id, "growing", begun)
 
     caller = here.callers.caller(owner, request.environ)
+    caller = msgspec.structs.replace(caller, tell_place=True)
     record = Record(request.environ)
     record.key, record.stream = owner, True
     answer = _answers.begin(here, store, keep, wanted, caller, record)

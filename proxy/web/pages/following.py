@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -50,9 +50,11 @@ class Seen(NamedTuple):
 class Growing:
     """One answer while it is written by this process."""
 
-    def __init__(self, owner: str, conversation: str) -> None:
+    def __init__(self, owner: str, conversation: str, renew: Callable[[], bool]) -> None:
+        """`renew` tells the store that it is being written; False where it is wanted no more."""
         self.owner = owner
         self.conversation = conversation
+        self.renew = renew
         self.cancel = Cancel()
         self._at = Seen()
         self._events: list[tuple[str, Seen, bytes]] = []

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from proxy.errors import NotFound
-from proxy.store.conversations import ConversationStore
+from proxy.store.conversations import LEASE, ConversationStore
 from proxy.store.database import Database
 
 
@@ -37,6 +37,33 @@ def test_an_answer_grows_and_is_kept_at_every_word(store: ConversationStore) -> 
     assert store.message("ann", answer.id).status == "interrupted"
     store.finish(answer.id, "done", {"tokens": 3})
     assert store.message("ann", answer.id).extra == {"tokens": 3}
+
+
+def test_an_answer_whose_writer_gives_no_sign_is_interrupted(url: str) -> None:
+    now = 1000.0
+    database = Database(url)
+    database.upgrade()
+    store = ConversationStore(database, clock=lambda: now)
+    talk = store.create("ann")
+    told, renewed, lost = (
+        store.add("ann", talk.id, "assistant", status="growing") for _ in range(3)
+    )
+    done = store.add("ann", talk.id, "assistant", "Done")
+    now += LEASE - 1
+    assert store.append(told.id, "a word")
+    assert store.renew(renewed.id)
+    now += 2
+    assert [one.status for one in store.messages("ann", talk.id)] == [
+        "growing", "growing", "interrupted", "done",
+    ]  # fmt: skip
+    assert not store.renew(lost.id) and not store.append(lost.id, "late") and not store.renew("x")
+    assert not store.renew(done.id)
+    store.finish(lost.id, "done", {"tokens": 3})  # it had only slept
+    late = store.message("ann", lost.id)
+    assert (late.status, late.content, late.extra) == ("interrupted", "", {"tokens": 3})
+    now += LEASE
+    assert store.message("ann", told.id).status == "interrupted"
+    database.close()
 
 
 def test_another_answer_is_a_branch(store: ConversationStore) -> None:

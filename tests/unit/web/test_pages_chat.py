@@ -9,17 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from flask.testing import FlaskClient
 
+from proxy.backends.driver import Capabilities
+from proxy.cancel import Cancel
 from proxy.core.events import Batch, Finished, Started, TextDelta
+from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import GatewayError, QueueFull, UpstreamFault
+from proxy.errors import Cancelled, GatewayError, QueueFull, UpstreamFault
 from proxy.store.conversations import ConversationStore
 from proxy.web.pages import chat
 from proxy.web.pages.answers import Answers
 from proxy.web.pages.following import Seen
-from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
+from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
 
 API = "/pages/api/chat"
 KEYED = {"Authorization": "Bearer any"}  # what spares a script the CSRF token
@@ -62,22 +66,22 @@ def test_an_answer_is_kept_though_nobody_follows(tmp_path: Path) -> None:
 
 
 class Held(ScriptedDriver):
-    """Says a word, then waits to be let go on."""
+    """Says a word, then waits to be let go on, or to be cancelled."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, slots: int = 2) -> None:
+        super().__init__(caps=msgspec.structs.replace(CAPS, slots=slots))
         self.go_on = threading.Event()
 
-    def stream(self, *args: Any) -> ScriptedRun:
-        run = super().stream(*args)
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
+        run = super().stream(task, slot, caps, cancel)
         held = self.go_on
 
         class Slow(ScriptedRun):
             def __iter__(self) -> Iterator[Batch]:
                 yield [Started(slot=0), TextDelta("first")]
                 while not held.wait(0.01):
-                    if self.closed.is_set():
-                        return
+                    if cancel.cancelled:
+                        raise Cancelled("nobody waits for it any more")
                 yield [TextDelta(" second"), Finished("stop", Usage(1, 2, 0), slot=0)]
 
         slow = Slow(())
@@ -155,6 +159,75 @@ def test_another_worker_goes_on_where_the_connection_was_lost(
 def test_what_is_no_event_of_ours_begins_anew(last: str) -> None:
     assert Seen.read(last) == (0, 0)
     assert Seen.read("12.3") == (12, 3)
+
+
+def test_what_another_worker_stopped_ends_without_a_word_from_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "_answers", writer := Answers(beat=0.02))
+    driver = Held()
+    page = Page(driver, tmp_path)
+    answer = page.ask().json["answer"]["id"]
+    wait_until(lambda: page.messages()[-1]["content"] == "first")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(chat, "_answers", Answers())
+        assert page.post(f"/answers/{answer}/stop").status_code == 204
+    wait_until(lambda: writer.get("", answer) is None)  # though the model was never let go on
+    assert driver.runs[0].closed.is_set()
+    assert (page.over()["status"], page.over()["content"]) == ("stopped", "first")
+
+
+def test_an_answer_that_nothing_comes_of_lives_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "_answers", writer := Answers(beat=0.02))
+    driver = Held()
+    page = Page(driver, tmp_path)
+    page.ask()
+    wait_until(lambda: page.messages()[-1]["content"] == "first")
+    signs = 0
+
+    def renew(store: ConversationStore, message_id: str) -> bool:
+        nonlocal signs
+        signs += 1
+        if signs == 2:
+            raise GatewayError("the disk is busy")
+        return True
+
+    monkeypatch.setattr(ConversationStore, "renew", renew)
+    wait_until(lambda: signs > 4)
+    driver.go_on.set()
+    assert page.over()["status"] == "done"
+    wait_until(lambda: not writer._beating)  # there is nothing to tell of
+
+
+def test_an_answer_whose_writer_is_gone_is_told_as_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(ScriptedDriver(), tmp_path)
+    store = services_of(page.client.application).conversations
+    assert store is not None
+    left = store.add("", page.talk, "assistant", "Half a", status="growing")
+    where = f"{API}/answers/{left.id}/events"
+    events = iter(page.client.get(where).response)
+    next(event for event in events if b"Half a" in event)
+    monkeypatch.setattr("proxy.store.conversations.LEASE", -1.0)  # as if that time had passed
+    assert b'"status":"interrupted"' in b"".join(events)
+    assert page.client.get(where).status_code == 404
+    assert [one["status"] for one in page.messages()] == ["interrupted"]
+
+
+def test_an_answer_that_waits_tells_its_place(tmp_path: Path) -> None:
+    driver = Held(slots=1)
+    page = Page(driver, tmp_path)
+    first = page.ask().json["answer"]["id"]
+    wait_until(lambda: page.messages()[-1]["content"] == "first")
+    second = page.ask().json["answer"]["id"]
+    events = iter(page.client.get(f"{API}/answers/{second}/events").response)
+    assert next(event for event in events if b'"place":1' in event)
+    assert page.post(f"/answers/{first}/stop").status_code == 204
+    driver.go_on.set()
+    assert b"first second" in b"".join(events)
 
 
 def test_an_answer_whose_writer_is_no_more_can_be_stopped(tmp_path: Path) -> None:
