@@ -16,7 +16,7 @@ from ..cancel import Cancel
 from ..children import Children
 from ..core.request import Tool
 from ..errors import GatewayError
-from . import calculator, functions, mcp
+from . import calculator, functions
 from .values import Runs, Server, ToolError
 
 log = logging.getLogger("slotproxy.tools")
@@ -101,6 +101,8 @@ class _Source:
 
 def _offers(server: Server) -> Callable[[], tuple[list[Runs], Children]]:
     def offers() -> tuple[list[Runs], Children]:
+        from . import mcp  # late: asyncio and jsonschema are for who has such servers
+
         children = mcp.children(server)
         try:
             return mcp.tools(server, children), children
