@@ -19,9 +19,9 @@ from ..errors import BadRequest, Unsupported
 from ..prompting import bind
 from ..prompting.calling import special_marks
 from ..prompting.grammar import NEW, OLD, GrammarError, Limits, check, render
+from ..prompting.judging import by_schema
 from ..prompting.reasoning import KIN
 from ..prompting.toolcalls import FORMS, Form
-from ..prompting.validation import judge
 
 
 def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
@@ -128,7 +128,7 @@ def bindable(task: Task) -> None:
         what = "tools" if form is not None else "response_format"
         raise Invalid("grammar", f"cannot be had together with {what}")
     if schema is not None:
-        judge(bind.JSON.encode(schema))
+        by_schema(bind.JSON.encode(schema))
     bound = bind.from_start(request, form)
     if bound is not None:
         bind.grammar(bound, NEW)
@@ -141,7 +141,7 @@ def warnings(task: Task, caps: Capabilities) -> tuple[str, ...]:
     if "seed" in task.sampling and not caps.honours_seed:
         found.append("seed is ignored by this backend")
     schema = bind.document_schema(task.request)
-    if schema is not None and judge(bind.JSON.encode(schema)).unchecked:
+    if schema is not None and by_schema(bind.JSON.encode(schema)).unchecked:
         found.append("a pattern of the schema is not regular and is not checked")
     return tuple(found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -12,7 +12,9 @@ from ..core.request import CompletionRequest
 from ..errors import UpstreamFault
 from .bind import document_schema
 from .grammar import NEW, Grammar, check, matches
-from .validation import judge
+
+if TYPE_CHECKING:
+    from . import validation
 
 
 class InvalidOutput(UpstreamFault):
@@ -36,6 +38,14 @@ class ByGrammar(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=256)
+def by_schema(schema: bytes) -> validation.Judge:
+    """The judge of a schema's JSON text, made once. Raises Invalid."""
+    from .validation import Judge  # late: jsonschema takes as long to import as all of Flask
+
+    return Judge(msgspec.json.decode(schema))
+
+
+@lru_cache(maxsize=256)
 def _by_grammar(text: str) -> ByGrammar:
     return ByGrammar(check(text, NEW))
 
@@ -44,7 +54,7 @@ def judged(request: CompletionRequest) -> Judge | None:
     """The judge of a request's answer; None where any text will do. Raises Invalid."""
     schema = document_schema(request)
     if schema is not None:
-        return judge(msgspec.json.encode(schema))
+        return by_schema(msgspec.json.encode(schema))
     grammar = request.sampling.get("grammar")
     return _by_grammar(grammar) if grammar else None
 

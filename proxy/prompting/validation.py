@@ -155,12 +155,6 @@ class Judge:
         return f"at {found.json_path[:MAX_MESSAGE]}: {found.message[:MAX_MESSAGE]}"
 
 
-@lru_cache(maxsize=256)
-def judge(schema: bytes) -> Judge:
-    """The judge of a schema's JSON text, made once. Raises Invalid."""
-    return Judge(msgspec.json.decode(schema))
-
-
 def _finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
