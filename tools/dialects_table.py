@@ -60,6 +60,8 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_responses_asynchronous": ("Responses", "asynchronous", "openai"),
     "test_openai_tools": ("OpenAI", "tools, there and back", "openai"),
     "test_some_tools_may_be_allowed": ("OpenAI", "allowed_tools", "openai"),
+    "test_editors_warm_up": ("OpenAI", "editors' warm-ups", "llama.vim, llama.vscode"),
+    "test_editors_edit_with_the_chat": ("OpenAI", "editors' chats", "llama.vim, llama.vscode"),
     "test_glm_chat_and_stream_in_chinese": ("GLM HTTP", "/chat, /chat-stream", "requests"),
     "test_glm_history_tokens_and_langchain": ("GLM HTTP", "history, /tokenize, /", "requests"),
     "test_llama_cpps_own_completion": ("llama.cpp", "/completion", "requests"),

@@ -22,7 +22,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     whole prompt, it evaluates the last token once more and keeps both. `honours_seed`,
     `logprobs_whole`, `infill` …: what it can do. `slot_save`: what a slot holds can be saved in a
     file, restored and erased; `ram_cache`: it keeps old prompts in RAM by itself. `native`: it
-    takes the messages of a chat and makes the prompt itself.
+    takes the messages of a chat and makes the prompt itself. `lacks`: the sampler fields, by the
+    names of core.sampling, that it does not know.
     """
 
     dialect: str
@@ -45,6 +46,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     embeddings: bool = False
     vision: bool = False
     audio: bool = False
+    lacks: frozenset[str] = frozenset()
     template: str = ""
     bos_token: str = ""
     eos_token: str = ""

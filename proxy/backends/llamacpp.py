@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from ..cancel import Cancel
-from ..core.sampling import FIELDS, OLD_REPEAT_LAST_N
+from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
 from ..errors import BackendDown, Unsupported, UpstreamFault, UpstreamTimeout
@@ -182,9 +182,8 @@ def payload(task: Task, slot: int, caps: Capabilities, lenient: bool = False) ->
         body.update(sampling)
         return body
     for name, value in sampling.items():
-        field = FIELDS.get(name)
-        if field is not None and field.since > 2023:
-            if lenient:
+        if name in LATER:
+            if lenient or not needed(name, value):
                 continue
             raise Unsupported(
                 f"{name} is not known to the backend of this model, a server.cpp of {caps.dialect}",

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import requests
 
+from ..core.sampling import LATER
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..wire import sse
 from .driver import Capabilities
@@ -55,6 +56,7 @@ def probe(url: str, headers: Mapping[str, str], pool: Pool, deadline: float) -> 
         json_schema=modern,
         progress=bool(modalities),
         modern_sampling=modern,
+        lacks=frozenset() if modern else LATER,
         slot_save=saves,
         ram_cache=modern and _keeps_prompts(pool),
         vision=modalities.get("vision") is True,

@@ -4,6 +4,11 @@ A 2023 server aborts on a field of the wrong type and reads past its buffers on 
 value that is not in this table, or not as the table says, never goes upstream. `since` tells which
 generations know a name: 2023 for every server.cpp, PowerInfer's included; 2026 for today's
 llama-server alone. Bounds are those both accept; names are llama.cpp's own.
+
+Clients of llama.cpp send all that its server knows, most of it as it is anyway. So a backend that
+lacks a field passes over a value with which nothing changes (`neutral`); what only refines another
+field, or a server's own ways, it passes over silently; a hint is left out and told as a warning;
+anything else is refused by name.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from msgspec import Struct
 from .invalid import Invalid
 
 Kind = Literal["number", "integer", "boolean", "string", "strings", "samplers", "json"]
+Lacking = Literal["refused", "told", "silent"]
 INT32 = 2**31 - 1
 
 
@@ -25,47 +31,51 @@ class Field(Struct, frozen=True):
     low: float = -math.inf
     high: float = math.inf
     since: int = 2023
+    neutral: tuple[Any, ...] = ()
+    lacking: Lacking = "refused"
 
 
 FIELDS: Mapping[str, Field] = {
     "temperature": Field("number", 0, 100),
     "top_k": Field("integer", 0, INT32),
     "top_p": Field("number", 0, 1),
-    "min_p": Field("number", 0, 1),
-    "typical_p": Field("number", 0, 1),
-    "tfs_z": Field("number", 0, 1),
+    "min_p": Field("number", 0, 1, neutral=(0,), lacking="told"),
+    "typical_p": Field("number", 0, 1, neutral=(1,)),
+    "tfs_z": Field("number", 0, 1, neutral=(1,)),
     "repeat_penalty": Field("number", 0, 100),
     "repeat_last_n": Field("integer", -1, INT32),
-    "penalize_nl": Field("boolean"),
-    "presence_penalty": Field("number", -100, 100),
-    "frequency_penalty": Field("number", -100, 100),
-    "mirostat": Field("integer", 0, 2),
-    "mirostat_tau": Field("number", 0, 1000),
-    "mirostat_eta": Field("number", 0, 1000),
-    "seed": Field("integer", -1, 2**32 - 1),
-    "n_keep": Field("integer", -1, INT32),
-    "ignore_eos": Field("boolean"),
-    "grammar": Field("string"),
-    "dynatemp_range": Field("number", 0, 100, since=2026),
-    "dynatemp_exponent": Field("number", -100, 100, since=2026),
-    "top_n_sigma": Field("number", -1, 1000, since=2026),
-    "xtc_probability": Field("number", 0, 1, since=2026),
-    "xtc_threshold": Field("number", 0, 1, since=2026),
-    "dry_multiplier": Field("number", 0, 1000, since=2026),
-    "dry_base": Field("number", 0, 1000, since=2026),
-    "dry_allowed_length": Field("integer", 0, INT32, since=2026),
-    "dry_penalty_last_n": Field("integer", -1, INT32, since=2026),
-    "dry_sequence_breakers": Field("strings", since=2026),
-    "adaptive_target": Field("number", -1, 1, since=2026),
-    "adaptive_decay": Field("number", 0, 0.99, since=2026),
-    "min_keep": Field("integer", 0, INT32, since=2026),
-    "samplers": Field("samplers", since=2026),
-    "n_discard": Field("integer", 0, INT32, since=2026),
-    "n_indent": Field("integer", 0, INT32, since=2026),
-    "n_cache_reuse": Field("integer", 0, INT32, since=2026),
-    "t_max_predict_ms": Field("integer", -1, INT32, since=2026),
+    "penalize_nl": Field("boolean", neutral=(True,)),
+    "presence_penalty": Field("number", -100, 100, neutral=(0,)),
+    "frequency_penalty": Field("number", -100, 100, neutral=(0,)),
+    "mirostat": Field("integer", 0, 2, neutral=(0,)),
+    "mirostat_tau": Field("number", 0, 1000, lacking="silent"),
+    "mirostat_eta": Field("number", 0, 1000, lacking="silent"),
+    "seed": Field("integer", -1, 2**32 - 1, neutral=(-1,)),
+    "n_keep": Field("integer", -1, INT32, lacking="silent"),
+    "ignore_eos": Field("boolean", neutral=(False,)),
+    "grammar": Field("string", neutral=("",)),
+    "dynatemp_range": Field("number", 0, 100, since=2026, neutral=(0,)),
+    "dynatemp_exponent": Field("number", -100, 100, since=2026, lacking="silent"),
+    "top_n_sigma": Field("number", -1, 1000, since=2026, neutral=(-1, 0)),
+    "xtc_probability": Field("number", 0, 1, since=2026, neutral=(0,)),
+    "xtc_threshold": Field("number", 0, 1, since=2026, lacking="silent"),
+    "dry_multiplier": Field("number", 0, 1000, since=2026, neutral=(0,)),
+    "dry_base": Field("number", 0, 1000, since=2026, lacking="silent"),
+    "dry_allowed_length": Field("integer", 0, INT32, since=2026, lacking="silent"),
+    "dry_penalty_last_n": Field("integer", -1, INT32, since=2026, lacking="silent"),
+    "dry_sequence_breakers": Field("strings", since=2026, lacking="silent"),
+    "adaptive_target": Field("number", -1, 1, since=2026, neutral=(-1,)),
+    "adaptive_decay": Field("number", 0, 0.99, since=2026, lacking="silent"),
+    "min_keep": Field("integer", 0, INT32, since=2026, lacking="silent"),
+    "samplers": Field("samplers", since=2026, lacking="told"),
+    "n_discard": Field("integer", 0, INT32, since=2026, lacking="silent"),
+    "n_indent": Field("integer", 0, INT32, since=2026, neutral=(0,), lacking="told"),
+    "n_cache_reuse": Field("integer", 0, INT32, since=2026, lacking="silent"),
+    "t_max_predict_ms": Field("integer", -1, INT32, since=2026, neutral=(-1, 0), lacking="told"),
 }
 
+LATER = frozenset(name for name, field in FIELDS.items() if field.since > 2023)
+WINDOWS = ("repeat_last_n", "dry_penalty_last_n")
 OLD_REPEAT_LAST_N = 64  # the 2023 sampler remembers 64 tokens and reads before them for more
 
 
@@ -104,6 +114,24 @@ def sampling(body: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in body.items()
         if name in FIELDS and value is not None
     }
+
+
+def needed(name: str, value: Any) -> bool:
+    """Whether an answer without this field, where a backend lacks it, would not be the one that
+    was asked for."""
+    if name == "cache_prompt":
+        return False
+    field = FIELDS.get(name)
+    return field is None or (field.lacking == "refused" and value not in field.neutral)
+
+
+def left_out(asked: Mapping[str, Any], lacks: frozenset[str]) -> list[str]:
+    """What to tell a client whose backend lacks these fields."""
+    return [
+        f"{name} is left out: the backend of this model does not know it"
+        for name in sorted(lacks & asked.keys())
+        if FIELDS[name].lacking != "silent" and asked[name] not in FIELDS[name].neutral
+    ]
 
 
 def logit_bias(value: Any) -> list[list[Any]]:

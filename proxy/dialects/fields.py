@@ -67,6 +67,17 @@ def entry(value: Any, at: str) -> Body:
     return value
 
 
+def unheeded(body: Body, names: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
+    """Warnings for the fields of a body that would change an answer, and that nothing here heeds;
+    each with the values with which it changes nothing. null and what is empty never do."""
+    return tuple(
+        f"{name} is left out"
+        for name, idle in names.items()
+        if body.get(name) not in (*IDLE, *idle)
+    )
+
+
+IDLE: tuple[Any, ...] = (None, False, "", [], {})
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
 

@@ -20,7 +20,7 @@ from ..core.sampling import logit_bias, sampling
 from ..errors import GatewayError
 from ..wire import sse
 from . import openai
-from .fields import Body, entry, flag, integer, items, stops, text
+from .fields import Body, entry, flag, integer, items, stops, text, unheeded
 from .openai_completions import prompts
 from .stamp import Stamp
 
@@ -80,6 +80,7 @@ def _common(body: Body) -> dict[str, Any]:
         "logprobs": integer(body, "n_probs", 0, MAX_PROBS) or None,
         "output": OutputFormat("json_schema", schema) if schema is not None else OutputFormat(),
         "session": text(body, "session"),
+        "warnings": unheeded(body, {"lora": ()}),
         "extra": {"response_fields": tuple(wanted)} if wanted else {},
     }
 

@@ -19,12 +19,18 @@ from ..core.sampling import logit_bias, sampling
 from ..core.usage import Timings, Usage
 from ..errors import GatewayError
 from ..wire import sse
-from .fields import Body, flag, integer, mapping, stops, text
+from .fields import Body, flag, integer, mapping, stops, text, unheeded
 from .stamp import Stamp
 
 MAX_CHOICES = 16
 MAX_TOKENS = 1 << 30
 MAX_LOGPROBS = 20
+UNHEEDED: Mapping[str, tuple[Any, ...]] = {
+    "lora": (),
+    "store": (),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
 
 
 def common(body: Body) -> dict[str, Any]:
@@ -44,6 +50,7 @@ def common(body: Body) -> dict[str, Any]:
         "user": text(body, "user"),
         "session": text(body, "prompt_cache_key"),
         "output": _json_schema(body),
+        "warnings": unheeded(body, UNHEEDED),
     }
 
 

@@ -60,6 +60,8 @@ def parse(body: Body) -> CompletionRequest:
         values["output"] = output_format(mapping(body, "response_format"))
     if "audio" in items(body, "modalities"):
         raise Invalid("modalities", "must be text: no backend here speaks")
+    tools = openai_tools.chosen(body)
+    values["warnings"] += tools.pop("warnings", ())
     form = text(body, "reasoning_format")
     if form not in ("", "auto", *FORMATS):
         raise Invalid("reasoning_format", f"must be one of auto, {', '.join(FORMATS)}")
@@ -69,7 +71,7 @@ def parse(body: Body) -> CompletionRequest:
         reasoning_effort=text(body, "reasoning_effort"),
         reasoning_format="" if form == "auto" else form,  # type: ignore[arg-type]
         template_kwargs=mapping(body, "chat_template_kwargs"),
-        **openai_tools.chosen(body),
+        **tools,
         **values,
     )
 

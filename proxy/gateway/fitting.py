@@ -14,6 +14,7 @@ from ..backends.driver import Capabilities
 from ..backends.registry import Backend
 from ..backends.tokens import budget
 from ..core.invalid import Invalid
+from ..core.sampling import WINDOWS, left_out
 from ..core.task import Task
 from ..errors import BadRequest, Unsupported
 from ..prompting import bind
@@ -51,6 +52,10 @@ def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
         sampling["grammar"] = grammar
     if grammar and not caps.queues:
         _may_end(sampling)
+    if caps.modern_sampling:
+        for name in WINDOWS:
+            if sampling.get(name) == -1:  # the whole context; newer servers no longer know -1
+                sampling[name] = backend.n_ctx or -1
     if task.request.is_chat and caps.modern_sampling and not task.native:
         sampling["preserved_tokens"] = _marks(task.tool_form)
         if task.tool_form or task.thinks:
@@ -140,6 +145,7 @@ def warnings(task: Task, caps: Capabilities) -> tuple[str, ...]:
     found: list[str] = []
     if "seed" in task.sampling and not caps.honours_seed:
         found.append("seed is ignored by this backend")
+    found += left_out(task.sampling, caps.lacks)
     schema = bind.document_schema(task.request)
     if schema is not None and by_schema(bind.JSON.encode(schema)).unchecked:
         found.append("a pattern of the schema is not regular and is not checked")

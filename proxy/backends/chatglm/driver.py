@@ -28,7 +28,7 @@ from ...prompting.bind import callable_tools
 from ..driver import Capabilities
 from .link import Call, Link
 from .model_file import ModelFile, look
-from .parameters import check, sampling
+from .parameters import LACKS, check, sampling
 from .prompt import WITH_TOOLS, opening, prompt
 from .protocol import (
     Answer,
@@ -89,6 +89,7 @@ class ChatGLM:
             n_ctx=min(file.n_ctx, self._n_ctx or file.n_ctx),
             native=True,
             truncates=False,
+            lacks=LACKS,
             models=(self.name,),
             build=f"chatglm_cpp {version}".strip(),
         )

@@ -1,17 +1,16 @@
 """The sampler of chatglm_cpp in terms of the canonical names, and what it cannot do.
 
 It knows temperature, top_k, top_p and a repetition penalty over all tokens so far. A parameter that
-says what happens anyway is let through; any other is refused by name, or left out if `lenient`.
+says what happens anyway is let through, as is a hint; any other is refused by name, or left out if
+`lenient`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from msgspec import Struct
 
 from ...core.invalid import Invalid
+from ...core.sampling import FIELDS, needed
 from ...core.task import Task
 from ...errors import Unsupported
 from ...prompting.bind import must_call
@@ -21,46 +20,8 @@ from .protocol import Family
 # The library's own defaults, which its server has too.
 TEMPERATURE, TOP_P, TOP_K, PENALTY = 0.95, 0.7, 0, 1.0
 COLDEST = 0.001  # below it probabilities overflow; it is greedy for all that can be seen
-# Values with which a parameter the sampler does not have changes nothing.
-NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "min_p": (0,),
-    "typical_p": (1,),
-    "tfs_z": (1,),
-    "penalize_nl": (True,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "mirostat": (0,),
-    "seed": (-1,),
-    "ignore_eos": (False,),
-    "dynatemp_range": (0,),
-    "top_n_sigma": (-1, 0),
-    "xtc_probability": (0,),
-    "dry_multiplier": (0,),
-    "adaptive_target": (-1,),
-    "grammar": ("",),
-    "logit_bias": ([],),
-}
-# These refine what is off, or concern a server's own ways.
-WITHOUT_EFFECT = frozenset(
-    (
-        "cache_prompt",
-        "mirostat_tau",
-        "mirostat_eta",
-        "n_keep",
-        "dynatemp_exponent",
-        "xtc_threshold",
-        "dry_base",
-        "dry_allowed_length",
-        "dry_penalty_last_n",
-        "dry_sequence_breakers",
-        "adaptive_decay",
-        "min_keep",
-        "n_discard",
-        "n_indent",
-        "n_cache_reuse",
-    )
-)
 HONOURED = frozenset(("temperature", "top_p", "top_k", "repeat_penalty", "repeat_last_n"))
+LACKS = frozenset(FIELDS) - HONOURED - {"seed"}  # a seed is told of by itself
 
 
 class Sampling(Struct, frozen=True):
@@ -76,8 +37,7 @@ def sampling(task: Task, lenient: bool) -> Sampling:
     """Raises Invalid, Unsupported."""
     asked = task.sampling
     for name, value in asked.items():
-        known = name in HONOURED or name in WITHOUT_EFFECT or value in NEUTRAL.get(name, ())
-        if not known and not lenient:
+        if name not in HONOURED and needed(name, value) and not lenient:
             raise _unsupported(name)
     temperature = asked.get("temperature", TEMPERATURE)
     top_p = asked.get("top_p", TOP_P)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.invalid import Invalid
-from proxy.core.sampling import FIELDS, check, logit_bias, sampling
+from proxy.core.sampling import FIELDS, LATER, check, left_out, logit_bias, needed, sampling
 
 KINDS: dict[str, tuple[type, ...]] = {
     "number": (int, float),
@@ -58,6 +58,27 @@ def test_samplers_are_names_or_letters() -> None:
     """llama.vscode sends both."""
     for value in (["top_k", "infill"], [], "edkypmxt"):
         assert check("samplers", value) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "must", "told"),
+    [
+        ("samplers", "edkypmxt", False, True),
+        ("n_indent", 4, False, True),
+        ("n_indent", 0, False, False),
+        ("dry_base", 1.75, False, False),
+        ("dry_multiplier", 0, False, False),
+        ("dry_multiplier", 0.5, True, True),
+        ("xtc_probability", 0.0, False, False),
+        ("top_n_sigma", 2, True, True),
+    ],
+)
+def test_what_a_backend_lacks_is_passed_over_told_or_needed(
+    name: str, value: Any, must: bool, told: bool
+) -> None:
+    assert needed(name, value) is must
+    assert [line.split()[0] for line in left_out({name: value}, LATER)] == [name] * told
+    assert left_out({name: value}, frozenset()) == []
 
 
 def test_logit_bias_of_openai_and_of_llama_cpp_become_pairs() -> None:

@@ -8,7 +8,6 @@ from tools import dialects_table as table
 from tools import servers
 
 ELSEWHERE = {
-    "test_llama_vscode_edits_with_the_chat",  # in part a clear refusal
     "test_a_text_beyond_the_context_is_refused",
     "test_a_server_without_embeddings_is_told",
     "test_servers_of_their_own_for_embeddings_and_rankings",

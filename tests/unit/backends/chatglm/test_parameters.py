@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm.parameters import NEUTRAL, Sampling, check, sampling
+from proxy.backends.chatglm.parameters import LACKS, Sampling, check, sampling
 from proxy.core.invalid import Invalid
 from proxy.core.request import CompletionRequest, Message, OutputFormat, Tool, ToolChoice
+from proxy.core.sampling import FIELDS
 from proxy.core.task import Task
 from proxy.errors import Unsupported
 
@@ -40,10 +41,19 @@ def test_what_is_honoured(fields: dict[str, Any], expected: Sampling) -> None:
     assert of(**fields) == expected
 
 
-@pytest.mark.parametrize("name", sorted(NEUTRAL))
+@pytest.mark.parametrize("name", sorted(LACKS))
 def test_what_changes_nothing_passes(name: str) -> None:
-    for value in NEUTRAL[name]:
+    for value in FIELDS[name].neutral:
         assert of(**{name: value}) == of()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("samplers", ["top_k"]), ("t_max_predict_ms", 5), ("n_indent", 4), ("min_p", 0.1)],
+)
+def test_hints_pass(name: str, value: Any) -> None:
+    assert of(**{name: value}) == of()
+    assert name in LACKS
 
 
 @pytest.mark.parametrize(
@@ -54,11 +64,10 @@ def test_what_changes_nothing_passes(name: str) -> None:
         ("grammar", 'root ::= "a"'),
         ("presence_penalty", 0.5),
         ("frequency_penalty", 0.5),
-        ("min_p", 0.1),
+        ("typical_p", 0.5),
         ("mirostat", 2),
         ("ignore_eos", True),
-        ("samplers", ["top_k"]),
-        ("t_max_predict_ms", 5),
+        ("xtc_probability", 0.5),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(name: str, value: Any) -> None:
