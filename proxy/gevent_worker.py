@@ -5,9 +5,11 @@ gunicorn has (TLS, the PROXY protocol, an access log) gets gunicorn's own way.
 
 The stock worker counts open connections when it is told to stop, also those that only keep alive:
 one browser tab makes every restart last the whole ``graceful_timeout``. Here connections between
-two requests are hung up, and only answers in the making are waited for. The same look, once a
-second, ends connections that were silent for ``keepalive`` seconds, so that no request has to start
-a timer for itself.
+two requests are hung up, and only answers in the making are waited for. And the stock worker looks
+once a second whether it is to stop and whether all is answered, where this one is woken.
+
+The look of once a second ends connections that were silent for ``keepalive`` seconds, so that no
+request has to start a timer for itself.
 """
 
 from __future__ import annotations
@@ -18,13 +20,19 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from gevent import GreenletExit, events, getcurrent, monkey
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from .http1 import Connection, base_environ
 
+LOOK = 1.0  # seconds between two looks at the connections, and signs of life for the master
 GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
 
@@ -38,6 +46,7 @@ class Worker(GeventWorker):
         self._idle: set[Any] = set()
         self._seats: set[_Seat] = set()
         self._quitting = False
+        self._stopping: Any = None  # an Event, made beside the hub it wakes
         cfg = self.cfg
         # gunicorn 24 turned proxy_protocol from a flag into "off" or a version.
         proxied = cfg.proxy_protocol not in (False, "off")
@@ -53,6 +62,39 @@ class Worker(GeventWorker):
             super().patch()
         finally:
             told.notify_and_call_entry_points = through_packages
+
+    def run(self) -> None:
+        self._stopping = Event()
+        tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        servers, pools = [], []
+        for sock in self.sockets:
+            sock.setblocking(True)
+            pool = Pool(self.worker_connections)
+            server = StreamServer(sock, handle=partial(self.handle, sock), spawn=pool, **tls)
+            if self.cfg.workers > 1:
+                server.max_accept = 1
+            server.start()
+            servers.append(server)
+            pools.append(pool)
+        while self.alive:
+            self.notify()
+            self._stopping.wait(LOOK)
+        for server in servers:
+            server.close()
+        end = time.monotonic() + self.cfg.graceful_timeout
+        while any(pools) and time.monotonic() < end:
+            self.notify()
+            for pool in pools:
+                pool.join(LOOK / len(pools))
+        if any(pools):
+            self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+        for server in servers:
+            server.stop(timeout=1)
+
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        if self._stopping is not None:
+            self._stopping.set()
 
     def handle_quit(self, sig: Any, frame: Any) -> None:
         """Once: Ctrl-C comes from the keyboard and again from the master, and the second would
