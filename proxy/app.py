@@ -62,6 +62,7 @@ from .web.conversation import Jobs
 from .web.direct import Application
 from .web.exchange import refuse
 from .web.observe import Lines, Observer, Record
+from .web.routing import LateRule
 from .web.services import EXTENSION, Services
 from .web.services import services_of as services_of  # for who serves it
 from .websearch import WebSearch, metasearch
@@ -112,6 +113,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     ranker = _embedder(settings, settings.rerank_api, "rankings")
     keeping = Keeping(settings, embedder, ranker)
     app = Application("slotproxy")
+    app.url_rule_class = LateRule
     app.extensions[EXTENSION] = Services(
         settings,
         gateway,

@@ -1,26 +1,20 @@
 """Prometheus metrics: plain counts while requests run, families only when somebody asks.
 
 A request changes about ten numbers. prometheus_client's objects take a lock and a look-up for each;
-here they are fields of one record a backend, under one lock, and become its families in `expose`.
-The names are vLLM's where vLLM has one, since dashboards know them, and our own prefix for what
-only a gateway has.
+here they are fields of one record a backend, under one lock, and become its families when somebody
+asks (`exposition`). The names are vLLM's where vLLM has one, since dashboards know them, and our
+own prefix for what only a gateway has.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
-from prometheus_client.registry import Collector
+from msgspec import Struct
 
 from ..locks import brief
 
@@ -76,8 +70,17 @@ class _Backend:
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
 
 
-class Metrics(Collector):
-    """Counts requests; `expose` gives the text."""
+class Counts(Struct, frozen=True):
+    """What was counted so far: `requests` by path and outcome; of each backend its tokens, in the
+    order of COUNTERS, and buckets and sum of each of HISTOGRAMS."""
+
+    running: int
+    requests: dict[tuple[str, str], int]
+    backends: dict[str, tuple[tuple[int, ...], list[tuple[list[tuple[str, float]], float]]]]
+
+
+class Metrics:
+    """Counts requests."""
 
     def __init__(self) -> None:
         self._lock = brief()
@@ -115,39 +118,10 @@ class Metrics(Collector):
             if usage.completion > 1:
                 between.add((info.last_token - info.first_token) / (usage.completion - 1))
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+    def counts(self) -> Counts:
         with self._lock:
-            running, requests = self._running, dict(self._requests)
             backends = {
                 name: (tuple(one.tokens), [(h.buckets(), h.sum) for h in one.histograms])
                 for name, one in self._backends.items()
             }
-        yield GaugeMetricFamily("vllm:num_requests_running", "Requests in the making", running)
-        counter = CounterMetricFamily(
-            "slotproxy:requests", "Requests by route and outcome", labels=["path", "outcome"]
-        )
-        for key, count in requests.items():
-            counter.add_metric(key, count)
-        yield counter
-        for i, (name, help_) in enumerate(COUNTERS):
-            counter = CounterMetricFamily(name, help_, labels=["backend"])
-            for backend, (tokens, _) in backends.items():
-                counter.add_metric([backend], tokens[i])
-            yield counter
-        for i, (name, help_, _) in enumerate(HISTOGRAMS):
-            histogram = HistogramMetricFamily(name, help_, labels=["backend"])
-            for backend, (_, found) in backends.items():
-                histogram.add_metric([backend], *found[i])
-            yield histogram
-
-    def expose(self, collect: Callable[[], Iterable[GaugeMetricFamily]]) -> bytes:
-        """The metrics in Prometheus' text form; `collect` adds gauges read at this moment."""
-
-        class Now(Collector):
-            def collect(self) -> Iterable[GaugeMetricFamily]:
-                return collect()
-
-        registry = CollectorRegistry()
-        registry.register(self)
-        registry.register(Now())
-        return generate_latest(registry)
+            return Counts(self._running, dict(self._requests), backends)

@@ -10,15 +10,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from prometheus_client.core import GaugeMetricFamily
 
 from ..gateway import Info
 from .history import History
-from .metrics import Metrics
+from .metrics import Counts, Metrics
 
 access = logging.getLogger("slotproxy.access")
 
@@ -88,10 +87,10 @@ class Observer:
         if access.isEnabledFor(logging.INFO):
             tell(line(record))
 
-    def expose(self, collect: Callable[[], Iterable[GaugeMetricFamily]]) -> bytes:
-        """The metrics in Prometheus' text form; `collect` adds gauges read at this moment."""
+    def counts(self) -> Counts:
+        """What `/metrics` tells, where there are metrics."""
         assert self._metrics is not None
-        return self._metrics.expose(collect)
+        return self._metrics.counts()
 
 
 class Lines(logging.StreamHandler[Any]):

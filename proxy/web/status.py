@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
-from prometheus_client.core import GaugeMetricFamily
 
 from ..dialects import openai
 from ..errors import GatewayError, NotFound
@@ -94,17 +92,7 @@ def metrics() -> Response:
     except GatewayError as error:
         return refuse(error, openai.error, Record(request.environ))
 
-    def gauges() -> Iterable[GaugeMetricFamily]:
-        scheduler = here.gateway.scheduler
-        waiting = GaugeMetricFamily("vllm:num_requests_waiting", "Requests in the queue")
-        waiting.add_metric([], scheduler.waiting)
-        busy = GaugeMetricFamily("slotproxy:slots_busy", "Slots in use", labels=["backend"])
-        slots = GaugeMetricFamily("slotproxy:slots", "Slots", labels=["backend"])
-        up = GaugeMetricFamily("slotproxy:backend_up", "1 when it answers", labels=["backend"])
-        for backend in here.gateway.registry.backends.values():
-            busy.add_metric([backend.name], scheduler.in_flight(backend.name))
-            slots.add_metric([backend.name], scheduler.slots(backend.name))
-            up.add_metric([backend.name], float(bool(backend.up)))
-        return [waiting, busy, slots, up]
+    from . import exposition  # late: see there
 
-    return Response(here.observer.expose(gauges), mimetype="text/plain")
+    text = exposition.text(here.observer.counts(), here.gateway)
+    return Response(text, mimetype="text/plain")

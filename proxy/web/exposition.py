@@ -1,0 +1,65 @@
+"""Metrics in Prometheus' text form. Imported when somebody asks for them, since most gateways are
+never asked and prometheus_client takes a twentieth of a start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from ..gateway import Gateway
+from .metrics import COUNTERS, HISTOGRAMS, Counts
+
+
+def text(counts: Counts, gateway: Gateway) -> bytes:
+    """What was counted so far, and how things are at this moment."""
+
+    class Now(Collector):
+        def collect(self) -> Iterator[Metric]:
+            yield from _counted(counts)
+            yield from _gauges(gateway)
+
+    registry = CollectorRegistry()
+    registry.register(Now())
+    return generate_latest(registry)
+
+
+def _counted(counts: Counts) -> Iterator[Metric]:
+    yield GaugeMetricFamily("vllm:num_requests_running", "Requests in the making", counts.running)
+    counter = CounterMetricFamily(
+        "slotproxy:requests", "Requests by route and outcome", labels=["path", "outcome"]
+    )
+    for key, count in counts.requests.items():
+        counter.add_metric(key, count)
+    yield counter
+    for i, (name, help_) in enumerate(COUNTERS):
+        counter = CounterMetricFamily(name, help_, labels=["backend"])
+        for backend, (tokens, _) in counts.backends.items():
+            counter.add_metric([backend], tokens[i])
+        yield counter
+    for i, (name, help_, _) in enumerate(HISTOGRAMS):
+        histogram = HistogramMetricFamily(name, help_, labels=["backend"])
+        for backend, (_, found) in counts.backends.items():
+            histogram.add_metric([backend], *found[i])
+        yield histogram
+
+
+def _gauges(gateway: Gateway) -> Iterable[Metric]:
+    scheduler = gateway.scheduler
+    waiting = GaugeMetricFamily("vllm:num_requests_waiting", "Requests in the queue")
+    waiting.add_metric([], scheduler.waiting)
+    busy = GaugeMetricFamily("slotproxy:slots_busy", "Slots in use", labels=["backend"])
+    slots = GaugeMetricFamily("slotproxy:slots", "Slots", labels=["backend"])
+    up = GaugeMetricFamily("slotproxy:backend_up", "1 when it answers", labels=["backend"])
+    for backend in gateway.registry.backends.values():
+        busy.add_metric([backend.name], scheduler.in_flight(backend.name))
+        slots.add_metric([backend.name], scheduler.slots(backend.name))
+        up.add_metric([backend.name], float(bool(backend.up)))
+    return [waiting, busy, slots, up]
