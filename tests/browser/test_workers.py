@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tools.processes import Gateway, ModelServer
 
 from .conftest import Open
-from .test_chat import ask, until
+from .test_chat import ask, letters, until
+
+API = "/pages/api/chat"
+
+
+@pytest.fixture
+def each(workers: Gateway) -> Iterator[dict[int, HTTPConnection]]:
+    """A connection to each of the workers, by its process."""
+    from tests.integration.test_state import _one_of_each, _workers
+
+    found = _one_of_each(workers.url, _workers(workers))
+    yield found
+    for one in found.values():
+        one.close()
+
+
+def tell(worker: HTTPConnection, path: str, value: Any = None) -> Any:
+    """A call as the page's script makes it, to the worker at the other end of a connection."""
+    headers = {"Authorization": "Bearer any", "Content-Type": "application/json"}
+    body = None if value is None else json.dumps(value)
+    worker.request("POST" if body else "GET", API + path, body, headers)
+    answer = worker.getresponse()
+    text = answer.read()
+    assert answer.status < 300, text
+    return json.loads(text or b"null")
+
+
+def begun(worker: HTTPConnection, text: str = "Tell me everything.") -> tuple[str, str]:
+    """Ask in a conversation of its own: its id, and the answer's."""
+    talk = tell(worker, "/conversations", {})["id"]
+    options = {"kind": "chat"}
+    made = tell(worker, f"/conversations/{talk}/ask", {"text": text, "options": options})
+    return talk, made["answer"]["id"]
 
 
 @pytest.fixture
@@ -48,3 +85,64 @@ def test_an_answer_is_followed_and_stopped_through_any_worker(
     page.reload()
     said.wait_for()
     assert len(said.inner_text()) == length
+
+
+def last(worker: HTTPConnection, talk: str) -> Any:
+    return tell(worker, f"/conversations/{talk}/messages")[-1]
+
+
+def test_an_answer_whose_worker_was_killed_is_interrupted_with_all_its_text(
+    workers: Gateway, each: dict[int, HTTPConnection], visit: Open
+) -> None:
+    """Within seconds, and without anybody's Stop."""
+    from tests.integration.test_state import _wait_for
+
+    (killed, writer), (_, other), *_ = each.items()
+    talk, _ = begun(writer)
+    _wait_for(lambda: len(last(other, talk)["content"]) > 100)
+    page = visit(f"{workers.url}/#{talk}")
+    said = page.locator(".message.assistant .said")
+    until(page, lambda: said.count() == 1 and len(said.inner_text()) > 100)
+    os.kill(killed, signal.SIGKILL)
+    shown = letters(said.inner_text())
+    page.locator('.message.assistant[data-status="interrupted"]').wait_for(timeout=40_000)
+    assert "interrupted" in page.locator(".foot").last.inner_text()
+    assert letters(said.inner_text()).startswith(shown)
+    page.get_by_role("button", name="Again").click()
+    until(page, lambda: "2 of 2" in page.locator(".foot").last.inner_text())
+    until(page, lambda: len(said.inner_text()) > 20)
+    page.get_by_role("button", name="Stop").click()
+    page.locator('.message.assistant[data-status="stopped"]').wait_for()
+
+
+def test_stop_through_another_worker_acts_while_nothing_comes(
+    workers: Gateway, each: dict[int, HTTPConnection], endless_server: ModelServer
+) -> None:
+    """While the answer waits in the queue, and while its prompt is evaluated: the server sleeps."""
+    from tests.integration.test_state import _slots, _states, _wait_for
+
+    writer, other, *_ = each.values()
+    busy = [begun(writer), begun(writer)]
+    for talk, _ in busy:
+        _wait_for(lambda talk=talk: len(last(other, talk)["content"]) > 0)  # type: ignore[misc]
+    _, waits = begun(writer)
+    _wait_for(lambda: len(_slots(workers.url)["queue"]) == 1)
+    tell(other, f"/answers/{waits}/stop", {})
+    _wait_for(lambda: len(_slots(workers.url)["queue"]) == 0)
+    assert _states(workers.url) == ["busy", "busy"]
+    for _, answer in busy:
+        tell(writer, f"/answers/{answer}/stop", {})
+    _wait_for(lambda: "busy" not in _states(workers.url))
+    endless_server.send(signal.SIGSTOP)
+    try:
+        talk, asked = begun(writer, "And this?")
+        _wait_for(lambda: "busy" in _states(workers.url))
+        tell(other, f"/answers/{asked}/stop", {})
+        _wait_for(lambda: "busy" not in _states(workers.url))
+    finally:
+        endless_server.send(signal.SIGCONT)
+    assert (last(other, talk)["status"], last(other, talk)["content"]) == ("stopped", "")
+    talk, asked = begun(writer)
+    _wait_for(lambda: len(last(other, talk)["content"]) > 0)
+    tell(other, f"/answers/{asked}/stop", {})
+    _wait_for(lambda: "busy" not in _states(workers.url))
