@@ -126,11 +126,11 @@ def needed(name: str, value: Any) -> bool:
 
 
 def left_out(asked: Mapping[str, Any], lacks: frozenset[str]) -> list[str]:
-    """What to tell a client whose backend lacks these fields."""
+    """What to tell a client whose backend lacks these fields; others than hints are refused."""
     return [
         f"{name} is left out: the backend of this model does not know it"
         for name in sorted(lacks & asked.keys())
-        if FIELDS[name].lacking != "silent" and asked[name] not in FIELDS[name].neutral
+        if FIELDS[name].lacking == "told" and asked[name] not in FIELDS[name].neutral
     ]
 
 

@@ -80,7 +80,7 @@ def _common(body: Body) -> dict[str, Any]:
         "logprobs": integer(body, "n_probs", 0, MAX_PROBS) or None,
         "output": OutputFormat("json_schema", schema) if schema is not None else OutputFormat(),
         "session": text(body, "session"),
-        "warnings": unheeded(body, {"lora": ()}),
+        "warnings": unheeded(body, {"lora": (), "system_prompt": ()}),
         "extra": {"response_fields": tuple(wanted)} if wanted else {},
     }
 

@@ -51,7 +51,7 @@ def parse(body: Body) -> CompletionRequest:
     logprobs = None
     if flag(body, "logprobs"):
         logprobs = integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS) or 0
-    elif body.get("top_logprobs") is not None:
+    elif body.get("top_logprobs"):
         raise Invalid("top_logprobs", "needs logprobs: true")
     values = openai.common(body)
     if body.get("response_format") is not None:

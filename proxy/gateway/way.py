@@ -63,7 +63,13 @@ class Way:
             self._thoughts = ThoughtStage(task.prompt if isinstance(task.prompt, str) else "")
         if self._form is not None:
             tools = {tool.name: tool.parameters for tool in bind.callable_tools(request)}
-            self._calls = CallStage(self._form, tools, manner.new_id, free=self._start is None)
+            self._calls = CallStage(
+                self._form,
+                tools,
+                manner.new_id,
+                free=self._start is None,
+                must=bind.must_call(request),
+            )
         self._rest: list[Stage] = []
         if task.native and self._calls is None:
             self._rest.append(NewIds(manner.new_id))

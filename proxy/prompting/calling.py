@@ -56,11 +56,22 @@ class NewIds:
 
 class CallStage:
     """Text becomes TextDelta and ToolCallDelta. While `free`, it ends at the text in front of a
-    call, which `opened` then tells of; `bind` goes on behind it."""
+    call, which `opened` then tells of; `bind` goes on behind it.
+
+    Where the budget ends inside a call, no piece of its frame is told as text; what came of its
+    arguments is told, and the name where one tool `must` be called."""
 
     ended = False
 
-    def __init__(self, form: Form, tools: Tools, new_id: Callable[[], str], *, free: bool) -> None:
+    def __init__(
+        self,
+        form: Form,
+        tools: Tools,
+        new_id: Callable[[], str],
+        *,
+        free: bool,
+        must: bool = False,
+    ) -> None:
         self._form = form
         self._tools = tools
         self._new_id = new_id
@@ -69,6 +80,7 @@ class CallStage:
         self._marks = _marks(form) if free else {}
         self._longest = max(map(len, self._marks), default=0)
         self._free = free
+        self._must = self._inside = must
         self._text = ""
         self.calls = 0
         self.opened: Opened | None = None
@@ -77,6 +89,7 @@ class CallStage:
         """A grammar holds from here on, behind `text`, the beginning of a call."""
         self.opened = None
         self._free = False
+        self._inside = True
         self._parser = self._form.parser(self._tools)
         self._pending.clear()
         return self._events(self._parser.feed(text))
@@ -91,12 +104,23 @@ class CallStage:
                 out += self._open(event.text) if self._free else self._read(event.text)
                 continue
             if isinstance(event, (Finished, Failed)):
-                out += self._events(self._parser.close())
+                cut = self._inside and isinstance(event, Finished) and event.reason == "length"
+                out += self._cut() if cut else self._events(self._parser.close())
                 if self._pending:
                     out.append(TextDelta("", self._logprobs()))
                 if isinstance(event, Finished) and event.reason == "stop" and self.calls:
                     event = msgspec.structs.replace(event, reason="tool_calls")
             out.append(event)
+        return out
+
+    def _cut(self) -> Batch:
+        """What is left where no token is left for the rest of a call."""
+        pieces: list[Piece] = [p for p in self._parser.close() if not isinstance(p, TextPiece)]
+        self._pending.clear()
+        out = self._events(pieces)
+        if self._must and not self.calls and len(self._tools) == 1:
+            self.calls += 1
+            out.append(ToolCallDelta(0, self._new_id(), *self._tools))
         return out
 
     def _read(self, text: str) -> Batch:

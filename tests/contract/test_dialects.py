@@ -211,7 +211,11 @@ def agree(voice: Voice, script: Script, heard: Heard, calls: bool = True) -> Non
         assert heard.thoughts == script.thoughts
     if calls:
         told = [(name, arguments(args)) for name, args in heard.calls]
-        assert told == [(name, arguments(args)) for name, args in script.calls]
+        said = [(name, arguments(args)) for name, args in script.calls]
+        # Where arguments are an object and nothing marks a call as cut, it is not told.
+        assert told == [
+            one for one in said if one[1] or script.reason != "length" or not voice.parsed
+        ]
 
 
 @pytest.mark.parametrize(("voice", "script"), PAIRS)

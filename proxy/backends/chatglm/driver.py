@@ -256,7 +256,7 @@ class Run:
                 self._over = True
                 if not isinstance(answer, Done):
                     return batch, _fault(answer)
-                batch += self._reply.close()
+                batch += self._reply.close(cut=answer.reason == "length")
                 batch.append(self._finished(answer))
                 self._supervisor.proven()
         return batch, None

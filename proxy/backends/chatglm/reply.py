@@ -27,6 +27,7 @@ class Reply:
         self._begun = False  # whether text has come
         self.called = 0
         self._parser: Parser | None = None
+        self._must = tools[0].name if opening else ""
         if tools and family in FORM:
             known = {tool.name: tool.parameters for tool in tools}
             self._parser = FORMS[FORM[family]].parser(known)
@@ -37,9 +38,18 @@ class Reply:
             return self._text(text)
         return self._events(self._parser.feed(text))
 
-    def close(self) -> list[Event]:
-        """What was held back."""
-        return self._events(self._parser.close()) if self._parser is not None else []
+    def close(self, cut: bool = False) -> list[Event]:
+        """What was held back. Of a call that had to be and was `cut` by the budget, its name."""
+        if self._parser is None:
+            return []
+        pieces = self._parser.close()
+        if not (cut and self._must):
+            return self._events(pieces)
+        out = self._events([p for p in pieces if not isinstance(p, TextPiece)])
+        if not self.called:
+            self.called += 1
+            out.append(ToolCallDelta(0, self._new_id(), self._must))
+        return out
 
     def _events(self, pieces: Sequence[Piece]) -> list[Event]:
         out: list[Event] = []

@@ -25,7 +25,7 @@ from ...core.request import (
     ToolChoice,
 )
 from ...core.sampling import check
-from ..fields import Body, entry, flag, integer, items, mapping, stops, text
+from ..fields import Body, entry, flag, integer, items, mapping, stops, text, unheeded
 from ..openai_tools import functions, plain
 from ..parts import joined
 from . import client_tools
@@ -40,10 +40,16 @@ CHOICES: Mapping[str, ToolChoice] = {
 # Claude Code's bookkeeping, another one in every request: it would void the cached prefix.
 BILLING = "x-anthropic-billing-header:"
 
+UNHEEDED: Mapping[str, tuple[Any, ...]] = {
+    "container": (),
+    "context_management": (),
+    "mcp_servers": (),
+}
+
 
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     """`counting`: a body of count_tokens, which needs no max_tokens. Raises Invalid."""
-    warnings: list[str] = []
+    warnings = list(unheeded(body, UNHEEDED))
     max_tokens = integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: the prompt is read, no more
     if max_tokens is None and not counting:
         raise Invalid("max_tokens", "is missing")

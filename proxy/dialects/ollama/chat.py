@@ -99,6 +99,12 @@ def _calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     ]
 
 
+def _told(calls: Sequence[ToolCall], finished: Finished) -> list[ToolCall]:
+    """The calls that can be told: arguments are an object here, so a cut call has no form."""
+    cut = finished.reason == "length"
+    return [call for call in calls if not cut or as_object(call.arguments)]
+
+
 def _said(piece: str, thought: str, calls: Sequence[ToolCall] = ()) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": piece}
     if thought:
@@ -113,7 +119,8 @@ def reply(
 ) -> dict[str, Any]:
     """The whole answer."""
     (one,) = completions
-    return common.whole(stamp, request, one, _said(one.text, one.reasoning, one.tool_calls))
+    calls = _told(one.tool_calls, one.finished)
+    return common.whole(stamp, request, one, _said(one.text, one.reasoning, calls))
 
 
 class Encoder(common.Lines):
@@ -130,8 +137,11 @@ class Encoder(common.Lines):
                 known = self._calls.get(event.index) or ToolCall(event.id, event.name, "")
                 arguments = known.arguments + event.arguments
                 self._calls[event.index] = ToolCall(known.id, known.name, arguments)
-        if self._calls and batch and type(batch[-1]) is Finished:
-            whole = [self._calls[i] for i in sorted(self._calls)]
-            told = super().encode(choice, batch[:-1]) + self._line(_said("", "", whole))
-            batch = batch[-1:]
+        finished = batch[-1] if batch else None
+        if self._calls and type(finished) is Finished:
+            whole = _told([self._calls[i] for i in sorted(self._calls)], finished)
+            told = super().encode(choice, batch[:-1])
+            if whole:
+                told += self._line(_said("", "", whole))
+            batch = [finished]
         return told + super().encode(choice, batch)

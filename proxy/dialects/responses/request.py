@@ -11,7 +11,7 @@ from ...core.invalid import Invalid
 from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool, ToolChoice
 from ...core.sampling import check
 from .. import attribute_filters, openai
-from ..fields import Body, entry, flag, integer, items, mapping, text
+from ..fields import Body, entry, flag, integer, items, mapping, text, unheeded
 from ..openai_tools import allowed, functions, plain
 from ..parts import joined
 from .items import as_items, messages, referenced
@@ -61,7 +61,10 @@ def parse(
     for name, instead in ELSEWHERE.items():
         if body.get(name) is not None:
             raise Invalid(name, f"is not supported: {instead}")
-    warnings: list[str] = []
+    warnings = [
+        *unheeded(body, {"context_management": ()}),
+        *unheeded(mapping(body, "text"), {"verbosity": ("medium",)}),
+    ]
     given = (*earlier, *referenced(as_items(body.get("input", [])), find))
     instructions = text(body, "instructions")
     said = messages(list(given), warnings)

@@ -68,9 +68,9 @@ def test_samplers_are_names_or_letters() -> None:
         ("n_indent", 0, False, False),
         ("dry_base", 1.75, False, False),
         ("dry_multiplier", 0, False, False),
-        ("dry_multiplier", 0.5, True, True),
+        ("dry_multiplier", 0.5, True, False),
         ("xtc_probability", 0.0, False, False),
-        ("top_n_sigma", 2, True, True),
+        ("top_n_sigma", 2, True, False),
     ],
 )
 def test_what_a_backend_lacks_is_passed_over_told_or_needed(

@@ -49,6 +49,21 @@ def joined(events: Batch) -> tuple[str, list[tuple[str, str]], str]:
     return text, [calls[i] for i in sorted(calls)], "".join(reasons)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@given(cut=st.integers(0, 500))
+@settings(max_examples=30)
+def test_a_call_that_must_be_is_never_told_as_text(form: str, cut: int) -> None:
+    """The budget ends anywhere inside it: its name is known, its arguments are a beginning."""
+    tools = {"now": {"type": "object"}}
+    one = CallStage(FORMS[form], tools, lambda: "id", free=False, must=True)
+    written = call(form, "now")
+    events = one.feed([TextDelta(written[: cut % len(written)])])
+    text, calls, reason = joined([*events, *one.feed([Finished("length", Usage(1, 2))])])
+    assert (text.strip(), reason) == ("", "length")
+    ((name, arguments),) = calls
+    assert name == "now" and ARGUMENTS.replace(" ", "").startswith(arguments.replace(" ", ""))
+
+
 CUTS = st.lists(st.integers(0, 500), max_size=12)
 
 

@@ -99,3 +99,12 @@ def test_the_blank_line_in_front_is_dropped_and_no_other(family: Family) -> None
 def test_ids_are_given_once() -> None:
     found = [one for one in events("chatglm3", PYTHON) if isinstance(one, ToolCallDelta)]
     assert [one.id for one in found] == ["id0", ""]
+
+
+def test_a_call_that_must_be_and_is_cut_has_its_name_and_no_text() -> None:
+    reply = Reply("chatglm3", TOOLS, (f"{TOOLS[0].name}\n", "```python\ntool_call("), lambda: "id")
+    events = [*reply.feed("city='Ro"), *reply.close(cut=True)]
+    assert [(e.name, e.arguments) for e in events if isinstance(e, ToolCallDelta)] == [
+        (TOOLS[0].name, "")
+    ]
+    assert not any(isinstance(e, TextDelta) for e in events)
