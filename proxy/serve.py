@@ -45,13 +45,21 @@ def say(text: str) -> None:
 def application(settings: Settings) -> Flask:
     """The WSGI application. A setting only it can judge (a template, say) ends the process with
     one line."""
+    gc.disable()
     from proxy.app import create_app  # late: see the module's docstring
 
     try:
-        return create_app(settings)
+        app = create_app(settings)
     except SettingsError as error:
         say(str(error))
         raise SystemExit(CANNOT_LOAD) from None
+    # What is loaded by now lives as long as the process, all but a fiftieth of it: the collector
+    # need not look, neither meanwhile (a tenth of a start) nor later. What a request leaves behind
+    # holds few cycles, so it need not look as often either.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    gc.enable()
+    return app
 
 
 def run(settings: Settings, reread: Reread | None = None) -> int:
@@ -155,7 +163,6 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
             os._exit(0)
 
     def post_worker_init(worker: Any) -> None:
-        _settle()
         _on_hangup(worker.wsgi, reread or _from_environment)
         names = [one.getsockname() for one in worker.sockets]
         if worker.age == 1:  # the first of several
@@ -189,14 +196,6 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         "post_worker_init": post_worker_init,
         "worker_int": worker_int,
     }
-
-
-def _settle() -> None:
-    """What is loaded by now lives as long as the process: the collector need not look again, nor
-    now: of 68 000 objects a start leaves 200 behind that nobody holds. What a request leaves behind
-    holds few cycles, so it need not look as often either."""
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
 
 
 def _not_several(settings: Settings, number: int) -> str:
@@ -250,7 +249,6 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         channel_request_lookahead=1,
         ident="slotproxy",
     )
-    _settle()
 
     stopping: list[int] = []
 
