@@ -2,14 +2,15 @@
 
 import { Calls } from "../panels/calls.js";
 import { keyed, make, say } from "../panels/dom.js";
+import { drafts } from "./drafts.js";
 import { Files } from "./files.js";
 import { Images } from "./images.js";
 import { Message } from "./message.js";
+import { Talks } from "./talks.js";
 import { words } from "./words.js";
 
 const page = document.getElementById("chat");
 const NUMBERS = ["temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed"];
-const TALKS = Number(page.dataset.talks); // conversations told of at once
 const PAGE = 30; // messages laid out at once
 const KEPT = "slotproxy settings"; // in this browser
 
@@ -18,9 +19,9 @@ const calls = new Calls(page.dataset.api, page.dataset.csrf);
 const form = at("ask");
 const list = at("messages");
 
-let talks = [];
-let searched = "";
 let talk = null;
+let chosen = 0; // how often one was asked for: what was before the last comes too late
+let shown = 0; // how often the conversation that is looked at was another
 let messages = new Map();
 let leaf = null; // the last message of the branch that is shown
 let growing = null; // the answer that is being written, here
@@ -50,64 +51,51 @@ async function attempt(work) {
 
 // -- conversations
 
-const askTalks = (before = "") => {
-  const asked = new URLSearchParams({ search: searched, before });
-  return attempt(() => calls.get(`/conversations?${asked}`));
-};
+const talks = new Talks(at, calls, attempt, Number(page.dataset.talks), () => talk, (next) => choose(next));
 
-/** The newest anew; those further down that were shown stay. */
 async function loadTalks() {
-  const search = at("find").value.trim();
-  const kept = search === searched ? talks : [];
-  searched = search;
-  const found = await askTalks();
-  if (!found || search !== searched) return;
-  const known = new Set(found.map((one) => one.id));
-  const whole = found.length < TALKS;
-  const older = whole ? [] : kept.filter((one) => one.changed < found.at(-1).changed && !known.has(one.id));
-  talks = [...found, ...older];
-  if (!older.length) at("more").hidden = whole;
-  showTalks();
+  await talks.load();
+  talk &&= talks.find(talk.id) ?? talk;
+  title();
 }
 
-async function moreTalks() {
-  const found = await askTalks(talks.at(-1).changed);
-  if (!found) return;
-  talks = [...talks, ...found];
-  at("more").hidden = found.length < TALKS;
-  showTalks();
-}
-
-function showTalks() {
-  keyed(at("talks"), talks, (one) => one.id, () => {
-    const button = make("button", { type: "button", onclick: () => choose(item.talk) });
-    const item = make("li", {}, button);
-    item.update = (one) => {
-      item.talk = one;
-      say(button, one.title || words.untitled);
-      button.setAttribute("aria-current", String(one.id === talk?.id));
-    };
-    return item;
-  });
-}
-
-async function choose(next) {
+/** What is shown stays until the other one's messages are here; `typed` null leaves the box alone. */
+async function choose(next, typed = drafts.get(next?.id ?? "")) {
+  const mine = ++chosen;
+  const found = next ? await askMessages(next) : [];
+  if (!found || mine !== chosen) return;
   talk = next;
-  leaf = null;
-  messages = new Map();
+  shown += 1;
   history.replaceState(null, "", next ? `#${next.id}` : location.pathname);
-  if (next) await loadMessages();
+  if (typed !== null) form.elements.text.value = typed;
+  keepDraft();
+  take(found);
   show();
-  await files?.show(talk);
-  await loadTalks();
+  await Promise.all([files?.show(talk), loadTalks()]);
 }
 
-async function loadMessages(wanted) {
-  const found = await attempt(() => calls.get(`/conversations/${talk.id}/messages`));
-  if (!found) return;
+const askMessages = ({ id }) => attempt(() => calls.get(`/conversations/${id}/messages`));
+
+function take(found, wanted) {
   messages = new Map(found.map((one) => [one.id, one]));
   leaf = wanted ? newest(wanted) : (found.at(-1)?.id ?? null);
 }
+
+/** The conversation that is looked at, begun if there is none yet. */
+async function begun() {
+  await opened;
+  if (talk) return talk;
+  const here = shown;
+  const made = await calls.post("/conversations");
+  if (here !== shown) return made;
+  drafts.keep("", "");
+  talk ??= made; // by who was quicker
+  history.replaceState(null, "", `#${talk.id}`);
+  keepDraft();
+  return talk;
+}
+
+const keepDraft = () => drafts.keep(location.hash.slice(1), form.elements.text.value);
 
 const children = (parent) => [...messages.values()].filter((one) => one.parent_id === parent);
 
@@ -126,8 +114,8 @@ function branch() {
 // -- messages
 
 const acts = {
-  again: (message) => ask({ again: message.parent_id }),
-  edit: (message, text) => ask({ text, parent_id: message.parent_id, images_of: message.id }),
+  again: (message) => ask(() => ({ again: message.parent_id })),
+  edit: (message, text) => ask(() => ({ text, parent_id: message.parent_id, images_of: message.id })),
   image: (message, n) => `${page.dataset.api}/messages/${message.id}/images/${n}`,
   rate: (message, score, reason) => attempt(() => calls.post(`/answers/${message.id}/feedback`, { score, reason })),
   turn: (id) => {
@@ -136,10 +124,12 @@ const acts = {
   },
 };
 
+const title = () => say(at("title"), talk?.title || (talk ? words.untitled : words.chat));
+
 function show() {
   growing?.close();
   growing = null;
-  say(at("title"), talk?.title || (talk ? words.untitled : words.chat));
+  title();
   at("talk-actions").hidden = !talk;
   if (talk) {
     for (const as of ["md", "json"]) {
@@ -199,12 +189,24 @@ function busy(yes) {
   list.setAttribute("aria-busy", String(yes));
 }
 
+/** An answer is whole. Nothing else is laid out anew: another may be edited, or read further up. */
 async function over(id) {
   if (leaf !== id) return;
-  await loadMessages(id);
-  // The page was quicker than the store: it is written, but not told as such yet.
-  if (messages.get(id)?.status === "growing") return setTimeout(() => over(id), 300);
-  show();
+  const here = shown;
+  const found = await askMessages(talk);
+  if (here !== shown || leaf !== id) return;
+  // The page was quicker than the store, or there is no connection.
+  if (!found || found.find((one) => one.id === id)?.status === "growing") return setTimeout(() => over(id), 300);
+  take(found, id);
+  const old = document.getElementById(id);
+  if (leaf !== id || !old) return show(); // it was gone on with elsewhere, or deleted
+  const [{ element }] = laid([messages.get(id)]);
+  const unfolded = new Set([...old.querySelectorAll("details[open]")].map(named));
+  old.replaceWith(element);
+  for (const one of element.querySelectorAll("details")) one.open = unfolded.has(named(one));
+  growing?.close();
+  growing = null;
+  busy(false);
 }
 
 // -- asking
@@ -230,36 +232,54 @@ function options() {
 
 let asking = false;
 
+/** `question()` gives what is asked, once all that was put into the chat before is there. */
 async function ask(question) {
   if (asking || !at("stop").hidden) return;
-  asking = true;
-  const made = await attempt(async () => {
-    await files?.taken(); // what is asked may be about them
-    talk ??= await calls.post("/conversations");
-    if (options().base === "files") await files.ready();
-    return calls.post(`/conversations/${talk.id}/ask`, { ...question, options: options() });
-  }).finally(() => (asking = false));
-  if (!made) return;
-  if (question.images) {
-    form.elements.text.value = "";
-    images.clear();
+  asking = at("send").disabled = true;
+  try {
+    await opened;
+    const here = shown;
+    const made = await attempt(async () => {
+      await files?.taken(); // what is asked may be about them
+      if (here !== shown) return undefined; // it waits where it was typed
+      const { id } = await begun();
+      if (options().base === "files") await files.ready();
+      if (here !== shown) return undefined;
+      const asked = question();
+      const answer = await calls.post(`/conversations/${id}/ask`, { ...asked, options: options() });
+      return { ...answer, id, asked };
+    });
+    if (made) asked(made, here === shown);
+  } finally {
+    asking = at("send").disabled = false;
   }
-  messages.set(made.question.id, made.question);
-  messages.set(made.answer.id, made.answer);
-  leaf = made.answer.id;
-  following = true;
-  history.replaceState(null, "", `#${talk.id}`);
-  await loadTalks();
-  talk = talks.find((one) => one.id === talk.id) ?? talk;
-  show();
+}
+
+function asked({ question, answer, id, asked }, here) {
+  if (asked.images) {
+    images.clear(asked.images);
+    const typed = here ? form.elements.text.value : drafts.get(id);
+    const left = typed.trim() === asked.text ? "" : typed; // the next one may be begun already
+    if (here) form.elements.text.value = left;
+    drafts.keep(id, left);
+  }
+  if (here) {
+    messages.set(question.id, question);
+    messages.set(answer.id, answer);
+    leaf = answer.id;
+    following = true;
+    show();
+  }
+  loadTalks();
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = form.elements.text.value.trim();
   if (images.all.length && !sees()) return tell(words.no_eyes);
-  if (text) ask({ text, parent_id: leaf, images: images.all });
+  if (text) ask(() => ({ text, parent_id: leaf, images: images.all }));
 });
+form.elements.text.addEventListener("input", keepDraft);
 form.elements.text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
@@ -293,27 +313,30 @@ at("new").addEventListener("click", async () => {
   await choose(null);
   form.elements.text.focus();
 });
-at("find").addEventListener("input", loadTalks);
-at("more").addEventListener("click", moreTalks);
 at("rename").addEventListener("click", async () => {
+  const { id } = talk;
   const title = prompt(words.new_title, talk.title);
   if (!title) return;
-  talk = (await attempt(() => calls.put(`/conversations/${talk.id}`, { title }))) ?? talk;
-  say(at("title"), talk.title);
+  const named = await attempt(() => calls.put(`/conversations/${id}`, { title }));
+  if (named && talk?.id === id) talk = named;
   await loadTalks();
 });
 at("delete").addEventListener("click", async () => {
-  if (!confirm(words.remove(talk.title || words.untitled))) return;
-  const done = await attempt(async () => (await calls.remove(`/conversations/${talk.id}`), true));
+  const { id, title } = talk;
+  if (!confirm(words.remove(title || words.untitled))) return;
+  const done = await attempt(async () => (await calls.remove(`/conversations/${id}`), true));
   if (!done) return;
-  talks = talks.filter((one) => one.id !== talk.id);
-  await choose(null);
+  drafts.keep(id, "");
+  talks.without(id);
+  if (talk?.id === id) await choose(null);
 });
 
 at("clear").addEventListener("click", async () => {
   if (!confirm(words.clear)) return;
   const done = await attempt(async () => (await calls.remove("/conversations"), true));
-  if (done) await choose(null);
+  if (!done) return;
+  drafts.clear();
+  await choose(null);
 });
 
 // -- images and files: what is dropped here is what is asked about next
@@ -327,13 +350,7 @@ const files =
     calls,
     attempt,
     images,
-    async () => {
-      if (!talk) {
-        talk = (await attempt(() => calls.post("/conversations"))) ?? null;
-        if (talk) history.replaceState(null, "", `#${talk.id}`);
-      }
-      return talk;
-    },
+    () => attempt(begun),
     (yes) => {
       const base = form.elements.base;
       if (yes) {
@@ -351,8 +368,14 @@ const files =
 remembered();
 kinds();
 if (matchMedia("(max-width: 56rem)").matches) at("talks-fold").open = false;
-await loadTalks();
-const wanted = location.hash.slice(1);
-const path_of = `/conversations/${encodeURIComponent(wanted)}`;
-const known = talks.find((one) => one.id === wanted);
-await choose(known ?? (wanted ? ((await attempt(() => calls.get(path_of))) ?? null) : null));
+form.elements.text.value = drafts.get(location.hash.slice(1)); // at once: it may be typed on
+const opened = open();
+
+async function open() {
+  const mine = chosen;
+  await loadTalks();
+  const wanted = location.hash.slice(1);
+  const path = `/conversations/${encodeURIComponent(wanted)}`;
+  const known = wanted && (talks.find(wanted) ?? (await attempt(() => calls.get(path))));
+  if (mine === chosen) await choose(known || null, null);
+}

@@ -7,10 +7,14 @@ import { words } from "./words.js";
 const LOOK = 700; // milliseconds between two looks at files that are being read
 const OVER = new Set(["ready", "failed", "cancelled"]);
 
+const where = (talk) => `/conversations/${talk.id}/files`;
+
 export class Files {
   #sending = [];
   #read = [];
   #path = null;
+  #looked = 0; // what was asked for before something changed here is out of date
+  #next = 0; // the timer of the next look
   #taking = Promise.resolve();
 
   /** `images` takes those that are some; `talk()` gives the conversation, made if there is none;
@@ -41,7 +45,7 @@ export class Files {
 
   /** Those of a conversation; of none where there is none. */
   async show(talk) {
-    const path = talk && `/conversations/${talk.id}/files`;
+    const path = talk && where(talk);
     if (path === this.#path) return;
     this.#path = path;
     this.#read = [];
@@ -56,53 +60,66 @@ export class Files {
   /** When all are read. */
   async ready() {
     await this.#taking;
-    while (this.#sending.length || this.#read.some((one) => !OVER.has(one.status))) {
+    const path = this.#path;
+    while (path === this.#path && this.#read.some((one) => !OVER.has(one.status))) {
       await new Promise((done) => setTimeout(done, LOOK / 2));
     }
   }
 
+  /** Into the conversation that is looked at now, whichever is when their turn comes. */
   #take(all) {
-    this.#taking = this.#taking.then(() => this.#send(all));
+    const path = this.#path;
+    this.#taking = this.#taking.then(() => this.#send(all, path));
   }
 
-  async #send(all) {
+  async #send(all, into) {
     const files = await this.images.take(all);
     if (!files.length) return;
-    const talk = await this.talk();
-    if (!talk) return;
-    await this.show(talk);
+    let path = into;
+    if (!path) {
+      const talk = await this.talk();
+      if (!talk) return;
+      path = where(talk);
+      if (!this.#path) await this.show(talk);
+    }
     for (const file of files) {
-      const row = { id: file.name, filename: file.name, status: "sending", done: 0 };
+      const row = { id: file.name, filename: file.name, status: "sending", done: 0, path };
       this.#sending.push(row);
       this.#draw();
-      const path = `${this.#path}?name=${encodeURIComponent(file.name)}`;
       const sent = await this.attempt(() =>
-        this.calls.send(path, file, (bytes, all) => {
+        this.calls.send(`${path}?name=${encodeURIComponent(file.name)}`, file, (bytes, all) => {
           row.done = all ? bytes / all : 0;
           this.#draw();
         }),
       );
       this.#sending.splice(this.#sending.indexOf(row), 1);
-      if (sent) {
+      if (sent && path === this.#path) {
+        this.#looked += 1;
         this.#read = [...this.#read.filter((one) => one.filename !== sent.filename), sent];
       }
       this.#draw();
-      if (sent) this.used(true);
+      if (sent && path === this.#path) this.used(true);
     }
-    await this.#look();
+    if (path === this.#path) await this.#look();
   }
 
+  /** Again and again while some are read, though one look may fail. */
   async #look() {
+    clearTimeout(this.#next);
     const path = this.#path;
+    const mine = ++this.#looked;
     const found = await this.attempt(() => this.calls.get(path));
-    if (!found || path !== this.#path) return;
-    this.#read = found;
+    if (path !== this.#path) return;
+    if (found && mine === this.#looked) this.#read = found;
     this.#draw();
-    if (found.some((one) => !OVER.has(one.status))) setTimeout(() => path === this.#path && this.#look(), LOOK);
+    clearTimeout(this.#next);
+    if (this.#read.some((one) => !OVER.has(one.status))) {
+      this.#next = setTimeout(() => path === this.#path && this.#look(), LOOK);
+    }
   }
 
   #draw() {
-    const all = [...this.#read, ...this.#sending];
+    const all = [...this.#read, ...this.#sending.filter((one) => one.path === this.#path)];
     this.option.hidden = this.option.disabled = !all.length;
     keyed(this.list, all, (one) => one.id, () => this.#chip());
   }
@@ -114,8 +131,12 @@ export class Files {
     const chip = make("li", { className: "file" }, name, state, away);
     let shown;
     away.addEventListener("click", async () => {
-      const done = await this.attempt(async () => (await this.calls.remove(`${this.#path}/${shown.id}`), true));
-      if (!done) return;
+      const path = this.#path;
+      away.disabled = true;
+      const done = await this.attempt(async () => (await this.calls.remove(`${path}/${shown.id}`), true));
+      away.disabled = false;
+      if (!done || path !== this.#path) return;
+      this.#looked += 1;
       this.#read = this.#read.filter((one) => one.id !== shown.id);
       this.#draw();
       if (!this.#read.length) this.used(false);

@@ -29,8 +29,9 @@ export class Images {
     return [...this.#waiting];
   }
 
-  clear() {
-    this.#waiting = [];
+  /** Those that were sent; another may have come since. */
+  clear(sent) {
+    this.#waiting = this.#waiting.filter((one) => !sent.includes(one));
     this.#draw();
   }
 

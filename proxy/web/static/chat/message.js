@@ -134,8 +134,8 @@ export class Message {
       const rate = (score) => async (event) => {
         const reason = score < 0 ? prompt(words.reason) : "";
         if (reason === null) return;
-        await acts.rate(message, score, reason);
-        event.target.setAttribute("aria-pressed", "true");
+        if ((await acts.rate(message, score, reason)) === undefined) return;
+        for (const one of [up, down]) one.ariaPressed = String(one === event.target);
       };
       const up = button("▲", rate(1));
       const down = button("▼", rate(-1));
@@ -147,6 +147,8 @@ export class Message {
   }
 
   #edit() {
+    const begun = this.text.querySelector("textarea");
+    if (begun) return begun.focus();
     const area = make("textarea", { value: this.message.content, rows: 3, "aria-label": words.edit });
     const send = make("button", { type: "button" }, words.edit);
     send.addEventListener("click", () => area.value.trim() && this.acts.edit(this.message, area.value));
