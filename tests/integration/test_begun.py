@@ -16,7 +16,9 @@ SERVERS = {
     "llama-2023": ("--chat-template", str(TEMPLATE)),
     "llama-2026": ("--chat-mode", "completion"),
     "llama-2026 by itself": ("--chat-mode", "native"),
+    "chatglm_cpp": (),
 }
+CHATGLM = Path(__file__).parents[2] / "models" / "tinychat-chatglm3.bin"
 BEGUN: Any = [
     {"role": "user", "content": "Hello"},
     {"role": "assistant", "content": "Hello! How can"},
@@ -31,6 +33,9 @@ def address(
     module_gateway: Callable[..., Gateway],
     tiny_model: Path,
 ) -> str:
+    if request.param == "chatglm_cpp":
+        pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
+        return module_gateway("--chatglm-model", str(CHATGLM)).url
     server = start_server(request.param.split()[0], model=tiny_model)
     return module_gateway("--llama-api", server.url, *SERVERS[request.param]).url
 

@@ -25,6 +25,7 @@ from ...errors import (
     UpstreamTimeout,
 )
 from ...prompting.bind import callable_tools
+from ...prompting.prompt import begun
 from ..driver import Capabilities
 from .link import Call, Link
 from .model_file import ModelFile, look
@@ -177,8 +178,9 @@ class Run:
         self._tick = tick
         self._cancel = cancel
         offered = callable_tools(task.request) if task.request.is_chat else ()
-        begun = opening(task.request, file.family) if offered else ()
-        self._reply = Reply(file.family, offered, begun, lambda: f"call_{uuid.uuid4().hex[:24]}")
+        lines = opening(task.request, file.family) if offered else ()
+        said = begun(task.request) if task.request.is_chat else ""
+        self._reply = Reply(file.family, offered, lines, new_id, said)
         self._call: Call | None = None
         self._over = False
         self.slot = 0
@@ -269,6 +271,10 @@ class Run:
         )
         timings = Timings(0, self._prompt, done.prompt_ms, done.tokens, done.predicted_ms)
         return Finished(reason, self.usage(), timings, self.slot)
+
+
+def new_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"
 
 
 def _fault(answer: Answer | None) -> Exception:

@@ -157,7 +157,8 @@ class _Loop:
         left = model.n_ctx - n_prompt
         limit = left if wanted.max_tokens is None else min(wanted.max_tokens, left)
         following = model.sampler(wanted)
-        text = Incremental(model.decode, UNSURE if model.family in ("chatglm", "chatglm2") else ())
+        unsure = UNSURE if model.family in ("chatglm", "chatglm2") else ()
+        text = Incremental(model.decode, unsure, ids[-1:] if wanted.prompt.begun else ())
         reason: Literal["stop", "length", "cancelled"] = "length"
         began = first = time.perf_counter()
         count = 0

@@ -80,6 +80,9 @@ class Model:
             ids = self._chat(prompt.turns)
         for line in prompt.opening:
             ids += self.plain(line)
+        if prompt.begun:
+            whole = self._one("assistant", prompt.begun)[1:] if self._roles else None
+            ids += self.plain(prompt.begun) if whole is None else whole
         return ids
 
     def plain(self, text: str) -> list[int]:

@@ -19,6 +19,7 @@ from ...core.request import CompletionRequest, Tool, ToolCall
 from ...core.task import Task
 from ...errors import Unsupported
 from ...prompting.bind import callable_tools, must_call
+from ...prompting.prompt import begun
 from .protocol import Family, Prompt, Turn
 
 WITH_TOOLS = ("chatglm3", "glm-4")
@@ -40,9 +41,13 @@ def prompt(task: Task, family: Family) -> Prompt:
         return Prompt(ids=task.prompt)
     if any(message.media for message in request.messages):
         raise Unsupported("the backend of this model takes text only", param="messages")
+    said = begun(request)
+    if said:
+        request = msgspec.structs.replace(request, messages=request.messages[:-1])
     if family not in WITH_TOOLS:
-        return Prompt(turns=_rounds(request, family))
-    return Prompt(turns=tuple(_turns(request, family)), opening=opening(request, family))
+        return Prompt(turns=_rounds(request, family), begun=said)
+    turns = tuple(_turns(request, family))
+    return Prompt(turns=turns, opening=opening(request, family), begun=said)
 
 
 def opening(request: CompletionRequest, family: Family) -> tuple[str, ...]:

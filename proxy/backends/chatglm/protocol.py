@@ -35,12 +35,13 @@ class Turn(Struct, frozen=True, array_like=True):
 
 class Prompt(Struct, frozen=True, omit_defaults=True):
     """A conversation, or a text, or token ids as they are. `opening` are lines that the answer
-    begins with, for a tool that must be called."""
+    begins with, for a tool that must be called; `begun` is what a client wrote of the answer."""
 
     turns: tuple[Turn, ...] = ()
     text: str | None = None
     ids: tuple[int, ...] | None = None
     opening: tuple[str, ...] = ()
+    begun: str = ""
 
 
 class Load(Struct, frozen=True):

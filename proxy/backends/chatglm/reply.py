@@ -14,7 +14,7 @@ FORM = {"chatglm3": "chatglm3", "glm-4": "glm4"}
 
 class Reply:
     """feed(text) -> events. `called` is the number of calls so far. `new_id` makes the id of a
-    call; `opening` is what the prompt said already in the model's place."""
+    call; `opening` and `begun` are what the prompt said already in the model's place."""
 
     def __init__(
         self,
@@ -22,16 +22,17 @@ class Reply:
         tools: Sequence[Tool],
         opening: Sequence[str],
         new_id: Callable[[], str],
+        begun: str = "",
     ) -> None:
         self._new_id = new_id
-        self._begun = False  # whether text has come
+        self._begun = bool(begun)  # whether text has come
         self.called = 0
         self._parser: Parser | None = None
         self._must = tools[0].name if opening else ""
         if tools and family in FORM:
             known = {tool.name: tool.parameters for tool in tools}
             self._parser = FORMS[FORM[family]].parser(known)
-            self._parser.feed("".join(opening))
+            self._parser.feed("".join(opening) + begun)
 
     def feed(self, text: str) -> list[Event]:
         if self._parser is None:

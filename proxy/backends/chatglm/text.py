@@ -15,15 +15,19 @@ LONGEST = 3  # bytes of a character that has not come whole
 
 
 class Incremental:
-    """`decode` gives the text of ids; `unsure` are marks that must not stand last."""
+    """`decode` gives the text of ids; `unsure` are marks that must not stand last. `before`:
+    the last piece of a text that goes on."""
 
     def __init__(
-        self, decode: Callable[[Sequence[int]], str], unsure: tuple[str, ...] = ()
+        self,
+        decode: Callable[[Sequence[int]], str],
+        unsure: tuple[str, ...] = (),
+        before: Sequence[int] = (),
     ) -> None:
         self._decode = decode
         self._unsure = unsure
-        self._ids: list[int] = []
-        self._known = 0  # of these ids, how many were given out
+        self._ids: list[int] = list(before)
+        self._known = len(self._ids)  # of these ids, how many were given out
 
     def add(self, token: int) -> str:
         """The text that is certain with this token."""

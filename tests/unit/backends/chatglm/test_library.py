@@ -157,6 +157,12 @@ def test_an_opening_follows_the_prompt(calls: list[Any]) -> None:
     assert got[-4:] == [ASSISTANT, ord("f") % TEXT, 10, ord("(")]
 
 
+def test_a_begun_answer_is_written_as_the_family_writes_answers(calls: list[Any]) -> None:
+    model = Model("m.bin")
+    got = model.encode(Prompt(turns=(Turn("user", "u"),), begun="a"))
+    assert got[-4:] == [ord("u") % TEXT, ASSISTANT, 10, ord("a") % TEXT]
+
+
 def test_texts_ids_and_marks(calls: list[Any]) -> None:
     model = Model("m.bin")
     assert model.encode(Prompt(text="!")) == [GMASK, SOP, ord("!")]

@@ -115,6 +115,11 @@ def test_a_named_tool_is_called_for_certain() -> None:
     assert got.opening == ("get_time\n",)
 
 
+def test_a_begun_answer_stands_behind_the_prompt() -> None:
+    got = made("chatglm3", Message("user", "u"), Message("assistant", "v"))
+    assert got == Prompt(turns=(Turn("user", "u"),), begun="v")
+
+
 def test_any_of_several_cannot_be_opened() -> None:
     choice = ToolChoice("required")
     got = made("chatglm3", Message("user", "u"), tools=(WEATHER, TIME), tool_choice=choice)
@@ -134,9 +139,13 @@ class TestRounds:
         with pytest.raises(Invalid, match=r"messages\[1\].role must be assistant"):
             made(family, Message("user", "u"), Message("user", "v"))
 
-    def test_an_answer_in_the_end_is_refused(self, family: Family) -> None:
+    def test_an_answer_in_the_end_is_begun(self, family: Family) -> None:
+        got = made(family, Message("user", "u"), Message("assistant", "v"))
+        assert got == Prompt(turns=(Turn("user", "u"),), begun="v")
+
+    def test_an_empty_answer_in_the_end_is_refused(self, family: Family) -> None:
         with pytest.raises(Invalid, match="must end with a question"):
-            made(family, Message("user", "u"), Message("assistant", "v"))
+            made(family, Message("user", "u"), Message("assistant", ""))
 
     def test_tools_are_refused(self, family: Family) -> None:
         with pytest.raises(Unsupported) as caught:
