@@ -53,6 +53,16 @@ def create_app(settings):
     def size():
         return {"size": len(request.get_data())}
 
+    @app.get("/ends")
+    def ends():
+        import atexit, os
+        class Held:
+            def __del__(self, write=os.write):
+                write(2, b"taken apart\\n")
+        module.held = Held()
+        atexit.register(lambda: print("closed", file=sys.stderr))
+        return {}
+
     return app
 
 module = types.ModuleType("proxy.app")
@@ -148,6 +158,16 @@ def test_a_connection_kept_alive_does_not_delay_the_end(served: tuple[Server, st
         assert server.stop() == 0
         assert time.monotonic() - began < 8
     assert "Error" not in server.log
+
+
+@pytest.mark.parametrize("way", ["slotproxy", "gthread", "gunicorn"])
+def test_a_worker_closes_what_is_open_and_is_not_taken_apart(start: Start, way: str) -> None:
+    """An interpreter that goes to pieces while native threads run can crash."""
+    server = start(*WAYS[way])
+    with _asked(server.wait_url(), "/ends") as answer:
+        assert answer.status == 200
+    assert server.stop() == 0
+    assert server.log.splitlines()[1:] == ["closed"]
 
 
 def test_a_stop_that_comes_while_it_starts_is_not_lost(gateway: StartGateway) -> None:
