@@ -19,6 +19,8 @@ const most = Number(page.dataset.most);
 let bases = [];
 let chosen = null;
 let looking = 0;
+let reading = false;
+const asked = { bases: 0, documents: 0, hits: 0 }; // how often; only the last answer counts
 
 // -- what went wrong, and what went well
 
@@ -39,10 +41,24 @@ async function attempt(work) {
   }
 }
 
+/** The same for what comes from a button: pressed again, it does nothing until that is done. */
+async function once(button, work) {
+  if (button.disabled) return undefined;
+  button.disabled = true;
+  try {
+    return await attempt(work);
+  } finally {
+    button.disabled = false;
+  }
+}
+
 // -- bases
 
 async function loadBases(wanted) {
-  bases = (await attempt(() => calls.get(""))) ?? bases;
+  const mine = ++asked.bases;
+  const found = await attempt(() => calls.get(""));
+  if (mine !== asked.bases) return;
+  bases = found ?? bases;
   at("no-bases").hidden = bases.length > 0;
   const next = bases.find((one) => one.id === (wanted ?? chosen?.id)) ?? bases[0] ?? null;
   await choose(next);
@@ -73,8 +89,8 @@ async function choose(base) {
   say(at("base-name"), base.name);
   say(at("base-info"), [base.info, base.embedding_model].filter(Boolean).join(" · "));
   if (other) {
+    asked.hits += 1;
     at("hits").replaceChildren();
-    at("uploads").replaceChildren();
     at("documents").replaceChildren();
     tell("");
   }
@@ -85,7 +101,7 @@ at("new-base").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
   const { name, info } = Object.fromEntries(new FormData(form));
-  const made = await attempt(() => calls.post("", { name, info }));
+  const made = await once(form.querySelector("button"), () => calls.post("", { name, info }));
   if (!made) return;
   form.reset();
   tell("");
@@ -94,11 +110,14 @@ at("new-base").addEventListener("submit", async (event) => {
 
 at("delete-base").addEventListener("click", async () => {
   if (!confirm(words.remove_base(chosen.name))) return;
-  const done = await attempt(async () => (await calls.remove(`/${chosen.id}`), true));
+  const { id } = chosen;
+  const done = await once(at("delete-base"), async () => (await calls.remove(`/${id}`), true));
   if (done) await loadBases();
 });
 
-at("rebuild").addEventListener("click", async () => {
+at("rebuild").addEventListener("click", () => once(at("rebuild"), rebuild));
+
+async function rebuild() {
   const job = await attempt(() => calls.post(`/${chosen.id}/rebuild`));
   if (!job) return;
   const bar = at("rebuild-progress");
@@ -113,20 +132,23 @@ at("rebuild").addEventListener("click", async () => {
   bar.hidden = true;
   if (now) tell(now.failed ? words.rebuilt_partly(now.failed) : words.rebuilt, now.failed > 0);
   await loadDocuments();
-});
+}
 
 // -- documents
 
 async function loadDocuments() {
   clearTimeout(looking);
+  const mine = ++asked.documents;
   const base = chosen;
   if (!base) return;
   const found = await attempt(() => calls.get(`/${base.id}/documents`));
-  if (!found || base.id !== chosen?.id) return;
+  if (mine !== asked.documents) return;
+  if (found) reading = found.some((one) => !OVER.has(one.status));
+  if (reading) looking = setTimeout(loadDocuments, LOOK); // though one look may fail
+  if (!found) return;
   at("no-documents").hidden = found.length > 0;
   say(at("count"), found.length ? words.documents(found.length) : "");
   keyed(at("documents"), found, (one) => one.id, document_);
-  if (found.some((one) => !OVER.has(one.status))) looking = setTimeout(loadDocuments, LOOK);
 }
 
 function document_(first) {
@@ -138,10 +160,10 @@ function document_(first) {
   const look = make("button", { type: "button", className: "quiet" }, words.look);
   const load = make("a", { className: "quiet", href: `${page.dataset.api}${path}/original` }, words.download);
   const away = make("button", { type: "button", className: "quiet danger" }, words.remove);
-  look.addEventListener("click", () => chunks(at("chunks"), calls, path, first.filename, attempt));
+  look.addEventListener("click", () => once(look, () => chunks(at("chunks"), calls, path, first.filename, attempt)));
   away.addEventListener("click", async () => {
     if (!confirm(words.remove_document(first.filename))) return;
-    await attempt(() => calls.remove(path));
+    await once(away, () => calls.remove(path));
     await loadDocuments();
   });
   const row = make(
@@ -184,23 +206,36 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   });
 }
 
+/** All into the base that is looked at now. What went wrong with one stays when others go well. */
 async function upload(all) {
   tell("");
-  for (const file of all) await attempt(() => send(file));
+  const { id } = chosen;
+  const names = [...at("documents").querySelectorAll("strong")].map((one) => one.textContent);
+  const wrong = [];
+  for (const file of all) {
+    const replace = names.includes(file.name);
+    if (file.size > most) wrong.push(words.too_large(file.name, size(most)));
+    else if (!replace || confirm(words.there_already(file.name))) {
+      try {
+        await send(file, id, replace);
+      } catch (error) {
+        if (error.status === undefined) throw error;
+        const reason = error.message || (error.status ? words.failed_request : words.no_connection);
+        wrong.push(`${file.name}: ${reason}`);
+      }
+    }
+    if (wrong.length) tell(wrong.join(" · "), true);
+  }
 }
 
-async function send(file) {
-  if (file.size > most) return tell(words.too_large(file.name, size(most)), true);
-  const names = [...at("documents").querySelectorAll("strong")].map((one) => one.textContent);
-  const replace = names.includes(file.name);
-  if (replace && !confirm(words.there_already(file.name))) return;
+async function send(file, base, replace) {
   const bar = make("progress", { max: 1, value: 0, "aria-label": file.name });
   const text = make("span", {}, words.sending(file.name, percent(0)));
   const row = make("li", {}, text, bar);
   at("uploads").append(row);
   const query = `?name=${encodeURIComponent(file.name)}${replace ? "&replace=1" : ""}`;
   try {
-    await calls.send(`/${chosen.id}/documents${query}`, file, (sent, whole) => {
+    await calls.send(`/${base}/documents${query}`, file, (sent, whole) => {
       bar.value = whole ? sent / whole : 0;
       say(text, words.sending(file.name, percent(bar.value)));
     });
@@ -216,10 +251,11 @@ async function send(file) {
 at("search").addEventListener("submit", async (event) => {
   event.preventDefault();
   const { query, top_k, least } = Object.fromEntries(new FormData(event.target));
-  const asked = { query, top_k: Number(top_k) };
-  if (Number(least) > 0) asked.score_threshold = Number(least);
-  const hits = await attempt(() => calls.post(`/${chosen.id}/search`, asked));
-  if (!hits) return;
+  const wanted = { query, top_k: Number(top_k) };
+  if (Number(least) > 0) wanted.score_threshold = Number(least);
+  const mine = ++asked.hits;
+  const hits = await attempt(() => calls.post(`/${chosen.id}/search`, wanted));
+  if (!hits || mine !== asked.hits) return;
   tell(hits.length ? "" : words.nothing_found);
   at("hits").replaceChildren(...hits.map((one, n) => hit(one, n + 1, query)));
 });
