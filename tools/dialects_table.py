@@ -3,7 +3,7 @@
 ``python -m tools.dialects_table`` runs the tests of the official clients on real backends and
 writes their results between the two markers of README.md (``--print``: to the terminal alone). A
 row is one test function, a column one kind of backend: yes where it passes, – where it is skipped
-because the backend cannot, NO where it fails.
+because the backend cannot, with the reason as a note, NO where it fails.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ COLUMNS = {
     "chatglm_cpp": "chatglm_cpp",
 }
 YES, NO, CANNOT = "yes", "NO", "–"
+ABSENT = "chatglm_cpp makes no embeddings: a backend for them can be named beside it"
 # Test function: API, feature, client.
 ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_anthropic_whole_and_streamed": ("Anthropic", "whole and streamed", "anthropic"),
@@ -82,7 +83,8 @@ def results(xml: str) -> dict[str, dict[str, str]]:
         if name in ROWS and column:
             kinds = {child.tag for child in case}
             failed = bool(kinds & {"failure", "error"})
-            result = NO if failed else CANNOT if "skipped" in kinds else YES
+            why = next((child.attrib.get("message", "") for child in case), "")
+            result = NO if failed else f"{CANNOT} {why}" if "skipped" in kinds else YES
             row = found.setdefault(name, {})
             if row.get(column) != NO:  # of several cases the worst
                 row[column] = result
@@ -94,10 +96,21 @@ def markdown(found: Mapping[str, Mapping[str, str]]) -> str:
         "| API | feature | client | " + " | ".join(COLUMNS.values()) + " |",
         "|---" * (3 + len(COLUMNS)) + "|",
     ]
+    notes: list[str] = []
     for name, row in ROWS.items():
-        told = [found.get(name, {}).get(column, CANNOT) for column in COLUMNS]
-        lines.append("| " + " | ".join((*row, *told)) + " |")
-    return "\n".join(lines)
+        told = [found.get(name, {}).get(column, f"{CANNOT} {ABSENT}") for column in COLUMNS]
+        lines.append("| " + " | ".join((*row, *(_cell(one, notes) for one in told))) + " |")
+    return "\n".join((*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))))
+
+
+def _cell(told: str, notes: list[str]) -> str:
+    """What stands in a cell; a reason becomes one of the notes, which are numbered from 1."""
+    result, _, why = told.partition(" ")
+    if not why:
+        return result
+    if why not in notes:
+        notes.append(why)
+    return f"{result} ({notes.index(why) + 1})"
 
 
 def main(argv: list[str]) -> int:

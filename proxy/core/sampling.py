@@ -24,6 +24,7 @@ from .invalid import Invalid
 Kind = Literal["number", "integer", "boolean", "string", "strings", "samplers", "json"]
 Lacking = Literal["refused", "told", "silent"]
 INT32 = 2**31 - 1
+RANDOM = 2**32 - 1  # to a server "any seed", as -1 is
 
 
 class Field(Struct, frozen=True):
@@ -50,7 +51,7 @@ FIELDS: Mapping[str, Field] = {
     "mirostat": Field("integer", 0, 2, neutral=(0,)),
     "mirostat_tau": Field("number", 0, 1000, lacking="silent"),
     "mirostat_eta": Field("number", 0, 1000, lacking="silent"),
-    "seed": Field("integer", -1, 2**32 - 1, neutral=(-1,)),
+    "seed": Field("integer", -(2**63), 2**63 - 1, neutral=(-1,)),
     "n_keep": Field("integer", -1, INT32, lacking="silent"),
     "ignore_eos": Field("boolean", neutral=(False,)),
     "grammar": Field("string", neutral=("",)),
@@ -104,6 +105,8 @@ def check(name: str, value: Any) -> Any:
         raise Invalid(name, f"must be {'an integer' if kind == 'integer' else 'a number'}")
     if not field.low <= value <= field.high:
         raise Invalid(name, f"must be from {field.low:g} to {field.high:g}")
+    if name == "seed" and not -1 <= value < RANDOM:
+        value %= RANDOM  # clients draw from 64 bits, servers take 32 and the largest is none
     return value
 
 

@@ -114,6 +114,11 @@ SCRIPTS: dict[str, Script] = {
         calls=(("weather", '{"city":'),),
         reason="length",
     ),
+    "a call cut behind its name": Script(
+        one([Started()], CALL[:1], [end("length")]),
+        calls=(("weather", ""),),
+        reason="length",
+    ),
     "logprobs": Script(
         one([Started()], [TextDelta("Hi", (TOKEN,))], [end("length")]), ("Hi",), reason="length"
     ),

@@ -54,6 +54,21 @@ def test_a_whole_number_may_be_written_as_a_float() -> None:
     assert type(check("top_k", 40.0)) is int
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (-1, -1),
+        (0, 0),
+        (2**32 - 2, 2**32 - 2),
+        (2**32 - 1, 0),
+        (2**63 - 1, 2**31 - 1),
+        (-2, 2**32 - 3),
+    ],
+)
+def test_a_seed_of_64_bits_is_always_the_same_one_of_32(given: int, taken: int) -> None:
+    assert check("seed", given) == taken
+
+
 def test_samplers_are_names_or_letters() -> None:
     """llama.vscode sends both."""
     for value in (["top_k", "infill"], [], "edkypmxt"):

@@ -34,6 +34,8 @@ def test_results_become_words() -> None:
       <testcase name="test_other[llama-2023]"/>
     </testsuite></testsuites>"""
     found = table.results(xml)
-    assert found == {name: {"llama-2023": "yes", "llama-2026": "NO", "chatglm_cpp": "–"}}
-    row = next(line for line in table.markdown(found).splitlines() if "/api/chat" in line)
-    assert row == "| Ollama | /api/chat | ollama | yes | NO | – |"
+    assert found == {name: {"llama-2023": "yes", "llama-2026": "NO", "chatglm_cpp": "– x"}}
+    lines = table.markdown(found).splitlines()
+    row = next(line for line in lines if "/api/chat" in line)
+    assert row == "| Ollama | /api/chat | ollama | yes | NO | – (2) |"
+    assert lines[-2:] == [f"1. {table.ABSENT}", "2. x"]
