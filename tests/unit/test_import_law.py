@@ -185,3 +185,12 @@ def test_settings_and_serving_do_not_load_what_gevent_patches() -> None:
         [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_start_does_not_load_what_only_some_requests_need() -> None:
+    late = "jsonschema prometheus_client asyncio sqlalchemy alembic apsw mcp redis chatglm_cpp"
+    code = f"import sys, proxy.app; print([m for m in {late.split()} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
