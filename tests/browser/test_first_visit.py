@@ -29,11 +29,11 @@ class Words(NamedTuple):
 # fmt: off
 EN = Words(
     "Your message", "Send", "Stop", "stopped", "Again", "Answer",
-    "Drop a PDF", "Add files", "sources?", "page 2",
+    "To ask about a PDF", "Add files", "sources?", "page 2",
 )
 ZH = Words(
     "您的消息", "发送", "停止", "已停止", "重新回答", "回答",
-    "把 PDF", "添加文件", "个来源", "第 2 页",
+    "要针对 PDF", "添加文件", "个来源", "第 2 页",
 )
 # fmt: on
 

@@ -179,9 +179,9 @@ let following = true;
 list.addEventListener("scroll", () => {
   following = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
 });
-new MutationObserver(() => {
-  if (following) list.scrollTop = list.scrollHeight;
-}).observe(list, { childList: true, subtree: true, characterData: true });
+const follow = () => following && (list.scrollTop = list.scrollHeight);
+new MutationObserver(follow).observe(list, { childList: true, subtree: true, characterData: true });
+new ResizeObserver(follow).observe(list); // the form below it has grown
 
 function busy(yes) {
   at("stop").hidden = !yes;

@@ -139,8 +139,8 @@ export class Message {
       };
       const up = button("▲", rate(1));
       const down = button("▼", rate(-1));
-      up.ariaLabel = words.good;
-      down.ariaLabel = words.bad;
+      up.title = up.ariaLabel = words.good;
+      down.title = down.ariaLabel = words.bad;
       const copy = button(words.copy, () => navigator.clipboard?.writeText(message.content));
       this.foot.append(button(words.again, () => acts.again(message)), copy, up, down);
     }
