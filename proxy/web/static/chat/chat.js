@@ -6,13 +6,12 @@ import { drafts } from "./drafts.js";
 import { Files } from "./files.js";
 import { Images } from "./images.js";
 import { Message } from "./message.js";
+import { kinds, options, remember } from "./settings.js";
 import { Talks } from "./talks.js";
 import { words } from "./words.js";
 
 const page = document.getElementById("chat");
-const NUMBERS = ["temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed"];
 const PAGE = 30; // messages laid out at once
-const KEPT = "slotproxy settings"; // in this browser
 
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
 const calls = new Calls(page.dataset.api, page.dataset.csrf);
@@ -211,25 +210,6 @@ async function over(id) {
 
 // -- asking
 
-function options() {
-  const fields = new FormData(form);
-  const number = (name) => (fields.get(name) ? Number(fields.get(name)) : null);
-  const sampling = Object.fromEntries(NUMBERS.map((name) => [name, number(name)]).filter(([, value]) => value !== null));
-  if (number("top_k_sampling") !== null) sampling.top_k = number("top_k_sampling");
-  const kind = fields.get("kind");
-  const asked = { kind, system: fields.get("system"), model: fields.get("model"), sampling };
-  asked.template = fields.get(`template_${kind}`);
-  asked.max_tokens = number("max_tokens");
-  asked.history = number("history");
-  if (kind === "knowledge") {
-    asked.base = fields.get("base");
-    asked.top_k = number("top_k");
-    asked.score_threshold = number("score_threshold") || null;
-  }
-  if (kind === "search") asked.engine = fields.get("engine");
-  return asked;
-}
-
 let asking = false;
 
 /** `question()` gives what is asked, once all that was put into the chat before is there. */
@@ -243,10 +223,10 @@ async function ask(question) {
       await files?.taken(); // what is asked may be about them
       if (here !== shown) return undefined; // it waits where it was typed
       const { id } = await begun();
-      if (options().base === "files") await files.ready();
+      if (options(form).base === "files") await files.ready();
       if (here !== shown) return undefined;
       const asked = question();
-      const answer = await calls.post(`/conversations/${id}/ask`, { ...asked, options: options() });
+      const answer = await calls.post(`/conversations/${id}/ask`, { ...asked, options: options(form) });
       return { ...answer, id, asked };
     });
     if (made) asked(made, here === shown);
@@ -286,28 +266,6 @@ form.elements.text.addEventListener("keydown", (event) => {
   form.requestSubmit();
 });
 at("stop").addEventListener("click", () => leaf && attempt(() => calls.post(`/answers/${leaf}/stop`)));
-
-function kinds() {
-  const kind = new FormData(form).get("kind");
-  for (const part of form.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== kind;
-}
-form.addEventListener("change", () => {
-  kinds();
-  const kept = [...new FormData(form)].filter(([name]) => name !== "text");
-  localStorage.setItem(KEPT, JSON.stringify(kept));
-});
-
-function remembered() {
-  try {
-    for (const [name, value] of JSON.parse(localStorage.getItem(KEPT) ?? "[]")) {
-      const field = form.elements[name];
-      if (field && name !== "base") field.value = value;
-    }
-  } catch {
-    localStorage.removeItem(KEPT);
-  }
-  if (form.querySelector('[name="kind"]:checked')?.disabled) form.elements.kind.value = "chat";
-}
 
 at("new").addEventListener("click", async () => {
   await choose(null);
@@ -361,12 +319,11 @@ const files =
         base.selectedIndex = base.options.length > 1 ? 1 : -1;
       }
       if (at("no-base")) at("no-base").hidden = yes;
-      kinds();
+      kinds(form);
     },
   );
 
-remembered();
-kinds();
+remember(form);
 if (matchMedia("(max-width: 56rem)").matches) at("talks-fold").open = false;
 form.elements.text.value = drafts.get(location.hash.slice(1)); // at once: it may be typed on
 const opened = open();
