@@ -23,6 +23,13 @@ from tools.processes import Gateway, ModelServer, ask
 BEGIN, END = "<!-- capabilities -->", "<!-- /capabilities -->"
 README = servers.ROOT / "README.md"
 YES, NO = "yes", "–"
+NOTES = (
+    "`suffix`: the made-up model has no tokens for it; a model that has them fills in.",
+    "`seed`: the server of 2023 takes none, which a warning says; chatglm_cpp refuses it by name.",
+    "chatglm_cpp knows no grammars and no logprobs, and refuses by name what needs them; it keeps"
+    " no cache. One tool that must be called is begun in the model's place, but a model that babbles"
+    " never ends the call.",
+)
 SECONDS = 60.0
 
 Asked = Callable[[str, dict[str, Any]], Any]
@@ -209,7 +216,7 @@ def markdown(columns: Mapping[str, Mapping[str, str]]) -> str:
 
     rows = [line(["", *columns]), "|---" * (len(columns) + 1) + "|"]
     rows += [line([row, *(column.get(row, "") for column in columns.values())]) for row in CHECKS]
-    return "\n".join(rows)
+    return "\n".join((*rows, "", *(f"- {note}" for note in NOTES)))
 
 
 def main() -> int:
