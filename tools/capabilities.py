@@ -27,8 +27,8 @@ NOTES = (
     "`suffix`: the made-up model has no tokens for it; a model that has them fills in.",
     "`seed`: the server of 2023 takes none, which a warning says; chatglm_cpp refuses it by name.",
     "chatglm_cpp knows no grammars and no logprobs, and refuses by name what needs them; it keeps"
-    " no cache. One tool that must be called is begun in the model's place, but a model that babbles"
-    " never ends the call.",
+    " no cache. One tool that must be called is begun in the model's place, but a model that"
+    " babbles never ends the call.",
 )
 SECONDS = 60.0
 
