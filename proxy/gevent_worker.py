@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from gevent import GreenletExit, events, getcurrent, monkey
+from gevent import GreenletExit, events, getcurrent, monkey, sleep
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -79,6 +79,9 @@ class Worker(GeventWorker):
         while self.alive:
             self.notify()
             self._stopping.wait(LOOK)
+        for server in servers:
+            server.stop_accepting()
+        sleep(0)  # whoever was accepted in this very moment still asks for the listener's name
         for server in servers:
             server.close()
         end = time.monotonic() + self.cfg.graceful_timeout
