@@ -24,7 +24,7 @@ BEGIN, END = "<!-- capabilities -->", "<!-- /capabilities -->"
 README = servers.ROOT / "README.md"
 YES, NO = "yes", "–"
 NOTES = (
-    "`suffix`: the made-up model has no tokens for it; a model that has them fills in.",
+    "`suffix`: the made-up model has no tokens for it; llama-server fills in with one that has.",
     "`seed`: the server of 2023 takes none, which a warning says; chatglm_cpp refuses it by name.",
     "chatglm_cpp knows no grammars and no logprobs, and refuses by name what needs them; it keeps"
     " no cache. One tool that must be called is begun in the model's place, but a model that"
