@@ -160,6 +160,26 @@ def test_a_connection_kept_alive_does_not_delay_the_end(served: tuple[Server, st
     assert "Error" not in server.log
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="the worker's number is read from /proc")
+def test_who_comes_in_the_moment_of_a_stop_is_answered(start: Start) -> None:
+    server = start(*WAYS["slotproxy"])
+    url = server.wait_url()
+    with _asked(url, "/readyz") as answer:  # its worker serves
+        answer.read()
+    worker = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0])
+    os.kill(worker, signal.SIGSTOP)  # so that it sees all of them, and the signal, in one turn
+    connections = [http.client.HTTPConnection(url.removeprefix("http://")) for _ in range(8)]
+    for connection in connections:
+        connection.request("GET", "/readyz")
+    os.kill(worker, signal.SIGTERM)
+    os.kill(worker, signal.SIGCONT)
+    for connection in connections:
+        with contextlib.closing(connection), connection.getresponse() as answer:
+            assert answer.status == 200
+    assert server.stop() == 0
+    assert "Error" not in server.log
+
+
 @pytest.mark.parametrize("way", ["slotproxy", "gthread", "gunicorn"])
 def test_a_worker_closes_what_is_open_and_is_not_taken_apart(start: Start, way: str) -> None:
     """An interpreter that goes to pieces while native threads run can crash."""
