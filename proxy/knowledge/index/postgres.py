@@ -5,6 +5,9 @@ would keep a Chinese sentence as one word, or drop it, as its locale has it. Eac
 its base's number, as in SQLite. The server's ranking knows no rarity, so candidates are the rows
 whose terms weigh most. Where pgvector is not installed in the server, words alone are found.
 
+Long terms and words lie beside the table (toast_tuple_target): a search reads some thousand rows
+for their ids alone, and terms of fifty.
+
 Tables of its own, made here when the shelf is opened: they are derived, and can be made again.
 """
 
@@ -41,6 +44,7 @@ create index if not exists index_entry_base on index_entry (base, length);
 create index if not exists index_entry_document on index_entry (document);
 create index if not exists index_entry_words on index_entry using gin (words);
 alter index index_entry_words set (fastupdate = off);
+alter table index_entry set (toast_tuple_target = 128);
 """
 VECTORS = """
 create extension if not exists vector;

@@ -290,3 +290,15 @@ def test_common_words_do_not_make_a_search_slow(shelf: Shelf) -> None:
     index.add("b", [Entry("it", "d", "common words in every row and a needle")])
     assert names(index, "common words every row needle")[0] == "it"
     assert len(names(index, "common", 400)) == 301
+
+
+def test_rows_of_postgres_are_read_without_their_words(engine: Any) -> None:
+    """Some thousand rows are read for their ids by each search: their words lie elsewhere."""
+    shelf = open_shelf(engine)
+    text = " ".join(f"word{i}x" for i in range(300))
+    Index(shelf).add("b", [Entry(f"c{i}", "d", text) for i in range(100)])
+    with engine.connect() as db:
+        pages = "select count(distinct (ctid::text::point)[0]) from index_entry"
+        read = db.exec_driver_sql(pages).scalar()
+    shelf.drop(base="b")
+    assert read <= 6, read
