@@ -14,6 +14,7 @@ from ..errors import BadRequest, BodyTooLarge
 
 Environ = MutableMapping[str, Any]
 PIECE = 256 << 10  # bytes
+FORM = "application/x-www-form-urlencoded"
 
 
 class WrongType(BadRequest):
@@ -106,13 +107,18 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
     """The body as any JSON value; `empty` is that of a body without a byte, None forbids it.
     Raises BadRequest, WrongType, BodyTooLarge."""
     kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-    if kind and kind != "application/json" and not kind.endswith("+json"):
+    told = kind == "application/json" or kind.endswith("+json")
+    if not told and kind not in ("", FORM):
         raise WrongType("the content type must be application/json")
     data = read(environ, limit)
     if not data:
         if empty is not None:
             return empty
         raise BadRequest("the body is empty, a JSON object was expected")
+    # `curl -d` sends a form, and Ollama's own examples leave it at that. A page of another site can
+    # send one too, without asking: a browser tells the origin.
+    if not told and "HTTP_ORIGIN" in environ:
+        raise WrongType("from a page the content type must be application/json")
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

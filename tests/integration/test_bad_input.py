@@ -170,6 +170,16 @@ def test_another_content_type_is_refused(address: str) -> None:
     assert (status, value["error"]["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
+def test_json_by_curl_is_taken_and_from_a_page_of_another_site_refused(
+    address: str, kind: str
+) -> None:
+    body = json.dumps({"messages": USER, "max_tokens": 2})
+    assert send(address, body, content_type=kind)[0] == 200
+    status, value, _ = send(address, body, content_type=kind, origin="http://elsewhere.example")
+    assert (status, value["error"]["code"]) == (415, "unsupported_media_type")
+
+
 def test_what_an_old_backend_cannot_do_is_said_with_the_parameter(address: str) -> None:
     for field, value in (("xtc_probability", 0.5), ("dry_multiplier", 0.8), ("top_n_sigma", 1)):
         status, answer, _ = send(address, json.dumps({"messages": USER, field: value}))
