@@ -42,13 +42,14 @@ $(VENV)/installed: requirements/dev.txt setup.cfg setup.py
 # Each file's tests in one of several processes: much of them is waiting for servers.
 PYTEST = $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/installed ## all tests, with the server of 2023 and chatglm_cpp (built once, some minutes)
+test: export SLOTPROXY_TEST_ALL = 0
+test: $(VENV)/installed ## what takes three minutes, with the server of 2023 and chatglm_cpp (built once, some minutes)
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null
 	@$(RUN) -m tools.chatglm install
-	$(PYTEST) --ignore tests/browser $(FLAGS)
+	$(PYTEST) -m 'not slow' --ignore tests/browser $(FLAGS)
 
 test-all: export SLOTPROXY_TEST_ALL = 1
-test-all: $(VENV)/installed ## the same on the server of 2026 (built once, about ten minutes) and in a browser
+test-all: $(VENV)/installed ## every test, on the server of 2026 too (built once, about ten minutes) and in a browser
 	@$(RUN) -m tools.servers build llama-2023 llama-2026 >/dev/null
 	@$(RUN) -m tools.chatglm install
 	@$(RUN) -m tools.browser

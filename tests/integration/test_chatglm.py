@@ -396,6 +396,7 @@ def test_a_file_that_is_no_model_is_said_at_the_start(
         gateway("--chatglm-model", str(file))
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_the_library(gateway: StartGateway, hello: Path, tmp_path: Path) -> None:
     """Cut in the middle of its tensors: the gateway lives, and says what is wrong."""
     file = tmp_path / "cut.bin"

@@ -28,7 +28,10 @@ from .test_state import Redis, _slots, _workers
 
 pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
 pytest.importorskip("redis", reason="the extra redis is not installed")
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/net"), reason="reads Linux's /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.path.isdir("/proc/net"), reason="reads Linux's /proc"),
+]
 
 BUNDLED = ROOT / "models" / "tinychat-chatglm3.bin"
 

@@ -127,6 +127,7 @@ def test_more_at_once_than_slots_are_all_answered(
         assert set(pool.map(one, range(count))) == {"length"}
 
 
+@pytest.mark.slow
 def test_sixty_four_streams_at_once_on_two_slots_end_well(
     old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
 ) -> None:

@@ -245,6 +245,7 @@ def test_a_temporary_base_is_forgotten(library: Library) -> None:
         knowledge.base("ann", base.id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["sqlite", "postgres"])
 def test_kill_in_the_middle_loses_nothing_that_was_told_as_done(
     request: pytest.FixtureRequest, kept: str, gateway: StartGateway, tmp_path: Path

@@ -57,6 +57,7 @@ class Readers:
         self._engine.dispose()
 
 
+@pytest.mark.slow
 def test_two_gateways_read_each_document_once_and_one_takes_over_from_the_dead(
     gateway: StartGateway, postgres: str, tmp_path: Path
 ) -> None:

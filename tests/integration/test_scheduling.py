@@ -82,6 +82,7 @@ def two_backends(start_server: StartServer, gateway: StartGateway) -> tuple[list
     return servers, running
 
 
+@pytest.mark.slow
 def test_a_backend_killed_under_sixteen_streams_costs_no_answer(
     two_backends: tuple[list[Any], Gateway],
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_broken_answer_is_told_where_going_on_is_turned_off(
     assert errors == 1
 
 
+@pytest.mark.slow
 def test_a_modest_client_waits_a_tenth_of_greedy_ones(
     start_server: StartServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
@@ -265,6 +267,7 @@ def test_groups_of_keys_do_not_share_what_slots_hold(
     assert view["backends"][0]["slots"][0]["conversation"] is None
 
 
+@pytest.mark.slow
 def test_hangup_adds_and_drains_backends_while_answers_run(
     start_server: StartServer, gateway: StartGateway, tmp_path: Path
 ) -> None:

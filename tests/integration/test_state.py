@@ -189,6 +189,7 @@ def _chat(url: str, text: str, tokens: int = 8, **more: Any) -> tuple[int, dict[
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/net"), reason="reads Linux's /proc")
 
 
+@pytest.mark.slow
 def test_two_gateways_never_take_a_slot_twice_and_know_each_others_conversations(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
@@ -213,6 +214,7 @@ def test_two_gateways_never_take_a_slot_twice_and_know_each_others_conversations
     _wait_for(lambda: _states(one.url).count("busy") == 0)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_killed_workers_slots_come_free_and_the_others_streams_go_on(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
@@ -244,6 +246,7 @@ def test_a_killed_workers_slots_come_free_and_the_others_streams_go_on(
     _wait_for(lambda: _states(one.url).count("busy") == 0)
 
 
+@pytest.mark.slow
 def test_without_redis_requests_go_on_by_load_and_say_so(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ KEPT = ("document", "document_piece", "openai_file", "openai_file_piece", "chunk
 TEXT = b"The zebra runs over the hill.\n" * (DOCUMENT // 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["gunicorn", "waitress"])
 def test_documents_have_a_bound_of_their_own_and_go_with_their_key(
     gateway: StartGateway, tmp_path: Path, server: str

@@ -6,6 +6,7 @@ for a look at what was added, not for a higher number.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -38,12 +39,15 @@ def bytecodes(work: Callable[[], Any]) -> int:
         return trace
 
     work()
-    before = sys.gettrace()
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()  # what other tests left behind is not this one's to clear away
     sys.settrace(trace)
     try:
         work()
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
     return count
 
 

@@ -103,6 +103,7 @@ def test_its_tools_are_listed_and_called(server: Server) -> None:
     box.close()
 
 
+@pytest.mark.slow
 def test_cancel_ends_the_server_in_the_middle_of_a_tool(script: Path, tmp_path: Path) -> None:
     server = Server("small", command=(sys.executable, str(script)))
     box, mark, cancel = box_of(server), tmp_path / "mark", Cancel()
@@ -126,6 +127,7 @@ def test_cancel_ends_the_server_in_the_middle_of_a_tool(script: Path, tmp_path: 
     box.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_began_anew_gets_a_new_session(script: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
