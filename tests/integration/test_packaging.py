@@ -8,6 +8,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from proxy import resources
 from tools.servers import ROOT
 
@@ -26,6 +28,7 @@ def test_a_checkout_reads_its_own_templates() -> None:
     assert resources.templates() == ROOT / "templates"
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_code_templates_and_static_files(tmp_path: Path) -> None:
     # From a copy: building leaves folders behind.
     source = tmp_path / "source"

@@ -18,6 +18,8 @@ from tools.processes import ModelServer, ask
 from tools.tinychat.engines import ChatGLMEngine, ServerEngine
 from tools.tinychat.prompt import OWN_TEMPLATE
 
+pytestmark = pytest.mark.slow  # it changes when the models are made anew
+
 MODELS = Path(__file__).resolve().parents[2] / "models"
 LLAMA = MODELS / "tinychat-llama.gguf"
 CHATGLM = MODELS / "tinychat-chatglm3.bin"
