@@ -6,10 +6,7 @@ for a look at what was added, not for a higher number.
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -24,31 +21,9 @@ from proxy.prompting import templates
 from proxy.scheduling.scheduler import Scheduler
 from proxy.scheduling.state import Want
 from proxy.wire import servercpp, sse
+from tests.bytecodes import bytecodes
 
 EVENT = b'data: {"content":" word","stop":false,"id_slot":0,"tokens_predicted":7}\n\n'
-
-
-def bytecodes(work: Callable[[], Any]) -> int:
-    """How many the second run of `work` executes, in Python functions it calls as well."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        count += event == "opcode"
-        return trace
-
-    work()
-    before, collects = sys.gettrace(), gc.isenabled()
-    gc.disable()  # what other tests left behind is not this one's to clear away
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-        if collects:
-            gc.enable()
-    return count
 
 
 def encoder() -> openai_chat.Encoder:

@@ -204,12 +204,12 @@ def test_the_engine_dies_and_the_next_answer_comes(rig: Rig) -> None:
     batches = iter(driver.stream(chat(max_tokens=1 << 19), 0, driver.probe(5), Cancel()))
     while not any(isinstance(one, TextDelta) for one in next(batches)):
         pass
+    rig.model = FakeModel("again")  # for the one that is started after it
     rig.hosts[0].crash()
     with pytest.raises(UpstreamFault, match="the model's process ended"):
         for _ in batches:
             pass
     assert driver.alive(), "one death is mended by itself"
-    rig.model = FakeModel("again")
     assert run_when_up(driver, "again")
     assert len(rig.hosts) == 2
 
