@@ -150,9 +150,7 @@ class Exchange:
         if connection is None:
             return
         try:
-            if not self._complete:
-                self._read_with(reader(connection.sock, seconds))
-            while not self._complete and self._fill():
+            while not self._complete and self._fill(seconds):
                 self._body.clear()
             if self._complete:
                 self._release()
@@ -187,7 +185,7 @@ class Exchange:
             sent = sock.send(self._message)
             if sent < len(self._message):  # gevent's sendall() asks the system for buffer sizes
                 sock.sendall(self._message[sent:])
-            self._read_with(reader(sock, self._tick))
+            self._reader = connection.reader(self._tick)
         except TimeoutError:
             raise UpstreamTimeout("the backend did not take the request") from None
         except OSError as error:
@@ -196,15 +194,11 @@ class Exchange:
                 return
             raise self._broken(str(error)) from None
 
-    def _read_with(self, new: Reader | None) -> None:
-        old, self._reader = self._reader, new
-        if old is not None:
-            old.close()
-
     def _resend(self) -> None:
         """On a fresh connection: the kept one had been closed by the server."""
         with self._lock:
             stale, self._connection = self._connection, None
+        self._reader = None
         if stale is not None:
             self._pool.discard(stale)
         self._send(fresh=True)
@@ -257,7 +251,9 @@ class Exchange:
     def _take(self) -> Connection | None:
         with self._lock:
             connection, self._connection = self._connection, None
-        self._read_with(None)
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader = None
         self._parser = None  # it refers back to us
         if self._cancel is not None:
             self._cancel.remove(self.abort)
@@ -277,12 +273,28 @@ class Connection:
     """One socket to a backend; `used` once a request was answered on it, the last time at
     `since`."""
 
-    __slots__ = ("since", "sock", "used")
+    __slots__ = ("_reader", "since", "sock", "used")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.used = False
         self.since = 0.0
+        self._reader: Reader | None = None
+
+    def reader(self, tick: float) -> Reader:
+        """The reader for the next answer, started."""
+        kept = self._reader
+        if kept is None or kept.tick != tick:
+            if kept is not None:
+                kept.close()
+            kept = self._reader = reader(self.sock, tick)
+        kept.start()
+        return kept
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self.sock.close()
 
     def shutdown(self) -> None:
         with contextlib.suppress(OSError):  # the other side was quicker
@@ -368,7 +380,7 @@ class Pool:
                 # this moment is met by sending once more, as it would be behind the look.
                 if time.monotonic() - connection.since < WARM or not stale(connection.sock):
                     return connection
-                connection.sock.close()
+                connection.close()
             return Connection(self._connect())
         except BaseException:
             self._leave_room()
@@ -379,19 +391,19 @@ class Pool:
         if len(self._idle) < self._max_idle:
             self._idle.append(connection)
         else:
-            connection.sock.close()
+            connection.close()
         self._leave_room()
 
     def discard(self, connection: Connection) -> None:
         connection.shutdown()
-        connection.sock.close()
+        connection.close()
         self._leave_room()
 
     def close(self) -> None:
         """Close the idle connections."""
         idle, self._idle = self._idle, deque()
         for connection in idle:
-            connection.sock.close()
+            connection.close()
 
     def _leave_room(self) -> None:
         if self._room is not None:

@@ -117,16 +117,15 @@ class Run:
 
         Text that came together is one delta: from here to the client it then costs what one token
         does. That a token may be short of a whole batch costs nobody anything."""
-        if not self.begun:
-            if self._event(payloads[0], batch):
-                return True
-            payloads = payloads[1:]
+        if len(payloads) == 1:
+            return self._take(servercpp.chunk(payloads[0]), batch)
         if self._top is not None:
             return any(self._event(payload, batch) for payload in payloads)
-        if len(payloads) == 1:
-            chunk = servercpp.chunk(payloads[0])
-            return self._take(chunk, batch)
         chunks = servercpp.chunks(payloads)
+        if not self.begun:
+            if self._take(chunks[0], batch):
+                return True
+            del chunks[0]
         kinds = list(map(_KIND, chunks))
         more = len(kinds) - kinds.count(_TEXT)
         if not more:
@@ -135,7 +134,10 @@ class Run:
         # Nearly always it is the last one alone.
         first = -1 if more == 1 and kinds[-1] != _TEXT else _first(kinds)
         self._text(chunks[:first], batch)
-        return any(self._take(chunk, batch) for chunk in chunks[first:])
+        for chunk in chunks[first:]:
+            if self._take(chunk, batch):
+                return True
+        return False
 
     def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> None:
         """Add the text of plain chunks, without the surplus of an old server, which never gives

@@ -2,8 +2,11 @@
 
 With threads that is the socket's own timeout. Under gevent a timeout is an object and a timer for
 every single read, a third of what a relayed token costs; here one timer beats for the whole answer
-and a read only says that it waits. Reading begins with waiting, for two reasons: a paced stream has
-nothing to read yet, and a fast one lets the others in between, and then brings more at once.
+and a read only says that it waits. Timer and watcher are kept as long as the connection: to make
+them costs nine times what it costs to start them.
+
+Reading begins with waiting, for two reasons: a paced stream has nothing to read yet, and a fast one
+lets the others in between, and then brings more at once.
 """
 
 from __future__ import annotations
@@ -18,18 +21,25 @@ BEATS = 4  # of the timer in a tick: silence is noticed after one tick to one an
 
 
 class Reader(Protocol):
-    """Reads of one socket during one answer."""
+    """Reads of one socket, answer after answer. `tick` is in seconds."""
+
+    tick: float
+
+    def start(self) -> None:
+        """An answer is to be read."""
 
     def read(self, limit: float = 0.0) -> bytes | None:
         """What one read brought, b"" at the end; None after a tick of silence, or after `limit`
         seconds where that is not 0. Raises OSError."""
+
+    def stop(self) -> None:
+        """Nothing is to be read for now; whoever waits in `read` is woken."""
 
     def close(self) -> None:
         """No more reads come. The socket stays as it is."""
 
 
 def reader(sock: socket.socket, tick: float) -> Reader:
-    """`tick` is in seconds."""
     return _InHub(sock, tick) if _is_green(sock) else _WithTimeout(sock, tick)
 
 
@@ -57,14 +67,20 @@ def _is_green(sock: socket.socket) -> bool:
 class _WithTimeout:
     def __init__(self, sock: socket.socket, tick: float) -> None:
         self._sock = sock
-        self._tick = tick
+        self.tick = tick
+
+    def start(self) -> None:
+        pass
 
     def read(self, limit: float = 0.0) -> bytes | None:
-        self._sock.settimeout(limit or self._tick)
+        self._sock.settimeout(limit or self.tick)
         try:
             return self._sock.recv(READ_SIZE)
         except (TimeoutError, ssl.SSLWantReadError):
             return None
+
+    def stop(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -73,18 +89,21 @@ class _WithTimeout:
 class _InHub:
     """`_waiting` is the greenlet that reads, while it waits."""
 
-    __slots__ = ("_beats", "_current", "_hub", "_io", "_recv", "_timer", "_waiting")
+    __slots__ = ("_beats", "_current", "_hub", "_io", "_recv", "_timer", "_waiting", "tick")
 
     def __init__(self, sock: Any, tick: float) -> None:
         gevent: Any = sys.modules["gevent"]
+        self.tick = tick
         self._hub = gevent.get_hub()
         self._current = gevent.getcurrent
         self._recv = sock._sock.recv
         self._io = self._hub.loop.io(sock.fileno(), 1)
         self._timer = self._hub.loop.timer(tick / BEATS, tick / BEATS)
-        self._timer.start(self._beat)
         self._waiting: Any = None
         self._beats = 0
+
+    def start(self) -> None:
+        self._timer.start(self._beat)
 
     def read(self, limit: float = 0.0) -> bytes | None:
         if not limit:
@@ -99,6 +118,7 @@ class _InHub:
 
     def _read(self) -> bytes | None:
         while True:
+            self._beats = 0
             self._waiting = self._current()
             self._io.start(self._waiting.switch, True)
             try:
@@ -106,7 +126,6 @@ class _InHub:
             finally:
                 self._io.stop()
                 self._waiting = None
-            self._beats = 0
             if not readable:
                 return None
             try:
@@ -115,12 +134,16 @@ class _InHub:
                 continue
             return data
 
-    def close(self) -> None:
-        for watcher in (self._io, self._timer):
-            watcher.stop()
-            watcher.close()
+    def stop(self) -> None:
+        self._timer.stop()
         if self._waiting is not None:
             self._hub.loop.run_callback(self._enough)
+
+    def close(self) -> None:
+        self.stop()
+        self._timer.close()
+        self._io.stop()
+        self._io.close()
 
     # in the hub
 

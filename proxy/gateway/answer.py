@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import chain
 
 import msgspec
 
@@ -170,10 +171,8 @@ class Answer:
                 raise event.error
 
     def __iter__(self) -> Iterator[Choice]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            yield first
-        yield from self._choices
+        first, self._first = self._first, None
+        return self._choices if first is None else chain((first,), self._choices)
 
     def close(self) -> None:
         """End it, wherever it is; every slot is given back. Safe to call again."""

@@ -96,8 +96,9 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     native = caps.native or task.native
     if caps.chat and request.is_chat and backend.chat_mode != "completion":
         native = native or backend.chat_mode == "native" or task.foreign or bool(kinds)
-    for kind, takes in (("image", caps.vision), ("audio", caps.audio)):
-        if kind in kinds and not (native and (takes or caps.native)):
+    for kind in kinds:
+        takes = caps.vision if kind == "image" else caps.audio
+        if not (native and (takes or caps.native)):
             raise Unsupported(f"the backend of this model takes no {kind}", param="messages")
     if not native:
         return task

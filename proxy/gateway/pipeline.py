@@ -78,7 +78,12 @@ class Answering:
 
     def __iter__(self) -> Iterator[Batch]:
         request = self._task.request
-        tries = 0 if request.stream or not judged(request) else self._manner.json_retries
+        if request.stream or not judged(request):
+            return self._answer()
+        return self._tried(self._manner.json_retries)
+
+    def _tried(self, tries: int) -> Iterator[Batch]:
+        """A document that nobody has seen yet is made anew when it is not what was asked for."""
         while tries:
             held: list[Batch] = []
             for batch in self._answer():
@@ -98,13 +103,16 @@ class Answering:
         batches = self._runs(Way(self._task, self._manner, self.usage))
         if self._task.max_tokens == 0:
             batches = _silent(batches)
-        if self._task.request.echo:
-            for batch in batches:
-                if batch:
-                    batch.insert(1, TextDelta(self._text_of_prompt()))
-                    yield batch
-                    break
+        return self._echoed(batches) if self._task.request.echo else batches
+
+    def _echoed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The prompt goes before the answer's text."""
+        for batch in batches:
+            if batch:
+                batch.insert(1, TextDelta(self._text_of_prompt()))
                 yield batch
+                break
+            yield batch
         yield from batches
 
     def _runs(self, way: Way) -> Iterator[Batch]:
@@ -205,6 +213,8 @@ class Answering:
     def _told(self, finished: Finished) -> Finished:
         """The counts of all runs together: what the last one calls its prompt holds the text of
         those before it."""
+        if not (self._prompt_tokens or self._wasted):
+            return finished
         usage = finished.usage
         if self._prompt_tokens:
             written = max(0, usage.prompt - self._prompt_tokens)

@@ -53,6 +53,7 @@ class Seat:
         self._info = info
         self._want = want
         self._lease: Lease | None = None
+        self._backend: Backend | None = None  # where the lease was last had
         self._run: Run | None = None
         self._outcome = Outcome()
         self._asking: object = None  # the prompt of the last run
@@ -66,8 +67,8 @@ class Seat:
 
     @property
     def backend(self) -> Backend:
-        assert self._lease is not None, "nothing was taken"
-        return self._gateway.registry.backends[self._lease.backend]
+        assert self._backend is not None, "nothing was taken"
+        return self._backend
 
     @property
     def caps(self) -> Capabilities:
@@ -91,25 +92,28 @@ class Seat:
         """Wait for a slot, with an empty batch every so many seconds, and make it ready. Raises
         NoBackend, QueueFull, QueueTimeout, Cancelled."""
         scheduler: Admission = self._gateway.scheduler
+        info = self._info
         found = scheduler.enter(self._want, again)
         if isinstance(found, Lease):
             lease = found
         else:
             try:
                 while (taken := found.wait(self._cancel, tick)) is None:
-                    self._info.place = found.place
+                    info.place = found.place
                     yield []
                 lease = taken
             finally:
                 found.leave()
-        self._info.place = 0
+            info.place = 0
+            info.queue_wait = max(info.queue_wait, lease.waited)
+            info.first_place = max(info.first_place, lease.place)
         self._lease = lease
+        self._backend = backend = self._gateway.registry.backends[lease.backend]
         self._outcome = Outcome()
         self._asked = None
-        self._info.backend, self._info.slot = lease.backend, lease.slot.id
-        self._info.queue_wait = max(self._info.queue_wait, lease.waited)
-        self._info.first_place = max(self._info.first_place, lease.place)
-        self._prepare(lease)
+        info.backend, info.slot = backend.name, lease.slot.id
+        if lease.grant.save or lease.grant.restore is not None:
+            self._prepare(lease, backend)
 
     def begin(self, task: Task) -> Run:
         """A run on the slot that was taken."""
@@ -143,17 +147,12 @@ class Seat:
         if self._lease is not None:
             self._lease.ends()
         told, usage = self._outcome, finished.usage
-        if not told.prompt:
-            told = msgspec.structs.replace(
-                told,
-                prompt=usage.prompt,
-                cached=usage.cached,
-                evaluating=finished.timings.prompt_ms / 1000,
-            )
-        total = usage.prompt + usage.completion
-        self._outcome = msgspec.structs.replace(
-            told, end="whole", slot=finished.slot, completion=total - told.prompt
-        )
+        prompt, cached, evaluating = told.prompt, told.cached, told.evaluating
+        if not prompt:
+            prompt, cached = usage.prompt, usage.cached
+            evaluating = finished.timings.prompt_ms / 1000
+        written = usage.prompt + usage.completion - prompt
+        self._outcome = Outcome("whole", finished.slot, prompt, cached, written, evaluating)
 
     def failed(self, error: GatewayError) -> None:
         """What went wrong, for whom it concerns."""
@@ -202,8 +201,9 @@ class Seat:
         outcome = self._outcome
         try:
             if run is not None:
-                usage, slot = run.usage(), run.slot
+                slot = run.slot
                 if outcome.end == "cut":
+                    usage = run.usage()
                     outcome = msgspec.structs.replace(
                         outcome,
                         prompt=usage.prompt,
@@ -212,6 +212,7 @@ class Seat:
                     )
                 if slot >= 0:
                     self._info.slot = slot
+                if slot not in (-1, outcome.slot):
                     outcome = msgspec.structs.replace(outcome, slot=slot)
             if self._gateway.scheduler.leaks(lease, outcome):
                 self._erase(lease, outcome)
@@ -219,13 +220,9 @@ class Seat:
         finally:
             lease.release(outcome)
 
-    def _prepare(self, lease: Lease) -> None:
+    def _prepare(self, lease: Lease, backend: Backend) -> None:
         """Save what the slot holds, and restore what it is to hold. Whatever fails, the answer
         goes on, from less."""
-        grant = lease.grant
-        if not grant.save and grant.restore is None:
-            return
-        backend = self._gateway.registry.backends[lease.backend]
         if not isinstance(backend.driver, KeepsSlots):
             return
         clock = self._gateway.clock
@@ -241,7 +238,7 @@ class Seat:
                 lease.step_done(step, tokens, size, clock() - began)
 
     def _erase(self, lease: Lease, outcome: Outcome) -> None:
-        driver = self._gateway.registry.backends[lease.backend].driver
+        driver = self.backend.driver
         number = outcome.slot if outcome.slot >= 0 else lease.slot.id
         if isinstance(driver, KeepsSlots):
             # Where it cannot be erased, the scheduler asks for a fresh evaluation there.

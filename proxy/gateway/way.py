@@ -98,7 +98,7 @@ class Way:
         if thoughts is not None:
             came, thinking = batch, not thoughts.over
             batch = thoughts.feed(batch)
-            if thinking and any(isinstance(e, ReasoningDelta) for e in batch):
+            if thinking and ReasoningDelta in map(type, batch):
                 self._thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
             if self._deferred and (thoughts.over or finished) and not _cut(finished):
                 assert self._start is not None
