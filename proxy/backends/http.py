@@ -64,7 +64,7 @@ class Exchange:
         self._message = message
         self._cancel = cancel
         self._tick = tick
-        self._lock = brief()
+        self._lock = pool.lock
         self._connection: Connection | None = None
         self._reader: Reader | None = None
         self._body: list[bytes] = []
@@ -322,6 +322,7 @@ class Pool:
         self._base = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
         self._max_idle = idle
+        self.lock = brief()  # between who aborts an exchange and who ends it
         self._idle: deque[Connection] = deque()  # taken and given back in one step: no lock
         self._room = threading.Semaphore(limit) if limit else None
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}

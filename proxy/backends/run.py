@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter
-from typing import Any
 
 import msgspec
 
@@ -131,13 +130,12 @@ class Run:
         if not more:
             self._text(chunks, batch)
             return False
-        # Nearly always it is the last one alone.
-        first = -1 if more == 1 and kinds[-1] != _TEXT else _first(kinds)
+        if more == 1 and kinds[-1] != _TEXT:  # nearly always
+            self._text(chunks[:-1], batch)
+            return self._take(chunks[-1], batch)
+        first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
         self._text(chunks[:first], batch)
-        for chunk in chunks[first:]:
-            if self._take(chunk, batch):
-                return True
-        return False
+        return any(self._take(chunk, batch) for chunk in chunks[first:])
 
     def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> None:
         """Add the text of plain chunks, without the surplus of an old server, which never gives
@@ -260,10 +258,6 @@ def stream_error(data: bytes) -> GatewayError:
     if isinstance(error, str):
         return UpstreamFault("the backend failed", detail=error)
     return refusal(error.code, msgspec.json.encode({"error": error}))
-
-
-def _first(kinds: list[tuple[Any, ...]]) -> int:
-    return next(i for i, kind in enumerate(kinds) if kind != _TEXT)
 
 
 class _ErrorBody(msgspec.Struct):

@@ -19,9 +19,9 @@ class Task(Struct, frozen=True, kw_only=True):
     it. `suffix` not None asks for an infill. `max_tokens` None means what is left of the context.
     `tool_form` names the form in which the model writes calls of tools; "" where it has none to
     call. `thinks`: the model may write thoughts before its answer. `native`: the backend gets the
-    request's messages and makes the prompt itself. `foreign`: the chat template is of no family
-    that we know, a backend that can make the prompt itself had better do so. `request` is what it
-    came from.
+    request's messages and makes the prompt itself. `free`: nothing binds the answer, no tools, no
+    document and no grammar. `foreign`: the chat template is of no family that we know, a backend
+    that can make the prompt itself had better do so. `request` is what it came from.
     """
 
     prompt: str | tuple[int, ...]
@@ -36,5 +36,6 @@ class Task(Struct, frozen=True, kw_only=True):
     tool_form: str = ""
     thinks: bool = False
     native: bool = False
+    free: bool = False
     foreign: bool = False
     request: CompletionRequest = CompletionRequest()

@@ -261,6 +261,7 @@ def _task(
     rendered = rendered or Prompt("")
     if isinstance(prompt, str) and "\0" in prompt:
         raise BadRequest("the prompt holds a NUL character", param="prompt")
+    bound = rendered.tool_form or request.output.kind != "text" or request.sampling.get("grammar")
     return Task(
         prompt=prompt,
         boundaries=rendered.boundaries,
@@ -274,6 +275,7 @@ def _task(
         tool_form=rendered.tool_form,
         thinks=rendered.thinks,
         native=rendered.native,
+        free=not bound,
         foreign=rendered.foreign,
         request=request,
     )

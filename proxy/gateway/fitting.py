@@ -41,7 +41,7 @@ def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
     grammar = task.sampling.get("grammar")
     if grammar and not caps.modern_sampling:
         grammar = _old_grammar(grammar)
-    bound = None if grammar else _bound(task, caps)
+    bound = None if grammar or task.free else _bound(task, caps)
     if bound is not None:
         try:
             grammar = bind.grammar(bound, limits(caps))
@@ -126,6 +126,8 @@ def form_of(task: Task) -> Form | None:
 
 def bindable(task: Task) -> None:
     """Refuse early, before any queue, what no backend could bind. Raises Invalid."""
+    if task.free:
+        return
     request = task.request
     form = form_of(task)
     own = task.sampling.get("grammar")

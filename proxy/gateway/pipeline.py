@@ -77,8 +77,8 @@ class Answering:
         self._run.close()
 
     def __iter__(self) -> Iterator[Batch]:
-        request = self._task.request
-        if request.stream or not judged(request):
+        task = self._task
+        if task.free or task.request.stream or not judged(task.request):
             return self._answer()
         return self._tried(self._manner.json_retries)
 

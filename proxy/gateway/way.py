@@ -76,9 +76,10 @@ class Way:
         stop = StopStage(task.cut, usage) if task.cut else None
         if stop is not None:
             self._rest.append(stop)
-        judge, output = judged(request), request.output.kind
+        judge = None if task.free else judged(request)
         if judge is not None:
-            self._rest.append(JudgeStage(judge, request.stop if output == "text" else ()))
+            stops = request.stop if request.output.kind == "text" else ()
+            self._rest.append(JudgeStage(judge, stops))
         if reasoning == "none" or (reasoning == "raw" and self._thoughts is not None):
             self._rest.append(InlineStage())
         self.idle = self._has_nothing_to_do()
@@ -164,6 +165,8 @@ class Way:
 
 def start_bound(task: Task) -> bind.Bound | None:
     """What of ours binds the answer from its beginning."""
+    if task.free:
+        return None
     return bind.from_start(task.request, form_of(task))
 
 

@@ -19,7 +19,7 @@ from ..core.events import Alternative, FinishReason, TokenLogprob
 from ..core.usage import Timings
 
 
-class WireTimings(Struct):
+class WireTimings(Struct, gc=False):
     cache_n: int = -1
     prompt_n: int = 0
     prompt_ms: float | None = 0.0
@@ -50,18 +50,15 @@ class SlotMoved(Struct):
     n_read: int = 0
 
 
-class Chunk(Struct):
+class Chunk(Struct, gc=False):
     """One event of a /completion stream, or its whole answer."""
 
     content: str = ""
     stop: bool = False
     slot_id: int = -1
     id_slot: int = -1
-    model: str = ""
-    tokens: list[int] = []
     tokens_predicted: int = 0
     tokens_evaluated: int = 0
-    tokens_cached: int = 0
     truncated: bool = False
     stop_type: str = ""
     stopped_eos: bool = False
@@ -70,7 +67,7 @@ class Chunk(Struct):
     stopping_word: str = ""
     timings: WireTimings | None = None
     prompt_progress: WireProgress | None = None
-    completion_probabilities: list[Any] = []
+    completion_probabilities: tuple[Any, ...] = ()
     error: WireError | str | None = None
 
     @property
