@@ -181,7 +181,8 @@ class Exchange:
             self._connection = connection
         sock = connection.sock
         try:
-            sock.settimeout(self._pool.timeout)
+            if sock.gettimeout() != self._pool.timeout:
+                sock.settimeout(self._pool.timeout)
             sent = sock.send(self._message)
             if sent < len(self._message):  # gevent's sendall() asks the system for buffer sizes
                 sock.sendall(self._message[sent:])

@@ -173,9 +173,9 @@ class Run:
             raise stream_error(msgspec.json.encode({"error": chunk.error}))
         if not self.begun:
             self.begun = True
-            self.slot = chunk.slot
+            self.slot = slot = chunk.slot
             self.cached = chunk.cached
-            batch.append(Started(slot=chunk.slot))
+            batch.append(Started(slot=slot))
         if chunk.stop:
             if chunk.content:
                 batch.append(TextDelta(chunk.content))
@@ -209,8 +209,9 @@ class Run:
                 predicted += 1
             if predicted > self._limit:
                 predicted, reason = self._limit, "length"
-        if chunk.slot >= 0:
-            self.slot = chunk.slot
+        slot = chunk.slot
+        if slot >= 0:
+            self.slot = slot
         return Finished(
             reason,
             Usage(chunk.tokens_evaluated, predicted, chunk.cached),

@@ -127,7 +127,8 @@ class Gateway:
             prompt = self._prompters(model).render(request, self.now())
             if self._hygiene and prompt.boundaries:
                 text = mask(prompt.text, prompt.boundaries[0])
-                prompt = msgspec.structs.replace(prompt, text=text)
+                if text is not prompt.text:
+                    prompt = msgspec.structs.replace(prompt, text=text)
             tasks = [_task(request, prompt.text, prompt)]
         else:
             tasks = [_task(request, p) for p in request.prompts]

@@ -45,7 +45,11 @@ TICK = 15.0  # seconds between two signs of life of who waits to go on elsewhere
 
 
 class Seat:
-    """One lease after another for one choice. It is a driver too, as far as an answer needs one."""
+    """One lease after another for one choice. It is a driver too, as far as an answer needs one.
+    `backend` and `caps` belong to the lease that was taken last: before `take` there are none."""
+
+    backend: Backend
+    caps: Capabilities
 
     def __init__(self, gateway: Gateway, want: Want, cancel: Cancel, info: Info) -> None:
         self._gateway = gateway
@@ -53,7 +57,6 @@ class Seat:
         self._info = info
         self._want = want
         self._lease: Lease | None = None
-        self._backend: Backend | None = None  # where the lease was last had
         self._run: Run | None = None
         self._outcome = Outcome()
         self._asking: object = None  # the prompt of the last run
@@ -64,17 +67,6 @@ class Seat:
     @property
     def driver(self) -> Seat:
         return self
-
-    @property
-    def backend(self) -> Backend:
-        assert self._backend is not None, "nothing was taken"
-        return self._backend
-
-    @property
-    def caps(self) -> Capabilities:
-        caps = self.backend.caps
-        assert caps is not None, "a backend is up only after its probe"
-        return caps
 
     @property
     def counter(self) -> TokenCounter:
@@ -108,7 +100,9 @@ class Seat:
             info.queue_wait = max(info.queue_wait, lease.waited)
             info.first_place = max(info.first_place, lease.place)
         self._lease = lease
-        self._backend = backend = self._gateway.registry.backends[lease.backend]
+        self.backend = backend = self._gateway.registry.backends[lease.backend]
+        assert backend.caps is not None, "a backend is up only after its probe"
+        self.caps = backend.caps
         self._outcome = Outcome()
         self._asked = None
         info.backend, info.slot = backend.name, lease.slot.id
