@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from array import array
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -134,11 +133,5 @@ def mask(prompt: str, end: int) -> str:
     """The prompt with changing stamps at its head (before `end`, its first boundary) made
     constant, as many characters as before."""
     head = prompt[: min(end, HEAD)]
-    masked = _masked(head)
+    masked = _STAMPS.sub(lambda found: "0" * len(found[0]), head)
     return prompt if masked == head else masked + prompt[len(head) :]
-
-
-@lru_cache(maxsize=64)
-def _masked(head: str) -> str:
-    """Most requests begin with a system prompt that another one had before them."""
-    return _STAMPS.sub(lambda found: "0" * len(found[0]), head)
