@@ -5,19 +5,20 @@ it waits its turn as a ticket. Whatever may change an answer (a slot given back,
 down, a time reached) runs `_serve`, which asks the policy for every ticket in fair order. A grant
 is counted when it is taken, under the same lock, and given back exactly once by its lease. What an
 answer told of its slot goes into the pool's records then: where they disagree, the backend is
-believed.
+believed. Nothing under the lock waits (no input or output, no log line, no other lock but an
+event's), so it is the interpreter's own; sections go into each other, as when who waits leaves and
+gives back what it got.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 import msgspec
 
 from ..errors import NoBackend, QueueFull
-from ..locks import brief
+from ..locks import brief, brief_nested
 from . import books, files
 from .fair import FairQueue
 from .knowledge import Pool
@@ -63,7 +64,7 @@ class Scheduler(Waiting):
         self._groups = groups
         self._disk = disk
         self._policy = policy
-        self._lock = threading.RLock()
+        self._lock = brief_nested()
         self._pools: dict[str, Pool] = {}
         self._backends: dict[str, tuple[Pool, Backend]] = {}
         self._chains = Chains()
