@@ -23,7 +23,7 @@ from . import books, files
 from .fair import FairQueue
 from .knowledge import Pool
 from .lease import Lease, Outcome
-from .parties import ANSWER, Parties, party
+from .parties import ANSWER, Parties, Party, party
 from .policy import Policy, decide, foreign
 from .prefix import Chain, Chains
 from .state import Backend, Conversation, Grant, Hold, Keeps, Step, Want
@@ -144,11 +144,12 @@ class Scheduler(Waiting):
             now = self._clock()
             pool = self._pool(want)
             conversation = pool.conversation(want)
-            self._parties.came(party(want), now)
-            if not len(self._queue) and pool.free and self._may(want, pool, now):
+            who = party(want)
+            self._parties.came(who, now)
+            if not len(self._queue) and pool.free and self._may(want, who, pool, now):
                 grant = self._policy(want, pool, now)
                 if type(grant) is Grant:
-                    return self._take(pool, want, grant, conversation, now)
+                    return self._take(pool, want, who, grant, conversation, now)
             if len(self._queue) >= self._max_queue and not again:
                 raise QueueFull(
                     f"{len(self._queue)} requests are waiting already",
@@ -246,7 +247,8 @@ class Scheduler(Waiting):
                 books.stretch(pool, backend, now) for backend in pool.backends.values()
             ):
                 continue
-            if not self._may(want, pool, now):
+            who = party(want)
+            if not self._may(want, who, pool, now):
                 ticket.until = now + 1.0
                 continue
             # What it goes on with must not seem dearer to others than to itself.
@@ -254,7 +256,7 @@ class Scheduler(Waiting):
             decision = self._policy(want, pool, now)
             if type(decision) is Grant:
                 self._queue.served(ticket)
-                ticket.lease = self._take(pool, want, decision, ticket.conversation, now)
+                ticket.lease = self._take(pool, want, who, decision, ticket.conversation, now)
                 ticket.event.set()
                 continue
             ticket.conversation.waiting += 1
@@ -263,7 +265,7 @@ class Scheduler(Waiting):
             if ticket.until < ticket.wakes:
                 ticket.event.set()  # it sleeps for longer than it need
 
-    def _may(self, want: Want, pool: Pool, now: float) -> bool:
+    def _may(self, want: Want, who: Party, pool: Pool, now: float) -> bool:
         """The last free slot is kept for who has none, as long as there is one. What has no
         prompt (embeddings) is no conversation's rival."""
         if (
@@ -272,27 +274,32 @@ class Scheduler(Waiting):
             or sum(len(b.slots) for b in pool.backends.values()) < 2
         ):
             return True
-        return not self._parties.greedy(party(want), now)
+        return not self._parties.greedy(who, now)
 
     def _pool(self, want: Want) -> Pool:
         """The model's pool, with a backend that may come to serve it. Raises NoBackend."""
         pool = self._pools.get(want.model)
-        for backend in pool.backends.values() if pool is not None else ():
-            may_come = backend.up is not False and not backend.draining
-            if may_come and backend.name not in want.exclude:
-                assert pool is not None
-                return pool
+        if pool is not None:
+            for name, backend in pool.backends.items():
+                if not (backend.up is False or backend.draining or name in want.exclude):
+                    return pool
         raise NoBackend("no backend of this model is up", retry_after=1.0)
 
     def _take(
-        self, pool: Pool, want: Want, grant: Grant, conversation: Conversation, now: float
+        self,
+        pool: Pool,
+        want: Want,
+        who: Party,
+        grant: Grant,
+        conversation: Conversation,
+        now: float,
     ) -> Lease:
         assert not grant.slot.busy, "a policy gave a slot twice"
         if self._groups:
             grant = msgspec.structs.replace(grant, fresh=foreign(grant, want))
         lease = Lease(self, want, grant, conversation)
         books.take(pool, lease, now)
-        self._parties.took(party(want))
+        self._parties.took(who)
         self._outstanding += 1
         return lease
 
