@@ -19,6 +19,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..locks import brief
+
 SIZE = 12  # bytes of a link
 BLOCK = 512  # characters, or token ids, between the links besides the boundaries
 FINE = 128  # the same for the beginning of a prompt without boundaries
@@ -63,10 +65,11 @@ class _Kept(Struct, frozen=True):
 
 
 class Chains:
-    """Makes chains. Not shared between threads without a lock."""
+    """Makes chains, for any thread."""
 
     def __init__(self) -> None:
-        self._kept: list[_Kept] = []  # the newest last
+        self._lock = brief()
+        self._kept: tuple[_Kept, ...] = ()  # the newest last
 
     def chain(
         self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
@@ -91,27 +94,28 @@ class Chains:
         return Chain(tuple(links), tuple(cuts), turn)
 
     def _of_text(self, prompt: str, cuts: list[int], turn: int, group: str) -> Chain:
+        if not prompt:
+            return Chain(turn=1)
         last = cuts[turn - 1]
-        keep = last if last >= LONG else -1
-        known = self._known(prompt, group) if keep == last else None
+        keep = last if last >= LONG else 0
+        known = self._known(prompt, group) if keep else None
+        begin, links = 0, []
         if known is None:
-            begin = 0
             state = blake2b(f"{group}\0text\0".encode(), digest_size=SIZE)
-            links: dict[int, bytes] = {}
         else:
-            begin = len(known.text)
-            state = known.state.copy()
-            links = {end: known.links[end] for end in cuts if end in known.links}
-        for end in cuts:
-            if end <= begin:
-                continue
+            begin, state = len(known.text), known.state.copy()
+            old = [end for end in cuts if end in known.links]
+            links = [known.links[end] for end in old]
+            cuts = [*old, *(end for end in cuts if end > begin)]
+            turn = bisect_right(cuts, last) or 1
+        for end in cuts[len(links) :]:
             state.update(prompt[begin:end].encode("utf-8", "surrogatepass"))
-            links[end] = state.digest()
+            links.append(state.digest())
             begin = end
             if end == keep:
-                self._keep(known, _Kept(group, prompt[:end], dict(links), state.copy()))
-        ends = tuple(links)
-        return Chain(tuple(links.values()), ends, bisect_right(ends, last) or 1)
+                so_far = dict(zip(cuts, links, strict=False))
+                self._keep(known, _Kept(group, prompt[:end], so_far, state.copy()))
+        return Chain(tuple(links), tuple(cuts), turn)
 
     def _known(self, prompt: str, group: str) -> _Kept | None:
         found = None
@@ -123,8 +127,9 @@ class Chains:
 
     def _keep(self, old: _Kept | None, new: _Kept) -> None:
         """In place of the text that it goes on from."""
-        self._kept = [kept for kept in self._kept if kept is not old][-REMEMBERED + 1 :]
-        self._kept.append(new)
+        with self._lock:
+            left = [kept for kept in self._kept if kept is not old]
+            self._kept = (*left[-REMEMBERED + 1 :], new)
 
 
 def mask(prompt: str, end: int) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..errors import NoBackend, QueueFull
-from ..locks import brief, brief_nested
+from ..locks import brief_nested
 from . import books, files
 from .fair import FairQueue
 from .knowledge import Pool
@@ -68,7 +68,6 @@ class Scheduler(Waiting):
         self._pools: dict[str, Pool] = {}
         self._backends: dict[str, tuple[Pool, Backend]] = {}
         self._chains = Chains()
-        self._hashing = brief()  # its own: a long prompt keeps no placing waiting
         self._queue: FairQueue[Ticket] = FairQueue()
         self._parties = Parties()
         self._outstanding = 0
@@ -136,8 +135,7 @@ class Scheduler(Waiting):
         self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
     ) -> Chain:
         """What a prompt begins with, for callers of this group."""
-        with self._hashing:
-            return self._chains.chain(prompt, boundaries, group)
+        return self._chains.chain(prompt, boundaries, group)
 
     def enter(self, want: Want, again: bool = False) -> Lease | Ticket:
         with self._lock:

@@ -20,7 +20,7 @@ monkey.patch_all()
 import random, sys, threading, time
 import gevent, greenlet
 from proxy import locks
-from proxy.scheduling import scheduler as module
+from proxy.scheduling import prefix, scheduler as module
 
 made = []
 def recorded(make):
@@ -28,7 +28,7 @@ def recorded(make):
         made.append(make())
         return made[-1]
     return record
-module.brief, module.brief_nested = recorded(locks.brief), recorded(locks.brief_nested)
+module.brief_nested, prefix.brief = recorded(locks.brief_nested), recorded(locks.brief)
 
 from proxy.cancel import Cancel
 from proxy.errors import GatewayError
