@@ -39,14 +39,14 @@ class Returns:
 
     def turn(self, conversation: Conversation, now: float) -> None:
         """One more turn of this conversation begins."""
-        before = min(conversation.turns, DEEPEST)
-        if before:
-            self._went_on[before] += 1
+        turns = conversation.turns
+        if turns:
+            self._went_on[min(turns, DEEPEST)] += 1
             self._gaps += 1
             weight = max(SMOOTH, 1 / self._gaps)
             self.gap += weight * (max(1e-3, now - conversation.last) - self.gap)
-        conversation.turns += 1
-        self._reached[min(conversation.turns, DEEPEST)] += 1
+        conversation.turns = turns = turns + 1
+        self._reached[min(turns, DEEPEST)] += 1
 
     def chance(self, conversation: Conversation, now: float) -> float:
         """That this conversation comes back, after the silence so far."""
@@ -155,10 +155,11 @@ class Pool:
             self._name(want.chain.links[want.chain.turn - 1], conversation)
 
     def _name(self, name: bytes | str, conversation: Conversation) -> None:
-        self._conversations[name] = conversation
-        self._conversations.move_to_end(name)
-        if len(self._conversations) > REMEMBERED:
-            self._conversations.popitem(last=False)
+        known = self._conversations
+        known[name] = conversation
+        known.move_to_end(name)
+        if len(known) > REMEMBERED:
+            known.popitem(last=False)
 
     # slots
 

@@ -15,6 +15,7 @@ slots, those let go longest ago first: the time of a decision does not grow with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from .knowledge import LOOKED_AT, Pool
@@ -37,7 +38,7 @@ def decide(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
     """The place for this request now; or to wait for a better one than is free; None when there is
     no slot at all."""
     prompt = pool.tokens(want.chain, not isinstance(want.task.prompt, str))
-    least = float("inf")
+    least = math.inf
     best: Grant | Hold | None = None
     kept: dict[str, tuple[Held, int]] = {}
     leaving = 1.0

@@ -81,7 +81,7 @@ class Chains:
             boundaries = (*range(FINE, min(size, 8 * FINE), FINE), *blocks)
         inside = [b for b in boundaries if 0 < b <= size]
         cuts = sorted({*blocks, *inside, size})[-MOST:]
-        turn = bisect_right(cuts, max(inside, default=size)) or len(cuts)
+        turn = bisect_right(cuts, max(inside) if inside else size) or len(cuts)
         if isinstance(prompt, str):
             return self._of_text(prompt, cuts, turn, group)
         data = array("q", prompt).tobytes()
