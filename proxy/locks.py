@@ -1,4 +1,4 @@
-"""A lock for sections that are over at once.
+"""Locks for sections that are over at once.
 
 Under gevent `threading.Lock` is a lock between greenlets, made in Python, and twenty times as dear
 as the interpreter's own. Where nothing in a section can wait (no other lock, no input or output, no
@@ -10,20 +10,29 @@ from __future__ import annotations
 
 import _thread
 import sys
-from collections.abc import Callable
+import threading
 from functools import cache
+from typing import Any
 
 
 def brief() -> _thread.LockType:
     """A new one. Not for a section that may wait: the thread would wait for itself, for ever."""
-    return _own()()
+    lock: _thread.LockType = _own("allocate_lock")()
+    return lock
+
+
+def brief_nested() -> threading.RLock:
+    """A new one for sections that go into each other. Not for one that may wait: to this lock all
+    greenlets of a thread are one, so another of them would come in as well."""
+    lock: threading.RLock = _own("RLock")()
+    return lock
 
 
 @cache
-def _own() -> Callable[[], _thread.LockType]:
+def _own(name: str) -> Any:
+    """The interpreter's own, whatever gevent has put in its place."""
     if "gevent.monkey" not in sys.modules:
-        return _thread.allocate_lock
+        return getattr(_thread, name)
     from gevent.monkey import get_original
 
-    own: Callable[[], _thread.LockType] = get_original("_thread", "allocate_lock")
-    return own
+    return get_original("_thread", name)

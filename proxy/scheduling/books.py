@@ -59,10 +59,11 @@ def _evaluated(lease: Lease, now: float) -> None:
     """The prompt of this lease is evaluated, so the old server's round is over."""
     slot, backend = lease.slot, lease.grant.backend
     slot.flowing = True
-    for other in backend.slots if backend.settles else ():
-        if slot in other.after:
-            other.after.discard(slot)
-            other.ready = max(other.ready, now + backend.settles)
+    if backend.settles:
+        for other in backend.slots:
+            if slot in other.after:
+                other.after.discard(slot)
+                other.ready = max(other.ready, now + backend.settles)
 
 
 def moved(pool: Pool, backend: Backend, lease: Lease, number: int) -> None:
@@ -74,7 +75,8 @@ def moved(pool: Pool, backend: Backend, lease: Lease, number: int) -> None:
         _count(pool, backend, number)
     lease.flowing = True
     if number == slot.id:
-        backend.settles *= TRUST
+        if backend.settles:
+            backend.settles *= TRUST
         return
     if lease.grant.pin and backend.settles:
         # It had not yet let go of the slot it was asked for.
@@ -82,11 +84,11 @@ def moved(pool: Pool, backend: Backend, lease: Lease, number: int) -> None:
         backend.settles = min(LONGEST, 2 * backend.settles)
     if number >= len(backend.slots) and backend.guessed:
         resize(pool, backend, number + 1)
-    other = next((s for s in backend.slots if s.id == number), None)
-    if other is None or other is slot:
+    if number >= len(backend.slots):
         return
+    other = backend.slots[number]
     slot.id, other.id = other.id, slot.id
-    backend.slots.sort(key=lambda s: s.id)
+    backend.slots[slot.id], backend.slots[other.id] = slot, other
     if backend.pins and not other.busy:
         pool.drop(other.held)
         if lease.before is not None:
@@ -125,8 +127,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     assert held is not None
     if outcome.end in ("whole", "cut"):
         backend.failures, backend.freed = 0, now
-        _learn(pool, backend, lease, outcome)
-        _hold(pool, backend, lease, outcome, now)
+        _learn(pool, lease, outcome)
+        _hold(pool, lease, held, outcome, now)
     else:
         pool.drop(held)
         if outcome.end == "failed":
@@ -135,30 +137,30 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
             pool.put(lease.before)
         if outcome.end == "busy":
             _busy(pool, backend, now)
-    if slot in backend.slots and pool.backends.get(backend.name) is backend:
+    if pool.backends.get(backend.name) is backend and backend.has(slot):
         pool.let_go(backend, slot)
 
 
-def _learn(pool: Pool, backend: Backend, lease: Lease, outcome: Outcome) -> None:
-    evaluated = outcome.prompt - outcome.cached
-    if not outcome.prompt:
+def _learn(pool: Pool, lease: Lease, outcome: Outcome) -> None:
+    prompt, cached = outcome.prompt, outcome.cached
+    if not prompt:
         return
+    grant, want = lease.grant, lease.want
+    backend, reuse = grant.backend, grant.reuse
+    evaluated = prompt - cached
     backend.evaluated += evaluated
-    backend.cached += outcome.cached
-    backend.hits += outcome.cached > 0
-    if isinstance(lease.want.task.prompt, str):
-        pool.learned(lease.want.chain, outcome.prompt)
+    backend.cached += cached
+    backend.hits += cached > 0
+    if isinstance(want.task.prompt, str):
+        pool.learned(want.chain, prompt)
     if evaluated >= ENOUGH and outcome.evaluating > 0:
         pool.evaluated(backend, evaluated / outcome.evaluating)
-    reuse = lease.grant.reuse
-    if reuse is not None and reuse.slot is None and 2 * outcome.cached < lease.grant.cached:
+    if reuse is not None and reuse.slot is None and 2 * cached < grant.cached:
         pool.drop(reuse)  # it was not there any more
 
 
-def _hold(pool: Pool, backend: Backend, lease: Lease, outcome: Outcome, now: float) -> None:
+def _hold(pool: Pool, lease: Lease, held: Held, outcome: Outcome, now: float) -> None:
     """What the slot holds now, with the counts that were told."""
-    held = lease.held
-    assert held is not None
     if outcome.erased:
         pool.drop(held)
         return
@@ -166,7 +168,7 @@ def _hold(pool: Pool, backend: Backend, lease: Lease, outcome: Outcome, now: flo
     held.tokens = held.prompt + outcome.completion
     held.used = now
     reuse = lease.grant.reuse
-    if not backend.pins and reuse is not None and reuse.conversation is held.conversation:
+    if reuse is not None and not held.backend.pins and reuse.conversation is held.conversation:
         pool.drop(reuse)  # it has become this
 
 

@@ -39,14 +39,14 @@ class Returns:
 
     def turn(self, conversation: Conversation, now: float) -> None:
         """One more turn of this conversation begins."""
-        before = min(conversation.turns, DEEPEST)
-        if before:
-            self._went_on[before] += 1
+        turns = conversation.turns
+        if turns:
+            self._went_on[min(turns, DEEPEST)] += 1
             self._gaps += 1
             weight = max(SMOOTH, 1 / self._gaps)
             self.gap += weight * (max(1e-3, now - conversation.last) - self.gap)
-        conversation.turns += 1
-        self._reached[min(conversation.turns, DEEPEST)] += 1
+        conversation.turns = turns = turns + 1
+        self._reached[min(turns, DEEPEST)] += 1
 
     def chance(self, conversation: Conversation, now: float) -> float:
         """That this conversation comes back, after the silence so far."""
@@ -79,16 +79,16 @@ class Pool:
 
     def matches(self, chain: Chain) -> Iterator[tuple[Held, int]]:
         """Who holds a beginning of this prompt, and how many links of it; the longest first."""
-        left = LOOKED_AT
-        seen: set[int] = set()
-        for depth in range(len(chain.links), 0, -1):
-            for held in self._index.get(chain.links[depth - 1], ()):
-                if id(held) not in seen:
-                    seen.add(id(held))
+        seen: set[Held] = set()
+        depth = len(chain.links)
+        for link in reversed(chain.links):
+            for held in self._index.get(link, ()):
+                if held not in seen:
+                    seen.add(held)
                     yield held, depth
-                    left -= 1
-                    if not left:
+                    if len(seen) == LOOKED_AT:
                         return
+            depth -= 1
 
     def put(self, held: Held) -> None:
         """Something is held from now on; what its slot held before is gone."""
@@ -100,19 +100,21 @@ class Pool:
             kept[held] = None
             if len(kept) > KEPT and not held.file:
                 self.drop(next(iter(kept)))
+        index = self._index
         for link in held.chain.links:
-            self._index.setdefault(link, {})[held] = None
+            index.setdefault(link, {})[held] = None
 
     def drop(self, held: Held | None) -> None:
         """It is held no more."""
         if held is None:
             return
+        index = self._index
         for link in held.chain.links:
-            holders = self._index.get(link)
+            holders = index.get(link)
             if holders is not None:
                 holders.pop(held, None)
                 if not holders:
-                    del self._index[link]
+                    del index[link]
         if held.slot is not None:
             held.slot.held = None
         else:
@@ -137,9 +139,8 @@ class Pool:
         if want.session:
             known = self._conversations.get(f"{want.group}\0{want.session}")
             return known or Conversation(group=want.group, aside=want.aside)
-        links = want.chain.links
-        for depth in range(len(links), 0, -1):
-            known = self._conversations.get(links[depth - 1])
+        for link in reversed(want.chain.links):
+            known = self._conversations.get(link)
             if known is not None:
                 return known
         return Conversation(group=want.group, aside=want.aside)
@@ -154,10 +155,11 @@ class Pool:
             self._name(want.chain.links[want.chain.turn - 1], conversation)
 
     def _name(self, name: bytes | str, conversation: Conversation) -> None:
-        self._conversations[name] = conversation
-        self._conversations.move_to_end(name)
-        if len(self._conversations) > REMEMBERED:
-            self._conversations.popitem(last=False)
+        known = self._conversations
+        known[name] = conversation
+        known.move_to_end(name)
+        if len(known) > REMEMBERED:
+            known.popitem(last=False)
 
     # slots
 
@@ -204,5 +206,6 @@ class Pool:
 
     def learned(self, chain: Chain, tokens: int) -> None:
         """A prompt of text had that many tokens."""
-        if tokens and chain.size:
-            self.chars_a_token += SMOOTH * (chain.size / tokens - self.chars_a_token)
+        size = chain.size
+        if tokens and size:
+            self.chars_a_token += SMOOTH * (size / tokens - self.chars_a_token)

@@ -32,10 +32,11 @@ class Parties:
         self._under_way: dict[Party, int] = {}
 
     def came(self, party: Party, now: float) -> None:
-        self._seen[party] = now
-        self._seen.move_to_end(party)
-        if len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
+        seen = self._seen
+        seen[party] = now
+        seen.move_to_end(party)
+        if len(seen) > REMEMBERED:
+            seen.popitem(last=False)
 
     def took(self, party: Party) -> None:
         self._under_way[party] = self._under_way.get(party, 0) + 1

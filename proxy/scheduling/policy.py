@@ -15,6 +15,7 @@ slots, those let go longest ago first: the time of a decision does not grow with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from .knowledge import LOOKED_AT, Pool
@@ -37,7 +38,7 @@ def decide(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
     """The place for this request now; or to wait for a better one than is free; None when there is
     no slot at all."""
     prompt = pool.tokens(want.chain, not isinstance(want.task.prompt, str))
-    least = float("inf")
+    least = math.inf
     best: Grant | Hold | None = None
     kept: dict[str, tuple[Held, int]] = {}
     leaving = 1.0
@@ -47,20 +48,20 @@ def decide(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
         if not may_serve(backend, want, now):
             continue
         cached = min(held.tokens_at(depth, want.chain), prompt - 1)
-        if depth >= held.chain.turn:
+        whole = depth >= held.chain.turn
+        if whole:
             leaving = LEAVING
         if slot is None or not (backend.pins or slot.busy):
             if backend.name not in kept or kept[backend.name][1] < cached:
                 kept[backend.name] = held, cached
             continue
-        cost = _work(pool, backend, prompt - cached)
         wait = _wait(slot, pool, now)
+        if whole and not wait and 2 * cached > prompt:
+            return Grant(backend, slot, held, cached)  # it goes on where it was: no question
+        cost = _work(pool, backend, prompt - cached)
         if slot.busy:
             cost += wait
-        elif depth >= held.chain.turn:
-            if not wait and 2 * cached > prompt:
-                return Grant(backend, slot, held, cached)  # it goes on where it was: no question
-        else:
+        elif not whole:
             cost += _worth(held, pool, want, now) * (1 - cached / max(1, held.tokens))
         if cost < least:
             least = cost
@@ -141,10 +142,10 @@ def _work(pool: Pool, backend: Backend, tokens: int) -> float:
 
 def _wait(slot: Slot, pool: Pool, now: float) -> float:
     """Seconds until the slot can be had: a lease that is old already may yet last for long."""
-    since = now - slot.used
     if slot.ending:
         return ENDING  # the client may have the end, and go on, before the lease is back
     if slot.busy:
+        since = now - slot.used
         return max(pool.duration - since, since / 2, 0.01)
     wait = max(0.0, slot.ready - now)
     for other in slot.after:

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import re
 from array import array
+from bisect import bisect_right
 from hashlib import blake2b
 from typing import Any
 
 from msgspec import Struct
+
+from ..locks import brief
 
 SIZE = 12  # bytes of a link
 BLOCK = 512  # characters, or token ids, between the links besides the boundaries
@@ -26,10 +29,8 @@ LONG = 8192  # characters from which on the state of the hash is kept
 REMEMBERED = 32  # long prompts whose state is kept
 HEAD = 4096  # characters at the head of a prompt in which stamps are masked
 
-_STAMPS = re.compile(
-    r"(?<=\bcch=)[0-9a-fA-F]{3,16}(?=;)"  # Claude Code's attribution line
-    r"|(?<=[0-2][0-9]:[0-5][0-9]:)[0-5][0-9](?:[.,][0-9]+)?(?![0-9:])"  # seconds of a clock
-)
+_CODE = re.compile(r"(\bcch=)([0-9a-fA-F]{3,16})(?=;)")  # Claude Code's attribution line
+_SECONDS = re.compile(r"([0-2][0-9]:[0-5][0-9]:)([0-5][0-9](?:[.,][0-9]+)?)(?![0-9:])")
 
 
 class Chain(Struct, frozen=True):
@@ -64,10 +65,11 @@ class _Kept(Struct, frozen=True):
 
 
 class Chains:
-    """Makes chains. Not shared between threads without a lock."""
+    """Makes chains, for any thread."""
 
     def __init__(self) -> None:
-        self._kept: list[_Kept] = []  # the newest last
+        self._lock = brief()
+        self._kept: tuple[_Kept, ...] = ()  # the newest last
 
     def chain(
         self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
@@ -77,10 +79,9 @@ class Chains:
         blocks = range(BLOCK, size, BLOCK)
         if not boundaries:
             boundaries = (*range(FINE, min(size, 8 * FINE), FINE), *blocks)
-        cuts = sorted({*blocks, *(b for b in boundaries if 0 < b < size)})
-        cuts = [*cuts[-MOST + 1 :], size]
-        last = max((b for b in boundaries if b <= size), default=size)
-        turn = 1 + cuts.index(last) if last in cuts else len(cuts)
+        inside = [b for b in boundaries if 0 < b <= size]
+        cuts = sorted({*blocks, *inside, size})[-MOST:]
+        turn = bisect_right(cuts, max(inside) if inside else size) or len(cuts)
         if isinstance(prompt, str):
             return self._of_text(prompt, cuts, turn, group)
         data = array("q", prompt).tobytes()
@@ -88,32 +89,33 @@ class Chains:
         links, begin = [], 0
         for end in cuts:
             state.update(data[8 * begin : 8 * end])
-            links.append(state.copy().digest())
+            links.append(state.digest())
             begin = end
         return Chain(tuple(links), tuple(cuts), turn)
 
     def _of_text(self, prompt: str, cuts: list[int], turn: int, group: str) -> Chain:
-        begin = 0
+        if not prompt:
+            return Chain(turn=1)
         last = cuts[turn - 1]
-        long = last >= LONG
-        known = self._known(prompt, group) if long else None
+        keep = last if last >= LONG else 0
+        known = self._known(prompt, group) if keep else None
+        begin, links = 0, []
         if known is None:
             state = blake2b(f"{group}\0text\0".encode(), digest_size=SIZE)
-            links: dict[int, bytes] = {}
         else:
-            begin = len(known.text)
-            state = known.state.copy()
-            links = {end: known.links[end] for end in cuts if end in known.links}
-        for end in cuts:
-            if end <= begin:
-                continue
+            begin, state = len(known.text), known.state.copy()
+            old = [end for end in cuts if end in known.links]
+            links = [known.links[end] for end in old]
+            cuts = [*old, *(end for end in cuts if end > begin)]
+            turn = bisect_right(cuts, last) or 1
+        for end in cuts[len(links) :]:
             state.update(prompt[begin:end].encode("utf-8", "surrogatepass"))
-            links[end] = state.copy().digest()
+            links.append(state.digest())
             begin = end
-            if end == last and long:
-                self._keep(known, _Kept(group, prompt[:end], dict(links), state.copy()))
-        turn = sum(end <= last for end in links)
-        return Chain(tuple(links.values()), tuple(links), max(1, turn))
+            if end == keep:
+                so_far = dict(zip(cuts, links, strict=False))
+                self._keep(known, _Kept(group, prompt[:end], so_far, state.copy()))
+        return Chain(tuple(links), tuple(cuts), turn)
 
     def _known(self, prompt: str, group: str) -> _Kept | None:
         found = None
@@ -125,13 +127,20 @@ class Chains:
 
     def _keep(self, old: _Kept | None, new: _Kept) -> None:
         """In place of the text that it goes on from."""
-        self._kept = [kept for kept in self._kept if kept is not old][-REMEMBERED + 1 :]
-        self._kept.append(new)
+        with self._lock:
+            left = [kept for kept in self._kept if kept is not old]
+            self._kept = (*left[-REMEMBERED + 1 :], new)
 
 
 def mask(prompt: str, end: int) -> str:
     """The prompt with changing stamps at its head (before `end`, its first boundary) made
     constant, as many characters as before."""
     head = prompt[: min(end, HEAD)]
-    masked = _STAMPS.sub(lambda found: "0" * len(found[0]), head)
+    masked = _SECONDS.sub(_zeros, head)
+    if "cch=" in masked:
+        masked = _CODE.sub(_zeros, masked)
     return prompt if masked == head else masked + prompt[len(head) :]
+
+
+def _zeros(found: re.Match[str]) -> str:
+    return found[1] + "0" * len(found[2])

@@ -5,24 +5,25 @@ it waits its turn as a ticket. Whatever may change an answer (a slot given back,
 down, a time reached) runs `_serve`, which asks the policy for every ticket in fair order. A grant
 is counted when it is taken, under the same lock, and given back exactly once by its lease. What an
 answer told of its slot goes into the pool's records then: where they disagree, the backend is
-believed.
+believed. Nothing under the lock waits (no input or output, no log line, no other lock but an
+event's), so it is the interpreter's own; sections go into each other, as when who waits leaves and
+gives back what it got.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 import msgspec
 
 from ..errors import NoBackend, QueueFull
-from ..locks import brief
+from ..locks import brief_nested
 from . import books, files
 from .fair import FairQueue
 from .knowledge import Pool
 from .lease import Lease, Outcome
-from .parties import ANSWER, Parties, party
+from .parties import ANSWER, Parties, Party, party
 from .policy import Policy, decide, foreign
 from .prefix import Chain, Chains
 from .state import Backend, Conversation, Grant, Hold, Keeps, Step, Want
@@ -63,11 +64,10 @@ class Scheduler(Waiting):
         self._groups = groups
         self._disk = disk
         self._policy = policy
-        self._lock = threading.RLock()
+        self._lock = brief_nested()
         self._pools: dict[str, Pool] = {}
         self._backends: dict[str, tuple[Pool, Backend]] = {}
         self._chains = Chains()
-        self._hashing = brief()  # its own: a long prompt keeps no placing waiting
         self._queue: FairQueue[Ticket] = FairQueue()
         self._parties = Parties()
         self._outstanding = 0
@@ -135,19 +135,19 @@ class Scheduler(Waiting):
         self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
     ) -> Chain:
         """What a prompt begins with, for callers of this group."""
-        with self._hashing:
-            return self._chains.chain(prompt, boundaries, group)
+        return self._chains.chain(prompt, boundaries, group)
 
     def enter(self, want: Want, again: bool = False) -> Lease | Ticket:
         with self._lock:
             now = self._clock()
             pool = self._pool(want)
             conversation = pool.conversation(want)
-            self._parties.came(party(want), now)
-            if not len(self._queue) and pool.free and self._may(want, pool, now):
+            who = party(want)
+            self._parties.came(who, now)
+            if not len(self._queue) and pool.free and self._may(want, who, pool, now):
                 grant = self._policy(want, pool, now)
                 if type(grant) is Grant:
-                    return self._take(pool, want, grant, conversation, now)
+                    return self._take(pool, want, who, grant, conversation, now)
             if len(self._queue) >= self._max_queue and not again:
                 raise QueueFull(
                     f"{len(self._queue)} requests are waiting already",
@@ -245,7 +245,8 @@ class Scheduler(Waiting):
                 books.stretch(pool, backend, now) for backend in pool.backends.values()
             ):
                 continue
-            if not self._may(want, pool, now):
+            who = party(want)
+            if not self._may(want, who, pool, now):
                 ticket.until = now + 1.0
                 continue
             # What it goes on with must not seem dearer to others than to itself.
@@ -253,7 +254,7 @@ class Scheduler(Waiting):
             decision = self._policy(want, pool, now)
             if type(decision) is Grant:
                 self._queue.served(ticket)
-                ticket.lease = self._take(pool, want, decision, ticket.conversation, now)
+                ticket.lease = self._take(pool, want, who, decision, ticket.conversation, now)
                 ticket.event.set()
                 continue
             ticket.conversation.waiting += 1
@@ -262,7 +263,7 @@ class Scheduler(Waiting):
             if ticket.until < ticket.wakes:
                 ticket.event.set()  # it sleeps for longer than it need
 
-    def _may(self, want: Want, pool: Pool, now: float) -> bool:
+    def _may(self, want: Want, who: Party, pool: Pool, now: float) -> bool:
         """The last free slot is kept for who has none, as long as there is one. What has no
         prompt (embeddings) is no conversation's rival."""
         if (
@@ -271,27 +272,32 @@ class Scheduler(Waiting):
             or sum(len(b.slots) for b in pool.backends.values()) < 2
         ):
             return True
-        return not self._parties.greedy(party(want), now)
+        return not self._parties.greedy(who, now)
 
     def _pool(self, want: Want) -> Pool:
         """The model's pool, with a backend that may come to serve it. Raises NoBackend."""
         pool = self._pools.get(want.model)
-        for backend in pool.backends.values() if pool is not None else ():
-            may_come = backend.up is not False and not backend.draining
-            if may_come and backend.name not in want.exclude:
-                assert pool is not None
-                return pool
+        if pool is not None:
+            for name, backend in pool.backends.items():
+                if not (backend.up is False or backend.draining or name in want.exclude):
+                    return pool
         raise NoBackend("no backend of this model is up", retry_after=1.0)
 
     def _take(
-        self, pool: Pool, want: Want, grant: Grant, conversation: Conversation, now: float
+        self,
+        pool: Pool,
+        want: Want,
+        who: Party,
+        grant: Grant,
+        conversation: Conversation,
+        now: float,
     ) -> Lease:
         assert not grant.slot.busy, "a policy gave a slot twice"
         if self._groups:
             grant = msgspec.structs.replace(grant, fresh=foreign(grant, want))
         lease = Lease(self, want, grant, conversation)
         books.take(pool, lease, now)
-        self._parties.took(party(want))
+        self._parties.took(who)
         self._outstanding += 1
         return lease
 

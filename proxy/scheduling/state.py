@@ -77,6 +77,7 @@ class Backend(Struct, eq=False):
 
     `up` None while no probe has come back. `pins`: a request can be sent to a slot of our choice,
     and only what is in the slots is kept; else it chooses itself and `keeps` old prompts in RAM.
+    `slots` stand in the order of their numbers, which begin at 0.
     `settles` is how long an old server needs to let go of a slot. `ready` is when it may be tried
     again after it said "busy" or failed; `failures` how often it failed in a row.
 
@@ -120,7 +121,11 @@ class Backend(Struct, eq=False):
 
     @property
     def usable(self) -> bool:
-        return bool(self.up) and not self.draining
+        return self.up is True and not self.draining
+
+    def has(self, slot: Slot) -> bool:
+        """Whether it is one of ours still."""
+        return slot.id < len(self.slots) and self.slots[slot.id] is slot
 
 
 class Want(Struct, frozen=True):

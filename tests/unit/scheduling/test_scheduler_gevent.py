@@ -1,0 +1,122 @@
+"""Nothing under a scheduler's own lock waits: to that lock all greenlets of a thread are one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gevent", reason="gevent is not installed")
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# Greenlets do all that can be done to a scheduler, alone and behind a log, whose going and coming
+# back is part of it. Whoever lets another greenlet run must be in no section of any such lock.
+SCRIPT = """
+from gevent import monkey
+monkey.patch_all()
+import random, sys, threading, time
+import gevent, greenlet
+from proxy import locks
+from proxy.scheduling import prefix, scheduler as module
+
+made = []
+def recorded(make):
+    def record():
+        made.append(make())
+        return made[-1]
+    return record
+module.brief_nested, prefix.brief = recorded(locks.brief_nested), recorded(locks.brief)
+
+from proxy.cancel import Cancel
+from proxy.errors import GatewayError
+from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.shared import SharedScheduler, follower
+from tests.unit.scheduling.fakes import want
+from tests.unit.scheduling.test_shared_scheduler import FakeLog, Memory
+
+switches, waited, done = [0], set(), []
+
+def watch(event, args):
+    switches[0] += 1
+    for lock in made:
+        if lock._is_owned() if hasattr(lock, "_is_owned") else lock.locked():
+            waited.add(sys._getframe(1).f_code.co_qualname)
+
+def user(scheduler, maker, number):
+    draw = random.Random(number)
+    for turn in range(12):
+        cancel, prompt = Cancel(), "word " * draw.choice((9, 400, 4000)) + "go " * turn
+        if draw.random() < 0.2:
+            gevent.spawn_later(draw.random() / 50, cancel.cancel)
+        try:
+            asked = want(maker, prompt, key=str(number % 3), group=str(number % 2))
+            found = scheduler.enter(asked)
+            if not isinstance(found, Lease):
+                gevent.sleep(0)
+                scheduler.view("0", "1"), found.place, scheduler.waiting
+                if draw.random() < 0.2:
+                    found.leave()
+                    continue
+                found = found.wait(cancel)
+            for step in found.steps():
+                found.step_done(step, 100, 1000, 0.01)
+            gevent.sleep(draw.random() / 100)
+            if draw.random() < 0.8:
+                found.flows(found.slot.id)
+                found.ends()
+            end = draw.choice(("whole", "whole", "whole", "cut", "busy", "failed", "unused"))
+            outcome = Outcome(end, found.slot.id, 50, draw.randrange(50), 16, 0.01)
+            scheduler.leaks(found, outcome)
+            found.release(outcome)
+            done.append(number)
+        except GatewayError:
+            gevent.sleep(0.01)
+
+def registry(scheduler, memory):
+    for turn in range(10):
+        scheduler.update("a", "m", up=True, slots=0, keeps="files", settles=0.01)
+        scheduler.update("b", "m", up=True, slots=2)
+        scheduler.update("c", "m", up=True, slots=2, pins=False, keeps="ram")
+        gevent.sleep(0.02)
+        scheduler.mark("b", up=False)
+        memory.gone = turn % 4 == 2
+        gevent.sleep(0.02)
+        scheduler.in_flight("a"), scheduler.slots("c")
+        scheduler.drain("c")
+        gevent.sleep(0.02)
+    memory.gone = False
+    scheduler.update("b", "m", up=True, slots=2)
+
+follower.REJOIN = 0.02
+memory = Memory()
+how = dict(queue_timeout=0.5, groups=True, disk=10**6)
+alone = module.Scheduler(time.monotonic, max_queue=20, **how)
+shared = SharedScheduler(FakeLog(memory), time.monotonic, version="1", **how)
+assert shared.ready(10)
+# The other threads of this process are gevent's own, and take no such lock.
+greenlet.settrace(watch)
+jobs = [gevent.spawn(registry, one, memory) for one in (alone, shared)]
+jobs += [gevent.spawn(user, alone, alone, n) for n in range(30)]
+jobs += [gevent.spawn(user, shared, alone, n) for n in range(10)]
+gevent.joinall(jobs, raise_error=True)
+greenlet.settrace(None)
+shared.close()
+assert alone.outstanding == alone.waiting == 0, (alone.outstanding, alone.waiting)
+assert len(made) >= 6 and switches[0] > 1000 and len(done) > 100, (made, switches, len(done))
+assert not waited, waited
+print("ok")
+"""
+
+
+def test_no_greenlet_lets_another_run_under_a_schedulers_own_lock() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.stdout.strip(), done.returncode) == ("ok", 0), done.stderr[-2000:]
