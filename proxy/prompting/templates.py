@@ -186,7 +186,7 @@ def compile(source: str, name: str, family: Family | None = None) -> ChatTemplat
         # Each rendering copies them, and from jinja's own mapping of mappings that takes as long
         # as a short conversation.
         template.globals = dict(template.globals)
-    except (jinja2.TemplateError, RecursionError, ValueError) as error:
+    except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
         raise TemplateError(f"chat template {name}: {error}") from error
     if family is None:
         family = FAMILIES.get(name) or detect(source) or Family(name=name)
