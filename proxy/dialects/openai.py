@@ -19,7 +19,7 @@ from ..core.sampling import logit_bias, sampling
 from ..core.usage import Timings, Usage
 from ..errors import GatewayError
 from ..wire import sse
-from .fields import Body, flag, integer, mapping, stops, text, unheeded
+from .fields import Body, Table, flag, integer, mapping, read, stops, text, unheeded
 from .stamp import Stamp
 
 MAX_CHOICES = 16
@@ -34,40 +34,51 @@ UNHEEDED: Mapping[str, tuple[Any, ...]] = {
 
 
 def common(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies have. Raises Invalid."""
+    """The fields of CompletionRequest that both bodies have, where they have them. Raises
+    Invalid."""
     values = sampling(body)
     if body.get("logit_bias"):
         values["logit_bias"] = logit_bias(body["logit_bias"])
-    return {
-        "model": text(body, "model"),
-        "sampling": values,
-        "max_tokens": _max_tokens(body),
-        "stop": stops(body),
-        "n": integer(body, "n", 1, MAX_CHOICES) or 1,
-        "stream": flag(body, "stream"),
-        "include_usage": flag(mapping(body, "stream_options"), "include_usage"),
-        "return_prompt_tokens": flag(body, "tokenize"),
-        "user": text(body, "user"),
-        "session": text(body, "prompt_cache_key"),
-        "output": _json_schema(body),
-        "warnings": unheeded(body, UNHEEDED),
-    }
+    return {"sampling": values, **read(body, COMMON), "warnings": unheeded(body, UNHEEDED)}
 
 
-def _max_tokens(body: Body) -> int | None:
+def _max_tokens(body: Body, _: str) -> int | None:
     """-1 is llama.cpp's way to say "no bound"; 0 has the prompt read and nothing said."""
-    for name in ("max_completion_tokens", "max_tokens", "n_predict"):
+    for name in filter(body.__contains__, LENGTHS):
         value = integer(body, name, -1, MAX_TOKENS)
         if value is not None and value != -1:
             return value
     return None
 
 
-def _json_schema(body: Body) -> OutputFormat:
+def _choices(body: Body, name: str) -> int:
+    return integer(body, name, 1, MAX_CHOICES) or 1
+
+
+def _include_usage(body: Body, name: str) -> bool:
+    return flag(mapping(body, name), "include_usage")
+
+
+def _json_schema(body: Body, name: str) -> OutputFormat:
     """llama.cpp's own field: a schema, left to validation where no grammar can say it."""
-    if body.get("json_schema") is None:
+    if body.get(name) is None:
         return OutputFormat()
-    return OutputFormat("json_schema", mapping(body, "json_schema"))
+    return OutputFormat("json_schema", mapping(body, name))
+
+
+LENGTHS = ("max_completion_tokens", "max_tokens", "n_predict")
+COMMON: Table = {
+    "model": ("model", text),
+    **dict.fromkeys(LENGTHS, ("max_tokens", _max_tokens)),
+    "stop": ("stop", stops),
+    "n": ("n", _choices),
+    "stream": ("stream", flag),
+    "stream_options": ("include_usage", _include_usage),
+    "tokenize": ("return_prompt_tokens", flag),
+    "user": ("user", text),
+    "prompt_cache_key": ("session", text),
+    "json_schema": ("output", _json_schema),
+}
 
 
 def usage(counts: Usage) -> dict[str, Any]:
