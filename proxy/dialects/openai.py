@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from ..core.events import Finished, TokenLogprob
 from ..core.fold import Completion
 from ..core.request import CompletionRequest, OutputFormat
 from ..core.sampling import logit_bias, sampling
-from ..core.usage import Timings, Usage
+from ..core.usage import Timings, Usage, pace
 from ..errors import GatewayError
 from ..wire import sse
 from .fields import Body, Table, flag, integer, mapping, read, stops, text, unheeded
@@ -96,29 +97,27 @@ def usage(counts: Usage) -> dict[str, Any]:
 
 def total(finished: Mapping[int, Finished], n: int) -> Usage:
     """The counts of all choices; a prompt counts once however many choices were made of it."""
-    whole = Usage()
-    for index, one in finished.items():
-        counts = one.usage
-        whole += (
-            counts
-            if index % n == 0
-            else Usage(0, counts.completion, 0, counts.reasoning, counts.continued)
-        )
-    return whole
+    counts = [
+        one.usage if index % n == 0 else structs.replace(one.usage, prompt=0, cached=0)
+        for index, one in finished.items()
+    ]
+    return sum(counts[1:], counts[0]) if counts else Usage()
 
 
 def timings(times: Timings) -> dict[str, Any]:
     """llama.cpp's own object; milliseconds."""
+    prompt_ms, prompt_speed = pace(times.prompt_n, times.prompt_ms)
+    predicted_ms, predicted_speed = pace(times.predicted_n, times.predicted_ms)
     return {
         "cache_n": times.cache_n,
         "prompt_n": times.prompt_n,
         "prompt_ms": times.prompt_ms,
-        "prompt_per_token_ms": times.prompt_per_token_ms,
-        "prompt_per_second": times.prompt_per_second,
+        "prompt_per_token_ms": prompt_ms,
+        "prompt_per_second": prompt_speed,
         "predicted_n": times.predicted_n,
         "predicted_ms": times.predicted_ms,
-        "predicted_per_token_ms": times.predicted_per_token_ms,
-        "predicted_per_second": times.predicted_per_second,
+        "predicted_per_token_ms": predicted_ms,
+        "predicted_per_second": predicted_speed,
     }
 
 

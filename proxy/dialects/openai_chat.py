@@ -179,7 +179,7 @@ def _choice(request: CompletionRequest, one: Completion) -> dict[str, Any]:
     if one.reasoning:
         message["reasoning_content"] = one.reasoning
     reason: str = one.finished.reason
-    calls = [openai_tools.written(call) for call in one.tool_calls]
+    calls = list(map(openai_tools.written, one.tool_calls))
     if calls and request.extra.get(LEGACY):
         message["function_call"] = calls[0]["function"]
         reason = OLD_REASONS.get(reason, reason)
