@@ -12,6 +12,7 @@ from .events import (
     Finished,
     ReasoningDelta,
     Searched,
+    Started,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
@@ -51,6 +52,10 @@ class Fold:
                 self.text.append(event.text)
                 if event.logprobs:
                     self.logprobs.extend(event.logprobs)
+            elif isinstance(event, Finished):
+                self.finished = event
+            elif isinstance(event, Started):
+                pass
             elif isinstance(event, ReasoningDelta):
                 self.reasoning.append(event.text)
             elif isinstance(event, ToolCallDelta):
@@ -59,17 +64,12 @@ class Fold:
             elif isinstance(event, Searched):
                 if event.over:
                     self.searches.append(event)
-            elif isinstance(event, Finished):
-                self.finished = event
             elif isinstance(event, Failed):
                 raise event.error
 
     def result(self) -> Completion:
         assert self.finished is not None, "the stream was not over"
-        calls = tuple(
-            ToolCall(self.heads[i].id, self.heads[i].name, "".join(self.calls[i]))
-            for i in sorted(self.heads)
-        )
+        calls = tuple(map(self._call, sorted(self.heads)))
         return Completion(
             self.index,
             "".join(self.text),
@@ -79,6 +79,10 @@ class Fold:
             self.finished,
             tuple(self.searches),
         )
+
+    def _call(self, index: int) -> ToolCall:
+        head = self.heads[index]
+        return ToolCall(head.id, head.name, "".join(self.calls[index]))
 
 
 def fold(batches: Iterable[tuple[int, Batch]]) -> list[Completion]:

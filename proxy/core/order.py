@@ -22,15 +22,16 @@ class Order:
 
     def see(self, batch: Batch) -> None:
         """Raises OrderError at the first event out of place."""
-        for event in batch:
-            kind = type(event)
-            if self._ended:
+        begun, ended = self._begun, self._ended
+        for kind in map(type, batch):
+            if ended:
                 raise OrderError(f"{kind.__name__} after the end")
-            if self._begun == (kind is Started):
-                raise OrderError(f"{kind.__name__} {'again' if self._begun else 'before Started'}")
-            self._begun = True
-            self._ended = kind is Finished or kind is Failed
-        self.flows = self._begun and not self._ended
+            if begun == (kind is Started):
+                raise OrderError(f"{kind.__name__} {'again' if begun else 'before Started'}")
+            begun = True
+            ended = kind is Finished or kind is Failed
+        self._begun, self._ended = begun, ended
+        self.flows = begun and not ended
 
     def end(self) -> None:
         """Raises OrderError where the stream had no terminal event."""

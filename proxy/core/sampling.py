@@ -21,8 +21,9 @@ from msgspec import Struct
 
 from .invalid import Invalid
 
-Kind = Literal["number", "integer", "boolean", "string", "strings", "samplers", "json"]
+Kind = Literal["number", "integer", "boolean", "string", "strings", "samplers"]
 Lacking = Literal["refused", "told", "silent"]
+NUMBERS: Mapping[str, tuple[type, ...]] = {"number": (int, float), "integer": (int,)}
 INT32 = 2**31 - 1
 RANDOM = 2**32 - 1  # to a server "any seed", as -1 is
 
@@ -84,6 +85,17 @@ def check(name: str, value: Any) -> Any:
     """The value, as its field's type. Raises Invalid naming the parameter."""
     field = FIELDS[name]
     kind = field.kind
+    numbers = NUMBERS.get(kind)
+    if numbers is not None:
+        if kind == "integer" and type(value) is float and value.is_integer():
+            value = int(value)  # JSON of some clients writes 40.0
+        if type(value) not in numbers:
+            raise Invalid(name, f"must be {'an integer' if kind == 'integer' else 'a number'}")
+        if not field.low <= value <= field.high:
+            raise Invalid(name, f"must be from {field.low:g} to {field.high:g}")
+        if name == "seed" and not -1 <= value < RANDOM:
+            value %= RANDOM  # clients draw from 64 bits, servers take 32 and the largest is none
+        return value
     if kind == "boolean":
         if type(value) is bool:
             return value
@@ -94,20 +106,9 @@ def check(name: str, value: Any) -> Any:
         raise Invalid(name, "must be a string")
     if kind == "samplers" and type(value) is str:
         return value  # a letter for each
-    if kind in ("strings", "samplers"):
-        if isinstance(value, list) and all(type(v) is str for v in value):
-            return value
-        raise Invalid(name, "must be a list of strings")
-    if kind == "integer" and type(value) is float and value.is_integer():
-        value = int(value)  # JSON of some clients writes 40.0
-    wanted = (int,) if kind == "integer" else (int, float)
-    if type(value) not in wanted:
-        raise Invalid(name, f"must be {'an integer' if kind == 'integer' else 'a number'}")
-    if not field.low <= value <= field.high:
-        raise Invalid(name, f"must be from {field.low:g} to {field.high:g}")
-    if name == "seed" and not -1 <= value < RANDOM:
-        value %= RANDOM  # clients draw from 64 bits, servers take 32 and the largest is none
-    return value
+    if isinstance(value, list) and all(type(v) is str for v in value):
+        return value
+    raise Invalid(name, "must be a list of strings")
 
 
 def sampling(body: Mapping[str, Any]) -> dict[str, Any]:

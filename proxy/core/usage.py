@@ -38,18 +38,7 @@ class Timings(Struct, frozen=True):
     predicted_n: int = 0
     predicted_ms: float = 0.0
 
-    @property
-    def prompt_per_second(self) -> float:
-        return 1000.0 * self.prompt_n / self.prompt_ms if self.prompt_ms > 0 else 0.0
 
-    @property
-    def prompt_per_token_ms(self) -> float:
-        return self.prompt_ms / self.prompt_n if self.prompt_n > 0 else 0.0
-
-    @property
-    def predicted_per_token_ms(self) -> float:
-        return self.predicted_ms / self.predicted_n if self.predicted_n > 0 else 0.0
-
-    @property
-    def predicted_per_second(self) -> float:
-        return 1000.0 * self.predicted_n / self.predicted_ms if self.predicted_ms > 0 else 0.0
+def pace(tokens: int, ms: float) -> tuple[float, float]:
+    """Milliseconds a token, and tokens a second; 0 where that cannot be told."""
+    return ms / tokens if tokens > 0 else 0.0, 1000.0 * tokens / ms if ms > 0 else 0.0

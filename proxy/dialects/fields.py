@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.invalid import Invalid
 
 Body = Mapping[str, Any]
+Table = Mapping[str, tuple[str, Callable[[Body, str], Any]]]
+"""For fields of a body: the name of what is read from each, and how to read it."""
+
+
+def read(body: Body, table: Table) -> dict[str, Any]:
+    """What the fields say that are there, read in the table's order. Most of what a body may have
+    is absent, and that costs nothing."""
+    out = {}
+    for name in filter(body.__contains__, table):
+        said, reader = table[name]
+        out[said] = reader(body, name)
+    return out
 
 
 def text(body: Body, name: str, default: str = "", at: str = "") -> str:
@@ -71,9 +83,11 @@ def unheeded(body: Body, names: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...
     """Warnings for the fields of a body that would change an answer, and that nothing here heeds;
     each with the values with which it changes nothing. null and what is empty never do."""
     return tuple(
-        f"{name} is left out"
-        for name, idle in names.items()
-        if body.get(name) not in (*IDLE, *idle)
+        [
+            f"{name} is left out"
+            for name in filter(body.__contains__, names)
+            if body[name] not in (*IDLE, *names[name])
+        ]
     )
 
 

@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from ..core.events import Finished, TokenLogprob
 from ..core.fold import Completion
 from ..core.request import CompletionRequest, OutputFormat
 from ..core.sampling import logit_bias, sampling
-from ..core.usage import Timings, Usage
+from ..core.usage import Timings, Usage, pace
 from ..errors import GatewayError
 from ..wire import sse
-from .fields import Body, flag, integer, mapping, stops, text, unheeded
+from .fields import Body, Table, flag, integer, mapping, read, stops, text, unheeded
 from .stamp import Stamp
 
 MAX_CHOICES = 16
@@ -34,40 +35,51 @@ UNHEEDED: Mapping[str, tuple[Any, ...]] = {
 
 
 def common(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies have. Raises Invalid."""
+    """The fields of CompletionRequest that both bodies have, where they have them. Raises
+    Invalid."""
     values = sampling(body)
     if body.get("logit_bias"):
         values["logit_bias"] = logit_bias(body["logit_bias"])
-    return {
-        "model": text(body, "model"),
-        "sampling": values,
-        "max_tokens": _max_tokens(body),
-        "stop": stops(body),
-        "n": integer(body, "n", 1, MAX_CHOICES) or 1,
-        "stream": flag(body, "stream"),
-        "include_usage": flag(mapping(body, "stream_options"), "include_usage"),
-        "return_prompt_tokens": flag(body, "tokenize"),
-        "user": text(body, "user"),
-        "session": text(body, "prompt_cache_key"),
-        "output": _json_schema(body),
-        "warnings": unheeded(body, UNHEEDED),
-    }
+    return {"sampling": values, **read(body, COMMON), "warnings": unheeded(body, UNHEEDED)}
 
 
-def _max_tokens(body: Body) -> int | None:
+def _max_tokens(body: Body, _: str) -> int | None:
     """-1 is llama.cpp's way to say "no bound"; 0 has the prompt read and nothing said."""
-    for name in ("max_completion_tokens", "max_tokens", "n_predict"):
+    for name in filter(body.__contains__, LENGTHS):
         value = integer(body, name, -1, MAX_TOKENS)
         if value is not None and value != -1:
             return value
     return None
 
 
-def _json_schema(body: Body) -> OutputFormat:
+def _choices(body: Body, name: str) -> int:
+    return integer(body, name, 1, MAX_CHOICES) or 1
+
+
+def _include_usage(body: Body, name: str) -> bool:
+    return flag(mapping(body, name), "include_usage")
+
+
+def _json_schema(body: Body, name: str) -> OutputFormat:
     """llama.cpp's own field: a schema, left to validation where no grammar can say it."""
-    if body.get("json_schema") is None:
+    if body.get(name) is None:
         return OutputFormat()
-    return OutputFormat("json_schema", mapping(body, "json_schema"))
+    return OutputFormat("json_schema", mapping(body, name))
+
+
+LENGTHS = ("max_completion_tokens", "max_tokens", "n_predict")
+COMMON: Table = {
+    "model": ("model", text),
+    **dict.fromkeys(LENGTHS, ("max_tokens", _max_tokens)),
+    "stop": ("stop", stops),
+    "n": ("n", _choices),
+    "stream": ("stream", flag),
+    "stream_options": ("include_usage", _include_usage),
+    "tokenize": ("return_prompt_tokens", flag),
+    "user": ("user", text),
+    "prompt_cache_key": ("session", text),
+    "json_schema": ("output", _json_schema),
+}
 
 
 def usage(counts: Usage) -> dict[str, Any]:
@@ -85,29 +97,27 @@ def usage(counts: Usage) -> dict[str, Any]:
 
 def total(finished: Mapping[int, Finished], n: int) -> Usage:
     """The counts of all choices; a prompt counts once however many choices were made of it."""
-    whole = Usage()
-    for index, one in finished.items():
-        counts = one.usage
-        whole += (
-            counts
-            if index % n == 0
-            else Usage(0, counts.completion, 0, counts.reasoning, counts.continued)
-        )
-    return whole
+    counts = [
+        one.usage if index % n == 0 else structs.replace(one.usage, prompt=0, cached=0)
+        for index, one in finished.items()
+    ]
+    return sum(counts[1:], counts[0]) if counts else Usage()
 
 
 def timings(times: Timings) -> dict[str, Any]:
     """llama.cpp's own object; milliseconds."""
+    prompt_ms, prompt_speed = pace(times.prompt_n, times.prompt_ms)
+    predicted_ms, predicted_speed = pace(times.predicted_n, times.predicted_ms)
     return {
         "cache_n": times.cache_n,
         "prompt_n": times.prompt_n,
         "prompt_ms": times.prompt_ms,
-        "prompt_per_token_ms": times.prompt_per_token_ms,
-        "prompt_per_second": times.prompt_per_second,
+        "prompt_per_token_ms": prompt_ms,
+        "prompt_per_second": prompt_speed,
         "predicted_n": times.predicted_n,
         "predicted_ms": times.predicted_ms,
-        "predicted_per_token_ms": times.predicted_per_token_ms,
-        "predicted_per_second": times.predicted_per_second,
+        "predicted_per_token_ms": predicted_ms,
+        "predicted_per_second": predicted_speed,
     }
 
 

@@ -27,7 +27,7 @@ from ..core.request import (
 )
 from ..wire import sse
 from . import openai, openai_tools, parts
-from .fields import Body, entry, flag, integer, items, mapping, text
+from .fields import Body, Table, entry, flag, integer, items, mapping, read, text
 from .openai_tools import LEGACY
 from .stamp import Stamp
 
@@ -48,38 +48,64 @@ FORMATS = ("deepseek", "none", "raw")
 
 def parse(body: Body) -> CompletionRequest:
     """Raises Invalid naming the field."""
-    logprobs = None
-    if flag(body, "logprobs"):
-        logprobs = integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS) or 0
-    elif body.get("top_logprobs"):
-        raise Invalid("top_logprobs", "needs logprobs: true")
+    logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
     values = openai.common(body)
     if body.get("response_format") is not None:
-        if values["output"] != OutputFormat():
+        if values.get("output", OutputFormat()) != OutputFormat():
             raise Invalid("response_format", "cannot be had together with json_schema")
         values["output"] = output_format(mapping(body, "response_format"))
-    if "audio" in items(body, "modalities"):
+    if "modalities" in body and "audio" in items(body, "modalities"):
         raise Invalid("modalities", "must be text: no backend here speaks")
     tools = openai_tools.chosen(body)
     values["warnings"] += tools.pop("warnings", ())
-    form = text(body, "reasoning_format")
-    if form not in ("", "auto", *FORMATS):
-        raise Invalid("reasoning_format", f"must be one of auto, {', '.join(FORMATS)}")
+    if "reasoning_format" in body:
+        values["reasoning_format"] = _reasoning_format(body)
     return CompletionRequest(
         messages=messages(items(body, "messages")),
         logprobs=logprobs,
-        reasoning_effort=text(body, "reasoning_effort"),
-        reasoning_format="" if form == "auto" else form,  # type: ignore[arg-type]
-        template_kwargs=mapping(body, "chat_template_kwargs"),
+        **read(body, LAST),
         **tools,
         **values,
     )
 
 
+LAST: Table = {
+    "reasoning_effort": ("reasoning_effort", text),
+    "chat_template_kwargs": ("template_kwargs", mapping),
+}
+
+
+def _logprobs(body: Body) -> int | None:
+    if flag(body, "logprobs"):
+        return integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS) or 0
+    if body.get("top_logprobs"):
+        raise Invalid("top_logprobs", "needs logprobs: true")
+    return None
+
+
+def _reasoning_format(body: Body) -> str:
+    form = text(body, "reasoning_format")
+    if form not in ("", "auto", *FORMATS):
+        raise Invalid("reasoning_format", f"must be one of auto, {', '.join(FORMATS)}")
+    return "" if form == "auto" else form
+
+
 def messages(values: list[Any]) -> tuple[Message, ...]:
     if not values:
         raise Invalid("messages", "must hold one message at least")
-    return tuple(_message(value, f"messages[{i}]") for i, value in enumerate(values))
+    return tuple(
+        [_plain(value) or _message(value, f"messages[{i}]") for i, value in enumerate(values)]
+    )
+
+
+def _plain(value: Any) -> Message | None:
+    """A message of a role and a text and nothing else, as nearly all are; None for any other, which
+    may be wrong too."""
+    if type(value) is dict and len(value) == 2:
+        role, said = value.get("role"), value.get("content")
+        if type(said) is str and type(role) is str and role in ROLES:
+            return Message(ROLES[role], said)
+    return None
 
 
 def _message(value: Any, at: str) -> Message:
@@ -153,7 +179,7 @@ def _choice(request: CompletionRequest, one: Completion) -> dict[str, Any]:
     if one.reasoning:
         message["reasoning_content"] = one.reasoning
     reason: str = one.finished.reason
-    calls = [openai_tools.written(call) for call in one.tool_calls]
+    calls = list(map(openai_tools.written, one.tool_calls))
     if calls and request.extra.get(LEGACY):
         message["function_call"] = calls[0]["function"]
         reason = OLD_REASONS.get(reason, reason)

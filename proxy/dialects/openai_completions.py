@@ -29,7 +29,7 @@ def parse(body: Body) -> CompletionRequest:
         raise Invalid("logprobs", "cannot be had for the prompt: ask without echo")
     best_of = integer(body, "best_of", 1, openai.MAX_CHOICES)
     values = openai.common(body)
-    if best_of is not None and best_of != values["n"]:
+    if best_of is not None and best_of != values.get("n", 1):
         raise Invalid("best_of", "is not supported, ask for n choices instead")
     return CompletionRequest(
         prompts=prompts(body.get("prompt")),

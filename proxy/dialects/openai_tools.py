@@ -18,6 +18,7 @@ MAX_TOOLS = 1024
 # Letters of any script, and what MCP clients join names with. Nothing that could end a quotation
 # or a line: a name stands in prompts and grammars as it is.
 NAME = re.compile(r"[\w./:@-]{1,128}")
+FIELDS = frozenset({"tools", "functions", "tool_choice", "parallel_tool_calls"})
 LEGACY = "functions"
 """In CompletionRequest.extra: the client speaks of functions and reads `function_call`."""
 
@@ -116,7 +117,10 @@ def function_choice(value: Any) -> ToolChoice:
 
 
 def chosen(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that tools are about. Raises Invalid."""
+    """The fields of CompletionRequest that tools are about, where the body has any. Raises
+    Invalid."""
+    if body.keys().isdisjoint(FIELDS):
+        return {}
     listed = items(body, "tools")
     if body.get("functions") is not None:
         if listed:

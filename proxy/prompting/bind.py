@@ -58,6 +58,8 @@ def callable_tools(request: CompletionRequest) -> tuple[Tool, ...]:
 
     Raises Invalid where a tool is named or required that is not there."""
     choice = request.tool_choice
+    if choice.mode == "auto":
+        return request.tools
     if choice.mode == "none":
         return ()
     if choice.mode == "named":
@@ -65,7 +67,7 @@ def callable_tools(request: CompletionRequest) -> tuple[Tool, ...]:
         if not named:
             raise Invalid("tool_choice", f"names a tool that is not in tools: {choice.name[:100]}")
         return named
-    if choice.mode == "required" and not request.tools:
+    if not request.tools:
         raise Invalid("tool_choice", "is required, but there are no tools")
     return request.tools
 
@@ -76,9 +78,10 @@ def must_call(request: CompletionRequest) -> bool:
 
 def from_start(request: CompletionRequest, form: Form | None) -> Bound | None:
     """What binds the answer from its first character on; None where text flows free."""
+    if form is None and request.output.kind == "text":
+        return None
     schema = document_schema(request)
-    tools = callable_tools(request) if form is not None else ()
-    if form is not None and tools:
+    if form is not None and callable_tools(request):
         calls = calls_of(request, form)
         if must_call(request):
             return calls

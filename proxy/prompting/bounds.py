@@ -11,7 +11,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from jinja2 import pass_context
 from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
+from markupsafe import Markup
 
 MAX_STEPS = 1_000_000
 """Loop turns, calls and filters of one rendering; far more than a long history needs."""
@@ -21,7 +24,7 @@ MAX_RANGE = 100_000
 """Largest number a ``range``, a padding width or an indent may be asked for."""
 
 LARGE = 65_536
-COLLECTIONS: frozenset[object] = frozenset({str, list, tuple, dict, range})
+COLLECTIONS: frozenset[object] = frozenset({str, Markup, list, tuple, dict, range})
 _NESTED: frozenset[object] = frozenset({list, tuple, dict})
 _WIDE = re.compile(r"\d{6,}")
 
@@ -69,16 +72,30 @@ def _counting(values: Iterable[Any]) -> Iterator[Any]:
 def sized(value: Any) -> Any:
     """The value, charged by its length; refused beyond MAX_SIZE."""
     if value.__class__ in COLLECTIONS:
-        size = len(value)
-        if size > MAX_SIZE:
-            raise SecurityError("the template builds too large a value")
+        _fits(len(value))
         spend(cost(value))
+    return value
+
+
+def _fits(size: int) -> None:
+    if size > MAX_SIZE:
+        raise SecurityError("the template builds too large a value")
+
+
+@pass_context
+def grown(_: Context, value: Any, additions: int) -> Any:
+    """A sum, each of its additions charged by its length; refused beyond MAX_SIZE."""
+    # Of what takes the context Jinja knows at once that it is no constant; else it would go through
+    # a long sum for each of its terms to find that out.
+    if value.__class__ in COLLECTIONS and len(value) > LARGE:
+        _fits(len(value))
+        spend(additions * (len(value) // LARGE + cost(value)))
     return value
 
 
 def cost(collection: Any) -> int:
     """Steps that going through a text or a collection once is worth."""
-    return int(len(collection) >> (8 if collection.__class__ is str else 4))
+    return int(len(collection) >> (8 if isinstance(collection, str) else 4))
 
 
 def weighed(value: Any) -> Any:
@@ -132,8 +149,7 @@ def grow(method: str, text: Any, *args: Any) -> None:
         size = len(text) * len(args[0]) if isinstance(text, str) else 0
     elif method == "expandtabs":
         size = text.count("\t") * (args[0] if args and isinstance(args[0], int) else 8)
-    if size > MAX_SIZE:
-        raise SecurityError("the template builds too large a value")
+    _fits(size)
 
 
 def bounded_range(*args: int) -> range:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -19,6 +20,8 @@ from .templates import ChatTemplate, TemplateError
 from .toolcalls import generic
 
 _LEGACY = Family(name="legacy")
+_ROLE = attrgetter("role")
+_CALLS = attrgetter("tool_calls")
 
 
 class Prompt(Struct, frozen=True):
@@ -89,17 +92,19 @@ class Prompter:
         return msgspec.structs.replace(prompt, text=text, thinks=False)
 
     def _render(self, request: CompletionRequest, now: datetime) -> Prompt:
-        form = self.form
-        messages = _with_names([as_dict(m) for m in request.messages])
+        form, said = self.form, request.messages
+        messages = [as_dict(m) for m in said]
+        has_results = "tool" in map(_ROLE, said)
+        if has_results:
+            _name_results(messages)
         # All tools are told, also where one is named: the prefix of a conversation stays the same.
         tools = [tool_dict(t) for t in request.tools] if callable_tools(request) else []
         knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
-        tool_form = "generic"
-        if isinstance(form, ChatTemplate) and form.takes_tools:
-            tool_form = form.tool_form
-        elif tools or any(m["role"] == "tool" or m.get("tool_calls") for m in messages):
+        if not knows_tools and (tools or has_results or any(map(_CALLS, said))):
             messages = generic.rewrite(messages, tools)
-        tool_form = tool_form if tools else ""
+        tool_form = ""
+        if tools:
+            tool_form = form.tool_form if isinstance(form, ChatTemplate) else "generic"
         if isinstance(form, LegacyFormat):
             text = form.render(messages)
             marks = (form.user_name, form.ai_name.rstrip())
@@ -140,21 +145,20 @@ def begun(request: CompletionRequest) -> str:
     """The answer that the last message begins, "" where it begins none. What must be a document or
     a call is made whole, and not from its middle."""
     last = request.messages[-1]
-    bound = request.output.kind != "text" or must_call(request)
-    if last.role != "assistant" or last.tool_calls or bound or len(request.messages) < 2:
+    if last.role != "assistant" or last.tool_calls or len(request.messages) < 2:
         return ""
-    return last.content
+    bound = request.output.kind != "text" or must_call(request)
+    return "" if bound else last.content
 
 
-def _variables(request: CompletionRequest) -> dict[str, Any]:
+def _variables(request: CompletionRequest) -> Mapping[str, Any]:
     """What a template may ask for besides the messages: names that gpt-oss and Qwen 3 made common,
     under the client's own."""
-    variables: dict[str, Any] = {}
     effort = request.reasoning_effort
-    if effort:
-        variables["reasoning_effort"] = effort
-        variables["enable_thinking"] = effort != "none"
-    return {**variables, **request.template_kwargs}
+    if not effort:
+        return request.template_kwargs
+    told = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    return {**told, **request.template_kwargs}
 
 
 def _closed(text: str) -> bool:
@@ -197,7 +201,7 @@ def as_dict(message: Message) -> dict[str, Any]:
     return out
 
 
-def _with_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _name_results(messages: list[dict[str, Any]]) -> None:
     """Results get the name of the tool that was called, where only the call's id was said."""
     names: dict[str, str] = {}
     for message in messages:
@@ -205,7 +209,6 @@ def _with_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             names[call["id"]] = call["function"]["name"]
         if message["role"] == "tool" and message.get("tool_call_id") in names:
             message.setdefault("name", names[message["tool_call_id"]])
-    return messages
 
 
 def _arguments(text: str) -> Any:

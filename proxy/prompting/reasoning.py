@@ -109,9 +109,12 @@ class ReasoningSplitter:
                     self._state = "start"
                 return bool(self._held)
             case "text":
-                out.append(("text", self._held))
-                self._held = ""
-                return False
+                return self._text(out)
+
+    def _text(self, out: list[tuple[Kind, str]]) -> bool:
+        out.append(("text", self._held))
+        self._held = ""
+        return False
 
     def _start(self, out: list[tuple[Kind, str]]) -> bool:
         rest = self._held.lstrip()
@@ -126,8 +129,11 @@ class ReasoningSplitter:
             spaces = len(self._held) - len(rest)
             if spaces <= _SPACES and any(opening.startswith(rest) for opening in _OPENINGS):
                 return False
-        self._state = "reasoning" if self._opened else "text"
-        return True
+        if self._opened:
+            self._state = "reasoning"
+            return True
+        self._state = "text"
+        return self._text(out)
 
     def _reasoning(self, out: list[tuple[Kind, str]]) -> bool:
         if self._fresh:

@@ -7,15 +7,16 @@ charged to a budget, and operations that build something large out of something 
 ``**``, ``+``, ``~``, ``%``, padding, formatting) are refused beyond a size.
 
 Strategy: loops and ``~`` cannot be intercepted by the sandbox's hooks, so they are rewritten in
-the syntax tree before compiling; all else goes through the hooks that the sandbox has. The budget
-lives in a context variable, because Jinja hands no state of ours to a filter or an operator.
+the syntax tree before compiling, and so is ``+``, which every prompt is made of: a hook at each
+would cost more than all the adding. All else goes through the hooks that the sandbox has. The
+budget lives in a context variable, because Jinja hands no state of ours to a filter or an operator.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
@@ -29,12 +30,12 @@ from jinja2.visitor import NodeTransformer
 from . import filters
 from .bounds import (
     COLLECTIONS,
-    LARGE,
     MAX_SIZE,
     bounded_range,
     cost,
     counted,
     grow,
+    grown,
     modest,
     modest_format,
     sized,
@@ -92,7 +93,8 @@ class _Generation(Extension):
 
 
 class _Bounding(NodeTransformer):
-    """Put a counter around what every ``for`` iterates and a size check around every ``~``."""
+    """Put a counter around what every ``for`` iterates, a size check around every ``~`` and every
+    sum."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -108,15 +110,61 @@ class _Bounding(NodeTransformer):
         ]
         return _filtered(node, "sized by the sandbox")
 
+    def visit_Add(self, node: nodes.Add) -> nodes.Expr:
+        """Of a whole sum, from its left: no more than two values come together before a look at
+        what they make. Between them stand the template's own texts, no longer than the template."""
+        terms = _terms(node)
+        if len(terms) == 2 and any(map(_is_number, terms)):
+            self.generic_visit(node)
+            return node  # nothing but a number can come of it
+        total: nodes.Expr = self.visit(terms[0])
+        values, additions = int(not isinstance(terms[0], nodes.Const)), 0
+        for term in terms[1:]:
+            if not isinstance(term, nodes.Const):
+                if values == 2:
+                    total = _filtered(total, "grown by the sandbox", additions)
+                    values, additions = 1, 0
+                values += 1
+            total = nodes.Add(total, self.visit(term), lineno=node.lineno)
+            additions += 1
+        return _filtered(total, "grown by the sandbox", additions)
 
-def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno)
+
+def _terms(sum: nodes.Add) -> list[nodes.Expr]:
+    """What is added up, in order; constant texts that stand side by side as one."""
+    terms: list[nodes.Expr] = []
+    left: nodes.Expr = sum
+    while isinstance(left, nodes.Add):
+        terms.append(left.right)
+        left = left.left
+    terms.append(left)
+    joined: list[nodes.Expr] = []
+    for term in reversed(terms):
+        before = joined[-1] if joined else None
+        if _is_text(term) and _is_text(before):
+            joined[-1] = nodes.Const(before.value + term.value, lineno=term.lineno)
+        else:
+            joined.append(term)
+    return joined
+
+
+def _is_text(node: nodes.Node | None) -> TypeGuard[nodes.Const]:
+    return isinstance(node, nodes.Const) and isinstance(node.value, str)
+
+
+def _is_number(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Const) and isinstance(node.value, int | float)
+
+
+def _filtered(node: nodes.Node, name: str, *args: int) -> nodes.Filter:
+    told: list[nodes.Expr] = [nodes.Const(arg, lineno=node.lineno) for arg in args]
+    return nodes.Filter(cast(nodes.Expr, node), name, told, [], None, None, lineno=node.lineno)
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
     """Hugging Face's rendering environment for chat templates, bounded."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"*", "**", "%"})
 
     def __init__(self) -> None:
         super().__init__(
@@ -132,6 +180,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         for name, function in list(self.filters.items()):
             self.filters[name] = _guarded(name, function)
         self.filters["counted by the sandbox"] = counted
+        self.filters["grown by the sandbox"] = grown
         self.filters["sized by the sandbox"] = sized
         self.filters["weighed by the sandbox"] = weighed
         self.globals["range"] = bounded_range
@@ -168,13 +217,6 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+":
-            # The one that every prompt is made of: afterwards is early enough, as it only adds.
-            value = left + right
-            if value.__class__ is not int and len(value) > LARGE:
-                spend(len(value) // LARGE)
-                sized(value)
-            return value
         if operator == "*":
             for one, other in ((left, right), (right, left)):
                 if isinstance(one, str | list | tuple) and isinstance(other, int):

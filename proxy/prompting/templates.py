@@ -84,21 +84,19 @@ class ChatTemplate:
         Raises TemplateRefusal with the text of ``raise_exception``, TemplateError for all else.
         """
         bos = self.family.bos if bos_token is None else bos_token
-        context: dict[str, Any] = {
-            key: value
-            for key, value in (variables or {}).items()
-            if key not in _ENVIRONMENT.globals
+        context = {
+            **(variables or {}),
+            **self._template.globals,
+            "messages": messages,
+            "tools": tools or None,
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": bos,
+            "eos_token": self.family.eos if eos_token is None else eos_token,
         }
-        context.update(
-            messages=messages,
-            tools=tools or None,
-            add_generation_prompt=add_generation_prompt,
-            bos_token=bos,
-            eos_token=self.family.eos if eos_token is None else eos_token,
-        )
-        context.pop("strftime_now", None)
         if now is not None:
             context["strftime_now"] = _Clock(now)
+        elif variables:
+            context.pop("strftime_now", None)
         try:
             text = self._run(context)
         except TypeError as error:
@@ -113,17 +111,20 @@ class ChatTemplate:
         return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
 
     def _run(self, context: dict[str, Any]) -> str:
+        template = self._template
         token = BUDGET.set(Budget())
         text: list[str] = []
         size = 0
         try:
-            pieces = self._template.generate(context)
+            pieces = template.root_render_func(template.new_context(context, shared=True))
             # Some together: a long history comes in thousands.
             while some := list(islice(pieces, SOME)):
                 size += sum(map(len, some))
                 if size > MAX_SIZE:
                     raise TemplateError(f"chat template {self.name}: the prompt is too long")
                 text += some
+                if len(some) < SOME:
+                    break
         except Refusal as refusal:
             raise TemplateRefusal(str(refusal)) from None
         except (TemplateError, TypeError):
@@ -186,7 +187,7 @@ def compile(source: str, name: str, family: Family | None = None) -> ChatTemplat
         # Each rendering copies them, and from jinja's own mapping of mappings that takes as long
         # as a short conversation.
         template.globals = dict(template.globals)
-    except (jinja2.TemplateError, RecursionError, ValueError) as error:
+    except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
         raise TemplateError(f"chat template {name}: {error}") from error
     if family is None:
         family = FAMILIES.get(name) or detect(source) or Family(name=name)

@@ -36,8 +36,7 @@ class ThoughtStage:
         out: Batch = []
         for event in batch:
             if isinstance(event, TextDelta):
-                pieces = self._splitter.feed(event.text)
-                for kind, text in pieces:
+                for kind, text in self._splitter.feed(event.text):
                     out.append(
                         ReasoningDelta(text)
                         if kind == "reasoning"
@@ -45,13 +44,11 @@ class ThoughtStage:
                     )
                 if not event.text and event.logprobs:
                     out.append(event)
-            else:
-                if isinstance(event, (Finished, Failed)):
-                    out += [
-                        ReasoningDelta(text) if kind == "reasoning" else TextDelta(text)
-                        for kind, text in self._splitter.close()
-                    ]
-                out.append(event)
+                continue
+            if isinstance(event, (Finished, Failed)):
+                for kind, text in self._splitter.close():
+                    out.append(ReasoningDelta(text) if kind == "reasoning" else TextDelta(text))
+            out.append(event)
         return out
 
 

@@ -33,6 +33,17 @@ def encoder() -> openai_chat.Encoder:
     return made
 
 
+def body(messages: int, **more: Any) -> dict[str, Any]:
+    said = [{"role": "user", "content": "word " * 50}] * messages
+    return {"model": "m", "messages": said, "max_tokens": 16, "temperature": 0.7, **more}
+
+
+def test_a_request_is_read_by_what_is_in_it() -> None:
+    assert bytecodes(lambda: openai_chat.parse(body(2))) < 700
+    many = bytecodes(lambda: openai_chat.parse(body(102)))
+    assert many - bytecodes(lambda: openai_chat.parse(body(2))) < 100 * 80
+
+
 def test_a_token_from_the_wire() -> None:
     decoder = sse.Decoder()
     assert bytecodes(lambda: servercpp.chunk((decoder.plain(EVENT) or [])[0])) < 45

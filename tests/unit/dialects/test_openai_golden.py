@@ -13,8 +13,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from proxy.dialects import openai_chat, openai_completions
+from proxy.core.invalid import Invalid
+from proxy.dialects import openai, openai_chat, openai_completions, openai_tools
 
 CASES = Path(__file__).resolve().parents[2] / "cases"
 DIALECTS: dict[str, ModuleType] = {
@@ -51,3 +54,33 @@ def test_a_body_parses_to_its_request(dialect: str, path: Path) -> None:
 
 def test_there_are_cases() -> None:
     assert len(FILES) >= 10
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(0, 3), st.text(max_size=3), st.just([]), st.just({})
+)
+MESSAGES = st.dictionaries(
+    st.sampled_from(["role", "content", "name", "x"]),
+    st.one_of(VALUES, st.sampled_from(["user", "developer", "tool"])),
+)
+
+
+def told(body: dict[str, Any]) -> Any:
+    try:
+        return openai_chat.parse(body)
+    except Invalid as error:
+        return str(error)
+
+
+@settings(max_examples=300)
+@given(message=MESSAGES)
+def test_a_plain_message_is_read_as_every_other(message: dict[str, Any]) -> None:
+    # One with a further field is read field by field.
+    assert told({"messages": [message]}) == told({"messages": [{**message, "more": None}]})
+
+
+def test_a_field_that_is_null_is_as_one_that_is_absent() -> None:
+    names = set(openai.COMMON) | set(openai_chat.LAST) | openai_tools.FIELDS | set(openai.UNHEEDED)
+    names |= {"logprobs", "top_logprobs", "response_format", "modalities", "reasoning_format"}
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    assert told({**dict.fromkeys(names), **body}) == openai_chat.parse(body)

@@ -10,6 +10,7 @@ import datetime
 import json
 import pathlib
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -262,6 +263,17 @@ FOR_EVER = [
     "{{ '{:>{w}}'.format(1, w=99999999999) }}",
     "{% set x = 'xxxxxxxxxxxxxxxx' %}" + "{% set x = x ~ x %}" * 64,
     "{% set x = 'xxxxxxxxxxxxxxxx' %}" + "{% set x = x + x %}" * 64,
+    "{% set x = 'xxxxxxxxxxxxxxxx' %}" + "{% set x = 'a' + x + x + x + 'b' + x + 'c' %}" * 64,
+    "{% set x = 'xxxxxxxxxxxxxxxx' %}" + "{% set x = x + (x + x) %}" * 64,
+    "{% set x = 'xxxxxxxxxxxxxxxx' | safe %}" + "{% set x = x + x %}" * 64,
+    "{% autoescape true %}{% set x = 'xxxxxxxx' | safe %}"
+    + "{% set x = x ~ x %}" * 64
+    + "{% endautoescape %}",
+    "{% set n = namespace(x='') %}{% for i in range(99999) %}{% set n.x = n.x + 'x' * 999 %}"
+    "{% endfor %}",
+    "{% set n = namespace(x='x' * 9999999) %}{% for i in range(999) %}{% set y = n.x + 'x' %}"
+    "{% endfor %}",
+    "{% set x = 'x' * 9999999 %}{{ (x + x + x + x + x) | length }}",
     "{% set x = 'xxxxxxxxxxxxxxxx' %}" + "{% set x = x.replace('x', x) %}" * 9,
     "{% set x = 'xxxxxxxxxxxxxxxx' %}" + "{% set x = x | replace('x', x) %}" * 9,
     "{% set x = 'xxxxxxxxxxxxxxxx' %}" + "{% set x = x.join(x) %}" * 9,
@@ -288,6 +300,61 @@ def test_a_template_that_works_for_ever_or_fills_the_memory_is_stopped(source: s
     with pytest.raises(TemplateError):
         render(source)
     assert time.process_time() - begun < 4
+
+
+TERMS = st.one_of(
+    st.text("ab<{", max_size=3), st.integers(-9, 9), st.booleans(), st.lists(st.integers(0, 9))
+)
+
+
+@settings(max_examples=300)
+@given(
+    terms=st.lists(st.tuples(TERMS, st.booleans()), min_size=2, max_size=9), group=st.integers(0, 9)
+)
+def test_a_sum_in_a_template_is_what_it_is_in_python(
+    terms: list[tuple[Any, bool]], group: int
+) -> None:
+    """Some terms are written in the template, others come from outside."""
+    names = {f"x{i}": value for i, (value, _) in enumerate(terms)}
+    written = [repr(value) if told else f"x{i}" for i, (value, told) in enumerate(terms)]
+    if group < len(terms) - 1:
+        written[group], written[-1] = f"({written[group]}", f"{written[-1]})"
+    source = " + ".join(written)
+    try:
+        told = str(eval(source, {}, names))
+    except TypeError:
+        with pytest.raises(TemplateError):
+            render("{{ " + source + " }}", variables=names)
+    else:
+        assert render("{{ " + source + " }}", variables=names) == told
+
+
+def test_texts_that_are_escaped_are_escaped_in_a_sum_as_well() -> None:
+    source = "{{ '<' + ('<' | safe) + x + '>' }}"
+    assert render(source, variables={"x": "&"}) == "&lt;<&amp;&gt;"
+
+
+def test_numbers_that_are_not_whole_add_up() -> None:
+    assert render("{{ 1.5 + 1 }} {{ x + x }}", variables={"x": 0.25}) == "2.5 0.5"
+
+
+def test_every_addition_of_a_large_text_is_charged() -> None:
+    source = (
+        "{% set n = namespace(x='x' * 999999) %}{% for i in range(N) %}{{ ('a' + x + 'b')[:0] }}"
+    )
+    source = "{% for i in range(N) %}{{ ('a' + x + 'b')[:0] }}{% endfor %}"
+    given = {"x": "x" * 9_999_999}
+    assert render(source.replace("N", "10"), variables=given) == ""
+    with pytest.raises(TemplateError, match="too much work"):
+        render(source.replace("N", "20"), variables=given)
+
+
+@pytest.mark.parametrize("terms", [90, 150, 1000])
+def test_a_long_sum_is_quickly_compiled_or_refused(terms: int) -> None:
+    begun = time.process_time()
+    with pytest.raises(TemplateError) if terms > 90 else nullcontext():
+        compile("{{ x" + " + x" * terms + " }}", "test")
+    assert time.process_time() - begun < 10
 
 
 def test_large_numbers_of_the_conversation_pass_through_macros_and_defaults() -> None:
