@@ -22,9 +22,9 @@ from ..dialects.stamp import Stamp
 from ..errors import BadRequest, GatewayError, Unauthorized
 from ..gateway import Answer, Caller
 from . import body, disconnect
-from .direct import Environ
+from .direct import Environ, Sent
 from .observe import Record, new_id
-from .reply import Reply
+from .reply import Plain
 from .services import Services, services
 from .stream import Answering, Encoder, StreamBody
 
@@ -55,7 +55,7 @@ def complete(
     prefix: str,
     early: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
     begin: Callable[[CompletionRequest, Cancel, Caller], Answering] | None = None,
-) -> Response:
+) -> Sent:
     """Answer a request in this dialect; `prefix` begins the answer's id. `early` may answer a body
     that needs no model at all, `begin` stands for the gateway's `answer`."""
     record = Record(environ)
@@ -109,19 +109,19 @@ def complete(
     return _whole(reply, record, done)
 
 
-def _whole(reply: Any, record: Record, done: Callable[[], None]) -> Response:
+def _whole(reply: Any, record: Record, done: Callable[[], None]) -> Plain:
     record.status = 200
-    response = Reply(msgspec.json.encode(reply), JSON, record.headers())
+    sent = Plain(msgspec.json.encode(reply), JSON, record.headers())
     done()
-    return response
+    return sent
 
 
 def _streamed(
     dialect: Dialect, stamp: Stamp, answer: Answering, record: Record, done: Callable[[], None]
-) -> Response:
+) -> Plain:
     encoder = dialect.Encoder(stamp, answer.request)
     body = StreamBody(answer, encoder, done)
-    return Reply(body, encoder.content_type, [*record.headers(), *STREAM_HEADERS])
+    return Plain(body, encoder.content_type, [*record.headers(), *STREAM_HEADERS])
 
 
 def refuse(
