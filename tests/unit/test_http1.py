@@ -229,9 +229,31 @@ def test_an_upgrade_nobody_offers_is_an_ordinary_request() -> None:
     assert app.bodies == [b"hello", b"hello"]
 
 
-def test_a_header_that_is_two_is_never_sent() -> None:
+@pytest.mark.parametrize(
+    ("status", "name", "value"),
+    [
+        ("200 OK", "X", "a\r\nSet-Cookie: b"),
+        ("200 OK", "X", "a\nSet-Cookie: b"),
+        ("200 OK", "X", "a\rSet-Cookie: b"),
+        ("200 OK", "X: a\r\nSet-Cookie", "b"),
+        ("200 OK\r\nSet-Cookie: b", "X", "a"),
+    ],
+)
+def test_a_header_that_is_two_is_never_sent(status: str, name: str, value: str) -> None:
     with pytest.raises(ValueError, match="end of a line"):
-        serve(App(b"x", headers=[("X", "a\r\nSet-Cookie: b")]), POST)
+        serve(App(b"x", status=status, headers=[(name, value)]), POST)
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "content-length", "CONTENT-LENGTH"])
+def test_a_length_is_known_however_it_is_written(name: str) -> None:
+    assert b"chunked" not in serve(App(b"x", headers=[("A", "b"), (name, "1")]), POST).sent[0]
+
+
+@pytest.mark.parametrize(
+    "header", [("X-Content-Length", "1"), ("X", "content-length: 1"), ("Content-Length-X", "1")]
+)
+def test_what_only_looks_like_a_length_is_none(header: tuple[str, str]) -> None:
+    assert b"chunked" in serve(App(b"x", headers=[header]), POST).sent[0]
 
 
 def test_the_body_is_closed_when_the_client_is_gone() -> None:
