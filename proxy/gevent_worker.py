@@ -10,6 +10,9 @@ once a second whether it is to stop and whether all is answered, where this one 
 
 The look of once a second ends connections that were silent for ``keepalive`` seconds, so that no
 request has to start a timer for itself.
+
+What the application keeps with a connection, for all its requests, is put by name into
+environ["slotproxy.kept"] and closed with it.
 """
 
 from __future__ import annotations
@@ -125,6 +128,8 @@ class Worker(GeventWorker):
 
     def _serve(self, listener: Any, client: Any, addr: Any) -> None:
         environ = base_environ(client, listener.getsockname(), addr)
+        kept: dict[str, Any] = {}
+        environ["slotproxy.kept"] = kept
         seat = _Seat(client, Connection(client, self.wsgi, environ))
         self._seats.add(seat)
         try:
@@ -140,6 +145,8 @@ class Worker(GeventWorker):
             self.log.exception("an answer broke off")
         finally:
             self._seats.discard(seat)
+            for one in kept.values():
+                one.close()
             client.close()
 
     def _is_last(self) -> bool:

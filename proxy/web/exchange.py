@@ -61,7 +61,7 @@ def complete(
     record = Record(environ)
     here.observer.begin(record)
     cancel = Cancel()
-    stop_watching = disconnect.watch(environ, cancel)
+    stop_watching = disconnect.nothing
 
     def done() -> None:
         stop_watching()
@@ -71,6 +71,7 @@ def complete(
     try:
         record.key = here.keys.check(environ)
         raw = body.read_json(environ, here.settings.max_body)
+        stop_watching = disconnect.watch(environ, cancel)
         known = early(raw) if early is not None else None
         if known is not None:
             return _whole(known, record, done)
