@@ -8,7 +8,6 @@ own prefix for what only a gateway has.
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
@@ -84,22 +83,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = brief()
-        self._running = 0
         self._requests: dict[tuple[str, str], int] = {}
         self._backends: dict[str, _Backend] = {}
 
-    def begin(self) -> None:
-        with self._lock:
-            self._running += 1
-
-    def end(self, record: Record) -> None:
-        """A request is over."""
+    def end(self, record: Record, took: float) -> None:
+        """A request is over, after so many seconds."""
         info = record.info
         path = record.path if record.status != 404 else "other"
         key = path, info.outcome or str(record.status)
         usage = info.usage
         with self._lock:
-            self._running -= 1
             self._requests[key] = self._requests.get(key, 0) + 1
             if not info.backend:
                 return
@@ -111,17 +104,17 @@ class Metrics:
             tokens[1] += usage.cached
             tokens[2] += usage.completion
             first, between, latency, queue = backend.histograms
-            latency.add(time.perf_counter() - record.began)
+            latency.add(took)
             queue.add(info.queue_wait)
             if info.first_token:
                 first.add(info.first_token)
             if usage.completion > 1:
                 between.add((info.last_token - info.first_token) / (usage.completion - 1))
 
-    def counts(self) -> Counts:
+    def counts(self, running: int) -> Counts:
         with self._lock:
             backends = {
                 name: (tuple(one.tokens), [(h.buckets(), h.sum) for h in one.histograms])
                 for name, one in self._backends.items()
             }
-            return Counts(self._running, dict(self._requests), backends)
+            return Counts(running, dict(self._requests), backends)
