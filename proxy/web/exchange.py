@@ -28,7 +28,6 @@ from .reply import Plain
 from .services import Services, services
 from .stream import Answering, Encoder, StreamBody
 
-SESSION_HEADERS = ("HTTP_X_SESSION_ID", "HTTP_X_LITELLM_SESSION_ID", "HTTP_X_CONVERSATION_ID")
 JSON = "application/json"
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
@@ -152,11 +151,12 @@ def _with_session(asked: CompletionRequest, environ: Mapping[str, Any]) -> Compl
     """A session named in a header, unless the body names one."""
     if asked.session:
         return asked
-    for header in SESSION_HEADERS:
-        value = environ.get(header)
-        if value:
-            return msgspec.structs.replace(asked, session=value)
-    return asked
+    value = (
+        environ.get("HTTP_X_SESSION_ID")
+        or environ.get("HTTP_X_LITELLM_SESSION_ID")
+        or environ.get("HTTP_X_CONVERSATION_ID")
+    )
+    return msgspec.structs.replace(asked, session=value) if value else asked
 
 
 def plain(

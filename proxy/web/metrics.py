@@ -9,6 +9,7 @@ own prefix for what only a gateway has.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -83,7 +84,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = brief()
-        self._requests: dict[tuple[str, str], int] = {}
+        self._requests: Counter[tuple[str, str]] = Counter()
         self._backends: dict[str, _Backend] = {}
 
     def end(self, record: Record, took: float) -> None:
@@ -93,7 +94,7 @@ class Metrics:
         key = path, info.outcome or str(record.status)
         usage = info.usage
         with self._lock:
-            self._requests[key] = self._requests.get(key, 0) + 1
+            self._requests[key] += 1
             if not info.backend:
                 return
             backend = self._backends.get(info.backend)

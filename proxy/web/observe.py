@@ -106,7 +106,7 @@ def tell(text: str) -> None:
     handlers = logging.root.handlers
     if len(handlers) == 1 and type(handlers[0]) is Lines and not access.handlers:
         stream = handlers[0].stream
-        try:  # noqa: SIM105  (suppress() takes longer than all of this)
+        try:  # suppress() takes longer than all of this
             stream.write(f"{text}\n")
             stream.flush()
         except (OSError, ValueError):
