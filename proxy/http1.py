@@ -33,6 +33,7 @@ READ_SIZE = 65536
 LEAVE = 1 << 20  # bytes of an unread body that are still taken, so that the answer arrives
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+NOWHERE: deque[Any] = deque(maxlen=0)  # for headers behind a body, which pass for none before it
 CHUNKED = "Transfer-Encoding: chunked\r\n"
 
 Headers = list[tuple[str, str]]
@@ -62,12 +63,16 @@ class Request:
 
     __slots__ = ("body", "complete", "headers", "keep", "method", "url", "version")
 
-    def __init__(self) -> None:
-        self.url = b""
-        self.headers: list[tuple[bytes, bytes]] = []
+    def __init__(
+        self, method: str, url: bytes, version: str, headers: list[tuple[bytes, bytes]], keep: bool
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.version = version
+        self.headers = headers
+        self.keep = keep
         self.body: list[bytes] = []
-        self.complete = self.keep = False
-        self.method = self.version = ""
+        self.complete = False
 
     def is_last(self) -> None:
         """The connection ends with the answer to this one, which says so if it has not begun."""
@@ -82,7 +87,9 @@ class Connection:
         self._app = app
         self._environ = environ
         self._parser = httptools.HttpRequestParser(self)
-        self._coming = Request()
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] | deque[Any] = []
+        self._coming: Request  # the one whose head came last
         self._ready: deque[Request] = deque()
         self._broken = False  # what came is no HTTP
         self.waiting = False  # for the client
@@ -91,19 +98,25 @@ class Connection:
     # called by the parser
 
     def on_message_begin(self) -> None:
-        self._coming = Request()
+        self._url = b""
+        self._headers = []
 
     def on_url(self, url: bytes) -> None:
-        self._coming.url += url
+        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._coming.headers.append((name, value))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        request, parser = self._coming, self._parser
-        request.method = parser.get_method().decode("latin-1")
-        request.version = parser.get_http_version()
-        request.keep = parser.should_keep_alive()
+        parser = self._parser
+        request = self._coming = Request(
+            parser.get_method().decode("latin-1"),
+            self._url,
+            parser.get_http_version(),
+            self._headers,  # type: ignore[arg-type]  # a list until here
+            parser.should_keep_alive(),
+        )
+        self._headers = NOWHERE
         self._ready.append(request)
 
     def on_body(self, data: bytes) -> None:

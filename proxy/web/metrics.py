@@ -63,10 +63,10 @@ class _Histogram:
 class _Backend:
     """What one backend has done so far."""
 
-    __slots__ = ("histograms", "tokens")
+    __slots__ = ("cached", "completion", "histograms", "prompt")
 
     def __init__(self) -> None:
-        self.tokens = [0, 0, 0]  # in the order of COUNTERS
+        self.prompt = self.cached = self.completion = 0
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
 
 
@@ -76,7 +76,7 @@ class Counts(Struct, frozen=True):
 
     running: int
     requests: dict[tuple[str, str], int]
-    backends: dict[str, tuple[tuple[int, ...], list[tuple[list[tuple[str, float]], float]]]]
+    backends: dict[str, tuple[tuple[int, int, int], list[tuple[list[tuple[str, float]], float]]]]
 
 
 class Metrics:
@@ -100,10 +100,9 @@ class Metrics:
             backend = self._backends.get(info.backend)
             if backend is None:
                 backend = self._backends[info.backend] = _Backend()
-            tokens = backend.tokens
-            tokens[0] += usage.prompt
-            tokens[1] += usage.cached
-            tokens[2] += usage.completion
+            backend.prompt += usage.prompt
+            backend.cached += usage.cached
+            backend.completion += usage.completion
             first, between, latency, queue = backend.histograms
             latency.add(took)
             queue.add(info.queue_wait)
@@ -115,7 +114,10 @@ class Metrics:
     def counts(self, running: int) -> Counts:
         with self._lock:
             backends = {
-                name: (tuple(one.tokens), [(h.buckets(), h.sum) for h in one.histograms])
+                name: (
+                    (one.prompt, one.cached, one.completion),
+                    [(h.buckets(), h.sum) for h in one.histograms],
+                )
                 for name, one in self._backends.items()
             }
             return Counts(running, dict(self._requests), backends)

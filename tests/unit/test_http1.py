@@ -156,6 +156,15 @@ def test_a_body_that_comes_later_is_read_when_it_is_asked_for() -> None:
     assert len(wire.sent) == 2
 
 
+def test_headers_behind_a_body_pass_for_none_before_it() -> None:
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    app = App(b"x")
+    serve(app, head + b"3\r\nabc\r\n0\r\nAuthorization: Bearer k\r\nX-A: b\r\n\r\n" + POST)
+    assert app.bodies == [b"abc", b"hello"]
+    assert "HTTP_AUTHORIZATION" not in app.asked[0] and "HTTP_X_A" not in app.asked[0]
+    assert app.asked[1]["HTTP_X_REQUEST_ID"] == "7"
+
+
 def test_who_waits_for_continue_is_told_when_the_body_is_read() -> None:
     head = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     wire = serve(App(b"x"), head, b"ab")
