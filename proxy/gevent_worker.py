@@ -10,6 +10,9 @@ once a second whether it is to stop and whether all is answered, where this one 
 
 The look of once a second ends connections that were silent for ``keepalive`` seconds, so that no
 request has to start a timer for itself.
+
+What the application keeps with a connection, for all its requests, is put by name into
+environ["slotproxy.kept"] and closed with it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from gevent import GreenletExit, events, getcurrent, monkey, sleep
+from gevent import GreenletExit, events, get_hub, getcurrent, monkey, sleep
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -125,7 +128,10 @@ class Worker(GeventWorker):
 
     def _serve(self, listener: Any, client: Any, addr: Any) -> None:
         environ = base_environ(client, listener.getsockname(), addr)
-        seat = _Seat(client, Connection(client, self.wsgi, environ))
+        kept: dict[str, Any] = {}
+        environ["slotproxy.kept"] = kept
+        wire = _Wire(client)
+        seat = _Seat(client, Connection(wire, self.wsgi, environ))
         self._seats.add(seat)
         try:
             if isinstance(addr, tuple):
@@ -140,6 +146,8 @@ class Worker(GeventWorker):
             self.log.exception("an answer broke off")
         finally:
             self._seats.discard(seat)
+            for one in (*kept.values(), wire):
+                one.close()
             client.close()
 
     def _is_last(self) -> bool:
@@ -170,6 +178,38 @@ class Worker(GeventWorker):
         if not self.alive:
             for greenlet in self._idle:
                 _hang_up(self._clients[greenlet])
+
+
+class _Wire:
+    """A client's socket. A read begins with waiting: between two requests there is nothing to read
+    yet, and to be told so by an exception costs as much as parsing a request does."""
+
+    def __init__(self, client: Any) -> None:
+        hub = get_hub()
+        self._wait = hub.wait
+        self._io = hub.loop.io(client.fileno(), 1)
+        system = client._sock  # which never waits
+        self._recv, self._send = system.recv, system.send
+        self.sendall = client.sendall
+
+    def recv(self, size: int, /) -> bytes:
+        while True:
+            self._wait(self._io)
+            try:
+                return self._recv(size)  # type: ignore[no-any-return]
+            except BlockingIOError:
+                continue
+
+    def send(self, data: bytes, /) -> int:
+        try:
+            return self._send(data)  # type: ignore[no-any-return]
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        """No more reads come. The socket stays as it is."""
+        self._io.stop()
+        self._io.close()
 
 
 class _Seat:

@@ -33,6 +33,8 @@ READ_SIZE = 65536
 LEAVE = 1 << 20  # bytes of an unread body that are still taken, so that the answer arrives
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+NOWHERE: deque[Any] = deque(maxlen=0)  # for headers behind a body, which pass for none before it
+CHUNKED = "Transfer-Encoding: chunked\r\n"
 
 Headers = list[tuple[str, str]]
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -61,12 +63,16 @@ class Request:
 
     __slots__ = ("body", "complete", "headers", "keep", "method", "url", "version")
 
-    def __init__(self) -> None:
-        self.url = b""
-        self.headers: list[tuple[bytes, bytes]] = []
+    def __init__(
+        self, method: str, url: bytes, version: str, headers: list[tuple[bytes, bytes]], keep: bool
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.version = version
+        self.headers = headers
+        self.keep = keep
         self.body: list[bytes] = []
-        self.complete = self.keep = False
-        self.method = self.version = ""
+        self.complete = False
 
     def is_last(self) -> None:
         """The connection ends with the answer to this one, which says so if it has not begun."""
@@ -81,7 +87,9 @@ class Connection:
         self._app = app
         self._environ = environ
         self._parser = httptools.HttpRequestParser(self)
-        self._coming = Request()
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] | deque[Any] = []
+        self._coming: Request  # the one whose head came last
         self._ready: deque[Request] = deque()
         self._broken = False  # what came is no HTTP
         self.waiting = False  # for the client
@@ -90,19 +98,25 @@ class Connection:
     # called by the parser
 
     def on_message_begin(self) -> None:
-        self._coming = Request()
+        self._url = b""
+        self._headers = []
 
     def on_url(self, url: bytes) -> None:
-        self._coming.url += url
+        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._coming.headers.append((name, value))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        request, parser = self._coming, self._parser
-        request.method = parser.get_method().decode("latin-1")
-        request.version = parser.get_http_version()
-        request.keep = parser.should_keep_alive()
+        parser = self._parser
+        request = self._coming = Request(
+            parser.get_method().decode("latin-1"),
+            self._url,
+            parser.get_http_version(),
+            self._headers,  # type: ignore[arg-type]  # a list until here
+            parser.should_keep_alive(),
+        )
+        self._headers = NOWHERE
         self._ready.append(request)
 
     def on_body(self, data: bytes) -> None:
@@ -217,14 +231,12 @@ class Connection:
             "SERVER_PROTOCOL": f"HTTP/{request.version}",
             "slotproxy.is_last": request.is_last,
         }
-        for raw, content in request.headers:
-            value = content.decode("latin-1")
-            key = _KEYS.get(raw) or _key(raw)
-            if not key:
-                continue
+        for name, value in request.headers:
+            key = _KEYS[name]
             if key in environ:
-                value = f"{environ[key]},{value}"
-            environ[key] = value
+                environ[key] += f",{value.decode('latin-1')}"
+            elif key:
+                environ[key] = value.decode("latin-1")
         if request.complete:
             environ["wsgi.input"] = io.BytesIO(b"".join(request.body))
         else:
@@ -274,18 +286,17 @@ class Answer:
     def start(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[..., Any]:
         """WSGI's start_response. Raises ValueError for a header that is two."""
         request = self._request
-        names = [name.lower() for name, _ in headers]
-        sized = "content-length" in names
-        self._silent = request.method == "HEAD" or status[:3] in ("204", "304") or status[0] == "1"
+        lines = "\r\n".join((f"HTTP/1.1 {status}", *map(": ".join, headers)))
+        if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+            raise ValueError("a header holds the end of a line")
+        sized = "\r\ncontent-length:" in lines.lower()
+        self._silent = request.method == "HEAD" or status.startswith(("204", "304", "1"))
         self._chunked = not sized and not self._silent and request.version == "1.1"
         self.keep = request.keep and (sized or self._silent or self._chunked)
-        fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
-        if fields.count("\n") != len(headers) or fields.count("\r") != len(headers):
-            raise ValueError("a header holds the end of a line")
         self._head = (
-            f"HTTP/1.1 {status}\r\n{fields}Date: {_date()}\r\n"
+            f"{lines}\r\nDate: {_date()}\r\n"
             f"Connection: {'keep-alive' if self.keep else 'close'}\r\n"
-            f"{'Transfer-Encoding: chunked' + chr(13) + chr(10) if self._chunked else ''}\r\n"
+            f"{CHUNKED if self._chunked else ''}\r\n"
         ).encode("latin-1")
         return self.write
 
@@ -300,10 +311,10 @@ class Answer:
         self._send(data)
 
     def end(self) -> None:
-        data = self._head + LAST_CHUNK if self._chunked else self._head
-        self._head = b""
-        if data:
-            self._send(data)
+        if self._chunked:
+            self._send(self._head + LAST_CHUNK)
+        elif self._head:
+            self._send(self._head)
 
     def _send(self, data: bytes) -> None:
         sent = self._sock.send(data)
@@ -311,21 +322,23 @@ class Answer:
             self._sock.sendall(data[sent:])
 
 
-def _key(raw: bytes) -> str:
-    """The name of a header in the environment; "" for one with an underscore, which could pass for
-    another with a hyphen."""
-    name = raw.decode("latin-1").upper()
-    if "_" in name:
-        return ""
-    key = name.replace("-", "_")
-    if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        key = f"HTTP_{key}"
-    if len(_KEYS) < 256:
-        _KEYS[raw] = key
-    return key
+class _Keys(dict[bytes, str]):
+    """The names of headers in the environment; "" for one with an underscore, which could pass for
+    another with a hyphen. Kept are those of the first few hundred."""
+
+    def __missing__(self, raw: bytes) -> str:
+        name = raw.decode("latin-1").upper()
+        key = name.replace("-", "_")
+        if "_" in name:
+            key = ""
+        elif key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = f"HTTP_{key}"
+        if len(self) < 256:
+            self[raw] = key
+        return key
 
 
-_KEYS: dict[bytes, str] = {}
+_KEYS = _Keys()
 _today = (0, "")
 
 

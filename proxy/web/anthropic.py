@@ -10,17 +10,22 @@ from ..dialects import anthropic
 from ..dialects.anthropic.answer import status
 from ..dialects.anthropic.request import parse
 from . import body
-from .direct import Environ, post
+from .direct import Environ, Sent, post
 from .exchange import complete, plain
 from .observe import Record
+from .reply import Plain
 from .services import Services
 
 blueprint = Blueprint("anthropic", __name__)
 
 
 @post(blueprint, "/v1/messages")
-def messages(here: Services, environ: Environ) -> Response:
-    return _theirs(complete(here, environ, anthropic, "msg_"))
+def messages(here: Services, environ: Environ) -> Sent:
+    sent = complete(here, environ, anthropic, "msg_")
+    if not isinstance(sent, Plain):
+        return _theirs(sent)
+    sent.headers.append(("request-id", dict(sent.headers)["x-request-id"]))
+    return sent
 
 
 @blueprint.post("/v1/messages/count_tokens")

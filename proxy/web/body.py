@@ -14,6 +14,7 @@ from ..errors import BadRequest, BodyTooLarge
 
 Environ = MutableMapping[str, Any]
 PIECE = 256 << 10  # bytes
+JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -106,8 +107,10 @@ def read_json(environ: Environ, limit: int) -> dict[str, Any]:
 def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
     """The body as any JSON value; `empty` is that of a body without a byte, None forbids it.
     Raises BadRequest, WrongType, BodyTooLarge."""
-    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-    told = kind == "application/json" or kind.endswith("+json")
+    kind = environ.get("CONTENT_TYPE", "")
+    if kind != JSON:
+        kind = kind.partition(";")[0].strip().lower()
+    told = kind == JSON or kind.endswith("+json")
     if not told and kind not in ("", FORM):
         raise WrongType("the content type must be application/json")
     data = read(environ, limit)

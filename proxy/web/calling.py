@@ -30,8 +30,12 @@ class Callers:
     def caller(self, key: str, environ: Mapping[str, Any]) -> Caller:
         """Of a request with the key of this name. Raises BadRequest."""
         caller = self._known.get(key) or Caller(key)
-        share = caller.share
         asked = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
+        job = environ.get("HTTP_X_SLOTPROXY_JOB")
+        queue = environ.get("HTTP_X_SLOTPROXY_QUEUE")
+        if not (asked or job or queue):
+            return caller
+        share = caller.share
         if asked:
             if asked.lower() not in SHARES:
                 raise BadRequest("X-Slotproxy-Priority must be high, normal or low")
@@ -39,6 +43,6 @@ class Callers:
         return msgspec.structs.replace(
             caller,
             share=share,
-            aside=environ.get("HTTP_X_SLOTPROXY_JOB", "").lower() == "side",
-            tell_place=environ.get("HTTP_X_SLOTPROXY_QUEUE", "").lower() in ("on", "1", "true"),
+            aside=(job or "").lower() == "side",
+            tell_place=(queue or "").lower() in ("on", "1", "true"),
         )

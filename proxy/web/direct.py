@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 
+from .reply import Plain
 from .services import Services, services, services_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Environ = dict[str, Any]
-View = Callable[[Services, Environ], Response]
+Sent = Plain | Response
+View = Callable[[Services, Environ], Sent]
 
 
 class Application(Flask):
@@ -35,11 +37,11 @@ class Application(Flask):
         if view is None or environ["REQUEST_METHOD"] != "POST" or self._hooked():
             return super().wsgi_app(environ, start_response)
         try:
-            response = view(services_of(self), environ)
+            sent = view(services_of(self), environ)
         except Exception as defect:
             with self.request_context(environ):
-                response = self.make_response(self.handle_user_exception(defect))
-        return response(environ, start_response)
+                sent = self.make_response(self.handle_user_exception(defect))
+        return sent(environ, start_response)
 
     def _hooked(self) -> bool:
         return bool(self.after_request_funcs.get(None) or self.before_request_funcs.get(None))
@@ -64,4 +66,5 @@ def post(blueprint: Blueprint, *paths: str) -> Callable[[View], View]:
 
 
 def _through_flask(view: View) -> Response:
-    return view(services(), request.environ)
+    sent = view(services(), request.environ)
+    return sent.reply() if isinstance(sent, Plain) else sent

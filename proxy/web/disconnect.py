@@ -2,10 +2,13 @@
 
 gunicorn hands the client's socket on in environ["gunicorn.socket"]; waitress a callable in
 environ["waitress.client_disconnected"]. Under gevent a watcher of the hub looks at the socket and
-costs nothing while it is silent; elsewhere one thread looks after all sockets and callables.
+costs nothing while it is silent; elsewhere one thread looks after all sockets and callables. Our
+own worker keeps the watcher for all requests of the connection, in environ["slotproxy.kept"], and
+closes it before the socket.
 
 A readable socket means that the client hung up, or that it has sent its next request already
-(pipelining): then there is nothing more to learn from it, and the watch ends.
+(pipelining): then there is nothing more to learn from it, and the watch ends. So a watch begins
+when the body was read: what of it comes late would end it.
 """
 
 from __future__ import annotations
@@ -22,22 +25,27 @@ from ..cancel import Cancel
 
 INTERVAL = 0.2  # seconds between two looks where a server can only be asked
 
+KEPT = "disconnect"  # our name among what is kept with a connection
+
 Stop = Callable[[], None]
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """Ends no watch."""
 
 
 def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
-    """Cancel when the client hangs up; the result ends the watch."""
+    """Cancel when the client hangs up; the result ends the watch. One at a time."""
+    kept = environ.get("slotproxy.kept")
+    if kept and KEPT in kept:
+        return kept[KEPT].start(cancel)  # type: ignore[no-any-return]
     sock = environ.get("gunicorn.socket")
     if sock is not None:
         if "gevent" in sys.modules and type(sock).__module__.startswith("gevent"):
-            return _watch_in_hub(sock, cancel)
+            return _watch_in_hub(sock, cancel, kept)
         return _poller().connection(sock, cancel)
     gone = environ.get("waitress.client_disconnected")
-    return _poller().callable(gone, cancel) if gone is not None else _nothing
+    return _poller().callable(gone, cancel) if gone is not None else nothing
 
 
 def _hung_up(sock: Any) -> bool | None:
@@ -51,23 +59,39 @@ def _hung_up(sock: Any) -> bool | None:
     return not data
 
 
-def _watch_in_hub(sock: Any, cancel: Cancel) -> Stop:
-    gevent: Any = sys.modules["gevent"]  # an import statement would look for both names each time
-    watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
-
-    def look() -> None:
-        gone = _hung_up(sock._sock)
-        if gone is not None:
-            watcher.stop()
-        if gone:
-            gevent.spawn(cancel.cancel)  # callbacks may take locks, which the hub must not wait for
-
-    def stop() -> None:
-        watcher.stop()
-        watcher.close()
-
-    watcher.start(look)
+def _watch_in_hub(sock: Any, cancel: Cancel, kept: dict[str, Any] | None) -> Stop:
+    watcher = _InHub(sock)
+    stop = watcher.start(cancel)
+    if kept is None:
+        return watcher.close
+    kept[KEPT] = watcher
     return stop
+
+
+class _InHub:
+    """A watcher of gevent's hub, for one request after the other."""
+
+    def __init__(self, sock: Any) -> None:
+        self._gevent: Any = sys.modules["gevent"]
+        self._sock = sock
+        self._watcher = self._gevent.get_hub().loop.io(sock.fileno(), 1)
+
+    def start(self, cancel: Cancel) -> Stop:
+        watcher = self._watcher
+        watcher.start(self._look, cancel)
+        return watcher.stop  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self._watcher.stop()
+        self._watcher.close()
+
+    def _look(self, cancel: Cancel) -> None:
+        gone = _hung_up(self._sock._sock)
+        if gone is not None:
+            self._watcher.stop()
+        if gone:
+            # Callbacks may take locks, which the hub must not wait for.
+            self._gevent.spawn(cancel.cancel)
 
 
 class _Poller:
@@ -104,7 +128,7 @@ class _Poller:
             self._callables[number] = (gone, cancel)
             first = len(self._callables) == 1
         if first:
-            self._do(_nothing)  # wake: from now on there is something to ask
+            self._do(nothing)  # wake: from now on there is something to ask
 
         def stop() -> None:
             with self._lock:

@@ -22,13 +22,12 @@ from ..dialects.stamp import Stamp
 from ..errors import BadRequest, GatewayError, Unauthorized
 from ..gateway import Answer, Caller
 from . import body, disconnect
-from .direct import Environ
+from .direct import Environ, Sent
 from .observe import Record, new_id
-from .reply import Reply
+from .reply import Plain
 from .services import Services, services
 from .stream import Answering, Encoder, StreamBody
 
-SESSION_HEADERS = ("HTTP_X_SESSION_ID", "HTTP_X_LITELLM_SESSION_ID", "HTTP_X_CONVERSATION_ID")
 JSON = "application/json"
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
@@ -55,13 +54,13 @@ def complete(
     prefix: str,
     early: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
     begin: Callable[[CompletionRequest, Cancel, Caller], Answering] | None = None,
-) -> Response:
+) -> Sent:
     """Answer a request in this dialect; `prefix` begins the answer's id. `early` may answer a body
     that needs no model at all, `begin` stands for the gateway's `answer`."""
     record = Record(environ)
     here.observer.begin(record)
     cancel = Cancel()
-    stop_watching = disconnect.watch(environ, cancel)
+    stop_watching = disconnect.nothing
 
     def done() -> None:
         stop_watching()
@@ -71,6 +70,7 @@ def complete(
     try:
         record.key = here.keys.check(environ)
         raw = body.read_json(environ, here.settings.max_body)
+        stop_watching = disconnect.watch(environ, cancel)
         known = early(raw) if early is not None else None
         if known is not None:
             return _whole(known, record, done)
@@ -109,19 +109,19 @@ def complete(
     return _whole(reply, record, done)
 
 
-def _whole(reply: Any, record: Record, done: Callable[[], None]) -> Response:
+def _whole(reply: Any, record: Record, done: Callable[[], None]) -> Plain:
     record.status = 200
-    response = Reply(msgspec.json.encode(reply), JSON, record.headers())
+    sent = Plain(msgspec.json.encode(reply), JSON, record.headers())
     done()
-    return response
+    return sent
 
 
 def _streamed(
     dialect: Dialect, stamp: Stamp, answer: Answering, record: Record, done: Callable[[], None]
-) -> Response:
+) -> Plain:
     encoder = dialect.Encoder(stamp, answer.request)
     body = StreamBody(answer, encoder, done)
-    return Reply(body, encoder.content_type, [*record.headers(), *STREAM_HEADERS])
+    return Plain(body, encoder.content_type, [*record.headers(), *STREAM_HEADERS])
 
 
 def refuse(
@@ -151,11 +151,12 @@ def _with_session(asked: CompletionRequest, environ: Mapping[str, Any]) -> Compl
     """A session named in a header, unless the body names one."""
     if asked.session:
         return asked
-    for header in SESSION_HEADERS:
-        value = environ.get(header)
-        if value:
-            return msgspec.structs.replace(asked, session=value)
-    return asked
+    value = (
+        environ.get("HTTP_X_SESSION_ID")
+        or environ.get("HTTP_X_LITELLM_SESSION_ID")
+        or environ.get("HTTP_X_CONVERSATION_ID")
+    )
+    return msgspec.structs.replace(asked, session=value) if value else asked
 
 
 def plain(

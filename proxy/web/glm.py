@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint
 
 from ..dialects import glm
 from ..errors import BackendDown, UpstreamFault
-from .direct import Environ, post
+from .direct import Environ, Sent, post
 from .exchange import complete
 from .services import Services
 
@@ -19,17 +19,17 @@ MOST_PIECES = 8192  # each new one is a question to the backend
 
 
 @post(blueprint, "/chat")
-def chat(here: Services, environ: Environ) -> Response:
+def chat(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, glm.chat, "")
 
 
 @post(blueprint, "/chat-stream")
-def chat_stream(here: Services, environ: Environ) -> Response:
+def chat_stream(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, glm.chat_stream, "")
 
 
 @post(blueprint, "/")
-def langchain(here: Services, environ: Environ) -> Response:
+def langchain(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, glm.langchain, "")
 
 

@@ -49,6 +49,7 @@ class History:
         self._clock = clock
         self._lock = brief()
         self._ring: list[Sample | None] = [None] * SAMPLES
+        self._sample = Sample(-STEP)  # what was added to last
         self.running = 0
 
     def begin(self) -> None:
@@ -61,7 +62,10 @@ class History:
         usage = info.usage
         with self._lock:
             self.running -= 1
-            sample = self._sample()
+            sample = self._sample
+            now = self._clock()
+            if not sample.at <= now < sample.at + STEP:
+                sample = self._sample = self._sample_at(now)
             sample.requests += 1
             sample.prompt += usage.prompt
             sample.cached += usage.cached
@@ -87,8 +91,8 @@ class History:
             kept = [one for one in self._ring if one is not None and one.at > oldest]
             return sorted((_copy(one) for one in kept), key=lambda one: one.at)
 
-    def _sample(self) -> Sample:
-        step = int(self._clock()) // STEP
+    def _sample_at(self, now: float) -> Sample:
+        step = int(now) // STEP
         place, at = step % SAMPLES, step * STEP
         sample = self._ring[place]
         if sample is None or sample.at != at:

@@ -2,15 +2,17 @@
 
 A request changes about ten numbers. prometheus_client's objects take a lock and a look-up for each;
 here they are fields of one record a backend, under one lock, and become its families when somebody
-asks (`exposition`). The names are vLLM's where vLLM has one, since dashboards know them, and our
-own prefix for what only a gateway has.
+asks (`exposition`). What goes into a histogram is put down, and counted many at a time. The names
+are vLLM's where vLLM has one, since dashboards know them, and our own prefix for what only a
+gateway has.
 """
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -41,19 +43,26 @@ HISTOGRAMS = (
 )
 
 
-class _Histogram:
-    """How many values lie between two bounds, and their sum."""
+AT_ONCE = 64  # requests whose values are counted together
 
-    __slots__ = ("bounds", "counts", "sum")
+
+class _Histogram:
+    """How many values lie between two bounds, and their sum. Values come into `new`, and
+    from there into the counts."""
+
+    __slots__ = ("bounds", "counts", "new", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+        self.new: list[float] = []
 
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
+    def count(self) -> None:
+        for place, count in Counter(map(partial(bisect_left, self.bounds), self.new)).items():
+            self.counts[place] += count
+        self.sum += sum(self.new)
+        self.new.clear()
 
     def buckets(self) -> list[tuple[str, float]]:
         names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
@@ -63,11 +72,15 @@ class _Histogram:
 class _Backend:
     """What one backend has done so far."""
 
-    __slots__ = ("histograms", "tokens")
+    __slots__ = ("cached", "completion", "histograms", "prompt")
 
     def __init__(self) -> None:
-        self.tokens = [0, 0, 0]  # in the order of COUNTERS
+        self.prompt = self.cached = self.completion = 0
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
+
+    def count(self) -> None:
+        for histogram in self.histograms:
+            histogram.count()
 
 
 class Counts(Struct, frozen=True):
@@ -76,7 +89,7 @@ class Counts(Struct, frozen=True):
 
     running: int
     requests: dict[tuple[str, str], int]
-    backends: dict[str, tuple[tuple[int, ...], list[tuple[list[tuple[str, float]], float]]]]
+    backends: dict[str, tuple[tuple[int, int, int], list[tuple[list[tuple[str, float]], float]]]]
 
 
 class Metrics:
@@ -84,44 +97,44 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = brief()
-        self._running = 0
-        self._requests: dict[tuple[str, str], int] = {}
+        self._requests: Counter[tuple[str, str]] = Counter()
         self._backends: dict[str, _Backend] = {}
 
-    def begin(self) -> None:
-        with self._lock:
-            self._running += 1
-
-    def end(self, record: Record) -> None:
-        """A request is over."""
+    def end(self, record: Record, took: float) -> None:
+        """A request is over, after so many seconds."""
         info = record.info
         path = record.path if record.status != 404 else "other"
         key = path, info.outcome or str(record.status)
         usage = info.usage
         with self._lock:
-            self._running -= 1
-            self._requests[key] = self._requests.get(key, 0) + 1
+            self._requests[key] += 1
             if not info.backend:
                 return
             backend = self._backends.get(info.backend)
             if backend is None:
                 backend = self._backends[info.backend] = _Backend()
-            tokens = backend.tokens
-            tokens[0] += usage.prompt
-            tokens[1] += usage.cached
-            tokens[2] += usage.completion
+            backend.prompt += usage.prompt
+            backend.cached += usage.cached
+            backend.completion += usage.completion
             first, between, latency, queue = backend.histograms
-            latency.add(time.perf_counter() - record.began)
-            queue.add(info.queue_wait)
+            latency.new.append(took)
+            queue.new.append(info.queue_wait)
             if info.first_token:
-                first.add(info.first_token)
+                first.new.append(info.first_token)
             if usage.completion > 1:
-                between.add((info.last_token - info.first_token) / (usage.completion - 1))
+                between.new.append((info.last_token - info.first_token) / (usage.completion - 1))
+            if len(latency.new) >= AT_ONCE:
+                backend.count()
 
-    def counts(self) -> Counts:
+    def counts(self, running: int) -> Counts:
         with self._lock:
+            for backend in self._backends.values():
+                backend.count()
             backends = {
-                name: (tuple(one.tokens), [(h.buckets(), h.sum) for h in one.histograms])
+                name: (
+                    (one.prompt, one.cached, one.completion),
+                    [(h.buckets(), h.sum) for h in one.histograms],
+                )
                 for name, one in self._backends.items()
             }
-            return Counts(self._running, dict(self._requests), backends)
+            return Counts(running, dict(self._requests), backends)

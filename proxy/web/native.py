@@ -16,7 +16,7 @@ from ..dialects import fields, llamacpp_native, openai_chat
 from ..errors import Forbidden, NoBackend, NotFound
 from ..gateway.slots import act
 from . import body
-from .direct import Environ, post
+from .direct import Environ, Sent, post
 from .exchange import complete, plain
 from .observe import Record
 from .services import Services
@@ -28,12 +28,12 @@ ACTIONS = ("save", "restore", "erase")
 
 
 @post(blueprint, "/completion")
-def completion(here: Services, environ: Environ) -> Response:
+def completion(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, llamacpp_native.completion, "")
 
 
 @post(blueprint, "/infill")
-def infill(here: Services, environ: Environ) -> Response:
+def infill(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, llamacpp_native.infill, "")
 
 

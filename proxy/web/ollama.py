@@ -13,7 +13,7 @@ from ..dialects.ollama import chat, common, generate, models
 from ..dialects.stamp import Stamp
 from ..errors import ModelNotFound, Unsupported
 from . import body
-from .direct import Environ, post
+from .direct import Environ, Sent, post
 from .exchange import complete, plain
 from .observe import Record
 from .services import Services
@@ -22,13 +22,13 @@ blueprint = Blueprint("ollama", __name__)
 
 
 @post(blueprint, "/api/chat")
-def chat_(here: Services, environ: Environ) -> Response:
+def chat_(here: Services, environ: Environ) -> Sent:
     early = _early(here, "messages", message={"role": "assistant", "content": ""})
     return complete(here, environ, chat, "", early=early)
 
 
 @post(blueprint, "/api/generate")
-def generate_(here: Services, environ: Environ) -> Response:
+def generate_(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, generate, "", early=_early(here, "prompt", response=""))
 
 

@@ -11,7 +11,7 @@ from ..dialects import anthropic, fields, openai, openai_chat, openai_completion
 from ..dialects.anthropic import models as claude
 from ..errors import ModelNotFound
 from . import body, glm
-from .direct import Environ, post
+from .direct import Environ, Sent, post
 from .exchange import complete, plain
 from .observe import Record
 from .services import Services
@@ -20,12 +20,12 @@ blueprint = Blueprint("openai", __name__)
 
 
 @post(blueprint, "/v1/chat/completions", "/chat/completions")
-def chat_completions(here: Services, environ: Environ) -> Response:
+def chat_completions(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, openai_chat, "chatcmpl-")
 
 
 @post(blueprint, "/v1/completions", "/completions")
-def completions(here: Services, environ: Environ) -> Response:
+def completions(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, openai_completions, "cmpl-")
 
 

@@ -1,9 +1,10 @@
-"""A response that is sent as it stands.
+"""Answers that are sent as they stand.
 
-werkzeug's own looks each header over when it is set, copies all of them when it is sent, and wraps
-the body in two more iterators; for a short answer that costs as much as routing it. These headers
-are made by us and the body is bytes, so nothing is left to correct. Hooks (CORS) and Flask see an
-ordinary Response.
+werkzeug's Response looks each header over when it is set, copies all of them when it is sent, and
+wraps the body in two more iterators; for a short answer that costs as much as routing it. These
+headers are made by us and the body is bytes, so nothing is left to correct. The direct way sends a
+`Plain`, which is no more than that; for hooks (CORS) and Flask a `Reply` is made of it, an ordinary
+Response.
 """
 
 from __future__ import annotations
@@ -12,10 +13,28 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from flask import Response
+from msgspec import Struct
 from werkzeug.datastructures import Headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+class Plain(Struct):
+    """A 200. `body` is bytes, or an iterable of bytes; its close(), if it has one, the server
+    calls. `headers` tell neither type nor length."""
+
+    body: bytes | Iterable[bytes]
+    content_type: str
+    headers: list[tuple[str, str]]
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        parts = _parts(self.body, self.content_type, self.headers)
+        start_response("200 OK", self.headers)
+        return parts
+
+    def reply(self) -> Reply:
+        return Reply(self.body, self.content_type, self.headers)
 
 
 class _Sound(Headers):
@@ -26,7 +45,7 @@ class _Sound(Headers):
 
 
 class Reply(Response):
-    """`body` is bytes, or an iterable of bytes; its close(), if it has one, the server calls."""
+    """As `Plain`, of any status."""
 
     def __init__(
         self,
@@ -35,14 +54,22 @@ class Reply(Response):
         headers: list[tuple[str, str]],
         status: int = 200,
     ) -> None:
-        headers.append(("Content-Type", content_type))
-        if isinstance(body, bytes):
-            headers.append(("Content-Length", str(len(body))))
-            body = [body]
+        parts = _parts(body, content_type, headers)
         super().__init__(None, status, _Sound(headers), direct_passthrough=True)
-        self.response = body
+        self.response = parts
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response(self.status, list(self.headers))
         body: Iterable[bytes] = self.response  # type: ignore[assignment]  # never str
         return body
+
+
+def _parts(
+    body: bytes | Iterable[bytes], content_type: str, headers: list[tuple[str, str]]
+) -> Iterable[bytes]:
+    """What is iterated over; the headers tell the type, and the length where it is known."""
+    headers.append(("Content-Type", content_type))
+    if not isinstance(body, bytes):
+        return body
+    headers.append(("Content-Length", str(len(body))))
+    return (body,)

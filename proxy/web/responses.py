@@ -13,7 +13,7 @@ from ..errors import BadRequest, NotFound
 from ..store.responses import Stored
 from . import body
 from .conversation import Conversation
-from .direct import Environ, post
+from .direct import Environ, Sent, post
 from .exchange import complete, plain
 from .observe import Record
 from .services import Services
@@ -24,7 +24,7 @@ MOST_LISTED = 100
 
 
 @post(blueprint, "/v1/responses", "/responses")
-def create(here: Services, environ: Environ) -> Response:
+def create(here: Services, environ: Environ) -> Sent:
     conversation = Conversation(here, environ)
     return complete(
         here,

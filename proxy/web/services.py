@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
@@ -51,4 +51,5 @@ def services() -> Services:
 
 def services_of(app: Flask) -> Services:
     """What an application is made of."""
-    return cast(Services, app.extensions[EXTENSION])
+    found: Services = app.extensions[EXTENSION]
+    return found

@@ -45,13 +45,16 @@ def served(
 
 
 @contextlib.contextmanager
-def sent(served: Gateway, body: object) -> Iterator[socket.socket]:
-    """A request on a socket of its own, that is simply closed at the end."""
+def sent(served: Gateway, body: object, pause: float = 0.0) -> Iterator[socket.socket]:
+    """A request on a socket of its own, that is simply closed at the end. Many clients send head
+    and body apart."""
     parts = urlsplit(served.url)
     data = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
     with socket.create_connection((parts.hostname, parts.port), 10) as sock:
-        sock.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
+        sock.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n")
+        time.sleep(pause)
+        sock.sendall(data)
         yield sock
 
 
@@ -91,8 +94,9 @@ def test_gone_while_the_answer_streams(served: Gateway) -> None:
     assert answered_within(served, 2.0)
 
 
-def test_gone_while_a_whole_answer_is_made(served: Gateway) -> None:
-    with sent(served, LONG):
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_gone_while_a_whole_answer_is_made(served: Gateway, pause: float) -> None:
+    with sent(served, LONG, pause):
         assert until(lambda: in_flight(served) == 1, 5.0)
     assert until(lambda: in_flight(served) == 0, 1.0)
     assert answered_within(served, 2.0)

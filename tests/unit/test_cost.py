@@ -94,7 +94,7 @@ def test_a_request_and_its_answer_in_http() -> None:
         wire = Wire()
         Connection(wire, app, base_environ(wire, ("h", 1), ("h", 2))).serve(lambda: False)
 
-    assert bytecodes(exchange) < 1150
+    assert bytecodes(exchange) < 1050
 
 
 def test_a_turn_costs_a_template_the_same_wherever_it_stands() -> None:

@@ -156,6 +156,15 @@ def test_a_body_that_comes_later_is_read_when_it_is_asked_for() -> None:
     assert len(wire.sent) == 2
 
 
+def test_headers_behind_a_body_pass_for_none_before_it() -> None:
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    app = App(b"x")
+    serve(app, head + b"3\r\nabc\r\n0\r\nAuthorization: Bearer k\r\nX-A: b\r\n\r\n" + POST)
+    assert app.bodies == [b"abc", b"hello"]
+    assert "HTTP_AUTHORIZATION" not in app.asked[0] and "HTTP_X_A" not in app.asked[0]
+    assert app.asked[1]["HTTP_X_REQUEST_ID"] == "7"
+
+
 def test_who_waits_for_continue_is_told_when_the_body_is_read() -> None:
     head = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     wire = serve(App(b"x"), head, b"ab")
@@ -229,9 +238,31 @@ def test_an_upgrade_nobody_offers_is_an_ordinary_request() -> None:
     assert app.bodies == [b"hello", b"hello"]
 
 
-def test_a_header_that_is_two_is_never_sent() -> None:
+@pytest.mark.parametrize(
+    ("status", "name", "value"),
+    [
+        ("200 OK", "X", "a\r\nSet-Cookie: b"),
+        ("200 OK", "X", "a\nSet-Cookie: b"),
+        ("200 OK", "X", "a\rSet-Cookie: b"),
+        ("200 OK", "X: a\r\nSet-Cookie", "b"),
+        ("200 OK\r\nSet-Cookie: b", "X", "a"),
+    ],
+)
+def test_a_header_that_is_two_is_never_sent(status: str, name: str, value: str) -> None:
     with pytest.raises(ValueError, match="end of a line"):
-        serve(App(b"x", headers=[("X", "a\r\nSet-Cookie: b")]), POST)
+        serve(App(b"x", status=status, headers=[(name, value)]), POST)
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "content-length", "CONTENT-LENGTH"])
+def test_a_length_is_known_however_it_is_written(name: str) -> None:
+    assert b"chunked" not in serve(App(b"x", headers=[("A", "b"), (name, "1")]), POST).sent[0]
+
+
+@pytest.mark.parametrize(
+    "header", [("X-Content-Length", "1"), ("X", "content-length: 1"), ("Content-Length-X", "1")]
+)
+def test_what_only_looks_like_a_length_is_none(header: tuple[str, str]) -> None:
+    assert b"chunked" in serve(App(b"x", headers=[header]), POST).sent[0]
 
 
 def test_the_body_is_closed_when_the_client_is_gone() -> None:

@@ -67,7 +67,7 @@ def speak(view: Callable[[Call], Speech], form: Form = DOCUMENTS) -> Response:
     record = Record(environ)
     here.observer.begin(record)
     cancel = Cancel()
-    stop_watching = disconnect.watch(environ, cancel)
+    stop_watching = disconnect.nothing
     speech: Speech | None = None
 
     def done() -> None:
@@ -81,7 +81,9 @@ def speak(view: Callable[[Call], Speech], form: Form = DOCUMENTS) -> Response:
     try:
         record.key = owner(here, environ)
         caller = here.callers.caller(record.key, environ)
-        speech = view(Call(here, record, caller, cancel, body(here)))
+        asked = body(here)
+        stop_watching = disconnect.watch(environ, cancel)
+        speech = view(Call(here, record, caller, cancel, asked))
         if speech.stream:
             first = next(speech.documents, {})
             record.status, record.stream = 200, True

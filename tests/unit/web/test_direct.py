@@ -65,6 +65,23 @@ def test_with_a_hook_for_all_routes_flask_answers_as_well() -> None:
     assert answer.headers["Access-Control-Allow-Origin"] == "https://a.example"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_both_ways_say_the_same(path: str, stream: bool) -> None:
+    apps = make_app(ScriptedDriver()), make_app(ScriptedDriver())
+    apps[1].after_request_funcs[None] = [lambda response: response]
+    asked = {**CHAT, "max_tokens": 5, "stream": stream}
+    direct, flask = (
+        app.test_client().post(path, json=asked, headers={"X-Request-Id": "7"}) for app in apps
+    )
+    assert direct.status == flask.status == "200 OK"
+    assert [name for name, _ in direct.headers] == [name for name, _ in flask.headers]
+    assert direct.headers["X-Request-Id"] == "7"
+    assert direct.content_type == flask.content_type
+    for answer in (direct, flask):
+        assert answer.content_length == (None if stream else len(answer.data))
+
+
 def test_a_defect_is_told_in_the_log_alone(
     app: Application, caplog: pytest.LogCaptureFixture
 ) -> None:

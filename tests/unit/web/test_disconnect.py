@@ -1,0 +1,103 @@
+"""A client that hangs up, seen by gevent's hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+
+from proxy.backends.driver import Capabilities
+from proxy.cancel import Cancel
+from proxy.core.task import Task
+from proxy.http1 import Connection, base_environ
+from proxy.web import disconnect
+from tests.fakes import ScriptedDriver, ScriptedRun, make_app
+
+CHAT = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(CHAT)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    with gevent.Timeout(10):
+        while not condition():
+            gevent.sleep(0.001)
+
+
+def closed(kept: dict[str, Any]) -> None:
+    for one in kept.values():
+        one.close()
+
+
+def test_one_watcher_sees_to_one_request_after_the_other() -> None:
+    ours, theirs = socket.socketpair()
+    kept: dict[str, Any] = {}
+    environ = {"gunicorn.socket": ours, "slotproxy.kept": kept}
+    first, second = Cancel(), Cancel()
+    disconnect.watch(environ, first)()
+    (watcher,) = kept.values()
+    stop = disconnect.watch(environ, second)
+    theirs.close()
+    until(lambda: second.cancelled)
+    stop()
+    assert not first.cancelled
+    assert list(kept.values()) == [watcher]
+    closed(kept)
+    ours.close()
+
+
+def test_an_ended_watch_cancels_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    kept: dict[str, Any] = {}
+    environ = {"gunicorn.socket": ours, "slotproxy.kept": kept}
+    cancel = Cancel()
+    disconnect.watch(environ, cancel)()
+    theirs.close()
+    gevent.sleep(0.05)
+    assert not cancel.cancelled
+    closed(kept)
+    ours.close()
+
+
+def test_where_nothing_is_kept_the_watcher_ends_with_the_request() -> None:
+    ours, theirs = socket.socketpair()
+    cancel = Cancel()
+    stop = disconnect.watch({"gunicorn.socket": ours}, cancel)
+    theirs.close()
+    until(lambda: cancel.cancelled)
+    stop()
+    stop()
+    ours.close()
+
+
+class Endless(ScriptedDriver):
+    """Answers when it is cancelled, and not before."""
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
+        self.tasks.append(task)
+        until(lambda: cancel.cancelled)
+        return super().stream(task, slot, caps, cancel)
+
+
+@pytest.mark.parametrize("late", [0, 1, len(CHAT)])
+def test_who_hangs_up_is_seen_though_the_body_came_late(late: int) -> None:
+    driver = Endless()
+    ours, theirs = socket.socketpair()
+    environ = base_environ(ours, ("h", 1), ("c", 2))
+    kept: dict[str, Any] = {}
+    connection = Connection(ours, make_app(driver), {**environ, "slotproxy.kept": kept})
+    serving = gevent.spawn(connection.serve, lambda: False)
+    cut = len(HEAD) + len(CHAT) - late
+    theirs.sendall((HEAD + CHAT)[:cut])
+    until(lambda: not connection.waiting)
+    gevent.sleep(0.01)  # its body is waited for
+    theirs.sendall((HEAD + CHAT)[cut:])
+    until(lambda: bool(driver.tasks))
+    theirs.close()
+    with pytest.raises(OSError, match="pipe"):
+        serving.get(timeout=10)
+    closed(kept)
+    ours.close()

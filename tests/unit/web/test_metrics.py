@@ -1,0 +1,66 @@
+"""What metrics count, whenever they are asked."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+
+import pytest
+
+from proxy.core.usage import Usage
+from proxy.gateway import Info
+from proxy.web.metrics import AT_ONCE, HISTOGRAMS, Metrics
+from proxy.web.observe import Record
+
+
+def over(metrics: Metrics, number: int) -> tuple[float, ...]:
+    """A request is over; its times, in the order of HISTOGRAMS."""
+    shares = (0.01, 0.001, 0.1, 0.003)
+    first, between, took, queue = (0.00012 + number * share % 3 for share in shares)
+    record = Record({"PATH_INFO": "/p"})
+    record.status = 200
+    record.info = Info(
+        backend=f"b{number % 2}",
+        queue_wait=queue,
+        first_token=first,
+        last_token=first + 9 * between,
+        usage=Usage(3, 10, 1),
+        outcome="stop",
+    )
+    metrics.end(record, took)
+    return first, between, took, queue
+
+
+@pytest.mark.parametrize("requests", [1, AT_ONCE - 1, 2 * AT_ONCE, 5 * AT_ONCE + 3])
+def test_all_are_counted_however_many_there_were(requests: int) -> None:
+    metrics = Metrics()
+    times: dict[str, list[tuple[float, ...]]] = {}
+    for number in range(requests):
+        times.setdefault(f"b{number % 2}", []).append(over(metrics, number))
+        if number == 7:
+            metrics.counts(1)  # to ask changes nothing
+    counts = metrics.counts(3)
+    assert counts.running == 3
+    assert counts.requests == {("/p", "stop"): requests}
+    assert counts.backends.keys() == times.keys()
+    for name, (tokens, histograms) in counts.backends.items():
+        of = len(times[name])
+        assert tokens == (3 * of, of, 10 * of)
+        for (_, _, bounds), found, (buckets, total) in zip(
+            HISTOGRAMS, zip(*times[name], strict=True), histograms, strict=True
+        ):
+            expected = [0] * (len(bounds) + 1)
+            for value in found:
+                expected[bisect_left(bounds, value)] += 1
+            assert [count for _, count in buckets] == list(accumulate(expected))
+            assert total == pytest.approx(sum(found))
+
+
+def test_what_was_not_measured_counts_in_no_histogram() -> None:
+    metrics = Metrics()
+    record = Record({"PATH_INFO": "/p"})
+    record.status = 503
+    record.info = Info(backend="b", outcome="backend_down")
+    metrics.end(record, 1.0)
+    _, histograms = metrics.counts(0).backends["b"]
+    assert [buckets[-1][1] for buckets, _ in histograms] == [0, 0, 1, 1]
