@@ -116,7 +116,7 @@ class Gateway:
 
     def _tasks(self, request: CompletionRequest, model: str) -> list[Task]:
         """One task a prompt, what concerns all choices checked."""
-        media.check(request.messages, self.manner.max_media)
+        kinds = media.check(request.messages, self.manner.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:
             read_grammar(grammar)
@@ -129,9 +129,9 @@ class Gateway:
                 text = mask(prompt.text, prompt.boundaries[0])
                 if text is not prompt.text:
                     prompt = msgspec.structs.replace(prompt, text=text)
-            tasks = [_task(request, prompt.text, prompt)]
+            tasks = [_task(request, prompt.text, prompt, kinds)]
         else:
-            tasks = [_task(request, p) for p in request.prompts]
+            tasks = [_task(request, p, Prompt("")) for p in request.prompts]
         bindable(tasks[0])
         return tasks
 
@@ -257,9 +257,9 @@ class Answer:
 def _task(
     request: CompletionRequest,
     prompt: str | tuple[int, ...],
-    rendered: Prompt | None = None,
+    rendered: Prompt,
+    kinds: frozenset[str] = frozenset(),
 ) -> Task:
-    rendered = rendered or Prompt("")
     if isinstance(prompt, str) and "\0" in prompt:
         raise BadRequest("the prompt holds a NUL character", param="prompt")
     bound = rendered.tool_form or request.output.kind != "text" or request.sampling.get("grammar")
@@ -277,6 +277,7 @@ def _task(
         thinks=rendered.thinks,
         native=rendered.native,
         free=not bound,
+        media=kinds,
         foreign=rendered.foreign,
         request=request,
     )

@@ -27,43 +27,45 @@ from ..prompting.toolcalls import FORMS, Form
 
 def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
     """The task as this backend can take it: a finite length, a grammar it can read."""
-    if task.prompt in ("", ()) and task.suffix is None and not (caps.queues or task.native):
+    if not task.prompt and task.suffix is None and not (caps.queues or task.native):
         raise Unsupported("the backend of this model needs a prompt", param="prompt")
     task = _in_mode(task, backend, caps)
     if task.suffix is not None and not caps.infill:
         raise Unsupported(
             "the model cannot fill in: its backend has no tokens for it", param="suffix"
         )
-    changes: dict[str, Any] = {}
     n = budget(task, caps, backend.n_ctx, backend.counter)
-    if n != task.max_tokens:
-        changes["max_tokens"] = n
-    grammar = task.sampling.get("grammar")
-    if grammar and not caps.modern_sampling:
-        grammar = _old_grammar(grammar)
-    bound = None if grammar or task.free else _bound(task, caps)
-    if bound is not None:
-        try:
-            grammar = bind.grammar(bound, limits(caps))
-        except Invalid as error:  # an old server's limits are narrower: a newer one may take it
-            raise Unsupported(str(error), param=error.param) from None
     sampling = dict(task.sampling)
+    grammar = "" if task.free else _grammar(task, caps)
     if grammar:
         sampling["grammar"] = grammar
-    if grammar and not caps.queues:
-        _may_end(sampling)
+        if not caps.queues:
+            _may_end(sampling)
     if caps.modern_sampling:
         for name in WINDOWS:
             if sampling.get(name) == -1:  # the whole context; newer servers no longer know -1
                 sampling[name] = backend.n_ctx or -1
-    if task.request.is_chat and caps.modern_sampling and not task.native:
-        sampling["preserved_tokens"] = _marks(task.tool_form)
-        if task.tool_form or task.thinks:
-            # There may be a second run, and the first, cut short, must have told what was cached.
-            sampling["timings_per_token"] = True
-    if sampling != task.sampling:
-        changes["sampling"] = sampling
-    return msgspec.structs.replace(task, **changes) if changes else task
+        if task.request.is_chat and not task.native:
+            sampling["preserved_tokens"] = _marks(task.tool_form)
+            if task.tool_form or task.thinks:
+                # There may be a second run, and the first, cut short, must have told what was
+                # cached.
+                sampling["timings_per_token"] = True
+    return msgspec.structs.replace(task, max_tokens=n, sampling=sampling)
+
+
+def _grammar(task: Task, caps: Capabilities) -> str:
+    """What binds the answer, the client's own or one of ours; "" for nothing."""
+    own: str = task.sampling.get("grammar", "")
+    if own:
+        return own if caps.modern_sampling else _old_grammar(own)
+    bound = _bound(task, caps)
+    if bound is None:
+        return ""
+    try:
+        return bind.grammar(bound, limits(caps))
+    except Invalid as error:  # an old server's limits are narrower: a newer one may take it
+        raise Unsupported(str(error), param=error.param) from None
 
 
 def _may_end(sampling: dict[str, Any]) -> None:
@@ -91,12 +93,10 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     """Who makes the prompt: we, or the backend. Raises Unsupported for what nobody here can take.
 
     A call that must be is told in a form of ours, as a native backend does not make one of it."""
-    request = task.request
-    kinds = {media.kind for message in request.messages for media in message.media}
-    native = caps.native or task.native
+    request, native = task.request, caps.native or task.native
     if caps.chat and request.is_chat and backend.chat_mode != "completion":
-        native = native or backend.chat_mode == "native" or task.foreign or bool(kinds)
-    for kind in kinds:
+        native = native or backend.chat_mode == "native" or task.foreign or bool(task.media)
+    for kind in task.media:
         takes = caps.vision if kind == "image" else caps.audio
         if not (native and (takes or caps.native)):
             raise Unsupported(f"the backend of this model takes no {kind}", param="messages")

@@ -17,15 +17,19 @@ BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 SOUNDS = ("wav", "mp3")
 
 
-def check(messages: Sequence[Message], limit: int) -> None:
-    """Raises BadRequest for a part that is not what it must be, or larger than `limit` bytes."""
+def check(messages: Sequence[Message], limit: int) -> frozenset[str]:
+    """The kinds of parts that are no text. Raises BadRequest for one that is not what it must be,
+    or larger than `limit` bytes."""
+    kinds: set[str] = set()
     for i, message in enumerate(messages):
         for media in message.media:
+            kinds.add(media.kind)
             wrong = _wrong(media, limit)
             if wrong:
                 raise BadRequest(
                     f"messages[{i}]: the {media.kind} {wrong}", param=f"messages[{i}].content"
                 )
+    return frozenset(kinds)
 
 
 def _wrong(media: Media, limit: int) -> str:
