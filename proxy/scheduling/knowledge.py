@@ -92,17 +92,22 @@ class Pool:
 
     def put(self, held: Held) -> None:
         """Something is held from now on; what its slot held before is gone."""
-        if held.slot is not None:
-            self.drop(held.slot.held)
-            held.slot.held = held
+        index, slot = self._index, held.slot
+        for link in held.chain.links:
+            holders = index.get(link)
+            if holders is None:
+                index[link] = {held: None}
+            else:
+                holders[held] = None
+        if slot is not None:
+            if slot.held is not held:
+                self.drop(slot.held)  # now: what both begin with is not made anew
+            slot.held = held
         else:
             kept = self._aside.setdefault(held.backend.name, OrderedDict())
             kept[held] = None
             if len(kept) > KEPT and not held.file:
                 self.drop(next(iter(kept)))
-        index = self._index
-        for link in held.chain.links:
-            index.setdefault(link, {})[held] = None
 
     def drop(self, held: Held | None) -> None:
         """It is held no more."""
