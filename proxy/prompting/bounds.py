@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextvars
 import re
 from collections.abc import Iterable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
+from jinja2.utils import Namespace
 from markupsafe import Markup
 
 MAX_STEPS = 1_000_000
@@ -25,7 +27,10 @@ MAX_RANGE = 100_000
 
 LARGE = 65_536
 COLLECTIONS: frozenset[object] = frozenset({str, Markup, list, tuple, dict, range})
-_NESTED: frozenset[object] = frozenset({list, tuple, dict})
+_PLAIN: frozenset[object] = frozenset({str, Markup, int, float, bool, type(None)})
+_NOTHING: dict[str, str] = {}
+_VIEWS = (type(_NOTHING.keys()), type(_NOTHING.values()), type(_NOTHING.items()))
+_HOLDING = (list, tuple, set, frozenset, *_VIEWS)
 _WIDE = re.compile(r"\d{6,}")
 
 
@@ -37,21 +42,18 @@ class Budget:
     def __init__(self, steps: int = MAX_STEPS) -> None:
         self.left = steps
 
-    def spend(self, steps: int) -> None:
-        """Take steps off; raises SecurityError when none are left."""
-        self.left -= steps
-        if self.left < 0:
-            raise SecurityError("the template does too much work")
-
 
 BUDGET: contextvars.ContextVar[Budget] = contextvars.ContextVar("template_budget")
 
 
 def spend(steps: int) -> None:
-    """Take steps off the budget of the rendering that is under way."""
+    """Take steps off the budget of the rendering that is under way; raises SecurityError when none
+    are left."""
     budget = BUDGET.get(None)
     if budget is not None:
-        budget.spend(steps)
+        budget.left -= steps
+        if budget.left < 0:
+            raise SecurityError("the template does too much work")
 
 
 def counted(values: Any) -> Any:
@@ -103,22 +105,23 @@ def weighed(value: Any) -> Any:
 
     A list may hold the same long text a thousand times, or itself twice sixty levels deep.
     """
-    if value.__class__ not in _NESTED:
+    if value.__class__ in _PLAIN:
         return value
     weight = 0
     stack = [value]
     while stack:
         item = stack.pop()
         weight += 16
-        if item.__class__ is dict:
+        if isinstance(item, str):
+            weight += len(item)
+        elif isinstance(item, dict | MappingProxyType):
             stack.extend(item)
             stack.extend(item.values())
-        elif item.__class__ in _NESTED:
+        elif isinstance(item, _HOLDING):
             stack.extend(item)
-        elif item.__class__ is str:
-            weight += len(item)
-        if weight > MAX_SIZE:
-            raise SecurityError("the template builds too large a value")
+        elif isinstance(item, Namespace):
+            stack.append(item._Namespace__attrs)  # its text is theirs
+        _fits(weight)
     spend(weight >> 8)
     return value
 

@@ -64,10 +64,12 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         value = args[skip] if len(args) > skip else None
         spend(1)
-        if name not in _AT_ONCE and value.__class__ in COLLECTIONS:
-            spend(cost(value))
+        if name not in _AT_ONCE:
+            if value.__class__ in COLLECTIONS:
+                spend(cost(value))
             if name not in _ITEM_BY_ITEM:
-                weighed(value)
+                for each in (*args[skip:], *kwargs.values()):
+                    weighed(each)
         if len(args) > skip + 1 or kwargs:
             if name in _WIDENING:
                 modest((*args[skip + 1 :], *kwargs.values()))
@@ -263,4 +265,4 @@ class Refusal(Exception):
 
 
 def _raise_exception(message: object = "") -> None:
-    raise Refusal(str(message))
+    raise Refusal(str(weighed(message)))

@@ -28,6 +28,7 @@ from .sandbox import Refusal, TemplateEnvironment
 
 _ENVIRONMENT = TemplateEnvironment()
 _MAX_SOURCE = 1_000_000
+_CONSTANT = 10_000  # steps to make a template's constants with
 SOME = 32  # pieces of a rendering between two looks at its size
 
 
@@ -180,6 +181,8 @@ def compile(source: str, name: str, family: Family | None = None) -> ChatTemplat
     """
     if len(source) > _MAX_SOURCE:
         raise TemplateError(f"chat template {name}: the text is too long")
+    # Jinja makes at once what is constant, and keeps it: what is large waits for a rendering.
+    token = BUDGET.set(Budget(_CONSTANT))
     try:
         tree = _ENVIRONMENT.parse(source)
         names = meta.find_undeclared_variables(tree)
@@ -189,6 +192,8 @@ def compile(source: str, name: str, family: Family | None = None) -> ChatTemplat
         template.globals = dict(template.globals)
     except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
         raise TemplateError(f"chat template {name}: {error}") from error
+    finally:
+        BUDGET.reset(token)
     if family is None:
         family = FAMILIES.get(name) or detect(source) or Family(name=name)
     return ChatTemplate(template, name, family, "tools" in names)

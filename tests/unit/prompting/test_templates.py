@@ -10,6 +10,7 @@ import datetime
 import json
 import pathlib
 import time
+import tracemalloc
 from contextlib import nullcontext
 from typing import Any
 
@@ -291,6 +292,17 @@ FOR_EVER = [
     "{% set x = 'x' * 9999999 %}{{ '%s' % ([x] * 9999) }}",
     "{% set x = 'x' * 9999999 %}{{ '{}'.format([x] * 9999) }}",
     "{% set x = 1 %}" + "{% set x = [x, x] %}" * 64 + "{{ x }}",
+    "{% set x = 'x' * 9999999 %}{{ ([x] * 9999) | groupby('a', default='') }}",
+    "{% set x = 'x' * 9999999 %}{{ {'a': [x] * 9999}.values() }}",
+    "{% set x = 'x' * 9999999 %}{{ {'a': [x] * 9999}.items().mapping }}",
+    "{% set x = 'x' * 9999999 %}{{ {'a': [x] * 9999}.values() | string | length }}",
+    "{% set x = 'x' * 9999999 %}{{ namespace(a=[x] * 9999) }}",
+    "{% set n = namespace() %}{% set n.n = [n, n] %}{{ n }}",
+    "{% set x = 'x' * 9999999 %}{{ namespace(a=[x] * 9999) ~ 'a' }}",
+    "{% set x = ('x' * 9999999) | safe %}{{ [x] * 9999 }}",
+    "{% set x = 'x' * 9999999 %}{{ '%s' | format([x] * 9999) }}",
+    "{% set x = 'x' * 9999999 %}{{ 'y' | replace('y', [x] * 9999) }}",
+    "{% set x = 'x' * 9999999 %}{{ raise_exception([x] * 9999) }}",
 ]
 
 
@@ -371,6 +383,17 @@ def test_a_template_that_counts_the_messages_at_every_message_serves_a_long_hist
         "{% for n in messages[loop.index0:] %}{% endfor %}{% endfor %}"
     )
     assert render(source, [{"role": "user", "content": "x" * 1000}] * 1000) == "x" * 1000
+
+
+def test_what_is_constant_is_not_made_large_while_compiling() -> None:
+    tracemalloc.start()
+    try:
+        template = compile("{{ 'x' | center(99999) | length }}{{ 'x' | center(99999) }}" * 300, "t")
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(TemplateError, match="too long"):
+        template.render(USER)
 
 
 def test_a_rendering_that_failed_leaves_the_next_one_its_whole_budget() -> None:
