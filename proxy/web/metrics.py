@@ -2,9 +2,8 @@
 
 A request changes about ten numbers. prometheus_client's objects take a lock and a look-up for each;
 here they are fields of one record a backend, under one lock, and become its families when somebody
-asks (`exposition`). What goes into a histogram is put down, and counted many at a time. The names
-are vLLM's where vLLM has one, since dashboards know them, and our own prefix for what only a
-gateway has.
+asks (`exposition`). The names are vLLM's where vLLM has one, since dashboards know them, and our
+own prefix for what only a gateway has.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -43,26 +41,19 @@ HISTOGRAMS = (
 )
 
 
-AT_ONCE = 64  # requests whose values are counted together
-
-
 class _Histogram:
-    """How many values lie between two bounds, and their sum. Values come into `new`, and
-    from there into the counts."""
+    """How many values lie between two bounds, and their sum."""
 
-    __slots__ = ("bounds", "counts", "new", "sum")
+    __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
-        self.new: list[float] = []
 
-    def count(self) -> None:
-        for place, count in Counter(map(partial(bisect_left, self.bounds), self.new)).items():
-            self.counts[place] += count
-        self.sum += sum(self.new)
-        self.new.clear()
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
         names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
@@ -77,10 +68,6 @@ class _Backend:
     def __init__(self) -> None:
         self.prompt = self.cached = self.completion = 0
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
-
-    def count(self) -> None:
-        for histogram in self.histograms:
-            histogram.count()
 
 
 class Counts(Struct, frozen=True):
@@ -117,19 +104,15 @@ class Metrics:
             backend.cached += usage.cached
             backend.completion += usage.completion
             first, between, latency, queue = backend.histograms
-            latency.new.append(took)
-            queue.new.append(info.queue_wait)
+            latency.add(took)
+            queue.add(info.queue_wait)
             if info.first_token:
-                first.new.append(info.first_token)
+                first.add(info.first_token)
             if usage.completion > 1:
-                between.new.append((info.last_token - info.first_token) / (usage.completion - 1))
-            if len(latency.new) >= AT_ONCE:
-                backend.count()
+                between.add((info.last_token - info.first_token) / (usage.completion - 1))
 
     def counts(self, running: int) -> Counts:
         with self._lock:
-            for backend in self._backends.values():
-                backend.count()
             backends = {
                 name: (
                     (one.prompt, one.cached, one.completion),
