@@ -71,6 +71,17 @@ class ReasoningSplitter:
         """Whether all that follows is text, and nothing is held back."""
         return self._state == "text" and not self._held
 
+    def settled_by(self, text: str) -> bool:
+        """Whether what comes is this, and all of it and after it is text, since a reply with
+        thoughts does not begin so."""
+        if self._state != "start" or self._opened or self._held:
+            return False
+        begins = text.lstrip()
+        if not begins or begins[0] in _FIRST:
+            return False
+        self._state = "text"
+        return True
+
     def feed(self, text: str) -> list[tuple[Kind, str]]:
         """What of ``text``, and of what was held back, is certain now."""
         if self._state == "text":

@@ -36,6 +36,8 @@ class ThoughtStage:
         out: Batch = []
         for event in batch:
             if isinstance(event, TextDelta):
+                if self._splitter.settled_by(event.text):
+                    return batch  # nearly all replies
                 for kind, text in self._splitter.feed(event.text):
                     out.append(
                         ReasoningDelta(text)

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta
+from proxy.core.usage import Usage
 from proxy.prompting.reasoning import HARMONY, KIN, ReasoningSplitter, Tags, opened_by
+from proxy.prompting.thoughts import ThoughtStage
 
 THINK = ("<think>", "</think>")
 
@@ -88,6 +91,26 @@ def test_any_cutting_gives_what_the_whole_gives(bits: list[str], data: st.DataOb
     pieces = [reply[a:b] for a, b in zip([0, *cuts], [*cuts, len(reply)], strict=True)]
     for opened in (None, THINK):
         assert split(pieces, opened) == split([reply], opened)
+
+
+@given(st.lists(st.lists(st.sampled_from(BITS), min_size=1)))
+def test_a_stage_finds_in_batches_what_the_whole_has(batches: list[list[str]]) -> None:
+    for prompt in ("", THINK[0]):
+        stage, out = ThoughtStage(prompt), list[Batch]()
+        for bits in batches:
+            out.append(stage.feed([TextDelta(bit) for bit in bits]))
+        out.append(stage.feed([Finished("stop", Usage())]))
+        thoughts = [e.text for batch in out for e in batch if isinstance(e, ReasoningDelta)]
+        texts = [e.text for batch in out for e in batch if isinstance(e, TextDelta)]
+        whole = "".join(bit for bits in batches for bit in bits)
+        assert ("".join(thoughts), "".join(texts)) == split([whole], opened_by(prompt))
+
+
+def test_a_reply_that_begins_like_no_thought_is_left_as_it_is() -> None:
+    stage = ThoughtStage()
+    batch: Batch = [TextDelta(" So <think>", (), 3)]
+    assert stage.feed(batch) is batch
+    assert stage.passes
 
 
 @given(st.text())
