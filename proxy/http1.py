@@ -50,6 +50,10 @@ class Sock(Protocol):
     def sendall(self, data: bytes, /) -> None: ...
 
 
+class Last(bytes):
+    """The last part of a body: what ends the body leaves with it. Other servers see bytes."""
+
+
 class Refused(Exception):
     """No such request is answered here; `status` is what the client is told."""
 
@@ -304,7 +308,9 @@ class Answer:
         if self._silent:
             return
         if self._chunked:
-            data = b"%b%x\r\n%b\r\n" % (self._head, len(data), data)
+            self._chunked = type(data) is not Last
+            end = b"" if self._chunked else LAST_CHUNK
+            data = b"%b%x\r\n%b\r\n%b" % (self._head, len(data), data, end)
         elif self._head:
             data = self._head + data
         self._head = b""

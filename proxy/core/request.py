@@ -129,3 +129,8 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     @property
     def is_chat(self) -> bool:
         return bool(self.messages)
+
+    @property
+    def choices(self) -> int:
+        """How many answers are wanted."""
+        return self.n * (len(self.prompts) or 1)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from ..core.events import Batch, Failed
+from ..core.events import Batch, Failed, Finished
 from ..core.request import CompletionRequest
 from ..errors import Cancelled, GatewayError
 from ..gateway import Info
+from ..http1 import Last
 
 
 class Encoder(Protocol):
@@ -63,20 +64,30 @@ class StreamBody:
                 done()
 
     def _encode(self) -> Iterator[bytes]:
-        encode = self._encoder.encode
-        for choice, batch in self._answer:
-            if not batch and self._answer.info.place and self._comments:
-                yield b": queue place %d\n\n" % self._answer.info.place
-                continue
-            if batch and type(last := batch[-1]) is Failed:
-                error = last.error
+        encode, end = self._encoder.encode, self._encoder.end
+        left = self._answer.request.choices
+        choices = iter(self._answer)
+        for choice, batch in choices:
+            last = type(batch[-1]) if batch else None
+            if last is Failed:
+                error = batch[-1].error  # type: ignore[union-attr]
                 if isinstance(error, Cancelled):
                     return
                 assert isinstance(error, GatewayError)
                 before = encode(choice, batch[:-1]) if len(batch) > 1 else b""
                 yield before + self._encoder.fail(error)
                 return
+            if last is None and self._answer.info.place and self._comments:
+                yield b": queue place %d\n\n" % self._answer.info.place
+                continue
             data = encode(choice, batch)
+            if last is Finished:
+                left -= 1
+                if not left:
+                    yield Last(data + end())
+                    for _ in choices:  # nothing is told any more, but the slot is given back
+                        pass
+                    return
             if data:
                 yield data
-        yield self._encoder.end()
+        yield end()

@@ -34,6 +34,7 @@ from proxy.dialects.ollama import generate as ollama_generate
 from proxy.dialects.stamp import Stamp
 from proxy.errors import UpstreamFault
 from proxy.gateway import Answer, Info
+from proxy.http1 import Last
 from proxy.web.stream import StreamBody
 from tests.contract import ears
 from tests.contract.ears import Heard
@@ -175,6 +176,7 @@ class Telling:
     info = Info()
 
     def __init__(self, steps: tuple[tuple[int, Batch], ...]) -> None:
+        self.request = CompletionRequest(n=1 + max(choice for choice, _ in steps))
         self._steps = steps
         self.closed = 0
 
@@ -277,6 +279,16 @@ def test_an_error_has_a_message_and_no_more(voice: Voice) -> None:
     told = json.dumps(voice.dialect.error(UpstreamFault("it broke", detail="at 10.0.0.1")))
     assert "it broke" in told
     assert "10.0.0.1" not in told
+
+
+@pytest.mark.parametrize("voice", [pytest.param(v, id=k) for k, v in VOICES.items()])
+def test_what_ends_a_stream_leaves_with_its_last_event(voice: Voice) -> None:
+    for title, script in SCRIPTS.items():
+        if fits(voice, script):
+            parts = streamed(voice, script)
+            whole = isinstance(script.steps[-1][1][-1], Finished)
+            assert [type(part) is Last for part in parts] == [False] * (len(parts) - 1) + [whole]
+            assert len(parts) <= len(script.steps), title
 
 
 def test_what_a_stream_of_responses_keeps_is_what_it_said() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.http1 import Connection, base_environ
+from proxy.http1 import Connection, Last, base_environ
 
 POST = (
     b"POST /v1/x%20y?a=b HTTP/1.1\r\nHost: h\r\nX-Request-ID: 7\r\nContent-Length: 5\r\n\r\nhello"
@@ -86,6 +86,13 @@ def test_the_head_leaves_with_the_first_bytes_and_a_chunk_with_its_frame() -> No
     assert sent[0].startswith(b"HTTP/1.1 200 OK\r\nContent-Type: t\r\nDate: ")
     assert sent[0].endswith(b"Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
     assert sent[1:] == [b"3\r\ntwo\r\n", b"0\r\n\r\n"]
+
+
+def test_what_ends_a_body_leaves_with_its_last_part() -> None:
+    served = serve(App(b"one", Last(b"two")), POST + POST)
+    assert [sent for sent in served.sent if not sent.startswith(b"HTTP/")] == [
+        b"3\r\ntwo\r\n0\r\n\r\n"
+    ] * 2
 
 
 def test_an_answer_of_known_length_is_one_send() -> None:

@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "keeping": {"aside", "cancel", "config", "gateway", "knowledge", "store"},
     "knowledge": {"core", "errors", "aside", "cancel", "store"},
     "web": {
+        "http1",
         "",
         "core",
         "errors",
