@@ -356,6 +356,16 @@ def test_a_slot_worth_keeping_is_saved_and_restored_within_the_budget() -> None:
     assert all(name.startswith("slotproxy-") and "/" not in name for name in files)
 
 
+def test_an_answer_to_an_empty_prompt_is_not_saved() -> None:
+    world = World(slots=1, disk=1_000_000)
+    world.scheduler.update("b0", "m", up=True, slots=1, keeps="files")
+    lease = world.take("", (0,))
+    lease.release(Outcome("whole", 0, 1, 0, 500, 0.1))
+    after = world.take(*_conversation("a", 1))
+    assert after.grant.save and after.steps() == ()
+    after.release()
+
+
 # leases
 
 
