@@ -23,7 +23,8 @@ def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[Step, ...]
     grant, old = lease.grant, lease.before
     backend = grant.backend
     found: list[Step] = []
-    if grant.save and old is not None and budget:
+    # What goes on from an empty prompt has no beginning to be found, and named, by.
+    if grant.save and old is not None and old.chain.links and budget:
         conversation = old.conversation
         found.append(Step("save", _name(backend, conversation, old)))
         victims = _over(pool, backend, budget, old, grant.restore, now)

@@ -121,7 +121,8 @@ class Pool:
                 if not holders:
                     del index[link]
         if held.slot is not None:
-            held.slot.held = None
+            if held.slot.held is held:  # else it was dropped before, and another one is there now
+                held.slot.held = None
         else:
             self._aside.get(held.backend.name, OrderedDict()).pop(held, None)
 

@@ -185,6 +185,24 @@ def test_one_slot_more_is_tried_now_and_then() -> None:
     assert len(leases) == 4
 
 
+def test_what_a_slot_holds_is_not_forgotten_with_what_it_held_before() -> None:
+    """A prompt that went on elsewhere is dropped when it is over; its old slot holds another's."""
+    world = World(slots=2)
+    world.scheduler.update("b0", "m", up=True, slots=2, pins=False)
+    world.turn(*_conversation("a", 1))
+    moves = world.take(*_conversation("a", 2))  # in the other slot, as that was free for longer
+    stays = world.take(*_conversation("b", 1))
+    assert stays.slot is not moves.slot
+    moves.release(Outcome("whole", moves.slot.id, 100, 50, 4, 0.1))
+    assert stays.slot.held is stays.held
+    stays.release(Outcome("whole", stays.slot.id, 100, 0, 4, 0.1))
+    for number in range(20):
+        world.turn(*_conversation(f"c{number}", 1))
+    pool = world.scheduler._pools["m"]
+    known = {held for holders in pool._index.values() for held in holders}
+    assert known == {slot.held for slot in pool.backends["b0"].slots}
+
+
 # groups
 
 
@@ -336,6 +354,16 @@ def test_a_slot_worth_keeping_is_saved_and_restored_within_the_budget() -> None:
     backend = pool.backends["b0"]
     assert sum(held.size for held in pool.kept(backend)) <= 1_000_000
     assert all(name.startswith("slotproxy-") and "/" not in name for name in files)
+
+
+def test_an_answer_to_an_empty_prompt_is_not_saved() -> None:
+    world = World(slots=1, disk=1_000_000)
+    world.scheduler.update("b0", "m", up=True, slots=1, keeps="files")
+    lease = world.take("", (0,))
+    lease.release(Outcome("whole", 0, 1, 0, 500, 0.1))
+    after = world.take(*_conversation("a", 1))
+    assert after.grant.save and after.steps() == ()
+    after.release()
 
 
 # leases
