@@ -34,9 +34,10 @@ class ThoughtStage:
 
     def feed(self, batch: Batch) -> Batch:
         out: Batch = []
-        for event in batch:
+        splitter = self._splitter
+        for at, event in enumerate(batch, 1):
             if isinstance(event, TextDelta):
-                for kind, text in self._splitter.feed(event.text):
+                for kind, text in splitter.feed(event.text):
                     out.append(
                         ReasoningDelta(text)
                         if kind == "reasoning"
@@ -44,9 +45,11 @@ class ThoughtStage:
                     )
                 if not event.text and event.logprobs:
                     out.append(event)
+                if splitter.passes:
+                    return out + batch[at:]
                 continue
             if isinstance(event, (Finished, Failed)):
-                for kind, text in self._splitter.close():
+                for kind, text in splitter.close():
                     out.append(ReasoningDelta(text) if kind == "reasoning" else TextDelta(text))
             out.append(event)
         return out
