@@ -42,9 +42,12 @@ class Prompters:
             if (caps := backend.caps) is not None:
                 if caps.native:
                     return Unrendered()
-                told = told or (caps if caps.template else None)
-        bos, eos = (told.bos_token, told.eos_token) if told is not None else ("", "")
-        source = told.template if told is not None and self._auto else ""
+                if told is None and caps.template:
+                    told = caps
+        source = bos = eos = ""
+        if told is not None:
+            source = told.template if self._auto else ""
+            bos, eos = told.bos_token, told.eos_token
         key = (source, bos, eos)
         prompter = self._found.get(key)
         if prompter is None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from .events import Batch, Failed, Finished, Started
 
+LAST = frozenset({Finished, Failed})
+
 
 class OrderError(AssertionError):
     """A driver or filter broke the grammar of events: a defect of ours, not of a client."""
@@ -29,7 +31,7 @@ class Order:
             if begun == (kind is Started):
                 raise OrderError(f"{kind.__name__} {'again' if begun else 'before Started'}")
             begun = True
-            ended = kind is Finished or kind is Failed
+            ended = kind in LAST
         self._begun, self._ended = begun, ended
         self.flows = begun and not ended
 

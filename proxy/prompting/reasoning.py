@@ -48,43 +48,40 @@ class ReasoningSplitter:
     """``feed`` and ``close`` give ``(kind, text)`` in order; joined by kind they do not depend on
     how the text was cut.
 
-    ``opened`` are the tags that the prompt has opened already (see :func:`opened_by`).
+    ``opened`` are the tags that the prompt has opened already (see :func:`opened_by`). ``passes``:
+    all that follows is text, and nothing is held back.
     """
 
-    __slots__ = ("_close", "_fresh", "_held", "_opened", "_state")
+    __slots__ = ("_close", "_fresh", "_held", "_opened", "_state", "passes")
 
     def __init__(self, opened: Tags | None = None) -> None:
         self._close = opened[1] if opened else ""
         # A model may write again the tag that its prompt ended with.
-        self._state: Literal["start", "reasoning", "closed", "text"] = "start"
+        self._state: Literal["start", "reasoning", "closed"] = "start"
         self._opened = opened is not None
         self._fresh = True
         self._held = ""
+        self.passes = False
 
     @property
     def over(self) -> bool:
         """Whether the thoughts have ended, or it is certain that there are none."""
-        return self._state in ("closed", "text")
-
-    @property
-    def passes(self) -> bool:
-        """Whether all that follows is text, and nothing is held back."""
-        return self._state == "text" and not self._held
+        return self.passes or self._state == "closed"
 
     def settled_by(self, text: str) -> bool:
         """Whether what comes is this, and all of it and after it is text, since a reply with
         thoughts does not begin so."""
-        if self._state != "start" or self._opened or self._held:
+        if self.passes or self._state != "start" or self._opened or self._held:
             return False
         begins = text.lstrip()
         if not begins or begins[0] in _FIRST:
             return False
-        self._state = "text"
+        self.passes = True
         return True
 
     def feed(self, text: str) -> list[tuple[Kind, str]]:
         """What of ``text``, and of what was held back, is certain now."""
-        if self._state == "text":
+        if self.passes:
             return [("text", text)] if text else []
         if (
             self._state == "reasoning"
@@ -104,7 +101,7 @@ class ReasoningSplitter:
         held, self._held = self._held, ""
         if not held or self._state == "closed":
             return []
-        inside = self._state == "reasoning" or (self._state == "start" and self._opened)
+        inside = self._state == "reasoning" or self._opened
         return [("reasoning" if inside else "text", held)]
 
     def _step(self, out: list[tuple[Kind, str]]) -> bool:
@@ -119,12 +116,12 @@ class ReasoningSplitter:
                 if self._held:
                     self._state = "start"
                 return bool(self._held)
-            case "text":
-                return self._text(out)
 
     def _text(self, out: list[tuple[Kind, str]]) -> bool:
-        out.append(("text", self._held))
-        self._held = ""
+        self.passes = True
+        if self._held:
+            out.append(("text", self._held))
+            self._held = ""
         return False
 
     def _start(self, out: list[tuple[Kind, str]]) -> bool:
@@ -133,8 +130,10 @@ class ReasoningSplitter:
             for opening, closing in KIN:
                 if rest.startswith(opening):
                     self._held = rest[len(opening) :]
+                    if not closing:
+                        return self._text(out)
                     self._close = closing
-                    self._state = "reasoning" if closing else "text"
+                    self._state = "reasoning"
                     self._fresh = True
                     return True
             spaces = len(self._held) - len(rest)
@@ -143,7 +142,6 @@ class ReasoningSplitter:
         if self._opened:
             self._state = "reasoning"
             return True
-        self._state = "text"
         return self._text(out)
 
     def _reasoning(self, out: list[tuple[Kind, str]]) -> bool:

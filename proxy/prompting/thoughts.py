@@ -34,11 +34,12 @@ class ThoughtStage:
 
     def feed(self, batch: Batch) -> Batch:
         out: Batch = []
-        for event in batch:
+        splitter = self._splitter
+        for at, event in enumerate(batch, 1):
             if isinstance(event, TextDelta):
-                if self._splitter.settled_by(event.text):
+                if splitter.settled_by(event.text):
                     return batch  # nearly all replies
-                for kind, text in self._splitter.feed(event.text):
+                for kind, text in splitter.feed(event.text):
                     out.append(
                         ReasoningDelta(text)
                         if kind == "reasoning"
@@ -46,9 +47,11 @@ class ThoughtStage:
                     )
                 if not event.text and event.logprobs:
                     out.append(event)
+                if splitter.passes:
+                    return out + batch[at:]
                 continue
             if isinstance(event, (Finished, Failed)):
-                for kind, text in self._splitter.close():
+                for kind, text in splitter.close():
                     out.append(ReasoningDelta(text) if kind == "reasoning" else TextDelta(text))
             out.append(event)
         return out

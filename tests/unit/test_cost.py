@@ -7,17 +7,21 @@ for a look at what was added, not for a higher number.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
 
-from proxy.core.events import Batch, Started, TextDelta
+from proxy.core.events import Batch, Finished, Started, TextDelta
+from proxy.core.fold import fold
 from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
+from proxy.core.usage import Usage
 from proxy.dialects import openai_chat
 from proxy.dialects.stamp import Stamp
 from proxy.http1 import Connection, base_environ
 from proxy.prompting import templates
+from proxy.prompting.prompt import Prompter
 from proxy.scheduling.scheduler import Scheduler
 from proxy.scheduling.state import Want
 from proxy.wire import servercpp, sse
@@ -33,15 +37,36 @@ def encoder() -> openai_chat.Encoder:
     return made
 
 
-def body(messages: int, **more: Any) -> dict[str, Any]:
+def body(messages: int) -> dict[str, Any]:
     said = [{"role": "user", "content": "word " * 50}] * messages
-    return {"model": "m", "messages": said, "max_tokens": 16, "temperature": 0.7, **more}
+    return {"model": "m", "messages": said, "max_tokens": 16, "temperature": 0.7}
 
 
 def test_a_request_is_read_by_what_is_in_it() -> None:
     assert bytecodes(lambda: openai_chat.parse(body(2))) < 700
     many = bytecodes(lambda: openai_chat.parse(body(102)))
     assert many - bytecodes(lambda: openai_chat.parse(body(2))) < 100 * 80
+
+
+def test_a_request_becomes_a_prompt() -> None:
+    # The plainest template that there is, and one message more of it.
+    source = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] "
+    source += "+ '<|im_end|>' + '\\n' }}{% endfor %}"
+    prompter, now = Prompter(templates.compile(source, "test")), datetime(2026, 1, 1)
+
+    def render(messages: int) -> int:
+        asked = openai_chat.parse(body(messages))
+        return bytecodes(lambda: prompter.render(asked, now))
+
+    assert render(2) < 1100
+    assert render(102) - render(2) < 100 * 170
+
+
+def test_an_answer_is_told_whole() -> None:
+    asked = openai_chat.parse(body(2))
+    stamp = Stamp("chatcmpl-1", 1, "model")
+    batch: Batch = [Started(), TextDelta("a"), TextDelta("b"), Finished("stop", Usage(2, 2))]
+    assert bytecodes(lambda: openai_chat.reply(stamp, asked, fold([(0, batch)]))) < 700
 
 
 def test_a_token_from_the_wire() -> None:
