@@ -116,7 +116,8 @@ def tell(text: str) -> None:
 
 
 def line(record: Record, took: float) -> str:
-    """The line of a request as JSON, which took so many seconds; times in milliseconds."""
+    """The line of a request as JSON, which took so many seconds; times in milliseconds, to a
+    tenth."""
     info = record.info
     usage = info.usage
     return msgspec.json.encode(
@@ -129,9 +130,9 @@ def line(record: Record, took: float) -> str:
             "backend": info.backend,
             "slot": info.slot,
             "stream": record.stream,
-            "queue_ms": round(1000 * info.queue_wait, 1),
-            "ttft_ms": round(1000 * info.first_token, 1),
-            "ms": round(1000 * took, 1),
+            "queue_ms": round(10000 * info.queue_wait) / 10,
+            "ttft_ms": round(10000 * info.first_token) / 10,
+            "ms": round(10000 * took) / 10,
             "prompt_tokens": usage.prompt,
             "cached_tokens": usage.cached,
             "completion_tokens": usage.completion,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 from collections.abc import Iterator
 
 import pytest
 
-from proxy.web.observe import Lines, access, tell
+from proxy.core.usage import Usage
+from proxy.gateway import Info
+from proxy.web.observe import Lines, Record, access, line, tell
 
 
 @pytest.fixture
@@ -41,3 +44,28 @@ def test_another_handler_gets_a_record(lines: Lines) -> None:
 def test_a_stream_that_is_closed_costs_a_line_and_no_more(lines: Lines) -> None:
     lines.stream.close()
     tell("a line")
+
+
+def test_a_line_tells_what_happened_in_tenths_of_milliseconds() -> None:
+    record = Record({"HTTP_X_REQUEST_ID": "7", "PATH_INFO": "/" + "p" * 300})
+    record.status, record.key = 200, "ann"
+    record.info = Info("m", "b", 3, 0.00123, first_token=0.01, usage=Usage(10, 16, 3))
+    record.info.outcome = "length"
+    assert json.loads(line(record, 1.23456)) == {
+        "id": "7",
+        "path": "/" + "p" * 199,
+        "status": 200,
+        "key": "ann",
+        "model": "m",
+        "backend": "b",
+        "slot": 3,
+        "stream": False,
+        "queue_ms": 1.2,
+        "ttft_ms": 10.0,
+        "ms": 1234.6,
+        "prompt_tokens": 10,
+        "cached_tokens": 3,
+        "completion_tokens": 16,
+        "continued": 0,
+        "outcome": "length",
+    }
