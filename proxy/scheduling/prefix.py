@@ -81,7 +81,7 @@ class Chains:
         if not boundaries:
             boundaries = (*range(FINE, min(size, 8 * FINE), FINE), *blocks)
         inside = [b for b in boundaries if 0 < b <= size]
-        cuts = [*dict.fromkeys(sorted((*blocks, *inside, size)))][-MOST:]  # two runs: merged
+        cuts = [*dict.fromkeys(sorted((*blocks, *inside, size)))][-MOST:]  # merges runs
         turn = bisect_right(cuts, max(inside) if inside else size) or len(cuts)
         if isinstance(prompt, str):
             return self._of_text(prompt, cuts, turn, group)
