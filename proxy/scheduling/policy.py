@@ -48,20 +48,20 @@ def decide(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
         if not may_serve(backend, want, now):
             continue
         cached = min(held.tokens_at(depth, want.chain), prompt - 1)
-        whole = depth >= held.chain.turn
-        if whole:
+        goes_on = depth >= held.chain.turn
+        if goes_on:
             leaving = LEAVING
         if slot is None or not (backend.pins or slot.busy):
             if backend.name not in kept or kept[backend.name][1] < cached:
                 kept[backend.name] = held, cached
             continue
         wait = _wait(slot, pool, now)
-        if whole and not wait and 2 * cached > prompt:
+        if goes_on and not wait and 2 * cached > prompt:
             return Grant(backend, slot, held, cached)  # it goes on where it was: no question
         cost = _work(pool, backend, prompt - cached)
         if slot.busy:
             cost += wait
-        elif not whole:
+        elif not goes_on:
             cost += _worth(held, pool, want, now) * (1 - cached / max(1, held.tokens))
         if cost < least:
             least = cost

@@ -56,11 +56,12 @@ class Chain(Struct, frozen=True):
 
 
 class _Kept(Struct, frozen=True):
-    """A long text that was hashed, the links by their ends, and the state of the hash after it."""
+    """A long text that was hashed, its links with their ends, and the state of the hash after."""
 
     group: str
     text: str
-    links: dict[int, bytes]
+    ends: list[int]
+    links: list[bytes]
     state: Any
 
 
@@ -80,7 +81,7 @@ class Chains:
         if not boundaries:
             boundaries = (*range(FINE, min(size, 8 * FINE), FINE), *blocks)
         inside = [b for b in boundaries if 0 < b <= size]
-        cuts = sorted({*blocks, *inside, size})[-MOST:]
+        cuts = [*dict.fromkeys(sorted((*blocks, *inside, size)))][-MOST:]  # merges runs
         turn = bisect_right(cuts, max(inside) if inside else size) or len(cuts)
         if isinstance(prompt, str):
             return self._of_text(prompt, cuts, turn, group)
@@ -104,17 +105,21 @@ class Chains:
             state = blake2b(f"{group}\0text\0".encode(), digest_size=SIZE)
         else:
             begin, state = len(known.text), known.state.copy()
-            old = [end for end in cuts if end in known.links]
-            links = [known.links[end] for end in old]
-            cuts = [*old, *(end for end in cuts if end > begin)]
-            turn = bisect_right(cuts, last) or 1
+            if cuts[: len(known.ends)] == known.ends:
+                links = [*known.links]
+            else:
+                linked = dict(zip(known.ends, known.links, strict=True))
+                old = [end for end in cuts if end in linked]
+                links = [linked[end] for end in old]
+                cuts = [*old, *(end for end in cuts if end > begin)]
+                turn = bisect_right(cuts, last) or 1
         for end in cuts[len(links) :]:
             state.update(prompt[begin:end].encode("utf-8", "surrogatepass"))
             links.append(state.digest())
             begin = end
             if end == keep:
-                so_far = dict(zip(cuts, links, strict=False))
-                self._keep(known, _Kept(group, prompt[:end], so_far, state.copy()))
+                ends = cuts[: len(links)]
+                self._keep(known, _Kept(group, prompt[:end], ends, [*links], state.copy()))
         return Chain(tuple(links), tuple(cuts), turn)
 
     def _known(self, prompt: str, group: str) -> _Kept | None:

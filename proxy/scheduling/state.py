@@ -45,12 +45,11 @@ class Held(Struct, eq=False):
     size: int = 0
 
     def tokens_at(self, depth: int, chain: Chain) -> int:
-        """Tokens that a prompt with this chain, agreeing with ours for `depth` links, finds."""
-        if depth == 0:
-            return 0
+        """Tokens that a prompt with this chain, agreeing with ours up to its link `depth` (from
+        1), finds."""
         end = chain.ends[depth - 1]
         mine = self.chain
-        if end >= mine.ends[min(mine.turn, len(mine.ends)) - 1]:
+        if end >= mine.ends[mine.turn - 1]:
             return self.tokens  # it goes on from the last turn: the answer counts too
         return int(self.prompt * end / max(1, mine.size))
 

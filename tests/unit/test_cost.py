@@ -22,6 +22,7 @@ from proxy.dialects.stamp import Stamp
 from proxy.http1 import Connection, base_environ
 from proxy.prompting import templates
 from proxy.prompting.prompt import Prompter
+from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.scheduler import Scheduler
 from proxy.scheduling.state import Want
 from proxy.wire import servercpp, sse
@@ -132,6 +133,22 @@ def test_a_turn_costs_a_template_the_same_wherever_it_stands() -> None:
 
     few, some, many = render(10), render(20), render(200)
     assert many - some <= 18 * (some - few) * 1.1
+
+
+def test_a_placing_from_its_chain_to_its_release() -> None:
+    scheduler = Scheduler(lambda: 1.0)
+    scheduler.update("b", "m", up=True, slots=16)
+    prompt = "You are a helpful assistant. How long is the way, and who has walked it?"
+    task = Task(prompt=prompt, max_tokens=16)
+
+    def turn() -> None:
+        found = scheduler.enter(Want("m", task, chain=scheduler.chain(prompt, (28, len(prompt)))))
+        assert isinstance(found, Lease), "a slot is free"
+        found.flows(found.slot.id)
+        found.ends()
+        found.release(Outcome("whole", found.slot.id, 20, 1, 16, 0.01))
+
+    assert bytecodes(turn) < 2400
 
 
 @pytest.mark.parametrize("slots", [4, 1000])
