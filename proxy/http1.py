@@ -143,6 +143,8 @@ class Connection:
             text = refused.status.encode()
             head = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b\n"
             self._sock.sendall(head % (text, len(text) + 1, text))
+        finally:
+            del self._parser  # which knows us: all that the connection held goes with it, at once
 
     def _next(self) -> Request | None:
         """The next request, None when there is none. Raises Refused."""

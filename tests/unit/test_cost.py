@@ -6,6 +6,8 @@ for a look at what was added, not for a higher number.
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -19,12 +21,17 @@ from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.dialects import openai_chat
 from proxy.dialects.stamp import Stamp
+from proxy.gateway import Info
 from proxy.http1 import Connection, base_environ
 from proxy.prompting import templates
 from proxy.prompting.prompt import Prompter
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.scheduler import Scheduler
 from proxy.scheduling.state import Want
+from proxy.web.direct import Application
+from proxy.web.observe import Lines, Observer, Record, access
+from proxy.web.reply import Plain
+from proxy.web.services import EXTENSION
 from proxy.wire import servercpp, sse
 from tests.bytecodes import bytecodes
 
@@ -121,6 +128,32 @@ def test_a_request_and_its_answer_in_http() -> None:
         Connection(wire, app, base_environ(wire, ("h", 1), ("h", 2))).serve(lambda: False)
 
     assert bytecodes(exchange) < 1050
+
+
+def test_the_direct_way_to_a_view_and_back() -> None:
+    app = Application("test")
+    app.extensions[EXTENSION] = None
+    app.direct["/a"] = lambda here, environ: Plain(b"{}", "application/json", [])
+    environ = {"PATH_INFO": "/a", "REQUEST_METHOD": "POST"}
+    assert bytecodes(lambda: app(environ, lambda *_: lambda data: None)) < 180
+
+
+def test_what_is_told_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = Lines()
+    lines.setStream(io.StringIO())
+    monkeypatch.setattr(logging.root, "handlers", [lines])
+    monkeypatch.setattr(access, "isEnabledFor", lambda level: True)
+    observer = Observer(metrics=True)
+
+    def told() -> None:
+        record = Record({"PATH_INFO": "/v1/chat/completions"})
+        observer.begin(record)
+        record.status = 200
+        record.info = Info("m", "b", 1, first_token=0.1, last_token=0.2, usage=Usage(10, 16, 3))
+        record.headers()
+        observer.end(record)
+
+    assert bytecodes(told) < 950
 
 
 def test_a_turn_costs_a_template_the_same_wherever_it_stands() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -270,6 +272,19 @@ def test_a_length_is_known_however_it_is_written(name: str) -> None:
 )
 def test_what_only_looks_like_a_length_is_none(header: tuple[str, str]) -> None:
     assert b"chunked" in serve(App(b"x", headers=[header]), POST).sent[0]
+
+
+def test_what_a_connection_held_goes_with_it() -> None:
+    wire = Wire(POST)
+    connection = Connection(wire, App(b"x"), base_environ(wire, ("h", 1), ("h", 2)))
+    connection.serve(lambda: False)
+    seen = weakref.ref(connection)
+    gc.disable()
+    try:
+        del connection
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_the_body_is_closed_when_the_client_is_gone() -> None:
