@@ -47,6 +47,7 @@ class Exchange:
         "_cancel",
         "_complete",
         "_connection",
+        "_headers",
         "_keep",
         "_lock",
         "_message",
@@ -54,8 +55,8 @@ class Exchange:
         "_pool",
         "_reader",
         "_tick",
-        "headers",
         "on_body",
+        "on_header",
         "status",
     )
 
@@ -68,11 +69,13 @@ class Exchange:
         self._connection: Connection | None = None
         self._reader: Reader | None = None
         self._body: list[bytes] = []
-        self.on_body = self._body.append  # the parser calls it for every piece: a token's
+        self._headers: dict[bytes, bytes] = {}
+        # The parser calls these, for every piece of a body (a token's) and every header.
+        self.on_body = self._body.append
+        self.on_header = self._headers.setdefault
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._complete = self._aborted = self._keep = False
         self.status = 0
-        self.headers: dict[bytes, bytes] = {}
         try:
             self._send(fresh=False)
             if cancel is not None:
@@ -82,9 +85,6 @@ class Exchange:
             raise
 
     # called by the parser
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
@@ -235,11 +235,12 @@ class Exchange:
 
     def _ends_with_connection(self) -> bool:
         """HTTP/1.0 style: a body without a length ends where the connection does."""
+        headers = {name.lower(): value for name, value in self._headers.items()}
         return (
             not self._aborted
             and self.status > 0
-            and b"content-length" not in self.headers
-            and b"chunked" not in self.headers.get(b"transfer-encoding", b"")
+            and b"content-length" not in headers
+            and b"chunked" not in headers.get(b"transfer-encoding", b"")
         )
 
     def _broken(self, detail: str) -> GatewayError:
