@@ -143,10 +143,10 @@ def test_who_waits_goes_on_by_load_when_the_log_is_gone(join: Join, memory: Memo
 
 
 def test_what_ends_a_wait(join: Join) -> None:
-    one = join(queue_timeout=0.3)
+    one, hasty = join(), join(queue_timeout=0.1)
     held = acquire(one, "a")
     with pytest.raises(QueueTimeout):
-        acquire(one, "b")
+        acquire(hasty, "b")
     cancel = Cancel()
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(acquire, one, "c", cancel)
