@@ -304,23 +304,23 @@ class _Course:
                     return
 
     def _noted(self, batch: Batch, begun: bool) -> Batch:
-        """Remember what came; after a change of backends the stream has begun already."""
+        """Remember what came before the end, behind which nothing goes on; after a change of
+        backends the stream has begun already."""
         if begun and type(batch[0]) is Started:
             batch = batch[1:]
-        for event in batch:
-            if type(event) is TextDelta:
-                self._text.append(event.text)
         last = batch[-1] if batch else None
-        if type(last) is Finished:
-            self._seat.ended(last)
-            if self._times:
-                usage = msgspec.structs.replace(
-                    last.usage,
-                    prompt=self._prompt or max(1, last.usage.prompt - self._before),
-                    completion=self._before + last.usage.completion,
-                    continued=self._times,
-                )
-                batch[-1] = msgspec.structs.replace(last, usage=usage)
+        if type(last) is not Finished:
+            self._text += [event.text for event in batch if type(event) is TextDelta]
+            return batch
+        self._seat.ended(last)
+        if self._times:
+            usage = msgspec.structs.replace(
+                last.usage,
+                prompt=self._prompt or max(1, last.usage.prompt - self._before),
+                completion=self._before + last.usage.completion,
+                continued=self._times,
+            )
+            batch[-1] = msgspec.structs.replace(last, usage=usage)
         return batch
 
     def _elsewhere(self, error: GatewayError) -> Iterator[Batch]:
