@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..backends.driver import Capabilities, Run
+from ..backends.driver import Run
 from ..cancel import Cancel
 from ..core.events import Batch, Failed, Finished, Started, TextDelta
 from ..core.task import Task
@@ -44,17 +44,13 @@ class Answering:
         self,
         task: Task,
         backend: Seat,
-        caps: Capabilities,
-        slot: int,
         cancel: Cancel,
         manner: Manner,
     ) -> None:
         self._task = task
         self._backend = backend
-        self._caps = caps
         self._cancel = cancel
         self._manner = manner
-        self._slot = slot
         self._later = False  # a run went before this one, on the same slot
         self._prompt_tokens = 0
         self._cached = 0  # tokens of the prompt, when the first run began
@@ -190,7 +186,7 @@ class Answering:
 
     def _begin(self, task: Task) -> Run:
         self._asked = task
-        return self._backend.driver.stream(task, self._slot, self._caps, self._cancel)
+        return self._backend.stream(task)
 
     def _first(self) -> Task:
         """The task of the first run: free until the thoughts are over."""
@@ -231,7 +227,7 @@ class Answering:
 
     def _text_of_prompt(self) -> str:
         prompt = self._task.prompt
-        return prompt if isinstance(prompt, str) else self._backend.driver.detokenize(list(prompt))
+        return prompt if isinstance(prompt, str) else self._backend.detokenize(list(prompt))
 
     def _wait(self) -> None:
         awake = threading.Event()

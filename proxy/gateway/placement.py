@@ -7,6 +7,7 @@ which closing the generator reaches on every path.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -50,17 +51,19 @@ def placed(
     clock's time of the request. Raises errors of `proxy.errors`."""
     seat = Seat(gateway, _want(gateway, task, model, caller), cancel, info)
     reason: GatewayError | None = None
-    tick = PLACE_TICK if caller.tell_place else float("inf")
     while True:
         begun = False
         run: Answering | None = None
         try:
-            yield from seat.take(reason is not None, tick)
-            fitted = fit(task, seat.backend, seat.caps)
+            ticket = seat.take(reason is not None)
+            if ticket is not None:
+                yield from seat.wait(ticket, PLACE_TICK if caller.tell_place else math.inf)
+            caps = seat.caps
+            fitted = fit(task, seat.backend, caps)
             notices = gateway.scheduler.notices
-            info.warnings = task.request.warnings + warnings(task, seat.caps) + notices
+            info.warnings = task.request.warnings + warnings(task, caps) + notices
             info.placed = gateway.clock() - began
-            run = Answering(fitted, seat, seat.caps, -1, cancel, gateway.manner)
+            run = Answering(fitted, seat, cancel, gateway.manner)
             batches = iter(run)
             for batch in batches:
                 begun = bool(batch)

@@ -33,8 +33,9 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..scheduling.admission import Admission
-from ..scheduling.lease import Lease, Outcome
+from ..scheduling.lease import End, Lease, Outcome
 from ..scheduling.state import Grant, Want
+from ..scheduling.ticket import Ticket
 from .fitting import fit
 from .info import Info
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from .answer import Gateway
 
 TICK = 15.0  # seconds between two signs of life of who waits to go on elsewhere
+
+
+UNUSED = Outcome()
 
 
 class Seat:
@@ -58,15 +62,12 @@ class Seat:
         self._want = want
         self._lease: Lease | None = None
         self._run: Run | None = None
-        self._outcome = Outcome()
+        self._end: End = "unused"  # what is told of the slot so far …
+        self._outcome = UNUSED  # … with what its last whole run told
         self._asking: object = None  # the prompt of the last run
         self._asked: object = None  # the prompt that the slot evaluated last, on this lease
 
     # as a backend
-
-    @property
-    def driver(self) -> Seat:
-        return self
 
     @property
     def counter(self) -> TokenCounter:
@@ -75,52 +76,62 @@ class Seat:
     def detokenize(self, tokens: list[int]) -> str:
         return self.backend.driver.detokenize(tokens)
 
-    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
+    def stream(self, task: Task) -> Run:
         return _Course(self, task)
 
     # the lease
 
-    def take(self, again: bool = False, tick: float = float("inf")) -> Iterator[Batch]:
-        """Wait for a slot, with an empty batch every so many seconds, and make it ready. Raises
-        NoBackend, QueueFull, QueueTimeout, Cancelled."""
+    def take(self, again: bool = False) -> Ticket | None:
+        """Take a slot and make it ready; or a ticket to `wait` with, if none can be had at once.
+        Raises NoBackend, QueueFull, Cancelled."""
         scheduler: Admission = self._gateway.scheduler
-        info = self._info
         found = scheduler.enter(self._want, again)
         if isinstance(found, Lease):
-            lease = found
-        else:
-            try:
-                while (taken := found.wait(self._cancel, tick)) is None:
-                    info.place = found.place
-                    yield []
-                lease = taken
-            finally:
-                found.leave()
-            info.place = 0
-            info.queue_wait = max(info.queue_wait, lease.waited)
-            info.first_place = max(info.first_place, lease.place)
+            self._sit(found)
+            return None
+        return found
+
+    def wait(self, ticket: Ticket, tick: float) -> Iterator[Batch]:
+        """The same when its turn has come, with an empty batch every so many seconds. Raises
+        NoBackend, QueueTimeout, Cancelled."""
+        info = self._info
+        try:
+            while (lease := ticket.wait(self._cancel, tick)) is None:
+                info.place = ticket.place
+                yield []
+        finally:
+            ticket.leave()
+        info.place = 0
+        info.queue_wait = max(info.queue_wait, lease.waited)
+        info.first_place = max(info.first_place, lease.place)
+        self._sit(lease)
+
+    def _sit(self, lease: Lease) -> None:
         self._lease = lease
-        self.backend = backend = self._gateway.registry.backends[lease.backend]
+        grant, info = lease.grant, self._info
+        info.backend = name = grant.backend.name
+        info.slot = lease.slot.id
+        self.backend = backend = self._gateway.registry.backends[name]
         assert backend.caps is not None, "a backend is up only after its probe"
         self.caps = backend.caps
-        self._outcome = Outcome()
+        self._end, self._outcome = "unused", UNUSED
         self._asked = None
-        info.backend, info.slot = backend.name, lease.slot.id
-        if lease.grant.save or lease.grant.restore is not None:
+        if grant.save or grant.restore is not None:
             self._prepare(lease, backend)
 
     def begin(self, task: Task) -> Run:
         """A run on the slot that was taken."""
-        assert self._lease is not None, "nothing was taken"
-        grant = self._lease.grant
+        lease = self._lease
+        assert lease is not None, "nothing was taken"
+        grant = lease.grant
         if grant.fresh or (self.caps.doubles and self._whole(task, grant)):
             # What the slot holds is another group's, or would be spoilt: evaluate it all.
             sampling = {**task.sampling, "cache_prompt": False}
             task = msgspec.structs.replace(task, sampling=sampling)
         self._asking = task.prompt
-        self._outcome = msgspec.structs.replace(self._outcome, end="cut")
-        self._run = self.backend.driver.stream(task, self._lease.pinned, self.caps, self._cancel)
-        return self._run
+        self._end = "cut"
+        self._run = run = self.backend.driver.stream(task, lease.pinned, self.caps, self._cancel)
+        return run
 
     def _whole(self, task: Task, grant: Grant) -> bool:
         """Whether the slot holds all of the prompt already: the same question again. A second run
@@ -141,11 +152,13 @@ class Seat:
         if self._lease is not None:
             self._lease.ends()
         told, usage = self._outcome, finished.usage
-        prompt, cached, evaluating = told.prompt, told.cached, told.evaluating
-        if not prompt:
+        if told.prompt:  # not the first run: what it calls its prompt is longer
+            prompt, cached, evaluating = told.prompt, told.cached, told.evaluating
+        else:
             prompt, cached = usage.prompt, usage.cached
             evaluating = finished.timings.prompt_ms / 1000
         written = usage.prompt + usage.completion - prompt
+        self._end = "whole"
         self._outcome = Outcome("whole", finished.slot, prompt, cached, written, evaluating)
 
     def failed(self, error: GatewayError) -> None:
@@ -154,11 +167,11 @@ class Seat:
             return  # told when the seat was left, and no other could be had
         name, registry = self._lease.backend, self._gateway.registry
         if isinstance(error, BackendBusy):
-            self._outcome = msgspec.structs.replace(self._outcome, end="busy")
+            self._end = "busy"
             return
         if not isinstance(error, (UpstreamFault, UpstreamTimeout)):
             return
-        self._outcome = msgspec.structs.replace(self._outcome, end="failed")
+        self._end = "failed"
         self._want = msgspec.structs.replace(self._want, exclude=self._want.exclude | {name})
         if isinstance(error, (BackendDown, UpstreamTimeout)):
             registry.failed(name, error)
@@ -184,7 +197,7 @@ class Seat:
         assert self._lease is not None, "nothing was taken"
         exclude = self._want.exclude | {self._lease.backend}
         self._want = msgspec.structs.replace(self._want, exclude=exclude)
-        self._outcome = Outcome()
+        self._end, self._outcome = "unused", UNUSED
 
     def leave(self) -> None:
         """Give the slot back. Safe to call again."""
@@ -192,11 +205,13 @@ class Seat:
         run, self._run = self._run, None
         if lease is None:
             return
-        outcome = self._outcome
+        outcome, end = self._outcome, self._end
+        if end != outcome.end:
+            outcome = msgspec.structs.replace(outcome, end=end)
         try:
             if run is not None:
                 slot = run.slot
-                if outcome.end == "cut":
+                if end == "cut":
                     usage = run.usage()
                     outcome = msgspec.structs.replace(
                         outcome,
@@ -206,8 +221,8 @@ class Seat:
                     )
                 if slot >= 0:
                     self._info.slot = slot
-                if slot not in (-1, outcome.slot):
-                    outcome = msgspec.structs.replace(outcome, slot=slot)
+                    if slot != outcome.slot:
+                        outcome = msgspec.structs.replace(outcome, slot=slot)
             if self._gateway.scheduler.leaks(lease, outcome):
                 self._erase(lease, outcome)
                 outcome = msgspec.structs.replace(outcome, erased=True)
@@ -289,21 +304,23 @@ class _Course:
                     return
 
     def _noted(self, batch: Batch, begun: bool) -> Batch:
-        """Remember what came; after a change of backends the stream has begun already."""
-        if begun and isinstance(batch[0], Started):
+        """Remember what came before the end, behind which nothing goes on; after a change of
+        backends the stream has begun already."""
+        if begun and type(batch[0]) is Started:
             batch = batch[1:]
-        self._text += [event.text for event in batch if isinstance(event, TextDelta)]
         last = batch[-1] if batch else None
-        if isinstance(last, Finished):
-            self._seat.ended(last)
-            if self._times:
-                usage = msgspec.structs.replace(
-                    last.usage,
-                    prompt=self._prompt or max(1, last.usage.prompt - self._before),
-                    completion=self._before + last.usage.completion,
-                    continued=self._times,
-                )
-                batch[-1] = msgspec.structs.replace(last, usage=usage)
+        if type(last) is not Finished:
+            self._text += [event.text for event in batch if type(event) is TextDelta]
+            return batch
+        self._seat.ended(last)
+        if self._times:
+            usage = msgspec.structs.replace(
+                last.usage,
+                prompt=self._prompt or max(1, last.usage.prompt - self._before),
+                completion=self._before + last.usage.completion,
+                continued=self._times,
+            )
+            batch[-1] = msgspec.structs.replace(last, usage=usage)
         return batch
 
     def _elsewhere(self, error: GatewayError) -> Iterator[Batch]:
@@ -321,7 +338,9 @@ class _Course:
             yield [Finished("length", Usage(self._prompt, self._before))]
             return
         try:
-            yield from seat.take(again=True, tick=TICK)
+            ticket = seat.take(again=True)
+            if ticket is not None:
+                yield from seat.wait(ticket, TICK)
         except NoBackend:
             raise error from None
         assert isinstance(task.prompt, str), "only text can go on"

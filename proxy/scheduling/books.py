@@ -25,7 +25,8 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     """The slot is the lease's from now on, and so is what will be in it."""
     grant, want = lease.grant, lease.want
     backend, slot = grant.backend, grant.slot
-    slot.busy, slot.flowing, slot.ending, slot.used = True, False, False, now
+    slot.busy, slot.used = True, now
+    slot.flowing = slot.ending = False
     del pool.free[slot]
     backend.in_flight += 1
     backend.asked += 1
@@ -50,20 +51,20 @@ def _set_aside(pool: Pool, backend: Backend, slot: Slot) -> None:
 
 def flows(pool: Pool, lease: Lease, number: int, now: float) -> None:
     """The first token of a lease came, from the slot of this number (-1: not told)."""
+    backend = lease.grant.backend
     if number >= 0:
-        moved(pool, lease.grant.backend, lease, number)
-    _evaluated(lease, now)
-
-
-def _evaluated(lease: Lease, now: float) -> None:
-    """The prompt of this lease is evaluated, so the old server's round is over."""
-    slot, backend = lease.slot, lease.grant.backend
-    slot.flowing = True
+        moved(pool, backend, lease, number)
+    lease.slot.flowing = True
     if backend.settles:
-        for other in backend.slots:
-            if slot in other.after:
-                other.after.discard(slot)
-                other.ready = max(other.ready, now + backend.settles)
+        _evaluated(backend, lease.slot, now)
+
+
+def _evaluated(backend: Backend, slot: Slot, now: float) -> None:
+    """The prompt in this slot of an old server is evaluated, so its round is over."""
+    for other in backend.slots:
+        if slot in other.after:
+            other.after.discard(slot)
+            other.ready = max(other.ready, now + backend.settles)
 
 
 def moved(pool: Pool, backend: Backend, lease: Lease, number: int) -> None:
@@ -109,16 +110,18 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     """A lease comes back, and tells what happened."""
     grant = lease.grant
     backend = grant.backend
-    if outcome.slot >= 0:
-        moved(pool, backend, lease, outcome.slot)
-    slot = lease.slot
+    slot, number = lease.slot, outcome.slot
+    # Where it was asked for, and nothing is learned from that, there is nothing to do.
+    if number >= 0 and (number != slot.id or backend.settles or backend.counting):
+        moved(pool, backend, lease, number)
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
     slot.busy = slot.ending = False
     slot.used = now
     if backend.settles:
         # An old server lets go at the beginning of its next round, and looks for new requests just
         # before that. A round that evaluates prompts is long, and ends with their first tokens.
-        _evaluated(lease, now)
+        slot.flowing = True
+        _evaluated(backend, slot, now)
         slot.ready = now + backend.settles * (1 if outcome.end == "whole" else CUT)
         slot.after = {s for s in backend.slots if s.busy and not s.flowing}
     lease.conversation.last = now
@@ -127,8 +130,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     assert held is not None
     if outcome.end in ("whole", "cut"):
         backend.failures, backend.freed = 0, now
-        _learn(pool, lease, outcome)
-        _hold(pool, lease, held, outcome, now)
+        _learn(pool, lease, held, outcome, now)
     else:
         pool.drop(held)
         if outcome.end == "failed":
@@ -141,34 +143,29 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         pool.let_go(backend, slot)
 
 
-def _learn(pool: Pool, lease: Lease, outcome: Outcome) -> None:
-    prompt, cached = outcome.prompt, outcome.cached
-    if not prompt:
-        return
-    grant, want = lease.grant, lease.want
+def _learn(pool: Pool, lease: Lease, held: Held, outcome: Outcome, now: float) -> None:
+    """What the counts that were told say of the rates, and of what the slot holds now."""
+    grant, prompt = lease.grant, outcome.prompt
     backend, reuse = grant.backend, grant.reuse
-    evaluated = prompt - cached
-    backend.evaluated += evaluated
-    backend.cached += cached
-    backend.hits += cached > 0
-    if isinstance(want.task.prompt, str):
-        pool.learned(want.chain, prompt)
-    if evaluated >= ENOUGH and outcome.evaluating > 0:
-        pool.evaluated(backend, evaluated / outcome.evaluating)
-    if reuse is not None and reuse.slot is None and 2 * cached < grant.cached:
-        pool.drop(reuse)  # it was not there any more
-
-
-def _hold(pool: Pool, lease: Lease, held: Held, outcome: Outcome, now: float) -> None:
-    """What the slot holds now, with the counts that were told."""
+    if prompt:
+        cached = outcome.cached
+        evaluated = prompt - cached
+        backend.evaluated += evaluated
+        backend.cached += cached
+        backend.hits += cached > 0
+        if isinstance(lease.want.task.prompt, str):
+            pool.learned(held.chain, prompt)
+        if evaluated >= ENOUGH and outcome.evaluating > 0:
+            pool.evaluated(backend, evaluated / outcome.evaluating)
+        if reuse is not None and reuse.slot is None and 2 * cached < grant.cached:
+            pool.drop(reuse)  # it was not there any more
     if outcome.erased:
         pool.drop(held)
         return
-    held.prompt = outcome.prompt or held.prompt
-    held.tokens = held.prompt + outcome.completion
+    held.prompt = prompt = prompt or held.prompt
+    held.tokens = prompt + outcome.completion
     held.used = now
-    reuse = lease.grant.reuse
-    if reuse is not None and not held.backend.pins and reuse.conversation is held.conversation:
+    if reuse is not None and not backend.pins and reuse.conversation is held.conversation:
         pool.drop(reuse)  # it has become this
 
 

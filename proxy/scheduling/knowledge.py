@@ -100,8 +100,9 @@ class Pool:
             else:
                 holders[held] = None
         if slot is not None:
-            if slot.held is not held:
-                self.drop(slot.held)  # now: what both begin with is not made anew
+            old = slot.held
+            if old is not None and old is not held:
+                self.drop(old)  # now: what both begin with is not made anew
             slot.held = held
         else:
             kept = self._aside.setdefault(held.backend.name, OrderedDict())
@@ -170,10 +171,9 @@ class Pool:
     # slots
 
     def let_go(self, backend: Backend, slot: Slot) -> None:
-        """The slot is free (again), the youngest of all."""
+        """The slot is free (again), the youngest of all. It was not before."""
         if backend.usable and not slot.busy:
             self.free[slot] = backend
-            self.free.move_to_end(slot)
 
     def refresh(self, backend: Backend) -> None:
         """After a change of its health or its slots: the free list as it should be."""

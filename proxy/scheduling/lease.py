@@ -8,6 +8,8 @@ from msgspec import Struct
 
 from .state import Conversation, Grant, Held, Step, Want
 
+End = Literal["whole", "cut", "busy", "failed", "unused"]
+
 
 class Outcome(Struct, frozen=True):
     """What is told when a slot is given back.
@@ -17,7 +19,7 @@ class Outcome(Struct, frozen=True):
     failed, or unused (it never got the request). `erased`: the slot holds nothing any more. Counts
     are tokens, `evaluating` seconds; 0 where unknown."""
 
-    end: Literal["whole", "cut", "busy", "failed", "unused"] = "unused"
+    end: End = "unused"
     slot: int = -1
     prompt: int = 0
     cached: int = 0

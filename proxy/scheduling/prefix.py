@@ -80,9 +80,12 @@ class Chains:
         blocks = range(BLOCK, size, BLOCK)
         if not boundaries:
             boundaries = (*range(FINE, min(size, 8 * FINE), FINE), *blocks)
-        inside = [b for b in boundaries if 0 < b <= size]
-        cuts = [*dict.fromkeys(sorted((*blocks, *inside, size)))][-MOST:]  # merges runs
-        turn = bisect_right(cuts, max(inside) if inside else size) or len(cuts)
+        ends = sorted((*blocks, *boundaries, size))  # merges runs
+        if ends[0] <= 0 or ends[-1] > size:
+            ends = [end for end in ends if 0 < end <= size] or [size]
+            boundaries = tuple(b for b in boundaries if 0 < b <= size)
+        cuts = [*dict.fromkeys(ends)][-MOST:]
+        turn = bisect_right(cuts, max(boundaries) if boundaries else size) or len(cuts)
         if isinstance(prompt, str):
             return self._of_text(prompt, cuts, turn, group)
         data = array("q", prompt).tobytes()
