@@ -42,8 +42,8 @@ def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
         if not caps.queues:
             _may_end(sampling)
     if caps.modern_sampling:
-        for name in WINDOWS:
-            if sampling.get(name) == -1:  # the whole context; newer servers no longer know -1
+        for name in filter(sampling.__contains__, WINDOWS):
+            if sampling[name] == -1:  # the whole context; newer servers no longer know -1
                 sampling[name] = backend.n_ctx or -1
         if task.request.is_chat and not task.native:
             sampling["preserved_tokens"] = _marks(task.tool_form)
@@ -148,8 +148,9 @@ def warnings(task: Task, caps: Capabilities) -> tuple[str, ...]:
     found: list[str] = []
     if "seed" in task.sampling and not caps.honours_seed:
         found.append("seed is ignored by this backend")
-    found += left_out(task.sampling, caps.lacks)
-    schema = bind.document_schema(task.request)
+    if not caps.lacks.isdisjoint(task.sampling):
+        found += left_out(task.sampling, caps.lacks)
+    schema = None if task.free else bind.document_schema(task.request)
     if schema is not None and by_schema(bind.JSON.encode(schema)).unchecked:
         found.append("a pattern of the schema is not regular and is not checked")
     return tuple(found)

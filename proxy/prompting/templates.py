@@ -43,7 +43,7 @@ class TemplateRefusal(TemplateError):
 class ChatTemplate:
     """A compiled template. Safe to share between threads; made by :func:`compile`."""
 
-    __slots__ = ("_template", "_tells_time", "family", "name", "takes_tools")
+    __slots__ = ("_tells_time", "_template", "family", "name", "takes_tools")
 
     name: str
     family: Family
