@@ -16,6 +16,7 @@ from ..prompting.calling import CallStage, NewIds
 from ..prompting.judging import JudgeStage, judged
 from ..prompting.stages import Stage, StopStage
 from ..prompting.thoughts import InlineStage, ThoughtStage
+from ..prompting.toolcalls import Form
 from .fitting import form_of
 
 Reasoning = Literal["deepseek", "none", "raw"]
@@ -48,41 +49,50 @@ class Way:
     turn: Turn | None = None
     ended = False
     _thoughts: ThoughtStage | None = None
+    _form: Form | None = None
     _calls: CallStage | None = None
+    _start: bind.Bound | None = None
+    _deferred = False
     _raw = ""
     _content = 0
     _thinking = 0  # tokens of thoughts; a piece is a token
 
     def __init__(self, task: Task, manner: Manner, usage: Callable[[], Usage]) -> None:
         self._request = request = task.request
-        self._form = form_of(task)
-        self._native = task.native
+        self._native = native = task.native
         reasoning = request.reasoning_format or manner.reasoning
-        self._start = start_bound(task)
-        self._deferred = task.thinks and self._start is not None and not task.native
-        if not task.native and request.is_chat and (reasoning != "raw" or self._deferred):
+        judge = None
+        if not task.free:
+            self._bind(task, manner)
+            judge = judged(request)
+        if not native and request.is_chat and (reasoning != "raw" or self._deferred):
             self._thoughts = ThoughtStage(task.prompt if isinstance(task.prompt, str) else "")
-        if self._form is not None:
-            tools = {tool.name: tool.parameters for tool in bind.callable_tools(request)}
-            self._calls = CallStage(
-                self._form,
-                tools,
-                manner.new_id,
-                free=self._start is None,
-                must=bind.must_call(request),
-            )
         self._rest: list[Stage] = []
-        if task.native and self._calls is None:
+        if native and self._calls is None:
             self._rest.append(NewIds(manner.new_id))
         if task.cut:
             self._rest.append(StopStage(task.cut, usage))
-        judge = None if task.free else judged(request)
         if judge is not None:
             stops = request.stop if request.output.kind == "text" else ()
             self._rest.append(JudgeStage(judge, stops))
         if reasoning == "none" or (reasoning == "raw" and self._thoughts is not None):
             self._rest.append(InlineStage())
         self.idle = self._thoughts is None and self._has_nothing_to_do()
+
+    def _bind(self, task: Task, manner: Manner) -> None:
+        """What reads the calls of an answer, and what binds it."""
+        request = task.request
+        self._form = form = form_of(task)
+        self._start = start_bound(task)
+        self._deferred = task.thinks and self._start is not None and not task.native
+        if form is not None:
+            self._calls = CallStage(
+                form,
+                {tool.name: tool.parameters for tool in bind.callable_tools(request)},
+                manner.new_id,
+                free=self._start is None,
+                must=bind.must_call(request),
+            )
 
     def _has_nothing_to_do(self) -> bool:
         """Whether all that comes goes through as it is, but for thoughts."""
