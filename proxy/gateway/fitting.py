@@ -94,8 +94,9 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
 
     A call that must be is told in a form of ours, as a native backend does not make one of it."""
     request, native = task.request, caps.native or task.native
-    if caps.chat and request.is_chat and backend.chat_mode != "completion":
-        native = native or backend.chat_mode == "native" or task.foreign or bool(task.media)
+    if not native and caps.chat and backend.chat_mode != "completion":
+        better = backend.chat_mode == "native" or task.foreign or bool(task.media)
+        native = better and request.is_chat
     for kind in task.media:
         takes = caps.vision if kind == "image" else caps.audio
         if not (native and (takes or caps.native)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..core.events import Batch, Failed, Finished, ReasoningDelta, TextDelta
+from ..core.events import Batch, Failed, ReasoningDelta, TextDelta
+from ..core.order import LAST
 from .reasoning import KIN, ReasoningSplitter, Tags, opened_by
 
 
@@ -48,7 +49,7 @@ class ThoughtStage:
                     self.passes = True
                     return out + batch[at:]
                 continue
-            if isinstance(event, (Finished, Failed)):
+            if type(event) in LAST:
                 for kind, text in splitter.close():
                     out.append(ReasoningDelta(text) if kind == "reasoning" else TextDelta(text))
             out.append(event)
