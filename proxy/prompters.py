@@ -44,18 +44,16 @@ class Prompters:
                     return Unrendered()
                 if told is None and caps.template:
                     told = caps
-        source = bos = eos = ""
+        key = ("", "", "")
         if told is not None:
-            source = told.template if self._auto else ""
-            bos, eos = told.bos_token, told.eos_token
-        key = (source, bos, eos)
-        prompter = self._found.get(key)
-        if prompter is None:
-            form = self._form(source, model)
-            instead = bool(source) and isinstance(form, LegacyFormat)
-            prompter = Prompter(form, bos, eos, instead=instead)
-            self._found[key] = prompter
-        return prompter
+            key = (told.template if self._auto else "", told.bos_token, told.eos_token)
+        return self._found.get(key) or self._make(model, *key)
+
+    def _make(self, model: str, source: str, bos: str, eos: str) -> Prompter:
+        form = self._form(source, model)
+        instead = bool(source) and isinstance(form, LegacyFormat)
+        made = self._found[source, bos, eos] = Prompter(form, bos, eos, instead=instead)
+        return made
 
     def _form(self, source: str, model: str) -> ChatTemplate | LegacyFormat:
         if self._named is not None:

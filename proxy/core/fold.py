@@ -69,12 +69,11 @@ class Fold:
 
     def result(self) -> Completion:
         assert self.finished is not None, "the stream was not over"
-        calls = tuple(map(self._call, sorted(self.heads)))
         return Completion(
             self.index,
             "".join(self.text),
             "".join(self.reasoning),
-            calls,
+            tuple(map(self._call, sorted(self.heads))) if self.heads else (),
             tuple(self.logprobs),
             self.finished,
             tuple(self.searches),

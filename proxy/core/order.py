@@ -17,23 +17,25 @@ class OrderError(AssertionError):
 class Order:
     """Of one stream. `flows`: it has begun and is not over, so any delta may come next."""
 
-    __slots__ = ("_begun", "_ended", "flows")
+    __slots__ = ("_ended", "flows")
 
     def __init__(self) -> None:
-        self._begun = self._ended = self.flows = False
+        self._ended = self.flows = False
 
     def see(self, batch: Batch) -> None:
         """Raises OrderError at the first event out of place."""
-        begun, ended = self._begun, self._ended
+        flows = self.flows
         for kind in map(type, batch):
-            if ended:
+            if flows and kind is not Started:
+                if kind in LAST:
+                    flows, self._ended = False, True
+            elif self._ended:
                 raise OrderError(f"{kind.__name__} after the end")
-            if begun == (kind is Started):
-                raise OrderError(f"{kind.__name__} {'again' if begun else 'before Started'}")
-            begun = True
-            ended = kind in LAST
-        self._begun, self._ended = begun, ended
-        self.flows = begun and not ended
+            elif flows or kind is not Started:
+                raise OrderError(f"{kind.__name__} {'again' if flows else 'before Started'}")
+            else:
+                flows = True
+        self.flows = flows
 
     def end(self) -> None:
         """Raises OrderError where the stream had no terminal event."""

@@ -82,6 +82,8 @@ def entry(value: Any, at: str) -> Body:
 def unheeded(body: Body, names: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
     """Warnings for the fields of a body that would change an answer, and that nothing here heeds;
     each with the values with which it changes nothing. null and what is empty never do."""
+    if body.keys().isdisjoint(names):
+        return ()
     return tuple(
         [
             f"{name} is left out"

@@ -8,6 +8,8 @@ beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -80,6 +82,8 @@ COMMON: Table = {
     "prompt_cache_key": ("session", text),
     "json_schema": ("output", _json_schema),
 }
+_END = attrgetter("index", "finished")
+_TRUNCATED = attrgetter("finished.truncated")
 
 
 def usage(counts: Usage) -> dict[str, Any]:
@@ -97,6 +101,8 @@ def usage(counts: Usage) -> dict[str, Any]:
 
 def total(finished: Mapping[int, Finished], n: int) -> Usage:
     """The counts of all choices; a prompt counts once however many choices were made of it."""
+    if n == 1 and len(finished) == 1:
+        return next(iter(finished.values())).usage
     counts = [
         one.usage if index % n == 0 else structs.replace(one.usage, prompt=0, cached=0)
         for index, one in finished.items()
@@ -122,7 +128,7 @@ def timings(times: Timings) -> dict[str, Any]:
 
 
 def by_index(completions: Iterable[Completion]) -> dict[int, Finished]:
-    return {c.index: c.finished for c in completions}
+    return dict(map(_END, completions))
 
 
 def token(one: TokenLogprob) -> dict[str, Any]:
@@ -171,10 +177,10 @@ def whole(
     """The whole answer, with each completion as `choice` shapes it."""
     return {
         **head(stamp, kind),
-        "choices": [choice(request, one) for one in completions],
+        "choices": list(map(choice, repeat(request), completions)),
         "usage": usage(total(by_index(completions), request.n)),
         "timings": timings(completions[0].finished.timings),
-        "truncated": any(one.finished.truncated for one in completions),
+        "truncated": any(map(_TRUNCATED, completions)),
     }
 
 

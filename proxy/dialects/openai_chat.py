@@ -57,7 +57,8 @@ def parse(body: Body) -> CompletionRequest:
     if "modalities" in body and "audio" in items(body, "modalities"):
         raise Invalid("modalities", "must be text: no backend here speaks")
     tools = openai_tools.chosen(body)
-    values["warnings"] += tools.pop("warnings", ())
+    if tools:
+        values["warnings"] += tools.pop("warnings", ())
     if "reasoning_format" in body:
         values["reasoning_format"] = _reasoning_format(body)
     return CompletionRequest(
@@ -93,9 +94,10 @@ def _reasoning_format(body: Body) -> str:
 def messages(values: list[Any]) -> tuple[Message, ...]:
     if not values:
         raise Invalid("messages", "must hold one message at least")
-    return tuple(
-        [_plain(value) or _message(value, f"messages[{i}]") for i, value in enumerate(values)]
-    )
+    plain = tuple(map(_plain, values))
+    if all(plain):
+        return plain  # type: ignore[return-value]  # mypy does not see that none is None
+    return tuple([one or _message(values[i], f"messages[{i}]") for i, one in enumerate(plain)])
 
 
 def _plain(value: Any) -> Message | None:
@@ -179,12 +181,13 @@ def _choice(request: CompletionRequest, one: Completion) -> dict[str, Any]:
     if one.reasoning:
         message["reasoning_content"] = one.reasoning
     reason: str = one.finished.reason
-    calls = list(map(openai_tools.written, one.tool_calls))
-    if calls and request.extra.get(LEGACY):
-        message["function_call"] = calls[0]["function"]
-        reason = OLD_REASONS.get(reason, reason)
-    elif calls:
-        message["tool_calls"] = calls
+    if one.tool_calls:
+        calls = list(map(openai_tools.written, one.tool_calls))
+        if request.extra.get(LEGACY):
+            message["function_call"] = calls[0]["function"]
+            reason = OLD_REASONS.get(reason, reason)
+        else:
+            message["tool_calls"] = calls
     logprobs = None
     if request.logprobs is not None:
         logprobs = {"content": [openai.token(t) for t in one.logprobs], "refusal": None}

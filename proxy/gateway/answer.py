@@ -245,7 +245,8 @@ class Answer:
                         info.first_token = info.first_token or info.last_token
                         last = batch[-1]
                         if type(last) is Finished:
-                            info.usage += last.usage
+                            # Most are the first to end: nothing is counted yet.
+                            info.usage = info.usage + last.usage if info.outcome else last.usage
                             info.outcome = last.reason
                 yield number, batch
             order.end()

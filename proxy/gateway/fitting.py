@@ -42,8 +42,8 @@ def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
         if not caps.queues:
             _may_end(sampling)
     if caps.modern_sampling:
-        for name in WINDOWS:
-            if sampling.get(name) == -1:  # the whole context; newer servers no longer know -1
+        for name in filter(sampling.__contains__, WINDOWS):
+            if sampling[name] == -1:  # the whole context; newer servers no longer know -1
                 sampling[name] = backend.n_ctx or -1
         if task.request.is_chat and not task.native:
             sampling["preserved_tokens"] = _marks(task.tool_form)
@@ -94,8 +94,9 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
 
     A call that must be is told in a form of ours, as a native backend does not make one of it."""
     request, native = task.request, caps.native or task.native
-    if caps.chat and request.is_chat and backend.chat_mode != "completion":
-        native = native or backend.chat_mode == "native" or task.foreign or bool(task.media)
+    if not native and caps.chat and backend.chat_mode != "completion":
+        better = backend.chat_mode == "native" or task.foreign or bool(task.media)
+        native = better and request.is_chat
     for kind in task.media:
         takes = caps.vision if kind == "image" else caps.audio
         if not (native and (takes or caps.native)):
@@ -148,8 +149,9 @@ def warnings(task: Task, caps: Capabilities) -> tuple[str, ...]:
     found: list[str] = []
     if "seed" in task.sampling and not caps.honours_seed:
         found.append("seed is ignored by this backend")
-    found += left_out(task.sampling, caps.lacks)
-    schema = bind.document_schema(task.request)
+    if not caps.lacks.isdisjoint(task.sampling):
+        found += left_out(task.sampling, caps.lacks)
+    schema = None if task.free else bind.document_schema(task.request)
     if schema is not None and by_schema(bind.JSON.encode(schema)).unchecked:
         found.append("a pattern of the schema is not regular and is not checked")
     return tuple(found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 
 from ..core.request import Media, Message
 from ..errors import BadRequest
@@ -15,11 +16,15 @@ from ..errors import BadRequest
 IMAGE = re.compile(r"data:image/(?:png|jpe?g|webp|gif|bmp);base64,")
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 SOUNDS = ("wav", "mp3")
+NONE: frozenset[str] = frozenset()
+_MEDIA = attrgetter("media")
 
 
 def check(messages: Sequence[Message], limit: int) -> frozenset[str]:
     """The kinds of parts that are no text. Raises BadRequest for one that is not what it must be,
     or larger than `limit` bytes."""
+    if not any(map(_MEDIA, messages)):
+        return NONE
     kinds: set[str] = set()
     for i, message in enumerate(messages):
         for media in message.media:

@@ -16,6 +16,7 @@ from ..prompting.calling import CallStage, NewIds
 from ..prompting.judging import JudgeStage, judged
 from ..prompting.stages import Stage, StopStage
 from ..prompting.thoughts import InlineStage, ThoughtStage
+from ..prompting.toolcalls import Form
 from .fitting import form_of
 
 Reasoning = Literal["deepseek", "none", "raw"]
@@ -45,69 +46,78 @@ class Way:
     """The stages of one try, and where they ask for another run. `idle`: there is nothing more to
     do with what comes."""
 
+    turn: Turn | None = None
+    ended = False
+    _thoughts: ThoughtStage | None = None
+    _form: Form | None = None
+    _calls: CallStage | None = None
+    _start: bind.Bound | None = None
+    _deferred = False
+    _raw = ""
+    _content = 0
+    _thinking = 0  # tokens of thoughts; a piece is a token
+
     def __init__(self, task: Task, manner: Manner, usage: Callable[[], Usage]) -> None:
-        self.turn: Turn | None = None
-        self.ended = False
         self._request = request = task.request
-        self._form = form_of(task)
-        self._native = task.native
+        self._native = native = task.native
         reasoning = request.reasoning_format or manner.reasoning
-        self._thoughts: ThoughtStage | None = None
-        self._calls: CallStage | None = None
-        self._start = start_bound(task)
-        self._deferred = task.thinks and self._start is not None and not task.native
-        self._raw = ""
-        self._content = 0
-        self._thinking = 0  # tokens of thoughts; a piece is a token
-        if not task.native and request.is_chat and (reasoning != "raw" or self._deferred):
+        judge = None
+        if not task.free:
+            self._bind(task, manner)
+            judge = judged(request)
+        if not native and request.is_chat and (reasoning != "raw" or self._deferred):
             self._thoughts = ThoughtStage(task.prompt if isinstance(task.prompt, str) else "")
-        if self._form is not None:
-            tools = {tool.name: tool.parameters for tool in bind.callable_tools(request)}
-            self._calls = CallStage(
-                self._form,
-                tools,
-                manner.new_id,
-                free=self._start is None,
-                must=bind.must_call(request),
-            )
         self._rest: list[Stage] = []
-        if task.native and self._calls is None:
+        if native and self._calls is None:
             self._rest.append(NewIds(manner.new_id))
-        stop = StopStage(task.cut, usage) if task.cut else None
-        if stop is not None:
-            self._rest.append(stop)
-        judge = None if task.free else judged(request)
+        if task.cut:
+            self._rest.append(StopStage(task.cut, usage))
         if judge is not None:
             stops = request.stop if request.output.kind == "text" else ()
             self._rest.append(JudgeStage(judge, stops))
         if reasoning == "none" or (reasoning == "raw" and self._thoughts is not None):
             self._rest.append(InlineStage())
-        self.idle = self._has_nothing_to_do()
+        self.idle = self._thoughts is None and self._has_nothing_to_do()
+
+    def _bind(self, task: Task, manner: Manner) -> None:
+        """What reads the calls of an answer, and what binds it."""
+        request = task.request
+        self._form = form = form_of(task)
+        self._start = start_bound(task)
+        self._deferred = task.thinks and self._start is not None and not task.native
+        if form is not None:
+            self._calls = CallStage(
+                form,
+                {tool.name: tool.parameters for tool in bind.callable_tools(request)},
+                manner.new_id,
+                free=self._start is None,
+                must=bind.must_call(request),
+            )
 
     def _has_nothing_to_do(self) -> bool:
-        """Whether all that comes from here on goes through as it is."""
-        stages = self._thoughts is not None or self._calls is not None or self._rest
-        return not (stages or self._native or self._thinking)
+        """Whether all that comes goes through as it is, but for thoughts."""
+        return not (self._calls is not None or self._rest or self._native or self._thinking)
 
     def feed(self, batch: Batch) -> Batch:
         if self.idle:
             return batch
-        finished = batch[-1] if batch and isinstance(batch[-1], Finished) else None
         thoughts, calls = self._thoughts, self._calls
         if calls is not None or self._deferred:
             self._raw += "".join(e.text for e in batch if isinstance(e, TextDelta))
         if thoughts is not None:
             came, thinking = batch, not thoughts.over
             batch = thoughts.feed(batch)
-            if thinking and ReasoningDelta in map(type, batch):
+            if thinking and batch is not came and ReasoningDelta in map(type, batch):
                 self._thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
-            if self._deferred and (thoughts.over or finished) and not _cut(finished):
-                assert self._start is not None
-                self._deferred = False
-                self.turn = Turn(self._thought(), self._start)
-                batch = [e for e in batch if not isinstance(e, (TextDelta, Finished))]
-                return self._through(batch)
-            if thoughts.passes and not self._deferred:
+            if self._deferred:
+                finished = came[-1] if came and isinstance(came[-1], Finished) else None
+                if (thoughts.over or finished) and not _cut(finished):
+                    assert self._start is not None
+                    self._deferred = False
+                    self.turn = Turn(self._thought(), self._start)
+                    batch = [e for e in batch if not isinstance(e, (TextDelta, Finished))]
+                    return self._through(batch)
+            elif thoughts.passes:
                 self._thoughts = None
                 self.idle = self._has_nothing_to_do()
         elif self._native:

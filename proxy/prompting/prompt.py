@@ -65,6 +65,8 @@ class Prompter:
         instead: bool = False,
     ) -> None:
         self.form = form
+        self._knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
+        self._marks = _marks(form)
         self._instead = instead
         self._bos = bos or None
         self._eos = eos or None
@@ -93,26 +95,26 @@ class Prompter:
 
     def _render(self, request: CompletionRequest, now: datetime) -> Prompt:
         form, said = self.form, request.messages
-        messages = [as_dict(m) for m in said]
+        messages = list(map(as_dict, said))
         has_results = "tool" in map(_ROLE, said)
         if has_results:
             _name_results(messages)
-        # All tools are told, also where one is named: the prefix of a conversation stays the same.
-        tools = [tool_dict(t) for t in request.tools] if callable_tools(request) else []
-        knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
+        tools: list[dict[str, Any]] = []
+        tool_form = ""
+        if callable_tools(request):
+            # All are told, also where one is named: the prefix of a conversation stays the same.
+            tools = [tool_dict(t) for t in request.tools]
+            tool_form = form.tool_form if isinstance(form, ChatTemplate) else "generic"
+        knows_tools = self._knows_tools
         if not knows_tools and (tools or has_results or any(map(_CALLS, said))):
             messages = generic.rewrite(messages, tools)
-        tool_form = ""
-        if tools:
-            tool_form = form.tool_form if isinstance(form, ChatTemplate) else "generic"
         if isinstance(form, LegacyFormat):
             text = form.render(messages)
-            marks = (form.user_name, form.ai_name.rstrip())
             return Prompt(
                 text,
                 form.stops,
                 (),
-                _boundaries(text, marks),
+                _boundaries(text, self._marks),
                 tool_form=tool_form,
                 foreign=self._instead,
             )
@@ -132,12 +134,12 @@ class Prompter:
             text,
             family.stops,
             family.turns,
-            _boundaries(text, family.stops[:1] + family.turns),
+            _boundaries(text, self._marks),
             family,
             tool_form,
             thinks=opened_by(text) is not None
             or (family.reasoning is not None and not _closed(text)),
-            foreign=knows_tools and bool(tools) and family.tool_form is None,
+            foreign=bool(tools) and knows_tools and family.tool_form is None,
         )
 
 
@@ -166,18 +168,25 @@ def _closed(text: str) -> bool:
     return text[-64:].rstrip().endswith("</think>")
 
 
+def _marks(form: ChatTemplate | LegacyFormat) -> tuple[str, ...]:
+    """The marks of a turn's end or of the next one's beginning."""
+    if isinstance(form, LegacyFormat):
+        marks: tuple[str, ...] = (form.user_name, form.ai_name.rstrip())
+    else:
+        marks = form.family.stops[:1] + form.family.turns
+    return tuple(filter(None, marks))
+
+
 def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
-    """Where a message ends: before the marks of a turn's end or of the next one's beginning, found
-    without rendering twice."""
-    places: set[int] = set()
+    """Where a message ends: before one of the marks, found without rendering twice."""
+    places: list[int] = []
     for mark in marks:
-        if not mark:
-            continue
+        size = len(mark)
         at = text.find(mark)
         while at >= 0:
-            places.add(at)
-            at = text.find(mark, at + len(mark))
-    return tuple(sorted(places))
+            places.append(at)
+            at = text.find(mark, at + size)
+    return tuple(sorted(set(places)))
 
 
 def as_dict(message: Message) -> dict[str, Any]:

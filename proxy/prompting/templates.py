@@ -14,7 +14,7 @@ Messages are dicts ``{"role", "content"}``; an assistant's may hold
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -43,7 +43,7 @@ class TemplateRefusal(TemplateError):
 class ChatTemplate:
     """A compiled template. Safe to share between threads; made by :func:`compile`."""
 
-    __slots__ = ("_template", "family", "name", "takes_tools")
+    __slots__ = ("_tells_time", "_template", "family", "name", "takes_tools")
 
     name: str
     family: Family
@@ -51,12 +51,14 @@ class ChatTemplate:
     """Whether the template itself reads ``tools``; else they must be said in the messages."""
 
     def __init__(
-        self, template: jinja2.Template, name: str, family: Family, takes_tools: bool
+        self, template: jinja2.Template, name: str, family: Family, reads: Set[str]
     ) -> None:
+        """`reads` are the names that the template looks up."""
         self._template = template
+        self._tells_time = "strftime_now" in reads
         self.name = name
         self.family = family
-        self.takes_tools = takes_tools
+        self.takes_tools = "tools" in reads
 
     @property
     def tool_form(self) -> str:
@@ -94,10 +96,11 @@ class ChatTemplate:
             "bos_token": bos,
             "eos_token": self.family.eos if eos_token is None else eos_token,
         }
-        if now is not None:
-            context["strftime_now"] = _Clock(now)
-        elif variables:
-            context.pop("strftime_now", None)
+        if self._tells_time:
+            if now is not None:
+                context["strftime_now"] = _Clock(now)
+            else:
+                context.pop("strftime_now", None)
         try:
             text = self._run(context)
         except TypeError as error:
@@ -117,7 +120,10 @@ class ChatTemplate:
         text: list[str] = []
         size = 0
         try:
-            pieces = template.root_render_func(template.new_context(context, shared=True))
+            # As its new_context would make it, which looks for more to put into it.
+            pieces = template.root_render_func(
+                _ENVIRONMENT.context_class(_ENVIRONMENT, context, template.name, template.blocks)
+            )
             # Some together: a long history comes in thousands.
             while some := list(islice(pieces, SOME)):
                 size += sum(map(len, some))
@@ -196,4 +202,4 @@ def compile(source: str, name: str, family: Family | None = None) -> ChatTemplat
         BUDGET.reset(token)
     if family is None:
         family = FAMILIES.get(name) or detect(source) or Family(name=name)
-    return ChatTemplate(template, name, family, "tools" in names)
+    return ChatTemplate(template, name, family, names)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from ..core.events import Batch, Failed, Finished, ReasoningDelta, TextDelta
+from ..core.events import Batch, Failed, ReasoningDelta, TextDelta
+from ..core.order import LAST
 from .reasoning import KIN, ReasoningSplitter, Tags, opened_by
 
 
 class ThoughtStage:
     """Thoughts become ReasoningDelta. The tokens of thoughts lose their logprobs, which are told
-    of the answer alone."""
+    of the answer alone.
+
+    `over`: the thoughts have ended, or it is certain that there are none. `passes`: all text from
+    here on is the answer's."""
 
     ended = False
+    over = False
+    passes = False
 
     def __init__(self, prompt: str = "") -> None:
         self.opened = opened_by(prompt)
         self._splitter = ReasoningSplitter(opened=self.opened)
-
-    @property
-    def over(self) -> bool:
-        """Whether the thoughts have ended, or it is certain that there are none."""
-        return self._splitter.over
-
-    @property
-    def passes(self) -> bool:
-        """Whether all text from here on is the answer's."""
-        return self._splitter.passes
 
     def tags(self, text: str) -> Tags | None:
         """The tags of the thoughts that a reply of this text begins with; None where there are
@@ -38,6 +34,7 @@ class ThoughtStage:
         for at, event in enumerate(batch, 1):
             if isinstance(event, TextDelta):
                 if splitter.settled_by(event.text):
+                    self.over = self.passes = True
                     return batch  # nearly all replies
                 for kind, text in splitter.feed(event.text):
                     out.append(
@@ -47,10 +44,12 @@ class ThoughtStage:
                     )
                 if not event.text and event.logprobs:
                     out.append(event)
+                self.over = splitter.over
                 if splitter.passes:
+                    self.passes = True
                     return out + batch[at:]
                 continue
-            if isinstance(event, (Finished, Failed)):
+            if type(event) in LAST:
                 for kind, text in splitter.close():
                     out.append(ReasoningDelta(text) if kind == "reasoning" else TextDelta(text))
             out.append(event)

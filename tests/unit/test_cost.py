@@ -22,6 +22,7 @@ from proxy.core.usage import Usage
 from proxy.dialects import openai_chat
 from proxy.dialects.stamp import Stamp
 from proxy.gateway import Info
+from proxy.gateway.way import Manner, Way
 from proxy.http1 import Connection, base_environ
 from proxy.prompting import templates
 from proxy.prompting.prompt import Prompter
@@ -51,9 +52,9 @@ def body(messages: int) -> dict[str, Any]:
 
 
 def test_a_request_is_read_by_what_is_in_it() -> None:
-    assert bytecodes(lambda: openai_chat.parse(body(2))) < 700
+    assert bytecodes(lambda: openai_chat.parse(body(2))) < 620
     many = bytecodes(lambda: openai_chat.parse(body(102)))
-    assert many - bytecodes(lambda: openai_chat.parse(body(2))) < 100 * 80
+    assert many - bytecodes(lambda: openai_chat.parse(body(2))) < 100 * 66
 
 
 def test_a_request_becomes_a_prompt() -> None:
@@ -66,7 +67,7 @@ def test_a_request_becomes_a_prompt() -> None:
         asked = openai_chat.parse(body(messages))
         return bytecodes(lambda: prompter.render(asked, now))
 
-    assert render(2) < 1100
+    assert render(2) < 980
     assert render(102) - render(2) < 100 * 170
 
 
@@ -74,7 +75,21 @@ def test_an_answer_is_told_whole() -> None:
     asked = openai_chat.parse(body(2))
     stamp = Stamp("chatcmpl-1", 1, "model")
     batch: Batch = [Started(), TextDelta("a"), TextDelta("b"), Finished("stop", Usage(2, 2))]
-    assert bytecodes(lambda: openai_chat.reply(stamp, asked, fold([(0, batch)]))) < 700
+    assert bytecodes(lambda: openai_chat.reply(stamp, asked, fold([(0, batch)]))) < 580
+
+
+def test_an_answer_that_nothing_binds_goes_its_way() -> None:
+    asked = openai_chat.parse(body(2))
+    task = Task(prompt="<|im_start|>assistant\n", free=True, request=asked)
+    manner = Manner(new_id=lambda: "")
+
+    def answered() -> None:
+        way = Way(task, manner, Usage)
+        way.feed([Started()])
+        way.feed([TextDelta("a"), Finished("stop", Usage(2, 2))])
+        assert way.idle, "its first word is no thought"
+
+    assert bytecodes(answered) < 600
 
 
 def test_a_token_from_the_wire() -> None:

@@ -200,6 +200,22 @@ def test_the_clock_is_the_one_handed_in() -> None:
         render("{{ strftime_now('%999999999d') }}", now=NOW)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% macro day() %}{{ strftime_now('%d') }}{% endmacro %}{{ day() }}",
+        "{% block day %}{{ strftime_now('%d') }}{% endblock %}",
+        "{% block day scoped %}{% endblock %}{{ self.day() }}{{ strftime_now('%d') }}",
+        "{% for _ in [1] %}{% if strftime_now %}{{ strftime_now('%d') }}{% endif %}{% endfor %}",
+        "{% set ns = namespace(f=strftime_now) %}{{ ns.f('%d') }}",
+        "{% set strftime_now = strftime_now %}{{ strftime_now('%d') }}",
+    ],
+)
+def test_the_clock_is_there_wherever_a_template_asks_for_it(source: str) -> None:
+    assert render(source, now=NOW) == NOW.strftime("%d")
+    assert render(source, now=NOW, variables={"strftime_now": "no"}) == NOW.strftime("%d")
+
+
 def test_what_a_template_raises_is_a_refusal_in_its_own_words() -> None:
     with pytest.raises(TemplateRefusal, match=r"^Roles must alternate!$"):
         render("{{ raise_exception('Roles must alternate!') }}")
