@@ -17,24 +17,7 @@ from msgspec import Struct
 
 from .ended import Ended, backend_of
 
-SECONDS = (
-    0.001,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
-)
+SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 COUNTERS = (
@@ -60,7 +43,7 @@ class _Histogram:
     __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
+        self.bounds = tuple(map(float, bounds))  # to compare a float with an int takes longer
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
@@ -71,7 +54,7 @@ class _Histogram:
         self.sum += sum(values)
 
     def buckets(self) -> list[tuple[str, float]]:
-        names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
+        names = [*(str(bound) for bound in self.bounds), "+Inf"]
         return list(zip(names, accumulate(map(float, self.counts)), strict=True))
 
 
