@@ -16,6 +16,7 @@ import msgspec
 
 from ..gateway import Info
 from ..locks import brief
+from .disconnect import Stop, nothing
 from .ended import Ended, ended
 from .history import History, Sample
 from .metrics import Counts, Metrics
@@ -32,9 +33,10 @@ def new_id() -> str:
 
 
 class Record:
-    """One request, from its first line to its last byte."""
+    """One request, from its first line to its last byte. `stop` ends what was begun for as long as
+    it lasts."""
 
-    __slots__ = ("began", "id", "info", "key", "path", "status", "stream")
+    __slots__ = ("began", "id", "info", "key", "path", "status", "stop", "stream")
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self.began = time.perf_counter()
@@ -44,6 +46,7 @@ class Record:
         self.key = ""
         self.info = Info()
         self.status = 0
+        self.stop: Stop = nothing
         self.stream = False
 
     def elapsed(self) -> float:
@@ -52,8 +55,8 @@ class Record:
 
     def headers(self) -> list[tuple[str, str]]:
         """x-request-id, the time it took so far, and what of it was ours, in milliseconds."""
-        took = self.elapsed()
         info = self.info
+        took = self.elapsed()
         upstream = info.driven + info.queue_wait
         headers = [
             ("x-request-id", self.id),
@@ -93,6 +96,7 @@ class Observer:
 
     def end(self, record: Record) -> None:
         """The request is over, whichever way."""
+        record.stop()
         took = record.elapsed()
         self._running.discard(record)
         self._ended.append(ended(record, took, time.time()))
