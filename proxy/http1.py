@@ -303,14 +303,15 @@ class Answer:
         lines = "\r\n".join((f"HTTP/1.1 {status}", *map(": ".join, headers)))
         if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
             raise ValueError("a header holds the end of a line")
-        sized = "\r\ncontent-length:" in lines.lower()
-        self._silent = request.method == "HEAD" or status.startswith(("204", "304", "1"))
-        self._chunked = not sized and not self._silent and request.version == "1.1"
-        self.keep = request.keep and (sized or self._silent or self._chunked)
+        silent = request.method == "HEAD" or status.startswith(("204", "304", "1"))
+        ends = silent or "\r\ncontent-length:" in lines.lower()
+        chunked = not ends and request.version == "1.1"
+        keep = request.keep and (ends or chunked)
+        self._silent, self._chunked, self.keep = silent, chunked, keep
         self._head = (
             f"{lines}\r\nDate: {_date()}\r\n"
-            f"Connection: {'keep-alive' if self.keep else 'close'}\r\n"
-            f"{CHUNKED if self._chunked else ''}\r\n"
+            f"Connection: {'keep-alive' if keep else 'close'}\r\n"
+            f"{CHUNKED if chunked else ''}\r\n"
         ).encode("latin-1")
         return self.write
 
