@@ -21,7 +21,7 @@ import io
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -33,7 +33,6 @@ READ_SIZE = 65536
 LEAVE = 1 << 20  # bytes of an unread body that are still taken, so that the answer arrives
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
-NOWHERE: deque[Any] = deque(maxlen=0)  # for headers behind a body, which pass for none before it
 CHUNKED = "Transfer-Encoding: chunked\r\n"
 
 Headers = list[tuple[str, str]]
@@ -63,17 +62,18 @@ class Refused(Exception):
 
 
 class Request:
-    """A request whose head is whole; `body` grows until `complete`."""
+    """A request whose head is whole; `body` grows until `complete`. `environ` is what the
+    application gets, but for the path and the body."""
 
-    __slots__ = ("body", "complete", "headers", "keep", "method", "url", "version")
+    __slots__ = ("body", "complete", "environ", "keep", "method", "url", "version")
 
     def __init__(
-        self, method: str, url: bytes, version: str, headers: list[tuple[bytes, bytes]], keep: bool
+        self, method: str, url: bytes, version: str, environ: dict[str, Any], keep: bool
     ) -> None:
         self.method = method
         self.url = url
         self.version = version
-        self.headers = headers
+        self.environ = environ
         self.keep = keep
         self.body: list[bytes] = []
         self.complete = False
@@ -83,16 +83,23 @@ class Request:
         self.keep = False
 
 
+class _Nowhere(dict[str, Any]):
+    """For headers behind a body, which pass for none before it."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        pass
+
+
 class Connection:
     """`environ` is what all requests of the connection have in common."""
 
-    def __init__(self, sock: Sock, app: Application, environ: Mapping[str, Any]) -> None:
+    def __init__(self, sock: Sock, app: Application, environ: dict[str, Any]) -> None:
         self._sock = sock
         self._app = app
         self._environ = environ
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
-        self._headers: list[tuple[bytes, bytes]] | deque[Any] = []
+        self._into: dict[str, Any] = _NOWHERE  # the environment that headers go into
         self._coming: Request  # the one whose head came last
         self._ready: deque[Request] = deque()
         self._broken = False  # what came is no HTTP
@@ -103,13 +110,18 @@ class Connection:
 
     def on_message_begin(self) -> None:
         self._url = b""
-        self._headers = []
+        self._into = self._environ.copy()
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
+        key = _KEYS[name]
+        into = self._into
+        if key in into:
+            into[key] += f",{value.decode('latin-1')}"
+        elif key:
+            into[key] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -117,10 +129,10 @@ class Connection:
             parser.get_method().decode("latin-1"),
             self._url,
             parser.get_http_version(),
-            self._headers,  # type: ignore[arg-type]  # a list until here
+            self._into,
             parser.should_keep_alive(),
         )
-        self._headers = NOWHERE
+        self._into = _NOWHERE
         self._ready.append(request)
 
     def on_body(self, data: bytes) -> None:
@@ -175,9 +187,13 @@ class Connection:
         """The head of a request that offers another protocol, without that, for a new parser:
         nobody upgrades here, and the old one takes what follows for the other protocol."""
         self._parser = httptools.HttpRequestParser(self)
-        lines = [b"%b: %b\r\n" % h for h in request.headers if h[0].lower() != b"upgrade"]
+        lines = [
+            f"{key.removeprefix('HTTP_').replace('_', '-')}: {value}\r\n"
+            for key, value in request.environ.items()
+            if key.startswith(("HTTP_", "CONTENT_")) and key != "HTTP_UPGRADE"
+        ]
         head = f"{request.method} ".encode("latin-1") + request.url
-        return head + b" HTTP/1.1\r\n" + b"".join(lines) + b"\r\n"
+        return head + f" HTTP/1.1\r\n{''.join(lines)}\r\n".encode("latin-1")
 
     def more(self, request: Request) -> bytes:
         """Some more of a body that is not complete; b"" at its end, or when the client is gone."""
@@ -229,20 +245,12 @@ class Connection:
             path = urlsplit(path).path or ("*" if path == "*" else "/")
         if "%" in path:
             path = unquote_to_bytes(path).decode("latin-1")
-        environ = {
-            **self._environ,
-            "REQUEST_METHOD": request.method,
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "SERVER_PROTOCOL": f"HTTP/{request.version}",
-            "slotproxy.is_last": request.is_last,
-        }
-        for name, value in request.headers:
-            key = _KEYS[name]
-            if key in environ:
-                environ[key] += f",{value.decode('latin-1')}"
-            elif key:
-                environ[key] = value.decode("latin-1")
+        environ, request.environ = request.environ, _NOWHERE  # it knows the request from here on
+        environ["REQUEST_METHOD"] = request.method
+        environ["PATH_INFO"] = path
+        environ["QUERY_STRING"] = query
+        environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
+        environ["slotproxy.is_last"] = request.is_last
         if request.complete:
             environ["wsgi.input"] = io.BytesIO(b"".join(request.body))
         else:
@@ -295,14 +303,15 @@ class Answer:
         lines = "\r\n".join((f"HTTP/1.1 {status}", *map(": ".join, headers)))
         if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
             raise ValueError("a header holds the end of a line")
-        sized = "\r\ncontent-length:" in lines.lower()
-        self._silent = request.method == "HEAD" or status.startswith(("204", "304", "1"))
-        self._chunked = not sized and not self._silent and request.version == "1.1"
-        self.keep = request.keep and (sized or self._silent or self._chunked)
+        silent = request.method == "HEAD" or status.startswith(("204", "304", "1"))
+        ends = silent or "\r\ncontent-length:" in lines.lower()
+        chunked = not ends and request.version == "1.1"
+        keep = request.keep and (ends or chunked)
+        self._silent, self._chunked, self.keep = silent, chunked, keep
         self._head = (
             f"{lines}\r\nDate: {_date()}\r\n"
-            f"Connection: {'keep-alive' if self.keep else 'close'}\r\n"
-            f"{CHUNKED if self._chunked else ''}\r\n"
+            f"Connection: {'keep-alive' if keep else 'close'}\r\n"
+            f"{CHUNKED if chunked else ''}\r\n"
         ).encode("latin-1")
         return self.write
 
@@ -347,6 +356,7 @@ class _Keys(dict[bytes, str]):
 
 
 _KEYS = _Keys()
+_NOWHERE = _Nowhere()
 _today = (0, "")
 
 

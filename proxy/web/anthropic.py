@@ -13,7 +13,6 @@ from . import body
 from .direct import Environ, Sent, post
 from .exchange import complete, plain
 from .observe import Record
-from .reply import Plain
 from .services import Services
 
 blueprint = Blueprint("anthropic", __name__)
@@ -22,8 +21,7 @@ blueprint = Blueprint("anthropic", __name__)
 @post(blueprint, "/v1/messages")
 def messages(here: Services, environ: Environ) -> Sent:
     sent = complete(here, environ, anthropic, "msg_")
-    if not isinstance(sent, Plain):
-        return _theirs(sent)
+    sent.status = status(sent.status)
     sent.headers.append(("request-id", dict(sent.headers)["x-request-id"]))
     return sent
 

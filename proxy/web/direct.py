@@ -17,7 +17,7 @@ from flask import Blueprint, Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 
 from .reply import Plain
-from .services import Services, services, services_of
+from .services import EXTENSION, Services, services
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -34,17 +34,19 @@ class Application(Flask):
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         view = self.direct.get(environ["PATH_INFO"])
-        if view is None or environ["REQUEST_METHOD"] != "POST" or self._hooked():
+        if (
+            view is None
+            or environ["REQUEST_METHOD"] != "POST"
+            or self.after_request_funcs.get(None)
+            or self.before_request_funcs.get(None)
+        ):
             return super().wsgi_app(environ, start_response)
         try:
-            sent = view(services_of(self), environ)
+            sent = view(self.extensions[EXTENSION], environ)
         except Exception as defect:
             with self.request_context(environ):
                 sent = self.make_response(self.handle_user_exception(defect))
         return sent(environ, start_response)
-
-    def _hooked(self) -> bool:
-        return bool(self.after_request_funcs.get(None) or self.before_request_funcs.get(None))
 
 
 def post(blueprint: Blueprint, *paths: str) -> Callable[[View], View]:

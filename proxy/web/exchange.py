@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -22,13 +23,14 @@ from ..dialects.stamp import Stamp
 from ..errors import BadRequest, GatewayError, Unauthorized
 from ..gateway import Answer, Caller
 from . import body, disconnect
-from .direct import Environ, Sent
+from .direct import Environ
 from .observe import Record, new_id
 from .reply import Plain
 from .services import Services, services
 from .stream import Answering, Encoder, StreamBody
 
 JSON = "application/json"
+_encode = msgspec.json.Encoder().encode
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
 
@@ -54,28 +56,21 @@ def complete(
     prefix: str,
     early: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
     begin: Callable[[CompletionRequest, Cancel, Caller], Answering] | None = None,
-) -> Sent:
+) -> Plain:
     """Answer a request in this dialect; `prefix` begins the answer's id. `early` may answer a body
     that needs no model at all, `begin` stands for the gateway's `answer`."""
     record = Record(environ)
     here.observer.begin(record)
     cancel = Cancel()
-    stop_watching = disconnect.nothing
-
-    def done() -> None:
-        stop_watching()
-        here.observer.end(record)
-
     answer: Answering | None = None
     try:
         record.key = here.keys.check(environ)
         raw = body.read_json(environ, here.settings.max_body)
-        stop_watching = disconnect.watch(environ, cancel)
+        record.stop = disconnect.watch(environ, cancel)
         known = early(raw) if early is not None else None
         if known is not None:
-            return _whole(known, record, done)
-        asked = dialect.parse(raw)
-        asked = _with_session(asked, environ)
+            return _whole(known, record, here)
+        asked = _with_session(dialect.parse(raw), environ)
         caller = here.callers.caller(record.key, environ)
         answer = (begin or here.gateway.answer)(asked, cancel, caller)
         record.info = answer.info
@@ -89,38 +84,38 @@ def complete(
         if asked.stream:
             answer.prime()
             record.status, record.stream = 200, True
-            return _streamed(dialect, stamp, answer, record, done)
+            return _streamed(dialect, stamp, answer, record, here)
         reply = dialect.reply(stamp, asked, fold(answer))
         if asked.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = here.gateway.prompt_tokens(answer)
     except (GatewayError, Invalid) as error:
-        response = refuse(error, dialect.error, record)
+        refusal = _refusal(error, dialect.error, record)
         if answer is not None:
             answer.close()
-        done()
-        return response
+        here.observer.end(record)
+        return refusal
     except BaseException:
         record.status = 500
         if answer is not None:
             answer.close()
-        done()
+        here.observer.end(record)
         raise
     answer.close()
-    return _whole(reply, record, done)
+    return _whole(reply, record, here)
 
 
-def _whole(reply: Any, record: Record, done: Callable[[], None]) -> Plain:
+def _whole(reply: Any, record: Record, here: Services) -> Plain:
     record.status = 200
-    sent = Plain(msgspec.json.encode(reply), JSON, record.headers())
-    done()
+    sent = Plain(_encode(reply), JSON, record.headers())
+    here.observer.end(record)
     return sent
 
 
 def _streamed(
-    dialect: Dialect, stamp: Stamp, answer: Answering, record: Record, done: Callable[[], None]
+    dialect: Dialect, stamp: Stamp, answer: Answering, record: Record, here: Services
 ) -> Plain:
     encoder = dialect.Encoder(stamp, answer.request)
-    body = StreamBody(answer, encoder, done)
+    body = StreamBody(answer, encoder, partial(here.observer.end, record))
     return Plain(body, encoder.content_type, [*record.headers(), *STREAM_HEADERS])
 
 
@@ -130,6 +125,15 @@ def refuse(
     record: Record,
 ) -> Response:
     """The response for an error, in a dialect's shape."""
+    refusal = _refusal(error, shape, record)
+    return Response(refusal.body, refusal.status, refusal.headers, mimetype=JSON)
+
+
+def _refusal(
+    error: GatewayError | Invalid,
+    shape: Callable[[GatewayError], dict[str, Any]],
+    record: Record,
+) -> Plain:
     if isinstance(error, Invalid):
         error = BadRequest(str(error), param=error.param)
     record.status = error.status
@@ -139,12 +143,7 @@ def refuse(
         headers.append(("Retry-After", str(max(1, round(error.retry_after)))))
     if isinstance(error, Unauthorized):
         headers.append(("WWW-Authenticate", 'Bearer realm="slotproxy"'))
-    return Response(
-        msgspec.json.encode(shape(error)),
-        status=error.status,
-        mimetype="application/json",
-        headers=headers,
-    )
+    return Plain(_encode(shape(error)), JSON, headers, error.status)
 
 
 def _with_session(asked: CompletionRequest, environ: Mapping[str, Any]) -> CompletionRequest:
@@ -168,7 +167,7 @@ def plain(
     record = Record(request.environ)
     try:
         record.key = here.keys.check(request.environ)
-        data = msgspec.json.encode(view(here, record))
+        data = _encode(view(here, record))
     except (GatewayError, Invalid) as error:
         return refuse(error, shape, record)
     return Response(data, mimetype="application/json", headers=record.headers())

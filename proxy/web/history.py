@@ -1,23 +1,21 @@
 """What the last hour was like: sums of finished requests, in a ring of samples.
 
-A request costs a few additions when it is over, a token costs nothing. Samples are made when
-something falls into them, so an idle gateway does no work at all.
+A request costs a few additions some time after it is over, a token costs nothing. Samples are made
+when something falls into them, so an idle gateway does no work at all.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import get_args
 
 from msgspec import Struct, structs
 
 from ..core.events import FinishReason
 from ..errors import Cancelled
-from ..locks import brief
-
-if TYPE_CHECKING:
-    from .observe import Record
+from .ended import Ended
 
 STEP = 10  # seconds of a sample
 SAMPLES = 360
@@ -43,61 +41,57 @@ class Sample(Struct):
 
 
 class History:
-    """`clock` tells seconds; times of samples are of it."""
+    """`clock` tells seconds; times of samples are of it. For one thread at a time."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._lock = brief()
         self._ring: list[Sample | None] = [None] * SAMPLES
-        self._sample = Sample(-STEP)  # what was added to last
-        self.running = 0
 
-    def begin(self) -> None:
-        with self._lock:
-            self.running += 1
-
-    def end(self, record: Record) -> None:
-        """A request is over."""
-        info = record.info
-        usage = info.usage
-        with self._lock:
-            self.running -= 1
-            sample = self._sample
-            now = self._clock()
-            if not sample.at <= now < sample.at + STEP:
-                sample = self._sample = self._sample_at(now)
-            sample.requests += 1
-            sample.prompt += usage.prompt
-            sample.cached += usage.cached
-            sample.completion += usage.completion
-            if info.first_token:
-                sample.first_token += info.first_token
-                sample.first_tokens += 1
-            if usage.completion > 1 and info.last_token > info.first_token:
-                sample.written += usage.completion - 1
-                sample.writing += info.last_token - info.first_token
-            if record.status >= 400 or info.outcome not in WELL:
-                code = info.outcome or str(record.status)
-                errors = sample.errors
-                if code not in errors and len(errors) >= MOST_KINDS:
-                    code = "other"
-                errors[code] = errors.get(code, 0) + 1
+    def add(self, rows: Sequence[Ended]) -> None:
+        """These requests are over, in their order."""
+        for step, some in groupby(rows, _step_of):
+            _add(self._sample_at(step), list(some))
 
     def samples(self, since: float = 0.0) -> list[Sample]:
         """Those of the last hour in their order, from the step on that `since` is in. The last one
         may still grow."""
         oldest = max(self._clock() - STEP * SAMPLES, since - STEP)
-        with self._lock:
-            kept = [one for one in self._ring if one is not None and one.at > oldest]
-            return sorted((_copy(one) for one in kept), key=lambda one: one.at)
+        kept = [one for one in self._ring if one is not None and one.at > oldest]
+        return sorted((_copy(one) for one in kept), key=lambda one: one.at)
 
-    def _sample_at(self, now: float) -> Sample:
-        step = int(now) // STEP
+    def _sample_at(self, step: int) -> Sample:
         place, at = step % SAMPLES, step * STEP
         sample = self._ring[place]
         if sample is None or sample.at != at:
             sample = self._ring[place] = Sample(at)
         return sample
+
+
+def _step_of(row: Ended) -> int:
+    return row[0] // STEP
+
+
+def _add(sample: Sample, rows: list[Ended]) -> None:
+    _, _, _, statuses, outcomes, prompt, cached, written, _, first, last, _ = zip(
+        *rows, strict=True
+    )
+    sample.requests += len(rows)
+    sample.prompt += sum(prompt)
+    sample.cached += sum(cached)
+    sample.completion += sum(written)
+    sample.first_token += sum(first)
+    sample.first_tokens += len(first) - first.count(0.0)
+    for tokens, began, ended in zip(written, first, last, strict=True):
+        if tokens > 1 and ended > began:
+            sample.written += tokens - 1
+            sample.writing += ended - began
+    errors = sample.errors
+    for (status, outcome), count in Counter(zip(statuses, outcomes, strict=True)).items():
+        if status >= 400 or outcome not in WELL:
+            code = outcome or str(status)
+            if code not in errors and len(errors) >= MOST_KINDS:
+                code = "other"
+            errors[code] = errors.get(code, 0) + count
 
 
 class Totals(Struct):

@@ -1,25 +1,21 @@
 """Prometheus metrics: plain counts while requests run, families only when somebody asks.
 
 A request changes about ten numbers. prometheus_client's objects take a lock and a look-up for each;
-here they are fields of one record a backend, under one lock, and become its families when somebody
-asks (`exposition`). The names are vLLM's where vLLM has one, since dashboards know them, and our
-own prefix for what only a gateway has.
+here they are fields of one record a backend, changed for some dozens of requests at once, and
+become its families when somebody asks (`exposition`). The names are vLLM's where vLLM has one,
+since dashboards know them, and our own prefix for what only a gateway has.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, groupby
 
 from msgspec import Struct
 
-from ..locks import brief
-
-if TYPE_CHECKING:
-    from .observe import Record
+from .ended import Ended, backend_of
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -47,16 +43,18 @@ class _Histogram:
     __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
+        self.bounds = tuple(map(float, bounds))  # to compare a float with an int takes longer
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
+    def add(self, values: Sequence[float]) -> None:
+        bounds, counts = self.bounds, self.counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.sum += sum(values)
 
     def buckets(self) -> list[tuple[str, float]]:
-        names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
+        names = [*(str(bound) for bound in self.bounds), "+Inf"]
         return list(zip(names, accumulate(map(float, self.counts)), strict=True))
 
 
@@ -69,6 +67,19 @@ class _Backend:
         self.prompt = self.cached = self.completion = 0
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
 
+    def add(self, rows: Iterable[Ended]) -> None:
+        _, _, _, _, _, prompt, cached, written, queue, first, last, took = zip(*rows, strict=True)
+        self.prompt += sum(prompt)
+        self.cached += sum(cached)
+        self.completion += sum(written)
+        answers = zip(written, first, last, strict=True)
+        between = [(end - begin) / (tokens - 1) for tokens, begin, end in answers if tokens > 1]
+        to_first, to_next, latency, waiting = self.histograms
+        to_first.add([seconds for seconds in first if seconds])
+        to_next.add(between)
+        latency.add(took)
+        waiting.add(queue)
+
 
 class Counts(Struct, frozen=True):
     """What was counted so far: `requests` by path and outcome; of each backend its tokens, in the
@@ -80,44 +91,32 @@ class Counts(Struct, frozen=True):
 
 
 class Metrics:
-    """Counts requests."""
+    """Counts requests. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._lock = brief()
         self._requests: Counter[tuple[str, str]] = Counter()
         self._backends: dict[str, _Backend] = {}
 
-    def end(self, record: Record, took: float) -> None:
-        """A request is over, after so many seconds."""
-        info = record.info
-        path = record.path if record.status != 404 else "other"
-        key = path, info.outcome or str(record.status)
-        usage = info.usage
-        with self._lock:
-            self._requests[key] += 1
-            if not info.backend:
-                return
-            backend = self._backends.get(info.backend)
-            if backend is None:
-                backend = self._backends[info.backend] = _Backend()
-            backend.prompt += usage.prompt
-            backend.cached += usage.cached
-            backend.completion += usage.completion
-            first, between, latency, queue = backend.histograms
-            latency.add(took)
-            queue.add(info.queue_wait)
-            if info.first_token:
-                first.add(info.first_token)
-            if usage.completion > 1:
-                between.add((info.last_token - info.first_token) / (usage.completion - 1))
+    def add(self, rows: Sequence[Ended]) -> None:
+        """These requests are over."""
+        _, _, paths, statuses, outcomes, *_ = zip(*rows, strict=True)
+        alike = Counter(zip(paths, statuses, outcomes, strict=True))
+        for (path, status, outcome), count in alike.items():
+            key = path if status != 404 else "other", outcome or str(status)
+            self._requests[key] += count
+        for name, some in groupby(sorted(rows, key=backend_of), backend_of):
+            if name:
+                backend = self._backends.get(name)
+                if backend is None:
+                    backend = self._backends[name] = _Backend()
+                backend.add(some)
 
     def counts(self, running: int) -> Counts:
-        with self._lock:
-            backends = {
-                name: (
-                    (one.prompt, one.cached, one.completion),
-                    [(h.buckets(), h.sum) for h in one.histograms],
-                )
-                for name, one in self._backends.items()
-            }
-            return Counts(running, dict(self._requests), backends)
+        backends = {
+            name: (
+                (one.prompt, one.cached, one.completion),
+                [(h.buckets(), h.sum) for h in one.histograms],
+            )
+            for name, one in self._backends.items()
+        }
+        return Counts(running, dict(self._requests), backends)

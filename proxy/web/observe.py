@@ -15,11 +15,15 @@ from typing import Any
 import msgspec
 
 from ..gateway import Info
-from .history import History
+from ..locks import brief
+from .disconnect import Stop, nothing
+from .ended import Ended, ended
+from .history import History, Sample
 from .metrics import Counts, Metrics
 
 access = logging.getLogger("slotproxy.access")
 
+AT_ONCE = 64  # requests that are added up together
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -29,9 +33,10 @@ def new_id() -> str:
 
 
 class Record:
-    """One request, from its first line to its last byte."""
+    """One request, from its first line to its last byte. `stop` ends what was begun for as long as
+    it lasts."""
 
-    __slots__ = ("began", "id", "info", "key", "path", "status", "stream")
+    __slots__ = ("began", "id", "info", "key", "path", "status", "stop", "stream")
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self.began = time.perf_counter()
@@ -41,6 +46,7 @@ class Record:
         self.key = ""
         self.info = Info()
         self.status = 0
+        self.stop: Stop = nothing
         self.stream = False
 
     def elapsed(self) -> float:
@@ -49,8 +55,8 @@ class Record:
 
     def headers(self) -> list[tuple[str, str]]:
         """x-request-id, the time it took so far, and what of it was ours, in milliseconds."""
-        took = self.elapsed()
         info = self.info
+        took = self.elapsed()
         upstream = info.driven + info.queue_wait
         headers = [
             ("x-request-id", self.id),
@@ -68,28 +74,58 @@ class Record:
 
 
 class Observer:
-    """Counts finished requests and writes their lines. `history` is what the last hour was like."""
+    """Counts finished requests and writes their lines.
+
+    There is no lock for a request: to a list and a set is added whole, and a row that comes while
+    others are added up stays behind them."""
 
     def __init__(self, *, metrics: bool) -> None:
+        self._running: set[Record] = set()
+        self._ended: list[Ended] = []  # not yet in the books
+        self._lock = brief()  # of the books
         self._metrics = Metrics() if metrics else None
-        self.history = History(time.time)
+        self._history = History(time.time)
+
+    @property
+    def running(self) -> int:
+        """Requests in the making."""
+        return len(self._running)
 
     def begin(self, record: Record) -> None:
-        self.history.begin()
+        self._running.add(record)
 
     def end(self, record: Record) -> None:
         """The request is over, whichever way."""
+        record.stop()
         took = record.elapsed()
-        self.history.end(record)
-        if self._metrics is not None:
-            self._metrics.end(record, took)
+        self._running.discard(record)
+        self._ended.append(ended(record, took, time.time()))
+        if len(self._ended) >= AT_ONCE:
+            with self._lock:
+                self._add_up()
         if access.isEnabledFor(logging.INFO):
             tell(line(record, took))
 
     def counts(self) -> Counts:
         """What `/metrics` tells, where there are metrics."""
         assert self._metrics is not None
-        return self._metrics.counts(self.history.running)
+        with self._lock:
+            self._add_up()
+            return self._metrics.counts(self.running)
+
+    def samples(self, since: float = 0.0) -> list[Sample]:
+        """What the last hour was like, or the time since then; see History."""
+        with self._lock:
+            self._add_up()
+            return self._history.samples(since)
+
+    def _add_up(self) -> None:
+        rows = self._ended[:]
+        del self._ended[: len(rows)]
+        if rows:
+            self._history.add(rows)
+            if self._metrics is not None:
+                self._metrics.add(rows)
 
 
 class Lines(logging.StreamHandler[Any]):
@@ -120,23 +156,45 @@ def line(record: Record, took: float) -> str:
     tenth."""
     info = record.info
     usage = info.usage
-    return msgspec.json.encode(
-        {
-            "id": record.id,
-            "path": record.path[:200],
-            "status": record.status,
-            "key": record.key,
-            "model": info.model,
-            "backend": info.backend,
-            "slot": info.slot,
-            "stream": record.stream,
-            "queue_ms": round(10000 * info.queue_wait) / 10,
-            "ttft_ms": round(10000 * info.first_token) / 10,
-            "ms": round(10000 * took) / 10,
-            "prompt_tokens": usage.prompt,
-            "cached_tokens": usage.cached,
-            "completion_tokens": usage.completion,
-            "continued": info.continued,
-            "outcome": info.outcome,
-        }
+    return _encode(
+        _Line(
+            record.id,
+            record.path[:200],
+            record.status,
+            record.key,
+            info.model,
+            info.backend,
+            info.slot,
+            record.stream,
+            round(10000 * info.queue_wait) / 10,
+            round(10000 * info.first_token) / 10,
+            round(10000 * took) / 10,
+            usage.prompt,
+            usage.cached,
+            usage.completion,
+            info.continued,
+            info.outcome,
+        )
     ).decode()
+
+
+class _Line(msgspec.Struct):
+    id: str
+    path: str
+    status: int
+    key: str
+    model: str
+    backend: str
+    slot: int
+    stream: bool
+    queue_ms: float
+    ttft_ms: float
+    ms: float
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    continued: int
+    outcome: str
+
+
+_encode = msgspec.json.Encoder().encode

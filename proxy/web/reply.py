@@ -15,26 +15,33 @@ from typing import TYPE_CHECKING
 from flask import Response
 from msgspec import Struct
 from werkzeug.datastructures import Headers
+from werkzeug.http import HTTP_STATUS_CODES
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
 class Plain(Struct):
-    """A 200. `body` is bytes, or an iterable of bytes; its close(), if it has one, the server
+    """`body` is bytes, or an iterable of bytes; its close(), if it has one, the server
     calls. `headers` tell neither type nor length."""
 
     body: bytes | Iterable[bytes]
     content_type: str
     headers: list[tuple[str, str]]
+    status: int = 200
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         parts = _parts(self.body, self.content_type, self.headers)
-        start_response("200 OK", self.headers)
+        start_response("200 OK" if self.status == 200 else _line(self.status), self.headers)
         return parts
 
     def reply(self) -> Reply:
-        return Reply(self.body, self.content_type, self.headers)
+        return Reply(self.body, self.content_type, self.headers, self.status)
+
+
+def _line(status: int) -> str:
+    """As werkzeug writes it."""
+    return f"{status} {HTTP_STATUS_CODES.get(status, 'Unknown').upper()}"
 
 
 class _Sound(Headers):

@@ -247,6 +247,20 @@ def test_an_upgrade_nobody_offers_is_an_ordinary_request() -> None:
     assert app.bodies == [b"hello", b"hello"]
 
 
+def test_without_the_upgrade_it_says_all_that_it_said() -> None:
+    app = App(b"x", headers=[("Content-Length", "1")])
+    said = (
+        b"Host: h\r\nContent-Type: t/t\r\nX-A-B: 1\r\nx-a-b: \xe4\r\nX_C: 2\r\nConnection: Upgrade"
+    )
+    plain = POST.replace(b"Host: h", said)
+    serve(app, plain + plain.replace(b"X_C", b"Upgrade: h2c\r\nX_C"))
+    ours = ("wsgi.input", "slotproxy.is_last")
+    one, other = ({k: v for k, v in asked.items() if k not in ours} for asked in app.asked)
+    assert one == other
+    assert (one["HTTP_X_A_B"], one["CONTENT_TYPE"]) == ("1,\xe4", "t/t")
+    assert app.bodies == [b"hello", b"hello"]
+
+
 @pytest.mark.parametrize(
     ("status", "name", "value"),
     [
@@ -283,6 +297,26 @@ def test_what_a_connection_held_goes_with_it() -> None:
     try:
         del connection
         assert seen() is None
+    finally:
+        gc.enable()
+
+
+def test_what_a_request_held_goes_with_it_without_the_collector() -> None:
+    class Held:
+        pass
+
+    seen: list[weakref.ref[Held]] = []
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        environ["held"] = Held()
+        seen.append(weakref.ref(environ["held"]))
+        start("200 OK", [("Content-Length", "1")])
+        return [b"x"]
+
+    gc.disable()
+    try:
+        serve(app, POST + POST)
+        assert [one() for one in seen] == [None, None]
     finally:
         gc.enable()
 

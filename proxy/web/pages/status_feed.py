@@ -26,13 +26,12 @@ def now(here: Services, caller: Caller) -> dict[str, Any]:
 
     Of other groups no more than that a slot is theirs; no text of a prompt."""
     view = here.gateway.scheduler.view(caller.group, caller.key)
-    history = here.observer.history
-    samples = history.samples()
+    samples = here.observer.samples()
     newest = time.time() - 60
     return {
         "at": time.time(),
         "started": here.started,
-        "running": history.running,
+        "running": here.observer.running,
         "backends": listed(here),
         "slots": msgspec.to_builtins(view.backends),
         "queue": msgspec.to_builtins(view.queue),
@@ -44,7 +43,7 @@ def now(here: Services, caller: Caller) -> dict[str, Any]:
 def points(here: Services, since: float = 0.0) -> dict[str, Any]:
     """The samples of the last hour, or those since then, as columns for plots: seconds, requests a
     second, seconds to the first token, tokens a second of one answer."""
-    samples = here.observer.history.samples(since)
+    samples = here.observer.samples(since)
     return {
         "step": STEP,
         "span": STEP * SAMPLES,

@@ -8,7 +8,9 @@ import pytest
 from flask import has_request_context
 from flask.testing import FlaskClient
 
+from proxy.config import ApiKey
 from proxy.web.direct import Application
+from proxy.web.reply import Plain
 from tests.fakes import ScriptedDriver, make_app
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -92,3 +94,38 @@ def test_a_defect_is_told_in_the_log_alone(
     answer = app.test_client().post("/v1/chat/completions", json=CHAT)
     assert answer.status_code == 500
     assert b"a secret" not in answer.data and "a secret" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({}, b"", "401 UNAUTHORIZED"),
+        ({"X-Api-Key": "wrong"}, b"{}", "401 UNAUTHORIZED"),
+        ({"X-Api-Key": "secret-2"}, b"[", "400 BAD REQUEST"),
+        ({"X-Api-Key": "secret-2", "Content-Type": "a/b"}, b"", "415 UNSUPPORTED MEDIA TYPE"),
+        ({"X-Api-Key": "secret-2"}, b" " * 2048, "413 REQUEST ENTITY TOO LARGE"),
+    ],
+)
+def test_both_ways_refuse_alike(
+    path: str, headers: dict[str, str], body: bytes, status: str
+) -> None:
+    keys = tuple(ApiKey(name=f"k{n}", secret=f"secret-{n}") for n in range(3))
+    answers = []
+    for hooked in (False, True):
+        app = make_app(ScriptedDriver(), file_keys=keys, max_body=1024)
+        if hooked:
+            app.after_request_funcs[None] = [lambda response: response]
+        sent = {"Content-Type": "application/json", "X-Request-Id": "7", **headers}
+        answers.append(app.test_client().post(path, data=body, headers=sent))
+    direct, flask = answers
+    assert direct.status == flask.status == status
+    assert direct.data == flask.data
+    assert [name for name, _ in direct.headers] == [name for name, _ in flask.headers]
+
+
+@pytest.mark.parametrize("status", [429, 499, 503])
+def test_a_refusal_has_the_status_line_that_flask_would_send(status: int) -> None:
+    told: list[str] = []
+    Plain(b"{}", "application/json", [], status)({}, lambda line, headers: told.append(line))
+    assert told == [Plain(b"{}", "application/json", [], status).reply().status]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proxy.core.usage import Usage
+from proxy.web.ended import Ended, ended
 from proxy.web.history import SAMPLES, STEP, History, total
 from proxy.web.observe import Record
 
@@ -14,13 +15,16 @@ class Clock:
         return self.now
 
 
-def over(history: History, **fields: object) -> None:
+def row(at: float, **fields: object) -> Ended:
     record = Record({})
     record.status = int(str(fields.pop("status", 200)))
     for name, value in fields.items():
         setattr(record.info, name, value)
-    history.begin()
-    history.end(record)
+    return ended(record, 1.0, at)
+
+
+def over(history: History, **fields: object) -> None:
+    history.add([row(history._clock(), **fields)])
 
 
 def test_a_request_falls_into_the_step_it_ends_in() -> None:
@@ -76,9 +80,21 @@ def test_codes_without_end_become_one() -> None:
     assert sum(sample.errors.values()) == 100
 
 
-def test_who_is_at_work_is_counted() -> None:
-    history = History(Clock())
-    history.begin()
-    history.begin()
-    history.end(Record({}))
-    assert history.running == 1
+def test_together_they_are_what_they_are_one_by_one() -> None:
+    rows = [
+        row(
+            Clock.now + number // 20 * STEP,
+            status=(200, 200, 429, 400)[number % 4],
+            outcome=("stop", "upstream_fault", "queue_full", "")[number % 4],
+            usage=Usage(number, number % 3, number % 2),
+            first_token=number % 5,
+            last_token=number % 7,
+        )
+        for number in range(100)
+    ]
+    together, alone = History(Clock()), History(Clock())
+    together.add(rows)
+    for one in rows:
+        alone.add([one])
+    assert together.samples() == alone.samples()
+    assert [one.requests for one in alone.samples()] == [20] * 5

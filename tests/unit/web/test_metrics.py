@@ -9,11 +9,12 @@ import pytest
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
+from proxy.web.ended import Ended, ended
 from proxy.web.metrics import HISTOGRAMS, Metrics
 from proxy.web.observe import Record
 
 
-def over(metrics: Metrics, number: int) -> tuple[float, ...]:
+def over(number: int) -> tuple[Ended, tuple[float, ...]]:
     """A request is over; its times, in the order of HISTOGRAMS."""
     shares = (0.01, 0.001, 0.1, 0.003)
     first, between, took, queue = (0.00012 + number * share % 3 for share in shares)
@@ -27,18 +28,22 @@ def over(metrics: Metrics, number: int) -> tuple[float, ...]:
         usage=Usage(3, 10, 1),
         outcome="stop",
     )
-    metrics.end(record, took)
-    return first, between, took, queue
+    return ended(record, took, 1.0), (first, between, took, queue)
 
 
 @pytest.mark.parametrize("requests", [1, 8, 300])
 def test_all_are_counted_however_many_there_were(requests: int) -> None:
     metrics = Metrics()
     times: dict[str, list[tuple[float, ...]]] = {}
+    rows: list[Ended] = []
     for number in range(requests):
-        times.setdefault(f"b{number % 2}", []).append(over(metrics, number))
-        if number == 7:
+        row, measured = over(number)
+        times.setdefault(f"b{number % 2}", []).append(measured)
+        rows.append(row)
+        if number in (7, requests - 1):
+            metrics.add(rows)
             metrics.counts(1)  # to ask changes nothing
+            rows = []
     counts = metrics.counts(3)
     assert counts.running == 3
     assert counts.requests == {("/p", "stop"): requests}
@@ -61,6 +66,15 @@ def test_what_was_not_measured_counts_in_no_histogram() -> None:
     record = Record({"PATH_INFO": "/p"})
     record.status = 503
     record.info = Info(backend="b", outcome="backend_down")
-    metrics.end(record, 1.0)
+    metrics.add([ended(record, 1.0, 1.0)])
     _, histograms = metrics.counts(0).backends["b"]
     assert [buckets[-1][1] for buckets, _ in histograms] == [0, 0, 1, 1]
+
+
+def test_what_has_no_backend_and_no_route_counts_as_a_request_alone() -> None:
+    metrics = Metrics()
+    record = Record({"PATH_INFO": "/nowhere"})
+    record.status = 404
+    metrics.add([ended(record, 1.0, 1.0)])
+    counts = metrics.counts(0)
+    assert (counts.requests, counts.backends) == ({("other", "404"): 1}, {})

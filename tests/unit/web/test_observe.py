@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.web.observe import Lines, Record, access, line, tell
+from proxy.web.observe import AT_ONCE, Lines, Observer, Record, access, line, tell
 
 
 @pytest.fixture
@@ -69,3 +70,37 @@ def test_a_line_tells_what_happened_in_tenths_of_milliseconds() -> None:
         "continued": 0,
         "outcome": "length",
     }
+
+
+def test_every_request_is_in_the_books_when_somebody_asks(lines: Lines) -> None:
+    observer = Observer(metrics=True)
+    records = [Record({"PATH_INFO": "/p"}) for _ in range(3 * AT_ONCE + 2)]
+    for record in records:
+        observer.begin(record)
+        record.status = 200
+    for number, record in enumerate(records[1:], start=1):
+        observer.end(record)
+        if number in (1, AT_ONCE, AT_ONCE + 1, len(records) - 1):
+            assert sum(one.requests for one in observer.samples()) == number
+            assert observer.counts().requests == {("/p", "200"): number}
+            assert observer.running == observer.counts().running == len(records) - number
+    assert lines.stream.getvalue().count("\n") == len(records) - 1
+
+
+def test_threads_lose_no_request(lines: Lines) -> None:
+    observer = Observer(metrics=True)
+
+    def work() -> None:
+        for _ in range(1000):
+            record = Record({"PATH_INFO": "/p"})
+            observer.begin(record)
+            observer.end(record)
+            observer.samples()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert observer.counts().requests == {("/p", "0"): 4000}
+    assert observer.running == 0
