@@ -158,8 +158,9 @@ class Pool:
         conversation.last = now
         if want.session:
             self._name(f"{want.group}\0{want.session}", conversation)
-        if want.chain.links:
-            self._name(want.chain.links[want.chain.turn - 1], conversation)
+        chain = want.chain
+        if chain.links:
+            self._name(chain.links[chain.turn - 1], conversation)
 
     def _name(self, name: bytes | str, conversation: Conversation) -> None:
         known = self._conversations

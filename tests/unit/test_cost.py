@@ -211,7 +211,7 @@ def test_a_placing_from_its_chain_to_its_release() -> None:
         found.ends()
         found.release(Outcome("whole", found.slot.id, 20, 1, 16, 0.01))
 
-    assert bytecodes(turn) < 2400
+    assert bytecodes(turn) < 2300
 
 
 @pytest.mark.parametrize("slots", [4, 1000])

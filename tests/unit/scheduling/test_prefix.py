@@ -62,6 +62,14 @@ def test_what_is_remembered_of_long_prompts_changes_nothing() -> None:
         assert chains.chain(text, bounds[:1]).links[-1] == Chains().chain(text, bounds).links[-1]
 
 
+def test_boundaries_outside_a_prompt_are_none_and_their_order_is_nothing() -> None:
+    chains, text = Chains(), "word " * 200
+    for prompt in (text, ""):
+        inside = chains.chain(prompt, tuple(b for b in (40, 700) if b <= len(prompt)) or (0,), "g")
+        assert chains.chain(prompt, (1001, 700, -3, 0, 40, 700), "g") == inside
+    assert chains.chain(text, (1001,), "g").turn == len(chains.chain(text, (1000,), "g").links)
+
+
 def test_token_ids_have_links_too() -> None:
     chains = Chains()
     short, long = (chains.chain(tuple(range(n))) for n in (1000, 2000))
