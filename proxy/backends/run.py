@@ -212,10 +212,11 @@ class Run:
         slot = chunk.slot
         if slot >= 0:
             self.slot = slot
+        cached = chunk.cached
         return Finished(
             reason,
-            Usage(chunk.tokens_evaluated, predicted, chunk.cached),
-            servercpp.timings(chunk),
+            Usage(chunk.tokens_evaluated, predicted, cached),
+            servercpp.times(chunk.timings, cached),
             self.slot,
             chunk.truncated,
             chunk.stopping_word,

@@ -115,23 +115,13 @@ def chunks(data: list[bytes]) -> list[Chunk]:
         raise WireFault(str(error)) from None
 
 
-def timings(part: Chunk) -> Timings:
-    """The times of a last chunk."""
-    return Timings() if part.timings is None else times(part.timings, part.cached)
-
-
-def times(t: WireTimings, cached: int) -> Timings:
+def times(told: WireTimings | None, cached: int) -> Timings:
+    """The times of a last chunk; an evaluation of nothing is told as null."""
+    if told is None:
+        return Timings()
     return Timings(
-        cache_n=cached,
-        prompt_n=t.prompt_n,
-        prompt_ms=_finite(t.prompt_ms),
-        predicted_n=t.predicted_n,
-        predicted_ms=_finite(t.predicted_ms),
+        cached, told.prompt_n, told.prompt_ms or 0.0, told.predicted_n, told.predicted_ms or 0.0
     )
-
-
-def _finite(value: float | None) -> float:
-    return value if value is not None and math.isfinite(value) else 0.0
 
 
 class _OldProb(Struct):

@@ -38,8 +38,8 @@ def test_the_last_chunk_of_either_generation() -> None:
     old, new = servercpp.chunk(OLD_LAST), servercpp.chunk(NEW_LAST)
     assert (old.finish_reason, old.slot, old.cached, old.truncated) == ("length", 1, 2, False)
     assert (new.finish_reason, new.slot, new.cached, new.truncated) == ("stop", 1, 90, True)
-    assert servercpp.timings(old).prompt_n == 95
-    assert servercpp.timings(new).cache_n == 90
+    assert servercpp.times(old.timings, old.cached).prompt_n == 95
+    assert servercpp.times(new.timings, new.cached).cache_n == 90
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_finish_reasons(fields: bytes, reason: str) -> None:
 def test_times_that_are_no_numbers_count_as_none() -> None:
     """An old server divides by zero where one token was made, and writes null."""
     part = servercpp.chunk(b'{"stop":true,"timings":{"prompt_n":1,"prompt_ms":null}}')
-    times = servercpp.timings(part)
+    times = servercpp.times(part.timings, part.cached)
     assert times.prompt_ms == 0
     assert pace(times.prompt_n, times.prompt_ms) == (0, 0)
 
