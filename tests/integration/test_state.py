@@ -294,10 +294,14 @@ def test_a_slot_given_back_by_one_worker_wakes_who_waits_in_another(
     _wait_for(lambda: _slots(two.url).get("workers") == 2)
     stream = Stream(one.url, "long", 300)
     with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(_chat, two.url, "waits")
-        _wait_for(lambda: len(_slots(one.url)["queue"]) == 1)
-        # The bound of the queue is one for both.
-        status, headers, _ = _chat(one.url, "one too many")
+        old_server.send(signal.SIGSTOP)  # the stream is not to end before somebody waits
+        try:
+            waits = pool.submit(_chat, two.url, "waits")
+            _wait_for(lambda: len(_slots(one.url)["queue"]) == 1)
+            # The bound of the queue is one for both.
+            status, headers, _ = _chat(one.url, "one too many")
+        finally:
+            old_server.send(signal.SIGCONT)
         assert status == 429
         assert int(headers["retry-after"]) >= 1
         assert b"[DONE]" in stream.rest()
