@@ -22,7 +22,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -189,20 +189,21 @@ class _Wire:
         self._wait = hub.wait
         self._io = hub.loop.io(client.fileno(), 1)
         system = client._sock  # which never waits
-        self._recv, self._send = system.recv, system.send
+        self._recv: Callable[[int], bytes] = system.recv
+        self._send: Callable[[bytes], int] = system.send
         self.sendall = client.sendall
 
     def recv(self, size: int, /) -> bytes:
         while True:
             self._wait(self._io)
             try:
-                return self._recv(size)  # type: ignore[no-any-return]
+                return self._recv(size)
             except BlockingIOError:
                 continue
 
     def send(self, data: bytes, /) -> int:
         try:
-            return self._send(data)  # type: ignore[no-any-return]
+            return self._send(data)
         except BlockingIOError:
             return 0
 

@@ -12,7 +12,6 @@ from .events import (
     Finished,
     ReasoningDelta,
     Searched,
-    Started,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
@@ -54,8 +53,6 @@ class Fold:
                     self.logprobs.extend(event.logprobs)
             elif isinstance(event, Finished):
                 self.finished = event
-            elif isinstance(event, Started):
-                pass
             elif isinstance(event, ReasoningDelta):
                 self.reasoning.append(event.text)
             elif isinstance(event, ToolCallDelta):

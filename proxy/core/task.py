@@ -19,10 +19,9 @@ class Task(Struct, frozen=True, kw_only=True):
     it. `suffix` not None asks for an infill. `max_tokens` None means what is left of the context.
     `tool_form` names the form in which the model writes calls of tools; "" where it has none to
     call. `thinks`: the model may write thoughts before its answer. `native`: the backend gets the
-    request's messages and makes the prompt itself. `free`: nothing binds the answer, no tools, no
-    document and no grammar. `media`: the kinds of what in its messages is no text. `foreign`: the
-    chat template is of no family that we know, a backend that can make the prompt itself had better
-    do so. `request` is what it came from.
+    request's messages and makes the prompt itself. `media`: the kinds of what in its messages is no
+    text. `foreign`: the chat template is of no family that we know, a backend that can make the
+    prompt itself had better do so. `request` is what it came from.
     """
 
     prompt: str | tuple[int, ...]
@@ -37,7 +36,12 @@ class Task(Struct, frozen=True, kw_only=True):
     tool_form: str = ""
     thinks: bool = False
     native: bool = False
-    free: bool = False
     media: frozenset[str] = frozenset()
     foreign: bool = False
     request: CompletionRequest = CompletionRequest()
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing binds the answer: no tools, no document and no grammar."""
+        bound = self.tool_form or self.request.output.kind != "text"
+        return not (bound or self.sampling.get("grammar"))

@@ -8,8 +8,6 @@ beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -82,8 +80,6 @@ COMMON: Table = {
     "prompt_cache_key": ("session", text),
     "json_schema": ("output", _json_schema),
 }
-_END = attrgetter("index", "finished")
-_TRUNCATED = attrgetter("finished.truncated")
 
 
 def usage(counts: Usage) -> dict[str, Any]:
@@ -107,7 +103,7 @@ def total(finished: Mapping[int, Finished], n: int) -> Usage:
         one.usage if index % n == 0 else structs.replace(one.usage, prompt=0, cached=0)
         for index, one in finished.items()
     ]
-    return sum(counts[1:], counts[0]) if counts else Usage()
+    return sum(counts, Usage())
 
 
 def timings(times: Timings) -> dict[str, Any]:
@@ -128,7 +124,7 @@ def timings(times: Timings) -> dict[str, Any]:
 
 
 def by_index(completions: Iterable[Completion]) -> dict[int, Finished]:
-    return dict(map(_END, completions))
+    return {one.index: one.finished for one in completions}
 
 
 def token(one: TokenLogprob) -> dict[str, Any]:
@@ -177,10 +173,10 @@ def whole(
     """The whole answer, with each completion as `choice` shapes it."""
     return {
         **head(stamp, kind),
-        "choices": list(map(choice, repeat(request), completions)),
+        "choices": [choice(request, one) for one in completions],
         "usage": usage(total(by_index(completions), request.n)),
         "timings": timings(completions[0].finished.timings),
-        "truncated": any(map(_TRUNCATED, completions)),
+        "truncated": any(one.finished.truncated for one in completions),
     }
 
 

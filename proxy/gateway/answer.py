@@ -245,8 +245,7 @@ class Answer:
                         info.first_token = info.first_token or info.last_token
                         last = batch[-1]
                         if type(last) is Finished:
-                            # Most are the first to end: nothing is counted yet.
-                            info.usage = info.usage + last.usage if info.outcome else last.usage
+                            info.usage += last.usage
                             info.outcome = last.reason
                 yield number, batch
             order.end()
@@ -263,7 +262,6 @@ def _task(
 ) -> Task:
     if isinstance(prompt, str) and "\0" in prompt:
         raise BadRequest("the prompt holds a NUL character", param="prompt")
-    bound = rendered.tool_form or request.output.kind != "text" or request.sampling.get("grammar")
     return Task(
         prompt=prompt,
         boundaries=rendered.boundaries,
@@ -277,7 +275,6 @@ def _task(
         tool_form=rendered.tool_form,
         thinks=rendered.thinks,
         native=rendered.native,
-        free=not bound,
         media=kinds,
         foreign=rendered.foreign,
         request=request,

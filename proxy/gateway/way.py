@@ -107,7 +107,7 @@ class Way:
         if thoughts is not None:
             came, thinking = batch, not thoughts.over
             batch = thoughts.feed(batch)
-            if thinking and batch is not came and ReasoningDelta in map(type, batch):
+            if thinking and ReasoningDelta in map(type, batch):
                 self._thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
             if self._deferred:
                 finished = came[-1] if came and isinstance(came[-1], Finished) else None

@@ -68,17 +68,6 @@ class ReasoningSplitter:
         """Whether the thoughts have ended, or it is certain that there are none."""
         return self.passes or self._state == "closed"
 
-    def settled_by(self, text: str) -> bool:
-        """Whether what comes is this, and all of it and after it is text, since a reply with
-        thoughts does not begin so."""
-        if self.passes or self._state != "start" or self._opened or self._held:
-            return False
-        begins = text.lstrip()
-        if not begins or begins[0] in _FIRST:
-            return False
-        self.passes = True
-        return True
-
     def feed(self, text: str) -> list[tuple[Kind, str]]:
         """What of ``text``, and of what was held back, is certain now."""
         if self.passes:

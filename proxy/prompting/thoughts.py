@@ -9,18 +9,23 @@ from .reasoning import KIN, ReasoningSplitter, Tags, opened_by
 
 class ThoughtStage:
     """Thoughts become ReasoningDelta. The tokens of thoughts lose their logprobs, which are told
-    of the answer alone.
-
-    `over`: the thoughts have ended, or it is certain that there are none. `passes`: all text from
-    here on is the answer's."""
+    of the answer alone."""
 
     ended = False
-    over = False
-    passes = False
 
     def __init__(self, prompt: str = "") -> None:
         self.opened = opened_by(prompt)
         self._splitter = ReasoningSplitter(opened=self.opened)
+
+    @property
+    def over(self) -> bool:
+        """Whether the thoughts have ended, or it is certain that there are none."""
+        return self._splitter.over
+
+    @property
+    def passes(self) -> bool:
+        """Whether all text from here on is the answer's."""
+        return self._splitter.passes
 
     def tags(self, text: str) -> Tags | None:
         """The tags of the thoughts that a reply of this text begins with; None where there are
@@ -33,20 +38,15 @@ class ThoughtStage:
         splitter = self._splitter
         for at, event in enumerate(batch, 1):
             if isinstance(event, TextDelta):
-                if splitter.settled_by(event.text):
-                    self.over = self.passes = True
-                    return batch  # nearly all replies
                 for kind, text in splitter.feed(event.text):
-                    out.append(
-                        ReasoningDelta(text)
-                        if kind == "reasoning"
-                        else TextDelta(text, event.logprobs)
-                    )
+                    if kind == "reasoning":
+                        out.append(ReasoningDelta(text))
+                    else:
+                        whole = text == event.text
+                        out.append(event if whole else TextDelta(text, event.logprobs))
                 if not event.text and event.logprobs:
                     out.append(event)
-                self.over = splitter.over
                 if splitter.passes:
-                    self.passes = True
                     return out + batch[at:]
                 continue
             if type(event) in LAST:

@@ -144,8 +144,7 @@ class Scheduler(Waiting):
             conversation = pool.conversation(want)
             who = party(want)
             self._parties.came(who, now)
-            free = len(pool.free)
-            if free and not len(self._queue) and (free > 1 or self._may(want, who, pool, now)):
+            if pool.free and not len(self._queue) and self._may(want, who, pool, now):
                 grant = self._policy(want, pool, now)
                 if type(grant) is Grant:
                     return self._take(pool, want, who, grant, conversation, now)
@@ -247,7 +246,7 @@ class Scheduler(Waiting):
             ):
                 continue
             who = party(want)
-            if not (len(pool.free) > 1 or self._may(want, who, pool, now)):
+            if not self._may(want, who, pool, now):
                 ticket.until = now + 1.0
                 continue
             # What it goes on with must not seem dearer to others than to itself.
@@ -267,7 +266,9 @@ class Scheduler(Waiting):
     def _may(self, want: Want, who: Party, pool: Pool, now: float) -> bool:
         """The last free slot is kept for who has none, as long as there is one. What has no
         prompt (embeddings) is no conversation's rival."""
-        if not want.chain.links or sum(len(b.slots) for b in pool.backends.values()) < 2:
+        if len(pool.free) > 1 or not want.chain.links:
+            return True
+        if sum(len(b.slots) for b in pool.backends.values()) < 2:
             return True
         return not self._parties.greedy(who, now)
 

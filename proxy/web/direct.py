@@ -17,7 +17,7 @@ from flask import Blueprint, Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 
 from .reply import Plain
-from .services import EXTENSION, Services, services
+from .services import Services, services, services_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -42,7 +42,7 @@ class Application(Flask):
         ):
             return super().wsgi_app(environ, start_response)
         try:
-            sent = view(self.extensions[EXTENSION], environ)
+            sent = view(services_of(self), environ)
         except Exception as defect:
             with self.request_context(environ):
                 sent = self.make_response(self.handle_user_exception(defect))

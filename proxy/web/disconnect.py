@@ -38,7 +38,8 @@ def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
     """Cancel when the client hangs up; the result ends the watch. One at a time."""
     kept = environ.get("slotproxy.kept")
     if kept and KEPT in kept:
-        return kept[KEPT].start(cancel)  # type: ignore[no-any-return]
+        watcher: _InHub = kept[KEPT]
+        return watcher.start(cancel)
     sock = environ.get("gunicorn.socket")
     if sock is not None:
         if "gevent" in sys.modules and type(sock).__module__.startswith("gevent"):
@@ -77,9 +78,9 @@ class _InHub:
         self._watcher = self._gevent.get_hub().loop.io(sock.fileno(), 1)
 
     def start(self, cancel: Cancel) -> Stop:
-        watcher = self._watcher
-        watcher.start(self._look, cancel)
-        return watcher.stop  # type: ignore[no-any-return]
+        self._watcher.start(self._look, cancel)
+        stop: Stop = self._watcher.stop
+        return stop
 
     def close(self) -> None:
         self._watcher.stop()

@@ -23,13 +23,13 @@ from ..dialects.stamp import Stamp
 from ..errors import BadRequest, GatewayError, Unauthorized
 from ..gateway import Answer, Caller
 from . import body, disconnect
+from .body import JSON
 from .direct import Environ
 from .observe import Record, new_id
 from .reply import Plain
 from .services import Services, services
 from .stream import Answering, Encoder, StreamBody
 
-JSON = "application/json"
 _encode = msgspec.json.Encoder().encode
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 

@@ -68,9 +68,9 @@ class StreamBody:
         left = self._answer.request.choices
         choices = iter(self._answer)
         for choice, batch in choices:
-            last = type(batch[-1]) if batch else None
-            if last is Failed:
-                error = batch[-1].error  # type: ignore[union-attr]
+            last = batch[-1] if batch else None
+            if type(last) is Failed:
+                error = last.error
                 if isinstance(error, Cancelled):
                     return
                 assert isinstance(error, GatewayError)
@@ -81,7 +81,7 @@ class StreamBody:
                 yield b": queue place %d\n\n" % self._answer.info.place
                 continue
             data = encode(choice, batch)
-            if last is Finished:
+            if type(last) is Finished:
                 left -= 1
                 if not left:
                     yield Last(data + end())

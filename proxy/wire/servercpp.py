@@ -19,6 +19,7 @@ from ..core.events import Alternative, FinishReason, TokenLogprob
 from ..core.usage import Timings
 
 
+# Of a stream there is one for each token, and no cycle comes of JSON: gc=False.
 class WireTimings(Struct, gc=False):
     cache_n: int = -1
     prompt_n: int = 0

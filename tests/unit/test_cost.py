@@ -81,7 +81,7 @@ def test_an_answer_is_told_whole() -> None:
 
 def test_an_answer_that_nothing_binds_goes_its_way() -> None:
     asked = openai_chat.parse(body(2))
-    task = Task(prompt="<|im_start|>assistant\n", free=True, request=asked)
+    task = Task(prompt="<|im_start|>assistant\n", request=asked)
     manner = Manner(new_id=lambda: "")
 
     def answered() -> None:

@@ -17,7 +17,8 @@ from ...dialects.chatchat import answer
 from ...errors import BadRequest, Cancelled, GatewayError
 from ...gateway import Caller
 from .. import disconnect
-from ..exchange import JSON, STREAM_HEADERS
+from ..body import JSON
+from ..exchange import STREAM_HEADERS
 from ..observe import Record
 from ..reply import Reply
 from ..services import Services, services
@@ -67,7 +68,6 @@ def speak(view: Callable[[Call], Speech], form: Form = DOCUMENTS) -> Response:
     record = Record(environ)
     here.observer.begin(record)
     cancel = Cancel()
-    stop_watching = disconnect.nothing
     speech: Speech | None = None
 
     def done() -> None:
@@ -75,14 +75,13 @@ def speak(view: Callable[[Call], Speech], form: Form = DOCUMENTS) -> Response:
             if speech is not None:
                 speech.documents.close()
         finally:
-            stop_watching()
             here.observer.end(record)
 
     try:
         record.key = owner(here, environ)
         caller = here.callers.caller(record.key, environ)
         asked = body(here)
-        stop_watching = disconnect.watch(environ, cancel)
+        record.stop = disconnect.watch(environ, cancel)
         speech = view(Call(here, record, caller, cancel, asked))
         if speech.stream:
             first = next(speech.documents, {})

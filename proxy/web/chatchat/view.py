@@ -18,7 +18,7 @@ from ...core.invalid import Invalid
 from ...dialects.chatchat import reply
 from ...errors import BadRequest, GatewayError, NotFound
 from .. import body
-from ..exchange import JSON, refuse
+from ..exchange import refuse
 from ..observe import Record
 from ..reply import Reply
 from ..services import Services, services
@@ -45,7 +45,7 @@ def plain(view: Callable[[Services, Record], Any], shape: Shape = reply.error) -
         data = msgspec.json.encode(view(here, record))
     except (GatewayError, Invalid) as error:
         return refused(error, record, shape)
-    return Reply(data, JSON, record.headers())
+    return Reply(data, body.JSON, record.headers())
 
 
 def refused(error: GatewayError | Invalid, record: Record, shape: Shape = reply.error) -> Response:

@@ -109,7 +109,7 @@ def test_a_stage_finds_in_batches_what_the_whole_has(batches: list[list[str]]) -
 def test_a_reply_that_begins_like_no_thought_is_left_as_it_is() -> None:
     stage = ThoughtStage()
     batch: Batch = [TextDelta(" So <think>", (), 3)]
-    assert stage.feed(batch) is batch
+    assert stage.feed(batch) == batch
     assert stage.passes
 
 
