@@ -39,6 +39,27 @@ def free_port() -> int:
         return port
 
 
+def held_port() -> int:
+    """A loopback port that is ours until this process ends, listened on or not: a server that is
+    told to can listen there, and nobody else is given it. (On Windows no two may have one: there
+    it is ``free_port``.)
+
+    For servers that end and start again. Two of 2023 may listen on one port (SO_REUSEPORT), and
+    each answers some of what comes: one that started again where another was put meanwhile would.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "SO_REUSEPORT"):
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind(("127.0.0.1", 0))
+    port: int = held.getsockname()[1]
+    if os.name == "nt":
+        held.close()
+    else:
+        held.detach()  # the system closes it, with the process
+    return port
+
+
 def ask(url: str, body: Any = None, seconds: float = 5.0) -> tuple[int, bytes]:
     """Status and content of a GET, or of a POST of JSON; (0, b"") when there is no answer.
 
@@ -162,7 +183,7 @@ class ModelServer(Child):
         extra: Sequence[str] = (),
     ) -> None:
         self.slots = slots
-        self.port = free_port()
+        self.port = held_port()
         self.url = f"http://127.0.0.1:{self.port}"
         # -cb: without it the old server lets a second request wait until the first is done,
         # whatever -np says. The new one does it anyway.

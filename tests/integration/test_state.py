@@ -23,7 +23,7 @@ from proxy.scheduling.lease import Outcome
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.state import Want
 from tests.thorough import share
-from tools.processes import Child, Gateway, ModelServer, ask, free_port
+from tools.processes import Child, Gateway, ModelServer, ask, held_port
 
 from .conftest import StartGateway
 
@@ -37,7 +37,7 @@ class Redis(Child):
         binary = shutil.which("redis-server") or shutil.which("valkey-server")
         if binary is None:
             pytest.skip("no redis-server here: apt-get install redis-server")
-        self.port = free_port()
+        self.port = held_port()
         words = f"--bind 127.0.0.1 --port {self.port} --dir {folder} --appendonly no"
         super().__init__([binary, *words.split(), "--save", ""], folder / "redis.log")
         self.url = f"redis://127.0.0.1:{self.port}/0"
