@@ -114,21 +114,15 @@ class Stream:
         self.connection.request(
             "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
         )
-        self.answer = self.connection.getresponse()
-        self.first = self.answer.readline()
 
-    def rest(self) -> bytes:
-        """Until its end, b"" where it was cut off."""
+    def whole(self) -> bytes:
+        """b"" where it was cut off."""
         try:
-            return self.first + self.answer.read()
+            return self.connection.getresponse().read()
         except (OSError, http.client.HTTPException):
             return b""
         finally:
-            self.close()
-
-    def close(self) -> None:
-        self.answer.close()
-        self.connection.close()
+            self.connection.close()
 
 
 def _connected(url: str) -> http.client.HTTPConnection:
@@ -198,6 +192,7 @@ def test_two_gateways_never_take_a_slot_twice_and_know_each_others_conversations
     _wait_for(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
     text = "The quick brown fox jumps over the lazy dog, and so on. " * 12
     _, _, first = _chat(one.url, text)
+    _wait_for(lambda: "busy" not in _states(two.url))  # a slot given back is told without waiting
     _, _, again = _chat(two.url, text)
     assert first["usage"]["prompt_tokens"] == again["usage"]["prompt_tokens"]
     (held,) = [s for b in _slots(two.url)["backends"] for s in b["slots"] if s["turns"]]
@@ -219,26 +214,25 @@ def test_two_gateways_never_take_a_slot_twice_and_know_each_others_conversations
 def test_a_killed_workers_slots_come_free_and_the_others_streams_go_on(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    # The server sleeps through the middle, since it would be done before anything could happen.
     flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
     one = gateway(*flags, "--health-interval", "600")
     _wait_for(lambda: _slots(one.url).get("workers") == 2)
     pids = _workers(one)
     assert len(pids) == 2
     (_, kept), (killed, lost) = _one_of_each(one.url, pids).items()
-    stream, probe = Stream(one.url, "a", 1500, kept), Stream(one.url, "b", 1500, lost)
-    old_server.send(signal.SIGSTOP)
+    old_server.send(signal.SIGSTOP)  # it would be done before anything could happen
     try:
-        assert _states(one.url) == ["busy", "busy"]
+        stream, probe = Stream(one.url, "a", 1500, kept), Stream(one.url, "b", 1500, lost)
+        _wait_for(lambda: _states(one.url) == ["busy", "busy"])
         os.kill(killed, signal.SIGKILL)
         at = time.monotonic()
-        assert b"[DONE]" not in probe.rest()
+        assert b"[DONE]" not in probe.whole()
         assert _states(one.url) == ["busy", "busy"]  # nobody but its holder could give it back
         _wait_for(lambda: _states(one.url).count("busy") == 1, 30.0)
         assert 3 < time.monotonic() - at < 15
     finally:
         old_server.send(signal.SIGCONT)
-    whole = stream.rest()
+    whole = stream.whole()
     assert b'"finish_reason":"length"' in whole
     assert b"[DONE]" in whole
     _wait_for(lambda: _chat(one.url, "third")[0] == 200)
@@ -250,9 +244,9 @@ def test_a_killed_workers_slots_come_free_and_the_others_streams_go_on(
 def test_without_redis_requests_go_on_by_load_and_say_so(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    one = gateway(*_flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2"))
+    flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
+    one = gateway(*flags, "--health-interval", "600")
     _wait_for(lambda: _slots(one.url).get("workers") == 2)
-    stream = Stream(one.url, "before", 400)
     statuses: list[int] = []
     stop = threading.Event()
 
@@ -263,9 +257,15 @@ def test_without_redis_requests_go_on_by_load_and_say_so(
     thread = threading.Thread(target=traffic)
     thread.start()
     try:
-        redis_server.kill()
-        gone = time.monotonic()
-        _wait_for(lambda: b"notices" in ask(f"{one.url}/health")[1])
+        old_server.send(signal.SIGSTOP)  # the stream is under way when Redis goes
+        try:
+            stream = Stream(one.url, "before", 400)
+            _wait_for(lambda: _states(one.url) == ["busy", "busy"])
+            redis_server.kill()
+            gone = time.monotonic()
+            _wait_for(lambda: b"notices" in ask(f"{one.url}/health")[1])
+        finally:
+            old_server.send(signal.SIGCONT)
         status, headers, _ = _chat(one.url, "during")
         assert status == 200
         assert "Redis is gone" in headers["x-slotproxy-warning"]
@@ -277,7 +277,7 @@ def test_without_redis_requests_go_on_by_load_and_say_so(
     finally:
         stop.set()
         thread.join()
-    assert b"[DONE]" in stream.rest()
+    assert b"[DONE]" in stream.whole()
     assert len(statuses) > 10
     assert set(statuses) == {200}
     status, headers, _ = _chat(one.url, "after")
@@ -290,12 +290,14 @@ def test_a_slot_given_back_by_one_worker_wakes_who_waits_in_another(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--slots", "1", "--max-queue", "1")
+    flags += ["--health-interval", "600"]
     one, two = gateway(*flags), gateway(*flags)
     _wait_for(lambda: _slots(two.url).get("workers") == 2)
-    stream = Stream(one.url, "long", 300)
-    with ThreadPoolExecutor(1) as pool:
-        old_server.send(signal.SIGSTOP)  # the stream is not to end before somebody waits
+    with ThreadPoolExecutor(2) as pool:
+        old_server.send(signal.SIGSTOP)  # the slot is held until somebody waits behind it
         try:
+            holds = pool.submit(_chat, one.url, "holds")
+            _wait_for(lambda: "busy" in _states(two.url))
             waits = pool.submit(_chat, two.url, "waits")
             _wait_for(lambda: len(_slots(one.url)["queue"]) == 1)
             # The bound of the queue is one for both.
@@ -304,7 +306,7 @@ def test_a_slot_given_back_by_one_worker_wakes_who_waits_in_another(
             old_server.send(signal.SIGCONT)
         assert status == 429
         assert int(headers["retry-after"]) >= 1
-        assert b"[DONE]" in stream.rest()
+        assert holds.result()[0] == 200
         ended = time.monotonic()
         status, headers, _ = waits.result()
     assert status == 200

@@ -243,7 +243,10 @@ class SharedScheduler(Waiting):
                 return until
             mine = self._follower.member
             known = mine.tickets.get(ticket.id) if mine is not None else None
-            return now + (self._follower.time_left(known.until, now) if known else BEAT)
+            if known is None:
+                return now + BEAT
+            known.wakes = known.until  # its event wakes us if that becomes sooner
+            return now + self._follower.time_left(known.until, now)
 
     def expected_wait(self, want: Want) -> float:
         return 1.0
@@ -290,6 +293,7 @@ class SharedScheduler(Waiting):
             return
         if isinstance(news, Ticket):
             ticket.first_place = news.first_place
+            news.event = ticket.event
         elif isinstance(news, Lease):
             lease = SharedLease(self, ticket.want, news.grant, news.conversation, number)
             lease.waited, lease.place = news.waited, news.place

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.cancel import Cancel
 from proxy.errors import Cancelled, NoBackend, QueueTimeout
-from proxy.scheduling.lease import Lease
+from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower
 from proxy.scheduling.shared.log import Entry
 from tests.unit.scheduling.fakes import want
@@ -82,13 +82,15 @@ def join(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Join]:
     monkeypatch.setattr(follower, "REJOIN", 0.05)
     made: list[SharedScheduler] = []
 
-    def one(slots: int = 1, queue_timeout: float = PATIENCE) -> SharedScheduler:
+    def one(
+        slots: int = 1, queue_timeout: float = PATIENCE, settles: float = 0.0
+    ) -> SharedScheduler:
         log = FakeLog(memory)
         made.append(
             SharedScheduler(log, time.monotonic, version="1", queue_timeout=queue_timeout)  # type: ignore[arg-type]
         )
         assert made[-1].ready(PATIENCE)
-        made[-1].update("b", "m", up=True, slots=slots)
+        made[-1].update("b", "m", up=True, slots=slots, settles=settles)
         return made[-1]
 
     yield one
@@ -119,6 +121,19 @@ def test_two_take_turns_at_one_slot(join: Join) -> None:
     assert (got.place, got.waited > 0) == (1, True)
     got.release()
     until(lambda: one.in_flight("b") == 0)
+
+
+def test_who_waits_is_told_when_a_slot_that_settles_can_be_had(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "BEAT", 3 * PATIENCE)  # nothing else moves the log on
+    one = join(settles=0.1)
+    lease = acquire(one, "a")
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, one, "b")
+        until(lambda: one.waiting == 1)
+        lease.release(Outcome("whole", lease.slot.id, 1, 0, 1, 0.1))
+        waits.result(PATIENCE).release()
 
 
 def test_who_waits_goes_on_by_load_when_the_log_is_gone(join: Join, memory: Memory) -> None:
