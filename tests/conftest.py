@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from werkzeug.routing import Rule
 
 from tests.postgres import empty, running
-from tests.thorough import share
+from tests.thorough import FEW, share
 
 # Threads of a library in this process wait for each other by spinning: as many as there are cores,
 # beside model servers and other tests, they take minutes for what one does in a second.
@@ -97,7 +98,10 @@ def routes_compiled_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a PostgreSQL of the tests' own. Skips without the wheel that brings one."""
+    """The address of a PostgreSQL of the tests' own. Skips without the wheel that brings one, and
+    in `make test`."""
+    if FEW:
+        pytest.skip("make test-all runs it")
     with running(tmp_path_factory) as address:
         yield address
 
@@ -112,6 +116,13 @@ def postgres(postgres_server: str) -> str:
 def pytest_xdist_auto_num_workers() -> int:
     """For `-n auto`: two a core, since a good part of the tests wait for servers."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_finish() -> None:
+    """The tests are a million objects that stay; the collector need not look at them again and
+    again, which was a tenth of all the tests' time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

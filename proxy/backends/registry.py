@@ -256,9 +256,9 @@ class Registry:
             }
 
     def _down(self, backend: Backend, error: GatewayError | None) -> None:
+        backend.error = str(error) if error is not None else "it does not answer"
         backend.up = False
         self._sort()
-        backend.error = str(error) if error is not None else "it does not answer"
         log.warning("backend %s is down: %s", backend.name, backend.error)
         self._scheduler.mark(backend.name, up=False)
 

@@ -18,10 +18,11 @@ from proxy.agent.values import ToolError
 from proxy.cancel import Cancel
 from proxy.children import Children
 from proxy.errors import Cancelled, UpstreamFault
+from tests.extras import need
 
 from .test_functions import gone, wait_for
 
-pytest.importorskip("mcp", reason="the extra `knowledge` (mcp) is not installed")
+need("knowledge", "mcp")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
 
 SOURCE = '''

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
-pytest.importorskip("pypdfium2", reason="the extra `knowledge` is not installed")
-pytest.importorskip("markitdown", reason="the extra `knowledge` is not installed")
-
 from proxy.knowledge.extract import AT_ONCE, Unreadable, read
 from proxy.knowledge.kinds import kind
 from tests.documents import docx, epub, pdf, pptx, xlsx
+from tests.extras import need
+
+need("knowledge", "pypdfium2", "markitdown")
 
 SAID = "The zebra runs."
 PLACED = [
