@@ -5,7 +5,8 @@
     python -m benchmarks --check    ours for some seconds; fails when an answer is lost
 
 The machine's first core is the gateway's, the next one is the stub's and the load generator's. Each
-part is measured three times, the gateways in turn; the table holds the medians.
+part is measured three times, each time of all gateways one after the other, since a machine is not
+as fast at all times; the table holds the medians, and those of each time's ratio to nginx.
 """
 
 from __future__ import annotations
@@ -86,11 +87,13 @@ def measure(bench: Bench, stub: Stub, running: Sequence[Running], repeats: int) 
     for turn in range(repeats):
         say(f"round {turn + 1} of {repeats}")
         found["direct"]["alone"].append(bench.alone(stub))
-        for one in running:
-            for name, part in parts:
-                figures = part(one)
+        for name, part in parts:
+            told = {}
+            for one in running:
+                told[one.kind.name] = figures = part(one)
                 found[one.kind.name].setdefault(name, []).append(figures)
                 say(f"  {one.kind.name:14} {name:6} {report.brief(figures)}")
+            _compare(told, to="nginx")
     say("1 000 streams")
     for one in running:
         figures = bench.many(one)
@@ -100,6 +103,14 @@ def measure(bench: Bench, stub: Stub, running: Sequence[Running], repeats: int) 
         name: {part: _medians(figures) for part, figures in parts_of.items()}
         for name, parts_of in found.items()
     }
+
+
+def _compare(told: dict[str, dict[str, float]], to: str) -> None:
+    """Add what each gateway's CPU is as a multiple of one gateway's."""
+    for name in ("us_a_request", "us_a_token"):
+        if name in told.get(to, {}):
+            for figures in told.values():
+                figures["times"] = figures[name] / told[to][name]
 
 
 def _medians(figures: list[dict[str, float]]) -> dict[str, float]:

@@ -13,8 +13,9 @@ from . import gateways
 ROOT = Path(__file__).parent.parent
 MARKERS = re.compile(r"(<!-- performance -->\n).*?(<!-- /performance -->)", re.DOTALL)
 HEAD = (
-    "| | A: CPU µs a request | B: CPU µs a token | C: CPU µs a token | D: tokens lost, p99 relay, "
-    "memory | added to an answer, to its first token | cold start | idle |\n"
+    "| | A: CPU µs a request (as nginx's) | B: CPU µs a token | C: CPU µs a token | "
+    "D: tokens lost, p99 relay, memory | added to an answer, to its first token | cold start | "
+    "idle |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 
@@ -42,9 +43,9 @@ def _cells(parts: Mapping[str, Mapping[str, float]], direct: Mapping[str, float]
     late = [alone[name] - direct[name] for name in ("answer_ms", "first_token_ms")]
     lost = f"{many['tokens_lost']:.0f}, {many['relay_p99_ms']:.0f} ms, {many['memory_mb']:.0f} MB"
     return [
-        _number(whole["us_a_request"]) + _complete(whole),
-        _number(fast["us_a_token"]) + _complete(fast),
-        _number(paced["us_a_token"]) + _complete(paced),
+        _cost(whole, "us_a_request"),
+        _cost(fast, "us_a_token"),
+        _cost(paced, "us_a_token"),
         lost,
         f"{late[0]:.2f} ms, {late[1]:.2f} ms",
         f"{parts['start']['seconds']:.1f} s",
@@ -52,9 +53,10 @@ def _cells(parts: Mapping[str, Mapping[str, float]], direct: Mapping[str, float]
     ]
 
 
-def _complete(figures: Mapping[str, float]) -> str:
-    share = figures["complete"]
-    return "" if share > 99.99 else f" ({share:.0f} % complete)"
+def _cost(figures: Mapping[str, float], name: str) -> str:
+    times = f" ({_number(figures['times'])}×)" if figures.get("times", 1) != 1 else ""
+    share = f", {figures['complete']:.0f} % complete" if figures["complete"] < 99.99 else ""
+    return _number(figures[name]) + times + share
 
 
 def _number(value: float) -> str:

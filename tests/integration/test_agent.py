@@ -4,7 +4,6 @@ gateway binds, since that server knows no tools."""
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 import threading
@@ -23,7 +22,7 @@ from proxy.dialogue import Bounds, DialogueRequest, Dialogues, Done, Step, Text,
 from proxy.errors import Cancelled, Forbidden
 from proxy.gateway import Answer, Caller
 from proxy.web.services import EXTENSION, Services
-from tests.fakes import wait_until
+from tests.fakes import gone, wait_until
 from tools.processes import Gateway, ModelServer
 
 from .conftest import StartGateway
@@ -170,16 +169,7 @@ def test_cancel_stops_the_tool_in_the_middle(
     cancel.cancel()
     thread.join(10)
     assert isinstance(caught[0], Cancelled)
-    wait_until(lambda: _gone(pid))
-
-
-def _gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return True
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    wait_until(lambda: gone(pid))
 
 
 def test_tools_are_off_unless_they_are_allowed(server: ModelServer, package: Path) -> None:
@@ -236,8 +226,8 @@ def test_a_client_that_leaves_ends_the_tool(served: Gateway, package: Path) -> N
         # Others are served while the tool works.
         with httpx.Client(trust_env=False, timeout=10) as client:
             assert client.get(f"{served.url}/readyz").status_code == 200
-        assert not _gone(pid)
-    wait_until(lambda: _gone(pid), 20)
+        assert not gone(pid)
+    wait_until(lambda: gone(pid), 20)
 
 
 MCP = '''

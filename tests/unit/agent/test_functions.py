@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from proxy.agent.functions import described
 from proxy.agent.values import ToolError
 from proxy.cancel import Cancel
 from proxy.errors import Cancelled, UpstreamFault, UpstreamTimeout
+from tests.fakes import gone, wait_until
 
 SOURCE = '''
 import os, time
@@ -67,23 +67,6 @@ def box(package: None) -> Iterator[Toolbox]:
     found.close()
 
 
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return True
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-def wait_for(condition: object, seconds: float = 20.0) -> None:
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
 def test_a_function_is_told_called_and_its_faults_are_told(box: Toolbox) -> None:
     tools = box.tools()
     assert sorted(tools) == sorted(NAMES)
@@ -120,13 +103,13 @@ def test_cancel_ends_the_function_in_the_middle(box: Toolbox, tmp_path: Path) ->
 
     thread = threading.Thread(target=call)
     thread.start()
-    wait_for(mark.is_file)
+    wait_until(mark.is_file)
     pid = int(mark.read_text())
     assert not gone(pid)
     cancel.cancel()
     thread.join(10)
     assert isinstance(caught[0], Cancelled)
-    wait_for(lambda: gone(pid))
+    wait_until(lambda: gone(pid))
 
 
 def test_too_slow_a_function_is_ended(box: Toolbox, tmp_path: Path) -> None:
@@ -134,7 +117,7 @@ def test_too_slow_a_function_is_ended(box: Toolbox, tmp_path: Path) -> None:
     with pytest.raises(UpstreamTimeout, match=r"longer than 1\.5 seconds"):
         box.tools()["slow"].call({"mark": str(mark)}, Cancel(), 1.5)
     if mark.is_file():
-        wait_for(lambda: gone(int(mark.read_text())))
+        wait_until(lambda: gone(int(mark.read_text())))
 
 
 def test_only_what_is_allowed_is_there(package: None) -> None:

@@ -19,8 +19,7 @@ from proxy.cancel import Cancel
 from proxy.children import Children
 from proxy.errors import Cancelled, UpstreamFault
 from tests.extras import need
-
-from .test_functions import gone, wait_for
+from tests.fakes import gone, wait_until
 
 need("knowledge", "mcp")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
@@ -75,7 +74,7 @@ def server(request: pytest.FixtureRequest, script: Path) -> Iterator[Server]:
     quiet = subprocess.DEVNULL
     with subprocess.Popen([sys.executable, str(script), str(port)], stderr=quiet) as process:
         try:
-            wait_for(lambda: _listens(port))
+            wait_until(lambda: _listens(port))
             yield Server("small", url=f"http://127.0.0.1:{port}/mcp", headers={"X-Key": "k"})
         finally:
             process.kill()
@@ -119,11 +118,11 @@ def test_cancel_ends_the_server_in_the_middle_of_a_tool(script: Path, tmp_path: 
 
     thread = threading.Thread(target=call)
     thread.start()
-    wait_for(mark.is_file)
+    wait_until(mark.is_file)
     cancel.cancel()
     thread.join(10)
     assert isinstance(caught[0], Cancelled)
-    wait_for(lambda: gone(int(mark.read_text())))
+    wait_until(lambda: gone(int(mark.read_text())))
     assert box.tools()["add"].call({"a": 1, "b": 1}, Cancel(), 30) == "2", "a new session"
     box.close()
 
@@ -144,7 +143,7 @@ def test_a_server_that_began_anew_gets_a_new_session(script: Path) -> None:
             [sys.executable, str(script), str(port)], stdout=quiet, stderr=quiet
         ) as process:
             try:
-                wait_for(lambda: _listens(port))
+                wait_until(lambda: _listens(port))
                 assert call() == "2"
             finally:
                 process.kill()

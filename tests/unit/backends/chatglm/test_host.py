@@ -17,6 +17,7 @@ import pytest
 from proxy.backends.chatglm import host, place, protocol
 from proxy.backends.chatglm.host import Process
 from proxy.backends.chatglm.protocol import Broken, Load
+from tests.fakes import gone
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows runs it in a thread")
 
@@ -99,10 +100,10 @@ def test_the_second_joins_and_outlives_the_first(
     assert process is not None
     pid = process.pid
     assert first.end() == "left to others"
-    assert not ended(pid)
+    assert not gone(pid)
     assert place.lock(folder) is None
     assert second.end() == "another worker's child"
-    until(lambda: ended(pid))
+    until(lambda: gone(pid))
 
 
 @needs_linux
@@ -160,14 +161,6 @@ def test_a_killed_one_is_told_by_its_signal(
     assert one.sock.recv(1) == b""
     assert one.end() == "signal 9"
     one.kill(process.pid)  # it is gone, which is what was wanted
-
-
-def ended(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state == "Z"
 
 
 def test_a_folder_of_others_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
