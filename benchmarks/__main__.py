@@ -5,8 +5,8 @@
     python -m benchmarks --check    ours for some seconds; fails when an answer is lost
 
 The machine's first core is the gateway's, the next one is the stub's and the load generator's. Each
-part is measured three times, each time of all gateways one after the other, since a machine is not
-as fast at all times; the table holds the medians, and those of each time's ratio to nginx.
+part is measured in three rounds, by slices in which the gateways take turns, since a machine is not
+as fast at all times; the table holds the medians, and those of each turn's ratio to nginx.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from typing import Any
 from tools.processes import Child, Died
 
 from . import report
+from .calm import Calm
 from .gateways import KINDS, Kind, Missing, Running
 from .measure import pinned
 from .scenarios import Bench, Load
 
 HERE = Path(__file__).parent
 QUICK = ("slotproxy", "nginx", "naive")
+SLICES = 5  # of a part in which nothing has to last long
 Measured = dict[str, dict[str, dict[str, float]]]  # gateway, part, figure
 
 
@@ -71,12 +73,14 @@ def begin(kinds: Sequence[Kind], upstream: str, folder: Path) -> list[Running]:
     return running
 
 
-def measure(bench: Bench, stub: Stub, running: Sequence[Running], repeats: int) -> Measured:
-    parts: list[tuple[str, Callable[[Any], dict[str, float]]]] = [
-        ("whole", bench.whole),
-        ("fast", bench.fast),
-        ("paced", bench.paced),
-        ("alone", bench.alone),
+def measure(
+    bench: Bench, stub: Stub, running: Sequence[Running], repeats: int, calm: Calm
+) -> Measured:
+    parts: list[tuple[str, int, Callable[[Any], dict[str, float]]]] = [
+        ("whole", SLICES, bench.whole),
+        ("fast", SLICES, bench.fast),
+        ("paced", 1, bench.paced),
+        ("alone", 1, bench.alone),
     ]
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for one in running:
@@ -87,13 +91,15 @@ def measure(bench: Bench, stub: Stub, running: Sequence[Running], repeats: int) 
     for turn in range(repeats):
         say(f"round {turn + 1} of {repeats}")
         found["direct"]["alone"].append(bench.alone(stub))
-        for name, part in parts:
-            told = {}
-            for one in running:
-                told[one.kind.name] = figures = part(one)
-                found[one.kind.name].setdefault(name, []).append(figures)
-                say(f"  {one.kind.name:14} {name:6} {report.brief(figures)}")
-            _compare(told, to="nginx")
+        for name, slices, part in parts:
+            for _ in range(slices):
+                told = {}
+                for one in running:
+                    calm.look()
+                    told[one.kind.name] = figures = part(one)
+                    found[one.kind.name].setdefault(name, []).append(figures)
+                    say(f"  {one.kind.name:14} {name:6} {report.brief(figures)}")
+                _compare(told, to="nginx")
     say("1 000 streams")
     for one in running:
         figures = bench.many(one)
@@ -141,8 +147,9 @@ def main() -> int:
             with pinned(cores[0]):
                 running = begin([k for k in KINDS if k.name in names], stub.upstream, folder)
             bench = Bench(load, stub.upstream, scale)
+            calm = Calm(cores[0])
             repeats = args.repeats or (1 if args.quick else 3)
-            measured = measure(bench, stub, running, repeats)
+            measured = measure(bench, stub, running, repeats, calm)
         finally:
             load.close()
             for one in running:
@@ -156,6 +163,7 @@ def main() -> int:
         "machine": f"{_processor()}, Python {platform.python_version()}",
         "scale": scale,
         "repeats": repeats,
+        "calm": round(calm.share),
         "labels": {k.name: k.label for k in KINDS},
         "measured": measured,
     }

@@ -72,7 +72,8 @@ def publish(results: Mapping[str, Any]) -> None:
     block = (
         f"{table(results)}\nMeasured {results['date']} by `make bench` on one core of: "
         f"{results['machine']}; medians of {results['repeats']} rounds, each part at "
-        f"{results['scale']:.0%} of its full length.\n\n"
+        f"{results['scale']:.0%} of its full length. The core was as fast as it can be in "
+        f"{results['calm']} % of the looks at it.\n\n"
         "![CPU of each gateway](benchmarks/plots/cpu.png)\n"
     )
     readme.write_text(MARKERS.sub(lambda m: m[1] + block + m[2], text), "utf-8")
