@@ -80,26 +80,26 @@ def measure(
         ("whole", SLICES, bench.whole),
         ("fast", SLICES, bench.fast),
         ("paced", 1, bench.paced),
-        ("alone", 1, bench.alone),
+        ("alone", SLICES, bench.alone),
     ]
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for one in running:
         found[one.kind.name] = {"start": [{"seconds": one.started}]}
         found[one.kind.name]["idle"] = [bench.idle(one)]
         bench.warm(one)
-    found["direct"] = {"alone": []}
+    found["direct"] = {}
     for turn in range(repeats):
         say(f"round {turn + 1} of {repeats}")
-        found["direct"]["alone"].append(bench.alone(stub))
         for name, slices, part in parts:
             for _ in range(slices):
-                told = {}
+                told = {"direct": part(stub)} if name == "alone" else {}
                 for one in running:
                     calm.look()
-                    told[one.kind.name] = figures = part(one)
-                    found[one.kind.name].setdefault(name, []).append(figures)
-                    say(f"  {one.kind.name:14} {name:6} {report.brief(figures)}")
-                _compare(told, to="nginx")
+                    told[one.kind.name] = part(one)
+                _compare(told)
+                for gateway, figures in told.items():
+                    found[gateway].setdefault(name, []).append(figures)
+                    say(f"  {gateway:14} {name:6} {report.brief(figures)}")
     say("1 000 streams")
     for one in running:
         figures = bench.many(one)
@@ -111,12 +111,17 @@ def measure(
     }
 
 
-def _compare(told: dict[str, dict[str, float]], to: str) -> None:
-    """Add what each gateway's CPU is as a multiple of one gateway's."""
-    for name in ("us_a_request", "us_a_token"):
-        if name in told.get(to, {}):
-            for figures in told.values():
-                figures["times"] = figures[name] / told[to][name]
+def _compare(told: dict[str, dict[str, float]]) -> None:
+    """Add what each gateway's CPU is as a multiple of nginx's, and how much later it is than the
+    stub by itself, in the same turn."""
+    nginx, direct = told.get("nginx", {}), told.get("direct", {})
+    for figures in told.values():
+        for name in ("us_a_request", "us_a_token"):
+            if name in nginx:
+                figures["times"] = figures[name] / nginx[name]
+        for name in ("answer_ms", "first_token_ms"):
+            if name in direct:
+                figures[f"{name}_added"] = figures[name] - direct[name]
 
 
 def _medians(figures: list[dict[str, float]]) -> dict[str, float]:

@@ -27,20 +27,17 @@ def brief(figures: Mapping[str, float]) -> str:
 
 def table(results: Mapping[str, Any]) -> str:
     """Markdown, a row a gateway."""
-    measured = results["measured"]
-    direct = measured["direct"]["alone"]
     rows = [
-        f"| {results['labels'][name]} | {' | '.join(_cells(parts, direct))} |"
-        for name, parts in measured.items()
+        f"| {results['labels'][name]} | {' | '.join(_cells(parts))} |"
+        for name, parts in results["measured"].items()
         if name != "direct"
     ]
     return HEAD + "\n".join(rows) + "\n"
 
 
-def _cells(parts: Mapping[str, Mapping[str, float]], direct: Mapping[str, float]) -> list[str]:
+def _cells(parts: Mapping[str, Mapping[str, float]]) -> list[str]:
     whole, fast, paced, many = (parts[name] for name in ("whole", "fast", "paced", "many"))
-    alone = parts["alone"]
-    late = [alone[name] - direct[name] for name in ("answer_ms", "first_token_ms")]
+    late = [parts["alone"][f"{name}_added"] for name in ("answer_ms", "first_token_ms")]
     lost = f"{many['tokens_lost']:.0f}, {many['relay_p99_ms']:.0f} ms, {many['memory_mb']:.0f} MB"
     return [
         _cost(whole, "us_a_request"),

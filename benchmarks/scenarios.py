@@ -134,7 +134,7 @@ class Bench:
     def alone(self, target: Target) -> dict[str, float]:
         """One at a time: a whole answer of one token; then, of a stream, its first token."""
         self.pace(0)
-        count = max(20, round(400 * self.scale))
+        count = max(20, round(80 * self.scale))
         whole, _ = self._run(target, tokens=1, stream=False, requests=count)
         stream, _ = self._run(target, tokens=2, stream=True, requests=count)
         return {
