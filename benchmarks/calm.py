@@ -2,7 +2,7 @@
 
 The neighbours of a virtual machine take its caches and half of its core, for seconds or hours, and
 nothing here shows it but the time that the same work takes. Python suffers more from that than
-nginx does, so ratios change as well: two runs can be compared when the machine was ours in both.
+nginx does. Ratios within a turn hold for all that, costs and times only where the machine was ours.
 """
 
 from __future__ import annotations

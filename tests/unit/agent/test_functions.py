@@ -103,7 +103,7 @@ def test_cancel_ends_the_function_in_the_middle(box: Toolbox, tmp_path: Path) ->
 
     thread = threading.Thread(target=call)
     thread.start()
-    wait_until(mark.is_file)
+    wait_until(mark.is_file, 20)
     pid = int(mark.read_text())
     assert not gone(pid)
     cancel.cancel()

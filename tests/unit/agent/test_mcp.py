@@ -74,7 +74,7 @@ def server(request: pytest.FixtureRequest, script: Path) -> Iterator[Server]:
     quiet = subprocess.DEVNULL
     with subprocess.Popen([sys.executable, str(script), str(port)], stderr=quiet) as process:
         try:
-            wait_until(lambda: _listens(port))
+            wait_until(lambda: _listens(port), 20)
             yield Server("small", url=f"http://127.0.0.1:{port}/mcp", headers={"X-Key": "k"})
         finally:
             process.kill()
@@ -118,7 +118,7 @@ def test_cancel_ends_the_server_in_the_middle_of_a_tool(script: Path, tmp_path: 
 
     thread = threading.Thread(target=call)
     thread.start()
-    wait_until(mark.is_file)
+    wait_until(mark.is_file, 20)
     cancel.cancel()
     thread.join(10)
     assert isinstance(caught[0], Cancelled)
@@ -143,7 +143,7 @@ def test_a_server_that_began_anew_gets_a_new_session(script: Path) -> None:
             [sys.executable, str(script), str(port)], stdout=quiet, stderr=quiet
         ) as process:
             try:
-                wait_until(lambda: _listens(port))
+                wait_until(lambda: _listens(port), 20)
                 assert call() == "2"
             finally:
                 process.kill()
