@@ -49,8 +49,8 @@ test: $(VENV)/installed ## what takes three minutes, with the server of 2023 and
 	$(PYTEST) -m 'not slow' --ignore tests/browser $(FLAGS)
 
 test-all: export SLOTPROXY_TEST_ALL = 1
-test-all: $(VENV)/installed ## every test, on the server of 2026 (built once, about ten minutes), PostgreSQL and in a browser too
-	@$(RUN) -m tools.servers build llama-2023 llama-2026 >/dev/null
+test-all: $(VENV)/installed ## every test, on PowerInfer's server and that of 2026 (built once, about ten minutes), PostgreSQL and in a browser too
+	@$(RUN) -m tools.servers build --skip-absent llama-2023 powerinfer llama-2026 >/dev/null
 	@$(RUN) -m tools.chatglm install
 	@$(RUN) -m tools.browser
 	$(PYTEST) -m 'not alone' $(FLAGS)

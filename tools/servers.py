@@ -1,13 +1,17 @@
 """Real server.cpp processes to run and to test against, built from published sources.
 
-The Python package llama-cpp-python carries the sources of the llama.cpp of its day, ``server``
-included, so two generations of it can be had from the package index, pinned by hash:
-
-- ``llama-2023``: the server PowerInfer was forked from (about a minute on two cores)
+- ``llama-2023``: llama.cpp's ``server`` of November 2023 (about a minute on two cores)
 - ``llama-2026``: today's ``llama-server`` (about ten minutes)
+- ``powerinfer``: PowerInfer's ``server``, a fork of the one of 2023 (about a minute)
+
+The first two come from the Python package llama-cpp-python, which carries the sources of the
+llama.cpp of its day. No package index has PowerInfer: its source is an archive beside the checkout,
+``../shared/third_party/powerinfer-server.tar.xz``, or what ``POWERINFER_SRC`` names: a checkout of
+PowerInfer, or that archive. Archives are pinned by their sha256.
 
 A binary is built once (see ``tools.building``). ``find`` looks, ``build`` makes. On the command
-line: ``python -m tools.servers build|find NAME…``
+line: ``python -m tools.servers build|find NAME…``; with ``--skip-absent``, a server whose source is
+not on this machine is reported and left out.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import hashlib
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -32,9 +37,19 @@ from tools.building import terminal as terminal
 _STEPS = "1"  # raise it when the way of building changes: the cached binaries are built anew
 
 
+ARCHIVE = ROOT.parent / "shared" / "third_party" / "powerinfer-server.tar.xz"
+SOURCE_VARIABLE = "POWERINFER_SRC"
+
+
+class SourceMissing(BuildError):
+    """The source of a server is not on this machine."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One server: a source package (``sha256`` of its archive), cmake target and flags."""
+    """One server: a source archive (its ``sha256``), cmake target and flags.
+
+    ``version`` is that of llama-cpp-python, or the commit of PowerInfer in ``ARCHIVE``."""
 
     name: str
     version: str
@@ -42,12 +57,14 @@ class Recipe:
     target: str
     flags: tuple[str, ...]
 
-    @property
     def folder(self) -> str:
         """Name of its place in the cache."""
         system = (platform.system(), platform.machine())
-        made_of = digest(_STEPS, *dataclasses.astuple(self), *system)
-        return f"{self.name}-{self.version}-{made_of}"
+        made_of = (_STEPS, *dataclasses.astuple(self), *system)
+        checkout = _checkout() if self.name == "powerinfer" else None
+        if checkout is not None:
+            return f"{self.name}-checkout-{digest(*made_of, checkout, _commit(checkout))}"
+        return f"{self.name}-{self.version}-{digest(*made_of)}"
 
 
 # NATIVE=OFF: the cache may be a home directory that several machines share. The common
@@ -77,12 +94,62 @@ RECIPES = {
                 "-DLLAMA_BUILD_TESTS=OFF",
             ),
         ),
+        Recipe(
+            name="powerinfer",
+            version="d3ebd7c",
+            sha256="181386ea10c6326a29acb08d74cf349a238267adb69a4a9fb969ed66b35c0e5e",
+            target="server",
+            # Its CMakeLists.txt asks for a policy version that cmake 4 no longer knows.
+            flags=(
+                *_COMMON,
+                "-DLLAMA_NATIVE=OFF",
+                "-DLLAMA_BUILD_TESTS=OFF",
+                "-DCMAKE_POLICY_VERSION_MINIMUM=3.5",
+            ),
+        ),
     )
 }
 
 
 def _binary(recipe: Recipe) -> Path:
-    return cache() / "servers" / recipe.folder / executable(recipe.target)
+    return cache() / "servers" / recipe.folder() / executable(recipe.target)
+
+
+def powerinfer_source() -> Path | None:
+    """PowerInfer's source on this machine, an archive or a folder; None where there is none.
+
+    Raises ``BuildError`` when ``POWERINFER_SRC`` names nothing that could be it."""
+    named = os.environ.get(SOURCE_VARIABLE)
+    if not named:
+        return ARCHIVE if ARCHIVE.is_file() else None
+    path = Path(named).expanduser().resolve()
+    if path.is_file() or (path / "examples" / "server" / "server.cpp").is_file():
+        return path
+    raise BuildError(
+        f"{SOURCE_VARIABLE} is {named!r}, which is neither a checkout of PowerInfer (it has no "
+        f"examples/server/server.cpp) nor an archive of it"
+    )
+
+
+def can_build(name: str) -> bool:
+    """Whether the server's source is on this machine or in the package index."""
+    return name != "powerinfer" or powerinfer_source() is not None
+
+
+def _checkout() -> Path | None:
+    """The checkout that ``POWERINFER_SRC`` names, if it names one."""
+    named = os.environ.get(SOURCE_VARIABLE)
+    path = Path(named).expanduser().resolve() if named else None
+    return path if path is not None and path.is_dir() else None
+
+
+def _commit(checkout: Path) -> str:
+    """The commit that is checked out, empty where git cannot say."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def find(name: str) -> Path | None:
@@ -92,14 +159,26 @@ def find(name: str) -> Path | None:
 
 
 def build(name: str, progress: Progress = print) -> Path:
-    """The server of that name, built if it is not in the cache. Raises ``BuildError``."""
+    """The server of that name, built if it is not in the cache. Raises ``BuildError``, and
+    ``SourceMissing`` when there is nothing to build it from."""
     recipe = RECIPES[name]
     if found := find(name):
         return found
+    local = powerinfer_source() if name == "powerinfer" else None
+    if name == "powerinfer" and local is None:
+        raise SourceMissing(
+            f"PowerInfer's source is not on this machine. Set {SOURCE_VARIABLE} to a checkout of "
+            f"PowerInfer, or put its archive at {ARCHIVE}"
+        )
 
     def make(work: Path, log: Path) -> Path:
-        progress(f"{name}: fetching llama-cpp-python {recipe.version}")
-        source = _unpack(_fetch(recipe, work, log), work)
+        if local is None:
+            progress(f"{name}: fetching llama-cpp-python {recipe.version}")
+            source = _unpack(_fetch(recipe, work, log), work)
+        elif local.is_dir():
+            source = local
+        else:
+            source = _unpack_whole(recipe, local, work)
         made = _compile(recipe, source, work, log, progress)
         done = work / "done"
         done.mkdir()
@@ -122,11 +201,25 @@ def _fetch(recipe: Recipe, work: Path, log: Path) -> Path:
     archives = list(work.glob("*.tar.gz"))
     if len(archives) != 1:
         raise BuildError(f"pip fetched no source archive of llama-cpp-python {recipe.version}")
-    with archives[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != recipe.sha256:
-        raise BuildError(f"{archives[0].name} is not the expected file: its sha256 is {found}")
+    _check(archives[0], recipe.sha256)
     return archives[0]
+
+
+def _check(archive: Path, sha256: str) -> None:
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise BuildError(
+            f"{archive.name} is not the expected file: its sha256 is {found}, not {sha256}"
+        )
+
+
+def _unpack_whole(recipe: Recipe, archive: Path, work: Path) -> Path:
+    """The folder of PowerInfer's archive."""
+    _check(archive, recipe.sha256)
+    with tarfile.open(archive) as tar:
+        tar.extractall(work / "source", filter="data")
+    return work / "source"
 
 
 def _unpack(archive: Path, work: Path) -> Path:
@@ -163,10 +256,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.servers", description="Model servers.")
     parser.add_argument("do", choices=["build", "find"])
     parser.add_argument("names", nargs="+", choices=sorted(RECIPES), metavar="NAME")
+    parser.add_argument(
+        "--skip-absent", action="store_true", help="leave out a server whose source is not here"
+    )
     args = parser.parse_args(argv)
     for name in args.names:
         try:
             path = build(name, terminal()) if args.do == "build" else find(name)
+        except SourceMissing as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            if not args.skip_absent:
+                return 1
+            print(f"{name} IS LEFT OUT: its tests are skipped", file=sys.stderr)
+            continue
         except BuildError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1

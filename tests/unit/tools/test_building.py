@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import tarfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -116,3 +119,88 @@ def test_a_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert binary == servers.find("llama-2023")
     assert binary.read_text() == "1"
     assert [command[0] for command in commands] == ["/x/cmake", "/x/cmake"]
+
+
+def archive(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small archive in the place of PowerInfer's, which the recipe takes for it."""
+    with tarfile.open(path, "w:xz") as tar:
+        member = tarfile.TarInfo("examples/server/server.cpp")
+        tar.addfile(member)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    recipe = dataclasses.replace(servers.RECIPES["powerinfer"], sha256=sha256)
+    monkeypatch.setitem(servers.RECIPES, "powerinfer", recipe)
+    return path
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that are compiled: none is, each gives an empty server."""
+    sources: list[Path] = []
+
+    def compile_(recipe: Any, source: Path, work: Path, log: Path, progress: Any) -> Path:
+        assert (source / "examples" / "server" / "server.cpp").is_file()
+        sources.append(source)
+        made = work / building.executable("server")
+        made.touch()
+        return made
+
+    monkeypatch.setattr(servers, "_compile", compile_)
+    return sources
+
+
+def test_powerinfer_is_built_from_the_archive_beside_the_checkout(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[Path]
+) -> None:
+    monkeypatch.delenv("POWERINFER_SRC", raising=False)
+    monkeypatch.setattr(servers, "ARCHIVE", archive(folder / "it.tar.xz", monkeypatch))
+    assert servers.find("powerinfer") is None
+    assert servers.can_build("powerinfer")
+    binary = servers.build("powerinfer", lambda text: None)
+    assert binary == servers.find("powerinfer")
+    (folder / "it.tar.xz").unlink()
+    assert servers.find("powerinfer") == binary, "a server that is built needs its source no more"
+
+
+def test_another_archive_than_the_pinned_one_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[Path]
+) -> None:
+    path = archive(folder / "it.tar.xz", monkeypatch)
+    path.write_bytes(path.read_bytes() + b"more")
+    monkeypatch.setenv("POWERINFER_SRC", str(path))
+    with pytest.raises(BuildError, match="is not the expected file"):
+        servers.build("powerinfer", lambda text: None)
+    assert not compiled
+
+
+def test_powerinfer_is_built_from_a_checkout(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[Path]
+) -> None:
+    source = folder / "PowerInfer" / "examples" / "server" / "server.cpp"
+    source.parent.mkdir(parents=True)
+    source.touch()
+    monkeypatch.setenv("POWERINFER_SRC", str(folder / "PowerInfer"))
+    binary = servers.build("powerinfer", lambda text: None)
+    assert compiled == [folder / "PowerInfer"]
+    assert source.is_file(), "the checkout stays as it is"
+    monkeypatch.delenv("POWERINFER_SRC")
+    assert servers.find("powerinfer") != binary, "the pinned source is another server"
+
+
+def test_a_missing_source_of_powerinfer_says_where_to_put_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("POWERINFER_SRC", raising=False)
+    monkeypatch.setattr(servers, "ARCHIVE", folder / "nowhere.tar.xz")
+    assert not servers.can_build("powerinfer")
+    assert servers.main(["build", "powerinfer"]) == 1
+    assert "Set POWERINFER_SRC" in capsys.readouterr().err
+    assert servers.main(["build", "--skip-absent", "powerinfer"]) == 0
+    assert "powerinfer IS LEFT OUT" in capsys.readouterr().err
+
+
+def test_a_wrong_powerinfer_src_is_an_error_even_where_absent_servers_are_skipped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POWERINFER_SRC", str(folder / "mistyped"))
+    assert servers.main(["build", "--skip-absent", "powerinfer"]) == 1
+    assert "neither a checkout of PowerInfer" in capsys.readouterr().err
