@@ -37,7 +37,14 @@ def cache() -> Path:
     return Path(base) / "slotproxy"
 
 
-def once(folder: Path, name: str, make: Callable[[Path, Path], Path], progress: Progress) -> None:
+def once(
+    folder: Path,
+    name: str,
+    make: Callable[[Path, Path], Path],
+    progress: Progress,
+    *,
+    needs_compiler: bool = True,
+) -> None:
     """See that ``folder`` is there: ``make(work, log)`` gives a folder within ``work`` that becomes
     it. Whole or not at all; of two builds at once the second waits and takes what the first made.
     Raises ``BuildError``."""
@@ -45,7 +52,8 @@ def once(folder: Path, name: str, make: Callable[[Path, Path], Path], progress: 
     with _locked(folder.with_name(f"{folder.name}.lock"), progress):
         if folder.is_dir():
             return
-        compiler()
+        if needs_compiler:
+            compiler()
         log = folder.with_name(f"{folder.name}.log")
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:

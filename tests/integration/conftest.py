@@ -16,7 +16,7 @@ import pytest
 
 from tests import thorough
 from tools import made_up_model as made_up
-from tools import servers
+from tools import servers, smollm2
 from tools.processes import Child, Gateway, ModelServer
 
 GENERATIONS = ("llama-2023", "powerinfer", "llama-2026")
@@ -63,6 +63,18 @@ def tiny_model() -> Path:
     path = servers.ROOT / "models" / "tinychat-llama.gguf"
     if not path.is_file():
         pytest.skip("models/tinychat-llama.gguf is not there")
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_model() -> Path:
+    """SmolLM2-135M-Instruct: a real model, which knows facts and follows simple instructions."""
+    path = smollm2.find()
+    if path is None:
+        reason = "SmolLM2 is not there: python -m tools.smollm2 fetch"
+        if thorough.ALL:
+            pytest.fail(reason)
+        pytest.skip(reason)
     return path
 
 

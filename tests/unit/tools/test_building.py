@@ -67,6 +67,21 @@ def test_a_build_that_fails_leaves_its_log_alone(folder: Path) -> None:
     assert sorted(one.name for one in folder.iterdir()) == ["a.lock", "a.log"]
 
 
+def test_a_download_needs_no_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_here() -> None:
+        raise BuildError("no C++ compiler found")
+
+    def make(work: Path, log: Path) -> Path:
+        (work / "done").mkdir()
+        return work / "done"
+
+    monkeypatch.setattr(building, "compiler", none_here)
+    with pytest.raises(BuildError, match="no C"):
+        once(folder / "built", "built", make, print)
+    once(folder / "fetched", "fetched", make, print, needs_compiler=False)
+    assert (folder / "fetched").is_dir()
+
+
 def test_ninja_and_make_are_counted_and_only_upwards() -> None:
     said: list[str] = []
     hear = counting("x", said.append)
