@@ -36,22 +36,24 @@ def say(*pieces: str, reason: str = "stop", usage: Usage = Usage(7, 3, 2)) -> li
 
 
 class ScriptedRun:
-    """Plays a script; an error in it is raised at its place."""
+    """Plays a script; an error in it is raised at its place. A piece of text is a token."""
 
     slot = 0
 
     def __init__(self, script: Script) -> None:
         self._script = script
+        self._tokens = 0
         self.closed = threading.Event()
 
     def __iter__(self) -> Iterator[Batch]:
         for step in self._script:
             if isinstance(step, GatewayError):
                 raise step
+            self._tokens += sum(e.pieces for e in step if isinstance(e, TextDelta))
             yield list(step)
 
     def usage(self) -> Usage:
-        return Usage(7, 1, 0)
+        return Usage(7, self._tokens, 0)
 
     def close(self) -> None:
         self.closed.set()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..backends.driver import Run
+from ..backends.tokens import BOS
 from ..cancel import Cancel
 from ..core.events import Batch, Failed, Finished, Started, TextDelta
 from ..core.task import Task
@@ -28,7 +29,7 @@ from ..errors import BackendBusy, Cancelled, GatewayError
 from ..prompting import bind
 from ..prompting.judging import InvalidOutput, judged
 from .fitting import limits
-from .way import Manner, Way, start_bound
+from .way import Manner, Turn, Way, start_bound
 
 if TYPE_CHECKING:
     from .seat import Seat
@@ -132,7 +133,7 @@ class Answering:
                     return
             if way.turn is None:
                 return
-            after = self._turned(way)
+            after = self._turned(way, batch)
             if after is None:
                 yield way.close(Finished("length", self.usage()))
                 return
@@ -156,15 +157,16 @@ class Answering:
             self._wait()
             self._run = self._begin(self._asked)
 
-    def _turned(self, way: Way) -> Batch | None:
-        """Go on under the grammar the way asks for; None where no token is left for it."""
+    def _turned(self, way: Way, batch: Batch) -> Batch | None:
+        """Go on under the grammar the way asks for, in the middle of `batch`; None where no token
+        is left for it."""
         turn, way.turn = way.turn, None
         assert turn is not None
         so_far = self.usage()
         self._run.close()
         if not self._prompt_tokens:
             self._prompt_tokens, self._cached = so_far.prompt, so_far.cached
-        self._spent = so_far.completion - self._wasted
+        self._spent = self._kept(turn, batch, so_far.completion - self._wasted)
         self._later = True
         left = (self._task.max_tokens or 0) - self._spent
         if left < 1:
@@ -182,7 +184,20 @@ class Answering:
                 },
             )
         )
-        return way.bound(turn)
+        return way.bound(turn, self._spent)
+
+    def _kept(self, turn: Turn, batch: Batch, written: int) -> int:
+        """How many of the `written` tokens the next run goes on behind. What the last batch brought
+        beyond that is thrown away, and costs nobody's budget: on a fast server one batch holds all
+        that is left of it."""
+        if not turn.text:
+            return 0
+        before = written - sum(e.pieces for e in batch if isinstance(e, TextDelta))
+        try:
+            fresh = self._backend.counter.count(turn.fresh) - BOS if turn.fresh else 0
+        except GatewayError:
+            return written
+        return min(written, max(0, before) + fresh)
 
     def _begin(self, task: Task) -> Run:
         self._asked = task

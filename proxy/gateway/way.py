@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -35,10 +35,12 @@ class Manner(Struct, frozen=True):
 
 class Turn(Struct, frozen=True):
     """Go on behind the prompt and `text` under the grammar of `bound`; `begun` is what the reader
-    of calls is to see of a call that is open."""
+    of calls is to see of a call that is open. `fresh` is the end of `text` that no earlier batch
+    brought: only that part's tokens are not counted yet."""
 
     text: str
     bound: bind.Bound
+    fresh: str
     begun: str = ""
 
 
@@ -54,6 +56,7 @@ class Way:
     _start: bind.Bound | None = None
     _deferred = False
     _raw = ""
+    _known = 0  # characters of it that earlier batches brought
     _content = 0
     _thinking = 0  # tokens of thoughts; a piece is a token
 
@@ -103,6 +106,7 @@ class Way:
             return batch
         thoughts, calls = self._thoughts, self._calls
         if calls is not None or self._deferred:
+            self._known = len(self._raw)
             self._raw += "".join(e.text for e in batch if isinstance(e, TextDelta))
         if thoughts is not None:
             came, thinking = batch, not thoughts.over
@@ -110,13 +114,14 @@ class Way:
             if thinking and ReasoningDelta in map(type, batch):
                 self._thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
             if self._deferred:
-                finished = came[-1] if came and isinstance(came[-1], Finished) else None
-                if (thoughts.over or finished) and not _cut(finished):
+                # Nothing binds this run, so none of its text is the answer's. A batch may bring
+                # the end of the thoughts together with the end of the run, for whatever reason.
+                batch = [e for e in batch if not isinstance(e, TextDelta)]
+                if thoughts.over or _ended_by_itself(came):
                     assert self._start is not None
                     self._deferred = False
-                    self.turn = Turn(self._thought(), self._start)
-                    batch = [e for e in batch if not isinstance(e, (TextDelta, Finished))]
-                    return self._through(batch)
+                    self.turn = self._turn(self._thought(), self._start)
+                    return self._through([e for e in batch if not isinstance(e, Finished)])
             elif thoughts.passes:
                 self._thoughts = None
                 self.idle = self._has_nothing_to_do()
@@ -130,16 +135,21 @@ class Way:
                 assert self._form is not None
                 lead = self._raw[: len(self._raw) - self._content]
                 content = self._raw[len(lead) :]
-                self.turn = Turn(
+                self.turn = self._turn(
                     lead + content[: opened.keep] + opened.written,
                     bind.calls_of(self._request, self._form, opened.begun),
                     opened.written or opened.mark,
                 )
         return self._through(batch)
 
-    def bound(self, turn: Turn) -> Batch:
-        """The turn was taken: read on behind what it begins with."""
+    def _turn(self, text: str, bound: bind.Bound, begun: str = "") -> Turn:
+        known = self._raw[: self._known]
+        return Turn(text, bound, text[len(known) :] if text.startswith(known) else "", begun)
+
+    def bound(self, turn: Turn, tokens: int) -> Batch:
+        """The turn was taken, behind so many tokens: read on behind what it begins with."""
         self._thoughts = None
+        self._thinking = min(self._thinking, tokens)
         if self._calls is not None and turn.begun:
             return self._through(self._calls.bind(turn.begun))
         return []
@@ -180,5 +190,6 @@ def start_bound(task: Task) -> bind.Bound | None:
     return bind.from_start(task.request, form_of(task))
 
 
-def _cut(finished: Any) -> bool:
-    return finished is not None and finished.reason == "length"
+def _ended_by_itself(batch: Batch) -> bool:
+    last = batch[-1] if batch else None
+    return isinstance(last, Finished) and last.reason != "length"

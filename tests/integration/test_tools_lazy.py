@@ -16,6 +16,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
+from proxy.backends import run
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.registry import Backend
@@ -118,7 +119,12 @@ def test_a_name_in_the_form_of_ours_is_bound_from_there(driver: Helped) -> None:
     assert answer.json["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_a_document_behind_thoughts(driver: Helped) -> None:
+@pytest.mark.parametrize("gather", [run.GATHER, 1.0])
+def test_a_document_behind_thoughts(
+    driver: Helped, gather: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one batch brings the end of the thoughts and the end of the budget."""
+    monkeypatch.setattr(run, "GATHER", gather)
     driver.says = 'root ::= "<think>\\nLet me see.\\n</think>\\n" [a-z]*'
     schema = {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"]}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
@@ -128,3 +134,4 @@ def test_a_document_behind_thoughts(driver: Helped) -> None:
     message = answer.json["choices"][0]["message"]
     assert message["reasoning_content"] == "Let me see."
     assert json.loads(message["content"])["x"] in (1, 2)
+    assert answer.json["usage"]["completion_tokens"] <= 200
