@@ -14,21 +14,21 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-llama install test test-all test-langchain screenshots bench bench-quick bench-check models lint format lock
+.PHONY: help run run-chatglm install test test-all test-langchain screenshots bench bench-quick bench-check models lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
 	@echo
-	@echo '  PORT=8081                      port of make run and run-llama'
-	@echo '  LLAMA_API=http://host:port     make run in front of this server, instead of the bundled model'
+	@echo '  PORT=8081                      port of make run and run-chatglm'
+	@echo '  LLAMA_API=http://host:port     make run in front of this server, instead of one of its own'
 	@echo '  FLAGS="--metrics …"            more flags for slotproxy (make run) or pytest (make test)'
 	@echo '  PYTHON=python3.12              the Python to make .venv with (3.11 or newer)'
 
-run: $(VENV)/installed ## slotproxy with the ChatGLM model it brings along (chatglm_cpp is built once, some minutes)
+run: $(VENV)/installed ## slotproxy and a llama.cpp server with a small real model (built and fetched once, two minutes)
 	@$(RUN) -m tools.run --port $(PORT) $(if $(LLAMA_API),--llama-api '$(LLAMA_API)') $(FLAGS)
 
-run-llama: $(VENV)/installed ## slotproxy in front of a small server.cpp of 2023 (built once, about a minute)
-	@$(RUN) -m tools.run --server --port $(PORT) $(FLAGS)
+run-chatglm: $(VENV)/installed ## slotproxy with the ChatGLM model it brings along (chatglm_cpp is built once, some minutes)
+	@$(RUN) -m tools.run --chatglm --port $(PORT) $(FLAGS)
 
 install: $(VENV)/installed ## make .venv with everything, as locked in requirements/
 
@@ -45,6 +45,7 @@ PYTEST = $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 test: export SLOTPROXY_TEST_ALL = 0
 test: $(VENV)/installed ## what takes three minutes, with the server of 2023 and chatglm_cpp (built once, some minutes)
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null
+	@-$(RUN) -m tools.smollm2 fetch >/dev/null
 	@$(RUN) -m tools.chatglm install
 	$(PYTEST) -m 'not slow' --ignore tests/browser $(FLAGS)
 

@@ -107,6 +107,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         continues=settings.continue_broken,
         side_jobs=settings.side_jobs,
         hygiene=settings.prefix_hygiene,
+        sampling=settings.sampler_defaults,
     )
     layouts = Layouts(resources.dialogues())
     embedder = _embedder(settings, settings.embedding_api, "embeddings")

@@ -40,6 +40,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from proxy import __version__
+from proxy.core.invalid import Invalid
+from proxy.core.sampling import FIELDS, check
 from proxy.resources import templates
 
 ENV_PREFIX = "SLOTPROXY_"
@@ -129,6 +131,28 @@ def _state(value: str) -> Secret:
     if scheme not in _STATES or not mark or not rest:
         raise ValueError(f"expected {', '.join(f'{one}://…' for one in _STATES)}")
     return Secret(f"{_STATES[scheme]}://{rest}")
+
+
+# The settings of a sampler that are one number or a switch: the others are part of one request.
+_SAMPLERS = frozenset(
+    name for name, field in FIELDS.items() if field.kind in ("number", "integer", "boolean")
+)
+
+
+def _sampler(value: str) -> str:
+    name, _, text = value.partition("=")
+    name = name.strip()
+    if name not in _SAMPLERS:
+        near = difflib.get_close_matches(name, _SAMPLERS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"expected NAME=VALUE, as temperature=0.2, got {value!r}{hint}")
+    try:
+        number = msgspec.json.decode(text.strip())
+        return f"{name}={msgspec.json.encode(check(name, number)).decode()}"
+    except msgspec.DecodeError:
+        raise ValueError(f"{name}: expected a number, true or false, got {text!r}") from None
+    except Invalid as error:
+        raise ValueError(f"{error}, got {text!r}") from None
 
 
 def _maybe_key(value: str) -> Secret:
@@ -324,6 +348,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, _says(_PROMPT, "legacy form: before what the system says", _text)
     ] = "\nASSISTANT's RULE: "
     stop: Annotated[str, _says(_PROMPT, "legacy form: the end of an answer", _text)] = "</s>"
+    sampling: Annotated[
+        tuple[str, ...],
+        _says(
+            _PROMPT,
+            "sampler setting for requests that do not set it, for example temperature=0.2; several "
+            "are allowed; none: the backend's own",
+            _sampler,
+        ),
+    ] = ()
     chat_mode: Annotated[
         Literal["auto", "native", "completion"],
         _says(
@@ -544,6 +577,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
             for one in (*servers, *models, *self.backend)
         )
+
+    @property
+    def sampler_defaults(self) -> dict[str, Any]:
+        """Sampler fields for requests that do not set them."""
+        pairs = (one.partition("=") for one in self.sampling)
+        return {name: msgspec.json.decode(value) for name, _, value in pairs}
 
     @property
     def is_default(self) -> bool:

@@ -1,9 +1,10 @@
-"""``make run`` and ``make run-llama``: slotproxy with a model to try, until Ctrl-C.
+"""``make run`` and ``make run-chatglm``: slotproxy with a model to try, until Ctrl-C.
 
-``python -m tools.run`` installs chatglm_cpp and starts slotproxy alone: it runs the bundled model
-itself, unless a server is at its default address. ``--server`` builds the model server of 2023 and
-starts it too; both children end together: when one dies, so does the other. ``--llama-api URL`` is
-a server that is there already. Flags this tool does not know go to slotproxy.
+``python -m tools.run`` fetches SmolLM2, a small real model, builds the llama.cpp server of 2023 and
+starts that server and slotproxy in front of it. Where the model cannot be fetched, the bundled
+tinychat takes its place. When one of the two children dies, the other is ended. ``--chatglm``
+installs chatglm_cpp and starts slotproxy alone, with the bundled ChatGLM model. ``--llama-api URL``
+is a server that is running already. Flags this tool does not know go to slotproxy.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import NoReturn
 
-from tools import chatglm, made_up_chatglm, made_up_model, servers
+from tools import chatglm, servers, smollm2
 from tools.processes import Child, Died, Gateway, ModelServer, free_port
 
 SLOTS = 4
+CONTEXT = 4096  # tokens of each slot
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 BUNDLED = servers.ROOT / "models" / "tinychat-llama.gguf"
 EMBEDDED = servers.ROOT / "models" / "tinychat-chatglm3.bin"
+# The server of 2023 samples for models fifty times as large: there a small one wanders off, and
+# miscounts, since a number that it wrote is penalised.
+SAMPLING = "temperature=0.2,top_p=0.9,repeat_penalty=1.05"
 
 
 def say(text: str) -> None:
@@ -31,38 +37,39 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def find_model() -> Path:
+    """The model of the first run: SmolLM2, or the bundled one where SmolLM2 cannot be fetched."""
+    try:
+        return smollm2.fetch(servers.terminal())
+    except servers.BuildError as error:
+        say(f"{error}\n{smollm2.NAME} cannot be fetched; using the bundled tinychat instead.")
+        say("It only knows a few phrases. With a network, `make run` fetches the better model.")
+        return BUNDLED
+
+
 def model_server(port: int) -> tuple[ModelServer, list[str]]:
     """The server of 2023 with a small model, not started, and the flags slotproxy needs for it."""
+    model = find_model()
     binary = servers.build("llama-2023", servers.terminal())
-    # That server cannot tell how many slots it has.
-    flags = ["--slots", str(SLOTS)]
-    if BUNDLED.is_file():
-        model = BUNDLED
-        flags += ["--chat-template", "chatml"]
-    else:
-        model = made_up_model.cached()
+    # That server cannot tell how many slots it has, nor its model's template.
+    flags = ["--slots", str(SLOTS), "--chat-template", "chatml", "--sampling", SAMPLING]
     log = servers.cache() / "run" / f"llama-2023-{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    server = ModelServer("llama-2023", binary, model, log, slots=SLOTS, ctx=8192, threads=2)
+    context = SLOTS * CONTEXT
+    server = ModelServer("llama-2023", binary, model, log, slots=SLOTS, ctx=context, threads=2)
     return server, [*flags, "--llama-api", server.url]
-
-
-def embedded() -> list[str]:
-    """The flags for a model that slotproxy runs itself, once what it needs for that is there."""
-    chatglm.install(servers.terminal())
-    return [] if EMBEDDED.is_file() else ["--chatglm-model", str(made_up_chatglm.cached())]
 
 
 def curl(url: str) -> str:
     """The line to try it with."""
     body = {
-        "messages": [{"role": "user", "content": "Hello!"}],
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "temperature": 0,
         "max_tokens": 64,
-        "stream": True,
     }
     return (
-        f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' "
+        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
         f"-d '{json.dumps(body)}'"
     )
 
@@ -97,7 +104,7 @@ def watch(children: list[Child]) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.run", allow_abbrev=False)
     parser.add_argument("--llama-api", help="a server that is already running")
-    parser.add_argument("--server", action="store_true", help="start the model server of 2023")
+    parser.add_argument("--chatglm", action="store_true", help="run the bundled ChatGLM model")
     parser.add_argument("--port", type=int, default=8081, help="slotproxy's; 0: any free one")
     args, flags = parser.parse_known_args(argv)
     port = args.port or free_port()
@@ -112,8 +119,9 @@ def main(argv: list[str] | None = None) -> int:
         check_free(port)
         if args.llama_api:
             flags = ["--llama-api", args.llama_api, *flags]
-        elif not args.server:
-            flags = [*embedded(), *flags]
+        elif args.chatglm:
+            chatglm.install(servers.terminal())
+            flags = ["--chatglm-model", str(EMBEDDED), *flags]
         else:
             server, needed = model_server(port)
             children.append(server)
@@ -125,7 +133,8 @@ def main(argv: list[str] | None = None) -> int:
         gateway.launch()
         wait_ready(gateway, children)
         say(
-            f"\nslotproxy is ready at {gateway.url} (Ctrl-C ends it). Try:\n\n{curl(gateway.url)}\n"
+            f"\nslotproxy is ready (Ctrl-C ends it). Open {gateway.url} in a browser, or try:\n\n"
+            f"{curl(gateway.url)}\n"
         )
         while True:
             watch(children)

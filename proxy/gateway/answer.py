@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import chain
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -44,7 +46,8 @@ class Gateway:
     """`clock` gives monotonic seconds, `now` the time of day for templates; `manner` says how
     answers are made. `continues`: an answer whose backend dies goes on on another. `side_jobs` are
     the texts that the last message of a side job begins with. `hygiene`: stamps at the head of a
-    prompt are masked, and tools come in a stable order."""
+    prompt are masked, and tools come in a stable order. `sampling` are sampler fields for requests
+    that do not set them."""
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class Gateway:
         continues: bool = True,
         side_jobs: tuple[str, ...] = (),
         hygiene: bool = True,
+        sampling: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.registry = registry
         self.scheduler = scheduler
@@ -68,6 +72,7 @@ class Gateway:
         self.continues = continues
         self.side_jobs = side_jobs
         self._hygiene = hygiene
+        self._sampling = sampling
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
@@ -116,6 +121,9 @@ class Gateway:
 
     def _tasks(self, request: CompletionRequest, model: str) -> list[Task]:
         """One task a prompt, what concerns all choices checked."""
+        if self._sampling:
+            sampling = {**self._sampling, **request.sampling}
+            request = msgspec.structs.replace(request, sampling=sampling)
         kinds = media.check(request.messages, self.manner.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:

@@ -197,6 +197,30 @@ def test_wrong_backends(toml: Any, text: str, message: str) -> None:
     assert message in wrong("--config", toml(text))
 
 
+# -- sampler defaults ------------------------------------------------------------------------------
+
+
+def test_sampler_defaults_are_numbers_and_the_last_one_counts() -> None:
+    settings = load(["--sampling", "temperature=0.20, top_k=40", "--sampling", "top_k=1.0"], {})
+    assert settings.sampler_defaults == {"temperature": 0.2, "top_k": 1}
+    assert Settings().sampler_defaults == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("temperature", "temperature: expected a number, true or false, got ''"),
+        ("temperature=hot", "temperature: expected a number, true or false, got 'hot'"),
+        ("temperature=-1", "temperature must be from 0 to 100"),
+        ("temprature=1", "did you mean temperature?"),
+        ("grammar=1", "expected NAME=VALUE"),
+        ("top_p=true", "top_p must be a number"),
+    ],
+)
+def test_wrong_sampler_defaults(value: str, message: str) -> None:
+    assert message in wrong("--sampling", value)
+
+
 # -- wrong values ----------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cancel": set(),
     "locks": set(),
     "resources": set(),
-    "config": {"", "resources"},  # "" is proxy/__init__.py: the version
+    "config": {"", "core", "resources"},  # "" is proxy/__init__.py: the version
     "wire": {"core", "errors"},
     "prompting": {"core", "errors"},
     "dialects": {"core", "errors", "wire"},
