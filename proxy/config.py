@@ -267,7 +267,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         _says(
             _UP,
-            "requests a backend takes at once; 0: ask it, and assume 1 where it cannot tell",
+            "requests a backend takes at once; 0: ask it, or count its slots where it cannot tell",
             ge=0,
             le=1024,
         ),

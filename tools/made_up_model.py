@@ -5,7 +5,9 @@ emits a byte token, so an answer's length is the budget's and its text is always
 Prompts may hold anything (there is a token for every byte). The same seed gives the same file.
 
 ``python -m tools.made_up_model FILE`` writes one; with ``--fim`` it has the tokens that mark what
-stands before and after a gap, which llama-server's /infill needs.
+stands before and after a gap, which llama-server's /infill needs; with ``--sparse`` it has the form
+of PowerInfer's own models (its convert-hf-to-powerinfer-gguf.py), which no other server loads: each
+layer predicts which of its neurons to evaluate.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ _FIM = {
     "sep": "<|file_sep|>",
 }
 
-_WIDTH, _LAYERS, _HEADS, _INNER = 64, 2, 4, 128
+_WIDTH, _LAYERS, _HEADS, _INNER, _PREDICTOR = 64, 2, 4, 128, 16
 
 
 def _pieces() -> list[str]:
@@ -67,10 +69,13 @@ def _pieces() -> list[str]:
     return list(dict.fromkeys(grown()))
 
 
-def write(path: Path | str, seed: int = 0, n_ctx: int = 2048, fim: bool = False) -> Path:
+def write(
+    path: Path | str, seed: int = 0, n_ctx: int = 2048, fim: bool = False, sparse: bool = False
+) -> Path:
     """Write the model as GGUF (llama architecture, f16 matrices) to ``path``, whole or not at all.
 
-    ``n_ctx`` is the context it says it was trained with, in tokens; ``fim``: it can fill in.
+    ``n_ctx`` is the context it says it was trained with, in tokens; ``fim``: it can fill in;
+    ``sparse``: it has PowerInfer's form.
     """
     path = Path(path)
     pieces = _pieces()
@@ -148,7 +153,13 @@ def write(path: Path | str, seed: int = 0, n_ctx: int = 2048, fim: bool = False)
         for name, width in (("attn_output", _WIDTH), ("ffn_down", _INNER)):
             back = random(_WIDTH, width, scale=0.12)
             back[0] = 0.0  # column 0 stays as it is
-            half(f"{block}.{name}.weight", back)
+            if sparse and name == "ffn_down":
+                half(f"{block}.ffn_down_t.weight", np.ascontiguousarray(back.T))
+            else:
+                half(f"{block}.{name}.weight", back)
+        if sparse:
+            half(f"{block}.fc1.weight", random(_PREDICTOR, _WIDTH, scale=0.2))
+            half(f"{block}.fc2.weight", random(_INNER, _PREDICTOR, scale=0.2))
     writer.add_tensor("output_norm.weight", ones)
     half("output.weight", output)
 
@@ -157,21 +168,25 @@ def write(path: Path | str, seed: int = 0, n_ctx: int = 2048, fim: bool = False)
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+        if sparse:
+            with partial.open("r+b") as file:
+                file.write(b"PWRI")  # in place of GGUF
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return path
 
 
-def cached(fim: bool = False) -> Path:
+def cached(fim: bool = False, sparse: bool = False) -> Path:
     """The model of seed 0 in the user's cache, written when it is missing or this file changed."""
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    path = cache() / "models" / f"made-up-{'fim-' if fim else ''}{digest[:10]}.gguf"
+    kind = f"{'fim-' if fim else ''}{'sparse-' if sparse else ''}"
+    path = cache() / "models" / f"made-up-{kind}{digest[:10]}.gguf"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, fim=fim)
+        write(path, fim=fim, sparse=sparse)
     return path
 
 
 if __name__ == "__main__":
-    print(write(sys.argv[1], fim="--fim" in sys.argv))
+    print(write(sys.argv[1], fim="--fim" in sys.argv, sparse="--sparse" in sys.argv))

@@ -16,7 +16,7 @@ from ..core.usage import Usage
 class Capabilities(Struct, frozen=True, kw_only=True):
     """What a probe found; published by GET /v1/backends.
 
-    `dialect` names the generation. `slots` 0 means that the server cannot tell. `n_ctx` is the
+    `dialect` names the generation. `slots` 0 means that their number is unknown. `n_ctx` is the
     context of one slot in tokens, 0 unknown. `queues`: it queues by itself when its slots are busy.
     `truncates`: it cuts a prompt beyond the context silently. `doubles`: where its cache holds a
     whole prompt, it evaluates the last token once more and keeps both. `honours_seed`,
@@ -93,6 +93,15 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Give up idle connections."""
+
+
+@runtime_checkable
+class CountsSlots(Protocol):
+    """A driver that can find out how many slots a server has that does not say so."""
+
+    def count_slots(self) -> int:
+        """How many slots there are, asked of an idle server; 0 where it cannot be found out, or
+        somebody else uses the server meanwhile. What the slots hold stays as it is."""
 
 
 SlotAction = Literal["save", "restore", "erase"]

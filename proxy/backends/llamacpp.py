@@ -13,6 +13,7 @@ found (`Capabilities`) decides the field names and what has to be mended:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,18 +23,23 @@ from ..cancel import Cancel
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
-from ..errors import BackendDown, Unsupported, UpstreamFault, UpstreamTimeout
+from ..errors import BackendDown, GatewayError, Unsupported, UpstreamFault, UpstreamTimeout
 from ..wire import servercpp
 from . import relay, vectors
 from .driver import Capabilities, SlotAction
 from .http import Pool
 from .probe import probe
 from .run import Run, refusal
+from .slot_count import count_slots
 
 OLD_LEAST = 4  # pieces an old server gives at least, whatever n_predict says
 # An old server has max(8, cores - 1) threads, a connection holds one, an idle one for 5 seconds.
 OLD_CONNECTIONS = 7
 OLD_IDLE = 2
+# A slot is free again about 5 ms after its answer: until then the only one of a server is busy.
+FREED = 0.02  # seconds
+FREED_TRIES = 5
+COUNT_TIMEOUT = 5.0  # seconds; without -cb the answer waits until nothing else runs there
 TRIMMED = [
     "content",
     "stop",
@@ -45,6 +51,10 @@ TRIMMED = [
     "truncated",
     "timings",
 ]
+
+
+class _Answered(msgspec.Struct):
+    slot_id: int
 
 
 class LlamaCpp:
@@ -80,6 +90,26 @@ class LlamaCpp:
 
     def probe(self, deadline: float) -> Capabilities:
         return probe(self.url, self._headers, self._careful, deadline)
+
+    def count_slots(self) -> int:
+        return count_slots(self._slot_that_answers)
+
+    def _slot_that_answers(self, slot: int) -> int | None:
+        """The slot that takes a request for this one. The prompt is empty, so nothing is evaluated
+        and what the slot holds stays. None when it is busy or the answer names none."""
+        body = {"prompt": "", "n_predict": 1, "cache_prompt": True, "slot_id": slot}
+        for _ in range(FREED_TRIES):
+            try:
+                status, data = self._careful.ask("POST", "/completion", body, timeout=COUNT_TIMEOUT)
+            except GatewayError:
+                return None
+            if status == 200:
+                try:
+                    return msgspec.json.decode(data, type=_Answered).slot_id
+                except msgspec.DecodeError:
+                    return None
+            time.sleep(FREED)
+        return None
 
     def alive(self) -> bool:
         try:

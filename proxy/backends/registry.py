@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from ..config import BackendConfig
 from ..errors import GatewayError, ModelNotFound
-from .driver import Capabilities, Driver
+from .driver import Capabilities, CountsSlots, Driver
 from .tokens import TokenCounter
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ log = logging.getLogger("slotproxy.backends")
 
 UNNAMED = "default"
 SETTLE = 0.02  # seconds an old server needs to let go of a slot whose answer was whole
+COUNT_PAUSE = 5.0  # seconds until the slots are counted again; doubled when it failed
+COUNT_PAUSE_MOST = 600.0
 ChatMode = Literal["auto", "native", "completion"]
 
 
@@ -63,6 +68,9 @@ class Backend:
         self.up: bool | None = None
         self.error = ""
         self.leaving = False
+        self.miscounted = False  # traffic contradicts the number of slots that was counted
+        self.count_at = 0.0  # when the slots may be counted again
+        self.count_pause = COUNT_PAUSE
 
     @property
     def model(self) -> str:
@@ -73,11 +81,17 @@ class Backend:
 
     @property
     def slots(self) -> int:
-        """How many requests at once; 0 where nobody knows. PowerInfer's batching is called wrong
-        by its own authors, so it gets one at a time unless told otherwise."""
-        if self.set_slots or self.caps is None:
-            return self.set_slots
-        return 1 if self.caps.dialect == "powerinfer" else self.caps.slots
+        """How many requests at once; 0 where nobody knows."""
+        return self.set_slots or (self.caps.slots if self.caps is not None else 0)
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether its slots should be counted: it does not tell their number and nobody set it,
+        and it was not counted or traffic contradicts the count."""
+        caps = self.caps
+        if self.set_slots or caps is None or caps.queues:
+            return False
+        return not caps.slots or self.miscounted
 
     @property
     def n_ctx(self) -> int:
@@ -214,6 +228,11 @@ class Registry:
         """An answer broke off: look at the backend now rather than at the next turn."""
         self._wake[name].set()
 
+    def miscounted(self, name: str) -> None:
+        """A backend was busy with fewer requests than it has slots, or named one that it should
+        not have: its slots are counted again when nothing runs there."""
+        self.backends[name].miscounted = True
+
     def _look_after(self, backend: Backend) -> None:
         wake = self._wake[backend.name]
         while not self._stopped.is_set():
@@ -227,6 +246,8 @@ class Registry:
                 self._probe(backend)
             elif not backend.driver.alive():
                 self._down(backend, None)
+            elif backend.uncounted and time.monotonic() >= backend.count_at:
+                self._recount(backend)
             if self.settled:
                 self.looked.set()
             calm = backend.up and not backend.leaving
@@ -239,10 +260,35 @@ class Registry:
             if backend.up is not False or str(error) != backend.error:
                 self._down(backend, error)
             return
-        backend.caps, backend.up, backend.error = caps, True, ""
+        backend.caps, backend.error = caps, ""
+        backend.count_pause = COUNT_PAUSE
+        if backend.uncounted:
+            self._count(backend)
+        backend.up = True
         backend.counter.clear()
         log.info("backend %s is up: %s, model %s", backend.name, caps.dialect, backend.model)
         self._push(backend)
+
+    def _count(self, backend: Backend) -> bool:
+        """Count the slots where the server does not tell, while nothing of ours runs there.
+        Whether another number than before was found."""
+        caps, driver = backend.caps, backend.driver
+        assert caps is not None, "counted after a probe"
+        if not isinstance(driver, CountsSlots) or self._scheduler.in_flight(backend.name):
+            return False
+        found = driver.count_slots()
+        backend.count_at = time.monotonic() + backend.count_pause
+        backend.count_pause = min(COUNT_PAUSE_MOST, 2 * backend.count_pause)
+        if not found:
+            return False
+        backend.miscounted = False
+        backend.caps = msgspec.structs.replace(caps, slots=found)
+        return found != caps.slots
+
+    def _recount(self, backend: Backend) -> None:
+        if self._count(backend):
+            log.info("backend %s has %d slots", backend.name, backend.slots)
+            self._push(backend)
 
     def _sort(self) -> None:
         """Something changed: put the pools together anew."""

@@ -146,6 +146,8 @@ class Seat:
         self._asked = self._asking
         if self._lease is not None:
             self._lease.flows(run.slot)
+            if run.slot >= self.caps.slots > 0 and not self.caps.queues:
+                self._gateway.registry.miscounted(self._lease.backend)
 
     def ended(self, finished: Finished) -> None:
         """A run came to its end."""
@@ -168,6 +170,7 @@ class Seat:
         name, registry = self._lease.backend, self._gateway.registry
         if isinstance(error, BackendBusy):
             self._end = "busy"
+            registry.miscounted(name)
             return
         if not isinstance(error, (UpstreamFault, UpstreamTimeout)):
             return

@@ -208,11 +208,12 @@ def test_the_queue_is_told_in_headers_and_comments(
     assert lines[-1] == b"data: [DONE]"
 
 
+@pytest.mark.parametrize("name", ["llama-2023", "powerinfer"])
 def test_conversations_come_back_to_their_slots(
-    start_server: StartServer, gateway: StartGateway
+    name: str, start_server: StartServer, gateway: StartGateway
 ) -> None:
-    """On a server that cannot tell how many slots it has: they are found out."""
-    server = start_server("llama-2023", slots=6, ctx=6144)
+    """On a server that cannot tell how many slots it has: they are counted."""
+    server = start_server(name, slots=6, ctx=6144)
     running = gateway("--llama-api", server.url, *LEGACY)
     texts = [_words(n, 10) for n in range(5)]
     evaluated = 0
@@ -225,7 +226,7 @@ def test_conversations_come_back_to_their_slots(
                 evaluated += answer["timings"]["prompt_n"]
     assert evaluated < 15 * 40  # each prompt has more than 60 tokens
     (backend,) = _ask(running.url, {}, path="/v1/slots")[2]["backends"]
-    assert backend["slots_known"] is False or len(backend["slots"]) == 6
+    assert backend["slots_known"] is True and len(backend["slots"]) == 6
     assert backend["hit_rate"] >= 0.7
     assert "word" not in json.dumps(backend)
 

@@ -1,0 +1,77 @@
+"""Slots of real servers that cannot tell their number: counted, all used, and left warm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+
+from proxy.backends.llamacpp import LlamaCpp
+from tools import made_up_model
+from tools.processes import Gateway, ModelServer, ask
+
+StartServer = Callable[..., ModelServer]
+StartGateway = Callable[..., Gateway]
+WORDS = [" ".join(f"word {n} and {i}" for i in range(4 + 9 * n)) for n in range(4)]
+
+
+def completed(server: ModelServer, **fields: Any) -> Any:
+    body = {"n_predict": 8, "temperature": 0, "cache_prompt": True, **fields}
+    status, data = ask(f"{server.url}/completion", body, 60)
+    assert status == 200, data
+    return json.loads(data)
+
+
+@pytest.mark.parametrize("name", ["llama-2023", "powerinfer"])
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_counting_finds_every_slot_and_leaves_what_they_hold(
+    name: str, slots: int, start_server: StartServer
+) -> None:
+    server = start_server(name, slots=slots, ctx=512 * slots)
+    driver = LlamaCpp(server.url, timeout=10)
+    try:
+        texts = [
+            WORDS[3] + str(n) + completed(server, prompt=WORDS[3] + str(n), slot_id=n)["content"]
+            for n in range(slots)
+        ]
+        assert [driver.count_slots() for _ in range(3)] == [slots] * 3
+        for number, text in enumerate(texts):
+            answer = completed(server, prompt=text + " and more", slot_id=number)
+            assert answer["slot_id"] == number
+            assert answer["timings"]["prompt_n"] < 20 < answer["tokens_evaluated"]
+    finally:
+        driver.close()
+        server.kill()
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_four_users_of_powerinfer_use_four_slots_and_get_the_answers_each_would_get_alone(
+    kind: str, start_server: StartServer, gateway: StartGateway
+) -> None:
+    """Also with a model in PowerInfer's own form, where each layer predicts its active neurons."""
+    model = made_up_model.cached(sparse=kind == "sparse")
+    server = start_server("powerinfer", slots=4, ctx=4096, model=model)
+    running = gateway("--llama-api", server.url)
+    (backend,) = requests.get(running.url + "/v1/backends", timeout=9).json()["data"]
+    assert (backend["slots"], backend["found"]["slots"]) == (4, 4)
+    assert backend["found"]["dialect"] == "powerinfer"
+
+    def answer(prompt: str) -> tuple[str, float]:
+        # These servers penalise a prompt's tokens only where it may come from the cache.
+        body = {"prompt": prompt, "max_tokens": 64, "temperature": 0, "repeat_penalty": 1.0}
+        told = requests.post(running.url + "/v1/completions", json=body, timeout=60)
+        assert told.status_code == 200, told.text
+        waited = float(told.headers.get("x-slotproxy-queue-ms", 0))
+        return told.json()["choices"][0]["text"], waited
+
+    alone = [answer(prompt)[0] for prompt in WORDS]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(answer, WORDS))
+    assert [text for text, _ in together] == alone
+    assert len(set(alone)) == 4
+    assert max(waited for _, waited in together) < 100
+    server.kill()

@@ -1,0 +1,262 @@
+"""How many slots an old server has: counted when it is idle, and when others use it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.app import create_app
+from proxy.backends import registry
+from proxy.backends.driver import Capabilities
+from proxy.backends.llamacpp import LlamaCpp
+from proxy.backends.registry import Backend
+from proxy.backends.slot_count import MOST, count_slots
+from proxy.cancel import Cancel
+from proxy.config import Settings
+from proxy.core.task import Task
+from proxy.errors import BackendBusy
+from proxy.gateway.answer import Gateway
+from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
+
+from .rawserver import RawServer, head
+
+
+class OldServer:
+    """Chooses slots as an old server does: the one asked for, else the idle one used longest ago.
+    `order`: its slots, that one first."""
+
+    def __init__(self, order: list[int]) -> None:
+        self.order = list(order)
+        self.busy: set[int] = set()
+        self.asked: list[int] = []
+
+    def take(self, slot: int) -> int | None:
+        self.asked.append(slot)
+        idle = [one for one in self.order if one not in self.busy]
+        if slot not in idle:
+            if not idle:
+                return None
+            slot = idle[0]
+        self.order.remove(slot)
+        self.order.append(slot)
+        return slot
+
+
+warm = st.integers(1, 20).flatmap(lambda count: st.permutations(range(count)))
+
+
+@given(warm)
+def test_an_idle_server_is_counted_whatever_was_used_there_before(order: list[int]) -> None:
+    server = OldServer(order)
+    assert count_slots(server.take) == len(order)
+    assert len(server.asked) == len(order) + 2
+
+
+@given(warm.filter(lambda order: len(order) > 1), st.data())
+def test_somebody_else_in_a_slot_is_noticed(order: list[int], data: st.DataObject) -> None:
+    """Unless it is the last one all the time: then it is like one that is not there."""
+    server = OldServer(order)
+    server.busy = {data.draw(st.sampled_from(range(len(order) - 1)))}
+    assert count_slots(server.take) == 0
+
+
+@given(warm.filter(lambda order: len(order) > 1), st.data())
+def test_a_request_of_somebody_else_in_between_never_gives_a_wrong_number(
+    order: list[int], data: st.DataObject
+) -> None:
+    server = OldServer(order)
+    turn = data.draw(st.integers(1, len(order) + 1))
+    theirs = data.draw(st.sampled_from(range(len(order))))
+
+    def ask(slot: int) -> int | None:
+        if len(server.asked) == turn:
+            server.take(theirs)
+        return server.take(slot)
+
+    assert count_slots(ask) in (0, len(order))
+
+
+def test_a_server_without_an_idle_slot_is_not_counted() -> None:
+    server = OldServer([0, 1])
+    server.busy = {0, 1}
+    assert count_slots(server.take) == 0
+    assert len(server.asked) == 1
+
+
+def test_the_questions_are_bounded() -> None:
+    server = OldServer(list(range(MOST + 9)))
+    assert count_slots(server.take) == 0
+    assert len(server.asked) <= MOST + 1
+
+
+# the driver
+
+
+def answer(slot: int) -> bytes:
+    body = json.dumps({"content": "", "slot_id": slot}).encode()
+    return head(len(body)) + body
+
+
+BUSY = head(14, "404 Not Found") + b"File Not Found"
+
+
+def test_a_slot_that_is_about_to_be_free_is_waited_for() -> None:
+    with RawServer([answer(0), BUSY, answer(0), BUSY, answer(0)]) as server:
+        driver = LlamaCpp(server.url, timeout=5)
+        assert driver.count_slots() == 1
+        driver.close()
+    bodies = [json.loads(request.partition(b"\r\n\r\n")[2]) for request in server.requests]
+    assert [body["slot_id"] for body in bodies] == [-1, -1, -1, 1, 1]
+    assert {body["prompt"] for body in bodies} == {""}, "an empty prompt leaves what a slot holds"
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"slot_id": "x"}', b'{"slot_id": null}'])
+def test_an_answer_that_names_no_slot_ends_the_count(body: bytes) -> None:
+    with RawServer([head(len(body)) + body]) as server:
+        driver = LlamaCpp(server.url, timeout=5)
+        assert driver.count_slots() == 0
+        driver.close()
+    assert len(server.requests) == 1
+
+
+# when it is asked
+
+UNTOLD = Capabilities(dialect="powerinfer", n_ctx=2048, models=("scripted",))
+
+
+class Counted(ScriptedDriver):
+    """A backend that says `count` when its slots are counted, and answers on `slot`."""
+
+    def __init__(self, count: int, caps: Capabilities = UNTOLD) -> None:
+        super().__init__(caps=caps)
+        self.count = count
+        self.counted = 0
+        self.slot = self.looks = 0
+        self.until: threading.Event | None = None  # answers begin then
+
+    def alive(self) -> bool:
+        self.looks += 1
+        return True
+
+    def count_slots(self) -> int:
+        self.counted += 1
+        return self.count
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
+        if self.until is not None:
+            self.until.wait(10)
+        run = super().stream(task, slot, caps, cancel)
+        run.slot = self.slot
+        return run
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Slots are counted at every look."""
+    monkeypatch.setattr(registry, "COUNT_PAUSE", 0.0)
+    yield
+
+
+def gateway(driver: Counted) -> Gateway:
+    found = services_of(make_app(driver, health_interval=0.02)).gateway
+    assert isinstance(found, Gateway)
+    return found
+
+
+def test_slots_are_counted_when_a_backend_comes_up() -> None:
+    driver = Counted(6)
+    here = gateway(driver)
+    assert here.scheduler.slots("b0") == 6
+    assert driver.counted == 1
+    (backend,) = here.registry.backends.values()
+    assert backend.caps is not None and backend.caps.slots == 6, "GET /v1/backends tells it"
+
+
+def test_a_server_that_tells_its_slots_is_not_asked() -> None:
+    told = Capabilities(dialect="2024", slots=3, queues=True, models=("scripted",))
+    driver = Counted(6, told)
+    assert gateway(driver).scheduler.slots("b0") == 3
+    assert driver.counted == 0
+
+
+def test_a_count_that_failed_is_made_again_later() -> None:
+    driver = Counted(0)
+    here = gateway(driver)
+    assert here.scheduler.slots("b0") > 0, "a guess, until it is known"
+    driver.count = 6
+    wait_until(lambda: here.scheduler.slots("b0") == 6)
+
+
+def test_traffic_that_contradicts_the_count_has_it_made_again_and_keeps_it_until_then() -> None:
+    driver = Counted(2)
+    here = gateway(driver)
+    driver.count = 0
+    here.registry.miscounted("b0")
+    wait_until(lambda: driver.counted > 2)
+    assert here.scheduler.slots("b0") == 2
+    driver.count = 4
+    wait_until(lambda: here.scheduler.slots("b0") == 4)
+    counted = driver.counted
+    wait_until(lambda: not here.registry.backends["b0"].miscounted)
+    assert driver.counted == counted
+
+
+def test_an_answer_from_a_slot_beyond_the_count_has_it_made_again() -> None:
+    driver = Counted(2)
+    app = make_app(driver, health_interval=0.02)
+    driver.count, driver.slot = 4, 3
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    assert app.test_client().post("/v1/chat/completions", json=body).status_code == 200
+    scheduler = services_of(app).gateway.scheduler
+    wait_until(lambda: scheduler.slots("b0") == 4)
+
+
+def test_a_backend_that_says_busy_has_its_slots_counted_again() -> None:
+    driver = Counted(2)
+    app = make_app(driver, health_interval=0.02)
+    driver.count, driver.script = 1, [BackendBusy("the backend has no free slot")]
+    scheduler = services_of(app).gateway.scheduler
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(app.test_client().post, "/v1/chat/completions", json=body)
+        wait_until(lambda: len(driver.runs) > 1)
+        driver.script = say("a")
+        assert answer.result(10).status_code == 200
+    wait_until(lambda: scheduler.slots("b0") == 1)
+
+
+def test_a_number_that_was_set_wins() -> None:
+    driver = Counted(6)
+    backend = Backend("b0", "test://0", driver, slots=3)
+    app = create_app(Settings(health_interval=0.02), [backend])
+    here = services_of(app).gateway
+    wait_until(lambda: here.registry.settled)
+    here.registry.miscounted("b0")
+    assert here.scheduler.slots("b0") == 3
+    assert not backend.uncounted
+    assert driver.counted == 0
+
+
+def test_nothing_is_counted_while_requests_of_ours_run() -> None:
+    driver = Counted(2)
+    app = make_app(driver, health_interval=0.02)
+    here = services_of(app).gateway
+    release = threading.Event()
+    driver.until = release
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(app.test_client().post, "/v1/chat/completions", json=body)
+        wait_until(lambda: here.scheduler.in_flight("b0") == 1)
+        here.registry.miscounted("b0")
+        looks = driver.looks
+        wait_until(lambda: driver.looks > looks + 3)
+        assert driver.counted == 1
+        release.set()
+        assert answer.result(10).status_code == 200
+    wait_until(lambda: driver.counted > 1)
