@@ -108,6 +108,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         side_jobs=settings.side_jobs,
         hygiene=settings.prefix_hygiene,
         sampling=settings.sampler_defaults,
+        ping=settings.sse_ping_interval,
     )
     layouts = Layouts(resources.dialogues())
     embedder = _embedder(settings, settings.embedding_api, "embeddings")
@@ -232,10 +233,15 @@ def _scheduler(
     settings: Settings, purpose: str, *, groups: bool = False, disk: int = 0
 ) -> Admission:
     """Of this process, or of all that share a table for this purpose. Raises SettingsError."""
-    most, seconds = settings.max_queue, settings.queue_timeout
+    most, seconds, patience = settings.max_queue, settings.queue_timeout, settings.wait_for_backend
     if not settings.state:
         return Scheduler(
-            time.monotonic, max_queue=most, queue_timeout=seconds, groups=groups, disk=disk
+            time.monotonic,
+            max_queue=most,
+            queue_timeout=seconds,
+            wait_for_backend=patience,
+            groups=groups,
+            disk=disk,
         )
     try:
         table = RedisLog(settings.state, settings.state_name + purpose)
@@ -249,6 +255,7 @@ def _scheduler(
         version=__version__,
         max_queue=most,
         queue_timeout=seconds,
+        wait_for_backend=patience,
         groups=groups,
         disk=disk,
     )

@@ -473,6 +473,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: Annotated[
         float, _says(_ADMIT, "seconds a request may wait for a slot", gt=0, le=86400)
     ] = 300.0
+    wait_for_backend: Annotated[
+        float,
+        _says(
+            _ADMIT,
+            "seconds a request waits while no backend of its model is up; 0: 503 at once",
+            ge=0,
+            le=86400,
+        ),
+    ] = 10.0
     side_jobs: Annotated[
         tuple[str, ...],
         _says(

@@ -12,9 +12,12 @@
     ├── QueueFull                    429  rate_limit_error, retry_after
     ├── QueueTimeout                 503  unavailable_error, retry_after
     ├── NoBackend                    503  unavailable_error, retry_after
-    ├── UpstreamFault                502  server_error: garbage, a cut stream, a 5xx
+    ├── UpstreamFault                502  server_error: garbage, a 5xx
+    │   ├── AnswerCut                the connection ended in the middle of the answer
     │   ├── BackendBusy              its slots are taken after all; the gateway tries again
-    │   └── BackendDown              no connection, or it ended before the first byte
+    │   │   └── PoolTimeout     503  all our connections to it stayed in use
+    │   └── BackendDown              nobody listens there, or the server is not ready
+    │       └── ConnectionLost       the connection ended before the first byte of the answer
     ├── UpstreamTimeout              504  timeout_error
     └── Cancelled                    499  the client is gone; nobody reads this
 
@@ -129,12 +132,28 @@ class UpstreamFault(GatewayError):
     code = "upstream_fault"
 
 
+class AnswerCut(UpstreamFault):
+    """The server may have died while it answered."""
+
+
 class BackendBusy(UpstreamFault):
     code = "upstream_busy"
 
 
+class PoolTimeout(BackendBusy):
+    """No connection to the backend came free in time. It says nothing about its health."""
+
+    status = 503
+    type = "unavailable_error"
+    code = "pool_timeout"
+
+
 class BackendDown(UpstreamFault):
     code = "upstream_down"
+
+
+class ConnectionLost(BackendDown):
+    """The server took the request, so it may have died of it."""
 
 
 class UpstreamTimeout(GatewayError):

@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
-from proxy.backends.driver import Capabilities
+from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.registry import Backend
 from proxy.cancel import Cancel
 from proxy.config import Settings
@@ -69,7 +69,7 @@ class ScriptedDriver:
         self.tasks: list[Task] = []
         self.runs: list[ScriptedRun] = []
 
-    def probe(self, deadline: float) -> Capabilities:
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if not self.up:
             raise BackendDown("the backend does not answer")
         return self.caps
@@ -93,8 +93,9 @@ class ScriptedDriver:
 
 
 def make_app(*drivers: ScriptedDriver, **settings: object) -> Flask:
-    """An app on these drivers, looked at once already."""
+    """An app on these drivers, looked at once already; it waits for none that is down."""
     backends = [Backend(f"b{i}", f"test://{i}", driver) for i, driver in enumerate(drivers)]
+    settings.setdefault("wait_for_backend", 0.0)
     app = create_app(Settings(**settings), backends)  # type: ignore[arg-type]
     registry = services_of(app).gateway.registry
     wait_until(lambda: registry.settled)

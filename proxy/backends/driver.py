@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -54,6 +54,13 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     build: str = ""
 
 
+Learned = Callable[[Capabilities], None]
+
+
+def ignore(caps: Capabilities) -> None:
+    """For callers that only want the whole result of a probe."""
+
+
 class Run(Protocol):
     """One completion under way, as `Driver.stream` gives it."""
 
@@ -74,8 +81,9 @@ class Run(Protocol):
 class Driver(Protocol):
     """Speaks to one backend. Every method raises only errors of `proxy.errors`."""
 
-    def probe(self, deadline: float) -> Capabilities:
-        """Ask the server what it is, and for one token within `deadline` seconds.
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        """Ask the server what it is, and for one token within `deadline` seconds. `learned` gets
+        what is known before that token comes.
 
         Raises BackendDown, UpstreamFault, UpstreamTimeout."""
 

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from ..cancel import Cancel
-from .driver import Capabilities
+from .driver import Capabilities, Learned, ignore
 from .llamacpp import LlamaCpp
 from .probe import outline
 
@@ -23,9 +23,10 @@ class EmbeddingServer(LlamaCpp):
 
     gift: Gift = "embeddings"
 
-    def probe(self, deadline: float) -> Capabilities:
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Raises BackendDown, UpstreamFault, UpstreamTimeout, Unsupported."""
         caps = outline(self.url, self._headers)
+        learned(caps)
         if self.gift == "embeddings":
             self.embed(("Hi",), caps, Cancel())
         else:

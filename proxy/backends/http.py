@@ -9,7 +9,7 @@ requests 45) and because four things that no common client gives are needed here
   requests) is noticed before any byte of the answer, and the request goes out on a fresh one.
 - A read that stays silent for a while says so and goes on, so that heartbeats can be sent.
 - The number of connections is bounded per backend: an old server has eight threads and a listen
-  backlog of five.
+  backlog of five. Short questions (health, tokenize) have a share of them that answers cannot take.
 
 Only what server.cpp and its kin need is here: HTTP/1.1, a body of bytes, no redirects, cookies or
 proxies. TLS is the standard library's. Every failure leaves as one of our own errors.
@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -30,8 +29,17 @@ import httptools
 import msgspec
 
 from ..cancel import Cancel
-from ..errors import BackendDown, Cancelled, GatewayError, UpstreamFault, UpstreamTimeout
+from ..errors import (
+    AnswerCut,
+    BackendDown,
+    Cancelled,
+    ConnectionLost,
+    GatewayError,
+    UpstreamFault,
+    UpstreamTimeout,
+)
 from ..locks import brief
+from .room import Room
 from .sockets import Reader, reader, stale
 
 WARM = 0.5  # seconds for which an idle connection is taken to be open still
@@ -52,19 +60,31 @@ class Exchange:
         "_lock",
         "_message",
         "_parser",
+        "_patience",
         "_pool",
         "_reader",
+        "_short",
         "_tick",
         "on_body",
         "on_header",
         "status",
     )
 
-    def __init__(self, pool: Pool, message: bytes, cancel: Cancel | None, tick: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        message: bytes,
+        cancel: Cancel | None,
+        tick: float,
+        patience: float,
+        short: bool,
+    ) -> None:
         self._pool = pool
         self._message = message
         self._cancel = cancel
         self._tick = tick
+        self._patience = patience
+        self._short = short
         self._lock = pool.lock
         self._connection: Connection | None = None
         self._reader: Reader | None = None
@@ -176,7 +196,7 @@ class Exchange:
                 self._connection.shutdown()
 
     def _send(self, fresh: bool) -> None:
-        connection = self._pool.take(fresh)
+        connection = self._pool.take(fresh, self._patience, self._cancel, self._short)
         with self._lock:
             self._connection = connection
         sock = connection.sock
@@ -247,8 +267,8 @@ class Exchange:
         if self._aborted:
             return Cancelled("the client closed the request", detail=detail)
         if self._message:
-            return BackendDown("the backend closed the connection", detail=detail)
-        return UpstreamFault("the backend's answer broke off", detail=detail)
+            return ConnectionLost("the backend closed the connection", detail=detail)
+        return AnswerCut("the backend's answer broke off", detail=detail)
 
     def _take(self) -> Connection | None:
         with self._lock:
@@ -304,7 +324,8 @@ class Connection:
 
 
 class Pool:
-    """The connections to one backend: at most `limit` in use, at most `idle` kept."""
+    """The connections to one backend: at most `limit` in use (0: any number), of which `reserve`
+    are for short questions alone; at most `idle` are kept."""
 
     def __init__(
         self,
@@ -313,6 +334,7 @@ class Pool:
         timeout: float = 600.0,
         connect_timeout: float = 5.0,
         limit: int = 0,
+        reserve: int = 0,
         idle: int = 64,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -326,7 +348,7 @@ class Pool:
         self._max_idle = idle
         self.lock = brief()  # between who aborts an exchange and who ends it
         self._idle: deque[Connection] = deque()  # taken and given back in one step: no lock
-        self._room = threading.Semaphore(limit) if limit else None
+        self._room = Room(limit, reserve) if limit else None
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
         self._headers = "".join(f"{k}: {v}\r\n" for k, v in fixed.items()).encode("latin-1")
@@ -339,18 +361,24 @@ class Pool:
         body: object = None,
         cancel: Cancel | None = None,
         tick: float = 15.0,
+        *,
+        patience: float | None = None,
+        short: bool = False,
     ) -> Exchange:
         """Send a request, `body` as JSON; the answer is read from the Exchange, whose reads give
-        up for a moment after `tick` seconds of silence.
+        up for a moment after `tick` seconds of silence. `patience` is how many seconds to wait
+        for a free connection (default: the pool's timeout); a `short` question may take a
+        reserved one.
 
-        Raises BackendDown, UpstreamTimeout."""
+        Raises BackendDown, UpstreamTimeout, PoolTimeout, Cancelled."""
         data = b"" if body is None else msgspec.json.encode(body)
         head = self._heads.get((method, path))
         if head is None:
             head = f"{method} {self._base}{path} HTTP/1.1\r\n".encode("latin-1") + self._headers
             self._heads[method, path] = head
         message = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(data), data)
-        return Exchange(self, message, cancel, tick)
+        patience = self.timeout if patience is None else patience
+        return Exchange(self, message, cancel, tick, patience, short)
 
     def ask(
         self,
@@ -359,20 +387,26 @@ class Pool:
         body: object = None,
         timeout: float | None = None,
         cancel: Cancel | None = None,
+        *,
+        patience: float | None = None,
+        short: bool = False,
     ) -> tuple[int, bytes]:
-        """A whole exchange: status and body. `timeout` bounds the silence, in seconds."""
+        """A whole exchange: status and body. `timeout` bounds the silence, in seconds, and the
+        wait for a free connection unless `patience` does. Raises as `send` and `read` do."""
         timeout = timeout or self.timeout
-        exchange = self.send(method, path, body, cancel, min(timeout, 15.0))
+        patience = timeout if patience is None else patience
+        tick = min(timeout, 15.0)
+        exchange = self.send(method, path, body, cancel, tick, patience=patience, short=short)
         try:
             data = exchange.read_all(timeout)
             return exchange.status, data
         finally:
             exchange.close()
 
-    def take(self, fresh: bool = False) -> Connection:
-        """A connection to send on. Raises BackendDown, UpstreamTimeout."""
-        if self._room is not None and not self._room.acquire(timeout=self.timeout):
-            raise UpstreamTimeout("the backend has no connection to spare")
+    def take(self, fresh: bool, patience: float, cancel: Cancel | None, short: bool) -> Connection:
+        """A connection to send on. Raises BackendDown, PoolTimeout, Cancelled."""
+        if self._room is not None:
+            self._room.enter(patience, cancel, short)
         try:
             while not fresh:
                 try:
@@ -410,7 +444,7 @@ class Pool:
 
     def _leave_room(self) -> None:
         if self._room is not None:
-            self._room.release()
+            self._room.leave()
 
     def _connect(self) -> socket.socket:
         """A numeric IPv4 address is connected directly: create_connection would resolve even

@@ -23,10 +23,10 @@ from ..cancel import Cancel
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
-from ..errors import BackendDown, GatewayError, Unsupported, UpstreamFault, UpstreamTimeout
+from ..errors import GatewayError, PoolTimeout, Unsupported, UpstreamFault, UpstreamTimeout
 from ..wire import servercpp
 from . import relay, vectors
-from .driver import Capabilities, SlotAction
+from .driver import Capabilities, Learned, SlotAction, ignore
 from .http import Pool
 from .probe import probe
 from .run import Run, refusal
@@ -35,6 +35,8 @@ from .slot_count import count_slots
 OLD_LEAST = 4  # pieces an old server gives at least, whatever n_predict says
 # An old server has max(8, cores - 1) threads, a connection holds one, an idle one for 5 seconds.
 OLD_CONNECTIONS = 7
+OLD_RESERVE = 1  # of them for health and tokenize, which must not wait for answers to end
+PATIENCE = 1.0  # seconds to wait for a connection before a request goes back into the queue
 OLD_IDLE = 2
 # A slot is free again about 5 ms after its answer: until then the only one of a server is busy.
 FREED = 0.02  # seconds
@@ -84,12 +86,13 @@ class LlamaCpp:
             timeout=timeout,
             connect_timeout=connect_timeout,
             limit=OLD_CONNECTIONS,
+            reserve=OLD_RESERVE,
             idle=OLD_IDLE,
             headers=headers,
         )
 
-    def probe(self, deadline: float) -> Capabilities:
-        return probe(self.url, self._headers, self._careful, deadline)
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        return probe(self.url, self._headers, self._careful, deadline, learned)
 
     def count_slots(self) -> int:
         return count_slots(self._slot_that_answers)
@@ -100,7 +103,9 @@ class LlamaCpp:
         body = {"prompt": "", "n_predict": 1, "cache_prompt": True, "slot_id": slot}
         for _ in range(FREED_TRIES):
             try:
-                status, data = self._careful.ask("POST", "/completion", body, timeout=COUNT_TIMEOUT)
+                status, data = self._careful.ask(
+                    "POST", "/completion", body, COUNT_TIMEOUT, short=True
+                )
             except GatewayError:
                 return None
             if status == 200:
@@ -113,8 +118,10 @@ class LlamaCpp:
 
     def alive(self) -> bool:
         try:
-            status, _ = self._careful.ask("GET", "/props", timeout=5.0)
-        except (BackendDown, UpstreamFault, UpstreamTimeout):
+            status, _ = self._careful.ask("GET", "/props", timeout=5.0, short=True)
+        except PoolTimeout:
+            return True  # every connection is at work: what happens there will tell
+        except (UpstreamFault, UpstreamTimeout):
             return False
         return status in (200, 401, 403, 404)
 
@@ -126,7 +133,7 @@ class LlamaCpp:
         body = payload(task, slot, caps, self._lenient)
         path = "/completion" if task.suffix is None else "/infill"
         pool = self._pool if caps.queues else self._careful
-        exchange = pool.send("POST", path, body, cancel, self._tick)
+        exchange = pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
         return Run(exchange, task, caps, self.timeout, self._tick)
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
@@ -157,7 +164,7 @@ class LlamaCpp:
     def slot_action(self, action: SlotAction, slot: int, file: str) -> tuple[int, int]:
         body = {"filename": file} if file else {}
         path = f"/slots/{slot}?action={action}"
-        status, data = self._careful.ask("POST", path, body, timeout=self.timeout)
+        status, data = self._careful.ask("POST", path, body, self.timeout, short=True)
         if status != 200:
             raise refusal(status, data)
         try:
@@ -174,7 +181,9 @@ class LlamaCpp:
         return self._careful.ask("POST", path, body, self.timeout, cancel)
 
     def _value(self, path: str, body: object, name: str) -> Any:
-        status, data = self._careful.ask("POST", path, body, timeout=self.timeout)
+        status, data = self._careful.ask(
+            "POST", path, body, self.timeout, patience=PATIENCE, short=True
+        )
         if status != 200:
             raise refusal(status, data)
         try:

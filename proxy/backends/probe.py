@@ -21,7 +21,7 @@ import requests
 from ..core.sampling import LATER
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..wire import sse
-from .driver import Capabilities
+from .driver import Capabilities, Learned, ignore
 from .http import Pool
 
 Answer = dict[str, Any]
@@ -31,49 +31,50 @@ KEPT = " ".join(str(n * n) for n in range(2, 26))
 GET_TIMEOUT = 5.0
 
 
-def probe(url: str, headers: Mapping[str, str], pool: Pool, deadline: float) -> Capabilities:
+def probe(
+    url: str,
+    headers: Mapping[str, str],
+    pool: Pool,
+    deadline: float,
+    learned: Learned = ignore,
+) -> Capabilities:
     """What the server at `url` is; `headers` go with every question, the token comes through
-    `pool`. Raises BackendDown, UpstreamTimeout, UpstreamFault."""
+    `pool`. `learned` gets the outline, before that token. Raises BackendDown, UpstreamTimeout,
+    UpstreamFault."""
     health, props, models, first = _questions(url, headers)
+    told = _outline(health, props, models, first)
+    if props or models:
+        learned(told)
     chunk = first_token(pool, deadline)
-    settings = _dict(props.get("default_generation_settings"))
-    total = props.get("total_slots")
-    queues = type(total) is int or health == 200
     modern = "stop_type" in chunk
-    modalities = _dict(props.get("modalities"))
-    saves = modern and _saves_slots(pool)
-    return Capabilities(
-        dialect=_dialect(queues, modern, bool(models)),
+    return msgspec.structs.replace(
+        told,
+        dialect=_dialect(told.queues, modern, bool(models)),
         slot_field="id_slot" if "id_slot" in chunk else "slot_id",
-        slots=total if type(total) is int else 0,
-        n_ctx=_int(settings.get("n_ctx") or first.get("n_ctx") or _n_ctx(chunk)),
-        queues=queues,
-        truncates="modalities" not in props,
-        doubles=not queues,
+        n_ctx=told.n_ctx or _int(_n_ctx(chunk)),
+        doubles=not told.queues,
         honours_seed=modern,
-        infill=queues and _fills_in(pool),
+        infill=told.queues and _fills_in(pool),
         chat=bool(models) and modern,
         json_schema=modern,
-        progress=bool(modalities),
+        progress="modalities" in props,
         modern_sampling=modern,
         lacks=frozenset() if modern else LATER,
-        slot_save=saves,
+        slot_save=modern and _saves_slots(pool),
         ram_cache=modern and _keeps_prompts(pool),
-        vision=modalities.get("vision") is True,
-        audio=modalities.get("audio") is True,
-        template=_text(props.get("chat_template")),
-        bos_token=_text(props.get("bos_token")),
-        eos_token=_text(props.get("eos_token")),
         models=_models(props, models, first, chunk),
-        build=_text(props.get("build_info")),
     )
 
 
 def outline(url: str, headers: Mapping[str, str]) -> Capabilities:
     """What a server tells of itself without giving a token: enough for one that is there for
     embeddings alone. Raises BackendDown."""
-    health, props, models, first = _questions(url, headers)
+    return _outline(*_questions(url, headers))
+
+
+def _outline(health: int, props: Answer, models: Answer, first: Answer) -> Capabilities:
     settings = _dict(props.get("default_generation_settings"))
+    modalities = _dict(props.get("modalities"))
     total = props.get("total_slots")
     queues = type(total) is int or health == 200
     return Capabilities(
@@ -81,6 +82,12 @@ def outline(url: str, headers: Mapping[str, str]) -> Capabilities:
         slots=total if type(total) is int else 0,
         n_ctx=_int(settings.get("n_ctx") or first.get("n_ctx")),
         queues=queues,
+        truncates="modalities" not in props,
+        vision=modalities.get("vision") is True,
+        audio=modalities.get("audio") is True,
+        template=_text(props.get("chat_template")),
+        bos_token=_text(props.get("bos_token")),
+        eos_token=_text(props.get("eos_token")),
         models=_models(props, models, first),
         build=_text(props.get("build_info")),
     )
@@ -107,7 +114,8 @@ def first_token(pool: Pool, deadline: float) -> dict[str, Any]:
     within `deadline` seconds, UpstreamFault, BackendDown."""
     until = time.monotonic() + deadline
     body = {"prompt": PROMPT, "n_predict": 1, "stream": True, "temperature": 0}
-    exchange = pool.send("POST", "/completion", body, tick=min(deadline, 1.0))
+    tick = min(deadline, 1.0)
+    exchange = pool.send("POST", "/completion", body, tick=tick, patience=deadline, short=True)
     decoder = sse.Decoder()
     chunks: list[dict[str, Any]] = []
     status_seen = b""
@@ -141,7 +149,7 @@ def first_token(pool: Pool, deadline: float) -> dict[str, Any]:
 def _saves_slots(pool: Pool) -> bool:
     """Whether it was started with --slot-save-path: without, every action is refused alike."""
     try:
-        status, _ = pool.ask("POST", "/slots/0?action=none", {}, timeout=GET_TIMEOUT)
+        status, _ = pool.ask("POST", "/slots/0?action=none", {}, GET_TIMEOUT, short=True)
     except GatewayError:
         return False
     return status == 400
@@ -151,7 +159,7 @@ def _fills_in(pool: Pool) -> bool:
     """Whether the model has the tokens of an infill: without, every request of one is 501, and this
     one is wrong for those that have them."""
     try:
-        status, _ = pool.ask("POST", "/infill", {"input_extra": 0}, timeout=GET_TIMEOUT)
+        status, _ = pool.ask("POST", "/infill", {"input_extra": 0}, GET_TIMEOUT, short=True)
     except GatewayError:
         return False
     return status == 400
@@ -164,7 +172,7 @@ def _keeps_prompts(pool: Pool) -> bool:
     for prompt in (KEPT, PROMPT, KEPT):
         body = {"prompt": prompt, "n_predict": 1, "id_slot": 0, "cache_prompt": True}
         try:
-            status, data = pool.ask("POST", "/completion", body, timeout=GET_TIMEOUT)
+            status, data = pool.ask("POST", "/completion", body, GET_TIMEOUT, short=True)
         except GatewayError:
             return True
         cached = _int(_dict(_dict(_json(data)).get("timings")).get("cache_n"))

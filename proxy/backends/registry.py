@@ -7,6 +7,9 @@ One thread looks after each backend. A backend that is down, or never answered, 
 within the deadline to come up: a wedged server still answers every GET. One that is up is only
 asked whether it answers at all, because a token would cost a slot the conversation it holds; the
 traffic itself tells of the rest, through `failed`.
+
+A request that finds no backend up waits in the queue, and asks for a look at once (`look_soon`).
+All who ask share that look: one at a time for each backend, and a pause after each that fails.
 """
 
 from __future__ import annotations
@@ -20,7 +23,14 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ..config import BackendConfig
-from ..errors import GatewayError, ModelNotFound
+from ..errors import (
+    BackendDown,
+    ConnectionLost,
+    GatewayError,
+    ModelNotFound,
+    UpstreamFault,
+    UpstreamTimeout,
+)
 from .driver import Capabilities, CountsSlots, Driver
 from .tokens import TokenCounter
 
@@ -33,15 +43,18 @@ UNNAMED = "default"
 SETTLE = 0.02  # seconds an old server needs to let go of a slot whose answer was whole
 COUNT_PAUSE = 5.0  # seconds until the slots are counted again; doubled when it failed
 COUNT_PAUSE_MOST = 600.0
+IDLE_PAUSE = 1.0  # seconds between two looks at a backend that is down and that nobody waits for
+# The same while requests wait for it, and the least between any two looks.
+FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.2, 0.5, 1.3
 ChatMode = Literal["auto", "native", "completion"]
 
 
 class Backend:
     """One configured backend; what is set here wins over what the probe finds.
 
-    `up` and `caps` are None until a probe came back; `error` says why it is down. `leaving`: it is
-    configured no more, and goes when its last answer is out. Fields are replaced whole, so readers
-    need no lock."""
+    `up` is None until a probe came back, `caps` until its first questions were answered; `error`
+    says why it is down. `leaving`: it is configured no more, and goes when its last answer is out.
+    Fields are replaced whole, so readers need no lock."""
 
     def __init__(
         self,
@@ -124,8 +137,9 @@ class Registry:
         self.looked = threading.Event()  # at every backend once
         self._wake = {name: threading.Event() for name in self.backends}
         self._threads: list[threading.Thread] = []
-        self._sorting = threading.Lock()
+        self._changing = threading.Lock()  # what is replaced whole is read first
         self._pools: dict[str, tuple[Backend, ...]] = {}  # as they are: asked for by every request
+        scheduler.on_stranded = self.look_soon
         for backend in backends:
             self._push(backend)
 
@@ -161,7 +175,8 @@ class Registry:
             if name not in self.backends:
                 backend = make(config)
                 self._wake[name] = threading.Event()
-                self.backends = {**self.backends, name: backend}
+                with self._changing:
+                    self.backends = {**self.backends, name: backend}
                 self._push(backend)
                 self._start(backend)
         log.info("backends now: %s", ", ".join(configs))
@@ -218,14 +233,16 @@ class Registry:
     # health
 
     def failed(self, name: str, error: GatewayError) -> None:
-        """Traffic found a backend gone or silent: it is down until it gives a token again."""
-        backend = self.backends[name]
-        if backend.up:
-            self._down(backend, error)
-            self._wake[name].set()
+        """An attempt met this fault: look at the backend at once.
 
-    def suspect(self, name: str) -> None:
-        """An answer broke off: look at the backend now rather than at the next turn."""
+        Where nobody listens, or nothing came in time, it is down until it gives a token again. Any
+        other fault is that one request's until the look says more."""
+        backend = self.backends.get(name)
+        if backend is None:
+            return
+        unreachable = isinstance(error, BackendDown) and not isinstance(error, ConnectionLost)
+        if backend.up and (unreachable or isinstance(error, UpstreamTimeout)):
+            self._down(backend, error)
         self._wake[name].set()
 
     def miscounted(self, name: str) -> None:
@@ -233,41 +250,86 @@ class Registry:
         not have: its slots are counted again when nothing runs there."""
         self.backends[name].miscounted = True
 
+    def look_soon(self, model: str) -> None:
+        """Somebody waits for a backend of this model. Never blocks."""
+        for backend in self.pool(model):
+            if not backend.up:
+                self._wake[backend.name].set()
+
     def _look_after(self, backend: Backend) -> None:
         wake = self._wake[backend.name]
+        pause, defect = FIRST_PAUSE, ""
         while not self._stopped.is_set():
             wake.clear()
-            if backend.leaving:
-                if not self._scheduler.in_flight(backend.name):
-                    self.backends = {n: b for n, b in self.backends.items() if b is not backend}
-                    backend.driver.close()
-                    return
-            elif not backend.up:
-                self._probe(backend)
-            elif not backend.driver.alive():
-                self._down(backend, None)
-            elif backend.uncounted and time.monotonic() >= backend.count_at:
-                self._recount(backend)
+            try:
+                if backend.leaving:
+                    if self._let_go(backend):
+                        return
+                else:
+                    self._look(backend)
+                defect = ""
+            except Exception as error:  # whatever it is, the next look must come
+                if repr(error) != defect:
+                    defect = repr(error)
+                    log.exception("looking at backend %s failed", backend.name)
             if self.settled:
                 self.looked.set()
             calm = backend.up and not backend.leaving
-            wake.wait(self._interval if calm else min(1.0, self._interval))
+            pause = FIRST_PAUSE if calm else min(LONGEST_PAUSE, pause * GROWTH)
+            longest = self._interval if calm else min(IDLE_PAUSE, self._interval)
+            if not calm and self._scheduler.waiting:
+                longest = min(longest, pause)
+            self._rest(wake, min(pause, longest), longest)
+
+    def _rest(self, wake: threading.Event, least: float, longest: float) -> None:
+        """Wait until the next look, which `wake` may bring forward."""
+        end = time.monotonic() + least
+        if wake.wait(longest):
+            self._stopped.wait(max(0.0, end - time.monotonic()))
+
+    def _let_go(self, backend: Backend) -> bool:
+        """Whether a backend that is leaving has no answer under way any more."""
+        if self._scheduler.in_flight(backend.name):
+            return False
+        with self._changing:
+            self.backends = {n: b for n, b in self.backends.items() if b is not backend}
+        backend.driver.close()
+        return True
+
+    def _look(self, backend: Backend) -> None:
+        if not backend.up:
+            self._probe(backend)
+        elif not backend.driver.alive():
+            if backend.up:  # traffic may have been quicker
+                self._down(backend, None)
+        elif backend.uncounted and time.monotonic() >= backend.count_at:
+            self._recount(backend)
 
     def _probe(self, backend: Backend) -> None:
+        def learned(caps: Capabilities) -> None:
+            """What it tells at once is shown at once, unless more was known before."""
+            if backend.caps is None:
+                backend.caps = caps
+                self._push(backend)
+
         try:
-            caps = backend.driver.probe(self._deadline)
+            caps = backend.driver.probe(self._deadline, learned)
+            backend.counter.clear()
+            backend.caps, backend.error = caps, ""
+            backend.count_pause = COUNT_PAUSE
+            if backend.uncounted:
+                self._count(backend)
         except GatewayError as error:
             if backend.up is not False or str(error) != backend.error:
                 self._down(backend, error)
             return
-        backend.caps, backend.error = caps, ""
-        backend.count_pause = COUNT_PAUSE
-        if backend.uncounted:
-            self._count(backend)
+        except Exception:
+            self._down(backend, UpstreamFault("looking at it failed, see the log"))
+            raise
+        # Whoever sees it up must find it in its pool, and get a slot of it.
+        self._push(backend, rising=True)
         backend.up = True
-        backend.counter.clear()
         log.info("backend %s is up: %s, model %s", backend.name, caps.dialect, backend.model)
-        self._push(backend)
 
     def _count(self, backend: Backend) -> bool:
         """Count the slots where the server does not tell, while nothing of ours runs there.
@@ -290,15 +352,16 @@ class Registry:
             log.info("backend %s has %d slots", backend.name, backend.slots)
             self._push(backend)
 
-    def _sort(self) -> None:
-        """Something changed: put the pools together anew."""
-        with self._sorting:
+    def _sort(self, rising: Backend | None = None) -> None:
+        """Something changed: put the pools together anew; `rising` is about to be up."""
+        with self._changing:
             pools: dict[str, list[Backend]] = {}
             for backend in self.backends.values():
                 if not backend.leaving:
                     pools.setdefault(backend.model, []).append(backend)
             self._pools = {
-                model: tuple(sorted(pool, key=lambda b: not b.up)) for model, pool in pools.items()
+                model: tuple(sorted(pool, key=lambda b: not (b.up or b is rising)))
+                for model, pool in pools.items()
             }
 
     def _down(self, backend: Backend, error: GatewayError | None) -> None:
@@ -308,15 +371,15 @@ class Registry:
         log.warning("backend %s is down: %s", backend.name, backend.error)
         self._scheduler.mark(backend.name, up=False)
 
-    def _push(self, backend: Backend) -> None:
-        self._sort()
+    def _push(self, backend: Backend, rising: bool = False) -> None:
+        self._sort(backend if rising else None)
         caps = backend.caps
         ram = caps is not None and caps.ram_cache
         files = caps is not None and caps.slot_save and not ram
         self._scheduler.update(
             backend.name,
             backend.model,
-            up=backend.up,
+            up=True if rising else backend.up,
             slots=backend.slots,
             weight=backend.weight,
             pins=not ram,

@@ -14,6 +14,7 @@ from ..core.events import Batch, Finished, Progress, Started, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import (
+    AnswerCut,
     BackendBusy,
     BackendDown,
     BadRequest,
@@ -99,7 +100,7 @@ class Run:
                 if not data:
                     if not self.begun:
                         raise BackendBusy("the backend has no free slot", detail="empty answer")
-                    raise UpstreamFault("the backend's answer broke off", detail="no last chunk")
+                    raise AnswerCut("the backend's answer broke off", detail="no last chunk")
         except (sse.SSEError, servercpp.WireFault) as error:
             raise UpstreamFault("the backend's answer is garbled", detail=str(error)) from None
         finally:

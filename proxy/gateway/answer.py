@@ -7,6 +7,7 @@ silence, after which the stream begins without one. A failure after that is a Fa
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +48,8 @@ class Gateway:
     answers are made. `continues`: an answer whose backend dies goes on on another. `side_jobs` are
     the texts that the last message of a side job begins with. `hygiene`: stamps at the head of a
     prompt are masked, and tools come in a stable order. `sampling` are sampler fields for requests
-    that do not set them."""
+    that do not set them. `ping`: seconds after which a stream that waits for a backend gives a sign
+    of life, 0 for never."""
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Gateway:
         side_jobs: tuple[str, ...] = (),
         hygiene: bool = True,
         sampling: Mapping[str, Any] = MappingProxyType({}),
+        ping: float = 15.0,
     ) -> None:
         self.registry = registry
         self.scheduler = scheduler
@@ -73,6 +76,7 @@ class Gateway:
         self.side_jobs = side_jobs
         self._hygiene = hygiene
         self._sampling = sampling
+        self.ping = ping or math.inf
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY

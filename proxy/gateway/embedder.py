@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
+
+import msgspec
 
 from ..backends.driver import Capabilities
 from ..backends.registry import Backend, Registry
@@ -21,7 +24,6 @@ from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
 from ..errors import (
     BackendBusy,
-    BackendDown,
     Cancelled,
     ContextExceeded,
     GatewayError,
@@ -32,6 +34,7 @@ from ..errors import (
 from ..scheduling.admission import Admission
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import Want
+from .retries import Retries
 
 T = TypeVar("T")
 
@@ -85,8 +88,10 @@ class Embedder:
         return name, self._leased(model, query, call, cancel)
 
     def _first(self, model: str) -> tuple[Backend, Capabilities]:
+        """A backend that tells how to ask. It may be down, then the queue waits for it; not so an
+        old server, whose tokens are counted first."""
         backend = self.registry.pool(model)[0]
-        if not backend.up or backend.caps is None:
+        if backend.caps is None or not (backend.up or backend.caps.queues):
             raise NoBackend("no backend of this model is up", retry_after=1.0)
         return backend, backend.caps
 
@@ -167,14 +172,14 @@ class Embedder:
         self, model: str, prompt: Input, call: Callable[[Embeds, Capabilities], T], cancel: Cancel
     ) -> T:
         """What a call on some backend gives; on another where one cannot or is gone."""
-        failed: frozenset[str] = frozenset()
+        want = Want(model, Task(prompt=prompt), aside=True, since=time.monotonic())
+        retries = Retries()
         reason: GatewayError | None = None
         while True:
-            want = Want(model, Task(prompt=prompt), failed, aside=True)
             try:
-                lease = self._scheduler.acquire(want, cancel)
+                lease = self._scheduler.acquire(want, cancel, again=reason is not None)
             except NoBackend:
-                if reason is None:
+                if reason is None or isinstance(reason, BackendBusy):
                     raise
                 raise reason from None
             backend = self.registry.backends[lease.backend]
@@ -187,12 +192,13 @@ class Embedder:
             except BackendBusy as error:
                 reason, outcome = error, Outcome("busy")
             except Unsupported as error:
-                reason, failed = error, failed | {lease.backend}
+                reason = error
+                want = msgspec.structs.replace(want, exclude=want.exclude | {lease.backend})
             except UpstreamFault as error:
-                if isinstance(error, BackendDown):
-                    self.registry.failed(lease.backend, error)
                 outcome = Outcome("failed")
-                reason, failed = error, failed | {lease.backend}
+                self.registry.failed(lease.backend, error)
+                want = retries.after(want, lease.backend, error, time.monotonic())
+                reason = error
             finally:
                 lease.release(outcome)
 

@@ -1,13 +1,12 @@
 """One choice from admission to its end.
 
-An attempt that failed before it began goes elsewhere, once; what fails later goes on elsewhere, or
-is the caller's to tell. The lease is given back exactly once, in the `finally` around each attempt,
-which closing the generator reaches on every path.
+An attempt that failed before it began is placed again (`retries` says where); what fails later goes
+on elsewhere, or is the caller's to tell. The lease is given back exactly once, in the `finally`
+around each attempt, which closing the generator reaches on every path.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -35,8 +34,6 @@ from .seat import Seat
 if TYPE_CHECKING:
     from .answer import Gateway
 
-PLACE_TICK = 1.0  # seconds between two looks of a waiting client at its place
-
 
 def placed(
     gateway: Gateway,
@@ -47,9 +44,10 @@ def placed(
     info: Info,
     caller: Caller,
 ) -> Iterator[Batch]:
-    """Place a choice, elsewhere again when it fails before it began, and drive it. `began` is the
-    clock's time of the request. Raises errors of `proxy.errors`."""
-    seat = Seat(gateway, _want(gateway, task, model, caller), cancel, info)
+    """Place a choice, again when it fails before it began, and drive it. `began` is the clock's
+    time of the request. Raises errors of `proxy.errors`."""
+    want = _want(gateway, task, model, caller)
+    seat = Seat(gateway, want, cancel, info, caller.tell_place)
     reason: GatewayError | None = None
     while True:
         begun = False
@@ -57,7 +55,7 @@ def placed(
         try:
             ticket = seat.take(reason is not None)
             if ticket is not None:
-                yield from seat.wait(ticket, PLACE_TICK if caller.tell_place else math.inf)
+                yield from seat.wait(ticket)
             caps = seat.caps
             fitted = fit(task, seat.backend, caps)
             notices = gateway.scheduler.notices
@@ -72,7 +70,7 @@ def placed(
                     yield from batches
             return
         except NoBackend:
-            if reason is None:
+            if reason is None or isinstance(reason, BackendBusy):
                 raise
             raise reason from None
         except BackendBusy as error:
@@ -108,6 +106,7 @@ def _want(gateway: Gateway, task: Task, model: str, caller: Caller) -> Want:
         group=caller.group,
         session=task.session,
         share=caller.share,
+        since=gateway.clock(),
         aside=caller.aside or _is_aside(request, gateway.side_jobs),
     )
 

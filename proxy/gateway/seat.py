@@ -2,8 +2,9 @@
 goes on when its backend dies.
 
 `Seat` stands where a backend would: an answer begins its runs on it, one after the other, and sees
-an unbroken stream. When a run breaks off after it began, the prompt and the text so far go to
-another backend of the same model, and the stream goes on from there, without a gap or a repeat.
+an unbroken stream. When a run breaks off after it began, the prompt and the text so far go to a
+backend of the same model that is up, another one or the same when it is back, and the stream goes
+on from there, without a gap or a repeat.
 That needs a prompt of text and an answer that no grammar binds, since a grammar cannot begin in the
 middle.
 """
@@ -25,10 +26,12 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import (
     BackendBusy,
-    BackendDown,
     Cancelled,
+    ContextExceeded,
     GatewayError,
     NoBackend,
+    PoolTimeout,
+    Unsupported,
     UpstreamFault,
     UpstreamTimeout,
 )
@@ -38,13 +41,12 @@ from ..scheduling.state import Grant, Want
 from ..scheduling.ticket import Ticket
 from .fitting import fit
 from .info import Info
+from .retries import Retries
 
 if TYPE_CHECKING:
     from .answer import Gateway
 
-TICK = 15.0  # seconds between two signs of life of who waits to go on elsewhere
-
-
+PLACE_TICK = 1.0  # seconds between two looks of a waiting client at its place
 UNUSED = Outcome()
 
 
@@ -55,11 +57,15 @@ class Seat:
     backend: Backend
     caps: Capabilities
 
-    def __init__(self, gateway: Gateway, want: Want, cancel: Cancel, info: Info) -> None:
+    def __init__(
+        self, gateway: Gateway, want: Want, cancel: Cancel, info: Info, tell_place: bool
+    ) -> None:
         self._gateway = gateway
+        self._tell_place = tell_place
         self._cancel = cancel
         self._info = info
         self._want = want
+        self._retries = Retries()
         self._lease: Lease | None = None
         self._run: Run | None = None
         self._end: End = "unused"  # what is told of the slot so far …
@@ -83,7 +89,7 @@ class Seat:
 
     def take(self, again: bool = False) -> Ticket | None:
         """Take a slot and make it ready; or a ticket to `wait` with, if none can be had at once.
-        Raises NoBackend, QueueFull, Cancelled."""
+        Raises NoBackend, QueueFull, QueueTimeout, Cancelled."""
         scheduler: Admission = self._gateway.scheduler
         found = scheduler.enter(self._want, again)
         if isinstance(found, Lease):
@@ -91,14 +97,18 @@ class Seat:
             return None
         return found
 
-    def wait(self, ticket: Ticket, tick: float) -> Iterator[Batch]:
-        """The same when its turn has come, with an empty batch every so many seconds. Raises
-        NoBackend, QueueTimeout, Cancelled."""
-        info = self._info
+    def wait(self, ticket: Ticket, begun: bool = False) -> Iterator[Batch]:
+        """The same when its turn has come, with empty batches as signs of life: while its place is
+        told, while no backend is up, and once the answer has begun. Raises NoBackend,
+        QueueTimeout, Cancelled."""
+        info, told = self._info, self._tell_place
+        tick = min(PLACE_TICK, self._gateway.ping) if told else self._gateway.ping
         try:
             while (lease := ticket.wait(self._cancel, tick)) is None:
-                info.place = ticket.place
-                yield []
+                if told:
+                    info.place = ticket.place
+                if told or begun or ticket.stranded is not None:
+                    yield []
         finally:
             ticket.leave()
         info.place = 0
@@ -164,25 +174,25 @@ class Seat:
         self._outcome = Outcome("whole", finished.slot, prompt, cached, written, evaluating)
 
     def failed(self, error: GatewayError) -> None:
-        """What went wrong, for whom it concerns."""
+        """What went wrong, for whom it concerns. Raises it when this request has met too many
+        faults to be placed again."""
         if self._lease is None:
             return  # told when the seat was left, and no other could be had
-        name, registry = self._lease.backend, self._gateway.registry
+        name, gateway = self._lease.backend, self._gateway
         if isinstance(error, BackendBusy):
             self._end = "busy"
-            registry.miscounted(name)
+            if not isinstance(error, PoolTimeout):  # that is our own bound
+                gateway.registry.miscounted(name)
             return
         if not isinstance(error, (UpstreamFault, UpstreamTimeout)):
             return
         self._end = "failed"
-        self._want = msgspec.structs.replace(self._want, exclude=self._want.exclude | {name})
-        if isinstance(error, (BackendDown, UpstreamTimeout)):
-            registry.failed(name, error)
-        else:
-            registry.suspect(name)
+        gateway.registry.failed(name, error)
+        self._want = self._retries.after(self._want, name, error, gateway.clock())
 
     def may_go_on(self, task: Task) -> bool:
-        """Whether a broken answer can be continued on another backend."""
+        """Whether a broken answer can be continued, on another backend or on this one when it is
+        back."""
         return (
             self._gateway.continues
             and isinstance(task.prompt, str)
@@ -302,7 +312,7 @@ class _Course:
             except (UpstreamFault, UpstreamTimeout) as error:
                 if not begun or not self._seat.may_go_on(self._task):
                     raise
-                yield from self._elsewhere(error)
+                yield from self._resumed(error)
                 if self._over:
                     return
 
@@ -326,8 +336,8 @@ class _Course:
             batch[-1] = msgspec.structs.replace(last, usage=usage)
         return batch
 
-    def _elsewhere(self, error: GatewayError) -> Iterator[Batch]:
-        """Take a seat on another backend, and go on there."""
+    def _resumed(self, error: GatewayError) -> Iterator[Batch]:
+        """Go on on a backend that is up, be it another one or the same."""
         seat, task = self._seat, self._task
         so_far = self._run.usage()
         self._prompt = self._prompt or so_far.prompt
@@ -340,15 +350,23 @@ class _Course:
             self._over = True
             yield [Finished("length", Usage(self._prompt, self._before))]
             return
-        try:
-            ticket = seat.take(again=True)
-            if ticket is not None:
-                yield from seat.wait(ticket, TICK)
-        except NoBackend:
-            raise error from None
         assert isinstance(task.prompt, str), "only text can go on"
         text = task.prompt + "".join(self._text)
         rest = msgspec.structs.replace(task, prompt=text, max_tokens=left)
-        self._run = seat.begin(fit(rest, seat.backend, seat.caps))
+        while True:
+            try:
+                ticket = seat.take(again=True)
+                if ticket is not None:
+                    yield from seat.wait(ticket, begun=True)
+                self._run = seat.begin(fit(rest, seat.backend, seat.caps))
+                break
+            except NoBackend:
+                raise error from None
+            except (UpstreamFault, UpstreamTimeout) as fault:
+                seat.failed(fault)
+                seat.leave()
+            except (Unsupported, ContextExceeded):
+                seat.refused()
+                seat.leave()
         self._times += 1
         seat.went_on()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ..cancel import Cancel
@@ -14,6 +15,8 @@ from .view import View
 
 class Admission(Protocol):
     """Documented at `scheduler.Scheduler`."""
+
+    on_stranded: Callable[[str], None]
 
     @property
     def notices(self) -> tuple[str, ...]: ...

@@ -40,7 +40,9 @@ Records = tuple[dict[str, Pool], dict[str, tuple[Pool, Backend]], FairQueue[Tick
 
 
 class Scheduler(Waiting):
-    """Bounded by `max_queue` waiting requests, each for at most `queue_timeout` seconds.
+    """Bounded by `max_queue` waiting requests, each for at most `queue_timeout` seconds. While no
+    backend of its model is up, a request waits for at most `wait_for_backend` seconds; then
+    `on_stranded` is called with the model, under the lock: it must not block.
 
     `clock` gives monotonic seconds. `groups`: there are several groups of keys, whose caches are
     kept apart. `disk` is how many bytes of files with what slots held a backend may have.
@@ -54,6 +56,7 @@ class Scheduler(Waiting):
         *,
         max_queue: int = 256,
         queue_timeout: float = 300.0,
+        wait_for_backend: float = 0.0,
         groups: bool = False,
         disk: int = 0,
         policy: Policy = decide,
@@ -61,6 +64,8 @@ class Scheduler(Waiting):
         self._clock = clock
         self._max_queue = max_queue
         self._queue_timeout = queue_timeout
+        self._wait_for_backend = wait_for_backend
+        self.on_stranded: Callable[[str], None] = lambda model: None
         self._groups = groups
         self._disk = disk
         self._policy = policy
@@ -140,7 +145,10 @@ class Scheduler(Waiting):
     def enter(self, want: Want, again: bool = False) -> Lease | Ticket:
         with self._lock:
             now = self._clock()
-            pool = self._pool(want)
+            began = self._began(want, now)
+            pool, up = self._pool(want)
+            if not up and not self._wait_for_backend:
+                raise self._none_up()
             conversation = pool.conversation(want)
             who = party(want)
             self._parties.came(who, now)
@@ -153,7 +161,7 @@ class Scheduler(Waiting):
                     f"{len(self._queue)} requests are waiting already",
                     retry_after=pool.expected_wait(len(self._queue)),
                 )
-            ticket = Ticket(self, want, conversation, now)
+            ticket = Ticket(self, want, conversation, began)
             tokens = pool.tokens(want.chain, False) + (want.task.max_tokens or ANSWER)
             self._queue.push(ticket, want.key, tokens / want.share, again)
             conversation.waiting += 1
@@ -209,7 +217,8 @@ class Scheduler(Waiting):
 
     def expected_wait(self, want: Want) -> float:
         with self._lock:
-            return self._pools[want.model].expected_wait(len(self._queue))
+            pool = self._pools.get(want.model)
+            return pool.expected_wait(len(self._queue)) if pool is not None else 1.0
 
     def leave(self, ticket: Ticket) -> None:
         with self._lock:
@@ -233,13 +242,18 @@ class Scheduler(Waiting):
         for ticket in self._queue:
             want = ticket.want
             try:
-                pool = self._pool(want)
+                pool, up = self._pool(want)
+                if not up and self._strands(ticket, now):
+                    raise self._none_up()
             except NoBackend as error:
                 ticket.error = error
                 self._queue.remove(ticket)
                 ticket.conversation.waiting -= 1
                 ticket.event.set()
                 continue
+            if not up:
+                continue
+            ticket.stranded = None
             ticket.until = now + FOREVER
             if not pool.free and not any(
                 books.stretch(pool, backend, now) for backend in pool.backends.values()
@@ -272,14 +286,32 @@ class Scheduler(Waiting):
             return True
         return not self._parties.greedy(who, now)
 
-    def _pool(self, want: Want) -> Pool:
-        """The model's pool, with a backend that may come to serve it. Raises NoBackend."""
+    def _strands(self, ticket: Ticket, now: float) -> bool:
+        """No backend is up for a ticket: whether it has waited for one long enough."""
+        news = ticket.stranded is None
+        lost = self._is_lost(ticket, now)
+        if news and not lost:
+            self.on_stranded(ticket.want.model)
+            ticket.event.set()  # who waits may want to say so
+        return lost
+
+    def _pool(self, want: Want) -> tuple[Pool, bool]:
+        """The model's pool, and whether a backend there is up, or not known to be down. Raises
+        NoBackend where none can ever serve this request."""
         pool = self._pools.get(want.model)
+        comes_back = False
         if pool is not None:
             for name, backend in pool.backends.items():
-                if not (backend.up is False or backend.draining or name in want.exclude):
-                    return pool
-        raise NoBackend("no backend of this model is up", retry_after=1.0)
+                if not (backend.draining or name in want.exclude):
+                    if backend.up is not False:
+                        return pool, True
+                    comes_back = True
+            if comes_back:
+                return pool, False
+        raise self._none_up()
+
+    def _none_up(self) -> NoBackend:
+        return NoBackend("no backend of this model is up", retry_after=1.0)
 
     def _take(
         self,

@@ -132,7 +132,8 @@ class Want(Struct, frozen=True):
 
     `key` is who asks, `share` the weight of its class in the queue. `session` names a conversation
     where the client does; `group` is whose cache it may see. `aside` marks a side job. `exclude`
-    holds backends that failed it already."""
+    holds backends that cannot serve it. `since` is the scheduler's time at which its wait began, 0
+    for now: the queue timeout counts from there, however often it comes back into the queue."""
 
     model: str
     task: Task
@@ -143,6 +144,7 @@ class Want(Struct, frozen=True):
     session: str = ""
     share: float = 1.0
     aside: bool = False
+    since: float = 0.0
 
 
 class Step(Struct, frozen=True):

@@ -22,7 +22,8 @@ class Waits(Protocol):
 
 
 class Ticket:
-    """A place in the queue, until it has led to a lease or an error."""
+    """A place in the queue, until it has led to a lease or an error. `stranded` is the time since
+    which no backend that could serve it is up, None while one is."""
 
     __slots__ = (
         "_scheduler",
@@ -32,6 +33,7 @@ class Ticket:
         "event",
         "first_place",
         "lease",
+        "stranded",
         "tag",
         "until",
         "wakes",
@@ -49,6 +51,7 @@ class Ticket:
         self.wakes = began
         self.tag = 0.0
         self.first_place = 0
+        self.stranded: float | None = None
         self.event = threading.Event()
         self.lease: Lease | None = None
         self.error: GatewayError | None = None

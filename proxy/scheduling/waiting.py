@@ -19,11 +19,12 @@ class Waiting(ABC):
     _clock: Callable[[], float]
     _lock: threading.RLock
     _queue_timeout: float
+    _wait_for_backend: float
 
     @abstractmethod
     def enter(self, want: Want, again: bool = False) -> Lease | Ticket:
         """A slot at once, or a place in the queue; `again`: it had its turn and is next. Raises
-        NoBackend, QueueFull."""
+        NoBackend, QueueFull, QueueTimeout."""
 
     @abstractmethod
     def leave(self, ticket: Ticket) -> None:
@@ -48,6 +49,25 @@ class Waiting(ABC):
         assert lease is not None, "it waits without end"
         return lease
 
+    def _began(self, want: Want, now: float) -> float:
+        """When the wait of this request began. Raises QueueTimeout where that was too long ago."""
+        if not want.since:
+            return now
+        if now - want.since >= self._queue_timeout:
+            raise self._too_late(want)
+        return want.since
+
+    def _too_late(self, want: Want) -> QueueTimeout:
+        wait = self.expected_wait(want)
+        return QueueTimeout("no slot came free in time", retry_after=wait)
+
+    def _is_lost(self, ticket: Ticket, now: float) -> bool:
+        """No backend is up for it: whether it has waited long enough for one to come back."""
+        if ticket.stranded is None:
+            ticket.stranded = now
+        ticket.until = ticket.stranded + self._wait_for_backend
+        return now >= ticket.until
+
     def wait_for(self, ticket: Ticket, cancel: Cancel, seconds: float) -> Lease | None:
         """For tickets alone."""
         end = self._clock() + seconds
@@ -63,8 +83,7 @@ class Waiting(ABC):
                         ticket.leave()
                         if cancel.cancelled:
                             raise Cancelled("the client closed the request")
-                        wait = self.expected_wait(ticket.want)
-                        raise QueueTimeout("no slot came free in time", retry_after=wait)
+                        raise self._too_late(ticket.want)
                     lease, ticket.lease = ticket.lease, None
                     if lease is not None:
                         lease.waited = now - ticket.began

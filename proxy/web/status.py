@@ -55,6 +55,7 @@ def listed(here: Services) -> list[dict[str, Any]]:
     out = []
     for backend in here.gateway.registry.backends.values():
         caps = backend.caps
+        known = caps is not None or backend.set_slots > 0
         found = msgspec.to_builtins(caps) if caps is not None else None
         if found:
             found["template"] = bool(found["template"])
@@ -65,7 +66,7 @@ def listed(here: Services) -> list[dict[str, Any]]:
                 "state": _state(backend.up),
                 "error": backend.error or None,
                 "model": backend.model,
-                "slots": scheduler.slots(backend.name),
+                "slots": scheduler.slots(backend.name) if known else None,
                 "in_flight": scheduler.in_flight(backend.name),
                 "n_ctx": backend.n_ctx or None,
                 "found": found,

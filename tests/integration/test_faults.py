@@ -48,7 +48,10 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 def test_a_server_killed_in_mid_stream_is_an_error_event_and_a_recovery(
     server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
 ) -> None:
-    proxy = gateway("--llama-api", server.url, "--slots", "2", "--health-interval", "0.5")
+    proxy = gateway(
+        "--llama-api", server.url, "--slots", "2", "--health-interval", "0.5",
+        "--wait-for-backend", "0",
+    )  # fmt: skip
     stream = client_of(proxy).chat.completions.create(model="any", stream=True, **LONG)
     next(iter(stream))
     server.kill()
@@ -101,7 +104,7 @@ def test_with_one_of_two_backends_gone_everything_is_answered(
 def test_no_backend_at_all_is_a_503_before_any_200(
     gateway: Callable[..., Gateway], client_of: ClientOf
 ) -> None:
-    proxy = gateway("--llama-api", "http://127.0.0.1:9", ready=0)
+    proxy = gateway("--llama-api", "http://127.0.0.1:9", "--wait-for-backend", "0.5", ready=0)
     wait_until(lambda: b"No backend" in ask(f"{proxy.url}/health")[1])
     assert ask(f"{proxy.url}/livez")[0] == 200
     with pytest.raises(openai.InternalServerError) as caught:

@@ -26,7 +26,7 @@ from ...errors import (
 )
 from ...prompting.bind import callable_tools
 from ...prompting.prompt import begun
-from ..driver import Capabilities
+from ..driver import Capabilities, Learned, ignore
 from .link import Call, Link
 from .model_file import ModelFile, look
 from .parameters import LACKS, check, sampling
@@ -77,13 +77,20 @@ class ChatGLM:
         load = Load(str(Path(path).resolve()), n_ctx, idle)
         self._supervisor = Supervisor(self.name, load, launch)
 
-    def probe(self, deadline: float) -> Capabilities:
-        file = look(self._path)
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         supervisor = self._supervisor
         wanted = self._eager or supervisor.failing
-        if wanted and supervisor.link(min(deadline, SLICE)) is None:
-            raise BackendDown("the model is loading")
-        version = supervisor.ready.version if supervisor.ready is not None else ""
+        if wanted:
+            learned(self._outline())
+            if supervisor.link(min(deadline, SLICE)) is None:
+                raise BackendDown("the model is loading")
+        return self._outline()
+
+    def _outline(self) -> Capabilities:
+        """What the file tells, and the engine's version once there is one."""
+        file = look(self._path)
+        ready = self._supervisor.ready
+        version = ready.version if ready is not None else ""
         return Capabilities(
             dialect=file.family,
             slots=1,

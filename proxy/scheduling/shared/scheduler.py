@@ -5,6 +5,8 @@ Every worker follows the log with a replica of its own; the log's order is what 
 request costs one trip to Redis before it is placed, and the policy is the very same as in one
 process. What needs no answer (a first token, a slot given back) is written without waiting.
 
+A request for which this worker finds no backend up waits here, and is written once one is.
+
 Without the log, requests are placed by load, by a scheduler of this process alone: no slot is asked
 for by number, as others use them too, and each worker takes its part of the slots. When the log is
 back, the worker joins again and forgets what slots hold where it may be wrong.
@@ -20,7 +22,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ...errors import GatewayError
+from ...errors import GatewayError, NoBackend, QueueFull
 from ..lease import Lease, Outcome
 from ..prefix import Chain
 from ..scheduler import Scheduler
@@ -52,19 +54,29 @@ class SharedScheduler(Waiting):
         version: str,
         max_queue: int = 256,
         queue_timeout: float = 300.0,
+        wait_for_backend: float = 0.0,
         groups: bool = False,
         disk: int = 0,
     ) -> None:
         self._clock = clock
+        self._max_queue = max_queue
         self._queue_timeout = queue_timeout
+        self._wait_for_backend = wait_for_backend
         self._alone = Scheduler(
-            clock, max_queue=max_queue, queue_timeout=queue_timeout, groups=groups
+            clock,
+            max_queue=max_queue,
+            queue_timeout=queue_timeout,
+            wait_for_backend=wait_for_backend,
+            groups=groups,
         )
+        self._alone.on_stranded = lambda model: self.on_stranded(model)
         self._strayed: set[str] = set()  # backends used without the log
         self._mine: dict[str, tuple[bool | None, Facts]] = {}
         self._numbers = itertools.count(1)
         self._waiting: dict[int, SharedTicket] = {}
+        self._stranded: dict[int, SharedTicket] = {}  # not written yet: no backend is up for them
         self._leases: dict[int, SharedLease] = {}
+        self.on_stranded: Callable[[str], None] = lambda model: None
         self._steps: dict[int, tuple[threading.Event, list[tuple[Step, ...]]]] = {}
         self._follower = Follower(shared, clock, Rules(version, max_queue, groups, disk), self)
         self._lock = self._follower.lock
@@ -102,6 +114,7 @@ class SharedScheduler(Waiting):
             self._mine[name] = up, facts
             self._post(ops.Found(name, up, facts))
             self._tell_alone(name)
+            self._go_on()
 
     def mark(self, name: str, up: bool) -> None:
         with self._lock:
@@ -109,6 +122,7 @@ class SharedScheduler(Waiting):
                 self._mine[name] = up, self._mine[name][1]
             self._post(ops.Down(name, up))
             self._alone.mark(name, up)
+            self._go_on()
 
     def drain(self, name: str) -> None:
         with self._lock:
@@ -140,12 +154,15 @@ class SharedScheduler(Waiting):
         with self._lock:
             if not self._follower.up:
                 return self._enter_alone(want, again)
-            number = next(self._numbers)
-            ticket = SharedTicket(self, want, self._clock(), number)
-            self._waiting[number] = ticket
-            # What we cannot reach is nothing for us, even where others can.
-            unseen = frozenset(name for name, (up, _) in self._mine.items() if not up)
-            self._post(ops.come(number, want, unseen, again))
+            now = self._clock()
+            ticket = SharedTicket(self, want, self._began(want, now), next(self._numbers))
+            if self._wait_for_backend and self._none_up(want):
+                count = self.waiting
+                if count >= self._max_queue and not again:
+                    raise QueueFull(f"{count} requests are waiting already", retry_after=1.0)
+                self._strand(ticket, now)
+                return ticket
+            self._write(ticket, again)
         answered = ticket.event.wait(ANSWER)
         with self._lock:
             if not answered:
@@ -158,6 +175,34 @@ class SharedScheduler(Waiting):
                 return ticket
             lease, ticket.lease = ticket.lease, None
             return lease
+
+    def _write(self, ticket: SharedTicket, again: bool) -> None:
+        self._waiting[ticket.id] = ticket
+        # What we cannot reach is nothing for us, even where others can.
+        unseen = frozenset(name for name, (up, _) in self._mine.items() if not up)
+        self._post(ops.come(ticket.id, ticket.want, unseen, again))
+
+    def _none_up(self, want: Want) -> bool:
+        """Whether this worker has backends for it, and finds none of them up."""
+        found = [
+            up
+            for name, (up, facts) in self._mine.items()
+            if facts.model == want.model and name not in want.exclude
+        ]
+        return bool(found) and not any(found)
+
+    def _strand(self, ticket: SharedTicket, now: float) -> None:
+        ticket.stranded = now
+        self._stranded[ticket.id] = ticket
+        self.on_stranded(ticket.want.model)
+
+    def _go_on(self) -> None:
+        """Health changed: write the requests whose backends are back, in the order they came."""
+        for ticket in tuple(self._stranded.values()):
+            if not self._none_up(ticket.want):
+                del self._stranded[ticket.id]
+                ticket.stranded = None
+                self._write(ticket, again=False)
 
     def _enter_alone(self, want: Want, again: bool) -> Lease | Ticket:
         return self._alone.enter(msgspec.structs.replace(want, chain=Chain(), session=""), again)
@@ -175,7 +220,7 @@ class SharedScheduler(Waiting):
     @property
     def waiting(self) -> int:
         """Of all workers."""
-        return self._table.waiting
+        return self._table.waiting + len(self._stranded)
 
     def in_flight(self, name: str) -> int:
         alone = self._alone.in_flight(name)
@@ -238,9 +283,15 @@ class SharedScheduler(Waiting):
                 ticket.alone, found.event = found, ticket.event
             if ticket.alone is not None:
                 until = self._alone.look(ticket.alone, now)
+                ticket.stranded = ticket.alone.stranded
                 ticket.lease, ticket.alone.lease = ticket.alone.lease, None
                 ticket.error = ticket.alone.error
                 return until
+            if ticket.id in self._stranded:
+                if self._is_lost(ticket, now):
+                    del self._stranded[ticket.id]
+                    ticket.error = NoBackend("no backend of this model is up", retry_after=1.0)
+                return ticket.until
             mine = self._follower.member
             known = mine.tickets.get(ticket.id) if mine is not None else None
             if known is None:
@@ -256,6 +307,7 @@ class SharedScheduler(Waiting):
         if ticket.alone is not None:
             ticket.alone.leave()
         with self._lock:
+            self._stranded.pop(ticket.id, None)
             if self._waiting.pop(ticket.id, None) is not None:
                 self._post(ops.Leave(ticket.id))
             lease, ticket.lease = ticket.lease, None
@@ -299,6 +351,9 @@ class SharedScheduler(Waiting):
             lease.waited, lease.place = news.waited, news.place
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
+        elif isinstance(news, NoBackend) and self._wait_for_backend and self._none_up(ticket.want):
+            del self._waiting[number]
+            self._strand(ticket, self._clock())
         else:
             del self._waiting[number]
             ticket.error = news
@@ -326,7 +381,8 @@ class SharedScheduler(Waiting):
         self._strayed = {*self._mine}
         for name in self._mine:
             self._tell_alone(name)
-        for ticket in self._waiting.values():
+        for ticket in (*self._waiting.values(), *self._stranded.values()):
             ticket.adrift = True
             ticket.event.set()
         self._waiting.clear()
+        self._stranded.clear()

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from proxy.backends.http import Pool
 from proxy.cancel import Cancel
-from proxy.errors import BackendDown, Cancelled, UpstreamFault, UpstreamTimeout
+from proxy.errors import (
+    AnswerCut,
+    BackendDown,
+    Cancelled,
+    ConnectionLost,
+    PoolTimeout,
+    UpstreamFault,
+    UpstreamTimeout,
+)
+from tests.fakes import wait_until
 
 from .rawserver import LAST_CHUNK, RawServer, Step, chunk, hang_up, head, reset
 
@@ -50,7 +61,7 @@ def test_a_kept_connection_that_was_closed_meanwhile_costs_nothing(pools: list[P
 def test_a_fresh_connection_that_ends_before_a_byte_is_a_dead_backend(
     pools: list[Pool], fault: Step
 ) -> None:
-    with RawServer([fault]) as server, pytest.raises(BackendDown):
+    with RawServer([fault]) as server, pytest.raises(ConnectionLost):
         pool_of(server, pools).ask("POST", "/x", {})
 
 
@@ -58,18 +69,16 @@ def test_nobody_listening_is_a_dead_backend(pools: list[Pool]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     pool = Pool(f"http://127.0.0.1:{port}", connect_timeout=1)
-    with pytest.raises(BackendDown):
+    with pytest.raises(BackendDown) as caught:
         pool.ask("GET", "/x")
+    assert not isinstance(caught.value, ConnectionLost), "it never took the request"
+
+
+GARBLED = (b"no http at all\r\n\r\n", head(None) + b"zz\r\n")
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [
-        b"no http at all\r\n\r\n",
-        head(10) + b"short",
-        head(None) + chunk(b"data") + b"5\r\nda",
-        head(None) + b"zz\r\n",
-    ],
+    "answer", [*GARBLED, head(10) + b"short", head(None) + chunk(b"data") + b"5\r\nda"]
 )
 def test_an_answer_that_is_cut_or_garbled_is_an_upstream_fault(
     pools: list[Pool], answer: bytes
@@ -81,6 +90,7 @@ def test_an_answer_that_is_cut_or_garbled_is_an_upstream_fault(
     with RawServer([play]) as server, pytest.raises(UpstreamFault) as caught:
         pool_of(server, pools).ask("POST", "/x", {})
     assert not isinstance(caught.value, BackendDown)
+    assert isinstance(caught.value, AnswerCut) == (answer not in GARBLED)
     assert "127.0.0.1" not in caught.value.message
 
 
@@ -155,10 +165,57 @@ def test_no_more_connections_than_the_limit_are_open(pools: list[Pool]) -> None:
         pool = Pool(server.url, timeout=0.2, limit=1)
         pools.append(pool)
         held = pool.send("POST", "/x", {})
-        with pytest.raises(UpstreamTimeout):
+        with pytest.raises(PoolTimeout):
             pool.ask("POST", "/x", {})
         held.close()
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
+
+
+def test_wait_for_a_connection_ends_with_the_timeout_of_the_question(pools: list[Pool]) -> None:
+    with RawServer([head(None) + chunk(b"a")]) as server:
+        pool = pool_of(server, pools, limit=1)
+        held = pool.send("POST", "/x", {})
+        began = time.monotonic()
+        with pytest.raises(PoolTimeout):
+            pool.ask("GET", "/x", timeout=0.2)
+        assert 0.2 <= time.monotonic() - began < 2.0
+        held.close()
+
+
+def test_cancel_ends_the_wait_for_a_connection(pools: list[Pool]) -> None:
+    with RawServer([head(None) + chunk(b"a")]) as server, ThreadPoolExecutor(1) as threads:
+        pool = pool_of(server, pools, limit=1)
+        held = pool.send("POST", "/x", {})
+        cancel = Cancel()
+        waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0, cancel)
+        wait_until(lambda: bool(pool._room and pool._room._waiting))
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            waits.result(5)
+        held.close()
+
+
+def test_waiting_request_gets_the_connection_that_comes_free(pools: list[Pool]) -> None:
+    with (
+        RawServer([head(None) + chunk(b"a")], [OK]) as server,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        pool = pool_of(server, pools, limit=1)
+        held = pool.send("POST", "/x", {})
+        waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0)
+        wait_until(lambda: bool(pool._room and pool._room._waiting))
+        held.close()
+        assert waits.result(5) == (200, b"ok")
+
+
+def test_short_questions_do_not_stand_behind_answers(pools: list[Pool]) -> None:
+    with RawServer([head(None) + chunk(b"a")], [OK]) as server:
+        pool = pool_of(server, pools, limit=2, reserve=1)
+        held = pool.send("POST", "/x", {})
+        with pytest.raises(PoolTimeout):
+            pool.send("POST", "/x", {}, patience=0.0)
+        assert pool.ask("GET", "/props", short=True) == (200, b"ok")
+        held.close()
 
 
 def test_headers_and_paths_are_sent_as_configured(pools: list[Pool]) -> None:

@@ -295,6 +295,55 @@ def test_without_a_backend_nobody_waits() -> None:
         world.take("c")
 
 
+def test_requests_wait_for_a_backend_that_may_come_back() -> None:
+    world = World(slots=1, wait_for_backend=10.0)
+    asked: list[str] = []
+    world.scheduler.on_stranded = asked.append
+    world.scheduler.mark("b0", up=False)
+    first = world.scheduler.enter(want(world.scheduler, "a"))
+    second = world.scheduler.enter(want(world.scheduler, "b"))
+    assert isinstance(first, Ticket) and isinstance(second, Ticket)
+    assert first.wait(Cancel(), 0.0) is None
+    assert asked == ["m", "m"]
+    assert first.stranded == second.stranded == world.clock.now
+    world.clock.now += 9
+    world.scheduler.mark("b0", up=True)
+    lease = first.wait(Cancel(), 0.0)
+    assert lease is not None
+    assert second.stranded is None
+    world.clock.now += 5  # a slot is what it waits for now
+    assert second.wait(Cancel(), 0.0) is None
+    world.scheduler.mark("b0", up=False)
+    world.clock.now += 9
+    assert second.wait(Cancel(), 0.0) is None
+    world.clock.now += 1
+    with pytest.raises(NoBackend):
+        second.wait(Cancel())
+    assert world.scheduler.waiting == 0
+    assert len(asked) == 3
+
+
+def test_no_request_waits_for_backends_that_cannot_serve_it() -> None:
+    world = World(slots=1, wait_for_backend=10.0)
+    with pytest.raises(NoBackend):
+        world.take("a", exclude=frozenset({"b0"}))
+
+
+def test_queue_timeout_counts_from_where_a_request_began_to_wait() -> None:
+    world = World(slots=1, queue_timeout=10.0)
+    before = world.clock.now
+    world.clock.now += 6
+    held = world.take("a")
+    ticket = world.scheduler.enter(want(world.scheduler, "b", since=before), again=True)
+    assert isinstance(ticket, Ticket)
+    world.clock.now += 4
+    with pytest.raises(QueueTimeout):
+        ticket.wait(Cancel())
+    held.release()
+    with pytest.raises(QueueTimeout):  # also where a slot is free
+        world.take("b", since=before)
+
+
 # health
 
 

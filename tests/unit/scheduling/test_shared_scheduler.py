@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
 from proxy.cancel import Cancel
-from proxy.errors import Cancelled, NoBackend, QueueTimeout
+from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower
 from proxy.scheduling.shared.log import Entry
@@ -83,11 +84,18 @@ def join(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Join]:
     made: list[SharedScheduler] = []
 
     def one(
-        slots: int = 1, queue_timeout: float = PATIENCE, settles: float = 0.0
+        slots: int = 1, queue_timeout: float = PATIENCE, settles: float = 0.0, wait: float = 0.0
     ) -> SharedScheduler:
         log = FakeLog(memory)
         made.append(
-            SharedScheduler(log, time.monotonic, version="1", queue_timeout=queue_timeout)  # type: ignore[arg-type]
+            SharedScheduler(
+                log,  # type: ignore[arg-type]
+                time.monotonic,
+                version="1",
+                max_queue=4,
+                queue_timeout=queue_timeout,
+                wait_for_backend=wait,
+            )
         )
         assert made[-1].ready(PATIENCE)
         made[-1].update("b", "m", up=True, slots=slots, settles=settles)
@@ -178,3 +186,95 @@ def test_what_ends_a_wait(join: Join) -> None:
         ticket.wait(Cancel())
     held.release()
     until(lambda: one.waiting == 0)
+
+
+# a backend that is down
+
+
+def test_requests_wait_until_a_backend_is_up_again(join: Join) -> None:
+    one, two = join(slots=4, wait=PATIENCE), join(slots=4, wait=PATIENCE)
+    looks: list[str] = []
+    one.on_stranded = looks.append
+    one.mark("b", up=False)
+    two.mark("b", up=False)
+    with ThreadPoolExecutor(4) as pool:
+        waits = [pool.submit(acquire, one, text) for text in "abcd"]
+        until(lambda: one.waiting == 4)
+        assert looks == ["m"] * 4
+        with pytest.raises(QueueFull):
+            acquire(one, "e")
+        one.update("b", "m", up=True, slots=4)
+        for wait in waits:
+            wait.result(PATIENCE).release()
+    until(lambda: one.outstanding == one.waiting == 0)
+
+
+def test_worker_that_cannot_reach_a_backend_waits_while_another_uses_it(join: Join) -> None:
+    one, two = join(wait=PATIENCE), join(wait=PATIENCE)
+    one.mark("b", up=False)
+    acquire(two, "a").release()
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, one, "b")
+        until(lambda: one.waiting == 1)
+        one.mark("b", up=True)
+        waits.result(PATIENCE).release()
+
+
+def test_queued_requests_wait_when_the_backend_goes_down(join: Join) -> None:
+    one = join(wait=PATIENCE)
+    held = acquire(one, "a")
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, one, "b")
+        until(lambda: one.waiting == 1)
+        one.mark("b", up=False)
+        held.release(Outcome("failed"))
+        until(lambda: len(one._stranded) == 1)
+        one.update("b", "m", up=True, slots=1)
+        waits.result(PATIENCE).release()
+
+
+def test_wait_for_a_backend_ends(join: Join) -> None:
+    one = join(wait=0.1)
+    one.mark("b", up=False)
+    with pytest.raises(NoBackend):
+        acquire(one, "a")
+    long = join(wait=PATIENCE, queue_timeout=0.1)
+    long.mark("b", up=False)
+    with pytest.raises(QueueTimeout):
+        acquire(long, "b")
+    patient = join(wait=PATIENCE)
+    patient.mark("b", up=False)
+    cancel = Cancel()
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, patient, "c", cancel)
+        until(lambda: patient.waiting == 1)
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            waits.result(PATIENCE)
+    assert patient.waiting == 0
+
+
+def test_requests_that_wait_for_a_backend_go_on_without_the_log(join: Join, memory: Memory) -> None:
+    one = join(wait=PATIENCE)
+    one.mark("b", up=False)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, one, "a")
+        until(lambda: one.waiting == 1)
+        memory.gone = True
+        until(lambda: bool(one.notices))
+        one.mark("b", up=True)
+        waits.result(PATIENCE).release()
+
+
+def test_queue_timeout_counts_from_where_a_request_began_to_wait(join: Join) -> None:
+    one = join(queue_timeout=5.0)
+    late = msgspec.structs.replace(want(one._alone, "a"), since=time.monotonic() - 6.0)
+    with pytest.raises(QueueTimeout):
+        one.enter(late, again=True)
+    soon = msgspec.structs.replace(late, since=time.monotonic() - 4.8)
+    held = acquire(one, "b")
+    began = time.monotonic()
+    with pytest.raises(QueueTimeout):
+        one.acquire(soon, Cancel(), again=True)
+    assert time.monotonic() - began < 2.0
+    held.release()

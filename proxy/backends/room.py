@@ -1,0 +1,69 @@
+"""How many connections to one backend may be in use, and the wait for one of them.
+
+A wait ends with its own timeout or with the request's cancel, whichever comes first. `reserve`
+places are kept for short questions (health, tokenize), which must not stand behind answers that
+stream for minutes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from ..cancel import Cancel
+from ..errors import Cancelled, PoolTimeout
+from ..locks import brief
+
+
+class Room:
+    """`limit` places; the last `reserve` of them are only for short questions."""
+
+    def __init__(self, limit: int, reserve: int) -> None:
+        self._free = limit
+        self._reserve = reserve
+        self._lock = brief()
+        self._waiting: dict[threading.Event, None] = {}
+
+    def enter(self, seconds: float, cancel: Cancel | None = None, short: bool = False) -> None:
+        """Take a place. Raises PoolTimeout after so many seconds, Cancelled."""
+        if not self._took(short):
+            self._wait(seconds, cancel, short)
+
+    def leave(self) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._free += 1
+            waiting = tuple(self._waiting)
+        for event in waiting:
+            event.set()
+
+    def _took(self, short: bool) -> bool:
+        with self._lock:
+            if self._free <= (0 if short else self._reserve):
+                return False
+            self._free -= 1
+            return True
+
+    def _wait(self, seconds: float, cancel: Cancel | None, short: bool) -> None:
+        end = time.monotonic() + seconds
+        event = threading.Event()
+        with self._lock:
+            self._waiting[event] = None
+        if cancel is not None:
+            cancel.add(event.set)
+        try:
+            while True:
+                event.clear()  # before looking, so that no news is missed
+                if cancel is not None and cancel.cancelled:
+                    raise Cancelled("the client closed the request")
+                if self._took(short):
+                    return
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise PoolTimeout("the backend has no connection to spare", retry_after=1.0)
+                event.wait(left)
+        finally:
+            with self._lock:
+                self._waiting.pop(event, None)
+            if cancel is not None:
+                cancel.remove(event.set)

@@ -1,0 +1,157 @@
+"""Backends that are busy with others, or die and come back."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tools.processes import Gateway, ModelServer, ask
+
+StartGateway = Callable[..., Gateway]
+REQUESTS = 32
+
+
+def question(number: int, max_tokens: int = 4) -> dict[str, object]:
+    messages = [{"role": "user", "content": f"Number {number}"}]
+    return {"messages": messages, "max_tokens": max_tokens}
+
+
+def chat(gateway: Gateway, number: int, **fields: object) -> tuple[int, bytes]:
+    return ask(f"{gateway.url}/v1/chat/completions", question(number) | fields, seconds=90)
+
+
+@pytest.fixture
+def server(start_server: Callable[..., ModelServer]) -> ModelServer:
+    """One that the test may kill."""
+    return start_server("llama-2023", slots=2)
+
+
+@contextlib.contextmanager
+def occupied(server: ModelServer, slots: int) -> Iterator[None]:
+    """Another client streams from every slot of the server."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(slots):
+            connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+            stack.callback(connection.close)
+            body = {"prompt": "Go on", "n_predict": 2000, "stream": True, "ignore_eos": True}
+            connection.request(
+                "POST", "/completion", json.dumps(body), {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            stack.callback(answer.close)
+            assert answer.read(1)
+        yield
+
+
+def test_server_occupied_by_another_client_is_503_after_the_queue_timeout(
+    server: ModelServer, gateway: StartGateway
+) -> None:
+    proxy = gateway("--llama-api", server.url, "--slots", "2", "--queue-timeout", "1")
+    with occupied(server, 2):
+        for fields in ({}, {"stream": True}):
+            began = time.monotonic()
+            status, body = chat(proxy, 1, **fields)
+            assert 0.9 < time.monotonic() - began < 3.0
+            assert status == 503
+            assert json.loads(body)["error"]["code"] == "queue_timeout"
+    assert chat(proxy, 2)[0] == 200
+
+
+def test_restarted_server_loses_nobodys_request(server: ModelServer, gateway: StartGateway) -> None:
+    """It is killed, as many requests as a busy minute brings arrive, and 3 s later its supervisor
+    has it back."""
+    proxy = gateway("--llama-api", server.url, "--slots", "2", "--health-interval", "60")
+    assert chat(proxy, 0)[0] == 200
+    server.kill()
+    with concurrent.futures.ThreadPoolExecutor(REQUESTS) as clients:
+        waits = [clients.submit(chat, proxy, n, stream=n % 2 == 1) for n in range(REQUESTS)]
+        time.sleep(3)
+        assert not any(wait.done() for wait in waits)
+        server.start()
+        answers = [wait.result() for wait in waits]
+    assert [status for status, _ in answers] == [200] * REQUESTS
+    assert all(b"data: [DONE]" in body for _, body in answers[1::2])
+    assert b"error" not in b"".join(body for _, body in answers)
+
+
+def test_stream_of_a_restarted_server_goes_on(server: ModelServer, gateway: StartGateway) -> None:
+    proxy = gateway(
+        "--llama-api", server.url, "--slots", "2", "--sse-ping-interval", "0.2",
+        "--health-interval", "60",
+    )  # fmt: skip
+    connection = http.client.HTTPConnection(urlsplit(proxy.url).netloc, timeout=60)
+    body = question(1, 600) | {"stream": True, "stream_options": {"include_usage": True}}
+    with contextlib.closing(connection):
+        connection.request(
+            "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
+        )
+        answer = connection.getresponse()
+        seen = b""
+        while seen.count(b"data: ") < 5:
+            seen += answer.readline()
+        server.kill()
+        server.start()
+        seen += answer.read()
+    assert b"error" not in seen
+    assert b":\n" in seen, "no sign of life while it waited"
+    assert seen.endswith(b"data: [DONE]\n\n")
+    last = json.loads(seen.split(b"data: ")[-2])
+    assert last["usage"]["completion_tokens"] == 600
+
+
+def test_server_that_does_not_come_back_is_503_with_retry_after(
+    server: ModelServer, gateway: StartGateway
+) -> None:
+    proxy = gateway("--llama-api", server.url, "--slots", "2", "--wait-for-backend", "1")
+    server.kill()
+    parts = urlsplit(proxy.url)
+    for stream in (False, True):
+        connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+        with contextlib.closing(connection):
+            began = time.monotonic()
+            connection.request(
+                "POST",
+                "/v1/chat/completions",
+                json.dumps(question(1) | {"stream": stream}),
+                {"Content-Type": "application/json"},
+            )
+            answer = connection.getresponse()
+            assert 0.9 < time.monotonic() - began < 4.0
+            assert answer.status == 503
+            assert int(answer.headers["Retry-After"]) >= 1
+            answer.read()
+
+
+def test_health_and_tokenize_answer_while_every_connection_streams(
+    start_server: Callable[..., ModelServer], gateway: StartGateway
+) -> None:
+    """An old server has eight threads: more streams than connections wait in the queue."""
+    server = start_server("llama-2023", slots=8, ctx=4096)
+    proxy = gateway("--llama-api", server.url, "--slots", "8", "--health-interval", "0.2")
+    with concurrent.futures.ThreadPoolExecutor(9) as clients:
+        waits = [clients.submit(chat, proxy, n, max_tokens=300) for n in range(9)]
+        wait_for_streams(proxy, 6)
+        began = time.monotonic()
+        status, body = ask(f"{proxy.url}/tokenize", {"content": "Hello"}, seconds=20)
+        assert status == 200 and json.loads(body)["tokens"]
+        assert time.monotonic() - began < 5.0
+        assert not all(wait.done() for wait in waits), "the streams were over already"
+        assert [wait.result()[0] for wait in waits] == [200] * 9
+    assert "is down" not in proxy.log
+
+
+def wait_for_streams(proxy: Gateway, count: int) -> None:
+    end = time.monotonic() + 20
+    while True:
+        backends = json.loads(ask(f"{proxy.url}/v1/backends")[1])["data"]
+        if sum(backend["in_flight"] for backend in backends) >= count:
+            return
+        assert time.monotonic() < end, "the streams did not begin"
+        time.sleep(0.02)

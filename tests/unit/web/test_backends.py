@@ -1,0 +1,79 @@
+"""What routes tell of backends, also in the first moments."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.app import create_app
+from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.registry import Backend
+from proxy.config import Settings
+from tests.fakes import ScriptedDriver, services_of, wait_until
+
+OUTLINE = Capabilities(
+    dialect="llama-server", slots=4, n_ctx=512, queues=True, models=("tiny",), template="{{ x }}"
+)
+
+
+class Slow(ScriptedDriver):
+    """Answers the first questions once it may `speak`, and gives its token once it may `write`."""
+
+    def __init__(self) -> None:
+        super().__init__(caps=OUTLINE)
+        self.speak = threading.Event()
+        self.write = threading.Event()
+
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        self.speak.wait(10)
+        learned(OUTLINE)
+        self.write.wait(10)
+        return super().probe(deadline)
+
+
+@pytest.fixture
+def driver() -> Iterator[Slow]:
+    slow = Slow()
+    yield slow
+    slow.speak.set()
+    slow.write.set()
+
+
+def visitor(driver: Slow) -> FlaskClient:
+    return create_app(Settings(), [Backend("b0", "test://0", driver)]).test_client()
+
+
+def shown(visitor: FlaskClient) -> dict[str, object]:
+    found = visitor.get("/v1/backends")
+    assert found.json is not None
+    backend: dict[str, object] = found.json["data"][0]
+    return backend
+
+
+def test_nothing_is_claimed_of_a_backend_that_has_not_answered(driver: Slow) -> None:
+    backend = shown(visitor(driver))
+    assert backend["state"] == "unknown"
+    assert (backend["found"], backend["slots"], backend["n_ctx"]) == (None, None, None)
+
+
+def test_what_a_backend_told_is_shown_before_its_first_token(driver: Slow) -> None:
+    to = visitor(driver)
+    driver.speak.set()
+    registry = services_of(to.application).gateway.registry
+    wait_until(lambda: registry.backends["b0"].caps is not None)
+    backend = shown(to)
+    assert backend["state"] == "unknown"
+    assert (backend["model"], backend["slots"], backend["n_ctx"]) == ("tiny", 4, 512)
+    found = backend["found"]
+    assert isinstance(found, dict)
+    assert (found["dialect"], found["slots"]) == ("llama-server", 4)
+    assert [one["id"] for one in to.get("/v1/models").json["data"]] == ["tiny"]  # type: ignore[index]
+    props = to.get("/props").json
+    assert props is not None
+    assert (props["total_slots"], props["model_alias"]) == (4, "tiny")
+    driver.write.set()
+    wait_until(lambda: registry.ready)
+    assert shown(to)["state"] == "up"
