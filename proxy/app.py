@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
@@ -290,7 +291,8 @@ def _embedder(settings: Settings, urls: Sequence[str], gift: Gift) -> Embedder |
     None where none is named."""
     if not urls:
         return None
-    scheduler = _scheduler(settings, f":{gift}")
+    # Nobody waits for one that is down: a search goes on by words alone, and reading tries again.
+    scheduler = _scheduler(msgspec.structs.replace(settings, wait_for_backend=0.0), f":{gift}")
     servers = []
     for url in urls:
         driver = EmbeddingServer(
