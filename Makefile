@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm install test test-all test-langchain screenshots bench bench-quick bench-check models lint format lock
+.PHONY: help run run-chatglm install test test-all test-langchain screenshots bench bench-quick bench-check lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -52,6 +52,7 @@ test: $(VENV)/installed ## what takes three minutes, with the server of 2023 and
 test-all: export SLOTPROXY_TEST_ALL = 1
 test-all: $(VENV)/installed ## every test, on PowerInfer's server and that of 2026 (built once, about ten minutes), PostgreSQL and in a browser too
 	@$(RUN) -m tools.servers build --skip-absent llama-2023 powerinfer llama-2026 >/dev/null
+	@$(RUN) -m tools.smollm2 fetch >/dev/null
 	@$(RUN) -m tools.chatglm install
 	@$(RUN) -m tools.browser
 	$(PYTEST) -m 'not alone' $(FLAGS)
@@ -78,13 +79,6 @@ test-langchain: $(VENV)/installed ## LangChain's standard tests of its OpenAI, A
 	build/langchain-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/langchain.in -e .
 	build/langchain-venv/bin/python -m pytest tests/integration/test_langchain.py -W default \
 		-o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function $(FLAGS)
-
-# In an environment of its own: torch is large, and nothing else needs it.
-models: ## train the bundled models again from nothing (an hour on two cores that do nothing else)
-	@test -n '$(PYTHON)' || { echo 'No Python 3.11 or newer found; name one with PYTHON=…' >&2; exit 1; }
-	$(PYTHON) -m venv build/models-venv
-	build/models-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/models.in
-	build/models-venv/bin/python -m tools.tinychat --work build/tinychat
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(RUN) -m ruff check .

@@ -27,7 +27,7 @@ from tools.processes import Gateway, ModelServer
 
 from .conftest import StartGateway
 
-TEMPLATE = Path(__file__).parents[2] / "tools" / "tinychat" / "chat_template.jinja"
+TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
 ASKED = "What is the weather in Oslo?"
 SOURCE = '''
 import os, time

@@ -11,7 +11,7 @@ import requests
 
 from tools.processes import Gateway, ModelServer
 
-TEMPLATE = Path(__file__).parents[2] / "tools" / "tinychat" / "chat_template.jinja"
+TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
 SERVERS = {
     "llama-2023": ("--chat-template", str(TEMPLATE)),
     "llama-2026": ("--chat-mode", "completion"),

@@ -16,7 +16,7 @@ import pytest
 from proxy import resources
 from tools.processes import Gateway, ModelServer
 
-TEMPLATE = Path(__file__).parents[2] / "tools" / "tinychat" / "chat_template.jinja"
+TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
 QUESTION = "What is the weather in Oslo?"
 RESULT = '{"temperature": 4}'
 NAME, ABOUT = "get_weather", "Get the current weather of a city"

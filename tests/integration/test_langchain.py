@@ -22,7 +22,7 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 pytestmark = pytest.mark.filterwarnings("default")
-TEMPLATE = Path(__file__).parents[2] / "tools" / "tinychat" / "chat_template.jinja"
+TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
 SERVERS = {
     "llama-2023": ("llama-2023", ("--chat-template", str(TEMPLATE))),
     "llama-2026": ("llama-2026", ("--chat-mode", "completion")),

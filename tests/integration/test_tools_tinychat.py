@@ -13,7 +13,7 @@ import pytest
 from tools.processes import Gateway, ModelServer
 
 # What its file says, for a server that does not tell.
-TEMPLATE = Path(__file__).parents[2] / "tools" / "tinychat" / "chat_template.jinja"
+TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
 WAYS = {
     "llama-2023": ("llama-2023", ("--chat-template", str(TEMPLATE))),
     "llama-2026": ("llama-2026", ("--chat-mode", "completion")),

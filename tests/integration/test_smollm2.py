@@ -1,0 +1,121 @@
+"""What a real model says through the gateway: SmolLM2-135M-Instruct, greedy.
+
+Only what this model does reliably. It reads a given text, keeps what was said before, and ends its
+answers; it knows little else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.integration.conftest import GENERATIONS
+from tools.processes import Gateway, ModelServer
+
+LIGHTHOUSE = (
+    "The lighthouse of Ardnish was built in 1874 by the engineer Flora MacPhail. Its lamp burned "
+    "whale oil until 1901, then paraffin, and has been electric since 1956."
+)
+CAPITAL = {
+    "type": "object",
+    "properties": {"capital": {"type": "string"}},
+    "required": ["capital"],
+    "additionalProperties": False,
+}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", params=GENERATIONS)
+def ask(
+    request: pytest.FixtureRequest,
+    start_server: Callable[..., ModelServer],
+    module_gateway: Callable[..., Gateway],
+    smollm2_model: Path,
+) -> Ask:
+    """`ask(text, …, key=value)`: a conversation whose turns are by user and assistant in turn; the
+    answer."""
+    server = start_server(request.param, ctx=4096, model=smollm2_model)
+    flags = ("--slots", "2", "--chat-template", "chatml", "--sampling", "repeat_penalty=1.05")
+    url = f"{module_gateway('--llama-api', server.url, *flags).url}/v1/chat/completions"
+
+    def ask(*turns: str, **fields: Any) -> Any:
+        roles = ("user", "assistant")
+        messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(turns)]
+        body = {"messages": messages, "temperature": 0, "max_tokens": 64, **fields}
+        answer = requests.post(url, json=body, timeout=100)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    return ask
+
+
+def said(answer: Any) -> str:
+    text: str = answer["choices"][0]["message"]["content"]
+    return text
+
+
+def test_a_fact_it_knows_and_the_end_of_the_answer(ask: Ask) -> None:
+    answer = ask("What is the capital of France?")
+    assert said(answer) == "The capital of France is Paris."
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("question", "fact"),
+    [("Who built the lighthouse?", "Flora MacPhail"), ("When was it built?", "1874")],
+)
+def test_a_fact_from_a_given_text(ask: Ask, question: str, fact: str) -> None:
+    assert fact in said(ask(f"{LIGHTHOUSE}\n\n{question}"))
+
+
+def test_a_name_said_before_on_the_warm_slot(ask: Ask) -> None:
+    turns = ("My dog is called Rex.", "Rex is a lovely name for a dog.")
+    first = ask(turns[0], max_tokens=1)
+    second = ask(*turns, "What is my dog called?", session_id="dogs")
+    assert "Rex" in said(second)
+    third = ask(*turns, "What is my dog called?", said(second), "What did I tell you?")
+    cached = third["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert first["usage"]["prompt_tokens"] < second["usage"]["prompt_tokens"] <= cached
+
+
+def test_a_stop_string_ends_the_answer(ask: Ask) -> None:
+    answer = ask("What is the capital of France?", stop=["Paris"])
+    assert said(answer) == "The capital of France is "
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_schema_binds_the_answer(ask: Ask) -> None:
+    schema = {"name": "answer", "strict": True, "schema": CAPITAL}
+    form = {"type": "json_schema", "json_schema": schema}
+    question = "What is the capital of France? Answer as JSON with the key capital."
+    assert json.loads(said(ask(question, response_format=form))) == {"capital": "Paris"}
+
+
+def test_a_grammar_binds_the_answer(ask: Ask) -> None:
+    grammar = 'root ::= "The answer is " ("London" | "Paris" | "Oslo") "."'
+    assert said(ask("What is the capital of France?", grammar=grammar)) == "The answer is Paris."
+
+
+def test_a_tool_is_called_with_what_the_user_said(ask: Ask) -> None:
+    answer = ask("What is the weather in Paris?", tools=[WEATHER], tool_choice="required")
+    call = answer["choices"][0]["message"]["tool_calls"][0]["function"]
+    assert call["name"] == "get_weather"
+    assert json.loads(call["arguments"]) == {"city": "Paris"}

@@ -1,1 +1,0 @@
-"""Everything needed to make the two small models in ``models/`` again from nothing."""
