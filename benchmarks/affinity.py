@@ -6,8 +6,8 @@ conversation's tokens once. Beside it stands what least recently used and an evi
 future would have evaluated for the same order.
 
 ``python -m benchmarks.affinity [--only WORD] [--json FILE]``; a run names the servers (``2023``,
-``2x2023``, ``2026``, ``2026-noram``, ``2026-files`` …) and the way to them (``gateway``,
-``slot-1``, ``nginx``). The model is made up: tokens are counted, not words.
+``2x2023``, ``powerinfer``, ``2026``, ``2026-noram``, ``2026-files`` …) and the way to them
+(``gateway``, ``slot-1``, ``nginx``). The model is made up: tokens are counted, not words.
 """
 
 from __future__ import annotations
@@ -190,10 +190,11 @@ def run(work: str, ask: Ask, seed: int) -> Result:
 def _servers(what: str, folder: Path, stack: contextlib.ExitStack) -> list[ModelServer]:
     """``[2x]GENERATION[-noram][-files]``: eight slots in all."""
     count = 2 if what.startswith("2x") else 1
-    name, *kinds = what.removeprefix("2x").split("-")
-    binary = servers.find(f"llama-{name}")
+    generation, *kinds = what.removeprefix("2x").split("-")
+    name = generation if generation == "powerinfer" else f"llama-{generation}"
+    binary = servers.find(name)
     if binary is None:
-        raise SystemExit(f"llama-{name} is not built: python -m tools.servers build llama-{name}")
+        raise SystemExit(f"{name} is not built: python -m tools.servers build {name}")
     found = []
     for number in range(count):
         extra: list[str] = []
@@ -205,7 +206,7 @@ def _servers(what: str, folder: Path, stack: contextlib.ExitStack) -> list[Model
             extra += ["--slot-save-path", f"{place}"]
         slots = 8 // count
         one = ModelServer(
-            f"llama-{name}",
+            name,
             binary,
             made_up_model.cached(),
             folder / f"server-{number}.log",
@@ -279,6 +280,10 @@ RUNS = [
     ("2023", "gateway"),
     ("2x2023", "nginx"),
     ("2x2023", "gateway"),
+    ("powerinfer", "slot-1"),
+    ("powerinfer", "gateway"),
+    ("2xpowerinfer", "nginx"),
+    ("2xpowerinfer", "gateway"),
     ("2026", "slot-1"),
     ("2026", "gateway"),
     ("2x2026", "nginx"),

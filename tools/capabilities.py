@@ -25,7 +25,8 @@ README = servers.ROOT / "README.md"
 YES, NO = "yes", "–"
 NOTES = (
     "`suffix`: the made-up model has no tokens for it; llama-server fills in with one that has.",
-    "`seed`: the server of 2023 takes none, which a warning says; chatglm_cpp refuses it by name.",
+    "`seed`: servers of 2023 and PowerInfer ignore it, which a warning says; chatglm_cpp refuses"
+    " it by name.",
     "chatglm_cpp knows no grammars and no logprobs, and refuses by name what needs them; it keeps"
     " no cache. One tool that must be called is begun in the model's place, but a model that"
     " babbles never ends the call.",
@@ -168,6 +169,7 @@ def _chatglm(folder: Path) -> Iterator[str | None]:
 
 BACKENDS: Mapping[str, Callable[[Path], Any]] = {
     "`server` of 2023": lambda folder: _server_cpp("llama-2023", folder),
+    "PowerInfer's `server`": lambda folder: _server_cpp("powerinfer", folder),
     "`llama-server` of 2026": lambda folder: _server_cpp(
         "llama-2026", folder, "--chat-mode", "completion"
     ),

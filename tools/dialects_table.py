@@ -3,7 +3,8 @@
 ``python -m tools.dialects_table`` runs the tests of the official clients on real backends and
 writes their results between the two markers of README.md (``--print``: to the terminal alone). A
 row is one test function, a column one kind of backend: yes where it passes, – where it is skipped
-because the backend cannot, with the reason as a note, NO where it fails.
+because the backend cannot, with the reason as a note, NO where it fails. A column whose backend is
+not on this machine stays as it was written.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ FILES = (
 )
 COLUMNS = {
     "llama-2023": "`server` of 2023",
+    "powerinfer": "PowerInfer's `server`",
     "llama-2026": "`llama-server` of 2026",
     "chatglm_cpp": "chatglm_cpp",
 }
@@ -91,6 +93,43 @@ def results(xml: str) -> dict[str, dict[str, str]]:
     return found
 
 
+def written(text: str) -> dict[str, dict[str, str]]:
+    """What a README's table says, as `results` has it."""
+    lines = text.partition(BEGIN)[2].partition(END)[0].strip().splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|") and not line.startswith("|---")
+    ]
+    notes = dict(line.split(". ", 1) for line in lines if line[:1].isdigit())
+    names = {row: name for name, row in ROWS.items()}
+    columns = {title: column for column, title in COLUMNS.items()}
+    found: dict[str, dict[str, str]] = {}
+    for row in rows[1:]:
+        name = names.get((row[0], row[1], row[2]))
+        for title, cell in zip(rows[0][3:], row[3:], strict=False):
+            result, _, number = cell.partition(" ")
+            if name and title in columns:
+                why = notes.get(number.strip("()"), "")
+                found.setdefault(name, {})[columns[title]] = f"{result} {why}".strip()
+    return found
+
+
+def kept(
+    found: Mapping[str, Mapping[str, str]], before: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """The results, with those of before in the columns of which no test could run."""
+    ran = {column for row in found.values() for column, told in row.items() if told in (YES, NO)}
+    stay = set(COLUMNS) - ran
+    return {
+        name: {
+            **{column: told for column, told in found.get(name, {}).items() if column in ran},
+            **{column: told for column, told in before.get(name, {}).items() if column in stay},
+        }
+        for name in ROWS
+    }
+
+
 def markdown(found: Mapping[str, Mapping[str, str]]) -> str:
     lines = [
         "| API | feature | client | " + " | ".join(COLUMNS.values()) + " |",
@@ -120,11 +159,11 @@ def main(argv: list[str]) -> int:
         code = subprocess.run(command, cwd=servers.ROOT, check=False).returncode
         if not report.exists():
             return code
-        table = markdown(results(report.read_text("utf-8")))
+        text = README.read_text(encoding="utf-8")
+        table = markdown(kept(results(report.read_text("utf-8")), written(text)))
     if "--print" in argv:
         print(table)
         return code
-    text = README.read_text(encoding="utf-8")
     head, begun, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     if not begun or END not in rest:

@@ -107,9 +107,10 @@ class Driver(Protocol):
 class CountsSlots(Protocol):
     """A driver that can find out how many slots a server has that does not say so."""
 
-    def count_slots(self) -> int:
-        """How many slots there are, asked of an idle server; 0 where it cannot be found out, or
-        somebody else uses the server meanwhile. What the slots hold stays as it is."""
+    def count_slots(self) -> tuple[int, bool]:
+        """How many slots there are, 0 where that cannot be found out; and whether all were idle:
+        if not, somebody else uses the server, and there may be more. What the slots hold stays as
+        it is."""
 
 
 SlotAction = Literal["save", "restore", "erase"]

@@ -94,7 +94,7 @@ class LlamaCpp:
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         return probe(self.url, self._headers, self._careful, deadline, learned)
 
-    def count_slots(self) -> int:
+    def count_slots(self) -> tuple[int, bool]:
         return count_slots(self._slot_that_answers)
 
     def _slot_that_answers(self, slot: int) -> int | None:

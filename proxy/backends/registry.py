@@ -15,6 +15,7 @@ All who ask share that look: one at a time for each backend, and a pause after e
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -81,7 +82,7 @@ class Backend:
         self.up: bool | None = None
         self.error = ""
         self.leaving = False
-        self.miscounted = False  # traffic contradicts the number of slots that was counted
+        self.miscounted = False  # the number of slots that was counted may be wrong
         self.count_at = 0.0  # when the slots may be counted again
         self.count_pause = COUNT_PAUSE
 
@@ -100,7 +101,7 @@ class Backend:
     @property
     def uncounted(self) -> bool:
         """Whether its slots should be counted: it does not tell their number and nobody set it,
-        and it was not counted or traffic contradicts the count."""
+        and there is no count, or one that may be wrong."""
         caps = self.caps
         if self.set_slots or caps is None or caps.queues:
             return False
@@ -338,12 +339,13 @@ class Registry:
         assert caps is not None, "counted after a probe"
         if not isinstance(driver, CountsSlots) or self._scheduler.in_flight(backend.name):
             return False
-        found = driver.count_slots()
-        backend.count_at = time.monotonic() + backend.count_pause
+        found, idle = driver.count_slots()
+        # At random: workers that began together would spoil each other's counts again and again.
+        backend.count_at = time.monotonic() + backend.count_pause * random.uniform(0.5, 1.5)
         backend.count_pause = min(COUNT_PAUSE_MOST, 2 * backend.count_pause)
         if not found:
             return False
-        backend.miscounted = False
+        backend.miscounted = not idle
         backend.caps = msgspec.structs.replace(caps, slots=found)
         return found != caps.slots
 

@@ -15,17 +15,12 @@ import httpx
 import pytest
 
 from tests import thorough
+from tests.integration.generations import GENERATIONS as GENERATIONS
+from tests.integration.generations import OLD, SERVER_FIXTURES
 from tools import made_up_model as made_up
 from tools import servers, smollm2
 from tools.processes import Child, Gateway, ModelServer
 
-GENERATIONS = ("llama-2023", "powerinfer", "llama-2026")
-# The fixture of each, for tests that ask for it by name.
-SERVER_FIXTURES = {
-    "llama-2023": "_old_server",
-    "powerinfer": "_powerinfer_server",
-    "llama-2026": "_new_server",
-}
 _serial = itertools.count(1)
 
 
@@ -156,6 +151,12 @@ def new_server(_new_server: ModelServer) -> Iterator[ModelServer]:
 def powerinfer_server(_powerinfer_server: ModelServer) -> Iterator[ModelServer]:
     """PowerInfer's server: two slots of 2048 tokens, the made-up model."""
     yield from _kept_alive(_powerinfer_server)
+
+
+@pytest.fixture(params=OLD)
+def any_old_server(request: pytest.FixtureRequest) -> Iterator[ModelServer]:
+    """The test runs once on each of those that cannot tell their slots."""
+    yield from _kept_alive(request.getfixturevalue(SERVER_FIXTURES[request.param]))
 
 
 @pytest.fixture(params=GENERATIONS)

@@ -14,6 +14,7 @@ from tools.processes import Gateway, ModelServer
 TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
 SERVERS = {
     "llama-2023": ("--chat-template", str(TEMPLATE)),
+    "powerinfer": ("--chat-template", str(TEMPLATE)),
     "llama-2026": ("--chat-mode", "completion"),
     "llama-2026 by itself": ("--chat-mode", "native"),
     "chatglm_cpp": (),

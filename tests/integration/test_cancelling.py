@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer, ask
 
 LONG = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 1500}
@@ -27,9 +28,11 @@ SHORT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
 POOL = 64 + 8  # a threaded server fills its pool once, and keeps it
 
 
-@pytest.fixture(scope="module")
-def one_slot(start_server: Callable[..., ModelServer]) -> ModelServer:
-    return start_server("llama-2023", slots=1, ctx=2048)
+@pytest.fixture(scope="module", params=OLD)
+def one_slot(
+    request: pytest.FixtureRequest, start_server: Callable[..., ModelServer]
+) -> ModelServer:
+    return start_server(request.param, slots=1, ctx=2048)
 
 
 @pytest.fixture(scope="module", params=["gevent", "gthread", "waitress"])

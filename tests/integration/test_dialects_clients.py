@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from tests.contract.ears import sse
 from tests.contract.editors import EDITS, WARM_UPS
+from tests.integration.generations import OLD, SERVER_FIXTURES
 from tools import made_up_chatglm
 from tools.processes import Gateway, ModelServer
 
@@ -32,7 +33,7 @@ CITY: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=["llama-2023", "llama-2026", "chatglm_cpp"])
+@pytest.fixture(scope="module", params=[*SERVER_FIXTURES, "chatglm_cpp"])
 def address(
     request: pytest.FixtureRequest,
     module_gateway: Callable[..., Gateway],
@@ -43,8 +44,7 @@ def address(
         pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
         model = made_up_chatglm.write(tmp_path_factory.mktemp("chatglm") / "babbler.bin")
         return module_gateway("--chatglm-model", str(model)).url
-    name = {"llama-2023": "_old_server", "llama-2026": "_new_server"}[request.param]
-    server: ModelServer = request.getfixturevalue(name)
+    server: ModelServer = request.getfixturevalue(SERVER_FIXTURES[request.param])
     return module_gateway("--llama-api", server.url, "--slots", "2").url
 
 
@@ -59,10 +59,10 @@ def binds(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def repeats(request: pytest.FixtureRequest) -> bool:
-    """Whether the same prompt gives the same answer twice. A 2023 server evaluates the last token
+    """Whether the same prompt gives the same answer twice. An old server evaluates the last token
     of a prompt again that it holds already, without letting go of the first time, and says
     something else."""
-    return bool(request.node.callspec.params["address"] != "llama-2023")
+    return bool(request.node.callspec.params["address"] not in OLD)
 
 
 # Anthropic

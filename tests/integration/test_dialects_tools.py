@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from proxy import resources
+from tests.integration.generations import GENERATIONS
 from tools.processes import Gateway, ModelServer
 
 TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
@@ -28,7 +29,7 @@ CITY: dict[str, Any] = {
 FUNCTION: dict[str, Any] = {"name": NAME, "description": ABOUT, "parameters": CITY}
 
 
-@pytest.fixture(scope="module", params=["llama-2023", "llama-2026", "chatglm_cpp"])
+@pytest.fixture(scope="module", params=[*GENERATIONS, "chatglm_cpp"])
 def address(
     request: pytest.FixtureRequest,
     start_server: Callable[..., ModelServer],

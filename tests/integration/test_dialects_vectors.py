@@ -14,7 +14,11 @@ import requests
 from tools.processes import Gateway, ModelServer
 
 TEXTS = ["Hello", "你好 world", "a b c", "something else entirely", "x", "The quick brown fox"]
-FLAGS = {"llama-2023": ["--embedding"], "llama-2026": ["--embeddings", "--pooling", "last"]}
+FLAGS = {
+    "llama-2023": ["--embedding"],
+    "powerinfer": ["--embedding"],
+    "llama-2026": ["--embeddings", "--pooling", "last"],
+}
 StartServer = Callable[..., ModelServer]
 
 

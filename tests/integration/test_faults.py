@@ -13,15 +13,20 @@ from collections.abc import Callable, Iterator
 import openai
 import pytest
 
+from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer, ask
 
 LONG = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 1500}
 
 
-@pytest.fixture
-def server(start_server: Callable[..., ModelServer]) -> ModelServer:
+@pytest.fixture(params=OLD)
+def server(
+    request: pytest.FixtureRequest, start_server: Callable[..., ModelServer]
+) -> Iterator[ModelServer]:
     """One that the test may kill."""
-    return start_server("llama-2023", slots=2)
+    server = start_server(request.param, slots=2)
+    yield server
+    server.kill()
 
 
 ClientOf = Callable[[Gateway], openai.OpenAI]
@@ -114,10 +119,10 @@ def test_no_backend_at_all_is_a_503_before_any_200(
 
 @pytest.mark.parametrize("count", [4, 50])
 def test_more_at_once_than_slots_are_all_answered(
-    old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf, count: int
+    any_old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf, count: int
 ) -> None:
     """Also where nobody said how many slots the old server has."""
-    proxy = gateway("--llama-api", old_server.url)
+    proxy = gateway("--llama-api", any_old_server.url)
     client = client_of(proxy)
 
     def one(i: int) -> str:
@@ -132,9 +137,9 @@ def test_more_at_once_than_slots_are_all_answered(
 
 @pytest.mark.slow
 def test_sixty_four_streams_at_once_on_two_slots_end_well(
-    old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
+    any_old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
 ) -> None:
-    client = client_of(gateway("--llama-api", old_server.url, "--slots", "2"))
+    client = client_of(gateway("--llama-api", any_old_server.url, "--slots", "2"))
 
     def one(i: int) -> int:
         stream = client.chat.completions.create(
@@ -153,9 +158,9 @@ def test_sixty_four_streams_at_once_on_two_slots_end_well(
 
 
 def test_a_full_queue_is_a_429_with_retry_after(
-    old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
+    any_old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
 ) -> None:
-    proxy = gateway("--llama-api", old_server.url, "--slots", "1", "--max-queue", "0")
+    proxy = gateway("--llama-api", any_old_server.url, "--slots", "1", "--max-queue", "0")
     client = client_of(proxy)
     stream = client.chat.completions.create(model="any", stream=True, **LONG)
     next(iter(stream))
@@ -167,9 +172,9 @@ def test_a_full_queue_is_a_429_with_retry_after(
 
 
 def test_waiting_too_long_is_a_503(
-    old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
+    any_old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
 ) -> None:
-    proxy = gateway("--llama-api", old_server.url, "--slots", "1", "--queue-timeout", "0.2")
+    proxy = gateway("--llama-api", any_old_server.url, "--slots", "1", "--queue-timeout", "0.2")
     client = client_of(proxy)
     stream = client.chat.completions.create(model="any", stream=True, **LONG)
     next(iter(stream))

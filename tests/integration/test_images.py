@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from tests import documents
+from tests.integration.generations import SERVER_FIXTURES
 from tools import made_up_mmproj
 from tools.processes import Gateway, ModelServer
 
@@ -195,12 +196,11 @@ def test_an_address_is_not_fetched(place: str, address: str) -> None:
     assert "must be a data: URL" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("name", ["llama-2023", "llama-2026"])
+@pytest.mark.parametrize("name", [*SERVER_FIXTURES])
 def test_a_backend_without_eyes_says_so(
     name: str, request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]
 ) -> None:
-    fixture = {"llama-2023": "_old_server", "llama-2026": "_new_server"}[name]
-    blind = module_gateway("--llama-api", request.getfixturevalue(fixture).url).url
+    blind = module_gateway("--llama-api", request.getfixturevalue(SERVER_FIXTURES[name]).url).url
     for look in (openai_chat, openai_responses):
         with pytest.raises(openai.BadRequestError, match="takes no image"):
             look(blind, RED)

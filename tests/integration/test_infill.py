@@ -171,7 +171,7 @@ def test_ollamas_suffix_is_an_infill(address: str) -> None:
     assert "insert" in post(address, {"model": name}, "/api/show").json()["capabilities"]
 
 
-@pytest.mark.parametrize("name", ["_old_server", "_new_server"])
+@pytest.mark.parametrize("name", ["_old_server", "_powerinfer_server", "_new_server"])
 def test_a_model_that_cannot_says_so(
     name: str, request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]
 ) -> None:

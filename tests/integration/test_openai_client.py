@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import openai
 import pytest
 
+from tests.integration.generations import SERVER_FIXTURES
 from tools.processes import Gateway, ModelServer
 
 ASK = [{"role": "user", "content": "Hello there, 你好 🚀"}]
@@ -16,11 +17,12 @@ WORDS = "one two three four 一 二 三 🚀 five six"
 FORCED = {"grammar": f'root ::= "{WORDS}"'}
 
 
-@pytest.fixture(scope="module", params=["llama-2023", "llama-2026", "both"])
+@pytest.fixture(scope="module", params=[*SERVER_FIXTURES, "both"])
 def address(request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]) -> str:
-    """A gateway before the 2023 server, the 2026 one, and both as two backends of one model."""
-    names = {"llama-2023": ["_old_server"], "llama-2026": ["_new_server"]}
-    wanted = names.get(request.param, ["_old_server", "_new_server"])
+    """A gateway before each server, and before those of 2023 and 2026 as backends of one model."""
+    both = ["llama-2023", "llama-2026"]
+    names = both if request.param == "both" else [request.param]
+    wanted = [SERVER_FIXTURES[name] for name in names]
     servers: list[ModelServer] = [request.getfixturevalue(name) for name in wanted]
     flags = [word for server in servers for word in ("--llama-api", server.url)]
     return module_gateway(*flags, "--slots", "2").url + "/v1"

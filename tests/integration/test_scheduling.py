@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer
 
 StartServer = Callable[..., ModelServer]
@@ -73,9 +74,11 @@ def _wait_for(what: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
-def two_backends(start_server: StartServer, gateway: StartGateway) -> tuple[list[Any], Gateway]:
-    servers = [start_server("llama-2023", slots=8, ctx=8192) for _ in range(2)]
+@pytest.fixture(params=OLD)
+def two_backends(
+    request: pytest.FixtureRequest, start_server: StartServer, gateway: StartGateway
+) -> tuple[list[Any], Gateway]:
+    servers = [start_server(request.param, slots=8, ctx=8192) for _ in range(2)]
     urls = ",".join(server.url for server in servers)
     running = gateway("--llama-api", urls, "--slots", "8", *LEGACY)
     _wait_for(lambda: _up(running.url) == 2)
@@ -208,7 +211,7 @@ def test_the_queue_is_told_in_headers_and_comments(
     assert lines[-1] == b"data: [DONE]"
 
 
-@pytest.mark.parametrize("name", ["llama-2023", "powerinfer"])
+@pytest.mark.parametrize("name", OLD)
 def test_conversations_come_back_to_their_slots(
     name: str, start_server: StartServer, gateway: StartGateway
 ) -> None:
@@ -231,12 +234,13 @@ def test_conversations_come_back_to_their_slots(
     assert "word" not in json.dumps(backend)
 
 
+@pytest.mark.parametrize("name", OLD)
 def test_the_same_question_again_gets_the_same_greedy_answer(
-    start_server: StartServer, gateway: StartGateway
+    name: str, start_server: StartServer, gateway: StartGateway
 ) -> None:
     """The old server evaluates the last token of a prompt it holds whole once more, and keeps both:
     each time the answer would drift."""
-    server = start_server("llama-2023", slots=1, ctx=2048)
+    server = start_server(name, slots=1, ctx=2048)
     running = gateway("--llama-api", server.url, "--slots", "1", *LEGACY)
     body = {"prompt": _words(3, 12), "max_tokens": 32, "temperature": 0}
     answers = [_ask(running.url, body)[2] for _ in range(6)]
@@ -247,10 +251,11 @@ def test_the_same_question_again_gets_the_same_greedy_answer(
     assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 50
 
 
+@pytest.mark.parametrize("name", OLD)
 def test_groups_of_keys_do_not_share_what_slots_hold(
-    start_server: StartServer, gateway: StartGateway, tmp_path: Path
+    name: str, start_server: StartServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    server = start_server("llama-2023", slots=1, ctx=2048)
+    server = start_server(name, slots=1, ctx=2048)
     keys = tmp_path / "keys"
     keys.write_text("ann key-a group=red\nbob key-b group=blue\namy key-c group=red\n")
     running = gateway(

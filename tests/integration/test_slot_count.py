@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from proxy.backends.llamacpp import LlamaCpp
+from tests.integration.generations import OLD
 from tools import made_up_model
 from tools.processes import Gateway, ModelServer, ask
 
@@ -26,7 +27,7 @@ def completed(server: ModelServer, **fields: Any) -> Any:
     return json.loads(data)
 
 
-@pytest.mark.parametrize("name", ["llama-2023", "powerinfer"])
+@pytest.mark.parametrize("name", OLD)
 @pytest.mark.parametrize("slots", [1, 2, 5])
 def test_counting_finds_every_slot_and_leaves_what_they_hold(
     name: str, slots: int, start_server: StartServer
@@ -38,7 +39,7 @@ def test_counting_finds_every_slot_and_leaves_what_they_hold(
             WORDS[3] + str(n) + completed(server, prompt=WORDS[3] + str(n), slot_id=n)["content"]
             for n in range(slots)
         ]
-        assert [driver.count_slots() for _ in range(3)] == [slots] * 3
+        assert [driver.count_slots() for _ in range(3)] == [(slots, True)] * 3
         for number, text in enumerate(texts):
             answer = completed(server, prompt=text + " and more", slot_id=number)
             assert answer["slot_id"] == number

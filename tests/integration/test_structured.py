@@ -20,6 +20,7 @@ SCHEMAS = share(200)
 ASK: Any = [{"role": "user", "content": "Describe it."}]
 WAYS = {
     "llama-2023": ("_old_server", ()),
+    "powerinfer": ("_powerinfer_server", ()),
     "llama-2026": ("_new_server", ("--chat-mode", "completion")),
     "native": ("_new_server", ("--chat-mode", "native")),
 }

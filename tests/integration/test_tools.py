@@ -17,6 +17,7 @@ from tools.processes import Gateway, ModelServer
 WAYS = {
     "llama-2023": ("_old_server", ()),
     "llama-2023-hermes": ("_old_server", ("--chat-template", "hermes")),
+    "powerinfer": ("_powerinfer_server", ()),
     "llama-2026": ("_new_server", ("--chat-mode", "completion")),
     "native": ("_new_server", ("--chat-mode", "native")),
 }

@@ -25,6 +25,7 @@ from proxy.cancel import Cancel
 from proxy.config import Settings
 from proxy.core.task import Task
 from tests.fakes import services_of, wait_until
+from tests.integration.generations import GENERATIONS
 from tools.processes import ModelServer
 
 CITY = {
@@ -56,7 +57,7 @@ class Helped(LlamaCpp):
         return self.runs[-1]
 
 
-@pytest.fixture(params=["llama-2023", "llama-2026"])
+@pytest.fixture(params=GENERATIONS)
 def driver(
     request: pytest.FixtureRequest, start_server: Callable[..., ModelServer]
 ) -> Iterator[Any]:

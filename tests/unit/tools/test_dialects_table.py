@@ -35,7 +35,30 @@ def test_results_become_words() -> None:
     </testsuite></testsuites>"""
     found = table.results(xml)
     assert found == {name: {"llama-2023": "yes", "llama-2026": "NO", "chatglm_cpp": "– x"}}
+    found[name]["powerinfer"] = "yes"
     lines = table.markdown(found).splitlines()
     row = next(line for line in lines if "/api/chat" in line)
-    assert row == "| Ollama | /api/chat | ollama | yes | NO | – (2) |"
+    assert row == "| Ollama | /api/chat | ollama | yes | yes | NO | – (2) |"
     assert lines[-2:] == [f"1. {table.ABSENT}", "2. x"]
+
+
+def test_a_backend_that_is_not_here_keeps_its_column() -> None:
+    name, other = "test_ollama_chat", "test_ollama_tools"
+    before = {
+        name: {"llama-2023": "NO", "powerinfer": "yes", "llama-2026": "– why"},
+        other: {"llama-2023": "yes", "powerinfer": "– why", "llama-2026": "NO"},
+    }
+    text = f"{table.BEGIN}\n{table.markdown(before)}\n{table.END}"
+    assert {key: table.written(text)[name][key] for key in before[name]} == before[name]
+    found = {
+        name: {"llama-2023": "yes", "powerinfer": "– not built", "llama-2026": "NO"},
+        other: {"llama-2023": "NO", "powerinfer": "– not built", "llama-2026": "– x"},
+    }
+    merged = table.kept(found, table.written(text))
+    assert merged[name] == {"llama-2023": "yes", "powerinfer": "yes", "llama-2026": "NO", **ABSENT}
+    assert merged[other]["powerinfer"] == "– why"
+    assert merged[other]["llama-2026"] == "– x"
+
+
+# Of chatglm_cpp nothing ran either.
+ABSENT = {"chatglm_cpp": f"– {table.ABSENT}"}
