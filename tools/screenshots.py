@@ -1,7 +1,8 @@
 """``make screenshots``: pictures of the main pages, as a person would find them, into images/.
 
-A real gateway in front of a real server with the bundled model, some conversations held, a document
-read; nothing is staged in the pages themselves.
+A real gateway in front of a real server with SmolLM2, some conversations held, a document read;
+nothing is staged in the pages themselves. The model speaks English, so the pictures of the Chinese
+pages have an English conversation.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ from typing import NamedTuple
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tools import browser as chromium
-from tools import servers
+from tools import servers, smollm2
 from tools.processes import Child, Gateway, ModelServer, ask
+from tools.run import CONTEXT, SAMPLING
 
 IMAGES = servers.ROOT / "images"
-QUESTIONS = ("Hello!", "What is slotproxy?", "Who are you?", "Count from 1 to 9.")
-# What the bundled model can do: it greets, knows what it ships with, and remembers.
-TALKS = {
-    "en": ("Hello! My name is Morag.", "What does slotproxy do?", "What is my name?"),
-    "zh": ("我叫李梅。", "slotproxy是什么？", "我叫什么名字？"),
-}
+SECONDS = 120  # that one answer may take
+QUESTIONS = (
+    "What is the capital of France?",
+    "Name three fruits.",
+    "Write one sentence about the sea.",
+    "What is the capital of Germany?",
+)
+BASE = "Lighthouses"
+# In a conversation that answers from that knowledge base.
+ASKED = ("Who built the lighthouse?", "When did the last keeper leave?")
 DOCUMENT = """# The lighthouse of Ardnish
 
 The lighthouse was built in 1874 by the engineer Flora MacPhail. Its lamp burned whale oil until
@@ -61,16 +67,16 @@ PICTURES = (
 def site() -> Iterator[Gateway]:
     """A gateway with something to show."""
     binary = servers.build("llama-2023", servers.terminal())
-    model = servers.ROOT / "models" / "tinychat-llama.gguf"
+    model = smollm2.fetch(servers.terminal())
     children: list[Child] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             log = Path(folder) / "server.log"
-            server = ModelServer("llama-2023", binary, model, log, slots=6, ctx=12288)
+            server = ModelServer("llama-2023", binary, model, log, slots=6, ctx=6 * CONTEXT)
             children.append(server)
             server.start()
             flags = ["--llama-api", server.url, "--slots", "6", "--chat-template", "chatml"]
-            flags += ["--data", str(Path(folder) / "data")]
+            flags += ["--sampling", SAMPLING, "--data", str(Path(folder) / "data")]
             gateway = Gateway(flags, Path(folder) / "gateway.log")
             children.append(gateway)
             gateway.start()
@@ -81,13 +87,10 @@ def site() -> Iterator[Gateway]:
 
 
 def converse(url: str) -> None:
-    """Hold a few conversations, the first one of two turns."""
+    """Hold a few conversations."""
     for question in QUESTIONS:
         said = [{"role": "user", "content": question}]
-        ask(f"{url}/v1/chat/completions", {"messages": said, "max_tokens": 120}, 120)
-    said = [*({"role": r, "content": c} for r, c in (("user", QUESTIONS[0]), ("assistant", "Hi!")))]
-    said.append({"role": "user", "content": "And how are you?"})
-    ask(f"{url}/v1/chat/completions", {"messages": said, "max_tokens": 60}, 120)
+        ask(f"{url}/v1/chat/completions", {"messages": said, "max_tokens": 120}, SECONDS)
 
 
 def teach(browser: Browser, url: str, folder: Path) -> None:
@@ -96,10 +99,10 @@ def teach(browser: Browser, url: str, folder: Path) -> None:
     document.write_text(DOCUMENT, encoding="utf-8")
     page = browser.new_page(locale="en-GB")
     page.goto(f"{url}/knowledge")
-    page.get_by_label("Name", exact=True).fill("Lighthouses")
+    page.get_by_label("Name", exact=True).fill(BASE)
     page.get_by_label("What is in it").fill("Notes on the coast")
     page.get_by_role("button", name="Create").click()
-    page.locator("#base-name", has_text="Lighthouses").wait_for()
+    page.locator("#base-name", has_text=BASE).wait_for()
     page.locator('input[type="file"]').set_input_files(document)
     page.locator('.document .state[data-state="up"]').wait_for()
     page.close()
@@ -114,6 +117,7 @@ def take(browser: Browser, url: str, picture: Picture) -> None:
         reduced_motion="reduce",
     )
     page = context.new_page()
+    page.set_default_timeout(SECONDS * 1000)
     page.goto(f"{url}{picture.path}")
     prepare(page, picture)
     page.screenshot(path=IMAGES / f"{picture.name}.png")
@@ -128,7 +132,9 @@ def prepare(page: Page, picture: Picture) -> None:
         fold.click()
         page.locator('[name="temperature"]').fill("0")
         fold.click()
-        for turn, question in enumerate(TALKS[picture.language]):
+        page.locator('[name="kind"][value="knowledge"]').check(force=True)
+        page.locator('[name="base"]').select_option(label=BASE)
+        for turn, question in enumerate(ASKED):
             page.locator("#text").fill(question)
             page.locator("#text").press("Enter")
             done = page.locator('.message.assistant[data-status="done"]')
