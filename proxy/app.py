@@ -110,6 +110,8 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         hygiene=settings.prefix_hygiene,
         sampling=settings.sampler_defaults,
         ping=settings.sse_ping_interval,
+        wait_for_backend=settings.wait_for_backend,
+        max_queue=settings.max_queue,
     )
     layouts = Layouts(resources.dialogues())
     embedder = _embedder(settings, settings.embedding_api, "embeddings")

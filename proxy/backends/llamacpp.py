@@ -38,6 +38,7 @@ OLD_CONNECTIONS = 7
 OLD_RESERVE = 1  # of them for health and tokenize, which must not wait for answers to end
 PATIENCE = 1.0  # seconds to wait for a connection before a request goes back into the queue
 OLD_IDLE = 2
+ALIVE_TIMEOUT = 5.0
 # A slot is free again about 5 ms after its answer: until then the only one of a server is busy.
 FREED = 0.02  # seconds
 FREED_TRIES = 5
@@ -116,9 +117,9 @@ class LlamaCpp:
             time.sleep(FREED)
         return None
 
-    def alive(self) -> bool:
+    def alive(self, seconds: float = ALIVE_TIMEOUT) -> bool:
         try:
-            status, _ = self._careful.ask("GET", "/props", timeout=5.0, short=True)
+            status, _ = self._careful.ask("GET", "/props", timeout=seconds, short=True)
         except PoolTimeout:
             return True  # every connection is at work: what happens there will tell
         except (UpstreamFault, UpstreamTimeout):

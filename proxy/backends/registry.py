@@ -222,6 +222,11 @@ class Registry:
         """The backends of a model; those that are up come first."""
         return self._pools.get(model, ())
 
+    def is_named(self, model: str) -> bool:
+        """Whether this is the name of a model, rather than of backends that have not told any."""
+        pool = self.pool(model)
+        return not pool or any(b.caps is not None or b.set_model for b in pool)
+
     @property
     def ready(self) -> bool:
         return any(b.up for b in self.backends.values())

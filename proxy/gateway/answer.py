@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import chain
@@ -19,13 +20,13 @@ from typing import Any
 import msgspec
 
 from ..backends.driver import MakesPrompts
-from ..backends.registry import Backend, Registry
+from ..backends.registry import UNNAMED, Backend, Registry
 from ..cancel import Cancel
 from ..core.events import Batch, Failed, Finished, TextDelta
 from ..core.order import Order
 from ..core.request import CompletionRequest
 from ..core.task import Task
-from ..errors import BadRequest, GatewayError, NoBackend
+from ..errors import BadRequest, Cancelled, GatewayError, NoBackend, QueueFull
 from ..prompting.prompt import Prompt, Prompter, Unrendered
 from ..scheduling.admission import Admission
 from ..scheduling.prefix import mask
@@ -37,6 +38,7 @@ from .placement import placed
 from .way import Manner
 
 AT_ONCE = 16  # choices of one request that are under way together
+NAMES_TICK = 0.05  # seconds between two looks for the name of a model
 AHEAD = 64  # batches the choices may be ahead of a slow client
 
 Prompters = Callable[[str], Prompter | Unrendered]
@@ -49,7 +51,8 @@ class Gateway:
     the texts that the last message of a side job begins with. `hygiene`: stamps at the head of a
     prompt are masked, and tools come in a stable order. `sampling` are sampler fields for requests
     that do not set them. `ping`: seconds after which a stream that waits for a backend gives a sign
-    of life, 0 for never."""
+    of life, 0 for never. `wait_for_backend`: seconds for which at most `max_queue` requests wait
+    for the first backend to tell its model."""
 
     def __init__(
         self,
@@ -65,6 +68,8 @@ class Gateway:
         hygiene: bool = True,
         sampling: Mapping[str, Any] = MappingProxyType({}),
         ping: float = 15.0,
+        wait_for_backend: float = 0.0,
+        max_queue: int = 256,
     ) -> None:
         self.registry = registry
         self.scheduler = scheduler
@@ -77,12 +82,19 @@ class Gateway:
         self._hygiene = hygiene
         self._sampling = sampling
         self.ping = ping or math.inf
+        self._wait_for_backend = wait_for_backend
+        self._max_queue = max_queue
+        self._unnamed = 0  # requests that wait until a backend has told its model
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
     ) -> Answer:
-        """Begin. Raises Invalid, BadRequest, ModelNotFound; nothing is placed yet."""
+        """Begin. Raises Invalid, BadRequest, ModelNotFound, and NoBackend, QueueFull or Cancelled
+        where no backend has answered yet; nothing is placed yet."""
         model, name = self.registry.resolve(request.model)
+        if model == UNNAMED and self._wait_for_backend:
+            self._wait_for_names(model, cancel)
+            model, name = self.registry.resolve(request.model)
         tasks = self._tasks(request, model)
         return Answer(self, request, model, name, tasks, cancel, caller)
 
@@ -122,6 +134,27 @@ class Gateway:
         if not backend.up:
             raise NoBackend("no backend of this model is up", retry_after=1.0)
         return backend
+
+    def _wait_for_names(self, model: str, cancel: Cancel) -> None:
+        """A moment after the start no backend may have told its model yet, without which there is
+        neither a template nor a place to queue. Raises NoBackend, Cancelled, QueueFull."""
+        registry = self.registry
+        if registry.is_named(model):
+            return
+        if self._unnamed >= self._max_queue:
+            raise QueueFull("too many requests wait for the first backend", retry_after=1.0)
+        registry.look_soon(model)
+        end = self.clock() + self._wait_for_backend
+        self._unnamed += 1
+        try:
+            while not registry.is_named(model):
+                if cancel.cancelled:
+                    raise Cancelled("the client closed the request")
+                if self.clock() >= end:
+                    raise NoBackend("no backend has answered yet", retry_after=1.0)
+                time.sleep(NAMES_TICK)
+        finally:
+            self._unnamed -= 1
 
     def _tasks(self, request: CompletionRequest, model: str) -> list[Task]:
         """One task a prompt, what concerns all choices checked."""

@@ -27,10 +27,14 @@ def chat(gateway: Gateway, number: int, **fields: object) -> tuple[int, bytes]:
     return ask(f"{gateway.url}/v1/chat/completions", question(number) | fields, seconds=90)
 
 
-@pytest.fixture
-def server(start_server: Callable[..., ModelServer]) -> ModelServer:
-    """One that the test may kill."""
-    return start_server("llama-2023", slots=2)
+@pytest.fixture(params=["llama-2023", "powerinfer"])
+def server(
+    request: pytest.FixtureRequest, start_server: Callable[..., ModelServer]
+) -> Iterator[ModelServer]:
+    """One that the test may kill. These say "busy" when another client holds their slots."""
+    found: ModelServer = start_server(request.param, slots=2)
+    yield found
+    found.kill()
 
 
 @contextlib.contextmanager

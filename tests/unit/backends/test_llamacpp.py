@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from proxy.backends import llamacpp
 from proxy.backends.driver import Capabilities
-from proxy.backends.llamacpp import LlamaCpp, payload
+from proxy.backends.llamacpp import OLD_CONNECTIONS, OLD_RESERVE, LlamaCpp, payload
 from proxy.cancel import Cancel
 from proxy.core.events import Batch, Finished, Progress, Started, TextDelta
 from proxy.core.task import Task
@@ -18,11 +21,14 @@ from proxy.errors import (
     BackendBusy,
     BackendDown,
     BadRequest,
+    Cancelled,
     ContextExceeded,
     GatewayError,
+    PoolTimeout,
     Unsupported,
     UpstreamFault,
 )
+from tests.fakes import wait_until
 
 from .rawserver import LAST_CHUNK, RawServer, chunk, hang_up, head
 
@@ -210,3 +216,56 @@ def test_values_that_break_an_old_sampler_are_bent() -> None:
     task = Task(prompt="Hi", max_tokens=9, sampling={"repeat_last_n": 4096, "temperature": 0.00001})
     body = payload(task, 0, OLD)
     assert (body["repeat_last_n"], body["temperature"]) == (64, 0)
+
+
+# more answers than an old server has connections
+
+
+@pytest.fixture
+def full() -> Iterator[LlamaCpp]:
+    """A driver whose every connection for answers is in use."""
+    begun = head(None) + chunk(event(content="a", slot_id=0))
+    props = head(2) + b"{}"
+    streams = [[begun]] * (OLD_CONNECTIONS - OLD_RESERVE)
+    with RawServer(*streams, [props, begun]) as server:
+        driver = LlamaCpp(server.url, timeout=60)
+        runs = [driver.stream(TASK, 0, OLD, Cancel()) for _ in streams]
+        yield driver
+        for run in runs:
+            run.close()
+        driver.close()
+
+
+def test_health_is_seen_while_all_connections_stream(full: LlamaCpp) -> None:
+    assert full.alive(0.5)
+
+
+def test_alive_returns_in_time_when_no_connection_at_all_is_free(full: LlamaCpp) -> None:
+    assert full.alive(0.5)
+    held = full._careful.send("POST", "/tokenize", {}, short=True)
+    began = time.monotonic()
+    assert full.alive(0.5), "a backend that is at work was called dead"
+    assert 0.4 < time.monotonic() - began < 2.0
+    held.close()
+
+
+def test_answer_without_a_connection_goes_back_into_the_queue(
+    full: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llamacpp, "PATIENCE", 0.1)
+    with pytest.raises(PoolTimeout) as caught:
+        full.stream(TASK, 0, OLD, Cancel())
+    assert isinstance(caught.value, BackendBusy)
+
+
+def test_cancelled_request_does_not_wait_for_a_connection(
+    full: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llamacpp, "PATIENCE", 60.0)
+    cancel = Cancel()
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(full.stream, TASK, 0, OLD, cancel)
+        wait_until(lambda: bool(full._careful._room and full._careful._room._waiting))
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            waits.result(5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask.testing import FlaskClient
@@ -42,8 +43,9 @@ def driver() -> Iterator[Slow]:
     slow.write.set()
 
 
-def visitor(driver: Slow) -> FlaskClient:
-    return create_app(Settings(), [Backend("b0", "test://0", driver)]).test_client()
+def visitor(driver: Slow, **settings: float) -> FlaskClient:
+    made = Settings(**settings)  # type: ignore[arg-type]
+    return create_app(made, [Backend("b0", "test://0", driver)]).test_client()
 
 
 def shown(visitor: FlaskClient) -> dict[str, object]:
@@ -77,3 +79,28 @@ def test_what_a_backend_told_is_shown_before_its_first_token(driver: Slow) -> No
     driver.write.set()
     wait_until(lambda: registry.ready)
     assert shown(to)["state"] == "up"
+
+
+def test_request_of_the_first_moments_waits_for_the_first_backend(driver: Slow) -> None:
+    to = visitor(driver)
+    with ThreadPoolExecutor(1) as threads:
+        body = {"messages": [{"role": "user", "content": "Hi"}]}
+        waits = threads.submit(to.post, "/v1/chat/completions", json=body)
+        gateway = services_of(to.application).gateway
+        wait_until(lambda: gateway._unnamed == 1)
+        driver.speak.set()
+        wait_until(lambda: gateway.scheduler.waiting == 1)
+        driver.write.set()
+        answer = waits.result(10)
+    assert answer.status_code == 200
+    assert answer.json is not None
+    assert answer.json["model"] == "tiny"
+
+
+def test_request_of_the_first_moments_ends_with_503_when_no_backend_answers(
+    driver: Slow,
+) -> None:
+    to = visitor(driver, wait_for_backend=0.2)
+    answer = to.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hi"}]})
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
