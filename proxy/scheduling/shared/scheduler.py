@@ -40,6 +40,7 @@ from .replica import Rules, Told
 log = logging.getLogger("slotproxy.scheduling")
 
 ANSWER = 2.0  # seconds within which what was written must have come back
+OVERTAKEN = 0.25  # seconds until a request is written again when health was quicker than the log
 ALONE = "state: Redis is gone, requests are placed by load"
 
 
@@ -177,19 +178,25 @@ class SharedScheduler(Waiting):
             return lease
 
     def _write(self, ticket: SharedTicket, again: bool) -> None:
+        self._stranded.pop(ticket.id, None)
+        ticket.stranded = None
         self._waiting[ticket.id] = ticket
         # What we cannot reach is nothing for us, even where others can.
         unseen = frozenset(name for name, (up, _) in self._mine.items() if not up)
         self._post(ops.come(ticket.id, ticket.want, unseen, again))
 
-    def _none_up(self, want: Want) -> bool:
-        """Whether this worker has backends for it, and finds none of them up."""
-        found = [
+    def _views(self, want: Want) -> list[bool | None]:
+        """How this worker finds the backends that it has for a request."""
+        return [
             up
             for name, (up, facts) in self._mine.items()
             if facts.model == want.model and name not in want.exclude
         ]
-        return bool(found) and not any(found)
+
+    def _none_up(self, want: Want) -> bool:
+        """Whether this worker has backends for it, and finds none of them up."""
+        views = self._views(want)
+        return bool(views) and not any(views)
 
     def _strand(self, ticket: SharedTicket, now: float) -> None:
         ticket.stranded = now
@@ -199,9 +206,7 @@ class SharedScheduler(Waiting):
     def _go_on(self) -> None:
         """Health changed: write the requests whose backends are back, in the order they came."""
         for ticket in tuple(self._stranded.values()):
-            if not self._none_up(ticket.want):
-                del self._stranded[ticket.id]
-                ticket.stranded = None
+            if any(self._views(ticket.want)):
                 self._write(ticket, again=False)
 
     def _enter_alone(self, want: Want, again: bool) -> Lease | Ticket:
@@ -288,16 +293,26 @@ class SharedScheduler(Waiting):
                 ticket.error = ticket.alone.error
                 return until
             if ticket.id in self._stranded:
-                if self._is_lost(ticket, now):
-                    del self._stranded[ticket.id]
-                    ticket.error = NoBackend("no backend of this model is up", retry_after=1.0)
-                return ticket.until
+                return self._look_at_stranded(ticket, now)
             mine = self._follower.member
             known = mine.tickets.get(ticket.id) if mine is not None else None
             if known is None:
                 return now + BEAT
             known.wakes = known.until  # its event wakes us if that becomes sooner
             return now + self._follower.time_left(known.until, now)
+
+    def _look_at_stranded(self, ticket: SharedTicket, now: float) -> float:
+        if self._is_lost(ticket, now):
+            del self._stranded[ticket.id]
+            ticket.error = NoBackend("no backend of this model is up", retry_after=1.0)
+            return now
+        # The table said that none is up, but this worker has seen one come back meanwhile.
+        assert ticket.stranded is not None, "just set"
+        if any(self._views(ticket.want)):
+            if now >= ticket.stranded + OVERTAKEN:
+                self._write(ticket, again=True)
+            return now + OVERTAKEN
+        return ticket.until
 
     def expected_wait(self, want: Want) -> float:
         return 1.0
@@ -351,7 +366,7 @@ class SharedScheduler(Waiting):
             lease.waited, lease.place = news.waited, news.place
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
-        elif isinstance(news, NoBackend) and self._wait_for_backend and self._none_up(ticket.want):
+        elif isinstance(news, NoBackend) and self._wait_for_backend and self._views(ticket.want):
             del self._waiting[number]
             self._strand(ticket, self._clock())
         else:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
@@ -28,7 +29,16 @@ from proxy.errors import (
     UpstreamFault,
 )
 from proxy.gateway import Answer, Gateway
-from tests.fakes import Script, ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
+from tests.fakes import (
+    CAPS,
+    Script,
+    ScriptedDriver,
+    ScriptedRun,
+    make_app,
+    say,
+    services_of,
+    wait_until,
+)
 
 REQUEST = CompletionRequest(prompts=("Say it",), max_tokens=8)
 REFUSED = BackendDown("the backend does not answer")
@@ -62,8 +72,17 @@ class Faulty(ScriptedDriver):
 
 
 class AlwaysBusy(ScriptedDriver):
+    """It needs no time to let go of a slot, so it is asked again and again. After a while it has
+    one, so that a request without a deadline fails its test rather than hang."""
+
     def __init__(self) -> None:
-        super().__init__([BackendBusy("the backend has no free slot")])
+        caps = msgspec.structs.replace(CAPS, queues=True)
+        super().__init__([BackendBusy("the backend has no free slot")], caps)
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
+        if len(self.tasks) == 200:
+            self.script = say("at last")
+        return super().stream(task, slot, caps, cancel)
 
 
 MakeGateway = Callable[..., Gateway]

@@ -13,7 +13,7 @@ import pytest
 from proxy.cancel import Cancel
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.scheduling.lease import Lease, Outcome
-from proxy.scheduling.shared import LogError, SharedScheduler, follower
+from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared.log import Entry
 from tests.unit.scheduling.fakes import want
 
@@ -278,3 +278,18 @@ def test_queue_timeout_counts_from_where_a_request_began_to_wait(join: Join) -> 
         one.acquire(soon, Cancel(), again=True)
     assert time.monotonic() - began < 2.0
     held.release()
+
+
+def test_request_is_written_again_when_health_was_quicker_than_the_log(join: Join) -> None:
+    one = join(wait=PATIENCE)
+    held = acquire(one, "a")
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, one, "b")
+        until(lambda: one.waiting == 1)
+        with one._lock:  # nothing is read in between: the news meet a backend that is up again
+            one.mark("b", up=False)
+            one._mine["b"] = True, one._mine["b"][1]
+        until(lambda: len(one._stranded) == 1)
+        one._post(ops.Down("b", True))
+        held.release()
+        waits.result(PATIENCE).release()
