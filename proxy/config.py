@@ -315,7 +315,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     continue_broken: Annotated[
         bool,
-        _says(_UP, "go on with an answer whose backend died on another one of the same model"),
+        _says(_UP, "go on with an answer whose backend died, on any that is up"),
     ] = True
 
     prefix_hygiene: Annotated[
