@@ -178,7 +178,7 @@ def test_wait_for_a_connection_ends_with_the_timeout_of_the_question(pools: list
         began = time.monotonic()
         with pytest.raises(PoolTimeout):
             pool.ask("GET", "/x", timeout=0.2)
-        assert 0.2 <= time.monotonic() - began < 2.0
+        assert 0.2 <= time.monotonic() - began < 4.0, "the pool's own timeout is 5 s"
         held.close()
 
 

@@ -276,7 +276,7 @@ def test_queue_timeout_counts_from_where_a_request_began_to_wait(join: Join) -> 
     began = time.monotonic()
     with pytest.raises(QueueTimeout):
         one.acquire(soon, Cancel(), again=True)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 4.0
     held.release()
 
 
