@@ -60,14 +60,17 @@ class BadRequest(GatewayError):
 
 
 class ContextExceeded(BadRequest):
-    """The prompt does not fit. `extra` carries n_prompt_tokens and n_ctx as llama-server does."""
+    """The prompt does not fit. `extra` carries n_prompt_tokens and n_ctx as llama-server
+    does. `at_least`: counting ended there."""
 
     type = "exceed_context_size_error"
     code = "context_length_exceeded"
 
-    def __init__(self, n_prompt_tokens: int, n_ctx: int) -> None:
+    def __init__(self, n_prompt_tokens: int, n_ctx: int, at_least: bool = False) -> None:
+        least = "at least " if at_least else ""
         super().__init__(
-            f"the prompt has {n_prompt_tokens} tokens, the context of the model holds {n_ctx}",
+            f"the prompt has {least}{n_prompt_tokens} tokens,"
+            f" the context of the model holds {n_ctx}",
             param="messages",
             extra={"n_prompt_tokens": n_prompt_tokens, "n_ctx": n_ctx},
         )

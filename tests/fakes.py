@@ -82,7 +82,7 @@ class ScriptedDriver:
         self.runs.append(ScriptedRun(self.script))
         return self.runs[-1]
 
-    def tokenize(self, text: str, special: bool = False) -> list[int]:
+    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         return [ord(c) for c in text]
 
     def detokenize(self, tokens: list[int]) -> str:

@@ -23,13 +23,15 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     `logprobs_whole`, `infill` …: what it can do. `slot_save`: what a slot holds can be saved in a
     file, restored and erased; `ram_cache`: it keeps old prompts in RAM by itself. `native`: it
     takes the messages of a chat and makes the prompt itself. `lacks`: the sampler fields, by the
-    names of core.sampling, that it does not know.
+    names of core.sampling, that it does not know. `n_vocab`: how many token ids its model has, 0
+    where it does not tell.
     """
 
     dialect: str
     slot_field: str = "slot_id"
     slots: int = 0
     n_ctx: int = 0
+    n_vocab: int = 0
     queues: bool = False
     truncates: bool = True
     doubles: bool = False
@@ -93,7 +95,7 @@ class Driver(Protocol):
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         """Begin one completion on `slot` (-1: any). `task.max_tokens` is finite."""
 
-    def tokenize(self, text: str, special: bool = False) -> list[int]:
+    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         """Token ids; with `special` also the ones that a prompt begins with (BOS)."""
 
     def detokenize(self, tokens: list[int]) -> str:

@@ -42,6 +42,9 @@ from ..locks import brief
 from .room import Room
 from .sockets import Reader, reader, stale
 
+# An old server writes the head and the body of a short answer apart, and its system sends the body
+# when the head is acknowledged: on a kept connection 40 ms later, unless ours is told to hurry.
+QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 WARM = 0.5  # seconds for which an idle connection is taken to be open still
 MAX_WHOLE = 64 << 20  # bytes of an answer that is read whole
 
@@ -162,6 +165,13 @@ class Exchange:
             if size > MAX_WHOLE:
                 self.close()
                 raise UpstreamFault("the backend's answer is too large")
+
+    def hurry(self) -> None:
+        """Acknowledge at once what comes next: for a short answer that is read whole."""
+        connection = self._connection
+        if QUICKACK is not None and connection is not None:
+            with contextlib.suppress(OSError):  # it is closed: the read says so
+                connection.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
     def finish(self, seconds: float) -> None:
         """Wait that long at most for the end of the body, so that the connection can be kept; the
@@ -398,6 +408,7 @@ class Pool:
         tick = min(timeout, 15.0)
         exchange = self.send(method, path, body, cancel, tick, patience=patience, short=short)
         try:
+            exchange.hurry()
             data = exchange.read_all(timeout)
             return exchange.status, data
         finally:

@@ -23,9 +23,16 @@ from ..cancel import Cancel
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
-from ..errors import GatewayError, PoolTimeout, Unsupported, UpstreamFault, UpstreamTimeout
+from ..errors import (
+    BackendBusy,
+    GatewayError,
+    PoolTimeout,
+    Unsupported,
+    UpstreamFault,
+    UpstreamTimeout,
+)
 from ..wire import servercpp
-from . import relay, vectors
+from . import relay, vectors, vocabulary
 from .driver import Capabilities, Learned, SlotAction, ignore
 from .http import Pool
 from .probe import probe
@@ -43,6 +50,7 @@ ALIVE_TIMEOUT = 5.0
 FREED = 0.02  # seconds
 FREED_TRIES = 5
 COUNT_TIMEOUT = 5.0  # seconds; without -cb the answer waits until nothing else runs there
+TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 TRIMMED = [
     "content",
     "stop",
@@ -58,6 +66,14 @@ TRIMMED = [
 
 class _Answered(msgspec.Struct):
     slot_id: int
+
+
+class _Settings(msgspec.Struct):
+    logit_bias: list[tuple[int, float]]
+
+
+class _Repeated(msgspec.Struct):
+    generation_settings: _Settings
 
 
 class LlamaCpp:
@@ -99,9 +115,34 @@ class LlamaCpp:
         return count_slots(self._slot_that_answers)
 
     def _slot_that_answers(self, slot: int) -> int | None:
-        """The slot that takes a request for this one. The prompt is empty, so nothing is evaluated
-        and what the slot holds stays. None when it is busy or the answer names none."""
-        body = {"prompt": "", "n_predict": 1, "cache_prompt": True, "slot_id": slot}
+        """The slot that takes a request for this one; None when it is busy or the answer names
+        none."""
+        data = self._answer_to_nothing({"slot_id": slot})
+        if data is None:
+            return None
+        try:
+            return msgspec.json.decode(data, type=_Answered).slot_id
+        except msgspec.DecodeError:
+            return None
+
+    def n_vocab(self) -> int:
+        return vocabulary.counted(self._existing)
+
+    def _existing(self, ids: Sequence[int]) -> set[int]:
+        """Those of `ids` that an old server repeats. Raises BackendBusy."""
+        data = self._answer_to_nothing({"logit_bias": [[one, 0.0] for one in ids]})
+        if data is None:
+            raise BackendBusy("the backend has no free slot to tell its vocabulary")
+        try:
+            settings = msgspec.json.decode(data, type=_Repeated).generation_settings
+        except msgspec.DecodeError:
+            return set()
+        return {one for one, _ in settings.logit_bias}
+
+    def _answer_to_nothing(self, fields: Mapping[str, Any]) -> bytes | None:
+        """What an old server answers to an empty prompt, with these further fields: it evaluates
+        nothing, and what the slot holds stays. None when the slot is busy."""
+        body = {"prompt": "", "n_predict": 1, "cache_prompt": True, **fields}
         for _ in range(FREED_TRIES):
             try:
                 status, data = self._careful.ask(
@@ -110,10 +151,7 @@ class LlamaCpp:
             except GatewayError:
                 return None
             if status == 200:
-                try:
-                    return msgspec.json.decode(data, type=_Answered).slot_id
-                except msgspec.DecodeError:
-                    return None
+                return data
             time.sleep(FREED)
         return None
 
@@ -137,11 +175,11 @@ class LlamaCpp:
         exchange = pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
         return Run(exchange, task, caps, self.timeout, self._tick)
 
-    def tokenize(self, text: str, special: bool = False) -> list[int]:
+    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         body: dict[str, Any] = {"content": text}
         if special:
             body["add_special"] = True
-        tokens = self._value("/tokenize", body, "tokens")
+        tokens = self._value("/tokenize", body, "tokens", cancel)
         if isinstance(tokens, list) and all(type(t) is int for t in tokens):
             return tokens
         raise UpstreamFault("the backend's tokens are none")
@@ -181,9 +219,10 @@ class LlamaCpp:
     def _ask(self, path: str, body: object, cancel: Cancel) -> tuple[int, bytes]:
         return self._careful.ask("POST", path, body, self.timeout, cancel)
 
-    def _value(self, path: str, body: object, name: str) -> Any:
+    def _value(self, path: str, body: object, name: str, cancel: Cancel | None = None) -> Any:
+        timeout = min(self.timeout, TOKENIZE_TIMEOUT)
         status, data = self._careful.ask(
-            "POST", path, body, self.timeout, patience=PATIENCE, short=True
+            "POST", path, body, timeout, cancel, patience=PATIENCE, short=True
         )
         if status != 200:
             raise refusal(status, data)

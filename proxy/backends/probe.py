@@ -81,6 +81,7 @@ def _outline(health: int, props: Answer, models: Answer, first: Answer) -> Capab
         dialect=_dialect(queues, "modalities" in props, bool(models)),
         slots=total if type(total) is int else 0,
         n_ctx=_int(settings.get("n_ctx") or first.get("n_ctx")),
+        n_vocab=_n_vocab(models),
         queues=queues,
         truncates="modalities" not in props,
         vision=modalities.get("vision") is True,
@@ -218,6 +219,12 @@ def _text(value: Any) -> str:
 
 def _int(value: Any) -> int:
     return value if type(value) is int and value > 0 else 0
+
+
+def _n_vocab(models: dict[str, Any]) -> int:
+    data = models.get("data")
+    first = _dict(data[0]) if isinstance(data, list) and data else {}
+    return _int(_dict(first.get("meta")).get("n_vocab"))
 
 
 def _n_ctx(chunk: dict[str, Any]) -> Any:

@@ -34,6 +34,7 @@ from ..errors import (
 )
 from .driver import Capabilities, CountsSlots, Driver
 from .tokens import TokenCounter
+from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ..scheduling.admission import Admission
@@ -78,6 +79,7 @@ class Backend:
         self.weight = weight
         self.chat_mode = chat_mode
         self.counter = TokenCounter(driver)
+        self.vocabulary = Vocabulary(driver)
         self.caps: Capabilities | None = None
         self.up: bool | None = None
         self.error = ""
@@ -321,6 +323,7 @@ class Registry:
         try:
             caps = backend.driver.probe(self._deadline, learned)
             backend.counter.clear()
+            backend.vocabulary.clear()
             backend.caps, backend.error = caps, ""
             backend.count_pause = COUNT_PAUSE
             if backend.uncounted:

@@ -271,7 +271,7 @@ class _Turn:
         room = min(completion.max_tokens or ROOM, ROOM)
         # A token has a byte at least: what is short is not counted.
         size = sum(len(one.content.encode()) + ROOM for one in completion.messages)
-        return not n_ctx or size + room <= n_ctx or gateway.count(completion) + room <= n_ctx
+        return size + room <= n_ctx or gateway.fits(completion, room, self._cancel)
 
     # an agent
 

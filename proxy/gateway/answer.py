@@ -26,7 +26,14 @@ from ..core.events import Batch, Failed, Finished, TextDelta
 from ..core.order import Order
 from ..core.request import CompletionRequest
 from ..core.task import Task
-from ..errors import BadRequest, Cancelled, GatewayError, NoBackend, QueueFull
+from ..errors import (
+    BadRequest,
+    Cancelled,
+    ContextExceeded,
+    GatewayError,
+    NoBackend,
+    QueueFull,
+)
 from ..prompting.prompt import Prompt, Prompter, Unrendered
 from ..scheduling.admission import Admission
 from ..scheduling.prefix import mask
@@ -98,21 +105,37 @@ class Gateway:
         tasks = self._tasks(request, model)
         return Answer(self, request, model, name, tasks, cancel, caller)
 
-    def prompt_tokens(self, answer: Answer) -> list[int]:
+    def prompt_tokens(self, answer: Answer, cancel: Cancel | None = None) -> list[int]:
         """The ids of an answer's first prompt."""
         task = answer.tasks[0]
-        driver = self._any(answer.model).driver
-        if isinstance(driver, MakesPrompts):
-            return driver.prompt_ids(task)
-        return list(task.prompt) if isinstance(task.prompt, tuple) else driver.tokenize(task.prompt)
+        backend = self._any(answer.model)
+        if isinstance(backend.driver, MakesPrompts):
+            return backend.driver.prompt_ids(task)
+        if isinstance(task.prompt, tuple):
+            return list(task.prompt)
+        return backend.counter.ids(task.prompt, cancel=cancel)
 
-    def count(self, request: CompletionRequest) -> int:
-        """Tokens of a request's first prompt, as a backend would count them."""
+    def count(
+        self, request: CompletionRequest, cancel: Cancel | None = None, limit: int = 0
+    ) -> int:
+        """Tokens of a request's first prompt, as a backend would count them. Raises ContextExceeded
+        as soon as there are `limit` or more (0: no limit)."""
         model, _ = self.registry.resolve(request.model)
         backend, task = self._any(model), self._tasks(request, model)[0]
         if isinstance(backend.driver, MakesPrompts):
             return len(backend.driver.prompt_ids(task))
-        return backend.counter.count(task.prompt)
+        return backend.counter.count(task.prompt, cancel, limit)
+
+    def fits(self, request: CompletionRequest, room: int, cancel: Cancel | None = None) -> bool:
+        """Whether a request's first prompt leaves `room` tokens in the context of its model."""
+        model, _ = self.registry.resolve(request.model)
+        n_ctx = max((b.n_ctx for b in self.registry.pool(model)), default=0)
+        if not n_ctx:
+            return True
+        try:
+            return self.count(request, cancel, max(1, n_ctx - room + 1)) + room <= n_ctx
+        except ContextExceeded:
+            return False
 
     def prompt(self, request: CompletionRequest) -> str:
         """The text a chat is sent as."""
@@ -123,11 +146,23 @@ class Gateway:
         assert isinstance(task.prompt, str), "a chat is rendered to text"
         return task.prompt
 
-    def tokenize(self, model: str, text: str, special: bool = False) -> list[int]:
-        return self._any(model).driver.tokenize(text, special)
+    def tokenize(
+        self,
+        model: str,
+        text: str,
+        special: bool = False,
+        cancel: Cancel | None = None,
+        most: int = 0,
+    ) -> list[int]:
+        """Token ids of a text, the first `most` at least if that is not 0."""
+        return self._any(model).counter.ids(text, special, cancel, most)
 
     def detokenize(self, model: str, tokens: list[int]) -> str:
-        return self._any(model).driver.detokenize(tokens)
+        """The text of token ids. Raises BadRequest for an id that is none."""
+        backend = self._any(model)
+        if backend.caps is not None:
+            backend.vocabulary.check_harmless(tokens, backend.caps, "tokens")
+        return backend.driver.detokenize(tokens)
 
     def _any(self, model: str) -> Backend:
         backend = self.registry.pool(model)[0]

@@ -25,7 +25,6 @@ from ..core.vectors import Embedded, Ranked
 from ..errors import (
     BackendBusy,
     Cancelled,
-    ContextExceeded,
     GatewayError,
     NoBackend,
     Unsupported,
@@ -58,6 +57,9 @@ class Embedder:
         what the queue does."""
         model, name = self.registry.resolve(name)
         backend, caps = self._first(model)
+        for ids in inputs:
+            if not isinstance(ids, str):
+                backend.vocabulary.check_harmless(ids, caps, "input")
         if not caps.queues:
             return name, self._embed_alone(model, backend, caps, inputs, cancel)
         size = at_once(caps)
@@ -107,9 +109,9 @@ class Embedder:
         texts = [
             one if isinstance(one, str) else backend.driver.detokenize(list(one)) for one in inputs
         ]
-        counts = [backend.counter.count(text) for text in texts]
-        if backend.n_ctx and max(counts) > backend.n_ctx:
-            raise ContextExceeded(max(counts), backend.n_ctx)  # it would cut the text silently
+        # It would cut a longer text silently.
+        limit = backend.n_ctx + 1 if backend.n_ctx else 0
+        counts = [backend.counter.count(text, cancel, limit) for text in texts]
         for left in range(TRIES, 0, -1):
             try:
                 with self._all_slots(model, backend, cancel):

@@ -5,6 +5,7 @@ An old server dies of what it does not expect, so nothing goes there that was no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -12,11 +13,12 @@ import msgspec
 
 from ..backends.driver import Capabilities
 from ..backends.registry import Backend
-from ..backends.tokens import budget
+from ..backends.tokens import budget, must_fit
+from ..cancel import Cancel
 from ..core.invalid import Invalid
 from ..core.sampling import WINDOWS, left_out
 from ..core.task import Task
-from ..errors import BadRequest, Unsupported
+from ..errors import BadRequest, Unsupported, UpstreamFault, UpstreamTimeout
 from ..prompting import bind
 from ..prompting.calling import special_marks
 from ..prompting.grammar import NEW, OLD, GrammarError, Limits, check, render
@@ -25,8 +27,9 @@ from ..prompting.reasoning import KIN
 from ..prompting.toolcalls import FORMS, Form
 
 
-def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
-    """The task as this backend can take it: a finite length, a grammar it can read."""
+def fit(task: Task, backend: Backend, caps: Capabilities, cancel: Cancel | None = None) -> Task:
+    """The task as this backend can take it: a finite length, a grammar it can read, token ids that
+    its model has. `cancel` ends the counting of a long prompt."""
     if not task.prompt and task.suffix is None and not (caps.queues or task.native):
         raise Unsupported("the backend of this model needs a prompt", param="prompt")
     task = _in_mode(task, backend, caps)
@@ -34,7 +37,12 @@ def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
         raise Unsupported(
             "the model cannot fill in: its backend has no tokens for it", param="suffix"
         )
-    n = budget(task, caps, backend.n_ctx, backend.counter)
+    if not isinstance(task.prompt, str):
+        backend.vocabulary.check(task.prompt, caps, "prompt")
+    if task.sampling.get("logit_bias"):
+        biased = [one for one, _ in task.sampling["logit_bias"] if type(one) is int]
+        backend.vocabulary.check_harmless(biased, caps, "logit_bias")
+    n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
     sampling = dict(task.sampling)
     grammar = "" if task.free else _grammar(task, caps)
     if grammar:
@@ -52,6 +60,29 @@ def fit(task: Task, backend: Backend, caps: Capabilities) -> Task:
                 # cached.
                 sampling["timings_per_token"] = True
     return msgspec.structs.replace(task, max_tokens=n, sampling=sampling)
+
+
+def may_fit(task: Task, pool: Sequence[Backend], cancel: Cancel) -> None:
+    """Refuse early, before a slot is taken, a prompt that no backend of a pool could hold. Raises
+    ContextExceeded and Cancelled.
+
+    The backends of a pool serve one model. Its tokens are counted once for all that are of the same
+    generation: PowerInfer's reads the marks of a template as plain text."""
+    up = [(one, one.caps) for one in pool if one.up and one.caps is not None]
+    if task.native or not up or not all(caps.truncates for _, caps in up):
+        return
+    first = up[0][0]
+    n_ctx = max(one.n_ctx for one, _ in up)
+    if not n_ctx or any(caps.dialect != up[0][1].dialect for _, caps in up):
+        return
+    try:
+        must_fit(task, n_ctx, first.counter, cancel)
+    except (UpstreamFault, UpstreamTimeout):
+        return  # whoever places the task meets it again, and goes elsewhere
+    for text in (task.prompt, task.suffix):
+        if isinstance(text, str) and (count := first.counter.known(text)):
+            for other, _ in up[1:]:
+                other.counter.remember(text, count)
 
 
 def _grammar(task: Task, caps: Capabilities) -> str:

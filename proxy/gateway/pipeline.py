@@ -236,7 +236,7 @@ class Answering:
 
     def _count(self) -> int:
         try:
-            return self._backend.counter.count(self._task.prompt)
+            return self._backend.counter.count(self._task.prompt, self._cancel)
         except GatewayError:
             return 0
 

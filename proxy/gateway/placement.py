@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..scheduling.state import Want
 from .caller import Caller
-from .fitting import fit, warnings
+from .fitting import fit, may_fit, warnings
 from .info import Info
 from .pipeline import Answering
 from .seat import Seat
@@ -46,6 +46,7 @@ def placed(
 ) -> Iterator[Batch]:
     """Place a choice, again when it fails before it began, and drive it. `began` is the clock's
     time of the request. Raises errors of `proxy.errors`."""
+    may_fit(task, gateway.registry.pool(model), cancel)
     want = _want(gateway, task, model, caller)
     seat = Seat(gateway, want, cancel, info, caller.tell_place)
     reason: GatewayError | None = None
@@ -57,7 +58,7 @@ def placed(
             if ticket is not None:
                 yield from seat.wait(ticket)
             caps = seat.caps
-            fitted = fit(task, seat.backend, caps)
+            fitted = fit(task, seat.backend, caps, cancel)
             notices = gateway.scheduler.notices
             info.warnings = task.request.warnings + warnings(task, caps) + notices
             info.placed = gateway.clock() - began

@@ -358,7 +358,7 @@ class _Course:
                 ticket = seat.take(again=True)
                 if ticket is not None:
                     yield from seat.wait(ticket, begun=True)
-                self._run = seat.begin(fit(rest, seat.backend, seat.caps))
+                self._run = seat.begin(fit(rest, seat.backend, seat.caps, seat._cancel))
                 break
             except NoBackend:
                 raise error from None

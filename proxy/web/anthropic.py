@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from ..dialects import anthropic
 from ..dialects.anthropic.answer import status
 from ..dialects.anthropic.request import parse
-from . import body
+from . import body, disconnect
 from .direct import Environ, Sent, post
 from .exchange import complete, plain
 from .observe import Record
@@ -30,7 +30,8 @@ def messages(here: Services, environ: Environ) -> Sent:
 def count_tokens() -> Response:
     def view(here: Services, record: Record) -> Any:
         asked = parse(body.read_json(request.environ, here.settings.max_body), counting=True)
-        return {"input_tokens": here.gateway.count(asked)}
+        with disconnect.watched(request.environ) as cancel:
+            return {"input_tokens": here.gateway.count(asked, cancel)}
 
     return _theirs(plain(view, anthropic.error))
 

@@ -174,11 +174,7 @@ class Conversation:
         return next((one for one in known if one.get("id") == item), None)
 
     def _fits(self, request: CompletionRequest) -> bool:
-        gateway = self._here.gateway
-        model, _ = gateway.registry.resolve(request.model)
-        n_ctx = max((b.n_ctx for b in gateway.registry.pool(model)), default=0)
-        room = min(request.max_tokens or ROOM, ROOM)
-        return not n_ctx or gateway.count(request) + room <= n_ctx
+        return self._here.gateway.fits(request, min(request.max_tokens or ROOM, ROOM))
 
     def _keep(self, response: Mapping[str, Any]) -> None:
         asked = self._known

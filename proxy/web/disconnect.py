@@ -18,7 +18,7 @@ import selectors
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..cancel import Cancel
@@ -47,6 +47,17 @@ def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
         return _poller().connection(sock, cancel)
     gone = environ.get("waitress.client_disconnected")
     return _poller().callable(gone, cancel) if gone is not None else nothing
+
+
+@contextlib.contextmanager
+def watched(environ: Mapping[str, Any]) -> Iterator[Cancel]:
+    """A Cancel that is set when the client of this request hangs up. Its body must be read."""
+    cancel = Cancel()
+    stop = watch(environ, cancel)
+    try:
+        yield cancel
+    finally:
+        stop()
 
 
 def _hung_up(sock: Any) -> bool | None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from ..cancel import Cancel
 from ..dialects import embeddings, glm, openai, rerank
 from ..dialects.ollama import common as ollama
 from ..errors import GatewayError
@@ -62,7 +61,7 @@ def _embed(
 ) -> Response:
     def view(here: Services, record: Record) -> Any:
         asked = parse(body.read_json(request.environ, here.settings.max_body))
-        with _watched() as cancel:
+        with disconnect.watched(request.environ) as cancel:
             name, found = here.embedder.embed(asked.model, asked.inputs, cancel)
         vectors = embeddings.shaped(asked, found, here.settings.embedding_shortens)
         return answer(asked, name, vectors, found.tokens, record)
@@ -78,20 +77,8 @@ def _embed(
 def ranked() -> Response:
     def view(here: Services, record: Record) -> Any:
         asked = rerank.parse(body.read_json(request.environ, here.settings.max_body))
-        with _watched() as cancel:
+        with disconnect.watched(request.environ) as cancel:
             name, found = here.ranker.rerank(asked.model, asked.query, asked.documents, cancel)
         return rerank.reply(asked, record.id, name, found.scores, found.tokens)
 
     return plain(view)
-
-
-class _watched:
-    """A Cancel that is set when the client of this request hangs up."""
-
-    def __enter__(self) -> Cancel:
-        cancel = Cancel()
-        self._stop = disconnect.watch(request.environ, cancel)
-        return cancel
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()

@@ -87,7 +87,7 @@ def complete(
             return _streamed(dialect, stamp, answer, record, here)
         reply = dialect.reply(stamp, asked, fold(answer))
         if asked.return_prompt_tokens and isinstance(answer, Answer):
-            reply["promptToken"] = here.gateway.prompt_tokens(answer)
+            reply["promptToken"] = here.gateway.prompt_tokens(answer, cancel)
     except (GatewayError, Invalid) as error:
         refusal = _refusal(error, dialect.error, record)
         if answer is not None:

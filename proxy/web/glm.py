@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, request
 
 from ..dialects import glm
 from ..errors import BackendDown, UpstreamFault
+from . import disconnect
 from .direct import Environ, Sent, post
 from .exchange import complete
 from .services import Services
@@ -38,7 +39,9 @@ def tokenized(here: Services, asked: dict[str, Any]) -> dict[str, Any]:
     wanted = glm.parse_tokenize(asked)
     gateway = here.gateway
     model, _ = gateway.registry.resolve(wanted.model)
-    tokens = gateway.tokenize(model, wanted.prompt)[: min(wanted.max_length, MOST_PIECES)]
+    most = min(wanted.max_length, MOST_PIECES)
+    with disconnect.watched(request.environ) as cancel:
+        tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, most=most)[:most]
     texts = {token: _piece(here, model, token) for token in dict.fromkeys(tokens)}
     return glm.tokenized([(token, texts[token]) for token in tokens])
 

@@ -10,7 +10,7 @@ from ..core.invalid import Invalid
 from ..dialects import anthropic, fields, openai, openai_chat, openai_completions
 from ..dialects.anthropic import models as claude
 from ..errors import ModelNotFound
-from . import body, glm
+from . import body, disconnect, glm
 from .direct import Environ, Sent, post
 from .exchange import complete, plain
 from .observe import Record
@@ -79,10 +79,9 @@ def tokenize() -> Response:
             return glm.tokenized(here, asked)
         gateway = here.gateway
         model, _ = gateway.registry.resolve(fields.text(asked, "model"))
-        tokens = gateway.tokenize(
-            model, fields.text(asked, "content"), fields.flag(asked, "add_special")
-        )
-        return {"tokens": tokens}
+        text, special = fields.text(asked, "content"), fields.flag(asked, "add_special")
+        with disconnect.watched(request.environ) as cancel:
+            return {"tokens": gateway.tokenize(model, text, special, cancel)}
 
     return plain(view)
 

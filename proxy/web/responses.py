@@ -11,7 +11,7 @@ from ..core.invalid import Invalid
 from ..dialects import responses
 from ..errors import BadRequest, NotFound
 from ..store.responses import Stored
-from . import body
+from . import body, disconnect
 from .conversation import Conversation
 from .direct import Environ, Sent, post
 from .exchange import complete, plain
@@ -40,10 +40,10 @@ def create(here: Services, environ: Environ) -> Sent:
 @blueprint.post("/responses/input_tokens")
 def input_tokens() -> Response:
     def view(here: Services, record: Record) -> Any:
-        asked = Conversation(here, request.environ)
-        count = here.gateway.count(
-            asked.parse(body.read_json(request.environ, here.settings.max_body))
-        )
+        conversation = Conversation(here, request.environ)
+        asked = conversation.parse(body.read_json(request.environ, here.settings.max_body))
+        with disconnect.watched(request.environ) as cancel:
+            count = here.gateway.count(asked, cancel)
         return {"object": "response.input_tokens", "input_tokens": count}
 
     return plain(view)

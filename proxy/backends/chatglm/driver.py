@@ -129,7 +129,7 @@ class ChatGLM:
         made = prompt(task, look(self._path).family)
         return self._encoded(made, plain=False)
 
-    def tokenize(self, text: str, special: bool = False) -> list[int]:
+    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         return self._encoded(Prompt(text=text), plain=not special)
 
     def detokenize(self, tokens: list[int]) -> str:

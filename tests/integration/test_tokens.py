@@ -1,0 +1,205 @@
+"""Token ids and long texts on real servers: nothing that a client sends hurts one."""
+
+from __future__ import annotations
+
+import random
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from proxy.backends.llamacpp import LlamaCpp
+from proxy.backends.tokens import BOS, TokenCounter
+from proxy.errors import ContextExceeded
+from tools.processes import Gateway, ModelServer
+
+CHATML = "<|im_start|>%s\n%s<|im_end|>\n"
+CHINESE = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏"
+MADE_UP_TOKENS = 960
+
+
+def _texts() -> dict[str, str]:
+    some = random.Random(16)
+    pick = some.choice
+    code = Path(__file__).read_text("utf-8")
+    says = ["hi", "Hello there!", "你好，世界", "1+1=2?  \n", "it's 5 o'clock"]
+    ends = ["", "", "", "，", "。\n"]
+    return {
+        "code": code * (40_000 // len(code)),
+        "english": "".join(pick(["The fox ", "jumps, ", "don't! ", "A.\n"]) for _ in range(8000)),
+        "chinese": "".join(pick(CHINESE) + pick(ends) for _ in range(25_000)),
+        "emoji": "".join(pick(["😀", "👩‍👩‍👧", "é", "a b", "🎉 ok", " "]) for _ in range(12_000)),
+        "spaces": "".join(pick(["a", "bc", " ", "  ", "\n", "\t", "    "]) for _ in range(20_000)),
+        "chat": "".join(CHATML % (pick(["user", "assistant"]), pick(says)) for _ in range(900)),
+        "marks": "".join(pick(["[INST] ", "<s>", "</s>", "<|", "hi ", "|>"]) for _ in range(2500)),
+    }
+
+
+TEXTS = _texts()
+StartServer = Callable[..., ModelServer]
+
+
+@pytest.fixture(params=["made_up_model", "tiny_model", "smollm2_model"])
+def model(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=["llama-2023", "powerinfer", "llama-2026"])
+def driver(
+    request: pytest.FixtureRequest, start_server: StartServer, model: Path
+) -> Iterator[LlamaCpp]:
+    server = start_server(request.param, model=model)
+    driver = LlamaCpp(server.url)
+    yield driver
+    driver.close()
+    server.kill()
+
+
+def test_pieces_of_a_text_have_the_tokens_of_the_whole(driver: LlamaCpp) -> None:
+    for name, text in TEXTS.items():
+        whole = driver.tokenize(text)
+        counter = TokenCounter(driver)
+        assert counter.ids(text) == whole, name
+        assert counter.count(text) == len(whole) + BOS, name
+        half = len(whole) // 2
+        with pytest.raises(ContextExceeded) as caught:
+            counter.clear()
+            counter.count(text, limit=half)
+        told = caught.value.extra["n_prompt_tokens"]
+        assert isinstance(told, int) and half <= told <= len(whole) + BOS, name
+
+
+def test_short_questions_on_a_kept_connection_take_no_forty_milliseconds(
+    old_server: ModelServer,
+) -> None:
+    """Its head and its body come apart, and the body waits until the head is acknowledged."""
+    driver = LlamaCpp(old_server.url)
+    took = []
+    for i in range(40):
+        began = time.perf_counter()
+        driver.tokenize(f"hello {i}")
+        took.append(time.perf_counter() - began)
+    driver.close()
+    if sys.platform == "linux":
+        assert statistics.median(took) < 0.03, took
+
+
+def _post(address: str, path: str, body: Any) -> httpx.Response:
+    return httpx.post(address + path, json=body, timeout=60, trust_env=False)
+
+
+WRONG: dict[str, tuple[str, dict[str, Any]]] = {
+    "prompt": ("/v1/completions", {"prompt": [5, MADE_UP_TOKENS], "max_tokens": 2}),
+    "prompts": ("/v1/completions", {"prompt": [[5], [10**9]], "max_tokens": 2}),
+    "streamed prompt": ("/v1/completions", {"prompt": [10**9], "stream": True}),
+    "native prompt": ("/completion", {"prompt": [2**31 - 1], "n_predict": 2}),
+    "beyond 32 bits": ("/completion", {"prompt": [2**32 + 5], "n_predict": 2}),
+    "beyond 64 bits": ("/completion", {"prompt": [2**64 + 5], "n_predict": 2}),
+    "negative": ("/completion", {"prompt": [-1], "n_predict": 2}),
+    "fraction": ("/completion", {"prompt": [1.5], "n_predict": 2}),
+    "truth": ("/completion", {"prompt": [True], "n_predict": 2}),
+    "detokenize": ("/detokenize", {"tokens": [MADE_UP_TOKENS]}),
+    "negative to detokenize": ("/detokenize", {"tokens": [-1]}),
+    "embedding": ("/v1/embeddings", {"input": [[MADE_UP_TOKENS]]}),
+    "logit_bias": ("/v1/completions", {"prompt": "a", "logit_bias": {str(MADE_UP_TOKENS): 1}}),
+    "logit_bias in pairs": ("/completion", {"prompt": "a", "logit_bias": [[2**31 - 1, 1]]}),
+    "chat's logit_bias": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"1000000": 1}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_id_outside_the_vocabulary_is_a_400_and_the_server_lives(
+    any_server: ModelServer, module_gateway: Callable[..., Gateway], name: str
+) -> None:
+    address = module_gateway("--llama-api", any_server.url, "--slots", "2").url
+    path, body = WRONG[name]
+    answer = _post(address, path, body)
+    assert answer.status_code == 400, answer.text
+    field = next(one for one in ("logit_bias", "tokens", "input", "prompt") if one in body)
+    assert field in answer.json()["error"]["message"]
+    last = {"prompt": [5, MADE_UP_TOKENS - 1], "max_tokens": 2}
+    assert _post(address, "/v1/completions", last).status_code == 200
+    assert any_server.alive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama-2023", "powerinfer"])
+def test_control_tokens_are_ids_like_others(
+    start_server: StartServer, gateway: Callable[..., Gateway], smollm2_model: Path, name: str
+) -> None:
+    """/detokenize shows none of them; 1 and 2 are the marks of a message."""
+    server = start_server(name, model=smollm2_model, ctx=2048)
+    try:
+        address = gateway("--llama-api", server.url, "--slots", "2").url
+        for ids, status in (([1, 49_151, 2], 200), ([49_152], 400)):
+            answer = _post(address, "/v1/completions", {"prompt": ids, "max_tokens": 2})
+            assert answer.status_code == status, answer.text
+        assert _post(address, "/detokenize", {"tokens": [1, 2]}).json() == {"content": ""}
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("name", ["llama-2023", "powerinfer", "llama-2026"])
+def test_ten_thousand_messages_are_refused_at_once(
+    start_server: StartServer, gateway: Callable[..., Gateway], smollm2_model: Path, name: str
+) -> None:
+    """On 2023, whose tokenizing is quadratic in the marks, it took 111 seconds. Meanwhile the
+    gateway answers others, and no slot is taken."""
+    server = start_server(name, model=smollm2_model, ctx=8192)
+    try:
+        flags = ("--llama-api", server.url, "--slots", "2", "--chat-template", "chatml")
+        address = gateway(*flags).url
+        messages = [
+            {"role": ("user", "assistant")[i % 2], "content": f"hi {i}"} for i in range(9_999)
+        ]
+        took = []
+        for _ in range(3):
+            began = time.monotonic()
+            answer = _post(address, "/v1/chat/completions", {"messages": messages})
+            took.append(time.monotonic() - began)
+            assert answer.status_code == 400
+            assert answer.json()["error"]["code"] == "context_length_exceeded"
+        assert min(took) < 3, took
+        counted = _post(address, "/v1/messages/count_tokens", {"model": "", "messages": messages})
+        assert counted.json()["input_tokens"] > 50_000
+    finally:
+        server.kill()
+
+
+@pytest.mark.slow
+def test_tokenizing_ends_when_the_client_leaves(
+    start_server: StartServer, gateway: Callable[..., Gateway], smollm2_model: Path
+) -> None:
+    """It has two places: two clients that left would hold them for half a minute."""
+    server = start_server("llama-2023", model=smollm2_model, ctx=2048)
+    try:
+        address = gateway("--llama-api", server.url, "--slots", "2").url
+        parts = urlsplit(address)
+        text = "The quick brown fox, again. " * 140_000
+        body = b'{"content": "%b"}' % text.encode()
+        head = f"POST /tokenize HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        for _ in range(2):
+            with socket.create_connection((parts.hostname, parts.port)) as sock:  # type: ignore[arg-type]
+                sock.sendall(head.encode() + body)
+                sock.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    sock.recv(1)
+        began = time.monotonic()
+        answer = _post(address, "/tokenize", {"content": text[:20_000]})
+        assert answer.status_code == 200
+        assert len(answer.json()["tokens"]) > 3000
+        assert time.monotonic() - began < 5
+    finally:
+        server.kill()
