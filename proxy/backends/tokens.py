@@ -226,7 +226,7 @@ def budget(
     n_ctx = n_ctx or 4096
     if not caps.truncates:
         return n_ctx if wanted is None else wanted
-    bound = _bound(task)
+    bound = most_tokens(task)
     if wanted is None and bound * ROUGH <= n_ctx:
         return n_ctx - bound
     if wanted is not None and bound + wanted <= n_ctx:
@@ -238,11 +238,11 @@ def budget(
 def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None = None) -> None:
     """Raises ContextExceeded for a prompt that a context of `n_ctx` tokens cannot hold. Only what
     may be too long by its length in bytes is counted; `counter` knows the count from then on."""
-    if _bound(task) >= n_ctx:
+    if most_tokens(task) >= n_ctx:
         _exact(task, n_ctx, counter, cancel)
 
 
-def _bound(task: Task) -> int:
+def most_tokens(task: Task) -> int:
     """Tokens that a prompt has at most."""
     prompt = task.prompt
     bound = len(prompt.encode()) + BOS if isinstance(prompt, str) else len(prompt)

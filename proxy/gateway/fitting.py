@@ -13,7 +13,7 @@ import msgspec
 
 from ..backends.driver import Capabilities
 from ..backends.registry import Backend
-from ..backends.tokens import budget, must_fit
+from ..backends.tokens import budget, most_tokens, must_fit
 from ..cancel import Cancel
 from ..core.invalid import Invalid
 from ..core.sampling import WINDOWS, left_out
@@ -25,6 +25,8 @@ from ..prompting.grammar import NEW, OLD, GrammarError, Limits, check, render
 from ..prompting.judging import by_schema
 from ..prompting.reasoning import KIN
 from ..prompting.toolcalls import FORMS, Form
+
+SURELY = 8  # bytes a token: a prompt that has more for each token of the context is too long
 
 
 def fit(task: Task, backend: Backend, caps: Capabilities, cancel: Cancel | None = None) -> Task:
@@ -66,22 +68,30 @@ def may_fit(task: Task, pool: Sequence[Backend], cancel: Cancel) -> None:
     """Refuse early, before a slot is taken, a prompt that no backend of a pool could hold. Raises
     ContextExceeded and Cancelled.
 
-    The backends of a pool serve one model. Its tokens are counted once for all that are of the same
-    generation: PowerInfer's reads the marks of a template as plain text."""
-    up = [(one, one.caps) for one in pool if one.up and one.caps is not None]
-    if task.native or not up or not all(caps.truncates for _, caps in up):
+    A server that refuses long prompts itself takes seconds for 10 000 messages: it is spared those
+    that are far too long. The backends of a pool serve one model. Its tokens are counted once for
+    all of the same generation: PowerInfer's server reads the marks of a template as plain text."""
+    if task.native:
         return
-    first = up[0][0]
-    n_ctx = max(one.n_ctx for one, _ in up)
-    if not n_ctx or any(caps.dialect != up[0][1].dialect for _, caps in up):
+    bound, n_ctx, up = most_tokens(task), 0, []
+    for one in pool:
+        caps = one.caps
+        if one.up and caps is not None:
+            room = one.n_ctx
+            if bound < (room if caps.truncates else SURELY * room) or not room:
+                return
+            up.append(one)
+            n_ctx = max(n_ctx, room)
+    if len({one.caps.dialect for one in up if one.caps is not None}) != 1:
         return
+    first = up[0]
     try:
         must_fit(task, n_ctx, first.counter, cancel)
     except (UpstreamFault, UpstreamTimeout):
         return  # whoever places the task meets it again, and goes elsewhere
     for text in (task.prompt, task.suffix):
         if isinstance(text, str) and (count := first.counter.known(text)):
-            for other, _ in up[1:]:
+            for other in up[1:]:
                 other.counter.remember(text, count)
 
 
