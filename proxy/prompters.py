@@ -32,7 +32,7 @@ class Prompters:
         )
         self._named = _named(settings.chat_template, folder)
         self._auto = settings.chat_template == "auto"
-        self._found: dict[tuple[str, str, str], Prompter] = {}
+        self._found: dict[tuple[str, str, str, bool], Prompter] = {}
 
     def __call__(self, model: str) -> Prompter | Unrendered:
         """The first backend of the pool that told a template gives it to the whole pool, so that
@@ -44,15 +44,17 @@ class Prompters:
                     return Unrendered()
                 if told is None and caps.template:
                     told = caps
-        key = ("", "", "")
+        key = ("", "", "", True)
         if told is not None:
-            key = (told.template if self._auto else "", told.bos_token, told.eos_token)
+            source = told.template if self._auto else ""
+            key = (source, told.bos_token, told.eos_token, told.adds_bos)
         return self._found.get(key) or self._make(model, *key)
 
-    def _make(self, model: str, source: str, bos: str, eos: str) -> Prompter:
+    def _make(self, model: str, source: str, bos: str, eos: str, adds_bos: bool) -> Prompter:
         form = self._form(source, model)
         instead = bool(source) and isinstance(form, LegacyFormat)
-        made = self._found[source, bos, eos] = Prompter(form, bos, eos, instead=instead)
+        made = Prompter(form, bos, eos, adds_bos=adds_bos, instead=instead)
+        self._found[source, bos, eos, adds_bos] = made
         return made
 
     def _form(self, source: str, model: str) -> ChatTemplate | LegacyFormat:

@@ -51,6 +51,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     lacks: frozenset[str] = frozenset()
     template: str = ""
     bos_token: str = ""
+    adds_bos: bool = True
     eos_token: str = ""
     models: tuple[str, ...] = ()
     build: str = ""

@@ -62,6 +62,7 @@ def probe(
         lacks=frozenset() if modern else LATER,
         slot_save=modern and _saves_slots(pool),
         ram_cache=modern and _keeps_prompts(pool),
+        adds_bos=not told.bos_token or _adds_bos(pool),
         models=_models(props, models, first, chunk),
     )
 
@@ -164,6 +165,17 @@ def _fills_in(pool: Pool) -> bool:
     except GatewayError:
         return False
     return status == 400
+
+
+def _adds_bos(pool: Pool) -> bool:
+    """Whether it puts its BOS in front of a prompt. Some models have one and want none: where it is
+    the mark that begins a turn, as in SmolLM2's ChatML, a template writes it itself."""
+    body = {"content": "", "add_special": True}
+    try:
+        status, data = pool.ask("POST", "/tokenize", body, GET_TIMEOUT, short=True)
+    except GatewayError:
+        return True
+    return status != 200 or _dict(_json(data)).get("tokens") != []
 
 
 def _keeps_prompts(pool: Pool) -> bool:

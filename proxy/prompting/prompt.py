@@ -54,6 +54,7 @@ class Unrendered:
 
 class Prompter:
     """Renders chats for one model. `bos` and `eos` are the backend's own, where it told them;
+    `adds_bos`: the backend puts its BOS in front of a prompt, so the prompt begins without one;
     `instead` of the backend's own template, which is none, the form is used."""
 
     def __init__(
@@ -62,6 +63,7 @@ class Prompter:
         bos: str = "",
         eos: str = "",
         *,
+        adds_bos: bool = True,
         instead: bool = False,
     ) -> None:
         self.form = form
@@ -69,6 +71,7 @@ class Prompter:
         self._marks = _marks(form)
         self._instead = instead
         self._bos = bos or None
+        self._adds_bos = adds_bos
         self._eos = eos or None
 
     @property
@@ -126,6 +129,7 @@ class Prompter:
                 eos_token=self._eos,
                 now=now,
                 variables=_variables(request),
+                keep_bos=not self._adds_bos,
             )
         except TemplateError as error:
             raise Invalid("messages", f"do not fit the chat template: {error}") from None

@@ -79,8 +79,8 @@ class ChatTemplate:
     ) -> str:
         """The prompt text.
 
-        ``bos_token`` and ``eos_token`` default to the family's. Backends put a BOS in front of
-        every prompt themselves, so one at the very beginning is left out unless ``keep_bos``.
+        ``bos_token`` and ``eos_token`` default to the family's. Most backends put a BOS in front
+        of every prompt themselves, so one at the very beginning is left out unless ``keep_bos``.
         ``variables`` are a client's own (``enable_thinking`` and the like) and never hide ours.
         Without ``now`` the template has no ``strftime_now``.
 

@@ -43,6 +43,25 @@ WEATHER = {
 Ask = Callable[..., Any]
 
 
+@pytest.mark.parametrize("model", ["smollm2_model", "tiny_model"])
+def test_the_servers_own_template_gives_the_servers_own_prompt(
+    model: str,
+    request: pytest.FixtureRequest,
+    start_server: Callable[..., ModelServer],
+    gateway: Callable[..., Gateway],
+) -> None:
+    """SmolLM2's BOS begins every turn, and its server adds none; tinychat's server adds one."""
+    server = start_server("llama-2026", model=request.getfixturevalue(model))
+    ours = gateway("--llama-api", server.url, "--chat-mode", "completion")
+    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
+    counts = [
+        requests.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()["usage"]
+        for url in (server.url, ours.url)
+    ]
+    server.kill()
+    assert counts[0]["prompt_tokens"] == counts[1]["prompt_tokens"]
+
+
 @pytest.fixture(scope="module", params=GENERATIONS)
 def ask(
     request: pytest.FixtureRequest,
