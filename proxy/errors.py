@@ -4,6 +4,7 @@
     ├── BadRequest                   400  invalid_request_error
     │   ├── ContextExceeded          400  exceed_context_size_error, both numbers
     │   ├── Unsupported              400  names the parameter and the backend
+    │   │   └── BackendLacks         501  the backend itself says that it cannot
     │   └── BodyTooLarge             413
     ├── Unauthorized                 401  authentication_error
     ├── Forbidden                    403  permission_error
@@ -14,6 +15,7 @@
     ├── NoBackend                    503  unavailable_error, retry_after
     ├── UpstreamFault                502  server_error: garbage, a 5xx
     │   ├── AnswerCut                the connection ended in the middle of the answer
+    │   ├── BackendFailed            it says so itself: a 5xx, an error in its stream
     │   ├── BackendBusy              its slots are taken after all; the gateway tries again
     │   │   └── PoolTimeout     503  all our connections to it stayed in use
     │   └── BackendDown              nobody listens there, or the server is not ready
@@ -82,6 +84,13 @@ class Unsupported(BadRequest):
     code = "unsupported_parameter"
 
 
+class BackendLacks(Unsupported):
+    """The backend answered 501: it was built or started without what the request needs."""
+
+    status = 501
+    type = "not_supported_error"
+
+
 class BodyTooLarge(BadRequest):
     status = 413
     code = "request_too_large"
@@ -137,6 +146,10 @@ class UpstreamFault(GatewayError):
 
 class AnswerCut(UpstreamFault):
     """The server may have died while it answered."""
+
+
+class BackendFailed(UpstreamFault):
+    """The backend reported a failure of its own."""
 
 
 class BackendBusy(UpstreamFault):

@@ -22,7 +22,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import httptools
@@ -47,6 +47,7 @@ from .sockets import Reader, reader, stale
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 WARM = 0.5  # seconds for which an idle connection is taken to be open still
 MAX_WHOLE = 64 << 20  # bytes of an answer that is read whole
+MAX_FRAME = 256 << 10  # bytes of a head, of trailers, of what is no body
 
 
 class Exchange:
@@ -123,7 +124,7 @@ class Exchange:
     def headers_came(self) -> bool:
         """Wait for the headers, at most one tick. Raises as `read` does; BackendDown when the
         connection ended before a single byte."""
-        return self.status > 0 or (self._fill() and self.status > 0)
+        return self._waited(lambda: self.status > 0)
 
     def read(self, gather: float = 0.0) -> bytes | None:
         """What one read of the socket brought; b"" at the end, None after a tick of silence. With
@@ -132,8 +133,10 @@ class Exchange:
         Raises Cancelled, BackendDown, UpstreamFault (the answer broke off or is no HTTP)."""
         body = self._body
         end = time.monotonic() + gather if gather else 0.0
-        while not body and not self._complete:
+        if not body and not self._complete:
             if not self._fill():
+                return None
+            if not body and not self._waited(lambda: bool(body)):
                 return None
         if gather:
             with contextlib.suppress(GatewayError):  # the next read meets it again
@@ -145,8 +148,22 @@ class Exchange:
             self._release()
         return data
 
-    def read_all(self, timeout: float) -> bytes:
-        """The whole body. Raises UpstreamTimeout after `timeout` seconds of silence."""
+    def _waited(self, there: Callable[[], bool]) -> bool:
+        """Parse until something is there, or the answer is whole; False after a tick in which
+        neither came. What comes in pieces is no silence, but it is bounded in time and size."""
+        end, size = time.monotonic() + self._tick, 0
+        while not there() and not self._complete:
+            came = self._fill()
+            size += came
+            if size > MAX_FRAME:
+                raise UpstreamFault("the backend's answer has headers without end")
+            if not came or time.monotonic() >= end:
+                return there() or self._complete
+        return True
+
+    def read_all(self, timeout: float, most: int = MAX_WHOLE) -> bytes:
+        """The whole body, of at most so many bytes. Raises UpstreamTimeout after `timeout` seconds
+        of silence."""
         parts: list[bytes] = []
         size, silence = 0, 0.0
         while True:
@@ -162,7 +179,7 @@ class Exchange:
             silence = 0.0
             parts.append(part)
             size += len(part)
-            if size > MAX_WHOLE:
+            if size > most:
                 self.close()
                 raise UpstreamFault("the backend's answer is too large")
 
@@ -174,14 +191,19 @@ class Exchange:
                 connection.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
     def finish(self, seconds: float) -> None:
-        """Wait that long at most for the end of the body, so that the connection can be kept; the
-        exchange is over in any case."""
+        """Wait that long at most for the end of the body, whatever comes meanwhile, so that the
+        connection can be kept; the exchange is over in any case."""
         connection = self._connection
         if connection is None:
             return
         try:
-            while not self._complete and self._fill(seconds):
-                self._body.clear()
+            if not self._complete:
+                end, left = time.monotonic() + seconds, seconds
+                while self._fill(left) and not self._complete:
+                    self._body.clear()
+                    left = end - time.monotonic()
+                    if left <= 0:
+                        break
             if self._complete:
                 self._release()
         except GatewayError:
@@ -234,8 +256,9 @@ class Exchange:
             self._pool.discard(stale)
         self._send(fresh=True)
 
-    def _fill(self, limit: float = 0.0) -> bool:
-        """Parse what one recv brings; False after a tick of silence, or `limit` seconds."""
+    def _fill(self, limit: float = 0.0) -> int:
+        """Parse what one recv brings: so many bytes, at least 1 where the connection ended or was
+        made anew; 0 after a tick of silence, or `limit` seconds."""
         connection = self._connection
         if connection is None or self._reader is None:
             raise self._broken("the exchange was closed")
@@ -244,10 +267,10 @@ class Exchange:
         except OSError as error:
             if connection.used and self._message and not self._aborted:
                 self._resend()
-                return True
+                return 1
             raise self._broken(str(error)) from None
         if data is None:
-            return False
+            return 0
         if data:
             self._message = b""  # the answer has begun: nothing is sent twice
             try:
@@ -261,7 +284,7 @@ class Exchange:
             self._complete = True
         else:
             raise self._broken("end of file")
-        return True
+        return len(data) or 1
 
     def _ends_with_connection(self) -> bool:
         """HTTP/1.0 style: a body without a length ends where the connection does."""

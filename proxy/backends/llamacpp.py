@@ -31,12 +31,13 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
-from ..wire import servercpp
+from ..wire import lenient, servercpp
 from . import relay, vectors, vocabulary
 from .driver import Capabilities, Learned, SlotAction, ignore
 from .http import Pool
 from .probe import probe
-from .run import Run, refusal
+from .refusals import refusal
+from .run import Run
 from .slot_count import count_slots
 
 OLD_LEAST = 4  # pieces an old server gives at least, whatever n_predict says
@@ -95,6 +96,7 @@ class LlamaCpp:
         self._tick = min(tick or timeout, timeout)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._headers = headers
+        self._secret = api_key
         self._pool = Pool(
             url, timeout=timeout, connect_timeout=connect_timeout, idle=256, headers=headers
         )
@@ -168,12 +170,14 @@ class LlamaCpp:
         if task.native:
             body = relay.payload(task, slot)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)
-            return relay.RelayRun(exchange, task, caps, self.timeout, self._tick, slot)
+            return relay.RelayRun(
+                exchange, task, caps, self.timeout, self._tick, slot, self._secret
+            )
         body = payload(task, slot, caps, self._lenient)
         path = "/completion" if task.suffix is None else "/infill"
         pool = self._pool if caps.queues else self._careful
         exchange = pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
-        return Run(exchange, task, caps, self.timeout, self._tick)
+        return Run(exchange, task, caps, self.timeout, self._tick, self._secret)
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         body: dict[str, Any] = {"content": text}
@@ -193,22 +197,22 @@ class LlamaCpp:
     def embed(
         self, inputs: Sequence[vectors.Input], caps: Capabilities, cancel: Cancel
     ) -> Embedded:
-        return vectors.embed(self._ask, refusal, inputs, caps, cancel)
+        return vectors.embed(self._ask, self._refusal, inputs, caps, cancel)
 
     def rerank(
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
     ) -> Ranked:
-        return vectors.rerank(self._ask, refusal, query, documents, caps, cancel)
+        return vectors.rerank(self._ask, self._refusal, query, documents, caps, cancel)
 
     def slot_action(self, action: SlotAction, slot: int, file: str) -> tuple[int, int]:
         body = {"filename": file} if file else {}
         path = f"/slots/{slot}?action={action}"
         status, data = self._careful.ask("POST", path, body, self.timeout, short=True)
         if status != 200:
-            raise refusal(status, data)
+            raise self._refusal(status, data)
         try:
-            told = msgspec.json.decode(data, type=servercpp.SlotMoved)
-        except msgspec.DecodeError:
+            told = lenient.decode(data, servercpp.SlotMoved)
+        except lenient.WireFault:
             raise UpstreamFault("the backend sent no JSON") from None
         return told.n_saved or told.n_restored, told.n_written or told.n_read
 
@@ -219,17 +223,28 @@ class LlamaCpp:
     def _ask(self, path: str, body: object, cancel: Cancel) -> tuple[int, bytes]:
         return self._careful.ask("POST", path, body, self.timeout, cancel)
 
+    def _refusal(self, status: int, data: bytes) -> GatewayError:
+        return refusal(status, data, secret=self._secret)
+
     def _value(self, path: str, body: object, name: str, cancel: Cancel | None = None) -> Any:
         timeout = min(self.timeout, TOKENIZE_TIMEOUT)
         status, data = self._careful.ask(
             "POST", path, body, timeout, cancel, patience=PATIENCE, short=True
         )
         if status != 200:
-            raise refusal(status, data)
+            raise self._refusal(status, data)
         try:
-            return msgspec.json.decode(data).get(name)
-        except (msgspec.DecodeError, AttributeError):
+            return _read(data).get(name)
+        except (lenient.WireFault, AttributeError):
             raise UpstreamFault("the backend sent no JSON") from None
+
+
+def _read(data: bytes) -> Any:
+    """Any JSON value. Raises WireFault."""
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        return lenient.value(data)
 
 
 def payload(task: Task, slot: int, caps: Capabilities, lenient: bool = False) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from ..core.events import (
     Batch,
     Finished,
@@ -31,11 +29,17 @@ from ..prompting.bind import callable_tools, document_schema
 from ..prompting.prompt import as_dict, begun, tool_dict
 from ..prompting.toolcalls import generic
 from ..wire import openai_stream, servercpp
+from ..wire.lenient import WireFault
 from .driver import Capabilities
 from .http import Exchange
-from .run import Run, stream_error
+from .refusals import stream_error
+from .run import Run
 
 PATH = "/v1/chat/completions"
+# Tokens and events that may come beyond what was asked for: a draft model's tokens are counted
+# together, and one token may be several events.
+SURPLUS = 64
+EVENTS = 4  # of a token, at most
 REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -154,9 +158,11 @@ class RelayRun(Run):
         timeout: float,
         tick: float,
         slot: int,
+        secret: str = "",
     ) -> None:
-        super().__init__(exchange, task, caps, timeout, tick)
+        super().__init__(exchange, task, caps, timeout, tick, secret)
         self.slot = slot
+        self._left = EVENTS * self._limit + SURPLUS  # events that may still come
         self._reason: FinishReason | None = None
         self._timings = Timings()
         self._named: set[int] = set()
@@ -167,12 +173,12 @@ class RelayRun(Run):
     def _event(self, payload: bytes, batch: Batch) -> bool:
         if payload == openai_stream.DONE:
             if self._reason is None:
-                raise servercpp.WireFault("the stream says no reason for its end")
+                raise WireFault("the stream says no reason for its end")
             batch.append(Finished(self._reason, self.usage(), self._timings, self.slot))
             return True
         part = openai_stream.chunk(payload)
         if part.error is not None:
-            raise stream_error(msgspec.json.encode({"error": part.error}))
+            raise stream_error(part.error, secret=self._secret)
         if not self.begun:
             self.begun = True
             batch.append(Started(slot=self.slot))
@@ -189,18 +195,25 @@ class RelayRun(Run):
         usage = part.usage
         if usage is not None:
             self.prompt_tokens, self.pieces = usage.prompt_tokens, usage.completion_tokens
+        if part.choices:
+            self._left -= 1
+            if self._reason is None and (self._left < 0 or self.pieces > self._limit + SURPLUS):
+                return self._ended(batch)
         return False
 
     def _choice(self, choice: openai_stream.WireChoice, batch: Batch) -> None:
         delta = choice.delta
         if delta.reasoning_content:
+            self._holds(len(delta.reasoning_content))
             batch.append(ReasoningDelta(delta.reasoning_content))
         told = choice.logprobs.content if choice.logprobs is not None else None
         if delta.content or told:
+            self._holds(len(delta.content or ""))
             tokens = servercpp.logprobs(told or (), self._top or 0)
             batch.append(TextDelta(delta.content or "", tokens))
         for call in delta.tool_calls or ():
             name, arguments = call.function.name or "", call.function.arguments or ""
+            self._holds(len(name) + len(arguments))
             if call.index not in self._named:
                 self._named.add(call.index)
                 batch.append(ToolCallDelta(call.index, call.id or "", name, arguments))

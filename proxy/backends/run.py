@@ -1,36 +1,39 @@
-"""A stream of server.cpp as a Run, and its errors in every form they have.
+"""A stream of server.cpp as a Run.
 
 What a stream says is read by `_event`, which is all that another form of chunks needs to replace.
+
+Nothing that a backend does keeps a run alive for ever: silence ends it after a while, and a stream
+that goes on behind its last token is cut (see `SURPLUS`), as is one with more text than its tokens
+can hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter
-
-import msgspec
+from time import monotonic
 
 from ..core.events import Batch, Finished, Progress, Started, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
-from ..errors import (
-    AnswerCut,
-    BackendBusy,
-    BackendDown,
-    BadRequest,
-    ContextExceeded,
-    GatewayError,
-    Unsupported,
-    UpstreamFault,
-    UpstreamTimeout,
-)
+from ..errors import AnswerCut, BackendBusy, GatewayError, UpstreamFault, UpstreamTimeout
 from ..wire import servercpp, sse
+from ..wire.lenient import WireFault
 from .driver import Capabilities
 from .http import Exchange
+from .refusals import MAX_BODY, refusal, stream_error
 
 # Seconds for which the tokens of an answer that is not streamed are gathered: nobody waits for a
 # single one, and what is done together costs a seventh. The end of the answer is never waited for.
 GATHER = 0.02
+
+# Pieces of text that a server may send behind the last token it was asked for: an old one gives a
+# piece more, and never fewer than four. A stream that goes on behind them does not end by itself.
+SURPLUS = 8
+# Characters that the text of a token has at most, on average, and what is forgiven beyond that. The
+# longest tokens of common vocabularies are runs of some hundred spaces.
+TOKEN_TEXT = 256
+FORGIVEN_TEXT = 1 << 14
 
 # What of a chunk says whether it is more than text. Read for all chunks of a batch in one go, since
 # a loop over them is what a fast answer would cost most.
@@ -43,15 +46,26 @@ class Run:
     """One completion under way: an iterable of batches, and what was counted so far."""
 
     def __init__(
-        self, exchange: Exchange, task: Task, caps: Capabilities, timeout: float, tick: float
+        self,
+        exchange: Exchange,
+        task: Task,
+        caps: Capabilities,
+        timeout: float,
+        tick: float,
+        secret: str = "",
     ) -> None:
+        """`secret` is the backend's key, which no message may hold."""
         self._exchange = exchange
+        self._secret = secret
         self._task = task
         self._caps = caps
         self._timeout = timeout
         self._tick = tick
         self._top = task.logprobs
-        self._limit = task.max_tokens or 0
+        self._limit = limit = task.max_tokens or 0
+        self._left = limit  # pieces of text that may still come
+        self._room = limit * TOKEN_TEXT + FORGIVEN_TEXT  # characters that may still come
+        self._cut = False  # ended by us: the server would go on
         self.slot = -1
         self.begun = False
         self.pieces = 0
@@ -68,49 +82,64 @@ class Run:
 
     def __iter__(self) -> Iterator[Batch]:
         exchange = self._exchange
-        silence = 0.0
+        since = told = 0.0  # when silence began, and when the last sign of life was given in it
         gather = 0.0 if self._task.request.stream else GATHER
         decoder = sse.Decoder()
         try:
             while not exchange.headers_came():
-                silence = self._waited(silence)
+                since = self._silent(since, self._tick)
                 yield []
             if exchange.status != 200:
                 status = exchange.status
-                raise refusal(status, exchange.read_all(self._tick))
+                told_why = exchange.read_all(self._tick, MAX_BODY)
+                raise refusal(status, told_why, secret=self._secret, completion=True)
             while True:
                 data = exchange.read(gather if self.begun else 0.0)
                 if data is None:
-                    silence = self._waited(silence)
+                    since = self._silent(since, self._tick)
+                    told = 0.0
                     yield []
                     continue
-                silence = 0.0
                 batch: Batch = []
-                plain = decoder.plain(data)
-                if plain is not None:
-                    over = self._plain(plain, batch)
-                else:
-                    over = self._events(decoder.feed(data) if data else decoder.close(), batch)
-                if over:
+                try:
+                    plain = decoder.plain(data)
+                    if plain is not None:
+                        over = self._plain(plain, batch)
+                    else:
+                        over = self._events(decoder.feed(data) if data else decoder.close(), batch)
+                except (GatewayError, sse.SSEError, WireFault):
+                    if batch:  # what came before the fault is the client's
+                        yield batch
+                    raise
+                if batch:
+                    since = told = 0.0
                     yield batch
+                if over:
                     self._drain()
                     return
-                if batch:
-                    yield batch
                 if not data:
                     if not self.begun:
                         raise BackendBusy("the backend has no free slot", detail="empty answer")
                     raise AnswerCut("the backend's answer broke off", detail="no last chunk")
-        except (sse.SSEError, servercpp.WireFault) as error:
+                if not batch:  # a comment, or a part of an event, says nothing
+                    since = self._silent(since, 0.0)
+                    now = monotonic()
+                    told = told or now
+                    if now - told >= self._tick:
+                        told = now
+                        yield []
+        except (sse.SSEError, WireFault) as error:
             raise UpstreamFault("the backend's answer is garbled", detail=str(error)) from None
         finally:
             exchange.close()
 
-    def _waited(self, silence: float) -> float:
-        silence += self._tick
-        if silence >= self._timeout:
+    def _silent(self, since: float, seconds: float) -> float:
+        """When the silence began that lasted so many seconds more. Raises UpstreamTimeout."""
+        now = monotonic()
+        since = since or now - seconds
+        if now - since >= self._timeout - 0.001:  # a tick is not exact
             raise UpstreamTimeout("the backend did not answer in time")
-        return silence
+        return since
 
     def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
         """Add what the events of one read say; True after the last event.
@@ -121,7 +150,10 @@ class Run:
             return self._take(servercpp.chunk(payloads[0]), batch)
         if self._top is not None:
             return any(self._event(payload, batch) for payload in payloads)
-        chunks = servercpp.chunks(payloads)
+        try:
+            chunks = servercpp.chunks(payloads)
+        except WireFault:  # one of them is odd: by itself it may make sense
+            return any(self._event(payload, batch) for payload in payloads)
         if not self.begun:
             if self._take(chunks[0], batch):
                 return True
@@ -129,37 +161,52 @@ class Run:
         kinds = list(map(_KIND, chunks))
         more = len(kinds) - kinds.count(_TEXT)
         if not more:
-            self._text(chunks, batch)
-            return False
+            return self._text(chunks, batch)
         if more == 1 and kinds[-1] != _TEXT:  # nearly always
-            self._text(chunks[:-1], batch)
-            return self._take(chunks[-1], batch)
+            last = chunks.pop()
+            self._text(chunks, batch)
+            return self._take(last, batch)
         first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
         self._text(chunks[:first], batch)
         return any(self._take(chunk, batch) for chunk in chunks[first:])
 
-    def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> None:
-        """Add the text of plain chunks, without the surplus of an old server, which never gives
-        fewer than four tokens."""
+    def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> bool:
+        """Add the text of plain chunks, without the surplus; True where the run is cut."""
         if not chunks:
-            return
-        before, last = self.pieces, chunks[-1]
+            return False
+        last = chunks[-1]
         if last.tokens_predicted:
             self.pieces = last.tokens_predicted
             self.prompt_tokens = last.tokens_evaluated
         else:
             self.pieces += len(chunks)
-        if not self._caps.queues and self.pieces > self._limit:
-            chunks = chunks[: max(0, self._limit - before)]
+        self._left = left = self._left - len(chunks)
+        if left < 0:
+            chunks = chunks[: max(0, len(chunks) + left)]
         text = "".join(map(_CONTENT, chunks))
         if text:
+            self._holds(len(text))
             batch.append(TextDelta(text, (), len(chunks)))
+        return left < -SURPLUS and self._ended(batch)
+
+    def _holds(self, size: int) -> None:
+        """So many characters came. Raises WireFault where that is more than all tokens can be."""
+        self._room = room = self._room - size
+        if room < 0:
+            raise WireFault("more text than its tokens can hold")
+
+    def _ended(self, batch: Batch) -> bool:
+        """End a run that does not end by itself, by our own counts."""
+        usage = Usage(self.prompt_tokens, min(self.pieces, self._limit), self.cached)
+        batch.append(Finished("length", usage, slot=self.slot))
+        self._cut = True
+        return True
 
     def _events(self, events: list[sse.Event], batch: Batch) -> bool:
         """The same for events of any form."""
         for name, payload in events:
             if name:
-                raise stream_error(payload)
+                raise stream_error(payload, secret=self._secret)
             if self._event(payload, batch):
                 return True
         return False
@@ -171,7 +218,7 @@ class Run:
     def _take(self, chunk: servercpp.Chunk, batch: Batch) -> bool:
         """Turn a chunk into events; True after the last."""
         if chunk.error is not None:
-            raise stream_error(msgspec.json.encode({"error": chunk.error}))
+            raise stream_error(chunk.error, secret=self._secret)
         if not self.begun:
             self.begun = True
             self.slot = slot = chunk.slot
@@ -179,6 +226,7 @@ class Run:
             batch.append(Started(slot=slot))
         if chunk.stop:
             if chunk.content:
+                self._holds(len(chunk.content))
                 batch.append(TextDelta(chunk.content))
             batch.append(self._finished(chunk))
             return True
@@ -191,8 +239,10 @@ class Run:
             self.prompt_tokens = chunk.tokens_evaluated
         else:
             self.pieces += 1
-        if self.pieces > self._limit and not self._caps.queues:
-            return False
+        self._left = left = self._left - 1
+        if left < 0:
+            return left < -SURPLUS and self._ended(batch)
+        self._holds(len(chunk.content))
         if chunk.content or self._top is not None:
             logprobs = (
                 servercpp.logprobs(chunk.completion_probabilities, self._top)
@@ -225,43 +275,5 @@ class Run:
 
     def _drain(self) -> None:
         """Read the end of the body, if it is there already, so that the connection is kept."""
-        self._exchange.finish(0.02)
-
-
-def refusal(status: int, data: bytes) -> GatewayError:
-    """The error for an answer that is not 200, in any generation's form."""
-    try:
-        error = msgspec.json.decode(data, type=_ErrorBody).error
-    except msgspec.DecodeError:
-        text = data[:200].decode("utf-8", "replace")
-        if status == 404 and (not text or "File Not Found" in text or "slot unavailable" in text):
-            return BackendBusy("the backend has no free slot", detail=text)
-        return UpstreamFault("the backend failed", detail=f"{status} {text}")
-    if isinstance(error, str):
-        return UpstreamFault("the backend failed", detail=f"{status} {error[:200]}")
-    if error.type == "exceed_context_size_error":
-        return ContextExceeded(error.n_prompt_tokens, error.n_ctx)
-    if status == 400:
-        return BadRequest(f"the backend refused the request: {error.message[:300]}")
-    if status == 501:
-        return Unsupported(f"the backend cannot do this: {error.message[:300]}")
-    if status == 503:
-        return BackendDown("the backend is not ready", detail=error.message[:200])
-    return UpstreamFault("the backend failed", detail=f"{status} {error.message[:200]}")
-
-
-def stream_error(data: bytes) -> GatewayError:
-    """The error for an error event inside a stream."""
-    if b"slot unavailable" in data:
-        return BackendBusy("the backend has no free slot", detail="slot unavailable")
-    try:
-        error = msgspec.json.decode(data, type=_ErrorBody).error
-    except msgspec.DecodeError:
-        error = data[:200].decode("utf-8", "replace")
-    if isinstance(error, str):
-        return UpstreamFault("the backend failed", detail=error)
-    return refusal(error.code, msgspec.json.encode({"error": error}))
-
-
-class _ErrorBody(msgspec.Struct):
-    error: servercpp.WireError | str
+        if not self._cut:
+            self._exchange.finish(0.02)

@@ -16,9 +16,10 @@ from msgspec import Struct
 from ..cancel import Cancel
 from ..core.vectors import Embedded, Ranked, is_zero
 from ..errors import BackendBusy, BadRequest, GatewayError, Unsupported, UpstreamFault
+from ..wire import lenient
 from .driver import Capabilities
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Struct)
 Input = str | tuple[int, ...]
 
 
@@ -115,7 +116,11 @@ def _refused(refusal: Refusal, status: int, data: bytes) -> GatewayError:
 def _decode(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return lenient.decode(data, kind)
+    except lenient.WireFault:
         raise UpstreamFault("the backend's answer is garbled") from None
 
 

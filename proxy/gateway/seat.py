@@ -26,6 +26,7 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import (
     BackendBusy,
+    BackendFailed,
     Cancelled,
     ContextExceeded,
     GatewayError,
@@ -347,6 +348,8 @@ class _Course:
         seat.leave()
         left = (task.max_tokens or 0) - self._before
         if left < 1:  # only the last word was missing, which says so
+            if isinstance(error, BackendFailed):
+                raise error  # and that word was an error
             self._over = True
             yield [Finished("length", Usage(self._prompt, self._before))]
             return

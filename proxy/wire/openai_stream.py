@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .servercpp import WireError, WireFault, WireProgress, WireTimings
+from . import lenient
+from .servercpp import WireError, WireProgress, WireTimings
 
 DONE = b"[DONE]"
 
@@ -71,5 +72,5 @@ def chunk(data: bytes) -> ChatChunk:
     """Decode one event's data. Raises WireFault."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WireFault(str(error)) from None
+    except (ValueError, RecursionError):
+        return lenient.decode(data, ChatChunk)

@@ -17,6 +17,8 @@ from msgspec import Struct
 
 from ..core.events import Alternative, FinishReason, TokenLogprob
 from ..core.usage import Timings
+from . import lenient
+from .lenient import WireFault
 
 
 # Of a stream there is one for each token, and no cycle comes of JSON: gc=False.
@@ -35,8 +37,12 @@ class WireProgress(Struct):
 
 
 class WireError(Struct):
+    """A server of 2023 calls its message `content`, others call it `detail`."""
+
     code: int = 500
     message: str = ""
+    content: str = ""
+    detail: str = ""
     type: str = ""
     n_prompt_tokens: int = 0
     n_ctx: int = 0
@@ -95,24 +101,20 @@ decode_chunk = msgspec.json.Decoder(Chunk).decode
 decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
 
 
-class WireFault(ValueError):
-    """The backend sent something that is no chunk."""
-
-
 def chunk(data: bytes) -> Chunk:
     """Decode one event's data. Raises WireFault."""
     try:
         return decode_chunk(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WireFault(str(error)) from None
+    except (ValueError, RecursionError):
+        return lenient.decode(data, Chunk)
 
 
 def chunks(data: list[bytes]) -> list[Chunk]:
-    """Decode the data of several events together, for little more than one costs. Raises
-    WireFault."""
+    """Decode the data of several events together, for little more than one costs. Raises WireFault
+    where one of them is not as it should be: `chunk` may still make sense of each."""
     try:
         return decode_chunks(b"[%b]" % b",".join(data))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise WireFault(str(error)) from None
 
 
@@ -155,9 +157,9 @@ def logprobs(probabilities: Iterable[Any], top: int) -> tuple[TokenLogprob, ...]
     try:
         for raw in probabilities:
             if "probs" in raw:
-                out.append(_old_token(msgspec.convert(raw, _OldToken), top))
+                out.append(_old_token(lenient.convert(raw, _OldToken), top))
             else:
-                token = msgspec.convert(raw, _NewToken)
+                token = lenient.convert(raw, _NewToken)
                 out.append(
                     TokenLogprob(
                         token.token,
@@ -169,7 +171,7 @@ def logprobs(probabilities: Iterable[Any], top: int) -> tuple[TokenLogprob, ...]
                         ),
                     )
                 )
-    except (msgspec.ValidationError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise WireFault(f"completion_probabilities: {error}") from None
     return tuple(out)
 

@@ -28,11 +28,15 @@ class Decoder:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._more: list[bytes] = []  # what follows it, while no line ends
+        self._size = 0
 
     def plain(self, data: bytes) -> list[bytes] | None:
         """The data of each event, as `feed` gives it, where all that came is plain events, the last
         one perhaps cut; None where `feed` must be asked."""
         if self._rest:
+            if self._more or b"\n" not in data:
+                return None
             data = self._rest + data
         elif _ONE.fullmatch(data):
             return [data[6:-2]]  # as a paced stream brings it
@@ -47,7 +51,14 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[Event]:
         """Raises SSEError for an event that never ends."""
-        data = self._rest + data
+        if self._rest:
+            if b"\n" not in data and b"\r" not in data and not self._rest.endswith(b"\r"):
+                self._more.append(data)  # joined once: a long event comes in many reads
+                self._size += len(data)
+                if self._size > MAX_EVENT:
+                    raise SSEError("an event is too large")
+                return []
+            data = self._whole() + data
         if b"\r" in data:
             # A CR at the very end may be half of a CRLF: wait for what follows.
             if data.endswith(b"\r"):
@@ -74,7 +85,7 @@ class Decoder:
     def close(self) -> list[Event]:
         """What is left at the end of the stream: a last event without its blank line counts when
         it is whole lines; a cut line raises SSEError."""
-        rest, self._rest = self._rest, b""
+        rest, self._rest = self._whole(), b""
         rest = _LINE_END.sub(b"\n", rest)
         if not rest.strip(b"\n"):
             return []
@@ -82,6 +93,15 @@ class Decoder:
             raise SSEError("the stream broke off inside an event")
         event = _parse(rest.rstrip(b"\n"))
         return [] if event is None else [event]
+
+    def _whole(self) -> bytes:
+        """What is left of the last read and all that came behind it."""
+        if not self._more:
+            return self._rest
+        whole = b"".join((self._rest, *self._more))
+        self._more.clear()
+        self._size = 0
+        return whole
 
 
 def _parse(block: bytes) -> Event | None:

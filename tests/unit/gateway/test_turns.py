@@ -17,6 +17,7 @@ from proxy.cancel import Cancel
 from proxy.core.events import Batch, Finished, FinishReason, Started, TextDelta
 from proxy.core.task import Task
 from proxy.core.usage import Usage
+from proxy.errors import BackendFailed
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app
 
 PROMPT = 7
@@ -164,3 +165,18 @@ def test_a_call_in_free_text_is_bound_wherever_the_batches_end(
     assert message["content"] == "Let me see."
     assert message["tool_calls"][0]["function"] == {"name": "now", "arguments": "{}"}
     assert calling.budget() == len(CALLING) - len(calling.kept())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_behind_the_last_token_is_an_error(stream: bool) -> None:
+    """A connection that breaks there costs nothing, so it is "length"; an error is an error."""
+    driver = ScriptedDriver(
+        [[Started(slot=0)], [TextDelta("ab", (), 2)], BackendFailed("it broke")]
+    )
+    to = make_app(driver).test_client()
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "stream": stream}
+    answer = to.post("/v1/chat/completions", json=body)
+    text = answer.get_data(as_text=True)
+    assert answer.status_code == (200 if stream else 502)
+    assert "it broke" in text
+    assert '"length"' not in text

@@ -65,7 +65,7 @@ def test_times_that_are_no_numbers_count_as_none() -> None:
     assert pace(times.prompt_n, times.prompt_ms) == (0, 0)
 
 
-@pytest.mark.parametrize("raw", [b"", b"no json", b"[1]", b'{"content":5}', b'{"content":"\xff"}'])
+@pytest.mark.parametrize("raw", [b"", b"no json", b"[1]", b'{"content":5}'])
 def test_what_is_no_chunk_is_a_wire_fault(raw: bytes) -> None:
     with pytest.raises(servercpp.WireFault):
         servercpp.chunk(raw)

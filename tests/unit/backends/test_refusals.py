@@ -1,0 +1,87 @@
+"""The table of what a backend's refusal becomes."""
+
+from __future__ import annotations
+
+import http
+
+import pytest
+
+from proxy.backends.refusals import BY_CLASS, BY_STATUS, MAX_SAID, refusal, row, said, stream_error
+from proxy.errors import BackendBusy, BackendFailed, BadRequest, GatewayError, UpstreamFault
+
+BODIES = (b"", b"\xff", b"null", b"[]", b"{}", b'{"error":{}}', b'{"error":[1]}')
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_every_status_is_an_error_of_ours_with_a_message(body: bytes) -> None:
+    for status in (-1, 0, 42, 99, *range(100, 600), 600, 999, 10**9):
+        error = refusal(status, body)
+        assert type(error) is row(status).error
+        assert error.status >= 400
+        assert error.message
+
+
+def test_every_class_of_status_has_a_row() -> None:
+    assert set(BY_CLASS) == {status // 100 for status in http.HTTPStatus}
+    assert all(
+        issubclass(row.error, GatewayError) for row in (*BY_STATUS.values(), *BY_CLASS.values())
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "ours"), [(400, 400), (413, 413), (422, 400), (500, 502), (501, 501), (504, 504)]
+)
+def test_a_status_means_the_same_to_the_client(status: int, ours: int) -> None:
+    assert refusal(status, b'{"error":{"message":"no"}}').status == ours
+
+
+def test_file_not_found_is_busy_for_a_completion_alone() -> None:
+    """For /tokenize it is a missing route: waiting for a slot would never end."""
+    assert isinstance(refusal(404, b"File Not Found", completion=True), BackendBusy)
+    assert not isinstance(refusal(404, b"File Not Found"), BackendBusy)
+
+
+def test_what_is_told_is_bounded_and_holds_no_secret() -> None:
+    assert len(refusal(400, b"x" * 10**6).message) < MAX_SAID + 50
+    text = (
+        "Bearer abc.def at https://10.1.2.3:8080/v1 or 10.1.2.3:80 or localhost:9, key "
+        "4711, sk-123, api_key=xyz, /home/me/models/x.gguf\x1b[31m\n red"
+    )
+    told = said(text, "4711")
+    for hidden in (
+        "abc.def",
+        "10.1.2.3",
+        "8080",
+        "4711",
+        "sk-123",
+        "xyz",
+        "/home",
+        "x.gguf",
+        "\x1b",
+    ):
+        assert hidden not in told
+    assert said("tokens/s and/or 3/4 of 1.5 are fine: a[0] = 5") == (
+        "tokens/s and/or 3/4 of 1.5 are fine: a[0] = 5"
+    )
+
+
+def test_a_failure_is_told_to_the_log_alone() -> None:
+    error = refusal(500, b'{"error":{"message":"CUDA error"}}')
+    assert "CUDA" in error.detail
+    assert "CUDA" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b'{"content":"slot unavailable"}', BackendBusy),
+        (b'{"content":"it broke"}', BackendFailed),
+        (b'{"code":400,"message":"no","type":"invalid_request_error"}', BadRequest),
+        (b'{"error":{"code":null,"message":"no"}}', BackendFailed),
+        (b"it broke", BackendFailed),
+    ],
+)
+def test_an_error_in_a_stream_is_read_in_every_form(data: bytes, kind: type[GatewayError]) -> None:
+    error = stream_error(data)
+    assert isinstance(error, kind)
+    assert isinstance(error, (UpstreamFault, BadRequest))
