@@ -53,6 +53,7 @@ test-all: export SLOTPROXY_TEST_ALL = 1
 test-all: $(VENV)/installed ## every test, on PowerInfer's server and that of 2026 (built once, about ten minutes), PostgreSQL and in a browser too
 	@$(RUN) -m tools.servers build --skip-absent llama-2023 powerinfer llama-2026 >/dev/null
 	@$(RUN) -m tools.smollm2 fetch >/dev/null
+	@$(RUN) -m tools.upstream_suite fetch >/dev/null
 	@$(RUN) -m tools.chatglm install
 	@$(RUN) -m tools.browser
 	$(PYTEST) -m 'not alone' $(FLAGS)

@@ -107,8 +107,13 @@ def _prefix(value: str) -> str:
 
 def _origin(value: str) -> str:
     origin = value.rstrip("/")
-    if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.:\[\]_-]+", origin):
-        raise ValueError(f"expected * or an origin like https://chat.example.org, got {value!r}")
+    if origin != "*" and not re.fullmatch(
+        r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.:\[\]_-]+|[a-z0-9]([a-z0-9.-]*[a-z0-9])?", origin
+    ):
+        raise ValueError(
+            "expected *, an origin like https://chat.example.org or the name of a host, "
+            f"got {value!r}"
+        )
     return origin
 
 
@@ -518,7 +523,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     cors_origins: Annotated[
         tuple[str, ...],
-        _says(_ACCESS, "origin whose pages may call this API; none: no CORS headers", _origin),
+        _says(
+            _ACCESS,
+            "origin whose pages may call this API, or a host (localhost) for all its pages; none: "
+            "no CORS headers",
+            _origin,
+        ),
     ] = ()
 
     search_engine: Annotated[

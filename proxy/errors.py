@@ -71,8 +71,8 @@ class ContextExceeded(BadRequest):
     def __init__(self, n_prompt_tokens: int, n_ctx: int, at_least: bool = False) -> None:
         least = "at least " if at_least else ""
         super().__init__(
-            f"the prompt has {least}{n_prompt_tokens} tokens,"
-            f" the context of the model holds {n_ctx}",
+            f"the prompt exceeds the available context size: it has {least}{n_prompt_tokens}"
+            f" tokens, the context of the model holds {n_ctx}",
             param="messages",
             extra={"n_prompt_tokens": n_prompt_tokens, "n_ctx": n_ctx},
         )

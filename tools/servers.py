@@ -174,7 +174,7 @@ def build(name: str, progress: Progress = print) -> Path:
     def make(work: Path, log: Path) -> Path:
         if local is None:
             progress(f"{name}: fetching llama-cpp-python {recipe.version}")
-            source = _unpack(_fetch(recipe, work, log), work)
+            source = _unpack(fetch(recipe, work, log), work)
         elif local.is_dir():
             source = local
         else:
@@ -189,7 +189,7 @@ def build(name: str, progress: Progress = print) -> Path:
     return _binary(recipe)
 
 
-def _fetch(recipe: Recipe, work: Path, log: Path) -> Path:
+def fetch(recipe: Recipe, work: Path, log: Path) -> Path:
     """The source archive, by pip: it knows the user's index, proxy and certificates."""
     wanted = work / "wanted.txt"
     wanted.write_text(f"llama-cpp-python=={recipe.version} --hash=sha256:{recipe.sha256}\n")

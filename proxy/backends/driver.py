@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -24,7 +24,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     file, restored and erased; `ram_cache`: it keeps old prompts in RAM by itself. `native`: it
     takes the messages of a chat and makes the prompt itself. `lacks`: the sampler fields, by the
     names of core.sampling, that it does not know. `n_vocab`: how many token ids its model has, 0
-    where it does not tell.
+    where it does not tell. `settings`: what it samples by where a request says nothing, under its
+    own names. `metrics`: it counts at GET /metrics.
     """
 
     dialect: str
@@ -49,6 +50,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     vision: bool = False
     audio: bool = False
     lacks: frozenset[str] = frozenset()
+    settings: Mapping[str, Any] = {}
+    metrics: bool = False
     template: str = ""
     bos_token: str = ""
     adds_bos: bool = True
@@ -126,6 +129,22 @@ class KeepsSlots(Protocol):
     def slot_action(self, action: SlotAction, slot: int, file: str) -> tuple[int, int]:
         """Save a slot to, or restore it from, a file of this name on the server, or erase it.
         (tokens, bytes) that were moved."""
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """A driver whose backend may have `metrics`."""
+
+    def counters(self) -> dict[str, float]:
+        """What the backend has counted, by llama-server's names (n_decode_total …)."""
+
+
+@runtime_checkable
+class TellsPieces(Protocol):
+    """A driver whose backend may know the bytes of each token."""
+
+    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
+        """The tokens of a text with their bytes; None where the backend cannot tell."""
 
 
 @runtime_checkable

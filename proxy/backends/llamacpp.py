@@ -52,6 +52,7 @@ FREED = 0.02  # seconds
 FREED_TRIES = 5
 COUNT_TIMEOUT = 5.0  # seconds; without -cb the answer waits until nothing else runs there
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
+METRICS_TIMEOUT = 1.0  # seconds; it answers between two batches of its work
 TRIMMED = [
     "content",
     "stop",
@@ -63,6 +64,7 @@ TRIMMED = [
     "truncated",
     "timings",
 ]
+SETTINGS = [*TRIMMED, "generation_settings", "prompt"]
 
 
 class _Answered(msgspec.Struct):
@@ -173,11 +175,27 @@ class LlamaCpp:
             return relay.RelayRun(
                 exchange, task, caps, self.timeout, self._tick, slot, self._secret
             )
+        if not caps.modern_sampling:
+            task = self._with_token_ids(task, cancel)
         body = payload(task, slot, caps, self._lenient)
         path = "/completion" if task.suffix is None else "/infill"
         pool = self._pool if caps.queues else self._careful
         exchange = pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
         return Run(exchange, task, caps, self.timeout, self._tick, self._secret)
+
+    def _with_token_ids(self, task: Task, cancel: Cancel) -> Task:
+        """The task with the strings of its logit_bias as the ids of their tokens: an old server
+        takes nothing else."""
+        pairs = task.sampling.get("logit_bias")
+        if not pairs or all(type(token) is int for token, _ in pairs):
+            return task
+        by_id = [
+            [one, bias]
+            for token, bias in pairs
+            for one in ([token] if type(token) is int else self.tokenize(token, cancel=cancel))
+        ]
+        sampling = {**task.sampling, "logit_bias": by_id}
+        return msgspec.structs.replace(task, sampling=sampling)
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         body: dict[str, Any] = {"content": text}
@@ -187,6 +205,19 @@ class LlamaCpp:
         if isinstance(tokens, list) and all(type(t) is int for t in tokens):
             return tokens
         raise UpstreamFault("the backend's tokens are none")
+
+    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
+        body = {"content": text, "add_special": special, "with_pieces": True}
+        told = self._value("/tokenize", body, "tokens")
+        if isinstance(told, list) and told and type(told[0]) is int:
+            return None  # an old server, which passes over with_pieces
+        try:
+            return [
+                (one.id, one.piece.encode() if isinstance(one.piece, str) else bytes(one.piece))
+                for one in msgspec.convert(told, list[servercpp.Piece])
+            ]
+        except (msgspec.ValidationError, ValueError):
+            raise UpstreamFault("the backend's tokens are none") from None
 
     def detokenize(self, tokens: list[int]) -> str:
         content = self._value("/detokenize", {"tokens": tokens}, "content")
@@ -215,6 +246,10 @@ class LlamaCpp:
         except lenient.WireFault:
             raise UpstreamFault("the backend sent no JSON") from None
         return told.n_saved or told.n_restored, told.n_written or told.n_read
+
+    def counters(self) -> dict[str, float]:
+        status, data = self._careful.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
+        return servercpp.counters(data) if status == 200 else {}
 
     def close(self) -> None:
         self._pool.close()
@@ -272,8 +307,15 @@ def payload(task: Task, slot: int, caps: Capabilities, lenient: bool = False) ->
         # Old servers name the chosen token's probability only among the likeliest.
         body["n_probs"] = max(task.logprobs, 1) if caps.queues else max(task.logprobs, 10)
     if caps.modern_sampling:
-        body["response_fields"] = TRIMMED
+        report = task.request.report
+        body["response_fields"] = SETTINGS if report.settings else TRIMMED
         body.update(sampling)
+        if report.progress:
+            body["return_progress"] = True
+        if report.timings:
+            body["timings_per_token"] = True
+        if report.sampled and task.logprobs is not None:
+            body["post_sampling_probs"] = True
         return body
     for name, value in sampling.items():
         if name in LATER:

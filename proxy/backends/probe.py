@@ -61,6 +61,9 @@ def probe(
         modern_sampling=modern,
         lacks=frozenset() if modern else LATER,
         slot_save=modern and _saves_slots(pool),
+        # Not those of /model.json: an old server tells there what its first slot was asked last.
+        settings=_dict(_dict(props.get("default_generation_settings")).get("params")),
+        metrics=props.get("endpoint_metrics") is True,
         ram_cache=modern and _keeps_prompts(pool),
         adds_bos=not told.bos_token or _adds_bos(pool),
         models=_models(props, models, first, chunk),

@@ -16,10 +16,10 @@ from ..core.events import (
     Batch,
     Finished,
     FinishReason,
-    Progress,
     ReasoningDelta,
     Started,
     TextDelta,
+    TokenDetail,
     ToolCallDelta,
 )
 from ..core.request import CompletionRequest, Media, Message
@@ -56,6 +56,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     if task.tool_form:
         messages, tools = _told(request, tools), []
     kwargs = dict(request.template_kwargs)
+    report = request.report
     bound = bool(task.sampling.get("grammar"))
     if bound:
         kwargs["enable_thinking"] = False
@@ -72,6 +73,10 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     }
     if kwargs:
         body["chat_template_kwargs"] = kwargs
+    if report.progress:
+        body["return_progress"] = True
+    if report.settings:
+        body["verbose"] = True
     if begun(request):
         # Told of it, the server does not say the beginning again; it goes on there in any case.
         body["continue_final_message"] = True
@@ -164,8 +169,9 @@ class RelayRun(Run):
         self.slot = slot
         self._left = EVENTS * self._limit + SURPLUS  # events that may still come
         self._reason: FinishReason | None = None
-        self._timings = Timings()
+        self._last_timings = Timings()
         self._named: set[int] = set()
+        self._verbose: openai_stream.WireVerbose | None = None
 
     def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
         return any(self._event(payload, batch) for payload in payloads)
@@ -174,7 +180,7 @@ class RelayRun(Run):
         if payload == openai_stream.DONE:
             if self._reason is None:
                 raise WireFault("the stream says no reason for its end")
-            batch.append(Finished(self._reason, self.usage(), self._timings, self.slot))
+            batch.append(self._end(self._reason))
             return True
         part = openai_stream.chunk(payload)
         if part.error is not None:
@@ -186,12 +192,16 @@ class RelayRun(Run):
             times = part.timings
             self.cached = max(0, times.cache_n)
             self.prompt_tokens, self.pieces = self.cached + times.prompt_n, times.predicted_n
-            self._timings = servercpp.times(times, self.cached)
-        progress = part.prompt_progress
-        if progress is not None:
-            batch.append(Progress(progress.total, progress.cache, progress.processed))
+            self._last_timings = servercpp.times(times, self.cached)
+        if part.prompt_progress is not None:
+            batch.append(self._progress(part.prompt_progress, part.timings))
+        if part.verbose is not None and part.verbose.stop:
+            self._verbose = part.verbose
+        before = len(batch)
         for choice in part.choices:
             self._choice(choice, batch)
+        if len(batch) > before and self._report.timings and part.timings is not None:
+            batch.append(TokenDetail(self._last_timings))
         usage = part.usage
         if usage is not None:
             self.prompt_tokens, self.pieces = usage.prompt_tokens, usage.completion_tokens
@@ -200,6 +210,17 @@ class RelayRun(Run):
             if self._reason is None and (self._left < 0 or self.pieces > self._limit + SURPLUS):
                 return self._ended(batch)
         return False
+
+    def _end(self, reason: FinishReason) -> Finished:
+        told = self._verbose
+        return Finished(
+            reason,
+            self.usage(),
+            self._last_timings,
+            self.slot,
+            settings=told.generation_settings if told is not None else None,
+            prompt=told.prompt if told is not None and isinstance(told.prompt, str) else None,
+        )
 
     def _choice(self, choice: openai_stream.WireChoice, batch: Batch) -> None:
         delta = choice.delta

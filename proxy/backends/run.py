@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from operator import attrgetter
 from time import monotonic
 
-from ..core.events import Batch, Finished, Progress, Started, TextDelta
+from ..core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail
 from ..core.task import Task
-from ..core.usage import Usage
+from ..core.usage import Timings, Usage
 from ..errors import AnswerCut, BackendBusy, GatewayError, UpstreamFault, UpstreamTimeout
 from ..wire import servercpp, sse
 from ..wire.lenient import WireFault
@@ -66,6 +66,13 @@ class Run:
         self._left = limit  # pieces of text that may still come
         self._room = limit * TOKEN_TEXT + FORGIVEN_TEXT  # characters that may still come
         self._cut = False  # ended by us: the server would go on
+        self._report = report = task.request.report
+        # Tokens of which something is reported come one by one, never joined.
+        self._details = report.by_token
+        self._single = task.logprobs is not None or self._details
+        self._decode = (
+            servercpp.detailed_chunk if report.tokens or report.settings else servercpp.chunk
+        )
         self.slot = -1
         self.begun = False
         self.pieces = 0
@@ -147,8 +154,8 @@ class Run:
         Text that came together is one delta: from here to the client it then costs what one token
         does. That a token may be short of a whole batch costs nobody anything."""
         if len(payloads) == 1:
-            return self._take(servercpp.chunk(payloads[0]), batch)
-        if self._top is not None:
+            return self._take(self._decode(payloads[0]), batch)
+        if self._single:
             return any(self._event(payload, batch) for payload in payloads)
         try:
             chunks = servercpp.chunks(payloads)
@@ -165,10 +172,13 @@ class Run:
         if more == 1 and kinds[-1] != _TEXT:  # nearly always
             last = chunks.pop()
             self._text(chunks, batch)
+            if self._decode is not servercpp.chunk:
+                last = self._decode(payloads[-1])
             return self._take(last, batch)
         first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
         self._text(chunks[:first], batch)
-        return any(self._take(chunk, batch) for chunk in chunks[first:])
+        rest = payloads[first - len(chunks) :]
+        return any(self._event(payload, batch) for payload in rest)
 
     def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> bool:
         """Add the text of plain chunks, without the surplus; True where the run is cut."""
@@ -213,7 +223,7 @@ class Run:
 
     def _event(self, payload: bytes, batch: Batch) -> bool:
         """Add what an event of the stream says; True after the last."""
-        return self._take(servercpp.chunk(payload), batch)
+        return self._take(self._decode(payload), batch)
 
     def _take(self, chunk: servercpp.Chunk, batch: Batch) -> bool:
         """Turn a chunk into events; True after the last."""
@@ -222,17 +232,19 @@ class Run:
         if not self.begun:
             self.begun = True
             self.slot = slot = chunk.slot
-            self.cached = chunk.cached
-            batch.append(Started(slot=slot))
+            self.cached, prompt = chunk.cached, chunk.tokens_evaluated
+            if chunk.prompt_progress is not None:
+                self.cached, prompt = chunk.prompt_progress.cache, chunk.prompt_progress.total
+            self.prompt_tokens = prompt
+            batch.append(Started(slot=slot, prompt=prompt))
         if chunk.stop:
             if chunk.content:
                 self._holds(len(chunk.content))
                 batch.append(TextDelta(chunk.content))
             batch.append(self._finished(chunk))
             return True
-        progress = chunk.prompt_progress
-        if progress is not None:
-            batch.append(Progress(progress.total, progress.cache, progress.processed))
+        if chunk.prompt_progress is not None:
+            batch.append(self._progress(chunk.prompt_progress, chunk.timings))
             return False
         if chunk.tokens_predicted:
             self.pieces = chunk.tokens_predicted
@@ -250,7 +262,29 @@ class Run:
                 else ()
             )
             batch.append(TextDelta(chunk.content, logprobs))
+        if self._details:
+            self._detail(chunk, batch)
         return False
+
+    def _progress(
+        self, told: servercpp.WireProgress, timings: servercpp.WireTimings | None
+    ) -> Progress:
+        return Progress(
+            told.total, told.cache, told.processed, told.time_ms or 0.0, self._timings(timings)
+        )
+
+    def _timings(self, told: servercpp.WireTimings | None) -> Timings | None:
+        """The times so far, where they are wanted and told."""
+        if told is None or not self._report.timings:
+            return None
+        return servercpp.times(told, max(0, told.cache_n))
+
+    def _detail(self, chunk: servercpp.Chunk, batch: Batch) -> None:
+        """Add what the request wants to know of this token."""
+        timings = self._timings(chunk.timings)
+        tokens = chunk.tokens if isinstance(chunk, servercpp.DetailedChunk) else ()
+        if timings is not None or tokens:
+            batch.append(TokenDetail(timings, tokens if self._report.tokens else ()))
 
     def _finished(self, chunk: servercpp.Chunk) -> Finished:
         reason = chunk.finish_reason
@@ -264,6 +298,10 @@ class Run:
         if slot >= 0:
             self.slot = slot
         cached = chunk.cached
+        settings = prompt = None
+        if isinstance(chunk, servercpp.DetailedChunk) and self._report.settings:
+            settings = chunk.generation_settings
+            prompt = chunk.prompt if isinstance(chunk.prompt, str) else None
         return Finished(
             reason,
             Usage(chunk.tokens_evaluated, predicted, cached),
@@ -271,6 +309,8 @@ class Run:
             self.slot,
             chunk.truncated,
             chunk.stopping_word,
+            settings,
+            prompt,
         )
 
     def _drain(self) -> None:

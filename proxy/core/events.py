@@ -1,6 +1,7 @@
 """What happens while a completion is made: the one vocabulary between drivers and encoders.
 
-    Started (TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress)* (Finished | Failed)
+    Started (TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress | TokenDetail)*
+    (Finished | Failed)
 
 A stream is an iterator of batches, lists of events: all that one read of the upstream's socket
 brought. Every stage works on a batch at a time, so what came together leaves in one write.
@@ -19,27 +20,33 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Alternative(Struct, frozen=True):
-    """A token that could have been chosen. `logprob` is a natural logarithm."""
+    """A token that could have been chosen. `logprob` is a natural logarithm; `id` is the token's
+    number in the vocabulary, -1 where the backend does not name it."""
 
     token: str
     logprob: float
     data: bytes = b""
+    id: int = -1
 
 
 class TokenLogprob(Struct, frozen=True):
-    """A chosen token with its logarithmic probability, its bytes, and the runners-up."""
+    """A chosen token with its logarithmic probability, its bytes, the runners-up, and its id (-1
+    where the backend does not name it)."""
 
     token: str
     logprob: float
     data: bytes = b""
     top: tuple[Alternative, ...] = ()
+    id: int = -1
 
 
 class Started(Struct, frozen=True):
-    """The backend took the request. `slot` is -1 while it has not said which."""
+    """The backend took the request. `slot` is -1 while it has not said which; `prompt` is the
+    prompt's size in tokens, 0 while it has not said."""
 
     backend: str = ""
     slot: int = -1
+    prompt: int = 0
 
 
 class TextDelta(Struct, frozen=True):
@@ -90,15 +97,27 @@ class Searched(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """Prompt evaluation so far, in tokens."""
+    """Prompt evaluation so far, in tokens, and the milliseconds it took; `timings` only where the
+    request wants them."""
 
     total: int
     cached: int
     processed: int
+    ms: float = 0.0
+    timings: Timings | None = None
+
+
+class TokenDetail(Struct, frozen=True):
+    """What the backend reports of the token before this event, for requests whose `report` wants
+    it: the timings up to there, and the ids of the tokens."""
+
+    timings: Timings | None = None
+    tokens: tuple[int, ...] = ()
 
 
 class Finished(Struct, frozen=True):
-    """The answer is whole, or was cut by a limit (`reason` length)."""
+    """The answer is whole, or was cut by a limit (`reason` length). `settings` and `prompt` are
+    what the backend used, for requests whose `report` wants them."""
 
     reason: FinishReason
     usage: Usage
@@ -106,7 +125,8 @@ class Finished(Struct, frozen=True):
     slot: int = -1
     truncated: bool = False
     stop_sequence: str = ""
-    extra: Mapping[str, Any] = {}
+    settings: Mapping[str, Any] | None = None
+    prompt: str | None = None
 
 
 class Failed(Struct, frozen=True):
@@ -116,6 +136,14 @@ class Failed(Struct, frozen=True):
 
 
 Event = (
-    Started | TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress | Finished | Failed
+    Started
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallDelta
+    | Searched
+    | Progress
+    | TokenDetail
+    | Finished
+    | Failed
 )
 Batch = list[Event]

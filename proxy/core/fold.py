@@ -13,6 +13,7 @@ from .events import (
     ReasoningDelta,
     Searched,
     TextDelta,
+    TokenDetail,
     TokenLogprob,
     ToolCallDelta,
 )
@@ -29,6 +30,7 @@ class Completion(Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...]
     finished: Finished
     searches: tuple[Searched, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 class Fold:
@@ -40,6 +42,7 @@ class Fold:
         self.reasoning: list[str] = []
         self.searches: list[Searched] = []
         self.logprobs: list[TokenLogprob] = []
+        self.tokens: list[int] = []
         self.calls: dict[int, list[str]] = {}
         self.heads: dict[int, ToolCallDelta] = {}
         self.finished: Finished | None = None
@@ -61,6 +64,8 @@ class Fold:
             elif isinstance(event, Searched):
                 if event.over:
                     self.searches.append(event)
+            elif isinstance(event, TokenDetail):
+                self.tokens += event.tokens
             elif isinstance(event, Failed):
                 raise event.error
 
@@ -74,6 +79,7 @@ class Fold:
             tuple(self.logprobs),
             self.finished,
             tuple(self.searches),
+            tuple(self.tokens),
         )
 
     def _call(self, index: int) -> ToolCall:

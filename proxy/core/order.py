@@ -1,6 +1,7 @@
 """The order of events, checked once, in the middle, so that no encoder has to.
 
-Started (TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress)* (Finished | Failed)
+Started (TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress | TokenDetail)*
+(Finished | Failed)
 """
 
 from __future__ import annotations

@@ -90,19 +90,42 @@ class Search(Struct, frozen=True):
         return f"{self.kind}_search"
 
 
+class Report(Struct, frozen=True, kw_only=True):
+    """What a client wants to know besides the answer, as llama-server's clients ask for it.
+
+    `progress` of the prompt's evaluation; `timings` and `tokens` (their ids) of each piece of a
+    stream; at the end the `settings` the backend used, with the prompt as it saw it. `sampled`:
+    probabilities are those after the samplers. A backend that cannot tell leaves it out.
+    """
+
+    progress: bool = False
+    timings: bool = False
+    tokens: bool = False
+    settings: bool = False
+    sampled: bool = False
+
+    @property
+    def by_token(self) -> bool:
+        """Whether something is reported of each token."""
+        return self.timings or self.tokens
+
+
+NO_REPORT = Report()
+
+
 class CompletionRequest(Struct, frozen=True, kw_only=True):
     """One request for one or more completions.
 
-    Either `messages` (a chat, rendered by a template) or `prompts` (texts, or token ids, as they
-    are). `sampling` holds only names and types checked by `core.sampling`. `max_tokens` None means
-    what is left of the context. `logprobs` is the number of alternatives wanted, None for none.
-    `reasoning_format` says where thoughts go, "" as the settings say. `warnings` tell what a
-    dialect left out; they become headers.
+    Either `messages` (a chat, rendered by a template) or `prompts` (texts, token ids, or a row of
+    both, as they are). `sampling` holds only names and types checked by `core.sampling`.
+    `max_tokens` None means what is left of the context. `logprobs` is the number of alternatives
+    wanted, None for none. `reasoning_format` says where thoughts go, "" as the settings say.
+    `warnings` tell what a dialect left out; they become headers.
     """
 
     model: str = ""
     messages: tuple[Message, ...] = ()
-    prompts: tuple[str | tuple[int, ...], ...] = ()
+    prompts: tuple[str | tuple[int | str, ...], ...] = ()
     suffix: str = ""
     sampling: Mapping[str, Any] = {}
     max_tokens: int | None = None
@@ -124,6 +147,7 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     user: str = ""
     session: str = ""
     warnings: tuple[str, ...] = ()
+    report: Report = NO_REPORT
     extra: Mapping[str, Any] = {}
 
     @property

@@ -73,6 +73,7 @@ FIELDS: Mapping[str, Field] = {
     "n_discard": Field("integer", 0, INT32, since=2026, lacking="silent"),
     "n_indent": Field("integer", 0, INT32, since=2026, neutral=(0,), lacking="told"),
     "n_cache_reuse": Field("integer", 0, INT32, since=2026, lacking="silent"),
+    "backend_sampling": Field("boolean", since=2026, lacking="silent"),
     "t_max_predict_ms": Field("integer", -1, INT32, since=2026, neutral=(-1, 0), lacking="told"),
 }
 
@@ -138,9 +139,14 @@ def left_out(asked: Mapping[str, Any], lacks: frozenset[str]) -> list[str]:
     ]
 
 
+MAX_BIASED_TEXTS = 256  # an old server is asked for the tokens of each
+MAX_BIASED_TEXT = 256  # characters
+
+
 def logit_bias(value: Any) -> list[list[Any]]:
-    """OpenAI's object {token id: bias}, or server.cpp's list of pairs [id, bias or false], as
-    pairs. Raises Invalid."""
+    """OpenAI's object {token id: bias}, or server.cpp's list of pairs [id, bias], as pairs. In
+    place of an id may stand a text, which means each of its tokens; a bias of false forbids the
+    token. Raises Invalid."""
     if isinstance(value, Mapping):
         pairs: list[Any] = [[key, bias] for key, bias in value.items()]
     elif isinstance(value, list):
@@ -148,14 +154,22 @@ def logit_bias(value: Any) -> list[list[Any]]:
     else:
         raise Invalid("logit_bias", "must be an object of token ids and numbers")
     out: list[list[Any]] = []
+    texts = 0
     for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2:
             raise Invalid("logit_bias", "must hold pairs of a token id and a number")
         token, bias = pair
         if isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10:
             token = int(token)
-        if type(token) is not int or not 0 <= token <= INT32:
-            raise Invalid("logit_bias", "has a key that is no token id")
+        if type(token) is str:
+            texts += 1
+            if not 0 < len(token) <= MAX_BIASED_TEXT or texts > MAX_BIASED_TEXTS or "\0" in token:
+                raise Invalid(
+                    "logit_bias",
+                    f"may hold {MAX_BIASED_TEXTS} texts of 1 to {MAX_BIASED_TEXT} characters",
+                )
+        elif type(token) is not int or not 0 <= token <= INT32:
+            raise Invalid("logit_bias", "has a key that is neither a token id nor a text")
         if bias is not False and (type(bias) not in (int, float) or not -1e6 <= bias <= 1e6):
             raise Invalid("logit_bias", "has a bias that is no number")
         out.append([token, bias])

@@ -30,15 +30,26 @@ class Usage(Struct, frozen=True):
 
 
 class Timings(Struct, frozen=True):
-    """llama.cpp's own: token counts and milliseconds of evaluation, as the backend told them."""
+    """llama.cpp's own: token counts and milliseconds of evaluation, as the backend told them;
+    `draft_n` and `draft_n_accepted` count the tokens of speculative decoding."""
 
     cache_n: int = 0
     prompt_n: int = 0
     prompt_ms: float = 0.0
     predicted_n: int = 0
     predicted_ms: float = 0.0
+    draft_n: int = 0
+    draft_n_accepted: int = 0
+
+
+def generation_pace(times: Timings) -> tuple[float, float]:
+    """The pace of writing. The first token comes with the end of the prompt's evaluation, so n
+    tokens take n - 1 steps."""
+    return pace(times.predicted_n - 1, times.predicted_ms)
 
 
 def pace(tokens: int, ms: float) -> tuple[float, float]:
     """Milliseconds a token, and tokens a second; 0 where that cannot be told."""
-    return ms / tokens if tokens > 0 else 0.0, 1000.0 * tokens / ms if ms > 0 else 0.0
+    if tokens <= 0:
+        return 0.0, 0.0
+    return ms / tokens, 1000.0 * tokens / ms if ms > 0 else 0.0

@@ -68,7 +68,9 @@ def _inputs(value: Any, name: str) -> tuple[str | tuple[int, ...], ...]:
         raise Invalid(error.param.replace("prompt", name, 1), error.reason) from None
     if any(len(one) == 0 for one in found):
         raise Invalid(name, "must not hold an empty text")
-    return found
+    if any(type(part) is str for one in found if not isinstance(one, str) for part in one):
+        raise Invalid(name, "must not mix texts with token ids")
+    return found  # type: ignore[return-value]  # mypy does not follow any()
 
 
 def shaped(request: EmbeddingRequest, found: Embedded, shortens: bool) -> list[list[float]]:

@@ -1,21 +1,32 @@
 """llama.cpp's own completions: POST /completion and POST /infill.
 
-The source is the README of llama.cpp's server, today's and 2023's. An answer carries the field
-names of both (id_slot and slot_id, stop_type and stopped_*), so clients of either age find theirs.
-Token ids are not known here: `tokens` is empty. Slots are placed by us: id_slot is not taken.
+The source is the README of llama.cpp's server, today's and 2023's, and today's server-task.cpp. An
+answer carries the field names of both (id_slot and slot_id, stop_type and stopped_*), so clients of
+either age find theirs. `tokens` holds ids where `return_tokens` asks for them and the backend names
+them. Slots are placed by us: id_slot is not taken.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ..core.events import Batch, Failed, Finished, Started, TextDelta
+from ..core.events import (
+    Batch,
+    Failed,
+    Finished,
+    Progress,
+    Started,
+    TextDelta,
+    TokenDetail,
+    TokenLogprob,
+)
 from ..core.fold import Completion
 from ..core.invalid import Invalid
-from ..core.request import CompletionRequest, OutputFormat
+from ..core.request import CompletionRequest, OutputFormat, Report
 from ..core.sampling import logit_bias, sampling
 from ..errors import GatewayError
 from ..wire import sse
@@ -27,6 +38,7 @@ from .stamp import Stamp
 MAX_TOKENS = 1 << 30
 MAX_EXTRA = 256
 MAX_PROBS = 1000
+SETTINGS = ("generation_settings", "prompt")  # what of an answer the backend is asked for
 
 
 def parse(body: Body) -> CompletionRequest:
@@ -70,6 +82,13 @@ def _common(body: Body) -> dict[str, Any]:
     wanted = items(body, "response_fields")
     if not all(type(name) is str for name in wanted):
         raise Invalid("response_fields", "must be a list of strings")
+    report = Report(
+        progress=flag(body, "return_progress"),
+        timings=flag(body, "timings_per_token"),
+        tokens=flag(body, "return_tokens"),
+        settings=not wanted or any(name.startswith(SETTINGS) for name in wanted),
+        sampled=flag(body, "post_sampling_probs"),
+    )
     return {
         "model": text(body, "model"),
         "sampling": values,
@@ -81,6 +100,7 @@ def _common(body: Body) -> dict[str, Any]:
         "output": OutputFormat("json_schema", schema) if schema is not None else OutputFormat(),
         "session": text(body, "session"),
         "warnings": unheeded(body, {"lora": (), "system_prompt": ()}),
+        "report": report,
         "extra": {"response_fields": tuple(wanted)} if wanted else {},
     }
 
@@ -97,54 +117,45 @@ def error(fault: GatewayError) -> dict[str, Any]:
     }
 
 
-def _piece(
-    index: int, content: str, slot: int, probabilities: list[dict[str, Any]]
-) -> dict[str, Any]:
-    out = {
-        "index": index,
-        "content": content,
-        "tokens": [],
-        "stop": False,
-        "id_slot": slot,
-        "slot_id": slot,
-        "multimodal": False,
+def _token(one: TokenLogprob, sampled: bool) -> dict[str, Any]:
+    """A token with its likeliest rivals. `sampled`: with probabilities after the samplers in place
+    of logarithms before them. The id is left out where the backend does not name it."""
+    value, likely = ("prob", "top_probs") if sampled else ("logprob", "top_logprobs")
+
+    def told(token: str, data: bytes, logprob: float, number: int) -> dict[str, Any]:
+        out: dict[str, Any] = {"id": number} if number >= 0 else {}
+        out |= {"token": token, "bytes": list(data)}
+        out[value] = math.exp(logprob) if sampled else logprob
+        return out
+
+    return {
+        **told(one.token, one.data, one.logprob, one.id),
+        likely: [told(a.token, a.data, a.logprob, a.id) for a in one.top],
     }
-    if probabilities:
-        out["completion_probabilities"] = probabilities
-    return out
+
+
+def _probabilities(
+    request: CompletionRequest, tokens: Sequence[TokenLogprob]
+) -> list[dict[str, Any]]:
+    return [_token(one, request.report.sampled) for one in tokens]
 
 
 def _last(
     stamp: Stamp,
     request: CompletionRequest,
     index: int,
-    content: str,
     finished: Finished,
-    probabilities: list[dict[str, Any]],
+    one: Completion | None = None,
 ) -> dict[str, Any]:
-    counts = finished.usage
-    word = finished.stop_sequence if finished.stop_sequence in request.stop else ""
-    kind = "limit" if finished.reason == "length" else "word" if word else "eos"
-    limit = request.max_tokens
-    prompt = request.prompts[index // request.n] if request.prompts else ""
+    """The object that says how a completion ended; the whole answer where `one` is given."""
     out = {
-        **_piece(index, content, finished.slot, probabilities),
-        "stop": True,
-        "model": stamp.model,
-        "tokens_predicted": counts.completion,
-        "tokens_evaluated": counts.prompt,
-        "tokens_cached": counts.total,
-        "generation_settings": {**request.sampling, "n_predict": -1 if limit is None else limit},
-        "prompt": prompt if isinstance(prompt, str) else list(prompt),
-        "has_new_line": "\n" in content,
-        "truncated": finished.truncated,
-        "stop_type": kind,
-        "stopped_eos": kind == "eos",
-        "stopped_word": kind == "word",
-        "stopped_limit": kind == "limit",
-        "stopping_word": word,
-        "timings": openai.timings(finished.timings),
+        "index": index,
+        "tokens": list(one.tokens) if one is not None else [],
+        "multimodal": False,
+        **openai.ended(stamp, request, finished, one.text if one is not None else ""),
     }
+    if one is not None and one.logprobs:
+        out["completion_probabilities"] = _probabilities(request, one.logprobs)
     return trimmed(out, request.extra.get("response_fields", ()))
 
 
@@ -165,17 +176,7 @@ def trimmed(answer: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
 
 def reply(stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]) -> Any:
     """The whole answer: one object, or a list of them."""
-    answers = [
-        _last(
-            stamp,
-            request,
-            one.index,
-            one.text,
-            one.finished,
-            [openai.token(token) for token in one.logprobs],
-        )
-        for one in completions
-    ]
+    answers = [_last(stamp, request, one.index, one.finished, one) for one in completions]
     return answers[0] if len(answers) == 1 else answers
 
 
@@ -188,6 +189,7 @@ class Encoder:
         self._stamp = stamp
         self._request = request
         self._slots: dict[int, int] = {}
+        self._lines: set[int] = set()  # the choices whose text holds a line break
 
     def encode(self, choice: int, batch: Batch) -> bytes:
         """The bytes of one batch; a tick of silence is a comment."""
@@ -200,14 +202,45 @@ class Encoder:
                     self._slots[choice] = event.slot
                 case TextDelta():
                     if event.text or event.logprobs:
-                        tokens = [openai.token(token) for token in event.logprobs]
-                        slot = self._slots.get(choice, -1)
-                        out.append(_event(_piece(choice, event.text, slot, tokens)))
+                        if "\n" in event.text:
+                            self._lines.add(choice)
+                        tokens = _probabilities(self._request, event.logprobs)
+                        out.append(self._piece(choice, event.text, tokens))
+                case Progress():
+                    out.append(openai.extended(self._piece(choice), openai.reported(event)))
+                case TokenDetail():
+                    if not out:
+                        out.append(self._piece(choice))
+                    more = openai.reported(event)
+                    if event.tokens:
+                        more["tokens"] = event.tokens
+                    out[-1] = openai.extended(out[-1], more)
                 case Finished():
-                    out.append(_event(_last(self._stamp, self._request, choice, "", event, [])))
+                    last = _last(self._stamp, self._request, choice, event)
+                    if choice in self._lines and "has_new_line" in last:
+                        last["has_new_line"] = True
+                    out.append(_event(last))
                 case Failed():
                     raise AssertionError("a failure is told by fail()")
         return b"".join(out)
+
+    def _piece(
+        self, choice: int, content: str = "", probabilities: Sequence[dict[str, Any]] = ()
+    ) -> bytes:
+        slot = self._slots.get(choice, -1)
+        piece = {
+            "index": choice,
+            "content": content,
+            "stop": False,
+            "id_slot": slot,
+            "slot_id": slot,
+            "multimodal": False,
+        }
+        if not self._request.report.tokens:
+            piece["tokens"] = []
+        if probabilities:
+            piece["completion_probabilities"] = probabilities
+        return _event(piece)
 
     def fail(self, fault: GatewayError) -> bytes:
         """The failure as an event; nothing comes after it."""

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from ..core.events import Finished, TokenLogprob
+from ..core.events import Finished, Progress, TokenDetail, TokenLogprob
 from ..core.fold import Completion
-from ..core.request import CompletionRequest, OutputFormat
+from ..core.request import NO_REPORT, CompletionRequest, OutputFormat, Report
 from ..core.sampling import logit_bias, sampling
-from ..core.usage import Timings, Usage, pace
+from ..core.usage import Timings, Usage, generation_pace, pace
 from ..errors import GatewayError
 from ..wire import sse
 from .fields import Body, Table, flag, integer, mapping, read, stops, text, unheeded
@@ -40,7 +40,23 @@ def common(body: Body) -> dict[str, Any]:
     values = sampling(body)
     if body.get("logit_bias"):
         values["logit_bias"] = logit_bias(body["logit_bias"])
-    return {"sampling": values, **read(body, COMMON), "warnings": unheeded(body, UNHEEDED)}
+    out = {"sampling": values, **read(body, COMMON), "warnings": unheeded(body, UNHEEDED)}
+    if not REPORTS.isdisjoint(body):
+        out["report"] = report(body)
+    return out
+
+
+REPORTS = frozenset(("return_progress", "timings_per_token", "verbose"))
+
+
+def report(body: Body) -> Report:
+    """What llama-server's clients want to know besides the answer. Raises Invalid."""
+    found = Report(
+        progress=flag(body, "return_progress"),
+        timings=flag(body, "timings_per_token"),
+        settings=flag(body, "verbose"),
+    )
+    return NO_REPORT if found == NO_REPORT else found
 
 
 def _max_tokens(body: Body, _: str) -> int | None:
@@ -109,8 +125,8 @@ def total(finished: Mapping[int, Finished], n: int) -> Usage:
 def timings(times: Timings) -> dict[str, Any]:
     """llama.cpp's own object; milliseconds."""
     prompt_ms, prompt_speed = pace(times.prompt_n, times.prompt_ms)
-    predicted_ms, predicted_speed = pace(times.predicted_n, times.predicted_ms)
-    return {
+    predicted_ms, predicted_speed = generation_pace(times)
+    told: dict[str, Any] = {
         "cache_n": times.cache_n,
         "prompt_n": times.prompt_n,
         "prompt_ms": times.prompt_ms,
@@ -120,6 +136,77 @@ def timings(times: Timings) -> dict[str, Any]:
         "predicted_ms": times.predicted_ms,
         "predicted_per_token_ms": predicted_ms,
         "predicted_per_second": predicted_speed,
+    }
+    if times.draft_n:
+        told["draft_n"], told["draft_n_accepted"] = times.draft_n, times.draft_n_accepted
+    return told
+
+
+def progress(event: Progress) -> dict[str, Any]:
+    """llama.cpp's own object: tokens of the prompt, and the milliseconds they took so far."""
+    return {
+        "total": event.total,
+        "cache": event.cached,
+        "processed": event.processed,
+        "time_ms": event.ms,
+    }
+
+
+def reported(event: Progress | TokenDetail) -> dict[str, Any]:
+    """What llama-server adds to a chunk for clients that want to know."""
+    told: dict[str, Any] = {}
+    if isinstance(event, Progress):
+        told["prompt_progress"] = progress(event)
+    if event.timings is not None:
+        told["timings"] = timings(event.timings)
+    return told
+
+
+def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
+    """A frame of a stream, or its last part, whose JSON object has these fields too."""
+    if not more:
+        return frame
+    assert frame.endswith(b"}\n\n"), "a frame ends with its object"
+    return frame[:-3] + b"," + msgspec.json.encode(more)[1:] + b"\n\n"
+
+
+def verbose(
+    stamp: Stamp, request: CompletionRequest, finished: Finished, said: str = ""
+) -> dict[str, Any]:
+    """llama-server's `__verbose`, the end in the form of /completion, for a request that is
+    `verbose`."""
+    if not request.report.settings:
+        return {}
+    return {"__verbose": ended(stamp, request, finished, said)}
+
+
+def ended(
+    stamp: Stamp, request: CompletionRequest, finished: Finished, said: str
+) -> dict[str, Any]:
+    """The fields of /completion that say how an answer of the text `said` ended. They have the
+    names of both generations: id_slot and slot_id, stop_type and stopped_*."""
+    counts = finished.usage
+    word = finished.stop_sequence if finished.stop_sequence in request.stop else ""
+    kind = "limit" if finished.reason == "length" else "word" if word else "eos"
+    return {
+        "content": said,
+        "id_slot": finished.slot,
+        "slot_id": finished.slot,
+        "stop": True,
+        "model": stamp.model,
+        "tokens_predicted": counts.completion,
+        "tokens_evaluated": counts.prompt,
+        "tokens_cached": counts.total,
+        "generation_settings": finished.settings or {},
+        "prompt": finished.prompt or "",
+        "has_new_line": "\n" in said,
+        "truncated": finished.truncated,
+        "stop_type": kind,
+        "stopped_eos": kind == "eos",
+        "stopped_word": kind == "word",
+        "stopped_limit": kind == "limit",
+        "stopping_word": word,
+        "timings": timings(finished.timings),
     }
 
 
@@ -177,6 +264,7 @@ def whole(
         "usage": usage(total(by_index(completions), request.n)),
         "timings": timings(completions[0].finished.timings),
         "truncated": any(one.finished.truncated for one in completions),
+        **verbose(stamp, request, completions[0].finished, completions[0].text),
     }
 
 
@@ -188,6 +276,8 @@ class Chunks:
     def __init__(self, stamp: Stamp, request: CompletionRequest, kind: str) -> None:
         self._include_usage = request.include_usage
         self._n = request.n
+        self._request = request
+        self._stamp = stamp
         self._finished: dict[int, Finished] = {}
         begin = msgspec.json.encode(head(stamp, kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['
@@ -201,16 +291,33 @@ class Chunks:
         """After the last choice has finished."""
         if not self._include_usage:
             return sse.DONE
-        counts = usage(total(self._finished, self._n))
-        begin = self._head + b'],"usage":' + msgspec.json.encode(counts)
-        return begin + b"}\n\n" + sse.DONE
+        first = next(iter(self._finished.values()), None)
+        last = {
+            "usage": usage(total(self._finished, self._n)),
+            "timings": timings(first.timings if first is not None else Timings()),
+        }
+        return self._head + b"]," + msgspec.json.encode(last)[1:] + b"\n\n" + sse.DONE
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:
         return self._head + msgspec.json.encode(choice) + self._tail
 
+    def _reported(self, choice: dict[str, Any], event: Any, out: list[bytes]) -> None:
+        """What the client wants to know besides: progress in a chunk whose `choice` says nothing,
+        the timings of a token in the chunk of its text."""
+        if isinstance(event, Progress):
+            out.append(extended(self._chunk(choice), reported(event)))
+        elif isinstance(event, TokenDetail) and out:
+            out[-1] = extended(out[-1], reported(event))
+
     def _last(self, choice: dict[str, Any], finished: Finished) -> bytes:
         """The chunk that tells a choice's end."""
         self._finished[choice["index"]] = finished
-        more = {"timings": timings(finished.timings), "truncated": finished.truncated}
-        tail = self._tail[:-3] + b"," + msgspec.json.encode(more)[1:] + b"\n\n"
-        return self._head + msgspec.json.encode(choice) + tail
+        return extended(self._chunk(choice), self._ending(choice, finished))
+
+    def _ending(self, choice: dict[str, Any], finished: Finished) -> dict[str, Any]:
+        """What the chunk tells beside the choice."""
+        return {
+            "timings": timings(finished.timings),
+            "truncated": finished.truncated,
+            **verbose(self._stamp, self._request, finished),
+        }

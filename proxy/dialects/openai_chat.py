@@ -11,9 +11,11 @@ from ..core.events import (
     Batch,
     Failed,
     Finished,
+    Progress,
     ReasoningDelta,
     Started,
     TextDelta,
+    TokenDetail,
     ToolCallDelta,
 )
 from ..core.fold import Completion
@@ -59,6 +61,8 @@ def parse(body: Body) -> CompletionRequest:
     tools = openai_tools.chosen(body)
     if tools:
         values["warnings"] += tools.pop("warnings", ())
+    if "continue_final_message" in body:
+        _continued(body)
     if "reasoning_format" in body:
         values["reasoning_format"] = _reasoning_format(body)
     return CompletionRequest(
@@ -82,6 +86,19 @@ def _logprobs(body: Body) -> int | None:
     if body.get("top_logprobs"):
         raise Invalid("top_logprobs", "needs logprobs: true")
     return None
+
+
+def _continued(body: Body) -> None:
+    """vLLM's and llama-server's way to ask for what is done anyway: an answer that the last message
+    begins goes on there. Raises Invalid where that cannot be."""
+    if not flag(body, "continue_final_message"):
+        return
+    if flag(body, "add_generation_prompt"):
+        raise Invalid("continue_final_message", "cannot be had together with add_generation_prompt")
+    said = items(body, "messages")
+    last = said[-1] if said and isinstance(said[-1], dict) else {}
+    if last.get("role") != "assistant" or last.get("tool_calls"):
+        raise Invalid("continue_final_message", "needs a last message of the assistant's text")
 
 
 def _reasoning_format(body: Body) -> str:
@@ -239,7 +256,7 @@ class Encoder(openai.Chunks):
                 delta = {"content": event.text}
                 logprobs = {"content": [openai.token(t) for t in event.logprobs], "refusal": None}
             case Started():
-                delta = {"role": "assistant", "content": ""}
+                delta = {"role": "assistant", "content": None}
             case ReasoningDelta():
                 delta = {"reasoning_content": event.text}
             case ToolCallDelta():
@@ -253,6 +270,10 @@ class Encoder(openai.Chunks):
                 return
             case Failed():
                 raise AssertionError("a failure is told by fail()")
+            case Progress() | TokenDetail():
+                silent = {"index": choice, "delta": {}, "logprobs": None, "finish_reason": None}
+                self._reported(silent, event, out)
+                return
             case _:
                 return
         piece = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": None}

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.events import Batch, Failed, Finished, TextDelta, TokenLogprob
+from ..core.events import (
+    Batch,
+    Failed,
+    Finished,
+    Progress,
+    TextDelta,
+    TokenDetail,
+    TokenLogprob,
+)
 from ..core.fold import Completion
 from ..core.invalid import Invalid
 from ..core.request import CompletionRequest
@@ -19,6 +27,8 @@ error = openai.error
 KIND = "text_completion"
 MAX_PROMPTS = 128
 MAX_TOKEN_ID = 1 << 30
+MAX_TEXTS = 64  # in one prompt beside token ids: a backend is asked for the tokens of each
+PROMPT = "a string, or a list of token ids and strings"
 
 
 def parse(body: Body) -> CompletionRequest:
@@ -40,30 +50,38 @@ def parse(body: Body) -> CompletionRequest:
     )
 
 
-def prompts(value: Any, most: int = MAX_PROMPTS) -> tuple[str | tuple[int, ...], ...]:
-    """A text, a list of texts, a list of token ids, or a list of such lists."""
+def prompts(value: Any, most: int = MAX_PROMPTS) -> tuple[str | tuple[int | str, ...], ...]:
+    """One prompt, or a list of them. A prompt is a text, a list of token ids, or, as llama-server
+    has it, a list of ids and texts or {"prompt_string": text}."""
+    if isinstance(value, list) and not any(type(one) is int for one in value):
+        if not value:
+            raise Invalid("prompt", f"must be {PROMPT}, or a list of such")
+        if len(value) > most:
+            raise Invalid("prompt", f"may hold {most} prompts at most")
+        return tuple(_prompt(one, f"prompt[{i}]") for i, one in enumerate(value))
+    return (_prompt(value, "prompt"),)
+
+
+def _prompt(value: Any, at: str) -> str | tuple[int | str, ...]:
     if type(value) is str:
-        return (value,)
+        return value
+    if isinstance(value, dict):
+        if value.get("multimodal_data"):
+            raise Invalid(f"{at}.multimodal_data", "is not supported: send images as a chat")
+        said = value.get("prompt_string")
+        if type(said) is not str:
+            raise Invalid(f"{at}.prompt_string", "must be a string")
+        return said
     if not isinstance(value, list) or not value:
-        raise Invalid("prompt", "must be a string, a list of strings, tokens or lists of tokens")
-    if type(value[0]) is int:
-        return (_tokens(value, "prompt"),)
-    if len(value) > most:
-        raise Invalid("prompt", f"may hold {most} prompts at most")
-    out: list[str | tuple[int, ...]] = []
-    for i, one in enumerate(value):
+        raise Invalid(at, f"must be {PROMPT}")
+    texts = 0
+    for one in value:
         if type(one) is str:
-            out.append(one)
-        else:
-            out.append(_tokens(one, f"prompt[{i}]"))
-    return tuple(out)
-
-
-def _tokens(value: Any, at: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value:
-        raise Invalid(at, "must be a string or a list of token ids")
-    if not all(type(t) is int and 0 <= t < MAX_TOKEN_ID for t in value):
-        raise Invalid(at, "must hold token ids only")
+            texts += 1
+        elif type(one) is not int or not 0 <= one < MAX_TOKEN_ID:
+            raise Invalid(at, "must hold token ids and strings only")
+    if texts > MAX_TEXTS:
+        raise Invalid(at, f"may hold {MAX_TEXTS} strings between token ids at most")
     return tuple(value)
 
 
@@ -116,6 +134,9 @@ class Encoder(openai.Chunks):
             elif isinstance(event, Finished):
                 last = {"index": choice, "text": "", "logprobs": None}
                 out.append(self._last({**last, "finish_reason": event.reason}, event))
+            elif isinstance(event, (Progress, TokenDetail)):
+                silent = {"index": choice, "text": "", "logprobs": None, "finish_reason": None}
+                self._reported(silent, event, out)
             elif isinstance(event, Failed):
                 raise AssertionError("a failure is told by fail()")
         return b"".join(out)

@@ -7,11 +7,13 @@ silence, after which the stream begins without one. A failure after that is a Fa
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from itertools import chain
 from types import MappingProxyType
@@ -19,10 +21,11 @@ from typing import Any
 
 import msgspec
 
-from ..backends.driver import MakesPrompts
+from ..backends.driver import Counts, Driver, MakesPrompts
 from ..backends.registry import UNNAMED, Backend, Registry
+from ..backends.token_pieces import token_pieces
 from ..cancel import Cancel
-from ..core.events import Batch, Failed, Finished, TextDelta
+from ..core.events import Batch, Failed, Finished, Progress, TextDelta
 from ..core.order import Order
 from ..core.request import CompletionRequest
 from ..core.task import Task
@@ -102,7 +105,7 @@ class Gateway:
         if model == UNNAMED and self._wait_for_backend:
             self._wait_for_names(model, cancel)
             model, name = self.registry.resolve(request.model)
-        tasks = self._tasks(request, model)
+        tasks = self._tasks(request, model, cancel)
         return Answer(self, request, model, name, tasks, cancel, caller)
 
     def prompt_tokens(self, answer: Answer, cancel: Cancel | None = None) -> list[int]:
@@ -121,7 +124,7 @@ class Gateway:
         """Tokens of a request's first prompt, as a backend would count them. Raises ContextExceeded
         as soon as there are `limit` or more (0: no limit)."""
         model, _ = self.registry.resolve(request.model)
-        backend, task = self._any(model), self._tasks(request, model)[0]
+        backend, task = self._any(model), self._tasks(request, model, cancel)[0]
         if isinstance(backend.driver, MakesPrompts):
             return len(backend.driver.prompt_ids(task))
         return backend.counter.count(task.prompt, cancel, limit)
@@ -146,6 +149,25 @@ class Gateway:
         assert isinstance(task.prompt, str), "a chat is rendered to text"
         return task.prompt
 
+    def _ids(
+        self, prompt: str | tuple[int | str, ...], model: str, cancel: Cancel | None
+    ) -> str | tuple[int, ...]:
+        """A row of token ids and texts as token ids, every other prompt as it is. A text at the
+        beginning gets what a prompt begins with (BOS), as a prompt of text does."""
+        if isinstance(prompt, str):
+            return prompt
+        if all(type(one) is int for one in prompt):
+            return prompt  # type: ignore[return-value]  # mypy does not follow all()
+        counter = self._any(model).counter
+        ids: list[int] = []
+        for place, one in enumerate(prompt):
+            if isinstance(one, int):
+                ids.append(one)
+            else:
+                _no_nul(one)
+                ids += counter.ids(one, special=not place, cancel=cancel)
+        return tuple(ids)
+
     def tokenize(
         self,
         model: str,
@@ -156,6 +178,26 @@ class Gateway:
     ) -> list[int]:
         """Token ids of a text, the first `most` at least if that is not 0."""
         return self._any(model).counter.ids(text, special, cancel, most)
+
+    def pieces(
+        self, model: str, text: str, special: bool, cancel: Cancel
+    ) -> list[tuple[int, bytes]]:
+        """The tokens of a text, each with its bytes. Raises Unsupported, BadRequest, Cancelled."""
+        backend = self._any(model)
+        return token_pieces(backend.driver, backend.counter, text, special, cancel)
+
+    def counters(self) -> dict[str, dict[str, float]]:
+        """What the backends that count by themselves have counted, by backend. One that does not
+        answer in time is left out."""
+        asked = {
+            name: backend.driver
+            for name, backend in self.registry.backends.items()
+            if backend.up and backend.caps is not None and backend.caps.metrics
+        }
+        if not asked:
+            return {}
+        with ThreadPoolExecutor(min(len(asked), AT_ONCE)) as pool:
+            return dict(zip(asked, pool.map(_counters, asked.values()), strict=True))
 
     def detokenize(self, model: str, tokens: list[int]) -> str:
         """The text of token ids. Raises BadRequest for an id that is none."""
@@ -191,7 +233,9 @@ class Gateway:
         finally:
             self._unnamed -= 1
 
-    def _tasks(self, request: CompletionRequest, model: str) -> list[Task]:
+    def _tasks(
+        self, request: CompletionRequest, model: str, cancel: Cancel | None = None
+    ) -> list[Task]:
         """One task a prompt, what concerns all choices checked."""
         if self._sampling:
             sampling = {**self._sampling, **request.sampling}
@@ -211,9 +255,17 @@ class Gateway:
                     prompt = msgspec.structs.replace(prompt, text=text)
             tasks = [_task(request, prompt.text, prompt, kinds)]
         else:
-            tasks = [_task(request, p, Prompt("")) for p in request.prompts]
+            prompts = [self._ids(one, model, cancel) for one in request.prompts]
+            tasks = [_task(request, one, Prompt("")) for one in prompts]
         bindable(tasks[0])
         return tasks
+
+
+def _counters(driver: Driver) -> dict[str, float]:
+    if isinstance(driver, Counts):
+        with contextlib.suppress(GatewayError):
+            return driver.counters()
+    return {}
 
 
 class Answer:
@@ -322,10 +374,14 @@ class Answer:
                     # Nearly all are a piece of text in the middle of an answer.
                     if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
                         order.see(batch)
-                        info.first_token = info.first_token or info.last_token
                         last = batch[-1]
+                        if not info.first_token and type(last) is not Progress:
+                            info.first_token = info.last_token
                         if type(last) is Finished:
                             info.usage += last.usage
+                            info.evaluating += last.timings.prompt_ms / 1000
+                            info.writing += last.timings.predicted_ms / 1000
+                            info.longest = max(info.longest, last.usage.total)
                             info.outcome = last.reason
                 yield number, batch
             order.end()
@@ -334,14 +390,19 @@ class Answer:
             yield number, [Failed(error)]
 
 
+def _no_nul(text: str) -> None:
+    if "\0" in text:
+        raise BadRequest("the prompt holds a NUL character", param="prompt")
+
+
 def _task(
     request: CompletionRequest,
     prompt: str | tuple[int, ...],
     rendered: Prompt,
     kinds: frozenset[str] = frozenset(),
 ) -> Task:
-    if isinstance(prompt, str) and "\0" in prompt:
-        raise BadRequest("the prompt holds a NUL character", param="prompt")
+    if isinstance(prompt, str):
+        _no_nul(prompt)
     return Task(
         prompt=prompt,
         boundaries=rendered.boundaries,

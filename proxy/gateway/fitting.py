@@ -192,6 +192,13 @@ def warnings(task: Task, caps: Capabilities) -> tuple[str, ...]:
         found.append("seed is ignored by this backend")
     if not caps.lacks.isdisjoint(task.sampling):
         found += left_out(task.sampling, caps.lacks)
+    report = task.request.report
+    if report.progress and not caps.progress:
+        found.append("return_progress is left out: this backend reports no progress")
+    if report.timings and not caps.modern_sampling:
+        found.append("timings_per_token is left out: this backend reports timings at the end only")
+    if report.tokens and not caps.modern_sampling:
+        found.append("return_tokens is left out: this backend names no token ids")
     schema = None if task.free else bind.document_schema(task.request)
     if schema is not None and by_schema(bind.JSON.encode(schema)).unchecked:
         found.append("a pattern of the schema is not regular and is not checked")

@@ -12,7 +12,9 @@ class Info(Struct):
 
     `first_place` in the queue when it came, `place` now, 0 for none; `continued` is how often the
     answer went on on another backend. Times in seconds: in the queue, and from the request's
-    beginning until it was handed to the backend, until the first and until the last token."""
+    beginning until it was handed to the backend, until the first and until the last token; and
+    those of the backend's own work, on prompts and on tokens. `longest` is the size of the longest
+    sequence, prompt and answer."""
 
     model: str = ""
     backend: str = ""
@@ -24,6 +26,9 @@ class Info(Struct):
     placed: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
+    evaluating: float = 0.0
+    writing: float = 0.0
+    longest: int = 0
     usage: Usage = Usage()
     outcome: str = ""
     warnings: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ from ..backends.driver import Run
 from ..backends.tokens import BOS
 from ..cancel import Cancel
 from ..core.events import Batch, Failed, Finished, Started, TextDelta
+from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import BackendBusy, Cancelled, GatewayError
@@ -100,6 +101,8 @@ class Answering:
         batches = self._runs(Way(self._task, self._manner, self.usage))
         if self._task.max_tokens == 0:
             batches = _silent(batches)
+        if self._task.request.report.settings:
+            batches = self._described(batches)
         return self._echoed(batches) if self._task.request.echo else batches
 
     def _echoed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -111,6 +114,31 @@ class Answering:
                 break
             yield batch
         yield from batches
+
+    def _described(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The end tells the settings and the prompt: the backend's own words, or else what it was
+        asked. The client's bounds stand in place of ours, and no path of the backend is told."""
+        request = self._task.request
+        for batch in batches:
+            if batch and type(batch[-1]) is Finished:
+                last = batch[-1]
+                limit = -1 if request.max_tokens is None else request.max_tokens
+                used = last.settings
+                if used is None:
+                    used = {**self._backend.caps.settings, **request.sampling}
+                settings = {
+                    **{name: value for name, value in used.items() if name != "model"},
+                    "n_predict": limit,
+                    "max_tokens": limit,
+                    "n_probs": request.logprobs or 0,
+                    "stop": list(request.stop),
+                    "stream": request.stream,
+                }
+                prompt = last.prompt
+                if prompt is None or self._later:  # a later run's prompt holds part of the answer
+                    prompt = self._text_of_prompt()
+                batch[-1] = msgspec.structs.replace(last, settings=settings, prompt=prompt)
+            yield batch
 
     def _runs(self, way: Way) -> Iterator[Batch]:
         begun = False
@@ -176,6 +204,7 @@ class Answering:
         self._run = self._begin(
             msgspec.structs.replace(
                 self._task,
+                request=_without_progress(self._task.request),
                 prompt=prompt + turn.text,
                 max_tokens=left,
                 sampling={
@@ -251,6 +280,14 @@ class Answering:
         self._cancel.remove(awake.set)
         if self._cancel.cancelled:
             raise Cancelled("the client is gone")
+
+
+def _without_progress(request: CompletionRequest) -> CompletionRequest:
+    """For a run that is not the first: its prompt holds what was written already."""
+    if not request.report.progress:
+        return request
+    report = msgspec.structs.replace(request.report, progress=False)
+    return msgspec.structs.replace(request, report=report)
 
 
 def _silent(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.events import Batch, Failed, ReasoningDelta, TextDelta
+from ..core.events import Batch, Failed, Progress, ReasoningDelta, TextDelta, TokenDetail
 from ..core.order import LAST
 from .reasoning import KIN, ReasoningSplitter, Tags, opened_by
 
@@ -72,7 +72,7 @@ class InlineStage:
                 out.append(TextDelta(event.text if self._inside else self._open() + event.text))
                 self._inside = True
                 continue
-            if self._inside and not isinstance(event, Failed):
+            if self._inside and not isinstance(event, (Failed, Progress, TokenDetail)):
                 self._inside = False
                 out.append(TextDelta(f"\n{self._tags[1]}\n\n"))
             out.append(event)

@@ -114,6 +114,7 @@ class Judge:
     def __init__(self, schema: Any) -> None:
         """Raises Invalid for what is no schema."""
         try:
+            schema = _modern(schema)
             Draft202012Validator.check_schema(schema)
         except SchemaError as error:
             where = "/".join(map(str, error.path))
@@ -153,6 +154,36 @@ class Judge:
         if found is None:
             return ""
         return f"at {found.json_path[:MAX_MESSAGE]}: {found.message[:MAX_MESSAGE]}"
+
+
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_VALUES = frozenset({"const", "enum", "default", "examples"})
+
+
+def _modern(schema: Any) -> Any:
+    """The schema with tuples as the standard of today writes them: a list of `items` becomes
+    `prefixItems`, and what was `additionalItems` beside it becomes `items`."""
+    if not any(isinstance(one.get("items"), list) for one in _objects(schema)):
+        return schema
+    return _with_prefix_items(schema)
+
+
+def _with_prefix_items(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_with_prefix_items(one) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    out = {}
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, Mapping):
+            out[key] = {name: _with_prefix_items(inside) for name, inside in value.items()}
+        else:
+            out[key] = value if key in _VALUES else _with_prefix_items(value)
+    if isinstance(out.get("items"), list):
+        out["prefixItems"] = out.pop("items")
+        if "additionalItems" in out:
+            out["items"] = out.pop("additionalItems")
+    return out
 
 
 def _finite(value: Any) -> bool:

@@ -1,8 +1,13 @@
-"""Cross-origin calls: off unless origins are named; never a wildcard together with credentials."""
+"""Cross-origin calls: off unless origins are named; never a wildcard together with credentials.
+
+A host's name without a scheme stands for all its pages, at any port; localhost for those of every
+loopback address.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
@@ -15,7 +20,7 @@ def install(app: Flask, origins: Sequence[str]) -> None:
     """Answer OPTIONS everywhere, and mark answers for pages of the named origins."""
 
     def options(path: str = "") -> Response:
-        return Response(status=204, headers={"Allow": METHODS})
+        return Response(status=200, headers={"Allow": METHODS})
 
     app.add_url_rule("/", "options", options, methods=["OPTIONS"], provide_automatic_options=False)
     app.add_url_rule(
@@ -23,14 +28,15 @@ def install(app: Flask, origins: Sequence[str]) -> None:
     )
     if not origins:
         return
-    allowed = frozenset(origins)
+    any_origin = "*" in origins
+    allowed = allowed_by(origins)
 
     @app.after_request
     def mark(response: Response) -> Response:
         origin = request.headers.get("Origin", "")
-        if "*" in allowed:
+        if any_origin:
             response.headers["Access-Control-Allow-Origin"] = "*"
-        elif origin in allowed:
+        elif allowed(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Allow-Credentials"] = "true"
             response.headers.add("Vary", "Origin")
@@ -42,3 +48,25 @@ def install(app: Flask, origins: Sequence[str]) -> None:
             response.headers["Access-Control-Allow-Headers"] = HEADERS
             response.headers["Access-Control-Max-Age"] = "600"
         return response
+
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def allowed_by(origins: Sequence[str]) -> Callable[[str], bool]:
+    """Whether an origin is among these, or of one of these hosts."""
+    exact = frozenset(origins)
+    hosts = {one for one in origins if "://" not in one}
+    if "localhost" in hosts:
+        hosts |= LOOPBACK
+
+    def allowed(origin: str) -> bool:
+        if origin in exact:
+            return True
+        try:
+            parts = urlsplit(origin)
+            return parts.scheme in ("http", "https") and parts.hostname in hosts
+        except ValueError:
+            return False
+
+    return allowed

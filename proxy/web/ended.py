@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 # The second it ended in, backend ("" for none), path, status and outcome; tokens of the prompt,
 # those of them not evaluated again, tokens written; and seconds: in the queue, to the first and to
-# the last token (0 for none), and altogether.
-Ended = tuple[int, str, str, int, str, int, int, int, float, float, float, float]
+# the last token (0 for none), and altogether; then of the backend's own work seconds on the prompt
+# and on tokens, and the size of its longest sequence.
+Ended = tuple[int, str, str, int, str, int, int, int, float, float, float, float, float, float, int]
 
 backend_of = itemgetter(1)
 
@@ -37,4 +38,7 @@ def ended(record: Record, took: float, at: float) -> Ended:
         info.first_token,
         info.last_token,
         took,
+        info.evaluating,
+        info.writing,
+        info.longest,
     )

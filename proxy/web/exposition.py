@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from ..gateway import Gateway
 from .metrics import COUNTERS, HISTOGRAMS, Counts
+from .native_metrics import native
 
 
 def text(counts: Counts, gateway: Gateway) -> bytes:
@@ -28,7 +29,9 @@ def text(counts: Counts, gateway: Gateway) -> bytes:
 
     registry = CollectorRegistry()
     registry.register(Now())
-    return generate_latest(registry)
+    return generate_latest(registry) + native(
+        counts, gateway.scheduler.waiting, gateway.counters().values()
+    )
 
 
 def _counted(counts: Counts) -> Iterator[Metric]:

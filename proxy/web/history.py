@@ -72,7 +72,7 @@ def _step_of(row: Ended) -> int:
 
 
 def _add(sample: Sample, rows: list[Ended]) -> None:
-    _, _, _, statuses, outcomes, prompt, cached, written, _, first, last, _ = zip(
+    _, _, _, statuses, outcomes, prompt, cached, written, _, first, last, *_ = zip(
         *rows, strict=True
     )
     sample.requests += len(rows)

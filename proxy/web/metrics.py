@@ -58,20 +58,44 @@ class _Histogram:
         return list(zip(names, accumulate(map(float, self.counts)), strict=True))
 
 
+class Work(Struct, frozen=True):
+    """What backends have done: tokens of prompts, those of them from the cache, tokens written;
+    seconds of work on prompts and on tokens; tokens of the longest sequence."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    evaluating: float = 0.0
+    writing: float = 0.0
+    longest: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.completion + other.completion,
+            self.evaluating + other.evaluating,
+            self.writing + other.writing,
+            max(self.longest, other.longest),
+        )
+
+
 class _Backend:
     """What one backend has done so far."""
 
-    __slots__ = ("cached", "completion", "histograms", "prompt")
+    __slots__ = ("histograms", "work")
 
     def __init__(self) -> None:
-        self.prompt = self.cached = self.completion = 0
+        self.work = Work()
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
 
     def add(self, rows: Iterable[Ended]) -> None:
-        _, _, _, _, _, prompt, cached, written, queue, first, last, took = zip(*rows, strict=True)
-        self.prompt += sum(prompt)
-        self.cached += sum(cached)
-        self.completion += sum(written)
+        columns = zip(*rows, strict=True)
+        _, _, _, _, _, prompt, cached, written, queue, first, last, took, *own = columns
+        evaluating, writing, longest = own
+        self.work += Work(
+            sum(prompt), sum(cached), sum(written), sum(evaluating), sum(writing), max(longest)
+        )
         answers = zip(written, first, last, strict=True)
         between = [(end - begin) / (tokens - 1) for tokens, begin, end in answers if tokens > 1]
         to_first, to_next, latency, waiting = self.histograms
@@ -83,11 +107,14 @@ class _Backend:
 
 class Counts(Struct, frozen=True):
     """What was counted so far: `requests` by path and outcome; of each backend its tokens, in the
-    order of COUNTERS, and buckets and sum of each of HISTOGRAMS."""
+    order of COUNTERS, and buckets and sum of each of HISTOGRAMS. `work` is that of all backends
+    so far, `before` what it was when somebody asked last."""
 
     running: int
     requests: dict[tuple[str, str], int]
     backends: dict[str, tuple[tuple[int, int, int], list[tuple[list[tuple[str, float]], float]]]]
+    work: Work = Work()
+    before: Work = Work()
 
 
 class Metrics:
@@ -96,6 +123,7 @@ class Metrics:
     def __init__(self) -> None:
         self._requests: Counter[tuple[str, str]] = Counter()
         self._backends: dict[str, _Backend] = {}
+        self._before = Work()
 
     def add(self, rows: Sequence[Ended]) -> None:
         """These requests are over."""
@@ -114,9 +142,11 @@ class Metrics:
     def counts(self, running: int) -> Counts:
         backends = {
             name: (
-                (one.prompt, one.cached, one.completion),
+                (one.work.prompt, one.work.cached, one.work.completion),
                 [(h.buckets(), h.sum) for h in one.histograms],
             )
             for name, one in self._backends.items()
         }
-        return Counts(running, dict(self._requests), backends)
+        before = self._before
+        self._before = work = sum((one.work for one in self._backends.values()), Work())
+        return Counts(running, dict(self._requests), backends, work, before)

@@ -37,6 +37,16 @@ def infill(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, llamacpp_native.infill, "")
 
 
+@blueprint.route("/cors-proxy", methods=["GET", "POST"])
+def cors_proxy() -> Response:
+    """llama-server's way for its own page to reach other hosts. There is none here."""
+
+    def view(here: Services, record: Record) -> Any:
+        raise Forbidden("slotproxy fetches nothing from other hosts for a page")
+
+    return plain(view, llamacpp_native.error)
+
+
 @blueprint.post("/apply-template")
 def apply_template() -> Response:
     """{messages, …} -> {prompt}: what a chat would be sent as."""
@@ -56,18 +66,19 @@ def props() -> Response:
         backends = registry.pool(model)
         caps = [b.caps for b in backends if b.caps is not None]
         told = next((c for c in caps if c.template), caps[0] if caps else None)
+        sees, hears = any(c.vision for c in caps), any(c.audio for c in caps)
         return {
             "default_generation_settings": {
                 "n_ctx": max((b.n_ctx for b in backends), default=0),
-                "params": {},
+                "params": told.settings if told else {},
             },
             "total_slots": sum(here.gateway.scheduler.slots(b.name) for b in backends),
             "model_alias": name,
             "model_path": "",
-            "modalities": {
-                "vision": any(c.vision for c in caps),
-                "audio": any(c.audio for c in caps),
-            },
+            "modalities": {"vision": sees, "audio": hears},
+            "endpoint_slots": True,
+            "endpoint_props": False,
+            "endpoint_metrics": here.settings.metrics,
             "chat_template": told.template if told else "",
             "bos_token": told.bos_token if told else "",
             "eos_token": told.eos_token if told else "",

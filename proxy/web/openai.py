@@ -7,7 +7,14 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from ..core.invalid import Invalid
-from ..dialects import anthropic, fields, openai, openai_chat, openai_completions
+from ..dialects import (
+    anthropic,
+    completions_both,
+    fields,
+    openai,
+    openai_chat,
+    openai_completions,
+)
 from ..dialects.anthropic import models as claude
 from ..errors import ModelNotFound
 from . import body, disconnect, glm
@@ -24,9 +31,28 @@ def chat_completions(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, openai_chat, "chatcmpl-")
 
 
-@post(blueprint, "/v1/completions", "/completions")
+@post(blueprint, "/v1/completions")
 def completions(here: Services, environ: Environ) -> Sent:
     return complete(here, environ, openai_completions, "cmpl-")
+
+
+@post(blueprint, "/completions")
+def both_completions(here: Services, environ: Environ) -> Sent:
+    return complete(here, environ, completions_both, "cmpl-")
+
+
+@blueprint.post("/v1/chat/completions/input_tokens")
+@blueprint.post("/chat/completions/input_tokens")
+def input_tokens() -> Response:
+    """llama-server's: how many tokens the prompt of a chat has."""
+
+    def view(here: Services, record: Record) -> Any:
+        asked = openai_chat.parse(body.read_json(request.environ, here.settings.max_body))
+        with disconnect.watched(request.environ) as cancel:
+            count = here.gateway.count(asked, cancel)
+        return {"object": "response.input_tokens", "input_tokens": count}
+
+    return plain(view)
 
 
 @blueprint.get("/v1/models")
@@ -71,7 +97,8 @@ def _model(here: Services, name: str) -> dict[str, Any]:
 
 @blueprint.post("/tokenize")
 def tokenize() -> Response:
-    """llama-server's: {content, add_special} -> {tokens}; and the GLM API's, {prompt}."""
+    """llama-server's: {content, add_special, with_pieces} -> {tokens}; and the GLM API's,
+    {prompt}."""
 
     def view(here: Services, record: Record) -> Any:
         asked = body.read_json(request.environ, here.settings.max_body)
@@ -80,10 +107,22 @@ def tokenize() -> Response:
         gateway = here.gateway
         model, _ = gateway.registry.resolve(fields.text(asked, "model"))
         text, special = fields.text(asked, "content"), fields.flag(asked, "add_special")
+        wanted = fields.flag(asked, "with_pieces")
         with disconnect.watched(request.environ) as cancel:
-            return {"tokens": gateway.tokenize(model, text, special, cancel)}
+            if not wanted:
+                return {"tokens": gateway.tokenize(model, text, special, cancel)}
+            pieces = gateway.pieces(model, text, special, cancel)
+        return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
 
     return plain(view)
+
+
+def _piece(data: bytes) -> str | list[int]:
+    """A token as text, or its bytes where it is a part of a character."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return list(data)
 
 
 @blueprint.post("/detokenize")

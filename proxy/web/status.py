@@ -59,6 +59,7 @@ def listed(here: Services) -> list[dict[str, Any]]:
         found = msgspec.to_builtins(caps) if caps is not None else None
         if found:
             found["template"] = bool(found["template"])
+            del found["settings"]  # GET /props has them
         out.append(
             {
                 "id": backend.name,
@@ -96,4 +97,6 @@ def metrics() -> Response:
     from . import exposition  # late: see there
 
     text = exposition.text(here.observer.counts(), here.gateway)
-    return Response(text, mimetype="text/plain")
+    response = Response(text, mimetype="text/plain")
+    response.headers["Process-Start-Time-Unix"] = str(here.started)
+    return response

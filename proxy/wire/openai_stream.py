@@ -1,8 +1,9 @@
 """Chunks of a /v1/chat/completions stream, as llama-server sends them: bytes in, values out.
 
-The source of the format is OpenAI's API reference; llama-server adds `reasoning_content`, `timings`
-and `prompt_progress`, repeats the empty first delta with each of the latter, and sends the counts
-in a chunk of no choices behind the one with the reason.
+The source of the format is OpenAI's API reference; llama-server adds `reasoning_content`,
+`timings`, `prompt_progress` and, with `verbose`, the `__verbose` form of the chunk. It repeats the
+empty first delta with each progress, and sends the counts in a chunk of no choices behind the one
+with the reason.
 """
 
 from __future__ import annotations
@@ -55,6 +56,14 @@ class WireUsage(Struct):
     prompt_tokens_details: WireDetails | None = None
 
 
+class WireVerbose(Struct):
+    """The same chunk in the form of /completion."""
+
+    stop: bool = False
+    generation_settings: dict[str, Any] | None = None
+    prompt: Any = None
+
+
 class ChatChunk(Struct):
     """One event of the stream."""
 
@@ -62,6 +71,7 @@ class ChatChunk(Struct):
     usage: WireUsage | None = None
     timings: WireTimings | None = None
     prompt_progress: WireProgress | None = None
+    verbose: WireVerbose | None = msgspec.field(default=None, name="__verbose")
     error: WireError | str | None = None
 
 

@@ -8,6 +8,7 @@ timings.cache_n, completion_probabilities of {id, token, bytes, logprob, top_log
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -20,6 +21,8 @@ from ..core.usage import Timings
 from . import lenient
 from .lenient import WireFault
 
+METRICS_PREFIX = "llamacpp:"
+
 
 # Of a stream there is one for each token, and no cycle comes of JSON: gc=False.
 class WireTimings(Struct, gc=False):
@@ -28,12 +31,15 @@ class WireTimings(Struct, gc=False):
     prompt_ms: float | None = 0.0
     predicted_n: int = 0
     predicted_ms: float | None = 0.0
+    draft_n: int = 0
+    draft_n_accepted: int = 0
 
 
 class WireProgress(Struct):
     total: int = 0
     cache: int = 0
     processed: int = 0
+    time_ms: float | None = 0.0
 
 
 class WireError(Struct):
@@ -55,6 +61,27 @@ class SlotMoved(Struct):
     n_written: int = 0
     n_restored: int = 0
     n_read: int = 0
+
+
+def counters(text: bytes) -> dict[str, float]:
+    """The numbers without labels of a /metrics page, by their names without the prefix. What is no
+    number is left out."""
+    out: dict[str, float] = {}
+    for line in text.decode("utf-8", "replace").split("\n"):
+        name, _, value = line.partition(" ")
+        if name.startswith(METRICS_PREFIX) and "{" not in name:
+            with contextlib.suppress(ValueError):
+                number = float(value)
+                if math.isfinite(number):
+                    out[name.removeprefix(METRICS_PREFIX)] = number
+    return out
+
+
+class Piece(Struct):
+    """A token of /tokenize with_pieces: its text, or its bytes where they are no text."""
+
+    id: int
+    piece: str | list[int]
 
 
 class Chunk(Struct, gc=False):
@@ -97,7 +124,18 @@ class Chunk(Struct, gc=False):
         return max(0, self.tokens_evaluated - self.timings.prompt_n)
 
 
+class DetailedChunk(Chunk, gc=False):
+    """A chunk with what few requests want to know: the ids of its tokens, and in the last one the
+    settings the backend used and the prompt as it saw it. (An old server repeats token ids as the
+    prompt, which are not read.)"""
+
+    tokens: tuple[int, ...] = ()
+    generation_settings: dict[str, Any] | None = None
+    prompt: Any = None
+
+
 decode_chunk = msgspec.json.Decoder(Chunk).decode
+_decode_detailed = msgspec.json.Decoder(DetailedChunk).decode
 decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
 
 
@@ -107,6 +145,14 @@ def chunk(data: bytes) -> Chunk:
         return decode_chunk(data)
     except (ValueError, RecursionError):
         return lenient.decode(data, Chunk)
+
+
+def detailed_chunk(data: bytes) -> DetailedChunk:
+    """The same with its details. Raises WireFault."""
+    try:
+        return _decode_detailed(data)
+    except (ValueError, RecursionError):
+        return lenient.decode(data, DetailedChunk)
 
 
 def chunks(data: list[bytes]) -> list[Chunk]:
@@ -123,7 +169,13 @@ def times(told: WireTimings | None, cached: int) -> Timings:
     if told is None:
         return Timings()
     return Timings(
-        cached, told.prompt_n, told.prompt_ms or 0.0, told.predicted_n, told.predicted_ms or 0.0
+        cached,
+        told.prompt_n,
+        told.prompt_ms or 0.0,
+        told.predicted_n,
+        told.predicted_ms or 0.0,
+        told.draft_n,
+        told.draft_n_accepted,
     )
 
 
@@ -138,13 +190,16 @@ class _OldToken(Struct):
 
 
 class _NewProb(Struct):
+    id: int = -1
     token: str = ""
     bytes: list[int] = []
     logprob: float | None = 0.0
+    prob: float | None = None
 
 
 class _NewToken(_NewProb):
     top_logprobs: list[_NewProb] = []
+    top_probs: list[_NewProb] = []
 
 
 LEAST_LOGPROB = -9999.0  # what OpenAI says for "not among the likely ones"
@@ -152,7 +207,8 @@ LEAST_LOGPROB = -9999.0  # what OpenAI says for "not among the likely ones"
 
 def logprobs(probabilities: Iterable[Any], top: int) -> tuple[TokenLogprob, ...]:
     """Tokens with their `top` likeliest alternatives, from either generation's
-    completion_probabilities or from a chat's logprobs. Raises WireFault."""
+    completion_probabilities or from a chat's logprobs. A probability (`prob`, after sampling)
+    becomes its logarithm. Raises WireFault."""
     out = []
     try:
         for raw in probabilities:
@@ -160,15 +216,17 @@ def logprobs(probabilities: Iterable[Any], top: int) -> tuple[TokenLogprob, ...]
                 out.append(_old_token(lenient.convert(raw, _OldToken), top))
             else:
                 token = lenient.convert(raw, _NewToken)
+                likely = token.top_logprobs or token.top_probs
                 out.append(
                     TokenLogprob(
                         token.token,
-                        _logprob(token.logprob),
+                        _logprob(token),
                         bytes(token.bytes),
                         tuple(
-                            Alternative(a.token, _logprob(a.logprob), bytes(a.bytes))
-                            for a in token.top_logprobs[:top]
+                            Alternative(a.token, _logprob(a), bytes(a.bytes), a.id)
+                            for a in likely[:top]
                         ),
+                        token.id,
                     )
                 )
     except (TypeError, ValueError) as error:
@@ -192,5 +250,8 @@ def _log(p: float) -> float:
     return math.log(p) if p > 0 else LEAST_LOGPROB
 
 
-def _logprob(value: float | None) -> float:
+def _logprob(told: _NewProb) -> float:
+    if told.prob is not None:
+        return _log(told.prob)
+    value = told.logprob
     return value if value is not None and math.isfinite(value) else LEAST_LOGPROB

@@ -305,6 +305,9 @@ def responses_stream(data: bytes) -> Heard:
     part = deltas = ""
     for name, body in frames[2:-1]:
         kind = name.removeprefix("response.")
+        if kind == "in_progress":
+            assert set(body["prompt_progress"]) == {"total", "cache", "processed", "time_ms"}
+            continue
         if kind == "output_item.added":
             assert opened is None and body["output_index"] == len(items)
             opened, part, deltas = body["item"], "", ""

@@ -17,6 +17,7 @@ from proxy.core.events import (
     ReasoningDelta,
     Started,
     TextDelta,
+    TokenDetail,
     TokenLogprob,
     ToolCallDelta,
 )
@@ -77,6 +78,16 @@ SCRIPTS: dict[str, Script] = {
     ),
     "ticks": Script(one([], [Started()], [], *say("a"), [], [], *say("b"), [], [end()]), ("ab",)),
     "progress": Script(one([Started()], [Progress(9, 2, 4)], *say("a"), [end()]), ("a",)),
+    "reports": Script(
+        one(
+            [Started(), Progress(9, 2, 4, 1.5, TIMES)],
+            [TextDelta("a"), TokenDetail(TIMES)],
+            [TokenDetail(TIMES)],
+            [TextDelta("b"), TokenDetail(TIMES), TextDelta("c"), TokenDetail(TIMES)],
+            [end()],
+        ),
+        ("abc",),
+    ),
     "thoughts": Script(
         one(
             [Started()],

@@ -23,6 +23,7 @@ from proxy.core.request import CompletionRequest, Message
 from proxy.core.usage import Usage
 from proxy.dialects import (
     anthropic,
+    completions_both,
     glm,
     llamacpp_native,
     openai_chat,
@@ -83,6 +84,13 @@ VOICES = {
     ),
     "openai completions": Voice(
         openai_completions,
+        ears.completions_stream,
+        ears.completions_whole,
+        OPENAI,
+        frozenset({"choices"}),
+    ),
+    "both completions": Voice(
+        completions_both,
         ears.completions_stream,
         ears.completions_whole,
         OPENAI,

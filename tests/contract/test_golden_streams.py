@@ -27,6 +27,7 @@ STORIES = (
     "ticks",
     "fails late",
     "fails in a call",
+    "reports",
 )
 
 

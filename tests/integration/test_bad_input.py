@@ -81,7 +81,7 @@ BAD_FIELDS: dict[str, Any] = {
     "stream": "yes",
     "stream_options": 1,
     "seed": "x",
-    "logit_bias": {"a": 1},
+    "logit_bias": {"": 1},
     "logprobs": 3,
     "top_logprobs": 3,
     "presence_penalty": [],

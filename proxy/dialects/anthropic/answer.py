@@ -4,7 +4,8 @@
     message_delta message_stop
 
 Blocks stand one after another: one opens when a delta of another kind, or of another call, comes.
-An old backend tells the prompt's size only at the end, so message_start counts 0 and message_delta
+A backend of today tells the prompt's size at once; how much of it was cached, and an old backend
+anything, only at the end: message_start counts what is known, 0 where nothing is, and message_delta
 has the true counts, which clients take over. Silence is a ping event.
 """
 
@@ -20,6 +21,7 @@ from ...core.events import (
     Failed,
     Finished,
     ReasoningDelta,
+    Started,
     TextDelta,
     ToolCallDelta,
 )
@@ -49,6 +51,7 @@ TYPES = {
     504: "timeout_error",
 }
 OVERLOADED = 529
+NOTHING = Usage()
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
@@ -84,7 +87,7 @@ def _end(request: CompletionRequest, finished: Finished) -> dict[str, Any]:
     return {"stop_reason": REASONS[finished.reason], "stop_sequence": None}
 
 
-def _message(stamp: Stamp) -> dict[str, Any]:
+def _message(stamp: Stamp, counts: Usage = NOTHING) -> dict[str, Any]:
     return {
         "id": stamp.id,
         "type": "message",
@@ -93,7 +96,7 @@ def _message(stamp: Stamp) -> dict[str, Any]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": usage(Usage()),
+        "usage": usage(counts),
     }
 
 
@@ -146,7 +149,9 @@ class Encoder:
         out: list[bytes] = []
         if not self._begun:
             self._begun = True
-            out.append(_event("message_start", message=_message(self._stamp)))
+            first = batch[0] if batch else None
+            counts = Usage(first.prompt) if isinstance(first, Started) else NOTHING
+            out.append(_event("message_start", message=_message(self._stamp, counts)))
         if not batch:
             out.append(PING)
         for event in batch:

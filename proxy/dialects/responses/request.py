@@ -111,6 +111,7 @@ def parse(
         reasoning_effort=text(reasoning, "effort", at="reasoning."),
         user=text(body, "user"),
         session=text(body, "prompt_cache_key"),
+        report=openai.report(body),
         warnings=tuple(dict.fromkeys(warnings)),
     )
     repeated = {

@@ -20,16 +20,18 @@ from ...core.events import (
     Failed,
     Finished,
     Found,
+    Progress,
     ReasoningDelta,
     Searched,
     TextDelta,
+    TokenDetail,
     TokenLogprob,
     ToolCallDelta,
 )
 from ...core.request import ToolCall
 from ...errors import GatewayError
 from ...wire import sse
-from ..openai import token
+from ..openai import extended, reported, timings, token
 from ..stamp import Stamp
 from . import answer
 from .request import Asked
@@ -73,6 +75,12 @@ class Encoder:
                     self._call_delta(event, out)
                 case Searched():
                     self._searched(event, out)
+                case Progress():
+                    begun = answer.response(self._stamp, self._asked, "in_progress")
+                    self._event(out, "response.in_progress", response=begun, **reported(event))
+                case TokenDetail():
+                    if out:
+                        out[-1] = extended(out[-1], reported(event))
                 case Finished():
                     self._finish(event, out)
                 case Failed():
@@ -105,7 +113,10 @@ class Encoder:
         self._close(out, "incomplete" if finished.reason == "length" else "completed")
         ended = answer.ended(self._stamp, self._asked, self._output, finished)
         self._keep(ended)
-        self._event(out, f"response.{ended['status']}", response=ended)
+        more = {}
+        if self._asked.request.report.timings:
+            more["timings"] = timings(finished.timings)
+        self._event(out, f"response.{ended['status']}", response=ended, **more)
 
     # parts
 

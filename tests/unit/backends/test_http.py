@@ -123,6 +123,22 @@ def test_chunks_come_as_they_are_sent_and_silence_is_told(pools: list[Pool]) -> 
         exchange.close()
 
 
+def test_headers_in_several_reads_are_no_silence(pools: list[Pool]) -> None:
+    go_on = threading.Event()
+
+    def play(sock: socket.socket) -> None:
+        sock.sendall(OK[:20])
+        go_on.wait(5)
+        sock.sendall(OK[20:])
+
+    with RawServer([play]) as server:
+        exchange = pool_of(server, pools).send("POST", "/x", {}, tick=5)
+        threading.Timer(0.05, go_on.set).start()
+        assert exchange.headers_came()
+        assert exchange.read() == b"ok"
+        exchange.close()
+
+
 def test_silence_beyond_the_timeout_is_a_timeout(pools: list[Pool]) -> None:
     over = threading.Event()
     with RawServer([lambda sock: over.wait(5) and None]) as server:

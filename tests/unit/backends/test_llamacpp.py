@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy.backends import llamacpp
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import OLD_CONNECTIONS, OLD_RESERVE, LlamaCpp, payload
 from proxy.cancel import Cancel
-from proxy.core.events import Batch, Finished, Progress, Started, TextDelta
+from proxy.core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail
+from proxy.core.request import CompletionRequest, Report
 from proxy.core.task import Task
-from proxy.core.usage import Usage
+from proxy.core.usage import Timings, Usage
 from proxy.errors import (
     BackendBusy,
     BackendDown,
@@ -98,7 +100,7 @@ def test_a_new_stream(run: Callable[..., list[Batch]]) -> None:
         ),
     ]  # fmt: skip
     events = flat(run(streamed(*parts), NEW))
-    assert events[:3] == [Started(slot=-1), Progress(9, 4, 6), TextDelta("a")]
+    assert events[:3] == [Started(slot=-1, prompt=9), Progress(9, 4, 6, 1.0), TextDelta("a")]
     assert isinstance(events[3], Finished)
     assert (events[3].reason, events[3].usage, events[3].slot) == ("length", Usage(9, 2, 4), 3)
 
@@ -269,3 +271,83 @@ def test_cancelled_request_does_not_wait_for_a_connection(
         cancel.cancel()
         with pytest.raises(Cancelled):
             waits.result(5)
+
+
+REPORT = Report(progress=True, timings=True, tokens=True, settings=True)
+REPORTING = msgspec.structs.replace(TASK, request=CompletionRequest(stream=True, report=REPORT))
+
+
+def reported() -> bytes:
+    """A stream that came in one read."""
+    told = {"cache_n": 1, "prompt_n": 2, "prompt_ms": 4.0, "predicted_n": 1, "predicted_ms": 0.5}
+    piece = {"stop": False, "id_slot": 0, "tokens_evaluated": 3}
+    progress = {"total": 3, "cache": 1, "processed": 3, "time_ms": 4}
+    return streamed(
+        event(content="", **piece, prompt_progress=progress, timings=told)
+        + event(content="a", **piece, tokens=[5], tokens_predicted=1, timings=told)
+        + event(content="b", **piece, tokens=[6, 7], tokens_predicted=2, timings=told)
+        + event(
+            content="", stop=True, id_slot=0, stop_type="limit", tokens_evaluated=3,
+            tokens_predicted=2, timings=told, generation_settings={"top_k": 40}, prompt="<s> Hi",
+        )
+    )  # fmt: skip
+
+
+def test_what_is_reported_of_each_token_follows_its_text(run: Callable[..., list[Batch]]) -> None:
+    times = Timings(1, 2, 4.0, 1, 0.5)
+    events = flat(run(reported(), NEW, REPORTING))
+    assert events[:-1] == [
+        Started(slot=0, prompt=3),
+        Progress(3, 1, 3, 4.0, times),
+        TextDelta("a"),
+        TokenDetail(times, (5,)),
+        TextDelta("b"),
+        TokenDetail(times, (6, 7)),
+    ]
+    assert (events[-1].settings, events[-1].prompt) == ({"top_k": 40}, "<s> Hi")
+
+
+def test_nothing_is_reported_unasked(run: Callable[..., list[Batch]]) -> None:
+    events = flat(run(reported(), NEW))
+    assert TokenDetail not in map(type, events)
+    assert (events[-1].settings, events[-1].prompt) == (None, None)
+
+
+def test_a_report_is_asked_of_a_server_that_knows_it() -> None:
+    body = payload(REPORTING, 0, NEW)
+    assert (body["return_progress"], body["timings_per_token"]) == (True, True)
+    assert {"generation_settings", "prompt"} <= set(body["response_fields"])
+    assert not {"return_progress", "timings_per_token"} & payload(REPORTING, 0, OLD).keys()
+    assert not {"return_progress", "timings_per_token"} & payload(TASK, 0, NEW).keys()
+
+
+def test_texts_of_a_logit_bias_become_ids_for_an_old_server() -> None:
+    answer = b'{"tokens":[5,6]}'
+    tokens = head(len(answer)) + answer
+    biased = {"logit_bias": [["the", -1], [9, False]]}
+    task = msgspec.structs.replace(TASK, sampling=biased)
+    with RawServer([tokens, streamed(old_last())]) as server:
+        driver = LlamaCpp(server.url, timeout=5)
+        list(driver.stream(task, 1, OLD, Cancel()))
+        driver.close()
+        sent = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])
+    assert sent["logit_bias"] == [[5, -1], [6, -1], [9, False]]
+    assert payload(task, 1, NEW)["logit_bias"] == biased["logit_bias"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ({"tokens": [{"id": 5, "piece": "a"}, {"id": 6, "piece": [229, 165]}]}, True),
+        ({"tokens": []}, True),
+        ({"tokens": [5, 6]}, False),
+    ],
+)
+def test_pieces_where_the_server_tells_them(answer: Any, found: bool) -> None:
+    data = json.dumps(answer).encode()
+    with RawServer([head(len(data)) + data]) as server:
+        driver = LlamaCpp(server.url, timeout=5)
+        pieces = driver.pieces("text", False)
+        driver.close()
+    expected = [(5, b"a"), (6, b"\xe5\xa5")][: len(answer["tokens"])]
+    assert pieces == (expected if found else None)

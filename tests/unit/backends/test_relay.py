@@ -162,7 +162,7 @@ def test_chunks_become_events() -> None:
     )
     assert events[:-1] == [
         Started(slot=1),
-        Progress(44, 4, 44),
+        Progress(44, 4, 44, 4.0),
         ReasoningDelta("Hm."),
         TextDelta("Let me see."),
         ToolCallDelta(0, "theirs", "now"),

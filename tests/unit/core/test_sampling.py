@@ -101,8 +101,27 @@ def test_logit_bias_of_openai_and_of_llama_cpp_become_pairs() -> None:
     assert logit_bias([[15, False], [7, 2]]) == [[15, False], [7, 2]]
 
 
+def test_logit_bias_takes_texts_in_place_of_ids() -> None:
+    assert logit_bias({" the": -100, "7": False}) == [[" the", -100], [7, False]]
+    assert logit_bias([[" the", False], ["-1", 2]]) == [[" the", False], ["-1", 2]]
+
+
 @pytest.mark.parametrize(
-    "value", [3, "x", {"a": 1}, {"-1": 1}, {"1": "x"}, {"1": True}, [[1]], [[1, None]], ["1"]]
+    "value",
+    [
+        3,
+        "x",
+        {"": 1},
+        {"a\0": 1},
+        {"a" * 257: 1},
+        {f"a{i}": 1 for i in range(257)},
+        {"1": "x"},
+        {"1": True},
+        [[1]],
+        [[-1, 1]],
+        [[1, None]],
+        ["1"],
+    ],
 )
 def test_a_logit_bias_that_is_none_is_refused(value: Any) -> None:
     with pytest.raises(Invalid, match="logit_bias"):

@@ -40,6 +40,18 @@ POINT = {
             [],
         ),
         ({"contains": {"const": 5}, "type": "array"}, ["[1,5]"], ["[1]"]),
+        # Tuples as older drafts write them.
+        ({"items": [{"type": "integer"}]}, ["[1]", "[]", '[1,"x"]'], ['["x"]']),
+        (
+            {"items": [{"const": {"items": [1]}}], "additionalItems": {"type": "null"}},
+            ['[{"items":[1]}]', '[{"items":[1]},null]'],
+            ["[1]", '[{"items":[1]},5]'],
+        ),
+        (
+            {"properties": {"items": {"items": [{"type": "null"}]}, "enum": {"type": "null"}}},
+            ['{"items":[null],"enum":null}'],
+            ['{"items":[5]}', '{"enum":5}'],
+        ),
         (True, ["5", "{}"], ["five"]),
         (False, [], ["5"]),
     ],

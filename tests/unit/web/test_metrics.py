@@ -10,7 +10,8 @@ import pytest
 from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.web.ended import Ended, ended
-from proxy.web.metrics import HISTOGRAMS, Metrics
+from proxy.web.metrics import HISTOGRAMS, Counts, Metrics, Work
+from proxy.web.native_metrics import native
 from proxy.web.observe import Record
 
 
@@ -78,3 +79,50 @@ def test_what_has_no_backend_and_no_route_counts_as_a_request_alone() -> None:
     metrics.add([ended(record, 1.0, 1.0)])
     counts = metrics.counts(0)
     assert (counts.requests, counts.backends) == ({("other", "404"): 1}, {})
+
+
+def done(backend: str, **fields: float) -> Ended:
+    record = Record({"PATH_INFO": "/p"})
+    record.status = 200
+    record.info = Info(backend=backend, usage=Usage(10, 5, 4), **fields)  # type: ignore[arg-type]
+    return ended(record, 1.0, 1.0)
+
+
+def numbers(text: bytes) -> dict[str, float]:
+    lines = [line for line in text.decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.split(" ") for line in lines)}
+
+
+def test_work_is_summed_over_backends_and_speeds_are_those_since_the_last_look() -> None:
+    metrics = Metrics()
+    metrics.add([done("a", evaluating=3.0, writing=1.0, longest=15)])
+    metrics.counts(0)
+    metrics.add([done("b", evaluating=2.0, writing=0.5, longest=40)])
+    told = numbers(native(metrics.counts(3), 1, []))
+    assert told["llamacpp:prompt_tokens_total"] == 12
+    assert told["llamacpp:prompt_tokens_cached_total"] == 8
+    assert told["llamacpp:prompt_seconds_total"] == 5.0
+    assert told["llamacpp:tokens_predicted_total"] == 10
+    assert told["llamacpp:tokens_predicted_seconds_total"] == 1.5
+    assert told["llamacpp:n_tokens_max"] == 40
+    assert told["llamacpp:prompt_tokens_seconds"] == 3.0
+    assert told["llamacpp:predicted_tokens_seconds"] == 10.0
+    assert told["llamacpp:requests_processing"] == 2
+    assert told["llamacpp:requests_deferred"] == 1
+    assert not [name for name in told if "decode" in name]
+
+
+def test_what_only_servers_see_is_the_sum_of_what_they_say() -> None:
+    first = {"n_decode_total": 30.0, "n_busy_slots_per_decode": 2.0}
+    second = {"n_decode_total": 10.0, "n_busy_slots_per_decode": 1.0}
+    told = numbers(native(Counts(0, {}, {}, Work(), Work()), 0, [first, {}, second]))
+    assert told["llamacpp:n_decode_total"] == 40
+    assert told["llamacpp:n_busy_slots_per_decode"] == 1.75
+    assert "llamacpp:spec_decode_num_drafts_total" not in told
+
+
+def test_every_metric_has_its_help_and_type() -> None:
+    text = native(Counts(0, {}, {}, Work(), Work()), 0, [{"n_decode_total": 1.0}]).decode()
+    for name in numbers(text.encode()):
+        assert f"# HELP {name} " in text
+        assert f"# TYPE {name} " in text

@@ -115,6 +115,24 @@ def test_only_named_origins_are_allowed_and_credentials_never_with_a_wildcard() 
     assert "Access-Control-Allow-Credentials" not in anyone.headers
 
 
+def test_a_host_stands_for_its_pages_at_any_port() -> None:
+    to = client(cors_origins=("localhost", "lan.example"))
+
+    def allowed(origin: str) -> bool:
+        answer = to.options("/v1/models", headers={"Origin": origin})
+        return answer.headers.get("Access-Control-Allow-Origin") == origin
+
+    local = ("http://localhost", "https://localhost:8080", "http://127.0.0.1:3000", "http://[::1]")
+    assert all(map(allowed, (*local, "https://lan.example:8443")))
+    foreign = ("http://localhost.evil.com", "http://notlocalhost", "http://evil/localhost", "null")
+    assert not any(map(allowed, (*foreign, "http://localhost@evil.com", "http://[x", "file://x")))
+
+
+def test_no_page_reaches_other_hosts_through_us() -> None:
+    answer = client().get("/cors-proxy?url=http://127.0.0.1/")
+    assert answer.status_code == 403
+
+
 # answers
 
 
@@ -127,7 +145,7 @@ def test_a_stream_is_framed_as_openai_does() -> None:
     assert done == "data: [DONE]"
     deltas = [c["choices"][0]["delta"] for c in chunks]
     assert deltas == [
-        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": None},
         {"content": "Hel"},
         {"content": "lo"},
         {},
@@ -135,6 +153,7 @@ def test_a_stream_is_framed_as_openai_does() -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert chunks[-1]["timings"]["prompt_n"] == 0
     assert usage["choices"] == []
+    assert usage["timings"] == chunks[-1]["timings"]
     assert usage["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
     assert {c["id"] for c in [*chunks, usage]} == {usage["id"]}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from proxy.core.events import Alternative
@@ -97,3 +99,21 @@ def test_logprobs_that_are_garbage_are_a_wire_fault() -> None:
     part = servercpp.chunk(b'{"completion_probabilities":[{"probs":7}]}')
     with pytest.raises(servercpp.WireFault):
         servercpp.logprobs(part.completion_probabilities, 1)
+
+
+def test_counters_of_a_metrics_page() -> None:
+    page = (
+        b"# HELP llamacpp:n_decode_total Calls\n# TYPE llamacpp:n_decode_total counter\n"
+        b"llamacpp:n_decode_total 12\nllamacpp:rate 0.5\nllamacpp:odd nan\nllamacpp:worse x\n"
+        b'llamacpp:per_pos{position="0"} 3\nother:thing 4\n\xff\n'
+    )
+    assert servercpp.counters(page) == {"n_decode_total": 12.0, "rate": 0.5}
+
+
+def test_probabilities_after_sampling_become_logarithms_and_keep_their_ids() -> None:
+    told = {"id": 7, "token": "a", "bytes": [97], "prob": 0.5}
+    (token,) = servercpp.logprobs([{**told, "top_probs": [told, {**told, "prob": 0.0}]}], 2)
+    assert token.id == 7
+    assert math.exp(token.logprob) == pytest.approx(0.5)
+    assert [one.id for one in token.top] == [7, 7]
+    assert token.top[1].logprob == servercpp.LEAST_LOGPROB

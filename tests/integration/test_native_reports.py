@@ -1,0 +1,234 @@
+"""What llama.cpp's own clients ask for besides text, on servers of both generations: progress,
+timings, ids, settings, probabilities after sampling, prompts of ids and texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tools.processes import Gateway, ModelServer
+
+PROMPT = "the quick brown fox jumps over the lazy dog " * 12
+SECRET = "/root"
+
+
+@pytest.fixture
+def url(any_server: ModelServer, module_gateway: Callable[..., Gateway]) -> str:
+    return module_gateway("--llama-api", any_server.url, "--metrics").url
+
+
+@pytest.fixture
+def new_url(new_server: ModelServer, module_gateway: Callable[..., Gateway]) -> str:
+    return module_gateway("--llama-api", new_server.url, "--metrics").url
+
+
+@pytest.fixture
+def old_url(old_server: ModelServer, module_gateway: Callable[..., Gateway]) -> str:
+    return module_gateway("--llama-api", old_server.url, "--metrics").url
+
+
+def post(url: str, path: str, /, status: int = 200, **body: Any) -> Any:
+    answer = requests.post(url + path, json=body, timeout=30)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def chunks(url: str, path: str, /, **body: Any) -> Iterator[dict[str, Any]]:
+    answer = requests.post(url + path, json={**body, "stream": True}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    for line in answer.content.split(b"\n"):
+        if line.startswith(b"data: {"):
+            yield json.loads(line[6:])
+
+
+def test_a_prompt_of_ids_and_texts_is_what_its_parts_are(url: str) -> None:
+    words = post(url, "/tokenize", content="once upon")["tokens"]
+    mixed = post(
+        url, "/completion", prompt=[1, "once upon", words[0], {}][:3], n_predict=4, temperature=0
+    )
+    ids = post(url, "/completion", prompt=[1, *words, words[0]], n_predict=4, temperature=0)
+    assert mixed["content"] == ids["content"]
+    assert mixed["tokens_evaluated"] == ids["tokens_evaluated"] == len(words) + 2
+
+
+def test_prompts_of_every_form_in_one_request(url: str) -> None:
+    prompts = [[1, 5], "Hi", {"prompt_string": "Hi"}, [1, "Hi"]]
+    answers = post(url, "/completion", prompt=prompts, n_predict=3, temperature=0)
+    assert [one["index"] for one in answers] == [0, 1, 2, 3]
+    assert answers[1]["content"] == answers[2]["content"]
+    refused = post(
+        url,
+        "/completion",
+        400,
+        prompt={"prompt_string": "Hi", "multimodal_data": ["iVBORw=="]},
+    )
+    assert "multimodal_data" in refused["error"]["message"]
+
+
+def test_the_answer_names_the_settings_the_backend_used(url: str) -> None:
+    answer = post(
+        url, "/completion", prompt="Hi", n_predict=3, top_k=7, stop=["zz"], n_probs=2, seed=5
+    )
+    settings = answer["generation_settings"]
+    assert (settings["top_k"], settings["n_predict"], settings["n_probs"]) == (7, 3, 2)
+    assert settings["stop"] == ["zz"]
+    assert "typical_p" in settings, "what was not asked is named too"
+    assert answer["prompt"].endswith("Hi")
+    assert SECRET not in json.dumps(answer), "no path of the backend's machine"
+
+
+def test_settings_are_named_where_a_stop_string_ends_the_answer_here(url: str) -> None:
+    said = post(url, "/completion", prompt="Hi", n_predict=20, temperature=0)["content"]
+    stop = said[3:5]
+    answer = post(url, "/completion", prompt="Hi", n_predict=20, temperature=0, stop=[stop])
+    assert (answer["stop_type"], answer["stopping_word"]) == ("word", stop)
+    assert answer["generation_settings"]["temperature"] == 0
+    assert answer["prompt"] == "Hi"
+
+
+def test_verbose_adds_the_prompt_to_a_chat(url: str) -> None:
+    chat = {"messages": [{"role": "user", "content": "Book"}], "max_tokens": 2}
+    answer = post(url, "/v1/chat/completions", **chat, verbose=True)
+    assert "Book" in answer["__verbose"]["prompt"]
+    assert answer["__verbose"]["generation_settings"]["n_predict"] == 2
+    assert "__verbose" not in post(url, "/v1/chat/completions", **chat)
+    *_, last = chunks(url, "/v1/chat/completions", **chat, verbose=True)
+    assert "Book" in last["__verbose"]["prompt"]
+
+
+def test_a_text_in_logit_bias_means_each_of_its_tokens(url: str) -> None:
+    asked = {"prompt": "Hi", "n_predict": 8, "temperature": 0}
+    said = post(url, "/completion", **asked, n_probs=1)["completion_probabilities"]
+    first = said[0]["token"]
+    for bias in ([[first, -1000]], {first: -1000}, [[first, False]]):
+        answer = post(url, "/completion", **asked, n_probs=1, logit_bias=bias)
+        assert answer["completion_probabilities"][0]["token"] != first
+
+
+def test_probabilities_after_sampling(url: str) -> None:
+    answer = post(url, "/completion", prompt="Hi", n_predict=3, n_probs=4, post_sampling_probs=True)
+    assert len(answer["completion_probabilities"]) == 3
+    for token in answer["completion_probabilities"]:
+        # An old server names the chosen token's only among the ten likeliest: else it is 0.
+        assert 0 <= token["prob"] <= 1
+        assert "logprob" not in token
+        assert all(0 <= one["prob"] <= 1 for one in token["top_probs"])
+
+
+def test_count_of_a_chat_is_what_the_chat_takes(url: str) -> None:
+    messages = [{"role": "user", "content": "What is the best book"}]
+    count = post(url, "/chat/completions/input_tokens", messages=messages)
+    assert count["object"] == "response.input_tokens"
+    answer = post(url, "/v1/chat/completions", messages=messages, max_tokens=1)
+    assert count["input_tokens"] == answer["usage"]["prompt_tokens"]
+
+
+def test_metrics_have_llama_servers_names(url: str) -> None:
+    before = metrics(url)
+    answer = post(url, "/completion", prompt=PROMPT, n_predict=6)
+    after = metrics(url)
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    assert grown["llamacpp:prompt_tokens_total"] == answer["timings"]["prompt_n"]
+    assert grown["llamacpp:prompt_tokens_cached_total"] == answer["timings"]["cache_n"]
+    assert grown["llamacpp:tokens_predicted_total"] == 6
+    assert grown["llamacpp:prompt_seconds_total"] > 0
+    assert after["llamacpp:requests_processing"] == 0
+
+
+def metrics(url: str) -> dict[str, float]:
+    answer = requests.get(f"{url}/metrics", timeout=10)
+    assert answer.headers["Process-Start-Time-Unix"].isdigit()
+    lines = [line for line in answer.text.splitlines() if line.startswith("llamacpp:")]
+    return {name: float(value) for name, value in (line.split(" ") for line in lines)}
+
+
+def test_pieces_of_a_text(url: str) -> None:
+    tokens = post(url, "/tokenize", content="hello world 好", with_pieces=True)["tokens"]
+    assert "".join(one["piece"] for one in tokens).strip() == "hello world 好"
+    assert [one["id"] for one in tokens] == post(url, "/tokenize", content="hello world 好")[
+        "tokens"
+    ]
+
+
+def test_pieces_that_are_parts_of_characters_on_a_server_of_today(new_url: str) -> None:
+    tokens = post(new_url, "/tokenize", content="媽", with_pieces=True)["tokens"]
+    parts = [one["piece"] for one in tokens if isinstance(one["piece"], list)]
+    assert bytes(byte for part in parts for byte in part).decode() == "媽"
+
+
+def test_pieces_that_are_parts_of_characters_are_refused_on_an_old_server(old_url: str) -> None:
+    refused = post(old_url, "/tokenize", 400, content="媽", with_pieces=True)
+    assert refused["error"]["param"] == "with_pieces"
+
+
+def test_what_an_old_server_cannot_report_is_a_warning(old_url: str) -> None:
+    asked = {"return_progress": True, "timings_per_token": True, "return_tokens": True}
+    body = {"prompt": "Hi", "n_predict": 2, **asked}
+    answer = requests.post(f"{old_url}/completion", json=body, timeout=30)
+    warned = answer.headers["x-slotproxy-warning"]
+    assert all(name in warned for name in asked)
+
+
+def test_progress_timings_and_ids_on_a_server_of_today(new_url: str) -> None:
+    asked = {"return_progress": True, "timings_per_token": True, "return_tokens": True}
+    found = list(chunks(new_url, "/completion", prompt=PROMPT, n_predict=4, n_probs=2, **asked))
+    progress = [one["prompt_progress"] for one in found if "prompt_progress" in one]
+    assert progress[-1]["processed"] == progress[-1]["total"] > 100
+    texts = [one for one in found if one["content"]]
+    assert [one["timings"]["predicted_n"] for one in texts] == [1, 2, 3, 4]
+    ids = [number for one in texts for number in one["tokens"]]
+    named = [one["completion_probabilities"][0]["id"] for one in texts]
+    assert ids == named
+    assert len(ids) == 4
+    whole = post(new_url, "/completion", prompt=PROMPT, n_predict=4, return_tokens=True)
+    assert len(whole["tokens"]) == 4
+
+
+def test_progress_and_timings_of_chats_and_responses(new_url: str) -> None:
+    asked = {"return_progress": True, "timings_per_token": True}
+    chat = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4}
+    found = list(chunks(new_url, "/v1/chat/completions", **chat, **asked))
+    assert "timings" not in found[0]
+    assert [one for one in found if "prompt_progress" in one]
+    assert [one for one in found if one["choices"][0]["delta"].get("content") and "timings" in one]
+    answer = {"input": "again: " + PROMPT, "max_output_tokens": 4}
+    found = list(chunks(new_url, "/v1/responses", **answer, **asked))
+    kinds = {one["type"] for one in found if "prompt_progress" in one}
+    assert kinds == {"response.in_progress"}
+    assert {one["type"] for one in found if "predicted_n" in one.get("timings", {})} >= {
+        "response.output_text.delta",
+        "response.incomplete",
+    }
+
+
+def test_a_streamed_message_counts_its_prompt_at_once(new_url: str) -> None:
+    message = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello"}]}
+    start = next(chunks(new_url, "/v1/messages", **message))
+    assert start["message"]["usage"]["input_tokens"] > 0
+
+
+def test_default_settings_on_a_server_of_today(new_url: str) -> None:
+    props = requests.get(f"{new_url}/props", timeout=10).json()
+    assert props["default_generation_settings"]["params"]["top_k"] == 40
+
+
+def test_an_old_servers_defaults_are_not_what_its_slot_was_asked_last(old_url: str) -> None:
+    post(old_url, "/completion", prompt="Hi", n_predict=1, grammar='root ::= "secret"')
+    assert "secret" not in requests.get(f"{old_url}/props", timeout=10).text
+
+
+def test_completions_without_v1_answer_both_kinds_of_clients(url: str) -> None:
+    asked = {"prompt": "Hi", "n_predict": 4, "temperature": 0}
+    native = post(url, "/completion", **asked)
+    both = post(url, "/completions", **asked)
+    assert both["content"] == both["choices"][0]["text"] == native["content"]
+    assert native.keys() - {"multimodal"} <= both.keys()
+    found = list(chunks(url, "/completions", **asked))
+    assert "".join(one["content"] for one in found) == native["content"]
+    assert "".join(one["choices"][0]["text"] for one in found) == native["content"]
+    assert [one["stop"] for one in found] == [False] * (len(found) - 1) + [True]
+    assert found[-1]["stop_type"] == "limit"
