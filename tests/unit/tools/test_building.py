@@ -127,7 +127,7 @@ def test_a_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands, run = ran(leave)
     monkeypatch.setattr(servers, "run", run)
     monkeypatch.setattr(servers, "cmake", lambda log, progress: (Path("/x/cmake"), []))
-    monkeypatch.setattr(servers, "_fetch", lambda recipe, work, log: work)
+    monkeypatch.setattr(servers, "fetch", lambda recipe, work, log: work)
     monkeypatch.setattr(servers, "_unpack", lambda archive, work: work)
     assert servers.find("llama-2023") is None
     binary = servers.build("llama-2023", lambda text: None)
