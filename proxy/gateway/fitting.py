@@ -70,8 +70,9 @@ def may_fit(task: Task, pool: Sequence[Backend], cancel: Cancel) -> None:
 
     A server that refuses long prompts itself takes seconds for 10 000 messages: it is spared those
     that are far too long. The backends of a pool serve one model. Its tokens are counted once for
-    all of the same generation: PowerInfer's server reads the marks of a template as plain text."""
-    if task.native:
+    all of the same generation: PowerInfer's server reads the marks of a template as plain text.
+    An infill is never too long: the servers that have it keep the text around the cursor."""
+    if task.native or task.suffix is not None:
         return
     bound, n_ctx, up = most_tokens(task), 0, []
     for one in pool:
