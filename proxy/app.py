@@ -19,7 +19,7 @@ from . import __version__, resources
 from .agent import Server, Toolbox, functions
 from .agent.toolbox import OWN
 from .backends.chatglm.driver import ChatGLM
-from .backends.chatglm.embedded import bundled_instead, missing
+from .backends.chatglm.embedded import bundled_instead, listens, missing
 from .backends.chatglm.host import Process, Thread
 from .backends.chatglm.place import meeting
 from .backends.chatglm.protocol import Load
@@ -209,12 +209,16 @@ def reload(app: Flask, settings: Settings) -> None:
 
 
 def _configs(settings: Settings) -> Sequence[BackendConfig]:
-    """The configured backends; where none was named, and nobody is at the default address, the
-    bundled model."""
+    """The configured backends; where none was named, those of the default addresses where somebody
+    is, or else the bundled model."""
     configs = settings.backends
-    if settings.is_default and (file := bundled_instead(configs[0].url, resources.bundled())):
+    if not settings.is_default:
+        return configs
+    there = [config for config in configs if listens(config.url)]
+    if not there and (file := bundled_instead(resources.bundled())):
+        log.info("nothing answers at %s", " or ".join(config.url for config in configs))
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
-    return configs
+    return there or configs
 
 
 def _backend(settings: Settings, config: BackendConfig) -> Backend:

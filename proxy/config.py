@@ -254,8 +254,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     llama_api: Annotated[
         tuple[str, ...],
-        _says(_UP, "address of a server.cpp backend; several are several backends", _url),
-    ] = ("http://127.0.0.1:8080",)
+        _says(
+            _UP,
+            "address of a server.cpp backend; several are several backends. By default those of "
+            "the two where a llama-server listens at the start",
+            _url,
+        ),
+    ] = ("http://127.0.0.1:8080", "http://127.0.0.1:9931")
     embedding_api: Annotated[
         tuple[str, ...],
         _says(_UP, "address of a server for embeddings alone; none: the backends make them", _url),

@@ -25,7 +25,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     takes the messages of a chat and makes the prompt itself. `lacks`: the sampler fields, by the
     names of core.sampling, that it does not know. `n_vocab`: how many token ids its model has, 0
     where it does not tell. `settings`: what it samples by where a request says nothing, under its
-    own names. `metrics`: it counts at GET /metrics.
+    own names. `metrics`: it counts at GET /metrics. `provisional`: the model was never loaded, so
+    its slots, context and template are not known yet.
     """
 
     dialect: str
@@ -58,6 +59,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     eos_token: str = ""
     models: tuple[str, ...] = ()
     build: str = ""
+    provisional: bool = False
 
 
 Learned = Callable[[Capabilities], None]
@@ -153,3 +155,31 @@ class MakesPrompts(Protocol):
 
     def prompt_ids(self, task: Task) -> list[int]:
         """The token ids of the prompt that it makes of a task."""
+
+
+@runtime_checkable
+class LoadsModel(Protocol):
+    """A driver whose server loads the model when a request asks for it, and may unload it."""
+
+    @property
+    def status(self) -> str:
+        """unloaded, loading, loaded, sleeping or failed."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the last load failed, "" where it did not."""
+
+    @property
+    def awaits(self) -> float:
+        """Seconds that a request is thought to wait for the model, 0 when it is loaded."""
+
+    def refresh(self) -> tuple[Capabilities, bool]:
+        """What is known of the model, and whether its slots lost what they held since this was
+        asked last. Loads and wakes nothing."""
+
+    def load(self, cancel: Cancel) -> Iterator[None]:
+        """Wait until what `refresh` tells is not provisional any more, loading the model if need
+        be; yields at every tick."""
+
+    def loading(self) -> str:
+        """What to tell a request that waits for the model; "" when it is loaded."""

@@ -25,7 +25,7 @@ class EmbeddingServer(LlamaCpp):
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Raises BackendDown, UpstreamFault, UpstreamTimeout, Unsupported."""
-        caps = outline(self.url, self._headers)
+        caps = outline(self.url, self.headers)
         learned(caps)
         if self.gift == "embeddings":
             self.embed(("Hi",), caps, Cancel())

@@ -14,7 +14,7 @@ found (`Capabilities`) decides the field names and what has to be mended:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -32,7 +32,7 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..wire import lenient, servercpp
-from . import relay, vectors, vocabulary
+from . import driver, relay, vectors, vocabulary
 from .driver import Capabilities, Learned, SlotAction, ignore
 from .http import Pool
 from .probe import probe
@@ -80,7 +80,8 @@ class _Repeated(msgspec.Struct):
 
 
 class LlamaCpp:
-    """One server.cpp at `url`."""
+    """One server.cpp at `url`. `options` are those it was made with, but for `connect`, which makes
+    its pools of connections."""
 
     def __init__(
         self,
@@ -91,18 +92,26 @@ class LlamaCpp:
         tick: float = 15.0,
         api_key: str = "",
         lenient: bool = False,
+        connect: Callable[..., Pool] = Pool,
     ) -> None:
         self.url = url
+        self.options: Mapping[str, Any] = {
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "tick": tick,
+            "api_key": api_key,
+            "lenient": lenient,
+        }
         self._lenient = lenient
         self.timeout = timeout
         self._tick = min(tick or timeout, timeout)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._headers = headers
+        self.headers = headers
         self._secret = api_key
-        self._pool = Pool(
+        self._pool = connect(
             url, timeout=timeout, connect_timeout=connect_timeout, idle=256, headers=headers
         )
-        self._careful = Pool(
+        self._careful = connect(
             url,
             timeout=timeout,
             connect_timeout=connect_timeout,
@@ -113,7 +122,7 @@ class LlamaCpp:
         )
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
-        return probe(self.url, self._headers, self._careful, deadline, learned)
+        return probe(self.url, self.headers, self._careful, deadline, learned)
 
     def count_slots(self) -> tuple[int, bool]:
         return count_slots(self._slot_that_answers)
@@ -168,7 +177,7 @@ class LlamaCpp:
             return False
         return status in (200, 401, 403, 404)
 
-    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> driver.Run:
         if task.native:
             body = relay.payload(task, slot)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)

@@ -21,6 +21,7 @@ import requests
 from ..core.sampling import LATER
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..wire import sse
+from ..wire.router import room
 from .driver import Capabilities, Learned, ignore
 from .http import Pool
 
@@ -29,6 +30,7 @@ Answer = dict[str, Any]
 PROMPT = "Hi"
 KEPT = " ".join(str(n * n) for n in range(2, 26))
 GET_TIMEOUT = 5.0
+ROUTER = "router"  # the dialect of a llama-server that has several models behind it
 
 
 def probe(
@@ -39,9 +41,11 @@ def probe(
     learned: Learned = ignore,
 ) -> Capabilities:
     """What the server at `url` is; `headers` go with every question, the token comes through
-    `pool`. `learned` gets the outline, before that token. Raises BackendDown, UpstreamTimeout,
-    UpstreamFault."""
+    `pool`. `learned` gets the outline, before that token. Of a router only that it is one: it has
+    no token of its own. Raises BackendDown, UpstreamTimeout, UpstreamFault."""
     health, props, models, first = _questions(url, headers)
+    if props.get("role") == ROUTER:
+        return Capabilities(dialect=ROUTER, slots=room(props), build=_text(props.get("build_info")))
     told = _outline(health, props, models, first)
     if props or models:
         learned(told)
@@ -54,18 +58,18 @@ def probe(
         n_ctx=told.n_ctx or _int(_n_ctx(chunk)),
         doubles=not told.queues,
         honours_seed=modern,
-        infill=told.queues and _fills_in(pool),
+        infill=told.queues and fills_in(pool),
         chat=bool(models) and modern,
         json_schema=modern,
         progress="modalities" in props,
         modern_sampling=modern,
         lacks=frozenset() if modern else LATER,
-        slot_save=modern and _saves_slots(pool),
+        slot_save=modern and saves_slots(pool),
         # Not those of /model.json: an old server tells there what its first slot was asked last.
         settings=_dict(_dict(props.get("default_generation_settings")).get("params")),
         metrics=props.get("endpoint_metrics") is True,
-        ram_cache=modern and _keeps_prompts(pool),
-        adds_bos=not told.bos_token or _adds_bos(pool),
+        ram_cache=modern and keeps_prompts(pool),
+        adds_bos=not told.bos_token or adds_bos(pool),
         models=_models(props, models, first, chunk),
     )
 
@@ -73,7 +77,10 @@ def probe(
 def outline(url: str, headers: Mapping[str, str]) -> Capabilities:
     """What a server tells of itself without giving a token: enough for one that is there for
     embeddings alone. Raises BackendDown."""
-    return _outline(*_questions(url, headers))
+    health, props, models, first = _questions(url, headers)
+    if props.get("role") == ROUTER:
+        raise BackendDown("the server is a router of several models: name it as --llama-api")
+    return _outline(health, props, models, first)
 
 
 def _outline(health: int, props: Answer, models: Answer, first: Answer) -> Capabilities:
@@ -151,7 +158,7 @@ def first_token(pool: Pool, deadline: float) -> dict[str, Any]:
         exchange.close()
 
 
-def _saves_slots(pool: Pool) -> bool:
+def saves_slots(pool: Pool) -> bool:
     """Whether it was started with --slot-save-path: without, every action is refused alike."""
     try:
         status, _ = pool.ask("POST", "/slots/0?action=none", {}, GET_TIMEOUT, short=True)
@@ -160,7 +167,7 @@ def _saves_slots(pool: Pool) -> bool:
     return status == 400
 
 
-def _fills_in(pool: Pool) -> bool:
+def fills_in(pool: Pool) -> bool:
     """Whether the model has the tokens of an infill: without, every request of one is 501, and this
     one is wrong for those that have them."""
     try:
@@ -170,7 +177,7 @@ def _fills_in(pool: Pool) -> bool:
     return status == 400
 
 
-def _adds_bos(pool: Pool) -> bool:
+def adds_bos(pool: Pool) -> bool:
     """Whether it puts its BOS in front of a prompt. Some models have one and want none: where it is
     the mark that begins a turn, as in SmolLM2's ChatML, a template writes it itself."""
     body = {"content": "", "add_special": True}
@@ -181,7 +188,7 @@ def _adds_bos(pool: Pool) -> bool:
     return status != 200 or _dict(_json(data)).get("tokens") != []
 
 
-def _keeps_prompts(pool: Pool) -> bool:
+def keeps_prompts(pool: Pool) -> bool:
     """Whether it keeps old prompts in RAM, which no route tells: two prompts in turn in one slot,
     and the first of them again. One whose slot is taken for long has the default: it does."""
     cached = 0

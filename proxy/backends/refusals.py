@@ -11,7 +11,7 @@ characters, without addresses, file paths and keys. All else goes to our log alo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -75,6 +75,25 @@ BY_CLASS: Mapping[int, Row] = {
     5: _FAILED,
 }
 
+LOAD_FAILED = "model_load_failed"
+# What a llama-server in router mode says of a model, whatever the status.
+BY_ROUTER: Sequence[tuple[str, type[GatewayError], str, str | None]] = (
+    (
+        r"model name=.* failed to load",
+        UpstreamFault,
+        "the model could not be loaded: the log of its server says why",
+        LOAD_FAILED,
+    ),
+    # It was evicted between the router's look at it and its own: it is loaded again.
+    (r"model name=.* is not running", BackendBusy, "the model was unloaded in this moment", None),
+    (
+        r"model is not loaded",
+        UpstreamFault,
+        "the model is not loaded, and its server loads none by itself (--no-models-autoload)",
+        "model_not_loaded",
+    ),
+)
+
 _HIDDEN = (
     (re.compile(r"(?i)\b(bearer\s+|api[_-]?key\W{1,3}|sk-)[^\s\"',;]+"), r"\1…"),
     (re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"']+"), "…"),
@@ -113,6 +132,9 @@ def _refused(status: int, error: WireError, secret: str) -> GatewayError:
         return BackendBusy("the backend has no free slot", detail=words)
     if error.type == "exceed_context_size_error":
         return ContextExceeded(error.n_prompt_tokens, error.n_ctx)
+    for pattern, kind, message, code in BY_ROUTER:
+        if re.fullmatch(pattern, error.message[: 4 * MAX_SAID], re.DOTALL):
+            return kind(message, code=code, detail=words)
     found = row(status)
     message = f"{found.message}: {words}" if found.told and words else found.message
     return found.error(message, detail=f"{status} {words}")

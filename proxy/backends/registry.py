@@ -10,6 +10,9 @@ traffic itself tells of the rest, through `failed`.
 
 A request that finds no backend up waits in the queue, and asks for a look at once (`look_soon`).
 All who ask share that look: one at a time for each backend, and a pause after each that fails.
+
+A llama-server in router mode has many models: each is a backend here, made when the router lists
+it and let go when it does so no more. What looks after the address looks at that list.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from ..cancel import Cancel
 from ..config import BackendConfig
 from ..errors import (
     BackendDown,
@@ -32,7 +36,11 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
-from .driver import Capabilities, CountsSlots, Driver
+from ..wire.router import Listed
+from .driver import Capabilities, CountsSlots, Driver, LoadsModel
+from .llamacpp import LlamaCpp
+from .probe import ROUTER
+from .router import Router
 from .tokens import TokenCounter
 from .vocabulary import Vocabulary
 
@@ -56,7 +64,9 @@ class Backend:
 
     `up` is None until a probe came back, `caps` until its first questions were answered; `error`
     says why it is down. `leaving`: it is configured no more, and goes when its last answer is out.
-    Fields are replaced whole, so readers need no lock."""
+    `router` is set where several models are behind its address: then it serves nothing itself;
+    `host` is that backend for one of these, and `aliases` are other names of its model. Fields are
+    replaced whole, so readers need no lock."""
 
     def __init__(
         self,
@@ -87,6 +97,10 @@ class Backend:
         self.miscounted = False  # the number of slots that was counted may be wrong
         self.count_at = 0.0  # when the slots may be counted again
         self.count_pause = COUNT_PAUSE
+        self.router: Router | None = None
+        self.host: Backend | None = None
+        self.aliases: tuple[str, ...] = ()
+        self.awaits = 0.0  # seconds until its model is loaded, as the scheduler has it
 
     @property
     def model(self) -> str:
@@ -114,6 +128,24 @@ class Backend:
         """Tokens a slot holds, 0 unknown."""
         return self.set_n_ctx or (self.caps.n_ctx if self.caps is not None else 0)
 
+    @property
+    def status(self) -> str:
+        """unloaded, loading, loaded, sleeping or failed, where its server loads models when they
+        are asked for; "" where it has the one it was started with."""
+        return self.driver.status if isinstance(self.driver, LoadsModel) else ""
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, "" for nothing."""
+        return self.error or (
+            self.driver.trouble if isinstance(self.driver, LoadsModel) and self.up else ""
+        )
+
+    @property
+    def provisional(self) -> bool:
+        """Whether its model was never loaded, so that hardly anything is known of it."""
+        return self.caps is not None and self.caps.provisional
+
 
 class Registry:
     """All backends by name; `start` begins to look after them, `close` ends that."""
@@ -130,6 +162,7 @@ class Registry:
         deadline: float = 30.0,
     ) -> None:
         self.backends = {backend.name: backend for backend in backends}
+        self._configured = dict(self.backends)  # by name: with routers, without their models
         self._scheduler = scheduler
         self._aliases = tuple(aliases)
         self._strict = strict
@@ -142,6 +175,7 @@ class Registry:
         self._threads: list[threading.Thread] = []
         self._changing = threading.Lock()  # what is replaced whole is read first
         self._pools: dict[str, tuple[Backend, ...]] = {}  # as they are: asked for by every request
+        self._also: dict[str, str] = {}  # model by alias, as routers have them
         scheduler.on_stranded = self.look_soon
         for backend in backends:
             self._push(backend)
@@ -164,25 +198,48 @@ class Registry:
         gone get nothing new and end well, weights and slots are as they are told now. Another
         address needs another name."""
         configs = {config.name: config for config in wanted}
-        for name, backend in self.backends.items():
+        for name, backend in tuple(self._configured.items()):
             config = configs.get(name)
             if config is None or config.address != backend.url:
-                backend.leaving = True
-                self._sort()
-                self._scheduler.drain(name)
-                self._wake[name].set()
+                self._configured.pop(name)
+                for one in (backend, *self._models_of(backend)):
+                    self._let_go(one)
             elif (config.weight, config.slots) != (backend.weight, backend.set_slots):
-                backend.weight, backend.set_slots = config.weight, config.slots
-                self._push(backend)
+                for one in (backend, *self._models_of(backend)):
+                    one.weight, one.set_slots = config.weight, config.slots
+                    if one.name in self.backends:
+                        self._push(one)
         for name, config in configs.items():
-            if name not in self.backends:
-                backend = make(config)
-                self._wake[name] = threading.Event()
-                with self._changing:
-                    self.backends = {**self.backends, name: backend}
-                self._push(backend)
-                self._start(backend)
+            if name not in self._configured and name not in self.backends:
+                self._configured[name] = backend = make(config)
+                self._add(backend)
         log.info("backends now: %s", ", ".join(configs))
+
+    def _add(self, backend: Backend) -> None:
+        self._wake[backend.name] = threading.Event()
+        places = {name: place for place, name in enumerate(self._configured)}
+
+        def place(one: Backend) -> int:
+            """Where it is configured; the models of a router stand where the router does."""
+            return places.get((one.host or one).name, len(places))
+
+        with self._changing:
+            found = sorted((*self.backends.values(), backend), key=place)
+            self.backends = {one.name: one for one in found}
+        self._push(backend)
+        self._start(backend)
+
+    def _let_go(self, backend: Backend) -> None:
+        """Nothing new for it; it goes when its last answer is out."""
+        backend.leaving = True
+        self._sort()
+        self._scheduler.drain(backend.name)
+        self._wake[backend.name].set()
+
+    def _remove(self, backend: Backend) -> None:
+        with self._changing:
+            self.backends = {n: b for n, b in self.backends.items() if b is not backend}
+        self._sort()
 
     def close(self) -> None:
         self._stopped.set()
@@ -190,8 +247,13 @@ class Registry:
             wake.set()
         for thread in self._threads:
             thread.join(timeout=2 * self._deadline)
-        for backend in self.backends.values():
-            backend.driver.close()
+        for backend in {**self._configured, **self.backends}.values():
+            self._close(backend)
+
+    def _close(self, backend: Backend) -> None:
+        if backend.router is not None:
+            backend.router.close()
+        backend.driver.close()
 
     # models
 
@@ -214,20 +276,65 @@ class Registry:
             return name, name
         if name in self._aliases:
             return models[0], name
+        if name in self._also:
+            return self._also[name], name
         if not name or (len(models) == 1 and not self._strict):
-            return models[0], self.names()[0]
+            return self._first(models), self.names()[0] if len(models) == 1 else self._first(models)
         if self._default in models and not self._strict:
             return self._default, self._default
         raise ModelNotFound(f"the model {name[:100]!r} is not served here", param="model")
 
+    def _first(self, models: Sequence[str]) -> str:
+        """The model of who names none: one that need not be loaded, if there is."""
+        if len(models) > 1:
+            for model in models:
+                if any(b.up and b.status in ("", "loaded") for b in self._pools[model]):
+                    return model
+        return models[0]
+
     def pool(self, model: str) -> tuple[Backend, ...]:
-        """The backends of a model; those that are up come first."""
+        """The backends of a model; those that are up come first, those that are known in full
+        before the others."""
         return self._pools.get(model, ())
 
     def is_named(self, model: str) -> bool:
         """Whether this is the name of a model, rather than of backends that have not told any."""
         pool = self.pool(model)
         return not pool or any(b.caps is not None or b.set_model for b in pool)
+
+    def status(self, model: str) -> str:
+        """Of the backends of a model, the status that is the nearest to an answer; "" where none
+        loads it when it is asked for."""
+        pool = self.pool(model)
+        found = {b.status or "loaded" for b in pool if b.up}
+        order = ("loaded", "loading", "sleeping", "unloaded", "failed")
+        asked = any(isinstance(b.driver, LoadsModel) for b in pool)
+        return next((one for one in order if one in found), "unloaded") if asked else ""
+
+    def unknown(self, model: str) -> bool:
+        """Whether a model must be loaded first, since nobody saw it loaded yet."""
+        pool = self._pools.get(model, ())
+        return bool(pool and pool[0].up and pool[0].provisional)
+
+    def load(self, model: str, cancel: Cancel) -> Iterator[str]:
+        """Load a model that is `unknown`; at every tick yields what to tell who waits. Raises what
+        `LoadsModel.load` does."""
+        reason: GatewayError | None = None
+        for backend in self.pool(model):
+            driver = backend.driver
+            if not (backend.up and isinstance(driver, LoadsModel)):
+                continue
+            try:
+                for _ in driver.load(cancel):
+                    yield driver.loading()
+            except UpstreamFault as error:
+                reason = error
+                self.failed(backend.name, error)
+                continue
+            self._refresh(backend, driver)
+            return
+        if reason is not None:
+            raise reason
 
     @property
     def ready(self) -> bool:
@@ -271,7 +378,7 @@ class Registry:
             wake.clear()
             try:
                 if backend.leaving:
-                    if self._let_go(backend):
+                    if self._left(backend):
                         return
                 else:
                     self._look(backend)
@@ -282,7 +389,8 @@ class Registry:
                     log.exception("looking at backend %s failed", backend.name)
             if self.settled:
                 self.looked.set()
-            calm = backend.up and not backend.leaving
+            well = backend.up if backend.router is None else backend.router.up
+            calm = well and not backend.leaving
             pause = FIRST_PAUSE if calm else min(LONGEST_PAUSE, pause * GROWTH)
             longest = self._interval if calm else min(IDLE_PAUSE, self._interval)
             if not calm and self._scheduler.waiting:
@@ -295,23 +403,26 @@ class Registry:
         if wake.wait(longest):
             self._stopped.wait(max(0.0, end - time.monotonic()))
 
-    def _let_go(self, backend: Backend) -> bool:
+    def _left(self, backend: Backend) -> bool:
         """Whether a backend that is leaving has no answer under way any more."""
         if self._scheduler.in_flight(backend.name):
             return False
-        with self._changing:
-            self.backends = {n: b for n, b in self.backends.items() if b is not backend}
-        backend.driver.close()
+        self._remove(backend)
+        self._close(backend)
         return True
 
     def _look(self, backend: Backend) -> None:
-        if not backend.up:
+        if backend.router is not None:
+            self._look_at_models(backend, backend.router)
+        elif not backend.up:
             self._probe(backend)
         elif not backend.driver.alive():
             if backend.up:  # traffic may have been quicker
                 self._down(backend, None)
         elif backend.uncounted and time.monotonic() >= backend.count_at:
             self._recount(backend)
+        elif isinstance(backend.driver, LoadsModel):
+            self._refresh(backend, backend.driver)
 
     def _probe(self, backend: Backend) -> None:
         def learned(caps: Capabilities) -> None:
@@ -322,6 +433,12 @@ class Registry:
 
         try:
             caps = backend.driver.probe(self._deadline, learned)
+            if caps.dialect == ROUTER and isinstance(backend.driver, LlamaCpp):
+                wake = self._wake[backend.name].set
+                backend.router = Router(backend.driver, caps, wake)
+                log.info("backend %s is a router of several models", backend.name)
+                wake()
+                return
             backend.counter.clear()
             backend.vocabulary.clear()
             backend.caps, backend.error = caps, ""
@@ -335,6 +452,11 @@ class Registry:
         except Exception:
             self._down(backend, UpstreamFault("looking at it failed, see the log"))
             raise
+        if isinstance(backend.driver, LoadsModel):
+            # Told before it is up, or a request would be sent there rather than to one with the
+            # model loaded.
+            backend.awaits = backend.driver.awaits
+            self._scheduler.mark(backend.name, False, backend.awaits)
         # Whoever sees it up must find it in its pool, and get a slot of it.
         self._push(backend, rising=True)
         backend.up = True
@@ -362,6 +484,72 @@ class Registry:
             log.info("backend %s has %d slots", backend.name, backend.slots)
             self._push(backend)
 
+    # routers
+
+    def _models_of(self, host: Backend) -> tuple[Backend, ...]:
+        return tuple(b for b in self.backends.values() if b.host is host)
+
+    def _look_at_models(self, host: Backend, router: Router) -> None:
+        """Have a backend for each model that the router lists."""
+        before = router.models
+        try:
+            listed = router.look()
+        except GatewayError as error:
+            if host.error != str(error):
+                host.error = str(error)
+                log.warning("router %s is down: %s", host.name, error)
+            for one in self._models_of(host):
+                self._wake[one.name].set()  # each finds out by itself
+            return
+        host.error = ""
+        if listed is None:
+            log.warning("backend %s is a router no more", host.name)
+            host.router, host.up = None, None
+            router.close()
+            self._have(host, router, {})
+            return
+        wanted = {n: one for n, one in listed.items() if host.set_model in ("", n)}
+        self._have(host, router, wanted)
+        for one in self._models_of(host):
+            if one.model in router.lost or listed.get(one.model) != before.get(one.model):
+                self._wake[one.name].set()
+        if not wanted:
+            what = f"the model {host.set_model}" if host.set_model else "any models"
+            host.up, host.error = False, f"the router does not have {what}"
+
+    def _have(self, host: Backend, router: Router, wanted: Mapping[str, Listed]) -> None:
+        """These models and no others; the router's own backend stands for it while there is
+        none."""
+        known = {one.model: one for one in self._models_of(host)}
+        for name, one in known.items():
+            if name not in wanted and not one.leaving:
+                self._let_go(one)
+                router.forget(name)
+        for name, listed in wanted.items():
+            if name not in known:
+                one = Backend(
+                    f"{host.name}/{name}",
+                    host.url,
+                    router.model(name),
+                    model=name,
+                    slots=host.set_slots,
+                    n_ctx=host.set_n_ctx,
+                    weight=host.weight,
+                    chat_mode=host.chat_mode,
+                )
+                one.host, one.aliases = host, listed.aliases
+                self._add(one)
+            elif known[name].aliases != listed.aliases:
+                known[name].aliases = listed.aliases
+                self._sort()
+        if wanted and host.name in self.backends:
+            self._scheduler.drain(host.name)
+            self._remove(host)
+        elif not wanted and host.name not in self.backends:
+            with self._changing:
+                self.backends = {**self.backends, host.name: host}
+            self._push(host)
+
     def _sort(self, rising: Backend | None = None) -> None:
         """Something changed: put the pools together anew; `rising` is about to be up."""
         with self._changing:
@@ -370,8 +558,14 @@ class Registry:
                 if not backend.leaving:
                     pools.setdefault(backend.model, []).append(backend)
             self._pools = {
-                model: tuple(sorted(pool, key=lambda b: not (b.up or b is rising)))
+                model: tuple(sorted(pool, key=lambda b: (not (b.up or b is rising), b.provisional)))
                 for model, pool in pools.items()
+            }
+            self._also = {
+                alias: model
+                for model, pool in pools.items()
+                for backend in pool
+                for alias in backend.aliases
             }
 
     def _down(self, backend: Backend, error: GatewayError | None) -> None:
@@ -381,7 +575,19 @@ class Registry:
         log.warning("backend %s is down: %s", backend.name, backend.error)
         self._scheduler.mark(backend.name, up=False)
 
-    def _push(self, backend: Backend, rising: bool = False) -> None:
+    def _refresh(self, backend: Backend, driver: LoadsModel) -> None:
+        """Tell what became of a model that its server loads and unloads."""
+        caps, lost = driver.refresh()
+        if caps != backend.caps or lost:
+            if caps != backend.caps:
+                backend.counter.clear()
+            backend.caps = caps
+            self._push(backend, anew=lost)
+        if driver.awaits != backend.awaits:
+            backend.awaits = driver.awaits
+            self._scheduler.mark(backend.name, bool(backend.up), backend.awaits)
+
+    def _push(self, backend: Backend, rising: bool = False, anew: bool = False) -> None:
         self._sort(backend if rising else None)
         caps = backend.caps
         ram = caps is not None and caps.ram_cache
@@ -395,4 +601,5 @@ class Registry:
             pins=not ram,
             keeps="ram" if ram else "files" if files else "nothing",
             settles=0.0 if caps is None or caps.queues else SETTLE,
+            anew=anew,
         )

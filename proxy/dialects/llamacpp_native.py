@@ -41,6 +41,13 @@ MAX_PROBS = 1000
 SETTINGS = ("generation_settings", "prompt")  # what of an answer the backend is asked for
 
 
+def status(value: str) -> dict[str, Any]:
+    """What a router's /v1/models says of a model's state; a failed load leaves it unloaded."""
+    if value == "failed":
+        return {"value": "unloaded", "failed": True}
+    return {"value": value}
+
+
 def parse(body: Body) -> CompletionRequest:
     """A body of /completion. Raises Invalid naming the field."""
     return CompletionRequest(prompts=prompts(body.get("prompt")), **_common(body))

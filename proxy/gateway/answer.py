@@ -26,6 +26,7 @@ from ..backends.registry import UNNAMED, Backend, Registry
 from ..backends.token_pieces import token_pieces
 from ..cancel import Cancel
 from ..core.events import Batch, Failed, Finished, Progress, TextDelta
+from ..core.invalid import Invalid
 from ..core.order import Order
 from ..core.request import CompletionRequest
 from ..core.task import Task
@@ -105,7 +106,7 @@ class Gateway:
         if model == UNNAMED and self._wait_for_backend:
             self._wait_for_names(model, cancel)
             model, name = self.registry.resolve(request.model)
-        tasks = self._tasks(request, model, cancel)
+        tasks = self.tasks(request, model, cancel)
         return Answer(self, request, model, name, tasks, cancel, caller)
 
     def prompt_tokens(self, answer: Answer, cancel: Cancel | None = None) -> list[int]:
@@ -124,7 +125,8 @@ class Gateway:
         """Tokens of a request's first prompt, as a backend would count them. Raises ContextExceeded
         as soon as there are `limit` or more (0: no limit)."""
         model, _ = self.registry.resolve(request.model)
-        backend, task = self._any(model), self._tasks(request, model, cancel)[0]
+        self._load(model)
+        backend, task = self._any(model), self.tasks(request, model, cancel)[0]
         if isinstance(backend.driver, MakesPrompts):
             return len(backend.driver.prompt_ids(task))
         return backend.counter.count(task.prompt, cancel, limit)
@@ -143,7 +145,8 @@ class Gateway:
     def prompt(self, request: CompletionRequest) -> str:
         """The text a chat is sent as."""
         model, _ = self.registry.resolve(request.model)
-        driver, task = self._any(model).driver, self._tasks(request, model)[0]
+        self._load(model)
+        driver, task = self._any(model).driver, self.tasks(request, model)[0]
         if isinstance(driver, MakesPrompts):
             return driver.detokenize(driver.prompt_ids(task))
         assert isinstance(task.prompt, str), "a chat is rendered to text"
@@ -206,6 +209,12 @@ class Gateway:
             backend.vocabulary.check_harmless(tokens, backend.caps, "tokens")
         return backend.driver.detokenize(tokens)
 
+    def _load(self, model: str) -> None:
+        """A prompt is made by the model's own template, which only the loaded model tells."""
+        if self.registry.unknown(model):
+            for _ in self.registry.load(model, Cancel()):
+                pass
+
     def _any(self, model: str) -> Backend:
         backend = self.registry.pool(model)[0]
         if not backend.up:
@@ -233,7 +242,7 @@ class Gateway:
         finally:
             self._unnamed -= 1
 
-    def _tasks(
+    def tasks(
         self, request: CompletionRequest, model: str, cancel: Cancel | None = None
     ) -> list[Task]:
         """One task a prompt, what concerns all choices checked."""
@@ -291,9 +300,8 @@ class Answer:
         self._caller = caller
         self._began = gateway.clock()
         self._first: Choice | None = None
-        self._choices: Iterator[Choice] = (
-            self._guarded(0, tasks[0]) if len(tasks) * request.n == 1 else self._several()
-        )
+        unknown = gateway.registry.unknown(model)
+        self._choices: Iterator[Choice] = self._after_load() if unknown else self._all()
 
     def prime(self) -> None:
         """Wait until the answer has begun, or a tick has passed. Raises what went wrong."""
@@ -312,6 +320,29 @@ class Answer:
         self._choices.close()  # type: ignore[attr-defined]  # it is a generator
         if not self.info.outcome:
             self.info.outcome = "cancelled"
+
+    def _all(self) -> Iterator[Choice]:
+        alone = len(self.tasks) * self.request.n == 1
+        return self._guarded(0, self.tasks[0]) if alone else self._several()
+
+    def _after_load(self) -> Iterator[Choice]:
+        """The same once the model was loaded and its template is known: the tasks so far were only
+        to refuse early what no template makes good."""
+        info, gateway = self.info, self._gateway
+        try:
+            for note in gateway.registry.load(self.model, self._cancel):
+                info.loading = note
+                yield 0, []
+            info.loading = ""
+            self.tasks = gateway.tasks(self.request, self.model, self._cancel)
+        except (GatewayError, Invalid) as fault:
+            error = (
+                BadRequest(str(fault), param=fault.param) if isinstance(fault, Invalid) else fault
+            )
+            info.outcome = error.code or error.type
+            yield 0, [Failed(error)]
+            return
+        yield from self._all()
 
     def _several(self) -> Iterator[Choice]:
         """Choices run side by side, each in a thread, and are interleaved as they come."""

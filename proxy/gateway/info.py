@@ -11,10 +11,10 @@ class Info(Struct):
     """What happened to a request, for headers, the log and metrics.
 
     `first_place` in the queue when it came, `place` now, 0 for none; `continued` is how often the
-    answer went on on another backend. Times in seconds: in the queue, and from the request's
-    beginning until it was handed to the backend, until the first and until the last token; and
-    those of the backend's own work, on prompts and on tokens. `longest` is the size of the longest
-    sequence, prompt and answer."""
+    answer went on on another backend; `loading` says which model it waits for. Times in seconds: in
+    the queue, and from the request's beginning until it was handed to the backend, until the first
+    and until the last token; and those of the backend's own work, on prompts and on tokens.
+    `longest` is the size of the longest sequence, prompt and answer."""
 
     model: str = ""
     backend: str = ""
@@ -22,6 +22,7 @@ class Info(Struct):
     queue_wait: float = 0.0
     first_place: int = 0
     place: int = 0
+    loading: str = ""
     continued: int = 0
     placed: float = 0.0
     first_token: float = 0.0

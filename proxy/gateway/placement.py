@@ -66,6 +66,7 @@ def placed(
             batches = iter(run)
             for batch in batches:
                 begun = bool(batch)
+                info.loading = "" if begun else seat.loading()
                 yield batch
                 if begun:
                     yield from batches

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..backends.driver import Capabilities, KeepsSlots, Run
+from ..backends.driver import Capabilities, KeepsSlots, LoadsModel, Run
 from ..backends.registry import Backend
 from ..backends.tokens import TokenCounter
 from ..cancel import Cancel
@@ -85,6 +85,11 @@ class Seat:
 
     def stream(self, task: Task) -> Run:
         return _Course(self, task)
+
+    def loading(self) -> str:
+        """What to tell a client that waits for the model to be loaded, "" when it is."""
+        driver = self.backend.driver
+        return driver.loading() if isinstance(driver, LoadsModel) else ""
 
     # the lease
 

@@ -1,6 +1,6 @@
 """Where a request goes: one cost decides, in seconds, over plain records and without a clock.
 
-    expected wait for the slot
+    expected wait for the slot, and for the model where it is not loaded
   + evaluation of the tokens that are not cached there (rates are learned for each backend)
   + restoring what was saved in a file
   + the worth of what would be thrown out (its evaluation, times the chance that it comes back)
@@ -137,7 +137,7 @@ def may_serve(backend: Backend, want: Want, now: float) -> bool:
 def _work(pool: Pool, backend: Backend, tokens: int) -> float:
     """Seconds to evaluate so many tokens; what else runs there takes its part."""
     load = backend.in_flight / (len(backend.slots) * backend.weight)
-    return tokens / pool.rate(backend) * (1 + SHARED * load) + LOAD * load
+    return backend.awaits + tokens / pool.rate(backend) * (1 + SHARED * load) + LOAD * load
 
 
 def _wait(slot: Slot, pool: Pool, now: float) -> float:

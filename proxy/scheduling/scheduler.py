@@ -90,9 +90,11 @@ class Scheduler(Waiting):
         pins: bool = True,
         keeps: Keeps = "nothing",
         settles: float = 0.0,
+        anew: bool = False,
     ) -> None:
         """A backend as a probe found it: it may have started anew, so what it held is forgotten.
-        `slots` 0: it cannot tell, so it is guessed and then learned."""
+        `slots` 0: it cannot tell, so it is guessed and then learned. `anew`: it surely did start
+        anew, though it looks as before, which others that share these records cannot see."""
         with self._lock:
             known = self._backends.get(name)
             backend = known[1] if known is not None else Backend(name, model)
@@ -114,12 +116,12 @@ class Scheduler(Waiting):
             pool.refresh(backend)
             self._serve()
 
-    def mark(self, name: str, up: bool) -> None:
-        """Health changed, and nothing else."""
+    def mark(self, name: str, up: bool, awaits: float = 0.0) -> None:
+        """Health changed, and nothing else. `awaits`: seconds until its model is loaded."""
         with self._lock:
             if name in self._backends:
                 pool, backend = self._backends[name]
-                backend.up = up
+                backend.up, backend.awaits = up, awaits
                 pool.refresh(backend)
                 self._serve()
 

@@ -77,6 +77,7 @@ class Backend(Struct, eq=False):
     `up` None while no probe has come back. `pins`: a request can be sent to a slot of our choice,
     and only what is in the slots is kept; else it chooses itself and `keeps` old prompts in RAM.
     `slots` stand in the order of their numbers, which begin at 0.
+    `awaits`: seconds that a request there waits until the model is loaded, 0 when it is.
     `settles` is how long an old server needs to let go of a slot. `ready` is when it may be tried
     again after it said "busy" or failed; `failures` how often it failed in a row.
 
@@ -101,6 +102,7 @@ class Backend(Struct, eq=False):
     pins: bool = True
     keeps: Keeps = "nothing"
     settles: float = 0.0
+    awaits: float = 0.0
     ready: float = 0.0
     freed: float = 0.0
     failures: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -61,7 +61,7 @@ def tags() -> Response:
 
 @blueprint.get("/api/ps")
 def running() -> Response:
-    return _listed(models.running)
+    return _listed(models.running, ("", "loaded", "sleeping"))
 
 
 @blueprint.post("/api/show")
@@ -89,10 +89,14 @@ def not_ours(digest: str = "") -> Response:
     return plain(view, common.error)
 
 
-def _listed(entry: Callable[[models.Model], dict[str, Any]]) -> Response:
+def _listed(
+    entry: Callable[[models.Model], dict[str, Any]], status: Container[str] | None = None
+) -> Response:
+    """Of the models, those in one of these states."""
+
     def view(here: Services, record: Record) -> Any:
-        names = here.gateway.registry.names()
-        return {"models": [entry(_model(here, name)) for name in names]}
+        found = [_model(here, name) for name in here.gateway.registry.names()]
+        return {"models": [entry(one) for one in found if status is None or one.status in status]}
 
     return plain(view, common.error)
 
@@ -110,4 +114,5 @@ def _model(here: Services, name: str) -> models.Model:
         infill=any(c.infill for c in caps),
         vision=any(c.vision for c in caps),
         embeddings=any(c.embeddings for c in caps),
+        status=registry.status(pool),
     )

@@ -11,6 +11,7 @@ from ..dialects import (
     anthropic,
     completions_both,
     fields,
+    llamacpp_native,
     openai,
     openai_chat,
     openai_completions,
@@ -86,12 +87,14 @@ def _model(here: Services, name: str) -> dict[str, Any]:
     n_ctx = max((b.n_ctx for b in here.gateway.registry.pool(pool)), default=0)
     if _theirs():
         return claude.model(name, here.started, n_ctx)
+    status = here.gateway.registry.status(pool)
     return {
         "id": name,
         "object": "model",
         "created": here.started,
         "owned_by": "slotproxy",
         "meta": {"n_ctx": n_ctx or None},
+        **({"status": llamacpp_native.status(status)} if status else {}),
     }
 
 

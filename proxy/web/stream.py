@@ -77,8 +77,8 @@ class StreamBody:
                 before = encode(choice, batch[:-1]) if len(batch) > 1 else b""
                 yield before + self._encoder.fail(error)
                 return
-            if last is None and self._answer.info.place and self._comments:
-                yield b": queue place %d\n\n" % self._answer.info.place
+            if last is None and self._comments and (note := _note(self._answer.info)):
+                yield note
                 continue
             data = encode(choice, batch)
             if type(last) is Finished:
@@ -91,3 +91,12 @@ class StreamBody:
             if data:
                 yield data
         yield end()
+
+
+def _note(info: Info) -> bytes:
+    """What one who waits is told, as a comment."""
+    if info.place:
+        return b": queue place %d\n\n" % info.place
+    if info.loading:
+        return f": {info.loading}\n\n".encode()
+    return b""

@@ -59,7 +59,7 @@ def test_defaults_are_the_references() -> None:
     assert settings.ai_name == "\nASSISTANT: "
     assert settings.system_name == "\nASSISTANT's RULE: "
     assert settings.stop == "</s>"
-    assert settings.llama_api == ("http://127.0.0.1:8080",)
+    assert settings.llama_api == ("http://127.0.0.1:8080", "http://127.0.0.1:9931")
     assert (settings.host, settings.port) == ("127.0.0.1", 8081)
     assert settings.api_key == ()
 

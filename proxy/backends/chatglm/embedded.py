@@ -27,16 +27,20 @@ def missing(file: str) -> str:
     return ""
 
 
-def bundled_instead(url: str, file: Path) -> Path | None:
-    """The bundled model, when nobody listens at `url` and it can be run."""
+def listens(url: str) -> bool:
+    """Whether anybody is at this address."""
     address = urlsplit(url)
     try:
         with socket.create_connection((address.hostname, address.port or 80), PATIENCE):
-            return None
+            return True
     except OSError:
-        pass
+        return False
+
+
+def bundled_instead(file: Path) -> Path | None:
+    """The bundled model, when it can be run."""
     if why := missing(str(file)):
-        log.info("nothing answers at %s, and the bundled model cannot be run: %s", url, why)
+        log.info("the bundled model cannot be run: %s", why)
         return None
-    log.info("nothing answers at %s: serving the bundled ChatGLM model, %s", url, file.name)
+    log.info("serving the bundled ChatGLM model, %s", file.name)
     return file

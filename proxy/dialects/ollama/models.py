@@ -16,7 +16,8 @@ VERSION = "0.12.6"  # of Ollama, whose API this is; clients ask for a least one
 
 
 class Model(Struct, frozen=True):
-    """A served model; `created` in seconds since 1970, `n_ctx` in tokens, 0 unknown."""
+    """A served model; `created` in seconds since 1970, `n_ctx` in tokens, 0 unknown. `status` says
+    whether it is loaded, "" where its server has no other."""
 
     name: str
     created: int
@@ -25,6 +26,7 @@ class Model(Struct, frozen=True):
     infill: bool = False
     vision: bool = False
     embeddings: bool = False
+    status: str = ""
 
 
 def _details(model: Model) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def _entry(model: Model) -> dict[str, Any]:
         "size": 0,
         "digest": hashlib.sha256(model.name.encode()).hexdigest(),
         "details": _details(model),
+        **({"status": model.status} if model.status else {}),
     }
 
 
@@ -58,7 +61,7 @@ def tag(model: Model) -> dict[str, Any]:
 
 
 def running(model: Model) -> dict[str, Any]:
-    """An entry of /api/ps: what is served is loaded, and stays."""
+    """An entry of /api/ps, for a model that is loaded."""
     return {
         **_entry(model),
         "expires_at": "9999-12-31T23:59:59Z",

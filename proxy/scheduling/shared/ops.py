@@ -133,10 +133,11 @@ class Found(Struct, frozen=True, array_like=True, tag=8):
 
 
 class Down(Struct, frozen=True, array_like=True, tag=9):
-    """The writer finds a backend up, or down."""
+    """The writer finds a backend up, or down; `awaits` as `Scheduler.mark` has it."""
 
     name: str
     up: bool
+    awaits: float = 0.0
 
 
 class Drain(Struct, frozen=True, array_like=True, tag=10):

@@ -116,7 +116,7 @@ class Replica:
                 self._found(mine, op)
             case ops.Down():
                 mine.backends[op.name] = op.up
-                self._judge(op.name)
+                self._judge(op.name, op.awaits)
             case ops.Drain():
                 mine.backends.pop(op.name, None)
                 if not any(op.name in member.backends for member in self.members.values()):
@@ -205,11 +205,11 @@ class Replica:
             settles=facts.settles,
         )
 
-    def _judge(self, name: str) -> None:
+    def _judge(self, name: str, awaits: float = 0.0) -> None:
         """A backend is up as long as somebody finds it so."""
         views = [m.backends[name] for m in self.members.values() if name in m.backends]
         if views:
-            self.scheduler.mark(name, any(views))
+            self.scheduler.mark(name, any(views), awaits)
 
     def _bury(self, name: str) -> None:
         member = self.members.pop(name)

@@ -109,20 +109,21 @@ class SharedScheduler(Waiting):
         pins: bool = True,
         keeps: Keeps = "nothing",
         settles: float = 0.0,
+        anew: bool = False,
     ) -> None:
         with self._lock:
             facts = Facts(model, slots, weight, pins, keeps, settles)
             self._mine[name] = up, facts
-            self._post(ops.Found(name, up, facts))
+            self._post(ops.Found(name, up, facts, anew))
             self._tell_alone(name)
             self._go_on()
 
-    def mark(self, name: str, up: bool) -> None:
+    def mark(self, name: str, up: bool, awaits: float = 0.0) -> None:
         with self._lock:
             if name in self._mine:
                 self._mine[name] = up, self._mine[name][1]
-            self._post(ops.Down(name, up))
-            self._alone.mark(name, up)
+            self._post(ops.Down(name, up, awaits))
+            self._alone.mark(name, up, awaits)
             self._go_on()
 
     def drain(self, name: str) -> None:

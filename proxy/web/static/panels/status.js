@@ -105,8 +105,9 @@ function card(backend) {
   return card;
 }
 
-function known({ model, n_ctx, found, view }) {
+function known({ model, status, n_ctx, found, view }) {
   const facts = [[words.model, model || "–"]];
+  if (status) facts.push([words.status, words.status_value(status)]);
   if (found) facts.push([words.kind, [found.dialect, found.build].filter(Boolean).join(" · ")]);
   if (n_ctx) facts.push([words.context, words.tokens(count(n_ctx))]);
   if (found) {

@@ -21,6 +21,9 @@ const WORDS = {
     draining: "draining",
     on_trial: "on trial",
     model: "Model",
+    status: "Model is",
+    status_value: (state) =>
+      ({ loading: "being loaded", failed: "not loadable" })[state] ?? state,
     kind: "Server",
     context: "Context",
     tokens: (n) => `${n} tokens`,
@@ -84,6 +87,15 @@ const WORDS = {
     draining: "正在停用",
     on_trial: "试用中",
     model: "模型",
+    status: "模型状态",
+    status_value: (state) =>
+      ({
+        loaded: "已加载",
+        loading: "加载中",
+        unloaded: "未加载",
+        sleeping: "休眠",
+        failed: "加载失败",
+      })[state] ?? state,
     kind: "服务器",
     context: "上下文",
     tokens: (n) => `${n} 词元`,

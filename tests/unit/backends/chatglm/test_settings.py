@@ -101,29 +101,28 @@ def test_the_bundled_model_is_served_where_nobody_listens(
 ) -> None:
     file = model_file(tmp_path / "m.bin")
     caplog.set_level("INFO")
-    assert embedded.bundled_instead(nobody, file) == file
-    assert f"nothing answers at {nobody}: serving the bundled ChatGLM model" in caplog.text
+    assert not embedded.listens(nobody)
+    assert embedded.bundled_instead(file) == file
+    assert "serving the bundled ChatGLM model" in caplog.text
 
 
-@pytest.mark.usefixtures("installed")
-def test_a_server_that_is_there_goes_first(tmp_path: Path) -> None:
+def test_a_server_that_is_there_is_seen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert embedded.bundled_instead(url, model_file(tmp_path / "m.bin")) is None
+        assert embedded.listens(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 @pytest.mark.usefixtures("installed")
-def test_without_the_file_there_is_none(tmp_path: Path, nobody: str) -> None:
-    assert embedded.bundled_instead(nobody, tmp_path / "m.bin") is None
+def test_without_the_file_there_is_none(tmp_path: Path) -> None:
+    assert embedded.bundled_instead(tmp_path / "m.bin") is None
 
 
 def test_without_the_library_it_is_said_what_to_install(
-    tmp_path: Path, nobody: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
     caplog.set_level("INFO")
     file = model_file(tmp_path / "m.bin")
-    assert embedded.bundled_instead(nobody, file) is None
+    assert embedded.bundled_instead(file) is None
     assert "pip install 'slotproxy[chatglm]'" in caplog.text
     assert "chatglm_cpp is not installed" in embedded.missing(str(file))
 

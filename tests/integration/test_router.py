@@ -1,0 +1,555 @@
+"""A real llama-server in router mode: several models behind one address, loaded when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests import thorough
+from tools import made_up_model, servers
+from tools.processes import Child, Gateway, ask, held_port
+
+from .conftest import StartGateway, StartServer
+
+LEGACY = ("--chat-template", "legacy")
+SLOW_LOADS = {"LLAMA_SERVER_DEBUG_FAKE_TIMING": "1"}  # a load takes two seconds, and a request too
+PRESET = """
+version = 1
+[alpha]
+c = 32768
+np = 2
+chat-template = chatml
+[beta]
+c = 1536
+np = 3
+chat-template-file = {template}
+[broken]
+c = 512
+"""
+TEMPLATE = (
+    "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+class Router(Child):
+    """llama-server with the models of a folder, on a port that it keeps over restarts."""
+
+    def __init__(self, folder: Path, log: Path, extra: Sequence[str] = (), **more: Any) -> None:
+        binary = servers.find("llama-2026")
+        assert binary is not None
+        self.port = held_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        preset = folder.parent / f"{folder.name}.ini"
+        words = ["--host", "127.0.0.1", "--port", str(self.port), "-t", "1", "--offline"]
+        words += ["--models-dir", str(folder), "--models-preset", str(preset), *extra]
+        env = {"LLAMA_CACHE": str(folder.parent / "none"), **more.pop("env", {})}
+        super().__init__([binary, *words], log, env, cwd=folder.parent, **more)
+
+    def start(self, seconds: float = 60.0) -> None:
+        self.launch()
+        end = time.monotonic() + seconds
+        while ask(f"{self.url}/health")[0] != 200:
+            if not self.alive or time.monotonic() > end:
+                raise self.fail("did not start")
+            time.sleep(0.05)
+
+    def status(self, model: str) -> str:
+        (found,) = (one for one in self.models() if one["id"] == model)
+        return str(found["status"]["value"])
+
+    def models(self) -> list[dict[str, Any]]:
+        status, data = ask(f"{self.url}/v1/models")
+        assert status == 200
+        found: list[dict[str, Any]] = json.loads(data)["data"]
+        return found
+
+    def tell(self, path: str, body: Any) -> tuple[int, Any]:
+        status, data = ask(f"{self.url}{path}", body, seconds=60.0)
+        return status, json.loads(data or b"null")
+
+    @property
+    def loads(self) -> int:
+        """How many processes of models it has started."""
+        return self.log.count("spawning server instance with name=")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models of made-up weights, and a file that is none."""
+    if thorough.FEW:
+        pytest.skip("make test-all runs it")
+    return _folder(tmp_path_factory.mktemp("router"))
+
+
+def _folder(where: Path) -> Path:
+    models = where / "models"
+    models.mkdir()
+    for seed, name in enumerate(("alpha", "beta")):
+        made_up_model.write(models / f"{name}.gguf", seed=seed, n_ctx=16384)
+    whole = (models / "alpha.gguf").read_bytes()
+    (models / "broken.gguf").write_bytes(whole[: len(whole) // 2])
+    template = where / "turns.jinja"
+    template.write_text(TEMPLATE)
+    (where / "models.ini").write_text(PRESET.format(template=template))
+    return models
+
+
+StartRouter = Callable[..., Router]
+
+
+@pytest.fixture(scope="module")
+def start_router(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRouter]:
+    if servers.find("llama-2026") is None:
+        reason = "llama-2026 is not built: python -m tools.servers build llama-2026"
+        if thorough.ALL:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    started: list[Router] = []
+
+    def start(*extra: str, models: Path = folder, **more: Any) -> Router:
+        log = tmp_path_factory.mktemp("log") / "router.log"
+        one = Router(models, log, extra, **more)
+        started.append(one)
+        one.start()
+        return one
+
+    try:
+        yield start
+    finally:
+        for one in started:
+            one.stop()
+
+
+@pytest.fixture(scope="module")
+def _one_at_a_time(start_router: StartRouter) -> Router:
+    return start_router("--models-max", "1", "--slots", "--metrics")
+
+
+@pytest.fixture
+def router(_one_at_a_time: Router) -> Router:
+    """A router with room for one model; none is loaded."""
+    one = _one_at_a_time
+    if not one.alive:
+        one.start()
+    for model in ("alpha", "beta"):
+        if one.status(model) != "unloaded":
+            one.tell("/models/unload", {"model": model})
+            wait_for(lambda model=model: one.status(model) == "unloaded")  # type: ignore[misc]
+    return one
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def request(
+    url: str, path: str, body: Any = None, seconds: float = 60.0
+) -> tuple[int, dict[str, str], Any]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=seconds)
+    try:
+        data = None if body is None else json.dumps(body)
+        headers = {"Content-Type": "application/json"}
+        connection.request("GET" if body is None else "POST", path, data, headers)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def chat(
+    gateway: Gateway, model: str, text: str = "Hello", tokens: int = 4, **more: Any
+) -> tuple[int, Any]:
+    messages = [{"role": "user", "content": text}]
+    body = {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, **more}
+    status, _, answer = request(gateway.url, "/v1/chat/completions", body)
+    return status, answer
+
+
+def listed(gateway: Gateway) -> dict[str, str]:
+    """The status of each model, as our /v1/models has it."""
+    found = request(gateway.url, "/v1/models")[2]["data"]
+    return {
+        one["id"]: "failed" if one["status"].get("failed") else one["status"]["value"]
+        for one in found
+    }
+
+
+def backends(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    found = request(gateway.url, "/v1/backends")[2]["data"]
+    return {one["model"]: one for one in found}
+
+
+def warm(gateway: Gateway, backend: str) -> list[int]:
+    """The tokens that slots of a backend are thought to hold."""
+    found = request(gateway.url, "/v1/slots")[2]["backends"]
+    return [
+        slot["tokens"]
+        for one in found
+        if one["backend"] == backend
+        for slot in one["slots"]
+        if slot["conversation"] is not None
+    ]
+
+
+def test_each_model_of_a_router_is_a_model_of_ours(router: Router, gateway: StartGateway) -> None:
+    one = gateway("--llama-api", router.url)
+    assert listed(one) == {"alpha": "unloaded", "beta": "unloaded", "broken": "unloaded"}
+    assert request(one.url, "/api/ps")[2]["models"] == []
+
+    status, answer = chat(one, "alpha")
+    assert status == 200, answer
+    assert (answer["model"], answer["usage"]["completion_tokens"]) == ("alpha", 4)
+    assert router.status("alpha") == "loaded"
+    found = backends(one)["alpha"]
+    name = f"127.0.0.1:{router.port}/alpha"
+    assert (found["id"], found["status"], found["slots"], found["n_ctx"]) == (
+        name,
+        "loaded",
+        2,
+        16384,
+    )
+    assert not found["found"]["provisional"]
+
+    status, answer = chat(one, "beta")
+    assert status == 200, answer
+    wait_for(lambda: listed(one)["alpha"] == "unloaded")
+    assert listed(one)["beta"] == "loaded"
+    found = backends(one)["beta"]
+    assert (found["slots"], found["n_ctx"]) == (3, 512)
+    assert [m["name"] for m in request(one.url, "/api/ps")[2]["models"]] == ["beta"]
+    tags = {m["name"]: m["status"] for m in request(one.url, "/api/tags")[2]["models"]}
+    assert tags == {"alpha": "unloaded", "beta": "loaded", "broken": "unloaded"}
+
+
+def test_each_model_has_its_own_chat_template(router: Router, gateway: StartGateway) -> None:
+    one = gateway("--llama-api", router.url)
+    prompts = {}
+    for model in ("alpha", "beta"):
+        messages = [{"role": "user", "content": "Hello"}]
+        body = {"model": model, "messages": messages}
+        status, _, answer = request(one.url, "/apply-template", body)
+        assert status == 200, answer
+        prompts[model] = answer["prompt"]
+    assert "<|im_start|>user" in prompts["alpha"]
+    assert prompts["beta"] == "[user] Hello\n[assistant] "
+
+
+def test_looking_loads_nothing(router: Router, gateway: StartGateway) -> None:
+    one = gateway("--llama-api", router.url, "--health-interval", "0.05", "--metrics")
+
+    def look(seconds: float) -> None:
+        before, looks, end = router.loads, 0, time.monotonic() + seconds
+        while time.monotonic() < end or looks < 3:
+            for path in (
+                *("/health", "/v1/models", "/v1/backends", "/v1/slots", "/slots", "/metrics"),
+                *("/props?model=alpha", "/props", "/api/tags", "/api/ps", "/status"),
+            ):
+                assert ask(f"{one.url}{path}")[0] == 200, path
+            assert ask(f"{one.url}/api/show", {"model": "beta"})[0] == 200
+            looks += 1
+        assert router.loads == before
+        assert {m["status"]["value"] for m in router.models()} == {"unloaded"}
+
+    look(3.0)  # at models that nobody has seen loaded
+    assert chat(one, "alpha")[0] == 200
+    assert backends(one)["alpha"]["found"]["metrics"]
+    assert router.tell("/models/unload", {"model": "alpha"})[0] == 200
+    wait_for(lambda: listed(one)["alpha"] == "unloaded")
+    look(3.0)  # at one that is known
+
+
+def test_looking_does_not_keep_a_model_awake(
+    start_router: StartRouter, gateway: StartGateway
+) -> None:
+    sleepy = start_router("--sleep-idle-seconds", "2")
+    one = gateway("--llama-api", sleepy.url, "--health-interval", "0.1")
+    assert chat(one, "alpha")[0] == 200
+    wait_for(lambda: listed(one)["alpha"] == "sleeping")
+    end = time.monotonic() + 3.0
+    while time.monotonic() < end:
+        assert request(one.url, "/props?model=alpha")[0] == 200
+        assert ask(f"{one.url}/health")[0] == 200
+        assert sleepy.status("alpha") == "sleeping"
+    assert warm(one, f"127.0.0.1:{sleepy.port}/alpha") == []
+    status, answer = chat(one, "alpha")  # which wakes it
+    assert status == 200, answer
+    wait_for(lambda: listed(one)["alpha"] == "loaded")
+
+
+def test_an_eviction_by_others_is_noticed(router: Router, gateway: StartGateway) -> None:
+    one = gateway("--llama-api", router.url, "--health-interval", "60")
+    name = f"127.0.0.1:{router.port}/alpha"
+    text = "Tell me about the rivers of the land. " * 8
+    assert chat(one, "alpha", text)[0] == 200
+    status, answer = chat(one, "alpha", text)
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 20
+    assert warm(one, name)
+
+    assert router.tell("/completion", {"model": "beta", "prompt": "a", "n_predict": 1})[0] == 200
+    wait_for(lambda: listed(one)["alpha"] == "unloaded")
+    wait_for(lambda: not warm(one, name))
+
+    status, answer = chat(one, "alpha", text)  # it is loaded again
+    assert status == 200, answer
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    status, answer = chat(one, "alpha", text)
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 20
+
+
+def test_concurrent_requests_for_two_models_are_all_answered(
+    router: Router, gateway: StartGateway
+) -> None:
+    one = gateway("--llama-api", router.url)
+    before = router.loads
+    answers: list[tuple[str, int]] = []
+
+    def work(model: str) -> None:
+        for _ in range(6):
+            answers.append((model, chat(one, model, tokens=16)[0]))
+
+    threads = [threading.Thread(target=work, args=(m,)) for m in ("alpha", "beta") * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+    assert sorted(answers) == [("alpha", 200)] * 18 + [("beta", 200)] * 18
+    assert router.loads - before <= 20  # 36 where the models changed with every request
+
+
+def test_steady_traffic_for_one_model_does_not_starve_another(
+    router: Router, gateway: StartGateway
+) -> None:
+    one = gateway("--llama-api", router.url)
+    over = threading.Event()
+    statuses: list[int] = []
+
+    def steady(tokens: int) -> None:
+        while not over.is_set():
+            statuses.append(chat(one, "alpha", tokens=tokens)[0])
+
+    # Of different lengths, so that one is always under way.
+    threads = [threading.Thread(target=steady, args=(n,)) for n in (900, 1300, 1700, 2100)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_for(lambda: len(statuses) >= 2, 60)
+        began = time.monotonic()
+        status, answer = chat(one, "beta")
+        took = time.monotonic() - began
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+    assert status == 200, answer
+    assert took < 30
+    assert set(statuses) == {200}
+
+
+def test_a_load_that_fails_is_an_error_with_its_reason(
+    router: Router, gateway: StartGateway
+) -> None:
+    one = gateway("--llama-api", router.url)
+    for more in ({}, {"stream": True}):
+        status, answer = chat(one, "broken", **more)
+        assert (status, answer["error"]["code"]) == (502, "model_load_failed")
+        assert "could not be loaded" in answer["error"]["message"]
+    wait_for(lambda: listed(one)["broken"] == "failed")
+    wait_for(lambda: "ended with exit code" in (backends(one)["broken"]["error"] or ""))
+    assert chat(one, "alpha")[0] == 200  # no other model is the worse for it
+    assert ask(f"{one.url}/health")[0] == 200
+
+
+def stream(gateway: Gateway, model: str, tokens: int) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=60)
+    messages = [{"role": "user", "content": "Hello"}]
+    body = {"model": model, "messages": messages, "max_tokens": tokens, "stream": True}
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    return connection
+
+
+def test_closing_a_stream_frees_the_slot_of_the_model(
+    router: Router, gateway: StartGateway
+) -> None:
+    one = gateway("--llama-api", router.url)
+
+    def busy() -> int:
+        status, data = request(router.url, "/slots?model=alpha&autoload=false")[::2]
+        assert status == 200
+        return sum(slot["is_processing"] for slot in data)
+
+    with contextlib.closing(stream(one, "alpha", 16000)) as connection:
+        answer = connection.getresponse()
+        assert answer.status == 200
+        while b"content" not in answer.readline():
+            pass
+        wait_for(lambda: busy() == 1)
+        answer.close()
+    wait_for(lambda: busy() == 0, 5.0)
+    assert request(one.url, "/v1/backends")[2]["data"][0]["in_flight"] == 0
+
+
+def test_a_stream_hears_that_its_model_is_being_loaded(
+    start_router: StartRouter, gateway: StartGateway
+) -> None:
+    slow = start_router("--models-max", "1", env=SLOW_LOADS)
+    one = gateway("--llama-api", slow.url, "--sse-ping-interval", "0.3")
+    for _ in range(2):  # unknown to us, then known
+        with contextlib.closing(stream(one, "alpha", 4)) as connection:
+            answer = connection.getresponse()
+            assert answer.status == 200
+            text = answer.read().decode()
+        assert ": loading alpha" in text
+        assert text.rstrip().endswith("data: [DONE]")
+        assert slow.tell("/models/unload", {"model": "alpha"})[0] == 200
+        wait_for(lambda: slow.status("alpha") == "unloaded")
+
+
+def test_a_router_that_is_killed_in_mid_load_is_found_again(
+    start_router: StartRouter, gateway: StartGateway
+) -> None:
+    slow = start_router("--models-max", "1", env=SLOW_LOADS)
+    one = gateway("--llama-api", slow.url, "--health-interval", "0.2")
+    found: list[tuple[int, Any]] = []
+    thread = threading.Thread(target=lambda: found.append(chat(one, "alpha")))
+    thread.start()
+    wait_for(lambda: slow.log.count("waiting until model name=alpha") > 0)
+    slow.kill()
+    thread.join(30)
+    ((status, answer),) = found
+    assert status in (502, 503), answer
+    wait_for(lambda: ask(f"{one.url}/health")[0] == 503)
+    assert all(b["state"] == "down" for b in backends(one).values())
+    slow.start()
+    wait_for(lambda: ask(f"{one.url}/health")[0] == 200)
+    status, answer = chat(one, "alpha")
+    assert status == 200, answer
+
+
+def test_models_come_and_go_with_the_routers_list(
+    start_router: StartRouter, gateway: StartGateway, tmp_path: Path
+) -> None:
+    models = _folder(tmp_path)
+    changing = start_router(models=models)
+    one = gateway("--llama-api", changing.url, "--health-interval", "0.2")
+    assert chat(one, "beta")[0] == 200
+    aside = tmp_path / "beta.gguf"
+    shutil.move(models / "beta.gguf", aside)
+    preset = tmp_path / "models.ini"
+    preset.write_text("version = 1\n[alpha]\nc = 1024\nnp = 2\n")
+    assert request(changing.url, "/v1/models?reload=1")[0] == 200
+    wait_for(lambda: "beta" not in listed(one))
+    status, answer = chat(one, "beta")
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+    shutil.move(aside, models / "beta.gguf")
+    assert request(changing.url, "/v1/models?reload=1")[0] == 200
+    wait_for(lambda: "beta" in listed(one))
+    assert chat(one, "beta")[0] == 200
+
+
+def test_a_model_that_two_routers_have_is_one_pool_beside_a_plain_server(
+    router: Router, start_router: StartRouter, start_server: StartServer, gateway: StartGateway
+) -> None:
+    other = start_router("--models-max", "1")
+    plain = start_server("llama-2023")
+    one = gateway(
+        *("--llama-api", router.url, "--llama-api", other.url, "--llama-api", plain.url, *LEGACY),
+        *("--health-interval", "0.2"),
+    )
+    wait_for(lambda: len(request(one.url, "/v1/models")[2]["data"]) == 4)
+    found = request(one.url, "/v1/models")[2]["data"]
+    assert [m["id"] for m in found][:3] == ["alpha", "beta", "broken"]
+    assert "status" not in found[3]
+    assert chat(one, found[3]["id"])[0] == 200
+    assert chat(one, "alpha")[0] == 200
+    assert [router.status("alpha"), other.status("alpha")].count("loaded") == 1
+    first, second = (router, other) if router.status("alpha") == "loaded" else (other, router)
+    for _ in range(3):  # no second copy is loaded while one is idle
+        assert chat(one, "alpha")[0] == 200
+    assert second.status("alpha") == "unloaded"
+    first.kill()
+    wait_for(
+        lambda: sum(b["state"] == "down" for b in request(one.url, "/v1/backends")[2]["data"]) == 3
+    )
+    status, answer = chat(one, "alpha")
+    assert status == 200, answer
+    assert second.status("alpha") == "loaded"
+
+
+def test_a_key_goes_to_the_router_and_reload_lets_its_models_go(
+    start_router: StartRouter,
+    start_server: StartServer,
+    gateway: StartGateway,
+    tmp_path: Path,
+) -> None:
+    locked = start_router("--api-key", "sesame")
+    plain = start_server("llama-2023")
+    config = tmp_path / "slotproxy.toml"
+    first = f'[[backend]]\nurl = "{plain.url}"\nname = "plain"\n'
+    second = f'[[backend]]\nurl = "{locked.url}"\nname = "box"\napi_key = "sesame"\n'
+    config.write_text(first + second)
+    one = gateway("--config", str(config), "--health-interval", "0.2", *LEGACY)
+    wait_for(
+        lambda: {"box/alpha", "box/beta", "plain"} <= {b["id"] for b in backends(one).values()}
+    )
+    assert chat(one, "alpha")[0] == 200
+    config.write_text(first)
+    one.send(signal.SIGHUP)
+    wait_for(lambda: [b["id"] for b in backends(one).values()] == ["plain"])
+    config.write_text(first + second)
+    one.send(signal.SIGHUP)
+    wait_for(lambda: "box/beta" in {b["id"] for b in backends(one).values()})
+    assert chat(one, "beta")[0] == 200
+
+
+def test_one_model_of_a_router_can_be_named(
+    router: Router, gateway: StartGateway, tmp_path: Path
+) -> None:
+    config = tmp_path / "slotproxy.toml"
+    config.write_text(f'[[backend]]\nurl = "{router.url}"\nmodel = "beta"\nslots = 1\n')
+    one = gateway("--config", str(config))
+    assert listed(one) == {"beta": "unloaded"}
+    assert chat(one, "")[0] == 200
+    assert backends(one)["beta"]["slots"] == 1
+
+
+def test_a_router_that_loads_nothing_by_itself_says_so(
+    start_router: StartRouter, gateway: StartGateway
+) -> None:
+    manual = start_router("--no-models-autoload")
+    one = gateway("--llama-api", manual.url, "--health-interval", "0.2")
+    status, answer = chat(one, "alpha")
+    assert (status, answer["error"]["code"]) == (502, "model_not_loaded")
+    assert manual.tell("/models/load", {"model": "alpha"})[0] == 200
+    wait_for(lambda: listed(one)["alpha"] == "loaded")
+    status, answer = chat(one, "alpha")
+    assert status == 200, answer
+
+
+def test_native_routes_name_the_model(router: Router, gateway: StartGateway) -> None:
+    one = gateway("--llama-api", router.url)
+    for path, body in (
+        ("/completion", {"prompt": "Hello", "n_predict": 2}),
+        ("/tokenize", {"content": "Hello world"}),
+        ("/v1/completions", {"prompt": "Hello", "max_tokens": 2}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "Hello"}]}),
+    ):
+        status, _, answer = request(one.url, path, {**body, "model": "beta"})
+        assert status == 200, (path, answer)
+    assert router.status("beta") == "loaded"

@@ -1,0 +1,162 @@
+"""Models that their server loads when they are asked for, on a scripted driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from proxy.backends.driver import Capabilities
+from proxy.backends.refusals import refusal
+from proxy.backends.router import described, outline
+from proxy.cancel import Cancel
+from proxy.errors import BackendBusy, BadRequest, GatewayError, UpstreamFault
+from proxy.wire.router import Listed
+from tests.fakes import CAPS, ScriptedDriver, client, make_app, services_of, wait_until
+
+UNKNOWN = outline(Listed(name="lazy", status="unloaded"))
+KNOWN = msgspec.structs.replace(
+    CAPS, models=("lazy",), template="<t>{{ messages[0].content }}</t>", queues=True
+)
+
+
+class Lazy(ScriptedDriver):
+    """A model that is not loaded until it is asked for."""
+
+    trouble = ""
+
+    def __init__(self, error: GatewayError | None = None) -> None:
+        super().__init__(caps=UNKNOWN)
+        self.status = "unloaded"
+        self.loads = 0
+        self.lost = False
+        self._error = error
+
+    @property
+    def awaits(self) -> float:
+        return 0.0 if self.status == "loaded" else 5.0
+
+    def refresh(self) -> tuple[Capabilities, bool]:
+        lost, self.lost = self.lost, False
+        return self.caps, lost
+
+    def load(self, cancel: Cancel) -> Iterator[None]:
+        self.loads += 1
+        yield
+        if self._error is not None:
+            raise self._error
+        self.caps, self.status = KNOWN, "loaded"
+
+    def loading(self) -> str:
+        return "" if self.status == "loaded" else "loading lazy, 50%"
+
+
+CHAT = {"model": "lazy", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def test_the_first_request_waits_for_the_load_and_has_the_models_template() -> None:
+    driver = Lazy()
+    http = client(driver)
+    assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+    assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+    assert driver.loads == 1
+    assert [task.prompt for task in driver.tasks] == ["<t>Hello</t>"] * 2
+
+
+def test_a_stream_is_told_of_the_load() -> None:
+    text = client(Lazy()).post("/v1/chat/completions", json={**CHAT, "stream": True}).text
+    assert text.startswith(": loading lazy, 50%\n\n")
+    assert text.rstrip().endswith("data: [DONE]")
+
+
+def test_a_load_that_fails_is_the_answers_error() -> None:
+    http = client(Lazy(UpstreamFault("it could not be loaded", code="model_load_failed")))
+    answer = http.post("/v1/chat/completions", json=CHAT)
+    assert (answer.status_code, answer.json["error"]["code"]) == (502, "model_load_failed")
+
+
+def test_a_request_that_no_template_makes_good_loads_nothing() -> None:
+    driver = Lazy()
+    body = {**CHAT, "grammar": "root ::= nonsense"}
+    assert client(driver).post("/v1/chat/completions", json=body).status_code == 400
+    assert driver.loads == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/v1/models", "/v1/backends", "/props", "/slots", "/v1/slots", "/api/tags"]
+)
+def test_looking_loads_nothing(path: str) -> None:
+    driver = Lazy()
+    assert client(driver).get(path).status_code == 200
+    assert driver.loads == 0
+    assert driver.tasks == []
+
+
+def test_the_status_is_told_wherever_models_are_listed() -> None:
+    http = client(Lazy(), ScriptedDriver())
+    lazy, scripted = http.get("/v1/models").json["data"]
+    assert lazy["status"] == {"value": "unloaded"}
+    assert "status" not in scripted
+    assert [one["status"] for one in http.get("/v1/backends").json["data"]] == ["unloaded", None]
+    assert [one.get("status") for one in http.get("/api/tags").json["models"]] == ["unloaded", None]
+    assert [one["name"] for one in http.get("/api/ps").json["models"]] == ["scripted"]
+
+
+def test_who_names_no_model_gets_one_that_is_loaded() -> None:
+    driver = Lazy()
+    body = {**CHAT, "model": ""}
+    answer = client(driver, ScriptedDriver()).post("/v1/chat/completions", json=body)
+    assert answer.json["model"] == "scripted"
+    assert driver.loads == 0
+
+
+def test_what_slots_held_is_forgotten_when_the_model_is_unloaded() -> None:
+    driver = Lazy()
+    app = make_app(driver)
+    http = app.test_client()
+
+    def held() -> bool:
+        (one,) = http.get("/v1/slots").json["backends"]
+        return any(slot["conversation"] is not None for slot in one["slots"])
+
+    long = {**CHAT, "messages": [{"role": "user", "content": "Hello to all of you. " * 30}]}
+    assert http.post("/v1/chat/completions", json=long).status_code == 200
+    assert held()
+    driver.status, driver.lost = "unloaded", True
+    services_of(app).gateway.registry.failed("b0", UpstreamFault("look now"))
+    wait_until(lambda: not held())
+    assert http.post("/v1/chat/completions", json=long).status_code == 200
+    assert driver.loads == 1  # what is known of the model stays known
+
+
+def test_known_capabilities_are_what_props_say() -> None:
+    props = {
+        "total_slots": 3,
+        "default_generation_settings": {"n_ctx": 512},
+        "chat_template": "t",
+        "bos_token": 5,
+        "modalities": {"vision": True},
+    }
+    found = described(UNKNOWN, props)
+    assert found is not None
+    assert (found.slots, found.n_ctx, found.template, found.bos_token) == (3, 512, "t", "")
+    assert (found.vision, found.audio, found.provisional) == (True, False, False)
+    for nothing in (None, [], {}, {"total_slots": "3"}, {"total_slots": 3}):
+        assert described(UNKNOWN, nothing) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "code"),
+    [
+        (500, "model name=x failed to load", UpstreamFault, "model_load_failed"),
+        (400, "model name=x is not running", BackendBusy, "upstream_busy"),
+        (400, "model is not loaded", UpstreamFault, "model_not_loaded"),
+        (400, "another matter", BadRequest, None),
+    ],
+)
+def test_a_routers_refusals_have_names(
+    status: int, message: str, kind: type[GatewayError], code: str | None
+) -> None:
+    error = refusal(status, msgspec.json.encode({"error": {"code": status, "message": message}}))
+    assert (type(error), error.code) == (kind, code)

@@ -1,0 +1,146 @@
+"""What a router's list and events are read as."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from proxy.wire.router import LONGEST, MOST, Event, Listed, event, forgotten, listed, room
+
+
+def entry(name: str, value: str, **status: Any) -> dict[str, Any]:
+    return {"id": name, "object": "model", "status": {"value": value, **status}}
+
+
+def test_models_are_listed_with_status_and_instance() -> None:
+    answer = {
+        "data": [
+            {
+                **entry("a", "loaded", args=["llama-server", "--port", "41001", "-c", "512"]),
+                "aliases": ["small", "tiny"],
+                "architecture": {"input_modalities": ["text", "image"]},
+            },
+            entry("org/b:Q4", "unloaded", args=[]),
+        ]
+    }
+    assert listed(answer) == {
+        "a": Listed(
+            name="a", status="loaded", instance="41001", aliases=("small", "tiny"), vision=True
+        ),
+        "org/b:Q4": Listed(name="org/b:Q4", status="unloaded"),
+    }
+
+
+def test_a_failed_load_is_a_status_of_its_own() -> None:
+    found = listed({"data": [entry("a", "unloaded", failed=True, exit_code=1)]})
+    assert found == {"a": Listed(name="a", status="failed", exit_code=1)}
+
+
+def test_a_model_that_is_being_downloaded_is_not_served() -> None:
+    assert listed({"data": [entry("a", "downloading"), entry("b", "sleeping")]}) == {
+        "b": Listed(name="b", status="sleeping")
+    }
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {},
+        {"data": 1},
+        {"data": [1]},
+        {"data": [{"id": "plain", "object": "model", "meta": {}}]},
+        {"data": [{"id": "a", "status": "loaded"}]},
+    ],
+)
+def test_an_answer_of_another_server_is_no_router(answer: object) -> None:
+    assert listed(answer) is None
+
+
+def test_a_router_may_have_no_models() -> None:
+    assert listed({"data": []}) == {}
+
+
+@pytest.mark.parametrize("name", ["", None, 5, "x" * (LONGEST + 1)])
+def test_a_model_without_a_usable_name_is_left_out(name: Any) -> None:
+    assert listed({"data": [entry(name, "loaded"), entry("b", "loaded")]}) == {
+        "b": Listed(name="b", status="loaded")
+    }
+
+
+def test_fields_of_a_wrong_type_count_as_not_said() -> None:
+    answer = {
+        "data": [
+            {
+                **entry("a", "loaded", args={"--port": 1}, exit_code="1"),
+                "aliases": "small",
+                "architecture": {"input_modalities": "image"},
+            }
+        ]
+    }
+    assert listed(answer) == {"a": Listed(name="a", status="loaded")}
+
+
+def test_the_number_of_models_is_bounded() -> None:
+    found = listed({"data": [entry(str(n), "unloaded") for n in range(MOST + 5)]})
+    assert found is not None
+    assert len(found) == MOST
+
+
+def test_events_tell_status_and_progress() -> None:
+    stages = ["text_model", "mmproj_model"]
+    progress = {"stages": stages, "current": "mmproj_model", "value": 0.5}
+    data = {"status": "loading", "progress": progress}
+    told = {"model": "a", "event": "status_change", "data": data}
+    assert event(msgspec.json.encode(told)) == Event(name="a", status="loading", progress=0.75)
+    assert event(b'{"model": "*", "event": "models_reload"}') == Event(name="*")
+    assert event(b'{"model": "a", "data": {"status": "unloaded", "exit_code": 0}}') == Event(
+        name="a", status="unloaded"
+    )
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b'{"model": 1}', b"\xff", b"nonsense"])
+def test_what_is_no_event_is_none(payload: bytes) -> None:
+    assert event(payload) is None
+
+
+@pytest.mark.parametrize(
+    "progress", [{}, {"value": "half"}, {"value": 0.5, "stages": [], "current": "a"}, "all"]
+)
+def test_progress_that_says_nothing_is_none(progress: Any) -> None:
+    told = {"model": "a", "data": {"status": "loading", "progress": progress}}
+    assert event(msgspec.json.encode(told)) == Event(name="a", status="loading")
+
+
+def at(status: str, instance: str) -> Listed:
+    return Listed(name="a", status=status, instance=instance)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lost"),
+    [
+        (at("loaded", "1"), at("loaded", "1"), False),
+        (at("loaded", "1"), at("unloaded", "1"), True),
+        (at("loaded", "1"), at("sleeping", "1"), True),
+        (at("loaded", "1"), at("failed", "1"), True),
+        (at("loaded", "1"), at("loaded", "2"), True),  # it went and came between two looks
+        (at("unloaded", "1"), at("unloaded", "2"), True),  # it came and went
+        (at("unloaded", "1"), at("loading", "2"), True),
+        # What was held went when the model did; what came since is a new request's.
+        (at("unloaded", "1"), at("loaded", "2"), False),
+        (at("loading", "2"), at("loaded", "2"), False),
+        (at("sleeping", "2"), at("loaded", "2"), False),
+    ],
+)
+def test_what_slots_held_is_lost_with_the_process(old: Listed, new: Listed, lost: bool) -> None:
+    assert forgotten(old, new) is lost
+
+
+@pytest.mark.parametrize(
+    ("props", "most"), [({"max_instances": 4}, 4), ({"max_instances": -1}, 0), ({}, 0), (None, 0)]
+)
+def test_room_is_what_max_instances_says(props: object, most: int) -> None:
+    assert room(props) == most
