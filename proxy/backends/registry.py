@@ -175,6 +175,7 @@ class Registry:
         self._threads: list[threading.Thread] = []
         self._changing = threading.Lock()  # what is replaced whole is read first
         self._pools: dict[str, tuple[Backend, ...]] = {}  # as they are: asked for by every request
+        self._named: tuple[str, ...] = ()  # the same
         self._also: dict[str, str] = {}  # model by alias, as routers have them
         scheduler.on_stranded = self.look_soon
         for backend in backends:
@@ -258,8 +259,9 @@ class Registry:
     # models
 
     def models(self) -> tuple[str, ...]:
-        """The names of the pools, in the order of their backends."""
-        return tuple(self._pools)
+        """The names of the pools, in the order of their backends. Backends that have not told
+        theirs yet count only where no other has."""
+        return self._named
 
     def names(self) -> tuple[str, ...]:
         """What /v1/models lists: the aliases where the only model has some, else the models."""
@@ -561,6 +563,7 @@ class Registry:
                 model: tuple(sorted(pool, key=lambda b: (not (b.up or b is rising), b.provisional)))
                 for model, pool in pools.items()
             }
+            self._named = tuple(filter(self.is_named, pools)) or tuple(pools)
             self._also = {
                 alias: model
                 for model, pool in pools.items()

@@ -1,7 +1,8 @@
 """Real model servers and a real gateway, each a process on a loopback port.
 
-Servers live as long as the session, so that they are loaded once; a test that kills one starts it
-again (``server.start()``: the port stays). Gateways end with their test.
+Servers end with their module: an old one spins a core while it idles, and starts in a tenth of a
+second. A test that kills one starts it again (``server.start()``: the port stays). Gateways end
+with their test.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def smollm2_model() -> Path:
 StartServer = Callable[..., ModelServer]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_server(
     made_up_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[StartServer]:
@@ -120,17 +121,17 @@ def _kept_alive(server: ModelServer) -> Iterator[ModelServer]:
     yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _old_server(start_server: StartServer) -> ModelServer:
     return start_server("llama-2023")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _new_server(start_server: StartServer) -> ModelServer:
     return start_server("llama-2026")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _powerinfer_server(start_server: StartServer) -> ModelServer:
     return start_server("powerinfer")
 

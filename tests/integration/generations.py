@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Name in tools.servers: the session's fixture, two slots and the made-up model.
+# Name in tools.servers: the module's fixture, two slots and the made-up model.
 SERVER_FIXTURES = {
     "llama-2023": "_old_server",
     "powerinfer": "_powerinfer_server",

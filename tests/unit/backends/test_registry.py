@@ -201,6 +201,16 @@ def test_first_answers_are_shown_before_the_first_token(houses: list[House]) -> 
     assert house.backend.n_ctx == CAPS.n_ctx
 
 
+def test_backend_that_has_not_answered_yet_adds_no_model(houses: list[House]) -> None:
+    """Else any name would mean one of two models, and be refused, while one of them starts."""
+    house = started(houses, Watched())
+    silent = Backend("late", "test://late", Watched(up=False))
+    both = Registry([silent, house.backend], house.scheduler)
+    assert both.models() == ("scripted",)
+    assert both.resolve("any") == ("scripted", "scripted")
+    assert Registry([silent], Scheduler(time.monotonic)).models() == ("default",)
+
+
 def test_health_thread_survives_any_exception_and_logs_it_once(
     houses: list[House], caplog: pytest.LogCaptureFixture
 ) -> None:

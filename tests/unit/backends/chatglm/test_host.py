@@ -85,6 +85,7 @@ def test_a_real_one_says_why_it_cannot(hosts: Callable[..., Process]) -> None:
     assert isinstance(said, Broken)
     assert "FileNotFoundError" in said.reason
     assert one.sock.recv(1) == b""
+    assert one._process is not None and one._process.wait(60) == 0  # by itself, before it is left
     assert one.end() == "exit code 0"
 
 
