@@ -20,31 +20,31 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
 from .cancel import Cancel
+from .confinement import command, environment
 from .errors import Cancelled, UpstreamFault, UpstreamTimeout
 
 PATIENCE = 8.0  # seconds a child has to end what it began, before it is killed
 MOST, MOST_IDLE = 8, 2
 LAST = "last"  # in an answer: the child ends with it
 LONGEST = 4 << 20  # bytes of one answer
-_HOME = Path(__file__).resolve().parent.parent  # where the package lies
 
 
 class Child:
-    """A running helper: `python -m module`, told `setup` first."""
+    """A running helper: `python -P -m module`, told `setup` first. `whole`: with our environment,
+    but for our settings."""
 
-    def __init__(self, module: str, setup: Any) -> None:
+    def __init__(self, module: str, setup: Any, *, whole: bool = False) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            command(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=_environment(),
+            env=environment(whole=whole),
             # A session of its own: what a terminal sends is for us, and all of it can be killed.
             start_new_session=True,
         )
@@ -99,10 +99,12 @@ class Child:
 
 
 class Children:
-    """Helpers of one kind, started as they are needed, MOST at once."""
+    """Helpers of one kind, started as they are needed, MOST at once. `whole`: the operator's own
+    code, which may look for its settings in the environment; others get a small one."""
 
-    def __init__(self, module: str, setup: Any = None) -> None:
+    def __init__(self, module: str, setup: Any = None, *, whole: bool = False) -> None:
         self._module = module
+        self._whole = whole
         self._setup = setup
         self._lock = threading.Lock()
         self._room = threading.Semaphore(MOST)
@@ -126,7 +128,7 @@ class Children:
         child = self._rested()
         if child is None:
             try:
-                child = Child(self._module, self._setup)
+                child = Child(self._module, self._setup, whole=self._whole)
             except OSError as error:
                 raise UpstreamFault("a helper cannot be started", detail=str(error)) from None
         given_up = child.end
@@ -175,13 +177,6 @@ class Children:
             idle, self._idle = self._idle, []
         for child in idle:
             child.end()
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without our settings: keys are among them."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith("SLOTPROXY_")}
-    paths = [str(_HOME), *filter(None, [own.get("PYTHONPATH")])]
-    return {**own, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def channel() -> tuple[IO[bytes], IO[bytes]]:

@@ -418,7 +418,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 600
     reading_memory: Annotated[
         int, _says(_SERVE, "bytes of address space that reading a document may take", ge=1 << 28)
-    ] = 4294967296
+    ] = 1 << 30
     response_store: Annotated[
         str, _says(_SERVE, "SQLite file of the responses of /v1/responses; empty: in memory")
     ] = ""

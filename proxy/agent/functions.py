@@ -50,7 +50,7 @@ class Function:
 def functions(names: Sequence[str]) -> tuple[list[Runs], Children]:
     """The functions of these names, and the children they run in. Raises UpstreamFault where a
     function cannot be imported."""
-    children = Children(__name__, {"names": list(names)})
+    children = Children(__name__, {"names": list(names)}, whole=True)
     told = children.ask({}, Cancel(), PATIENCE)
     found = [Tool(one["name"], one["description"], one["parameters"]) for one in told["tools"]]
     return [Function(tool, children) for tool in found], children

@@ -77,7 +77,7 @@ def _is_schema(value: Any) -> bool:
 
 
 def children(server: Server) -> Children:
-    return Children(__name__, msgspec.to_builtins(server))
+    return Children(__name__, msgspec.to_builtins(server), whole=True)
 
 
 # the child's side

@@ -5,8 +5,9 @@ the first slot. Since early 2024 /props tells slots, context and template, and a
 What a chunk calls the slot (slot_id, id_slot) and the end (stopped_eos, stop_type) is read from a
 real one: a token must come within the deadline, since a wedged server still answers every GET.
 
-The questions are few and far between, so they go by `requests`, a connection each: an old server
-has eight threads, and one that idles on a kept connection is one less for the traffic.
+The questions are few and far between, so they go by `requests` (see `questions`), a connection
+each: an old server has eight threads, and one that idles on a kept connection is one less for the
+traffic.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import requests
 
+from ..aside import Threads, aside
 from ..core.sampling import LATER
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..wire import sse
 from ..wire.router import room
+from . import questions
 from .driver import Capabilities, Learned, ignore
 from .http import Pool
 
@@ -29,8 +31,9 @@ Answer = dict[str, Any]
 
 PROMPT = "Hi"
 KEPT = " ".join(str(n * n) for n in range(2, 26))
-GET_TIMEOUT = 5.0
+GET_TIMEOUT = 5.0  # seconds for a whole answer
 ROUTER = "router"  # the dialect of a llama-server that has several models behind it
+_threads = Threads(4)
 
 
 def probe(
@@ -106,10 +109,13 @@ def _outline(health: int, props: Answer, models: Answer, first: Answer) -> Capab
 
 
 def _questions(url: str, headers: Mapping[str, str]) -> tuple[int, Answer, Answer, Answer]:
-    """The status of /health, and what /props, /v1/models and /model.json say."""
-    with requests.Session() as session:
-        session.trust_env = False  # a proxy of the environment is for the world, not for backends
-        session.headers.update({"Connection": "close", **headers})
+    """The status of /health, and what /props, /v1/models and /model.json say. In a native thread:
+    what a server sends is parsed there, and JSON of megabytes too."""
+    return aside(lambda: _asked(url, headers), _threads)
+
+
+def _asked(url: str, headers: Mapping[str, str]) -> tuple[int, Answer, Answer, Answer]:
+    with questions.Session(headers) as session:
         status, props = _get(session, url + "/props")
         if status == 503:
             raise BackendDown("the backend is loading its model")
@@ -213,15 +219,10 @@ def _busy(status: int, data: bytes) -> dict[str, Any]:
     return {}
 
 
-def _get(session: requests.Session, url: str) -> tuple[int, dict[str, Any]]:
+def _get(session: questions.Session, url: str) -> tuple[int, Answer]:
     """Status and JSON object of an answer, (0, {}) where there is none in time."""
-    try:
-        answer = session.get(url, timeout=GET_TIMEOUT, allow_redirects=False)
-    except requests.ConnectionError as error:
-        raise BackendDown("the backend does not answer", detail=str(error)) from None
-    except requests.RequestException:
-        return 0, {}
-    return answer.status_code, _dict(_json(answer.content)) if answer.status_code == 200 else {}
+    status, data = session.get(url, GET_TIMEOUT)
+    return status, _dict(_json(data)) if status == 200 else {}
 
 
 def _json(data: bytes) -> Any:

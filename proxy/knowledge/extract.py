@@ -4,9 +4,14 @@ The bytes go to a file that has no name, and are read from there: what is read p
 whole in memory.
 
 It is a process of its own, since what it reads is anybody's: it may be broken, endless, or made to
-harm a parser. It has limits on memory and processor time; a parser that is talked into reaching the
-network, starting a program or writing a file is stopped; its parent ends it when it takes too long,
-and it ends with its parent, whose end is that of its standard input.
+harm a parser. It has limits on memory and processor time. Its parent ends it when it takes too
+long, and it ends with its parent, whose end is that of its standard input.
+
+On Linux it is confined (`proxy.confinement`), whatever a parser is made to do: it writes no file,
+reads none but Python's own, starts no program, connects nowhere by TCP and sees no other process.
+Elsewhere only the audit hook below stands in the way of a parser's Python code. The hook is no
+sandbox: it knows the usual ways to the network, to programs and to written files, not all, and it
+does not see native code.
 
 In:  a line of JSON {"kind", "end", "size", "memory", "seconds", "chunk", "overlap"}, then `size`
      bytes.
@@ -25,6 +30,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
+from ..confinement import confine, limit
 from .sections import of_markdown, of_plain
 from .splitting import Section, pieces
 from .values import Splitting
@@ -133,23 +139,18 @@ def _weigh(file: BinaryIO) -> None:
         raise Unreadable("it is far larger unpacked than packed")
 
 
-def _limit(memory: int, seconds: int) -> None:
-    if sys.platform == "win32":
-        return  # it has no such limits; the parent's on time holds
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU, then SIGKILL
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, 64 << 20))
-
-
 def _forbid(event: str, args: tuple[Any, ...]) -> None:
-    """An audit hook (PEP 578): what no document is a reason for."""
-    if event in FORBIDDEN or (
-        event == "open" and isinstance(args[1], str) and args[1][:1] in "wax"
-    ):
+    """An audit hook (PEP 578): the usual ways to what no document is a reason for. A second line
+    behind `confine`, and the only one where that does nothing; native code passes it by."""
+    if event in FORBIDDEN or (event == "open" and _writes(*args[1:3])):
         raise PermissionError(event)
+
+
+def _writes(mode: str | None, flags: int) -> bool:
+    """Of an event `open`; os.open gives no mode."""
+    if mode is not None:
+        return not set(mode).isdisjoint("wax+")
+    return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
 def _end_with_parent(source: BinaryIO) -> None:
@@ -174,6 +175,7 @@ def _held(source: BinaryIO, size: int) -> BinaryIO:
 def main(source: BinaryIO = sys.stdin.buffer) -> None:
     asked: dict[str, Any] = json.loads(source.readline())
     file = _held(source, asked["size"])
+    confine(network=False)  # before there is a second thread: each has its own
     threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
     # Whatever a library prints goes to the log; the answer alone to the pipe.
     out, sys.stdout = sys.stdout, sys.stderr
@@ -182,7 +184,7 @@ def main(source: BinaryIO = sys.stdin.buffer) -> None:
         out.write(json.dumps(fields) + "\n")
         out.flush()
 
-    _limit(asked["memory"], asked["seconds"])
+    limit(asked["memory"], asked["seconds"])
     sys.addaudithook(_forbid)
     share = 0.0
 

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from msgspec import Struct
 
+from ..confinement import command, environment
 from .kinds import kind
 from .splitting import Piece
 from .values import Splitting
-
-_HOME = Path(__file__).resolve().parents[2]  # where the package lies
 
 
 class Limits(Struct, frozen=True):
@@ -29,7 +25,7 @@ class Limits(Struct, frozen=True):
     address space."""
 
     seconds: int = 300
-    memory: int = 2 << 30
+    memory: int = 1 << 30
 
 
 class Failed(Exception):
@@ -48,17 +44,15 @@ class Reading:
         splitting: Splitting,
         limits: Limits,
     ) -> None:
-        own = {k: v for k, v in os.environ.items() if not k.startswith("SLOTPROXY_")}  # keys
-        paths = [str(_HOME), *filter(None, [own.get("PYTHONPATH")])]
         self._seconds = limits.seconds
         self._since: float | None = time.monotonic()  # waiting for the child; None: it for us
         self._late = False
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "proxy.knowledge.extract"],
+            command("proxy.knowledge.extract"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**own, "PYTHONPATH": os.pathsep.join(paths)},
+            env=environment(),
             start_new_session=True,  # what a terminal sends is for us
         )
         asked = {

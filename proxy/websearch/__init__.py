@@ -1,8 +1,8 @@
 """Search on the web: engines behind one seam, and pages read with a guard.
 
 `engines` are pure, a request and the reading of its answer each; `metasearch` is the one that is a
-library; `fetch` is HTTP that can be bounded, pinned and given up; `passages` takes the parts of a
-page that fit, `reading` does that beside the gateway. `search` puts them together.
+library; `fetch` is HTTP that is bounded and pinned; `passages` takes the parts of a page that fit;
+`reading` does both in a child, beside the gateway. `search` puts them together.
 """
 
 from . import metasearch

@@ -27,7 +27,8 @@ class Engine(Protocol):
 
     def request(self, query: str, count: int) -> Request: ...
 
-    def read(self, status: int, data: bytes) -> list[Result]:
+    @classmethod
+    def read(cls, status: int, data: bytes) -> list[Result]:
         """Raises UpstreamFault for an answer that is none."""
 
 
@@ -43,10 +44,11 @@ class SearXNG:
         sent = urlencode({"q": query, "format": "json"})
         return Request(f"{self._url}/search?{sent}", {"Accept": "application/json"})
 
-    def read(self, status: int, data: bytes) -> list[Result]:
+    @classmethod
+    def read(cls, status: int, data: bytes) -> list[Result]:
         if status == 403:
             raise UpstreamFault("the SearXNG server does not allow the format json")
-        return _results(_object(self.name, status, data).get("results"), "title", "url", "content")
+        return _results(_object(cls.name, status, data).get("results"), "title", "url", "content")
 
 
 class Brave:
@@ -60,8 +62,9 @@ class Brave:
         headers = {"Accept": "application/json", "X-Subscription-Token": self._key}
         return Request(f"{self._url}/res/v1/web/search?{sent}", headers)
 
-    def read(self, status: int, data: bytes) -> list[Result]:
-        web = _object(self.name, status, data).get("web")
+    @classmethod
+    def read(cls, status: int, data: bytes) -> list[Result]:
+        web = _object(cls.name, status, data).get("web")
         found = web.get("results") if isinstance(web, dict) else None
         return _results(found, "title", "url", "description")
 
@@ -77,8 +80,9 @@ class Tavily:
         body = msgspec.json.encode({"query": query[:400], "max_results": min(count, 20)})
         return Request(f"{self._url}/search", headers, body)
 
-    def read(self, status: int, data: bytes) -> list[Result]:
-        return _results(_object(self.name, status, data).get("results"), "title", "url", "content")
+    @classmethod
+    def read(cls, status: int, data: bytes) -> list[Result]:
+        return _results(_object(cls.name, status, data).get("results"), "title", "url", "content")
 
 
 class Bing:
@@ -93,10 +97,19 @@ class Bing:
         sent = urlencode({"q": query, "count": min(count, 50), "textFormat": "Raw"})
         return Request(f"{self._url}/v7.0/search?{sent}", {"Ocp-Apim-Subscription-Key": self._key})
 
-    def read(self, status: int, data: bytes) -> list[Result]:
-        pages = _object(self.name, status, data).get("webPages")
+    @classmethod
+    def read(cls, status: int, data: bytes) -> list[Result]:
+        pages = _object(cls.name, status, data).get("webPages")
         found = pages.get("value") if isinstance(pages, dict) else None
         return _results(found, "name", "url", "snippet")
+
+
+KINDS: dict[str, type[Engine]] = {kind.name: kind for kind in (SearXNG, Brave, Tavily, Bing)}
+
+
+def read(name: str, status: int, data: bytes) -> list[Result]:
+    """What the engine of this name says. Raises UpstreamFault for an answer that is none."""
+    return KINDS[name].read(status, data)
 
 
 def from_library(values: Any) -> list[Result]:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import msgspec
+
 from ..cancel import Cancel
 from ..children import Children, serve
 from ..errors import UpstreamFault, UpstreamTimeout
@@ -38,7 +40,7 @@ class Metasearch:
             raise UpstreamTimeout("no search engine answered in time")
         if "wrong" in answer:
             raise UpstreamFault("no search engine can be reached", detail=answer["wrong"])
-        return from_library(answer["results"])
+        return msgspec.convert(answer["results"], list[Result])
 
     def close(self) -> None:
         self._children.close()
@@ -54,7 +56,8 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
     def answer(question: Any) -> Any:
         try:
             library = DDGS(timeout=max(1, int(question["seconds"])))
-            return {"results": library.text(question["query"], max_results=question["count"])}
+            found = from_library(library.text(question["query"], max_results=question["count"]))
+            return {"results": [msgspec.to_builtins(one) for one in found[: question["count"]]]}
         except TimeoutException:
             return {"late": True}
         except DDGSException as error:

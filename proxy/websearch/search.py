@@ -7,12 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from ..cancel import Cancel
-from ..errors import BadRequest, Forbidden, GatewayError, Unsupported
+from ..errors import BadRequest, Forbidden, Unsupported, UpstreamFault, UpstreamTimeout
 from .engines import Engine
-from .fetch import fetch
 from .metasearch import Metasearch
 from .reading import Reading
-from .values import Request, Result
+from .values import Result
 
 MOST = 20
 MOST_QUERY = 1000  # characters
@@ -80,8 +79,8 @@ class WebSearch:
         if isinstance(chosen, Metasearch):
             found = chosen.search(query, count, cancel, self.seconds)
         else:
-            page = fetch(chosen.request(query, count), cancel, self.seconds, open_only=False)
-            found = chosen.read(page.status, page.data)
+            asked = chosen.request(query, count)
+            found = self._reading.results(chosen.name, asked, count, cancel, self.seconds)
         results = tuple(found[:count])
         if split:
             results = self._read(results, query, cancel, end)
@@ -128,29 +127,15 @@ class WebSearch:
     def _read(
         self, results: Sequence[Result], query: str, cancel: Cancel, end: float
     ) -> tuple[Result, ...]:
-        """Pages are read side by side; one that cannot be had keeps its snippet."""
-        snippets: dict[int, str] = {}
-
-        def read(at: int, url: str) -> None:
-            try:
-                left = max(0.1, end - self._clock())
-                page = fetch(Request(url), cancel, left, open_only=self._open_only)
-                if page.status == 200:
-                    left = max(0.1, end - self._clock())
-                    parts = self._reading.best(page, query, SHARE, cancel, left)
-                    snippets[at] = "\n…\n".join(parts)
-            except GatewayError:
-                return
-
-        threads = [
-            threading.Thread(target=read, args=(at, one.url), name="page", daemon=True)
-            for at, one in enumerate(results)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(max(0.0, end - self._clock()))
+        """A page that cannot be had keeps its snippet."""
+        urls = [one.url for one in results]
+        try:
+            texts = self._reading.passages(
+                urls, query, SHARE, cancel, max(0.1, end - self._clock()), open_only=self._open_only
+            )
+        except (UpstreamFault, UpstreamTimeout):
+            return tuple(results)
         return tuple(
-            Result(one.title, one.url, snippets.get(at) or one.snippet)
-            for at, one in enumerate(results)
+            Result(one.title, one.url, text or one.snippet)
+            for one, text in zip(results, texts, strict=True)
         )

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from ...confinement import command, environment
 from . import place
 from .engine import serve
 from .peers import Peers
@@ -31,7 +32,6 @@ PATIENCE = 2.0  # seconds an engine that was hung up on has to end by itself
 JOINING = 20.0  # seconds for an engine to listen that another starts, or to go that has died
 SOON = 0.2  # seconds one has that ended by itself
 RETRY = 0.05  # seconds between two attempts at that
-_HOME = Path(__file__).resolve().parents[3]  # where the package lies
 
 
 class Host(Protocol):
@@ -90,12 +90,11 @@ class Process:
             listener.bind(str(address))
             listener.listen()
             self._join(folder)
-            command = [sys.executable, "-m", "proxy.backends.chatglm.child"]
-            command += [str(listener.fileno()), str(theirs)]
-            command += [load.path, str(load.n_ctx), str(load.idle)]
+            child = [*command("proxy.backends.chatglm.child"), str(listener.fileno()), str(theirs)]
+            child += [load.path, str(load.n_ctx), str(load.idle)]
             try:
                 self._process = subprocess.Popen(
-                    command,
+                    child,
                     stdin=subprocess.DEVNULL,
                     pass_fds=(listener.fileno(), theirs, lock),
                     env=_environment(threads),
@@ -161,9 +160,7 @@ def _environment(threads: int) -> dict[str, str]:
     """The child's. A library built with OpenMP takes the number of threads from there; by default
     one core is left for the HTTP side."""
     count = threads or max(1, (os.cpu_count() or 1) - 1)
-    paths = [str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
-    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(count)}
-    return {**os.environ, **own}
+    return {**environment(whole=True), "OMP_NUM_THREADS": str(count)}
 
 
 class Thread:

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from proxy.cancel import Cancel
 from proxy.errors import Forbidden, GatewayError, UpstreamFault, UpstreamTimeout
 from proxy.websearch import fetch as fetching
 from proxy.websearch import guard
@@ -42,7 +41,7 @@ def test_a_private_address_is_never_asked(web: Web, host: str) -> None:
     web.page("/", "secret")
     port = web.url.rpartition(":")[2]
     with pytest.raises(GatewayError) as caught:
-        fetch(Request(f"http://{host}:{port}/"), Cancel(), 5)
+        fetch(Request(f"http://{host}:{port}/"), 5)
     assert isinstance(caught.value, Forbidden | UpstreamFault)
     assert web.seen == []
 
@@ -52,7 +51,7 @@ def test_a_private_address_is_never_asked(web: Web, host: str) -> None:
 )  # fmt: skip
 def test_other_kinds_of_addresses_are_refused(url: str) -> None:
     with pytest.raises(Forbidden):
-        fetch(Request(url), Cancel(), 5)
+        fetch(Request(url), 5)
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, ...]) -> list[str]:
@@ -71,7 +70,7 @@ def names(monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, ...]) -> list[st
 def test_a_name_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     names(monkeypatch, ("8.8.8.8", "10.0.0.1"))
     with pytest.raises(Forbidden):
-        fetch(Request("http://x.example/"), Cancel(), 5)
+        fetch(Request("http://x.example/"), 5)
 
 
 def test_the_connection_goes_to_the_address_that_was_judged(
@@ -91,7 +90,7 @@ def test_the_connection_goes_to_the_address_that_was_judged(
         return sock
 
     monkeypatch.setattr(fetching.socket, "create_connection", connect)
-    page = fetch(Request(f"http://x.example:{port}/"), Cancel(), 5)
+    page = fetch(Request(f"http://x.example:{port}/"), 5)
     assert page.data == b"hello"
     assert (went, asked) == ([("8.8.8.8", int(port))], ["x.example"])
     assert web.seen[0][2]["Host"] == f"x.example:{port}"
@@ -110,7 +109,7 @@ def test_a_redirect_is_judged_anew(web: Web, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(fetching.socket, "create_connection", connect)
     with pytest.raises(Forbidden):
-        fetch(Request(f"http://x.example:{port}/"), Cancel(), 5)
+        fetch(Request(f"http://x.example:{port}/"), 5)
     assert [path for _, path, _, _ in web.seen] == ["/"]
 
 
@@ -118,16 +117,16 @@ def test_redirects_end(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "resolve", lambda host, port, open_only: "127.0.0.1")
     web.pages["/"] = 302, {"Location": "/"}, b""
     with pytest.raises(UpstreamFault, match="from one address to the next"):
-        fetch(Request(web.url), Cancel(), 5)
+        fetch(Request(web.url), 5)
     assert len(web.seen) == 4
 
 
 def test_size_and_time_are_bounded(web: Web) -> None:
     web.pages["/large"] = 200, {"Content-Type": "text/plain"}, b"x" * (LARGEST + 100_000)
-    page = fetch(Request(web.url + "/large"), Cancel(), 20, open_only=False)
+    page = fetch(Request(web.url + "/large"), 20, open_only=False)
     assert len(page.data) == LARGEST
     web.silent.add("/slow")
     began = time.monotonic()
     with pytest.raises(UpstreamTimeout):
-        fetch(Request(web.url + "/slow"), Cancel(), 0.3, open_only=False)
+        fetch(Request(web.url + "/slow"), 0.3, open_only=False)
     assert time.monotonic() - began < 5

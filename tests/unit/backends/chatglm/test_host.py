@@ -66,7 +66,7 @@ def child(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
     real = host.subprocess.Popen
 
     def run(command: list[str], **options: Any) -> Any:
-        return real([command[0], str(file), *command[3:]], **options)
+        return real([command[0], str(file), *command[4:]], **options)  # python -P -m module …
 
     monkeypatch.setattr(host.subprocess, "Popen", run)
 

@@ -1,0 +1,103 @@
+"""What a backend can do to who asks for its small documents: nothing but give none."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import subprocess
+import sys
+import time
+
+import pytest
+
+from proxy.backends.questions import MAX_ANSWER, MAX_HEAD, Session
+from proxy.errors import BackendDown
+from tests.contract.test_faults import FORMS, Play, endless, slowly
+
+from .rawserver import LAST_CHUNK, RawServer, chunk, head
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def asked(play: Play | bytes, seconds: float = 30.0) -> tuple[int, bytes]:
+    step = play if isinstance(play, bytes) else lambda sock: play(sock, FORMS[0])
+    with RawServer([step]) as server, Session({}) as session:
+        return session.get(server.url + "/props", seconds)
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (b"", CONTINUE * 1000),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x" * 5_000),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 50_000),
+        (head(None), chunk(b"x" * 50_000)),
+        (head(None) + chunk(b"{}") + b"0\r\n", b"X: y\r\n" * 5_000),
+    ],
+    ids=["interim answers", "header", "body", "chunks", "trailers"],
+)
+def test_an_answer_without_end_is_none(start: bytes, more: bytes) -> None:
+    began = time.monotonic()
+    with contextlib.suppress(BackendDown):  # http.client refuses some by itself
+        assert asked(endless(lambda _: start, lambda *_: more)) == (0, b"")
+    assert time.monotonic() - began < 6  # it would go on for eight seconds
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nX: ", head(None) + b"2000\r\n"])
+def test_a_server_that_drips_is_left_at_the_deadline(start: bytes) -> None:
+    began = time.monotonic()
+    assert asked(slowly(lambda _: start, b"x"), 0.4) == (0, b"")
+    assert time.monotonic() - began < 4
+
+
+def test_what_is_packed_is_never_unpacked() -> None:
+    packed = gzip.compress(b" " * (64 << 20))
+    answer = head(len(packed), extra="Content-Encoding: gzip\r\n") + packed
+    assert asked(answer) == (200, packed)
+
+
+def test_an_answer_may_be_as_large_as_its_bound() -> None:
+    data = b"x" * (MAX_ANSWER - 70_000)
+    assert asked(head(len(data)) + data) == (200, data)
+    small = head(2, extra="X: " + "x" * (MAX_HEAD - 1000) + "\r\n") + b"{}"
+    assert asked(small) == (200, b"{}")
+
+
+def test_redirects_are_answers_and_nobody_is_down() -> None:
+    assert asked(head(0, "302 Found", "Location: http://x.example/\r\n"))[0] == 302
+    assert asked(head(None) + chunk(b"{}") + LAST_CHUNK) == (200, b"{}")
+    with pytest.raises(BackendDown), Session({}) as session:
+        session.get("http://127.0.0.1:9/props", 5)
+
+
+STALL = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import gevent, sys, time
+from proxy.backends.probe import outline
+gaps = []
+def tick():
+    before = time.monotonic()
+    while True:
+        gevent.sleep(0.002)
+        now = time.monotonic()
+        gaps.append(now - before)
+        before = now
+gevent.spawn(tick)
+try:
+    outline(sys.argv[1], {})
+except Exception as error:
+    print(type(error).__name__)
+print(f"{max(gaps):.3f}")
+"""
+
+
+def test_a_gevent_worker_goes_on_while_it_asks() -> None:
+    """Interim answers that come as fast as they are read."""
+    play = endless(lambda _: b"", lambda *_: CONTINUE * 1000)
+    with RawServer(*[[lambda sock: play(sock, FORMS[0])]] * 4) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", STALL, server.url], capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < 2  # seconds; it was eight for each question
