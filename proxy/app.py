@@ -31,7 +31,7 @@ from .config import BackendConfig, Settings, SettingsError
 from .dialects.openai import error as error_object
 from .dialogue import Bounds, Dialogues, Finder
 from .dialogue.finding import KNOWLEDGE, WEB
-from .errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
+from .errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, StoreUnavailable
 from .gateway import Embedder, Gateway, Manner
 from .keeping import Keeping, data_folder
 from .prompters import Prompters
@@ -58,14 +58,16 @@ from .web import (
     vector_stores,
 )
 from .web.auth import Keys
+from .web.background import Jobs
 from .web.calling import Callers
-from .web.conversation import Jobs
 from .web.direct import Application
 from .web.exchange import refuse
 from .web.observe import Lines, Observer, Record
+from .web.ongoing import Ongoing
 from .web.routing import LateRule
 from .web.services import EXTENSION, Services
 from .web.services import services_of as services_of  # for who serves it
+from .web.shares import Shares
 from .websearch import WebSearch, metasearch
 from .websearch.engines import Bing, Brave, SearXNG, Tavily
 from .websearch.metasearch import Metasearch
@@ -117,6 +119,8 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     embedder = _embedder(settings, settings.embedding_api, "embeddings")
     ranker = _embedder(settings, settings.rerank_api, "rankings")
     keeping = Keeping(settings, embedder, ranker)
+    store, observer = _responses(settings), Observer(metrics=settings.metrics)
+    alone = len({key.name for key in settings.keys}) <= 1  # nobody to share places with
     app = Application("slotproxy")
     app.url_rule_class = LateRule
     app.extensions[EXTENSION] = Services(
@@ -124,12 +128,15 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         gateway,
         Keys((key.name, key.secret) for key in settings.keys),
         Callers(settings.keys),
-        Observer(metrics=settings.metrics),
+        observer,
         int(time.time()),
         embedder or Embedder(registry, scheduler),
         ranker or Embedder(registry, scheduler),
-        _responses(settings),
-        Jobs(),
+        store,
+        Jobs(store, observer, alone=alone),
+        Ongoing(),
+        Shares(pages.status.MOST_WATCHERS, alone=alone),
+        Shares(pages.answers.MOST, alone=alone),
         layouts,
         _dialogues(settings, gateway, layouts, keeping),
         keeping.knowledge,
@@ -278,7 +285,10 @@ def _responses(settings: Settings) -> ResponseStore:
         folder = Path(settings.data) if settings.data else data_folder()
         folder.mkdir(parents=True, exist_ok=True)
         path = str(folder / "responses.sqlite")
-    return ResponseStore(path, settings.stored_responses)
+    try:
+        return ResponseStore(path, settings.stored_responses)
+    except StoreUnavailable as fault:
+        raise SettingsError(f"--response-store: {path}: {fault.detail}") from None
 
 
 def _llamacpp(settings: Settings, config: BackendConfig) -> Driver:

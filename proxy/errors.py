@@ -8,11 +8,13 @@
     │   └── BodyTooLarge             413
     ├── Unauthorized                 401  authentication_error
     ├── Forbidden                    403  permission_error
+    │   └── QuotaExceeded            403  names the limit and its setting
     ├── NotFound                     404  not_found_error (ModelNotFound: code model_not_found)
     ├── MethodNotAllowed             405
     ├── QueueFull                    429  rate_limit_error, retry_after
     ├── QueueTimeout                 503  unavailable_error, retry_after
     ├── NoBackend                    503  unavailable_error, retry_after
+    ├── StoreUnavailable             503  unavailable_error: the file of stored responses
     ├── UpstreamFault                502  server_error: garbage, a 5xx
     │   ├── AnswerCut                the connection ended in the middle of the answer
     │   ├── BackendFailed            it says so itself: a 5xx, an error in its stream
@@ -107,6 +109,12 @@ class Forbidden(GatewayError):
     type = "permission_error"
 
 
+class QuotaExceeded(Forbidden):
+    """A key holds as much as it may. The message tells the limit and how to raise it."""
+
+    code = "quota_exceeded"
+
+
 class NotFound(GatewayError):
     status = 404
     type = "not_found_error"
@@ -137,6 +145,12 @@ class NoBackend(GatewayError):
     status = 503
     type = "unavailable_error"
     code = "no_backend"
+
+
+class StoreUnavailable(GatewayError):
+    status = 503
+    type = "unavailable_error"
+    code = "store_unavailable"
 
 
 class UpstreamFault(GatewayError):

@@ -13,9 +13,6 @@ crash; and one database is all that several gateways need to share the work, wit
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import sys
 import threading
 import time
 import uuid
@@ -25,6 +22,7 @@ from contextlib import closing, contextmanager
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ..errors import GatewayError
+from ..store import writers
 from ..store.knowledge import KnowledgeStore
 from .index import Entry, Index
 from .reading import Failed, Limits, Reading
@@ -54,7 +52,7 @@ class Ingester:
         self._index = index
         self._limits = limits
         self._clock = clock
-        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._name = writers.new_name()
         self._woken = threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._run, name="ingester", daemon=True)
@@ -76,7 +74,7 @@ class Ingester:
         lost: list[str] = []
         while not self._over:
             try:
-                lost += [one for one in self._store.readers() if _is_gone(one)]
+                lost += [one for one in self._store.readers() if writers.is_gone(one)]
                 self._store.let_go(lost)
                 lost = []
                 if not self.read_one():
@@ -183,18 +181,3 @@ class Ingester:
 def _chunk(document: Document, number: int, piece: Piece) -> Chunk:
     name = f"chunk_{uuid.uuid4().hex[:24]}"
     return Chunk(name, document.id, document.base_id, number, piece.text, piece.place)
-
-
-def _is_gone(reader: str) -> bool:
-    """Whether it was a process of this machine that is no more."""
-    host, _, rest = reader.partition(":")
-    pid = rest.partition(":")[0]
-    if sys.platform == "win32" or host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -6,7 +6,7 @@ and what it answers is stored in turn.
 
 from __future__ import annotations
 
-import threading
+import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..cancel import Cancel
-from ..core.fold import Completion, fold
+from ..core.fold import Completion
 from ..core.request import CompletionRequest
 from ..dialects import fields, responses
-from ..dialects.responses import answer
 from ..dialects.stamp import Stamp
-from ..errors import BadRequest, Cancelled, GatewayError, QueueFull
+from ..errors import BadRequest, GatewayError, StoreUnavailable
 from ..gateway import Caller
 from ..store.responses import Stored
 from .observe import Record
@@ -29,37 +28,8 @@ from .stream import Answering
 if TYPE_CHECKING:
     from .services import Services
 
-MOST_JOBS = 64
 ROOM = 256  # tokens left for the answer where the oldest messages may go to make room
-
-
-class Jobs:
-    """Responses that are made in the background, by owner and id."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: dict[tuple[str, str], Cancel] = {}
-
-    def begin(self, owner: str, key: str) -> Cancel:
-        """Raises QueueFull."""
-        with self._lock:
-            if len(self._running) >= MOST_JOBS:
-                raise QueueFull("too many responses are made in the background", retry_after=5.0)
-            cancel = self._running[owner, key] = Cancel()
-        return cancel
-
-    def end(self, owner: str, key: str) -> None:
-        with self._lock:
-            self._running.pop((owner, key), None)
-
-    def cancel(self, owner: str, key: str) -> bool:
-        """Whether it was still being made."""
-        with self._lock:
-            cancel = self._running.pop((owner, key), None)
-        if cancel is None:
-            return False
-        cancel.cancel()
-        return True
+log = logging.getLogger("slotproxy.responses")
 
 
 class Conversation:
@@ -68,12 +38,14 @@ class Conversation:
     def __init__(self, here: Services, environ: Mapping[str, Any]) -> None:
         self._here = here
         self._environ = environ
-        self._owner = ""
+        self._begun = time.time()
+        self.owner = ""
+        self.cancel = Cancel()
         self._asked: responses.Asked | None = None
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         """Raises Invalid, BadRequest (the response it continues is not known)."""
-        self._owner = self._here.keys.check(self._environ)
+        self.owner = self._here.keys.check(self._environ)
         searches = self._here.dialogues.searches
         asked = responses.parse(body, self._earlier(body), searches, self._item)
         if asked.shortens:
@@ -98,9 +70,12 @@ class Conversation:
     def begin(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answering:
         """The answer, with the searches that it may make."""
         here = self._here
+        self.cancel = cancel
+        if self._known.store:
+            here.ongoing.add(self)
         if not request.searches:
             return here.gateway.answer(request, cancel, caller)
-        return here.dialogues.searching(request, self._owner, cancel, caller)
+        return here.dialogues.searching(request, self.owner, cancel, caller)
 
     def in_background(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """Begin it, and answer at once, if that is asked."""
@@ -108,41 +83,27 @@ class Conversation:
             return None
         here = self._here
         request = self.parse(body)
+        if not here.settings.stored_responses:
+            raise BadRequest(
+                "a response in the background needs to be stored, and --stored-responses is 0",
+                param="background",
+            )
         model = here.gateway.registry.resolve(request.model)[1]
         record = Record(self._environ)
-        record.key = self._owner
+        record.key = self.owner
         stamp = Stamp(
             f"resp_{uuid.uuid4().hex}", int(time.time()), model, "slotproxy", record.elapsed
         )
-        caller = here.callers.caller(self._owner, self._environ)
-        cancel = here.jobs.begin(self._owner, stamp.id)
-        queued = responses.response(stamp, self._known, "queued")
-        self._keep(queued)
+        caller = here.callers.caller(self.owner, self._environ)
+        self.cancel = cancel = Cancel()
+        here.ongoing.add(self)
 
-        def work() -> None:
-            here.observer.begin(record)
-            running = None
-            try:
-                running = self.begin(request, cancel, caller)
-                record.info = running.info
-                done = responses.whole(stamp, self._known, fold(running))
-                record.status = 200
-            except Cancelled:
-                return
-            except GatewayError as fault:
-                record.status = fault.status
-                done = answer.failed(stamp, self._known, (), fault)
-            finally:
-                if running is not None:
-                    running.close()
-                here.observer.end(record)
-                if not cancel.cancelled:
-                    here.jobs.end(self._owner, stamp.id)
-            if not cancel.cancelled:
-                self._keep(done)
+        def answering() -> Answering:
+            return self.begin(request, cancel, caller)
 
-        threading.Thread(target=work, name="response", daemon=True).start()
-        return queued
+        return here.jobs.begin(
+            self.owner, stamp, self._known, record, cancel, answering, self._begun
+        )
 
     @property
     def _known(self) -> responses.Asked:
@@ -153,7 +114,7 @@ class Conversation:
         previous = fields.text(body, "previous_response_id")
         if not previous:
             return ()
-        kept = self._here.store.get(self._owner, previous)
+        kept = self._here.store.get(self.owner, previous)
         if kept is None:
             raise BadRequest(
                 f"there is no response {previous[:100]!r}",
@@ -166,7 +127,7 @@ class Conversation:
     def _item(self, item: str) -> Any:
         """An item of a kept response, or of what it was asked; None for every other id."""
         key = responses.response_id(item)
-        kept = self._here.store.get(self._owner, key)
+        kept = self._here.store.get(self.owner, key)
         if kept is None:
             return None
         known = msgspec.json.decode(kept.response)["output"]
@@ -177,7 +138,14 @@ class Conversation:
         return self._here.gateway.fits(request, min(request.max_tokens or ROOM, ROOM))
 
     def _keep(self, response: Mapping[str, Any]) -> None:
+        """An answer that was made reaches its client, whether it can be stored or not."""
         asked = self._known
-        if asked.store:
-            value = Stored(msgspec.json.encode(response), msgspec.json.encode(asked.input))
-            self._here.store.put(self._owner, response["id"], response["created_at"], value)
+        if not asked.store:
+            return
+        value = Stored(msgspec.json.encode(response), msgspec.json.encode(asked.input))
+        try:
+            self._here.store.put(
+                self.owner, response["id"], response["created_at"], value, self._begun
+            )
+        except StoreUnavailable as fault:
+            log.error("response %s could not be stored: %s", response["id"], fault.detail)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response
 
+from .background import told
 from .exchange import plain
 from .observe import Record
 from .services import Services
@@ -22,7 +23,7 @@ def export() -> Response:
     def view(here: Services, record: Record) -> Any:
         owner = record.key
         found: dict[str, Any] = {"object": "data"}
-        found["responses"] = [msgspec.Raw(one.response) for one in here.store.all(owner)]
+        found["responses"] = [msgspec.Raw(told(one)) for one in here.store.all(owner)]
         if here.conversations is not None:
             found["conversations"] = here.conversations.export(owner)
             found["feedback"] = here.conversations.ratings(owner)
@@ -39,6 +40,7 @@ def export() -> Response:
 def delete() -> Response:
     def view(here: Services, record: Record) -> Any:
         owner = record.key
+        here.ongoing.cancel(owner)  # what is being made would be kept later
         gone = {"responses": here.store.clear(owner)}
         if here.conversations is not None:
             gone["conversations"] = here.conversations.clear(owner)

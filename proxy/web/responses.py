@@ -11,7 +11,7 @@ from ..core.invalid import Invalid
 from ..dialects import responses
 from ..errors import BadRequest, NotFound
 from ..store.responses import Stored
-from . import body, disconnect
+from . import background, body, disconnect
 from .conversation import Conversation
 from .direct import Environ, Sent, post
 from .exchange import complete, plain
@@ -55,7 +55,7 @@ def read(key: str) -> Response:
     def view(here: Services, record: Record) -> Any:
         if request.args.get("stream") == "true":
             raise Invalid("stream", "is over: a kept response is read whole")
-        return msgspec.Raw(_kept(here, record, key).response)
+        return msgspec.Raw(background.told(_kept(here, record, key)))
 
     return plain(view)
 
@@ -77,14 +77,13 @@ def delete(key: str) -> Response:
 def cancel(key: str) -> Response:
     def view(here: Services, record: Record) -> Any:
         kept = _kept(here, record, key)
-        known = msgspec.json.decode(kept.response)
-        if not known.get("background"):
+        if not msgspec.json.decode(kept.response).get("background"):
             raise BadRequest("only a response made in the background can be cancelled")
-        if here.jobs.cancel(record.key, key):
-            known["status"] = "cancelled"
-            value = Stored(msgspec.json.encode(known), kept.items)
-            here.store.put(record.key, key, known["created_at"], value)
-        return known
+        done = background.cancelled(kept)
+        if done and here.store.change_open(record.key, key, msgspec.json.encode(done), over=True):
+            here.jobs.cancel(record.key, key)
+            return done
+        return msgspec.Raw(background.told(_kept(here, record, key)))  # it was over
 
     return plain(view)
 

@@ -12,9 +12,11 @@ from ..dialogue import Dialogues
 from ..gateway import Embedder, Gateway
 from ..store.responses import ResponseStore
 from .auth import Keys
+from .background import Jobs
 from .calling import Callers
-from .conversation import Jobs
 from .observe import Observer
+from .ongoing import Ongoing
+from .shares import Shares
 
 if TYPE_CHECKING:
     from ..knowledge.service import Knowledge
@@ -37,6 +39,9 @@ class Services:
     ranker: Embedder
     store: ResponseStore
     jobs: Jobs
+    ongoing: Ongoing
+    watchers: Shares  # of the status page
+    writers: Shares  # of answers for the chat page
     layouts: Layouts
     dialogues: Dialogues
     knowledge: Knowledge | None = None  # where it is not asked for, or cannot be had

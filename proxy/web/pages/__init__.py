@@ -2,9 +2,9 @@
 
 from flask import Flask
 
-from . import chat, chat_files, errors, images, knowledge, session_routes, shell, status
+from . import answers, chat, chat_files, errors, images, knowledge, session_routes, shell, status
 
-__all__ = ["errors", "install"]
+__all__ = ["answers", "errors", "install", "status"]
 
 
 def install(app: Flask) -> None:

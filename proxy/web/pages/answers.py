@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ...store.conversations import ConversationStore, Message, Status
     from ..services import Services
 
-MOST = 64  # answers written at once for pages
+MOST = 64  # answers written at once for pages, of all keys
 GATHER = 0.08  # seconds of text that go into the store together
 BEAT = 2.0  # seconds between two signs of life; a fraction of what the store waits for one
 log = logging.getLogger("slotproxy.pages")
@@ -47,8 +47,7 @@ log = logging.getLogger("slotproxy.pages")
 class Answers:
     """Those that are written now, by the id of their message."""
 
-    def __init__(self, most: int = MOST, beat: float = BEAT) -> None:
-        self._places = threading.Semaphore(most)
+    def __init__(self, beat: float = BEAT) -> None:
         self._growing: dict[str, Growing] = {}
         self._beat = beat
         self._beating = False
@@ -75,16 +74,17 @@ class Answers:
     ) -> Message:
         """Write the answer into the message that `keep` gives, from here on in a thread. Raises
         QueueFull, and then has kept nothing."""
-        if not self._places.acquire(blocking=False):
+        if not here.writers.take(request.owner):
             raise QueueFull("too many answers are being written", retry_after=5.0)
         try:
             message = keep()
         except BaseException:
-            self._places.release()
+            here.writers.give(request.owner)
             raise
         growing = Growing(request.owner, request.session, lambda: store.renew(message.id))
         with self._lock:
             self._growing[message.id] = growing
+        here.ongoing.add(growing)
         writer = _Writer(store, message.id, growing, record, request.kind)
 
         def work() -> None:
@@ -98,7 +98,7 @@ class Answers:
         def over() -> None:
             self._growing.pop(message.id, None)
             growing.end()
-            self._places.release()
+            here.writers.give(request.owner)
 
         try:
             self._begin_beating()

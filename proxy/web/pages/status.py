@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 from flask import Blueprint, Response, make_response, render_template, request
@@ -18,8 +18,7 @@ from . import guard, status_feed
 blueprint = Blueprint("panel_status", __name__)
 guard.protect(blueprint)
 
-MOST_WATCHERS = 32
-_seats = threading.BoundedSemaphore(MOST_WATCHERS)
+MOST_WATCHERS = 32  # at once, of all keys
 
 
 @blueprint.get("/status")
@@ -40,17 +39,18 @@ def events() -> Response:
     """Raises QueueFull."""
     here = services()
     caller = _caller(here)
-    if not _seats.acquire(blocking=False):
+    if not here.watchers.take(caller.key):
         raise QueueFull("too many look at the status", retry_after=status_feed.LIFE)
-    body = _Seated(status_feed.events(here, caller))
+    body = _Seated(status_feed.events(here, caller), partial(here.watchers.give, caller.key))
     return Reply(body, "text/event-stream", [*STREAM_HEADERS])
 
 
 class _Seated:
     """A stream that gives its seat back once, whichever way it ends."""
 
-    def __init__(self, parts: Iterator[bytes]) -> None:
+    def __init__(self, parts: Iterator[bytes], leave: Callable[[], None]) -> None:
         self._parts = parts
+        self._leave = leave
         self._open = True
 
     def __iter__(self) -> Iterator[bytes]:
@@ -59,7 +59,7 @@ class _Seated:
     def close(self) -> None:
         if self._open:
             self._open = False
-            _seats.release()
+            self._leave()
 
 
 def _caller(here: Services) -> Caller:

@@ -20,7 +20,7 @@ from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import Cancelled, GatewayError, QueueFull, UpstreamFault
 from proxy.store.conversations import ConversationStore
-from proxy.web.pages import chat
+from proxy.web.pages import answers, chat
 from proxy.web.pages.answers import Answers
 from proxy.web.pages.following import Seen
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
@@ -360,8 +360,8 @@ def test_an_answer_there_is_no_place_for_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Held()
+    monkeypatch.setattr(answers, "MOST", 1)
     page = Page(driver, tmp_path)
-    monkeypatch.setattr(chat, "_answers", Answers(most=1))
     first = page.ask().json["answer"]["id"]
     refused = page.ask(text="Once more")
     assert (refused.status_code, refused.json["error"]["code"]) == (429, "queue_full")
