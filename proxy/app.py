@@ -64,6 +64,7 @@ from .web.direct import Application
 from .web.exchange import refuse
 from .web.observe import Lines, Observer, Record
 from .web.ongoing import Ongoing
+from .web.peers import TrustedProxies
 from .web.routing import LateRule
 from .web.services import EXTENSION, Services
 from .web.services import services_of as services_of  # for who serves it
@@ -123,10 +124,12 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     alone = len({key.name for key in settings.keys}) <= 1  # nobody to share places with
     app = Application("slotproxy")
     app.url_rule_class = LateRule
+    if settings.trusted_proxies:
+        app.proxies = TrustedProxies(settings.trusted_proxies)
     app.extensions[EXTENSION] = Services(
         settings,
         gateway,
-        Keys((key.name, key.secret) for key in settings.keys),
+        Keys(((key.name, key.secret) for key in settings.keys), settings.wrong_keys),
         Callers(settings.keys),
         observer,
         int(time.time()),
@@ -378,4 +381,4 @@ def _refused(fault: GatewayError) -> Response:
     """For who asks with a browser a page, for all others the error object."""
     if pages.errors.wanted():
         return pages.errors.page(fault)
-    return refuse(fault, error_object, Record(request.environ))
+    return refuse(fault, error_object, Record.of(request.environ))

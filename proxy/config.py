@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import ipaddress
 import math
 import re
 import sys
@@ -115,6 +116,13 @@ def _origin(value: str) -> str:
             f"got {value!r}"
         )
     return origin
+
+
+def _proxy(value: str) -> str:
+    try:
+        return value if value == "unix" else str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        raise ValueError(f"expected an address, a network or unix, got {value!r}") from None
 
 
 def _key(value: str) -> Secret:
@@ -525,6 +533,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admins: Annotated[
         tuple[str, ...],
         _says(_ACCESS, "names of keys that may save, restore and erase slots (key-1: the first)"),
+    ] = ()
+    wrong_keys: Annotated[
+        int,
+        _says(
+            _ACCESS,
+            "wrong keys an address may show in a minute; beyond it only keys that were right from "
+            "there before are taken, others get 429; 0: no limit",
+            ge=0,
+        ),
+    ] = 20
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        _says(
+            _ACCESS,
+            "address or network (10.0.0.0/8) of a proxy whose X-Forwarded-For or Forwarded header "
+            "tells the client's address; unix: whoever comes through a Unix socket; none: the peer "
+            "is the client",
+            _proxy,
+        ),
     ] = ()
     cors_origins: Annotated[
         tuple[str, ...],

@@ -12,6 +12,7 @@
     ├── NotFound                     404  not_found_error (ModelNotFound: code model_not_found)
     ├── MethodNotAllowed             405
     ├── QueueFull                    429  rate_limit_error, retry_after
+    ├── TooManyWrongKeys             429  rate_limit_error, retry_after
     ├── QueueTimeout                 503  unavailable_error, retry_after
     ├── NoBackend                    503  unavailable_error, retry_after
     ├── StoreUnavailable             503  unavailable_error: the file of stored responses
@@ -133,6 +134,12 @@ class QueueFull(GatewayError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class TooManyWrongKeys(GatewayError):
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_wrong_keys"
 
 
 class QueueTimeout(GatewayError):

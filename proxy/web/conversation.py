@@ -90,7 +90,7 @@ class Conversation:
             )
         model = here.gateway.registry.resolve(request.model)[1]
         record = Record(self._environ)
-        record.key = self.owner
+        record.key, record.route = self.owner, record.path
         stamp = Stamp(
             f"resp_{uuid.uuid4().hex}", int(time.time()), model, "slotproxy", record.elapsed
         )

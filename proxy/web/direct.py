@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, request
 from flask.blueprints import BlueprintSetupState
+from werkzeug.wsgi import ClosingIterator
 
+from .observe import NOSNIFF, Record
+from .peers import TrustedProxies
 from .reply import Plain
 from .services import Services, services, services_of
 
@@ -26,13 +29,19 @@ Environ = dict[str, Any]
 Sent = Plain | Response
 View = Callable[[Services, Environ], Sent]
 
+# Endpoints that are asked all the time, and whose success nobody needs to read of.
+QUIET = frozenset({"status.ready", "status.live", "pages.static"})
+
 
 class Application(Flask):
     def __init__(self, name: str) -> None:
         super().__init__(name, static_folder=None)
         self.direct: dict[str, View] = {}  # what is called for a POST to a path
+        self.proxies: TrustedProxies | None = None
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if self.proxies is not None:
+            environ["REMOTE_ADDR"] = self.proxies.client(environ)
         view = self.direct.get(environ["PATH_INFO"])
         if (
             view is None
@@ -40,13 +49,44 @@ class Application(Flask):
             or self.after_request_funcs.get(None)
             or self.before_request_funcs.get(None)
         ):
-            return super().wsgi_app(environ, start_response)
+            return self._observed(environ, start_response)
         try:
             sent = view(services_of(self), environ)
         except Exception as defect:
             with self.request_context(environ):
                 sent = self.make_response(self.handle_user_exception(defect))
         return sent(environ, start_response)
+
+    def _observed(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Flask's way: whatever becomes of the request, it leaves one line and is counted once."""
+        record, end = Record.of(environ), services_of(self).observer.end
+
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            if not record.begun:
+                record.status = int(status[:3])
+            if not any(name.lower() == "x-content-type-options" for name, _ in headers):
+                headers.append(NOSNIFF)
+            return start_response(status, headers, *error)
+
+        try:
+            body = super().wsgi_app(environ, start)
+        except BaseException:
+            record.status = 500
+            end(record)
+            raise
+        if record.begun:
+            return body  # whoever told of its beginning tells of its end
+        if isinstance(body, tuple | list):
+            end(record)
+            return body
+        return ClosingIterator(body, partial(end, record))
+
+    def full_dispatch_request(self) -> Response:
+        record, rule = Record.of(request.environ), request.url_rule
+        if rule is not None:
+            record.route = rule.rule
+            record.quiet = rule.endpoint in QUIET
+        return super().full_dispatch_request()
 
 
 def post(blueprint: Blueprint, *paths: str) -> Callable[[View], View]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from ..core.usage import Usage
 from ..dialects import embeddings, glm, openai, rerank
 from ..dialects.ollama import common as ollama
 from ..errors import GatewayError
@@ -61,8 +62,10 @@ def _embed(
 ) -> Response:
     def view(here: Services, record: Record) -> Any:
         asked = parse(body.read_json(request.environ, here.settings.max_body))
+        here.observer.begin(record)
         with disconnect.watched(request.environ) as cancel:
             name, found = here.embedder.embed(asked.model, asked.inputs, cancel)
+        record.info.model, record.info.usage = name, Usage(found.tokens, 0)
         vectors = embeddings.shaped(asked, found, here.settings.embedding_shortens)
         return answer(asked, name, vectors, found.tokens, record)
 
@@ -77,8 +80,10 @@ def _embed(
 def ranked() -> Response:
     def view(here: Services, record: Record) -> Any:
         asked = rerank.parse(body.read_json(request.environ, here.settings.max_body))
+        here.observer.begin(record)
         with disconnect.watched(request.environ) as cancel:
             name, found = here.ranker.rerank(asked.model, asked.query, asked.documents, cancel)
+        record.info.model, record.info.usage = name, Usage(found.tokens, 0)
         return rerank.reply(asked, record.id, name, found.scores, found.tokens)
 
     return plain(view)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .observe import Record
 
-# The second it ended in, backend ("" for none), path, status and outcome; tokens of the prompt,
+# The second it ended in, backend ("" for none), route, status and outcome; tokens of the prompt,
 # those of them not evaluated again, tokens written; and seconds: in the queue, to the first and to
 # the last token (0 for none), and altogether; then of the backend's own work seconds on the prompt
 # and on tokens, and the size of its longest sequence.
 Ended = tuple[int, str, str, int, str, int, int, int, float, float, float, float, float, float, int]
+
+OTHER = "other"  # requests that no route takes
 
 backend_of = itemgetter(1)
 
@@ -28,7 +30,7 @@ def ended(record: Record, took: float, at: float) -> Ended:
     return (
         int(at),
         info.backend,
-        record.path,
+        record.route or OTHER,
         record.status,
         info.outcome,
         usage.prompt,

@@ -59,7 +59,9 @@ def complete(
 ) -> Plain:
     """Answer a request in this dialect; `prefix` begins the answer's id. `early` may answer a body
     that needs no model at all, `begin` stands for the gateway's `answer`."""
-    record = Record(environ)
+    record = Record.of(environ)
+    if not record.route:
+        record.route = record.path  # the direct way leads to paths without variable parts
     here.observer.begin(record)
     cancel = Cancel()
     answer: Answering | None = None
@@ -164,10 +166,17 @@ def plain(
 ) -> Response:
     """A small JSON answer behind the keys, its errors in a dialect's shape."""
     here = services()
-    record = Record(request.environ)
+    record = Record.of(request.environ)
     try:
         record.key = here.keys.check(request.environ)
         data = _encode(view(here, record))
+        record.status = 200
     except (GatewayError, Invalid) as error:
         return refuse(error, shape, record)
+    except BaseException:
+        record.status = 500
+        raise
+    finally:
+        if record.begun:  # by the view: it asked a model
+            here.observer.end(record)
     return Response(data, mimetype="application/json", headers=record.headers())

@@ -69,7 +69,7 @@ def delete(key: str) -> Response:
 def content(key: str) -> Response:
     """The bytes as they came. They are a stranger's: nothing that a browser would run."""
     here = services()
-    record = Record(request.environ)
+    record = Record.of(request.environ)
     try:
         record.key = here.keys.check(request.environ)
         file, data = opened(here).content(record.key, key)

@@ -15,10 +15,12 @@ from itertools import accumulate, groupby
 
 from msgspec import Struct
 
-from .ended import Ended, backend_of
+from .ended import OTHER, Ended, backend_of
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+MOST_SERIES = 2048  # of requests: routes times outcomes are some hundreds
 
 COUNTERS = (
     ("vllm:prompt_tokens", "Prompt tokens"),
@@ -106,8 +108,8 @@ class _Backend:
 
 
 class Counts(Struct, frozen=True):
-    """What was counted so far: `requests` by path and outcome; of each backend its tokens, in the
-    order of COUNTERS, and buckets and sum of each of HISTOGRAMS. `work` is that of all backends
+    """What was counted so far: `requests` by route and outcome; of each backend its tokens, in
+    the order of COUNTERS, and buckets and sum of each of HISTOGRAMS. `work` is that of all backends
     so far, `before` what it was when somebody asked last."""
 
     running: int
@@ -130,7 +132,9 @@ class Metrics:
         _, _, paths, statuses, outcomes, *_ = zip(*rows, strict=True)
         alike = Counter(zip(paths, statuses, outcomes, strict=True))
         for (path, status, outcome), count in alike.items():
-            key = path if status != 404 else "other", outcome or str(status)
+            key = path, outcome or str(status)
+            if key not in self._requests and len(self._requests) >= MOST_SERIES:
+                key = OTHER, OTHER
             self._requests[key] += count
         for name, some in groupby(sorted(rows, key=backend_of), backend_of):
             if name:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import msgspec
@@ -23,6 +23,8 @@ from .metrics import Counts, Metrics
 
 access = logging.getLogger("slotproxy.access")
 
+RECORD = "slotproxy.record"  # in environ
+NOSNIFF = ("X-Content-Type-Options", "nosniff")
 AT_ONCE = 64  # requests that are added up together
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -33,21 +35,48 @@ def new_id() -> str:
 
 
 class Record:
-    """One request, from its first line to its last byte. `stop` ends what was begun for as long as
-    it lasts."""
+    """One request, from its first line to its last byte. `route` is the rule that took it, "" for
+    none; `stop` ends what was begun for as long as it lasts; `begun`: it asks a model, and whoever
+    told the observer so also tells its end; `quiet`: it leaves a line only where it is refused."""
 
-    __slots__ = ("began", "id", "info", "key", "path", "status", "stop", "stream")
+    __slots__ = (
+        "began",
+        "begun",
+        "id",
+        "info",
+        "key",
+        "method",
+        "over",
+        "path",
+        "peer",
+        "quiet",
+        "route",
+        "status",
+        "stop",
+        "stream",
+    )
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self.began = time.perf_counter()
         sent = environ.get("HTTP_X_REQUEST_ID")
         self.id = sent if sent and _ID.fullmatch(sent) else new_id()
         self.path = environ.get("PATH_INFO", "")
-        self.key = ""
+        self.method = environ.get("REQUEST_METHOD", "")
+        self.peer = environ.get("REMOTE_ADDR", "")
+        self.route = self.key = ""
         self.info = Info()
         self.status = 0
         self.stop: Stop = nothing
-        self.stream = False
+        self.stream = self.begun = self.over = self.quiet = False
+
+    @classmethod
+    def of(cls, environ: MutableMapping[str, Any]) -> Record:
+        """That of the current request."""
+        known = environ.get(RECORD)
+        if known is None:
+            known = environ[RECORD] = cls(environ)
+        found: Record = known
+        return found
 
     def elapsed(self) -> float:
         """Seconds since the request came."""
@@ -62,6 +91,7 @@ class Record:
             ("x-request-id", self.id),
             ("openai-processing-ms", str(round(1000 * took))),
             ("x-slotproxy-overhead-ms", f"{max(0.0, 1000 * (took - upstream)):.2f}"),
+            NOSNIFF,
         ]
         if info.first_place:
             headers += [
@@ -82,6 +112,7 @@ class Observer:
     def __init__(self, *, metrics: bool) -> None:
         self._running: set[Record] = set()
         self._ended: list[Ended] = []  # not yet in the books
+        self._others: list[Ended] = []  # that asked no model: they are in the metrics alone
         self._lock = brief()  # of the books
         self._metrics = Metrics() if metrics else None
         self._history = History(time.time)
@@ -92,17 +123,25 @@ class Observer:
         return len(self._running)
 
     def begin(self, record: Record) -> None:
+        """It asks a model. Whoever says so also says when it is over."""
+        record.begun = True
         self._running.add(record)
 
     def end(self, record: Record) -> None:
-        """The request is over, whichever way."""
+        """The request is over, whichever way. A second time does nothing."""
+        if record.over:
+            return
+        record.over = True
         record.stop()
         took = record.elapsed()
         self._running.discard(record)
-        self._ended.append(ended(record, took, time.time()))
-        if len(self._ended) >= AT_ONCE:
+        rows = self._ended if record.begun else self._others
+        rows.append(ended(record, took, time.time()))
+        if len(rows) >= AT_ONCE:
             with self._lock:
                 self._add_up()
+        if record.quiet and record.status < 400:
+            return
         if access.isEnabledFor(logging.INFO):
             tell(line(record, took))
 
@@ -122,10 +161,12 @@ class Observer:
     def _add_up(self) -> None:
         rows = self._ended[:]
         del self._ended[: len(rows)]
+        others = self._others[:]
+        del self._others[: len(others)]
         if rows:
             self._history.add(rows)
-            if self._metrics is not None:
-                self._metrics.add(rows)
+        if self._metrics is not None and (rows or others):
+            self._metrics.add(rows + others)
 
 
 class Lines(logging.StreamHandler[Any]):
@@ -159,6 +200,8 @@ def line(record: Record, took: float) -> str:
     return _encode(
         _Line(
             record.id,
+            record.peer,
+            record.method[:20],
             record.path[:200],
             record.status,
             record.key,
@@ -180,6 +223,8 @@ def line(record: Record, took: float) -> str:
 
 class _Line(msgspec.Struct):
     id: str
+    peer: str
+    method: str
     path: str
     status: int
     key: str

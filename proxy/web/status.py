@@ -93,7 +93,7 @@ def metrics() -> Response:
             raise NotFound("metrics are off: start with --metrics")
         here.keys.check(request.environ)
     except GatewayError as error:
-        return refuse(error, openai.error, Record(request.environ))
+        return refuse(error, openai.error, Record.of(request.environ))
 
     from . import exposition  # late: see there
 

@@ -94,7 +94,7 @@ def update() -> Response:
 def download() -> Response:
     """The file itself; with `preview`, to be shown by a browser where that is safe."""
     here = services()
-    record = Record(request.environ)
+    record = Record.of(request.environ)
     try:
         record.key = owner(here, request.environ)
         shelf = Library(here, record.key).shelf(_asked_base())

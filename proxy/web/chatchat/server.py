@@ -129,6 +129,7 @@ def prompt_template() -> Response:
 def embed_texts() -> Response:
     def view(here: Services, record: Record) -> Any:
         wanted = server.texts(body(here))
+        here.observer.begin(record)
         cancel = Cancel()
         stop_watching = disconnect.watch(request.environ, cancel)
         try:

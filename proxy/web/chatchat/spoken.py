@@ -65,7 +65,7 @@ def speak(view: Callable[[Call], Speech], form: Form = DOCUMENTS) -> Response:
     """Answer the current request with what `view` says."""
     here = services()
     environ = request.environ
-    record = Record(environ)
+    record = Record.of(environ)
     here.observer.begin(record)
     cancel = Cancel()
     speech: Speech | None = None

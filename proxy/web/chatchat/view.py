@@ -39,12 +39,19 @@ TOLD = (NotFound, Taken)  # what only this API knows is told under HTTP 200: see
 def plain(view: Callable[[Services, Record], Any], shape: Shape = reply.error) -> Response:
     """A small answer behind the keys."""
     here = services()
-    record = Record(request.environ)
+    record = Record.of(request.environ)
     try:
         record.key = owner(here, request.environ)
         data = msgspec.json.encode(view(here, record))
+        record.status = 200
     except (GatewayError, Invalid) as error:
         return refused(error, record, shape)
+    except BaseException:
+        record.status = 500
+        raise
+    finally:
+        if record.begun:
+            here.observer.end(record)
     return Reply(data, body.JSON, record.headers())
 
 
@@ -64,7 +71,8 @@ def owner(here: Services, environ: Mapping[str, Any]) -> str:
         _, _, secret = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
     except (binascii.Error, UnicodeDecodeError, ValueError):
         secret = ""
-    return here.keys.check({"HTTP_AUTHORIZATION": f"Bearer {secret}"})
+    shown = {"HTTP_AUTHORIZATION": f"Bearer {secret}", "REMOTE_ADDR": environ.get("REMOTE_ADDR")}
+    return here.keys.check(shown)
 
 
 def asked(here: Services) -> dict[str, Any]:

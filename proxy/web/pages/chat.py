@@ -174,6 +174,7 @@ def ask(conversation: str) -> Response:
     caller = msgspec.structs.replace(caller, tell_place=True)
     record = Record(request.environ)
     record.key, record.stream = owner, True
+    record.route = str(request.url_rule)
     answer = _answers.begin(here, store, keep, wanted, caller, record)
     assert question is not None, "an answer was kept under it"
     return api.json({"question": images.shown(question), "answer": answer}, 201)

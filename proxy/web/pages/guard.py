@@ -49,7 +49,7 @@ def answer(fault: GatewayError | Invalid) -> Response:
     if isinstance(fault, Invalid):
         fault = BadRequest(str(fault), param=fault.param)
     if not errors.wanted():
-        return refuse(fault, openai.error, Record(request.environ))
+        return refuse(fault, openai.error, Record.of(request.environ))
     if isinstance(fault, Unauthorized) and request.method == "GET":
         there = url_for("session.form", to=request.full_path.removesuffix("?"))
         return redirect(there)  # type: ignore[return-value]  # flask's Response it is

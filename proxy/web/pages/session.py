@@ -21,6 +21,7 @@ from flask import Response, current_app, g, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from ..auth import SIGNED_IN
+from ..observe import Record
 from ..services import services
 
 SESSION = "slotproxy_session"
@@ -87,7 +88,8 @@ def require() -> None:
     if name:
         request.environ[SIGNED_IN] = name
     elif name is None:
-        services().keys.check(request.environ)
+        name = services().keys.check(request.environ)
+    Record.of(request.environ).key = name or ""
 
 
 def has_key() -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
-from ...errors import Unauthorized
+from ...errors import TooManyWrongKeys, Unauthorized
+from ..observe import Record
 from ..services import services
 from . import guard, session
 
@@ -23,11 +26,20 @@ def form() -> Response:
 def sign_in() -> Response:
     """From the form: `key`, and `to` which page to go on to."""
     to = request.form.get("to", "")
+    record = Record.of(request.environ)
     try:
-        name = services().keys.name(request.form.get("key", "").strip())
-    except Unauthorized:
-        text = render_template("signin.html", to=guard.local(to), wrong=True)
-        return make_response(text, Unauthorized.status)
+        name = services().keys.judge(request.form.get("key", "").strip(), record.peer)
+    except (Unauthorized, TooManyWrongKeys) as fault:
+        record.info.outcome = fault.code or fault.type
+        wait = fault.retry_after
+        text = render_template(
+            "signin.html", to=guard.local(to), wrong=wait is None, wait=wait and math.ceil(wait)
+        )
+        response = make_response(text, fault.status)
+        if wait:
+            response.headers["Retry-After"] = str(math.ceil(wait))
+        return response
+    record.key, record.info.outcome = name, "signed_in"
     return session.begin(_go(to), name)
 
 

@@ -20,7 +20,7 @@ def over(number: int) -> tuple[Ended, tuple[float, ...]]:
     shares = (0.01, 0.001, 0.1, 0.003)
     first, between, took, queue = (0.00012 + number * share % 3 for share in shares)
     record = Record({"PATH_INFO": "/p"})
-    record.status = 200
+    record.status, record.route = 200, "/p"
     record.info = Info(
         backend=f"b{number % 2}",
         queue_wait=queue,

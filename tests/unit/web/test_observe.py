@@ -27,6 +27,12 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     access.setLevel(before)
 
 
+def request(route: str) -> Record:
+    record = Record({"PATH_INFO": route})
+    record.route = route
+    return record
+
+
 def test_a_line_goes_to_the_stream_as_it_is(lines: Lines) -> None:
     tell('{"id":"%s"}')
     assert lines.stream.getvalue() == '{"id":"%s"}\n'
@@ -48,12 +54,15 @@ def test_a_stream_that_is_closed_costs_a_line_and_no_more(lines: Lines) -> None:
 
 
 def test_a_line_tells_what_happened_in_tenths_of_milliseconds() -> None:
-    record = Record({"HTTP_X_REQUEST_ID": "7", "PATH_INFO": "/" + "p" * 300})
+    environ = {"PATH_INFO": "/" + "p" * 300, "REQUEST_METHOD": "POST", "REMOTE_ADDR": "192.0.2.7"}
+    record = Record({"HTTP_X_REQUEST_ID": "7", **environ})
     record.status, record.key = 200, "ann"
     record.info = Info("m", "b", 3, 0.00123, first_token=0.01, usage=Usage(10, 16, 3))
     record.info.outcome = "length"
     assert json.loads(line(record, 1.23456)) == {
         "id": "7",
+        "peer": "192.0.2.7",
+        "method": "POST",
         "path": "/" + "p" * 199,
         "status": 200,
         "key": "ann",
@@ -74,7 +83,7 @@ def test_a_line_tells_what_happened_in_tenths_of_milliseconds() -> None:
 
 def test_every_request_is_in_the_books_when_somebody_asks(lines: Lines) -> None:
     observer = Observer(metrics=True)
-    records = [Record({"PATH_INFO": "/p"}) for _ in range(3 * AT_ONCE + 2)]
+    records = [request("/p") for _ in range(3 * AT_ONCE + 2)]
     for record in records:
         observer.begin(record)
         record.status = 200
@@ -92,7 +101,7 @@ def test_threads_lose_no_request(lines: Lines) -> None:
 
     def work() -> None:
         for _ in range(1000):
-            record = Record({"PATH_INFO": "/p"})
+            record = request("/p")
             observer.begin(record)
             observer.end(record)
             observer.samples()
