@@ -135,12 +135,13 @@ def test_a_backend_killed_under_sixteen_streams_costs_no_answer(
 def test_a_broken_answer_is_told_where_going_on_is_turned_off(
     start_server: StartServer, gateway: StartGateway
 ) -> None:
-    servers = [start_server("llama-2023", slots=2, ctx=4096) for _ in range(2)]
+    servers = [start_server("llama-2023", slots=2, ctx=16384) for _ in range(2)]
     urls = ",".join(server.url for server in servers)
     running = gateway("--llama-api", urls, "--slots", "2", "--no-continue-broken", *LEGACY)
     _wait_for(lambda: _up(running.url) == 2)
     errors = 0
-    lines = _stream(running.url, {"prompt": "once upon a time", "max_tokens": 400})
+    # Long enough that it cannot end before the kill, however slow this process is.
+    lines = _stream(running.url, {"prompt": "once upon a time", "max_tokens": 8000})
     for number, line in enumerate(lines):
         if number == 5:
             slots = _ask(running.url, {}, path="/v1/slots")[2]["backends"]

@@ -9,7 +9,7 @@ from tools import servers
 
 ELSEWHERE = {
     "test_a_text_beyond_the_context_is_refused",
-    "test_a_server_without_embeddings_is_told",
+    "test_embeddings_are_refused_by_name_without_a_server_for_them",
     "test_servers_of_their_own_for_embeddings_and_rankings",
     "test_an_old_server_cannot_rank",
 }
