@@ -58,7 +58,10 @@ class Reading:
         return msgspec.convert(self._ask(question, cancel, seconds)["texts"], list[str])
 
     def _ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
-        answer = self._children.ask(question, cancel, seconds + GRACE)
+        try:
+            answer = self._children.ask(question, cancel, seconds + GRACE)
+        except errors.UpstreamTimeout:
+            raise errors.UpstreamTimeout("the web was not read in time") from None
         if "wrong" in answer:
             kinds = {kind.__name__: kind for kind in KINDS}
             raise kinds[answer["wrong"]](answer["message"], detail=answer["detail"])
