@@ -125,6 +125,10 @@ def _proxy(value: str) -> str:
         raise ValueError(f"expected an address, a network or unix, got {value!r}") from None
 
 
+def _path(value: str) -> str:
+    return str(Path(value).expanduser()) if value.startswith("~") else value
+
+
 def _key(value: str) -> Secret:
     # A key travels in a header: anything else could never match, or not in every client.
     if not re.fullmatch(r"[!-~]+", value):
@@ -409,7 +413,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, _says(_SERVE, "address to listen on")] = "127.0.0.1"
     port: Annotated[int, _says(_SERVE, "port to listen on; 0: any free one", ge=0, le=65535)] = 8081
     data: Annotated[
-        str, _says(_SERVE, "folder of all that is kept; empty: the user's data folder")
+        str, _says(_SERVE, "folder of all that is kept; empty: the user's data folder", _path)
     ] = ""
     database: Annotated[
         str,
@@ -421,6 +425,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_document: Annotated[int, _says(_SERVE, "largest document in bytes", ge=1, le=1 << 30)] = (
         67108864
     )
+    quota_files: Annotated[
+        int, _says(_SERVE, "files of /v1/files that a key may keep; 0: any number", ge=0)
+    ] = 10000
+    quota_documents: Annotated[
+        int, _says(_SERVE, "documents in knowledge bases that a key may keep; 0: any number", ge=0)
+    ] = 10000
+    quota_bytes: Annotated[
+        int,
+        _says(_SERVE, "bytes of files and documents that a key may keep; 0: any number", ge=0),
+    ] = 10737418240
     reading_timeout: Annotated[
         int, _says(_SERVE, "seconds that reading a document may take", ge=1)
     ] = 600
@@ -428,7 +442,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _says(_SERVE, "bytes of address space that reading a document may take", ge=1 << 28)
     ] = 1 << 30
     response_store: Annotated[
-        str, _says(_SERVE, "SQLite file of the responses of /v1/responses; empty: in memory")
+        str,
+        _says(_SERVE, "SQLite file of the responses of /v1/responses; empty: in memory", _path),
     ] = ""
     stored_responses: Annotated[
         int, _says(_SERVE, "responses kept for each key; the oldest go", ge=0, le=1 << 20)
@@ -870,6 +885,10 @@ def _backends(raw: Any, path: str) -> tuple[BackendConfig, ...]:
             raise SettingsError(f"{source}: url is missing, or else file, that of a ChatGLM model")
         if values.keys() >= {"url", "file"}:
             raise SettingsError(f"{source}: url and file are two backends")
+        fits = ("auto", "chatglm") if "file" in values else ("auto", "llamacpp")
+        if values.get("kind", "auto") not in fits:
+            here = "file" if "file" in values else "url"
+            raise SettingsError(f"{source}: kind: a backend with a {here} is {fits[1]}")
         found.append(BackendConfig(**values))
     return tuple(found)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .store.database import Database
     from .store.files import FileStore
     from .store.knowledge import KnowledgeStore
+    from .store.quota import Quota
 
 NEEDED = ("sqlalchemy", "alembic", "apsw")  # of the extra `knowledge`
 AFTER = 3.0  # seconds from the start until what was kept is opened: first answers go first
@@ -127,7 +128,7 @@ class Keeping:
     def _rows(self) -> KnowledgeStore:
         from .store.knowledge import KnowledgeStore
 
-        return KnowledgeStore(self._database)
+        return KnowledgeStore(self._database, self._quota)
 
     @cached_property
     def _index(self) -> Index:
@@ -177,7 +178,14 @@ class Keeping:
     def _files(self) -> FileStore:
         from .store.files import FileStore
 
-        return FileStore(self._database.engine)
+        return FileStore(self._database.engine, self._quota)
+
+    @property
+    def _quota(self) -> Quota:
+        from .store.quota import Quota
+
+        settings = self._settings
+        return Quota(settings.quota_files, settings.quota_documents, settings.quota_bytes)
 
     def _embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         assert self._embedder is not None, "it is asked for only where there is one"

@@ -13,6 +13,7 @@ from ..errors import GatewayError
 from ..store.knowledge import KnowledgeStore
 from .index import Entry, Index
 
+AT_ONCE = 200  # chunks
 log = logging.getLogger("slotproxy.knowledge")
 
 
@@ -26,7 +27,9 @@ def mend(store: KnowledgeStore, index: Index) -> int:
             continue
         entries = [Entry(one.id, document_id, one.text) for one in store.chunks_in(document_id)]
         try:
-            index.add(base_id, entries, store.model_of(base_id))
+            # In parts: others that write get their turn between two.
+            for i in range(0, len(entries), AT_ONCE):
+                index.add(base_id, entries[i : i + AT_ONCE], store.model_of(base_id))
         except GatewayError as error:
             log.warning("documents wait for their vectors until the next start: %s", error.message)
             break

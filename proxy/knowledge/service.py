@@ -104,6 +104,17 @@ class Knowledge:
         base = self.base(owner, base_id)
         self._store.delete_base(owner, base.id)
         self._index.remove_base(base.id)
+        self._index.purge()
+
+    def delete_all(self, owner: str) -> int:
+        """All bases; how many they were. No word of them stays in the files."""
+        bases = self.bases(owner)
+        for base in bases:
+            self._store.delete_base(owner, base.id)
+            self._index.remove_base(base.id)
+        self._index.purge()
+        self._store.purge()
+        return len(bases)
 
     def export(self, owner: str) -> list[dict[str, Any]]:
         """All bases with their documents and chunks, as JSON values."""
@@ -140,9 +151,10 @@ class Knowledge:
             for one in self._store.documents(owner, document.base_id)
             if one.filename == document.filename
         ]
-        self._store.add_document(owner, document, stream)
-        for one in old if replace else ():
-            self._remove(owner, one)
+        gone = [one.id for one in old] if replace else []
+        self._store.add_document(owner, document, stream, gone)
+        for one in gone:
+            self._index.remove(one)
         self._reader.wake()
         return document
 
@@ -217,13 +229,15 @@ class Knowledge:
         return tuple(self._store.chunks(owner, document_id))
 
     def edit_chunk(self, owner: str, chunk_id: str, text: str) -> None:
-        """An empty text takes it away."""
+        """An empty text takes it away. Raises what the embedding backend does, at once where that
+        is down, and then has changed nothing."""
         chunk = self._store.chunk(owner, chunk_id)
         if chunk is None:
             raise NotFound(f"there is no chunk {chunk_id[:100]!r}")
         if text:
             entry = Entry(chunk.id, chunk.document_id, text)
-            self._index.add(chunk.base_id, [entry], self._store.model_of(chunk.base_id))
+            model = self._store.model_of(chunk.base_id)
+            self._index.add(chunk.base_id, [entry], model, wait=False)
         else:
             self._index.remove_chunks([chunk.id])
         self._store.change_chunk(chunk, text)

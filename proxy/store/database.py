@@ -90,6 +90,12 @@ class Database:
             lock.execute("begin exclusive")
             yield
 
+    def purge(self) -> None:
+        """What was deleted leaves SQLite's files; whoever reads just now puts that off."""
+        if self._file is not None:
+            with self.engine.connect() as connection:
+                connection.execute(text("pragma wal_checkpoint(truncate)")).all()
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -108,6 +114,7 @@ def _file(url: URL) -> Path | None:
 
 def _prepare(connection: Any, record: Any) -> None:
     """A new connection of SQLite's: readers do not wait for the writer, and rows go with what they
-    belong to."""
-    for pragma in ("journal_mode = wal", "synchronous = normal", "foreign_keys = on"):
+    belong to, without a trace."""
+    pragmas = ("journal_mode = wal", "synchronous = normal", "foreign_keys = on")
+    for pragma in (*pragmas, "secure_delete = on"):
         connection.execute(f"pragma {pragma}").close()

@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 from sqlalchemy import ColumnElement, Engine, Row, Table, delete, insert, select
 
 from . import pieces
+from .quota import Quota
 from .tables import ATTACHED, BATCHES, CONTENTS, FILES, KEPT
 
 T = TypeVar("T")
@@ -65,14 +66,17 @@ class Batch(Struct, frozen=True):
 class FileStore:
     """Raises SQLAlchemy's errors where the database cannot be had."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, quota: Quota = Quota()) -> None:  # noqa: B008
         self._engine = engine
+        self._quota = quota
 
     # -- files -------------------------------------------------------------------------------------
 
     def put(self, owner: str, file: File, data: IO[bytes]) -> None:
+        """Raises QuotaExceeded."""
         with self._engine.begin() as db:
             db.execute(insert(FILES).values(owner=owner, **structs.asdict(file)))
+            self._quota.check(db, owner)
             pieces.put(db, CONTENTS, file.file_id, data)
 
     def get(self, owner: str, file_id: str) -> File | None:

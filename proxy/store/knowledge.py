@@ -12,6 +12,7 @@ from sqlalchemy.engine import Row
 from ..knowledge.values import Base, Chunk, Document, Job, Splitting
 from . import pieces
 from .database import Database
+from .quota import Quota
 from .tables import BASE, CHUNK, CONTENTS, DOCUMENT, FILES, JOB, ORIGINAL
 
 OVER = ("ready", "failed", "cancelled")
@@ -22,8 +23,9 @@ _COUNT = (
 
 
 class KnowledgeStore:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, quota: Quota = Quota()) -> None:  # noqa: B008
         self._db = database
+        self._quota = quota
 
     # bases
 
@@ -65,13 +67,24 @@ class KnowledgeStore:
 
     # documents
 
-    def add_document(self, owner: str, document: Document, data: IO[bytes]) -> None:
+    def add_document(
+        self,
+        owner: str,
+        document: Document,
+        data: IO[bytes],
+        instead_of: Collection[str] = (),
+    ) -> None:
+        """Raises QuotaExceeded, and then leaves those that it was to replace."""
         with self._db.begin() as db:
+            if instead_of:
+                mine = (DOCUMENT.c.owner == owner, DOCUMENT.c.id.in_(list(instead_of)))
+                db.execute(delete(DOCUMENT).where(*mine))
             self._add(db, owner, document)
             pieces.put(db, ORIGINAL, document.id, data)
 
     def add_file(self, owner: str, document: Document, file_id: str) -> bool:
-        """A document of the same bytes as an uploaded file. Whether the owner has this file."""
+        """A document of the same bytes as an uploaded file. Whether the owner has this file. Raises
+        QuotaExceeded."""
         mine = select(FILES.c.file_id).where(FILES.c.owner == owner, FILES.c.file_id == file_id)
         with self._db.begin() as db:
             if db.execute(mine).first() is None:
@@ -80,10 +93,10 @@ class KnowledgeStore:
             pieces.copy(db, ORIGINAL, document.id, CONTENTS, file_id)
         return True
 
-    @staticmethod
-    def _add(db: Connection, owner: str, document: Document) -> None:
+    def _add(self, db: Connection, owner: str, document: Document) -> None:
         values = _columns(document)
         db.execute(insert(DOCUMENT).values(owner=owner, reader="", beat=0.0, **values))
+        self._quota.check(db, owner)
 
     def documents(self, owner: str, base_id: str) -> list[Document]:
         """Oldest first."""
@@ -133,6 +146,10 @@ class KnowledgeStore:
             if job_id:
                 where = (JOB.c.owner == owner, JOB.c.id == job_id)
                 db.execute(update(JOB).where(*where).values(cancelled=True))
+
+    def purge(self) -> None:
+        """What was deleted leaves the files."""
+        self._db.purge()
 
     # chunks
 
@@ -228,17 +245,29 @@ class KnowledgeStore:
     # for who reads documents
 
     def claim(self, reader: str, now: float, stale: float) -> tuple[str, Document] | None:
-        """(owner, document): the next one to read, now ours. One whose reader gave no sign of life
+        """(owner, document): the next one to read, now ours: the oldest of the owner whose turn it
+        is, which is the one that was served longest ago. One whose reader gave no sign of life
         since `stale` may be taken over."""
         free = or_(
             DOCUMENT.c.status == "queued",
             (DOCUMENT.c.status == "reading") & (DOCUMENT.c.beat < stale),
         )
-        oldest = select(DOCUMENT.c.id).where(free).order_by(DOCUMENT.c.created).limit(1)
+        served = (
+            select(DOCUMENT.c.owner, func.max(DOCUMENT.c.beat).label("last"))
+            .group_by(DOCUMENT.c.owner)
+            .subquery()
+        )
+        next_ = (
+            select(DOCUMENT.c.id)
+            .join(served, served.c.owner == DOCUMENT.c.owner)
+            .where(free)
+            .order_by(served.c.last, DOCUMENT.c.created)
+            .limit(1)
+        )
         if self._db.engine.dialect.name == "postgresql":
-            oldest = oldest.with_for_update(skip_locked=True)
+            next_ = next_.with_for_update(skip_locked=True, of=DOCUMENT)
         values = {"status": "reading", "reader": reader, "beat": now, "done": 0.0, "error": ""}
-        taken = update(DOCUMENT).where(DOCUMENT.c.id == oldest.scalar_subquery()).values(**values)
+        taken = update(DOCUMENT).where(DOCUMENT.c.id == next_.scalar_subquery()).values(**values)
         with self._db.begin() as db:
             row = db.execute(taken.returning(*DOCUMENT.c)).first()
         return None if row is None else (row.owner, _document(row))

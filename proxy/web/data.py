@@ -50,10 +50,7 @@ def delete() -> Response:
                 here.vector_stores.delete_file(owner, file.file_id)
             gone["files"] = len(files)
         if here.knowledge is not None:
-            bases = here.knowledge.bases(owner)
-            for base in bases:
-                here.knowledge.delete(owner, base.id)
-            gone["knowledge_bases"] = len(bases)
+            gone["knowledge_bases"] = here.knowledge.delete_all(owner)
         return {"object": "data.deleted", "deleted": gone}
 
     return plain(view)

@@ -58,11 +58,13 @@ class Index:
         """Of every document: its chunks, and how many of them have vectors."""
         return self._shelf.census()
 
-    def add(self, base_id: str, entries: Sequence[Entry], model: str = "") -> None:
-        """Take these chunks in, their vectors from `model` ("": the embedding backend's own),
-        which is waited for where it is down for the moment. Raises what `embed` does, and then
-        holds none of them."""
-        vectors = self._vectors(model, [one.text for one in entries])
+    def add(
+        self, base_id: str, entries: Sequence[Entry], model: str = "", *, wait: bool = True
+    ) -> None:
+        """Take these chunks in, their vectors from `model` ("": the embedding backend's own). Where
+        that is down for the moment it is waited for, unless `wait` is False. Raises what `embed`
+        does, and then holds none of them."""
+        vectors = self._vectors(model, [one.text for one in entries], TRIES if wait else 0)
         rows = aside(lambda: [_row(*pair) for pair in zip(entries, vectors, strict=True)])
         self._shelf.put(base_id, rows)
 
@@ -74,6 +76,10 @@ class Index:
 
     def remove_base(self, base_id: str) -> None:
         self._shelf.drop(base=base_id)
+
+    def purge(self) -> None:
+        """No word of what was removed stays in the shelf's files."""
+        self._shelf.purge()
 
     def search(
         self,
@@ -118,10 +124,10 @@ class Index:
     def close(self) -> None:
         self._shelf.close()
 
-    def _vectors(self, model: str, texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
+    def _vectors(self, model: str, texts: Sequence[str], tries: int) -> Sequence[tuple[float, ...]]:
         if self._embed is None:
             return [()] * len(texts)
-        for _ in range(TRIES):
+        for _ in range(tries):
             try:
                 return embedded(self._embed, model, texts)
             except (NoBackend, BackendDown, QueueFull, QueueTimeout):

@@ -134,6 +134,9 @@ class PostgresShelf:
             if chunks:
                 db.exec_driver_sql("delete from index_entry where chunk = any(%s)", (list(chunks),))
 
+    def purge(self) -> None:
+        """The server's own vacuum does it."""
+
     def census(self) -> Mapping[str, tuple[int, int]]:
         counted = "count(v.id)" if self._vectors else "0"
         joined = "left join index_vector v using (id)" if self._vectors else ""

@@ -57,7 +57,6 @@ MAPPED = 1 << 30  # bytes of the file read without copying: vectors are compared
 EXACT = 2000  # vectors of a base that are compared as they are
 CHANCES = 4  # times as many as are wanted are chosen by signs
 MOST_CHOSEN = 4096  # sqlite-vec's own bound
-PUT_AT_ONCE = 200  # rows of a transaction: others get their turn to write between two
 
 
 class SqliteShelf:
@@ -77,9 +76,7 @@ class SqliteShelf:
         self._write(_prepare)
 
     def put(self, base: str, rows: Sequence[Row]) -> None:
-        for i in range(0, len(rows), PUT_AT_ONCE):
-            part = rows[i : i + PUT_AT_ONCE]
-            self._write(functools.partial(_put, base=base, rows=part))
+        self._write(functools.partial(_put, base=base, rows=rows))
 
     def drop(
         self,
@@ -98,6 +95,11 @@ class SqliteShelf:
                 _forget(db, "chunk in (select value from json_each(?))", json.dumps(list(chunks)))
 
         self._write(work)
+
+    def purge(self) -> None:
+        """Segments of FTS5 hold the words of rows that are gone until they are merged."""
+        self._write(lambda db: db.execute("insert into passage(passage) values ('optimize')"))
+        self._read(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
 
     def census(self) -> Mapping[str, tuple[int, int]]:
         sql = "select document, count(*), sum(dims > 0) from entry group by document"
@@ -203,7 +205,8 @@ class SqliteShelf:
         db.enable_load_extension(True)
         db.load_extension(_extension())
         db.enable_load_extension(False)
-        db.execute(f"pragma synchronous = normal; pragma mmap_size = {MAPPED}").fetchall()
+        pragmas = f"pragma synchronous = normal; pragma mmap_size = {MAPPED}"
+        db.execute(f"{pragmas}; pragma secure_delete = on").fetchall()
         return db
 
     @contextmanager
