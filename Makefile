@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm install test test-all test-langchain screenshots bench bench-quick bench-check lint format lock
+.PHONY: help run run-chatglm first-server install test test-all test-langchain screenshots bench bench-quick bench-check lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -24,7 +24,9 @@ help: ## this list
 	@echo '  FLAGS="--metrics …"            more flags for slotproxy (make run) or pytest (make test)'
 	@echo '  PYTHON=python3.12              the Python to make .venv with (3.11 or newer)'
 
-run: $(VENV)/installed ## slotproxy and a llama.cpp server with a small real model (built and fetched once, two minutes)
+# The first time, the server is built while pip installs: each takes a core for a good minute.
+run: ## slotproxy and a llama.cpp server with a small real model (built and fetched once, three minutes)
+	@$(MAKE) --no-print-directory -j2 $(VENV)/installed $(if $(LLAMA_API),,first-server)
 	@$(RUN) -m tools.run --port $(PORT) $(if $(LLAMA_API),--llama-api '$(LLAMA_API)') $(FLAGS)
 
 run-chatglm: $(VENV)/installed ## slotproxy with the ChatGLM model it brings along (chatglm_cpp is built once, some minutes)
@@ -32,9 +34,14 @@ run-chatglm: $(VENV)/installed ## slotproxy with the ChatGLM model it brings alo
 
 install: $(VENV)/installed ## make .venv with everything, as locked in requirements/
 
-$(VENV)/installed: requirements/dev.txt setup.cfg setup.py
+$(VENV)/bin/python:
 	@test -n '$(PYTHON)' || { echo 'No Python 3.11 or newer found; name one with PYTHON=…' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+first-server: | $(VENV)/bin/python
+	@$(RUN) -m tools.servers build llama-2023 >/dev/null
+
+$(VENV)/installed: requirements/dev.txt setup.cfg setup.py | $(VENV)/bin/python
 	$(RUN) -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/dev.txt
 	$(RUN) -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
