@@ -8,8 +8,12 @@ one browser tab makes every restart last the whole ``graceful_timeout``. Here co
 two requests are hung up, and only answers in the making are waited for. And the stock worker looks
 once a second whether it is to stop and whether all is answered, where this one is woken.
 
-The look of once a second ends connections that were silent for ``keepalive`` seconds, so that no
-request has to start a timer for itself.
+The look of once a second ends connections whose client takes too long (`proxy.http1` and
+`proxy.gevent_wire` say when), so that no request has to start a timer for itself.
+
+Places. There are ``worker_connections`` of them. When few are left, connections that wait for their
+client make room, those that wait longest first; where none does, the last places are for health
+checks, and everybody else gets a 503 at once.
 
 What the application keeps with a connection, for all its requests, is put by name into
 environ["slotproxy.kept"] and closed with it.
@@ -19,24 +23,41 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
+import heapq
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from gevent import GreenletExit, events, get_hub, getcurrent, monkey, sleep
+from gevent import GreenletExit, events, getcurrent, sleep
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
-from .http1 import Connection, base_environ
+from .gevent_wire import Wire, hang_up
+from .http1 import Connection, Limits, State, base_environ
+from .watchdog import Watchdog
 
 LOOK = 1.0  # seconds between two looks at the connections, and signs of life for the master
-GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+# What happens when a client goes, or its network does.
+GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH)
+# Errors of accept that pass when connections end, and the seconds until the next try.
+NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+NO_FILES_PAUSE = 0.2
+QUIET = 60.0  # seconds between two lines of one kind about places and files
+# Places that are kept for health checks when all others answer somebody, and for new requests when
+# the others wait for their clients.
+SPARE = 16
+# Connections that make room at once: to look for the longest is a look at all of them.
+MAKE_ROOM = 64
+# What makes room first. A body that is being read belongs to a request that was let in.
+ROOM = {State.IDLE: 0, State.HEAD: 1, State.DROPPING: 1, State.BODY: 2}
+# What nothing is lost with when the server stops.
+BETWEEN = (State.IDLE, State.HEAD, State.DROPPING)
+HEALTH = ("/livez", "/readyz", "/health")
 
 
 class Worker(GeventWorker):
@@ -48,6 +69,9 @@ class Worker(GeventWorker):
         self._clients: dict[Any, socket.socket] = {}
         self._idle: set[Any] = set()
         self._seats: set[_Seat] = set()
+        self.limits = Limits(idle=self.cfg.keepalive)
+        self.send_timeout = 60.0
+        self._warned: dict[str, float] = {}
         self._quitting = False
         self._stopping: Any = None  # an Event, made beside the hub it wakes
         cfg = self.cfg
@@ -73,15 +97,19 @@ class Worker(GeventWorker):
         for sock in self.sockets:
             sock.setblocking(True)
             pool = Pool(self.worker_connections)
-            server = StreamServer(sock, handle=partial(self.handle, sock), spawn=pool, **tls)
+            server = _Server(sock, handle=partial(self.handle, sock), spawn=pool, **tls)
+            server.worker = self
             if self.cfg.workers > 1:
                 server.max_accept = 1
             server.start()
             servers.append(server)
             pools.append(pool)
+        watchdog = Watchdog()
+        watchdog.start()
         while self.alive:
             self.notify()
             self._stopping.wait(LOOK)
+        watchdog.stop()
         for server in servers:
             server.stop_accepting()
         if self._quitting:
@@ -121,8 +149,10 @@ class Worker(GeventWorker):
             return
         me = getcurrent()
         self._clients[me] = client
+        # For each read and write; longer than what gunicorn itself waits for the next request.
+        client.settimeout(max(self.send_timeout, self.cfg.keepalive + 1))
         try:
-            super().handle(listener, client, addr)
+            super(GeventWorker, self).handle(listener, client, addr)  # not to forget the time again
         finally:
             del self._clients[me]
 
@@ -130,8 +160,9 @@ class Worker(GeventWorker):
         environ = base_environ(client, listener.getsockname(), addr)
         kept: dict[str, Any] = {}
         environ["slotproxy.kept"] = kept
-        wire = _Wire(client)
-        seat = _Seat(client, Connection(wire, self.wsgi, environ))
+        app = self.wsgi if self._has_room() else self._crowded
+        wire = Wire(client, self.send_timeout)
+        seat = _Seat(client, wire, Connection(wire, app, environ, self.limits))
         self._seats.add(seat)
         try:
             if isinstance(addr, tuple):
@@ -149,6 +180,39 @@ class Worker(GeventWorker):
             for one in (*kept.values(), wire):
                 one.close()
             client.close()
+
+    def _has_room(self) -> bool:
+        """Whether one more connection leaves some places free, if need be by making room."""
+        left = self.worker_connections - len(self._seats)
+        return left > min(SPARE, self.worker_connections // 4) or self.make_room()
+
+    def make_room(self) -> bool:
+        """End connections that wait for their client, those that wait longest; False if none
+        does."""
+        waiting = [seat for seat in self._seats if seat.connection.state in ROOM]
+        if any(seat.leaving for seat in waiting):
+            return True  # in a moment
+        for seat in heapq.nsmallest(MAKE_ROOM, waiting, key=_room):
+            seat.leave()
+        self.warn("connections run short: those that wait longest for their client are closed")
+        return bool(waiting)
+
+    def warn(self, text: str) -> None:
+        """Log it, but not over and over."""
+        now = time.monotonic()
+        if now - self._warned.get(text, -QUIET) >= QUIET:
+            self._warned[text] = now
+            self.log.warning("%s", text)
+
+    def _crowded(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        environ["slotproxy.is_last"]()
+        if environ["PATH_INFO"].endswith(HEALTH):
+            return self.wsgi(environ, start)  # type: ignore[no-any-return]
+        text = b'{"error":{"message":"too many connections","type":"unavailable_error","code":503}}'
+        length = ("Content-Length", str(len(text)))
+        kind = ("Content-Type", "application/json")
+        start("503 Service Unavailable", [kind, length, ("Retry-After", "1")])
+        return (text,)
 
     def _is_last(self) -> bool:
         """Whether the connection of the request that came is to be closed after it."""
@@ -172,68 +236,65 @@ class Worker(GeventWorker):
         super().notify()
         now = time.monotonic()
         for seat in self._seats:
-            silent = seat.look(now)
-            if seat.connection.waiting and (not self.alive or silent > self.cfg.keepalive):
-                _hang_up(seat.client)
+            seat.look(now)
         if not self.alive:
+            for seat in self._seats:
+                if seat.connection.state in BETWEEN:
+                    hang_up(seat.client, socket.SHUT_RD)
             for greenlet in self._idle:
-                _hang_up(self._clients[greenlet])
+                hang_up(self._clients[greenlet], socket.SHUT_RD)
 
 
-class _Wire:
-    """A client's socket. A read begins with waiting: between two requests there is nothing to read
-    yet, and to be told so by an exception costs as much as parsing a request does."""
+class _Server(StreamServer):
+    """Pauses where the system has no more files for a connection, and makes room. gevent would
+    write a traceback at each try."""
 
-    def __init__(self, client: Any) -> None:
-        hub = get_hub()
-        self._wait = hub.wait
-        self._io = hub.loop.io(client.fileno(), 1)
-        system = client._sock  # which never waits
-        self._recv: Callable[[int], bytes] = system.recv
-        self._send: Callable[[bytes], int] = system.send
-        self.sendall = client.sendall
+    worker: Worker
 
-    def recv(self, size: int, /) -> bytes:
-        while True:
-            self._wait(self._io)
-            try:
-                return self._recv(size)
-            except BlockingIOError:
-                continue
-
-    def send(self, data: bytes, /) -> int:
+    def do_read(self) -> Any:
         try:
-            return self._send(data)
-        except BlockingIOError:
-            return 0
+            return super().do_read()
+        except OSError as error:
+            if error.errno not in NO_FILES:
+                raise
+        self.worker.make_room()
+        self.worker.warn("no more files for connections: raise the limit (ulimit -n)")
+        self.stop_accepting()
+        loop: Any = self.loop
+        self._timer = loop.timer(NO_FILES_PAUSE)
+        self._timer.start(self._again)
+        return None
 
-    def close(self) -> None:
-        """No more reads come. The socket stays as it is."""
-        self._io.stop()
-        self._io.close()
+    def _again(self) -> None:
+        if self.started:
+            self.start_accepting()
+
+
+def _room(seat: _Seat) -> tuple[int, float]:
+    return ROOM[seat.connection.state], seat.connection.since
 
 
 class _Seat:
-    """A connection, and since when it was seen to wait for its client."""
+    """A connection, and what it takes to end it."""
 
-    def __init__(self, client: socket.socket, connection: Connection) -> None:
+    def __init__(self, client: socket.socket, wire: Wire, connection: Connection) -> None:
         self.client = client
+        self.wire = wire
         self.connection = connection
-        self._answered = -1
-        self._since = 0.0
+        self.leaving = False
 
-    def look(self, now: float) -> float:
-        """For how many seconds nothing has been asked, as far as was seen."""
-        if not self.connection.waiting or self.connection.answered != self._answered:
-            self._answered, self._since = self.connection.answered, now
-        return now - self._since
+    def look(self, now: float) -> None:
+        """End what takes too long: first so that the client gets an answer, a look later for
+        good."""
+        connection = self.connection
+        holds_slot = getattr(connection.parts, "holds_slot", False)
+        if self.wire.is_stuck(now, holds_slot):
+            hang_up(self.client, socket.SHUT_RDWR)
+        elif connection.overdue(now):
+            self.leave()
 
-
-def _hang_up(client: socket.socket) -> None:
-    """The reading side only: a request that has just come in is still answered. By the system's
-    own call: gevent's shutdown() raises in the greenlet that reads, and gunicorn would log that as
-    an error; this way it sees an ordinary end of file."""
-    with contextlib.suppress(OSError):
-        real = monkey.get_original("socket", "socket")
-        with real(fileno=os.dup(client.fileno())) as twin:
-            twin.shutdown(socket.SHUT_RD)
+    def leave(self) -> None:
+        """Hang up on the client that is waited for. A request that has just come is answered."""
+        again, self.leaving = self.leaving, True
+        self.connection.expire()
+        hang_up(self.client, socket.SHUT_RDWR if again else socket.SHUT_RD)

@@ -45,6 +45,8 @@ class StreamBody:
     """Encodes an answer as it comes, and closes it on every way out: a WSGI server calls close()
     also when the client is gone, and when the first byte was never asked for."""
 
+    holds_slot = True  # for the server: others wait for the end of this one
+
     def __init__(self, answer: Answering, encoder: Encoder, done: Callable[[], None]) -> None:
         self._answer = answer
         self._encoder = encoder

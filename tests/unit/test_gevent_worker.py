@@ -2,57 +2,328 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import errno
+import logging
+import socket as system
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import gevent
+import pytest
 from gevent import socket
+from gevent.server import StreamServer
 
-from proxy.gevent_worker import _Wire
-from proxy.http1 import Connection, base_environ
+from proxy import gevent_wire
+from proxy.gevent_wire import Wire, hang_up
+from proxy.gevent_worker import NO_FILES_PAUSE, _Seat, _Server
+from proxy.http1 import Connection, Limits, State, base_environ
+from proxy.watchdog import LONG, Hold, Watchdog
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+PIECE = b"x" * 65536
 
 
-def served(client: Any, *parts: bytes) -> tuple[Any, _Wire]:
-    """A connection that answers with `parts`, and what it is served by."""
+class Served:
+    """A connection over a socket pair. `parts` are what it answers with; `made` counts them."""
 
-    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        start("200 OK", [("Content-Length", str(sum(map(len, parts))))])
-        return parts
+    def __init__(self, parts: Iterable[bytes], send_timeout: float = 60.0) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        for end in (self.ours, self.theirs):  # small buffers, whatever the system's default
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        self.parts = parts
+        self.made = 0
+        self.over = False  # the parts were taken to their end, as a model server's answer is
+        self.wire = Wire(self.ours, send_timeout)
+        environ = base_environ(self.ours, ("h", 1), ("c", 2))
+        self.connection = Connection(self.wire, self._app, environ)
+        self.serving = gevent.spawn(self.connection.serve, lambda: False)
+        self.seat = _Seat(self.ours, self.wire, self.connection)  # type: ignore[arg-type]
 
-    wire = _Wire(client)
-    connection = Connection(wire, app, base_environ(client, ("h", 1), ("c", 2)))
-    return gevent.spawn(connection.serve, lambda: False), wire
+    def _app(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        start("200 OK", [("Connection", "x")])
+        return Parts(self)
+
+    def close(self) -> None:
+        self.theirs.close()
+        self.serving.kill()
+        self.wire.close()
+        self.ours.close()
+        assert Wire.behind_all == 0
 
 
-def test_requests_are_waited_for_one_after_the_other() -> None:
-    ours, theirs = socket.socketpair()
-    serving, wire = served(ours, b"answer")
+class Parts:
+    holds_slot = True
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._served.parts:
+            self._served.made += 1
+            yield part
+        self._served.over = True
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    made: list[Served] = []
+
+    def begin(parts: Iterable[bytes], send_timeout: float = 60.0) -> Served:
+        made.append(Served(parts, send_timeout))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.close()
+
+
+def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true"
+        gevent.sleep(0.005)
+
+
+def read_answer(client: Any) -> bytes:
+    seen = bytearray()
+    while not seen.endswith(b"0\r\n\r\n"):
+        data = client.recv(1 << 20)
+        assert data, "the answer broke off"
+        seen += data
+    return bytes(seen)
+
+
+def test_requests_are_waited_for_one_after_the_other(serve: Callable[..., Served]) -> None:
+    served = serve([b"answer"])
     for _ in range(3):
-        theirs.sendall(GET)
-        seen = b""
-        while not seen.endswith(b"answer"):
-            seen += theirs.recv(65536)
-        assert seen.count(b"HTTP/1.1 200 OK") == 1
-    assert not serving.ready()
-    theirs.close()
-    serving.get(timeout=10)
-    wire.close()
-    ours.close()
+        served.theirs.sendall(GET)
+        assert read_answer(served.theirs).count(b"HTTP/1.1 200 OK") == 1
+    assert not served.serving.ready()
+    served.theirs.close()
+    served.serving.get(timeout=10)
 
 
-def test_a_client_that_reads_late_gets_all_of_it() -> None:
-    ours, theirs = socket.socketpair()
+def test_a_client_that_reads_late_gets_all_of_it_in_order(serve: Callable[..., Served]) -> None:
     parts = [bytes([number]) * 300_000 for number in range(10)]
-    serving, wire = served(ours, *parts)
-    theirs.sendall(GET)
-    gevent.sleep(0.05)  # all buffers are full
-    seen = b""
-    while len(seen) < 3_000_000 or not seen.endswith(parts[-1]):
-        seen += theirs.recv(1 << 20)
-    assert seen.endswith(b"\r\n\r\n" + b"".join(parts))
-    theirs.close()
+    served = serve(parts)
+    served.theirs.sendall(GET)
+    until(lambda: served.over)
+    body = b"".join(b"493e0\r\n%b\r\n" % part for part in parts)
+    assert read_answer(served.theirs).endswith(b"\r\n\r\n" + body + b"0\r\n\r\n")
+    served.theirs.sendall(GET)  # the connection is as good as before
+    assert read_answer(served.theirs).count(b"HTTP/1.1 200 OK") == 1
+
+
+def test_an_answer_goes_on_while_its_client_reads_nothing(serve: Callable[..., Served]) -> None:
+    """What the model server writes is read to its end, and its slot given back."""
+    served = serve([PIECE] * (gevent_wire.MAX_BEHIND // len(PIECE) - 8))
+    served.theirs.sendall(GET)
+    until(lambda: served.over)
+    assert served.connection.parts is None
+    assert not served.serving.ready()
+    assert not served.wire.is_stuck(time.monotonic(), True)
+
+
+def test_a_client_may_be_behind_up_to_a_bound(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gevent_wire, "MAX_BEHIND", 1 << 20)
+    served = serve([PIECE] * 60)
+    served.theirs.sendall(GET)
+    until(lambda: Wire.behind_all > 1 << 20)
+    gevent.sleep(0.05)
+    assert Wire.behind_all <= (1 << 20) + 2 * len(PIECE)
+    assert not served.over
+    read_answer(served.theirs)
+    assert served.over
+
+
+def test_all_clients_together_may_be_behind_up_to_a_bound(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gevent_wire, "MAX_BEHIND_ALL", 1 << 20)
+    many = [serve([PIECE] * 60) for _ in range(5)]
+    for served in many:
+        served.theirs.sendall(GET)
+    until(lambda: Wire.behind_all > 1 << 20)
+    gevent.sleep(0.05)
+    assert Wire.behind_all <= (1 << 20) + 5 * 2 * len(PIECE)
+    readers = [gevent.spawn(read_answer, served.theirs) for served in many]
+    gevent.joinall(readers, timeout=60, raise_error=True)
+    assert all(served.over for served in many)
+
+
+def test_a_client_that_takes_nothing_is_cut_after_its_time(serve: Callable[..., Served]) -> None:
+    served = serve([PIECE] * 200)
+    served.theirs.sendall(GET)
+    until(lambda: Wire.behind_all > gevent_wire.MAX_BEHIND)
+    now = time.monotonic()
+    served.seat.look(now + 59)
+    gevent.sleep(0.02)
+    assert not served.serving.ready()
+    served.seat.look(now + 61)
+    with pytest.raises(OSError, match=r"."):
+        served.serving.get(timeout=10)
+    assert served.connection.parts is None
+
+
+def test_a_client_that_takes_little_holds_no_slot_for_long(serve: Callable[..., Served]) -> None:
+    """The answer is held up for the time in all, however often the client takes a little."""
+    served = serve([PIECE] * 200, 0.4)
+    served.theirs.sendall(GET)
+    until(lambda: Wire.behind_all > gevent_wire.MAX_BEHIND)
+    end = time.monotonic() + 20
+    while not served.wire.is_stuck(time.monotonic(), True):
+        assert time.monotonic() < end, "it may go on for ever"
+        assert not served.wire.is_stuck(time.monotonic(), False)
+        served.theirs.recv(70_000)
+        gevent.sleep(0.02)
+
+
+def test_a_client_that_goes_ends_its_answer(serve: Callable[..., Served]) -> None:
+    served = serve([PIECE] * 200)
+    served.theirs.sendall(GET)
+    until(lambda: Wire.behind_all > gevent_wire.MAX_BEHIND)
+    served.theirs.close()
+    with pytest.raises(OSError, match=r"."):
+        served.serving.get(timeout=10)
+
+
+def test_what_expires_is_hung_up_on_also_when_it_never_stops_sending() -> None:
+    """The reading side alone is shut first, which Linux takes for no end while bytes come."""
+    ours, theirs = socket.socketpair()
+    wire = Wire(ours)
+    environ = base_environ(ours, ("h", 1), ("c", 2))
+    connection = Connection(wire, lambda *_: [], environ, Limits(head=0.0))
+    serving = gevent.spawn(connection.serve, lambda: False)
+    theirs.sendall(b"GET / HTTP/1.1\r\nX: ")
+
+    def send() -> None:
+        while True:
+            theirs.sendall(b"a")
+            gevent.sleep(0)
+
+    sending = gevent.spawn(send)
+    until(lambda: connection.state is State.HEAD)
+    _Seat(ours, wire, connection).look(time.monotonic() + 1)  # type: ignore[arg-type]
     serving.get(timeout=10)
+    assert theirs.recv(1000).startswith(b"HTTP/1.1 408 ")
+    sending.kill()
     wire.close()
     ours.close()
+    theirs.close()
+
+
+def test_hanging_up_twice_cuts_for_good() -> None:
+    ours, theirs = socket.socketpair()
+    hang_up(ours, system.SHUT_RDWR)
+    assert theirs.recv(1) == b""
+    with pytest.raises(OSError, match=r"."):
+        ours.send(b"x")
+    ours.close()
+    theirs.close()
+    hang_up(ours, system.SHUT_RDWR)  # closed meanwhile: nothing to do
+
+
+# -- places ----------------------------------------------------------------------------------------
+
+
+def test_where_files_run_out_accepting_pauses_and_room_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries: list[float] = []
+    logged: list[str] = []
+    real = StreamServer.do_read
+
+    def refused(server: Any) -> Any:
+        tries.append(time.monotonic())
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    class FakeWorker:
+        made = 0
+
+        warn = logged.append
+
+        def make_room(self) -> bool:
+            self.made += 1
+            return True
+
+    handled: list[Any] = []
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(5)
+    server = _Server(listener, handle=lambda client, addr: handled.append(client.close()))
+    server.worker = worker = FakeWorker()  # type: ignore[assignment]
+    monkeypatch.setattr(StreamServer, "do_read", refused)
+    server.start()
+    with socket.create_connection(listener.getsockname()):
+        gevent.sleep(1.0)
+        assert 1 <= len(tries) <= 2 + 1.0 / NO_FILES_PAUSE
+        assert worker.made == len(tries)
+        assert len(logged) == len(tries)  # of which the worker logs one a minute
+        monkeypatch.setattr(StreamServer, "do_read", real)
+        until(lambda: bool(handled))
+    server.stop()
+
+
+# -- the watchdog ----------------------------------------------------------------------------------
+
+
+def hold_the_loop(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def test_who_holds_the_loop_is_logged_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    watchdog = Watchdog(every=0.0)
+    watchdog.start()
+    try:
+        with caplog.at_level(logging.WARNING, "slotproxy"):
+            gevent.sleep(0.3)
+            hold_the_loop(LONG + 0.2)  # told however busy the machine is
+            until(lambda: "hold_the_loop" in caplog.text)
+    finally:
+        watchdog.stop()
+    assert "tests/unit/test_gevent_worker.py" in caplog.text
+    assert "the event loop was held for" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("hold", "told"),
+    [
+        (Hold(0.2, 0.2, "f"), True),
+        (Hold(0.2, 0.05, "f"), False),  # the machine was busy with something else
+        (Hold(LONG, 0.0, "f"), True),  # a call that waits in the system
+    ],
+)
+def test_what_is_told_of_a_hold(hold: Hold, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "slotproxy"):
+        Watchdog()._tell(hold)
+        gevent.sleep(0)
+    assert ("was held" in caplog.text) is told
+
+
+def test_lines_about_a_held_loop_are_few(caplog: pytest.LogCaptureFixture) -> None:
+    watchdog = Watchdog(every=60.0)
+    with caplog.at_level(logging.WARNING, "slotproxy"):
+        for _ in range(4):
+            watchdog._tell(Hold(0.2, 0.2, "f"))
+        gevent.sleep(0)
+        assert caplog.text.count("was held") == 1
+        watchdog._every = 0.0
+        watchdog._tell(Hold(0.2, 0.2, "f"))
+        gevent.sleep(0)
+    assert "and 3 more times before" in caplog.text
+
+
+def test_an_idle_loop_is_not_held_and_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    watchdog = Watchdog(every=0.0)
+    watchdog.start()
+    before = time.process_time()
+    gevent.sleep(1.0)
+    spent = time.process_time() - before
+    watchdog.stop()
+    assert spent < 0.05
+    assert "was held" not in caplog.text

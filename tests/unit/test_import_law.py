@@ -66,9 +66,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "agent": {"core", "errors", "cancel", "children"},
     "dialogue": {"core", "errors", "cancel", "gateway", "prompting", "websearch", "agent"},
     "http1": set(),
-    "gevent_worker": {"http1"},
+    "gevent_wire": set(),
+    "watchdog": set(),
+    "files_limit": set(),
+    "waitress_edge": {"http1"},
+    "gevent_worker": {"http1", "gevent_wire", "watchdog"},
     "overview": {"backends", "config", "keeping", "web"},
-    "serve": {"", "app", "config", "gevent_worker", "overview"},
+    "serve": {"", "app", "config", "files_limit", "http1", "overview", "waitress_edge"},
     "wsgi": {"config", "serve"},
     "__main__": {"config", "serve"},
 }
@@ -89,7 +93,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "chatglm_cpp": ("backends",),
     "prometheus_client": ("web", "app"),
     "gunicorn": ("serve", "gevent_worker"),
-    "waitress": ("serve",),
+    "waitress": ("serve", "waitress_edge"),
 }
 
 

@@ -106,6 +106,8 @@ def speak(view: Callable[[Call], Speech], form: Form = DOCUMENTS) -> Response:
 class _Parts:
     """The body of a stream. A WSGI server calls close() also when the client is gone."""
 
+    holds_slot = True  # for the server: others wait for the end of this one
+
     def __init__(
         self, first: answer.Document, rest: Documents, form: Form, done: Callable[[], None]
     ) -> None:

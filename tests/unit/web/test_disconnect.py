@@ -13,7 +13,8 @@ from gevent import socket
 from proxy.backends.driver import Capabilities
 from proxy.cancel import Cancel
 from proxy.core.task import Task
-from proxy.http1 import Connection, base_environ
+from proxy.gevent_wire import Wire
+from proxy.http1 import Connection, State, base_environ
 from proxy.web import disconnect
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app
 
@@ -88,11 +89,12 @@ def test_who_hangs_up_is_seen_though_the_body_came_late(late: int) -> None:
     ours, theirs = socket.socketpair()
     environ = base_environ(ours, ("h", 1), ("c", 2))
     kept: dict[str, Any] = {}
-    connection = Connection(ours, make_app(driver), {**environ, "slotproxy.kept": kept})
+    wire = Wire(ours)
+    connection = Connection(wire, make_app(driver), {**environ, "slotproxy.kept": kept})
     serving = gevent.spawn(connection.serve, lambda: False)
     cut = len(HEAD) + len(CHAT) - late
     theirs.sendall((HEAD + CHAT)[:cut])
-    until(lambda: not connection.waiting)
+    until(lambda: connection.state not in (State.IDLE, State.HEAD))
     gevent.sleep(0.01)  # its body is waited for
     theirs.sendall((HEAD + CHAT)[cut:])
     until(lambda: bool(driver.tasks))
@@ -100,4 +102,5 @@ def test_who_hangs_up_is_seen_though_the_body_came_late(late: int) -> None:
     with pytest.raises(OSError, match="pipe"):
         serving.get(timeout=10)
     closed(kept)
+    wire.close()
     ours.close()
