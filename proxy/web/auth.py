@@ -29,6 +29,11 @@ class Keys:
         digests = ((_digest(secret), name) for name, secret in keys)
         self._known = {digest: (digest, name) for digest, name in digests}
 
+    @property
+    def needed(self) -> bool:
+        """Whether there are any."""
+        return bool(self._known)
+
     def check(self, environ: Mapping[str, Any]) -> str:
         """The name of the caller's key, "" where none is needed. Raises Unauthorized,
         TooManyWrongKeys."""
@@ -41,6 +46,17 @@ class Keys:
         if isinstance(signed_in, str):
             return signed_in
         raise Unauthorized("no API key was sent: use Authorization: Bearer KEY")
+
+    def shows(self, environ: Mapping[str, Any]) -> bool:
+        """Whether the headers themselves show a right key; where none is needed, any is. Raises
+        TooManyWrongKeys."""
+        presented = _presented(environ)
+        if not presented or not self._known:
+            return bool(presented)
+        try:
+            return bool(self.judge(presented, environ.get("REMOTE_ADDR", "")))
+        except Unauthorized:
+            return False
 
     def judge(self, secret: str, peer: str) -> str:
         """As `name`, for a key that came from this address. Raises TooManyWrongKeys too."""

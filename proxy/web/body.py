@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, MutableMapping
+from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
@@ -14,6 +15,9 @@ from ..errors import BadRequest, BodyTooLarge
 
 Environ = MutableMapping[str, Any]
 PIECE = 256 << 10  # bytes
+# Bytes that Flask itself reads of a body. Nothing here lets it: it is a net for what forgets to use
+# `read`, `spooled` or `read_form`, which have bounds of their own.
+NET = 64 << 10
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
@@ -23,13 +27,27 @@ class WrongType(BadRequest):
     code = "unsupported_media_type"
 
 
+class BodyLate(BadRequest):
+    status = 408
+    code = "request_timeout"
+
+
+def _not_whole(environ: Environ, error: Exception) -> BadRequest:
+    """What a body is answered with that did not come whole: `error` is what reading it raised, of
+    its own kind in every server."""
+    hang_up(environ)
+    late = (TimeoutError, BlockingIOError)  # the second where the system counts the time
+    if isinstance(error, late):
+        return BodyLate("the body came too slowly")
+    return BadRequest("the body broke off")
+
+
 _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
 
 def read(environ: Environ, limit: int) -> bytes:
     """The whole body. One that says it is larger than `limit` bytes is refused unread, one that
-    does not say is read no further. Raises BodyTooLarge, BadRequest."""
-    stream = environ["wsgi.input"]
+    does not say is read no further. Raises BodyTooLarge, BodyLate, BadRequest."""
     raw = environ.get("CONTENT_LENGTH")
     if raw:
         try:
@@ -39,17 +57,27 @@ def read(environ: Environ, limit: int) -> bytes:
         if length > limit:
             hang_up(environ)
             raise BodyTooLarge(f"the body has {length} bytes, {limit} are allowed")
-        data: bytes = stream.read(length)
+        data = _take(environ, length)
         if len(data) < length:
             raise BadRequest("the body broke off")
         return data
     if not environ.get("wsgi.input_terminated"):
         return b""
-    data = stream.read(limit + 1)
+    data = _take(environ, limit + 1)
     if len(data) > limit:
         hang_up(environ)
         raise BodyTooLarge(f"the body is longer than {limit} bytes")
     return data
+
+
+def _take(environ: Environ, size: int) -> bytes:
+    stream = environ["wsgi.input"]
+    if type(stream) is BytesIO:  # all of it is here already
+        return stream.read(size)
+    try:
+        return stream.read(size)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise _not_whole(environ, error) from None
 
 
 def spooled(environ: Environ, limit: int) -> IO[bytes]:
@@ -58,18 +86,31 @@ def spooled(environ: Environ, limit: int) -> IO[bytes]:
     if said and (not said.isdigit() or int(said) > limit):
         read(environ, limit)  # raises
     length = int(said) if said else limit + 1 if environ.get("wsgi.input_terminated") else 0
-    stream = environ["wsgi.input"]
     file = Unnamed()
     left = length
-    while left > 0 and (data := stream.read(min(left, PIECE))):
-        left -= file.write(data)
-    if said and left > 0:
-        raise BadRequest("the body broke off")
-    if not said and file.tell() > limit:
-        hang_up(environ)
-        raise BodyTooLarge(f"the body is longer than {limit} bytes")
+    try:
+        while left > 0 and (data := _take(environ, min(left, PIECE))):
+            left -= file.write(data)
+        if said and left > 0:
+            raise BadRequest("the body broke off")
+        if not said and file.tell() > limit:
+            hang_up(environ)
+            raise BodyTooLarge(f"the body is longer than {limit} bytes")
+    except BaseException:
+        file.close()
+        raise
     file.seek(0)
     return file
+
+
+class Reading:
+    """The body as a file, for who wants one. Raises BodyLate, BadRequest."""
+
+    def __init__(self, environ: Environ) -> None:
+        self._environ = environ
+
+    def read(self, size: int = -1) -> bytes:
+        return _take(self._environ, size)
 
 
 class Unnamed(SpooledTemporaryFile[bytes]):

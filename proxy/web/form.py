@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 from ..errors import BadRequest, BodyTooLarge
-from .body import Environ, Unnamed, hang_up
+from .body import Environ, Reading, Unnamed, hang_up
 
 MAX_PARTS = 1000
 MAX_NAME = 255
@@ -60,7 +60,7 @@ def read_form(environ: Environ, documents: int, fields: int) -> Form:
         max_form_parts=MAX_PARTS,
     )
     try:
-        _, found, sent = parser.parse_from_environ(dict(environ))
+        _, found, sent = parser.parse_from_environ({**environ, "wsgi.input": Reading(environ)})
         files = tuple(
             File(field, _name(one.filename), one.stream)
             for field, many in sent.lists()

@@ -55,7 +55,10 @@ def response(name: str) -> Response:
 def find(name: str) -> File | None:
     """None for one that is not there; nothing outside the folder is."""
     path = safe_join(str(FOLDER), name)
-    if path is None or not Path(path).is_file():
+    try:
+        if path is None or not Path(path).is_file():
+            return None
+    except OSError:  # a name that is too long for any file
         return None
     return _read(Path(path), Path(path).stat().st_mtime_ns)
 

@@ -93,8 +93,9 @@ def require() -> None:
 
 
 def has_key() -> bool:
-    """Whether the request itself shows a key, right or wrong: no browser adds these by itself."""
-    return "Authorization" in request.headers or "X-Api-Key" in request.headers
+    """Whether the request itself shows a right key. No browser adds one by itself, but for the
+    scheme Basic, which is none of ours."""
+    return services().keys.shows(request.environ)
 
 
 def visit() -> str:

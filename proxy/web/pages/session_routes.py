@@ -10,6 +10,7 @@ from ...errors import TooManyWrongKeys, Unauthorized
 from ..observe import Record
 from ..services import services
 from . import guard, session
+from .fields import fields
 
 blueprint = Blueprint("session", __name__)
 guard.protect(blueprint, open_to_all=("form", "sign_in", "sign_out", "who"))
@@ -25,10 +26,10 @@ def form() -> Response:
 @blueprint.post("/signin")
 def sign_in() -> Response:
     """From the form: `key`, and `to` which page to go on to."""
-    to = request.form.get("to", "")
+    to = fields().get("to", "")
     record = Record.of(request.environ)
     try:
-        name = services().keys.judge(request.form.get("key", "").strip(), record.peer)
+        name = services().keys.judge(fields().get("key", "").strip(), record.peer)
     except (Unauthorized, TooManyWrongKeys) as fault:
         record.info.outcome = fault.code or fault.type
         wait = fault.retry_after

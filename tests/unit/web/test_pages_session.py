@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from werkzeug.test import TestResponse
 
 from proxy.config import Secret
 from proxy.web.pages.errors import WORDS
+from proxy.web.pages.fields import MAX_BYTES, MAX_FIELDS
 from proxy.web.pages.session import LIFETIME, SESSION, Sessions
 from tests.fakes import ScriptedDriver, client
 
@@ -196,3 +198,77 @@ def test_each_error_is_said_in_both_languages(status: int) -> None:
     said = WORDS[status]
     assert said.en.title.isascii() and said.en.advice.isascii()
     assert not said.zh.title.isascii() and not said.zh.advice.isascii()
+
+
+# what is read of who is not known
+
+
+def form_of(size: int, token: str = "") -> bytes:
+    text = f"csrf_token={token}&key=wrong&to="
+    return (text + "/" * (size - len(text))).encode()
+
+
+@pytest.mark.parametrize("path", ["/signin", "/signout"])
+def test_a_form_has_a_bound(path: str) -> None:
+    with client(**LOCKED) as visitor:
+        token = token_of(visitor.get("/signin", headers=BROWSER))
+        kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+        fits = visitor.post(path, data=form_of(MAX_BYTES, token), headers=kind)
+        assert fits.status_code in (401, 303)
+        large = visitor.post(path, data=form_of(MAX_BYTES + 1, token), headers=kind)
+        assert large.status_code == 413
+
+
+def test_a_form_has_a_bound_of_fields() -> None:
+    with client(**LOCKED) as visitor:
+        token = token_of(visitor.get("/signin", headers=BROWSER))
+        kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+        for more, status in ((MAX_FIELDS - 2, 401), (MAX_FIELDS - 1, 400)):
+            text = f"csrf_token={token}&key=wrong" + "&a=b" * more
+            assert visitor.post("/signin", data=text, headers=kind).status_code == status
+
+
+@pytest.mark.parametrize("key", ["", "wrong"])
+@pytest.mark.parametrize("path", ["/pages/api/chat/conversations", "/signin"])
+def test_a_wrong_key_is_no_reason_to_read_a_form(path: str, key: str) -> None:
+    """The token of the other forms is shown in a header: their bodies are not looked into."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    class Unread(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert path == "/signin" and size is not None and 0 <= size <= MAX_BYTES + 1
+            return super().read(size)
+
+    with client(**LOCKED) as visitor:
+        answer = visitor.post(
+            path,
+            input_stream=Unread(b"a=" + b"b" * 100_000),
+            headers={**headers, "Accept": "application/json"},
+            content_type="application/x-www-form-urlencoded",
+            environ_overrides={"wsgi.input_terminated": True},
+        )
+    assert answer.status_code == (413 if path == "/signin" else 403)
+
+
+def test_a_right_key_in_a_header_needs_no_token() -> None:
+    with client(**LOCKED) as visitor:
+        for header in ({"Authorization": "Bearer sesame"}, {"X-Api-Key": "sesame"}):
+            headers = {**header, "Accept": "application/json"}
+            answer = visitor.post("/signout", headers=headers)
+            assert answer.status_code == 303
+        basic = {"Authorization": "Basic OnNlc2FtZQ==", "Accept": "application/json"}
+        assert visitor.post("/signout", headers=basic).status_code == 403
+
+
+@pytest.mark.parametrize("to", ["//[", "http://[", "/\\[", "//[::1", "http://[/"])
+@pytest.mark.parametrize("page", ["/signin", "/language/en"])
+def test_addresses_that_are_none_lead_nowhere(page: str, to: str) -> None:
+    with client() as visitor:
+        answer = visitor.get(page, query_string={"to": to})
+        assert answer.location == "/"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 5000, "\0", "x\0y", "..%2f" * 400])
+def test_files_whose_names_are_none_are_not_there(name: str) -> None:
+    with client() as visitor:
+        assert visitor.get(f"/static/{name}").status_code == 404
