@@ -6,7 +6,7 @@ import atexit
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,15 @@ from .config import BackendConfig, Settings, SettingsError
 from .dialects.openai import error as error_object
 from .dialogue import Bounds, Dialogues, Finder
 from .dialogue.finding import KNOWLEDGE, WEB
-from .errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, StoreUnavailable
+from .errors import (
+    BadRequest,
+    GatewayError,
+    MethodNotAllowed,
+    NotFound,
+    StoreUnavailable,
+    TooManyWrongKeys,
+    Unauthorized,
+)
 from .gateway import Embedder, Gateway, Manner
 from .keeping import Keeping, data_folder
 from .prompters import Prompters
@@ -42,6 +50,7 @@ from .scheduling.shared import RedisLog, SharedScheduler
 from .store.responses import ResponseStore
 from .web import (
     anthropic,
+    body,
     chatchat,
     cors,
     data,
@@ -124,6 +133,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     alone = len({key.name for key in settings.keys}) <= 1  # nobody to share places with
     app = Application("slotproxy")
     app.url_rule_class = LateRule
+    app.config["MAX_CONTENT_LENGTH"] = body.NET
     if settings.trusted_proxies:
         app.proxies = TrustedProxies(settings.trusted_proxies)
     app.extensions[EXTENSION] = Services(
@@ -216,6 +226,27 @@ def reload(app: Flask, settings: Settings) -> None:
     services = services_of(app)
     configs = _configs(settings)
     services.gateway.registry.reload(configs, lambda config: _backend(settings, config))
+
+
+def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
+    """Whether a request with these headers shows a right key, or the session of one: asked by a
+    server that reads bodies before the application is called."""
+    here = services_of(app)
+    if not here.keys.needed:
+        return True
+    assert isinstance(app, Application)
+    asked = dict(environ)
+    if app.proxies is not None:
+        asked["REMOTE_ADDR"] = app.proxies.client(asked)
+    try:
+        if asked.get("HTTP_AUTHORIZATION", "").lower().startswith("basic "):
+            return bool(chatchat.view.owner(here, asked))
+        if here.keys.shows(asked):
+            return True
+    except (Unauthorized, TooManyWrongKeys):
+        return False
+    with app.test_request_context(headers={"Cookie": asked.get("HTTP_COOKIE", "")}):
+        return bool(pages.session.signed_in())
 
 
 def _configs(settings: Settings) -> Sequence[BackendConfig]:

@@ -534,6 +534,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _says(_ADMIT, "largest request body in bytes", ge=1024, le=1 << 40)
     ] = 33554432
 
+    body_timeout: Annotated[
+        float,
+        _says(
+            _ADMIT,
+            "seconds a request's body may take, and one more for each 500 bytes that came; beyond "
+            "them 408",
+            gt=0,
+            le=86400,
+        ),
+    ] = 60.0
+    send_timeout: Annotated[
+        float,
+        _says(
+            _ADMIT,
+            "seconds without a byte taken after which a client that does not read its answer is "
+            "cut",
+            gt=0,
+            le=86400,
+        ),
+    ] = 60.0
+
     api_key: Annotated[
         tuple[Secret, ...], _says(_ACCESS, "key a client must show; several are allowed", _key)
     ] = ()

@@ -20,13 +20,15 @@ import logging
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from proxy import __version__
+from proxy import __version__, files_limit
 from proxy.config import Settings, SettingsError, each_its_own, from_environment, one_worker
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 Reread = Callable[[], Settings]
 
 GRACE = 30  # seconds running answers get after SIGTERM
+# Seconds between two requests: longer than the 60 s after which common load balancers drop an idle
+# connection. Who closes first decides whether requests are lost.
+KEEPALIVE = 75
 FORM = 1 << 20  # bytes of an upload beside its file
 CANNOT_LOAD = 4  # gunicorn stops on this exit code of a worker, instead of starting it again
 
@@ -140,6 +145,9 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         if arbiter.cfg.workers != 1 and (why := _not_several(settings, arbiter.cfg.workers)):
             say(why)
             raise SystemExit(2)
+        files = files_limit.raise_limit()
+        wanted = arbiter.cfg.worker_connections
+        arbiter.cfg.set("worker_connections", files_limit.connections(files, wanted))
         # gunicorn's own way is another worker, beside the old one, with another table of slots.
         arbiter.reload = lambda: arbiter.kill_workers(signal.SIGHUP)
 
@@ -158,6 +166,11 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         # stop that comes that early would be lost, and waited out for GRACE seconds.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
+        if gevent:
+            worker.limits = worker.limits._replace(body=settings.body_timeout)
+            worker.send_timeout = settings.send_timeout
+        else:
+            _bound_times(worker, settings)
 
     def worker_int(worker: Any) -> None:
         # SIGINT is "at once". Threads that stream would hold the process up; greenlets do not.
@@ -180,15 +193,13 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         "bind": f"{host}:{settings.port}",
         "workers": settings.workers,
         "worker_class": "proxy.gevent_worker.Worker" if gevent else "gthread",
-        "worker_connections": 4096,
+        "worker_connections": files_limit.MOST_CONNECTIONS,
         "threads": 1 if gevent else settings.threads,
         # A worker that shows no life for this long is killed. Long enough for one whose CPU is
         # taken by a model in the same process.
         "timeout": 120,
         "graceful_timeout": GRACE,
-        # Longer than the 60 s after which common load balancers drop an idle connection: who
-        # closes first decides whether requests are lost.
-        "keepalive": 75,
+        "keepalive": KEEPALIVE,
         "accesslog": None,  # the application logs its requests, with what matters for them
         "loglevel": "debug" if settings.log_level == "debug" else "warning",
         "proc_name": "slotproxy",
@@ -203,6 +214,21 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         "worker_int": worker_int,
         "worker_exit": worker_exit,
     }
+
+
+def _bound_times(worker: Any, settings: Settings) -> None:
+    """Of sockets that threads wait for: accepted ones have these times from the one that listens.
+    They count silence alone; a body that trickles is bounded by gevent's worker and waitress."""
+    if sys.platform == "win32":
+        return
+    for one in worker.sockets:
+        sock = getattr(one, "sock", one)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(settings.send_timeout))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(settings.body_timeout))
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
 
 
 def _end(ending: BaseException | None) -> None:
@@ -246,6 +272,10 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     import waitress
     from waitress import wasyncore
 
+    from proxy.app import shows_key
+    from proxy.http1 import Limits
+    from proxy.waitress_edge import channel, look
+
     logging.getLogger("waitress").setLevel(
         logging.DEBUG if settings.log_level == "debug" else logging.ERROR
     )
@@ -260,9 +290,9 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         app,
         sockets=[listener],
         threads=settings.threads,
-        connection_limit=4096,
+        connection_limit=files_limit.connections(files_limit.raise_limit()),
         asyncore_use_poll=True,  # select() ends at 1024 file numbers
-        channel_timeout=75,
+        channel_timeout=KEEPALIVE,
         max_request_body_size=max(settings.max_body, settings.max_document) + FORM,
         # Reading on while a request is served is how waitress notices that its client has gone
         # (environ["waitress.client_disconnected"]).
@@ -270,6 +300,8 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         ident="slotproxy",
     )
 
+    server.channel_class = channel(partial(shows_key, app))
+    limits = Limits(body=settings.body_timeout)
     stopping: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
@@ -288,6 +320,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
 
     while not stopping:
         step(1.0)
+        look(server, limits, settings.send_timeout)
     wasyncore.dispatcher.close(server)  # the listening socket only: the answers go on
     end = time.monotonic() + GRACE
     while time.monotonic() < end and len(stopping) < 2 and _busy(server):

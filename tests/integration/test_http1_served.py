@@ -1,28 +1,424 @@
-"""The gevent worker serves by `proxy.http1`, on real sockets."""
+"""The gevent worker serves by `proxy.http1`, on real sockets: requests, bounds, times, places."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 import socket
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from tools.processes import Gateway, free_port
+import pytest
+
+from tools.processes import Child, Gateway, ask, free_port
 
 StartGateway = Callable[..., Gateway]
 GET = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+
+
+def connect(gateway: Gateway, seconds: float = 30) -> socket.socket:
+    parts = urlsplit(gateway.url)
+    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=seconds)
+
+
+def read_all(client: socket.socket) -> bytes:
+    said = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := client.recv(65536):
+            said += data
+    return said
+
+
+def exchange(gateway: Gateway, *pieces: bytes) -> bytes:
+    """All that is answered until the gateway closes the connection, or does not for a while."""
+    with connect(gateway) as client:
+        for piece in pieces:
+            client.sendall(piece)
+        return read_all(client)
+
+
+def push(client: socket.socket, piece: bytes, most: int) -> int:
+    """Send one piece after the other until the connection breaks; how many bytes were sent."""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < most:
+            client.sendall(piece)
+            sent += len(piece)
+    return sent
+
+
+@pytest.fixture
+def keyed(module_gateway: StartGateway) -> Gateway:
+    """One that needs a key, without a backend, with short times."""
+    return module_gateway(
+        "--llama-api", "http://127.0.0.1:9", "--api-key", "sesame",
+        "--body-timeout", "1", "--send-timeout", "2", ready=0
+    )  # fmt: skip
 
 
 def test_requests_in_pieces_and_in_a_row_are_answered_by_our_own_reader(
     gateway: StartGateway,
 ) -> None:
     started = gateway("--llama-api", f"http://127.0.0.1:{free_port()}", ready=0)
-    parts = urlsplit(started.url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=30) as client:
+    with connect(started) as client:
         client.sendall(GET[:9])
         client.sendall(GET[9:] + GET + GET[:-1])
-        client.sendall(GET[-1:] + GET.replace(b"Host: h", b"Connection: close"))
-        said = b""
-        while data := client.recv(65536):
-            said += data
+        client.sendall(GET[-1:] + GET.replace(b"Host", b"Connection: close\r\nHost"))
+        said = read_all(client)
     assert said.count(b"HTTP/1.1 200 OK") == 4
     assert b"gunicorn" not in said  # its own writer says its name
+
+
+# -- bytes, before it is known who sends them ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "endless", [b"0\r\nX-A: ", b"0;", b"1\r\na\r\n0;a="], ids=["trailer", "extension", "later"]
+)
+def test_an_endless_trailer_ends_the_connection(keyed: Gateway, endless: bytes) -> None:
+    with connect(keyed) as client:
+        client.sendall(CHAT + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
+        sent = push(client, b"a" * 65536, 100 << 20)
+    assert sent < 16 << 20  # the bound, and what the system keeps of what was sent
+    assert ask(f"{keyed.url}/livez")[0] == 200
+
+
+def _form(size: int, chunked: bool) -> bytes:
+    form = b"key=" + b"a" * (size - 4)
+    head = (
+        b"POST /signin HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    )
+    head += b"Connection: close\r\n"
+    if chunked:
+        return head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, form)
+    return head + b"Content-Length: %d\r\n\r\n%b" % (size, form)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_the_form_of_signing_in_has_a_bound(keyed: Gateway, chunked: bool) -> None:
+    bound = 16 << 10
+    assert exchange(keyed, _form(bound, chunked)).startswith(b"HTTP/1.1 403 ")  # no CSRF token
+    assert exchange(keyed, _form(bound + 1, chunked)).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("path", [b"/signin", b"/signout", b"/pages/api/chat/conversations"])
+@pytest.mark.parametrize("key", [b"", b"Authorization: Bearer wrong\r\n"])
+@pytest.mark.parametrize("kind", [b"application/x-www-form-urlencoded", b"multipart/form-data"])
+def test_no_form_is_read_without_end_for_who_shows_no_right_key(
+    keyed: Gateway, path: bytes, key: bytes, kind: bytes
+) -> None:
+    head = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: %b; boundary=b\r\n" % (path, kind)
+    part = b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
+    with connect(keyed) as client:
+        client.sendall(head + key + b"Transfer-Encoding: chunked\r\n\r\n")
+        client.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+        sent = push(client, b"10000\r\n%b\r\n" % (b"a" * 65536), 100 << 20)
+    assert sent < 16 << 20
+    memory = int(re.findall(r"VmRSS:\s+(\d+)", _status(keyed))[0])
+    assert memory < 300_000, "kB"
+
+
+def _status(gateway: Gateway) -> str:
+    """Of its worker."""
+    children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
+    return Path(f"/proc/{children[0]}/status").read_text()
+
+
+# -- malformed requests ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET http://[/livez HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET /livez HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"400"),
+        (CHAT + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b"501"),
+        (GET.replace(b"/livez", b"/language/en?to=//["), b"303"),
+        (GET.replace(b"/livez", b"/signin?to=//["), b"200"),
+        (GET.replace(b"/livez", b"/static/" + b"x" * 300), b"404"),
+        (GET.replace(b"/livez", b"/static/" + b"x/" * 3000), b"404"),
+        (CHAT + b"Authorization: Bearer sesame\r\nContent-Length: 9\r\n\r\n{}", b"400"),
+    ],
+)
+def test_malformed_requests_are_refused_without_a_traceback(
+    keyed: Gateway, data: bytes, status: bytes
+) -> None:
+    with connect(keyed) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client)[9:12] == status
+    assert "Traceback" not in keyed.log
+
+
+def test_a_thousand_upgrades_in_one_piece_are_answered(keyed: Gateway) -> None:
+    upgrade = GET.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: a\r\nHost")
+    many = 61_000 // len(upgrade)
+    said = exchange(keyed, upgrade * many + GET.replace(b"Host", b"Connection: close\r\nHost"))
+    assert said.count(b"HTTP/1.1 200 OK") == many + 1
+    assert "Traceback" not in keyed.log
+
+
+# -- times -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (CHAT + b"Authorization: Bearer sesame\r\n", b"408"),
+        (CHAT, b"401"),
+        (b"POST /signin HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n", b"408"),
+        (
+            b"POST /v1/files HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer sesame\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n",
+            b"408",
+        ),
+    ],
+    ids=["chat", "without a key", "sign in", "upload"],
+)
+def test_a_body_that_trickles_is_given_up(keyed: Gateway, head: bytes, status: bytes) -> None:
+    with connect(keyed) as client:
+        client.sendall(head + b"Content-Length: 9000\r\n\r\n--b\r\n")
+        client.settimeout(0.1)
+        said, end = b"", time.monotonic() + 30
+        while time.monotonic() < end:
+            try:
+                client.sendall(b"a")
+                data = client.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+            if not data:
+                break
+            said += data
+        else:
+            raise AssertionError("it may trickle for ever")
+    assert said[9:12] == status
+    assert "Traceback" not in keyed.log
+
+
+def test_a_client_that_reads_nothing_is_cut(keyed: Gateway) -> None:
+    with connect(keyed) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        request = GET.replace(b"/livez", b"/static/vendor/katex/katex.min.js")
+        assert push(client, request * 1000, 100 << 20) < 100 << 20
+    assert ask(f"{keyed.url}/livez")[0] == 200
+    assert "Traceback" not in keyed.log
+
+
+# -- places ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
+    """Starts a gateway that may open so many files."""
+    started: list[Gateway] = []
+
+    def start(files: int, *flags: str) -> Gateway:
+        one = Gateway(("--llama-api", "http://127.0.0.1:9", *flags), tmp_path / "log")
+        one.command = ["/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *one.command]
+        started.append(one)
+        one.start(ready=0)
+        return one
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@contextlib.contextmanager
+def connected(gateway: Gateway, count: int, first: bytes = b"") -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(count):
+            clients.append(stack.enter_context(connect(gateway, 10)))
+            if first:
+                clients[-1].sendall(first)
+        yield clients
+
+
+def test_where_few_files_may_be_open_nearly_all_are_places(limited: Callable[..., Gateway]) -> None:
+    """With 1024, as systemd gives, 900 connections are served."""
+    one = limited(300)
+    with connected(one, 176) as clients:
+        for client in clients:
+            client.sendall(GET)
+        for client in clients:
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    assert "Traceback" not in one.log
+
+
+@pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\n", GET], ids=["silent", "head", "idle"])
+def test_who_waits_longest_makes_room(limited: Callable[..., Gateway], first: bytes) -> None:
+    one = limited(300)
+    with connected(one, 400, first) as clients:
+        assert ask(f"{one.url}/livez") == (200, b'{"status":"ok"}')
+        assert ask(f"{one.url}/v1/models")[0] in (200, 503)
+        last = clients[-1]
+        last.sendall(b"Host: h\r\n\r\n" if first.endswith(b"1.1\r\n") else GET)
+        assert b"HTTP/1.1 " in last.recv(65536)
+    assert "Traceback" not in one.log
+
+
+def test_bodies_that_wait_make_room_last(limited: Callable[..., Gateway]) -> None:
+    one = limited(300)
+    body = CHAT + b"Content-Length: 1000\r\n\r\n{"
+    with connected(one, 150, body), connected(one, 200) as idle:
+        assert ask(f"{one.url}/livez")[0] == 200
+        assert idle[0].recv(1) == b""  # the longest idle one went
+    with connected(one, 400, body):
+        assert ask(f"{one.url}/livez")[0] == 200
+    assert "Traceback" not in one.log
+
+
+def test_where_all_places_answer_somebody_the_last_are_for_health(
+    limited: Callable[..., Gateway],
+) -> None:
+    one = limited(132)
+    feed = GET.replace(b"/livez", b"/pages/api/status/events")
+    with connected(one, 24, feed) as clients:
+        for client in clients:
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        assert ask(f"{one.url}/livez")[0] == 200
+        status, said = ask(f"{one.url}/v1/models")
+        assert status == 503
+        assert b"too many connections" in said
+    end = time.monotonic() + 20
+    while ask(f"{one.url}/v1/backends")[0] != 200:
+        assert time.monotonic() < end
+    assert "Traceback" not in one.log
+
+
+@pytest.mark.slow
+def test_with_a_thousand_files_nine_hundred_connections_are_served(
+    limited: Callable[..., Gateway],
+) -> None:
+    one = limited(1024)
+    with connected(one, 900) as clients:
+        for client in clients:
+            client.sendall(GET)
+        for client in clients:
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        with connected(one, 600):
+            assert ask(f"{one.url}/livez")[0] == 200
+    assert "Traceback" not in one.log
+    assert one.log.count("\n") < 20
+
+
+# -- other servers ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waitress(module_gateway: StartGateway) -> Gateway:
+    return module_gateway(
+        "--llama-api", "http://127.0.0.1:9", "--api-key", "sesame", "--server", "waitress",
+        "--body-timeout", "1", "--send-timeout", "2", ready=0
+    )  # fmt: skip
+
+
+def test_waitress_takes_little_of_who_shows_no_key(waitress: Gateway) -> None:
+    def answered(size: int, key: bytes) -> bytes:
+        with connect(waitress) as client:
+            client.sendall(CHAT + key + b"Content-Length: %d\r\n\r\n" % size)
+            push(client, b"{" * 1024, size)
+            return client.recv(65536)[9:12]
+
+    bound = 64 << 10
+    assert answered(bound - 1024, b"") == b"401"
+    assert answered(bound, b"") == answered(bound, b"X-Api-Key: wrong\r\n") == b"413"
+    assert answered(1 << 20, b"Authorization: Bearer sesame\r\n") == b"400"
+
+
+def test_waitress_bounds_what_is_between_pieces_of_a_body(waitress: Gateway) -> None:
+    with connect(waitress) as client:
+        head = CHAT + b"X-Api-Key: sesame\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: "
+        client.sendall(head)
+        assert push(client, b"a" * 8192, 50 << 20) < 16 << 20
+
+
+def test_waitress_gives_up_a_body_that_trickles(waitress: Gateway) -> None:
+    with connect(waitress) as client:
+        client.sendall(CHAT + b"X-Api-Key: sesame\r\nContent-Length: 400000\r\n\r\n")
+        client.settimeout(0.1)
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            try:
+                client.sendall(b"a")
+                if not client.recv(65536):
+                    return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+    raise AssertionError("it may trickle for ever")
+
+
+@pytest.mark.parametrize("flags", [("--server", "waitress"), ("--worker-class", "gthread")])
+def test_a_client_that_reads_nothing_holds_no_thread_for_ever(
+    gateway: StartGateway, flags: tuple[str, ...]
+) -> None:
+    times = ("--send-timeout", "1", "--threads", "1")
+    one = gateway("--llama-api", "http://127.0.0.1:9", *times, *flags, ready=0)
+    request = GET.replace(b"/livez", b"/static/vendor/katex/katex.min.js")
+    with connect(one, 2) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with contextlib.suppress(TimeoutError):
+            push(client, request * 100, 100 << 20)
+        end = time.monotonic() + 60
+        while ask(f"{one.url}/livez", seconds=1)[0] != 200:
+            assert time.monotonic() < end, "its thread is not free"
+
+
+def test_a_threaded_server_gives_up_a_body_that_stops_coming(gateway: StartGateway) -> None:
+    flags = ("--worker-class", "gthread", "--body-timeout", "1")
+    one = gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0)
+    with connect(one) as client:
+        client.sendall(CHAT + b"Content-Length: 400\r\n\r\n{")
+        assert client.recv(65536)[9:12] == b"408"
+
+
+# -- the watchdog ----------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from proxy import app
+
+def create(settings, made=app.create_app):
+    flask = made(settings)
+
+    @flask.get("/hold")
+    def hold_it():
+        end = time.monotonic() + 1.2
+        while time.monotonic() < end:
+            pass
+        return {}
+
+    return flask
+
+app.create_app = create
+from proxy.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_the_watchdog_names_who_holds_the_loop(tmp_path: Path) -> None:
+    flags = ["--llama-api", "http://127.0.0.1:9", "--port", "0", "--no-pages"]
+    server = Child([sys.executable, "-c", HOLD, *flags], tmp_path / "log")
+    server.launch()
+    try:
+        end = time.monotonic() + 30
+        while not (found := re.search(r"listening on (\S+) for ", server.log)):
+            assert server.alive and time.monotonic() < end, server.log
+            time.sleep(0.02)
+        while "by hold_it (<string>" not in server.log:  # few lines are written: another may be it
+            assert ask(f"{found[1]}/hold")[0] == 200
+            assert time.monotonic() < end, server.log
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.stop()

@@ -1,0 +1,83 @@
+"""What waitress does not bound by itself.
+
+waitress reads a whole body, to a file, before the application is asked: here what shows no right
+key may send `WITHOUT_KEY` bytes alone. It copies what is incomplete of a chunk's line or of the
+trailers anew with every read: those have `MAX_INCOMPLETE` bytes. And it waits for ever for a body
+that trickles, and for a client that takes nothing of its answer: `look` ends both.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.utilities import RequestHeaderFieldsTooLarge
+
+from .http1 import MAX_INCOMPLETE, Limits
+
+# Bytes of a body whose request shows no right key. The form of signing in has 16 kB.
+WITHOUT_KEY = 64 << 10
+
+Shows = Callable[[Mapping[str, str]], bool]
+
+
+def channel(shows_key: Shows) -> type[HTTPChannel]:
+    """The class of connections. `shows_key` is asked with a request's headers and its address, by
+    their names in a WSGI environment, and says whether it may send a large body."""
+
+    class Parser(HTTPRequestParser):  # type: ignore[misc]
+        adj: Any
+        completed: bool
+        began = 0.0  # when its head was whole
+
+        def __init__(self, adj: Any, peer: str) -> None:
+            super().__init__(adj)
+            self.peer = peer
+
+        def parse_header(self, header_plus: bytes) -> None:
+            super().parse_header(header_plus)
+            self.began = time.monotonic()
+            headers = {f"HTTP_{name}": value for name, value in self.headers.items()}
+            headers["REMOTE_ADDR"] = self.peer
+            large = self.chunked or self.content_length >= WITHOUT_KEY
+            if large and not shows_key(headers):
+                self.adj = copy.copy(self.adj)
+                self.adj.max_request_body_size = WITHOUT_KEY
+
+        def received(self, data: bytes) -> int:
+            taken: int = super().received(data)
+            coming = self.body_rcv
+            if self.chunked and not self.completed and coming is not None:
+                held = len(coming.control_line) + len(coming.trailer)
+                if held > MAX_INCOMPLETE:
+                    self.error = RequestHeaderFieldsTooLarge("too much between pieces of a body")
+                    self.completed = True
+            return taken
+
+    class Channel(HTTPChannel):  # type: ignore[misc]
+        def __init__(self, server: Any, sock: Any, addr: Any, *args: Any, **kwargs: Any) -> None:
+            peer = addr[0] if isinstance(addr, tuple) else ""
+            self.parser_class = partial(Parser, peer=peer)
+            super().__init__(server, sock, addr, *args, **kwargs)
+
+    return Channel
+
+
+def look(server: Any, limits: Limits, send_timeout: float) -> None:
+    """End the connections whose client takes too long. Called in waitress' own thread."""
+    now, clock = time.time(), time.monotonic()
+    for one in list(server.active_channels.values()):
+        request = one.request
+        if one.total_outbufs_len and now - one.last_activity > send_timeout:
+            one.handle_close()
+        elif request is not None and request.headers_finished and not request.completed:
+            allowed = limits.body + request.body_bytes_received / limits.body_rate
+            if clock - request.began > allowed:
+                one.handle_close()
+        elif request is not None and now - one.last_activity > limits.head:
+            one.handle_close()
