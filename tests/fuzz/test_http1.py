@@ -1,0 +1,27 @@
+"""A few seconds of the fuzzer of the HTTP reader, the same inputs each time."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz import http1
+from tests.thorough import share
+
+
+def test_the_reader_sees_what_h11_sees() -> None:
+    inputs = share(20_000)
+    counted = http1.run(1, lambda number: number < inputs)
+    assert counted["both take"] > inputs / 10
+    assert counted["inputs"] == inputs
+
+
+@pytest.mark.parametrize("message", http1.VALID)
+def test_the_judge_and_the_reader_take_valid_requests(message: bytes) -> None:
+    assert len(http1.ours([message]).messages) == len(http1.judge(message).messages) == 1
+
+
+def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fuzzer itself can fail."""
+    monkeypatch.setattr("proxy.http1.Connection._check_coding", lambda *_: None)
+    with pytest.raises(http1.Finding):
+        http1.run(1, lambda number: number < 1000)
