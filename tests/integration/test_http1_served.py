@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tools.processes import Child, Gateway, ask, free_port
+from tools.processes import Child, Gateway, ModelServer, ask, free_port
 
 StartGateway = Callable[..., Gateway]
 GET = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -210,6 +211,31 @@ def test_a_client_that_reads_nothing_is_cut(keyed: Gateway) -> None:
         assert push(client, request * 1000, 100 << 20) < 100 << 20
     assert ask(f"{keyed.url}/livez")[0] == 200
     assert "Traceback" not in keyed.log
+
+
+@pytest.mark.slow
+def test_a_real_server_answers_others_while_a_client_reads_nothing(
+    start_server: Callable[..., ModelServer], gateway: StartGateway
+) -> None:
+    """Its only slot is free when the model has finished, however much of it was read."""
+    server = start_server("llama-2023", slots=1, ctx=8192)
+    one = gateway("--llama-api", server.url)
+    asked = {"messages": [{"role": "user", "content": "a"}], "stream": True, "max_tokens": 4000}
+    asked |= {"logprobs": True, "top_logprobs": 20, "ignore_eos": True}
+    data = json.dumps(asked).encode()
+    parts = urlsplit(one.url)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(60)
+        client.connect((parts.hostname, parts.port))
+        head = CHAT + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(data)
+        client.sendall(head + data)
+        assert client.recv(10).startswith(b"HTTP/1.1 ")
+        short = {"messages": asked["messages"], "max_tokens": 1}
+        assert ask(f"{one.url}/v1/chat/completions", short, seconds=50)[0] == 200
+        said = read_all(client)
+    assert len(said) > 3 << 20  # more than the sockets take
+    assert b"data: [DONE]" in said
 
 
 # -- places ----------------------------------------------------------------------------------------
