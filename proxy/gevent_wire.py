@@ -152,6 +152,9 @@ class Wire:
                     self._took.set()
         except OSError as error:
             self._error = error
+        except Exception as defect:  # whoever waits for the client must not wait for ever
+            self._error = ConnectionError(f"the answer could not be sent: {defect}")
+            raise
         finally:
             io.stop()
             io.close()

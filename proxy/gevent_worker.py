@@ -235,7 +235,7 @@ class Worker(GeventWorker):
     def notify(self) -> None:
         super().notify()
         now = time.monotonic()
-        for seat in self._seats:
+        for seat in list(self._seats):
             seat.look(now)
         if not self.alive:
             for seat in self._seats:

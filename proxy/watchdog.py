@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -84,12 +85,21 @@ class Watchdog:
     # in the thread, which logs nothing: the loop may hold the lock of a log
 
     def _watch(self) -> None:
+        failed = False
         while not self._stopped:
-            asked, cpu = time.monotonic(), self._cpu()
-            self._ping.send()
-            self._sleep(self._limit / 2)
-            if self._answered >= asked:
-                continue
+            try:
+                self._look()
+            except Exception:
+                if not failed:
+                    failed = True
+                    os.write(2, f"a defect in the watchdog\n{traceback.format_exc()}".encode())
+                self._sleep(self._limit)
+
+    def _look(self) -> None:
+        asked, cpu = time.monotonic(), self._cpu()
+        self._ping.send()
+        self._sleep(self._limit / 2)
+        if self._answered < asked:
             self._sleep(self._limit / 2)
             if self._answered < asked and (stack := self._stack()):
                 self._wait(asked, cpu, stack)

@@ -290,6 +290,32 @@ def test_who_holds_the_loop_is_logged_by_name(caplog: pytest.LogCaptureFixture) 
     assert "the event loop was held for" in caplog.text
 
 
+def test_a_watchdog_survives_a_defect_and_tells_it_once(
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, failing = Watchdog._look, [1, 2, 3]
+
+    def look(watchdog: Watchdog) -> None:
+        if failing:
+            raise ValueError(failing.pop())
+        real(watchdog)
+
+    monkeypatch.setattr(Watchdog, "_look", look)
+    watchdog = Watchdog(limit=0.01, every=0.0)
+    watchdog.start()
+    try:
+        with caplog.at_level(logging.WARNING, "slotproxy"):
+            until(lambda: not failing)
+            gevent.sleep(0.1)
+            hold_the_loop(LONG + 0.1)
+            until(lambda: "hold_the_loop" in caplog.text)
+    finally:
+        watchdog.stop()
+    assert capfd.readouterr().err.count("a defect in the watchdog") == 1
+
+
 @pytest.mark.parametrize(
     ("hold", "told"),
     [
