@@ -53,8 +53,9 @@ QUIET = 60.0  # seconds between two lines of one kind about places and files
 SPARE = 16
 # Connections that make room at once: to look for the longest is a look at all of them.
 MAKE_ROOM = 64
-# What makes room first. A body that is being read belongs to a request that was let in.
-ROOM = {State.IDLE: 0, State.HEAD: 1, State.DROPPING: 1, State.BODY: 2}
+# What makes room, and which of it last: a body that is being read belongs to a request that was let
+# in. Of the others the longest waits first, so that one that has just come is heard.
+ROOM = {State.IDLE: 0, State.HEAD: 0, State.DROPPING: 0, State.BODY: 1}
 # What nothing is lost with when the server stops.
 BETWEEN = (State.IDLE, State.HEAD, State.DROPPING)
 HEALTH = ("/livez", "/readyz", "/health")

@@ -158,6 +158,8 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
             arbiter.num_workers = 1
 
     def when_ready(arbiter: Any) -> None:
+        if not gevent:
+            _bound_times([one.sock for one in arbiter.LISTENERS], settings)
         names = [one.sock.getsockname() for one in arbiter.LISTENERS]
         _announce(settings, [*map(_address, names)], f"gunicorn, {settings.worker_class}")
 
@@ -169,8 +171,6 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
         if gevent:
             worker.limits = worker.limits._replace(body=settings.body_timeout)
             worker.send_timeout = settings.send_timeout
-        else:
-            _bound_times(worker, settings)
 
     def worker_int(worker: Any) -> None:
         # SIGINT is "at once". Threads that stream would hold the process up; greenlets do not.
@@ -216,13 +216,12 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
     }
 
 
-def _bound_times(worker: Any, settings: Settings) -> None:
+def _bound_times(listeners: list[socket.socket], settings: Settings) -> None:
     """Of sockets that threads wait for: accepted ones have these times from the one that listens.
     They count silence alone; a body that trickles is bounded by gevent's worker and waitress."""
     if sys.platform == "win32":
         return
-    for one in worker.sockets:
-        sock = getattr(one, "sock", one)
+    for sock in listeners:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(settings.send_timeout))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(settings.body_timeout))
 

@@ -22,6 +22,14 @@ GET = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
 CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
 
 
+def awake(gateway: Gateway) -> Gateway:
+    """The same when its worker serves, which a busy machine starts slowly."""
+    end = time.monotonic() + 60
+    while ask(f"{gateway.url}/livez")[0] != 200:
+        assert time.monotonic() < end, gateway.log
+    return gateway
+
+
 def connect(gateway: Gateway, seconds: float = 30) -> socket.socket:
     parts = urlsplit(gateway.url)
     return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=seconds)
@@ -56,10 +64,8 @@ def push(client: socket.socket, piece: bytes, most: int) -> int:
 @pytest.fixture
 def keyed(module_gateway: StartGateway) -> Gateway:
     """One that needs a key, without a backend, with short times."""
-    return module_gateway(
-        "--llama-api", "http://127.0.0.1:9", "--api-key", "sesame",
-        "--body-timeout", "1", "--send-timeout", "2", ready=0
-    )  # fmt: skip
+    flags = ("--api-key", "sesame", "--body-timeout", "1", "--send-timeout", "2")
+    return awake(module_gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0))
 
 
 def test_requests_in_pieces_and_in_a_row_are_answered_by_our_own_reader(
@@ -251,7 +257,7 @@ def limited(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
         one.command = ["/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *one.command]
         started.append(one)
         one.start(ready=0)
-        return one
+        return awake(one)
 
     yield start
     for one in started:
@@ -342,10 +348,9 @@ def test_with_a_thousand_files_nine_hundred_connections_are_served(
 
 @pytest.fixture
 def waitress(module_gateway: StartGateway) -> Gateway:
-    return module_gateway(
-        "--llama-api", "http://127.0.0.1:9", "--api-key", "sesame", "--server", "waitress",
-        "--body-timeout", "1", "--send-timeout", "2", ready=0
-    )  # fmt: skip
+    flags = ("--api-key", "sesame", "--body-timeout", "1", "--send-timeout", "2")
+    flags += ("--server", "waitress")
+    return awake(module_gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0))
 
 
 def test_waitress_takes_little_of_who_shows_no_key(waitress: Gateway) -> None:
@@ -390,7 +395,7 @@ def test_a_client_that_reads_nothing_holds_no_thread_for_ever(
     gateway: StartGateway, flags: tuple[str, ...]
 ) -> None:
     times = ("--send-timeout", "1", "--threads", "1")
-    one = gateway("--llama-api", "http://127.0.0.1:9", *times, *flags, ready=0)
+    one = awake(gateway("--llama-api", "http://127.0.0.1:9", *times, *flags, ready=0))
     request = GET.replace(b"/livez", b"/static/vendor/katex/katex.min.js")
     with connect(one, 2) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -403,7 +408,7 @@ def test_a_client_that_reads_nothing_holds_no_thread_for_ever(
 
 def test_a_threaded_server_gives_up_a_body_that_stops_coming(gateway: StartGateway) -> None:
     flags = ("--worker-class", "gthread", "--body-timeout", "1")
-    one = gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0)
+    one = awake(gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0))
     with connect(one) as client:
         client.sendall(CHAT + b"Content-Length: 400\r\n\r\n{")
         assert client.recv(65536)[9:12] == b"408"
