@@ -127,7 +127,7 @@ def ours(pieces: Iterable[bytes]) -> Seen:
 def judge(data: bytes) -> Seen:
     """What h11 sees. Each message has a connection of its own: h11 closes after HTTP/1.0."""
     messages: list[Message] = []
-    while True:
+    while data:  # to h11 nothing means the end of the connection, over and over
         reader = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_INCOMPLETE)
         reader.receive_data(data)
         head: h11.Request | None = None
@@ -145,8 +145,7 @@ def judge(data: bytes) -> Seen:
         assert head is not None
         messages.append(_message(head, body))
         data, _ = reader.trailing_data
-        if not data:
-            return Seen(tuple(messages), "end")
+    return Seen(tuple(messages), "end")
 
 
 def _message(head: h11.Request, body: bytes) -> Message:
