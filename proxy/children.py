@@ -99,15 +99,17 @@ class Child:
 
 
 class Children:
-    """Helpers of one kind, started as they are needed, MOST at once. `whole`: the operator's own
+    """Helpers of one kind, started as they are needed, `most` at once. `whole`: the operator's own
     code, which may look for its settings in the environment; others get a small one."""
 
-    def __init__(self, module: str, setup: Any = None, *, whole: bool = False) -> None:
+    def __init__(
+        self, module: str, setup: Any = None, *, whole: bool = False, most: int = MOST
+    ) -> None:
         self._module = module
         self._whole = whole
         self._setup = setup
         self._lock = threading.Lock()
-        self._room = threading.Semaphore(MOST)
+        self._room = threading.Semaphore(most)
         self._idle: list[Child] = []
         self._closed = False
 

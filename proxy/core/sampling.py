@@ -108,6 +108,8 @@ def check(name: str, value: Any) -> Any:
     if kind == "samplers" and type(value) is str:
         return value  # a letter for each
     if isinstance(value, list) and all(type(v) is str for v in value):
+        if len(value) > MAX_STRINGS:
+            raise Invalid(name, f"has {len(value)} strings, {MAX_STRINGS} may be")
         return value
     raise Invalid(name, "must be a list of strings")
 
@@ -148,11 +150,13 @@ def logit_bias(value: Any) -> list[list[Any]]:
     place of an id may stand a text, which means each of its tokens; a bias of false forbids the
     token. Raises Invalid."""
     if isinstance(value, Mapping):
-        pairs: list[Any] = [[key, bias] for key, bias in value.items()]
+        pairs: list[Any] = list(map(list, value.items()))
     elif isinstance(value, list):
         pairs = value
     else:
         raise Invalid("logit_bias", "must be an object of token ids and numbers")
+    if len(pairs) > MAX_BIASES:
+        raise Invalid("logit_bias", f"has {len(pairs)} entries, {MAX_BIASES} may be")
     out: list[list[Any]] = []
     texts = 0
     for pair in pairs:

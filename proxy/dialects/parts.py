@@ -13,7 +13,7 @@ from msgspec import structs
 
 from ..core.invalid import Invalid
 from ..core.request import Media, Message
-from .fields import Body, entry, text
+from .fields import Body, bounded, entry, text
 
 Reader = Callable[[Body, str], str | Media]
 """Reads a part of one kind, at a place."""
@@ -30,6 +30,7 @@ def content(
         return value, ()
     if not isinstance(value, list):
         raise Invalid(at, "must be a string, null or a list of parts")
+    bounded(value, at)
     said = ""
     media: list[Media] = []
     for i, raw in enumerate(value):

@@ -6,11 +6,12 @@ An old server dies of what it does not expect, so nothing goes there that was no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import msgspec
 
+from .. import compiling
 from ..backends.driver import Capabilities
 from ..backends.registry import Backend
 from ..backends.tokens import budget, most_tokens, must_fit
@@ -21,8 +22,7 @@ from ..core.task import Task
 from ..errors import BadRequest, Unsupported, UpstreamFault, UpstreamTimeout
 from ..prompting import bind
 from ..prompting.calling import special_marks
-from ..prompting.grammar import NEW, OLD, GrammarError, Limits, check, render
-from ..prompting.judging import by_schema
+from ..prompting.grammar import NEW, OLD, Limits
 from ..prompting.reasoning import KIN
 from ..prompting.toolcalls import FORMS, Form
 
@@ -105,7 +105,7 @@ def _grammar(task: Task, caps: Capabilities) -> str:
     if bound is None:
         return ""
     try:
-        return bind.grammar(bound, limits(caps))
+        return compiling.grammar(bound, limits(caps))
     except Invalid as error:  # an old server's limits are narrower: a newer one may take it
         raise Unsupported(str(error), param=error.param) from None
 
@@ -179,12 +179,12 @@ def bindable(task: Task) -> None:
         what = "tools" if form is not None else "response_format"
         raise Invalid("grammar", f"cannot be had together with {what}")
     if schema is not None:
-        by_schema(bind.JSON.encode(schema))
+        compiling.by_schema(bind.JSON.encode(schema))
     bound = bind.from_start(request, form)
     if bound is not None:
-        bind.grammar(bound, NEW)
+        compiling.grammar(bound, NEW)
     elif form is not None:
-        bind.grammar(bind.calls_of(request, form), NEW)
+        compiling.grammar(bind.calls_of(request, form), NEW)
 
 
 def warnings(task: Task, caps: Capabilities) -> tuple[str, ...]:
@@ -201,27 +201,24 @@ def warnings(task: Task, caps: Capabilities) -> tuple[str, ...]:
     if report.tokens and not caps.modern_sampling:
         found.append("return_tokens is left out: this backend names no token ids")
     schema = None if task.free else bind.document_schema(task.request)
-    if schema is not None and by_schema(bind.JSON.encode(schema)).unchecked:
+    if schema is not None and compiling.by_schema(bind.JSON.encode(schema)).unchecked:
         found.append("a pattern of the schema is not regular and is not checked")
     return tuple(found)
 
 
-@lru_cache(maxsize=256)
 def read_grammar(text: str) -> None:
+    """Refuse early a grammar that no server can read. Raises BadRequest."""
     try:
-        check(text, NEW)
-    except GrammarError as error:
-        raise BadRequest(str(error), param="grammar") from None
+        compiling.own_grammar(text)
+    except Invalid as error:
+        raise BadRequest(error.reason, param="grammar") from None
 
 
-@lru_cache(maxsize=256)
 def _old_grammar(text: str) -> str:
     """The grammar in what an old server can read: it dies of what it cannot."""
     try:
-        old = render(check(text, NEW), OLD)
-        check(old, OLD)
-    except GrammarError as error:
+        return compiling.own_grammar(text, OLD)
+    except Invalid as error:
         raise Unsupported(
-            f"the backend of this model cannot bear this grammar: {error}", param="grammar"
+            f"the backend of this model cannot bear this grammar: {error.reason}", param="grammar"
         ) from None
-    return old

@@ -22,13 +22,13 @@ import msgspec
 from ..backends.driver import Run
 from ..backends.tokens import BOS
 from ..cancel import Cancel
+from ..compiling import grammar, judged
 from ..core.events import Batch, Failed, Finished, Started, TextDelta
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import BackendBusy, Cancelled, GatewayError
-from ..prompting import bind
-from ..prompting.judging import InvalidOutput, judged
+from ..prompting.judging import InvalidOutput
 from .fitting import limits
 from .way import Manner, Turn, Way, start_bound
 
@@ -209,7 +209,7 @@ class Answering:
                 max_tokens=left,
                 sampling={
                     **self._task.sampling,
-                    "grammar": bind.grammar(turn.bound, limits(self._backend.caps)),
+                    "grammar": grammar(turn.bound, limits(self._backend.caps)),
                 },
             )
         )

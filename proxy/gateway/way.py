@@ -8,12 +8,13 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from ..compiling import judged
 from ..core.events import Batch, Finished, ReasoningDelta, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
 from ..prompting import bind
 from ..prompting.calling import CallStage, NewIds
-from ..prompting.judging import JudgeStage, judged
+from ..prompting.judging import JudgeStage
 from ..prompting.stages import Stage, StopStage
 from ..prompting.thoughts import InlineStage, ThoughtStage
 from ..prompting.toolcalls import Form

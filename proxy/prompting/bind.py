@@ -12,7 +12,6 @@ is left to whoever validates the text, any JSON in its place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,6 +20,7 @@ from msgspec import Struct
 from ..core.invalid import Invalid
 from ..core.request import CompletionRequest, Tool
 from .grammar import GrammarError, Limits, SchemaError, UnsupportedSchema
+from .grammar.automaton import TooManyStatesError
 from .grammar.document import Document
 from .grammar.rules import Rules
 from .grammar.schema import ANY_OBJECT, Compiler, finished
@@ -124,7 +124,6 @@ def head(shape: CallShape, name: str) -> str:
     return shape.prefix + shape.before_name + name + shape.after_name
 
 
-@lru_cache(maxsize=256)
 def grammar(bound: Bound, limits: Limits) -> str:
     """GBNF text for servers of these limits.
 
@@ -142,6 +141,8 @@ def grammar(bound: Bound, limits: Limits) -> str:
         return finished(rules, tuple(roots), limits)
     except (SchemaError, UnsupportedSchema, GrammarError) as error:
         raise Invalid(param, f"cannot be used: {error}") from None
+    except TooManyStatesError:
+        raise Invalid(param, "cannot be used: the schema needs too many rules") from None
     except RecursionError:
         raise Invalid(param, "cannot be used: the schema is nested too deep") from None
 

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
-
-import msgspec
+from typing import Protocol
 
 from ..core.events import Batch, Failed, Finished, TextDelta, ToolCallDelta
-from ..core.request import CompletionRequest
 from ..errors import UpstreamFault
-from .bind import document_schema
-from .grammar import NEW, Grammar, check, matches
-
-if TYPE_CHECKING:
-    from . import validation
 
 
 class InvalidOutput(UpstreamFault):
@@ -26,37 +17,6 @@ class InvalidOutput(UpstreamFault):
 class Judge(Protocol):
     def fault(self, text: str) -> str:
         """What is wrong with a whole text; "" for nothing."""
-
-
-class ByGrammar(msgspec.Struct, frozen=True):
-    """Judges by a client's own grammar."""
-
-    grammar: Grammar
-
-    def fault(self, text: str) -> str:
-        return "" if matches(self.grammar, text) else "it is not in the language of the grammar"
-
-
-@lru_cache(maxsize=256)
-def by_schema(schema: bytes) -> validation.Judge:
-    """The judge of a schema's JSON text, made once. Raises Invalid."""
-    from .validation import Judge  # late: jsonschema takes as long to import as all of Flask
-
-    return Judge(msgspec.json.decode(schema))
-
-
-@lru_cache(maxsize=256)
-def _by_grammar(text: str) -> ByGrammar:
-    return ByGrammar(check(text, NEW))
-
-
-def judged(request: CompletionRequest) -> Judge | None:
-    """The judge of a request's answer; None where any text will do. Raises Invalid."""
-    schema = document_schema(request)
-    if schema is not None:
-        return by_schema(msgspec.json.encode(schema))
-    grammar = request.sampling.get("grammar")
-    return _by_grammar(grammar) if grammar else None
 
 
 class JudgeStage:

@@ -5,8 +5,9 @@ keyword has a grammar: so the text is judged at the end by `jsonschema`, an impl
 standard itself, which has nothing in common with ours.
 
 Both schema and text are strangers'. Nothing is fetched; patterns are run as automata and never by
-`re`, where a pattern of ten characters can run for years; references followed are counted, since
-thirty schemas that refer to each other twice are a billion.
+`re`, where a pattern of ten characters can run for years; every keyword spends of the budget of
+work, and references followed are counted besides, since thirty schemas that refer to each other
+twice are a billion.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any
 
 import msgspec
+from jsonschema import FormatChecker
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import Draft202012Validator, extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from ..core.invalid import Invalid
-from .grammar.automaton import Automaton, TooManyStatesError, compile_regex
+from .grammar.automaton import Automaton, TooManyStatesError
+from .grammar.constraints import known_by
+from .grammar.effort import TooMuchWork, spend
 from .grammar.formats import FORMATS
+from .grammar.patterns import automaton_of
 from .grammar.regex import PatternError, read_pattern
 
 MAX_REFERENCES = 5_000
@@ -40,11 +44,10 @@ class _TooMuch(Exception):
     """More references than any honest document needs."""
 
 
-@lru_cache(maxsize=512)
 def automaton(pattern: str) -> Automaton | None:
     """The strings in which the pattern is found; None for one that is not regular."""
     try:
-        return compile_regex(read_pattern(pattern))
+        return automaton_of(pattern)
     except (PatternError, TooManyStatesError):
         return None
 
@@ -67,6 +70,7 @@ def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Errors:
 def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Errors:
     if isinstance(instance, Mapping):
         for pattern, inside in patterns.items():
+            spend(5 + len(instance))
             found = automaton(pattern)
             for name, value in instance.items():
                 if found is not None and found.accepts(name):
@@ -78,6 +82,7 @@ def _additional(validator: Any, extra: Any, instance: Any, schema: Any) -> Error
         return
     patterns = [automaton(pattern) for pattern in schema.get("patternProperties", ())]
     for name, value in instance.items():
+        spend(1 + len(patterns))
         named = name in schema.get("properties", ())
         if not named and not any(one is None or one.accepts(name) for one in patterns):
             yield from validator.descend(value, extra, path=name)
@@ -94,17 +99,51 @@ def _reference(follow: Keyword) -> Keyword:
     return counted
 
 
+def _enum(validator: Any, values: Any, instance: Any, schema: Any) -> Errors:
+    spend(len(values) >> 2)
+    if known_by(instance) not in set(map(known_by, values)):
+        yield ValidationError(f"{instance!r} is not one of the values of enum")
+
+
+def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Errors:
+    if wanted is True and isinstance(instance, list):
+        spend(2 * len(instance))
+        if len(set(map(known_by, instance))) < len(instance):
+            yield ValidationError(f"{instance!r} has non-unique elements")
+
+
+def _charged(follow: Keyword) -> Keyword:
+    """A keyword that spends by what it goes through; what is inside spends for itself."""
+
+    def charged(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
+        work = 10
+        for one in (value, instance):
+            if isinstance(one, dict | list):
+                work += len(one) >> 2
+        spend(work)
+        yield from follow(validator, value, instance, schema)
+
+    return charged
+
+
+_OURS: Mapping[str, Keyword] = {
+    "enum": _enum,
+    "uniqueItems": _unique,
+    "format": _format,
+    "pattern": _pattern,
+    "patternProperties": _pattern_properties,
+    "additionalProperties": _additional,
+    "$ref": _reference(Draft202012Validator.VALIDATORS["$ref"]),
+    "$dynamicRef": _reference(Draft202012Validator.VALIDATORS["$dynamicRef"]),
+}
 _Validator: Any = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     {
-        "format": _format,
-        "pattern": _pattern,
-        "patternProperties": _pattern_properties,
-        "additionalProperties": _additional,
-        "$ref": _reference(Draft202012Validator.VALIDATORS["$ref"]),
-        "$dynamicRef": _reference(Draft202012Validator.VALIDATORS["$dynamicRef"]),
+        name: _charged(keyword)
+        for name, keyword in {**Draft202012Validator.VALIDATORS, **_OURS}.items()
     },
 )
+_NO_FORMATS = FormatChecker(formats=())  # its own judge of a pattern would be `re`
 
 
 class Judge:
@@ -113,9 +152,12 @@ class Judge:
 
     def __init__(self, schema: Any) -> None:
         """Raises Invalid for what is no schema."""
+        spend(sum(map(_work_of, _objects(schema))))
         try:
             schema = _modern(schema)
-            Draft202012Validator.check_schema(schema)
+            Draft202012Validator.check_schema(schema, format_checker=_NO_FORMATS)
+            for pattern in _patterns(schema):
+                _readable(pattern)
         except SchemaError as error:
             where = "/".join(map(str, error.path))
             raise Invalid(
@@ -145,6 +187,8 @@ class Judge:
         token = _left.set([MAX_REFERENCES])
         try:
             found = next(self._validator.iter_errors(value), None)
+        except TooMuchWork:
+            raise  # there may be more room for it elsewhere
         except _TooMuch:
             return "it takes too much work to validate"
         except (RecursionError, Unresolvable):
@@ -184,6 +228,23 @@ def _with_prefix_items(schema: Any) -> Any:
         if "additionalItems" in out:
             out["items"] = out.pop("additionalItems")
     return out
+
+
+def _work_of(schema: Mapping[str, Any]) -> int:
+    """Steps to look whether an object of a schema is one, each keyword by the metaschema."""
+    return 60 + sum(
+        150 + (len(value) if isinstance(value, list | dict | str) else 0)
+        for value in schema.values()
+    )
+
+
+def _readable(pattern: str) -> None:
+    """Raises SchemaError for what is no expression; what is one, but not regular, may pass."""
+    try:
+        read_pattern(pattern)
+    except PatternError as error:
+        if not error.unsupported:
+            raise SchemaError(f"{pattern!r} is not a 'regex'") from None
 
 
 def _finite(value: Any) -> bool:

@@ -40,7 +40,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config",
     },
     "prompters": {"core", "errors", "config", "prompting", "backends"},
-    "gateway": {"core", "errors", "cancel", "scheduling", "prompting", "prompters", "backends"},
+    "gateway": {
+        "core",
+        "errors",
+        "cancel",
+        "compiling",
+        "scheduling",
+        "prompting",
+        "prompters",
+        "backends",
+    },
+    "compiling": {"core", "errors", "aside", "cancel", "children", "prompting"},
     "aside": set(),
     "store": {"errors", "aside", "knowledge"},  # rows become knowledge's values
     "keeping": {"aside", "cancel", "config", "gateway", "knowledge", "store"},

@@ -15,6 +15,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 from .charset import contains
+from .effort import spend
 from .match import DONE, Program
 from .values import Grammar
 
@@ -70,6 +71,7 @@ class _Walk:
     def candidates(self, states: dict[int, int]) -> list[int]:
         """Characters at which the choice differs: where some state's range begins."""
         begins: dict[int, int] = {}
+        spend(len(states))
         for state, count in states.items():
             if state != DONE:
                 for low, _ in self.program.charset(state)[:_CANDIDATES]:
@@ -106,5 +108,6 @@ class _Walk:
 
 
 def _add(counts: dict[int, int], more: dict[int, int], times: int) -> None:
+    spend(1 + (len(more) >> 2))
     for state, count in more.items():
         counts[state] = min(counts.get(state, 0) + count * times, MAX_STACKS + 1)

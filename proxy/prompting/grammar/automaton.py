@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from . import charset
 from .charset import Charset
+from .effort import spend
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -22,6 +23,9 @@ T = TypeVar("T")
 MAX_STATES = 4_000
 """States of one automaton: each becomes a grammar rule, and building takes time with the square of
 the alternatives. Expressions such as `a.{30}` would double them with every character."""
+
+MAX_LISTED = 50_000
+"""States of the automaton of a list of texts, which is made without that cost."""
 
 
 class TooManyStatesError(Exception):
@@ -95,15 +99,21 @@ class Automaton:
 
     def accepts(self, value: str) -> bool:
         """Whether the text is in the language."""
-        state = 0
+        state, work = 0, 0
         for char in value:
             code = ord(char)
-            for chars, target in self.transitions[state]:
+            row = self.transitions[state]
+            work += 1 + (len(row) >> 1)
+            if work > 1000:
+                spend(work)
+                work = 0
+            for chars, target in row:
                 if charset.contains(chars, code):
                     state = target
                     break
             else:
                 return False
+        spend(work)
         return state in self.accepting
 
 
@@ -123,6 +133,7 @@ def compile_regex(regex: Regex) -> Automaton:
                 if target not in seen:
                     seen.add(target)
                     todo.append(target)
+        spend(len(seen))
         # Only states that lead on or end matter: fewer distinct sets.
         return frozenset(one for one in seen if nfa.edges[one] or one == last)
 
@@ -130,6 +141,48 @@ def compile_regex(regex: Regex) -> Automaton:
         return [(chars, close(targets)) for chars, targets in _split(follow(state))]
 
     return _explore(close([first]), following, lambda state: last in state)
+
+
+def texts(values: Iterable[str]) -> Automaton:
+    """Exactly these texts: a tree of their characters, equal branches merged from the ends on.
+    Raises TooManyStatesError."""
+    tree: list[dict[str, int]] = [{}]
+    ends: set[int] = set()
+    for value in values:
+        spend(1 + len(value))
+        at = 0
+        for char in value:
+            following = tree[at].get(char)
+            if following is None:
+                following = tree[at][char] = len(tree)
+                tree.append({})
+            at = following
+        ends.add(at)
+    if not ends:
+        return Automaton(((),), frozenset())
+    spend(5 * len(tree))
+    same = [0] * len(tree)
+    known: dict[object, int] = {}
+    rows: dict[int, tuple[tuple[Charset, int], ...]] = {}
+    for node in range(len(tree) - 1, -1, -1):  # what follows a node has a higher number
+        leads: dict[int, list[str]] = {}
+        for char, following in tree[node].items():
+            leads.setdefault(same[following], []).append(char)
+        row = tuple(sorted((charset.of("".join(chars)), to) for to, chars in leads.items()))
+        same[node] = known.setdefault((node in ends, row), node)
+        rows.setdefault(same[node], row)
+    if len(rows) > MAX_LISTED:
+        raise TooManyStatesError
+    order: dict[int, int] = {}
+    todo = [same[0]]
+    for state in todo:
+        if state not in order:
+            order[state] = len(order)
+            todo += [to for _, to in rows[state]]
+    accepting = frozenset(order[same[node]] for node in ends)
+    return Automaton(
+        tuple(tuple((chars, order[to]) for chars, to in rows[state]) for state in order), accepting
+    )
 
 
 def length_between(low: int, high: int | None) -> Automaton:
@@ -162,6 +215,7 @@ class _Nfa:
     def state(self) -> int:
         if len(self.edges) > 20 * MAX_STATES:
             raise TooManyStatesError
+        spend(3)
         self.edges.append([])
         self.silent.append([])
         return len(self.edges) - 1
@@ -207,16 +261,22 @@ def _split(edges: Iterable[tuple[Charset, T]]) -> list[tuple[Charset, frozenset[
             bounds.append((low, 1, target))
             bounds.append((high + 1, -1, target))
     bounds.sort(key=lambda bound: bound[0])
+    work = len(bounds)
     counts: dict[T, int] = {}
     found: dict[frozenset[T], list[tuple[int, int]]] = {}
     start = 0
     for at, change, target in bounds:
         if at > start and counts:
+            work += len(counts) >> 3
+            if work > 5000:
+                spend(work)
+                work = 0
             found.setdefault(frozenset(counts), []).append((start, at - 1))
         start = at
         counts[target] = counts.get(target, 0) + change
         if not counts[target]:
             del counts[target]
+    spend(work)
     return [(charset.normal(ranges), targets) for targets, ranges in found.items()]
 
 
@@ -264,6 +324,7 @@ def _explore(
                 states.append(target)
             number = numbers[target]
             found[number] = charset.union(found[number], chars) if number in found else chars
+        spend(6 + 4 * len(found))
         transitions.append(found)
     accepting = {number for number, state in enumerate(states) if accepts(state)}
     return _tidy(transitions, accepting)
@@ -289,6 +350,7 @@ def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automat
     while True:
         known: dict[object, int] = {}
         changed = False
+        spend(sum(map(len, transitions)) + len(alive))
         for state in sorted(alive, reverse=True):
             if same[state] != state:
                 continue

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .ambiguity import MAX_STACKS, too_ambiguous
+from .effort import spend
 from .gbnf import Places, parse
 from .values import ROOT, Alternatives, Element, Grammar, Group, Limits, Repeat, RuleRef, Sequence
 
@@ -90,7 +91,15 @@ def references(alternatives: Alternatives) -> Iterator[str]:
 def _any_holds(
     alternatives: Alternatives, found: set[str], holds: Callable[[Element, set[str]], bool]
 ) -> bool:
-    return any(all(holds(element, found) for element in sequence) for sequence in alternatives)
+    for sequence in alternatives:
+        for looked_at, element in enumerate(sequence):
+            if not holds(element, found):
+                spend(1 + (looked_at >> 2))
+                break
+        else:
+            spend(1 + (len(sequence) >> 2))
+            return True
+    return False
 
 
 def _may_be_empty(element: Element, empty: set[str]) -> bool:
@@ -183,6 +192,7 @@ def _ways_of(element: Element, ways: dict[str, tuple[int, int]]) -> tuple[int, i
     if not none:
         return some, int(element.min == 0)
     # A bounded repetition of what may be empty, as the readers write it: x x (x (x)?)?
+    spend((element.max or element.min) >> 3)
     total, through = 0, 1
     for _ in range((element.max or element.min) - element.min):
         total, through = total * none + some, through * none + 1

@@ -14,15 +14,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 
 from . import automaton as rx
 from .automaton import Automaton, TooManyStatesError
 from .document import MAX_DEPTH, Node, Nodes, UnsupportedSchema
+from .effort import spend
 from .formats import FORMATS
 from .numbers import MAX_DIGITS, Bound, Range
-from .regex import PatternError, read_pattern
+from .patterns import automaton_of
+from .regex import PatternError
 from .rules import MAX_REPEAT
 
 TYPES: dict[str, frozenset[str]] = {
@@ -116,6 +117,7 @@ class Constraints:
     def listed(self) -> Iterator[Any]:
         """The listed values that satisfy everything else that is said about scalars."""
         for value in self.values or ():
+            spend(1)
             kind = type_of(value)
             if kind not in self.types:
                 continue
@@ -145,16 +147,14 @@ def type_of(value: Any) -> str:
     return "object" if isinstance(value, Mapping) else "array"
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal: 1 and 1.0 are, 1 and true are not."""
-    kinds = type_of(one), type_of(other)
-    if kinds[0] != kinds[1]:
-        return False
-    if kinds[0] == "array":
-        return len(one) == len(other) and all(map(same, one, other))
-    if kinds[0] == "object":
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    return bool(one == other)
+def known_by(value: Any) -> object:
+    """What equal JSON values have in common, and no others: 1 and 1.0 do, 1 and true do not."""
+    kind = type_of(value)
+    if kind == "array":
+        return kind, tuple(map(known_by, value))
+    if kind == "object":
+        return kind, frozenset((name, known_by(inside)) for name, inside in value.items())
+    return kind, value
 
 
 def _depth(value: Any) -> int:
@@ -181,6 +181,7 @@ class Reader:
         """All that the plain keywords of the nodes say together."""
         found = Constraints(nodes)
         for node in nodes:
+            spend(20 + 5 * len(node.schema))
             self._refuse(node)
             self._types(node, found)
             self._values(node, found)
@@ -228,22 +229,18 @@ class Reader:
             lists.append(("const", [node.schema["const"]]))
         for keyword, values in lists:
             try:
-                json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
+                size = len(json.dumps(values, ensure_ascii=False, allow_nan=False).encode())
             except (TypeError, ValueError, RecursionError):
                 node.fail(f"{keyword!r} holds what is no JSON value")
             if _depth(values) > MAX_DEPTH:
                 node.fail(f"{keyword!r} holds values nested deeper than {MAX_DEPTH}")
-            before = found.values
-            kept = (
-                values
-                if before is None
-                else [value for value in before if any(same(value, other) for other in values)]
-            )
-            found.values = [
-                value
-                for at, value in enumerate(kept)
-                if not any(same(value, other) for other in kept[:at])
-            ]
+            spend(2 * len(values) + (size >> 3))
+            listed = {known_by(value): value for value in reversed(values)}
+            if found.values is None:
+                found.values = list(reversed(listed.values()))
+            else:
+                spend(len(found.values))
+                found.values = [value for value in found.values if known_by(value) in listed]
 
     def _number(self, node: Node, keyword: str) -> Decimal | None:
         value = node.schema.get(keyword)
@@ -295,7 +292,7 @@ class Reader:
             try:
                 if self._states > MAX_PATTERN_STATES:
                     raise TooManyStatesError
-                found.languages.append(_pattern(pattern))
+                found.languages.append(automaton_of(pattern))
                 self._states += len(found.languages[-1].transitions)
             except PatternError as error:
                 if not error.unsupported:
@@ -309,7 +306,7 @@ class Reader:
             if not isinstance(name, str):
                 node.fail("'format' must be a string")
             if name in FORMATS:
-                found.languages.append(_pattern(FORMATS[name]))
+                found.languages.append(automaton_of(FORMATS[name]))
             else:
                 self.unsupported("format", node, f"no rules for {name!r}")
 
@@ -326,6 +323,7 @@ class Reader:
     def _objects(self, nodes: Nodes, found: Objects) -> None:
         listed = {node: node.named("properties") for node in nodes}
         names: dict[str, None] = {}
+        spend(2 * len(nodes) * sum(map(len, listed.values())))
         for node in nodes:
             names |= dict.fromkeys(listed[node])
             low, high = self._counts(node, "Properties")
@@ -338,6 +336,7 @@ class Reader:
                 isinstance(name, str) for name in required
             ):
                 node.fail("'required' must be a list of names")
+            spend(len(required) * len(nodes))
             names |= dict.fromkeys(required)
             found.required.update(required)
         others = {
@@ -399,8 +398,3 @@ def joined(nodes: list[Node | None]) -> Nodes | None:
 def least(one: int | None, other: int | None) -> int | None:
     """The lesser of two upper bounds, None being no bound."""
     return min((bound for bound in (one, other) if bound is not None), default=None)
-
-
-@lru_cache(maxsize=128)
-def _pattern(pattern: str) -> Automaton:
-    return rx.compile_regex(read_pattern(pattern))

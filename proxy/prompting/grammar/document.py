@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from .effort import spend
+
 MAX_DEPTH = 48
 """Schemas inside schemas, references followed: the compiler recurses, and no model fills more."""
 
@@ -123,7 +125,9 @@ class Document:
         if ref != "#" and not ref.startswith("#/"):
             raise UnsupportedSchema("$ref", node.pointer, "it leaves the document")
         found = self.root
+        spend(len(ref) >> 4)
         for part in ref.split("/")[1:]:
+            spend(3)
             step = re.sub("%([0-9a-fA-F]{2})", lambda match: chr(int(match[1], 16)), part)
             step = step.replace("~1", "/").replace("~0", "~")
             inside = found.schema
@@ -154,6 +158,7 @@ class Document:
         found: list[Nodes] = []
         self._branches = 0
         for way in self._ways([_Pending(node, frozenset()) for node in nodes], ()):
+            spend(1 + len(found) + len(way))
             if way not in found:
                 found.append(way)
             if len(found) > MAX_ALTERNATIVES:
@@ -176,6 +181,7 @@ class Document:
                 return
             if not isinstance(node.schema, Mapping):
                 node.fail("a schema must be an object, true or false")
+            spend(6 + len(pending) + (len(plain) >> 2))
             plain = (*plain, node)
             self._branches += 1
             if len(plain) > MAX_TOGETHER or self._branches > MAX_BRANCHES:
@@ -191,6 +197,7 @@ class Document:
                 null = Node(f"{node.pointer}/nullable", {"type": "null"})
                 yield from self._ways(pending, (*plain[:-1], null))
             choices = [node.members(word) for word in ("anyOf", "oneOf") if word in node.schema]
+            spend(len(more))
             pending = [*(_Pending(found, inside) for found in more), *pending]
             if choices:
                 first, *others = choices

@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from .effort import spend
 from .values import (
     MAX_CODE_POINT,
     Alternatives,
@@ -71,6 +72,7 @@ def parse(text: str, limits: Limits) -> tuple[Grammar, Places]:
 
     Raises GrammarError.
     """
+    spend(min(len(text), MAX_TEXT))
     places = Places(text)
     return _Reader(text, limits, places).grammar(), places
 

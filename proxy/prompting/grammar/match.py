@@ -12,6 +12,7 @@ The grammar is one that `check` has passed: without that the replacement might n
 from __future__ import annotations
 
 from .charset import Charset, contains, gaps, normal
+from .effort import spend
 from .values import (
     MAX_CODE_POINT,
     ROOT,
@@ -152,6 +153,7 @@ class Program:
         todo = [stack]
         while todo:
             current = todo.pop()
+            spend(1)
             following = self.replace(current)
             if following is None:
                 tops.add(current)
@@ -205,6 +207,7 @@ class Program:
 
     def step(self, states: frozenset[int], code: int) -> frozenset[int]:
         found: set[int] = set()
+        spend(len(states))
         for state in states:
             if state != DONE and contains(self.charset(state), code):
                 found |= self.expand(self.below(state))

@@ -15,6 +15,7 @@ from functools import cache
 from . import automaton as rx
 from .constraints import Arrays, Objects
 from .document import Nodes
+from .effort import spend
 from .rules import Rules
 from .values import Element, Group, Literal, Repeat
 from .values import Sequence as Elements
@@ -49,6 +50,7 @@ def object_members(
     """The members of such objects. `refuse` is told why, when their number cannot be counted."""
     members: list[_Member] = []
     for name, nodes in of.members.items():
+        spend(20)
         inside = None if nodes is None else value(nodes)
         if inside is not None:
             key = Literal(json.dumps(name, ensure_ascii=False) + ":")
@@ -81,9 +83,9 @@ def _extra_member(of: Objects, rules: Rules, value: Value) -> Element | None:
     inside = None if of.extra is None or of.high == 0 else value(of.extra)
     if inside is None:
         return None
-    names = [rx.text(name) for name in of.members]
-    any_name = rx.compile_regex(rx.ANY_TEXT)
-    free = rx.difference(any_name, rx.compile_regex(rx.either(names))) if names else any_name
+    free = rx.compile_regex(rx.ANY_TEXT)
+    if of.members:
+        free = rx.difference(free, rx.texts(of.members))
     return rules.add("extra", (*rules.string(free), Literal(":"), rules.space(), *inside))
 
 
@@ -154,6 +156,7 @@ class _Members:
                 if not member.required:
                     text = (Repeat(Group((text,)), 0, 1),)
                 rest = (*text, *found[-1])
+                spend(2 + (len(rest) >> 3))
                 if at <= self.starts and len(rest) > 1:
                     rest = (self.rules.add("rest", rest),)
                 found.append(rest)

@@ -21,6 +21,7 @@ from math import lcm
 from . import automaton as rx
 from . import charset
 from .automaton import Automaton, Regex
+from .effort import spend
 
 INTEGER_DIGITS = 19
 """Of integers without bounds on their size: what 64 bits hold."""
@@ -207,6 +208,7 @@ def _multiples(step: int) -> Automaton:
     """Digits, with or without minus, whose value is a multiple of `step`."""
     if step > rx.MAX_STATES - 2:
         raise rx.TooManyStatesError
+    spend(10 * step)
     # State 0 begins, 1 has read the minus, 2 + r has read a number with remainder r.
     rows: list[dict[int, list[tuple[int, int]]]] = []
     for rest in (0, 0, *range(step)):

@@ -16,6 +16,7 @@ from typing import NoReturn
 from . import charset
 from .automaton import ANY_TEXT, NOTHING, Chars, Concat, Either, Regex, Times
 from .charset import Charset
+from .effort import spend
 
 MAX_COUNT = 2_000
 """The highest number in a quantifier."""
@@ -71,6 +72,7 @@ class PatternError(ValueError):
 
 def read_pattern(pattern: str) -> Regex:
     """The language of all strings in which `pattern` is found. Raises PatternError."""
+    spend(2 * len(pattern))
     reader = _Reader(pattern)
     found = reader.alternatives(left=True, right=True)
     if reader.at < len(pattern):

@@ -8,6 +8,7 @@ The empty sequence is written `""`: nothing at all would swallow the end of the 
 
 from __future__ import annotations
 
+from .effort import spend
 from .values import (
     ROOT,
     Alternatives,
@@ -46,6 +47,7 @@ class _Writer:
 
     def rule(self, name: str, alternatives: Alternatives) -> None:
         self.lines.append(f"{name} ::= {self.alternatives(alternatives)}\n")
+        spend(3 + (len(self.lines[-1]) >> 2))
 
     def alternatives(self, alternatives: Alternatives) -> str:
         return " | ".join(self.sequence(sequence) for sequence in alternatives)
@@ -100,7 +102,9 @@ class _Writer:
         return rest
 
     def named(self, key: object, stem: str, body: str) -> str:
+        spend(1)
         if key not in self.made:
+            spend(3 + (len(body) >> 2))
             number = len(self.made) + 1
             while f"{stem}{number}" in self.taken:
                 number += 1

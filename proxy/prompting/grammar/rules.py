@@ -13,6 +13,7 @@ from . import charset
 from .automaton import ANY_TEXT, Automaton, compile_regex
 from .charset import Charset
 from .check import references, settle_ends
+from .effort import spend
 from .values import (
     ROOT,
     Alternatives,
@@ -61,10 +62,12 @@ class Rules:
         return RuleRef(stem if number == 1 else f"{stem}{number}")
 
     def define(self, rule: RuleRef, alternatives: Alternatives) -> None:
+        spend(5 + 2 * sum(map(len, alternatives)))
         self._rules[rule.name] = tuple(_joined(sequence) for sequence in alternatives)
 
     def add(self, stem: str, *alternatives: Elements) -> RuleRef:
         """A rule with these alternatives: an existing one, when there is one."""
+        spend(sum(map(len, alternatives)))
         found = self._by_content.get((stem, alternatives))
         if found is None:
             found = self._by_content[stem, alternatives] = self.reserve(stem)
@@ -192,6 +195,7 @@ class Rules:
         """A rule for each state that is come to from more than one place or chooses."""
         if (stem, automaton) in self._automata:
             return self._automata[stem, automaton]
+        spend(5 * (len(automaton.transitions) + sum(map(len, automaton.transitions))))
         uses = [0] * len(automaton.transitions)
         for row in automaton.transitions:
             for _, target in row:

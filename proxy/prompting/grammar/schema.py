@@ -29,6 +29,7 @@ from .automaton import Automaton, TooManyStatesError
 from .check import check
 from .constraints import MEANT_BY, Constraints, Reader, type_of
 from .document import MAX_DEPTH, Document, Node, Nodes, SchemaError, UnsupportedSchema
+from .effort import spend
 from .members import Contents, array_items, object_members
 from .overlap import Overlap
 from .render import render
@@ -99,6 +100,7 @@ class Compiler:
 
     def value(self, nodes: Nodes) -> Elements | None:
         """A value that satisfies all the nodes; None when there is none."""
+        spend(20)
         nodes = tuple(self.document.settled(node) for node in nodes)
         key = frozenset(node for node in nodes if node.schema is not True and node.schema != {})
         if not key and self.rules.any_value:
@@ -141,8 +143,8 @@ class Compiler:
         found: list[Elements] = []
         found += self._objects(free, by_kind.get("object", []))
         found += self._arrays(free, by_kind.get("array", []))
-        found += self._strings(free, by_kind.get("string", []))
-        found += self._numbers(free, by_kind.get("integer", []))
+        found += self._strings(nodes, free, by_kind.get("string", []))
+        found += self._numbers(nodes, free, by_kind.get("integer", []))
         if any("boolean" in way.types for way in free):
             values += [True, False]
         if any("null" in way.types for way in free):
@@ -157,6 +159,7 @@ class Compiler:
         if "oneOf" not in node.schema or not self.reader.strict:
             return
         for one, other in combinations(node.members("oneOf"), 2):
+            spend(2)
             if self.overlap.possible((one, other), node):
                 raise UnsupportedSchema(
                     "oneOf", node.pointer, "two of its branches may hold at once; use anyOf"
@@ -164,7 +167,9 @@ class Compiler:
 
     # Strings.
 
-    def _strings(self, ways: list[Constraints], values: list[str]) -> list[Elements]:
+    def _strings(self, nodes: Nodes, ways: list[Constraints], values: list[str]) -> list[Elements]:
+        if len(values) == 1 and not any("string" in way.types for way in ways):
+            return [(literal(values[0]),)]
         ways = [
             way
             for way in ways
@@ -175,12 +180,16 @@ class Compiler:
             way = (free or ways)[0]
             return [self.rules.any_string(way.low, way.high)]
         languages = [self._language(way) for way in ways]
-        if values:
-            languages.append(rx.compile_regex(rx.either(rx.text(value) for value in values)))
+        try:
+            if values:
+                languages.append(rx.texts(values))
+        except TooManyStatesError:
+            self.reader.unsupported("enum", nodes[0], "its strings need too many rules")
+            return [self.rules.any_string()]
         try:
             whole = _union(languages)
         except TooManyStatesError:
-            self.reader.unsupported("anyOf", ways[0].nodes[0], "its strings need too many rules")
+            self.reader.unsupported("anyOf", nodes[0], "its strings need too many rules")
             return [self.rules.any_string()]
         return [] if whole.is_empty else [self.rules.string(whole)]
 
@@ -202,7 +211,7 @@ class Compiler:
 
     # Numbers.
 
-    def _numbers(self, ways: list[Constraints], values: list[Any]) -> list[Elements]:
+    def _numbers(self, nodes: Nodes, ways: list[Constraints], values: list[Any]) -> list[Elements]:
         languages: list[Automaton] = []
         for way in ways:
             if "integer" not in way.types or way.range.is_empty:
@@ -214,10 +223,13 @@ class Compiler:
                 node = next(node for node in way.nodes if "multipleOf" in node.schema)
                 self.reader.unsupported("multipleOf", node, "it needs too many rules")
                 languages.append(make(numbers.Range(way.range.low, way.range.high)))
-        if values:
-            texts = (rx.text(json.dumps(value)) for value in values)
-            languages.append(rx.compile_regex(rx.either(texts)))
-        whole = _union(languages)
+        try:
+            if values:
+                languages.append(rx.texts(map(json.dumps, values)))
+            whole = _union(languages)
+        except TooManyStatesError:
+            self.reader.unsupported("enum", nodes[0], "its numbers need too many rules")
+            whole = numbers.numbers(numbers.Range())
         return [] if whole.is_empty else [self.rules.plain("number", whole)]
 
     # Objects and arrays.
@@ -227,7 +239,13 @@ class Compiler:
         found = []
         for way in ways:
             refuse = partial(self._refuse_count, way)
-            found.append(object_members(way.objects, self.rules, self.value, refuse))
+            try:
+                found.append(object_members(way.objects, self.rules, self.value, refuse))
+            except TooManyStatesError:
+                why = "the names beside it need too many rules"
+                self.reader.unsupported("additionalProperties", way.nodes[0], why)
+                way.objects.extra = None
+                found.append(object_members(way.objects, self.rules, self.value, refuse))
         overlapping = any(
             self.overlap.of_objects(one.objects, other.objects)
             for one, other in combinations(ways, 2)
@@ -288,6 +306,7 @@ class Compiler:
 
     def _constant(self, value: Any) -> Elements:
         """A given value, with the spaces that may be anywhere else too."""
+        spend(3)
         if isinstance(value, Mapping):
             parts: list[Elements] = []
             for name, inside in value.items():

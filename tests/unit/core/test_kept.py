@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from proxy.core.kept import Kept, digest
+
+
+def test_oldest_goes_when_there_are_too_many_bytes() -> None:
+    kept: Kept[int] = Kept(100)
+    for number in range(10):
+        kept.put(b"%d" % number, number, 12)
+    assert kept.size <= 100
+    assert kept.get(b"0") is None
+    assert kept.get(b"9") == 9
+
+
+def test_used_one_stays() -> None:
+    kept: Kept[int] = Kept(36)
+    for number in range(9):
+        kept.put(b"%d" % number, number, 4)
+        kept.get(b"0")
+    kept.put(b"x", 10, 4)
+    assert kept.get(b"0") == 0
+    assert kept.get(b"1") is None
+
+
+def test_value_that_takes_much_of_the_room_is_not_kept() -> None:
+    kept: Kept[int] = Kept(80)
+    kept.put(b"a", 1, 11)
+    assert kept.get(b"a") is None
+    assert kept.size == 0
+
+
+def test_same_key_again_counts_once() -> None:
+    kept: Kept[int] = Kept(80)
+    for _ in range(5):
+        kept.put(b"a", 1, 10)
+    assert kept.size == 10
+
+
+def test_key_has_sixteen_bytes() -> None:
+    assert len(digest(b"x" * 100_000)) == 16
