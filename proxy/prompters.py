@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from .aside import aside
 from .backends.registry import Registry
 from .config import Settings, SettingsError
 from .prompting import templates
@@ -14,7 +15,7 @@ from .prompting.templates import ChatTemplate, TemplateError
 
 log = logging.getLogger("slotproxy.templates")
 
-MAX_FILE = 1_000_000
+MAX_KEPT = 64  # templates: a backend may tell another one at every probe
 
 
 class Prompters:
@@ -54,6 +55,8 @@ class Prompters:
         form = self._form(source, model)
         instead = bool(source) and isinstance(form, LegacyFormat)
         made = Prompter(form, bos, eos, adds_bos=adds_bos, instead=instead)
+        while len(self._found) >= MAX_KEPT:
+            self._found.pop(next(iter(self._found)), None)
         self._found[source, bos, eos, adds_bos] = made
         return made
 
@@ -62,7 +65,7 @@ class Prompters:
             return self._named
         if source:
             try:
-                return templates.compile(source, f"of {model}")
+                return aside(lambda: templates.compile(source, f"of {model}"))
             except TemplateError as error:
                 log.warning("the backend's own chat template is no good, legacy it is: %s", error)
         return self._legacy
@@ -75,7 +78,7 @@ def _named(setting: str, folder: Path) -> ChatTemplate | None:
     if not path.is_file():
         path = Path(setting)
     try:
-        if path.stat().st_size > MAX_FILE:
+        if path.stat().st_size > templates.MAX_SOURCE:
             raise SettingsError(f"--chat-template: {setting} is too large for a template")
         return templates.compile(path.read_text("utf-8"), path.stem)
     except (OSError, UnicodeDecodeError):

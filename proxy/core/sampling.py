@@ -25,6 +25,8 @@ Kind = Literal["number", "integer", "boolean", "string", "strings", "samplers"]
 Lacking = Literal["refused", "told", "silent"]
 NUMBERS: Mapping[str, tuple[type, ...]] = {"number": (int, float), "integer": (int,)}
 INT32 = 2**31 - 1
+MAX_BIASES = 16_384  # entries of logit_bias
+MAX_STRINGS = 256  # of a list of samplers or sequence breakers
 RANDOM = 2**32 - 1  # to a server "any seed", as -1 is
 
 

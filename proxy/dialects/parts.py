@@ -53,14 +53,21 @@ def words(name: str) -> Reader:
     return lambda part, at: text(part, name, at=at)
 
 
-def joined(one: Message, other: Message) -> Message:
-    """Two messages of one role as one: templates want the roles to take turns."""
-    said = "\n".join(t for t in (one.content, other.content) if t)
-    moved = len(said) - len(other.content)
+def joined(*run: Message) -> Message:
+    """Messages of one role as one: templates want the roles to take turns."""
+    if len(run) == 1:
+        return run[0]
+    media: list[Media] = []
+    length = 0
+    for one in run:
+        if one.content:
+            length += bool(length)  # for the line's end
+        media += [structs.replace(m, at=m.at + length) for m in one.media]
+        length += len(one.content)
     return structs.replace(
-        one,
-        content=said,
-        reasoning="\n".join(t for t in (one.reasoning, other.reasoning) if t),
-        tool_calls=one.tool_calls + other.tool_calls,
-        media=one.media + tuple(structs.replace(m, at=m.at + moved) for m in other.media),
+        run[0],
+        content="\n".join(filter(None, (one.content for one in run))),
+        reasoning="\n".join(filter(None, (one.reasoning for one in run))),
+        tool_calls=tuple(call for one in run for call in one.tool_calls),
+        media=tuple(media),
     )

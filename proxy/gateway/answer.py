@@ -46,6 +46,7 @@ from .caller import ANYBODY, Caller
 from .fitting import bindable, read_grammar
 from .info import Info
 from .placement import placed
+from .rendering import rendered
 from .way import Manner
 
 AT_ONCE = 16  # choices of one request that are under way together
@@ -257,7 +258,7 @@ class Gateway:
             if self._hygiene and len(request.tools) > 1:
                 tools = tuple(sorted(request.tools, key=lambda tool: tool.name))
                 request = msgspec.structs.replace(request, tools=tools)
-            prompt = self._prompters(model).render(request, self.now())
+            prompt = rendered(self._prompters(model), request, self.now())
             if self._hygiene and prompt.boundaries:
                 text = mask(prompt.text, prompt.boundaries[0])
                 if text is not prompt.text:

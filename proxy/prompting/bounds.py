@@ -20,6 +20,8 @@ from markupsafe import Markup
 
 MAX_STEPS = 1_000_000
 """Loop turns, calls and filters of one rendering; far more than a long history needs."""
+FEW_STEPS = 50_000
+"""Of these for a conversation of a few words; messages and tools add to them."""
 MAX_SIZE = 16_000_000
 """Characters of the output and of any string, items of any list, that a template may build."""
 MAX_RANGE = 100_000
@@ -56,19 +58,39 @@ def spend(steps: int) -> None:
             raise SecurityError("the template does too much work")
 
 
-def counted(values: Any) -> Any:
-    """What a ``for`` goes through, each turn charged."""
+@pass_context
+def charged(_: Context, value: Any, weight: int) -> Any:
+    """The value; the steps of what stands beside it are spent."""
+    spend(weight)
+    return value
+
+
+def counted(values: Any, weight: int) -> Any:
+    """What a ``for`` goes through, each turn charged by the `weight` of what it does."""
     if values.__class__ in COLLECTIONS:
         # At once, and the thing itself: loop.length stays cheap. A break is charged too much.
-        spend(len(values))
+        spend(weight * len(values))
         return values
-    return _counting(values)
+    return _counting(values, weight)
 
 
-def _counting(values: Iterable[Any]) -> Iterator[Any]:
+def _counting(values: Iterable[Any], weight: int) -> Iterator[Any]:
     for value in values:
-        spend(1)
+        spend(weight)
         yield value
+
+
+def compared(value: Any) -> Any:
+    """One side of a comparison, charged by what may be looked at; refused where it is too large.
+
+    Two things that hold the same thing twice, thirty levels deep, take hours to compare."""
+    kind = value.__class__
+    if kind is str or kind is Markup:
+        if len(value) > 1024:
+            spend(len(value) >> 10)
+    elif kind not in _PLAIN:
+        weighed(value)
+    return value
 
 
 def sized(value: Any) -> Any:
@@ -107,11 +129,14 @@ def weighed(value: Any) -> Any:
     """
     if value.__class__ in _PLAIN:
         return value
-    weight = 0
+    weight = items = 0
     stack = [value]
     while stack:
         item = stack.pop()
         weight += 16
+        items += 1
+        if not items & 1023:
+            spend(512)  # now: the budget may end before the thing does
         if isinstance(item, str):
             weight += len(item)
         elif isinstance(item, dict | MappingProxyType):
@@ -122,7 +147,7 @@ def weighed(value: Any) -> Any:
         elif isinstance(item, Namespace):
             stack.append(item._Namespace__attrs)  # its text is theirs
         _fits(weight)
-    spend(weight >> 8)
+    spend((weight >> 8) + ((items & 1023) >> 1))
     return value
 
 

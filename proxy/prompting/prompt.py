@@ -67,6 +67,8 @@ class Prompter:
         instead: bool = False,
     ) -> None:
         self.form = form
+        # Whether it is known to take milliseconds; None where nothing has been rendered yet.
+        self.quick: bool | None = True if isinstance(form, LegacyFormat) else None
         self._knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
         self._marks = _marks(form)
         self._instead = instead

@@ -3,8 +3,9 @@
 A chat template is code from a stranger: the author of a model file writes it and a backend hands
 it over in ``/props``. Jinja's own sandbox keeps it away from Python; it does not keep it from
 working for ever or filling the memory. So every loop turn, call, filter and binary operation is
-charged to a budget, and operations that build something large out of something small (``*``,
-``**``, ``+``, ``~``, ``%``, padding, formatting) are refused beyond a size.
+charged to a budget, a turn and a macro by how much stands in them; operations that build something
+large out of something small (``*``, ``**``, ``+``, ``~``, ``%``, slices, padding, formatting) are
+refused beyond a size, and so is what is compared.
 
 Strategy: loops and ``~`` cannot be intercepted by the sandbox's hooks, so they are rewritten in
 the syntax tree before compiling, and so is ``+``, which every prompt is made of: a hook at each
@@ -32,6 +33,8 @@ from .bounds import (
     COLLECTIONS,
     MAX_SIZE,
     bounded_range,
+    charged,
+    compared,
     cost,
     counted,
     grow,
@@ -50,6 +53,18 @@ _ITEM_BY_ITEM = frozenset(
     "sort sum unique".split()
 )
 """Filters that make no text of the collection they are given."""
+_COMPARING = frozenset("dictsort groupby max min sort unique".split())
+_COMPARISONS = frozenset(
+    "== != < <= > >= eq equalto ne lt lessthan le gt greaterthan ge in".split()
+)
+"""Tests (``x is eq y``, also as an argument of ``select``) that look into what they are given."""
+_LOOKING = frozenset({"changed", "count", "index"})
+"""Methods of lists and of loops that compare."""
+MAX_NODES = 10_000
+"""Of a template's syntax tree: real ones have 4 000 at most. Python compiles what is made of it in
+one piece, while nothing else runs."""
+_NODES = 32
+"""Nodes of the syntax tree that are worth a step."""
 _WIDENING = frozenset({"batch", "center", "indent", "slice", "tojson", "truncate", "wordwrap"})
 _CALL = 8
 """A call's price in steps: a macro costs some ten times what a turn of a loop does."""
@@ -67,15 +82,30 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if name not in _AT_ONCE:
             if value.__class__ in COLLECTIONS:
                 spend(cost(value))
+                if name in _COMPARING:
+                    weighed(value)
             if name not in _ITEM_BY_ITEM:
-                for each in (*args[skip:], *kwargs.values()):
-                    weighed(each)
+                weighed(value)
         if len(args) > skip + 1 or kwargs:
+            for each in (*args[skip + 1 :], *kwargs.values()):
+                weighed(each)
             if name in _WIDENING:
                 modest((*args[skip + 1 :], *kwargs.values()))
             elif name in ("replace", "join"):
                 grow(name, *_as_method(name, value, *args[skip + 1 :], *kwargs.values()))
         return sized(function(*args, **kwargs))
+
+    return guarded
+
+
+def _comparing(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a test: what it compares is charged."""
+
+    @functools.wraps(test)
+    def guarded(*args: Any) -> Any:
+        for arg in args:
+            compared(arg)
+        return test(*args)
 
     return guarded
 
@@ -95,13 +125,66 @@ class _Generation(Extension):
 
 
 class _Bounding(NodeTransformer):
-    """Put a counter around what every ``for`` iterates, a size check around every ``~`` and every
-    sum."""
+    """Put a counter around what every ``for`` iterates, a size check around every ``~``, every sum
+    and every slice, a charge around what is compared."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
+        weight = _weight(node)
         self.generic_visit(node)
-        # A recursive loop gets its further levels from loop(...) calls, which are counted as calls.
-        node.iter = _filtered(node.iter, "counted by the sandbox")
+        if node.recursive:
+            # Its further levels come from loop(...) calls, so the turns of all are counted inside.
+            node.body.insert(0, _charge(node, weight))
+            weight = 1
+        node.iter = _filtered(node.iter, "counted by the sandbox", weight)
+        return node
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
+        return self._called(node)
+
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
+        return self._called(node)
+
+    def visit_Block(self, node: nodes.Block) -> nodes.Node:
+        return self._called(node)
+
+    def _called(self, node: nodes.Macro | nodes.CallBlock | nodes.Block) -> nodes.Node:
+        weight = _weight(node)
+        self.generic_visit(node)
+        node.body.insert(0, _charge(node, weight))
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        """What is compared with a constant of the template takes no longer than that is."""
+        self.generic_visit(node)
+        sides = [node.expr, *(operand.expr for operand in node.ops)]
+        looked_at = [False] * len(sides)
+        for at, operand in enumerate(node.ops):
+            left, right = sides[at], sides[at + 1]
+            if operand.op in ("in", "notin"):
+                if not _is_constant(right):
+                    looked_at[at + 1] = True
+                    looked_at[at] = looked_at[at] or not _is_constant(left)
+            elif not (_is_small(left) or _is_small(right)):
+                looked_at[at] = looked_at[at + 1] = True
+        sides = [
+            _filtered(side, "compared in the sandbox") if looked else side
+            for side, looked in zip(sides, looked_at, strict=True)
+        ]
+        node.expr = sides[0]
+        for operand, side in zip(node.ops, sides[1:], strict=True):
+            operand.expr = side
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        slices = isinstance(node.arg, nodes.Slice)
+        return _filtered(node, "sized by the sandbox") if slices else node
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        self.generic_visit(node)
+        for pair in node.items:
+            if not isinstance(pair.key, nodes.Const):
+                pair.key = _filtered(pair.key, "weighed by the sandbox")  # it is hashed
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
@@ -130,6 +213,30 @@ class _Bounding(NodeTransformer):
             total = nodes.Add(total, self.visit(term), lineno=node.lineno)
             additions += 1
         return _filtered(total, "grown by the sandbox", additions)
+
+
+def _weight(node: nodes.Node) -> int:
+    """Steps that going through the body once is worth; loops inside are charged by themselves."""
+    return 1 + sum(1 for _ in node.find_all(nodes.Node)) // _NODES
+
+
+def _charge(node: nodes.Node, weight: int) -> nodes.ExprStmt:
+    nothing = nodes.Const(None, lineno=node.lineno)
+    return nodes.ExprStmt(_filtered(nothing, "charged by the sandbox", weight), lineno=node.lineno)
+
+
+def _is_constant(node: nodes.Node) -> bool:
+    if isinstance(node, nodes.List | nodes.Tuple):
+        return all(isinstance(item, nodes.Const) for item in node.items)
+    return isinstance(node, nodes.Const)
+
+
+def _is_small(node: nodes.Node) -> bool:
+    """A constant, or what can only be a number or a truth value: one look compares with it."""
+    if isinstance(node, nodes.Filter):
+        return node.name in ("length", "count")
+    truth = (nodes.Compare, nodes.Test, nodes.Not)
+    return isinstance(node, truth) or _is_constant(node)
 
 
 def _terms(sum: nodes.Add) -> list[nodes.Expr]:
@@ -181,6 +288,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters["format"] = filters.format
         for name, function in list(self.filters.items()):
             self.filters[name] = _guarded(name, function)
+        for name in _COMPARISONS:
+            self.tests[name] = _comparing(cast(Callable[..., Any], self.tests[name]))
+        self.filters["charged by the sandbox"] = charged
+        self.filters["compared in the sandbox"] = compared
         self.filters["counted by the sandbox"] = counted
         self.filters["grown by the sandbox"] = grown
         self.filters["sized by the sandbox"] = sized
@@ -190,8 +301,11 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree: nodes.Template = _Bounding().visit(super()._parse(source, name, filename))
-        return tree
+        tree = super()._parse(source, name, filename)
+        if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
+            raise SecurityError(f"the template has more than {MAX_NODES} parts")
+        bounded: nodes.Template = _Bounding().visit(tree)
+        return bounded
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         # What the sandbox would find out by a dozen tests is known of the three kinds of object
@@ -211,6 +325,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
+        if argument.__class__ is tuple:
+            weighed(argument)  # it is hashed
         if obj.__class__ is dict and argument not in _DICT_NAMES:
             try:
                 return obj[argument]
@@ -257,6 +373,11 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
                 modest(kwargs.values())
             else:
                 grow(method.__name__, bound, *args)
+        elif bound is not None and getattr(method, "__name__", "") in _LOOKING:
+            for each in (bound, *args):
+                weighed(each)
+        elif args and (isinstance(bound, dict) or isinstance(__obj, type)):
+            weighed(args[0])  # it is hashed, or what is in it
         return sized(super().call(__context, __obj, *args, **kwargs))
 
 

@@ -22,12 +22,13 @@ from typing import Any
 import jinja2
 from jinja2 import meta
 
-from .bounds import BUDGET, MAX_SIZE, Budget
+from .bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
 from .families import FAMILIES, Family, detect
 from .sandbox import Refusal, TemplateEnvironment
 
 _ENVIRONMENT = TemplateEnvironment()
-_MAX_SOURCE = 1_000_000
+MAX_SOURCE = 131_072
+"""Characters of a template's text: real ones have 20 000 at most, and compiling takes long."""
 _CONSTANT = 10_000  # steps to make a template's constants with
 SOME = 32  # pieces of a rendering between two looks at its size
 
@@ -101,22 +102,23 @@ class ChatTemplate:
                 context["strftime_now"] = _Clock(now)
             else:
                 context.pop("strftime_now", None)
+        steps = _steps(messages, tools or ())
         try:
-            text = self._run(context)
+            text = self._run(context, steps)
         except TypeError as error:
             # Templates written before arguments were objects join them to text; they get text.
             context["messages"] = _with_text_arguments(messages)
             if context["messages"] is messages:
                 raise TemplateError(f"chat template {self.name}: {error}") from error
             try:
-                text = self._run(context)
+                text = self._run(context, steps)
             except TypeError as again:
                 raise TemplateError(f"chat template {self.name}: {again}") from again
         return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
 
-    def _run(self, context: dict[str, Any]) -> str:
+    def _run(self, context: dict[str, Any], steps: int) -> str:
         template = self._template
-        token = BUDGET.set(Budget())
+        token = BUDGET.set(Budget(steps))
         text: list[str] = []
         size = 0
         try:
@@ -142,6 +144,13 @@ class ChatTemplate:
         finally:
             BUDGET.reset(token)
         return "".join(text)
+
+
+def _steps(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> int:
+    """What a rendering may cost: a short conversation is no reason to work for long."""
+    size = sum(len(said) for one in messages if type(said := one.get("content")) is str)
+    steps = FEW_STEPS + 1_000 * len(messages) + 20_000 * len(tools) + (size >> 4)
+    return min(steps, MAX_STEPS)
 
 
 class _Clock:
@@ -185,8 +194,10 @@ def compile(source: str, name: str, family: Family | None = None) -> ChatTemplat
     The family is the given one, else the shipped one of that name, else the one the text shows
     by its marks, else one without stop strings and tool form. Raises TemplateError.
     """
-    if len(source) > _MAX_SOURCE:
-        raise TemplateError(f"chat template {name}: the text is too long")
+    if len(source) > MAX_SOURCE:
+        raise TemplateError(
+            f"chat template {name}: the text has {len(source)} characters, {MAX_SOURCE} may be"
+        )
     # Jinja makes at once what is constant, and keeps it: what is large waits for a rendering.
     token = BUDGET.set(Budget(_CONSTANT))
     try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
+from hashlib import blake2b
 
 from .prefix import Chain
 from .state import Backend, Conversation, Held, Slot, Want
@@ -60,6 +61,12 @@ class Returns:
         return silent / (silent + 1 - likely)
 
 
+def _named(want: Want) -> bytes:
+    """A session by its digest: a client may call it what it wants, at any length."""
+    name = f"{want.group}\0{want.session}"
+    return blake2b(name.encode("utf-8", "replace"), digest_size=16).digest()
+
+
 class Pool:
     """One model's backends and what they hold."""
 
@@ -72,7 +79,7 @@ class Pool:
         self._measured = 0
         self.duration = 1.0  # seconds a lease lasts, on average
         self._index: dict[bytes, dict[Held, None]] = {}
-        self._conversations: OrderedDict[bytes | str, Conversation] = OrderedDict()
+        self._conversations: OrderedDict[bytes, Conversation] = OrderedDict()
         self._aside: dict[str, OrderedDict[Held, None]] = {}
 
     # what is held
@@ -144,7 +151,7 @@ class Pool:
         """The one this request goes on with, or a new one. A session that the client names counts
         most; else the longest prompt seen before that this one begins with."""
         if want.session:
-            known = self._conversations.get(f"{want.group}\0{want.session}")
+            known = self._conversations.get(_named(want))
             return known or Conversation(group=want.group, aside=want.aside)
         for link in reversed(want.chain.links):
             known = self._conversations.get(link)
@@ -157,12 +164,12 @@ class Pool:
         self.returns.turn(conversation, now)
         conversation.last = now
         if want.session:
-            self._name(f"{want.group}\0{want.session}", conversation)
+            self._name(_named(want), conversation)
         chain = want.chain
         if chain.links:
             self._name(chain.links[chain.turn - 1], conversation)
 
-    def _name(self, name: bytes | str, conversation: Conversation) -> None:
+    def _name(self, name: bytes, conversation: Conversation) -> None:
         known = self._conversations
         known[name] = conversation
         known.move_to_end(name)

@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,7 @@ from ..dialects.stamp import Stamp
 from ..errors import BadRequest, GatewayError, StoreUnavailable
 from ..gateway import Caller
 from ..store.responses import Stored
+from .large import parsed
 from .observe import Record
 from .stream import Answering
 
@@ -47,7 +49,13 @@ class Conversation:
         """Raises Invalid, BadRequest (the response it continues is not known)."""
         self.owner = self._here.keys.check(self._environ)
         searches = self._here.dialogues.searches
-        asked = responses.parse(body, self._earlier(body), searches, self._item)
+        parse = partial(responses.parse, body, self._earlier(body), searches, self._item)
+        # Items that are only named are read from a store, which waits for locks of the loop's.
+        given = body.get("input")
+        named = type(given) is list and any(
+            type(item) is dict and item.get("type") == "item_reference" for item in given
+        )
+        asked = parse() if named else parsed(parse, self._environ)
         if asked.shortens:
             request = responses.shortened(asked.request, self._fits)
             asked = msgspec.structs.replace(asked, request=request)

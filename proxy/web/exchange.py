@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +26,7 @@ from ..gateway import Answer, Caller
 from . import body, disconnect
 from .body import JSON
 from .direct import Environ
+from .large import parsed
 from .observe import Record, new_id
 from .reply import Plain
 from .services import Services, services
@@ -72,7 +74,10 @@ def complete(
         known = early(raw) if early is not None else None
         if known is not None:
             return _whole(known, record, here)
-        asked = _with_session(dialect.parse(raw), environ)
+        # A module's function alone can be called from a thread.
+        pure = isinstance(dialect, ModuleType)
+        asked = parsed(partial(dialect.parse, raw), environ) if pure else dialect.parse(raw)
+        asked = _with_session(asked, environ)
         caller = here.callers.caller(record.key, environ)
         answer = (begin or here.gateway.answer)(asked, cancel, caller)
         record.info = answer.info

@@ -39,8 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompting",
         "config",
     },
-    "prompters": {"core", "errors", "config", "prompting", "backends"},
+    "prompters": {"aside", "core", "errors", "config", "prompting", "backends"},
     "gateway": {
+        "aside",
         "core",
         "errors",
         "cancel",
@@ -56,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "keeping": {"aside", "cancel", "config", "gateway", "knowledge", "store"},
     "knowledge": {"core", "errors", "aside", "cancel", "confinement", "store"},
     "web": {
+        "aside",
         "http1",
         "",
         "core",

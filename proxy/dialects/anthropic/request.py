@@ -25,7 +25,7 @@ from ...core.request import (
     ToolChoice,
 )
 from ...core.sampling import check
-from ..fields import Body, entry, flag, integer, items, mapping, stops, text, unheeded
+from ..fields import Body, bounded, entry, flag, integer, items, mapping, stops, text, unheeded
 from ..openai_tools import functions, plain
 from ..parts import joined
 from . import client_tools
@@ -83,6 +83,7 @@ def _system(value: Any) -> tuple[Message, ...]:
     if type(value) is str:
         texts = [value]
     elif isinstance(value, list):
+        bounded(value, "system")
         blocks = [entry(one, f"system[{i}]") for i, one in enumerate(value)]
         texts = [text(one, "text", at=f"system[{i}].") for i, one in enumerate(blocks)]
     else:
@@ -95,7 +96,7 @@ def _messages(body: Body, warnings: list[str]) -> list[Message]:
     values = items(body, "messages")
     if not values:
         raise Invalid("messages", "must hold one message at least")
-    out: list[Message] = []
+    runs: list[list[Message]] = []
     for i, value in enumerate(values):
         at = f"messages[{i}]"
         message = entry(value, at)
@@ -103,10 +104,10 @@ def _messages(body: Body, warnings: list[str]) -> list[Message]:
         if role is None:
             raise Invalid(at + ".role", "must be user or assistant")
         turn = _Turn(role, warnings).read(message.get("content"), at + ".content")
-        if role != "system" and out and out[-1].role == turn[0].role == role:
-            out[-1] = joined(out[-1], turn.pop(0))
-        out += turn
-    return out
+        if role != "system" and runs and runs[-1][-1].role == turn[0].role == role:
+            runs[-1].append(turn.pop(0))
+        runs += [[message] for message in turn]
+    return [joined(*run) for run in runs]
 
 
 class _Turn:
@@ -116,6 +117,7 @@ class _Turn:
         self._role = role
         self._warnings = warnings
         self._texts: list[str] = []
+        self._length = 0  # of the texts, with the line's end behind each
         self._thoughts: list[str] = []
         self._media: list[Media] = []
         self._calls: list[ToolCall] = []
@@ -125,6 +127,7 @@ class _Turn:
             return [Message(self._role, content)]
         if not isinstance(content, list):
             raise Invalid(at, "must be a string or a list of blocks")
+        bounded(content, at)
         out: list[Message] = []
         for i, value in enumerate(content):
             here = f"{at}[{i}]"
@@ -148,18 +151,18 @@ class _Turn:
             tool_calls=tuple(self._calls),
         )
         self._texts, self._thoughts, self._media, self._calls = [], [], [], []
+        self._length = 0
         return [message]
 
     def _block(self, block: Body, at: str) -> None:
         kind = text(block, "type", at=at)
         if kind == "text":
-            self._texts.append(text(block, "text", at=at))
+            self._say(text(block, "text", at=at))
         elif kind == "thinking":
             self._thoughts.append(text(block, "thinking", at=at))
         elif kind == "image":
             image = _image(mapping(block, "source", at), at + "source.")
-            before = "\n".join(self._texts)
-            self._media.append(msgspec.structs.replace(image, at=len(before)))
+            self._media.append(msgspec.structs.replace(image, at=max(0, self._length - 1)))
         elif kind == "tool_use":
             arguments = msgspec.json.encode(mapping(block, "input", at)).decode()
             self._calls.append(
@@ -168,12 +171,16 @@ class _Turn:
         elif kind == "document":
             self._document(block, at)
         elif kind == "search_result":
-            self._texts.append(text(block, "title", at=at))
+            self._say(text(block, "title", at=at))
             self._nested(items(block, "content", at), at)
         elif not kind:
             raise Invalid(at + "type", "is missing")
         else:
             self._warnings.append(f"content blocks of the type {plain(kind)} are left out")
+
+    def _say(self, said: str) -> None:
+        self._texts.append(said)
+        self._length += len(said) + 1
 
     def _nested(self, blocks: list[Any], at: str) -> None:
         for i, value in enumerate(blocks):
@@ -187,11 +194,11 @@ class _Turn:
         if kind == "text":
             title = text(block, "title", at=at)
             data = text(source, "data", at=at + "source.")
-            self._texts.append(f"{title}\n{data}" if title else data)
+            self._say(f"{title}\n{data}" if title else data)
         elif kind == "content":
             content = source.get("content")
             if type(content) is str:
-                self._texts.append(content)
+                self._say(content)
             else:
                 self._nested(items(source, "content", at + "source."), at + "source.")
         else:

@@ -22,6 +22,7 @@ from . import common
 
 error = common.error
 
+MAX_WAITING = 1024  # calls whose results are still to come: each result is looked for among them
 ROLES: dict[str, Role] = {
     "system": "system",
     "user": "user",
@@ -56,6 +57,8 @@ def _messages(values: list[Any]) -> tuple[Message, ...]:
             for j, call in enumerate(items(body, "tool_calls", at))
         )
         waiting += calls
+        if len(waiting) > MAX_WAITING:
+            raise Invalid(at + "tool_calls", f"leaves more than {MAX_WAITING} without a result")
         call_id = text(body, "tool_call_id", at=at)
         if role == "tool" and waiting:
             mine = next(

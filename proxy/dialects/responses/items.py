@@ -15,7 +15,7 @@ import msgspec
 from ...core.invalid import Invalid
 from ...core.request import Media, Message, Role, ToolCall
 from .. import parts
-from ..fields import Body, entry, items, text
+from ..fields import Body, bounded, entry, items, text
 from ..openai_tools import plain
 from ..parts import joined
 
@@ -52,16 +52,17 @@ def referenced(values: list[Any], find: Callable[[str], Any]) -> list[Any]:
 
 def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[Message]:
     """Raises Invalid naming the item."""
-    out: list[Message] = []
+    bounded(values, at)
+    runs: list[list[Message]] = []
     for i, value in enumerate(values):
         message = _message(entry(value, f"{at}[{i}]"), f"{at}[{i}].", warnings)
         if message is None:
             continue
-        if out and out[-1].role == message.role and message.role in ("assistant", "system"):
-            out[-1] = joined(out[-1], message)
+        if runs and runs[-1][0].role == message.role and message.role in ("assistant", "system"):
+            runs[-1].append(message)
         else:
-            out.append(message)
-    return out
+            runs.append([message])
+    return [joined(*run) for run in runs]
 
 
 def _message(item: Body, at: str, warnings: list[str]) -> Message | None:

@@ -369,8 +369,8 @@ def test_numbers_that_are_not_whole_add_up() -> None:
 
 def test_every_addition_of_a_large_text_is_charged() -> None:
     source = "{% for i in range(N) %}{{ ('a' + x + 'b')[:0] }}{% endfor %}"
-    given = {"x": "x" * 9_999_999}
-    assert render(source.replace("N", "10"), variables=given) == ""
+    given = {"x": "x" * 999_999}
+    assert render(source.replace("N", "2"), variables=given) == ""
     with pytest.raises(TemplateError, match="too much work"):
         render(source.replace("N", "20"), variables=given)
 
@@ -406,13 +406,13 @@ def test_what_is_constant_is_not_made_large_while_compiling() -> None:
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()
-    with pytest.raises(TemplateError, match="too long"):
+    with pytest.raises(TemplateError, match=r"too long|too much work"):
         template.render(USER)
 
 
 def test_a_rendering_that_failed_leaves_the_next_one_its_whole_budget() -> None:
     template = compile(
-        "{% for i in range(n) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "x"
+        "{% for i in range(n) %}{% for j in range(20000) %}{% endfor %}{% endfor %}", "x"
     )
     for _ in range(3):
         with pytest.raises(TemplateError):
@@ -463,3 +463,97 @@ def test_thoughts_in_a_template_are_noticed() -> None:
     found = families.detect("<|im_start|> </think>")
     assert found is not None
     assert found.reasoning == ("<think>", "</think>")
+
+
+def _doubled(first: str, second: str, pair: str = "[{0},{0}]", depth: int = 30) -> str:
+    """Two values that each hold the same value twice, `depth` levels deep."""
+    told = f"{{% set a = {first} %}}{{% set b = {second} %}}"
+    for name in "ab":
+        twice = pair.format(name)
+        told += f"{{% set {name} = {twice} %}}" * depth
+    return told
+
+
+LISTS = _doubled("[1]", "[1]")
+TUPLES = _doubled("(1,)", "(1,)", "({0},{0})", 40)
+SPACES = _doubled("namespace()", "namespace()", "namespace(x={0},y={0})")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(
+            LISTS + end
+            for end in (
+                "{{ a == b }}",
+                "{{ a < b }}",
+                "{{ 1 < 2 == a == b }}",
+                "{{ a in [b, 1] }}",
+                "{{ [a, b] | sort }}",
+                "{% set z = [a, b] | max %}",
+                "{{ [a, b] | unique | list | length }}",
+                "{{ {'x': a, 'y': b} | dictsort(false, 'value') | length }}",
+                "{{ [{'k': a}, {'k': b}] | groupby('k') | length }}",
+                "{{ [a] | select('equalto', b) | list | length }}",
+                "{{ [{'k': a}] | selectattr('k', '==', b) | list | length }}",
+                "{{ a is eq b }}",
+                "{{ a is in [b] }}",
+                "{{ [a].index(b) }}",
+                "{{ [a].count(b) }}",
+                "{% for one in [a, b] %}{{ loop.changed(one) }}{% endfor %}",
+            )
+        ),
+        *(
+            TUPLES + end
+            for end in (
+                "{{ {}.get(a) }}",
+                "{{ {}[a] }}",
+                "{{ {a: 1} | length }}",
+                "{{ a in {} }}",
+                "{{ dict([(a, 1)]) | length }}",
+                "{{ {} | attr(a) }}",
+                "{{ [{}] | map(attribute=a) | list }}",
+            )
+        ),
+        SPACES + "{{ a == b }}",
+        "{% set s = 'x' * 15000000 %}{% for i in range(90000) %}{% if 'b' in s %}{% endif %}"
+        "{% endfor %}",
+        "{% set s = 'x' * 15000000 %}{% set t = 'x' * 15000000 %}"
+        "{% for i in range(90000) %}{% if s == t %}{% endif %}{% endfor %}",
+        "{% set l = range(100000) | list %}{% for i in range(9000) %}{% if -1 in l %}{% endif %}"
+        "{% endfor %}",
+        "{% set s = 'x' * 15000000 %}{% set l = ["
+        + ",".join(f"s[{i}:]" for i in range(1, 900))
+        + "] %}",
+        "{% for i in range(40000) %}" + "{% set x = i %}" * 500 + "{% endfor %}",
+        "{% macro m() %}" + "{% set x = 1 %}" * 500 + "{% endmacro %}"
+        "{% for i in range(4000) %}{{ m() }}{% endfor %}",
+        "{% for x in [1, 2] recursive %}{{ loop(range(100000)) if loop.depth < 3 }}{% endfor %}",
+    ],
+)
+def test_template_that_works_for_long_is_refused_soon(source: str) -> None:
+    template = compile(source, "hostile")
+    began = time.process_time()
+    with pytest.raises(TemplateError, match=r"too much work|too large"):
+        template.render([{"role": "user", "content": "x" * 1000}])
+    assert time.process_time() - began < 1.0
+
+
+def test_large_template_is_refused_before_it_is_compiled() -> None:
+    with pytest.raises(TemplateError, match="131072"):
+        compile("x" * 131_073, "long")
+    with pytest.raises(TemplateError, match="more than 10000 parts"):
+        compile("{{ a.b[c] }}" * 5_000, "wide")
+
+
+def test_long_conversation_has_room_in_the_budget() -> None:
+    source = (
+        "{% set ns = namespace(last='') %}{% for m in messages %}"
+        "{% if m.role == ns.last %}{{ raise_exception('twice') }}{% endif %}"
+        "{% set ns.last = m.role %}{% if '<think>' in m.content %}{{ m.content[1:] }}{% endif %}"
+        "<|{{ m.role }}|>{{ m.content | trim }}{{ m.content.split('x')[-1] }}{% endfor %}"
+    )
+    said = [
+        {"role": "user" if i % 2 else "assistant", "content": "word " * 20} for i in range(10_000)
+    ]
+    assert compile(source, "honest").render(said).count("<|user|>") == 5_000
