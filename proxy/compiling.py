@@ -31,7 +31,7 @@ from .prompting.judging import Judge
 from .prompting.work import Bind, Job, JudgeText, Match, Outcome, ReadGrammar, ReadSchema, attempt
 from .prompting.work import do as do_whole
 
-HERE = 20_000  # steps of a job that is done on the loop: ten milliseconds
+HERE = 10_000  # steps of a job that is done on the loop: some milliseconds
 SHORT = 32 << 10  # bytes of one that is tried there
 SECONDS = 10.0  # for a child, waiting for one included; its budget is less than one
 LAST = 30.0  # for one that judges an answer, which nobody wants to lose
@@ -69,7 +69,7 @@ class Compiler:
             other.wait(SECONDS)
             return self._kept.get(key) or self._done(job, raw)
         try:
-            found = self._done(job, raw)
+            found = self._done(job, raw, _about(job))
             self._kept.put(key, found, 300 + len(found.text) + len(found.reason))
         finally:
             with self._lock:
@@ -79,8 +79,7 @@ class Compiler:
 
     def verdict(self, job: JudgeText | Match) -> str:
         """What is wrong with an answer; "" for nothing. Raises QueueFull."""
-        about = digest(job.schema if isinstance(job, JudgeText) else job.grammar.encode())
-        return self._done(job, _encode(job), about, LAST).text
+        return self._done(job, _encode(job), _about(job), LAST).text
 
     def _done(self, job: Job, raw: bytes, about: bytes = b"", seconds: float = SECONDS) -> Outcome:
         if isinstance(job, ReadSchema) and VALIDATION not in sys.modules:
@@ -102,6 +101,13 @@ class Compiler:
     def close(self) -> None:
         """End the children."""
         self._children.close()
+
+
+def _about(job: Job) -> bytes:
+    """What jobs have in common of which one shows that the others are large too."""
+    if isinstance(job, Bind):
+        return digest(job.bound.schema) if job.bound.schema else b""
+    return digest(job.grammar.encode() if isinstance(job, ReadGrammar | Match) else job.schema)
 
 
 compiler = Compiler()
