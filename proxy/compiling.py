@@ -31,7 +31,7 @@ from .prompting.judging import Judge
 from .prompting.work import Bind, Job, JudgeText, Match, Outcome, ReadGrammar, ReadSchema, attempt
 from .prompting.work import do as do_whole
 
-HERE = 10_000  # steps of a job that is done on the loop: some milliseconds
+HERE = 20_000  # steps of a job that is done on the loop: ten milliseconds
 SHORT = 32 << 10  # bytes of one that is tried there
 SECONDS = 10.0  # for a child, waiting for one included; its budget is less than one
 LAST = 30.0  # for one that judges an answer, which nobody wants to lose
