@@ -45,6 +45,7 @@ log = logging.getLogger("slotproxy.router")
 
 AGAIN = 5.0  # seconds until the events are asked for again
 STEP = 1.0  # seconds between two looks of a request that waits for another one's load
+AWAY = (b"model is not loaded", b"is not running", b"proxy error")
 LOOK = 0.1  # seconds between two looks of a request that waits for its model's turn
 LOAD = 5.0  # seconds that a load is thought to take before one was seen
 
@@ -266,15 +267,16 @@ class ModelPool(Pool):
         status, data = super().ask(
             method, path, body, timeout, cancel, patience=patience, short=short
         )
-        if self._quiet and status == 400 and is_away(data):
+        if self._quiet and status != 200 and is_away(data):
             self.missed = True
             raise BackendDown("the model is not loaded")
         return status, data
 
 
 def is_away(data: bytes) -> bool:
-    """Whether the router refuses a request because the model is not loaded."""
-    return b"model is not loaded" in data or b"is not running" in data
+    """Whether the router refuses a request because the model is not loaded, or was evicted in this
+    moment: what goes with autoload=false goes to a process that is ending, too."""
+    return any(words in data for words in AWAY)
 
 
 class RoutedModel(LlamaCpp):
@@ -381,6 +383,9 @@ class RoutedModel(LlamaCpp):
         # Somebody looks at the numbers, which must not load the model.
         status, data = self._quiet.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
         return servercpp.counters(data) if status == 200 else {}
+
+    def _refusal(self, status: int, data: bytes) -> GatewayError:
+        return self.explained(super()._refusal(status, data))
 
     def turn(self, cancel: Cancel) -> Iterator[None]:
         """Until a request may be sent to the router, which `over` ends; yields at every tick.

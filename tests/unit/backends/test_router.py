@@ -9,11 +9,12 @@ import pytest
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.refusals import refusal
-from proxy.backends.router import described, outline
+from proxy.backends.router import ModelPool, described, outline
 from proxy.cancel import Cancel
-from proxy.errors import BackendBusy, BadRequest, GatewayError, UpstreamFault
+from proxy.errors import BackendBusy, BackendDown, BadRequest, GatewayError, UpstreamFault
 from proxy.wire.router import Listed
 from tests.fakes import CAPS, ScriptedDriver, client, make_app, services_of, wait_until
+from tests.unit.backends.rawserver import RawServer, head
 
 UNKNOWN = outline(Listed(name="lazy", status="unloaded"))
 KNOWN = msgspec.structs.replace(
@@ -160,3 +161,30 @@ def test_a_routers_refusals_have_names(
 ) -> None:
     error = refusal(status, msgspec.json.encode({"error": {"code": status, "message": message}}))
     assert (type(error), error.code) == (kind, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        ("400 Bad Request", b'{"error": {"message": "model is not loaded"}}'),
+        ("400 Bad Request", b'{"error": {"message": "model name=lazy is not running"}}'),
+        ("500 Internal Server Error", b"proxy error: Could not establish connection"),
+    ],
+)
+def test_a_quiet_question_notices_that_the_model_is_away(status: str, body: bytes) -> None:
+    with RawServer([head(len(body), status) + body]) as server:
+        pool = ModelPool(server.url, model="lazy", quiet=True, timeout=2.0, idle=0)
+        with pytest.raises(BackendDown):
+            pool.ask("POST", "/slots/0?action=none", {})
+        assert pool.missed
+        (asked,) = server.requests
+    assert asked.startswith(b"POST /slots/0?action=none&autoload=false HTTP/1.1\r\n")
+    assert asked.endswith(b'{"model":"lazy"}')
+
+
+def test_questions_name_the_model_in_the_query_where_there_is_no_body() -> None:
+    with RawServer([head(2) + b"{}"]) as server:
+        pool = ModelPool(server.url, model="org/a b:Q4", timeout=2.0, idle=0)
+        assert pool.ask("GET", "/props") == (200, b"{}")
+        (asked,) = server.requests
+    assert asked.startswith(b"GET /props?model=org%2Fa%20b%3AQ4 HTTP/1.1\r\n")
