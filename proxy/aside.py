@@ -34,18 +34,25 @@ def aside(work: Callable[[], T], threads: Threads | None = None) -> T:
     if getattr(mark, "ours", False):
         return work()  # it is aside already
 
-    def marked() -> T:
+    def marked() -> tuple[T | None, BaseException | None]:
+        """What it gave, and what it raised: gevent would print a traceback of that."""
         mark.ours = True
         try:
-            return work()
+            return work(), None
+        except BaseException as error:
+            return None, error
         finally:
             mark.ours = False
 
     import gevent
 
     pool = gevent.get_hub().threadpool if threads is None else threads.pool()
-    done: T = pool.apply(marked)
-    return done
+    done: Any
+    done, error = pool.apply(marked)
+    if error is not None:
+        raise error
+    given: T = done
+    return given
 
 
 class Threads:
