@@ -15,7 +15,7 @@ import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from . import __version__, resources
+from . import __version__, api_keys, resources
 from .agent import Server, Toolbox, functions
 from .agent.toolbox import OWN
 from .backends.chatglm.driver import ChatGLM
@@ -320,7 +320,9 @@ def _responses(settings: Settings) -> ResponseStore:
         folder.mkdir(parents=True, exist_ok=True)
         path = str(folder / "responses.sqlite")
     try:
-        return ResponseStore(path, settings.stored_responses)
+        return ResponseStore(
+            path, settings.stored_responses, renamed=api_keys.renamed(settings.keys)
+        )
     except StoreUnavailable as fault:
         raise SettingsError(f"--response-store: {path}: {fault.detail}") from None
 

@@ -40,7 +40,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from proxy import __version__
+from proxy import __version__, api_keys
+from proxy.api_keys import ApiKey as ApiKey
+from proxy.api_keys import Secret as Secret
+from proxy.api_keys import unnamed
 from proxy.core.invalid import Invalid
 from proxy.core.sampling import FIELDS, check
 from proxy.resources import templates
@@ -51,25 +54,6 @@ _PROG = "slotproxy"
 
 class SettingsError(ValueError):
     """A setting that cannot be used. The message is one line and names the setting."""
-
-
-class Secret(str):
-    """Text that does not show itself: ``repr`` is masked, ``str`` is the secret."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-
-class ApiKey(msgspec.Struct, frozen=True):
-    """A key a client may show, and the name it has in the log. Keys of one ``group`` share what
-    slots hold; ``priority`` is its class in the queue."""
-
-    name: str
-    secret: Secret
-    group: str = ""
-    priority: Literal["high", "normal", "low"] = "normal"
 
 
 # -- checks: take a value of the right type, return it normalised or say what is wrong ------------
@@ -129,13 +113,6 @@ def _path(value: str) -> str:
     return str(Path(value).expanduser()) if value.startswith("~") else value
 
 
-def _key(value: str) -> Secret:
-    # A key travels in a header: anything else could never match, or not in every client.
-    if not re.fullmatch(r"[!-~]+", value):
-        raise ValueError("a key is made of visible ASCII characters without spaces")
-    return Secret(value)
-
-
 _STATES = {"redis": "redis", "rediss": "rediss", "unix": "unix"}
 _STATES |= {"valkey": "redis", "valkeys": "rediss"}
 
@@ -173,7 +150,7 @@ def _sampler(value: str) -> str:
 
 
 def _maybe_key(value: str) -> Secret:
-    return _key(value) if value else Secret("")
+    return api_keys.checked(value) if value else Secret("")
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -203,7 +180,9 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     slots: Annotated[int, _says(_B, "requests at once; 0: as --slots", ge=0, le=1024)] = 0
     ctx_size: Annotated[int, _says(_B, "tokens per slot; 0: as --ctx-size", ge=0)] = 0
     weight: Annotated[float, _says(_B, "share of the load", gt=0, le=1000)] = 1.0
-    api_key: Annotated[Secret | None, _says(_B, "key to send to this server", _key)] = None
+    api_key: Annotated[Secret | None, _says(_B, "key to send to this server", api_keys.checked)] = (
+        None
+    )
     chat_mode: Annotated[
         Literal["auto", "native", "completion"] | None, _says(_B, "as --chat-mode, for this server")
     ] = None
@@ -556,19 +535,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60.0
 
     api_key: Annotated[
-        tuple[Secret, ...], _says(_ACCESS, "key a client must show; several are allowed", _key)
+        tuple[Secret, ...],
+        _says(
+            _ACCESS,
+            "key a client must show; several are allowed, each with a digest of it as its name",
+            api_keys.checked,
+        ),
     ] = ()
     api_key_file: Annotated[
         str,
         _says(
             _ACCESS,
-            "file of keys, a line each: KEY or NAME KEY (the name is for logs), then group=NAME "
-            "(keys of different groups share no cache) and priority=high|normal|low; # comments",
+            "file of keys, a line each: KEY or NAME KEY, then group=NAME (keys of different groups "
+            "share no cache) and priority=high|normal|low; # comments. The name owns the key's "
+            "data; a digest of the key if there is none",
         ),
     ] = ""
     admins: Annotated[
         tuple[str, ...],
-        _says(_ACCESS, "names of keys that may save, restore and erase slots (key-1: the first)"),
+        _says(_ACCESS, "names of keys that may save, restore and erase slots"),
     ] = ()
     wrong_keys: Annotated[
         int,
@@ -679,8 +664,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         """Every key a client may show. Empty: the API is open."""
-        named = (ApiKey(f"key-{n}", key) for n, key in enumerate(self.api_key, start=1))
-        return (*named, *self.file_keys)
+        flags = (unnamed(key, f"key-{n}") for n, key in enumerate(self.api_key, start=1))
+        return (*flags, *self.file_keys)
 
 
 class Row(NamedTuple):
@@ -932,31 +917,13 @@ def _mcp(raw: Any, path: str) -> tuple[McpConfig, ...]:
     return servers
 
 
-_KEY_FIELDS = ("group=", "priority=")
-
-
 def _read_keys(path: str, source: str) -> tuple[ApiKey, ...]:
-    keys = []
-    for number, line in enumerate(_read_text(path, source).splitlines(), start=1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        more = dict(word.split("=", 1) for word in words if word.startswith(_KEY_FIELDS))
-        words = [word for word in words if not word.startswith(_KEY_FIELDS)]
-        if not 1 <= len(words) <= 2 or more.get("priority", "low") not in ("high", "normal", "low"):
-            raise SettingsError(
-                f"{source}: {path}, line {number}: expected KEY or NAME KEY, then group=NAME, "
-                "priority=high|normal|low"
-            )
-        name = words[0] if len(words) == 2 else f"{Path(path).name}:{number}"
-        try:
-            keys.append(ApiKey(name, _key(words[-1]), **more))  # type: ignore[arg-type]
-        except ValueError as error:
-            raise SettingsError(f"{source}: {path}, line {number}: {error}") from None
-    if not keys:
-        # Going on would serve everybody, which is not what a key file is for.
-        raise SettingsError(f"{source}: {path} holds no key")
-    return tuple(keys)
+    try:
+        return api_keys.read(_read_text(path, source), path)
+    except SettingsError:
+        raise
+    except ValueError as error:
+        raise SettingsError(f"{source}: {error}") from None
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -1041,6 +1008,12 @@ def _agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     if template not in ("auto", "legacy", *shipped) and not Path(template).is_file():
         names = ", ".join(["auto", "legacy", *shipped])
         raise wrong("chat_template", f"{template!r} is neither a file nor one of {names}")
+    keys = settings.keys
+    if why := api_keys.conflict(keys):
+        raise wrong("api_key_file" if settings.file_keys else "api_key", why)
+    for name in settings.admins:
+        if why := api_keys.no_such_admin(name, keys):
+            raise wrong("admins", why)
     backends = settings.backends
     if not backends:
         raise wrong("llama_api", "no backend is left")

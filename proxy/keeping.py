@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from . import api_keys
 from .aside import aside
 from .cancel import Cancel
 from .config import Settings
@@ -116,7 +117,10 @@ class Keeping:
             from .store import conversations  # noqa: F401
             from .store.database import Database
 
-            database = Database(self._settings.database or f"sqlite:///{self._file}")
+            database = Database(
+                self._settings.database or f"sqlite:///{self._file}",
+                api_keys.renamed(self._settings.keys),
+            )
             database.upgrade()
             return database
 

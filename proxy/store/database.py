@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,14 @@ _LOCK = 0x510F  # of PostgreSQL's advisory locks: any number of our own
 
 
 class Database:
-    """`url` is SQLAlchemy's: sqlite:///FILE, sqlite:// (in memory), postgresql://…
+    """`url` is SQLAlchemy's: sqlite:///FILE, sqlite:// (in memory), postgresql://… `renamed` are
+    the names of keys that are others now: what such a key owns is renamed by the one migration
+    that takes this up, at the first start of a version that has it.
 
     Raises SQLAlchemy's errors where it cannot be had."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, renamed: Mapping[str, str] | None = None) -> None:
+        self._renamed = renamed or {}
         parsed = make_url(url)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
@@ -70,6 +73,7 @@ class Database:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"select pg_advisory_xact_lock({_LOCK})"))
             config.attributes["connection"] = connection
+            config.attributes["renamed"] = self._renamed
             command.upgrade(config, revision)
 
     def _revision(self) -> str:

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,6 +40,7 @@ create table if not exists cleared (owner text primary key, at real not null) wi
 """
 # What files of earlier versions lack.
 ADDED = {"writer": "text not null default ''", "touched": "real not null default 0"}
+VERSION = 1  # of a file: 1 since keys without a name are named by a digest
 BUSY = 5.0  # seconds to wait for another process that writes
 LEASE = 30.0  # seconds without a sign of life after which a writer on another host is gone
 _threads = Threads(4)
@@ -56,7 +57,8 @@ class Stored(NamedTuple):
 
 class ResponseStore:
     """`path` names a file, "" keeps all in memory; `most` responses and `most_bytes` a key. Every
-    call raises StoreUnavailable where the file cannot be used just now."""
+    call raises StoreUnavailable where the file cannot be used just now. `renamed` are the names of
+    keys that are others now: a file of an earlier version is changed to them, once."""
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class ResponseStore:
         most: int,
         most_bytes: int = 64 << 20,
         clock: Callable[[], float] = time.time,
+        renamed: Mapping[str, str] | None = None,
     ) -> None:
         self._path = path
         self._most = most
@@ -74,6 +77,7 @@ class ResponseStore:
         self._lock = threading.Lock()  # of the one connection to memory
         self._idle: deque[sqlite3.Connection] = deque()
         self._do(_prepare)
+        self._do(lambda db: _rename(db, renamed or {}))
 
     def put(
         self, owner: str, key: str, created: float, value: Stored, begun: float | None = None
@@ -249,6 +253,15 @@ class ResponseStore:
         for pragma in ("journal_mode = wal", "synchronous = normal", "secure_delete = on"):
             db.execute(f"pragma {pragma}").fetchall()
         return db
+
+
+def _rename(db: sqlite3.Connection, renamed: Mapping[str, str]) -> None:
+    """Within a transaction: other workers may be at the same."""
+    if db.execute("pragma user_version").fetchone()[0] >= VERSION:
+        return
+    for old, new in renamed.items():
+        db.execute("update response set owner = ? where owner = ?", (new, old))
+    db.execute(f"pragma user_version = {VERSION}")
 
 
 def _prepare(db: sqlite3.Connection) -> None:

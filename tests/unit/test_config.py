@@ -336,13 +336,61 @@ def test_keys_from_flags_and_file_have_names_for_the_log(tmp_path: Path) -> None
     path.write_text("# who may\n\nalice  sk-a\nsk-b\n", encoding="utf-8")
     settings = load(["--api-key", "k1,k2", "--api-key", "k3", "--api-key-file", str(path)], {})
     assert settings.keys == (
-        ApiKey("key-1", Secret("k1")),
-        ApiKey("key-2", Secret("k2")),
-        ApiKey("key-3", Secret("k3")),
+        ApiKey("key-58a61484e21f", Secret("k1"), former="key-1"),
+        ApiKey("key-aacfa43b6104", Secret("k2"), former="key-2"),
+        ApiKey("key-49f96c1e1f2d", Secret("k3"), former="key-3"),
         ApiKey("alice", Secret("sk-a")),
-        ApiKey("keys:4", Secret("sk-b")),
+        ApiKey("key-b6c99b13277e", Secret("sk-b"), former="keys:4"),
     )
     assert all(isinstance(key.secret, Secret) for key in settings.keys)
+
+
+def test_a_key_keeps_its_name_when_others_go(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("sk-anna\nsk-boris\n", encoding="utf-8")
+    names = {key.secret: key.name for key in load(["--api-key-file", str(path)], {}).keys}
+    for text in ("sk-boris\n", "# moved\n\nsk-boris priority=low\nsk-anna\n"):
+        path.write_text(text, encoding="utf-8")
+        for key in load(["--api-key-file", str(path)], {}).keys:
+            assert key.name == names[key.secret]
+    assert len(set(names.values())) == 2
+    for key in load(["--api-key", "sk-boris,sk-anna"], {}).keys:
+        assert key.name == names[key.secret]
+
+
+def test_keys_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("ann sk-1\nann sk-2\n", encoding="utf-8")
+    assert "two keys are named 'ann'" in wrong("--api-key-file", str(path))
+    (unnamed,) = load(["--api-key", "k1"], {}).keys
+    path.write_text(f"{unnamed.name} sk-2\n", encoding="utf-8")
+    message = wrong("--api-key", "k1", "--api-key-file", str(path))
+    assert f"two keys are named '{unnamed.name}'" in message
+    assert load(["--api-key-file", str(path)], {}).keys[0].name == unnamed.name  # as its successor
+
+
+@pytest.mark.parametrize("text", ["ann sk-1\nbob sk-1\n", "sk-1\nsk-1\n", "ann k1\n", "k1\n"])
+def test_a_key_given_twice_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text, encoding="utf-8")
+    message = wrong("--api-key", "k1", "--api-key-file", str(path))
+    assert "key" in message and "sk-1" not in message and "k1" not in message
+
+
+def test_admins_are_names_of_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("ann sk-1\nsk-2\n", encoding="utf-8")
+    flags = ("--api-key", "k1", "--api-key-file", str(path), "--admins")
+    first, _, third = load(flags[:-1], {}).keys
+    assert load([*flags, f"ann,{first.name}"], {}).admins == ("ann", first.name)
+    for place, key in (("key-1", first), ("keys:2", third)):
+        message = wrong(*flags, place)
+        assert "--admins" in message and f"write '{key.name}'" in message
+    assert "no key is named 'bob'" in wrong(*flags, "bob")
+    assert "no key is named 'key-9'" in wrong(*flags, "key-9")
+    assert "there are no keys" in wrong("--admins", "ann")
+    path.write_text("key-1 sk-1\n", encoding="utf-8")  # a name like any other
+    assert load(["--api-key-file", str(path), "--admins", "key-1"], {}).admins == ("key-1",)
 
 
 def test_no_key_leaves_the_api_open() -> None:
@@ -465,7 +513,7 @@ def test_a_key_line_may_name_a_group_and_a_class(tmp_path: Path) -> None:
     file.write_text("ann KEY-A group=red priority=high\nKEY-B group=blue\nplain KEY-C\n")
     ann, nameless, plain = load(["--api-key-file", str(file)], {}).keys
     assert (ann.name, ann.group, ann.priority) == ("ann", "red", "high")
-    assert (nameless.name, nameless.group, nameless.secret) == ("keys:2", "blue", "KEY-B")
+    assert (nameless.former, nameless.group, nameless.secret) == ("keys:2", "blue", "KEY-B")
     assert (plain.group, plain.priority) == ("", "normal")
     for line in ("KEY priority=urgent", "group=red", "a b c group=x"):
         file.write_text(line)

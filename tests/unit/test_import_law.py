@@ -23,7 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cancel": set(),
     "locks": set(),
     "resources": set(),
-    "config": {"", "core", "resources"},  # "" is proxy/__init__.py: the version
+    "api_keys": set(),
+    "config": {"", "api_keys", "core", "resources"},  # "" is proxy/__init__.py: the version
     "wire": {"core", "errors"},
     "prompting": {"core", "errors"},
     "dialects": {"core", "errors", "wire"},
@@ -53,8 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "compiling": {"core", "errors", "aside", "cancel", "children", "prompting"},
     "aside": set(),
-    "store": {"errors", "aside", "knowledge"},  # rows become knowledge's values
-    "keeping": {"aside", "cancel", "config", "gateway", "knowledge", "store"},
+    "store": {"errors", "aside", "api_keys", "knowledge"},  # rows become knowledge's values
+    "keeping": {"aside", "api_keys", "cancel", "config", "gateway", "knowledge", "store"},
     "knowledge": {"core", "errors", "aside", "cancel", "confinement", "store"},
     "web": {
         "aside",

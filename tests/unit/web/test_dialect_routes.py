@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.config import Secret
+from proxy.api_keys import Secret, unnamed
 from proxy.core.events import Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.usage import Usage
 from proxy.errors import UpstreamFault, UpstreamTimeout
@@ -34,7 +34,8 @@ def api() -> FlaskClient:
 
 @pytest.fixture
 def locked() -> FlaskClient:
-    return client(api_key=(Secret("one"), Secret("two")), admins=("key-1",))
+    keys = (Secret("one"), Secret("two"))
+    return client(api_key=keys, admins=(unnamed(keys[0], "").name,))
 
 
 def key(name: str) -> dict[str, str]:

@@ -1,0 +1,58 @@
+"""Keys without a name are named by a digest of the secret, where they were numbered by place
+
+Only the settings know which key had which number. The names are those of the first start of a
+version that has this migration; it runs once, so that keys which change their place later take
+nothing that belongs to others.
+"""
+
+import logging
+
+import sqlalchemy as sa
+from alembic import context, op
+
+from proxy.api_keys import by_place
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+OWNED = (
+    "knowledge_base",
+    "document",
+    "job",
+    "conversation",
+    "feedback",
+    "openai_file",
+    "openai_vector_store",
+    "openai_vector_store_file",
+    "openai_file_batch",
+)
+log = logging.getLogger("slotproxy.store")
+
+
+def upgrade() -> None:
+    connection = op.get_bind()
+    renamed = context.config.attributes.get("renamed", {})
+    left: set[str] = set()
+    for name in OWNED:
+        table = sa.table(name, sa.column("owner"))
+        owners = connection.execute(sa.select(table.c.owner).distinct()).scalars()
+        for owner in list(owners):
+            if renamed.get(owner, owner) != owner:
+                connection.execute(
+                    table.update().where(table.c.owner == owner).values(owner=renamed[owner])
+                )
+                log.warning("what %s owned in %s now belongs to %s", owner, name, renamed[owner])
+            elif owner not in renamed and by_place(owner):
+                left.add(owner)
+    for owner in sorted(left):
+        log.warning(
+            "what %s owns was left: no key without a name is at that place. A key of this name in "
+            "--api-key-file gets it",
+            owner,
+        )
+
+
+def downgrade() -> None:
+    pass
