@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +79,7 @@ from .web.routing import LateRule
 from .web.services import EXTENSION, Services
 from .web.services import services_of as services_of  # for who serves it
 from .web.shares import Shares
+from .web.site import Sites, keyed, keyless
 from .websearch import WebSearch, metasearch
 from .websearch.engines import Bing, Brave, SearXNG, Tavily
 from .websearch.metasearch import Metasearch
@@ -165,6 +167,9 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
     if settings.pages:
         pages.install(app)
     cors.install(app, settings.cors_origins)
+    machine = socket.gethostname()
+    sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)
+    app.judge = keyed(sites) if settings.keys else keyless(sites)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
     registry.start()

@@ -113,6 +113,17 @@ def _path(value: str) -> str:
     return str(Path(value).expanduser()) if value.startswith("~") else value
 
 
+def _allowed(value: str) -> str:
+    host = value.lower().removesuffix(".")
+    host = host[1:] if host.startswith("*.") else host
+    if host != "*" and not re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
+        raise ValueError(
+            f"expected a name without port, as gateway.example.org or .example.org, or *, "
+            f"got {value!r}"
+        )
+    return host
+
+
 _STATES = {"redis": "redis", "rediss": "rediss", "unix": "unix"}
 _STATES |= {"valkey": "redis", "valkeys": "rediss"}
 
@@ -581,6 +592,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "origin whose pages may call this API, or a host (localhost) for all its pages; none: "
             "no CORS headers",
             _origin,
+        ),
+    ] = ()
+
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        _says(
+            _ACCESS,
+            "without keys: name under which clients reach this gateway, beside localhost, IP "
+            "addresses and names of private networks; .example.org: all below it; *: any",
+            _allowed,
         ),
     ] = ()
 

@@ -38,10 +38,15 @@ class Application(Flask):
         super().__init__(name, static_folder=None)
         self.direct: dict[str, View] = {}  # what is called for a POST to a path
         self.proxies: TrustedProxies | None = None
+        # What refuses a request before all else; None lets it through.
+        self.judge: Callable[[Environ], Response | None] = lambda environ: None
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if self.proxies is not None:
             environ["REMOTE_ADDR"] = self.proxies.client(environ)
+        refused = self.judge(environ)
+        if refused is not None:
+            return refused(environ, start_response)
         view = self.direct.get(environ["PATH_INFO"])
         if (
             view is None
