@@ -9,14 +9,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from . import __version__, api_keys, resources
+from . import __version__, api_keys, private, resources
 from .agent import Server, Toolbox, functions
 from .agent.toolbox import OWN
 from .backends.chatglm.driver import ChatGLM
@@ -42,7 +41,7 @@ from .errors import (
     Unauthorized,
 )
 from .gateway import Embedder, Gateway, Manner
-from .keeping import Keeping, data_folder
+from .keeping import FILES, RESPONSES, Keeping, folder_of
 from .prompters import Prompters
 from .prompting.layouts import Layouts
 from .scheduling.admission import Admission
@@ -321,9 +320,9 @@ def _responses(settings: Settings) -> ResponseStore:
     """Where there may be other workers, in a file: they are asked for the same responses."""
     path = settings.response_store
     if settings.state and not path:
-        folder = Path(settings.data) if settings.data else data_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        path = str(folder / "responses.sqlite")
+        folder = folder_of(settings)
+        private.folder(folder, FILES)
+        path = str(folder / RESPONSES)
     try:
         return ResponseStore(
             path, settings.stored_responses, renamed=api_keys.renamed(settings.keys)

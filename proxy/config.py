@@ -40,7 +40,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from proxy import __version__, api_keys
+from proxy import __version__, api_keys, private
 from proxy.api_keys import ApiKey as ApiKey
 from proxy.api_keys import Secret as Secret
 from proxy.api_keys import unnamed
@@ -110,6 +110,7 @@ def _proxy(value: str) -> str:
 
 
 def _path(value: str) -> str:
+    """A shell expands ~, a file and the environment do not."""
     return str(Path(value).expanduser()) if value.startswith("~") else value
 
 
@@ -182,7 +183,7 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     stands for."""
 
     url: Annotated[str, _says(_B, "address of the server", _url)] = ""
-    file: Annotated[str, _says(_B, "ChatGLM model file to run here, instead of a url")] = ""
+    file: Annotated[str, _says(_B, "ChatGLM model file to run here, instead of a url", _path)] = ""
     name: Annotated[str, _says(_B, "name in logs and in /v1/backends; default: host and port")] = ""
     model: Annotated[str, _says(_B, "model name it serves; default: what it says")] = ""
     kind: Annotated[
@@ -308,7 +309,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     chatglm_model: Annotated[
         tuple[str, ...],
-        _says(_GLM, "model file of chatglm_cpp to run here; several are several models"),
+        _says(_GLM, "model file of chatglm_cpp to run here; several are several models", _path),
     ] = ()
     chatglm_isolation: Annotated[
         Literal["process", "thread"],
@@ -344,6 +345,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _PROMPT,
             "auto (the server's own, else legacy), legacy (the text form of the flags below), "
             "the name of a template in templates/chat, or a file",
+            _path,
         ),
     ] = "auto"
     chat_prompt: Annotated[str, _says(_PROMPT, "legacy form: the text on top", _text)] = (
@@ -653,6 +655,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mcp: tuple[McpConfig, ...] = ()
     file_keys: tuple[ApiKey, ...] = ()
     names_backend: bool = False
+    warnings: tuple[str, ...] = ()  # to be said at the start
 
     @property
     def backends(self) -> tuple[BackendConfig, ...]:
@@ -1000,7 +1003,39 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         values = {**dict.fromkeys(EVERYTHING, True), **values}
     if values.get("api_key_file"):
         values["file_keys"] = _read_keys(values["api_key_file"], sources["api_key_file"])
+    values["warnings"] = _warnings(values, sources, config)
     return _agree(Settings(**values), sources)
+
+
+def _warnings(
+    values: Mapping[str, Any], sources: Mapping[str, str], config: str
+) -> tuple[str, ...]:
+    """What is allowed but shows keys to other users of this machine; `config` is the file's path,
+    if there is one."""
+    found = []
+    in_file = any(one.api_key for one in values.get("backend", ()))
+    in_file |= any(one.env or one.headers for one in values.get("mcp", ()))
+    for row in table():
+        value = values.get(row.name)
+        # An address of a state is a secret for the password that may be in it.
+        if row.item is not Secret or not value or (row.name == "state" and "@" not in value):
+            continue
+        source = sources[row.name]
+        if source == row.flag:
+            instead = row.variable + (" or --api-key-file" if row.name == "api_key" else "")
+            found.append(f"{source} can be read by every user of this machine (ps); use {instead}")
+        in_file |= source not in (row.flag, row.variable)
+    if in_file:
+        found += _shown(config)
+    if values.get("api_key_file"):
+        found += _shown(values["api_key_file"])
+    return tuple(found)
+
+
+def _shown(path: str) -> list[str]:
+    if not private.shown(Path(path).expanduser()):
+        return []
+    return [f"{path} holds keys and can be read by every user of this machine; chmod o-r {path}"]
 
 
 def _agree(settings: Settings, sources: Mapping[str, str]) -> Settings:

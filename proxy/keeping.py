@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from . import api_keys
+from . import api_keys, private
 from .aside import aside
 from .cancel import Cancel
 from .config import Settings
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .store.quota import Quota
 
 NEEDED = ("sqlalchemy", "alembic", "apsw")  # of the extra `knowledge`
+# What may be in the folder.
+DATABASE, INDEX, RESPONSES = FILES = ("slotproxy.db", "index.db", "responses.sqlite")
 AFTER = 3.0  # seconds from the start until what was kept is opened: first answers go first
 T = TypeVar("T")
 
@@ -76,6 +78,8 @@ class Keeping:
 
     def resume(self) -> None:
         """Open what was kept before, in the background."""
+        for name in FILES:
+            private.narrow(self._folder / name)
         if self._there and (self._settings.database or self._file.exists()):
             opening = threading.Timer(AFTER, self._open)
             opening.daemon = True
@@ -103,11 +107,11 @@ class Keeping:
 
     @property
     def _folder(self) -> Path:
-        return Path(self._settings.data) if self._settings.data else data_folder()
+        return folder_of(self._settings)
 
     @property
     def _file(self) -> Path:
-        return self._folder / "slotproxy.db"
+        return self._folder / DATABASE
 
     @cached_property
     def _database(self) -> Database:
@@ -117,6 +121,7 @@ class Keeping:
             from .store import conversations  # noqa: F401
             from .store.database import Database
 
+            private.folder(self._folder, FILES)
             database = Database(
                 self._settings.database or f"sqlite:///{self._file}",
                 api_keys.renamed(self._settings.keys),
@@ -138,8 +143,11 @@ class Keeping:
     def _index(self) -> Index:
         from .knowledge.index import Index, open_shelf
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        shelf = open_shelf(self._database.engine, self._folder / "index.db")
+        file = self._folder / INDEX
+        if not self._settings.database.startswith("postgresql"):
+            private.folder(self._folder, FILES)
+            private.database(file)
+        shelf = open_shelf(self._database.engine, file)
         index = Index(shelf, self._embed if self._embedder else None)
         atexit.register(index.close)
         return index
@@ -200,6 +208,11 @@ class Keeping:
         assert self._ranker is not None, "it is asked for only where there is one"
         _, found = self._ranker.rerank("", query, texts, Cancel())
         return found.scores
+
+
+def folder_of(settings: Settings) -> Path:
+    """Where files of ours are kept."""
+    return Path(settings.data) if settings.data else data_folder()
 
 
 def data_folder() -> Path:

@@ -118,6 +118,8 @@ def _tell_all(app: Flask, settings: Settings, addresses: list[str]) -> None:
 
 def _announce(settings: Settings, addresses: list[str], how: str) -> None:
     """The line that says what is served. Tests and scripts wait for "listening on URL"."""
+    for warning in settings.warnings:
+        say(f"warning: {warning}")
     upstream = ", ".join(one.address for one in settings.backends)
     if settings.is_default:
         upstream += " or else the bundled model"

@@ -17,6 +17,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, t
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import StaticPool
 
+from .. import private
 from . import sqlite
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -38,7 +39,8 @@ class Database:
             parsed = parsed.set(drivername="postgresql+psycopg")
         self._file = _file(parsed)
         if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.database(self._file)
         options: dict[str, Any] = {"pool_pre_ping": True}
         if parsed.get_backend_name() == "sqlite":
             options = {"connect_args": {"timeout": BUSY, "check_same_thread": False}}
@@ -90,6 +92,7 @@ class Database:
             yield
             return
         beside = self._file.with_name(self._file.name + ".lock")
+        private.database(beside)
         with closing(sqlite3.connect(beside, timeout=BUSY, isolation_level=None)) as lock:
             lock.execute("begin exclusive")
             yield

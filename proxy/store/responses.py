@@ -16,8 +16,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from .. import private
 from ..aside import Threads, aside
 from ..errors import StoreUnavailable
 from . import writers
@@ -76,6 +78,8 @@ class ResponseStore:
         self._open: set[tuple[str, str]] = set()  # being made by this process
         self._lock = threading.Lock()  # of the one connection to memory
         self._idle: deque[sqlite3.Connection] = deque()
+        if path:
+            private.database(Path(path))
         self._do(_prepare)
         self._do(lambda db: _rename(db, renamed or {}))
 

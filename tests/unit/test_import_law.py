@@ -24,7 +24,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "locks": set(),
     "resources": set(),
     "api_keys": set(),
-    "config": {"", "api_keys", "core", "resources"},  # "" is proxy/__init__.py: the version
+    "private": set(),
+    "config": {
+        "",
+        "api_keys",
+        "core",
+        "private",
+        "resources",
+    },  # "" is proxy/__init__.py: the version
     "wire": {"core", "errors"},
     "prompting": {"core", "errors"},
     "dialects": {"core", "errors", "wire"},
@@ -54,8 +61,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "compiling": {"core", "errors", "aside", "cancel", "children", "prompting"},
     "aside": set(),
-    "store": {"errors", "aside", "api_keys", "knowledge"},  # rows become knowledge's values
-    "keeping": {"aside", "api_keys", "cancel", "config", "gateway", "knowledge", "store"},
+    "store": {
+        "errors",
+        "aside",
+        "api_keys",
+        "knowledge",
+        "private",
+    },  # rows become knowledge's values
+    "keeping": {
+        "aside",
+        "api_keys",
+        "cancel",
+        "config",
+        "gateway",
+        "knowledge",
+        "private",
+        "store",
+    },
     "knowledge": {"core", "errors", "aside", "cancel", "confinement", "store"},
     "web": {
         "aside",
