@@ -30,14 +30,20 @@ class Secret(str):
 
 class ApiKey(msgspec.Struct, frozen=True):
     """A key a client may show. ``name`` owns all that is kept for it, and stands in the log. Keys
-    of one ``group`` share what slots hold; ``priority`` is its class in the queue. ``former`` is
-    the name that earlier versions gave a key without one, by its place; else empty."""
+    of one ``group`` share what slots hold, a key without one shares with nobody; ``priority`` is
+    its class in the queue. ``former`` is the name that earlier versions gave a key without one, by
+    its place; else empty."""
 
     name: str
     secret: Secret
     group: str = ""
     priority: Literal["high", "normal", "low"] = "normal"
     former: str = ""
+
+    @property
+    def cache_group(self) -> str:
+        """The group, or one of the key's own: no group in a file has a space in its name."""
+        return self.group or f"key {self.name}"
 
 
 def checked(value: str) -> Secret:

@@ -75,6 +75,7 @@ from .web.observe import Lines, Observer, Record
 from .web.ongoing import Ongoing
 from .web.peers import TrustedProxies
 from .web.routing import LateRule
+from .web.seen import Seen
 from .web.services import EXTENSION, Services
 from .web.services import services_of as services_of  # for who serves it
 from .web.shares import Shares
@@ -94,7 +95,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
 
     Raises SettingsError for a setting that only a part can judge."""
     logging.basicConfig(handlers=[Lines()], level=settings.log_level.upper())
-    groups = len({key.group for key in settings.keys}) > 1
+    groups = len({key.cache_group for key in settings.keys}) > 1
     scheduler = _scheduler(settings, "", groups=groups, disk=settings.slot_disk)
     registry = Registry(
         backends or [_backend(settings, config) for config in _configs(settings)],
@@ -156,6 +157,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         keeping.knowledge,
         keeping.conversations,
         keeping.vector_stores,
+        seen=_seen(settings),
     )
     for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, slots, status):
         app.register_blueprint(routes.blueprint, url_prefix=settings.api_prefix)
@@ -314,6 +316,13 @@ def _scheduler(
     atexit.register(shared.close)
     shared.ready(JOINS)
     return shared
+
+
+def _seen(settings: Settings) -> Seen:
+    """Workers that share a table show the same; they have no other secret in common."""
+    if not settings.state:
+        return Seen()
+    return Seen([settings.state, settings.state_name, *(key.secret for key in settings.keys)])
 
 
 def _responses(settings: Settings) -> ResponseStore:

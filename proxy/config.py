@@ -559,14 +559,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         _says(
             _ACCESS,
-            "file of keys, a line each: KEY or NAME KEY, then group=NAME (keys of different groups "
-            "share no cache) and priority=high|normal|low; # comments. The name owns the key's "
-            "data; a digest of the key if there is none",
+            "file of keys, a line each: KEY or NAME KEY, then group=NAME (keys of one group share "
+            "their cache, as group=shared) and priority=high|normal|low; # comments. The name owns "
+            "the key's data; a digest of the key if there is none",
         ),
     ] = ""
     admins: Annotated[
         tuple[str, ...],
-        _says(_ACCESS, "names of keys that may save, restore and erase slots"),
+        _says(
+            _ACCESS,
+            "names of keys that may save, restore and erase slots, and see where backends are",
+        ),
     ] = ()
     wrong_keys: Annotated[
         int,

@@ -7,10 +7,11 @@
 `embedder` stands beside them: embeddings and rankings.
 """
 
+from ..scheduling.view import SlotView, View
 from .answer import Answer, Gateway
 from .caller import Caller
 from .embedder import Embedder
 from .info import Info
 from .way import Manner
 
-__all__ = ["Answer", "Caller", "Embedder", "Gateway", "Info", "Manner"]
+__all__ = ["Answer", "Caller", "Embedder", "Gateway", "Info", "Manner", "SlotView", "View"]

@@ -23,7 +23,9 @@ class Callers:
     """The callers behind the keys."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
-        self._known = {key.name: Caller(key.name, key.group, SHARES[key.priority]) for key in keys}
+        self._known = {
+            key.name: Caller(key.name, key.cache_group, SHARES[key.priority]) for key in keys
+        }
         # Without keys nobody is told from another: any class may be asked for.
         self._most = 0.0 if self._known else SHARES["high"]
 

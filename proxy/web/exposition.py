@@ -3,7 +3,7 @@ never asked and prometheus_client takes a twentieth of a start."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -19,13 +19,14 @@ from .metrics import COUNTERS, HISTOGRAMS, Counts
 from .native_metrics import native
 
 
-def text(counts: Counts, gateway: Gateway) -> bytes:
-    """What was counted so far, and how things are at this moment."""
+def text(counts: Counts, gateway: Gateway, shown: Callable[[str], str] = str) -> bytes:
+    """What was counted so far, and how things are at this moment; `shown` tells how backends are
+    called."""
 
     class Now(Collector):
         def collect(self) -> Iterator[Metric]:
-            yield from _counted(counts)
-            yield from _gauges(gateway)
+            yield from _counted(counts, shown)
+            yield from _gauges(gateway, shown)
 
     registry = CollectorRegistry()
     registry.register(Now())
@@ -34,7 +35,7 @@ def text(counts: Counts, gateway: Gateway) -> bytes:
     )
 
 
-def _counted(counts: Counts) -> Iterator[Metric]:
+def _counted(counts: Counts, shown: Callable[[str], str]) -> Iterator[Metric]:
     yield GaugeMetricFamily("vllm:num_requests_running", "Requests in the making", counts.running)
     counter = CounterMetricFamily(
         "slotproxy:requests", "Requests by route and outcome", labels=["path", "outcome"]
@@ -45,16 +46,16 @@ def _counted(counts: Counts) -> Iterator[Metric]:
     for i, (name, help_) in enumerate(COUNTERS):
         counter = CounterMetricFamily(name, help_, labels=["backend"])
         for backend, (tokens, _) in counts.backends.items():
-            counter.add_metric([backend], tokens[i])
+            counter.add_metric([shown(backend)], tokens[i])
         yield counter
     for i, (name, help_, _) in enumerate(HISTOGRAMS):
         histogram = HistogramMetricFamily(name, help_, labels=["backend"])
         for backend, (_, found) in counts.backends.items():
-            histogram.add_metric([backend], *found[i])
+            histogram.add_metric([shown(backend)], *found[i])
         yield histogram
 
 
-def _gauges(gateway: Gateway) -> Iterable[Metric]:
+def _gauges(gateway: Gateway, shown: Callable[[str], str]) -> Iterable[Metric]:
     scheduler = gateway.scheduler
     waiting = GaugeMetricFamily("vllm:num_requests_waiting", "Requests in the queue")
     waiting.add_metric([], scheduler.waiting)
@@ -62,7 +63,8 @@ def _gauges(gateway: Gateway) -> Iterable[Metric]:
     slots = GaugeMetricFamily("slotproxy:slots", "Slots", labels=["backend"])
     up = GaugeMetricFamily("slotproxy:backend_up", "1 when it answers", labels=["backend"])
     for backend in gateway.registry.backends.values():
-        busy.add_metric([backend.name], scheduler.in_flight(backend.name))
-        slots.add_metric([backend.name], scheduler.slots(backend.name))
-        up.add_metric([backend.name], float(bool(backend.up)))
+        labels = [shown(backend.name)]
+        busy.add_metric(labels, scheduler.in_flight(backend.name))
+        slots.add_metric(labels, scheduler.slots(backend.name))
+        up.add_metric(labels, float(bool(backend.up)))
     return [waiting, busy, slots, up]

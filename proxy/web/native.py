@@ -15,7 +15,7 @@ from ..core.invalid import Invalid
 from ..dialects import fields, llamacpp_native, openai_chat
 from ..errors import Forbidden, NoBackend, NotFound
 from ..gateway.slots import act
-from . import body
+from . import body, seen
 from .direct import Environ, Sent, post
 from .exchange import complete, plain
 from .observe import Record
@@ -93,7 +93,8 @@ def props() -> Response:
 @blueprint.get("/slots")
 def slots() -> Response:
     def view(here: Services, record: Record) -> Any:
-        found = _slots(here)
+        shown = seen.names(here, record.key)
+        found = [{**slot, "backend": shown(slot["backend"])} for slot in _slots(here)]
         if request.args.get("fail_on_no_slot") and all(s["is_processing"] for s in found):
             raise NoBackend("no slot available", retry_after=1.0)
         return found

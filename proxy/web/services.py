@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
@@ -16,6 +16,7 @@ from .background import Jobs
 from .calling import Callers
 from .observe import Observer
 from .ongoing import Ongoing
+from .seen import Seen
 from .shares import Shares
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Services:
     knowledge: Knowledge | None = None  # where it is not asked for, or cannot be had
     conversations: ConversationStore | None = None
     vector_stores: VectorStores | None = None  # as knowledge
+    seen: Seen = field(default_factory=Seen)
 
 
 def services() -> Services:

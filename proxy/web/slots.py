@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, request
 
+from . import seen
 from .exchange import plain
 from .observe import Record
 from .services import Services
@@ -21,7 +22,6 @@ blueprint = Blueprint("slots", __name__)
 def slots() -> Response:
     def view(here: Services, record: Record) -> Any:
         caller = here.callers.caller(record.key, request.environ)
-        view = here.gateway.scheduler.view(caller.group, caller.key)
-        return {"object": "slots", **msgspec.to_builtins(view)}
+        return {"object": "slots", **msgspec.to_builtins(seen.view(here, caller))}
 
     return plain(view)

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, request
 
 from ..dialects import openai
 from ..errors import GatewayError, NotFound
+from . import seen
 from .exchange import plain, refuse
 from .observe import Record
 from .services import Services, services
@@ -44,14 +45,15 @@ def live() -> Response:
 @blueprint.get("/v1/backends")
 def backends() -> Response:
     def view(here: Services, record: Record) -> Any:
-        return {"object": "list", "data": listed(here)}
+        return {"object": "list", "data": listed(here, record.key)}
 
     return plain(view)
 
 
-def listed(here: Services) -> list[dict[str, Any]]:
-    """The backends and what the probe found, as /v1/backends has them."""
+def listed(here: Services, key: str) -> list[dict[str, Any]]:
+    """The backends and what the probe found, as /v1/backends has them for this key."""
     scheduler = here.gateway.scheduler
+    shown = seen.names(here, key)
     out = []
     for backend in here.gateway.registry.backends.values():
         caps = backend.caps
@@ -62,7 +64,7 @@ def listed(here: Services) -> list[dict[str, Any]]:
             del found["settings"]  # GET /props has them
         out.append(
             {
-                "id": backend.name,
+                "id": shown(backend.name),
                 "object": "backend",
                 "state": _state(backend.up),
                 "error": backend.trouble or None,
@@ -91,13 +93,14 @@ def metrics() -> Response:
     try:
         if not here.settings.metrics:
             raise NotFound("metrics are off: start with --metrics")
-        here.keys.check(request.environ)
+        key = here.keys.check(request.environ)
     except GatewayError as error:
         return refuse(error, openai.error, Record.of(request.environ))
 
     from . import exposition  # late: see there
 
-    text = exposition.text(here.observer.counts(), here.gateway)
+    shown = seen.names(here, key)
+    text = exposition.text(here.observer.counts(), here.gateway, shown)
     response = Response(text, mimetype="text/plain")
     response.headers["Process-Start-Time-Unix"] = str(here.started)
     return response

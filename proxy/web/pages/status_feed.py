@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ...gateway import Caller
+from .. import seen
 from ..history import SAMPLES, STEP, total
 from ..services import Services
 from ..status import listed
@@ -25,14 +26,14 @@ def now(here: Services, caller: Caller) -> dict[str, Any]:
     """What is so at this moment: backends, slots, queue, and the last minute and hour in numbers.
 
     Of other groups no more than that a slot is theirs; no text of a prompt."""
-    view = here.gateway.scheduler.view(caller.group, caller.key)
+    view = seen.view(here, caller)
     samples = here.observer.samples()
     newest = time.time() - 60
     return {
         "at": time.time(),
         "started": here.started,
         "running": here.observer.running,
-        "backends": listed(here),
+        "backends": listed(here, caller.key),
         "slots": msgspec.to_builtins(view.backends),
         "queue": msgspec.to_builtins(view.queue),
         "minute": msgspec.to_builtins(total([one for one in samples if one.at >= newest])),

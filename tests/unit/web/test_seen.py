@@ -1,0 +1,132 @@
+"""What a key may see of backends and slots: its own, no addresses, no digest to guess at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.api_keys import ApiKey, Secret
+from proxy.app import create_app
+from proxy.backends.registry import Backend
+from proxy.config import Settings
+from proxy.core.events import Batch, Finished, Started, TextDelta
+from proxy.core.usage import Usage
+from proxy.web.seen import Seen
+from tests.fakes import ScriptedDriver, client, services_of, wait_until
+
+ANN, BOB, BOSS = (ApiKey(name, Secret(f"sk-{name}")) for name in ("ann", "bob", "boss"))
+ROUTES = ("/v1/backends", "/v1/slots", "/slots", "/metrics", "/pages/api/status")
+
+
+def served(keys: Sequence[ApiKey], *places: tuple[str, str]) -> FlaskClient:
+    """A gateway with backends of these names and addresses, the first answered once."""
+    backends = [Backend(name, address, ScriptedDriver()) for name, address in places]
+    settings = Settings(file_keys=tuple(keys), admins=("boss",), metrics=True, wait_for_backend=0.0)
+    app = create_app(settings, backends)
+    wait_until(lambda: services_of(app).gateway.registry.settled)
+    return app.test_client()
+
+
+def told(to: FlaskClient, path: str, key: ApiKey | None) -> str:
+    headers = {"Authorization": f"Bearer {key.secret}"} if key else {}
+    answer = to.get(path, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def ask(to: FlaskClient, key: ApiKey | None, text: str = "Hi") -> None:
+    body = {"messages": [{"role": "user", "content": text}]}
+    headers = {"Authorization": f"Bearer {key.secret}"} if key else {}
+    assert to.post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+
+
+PLACES = (("10.0.0.5:8080", "http://10.0.0.5:8080"), ("big", "http://10.0.0.6:8080"))
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_addresses_of_backends_are_for_admins(path: str) -> None:
+    to = served((ANN, BOSS), *PLACES)
+    ask(to, ANN)
+    ask(to, ANN)
+    seen = told(to, path, ANN)
+    assert "10.0.0." not in seen and "8080" not in seen
+    assert "backend-1" in seen and "big" in seen
+    assert "10.0.0.5:8080" in told(to, path, BOSS)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_without_keys_everybody_sees_addresses(path: str) -> None:
+    assert "10.0.0.5:8080" in told(served((), *PLACES), path, None)
+
+
+def test_a_backend_keeps_its_number() -> None:
+    seen = Seen()
+    assert seen.name("a:1", "http://a:1") == "backend-1"
+    assert seen.name("gone:1", "") == "backend-2"
+    assert seen.name("named", "http://b:1") == "named"
+    assert seen.name("c:1", "http://c:1") == "backend-3"
+    assert seen.name("glm", "/models/glm.bin") == "glm"
+    assert [seen.name(one, "") for one in ("a:1", "named", "c:1")] == [
+        "backend-1",
+        "named",
+        "backend-3",
+    ]
+    assert seen.name("a:1/model", "http://a:1") == "backend-4"  # any name with an address in it
+
+
+def conversations(to: FlaskClient, key: ApiKey | None) -> set[str]:
+    headers = {"Authorization": f"Bearer {key.secret}"} if key else {}
+    found = to.get("/v1/slots", headers=headers).json
+    assert found is not None
+    slots = [slot for one in found["backends"] for slot in one["slots"]]
+    return {slot["conversation"] for slot in slots if slot.get("conversation")}
+
+
+def test_keys_without_a_group_share_nothing() -> None:
+    to = served((ANN, BOB), *PLACES[:1])
+    ask(to, ANN)
+    assert conversations(to, ANN) and not conversations(to, BOB)
+
+
+def test_keys_of_one_group_share() -> None:
+    keys = [ApiKey(name, Secret(f"sk-{name}"), "shared") for name in ("ann", "bob")]
+    to = served(keys, *PLACES[:1])
+    ask(to, keys[0])
+    assert conversations(to, keys[0]) == conversations(to, keys[1]) != set()
+
+
+def test_a_key_is_not_in_a_group_that_is_called_like_it() -> None:
+    groups = {key.cache_group for key in (ANN, BOB, ApiKey("x", Secret("x"), "ann"))}
+    assert len(groups) == 3
+    assert not any(ApiKey("x", Secret("x"), "keyann").cache_group == one for one in groups)
+
+
+def test_digests_of_conversations_are_salted() -> None:
+    """The same text of the same key is another digest in another process."""
+    one, other = (served((ANN, BOB), *PLACES[:1]) for _ in range(2))
+    for to in (one, other):
+        ask(to, ANN)
+    assert len(conversations(one, ANN)) == 1
+    assert conversations(one, ANN) == conversations(one, ANN)
+    assert not conversations(one, ANN) & conversations(other, ANN)
+
+
+def test_workers_that_share_a_table_show_the_same_digests() -> None:
+    first, second, other = Seen(["state", "sk-1"]), Seen(["state", "sk-1"]), Seen(["state", "sk-2"])
+    assert first.digest("ab") == second.digest("ab") != other.digest("ab")
+
+
+def cached(answer_cached: int) -> list[Batch]:
+    usage = Usage(50, 1, answer_cached)
+    return [[Started(slot=0)], [TextDelta("x")], [Finished("stop", usage, slot=0)]]
+
+
+def test_a_guess_at_another_keys_prompt_is_evaluated_anew() -> None:
+    """Where slots hold another key's prompt, the server is told not to reuse it."""
+    driver = ScriptedDriver(cached(0))
+    to = client(driver, file_keys=(ANN, BOB), slots=1)
+    for key in (ANN, ANN, BOB, ANN):
+        ask(to, key, "a long secret question")
+    assert [task.sampling.get("cache_prompt") for task in driver.tasks][1:] == [None, False, False]
