@@ -47,6 +47,7 @@ from .prompting.layouts import Layouts
 from .scheduling.admission import Admission
 from .scheduling.scheduler import Scheduler
 from .scheduling.shared import RedisLog, SharedScheduler
+from .store.live import MemorySessions
 from .store.responses import ResponseStore
 from .web import (
     anthropic,
@@ -158,6 +159,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
         keeping.conversations,
         keeping.vector_stores,
         seen=_seen(settings),
+        sessions=keeping.sessions or (None if settings.state else MemorySessions()),
     )
     for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, slots, status):
         app.register_blueprint(routes.blueprint, url_prefix=settings.api_prefix)

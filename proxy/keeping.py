@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .store.files import FileStore
     from .store.knowledge import KnowledgeStore
     from .store.quota import Quota
+    from .store.sessions import SessionStore
 
 NEEDED = ("sqlalchemy", "alembic", "apsw")  # of the extra `knowledge`
 # What may be in the folder.
@@ -75,6 +76,10 @@ class Keeping:
     @property
     def vector_stores(self) -> VectorStores | None:
         return self._late(lambda: self._vector_stores)
+
+    @property
+    def sessions(self) -> SessionStore | None:
+        return self._late(lambda: self._sessions)
 
     def resume(self) -> None:
         """Open what was kept before, in the background."""
@@ -179,6 +184,12 @@ class Keeping:
         if self._settings.workers == 1 and not self._settings.database:
             store.interrupted()  # nobody else can be writing them
         return store
+
+    @cached_property
+    def _sessions(self) -> SessionStore:
+        from .store.sessions import SessionStore
+
+        return SessionStore(self._database.engine)
 
     @cached_property
     def _vector_stores(self) -> VectorStores:

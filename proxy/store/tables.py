@@ -176,3 +176,11 @@ BATCHES = Table(
     Column("created", Float, nullable=False),
     Column("cancelled", Boolean, nullable=False),
 )
+# Of the pages: who signed in, and has not signed out. The id is a digest of what the cookie holds.
+SESSION = Table(
+    "session",
+    metadata,
+    _text("id", primary_key=True),
+    _text("owner", index=True),
+    Column("created", Float, nullable=False),
+)

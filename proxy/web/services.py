@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from ..config import Settings
 from ..dialogue import Dialogues
 from ..gateway import Embedder, Gateway
+from ..store.live import LiveSessions, MemorySessions
 from ..store.responses import ResponseStore
 from .auth import Keys
 from .background import Jobs
@@ -49,6 +50,8 @@ class Services:
     conversations: ConversationStore | None = None
     vector_stores: VectorStores | None = None  # as knowledge
     seen: Seen = field(default_factory=Seen)
+    # Of the pages; None where workers share what is not kept in a database.
+    sessions: LiveSessions | None = field(default_factory=MemorySessions)
 
 
 def services() -> Services:

@@ -1,8 +1,10 @@
-"""Who looks at a page: an API key typed once becomes a signed cookie, which holds the key's name.
+"""Who looks at a page: an API key typed once becomes a signed cookie, which holds the key's name
+and a random id.
 
-The signing secret is made of the configured keys, slowly (scrypt), so that sessions outlive a
-restart without anything being kept, end when the keys change, and a stolen cookie is no quick way
-to guess a key. A session is good for pages alone: the API wants the key itself, since a browser
+The signing secret is made of the configured keys, slowly (scrypt), so that sessions end when the
+keys change, and a stolen cookie is no quick way to guess a key. The open sessions are kept, in the
+database where there is one (proxy/store/live.py): one that was ended is over, whoever still has its
+cookie. A session is good for pages alone: the API wants the key itself, since a browser
 adds cookies to requests that another site makes.
 
 A second cookie, `VISIT`, is a random text without meaning, of which the CSRF token is made. It is
@@ -15,18 +17,28 @@ from __future__ import annotations
 import functools
 import hashlib
 import secrets
+import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from flask import Response, current_app, g, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
+from ...errors import Forbidden
+from ...store.live import LIFETIME as LIFETIME
 from ..auth import SIGNED_IN
 from ..observe import Record
 from ..services import services
 
 SESSION = "slotproxy_session"
 VISIT = "slotproxy_visit"
-LIFETIME = 7 * 24 * 3600  # seconds
+
+
+class Session(NamedTuple):
+    """`id` is a digest of what the cookie holds, `name` that of the key."""
+
+    id: str
+    name: str
 
 
 class Sessions:
@@ -49,19 +61,24 @@ class Sessions:
         """Whether anybody has to sign in at all."""
         return bool(self._keys)
 
-    def sign(self, name: str) -> str:
-        """A cookie for the key of this name."""
-        return self._signer.dumps(name)
+    def sign(self, name: str) -> tuple[str, Session]:
+        """A cookie for the key of this name, and the new session it stands for."""
+        value = secrets.token_urlsafe(16)
+        return self._signer.dumps([name, value]), Session(_digest(value), name)
 
-    def name(self, cookie: str) -> str | None:
-        """The name of the key behind a cookie; None for one that is forged, cut or too old."""
+    def read(self, cookie: str) -> Session | None:
+        """The session of a cookie, open or not; None for one that is forged, cut or too old."""
         if not cookie or not self.needed:
             return None
         try:
-            name = self._signer.loads(cookie, max_age=LIFETIME)
-        except BadSignature:
+            name, value = self._signer.loads(cookie, max_age=LIFETIME)
+        except (BadSignature, ValueError):  # or one of an earlier version
             return None
-        return name if name in self._names else None
+        return Session(_digest(value), name) if name in self._names else None
+
+
+def _digest(value: str) -> str:
+    return hashlib.blake2s(value.encode(), digest_size=16).hexdigest()
 
 
 def sessions() -> Sessions:
@@ -78,7 +95,20 @@ def signed_in() -> str | None:
     """The name of the key behind the current request's session; "" where no key is needed."""
     if not sessions().needed:
         return ""
-    return sessions().name(request.cookies.get(SESSION, ""))
+    found = _current()
+    return found.name if found else None
+
+
+def _current() -> Session | None:
+    """The open session of the current request."""
+    if "session" not in g:
+        live = services().sessions
+        found = sessions().read(request.cookies.get(SESSION, "")) if live else None
+        if found and live and not live.alive(found.id, found.name, time.time()):
+            found = None
+        g.session = found
+    current: Session | None = g.session
+    return current
 
 
 def require() -> None:
@@ -117,13 +147,26 @@ def keep(response: Response) -> Response:
 
 
 def begin(response: Response, name: str) -> Response:
-    """Sign in, with the key of this name."""
-    _set(response, SESSION, sessions().sign(name), "Strict", LIFETIME)
+    """Sign in, with the key of this name. Raises Forbidden where sessions cannot be kept."""
+    live = services().sessions
+    if live is None:
+        raise Forbidden(
+            "signing in needs pip install 'slotproxy[knowledge]' where workers share --state"
+        )
+    cookie, made = sessions().sign(name)
+    live.begin(made.id, name, time.time())
+    _set(response, SESSION, cookie, "Strict", LIFETIME)
     return response
 
 
-def end(response: Response) -> Response:
-    """Sign out."""
+def end(response: Response, *, everywhere: bool = False) -> Response:
+    """Sign out: this session is over, or all that were begun with its key."""
+    found, live = _current(), services().sessions
+    if found and live and everywhere:
+        live.end_all(found.name)
+    elif found and live:
+        live.end(found.id)
+    g.session = None
     _set(response, SESSION, "", "Strict", 0)
     return response
 

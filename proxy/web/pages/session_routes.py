@@ -44,9 +44,12 @@ def sign_in() -> Response:
     return session.begin(_go(to), name)
 
 
-@blueprint.post("/signout")
-def sign_out() -> Response:
-    return session.end(make_response(redirect(url_for("session.form"), 303)))
+@blueprint.post("/signout", defaults={"everywhere": False})
+@blueprint.post("/signout/everywhere", defaults={"everywhere": True})
+def sign_out(everywhere: bool) -> Response:
+    """Of this browser, or of all that are signed in with the same key."""
+    there = make_response(redirect(url_for("session.form"), 303))
+    return session.end(there, everywhere=everywhere)
 
 
 @blueprint.get("/pages/api/session")

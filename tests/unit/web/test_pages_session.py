@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from proxy.config import Secret
+from proxy.store.live import MOST, MemorySessions
 from proxy.web.pages.errors import WORDS
 from proxy.web.pages.fields import MAX_BYTES, MAX_FIELDS
-from proxy.web.pages.session import LIFETIME, SESSION, Sessions
-from tests.fakes import ScriptedDriver, client
+from proxy.web.pages.session import LIFETIME, SESSION, VISIT, Sessions
+from proxy.web.services import EXTENSION
+from tests.fakes import ScriptedDriver, client, services_of
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 LOCKED = {"api_key": (Secret("sesame"), Secret("melon"))}
@@ -36,29 +41,32 @@ def sign_in(visitor: FlaskClient, key: str = "sesame", to: str = "/status") -> T
 
 def test_a_cookie_names_its_key_and_does_not_hold_it() -> None:
     keys = [("ann", "sesame"), ("bob", "melon")]
-    cookie = Sessions(keys).sign("bob")
-    assert Sessions(keys).name(cookie) == "bob"  # another process, the same keys
+    cookie, made = Sessions(keys).sign("bob")
+    assert Sessions(keys).read(cookie) == made  # another process, the same keys
+    assert made.name == "bob" and made.id not in cookie
     assert "melon" not in cookie
 
 
 def test_a_cookie_that_was_touched_or_is_of_other_keys_is_nobodys() -> None:
     ours = Sessions([("ann", "sesame")])
-    cookie = ours.sign("ann")
+    cookie, _ = ours.sign("ann")
     for wrong in ("", "x", cookie[:-1], cookie + "a", "A" + cookie[1:], cookie.upper()):
-        assert ours.name(wrong) is None
-    assert Sessions([("ann", "other")]).name(cookie) is None
-    assert Sessions([("ann", "sesame"), ("bob", "melon")]).name(cookie) is None
-    assert Sessions([]).name(cookie) is None
+        assert ours.read(wrong) is None
+    assert Sessions([("ann", "other")]).read(cookie) is None
+    assert Sessions([("ann", "sesame"), ("bob", "melon")]).read(cookie) is None
+    assert Sessions([]).read(cookie) is None
+    earlier = ours._signer.dumps("ann")  # as versions before ids made it
+    assert isinstance(earlier, str) and ours.read(earlier) is None
 
 
 def test_a_cookie_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     import itsdangerous.timed as timed
 
     ours = Sessions([("ann", "sesame")])
-    cookie = ours.sign("ann")
+    cookie, _ = ours.sign("ann")
     now = timed.time.time()
     monkeypatch.setattr(timed.time, "time", lambda: now + LIFETIME + 2)
-    assert ours.name(cookie) is None
+    assert ours.read(cookie) is None
 
 
 # signing in
@@ -109,6 +117,93 @@ def test_signing_out_ends_it() -> None:
         token = token_of(visitor.get("/status", headers=BROWSER))
         visitor.post("/signout", data={"csrf_token": token}, headers=BROWSER)
         assert visitor.get("/pages/api/status").status_code == 401
+
+
+def cookies_of(visitor: FlaskClient) -> str:
+    found = [visitor.get_cookie(name) for name in (SESSION, VISIT)]
+    return "; ".join(f"{one.key}={one.value}" for one in found if one)
+
+
+def seen_with(visitor: FlaskClient, cookies: str) -> int:
+    """What a browser gets that still has these cookies."""
+    stolen = visitor.application.test_client(use_cookies=False)
+    return stolen.get("/pages/api/status", headers={"Cookie": cookies}).status_code
+
+
+def leave(visitor: FlaskClient, path: str) -> None:
+    token = token_of(visitor.get("/status", headers=BROWSER))
+    answer = visitor.post(path, data={"csrf_token": token}, headers=BROWSER)
+    assert (answer.status_code, answer.location) == (303, "/signin")
+
+
+def browser_of(app: Flask, key: str = "sesame") -> FlaskClient:
+    visitor = app.test_client()
+    assert sign_in(visitor, key).status_code == 303
+    return visitor
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_session_that_was_ended_is_over_for_every_copy_of_its_cookie(
+    kept: bool, tmp_path: Path
+) -> None:
+    app = client(**LOCKED, data=str(tmp_path)).application
+    if not kept:
+        app.extensions[EXTENSION] = replace(services_of(app), sessions=MemorySessions())
+    first, second = browser_of(app), browser_of(app)
+    copies = [cookies_of(first), cookies_of(second)]
+    assert [seen_with(first, one) for one in copies] == [200, 200]
+    leave(first, "/signout")
+    assert [seen_with(first, one) for one in copies] == [401, 200]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_all_sessions_of_a_key_are_ended_together(kept: bool, tmp_path: Path) -> None:
+    app = client(**LOCKED, data=str(tmp_path)).application
+    if not kept:
+        app.extensions[EXTENSION] = replace(services_of(app), sessions=MemorySessions())
+    visitors = [browser_of(app), browser_of(app), browser_of(app, "melon")]
+    copies = [cookies_of(one) for one in visitors]
+    leave(visitors[0], "/signout/everywhere")
+    assert [seen_with(visitors[0], one) for one in copies] == [401, 401, 200]
+
+
+def test_an_end_is_known_to_other_workers_and_after_a_restart(tmp_path: Path) -> None:
+    workers = [client(**LOCKED, data=str(tmp_path)).application for _ in range(2)]
+    visitor = browser_of(workers[0])
+    cookies = cookies_of(visitor)
+    other = workers[1].test_client()
+    assert seen_with(other, cookies) == 200
+    leave(visitor, "/signout")
+    assert seen_with(other, cookies) == 401
+
+
+def test_open_sessions_of_a_key_are_bounded(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+    from proxy.store.database import Database
+    from proxy.store.sessions import SessionStore
+
+    database = Database(f"sqlite:///{tmp_path / 'kept.db'}")
+    database.upgrade()
+    for store in (MemorySessions(), SessionStore(database.engine)):
+        store.begin("other", "bob", 0.0)
+        for i in range(MOST + 2):
+            store.begin(f"s{i}", "ann", float(i))
+        now = float(MOST + 2)
+        alive = [store.alive(f"s{i}", "ann", now) for i in range(MOST + 2)]
+        assert alive == [False] * 2 + [True] * MOST
+        assert not store.alive("s9", "bob", now) and store.alive("other", "bob", now)
+        assert not store.alive(f"s{MOST}", "ann", MOST + LIFETIME + 1.0)
+        store.end(f"s{MOST}")
+        assert not store.alive(f"s{MOST}", "ann", now)
+        assert store.end_all("ann") == MOST - 1
+    database.close()
+
+
+def test_where_sessions_cannot_be_shared_signing_in_says_so() -> None:
+    app = client(**LOCKED).application
+    app.extensions[EXTENSION] = replace(services_of(app), sessions=None)
+    answer = sign_in(app.test_client())
+    assert answer.status_code == 403 and "slotproxy[knowledge]" in answer.text.replace("&#39;", "")
 
 
 def test_without_keys_nobody_has_to_sign_in() -> None:
