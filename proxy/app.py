@@ -82,7 +82,7 @@ from .web.services import services_of as services_of  # for who serves it
 from .web.shares import Shares
 from .web.site import Sites, keyed, keyless
 from .websearch import WebSearch, metasearch
-from .websearch.engines import Bing, Brave, SearXNG, Tavily
+from .websearch.engines import Brave, SearXNG, Tavily
 from .websearch.metasearch import Metasearch
 
 log = logging.getLogger("slotproxy")
@@ -192,7 +192,6 @@ def _dialogues(
         "searxng": lambda: SearXNG(settings.searxng_url),
         "brave": lambda: Brave(settings.brave_key or ""),
         "tavily": lambda: Tavily(settings.tavily_key or ""),
-        "bing": lambda: Bing(settings.bing_key or ""),
     }
     if "ddgs" in settings.search_engine and not metasearch.there():
         raise SettingsError("--search-engine: ddgs needs pip install slotproxy[knowledge]")

@@ -233,8 +233,15 @@ ENGINES_NEED = {
     "searxng": "searxng_url",
     "brave": "brave_key",
     "tavily": "tavily_key",
-    "bing": "bing_key",
 }
+
+_BING = (
+    "Microsoft switched off Bing's search API in August 2025: remove it, and use ddgs, searxng, "
+    "brave or tavily"
+)
+# Settings, and values of settings, that earlier versions knew: who still has them is told why.
+GONE_SETTINGS = {"bing_key": _BING}
+GONE_VALUES = {("search_engine", "bing"): _BING}
 
 # Windows cannot hand a socket to a child.
 _DEFAULT_ISOLATION: Literal["process", "thread"] = (
@@ -611,7 +618,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
 
     search_engine: Annotated[
-        tuple[Literal["ddgs", "searxng", "brave", "tavily", "bing"], ...],
+        tuple[Literal["ddgs", "searxng", "brave", "tavily"], ...],
         _says(
             _AGENT,
             "engine of searches on the web; the first is the one meant where none is named; none: "
@@ -623,7 +630,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     brave_key: Annotated[Secret, _says(_AGENT, "key of Brave's search", _maybe_key)] = Secret("")
     tavily_key: Annotated[Secret, _says(_AGENT, "key of Tavily's search", _maybe_key)] = Secret("")
-    bing_key: Annotated[Secret, _says(_AGENT, "key of Bing's search", _maybe_key)] = Secret("")
     search_timeout: Annotated[
         float, _says(_AGENT, "seconds a search may take, pages read included", gt=0, le=600)
     ] = 15.0
@@ -810,6 +816,8 @@ def _one(row: Row, raw: Any, source: str) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             raise msgspec.ValidationError
     except msgspec.ValidationError:
+        if isinstance(raw, str) and (why := GONE_VALUES.get((row.name, raw))):
+            raise SettingsError(f"{source}: {why}") from None
         raise SettingsError(f"{source}: expected {_expected(row)}{got}") from None
     if isinstance(value, str) and "\0" in value:
         raise SettingsError(f"{source}: a NUL character is in it")
@@ -866,6 +874,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _no_such(source: str, name: str, names: Iterable[str]) -> SettingsError:
+    if why := GONE_SETTINGS.get(name.removeprefix("--").replace("-", "_")):
+        return SettingsError(f"{name if name.startswith('--') else f'{source}: {name}'}: {why}")
     near = difflib.get_close_matches(name, list(names), n=1)
     return SettingsError(
         f"{source}: unknown setting {name!r}" + (f"; is it {near[0]!r}?" if near else "")
@@ -975,6 +985,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
             sources = {name: f"{config}: {name}" for name in values}
             break
 
+    for gone, why in GONE_SETTINGS.items():
+        if environ.get(variable := ENV_PREFIX + gone.upper()):
+            raise SettingsError(f"{variable}: {why}")
     for row in table():
         raw: Any = None
         source = ""

@@ -1,7 +1,7 @@
 """Engines that are asked over HTTP: what is sent, and what their answer says. Pure.
 
-Sources: SearXNG's search API (docs.searxng.org/dev/search_api), the reference pages of Brave's,
-Tavily's and Bing's web search. An answer is a stranger's: only texts are taken of it, and only
+Sources: SearXNG's search API (docs.searxng.org/dev/search_api), the reference pages of Brave's and
+Tavily's web search. An answer is a stranger's: only texts are taken of it, and only
 addresses of http and https.
 """
 
@@ -85,26 +85,7 @@ class Tavily:
         return _results(_object(cls.name, status, data).get("results"), "title", "url", "content")
 
 
-class Bing:
-    """Version 7; Microsoft has ended it for new keys, others speak its form."""
-
-    name = "bing"
-
-    def __init__(self, key: str, url: str = "https://api.bing.microsoft.com") -> None:
-        self._key, self._url = key, url
-
-    def request(self, query: str, count: int) -> Request:
-        sent = urlencode({"q": query, "count": min(count, 50), "textFormat": "Raw"})
-        return Request(f"{self._url}/v7.0/search?{sent}", {"Ocp-Apim-Subscription-Key": self._key})
-
-    @classmethod
-    def read(cls, status: int, data: bytes) -> list[Result]:
-        pages = _object(cls.name, status, data).get("webPages")
-        found = pages.get("value") if isinstance(pages, dict) else None
-        return _results(found, "name", "url", "snippet")
-
-
-KINDS: dict[str, type[Engine]] = {kind.name: kind for kind in (SearXNG, Brave, Tavily, Bing)}
+KINDS: dict[str, type[Engine]] = {kind.name: kind for kind in (SearXNG, Brave, Tavily)}
 
 
 def read(name: str, status: int, data: bytes) -> list[Result]:

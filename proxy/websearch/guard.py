@@ -27,6 +27,8 @@ def public(address: Address) -> bool:
             return public(inner)
         if address.teredo is not None:
             return False
+        if address.is_site_local:  # fec0::/10, private before fc00::/7 was; Python calls it global
+            return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

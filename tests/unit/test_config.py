@@ -562,7 +562,19 @@ def test_wrong_mcp_servers(toml: Any, text: str, message: str) -> None:
         load(["--config", toml(text)], {})
 
 
-@pytest.mark.parametrize("name", ["searxng", "brave", "tavily", "bing"])
+def test_bings_search_that_was_switched_off_is_named(toml: Any) -> None:
+    for message, source in (
+        (wrong("--bing-key", "sk-1"), "--bing-key"),
+        (wrong("--bing-key=sk-1"), "--bing-key"),
+        (wrong("--search-engine", "ddgs,bing"), "--search-engine"),
+        (wrong(env={"SLOTPROXY_BING_KEY": "sk-1"}), "SLOTPROXY_BING_KEY"),
+        (wrong("--config", toml('bing_key = "sk-1"')), "slotproxy.toml: bing_key"),
+    ):
+        assert source in message and "switched off" in message and "searxng" in message
+        assert "sk-1" not in message
+
+
+@pytest.mark.parametrize("name", ["searxng", "brave", "tavily"])
 def test_an_engine_needs_its_address_or_key(name: str) -> None:
     with pytest.raises(SettingsError, match=f"--search-engine: {name} needs --{name}-"):
         load(["--search-engine", name], {})

@@ -351,3 +351,18 @@ def test_with_several_models_the_name_decides() -> None:
     assert answer.json is not None
     assert answer.json["choices"][0]["message"]["content"] == "2"
     assert chat(to, model="three").status_code == 404
+
+
+JSON_ROUTES = ("/v1/models", "/health", "/livez", "/nowhere", "/v1/backends", "/slots", "/api/tags")
+JSON_ROUTES += ("/props", "/pages/api/status", "/pages/api/session", "/status", "/v1/data")
+
+
+@pytest.mark.parametrize("path", JSON_ROUTES)
+def test_no_answer_is_taken_for_another_type(path: str) -> None:
+    assert client().get(path).headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_completion_is_taken_for_a_page(stream: bool) -> None:
+    answer = chat(client(), stream=stream)
+    assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]

@@ -19,7 +19,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.websearch import Result, WebSearch
-from proxy.websearch.engines import Bing, Brave, Engine, SearXNG, Tavily, from_library
+from proxy.websearch.engines import Brave, Engine, SearXNG, Tavily, from_library
 
 from .conftest import Web
 
@@ -51,20 +51,16 @@ def test_searxng_is_asked_for_json_and_read(web: Web) -> None:
     assert path == "/search?q=where+do+ships+%E5%81%9C%E9%9D%A0%3F&format=json"
 
 
-@pytest.mark.parametrize("name", ["brave", "tavily", "bing"])
+@pytest.mark.parametrize("name", ["brave", "tavily"])
 def test_engines_with_a_key(web: Web, name: str) -> None:
     engine: Engine
     if name == "brave":
         engine = Brave("k-1", web.url)
         entries = [{"title": "T", "url": "https://x.example/", "description": "D"}]
         web.json("/res/v1/web/search", json.dumps({"web": {"results": entries}}))
-    elif name == "tavily":
+    else:
         engine = Tavily("k-1", web.url)
         web.json("/search", '{"results": [{"title":"T","url":"https://x.example/","content":"D"}]}')
-    else:
-        engine = Bing("k-1", web.url)
-        entries = [{"name": "T", "url": "https://x.example/", "snippet": "D"}]
-        web.json("/v7.0/search", json.dumps({"webPages": {"value": entries}}))
     assert searching(engine).search("q", count=3) == (Result("T", "https://x.example/", "D"),)
     method, path, headers, body = web.seen[0]
     if name == "tavily":

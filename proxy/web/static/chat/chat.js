@@ -1,7 +1,7 @@
 // The chat page: conversations on one side, the branch that is looked at on the other.
 
 import { Calls } from "../panels/calls.js";
-import { keyed, make, say } from "../panels/dom.js";
+import { make, say } from "../panels/dom.js";
 import { drafts } from "./drafts.js";
 import { Files } from "./files.js";
 import { Images } from "./images.js";
