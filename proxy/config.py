@@ -985,9 +985,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
             sources = {name: f"{config}: {name}" for name in values}
             break
 
-    for gone, why in GONE_SETTINGS.items():
-        if environ.get(variable := ENV_PREFIX + gone.upper()):
-            raise SettingsError(f"{variable}: {why}")
+    for gone, reason in GONE_SETTINGS.items():
+        if environ.get(removed := ENV_PREFIX + gone.upper()):
+            raise SettingsError(f"{removed}: {reason}")
     for row in table():
         raw: Any = None
         source = ""
