@@ -46,6 +46,7 @@ class Application(Flask):
             environ["REMOTE_ADDR"] = self.proxies.client(environ)
         refused = self.judge(environ)
         if refused is not None:
+            services_of(self).observer.end(Record.of(environ))
             return refused(environ, start_response)
         view = self.direct.get(environ["PATH_INFO"])
         if (

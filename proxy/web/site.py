@@ -20,12 +20,13 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from flask import Response
 
 from ..dialects import openai
 from ..errors import Forbidden
+from .cors import allowed_by
 from .direct import Environ
 from .exchange import refuse
 from .observe import Record
@@ -49,14 +50,14 @@ class Sites:
     of `--cors-origins`. `machine` is the name of this machine."""
 
     def __init__(
-        self, host: str, hosts: Collection[str], origins: Collection[str], *, machine: str = ""
+        self, host: str, hosts: Collection[str], origins: Sequence[str], *, machine: str = ""
     ) -> None:
         self._any_host = "*" in hosts
         self._names = {host.lower(), machine.lower(), *hosts} - {""}
         self._domains = tuple(one for one in hosts if one.startswith("."))
         self._private = not _loopback(host)
         self._any_origin = "*" in origins
-        self._origins = frozenset(origins)
+        self._named = allowed_by(origins)
         self._remembered: set[str] = set()
 
     def judge_host(self, environ: Environ) -> None:
@@ -79,7 +80,7 @@ class Sites:
         origin, site = environ.get("HTTP_ORIGIN"), environ.get("HTTP_SEC_FETCH_SITE")
         if origin is None and site is None:
             return
-        if environ["REQUEST_METHOD"] in SAFE or self._any_origin or origin in self._origins:
+        if environ["REQUEST_METHOD"] in SAFE or self._any_origin or self._named(origin or ""):
             return
         # A proxy may have changed the Host; a browser knows all the same which site is its page's.
         if site == "same-origin":
@@ -143,7 +144,7 @@ def _judge(check: Callable[[Environ], None]) -> Callable[[Environ], Response | N
             if fault.message not in told and len(told) < TOLD:
                 told.add(fault.message)
                 log.warning("refused: %s", fault.message)
-            return refuse(fault, openai.error, Record(environ))
+            return refuse(fault, openai.error, Record.of(environ))
         return None
 
     return judge

@@ -89,6 +89,14 @@ def test_named_origins_may_call(named: str) -> None:
     assert status == (200 if named == "*" else 403)
 
 
+def test_all_pages_of_a_named_host_may_call() -> None:
+    to = client(cors_origins=("localhost",))
+    for origin, status in (("http://127.0.0.1:3000", 200), ("http://evil.example", 403)):
+        headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+        answer = to.post("/v1/chat/completions", json=CHAT, headers=headers)
+        assert answer.status_code == status
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 def test_reading_is_left_to_cors(open_one: FlaskClient, method: str) -> None:
     assert open_one.open("/v1/models", method=method, headers=EVIL).status_code == 200
@@ -168,6 +176,13 @@ def test_with_keys_what_browsers_add_by_themselves_counts_for_own_pages_alone() 
     assert to.post(path, json=asked, headers={**basic, **EVIL}).status_code == 403
     # It comes as far as the view: an empty name is its own refusal.
     assert to.post(path, json=asked, headers=basic).status_code == 400
+
+
+def test_a_refusal_leaves_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    client().post("/v1/files", headers=EVIL)
+    (line,) = [one.getMessage() for one in caplog.records if one.name == "slotproxy.access"]
+    assert '"path":"/v1/files"' in line and '"status":403' in line and "unknown_origin" in line
 
 
 def test_memory_and_log_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
