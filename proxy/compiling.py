@@ -33,7 +33,7 @@ from .prompting.work import do as do_whole
 
 HERE = 20_000  # steps of a job that is done on the loop: ten milliseconds
 SHORT = 32 << 10  # bytes of one that is tried there
-SECONDS = 10.0  # for a child, waiting for one included; its budget is less than one
+SECONDS = 30.0  # for a child, waiting for one included; its budget is less than one
 LAST = 30.0  # for one that judges an answer, which nobody wants to lose
 MEMORY = 1 << 30  # bytes of a child
 KEPT = 32 << 20  # bytes of outcomes

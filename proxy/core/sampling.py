@@ -151,14 +151,14 @@ def logit_bias(value: Any) -> list[list[Any]]:
     """OpenAI's object {token id: bias}, or server.cpp's list of pairs [id, bias], as pairs. In
     place of an id may stand a text, which means each of its tokens; a bias of false forbids the
     token. Raises Invalid."""
+    if isinstance(value, Mapping | list) and len(value) > MAX_BIASES:
+        raise Invalid("logit_bias", f"has {len(value)} entries, {MAX_BIASES} may be")
     if isinstance(value, Mapping):
         pairs: list[Any] = list(map(list, value.items()))
     elif isinstance(value, list):
         pairs = value
     else:
         raise Invalid("logit_bias", "must be an object of token ids and numbers")
-    if len(pairs) > MAX_BIASES:
-        raise Invalid("logit_bias", f"has {len(pairs)} entries, {MAX_BIASES} may be")
     out: list[list[Any]] = []
     texts = 0
     for pair in pairs:

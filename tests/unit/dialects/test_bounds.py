@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from proxy.core import sampling
 from proxy.core.invalid import Invalid
-from proxy.core.sampling import MAX_BIASES, MAX_STRINGS, check, logit_bias
+from proxy.core.sampling import MAX_BIASES, check, logit_bias
 from proxy.dialects import anthropic, openai_chat, responses
 from proxy.dialects.fields import MAX_ITEMS
 from proxy.dialects.ollama import chat as ollama
 from proxy.errors import BadRequest
-from proxy.web.large import LARGE, MAX_OBJECTS, check_objects
+from proxy.web.large import LARGE, MAX_OBJECTS, MAX_STRINGS, check_objects
 
 SAID = {"role": "user", "content": "x"}
 Parse = Callable[[dict[str, Any]], Any]
@@ -55,9 +56,10 @@ def test_biases_are_bounded() -> None:
 
 
 def test_lists_of_strings_are_bounded() -> None:
-    check("samplers", ["top_k"] * MAX_STRINGS)
-    with pytest.raises(Invalid, match=f"{MAX_STRINGS} may be"):
-        check("samplers", ["top_k"] * (MAX_STRINGS + 1))
+    most = sampling.MAX_STRINGS
+    check("samplers", ["top_k"] * most)
+    with pytest.raises(Invalid, match=f"{most} may be"):
+        check("samplers", ["top_k"] * (most + 1))
 
 
 def test_calls_without_a_result_are_bounded() -> None:
@@ -98,6 +100,12 @@ def test_objects_of_a_body_are_bounded() -> None:
         with pytest.raises(BadRequest, match=f"more than {MAX_OBJECTS} objects"):
             check_objects(many)
     check_objects(b"[" + b'{"a":1},' * (MAX_OBJECTS - 2) + b"1]")
+
+
+def test_strings_of_a_body_are_bounded() -> None:
+    check_objects(b"[" + b'"a",' * (MAX_STRINGS - 1) + b'"a"]')
+    with pytest.raises(BadRequest, match=f"more than {MAX_STRINGS} names"):
+        check_objects(b"[" + b'"a",' * MAX_STRINGS + b'"a"]')
 
 
 def test_text_of_a_program_is_no_object() -> None:
