@@ -80,7 +80,7 @@ class Sites:
         origin, site = environ.get("HTTP_ORIGIN"), environ.get("HTTP_SEC_FETCH_SITE")
         if origin is None and site is None:
             return
-        if environ["REQUEST_METHOD"] in SAFE or self._any_origin or self._named(origin or ""):
+        if environ["REQUEST_METHOD"] in SAFE or self._any_origin:
             return
         # A proxy may have changed the Host; a browser knows all the same which site is its page's.
         if site == "same-origin":
@@ -90,6 +90,8 @@ class Sites:
                 return
             if origin.partition("://")[2] == environ.get("HTTP_HOST", "").lower():
                 return
+        if self._named(origin or ""):
+            return
         named = f"the origin {origin[:MAX_HOST]!r}" if origin else "another site"
         raise Forbidden(
             f"a page of {named} may not change anything here: name the origin in --cors-origins, "

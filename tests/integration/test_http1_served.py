@@ -18,8 +18,8 @@ import pytest
 from tools.processes import Child, Gateway, ModelServer, ask, free_port
 
 StartGateway = Callable[..., Gateway]
-GET = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
-CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def awake(gateway: Gateway) -> Gateway:
@@ -98,7 +98,7 @@ def test_an_endless_trailer_ends_the_connection(keyed: Gateway, endless: bytes) 
 def _form(size: int, chunked: bool) -> bytes:
     form = b"key=" + b"a" * (size - 4)
     head = (
-        b"POST /signin HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        b"POST /signin HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
     )
     head += b"Connection: close\r\n"
     if chunked:
@@ -119,7 +119,7 @@ def test_the_form_of_signing_in_has_a_bound(keyed: Gateway, chunked: bool) -> No
 def test_no_form_is_read_without_end_for_who_shows_no_right_key(
     keyed: Gateway, path: bytes, key: bytes, kind: bytes
 ) -> None:
-    head = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: %b; boundary=b\r\n" % (path, kind)
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: %b; boundary=b\r\n" % (path, kind)
     part = b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
     with connect(keyed) as client:
         client.sendall(head + key + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -179,9 +179,9 @@ def test_a_thousand_upgrades_in_one_piece_are_answered(keyed: Gateway) -> None:
     [
         (CHAT + b"Authorization: Bearer sesame\r\n", b"408"),
         (CHAT, b"401"),
-        (b"POST /signin HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n", b"408"),
+        (b"POST /signin HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n", b"408"),
         (
-            b"POST /v1/files HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer sesame\r\n"
+            b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sesame\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n",
             b"408",
         ),
@@ -293,7 +293,7 @@ def test_who_waits_longest_makes_room(limited: Callable[..., Gateway], first: by
         assert ask(f"{one.url}/livez") == (200, b'{"status":"ok"}')
         assert ask(f"{one.url}/v1/models")[0] in (200, 503)
         last = clients[-1]
-        last.sendall(b"Host: h\r\n\r\n" if first.endswith(b"1.1\r\n") else GET)
+        last.sendall(b"Host: localhost\r\n\r\n" if first.endswith(b"1.1\r\n") else GET)
         assert b"HTTP/1.1 " in last.recv(65536)
     assert "Traceback" not in one.log
 
@@ -302,10 +302,10 @@ def test_bodies_that_wait_make_room_last(limited: Callable[..., Gateway]) -> Non
     one = limited(300)
     body = CHAT + b"Content-Length: 1000\r\n\r\n{"
     with connected(one, 150, body), connected(one, 200) as idle:
-        assert ask(f"{one.url}/livez")[0] == 200
+        assert ask(f"{one.url}/livez", seconds=30)[0] == 200
         assert idle[0].recv(1) == b""  # the longest idle one went
     with connected(one, 400, body):
-        assert ask(f"{one.url}/livez")[0] == 200
+        assert ask(f"{one.url}/livez", seconds=30)[0] == 200
     assert "Traceback" not in one.log
 
 
@@ -317,7 +317,7 @@ def test_where_all_places_answer_somebody_the_last_are_for_health(
     with connected(one, 24, feed) as clients:
         for client in clients:
             assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
-        assert ask(f"{one.url}/livez")[0] == 200
+        assert ask(f"{one.url}/livez", seconds=30)[0] == 200
         status, said = ask(f"{one.url}/v1/models")
         assert status == 503
         assert b"too many connections" in said
@@ -338,7 +338,7 @@ def test_with_a_thousand_files_nine_hundred_connections_are_served(
         for client in clients:
             assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
         with connected(one, 600):
-            assert ask(f"{one.url}/livez")[0] == 200
+            assert ask(f"{one.url}/livez", seconds=30)[0] == 200
     assert "Traceback" not in one.log
     assert one.log.count("\n") < 20
 
