@@ -19,7 +19,9 @@ from tools.processes import Child, Gateway, ModelServer, ask, free_port
 
 StartGateway = Callable[..., Gateway]
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
-CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHAT = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+)
 
 
 def awake(gateway: Gateway) -> Gateway:
@@ -97,9 +99,7 @@ def test_an_endless_trailer_ends_the_connection(keyed: Gateway, endless: bytes) 
 
 def _form(size: int, chunked: bool) -> bytes:
     form = b"key=" + b"a" * (size - 4)
-    head = (
-        b"POST /signin HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-    )
+    head = b"POST /signin HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
     head += b"Connection: close\r\n"
     if chunked:
         return head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, form)
