@@ -99,8 +99,8 @@ def test_an_endless_trailer_ends_the_connection(keyed: Gateway, endless: bytes) 
 
 def _form(size: int, chunked: bool) -> bytes:
     form = b"key=" + b"a" * (size - 4)
-    head = b"POST /signin HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-    head += b"Connection: close\r\n"
+    head = b"POST /signin HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += b"Content-Type: application/x-www-form-urlencoded\r\n"
     if chunked:
         return head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, form)
     return head + b"Content-Length: %d\r\n\r\n%b" % (size, form)
