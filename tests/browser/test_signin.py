@@ -33,7 +33,7 @@ def test_a_key_opens_the_page_that_was_asked_for(
     (cookie,) = [one for one in page.context.cookies() if one["name"] == "slotproxy_session"]
     assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
     assert page.evaluate("document.cookie") == ""
-    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("button", name="Sign out", exact=True).click()
     page.get_by_label("API key").wait_for()
     page.goto(f"{locked.url}/status")
     assert "/signin" in page.url

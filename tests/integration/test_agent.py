@@ -219,7 +219,9 @@ def test_a_client_that_leaves_ends_the_tool(served: Gateway, package: Path) -> N
     host, port = served.url.removeprefix("http://").split(":")
     data = json.dumps(body()).encode()
     with socket.create_connection((host, int(port))) as sock:
-        head = f"POST /chat/agent_chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
+        head = (
+            f"POST /chat/agent_chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
+        )
         sock.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
         wait_until(mark.is_file, 30)
         pid = int(mark.read_text())

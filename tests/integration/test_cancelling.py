@@ -53,7 +53,9 @@ def sent(served: Gateway, body: object, apart: bool = False) -> Iterator[socket.
     and body `apart`; this one once the body is asked for."""
     parts = urlsplit(served.url)
     data = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
+    )
     with socket.create_connection((parts.hostname, parts.port), 10) as sock:
         head += "Expect: 100-continue\r\n" if apart else ""
         head += "Content-Type: application/json\r\n\r\n"

@@ -119,7 +119,9 @@ def test_a_token_late_in_an_answer_costs_what_an_early_one_does() -> None:
 
 
 def test_a_request_and_its_answer_in_http() -> None:
-    data = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nUser-Agent: u\r\nAccept: */*\r\n"
+    data = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nUser-Agent: u\r\nAccept: */*\r\n"
+    )
     data += b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
     class Wire:

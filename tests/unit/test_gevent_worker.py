@@ -20,7 +20,7 @@ from proxy.gevent_worker import NO_FILES_PAUSE, _Seat, _Server
 from proxy.http1 import Connection, Limits, State, base_environ
 from proxy.watchdog import LONG, Hold, Watchdog
 
-GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PIECE = b"x" * 65536
 
 
