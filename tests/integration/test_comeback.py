@@ -39,12 +39,12 @@ def server(
 
 @contextlib.contextmanager
 def occupied(server: ModelServer, slots: int) -> Iterator[None]:
-    """Another client streams from every slot of the server."""
+    """Another client streams without end from every slot of the server."""
     with contextlib.ExitStack() as stack:
         for _ in range(slots):
             connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
             stack.callback(connection.close)
-            body = {"prompt": "Go on", "n_predict": 2000, "stream": True, "ignore_eos": True}
+            body = {"prompt": "Go on", "n_predict": -1, "stream": True, "ignore_eos": True}
             connection.request(
                 "POST", "/completion", json.dumps(body), {"Content-Type": "application/json"}
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -118,7 +119,8 @@ def test_a_token_late_in_an_answer_costs_what_an_early_one_does() -> None:
     assert bytecodes(lambda: made.encode(0, batch)) == early
 
 
-def test_a_request_and_its_answer_in_http() -> None:
+def test_a_request_and_its_answer_in_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1.0)  # the Date is written once in a second
     data = (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nUser-Agent: u\r\nAccept: */*\r\n"
     )

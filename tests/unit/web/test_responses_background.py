@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,7 @@ def test_another_process_cancels_a_response_of_this_one(
 ) -> None:
     monkeypatch.setattr(background, "BEAT", 0.02)
     # Two stores of one process would take each other for an earlier life of it.
-    names = iter(("a:1:1", "b:2:2"))
-    monkeypatch.setattr(stored.writers, "new_name", lambda: next(names))
+    monkeypatch.setattr(stored.writers, "new_name", lambda: f"{uuid.uuid4().hex}:1:1")
     driver = Held()
     api = app_with(tmp_path / "r", driver).test_client()
     other = app_with(tmp_path / "r").test_client()
