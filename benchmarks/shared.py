@@ -46,7 +46,7 @@ def in_the_log(slots: int, conversations: int) -> dict[str, float]:
     shared, alone = [], []
     for number in range(conversations):
         want = _want(draw.randrange(conversations))
-        came = ops.encode([ops.come(number, want, frozenset(), False)])
+        came = ops.encode([ops.come(number, want, False)])
         outcome = Outcome("whole", -1, 150, 0, 60, 0.1)
         ended = [
             ops.encode([one])

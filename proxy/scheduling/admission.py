@@ -39,6 +39,7 @@ class Admission(Protocol):
         keeps: Keeps = "nothing",
         settles: float = 0.0,
         anew: bool = False,
+        replaces: bool = False,
     ) -> None: ...
 
     def mark(self, name: str, up: bool, awaits: float = 0.0) -> None: ...

@@ -1,13 +1,16 @@
 """Keeping the records right by what comes back: the backend is believed.
 
-Functions over the records of one pool, called under the scheduler's lock.
+Functions over the records of one pool, called under the scheduler's lock. A lease may outlive what
+was known of its backend: of its slot (another model is behind it now, or it started anew), or of
+the backend itself (it was retired; then the pool is an empty one). So what an answer tells is only
+learned while its slot is still thought to hold it.
 """
 
 from __future__ import annotations
 
 from .knowledge import SMOOTH, Pool
 from .lease import Lease, Outcome
-from .state import Backend, Held, Slot
+from .state import MOST_SLOTS, Backend, Held, Slot
 
 RETRY = 0.05  # seconds after which a server that said "busy" is asked again
 LONGEST = 0.25  # seconds a server is given to let go of a slot, at most
@@ -29,6 +32,9 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     slot.flowing = slot.ending = False
     del pool.free[slot]
     backend.in_flight += 1
+    if grant.whole:
+        backend.exclusive = True
+        pool.refresh(backend)
     backend.asked += 1
     pool.began(want, lease.conversation, now)
     tokens = pool.tokens(want.chain, not isinstance(want.task.prompt, str))
@@ -83,7 +89,7 @@ def moved(pool: Pool, backend: Backend, lease: Lease, number: int) -> None:
         # It had not yet let go of the slot it was asked for.
         backend.moved += 1
         backend.settles = min(LONGEST, 2 * backend.settles)
-    if number >= len(backend.slots) and backend.guessed:
+    if len(backend.slots) <= number < MOST_SLOTS and backend.guessed:
         resize(pool, backend, number + 1)
     if number >= len(backend.slots):
         return
@@ -92,7 +98,7 @@ def moved(pool: Pool, backend: Backend, lease: Lease, number: int) -> None:
     backend.slots[slot.id], backend.slots[other.id] = slot, other
     if backend.pins and not other.busy:
         pool.drop(other.held)
-        if lease.before is not None:
+        if lease.before is not None and _is_believed(lease):
             lease.before.slot = other
             pool.put(lease.before)
         lease.before = None
@@ -104,6 +110,12 @@ def _count(pool: Pool, backend: Backend, number: int) -> None:
         return
     backend.counting = False
     resize(pool, backend, max(backend.seen) + 1)
+
+
+def _is_believed(lease: Lease) -> bool:
+    """Whether its slot is still thought to hold what the lease put there: it was not forgotten."""
+    held = lease.held
+    return held is not None and held.slot is not None and held.slot.held is held
 
 
 def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
@@ -124,21 +136,31 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         _evaluated(backend, slot, now)
         slot.ready = now + backend.settles * (1 if outcome.end == "whole" else CUT)
         slot.after = {s for s in backend.slots if s.busy and not s.flowing}
+        if grant.whole:
+            for other in backend.slots:
+                other.ready = max(other.ready, slot.ready)
     lease.conversation.last = now
     backend.in_flight -= 1
     held = lease.held
     assert held is not None
+    believed = _is_believed(lease)
     if outcome.end in ("whole", "cut"):
         backend.failures, backend.freed = 0, now
-        _learn(pool, lease, held, outcome, now)
+        if believed:
+            _learn(pool, lease, held, outcome, now)
     else:
         pool.drop(held)
         if outcome.end == "failed":
             _failed(backend, now)
-        elif lease.before is not None and backend.pins:
+        elif lease.before is not None and backend.pins and believed:
             pool.put(lease.before)
         if outcome.end == "busy":
             _busy(pool, backend, now)
+    if grant.whole:
+        backend.exclusive = False
+        if outcome.end != "unused":
+            pool.forget(backend)  # any of its slots was used
+        pool.refresh(backend)
     if pool.backends.get(backend.name) is backend and backend.has(slot):
         pool.let_go(backend, slot)
 
@@ -191,7 +213,7 @@ def stretch(pool: Pool, backend: Backend, now: float) -> bool:
     """All slots of a server that cannot tell their number are taken, and somebody waits: try one
     more, now and then."""
     full = backend.in_flight >= len(backend.slots)
-    if not (backend.guessed and backend.usable and full and now >= backend.more):
+    if not (backend.guessed and backend.lends and full and now >= backend.more):
         return False
     backend.more = now + backend.patience
     resize(pool, backend, len(backend.slots) + 1)
@@ -200,6 +222,7 @@ def stretch(pool: Pool, backend: Backend, now: float) -> bool:
 
 def resize(pool: Pool, backend: Backend, count: int) -> None:
     """Busy slots stay, under another number where theirs is none any more."""
+    count = min(count, MOST_SLOTS)
     slots = sorted(backend.slots, key=lambda slot: (not slot.busy, slot.id))
     kept = slots[: max(count, sum(slot.busy for slot in slots))]
     for slot in slots[len(kept) :]:

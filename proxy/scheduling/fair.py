@@ -9,7 +9,7 @@ asks seldom is next, and a class with a larger share is faster but starves nobod
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 
@@ -24,29 +24,33 @@ T = TypeVar("T", bound=Waiting)
 class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._tickets: list[T] = []
-        self._virtual = 0.0
-        self._ends: dict[str, float] = {}
+        self.virtual = 0.0
+        self.ends: dict[str, float] = {}
 
     def push(self, ticket: T, key: str, tokens: float, again: bool = False) -> None:
         """Queue it; one that had a place before (`again`) is next."""
         if again:
-            ticket.tag = min(self._virtual, self._tickets[0].tag if self._tickets else 0.0)
+            ticket.tag = min(self.virtual, self._tickets[0].tag if self._tickets else 0.0)
         else:
-            ticket.tag = max(self._virtual, self._ends.get(key, 0.0))
-            self._ends[key] = ticket.tag + tokens
+            ticket.tag = max(self.virtual, self.ends.get(key, 0.0))
+            self.ends[key] = ticket.tag + tokens
         bisect.insort(self._tickets, ticket, key=_order)
+
+    def restore(self, tickets: Iterable[T], virtual: float, ends: dict[str, float]) -> None:
+        """As another queue was, whose tickets these are, in its order."""
+        self._tickets, self.virtual, self.ends = list(tickets), virtual, ends
 
     def served(self, ticket: T) -> None:
         """It got its slot."""
-        self._virtual = max(self._virtual, ticket.tag)
+        self.virtual = max(self.virtual, ticket.tag)
         self.remove(ticket)
 
     def remove(self, ticket: T) -> None:
         """It waits no more."""
         self._tickets.remove(ticket)
         if not self._tickets:
-            self._virtual = 0.0
-            self._ends.clear()
+            self.virtual = 0.0
+            self.ends.clear()
 
     def place(self, ticket: T) -> int:
         """How many are before it, and one."""

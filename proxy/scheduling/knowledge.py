@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 from .prefix import Chain
@@ -33,21 +33,27 @@ class Returns:
     """How likely a conversation comes back."""
 
     def __init__(self) -> None:
-        self._reached = [0.0] * (DEEPEST + 1)
-        self._went_on = [0.0] * (DEEPEST + 1)
+        self.reached = [0.0] * (DEEPEST + 1)
+        self.went_on = [0.0] * (DEEPEST + 1)
         self.gap = 60.0  # seconds between the end of a turn and the next, on average
-        self._gaps = 0
+        self.gaps = 0
+
+    def restore(self, reached: list[float], went_on: list[float], gap: float, gaps: int) -> None:
+        """As others have counted. Raises ValueError for what cannot be such counts."""
+        if not len(reached) == len(went_on) == DEEPEST + 1 or not gap > 0:
+            raise ValueError("counts of returns are broken")
+        self.reached, self.went_on, self.gap, self.gaps = reached, went_on, gap, gaps
 
     def turn(self, conversation: Conversation, now: float) -> None:
         """One more turn of this conversation begins."""
         turns = conversation.turns
         if turns:
-            self._went_on[min(turns, DEEPEST)] += 1
-            self._gaps += 1
-            weight = max(SMOOTH, 1 / self._gaps)
+            self.went_on[min(turns, DEEPEST)] += 1
+            self.gaps += 1
+            weight = max(SMOOTH, 1 / self.gaps)
             self.gap += weight * (max(1e-3, now - conversation.last) - self.gap)
         conversation.turns = turns = turns + 1
-        self._reached[min(turns, DEEPEST)] += 1
+        self.reached[min(turns, DEEPEST)] += 1
 
     def chance(self, conversation: Conversation, now: float) -> float:
         """That this conversation comes back, after the silence so far."""
@@ -56,7 +62,7 @@ class Returns:
         if conversation.waiting:
             return 1.0
         turns = min(conversation.turns, DEEPEST)
-        likely = (self._went_on[turns] + 4) / (self._reached[turns] + 5)
+        likely = (self.went_on[turns] + 4) / (self.reached[turns] + 5)
         silent = likely * math.exp(-max(0.0, now - conversation.last) / self.gap)
         return silent / (silent + 1 - likely)
 
@@ -75,12 +81,13 @@ class Pool:
         self.free: OrderedDict[Slot, Backend] = OrderedDict()  # usable ones, oldest first
         self.returns = Returns()
         self.chars_a_token = CHARS_A_TOKEN
-        self._rate = 500.0
-        self._measured = 0
+        self.mean_rate = 500.0
+        self.measured = 0
         self.duration = 1.0  # seconds a lease lasts, on average
+        self.puts = 0  # how often something was put into the index
         self._index: dict[bytes, dict[Held, None]] = {}
-        self._conversations: OrderedDict[bytes, Conversation] = OrderedDict()
-        self._aside: dict[str, OrderedDict[Held, None]] = {}
+        self.conversations: OrderedDict[bytes, Conversation] = OrderedDict()
+        self.aside: dict[str, OrderedDict[Held, None]] = {}
 
     # what is held
 
@@ -99,23 +106,35 @@ class Pool:
 
     def put(self, held: Held) -> None:
         """Something is held from now on; what its slot held before is gone."""
-        index, slot = self._index, held.slot
-        for link in held.chain.links:
-            holders = index.get(link)
-            if holders is None:
-                index[link] = {held: None}
-            else:
-                holders[held] = None
+        slot = held.slot
+        self._add(held)
         if slot is not None:
             old = slot.held
             if old is not None and old is not held:
                 self.drop(old)  # now: what both begin with is not made anew
             slot.held = held
         else:
-            kept = self._aside.setdefault(held.backend.name, OrderedDict())
+            kept = self.aside.setdefault(held.backend.name, OrderedDict())
             kept[held] = None
             if len(kept) > KEPT and not held.file:
                 self.drop(next(iter(kept)))
+
+    def _add(self, held: Held) -> None:
+        self.puts = held.order = self.puts + 1
+        index = self._index
+        for link in held.chain.links:
+            holders = index.get(link)
+            if holders is None:
+                index[link] = {held: None}
+            else:
+                holders[held] = None
+
+    def index_all(self, held: Iterable[Held], puts: int) -> None:
+        """All that is held, in the order in which it was put."""
+        for one in sorted(held, key=lambda one: one.order):
+            self.puts = one.order - 1
+            self._add(one)
+        self.puts = puts
 
     def drop(self, held: Held | None) -> None:
         """It is held no more."""
@@ -132,7 +151,7 @@ class Pool:
             if held.slot.held is held:  # else it was dropped before, and another one is there now
                 held.slot.held = None
         else:
-            self._aside.get(held.backend.name, OrderedDict()).pop(held, None)
+            self.aside.get(held.backend.name, OrderedDict()).pop(held, None)
 
     def forget(self, backend: Backend) -> None:
         """The backend started anew, or another model is behind it: it holds nothing."""
@@ -143,7 +162,7 @@ class Pool:
 
     def kept(self, backend: Backend) -> list[Held]:
         """What a backend keeps beside its slots, in RAM or in files, the oldest first."""
-        return list(self._aside.get(backend.name, ()))
+        return list(self.aside.get(backend.name, ()))
 
     # conversations
 
@@ -151,10 +170,10 @@ class Pool:
         """The one this request goes on with, or a new one. A session that the client names counts
         most; else the longest prompt seen before that this one begins with."""
         if want.session:
-            known = self._conversations.get(_named(want))
+            known = self.conversations.get(_named(want))
             return known or Conversation(group=want.group, aside=want.aside)
         for link in reversed(want.chain.links):
-            known = self._conversations.get(link)
+            known = self.conversations.get(link)
             if known is not None:
                 return known
         return Conversation(group=want.group, aside=want.aside)
@@ -170,7 +189,7 @@ class Pool:
             self._name(chain.links[chain.turn - 1], conversation)
 
     def _name(self, name: bytes, conversation: Conversation) -> None:
-        known = self._conversations
+        known = self.conversations
         known[name] = conversation
         known.move_to_end(name)
         if len(known) > REMEMBERED:
@@ -180,13 +199,13 @@ class Pool:
 
     def let_go(self, backend: Backend, slot: Slot) -> None:
         """The slot is free (again), the youngest of all. It was not before."""
-        if backend.usable and not slot.busy:
+        if backend.lends and not slot.busy:
             self.free[slot] = backend
 
     def refresh(self, backend: Backend) -> None:
         """After a change of its health or its slots: the free list as it should be."""
         for slot in [s for s, b in self.free.items() if b is backend]:
-            if slot.busy or not backend.usable or slot not in backend.slots:
+            if slot.busy or not backend.lends or slot not in backend.slots:
                 del self.free[slot]
         for slot in backend.slots:
             if slot not in self.free:
@@ -205,14 +224,14 @@ class Pool:
     def evaluated(self, backend: Backend, rate: float) -> None:
         """A backend evaluated a prompt at so many tokens a second."""
         backend.measured += 1
-        self._measured += 1
+        self.measured += 1
         backend.rate += max(SMOOTH, 1 / backend.measured) * (rate - backend.rate)
-        self._rate += max(SMOOTH, 1 / self._measured) * (rate - self._rate)
+        self.mean_rate += max(SMOOTH, 1 / self.measured) * (rate - self.mean_rate)
 
     def rate(self, backend: Backend) -> float:
         """Prompt tokens a second: all backends' at first, its own as its measurements grow."""
         known = backend.measured
-        return (FEW * self._rate + known * backend.rate) / (FEW + known)
+        return (FEW * self.mean_rate + known * backend.rate) / (FEW + known)
 
     def tokens(self, chain: Chain, ids: bool) -> int:
         """How many tokens a prompt has, estimated from those before it."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
-from .state import Conversation, Grant, Held, Step, Want
+from .state import MOST_SLOTS, Conversation, Grant, Held, Step, Want
 
 End = Literal["whole", "cut", "busy", "failed", "unused"]
+MOST_COUNTED = 1 << 40  # tokens, bytes and seconds that a backend may tell; more is an error of it
 
 
 class Outcome(Struct, frozen=True):
@@ -17,7 +19,8 @@ class Outcome(Struct, frozen=True):
     `slot` is the one that was really used, where the backend said so. `end`: whole, cut (closed
     before its end, so the server needs a moment to notice), busy (it had none free after all),
     failed, or unused (it never got the request). `erased`: the slot holds nothing any more. Counts
-    are tokens, `evaluating` seconds; 0 where unknown."""
+    are tokens, `evaluating` seconds; 0 where unknown. What the backend told is made fit: it may be
+    any number, and this is written to where numbers are bounded."""
 
     end: End = "unused"
     slot: int = -1
@@ -26,6 +29,20 @@ class Outcome(Struct, frozen=True):
     completion: int = 0
     evaluating: float = 0.0
     erased: bool = False
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.slot < MOST_SLOTS:
+            force_setattr(self, "slot", -1)
+        for name in ("prompt", "cached", "completion"):
+            if not 0 <= (count := getattr(self, name)) <= MOST_COUNTED:
+                force_setattr(self, name, within(count))
+        if not 0.0 <= self.evaluating <= MOST_COUNTED:
+            force_setattr(self, "evaluating", 0.0)
+
+
+def within(count: int) -> int:
+    """A count of a backend, made fit."""
+    return max(0, min(count, MOST_COUNTED))
 
 
 class Lender(Protocol):
@@ -83,7 +100,7 @@ class Lease:
 
     def flows(self, number: int) -> None:
         """The first token came, from the slot of this number; -1: not told."""
-        self._lender.flows(self, number)
+        self._lender.flows(self, number if -1 <= number < MOST_SLOTS else -1)
 
     def ends(self) -> None:
         """The last token came: the slot is as good as free."""
@@ -95,7 +112,7 @@ class Lease:
 
     def step_done(self, step: Step, tokens: int, size: int, seconds: float) -> None:
         """It was done; so many tokens and bytes were moved."""
-        self._lender.stepped(self, step, tokens, size, seconds)
+        self._lender.stepped(self, step, within(tokens), within(size), seconds)
 
     def step_failed(self, step: Step) -> None:
         """It could not be done."""

@@ -28,34 +28,34 @@ def party(want: Want) -> Party:
 
 class Parties:
     def __init__(self) -> None:
-        self._seen: OrderedDict[Party, float] = OrderedDict()  # the latest last
-        self._under_way: dict[Party, int] = {}
+        self.seen: OrderedDict[Party, float] = OrderedDict()  # the latest last
+        self.under_way: dict[Party, int] = {}
 
     def came(self, party: Party, now: float) -> None:
-        seen = self._seen
+        seen = self.seen
         seen[party] = now
         seen.move_to_end(party)
         if len(seen) > REMEMBERED:
             seen.popitem(last=False)
 
     def took(self, party: Party) -> None:
-        self._under_way[party] = self._under_way.get(party, 0) + 1
+        self.under_way[party] = self.under_way.get(party, 0) + 1
 
     def gave(self, party: Party, now: float) -> None:
-        left = self._under_way[party] - 1
+        left = self.under_way[party] - 1
         if left:
-            self._under_way[party] = left
+            self.under_way[party] = left
         else:
-            del self._under_way[party]
+            del self.under_way[party]
         self.came(party, now)
 
     def greedy(self, party: Party, now: float) -> bool:
         """Whether it has something under way while another was here lately that has nothing."""
-        if not self._under_way.get(party):
+        if not self.under_way.get(party):
             return False
-        for other, at in reversed(self._seen.items()):
+        for other, at in reversed(self.seen.items()):
             if now - at > LATELY:
                 return False
-            if other != party and not self._under_way.get(other):
+            if other != party and not self.under_way.get(other):
                 return True
         return False

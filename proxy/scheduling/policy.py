@@ -114,6 +114,31 @@ def decide(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
     return best
 
 
+def take_whole(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
+    """A backend on which nothing else runs; None while each has an answer under way."""
+    backend = emptiest(want, pool, now)
+    if backend is None or backend.in_flight:
+        return None
+    wait = max((_wait(slot, pool, now) for slot in backend.slots), default=0.0)
+    if wait:
+        return Hold(now + wait)
+    return Grant(backend, backend.slots[0], pin=False, whole=True)
+
+
+def emptiest(want: Want, pool: Pool, now: float) -> Backend | None:
+    """The backend that this request will have to itself the soonest.
+
+    Reserving whichever this is at the moment ends: nobody who comes later gets a slot of it, so the
+    least number of answers under way only falls, and where two have as many, their order decides.
+    """
+    fit = (
+        one
+        for one in pool.backends.values()
+        if one.slots and not one.reserved and _may_try(one, want, now)
+    )
+    return min(fit, key=lambda one: one.in_flight, default=None)
+
+
 def foreign(grant: Grant, want: Want) -> bool:
     """Whether what the server would reuse there is, or may be, another group's."""
     if grant.reuse is not None:
@@ -125,9 +150,15 @@ def foreign(grant: Grant, want: Want) -> bool:
 
 
 def may_serve(backend: Backend, want: Want, now: float) -> bool:
+    """Whether a slot of this backend may be given to this request."""
+    return backend.lends and not backend.reserved and _may_try(backend, want, now)
+
+
+def _may_try(backend: Backend, want: Want, now: float) -> bool:
     """A backend that failed several times gets one request on trial, once its pause is over."""
     return (
         backend.usable
+        and (want.views is None or want.views.get(backend.name) is True)
         and backend.ready <= now
         and backend.name not in want.exclude
         and (backend.failures < TRIAL_AFTER or not backend.in_flight)

@@ -5,9 +5,10 @@ it waits its turn as a ticket. Whatever may change an answer (a slot given back,
 down, a time reached) runs `_serve`, which asks the policy for every ticket in fair order. A grant
 is counted when it is taken, under the same lock, and given back exactly once by its lease. What an
 answer told of its slot goes into the pool's records then: where they disagree, the backend is
-believed. Nothing under the lock waits (no input or output, no log line, no other lock but an
-event's), so it is the interpreter's own; sections go into each other, as when who waits leaves and
-gives back what it got.
+believed. A lease is settled where its backend is by then, as another model may be behind it.
+Nothing under the lock waits (no input or output, no log line, no other lock but an event's), so it
+is the interpreter's own; sections go into each other, as when who waits leaves and gives back what
+it got.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from .fair import FairQueue
 from .knowledge import Pool
 from .lease import Lease, Outcome
 from .parties import ANSWER, Parties, Party, party
-from .policy import Policy, decide, foreign
+from .policy import Policy, decide, emptiest, foreign, take_whole
 from .prefix import Chain, Chains
-from .state import Backend, Conversation, Grant, Hold, Keeps, Step, Want
+from .state import MOST_SLOTS, Backend, Conversation, Grant, Hold, Keeps, Step, Want
 from .ticket import Ticket
 from .view import View, view
 from .waiting import Waiting
@@ -91,11 +92,16 @@ class Scheduler(Waiting):
         keeps: Keeps = "nothing",
         settles: float = 0.0,
         anew: bool = False,
+        replaces: bool = False,
     ) -> None:
         """A backend as a probe found it: it may have started anew, so what it held is forgotten.
         `slots` 0: it cannot tell, so it is guessed and then learned. `anew`: it surely did start
-        anew, though it looks as before, which others that share these records cannot see."""
+        anew, though it looks as before, which others that share these records cannot see.
+        `replaces`: it is another server than the one of this name before. What is under way there
+        ends well, and takes no slot of this one."""
         with self._lock:
+            if replaces and name in self._backends:
+                self._remove(*self._backends[name])
             known = self._backends.get(name)
             backend = known[1] if known is not None else Backend(name, model)
             if known is not None:
@@ -108,6 +114,7 @@ class Scheduler(Waiting):
             backend.model, backend.up, backend.weight = model, up, weight
             backend.pins, backend.keeps, backend.settles = pins, keeps, settles
             backend.draining, backend.failures, backend.ready = False, 0, 0.0
+            slots = min(slots, MOST_SLOTS)
             if slots or not (backend.guessed and backend.slots):
                 books.resize(pool, backend, slots or GUESS)
                 backend.more = self._clock() + backend.patience
@@ -155,7 +162,7 @@ class Scheduler(Waiting):
             who = party(want)
             self._parties.came(who, now)
             if pool.free and not len(self._queue) and self._may(want, who, pool, now):
-                grant = self._policy(want, pool, now)
+                grant = self._decide(want, pool, now)
                 if type(grant) is Grant:
                     return self._take(pool, want, who, grant, conversation, now)
             if len(self._queue) >= self._max_queue and not again:
@@ -240,7 +247,14 @@ class Scheduler(Waiting):
         """Place whom the policy can place, in order; tell those whom nobody can serve any more."""
         if not len(self._queue):
             return
-        now = self._clock()
+        reserved: dict[Pool, Backend] = {}
+        try:
+            self._serve_in_order(self._clock(), reserved)
+        finally:
+            for backend in reserved.values():
+                backend.reserved = False
+
+    def _serve_in_order(self, now: float, reserved: dict[Pool, Backend]) -> None:
         for ticket in self._queue:
             want = ticket.want
             try:
@@ -257,7 +271,8 @@ class Scheduler(Waiting):
                 continue
             ticket.stranded = None
             ticket.until = now + FOREVER
-            if not pool.free and not any(
+            whole = want.whole_backend
+            if not (pool.free or whole) and not any(
                 books.stretch(pool, backend, now) for backend in pool.backends.values()
             ):
                 continue
@@ -267,17 +282,27 @@ class Scheduler(Waiting):
                 continue
             # What it goes on with must not seem dearer to others than to itself.
             ticket.conversation.waiting -= 1
-            decision = self._policy(want, pool, now)
+            decision = self._decide(want, pool, now)
             if type(decision) is Grant:
                 self._queue.served(ticket)
                 ticket.lease = self._take(pool, want, who, decision, ticket.conversation, now)
                 ticket.event.set()
                 continue
             ticket.conversation.waiting += 1
+            if whole and pool not in reserved:
+                # One in each pool at a time: the others go on serving.
+                backend = emptiest(want, pool, now)
+                if backend is not None:
+                    backend.reserved, reserved[pool] = True, backend
             at = decision.until if isinstance(decision, Hold) else pool.next_ready(now)
             ticket.until = min(at, now + 1.0)
             if ticket.until < ticket.wakes:
                 ticket.event.set()  # it sleeps for longer than it need
+
+    def _decide(self, want: Want, pool: Pool, now: float) -> Grant | Hold | None:
+        if want.whole_backend:
+            return take_whole(want, pool, now)
+        return self._policy(want, pool, now)
 
     def _may(self, want: Want, who: Party, pool: Pool, now: float) -> bool:
         """The last free slot is kept for who has none, as long as there is one. What has no
@@ -305,7 +330,7 @@ class Scheduler(Waiting):
         if pool is not None:
             for name, backend in pool.backends.items():
                 if not (backend.draining or name in want.exclude):
-                    if backend.up is not False:
+                    if backend.up is not False and want.view(backend) is not False:
                         return pool, True
                     comes_back = True
             if comes_back:
@@ -333,22 +358,29 @@ class Scheduler(Waiting):
         self._outstanding += 1
         return lease
 
+    def _home(self, lease: Lease) -> Pool:
+        """Where its backend is now: perhaps not in the pool of the model it was asked for. One
+        that was retired is nowhere, so an empty pool stands for it."""
+        backend = lease.grant.backend
+        pool, known = self._backends.get(backend.name, (None, None))
+        return pool if pool is not None and known is backend else Pool()
+
     def flows(self, lease: Lease, number: int) -> None:
         """For leases alone."""
         with self._lock:
-            books.flows(self._pools[lease.want.model], lease, number, self._clock())
+            books.flows(self._home(lease), lease, number, self._clock())
             self._serve()
 
     def steps(self, lease: Lease) -> tuple[Step, ...]:
         """For leases alone."""
         with self._lock:
-            pool = self._pools[lease.want.model]
+            pool = self._home(lease)
             return files.steps(pool, lease, self._disk, self._clock())
 
     def stepped(self, lease: Lease, step: Step, tokens: int, size: int, seconds: float) -> None:
         """For leases alone."""
         with self._lock:
-            files.stepped(self._pools[lease.want.model], lease, step, tokens, size, seconds)
+            files.stepped(self._home(lease), lease, step, tokens, size, seconds)
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
         """The canary: whether an answer found more cached than its group can have put there."""
@@ -369,7 +401,7 @@ class Scheduler(Waiting):
             self._outstanding -= 1
             self._parties.gave(party(lease.want), now)
             backend = lease.grant.backend
-            pool = self._pools[lease.want.model]
+            pool = self._home(lease)
             books.settle(pool, lease, outcome, now)
             if backend.draining and not backend.in_flight:
                 self._remove(pool, backend)

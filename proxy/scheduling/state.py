@@ -6,6 +6,7 @@ nothing. Times are seconds of the scheduler's clock, counts are tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -14,9 +15,10 @@ from ..core.task import Task
 from .prefix import Chain
 
 Keeps = Literal["nothing", "ram", "files"]
+MOST_SLOTS = 4096  # of one backend; a number beyond is an error of the backend
 
 
-class Conversation(Struct, eq=False):
+class Conversation(Struct, eq=False, array_like=True):
     """Turns that belong together: `turns` of them so far, the last one at `last`; `waiting` more
     are in the queue. It outlives what slots hold of it, so that a return is known for one.
     `aside`: a side job, which never returns. `file`: the name of its files."""
@@ -32,7 +34,8 @@ class Conversation(Struct, eq=False):
 class Held(Struct, eq=False):
     """A prompt and its answer as some backend keeps them evaluated: in `slot`, in a file of its
     own (`file`, `size` bytes), or else somewhere in its RAM. `prompt` tokens of prompt at the end
-    of the chain, `tokens` with the answer."""
+    of the chain, `tokens` with the answer. `order` is the place among all that the pool was told
+    of."""
 
     backend: Backend
     chain: Chain
@@ -43,6 +46,7 @@ class Held(Struct, eq=False):
     slot: Slot | None = None
     file: str = ""
     size: int = 0
+    order: int = 0
 
     def tokens_at(self, depth: int, chain: Chain) -> int:
         """Tokens that a prompt with this chain, agreeing with ours up to its link `depth` (from
@@ -80,6 +84,8 @@ class Backend(Struct, eq=False):
     `awaits`: seconds that a request there waits until the model is loaded, 0 when it is.
     `settles` is how long an old server needs to let go of a slot. `ready` is when it may be tried
     again after it said "busy" or failed; `failures` how often it failed in a row.
+    `exclusive`: one lease has the whole backend. `reserved`: a request waits to have it, so nobody
+    behind it in the queue gets a slot; set only while the queue is served.
 
     `guessed`: nobody told the number of slots. While `counting`, the server takes slots by itself,
     the one it used longest ago: `seen` are those it took, and when one comes again these are all.
@@ -95,6 +101,8 @@ class Backend(Struct, eq=False):
     slots: list[Slot] = []
     up: bool | None = None
     draining: bool = False
+    exclusive: bool = False
+    reserved: bool = False
     guessed: bool = False
     counting: bool = False
     seen: set[int] = set()
@@ -124,6 +132,11 @@ class Backend(Struct, eq=False):
     def usable(self) -> bool:
         return self.up is True and not self.draining
 
+    @property
+    def lends(self) -> bool:
+        """Whether its free slots can be had, one by one."""
+        return self.up is True and not self.draining and not self.exclusive
+
     def has(self, slot: Slot) -> bool:
         """Whether it is one of ours still."""
         return slot.id < len(self.slots) and self.slots[slot.id] is slot
@@ -135,7 +148,10 @@ class Want(Struct, frozen=True):
     `key` is who asks, `share` the weight of its class in the queue. `session` names a conversation
     where the client does; `group` is whose cache it may see. `aside` marks a side job. `exclude`
     holds backends that cannot serve it. `since` is the scheduler's time at which its wait began, 0
-    for now: the queue timeout counts from there, however often it comes back into the queue."""
+    for now: the queue timeout counts from there, however often it comes back into the queue.
+    `whole_backend`: it needs a backend on which nothing else runs. `views` tells how its worker
+    finds each of its backends (up, down, None not known yet) where several workers share the slots;
+    None: as the scheduler has it."""
 
     model: str
     task: Task
@@ -147,6 +163,15 @@ class Want(Struct, frozen=True):
     share: float = 1.0
     aside: bool = False
     since: float = 0.0
+    whole_backend: bool = False
+    views: Mapping[str, bool | None] | None = None
+
+    def view(self, backend: Backend) -> bool | None:
+        """How the worker that asks finds this backend: up, down, or None where nobody has looked
+        yet. Down as well where the worker does not have it."""
+        if self.views is None:
+            return backend.up
+        return self.views.get(backend.name, False)
 
 
 class Step(Struct, frozen=True):
@@ -159,7 +184,8 @@ class Step(Struct, frozen=True):
 class Grant(Struct, frozen=True):
     """A decision: this slot of this backend; `reuse` is what it goes on from, of which `cached`
     tokens are expected to be there. `restore` a file first; `save` what the slot holds first.
-    `fresh`: what the slot holds is another group's, and must not be reused."""
+    `fresh`: what the slot holds is another group's, and must not be reused. `whole`: the other
+    slots of the backend are its as well."""
 
     backend: Backend
     slot: Slot
@@ -169,6 +195,7 @@ class Grant(Struct, frozen=True):
     restore: Held | None = None
     save: bool = False
     fresh: bool = False
+    whole: bool = False
 
 
 class Hold(Struct, frozen=True):

@@ -95,12 +95,13 @@ def _backend(pool: Pool, backend: Backend, group: str, now: float) -> BackendVie
         backend.saved,
         backend.restored,
         backend.moved,
-        [_slot(pool, slot, group, now) for slot in backend.slots],
+        [_slot(pool, slot, backend.exclusive, group, now) for slot in backend.slots],
     )
 
 
-def _slot(pool: Pool, slot: Slot, group: str, now: float) -> SlotView:
-    state = "busy" if slot.busy else "settling" if slot.ready > now or slot.after else "free"
+def _slot(pool: Pool, slot: Slot, exclusive: bool, group: str, now: float) -> SlotView:
+    settling = slot.ready > now or slot.after
+    state = "busy" if slot.busy or exclusive else "settling" if settling else "free"
     shown = SlotView(slot.id, state, round(now - slot.used, 3))
     held: Held | None = slot.held
     if held is not None and held.chain.links and held.conversation.group == group:

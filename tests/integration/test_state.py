@@ -343,13 +343,13 @@ def test_who_joins_late_knows_all_from_the_snapshot_and_a_deleted_log_begins_ane
             task = Task(prompt=text, max_tokens=16)
             lease = one.acquire(Want("m", task, chain=one.chain(text, (len(text),))), Cancel())
             lease.release(Outcome("whole", lease.slot.id, 200, 0, 16, 0.1))
-        _wait_for(lambda: client.exists("slotproxy:{late}:snapshot") == 1)
+        _wait_for(lambda: client.exists("slotproxy:{late}:snapshot:2") == 1)
         two = join()
         _wait_for(lambda: two.view("", "").workers == 2)
         assert known(two)[0] == 200
         assert known(one) == known(two)
 
-        client.delete("slotproxy:{late}:log", "slotproxy:{late}:snapshot")
+        client.delete("slotproxy:{late}:log:2", "slotproxy:{late}:snapshot:2")
         _wait_for(lambda: "alone" in [w.view("", "").state for w in workers])
         _wait_for(lambda: [w.view("", "").workers for w in workers] == [2, 2])
         assert one.outstanding == 0

@@ -2,7 +2,7 @@
 
 Two threads do the trips to Redis, so that nobody who places a request waits for a write. When the
 log is gone the follower says so once, keeps what must be told later, and joins again when it is
-back.
+back. An exception that nobody thought of counts as a loss of the log too: both threads go on.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Follower:
         self._me = uuid.uuid4().hex[:12]
         self._applied = 0.0  # our clock's time when the last entry was applied
         self._why = "Redis was not reached yet"
+        self._defect = ""  # the last one that was logged
         self._outbox: list[Op] = []
         self._beating = False
         self._known = False  # by the others, with our backends
@@ -114,6 +115,15 @@ class Follower:
             self._beating = self._known = False
             self._listener.lost()
 
+    def _lose_by(self, error: Exception) -> None:
+        if isinstance(error, LogError):
+            self.lose(str(error))
+            return
+        if repr(error) != self._defect:
+            self._defect = repr(error)
+            log.error("a defect in sharing the table", exc_info=error)
+        self.lose("a defect, see the log")
+
     def close(self) -> None:
         """Tell the others, and end."""
         self._closed.set()
@@ -144,12 +154,12 @@ class Follower:
                 if self._clock() - agreed > 4 * BEAT:
                     self._log.agree(msgspec.msgpack.encode(self._rules))
                     agreed = self._clock()
-            except LogError as error:
+            except Exception as error:
                 with self.lock:
                     self._outbox = [
                         op for op in written if isinstance(op, ops.Back | ops.Leave)
                     ] + self._outbox
-                    self.lose(str(error))
+                    self._lose_by(error)
 
     def _follow(self) -> None:
         """The reader's thread."""
@@ -158,11 +168,8 @@ class Follower:
                 position = self._join()
                 while self.up and not self._closed.is_set():
                     position = self._read(position)
-            except LogError as error:
-                self.lose(str(error))
-            except Exception:
-                log.exception("a defect in following the log")
-                self.lose("a defect, see the log")
+            except Exception as error:
+                self._lose_by(error)
             self._closed.wait(REJOIN)
 
     def _join(self) -> str:
@@ -215,7 +222,7 @@ class Follower:
 def _decoded(entry: Entry) -> list[Op]:
     try:
         return ops.decode(entry.ops)
-    except msgspec.MsgspecError:
+    except (ValueError, RecursionError):
         log.error("state: an entry of %s in the log is none", entry.member[:40])
         return []
 

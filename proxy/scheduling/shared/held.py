@@ -33,12 +33,14 @@ class SharedLease(Lease):
 
 class SharedTicket(Ticket):
     """What a request came to. `adrift`: the log was lost since, and `alone` is its place where
-    nobody shares."""
+    nobody shares. `overtaken` counts how often the log knew of no backend that is up, though this
+    worker did."""
 
-    __slots__ = ("adrift", "alone", "id")
+    __slots__ = ("adrift", "alone", "id", "overtaken")
 
     def __init__(self, scheduler: Waits, want: Want, began: float, id: int) -> None:
         super().__init__(scheduler, want, Conversation(), began)
         self.id = id
         self.adrift = False
+        self.overtaken = 0
         self.alone: Ticket | None = None

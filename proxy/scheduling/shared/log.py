@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from .ops import FORMAT
+
 EVERY = 8192  # entries
 BATCH = 64  # entries read at once, at most: others may run in between
 SECONDS = 2.0  # until a silent server counts as gone
@@ -51,7 +53,9 @@ class RedisLog:
             retry=Retry(NoBackoff(), 0),
         )
         key = f"slotproxy:{{{name}}}:"
-        self._log, self._snapshot, self._rules = key + "log", key + "snapshot", key + "rules"
+        # Whoever joins after an upgrade begins anew, rather than to read what it cannot.
+        self._log, self._snapshot = f"{key}log:{FORMAT}", f"{key}snapshot:{FORMAT}"
+        self._rules = key + "rules"
 
     def _ask(self, ask: Callable[[], T]) -> T:
         try:
@@ -105,7 +109,7 @@ class RedisLog:
         for _, rows in found or ():
             for key, fields in rows:
                 at = key.decode()
-                member = fields.get(b"member", b"").decode()
+                member = fields.get(b"member", b"").decode("utf-8", "replace")
                 time = int(at.split("-")[0]) / 1000
                 entries.append(Entry(at, time, member, fields.get(b"ops", b"\x90")))
         return entries

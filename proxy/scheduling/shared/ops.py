@@ -1,10 +1,14 @@
 """What workers write into the log, as msgpack arrays. No text of a prompt is in it: digests alone.
 
 An `id` is the writer's own number of a request, from its coming until its slot is given back.
+Which backends a worker has, and how it finds them, is known from its own entries before: so its
+requests do not say that again.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -14,6 +18,10 @@ from ...core.task import Task
 from ..lease import Outcome
 from ..prefix import SIZE, Chain
 from ..state import Keeps, Step, Want
+
+log = logging.getLogger("slotproxy.scheduling")
+
+FORMAT = 2  # of entries and snapshots; another one is never read
 
 
 class Come(Struct, frozen=True, array_like=True, tag=1):
@@ -33,8 +41,10 @@ class Come(Struct, frozen=True, array_like=True, tag=1):
     links: bytes
     ends: tuple[int, ...]
     turn: int
+    whole_backend: bool = False
 
-    def want(self) -> Want:
+    def want(self, views: Mapping[str, bool | None]) -> Want:
+        """`views` are the writer's own, kept up to date while the request waits."""
         links = tuple(self.links[i : i + SIZE] for i in range(0, len(self.links), SIZE))
         return Want(
             self.model,
@@ -46,10 +56,12 @@ class Come(Struct, frozen=True, array_like=True, tag=1):
             self.session,
             self.share,
             self.aside,
+            whole_backend=self.whole_backend,
+            views=views,
         )
 
 
-def come(number: int, want: Want, exclude: frozenset[str], again: bool) -> Come:
+def come(number: int, want: Want, again: bool) -> Come:
     """The session is the client's own word, so its digest is written."""
     session = blake2b(want.session.encode("utf-8", "replace"), digest_size=12).hexdigest()
     return Come(
@@ -63,10 +75,11 @@ def come(number: int, want: Want, exclude: frozenset[str], again: bool) -> Come:
         again,
         not isinstance(want.task.prompt, str),
         want.task.max_tokens,
-        tuple(sorted(want.exclude | exclude)),
+        tuple(sorted(want.exclude)),
         b"".join(want.chain.links),
         want.chain.ends,
         want.chain.turn,
+        want.whole_backend,
     )
 
 
@@ -124,12 +137,14 @@ class Facts(Struct, frozen=True, array_like=True):
 
 
 class Found(Struct, frozen=True, array_like=True, tag=8):
-    """The writer's own view of a backend; `anew`: nothing known of its slots can be trusted."""
+    """The writer's own view of a backend; `anew`: nothing known of its slots can be trusted;
+    `replaces`: for the writer it is another server than the one of this name before."""
 
     name: str
     up: bool | None
     facts: Facts
     anew: bool = False
+    replaces: bool = False
 
 
 class Down(Struct, frozen=True, array_like=True, tag=9):
@@ -155,5 +170,23 @@ class Bye(Struct, frozen=True, array_like=True, tag=12):
 
 
 Op = Come | Leave | Flows | Ends | Steps | Stepped | Back | Found | Down | Drain | Beat | Bye
-encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(list[Op]).decode
+
+
+def encode(written: Sequence[Op]) -> bytes:
+    """One entry. What cannot be written is left out, and logged: a request it is about then counts
+    as over, so that its slot is not kept for ever."""
+    try:
+        return _encode(written)
+    except Exception:
+        return _encode([fit for op in written if (fit := _writable(op)) is not None])
+
+
+def _writable(op: Op) -> Op | None:
+    try:
+        _encode(op)
+    except Exception:
+        log.exception("a defect: %s cannot be written to the log", type(op).__name__)
+        return Leave(op.id) if isinstance(op, Come | Back) else None
+    return op

@@ -21,7 +21,7 @@ from ..scheduler import Scheduler
 from ..state import Step
 from ..ticket import Ticket
 from . import ops
-from .ops import Facts, Op
+from .ops import FORMAT, Facts, Op
 
 log = logging.getLogger("slotproxy.scheduling")
 
@@ -34,6 +34,7 @@ class Rules(Struct, frozen=True):
     """What must be the same for all who share a table."""
 
     version: str
+    format: int = FORMAT
     max_queue: int = 256
     groups: bool = False
     disk: int = 0
@@ -49,7 +50,8 @@ class Told(Struct, frozen=True):
 
 
 class Member:
-    """One worker: when it was heard last, how it finds the backends, what it has and waits for."""
+    """One worker: when it was heard last, how it finds the backends, what it has and waits for. Its
+    waiting requests look at `backends` too, so that is one dictionary for good."""
 
     __slots__ = ("backends", "last", "leases", "tickets")
 
@@ -115,21 +117,24 @@ class Replica:
             case ops.Found():
                 self._found(mine, op)
             case ops.Down():
-                mine.backends[op.name] = op.up
-                self._judge(op.name, op.awaits)
+                if op.name in mine.backends:
+                    mine.backends[op.name] = op.up
+                    self._judge(op.name, op.awaits)
             case ops.Drain():
                 mine.backends.pop(op.name, None)
                 if not any(op.name in member.backends for member in self.members.values()):
                     self.facts.pop(op.name, None)
                     self.scheduler.drain(op.name)
+                self.scheduler.serve()
             case ops.Beat():
                 self.scheduler.serve()
             case ops.Bye():
                 self._bury(name)
 
     def _come(self, mine: Member, op: ops.Come) -> Lease | Ticket | GatewayError:
+        self._leave(mine, op.id)  # a number that is used twice must not hide what it had
         try:
-            found = self.scheduler.enter(op.want(), op.again)
+            found = self.scheduler.enter(op.want(mine.backends), op.again)
         except GatewayError as error:
             return error
         if isinstance(found, Lease):
@@ -184,15 +189,26 @@ class Replica:
         finds something else, tells news: then it may have started anew."""
         before = mine.backends.get(op.name)
         up_for = any(member.backends.get(op.name) for member in self.members.values())
+        others = any(op.name in one.backends for one in self.members.values() if one is not mine)
         mine.backends[op.name] = op.up
         known = op.name in self.facts
-        if known and op.up is None:
+        # While others have the old one by this name, its records stand for both.
+        replaces = op.replaces and not others
+        if known and op.up is None and not replaces:
+            self.scheduler.serve()
             return
-        joins = known and up_for and before is not False and self.facts[op.name] == op.facts
+        joins = (
+            known
+            and up_for
+            and not replaces
+            and before is not False
+            and self.facts[op.name] == op.facts
+        )
         if joins and not op.anew:
+            self.scheduler.serve()  # its own requests may go there from now on
             return
         self.facts[op.name] = op.facts
-        up = op.up if not up_for else True
+        up = op.up if replaces or not up_for else True
         facts = op.facts
         self.scheduler.update(
             op.name,
@@ -203,6 +219,7 @@ class Replica:
             pins=facts.pins,
             keeps=facts.keeps,
             settles=facts.settles,
+            replaces=replaces,
         )
 
     def _judge(self, name: str, awaits: float = 0.0) -> None:

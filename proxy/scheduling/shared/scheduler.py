@@ -26,7 +26,7 @@ from ...errors import GatewayError, NoBackend, QueueFull
 from ..lease import Lease, Outcome
 from ..prefix import Chain
 from ..scheduler import Scheduler
-from ..state import Keeps, Step, Want
+from ..state import MOST_SLOTS, Keeps, Step, Want
 from ..ticket import Ticket
 from ..view import View
 from ..waiting import Waiting
@@ -41,6 +41,7 @@ log = logging.getLogger("slotproxy.scheduling")
 
 ANSWER = 2.0  # seconds within which what was written must have come back
 OVERTAKEN = 0.25  # seconds until a request is written again when health was quicker than the log
+OVERTAKEN_MOST = 8  # times that is tried
 ALONE = "state: Redis is gone, requests are placed by load"
 
 
@@ -79,7 +80,8 @@ class SharedScheduler(Waiting):
         self._leases: dict[int, SharedLease] = {}
         self.on_stranded: Callable[[str], None] = lambda model: None
         self._steps: dict[int, tuple[threading.Event, list[tuple[Step, ...]]]] = {}
-        self._follower = Follower(shared, clock, Rules(version, max_queue, groups, disk), self)
+        rules = Rules(version, max_queue=max_queue, groups=groups, disk=disk)
+        self._follower = Follower(shared, clock, rules, self)
         self._lock = self._follower.lock
         self._post = self._follower.post
         self._follower.start()
@@ -110,18 +112,20 @@ class SharedScheduler(Waiting):
         keeps: Keeps = "nothing",
         settles: float = 0.0,
         anew: bool = False,
+        replaces: bool = False,
     ) -> None:
         with self._lock:
-            facts = Facts(model, slots, weight, pins, keeps, settles)
+            facts = Facts(model, min(slots, MOST_SLOTS), weight, pins, keeps, settles)
             self._mine[name] = up, facts
-            self._post(ops.Found(name, up, facts, anew))
-            self._tell_alone(name)
+            self._post(ops.Found(name, up, facts, anew, replaces))
+            self._tell_alone(name, replaces)
             self._go_on()
 
     def mark(self, name: str, up: bool, awaits: float = 0.0) -> None:
         with self._lock:
-            if name in self._mine:
-                self._mine[name] = up, self._mine[name][1]
+            if name not in self._mine:
+                return  # it was let go of
+            self._mine[name] = up, self._mine[name][1]
             self._post(ops.Down(name, up, awaits))
             self._alone.mark(name, up, awaits)
             self._go_on()
@@ -132,7 +136,7 @@ class SharedScheduler(Waiting):
             self._post(ops.Drain(name))
             self._alone.drain(name)
 
-    def _tell_alone(self, name: str) -> None:
+    def _tell_alone(self, name: str, replaces: bool = False) -> None:
         up, facts = self._mine[name]
         slots = math.ceil(facts.slots / max(1, len(self._follower.replica.members)))
         self._alone.update(
@@ -143,6 +147,7 @@ class SharedScheduler(Waiting):
             weight=facts.weight,
             pins=False,
             settles=facts.settles,
+            replaces=replaces,
         )
 
     # what the gateway asks
@@ -179,12 +184,13 @@ class SharedScheduler(Waiting):
             return lease
 
     def _write(self, ticket: SharedTicket, again: bool) -> None:
+        """By a number of its own each time: what comes of an earlier one is not mistaken for it."""
         self._stranded.pop(ticket.id, None)
+        self._waiting.pop(ticket.id, None)
+        ticket.id = next(self._numbers)
         ticket.stranded = None
         self._waiting[ticket.id] = ticket
-        # What we cannot reach is nothing for us, even where others can.
-        unseen = frozenset(name for name, (up, _) in self._mine.items() if not up)
-        self._post(ops.come(ticket.id, ticket.want, unseen, again))
+        self._post(ops.come(ticket.id, ticket.want, again))
 
     def _views(self, want: Want) -> list[bool | None]:
         """How this worker finds the backends that it has for a request."""
@@ -203,6 +209,14 @@ class SharedScheduler(Waiting):
         ticket.stranded = now
         self._stranded[ticket.id] = ticket
         self.on_stranded(ticket.want.model)
+
+    def _may_strand(self, ticket: SharedTicket) -> bool:
+        """The log knows of no backend that is up: whether to wait for one."""
+        views = self._views(ticket.want)
+        if not any(views):
+            return bool(views) and self._wait_for_backend > 0
+        ticket.overtaken += 1
+        return ticket.overtaken <= OVERTAKEN_MOST
 
     def _go_on(self) -> None:
         """Health changed: write the requests whose backends are back, in the order they came."""
@@ -303,16 +317,16 @@ class SharedScheduler(Waiting):
             return now + self._follower.time_left(known.until, now)
 
     def _look_at_stranded(self, ticket: SharedTicket, now: float) -> float:
+        assert ticket.stranded is not None, "set with its place there"
+        if any(self._views(ticket.want)) and ticket.overtaken <= OVERTAKEN_MOST:
+            # The table said that none is up, but this worker has seen one come back meanwhile.
+            if now >= ticket.stranded + OVERTAKEN:
+                self._write(ticket, again=True)
+            return now + OVERTAKEN
         if self._is_lost(ticket, now):
             del self._stranded[ticket.id]
             ticket.error = NoBackend("no backend of this model is up", retry_after=1.0)
             return now
-        # The table said that none is up, but this worker has seen one come back meanwhile.
-        assert ticket.stranded is not None, "just set"
-        if any(self._views(ticket.want)):
-            if now >= ticket.stranded + OVERTAKEN:
-                self._write(ticket, again=True)
-            return now + OVERTAKEN
         return ticket.until
 
     def expected_wait(self, want: Want) -> float:
@@ -362,12 +376,17 @@ class SharedScheduler(Waiting):
         if isinstance(news, Ticket):
             ticket.first_place = news.first_place
             news.event = ticket.event
+        elif isinstance(news, Lease) and news.backend not in self._mine:
+            # It was let go of after this was written. By now the log knows.
+            self._post(ops.Leave(number))
+            self._write(ticket, again=True)
+            return
         elif isinstance(news, Lease):
             lease = SharedLease(self, ticket.want, news.grant, news.conversation, number)
             lease.waited, lease.place = news.waited, news.place
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
-        elif isinstance(news, NoBackend) and self._wait_for_backend and self._views(ticket.want):
+        elif isinstance(news, NoBackend) and self._may_strand(ticket):
             del self._waiting[number]
             self._strand(ticket, self._clock())
         else:
@@ -387,6 +406,8 @@ class SharedScheduler(Waiting):
         if self._mine:
             log.warning("state: the others thought this worker dead")
             self._introduce(set())
+        for ticket in tuple(self._waiting.values()):
+            self._write(ticket, again=True)  # its place is gone
 
     def _introduce(self, strayed: set[str]) -> None:
         for name, (up, facts) in self._mine.items():

@@ -3,6 +3,8 @@ the old one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from proxy.cancel import Cancel
 from proxy.core.task import Task
 from proxy.scheduling.lease import Lease, Outcome
@@ -51,3 +53,26 @@ class World:
             Outcome("whole", lease.slot.id, tokens, min(tokens, lease.grant.cached), 4, 0.1)
         )
         return lease
+
+
+def checked_slots(scheduler: Scheduler, leases: Sequence[Lease]) -> None:
+    """The records of slots are as these leases, which are all that are out, say: none is lost,
+    none was given twice, and who has a whole backend has it alone."""
+    pools, backends, *_ = scheduler.records
+    assert scheduler.outstanding == len(leases)
+    assert len({id(lease.slot) for lease in leases}) == len(leases)
+    assert all(lease.slot.busy for lease in leases)
+    for name, (pool, backend) in backends.items():
+        assert pool.backends[name] is backend and pools[backend.model] is pool
+        mine = [lease for lease in leases if lease.grant.backend is backend]
+        assert backend.in_flight == len(mine)
+        assert {id(slot) for slot in backend.slots if slot.busy} == {id(x.slot) for x in mine}
+        assert [slot.id for slot in backend.slots] == list(range(len(backend.slots)))
+        assert backend.exclusive == any(lease.grant.whole for lease in mine)
+        assert not backend.exclusive or len(mine) == 1
+        assert not backend.reserved
+        free = {id(slot) for slot in backend.slots if not slot.busy} if backend.lends else set()
+        assert {id(slot) for slot, owner in pool.free.items() if owner is backend} == free
+    assert {id(b) for pool in pools.values() for b in pool.free.values()} <= {
+        id(backend) for _, backend in backends.values()
+    }

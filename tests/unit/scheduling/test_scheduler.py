@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from proxy.cancel import Cancel
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.scheduler import Scheduler, Ticket
+from proxy.scheduling.state import MOST_SLOTS
 from tests.unit.scheduling.fakes import World, want
 
 A = "system of a " * 100
@@ -488,3 +490,48 @@ def test_threads_get_their_slots_and_none_is_lost() -> None:
         list(threads.map(work, range(12)))
     assert most <= 3
     assert scheduler.outstanding == 0
+
+
+def test_no_slot_is_lost_when_the_model_behind_a_backend_changes_under_a_lease() -> None:
+    """The host was started anew, with another model: the old stream hangs until its timeout."""
+    world = World(slots=2)
+    hanging = world.take("a")
+    world.scheduler.update("b0", "other", up=True, slots=2)
+    hanging.flows(1)
+    hanging.release(Outcome("failed", 1))
+    wanted = msgspec.structs.replace(want(world.scheduler, "b"), model="other")
+    leases = [world.scheduler.enter(wanted) for _ in range(2)]
+    assert all(isinstance(lease, Lease) for lease in leases)
+    assert world.scheduler.in_flight("b0") == 2
+
+
+def test_a_server_that_replaces_a_hanging_one_is_free_at_once() -> None:
+    world = World(slots=1)
+    hanging = world.take("a")
+    waiting = world.scheduler.enter(want(world.scheduler, "b"))
+    assert isinstance(waiting, Ticket)
+    world.scheduler.update("b0", "m", up=None, slots=1, replaces=True)
+    assert waiting.wait(Cancel(), 0.0) is None  # it waits for the new one's probe
+    world.scheduler.update("b0", "m", up=True, slots=1)
+    lease = waiting.wait(Cancel(), 0.0)
+    assert lease is not None
+    for end in ("busy", "whole"):
+        hanging.flows(0)
+        hanging.release(Outcome(end, 0, 10, 0, 4, 0.1))  # type: ignore[arg-type]
+        lease.release(Outcome("whole", 0, 10, 0, 4, 0.1))
+    assert isinstance(world.scheduler.enter(want(world.scheduler, "a")), Lease)
+    assert isinstance(world.scheduler.enter(want(world.scheduler, "b")), Ticket)
+
+
+@pytest.mark.parametrize("number", [10**40, -(10**40), 1 << 63])
+def test_no_number_that_a_backend_tells_breaks_the_records(number: int) -> None:
+    world = World(slots=0)
+    lease = world.take("a")
+    lease.flows(number)
+    lease.release(Outcome("whole", number, number, number, number, float("inf")))
+    assert len(world.scheduler.view("", "").backends[0].slots) <= 4
+    again = world.take("a")
+    again.release(Outcome("cut", -1, 10, number, 1, float("nan")))
+    world.scheduler.update("b0", "m", up=True, slots=10**9)
+    assert len(world.scheduler.view("", "").backends[0].slots) == MOST_SLOTS
+    msgspec.msgpack.encode(Outcome("whole", number, number, number, number))

@@ -14,7 +14,7 @@ def test_session_of_any_length_is_kept_as_a_digest() -> None:
     for number in range(50):
         want = _want("x" * 1_000_000 + str(number))
         pool.began(want, pool.conversation(want), 1.0)
-    assert all(type(name) is bytes and len(name) == 16 for name in pool._conversations)
+    assert all(type(name) is bytes and len(name) == 16 for name in pool.conversations)
 
 
 def test_session_is_found_again_in_its_own_group() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import random
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.core.task import Task
 from proxy.errors import NoBackend, QueueFull
@@ -15,7 +18,7 @@ from proxy.scheduling.prefix import Chains
 from proxy.scheduling.shared import ops, snapshot
 from proxy.scheduling.shared.ops import Facts, Op
 from proxy.scheduling.shared.replica import LEASE, Replica, Rules, Told
-from proxy.scheduling.state import Step, Want
+from proxy.scheduling.state import Backend, Grant, Held, Slot, Step, Want
 from proxy.scheduling.ticket import Ticket
 from proxy.scheduling.view import View
 
@@ -27,7 +30,7 @@ CHAINS = Chains()
 def come(number: int, text: str = "hello", again: bool = False, **more: object) -> ops.Come:
     chain = CHAINS.chain(text, (len(text),), str(more.get("group", "")))
     want = Want("m", Task(prompt=text, max_tokens=16), chain=chain, **more)  # type: ignore[arg-type]
-    return ops.come(number, want, frozenset(), again)
+    return ops.come(number, want, again)
 
 
 def apply(replica: Replica, now: float, member: str, *written: Op) -> list[Told]:
@@ -194,15 +197,73 @@ def test_the_queues_bound_is_one_for_all() -> None:
     assert isinstance(told[-1].news, QueueFull)
 
 
-def test_a_snapshot_makes_nothing_but_records() -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return eval, ("1 + 1",)
+def test_snapshot_is_msgpack_and_nothing_else_is_read() -> None:
+    replica = begun()
+    apply(replica, 1001.0, "A", come(1, "one"), come(2, "two"), come(3, "three"))
+    whole = snapshot.dump(replica)
+    assert seen(snapshot.load(whole, RULES)) == seen(replica)
+    garbage = [b"", b"\x80", b"\x91\x02", b"\xc1" * 9, pickle.dumps({"a": 1}), whole[:-1]]
+    other = msgspec.msgpack.decode(whole)
+    garbage.append(msgspec.msgpack.encode([other[0] + 1, "something", "else"]))
+    for data in garbage:
+        with pytest.raises(ValueError, match="no snapshot"):
+            snapshot.load(data, RULES)
+    with pytest.raises(ValueError, match="another version"):
+        snapshot.load(garbage[-1], RULES)
 
-    with pytest.raises(ValueError, match="eval is no record"):
-        snapshot.load(pickle.dumps(Evil()), RULES)
-    with pytest.raises(ValueError, match="no snapshot"):
-        snapshot.load(b"", RULES)
+
+def test_snapshot_keeps_the_order_of_what_is_held() -> None:
+    """The first of those that hold the same beginning may be the one that decides."""
+    replica = begun(Facts("m", 4))
+    system = "the same system prompt " * 60
+    for number, ask in enumerate("dacb"):
+        text = system + ask * 99
+        chain = CHAINS.chain(text, (len(system), len(text)))
+        want = Want("m", Task(prompt=text, max_tokens=16), chain=chain)
+        apply(replica, 1001.0, "A", ops.come(number, want, False))
+    for number in (2, 0, 3, 1):
+        apply(replica, 1002.0, "A", ops.Back(number, Outcome("whole", -1, 400, 0, 5, 0.1)))
+    again = CHAINS.chain(system, (len(system),))
+
+    def holders(one: Replica) -> list[int]:
+        (pool,) = one.scheduler.records[0].values()
+        return [held.slot.id for held, _ in pool.matches(again) if held.slot is not None]
+
+    # Slots in another order than their numbers: 0 is taken anew, so it is the last.
+    first = replica.scheduler.records[0]["m"].backends["b"].slots[0].held
+    assert first is not None
+    replica.scheduler.records[0]["m"].drop(first)
+    replica.scheduler.records[0]["m"].put(first)
+    assert holders(replica) == [1, 2, 3, 0]
+    assert holders(snapshot.load(snapshot.dump(replica), RULES)) == [1, 2, 3, 0]
+
+
+@given(st.data())
+def test_no_change_of_a_snapshot_breaks_the_reader(data: st.DataObject) -> None:
+    replica = begun()
+    apply(replica, 1001.0, "A", come(1, "one"), come(2, "two"), come(3, "three"))
+    whole = bytearray(snapshot.dump(replica))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ValueError):
+        snapshot.load(bytes(whole), RULES)
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "elsewhere"),
+    [
+        (snapshot._Backend, Backend, {"reserved"}),
+        (snapshot._Slot, Slot, set()),
+        (snapshot._Held, Held, set()),
+        (snapshot._Grant, Grant, set()),
+        (snapshot._Want, Want, {"task", "views", "ids", "max_tokens"}),
+    ],
+    ids=lambda one: getattr(one, "__name__", ""),
+)
+def test_snapshot_leaves_no_field_of_a_record_out(
+    record: type[msgspec.Struct], kind: type[msgspec.Struct], elsewhere: set[str]
+) -> None:
+    assert {*record.__struct_fields__} ^ {*kind.__struct_fields__} == elsewhere
 
 
 def test_an_entry_that_fails_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:

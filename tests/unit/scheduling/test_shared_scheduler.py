@@ -11,10 +11,12 @@ import msgspec
 import pytest
 
 from proxy.cancel import Cancel
+from proxy.core.task import Task
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared.log import Entry
+from proxy.scheduling.state import Step, Want
 from tests.unit.scheduling.fakes import want
 
 PATIENCE = 20.0
@@ -27,6 +29,13 @@ class Memory:
         self.entries: list[Entry] = []
         self.news = threading.Condition()
         self.gone = False
+
+    def append(self, member: str, ops: bytes) -> str:
+        with self.news:
+            at = f"{len(self.entries) + 1}-0"
+            self.entries.append(Entry(at, time.monotonic(), member, ops))
+            self.news.notify_all()
+            return at
 
 
 class FakeLog:
@@ -47,12 +56,8 @@ class FakeLog:
         return b"", "0-0"
 
     def append(self, member: str, ops: bytes) -> str:
-        with self._memory.news:
-            self._reach()
-            at = f"{len(self._memory.entries) + 1}-0"
-            self._memory.entries.append(Entry(at, time.monotonic(), member, ops))
-            self._memory.news.notify_all()
-            return at
+        self._reach()
+        return self._memory.append(member, ops)
 
     def read(self, position: str) -> list[Entry]:
         after = int(position.split("-")[0])
@@ -293,3 +298,114 @@ def test_request_is_written_again_when_health_was_quicker_than_the_log(join: Joi
         one._post(ops.Down("b", True))
         held.release()
         waits.result(PATIENCE).release()
+
+
+# workers that differ
+
+
+def test_worker_is_never_granted_a_backend_that_it_does_not_have(join: Join) -> None:
+    one, two = join(), join()
+    two.update("c", "m", up=True, slots=4)
+    until(lambda: one._follower.replica.scheduler.slots("c") == 4)
+    first = acquire(one, "a")
+    assert first.backend == "b"
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, one, "b")  # although "c" has free slots
+        until(lambda: one.waiting == 1)
+        assert acquire(two, "c").backend == "c"
+        assert not waits.done()
+        one.update("c", "m", up=True, slots=4)  # its own reload
+        assert waits.result(PATIENCE).backend == "c"
+
+
+def test_request_that_waits_is_not_granted_a_backend_that_was_let_go_of(join: Join) -> None:
+    one, two = join(), join()
+    for scheduler in (one, two):
+        scheduler.update("c", "m", up=True, slots=1)
+    held = [acquire(two, "a"), acquire(two, "b")]
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, one, "c")
+        until(lambda: one.waiting == 1)
+        one.drain("c")
+        for lease in sorted(held, key=lambda lease: lease.backend != "c"):
+            lease.release()
+        assert waits.result(PATIENCE).backend == "b"
+
+
+def test_two_workers_that_embed_on_one_server_do_not_lock_each_other_out(join: Join) -> None:
+    workers = [join(slots=2), join(slots=2)]
+    whole = Want("m", Task(prompt=""), aside=True, whole_backend=True)
+    running: list[bool] = []
+
+    def embed(worker: SharedScheduler) -> None:
+        for _ in range(3):
+            lease = worker.acquire(whole, Cancel(), again=False)
+            running.append(True)
+            assert len(running) == 1
+            running.pop()
+            lease.release(Outcome("whole"))
+
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(embed, worker) for worker in workers * 2]
+        chats = [pool.submit(acquire, worker, "chat") for worker in workers]
+        for chat in chats:
+            chat.result(PATIENCE).release()
+        for call in calls:
+            call.result(PATIENCE)
+    until(lambda: not any(worker.outstanding for worker in workers))
+
+
+# what nobody thought of
+
+
+def test_threads_of_the_log_survive_an_unexpected_exception(
+    join: Join, memory: Memory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = join()
+    append, faults = FakeLog.append, [OverflowError("int too big")] * 3
+
+    def broken(log: FakeLog, member: str, ops: bytes) -> str:
+        if faults:
+            raise faults.pop()
+        return append(log, member, ops)
+
+    monkeypatch.setattr(FakeLog, "append", broken)
+    one.mark("b", up=True)
+    until(lambda: not faults)
+    until(lambda: not one.notices)
+    acquire(one, "a").release()
+    until(lambda: one.in_flight("b") == 0)
+    assert caplog.text.count("a defect in sharing the table") == 1
+
+
+def test_numbers_beyond_bounds_reach_no_entry_of_the_log(join: Join) -> None:
+    one = join()
+    lease = acquire(one, "a")
+    lease.flows(10**30)
+    lease.release(Outcome("whole", 10**30, 10**40, -(10**40), 1 << 64, float("inf")))
+    until(lambda: one.in_flight("b") == 0)
+    assert not one.notices
+    acquire(one, "a").release()
+
+
+def test_what_cannot_be_written_costs_no_slot(caplog: pytest.LogCaptureFixture) -> None:
+    bad = ops.Stepped(1 << 70, Step("save"), 0, 0, 0.0)
+    back = ops.Back(3, Outcome())
+    msgspec.structs.force_setattr(back.outcome, "prompt", 1 << 70)
+    assert ops.decode(ops.encode([bad, ops.Beat(), back])) == [ops.Beat(), ops.Leave(3)]
+    assert caplog.text.count("cannot be written") == 2
+
+
+def test_request_that_waits_keeps_its_turn_when_its_worker_was_thought_dead(
+    join: Join, memory: Memory
+) -> None:
+    one, two = join(), join()
+    held = acquire(two, "a")
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, one, "b")
+        until(lambda: two.waiting == 1)
+        with one._lock:  # it stands still, and the others bury it
+            memory.append(one._follower._me, ops.encode([ops.Bye()]))
+        held.release()
+        waits.result(PATIENCE).release()
+    until(lambda: one.outstanding == two.waiting == 0)
