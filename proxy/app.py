@@ -229,7 +229,8 @@ def _dialogues(
 
 
 def reload(app: Flask, settings: Settings) -> None:
-    """Add and drain backends as these settings say; nothing else changes."""
+    """Add, change and drain backends as these settings say; nothing else changes. Raises
+    SettingsError, and then nothing has changed."""
     services = services_of(app)
     configs = _configs(settings)
     services.gateway.registry.reload(configs, lambda config: _backend(settings, config))
@@ -259,7 +260,10 @@ def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
 def _configs(settings: Settings) -> Sequence[BackendConfig]:
     """The configured backends; where none was named, those of the default addresses where somebody
     is, or else the bundled model."""
-    configs = settings.backends
+    configs = tuple(
+        msgspec.structs.replace(config, chat_mode=config.chat_mode or settings.chat_mode)
+        for config in settings.backends
+    )
     if not settings.is_default:
         return configs
     there = [config for config in configs if listens(config.url)]
@@ -281,6 +285,7 @@ def _backend(settings: Settings, config: BackendConfig) -> Backend:
         n_ctx=config.ctx_size,
         weight=config.weight,
         chat_mode=config.chat_mode or settings.chat_mode,
+        config=config,
     )
 
 

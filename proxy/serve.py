@@ -88,6 +88,8 @@ def _reload(app: Flask, reread: Reread) -> None:
         reload(app, reread())
     except SettingsError as error:
         say(f"not reloaded: {error}")
+    except Exception:  # the next signal must be heeded all the same
+        logging.getLogger("slotproxy").exception("not reloaded, because of a defect")
 
 
 def _on_hangup(app: Flask, reread: Reread) -> None:

@@ -11,6 +11,11 @@ traffic itself tells of the rest, through `failed`.
 A request that finds no backend up waits in the queue, and asks for a look at once (`look_soon`).
 All who ask share that look: one at a time for each backend, and a pause after each that fails.
 
+A reload compares what is configured with what is here, and there is one way for every change: a new
+`Backend` takes the name over, and the old one leaves, which means that it serves what is under way
+and is closed when that is over. Behind the same address the scheduler keeps its records, so that no
+more is asked of the server than it has slots; another address begins with records of its own.
+
 A llama-server in router mode has many models: each is a backend here, made when the router lists
 it and let go when it does so no more. What looks after the address looks at that list.
 """
@@ -33,6 +38,7 @@ from ..errors import (
     ConnectionLost,
     GatewayError,
     ModelNotFound,
+    NoBackend,
     UpstreamFault,
     UpstreamTimeout,
 )
@@ -63,7 +69,9 @@ class Backend:
     """One configured backend; what is set here wins over what the probe finds.
 
     `up` is None until a probe came back, `caps` until its first questions were answered; `error`
-    says why it is down. `leaving`: it is configured no more, and goes when its last answer is out.
+    says why it is down. `config` is what it was made from. `leaving`: it gets nothing new, and is
+    closed when its last answer is out; `users` counts the attempts that are under way on it.
+    `presumed` is its model until it tells one: that of the backend whose name it took over.
     `router` is set where several models are behind its address: then it serves nothing itself;
     `host` is that backend for one of these, and `aliases` are other names of its model. Fields are
     replaced whole, so readers need no lock."""
@@ -79,6 +87,7 @@ class Backend:
         n_ctx: int = 0,
         weight: float = 1.0,
         chat_mode: ChatMode = "auto",
+        config: BackendConfig | None = None,
     ) -> None:
         self.name = name
         self.url = url
@@ -88,6 +97,11 @@ class Backend:
         self.set_n_ctx = n_ctx
         self.weight = weight
         self.chat_mode = chat_mode
+        self.config = config
+        self.presumed = UNNAMED
+        self.users = 0  # changed under the registry's lock
+        self.closed = False
+        self.wake = threading.Event()  # look at it soon
         self.counter = TokenCounter(driver)
         self.vocabulary = Vocabulary(driver)
         self.caps: Capabilities | None = None
@@ -99,6 +113,7 @@ class Backend:
         self.count_pause = COUNT_PAUSE
         self.router: Router | None = None
         self.host: Backend | None = None
+        self.router_of: Backend | None = None  # the backend whose router its driver asks
         self.aliases: tuple[str, ...] = ()
         self.awaits = 0.0  # seconds until its model is loaded, as the scheduler has it
 
@@ -107,7 +122,12 @@ class Backend:
         """The name of the pool it belongs to."""
         if self.set_model:
             return self.set_model
-        return self.caps.models[0] if self.caps is not None and self.caps.models else UNNAMED
+        return self.caps.models[0] if self.caps is not None and self.caps.models else self.presumed
+
+    def take_over(self, old: Backend) -> None:
+        """Go on from what was found of the same server under other settings."""
+        self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
+        self.miscounted, self.count_at = old.miscounted, old.count_at
 
     @property
     def slots(self) -> int:
@@ -171,7 +191,8 @@ class Registry:
         self._deadline = deadline
         self._stopped = threading.Event()
         self.looked = threading.Event()  # at every backend once
-        self._wake = {name: threading.Event() for name in self.backends}
+        self._replaced: list[Backend] = []  # they left, and others have their names
+        self._started = False
         self._threads: list[threading.Thread] = []
         self._changing = threading.Lock()  # what is replaced whole is read first
         self._pools: dict[str, tuple[Backend, ...]] = {}  # as they are: asked for by every request
@@ -182,10 +203,14 @@ class Registry:
             self._push(backend)
 
     def start(self) -> None:
+        self._started = True
         for backend in self.backends.values():
             self._start(backend)
 
     def _start(self, backend: Backend) -> None:
+        if not self._started:
+            return
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(
             target=self._look_after, args=(backend,), name=f"health-{backend.name}", daemon=True
         )
@@ -195,63 +220,120 @@ class Registry:
     def reload(
         self, wanted: Sequence[BackendConfig], make: Callable[[BackendConfig], Backend]
     ) -> None:
-        """The configuration changed: new backends are looked after from now on, those that are
-        gone get nothing new and end well, weights and slots are as they are told now. Another
-        address needs another name."""
+        """The configuration changed. What is new, or was changed, is made first: where that raises
+        SettingsError nothing has changed. Backends that are configured no more get nothing new and
+        end well; one that is named again meanwhile comes back."""
         configs = {config.name: config for config in wanted}
-        for name, backend in tuple(self._configured.items()):
-            config = configs.get(name)
-            if config is None or config.address != backend.url:
-                self._configured.pop(name)
-                for one in (backend, *self._models_of(backend)):
+        back: list[Backend] = []
+        made: list[Backend] = []
+        try:
+            for name, config in configs.items():
+                old = self._configured.get(name)
+                if old is not None and old.config == config:
+                    continue
+                left = self.borrow(name) if old is None else None
+                if left is not None:
+                    back.append(left)  # it cannot go meanwhile
+                if left is None or left.config != config or left.host is not None:
+                    made.append(make(config))
+        except BaseException:
+            for backend in made:
+                self._close(backend)
+            for backend in back:
+                self.give_back(backend)
+            raise
+        for name in self._configured.keys() - configs.keys():
+            backend = self._configured.pop(name)
+            for one in (backend, *self._models_of(backend)):
+                self._let_go(one)
+        for backend in made:
+            self._replace(backend)
+        for backend in back:
+            if backend.config == configs[backend.name] and backend.host is None:
+                self._come_back(backend)
+            self.give_back(backend)
+        log.info("backends now: %s", ", ".join(configs) or "none")
+
+    def _replace(self, backend: Backend) -> None:
+        """A backend was configured, in place of the one of its name if there is one."""
+        old = self._configured.get(backend.name)
+        self._configured[backend.name] = backend
+        if old is not None and old.router is not None:
+            for one in self._models_of(old):
+                if old.url == backend.url:
+                    one.host = backend  # it serves on until the new one has looked
+                else:
                     self._let_go(one)
-            elif (config.weight, config.slots) != (backend.weight, backend.set_slots):
-                for one in (backend, *self._models_of(backend)):
-                    one.weight, one.set_slots = config.weight, config.slots
-                    if one.name in self.backends:
-                        self._push(one)
-        for name, config in configs.items():
-            if name not in self._configured and name not in self.backends:
-                self._configured[name] = backend = make(config)
-                self._add(backend)
-        log.info("backends now: %s", ", ".join(configs))
+            old.leaving = True
+            old.wake.set()
+        self._add(backend)
 
     def _add(self, backend: Backend) -> None:
-        self._wake[backend.name] = threading.Event()
-        places = {name: place for place, name in enumerate(self._configured)}
-
-        def place(one: Backend) -> int:
-            """Where it is configured; the models of a router stand where the router does."""
-            return places.get((one.host or one).name, len(places))
-
         with self._changing:
-            found = sorted((*self.backends.values(), backend), key=place)
-            self.backends = {one.name: one for one in found}
-        self._push(backend)
+            old = self.backends.get(backend.name)
+            if old is not None:
+                old.leaving = True
+                self._replaced.append(old)
+                backend.presumed = old.model
+                if old.url == backend.url and _key(old) == _key(backend):
+                    backend.take_over(old)
+            self.backends = {**self.backends, backend.name: backend}
+        self._push(backend, replaces=old is not None and old.url != backend.url)
+        if old is not None:
+            old.wake.set()
         self._start(backend)
+
+    def _come_back(self, backend: Backend) -> None:
+        """It was leaving, and is configured again."""
+        self._configured[backend.name] = backend
+        backend.leaving = False
+        self._push(backend)
+        backend.wake.set()
 
     def _let_go(self, backend: Backend) -> None:
         """Nothing new for it; it goes when its last answer is out."""
         backend.leaving = True
         self._sort()
-        self._scheduler.drain(backend.name)
-        self._wake[backend.name].set()
+        if self.backends.get(backend.name) is backend:
+            self._scheduler.drain(backend.name)
+        backend.wake.set()
 
     def _remove(self, backend: Backend) -> None:
         with self._changing:
             self.backends = {n: b for n, b in self.backends.items() if b is not backend}
         self._sort()
 
+    # attempts
+
+    def borrow(self, name: str) -> Backend | None:
+        """The backend of a lease; it is not closed before it is given back. None where it was let
+        go of after the grant."""
+        with self._changing:
+            backend = self.backends.get(name)
+            if backend is not None:
+                backend.users += 1
+            return backend
+
+    def give_back(self, backend: Backend) -> None:
+        with self._changing:
+            backend.users -= 1
+        if backend.leaving:
+            backend.wake.set()
+
     def close(self) -> None:
         self._stopped.set()
-        for wake in self._wake.values():
-            wake.set()
+        known = [*self._configured.values(), *self.backends.values(), *self._replaced]
+        for backend in known:
+            backend.wake.set()
         for thread in self._threads:
             thread.join(timeout=2 * self._deadline)
-        for backend in {**self._configured, **self.backends}.values():
+        for backend in known:
             self._close(backend)
 
     def _close(self, backend: Backend) -> None:
+        if backend.closed:
+            return
+        backend.closed = True
         if backend.router is not None:
             backend.router.close()
         backend.driver.close()
@@ -272,8 +354,10 @@ class Registry:
         """(pool, name to answer with) for the name a client asked for.
 
         With one model, or with a default, any name means that, unless names are strict. Raises
-        ModelNotFound."""
+        ModelNotFound, and NoBackend where none is configured."""
         models = self.models()
+        if not models:
+            raise NoBackend("no backend is configured here", retry_after=10.0)
         if name in models:
             return name, name
         if name in self._aliases:
@@ -360,30 +444,29 @@ class Registry:
         unreachable = isinstance(error, BackendDown) and not isinstance(error, ConnectionLost)
         if backend.up and (unreachable or isinstance(error, UpstreamTimeout)):
             self._down(backend, error)
-        self._wake[name].set()
+        backend.wake.set()
 
     def miscounted(self, name: str) -> None:
         """A backend was busy with fewer requests than it has slots, or named one that it should
         not have: its slots are counted again when nothing runs there."""
-        self.backends[name].miscounted = True
+        backend = self.backends.get(name)
+        if backend is not None:
+            backend.miscounted = True
 
     def look_soon(self, model: str) -> None:
         """Somebody waits for a backend of this model. Never blocks."""
         for backend in self.pool(model):
             if not backend.up:
-                self._wake[backend.name].set()
+                backend.wake.set()
 
     def _look_after(self, backend: Backend) -> None:
-        wake = self._wake[backend.name]
+        wake = backend.wake
         pause, defect = FIRST_PAUSE, ""
         while not self._stopped.is_set():
             wake.clear()
             try:
-                if backend.leaving:
-                    if self._left(backend):
-                        return
-                else:
-                    self._look(backend)
+                if not self.tend(backend):
+                    return
                 defect = ""
             except Exception as error:  # whatever it is, the next look must come
                 if repr(error) != defect:
@@ -399,6 +482,16 @@ class Registry:
                 longest = min(longest, pause)
             self._rest(wake, min(pause, longest), longest)
 
+    def tend(self, backend: Backend) -> bool:
+        """One look at a backend, or one at whether it can go. False when it has gone."""
+        if not backend.leaving:
+            self._look(backend)
+            return True
+        for one in self._models_of(backend):
+            if not one.leaving:  # made while its router was let go of
+                self._let_go(one)
+        return not self._left(backend)
+
     def _rest(self, wake: threading.Event, least: float, longest: float) -> None:
         """Wait until the next look, which `wake` may bring forward."""
         end = time.monotonic() + least
@@ -406,10 +499,15 @@ class Registry:
             self._stopped.wait(max(0.0, end - time.monotonic()))
 
     def _left(self, backend: Backend) -> bool:
-        """Whether a backend that is leaving has no answer under way any more."""
-        if self._scheduler.in_flight(backend.name):
-            return False
-        self._remove(backend)
+        """Whether a backend that is leaving has no answer under way any more: then it goes."""
+        with self._changing:
+            everybody = (*self.backends.values(), *self._replaced)
+            needed = backend.router is not None and any(b.router_of is backend for b in everybody)
+            if not backend.leaving or backend.users or needed:
+                return False
+            self._replaced = [one for one in self._replaced if one is not backend]
+            self.backends = {n: b for n, b in self.backends.items() if b is not backend}
+        self._sort()
         self._close(backend)
         return True
 
@@ -436,7 +534,7 @@ class Registry:
         try:
             caps = backend.driver.probe(self._deadline, learned)
             if caps.dialect == ROUTER and isinstance(backend.driver, LlamaCpp):
-                wake = self._wake[backend.name].set
+                wake = backend.wake.set
                 backend.router = Router(backend.driver, caps, wake)
                 log.info("backend %s is a router of several models", backend.name)
                 wake()
@@ -501,7 +599,7 @@ class Registry:
                 host.error = str(error)
                 log.warning("router %s is down: %s", host.name, error)
             for one in self._models_of(host):
-                self._wake[one.name].set()  # each finds out by itself
+                one.wake.set()  # each finds out by itself
             return
         host.error = ""
         if listed is None:
@@ -514,7 +612,7 @@ class Registry:
         self._have(host, router, wanted)
         for one in self._models_of(host):
             if one.model in router.lost or listed.get(one.model) != before.get(one.model):
-                self._wake[one.name].set()
+                one.wake.set()
         if not wanted:
             what = f"the model {host.set_model}" if host.set_model else "any models"
             host.up, host.error = False, f"the router does not have {what}"
@@ -528,7 +626,8 @@ class Registry:
                 self._let_go(one)
                 router.forget(name)
         for name, listed in wanted.items():
-            if name not in known:
+            old = known.get(name)
+            if old is None or old.leaving or old.router_of is not host:
                 one = Backend(
                     f"{host.name}/{name}",
                     host.url,
@@ -539,10 +638,10 @@ class Registry:
                     weight=host.weight,
                     chat_mode=host.chat_mode,
                 )
-                one.host, one.aliases = host, listed.aliases
+                one.host, one.router_of, one.aliases = host, host, listed.aliases
                 self._add(one)
-            elif known[name].aliases != listed.aliases:
-                known[name].aliases = listed.aliases
+            elif old.aliases != listed.aliases:
+                old.aliases = listed.aliases
                 self._sort()
         if wanted and host.name in self.backends:
             self._scheduler.drain(host.name)
@@ -576,7 +675,8 @@ class Registry:
         backend.up = False
         self._sort()
         log.warning("backend %s is down: %s", backend.name, backend.error)
-        self._scheduler.mark(backend.name, up=False)
+        if not backend.leaving:
+            self._scheduler.mark(backend.name, up=False)
 
     def _refresh(self, backend: Backend, driver: LoadsModel) -> None:
         """Tell what became of a model that its server loads and unloads."""
@@ -590,8 +690,12 @@ class Registry:
             backend.awaits = driver.awaits
             self._scheduler.mark(backend.name, bool(backend.up), backend.awaits)
 
-    def _push(self, backend: Backend, rising: bool = False, anew: bool = False) -> None:
+    def _push(
+        self, backend: Backend, rising: bool = False, anew: bool = False, replaces: bool = False
+    ) -> None:
         self._sort(backend if rising else None)
+        if backend.leaving:
+            return  # another one has its name, or the scheduler gives nothing of it away any more
         caps = backend.caps
         ram = caps is not None and caps.ram_cache
         files = caps is not None and caps.slot_save and not ram
@@ -605,4 +709,10 @@ class Registry:
             keeps="ram" if ram else "files" if files else "nothing",
             settles=0.0 if caps is None or caps.queues else SETTLE,
             anew=anew,
+            replaces=replaces,
         )
+
+
+def _key(backend: Backend) -> object:
+    """What is sent to its server with every request: with another key all may be different."""
+    return backend.config.api_key if backend.config is not None else None

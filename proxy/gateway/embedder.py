@@ -2,16 +2,16 @@
 
 Today's servers get the inputs in calls of many, side by side, a lease for each. A 2023 server gives
 the vector of whatever it evaluated last in a batch: with anything else under way, be it another
-embedding or a completion, that is another text's. So it is asked one text at a time, and holding
-the leases of all its slots.
+embedding or a completion, that is another text's. So it is asked one text at a time, with a lease
+of the whole backend (`Want.whole_backend`), which is given back after a few texts so that others
+have their turn.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -24,22 +24,21 @@ from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
 from ..errors import (
     BackendBusy,
-    Cancelled,
     GatewayError,
     NoBackend,
     Unsupported,
     UpstreamFault,
 )
 from ..scheduling.admission import Admission
-from ..scheduling.lease import Lease, Outcome
+from ..scheduling.lease import Outcome
 from ..scheduling.state import Want
 from .retries import Retries
 
 T = TypeVar("T")
 
 MOST = 8  # calls of one request that are under way together
-TRIES = 20  # at a server that says "busy" though all its slots are ours
-LOOK = 0.5  # seconds between two looks at what may have changed meanwhile
+TEXTS = 16  # that are embedded with one lease of a whole backend
+SECONDS = 1.0  # after which such a lease is given back before
 WHOLE = Outcome("whole", erased=True)
 CUT = Outcome("cut", erased=True)
 
@@ -50,7 +49,6 @@ class Embedder:
     def __init__(self, registry: Registry, scheduler: Admission) -> None:
         self.registry = registry
         self._scheduler = scheduler
-        self._alone = {name: threading.Lock() for name in registry.backends}
 
     def embed(self, name: str, inputs: Sequence[Input], cancel: Cancel) -> tuple[str, Embedded]:
         """(model's name, vectors). Raises ModelNotFound, NoBackend, Unsupported, BadRequest, and
@@ -61,16 +59,19 @@ class Embedder:
             if not isinstance(ids, str):
                 backend.vocabulary.check_harmless(ids, caps, "input")
         if not caps.queues:
-            return name, self._embed_alone(model, backend, caps, inputs, cancel)
+            return name, self._embed_one_by_one(model, backend, inputs, cancel)
         size = at_once(caps)
         parts = [inputs[i : i + size] for i in range(0, len(inputs), size)]
+        exclude = self._others(model, queues=True)
         found: dict[int, Embedded] = {}
 
         def one(i: int, inner: Cancel) -> None:
             def call(driver: Embeds, caps: Capabilities) -> Embedded:
                 return driver.embed(parts[i], caps, inner)
 
-            found[i] = self._leased(model, parts[i][0], call, inner)
+            found[i] = self._leased(
+                Want(model, Task(prompt=parts[i][0]), exclude, aside=True), call, inner
+            )
 
         _side_by_side(one, len(parts), cancel)
         whole = [found[i] for i in range(len(parts))]
@@ -87,122 +88,97 @@ class Embedder:
         def call(driver: Embeds, caps: Capabilities) -> Ranked:
             return driver.rerank(query, documents, caps, cancel)
 
-        return name, self._leased(model, query, call, cancel)
+        return name, self._leased(Want(model, Task(prompt=query), aside=True), call, cancel)
 
     def _first(self, model: str) -> tuple[Backend, Capabilities]:
         """A backend that tells how to ask. It may be down, then the queue waits for it; not so an
         old server, whose tokens are counted first."""
-        backend = self.registry.pool(model)[0]
-        if backend.caps is None or not (backend.up or backend.caps.queues):
-            raise NoBackend("no backend of this model is up", retry_after=1.0)
-        return backend, backend.caps
+        for backend in self.registry.pool(model)[:1]:
+            if backend.caps is not None and (backend.up or backend.caps.queues):
+                return backend, backend.caps
+        raise NoBackend("no backend of this model is up", retry_after=1.0)
 
-    def _embed_alone(
-        self,
-        model: str,
-        backend: Backend,
-        caps: Capabilities,
-        inputs: Sequence[Input],
-        cancel: Cancel,
+    def _others(self, model: str, *, queues: bool) -> frozenset[str]:
+        """The backends of a model that must be asked in the other way."""
+        pool = self.registry.pool(model)
+        return frozenset(b.name for b in pool if b.caps and b.caps.queues is not queues)
+
+    def _embed_one_by_one(
+        self, model: str, backend: Backend, inputs: Sequence[Input], cancel: Cancel
     ) -> Embedded:
-        driver = _embeds(backend)
         texts = [
             one if isinstance(one, str) else backend.driver.detokenize(list(one)) for one in inputs
         ]
+        exclude = self._others(model, queues=False)
         # It would cut a longer text silently.
-        limit = backend.n_ctx + 1 if backend.n_ctx else 0
+        pool = [b for b in self.registry.pool(model) if b.name not in exclude and b.n_ctx]
+        limit = min((b.n_ctx + 1 for b in pool), default=0)
         counts = [backend.counter.count(text, cancel, limit) for text in texts]
-        for left in range(TRIES, 0, -1):
-            try:
-                with self._all_slots(model, backend, cancel):
-                    found = [driver.embed((text,), caps, cancel) for text in texts]
-                return Embedded(tuple(one.vectors[0] for one in found), sum(counts))
-            except BackendBusy:
-                if left == 1:
-                    raise
-        raise AssertionError("the last try raises")
+        found: list[Embedded] = []
 
-    @contextlib.contextmanager
-    def _all_slots(self, model: str, backend: Backend, cancel: Cancel) -> Iterator[None]:
-        """The leases of all slots of a backend: nothing else runs there. Only one at a time
-        gathers them, so no two wait for each other."""
-        want = Want(
-            model,
-            Task(prompt=""),
-            exclude=frozenset(self.registry.backends) - {backend.name},
-            aside=True,
-        )
-        leases: list[Lease] = []
-        outcome = CUT
-        lock = self._alone[backend.name]
-        while not lock.acquire(timeout=LOOK):
-            if cancel.cancelled:
-                raise Cancelled("the client closed the request")
-        try:
-            while len(leases) < self._scheduler.slots(backend.name):
-                lease = self._next(want, backend, bool(leases), cancel)
-                if lease is None:
-                    break
-                leases.append(lease)
-                lease.flows(-1)  # it evaluates nothing that the next ones must wait for
-            yield
-            outcome = WHOLE
-        except UpstreamFault as error:
-            outcome = Outcome("busy" if isinstance(error, BackendBusy) else "failed")
-            raise
-        finally:
-            for lease in leases:
-                lease.release(outcome)
-                outcome = CUT if outcome.end in ("busy", "failed") else outcome  # told once
-            lock.release()
+        def some(driver: Embeds, caps: Capabilities) -> None:
+            end = time.monotonic() + SECONDS
+            for text in texts[len(found) : len(found) + TEXTS]:
+                found.append(driver.embed((text,), caps, cancel))
+                if time.monotonic() >= end:
+                    return
 
-    def _next(self, want: Want, backend: Backend, holding: bool, cancel: Cancel) -> Lease | None:
-        """One more slot; None when a backend on trial gives no second one to anybody."""
-        found = self._scheduler.enter(want)
-        if isinstance(found, Lease):
-            return found
-        while True:
-            lease = found.wait(cancel, LOOK)
-            if lease is not None:
-                return lease
-            known = self._scheduler.view("", "").backends
-            if holding and any(one.backend == backend.name and one.on_trial for one in known):
-                found.leave()
-                return None
+        while len(found) < len(texts):
+            tokens = sum(counts[len(found) : len(found) + TEXTS])
+            task = Task(prompt="", max_tokens=max(1, tokens))  # its cost, for the fair queue
+            want = Want(model, task, exclude, aside=True, whole_backend=True)
+            self._leased(want, some, cancel)
+        return Embedded(tuple(one.vectors[0] for one in found), sum(counts))
 
-    def _leased(
-        self, model: str, prompt: Input, call: Callable[[Embeds, Capabilities], T], cancel: Cancel
-    ) -> T:
-        """What a call on some backend gives; on another where one cannot or is gone."""
-        want = Want(model, Task(prompt=prompt), aside=True, since=time.monotonic())
+    def _leased(self, want: Want, call: Callable[[Embeds, Capabilities], T], cancel: Cancel) -> T:
+        """What a call on some backend gives; on another where one cannot or is gone. One deadline
+        for all of its waiting in the queue."""
+        want = msgspec.structs.replace(want, since=time.monotonic())
         retries = Retries()
         reason: GatewayError | None = None
         while True:
+            # A whole backend that is busy with what others ask of it must not be tried before
+            # everybody else again and again.
+            again = reason is not None and not want.whole_backend
             try:
-                lease = self._scheduler.acquire(want, cancel, again=reason is not None)
+                lease = self._scheduler.acquire(want, cancel, again=again)
             except NoBackend:
                 if reason is None or isinstance(reason, BackendBusy):
                     raise
                 raise reason from None
-            backend = self.registry.backends[lease.backend]
-            outcome = CUT
+            outcome = Outcome()
+            backend = self.registry.borrow(lease.backend)
             try:
-                assert backend.caps is not None, "a backend is up only after its probe"
-                result = call(_embeds(backend), backend.caps)
+                if backend is None or backend.caps is None:
+                    # It was let go of after the grant.
+                    reason = NoBackend("no backend of this model is up", retry_after=1.0)
+                    if backend is None:
+                        want = _without(want, lease.backend)
+                    continue
+                driver = _embeds(backend)
+                outcome = CUT
+                result = call(driver, backend.caps)
                 outcome = WHOLE
                 return result
             except BackendBusy as error:
                 reason, outcome = error, Outcome("busy")
             except Unsupported as error:
                 reason = error
-                want = msgspec.structs.replace(want, exclude=want.exclude | {lease.backend})
+                want = _without(want, lease.backend)
             except UpstreamFault as error:
                 outcome = Outcome("failed")
-                self.registry.failed(lease.backend, error)
+                if backend is not None and not backend.leaving:
+                    self.registry.failed(lease.backend, error)
                 want = retries.after(want, lease.backend, error, time.monotonic())
                 reason = error
             finally:
                 lease.release(outcome)
+                if backend is not None:
+                    self.registry.give_back(backend)
+
+
+def _without(want: Want, name: str) -> Want:
+    return msgspec.structs.replace(want, exclude=want.exclude | {name})
 
 
 def _embeds(backend: Backend) -> Embeds:

@@ -97,11 +97,13 @@ class Seat:
         """Take a slot and make it ready; or a ticket to `wait` with, if none can be had at once.
         Raises NoBackend, QueueFull, QueueTimeout, Cancelled."""
         scheduler: Admission = self._gateway.scheduler
-        found = scheduler.enter(self._want, again)
-        if isinstance(found, Lease):
-            self._sit(found)
-            return None
-        return found
+        while True:
+            found = scheduler.enter(self._want, again)
+            if not isinstance(found, Lease):
+                return found
+            if self._sit(found):
+                return None
+            again = True
 
     def wait(self, ticket: Ticket, begun: bool = False) -> Iterator[Batch]:
         """The same when its turn has come, with empty batches as signs of life: while its place is
@@ -120,20 +122,33 @@ class Seat:
         info.place = 0
         info.queue_wait = max(info.queue_wait, lease.waited)
         info.first_place = max(info.first_place, lease.place)
-        self._sit(lease)
+        if not self._sit(lease):
+            next_ticket = self.take(again=True)
+            if next_ticket is not None:
+                yield from self.wait(next_ticket, begun)
 
-    def _sit(self, lease: Lease) -> None:
+    def _sit(self, lease: Lease) -> bool:
+        """False where the backend was let go of after the grant: then it is given back."""
+        registry, name = self._gateway.registry, lease.backend
+        backend = registry.borrow(name)
+        if backend is None or backend.caps is None:
+            lease.release()
+            if backend is None:
+                self._want = _without(self._want, name)
+            else:
+                registry.give_back(backend)
+            return False
         self._lease = lease
         grant, info = lease.grant, self._info
-        info.backend = name = grant.backend.name
+        info.backend = name
         info.slot = lease.slot.id
-        self.backend = backend = self._gateway.registry.backends[name]
-        assert backend.caps is not None, "a backend is up only after its probe"
+        self.backend = backend
         self.caps = backend.caps
         self._end, self._outcome = "unused", UNUSED
         self._asked = None
         if grant.save or grant.restore is not None:
             self._prepare(lease, backend)
+        return True
 
     def begin(self, task: Task) -> Run:
         """A run on the slot that was taken."""
@@ -187,13 +202,14 @@ class Seat:
         name, gateway = self._lease.backend, self._gateway
         if isinstance(error, BackendBusy):
             self._end = "busy"
-            if not isinstance(error, PoolTimeout):  # that is our own bound
+            if not isinstance(error, PoolTimeout) and not self.backend.leaving:  # our own bound
                 gateway.registry.miscounted(name)
             return
         if not isinstance(error, (UpstreamFault, UpstreamTimeout)):
             return
         self._end = "failed"
-        gateway.registry.failed(name, error)
+        if not self.backend.leaving:
+            gateway.registry.failed(name, error)
         self._want = self._retries.after(self._want, name, error, gateway.clock())
 
     def may_go_on(self, task: Task) -> bool:
@@ -214,8 +230,7 @@ class Seat:
     def refused(self) -> None:
         """This backend cannot do it: another one may."""
         assert self._lease is not None, "nothing was taken"
-        exclude = self._want.exclude | {self._lease.backend}
-        self._want = msgspec.structs.replace(self._want, exclude=exclude)
+        self._want = _without(self._want, self._lease.backend)
         self._end, self._outcome = "unused", UNUSED
 
     def leave(self) -> None:
@@ -247,6 +262,7 @@ class Seat:
                 outcome = msgspec.structs.replace(outcome, erased=True)
         finally:
             lease.release(outcome)
+            self._gateway.registry.give_back(self.backend)
 
     def _prepare(self, lease: Lease, backend: Backend) -> None:
         """Save what the slot holds, and restore what it is to hold. Whatever fails, the answer
@@ -272,6 +288,10 @@ class Seat:
             # Where it cannot be erased, the scheduler asks for a fresh evaluation there.
             with contextlib.suppress(GatewayError):
                 driver.slot_action("erase", number, "")
+
+
+def _without(want: Want, name: str) -> Want:
+    return msgspec.structs.replace(want, exclude=want.exclude | {name})
 
 
 class _Course:

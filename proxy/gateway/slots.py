@@ -14,8 +14,8 @@ def act(registry: Registry, name: str, action: str, slot: int, file: str) -> tup
     (tokens, bytes) moved. Raises BadRequest, Unsupported, NoBackend and what the driver does."""
     if action not in get_args(SlotAction):
         raise BadRequest(f"action must be one of {', '.join(get_args(SlotAction))}", param="action")
-    backend = registry.backends[name]
-    if not backend.up or backend.caps is None:
+    backend = registry.backends.get(name)
+    if backend is None or not backend.up or backend.caps is None:
         raise NoBackend("the backend is down", retry_after=1.0)
     driver = backend.driver
     if not isinstance(driver, KeepsSlots) or not backend.caps.slot_save:

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, make_response, render_template, request
 from ...core.invalid import Invalid
 from ...core.request import Message as Said
 from ...dialects import fields
-from ...errors import NotFound
+from ...errors import NoBackend, NotFound
 from ..exchange import STREAM_HEADERS
 from ..observe import Record
 from ..reply import Reply
@@ -37,7 +37,9 @@ _answers = Answers()
 def page() -> Response:
     here = services()
     registry = here.gateway.registry
-    models = sorted({one.model for one in registry.backends.values()} - {""})
+    models = sorted(registry.models())
+    if not models:
+        raise NoBackend("no backend is configured here", retry_after=10.0)
     missing = here.conversations is None
     bases = here.knowledge.bases(api.owner()) if here.knowledge is not None else ()
     return make_response(

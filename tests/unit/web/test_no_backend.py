@@ -1,0 +1,65 @@
+"""Routes of a gateway whose last backend was taken out of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[FlaskClient]:
+    app = make_app(ScriptedDriver())
+    registry = services_of(app).gateway.registry
+    registry.reload([], pytest.fail)
+    wait_until(lambda: not registry.backends)
+    yield app.test_client()
+    registry.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", CHAT),
+        ("/v1/chat/completions", {**CHAT, "stream": True}),
+        ("/v1/chat/completions", {**CHAT, "model": "scripted"}),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/embeddings", {"input": "hi"}),
+        ("/v1/rerank", {"query": "hi", "documents": ["ho"]}),
+        ("/v1/messages", {**CHAT, "max_tokens": 5}),
+        ("/v1/messages/count_tokens", CHAT),
+        ("/v1/responses", {"input": "hi"}),
+        ("/api/chat", {**CHAT, "model": "any"}),
+        ("/api/generate", {"prompt": "hi", "model": "any"}),
+        ("/api/embed", {"input": "hi", "model": "any"}),
+        ("/completion", {"prompt": "hi"}),
+        ("/tokenize", {"content": "hi"}),
+        ("/detokenize", {"tokens": [1]}),
+        ("/apply-template", CHAT),
+        ("/embedding", {"prompt": "hi"}),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_every_route_answers_503_with_a_reason(empty: FlaskClient, path: str, body: object) -> None:
+    reply = empty.post(path, json=body)
+    # Anthropic's word for it is 529.
+    assert reply.status_code == (529 if "/messages" in path else 503), reply.text
+    assert "no backend is configured" in reply.text
+
+
+@pytest.mark.parametrize("path", ["/", "/props"])
+def test_pages_answer_503_with_a_reason(empty: FlaskClient, path: str) -> None:
+    reply = empty.get(path, headers={"Accept": "text/html"})
+    assert reply.status_code == 503
+    assert "no backend is configured" in reply.text
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/api/tags", "/v1/backends", "/slots", "/metrics"])
+def test_lists_are_empty(empty: FlaskClient, path: str) -> None:
+    assert empty.get(path).status_code in (200, 404)
+    assert "scripted" not in empty.get(path).text
