@@ -231,6 +231,9 @@ class Exchange:
         connection = self._pool.take(fresh, self._patience, self._cancel, self._short)
         with self._lock:
             self._connection = connection
+            aborted = self._aborted
+        if aborted:  # while it was connected: there was nothing to shut down
+            raise self._broken("it was aborted")
         sock = connection.sock
         try:
             if sock.gettimeout() != self._pool.timeout:

@@ -217,10 +217,10 @@ class Gateway:
                 pass
 
     def _any(self, model: str) -> Backend:
-        backend = self.registry.pool(model)[0]
-        if not backend.up:
-            raise NoBackend("no backend of this model is up", retry_after=1.0)
-        return backend
+        for backend in self.registry.pool(model)[:1]:
+            if backend.up:
+                return backend
+        raise NoBackend("no backend of this model is up", retry_after=1.0)
 
     def _wait_for_names(self, model: str, cancel: Cancel) -> None:
         """A moment after the start no backend may have told its model yet, without which there is
@@ -301,6 +301,8 @@ class Answer:
         self._caller = caller
         self._began = gateway.clock()
         self._first: Choice | None = None
+        self._counting = threading.Lock()
+        self._counted: set[int] = set()  # prompts
         unknown = gateway.registry.unknown(model)
         self._choices: Iterator[Choice] = self._after_load() if unknown else self._all()
 
@@ -393,6 +395,18 @@ class Answer:
                 except queue.Empty:
                     continue
 
+    def _count(self, number: int, end: Finished) -> None:
+        """Add up what the choices took; a prompt counts once, as in the answer."""
+        info, usage, prompt = self.info, end.usage, number // self.request.n
+        with self._counting:
+            info.longest = max(info.longest, usage.total)
+            if prompt in self._counted:
+                usage = msgspec.structs.replace(usage, prompt=0, cached=0)
+            self._counted.add(prompt)
+            info.usage += usage
+            info.evaluating += end.timings.prompt_ms / 1000
+            info.writing += end.timings.predicted_ms / 1000
+
     def _guarded(self, number: int, task: Task) -> Iterator[Choice]:
         """One choice; what goes wrong becomes its last event."""
         info, clock, began = self.info, self._gateway.clock, self._began
@@ -410,10 +424,7 @@ class Answer:
                         if not info.first_token and type(last) is not Progress:
                             info.first_token = info.last_token
                         if type(last) is Finished:
-                            info.usage += last.usage
-                            info.evaluating += last.timings.prompt_ms / 1000
-                            info.writing += last.timings.predicted_ms / 1000
-                            info.longest = max(info.longest, last.usage.total)
+                            self._count(number, last)
                             info.outcome = last.reason
                 yield number, batch
             order.end()

@@ -205,7 +205,7 @@ class Pool:
     def refresh(self, backend: Backend) -> None:
         """After a change of its health or its slots: the free list as it should be."""
         for slot in [s for s, b in self.free.items() if b is backend]:
-            if slot.busy or not backend.lends or slot not in backend.slots:
+            if slot.busy or not backend.lends or not backend.has(slot):
                 del self.free[slot]
         for slot in backend.slots:
             if slot not in self.free:

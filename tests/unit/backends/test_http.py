@@ -272,3 +272,25 @@ def test_what_was_gathered_before_a_fault_is_not_lost(pools: list[Pool]) -> None
         with pytest.raises(UpstreamFault):
             exchange.read(gather=5.0)
         exchange.close()
+
+
+def test_cancel_while_a_stale_connection_is_made_anew_is_heeded(
+    pools: list[Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kept connection ends with the request on it, and the client leaves meanwhile."""
+    cancel = Cancel()
+    connect, connected = Pool._connect, [0]
+
+    def slow(pool: Pool) -> socket.socket:
+        connected[0] += 1
+        if connected[0] == 2:
+            cancel.cancel()
+        return connect(pool)
+
+    monkeypatch.setattr(Pool, "_connect", slow)
+    with RawServer([head(2) + b"ok", hang_up], [head(2) + b"ok"]) as server:
+        pool = pool_of(server, pools)
+        pool.ask("GET", "/x")
+        with pytest.raises(Cancelled):
+            pool.ask("POST", "/x", {}, cancel=cancel)
+    assert connected[0] == 2
