@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import heapq
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,8 @@ from gunicorn.workers.ggevent import GeventWorker
 from .gevent_wire import Wire, hang_up
 from .http1 import Connection, Limits, State, base_environ
 from .watchdog import Watchdog
+
+log = logging.getLogger("slotproxy")
 
 LOOK = 1.0  # seconds between two looks at the connections, and signs of life for the master
 # What happens when a client goes, or its network does.
@@ -177,6 +180,8 @@ class Worker(GeventWorker):
         except Exception:
             self.log.exception("an answer broke off")
         finally:
+            if seat.connection.refused:
+                log.info("%s: %s", environ["REMOTE_ADDR"] or "unix", seat.connection.refused)
             self._seats.discard(seat)
             for one in (*kept.values(), wire):
                 one.close()
@@ -209,6 +214,7 @@ class Worker(GeventWorker):
         environ["slotproxy.is_last"]()
         if environ["PATH_INFO"].endswith(HEALTH):
             return self.wsgi(environ, start)  # type: ignore[no-any-return]
+        self.warn("all connections are in use: new ones get 503, but for health checks")
         text = b'{"error":{"message":"too many connections","type":"unavailable_error","code":503}}'
         length = ("Content-Length", str(len(text)))
         kind = ("Content-Type", "application/json")

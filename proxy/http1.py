@@ -194,6 +194,7 @@ class Connection:
         self.since = clock()
         self.expired = False
         self.parts: Iterable[bytes] | None = None
+        self.refused = ""  # what the client was told in place of an answer
 
     # called by the parser
 
@@ -415,6 +416,7 @@ class Connection:
         """Answer what is no request."""
         text, line = status.encode(), status.partition(":")[0].encode()
         head = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b\n"
+        self.refused = status
         self._enter(State.ANSWERING)
         self._sock.send(head % (line, len(text) + 1, text))
         self._sock.flush()
