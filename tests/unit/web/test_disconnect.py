@@ -19,7 +19,9 @@ from proxy.web import disconnect
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app
 
 CHAT = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(CHAT)
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(
+    CHAT
+)
 
 
 def until(condition: Callable[[], bool]) -> None:

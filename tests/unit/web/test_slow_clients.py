@@ -52,7 +52,7 @@ def chat(ours: Any, driver: ScriptedDriver) -> tuple[Any, Wire, Any]:
 def ask(client: Any) -> None:
     asked = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
     data = json.dumps(asked).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     client.sendall(head % len(data) + data)
 
 
