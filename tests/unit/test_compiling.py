@@ -18,7 +18,8 @@ from proxy.prompting.grammar import NEW
 from proxy.prompting.work import Bind, JudgeText, ReadSchema
 
 SMALL = b'{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}'
-LARGE = json.dumps({"type": "string", "pattern": "(a|b)?" * 4000}).encode()
+# No other file's: what this process has compiled once is kept.
+LARGE = json.dumps({"type": "string", "pattern": "(c|d)?" * 4000}).encode()
 
 
 @pytest.fixture
