@@ -242,8 +242,10 @@ class Registry:
             for backend in back:
                 self.give_back(backend)
             raise
-        for name in self._configured.keys() - configs.keys():
-            backend = self._configured.pop(name)
+        known = self._configured
+        self._configured = {name: known[name] for name in known if name in configs}
+        for name in known.keys() - configs.keys():
+            backend = known[name]
             for one in (backend, *self._models_of(backend)):
                 self._let_go(one)
         for backend in made:
@@ -252,12 +254,14 @@ class Registry:
             if backend.config == configs[backend.name] and backend.host is None:
                 self._come_back(backend)
             self.give_back(backend)
+        self._configured = {name: self._configured[name] for name in configs}
+        self._sort()
         log.info("backends now: %s", ", ".join(configs) or "none")
 
     def _replace(self, backend: Backend) -> None:
         """A backend was configured, in place of the one of its name if there is one."""
         old = self._configured.get(backend.name)
-        self._configured[backend.name] = backend
+        self._configured = {**self._configured, backend.name: backend}
         if old is not None and old.router is not None:
             for one in self._models_of(old):
                 if old.url == backend.url:
@@ -285,7 +289,7 @@ class Registry:
 
     def _come_back(self, backend: Backend) -> None:
         """It was leaving, and is configured again."""
-        self._configured[backend.name] = backend
+        self._configured = {**self._configured, backend.name: backend}
         backend.leaving = False
         self._push(backend)
         backend.wake.set()
@@ -341,8 +345,8 @@ class Registry:
     # models
 
     def models(self) -> tuple[str, ...]:
-        """The names of the pools, in the order of their backends. Backends that have not told
-        theirs yet count only where no other has."""
+        """The names of the pools, in the order in which their backends are configured. Backends
+        that have not told theirs yet count only where no other has."""
         return self._named
 
     def names(self) -> tuple[str, ...]:
@@ -654,8 +658,13 @@ class Registry:
     def _sort(self, rising: Backend | None = None) -> None:
         """Something changed: put the pools together anew; `rising` is about to be up."""
         with self._changing:
+            # As configured, whichever answered first: the first model is the default one.
+            places = {name: place for place, name in enumerate(self._configured)}
+            ordered = sorted(
+                self.backends.values(), key=lambda b: places.get((b.host or b).name, len(places))
+            )
             pools: dict[str, list[Backend]] = {}
-            for backend in self.backends.values():
+            for backend in ordered:
                 if not backend.leaving:
                     pools.setdefault(backend.model, []).append(backend)
             self._pools = {

@@ -199,3 +199,14 @@ def test_registry_without_backends_says_so(house: House) -> None:
     house.settle()
     with pytest.raises(ModelNotFound):
         house.registry.resolve("anything")
+
+
+def test_models_stand_in_the_order_of_the_configuration(house: House) -> None:
+    """Whichever came first: the first one is the default."""
+    house.reload(config("b", model="late"))
+    house.settle()
+    house.reload(config("a", model="first"), config("b", model="late"))
+    house.settle()
+    assert house.registry.models() == ("first", "late")
+    house.reload(config("b", model="late"), config("a", model="first"))
+    assert house.registry.models() == ("late", "first")
