@@ -135,6 +135,7 @@ def visit(browser: Any) -> Iterator[Open]:
             reduced_motion="reduce",
         )
         context.set_default_timeout(15_000)
+        context.set_default_navigation_timeout(60_000)  # a busy machine starts slowly
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: bad.append(f"a script failed: {error}"))
