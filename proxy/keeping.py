@@ -91,10 +91,10 @@ class Keeping:
             opening.start()
 
     def _open(self) -> None:
-        from .knowledge.mending import mend
-
         with self._lock:
             _ = self._database, self._knowledge
+        from .knowledge.mending import mend  # what it imports came with the database
+
         mend(self._rows, self._index)
 
     def _late(self, make: Callable[[], T]) -> T | None:
@@ -121,6 +121,8 @@ class Keeping:
     @cached_property
     def _database(self) -> Database:
         def opened() -> Database:
+            import apsw  # noqa: F401
+
             from .knowledge import ingest, stores  # noqa: F401
             from .knowledge.index import sqlite  # noqa: F401
             from .store import conversations  # noqa: F401

@@ -83,3 +83,39 @@ def test_the_hub_waits_for_no_file_and_no_lock_of_one(tmp_path: Path) -> None:
         timeout=100,
     )
     assert (done.stdout.strip(), done.returncode) == ("apart", 0), done.stderr[-2000:]
+
+
+# What was kept is opened soon after the start, while the first chats stream.
+OPENED = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+from proxy.keeping import Keeping
+from proxy.config import Settings
+
+ident = monkey.get_original("_thread", "get_ident")
+imported_in = []
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("sqlalchemy", "apsw", "alembic"):
+            imported_in.append((name, ident()))
+
+keeping = Keeping(Settings(data=sys.argv[1]), None, None)
+sys.meta_path.insert(0, Finder())
+keeping._open()
+assert {name for name, _ in imported_in} >= {"sqlalchemy", "apsw"}, imported_in
+assert ident() not in {where for _, where in imported_in}, imported_in
+print("apart")
+"""
+
+
+def test_the_hub_waits_for_no_import_of_the_database(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", OPENED, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.stdout.strip(), done.returncode) == ("apart", 0), done.stderr[-2000:]
