@@ -500,7 +500,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 64
 
     max_queue: Annotated[
-        int, _says(_ADMIT, "requests that may wait for a slot; one more gets 429", ge=0)
+        int,
+        _says(_ADMIT, "requests of all keys that may wait for a slot; beyond it 429", ge=0),
     ] = 256
     queue_timeout: Annotated[
         float, _says(_ADMIT, "seconds a request may wait for a slot", gt=0, le=86400)

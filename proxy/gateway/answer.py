@@ -36,13 +36,13 @@ from ..errors import (
     ContextExceeded,
     GatewayError,
     NoBackend,
-    QueueFull,
 )
 from ..prompting.prompt import Prompt, Prompter, Unrendered
 from ..scheduling.admission import Admission
 from ..scheduling.prefix import mask
 from . import media
 from .caller import ANYBODY, Caller
+from .early import EarlyQueue
 from .fitting import bindable, read_grammar
 from .info import Info
 from .placement import placed
@@ -95,8 +95,7 @@ class Gateway:
         self._sampling = sampling
         self.ping = ping or math.inf
         self._wait_for_backend = wait_for_backend
-        self._max_queue = max_queue
-        self._unnamed = 0  # requests that wait until a backend has told its model
+        self._early = EarlyQueue(max_queue)
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
@@ -105,7 +104,7 @@ class Gateway:
         where no backend has answered yet; nothing is placed yet."""
         model, name = self.registry.resolve(request.model)
         if model == UNNAMED and self._wait_for_backend:
-            self._wait_for_names(model, cancel)
+            self._wait_for_names(model, cancel, caller.key)
             model, name = self.registry.resolve(request.model)
         tasks = self.tasks(request, model, cancel)
         return Answer(self, request, model, name, tasks, cancel, caller)
@@ -222,26 +221,25 @@ class Gateway:
                 return backend
         raise NoBackend("no backend of this model is up", retry_after=1.0)
 
-    def _wait_for_names(self, model: str, cancel: Cancel) -> None:
+    def _wait_for_names(self, model: str, cancel: Cancel, key: str) -> None:
         """A moment after the start no backend may have told its model yet, without which there is
         neither a template nor a place to queue. Raises NoBackend, Cancelled, QueueFull."""
         registry = self.registry
         if registry.is_named(model):
             return
-        if self._unnamed >= self._max_queue:
-            raise QueueFull("too many requests wait for the first backend", retry_after=1.0)
-        registry.look_soon(model)
-        end = self.clock() + self._wait_for_backend
-        self._unnamed += 1
+        place = self._early.take(key)
         try:
+            registry.look_soon(model)
+            end = self.clock() + self._wait_for_backend
             while not registry.is_named(model):
+                self._early.check(place)
                 if cancel.cancelled:
                     raise Cancelled("the client closed the request")
                 if self.clock() >= end:
                     raise NoBackend("no backend has answered yet", retry_after=1.0)
                 time.sleep(NAMES_TICK)
         finally:
-            self._unnamed -= 1
+            self._early.give(place)
 
     def tasks(
         self, request: CompletionRequest, model: str, cancel: Cancel | None = None

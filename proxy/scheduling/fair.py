@@ -4,20 +4,35 @@ Every ticket gets a start tag: the later of the queue's virtual time and where i
 ends; it ends so many tokens later, divided by the share of its class. The lowest tag is next, and
 virtual time is the highest tag served. So a key that asks for much waits behind itself, one that
 asks seldom is next, and a class with a larger share is faster but starves nobody.
+
+A full queue makes room by dropping from the longest: a request of a key with fewer places takes the
+newest place of the key with most. So keys that all want places end with equally many, and one key
+alone may have them all.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 
-class Waiting(Protocol):
+class Place(Protocol):
+    """What a request of `key` has while it waits; `again`: it had its turn before."""
+
+    again: bool
+
+    @property
+    def key(self) -> str: ...
+
+
+class Waiting(Place, Protocol):
     tag: float
     began: float
 
 
+P = TypeVar("P", bound=Place)
 T = TypeVar("T", bound=Waiting)
 
 
@@ -62,6 +77,20 @@ class FairQueue(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._tickets)
+
+
+def displaced(tickets: Sequence[P], key: str) -> P | None:
+    """The ticket that makes room for one more of `key` in a full queue, whose `tickets` these are
+    in order: the last of the key that has most, None where it has not at least two more. One that
+    had its turn before keeps its place, as its answer may have begun."""
+    held = Counter(ticket.key for ticket in tickets)
+    most = max(held.values(), default=0)
+    if most < held[key] + 2:
+        return None
+    for ticket in reversed(tickets):
+        if held[ticket.key] == most and not ticket.again:
+            return ticket
+    return None
 
 
 def _order(ticket: Waiting) -> tuple[float, float]:

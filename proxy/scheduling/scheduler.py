@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..errors import NoBackend, QueueFull
+from ..errors import GatewayError, NoBackend, QueueFull
 from ..locks import brief_nested
 from . import books, files
-from .fair import FairQueue
+from .fair import FairQueue, displaced
 from .knowledge import Pool
 from .lease import Lease, Outcome
 from .parties import ANSWER, Parties, Party, party
@@ -30,7 +30,7 @@ from .prefix import Chain, Chains
 from .state import MOST_SLOTS, Backend, Conversation, Grant, Hold, Keeps, Step, Want
 from .ticket import Ticket
 from .view import View, view
-from .waiting import Waiting
+from .waiting import PLACE_LOST, Waiting
 
 log = logging.getLogger("slotproxy.scheduling")
 
@@ -41,9 +41,10 @@ Records = tuple[dict[str, Pool], dict[str, tuple[Pool, Backend]], FairQueue[Tick
 
 
 class Scheduler(Waiting):
-    """Bounded by `max_queue` waiting requests, each for at most `queue_timeout` seconds. While no
-    backend of its model is up, a request waits for at most `wait_for_backend` seconds; then
-    `on_stranded` is called with the model, under the lock: it must not block.
+    """Bounded by `max_queue` waiting requests, which keys share (see `fair.displaced`), each for at
+    most `queue_timeout` seconds. While no backend of its model is up, a request waits for at most
+    `wait_for_backend` seconds; then `on_stranded` is called with the model, under the lock: it must
+    not block.
 
     `clock` gives monotonic seconds. `groups`: there are several groups of keys, whose caches are
     kept apart. `disk` is how many bytes of files with what slots held a backend may have.
@@ -166,11 +167,8 @@ class Scheduler(Waiting):
                 if type(grant) is Grant:
                     return self._take(pool, want, who, grant, conversation, now)
             if len(self._queue) >= self._max_queue and not again:
-                raise QueueFull(
-                    f"{len(self._queue)} requests are waiting already",
-                    retry_after=pool.expected_wait(len(self._queue)),
-                )
-            ticket = Ticket(self, want, conversation, began)
+                self._make_room(want)
+            ticket = Ticket(self, want, conversation, began, again)
             tokens = pool.tokens(want.chain, False) + (want.task.max_tokens or ANSWER)
             self._queue.push(ticket, want.key, tokens / want.share, again)
             conversation.waiting += 1
@@ -243,6 +241,23 @@ class Scheduler(Waiting):
         with self._lock:
             return self._queue.place(ticket)
 
+    def _make_room(self, want: Want) -> None:
+        """The queue is full. Raises QueueFull where this request gets no place of another's."""
+        ticket = displaced(tuple(self._queue), want.key)
+        if ticket is None:
+            count = len(self._queue)
+            wait = self.expected_wait(want)
+            raise QueueFull(f"{count} requests are waiting already", retry_after=wait)
+        wait = self.expected_wait(ticket.want)
+        self._refuse(ticket, QueueFull(PLACE_LOST, retry_after=wait))
+
+    def _refuse(self, ticket: Ticket, error: GatewayError) -> None:
+        """End the wait of a ticket."""
+        ticket.error = error
+        self._queue.remove(ticket)
+        ticket.conversation.waiting -= 1
+        ticket.event.set()
+
     def _serve(self) -> None:
         """Place whom the policy can place, in order; tell those whom nobody can serve any more."""
         if not len(self._queue):
@@ -262,10 +277,7 @@ class Scheduler(Waiting):
                 if not up and self._strands(ticket, now):
                     raise self._none_up()
             except NoBackend as error:
-                ticket.error = error
-                self._queue.remove(ticket)
-                ticket.conversation.waiting -= 1
-                ticket.event.set()
+                self._refuse(ticket, error)
                 continue
             if not up:
                 continue

@@ -23,10 +23,12 @@ class Waits(Protocol):
 
 class Ticket:
     """A place in the queue, until it has led to a lease or an error. `stranded` is the time since
-    which no backend that could serve it is up, None while one is."""
+    which no backend that could serve it is up, None while one is. `again`: it had its turn before,
+    and is next."""
 
     __slots__ = (
         "_scheduler",
+        "again",
         "began",
         "conversation",
         "error",
@@ -41,9 +43,15 @@ class Ticket:
     )
 
     def __init__(
-        self, scheduler: Waits, want: Want, conversation: Conversation, began: float
+        self,
+        scheduler: Waits,
+        want: Want,
+        conversation: Conversation,
+        began: float,
+        again: bool = False,
     ) -> None:
         self._scheduler = scheduler
+        self.again = again
         self.want = want
         self.conversation = conversation
         self.began = began
@@ -64,6 +72,10 @@ class Ticket:
     def leave(self) -> None:
         """Wait no more; a lease nobody took is given back. Safe to call again."""
         self._scheduler.leave(self)
+
+    @property
+    def key(self) -> str:
+        return self.want.key
 
     @property
     def place(self) -> int:

@@ -12,6 +12,11 @@ from .lease import Lease
 from .state import Want
 from .ticket import Ticket
 
+PLACE_LOST = (
+    "the queue is full and this key has the most requests in it, so this one made room for another"
+    " key's: send it again later"
+)
+
 
 class Waiting(ABC):
     """A scheduler for who waits."""

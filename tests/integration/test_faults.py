@@ -9,7 +9,9 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -169,6 +171,52 @@ def test_a_full_queue_is_a_429_with_retry_after(
     stream.close()
     assert int(caught.value.response.headers["retry-after"]) >= 1
     assert caught.value.code == "queue_full"
+
+
+def test_one_key_cannot_fill_the_queue(
+    any_old_server: ModelServer, gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    """One key has the only slot and the whole queue; another one is served all the same."""
+    keys = tmp_path / "keys"
+    keys.write_text("greedy secret-of-greedy\nmodest secret-of-modest\n")
+    keys.chmod(0o600)
+    proxy = gateway(
+        "--llama-api", any_old_server.url, "--slots", "1", "--max-queue", "4",
+        "--api-key-file", str(keys),
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        greedy, modest = (
+            stack.enter_context(
+                openai.OpenAI(base_url=proxy.url + "/v1", api_key=key, max_retries=0)
+            )
+            for key in ("secret-of-greedy", "secret-of-modest")
+        )
+
+        def one(client: openai.OpenAI, number: int) -> str | None:
+            said = [{"role": "user", "content": f"Number {number}"}]
+            found = client.chat.completions.create(model="any", messages=said, max_tokens=4)  # type: ignore[arg-type]
+            return found.choices[0].finish_reason
+
+        def waiting() -> int:
+            return len(greedy.get("/slots", cast_to=httpx.Response).json()["queue"])
+
+        stream = greedy.chat.completions.create(model="any", stream=True, **LONG)
+        next(iter(stream))
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(8))
+        theirs = []
+        for number in range(4):
+            theirs.append(pool.submit(one, greedy, number))
+            wait_until(lambda: waiting() > number)  # noqa: B023
+        with pytest.raises(openai.RateLimitError, match="4 requests are waiting already"):
+            one(greedy, 5)
+        mine = pool.submit(one, modest, 6)
+        with pytest.raises(openai.RateLimitError, match="made room for another key's") as caught:
+            theirs[3].result(20)
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        assert caught.value.code == "queue_full"
+        stream.close()
+        assert mine.result(20) == "length"
+        assert [wait.result(20) for wait in theirs[:3]] == ["length"] * 3
 
 
 def test_waiting_too_long_is_a_503(

@@ -38,8 +38,10 @@ class SharedTicket(Ticket):
 
     __slots__ = ("adrift", "alone", "id", "overtaken")
 
-    def __init__(self, scheduler: Waits, want: Want, began: float, id: int) -> None:
-        super().__init__(scheduler, want, Conversation(), began)
+    def __init__(
+        self, scheduler: Waits, want: Want, began: float, id: int, again: bool = False
+    ) -> None:
+        super().__init__(scheduler, want, Conversation(), began, again)
         self.id = id
         self.adrift = False
         self.overtaken = 0

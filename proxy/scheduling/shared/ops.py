@@ -21,7 +21,7 @@ from ..state import Keeps, Step, Want
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 2  # of entries and snapshots; another one is never read
+FORMAT = 3  # of entries and snapshots; another one is never read
 
 
 class Come(Struct, frozen=True, array_like=True, tag=1):

@@ -23,13 +23,14 @@ from collections.abc import Callable
 import msgspec
 
 from ...errors import GatewayError, NoBackend, QueueFull
+from ..fair import displaced
 from ..lease import Lease, Outcome
 from ..prefix import Chain
 from ..scheduler import Scheduler
 from ..state import MOST_SLOTS, Keeps, Step, Want
 from ..ticket import Ticket
 from ..view import View
-from ..waiting import Waiting
+from ..waiting import PLACE_LOST, Waiting
 from . import ops
 from .follower import BEAT, Follower
 from .held import SharedLease, SharedTicket
@@ -162,11 +163,10 @@ class SharedScheduler(Waiting):
             if not self._follower.up:
                 return self._enter_alone(want, again)
             now = self._clock()
-            ticket = SharedTicket(self, want, self._began(want, now), next(self._numbers))
+            ticket = SharedTicket(self, want, self._began(want, now), next(self._numbers), again)
             if self._wait_for_backend and self._none_up(want):
-                count = self.waiting
-                if count >= self._max_queue and not again:
-                    raise QueueFull(f"{count} requests are waiting already", retry_after=1.0)
+                if self.waiting >= self._max_queue and not again:
+                    self._make_room(want)
                 self._strand(ticket, now)
                 return ticket
             self._write(ticket, again)
@@ -182,6 +182,15 @@ class SharedScheduler(Waiting):
                 return ticket
             lease, ticket.lease = ticket.lease, None
             return lease
+
+    def _make_room(self, want: Want) -> None:
+        """As in the log's queue, but only among those that wait here."""
+        ticket = displaced(tuple(self._stranded.values()), want.key)
+        if ticket is None:
+            raise QueueFull(f"{self.waiting} requests are waiting already", retry_after=1.0)
+        del self._stranded[ticket.id]
+        ticket.error = QueueFull(PLACE_LOST, retry_after=1.0)
+        ticket.event.set()
 
     def _write(self, ticket: SharedTicket, again: bool) -> None:
         """By a number of its own each time: what comes of an earlier one is not mistaken for it."""

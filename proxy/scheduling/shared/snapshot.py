@@ -154,6 +154,7 @@ class _Ticket(_Record):
     tag: float
     first_place: int
     stranded: float | None
+    again: bool
 
 
 class _Member(_Record):
@@ -541,7 +542,8 @@ class _Reader:
 
     def _ticket(self, record: _Ticket, member: Member, scheduler: Scheduler) -> Ticket:
         conversation = _at(self._conversations, record.conversation)
-        ticket = Ticket(scheduler, self._want(record.want, member), conversation, record.began)
+        want = self._want(record.want, member)
+        ticket = Ticket(scheduler, want, conversation, record.began, record.again)
         ticket.until, ticket.wakes, ticket.tag = record.until, record.wakes, record.tag
         ticket.first_place, ticket.stranded = record.first_place, record.stranded
         return ticket

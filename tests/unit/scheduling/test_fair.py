@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from proxy.scheduling.fair import FairQueue
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.scheduling.fair import FairQueue, displaced
 
 
 class T:
-    def __init__(self, name: str, began: float = 0.0) -> None:
+    def __init__(self, name: str, began: float = 0.0, key: str = "", again: bool = False) -> None:
         self.name, self.began, self.tag = name, began, 0.0
+        self.key, self.again = key, again
 
 
 def _drain(queue: FairQueue[T]) -> list[str]:
@@ -70,3 +75,43 @@ def test_places_are_counted_from_one() -> None:
     assert [queue.place(t) for t in tickets] == [1, 2, 3]
     queue.remove(tickets[0])
     assert [queue.place(t) for t in tickets] == [0, 1, 2]
+
+
+def _waiting(names: str) -> list[T]:
+    """A ticket a letter, of the key with that letter; a capital one had its turn before."""
+    return [T(f"{n}", n, name.lower(), name.isupper()) for n, name in enumerate(names)]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "key", "leaves"),
+    [
+        ("aaaa", "b", "3"),  # the newest of the key with most
+        ("abab", "c", "3"),  # of two with as many, the newest of both
+        ("aabaa", "b", "4"),
+        ("aab", "b", None),  # a change of places would change nothing
+        ("ab", "c", None),
+        ("aaaa", "a", None),
+        ("", "a", None),
+        ("aaAA", "b", "1"),  # an answer that may have begun is not cut for another
+        ("AAA", "b", None),
+    ],
+)
+def test_a_full_queue_makes_room_from_the_key_with_most(
+    waiting: str, key: str, leaves: str | None
+) -> None:
+    ticket = displaced(_waiting(waiting), key)
+    assert (ticket.name if ticket is not None else None) == leaves
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=8, max_size=60))
+def test_keys_that_keep_asking_share_a_full_queue_equally(asking: list[str]) -> None:
+    most = 7
+    queue: list[T] = []
+    for number, key in enumerate([*asking, *"abcd" * most]):
+        ticket = displaced(queue, key) if len(queue) == most else None
+        if ticket is not None:
+            queue.remove(ticket)
+        if len(queue) < most:
+            queue.append(T(f"{number}", number, key))
+    held = [sum(ticket.key == key for ticket in queue) for key in "abcd"]
+    assert max(held) - min(held) <= 1

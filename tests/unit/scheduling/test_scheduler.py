@@ -275,6 +275,46 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     assert full.value.retry_after is not None and full.value.retry_after >= 1
 
 
+def test_one_key_cannot_fill_the_queue() -> None:
+    world = World(slots=1, max_queue=4)
+    scheduler = world.scheduler
+    lease = world.take("a", key="greedy")
+
+    def enter(key: str, again: bool = False) -> Ticket:
+        found = scheduler.enter(want(scheduler, key, key=key), again)
+        assert isinstance(found, Ticket)
+        return found
+
+    greedy = [enter("greedy") for _ in range(4)]
+    modest = [enter("modest")]
+    assert scheduler.waiting == 4
+    with pytest.raises(QueueFull, match="made room for another key") as lost:
+        greedy[3].wait(Cancel())
+    assert lost.value.retry_after is not None and lost.value.retry_after >= 1
+    modest.append(enter("modest"))
+    assert [ticket.error is None for ticket in greedy] == [True, True, False, False]
+    for key in ("greedy", "modest"):  # each has its half
+        with pytest.raises(QueueFull, match="4 requests are waiting already"):
+            enter(key)
+    # one that had its turn comes beside them, and is not sent away
+    first = enter("greedy", again=True)
+    assert scheduler.waiting == 5 and first.error is None
+    for ticket in (*greedy, *modest, first):
+        ticket.leave()
+        assert ticket.conversation.waiting == 0
+    assert scheduler.waiting == 0
+    lease.release()
+
+
+def test_without_keys_a_full_queue_refuses_the_newest() -> None:
+    world = World(slots=1, max_queue=2)
+    world.take("a")
+    tickets = [world.scheduler.enter(want(world.scheduler, text)) for text in "bc"]
+    with pytest.raises(QueueFull):
+        world.scheduler.enter(want(world.scheduler, "d"))
+    assert all(isinstance(ticket, Ticket) and ticket.error is None for ticket in tickets)
+
+
 def test_waiting_ends_by_time_or_by_the_client() -> None:
     world = World(slots=1, queue_timeout=10.0)
     world.take("a")

@@ -197,6 +197,22 @@ def test_the_queues_bound_is_one_for_all() -> None:
     assert isinstance(told[-1].news, QueueFull)
 
 
+def test_queue_is_shared_between_keys_of_all_workers() -> None:
+    """A joining replica decides alike: who came again is in the snapshot."""
+    replica = begun()
+    for number in range(10):
+        apply(replica, 1001.0, "AB"[number % 2], come(number, f"text {number}", key="greedy"))
+    apply(replica, 1001.0, "A", come(10, "text 10", again=True, key="greedy"))
+    joined = snapshot.load(snapshot.dump(replica), RULES)
+    for one in (replica, joined):
+        told = apply(one, 1002.0, "B", come(11, "text 11", key="modest"))
+        (modest, greedy) = told
+        assert (modest.member, modest.id) == ("B", 11) and isinstance(modest.news, Ticket)
+        assert (greedy.member, greedy.id) == ("B", 9) and isinstance(greedy.news, QueueFull)
+        assert "made room for another key" in greedy.news.message
+        assert one.scheduler.waiting == 9
+
+
 def test_snapshot_is_msgpack_and_nothing_else_is_read() -> None:
     replica = begun()
     apply(replica, 1001.0, "A", come(1, "one"), come(2, "two"), come(3, "three"))

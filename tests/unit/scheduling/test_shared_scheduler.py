@@ -17,6 +17,7 @@ from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared.log import Entry
 from proxy.scheduling.state import Step, Want
+from proxy.scheduling.ticket import Ticket
 from tests.unit.scheduling.fakes import want
 
 PATIENCE = 20.0
@@ -212,6 +213,43 @@ def test_requests_wait_until_a_backend_is_up_again(join: Join) -> None:
         for wait in waits:
             wait.result(PATIENCE).release()
     until(lambda: one.outstanding == one.waiting == 0)
+
+
+def test_one_key_cannot_fill_the_queue_of_all_workers(join: Join) -> None:
+    one, two = join(), join()
+    lease = acquire(one, "a")
+    greedy = []
+    for number in range(4):
+        found = one.enter(want(one._alone, f"greedy {number}", key="greedy"))
+        assert isinstance(found, Ticket)
+        greedy.append(found)
+    modest = two.enter(want(two._alone, "modest", key="modest"))
+    assert isinstance(modest, Ticket)
+    with pytest.raises(QueueFull, match="made room for another key"):
+        greedy[3].wait(Cancel(), PATIENCE)
+    for ticket in (*greedy, modest):
+        ticket.leave()
+    lease.release()
+    until(lambda: one.waiting == one.in_flight("b") == 0)
+
+
+def test_one_key_cannot_fill_the_wait_for_a_backend(join: Join) -> None:
+    one = join(slots=4, wait=PATIENCE)
+    one.mark("b", up=False)
+    greedy = [one.enter(want(one._alone, f"{n}", key="greedy")) for n in range(4)]
+    modest = one.enter(want(one._alone, "modest", key="modest"))
+    assert isinstance(modest, Ticket) and one.waiting == 4
+    lost = greedy[3]
+    assert isinstance(lost, Ticket)
+    with pytest.raises(QueueFull, match="made room for another key"):
+        lost.wait(Cancel(), PATIENCE)
+    one.mark("b", up=True)
+    for ticket in (*greedy[:3], modest):
+        assert isinstance(ticket, Ticket)
+        lease = ticket.wait(Cancel(), PATIENCE)
+        assert lease is not None
+        lease.release()
+    until(lambda: one.waiting == one.in_flight("b") == 0)
 
 
 def test_worker_that_cannot_reach_a_backend_waits_while_another_uses_it(join: Join) -> None:
