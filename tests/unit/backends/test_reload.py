@@ -30,9 +30,9 @@ class House:
     """A registry that is reloaded. `made` are the backends in the order of their making; a url of
     "broken" cannot be used."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Registry] = Registry) -> None:
         self.scheduler = Scheduler(time.monotonic, wait_for_backend=5.0)
-        self.registry = Registry([], self.scheduler, interval=3600.0)
+        self.registry = kind([], self.scheduler, interval=3600.0)
         self.made: list[Backend] = []
         self.registry.start()
 
@@ -210,3 +210,32 @@ def test_models_stand_in_the_order_of_the_configuration(house: House) -> None:
     assert house.registry.models() == ("first", "late")
     house.reload(config("b", model="late"), config("a", model="first"))
     assert house.registry.models() == ("late", "first")
+
+
+class Watched(Registry):
+    """Whoever changes its table of backends has the lock: without it two changes at once, as
+    native threads make them, would lose one."""
+
+    changes = 0
+
+    @property
+    def backends(self) -> dict[str, Backend]:
+        return self._table
+
+    @backends.setter
+    def backends(self, table: dict[str, Backend]) -> None:
+        if hasattr(self, "_table"):
+            assert self._changing.locked()
+            self.changes += 1
+        self._table = table
+
+
+def test_table_of_backends_is_changed_under_its_lock() -> None:
+    house = House(Watched)
+    house.reload(config("b0"), config("b1"))
+    house.settle()
+    house.reload(config("b1", slots=3))
+    house.reload(config("b0"))
+    wait_until(lambda: list(house.registry.backends) == ["b0"])
+    assert house.registry.changes >= 4  # type: ignore[attr-defined]
+    house.registry.close()

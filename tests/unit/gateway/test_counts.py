@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from proxy.cancel import Cancel
+from proxy.core.events import Finished
 from proxy.core.request import CompletionRequest
 from proxy.core.usage import Usage
+from proxy.gateway import Info
 from tests.fakes import ScriptedDriver, make_app, say, services_of
 
 
@@ -32,3 +37,26 @@ def test_prompt_counts_once_for_all_its_choices(
         answer.close()
         gateway.registry.close()
     assert answer.info.usage == expected
+
+
+class Slow(Info):
+    """Between reading its counts and writing them others have their turn."""
+
+    def __getattribute__(self, name: str) -> object:
+        value = super().__getattribute__(name)
+        if name == "usage":
+            time.sleep(0.005)
+        return value
+
+
+def test_choices_of_several_threads_lose_no_counts() -> None:
+    app = make_app(ScriptedDriver())
+    gateway = services_of(app).gateway
+    answer = gateway.answer(CompletionRequest(prompts=("one",), n=8), Cancel())
+    answer.info = Slow()
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(8):
+            pool.submit(answer._count, number, Finished("stop", Usage(7, 3, 2)))
+    assert answer.info.usage == Usage(7, 24, 2)
+    answer.close()
+    gateway.registry.close()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
@@ -15,7 +16,7 @@ pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed
 
 from proxy.errors import NoBackend
 from proxy.knowledge.index import Entry, Index, open_shelf
-from proxy.knowledge.index.shelf import Shelf
+from proxy.knowledge.index.shelf import Row, Shelf
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +303,29 @@ def test_rows_of_postgres_are_read_without_their_words(engine: Any) -> None:
         read = db.exec_driver_sql(pages).scalar()
     shelf.drop(base="b")
     assert read <= 6, read
+
+
+class Broken(str):
+    __slots__ = ()
+
+    def split(self, *_: object) -> list[str]:  # type: ignore[override]
+        raise ZeroDivisionError
+
+
+def test_rows_are_put_all_or_none(shelf: Shelf) -> None:
+    """More than one batch of them, of which the last is broken: no document is found in part."""
+    index = filled(shelf)
+    before = shelf.census()
+    entries = [Entry(f"n{i}", "doc-new", f"walls of the city {i}") for i in range(450)]
+    put = shelf.put
+
+    def broken(base: str, rows: Sequence[Row]) -> None:
+        put(base, [*rows[:-1], msgspec.structs.replace(rows[-1], terms=Broken("wall"))])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shelf, "put", broken)
+        with pytest.raises(ZeroDivisionError):
+            index.add("b", entries)
+    assert shelf.census() == before
+    index.add("b", entries)
+    assert shelf.census()["doc-new"] == (450, 0)

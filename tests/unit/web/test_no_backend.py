@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from flask.testing import FlaskClient
 
-from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
+from proxy.cancel import Cancel
+from proxy.config import BackendConfig
+from proxy.core.task import Task
+from proxy.scheduling.lease import Outcome
+from proxy.scheduling.state import Want
+from tests.fakes import CAPS, ScriptedDriver, make_app, services_of, wait_until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -63,3 +69,29 @@ def test_pages_answer_503_with_a_reason(empty: FlaskClient, path: str) -> None:
 def test_lists_are_empty(empty: FlaskClient, path: str) -> None:
     assert empty.get(path).status_code in (200, 404)
     assert "scripted" not in empty.get(path).text
+
+
+def test_pages_are_shown_while_a_backend_drains() -> None:
+    """The models of a backend that leaves are no longer offered, and nothing asks for them."""
+    models = ("scripted", "another", "leaving-model")
+    app = make_app(
+        *(ScriptedDriver(caps=msgspec.structs.replace(CAPS, models=(name,))) for name in models)
+    )
+    gateway = services_of(app).gateway
+    registry = gateway.registry
+    assert "leaving-model" in app.test_client().get("/").text
+    lease = gateway.scheduler.acquire(Want("leaving-model", Task(prompt="hi")), Cancel())
+    backend = registry.borrow(lease.backend)
+    assert backend is not None
+    stay = [BackendConfig(name=name, url="http://127.0.0.1:1") for name in ("b0", "b1")]
+    for config in stay:
+        registry.backends[config.name].config = config
+    registry.reload(stay, pytest.fail)
+    assert backend.leaving and "b2" in registry.backends
+    page = app.test_client().get("/")
+    assert page.status_code == 200
+    assert "leaving-model" not in page.text
+    assert "scripted" in page.text and "another" in page.text
+    lease.release(Outcome("whole"))
+    registry.give_back(backend)
+    registry.close()
