@@ -432,7 +432,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10000
     quota_bytes: Annotated[
         int,
-        _says(_SERVE, "bytes of files and documents that a key may keep; 0: any number", ge=0),
+        _says(
+            _SERVE,
+            "bytes of files, documents and questions that a key may keep; 0: any number",
+            ge=0,
+        ),
     ] = 10737418240
     reading_timeout: Annotated[
         int, _says(_SERVE, "seconds that reading a document may take", ge=1)

@@ -182,7 +182,7 @@ class Keeping:
     def _conversations(self) -> ConversationStore:
         from .store.conversations import ConversationStore
 
-        store = ConversationStore(self._database)
+        store = ConversationStore(self._database, quota=self._quota)
         if self._settings.workers == 1 and not self._settings.database:
             store.interrupted()  # nobody else can be writing them
         return store

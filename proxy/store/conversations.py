@@ -12,12 +12,21 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import Select, case, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Row
 
 from ..errors import NotFound
 from .database import Database
+from .quota import (
+    MOST_CONVERSATIONS,
+    MOST_MESSAGES,
+    MOST_RATINGS,
+    Quota,
+    check_count,
+    drop_oldest,
+)
 from .tables import CONVERSATION, FEEDBACK, MESSAGE
 
 Role = Literal["system", "user", "assistant"]
@@ -65,20 +74,29 @@ class Feedback(Struct, frozen=True):
 class ConversationStore:
     """Raises NotFound for what is not the owner's."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        quota: Quota = Quota(),  # noqa: B008
+    ) -> None:
         self._db = database
         self._clock = clock
+        self._quota = quota
 
     # conversations
 
     def create(
         self, owner: str, title: str = "", settings: Mapping[str, Any] | None = None
     ) -> Conversation:
+        """Raises QuotaExceeded."""
         now = self._clock()
         made = Conversation(_new("conv_"), title, dict(settings or {}), now, now)
         values = {"id": made.id, "title": title, "settings": made.settings}
         with self._db.begin() as db:
             db.execute(insert(CONVERSATION).values(owner=owner, created=now, changed=now, **values))
+            told = f"a key may keep {MOST_CONVERSATIONS} conversations: delete some"
+            check_count(db, CONVERSATION, MOST_CONVERSATIONS, told, CONVERSATION.c.owner == owner)
         return made
 
     def recent(
@@ -198,7 +216,7 @@ class ConversationStore:
         status: Status = "done",
         extra: Mapping[str, Any] | None = None,
     ) -> Message:
-        """A message under another, or the first of a branch."""
+        """A message under another, or the first of a branch. Raises QuotaExceeded."""
         self.get(owner, conversation_id)
         if parent_id is not None and (
             self.message(owner, parent_id).conversation_id != conversation_id
@@ -213,8 +231,16 @@ class ConversationStore:
             number = db.execute(count).scalar_one()
             rest = {"number": number, "extra": dict(extra or {}), "created": now, "touched": now}
             db.execute(insert(MESSAGE).values(**values, **rest))
+            told = f"a conversation may have {MOST_MESSAGES} messages: begin a new one"
+            check_count(db, MESSAGE, MOST_MESSAGES, told, mine)
             where = CONVERSATION.c.id == conversation_id
-            db.execute(update(CONVERSATION).where(where).values(changed=now))
+            change = update(CONVERSATION).where(where)
+            if role != "user":
+                db.execute(change.values(changed=now))
+            else:
+                size = len(content.encode()) + len(msgspec.json.encode(rest["extra"]))
+                db.execute(change.values(changed=now, size=CONVERSATION.c.size + size))
+                self._quota.check(db, owner)
         return self.message(owner, str(values["id"]))
 
     def append(
@@ -263,12 +289,14 @@ class ConversationStore:
     # what is thought of them
 
     def rate(self, owner: str, message_id: str, score: int, reason: str = "") -> None:
-        """Again: instead of what was thought before. The message may be of another API's."""
+        """Again: instead of what was thought before. The message may be of another API's. Of an
+        owner's the newest MOST_RATINGS are kept."""
         with self._db.begin() as db:
             where = (FEEDBACK.c.owner == owner, FEEDBACK.c.message_id == message_id)
             db.execute(delete(FEEDBACK).where(*where))
             values = {"owner": owner, "message_id": message_id, "score": score, "reason": reason}
             db.execute(insert(FEEDBACK).values(created=self._clock(), **values))
+            drop_oldest(db, FEEDBACK, MOST_RATINGS, FEEDBACK.c.owner == owner)
 
     def ratings(self, owner: str) -> tuple[Feedback, ...]:
         query = select(FEEDBACK).where(FEEDBACK.c.owner == owner).order_by(FEEDBACK.c.created)

@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from sqlalchemy import ColumnElement, Engine, Row, Table, delete, insert, select
 
 from . import pieces
-from .quota import Quota
+from .quota import MOST_BATCHES, Quota, drop_oldest
 from .tables import ATTACHED, BATCHES, CONTENTS, FILES, KEPT
 
 T = TypeVar("T")
@@ -137,6 +137,8 @@ class FileStore:
     def begin(self, owner: str, batch: Batch) -> None:
         """A new batch, or what is new of one."""
         self._replace(BATCHES, owner, batch)
+        with self._engine.begin() as db:
+            drop_oldest(db, BATCHES, MOST_BATCHES, BATCHES.c.base_id == batch.base_id)
 
     def batch(self, owner: str, batch_id: str) -> Batch | None:
         found = self._all(BATCHES, BATCHES.c.owner == owner, BATCHES.c.batch_id == batch_id)

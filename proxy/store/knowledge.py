@@ -12,7 +12,7 @@ from sqlalchemy.engine import Row
 from ..knowledge.values import Base, Chunk, Document, Job, Splitting
 from . import pieces
 from .database import Database
-from .quota import Quota
+from .quota import MOST_BASES, MOST_JOBS, Quota, check_count, drop_oldest
 from .tables import BASE, CHUNK, CONTENTS, DOCUMENT, FILES, JOB, ORIGINAL
 
 OVER = ("ready", "failed", "cancelled")
@@ -30,9 +30,12 @@ class KnowledgeStore:
     # bases
 
     def add_base(self, owner: str, base: Base) -> None:
+        """Raises QuotaExceeded."""
         values = {name: getattr(base, name) for name in BASE.c.keys() if name != "owner"}  # noqa: SIM118
         with self._db.begin() as db:
             db.execute(insert(BASE).values(owner=owner, **values))
+            told = f"a key may have {MOST_BASES} knowledge bases and vector stores: delete some"
+            check_count(db, BASE, MOST_BASES, told, BASE.c.owner == owner)
 
     def bases(self, owner: str) -> list[Base]:
         """Oldest first."""
@@ -218,6 +221,7 @@ class KnowledgeStore:
                     created=job.created,
                 )
             )
+            drop_oldest(db, JOB, MOST_JOBS, JOB.c.base_id == job.base_id)
         found = self.job(owner, job.id)
         assert found is not None, "it was written just now"
         return found

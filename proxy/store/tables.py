@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -100,6 +101,7 @@ CONVERSATION = Table(
     Column("settings", JSON, nullable=False),
     Column("created", Float, nullable=False),
     Column("changed", Float, nullable=False),
+    Column("size", BigInteger, nullable=False, server_default="0"),
     Index("conversation_recent", "owner", "changed"),
 )
 MESSAGE = Table(

@@ -7,9 +7,11 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.errors import NotFound
+from proxy.errors import NotFound, QuotaExceeded
+from proxy.store import conversations
 from proxy.store.conversations import LEASE, ConversationStore
 from proxy.store.database import Database
+from proxy.store.quota import Quota
 
 
 @pytest.fixture
@@ -137,3 +139,60 @@ def test_a_title_and_settings_change(store: ConversationStore) -> None:
     store.change("ann", talk.id, title="New")
     changed = store.change("ann", talk.id, settings={"mode": "agent"})
     assert (changed.title, changed.settings) == ("New", {"mode": "agent"})
+
+
+def test_conversations_of_a_key_are_bounded(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MOST_CONVERSATIONS", 3)
+    made = [store.create("ann") for _ in range(3)]
+    with pytest.raises(QuotaExceeded, match="a key may keep 3 conversations: delete some"):
+        store.create("ann")
+    store.create("bob")
+    store.delete("ann", made[0].id)
+    store.create("ann")
+    assert len(store.recent("ann")) == 3
+
+
+def test_messages_of_a_conversation_are_bounded(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MOST_MESSAGES", 3)
+    talk = store.create("ann")
+    for role in ("user", "assistant", "user"):
+        store.add("ann", talk.id, role, "x")  # type: ignore[arg-type]
+    with pytest.raises(QuotaExceeded, match="a conversation may have 3 messages"):
+        store.add("ann", talk.id, "assistant", "x")
+    assert len(store.messages("ann", talk.id)) == 3
+    store.add("ann", store.create("ann").id, "user", "x")
+
+
+def test_oldest_ratings_of_a_key_make_room(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MOST_RATINGS", 3)
+    store.rate("bob", "m", 1)
+    for name in "abcad":
+        store.rate("ann", name, 1)
+    assert [one.message_id for one in store.ratings("ann")] == ["c", "a", "d"]
+    assert len(store.ratings("bob")) == 1
+
+
+def test_questions_and_their_images_count_as_bytes_of_a_key(url: str) -> None:
+    database = Database(url)
+    database.upgrade()
+    store = ConversationStore(database, quota=Quota(bytes=100))
+    talk = store.create("ann")
+    store.add("ann", talk.id, "user", "x" * 48)
+    answer = store.add("ann", talk.id, "assistant", "y" * 500)
+    store.add("ann", talk.id, "user", "x" * 48, answer.id)  # each with an empty object: 100
+    with pytest.raises(QuotaExceeded, match=r"100 bytes .*conversations.*--quota-bytes"):
+        store.add("ann", talk.id, "user", "")
+    assert len(store.messages("ann", talk.id)) == 3
+    store.add("bob", store.create("bob").id, "user", "x")
+    images = {"images": [{"name": "a", "url": "data:image/png;base64," + "A" * 100}]}
+    with pytest.raises(QuotaExceeded):
+        store.add("bob", store.create("bob").id, "user", "x", extra=images)
+    store.delete("ann", talk.id)
+    store.add("ann", store.create("ann").id, "user", "x" * 98)
+    database.close()

@@ -63,7 +63,7 @@ def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'kept.db'}")
     database.upgrade()
     with database.begin() as writing:
-        writing.exec_driver_sql("insert into conversation values ('c', 'o', '', '{}', 0, 0)")
+        writing.exec_driver_sql("insert into conversation values ('c', 'o', '', '{}', 0, 0, 0)")
         with database.begin() as reading:
             found = reading.exec_driver_sql("select count(*) from conversation").scalar()
             assert found == 0

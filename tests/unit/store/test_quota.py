@@ -14,9 +14,11 @@ from proxy.errors import NoBackend, QuotaExceeded
 from proxy.knowledge.index import Entry, Index
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.service import Knowledge
-from proxy.knowledge.values import Base, Document
+from proxy.knowledge.values import Base, Document, Job
+from proxy.store import files as stored_files
+from proxy.store import knowledge as kept
 from proxy.store.database import Database
-from proxy.store.files import File, FileStore
+from proxy.store.files import Batch, File, FileStore
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.quota import Quota
 
@@ -117,3 +119,40 @@ def test_home_is_expanded_and_a_kind_that_contradicts_is_refused(tmp_path: Path)
     file.write_text('[[backend]]\nurl = "http://127.0.0.1:1"\nkind = "chatglm"\n')
     with pytest.raises(SettingsError, match="backend 1: kind: a backend with a url is llamacpp"):
         load(["--config", str(file)], {})
+
+
+def test_bases_of_a_key_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MOST_BASES", 2)
+    database, _, knowledge = opened(tmp_path)
+    first, _ = knowledge.create("ann", "a"), knowledge.create("ann", "b")
+    with pytest.raises(QuotaExceeded, match="a key may have 2 knowledge bases"):
+        knowledge.create("ann", "c")
+    knowledge.create("bob", "a")
+    knowledge.delete("ann", first.id)
+    knowledge.create("ann", "c")
+    database.close()
+
+
+def test_oldest_jobs_of_a_base_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MOST_JOBS", 2)
+    database, store, _ = opened(tmp_path)
+    store.add_base("ann", Base("b", "b"))
+    for number in range(3):
+        store.requeue("ann", Job(f"j{number}", "b", "rebuild", "running", 0, 0, 0, float(number)))
+    found = [store.job("ann", f"j{number}") is not None for number in range(3)]
+    assert found == [False, True, True]
+    database.close()
+
+
+def test_oldest_batches_of_a_vector_store_make_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_files, "MOST_BATCHES", 2)
+    database, store, _ = opened(tmp_path)
+    store.add_base("ann", Base("b", "b"))
+    files = FileStore(database.engine)
+    for number in range(3):
+        files.begin("ann", Batch(f"x{number}", "b", float(number)))
+    found = [files.batch("ann", f"x{number}") is not None for number in range(3)]
+    assert found == [False, True, True]
+    database.close()
