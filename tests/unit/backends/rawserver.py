@@ -43,16 +43,20 @@ class RawServer:
         self.requests: list[bytes] = []
         self.closed: list[threading.Event] = [threading.Event() for _ in scripts]
         self._open: list[socket.socket] = []
+        self._over = False
+        self._lock = threading.Lock()  # of the two above
         threading.Thread(target=self._run, daemon=True).start()
 
     def __enter__(self) -> RawServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.close()
-        for sock in self._open:
+        with self._lock:
+            self._over = True
+        for sock in (self._listener, *self._open):
             with contextlib.suppress(OSError):
-                sock.close()
+                sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for it
+            sock.close()
 
     def _run(self) -> None:
         for script, closed in zip(self._scripts, self.closed, strict=True):
@@ -60,7 +64,11 @@ class RawServer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            self._open.append(sock)
+            with self._lock:
+                if self._over:
+                    sock.close()
+                    return
+                self._open.append(sock)
             threading.Thread(target=self._play, args=(sock, script, closed), daemon=True).start()
 
     def _play(self, sock: socket.socket, script: Sequence[Step], closed: threading.Event) -> None:
@@ -85,5 +93,8 @@ class RawServer:
         top, _, rest = data.partition(b"\r\n\r\n")
         length = int(top.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
         while len(rest) < length:
-            rest += sock.recv(4096)
+            part = sock.recv(4096)
+            if not part:
+                raise OSError("gone")
+            rest += part
         return data
