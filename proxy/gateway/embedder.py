@@ -24,6 +24,7 @@ from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
 from ..errors import (
     BackendBusy,
+    BadRequest,
     GatewayError,
     NoBackend,
     Unsupported,
@@ -109,6 +110,11 @@ class Embedder:
         texts = [
             one if isinstance(one, str) else backend.driver.detokenize(list(one)) for one in inputs
         ]
+        if "" in texts:  # an old server answers it as a chat, with numbers of an earlier request
+            raise BadRequest(
+                f"input[{texts.index('')}] has no text: its tokens stand for no characters",
+                param="input",
+            )
         exclude = self._others(model, queues=False)
         # It would cut a longer text silently.
         pool = [b for b in self.registry.pool(model) if b.name not in exclude and b.n_ctx]

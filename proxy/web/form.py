@@ -19,6 +19,7 @@ from .body import Environ, Reading, Unnamed, hang_up
 MAX_PARTS = 1000
 MAX_NAME = 255
 _WHOLE = "it was read whole"
+NOT_UNDERSTOOD = "the form is broken: multipart/form-data with its boundary was expected"
 FRAME = 1 << 20  # bytes of a form beside its files' and its long fields'
 
 
@@ -58,6 +59,7 @@ def read_form(environ: Environ, documents: int, fields: int) -> Form:
         max_form_memory_size=max(fields, FRAME),  # it counts what it has read of files, too
         max_content_length=max(documents, fields) + FRAME,
         max_form_parts=MAX_PARTS,
+        silent=False,  # or a broken form is an empty one, and its files stay open
     )
     try:
         _, found, sent = parser.parse_from_environ({**environ, "wsgi.input": Reading(environ)})
@@ -78,7 +80,9 @@ def read_form(environ: Environ, documents: int, fields: int) -> Form:
             bounds = f"{documents} bytes of files, and {fields} of other fields"
             raise BodyTooLarge(f"a form may have {bounds}") from None
         if isinstance(error, HTTPException):
-            raise BadRequest(error.description or "the form is not understood") from None
+            raise BadRequest(error.description or NOT_UNDERSTOOD) from None
+        if isinstance(error, ValueError):
+            raise BadRequest(NOT_UNDERSTOOD) from None
         raise
     return Form(found.to_dict(), files)
 

@@ -58,6 +58,20 @@ def test_openai_client_one_and_many(address: str) -> None:
     assert len(ids.data) == 2
 
 
+def test_tokens_without_text_are_refused_where_only_text_is_embedded(
+    server: ModelServer, address: str
+) -> None:
+    """An old server takes an empty text for a chat, and answers without a vector."""
+    with client(address, strict=False) as api:
+        if server.name == "llama-2026":
+            assert api.embeddings.create(model="any", input=[[5], [1]]).data[1].embedding
+        else:
+            with pytest.raises(openai.BadRequestError, match=r"input\[1\] has no text"):
+                api.embeddings.create(model="any", input=[[5], [1]])
+    backend = requests.get(address + "/v1/backends", timeout=10).json()["data"][0]
+    assert (backend["state"], backend["error"]) == ("up", None)
+
+
 def test_vectors_are_right_while_everything_else_runs(address: str) -> None:
     """A 2023 server gives the vector of what it evaluated last, whosever that is."""
     with client(address, strict=False) as api:

@@ -9,6 +9,7 @@ import pytest
 from werkzeug.test import EnvironBuilder
 
 from proxy.errors import BadRequest, BodyTooLarge
+from proxy.web.body import Unnamed
 from proxy.web.form import Form, read_form
 
 
@@ -54,6 +55,35 @@ def test_what_is_too_large_is_refused(disposition: str) -> None:
         read(10_000, **part(disposition, b"x" * 20_000))
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ncut off',
+        b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\na\r\n--x\r\nb: c\r\n\r\n',
+        b"no form at all",
+        b"--x\r\nbroken",
+    ],
+)
+def test_broken_form_is_refused_and_its_files_are_closed(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Unnamed] = []
+
+    def place() -> Unnamed:
+        opened.append(Unnamed())
+        return opened[-1]
+
+    monkeypatch.setattr("proxy.web.form.Unnamed", place)
+    with pytest.raises(BadRequest, match="the form is broken"):
+        read(data=body, content_type="multipart/form-data; boundary=x")
+    assert all(one.closed for one in opened)
+
+
+def test_form_without_its_boundary_is_refused() -> None:
+    with pytest.raises(BadRequest, match="the form is broken"):
+        read(data=b"x", content_type="multipart/form-data")
+
+
 def test_a_large_field_within_the_bound_is_taken() -> None:
     form = read(1_000_000, **part('name="docs"', b"x" * 700_000))
     assert len(form.fields["docs"]) == 700_000
@@ -67,5 +97,3 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
 
 def test_a_body_that_is_no_form_has_nothing_in_it() -> None:
     assert read(data=b"{}", content_type="application/json") == Form({}, ())
-    body = b"--x\r\nbroken"
-    assert read(data=body, content_type="multipart/form-data; boundary=x").files == ()
