@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.pool import StaticPool
 
 from .. import private
+from ..errors import NotFound
 from . import sqlite
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -30,7 +31,8 @@ class Database:
     the names of keys that are others now: what such a key owns is renamed by the one migration
     that takes this up, at the first start of a version that has it.
 
-    Raises SQLAlchemy's errors where it cannot be had."""
+    Raises SQLAlchemy's errors where it cannot be had. Every statement raises NotFound where it adds
+    something to what another request has deleted meanwhile."""
 
     def __init__(self, url: str, renamed: Mapping[str, str] | None = None) -> None:
         self._renamed = renamed or {}
@@ -50,6 +52,7 @@ class Database:
                 options["connect_args"]["factory"] = sqlite.Connection
                 options |= {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0}
         self.engine: Engine = create_engine(parsed, **options)
+        event.listen(self.engine, "handle_error", _deleted_meanwhile)
         if parsed.get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", _prepare)
 
@@ -117,6 +120,14 @@ def _file(url: URL) -> Path | None:
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return None
     return Path(url.database)
+
+
+def _deleted_meanwhile(context: ExceptionContext) -> None:
+    """A row whose parent does not exist: it did when the request was checked."""
+    error = context.original_exception
+    names = (getattr(error, "sqlite_errorname", None), getattr(error, "sqlstate", None))
+    if names[0] == "SQLITE_CONSTRAINT_FOREIGNKEY" or names[1] == "23503":
+        raise NotFound("what this belongs to was deleted meanwhile")
 
 
 def _prepare(connection: Any, record: Any) -> None:

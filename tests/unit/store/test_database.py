@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect
 
+from proxy.errors import NotFound
+from proxy.knowledge.values import Document
+from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
+from proxy.store.knowledge import KnowledgeStore
 from proxy.store.tables import metadata
 
 
@@ -78,3 +83,20 @@ def test_tables_that_are_there_need_no_alembic(url: str, monkeypatch: pytest.Mon
     with pytest.raises(TypeError):
         database.upgrade("0001")
     database.close()
+
+
+def test_what_is_added_to_something_deleted_meanwhile_is_not_found(url: str) -> None:
+    """Between the look at a base, or a conversation, and what is added to it, others may delete
+    it."""
+    database = Database(url)
+    database.upgrade()
+    try:
+        knowledge, talks = KnowledgeStore(database), ConversationStore(database)
+        document = Document("doc_1", "vs_gone", "a.txt", 1)
+        with pytest.raises(NotFound, match="deleted meanwhile"):
+            knowledge.add_document("ann", document, BytesIO(b"x"))
+        with pytest.raises(NotFound):
+            talks.add("ann", "conv_gone", "user", "Hi", None)
+        assert knowledge.documents("ann", "vs_gone") == []
+    finally:
+        database.close()
