@@ -1,0 +1,48 @@
+"""Every route of a gateway with the given flags, as the application itself lists them.
+
+    python -m tests.fuzz.routes --llama-api URL …
+
+Prints a line of JSON: a list of [endpoint, rule, methods]. A process of its own, since an
+application looks after its backends from when it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Route(NamedTuple):
+    """`methods` without HEAD and OPTIONS, which werkzeug adds."""
+
+    endpoint: str
+    rule: str
+    methods: tuple[str, ...]
+
+
+def listed(flags: Sequence[str]) -> list[Route]:
+    """Those of a gateway with these flags."""
+    command = [sys.executable, "-m", "tests.fuzz.routes", *flags]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    return [Route(one, rule, tuple(methods)) for one, rule, methods in json.loads(done.stdout)]
+
+
+def main(flags: Sequence[str]) -> None:
+    from proxy import config
+    from proxy.app import create_app
+
+    app = create_app(config.load(flags, {}))
+    found = [
+        (rule.endpoint, rule.rule, sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}))
+        for rule in app.url_map.iter_rules()
+    ]
+    print(json.dumps([one for one in found if one[2]]), flush=True)
+    os._exit(0)  # its threads would go on
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
