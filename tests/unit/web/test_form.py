@@ -59,7 +59,8 @@ def test_what_is_too_large_is_refused(disposition: str) -> None:
     "body",
     [
         b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ncut off',
-        b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\na\r\n--x\r\nb: c\r\n\r\n',
+        b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\na\r\n'
+        b"--x\r\nb: c\r\n\r\n",
         b"no form at all",
         b"--x\r\nbroken",
     ],
