@@ -64,7 +64,7 @@ test-all: $(VENV)/installed ## every test, on PowerInfer's server and that of 20
 	@$(RUN) -m tools.chatglm install
 	@$(RUN) -m tools.browser
 	$(PYTEST) -m 'not alone' $(FLAGS)
-	$(RUN) -m pytest -m alone tests/browser
+	$(RUN) -m pytest -m alone tests/browser tests/integration
 
 screenshots: $(VENV)/installed ## pictures of the main pages into images/, for the README
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null

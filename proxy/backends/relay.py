@@ -26,7 +26,7 @@ from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
 from ..prompting.bind import callable_tools, document_schema
-from ..prompting.prompt import as_dict, begun, tool_dict
+from ..prompting.prompt import as_dicts, begun, tool_dict
 from ..prompting.toolcalls import generic
 from ..wire import openai_stream, servercpp
 from ..wire.lenient import WireFault
@@ -99,7 +99,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
 
 def _told(request: CompletionRequest, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     media = any(message.media for message in request.messages)
-    told = generic.rewrite([as_dict(message) for message in request.messages], tools)
+    told = generic.rewrite(as_dicts(request.messages), tools)
     if media:  # beside the text of the message they belong to, wherever that is now
         parts = {m.content: [_part(one) for one in m.media] for m in request.messages if m.media}
         for message in told:

@@ -7,8 +7,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import msgspec
-
+from ..core.decoding import decoded
 from ..core.events import ToolCallDelta
 from ..core.invalid import Invalid
 from ..core.request import Tool, ToolCall, ToolChoice
@@ -176,8 +175,8 @@ def as_object(arguments: str) -> dict[str, Any]:
     """A call's arguments as the dialects tell them that parse them; those of a call that was cut by
     its length are none."""
     try:
-        value = msgspec.json.decode(arguments or "{}")
-    except msgspec.DecodeError:
+        value = decoded(arguments or "{}")
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

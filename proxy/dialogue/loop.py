@@ -19,6 +19,7 @@ import msgspec
 
 from ..agent.values import Runs, ToolError
 from ..cancel import Cancel
+from ..core.decoding import decoded
 from ..core.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
 from ..core.request import CompletionRequest, Message, ToolCall, ToolChoice
 from ..core.usage import Timings, Usage
@@ -177,8 +178,8 @@ class _Round:
 
 def _arguments(call: ToolCall) -> Mapping[str, Any]:
     try:
-        value = msgspec.json.decode(call.arguments or "{}")
-    except msgspec.DecodeError:
+        value = decoded(call.arguments or "{}")
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise ToolError("the arguments must be a JSON object")

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from ..cancel import Cancel
+from ..core.decoding import decoded
 from ..core.events import (
     Batch,
     Event,
@@ -186,8 +187,8 @@ class SearchingAnswer:
 
 def _query(call: ToolCall) -> str:
     try:
-        value = msgspec.json.decode(call.arguments or "{}")
-    except msgspec.DecodeError:
+        value = decoded(call.arguments or "{}")
+    except ValueError:
         return ""
     query = value.get("query") if isinstance(value, dict) else None
     return query.strip() if isinstance(query, str) else ""

@@ -8,8 +8,10 @@ around each attempt, which closing the generator reaches on every path.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
+from ..aside import aside
 from ..cancel import Cancel
 from ..core.events import Batch
 from ..core.request import CompletionRequest
@@ -33,6 +35,8 @@ from .seat import Seat
 
 if TYPE_CHECKING:
     from .answer import Gateway
+
+LARGE = 1 << 20  # characters of a prompt, or tokens, that are digested beside the loop
 
 
 def placed(
@@ -100,10 +104,13 @@ def placed(
 
 def _want(gateway: Gateway, task: Task, model: str, caller: Caller) -> Want:
     request = task.request
+    chain = partial(
+        gateway.scheduler.chain, task.prompt, task.boundaries, f"{model}\0{caller.group}"
+    )
     return Want(
         model,
         task,
-        chain=gateway.scheduler.chain(task.prompt, task.boundaries, f"{model}\0{caller.group}"),
+        chain=chain() if len(task.prompt) <= LARGE else aside(chain),
         key=caller.key,
         group=caller.group,
         session=task.session,

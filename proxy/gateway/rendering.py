@@ -14,7 +14,9 @@ from ..core.request import CompletionRequest
 from ..prompting.prompt import Prompt, Prompter, Unrendered
 
 SLOW = 0.02  # seconds of CPU
-LONG = 256  # messages of a conversation that is always rendered beside the loop
+# Of a conversation that is always rendered beside the loop:
+LONG = 256  # messages
+LARGE = 256 << 10  # characters
 
 
 def rendered(prompter: Prompter | Unrendered, request: CompletionRequest, now: datetime) -> Prompt:
@@ -27,11 +29,22 @@ def rendered(prompter: Prompter | Unrendered, request: CompletionRequest, now: d
         try:
             return prompter.render(request, now)
         finally:
-            if time.thread_time() - began > SLOW and len(request.messages) < LONG:
+            if time.thread_time() - began > SLOW and not _is_long(request):
                 prompter.quick = False
             elif prompter.quick is None:
                 prompter.quick = True
 
-    if prompter.quick and len(request.messages) < LONG:
+    if prompter.quick and not _is_long(request):
         return timed()
     return aside(timed)
+
+
+def _is_long(request: CompletionRequest) -> bool:
+    if len(request.messages) >= LONG:
+        return True
+    size = 0
+    for message in request.messages:
+        size += len(message.content)
+        for call in message.tool_calls:
+            size += len(call.arguments)
+    return size > LARGE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from ..core.decoding import Decoding
 from ..core.invalid import Invalid
 from ..core.request import CompletionRequest, Message, Tool
 from .bind import callable_tools, must_call
@@ -100,7 +101,7 @@ class Prompter:
 
     def _render(self, request: CompletionRequest, now: datetime) -> Prompt:
         form, said = self.form, request.messages
-        messages = list(map(as_dict, said))
+        messages = as_dicts(said)
         has_results = "tool" in map(_ROLE, said)
         if has_results:
             _name_results(messages)
@@ -195,8 +196,13 @@ def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted(set(places)))
 
 
-def as_dict(message: Message) -> dict[str, Any]:
-    """A message as Hugging Face templates expect it: arguments as an object."""
+def as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Messages as Hugging Face templates expect them: arguments as an object."""
+    decode = Decoding()
+    return [_as_dict(message, decode) for message in messages]
+
+
+def _as_dict(message: Message, decode: Decoding) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.name:
         out["name"] = message.name
@@ -205,7 +211,7 @@ def as_dict(message: Message) -> dict[str, Any]:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+                "function": {"name": call.name, "arguments": _arguments(call.arguments, decode)},
             }
             for call in message.tool_calls
         ]
@@ -226,10 +232,11 @@ def _name_results(messages: list[dict[str, Any]]) -> None:
             message.setdefault("name", names[message["tool_call_id"]])
 
 
-def _arguments(text: str) -> Any:
+def _arguments(text: str, decode: Decoding) -> Any:
+    """An object, or the text where it is none."""
     try:
-        value = msgspec.json.decode(text or "{}")
-    except msgspec.DecodeError:
+        value = decode(text or "{}")
+    except ValueError:
         return text
     return value if isinstance(value, Mapping) else text
 

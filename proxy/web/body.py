@@ -12,7 +12,7 @@ from typing import IO, Any
 import msgspec
 
 from ..errors import BadRequest, BodyTooLarge
-from .large import check_objects
+from .large import check_cost
 
 Environ = MutableMapping[str, Any]
 PIECE = 256 << 10  # bytes
@@ -164,7 +164,7 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
     # send one too, without asking: a browser tells the origin.
     if not told and "HTTP_ORIGIN" in environ:
         raise WrongType("from a page the content type must be application/json")
-    check_objects(data)
+    check_cost(data)
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -13,6 +14,7 @@ from ..dialects.ollama import common as ollama
 from ..errors import GatewayError
 from . import body, disconnect
 from .exchange import plain
+from .large import parsed
 from .observe import Record
 from .services import Services
 
@@ -61,7 +63,8 @@ def _embed(
     shape: Callable[[GatewayError], dict[str, Any]],
 ) -> Response:
     def view(here: Services, record: Record) -> Any:
-        asked = parse(body.read_json(request.environ, here.settings.max_body))
+        raw = body.read_json(request.environ, here.settings.max_body)
+        asked = parsed(partial(parse, raw), request.environ)
         here.observer.begin(record)
         with disconnect.watched(request.environ) as cancel:
             name, found = here.embedder.embed(asked.model, asked.inputs, cancel)

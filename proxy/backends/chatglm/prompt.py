@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from ...core.decoding import decoded
 from ...core.invalid import Invalid
 from ...core.request import CompletionRequest, Tool, ToolCall
 from ...core.task import Task
@@ -134,8 +135,8 @@ def _call(call: ToolCall, family: Family) -> str:
     if family == "glm-4":
         return call.arguments
     try:
-        arguments = msgspec.json.decode(call.arguments or "{}")
-    except msgspec.DecodeError:
+        arguments = decoded(call.arguments or "{}")
+    except ValueError:
         arguments = None
     if isinstance(arguments, dict):
         inner = ", ".join(f"{name}={value!r}" for name, value in arguments.items())

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
+from ...core.decoding import decoded
 from ...core.invalid import Invalid
 from ..fields import Body, entry, flag, integer, items, mapping, text
 from .asked import hits
@@ -222,8 +222,8 @@ def _pieces(body: Body) -> Pieces:
     value = body.get("docs")
     if type(value) is str:
         try:
-            value = msgspec.json.decode(value or "{}")
-        except msgspec.DecodeError:
+            value = decoded(value or "{}")
+        except ValueError:
             raise Invalid("docs", "must be the text of a JSON object") from None
     out = {}
     for name, documents in mapping({"docs": value}, "docs").items():

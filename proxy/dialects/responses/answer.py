@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
+from ...core.decoding import decoded
 from ...core.events import Finished, Found, Searched, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import ToolCall
@@ -182,8 +181,8 @@ def call(stamp: Stamp, asked: Asked, index: int, one: ToolCall, status: str = "c
 def written(arguments: str) -> str:
     """What a custom tool is given. Arguments that were cut are no JSON: then they are it."""
     try:
-        value = msgspec.json.decode(arguments)
-    except msgspec.DecodeError:
+        value = decoded(arguments)
+    except ValueError:
         return arguments
     found = value.get("input") if isinstance(value, dict) else None
     return found if isinstance(found, str) else arguments

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from proxy.core import sampling
+from proxy.core.decoding import LONGEST, PIECE, decoding_cost
 from proxy.core.invalid import Invalid
 from proxy.core.sampling import MAX_BIASES, check, logit_bias
 from proxy.dialects import anthropic, openai_chat, responses
 from proxy.dialects.fields import MAX_ITEMS
 from proxy.dialects.ollama import chat as ollama
 from proxy.errors import BadRequest
-from proxy.web.large import LARGE, MAX_OBJECTS, MAX_STRINGS, check_objects
+from proxy.web.large import check_cost
 
 SAID = {"role": "user", "content": "x"}
 Parse = Callable[[dict[str, Any]], Any]
@@ -94,21 +95,42 @@ def test_images_between_texts_stand_where_they_were() -> None:
     assert [one.at for one in message.media] == [0, 2, 5, 8]
 
 
-def test_objects_of_a_body_are_bounded() -> None:
-    for unit in (b'{"a":1}', b"{ }", b"[]", b'["x"]', b'{\n"a":[\n1]}'):
-        many = b"[" + b",".join([unit] * (MAX_OBJECTS + 1)) + b"]"
-        with pytest.raises(BadRequest, match=f"more than {MAX_OBJECTS} objects"):
-            check_objects(many)
-    check_objects(b"[" + b'{"a":1},' * (MAX_OBJECTS - 2) + b"1]")
+@pytest.mark.parametrize(
+    ("unit", "count"),
+    [
+        (b'{"a":1}', 131_072),
+        (b"[]", 262_144),
+        (b'"a"', 400_000),
+        (b"151643", 1_500_000),
+        (b"0.12345678901234567", 120_000),
+        (b"1.5e300", 9_000),
+        (b"1" * 4000, 900),
+        (b'"' + b"\\n" * 100 + b'"', 100_000),
+    ],
+)
+def test_a_body_that_is_dear_to_decode_is_refused(unit: bytes, count: int) -> None:
+    check_cost(b"[" + b",".join([unit] * (count // 2)) + b"]")
+    with pytest.raises(BadRequest, match="too long to decode"):
+        check_cost(b"[" + b",".join([unit] * count) + b"]")
 
 
-def test_strings_of_a_body_are_bounded() -> None:
-    check_objects(b"[" + b'"a",' * (MAX_STRINGS - 1) + b'"a"]')
-    with pytest.raises(BadRequest, match=f"more than {MAX_STRINGS} names"):
-        check_objects(b"[" + b'"a",' * MAX_STRINGS + b'"a"]')
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"iVBORw0K" * 4_000_000,
+        b"Hello, world: {that is}, [all]. " * 1_000_000,
+        b'function(){return {\\"a\\":[1,2]}}\\n' * 800_000,
+        b"\\u4e00" * 2_500_000,
+        "\u4e00\u4e8c".encode() * 2_500_000,
+    ],
+    ids=["picture", "text", "program", "escapes", "chinese"],
+)
+def test_one_long_text_is_taken(text: bytes) -> None:
+    check_cost(b'{"prompt":"' + text + b'","ids":[' + b"1,\n" * 1000 + b"1]}")
 
 
-def test_text_of_a_program_is_no_object() -> None:
-    text = b'{"prompt":"' + b'function(){return {\\"a\\":[1,2]}}\\n' * 100_000 + b'"}'
-    assert len(text) > LARGE
-    check_objects(text)
+def test_the_estimate_sees_strings_across_pieces() -> None:
+    head, tail = b'{"a":"', b'\\\\\\"{{{[[[,,,","b":[1,2]}'
+    for at in range(PIECE - len(tail) - len(head), PIECE):
+        text = head + b"x" * at + tail
+        assert abs(decoding_cost(text, LONGEST) - decoding_cost(head + tail, LONGEST)) < 5

@@ -10,7 +10,7 @@ from werkzeug.test import EnvironBuilder
 
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.web.body import Unnamed
-from proxy.web.form import Form, read_form
+from proxy.web.form import MAX_PARTS, MAX_PLAIN, Form, read_form
 
 
 def read(limit: int = 10_000, **request: Any) -> Form:
@@ -98,3 +98,35 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
 
 def test_a_body_that_is_no_form_has_nothing_in_it() -> None:
     assert read(data=b"{}", content_type="application/json") == Form({}, ())
+
+
+def test_a_form_without_files_is_bounded() -> None:
+    kind = "application/x-www-form-urlencoded"
+    assert read(data=b"a=1&b=%20&a=2", content_type=kind) == Form({"a": "1", "b": " "}, ())
+    with pytest.raises(BodyTooLarge):
+        read(100_000_000, data=b"a=" + b"x" * MAX_PLAIN, content_type=kind)
+    with pytest.raises(BadRequest):
+        read(100_000_000, data=b"a=1&" * (MAX_PARTS + 1), content_type=kind)
+
+
+def test_headers_of_a_part_are_bounded() -> None:
+    for head in (b"X: " + b"x" * 40_000_000, b"X: y\r\n" * 3_000_000):
+        body = b"--x\r\n" + head + b"\r\n\r\ndata\r\n--x--\r\n"
+        kind = "multipart/form-data; boundary=x"
+        with pytest.raises(BodyTooLarge):
+            read(100_000_000, data=body, content_type=kind)
+
+
+def test_parts_are_bounded() -> None:
+    def parts(count: int) -> dict[str, Any]:
+        head = b'--x\r\nContent-Disposition: form-data; name="a%d"; filename="a"\r\n\r\ndata\r\n'
+        body = b"".join(head % i for i in range(count)) + b"--x--\r\n"
+        return {"data": body, "content_type": "multipart/form-data; boundary=x"}
+
+    with read(100_000, **parts(MAX_PARTS)) as form:
+        assert len(form.files) == MAX_PARTS
+    with pytest.raises(BodyTooLarge):
+        read(100_000, **parts(MAX_PARTS + 1))
+    with pytest.raises(BodyTooLarge):
+        read(100_000, data=b"--x" + b" " * 2_000_000 + b"\r\n",
+             content_type="multipart/form-data; boundary=x")  # fmt: skip

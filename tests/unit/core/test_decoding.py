@@ -1,0 +1,35 @@
+"""JSON inside texts: as a value where that costs little."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.core.decoding import Decoding, decoded
+from proxy.core.request import Message, ToolCall
+from proxy.prompting.prompt import as_dicts
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 3000 + "1" + "}" * 3000, "{", "\ud800"])
+def test_what_is_no_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        decoded(text)
+
+
+def test_many_texts_have_one_bound() -> None:
+    text = "[" + ",".join(["1.5e300"] * 1000) + "]"
+    decode = Decoding()
+    with pytest.raises(ValueError, match="too long"):
+        for _ in range(20):
+            decode(text)
+    assert decoded(text) == [1.5e300] * 1000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"a":' * 3000 + "1" + "}" * 3000, '{"a":[' + "[]," * 1_000_000 + "1]}"],
+    ids=["deep", "long"],
+)
+def test_arguments_of_a_call_stay_text_where_they_cost_too_much(arguments: str) -> None:
+    calls = tuple(ToolCall(f"c{i}", "f", text) for i, text in enumerate(('{"a":1}', arguments)))
+    (told,) = as_dicts([Message("assistant", tool_calls=calls)])
+    assert [call["function"]["arguments"] for call in told["tool_calls"]] == [{"a": 1}, arguments]
