@@ -76,12 +76,15 @@ class Child:
     def _read(self) -> None:
         out = self._process.stdout
         assert out is not None
-        with contextlib.suppress(OSError, ValueError):
+        try:
             while line := out.readline(LONGEST):
                 if not line.endswith(b"\n"):
                     break
                 self.answers.put(line)
-        self.answers.put(None)
+        except (OSError, ValueError):
+            pass  # it was ended
+        finally:
+            self.answers.put(None)
 
     def _bury(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -197,9 +200,11 @@ def serve(begin: Callable[[Any], Callable[[Any], Any]]) -> None:
     ready: queue.Queue[Any] = queue.Queue()
 
     def read() -> None:
-        for line in questions:
-            ready.put(msgspec.json.decode(line))
-        os._exit(0)
+        try:
+            for line in questions:
+                ready.put(msgspec.json.decode(line))
+        finally:
+            os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
     answer = begin(ready.get())

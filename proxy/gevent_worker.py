@@ -40,6 +40,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from .gevent_wire import Wire, hang_up
 from .http1 import Connection, Limits, State, base_environ
+from .lasting import Lasting, no_pause
 from .watchdog import Watchdog
 
 log = logging.getLogger("slotproxy")
@@ -77,6 +78,7 @@ class Worker(GeventWorker):
         self.send_timeout = 60.0
         self._warned: dict[str, float] = {}
         self._quitting = False
+        self._looking = Lasting("looking after a connection", no_pause)
         self._stopping: Any = None  # an Event, made beside the hub it wakes
         cfg = self.cfg
         # gunicorn 24 turned proxy_protocol from a flag into "off" or a version.
@@ -243,7 +245,7 @@ class Worker(GeventWorker):
         super().notify()
         now = time.monotonic()
         for seat in list(self._seats):
-            seat.look(now)
+            self._looking.turn(partial(seat.look, now))
         if not self.alive:
             for seat in self._seats:
                 if seat.connection.state in BETWEEN:

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -21,6 +21,7 @@ from . import api_keys, private
 from .aside import aside
 from .cancel import Cancel
 from .config import Settings
+from .lasting import Lasting, no_pause
 
 if TYPE_CHECKING:
     from .gateway import Embedder
@@ -86,7 +87,8 @@ class Keeping:
         for name in FILES:
             private.narrow(self._folder / name)
         if self._there and (self._settings.database or self._file.exists()):
-            opening = threading.Timer(AFTER, self._open)
+            once = partial(Lasting("opening what was kept", no_pause).turn, self._open)
+            opening = threading.Timer(AFTER, once)
             opening.daemon = True
             opening.start()
 

@@ -32,6 +32,7 @@ from ..core.events import Batch
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import BackendDown, Cancelled, GatewayError, UpstreamFault, UpstreamTimeout
+from ..lasting import Lasting
 from ..wire import servercpp, sse
 from ..wire.router import PRESENT, Event, Listed, as_dict, event, forgotten, listed, room
 from .driver import Capabilities, Learned, Run, ignore
@@ -186,13 +187,18 @@ class Router:
         is looked at by the clock alone."""
         over = threading.Event()
         self._closed.add(over.set)
-        while not self._closed.cancelled:
+        listening = Lasting(f"listening to {self.url}", over.wait)
+
+        def hear() -> None:
             try:
                 self._hear(self._pool.send("GET", "/models/sse", None, self._closed, 60.0))
             except GatewayError as error:
                 log.debug("no events of %s: %s", self.url, error)
             except sse.SSEError as error:
                 log.warning("events of %s are garbled: %s", self.url, error)
+
+        while not self._closed.cancelled:
+            listening.turn(hear)
             if not self._closed.cancelled:
                 self._wake()
                 over.wait(AGAIN)

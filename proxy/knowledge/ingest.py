@@ -22,6 +22,7 @@ from contextlib import closing, contextmanager
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ..errors import GatewayError
+from ..lasting import Lasting, no_pause
 from ..store import writers
 from ..store.knowledge import KnowledgeStore
 from .index import Entry, Index
@@ -72,18 +73,20 @@ class Ingester:
 
     def _run(self) -> None:
         lost: list[str] = []
-        while not self._over:
-            try:
-                lost += [one for one in self._store.readers() if writers.is_gone(one)]
-                self._store.let_go(lost)
-                lost = []
-                if not self.read_one():
-                    self._woken.wait(LOOK)
-                    self._woken.clear()
-            except Exception:  # the database may be away: it comes back
-                log.exception("reading documents goes on in %g seconds", LOOK)
-                lost = [self._name]
+        reading = Lasting("reading documents", lambda _: self._woken.wait(LOOK))
+
+        def read() -> None:
+            nonlocal lost
+            lost += [one for one in self._store.readers() if writers.is_gone(one)]
+            self._store.let_go(lost)
+            lost = []
+            if not self.read_one():
                 self._woken.wait(LOOK)
+                self._woken.clear()
+
+        while not self._over:
+            if not reading.turn(read):  # the database may be away: it comes back
+                lost = [self._name]
 
     def read_one(self) -> bool:
         """Read the next document. Whether there was one. Raises what a database does that is not
@@ -151,19 +154,18 @@ class Ingester:
         """Meanwhile signs of life are given, and the child is ended when it takes too long or
         nobody wants the document any more."""
         over = threading.Event()
+        beating = Lasting(f"the sign of life of the reader of {document.id}", no_pause)
 
         def beat() -> None:
-            while not over.wait(BEAT):
-                reading.hurry()
-                try:
-                    wanted = self._store.beat(document, self._name, self._clock())
-                except Exception:
-                    log.exception("no sign of life of the reader of %s", document.id)
-                    continue
-                if self._over or not wanted:
-                    reading.end()
+            reading.hurry()
+            if not self._store.beat(document, self._name, self._clock()) or self._over:
+                reading.end()
 
-        thread = threading.Thread(target=beat, name="ingester-beat", daemon=True)
+        def beats() -> None:
+            while not over.wait(BEAT):
+                beating.turn(beat)
+
+        thread = threading.Thread(target=beats, name="ingester-beat", daemon=True)
         thread.start()
         try:
             yield

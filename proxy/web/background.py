@@ -25,6 +25,7 @@ from ..dialects import responses
 from ..dialects.responses import answer
 from ..dialects.stamp import Stamp
 from ..errors import BadRequest, Cancelled, GatewayError, QueueFull, StoreUnavailable
+from ..lasting import Lasting, no_pause
 from ..store.responses import ResponseStore, Stored
 from .observe import Observer, Record
 from .shares import Shares
@@ -77,8 +78,10 @@ class Jobs:
             try:
                 job.run()
             finally:
-                self._observer.end(record)
-                over()
+                try:
+                    self._observer.end(record)
+                finally:
+                    over()
 
         def over() -> None:
             with self._lock:
@@ -115,17 +118,19 @@ class Jobs:
 
     def _signs(self) -> None:
         """Of life, as long as anything is made."""
+        beating = Lasting("a sign of life of responses", no_pause)
+
+        def beat() -> None:
+            for owner, key in self._store.beat():
+                self.cancel(owner, key)
+
         while True:
             time.sleep(BEAT)
             with self._lock:
                 self._beating = bool(self._running)
                 if not self._beating:
                     return
-            try:
-                for owner, key in self._store.beat():
-                    self.cancel(owner, key)
-            except Exception:  # whatever ails the store: the next one may come in time
-                log.exception("a sign of life could not be written")
+            beating.turn(beat)
 
 
 class _Job:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..cancel import Cancel
+from ..lasting import Lasting
 
 INTERVAL = 0.2  # seconds between two looks where a server can only be asked
 
@@ -160,26 +161,30 @@ class _Poller:
         twin.close()
 
     def _run(self) -> None:
+        looking = Lasting("looking for clients that have left")
         while True:
+            looking.turn(self._look)
+
+    def _look(self) -> None:
+        with self._lock:
+            callables = list(self._callables.values())
+        for key, _ in self._selector.select(INTERVAL if callables else None):
+            if key.fileobj is self._reader:
+                with contextlib.suppress(BlockingIOError):
+                    self._reader.recv(4096)
+            else:
+                gone = _hung_up(key.fileobj)
+                if gone is not None:
+                    self._selector.unregister(key.fileobj)
+                if gone:
+                    key.data.cancel()
+        while self._commands:
             with self._lock:
-                callables = list(self._callables.values())
-            for key, _ in self._selector.select(INTERVAL if callables else None):
-                if key.fileobj is self._reader:
-                    with contextlib.suppress(BlockingIOError):
-                        self._reader.recv(4096)
-                else:
-                    gone = _hung_up(key.fileobj)
-                    if gone is not None:
-                        self._selector.unregister(key.fileobj)
-                    if gone:
-                        key.data.cancel()
-            with self._lock:
-                commands, self._commands = self._commands, []
-            for command in commands:
-                command()
-            for gone_now, cancel in callables:
-                if gone_now():
-                    cancel.cancel()
+                command = self._commands.pop(0)
+            command()
+        for gone_now, cancel in callables:
+            if gone_now():
+                cancel.cancel()
 
 
 _one: _Poller | None = None

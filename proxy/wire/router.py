@@ -10,8 +10,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import msgspec
 from msgspec import Struct
+
+from ..core.decoding import decoded
 
 MOST = 1000  # models that are looked at
 LONGEST = 300  # characters of a model's name
@@ -92,8 +93,8 @@ def _port(args: object) -> str:
 def event(payload: bytes) -> Event | None:
     """One event of /models/sse; None for what is none."""
     try:
-        told = as_dict(msgspec.json.decode(payload))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        told = as_dict(decoded(payload))
+    except ValueError:
         return None
     name, data = told.get("model"), as_dict(told.get("data"))
     if not isinstance(name, str):

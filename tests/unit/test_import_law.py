@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "cancel": set(),
     "locks": set(),
+    "lasting": set(),
     "resources": set(),
     "api_keys": set(),
     "private": set(),
@@ -37,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dialects": {"core", "errors", "wire"},
     "scheduling": {"core", "errors", "cancel", "locks"},
     "backends": {
+        "lasting",
         "aside",
         "core",
         "errors",
@@ -69,6 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "private",
     },  # rows become knowledge's values
     "keeping": {
+        "lasting",
         "aside",
         "api_keys",
         "cancel",
@@ -78,8 +81,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "private",
         "store",
     },
-    "knowledge": {"core", "errors", "aside", "cancel", "confinement", "store"},
+    "knowledge": {"lasting", "core", "errors", "aside", "cancel", "confinement", "store"},
     "web": {
+        "lasting",
         "aside",
         "http1",
         "",
@@ -105,7 +109,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "watchdog": set(),
     "files_limit": set(),
     "waitress_edge": {"http1"},
-    "gevent_worker": {"http1", "gevent_wire", "watchdog"},
+    "gevent_worker": {"http1", "gevent_wire", "lasting", "watchdog"},
     "overview": {"backends", "config", "keeping", "web"},
     "serve": {"", "app", "config", "files_limit", "http1", "overview", "waitress_edge"},
     "wsgi": {"config", "serve"},

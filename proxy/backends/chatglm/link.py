@@ -115,8 +115,11 @@ class Link:
         self._writer.join()
 
     def _write(self) -> None:
-        while (data := self._out.get()) is not None:
-            try:
+        try:
+            while (data := self._out.get()) is not None:
                 self._sock.sendall(data)
-            except OSError:
-                return  # the reader sees the end too
+        except OSError:
+            pass
+        finally:  # the reader sees the end too
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 
 from ...errors import BackendDown
+from ...lasting import Lasting
 from .host import Host
 from .link import Link
 from .protocol import Broken, Bye, Load, Ready
@@ -107,6 +108,7 @@ class Supervisor:
     # the thread
 
     def _run(self) -> None:
+        living = Lasting(f"running the model {self._name}")
         while True:
             with self._changed:
                 while not self._wanted and not self._closed:
@@ -116,7 +118,17 @@ class Supervisor:
                     self._changed.wait_for(lambda: self._closed, pause)
                 if self._closed:
                     return
-            self._live()
+            if not living.turn(self._live):
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """A defect of ours: this life is over, and the next one may be better."""
+        with self._changed:
+            life, self._life = self._life, None
+            self._link = self.ready = self._host = None
+        if life is not None:
+            life.close()
+        self._fail("a defect, see the log")
 
     def _live(self) -> None:
         """One life of an engine."""

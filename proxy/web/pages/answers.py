@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +31,7 @@ from ...dialogue import (
 )
 from ...errors import Cancelled, GatewayError, QueueFull
 from ...gateway import Caller, Info
+from ...lasting import Lasting, no_pause
 from ..observe import Record
 from .following import Growing
 
@@ -92,8 +94,10 @@ class Answers:
             try:
                 writer.write(lambda: here.dialogues.run(request, growing.cancel, caller))
             finally:
-                here.observer.end(record)
-                over()
+                try:
+                    here.observer.end(record)
+                finally:
+                    over()
 
         def over() -> None:
             self._growing.pop(message.id, None)
@@ -116,6 +120,12 @@ class Answers:
 
     def _signs(self) -> None:
         """Of life, as long as there are answers that grow."""
+        beating = Lasting("a sign of life of answers", no_pause)
+
+        def beat(one: Growing) -> None:
+            if not one.renew():
+                one.cancel.cancel()  # stopped or deleted through another process
+
         while True:
             time.sleep(self._beat)
             with self._lock:
@@ -124,11 +134,7 @@ class Answers:
             if not growing:
                 return
             for one in growing:
-                try:
-                    if not one.renew():
-                        one.cancel.cancel()  # stopped or deleted through another process
-                except Exception:  # whatever ails the store: the next one may come in time
-                    log.exception("an answer's sign of life could not be written")
+                beating.turn(partial(beat, one))
 
 
 class _Writer:

@@ -1,0 +1,255 @@
+"""Threads and greenlets: those that last survive what nobody foresaw, log it once and go on."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from proxy import lasting, serve
+from proxy.backends import registry as registries
+from proxy.backends import router as routers
+from proxy.backends.chatglm import supervisor as supervisors
+from proxy.backends.chatglm.protocol import Load
+from proxy.cancel import Cancel
+from proxy.knowledge import ingest
+from proxy.lasting import Lasting, no_pause
+from proxy.web import background, disconnect
+from proxy.web.pages import answers
+from tests.fakes import wait_until
+
+PACKAGE = Path(__file__).resolve().parents[2] / "proxy"
+
+LASTS = "lasts"
+"""Its exception must not end it: a test below (or the one that is named) raises one in it."""
+
+ENDS = "ends"
+"""It does one piece of work, and tells whoever waits for it how that went."""
+
+CHILD = "child"
+"""It runs in a process of its own, which ends with it, and which others watch."""
+
+THREADS = {
+    ("backends/chatglm/host.py", "serve"): ENDS,
+    ("backends/chatglm/link.py", "self._write"): ENDS,
+    ("backends/chatglm/supervisor.py", "self._run"): LASTS,
+    ("backends/registry.py", "self._look_after"): LASTS,
+    ("backends/router.py", "self._listen"): LASTS,
+    ("children.py", "self._read"): ENDS,
+    ("children.py", "self._bury"): ENDS,
+    ("children.py", "read"): CHILD,
+    ("dialogue/aside.py", "run"): ENDS,
+    ("gateway/answer.py", "work"): ENDS,
+    ("gateway/embedder.py", "run"): ENDS,
+    ("gevent_wire.py", "self._send_rest"): ENDS,
+    ("keeping.py", "once"): ENDS,
+    ("knowledge/extract.py", "_end_with_parent"): CHILD,
+    ("knowledge/ingest.py", "self._run"): LASTS,
+    ("knowledge/ingest.py", "beats"): LASTS,
+    ("overview.py", "wait"): ENDS,
+    ("scheduling/shared/follower.py", "self._follow"): LASTS,  # test_shared_scheduler.py
+    ("scheduling/shared/follower.py", "self._write"): LASTS,  # test_shared_scheduler.py
+    ("serve.py", "watch"): LASTS,
+    ("watchdog.py", "self._watch"): LASTS,  # test_gevent_worker.py
+    ("watchdog.py", "log.warning"): ENDS,
+    ("web/background.py", "work"): ENDS,
+    ("web/background.py", "self._signs"): LASTS,
+    ("web/disconnect.py", "self._run"): LASTS,
+    ("web/disconnect.py", "cancel.cancel"): ENDS,
+    ("web/pages/answers.py", "work"): ENDS,
+    ("web/pages/answers.py", "self._signs"): LASTS,
+    ("websearch/reading.py", "read"): CHILD,
+}
+
+
+def _started() -> Iterator[tuple[str, str]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        where = path.relative_to(PACKAGE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func).rpartition(".")[2]
+            if name == "Thread":
+                yield where, next(ast.unparse(k.value) for k in node.keywords if k.arg == "target")
+            elif name == "Timer":
+                yield where, ast.unparse(node.args[1])
+            elif name == "spawn" and node.args:
+                yield where, ast.unparse(node.args[0])
+            elif (
+                name in ("start", "start_thread", "start_new_thread")
+                and len(node.args) == 2
+                and isinstance(node.args[1], ast.Tuple)
+            ):  # the interpreter's own
+                yield where, ast.unparse(node.args[0])
+
+
+def test_every_thread_is_known() -> None:
+    found = set(_started())
+    assert found == set(THREADS), "a new thread needs a row, and a test if it lasts"
+
+
+class Defect(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lasting, "PAUSE", 0.001)
+    monkeypatch.setattr(routers, "AGAIN", 0.001)
+    monkeypatch.setattr(ingest, "LOOK", 0.001)
+    monkeypatch.setattr(ingest, "BEAT", 0.001)
+    monkeypatch.setattr(background, "BEAT", 0.001)
+    monkeypatch.setattr(supervisors, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(registries, "FIRST_PAUSE", 0.001)
+
+
+class Twice:
+    """Raises a defect when it is called, but for the third time, when it lets `then` go on."""
+
+    def __init__(self, then: Callable[[], Any] = no_pause.__call__) -> None:
+        self.calls = 0
+        self._then = then
+
+    def __call__(self, *args: Any) -> Any:
+        self.calls += 1
+        if self.calls < 3:
+            raise Defect("nobody foresaw it")
+        return self._then()
+
+
+def _logged_once(caplog: pytest.LogCaptureFixture) -> bool:
+    return caplog.text.count("Defect: nobody foresaw it") == 1
+
+
+def test_the_same_defect_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    work = Twice(lambda: None)
+    turns = Lasting("a test", no_pause)
+    assert [turns.turn(work) for _ in range(4)] == [False, False, True, True]
+    assert _logged_once(caplog)
+    assert caplog.text.count("a test failed, and goes on") == 1
+
+
+def test_clients_that_leave_are_noticed_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+    poller = disconnect._Poller()
+    poller._do(Twice())
+    poller._do(Twice())
+    wait_until(lambda: "goes on" in caplog.text)
+    cancel = Cancel()
+    poller.callable(lambda: True, cancel)
+    wait_until(lambda: cancel.cancelled)
+    assert _logged_once(caplog)
+
+
+def test_a_router_is_heard_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+    router: Any = object.__new__(routers.Router)
+    router._closed = Cancel()
+    router.url, router._wake = "http://x", lambda: None
+    router._pool = SimpleNamespace(send=Twice(router._closed.cancel))
+    router._hear = lambda exchange: None
+    router._listen()
+    assert router._pool.send.calls == 3
+    assert _logged_once(caplog)
+
+
+def test_a_model_is_started_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+    load = Load("x")
+    closed: list[bool] = []
+
+    def launch(load: Load) -> Any:
+        closed.append(True)
+        supervisor._closed = True
+        raise OSError("none there")
+
+    launching = Twice(lambda: launch(load))
+    supervisor = supervisors.Supervisor("x", load, cast(Any, launching))
+    supervisor._wanted = True
+    supervisor._run()
+    assert (launching.calls, closed) == (3, [True])
+    assert _logged_once(caplog)
+    assert supervisor.failing
+
+
+def test_a_backend_is_looked_at_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+    registry: Any = object.__new__(registries.Registry)
+    registry._stopped = threading.Event()
+    registry._interval = 0.001
+    registry._scheduler = SimpleNamespace(waiting=0)
+    registry.looked = threading.Event()
+    registry.tend = Twice(lambda: False)
+    registry.__class__ = type("Settled", (registries.Registry,), {"settled": False})
+    backend: Any = SimpleNamespace(
+        wake=threading.Event(), up=True, router=None, leaving=False, name="x"
+    )
+    registry._look_after(backend)
+    assert registry.tend.calls == 3
+    assert _logged_once(caplog)
+
+
+def test_documents_are_read_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+    ingester: Any
+
+    def end() -> list[str]:
+        ingester._over = True
+        return []
+
+    readers = Twice(end)
+    store: Any = SimpleNamespace(readers=readers, let_go=lambda names: None)
+    ingester = ingest.Ingester(store, cast(Any, None), cast(Any, None), lambda: 0.0)
+    ingester.read_one = lambda: False
+    ingester._run()
+    assert readers.calls == 3
+    assert _logged_once(caplog)
+
+
+def test_a_reader_gives_signs_of_life_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+    store: Any = SimpleNamespace(beat=lambda *about: True)
+    ingester = ingest.Ingester(store, cast(Any, None), cast(Any, None), lambda: 0.0)
+    hurry = Twice(lambda: None)
+    reading: Any = SimpleNamespace(hurry=hurry, end=lambda: None)
+    with ingester._alive(cast(Any, SimpleNamespace(id="x")), reading):
+        wait_until(lambda: hurry.calls > 3)
+    assert _logged_once(caplog)
+
+
+def test_responses_give_signs_of_life_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+    jobs: Any
+
+    def end() -> list[Any]:
+        jobs._running.clear()
+        return []
+
+    beat = Twice(end)
+    jobs = background.Jobs(cast(Any, SimpleNamespace(beat=beat)), cast(Any, None))
+    jobs._running["a", "b"] = Cancel()
+    jobs._signs()
+    assert beat.calls == 3
+    assert _logged_once(caplog)
+
+
+def test_answers_give_signs_of_life_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+    writing: Any = object.__new__(answers.Answers)
+    writing._beat, writing._lock = 0.001, threading.Lock()
+    cancel = Cancel()
+
+    def end() -> bool:
+        writing._growing.clear()
+        return False
+
+    renew = Twice(end)
+    writing._growing = {"x": SimpleNamespace(renew=renew, cancel=cancel)}
+    writing._signs()
+    assert renew.calls == 3
+    assert cancel.cancelled
+    assert _logged_once(caplog)
+
+
+def test_a_reload_that_has_a_defect_is_not_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        serve._reload(cast(Any, None), Twice())
+    assert "not reloaded, because of a defect" in caplog.text
