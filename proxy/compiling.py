@@ -20,6 +20,7 @@ import msgspec
 from .aside import aside
 from .cancel import Cancel
 from .children import Children, serve
+from .confinement import confine
 from .core.invalid import Invalid
 from .core.kept import Kept, digest
 from .core.request import CompletionRequest
@@ -186,4 +187,5 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
 
 
 if __name__ == "__main__":
+    confine(network=False)
     serve(_begin)

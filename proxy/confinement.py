@@ -71,13 +71,14 @@ _ACCESSES = {1: 13, 2: 14, 3: 15, 4: 15}  # version to bits of file access it kn
 _BIND, _CONNECT = 1 << 0, 1 << 1  # of TCP; from version 4
 _SCOPES = 1 << 0 | 1 << 1  # abstract sockets, signals; from version 6
 _NO_NEW_PRIVS = 38  # prctl
+_PATH, _PORT = 1, 2  # kinds of rules
 
 _SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/usr/share/zoneinfo",
            "/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/urandom", "/proc/cpuinfo",
            "/sys/devices/system/cpu")  # fmt: skip
 _NETWORK = ("/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf",
             "/etc/gai.conf", "/etc/services", "/etc/ssl", "/etc/pki", "/etc/ca-certificates",
-            "/usr/share/ca-certificates")  # fmt: skip
+            "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")  # fmt: skip
 
 
 def landlock() -> int:
@@ -88,17 +89,19 @@ def landlock() -> int:
     return max(0, version)
 
 
-def confine(*, network: bool) -> int:
+def confine(*, network: bool, ports: Iterable[int] = ()) -> int:
     """Let this thread, and those it starts, read Python's own files alone, write none, start no
     program and see no other process. Call it before there is a second thread. `network`: it may
-    connect to others. Files that are open stay open.
+    connect to others, with TCP at these `ports` alone if there are any. Files that are open stay
+    open.
 
     Gives the version of Landlock that was used; 0: there is none here, and nothing has changed."""
     version = landlock()
     if not version:
         return 0
     files = (1 << _ACCESSES.get(version, 16)) - 1
-    tcp = 0 if version < 4 else _BIND if network else _BIND | _CONNECT
+    ports = tuple(ports)
+    tcp = 0 if version < 4 else _BIND if network and not ports else _BIND | _CONNECT
     fields = struct.pack("=QQQ", files, tcp, _SCOPES if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
     libc = _libc()
@@ -109,6 +112,9 @@ def confine(*, network: bool) -> int:
         for path in _readable(network):
             _allow(libc, ruleset, path, _READ_FILE | _READ_DIR)
         _allow(libc, ruleset, HOME, _READ_DIR)  # imports list it; HOME may be a checkout
+        for port in ports if version >= 4 else ():
+            rule = struct.pack("=QQ", _CONNECT, port)
+            libc.syscall(_ADD, ruleset, _PORT, rule, ctypes.c_uint32(0))
         if libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(
             _RESTRICT, ruleset, ctypes.c_uint32(0)
         ):
@@ -130,7 +136,7 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
         return
     try:
         rule = struct.pack("=Qi", access if path.is_dir() else access & _READ_FILE, place)
-        libc.syscall(_ADD, ruleset, 1, rule, ctypes.c_uint32(0))
+        libc.syscall(_ADD, ruleset, _PATH, rule, ctypes.c_uint32(0))
     finally:
         os.close(place)
 

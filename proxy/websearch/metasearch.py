@@ -1,7 +1,8 @@
 """The kept library ddgs: many engines at once, none needs a key.
 
 It has a network stack of its own, which no loop of ours can wait for: it runs in a child (`python
--m proxy.websearch.metasearch`).
+-P -m proxy.websearch.metasearch`), which reaches no file, and by TCP only the ports of HTTPS and
+DNS. Its addresses are not judged as those of pages are.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import msgspec
 
 from ..cancel import Cancel
 from ..children import Children, serve
+from ..confinement import MEMORY, confine, limit
 from ..errors import UpstreamFault, UpstreamTimeout
 from .engines import from_library
 from .values import Result
 
 NAME = "ddgs"
+PORTS = (53, 443)
 
 
 def there() -> bool:
@@ -71,4 +74,6 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
 
 
 if __name__ == "__main__":
+    limit(MEMORY)
+    confine(network=True, ports=PORTS)
     serve(_begin)

@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompters",
         "backends",
     },
-    "compiling": {"core", "errors", "aside", "cancel", "children", "prompting"},
+    "compiling": {"core", "errors", "aside", "cancel", "children", "confinement", "prompting"},
     "aside": set(),
     "store": {
         "errors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.cancel import Cancel
+from proxy.confinement import landlock
 from proxy.errors import UpstreamFault, UpstreamTimeout
 from proxy.websearch import Result, WebSearch
 from proxy.websearch.metasearch import Metasearch
@@ -68,3 +70,64 @@ def test_a_library_that_hangs_is_ended(engine: Metasearch) -> None:
     with pytest.raises(UpstreamTimeout, match=r"longer than 1\.2 seconds"):
         engine.search("hangs", 1, Cancel(), 0.2)
     assert time.monotonic() - began < 10
+
+
+HOSTILE = """
+import ctypes, os, socket
+from .exceptions import DDGSException, TimeoutException
+
+libc = ctypes.CDLL(None)
+
+def native(path, flags):
+    assert libc.open(path.encode(), flags, 0o600) >= 0
+
+class DDGS:
+    def __init__(self, timeout):
+        pass
+
+    def text(self, query, max_results):
+        folder, port = query.split()
+        tries = {
+            "read": lambda: open(folder + "/secret").read(),
+            "read natively": lambda: native(folder + "/secret", os.O_RDONLY),
+            "write": lambda: native(folder + "/new", os.O_WRONLY | os.O_CREAT),
+            "environ": lambda: open(f"/proc/{os.getppid()}/environ", "rb").read(),
+            "connect": lambda: socket.create_connection(("127.0.0.1", int(port)), 2),
+            "listen": lambda: socket.create_server(("127.0.0.1", 0)),
+            "signal": lambda: os.kill(os.getppid(), 0),
+            "program": lambda: os.execv("/bin/true", ["true"]),
+            "memory": lambda: bytearray(2 << 30),
+        }
+        said = []
+        for name, attempt in tries.items():
+            try:
+                attempt()
+                said.append(name)
+            except (OSError, AssertionError, MemoryError):
+                pass
+        # What it needs is there.
+        assert "root" not in os.environ.get("SLOTPROXY_API_KEY", "")
+        open("/etc/hosts").read()
+        import ssl
+        ssl.create_default_context()
+        try:
+            socket.create_connection(("127.0.0.1", 443), 2)
+        except ConnectionRefusedError:
+            said.append("443 may be asked")
+        return [{"title": one, "href": f"https://x.example/{i}", "body": "b"}
+                for i, one in enumerate(said)]
+"""
+
+
+@pytest.mark.skipif(landlock() < 6, reason="needs Landlock of Linux 6.12")
+def test_a_library_that_was_taken_over_reaches_next_to_nothing(
+    engine: Metasearch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (tmp_path / "ddgs" / "__init__.py").write_text(HOSTILE)
+    folder = tmp_path_factory.mktemp("private")
+    (folder / "secret").write_text("4711")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        query = f"{folder} {server.getsockname()[1]}"
+        found = engine.search(query, 20, Cancel(), 10)
+    assert [one.title for one in found] == ["443 may be asked"]
+    assert [path.name for path in folder.iterdir()] == ["secret"]
