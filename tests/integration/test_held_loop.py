@@ -329,6 +329,11 @@ WORST: dict[str, tuple[str, Callable[[], dict[str, Any] | Sent], tuple[int, ...]
         lambda: {"prompt": "x", "stop": [[]] * 1_000_000},
         (400,),
     ),
+    "pieces of 400 000 tokens": (
+        "/tokenize",
+        lambda: {"content": "a b " * 200_000, "with_pieces": True},
+        (400,),
+    ),
 }
 
 
