@@ -23,9 +23,6 @@ WHOLE = 800_000
 MAX_SCHEMAS = 1 << 20
 """Bytes of all schemas of a request: tools and response_format together."""
 
-MAX_GRAMMAR = 512 << 10
-"""Characters of a client's own grammar."""
-
 KEPT = 16 << 20
 """Bytes of the judges that are kept, and of the grammars."""
 

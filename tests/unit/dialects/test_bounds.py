@@ -12,7 +12,21 @@ from proxy.core import sampling
 from proxy.core.decoding import LONGEST, PIECE, decoding_cost
 from proxy.core.invalid import Invalid
 from proxy.core.sampling import MAX_BIASES, check, logit_bias
-from proxy.dialects import anthropic, openai_chat, responses
+from proxy.dialects import (
+    anthropic,
+    attribute_filters,
+    embeddings,
+    fields,
+    llamacpp_native,
+    openai,
+    openai_chat,
+    openai_completions,
+    openai_tools,
+    rerank,
+    responses,
+    vector_stores,
+)
+from proxy.dialects.chatchat import asked
 from proxy.dialects.fields import MAX_ITEMS
 from proxy.dialects.ollama import chat as ollama
 from proxy.errors import BadRequest
@@ -51,9 +65,9 @@ def test_parts_of_a_message_are_bounded(name: str) -> None:
 
 def test_biases_are_bounded() -> None:
     assert len(logit_bias({str(i): 1 for i in range(MAX_BIASES)})) == MAX_BIASES
-    for asked in ({str(i): 1 for i in range(MAX_BIASES + 1)}, [[1, 1]] * (MAX_BIASES + 1)):
+    for bias in ({str(i): 1 for i in range(MAX_BIASES + 1)}, [[1, 1]] * (MAX_BIASES + 1)):
         with pytest.raises(Invalid, match=f"{MAX_BIASES} may be"):
-            logit_bias(asked)
+            logit_bias(bias)
 
 
 def test_lists_of_strings_are_bounded() -> None:
@@ -61,13 +75,6 @@ def test_lists_of_strings_are_bounded() -> None:
     check("samplers", ["top_k"] * most)
     with pytest.raises(Invalid, match=f"{most} may be"):
         check("samplers", ["top_k"] * (most + 1))
-
-
-def test_calls_without_a_result_are_bounded() -> None:
-    call = {"function": {"name": "f", "arguments": {}}}
-    said = [SAID, {"role": "assistant", "content": "", "tool_calls": [call] * 1025}]
-    with pytest.raises(Invalid, match="1024 without a result"):
-        ollama.parse({"messages": said})
 
 
 @pytest.mark.parametrize("name", ["anthropic", "responses"])
@@ -134,3 +141,99 @@ def test_the_estimate_sees_strings_across_pieces() -> None:
     for at in range(PIECE - len(tail) - len(head), PIECE):
         text = head + b"x" * at + tail
         assert abs(decoding_cost(text, LONGEST) - decoding_cost(head + tail, LONGEST)) < 5
+
+
+CHAT = {"messages": [SAID]}
+FILES = [f"file-{i}" for i in range(vector_stores.MOST_FILES + 1)]
+COMPARED = {"type": "eq", "key": "k", "value": 1}
+# What parses a body with so many of them, and how many may be.
+COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
+    "choices": (lambda n: openai_chat.parse({**CHAT, "n": n}), openai.MAX_CHOICES),
+    "logprobs": (
+        lambda n: openai_chat.parse({**CHAT, "logprobs": True, "top_logprobs": n}),
+        openai.MAX_LOGPROBS,
+    ),
+    "tools": (
+        lambda n: openai_chat.parse(
+            {
+                **CHAT,
+                "tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(n)],
+            }
+        ),
+        openai_tools.MAX_TOOLS,
+    ),
+    "stops": (
+        lambda n: openai_chat.parse({**CHAT, "stop": [f"{i}" for i in range(n)]}),
+        fields.MAX_STOPS,
+    ),
+    "characters of a stop": (
+        lambda n: openai_chat.parse({**CHAT, "stop": "x" * n}),
+        fields.MAX_STOP_LENGTH,
+    ),
+    "prompts": (
+        lambda n: openai_completions.parse({"prompt": ["x"] * n}),
+        openai_completions.MAX_PROMPTS,
+    ),
+    "texts beside token ids": (
+        lambda n: openai_completions.parse({"prompt": [[1, *["x"] * n]]}),
+        openai_completions.MAX_TEXTS,
+    ),
+    "texts to embed": (lambda n: embeddings.parse({"input": ["x"] * n}), embeddings.MAX_INPUTS),
+    "documents to rank": (
+        lambda n: rerank.parse({"query": "x", "documents": ["x"] * n}),
+        rerank.MAX_DOCUMENTS,
+    ),
+    "files of a batch": (
+        lambda n: vector_stores.parse_batch({"file_ids": FILES[:n]}),
+        vector_stores.MOST_FILES,
+    ),
+    "questions of a search": (
+        lambda n: vector_stores.parse_search({"query": ["x"] * n}),
+        vector_stores.MOST_QUERIES,
+    ),
+    "filters joined": (
+        lambda n: attribute_filters.parse({"type": "and", "filters": [COMPARED] * n}),
+        attribute_filters.MOST,
+    ),
+    "files beside an infill": (
+        lambda n: llamacpp_native.parse_infill(
+            {"input_prefix": "x", "input_extra": [{"filename": "a", "text": "b"}] * n}
+        ),
+        llamacpp_native.MAX_EXTRA,
+    ),
+    "texts with a bias": (
+        lambda n: logit_bias({f"t{i}": 1 for i in range(n)}),
+        sampling.MAX_BIASED_TEXTS,
+    ),
+    "characters of a text with a bias": (
+        lambda n: logit_bias({"x" * n: 1}),
+        sampling.MAX_BIASED_TEXT,
+    ),
+    "hits of a knowledge base": (
+        lambda n: asked.knowledge({"query": "x", "knowledge_base_name": "b", "top_k": n}),
+        asked.MOST_HITS,
+    ),
+    "calls without a result": (
+        lambda n: ollama.parse(
+            {
+                "messages": [
+                    SAID,
+                    {
+                        "role": "assistant",
+                        "content": "",
+                        "tool_calls": [{"function": {"name": "f", "arguments": {}}}] * n,
+                    },
+                ]
+            }
+        ),
+        ollama.MAX_WAITING,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_a_body_counts_is_bounded(name: str) -> None:
+    parse, most = COUNTED[name]
+    parse(most)
+    with pytest.raises(Invalid):
+        parse(most + 1)

@@ -1,0 +1,146 @@
+"""Bounds on what a backend sends, each at its edge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from proxy.backends.driver import Capabilities
+from proxy.backends.http import MAX_FRAME, MAX_WHOLE, Pool
+from proxy.backends.llamacpp import LlamaCpp
+from proxy.backends.refusals import MAX_BODY, MAX_SAID
+from proxy.backends.run import FORGIVEN_TEXT, TOKEN_TEXT
+from proxy.backends.sockets import READ_SIZE
+from proxy.cancel import Cancel
+from proxy.core.events import Batch, TextDelta
+from proxy.core.task import Task
+from proxy.errors import BadRequest, UpstreamFault
+from proxy.wire import router
+from proxy.wire.sse import MAX_EVENT, Decoder, SSEError
+
+from .rawserver import LAST_CHUNK, RawServer, chunk, head
+
+OLD = Capabilities(dialect="2023")
+Play = Callable[..., list[Batch]]
+
+
+@pytest.fixture
+def play() -> Iterator[Play]:
+    """What a driver makes of an answer to a request for one token."""
+    drivers: list[LlamaCpp] = []
+
+    def one(answer: bytes) -> list[Batch]:
+        with RawServer([answer]) as server:
+            driver = LlamaCpp(server.url, timeout=5)
+            drivers.append(driver)
+            stream = driver.stream(Task(prompt="Hi", max_tokens=1), 0, OLD, Cancel())
+            try:
+                return [batch for batch in stream if batch]
+            finally:
+                stream.close()
+
+    yield one
+    for driver in drivers:
+        driver.close()
+
+
+@pytest.fixture
+def ask() -> Iterator[Callable[[bytes], tuple[int, bytes]]]:
+    pools: list[Pool] = []
+
+    def one(answer: bytes) -> tuple[int, bytes]:
+        with RawServer([answer]) as server:
+            pools.append(Pool(server.url, timeout=5, connect_timeout=2))
+            return pools[-1].ask("GET", "/x")
+
+    yield one
+    for pool in pools:
+        pool.close()
+
+
+def test_answer_that_is_read_whole(ask: Callable[[bytes], tuple[int, bytes]]) -> None:
+    status, body = ask(head(MAX_WHOLE) + b"x" * MAX_WHOLE)
+    assert (status, len(body)) == (200, MAX_WHOLE)
+    with pytest.raises(UpstreamFault, match="too large"):
+        ask(head(MAX_WHOLE + 1) + b"x" * (MAX_WHOLE + 1))
+
+
+def test_head(ask: Callable[[bytes], tuple[int, bytes]]) -> None:
+    def sized(size: int) -> bytes:
+        rest = head(0, extra="X: \r\n")
+        return head(0, extra="X: " + "x" * (size - len(rest)) + "\r\n")
+
+    assert ask(sized(MAX_FRAME)) == (200, b"")
+    with pytest.raises(UpstreamFault, match="headers without end"):
+        ask(sized(MAX_FRAME + READ_SIZE + 1))  # what the first read brought is not counted
+
+
+def test_refusal(play: Play) -> None:
+    def refused(size: int) -> bytes:
+        start, end = b'{"error":"no such thing', b'"}'
+        return head(size, "400 Bad Request") + start + b" " * (size - len(start) - len(end)) + end
+
+    with pytest.raises(BadRequest, match="no such thing"):
+        play(refused(MAX_BODY))
+    with pytest.raises(UpstreamFault, match="too large"):
+        play(refused(MAX_BODY + 1))
+
+
+def test_words_of_a_refusal(play: Play) -> None:
+    for size in (MAX_SAID, 5 * MAX_SAID):
+        said = json.dumps({"error": "no " * (size // 3)}).encode()
+        with pytest.raises(BadRequest) as told:
+            play(head(len(said), "400 Bad Request") + said)
+        assert len(told.value.message) <= MAX_SAID + 100
+
+
+def event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def test_text_of_so_many_tokens(play: Play) -> None:
+    """One was asked for: so much text it may have, in one piece."""
+
+    def answer(size: int) -> bytes:
+        last = {"content": "", "stop": True, "slot_id": 0, "tokens_predicted": 1}
+        parts = event(content="x" * size, stop=False, slot_id=0), event(**last, tokens_evaluated=1)
+        return head(None) + b"".join(map(chunk, parts)) + LAST_CHUNK
+
+    most = TOKEN_TEXT + FORGIVEN_TEXT
+    texts = [one.text for batch in play(answer(most)) for one in batch if type(one) is TextDelta]
+    assert len("".join(texts)) == most
+    with pytest.raises(UpstreamFault) as told:
+        play(answer(most + 1))
+    assert told.value.detail == "more text than its tokens can hold"
+
+
+def test_event_of_a_stream() -> None:
+    def fed(size: int) -> list[Any]:
+        decoder = Decoder()
+        data = b"data: " + b"x" * (size - 6)
+        for at in range(0, size, READ_SIZE):
+            assert decoder.feed(data[at : at + READ_SIZE]) == []
+        return decoder.feed(b"\n\n")
+
+    assert len(fed(MAX_EVENT)[0][1]) == MAX_EVENT - 6
+    with pytest.raises(SSEError):
+        fed(MAX_EVENT + READ_SIZE + 1)  # what the first read brought is not counted
+
+
+def test_models_of_a_router() -> None:
+    def listed(count: int) -> int:
+        models = [{"id": f"m{i}", "status": {"value": "unloaded"}} for i in range(count)]
+        found = router.listed({"data": models})
+        assert found is not None
+        return len(found)
+
+    assert listed(router.MOST) == listed(router.MOST + 1) == router.MOST
+
+
+def test_name_of_a_model_of_a_router() -> None:
+    for length, served in ((router.LONGEST, True), (router.LONGEST + 1, False)):
+        found = router.listed({"data": [{"id": "m" * length, "status": {"value": "unloaded"}}]})
+        assert bool(found) is served
