@@ -34,6 +34,7 @@ log = logging.getLogger("slotproxy.knowledge")
 
 STALE = 60.0  # seconds without a sign of life, of a process on another machine
 BEAT = 1.0  # seconds between two signs of life
+MOST_CHUNKS = 500_000  # of a document
 BATCH = 32  # chunks that are stored and indexed together
 LOOK = 5.0  # seconds between two looks at what other processes may have queued
 
@@ -143,6 +144,8 @@ class Ingester:
                 done = share
                 held.append(_chunk(document, count, piece))
                 count += 1
+                if count > MOST_CHUNKS:
+                    raise Failed(f"it has more than {MOST_CHUNKS} chunks: make them larger")
                 if len(held) >= BATCH and not keep():
                     return False
         if not count:

@@ -19,6 +19,8 @@ from .kinds import kind
 from .splitting import Piece
 from .values import Splitting
 
+LONGEST = 4 << 20  # bytes of one piece, as JSON
+
 
 class Limits(Struct, frozen=True):
     """Of one document: `seconds` of processor time, and of waiting for its next piece; bytes of
@@ -45,6 +47,7 @@ class Reading:
         limits: Limits,
     ) -> None:
         self._seconds = limits.seconds
+        self._longest = splitting.size
         self._since: float | None = time.monotonic()  # waiting for the child; None: it for us
         self._late = False
         self._child = subprocess.Popen(
@@ -79,16 +82,20 @@ class Reading:
     def __iter__(self) -> Iterator[tuple[float, Piece]]:
         """Raises Failed."""
         assert self._child.stdout is not None, "it was asked for"
-        while line := self._child.stdout.readline():
+        while line := self._child.stdout.readline(LONGEST):
             self._since = None
             try:
                 said = json.loads(line)
             except ValueError:
-                break  # it was ended in the middle of a word
+                self.end()  # unless it ended in the middle of a word, it says what no reader says
+                break
             if "error" in said:
                 raise Failed(said["error"])
             if said.get("over"):
                 return
+            if len(said["text"]) > self._longest:
+                self.end()
+                break
             yield said["done"], Piece(said["place"], said["text"])
             self._since = time.monotonic()
         late = self._late or self._child.wait() == -signal.SIGXCPU

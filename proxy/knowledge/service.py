@@ -22,7 +22,7 @@ from .values import Base, Chunk, Document, Hit, Job, Splitting
 
 LIFE = 86_400.0  # seconds a temporary base is kept
 LONGEST = 200  # characters of a name
-LARGEST = 100_000  # characters of a chunk
+SMALLEST, LARGEST = 20, 100_000  # characters of a chunk
 LOOK = 0.2  # seconds between two looks at a job
 
 
@@ -340,11 +340,11 @@ def _new(prefix: str) -> str:
 
 def _checked(splitting: Splitting) -> Splitting:
     """Raises BadRequest."""
-    if not 1 <= splitting.size <= LARGEST or not 0 <= splitting.overlap < splitting.size:
-        raise BadRequest(
-            f"chunks have 1 to {LARGEST} characters, and an overlap below that",
-            param="chunk_overlap",
-        )
+    if not SMALLEST <= splitting.size <= LARGEST:
+        raise BadRequest(f"chunks have {SMALLEST} to {LARGEST} characters", param="chunk_size")
+    # With more, each chunk goes on by little, and what is stored is many times the document.
+    if not 0 <= splitting.overlap <= splitting.size // 2:
+        raise BadRequest("chunks overlap by half of their size at most", param="chunk_overlap")
     return splitting
 
 

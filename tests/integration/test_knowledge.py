@@ -125,9 +125,13 @@ def test_a_reader_has_limits(library: Library, limits: Limits, why: str) -> None
     assert library.knowledge.search("ann", [document.base_id], "zebra") == ()
 
 
-@pytest.mark.parametrize("splitting", [Splitting(0, 0), Splitting(9, 9), Splitting(1 << 20, 0)])
+@pytest.mark.parametrize(
+    "splitting", [Splitting(0, 0), Splitting(19, 0), Splitting(40, 21), Splitting(100_001, 0)]
+)
 def test_chunks_have_bounds(library: Library, splitting: Splitting) -> None:
     base = library.knowledge.create("ann", "b")
+    for number, fits in enumerate((Splitting(20, 10), Splitting(100_000, 50_000))):
+        library.knowledge.add("ann", base.id, f"{number}.txt", b"text", fits)
     with pytest.raises(BadRequest):
         library.knowledge.add("ann", base.id, "a.txt", b"text", splitting)
     with pytest.raises(BadRequest):
@@ -155,7 +159,7 @@ def test_what_is_cancelled_is_not_found(library: Library) -> None:
 def test_cancelling_ends_the_reader_in_the_middle(library: Library) -> None:
     base = library.knowledge.create("ann", "b")
     long = pdf(*["The zebra runs. " * 60] * 400)
-    document = library.knowledge.add("ann", base.id, "a.pdf", long, Splitting(60, 50))
+    document = library.knowledge.add("ann", base.id, "a.pdf", long, Splitting(60, 30))
     reading = threading.Thread(target=library.ingester.read_one)
     reading.start()
 

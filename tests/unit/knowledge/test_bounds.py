@@ -1,0 +1,168 @@
+"""Bounds on documents and what comes of them, each at its edge."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+pytest.importorskip("markitdown", reason="the extra `knowledge` is not installed")
+
+from proxy.errors import BadRequest
+from proxy.knowledge import extract, ingest, reading
+from proxy.knowledge.extract import Unreadable
+from proxy.knowledge.index import Index
+from proxy.knowledge.index.lexical import MOST_QUERY, MOST_TERMS, question
+from proxy.knowledge.index.sqlite import SqliteShelf
+from proxy.knowledge.ingest import Ingester
+from proxy.knowledge.reading import Failed, Limits, Reading
+from proxy.knowledge.service import LARGEST, LONGEST, SMALLEST, Knowledge
+from proxy.knowledge.values import Splitting
+from proxy.store.database import Database
+from proxy.store.knowledge import KnowledgeStore
+
+
+class Nobody:
+    def wake(self) -> None:
+        pass
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[KnowledgeStore]:
+    database = Database(f"sqlite:///{tmp_path / 'kept.db'}")
+    database.upgrade()
+    yield KnowledgeStore(database)
+    database.close()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    return Index(SqliteShelf(tmp_path / "index.db"))
+
+
+@pytest.fixture
+def knowledge(store: KnowledgeStore, index: Index) -> Knowledge:
+    return Knowledge(store, index, Nobody(), 1 << 20)
+
+
+def archive(*sizes: int, level: int = zipfile.ZIP_STORED) -> io.BytesIO:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", level) as file:
+        for number, size in enumerate(sizes):
+            file.writestr(f"{number}", b" " * size)
+    return made
+
+
+def test_archives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "MEMBERS", 5)
+    monkeypatch.setattr(extract, "UNPACKED", 1 << 20)
+    for fits in (archive(*[1] * 5), archive(1 << 20)):
+        extract._weigh(fits)
+    for large in (archive(*[1] * 6), archive(1 << 20, 1)):
+        with pytest.raises(Unreadable, match="far larger"):
+            extract._weigh(large)
+
+
+def test_archives_by_how_much_they_are_packed() -> None:
+    most = extract.RATIO << 16  # of those that have no more than 64 kB packed
+    extract._weigh(archive(most, level=zipfile.ZIP_DEFLATED))
+    with pytest.raises(Unreadable, match="far larger"):
+        extract._weigh(archive(most + 1, level=zipfile.ZIP_DEFLATED))
+
+
+@pytest.mark.parametrize(
+    ("fits", "not_fits", "param"),
+    [
+        (Splitting(SMALLEST, 0), Splitting(SMALLEST - 1, 0), "chunk_size"),
+        (Splitting(LARGEST, 0), Splitting(LARGEST + 1, 0), "chunk_size"),
+        (Splitting(100, 50), Splitting(100, 51), "chunk_overlap"),
+    ],
+)
+def test_chunks(knowledge: Knowledge, fits: Splitting, not_fits: Splitting, param: str) -> None:
+    base = knowledge.create("ann", "b").id
+    knowledge.add("ann", base, "a.txt", b"text", fits)
+    with pytest.raises(BadRequest) as told:
+        knowledge.add("ann", base, "b.txt", b"text", not_fits)
+    assert told.value.param == param
+
+
+def test_text_that_is_stored_is_no_more_than_twice_the_document() -> None:
+    """An overlap of nearly a whole chunk stored each character a thousand times."""
+    text = "word " * 4000
+    read = Reading("a.txt", len(text), [text.encode()], Splitting(1000, 500), Limits())
+    with contextlib.closing(read):
+        pieces = list(read)
+    assert sum(len(piece.text) for _, piece in pieces) < 2.1 * len(text)
+
+
+def test_names(knowledge: Knowledge) -> None:
+    knowledge.create("ann", "x" * LONGEST)
+    with pytest.raises(BadRequest, match=f"1 to {LONGEST} characters"):
+        knowledge.create("ann", "x" * (LONGEST + 1))
+
+
+def test_size_of_a_document(knowledge: Knowledge) -> None:
+    base = knowledge.create("ann", "b").id
+    knowledge.add("ann", base, "a.txt", b"x" * (1 << 20))
+    with pytest.raises(BadRequest):
+        knowledge.add("ann", base, "b.txt", b"x" * ((1 << 20) + 1))
+
+
+def test_chunks_of_a_document(
+    knowledge: Knowledge,
+    store: KnowledgeStore,
+    index: Index,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ingest, "MOST_CHUNKS", 3)
+    base = knowledge.create("ann", "b").id
+    ingester = Ingester(store, index, Limits())
+    for text, status in (("word " * 12, "ready"), ("word " * 16, "failed")):
+        made = knowledge.add("ann", base, f"{len(text)}.txt", text.encode(), Splitting(20, 0))
+        assert ingester.read_one()
+        found = store.document("ann", made.id)
+        assert found is not None and found.status == status, found
+    assert found.error == "it has more than 3 chunks: make them larger"
+
+
+@pytest.mark.parametrize(
+    ("said", "fails"),
+    [
+        ({"place": "", "text": "x" * 40, "done": 1.0}, False),
+        ({"place": "", "text": "x" * 41, "done": 1.0}, True),
+        ({"place": "x" * reading.LONGEST, "text": "x", "done": 1.0}, True),
+    ],
+    ids=["a piece", "a larger piece than asked for", "a line without end"],
+)
+def test_what_a_reader_says(
+    said: dict[str, object], fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read a stranger's document, so it may say anything."""
+    program = "import sys, time; sys.stdin.readline(); print(sys.argv[1], flush=True);"
+    program += "print('{\"over\": true}', flush=True); time.sleep(60)"
+    (tmp_path / "said").write_text(json.dumps(said))
+    program = program.replace("sys.argv[1]", f"open({str(tmp_path / 'said')!r}).read()")
+    monkeypatch.setattr(reading, "command", lambda module: [sys.executable, "-c", program])
+    read = Reading("a.txt", 1, [b"x"], Splitting(40, 0), Limits())
+    try:
+        if fails:
+            with pytest.raises(Failed, match="ended its reader"):
+                list(read)
+        else:
+            assert [piece.text for _, piece in read] == ["x" * 40]
+    finally:
+        read.close()
+
+
+def test_words_of_a_question() -> None:
+    words = " ".join(f"w{number}" for number in range(MOST_TERMS + 9))
+    assert len(question(words)) == MOST_TERMS
+    assert len(question("wall " * (MOST_QUERY // 5) + "river")) == 1
