@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from io import BytesIO
 from typing import Any
 
@@ -9,11 +10,18 @@ import pytest
 from werkzeug.test import EnvironBuilder
 
 from proxy.errors import BadRequest, BodyTooLarge
-from proxy.web.form import MAX_NAME, MAX_PARTS, Form, read_form
+from proxy.web import peers
+from proxy.web.form import FRAME, MAX_NAME, MAX_PARTS, Form, read_form
+from proxy.web.glm import MOST_PIECES
+from proxy.web.guesses import MOST_SEEN, Guesses
+from proxy.web.peers import TrustedProxies
+from tests.fakes import ScriptedDriver, make_app
 
 
 def form(data: Any) -> Form:
-    return read_form(EnvironBuilder(method="POST", data=data).get_environ(), 1 << 20, 1 << 20)
+    kind = "multipart/form-data"
+    builder = EnvironBuilder(method="POST", data=data, content_type=kind)
+    return read_form(builder.get_environ(), 4000, 4000)
 
 
 def test_parts_of_a_form() -> None:
@@ -23,8 +31,71 @@ def test_parts_of_a_form() -> None:
         form({f"f{i}": "x" for i in range(MAX_PARTS + 1)})
 
 
+def urlencoded(data: bytes) -> Form:
+    kind = "application/x-www-form-urlencoded"
+    builder = EnvironBuilder(method="POST", data=data, content_type=kind)
+    return read_form(builder.get_environ(), 64 << 20, 32 << 20)
+
+
+def test_form_without_files() -> None:
+    """Twenty megabytes of short fields held the loop for five seconds."""
+    assert len(urlencoded(b"&".join(b"f%d=" % i for i in range(MAX_PARTS))).fields) == MAX_PARTS
+    with pytest.raises(BadRequest, match=f"{MAX_PARTS} fields"):
+        urlencoded(b"&".join([b"a=1"] * (MAX_PARTS + 1)))
+    assert len(urlencoded(b"a=" + b"x" * (FRAME - 2)).fields["a"]) == FRAME - 2
+    with pytest.raises(BodyTooLarge):
+        urlencoded(b"a=" + b"x" * (FRAME - 1))
+    began = time.process_time()
+    with pytest.raises(BodyTooLarge):
+        urlencoded(b"a=1&" * (5 << 20))
+    assert time.process_time() - began < 0.1
+
+
 def test_name_of_a_file() -> None:
     with form({"file": (BytesIO(b"x"), "x" * MAX_NAME)}) as read:
         assert read.files[0].name == "x" * MAX_NAME
     with pytest.raises(BadRequest, match=f"up to {MAX_NAME}"):
         form({"file": (BytesIO(b"x"), "x" * (MAX_NAME + 1))})
+
+
+def test_what_surrounds_the_files_of_a_form() -> None:
+    """Marks between parts and their heads; Content-Length tells before anything is read."""
+
+    def read(length: int) -> Form:
+        builder = EnvironBuilder(method="POST", data={"file": (BytesIO(b"x"), "a")})
+        environ = {**builder.get_environ(), "CONTENT_LENGTH": str(length)}
+        return read_form(environ, 4000, 4000)
+
+    with pytest.raises(BodyTooLarge):
+        read(4000 + FRAME + 1)
+    with pytest.raises(BadRequest) as told:  # not for its size: it breaks off
+        read(4000 + FRAME)
+    assert not isinstance(told.value, BodyTooLarge)
+
+
+def test_right_keys_of_an_address_that_are_remembered() -> None:
+    guesses = Guesses(20, clock=lambda: 0.0)
+    for number in range(MOST_SEEN + 1):
+        guesses.right(f"address {number}", "ann")
+        assert len(guesses.seen) <= MOST_SEEN
+    assert ("address 0", "ann") not in guesses.seen and ("address 1", "ann") in guesses.seen
+
+
+def test_header_that_tells_the_client() -> None:
+    proxies = TrustedProxies(("10.0.0.0/8",))
+    near = ", 10.0.0.1" * 9
+
+    def client(size: int) -> str:
+        told = "192.0.2.7" + " " * (size - len(near) - 9) + near
+        return proxies.client({"REMOTE_ADDR": "10.0.0.2", "HTTP_X_FORWARDED_FOR": told})
+
+    assert client(peers.LONGEST) == "192.0.2.7"
+    assert client(peers.LONGEST + 1) != "192.0.2.7"  # its first character is not looked at
+
+
+def test_tokens_with_their_pieces() -> None:
+    api = make_app(ScriptedDriver()).test_client()
+    for size in (MOST_PIECES, MOST_PIECES + 1):
+        asked = {"prompt": "a" * size, "max_length": 10 * MOST_PIECES}
+        told = api.post("/tokenize", json=asked).json
+        assert told is not None and len(told["tokens"]) == MOST_PIECES

@@ -1,0 +1,49 @@
+"""Bounds on searches and the pages they lead to, each at its edge."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from proxy.websearch import WebSearch, engines, passages, search
+from proxy.websearch.engines import SearXNG
+
+from .conftest import Web
+
+
+def test_searches(web: Web) -> None:
+    found = [
+        {"title": f"{i}", "url": f"https://{i}.example/", "content": "x" * 2 * engines.LONGEST}
+        for i in range(search.MOST + 5)
+    ]
+    web.json("/search", json.dumps({"results": found}))
+    engine = SearXNG(web.url)
+    searching = WebSearch([engine], seconds=10, clock=time.monotonic, open_only=False)
+    many = searching.search("x" * (search.MOST_QUERY + 5), count=100)
+    assert len(many) == search.MOST
+    assert {len(one.snippet) for one in many} == {engines.LONGEST}
+    _, path, _, _ = web.seen[0]
+    assert path.count("x") == search.MOST_QUERY
+    searching.close()
+
+
+def test_searches_that_are_remembered(web: Web) -> None:
+    web.json("/search", json.dumps({"results": []}))
+    searching = WebSearch([SearXNG(web.url)], seconds=10, clock=time.monotonic, open_only=False)
+    for number in range(3):
+        searching.search(f"{number}")
+    kept, (value, *_) = searching._kept, searching._kept.values()
+    for number in range(search.KEPT - 3):
+        kept["", f"made {number}", 1, False] = value
+    assert len(kept) == search.KEPT
+    searching.search("one more")
+    assert len(kept) == search.KEPT and ("searxng", "0", 5, False) not in kept
+    searching.close()
+
+
+def test_text_of_a_page() -> None:
+    for size in (passages.MOST_TEXT, passages.MOST_TEXT + 1):
+        data = ("x" * (size - 1) + "y").encode()
+        text = passages.text_of(data, "text/plain")
+        assert len(text) == passages.MOST_TEXT
+        assert text.endswith("y") is (size == passages.MOST_TEXT)
