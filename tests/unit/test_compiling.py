@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pytest
 from proxy import compiling
 from proxy.compiling import Compiler
 from proxy.core.invalid import Invalid
+from proxy.errors import QueueFull
 from proxy.prompting.bind import Bound
 from proxy.prompting.grammar import NEW
 from proxy.prompting.work import Bind, JudgeText, ReadSchema
@@ -110,3 +113,22 @@ def test_unusable_schema_names_its_parameter() -> None:
     with pytest.raises(Invalid) as refused:
         compiling.grammar(Bound(schema=b'{"type":"wrong"}', strict=True), NEW)
     assert refused.value.param == "response_format"
+
+
+def test_child_that_takes_too_long_is_ended(compiler: Compiler) -> None:
+    job = Bind(Bound(schema=LARGE), "new")
+    raw = compiling._encode(job)
+    with pytest.raises(QueueFull, match="large schemas"):
+        compiler._done(job, raw, b"", 0.001)
+    assert compiler._done(job, raw, b"", compiling.SECONDS).text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit on memory")
+def test_memory_of_a_child_is_bounded() -> None:
+    program = (
+        "import resource; from proxy.compiling import MEMORY, _begin; _begin(None);"
+        "print(resource.getrlimit(resource.RLIMIT_AS) == (MEMORY, MEMORY)); x = bytes(MEMORY)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True\n"
+    assert "MemoryError" in done.stderr

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from proxy.agent import calculator
+from proxy.agent import calculator, mcp
 from proxy.agent.calculator import Wrong, calculate
 from proxy.cancel import Cancel
 from proxy.children import LONGEST, Children
-from proxy.errors import UpstreamFault
+from proxy.errors import Cancelled, UpstreamFault, UpstreamTimeout
+from tests.fakes import wait_until
 
 SOURCE = """
 from proxy.children import serve
@@ -57,3 +61,39 @@ def test_answer_of_a_child(children: Children) -> None:
     assert len(children.ask(fits, Cancel(), 60)) == fits
     with pytest.raises(UpstreamFault):
         children.ask(fits + 1, Cancel(), 60)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
+def test_children_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made_up_helper.py").write_text(
+        SOURCE.replace('"x" * question', '(sleep(question), "x")[1]')
+    )
+    source = (tmp_path / "made_up_helper.py").read_text()
+    (tmp_path / "made_up_helper.py").write_text("from time import sleep\n" + source)
+    command = [sys.executable, str(tmp_path / "made_up_helper.py")]
+    monkeypatch.setattr("proxy.children.command", lambda module: command)
+    made = Children("made_up_helper", most=1)
+    cancel = Cancel()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(made.ask, 60, cancel, 60)
+        wait_until(lambda: made._room._value == 0)  # type: ignore[attr-defined]
+        with pytest.raises(UpstreamTimeout, match="too many helpers"):
+            made.ask(0, Cancel(), 0.05)
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            first.result(20)
+    assert made.ask(0, Cancel(), 20) == "x"
+    made.close()
+
+
+def test_pages_of_tools_of_a_server() -> None:
+    asked: list[object] = []
+
+    class Endless:
+        async def list_tools(self, cursor: object) -> object:
+            asked.append(cursor)
+            tool = SimpleNamespace(name=f"t{len(asked)}", description="", input_schema={})
+            return SimpleNamespace(tools=[tool], next_cursor="more")
+
+    found = asyncio.run(mcp._listed(Endless()))
+    assert len(asked) == len(found) == mcp.MOST_PAGES

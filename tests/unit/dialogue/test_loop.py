@@ -20,7 +20,7 @@ from proxy.core.events import (
 )
 from proxy.core.request import CompletionRequest, Message, Tool, ToolChoice
 from proxy.core.usage import Timings, Usage
-from proxy.dialogue.loop import HOLD, Loop
+from proxy.dialogue.loop import HOLD, MOST_OBSERVED, Loop
 from proxy.dialogue.values import Bounds, Citation, Done, Reasoning, Sources, Step, Text, Tick
 from proxy.errors import Cancelled
 
@@ -235,3 +235,16 @@ def test_a_long_observation_is_cut() -> None:
     model = Model(called("echo", "{}"), said("a"))
     run(model, Long())
     assert len(model.asked[1].messages[-1].content) < 10_000
+
+
+def test_observations_have_a_bound() -> None:
+    class Talks(Echo):
+        def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
+            return "x" * int(arguments["size"])
+
+    for size, told in ((MOST_OBSERVED, "x" * MOST_OBSERVED), (MOST_OBSERVED + 1, None)):
+        events = run(Model(called("echo", f'{{"size": {size}}}'), said("It is.")), Talks())
+        (text,) = [
+            one.text for one in events if isinstance(one, Step) and one.kind == "observation"
+        ]
+        assert text == (told or "x" * MOST_OBSERVED + "…")

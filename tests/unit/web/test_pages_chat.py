@@ -407,3 +407,10 @@ def test_an_answer_that_cannot_be_written_down_does_not_grow(
     page = Page(ScriptedDriver(say("Hello")), tmp_path)
     page.ask()
     assert page.over()["status"] == "failed"
+
+
+def test_questions_have_a_bound(tmp_path: Path) -> None:
+    page = Page(ScriptedDriver(), tmp_path)
+    assert page.ask(text="x" * (chat.LONGEST + 1)).status_code == 400
+    assert page.ask(text="x" * chat.LONGEST).status_code == 201
+    page.over()

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from proxy.web.pages import images
 from tests import documents
 from tests.fakes import CAPS, ScriptedDriver, wait_until
 
@@ -94,3 +95,8 @@ def test_a_blind_model_is_not_asked(tmp_path: Path) -> None:
 
 def test_only_who_sees_is_offered_images(page: Page) -> None:
     wait_until(lambda: "Images can be" in page.client.get("/").text)
+
+
+def test_images_of_a_question_have_a_bound(page: Page) -> None:
+    asked(page, images=[IMAGE] * images.MOST)
+    assert page.ask(images=[IMAGE] * (images.MOST + 1)).status_code == 400

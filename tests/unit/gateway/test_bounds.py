@@ -1,0 +1,80 @@
+"""Bounds on what one request has under way, each at its edge."""
+
+from __future__ import annotations
+
+import base64
+import threading
+
+import msgspec
+import pytest
+
+from proxy.backends.driver import Capabilities
+from proxy.cancel import Cancel
+from proxy.core.request import CompletionRequest, Media, Message
+from proxy.core.task import Task
+from proxy.errors import BadRequest
+from proxy.gateway import answer as answers
+from proxy.gateway.media import check
+from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
+
+
+def test_images_and_sounds() -> None:
+    def sound(size: int) -> Message:
+        data = base64.b64encode(b"x" * size).decode()
+        return Message("user", "hear", media=(Media("audio", data=data, format="wav"),))
+
+    check([sound(30)], 30)
+    with pytest.raises(BadRequest, match="larger than 30 bytes"):
+        check([sound(33)], 30)  # base64 has three bytes at once
+
+
+class Counting(ScriptedDriver):
+    """How many answers are under way together, each until `go_on`."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(say("a"), msgspec.structs.replace(CAPS, slots=slots))
+        self.go_on = threading.Event()
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
+        run = super().stream(task, slot, caps, cancel)
+        self.go_on.wait(20)
+        return run
+
+
+def test_choices_under_way_together() -> None:
+    driver = Counting(slots=64)
+    gateway = services_of(make_app(driver)).gateway
+    request = CompletionRequest(prompts=("a", "b", "c"), n=answers.AT_ONCE)
+    answer = gateway.answer(request, Cancel())
+    done: list[object] = []
+    reader = threading.Thread(target=lambda: done.extend(answer))
+    reader.start()
+    wait_until(lambda: len(driver.tasks) == answers.AT_ONCE)
+    assert gateway.scheduler.outstanding == answers.AT_ONCE
+    driver.go_on.set()
+    reader.join(20)
+    assert len(driver.tasks) == 3 * answers.AT_ONCE
+    answer.close()
+    gateway.registry.close()
+
+
+def test_choices_ahead_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "AHEAD", 5)
+    runs: list[ScriptedRun] = []
+
+    class Driver(ScriptedDriver):
+        def stream(self, *args: object) -> ScriptedRun:  # type: ignore[override]
+            runs.append(super().stream(*args))  # type: ignore[arg-type]
+            return runs[-1]
+
+    gateway = services_of(make_app(Driver(say(*"a" * 200)))).gateway
+    answer = gateway.answer(CompletionRequest(prompts=("a",), n=2), Cancel())
+    next(batches := iter(answer))
+    wait_until(lambda: sum(run._tokens for run in runs) >= 4)
+    held = threading.Event()
+    assert not held.wait(0.2)
+    # What waits in the queue, what each of both holds, and what was read.
+    assert sum(run._tokens for run in runs) <= 5 + 2 + 2
+    assert sum(1 for _ in batches) > 300
+    answer.close()
+    gateway.registry.close()
