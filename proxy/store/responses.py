@@ -43,6 +43,7 @@ create table if not exists cleared (owner text primary key, at real not null) wi
 # What files of earlier versions lack.
 ADDED = {"writer": "text not null default ''", "touched": "real not null default 0"}
 VERSION = 1  # of a file: 1 since keys without a name are named by a digest
+MAX_BYTES = 64 << 20  # of a key
 BUSY = 5.0  # seconds to wait for another process that writes
 LEASE = 30.0  # seconds without a sign of life after which a writer on another host is gone
 _threads = Threads(4)
@@ -66,7 +67,7 @@ class ResponseStore:
         self,
         path: str,
         most: int,
-        most_bytes: int = 64 << 20,
+        most_bytes: int = MAX_BYTES,
         clock: Callable[[], float] = time.time,
         renamed: Mapping[str, str] | None = None,
     ) -> None:

@@ -65,11 +65,8 @@ def test_answer_of_a_child(children: Children) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
 def test_children_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "made_up_helper.py").write_text(
-        SOURCE.replace('"x" * question', '(sleep(question), "x")[1]')
-    )
-    source = (tmp_path / "made_up_helper.py").read_text()
-    (tmp_path / "made_up_helper.py").write_text("from time import sleep\n" + source)
+    sleeps = SOURCE.replace('"x" * question', '(sleep(question), "x")[1]')
+    (tmp_path / "made_up_helper.py").write_text("from time import sleep\n" + sleeps)
     command = [sys.executable, str(tmp_path / "made_up_helper.py")]
     monkeypatch.setattr("proxy.children.command", lambda module: command)
     made = Children("made_up_helper", most=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.store.responses import ResponseStore, Stored
+from proxy.store.responses import MAX_BYTES, ResponseStore, Stored
 
 
 @pytest.fixture
@@ -45,6 +45,15 @@ def test_the_oldest_of_a_key_make_room(store: ResponseStore) -> None:
     kept = [i for i in range(5) if store.get("ann", f"r{i}") is not None]
     assert len(kept) == 3 and 4 in kept
     assert store.get("bob", "b") is not None
+
+
+def test_bytes_of_a_key_are_bounded_where_nothing_else_is_said() -> None:
+    store = ResponseStore("", most=9)
+    fits = Stored(b"x" * (MAX_BYTES - 2), b"[]")
+    store.put("ann", "fits", 0.0, fits)
+    store.put("ann", "not", 1.0, Stored(fits.response + b"x", b"[]"))
+    assert store.get("ann", "not") is None and store.get("ann", "fits") == fits
+    store.close()
 
 
 def test_bytes_are_bounded_too(store: ResponseStore) -> None:
