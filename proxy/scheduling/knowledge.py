@@ -21,6 +21,7 @@ from .prefix import Chain
 from .state import Backend, Conversation, Held, Slot, Want
 
 REMEMBERED = 16384  # conversations a pool knows of
+NAMED = 16  # bytes of the digest of a session's name
 KEPT = 4096  # prompts a backend is thought to keep beside its slots, at most
 DEEPEST = 64  # numbers of turns that are counted apart
 SMOOTH = 0.1  # weight of the newest observation in a running mean
@@ -70,7 +71,7 @@ class Returns:
 def _named(want: Want) -> bytes:
     """A session by its digest: a client may call it what it wants, at any length."""
     name = f"{want.group}\0{want.session}"
-    return blake2b(name.encode("utf-8", "replace"), digest_size=16).digest()
+    return blake2b(name.encode("utf-8", "replace"), digest_size=NAMED).digest()
 
 
 class Pool:

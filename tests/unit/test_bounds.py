@@ -18,18 +18,66 @@ ROWS = [
 ]
 
 
+def _held(name: str) -> object:
+    """What a row names: a setting's default, a module's constant, or a default of a tuple's."""
+    if name.startswith("--"):
+        return getattr(Settings(), name[2:].replace("-", "_"))
+    owner, _, last = name.rpartition(".")
+    try:
+        return getattr(import_module(owner), last)
+    except ModuleNotFoundError:
+        module, _, kind = owner.rpartition(".")
+        return getattr(import_module(module), kind)._field_defaults[last]
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_a_bound_is_as_the_table_says(row: list[str]) -> None:
     _, held, value, _, _, test = row
-    if held.startswith("--"):
-        real = getattr(Settings(), held[2:].replace("-", "_"))
-    else:
-        module, _, name = held.rpartition(".")
-        real = getattr(import_module(module), name)
-    assert real == int(value)
+    assert _held(held) == int(value)
     path, _, function = test.partition("::")
     assert re.search(rf"^def {function}\(", (HOME / path).read_text("utf-8"), re.M)
 
 
 def test_there_are_rows() -> None:
-    assert len(ROWS) >= 15
+    assert len(ROWS) >= 160
+    assert len({row[0] + row[1] for row in ROWS}) == len(ROWS)
+
+
+QUOTAS = {"quota_files", "quota_documents", "quota_bytes"}
+LIMITING = re.compile(r"^(max_|quota_|stored_|wrong_)|_(timeout|queue|body|media|document|rounds)$")
+ELSEWHERE = {"connect_timeout"}  # of a connection to a backend of ours
+
+
+def test_every_setting_that_bounds_has_a_row() -> None:
+    settings = {name for name in Settings.__struct_fields__ if LIMITING.search(name)} - ELSEWHERE
+    assert settings > QUOTAS
+    assert settings <= {row[1][2:].replace("-", "_") for row in ROWS}
+
+
+# Bounds inside others, of our own data, or of numbers that cost nothing.
+INNER = re.compile(
+    r"""proxy\.(
+        prompting\.grammar\.|prompting\.validation\.MAX_MESSAGE  # within the budget of work
+        |dialects\..*\.MAX_(TOKENS|LENGTH|LOGPROBS|CHUNK)|dialects\.files\.  # as OpenAI's
+        |.*\.(MAX_TOKEN_ID|MOST_LISTED|MOST_HITS|LONGEST_PAUSE)$  # ids, pages, pauses of ours
+        |knowledge\.index\.(postgres|sqlite|rerank)\.|knowledge\.index\.lexical\.LONGEST
+        |backends\.(tokens\.LONGEST|token_pieces|vocabulary|chatglm\.(protocol|text))
+        |gateway\.(retries|embedder\.MOST)|dialogue\.evidence|scheduling\.books
+        |children\.MOST_IDLE
+    )""",
+    re.X,
+)
+NAMED = re.compile(
+    r"^(?:[A-Z_]+, )*((?:MAX|MOST|LARGEST|LONGEST)(?:_[A-Z_]+)?)\b[A-Z_, ]*(?::.*)?= ", re.M
+)
+
+
+def test_every_constant_that_is_called_a_bound_has_a_row() -> None:
+    found = {
+        ".".join(path.relative_to(HOME).with_suffix("").parts) + "." + name
+        for path in (HOME / "proxy").rglob("*.py")
+        for name in NAMED.findall(path.read_text("utf-8"))
+    }
+    assert len(found) > 100
+    missing = {name for name in found if not INNER.match(name)} - {row[1] for row in ROWS}
+    assert not missing, missing

@@ -26,7 +26,7 @@ from proxy.dialects import (
     responses,
     vector_stores,
 )
-from proxy.dialects.chatchat import asked
+from proxy.dialects.chatchat import asked, bases
 from proxy.dialects.fields import MAX_ITEMS
 from proxy.dialects.ollama import chat as ollama
 from proxy.errors import BadRequest
@@ -209,6 +209,38 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
         lambda n: logit_bias({"x" * n: 1}),
         sampling.MAX_BIASED_TEXT,
     ),
+    "tokens of an answer": (
+        lambda n: openai_chat.parse({**CHAT, "max_tokens": n}),
+        openai.MAX_TOKENS,
+    ),
+    "probabilities of a token (native)": (
+        lambda n: llamacpp_native.parse({"prompt": "x", "n_probs": n}),
+        llamacpp_native.MAX_PROBS,
+    ),
+    "dimensions of a vector": (
+        lambda n: embeddings.parse({"input": "x", "dimensions": n}),
+        embeddings.MAX_DIMENSIONS,
+    ),
+    "characters of a vector store's name": (
+        lambda n: vector_stores.parse_create({"name": "x" * n}),
+        vector_stores.LONGEST_NAME,
+    ),
+    "pairs of a vector store's metadata": (
+        lambda n: vector_stores.parse_create({"metadata": {f"k{i}": "v" for i in range(n)}}),
+        vector_stores.MOST_PAIRS,
+    ),
+    "characters of a value of metadata": (
+        lambda n: vector_stores.parse_create({"metadata": {"k": "v" * n}}),
+        vector_stores.LONGEST_VALUE,
+    ),
+    "results of a search": (
+        lambda n: vector_stores.parse_search({"query": "x", "max_num_results": n}),
+        vector_stores.MOST_RESULTS,
+    ),
+    "characters of a base's name (Chatchat)": (
+        lambda n: bases.create({"knowledge_base_name": "x" * n}),
+        bases.MAX_NAME,
+    ),
     "hits of a knowledge base": (
         lambda n: asked.knowledge({"query": "x", "knowledge_base_name": "b", "top_k": n}),
         asked.MOST_HITS,
@@ -237,3 +269,9 @@ def test_what_a_body_counts_is_bounded(name: str) -> None:
     parse(most)
     with pytest.raises(Invalid):
         parse(most + 1)
+
+
+def test_reason_of_a_rating_is_cut() -> None:
+    for size in (asked.LONGEST_REASON, asked.LONGEST_REASON + 1):
+        found = asked.feedback({"message_id": "m", "score": 1, "reason": "x" * size})
+        assert len(found.reason) == asked.LONGEST_REASON

@@ -50,6 +50,17 @@ def test_documents_have_a_quota_and_a_replacement_needs_no_place(tmp_path: Path)
     database.close()
 
 
+def test_files_have_a_quota(tmp_path: Path) -> None:
+    database, _, _ = opened(tmp_path)
+    files = FileStore(database.engine, Quota(files=2))
+    for number in range(2):
+        files.put("ann", File(f"f{number}", "a", "p", 1, 1.0), BytesIO(b"x"))
+    with pytest.raises(QuotaExceeded, match=r"2 files.*--quota-files"):
+        files.put("ann", File("f2", "a", "p", 1, 1.0), BytesIO(b"x"))
+    files.put("bob", File("f3", "a", "p", 1, 1.0), BytesIO(b"x"))
+    database.close()
+
+
 def test_bytes_of_files_and_documents_are_one_quota(tmp_path: Path) -> None:
     quota = Quota(files=5, bytes=10)
     database, _, knowledge = opened(tmp_path, quota)
