@@ -11,7 +11,16 @@ from werkzeug.test import EnvironBuilder
 
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.web import peers
-from proxy.web.form import FRAME, MAX_NAME, MAX_PARTS, Form, read_form
+from proxy.web.form import (
+    FRAME,
+    MAX_HEAD,
+    MAX_NAME,
+    MAX_PARTS,
+    MAX_PLAIN,
+    PIECE,
+    Form,
+    read_form,
+)
 from proxy.web.glm import MOST_PIECES
 from proxy.web.guesses import MOST_SEEN, Guesses
 from proxy.web.peers import TrustedProxies
@@ -40,15 +49,27 @@ def urlencoded(data: bytes) -> Form:
 def test_form_without_files() -> None:
     """Twenty megabytes of short fields held the loop for five seconds."""
     assert len(urlencoded(b"&".join(b"f%d=" % i for i in range(MAX_PARTS))).fields) == MAX_PARTS
-    with pytest.raises(BadRequest, match=f"{MAX_PARTS} fields"):
+    with pytest.raises(BadRequest):
         urlencoded(b"&".join([b"a=1"] * (MAX_PARTS + 1)))
-    assert len(urlencoded(b"a=" + b"x" * (FRAME - 2)).fields["a"]) == FRAME - 2
+    assert len(urlencoded(b"a=" + b"x" * (MAX_PLAIN - 2)).fields["a"]) == MAX_PLAIN - 2
     with pytest.raises(BodyTooLarge):
-        urlencoded(b"a=" + b"x" * (FRAME - 1))
+        urlencoded(b"a=" + b"x" * (MAX_PLAIN - 1))
     began = time.process_time()
     with pytest.raises(BodyTooLarge):
         urlencoded(b"a=1&" * (5 << 20))
     assert time.process_time() - began < 0.1
+
+
+def test_headers_of_a_part() -> None:
+    def read(size: int) -> Form:
+        head = b'--x\r\nContent-Disposition: form-data; name="a"\r\nX: ' + b"x" * size
+        kind, data = "multipart/form-data; boundary=x", head + b"\r\n\r\nyes\r\n--x--\r\n"
+        builder = EnvironBuilder(method="POST", data=data, content_type=kind)
+        return read_form(builder.get_environ(), 4000, 4000)
+
+    assert read(MAX_HEAD - 100).fields == {"a": "yes"}
+    with pytest.raises(BodyTooLarge):
+        read(MAX_HEAD + 2 * PIECE)  # it is judged with every read
 
 
 def test_name_of_a_file() -> None:
@@ -67,9 +88,9 @@ def test_what_surrounds_the_files_of_a_form() -> None:
         return read_form(environ, 4000, 4000)
 
     with pytest.raises(BodyTooLarge):
-        read(4000 + FRAME + 1)
-    with pytest.raises(BadRequest) as told:  # not for its size: it breaks off
-        read(4000 + FRAME)
+        read(2 * 4000 + FRAME + 1)
+    with pytest.raises(BadRequest, match="broke off") as told:  # not for its size
+        read(2 * 4000 + FRAME)
     assert not isinstance(told.value, BodyTooLarge)
 
 
