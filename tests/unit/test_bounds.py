@@ -13,7 +13,10 @@ from proxy.config import Settings
 HOME = Path(__file__).resolve().parents[2]
 ROWS = [
     [cell.strip().strip("`") for cell in line.strip("|\n").split("|")]
-    for line in (HOME / "docs" / "bounds.md").read_text("utf-8").partition("\n## ")[0].splitlines()
+    for line in (HOME / "docs" / "bounds.md")
+    .read_text("utf-8")
+    .partition("\n## What helper processes")[0]
+    .splitlines()
     if line.startswith("| ") and "`" in line
 ]
 
