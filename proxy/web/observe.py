@@ -26,6 +26,7 @@ access = logging.getLogger("slotproxy.access")
 RECORD = "slotproxy.record"  # in environ
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
 AT_ONCE = 64  # requests that are added up together
+MOST_WARNINGS = 16  # headers: clients refuse an answer of a hundred, proxies one of some kB
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -99,7 +100,10 @@ class Record:
                 ("x-slotproxy-queue-ms", str(round(1000 * info.queue_wait))),
             ]
         if info.warnings:
-            headers += [("x-slotproxy-warning", warning) for warning in info.warnings]
+            told = list(info.warnings[:MOST_WARNINGS])
+            if more := len(info.warnings) - len(told):
+                told.append(f"{more} more warnings are not shown")
+            headers += [("x-slotproxy-warning", warning) for warning in told]
         return headers
 
 

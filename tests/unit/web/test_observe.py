@@ -12,7 +12,7 @@ import pytest
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.web.observe import AT_ONCE, Lines, Observer, Record, access, line, tell
+from proxy.web.observe import AT_ONCE, MOST_WARNINGS, Lines, Observer, Record, access, line, tell
 
 
 @pytest.fixture
@@ -79,6 +79,16 @@ def test_a_line_tells_what_happened_in_tenths_of_milliseconds() -> None:
         "continued": 0,
         "outcome": "length",
     }
+
+
+@pytest.mark.parametrize("count", [MOST_WARNINGS, MOST_WARNINGS + 1, 3000])
+def test_warnings_are_few_headers(count: int) -> None:
+    record = request("/api/generate")
+    record.info = Info(warnings=tuple(f"the option {n} is left out" for n in range(count)))
+    told = [value for name, value in record.headers() if name == "x-slotproxy-warning"]
+    assert told[:MOST_WARNINGS] == list(record.info.warnings[:MOST_WARNINGS])
+    more = count - MOST_WARNINGS
+    assert told[MOST_WARNINGS:] == ([f"{more} more warnings are not shown"] if more else [])
 
 
 def test_every_request_is_in_the_books_when_somebody_asks(lines: Lines) -> None:
