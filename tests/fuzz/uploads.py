@@ -103,7 +103,7 @@ def _broken(rng: random.Random, sound: Form, line: bytes) -> Form:
 class Uploader:
     """Cases by their numbers, and what was uploaded so far."""
 
-    def __init__(self, subject: Subject, seed: int) -> None:
+    def __init__(self, subject: Subject, seed: int, unread: int) -> None:
         self.subject = subject
         self.seed = seed
         self.ways: dict[str, int] = {}  # how often each succeeded
@@ -113,6 +113,7 @@ class Uploader:
         self._base = subject.post("/pages/api/knowledge", {"name": "samples"})["id"]
         self._talk = subject.post("/pages/api/chat/conversations", {})["id"]
         self._store = subject.post("/v1/vector_stores", {"name": "store"})["id"]
+        self._most_unread = unread
         self._unread = 0
         self._counted: set[str] = set()
 
@@ -122,7 +123,7 @@ class Uploader:
         rng = random.Random(f"{self.seed}/{number}")
         if number % 10 == 9:
             self._look()
-        way = rng.choice(QUIET if self._unread > MOST_UNREAD else [*QUIET, *READ, *READ])
+        way = rng.choice(QUIET if self._unread >= self._most_unread else [*QUIET, *READ, *READ])
         case, sample = self._case(rng, number, way)
         answer = self.subject.attempt(case)
         if answer is not None and answer.whole and 200 <= answer.status < 300:
@@ -185,6 +186,7 @@ class Uploader:
 
     def _after(self, rng: random.Random, way: str, sample: Sample, answer: Answer) -> None:
         """Remember what can be downloaded, and sometimes throw something away."""
+        self._unread += way in READ
         said = json.loads(answer.body)
         path = ""
         if way == "document":
@@ -337,11 +339,16 @@ ENDPOINTS = {
 
 
 def fuzz(
-    subject: Subject, seed: int, *, seconds: float = 0.0, count: int = 0
+    subject: Subject,
+    seed: int,
+    *,
+    seconds: float = 0.0,
+    count: int = 0,
+    unread: int = MOST_UNREAD,
 ) -> tuple[Report, Uploader]:
-    """Try cases for so long, or so many."""
+    """Try cases for so long, or so many; so many documents may wait to be read meanwhile."""
     samples.valid(), samples.hostile()  # they take seconds to make
-    uploader = Uploader(subject, seed)
+    uploader = Uploader(subject, seed, unread)
     report = drive(subject, uploader.attempt, seconds=seconds, count=count)
     uploader.finish()
     subject.look()
