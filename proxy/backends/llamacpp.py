@@ -33,6 +33,7 @@ from ..errors import (
 )
 from ..wire import lenient, servercpp
 from . import driver, relay, vectors, vocabulary
+from .cost import check_cost
 from .driver import Capabilities, Learned, SlotAction, ignore
 from .http import Pool
 from .probe import probe
@@ -146,6 +147,7 @@ class LlamaCpp:
         data = self._answer_to_nothing({"logit_bias": [[one, 0.0] for one in ids]})
         if data is None:
             raise BackendBusy("the backend has no free slot to tell its vocabulary")
+        check_cost(data)
         try:
             settings = msgspec.json.decode(data, type=_Repeated).generation_settings
         except msgspec.DecodeError:
@@ -284,7 +286,8 @@ class LlamaCpp:
 
 
 def _read(data: bytes) -> Any:
-    """Any JSON value. Raises WireFault."""
+    """Any JSON value. Raises WireFault, UpstreamFault."""
+    check_cost(data)
     try:
         return msgspec.json.decode(data)
     except (ValueError, RecursionError):

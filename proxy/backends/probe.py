@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from ..aside import Threads, aside
+from ..core.decoding import decoded
 from ..core.sampling import LATER
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..wire import sse
@@ -227,8 +228,8 @@ def _get(session: questions.Session, url: str) -> tuple[int, Answer]:
 
 def _json(data: bytes) -> Any:
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return decoded(data)
+    except ValueError:
         return None
 
 

@@ -28,6 +28,7 @@ from urllib.parse import quote
 import msgspec
 
 from ..cancel import Cancel
+from ..core.decoding import decoded
 from ..core.events import Batch
 from ..core.task import Task
 from ..core.usage import Usage
@@ -159,8 +160,8 @@ class Router:
                 why = "refuses our key" if status in (401, 403) else f"answers {status}"
                 raise BackendDown(f"the backend {why}")
             try:
-                found = listed(msgspec.json.decode(data))
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                found = listed(decoded(data))
+            except ValueError:
                 found = None
             if not self.up and found is not None:
                 self._back()
@@ -174,9 +175,9 @@ class Router:
 
     def _back(self) -> None:
         """It is up again, perhaps started with another --models-max."""
-        with contextlib.suppress(GatewayError, msgspec.DecodeError):
+        with contextlib.suppress(GatewayError, ValueError):
             _, data = self._pool.ask("GET", "/props", timeout=GET_TIMEOUT)
-            self.turns.room = room(msgspec.json.decode(data))
+            self.turns.room = room(decoded(data))
 
     def close(self) -> None:
         self._closed.cancel()
@@ -485,8 +486,8 @@ class RoutedModel(LlamaCpp):
         if status != 200:
             raise self.explained(refusal(status, data))
         try:
-            props = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            props = decoded(data)
+        except ValueError:
             raise UpstreamFault("the router sent no JSON") from None
         known = described(outline(one, self._router.build), props)
         if known is None:

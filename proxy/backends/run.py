@@ -19,6 +19,7 @@ from ..core.usage import Timings, Usage
 from ..errors import AnswerCut, BackendBusy, GatewayError, UpstreamFault, UpstreamTimeout
 from ..wire import servercpp, sse
 from ..wire.lenient import WireFault
+from .cost import check_cost
 from .driver import Capabilities
 from .http import Exchange
 from .refusals import MAX_BODY, refusal, stream_error
@@ -215,6 +216,7 @@ class Run:
     def _events(self, events: list[sse.Event], batch: Batch) -> bool:
         """The same for events of any form."""
         for name, payload in events:
+            check_cost(payload)
             if name:
                 raise stream_error(payload, secret=self._secret)
             if self._event(payload, batch):

@@ -14,9 +14,11 @@ import msgspec
 from msgspec import Struct
 
 from ..cancel import Cancel
+from ..core.decoding import LONGEST
 from ..core.vectors import Embedded, Ranked, is_zero
 from ..errors import BackendBusy, BadRequest, GatewayError, Unsupported, UpstreamFault
 from ..wire import lenient
+from .cost import check_cost
 from .driver import Capabilities
 
 T = TypeVar("T", bound=Struct)
@@ -34,6 +36,9 @@ class Embeds(Protocol):
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
     ) -> Ranked:
         """Raises Unsupported where the server cannot."""
+
+
+VECTORS = 4 * LONGEST  # nanoseconds to decode the vectors of one call: 32 of 8192 dimensions
 
 
 class Ask(Protocol):
@@ -114,6 +119,7 @@ def _refused(refusal: Refusal, status: int, data: bytes) -> GatewayError:
 
 
 def _decode(data: bytes, kind: type[T]) -> T:
+    check_cost(data, VECTORS)
     try:
         return msgspec.json.decode(data, type=kind)
     except (ValueError, RecursionError):

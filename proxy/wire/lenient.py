@@ -42,12 +42,17 @@ VITAL = frozenset(
 """Fields that must be of their type, or null: they carry the answer, its end or its failure."""
 
 
+LONGEST = 4 << 20  # bytes that are mended: that takes ten times as long as to decode
+
+
 class WireFault(ValueError):
     """The backend sent something that is no answer."""
 
 
 def value(data: bytes) -> Any:
     """Any JSON value. Raises WireFault."""
+    if len(data) > LONGEST:
+        raise WireFault("too large to be mended")
     try:
         found = json.loads(data.decode("utf-8", "replace"), strict=False, parse_constant=_null)
         text = json.dumps(found, ensure_ascii=False)

@@ -17,6 +17,7 @@ Event = tuple[str, bytes]
 _ONE = re.compile(rb"data: [^\r\n]*\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 MAX_EVENT = 16 << 20
+LONG = 80 << 10  # bytes that came together, and are not cut by `plain`
 
 
 class SSEError(ValueError):
@@ -34,6 +35,8 @@ class Decoder:
     def plain(self, data: bytes) -> list[bytes] | None:
         """The data of each event, as `feed` gives it, where all that came is plain events, the last
         one perhaps cut; None where `feed` must be asked."""
+        if len(data) + len(self._rest) > LONG:
+            return None  # an event may be dear to decode: whoever calls `feed` looks
         if self._rest:
             if self._more or b"\n" not in data:
                 return None

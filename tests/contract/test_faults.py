@@ -195,6 +195,7 @@ def begun(form: Form) -> bytes:
 
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
+DEAR = b'data: {"completion_probabilities":[' + b"1.5e300," * 20_000 + b"1]}\n\n"
 OK = Ends(text="ab")
 REFUSED = Ends(BadRequest, told="no good")
 
@@ -229,6 +230,10 @@ FAULTS: dict[str, tuple[Play, Ends]] = {
     ),
     "nested without end": (
         events(lambda f: [f.piece(), b"data: " + DEEP + b"\n\n"]),
+        Ends(UpstreamFault, text="a"),
+    ),
+    "dear to decode": (
+        events(lambda f: [f.piece(), DEAR, f.last()]),
         Ends(UpstreamFault, text="a"),
     ),
     # silence
