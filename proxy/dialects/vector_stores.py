@@ -78,7 +78,7 @@ def parse_create(body: Body) -> StoreRequest:
         text(body, "description")[:LONGEST_VALUE],
         metadata(body) or {},
         _lasts(body) or None,
-        tuple(Attachment(one, {}, chunking) for one in ids),
+        tuple(Attachment(one, {}, chunking) for one in dict.fromkeys(ids)),
     )
 
 
@@ -97,7 +97,8 @@ def parse_attach(body: Body, at: str = "") -> Attachment:
 
 
 def parse_batch(body: Body) -> tuple[Attachment, ...]:
-    """`file_ids` with attributes and chunking for all of them, or `files` with their own."""
+    """`file_ids` with attributes and chunking for all of them, or `files` with their own. What is
+    named again replaces what it said before, so each file is attached once."""
     files = items(body, "files")
     ids = _file_ids(body, MOST_FILES)
     if bool(files) is bool(ids):
@@ -106,10 +107,9 @@ def parse_batch(body: Body) -> tuple[Attachment, ...]:
         raise Invalid("files", f"may hold {MOST_FILES} files at most")
     if ids:
         shared, chunking = attributes(body), _chunking(body, "")
-        return tuple(Attachment(one, shared, chunking) for one in ids)
-    return tuple(
-        parse_attach(entry(one, f"files[{i}]"), f"files[{i}].") for i, one in enumerate(files)
-    )
+        return tuple(Attachment(one, shared, chunking) for one in dict.fromkeys(ids))
+    own = [parse_attach(entry(one, f"files[{i}]"), f"files[{i}].") for i, one in enumerate(files)]
+    return tuple({one.file_id: one for one in own}.values())
 
 
 def parse_search(body: Body) -> SearchRequest:

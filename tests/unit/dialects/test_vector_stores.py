@@ -303,3 +303,12 @@ def test_a_list_by_pages() -> None:
         with pytest.raises(Invalid) as caught:
             listed(**dict([query]))
         assert caught.value.param == param
+
+
+def test_file_named_twice_is_attached_once() -> None:
+    """2 000 times the same file took 38 seconds to attach."""
+    for body in ({"file_ids": ["a", "b", "a"]}, {"files": [{"file_id": one} for one in "aba"]}):
+        assert [one.file_id for one in vector_stores.parse_batch(body)] == ["a", "b"]
+    assert len(vector_stores.parse_create({"file_ids": ["a", "a"]}).files) == 1
+    again = [{"file_id": "a", "attributes": {"x": n}} for n in (1, 2)]
+    assert vector_stores.parse_batch({"files": again})[0].attributes == {"x": 2}
