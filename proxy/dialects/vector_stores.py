@@ -78,7 +78,7 @@ def parse_create(body: Body) -> StoreRequest:
         text(body, "description")[:LONGEST_VALUE],
         metadata(body) or {},
         _lasts(body) or None,
-        tuple(Attachment(one, {}, chunking) for one in dict.fromkeys(ids)),
+        tuple(Attachment(one, {}, chunking) for one in ids),
     )
 
 
@@ -107,7 +107,7 @@ def parse_batch(body: Body) -> tuple[Attachment, ...]:
         raise Invalid("files", f"may hold {MOST_FILES} files at most")
     if ids:
         shared, chunking = attributes(body), _chunking(body, "")
-        return tuple(Attachment(one, shared, chunking) for one in dict.fromkeys(ids))
+        return tuple(Attachment(one, shared, chunking) for one in ids)
     own = [parse_attach(entry(one, f"files[{i}]"), f"files[{i}].") for i, one in enumerate(files)]
     return tuple({one.file_id: one for one in own}.values())
 
