@@ -76,7 +76,7 @@ class Decoder:
         self._rest = blocks.pop() + held
         if len(self._rest) > MAX_EVENT:
             raise SSEError("an event is too large")
-        for block in blocks:
+        for block in filter(None, blocks):
             if block.startswith(b"data: ") and b"\n" not in block:
                 events.append(("", block[6:]))
             else:
@@ -89,7 +89,8 @@ class Decoder:
         """What is left at the end of the stream: a last event without its blank line counts when
         it is whole lines; a cut line raises SSEError."""
         rest, self._rest = self._whole(), b""
-        rest = _LINE_END.sub(b"\n", rest)
+        if b"\r" in rest:
+            rest = rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if not rest.strip(b"\n"):
             return []
         if not rest.endswith(b"\n"):

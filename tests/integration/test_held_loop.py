@@ -329,11 +329,6 @@ WORST: dict[str, tuple[str, Callable[[], dict[str, Any] | Sent], tuple[int, ...]
         lambda: {"prompt": "x", "stop": [[]] * 1_000_000},
         (400,),
     ),
-    "pieces of 400 000 tokens": (
-        "/tokenize",
-        lambda: {"content": "a b " * 200_000, "with_pieces": True},
-        (400,),
-    ),
 }
 
 
@@ -415,3 +410,57 @@ def test_worst_template_does_not_hold_the_loop(
     finally:
         stub.kill()
         stub.wait()
+
+
+SAYS = """
+import sys
+from benchmarks import stub
+said, usual = open(sys.argv.pop(1), "rb").read(), stub.Stub._answer
+def answer(self, client, path, body):
+    if b"do your worst" not in body:
+        return usual(self, client, path, body)
+    client.setblocking(True)
+    try:
+        client.sendall(stub.STREAM_HEAD + stub.chunked(said) + b"0\\r\\n\\r\\n")
+    except OSError:
+        pass
+stub.Stub._answer = answer
+stub.main()
+"""
+EVENTS = {
+    "odd floats": b'data: {"completion_probabilities":[' + b"1.5e300," * 1_900_000 + b"1]}\n\n",
+    "lists": b'data: {"completion_probabilities":[' + b"[]," * 5_000_000 + b"1]}\n\n",
+    "a long text": b'data: {"content":"' + b"x" * 15_000_000 + b'"}\n\n',
+    "no JSON": b'data: {"content":[\xff' + b"1," * 7_000_000 + b"\n\n",
+    "small events": b'data: {"content":"","completion_probabilities":[1.5e300]}\n\n' * 250_000,
+    "blank lines": b"\n" * 16_000_000 + b'data: {"content":"x","stop":true}\n\n',
+    "one line": b"x" * 16_000_000,
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_worst_backend_does_not_hold_the_loop(
+    name: str, stream: bool, gateway: StartGateway, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    said.write_bytes(EVENTS[name])
+    port = free_port()
+    backend = subprocess.Popen(
+        [sys.executable, "-c", SAYS, str(said), "--port", str(port)], stdout=subprocess.DEVNULL
+    )
+    try:
+        running = gateway("--llama-api", f"http://127.0.0.1:{port}")
+
+        def work() -> None:
+            answer = httpx.post(
+                running.url + "/v1/completions",
+                json={"prompt": "do your worst", "max_tokens": 4, "stream": stream},
+                timeout=100,
+            )
+            assert answer.status_code in (200, 502), answer.text[:500]
+
+        see_that_the_loop_is_free(running, work)
+    finally:
+        backend.kill()
+        backend.wait()

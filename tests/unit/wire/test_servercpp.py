@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.events import Alternative
 from proxy.core.usage import pace
-from proxy.wire import servercpp
+from proxy.wire import lenient, servercpp
 
 OLD_PIECE = b'{"content":" wor","multimodal":false,"slot_id":1,"stop":false}'
 OLD_LAST = (
@@ -117,3 +117,9 @@ def test_probabilities_after_sampling_become_logarithms_and_keep_their_ids() -> 
     assert math.exp(token.logprob) == pytest.approx(0.5)
     assert [one.id for one in token.top] == [7, 7]
     assert token.top[1].logprob == servercpp.LEAST_LOGPROB
+
+
+def test_what_is_mended_has_a_bound() -> None:
+    assert len(lenient.value(b'"' + b"x" * (lenient.LONGEST - 2) + b'"')) == lenient.LONGEST - 2
+    with pytest.raises(lenient.WireFault, match="too large"):
+        lenient.value(b'"' + b"x" * (lenient.LONGEST - 1) + b'"')
