@@ -32,6 +32,8 @@ PATIENCE = 8.0  # seconds a child has to end what it began, before it is killed
 MOST, MOST_IDLE = 8, 2
 LAST = "last"  # in an answer: the child ends with it
 LONGEST = 4 << 20  # bytes of one answer
+UNREAD = 2  # answers that nobody asked for, after which a child is not listened to any more
+TICK = 0.1  # seconds between two looks whether somebody still waits for a free child
 
 
 class Child:
@@ -78,7 +80,7 @@ class Child:
         assert out is not None
         try:
             while line := out.readline(LONGEST):
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") or self.answers.qsize() >= UNREAD:
                     break
                 self.answers.put(line)
         except (OSError, ValueError):
@@ -122,8 +124,11 @@ class Children:
         Raises Cancelled, UpstreamTimeout, UpstreamFault (it died; its standard error is nobody's).
         """
         end = time.monotonic() + seconds
-        if not self._room.acquire(timeout=seconds):
-            raise UpstreamTimeout("too many helpers are at work")
+        while not self._room.acquire(timeout=max(0.0, min(TICK, end - time.monotonic()))):
+            if cancel.cancelled:
+                raise Cancelled("nobody waits for it any more")
+            if time.monotonic() >= end:
+                raise UpstreamTimeout("too many helpers are at work")
         try:
             return self._ask(question, cancel, end - time.monotonic())
         finally:

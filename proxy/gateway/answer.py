@@ -95,7 +95,7 @@ class Gateway:
         self._sampling = sampling
         self.ping = ping or math.inf
         self._wait_for_backend = wait_for_backend
-        self._early = EarlyQueue(max_queue)
+        self.early = EarlyQueue(max_queue)
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
@@ -227,19 +227,19 @@ class Gateway:
         registry = self.registry
         if registry.is_named(model):
             return
-        place = self._early.take(key)
+        place = self.early.take(key)
         try:
             registry.look_soon(model)
             end = self.clock() + self._wait_for_backend
             while not registry.is_named(model):
-                self._early.check(place)
+                self.early.check(place)
                 if cancel.cancelled:
                     raise Cancelled("the client closed the request")
                 if self.clock() >= end:
                     raise NoBackend("no backend has answered yet", retry_after=1.0)
                 time.sleep(NAMES_TICK)
         finally:
-            self._early.give(place)
+            self.early.give(place)
 
     def tasks(
         self, request: CompletionRequest, model: str, cancel: Cancel | None = None

@@ -27,6 +27,9 @@ class EarlyQueue:
         self._places: list[EarlyPlace] = []
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def take(self, key: str) -> EarlyPlace:
         """A place, to be given back. Raises QueueFull."""
         place = EarlyPlace(key)

@@ -14,7 +14,7 @@ import pytest
 from proxy.agent import calculator, mcp
 from proxy.agent.calculator import Wrong, calculate
 from proxy.cancel import Cancel
-from proxy.children import LONGEST, Children
+from proxy.children import LONGEST, UNREAD, Child, Children
 from proxy.errors import Cancelled, UpstreamFault, UpstreamTimeout
 from tests.fakes import wait_until
 
@@ -64,6 +64,20 @@ def test_answer_of_a_child(children: Children) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
+def test_answers_that_nobody_asked_for_end_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talks = "import sys\nsys.stdin.readline()\n" + "while True:\n    print(1, flush=True)\n"
+    (tmp_path / "made_up_helper.py").write_text(talks)
+    command = [sys.executable, str(tmp_path / "made_up_helper.py")]
+    monkeypatch.setattr("proxy.children.command", lambda module: command)
+    child = Child("made_up_helper", None)
+    wait_until(lambda: child.answers.qsize() == UNREAD + 1)  # the last one says that it ended
+    child.end()
+    assert [child.answers.get() for _ in range(UNREAD + 1)] == [b"1\n"] * UNREAD + [None]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
 def test_children_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeps = SOURCE.replace('"x" * question', '(sleep(question), "x")[1]')
     (tmp_path / "made_up_helper.py").write_text("from time import sleep\n" + sleeps)
@@ -76,6 +90,10 @@ def test_children_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         wait_until(lambda: made._room._value == 0)  # type: ignore[attr-defined]
         with pytest.raises(UpstreamTimeout, match="too many helpers"):
             made.ask(0, Cancel(), 0.05)
+        left = Cancel()
+        left.cancel()
+        with pytest.raises(Cancelled):
+            made.ask(0, left, 60)
         cancel.cancel()
         with pytest.raises(Cancelled):
             first.result(20)

@@ -66,4 +66,4 @@ def test_one_key_cannot_fill_the_wait_for_the_first_backend() -> None:
 
 
 def waiting(gateway: Gateway) -> int:
-    return len(gateway._early._places)
+    return len(gateway.early._places)

@@ -87,7 +87,7 @@ def test_request_of_the_first_moments_waits_for_the_first_backend(driver: Slow) 
         body = {"messages": [{"role": "user", "content": "Hi"}]}
         waits = threads.submit(to.post, "/v1/chat/completions", json=body)
         gateway = services_of(to.application).gateway
-        wait_until(lambda: gateway._unnamed == 1)
+        wait_until(lambda: len(gateway.early) == 1)
         driver.speak.set()
         wait_until(lambda: gateway.scheduler.waiting == 1)
         driver.write.set()
