@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import repeat
 from operator import attrgetter
 from typing import Any
 
@@ -198,8 +199,7 @@ def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
 
 def as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Messages as Hugging Face templates expect them: arguments as an object."""
-    decode = Decoding()
-    return [_as_dict(message, decode) for message in messages]
+    return list(map(_as_dict, messages, repeat(Decoding())))
 
 
 def _as_dict(message: Message, decode: Decoding) -> dict[str, Any]:

@@ -35,14 +35,14 @@ class Decoder:
     def plain(self, data: bytes) -> list[bytes] | None:
         """The data of each event, as `feed` gives it, where all that came is plain events, the last
         one perhaps cut; None where `feed` must be asked."""
-        if len(data) + len(self._rest) > LONG:
-            return None  # an event may be dear to decode: whoever calls `feed` looks
         if self._rest:
             if self._more or b"\n" not in data:
                 return None
             data = self._rest + data
-        elif _ONE.fullmatch(data):
+        elif len(data) <= LONG and _ONE.fullmatch(data):
             return [data[6:-2]]  # as a paced stream brings it
+        if len(data) > LONG:
+            return None  # an event may be dear to decode: whoever calls `feed` looks
         end = data.rfind(b"\n\n")
         if end < 0 or not data.startswith(b"data: ") or b"\r" in data:
             return None
