@@ -21,6 +21,7 @@ from proxy.cancel import Cancel
 from proxy.core.task import Task
 from proxy.scheduling.lease import Outcome
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
+from proxy.scheduling.shared.ops import FORMAT
 from proxy.scheduling.state import Want
 from tests.thorough import share
 from tools.processes import Child, Gateway, ModelServer, ask, held_port
@@ -382,13 +383,13 @@ def test_who_joins_late_knows_all_from_the_snapshot_and_a_deleted_log_begins_ane
             task = Task(prompt=text, max_tokens=16)
             lease = one.acquire(Want("m", task, chain=one.chain(text, (len(text),))), Cancel())
             lease.release(Outcome("whole", lease.slot.id, 200, 0, 16, 0.1))
-        _wait_for(lambda: client.exists("slotproxy:{late}:snapshot:2") == 1)
+        _wait_for(lambda: client.exists(f"slotproxy:{{late}}:snapshot:{FORMAT}") == 1)
         two = join()
         _wait_for(lambda: two.view("", "").workers == 2)
         assert known(two)[0] == 200
         assert known(one) == known(two)
 
-        client.delete("slotproxy:{late}:log:2", "slotproxy:{late}:snapshot:2")
+        client.delete(f"slotproxy:{{late}}:log:{FORMAT}", f"slotproxy:{{late}}:snapshot:{FORMAT}")
         _wait_for(lambda: "alone" in [w.view("", "").state for w in workers])
         _wait_for(lambda: [w.view("", "").workers for w in workers] == [2, 2])
         assert one.outstanding == 0
