@@ -12,6 +12,7 @@ ELSEWHERE = {
     "test_embeddings_are_refused_by_name_without_a_server_for_them",
     "test_servers_of_their_own_for_embeddings_and_rankings",
     "test_an_old_server_cannot_rank",
+    "test_tokens_without_text_are_refused_where_only_text_is_embedded",
 }
 
 
