@@ -177,7 +177,7 @@ def chat(
 ) -> tuple[int, Any]:
     messages = [{"role": "user", "content": text}]
     body = {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, **more}
-    status, _, answer = request(gateway.url, "/v1/chat/completions", body)
+    status, _, answer = request(gateway.url, "/v1/chat/completions", body, 100.0)
     return status, answer
 
 
@@ -344,7 +344,7 @@ def test_steady_traffic_for_one_model_does_not_starve_another(
             statuses.append(chat(one, "alpha", tokens=tokens)[0])
 
     # Of different lengths, so that one is always under way.
-    threads = [threading.Thread(target=steady, args=(n,)) for n in (900, 1300, 1700, 2100)]
+    threads = [threading.Thread(target=steady, args=(n,)) for n in (300, 430, 570, 700)]
     for thread in threads:
         thread.start()
     try:
