@@ -175,7 +175,7 @@ class Children:
         with self._lock:
             while self._idle:
                 child = self._idle.pop()
-                if child.alive:
+                if child.alive and child.answers.empty():  # else it spoke unasked: no answer to us
                     return child
                 child.end()
         return None

@@ -78,6 +78,23 @@ def test_answers_that_nobody_asked_for_end_a_child(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
+def test_unasked_answer_is_never_given_to_the_next_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice = "import sys\nsys.stdin.readline()\nfor line in sys.stdin:\n"
+    twice += "    print(line.strip() + chr(10) + line.strip(), flush=True)\n"
+    (tmp_path / "made_up_helper.py").write_text(twice)
+    command = [sys.executable, str(tmp_path / "made_up_helper.py")]
+    monkeypatch.setattr("proxy.children.command", lambda module: command)
+    made = Children("made_up_helper")
+    assert made.ask([1], Cancel(), 60) == [1]
+    (idle,) = made._idle
+    wait_until(lambda: not idle.answers.empty())
+    assert made.ask([2], Cancel(), 60) == [2]
+    made.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
 def test_children_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeps = SOURCE.replace('"x" * question', '(sleep(question), "x")[1]')
     (tmp_path / "made_up_helper.py").write_text("from time import sleep\n" + sleeps)
