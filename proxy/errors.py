@@ -5,6 +5,7 @@
     │   ├── ContextExceeded          400  exceed_context_size_error, both numbers
     │   ├── Unsupported              400  names the parameter and the backend
     │   │   └── BackendLacks         501  the backend itself says that it cannot
+    │   ├── CharacterCut             400  token ids that the backend cannot write as text
     │   └── BodyTooLarge             413
     ├── Unauthorized                 401  authentication_error
     ├── Forbidden                    403  permission_error
@@ -92,6 +93,10 @@ class BackendLacks(Unsupported):
 
     status = 501
     type = "not_supported_error"
+
+
+class CharacterCut(BadRequest):
+    """Token ids that hold a part of a character. An old server cannot write them as text."""
 
 
 class BodyTooLarge(BadRequest):

@@ -105,7 +105,8 @@ class Driver(Protocol):
         """Token ids; with `special` also the ones that a prompt begins with (BOS)."""
 
     def detokenize(self, tokens: list[int]) -> str:
-        """The text of token ids."""
+        """The text of token ids. Raises CharacterCut where the server writes no part of a
+        character."""
 
     def close(self) -> None:
         """Give up idle connections."""

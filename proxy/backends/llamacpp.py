@@ -25,6 +25,8 @@ from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
 from ..errors import (
     BackendBusy,
+    BackendFailed,
+    CharacterCut,
     GatewayError,
     PoolTimeout,
     Unsupported,
@@ -54,6 +56,7 @@ FREED_TRIES = 5
 COUNT_TIMEOUT = 5.0  # seconds; without -cb the answer waits until nothing else runs there
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 METRICS_TIMEOUT = 1.0  # seconds; it answers between two batches of its work
+NOT_UTF8 = "type_error.316"  # of the JSON library of an old server, in its 500
 TRIMMED = [
     "content",
     "stop",
@@ -231,7 +234,16 @@ class LlamaCpp:
             raise UpstreamFault("the backend's tokens are none") from None
 
     def detokenize(self, tokens: list[int]) -> str:
-        content = self._value("/detokenize", {"tokens": tokens}, "content")
+        try:
+            content = self._value("/detokenize", {"tokens": tokens}, "content")
+        except BackendFailed as error:
+            if NOT_UTF8 in error.detail:
+                raise CharacterCut(
+                    "the backend of this model cannot write these token ids as text: they hold a"
+                    " part of a character. Send every token of the character",
+                    detail=error.detail,
+                ) from None
+            raise
         if isinstance(content, str):
             return content
         raise UpstreamFault("the backend's text is none")

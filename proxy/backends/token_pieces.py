@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cancel import Cancel
-from ..errors import BadRequest, Cancelled, Unsupported, UpstreamFault
+from ..errors import BadRequest, Cancelled, CharacterCut, Unsupported
 from .driver import Driver, TellsPieces
 from .tokens import TokenCounter
 
@@ -48,8 +48,8 @@ def token_pieces(
 def _piece(driver: Driver, number: int, text: str) -> bytes:
     try:
         piece = driver.detokenize([number])
-    except UpstreamFault:
-        piece = "\ufffd"  # an old server fails over a part of a character
+    except CharacterCut:
+        piece = "\ufffd"
     if "\ufffd" in piece and "\ufffd" not in text:
         raise Unsupported(
             "the backend of this model cannot tell a token that is a part of a character",

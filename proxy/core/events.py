@@ -117,7 +117,8 @@ class TokenDetail(Struct, frozen=True):
 
 class Finished(Struct, frozen=True):
     """The answer is whole, or was cut by a limit (`reason` length). `settings` and `prompt` are
-    what the backend used, for requests whose `report` wants them."""
+    what the backend used, for requests whose `report` wants them. A prompt is token ids where the
+    backend cannot write them as text."""
 
     reason: FinishReason
     usage: Usage
@@ -126,7 +127,7 @@ class Finished(Struct, frozen=True):
     truncated: bool = False
     stop_sequence: str = ""
     settings: Mapping[str, Any] | None = None
-    prompt: str | None = None
+    prompt: str | tuple[int, ...] | None = None
 
 
 class Failed(Struct, frozen=True):

@@ -25,6 +25,7 @@ from ..core.vectors import Embedded, Ranked
 from ..errors import (
     BackendBusy,
     BadRequest,
+    CharacterCut,
     GatewayError,
     NoBackend,
     Unsupported,
@@ -107,9 +108,7 @@ class Embedder:
     def _embed_one_by_one(
         self, model: str, backend: Backend, inputs: Sequence[Input], cancel: Cancel
     ) -> Embedded:
-        texts = [
-            one if isinstance(one, str) else backend.driver.detokenize(list(one)) for one in inputs
-        ]
+        texts = [_text(backend, one, place) for place, one in enumerate(inputs)]
         if "" in texts:  # an old server answers it as a chat, with numbers of an earlier request
             raise BadRequest(
                 f"input[{texts.index('')}] has no text: its tokens stand for no characters",
@@ -181,6 +180,15 @@ class Embedder:
                 lease.release(outcome)
                 if backend is not None:
                     self.registry.give_back(backend)
+
+
+def _text(backend: Backend, given: Input, place: int) -> str:
+    if isinstance(given, str):
+        return given
+    try:
+        return backend.driver.detokenize(list(given))
+    except CharacterCut as error:
+        raise BadRequest(f"input[{place}]: {error.message}", param="input") from None
 
 
 def _without(want: Want, name: str) -> Want:

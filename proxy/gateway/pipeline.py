@@ -27,7 +27,7 @@ from ..core.events import Batch, Failed, Finished, Started, TextDelta
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
-from ..errors import BackendBusy, Cancelled, GatewayError
+from ..errors import BackendBusy, Cancelled, CharacterCut, GatewayError
 from ..prompting.judging import InvalidOutput
 from .fitting import limits
 from .way import Manner, Turn, Way, start_bound
@@ -106,10 +106,12 @@ class Answering:
         return self._echoed(batches) if self._task.request.echo else batches
 
     def _echoed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The prompt goes before the answer's text."""
+        """The prompt goes before the answer's text. Raises CharacterCut before the backend is
+        asked for an answer."""
+        prompt = self._text_of_prompt()
         for batch in batches:
             if batch:
-                batch.insert(1, TextDelta(self._text_of_prompt()))
+                batch.insert(1, TextDelta(prompt))
                 yield batch
                 break
             yield batch
@@ -136,7 +138,10 @@ class Answering:
                 }
                 prompt = last.prompt
                 if prompt is None or self._later:  # a later run's prompt holds part of the answer
-                    prompt = self._text_of_prompt()
+                    try:
+                        prompt = self._text_of_prompt()
+                    except CharacterCut:
+                        prompt = self._task.prompt  # the ids, as an old server repeats them itself
                 batch[-1] = msgspec.structs.replace(last, settings=settings, prompt=prompt)
             yield batch
 

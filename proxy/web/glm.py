@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, request
 
 from ..dialects import glm
-from ..errors import BackendDown, UpstreamFault
+from ..errors import CharacterCut
 from . import disconnect
 from .direct import Environ, Sent, post
 from .exchange import complete
@@ -47,10 +47,8 @@ def tokenized(here: Services, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _piece(here: Services, model: str, token: int) -> str:
-    """A token's text. One that is a part of a character has none, and an old server fails at it."""
+    """A token's text. One that is a part of a character has none."""
     try:
         return here.gateway.detokenize(model, [token])
-    except UpstreamFault as error:
-        if isinstance(error, BackendDown):
-            raise
+    except CharacterCut:
         return "\ufffd"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import sys
@@ -131,6 +132,52 @@ def test_an_id_outside_the_vocabulary_is_a_400_and_the_server_lives(
     last = {"prompt": [5, MADE_UP_TOKENS - 1], "max_tokens": 2}
     assert _post(address, "/v1/completions", last).status_code == 200
     assert any_server.alive
+
+
+PART = 255  # a byte that begins a character of several, and no character by itself
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/detokenize", {"tokens": [3, PART]}),
+        ("/v1/completions", {"prompt": [3, PART], "echo": True, "max_tokens": 2}),
+        ("/v1/completions", {"prompt": [3, PART], "echo": True, "max_tokens": 2, "stream": True}),
+        ("/v1/embeddings", {"input": ["a", [3, PART]]}),
+    ],
+    ids=["detokenize", "echo", "streamed echo", "embeddings"],
+)
+def test_part_of_a_character_that_an_old_server_cannot_write_is_a_400(
+    any_old_server: ModelServer,
+    module_gateway: Callable[..., Gateway],
+    path: str,
+    body: dict[str, Any],
+) -> None:
+    address = module_gateway("--llama-api", any_old_server.url, "--slots", "2").url
+    answer = _post(address, path, body)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert "part of a character" in error["message"]
+    if "input" in body:
+        assert error["message"].startswith("input[1]") and error["param"] == "input"
+    assert _post(address, "/detokenize", {"tokens": [3, 70]}).json() == {"content": "\x00C"}
+    (backend,) = httpx.get(address + "/v1/backends", trust_env=False).json()["data"]
+    assert (backend["state"], backend["error"], backend["in_flight"]) == ("up", None, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answer_to_a_part_of_a_character_repeats_the_ids(
+    any_server: ModelServer, module_gateway: Callable[..., Gateway], stream: bool
+) -> None:
+    """Its prompt cannot be told as text by an old server. The answer itself is sound."""
+    address = module_gateway("--llama-api", any_server.url, "--slots", "2").url
+    body = {"prompt": [3, PART], "n_predict": 2, "stream": stream}
+    answer = _post(address, "/completion", body)
+    assert answer.status_code == 200, answer.text
+    last = answer.text.strip().rpartition("data: ")[2] if stream else answer.text
+    said = json.loads(last)
+    assert said["tokens_predicted"] == 2
+    assert said["prompt"] == ("\x00\ufffd" if any_server.name == "llama-2026" else [3, PART])
 
 
 @pytest.mark.slow

@@ -22,8 +22,10 @@ from proxy.core.usage import Timings, Usage
 from proxy.errors import (
     BackendBusy,
     BackendDown,
+    BackendFailed,
     BadRequest,
     Cancelled,
+    CharacterCut,
     ContextExceeded,
     GatewayError,
     PoolTimeout,
@@ -351,3 +353,23 @@ def test_pieces_where_the_server_tells_them(answer: Any, found: bool) -> None:
         driver.close()
     expected = [(5, b"a"), (6, b"\xe5\xa5")][: len(answer["tokens"])]
     assert pieces == (expected if found else None)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (b"[json.exception.type_error.316] invalid UTF-8 byte at index 1: 0xFC", CharacterCut),
+        (b"[json.exception.type_error.316] incomplete UTF-8 string; last byte: 0xE5", CharacterCut),
+        (b"std::bad_alloc", BackendFailed),
+    ],
+)
+def test_ids_that_an_old_server_cannot_write_are_the_requests_fault(
+    said: bytes, error: type[GatewayError]
+) -> None:
+    body = b"500 Internal Server Error\n" + said
+    with RawServer([head(len(body), "500 Internal Server Error") + body]) as server:
+        driver = LlamaCpp(server.url, timeout=5)
+        with pytest.raises(error) as raised:
+            driver.detokenize([3, 255])
+        driver.close()
+    assert raised.type is error

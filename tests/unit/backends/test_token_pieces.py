@@ -8,7 +8,7 @@ import pytest
 
 from proxy.backends.token_pieces import MOST, MOST_TOLD, token_pieces
 from proxy.cancel import Cancel
-from proxy.errors import BadRequest
+from proxy.errors import BackendDown, BadRequest, CharacterCut, GatewayError, Unsupported
 
 
 class Server:
@@ -16,12 +16,15 @@ class Server:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.error: GatewayError | None = None
 
     def ids(self, text: str, special: bool, cancel: Cancel) -> list[int]:
         return [int(number) for number in text.split()]
 
     def detokenize(self, ids: list[int]) -> str:
         self.asked += 1
+        if self.error is not None:
+            raise self.error
         return "".join(map(str, ids))
 
 
@@ -51,3 +54,13 @@ def test_many_different_tokens_are_refused() -> None:
     assert len(pieces(" ".join(map(str, range(MOST))))) == MOST
     with pytest.raises(BadRequest, match="different tokens"):
         pieces(" ".join(map(str, range(MOST + 1))))
+
+
+def test_part_of_a_character_is_the_requests_fault_and_a_backend_that_is_down_is_not() -> None:
+    server: Any = Server()
+    server.error = CharacterCut("no text")
+    with pytest.raises(Unsupported, match="part of a character"):
+        token_pieces(server, server, "7", False, Cancel())
+    server.error = BackendDown("it does not answer")
+    with pytest.raises(BackendDown):
+        token_pieces(server, server, "7", False, Cancel())
