@@ -251,7 +251,7 @@ class Gateway:
         kinds = media.check(request.messages, self.manner.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:
-            read_grammar(grammar)
+            read_grammar(grammar, cancel)
         if request.is_chat:
             if self._hygiene and len(request.tools) > 1:
                 tools = tuple(sorted(request.tools, key=lambda tool: tool.name))
@@ -265,7 +265,7 @@ class Gateway:
         else:
             prompts = [self._ids(one, model, cancel) for one in request.prompts]
             tasks = [_task(request, one, Prompt("")) for one in prompts]
-        bindable(tasks[0])
+        bindable(tasks[0], cancel)
         return tasks
 
 

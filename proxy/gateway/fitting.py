@@ -31,7 +31,7 @@ SURELY = 8  # bytes a token: a prompt that has more for each token of the contex
 
 def fit(task: Task, backend: Backend, caps: Capabilities, cancel: Cancel | None = None) -> Task:
     """The task as this backend can take it: a finite length, a grammar it can read, token ids that
-    its model has. `cancel` ends the counting of a long prompt."""
+    its model has. `cancel` ends the counting of a long prompt and the compiling of a grammar."""
     if not task.prompt and task.suffix is None and not (caps.queues or task.native):
         raise Unsupported("the backend of this model needs a prompt", param="prompt")
     task = _in_mode(task, backend, caps)
@@ -46,7 +46,7 @@ def fit(task: Task, backend: Backend, caps: Capabilities, cancel: Cancel | None 
         backend.vocabulary.check_harmless(biased, caps, "logit_bias")
     n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
     sampling = dict(task.sampling)
-    grammar = "" if task.free else _grammar(task, caps)
+    grammar = "" if task.free else _grammar(task, caps, cancel)
     if grammar:
         sampling["grammar"] = grammar
         if not caps.queues:
@@ -96,16 +96,16 @@ def may_fit(task: Task, pool: Sequence[Backend], cancel: Cancel) -> None:
                 other.counter.remember(text, count)
 
 
-def _grammar(task: Task, caps: Capabilities) -> str:
+def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> str:
     """What binds the answer, the client's own or one of ours; "" for nothing."""
     own: str = task.sampling.get("grammar", "")
     if own:
-        return own if caps.modern_sampling else _old_grammar(own)
+        return own if caps.modern_sampling else _old_grammar(own, cancel)
     bound = _bound(task, caps)
     if bound is None:
         return ""
     try:
-        return compiling.grammar(bound, limits(caps))
+        return compiling.grammar(bound, limits(caps), cancel)
     except Invalid as error:  # an old server's limits are narrower: a newer one may take it
         raise Unsupported(str(error), param=error.param) from None
 
@@ -167,8 +167,9 @@ def form_of(task: Task) -> Form | None:
     return FORMS[task.tool_form] if task.tool_form else None
 
 
-def bindable(task: Task) -> None:
-    """Refuse early, before any queue, what no backend could bind. Raises Invalid."""
+def bindable(task: Task, cancel: Cancel | None = None) -> None:
+    """Refuse early, before any queue, what no backend could bind. Raises Invalid, QueueFull,
+    Cancelled."""
     if task.free:
         return
     request = task.request
@@ -179,15 +180,16 @@ def bindable(task: Task) -> None:
         what = "tools" if form is not None else "response_format"
         raise Invalid("grammar", f"cannot be had together with {what}")
     if schema is not None:
-        compiling.by_schema(bind.JSON.encode(schema))
+        compiling.by_schema(bind.JSON.encode(schema), cancel)
     bound = bind.from_start(request, form)
     if bound is not None:
-        compiling.grammar(bound, NEW)
+        compiling.grammar(bound, NEW, cancel)
     elif form is not None:
-        compiling.grammar(bind.calls_of(request, form), NEW)
+        compiling.grammar(bind.calls_of(request, form), NEW, cancel)
 
 
-def warnings(task: Task, caps: Capabilities) -> tuple[str, ...]:
+def warnings(task: Task, caps: Capabilities, cancel: Cancel | None = None) -> tuple[str, ...]:
+    """What this backend leaves out of a request. Raises QueueFull, Cancelled."""
     found: list[str] = []
     if "seed" in task.sampling and not caps.honours_seed:
         found.append("seed is ignored by this backend")
@@ -201,23 +203,23 @@ def warnings(task: Task, caps: Capabilities) -> tuple[str, ...]:
     if report.tokens and not caps.modern_sampling:
         found.append("return_tokens is left out: this backend names no token ids")
     schema = None if task.free else bind.document_schema(task.request)
-    if schema is not None and compiling.by_schema(bind.JSON.encode(schema)).unchecked:
+    if schema is not None and compiling.by_schema(bind.JSON.encode(schema), cancel).unchecked:
         found.append("a pattern of the schema is not regular and is not checked")
     return tuple(found)
 
 
-def read_grammar(text: str) -> None:
-    """Refuse early a grammar that no server can read. Raises BadRequest."""
+def read_grammar(text: str, cancel: Cancel | None = None) -> None:
+    """Refuse early a grammar that no server can read. Raises BadRequest, QueueFull, Cancelled."""
     try:
-        compiling.own_grammar(text)
+        compiling.own_grammar(text, cancel=cancel)
     except Invalid as error:
         raise BadRequest(error.reason, param="grammar") from None
 
 
-def _old_grammar(text: str) -> str:
+def _old_grammar(text: str, cancel: Cancel | None) -> str:
     """The grammar in what an old server can read: it dies of what it cannot."""
     try:
-        return compiling.own_grammar(text, OLD)
+        return compiling.own_grammar(text, OLD, cancel)
     except Invalid as error:
         raise Unsupported(
             f"the backend of this model cannot bear this grammar: {error.reason}", param="grammar"

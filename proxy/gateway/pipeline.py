@@ -76,7 +76,7 @@ class Answering:
 
     def __iter__(self) -> Iterator[Batch]:
         task = self._task
-        if task.free or task.request.stream or not judged(task.request):
+        if task.free or task.request.stream or not judged(task.request, self._cancel):
             return self._answer()
         return self._tried(self._manner.json_retries)
 
@@ -98,7 +98,7 @@ class Answering:
 
     def _answer(self) -> Iterator[Batch]:
         """The events of one try."""
-        batches = self._runs(Way(self._task, self._manner, self.usage))
+        batches = self._runs(Way(self._task, self._manner, self.usage, self._cancel))
         if self._task.max_tokens == 0:
             batches = _silent(batches)
         if self._task.request.report.settings:
@@ -214,7 +214,7 @@ class Answering:
                 max_tokens=left,
                 sampling={
                     **self._task.sampling,
-                    "grammar": grammar(turn.bound, limits(self._backend.caps)),
+                    "grammar": grammar(turn.bound, limits(self._backend.caps), self._cancel),
                 },
             )
         )

@@ -64,7 +64,7 @@ def placed(
             caps = seat.caps
             fitted = fit(task, seat.backend, caps, cancel)
             notices = gateway.scheduler.notices
-            info.warnings = task.request.warnings + warnings(task, caps) + notices
+            info.warnings = task.request.warnings + warnings(task, caps, cancel) + notices
             info.placed = gateway.clock() - began
             run = Answering(fitted, seat, cancel, gateway.manner)
             batches = iter(run)

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from ..cancel import Cancel
 from ..compiling import judged
 from ..core.events import Batch, Finished, ReasoningDelta, TextDelta
 from ..core.task import Task
@@ -61,14 +62,20 @@ class Way:
     _content = 0
     _thinking = 0  # tokens of thoughts; a piece is a token
 
-    def __init__(self, task: Task, manner: Manner, usage: Callable[[], Usage]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        manner: Manner,
+        usage: Callable[[], Usage],
+        cancel: Cancel | None = None,
+    ) -> None:
         self._request = request = task.request
         self._native = native = task.native
         reasoning = request.reasoning_format or manner.reasoning
         judge = None
         if not task.free:
             self._bind(task, manner)
-            judge = judged(request)
+            judge = judged(request, cancel)
         if not native and request.is_chat and (reasoning != "raw" or self._deferred):
             self._thoughts = ThoughtStage(task.prompt if isinstance(task.prompt, str) else "")
         self._rest: list[Stage] = []

@@ -10,15 +10,19 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy import compiling
+from proxy.cancel import Cancel
 from proxy.compiling import Compiler
 from proxy.core.invalid import Invalid
-from proxy.errors import QueueFull
+from proxy.core.request import CompletionRequest, Message, OutputFormat
+from proxy.errors import Cancelled, QueueFull
 from proxy.prompting.bind import Bound
 from proxy.prompting.grammar import NEW
 from proxy.prompting.work import Bind, JudgeText, ReadSchema
+from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
 
 SMALL = b'{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}'
 # No other file's: what this process has compiled once is kept.
@@ -90,6 +94,112 @@ def test_many_who_ask_at_once_for_one_schema_wait_for_one_child(
     assert len(found) == 8
     assert len(set(map(id, found))) == 1
     assert len(asked) == 1
+
+
+class Held:
+    """Stands for the children: holds questions until their request is cancelled, or `go` is set."""
+
+    def __init__(self, compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked = 0
+        self.go = threading.Event()
+        self._ask = compiler._children.ask
+        monkeypatch.setattr(compiler._children, "ask", self)
+
+    def __call__(self, question: Any, cancel: Cancel, seconds: float) -> Any:
+        self.asked += 1
+        wait_until(lambda: cancel.cancelled or self.go.is_set())
+        return self._ask(question, cancel, seconds)
+
+
+class Asking(threading.Thread):
+    """A request for an outcome; `got` is that, or the error."""
+
+    def __init__(self, compiler: Compiler, job: Any) -> None:
+        super().__init__()
+        self.cancel = Cancel()
+        self.got: Any = None
+        self._compiler, self._job = compiler, job
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.got = self._compiler.outcome(self._job, self.cancel)
+        except Exception as error:
+            self.got = error
+
+    def result(self) -> Any:
+        self.join(20)
+        assert self.got is not None
+        return self.got
+
+
+def test_client_that_leaves_does_not_wait_for_the_schema_of_another_request(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = Held(compiler, monkeypatch)
+    job = Bind(Bound(schema=LARGE), "new")
+    first = Asking(compiler, job)
+    wait_until(lambda: children.asked == 1)
+    second = Asking(compiler, job)
+    second.cancel.cancel()
+    assert isinstance(second.result(), Cancelled)
+    assert first.is_alive()
+    children.go.set()
+    assert first.result().text
+    assert children.asked == 1
+
+
+def test_request_that_waits_takes_over_when_the_other_client_leaves(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = Held(compiler, monkeypatch)
+    job = Bind(Bound(schema=LARGE), "new")
+    first = Asking(compiler, job)
+    wait_until(lambda: children.asked == 1)
+    others = [Asking(compiler, job) for _ in range(3)]
+    first.cancel.cancel()
+    assert isinstance(first.result(), Cancelled)
+    children.go.set()
+    assert len({one.result().text for one in others}) == 1
+    assert children.asked == 2
+
+
+def test_wait_for_the_schema_of_another_request_has_an_end(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = Held(compiler, monkeypatch)
+    job = Bind(Bound(schema=LARGE), "new")
+    first = Asking(compiler, job)
+    wait_until(lambda: children.asked == 1)
+    monkeypatch.setattr(compiling, "SECONDS", 0.0)
+    assert isinstance(Asking(compiler, job).result(), QueueFull)
+    first.cancel.cancel()
+    first.result()
+
+
+def test_answer_of_a_client_that_has_left_is_not_judged(compiler: Compiler) -> None:
+    gone = Cancel()
+    gone.cancel()
+    hard = JudgeText(b'{"items":{"type":"integer"}}', json.dumps([1] * 5_000))
+    with pytest.raises(Cancelled):
+        compiler.verdict(hard, gone)
+
+
+@pytest.mark.parametrize("by", ["schema", "grammar"])
+def test_cancel_of_a_request_reaches_its_schemas_and_grammars(by: str) -> None:
+    gone = Cancel()
+    gone.cancel()
+    pattern = "(e|f)?" * 4000
+    request = CompletionRequest(messages=(Message("user", "hi"),))
+    if by == "schema":
+        schema = {"type": "string", "pattern": pattern}
+        request = msgspec.structs.replace(request, output=OutputFormat("json_schema", schema))
+    else:
+        rules = "root ::= " + " ".join(f'"{number}"?' for number in range(8000))
+        request = msgspec.structs.replace(request, sampling={"grammar": rules})
+    gateway = services_of(make_app(ScriptedDriver())).gateway
+    with pytest.raises(Cancelled):
+        gateway.answer(request, gone)
 
 
 def test_answer_that_is_hard_to_judge_is_judged_in_a_child(
