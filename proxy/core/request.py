@@ -47,6 +47,11 @@ class Message(Struct, frozen=True):
     reasoning: str = ""
     media: tuple[Media, ...] = ()
 
+    @property
+    def characters(self) -> int:
+        """Characters of its text and of its calls' arguments."""
+        return len(self.content) + sum(len(call.arguments) for call in self.tool_calls)
+
 
 class Tool(Struct, frozen=True):
     """A function the model may call; `parameters` is a JSON schema."""

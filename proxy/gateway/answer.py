@@ -23,6 +23,7 @@ import msgspec
 
 from ..backends.driver import Counts, Driver, MakesPrompts
 from ..backends.registry import UNNAMED, Backend, Registry
+from ..backends.run import TOKEN_TEXT
 from ..backends.token_pieces import token_pieces
 from ..cancel import Cancel
 from ..core.events import Batch, Failed, Finished, Progress, TextDelta
@@ -37,6 +38,7 @@ from ..errors import (
     GatewayError,
     NoBackend,
 )
+from ..prompting.bounds import MAX_SIZE
 from ..prompting.prompt import Prompt, Prompter, Unrendered
 from ..scheduling.admission import Admission
 from ..scheduling.prefix import mask
@@ -132,11 +134,17 @@ class Gateway:
         return backend.counter.count(task.prompt, cancel, limit)
 
     def fits(self, request: CompletionRequest, room: int, cancel: Cancel | None = None) -> bool:
-        """Whether a request's first prompt leaves `room` tokens in the context of its model."""
+        """Whether a request's first prompt leaves `room` tokens in the context of its model. What
+        is far too long is not rendered. Raises Cancelled, and what `count` does otherwise."""
+        if cancel is not None and cancel.cancelled:
+            raise Cancelled("the client closed the request")
         model, _ = self.registry.resolve(request.model)
         n_ctx = max((b.n_ctx for b in self.registry.pool(model)), default=0)
         if not n_ctx:
             return True
+        most = min(n_ctx * TOKEN_TEXT, MAX_SIZE)
+        if sum(message.characters for message in request.messages) > most:
+            return False
         try:
             return self.count(request, cancel, max(1, n_ctx - room + 1)) + room <= n_ctx
         except ContextExceeded:

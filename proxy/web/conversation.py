@@ -56,9 +56,6 @@ class Conversation:
             type(item) is dict and item.get("type") == "item_reference" for item in given
         )
         asked = parse() if named else parsed(parse, self._environ)
-        if asked.shortens:
-            request = responses.shortened(asked.request, self._fits)
-            asked = msgspec.structs.replace(asked, request=request)
         self._asked = asked
         return asked.request
 
@@ -81,9 +78,20 @@ class Conversation:
         self.cancel = cancel
         if self._known.store:
             here.ongoing.add(self)
+        request = self.fitted(request, cancel)
         if not request.searches:
             return here.gateway.answer(request, cancel, caller)
         return here.dialogues.searching(request, self.owner, cancel, caller)
+
+    def fitted(self, request: CompletionRequest, cancel: Cancel) -> CompletionRequest:
+        """The request without its oldest messages, where they may go and the context of the model
+        cannot hold them. Raises Cancelled, and what `Gateway.count` does."""
+        if not self._known.shortens:
+            return request
+        room = min(request.max_tokens or ROOM, ROOM)
+        return responses.shortened(
+            request, lambda some: self._here.gateway.fits(some, room, cancel)
+        )
 
     def in_background(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """Begin it, and answer at once, if that is asked."""
@@ -141,9 +149,6 @@ class Conversation:
         known = msgspec.json.decode(kept.response)["output"]
         known += responses.listed(msgspec.json.decode(kept.items), key)
         return next((one for one in known if one.get("id") == item), None)
-
-    def _fits(self, request: CompletionRequest) -> bool:
-        return self._here.gateway.fits(request, min(request.max_tokens or ROOM, ROOM))
 
     def _keep(self, response: Mapping[str, Any]) -> None:
         """An answer that was made reaches its client, whether it can be stored or not."""

@@ -43,7 +43,7 @@ def input_tokens() -> Response:
         conversation = Conversation(here, request.environ)
         asked = conversation.parse(body.read_json(request.environ, here.settings.max_body))
         with disconnect.watched(request.environ) as cancel:
-            count = here.gateway.count(asked, cancel)
+            count = here.gateway.count(conversation.fitted(asked, cancel), cancel)
         return {"object": "response.input_tokens", "input_tokens": count}
 
     return plain(view)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any
 
 from msgspec import Struct, structs
@@ -17,6 +19,7 @@ from ..parts import joined
 from .items import as_items, messages, referenced
 
 LOGPROBS = "message.output_text.logprobs"
+NEWEST = 64 << 10  # characters of the messages that are tried first, to shorten a conversation
 FILES = 5
 PAGES = {"low": 3, "medium": 5, "high": 8}
 RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
@@ -231,18 +234,33 @@ def shortened(
     request: CompletionRequest, fits: Callable[[CompletionRequest], bool]
 ) -> CompletionRequest:
     """The request without as many of its oldest messages as must go to fit; instructions stay, and
-    so does the last message. No tool's result is left without its call."""
+    so does the last message. No tool's result is left without its call.
+
+    The newest messages are tried first, then twice as many characters each time: what that costs
+    depends on what fits, and not on how long the conversation is. Raises what `fits` does."""
     said = request.messages
     head = next((i for i, one in enumerate(said) if one.role != "system"), len(said))
     starts = [i for i in range(head, len(said)) if said[i].role != "tool" or i == len(said) - 1]
+    if not starts:
+        return request
+    from_end = list(accumulate(one.characters for one in reversed(said[head:])))
+    sizes = [-from_end[len(said) - start - 1] for start in starts]  # negative: they ascend
     low, high = 0, len(starts) - 1
+    room = NEWEST
+    while low < high:
+        middle = min(bisect_left(sizes, -room, low, high), high - 1)
+        if not fits(_from(request, head, starts[middle])):
+            low = middle + 1
+            break
+        high = middle
+        room = 2 * max(room, -sizes[middle])
     while low < high:
         middle = (low + high) // 2
         if fits(_from(request, head, starts[middle])):
             high = middle
         else:
             low = middle + 1
-    return _from(request, head, starts[low]) if starts else request
+    return _from(request, head, starts[low])
 
 
 def _from(request: CompletionRequest, head: int, start: int) -> CompletionRequest:
