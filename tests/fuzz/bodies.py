@@ -13,7 +13,6 @@ finding is printed with a curl command; the bodies are kept in --keep.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import random
@@ -29,7 +28,7 @@ from urllib.parse import quote, urlencode
 from tests.fuzz import seeds
 from tests.fuzz.mutations import NUMBERS, TEXTS, Mutator, Raw, broken, encoded
 from tests.fuzz.routes import Route, listed
-from tests.fuzz.subject import KEY, Answer, Case, Report, Subject, drive, flags, running, told
+from tests.fuzz.subject import KEY, Answer, Case, Report, Subject, command, drive, flags
 
 WORLD = 100  # cases between two looks whether the world is still there
 FORM = "application/x-www-form-urlencoded"
@@ -383,21 +382,11 @@ def fuzz(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.bodies", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--server", default="llama-2023")
-    parser.add_argument("--keys", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
-    parser.add_argument("--keep", type=Path, default=None)
-    args = parser.parse_args(argv)
-    folder = args.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
-    with running(folder, args.server, keys=args.keys, postgres=args.postgres) as subject:
-        report, unanswered = fuzz(subject, args.seed, seconds=args.seconds)
-    print(f"on {args.server}, keys={args.keys}")
-    print("never a 2xx:", " ".join(unanswered))
-    print(told(report, subject, folder))
-    return bool(subject.findings)
+    def work(subject: Subject, seed: int, seconds: float) -> tuple[Report, list[str]]:
+        report, unanswered = fuzz(subject, seed, seconds=seconds)
+        return report, [f"never a 2xx: {' '.join(unanswered)}"]
+
+    return command("tests.fuzz.bodies", __doc__, work, argv)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ model of made-up weights. Everything it can serve without the internet is on.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import http.client
 import json
@@ -13,6 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -565,3 +567,27 @@ def _told(finding: Finding, subject: Subject, folder: Path) -> str:
     if finding.more:
         lines.append("  " + finding.more[:SHOWN].replace("\n", "\n  "))
     return "\n".join(lines)
+
+
+def command(
+    module: str,
+    doc: str | None,
+    work: Callable[[Subject, int, float], tuple[Report, list[str]]],
+    argv: list[str] | None,
+    more: tuple[str, ...] = (),
+) -> int:
+    """The command line of a fuzzer: a gateway with these flags, on which `work` tries cases with a
+    seed for so many seconds; it gives its report, and lines to print before that."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=doc)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--server", default="llama-2023")
+    parser.add_argument("--keys", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
+    parser.add_argument("--keep", type=Path, default=None)
+    args = parser.parse_args(argv)
+    folder = args.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
+    with running(folder, args.server, keys=args.keys, postgres=args.postgres, more=more) as subject:
+        report, lines = work(subject, args.seed, args.seconds)
+    print(f"on {args.server}, keys={args.keys}", *lines, told(report, subject, folder), sep="\n")
+    return bool(subject.findings)

@@ -11,12 +11,10 @@ at the end no reader runs and no temporary file is left.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +24,7 @@ from urllib.parse import quote
 
 from tests.fuzz import samples
 from tests.fuzz.samples import Sample
-from tests.fuzz.subject import Answer, Case, Report, Subject, drive, running, told
+from tests.fuzz.subject import Answer, Case, Report, Subject, command, drive
 
 MOST_UNREAD = 6  # documents; while more wait to be read, files are sent where none is
 MOST = 4 << 20  # bytes of a document
@@ -356,24 +354,11 @@ def fuzz(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.uploads", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--server", default="llama-2023")
-    parser.add_argument("--keys", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
-    parser.add_argument("--keep", type=Path, default=None)
-    args = parser.parse_args(argv)
-    folder = args.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
-    with running(
-        folder, args.server, keys=args.keys, postgres=args.postgres, more=FLAGS
-    ) as subject:
-        report, uploader = fuzz(subject, args.seed, seconds=args.seconds)
-    print(f"on {args.server}, keys={args.keys}")
-    print("taken:", uploader.ways)
-    print("documents:", uploader.states)
-    print(told(report, subject, folder))
-    return bool(subject.findings)
+    def work(subject: Subject, seed: int, seconds: float) -> tuple[Report, list[str]]:
+        report, uploader = fuzz(subject, seed, seconds=seconds)
+        return report, [f"taken: {uploader.ways}", f"documents: {uploader.states}"]
+
+    return command("tests.fuzz.uploads", __doc__, work, argv, FLAGS)
 
 
 if __name__ == "__main__":
