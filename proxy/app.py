@@ -254,7 +254,10 @@ def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
     except (Unauthorized, TooManyWrongKeys):
         return False
     with app.test_request_context(headers={"Cookie": asked.get("HTTP_COOKIE", "")}):
-        return bool(pages.session.signed_in())
+        try:
+            return bool(pages.session.signed_in())
+        except StoreUnavailable:
+            return False
 
 
 def _configs(settings: Settings) -> Sequence[BackendConfig]:
@@ -424,7 +427,10 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _defect(error: Exception) -> Response:
-    """A defect of ours: told in full to our log and not at all to the client."""
+    """A defect of ours: told in full to our log and not at all to the client. (What a hook, or a
+    store that it asked, refuses comes here too.)"""
+    if isinstance(error, GatewayError):
+        return _refused(error)
     log.exception("a defect in %s", request.path[:200])
     return _refused(GatewayError("internal error"))
 

@@ -16,7 +16,7 @@
     ├── TooManyWrongKeys             429  rate_limit_error, retry_after
     ├── QueueTimeout                 503  unavailable_error, retry_after
     ├── NoBackend                    503  unavailable_error, retry_after
-    ├── StoreUnavailable             503  unavailable_error: the file of stored responses
+    ├── StoreUnavailable             503  unavailable_error, retry_after: a database, or its file
     ├── UpstreamFault                502  server_error: garbage, a 5xx
     │   ├── AnswerCut                the connection ended in the middle of the answer
     │   ├── BackendFailed            it says so itself: a 5xx, an error in its stream

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from . import api_keys, private
 from .aside import aside
 from .cancel import Cancel
 from .config import Settings
+from .errors import StoreUnavailable
 from .lasting import Lasting, no_pause
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Keeping:
         self._embedder = embedder
         self._ranker = ranker
         self._lock = threading.RLock()
+        self._failed: tuple[float, StoreUnavailable | None] = 0.0, None  # when it last could not
         self._there = all(importlib.util.find_spec(name) for name in NEEDED)
 
     @property
@@ -93,20 +96,34 @@ class Keeping:
             opening.start()
 
     def _open(self) -> None:
-        with self._lock:
-            _ = self._database, self._knowledge
-        from .knowledge.mending import mend  # what it imports came with the database
+        """Where the database is away, its return is waited for."""
+        while True:
+            try:
+                with self._lock:
+                    _ = self._database, self._knowledge
+                from .knowledge.mending import mend  # what it imports came with the database
 
-        mend(self._rows, self._index)
+                mend(self._rows, self._index)
+                return
+            except StoreUnavailable:
+                time.sleep(AFTER)
 
     def _late(self, make: Callable[[], T]) -> T | None:
         if not self._there:
             return None
 
         def locked() -> T:
+            came = time.monotonic()
             with self._lock:
-                _ = self._database  # first: what is imported for the others comes with it
-                return make()
+                failed, fault = self._failed
+                if fault is not None and failed >= came:
+                    raise fault  # it was tried while this one waited for its turn
+                try:
+                    _ = self._database  # first: what is imported for the others comes with it
+                    return make()
+                except StoreUnavailable as error:
+                    self._failed = time.monotonic(), error
+                    raise
 
         return cast(T, Late(locked))
 
@@ -129,13 +146,21 @@ class Keeping:
             from .knowledge.index import sqlite  # noqa: F401
             from .store import conversations  # noqa: F401
             from .store.database import Database
+            from .store.outage import outage
 
-            private.folder(self._folder, FILES)
-            database = Database(
-                self._settings.database or f"sqlite:///{self._file}",
-                api_keys.renamed(self._settings.keys),
-            )
-            database.upgrade()
+            try:
+                private.folder(self._folder, FILES)
+                database = Database(
+                    self._settings.database or f"sqlite:///{self._file}",
+                    api_keys.renamed(self._settings.keys),
+                )
+            except OSError as error:
+                raise (outage(error) or error) from error
+            try:
+                database.upgrade()
+            except BaseException:
+                database.close()
+                raise
             return database
 
         database = aside(opened)  # to import all of it takes half a second

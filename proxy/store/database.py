@@ -15,14 +15,17 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import ExceptionContext, make_url
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import TimeoutError as NoConnection
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool, StaticPool
 
 from .. import private
 from ..errors import NotFound
 from . import postgres, sqlite
+from .outage import outage, unavailable
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-BUSY = 30.0  # seconds to wait for another writer of SQLite's
+BUSY = 10.0  # seconds to wait for another writer of SQLite's, or for a connection that is free
+STARTING = 30.0  # seconds to wait for another process that makes the tables
 _LOCK = 0x510F  # of PostgreSQL's advisory locks: any number of our own
 
 
@@ -31,8 +34,9 @@ class Database:
     the names of keys that are others now: what such a key owns is renamed by the one migration
     that takes this up, at the first start of a version that has it.
 
-    Raises SQLAlchemy's errors where it cannot be had. Every statement raises NotFound where it adds
-    something to what another request has deleted meanwhile."""
+    Every statement raises StoreUnavailable where the database cannot be used at the moment; when it
+    is back, statements work again. It raises NotFound where it adds something to what another
+    request has deleted meanwhile."""
 
     def __init__(self, url: str, renamed: Mapping[str, str] | None = None) -> None:
         self._renamed = renamed or {}
@@ -54,11 +58,16 @@ class Database:
                 options |= {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0}
         else:
             options["pool_pre_ping"] = True
+        if "poolclass" not in options:
+            options |= {"poolclass": _Pool, "pool_timeout": BUSY}
         self.engine: Engine = create_engine(parsed, **options)
-        event.listen(self.engine, "handle_error", _deleted_meanwhile)
+        event.listen(self.engine, "handle_error", _translate)
         if parsed.get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", _prepare)
+            if self._file is not None:
+                event.listen(self.engine, "checkout", sqlite.check)
         else:
+            event.listen(self.engine, "do_connect", postgres.connect)
             event.listen(self.engine, "connect", postgres.prepare)
 
     @contextmanager
@@ -69,7 +78,7 @@ class Database:
 
     def upgrade(self, revision: str = "head") -> None:
         """Bring the tables to what this version knows. Alembic, which is slow to import, is asked
-        only where they are not there yet."""
+        only where they are not there yet. Raises StoreUnavailable."""
         if revision == "head" and self._revision() == _newest():
             return
         logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins
@@ -101,8 +110,11 @@ class Database:
             return
         beside = self._file.with_name(self._file.name + ".lock")
         private.database(beside)
-        with closing(sqlite3.connect(beside, timeout=BUSY, isolation_level=None)) as lock:
-            lock.execute("begin exclusive")
+        with closing(sqlite3.connect(beside, timeout=STARTING, isolation_level=None)) as lock:
+            try:
+                lock.execute("begin exclusive")
+            except sqlite3.Error as error:
+                raise (outage(error) or error) from error
             yield
 
     def purge(self) -> None:
@@ -127,12 +139,24 @@ def _file(url: URL) -> Path | None:
     return Path(url.database)
 
 
-def _deleted_meanwhile(context: ExceptionContext) -> None:
-    """A row whose parent does not exist: it did when the request was checked."""
+class _Pool(QueuePool):
+    def connect(self) -> PoolProxiedConnection:
+        try:
+            return super().connect()
+        except NoConnection as error:
+            raise unavailable(f"no connection was free for {BUSY:g} seconds") from error
+
+
+def _translate(context: ExceptionContext) -> None:
+    """Raises what a client can be told instead of SQLAlchemy's error, where there is such."""
     error = context.original_exception
     names = (getattr(error, "sqlite_errorname", None), getattr(error, "sqlstate", None))
     if names[0] == "SQLITE_CONSTRAINT_FOREIGNKEY" or names[1] == "23503":
+        # The row that this belongs to was there when the request was checked.
         raise NotFound("what this belongs to was deleted meanwhile")
+    fault = None if context.is_pre_ping else outage(error)
+    if fault is not None:
+        raise fault
 
 
 def _prepare(connection: Any, record: Any) -> None:

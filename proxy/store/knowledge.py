@@ -161,6 +161,13 @@ class KnowledgeStore:
         with self._db.begin() as db:
             return [_chunk(row) for row in db.execute(query.order_by(CHUNK.c.number))]
 
+    def chunks_behind(self, owner: str, document_id: str, number: int, most: int) -> list[Chunk]:
+        """The next ones in their order; `number` -1: the first."""
+        query = _chunks().where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
+        query = query.where(CHUNK.c.number > number).order_by(CHUNK.c.number).limit(most)
+        with self._db.begin() as db:
+            return [_chunk(row) for row in db.execute(query)]
+
     def chunks_of(self, chunk_ids: Collection[str]) -> dict[str, Chunk]:
         with self._db.begin() as db:
             rows = db.execute(_chunks().where(CHUNK.c.id.in_(list(chunk_ids))))

@@ -33,14 +33,23 @@ def copy(db: Connection, table: Table, key: str, source: Table, source_key: str)
 
 def read(engine: Engine, table: Table, key: str) -> Iterator[bytes]:
     """The pieces in their order, each in a transaction of its own: whoever takes them may be slow.
-    They end early where the file is deleted meanwhile."""
+    They end early where the file is deleted meanwhile. The first is read at once, before anything
+    is answered: this raises StoreUnavailable."""
+    first = _piece(engine, table, key, 0)
+
+    def rest() -> Iterator[bytes]:
+        piece, number = first, 0
+        while piece is not None:
+            yield piece
+            number += 1
+            piece = _piece(engine, table, key, number)
+
+    return rest()
+
+
+def _piece(engine: Engine, table: Table, key: str, number: int) -> bytes | None:
     (whose,) = table.foreign_keys
-    number = 0
-    while True:
-        wanted = select(table.c.data).where(whose.parent == key, table.c.number == number)
-        with engine.connect() as db:
-            piece: bytes | None = db.execute(wanted).scalar()
-        if piece is None:
-            return
-        yield piece
-        number += 1
+    wanted = select(table.c.data).where(whose.parent == key, table.c.number == number)
+    with engine.connect() as db:
+        found: bytes | None = db.execute(wanted).scalar()
+    return found

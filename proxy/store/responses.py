@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from .. import private
 from ..aside import Threads, aside
-from ..errors import StoreUnavailable
 from . import writers
+from .outage import address, identity, reason_of, unavailable
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class ResponseStore:
         self._name = writers.new_name()
         self._open: set[tuple[str, str]] = set()  # being made by this process
         self._lock = threading.Lock()  # of the one connection to memory
-        self._idle: deque[sqlite3.Connection] = deque()
+        self._idle: deque[tuple[sqlite3.Connection, tuple[int, int]]] = deque()
         if path:
             private.database(Path(path))
         self._do(_prepare)
@@ -131,14 +131,11 @@ class ResponseStore:
         row = self._do(lambda db: db.execute(sql, (owner, key)).fetchone(), write=False)
         return None if row is None else self._stored(owner, row)
 
-    def all(self, owner: str) -> list[Stored]:
-        """Oldest first."""
-        sql = (
-            "select response, items, writer, touched, id from response"
-            " where owner = ? order by created"
-        )
+    def ids(self, owner: str) -> list[str]:
+        """Of all responses of this owner, oldest first."""
+        sql = "select id from response where owner = ? order by created"
         rows = self._do(lambda db: db.execute(sql, (owner,)).fetchall(), write=False)
-        return [self._stored(owner, row) for row in rows]
+        return [row[0] for row in rows]
 
     def clear(self, owner: str) -> int:
         """Delete all of an owner's, also what is being made and would be kept later. How many there
@@ -160,7 +157,7 @@ class ResponseStore:
 
     def close(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop()[0].close()
 
     @property
     def shared(self) -> bool:
@@ -222,10 +219,11 @@ class ResponseStore:
                 db.execute("begin immediate")
                 try:
                     done = work(db)
+                    db.execute("commit")
                 except BaseException:
-                    db.execute("rollback")
+                    if db.in_transaction:  # SQLite ends one itself where the disk is full
+                        db.execute("rollback")
                     raise
-                db.execute("commit")
                 return done
 
         try:
@@ -234,29 +232,34 @@ class ResponseStore:
             with self._lock:
                 return run()
         except sqlite3.Error as error:
-            raise StoreUnavailable(
-                "stored responses cannot be reached at the moment: try again",
-                retry_after=1.0,
-                detail=str(error),
-            ) from error
+            raise unavailable(reason_of(error)) from error
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
+        now = identity(self._path) if self._path else (0, 0)
         try:
-            db = self._idle.pop()
+            db, file = self._idle.pop()
+            if file != now:  # it was moved away, or replaced
+                db.close()
+                raise IndexError
         except IndexError:
             db = self._connect()
         try:
             yield db
         finally:
-            self._idle.append(db)
+            self._idle.append((db, now))
 
     def _connect(self) -> sqlite3.Connection:
+        where = address(self._path) if self._path else ":memory:"
         db = sqlite3.connect(
-            self._path or ":memory:", timeout=BUSY, isolation_level=None, check_same_thread=False
+            where, timeout=BUSY, isolation_level=None, check_same_thread=False, uri=bool(self._path)
         )
-        for pragma in ("journal_mode = wal", "synchronous = normal", "secure_delete = on"):
-            db.execute(f"pragma {pragma}").fetchall()
+        try:
+            for pragma in ("journal_mode = wal", "synchronous = normal", "secure_delete = on"):
+                db.execute(f"pragma {pragma}").fetchall()
+        except BaseException:
+            db.close()
+            raise
         return db
 
 

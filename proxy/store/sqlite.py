@@ -3,6 +3,9 @@ the rows it gives, and SQLAlchemy itself, whose locks are gevent's, stays where 
 
 As many threads as there are connections: whoever has begun to write is never without a thread to
 go on with, though all the others wait for it in theirs.
+
+A file that was moved away or replaced is not written through a connection to the old one, and no
+empty one is made in its place.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import DisconnectionError
+
 from ..aside import Threads, aside
+from .outage import address, identity
 
 T = TypeVar("T")
 
@@ -24,8 +30,24 @@ def _aside(work: Callable[[], T]) -> T:
     return aside(work, _threads)
 
 
+def check(connection: Any, record: object, proxy: object) -> None:
+    """Before a connection is used again, as SQLAlchemy's event `checkout`. Raises
+    DisconnectionError: it opens another one then."""
+    if not _aside(connection.is_current):
+        raise DisconnectionError("the file is another one now")
+
+
 class Connection(sqlite3.Connection):
     """To be connected with as `factory`."""
+
+    def __init__(self, file: str, *args: Any, **options: Any) -> None:
+        options["uri"] = True
+        super().__init__(address(file), *args, **options)
+        self._file = file
+        self._identity = identity(file)
+
+    def is_current(self) -> bool:
+        return self._identity == identity(self._file)
 
     def cursor(self, *_: Any) -> Cursor:  # type: ignore[override]
         return super().cursor(Cursor)

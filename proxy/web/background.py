@@ -33,6 +33,8 @@ from .stream import Answering
 
 MOST_JOBS = 64  # at once, of all keys
 BEAT = 2.0  # seconds between two signs of life; a fraction of what the store waits for one
+PATIENCE = 600.0  # seconds in which a response that is over waits for a store that is away
+PAUSE = 1.0  # seconds between two tries
 OPEN = ("queued", "in_progress")
 LOST = "the gateway was stopped while it made this response: ask again"
 log = logging.getLogger("slotproxy.responses")
@@ -181,12 +183,18 @@ class _Job:
             running.close()
 
     def _keep(self, response: Mapping[str, Any], *, over: bool) -> None:
-        try:
-            self._store.change_open(
-                self._owner, self._stamp.id, msgspec.json.encode(response), over=over
-            )
-        except StoreUnavailable as fault:
-            log.error("response %s could not be stored: %s", self._stamp.id, fault.detail)
+        """One that is over is nowhere else: where the store is away, its return is waited for."""
+        data = msgspec.json.encode(response)
+        end = time.monotonic() + (PATIENCE if over else 0.0)
+        while True:
+            try:
+                self._store.change_open(self._owner, self._stamp.id, data, over=over)
+                return
+            except StoreUnavailable as fault:
+                if time.monotonic() >= end:
+                    log.error("response %s could not be stored: %s", self._stamp.id, fault.detail)
+                    return
+            time.sleep(PAUSE)
 
 
 def told(kept: Stored) -> bytes:

@@ -23,7 +23,7 @@ from ..dialects.stamp import Stamp
 from ..errors import BadRequest, GatewayError, StoreUnavailable
 from ..gateway import Caller
 from ..store.responses import Stored
-from .large import parsed
+from .large import costs_much, parsed
 from .observe import Record
 from .stream import Answering
 
@@ -44,18 +44,18 @@ class Conversation:
         self.owner = ""
         self.cancel = Cancel()
         self._asked: responses.Asked | None = None
+        self._read = 0  # bytes of kept responses
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         """Raises Invalid, BadRequest (the response it continues is not known)."""
         self.owner = self._here.keys.check(self._environ)
         searches = self._here.dialogues.searches
-        parse = partial(responses.parse, body, self._earlier(body), searches, self._item)
-        # Items that are only named are read from a store, which waits for locks of the loop's.
-        given = body.get("input")
-        named = type(given) is list and any(
-            type(item) is dict and item.get("type") == "item_reference" for item in given
-        )
-        asked = parse() if named else parsed(parse, self._environ)
+        earlier = self._earlier(body)
+        # All that is kept is read here: a store waits for locks of the loop's, and parsing may be
+        # done in a thread.
+        find = self._named(body.get("input")).get
+        parse = partial(responses.parse, body, earlier, searches, find)
+        asked = parsed(parse, self._environ, self._read)
         self._asked = asked
         return asked.request
 
@@ -137,21 +137,51 @@ class Conversation:
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
+        output, items = self._decoded(kept, "previous_response_id")
+        return (*items, *output)
+
+    def _named(self, given: Any) -> dict[str, Any]:
+        """The items that the input only names, by their ids: items of kept responses, or of what
+        these were asked. Each response is read once."""
+        found: dict[str, Any] = {}
+        known: set[str] = set()
+        for item in given if type(given) is list else ():
+            named = item.get("id") if type(item) is dict else None
+            if type(named) is not str or item.get("type") != "item_reference":
+                continue
+            key = responses.response_id(named)
+            if key in known:
+                continue
+            known.add(key)
+            kept = self._here.store.get(self.owner, key)
+            if kept is None:
+                return found  # the request is refused for this one
+            output, items = self._decoded(kept, "input")
+            for one in (*output, *responses.listed(items, key)):
+                if "id" in one:
+                    found.setdefault(one["id"], one)
+        return found
+
+    def _decoded(self, kept: Stored, param: str) -> tuple[list[Any], list[Any]]:
+        """Output and input of a kept response. Raises BadRequest where all that this request names
+        is more than a body may hold, or than can be decoded without others noticing."""
+        self._read += len(kept.response) + len(kept.items)
+        if (
+            self._read > self._here.settings.max_body
+            or costs_much(kept.response)
+            or costs_much(kept.items)
+        ):
+            raise BadRequest(
+                "what this request continues or names is too long: begin a new conversation",
+                param=param,
+                code="conversation_too_long",
+            )
         output = msgspec.json.decode(kept.response)["output"]
-        return (*msgspec.json.decode(kept.items), *output)
+        return output, msgspec.json.decode(kept.items)
 
-    def _item(self, item: str) -> Any:
-        """An item of a kept response, or of what it was asked; None for every other id."""
-        key = responses.response_id(item)
-        kept = self._here.store.get(self.owner, key)
-        if kept is None:
-            return None
-        known = msgspec.json.decode(kept.response)["output"]
-        known += responses.listed(msgspec.json.decode(kept.items), key)
-        return next((one for one in known if one.get("id") == item), None)
-
-    def _keep(self, response: Mapping[str, Any]) -> None:
-        """An answer that was made reaches its client, whether it can be stored or not."""
+    def _keep(self, response: dict[str, Any]) -> None:
+        """An answer that was made reaches its client, whether it can be stored or not: its `store`
+        says which."""
         asked = self._known
         if not asked.store:
             return
@@ -162,3 +192,4 @@ class Conversation:
             )
         except StoreUnavailable as fault:
             log.error("response %s could not be stored: %s", response["id"], fault.detail)
+            response["store"] = False

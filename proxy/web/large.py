@@ -20,17 +20,22 @@ LARGE = 256 << 10  # bytes of a body
 
 def check_cost(data: bytes) -> None:
     """Raises BadRequest for JSON that takes too long to decode."""
-    if len(data) <= SHORT:
-        return
-    if is_dear(data) if len(data) <= LARGE else aside(lambda: is_dear(data)):
+    if costs_much(data):
         raise BadRequest(
             "the body takes too long to decode: send fewer objects, names, numbers and escapes"
         )
 
 
-def parsed(parse: Callable[[], T], environ: Mapping[str, Any]) -> T:
-    """What `parse` makes of a request's body, which has been read."""
+def costs_much(data: bytes) -> bool:
+    """Whether this JSON takes too long to decode."""
+    if len(data) <= SHORT:
+        return False
+    return is_dear(data) if len(data) <= LARGE else aside(lambda: is_dear(data))
+
+
+def parsed(parse: Callable[[], T], environ: Mapping[str, Any], more: int = 0) -> T:
+    """What `parse` makes of a request's body, which has been read, and of so many bytes besides."""
     length = environ.get("CONTENT_LENGTH")
-    if length and int(length) < LARGE:
+    if length and int(length) + more < LARGE:
         return parse()
     return aside(parse)

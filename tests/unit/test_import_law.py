@@ -76,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "api_keys",
         "cancel",
         "config",
+        "errors",
         "gateway",
         "knowledge",
         "private",

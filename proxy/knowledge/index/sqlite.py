@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...aside import aside
+from ...store.outage import address, identity, outage
 from .lexical import VERSION
 from .values import Near, Row, Size, Words
 
@@ -52,7 +53,7 @@ create virtual table if not exists passage using fts5(
 );
 create virtual table if not exists passage_term using fts5vocab(passage, row);
 """
-WAIT = 30_000  # milliseconds for another process that writes
+WAIT = 10_000  # milliseconds for another process that writes
 MAPPED = 1 << 30  # bytes of the file read without copying: vectors are compared one by one
 EXACT = 2000  # vectors of a base that are compared as they are
 CHANCES = 4  # times as many as are wanted are chosen by signs
@@ -69,8 +70,9 @@ class SqliteShelf:
             file = Path(self._passing.name) / "index.sqlite"
         self._name = str(file)
         # Idle connections. A deque's ends are safe for native threads too.
-        self._idle: deque[apsw.Connection] = deque()
-        self._idle.append(self._connect())
+        self._idle: deque[tuple[apsw.Connection, tuple[int, int]]] = deque()
+        with open(file, "ab"):
+            pass  # SQLite itself makes none: see address()
         with self._connection() as db:
             db.execute("pragma journal_mode = wal").fetchall()
         self._write(_prepare)
@@ -193,39 +195,48 @@ class SqliteShelf:
 
     def close(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop()[0].close()
         if self._passing is not None:
             self._passing.cleanup()
 
     def _connect(self) -> apsw.Connection:
         import apsw
 
-        db = apsw.Connection(self._name)
-        db.set_busy_timeout(WAIT)
-        db.enable_load_extension(True)
-        db.load_extension(_extension())
-        db.enable_load_extension(False)
-        pragmas = f"pragma synchronous = normal; pragma mmap_size = {MAPPED}"
-        db.execute(f"{pragmas}; pragma secure_delete = on").fetchall()
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
+        db = apsw.Connection(address(self._name), flags=flags)
+        try:
+            db.set_busy_timeout(WAIT)
+            db.enable_load_extension(True)
+            db.load_extension(_extension())
+            db.enable_load_extension(False)
+            pragmas = f"pragma synchronous = normal; pragma mmap_size = {MAPPED}"
+            db.execute(f"{pragmas}; pragma secure_delete = on").fetchall()
+        except BaseException:
+            db.close()
+            raise
         return db
 
     @contextmanager
     def _connection(self) -> Iterator[apsw.Connection]:
+        now = identity(self._name)
         try:
-            db = self._idle.pop()
+            db, file = self._idle.pop()
+            if file != now:  # it was moved away, or replaced
+                db.close()
+                raise IndexError
         except IndexError:
             db = self._connect()
         try:
             yield db
         finally:
-            self._idle.append(db)
+            self._idle.append((db, now))
 
     def _read(self, work: Callable[[apsw.Connection], T]) -> T:
         def run() -> T:
             with self._connection() as db:
                 return work(db)
 
-        return aside(run)
+        return _done(run)
 
     def _write(self, work: Callable[[apsw.Connection], T]) -> T:
         def run() -> T:
@@ -233,13 +244,24 @@ class SqliteShelf:
                 db.execute("begin immediate")
                 try:
                     done = work(db)
+                    db.execute("commit")
                 except BaseException:
-                    db.execute("rollback")
+                    if db.in_transaction:  # SQLite ends one itself where the disk is full
+                        db.execute("rollback")
                     raise
-                db.execute("commit")
                 return done
 
-        return aside(run)
+        return _done(run)
+
+
+def _done(work: Callable[[], T]) -> T:
+    """Aside. Raises StoreUnavailable."""
+    try:
+        return aside(work)
+    except Exception as error:
+        if fault := outage(error):
+            raise fault from error
+        raise
 
 
 def _extension() -> str:

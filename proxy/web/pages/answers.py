@@ -29,7 +29,7 @@ from ...dialogue import (
     Text,
     Tick,
 )
-from ...errors import Cancelled, GatewayError, QueueFull
+from ...errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
 from ...lasting import Lasting, no_pause
 from ..observe import Record
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 MOST = 64  # answers written at once for pages, of all keys
 GATHER = 0.08  # seconds of text that go into the store together
+PATIENCE = 600.0  # seconds in which an answer that is over waits for a store that is away
+PAUSE = 1.0  # seconds between two tries
 BEAT = 2.0  # seconds between two signs of life; a fraction of what the store waits for one
 log = logging.getLogger("slotproxy.pages")
 
@@ -152,6 +154,8 @@ class _Writer:
         self._thought: list[str] = []
         self._flushed = 0.0
         self._place = 0
+        self._unsaved = "", ""  # text and reasoning that came while the store was away
+        self._away = 0.0  # until when the store is not asked
 
     def write(self, run: Callable[[], Running]) -> None:
         running: Running | None = None
@@ -185,8 +189,23 @@ class _Writer:
             with contextlib.suppress(Cancelled):
                 self._flush()
         finally:
-            self._store.finish(self._id, status, self._extra)
+            self._finish(status)
             self._growing.tell({"type": "over", "status": status})
+
+    def _finish(self, status: Status) -> None:
+        """Where the store is away, its return is waited for: the answer is nowhere else."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                if self._unsaved != ("", ""):
+                    self._store.append(self._id, *self._unsaved)
+                    self._unsaved = "", ""
+                self._store.finish(self._id, status, self._extra)
+                return
+            except StoreUnavailable:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(PAUSE)
 
     def _take(self, event: DialogueEvent, running: Running) -> None:
         match event:
@@ -244,6 +263,20 @@ class _Writer:
         self._growing.tell({"type": "extra", "extra": self._extra})
 
     def _keep(self, text: str = "", thought: str = "", extra: dict[str, Any] | None = None) -> None:
-        """Raises Cancelled where it was stopped or deleted through another worker."""
-        if not self._store.append(self._id, text, thought, extra):
+        """Raises Cancelled where it was stopped or deleted through another worker. What cannot be
+        kept now is kept with what follows."""
+        before = self._unsaved
+        self._unsaved = text, thought = before[0] + text, before[1] + thought
+        if time.monotonic() < self._away:
+            return
+        try:
+            wanted = self._store.append(self._id, text, thought, extra)
+        except StoreUnavailable:
+            self._away = time.monotonic() + PAUSE
+            return
+        except BaseException:
+            self._unsaved = "", ""
+            raise
+        self._unsaved = "", ""
+        if not wanted:
             raise Cancelled("it is wanted no more")

@@ -102,6 +102,7 @@ def signed_in() -> str | None:
 def _current() -> Session | None:
     """The open session of the current request."""
     if "session" not in g:
+        g.session = None  # also for the page that tells that the store is away
         live = services().sessions
         found = sessions().read(request.cookies.get(SESSION, "")) if live else None
         if found and live and not live.alive(found.id, found.name, time.time()):

@@ -106,7 +106,7 @@ def test_nothing_of_another_owner_is_seen(store: ConversationStore) -> None:
     ):
         with pytest.raises(NotFound):
             call()
-    assert store.clear("bob") == 0 and store.export("bob") == []
+    assert store.clear("bob") == 0 and list(store.each_message("bob", talk.id)) == []
 
 
 def test_a_parent_is_of_the_same_conversation(store: ConversationStore) -> None:
@@ -116,12 +116,11 @@ def test_a_parent_is_of_the_same_conversation(store: ConversationStore) -> None:
         store.add("ann", other.id, "assistant", "A", parent_id=said.id)
 
 
-def test_all_is_exported_and_all_is_deleted(store: ConversationStore) -> None:
+def test_messages_are_read_one_by_one_and_all_is_deleted(store: ConversationStore) -> None:
     talk = store.create("ann", "T", {"mode": "chat"})
-    store.add("ann", talk.id, "user", "Q")
-    (kept,) = store.export("ann")
-    assert (kept["title"], kept["settings"]) == ("T", {"mode": "chat"})
-    assert [one["content"] for one in kept["messages"]] == ["Q"]
+    for text in "QRS":
+        store.add("ann", talk.id, "user", text)
+    assert [one.content for one in store.each_message("ann", talk.id)] == ["Q", "R", "S"]
     assert store.clear("ann") == 1
     assert store.recent("ann") == ()
 

@@ -278,7 +278,7 @@ assert not any(one.ready() for one in work), "nobody had to wait"
 holder.stdin.write(b"\\n")
 holder.stdin.flush()
 gevent.joinall(work, raise_error=True)
-assert len(store.all("me")) == 9
+assert len(store.ids("me")) == 9
 holder.wait()
 print("apart")
 """

@@ -1,0 +1,205 @@
+"""A database that goes away: every route that needs it says 503 and when to try again, nothing else
+waits, and what comes after its return works."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+
+from proxy.store.conversations import ConversationStore
+from proxy.store.database import Database
+from proxy.store.responses import ResponseStore, Stored
+from tests.integration.conftest import StartGateway
+from tests.integration.held import watched, worker
+from tests.postgres import server as postgres_server
+from tools.processes import Gateway
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.alone,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
+
+ONE, TWO = "resp_" + "1" * 32, "resp_" + "2" * 32
+PATIENCE = 25.0  # seconds in which an answer is there, however silent the database
+NOBODY = "http://127.0.0.1:9"
+LONGEST = 0.1  # seconds that the loop may be held
+
+
+class Asked(NamedTuple):
+    method: str
+    path: str
+    how: Mapping[str, Any] = MappingProxyType({})
+
+
+def everything(api: httpx.Client) -> list[Asked]:
+    """A request to each kind of route that uses the database, about things that are there."""
+    file = api.post(
+        "/v1/files", files={"file": ("a.txt", b"a zebra")}, data={"purpose": "assistants"}
+    )
+    store = api.post("/v1/vector_stores", json={"name": "kept"})
+    talk = api.post("/pages/api/chat/conversations", json={})
+    for made in (file, store, talk):
+        assert made.is_success, made.text
+    key, base, conversation = (made.json()["id"] for made in (file, store, talk))
+    return [
+        Asked("GET", "/v1/files"),
+        Asked("GET", f"/v1/files/{key}"),
+        Asked("GET", f"/v1/files/{key}/content"),
+        Asked(
+            "POST",
+            "/v1/files",
+            {"files": {"file": ("b.txt", b"b")}, "data": {"purpose": "assistants"}},
+        ),
+        Asked("GET", "/v1/vector_stores"),
+        Asked("POST", "/v1/vector_stores", {"json": {"name": "more"}}),
+        Asked("POST", f"/v1/vector_stores/{base}/search", {"json": {"query": "zebra"}}),
+        Asked("GET", "/v1/data"),
+        Asked("GET", "/knowledge_base/list_knowledge_bases"),
+        Asked("GET", "/pages/api/chat/conversations"),
+        Asked("GET", f"/pages/api/chat/conversations/{conversation}/messages"),
+        Asked("POST", "/pages/api/chat/conversations", {"json": {}}),
+        Asked("GET", "/pages/api/knowledge"),
+    ]
+
+
+class Told(NamedTuple):
+    status: int
+    retry: str | None
+    text: str
+    seconds: float
+
+
+def ask(api: httpx.Client, asked: Asked) -> Told:
+    begun = time.monotonic()
+    try:
+        said = api.request(asked.method, asked.path, **asked.how)
+    except httpx.HTTPError as error:
+        return Told(0, None, repr(error), time.monotonic() - begun)
+    took = time.monotonic() - begun
+    return Told(said.status_code, said.headers.get("retry-after"), said.text, took)
+
+
+def test_routes_are_refused_while_postgres_is_away_and_work_when_it_is_back(
+    gateway: StartGateway, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with postgres_server(tmp_path_factory.mktemp("run")) as server:
+        one = gateway(
+            *("--llama-api", NOBODY, "--chatchat", "--data", str(tmp_path / "data")),
+            env={"SLOTPROXY_API_KEY": "secret", "SLOTPROXY_DATABASE": server.address},
+            ready=0,
+        )
+        key = {"Authorization": "Bearer secret"}
+        with httpx.Client(base_url=one.url, timeout=60, headers=key) as api:
+            asked = everything(api)
+
+            def see_that_all_work() -> None:
+                assert {ask(api, each).status for each in asked} <= {200, 201}
+
+            see_that_all_work()
+            server.stop()
+            see_refusals(one, api, asked, 5.0)
+            server.start()
+            see_that_all_work()
+            server.send(signal.SIGSTOP)
+            try:
+                see_refusals(one, api, asked, PATIENCE)
+            finally:
+                server.send(signal.SIGCONT)
+            see_that_all_work()
+        lines = [each for each in one.log.splitlines() if "cannot be used" in each]
+        assert 1 <= len(lines) <= 8
+        assert "Traceback" not in one.log, one.log[one.log.index("Traceback") - 500 :][:6000]
+        assert "select " not in one.log.lower() and "insert " not in one.log.lower()
+
+
+def see_refusals(one: Gateway, api: httpx.Client, asked: list[Asked], seconds: float) -> None:
+    with watched(one) as held, ThreadPoolExecutor(len(asked)) as pool:
+        told = list(pool.map(lambda each: ask(api, each), asked))
+    for each, answer in zip(asked, told, strict=True):
+        assert answer.status == 503 and answer.retry, (each, answer)
+        assert answer.seconds < seconds, (each, answer)
+        assert "postgres" not in answer.text and "select" not in answer.text.lower()
+    assert held.longest < LONGEST
+
+
+def test_much_data_is_exported_in_pieces(
+    gateway: StartGateway, tmp_path: Path, postgres: str
+) -> None:
+    """A hundred megabytes of conversations: they are never in memory together."""
+    database = Database(postgres)
+    database.upgrade()
+    talks = ConversationStore(database)
+    for _ in range(10):
+        talk = talks.create("")
+        for _ in range(100):
+            talks.add("", talk.id, "user", os.urandom(50_000).hex())
+    database.close()
+    one = gateway(
+        *("--llama-api", NOBODY, "--data", str(tmp_path), "--database", postgres), ready=0
+    )
+    with httpx.Client(base_url=one.url, timeout=60) as api:
+        assert api.get("/v1/files").status_code == 200  # it is open
+        before, size = memory(one), 0
+        with watched(one) as held, api.stream("GET", "/v1/data") as sent:
+            assert sent.status_code == 200
+            for piece in sent.iter_bytes():
+                size += len(piece)
+        assert size > 100_000_000
+        assert memory(one) - before < 40 << 20
+        assert held.longest < LONGEST
+
+
+def memory(one: Gateway) -> int:
+    """The most bytes that the worker ever had in memory."""
+    status = Path(f"/proc/{worker(one.pid)}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+def test_a_long_chain_of_responses_keeps_nobody_waiting(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    """Two thousand turns, and one more that continues them: as much as a client could send."""
+    one = gateway(
+        *("--llama-api", NOBODY, "--wait-for-backend", "0"),
+        *("--response-store", str(tmp_path / "r"), "--data", str(tmp_path)),
+        ready=0,
+    )
+    said = [
+        {"type": "message", "role": role, "content": f"turn {number} " + "x" * 100}
+        for number in range(2000)
+        for role in ("user", "assistant")
+    ]
+    store = ResponseStore(str(tmp_path / "r"), 10)
+    made = json.dumps({"id": ONE, "status": "completed", "output": said[-1:]}).encode()
+    store.put("", ONE, 1.0, Stored(made, json.dumps(said).encode()))
+    store.put("", TWO, 2.0, Stored(made, json.dumps(said * 10).encode()))
+    store.close()
+    with httpx.Client(base_url=one.url, timeout=60) as api:
+        named = {
+            "type": "item_reference",
+            "id": api.get(f"/v1/responses/{ONE}/input_items").json()["data"][0]["id"],
+        }
+        with watched(one) as held:
+            for body, status in (
+                ({"input": "Hi", "previous_response_id": ONE}, 503),  # there is no backend
+                ({"input": [named] * 10_000}, 503),
+                ({"input": "Hi", "previous_response_id": TWO}, 400),
+            ):
+                answer = api.post("/v1/responses", json=body)
+                assert answer.status_code == status, answer.text
+        assert held.longest < LONGEST

@@ -1,0 +1,321 @@
+"""What clients see of a store that is away, and what they keep of it: answers are not lost, and
+all works again when it is back."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from flask.testing import FlaskClient
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+
+from proxy.core.events import Batch, Finished, Started, TextDelta
+from proxy.core.usage import Usage
+from proxy.errors import StoreUnavailable
+from proxy.store import database, outage
+from proxy.store.conversations import ConversationStore
+from proxy.store.responses import ResponseStore
+from proxy.web import background
+from proxy.web.pages import answers
+from tests.fakes import CAPS, ScriptedDriver, make_app, say, wait_until
+
+LONG = msgspec.structs.replace(CAPS, n_ctx=10_000_000)
+KEY = {"Authorization": "Bearer any"}
+# One of each kind of routes, by the shape of their errors.
+READ = (
+    "/v1/files",
+    "/v1/files/file-1/content",
+    "/v1/vector_stores",
+    "/v1/data",
+    "/v1/responses/resp_1",
+    "/knowledge_base/list_knowledge_bases",
+    "/pages/api/chat/conversations",
+    "/pages/api/knowledge",
+)
+WRITTEN: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
+        "/v1/files",
+        {
+            "data": {
+                "purpose": "assistants",
+            }
+        },
+    ),
+    ("/v1/vector_stores", {"json": {"name": "a"}}),
+    ("/v1/responses", {"json": {"input": "Hi", "background": True}}),
+    ("/v1/responses", {"json": {"input": "Hi", "previous_response_id": "resp_1"}}),
+    ("/knowledge_base/create_knowledge_base", {"json": {"knowledge_base_name": "a"}}),
+    ("/pages/api/chat/conversations", {"json": {}}),
+    ("/pages/api/knowledge", {"json": {"name": "a"}}),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(database, "BUSY", 0.05)
+    monkeypatch.setattr(outage, "_logged", {})
+    return tmp_path / "disk"
+
+
+@pytest.fixture
+def api(folder: Path) -> FlaskClient:
+    folder.mkdir()
+    store = str(folder / "responses.sqlite")
+    app = make_app(
+        ScriptedDriver(say("Hel", "lo")), data=str(folder), response_store=store, chatchat=True
+    )
+    found = app.test_client()
+    assert found.get("/v1/files").status_code == 200
+    return found
+
+
+def is_refused(answer: Any) -> bool:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["Retry-After"]) > 0
+    told = answer.json
+    message = told["msg"] if "msg" in told else told["error"]["message"]
+    assert message == outage.MESSAGE
+    return True
+
+
+def test_every_kind_of_route_is_refused_and_works_again(api: FlaskClient, folder: Path) -> None:
+    away = folder.rename(folder.with_name("away"))
+    for path in READ:
+        assert is_refused(api.get(path, headers=KEY)), path
+    for path, how in WRITTEN:
+        if data := how.get("data"):
+            how = {"data": {**data, "file": (BytesIO(b"text"), "a.txt")}}
+        assert is_refused(api.post(path, headers=KEY, **how)), path
+    away.rename(folder)
+    for path in READ:
+        assert api.get(path, headers=KEY).status_code in (200, 404), path
+    for path, how in WRITTEN:
+        if "data" not in how:
+            assert api.post(path, headers=KEY, **how).status_code in (200, 201, 400), path
+
+
+def test_a_browser_reads_a_page(folder: Path) -> None:
+    folder.mkdir()
+    app = make_app(ScriptedDriver(), data=str(folder), api_key=("sesame",))
+    api = app.test_client()
+    shown = api.get("/signin", headers={"Accept": "text/html"}).text
+    token = shown.partition('name="csrf_token" value="')[2].partition('"')[0]
+    signed = api.post("/signin", data={"key": "sesame", "csrf_token": token})
+    assert signed.status_code in (302, 303), signed.text
+    folder.rename(folder.with_name("away"))
+    page = api.get("/knowledge", headers={"Accept": "text/html"})
+    assert page.status_code == 503 and "cannot be reached" in page.text
+    assert page.mimetype == "text/html"
+
+
+def test_a_locked_database_refuses_what_changes_it(api: FlaskClient, folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "slotproxy.db", isolation_level=None)) as other:
+        other.execute("begin immediate")
+        assert api.get("/v1/files").status_code == 200
+        assert is_refused(api.post("/v1/vector_stores", json={"name": "a"}))
+    assert api.post("/v1/vector_stores", json={"name": "a"}).status_code == 200
+
+
+# answers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_cannot_be_stored_says_so(
+    api: FlaskClient, folder: Path, stream: bool
+) -> None:
+    folder.rename(folder.with_name("away"))
+    sent = api.post("/v1/responses", json={"input": "Hi", "stream": stream})
+    made = sent.json
+    if stream:
+        made = json.loads(sent.text.rstrip().rpartition("data: ")[2])["response"]
+    assert made["output"][0]["content"][0]["text"] == "Hello"
+    assert (made["status"], made["store"]) == ("completed", False)
+
+
+def test_a_response_in_the_background_waits_for_its_store(
+    api: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "PAUSE", 0.01)
+    change, refused = ResponseStore.change_open, []
+
+    def away(self: ResponseStore, *args: Any, over: bool) -> bool:
+        if len(refused) < 5:
+            refused.append(over)
+            raise StoreUnavailable("it is away")
+        return change(self, *args, over=over)
+
+    monkeypatch.setattr(ResponseStore, "change_open", away)
+    made: Any = api.post("/v1/responses", json={"input": "Hi", "background": True}).json
+
+    def now() -> Any:
+        return api.get(f"/v1/responses/{made['id']}").json
+
+    wait_until(lambda: now()["status"] == "completed")
+    assert now()["output"][0]["content"][0]["text"] == "Hello"
+    assert refused == [False, True, True, True, True]
+
+
+def test_an_answer_of_a_page_goes_on_while_its_store_is_away(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "GATHER", 0.0)
+    monkeypatch.setattr(answers, "PAUSE", 0.01)
+    words = [f"w{number} " for number in range(20)]
+    said: list[Batch] = [[Started(slot=0)], *([TextDelta(one)] for one in words)]
+    driver = ScriptedDriver([*said, [Finished("stop", Usage(1, 20, 0), slot=0)]])
+    api = make_app(driver, data=str(folder)).test_client()
+    append, finish, refused = ConversationStore.append, ConversationStore.finish, []
+
+    def broken_append(self: ConversationStore, *args: Any) -> bool:
+        if 2 <= len(refused) < 6:
+            refused.append("append")
+            raise StoreUnavailable("it is away")
+        refused.append("")
+        return append(self, *args)
+
+    def broken_finish(self: ConversationStore, *args: Any) -> None:
+        if "finish" not in refused:
+            refused.append("finish")
+            raise StoreUnavailable("it is away")
+        finish(self, *args)
+
+    monkeypatch.setattr(ConversationStore, "append", broken_append)
+    monkeypatch.setattr(ConversationStore, "finish", broken_finish)
+    at = "/pages/api/chat/conversations"
+    made: Any = api.post(at, json={}, headers=KEY).json
+    api.post(f"{at}/{made['id']}/ask", json={"text": "Hi"}, headers=KEY)
+
+    def last() -> Any:
+        found: Any = api.get(f"{at}/{made['id']}/messages").json
+        return found[-1]
+
+    wait_until(lambda: last()["status"] != "growing")
+    assert (last()["status"], last()["content"]) == ("done", "".join(words))
+    assert refused.count("append") and refused.count("finish") == 1
+
+
+# what a request continues
+
+
+def chained(api: FlaskClient, text: str, previous: str | None = None) -> Any:
+    return api.post("/v1/responses", json={"input": text, "previous_response_id": previous})
+
+
+def test_responses_that_are_continued_are_bounded(tmp_path: Path) -> None:
+    api = make_app(ScriptedDriver(say("Hello"), LONG), max_body=20_000).test_client()
+    last = chained(api, "x" * 8_000)
+    last = chained(api, "x" * 8_000, last.json["id"])
+    assert last.status_code == 200  # just within it: the kept one has 8 kB
+    third = chained(api, "x" * 8_000, last.json["id"])
+    assert third.status_code == 200
+    refused = chained(api, "x", third.json["id"])
+    assert refused.status_code == 400
+    error = refused.json["error"]
+    assert (error["code"], error["param"]) == ("conversation_too_long", "previous_response_id")
+    assert chained(api, "x").status_code == 200
+
+
+def test_named_items_are_read_once_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = make_app(ScriptedDriver(say("Hello"), LONG), max_body=20_000).test_client()
+    made = chained(api, "x" * 8_000).json["id"]
+    item: Any = api.get(f"/v1/responses/{made}/input_items").json["data"][0]
+    reads: list[str] = []
+    get = ResponseStore.get
+
+    def counted(self: ResponseStore, owner: str, key: str) -> Any:
+        reads.append(key)
+        return get(self, owner, key)
+
+    monkeypatch.setattr(ResponseStore, "get", counted)
+    named = {"type": "item_reference", "id": item["id"]}
+    assert api.post("/v1/responses", json={"input": [named] * 100}).status_code == 200
+    assert len(reads) == 1
+    more = [chained(api, "x" * 8_000).json["id"] for _ in range(3)]
+    others = [api.get(f"/v1/responses/{one}/input_items").json["data"][0] for one in more]  # type: ignore[index]
+    several = [{"type": "item_reference", "id": one["id"]} for one in others]
+    refused: Any = api.post("/v1/responses", json={"input": several})
+    assert (refused.status_code, refused.json["error"]["code"]) == (400, "conversation_too_long")
+
+
+def test_a_chain_that_is_dear_to_decode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = make_app(ScriptedDriver(say("Hello"), LONG)).test_client()
+    many = [{"role": "user", "content": "x"}] * 16_000
+    first: Any = api.post("/v1/responses", json={"input": many})
+    assert first.status_code == 200
+    monkeypatch.setattr("proxy.web.large.is_dear", lambda data: len(data) > 400_000)
+    refused = chained(api, "x", first.json["id"])
+    assert (refused.status_code, refused.json["error"]["code"]) == (400, "conversation_too_long")
+
+
+# an export
+
+
+def test_an_export_is_sent_in_pieces_and_is_whole(folder: Path) -> None:
+    app = make_app(ScriptedDriver(say("Hello"), LONG), data=str(folder))
+    api = app.test_client()
+    store: ConversationStore = app.extensions["slotproxy"].conversations
+    for number in range(3):
+        talk = store.create("", f"t{number}")
+        for _ in range(10):
+            store.add("", talk.id, "user", "x" * 20_000)
+    for number in range(130):
+        store.rate("", f"m{number}", 1, "good")
+    chained(api, "x" * 100_000)
+    with api.get("/v1/data", buffered=False) as sent:
+        pieces: list[bytes] = list(sent.iter_encoded())
+    assert len(pieces) > 5 and max(map(len, pieces)) < 200_000
+    whole = json.loads(b"".join(pieces))
+    assert list(whole) == [
+        "object", "responses", "conversations", "feedback", "knowledge_bases", "files",
+    ]  # fmt: skip
+    assert len(whole["responses"]) == 1
+    assert sorted(len(one["messages"]) for one in whole["conversations"]) == [10, 10, 10]
+    assert {one["title"] for one in whole["conversations"]} == {"t0", "t1", "t2"}
+    assert [one["message_id"] for one in whole["feedback"]] == [f"m{n}" for n in range(130)]
+    assert whole["knowledge_bases"] == whole["files"] == []
+
+
+# metrics
+
+
+def test_clients_add_no_label_to_metrics(tmp_path: Path) -> None:
+    api = make_app(ScriptedDriver(say("Hello")), data=str(tmp_path), metrics=True).test_client()
+
+    def flood(number: int) -> None:
+        name = f"stranger{number}"
+        said = [{"role": "user", "content": "Hi"}]
+        headers = {
+            "Authorization": f"Bearer {name}", "X-Request-ID": name, "X-Session-ID": name,
+            "User-Agent": name, "X-Slotproxy-Priority": name,
+        }  # fmt: skip
+        body = {"model": name, "messages": said, "user": name}
+        api.post("/v1/chat/completions", json=body)
+        api.post("/v1/chat/completions", json=body, headers=headers)
+        api.post("/v1/chat/completions", json={"messages": said, name: name, "stop": name})
+        api.open(f"/{name}", method=name.upper(), headers=headers)
+        api.open("/v1/models", method=name.upper(), headers={"Host": name})
+        api.get(f"/v1/models/{name}?{name}={name}")
+        api.get(f"/v1/responses/{name}", headers=headers)
+        api.post("/v1/responses", json={"input": "Hi", "previous_response_id": name})
+
+    def series() -> set[str]:
+        lines: Iterator[str] = iter(api.get("/metrics").text.splitlines())
+        return {one.rpartition(" ")[0] for one in lines if not one.startswith("#")}
+
+    for number in range(5):
+        flood(number)
+    series()  # asking is counted too
+    known = series()
+    for number in range(5, 60):
+        flood(number)
+    assert series() == known
+    assert "stranger" not in "".join(known).lower()
