@@ -170,7 +170,7 @@ def test_a_defect_leaves_a_line_with_the_id_its_client_was_told(
     tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make(tmp_path)
-    monkeypatch.setattr(services_of(app).store, "all", lambda owner: 1 / 0)
+    monkeypatch.setattr(services_of(app).store, "ids", lambda owner: 1 / 0)
     answer = app.test_client().get("/v1/data")
     (line,) = log.take()
     assert (answer.status_code, line["status"]) == (500, 500)
