@@ -148,7 +148,7 @@ class _Pool(QueuePool):
 
 
 def _translate(context: ExceptionContext) -> None:
-    """Raises what a client can be told instead of SQLAlchemy's error, where there is such."""
+    """Raises the gateway's own error in place of SQLAlchemy's, if one fits."""
     error = context.original_exception
     names = (getattr(error, "sqlite_errorname", None), getattr(error, "sqlstate", None))
     if names[0] == "SQLITE_CONSTRAINT_FOREIGNKEY" or names[1] == "23503":

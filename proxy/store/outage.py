@@ -1,7 +1,7 @@
-"""Which errors of a database mean that it cannot be used just now, and what a client reads then.
+"""Maps errors of a database that is unavailable to the error that a client reads.
 
-Whoever speaks to a database asks `outage` about what it raised. A file that is locked, full, gone
-or read-only, a server that does not answer, is starting or has no room: all of these become
+All code that talks to a database passes its errors to `outage`. A file that is locked, full,
+missing or read-only, a server that is silent, starting or out of resources: all of these become
 StoreUnavailable, a 503 in every dialect. Anything else (a wrong statement, say) is a defect of ours
 and stays one. The log gets the reason, without statements and values.
 """
@@ -35,8 +35,8 @@ _logged: dict[str, float] = {}
 
 
 def outage(error: BaseException | None) -> StoreUnavailable | None:
-    """What a client is to be told of this error of sqlite3, apsw, psycopg or the system; None where
-    it says nothing about the database's health."""
+    """The client's error for this one of sqlite3, apsw, psycopg or the system; None if it says
+    nothing about the database's health."""
     return unavailable(reason_of(error)) if error is not None and _is_outage(error) else None
 
 

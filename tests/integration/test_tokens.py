@@ -169,7 +169,7 @@ def test_part_of_a_character_that_an_old_server_cannot_write_is_a_400(
 def test_answer_to_a_part_of_a_character_repeats_the_ids(
     any_server: ModelServer, module_gateway: Callable[..., Gateway], stream: bool
 ) -> None:
-    """Its prompt cannot be told as text by an old server. The answer itself is sound."""
+    """An old server cannot return its prompt as text. The answer itself is sound."""
     address = module_gateway("--llama-api", any_server.url, "--slots", "2").url
     body = {"prompt": [3, PART], "n_predict": 2, "stream": stream}
     answer = _post(address, "/completion", body)

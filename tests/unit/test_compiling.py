@@ -102,8 +102,15 @@ class Held:
     def __init__(self, compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked = 0
         self.go = threading.Event()
+        self._compiler = compiler
         self._ask = compiler._children.ask
         monkeypatch.setattr(compiler._children, "ask", self)
+
+    def begin(self) -> Asking:
+        """The first request, whose question a child has."""
+        first = Asking(self._compiler)
+        wait_until(lambda: self.asked == 1)
+        return first
 
     def __call__(self, question: Any, cancel: Cancel, seconds: float) -> Any:
         self.asked += 1
@@ -112,13 +119,13 @@ class Held:
 
 
 class Asking(threading.Thread):
-    """A request for an outcome; `got` is that, or the error."""
+    """A request for the outcome of a large schema; `got` is that, or the error."""
 
-    def __init__(self, compiler: Compiler, job: Any) -> None:
+    def __init__(self, compiler: Compiler) -> None:
         super().__init__()
         self.cancel = Cancel()
         self.got: Any = None
-        self._compiler, self._job = compiler, job
+        self._compiler, self._job = compiler, Bind(Bound(schema=LARGE), "new")
         self.start()
 
     def run(self) -> None:
@@ -137,10 +144,8 @@ def test_client_that_leaves_does_not_wait_for_the_schema_of_another_request(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children = Held(compiler, monkeypatch)
-    job = Bind(Bound(schema=LARGE), "new")
-    first = Asking(compiler, job)
-    wait_until(lambda: children.asked == 1)
-    second = Asking(compiler, job)
+    first = children.begin()
+    second = Asking(compiler)
     second.cancel.cancel()
     assert isinstance(second.result(), Cancelled)
     assert first.is_alive()
@@ -153,10 +158,8 @@ def test_request_that_waits_takes_over_when_the_other_client_leaves(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children = Held(compiler, monkeypatch)
-    job = Bind(Bound(schema=LARGE), "new")
-    first = Asking(compiler, job)
-    wait_until(lambda: children.asked == 1)
-    others = [Asking(compiler, job) for _ in range(3)]
+    first = children.begin()
+    others = [Asking(compiler) for _ in range(3)]
     first.cancel.cancel()
     assert isinstance(first.result(), Cancelled)
     children.go.set()
@@ -168,11 +171,9 @@ def test_wait_for_the_schema_of_another_request_has_an_end(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children = Held(compiler, monkeypatch)
-    job = Bind(Bound(schema=LARGE), "new")
-    first = Asking(compiler, job)
-    wait_until(lambda: children.asked == 1)
+    first = children.begin()
     monkeypatch.setattr(compiling, "SECONDS", 0.0)
-    assert isinstance(Asking(compiler, job).result(), QueueFull)
+    assert isinstance(Asking(compiler).result(), QueueFull)
     first.cancel.cancel()
     first.result()
 

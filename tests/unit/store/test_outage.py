@@ -61,7 +61,7 @@ def test_a_locked_file(file: Path, database: Database, caplog: pytest.LogCapture
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("begin immediate")
         fails(database, caplog, "database is locked")
-        assert ConversationStore(database).recent("ann") == (), "reading goes on"
+        assert ConversationStore(database).recent("ann") == (), "reading still works"
     assert ConversationStore(database).create("ann").title == ""
 
 
