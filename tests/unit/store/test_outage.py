@@ -80,6 +80,20 @@ def test_a_folder_that_is_away(
     assert ConversationStore(database).get("ann", talk.id).title == "kept"
 
 
+def test_a_restored_backup_is_used_at_once(file: Path, database: Database) -> None:
+    """The file is replaced by another one, while connections to the old one are open."""
+    talks = ConversationStore(database)
+    backup = file.with_name("backup.db")
+    with closing(sqlite3.connect(file)) as now, closing(sqlite3.connect(backup)) as then:
+        now.backup(then)
+    talks.create("ann", "after the backup")
+    assert len(talks.recent("ann")) == 1
+    for one in file.parent.glob("kept.db-*"):
+        one.unlink()
+    backup.replace(file)
+    assert talks.recent("ann") == ()
+
+
 def test_a_full_disk(file: Path, database: Database, caplog: pytest.LogCaptureFixture) -> None:
     def bound(pages: int) -> None:
         with database.engine.connect() as connection:
