@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm first-server install test test-all test-langchain screenshots bench bench-quick bench-check lint format lock
+.PHONY: help run run-chatglm first-server install test test-all test-langchain screenshots bench bench-quick bench-check docs lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -50,7 +50,7 @@ $(VENV)/installed: requirements/dev.txt setup.cfg setup.py | $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: export SLOTPROXY_TEST_ALL = 0
-test: $(VENV)/installed ## what takes four minutes, with the server of 2023 and chatglm_cpp (built once, some minutes)
+test: $(VENV)/installed ## what takes five minutes, with the server of 2023 and chatglm_cpp (built once, some minutes)
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null
 	@-$(RUN) -m tools.smollm2 fetch >/dev/null
 	@$(RUN) -m tools.chatglm install
@@ -66,7 +66,7 @@ test-all: $(VENV)/installed ## every test, on PowerInfer's server and that of 20
 	$(PYTEST) -m 'not alone' $(FLAGS)
 	$(RUN) -m pytest -m alone tests/browser tests/integration
 
-screenshots: $(VENV)/installed ## pictures of the main pages into images/, for the README
+screenshots: $(VENV)/installed ## pictures of the main pages into docs/images/
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null
 	@$(RUN) -m tools.browser
 	$(RUN) -m tools.screenshots
@@ -88,14 +88,25 @@ test-langchain: $(VENV)/installed ## LangChain's standard tests of its OpenAI, A
 	build/langchain-venv/bin/python -m pytest tests/integration/test_langchain.py -W default \
 		-o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function $(FLAGS)
 
-lint: $(VENV)/installed ## ruff and mypy
+docs: $(VENV)/installed ## the documentation as a site in build/docs; a warning is an error
+	@$(RUN) -m tools.settings_table
+	@$(RUN) -m tools.http_reference
+	$(BUILD_DOCS)
+
+lint: $(VENV)/installed ## ruff, mypy, oxlint, and the documentation built with warnings as errors
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/oxlint --deny-warnings proxy/web/static
+	$(RUN) -m tools.settings_table --check
+	$(BUILD_DOCS)
 
 format: $(VENV)/installed ## put the code into ruff's form
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
+
+# mkdocs-material prints a notice about a later mkdocs, which this keeps quiet.
+BUILD_DOCS = NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
 
 # One solution for all platforms and Pythons from 3.11 on, with the hash of every file.
 LOCK = $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -8,7 +8,7 @@ import os
 
 # Names of gunicorn's settings (config is one) must not be used for anything else in here.
 from proxy.config import SettingsError, from_environment
-from proxy.serve import gunicorn_options, say
+from proxy.server.serve import gunicorn_options, say
 
 try:
     _options = gunicorn_options(from_environment(os.environ))

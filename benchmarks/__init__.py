@@ -1,1 +1,1 @@
-"""What the performance tables are made by. Run as modules: ``python -m benchmarks.affinity``."""
+"""Benchmarks for the performance tables, run as modules: ``python -m benchmarks.affinity``."""

@@ -1,12 +1,12 @@
-"""Measure slotproxy and others, side by side.
+"""Measures slotproxy and other gateways, side by side.
 
     python -m benchmarks            everything, ten minutes; writes results.json, plots, README.md
     python -m benchmarks --quick    ours, nginx and the naive one, about a minute; prints only
     python -m benchmarks --check    ours for some seconds; fails when an answer is lost
 
-The machine's first core is the gateway's, the next one is the stub's and the load generator's. Each
-part is measured in three rounds, by slices in which the gateways take turns, since a machine is not
-as fast at all times; the table holds the medians, and those of each turn's ratio to nginx.
+The gateway runs on the machine's first core, the stub and the load generator on the next. Each part
+is measured in three rounds of slices in which the gateways take turns, since the speed of a machine
+varies. The table shows medians of the figures, and of each turn's ratio to nginx.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from .scenarios import Bench, Load
 
 HERE = Path(__file__).parent
 QUICK = ("slotproxy", "nginx", "naive")
-SLICES = 5  # of a part in which nothing has to last long
-Measured = dict[str, dict[str, dict[str, float]]]  # gateway, part, figure
+SLICES = 5  # slices of a part that needs no minimum duration
+Measured = dict[str, dict[str, dict[str, float]]]  # gateway to part to figure
 
 
 class Stub:
-    """The stub as a target: what an answer takes without a gateway."""
+    """The stub as a target: measures an answer without a gateway."""
 
     child: Child | None = None
 
@@ -59,7 +59,7 @@ def say(text: str) -> None:
 
 
 def begin(kinds: Sequence[Kind], upstream: str, folder: Path) -> list[Running]:
-    """Those of them that can be had here, started one after the other."""
+    """Start the available gateways, one after the other."""
     running = []
     for kind in kinds:
         say(f"starting {kind.name}")
@@ -67,7 +67,7 @@ def begin(kinds: Sequence[Kind], upstream: str, folder: Path) -> list[Running]:
             one = Running(kind, upstream, folder)
             one.start()
         except (Missing, Died) as error:
-            say(f"{kind.name} is left out: {error}")
+            say(f"{kind.name} is skipped: {error}")
             continue
         running.append(one)
     return running
@@ -112,8 +112,8 @@ def measure(
 
 
 def _compare(told: dict[str, dict[str, float]]) -> None:
-    """Add what each gateway's CPU is as a multiple of nginx's, and how much later it is than the
-    stub by itself, in the same turn."""
+    """Add each gateway's CPU as a multiple of nginx's, and its delay compared with the stub alone,
+    in the same turn."""
     nginx, direct = told.get("nginx", {}), told.get("direct", {})
     for figures in told.values():
         for name in ("us_a_request", "us_a_token"):
@@ -130,10 +130,12 @@ def _medians(figures: list[dict[str, float]]) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--quick", action="store_true", help="a minute: " + ", ".join(QUICK))
-    parser.add_argument("--check", action="store_true", help="a smoke test: no figures")
-    parser.add_argument("--only", help="names of gateways, with commas between")
-    parser.add_argument("--scale", type=float, help="length of every part, 1 is the full one")
+    parser.add_argument("--quick", action="store_true", help="about a minute: " + ", ".join(QUICK))
+    parser.add_argument("--check", action="store_true", help="a smoke test without figures")
+    parser.add_argument("--only", help="names of gateways, separated by commas")
+    parser.add_argument(
+        "--scale", type=float, help="relative length of every part; 1 is the full length"
+    )
     parser.add_argument("--repeats", type=int)
     args = parser.parse_args()
     names = args.only.split(",") if args.only else QUICK if args.quick else [k.name for k in KINDS]
@@ -180,10 +182,10 @@ def main() -> int:
 
 
 def _check(measured: Measured) -> int:
-    """0 when every answer that was asked for came, whole."""
+    """Return 0 if every answer arrived complete."""
     parts = measured.get("slotproxy", {})
     lost = [name for name, figures in parts.items() if figures.get("complete", 100) < 100]
-    say(f"answers were lost in: {', '.join(lost)}" if lost else "every answer came")
+    say(f"answers were lost in: {', '.join(lost)}" if lost else "every answer arrived")
     return 1 if lost or "many" not in parts else 0
 
 

@@ -1,13 +1,14 @@
-"""How warm conversations stay: prompt tokens that real servers evaluate, and time to first token.
+"""Measures how well conversations stay cached: evaluated prompt tokens and time to first token.
 
-Interleaved conversations go through the gateway, or past it straight to the servers, and what the
-servers say they evaluated (``timings.prompt_n``) is summed over all answers and divided by every
-conversation's tokens once. Beside it stands what least recently used and an eviction that knows the
-future would have evaluated for the same order.
+Interleaved conversations run through the gateway, or directly on the servers. The prompt tokens
+that the servers report as evaluated (``timings.prompt_n``) are summed and divided by the total if
+each conversation's tokens were evaluated once. For comparison, it computes the same figure for LRU
+eviction and for an eviction that knows the future, with the same order of turns.
 
-``python -m benchmarks.affinity [--only WORD] [--json FILE]``; a run names the servers (``2023``,
-``2x2023``, ``powerinfer``, ``2026``, ``2026-noram``, ``2026-files`` …) and the way to them
-(``gateway``, ``slot-1``, ``nginx``). The model is made up: tokens are counted, not words.
+``python -m benchmarks.affinity [--only WORD] [--json FILE]``; a run is named by the servers
+(``2023``, ``2x2023``, ``powerinfer``, ``2026``, ``2026-noram``, ``2026-files`` …) and the route to
+them (``gateway``, ``slot-1``, ``nginx``). The model has random weights: tokens are counted, not
+words.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tools.processes import Gateway, ModelServer, free_port
 
 AT_ONCE = 4
 ANSWER = 24  # tokens
-WORKS = {"6x6": (6, 6, 6), "36x4": (36, 4, 12)}  # conversations, turns, active at a time
+WORKS = {"6x6": (6, 6, 6), "36x4": (36, 4, 12)}  # conversations, turns, active at the same time
 FORM = LegacyFormat(chat_prompt="")
 FLAGS = ["--chat-template", "legacy", "--chat-prompt", "", "--log-level", "warning"]
 
@@ -43,7 +44,7 @@ Ask = Callable[[list[dict[str, str]]], "Answer"]
 
 
 class Answer:
-    """What one turn told: text, prompt tokens, those evaluated, seconds to the first token."""
+    """The result of one turn: text, prompt tokens, evaluated ones, seconds to the first token."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -52,7 +53,7 @@ class Answer:
 
 
 class Lost(Exception):
-    """A request without a whole answer."""
+    """A request without a complete answer."""
 
 
 def _stream(url: str, path: str, body: Any) -> Iterator[dict[str, Any]]:
@@ -98,7 +99,7 @@ def through_gateway(url: str) -> Ask:
 
 
 def straight(url: str) -> Ask:
-    """/completion with any slot, and again where an old server says it is busy."""
+    """Call /completion with any slot, and retry while an old server is busy."""
 
     def ask(messages: list[dict[str, str]]) -> Answer:
         answer, began = Answer(), time.monotonic()
@@ -112,14 +113,15 @@ def straight(url: str) -> Ask:
                 answer.prompt = chunk["tokens_evaluated"]
                 answer.evaluated = chunk["timings"]["prompt_n"]
         if not answer.prompt:
-            raise Lost("no last chunk")
+            raise Lost("final chunk missing")
         return answer
 
     return ask
 
 
 class Result:
-    """Of one run: the multiple, what evictions would have had, median seconds, requests lost."""
+    """The result of a run: the multiple, those of other evictions, median seconds, lost
+    requests."""
 
     def __init__(self, work: str, seed: int) -> None:
         count, turns, active = WORKS[work]
@@ -154,7 +156,7 @@ class Result:
 
 
 def run(work: str, ask: Ask, seed: int) -> Result:
-    """The work by ``AT_ONCE`` clients that take the turns in order."""
+    """Run the work with ``AT_ONCE`` clients, which take the turns in order."""
     result = Result(work, seed)
     lock = threading.Lock()
     over = [threading.Lock() for _ in result.conversations]  # one turn of each at a time
@@ -163,7 +165,7 @@ def run(work: str, ask: Ask, seed: int) -> Result:
 
     def client() -> None:
         while True:
-            with gate:  # a turn whose conversation is under way keeps the later ones waiting
+            with gate:  # a turn of a busy conversation makes later turns wait
                 one = next(todo, None)
                 if one is None:
                     return
@@ -188,7 +190,7 @@ def run(work: str, ask: Ask, seed: int) -> Result:
 
 
 def _servers(what: str, folder: Path, stack: contextlib.ExitStack) -> list[ModelServer]:
-    """``[2x]GENERATION[-noram][-files]``: eight slots in all."""
+    """Start servers by name, ``[2x]GENERATION[-noram][-files]``: eight slots in total."""
     count = 2 if what.startswith("2x") else 1
     generation, *kinds = what.removeprefix("2x").split("-")
     name = generation if generation == "powerinfer" else f"llama-{generation}"
@@ -221,7 +223,7 @@ def _servers(what: str, folder: Path, stack: contextlib.ExitStack) -> list[Model
 
 
 def _nginx(urls: list[str], folder: Path, stack: contextlib.ExitStack) -> str:
-    """nginx, round robin over the servers, on a port of its own."""
+    """Start nginx with round robin over the servers."""
     binary = shutil.which("nginx") or "/usr/sbin/nginx"
     port = free_port()
     upstream = "".join(f"server {urlsplit(url).netloc};" for url in urls)
@@ -241,7 +243,7 @@ def _nginx(urls: list[str], folder: Path, stack: contextlib.ExitStack) -> str:
 
 
 def measure(what: str, way: str, work: str, seed: int) -> dict[str, Any]:
-    """One run on servers of its own."""
+    """Do one run with new servers."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         running = _servers(what, folder, stack)
@@ -272,7 +274,7 @@ def _all_up(url: str, count: int) -> None:
         if told["backends"]["up"] == count:
             return
         time.sleep(0.1)
-    raise SystemExit("the backends do not come up")
+    raise SystemExit("the backends did not start")
 
 
 RUNS = [
@@ -296,7 +298,7 @@ RUNS = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How warm conversations stay.")
-    parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument("--only", default="", help="only runs whose name contains this")
     parser.add_argument("--work", default="", choices=["", *WORKS])
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--json", default="", help="file for the figures")

@@ -1,10 +1,9 @@
-"""What streams wait for knowledge beside them: python -m benchmarks.beside [--database URL]
+"""Measures how much knowledge work delays streams: python -m benchmarks.beside [--database URL]
 
-Eight streams of fifty tokens a second run through a gateway with one worker, while it does nothing
-else, opens what it keeps for the first time, takes a file of 60 MB in and gives it back, reads a
-long document, and searches among 10 000 chunks, one search after the other. Each token of the
-stub's tells when it was sent, so the time of its way is known: it is what the worker's loop was
-held up.
+Eight streams of fifty tokens per second run through a gateway with one worker, while it does
+nothing else, opens its storage for the first time, stores and returns a file of 60 MB, reads a long
+document, and searches 10 000 chunks, one search after the other. Each token of the stub contains
+the time it was sent, so its delay is known: the time for which the worker's event loop was blocked.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from openai import OpenAI
 from benchmarks.search import texts
 from tools.processes import ROOT, Child, Gateway, free_port
 
-STREAMS, PACE = 8, 50  # tokens a second
+STREAMS, PACE = 8, 50  # streams, tokens per second of each
 CHUNKS = 10_000
 LARGE = 60 << 20  # bytes
 
 
 class Streams:
-    """They run for `seconds`, beside whatever is done in the `with`."""
+    """Runs streams for `seconds`, beside the work in the `with` block."""
 
     def __init__(self, url: str, seconds: float) -> None:
         plan = {
@@ -58,7 +57,7 @@ class Streams:
         return self._load.poll() is None
 
     def over(self) -> list[float]:
-        """Milliseconds of tokens' ways: the percentiles 50, 90, 99, 100."""
+        """Return the delays of tokens in milliseconds: the percentiles 50, 90, 99 and 100."""
         assert self._load.stdout is not None
         with closing(self._load.stdout) as out:
             told: dict[str, Any] = json.loads(out.readline())
@@ -68,7 +67,8 @@ class Streams:
 
 
 def measured(database: str = "", chunks: int = CHUNKS) -> dict[str, list[float]]:
-    """For each of what is done beside streams: the percentiles of tokens' ways, in milliseconds."""
+    """Return, for each kind of work beside the streams, the percentiles of token delays in
+    milliseconds."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.stub", "--port", str(port)]
@@ -97,7 +97,7 @@ def _phases(url: str, chunks: int) -> dict[str, list[float]]:
 
     def beside(name: str, seconds: float, work: Callable[[Streams], object]) -> None:
         streams = Streams(url, seconds)
-        time.sleep(1)  # all of them have begun
+        time.sleep(1)  # wait until all have started
         work(streams)
         found[name] = streams.over()
 
@@ -147,7 +147,9 @@ def _phases(url: str, chunks: int) -> dict[str, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--database", default="", help="a PostgreSQL, instead of SQLite")
+    parser.add_argument(
+        "--database", default="", help="address of a PostgreSQL database to use instead of SQLite"
+    )
     print("| beside | p50, ms | p90 | p99 | longest |\n|---|---|---|---|---|")
     for name, ways in measured(parser.parse_args().database).items():
         print(f"| {name} | " + " | ".join(f"{one:.1f}" for one in ways) + " |")

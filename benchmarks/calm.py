@@ -1,8 +1,8 @@
-"""How much of the machine is ours.
+"""Measures how much of the machine's speed is available.
 
-The neighbours of a virtual machine take its caches and half of its core, for seconds or hours, and
-nothing here shows it but the time that the same work takes. Python suffers more from that than
-nginx does. Ratios within a turn hold for all that, costs and times only where the machine was ours.
+Neighbours of a virtual machine take its caches and up to half of a core, for seconds or hours,
+visible only in the time that the same work takes. Python suffers more from that than nginx. Ratios
+within a turn are valid nevertheless; costs and times only while the machine was undisturbed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import time
 
 from .measure import pinned
 
-SLOWER = 1.15  # than the fastest: not ours alone
+SLOWER = 1.15  # multiple of the fastest time; slower means disturbed
 
 
 class Calm:
-    """Looks at one core now and then."""
+    """Samples the speed of one core."""
 
     def __init__(self, core: int) -> None:
         self._core = core
@@ -25,7 +25,7 @@ class Calm:
         self._took: list[float] = []
 
     def look(self) -> None:
-        """Do a work that is like a gateway's: much code, many small objects."""
+        """Run work like a gateway's: much code, many small objects."""
         with pinned(self._core):
             begun = time.process_time()
             compile(self._work, "work", "exec")
@@ -33,6 +33,6 @@ class Calm:
 
     @property
     def share(self) -> float:
-        """Percent of the looks in which the core was as fast as it can be."""
+        """Percentage of samples in which the core was undisturbed."""
         fast = [took for took in self._took if took < SLOWER * min(self._took)]
         return 100 * len(fast) / len(self._took)

@@ -1,12 +1,13 @@
-"""What a long ChatGLM prompt costs everybody else: /health and a stream of another backend.
+"""Measures how a long ChatGLM prompt delays other requests: /health and another backend's stream.
 
-``python -m benchmarks.chatglm_stall [--model FILE] [--tokens 1500] [--isolation thread]
-[--workers 2 --state redis://…]``
+``python -m benchmarks.chatglm_stall [--model FILE] [--tokens 1500] [--isolation thread] [--workers
+2 --state redis://…]``
 
-Two backends behind one gateway: a ChatGLM model, and the server of 2023 with a made-up model. For
-some seconds /health is asked every 10 ms and a stream of the second backend is read, first with the
-ChatGLM model idle, then while prompts of so many tokens are evaluated one after the other. Told are
-the latencies of /health, and the pauses between two chunks of the stream, in milliseconds.
+One gateway has two backends: a ChatGLM model, and the server of 2023 with a model of random
+weights. For some seconds, /health is requested every 10 ms and a stream of the second backend is
+read, first with the ChatGLM model idle, then while it evaluates prompts of the given length one
+after the other. It prints the latency of /health and the pauses between chunks of the stream, in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PACE = 0.01
 
 
 class Watch:
-    """Others' traffic through the gateway, timed."""
+    """The timed requests of other clients."""
 
     def __init__(self, port: int, other: str) -> None:
         self._port = port
@@ -62,7 +63,7 @@ class Watch:
             with _asked(self._port, self._other, "Hello", 400, stream=True) as answer:
                 last = 0.0
                 while not self._over.is_set() and answer.readline():
-                    answer.readline()  # the empty line behind the event
+                    answer.readline()  # the empty line after the event
                     now = time.perf_counter()
                     if last:
                         self.gaps.append(now - last)
@@ -70,7 +71,7 @@ class Watch:
 
 
 class _asked:
-    """A chat request under way."""
+    """A chat request in progress."""
 
     def __init__(self, port: int, model: str, text: str, tokens: int, stream: bool) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
@@ -91,9 +92,10 @@ class _asked:
 
 
 def prompts(port: int, model: str, tokens: int, over: threading.Event) -> list[float]:
-    """Prompts of about so many tokens, one after the other; the seconds of each evaluation."""
+    """Send prompts of about so many tokens, one after the other; return the seconds of each
+    evaluation."""
     took = []
-    # One token a character for what is in no vocabulary, whatever the model.
+    # A character that is in no vocabulary becomes one token per byte, whatever the model.
     text = "€" * max(1, (tokens - 20) // 3)
     while not over.is_set():
         with _asked(port, model, text, 1, stream=False) as answer:
@@ -117,7 +119,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=1500)
     parser.add_argument("--isolation", choices=["process", "thread"], default="process")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--state", default="", help="Redis, which several workers need")
+    parser.add_argument(
+        "--state", default="", help="address of Redis; required with several workers"
+    )
     parser.add_argument("--seconds", type=float, default=SECONDS)
     args = parser.parse_args(argv)
     binary = servers.build("llama-2023")
@@ -158,7 +162,7 @@ def _measure(port: int, name: str, args: argparse.Namespace) -> int:
 
 
 def _other(port: int, name: str) -> str:
-    """The name of the other model, once both are there."""
+    """Return the name of the other model, once both are available."""
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("GET", "/v1/backends")

@@ -1,7 +1,7 @@
-"""Who is measured: how each gateway is installed and started in front of the stub.
+"""The measured gateways: how each is installed and started in front of the stub.
 
-Each serves /v1/chat/completions with one process at work on one core. Those of Python packages get
-a virtual environment of their own in the cache folder, nginx is the system's.
+Each serves /v1/chat/completions with one worker process on one core. Python gateways get virtual
+environments of their own in the cache folder; nginx is the system's.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ KEY = "sk-benchmark"
 
 
 class Missing(RuntimeError):
-    """The gateway cannot be had on this machine; the text says why."""
+    """The gateway is not available on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """`command` makes the command line from the stub's address, a port, and a folder to write in;
-    `patience` is how many seconds a start may take."""
+    """`command` makes the command line from the stub's address, a port and a writable folder;
+    `patience` is the start-up timeout in seconds."""
 
     name: str
     label: str
@@ -42,7 +42,7 @@ class Kind:
 
 
 class Running:
-    """A gateway under way. `started` is the time from its launch to its first answer."""
+    """A running gateway. `started` is the time from its launch to its first answer."""
 
     def __init__(self, kind: Kind, upstream: str, folder: Path) -> None:
         self.kind = kind
@@ -75,7 +75,7 @@ class Running:
 
 
 def environment(name: str) -> Path:
-    """The folder of programs of a virtual environment with what requirements/NAME.txt asks for."""
+    """Return the program folder of a virtual environment with requirements/NAME.txt."""
     wanted = HERE / "requirements" / f"{name}.txt"
     home = servers.cache() / "benchmarks" / name
     stamp = home / "installed"
@@ -91,9 +91,9 @@ def environment(name: str) -> Path:
 
 
 def _slotproxy(upstream: str, port: int, folder: Path) -> list[str | Path]:
-    """As in production: keys, metrics, a log line a request."""
+    """As in production: with API keys, metrics and an access log."""
     flags = f"--llama-api {upstream} --port {port} --metrics --api-key {KEY}"
-    data = ["--data", folder / "data"]  # its own: what somebody keeps on this machine is opened too
+    data = ["--data", folder / "data"]  # separate data: never open the user's own
     return [sys.executable, "-m", "proxy", *flags.split(), *data]
 
 

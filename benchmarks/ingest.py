@@ -1,10 +1,10 @@
-"""PDFs of many pages, from upload to found: time, memory, and what other requests wait meanwhile.
+"""Measures reading long PDFs: time from upload to ready, memory, and delays of other requests.
 
     python -m benchmarks.ingest [PAGES …]
 
-A gateway of its own reads a PDF of each size. Memory is the resident set of the gateway's processes
-together with the child that reads, and of that child alone, at their highest; waits are those of
-GET /health, asked all the while.
+A new gateway reads a PDF of each size. Memory is the maximum resident set of the gateway's
+processes together with the reading child, and of that child alone. Delays are those of GET /health,
+requested continuously.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MB = 1 << 20
 
 
 def tree(pid: int) -> Iterator[int]:
-    """A process and all below it."""
+    """Yield a process and all its descendants."""
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
@@ -33,14 +33,15 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def resident(pid: int) -> tuple[int, bool]:
-    """Bytes, and whether it is the one that reads. Raises OSError where it is gone."""
+    """Return the resident bytes, and whether this is the reading child. Raises OSError if the
+    process has ended."""
     folder = Path(f"/proc/{pid}")
     pages = int((folder / "statm").read_text().split()[1])
     return pages * 4096, b"proxy.knowledge.extract" in (folder / "cmdline").read_bytes()
 
 
 def one(pages: int) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     words = "The quick brown zebra runs over page {}, where nobody has seen it before. " * 40
     data = pdf(*[words.replace("{}", str(number)) for number in range(pages)])
     with tempfile.TemporaryDirectory() as folder:

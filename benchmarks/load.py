@@ -1,17 +1,19 @@
-"""The load generator, a process of its own: a JSON line with what to do in, one with what came out.
+"""The load generator, a separate process: reads a plan as a line of JSON, prints the outcome as
+one.
 
     echo '{"url": "http://127.0.0.1:8081/v1/chat/completions", …}' | python -m benchmarks.load
 
-`Plan` says what there is to do. Connections are kept alive; as many as `at_once` ask again as soon
-as they were answered, until `requests` were sent or `seconds` are over. A token of the stub's tells
-when it was sent, so its way through the gateway is known for every single one.
+See `Plan` for the input. Connections are kept alive: `at_once` connections send their next request
+as soon as they have an answer, until `requests` were sent or `seconds` have passed. The stub's
+tokens contain the time they were sent, so the delay through the gateway is known for each.
 
-One thread and epoll, and the parser of node.js: it must not be what is slow.
+It uses one thread, epoll and the parser of node.js, so that it is not the bottleneck.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import select
@@ -26,13 +28,13 @@ import httptools
 
 STAMP = re.compile(rb"t(\d{15}) ")
 STAMP_LIKE = b"t000000000000000 "
-SILENCE = 20.0  # seconds without any byte after which what is still open counts as lost
+SILENCE = 20.0  # seconds without any byte after which open requests count as lost
 
 
 @dataclass
 class Plan:
-    """`ramp` is the number of requests that are begun a second, each on a connection of its own;
-    0: `at_once` connections ask again and again."""
+    """`ramp` is the number of requests started per second, each on its own connection; 0: `at_once`
+    connections repeat their requests."""
 
     url: str
     tokens: int
@@ -41,17 +43,20 @@ class Plan:
     requests: int = 1 << 30
     seconds: float = 1e9
     ramp: float = 0.0
+    system: str = "You are a helpful assistant."
     content: str = "How long is the way from here to there, and who has walked it before me?"
+    variants: int = 1
     model: str = "stub"
     key: str = ""
 
-    def message(self) -> bytes:
+    def message(self, number: int = 0) -> bytes:
+        """A request; `#` in its texts stands for the number of its variant."""
         body = json.dumps(
             {
                 "model": self.model,
                 "messages": [
-                    {"role": "system", "content": "You are a helpful assistant."},
-                    {"role": "user", "content": self.content},
+                    {"role": "system", "content": self.system.replace("#", str(number))},
+                    {"role": "user", "content": self.content.replace("#", str(number))},
                 ],
                 "max_tokens": self.tokens,
                 "temperature": 0.7,
@@ -67,8 +72,8 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """Times in microseconds. `relay` are percentiles (50, 90, 99, 100) of tokens' ways, `latency`
-    and `first` those of whole answers and of the time to a stream's first token."""
+    """Times are in microseconds. `relay` has percentiles (50, 90, 99, 100) of token delays,
+    `latency` and `first` those of complete answers and of the time to a stream's first token."""
 
     complete: int
     failed: int
@@ -80,7 +85,7 @@ class Outcome:
 
 
 class Client:
-    """A connection and the answer that is read from it; `keeps`: it takes another request."""
+    """A connection and the answer being read; `keeps`: it can be reused."""
 
     __slots__ = ("_body", "_over", "_parser", "_rest", "began", "first", "keeps", "sock", "tokens")
 
@@ -102,11 +107,12 @@ class Client:
 
     def on_message_complete(self) -> None:
         self._over = True
-        # Asked later, the parser has forgotten the length, and says no.
+        # Read it here: later, the parser has forgotten the length and says no.
         self.keeps = bool(self._parser.should_keep_alive())
 
     def take(self, data: bytes, ways: array[int]) -> bool:
-        """Whether the answer is whole. Raises ValueError for one that is no success."""
+        """Parse received data; return whether the answer is complete. Raises ValueError unless it
+        succeeded."""
         moment = time.monotonic_ns() // 1000
         self._parser.feed_data(data)
         if self._parser.get_status_code() != 200:
@@ -127,7 +133,7 @@ class Client:
 def run(plan: Plan) -> Outcome:
     parts = urlsplit(plan.url)
     address = (parts.hostname or "", parts.port or 80)
-    message = plan.message()
+    messages = itertools.cycle([plan.message(number) for number in range(plan.variants)])
     epoll = select.epoll()
     clients: dict[int, Client] = {}
     ways: array[int] = array("q")
@@ -145,7 +151,7 @@ def run(plan: Plan) -> Outcome:
         client = clients[sock.fileno()] = Client(sock)
         epoll.register(sock, select.EPOLLIN)
         client.begin()
-        sock.sendall(message)
+        sock.sendall(next(messages))
 
     def drop(number: int) -> None:
         client = clients.pop(number)
@@ -179,21 +185,21 @@ def run(plan: Plan) -> Outcome:
                 latency.append(moment - client.began)
                 first.append(client.first - client.began)
                 tokens += client.tokens
-                # A stream counts when every token came.
+                # A stream counts if all its tokens arrived.
                 complete += client.tokens == plan.tokens
                 failed += client.tokens != plan.tokens
                 if begun < wanted and not plan.ramp and client.keeps:
                     begun += 1
                     client.begin()
                     try:
-                        client.sock.sendall(message)
+                        client.sock.sendall(next(messages))
                     except OSError:
                         begun -= 1
                         drop(number)
                 else:
                     drop(number)
             elif not data:
-                # A connection that was closed between two answers lost the request on its way.
+                # The server closed an idle connection, and the request sent on it is lost.
                 tokens += client.tokens
                 failed += 1
                 drop(number)

@@ -1,4 +1,4 @@
-"""What a process and its children cost: CPU and memory, read from /proc. Linux only."""
+"""CPU and memory of a process and its children, read from /proc. Linux only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def family(pid: int) -> list[int]:
-    """The process and all that descend from it."""
+    """Return the process and all its descendants."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -24,7 +24,7 @@ def family(pid: int) -> list[int]:
 
 
 def cpu(pid: int) -> float:
-    """Seconds of CPU that the family has used so far, those of its dead included."""
+    """Return the CPU seconds of the family so far, including ended children."""
     total = 0
     for one in family(pid):
         with contextlib.suppress(OSError):
@@ -34,7 +34,7 @@ def cpu(pid: int) -> float:
 
 
 def memory(pid: int) -> float:
-    """Megabytes of the family; what two share counts half for each."""
+    """Return the megabytes of the family; shared memory is divided among its users."""
     total = 0
     for one in family(pid):
         with contextlib.suppress(OSError):
@@ -46,7 +46,7 @@ def memory(pid: int) -> float:
 
 @contextlib.contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """What is started meanwhile runs on this core, for all its life."""
+    """Pin processes started in this block to a core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -56,5 +56,6 @@ def pinned(core: int) -> Iterator[None]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat behind the name, which may hold anything: state, parent, …"""
+    """Return the fields of /proc/PID/stat after the name, which may contain anything: state,
+    parent, …"""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,7 +1,8 @@
-"""What a gateway looks like when it is written in an afternoon: Flask's own server and requests.
+"""A naive gateway, as written in an afternoon with Flask's own server and requests, to compare
+with.
 
-It does what api_like_OAI.py, the script that this project replaces, does for one chat: join the
-messages to a prompt, ask /completion, and pass its lines on as OpenAI's. To be measured beside us.
+It does what api_like_OAI.py, the script that this project replaces, does for a chat: join the
+messages to a prompt, call /completion, and convert its lines to OpenAI's format.
 """
 
 from __future__ import annotations

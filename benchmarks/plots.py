@@ -1,4 +1,4 @@
-"""Bars of results.json, as PNG and SVG; run in an environment that has matplotlib."""
+"""Draws results.json as bar charts, PNG and SVG; run it in an environment with matplotlib."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures as a table, and where it goes."""
+"""Formats the figures as a table and writes it to the README."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ HEAD = (
 
 
 def brief(figures: Mapping[str, float]) -> str:
-    """One line for who watches."""
+    """Return one line for the terminal."""
     return "  ".join(f"{name} {_number(value)}" for name, value in figures.items())
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Markdown, a row a gateway."""
+    """Return the table as Markdown, one row per gateway."""
     rows = [
         f"| {results['labels'][name]} | {' | '.join(_cells(parts))} |"
         for name, parts in results["measured"].items()
@@ -61,7 +61,7 @@ def _number(value: float) -> str:
 
 
 def publish(results: Mapping[str, Any]) -> None:
-    """Table and plots into the README, between its markers, and beside this file."""
+    """Write table and plots into the README, between its markers, and into this folder."""
     python = gateways.environment("plots") / "python"
     subprocess.run([python, Path(__file__).parent / "plots.py"], check=True)
     readme = ROOT / "README.md"

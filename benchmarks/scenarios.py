@@ -1,7 +1,7 @@
-"""What is measured of a gateway, and how: every figure comes from here.
+"""The measured scenarios: what is requested of a gateway, and how each figure is computed.
 
-CPU is what the gateway's processes used between the first request and the last answer, so it is
-right on a busy machine too; times are not.
+CPU is the time used by the gateway's processes between the first request and the last answer, so it
+is valid on a busy machine, too; other times are not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .measure import cpu, memory
 
 
 class Target(Protocol):
-    """A gateway that runs, or the stub itself (then `child` is None)."""
+    """A running gateway, or the stub itself (then `child` is None)."""
 
     url: str
     child: Child | None
@@ -52,7 +52,7 @@ class Load:
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: what it was to say is lost already
+        with contextlib.suppress(BrokenPipeError):  # it has died, so its output is lost anyway
             self._process.stdin.close()
         self._process.wait()
 
@@ -70,7 +70,7 @@ class Bench:
         assert status == 200, "the stub does not listen"
 
     def _run(self, target: Target, **how: Any) -> tuple[Outcome, float]:
-        """What came out, and the seconds of CPU it took."""
+        """Run a plan; return the outcome and the CPU seconds used."""
         before = cpu(target.child.pid) if target.child else 0.0
         outcome = self.load.run(Plan(target.url, key=KEY, **how))
         used = cpu(target.child.pid) - before if target.child else 0.0
@@ -82,7 +82,7 @@ class Bench:
         self._run(target, tokens=16, stream=False, at_once=32, seconds=0.5 * self.scale)
 
     def whole(self, target: Target) -> dict[str, float]:
-        """A: whole answers of 16 tokens, 32 at once."""
+        """A: complete answers of 16 tokens, 32 at the same time."""
         self.pace(0)
         out, used = self._run(target, tokens=16, stream=False, at_once=32, seconds=self.scale)
         return {
@@ -92,7 +92,7 @@ class Bench:
         }
 
     def fast(self, target: Target) -> dict[str, float]:
-        """B: streams of 64 tokens, as fast as they come, 16 at once."""
+        """B: streams of 64 tokens at full speed, 16 at the same time."""
         self.pace(0)
         out, used = self._run(target, tokens=64, stream=True, at_once=16, seconds=self.scale)
         return {
@@ -102,15 +102,15 @@ class Bench:
         }
 
     def paced(self, target: Target) -> dict[str, float]:
-        """C: 256 streams at once, 20 tokens a second each."""
+        """C: 256 concurrent streams, 20 tokens per second each."""
         return self._streams(target, 256, 20.0, 10.0)
 
     def many(self, target: Target) -> dict[str, float]:
-        """D: 1 000 streams at once, 10 tokens a second each."""
+        """D: 1 000 concurrent streams, 10 tokens per second each."""
         return self._streams(target, 1000, 10.0, 12.0)
 
     def _streams(self, target: Target, at_once: int, rate: float, last: float) -> dict[str, float]:
-        """All begin within a quarter of the time that one lasts."""
+        """Run paced streams; all start within a quarter of a stream's duration."""
         count = max(4, round(at_once * min(1.0, 4 * self.scale)))
         seconds = max(1.0, last * min(1.0, self.scale * 2))
         self.pace(rate)
@@ -132,7 +132,7 @@ class Bench:
         }
 
     def alone(self, target: Target) -> dict[str, float]:
-        """One at a time: a whole answer of one token; then, of a stream, its first token."""
+        """One request at a time: a complete answer of one token; then a stream's first token."""
         self.pace(0)
         count = max(20, round(80 * self.scale))
         whole, _ = self._run(target, tokens=1, stream=False, requests=count)
@@ -144,7 +144,7 @@ class Bench:
         }
 
     def idle(self, target: Target) -> dict[str, float]:
-        """CPU in percent of a core while nothing is asked, and memory."""
+        """CPU in percent of a core without requests, and memory."""
         assert target.child is not None
         before, seconds = cpu(target.child.pid), 10 * self.scale
         time.sleep(seconds)

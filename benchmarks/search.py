@@ -1,8 +1,8 @@
-"""How long a search in a knowledge base takes, on this machine: python -m benchmarks.search
+"""Measures searches in a knowledge base: python -m benchmarks.search
 
-Made-up chunks, half English and half Chinese, their words as rare and as common as words are
-(Zipf), of about 100 words each; questions of eight words or a dozen characters. No model is asked:
-the vectors, where asked for, are drawn at random. Nothing else is in the process.
+It uses random chunks of about 100 words, half English and half Chinese, with word frequencies as in
+natural language (Zipf), and questions of eight words or a dozen characters. No model is used:
+vectors, if requested, are random. Nothing else runs in the process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from proxy.knowledge.index import Entry, Index, open_shelf
-from proxy.knowledge.index.shelf import Shelf
+from proxy.knowledge.index import Index, IndexEntry, open_shelf
+from proxy.knowledge.index.backend import IndexBackend
 
 DOCUMENTS = 100
 
 
 def texts(draw: random.Random) -> Callable[[bool, int], str]:
-    """A function (Chinese?, words) -> a text."""
+    """Return a function (Chinese?, words) -> text."""
     words = [f"word{i}x" for i in range(30_000)]
     characters = [chr(0x4E00 + i) for i in range(3000)]
     shares = [1 / (i + 1) for i in range(30_000)]
@@ -37,8 +37,8 @@ def texts(draw: random.Random) -> Callable[[bool, int], str]:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Callable[[], Shelf]]:
-    """A function that opens a shelf at `url`, or in a file that is gone afterwards."""
+def opened(url: str) -> Iterator[Callable[[], IndexBackend]]:
+    """Return a function that opens a shelf at `url`, or in a temporary file."""
     if url:
         from sqlalchemy import create_engine
 
@@ -53,9 +53,11 @@ def opened(url: str) -> Iterator[Callable[[], Shelf]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=10_000)
-    parser.add_argument("--dims", type=int, default=0, help="numbers of a vector; 0: words alone")
+    parser.add_argument("--dims", type=int, default=0, help="dimensions of vectors; 0: words only")
     parser.add_argument("--searches", type=int, default=300)
-    parser.add_argument("--database", default="", help="a PostgreSQL, instead of SQLite")
+    parser.add_argument(
+        "--database", default="", help="address of a PostgreSQL database to use instead of SQLite"
+    )
     asked = parser.parse_args()
     draw = random.Random(1)
     text = texts(draw)
@@ -68,7 +70,7 @@ def main() -> None:
         begun = time.perf_counter()
         each = asked.chunks // DOCUMENTS
         for d in range(DOCUMENTS):
-            chunks = [Entry(f"{d}-{i}", f"d{d}", text(i % 2 == 0, 100)) for i in range(each)]
+            chunks = [IndexEntry(f"{d}-{i}", f"d{d}", text(i % 2 == 0, 100)) for i in range(each)]
             index.add("bench", chunks)
         built = time.perf_counter() - begun
         times, busy = [], []

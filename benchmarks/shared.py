@@ -1,9 +1,9 @@
-"""What sharing the table costs: ``python -m benchmarks.shared``, with a redis-server at hand.
+"""Measures the cost of a shared slot table: ``python -m benchmarks.shared``; needs redis-server.
 
-One line of JSON: microseconds of CPU that every worker spends on each request of any worker (its
-coming, its first and last token, its end, as they come out of the log), against the same in one
-process; the size of a snapshot and the milliseconds to write and to read one; and the milliseconds
-from asking to having a slot through a real Redis, beside a bare PING of it.
+Prints one line of JSON: the microseconds of CPU that every worker spends on each request of any
+worker (its arrival, first and last token and end, as read from the log), compared with a single
+process; the size of a snapshot and the milliseconds to write and read one; and the milliseconds
+from a request to its slot through a real Redis, compared with a bare PING.
 """
 
 from __future__ import annotations
@@ -16,41 +16,47 @@ import subprocess
 import tempfile
 import time
 
-from proxy.cancel import Cancel
 from proxy.core.task import Task
+from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.prefix import Chains
-from proxy.scheduling.scheduler import Scheduler
+from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.shared import RedisLog, SharedScheduler, ops, snapshot
-from proxy.scheduling.shared.replica import Replica, Rules
-from proxy.scheduling.state import Want
+from proxy.scheduling.shared.replica import Replica, SharedRules
+from proxy.scheduling.state import SlotRequest
 from tools.processes import free_port
 
 SLOTS = 4
-RULES = Rules("benchmark")
+RULES = SharedRules("benchmark")
 CHAINS = Chains()
 
 
-def _want(number: int) -> Want:
+def _want(number: int) -> SlotRequest:
     text = f"conversation {number} " * 40
-    return Want("m", Task(prompt=text, max_tokens=64), chain=CHAINS.chain(text, (len(text),)))
+    return SlotRequest(
+        model="m", task=Task(prompt=text, max_tokens=64), chain=CHAINS.chain(text, (len(text),))
+    )
 
 
 def in_the_log(slots: int, conversations: int) -> dict[str, float]:
-    replica, plain = Replica(RULES), Scheduler(time.monotonic)
+    replica, plain = Replica(RULES), LocalScheduler(time.monotonic)
     for number in range(slots // SLOTS):
-        facts = ops.Facts("m", SLOTS)
-        replica.apply(1000.0, "A", [ops.Found(f"b{number}", True, facts)])
+        facts = ops.BackendFacts(model="m", slots=SLOTS)
+        replica.apply(1000.0, "A", [ops.BackendFound(f"b{number}", True, facts)])
         plain.update(f"b{number}", "m", up=True, slots=SLOTS)
     draw = random.Random(1)
     shared, alone = [], []
     for number in range(conversations):
         want = _want(draw.randrange(conversations))
-        came = ops.encode([ops.come(number, want, False)])
-        outcome = Outcome("whole", -1, 150, 0, 60, 0.1)
+        came = ops.encode([ops.enqueue(number, want, False)])
+        outcome = Outcome(end="whole", slot=-1, prompt=150, cached=0, completion=60, evaluating=0.1)
         ended = [
             ops.encode([one])
-            for one in (ops.Flows(number, -1), ops.Ends(number), ops.Back(number, outcome))
+            for one in (
+                ops.FirstToken(number, -1),
+                ops.LastToken(number),
+                ops.Release(number, outcome),
+            )
         ]
         now = 1000.0 + number / 100
         began = time.process_time_ns()
@@ -60,8 +66,8 @@ def in_the_log(slots: int, conversations: int) -> dict[str, float]:
         began = time.process_time_ns()
         lease = plain.enter(want)
         assert isinstance(lease, Lease)
-        lease.flows(-1)
-        lease.ends()
+        lease.on_first_token(-1)
+        lease.on_last_token()
         lease.release(outcome)
         alone.append(time.process_time_ns() - began)
     began = time.process_time_ns()
@@ -84,7 +90,7 @@ def in_the_log(slots: int, conversations: int) -> dict[str, float]:
 def through_redis(tries: int = 1000) -> dict[str, float]:
     binary = shutil.which("redis-server") or shutil.which("valkey-server")
     if binary is None:
-        raise SystemExit("no redis-server here")
+        raise SystemExit("redis-server is not installed")
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         words = f"--bind 127.0.0.1 --port {port} --dir {folder}".split()
@@ -103,7 +109,7 @@ def _through(url: str, tries: int) -> dict[str, float]:
         SharedScheduler(RedisLog(url, "b"), time.monotonic, version="benchmark") for _ in "ab"
     )
     if not (one.ready(10.0) and two.ready(10.0)):
-        raise SystemExit("Redis does not answer")
+        raise SystemExit("Redis is not responding")
     for worker in (one, two):
         worker.update("b", "m", up=True, slots=SLOTS)
     pings, asked = [], []
@@ -115,7 +121,11 @@ def _through(url: str, tries: int) -> dict[str, float]:
         began = time.perf_counter()
         lease = (one, two)[number % 2].acquire(_want(number), Cancel())
         asked.append(time.perf_counter() - began)
-        lease.release(Outcome("whole", lease.slot.id, 150, 0, 60, 0.1))
+        lease.release(
+            Outcome(
+                end="whole", slot=lease.slot.id, prompt=150, cached=0, completion=60, evaluating=0.1
+            )
+        )
     for worker in (one, two):
         worker.close()
     client.close()

@@ -1,14 +1,14 @@
-"""The real scheduler against modelled backends: what placing by knowledge is worth, at any size.
+"""Simulates the real scheduler with modelled backends: the value of cache-aware placement.
 
 Conversations arrive by a Poisson process; their turns, lengths and think times are drawn from the
-distributions below. A backend evaluates what its slot does not hold of a prompt, at a fixed rate,
-and then generates at a fixed pace; the slots hold what they held last, and nothing else is cached.
-The scheduler, its queue and its policy are the product's own, driven by a clock that jumps from
-event to event. The others are policies of one line each behind the same scheduler.
+distributions below. A backend evaluates the part of a prompt that its slot does not hold at a fixed
+rate, then generates at a fixed rate. Slots hold their last prompt, and nothing else is cached. The
+scheduler, its queue and its policy are the product's own, with a clock that jumps from event to
+event. The other policies are one line each, behind the same scheduler.
 
 ``python -m benchmarks.simulate [--backends N] [--conversations N]`` prints a table; ``--decisions``
-measures how the time of one decision grows with the slots; ``--study`` does both at several sizes
-into simulation.json, and ``--plot`` (with matplotlib) makes plots/simulation.* of that.
+measures how the time of a decision grows with the number of slots; ``--study`` does both at several
+sizes and writes simulation.json; ``--plot`` (with matplotlib) draws it as plots/simulation.*.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from proxy.cancel import Cancel
 from proxy.core.task import Task
-from proxy.scheduling.knowledge import Pool
+from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.policy import Policy, decide, may_serve
+from proxy.scheduling.pool import Pool
 from proxy.scheduling.prefix import Chain
-from proxy.scheduling.scheduler import Scheduler
-from proxy.scheduling.state import Backend, Grant, Hold, Slot, Want
+from proxy.scheduling.scheduler import LocalScheduler
+from proxy.scheduling.state import BackendRecord, Grant, Slot, SlotRequest, WaitForSlot
 from proxy.scheduling.ticket import Ticket
 
 SLOTS = 4
-RATE = 400.0  # prompt tokens a second, of one slot
-PACE = 25.0  # generated tokens a second, of one slot
+RATE = 400.0  # prompt tokens per second of a slot
+PACE = 25.0  # generated tokens per second of a slot
 SYSTEM = (600, 0.8)  # tokens of a system prompt: median and sigma of a lognormal distribution
 QUESTION = (60, 1.0)
 ANSWER = (120, 0.7)
 THINK = (25.0, 1.0)  # seconds between an answer and the next question
-GO_ON = 0.75  # chance that a conversation has one more turn
-LOAD = 0.7  # part of the backends' time that the work takes when all prompts are cold
-KEYS = 20  # the first of them brings half of all conversations
+GO_ON = 0.75  # probability that a conversation has another turn
+LOAD = 0.7  # share of the backends' time that the work would take if all prompts were cold
+KEYS = 20  # the first key has half of all conversations
 CHARS = 4
 SIZES = (1, 4, 16)  # backends of a study
 HERE = Path(__file__).parent
 
 
 class Talk:
-    """One conversation: what its next turn needs."""
+    """A conversation, and the request of its next turn."""
 
     def __init__(self, number: int, draw: random.Random) -> None:
         self.number = number
@@ -66,14 +66,16 @@ class Talk:
         self.ends: list[int] = []
         self.once = 0
 
-    def want(self) -> Want:
+    def want(self) -> SlotRequest:
         self.turns += 1
         self.tokens += _length(self.draw, QUESTION)
         self.once = self.tokens
         self.links.append(b"%d/%d" % (self.number, self.turns))
         self.ends.append(CHARS * self.tokens)
         chain = Chain(tuple(self.links), tuple(self.ends), len(self.links))
-        return Want("m", Task(prompt="", max_tokens=256), chain=chain, key=self.key)
+        return SlotRequest(
+            model="m", task=Task(prompt="", max_tokens=256), chain=chain, key=self.key
+        )
 
 
 def _length(draw: random.Random, law: tuple[float, float]) -> int:
@@ -84,7 +86,7 @@ class Simulation:
     def __init__(self, policy: Policy, backends: int, conversations: int, seed: int) -> None:
         self.now = 0.0
         self.seed = seed
-        self.scheduler = Scheduler(
+        self.scheduler = LocalScheduler(
             lambda: self.now, policy=policy, max_queue=10**9, queue_timeout=1e9
         )
         for number in range(backends):
@@ -97,7 +99,7 @@ class Simulation:
         self.firsts: list[float] = []
         self.waits: dict[str, list[float]] = defaultdict(list)
         turns = 1 / (1 - GO_ON)
-        # A turn's mean service time with a cold prompt, by the distributions' means.
+        # The mean service time of a turn with a cold prompt, from the means of the distributions.
         mean = [median * math.exp(sigma**2 / 2) for median, sigma in (SYSTEM, QUESTION, ANSWER)]
         prompt = mean[0] + turns * mean[1] + (turns - 1) * mean[2]
         cost = turns * (prompt / RATE + mean[2] / PACE)
@@ -107,9 +109,10 @@ class Simulation:
         self.arrive()
 
     def arrive(self) -> None:
-        """The next conversation, and after it the one that follows."""
+        """Start the next conversation, and schedule the one after it."""
         for number in self.left:
-            # Each draws for itself, so that all policies get the very same conversations.
+            # Each conversation has its own generator, so that all policies get the same
+            # conversations.
             talk = Talk(number, random.Random(f"{self.seed}/{number}"))
             after = self.arrivals.expovariate(self.rate)
             self.at(self.now + after, functools.partial(self.come, talk))
@@ -135,7 +138,7 @@ class Simulation:
             self.begin(found, talk, self.now)
         else:
             self.waiting.append((found, talk, self.now))
-            self.at(self.now + 1.0, lambda: None)  # who holds out for a slot looks again
+            self.at(self.now + 1.0, lambda: None)  # requests that hold out for a slot look again
 
     def look(self) -> None:
         left = []
@@ -161,8 +164,15 @@ class Simulation:
         prompt = talk.tokens
         talk.tokens += answer
         self.truth[name] = talk.number, talk.tokens
-        outcome = Outcome("whole", lease.slot.id, prompt, cached, answer, work / RATE)
-        self.at(self.now + work / RATE, lambda: lease.flows(lease.slot.id))
+        outcome = Outcome(
+            end="whole",
+            slot=lease.slot.id,
+            prompt=prompt,
+            cached=cached,
+            completion=answer,
+            evaluating=work / RATE,
+        )
+        self.at(self.now + work / RATE, lambda: lease.on_first_token(lease.slot.id))
         self.at(self.now + work / RATE + answer / PACE, lambda: self.end(lease, outcome, talk))
 
     def end(self, lease: Lease, outcome: Outcome, talk: Talk) -> None:
@@ -190,47 +200,49 @@ class Simulation:
 # -- the others ------------------------------------------------------------------------------------
 
 
-def _usable(want: Want, pool: Pool, now: float) -> list[tuple[Slot, Backend]]:
+def _usable(want: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
     return [(slot, b) for slot, b in pool.free.items() if may_serve(b, want, now)]
 
 
-def _grant(found: list[tuple[Slot, Backend]], backend: Backend | None = None) -> Grant | None:
-    """The slot let go longest ago, of this backend: what the servers do by themselves."""
+def _grant(
+    found: list[tuple[Slot, BackendRecord]], backend: BackendRecord | None = None
+) -> Grant | None:
+    """Grant the backend's least recently released slot, as servers do by themselves."""
     for slot, one in found:
         if backend is None or one is backend:
-            return Grant(one, slot)
+            return Grant(backend=one, slot=slot)
     return None
 
 
 def others(seed: int) -> dict[str, Policy]:
     draw, turn = random.Random(seed), itertools.count()
 
-    def by_random(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
+    def by_random(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
         found = _usable(want, pool, now)
         return _grant(found, draw.choice(found)[1]) if found else None
 
-    def round_robin(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
+    def round_robin(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
         found = _usable(want, pool, now)
         if not found:
             return None
         names = sorted({backend.name for _, backend in found})
         return _grant(found, pool.backends[names[next(turn) % len(names)]])
 
-    def least_busy(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
+    def least_busy(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
         found = _usable(want, pool, now)
         return (
             _grant(found, min((b for _, b in found), key=lambda b: b.in_flight)) if found else None
         )
 
-    def sticky_hash(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
+    def sticky_hash(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
         names = sorted(pool.backends)
         place = zlib.crc32(want.chain.links[0]) % len(names)
-        return _grant(_usable(want, pool, now), pool.backends[names[place]]) or Hold(now + 1)
+        return _grant(_usable(want, pool, now), pool.backends[names[place]]) or WaitForSlot(now + 1)
 
-    def longest_prefix(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
+    def longest_prefix(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
         for held, _ in pool.matches(want.chain):
             if held.slot is not None and held.slot in pool.free:
-                return Grant(held.backend, held.slot, held)
+                return Grant(backend=held.backend, slot=held.slot, reuse=held)
         return _grant(_usable(want, pool, now))
 
     return {
@@ -247,11 +259,11 @@ def others(seed: int) -> dict[str, Policy]:
 
 
 def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
-    """Microseconds of CPU of one decision with so many slots, all of them holding something: for a
-    turn whose conversation is held, and for one that is new."""
+    """Return the CPU microseconds of a decision with so many slots, all holding a prompt: for a
+    turn whose conversation is held, and for a new one."""
     draw = random.Random(slots)
     now = 0.0
-    scheduler = Scheduler(lambda: now)
+    scheduler = LocalScheduler(lambda: now)
     for number in range(max(1, slots // SLOTS)):
         scheduler.update(f"b{number}", "m", up=True, slots=min(SLOTS, slots))
     talks = [Talk(number, draw) for number in range(slots)]
@@ -260,7 +272,16 @@ def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
             want = talk.want()
         now += 1
         lease = scheduler.acquire(want, Cancel())
-        lease.release(Outcome("whole", lease.slot.id, talk.tokens, 0, 100, 1.0))
+        lease.release(
+            Outcome(
+                end="whole",
+                slot=lease.slot.id,
+                prompt=talk.tokens,
+                cached=0,
+                completion=100,
+                evaluating=1.0,
+            )
+        )
     pool = scheduler._pools["m"]
     fresh = [Talk(slots + number, draw).want() for number in range(50)]
     known = [draw.choice(talks).want() for _ in range(50)]
@@ -283,7 +304,8 @@ def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
 
 
 def study(path: Path, seed: int) -> None:
-    """Every policy at several sizes, two thousand turns a backend, and decisions; into a file."""
+    """Run every policy at several sizes, with two thousand turns per backend, and measure
+    decisions; write the result to a file."""
     found: dict[str, Any] = {"load": LOAD, "slots_a_backend": SLOTS, "runs": [], "decisions": []}
     for backends in SIZES:
         for name, policy in others(seed).items():
@@ -297,7 +319,7 @@ def study(path: Path, seed: int) -> None:
 
 
 def plot(found: dict[str, Any], stem: Path) -> None:
-    """The study as pictures, PNG and SVG; needs matplotlib alone."""
+    """Draw the study as PNG and SVG; needs only matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -357,10 +379,10 @@ def main() -> None:
     parser.add_argument("--backends", type=int, default=8)
     parser.add_argument("--conversations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="policies whose name holds this")
+    parser.add_argument("--only", default="", help="only policies whose name contains this")
     parser.add_argument("--decisions", action="store_true")
     parser.add_argument("--study", action="store_true", help="all policies at several sizes")
-    parser.add_argument("--plot", action="store_true", help="pictures of the last study")
+    parser.add_argument("--plot", action="store_true", help="draw the last study")
     args = parser.parse_args()
     results = HERE / "simulation.json"
     if args.study:

@@ -1,16 +1,17 @@
-"""A stand-in for server.cpp that costs next to nothing: what a gateway costs shows against it.
+"""A stand-in for server.cpp that costs almost nothing, so that measurements show the gateway's
+cost.
 
     python -m benchmarks.stub [--generation 2023|2026] [--slots 1024] [--port 0]
 
-It answers /completion in either generation's form and, as the younger one does, OpenAI's
-/v1/chat/completions, with as many tokens as were asked for. One token is one send, as in the real
-server, and a whole HTTP chunk. A token's text is the time it was sent, `t` and 15 digits of
-microseconds of the system's monotonic clock, and a blank, so that whoever reads it knows how long
-it took to arrive. `GET /pace/20` sets how many tokens a second a stream gets from then on; 0, the
-default, is as fast as they go out, the streams in turn.
+It answers /completion in the format of either generation and, like the newer one, OpenAI's
+/v1/chat/completions, with as many tokens as requested. Each token is one send, as in the real
+server, and a complete HTTP chunk. A token's text is the time it was sent, `t` and 15 digits of
+microseconds of the system's monotonic clock, and a blank, so that the reader knows its delay. `GET
+/pace/20` sets the tokens per second of streams that start later; 0, the default, means full speed,
+with streams served in turn.
 
-One process, one thread, epoll; every message but the time in it is made beforehand. Requests are
-trusted: only a load generator talks to it.
+It is one process with one thread and epoll; all messages but the time in them are prepared. It
+trusts its input, which only comes from the load generator.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ STREAM_HEAD = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 
-SLOT = 9999  # stands in prebuilt messages for the slot that was asked for
+SLOT = 9999  # placeholder for the slot id in prepared messages
 HOLE = b"%d" % SLOT
 
-Frame = tuple[bytes, bytes]  # what goes before and after a token's time
+Frame = tuple[bytes, bytes]  # the bytes before and after a token's time
 
 
 def now() -> int:
@@ -53,7 +54,7 @@ def chunked(data: bytes) -> bytes:
 
 
 def frame(value: Any) -> Frame:
-    """A server-sent event as one HTTP chunk, open where the time goes."""
+    """Return a server-sent event as one HTTP chunk, split where the time goes."""
     text = b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
     before, _, after = chunked(text.replace(b"@", STAMP % 0)).partition(STAMP % 0)
     return before, after
@@ -81,7 +82,7 @@ def chat_chunk(delta: dict[str, Any], reason: str | None = None) -> dict[str, An
 
 
 def last_chunk(modern: bool, tokens: int, content: str = "") -> dict[str, Any]:
-    """What ends a completion, and is all of one that is not streamed."""
+    """Return the last chunk of a completion, or the whole of one that is not streamed."""
     value = {
         "content": content,
         "stop": True,
@@ -100,7 +101,7 @@ def last_chunk(modern: bool, tokens: int, content: str = "") -> dict[str, Any]:
 
 @lru_cache
 def native(modern: bool, tokens: int) -> tuple[list[Frame], bytes]:
-    """The frames of a /completion stream, and what ends it."""
+    """Return the frames of a /completion stream, and its end."""
     frames = []
     for i in range(tokens):
         if modern:
@@ -115,7 +116,7 @@ def native(modern: bool, tokens: int) -> tuple[list[Frame], bytes]:
 
 @lru_cache
 def chat(tokens: int) -> tuple[list[Frame], bytes]:
-    """The same for /v1/chat/completions."""
+    """Return the frames of a /v1/chat/completions stream, and its end."""
     first = b"".join(frame(chat_chunk({"role": "assistant", "content": None})))
     frames = [frame(chat_chunk({"content": "@"})) for _ in range(tokens)]
     frames[0] = first + frames[0][0], frames[0][1]
@@ -145,7 +146,7 @@ def whole_chat(tokens: int) -> bytes:
 
 
 class Stream:
-    """A streamed answer under way."""
+    """A stream in progress."""
 
     __slots__ = ("client", "ending", "frames", "sent", "slot")
 
@@ -159,7 +160,7 @@ class Stream:
         self.sent = 0
 
     def token(self) -> bool:
-        """Send the next token; False after the last, or when nobody is there any more."""
+        """Send the next token; return False after the last, or if the client has disconnected."""
         before, after = self.frames[self.sent]
         data = before + STAMP % now() + after.replace(HOLE, self.slot)
         if not self.sent:
@@ -186,7 +187,7 @@ class Stub:
         self._rests: dict[int, bytes] = {}
         self._rate = 0.0
         self._ready: deque[Stream] = deque()  # unpaced streams, in turn
-        self._due: list[tuple[float, int, Stream]] = []  # paced ones, by time
+        self._due: list[tuple[float, int, Stream]] = []  # paced streams, by time
         self._number = 0
         self.port: int = self._listener.getsockname()[1]
 
@@ -256,7 +257,7 @@ class Stub:
             if path == "/completion":
                 count = wanted if self._modern else max(4, wanted + 1)
                 pinned = max(0, asked.get("id_slot" if self._modern else "slot_id", 0))
-                slot = b"%4d" % pinned  # as wide as what it takes the place of
+                slot = b"%4d" % pinned  # same width as the placeholder
                 if asked.get("stream"):
                     self._begin(client, *native(self._modern, count), slot)
                 else:
@@ -295,7 +296,8 @@ class Stub:
         client.sendall((head % (status, len(body))).encode() + body)
 
     def _about(self, path: str) -> Any:
-        """What a server tells of itself; None for a route that this generation lacks."""
+        """Return the server's description of itself; None for a route that this generation
+        lacks."""
         route = path.partition("?")[0]
         if route == "/props" and not self._modern:
             return {"user_name": "", "assistant_name": ""}
@@ -317,7 +319,7 @@ class Stub:
                 "eos_token": "<|im_end|>",
                 "build_info": "b1-stub",
             },
-            # What sglang-router asks of its workers.
+            # Requested by sglang-router.
             "/get_server_info": {},
             "/server_info": {},
             "/get_model_info": {"model_path": MODEL, "is_generation": True},

@@ -1,11 +1,11 @@
-"""What a turn of a long conversation costs a gateway, beside a short one.
+"""Measures the cost of a turn in a long conversation, compared with a short one.
 
     python -m benchmarks.turn
 
-A conversation of 200 messages and about 100 kB goes on for some turns, in one process, before the
-stub. Told is the CPU time of the thread that answers, the least of ten conversations: from the
-request's first byte to the answer's last, so the reading of its JSON, the template and the hashes
-of its prefix are all in it.
+A conversation of 200 messages and about 100 kB continues for some turns, in one process, in front
+of the stub. The result is the CPU time of the answering thread, the minimum of ten conversations,
+from the request's first byte to the answer's last. So it includes parsing JSON, the template and
+hashing the prefix.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONVERSATIONS = 10
 
 
 def history(count: int, size: int, name: str) -> list[dict[str, str]]:
-    """So many messages of so many characters, the user's and the model's in turn."""
+    """Return so many messages of so many characters, alternating between user and model."""
     words = "the quick brown fox jumps over the lazy dog and runs away from it "
     text = (words * (size // len(words) + 1))[:size]
     return [
@@ -41,7 +41,7 @@ def history(count: int, size: int, name: str) -> list[dict[str, str]]:
 
 
 def answer(app: Flask, messages: list[dict[str, str]]) -> tuple[float, int]:
-    """Seconds of CPU, and bytes of the request."""
+    """Return the CPU seconds, and the bytes of the request."""
     body = json.dumps({"messages": messages, "max_tokens": 4}).encode()
     environ: dict[str, Any] = {
         "REQUEST_METHOD": "POST",
@@ -62,7 +62,8 @@ def answer(app: Flask, messages: list[dict[str, str]]) -> tuple[float, int]:
 
 
 def measure(app: Flask, count: int, size: int) -> tuple[float, float, int]:
-    """Milliseconds of a conversation's first turn and of its last, and bytes of the last."""
+    """Return the milliseconds of the first and of the last turn, and the bytes of the last
+    request."""
     first, last, length = [], [], 0
     for number in range(CONVERSATIONS):
         messages = history(count, size, str(number))
@@ -89,7 +90,7 @@ def main() -> None:
                 print(f"{count:8}{length:10}{first:13.2f}{after:12.2f}", flush=True)
         finally:
             stub.process.kill()
-    os._exit(0)  # the registry's threads look after a stub that is gone
+    os._exit(0)  # the registry's threads would still poll the stopped stub
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Interleaved conversations: what is asked, in which order, and what no policy can do better than.
+"""Generates interleaved conversations, and computes the optimum that no policy can beat.
 
-A conversation has a system prompt of its own and some turns; the answer of a turn goes back into
-the prompt of the next. Texts are made of the made-up model's words, a token each.
+Each conversation has its own system prompt and some turns; the answer of a turn is part of the next
+prompt. Texts consist of words of the made-up model, one token each.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _text(draw: random.Random, words: int) -> str:
 
 
 def order(conversations: int, turns: int, active: int, at_once: int, seed: int) -> list[int]:
-    """Whose turn it is, by number: drawn from the active ones, none that was drawn among the last
-    ``at_once``. A conversation that is through makes room for the next."""
+    """Return whose turn it is, by number: drawn from the active conversations, except the last
+    ``at_once`` drawn. A finished conversation is replaced by the next."""
     draw = random.Random(seed)
     left = dict.fromkeys(range(active), turns)
     coming = iter(range(active, conversations))
@@ -57,10 +57,10 @@ def order(conversations: int, turns: int, active: int, at_once: int, seed: int) 
 
 
 def evaluated(turns: Sequence[int], sizes: Sequence[Sequence[int]], slots: int, how: str) -> float:
-    """Prompt tokens evaluated, as a multiple of every conversation's tokens once, by an eviction
-    that knows the past (``lru``) or the future (``belady``). ``sizes[c][t]`` are the tokens of a
-    conversation's prompt at its turn t; answers are cached with it."""
-    held: dict[int, int] = {}  # conversation -> when last used
+    """Return the evaluated prompt tokens as a multiple of each conversation's tokens counted once,
+    for an eviction that knows the past (``lru``) or the future (``belady``). ``sizes[c][t]`` are
+    the prompt tokens of conversation c at turn t; answers are cached with their prompts."""
+    held: dict[int, int] = {}  # conversation to its last use
     done = [0] * len(sizes)
     total = 0
     for now, one in enumerate(turns):

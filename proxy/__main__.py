@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from proxy import config, serve
+from proxy import config
+from proxy.server import serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,9 +2,10 @@
 
     GatewayError                     500  server_error
     ├── BadRequest                   400  invalid_request_error
+    │   ├── InvalidParameter         400  names the parameter and the reason
     │   ├── ContextExceeded          400  exceed_context_size_error, both numbers
     │   ├── Unsupported              400  names the parameter and the backend
-    │   │   └── BackendLacks         501  the backend itself says that it cannot
+    │   │   └── BackendLacks         501  the backend itself says so
     │   ├── CharacterCut             400  token ids that the backend cannot write as text
     │   └── BodyTooLarge             413
     ├── Unauthorized                 401  authentication_error
@@ -18,24 +19,24 @@
     ├── NoBackend                    503  unavailable_error, retry_after
     ├── StoreUnavailable             503  unavailable_error, retry_after: a database, or its file
     ├── UpstreamFault                502  server_error: garbage, a 5xx
-    │   ├── AnswerCut                the connection ended in the middle of the answer
-    │   ├── BackendFailed            it says so itself: a 5xx, an error in its stream
+    │   ├── AnswerCut                the connection ended within the answer
+    │   ├── BackendFailed            reported by the backend: a 5xx, an error in its stream
     │   ├── BackendBusy              its slots are taken after all; the gateway tries again
-    │   │   └── PoolTimeout     503  all our connections to it stayed in use
-    │   └── BackendDown              nobody listens there, or the server is not ready
+    │   │   └── PoolTimeout     503  all connections to the backend stayed in use
+    │   └── BackendDown              connection refused, or the server is not ready
     │       └── ConnectionLost       the connection ended before the first byte of the answer
     ├── UpstreamTimeout              504  timeout_error
-    └── Cancelled                    499  the client is gone; nobody reads this
+    └── Cancelled                    499  the client has disconnected; nobody reads this
 
-`message` is what the client reads, so it never holds an address, a prompt or a traceback;
-`detail` is for our own log. A dialect gives an error its outer shape.
+`message` is for clients, so it never contains an address, a prompt or a traceback; `detail` is for
+our own log. The dialect decides the JSON of an error.
 """
 
 from __future__ import annotations
 
 
 class GatewayError(Exception):
-    """An error with the fields that every dialect's error object is made of."""
+    """The base of all errors, with the fields of every dialect's error object."""
 
     status = 500
     type = "server_error"
@@ -65,9 +66,20 @@ class BadRequest(GatewayError):
     type = "invalid_request_error"
 
 
+class InvalidParameter(BadRequest):
+    """An invalid value of a parameter. `param` is its name in the request, with its position
+    (`messages[2].role`); `reason` is the rest of the sentence."""
+
+    param: str
+
+    def __init__(self, param: str, reason: str) -> None:
+        super().__init__(f"{param} {reason}", param=param)
+        self.reason = reason
+
+
 class ContextExceeded(BadRequest):
-    """The prompt does not fit. `extra` carries n_prompt_tokens and n_ctx as llama-server
-    does. `at_least`: counting ended there."""
+    """The prompt does not fit. `extra` has n_prompt_tokens and n_ctx, as in llama-server.
+    `at_least`: the number of tokens is a lower bound, because counting was ended."""
 
     type = "exceed_context_size_error"
     code = "context_length_exceeded"
@@ -76,27 +88,27 @@ class ContextExceeded(BadRequest):
         least = "at least " if at_least else ""
         super().__init__(
             f"the prompt exceeds the available context size: it has {least}{n_prompt_tokens}"
-            f" tokens, the context of the model holds {n_ctx}",
+            f" tokens, but the model's context is {n_ctx} tokens",
             param="messages",
             extra={"n_prompt_tokens": n_prompt_tokens, "n_ctx": n_ctx},
         )
 
 
 class Unsupported(BadRequest):
-    """A parameter that the backend which serves this model cannot honour."""
+    """The model's backend does not support a parameter."""
 
     code = "unsupported_parameter"
 
 
 class BackendLacks(Unsupported):
-    """The backend answered 501: it was built or started without what the request needs."""
+    """The backend answered 501: it was built or started without a feature the request needs."""
 
     status = 501
     type = "not_supported_error"
 
 
 class CharacterCut(BadRequest):
-    """Token ids that hold a part of a character. An old server cannot write them as text."""
+    """Token ids that end within a character, which an old server cannot write as text."""
 
 
 class BodyTooLarge(BadRequest):
@@ -116,7 +128,7 @@ class Forbidden(GatewayError):
 
 
 class QuotaExceeded(Forbidden):
-    """A key holds as much as it may. The message tells the limit and how to raise it."""
+    """A key has reached its limit. The message names the limit and how to raise it."""
 
     code = "quota_exceeded"
 
@@ -158,6 +170,11 @@ class NoBackend(GatewayError):
     type = "unavailable_error"
     code = "no_backend"
 
+    def __init__(
+        self, message: str = "no backend for this model is available", retry_after: float = 1.0
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+
 
 class StoreUnavailable(GatewayError):
     status = 503
@@ -170,8 +187,12 @@ class UpstreamFault(GatewayError):
     code = "upstream_fault"
 
 
+class MissingRoute(UpstreamFault):
+    """The backend answered 404 or 405: it lacks this endpoint. Others may work."""
+
+
 class AnswerCut(UpstreamFault):
-    """The server may have died while it answered."""
+    """The connection ended within an answer. The server may have died."""
 
 
 class BackendFailed(UpstreamFault):
@@ -183,7 +204,7 @@ class BackendBusy(UpstreamFault):
 
 
 class PoolTimeout(BackendBusy):
-    """No connection to the backend came free in time. It says nothing about its health."""
+    """No connection to the backend became free in time. It says nothing about its health."""
 
     status = 503
     type = "unavailable_error"
@@ -195,7 +216,7 @@ class BackendDown(UpstreamFault):
 
 
 class ConnectionLost(BackendDown):
-    """The server took the request, so it may have died of it."""
+    """The connection ended after the request was sent, which may have crashed the server."""
 
 
 class UpstreamTimeout(GatewayError):

@@ -2,7 +2,8 @@
 
 import os
 
-from proxy import config, serve
+from proxy import config
+from proxy.server import serve
 
 try:
     _settings = config.from_environment(os.environ)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from werkzeug.routing import Rule
 
 from tests.postgres import empty, running
 from tests.thorough import FEW, share
@@ -79,21 +80,47 @@ def data_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def routes_compiled_once() -> Iterator[None]:
-    """Werkzeug compiles two functions of Python for every route of every app: two thirds of what
-    making an app costs, and these tests make a thousand. They are the same for the same rule."""
-    compiled = Rule._compile_builder
-    known: dict[Any, Any] = {}
+def closers() -> Iterator[list[Callable[[], object]]]:
+    """What is to be closed when the process exits. A worker makes a thousand apps, whose threads
+    would look after their backends and read their databases until its last test."""
+    found: list[Callable[[], object]] = []
+    register = atexit.register
 
-    def remembered(self: Rule, append_unknown: bool = True) -> Any:
-        key = (self.rule, tuple(self._trace), repr(self.defaults), append_unknown)
-        if key not in known:
-            known[key] = compiled(self, append_unknown)
-        return known[key]
+    def recorded(close: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        owner = type(getattr(close, "__self__", None))
+        if owner.__module__.partition(".")[0] not in ("proxy", "tests"):
+            return register(close, *args, **kwargs)
+        found.append(close)
+        return close
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rule, "_compile_builder", remembered)
-        yield
+        patch.setattr(atexit, "register", recorded)
+        yield found
+    _close(found, 0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def closes_apps_of_the_module(closers: list[Callable[[], object]]) -> Iterator[None]:
+    """Apps that fixtures of the whole module make are closed after its last test."""
+    before = len(closers)
+    yield
+    _close(closers, before)
+
+
+@pytest.fixture(autouse=True)
+def closes_apps(
+    closes_apps_of_the_module: None, closers: list[Callable[[], object]]
+) -> Iterator[None]:
+    """Apps that a test makes are closed when it is over."""
+    before = len(closers)
+    yield
+    _close(closers, before)
+
+
+def _close(closers: list[Callable[[], object]], before: int) -> None:
+    """As at the exit of a process: the last first."""
+    while len(closers) > before:
+        closers.pop()()
 
 
 @pytest.fixture(scope="session")
@@ -126,8 +153,19 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The order in which files go to the workers: those that wait first, what only computes beside
-    and after them. Tests in a browser come last: Playwright leaves an event loop running in its
-    thread, and asyncio.run() refuses to begin another."""
-    turns = {"integration": 0, "browser": 2}
-    items.sort(key=lambda item: turns.get(item.path.parent.name, 1))
+    """The order in which files go to the workers. Integration tests wait most of their time, the
+    others compute: both are dealt out side by side, so that the cores always have work. The last
+    files only compute, as a long wait at the end would keep one worker alone. Tests in a browser
+    come after all: Playwright leaves an event loop running in its thread, and asyncio.run() refuses
+    to begin another."""
+    files: dict[str, list[Path]] = {"integration": [], "browser": [], "": []}
+    for path in dict.fromkeys(item.path for item in items):
+        files.get(path.parent.name, files[""]).append(path)
+    shares = {"integration": (0.0, 0.8), "browser": (1.0, 1.0), "": (0.0, 1.0)}
+    places = {
+        path: begin + length * number / len(group)
+        for kind, group in files.items()
+        for number, path in enumerate(group)
+        for begin, length in [shares[kind]]
+    }
+    items.sort(key=lambda item: places[item.path])

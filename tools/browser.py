@@ -1,7 +1,7 @@
-"""The browser of the tests and of the screenshots: Debian's chromium, or one that is there.
+"""Finds, installs and starts chromium for the browser tests and the screenshots.
 
-``python -m tools.browser`` installs it where that can be done without asking (apt-get, as root or
-with a sudo that wants no password) and says why where not: the tests that need it are skipped then.
+``python -m tools.browser`` installs it if that works without a prompt (apt-get, as root or with
+passwordless sudo), and otherwise prints the reason. Tests that need a browser are then skipped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# A font for each language: without one of Chinese every picture of it shows empty boxes.
+# Fonts for both languages: without a Chinese font, screenshots show empty boxes.
 PACKAGES = ("chromium", "fonts-dejavu-core", "fonts-noto-cjk")
 OFFLINE = (
     "--disable-background-networking",
@@ -27,13 +27,13 @@ OFFLINE = (
 
 
 def find() -> str | None:
-    """The program; SLOTPROXY_CHROMIUM names one."""
+    """Return the path of chromium, or None. SLOTPROXY_CHROMIUM overrides the search."""
     named = os.environ.get("SLOTPROXY_CHROMIUM")
     return named or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def install() -> str | None:
-    """See that there is one. Gives the reason why there is none, None for success."""
+    """Install chromium if needed. Returns None, or the reason why it is not available."""
     if find():
         return None
     if not shutil.which("apt-get"):
@@ -49,16 +49,18 @@ def install() -> str | None:
             env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
         )
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["no reason given"]
-            return f"no chromium: apt-get {words[0]}: {said[-1]}"
+            output = (done.stderr.strip() or done.stdout.strip()).splitlines() or [
+                "no reason given"
+            ]
+            return f"no chromium: apt-get {words[0]}: {output[-1]}"
     return None if find() else "no chromium, though apt-get installed it"
 
 
 def launch(playwright: Playwright, program: str) -> Browser:
-    """Start it, without a window and without the world."""
+    """Start chromium, headless and without access to the internet."""
     return playwright.chromium.launch(
         executable_path=program,
-        # In a container, as root, chromium's own sandbox cannot be made.
+        # chromium's own sandbox does not work as root in a container.
         chromium_sandbox=os.geteuid() != 0,
         args=[*OFFLINE],
     )

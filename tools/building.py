@@ -1,7 +1,7 @@
-"""What is built once from published sources and kept in the user's cache, outside the checkout.
+"""Builds from published sources, once, into the user's cache outside the checkout.
 
-A thing lies in a folder under a name that says what it was made of: another version, flag or recipe
-is another folder, and a folder that is there is a finished build.
+The name of a build's folder contains what it was made from: another version, flag or recipe gets
+another folder, and an existing folder is a finished build.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PIP = ("-m", "pip", "--disable-pip-version-check")
-_SAY_EVERY = 10  # per cent, where the output is no terminal
+_SAY_EVERY = 10  # per cent, if the output is not a terminal
 
 Progress = Callable[[str], None]
 
 
 class BuildError(RuntimeError):
-    """A server cannot be built; the message says what is missing or where the log is."""
+    """A build failed; the message says what is missing or where the log is."""
 
 
 def cache() -> Path:
-    """The folder of what was built or made and can be made again."""
+    """Return the cache folder. Everything in it can be built again."""
     if own := os.environ.get("SLOTPROXY_CACHE"):
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -45,9 +45,9 @@ def once(
     *,
     needs_compiler: bool = True,
 ) -> None:
-    """See that ``folder`` is there: ``make(work, log)`` gives a folder within ``work`` that becomes
-    it. Whole or not at all; of two builds at once the second waits and takes what the first made.
-    Raises ``BuildError``."""
+    """Make ``folder`` unless it exists: ``make(work, log)`` returns a folder within ``work`` that
+    is renamed to it. All or nothing; a second process waits and uses the first one's result. Raises
+    ``BuildError``."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f"{folder.name}.lock"), progress):
         if folder.is_dir():
@@ -65,12 +65,13 @@ def once(
 
 
 def digest(*made_of: object) -> str:
-    """What tells one build from another, short enough for a name."""
+    """Return a short digest that distinguishes builds in folder names."""
     return hashlib.sha256(repr(made_of).encode()).hexdigest()[:10]
 
 
 def counting(name: str, progress: Progress) -> Progress:
-    """Hears the lines of ninja ([12/212]) and make ([ 45%]), and says how far it is."""
+    """Return a callback that reads the output of ninja ([12/212]) or make ([ 45%]) and reports
+    progress."""
     shown = -1
 
     def line(text: str) -> None:
@@ -88,7 +89,7 @@ def counting(name: str, progress: Progress) -> Progress:
 
 
 def compiler() -> None:
-    """Raise ``BuildError`` where there is none."""
+    """Raises ``BuildError`` if there is no compiler."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++", "cl"]
     if not any(shutil.which(name) for name in names):
         raise BuildError(
@@ -99,7 +100,7 @@ def compiler() -> None:
 
 
 def run(command: Sequence[str | Path], log: Path, what: str, line: Progress | None = None) -> None:
-    """Run, with all output in ``log`` and handed to ``line``."""
+    """Run a command; its output goes to ``log``, and line by line to ``line``."""
     tail: list[str] = []
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
@@ -132,7 +133,8 @@ def executable(name: str) -> str:
 
 
 def cmake(log: Path, progress: Progress) -> tuple[Path, list[str]]:
-    """cmake and the flags that choose its generator: the machine's, or else the packages'."""
+    """Return cmake and its generator flags: installed on the machine, or else from Python
+    packages."""
     cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
     if cmake and (ninja or shutil.which("make") or os.name == "nt"):
         return Path(cmake), ["-G", "Ninja"] if ninja else []
@@ -150,8 +152,8 @@ def cmake(log: Path, progress: Progress) -> tuple[Path, list[str]]:
 
 @contextlib.contextmanager
 def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of one build. The system lets go of it when the process ends, however it
-    ends. Windows has no such lock in the standard library: there the rename at the end decides."""
+    """Hold the lock of a build. The system releases it when the process ends, in whatever way.
+    Windows has no such lock in the standard library; there, the first rename wins."""
     try:
         import fcntl
     except ImportError:
@@ -167,7 +169,7 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
 
 
 def terminal() -> Progress:
-    """Progress for a person: one line that counts up, or a line now and then in a log."""
+    """Show progress on a terminal as one updated line, in a log as occasional lines."""
     if not sys.stderr.isatty():
         last: list[str] = []
 

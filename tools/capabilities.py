@@ -1,9 +1,9 @@
-"""The README's table of what works with which backend: asked of real servers through the gateway.
+"""Updates the capability table of backends, measured on real servers through the gateway.
 
-``python -m tools.capabilities`` starts each backend that is to be had on this machine with a model
-of made-up weights, asks for each capability and rewrites what stands between the two markers of
-README.md; a column that cannot be measured here stays as it was written. ``tests/integration/
-test_capabilities.py`` measures too, and fails where the README says something else.
+``python -m tools.capabilities`` starts each backend available on this machine with a model of
+random weights, tests each capability, and rewrites the table between the two markers of README.md.
+Columns of unavailable backends stay unchanged. ``tests/integration/test_capabilities.py`` measures
+too, and fails if the README differs.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _schema(asked: Asked) -> bool:
 
 
 def _cached(asked: Asked) -> bool:
-    """A conversation that goes on."""
+    """Whether the second turn of a conversation uses the cache."""
     turn = {"role": "user", "content": "Hello"}
     answer = {"role": "assistant", "content": _content(_chat(asked, prompt_cache_key="one"))}
     reply = _chat(asked, messages=[turn, answer, turn], prompt_cache_key="one")
@@ -179,7 +179,7 @@ BACKENDS: Mapping[str, Callable[[Path], Any]] = {
 
 
 def measure(name: str) -> dict[str, bool] | None:
-    """What of each row holds for a backend; None where it is not to be had here."""
+    """Return the result of each row for a backend; None if it is not available."""
     with tempfile.TemporaryDirectory() as path, BACKENDS[name](Path(path)) as url:
         if url is None:
             return None
@@ -192,7 +192,7 @@ def measure(name: str) -> dict[str, bool] | None:
 
 
 def _holds(check: Check, asked: Asked) -> bool:
-    """A refusal has none of the fields that a check looks for."""
+    """Run a check. An error answer has none of the fields that a check looks for."""
     try:
         return check(asked)
     except (KeyError, IndexError, TypeError, ValueError):
@@ -200,7 +200,7 @@ def _holds(check: Check, asked: Asked) -> bool:
 
 
 def written(text: str) -> dict[str, dict[str, str]]:
-    """The columns that a README holds, by backend."""
+    """Parse the columns of a README, by backend."""
     inside = text.partition(BEGIN)[2].partition(END)[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]

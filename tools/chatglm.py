@@ -1,12 +1,12 @@
-"""The wheel of chatglm_cpp for this machine and Python, built from its published source.
+"""Builds the wheel of chatglm_cpp for this machine and Python from its published source.
 
-There is only a source package. Its build files are from before cmake 4, which takes them when
-CMAKE_POLICY_VERSION_MINIMUM says so; with make it would start all its compilers at once, so ninja
-builds it; and where the compiler knows OpenMP it is built with that, because only then the number
-of threads can be set (OMP_NUM_THREADS).
+Only a source package is published. Its build files are older than cmake 4, which accepts them with
+CMAKE_POLICY_VERSION_MINIMUM. It is built with ninja, since with make it would start all compilers
+at the same time; and with OpenMP if the compiler supports it, since only then the number of threads
+can be set (OMP_NUM_THREADS).
 
 The wheel is built once, in three to five minutes on two cores (see ``tools.building``). ``find``
-looks, ``build`` makes, ``install`` puts it into the Python that runs this:
+prints its path, ``build`` builds it, ``install`` installs it into the Python that runs this:
 ``python -m tools.chatglm build|find|install``
 """
 
@@ -37,23 +37,23 @@ from tools.building import (
 NAME = "chatglm-cpp"
 VERSION = "0.4.2"
 SHA256 = "8c70215eafdcd60895d1b72db517f584ba2db21d5a5f09a2396ba49bd65104d0"
-_STEPS = "1"  # raise it when the way of building changes
+_STEPS = "1"  # increase when the build steps change
 _OPENMP = {"CFLAGS": "-fopenmp -DGGML_USE_OPENMP", "CXXFLAGS": "-fopenmp", "LDFLAGS": "-fopenmp"}
 
 
 def _folder() -> Path:
-    """Where the wheel for this Python lies, built or not."""
+    """Return the folder of the wheel for this Python, built or not."""
     system = (sys.implementation.cache_tag, platform.system(), platform.machine())
     return cache() / "wheels" / f"{NAME}-{VERSION}-{digest(_STEPS, VERSION, SHA256, *system)}"
 
 
 def find() -> Path | None:
-    """The built wheel, or None."""
+    """Return the built wheel, or None."""
     return next(_folder().glob("*.whl"), None)
 
 
 def build(progress: Progress = print) -> Path:
-    """The wheel, built if it is not in the cache. Raises ``BuildError``."""
+    """Return the wheel; build it if it is not in the cache. Raises ``BuildError``."""
     if found := find():
         return found
     once(_folder(), NAME, lambda work, log: _make(work, log, progress), progress)
@@ -63,7 +63,7 @@ def build(progress: Progress = print) -> Path:
 
 
 def _make(work: Path, log: Path, progress: Progress) -> Path:
-    """The folder of the finished wheel."""
+    """Build the wheel and return its folder."""
     wanted = work / "wanted.txt"
     wanted.write_text(f"{NAME}=={VERSION} --hash=sha256:{SHA256}\n")
     tool, generator = cmake(log, progress)
@@ -90,7 +90,7 @@ def _make(work: Path, log: Path, progress: Progress) -> Path:
 
 
 def _knows_openmp(work: Path) -> bool:
-    """Whether the C compiler does: Apple's does not."""
+    """Whether the C compiler supports OpenMP; Apple's does not."""
     source = work / "try.c"
     source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() == 0; }\n")
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), "")
@@ -104,7 +104,8 @@ def _knows_openmp(work: Path) -> bool:
 
 
 def install(progress: Progress = print) -> None:
-    """Put the wheel into this Python, unless that version is there. Raises ``BuildError``."""
+    """Install the wheel into this Python, unless this version is installed. Raises
+    ``BuildError``."""
     try:
         if importlib.metadata.version(NAME) == VERSION:
             return

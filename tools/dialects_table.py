@@ -1,10 +1,10 @@
-"""The README's table of APIs, features and clients, made by the tests that prove them.
+"""Updates the table of APIs, features and clients from the results of their tests.
 
 ``python -m tools.dialects_table`` runs the tests of the official clients on real backends and
-writes their results between the two markers of README.md (``--print``: to the terminal alone). A
-row is one test function, a column one kind of backend: yes where it passes, – where it is skipped
-because the backend cannot, with the reason as a note, NO where it fails. A column whose backend is
-not on this machine stays as it was written.
+writes the results between the two markers of docs/compatibility.md (``--print``: only to the
+terminal). Each row is a test function, each column a kind of backend: yes if the test passes, –
+with the reason as a note if it is skipped because the backend lacks the feature, NO if it fails.
+Columns of backends that are not on this machine stay unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from tools import servers
 
 BEGIN, END = "<!-- dialects -->", "<!-- /dialects -->"
-README = servers.ROOT / "README.md"
+PAGE = servers.ROOT / "docs" / "compatibility.md"
 FILES = (
     "tests/integration/test_dialects_clients.py",
     "tests/integration/test_dialects_tools.py",
@@ -33,14 +33,14 @@ COLUMNS = {
 }
 YES, NO, CANNOT = "yes", "NO", "–"
 ABSENT = "chatglm_cpp makes no embeddings: a backend for them can be named beside it"
-# Test function: API, feature, client.
+# Test function to API, feature and client.
 ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_anthropic_whole_and_streamed": ("Anthropic", "whole and streamed", "anthropic"),
     "test_anthropic_stop_sequence": ("Anthropic", "stop sequences", "anthropic"),
     "test_anthropic_tools": ("Anthropic", "tools, there and back", "anthropic"),
     "test_anthropic_tool_is_called": ("Anthropic", "a named call (by grammar)", "anthropic"),
     "test_anthropic_counts_and_errors": ("Anthropic", "count_tokens, errors", "anthropic"),
-    "test_anthropic_takes_every_kind_of_choice": ("Anthropic", "tool_choice", "anthropic"),
+    "test_anthropic_accepts_every_tool_choice": ("Anthropic", "tool_choice", "anthropic"),
     "test_anthropic_unusual_but_legal": ("Anthropic", "what agents send besides", "anthropic"),
     "test_anthropic_lists_models": ("Anthropic", "models", "anthropic"),
     "test_anthropic_asynchronous": ("Anthropic", "asynchronous", "anthropic"),
@@ -48,36 +48,40 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_ollama_generate": ("Ollama", "/api/generate, raw and not", "ollama"),
     "test_ollama_tools": ("Ollama", "tools, there and back", "ollama"),
     "test_ollama_schema_and_tools": ("Ollama", "format as schema (by grammar)", "ollama"),
-    "test_ollama_tells_what_is_served": ("Ollama", "tags, ps, show, errors", "ollama"),
-    "test_open_webui_speaks_to_it": ("Ollama, OpenAI", "three connections", "Open WebUI"),
+    "test_ollama_model_routes": ("Ollama", "tags, ps, show, errors", "ollama"),
+    "test_open_webui_works": ("Ollama, OpenAI", "three connections", "Open WebUI"),
     "test_ollama_asynchronous": ("Ollama", "asynchronous", "ollama"),
     "test_responses_whole_streamed_and_kept": ("Responses", "whole, streamed, kept", "openai"),
     "test_responses_continue_one_another": ("Responses", "previous_response_id", "openai"),
-    "test_responses_name_kept_items": ("Responses", "item_reference", "openai"),
-    "test_what_responses_lack_is_said": ("Responses", "errors", "openai"),
+    "test_responses_refer_to_stored_items": ("Responses", "item_reference", "openai"),
+    "test_unsupported_responses_features_are_reported": ("Responses", "errors", "openai"),
     "test_responses_tools": ("Responses", "tools, there and back", "openai"),
     "test_responses_tools_round": ("Responses", "a named call (by grammar)", "openai"),
     "test_responses_parse_into_a_model": ("Responses", "text.format (by grammar)", "openai"),
     "test_responses_in_the_background": ("Responses", "background, cancel", "openai"),
-    "test_codex_speaks_to_it": ("Responses", "what Codex sends", "openai"),
+    "test_codex_works": ("Responses", "what Codex sends", "openai"),
     "test_responses_asynchronous": ("Responses", "asynchronous", "openai"),
     "test_openai_tools": ("OpenAI", "tools, there and back", "openai"),
-    "test_some_tools_may_be_allowed": ("OpenAI", "allowed_tools", "openai"),
+    "test_allowed_tools_limit_the_choice": ("OpenAI", "allowed_tools", "openai"),
     "test_editors_warm_up": ("OpenAI", "editors' warm-ups", "llama.vim, llama.vscode"),
     "test_editors_edit_with_the_chat": ("OpenAI", "editors' chats", "llama.vim, llama.vscode"),
     "test_glm_chat_and_stream_in_chinese": ("GLM HTTP", "/chat, /chat-stream", "requests"),
     "test_glm_history_tokens_and_langchain": ("GLM HTTP", "history, /tokenize, /", "requests"),
-    "test_llama_cpps_own_completion": ("llama.cpp", "/completion", "requests"),
-    "test_llama_cpps_other_routes": ("llama.cpp", "props, slots, templates", "requests"),
-    "test_openai_client_one_and_many": ("Embeddings", "texts, tokens, base64", "openai"),
-    "test_vectors_are_right_while_everything_else_runs": ("Embeddings", "under load", "openai"),
-    "test_dimensions_only_where_the_model_bears_it": ("Embeddings", "dimensions", "openai"),
-    "test_ollama_and_glm": ("Embeddings", "/api/embed, /embedding", "ollama, requests"),
+    "test_llama_cpp_completion": ("llama.cpp", "/completion", "requests"),
+    "test_llama_cpp_other_routes": ("llama.cpp", "props, slots, templates", "requests"),
+    "test_openai_client_embeds_one_and_many_texts": (
+        "Embeddings",
+        "texts, tokens, base64",
+        "openai",
+    ),
+    "test_embeddings_are_right_under_load": ("Embeddings", "under load", "openai"),
+    "test_dimensions_are_accepted_only_where_supported": ("Embeddings", "dimensions", "openai"),
+    "test_ollama_and_glm_embeddings": ("Embeddings", "/api/embed, /embedding", "ollama, requests"),
 }
 
 
 def results(xml: str) -> dict[str, dict[str, str]]:
-    """What a run's JUnit XML says: function to column to result."""
+    """Parse a JUnit XML report: function to column to result."""
     found: dict[str, dict[str, str]] = {}
     for case in ElementTree.fromstring(xml).iter("testcase"):
         name, _, rest = case.attrib["name"].partition("[")
@@ -88,13 +92,13 @@ def results(xml: str) -> dict[str, dict[str, str]]:
             why = next((child.attrib.get("message", "") for child in case), "")
             result = NO if failed else f"{CANNOT} {why}" if "skipped" in kinds else YES
             row = found.setdefault(name, {})
-            if row.get(column) != NO:  # of several cases the worst
+            if row.get(column) != NO:  # keep the worst of several cases
                 row[column] = result
     return found
 
 
 def written(text: str) -> dict[str, dict[str, str]]:
-    """What a README's table says, as `results` has it."""
+    """Parse the current table, in the form of `results`."""
     lines = text.partition(BEGIN)[2].partition(END)[0].strip().splitlines()
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -118,13 +122,13 @@ def written(text: str) -> dict[str, dict[str, str]]:
 def kept(
     found: Mapping[str, Mapping[str, str]], before: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, str]]:
-    """The results, with those of before in the columns of which no test could run."""
-    ran = {column for row in found.values() for column, told in row.items() if told in (YES, NO)}
+    """Return the results; columns without any test that ran keep their old values."""
+    ran = {column for row in found.values() for column, cell in row.items() if cell in (YES, NO)}
     stay = set(COLUMNS) - ran
     return {
         name: {
-            **{column: told for column, told in found.get(name, {}).items() if column in ran},
-            **{column: told for column, told in before.get(name, {}).items() if column in stay},
+            **{column: cell for column, cell in found.get(name, {}).items() if column in ran},
+            **{column: cell for column, cell in before.get(name, {}).items() if column in stay},
         }
         for name in ROWS
     }
@@ -137,14 +141,14 @@ def markdown(found: Mapping[str, Mapping[str, str]]) -> str:
     ]
     notes: list[str] = []
     for name, row in ROWS.items():
-        told = [found.get(name, {}).get(column, f"{CANNOT} {ABSENT}") for column in COLUMNS]
-        lines.append("| " + " | ".join((*row, *(_cell(one, notes) for one in told))) + " |")
+        cells = [found.get(name, {}).get(column, f"{CANNOT} {ABSENT}") for column in COLUMNS]
+        lines.append("| " + " | ".join((*row, *(_cell(one, notes) for one in cells))) + " |")
     return "\n".join((*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))))
 
 
-def _cell(told: str, notes: list[str]) -> str:
-    """What stands in a cell; a reason becomes one of the notes, which are numbered from 1."""
-    result, _, why = told.partition(" ")
+def _cell(cell: str, notes: list[str]) -> str:
+    """Return the text of a cell; a reason becomes a note, numbered from 1."""
+    result, _, why = cell.partition(" ")
     if not why:
         return result
     if why not in notes:
@@ -159,7 +163,7 @@ def main(argv: list[str]) -> int:
         code = subprocess.run(command, cwd=servers.ROOT, check=False).returncode
         if not report.exists():
             return code
-        text = README.read_text(encoding="utf-8")
+        text = PAGE.read_text(encoding="utf-8")
         table = markdown(kept(results(report.read_text("utf-8")), written(text)))
     if "--print" in argv:
         print(table)
@@ -167,9 +171,9 @@ def main(argv: list[str]) -> int:
     head, begun, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     if not begun or END not in rest:
-        print(f"README.md lacks {BEGIN} and {END}", file=sys.stderr)
+        print(f"{PAGE.name} lacks {BEGIN} and {END}", file=sys.stderr)
         return 2
-    README.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
+    PAGE.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
     return code
 
 

@@ -1,15 +1,15 @@
-"""A small ChatGLM model of made-up weights, for a chatglm_cpp that needs some model to run.
+"""Writes a small ChatGLM model with random or scripted weights, to test chatglm_cpp.
 
-Without a script it babbles as ``made_up_model`` does, and never ends by itself. With a script it
-says exactly that: each piece of the script leads to the next, whatever was asked, and the last may
-be an end mark (``</s>``, ``<|user|>``, ``<|observation|>``). No piece may come twice in a script;
-a byte piece (``<0xE4>``) is a part of a character. Prompts may hold anything. The oldest family
-only babbles: its input and output share one matrix.
+Without a script, the model babbles like ``made_up_model`` and never ends by itself. With a script,
+it says exactly that, whatever the prompt: each piece of the script leads to the next, and the last
+may be an end token (``</s>``, ``<|user|>``, ``<|observation|>``). A piece may occur only once in a
+script; a byte piece (``<0xE4>``) is a part of a character. Prompts may contain anything. The oldest
+family can only babble: its input and output share one matrix.
 
-The file format is the one that chatglm_cpp's ``convert.py`` writes: "ggml", int32 model type, int32
-config version 2 and its 13 values, int32 length and bytes of the vocabulary (a sentencepiece model;
-for GLM-4 lines of base64 and rank), then the tensors: int32 length and bytes of the name, int32
-dimensions, shape and type, and the data from the next multiple of 16 on.
+The file format is that of chatglm_cpp's ``convert.py``: "ggml", int32 model type, int32 config
+version 2 and its 13 values, int32 length and bytes of the vocabulary (a sentencepiece model; for
+GLM-4 lines of base64 and rank), then the tensors: int32 length and bytes of the name, int32
+dimensions, shape and type, and the data, aligned to 16 bytes.
 
 ``python -m tools.made_up_chatglm FILE`` writes one.
 """
@@ -55,12 +55,12 @@ _BEHIND: dict[Family, tuple[str, ...]] = {
         "/v",
     ),
 }
-# The last token of a prompt, from which a script begins.
+# The last token of a prompt, after which a script starts.
 _LAST: dict[Family, str] = {"chatglm2": "：", "chatglm3": "<|assistant|>", "glm-4": "<|assistant|>"}
 
 
 def _field(number: int, value: int | float | bytes) -> bytes:
-    """One field of a protocol buffer."""
+    """Encode one field of a protocol buffer."""
     if isinstance(value, float):
         return _varint(number << 3 | 5) + struct.pack("<f", value)
     if isinstance(value, bytes):
@@ -77,7 +77,7 @@ def _varint(value: int) -> bytes:
 
 
 def _sentencepiece(pieces: Sequence[tuple[str, float, int]]) -> bytes:
-    """A sentencepiece model of BPE pieces with byte fallback (sentencepiece_model.proto)."""
+    """Encode a sentencepiece model of BPE pieces with byte fallback (sentencepiece_model.proto)."""
     out = b""
     for piece, score, kind in pieces:
         out += _field(1, _field(1, piece.encode()) + _field(2, score) + _field(3, kind))
@@ -95,7 +95,8 @@ def _pieces(script: Sequence[str], family: Family) -> list[tuple[str, float, int
     known = {piece for piece, _, _ in (*special, *octets)} | set(_BEHIND[family])
     own = [one for one in (_escaped(s) for s in script) if one not in known]
     words = [one for one in made_up_model._pieces() if one not in own]
-    # Script pieces come last and score worst, so that no prompt is made of them.
+    # Script pieces are last and have the lowest scores, so that prompts are not tokenized into
+    # them.
     normal = [(piece, -float(rank), _NORMAL) for rank, piece in enumerate(words + own)]
     return [*special, *octets, *normal]
 
@@ -110,7 +111,7 @@ def _bytes(piece: str) -> bytes:
 
 
 def _ranks(pieces: Sequence[tuple[str, float, int]]) -> bytes:
-    """The pieces as GLM-4 has them: bytes in base64, and the rank, which is the id."""
+    """Encode the pieces as GLM-4 does: bytes in base64, and the rank, which is the id."""
     lines = (base64.b64encode(_bytes(one[0])) + b" %d" % n for n, one in enumerate(pieces))
     return b"\n".join(lines)
 
@@ -122,10 +123,10 @@ def write(
     seed: int = 0,
     n_ctx: int = 2048,
 ) -> Path:
-    """Write the model to ``path``, whole or not at all. ``n_ctx`` is its context in tokens."""
+    """Write the model to ``path``, all or nothing. ``n_ctx`` is its context in tokens."""
     path = Path(path)
     pieces = _pieces(script, family)
-    if family == "glm-4":  # no marks among the text, and no text twice
+    if family == "glm-4":  # no space marks in texts, and no duplicates
         pieces = [one for one in pieces[3:] if one[2] == _BYTE or len(_bytes(one[0])) > 1]
     ids = {piece: number for number, (piece, _, _) in enumerate(pieces)}
     ids |= {mark: len(pieces) + number for number, mark in enumerate(_BEHIND[family])}
@@ -165,7 +166,7 @@ def _tensor(file: BinaryIO, name: str, tensor: Array) -> None:
 
 
 class _Matrices:
-    """Matrices between the embedding and the output: random, or all zero."""
+    """The matrices between embedding and output: random, or all zero."""
 
     def __init__(self, draw: np.random.Generator | None) -> None:
         self._draw = draw
@@ -176,20 +177,20 @@ class _Matrices:
         return self._draw.standard_normal((rows, columns)) * 0.12
 
     def back(self, rows: int, columns: int) -> Array:
-        """One whose result is added to a state: column 0 of that stays as it is."""
+        """Return a matrix whose result is added to a state; it leaves column 0 unchanged."""
         matrix = self(rows, columns)
         matrix[0] = 0.0
         return matrix
 
 
-def _babbling(vocabulary: int, said: list[int], seed: int) -> tuple[Array, Array, _Matrices]:
+def _babbling(vocabulary: int, allowed: list[int], seed: int) -> tuple[Array, Array, _Matrices]:
     draw = np.random.default_rng(seed)
     embedding = draw.standard_normal((vocabulary, _WIDTH))
     output = draw.standard_normal((vocabulary, _WIDTH)) * 0.35
-    # Column 0 is the same in every state: through it, what is not to be said never is.
+    # Column 0 is the same in every state, so it can suppress tokens for good.
     embedding[:, 0] = 4.0
     output[:, 0] = -40.0
-    output[said, 0] = 0.0
+    output[allowed, 0] = 0.0
     return embedding, output, _Matrices(draw)
 
 
@@ -200,7 +201,7 @@ def _scripted(
     steps = [ids.get(_escaped(one), ids.get(one_byte.get(one, ""), -1)) for one in script]
     assert len(set(steps)) == len(steps), "a piece comes twice in the script"
     embedding = np.random.default_rng(seed).standard_normal((len(ids), _WIDTH))
-    # Attention and feed-forward add nothing, so a state is the last token's embedding.
+    # Attention and feed-forward add nothing, so each state is the last token's embedding.
     output = np.zeros((len(ids), _WIDTH))
     for before, following in zip([ids[last], *steps], steps, strict=False):
         output[following] = embedding[before]
@@ -208,7 +209,7 @@ def _scripted(
 
 
 def _tensors(embedding: Array, output: Array, matrix: _Matrices) -> dict[str, Array]:
-    """ChatGLM2 and later."""
+    """Return the tensors of ChatGLM2 and later."""
     ones = np.ones(_WIDTH)
     qkv = _WIDTH + 2 * (_WIDTH // _HEADS * _KV_HEADS)
     tensors = {"transformer.embedding.word_embeddings.weight": embedding}
@@ -229,11 +230,11 @@ def _tensors(embedding: Array, output: Array, matrix: _Matrices) -> dict[str, Ar
 
 
 def _first_tensors(embedding: Array, output: Array, matrix: _Matrices) -> dict[str, Array]:
-    """The first ChatGLM: its output is its embedding."""
+    """Return the tensors of the first ChatGLM, which uses its embedding as output."""
     tensors = {"transformer.word_embeddings.weight": output}
 
     def norm(name: str) -> dict[str, Array]:
-        # Column 0 of a normed state is 1, through which the embedding mutes what is not to be said.
+        # Column 0 of a normalized state is 1; through it, the embedding suppresses tokens.
         bias = np.zeros(_WIDTH)
         weight = np.ones(_WIDTH)
         weight[0], bias[0] = 0.0, 1.0
@@ -254,7 +255,8 @@ def _first_tensors(embedding: Array, output: Array, matrix: _Matrices) -> dict[s
 
 
 def cached() -> Path:
-    """The babbling model of seed 0 in the user's cache, written when it is missing or old."""
+    """Return the babbling model of seed 0 in the user's cache; write it if it is missing or
+    outdated."""
     source = Path(__file__).read_bytes() + Path(made_up_model.__file__).read_bytes()
     path = cache() / "models" / f"made-up-chatglm-{hashlib.sha256(source).hexdigest()[:10]}.bin"
     if not path.is_file():

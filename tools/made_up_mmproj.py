@@ -1,10 +1,11 @@
-"""A small vision projector of random weights, so that a llama-server of 2026 takes images.
+"""Writes a small vision projector with random weights, so that a llama-server of 2026 accepts
+images.
 
-It gives a language model four tokens for an image: the mean colours of its quarters through a
-random matrix. The model learns nothing from them, but another image is another prompt. The layout
-is that of llava's projectors as clip.cpp of llama.cpp reads it, without a transformer.
+It turns an image into four tokens: the mean colours of its quarters, times a random matrix. The
+model learns nothing from them, but different images give different prompts. The layout is that of
+llava's projectors as clip.cpp of llama.cpp reads them, without a transformer.
 
-``python -m tools.made_up_mmproj MODEL.gguf FILE`` writes one that fits the model; then
+``python -m tools.made_up_mmproj MODEL.gguf FILE`` writes a projector for the model; then run
 ``llama-server -m MODEL.gguf --mmproj FILE``.
 """
 
@@ -21,12 +22,12 @@ from gguf import GGUFReader, GGUFWriter
 from tools.servers import cache
 
 _INNER, _PATCH = 16, 14
-_IMAGE = 2 * _PATCH  # every image is scaled to two patches by two
+_IMAGE = 2 * _PATCH  # every image is scaled to two by two patches
 
 
 def write(path: Path | str, width: int, seed: int = 0) -> Path:
-    """Write the projector to ``path``, whole or not at all; ``width`` is the embedding length of
-    the model that it is for."""
+    """Write the projector to ``path``, all or nothing; ``width`` is the embedding length of its
+    model."""
     path = Path(path)
     draw = np.random.default_rng(seed)
 
@@ -51,7 +52,7 @@ def write(path: Path | str, width: int, seed: int = 0) -> Path:
     writer.add_vision_image_std([0.5, 0.5, 0.5])
     writer.add_vision_use_gelu(True)
 
-    # One weight for all pixels of a patch and a colour: the mean.
+    # The same weight for all pixels of a patch, per colour: the mean.
     colours = np.repeat(random(_INNER, 3, scale=1.0 / _PATCH**2), _PATCH**2, axis=1)
     writer.add_tensor("v.patch_embd.weight", colours.reshape(_INNER, 3, _PATCH, _PATCH))
     writer.add_tensor("v.position_embd.weight", random(4, _INNER, scale=0.3))
@@ -72,14 +73,15 @@ def write(path: Path | str, width: int, seed: int = 0) -> Path:
 
 
 def width_of(model: Path | str) -> int:
-    """The embedding length of a model in GGUF."""
+    """Return the embedding length of a GGUF model."""
     fields = GGUFReader(str(model)).fields
     architecture = str(fields["general.architecture"].contents())
     return int(fields[f"{architecture}.embedding_length"].contents())
 
 
 def cached(model: Path) -> Path:
-    """One for this model in the user's cache, written when it is missing or this file changed."""
+    """Return the projector for this model in the user's cache; write it if it is missing or this
+    file has changed."""
     width = width_of(model)
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     path = cache() / "models" / f"made-up-mmproj-{width}-{digest[:10]}.gguf"

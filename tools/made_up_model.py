@@ -1,13 +1,13 @@
-"""A small llama model of random weights, for servers that need some model to run.
+"""Writes a small llama model with random weights, for servers that need some model to run.
 
-It babbles: words, Chinese, emoji and JSON marks in no order. It never ends by itself and never
-emits a byte token, so an answer's length is the budget's and its text is always whole UTF-8.
-Prompts may hold anything (there is a token for every byte). The same seed gives the same file.
+It babbles: words, Chinese, emoji and JSON punctuation in random order. It never ends by itself and
+never emits a byte token, so answers have exactly the requested length and are valid UTF-8. Prompts
+may contain anything (there is a token for every byte). The same seed gives the same file.
 
-``python -m tools.made_up_model FILE`` writes one; with ``--fim`` it has the tokens that mark what
-stands before and after a gap, which llama-server's /infill needs; with ``--sparse`` it has the form
-of PowerInfer's own models (its convert-hf-to-powerinfer-gguf.py), which no other server loads: each
-layer predicts which of its neurons to evaluate.
+``python -m tools.made_up_model FILE`` writes one. With ``--fim`` it has the fill-in-the-middle
+tokens that llama-server's /infill needs. With ``--sparse`` it has the format of PowerInfer's own
+models (see its convert-hf-to-powerinfer-gguf.py), which no other server loads: each layer predicts
+which of its neurons to evaluate.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _CHINESE += (
 )
 _EMOJI = "😀😂🙂😍👍🎉🚀🌍🔥❤✅🐼"
 _MARKS = "\n!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~0123456789，。！？：；（）「」、《》…—“”é"
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # sentencepiece's mark of a space
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # sentencepiece's space
 
-# What a token is for in metadata, and how it is written, as Qwen's coders have it.
+# The purpose of a token in the metadata, and its text, as in Qwen's coder models.
 _FIM = {
     "pre": "<|fim_prefix|>",
     "suf": "<|fim_suffix|>",
@@ -54,8 +54,8 @@ _WIDTH, _LAYERS, _HEADS, _INNER, _PREDICTOR = 64, 2, 4, 128, 16
 
 
 def _pieces() -> list[str]:
-    """The vocabulary after the bytes. A piece can only be reached by joining two others, so every
-    beginning of a word is a piece too."""
+    """Return the vocabulary after the bytes. The tokenizer reaches a piece only by joining two
+    others, so every prefix of a word is a piece, too."""
 
     def grown() -> Iterator[str]:
         yield _SPACE
@@ -72,10 +72,10 @@ def _pieces() -> list[str]:
 def write(
     path: Path | str, seed: int = 0, n_ctx: int = 2048, fim: bool = False, sparse: bool = False
 ) -> Path:
-    """Write the model as GGUF (llama architecture, f16 matrices) to ``path``, whole or not at all.
+    """Write the model as GGUF (llama architecture, f16 matrices) to ``path``, all or nothing.
 
-    ``n_ctx`` is the context it says it was trained with, in tokens; ``fim``: it can fill in;
-    ``sparse``: it has PowerInfer's form.
+    ``n_ctx`` is its training context in tokens. ``fim`` adds the tokens for /infill, ``sparse``
+    selects PowerInfer's format.
     """
     path = Path(path)
     pieces = _pieces()
@@ -93,10 +93,10 @@ def write(
         fim_ids[kind] = len(tokens)
         tokens.append(mark)
         types.append(TokenType.CONTROL)
-    mute = len(tokens)  # none of the tokens so far is ever said
+    mute = len(tokens)  # the tokens so far are never generated
     tokens += pieces
     types += [TokenType.NORMAL] * len(pieces)
-    # Sentencepiece joins the pair whose piece has the highest score: here, the one named first.
+    # Sentencepiece joins the pair whose piece has the highest score: here, the piece listed first.
     scores = [0.0] * mute + [-float(rank) for rank in range(len(pieces))]
 
     draw = np.random.default_rng(seed)
@@ -106,7 +106,7 @@ def write(
 
     embedding = random(len(tokens), _WIDTH, scale=1.0)
     output = random(len(tokens), _WIDTH, scale=0.35)
-    # Column 0 is the same in every state, so through it a token can be made (un)likely for good.
+    # Column 0 is the same in every state, so it sets how likely a token is, whatever the prompt.
     embedding[:, 0] = 4.0
     output[:, 0] = 0.0
     output[:mute, 0] = -40.0
@@ -152,7 +152,7 @@ def write(
         half(f"{block}.ffn_up.weight", random(_INNER, _WIDTH, scale=0.12))
         for name, width in (("attn_output", _WIDTH), ("ffn_down", _INNER)):
             back = random(_WIDTH, width, scale=0.12)
-            back[0] = 0.0  # column 0 stays as it is
+            back[0] = 0.0  # column 0 stays unchanged
             if sparse and name == "ffn_down":
                 half(f"{block}.ffn_down_t.weight", np.ascontiguousarray(back.T))
             else:
@@ -170,7 +170,7 @@ def write(
         writer.close()
         if sparse:
             with partial.open("r+b") as file:
-                file.write(b"PWRI")  # in place of GGUF
+                file.write(b"PWRI")  # instead of GGUF
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -178,7 +178,8 @@ def write(
 
 
 def cached(fim: bool = False, sparse: bool = False) -> Path:
-    """The model of seed 0 in the user's cache, written when it is missing or this file changed."""
+    """Return the model of seed 0 in the user's cache; write it if it is missing or this file has
+    changed."""
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     kind = f"{'fim-' if fim else ''}{'sparse-' if sparse else ''}"
     path = cache() / "models" / f"made-up-{kind}{digest[:10]}.gguf"

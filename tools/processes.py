@@ -1,7 +1,7 @@
-"""Model servers and the gateway as child processes: for ``make run`` and for the tests.
+"""Runs model servers and the gateway as child processes, for ``make run`` and for the tests.
 
-A child is started, waited for until it really answers, and ended by its own process id. Output goes
-to a file, or to the terminal where none is given.
+A child counts as started only when it really answers, and is ended by its own process id. Its
+output goes to a file, or to the terminal if none is given.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _OURS = ("SLOTPROXY_", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS")
 
 
 class Died(RuntimeError):
-    """A child ended, or did not answer in time; the message holds the end of its output."""
+    """A child ended, or did not answer in time; the message contains the end of its output."""
 
 
 def free_port() -> int:
-    """A loopback port that is free now."""
+    """Return a loopback port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -40,12 +40,13 @@ def free_port() -> int:
 
 
 def held_port() -> int:
-    """A loopback port that is ours until this process ends, listened on or not: a server that is
-    told to can listen there, and nobody else is given it. (On Windows no two may have one: there
-    it is ``free_port``.)
+    """Return a loopback port that stays reserved until this process ends: only a server that is
+    told the port can listen on it. (On Windows two sockets cannot share a port; there this is
+    ``free_port``.)
 
-    For servers that end and start again. Two of 2023 may listen on one port (SO_REUSEPORT), and
-    each answers some of what comes: one that started again where another was put meanwhile would.
+    Use it for servers that are restarted. Two servers of 2023 may listen on the same port
+    (SO_REUSEPORT), each answering some requests: without the reservation, this can happen when
+    another server gets the port in between.
     """
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,14 +57,14 @@ def held_port() -> int:
     if os.name == "nt":
         held.close()
     else:
-        held.detach()  # the system closes it, with the process
+        held.detach()  # the system closes the socket when the process ends
     return port
 
 
 def ask(url: str, body: Any = None, seconds: float = 5.0) -> tuple[int, bytes]:
-    """Status and content of a GET, or of a POST of JSON; (0, b"") when there is no answer.
+    """Send a GET, or a POST of JSON; return status and content, (0, b"") if there is no answer.
 
-    http.client, since it minds no proxy variables.
+    Uses http.client, which ignores proxy variables.
     """
     parts = urlsplit(url)
     make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -83,8 +84,8 @@ def ask(url: str, body: Any = None, seconds: float = 5.0) -> tuple[int, bytes]:
 
 
 class Child:
-    """A process of ours. ``log`` is where its output goes, None for the terminal;
-    ``cwd`` is the folder it starts in."""
+    """A child process. ``log`` is the file for its output, None for the terminal; ``cwd`` is its
+    working directory."""
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class Child:
         self.name = Path(self.command[0]).name
         self._cwd = cwd
         self.log_file = log
-        # What is set on this machine for a gateway of its own must not reach the child.
+        # Variables set on this machine for a gateway must not reach the child.
         self._env = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
         self._env.update(env or {})
         self.process: subprocess.Popen[bytes] | None = None
@@ -113,7 +114,7 @@ class Child:
 
     @property
     def log(self) -> str:
-        """What the child has written so far."""
+        """The output of the child so far."""
         if self.log_file is None or not self.log_file.exists():
             return ""
         return self.log_file.read_text(encoding="utf-8", errors="replace")
@@ -125,7 +126,7 @@ class Child:
             out = None
             if self.log_file is not None:
                 out = stack.enter_context(self.log_file.open("ab"))
-            # A session of its own: Ctrl-C at the terminal is for the parent, which ends its
+            # A separate session: Ctrl-C at the terminal reaches only the parent, which ends its
             # children in the right order.
             self.process = subprocess.Popen(
                 self.command,
@@ -138,23 +139,23 @@ class Child:
             )
 
     def fail(self, what: str) -> Died:
-        """The error to raise for a child that ``what``; ends it."""
+        """End the child, and return the error to raise; ``what`` says what it did."""
         self.kill()
         return Died(f"{self.name} {what}\n{self.log[-2000:]}".rstrip())
 
     def send(self, number: int) -> None:
-        """Send it a signal (SIGSTOP makes a server that hangs)."""
+        """Send a signal (SIGSTOP makes a server hang)."""
         assert self.process is not None, "not started"
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill the process, as in a crash."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = 40.0) -> int:
-        """Ask it to end, and see that it does; its exit code."""
+        """Ask the process to end, make sure that it does, and return its exit code."""
         if self.process is None:
             return 0
         self.process.send_signal(number)
@@ -166,7 +167,7 @@ class Child:
 
 
 class ModelServer(Child):
-    """A server.cpp process of ``tools.servers`` on a loopback port of its own, kept over restarts.
+    """A server.cpp process of ``tools.servers`` on a loopback port that it keeps over restarts.
 
     ``ctx`` tokens are divided among ``slots``.
     """
@@ -185,16 +186,16 @@ class ModelServer(Child):
         self.slots = slots
         self.port = held_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        # -cb: without it the old server lets a second request wait until the first is done,
-        # whatever -np says. The new one does it anyway.
+        # -cb: without it, the old server serves one request at a time, whatever -np says. The new
+        # one always batches.
         words = f"--host 127.0.0.1 --port {self.port} -np {slots} -c {ctx} -t {threads} -cb"
-        # The old one leaves a llama.log where it is started.
+        # The old server writes a llama.log to its working directory.
         super().__init__([binary, "-m", model, *words.split(), *extra], log, cwd=log.parent)
         self.name = name
 
     def start(self, seconds: float = 60.0) -> None:
-        """Start it (again) and wait until a token comes: /health, where there is one, and /props
-        say less."""
+        """Start (or restart) the server and wait until it generates a token: /health, if there is
+        one, and /props are ready before that."""
         self.launch()
         end = time.monotonic() + seconds
         question = {"prompt": "a", "n_predict": 1}
@@ -207,7 +208,7 @@ class ModelServer(Child):
 
 
 class Gateway(Child):
-    """slotproxy as a child, with the given flags. ``port`` 0 takes a free one."""
+    """slotproxy as a child, with the given flags. ``port`` 0 means a free one."""
 
     def __init__(
         self,
@@ -224,7 +225,7 @@ class Gateway(Child):
 
     @property
     def url(self) -> str:
-        """Its address, with the --api-prefix if it has one; known once it listens."""
+        """Its address, with the --api-prefix if set; known once it listens."""
         found = re.findall(r"listening on (http://\S+)", self.log)
         if found:
             return str(found[-1])
@@ -232,7 +233,7 @@ class Gateway(Child):
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, seconds: float = 30.0, ready: float = 60.0) -> None:
-        """Start it, wait until it listens and then, up to ``ready`` seconds (0: not at all),
+        """Start it, wait until it listens and then, for up to ``ready`` seconds (0: not at all),
         until its backends are ready."""
         before = self.log.count("listening on")
         self.launch()

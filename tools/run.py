@@ -1,10 +1,10 @@
-"""``make run`` and ``make run-chatglm``: slotproxy with a model to try, until Ctrl-C.
+"""``make run`` and ``make run-chatglm``: run slotproxy with a model to try, until Ctrl-C.
 
-``python -m tools.run`` fetches SmolLM2, a small real model, builds the llama.cpp server of 2023 and
-starts that server and slotproxy in front of it. Where the model cannot be fetched, the bundled
-tinychat takes its place. When one of the two children dies, the other is ended. ``--chatglm``
-installs chatglm_cpp and starts slotproxy alone, with the bundled ChatGLM model. ``--llama-api URL``
-is a server that is running already. Flags this tool does not know go to slotproxy.
+``python -m tools.run`` fetches SmolLM2, a small real model, builds the llama.cpp server of 2023,
+and starts that server and slotproxy in front of it. If the model cannot be fetched, the bundled
+tinychat replaces it. When one of the two children dies, the other is ended. ``--chatglm`` installs
+chatglm_cpp and starts slotproxy alone, with the bundled ChatGLM model. ``--llama-api URL`` uses a
+server that is already running. Unknown flags are passed to slotproxy.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from tools import chatglm, servers, smollm2
 from tools.processes import Child, Died, Gateway, ModelServer, free_port
 
 SLOTS = 4
-CONTEXT = 4096  # tokens of each slot
+CONTEXT = 4096  # tokens per slot
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 BUNDLED = servers.ROOT / "models" / "tinychat-llama.gguf"
 EMBEDDED = servers.ROOT / "models" / "tinychat-chatglm3.bin"
-# The server of 2023 samples for models fifty times as large: there a small one wanders off, and
-# miscounts, since a number that it wrote is penalised.
+# The default sampling of the server of 2023 suits models fifty times as large. A small model would
+# digress, and miscount, since numbers it has written are penalised.
 SAMPLING = "temperature=0.2,top_p=0.9,repeat_penalty=1.05"
 
 
 def say(text: str) -> None:
-    """One line to the person who waits."""
+    """Print one line for the user."""
     print(text, file=sys.stderr, flush=True)
 
 
 def find_model() -> Path:
-    """The model of the first run: SmolLM2, or the bundled one where SmolLM2 cannot be fetched."""
+    """Return the model: SmolLM2, or the bundled one if SmolLM2 cannot be fetched."""
     try:
         return smollm2.fetch(servers.terminal())
     except servers.BuildError as error:
@@ -48,10 +48,11 @@ def find_model() -> Path:
 
 
 def model_server(port: int) -> tuple[ModelServer, list[str]]:
-    """The server of 2023 with a small model, not started, and the flags slotproxy needs for it."""
+    """Return the server of 2023 with a small model, not started, and the flags slotproxy needs for
+    it."""
     model = find_model()
     binary = servers.build("llama-2023", servers.terminal())
-    # That server cannot tell how many slots it has, nor its model's template.
+    # This server does not report its number of slots or its model's template.
     flags = ["--slots", str(SLOTS), "--chat-template", "chatml", "--sampling", SAMPLING]
     log = servers.cache() / "run" / f"llama-2023-{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def model_server(port: int) -> tuple[ModelServer, list[str]]:
 
 
 def curl(url: str) -> str:
-    """The line to try it with."""
+    """Return a command line to try the gateway with."""
     body = {
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
         "temperature": 0,
@@ -75,27 +76,29 @@ def curl(url: str) -> str:
 
 
 def wait_ready(gateway: Gateway, others: list[Child]) -> None:
-    """Until /readyz is green. A server that is there already may be loading its model: no limit."""
+    """Wait until /readyz succeeds. An existing server may still be loading its model, so there is
+    no time limit."""
     hint = time.monotonic() + 15
     while not gateway.is_ready():
         watch([gateway, *others])
         if hint and time.monotonic() > hint:
-            say("the model gives no token yet; still waiting (Ctrl-C ends)")
+            say("the model does not answer yet; still waiting (Ctrl-C to stop)")
             hint = 0.0
         time.sleep(0.1)
 
 
 def check_free(port: int) -> None:
-    """Raise ``Died`` when slotproxy could not listen there: better before a build than after."""
+    """Raise ``Died`` if slotproxy could not listen on the port: better before a build than
+    after."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise Died(f"port {port}: {reason}; make run PORT=… takes another") from None
+        raise Died(f"port {port}: {reason}; make run PORT=… uses another") from None
 
 
 def watch(children: list[Child]) -> None:
-    """Raise ``Died`` when one of them has ended."""
+    """Raise ``Died`` when a child has ended."""
     for child in children:
         if not child.alive:
             raise child.fail("has ended")
@@ -105,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.run", allow_abbrev=False)
     parser.add_argument("--llama-api", help="a server that is already running")
     parser.add_argument("--chatglm", action="store_true", help="run the bundled ChatGLM model")
-    parser.add_argument("--port", type=int, default=8081, help="slotproxy's; 0: any free one")
+    parser.add_argument("--port", type=int, default=8081, help="slotproxy's port; 0: any free port")
     args, flags = parser.parse_known_args(argv)
     port = args.port or free_port()
 
@@ -146,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
         say(str(error))
         return 1
     finally:
-        # A second signal (make passes on the one it got itself) must not leave a child behind.
+        # A second signal (make forwards its own) must not leave a child behind.
         for number in (*ENDING, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         for child in reversed(children):

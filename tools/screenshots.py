@@ -1,8 +1,8 @@
-"""``make screenshots``: pictures of the main pages, as a person would find them, into images/.
+"""``make screenshots``: takes pictures of the main pages for docs/images/.
 
-A real gateway in front of a real server with SmolLM2, some conversations held, a document read;
-nothing is staged in the pages themselves. The model speaks English, so the pictures of the Chinese
-pages have an English conversation.
+It runs a real gateway in front of a real server with SmolLM2, holds some conversations and adds a
+document; the pages themselves are not modified. The model speaks English, so the pictures of the
+Chinese pages show an English conversation.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tools import servers, smollm2
 from tools.processes import Child, Gateway, ModelServer, ask
 from tools.run import CONTEXT, SAMPLING
 
-IMAGES = servers.ROOT / "images"
-SECONDS = 120  # that one answer may take
+IMAGES = servers.ROOT / "docs" / "images"
+SECONDS = 120  # timeout of one answer
 QUESTIONS = (
     "What is the capital of France?",
     "Name three fruits.",
@@ -30,7 +30,7 @@ QUESTIONS = (
     "What is the capital of Germany?",
 )
 BASE = "Lighthouses"
-# In a conversation that answers from that knowledge base.
+# Asked in a conversation that uses that knowledge base.
 ASKED = ("Who built the lighthouse?", "When did the last keeper leave?")
 DOCUMENT = """# The lighthouse of Ardnish
 
@@ -44,7 +44,7 @@ Two keepers lived on the rock for six weeks at a time. The last of them left in 
 
 
 class Picture(NamedTuple):
-    """A page as it is in a window of this size."""
+    """A page in a window of this size."""
 
     name: str
     path: str
@@ -65,7 +65,7 @@ PICTURES = (
 
 @contextmanager
 def site() -> Iterator[Gateway]:
-    """A gateway with something to show."""
+    """Run a gateway with some content."""
     binary = servers.build("llama-2023", servers.terminal())
     model = smollm2.fetch(servers.terminal())
     children: list[Child] = []
@@ -89,18 +89,18 @@ def site() -> Iterator[Gateway]:
 def converse(url: str) -> None:
     """Hold a few conversations."""
     for question in QUESTIONS:
-        said = [{"role": "user", "content": question}]
-        ask(f"{url}/v1/chat/completions", {"messages": said, "max_tokens": 120}, SECONDS)
+        messages = [{"role": "user", "content": question}]
+        ask(f"{url}/v1/chat/completions", {"messages": messages, "max_tokens": 120}, SECONDS)
 
 
 def teach(browser: Browser, url: str, folder: Path) -> None:
-    """Make a knowledge base with a document in it, by the page itself."""
+    """Create a knowledge base with a document through the page."""
     document = folder / "lighthouse.md"
     document.write_text(DOCUMENT, encoding="utf-8")
     page = browser.new_page(locale="en-GB")
     page.goto(f"{url}/knowledge")
     page.get_by_label("Name", exact=True).fill(BASE)
-    page.get_by_label("What is in it").fill("Notes on the coast")
+    page.get_by_label("Description").fill("Notes on the coast")
     page.get_by_role("button", name="Create").click()
     page.locator("#base-name", has_text=BASE).wait_for()
     page.locator('input[type="file"]').set_input_files(document)
@@ -125,7 +125,7 @@ def take(browser: Browser, url: str, picture: Picture) -> None:
 
 
 def prepare(page: Page, picture: Picture) -> None:
-    """Wait until a page is as it is to be seen."""
+    """Wait until a page is ready for its picture."""
     path = picture.path
     if path == "/":
         fold = page.locator(".more summary")

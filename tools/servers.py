@@ -1,17 +1,17 @@
-"""Real server.cpp processes to run and to test against, built from published sources.
+"""Builds real server.cpp servers from published sources, to run and to test against.
 
 - ``llama-2023``: llama.cpp's ``server`` of November 2023 (about a minute on two cores)
 - ``llama-2026``: today's ``llama-server`` (about ten minutes)
 - ``powerinfer``: PowerInfer's ``server``, a fork of the one of 2023 (about a minute)
 
-The first two come from the Python package llama-cpp-python, which carries the sources of the
-llama.cpp of its day. No package index has PowerInfer: its source is an archive beside the checkout,
-``../shared/third_party/powerinfer-server.tar.xz``, or what ``POWERINFER_SRC`` names: a checkout of
-PowerInfer, or that archive. Archives are pinned by their sha256.
+The first two are built from the Python package llama-cpp-python, which contains the llama.cpp
+sources of its time. No package index has PowerInfer: its source is an archive beside the checkout,
+``../shared/third_party/powerinfer-server.tar.xz``, or the checkout of PowerInfer or archive named
+by ``POWERINFER_SRC``. Archives are pinned by their sha256.
 
-A binary is built once (see ``tools.building``). ``find`` looks, ``build`` makes. On the command
-line: ``python -m tools.servers build|find NAME…``; with ``--skip-absent``, a server whose source is
-not on this machine is reported and left out.
+A binary is built once (see ``tools.building``). ``find`` prints its path, ``build`` builds it. On
+the command line: ``python -m tools.servers build|find NAME…``; with ``--skip-absent``, a server
+whose source is not on this machine is reported and skipped.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pathlib import Path
 
 from tools import building
 from tools.building import PIP, Progress, cmake, counting, digest, executable, run
-from tools.building import ROOT as ROOT  # for who runs them, as the next three
+from tools.building import ROOT as ROOT  # re-exported, like the next three
 from tools.building import BuildError as BuildError
 from tools.building import cache as cache
 from tools.building import terminal as terminal
 
-_STEPS = "1"  # raise it when the way of building changes: the cached binaries are built anew
+_STEPS = "1"  # increase when the build steps change, to rebuild the cached binaries
 
 
 ARCHIVE = ROOT.parent / "shared" / "third_party" / "powerinfer-server.tar.xz"
@@ -47,9 +47,10 @@ class SourceMissing(BuildError):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One server: a source archive (its ``sha256``), cmake target and flags.
+    """How to build a server: source archive (with ``sha256``), cmake target and flags.
 
-    ``version`` is that of llama-cpp-python, or the commit of PowerInfer in ``ARCHIVE``."""
+    ``version`` is that of llama-cpp-python, or the commit of PowerInfer in ``ARCHIVE``.
+    """
 
     name: str
     version: str
@@ -58,7 +59,7 @@ class Recipe:
     flags: tuple[str, ...]
 
     def folder(self) -> str:
-        """Name of its place in the cache."""
+        """Name of its folder in the cache."""
         system = (platform.system(), platform.machine())
         made_of = (_STEPS, *dataclasses.astuple(self), *system)
         checkout = _checkout() if self.name == "powerinfer" else None
@@ -67,8 +68,8 @@ class Recipe:
         return f"{self.name}-{self.version}-{digest(*made_of)}"
 
 
-# NATIVE=OFF: the cache may be a home directory that several machines share. The common
-# instructions (AVX2 and so on, on x86) stay on.
+# NATIVE=OFF: the cache may be in a home directory shared by several machines. Common instruction
+# sets (AVX2 and others, on x86) stay enabled.
 _COMMON = ("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF")
 RECIPES = {
     recipe.name: recipe
@@ -99,7 +100,7 @@ RECIPES = {
             version="d3ebd7c",
             sha256="181386ea10c6326a29acb08d74cf349a238267adb69a4a9fb969ed66b35c0e5e",
             target="server",
-            # Its CMakeLists.txt asks for a policy version that cmake 4 no longer knows.
+            # Its CMakeLists.txt requests a policy version that cmake 4 has dropped.
             flags=(
                 *_COMMON,
                 "-DLLAMA_NATIVE=OFF",
@@ -116,9 +117,10 @@ def _binary(recipe: Recipe) -> Path:
 
 
 def powerinfer_source() -> Path | None:
-    """PowerInfer's source on this machine, an archive or a folder; None where there is none.
+    """Return PowerInfer's source on this machine, an archive or a folder, or None.
 
-    Raises ``BuildError`` when ``POWERINFER_SRC`` names nothing that could be it."""
+    Raises ``BuildError`` if ``POWERINFER_SRC`` names neither.
+    """
     named = os.environ.get(SOURCE_VARIABLE)
     if not named:
         return ARCHIVE if ARCHIVE.is_file() else None
@@ -137,14 +139,14 @@ def can_build(name: str) -> bool:
 
 
 def _checkout() -> Path | None:
-    """The checkout that ``POWERINFER_SRC`` names, if it names one."""
+    """Return the checkout that ``POWERINFER_SRC`` names, or None."""
     named = os.environ.get(SOURCE_VARIABLE)
     path = Path(named).expanduser().resolve() if named else None
     return path if path is not None and path.is_dir() else None
 
 
 def _commit(checkout: Path) -> str:
-    """The commit that is checked out, empty where git cannot say."""
+    """Return the checked out commit; empty if git cannot tell."""
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
@@ -153,14 +155,14 @@ def _commit(checkout: Path) -> str:
 
 
 def find(name: str) -> Path | None:
-    """The built server of that name, or None."""
+    """Return the built server of that name, or None."""
     binary = _binary(RECIPES[name])
     return binary if binary.is_file() else None
 
 
 def build(name: str, progress: Progress = print) -> Path:
-    """The server of that name, built if it is not in the cache. Raises ``BuildError``, and
-    ``SourceMissing`` when there is nothing to build it from."""
+    """Return the server of that name; build it if it is not in the cache. Raises ``BuildError``,
+    and ``SourceMissing`` if there is no source."""
     recipe = RECIPES[name]
     if found := find(name):
         return found
@@ -190,12 +192,13 @@ def build(name: str, progress: Progress = print) -> Path:
 
 
 def fetch(recipe: Recipe, work: Path, log: Path) -> Path:
-    """The source archive, by pip: it knows the user's index, proxy and certificates."""
+    """Download the source archive with pip, which knows the user's index, proxy and
+    certificates."""
     wanted = work / "wanted.txt"
     wanted.write_text(f"llama-cpp-python=={recipe.version} --hash=sha256:{recipe.sha256}\n")
     pip = [sys.executable, *PIP, "download", "--quiet"]
-    # --no-binary for this package alone: pip asks its build system for the metadata, and that
-    # should not be compiled too.
+    # --no-binary for this package alone: pip asks its build system for metadata, and the build
+    # system should not be compiled, too.
     only_source = ["--no-deps", "--no-binary", "llama-cpp-python", "--require-hashes"]
     run([*pip, *only_source, "-r", str(wanted), "-d", str(work)], log, "fetching the sources")
     archives = list(work.glob("*.tar.gz"))
@@ -215,7 +218,7 @@ def _check(archive: Path, sha256: str) -> None:
 
 
 def _unpack_whole(recipe: Recipe, archive: Path, work: Path) -> Path:
-    """The folder of PowerInfer's archive."""
+    """Unpack PowerInfer's archive and return its folder."""
     _check(archive, recipe.sha256)
     with tarfile.open(archive) as tar:
         tar.extractall(work / "source", filter="data")
@@ -223,7 +226,7 @@ def _unpack_whole(recipe: Recipe, archive: Path, work: Path) -> Path:
 
 
 def _unpack(archive: Path, work: Path) -> Path:
-    """The folder of llama.cpp out of the archive."""
+    """Unpack llama.cpp from the archive and return its folder."""
     with tarfile.open(archive) as tar:
         wanted = [one for one in tar.getmembers() if "/vendor/llama.cpp/" in f"{one.name}/"]
         tar.extractall(work / "source", members=wanted, filter="data")
@@ -257,7 +260,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("do", choices=["build", "find"])
     parser.add_argument("names", nargs="+", choices=sorted(RECIPES), metavar="NAME")
     parser.add_argument(
-        "--skip-absent", action="store_true", help="leave out a server whose source is not here"
+        "--skip-absent",
+        action="store_true",
+        help="skip servers whose source is not on this machine",
     )
     args = parser.parse_args(argv)
     for name in args.names:
@@ -267,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{name}: {error}", file=sys.stderr)
             if not args.skip_absent:
                 return 1
-            print(f"{name} IS LEFT OUT: its tests are skipped", file=sys.stderr)
+            print(f"{name} IS MISSING: its tests are skipped", file=sys.stderr)
             continue
         except BuildError as error:
             print(f"{name}: {error}", file=sys.stderr)

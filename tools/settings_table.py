@@ -1,57 +1,60 @@
-"""The README's table of settings, made from the table in ``proxy.config``.
+"""Generates the settings page of the documentation from the table in ``proxy.config``.
 
-``python -m tools.settings_table`` rewrites what stands between the two markers of README.md;
-``--check`` only says (exit code 1) whether it is up to date.
+``python -m tools.settings_table`` rewrites the text between the two markers of docs/settings.md;
+``--check`` only checks that it is up to date (exit code 1 if not).
 """
 
 from __future__ import annotations
 
 import sys
-from itertools import groupby
 
-from proxy.config import BackendConfig, Row, table
+from proxy.config import BackendConfig, SettingRow, table
 from tools.servers import ROOT
 
 BEGIN, END = "<!-- settings -->", "<!-- /settings -->"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "settings.md"
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def _line(first: str, row: Row) -> str:
-    default = f"`{_cell(row.shown_default)}`" if row.shown_default else ""
-    return f"| `{first}` | {default} | {_cell(row.help)} |"
+def _table(first: str, rows: list[tuple[str, SettingRow]]) -> list[str]:
+    lines = [f"| {first} | Default | Meaning |", "|---|---|---|"]
+    for name, row in rows:
+        default = row.shown_default.replace("|", "\\|")
+        lines.append(f"| `{name}` | {f'`{default}`' if default else ''} | {_cell(row.help)} |")
+    return lines
 
 
 def markdown() -> str:
-    """The table, group by group, as Markdown."""
-    lines = ["| Flag | Default | Meaning |", "|---|---|---|"]
-    for group, rows in groupby(table(), key=lambda row: row.group):
-        lines.append(f"| **{group}** | | |")
-        lines += [_line(row.flag, row) for row in rows]
-    lines += ["", "Keys of a `[[backend]]` table in the file:", ""]
-    lines += ["| Key | Default | Meaning |", "|---|---|---|"]
-    lines += [_line(row.name, row) for row in table(BackendConfig)]
-    return "\n".join(lines)
+    """Return a heading and a table for each group, as Markdown."""
+    groups: dict[str, list[tuple[str, SettingRow]]] = {}
+    for row in table():
+        groups.setdefault(row.group, []).append((row.flag, row))
+    lines: list[str] = []
+    for group, rows in groups.items():
+        lines += [f"## {group}", "", *_table("Flag", rows), ""]
+    backend = [(row.name, row) for row in table(BackendConfig)]
+    return "\n".join([*lines, "## Keys of a `[[backend]]` table", "", *_table("Key", backend)])
 
 
 def updated(text: str) -> str:
-    """``text`` with the table between its markers. Raises ``ValueError`` when they are missing."""
+    """Replace the tables between the markers of ``text``. Raises ``ValueError`` if they are
+    missing."""
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"README.md has no {BEGIN} … {END}")
+        raise ValueError(f"{PAGE.name} has no {BEGIN} … {END}")
     return f"{head}{BEGIN}\n{markdown()}\n{END}{tail}"
 
 
 def main() -> int:
-    old = README.read_text(encoding="utf-8")
+    old = PAGE.read_text(encoding="utf-8")
     new = updated(old)
     if "--check" in sys.argv[1:]:
         return int(old != new)
-    README.write_text(new, encoding="utf-8")
+    PAGE.write_text(new, encoding="utf-8")
     return 0
 
 

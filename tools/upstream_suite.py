@@ -1,12 +1,12 @@
-"""llama.cpp's own server tests, run against a server that is already up.
+"""Runs llama.cpp's own server tests against a running server.
 
-They come with the sources of llama-2026 (vendor/llama.cpp/tools/server/tests) and take a running
-server where DEBUG_EXTERNAL is set: llama-server itself, or slotproxy in front of one. The flags
-and models that single tests ask for are then not set, so many fail whatever answers: what counts
-is the difference between two runs.
+They are in the sources of llama-2026 (vendor/llama.cpp/tools/server/tests) and use a running server
+if DEBUG_EXTERNAL is set: llama-server itself, or slotproxy in front of one. Flags and models that
+single tests require are then not set, so many tests fail on any server: what counts is the
+difference between two runs.
 
-On the command line: ``python -m tools.upstream_suite run`` starts both servers, runs the tests on
-llama-server directly and through slotproxy, and prints what fails only through slotproxy.
+``python -m tools.upstream_suite run`` starts both servers, runs the tests on llama-server directly
+and through slotproxy, and prints the tests that fail only through slotproxy.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ RECIPE = servers.RECIPES["llama-2026"]
 TESTS = "/vendor/llama.cpp/tools/server/tests/"
 SERVER_FLAGS = "-b 32 -n 64 --seed 42 --slots --metrics --jinja".split()
 SERVER_SIZE = {"slots": 2, "ctx": 1024}
-ORIGINS = ("localhost", "web.mydomain.fr", "origin")  # as the tests of CORS have them
+ORIGINS = ("localhost", "web.mydomain.fr", "origin")  # as in the CORS tests
 GATEWAY_FLAGS = ("--metrics", *(word for one in ORIGINS for word in ("--cors-origins", one)))
-SECONDS = 400  # one run may take
+SECONDS = 400  # timeout of a run
 
-# Modules of other packages that the tests use to fetch models alone, which they do not do here.
+# Modules of other packages that the tests only need to download models, which is disabled here.
 STAND_INS = {
     "wget.py": "def download(url, out=None):\n    raise OSError('nothing is fetched here')\n",
     "filelock.py": "from contextlib import nullcontext\n\n\ndef FileLock(path):\n"
     "    return nullcontext()\n",
 }
-# A proxy that refuses: requests to the internet fail at once instead of leaving the machine.
+# A proxy that refuses connections, so that requests to the internet fail immediately.
 NOWHERE = "http://127.0.0.1:9"
 
 
 def folder(progress: building.Progress = print) -> Path:
-    """The tests, fetched and unpacked into the cache if they are not there. Raises
+    """Return the folder of the tests; fetch them if they are not in the cache. Raises
     ``BuildError``."""
     name = f"{RECIPE.version}-{building.digest(RECIPE.sha256, STAND_INS)}"
     place = building.cache() / "upstream-suite" / name
@@ -66,9 +66,9 @@ def folder(progress: building.Progress = print) -> Path:
 
 
 def run(tests: Path, url: str, work: Path, *more: str) -> dict[str, str]:
-    """Run the tests in ``tests`` on the server at ``url``: "passed", "failed" or "skipped" of each
-    (``unit/test_x.py::test_y[z]``). ``work`` is a folder for a copy of them, where they may write;
-    ``more`` goes to pytest. Raises ``RuntimeError`` when they could not be run."""
+    """Run the tests in ``tests`` on the server at ``url``; return "passed", "failed" or "skipped"
+    for each (``unit/test_x.py::test_y[z]``). ``work`` is a folder for a writable copy of the tests;
+    ``more`` is passed to pytest. Raises ``RuntimeError`` if the tests could not be run."""
     place = work / "tests"
     shutil.copytree(tests, place)
     report, log = work / "report.xml", work / "pytest.log"
@@ -81,7 +81,7 @@ def run(tests: Path, url: str, work: Path, *more: str) -> dict[str, str]:
         "https_proxy": NOWHERE,
         "no_proxy": "127.0.0.1,localhost,::1",
     }
-    # What is slow there wants models of a hub.
+    # Slow tests need models from a hub.
     own = [
         "-p",
         "no:cacheprovider",
@@ -124,7 +124,7 @@ Pair = tuple[dict[str, str], dict[str, str]]
 
 
 def both(direct: str, through: str, work: Path, *more: str) -> Pair:
-    """The outcomes on two servers, one run beside the other."""
+    """Run the tests on two servers in parallel and return both outcomes."""
     tests = folder()
     places = [work / "direct", work / "through"]
     for place in places:
@@ -139,14 +139,14 @@ def both(direct: str, through: str, work: Path, *more: str) -> Pair:
 
 
 def lost(direct: dict[str, str], through: dict[str, str]) -> set[str]:
-    """The tests that pass directly alone."""
+    """Return the tests that pass only directly."""
     return {test for test, how in direct.items() if how == "passed" != through.get(test)}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.upstream_suite", description=__doc__)
     parser.add_argument("do", choices=["fetch", "run"])
-    parser.add_argument("more", nargs="*", help="goes to pytest, behind --")
+    parser.add_argument("more", nargs="*", help="arguments for pytest, after --")
     args = parser.parse_args(argv)
     try:
         tests = folder(building.terminal())

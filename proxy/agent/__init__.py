@@ -1,9 +1,10 @@
-"""Tools of an agent that need no model: a calculator, the time, functions of other packages, and
-those of MCP servers. `toolbox` has them all behind one seam; searches are the dialogue's own.
+"""The agent's tools: a calculator, the time, functions of other packages, and tools of MCP servers.
+
+`toolbox` collects them. Search tools belong to `dialogue`.
 """
 
 from . import functions
 from .toolbox import Toolbox
-from .values import Server
+from .tools import Server
 
 __all__ = ["Server", "Toolbox", "functions"]

@@ -1,8 +1,7 @@
-"""A calculator: a text of a model's becomes a number, and nothing else.
+"""A safe calculator for expressions written by a model.
 
-Strategy: a grammar of its own, read by descent; there is no name, no attribute and no call but of
-the functions below. All that could grow is bounded: the text, the depth, the size of a power and
-of a factorial.
+A recursive-descent parser with no names, attributes or calls other than those below. The length of
+the text, its nesting, and the size of powers and factorials are limited.
 
     sum     = product (("+" | "-") product)*
     product = signed (("*" | "×" | "/" | "÷" | "//" | "%") signed)*
@@ -30,18 +29,18 @@ _NAMES: dict[str, Number] = {"pi": math.pi, "e": math.e, "tau": math.tau}
 
 
 class Wrong(ValueError):
-    """A text that is no calculation, or one beyond the bounds. The message is for its writer."""
+    """The text is not a calculation, or exceeds a limit. The message is for the model."""
 
 
 def _factorial(n: Number) -> Number:
     if not isinstance(n, int) or not 0 <= n <= 200:
-        raise Wrong("factorial takes a whole number from 0 to 200")
+        raise Wrong("factorial needs an integer between 0 and 200")
     return math.factorial(n)
 
 
 def _round(x: Number, digits: Number = 0) -> Number:
     if not isinstance(digits, int) or not 0 <= digits <= 15:
-        raise Wrong("round takes from 0 to 15 digits")
+        raise Wrong("round supports 0 to 15 digits")
     return round(x, digits) if digits else round(x)
 
 
@@ -50,29 +49,29 @@ _FUNCTIONS: dict[str, Callable[..., Number]] = {
     "floor": math.floor, "ln": math.log, "log": math.log, "log10": math.log10, "log2": math.log2,
     "max": max, "min": min, "round": _round, "sin": math.sin, "sqrt": math.sqrt, "tan": math.tan,
 }  # fmt: skip
-_TWO = frozenset({"log", "max", "min", "round"})  # those that take two values
+_TWO = frozenset({"log", "max", "min", "round"})  # functions that accept two arguments
 
 
 def calculate(text: str) -> str:
-    """The value of a calculation, as text. Raises Wrong."""
+    """The value of an expression, as text. Raises Wrong."""
     if len(text) > LONGEST:
-        raise Wrong(f"a calculation has {LONGEST} characters at most")
+        raise Wrong(f"the expression is too long: at most {LONGEST} characters are allowed")
     try:
         return _shown(_Reader(text).whole())
     except ZeroDivisionError:
         raise Wrong("division by zero") from None
     except (OverflowError, ValueError, TypeError) as error:
-        raise error if isinstance(error, Wrong) else Wrong("this has no value") from None
+        raise error if isinstance(error, Wrong) else Wrong("the result is undefined") from None
 
 
 def _shown(value: Number) -> str:
     if isinstance(value, int):
         return str(value)
     if not math.isfinite(value):
-        raise Wrong("this has no value")
+        raise Wrong("the result is undefined")
     if value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    # Fifteen digits: what two decimal fractions make is not shown with its binary tail.
+    # Fifteen digits hide the rounding errors of binary floating point.
     return format(Decimal(f"{value:.15g}").normalize(), "f" if 1e-6 < abs(value) < 1e15 else "g")
 
 
@@ -89,7 +88,7 @@ class _Reader:
     def whole(self) -> Number:
         value = self._sum()
         if self._tokens[self._at][0] != "end":
-            raise Wrong(f"{self._tokens[self._at][1]!r} is not understood here")
+            raise Wrong(f"unexpected {self._tokens[self._at][1]!r}")
         return value
 
     def _take(self, *marks: str) -> str:
@@ -121,7 +120,7 @@ class _Reader:
     def _signed(self) -> Number:
         self._depth += 1
         if self._depth > DEEPEST:
-            raise Wrong("this is nested too deeply")
+            raise Wrong("the expression is nested too deeply")
         if self._take("-"):
             value = -self._signed()
         elif self._take("+"):
@@ -143,22 +142,22 @@ class _Reader:
                 return self._called(text)
             if text in _NAMES:
                 return _NAMES[text]
-            raise Wrong(f"{text!r} is not known; there are {', '.join(sorted(_FUNCTIONS))}, pi, e")
+            raise Wrong(f"unknown name {text!r}; available: {', '.join(sorted(_FUNCTIONS))}, pi, e")
         if (kind, text) == ("mark", "("):
             value = self._sum()
             if not self._take(")"):
-                raise Wrong("a bracket is not closed")
+                raise Wrong("missing closing bracket")
             return value
-        raise Wrong(f"{text!r} is not understood here" if text else "the calculation breaks off")
+        raise Wrong(f"unexpected {text!r}" if text else "unexpected end of expression")
 
     def _called(self, name: str) -> Number:
         values = [self._sum()]
         while self._take(","):
             values.append(self._sum())
         if not self._take(")"):
-            raise Wrong("a bracket is not closed")
+            raise Wrong("missing closing bracket")
         if len(values) > 1 and name not in _TWO:
-            raise Wrong(f"{name} takes one value")
+            raise Wrong(f"{name} takes exactly one argument")
         if len(values) == 1 and name in ("max", "min"):
             return values[0]
         return _bounded(_FUNCTIONS[name](*values))
@@ -166,22 +165,22 @@ class _Reader:
 
 def _bounded(value: Number) -> Number:
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise Wrong("the number is too large")
+        raise Wrong("the result is too large")
     return value
 
 
-def _divided(one: Number, other: Number) -> Number:
-    if isinstance(one, int) and isinstance(other, int) and other and one % other == 0:
-        return one // other
-    return one / other
+def _divided(value: Number, divisor: Number) -> Number:
+    if isinstance(value, int) and isinstance(divisor, int) and divisor and value % divisor == 0:
+        return value // divisor
+    return value / divisor
 
 
 def _power(base: Number, exponent: Number) -> Number:
     if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
         if base not in (-1, 0, 1) and base.bit_length() * exponent > MOST_BITS:
-            raise Wrong("the number is too large")
+            raise Wrong("the result is too large")
         return int(base**exponent)
     value = base**exponent
     if isinstance(value, complex):
-        raise Wrong("this has no real value")
+        raise Wrong("the result is not a real number")
     return float(value)

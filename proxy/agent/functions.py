@@ -1,62 +1,48 @@
 """Functions of other packages as tools: entry points of the group `slotproxy.tools`.
 
-The name of the entry point is the tool's, the function's docstring its description, its signature
-the schema of its arguments; it gives back text, or anything that JSON can say. Who installs the
-package trusts it with what the child can do; the settings still say which tools may be used.
+The entry point's name is the tool's name, the function's docstring its description, and the
+signature the schema of its arguments. It returns text or any JSON value. Installing such a package
+means trusting it with everything the child process can do; the settings still choose which tools
+may be used.
 
-This module is both sides: `Functions` in the gateway, and the child that imports the functions and
-calls them (`python -m proxy.agent.functions`).
+This module has both sides: `functions` in the gateway, and the child process that imports and calls
+them (`python -m proxy.agent.functions`).
 """
 
 from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
 import msgspec
 
-from ..cancel import Cancel
-from ..children import Children, serve
 from ..core.request import Tool
-from .values import Runs, ToolError
+from ..runtime.cancel import Cancel
+from ..runtime.subprocesses import Children, serve
+from .tools import ChildTool, Runs
 
 GROUP = "slotproxy.tools"
-PATIENCE = 30.0  # seconds until the child has told what there is
+PATIENCE = 30.0  # seconds for the child to list its functions
 
 
 def installed() -> tuple[str, ...]:
-    """Names of the functions there are; nothing of them is imported."""
+    """Names of the installed functions, without importing them."""
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
-class Function:
-    """One of them."""
-
-    def __init__(self, tool: Tool, children: Children) -> None:
-        self.tool = tool
-        self._children = children
-
-    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        question = {"call": self.tool.name, "arguments": arguments}
-        answer = self._children.ask(question, cancel, seconds)
-        if "wrong" in answer:
-            raise ToolError(answer["wrong"])
-        return str(answer["text"])
-
-
 def functions(names: Sequence[str]) -> tuple[list[Runs], Children]:
-    """The functions of these names, and the children they run in. Raises UpstreamFault where a
-    function cannot be imported."""
+    """The functions of these names, and the child processes they run in. Raises UpstreamFault if
+    one cannot be imported."""
     children = Children(__name__, {"names": list(names)}, whole=True)
-    told = children.ask({}, Cancel(), PATIENCE)
-    found = [Tool(one["name"], one["description"], one["parameters"]) for one in told["tools"]]
-    return [Function(tool, children) for tool in found], children
+    listed = children.ask({}, Cancel(), PATIENCE)
+    found = [Tool(d["name"], d["description"], d["parameters"]) for d in listed["tools"]]
+    return [ChildTool(tool, children) for tool in found], children
 
 
-# the child's side
+# in the child process
 
 
 def _begin(setup: Any) -> Callable[[Any], Any]:
@@ -75,14 +61,14 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
             value = function(**msgspec.structs.asdict(given))
             return {"text": value if isinstance(value, str) else msgspec.json.encode(value)
                     .decode()}  # fmt: skip
-        except Exception as error:  # whatever a stranger's function raises, the model is told
+        except Exception as error:  # any exception is reported to the model
             return {"wrong": f"{type(error).__name__}: {error}"[:500]}
 
     return answer
 
 
 def described(name: str, function: Callable[..., Any]) -> tuple[dict[str, Any], Any, Any]:
-    """A function as a tool, with the struct its arguments are checked by."""
+    """A function as a tool definition, with the struct that validates its arguments."""
     hints = typing.get_type_hints(function)
     fields: list[Any] = []
     for parameter in inspect.signature(function).parameters.values():

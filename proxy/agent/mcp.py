@@ -1,9 +1,9 @@
-"""Tools of an MCP server, through the kept `mcp` package.
+"""Tools of an MCP server, using the `mcp` package.
 
-The package is made for asyncio and anyio, which do not live beside gevent: it runs in a child, one
-for each session (`python -m proxy.agent.mcp`). A call that is given up on ends its child, and with
-it the session and, over standard streams, the server: nothing goes on unseen. The next call begins
-a new session.
+The package is based on asyncio and anyio, which do not work with gevent, so each session runs in a
+child process (`python -m proxy.agent.mcp`). Abandoning a call ends its child, and with it the
+session and a server on standard streams, so nothing keeps running. The next call starts a new
+session.
 """
 
 from __future__ import annotations
@@ -21,54 +21,41 @@ import msgspec
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from ..cancel import Cancel
-from ..children import LAST, Children, channel
 from ..core.request import Tool
 from ..errors import UpstreamFault
-from .values import Runs, Server, ToolError
+from ..runtime.cancel import Cancel
+from ..runtime.subprocesses import LAST, Children, channel
+from .tools import ChildTool, Runs, Server
 
 log = logging.getLogger("slotproxy.tools")
 
-PATIENCE = 30.0  # seconds until a server has told its tools
+PATIENCE = 30.0  # seconds for a server to list its tools
 MOST_PAGES = 20
-# It stands in prompts and grammars as it is: nothing that could end a quotation or a line.
+# Names are inserted into prompts and grammars unescaped: no quotes or line breaks.
 NAME = re.compile(r"[\w./:@-]{1,128}")
 
 
-class McpTool:
-    """A tool of a server."""
-
-    def __init__(self, tool: Tool, children: Children) -> None:
-        self.tool = tool
-        self._children = children
-
-    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        question = {"call": self.tool.name, "arguments": arguments}
-        answer = self._children.ask(question, cancel, seconds)
-        if "wrong" in answer:
-            raise ToolError(answer["wrong"])
-        return str(answer["text"])
-
-
 def tools(server: Server, children: Children) -> list[Runs]:
-    """What a server offers, of what may be used. Raises UpstreamFault, UpstreamTimeout."""
-    told = children.ask({}, Cancel(), PATIENCE)
-    if "wrong" in told:
-        raise UpstreamFault(f"the MCP server {server.name}: {told['wrong']}")
-    found: list[Runs] = []
-    for one in told["tools"]:
-        name, parameters = one["name"], one["parameters"]
+    """The tools of a server that may be used. Raises UpstreamFault and UpstreamTimeout."""
+    listed = children.ask({}, Cancel(), PATIENCE)
+    if "wrong" in listed:
+        raise UpstreamFault(f"MCP server {server.name}: {listed['wrong']}")
+    offered: list[Runs] = []
+    for description in listed["tools"]:
+        name, parameters = description["name"], description["parameters"]
         if server.tools and name not in server.tools:
             continue
         if not NAME.fullmatch(name) or not _is_schema(parameters):
-            log.warning("a tool of %s is left out: its name or its schema is no good", server.name)
+            log.warning(
+                "ignoring a tool of MCP server %s: its name or schema is invalid", server.name
+            )
             continue
-        found.append(McpTool(Tool(name, one["description"], parameters), children))
-    return found
+        offered.append(ChildTool(Tool(name, description["description"], parameters), children))
+    return offered
 
 
 def _is_schema(value: Any) -> bool:
-    """Whether it can be told to a model, and bound by a grammar."""
+    """Whether a model can use it and a grammar can constrain it."""
     try:
         Draft202012Validator.check_schema(value)
     except SchemaError:
@@ -80,7 +67,7 @@ def children(server: Server) -> Children:
     return Children(__name__, msgspec.to_builtins(server), whole=True)
 
 
-# the child's side
+# in the child process
 
 
 async def _serve(setup: Mapping[str, Any], questions: asyncio.Queue[Any], answers: Any) -> None:
@@ -101,17 +88,19 @@ async def _serve(setup: Mapping[str, Any], questions: asyncio.Queue[Any], answer
                     return
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # also groups of them: whatever came between, said in a line
+    except BaseException as error:  # also exception groups; reported in one line
         tell({"wrong": _why(error), LAST: True})
 
 
 async def _connected(setup: Mapping[str, Any], stack: contextlib.AsyncExitStack) -> Any:
     try:
-        import httpx2  # the package's own HTTP client
+        import httpx2  # the mcp package's HTTP client
         from mcp import Client, StdioServerParameters  # the extra `knowledge`
         from mcp.client.streamable_http import streamable_http_client
     except ImportError:
-        raise RuntimeError("needs the extra: pip install slotproxy[knowledge]") from None
+        raise RuntimeError(
+            "requires an optional dependency: pip install slotproxy[knowledge]"
+        ) from None
     if setup["command"]:
         command, *args = setup["command"]
         at: Any = StdioServerParameters(command=command, args=args, env=dict(setup["env"]))
@@ -124,25 +113,29 @@ async def _connected(setup: Mapping[str, Any], stack: contextlib.AsyncExitStack)
 
 
 async def _listed(client: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] = []
     cursor = None
     for _ in range(MOST_PAGES):
         page = await client.list_tools(cursor=cursor)
-        found += (
-            {"name": one.name, "description": one.description or "", "parameters": one.input_schema}
-            for one in page.tools
+        tools += (
+            {
+                "name": tool.name,
+                "description": tool.description or "",
+                "parameters": tool.input_schema,
+            }
+            for tool in page.tools
         )
         cursor = page.next_cursor
         if not cursor:
             break
-    return found
+    return tools
 
 
 async def _called(client: Any, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
         result = await client.call_tool(name, dict(arguments))
     except Exception as error:
-        # The session may be over, as where its server began anew: so is this child.
+        # The session may be lost, for example after the server restarted: end this child.
         return {"wrong": _why(error), LAST: True}
     texts = [part.text for part in result.content if getattr(part, "type", "") == "text"]
     text = "\n".join(texts)
@@ -180,6 +173,6 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.platform == "win32":  # no pipe can be read by its loop
-        raise SystemExit("MCP servers need a POSIX system")
+    if sys.platform == "win32":  # its event loop cannot read pipes
+        raise SystemExit("MCP servers require a POSIX system")
     asyncio.run(_main())

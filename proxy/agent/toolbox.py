@@ -1,7 +1,7 @@
-"""All tools that the settings allow, by name.
+"""Collects all tools that the settings allow, by name.
 
-What runs elsewhere is asked for its tools when they are first needed, not at the start: a server
-that is down costs its own tools, and is asked again a while later.
+Tools of other processes are listed when first needed, not at startup. A server that is down only
+makes its own tools unavailable, and is tried again later.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ..cancel import Cancel
-from ..children import Children
 from ..core.request import Tool
 from ..errors import GatewayError
+from ..runtime.cancel import Cancel
+from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .values import Runs, Server, ToolError
+from .tools import Runs, Server, ToolError
 
 log = logging.getLogger("slotproxy.tools")
 
 CALCULATOR, TIME = OWN = "calculator", "time"
-AGAIN = 30.0  # seconds until a source of tools that failed is asked again
+AGAIN = 30.0  # seconds until a failed source of tools is tried again
 
 
 class Toolbox:
-    """`allowed` are names: `calculator`, `time`, those of installed functions and of MCP servers
-    (then all their tools). `clock` gives monotonic seconds, `now` the time of day."""
+    """`allowed` are names: `calculator`, `time`, installed functions, and MCP servers (with all
+    their tools). `clock` returns monotonic seconds, `now` the current time."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class Toolbox:
         return bool(self._own or self._sources)
 
     def tools(self) -> dict[str, Runs]:
-        """What is there now, by name; the first of a name wins. May wait for servers."""
-        found: dict[str, Runs] = {}
-        for one in (*self._own, *(tool for source in self._sources for tool in source.tools())):
-            found.setdefault(one.tool.name, one)
-        return found
+        """The tools available now, by name; the first of a name wins. May wait for servers."""
+        tools: dict[str, Runs] = {}
+        for tool in (*self._own, *(tool for source in self._sources for tool in source.tools())):
+            tools.setdefault(tool.tool.name, tool)
+        return tools
 
     def close(self) -> None:
         for source in self._sources:
@@ -68,7 +68,7 @@ class Toolbox:
 
 
 class _Source:
-    """Tools that another process has."""
+    """The tools of another process."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class _Source:
                     self._tools, self._children = self._offers()
                 except GatewayError as error:
                     self._failed = self._clock()
-                    log.warning("no tools of %s: %s", self._name, error.message)
+                    log.warning("could not list the tools of %s: %s", self._name, error.message)
             return self._tools or []
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class _Source:
 
 def _offers(server: Server) -> Callable[[], tuple[list[Runs], Children]]:
     def offers() -> tuple[list[Runs], Children]:
-        from . import mcp  # late: asyncio and jsonschema are for who has such servers
+        from . import mcp  # lazy: asyncio and jsonschema are needed only with MCP servers
 
         children = mcp.children(server)
         try:
@@ -114,7 +114,7 @@ def _offers(server: Server) -> Callable[[], tuple[list[Runs], Children]]:
 
 
 class _Own:
-    """A tool of ours, done at once."""
+    """A built-in tool, run in this process."""
 
     def __init__(self, tool: Tool, function: Callable[[Mapping[str, Any]], str]) -> None:
         self.tool = tool
@@ -127,7 +127,7 @@ class _Own:
 def _calculate(arguments: Mapping[str, Any]) -> str:
     text = arguments.get("expression")
     if not isinstance(text, str):
-        raise ToolError("expression must be a text like 2 * (3 + 4)")
+        raise ToolError("expression must be a string such as 2 * (3 + 4)")
     try:
         return calculator.calculate(text)
     except calculator.Wrong as error:
@@ -136,7 +136,7 @@ def _calculate(arguments: Mapping[str, Any]) -> str:
 
 _CALCULATOR = Tool(
     CALCULATOR,
-    "Work out an arithmetic expression, for example 2 * (3 + 4) or sqrt(2)",
+    "Evaluate an arithmetic expression, for example 2 * (3 + 4) or sqrt(2)",
     {
         "type": "object",
         "properties": {
@@ -148,6 +148,6 @@ _CALCULATOR = Tool(
 )
 _TIME = Tool(
     TIME,
-    "Get the present date and time",
+    "Get the current date and time",
     {"type": "object", "properties": {}, "additionalProperties": False},
 )

@@ -1,1 +1,1 @@
-"""The servers behind us: drivers that speak to them, and what is known of each."""
+"""Drivers for the model servers, and the registry of configured backends."""

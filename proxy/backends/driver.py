@@ -1,4 +1,4 @@
-"""What every backend offers, whatever it speaks: the seam between the gateway and the drivers."""
+"""The driver interface: what the gateway needs from a backend, whatever its protocol."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from ..cancel import Cancel
 from ..core.events import Batch
 from ..core.task import Task
 from ..core.usage import Usage
+from ..runtime.cancel import Cancel
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """What a probe found; published by GET /v1/backends.
+    """The result of a probe, published by GET /v1/backends.
 
-    `dialect` names the generation. `slots` 0 means that their number is unknown. `n_ctx` is the
-    context of one slot in tokens, 0 unknown. `queues`: it queues by itself when its slots are busy.
-    `truncates`: it cuts a prompt beyond the context silently. `doubles`: where its cache holds a
-    whole prompt, it evaluates the last token once more and keeps both. `honours_seed`,
-    `logprobs_whole`, `infill` …: what it can do. `slot_save`: what a slot holds can be saved in a
-    file, restored and erased; `ram_cache`: it keeps old prompts in RAM by itself. `native`: it
-    takes the messages of a chat and makes the prompt itself. `lacks`: the sampler fields, by the
-    names of core.sampling, that it does not know. `n_vocab`: how many token ids its model has, 0
-    where it does not tell. `settings`: what it samples by where a request says nothing, under its
-    own names. `metrics`: it counts at GET /metrics. `provisional`: the model was never loaded, so
-    its slots, context and template are not known yet.
+    `dialect` names the server's generation. `slots` 0: their number is unknown. `n_ctx`: the
+    context of one slot in tokens, 0 if unknown. `queues`: it queues requests while its slots are
+    busy. `truncates`: it silently truncates prompts beyond the context. `doubles`: if its cache
+    holds a whole prompt, it evaluates the last token again and keeps both. `honours_seed`,
+    `logprobs_whole`, `infill` …: features it supports. `slot_save`: slots can be saved to files,
+    restored and erased; `ram_cache`: it keeps old prompts in RAM. `native`: it accepts chat
+    messages and renders the prompt itself. `lacks`: sampling fields it does not support, by their
+    names in core.sampling. `n_vocab`: size of the vocabulary, 0 if unknown. `settings`: its default
+    sampling settings, under its own names. `metrics`: it has counters at GET /metrics.
+    `provisional`: the model was never loaded, so its slots, context and template are unknown.
     """
 
     dialect: str
@@ -66,60 +65,59 @@ Learned = Callable[[Capabilities], None]
 
 
 def ignore(caps: Capabilities) -> None:
-    """For callers that only want the whole result of a probe."""
+    """The default for callers that only need the final result of a probe."""
 
 
 class Run(Protocol):
-    """One completion under way, as `Driver.stream` gives it."""
+    """A completion under way, as returned by `Driver.stream`."""
 
     @property
     def slot(self) -> int:
-        """The slot it runs on, -1 while the backend has not said which."""
+        """The slot it runs on, -1 while the backend has not reported it."""
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of events; an empty one is a tick of silence. Errors are raised, not yielded."""
 
     def usage(self) -> Usage:
-        """The tokens counted so far; `prompt` 0 while the backend has not told."""
+        """Token counts so far. `prompt` is 0 until the backend reports it."""
 
     def close(self) -> None:
-        """Let the slot go. Safe to call again."""
+        """Stop the run and free its slot. Safe to call again."""
 
 
 class Driver(Protocol):
-    """Speaks to one backend. Every method raises only errors of `proxy.errors`."""
+    """Talks to one backend. Every method raises only errors of `proxy.errors`."""
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
-        """Ask the server what it is, and for one token within `deadline` seconds. `learned` gets
-        what is known before that token comes.
+        """Find out what the server can do, and get one token within `deadline` seconds. `learned`
+        is called with the capabilities known before that token comes.
 
         Raises BackendDown, UpstreamFault, UpstreamTimeout."""
 
     def alive(self) -> bool:
-        """Whether it answers at all: a cheap question that touches no slot."""
+        """Whether it responds: a cheap request that touches no slot."""
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
-        """Begin one completion on `slot` (-1: any). `task.max_tokens` is finite."""
+        """Start a completion on `slot` (-1: any). `task.max_tokens` must be finite."""
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        """Token ids; with `special` also the ones that a prompt begins with (BOS)."""
+        """The token ids of a text; with `special`, including those that begin a prompt (BOS)."""
 
     def detokenize(self, tokens: list[int]) -> str:
-        """The text of token ids. Raises CharacterCut where the server writes no part of a
+        """The text of token ids. Raises CharacterCut if the server cannot return an incomplete
         character."""
 
     def close(self) -> None:
-        """Give up idle connections."""
+        """Close idle connections."""
 
 
 @runtime_checkable
 class CountsSlots(Protocol):
-    """A driver that can find out how many slots a server has that does not say so."""
+    """A driver that can count the slots of a server that does not report them."""
 
     def count_slots(self) -> tuple[int, bool]:
-        """How many slots there are, 0 where that cannot be found out; and whether all were idle:
-        if not, somebody else uses the server, and there may be more. What the slots hold stays as
-        it is."""
+        """The number of slots (0 if it cannot be found out), and whether all were idle. If not,
+        somebody else uses the server, and there may be more. What the slots hold is untouched."""
 
 
 SlotAction = Literal["save", "restore", "erase"]
@@ -127,27 +125,27 @@ SlotAction = Literal["save", "restore", "erase"]
 
 @runtime_checkable
 class KeepsSlots(Protocol):
-    """A driver whose server can save what a slot holds."""
+    """A driver whose server can save and restore slots."""
 
     def slot_action(self, action: SlotAction, slot: int, file: str) -> tuple[int, int]:
-        """Save a slot to, or restore it from, a file of this name on the server, or erase it.
-        (tokens, bytes) that were moved."""
+        """Save a slot to a file of this name on the server, restore it from there, or erase it.
+        Returns the number of tokens and bytes moved."""
 
 
 @runtime_checkable
-class Counts(Protocol):
+class CountsTokens(Protocol):
     """A driver whose backend may have `metrics`."""
 
     def counters(self) -> dict[str, float]:
-        """What the backend has counted, by llama-server's names (n_decode_total …)."""
+        """The backend's counters, by llama-server's names (n_decode_total …)."""
 
 
 @runtime_checkable
 class TellsPieces(Protocol):
-    """A driver whose backend may know the bytes of each token."""
+    """A driver whose backend may report the bytes of each token."""
 
     def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
-        """The tokens of a text with their bytes; None where the backend cannot tell."""
+        """The tokens of a text with their bytes, None if the backend does not report them."""
 
 
 @runtime_checkable
@@ -155,12 +153,12 @@ class MakesPrompts(Protocol):
     """A driver whose backend is `native`."""
 
     def prompt_ids(self, task: Task) -> list[int]:
-        """The token ids of the prompt that it makes of a task."""
+        """The token ids of the prompt that the backend renders for a task."""
 
 
 @runtime_checkable
 class LoadsModel(Protocol):
-    """A driver whose server loads the model when a request asks for it, and may unload it."""
+    """A driver whose server loads its model on the first request and may unload it."""
 
     @property
     def status(self) -> str:
@@ -168,19 +166,19 @@ class LoadsModel(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why the last load failed, "" where it did not."""
+        """Why the last load failed, "" if it did not."""
 
     @property
     def awaits(self) -> float:
-        """Seconds that a request is thought to wait for the model, 0 when it is loaded."""
+        """Expected seconds until the model is loaded, 0 if it is."""
 
     def refresh(self) -> tuple[Capabilities, bool]:
-        """What is known of the model, and whether its slots lost what they held since this was
-        asked last. Loads and wakes nothing."""
+        """What is known of the model, and whether its slots lost their content since the last call.
+        Neither loads nor wakes the model."""
 
     def load(self, cancel: Cancel) -> Iterator[None]:
-        """Wait until what `refresh` tells is not provisional any more, loading the model if need
-        be; yields at every tick."""
+        """Wait until the result of `refresh` is not provisional, loading the model if necessary.
+        Yields at every tick."""
 
     def loading(self) -> str:
-        """What to tell a request that waits for the model; "" when it is loaded."""
+        """A notice for a request that waits for the model, "" if it is loaded."""

@@ -1,7 +1,6 @@
-"""A llama-server that is there for embeddings, or for rankings, alone.
+"""A driver for a llama-server that only makes embeddings or rankings.
 
-Many embedding models cannot write a token, so it is asked for a vector, or a score, to see whether
-it is well.
+Many embedding models cannot generate a token, so the probe asks for a vector or a score instead.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from ..cancel import Cancel
+from ..runtime.cancel import Cancel
 from .driver import Capabilities, Learned, ignore
 from .llamacpp import LlamaCpp
 from .probe import outline
@@ -19,7 +18,7 @@ Gift = Literal["embeddings", "rankings"]
 
 
 class EmbeddingServer(LlamaCpp):
-    """A server.cpp used for `gift` alone."""
+    """A server.cpp that is only used for `gift`."""
 
     gift: Gift = "embeddings"
 

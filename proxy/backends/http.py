@@ -1,18 +1,18 @@
-"""The upstream HTTP client: kept-alive sockets, a C parser, and exchanges that end from afar.
+"""The upstream HTTP client: keep-alive sockets, a C parser, and exchanges that any thread can end.
 
-It is small because the hot path pays for every layer (for a relayed token: this 10 µs, urllib3 40,
-requests 45) and because four things that no common client gives are needed here:
+It is small because the hot path pays for every layer (for a relayed token: this client 10 µs,
+urllib3 40, requests 45) and because it needs four features that no common client has:
 
-- `abort()` from another thread ends a read that blocks: the socket is shut down, since close()
-  alone does not wake it.
-- A kept-alive connection that the server closed in the meantime (server.cpp does so after 5 or 100
-  requests) is noticed before any byte of the answer, and the request goes out on a fresh one.
-- A read that stays silent for a while says so and goes on, so that heartbeats can be sent.
-- The number of connections is bounded per backend: an old server has eight threads and a listen
-  backlog of five. Short questions (health, tokenize) have a share of them that answers cannot take.
+- `abort()` from another thread ends a blocking read: it shuts the socket down, since close() alone
+  does not wake the reader.
+- A keep-alive connection that the server has closed (server.cpp does so after 5 or 100 requests) is
+  noticed before the first byte of the answer, and the request is sent again on a new one.
+- A read reports a tick of silence and can be continued, so that heartbeats can be sent.
+- The number of connections per backend is bounded: an old server has eight threads and a listen
+  backlog of five. Short requests (health, tokenize) have reserved connections.
 
-Only what server.cpp and its kin need is here: HTTP/1.1, a body of bytes, no redirects, cookies or
-proxies. TLS is the standard library's. Every failure leaves as one of our own errors.
+It supports only what server.cpp needs: HTTP/1.1, bodies of bytes, no redirects, cookies or proxies.
+TLS is the standard library's. Every failure is raised as an error of `proxy.errors`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from urllib.parse import urlsplit
 import httptools
 import msgspec
 
-from ..cancel import Cancel
 from ..errors import (
     AnswerCut,
     BackendDown,
@@ -38,20 +37,34 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
-from ..locks import brief
+from ..runtime.cancel import Cancel
+from ..runtime.locks import native_lock
 from .room import Room
-from .sockets import Reader, reader, stale
+from .sockets import SocketReader, reader, stale
 
-# An old server writes the head and the body of a short answer apart, and its system sends the body
-# when the head is acknowledged: on a kept connection 40 ms later, unless ours is told to hurry.
+# An old server sends the head and the body of a short answer in two packets, and its kernel holds
+# the second until the first is acknowledged: 40 ms on a keep-alive connection, without QUICKACK.
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
-WARM = 0.5  # seconds for which an idle connection is taken to be open still
+WARM = 0.5  # seconds for which an idle connection is assumed to be still open
 MAX_WHOLE = 64 << 20  # bytes of an answer that is read whole
-MAX_FRAME = 256 << 10  # bytes of a head, of trailers, of what is no body
+PIECE = 256 << 10  # bytes of a request that are sent in one call
+MAX_FRAME = 256 << 10  # bytes of a head, or of trailers and chunk framing
+
+
+def _send_in_pieces(sock: socket.socket, data: bytes, timeout: float) -> None:
+    """Send large data, letting other greenlets run between the pieces: a send never waits while
+    the backend reads as fast as this writes. Raises TimeoutError and OSError."""
+    deadline = time.monotonic() + timeout
+    rest = memoryview(data)
+    while rest:
+        time.sleep(0)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        rest = rest[sock.send(rest[:PIECE]) :]
 
 
 class Exchange:
-    """One request and its answer. `status` is 0 until the headers have come."""
+    """A request and its answer. `status` is 0 until the headers have arrived."""
 
     __slots__ = (
         "_aborted",
@@ -67,6 +80,7 @@ class Exchange:
         "_patience",
         "_pool",
         "_reader",
+        "_rest",
         "_short",
         "_tick",
         "on_body",
@@ -76,25 +90,27 @@ class Exchange:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: ConnectionPool,
         message: bytes,
+        rest: bytes,
         cancel: Cancel | None,
         tick: float,
         patience: float,
         short: bool,
     ) -> None:
         self._pool = pool
-        self._message = message
+        self._message = message  # sent in one call
+        self._rest = rest  # sent after it, in pieces
         self._cancel = cancel
         self._tick = tick
         self._patience = patience
         self._short = short
         self._lock = pool.lock
         self._connection: Connection | None = None
-        self._reader: Reader | None = None
+        self._reader: SocketReader | None = None
         self._body: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
-        # The parser calls these, for every piece of a body (a token's) and every header.
+        # The parser calls these for every piece of a body (a token's) and every header.
         self.on_body = self._body.append
         self.on_header = self._headers.setdefault
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -122,24 +138,24 @@ class Exchange:
     # called by drivers
 
     def headers_came(self) -> bool:
-        """Wait for the headers, at most one tick. Raises as `read` does; BackendDown when the
-        connection ended before a single byte."""
-        return self._waited(lambda: self.status > 0)
+        """Wait for the headers, at most one tick. Returns whether they arrived. Raises like `read`;
+        BackendDown if the connection ended before the first byte."""
+        return self._parse_until(lambda: self.status > 0)
 
     def read(self, gather: float = 0.0) -> bytes | None:
-        """What one read of the socket brought; b"" at the end, None after a tick of silence. With
-        `gather`, what came within so many seconds, or until the end.
+        """The data of one read; b"" at the end, None after a tick of silence. With `gather`, all
+        data that arrives within so many seconds, or until the end.
 
-        Raises Cancelled, BackendDown, UpstreamFault (the answer broke off or is no HTTP)."""
+        Raises Cancelled, BackendDown, UpstreamFault (incomplete or invalid HTTP)."""
         body = self._body
         end = time.monotonic() + gather if gather else 0.0
         if not body and not self._complete:
             if not self._fill():
                 return None
-            if not body and not self._waited(lambda: bool(body)):
+            if not body and not self._parse_until(lambda: bool(body)):
                 return None
         if gather:
-            with contextlib.suppress(GatewayError):  # the next read meets it again
+            with contextlib.suppress(GatewayError):  # the next read raises it again
                 while not self._complete and (left := end - time.monotonic()) > 0:
                     self._fill(left)
         data = body[0] if len(body) == 1 else b"".join(body)
@@ -148,22 +164,22 @@ class Exchange:
             self._release()
         return data
 
-    def _waited(self, there: Callable[[], bool]) -> bool:
-        """Parse until something is there, or the answer is whole; False after a tick in which
-        neither came. What comes in pieces is no silence, but it is bounded in time and size."""
+    def _parse_until(self, condition: Callable[[], bool]) -> bool:
+        """Parse until a condition holds or the answer is complete. False after a tick of silence.
+        An answer that arrives in pieces is not silent, but is bounded in time and size."""
         end, size = time.monotonic() + self._tick, 0
-        while not there() and not self._complete:
-            came = self._fill()
-            size += came
+        while not condition() and not self._complete:
+            received = self._fill()
+            size += received
             if size > MAX_FRAME:
-                raise UpstreamFault("the backend's answer has headers without end")
-            if not came or time.monotonic() >= end:
-                return there() or self._complete
+                raise UpstreamFault("the backend's response headers are too large")
+            if not received or time.monotonic() >= end:
+                return condition() or self._complete
         return True
 
     def read_all(self, timeout: float, most: int = MAX_WHOLE) -> bytes:
-        """The whole body, of at most so many bytes. Raises UpstreamTimeout after `timeout` seconds
-        of silence."""
+        """Read the whole body of at most `most` bytes. Raises UpstreamTimeout after `timeout`
+        seconds of silence."""
         parts: list[bytes] = []
         size, silence = 0, 0.0
         while True:
@@ -172,7 +188,7 @@ class Exchange:
                 silence += self._tick
                 if silence >= timeout:
                     self.close()
-                    raise UpstreamTimeout("the backend did not answer in time")
+                    raise UpstreamTimeout("the backend timed out")
                 continue
             if not part and self._complete:
                 return b"".join(parts)
@@ -181,18 +197,18 @@ class Exchange:
             size += len(part)
             if size > most:
                 self.close()
-                raise UpstreamFault("the backend's answer is too large")
+                raise UpstreamFault("the backend's response is too large")
 
     def hurry(self) -> None:
-        """Acknowledge at once what comes next: for a short answer that is read whole."""
+        """Have the next packet acknowledged immediately, for a short answer."""
         connection = self._connection
         if QUICKACK is not None and connection is not None:
-            with contextlib.suppress(OSError):  # it is closed: the read says so
+            with contextlib.suppress(OSError):  # if the socket is closed, the read reports it
                 connection.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
     def finish(self, seconds: float) -> None:
-        """Wait that long at most for the end of the body, whatever comes meanwhile, so that the
-        connection can be kept; the exchange is over in any case."""
+        """Wait at most so many seconds for the end of the body, discarding it, so that the
+        connection can be reused. The exchange is over in any case."""
         connection = self._connection
         if connection is None:
             return
@@ -207,21 +223,21 @@ class Exchange:
             if self._complete:
                 self._release()
         except GatewayError:
-            pass  # the answer was whole already
+            pass  # the answer was complete
         finally:
             self.close()
 
     def close(self) -> None:
-        """End the exchange. An answer not read to its end costs the connection, which is how a
-        server learns that nobody listens. Safe to call again."""
+        """End the exchange. Closes the connection if the answer was not read to its end, which is
+        how a server notices that the client left. Safe to call again."""
         if self._parser is None:
-            return  # it is over
+            return  # already over
         connection = self._take()
         if connection is not None:
             self._pool.discard(connection)
 
     def abort(self) -> None:
-        """Wake and end a read that blocks, from any thread."""
+        """End a blocking read from any thread."""
         with self._lock:
             self._aborted = True
             if self._connection is not None:
@@ -232,18 +248,20 @@ class Exchange:
         with self._lock:
             self._connection = connection
             aborted = self._aborted
-        if aborted:  # while it was connected: there was nothing to shut down
+        if aborted:  # during the connect, when there was no socket to shut down
             raise self._broken("it was aborted")
         sock = connection.sock
         try:
             if sock.gettimeout() != self._pool.timeout:
                 sock.settimeout(self._pool.timeout)
             sent = sock.send(self._message)
-            if sent < len(self._message):  # gevent's sendall() asks the system for buffer sizes
+            if sent < len(self._message):  # not just sendall(): gevent's has extra system calls
                 sock.sendall(self._message[sent:])
+            if self._rest:
+                _send_in_pieces(sock, self._rest, self._pool.timeout)
             self._reader = connection.reader(self._tick)
         except TimeoutError:
-            raise UpstreamTimeout("the backend did not take the request") from None
+            raise UpstreamTimeout("the backend did not accept the request") from None
         except OSError as error:
             if connection.used and not self._aborted:
                 self._resend()
@@ -251,7 +269,7 @@ class Exchange:
             raise self._broken(str(error)) from None
 
     def _resend(self) -> None:
-        """On a fresh connection: the kept one had been closed by the server."""
+        """Send the request again on a new connection, because the server had closed the old one."""
         with self._lock:
             stale, self._connection = self._connection, None
         self._reader = None
@@ -260,8 +278,8 @@ class Exchange:
         self._send(fresh=True)
 
     def _fill(self, limit: float = 0.0) -> int:
-        """Parse what one recv brings: so many bytes, at least 1 where the connection ended or was
-        made anew; 0 after a tick of silence, or `limit` seconds."""
+        """Parse the data of one recv. Returns its size, at least 1 if the connection ended or was
+        replaced; 0 after a tick of silence, or after `limit` seconds."""
         connection = self._connection
         if connection is None or self._reader is None:
             raise self._broken("the exchange was closed")
@@ -275,12 +293,12 @@ class Exchange:
         if data is None:
             return 0
         if data:
-            self._message = b""  # the answer has begun: nothing is sent twice
+            self._message = b""  # the answer has begun, so the request must not be sent again
             try:
                 assert self._parser is not None
                 self._parser.feed_data(data)
             except httptools.HttpParserError as error:
-                raise UpstreamFault("the backend sent no valid HTTP", detail=str(error)) from None
+                raise UpstreamFault("the backend sent invalid HTTP", detail=str(error)) from None
         elif connection.used and self._message and not self._aborted:
             self._resend()
         elif self._ends_with_connection():
@@ -290,7 +308,7 @@ class Exchange:
         return len(data) or 1
 
     def _ends_with_connection(self) -> bool:
-        """HTTP/1.0 style: a body without a length ends where the connection does."""
+        """Whether the body has no length and ends with the connection, as in HTTP/1.0."""
         headers = {name.lower(): value for name, value in self._headers.items()}
         return (
             not self._aborted
@@ -304,7 +322,7 @@ class Exchange:
             return Cancelled("the client closed the request", detail=detail)
         if self._message:
             return ConnectionLost("the backend closed the connection", detail=detail)
-        return AnswerCut("the backend's answer broke off", detail=detail)
+        return AnswerCut("the backend's response ended early", detail=detail)
 
     def _take(self) -> Connection | None:
         with self._lock:
@@ -312,7 +330,7 @@ class Exchange:
         if self._reader is not None:
             self._reader.stop()
             self._reader = None
-        self._parser = None  # it refers back to us
+        self._parser = None  # breaks a reference cycle
         if self._cancel is not None:
             self._cancel.remove(self.abort)
         return connection
@@ -328,7 +346,7 @@ class Exchange:
 
 
 class Connection:
-    """One socket to a backend; `used` once a request was answered on it, the last time at
+    """A socket to a backend. `used`: it has had an answer before; the last one ended at
     `since`."""
 
     __slots__ = ("_reader", "since", "sock", "used")
@@ -337,9 +355,9 @@ class Connection:
         self.sock = sock
         self.used = False
         self.since = 0.0
-        self._reader: Reader | None = None
+        self._reader: SocketReader | None = None
 
-    def reader(self, tick: float) -> Reader:
+    def reader(self, tick: float) -> SocketReader:
         """The reader for the next answer, started."""
         kept = self._reader
         if kept is None or kept.tick != tick:
@@ -355,13 +373,13 @@ class Connection:
         self.sock.close()
 
     def shutdown(self) -> None:
-        with contextlib.suppress(OSError):  # the other side was quicker
+        with contextlib.suppress(OSError):  # the other side may have closed it
             self.sock.shutdown(socket.SHUT_RDWR)
 
 
-class Pool:
-    """The connections to one backend: at most `limit` in use (0: any number), of which `reserve`
-    are for short questions alone; at most `idle` are kept."""
+class ConnectionPool:
+    """The connections to one backend: at most `limit` in use (0: no limit), of which `reserve` are
+    only for short requests; at most `idle` are kept open."""
 
     def __init__(
         self,
@@ -382,8 +400,8 @@ class Pool:
         self._base = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
         self._max_idle = idle
-        self.lock = brief()  # between who aborts an exchange and who ends it
-        self._idle: deque[Connection] = deque()  # taken and given back in one step: no lock
+        self.lock = native_lock()  # orders aborting an exchange and ending it
+        self._idle: deque[Connection] = deque()  # append and pop are atomic: no lock
         self._room = Room(limit, reserve) if limit else None
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
@@ -401,10 +419,9 @@ class Pool:
         patience: float | None = None,
         short: bool = False,
     ) -> Exchange:
-        """Send a request, `body` as JSON; the answer is read from the Exchange, whose reads give
-        up for a moment after `tick` seconds of silence. `patience` is how many seconds to wait
-        for a free connection (default: the pool's timeout); a `short` question may take a
-        reserved one.
+        """Send a request, with `body` as JSON. The answer is read from the Exchange, whose reads
+        return after `tick` seconds of silence. `patience` is how many seconds to wait for a free
+        connection (default: the pool's timeout); a `short` request may use a reserved one.
 
         Raises BackendDown, UpstreamTimeout, PoolTimeout, Cancelled."""
         data = b"" if body is None else msgspec.json.encode(body)
@@ -412,9 +429,12 @@ class Pool:
         if head is None:
             head = f"{method} {self._base}{path} HTTP/1.1\r\n".encode("latin-1") + self._headers
             self._heads[method, path] = head
-        message = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(data), data)
+        rest = b""
+        if len(data) > PIECE:  # joining it with the head would block the loop with a copy
+            data, rest = b"", data
+        message = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(data) + len(rest), data)
         patience = self.timeout if patience is None else patience
-        return Exchange(self, message, cancel, tick, patience, short)
+        return Exchange(self, message, rest, cancel, tick, patience, short)
 
     def ask(
         self,
@@ -427,8 +447,9 @@ class Pool:
         patience: float | None = None,
         short: bool = False,
     ) -> tuple[int, bytes]:
-        """A whole exchange: status and body. `timeout` bounds the silence, in seconds, and the
-        wait for a free connection unless `patience` does. Raises as `send` and `read` do."""
+        """Send a request and read the whole answer. Returns its status and body. `timeout` bounds
+        the silence in seconds, and the wait for a connection unless `patience` does. Raises like
+        `send` and `read`."""
         timeout = timeout or self.timeout
         patience = timeout if patience is None else patience
         tick = min(timeout, 15.0)
@@ -450,8 +471,8 @@ class Pool:
                     connection = self._idle.pop()
                 except IndexError:
                     break
-                # One that was let go just now need not be looked at: a server that closes it in
-                # this moment is met by sending once more, as it would be behind the look.
+                # A connection used just now is not checked. If the server closed it, the request is
+                # sent again, as it may be even after a check.
                 if time.monotonic() - connection.since < WARM or not stale(connection.sock):
                     return connection
                 connection.close()
@@ -484,8 +505,8 @@ class Pool:
             self._room.leave()
 
     def _connect(self) -> socket.socket:
-        """A numeric IPv4 address is connected directly: create_connection would resolve even
-        that, under gevent in a thread pool."""
+        """Connect to the backend. A numeric IPv4 address is connected directly, because
+        create_connection would resolve even that, under gevent in a thread pool."""
         sock: socket.socket | None = None
         try:
             if self._host.replace(".", "").isdigit():
@@ -501,4 +522,4 @@ class Pool:
         except OSError as error:
             if sock is not None:
                 sock.close()
-            raise BackendDown("the backend does not answer", detail=str(error)) from None
+            raise BackendDown("the backend is not responding", detail=str(error)) from None

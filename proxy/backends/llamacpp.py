@@ -1,14 +1,15 @@
-"""The driver for server.cpp of every age: PowerInfer's and 2023's, today's llama-server, between.
+"""The driver for server.cpp: PowerInfer's and llama.cpp's of 2023, today's llama-server, and those
+in between.
 
-Strategy. Upstream is always streamed, whatever the client wants: only a stream's closing frees the
-slot. A read brings several chunks; they leave as one batch. Nothing is trusted: a chunk that is no
-chunk, a stream that ends early or says nothing at all is an error with a name. What the probe
-found (`Capabilities`) decides the field names and what has to be mended:
+Strategy. Upstream requests are always streamed, whatever the client wants: only closing a stream
+frees the slot. The chunks of one read become one batch. Nothing is trusted: an invalid chunk, a
+stream that ends early or an empty stream is an error of its own. The probe's result
+(`Capabilities`) decides the field names and the workarounds:
 
-- an old server gives one piece more than n_predict, and never fewer than four: it is asked for one
-  less, and the surplus is cut here;
-- an old server that is busy says so in four ways (404 text, an empty 200, a line `error: …`, a
-  JSON error): all are BackendBusy, and the request goes back into the queue.
+- an old server sends one piece more than n_predict, and at least four: it is asked for one less,
+  and the surplus is removed here;
+- a busy old server says so in four ways (404 text, an empty 200, a line `error: …`, a JSON error):
+  all are BackendBusy, and the request goes back into the queue.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from typing import Any
 
 import msgspec
 
-from ..cancel import Cancel
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
@@ -33,29 +33,30 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import driver, relay, vectors, vocabulary
 from .cost import check_cost
 from .driver import Capabilities, Learned, SlotAction, ignore
-from .http import Pool
+from .http import ConnectionPool
 from .probe import probe
 from .refusals import refusal
-from .run import Run
+from .run import LlamaRun
 from .slot_count import count_slots
 
-OLD_LEAST = 4  # pieces an old server gives at least, whatever n_predict says
-# An old server has max(8, cores - 1) threads, a connection holds one, an idle one for 5 seconds.
+OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
+# An old server has max(8, cores - 1) threads. A connection holds one, also for 5 idle seconds.
 OLD_CONNECTIONS = 7
 OLD_RESERVE = 1  # of them for health and tokenize, which must not wait for answers to end
-PATIENCE = 1.0  # seconds to wait for a connection before a request goes back into the queue
+PATIENCE = 1.0  # seconds to wait for a connection before the request goes back into the queue
 OLD_IDLE = 2
 ALIVE_TIMEOUT = 5.0
-# A slot is free again about 5 ms after its answer: until then the only one of a server is busy.
+# A slot is free about 5 ms after its answer. Until then, a server with one slot is busy.
 FREED = 0.02  # seconds
 FREED_TRIES = 5
-COUNT_TIMEOUT = 5.0  # seconds; without -cb the answer waits until nothing else runs there
+COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
-METRICS_TIMEOUT = 1.0  # seconds; it answers between two batches of its work
+METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
 NOT_UTF8 = "type_error.316"  # of the JSON library of an old server, in its 500
 TRIMMED = [
     "content",
@@ -84,8 +85,8 @@ class _Repeated(msgspec.Struct):
 
 
 class LlamaCpp:
-    """One server.cpp at `url`. `options` are those it was made with, but for `connect`, which makes
-    its pools of connections."""
+    """A driver for one server.cpp at `url`. `options` are its constructor arguments without
+    `connect`, which creates its connection pools."""
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class LlamaCpp:
         tick: float = 15.0,
         api_key: str = "",
         lenient: bool = False,
-        connect: Callable[..., Pool] = Pool,
+        connect: Callable[..., ConnectionPool] = ConnectionPool,
     ) -> None:
         self.url = url
         self.options: Mapping[str, Any] = {
@@ -132,7 +133,7 @@ class LlamaCpp:
         return count_slots(self._slot_that_answers)
 
     def _slot_that_answers(self, slot: int) -> int | None:
-        """The slot that takes a request for this one; None when it is busy or the answer names
+        """The slot that takes a request for slot `slot`. None if it is busy or the answer names
         none."""
         data = self._answer_to_nothing({"slot_id": slot})
         if data is None:
@@ -146,20 +147,20 @@ class LlamaCpp:
         return vocabulary.counted(self._existing)
 
     def _existing(self, ids: Sequence[int]) -> set[int]:
-        """Those of `ids` that an old server repeats. Raises BackendBusy."""
-        data = self._answer_to_nothing({"logit_bias": [[one, 0.0] for one in ids]})
+        """The ids among `ids` that an old server recognizes. Raises BackendBusy."""
+        data = self._answer_to_nothing({"logit_bias": [[token, 0.0] for token in ids]})
         if data is None:
-            raise BackendBusy("the backend has no free slot to tell its vocabulary")
+            raise BackendBusy("the vocabulary cannot be read: the backend has no free slot")
         check_cost(data)
         try:
             settings = msgspec.json.decode(data, type=_Repeated).generation_settings
         except msgspec.DecodeError:
             return set()
-        return {one for one, _ in settings.logit_bias}
+        return {token for token, _ in settings.logit_bias}
 
     def _answer_to_nothing(self, fields: Mapping[str, Any]) -> bytes | None:
-        """What an old server answers to an empty prompt, with these further fields: it evaluates
-        nothing, and what the slot holds stays. None when the slot is busy."""
+        """An old server's answer to an empty prompt with these fields, which evaluates nothing and
+        leaves the slot's content. None if the slot is busy."""
         body = {"prompt": "", "n_predict": 1, "cache_prompt": True, **fields}
         for _ in range(FREED_TRIES):
             try:
@@ -177,13 +178,13 @@ class LlamaCpp:
         try:
             status, _ = self._careful.ask("GET", "/props", timeout=seconds, short=True)
         except PoolTimeout:
-            return True  # every connection is at work: what happens there will tell
+            return True  # every connection is in use, so the traffic shows its health
         except (UpstreamFault, UpstreamTimeout):
             return False
         return status in (200, 401, 403, 404)
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> driver.Run:
-        if task.native:
+        if task.backend_templates:
             body = relay.payload(task, slot)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)
             return relay.RelayRun(
@@ -195,18 +196,18 @@ class LlamaCpp:
         path = "/completion" if task.suffix is None else "/infill"
         pool = self._pool if caps.queues else self._careful
         exchange = pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
-        return Run(exchange, task, caps, self.timeout, self._tick, self._secret)
+        return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret)
 
     def _with_token_ids(self, task: Task, cancel: Cancel) -> Task:
-        """The task with the strings of its logit_bias as the ids of their tokens: an old server
-        takes nothing else."""
+        """Replace the strings in logit_bias by their token ids, which are all that an old server
+        accepts."""
         pairs = task.sampling.get("logit_bias")
         if not pairs or all(type(token) is int for token, _ in pairs):
             return task
         by_id = [
-            [one, bias]
+            [number, bias]
             for token, bias in pairs
-            for one in ([token] if type(token) is int else self.tokenize(token, cancel=cancel))
+            for number in ([token] if type(token) is int else self.tokenize(token, cancel=cancel))
         ]
         sampling = {**task.sampling, "logit_bias": by_id}
         return msgspec.structs.replace(task, sampling=sampling)
@@ -218,20 +219,20 @@ class LlamaCpp:
         tokens = self._value("/tokenize", body, "tokens", cancel)
         if isinstance(tokens, list) and all(type(t) is int for t in tokens):
             return tokens
-        raise UpstreamFault("the backend's tokens are none")
+        raise UpstreamFault("the backend returned invalid tokens")
 
     def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
         body = {"content": text, "add_special": special, "with_pieces": True}
-        told = self._value("/tokenize", body, "tokens")
-        if isinstance(told, list) and told and type(told[0]) is int:
-            return None  # an old server, which passes over with_pieces
+        tokens = self._value("/tokenize", body, "tokens")
+        if isinstance(tokens, list) and tokens and type(tokens[0]) is int:
+            return None  # an old server, which ignores with_pieces
         try:
             return [
-                (one.id, one.piece.encode() if isinstance(one.piece, str) else bytes(one.piece))
-                for one in msgspec.convert(told, list[servercpp.Piece])
+                (t.id, t.piece.encode() if isinstance(t.piece, str) else bytes(t.piece))
+                for t in msgspec.convert(tokens, list[servercpp.ChunkPiece])
             ]
         except (msgspec.ValidationError, ValueError):
-            raise UpstreamFault("the backend's tokens are none") from None
+            raise UpstreamFault("the backend returned invalid tokens") from None
 
     def detokenize(self, tokens: list[int]) -> str:
         try:
@@ -239,14 +240,14 @@ class LlamaCpp:
         except BackendFailed as error:
             if NOT_UTF8 in error.detail:
                 raise CharacterCut(
-                    "the backend of this model cannot write these token ids as text: they hold a"
-                    " part of a character. Send every token of the character",
+                    "this model's backend cannot convert these token ids to text: they contain"
+                    " part of a character. Send all tokens of the character",
                     detail=error.detail,
                 ) from None
             raise
         if isinstance(content, str):
             return content
-        raise UpstreamFault("the backend's text is none")
+        raise UpstreamFault("the backend returned invalid text")
 
     def embed(
         self, inputs: Sequence[vectors.Input], caps: Capabilities, cancel: Cancel
@@ -265,10 +266,10 @@ class LlamaCpp:
         if status != 200:
             raise self._refusal(status, data)
         try:
-            told = lenient.decode(data, servercpp.SlotMoved)
+            moved = lenient.decode(data, servercpp.SlotMoved)
         except lenient.WireFault:
-            raise UpstreamFault("the backend sent no JSON") from None
-        return told.n_saved or told.n_restored, told.n_written or told.n_read
+            raise UpstreamFault("the backend returned invalid JSON") from None
+        return moved.n_saved or moved.n_restored, moved.n_written or moved.n_read
 
     def counters(self) -> dict[str, float]:
         status, data = self._careful.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
@@ -294,7 +295,7 @@ class LlamaCpp:
         try:
             return _read(data).get(name)
         except (lenient.WireFault, AttributeError):
-            raise UpstreamFault("the backend sent no JSON") from None
+            raise UpstreamFault("the backend returned invalid JSON") from None
 
 
 def _read(data: bytes) -> Any:
@@ -307,12 +308,13 @@ def _read(data: bytes) -> Any:
 
 
 def payload(task: Task, slot: int, caps: Capabilities, lenient: bool = False) -> dict[str, Any]:
-    """The body for /completion or /infill. `task.max_tokens` is finite by now.
+    """The body for /completion or /infill. `task.max_tokens` must be finite.
 
-    Raises Unsupported for what this generation of server does not know; if `lenient`, that is left
-    out."""
+    Raises Unsupported for fields that this generation of server does not support; with `lenient`,
+    they are omitted."""
     n = task.max_tokens
-    assert n is not None, "a prompt without a bound wedges an old server"
+    if n is None:
+        raise ValueError("max_tokens must be set: an unbounded prompt hangs an old server")
     sampling: Mapping[str, Any] = task.sampling
     body: dict[str, Any] = {
         "prompt": task.prompt,
@@ -325,10 +327,10 @@ def payload(task: Task, slot: int, caps: Capabilities, lenient: bool = False) ->
         del body["prompt"]
         body["input_prefix"], body["input_suffix"] = task.prompt, task.suffix
         body.update(task.request.extra.get("infill", {}))
-    if task.stop:
-        body["stop"] = task.stop
+    if task.stop_tokens:
+        body["stop"] = task.stop_tokens
     if task.logprobs is not None:
-        # Old servers name the chosen token's probability only among the likeliest.
+        # Old servers report the chosen token's probability only if it is among the likeliest.
         body["n_probs"] = max(task.logprobs, 1) if caps.queues else max(task.logprobs, 10)
     if caps.modern_sampling:
         report = task.request.report
@@ -346,7 +348,7 @@ def payload(task: Task, slot: int, caps: Capabilities, lenient: bool = False) ->
             if lenient or not needed(name, value):
                 continue
             raise Unsupported(
-                f"{name} is not known to the backend of this model, a server.cpp of {caps.dialect}",
+                f"{name} is not supported by this model's backend (server.cpp, {caps.dialect})",
                 param=name,
             )
         body[name] = value

@@ -1,12 +1,12 @@
-"""Where a long text is cut, so that a backend can tokenize it piece by piece.
+"""Splits a long text, so that a backend can tokenize it piece by piece.
 
-A server.cpp of 2023 searches the rest of the text once for every mark of a chat template: one text
-of 10 000 messages costs it minutes, the same text in pieces a few seconds. Between two pieces the
-caller can stop: the context is exceeded, or the client has left.
+A server.cpp of 2023 searches the rest of the text for every mark of a chat template: a text of
+10 000 messages takes it minutes, the same text in pieces a few seconds. Between two pieces the
+caller can stop, if the context is exceeded or the client has left.
 
-A cut is safe where no token crosses it. Good places are before a mark, which is a token of its own,
-and between two words. No rule holds for every tokenizer, so these are only candidates: whoever cuts
-asks the tokenizer about the few characters on both sides (`near`).
+A cut is safe if no token crosses it. Good places are before a mark, which is a token of its own,
+and between two words. No rule holds for every tokenizer, so these are only candidates: the caller
+checks them by tokenizing the characters around the cut (`near`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CLAUSE = re.compile(r"(?<=[\n。，！？；：、.!?;,])(?=[^\W\d_])|(?<=[^\W\d
 
 
 def candidates(text: str, start: int, end: int) -> Iterator[int]:
-    """Offsets in `start` to `end` at which the text may be cut, the best ones first."""
+    """Offsets from `start` to `end` at which the text may be cut, best first."""
     for kind in (MARK, WORD, SPACE, CLAUSE):
-        found = [match.start() for match in kind.finditer(text, start, end)]
-        yield from reversed(found[-TRIES:])
+        starts = [match.start() for match in kind.finditer(text, start, end)]
+        yield from reversed(starts[-TRIES:])
 
 
 def near(text: str, at: int) -> tuple[str, str]:
-    """The characters before and behind a cut."""
+    """The characters before and after a cut."""
     return text[max(0, at - NEAR) : at], text[at : at + NEAR]

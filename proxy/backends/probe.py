@@ -1,13 +1,13 @@
-"""Find out what a server.cpp is, by asking, never by assuming.
+"""Finds out what a server.cpp can do by asking it.
 
-Old servers answer few routes and tell little: /props holds two names, /model.json the settings of
-the first slot. Since early 2024 /props tells slots, context and template, and a busy server queues.
-What a chunk calls the slot (slot_id, id_slot) and the end (stopped_eos, stop_type) is read from a
-real one: a token must come within the deadline, since a wedged server still answers every GET.
+Old servers have few routes and report little: /props has two names, /model.json the settings of the
+first slot. Since early 2024, /props reports slots, context and template, and a busy server queues
+requests. The field names for the slot (slot_id, id_slot) and the end (stopped_eos, stop_type) are
+read from a real chunk: a token must come within the deadline, since a hung server still answers
+every GET.
 
-The questions are few and far between, so they go by `requests` (see `questions`), a connection
-each: an old server has eight threads, and one that idles on a kept connection is one less for the
-traffic.
+The requests are rare, so they use `requests` (see `questions`) with a connection each: an old
+server has eight threads, and an idle keep-alive connection holds one of them.
 """
 
 from __future__ import annotations
@@ -18,72 +18,72 @@ from typing import Any
 
 import msgspec
 
-from ..aside import Threads, aside
 from ..core.decoding import decoded
 from ..core.sampling import LATER
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
+from ..runtime.blocking import NativeThreads, run_in_native_thread
 from ..wire import sse
 from ..wire.router import room
 from . import questions
 from .driver import Capabilities, Learned, ignore
-from .http import Pool
+from .http import ConnectionPool
 
 Answer = dict[str, Any]
 
 PROMPT = "Hi"
 KEPT = " ".join(str(n * n) for n in range(2, 26))
 GET_TIMEOUT = 5.0  # seconds for a whole answer
-ROUTER = "router"  # the dialect of a llama-server that has several models behind it
-_threads = Threads(4)
+ROUTER = "router"  # the dialect of a llama-server that manages several models
+_threads = NativeThreads(4)
 
 
 def probe(
     url: str,
     headers: Mapping[str, str],
-    pool: Pool,
+    pool: ConnectionPool,
     deadline: float,
     learned: Learned = ignore,
 ) -> Capabilities:
-    """What the server at `url` is; `headers` go with every question, the token comes through
-    `pool`. `learned` gets the outline, before that token. Of a router only that it is one: it has
-    no token of its own. Raises BackendDown, UpstreamTimeout, UpstreamFault."""
+    """Probe the server at `url`. `headers` are sent with every GET, the token is requested through
+    `pool`. `learned` is called with the outline before that token. A router has no token of its
+    own and is only recognized. Raises BackendDown, UpstreamTimeout, UpstreamFault."""
     health, props, models, first = _questions(url, headers)
     if props.get("role") == ROUTER:
         return Capabilities(dialect=ROUTER, slots=room(props), build=_text(props.get("build_info")))
-    told = _outline(health, props, models, first)
+    caps = _outline(health, props, models, first)
     if props or models:
-        learned(told)
+        learned(caps)
     chunk = first_token(pool, deadline)
     modern = "stop_type" in chunk
     return msgspec.structs.replace(
-        told,
-        dialect=_dialect(told.queues, modern, bool(models)),
+        caps,
+        dialect=_dialect(caps.queues, modern, bool(models)),
         slot_field="id_slot" if "id_slot" in chunk else "slot_id",
-        n_ctx=told.n_ctx or _int(_n_ctx(chunk)),
-        doubles=not told.queues,
+        n_ctx=caps.n_ctx or _int(_n_ctx(chunk)),
+        doubles=not caps.queues,
         honours_seed=modern,
-        infill=told.queues and fills_in(pool),
+        infill=caps.queues and fills_in(pool),
         chat=bool(models) and modern,
         json_schema=modern,
         progress="modalities" in props,
         modern_sampling=modern,
         lacks=frozenset() if modern else LATER,
         slot_save=modern and saves_slots(pool),
-        # Not those of /model.json: an old server tells there what its first slot was asked last.
+        # Not those of /model.json: an old server shows the last request of its first slot there.
         settings=_dict(_dict(props.get("default_generation_settings")).get("params")),
         metrics=props.get("endpoint_metrics") is True,
         ram_cache=modern and keeps_prompts(pool),
-        adds_bos=not told.bos_token or adds_bos(pool),
+        adds_bos=not caps.bos_token or adds_bos(pool),
         models=_models(props, models, first, chunk),
     )
 
 
 def outline(url: str, headers: Mapping[str, str]) -> Capabilities:
-    """What a server tells of itself without giving a token: enough for one that is there for
-    embeddings alone. Raises BackendDown."""
+    """What a server reports without generating a token, which suffices for an embedding server.
+    Raises BackendDown."""
     health, props, models, first = _questions(url, headers)
     if props.get("role") == ROUTER:
-        raise BackendDown("the server is a router of several models: name it as --llama-api")
+        raise BackendDown("the server is a multi-model router: configure it with --llama-api")
     return _outline(health, props, models, first)
 
 
@@ -110,13 +110,13 @@ def _outline(health: int, props: Answer, models: Answer, first: Answer) -> Capab
 
 
 def _questions(url: str, headers: Mapping[str, str]) -> tuple[int, Answer, Answer, Answer]:
-    """The status of /health, and what /props, /v1/models and /model.json say. In a native thread:
-    what a server sends is parsed there, and JSON of megabytes too."""
-    return aside(lambda: _asked(url, headers), _threads)
+    """The status of /health and the documents at /props, /v1/models and /model.json. Runs in a
+    native thread, because it may parse megabytes of JSON."""
+    return run_in_native_thread(lambda: _asked(url, headers), _threads)
 
 
 def _asked(url: str, headers: Mapping[str, str]) -> tuple[int, Answer, Answer, Answer]:
-    with questions.Session(headers) as session:
+    with questions.ProbeSession(headers) as session:
         status, props = _get(session, url + "/props")
         if status == 503:
             raise BackendDown("the backend is loading its model")
@@ -126,11 +126,11 @@ def _asked(url: str, headers: Mapping[str, str]) -> tuple[int, Answer, Answer, A
     return health, props, models, first
 
 
-def first_token(pool: Pool, deadline: float) -> dict[str, Any]:
-    """The last chunk of a one-token completion, as it came.
+def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
+    """The last chunk of a one-token completion, unchanged; {} if the server is busy.
 
-    A busy server counts as one that answers: {} then. Raises UpstreamTimeout when no token came
-    within `deadline` seconds, UpstreamFault, BackendDown."""
+    Raises UpstreamTimeout if no token came within `deadline` seconds, UpstreamFault,
+    BackendDown."""
     until = time.monotonic() + deadline
     body = {"prompt": PROMPT, "n_predict": 1, "stream": True, "temperature": 0}
     tick = min(deadline, 1.0)
@@ -143,7 +143,7 @@ def first_token(pool: Pool, deadline: float) -> dict[str, Any]:
             data = exchange.read()
             if data is None:
                 if time.monotonic() >= until:
-                    raise UpstreamTimeout("the backend gave no token in time")
+                    raise UpstreamTimeout("the backend timed out before the first token")
                 continue
             if exchange.status != 200:
                 status_seen += data
@@ -160,13 +160,13 @@ def first_token(pool: Pool, deadline: float) -> dict[str, Any]:
             if not data:
                 return _busy(200, b"") if not chunks else chunks[-1]
     except sse.SSEError as error:
-        raise UpstreamFault("the backend is no server.cpp", detail=str(error)) from None
+        raise UpstreamFault("the backend is not a llama.cpp server", detail=str(error)) from None
     finally:
         exchange.close()
 
 
-def saves_slots(pool: Pool) -> bool:
-    """Whether it was started with --slot-save-path: without, every action is refused alike."""
+def saves_slots(pool: ConnectionPool) -> bool:
+    """Whether it was started with --slot-save-path. Otherwise it refuses every slot action."""
     try:
         status, _ = pool.ask("POST", "/slots/0?action=none", {}, GET_TIMEOUT, short=True)
     except GatewayError:
@@ -174,9 +174,9 @@ def saves_slots(pool: Pool) -> bool:
     return status == 400
 
 
-def fills_in(pool: Pool) -> bool:
-    """Whether the model has the tokens of an infill: without, every request of one is 501, and this
-    one is wrong for those that have them."""
+def fills_in(pool: ConnectionPool) -> bool:
+    """Whether the model has infill tokens. Otherwise every infill request is a 501. This request
+    is invalid, so a model with infill tokens refuses it differently."""
     try:
         status, _ = pool.ask("POST", "/infill", {"input_extra": 0}, GET_TIMEOUT, short=True)
     except GatewayError:
@@ -184,9 +184,9 @@ def fills_in(pool: Pool) -> bool:
     return status == 400
 
 
-def adds_bos(pool: Pool) -> bool:
-    """Whether it puts its BOS in front of a prompt. Some models have one and want none: where it is
-    the mark that begins a turn, as in SmolLM2's ChatML, a template writes it itself."""
+def adds_bos(pool: ConnectionPool) -> bool:
+    """Whether it puts BOS before a prompt. Some models have a BOS that must not be added: where it
+    is the mark that begins a turn, as in SmolLM2's ChatML, the template writes it."""
     body = {"content": "", "add_special": True}
     try:
         status, data = pool.ask("POST", "/tokenize", body, GET_TIMEOUT, short=True)
@@ -195,9 +195,9 @@ def adds_bos(pool: Pool) -> bool:
     return status != 200 or _dict(_json(data)).get("tokens") != []
 
 
-def keeps_prompts(pool: Pool) -> bool:
-    """Whether it keeps old prompts in RAM, which no route tells: two prompts in turn in one slot,
-    and the first of them again. One whose slot is taken for long has the default: it does."""
+def keeps_prompts(pool: ConnectionPool) -> bool:
+    """Whether it keeps old prompts in RAM, which no route reports: two prompts in turn in one slot,
+    then the first again. If the slot stays busy, the default is assumed: it does."""
     cached = 0
     for prompt in (KEPT, PROMPT, KEPT):
         body = {"prompt": prompt, "n_predict": 1, "id_slot": 0, "cache_prompt": True}
@@ -216,12 +216,12 @@ def _busy(status: int, data: bytes) -> dict[str, Any]:
     if status == 503:
         raise BackendDown("the backend is not ready", detail=repr(data[:100]))
     if not busy:
-        raise UpstreamFault("the backend gave no token", detail=f"{status} {data[:100]!r}")
+        raise UpstreamFault("the backend returned no token", detail=f"{status} {data[:100]!r}")
     return {}
 
 
-def _get(session: questions.Session, url: str) -> tuple[int, Answer]:
-    """Status and JSON object of an answer, (0, {}) where there is none in time."""
+def _get(session: questions.ProbeSession, url: str) -> tuple[int, Answer]:
+    """The status and JSON object of an answer, (0, {}) if there is none in time."""
     status, data = session.get(url, GET_TIMEOUT)
     return status, _dict(_json(data)) if status == 200 else {}
 
@@ -264,7 +264,7 @@ def _dialect(queues: bool, modern: bool, models: bool) -> str:
 
 
 def _models(*answers: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the model, the most telling first: file names without folder and ending."""
+    """Names of the model, most specific first: file names without folder and extension."""
     names: list[str] = []
     for answer in answers:
         data = answer.get("data")

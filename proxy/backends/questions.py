@@ -1,8 +1,8 @@
-"""GET of a backend's small documents by `requests`, bounded in bytes and time.
+"""GET requests for a backend's small documents with `requests`, bounded in bytes and time.
 
-`requests` bounds the silence between two reads, but neither the time nor the size of the whole, and
-http.client beneath it passes over any number of interim answers and trailers. So both are bounded
-at the socket, where every byte passes.
+`requests` bounds the silence between two reads, but neither the total time nor the size, and
+http.client beneath it accepts any number of interim answers and trailers. So both are bounded at
+the socket, which sees every byte.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from urllib3.exceptions import HTTPError
 
 from ..errors import BackendDown
 
-MAX_HEAD = 64 << 10  # bytes of an answer's head, and of interim answers before it
+MAX_HEAD = 64 << 10  # bytes of an answer's head, with the interim answers before it
 MAX_ANSWER = 4 << 20  # bytes of an answer
 PIECE = 1 << 16
 
 
-class Session:
-    """Asks one backend; `headers` go with every question. For one thread."""
+class ProbeSession:
+    """Sends GET requests to one backend, with `headers` in each. For one thread."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._budget = _Budget()
         self._session = requests.Session()
-        self._session.trust_env = False  # a proxy of the environment is for the world
+        self._session.trust_env = False  # the environment's proxy is for the internet
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter(self._budget))
         own = {"Connection": "close", "Accept-Encoding": "identity"}
         self._session.headers.update({**own, **headers})
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> ProbeSession:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._session.close()
 
     def get(self, url: str, seconds: float) -> tuple[int, bytes]:
-        """Status and body, (0, b"") where no sound answer came in time. The body is taken as it
-        comes, whatever encoding it claims. Raises BackendDown."""
+        """The status and body, (0, b"") if there is no valid answer in time. The body is not
+        decompressed, whatever its Content-Encoding. Raises BackendDown."""
         self._budget.start(seconds)
         try:
             with self._session.get(
@@ -60,13 +60,13 @@ class Session:
         except requests.ConnectionError as error:
             if self._budget.spent:
                 return 0, b""
-            raise BackendDown("the backend does not answer", detail=str(error)) from None
+            raise BackendDown("the backend is not responding", detail=str(error)) from None
         except (requests.RequestException, HTTPError, OSError):
             return 0, b""
 
 
 class _Budget:
-    """What one answer may still take: bytes, and time until `end`."""
+    """The remaining bytes of one answer, and its deadline `end`."""
 
     def __init__(self) -> None:
         self.left = 0
@@ -77,7 +77,7 @@ class _Budget:
         self.left, self.end, self.spent = MAX_HEAD, time.monotonic() + seconds, False
 
     def seconds(self) -> float:
-        """Raises TimeoutError where bytes or time are used up."""
+        """The remaining seconds. Raises TimeoutError if bytes or time are used up."""
         left = self.end - time.monotonic()
         if left <= 0 or self.left <= 0:
             self.spent = True
@@ -86,7 +86,7 @@ class _Budget:
 
 
 class _Counted(io.RawIOBase):
-    """A socket's bytes, counted."""
+    """Reads a socket and counts the bytes."""
 
     def __init__(self, sock: socket.socket, budget: _Budget) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _Counted(io.RawIOBase):
 
 
 class _Socket:
-    """A socket as http.client uses it; what it reads is counted."""
+    """A socket for http.client whose reads are counted."""
 
     def __init__(self, sock: socket.socket, budget: _Budget) -> None:
         self._sock = sock
@@ -118,7 +118,7 @@ class _Socket:
 
 
 class _Adapter(HTTPAdapter):
-    """Connections whose sockets count."""
+    """Creates connections with counting sockets."""
 
     def __init__(self, budget: _Budget) -> None:
         class Plain(HTTPConnection):

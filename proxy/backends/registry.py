@@ -1,23 +1,23 @@
-"""The backends that are configured, what probes found of each, and the models they serve.
+"""The configured backends, what probes found out about them, and the models they serve.
 
-A model is a pool: all backends that serve one of the same name. Health is pushed into the
-scheduler, the only one to hand out slots.
+A model is a pool: all backends that serve a model of the same name. The registry reports health to
+the scheduler, which alone assigns slots.
 
-One thread looks after each backend. A backend that is down, or never answered, must give a token
-within the deadline to come up: a wedged server still answers every GET. One that is up is only
-asked whether it answers at all, because a token would cost a slot the conversation it holds; the
-traffic itself tells of the rest, through `failed`.
+One thread monitors each backend. A backend that is down, or has never answered, must generate a
+token within the deadline to come up, since a hung server still answers every GET. A backend that is
+up is only asked whether it responds, because a token would cost a slot the conversation it holds;
+other faults show in the traffic, through `failed`.
 
-A request that finds no backend up waits in the queue, and asks for a look at once (`look_soon`).
-All who ask share that look: one at a time for each backend, and a pause after each that fails.
+A request that finds no backend up waits in the queue and asks for a health check (`look_soon`). All
+waiting requests share it: one check at a time per backend, and a pause after each failure.
 
-A reload compares what is configured with what is here, and there is one way for every change: a new
-`Backend` takes the name over, and the old one leaves, which means that it serves what is under way
-and is closed when that is over. Behind the same address the scheduler keeps its records, so that no
-more is asked of the server than it has slots; another address begins with records of its own.
+A reload compares the configuration with the existing backends. Every change is handled the same
+way: a new `Backend` takes over the name, and the old one drains: it finishes its requests and is
+closed then. If the address is the same, the scheduler keeps its records, so that the server never
+gets more requests than it has slots; another address begins with records of its own.
 
-A llama-server in router mode has many models: each is a backend here, made when the router lists
-it and let go when it does so no more. What looks after the address looks at that list.
+A llama-server in router mode has many models. Each is a backend here, created when the router lists
+it and drained when the router no longer does. The thread of the address checks that list.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
-from ..cancel import Cancel
 from ..config import BackendConfig
 from ..errors import (
     BackendDown,
@@ -42,6 +41,9 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from ..runtime.cancel import Cancel
+from ..scheduling.interface import Scheduler
+from ..scheduling.state import BackendFacts
 from ..wire.router import Listed
 from .driver import Capabilities, CountsSlots, Driver, LoadsModel
 from .llamacpp import LlamaCpp
@@ -50,31 +52,28 @@ from .router import Router
 from .tokens import TokenCounter
 from .vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from ..scheduling.admission import Admission
-
 log = logging.getLogger("slotproxy.backends")
 
 UNNAMED = "default"
-SETTLE = 0.02  # seconds an old server needs to let go of a slot whose answer was whole
-COUNT_PAUSE = 5.0  # seconds until the slots are counted again; doubled when it failed
+SETTLE = 0.02  # seconds an old server needs to free a slot after a complete answer
+COUNT_PAUSE = 5.0  # seconds until the slots are counted again; doubled after each failure
 COUNT_PAUSE_MOST = 600.0
-IDLE_PAUSE = 1.0  # seconds between two looks at a backend that is down and that nobody waits for
-# The same while requests wait for it, and the least between any two looks.
+IDLE_PAUSE = 1.0  # seconds between two checks of a backend that is down while no request waits
+# The same while requests wait for it, and the minimum between any two checks.
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.2, 0.5, 1.3
 ChatMode = Literal["auto", "native", "completion"]
 
 
 class Backend:
-    """One configured backend; what is set here wins over what the probe finds.
+    """One configured backend. Values set in the configuration override the probe's.
 
-    `up` is None until a probe came back, `caps` until its first questions were answered; `error`
-    says why it is down. `config` is what it was made from. `leaving`: it gets nothing new, and is
-    closed when its last answer is out; `users` counts the attempts that are under way on it.
-    `presumed` is its model until it tells one: that of the backend whose name it took over.
-    `router` is set where several models are behind its address: then it serves nothing itself;
-    `host` is that backend for one of these, and `aliases` are other names of its model. Fields are
-    replaced whole, so readers need no lock."""
+    `up` is None until the first probe, `caps` until its first questions were answered; `error` says
+    why it is down. `config` is its configuration. `leaving`: it drains, and is closed after its
+    last answer; `users` counts the attempts under way on it. `presumed` is its model until it
+    reports one: that of the backend whose name it took over. `router` is set if its address has
+    several models; it then serves nothing itself. `host` is that backend for each of these models,
+    and `aliases` are other names of its model. Fields are replaced whole, so readers need no
+    lock."""
 
     def __init__(
         self,
@@ -99,45 +98,45 @@ class Backend:
         self.chat_mode = chat_mode
         self.config = config
         self.presumed = UNNAMED
-        self.users = 0  # changed under the registry's lock
+        self.users = 0  # changed under the registry's lock only
         self.closed = False
-        self.wake = threading.Event()  # look at it soon
+        self.wake = threading.Event()  # asks for a check soon
         self.counter = TokenCounter(driver)
         self.vocabulary = Vocabulary(driver)
         self.caps: Capabilities | None = None
         self.up: bool | None = None
         self.error = ""
         self.leaving = False
-        self.miscounted = False  # the number of slots that was counted may be wrong
+        self.miscounted = False  # the counted number of slots may be wrong
         self.count_at = 0.0  # when the slots may be counted again
         self.count_pause = COUNT_PAUSE
         self.router: Router | None = None
         self.host: Backend | None = None
-        self.router_of: Backend | None = None  # the backend whose router its driver asks
+        self.router_of: Backend | None = None  # the backend whose router its driver uses
         self.aliases: tuple[str, ...] = ()
-        self.awaits = 0.0  # seconds until its model is loaded, as the scheduler has it
+        self.awaits = 0.0  # expected seconds until its model is loaded, as last reported
 
     @property
     def model(self) -> str:
-        """The name of the pool it belongs to."""
+        """The name of its pool."""
         if self.set_model:
             return self.set_model
         return self.caps.models[0] if self.caps is not None and self.caps.models else self.presumed
 
     def take_over(self, old: Backend) -> None:
-        """Go on from what was found of the same server under other settings."""
+        """Keep what was found out about the same server under other settings."""
         self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
         self.miscounted, self.count_at = old.miscounted, old.count_at
 
     @property
     def slots(self) -> int:
-        """How many requests at once; 0 where nobody knows."""
+        """The number of parallel requests; 0 if unknown."""
         return self.set_slots or (self.caps.slots if self.caps is not None else 0)
 
     @property
     def uncounted(self) -> bool:
-        """Whether its slots should be counted: it does not tell their number and nobody set it,
-        and there is no count, or one that may be wrong."""
+        """Whether its slots should be counted: the server does not report their number, none is
+        configured, and there is no reliable count."""
         caps = self.caps
         if self.set_slots or caps is None or caps.queues:
             return False
@@ -145,13 +144,13 @@ class Backend:
 
     @property
     def n_ctx(self) -> int:
-        """Tokens a slot holds, 0 unknown."""
+        """The context of a slot in tokens, 0 if unknown."""
         return self.set_n_ctx or (self.caps.n_ctx if self.caps is not None else 0)
 
     @property
     def status(self) -> str:
-        """unloaded, loading, loaded, sleeping or failed, where its server loads models when they
-        are asked for; "" where it has the one it was started with."""
+        """unloaded, loading, loaded, sleeping or failed, if its server loads models on demand; ""
+        if its model is fixed."""
         return self.driver.status if isinstance(self.driver, LoadsModel) else ""
 
     @property
@@ -163,17 +162,17 @@ class Backend:
 
     @property
     def provisional(self) -> bool:
-        """Whether its model was never loaded, so that hardly anything is known of it."""
+        """Whether its model was never loaded, so that little is known about it."""
         return self.caps is not None and self.caps.provisional
 
 
 class Registry:
-    """All backends by name; `start` begins to look after them, `close` ends that."""
+    """All backends by name. `start` begins to monitor them, `close` ends that."""
 
     def __init__(
         self,
         backends: Sequence[Backend],
-        scheduler: Admission,
+        scheduler: Scheduler,
         *,
         aliases: Sequence[str] = (),
         strict: bool = False,
@@ -182,7 +181,7 @@ class Registry:
         deadline: float = 30.0,
     ) -> None:
         self.backends = {backend.name: backend for backend in backends}
-        self._configured = dict(self.backends)  # by name: with routers, without their models
+        self._configured = dict(self.backends)  # by name; includes routers, not their models
         self._scheduler = scheduler
         self._aliases = tuple(aliases)
         self._strict = strict
@@ -190,17 +189,17 @@ class Registry:
         self._interval = interval
         self._deadline = deadline
         self._stopped = threading.Event()
-        self.looked = threading.Event()  # at every backend once
-        self._replaced: list[Backend] = []  # they left, and others have their names
+        self.looked = threading.Event()  # set once every backend was checked
+        self._replaced: list[Backend] = []  # draining, with their names taken over
         self._started = False
         self._threads: list[threading.Thread] = []
-        self._changing = threading.Lock()  # what is replaced whole is read first
-        self._pools: dict[str, tuple[Backend, ...]] = {}  # as they are: asked for by every request
-        self._named: tuple[str, ...] = ()  # the same
-        self._also: dict[str, str] = {}  # model by alias, as routers have them
+        self._changing = threading.Lock()  # held to replace any of the following, or `backends`
+        self._pools: dict[str, tuple[Backend, ...]] = {}  # cached, since every request reads them
+        self._named: tuple[str, ...] = ()  # cached as well
+        self._also: dict[str, str] = {}  # model by alias, from routers
         scheduler.on_stranded = self.look_soon
         for backend in backends:
-            self._push(backend)
+            self._update_scheduler(backend)
 
     def start(self) -> None:
         self._started = True
@@ -212,7 +211,7 @@ class Registry:
             return
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(
-            target=self._look_after, args=(backend,), name=f"health-{backend.name}", daemon=True
+            target=self._monitor, args=(backend,), name=f"health-{backend.name}", daemon=True
         )
         self._threads.append(thread)
         thread.start()
@@ -220,11 +219,11 @@ class Registry:
     def reload(
         self, wanted: Sequence[BackendConfig], make: Callable[[BackendConfig], Backend]
     ) -> None:
-        """The configuration changed. What is new, or was changed, is made first: where that raises
-        SettingsError nothing has changed. Backends that are configured no more get nothing new and
-        end well; one that is named again meanwhile comes back."""
+        """Apply a changed configuration. New and changed backends are created first; if that raises
+        SettingsError, nothing has changed. Removed backends drain; one that is configured again
+        meanwhile comes back."""
         configs = {config.name: config for config in wanted}
-        back: list[Backend] = []
+        returning: list[Backend] = []
         made: list[Backend] = []
         try:
             for name, config in configs.items():
@@ -233,13 +232,13 @@ class Registry:
                     continue
                 left = self.borrow(name) if old is None else None
                 if left is not None:
-                    back.append(left)  # it cannot go meanwhile
+                    returning.append(left)  # borrowed, so that it is not closed meanwhile
                 if left is None or left.config != config or left.host is not None:
                     made.append(make(config))
         except BaseException:
             for backend in made:
                 self._close(backend)
-            for backend in back:
+            for backend in returning:
                 self.give_back(backend)
             raise
         known = self._configured
@@ -247,27 +246,27 @@ class Registry:
         for name in known.keys() - configs.keys():
             backend = known[name]
             for one in (backend, *self._models_of(backend)):
-                self._let_go(one)
+                self._drain(one)
         for backend in made:
             self._replace(backend)
-        for backend in back:
+        for backend in returning:
             if backend.config == configs[backend.name] and backend.host is None:
-                self._come_back(backend)
+                self._take_back(backend)
             self.give_back(backend)
         self._configured = {name: self._configured[name] for name in configs}
-        self._sort()
+        self._rebuild_pools()
         log.info("backends now: %s", ", ".join(configs) or "none")
 
     def _replace(self, backend: Backend) -> None:
-        """A backend was configured, in place of the one of its name if there is one."""
+        """Add a configured backend, in place of the one with its name if there is one."""
         old = self._configured.get(backend.name)
         self._configured = {**self._configured, backend.name: backend}
         if old is not None and old.router is not None:
-            for one in self._models_of(old):
+            for member in self._models_of(old):
                 if old.url == backend.url:
-                    one.host = backend  # it serves on until the new one has looked
+                    member.host = backend  # it keeps serving until the new one was checked
                 else:
-                    self._let_go(one)
+                    self._drain(member)
             old.leaving = True
             old.wake.set()
         self._add(backend)
@@ -282,22 +281,22 @@ class Registry:
                 if old.url == backend.url and _key(old) == _key(backend):
                     backend.take_over(old)
             self.backends = {**self.backends, backend.name: backend}
-        self._push(backend, replaces=old is not None and old.url != backend.url)
+        self._update_scheduler(backend, replaces=old is not None and old.url != backend.url)
         if old is not None:
             old.wake.set()
         self._start(backend)
 
-    def _come_back(self, backend: Backend) -> None:
-        """It was leaving, and is configured again."""
+    def _take_back(self, backend: Backend) -> None:
+        """Take back a draining backend that is configured again."""
         self._configured = {**self._configured, backend.name: backend}
         backend.leaving = False
-        self._push(backend)
+        self._update_scheduler(backend)
         backend.wake.set()
 
-    def _let_go(self, backend: Backend) -> None:
-        """Nothing new for it; it goes when its last answer is out."""
+    def _drain(self, backend: Backend) -> None:
+        """Drain a backend. It is removed after its last answer."""
         backend.leaving = True
-        self._sort()
+        self._rebuild_pools()
         if self.backends.get(backend.name) is backend:
             self._scheduler.drain(backend.name)
         backend.wake.set()
@@ -305,13 +304,13 @@ class Registry:
     def _remove(self, backend: Backend) -> None:
         with self._changing:
             self.backends = {n: b for n, b in self.backends.items() if b is not backend}
-        self._sort()
+        self._rebuild_pools()
 
     # attempts
 
     def borrow(self, name: str) -> Backend | None:
-        """The backend of a lease; it is not closed before it is given back. None where it was let
-        go of after the grant."""
+        """The backend of a lease, which is not closed until it is given back. None if it was
+        removed after the grant."""
         with self._changing:
             backend = self.backends.get(name)
             if backend is not None:
@@ -345,23 +344,23 @@ class Registry:
     # models
 
     def models(self) -> tuple[str, ...]:
-        """The names of the pools, in the order in which their backends are configured. Backends
-        that have not told theirs yet count only where no other has."""
+        """The names of the pools, in the order of the configuration. Backends that have not
+        reported a model count only if no other has."""
         return self._named
 
     def names(self) -> tuple[str, ...]:
-        """What /v1/models lists: the aliases where the only model has some, else the models."""
+        """The names in /v1/models: the aliases if the only model has some, otherwise the models."""
         models = self.models()
         return self._aliases if self._aliases and len(models) == 1 else models
 
     def resolve(self, name: str) -> tuple[str, str]:
-        """(pool, name to answer with) for the name a client asked for.
+        """The pool and the name to answer with, for the model name in a request.
 
-        With one model, or with a default, any name means that, unless names are strict. Raises
-        ModelNotFound, and NoBackend where none is configured."""
+        With one model, or a default, any name means that model, unless names are strict. Raises
+        ModelNotFound, and NoBackend if none is configured."""
         models = self.models()
         if not models:
-            raise NoBackend("no backend is configured here", retry_after=10.0)
+            raise NoBackend("no backend is configured", retry_after=10.0)
         if name in models:
             return name, name
         if name in self._aliases:
@@ -372,10 +371,10 @@ class Registry:
             return self._first(models), self.names()[0] if len(models) == 1 else self._first(models)
         if self._default in models and not self._strict:
             return self._default, self._default
-        raise ModelNotFound(f"the model {name[:100]!r} is not served here", param="model")
+        raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")
 
     def _first(self, models: Sequence[str]) -> str:
-        """The model of who names none: one that need not be loaded, if there is."""
+        """The default model: one that need not be loaded, if there is any."""
         if len(models) > 1:
             for model in models:
                 if any(b.up and b.status in ("", "loaded") for b in self._pools[model]):
@@ -383,32 +382,33 @@ class Registry:
         return models[0]
 
     def pool(self, model: str) -> tuple[Backend, ...]:
-        """The backends of a model; those that are up come first, those that are known in full
-        before the others."""
+        """The backends of a model. Those that are up come first, and fully probed ones before
+        provisional ones."""
         return self._pools.get(model, ())
 
     def is_named(self, model: str) -> bool:
-        """Whether this is the name of a model, rather than of backends that have not told any."""
+        """Whether this is a model's name, rather than that of backends without a reported model."""
         pool = self.pool(model)
         return not pool or any(b.caps is not None or b.set_model for b in pool)
 
     def status(self, model: str) -> str:
-        """Of the backends of a model, the status that is the nearest to an answer; "" where none
-        loads it when it is asked for."""
+        """The best status among a model's backends, "" if none of them loads models on demand."""
         pool = self.pool(model)
-        found = {b.status or "loaded" for b in pool if b.up}
+        statuses = {b.status or "loaded" for b in pool if b.up}
         order = ("loaded", "loading", "sleeping", "unloaded", "failed")
-        asked = any(isinstance(b.driver, LoadsModel) for b in pool)
-        return next((one for one in order if one in found), "unloaded") if asked else ""
+        on_demand = any(isinstance(b.driver, LoadsModel) for b in pool)
+        if not on_demand:
+            return ""
+        return next((status for status in order if status in statuses), "unloaded")
 
     def unknown(self, model: str) -> bool:
-        """Whether a model must be loaded first, since nobody saw it loaded yet."""
+        """Whether a model must be loaded first because nothing is known about it."""
         pool = self._pools.get(model, ())
         return bool(pool and pool[0].up and pool[0].provisional)
 
     def load(self, model: str, cancel: Cancel) -> Iterator[str]:
-        """Load a model that is `unknown`; at every tick yields what to tell who waits. Raises what
-        `LoadsModel.load` does."""
+        """Load a model that is `unknown`. Yields a notice for the waiting request at every tick.
+        Raises like `LoadsModel.load`."""
         reason: GatewayError | None = None
         for backend in self.pool(model):
             driver = backend.driver
@@ -432,16 +432,16 @@ class Registry:
 
     @property
     def settled(self) -> bool:
-        """Whether every backend was looked at once."""
+        """Whether every backend was checked once."""
         return all(b.up is not None for b in self.backends.values())
 
     # health
 
     def failed(self, name: str, error: GatewayError) -> None:
-        """An attempt met this fault: look at the backend at once.
+        """Handle a fault that an attempt met, with an immediate check of the backend.
 
-        Where nobody listens, or nothing came in time, it is down until it gives a token again. Any
-        other fault is that one request's until the look says more."""
+        If it refuses connections or timed out, it is down until it generates a token again. Any
+        other fault concerns only that request until the check says more."""
         backend = self.backends.get(name)
         if backend is None:
             return
@@ -451,19 +451,19 @@ class Registry:
         backend.wake.set()
 
     def miscounted(self, name: str) -> None:
-        """A backend was busy with fewer requests than it has slots, or named one that it should
-        not have: its slots are counted again when nothing runs there."""
+        """Record a contradiction to the number of slots: a busy answer with fewer requests, or a
+        slot number beyond. The slots are counted again when nothing runs there."""
         backend = self.backends.get(name)
         if backend is not None:
             backend.miscounted = True
 
     def look_soon(self, model: str) -> None:
-        """Somebody waits for a backend of this model. Never blocks."""
+        """Ask for a check because a request waits for this model. Never blocks."""
         for backend in self.pool(model):
             if not backend.up:
                 backend.wake.set()
 
-    def _look_after(self, backend: Backend) -> None:
+    def _monitor(self, backend: Backend) -> None:
         wake = backend.wake
         pause, defect = FIRST_PAUSE, ""
         while not self._stopped.is_set():
@@ -472,10 +472,10 @@ class Registry:
                 if not self.tend(backend):
                     return
                 defect = ""
-            except Exception as error:  # whatever it is, the next look must come
+            except Exception as error:  # an unexpected error must not end the monitoring
                 if repr(error) != defect:
                     defect = repr(error)
-                    log.exception("looking at backend %s failed", backend.name)
+                    log.exception("health check of backend %s failed", backend.name)
             if self.settled:
                 self.looked.set()
             well = backend.up if backend.router is None else backend.router.up
@@ -487,41 +487,41 @@ class Registry:
             self._rest(wake, min(pause, longest), longest)
 
     def tend(self, backend: Backend) -> bool:
-        """One look at a backend, or one at whether it can go. False when it has gone."""
+        """Check a backend once, or remove it if it has drained. False once it is removed."""
         if not backend.leaving:
-            self._look(backend)
+            self._check(backend)
             return True
-        for one in self._models_of(backend):
-            if not one.leaving:  # made while its router was let go of
-                self._let_go(one)
-        return not self._left(backend)
+        for member in self._models_of(backend):
+            if not member.leaving:  # created while its router was drained
+                self._drain(member)
+        return not self._remove_if_drained(backend)
 
     def _rest(self, wake: threading.Event, least: float, longest: float) -> None:
-        """Wait until the next look, which `wake` may bring forward."""
+        """Wait until the next check, which `wake` may bring forward."""
         end = time.monotonic() + least
         if wake.wait(longest):
             self._stopped.wait(max(0.0, end - time.monotonic()))
 
-    def _left(self, backend: Backend) -> bool:
-        """Whether a backend that is leaving has no answer under way any more: then it goes."""
+    def _remove_if_drained(self, backend: Backend) -> bool:
+        """Remove a draining backend without answers under way. Returns whether it was removed."""
         with self._changing:
             everybody = (*self.backends.values(), *self._replaced)
             needed = backend.router is not None and any(b.router_of is backend for b in everybody)
             if not backend.leaving or backend.users or needed:
                 return False
-            self._replaced = [one for one in self._replaced if one is not backend]
+            self._replaced = [other for other in self._replaced if other is not backend]
             self.backends = {n: b for n, b in self.backends.items() if b is not backend}
-        self._sort()
+        self._rebuild_pools()
         self._close(backend)
         return True
 
-    def _look(self, backend: Backend) -> None:
+    def _check(self, backend: Backend) -> None:
         if backend.router is not None:
-            self._look_at_models(backend, backend.router)
+            self._check_models(backend, backend.router)
         elif not backend.up:
             self._probe(backend)
         elif not backend.driver.alive():
-            if backend.up:  # traffic may have been quicker
+            if backend.up:  # a failed request may have marked it down first
                 self._down(backend, None)
         elif backend.uncounted and time.monotonic() >= backend.count_at:
             self._recount(backend)
@@ -530,17 +530,17 @@ class Registry:
 
     def _probe(self, backend: Backend) -> None:
         def learned(caps: Capabilities) -> None:
-            """What it tells at once is shown at once, unless more was known before."""
+            """Publish the first findings, unless more was known before."""
             if backend.caps is None:
                 backend.caps = caps
-                self._push(backend)
+                self._update_scheduler(backend)
 
         try:
             caps = backend.driver.probe(self._deadline, learned)
             if caps.dialect == ROUTER and isinstance(backend.driver, LlamaCpp):
                 wake = backend.wake.set
                 backend.router = Router(backend.driver, caps, wake)
-                log.info("backend %s is a router of several models", backend.name)
+                log.info("backend %s is a multi-model router", backend.name)
                 wake()
                 return
             backend.counter.clear()
@@ -554,47 +554,47 @@ class Registry:
                 self._down(backend, error)
             return
         except Exception:
-            self._down(backend, UpstreamFault("looking at it failed, see the log"))
+            self._down(backend, UpstreamFault("health check failed, see the log"))
             raise
         if isinstance(backend.driver, LoadsModel):
-            # Told before it is up, or a request would be sent there rather than to one with the
-            # model loaded.
+            # Reported before it is up, or a request would be sent there rather than to a backend
+            # that has the model loaded.
             backend.awaits = backend.driver.awaits
             self._scheduler.mark(backend.name, False, backend.awaits)
-        # Whoever sees it up must find it in its pool, and get a slot of it.
-        self._push(backend, rising=True)
+        # Before `up` is set, the pools and the scheduler must know the backend.
+        self._update_scheduler(backend, rising=True)
         backend.up = True
         log.info("backend %s is up: %s, model %s", backend.name, caps.dialect, backend.model)
 
     def _count(self, backend: Backend) -> bool:
-        """Count the slots where the server does not tell, while nothing of ours runs there.
-        Whether another number than before was found."""
+        """Count the slots if the server does not report them and none of our requests runs there.
+        Returns whether the number changed."""
         caps, driver = backend.caps, backend.driver
         assert caps is not None, "counted after a probe"
         if not isinstance(driver, CountsSlots) or self._scheduler.in_flight(backend.name):
             return False
-        found, idle = driver.count_slots()
-        # At random: workers that began together would spoil each other's counts again and again.
+        count, idle = driver.count_slots()
+        # Randomized: workers that started together would disturb each other's counts repeatedly.
         backend.count_at = time.monotonic() + backend.count_pause * random.uniform(0.5, 1.5)
         backend.count_pause = min(COUNT_PAUSE_MOST, 2 * backend.count_pause)
-        if not found:
+        if not count:
             return False
         backend.miscounted = not idle
-        backend.caps = msgspec.structs.replace(caps, slots=found)
-        return found != caps.slots
+        backend.caps = msgspec.structs.replace(caps, slots=count)
+        return count != caps.slots
 
     def _recount(self, backend: Backend) -> None:
         if self._count(backend):
             log.info("backend %s has %d slots", backend.name, backend.slots)
-            self._push(backend)
+            self._update_scheduler(backend)
 
     # routers
 
     def _models_of(self, host: Backend) -> tuple[Backend, ...]:
         return tuple(b for b in self.backends.values() if b.host is host)
 
-    def _look_at_models(self, host: Backend, router: Router) -> None:
-        """Have a backend for each model that the router lists."""
+    def _check_models(self, host: Backend, router: Router) -> None:
+        """Keep a backend for each model that the router lists."""
         before = router.models
         try:
             listed = router.look()
@@ -602,37 +602,37 @@ class Registry:
             if host.error != str(error):
                 host.error = str(error)
                 log.warning("router %s is down: %s", host.name, error)
-            for one in self._models_of(host):
-                one.wake.set()  # each finds out by itself
+            for member in self._models_of(host):
+                member.wake.set()  # each model is checked by its own thread
             return
         host.error = ""
         if listed is None:
-            log.warning("backend %s is a router no more", host.name)
+            log.warning("backend %s is no longer a router", host.name)
             host.router, host.up = None, None
             router.close()
-            self._have(host, router, {})
+            self._sync_models(host, router, {})
             return
-        wanted = {n: one for n, one in listed.items() if host.set_model in ("", n)}
-        self._have(host, router, wanted)
-        for one in self._models_of(host):
-            if one.model in router.lost or listed.get(one.model) != before.get(one.model):
-                one.wake.set()
+        wanted = {n: entry for n, entry in listed.items() if host.set_model in ("", n)}
+        self._sync_models(host, router, wanted)
+        for member in self._models_of(host):
+            if member.model in router.lost or listed.get(member.model) != before.get(member.model):
+                member.wake.set()
         if not wanted:
-            what = f"the model {host.set_model}" if host.set_model else "any models"
-            host.up, host.error = False, f"the router does not have {what}"
+            missing = f"the model {host.set_model}" if host.set_model else "any models"
+            host.up, host.error = False, f"the router does not list {missing}"
 
-    def _have(self, host: Backend, router: Router, wanted: Mapping[str, Listed]) -> None:
-        """These models and no others; the router's own backend stands for it while there is
-        none."""
-        known = {one.model: one for one in self._models_of(host)}
-        for name, one in known.items():
-            if name not in wanted and not one.leaving:
-                self._let_go(one)
+    def _sync_models(self, host: Backend, router: Router, wanted: Mapping[str, Listed]) -> None:
+        """Add and drain backends to match the listed models. The router's own backend stands in
+        while there are none."""
+        known = {member.model: member for member in self._models_of(host)}
+        for name, member in known.items():
+            if name not in wanted and not member.leaving:
+                self._drain(member)
                 router.forget(name)
         for name, listed in wanted.items():
             old = known.get(name)
             if old is None or old.leaving or old.router_of is not host:
-                one = Backend(
+                member = Backend(
                     f"{host.name}/{name}",
                     host.url,
                     router.model(name),
@@ -642,23 +642,23 @@ class Registry:
                     weight=host.weight,
                     chat_mode=host.chat_mode,
                 )
-                one.host, one.router_of, one.aliases = host, host, listed.aliases
-                self._add(one)
+                member.host, member.router_of, member.aliases = host, host, listed.aliases
+                self._add(member)
             elif old.aliases != listed.aliases:
                 old.aliases = listed.aliases
-                self._sort()
+                self._rebuild_pools()
         if wanted and host.name in self.backends:
             self._scheduler.drain(host.name)
             self._remove(host)
         elif not wanted and host.name not in self.backends:
             with self._changing:
                 self.backends = {**self.backends, host.name: host}
-            self._push(host)
+            self._update_scheduler(host)
 
-    def _sort(self, rising: Backend | None = None) -> None:
-        """Something changed: put the pools together anew; `rising` is about to be up."""
+    def _rebuild_pools(self, rising: Backend | None = None) -> None:
+        """Rebuild the pools after a change; `rising` is about to be up."""
         with self._changing:
-            # As configured, whichever answered first: the first model is the default one.
+            # In configured order, whichever answered first: the first model is the default.
             places = {name: place for place, name in enumerate(self._configured)}
             ordered = sorted(
                 self.backends.values(), key=lambda b: places.get((b.host or b).name, len(places))
@@ -680,48 +680,46 @@ class Registry:
             }
 
     def _down(self, backend: Backend, error: GatewayError | None) -> None:
-        backend.error = str(error) if error is not None else "it does not answer"
+        backend.error = str(error) if error is not None else "not responding"
         backend.up = False
-        self._sort()
+        self._rebuild_pools()
         log.warning("backend %s is down: %s", backend.name, backend.error)
         if not backend.leaving:
             self._scheduler.mark(backend.name, up=False)
 
     def _refresh(self, backend: Backend, driver: LoadsModel) -> None:
-        """Tell what became of a model that its server loads and unloads."""
+        """Report the state of a model that its server loads and unloads."""
         caps, lost = driver.refresh()
         if caps != backend.caps or lost:
             if caps != backend.caps:
                 backend.counter.clear()
             backend.caps = caps
-            self._push(backend, anew=lost)
+            self._update_scheduler(backend, anew=lost)
         if driver.awaits != backend.awaits:
             backend.awaits = driver.awaits
             self._scheduler.mark(backend.name, bool(backend.up), backend.awaits)
 
-    def _push(
+    def _update_scheduler(
         self, backend: Backend, rising: bool = False, anew: bool = False, replaces: bool = False
     ) -> None:
-        self._sort(backend if rising else None)
+        self._rebuild_pools(backend if rising else None)
         if backend.leaving:
-            return  # another one has its name, or the scheduler gives nothing of it away any more
+            return  # another backend has its name, or the scheduler no longer assigns it
         caps = backend.caps
         ram = caps is not None and caps.ram_cache
         files = caps is not None and caps.slot_save and not ram
-        self._scheduler.update(
-            backend.name,
-            backend.model,
-            up=True if rising else backend.up,
+        facts = BackendFacts(
+            model=backend.model,
             slots=backend.slots,
             weight=backend.weight,
             pins=not ram,
-            keeps="ram" if ram else "files" if files else "nothing",
-            settles=0.0 if caps is None or caps.queues else SETTLE,
-            anew=anew,
-            replaces=replaces,
+            cache_kind="ram" if ram else "files" if files else "nothing",
+            release_delay=0.0 if caps is None or caps.queues else SETTLE,
         )
+        up = True if rising else backend.up
+        self._scheduler.update(backend.name, facts, up=up, anew=anew, replaces=replaces)
 
 
 def _key(backend: Backend) -> object:
-    """What is sent to its server with every request: with another key all may be different."""
+    """The API key for its server, which may behave differently with another key."""
     return backend.config.api_key if backend.config is not None else None

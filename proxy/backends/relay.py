@@ -1,10 +1,10 @@
-"""The native relay: a chat that llama-server makes a prompt of, and parses, by itself.
+"""The native relay: chats whose prompt llama-server renders, and whose answer it parses, itself.
 
-For what only it can do: templates of families unknown to us, images and sound. What is decided here
-stays decided here: the slot, the length, the grammar. Where a grammar of ours binds the answer, the
-server is asked for plain text, since its own parsers would look for thoughts and calls in it. A
-call that must be is made that way too: what this server calls `required` lets free text come first,
-and a named tool is to it any tool.
+It is for what only llama-server supports: unknown template families, images and sound. slotproxy
+still decides the slot, the length and the grammar. If one of our grammars constrains the answer,
+the server is asked for plain text, since its own parsers would look for reasoning and calls in it.
+A required call works that way too: with `required`, this server lets free text come first, and it
+treats a named tool like any tool.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..core.events import (
 from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
-from ..prompting.bind import callable_tools, document_schema
+from ..prompting.constraints import callable_tools, document_schema
 from ..prompting.prompt import as_dicts, begun, tool_dict
 from ..prompting.toolcalls import generic
 from ..wire import openai_stream, servercpp
@@ -33,10 +33,10 @@ from ..wire.lenient import WireFault
 from .driver import Capabilities
 from .http import Exchange
 from .refusals import stream_error
-from .run import Run
+from .run import LlamaRun
 
 PATH = "/v1/chat/completions"
-# Tokens and events that may come beyond what was asked for: a draft model's tokens are counted
+# Tokens and events allowed beyond the requested number: a draft model's tokens are counted
 # together, and one token may be several events.
 SURPLUS = 64
 EVENTS = 4  # of a token, at most
@@ -48,13 +48,13 @@ REASONS: Mapping[str, FinishReason] = {
 
 
 def payload(task: Task, slot: int) -> dict[str, Any]:
-    """The body for /v1/chat/completions. `task.max_tokens` is finite by now; a `tool_form` means
-    that calls are told in the messages and bound by the task's grammar."""
+    """The body for /v1/chat/completions. `task.max_tokens` must be finite. With a `tool_form`, the
+    messages describe how to call tools, and the task's grammar enforces it."""
     request = task.request
     tools = [tool_dict(tool) for tool in request.tools] if callable_tools(request) else []
     messages = [_message(message) for message in request.messages]
     if task.tool_form:
-        messages, tools = _told(request, tools), []
+        messages, tools = _messages(request, tools), []
     kwargs = dict(request.template_kwargs)
     report = request.report
     bound = bool(task.sampling.get("grammar"))
@@ -78,7 +78,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     if report.settings:
         body["verbose"] = True
     if begun(request):
-        # Told of it, the server does not say the beginning again; it goes on there in any case.
+        # Otherwise the server continues as well, but repeats the beginning in its answer.
         body["continue_final_message"] = True
         body["add_generation_prompt"] = False
     if request.reasoning_effort and not bound:
@@ -97,16 +97,16 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     return body
 
 
-def _told(request: CompletionRequest, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _messages(request: CompletionRequest, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     media = any(message.media for message in request.messages)
-    told = generic.rewrite(as_dicts(request.messages), tools)
-    if media:  # beside the text of the message they belong to, wherever that is now
-        parts = {m.content: [_part(one) for one in m.media] for m in request.messages if m.media}
-        for message in told:
+    messages = generic.rewrite(as_dicts(request.messages), tools)
+    if media:  # they stay with the text of their message, wherever that is now
+        parts = {m.content: [*map(_part, m.media)] for m in request.messages if m.media}
+        for message in messages:
             more = parts.get(message["content"])
             if more:
                 message["content"] = [{"type": "text", "text": message["content"]}, *more]
-    return told
+    return messages
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -132,16 +132,16 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:
-    """The text, with what is no text in its places."""
+    """The text, with media inserted at their positions."""
     out: list[dict[str, Any]] = []
-    begun, said = 0, message.content
-    for one in message.media:
-        if one.at > begun:
-            out.append({"type": "text", "text": said[begun : one.at]})
-            begun = one.at
-        out.append(_part(one))
-    if said[begun:]:
-        out.append({"type": "text", "text": said[begun:]})
+    begun, text = 0, message.content
+    for media in message.media:
+        if media.at > begun:
+            out.append({"type": "text", "text": text[begun : media.at]})
+            begun = media.at
+        out.append(_part(media))
+    if text[begun:]:
+        out.append({"type": "text", "text": text[begun:]})
     return out
 
 
@@ -151,9 +151,9 @@ def _part(media: Media) -> dict[str, Any]:
     return {"type": "input_audio", "input_audio": {"data": media.data, "format": media.format}}
 
 
-class RelayRun(Run):
-    """A chat completion under way. The server does not say which slot it took: it takes the one it
-    was given."""
+class RelayRun(LlamaRun):
+    """A chat completion under way. The server does not report its slot: it uses the requested
+    one."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class RelayRun(Run):
     ) -> None:
         super().__init__(exchange, task, caps, timeout, tick, secret)
         self.slot = slot
-        self._left = EVENTS * self._limit + SURPLUS  # events that may still come
+        self._left = EVENTS * self._limit + SURPLUS  # events that may still arrive
         self._reason: FinishReason | None = None
         self._last_timings = Timings()
         self._named: set[int] = set()
@@ -179,7 +179,7 @@ class RelayRun(Run):
     def _event(self, payload: bytes, batch: Batch) -> bool:
         if payload == openai_stream.DONE:
             if self._reason is None:
-                raise WireFault("the stream says no reason for its end")
+                raise WireFault("the stream ended without a finish reason")
             batch.append(self._end(self._reason))
             return True
         part = openai_stream.chunk(payload)
@@ -212,29 +212,31 @@ class RelayRun(Run):
         return False
 
     def _end(self, reason: FinishReason) -> Finished:
-        told = self._verbose
+        verbose, prompt = self._verbose, None
+        if verbose is not None and isinstance(verbose.prompt, str):
+            prompt = verbose.prompt
         return Finished(
-            reason,
-            self.usage(),
-            self._last_timings,
-            self.slot,
-            settings=told.generation_settings if told is not None else None,
-            prompt=told.prompt if told is not None and isinstance(told.prompt, str) else None,
+            reason=reason,
+            usage=self.usage(),
+            timings=self._last_timings,
+            slot=self.slot,
+            settings=verbose.generation_settings if verbose is not None else None,
+            prompt=prompt,
         )
 
     def _choice(self, choice: openai_stream.WireChoice, batch: Batch) -> None:
         delta = choice.delta
         if delta.reasoning_content:
-            self._holds(len(delta.reasoning_content))
+            self._check_length(len(delta.reasoning_content))
             batch.append(ReasoningDelta(delta.reasoning_content))
-        told = choice.logprobs.content if choice.logprobs is not None else None
-        if delta.content or told:
-            self._holds(len(delta.content or ""))
-            tokens = servercpp.logprobs(told or (), self._top or 0)
+        logprobs = choice.logprobs.content if choice.logprobs is not None else None
+        if delta.content or logprobs:
+            self._check_length(len(delta.content or ""))
+            tokens = servercpp.logprobs(logprobs or (), self._top or 0)
             batch.append(TextDelta(delta.content or "", tokens))
         for call in delta.tool_calls or ():
             name, arguments = call.function.name or "", call.function.arguments or ""
-            self._holds(len(name) + len(arguments))
+            self._check_length(len(name) + len(arguments))
             if call.index not in self._named:
                 self._named.add(call.index)
                 batch.append(ToolCallDelta(call.index, call.id or "", name, arguments))

@@ -1,7 +1,7 @@
-"""How many connections to one backend may be in use, and the wait for one of them.
+"""Limits the number of connections to one backend, and waits for a free one.
 
-A wait ends with its own timeout or with the request's cancel, whichever comes first. `reserve`
-places are kept for short questions (health, tokenize), which must not stand behind answers that
+A wait ends with its own timeout or the request's cancellation, whichever comes first. `reserve`
+places are kept for short requests (health, tokenize), which must not wait behind answers that
 stream for minutes.
 """
 
@@ -10,18 +10,18 @@ from __future__ import annotations
 import threading
 import time
 
-from ..cancel import Cancel
-from ..errors import Cancelled, PoolTimeout
-from ..locks import brief
+from ..errors import PoolTimeout
+from ..runtime.cancel import Cancel
+from ..runtime.locks import native_lock
 
 
 class Room:
-    """`limit` places; the last `reserve` of them are only for short questions."""
+    """`limit` places; the last `reserve` of them are only for short requests."""
 
     def __init__(self, limit: int, reserve: int) -> None:
         self._free = limit
         self._reserve = reserve
-        self._lock = brief()
+        self._lock = native_lock()
         self._waiting: dict[threading.Event, None] = {}
 
     def enter(self, seconds: float, cancel: Cancel | None = None, short: bool = False) -> None:
@@ -53,14 +53,14 @@ class Room:
             cancel.add(event.set)
         try:
             while True:
-                event.clear()  # before looking, so that no news is missed
-                if cancel is not None and cancel.cancelled:
-                    raise Cancelled("the client closed the request")
+                event.clear()  # before the check, so that no change is missed
+                if cancel is not None:
+                    cancel.check()
                 if self._took(short):
                     return
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise PoolTimeout("the backend has no connection to spare", retry_after=1.0)
+                    raise PoolTimeout("all connections to the backend are in use", retry_after=1.0)
                 event.wait(left)
         finally:
             with self._lock:

@@ -1,17 +1,17 @@
 """llama-server's router mode: one address, several models, each loaded when a request names it.
 
-Every model of a router is a backend of its own (``Registry`` makes it one), with a `RoutedModel` as
-its driver. A `Router` knows which models there are and in which state, from ``GET /v1/models`` and,
-as soon as something changes, from the events of ``GET /models/sse``.
+Every model of a router is a backend of its own (created by `Registry`), with a `RoutedModel` as its
+driver. A `Router` knows its models and their states, from ``GET /v1/models`` and, as soon as
+something changes, from the events of ``GET /models/sse``.
 
-Looking never loads or wakes a model: every question that is not a client's goes with
-``autoload=false``, and tokens are asked of a loaded model alone. What only a loaded model can tell
+Monitoring never loads or wakes a model: every request that is not a client's has
+``autoload=false``, and only a loaded model is asked for a token. What only a loaded model reports
 (its template, context and slots) is learned once and kept when the router evicts the model. So a
-request for an evicted one goes straight to the router, which queues it, loads the model and
-answers; only the first request of all has to wait for the load before its prompt can be made.
+request for an evicted model goes straight to the router, which queues it, loads the model and
+answers; only the very first request waits for the load before its prompt can be rendered.
 
-A router that has no room for one more model evicts an idle one, but never a busy one: under steady
-traffic for one model, a request for another one would wait for ever. `Turns` sees to that.
+A router without room for another model evicts an idle one, but never a busy one: under steady
+traffic for one model, a request for another would wait forever. `Turns` prevents that.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..cancel import Cancel
 from ..core.decoding import decoded
 from ..core.events import Batch
 from ..core.task import Task
 from ..core.usage import Usage
-from ..errors import BackendDown, Cancelled, GatewayError, UpstreamFault, UpstreamTimeout
-from ..lasting import Lasting
+from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
+from ..runtime.cancel import Cancel
+from ..runtime.lasting import Lasting
 from ..wire import servercpp, sse
-from ..wire.router import PRESENT, Event, Listed, as_dict, event, forgotten, listed, room
+from ..wire.router import PRESENT, Listed, RouterEvent, as_dict, event, forgotten, listed, room
 from .driver import Capabilities, Learned, Run, ignore
-from .http import Exchange, Pool
+from .http import ConnectionPool, Exchange
 from .llamacpp import METRICS_TIMEOUT, LlamaCpp
 from .probe import GET_TIMEOUT, adds_bos, fills_in, first_token, keeps_prompts, saves_slots
 from .refusals import LOAD_FAILED, refusal
@@ -45,16 +45,15 @@ from .turns import Turns
 
 log = logging.getLogger("slotproxy.router")
 
-AGAIN = 5.0  # seconds until the events are asked for again
-STEP = 1.0  # seconds between two looks of a request that waits for another one's load
+AGAIN = 5.0  # seconds until the event stream is opened again
+STEP = 1.0  # seconds between two checks of a request that waits for another request's load
 AWAY = (b"model is not loaded", b"is not running", b"proxy error")
-LOOK = 0.1  # seconds between two looks of a request that waits for its model's turn
-LOAD = 5.0  # seconds that a load is thought to take before one was seen
+LOOK = 0.1  # seconds between two checks of a request that waits for its model's turn
+LOAD = 5.0  # seconds that a load is assumed to take before the first one
 
 
-def outline(one: Listed, build: str = "") -> Capabilities:
-    """What is known of a model that was never seen loaded: only today's llama-server is a
-    router."""
+def outline(model: Listed, build: str = "") -> Capabilities:
+    """What is known of a model that was never loaded. Only today's llama-server is a router."""
     return Capabilities(
         dialect="llama-server",
         slot_field="id_slot",
@@ -67,24 +66,24 @@ def outline(one: Listed, build: str = "") -> Capabilities:
         progress=True,
         modern_sampling=True,
         ram_cache=True,
-        vision=one.vision,
-        audio=one.audio,
-        n_vocab=one.n_vocab,
-        models=(one.name,),
+        vision=model.vision,
+        audio=model.audio,
+        n_vocab=model.n_vocab,
+        models=(model.name,),
         build=build,
         provisional=True,
     )
 
 
 def described(caps: Capabilities, props: object) -> Capabilities | None:
-    """The same with what a loaded model's /props say; None where they say nothing."""
-    told = as_dict(props)
-    slots, n_ctx = told.get("total_slots"), as_dict(told.get("default_generation_settings"))
-    context, modalities = n_ctx.get("n_ctx"), as_dict(told.get("modalities"))
+    """The capabilities with a loaded model's /props added. None if /props has none."""
+    document = as_dict(props)
+    slots, n_ctx = document.get("total_slots"), as_dict(document.get("default_generation_settings"))
+    context, modalities = n_ctx.get("n_ctx"), as_dict(document.get("modalities"))
     if type(slots) is not int or type(context) is not int:
         return None
     settings = n_ctx.get("params")
-    texts = {name: told.get(name) for name in ("chat_template", "bos_token", "eos_token")}
+    texts = {name: document.get(name) for name in ("chat_template", "bos_token", "eos_token")}
     clean = {name: text if isinstance(text, str) else "" for name, text in texts.items()}
     return msgspec.structs.replace(
         caps,
@@ -96,22 +95,22 @@ def described(caps: Capabilities, props: object) -> Capabilities | None:
         bos_token=clean["bos_token"],
         eos_token=clean["eos_token"],
         settings=as_dict(settings),
-        metrics=told.get("endpoint_metrics") is True,
+        metrics=document.get("endpoint_metrics") is True,
         provisional=False,
     )
 
 
-# -- asking it -------------------------------------------------------------------------------------
+# -- the router ------------------------------------------------------------------------------------
 
 
 class Router:
-    """The router at a backend's address; `wake` is called when something has changed there."""
+    """The router at a backend's address. It calls `wake` when something has changed."""
 
-    def __init__(self, driver: LlamaCpp, found: Capabilities, wake: Callable[[], None]) -> None:
+    def __init__(self, driver: LlamaCpp, caps: Capabilities, wake: Callable[[], None]) -> None:
         self.url = driver.url
         self.options = driver.options
-        self.build = found.build
-        self.turns = Turns(found.slots)
+        self.build = caps.build
+        self.turns = Turns(caps.slots)
         self.takes = LOAD  # seconds that the last load of a model took
         self.up = True
         self.models: Mapping[str, Listed] = {}
@@ -120,7 +119,7 @@ class Router:
         self._looking = threading.Lock()
         self._closed = Cancel()
         timeout, connect = driver.options["timeout"], driver.options["connect_timeout"]
-        self._pool = Pool(
+        self._pool = ConnectionPool(
             self.url, timeout=timeout, connect_timeout=connect, idle=2, headers=driver.headers
         )
         name = f"router-{self.url.split('://', 1)[1]}"
@@ -133,48 +132,52 @@ class Router:
         return self._drivers[name]
 
     def forget(self, name: str) -> None:
-        """It has this model no more; one that comes by this name may be another."""
+        """Forget a model that is no longer listed. A later one of this name may be another."""
         self._drivers.pop(name, None)
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The models that take room."""
-        return tuple(name for name, one in self.models.items() if one.status in PRESENT)
+        """The loaded models, which take room."""
+        return tuple(name for name, model in self.models.items() if model.status in PRESENT)
 
     @property
     def lost(self) -> frozenset[str]:
-        """The models whose slots hold nothing any more, which nobody heeded yet."""
+        """The models whose slots lost their content, until the registry has handled it."""
         return frozenset(name for name, driver in self._drivers.items() if driver.lost)
 
     def look(self) -> Mapping[str, Listed] | None:
-        """The models as they are now; None when this is no router any more. Raises
+        """The models as they are now. None if the server is no longer a router. Raises
         BackendDown."""
         with self._looking:
             try:
                 status, data = self._pool.ask("GET", "/v1/models", timeout=GET_TIMEOUT)
             except GatewayError as error:
                 self.up = False
-                raise BackendDown("the backend does not answer", detail=error.message) from None
+                raise BackendDown("the backend is not responding", detail=error.message) from None
             if status != 200:
                 self.up = False
-                why = "refuses our key" if status in (401, 403) else f"answers {status}"
+                why = (
+                    "rejects our API key"
+                    if status in (401, 403)
+                    else f"responds with status {status}"
+                )
                 raise BackendDown(f"the backend {why}")
             try:
-                found = listed(decoded(data))
+                models = listed(decoded(data))
             except ValueError:
-                found = None
-            if not self.up and found is not None:
-                self._back()
-            self.up = found is not None
-            before, self.models = self.models, found or {}
+                models = None
+            if not self.up and models is not None:
+                self._on_restart()
+            self.up = models is not None
+            before, self.models = self.models, models or {}
             for name, new in self.models.items():
                 old = before.get(name)
                 if old is not None and old != new and name in self._drivers:
                     self._drivers[name].changed(old, new)
-            return found
+            return models
 
-    def _back(self) -> None:
-        """It is up again, perhaps started with another --models-max."""
+    def _on_restart(self) -> None:
+        """Handle a restart, perhaps with another --models-max."""
         with contextlib.suppress(GatewayError, ValueError):
             _, data = self._pool.ask("GET", "/props", timeout=GET_TIMEOUT)
             self.turns.room = room(decoded(data))
@@ -184,19 +187,19 @@ class Router:
         self._pool.close()
 
     def _listen(self) -> None:
-        """Hear what changes, for as long as there is somebody to hear. A router that has no events
-        is looked at by the clock alone."""
+        """Follow the events until the router is closed. One without events is only checked at
+        intervals."""
         over = threading.Event()
         self._closed.add(over.set)
-        listening = Lasting(f"listening to {self.url}", over.wait)
+        listening = Lasting(f"following {self.url}", over.wait)
 
         def hear() -> None:
             try:
-                self._hear(self._pool.send("GET", "/models/sse", None, self._closed, 60.0))
+                self._follow_events(self._pool.send("GET", "/models/sse", None, self._closed, 60.0))
             except GatewayError as error:
-                log.debug("no events of %s: %s", self.url, error)
+                log.debug("no events from %s: %s", self.url, error)
             except sse.SSEError as error:
-                log.warning("events of %s are garbled: %s", self.url, error)
+                log.warning("invalid events from %s: %s", self.url, error)
 
         while not self._closed.cancelled:
             listening.turn(hear)
@@ -204,7 +207,7 @@ class Router:
                 self._wake()
                 over.wait(AGAIN)
 
-    def _hear(self, exchange: Exchange) -> None:
+    def _follow_events(self, exchange: Exchange) -> None:
         decoder = sse.Decoder()
         try:
             while True:
@@ -214,25 +217,25 @@ class Router:
                 if not data or exchange.status != 200:
                     return
                 for _, payload in decoder.feed(data):
-                    told = event(payload)
-                    if told is not None:
-                        self._heard(told)
+                    change = event(payload)
+                    if change is not None:
+                        self._on_event(change)
         finally:
             exchange.close()
 
-    def _heard(self, told: Event) -> None:
-        driver = self._drivers.get(told.name)
+    def _on_event(self, change: RouterEvent) -> None:
+        driver = self._drivers.get(change.name)
         if driver is not None:
-            driver.progress = told.progress
-            if told.status in ("unloaded", "sleeping"):
+            driver.progress = change.progress
+            if change.status in ("unloaded", "sleeping"):
                 driver.lost = True
-        if told.progress is None:
+        if change.progress is None:
             self._wake()
 
 
-class ModelPool(Pool):
-    """Connections to a router that name the model with every request. `quiet`: nothing is loaded
-    by what goes here; `missed` says that the model was not there."""
+class ModelPool(ConnectionPool):
+    """Connections to a router that name the model in every request. `quiet`: requests do not load
+    the model; `missed` is called if the model was not loaded."""
 
     def __init__(self, url: str, *, model: str, quiet: bool = False, **options: Any) -> None:
         super().__init__(url, **options)
@@ -281,14 +284,14 @@ class ModelPool(Pool):
 
 
 def is_away(data: bytes) -> bool:
-    """Whether the router refuses a request because the model is not loaded, or was evicted in this
-    moment: what goes with autoload=false goes to a process that is ending, too."""
+    """Whether the router refuses a request because the model is not loaded, or is being evicted:
+    requests with autoload=false still go to a process that is ending."""
     return any(words in data for words in AWAY)
 
 
 class RoutedModel(LlamaCpp):
-    """One model of a router. `lost`: its slots hold nothing any more, which nobody heeded yet;
-    `progress` is the part of it that is loaded, None where that is not known."""
+    """One model of a router. `lost`: its slots lost their content, until the registry has handled
+    it. `progress` is the loaded part of the model, None if unknown."""
 
     def __init__(self, router: Router, name: str) -> None:
         super().__init__(router.url, **router.options, connect=partial(ModelPool, model=name))
@@ -307,26 +310,26 @@ class RoutedModel(LlamaCpp):
             headers=self.headers,
         )
         self._known: Capabilities | None = None
-        self._instance = ""  # of which `_known` was asked last
-        self._sure = False  # … in full
+        self._instance = ""  # the load after which `_known` was last requested
+        self._sure = False  # whether that succeeded in full
         self._learning = threading.Lock()
-        self._began = 0.0  # when a load did
+        self._began = 0.0  # when the current load began
 
-    # what the registry asks
+    # for the registry
 
     @property
     def status(self) -> str:
-        one = self._router.models.get(self.name)
-        # What a dead router had loaded went with it.
-        return one.status if one is not None and self._router.up else "unloaded"
+        entry = self._router.models.get(self.name)
+        # When a router dies, its models are unloaded.
+        return entry.status if entry is not None and self._router.up else "unloaded"
 
     @property
     def trouble(self) -> str:
-        one = self._router.models.get(self.name)
-        if one is None or one.status != "failed":
+        entry = self._router.models.get(self.name)
+        if entry is None or entry.status != "failed":
             return ""
-        why = f"its process ended with exit code {one.exit_code}"
-        return f"the model {self.name} could not be loaded: {why}"
+        why = f"its process exited with code {entry.exit_code}"
+        return f"the model {self.name} failed to load: {why}"
 
     @property
     def awaits(self) -> float:
@@ -334,7 +337,7 @@ class RoutedModel(LlamaCpp):
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if self._router.look() is None or self.name not in self._router.models:
-            raise BackendDown("the router does not have this model any more")
+            raise BackendDown("the router no longer lists this model")
         if self.status == "loaded":
             try:
                 first_token(self._quiet, deadline)
@@ -347,20 +350,20 @@ class RoutedModel(LlamaCpp):
         return self._router.up and self.name in self._router.models
 
     def refresh(self) -> tuple[Capabilities, bool]:
-        one = self._router.models.get(self.name) or Listed(name=self.name, status="unloaded")
-        seen = self._sure and self._instance == one.instance
-        if one.status == "loaded" and not seen and self._learning.acquire(blocking=False):
+        entry = self._router.models.get(self.name) or Listed(name=self.name, status="unloaded")
+        seen = self._sure and self._instance == entry.instance
+        if entry.status == "loaded" and not seen and self._learning.acquire(blocking=False):
             try:
-                self._learn(*self._quiet.ask("GET", "/props", timeout=GET_TIMEOUT), one)
+                self._learn(*self._quiet.ask("GET", "/props", timeout=GET_TIMEOUT), entry)
             except GatewayError as error:
                 log.debug("%s of %s: %s", self.name, self.url, error)
             finally:
                 self._learning.release()
         lost, self.lost = self.lost, False
-        return self._known or outline(one, self._router.build), lost
+        return self._known or outline(entry, self._router.build), lost
 
     def changed(self, old: Listed, new: Listed) -> None:
-        """The router lists it otherwise than before."""
+        """Handle a change of its entry in the router's list."""
         now = time.monotonic()
         if new.status == "loading" and old.status != "loading":
             self._began = now
@@ -373,7 +376,7 @@ class RoutedModel(LlamaCpp):
         super().close()
         self._quiet.close()
 
-    # what the gateway asks
+    # for the gateway
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> TakingTurns:
         return TakingTurns(self, partial(super().stream, task, slot, caps, cancel), cancel)
@@ -387,7 +390,7 @@ class RoutedModel(LlamaCpp):
             self.over()
 
     def counters(self) -> dict[str, float]:
-        # Somebody looks at the numbers, which must not load the model.
+        # A metrics request must not load the model.
         status, data = self._quiet.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
         return servercpp.counters(data) if status == 200 else {}
 
@@ -395,18 +398,19 @@ class RoutedModel(LlamaCpp):
         return self.explained(super()._refusal(status, data))
 
     def turn(self, cancel: Cancel) -> Iterator[None]:
-        """Until a request may be sent to the router, which `over` ends; yields at every tick.
-        Raises UpstreamTimeout, Cancelled."""
+        """Wait until a request may be sent to the router; call `over` after it. Yields at every
+        tick. Raises UpstreamTimeout, Cancelled."""
         router, began = self._router, time.monotonic()
         ticks, now = 1, began
         awake = threading.Event()
         cancel.add(awake.set)
         try:
             while not router.turns.take(self.name, router.present, now, router.takes):
-                if cancel.cancelled:
-                    raise Cancelled("the client closed the request")
+                cancel.check()
                 if now - began > self.timeout:
-                    raise UpstreamTimeout("the models of the router took turns for too long")
+                    raise UpstreamTimeout(
+                        "timed out waiting for the router's other models to unload"
+                    )
                 if now - began > ticks * self._tick:
                     ticks += 1
                     yield
@@ -416,32 +420,32 @@ class RoutedModel(LlamaCpp):
             cancel.remove(awake.set)
 
     def answered(self) -> None:
-        """A request that was sent has begun to be answered."""
+        """Record that the answer to a request has begun."""
         self._router.turns.answered(self.name, time.monotonic())
 
     def over(self, answered: bool = False) -> None:
-        """A request that was sent has ended."""
+        """Record that a request has ended."""
         self._router.turns.leave(self.name, answered)
 
     def explained(self, error: GatewayError) -> GatewayError:
-        """The same with what the router says of a load that failed."""
+        """The error, with the router's message about a failed load added."""
         if error.code == LOAD_FAILED:
             with contextlib.suppress(BackendDown):
                 self._router.look()
             if self.trouble:
-                error.message = f"{self.trouble}; the log of its server says why"
+                error.message = f"{self.trouble}; see its server's log for the reason"
         return error
 
     def loading(self) -> str:
-        """What to tell a request that waits for the model; "" when it is loaded."""
+        """A notice for a request that waits for the model, "" if it is loaded."""
         if self.status == "loaded":
             return ""
         part = self.progress
         return f"loading {self.name}" + (f", {part:.0%}" if part is not None else "")
 
     def load(self, cancel: Cancel) -> Iterator[None]:
-        """Until what only the loaded model can tell is known, asked for by one at a time. Raises
-        UpstreamFault for a load that failed, BackendDown, UpstreamTimeout, Cancelled."""
+        """Load the model until its properties are known; one request at a time does it. Raises
+        UpstreamFault if the load failed, BackendDown, UpstreamTimeout, Cancelled."""
         end = time.monotonic() + self.timeout
         while self._known is None:
             if self._learning.acquire(timeout=min(STEP, self._tick)):
@@ -451,15 +455,14 @@ class RoutedModel(LlamaCpp):
                 finally:
                     self._learning.release()
                 continue
-            if cancel.cancelled:
-                raise Cancelled("the client closed the request")
+            cancel.check()
             if time.monotonic() > end:
-                raise UpstreamTimeout("the model was not loaded in time")
+                raise UpstreamTimeout("timed out loading the model")
             yield
 
     def _load(self, cancel: Cancel) -> Iterator[None]:
-        """The router loads a model to tell its props, and what waits for it protects it from being
-        evicted."""
+        """Request the model's props, which makes the router load it. The pending request keeps the
+        router from evicting it."""
         yield from self.turn(cancel)
         exchange: Exchange | None = None
         waited = 0.0
@@ -468,28 +471,28 @@ class RoutedModel(LlamaCpp):
             while not exchange.headers_came():
                 waited += self._tick
                 if waited >= self.timeout:
-                    raise UpstreamTimeout("the model was not loaded in time")
+                    raise UpstreamTimeout("timed out loading the model")
                 yield
             status, data = exchange.status, exchange.read_all(GET_TIMEOUT)
         finally:
             if exchange is not None:
                 exchange.close()
             self.over()
-        found = self._router.look() or {}
-        one = found.get(self.name) or Listed(name=self.name, status="unloaded")
-        self._learn(status, data, one)
+        models = self._router.look() or {}
+        entry = models.get(self.name) or Listed(name=self.name, status="unloaded")
+        self._learn(status, data, entry)
         if self._known is None:
-            raise UpstreamFault("the router told nothing of the model")
+            raise UpstreamFault("the router did not report the model's properties")
 
-    def _learn(self, status: int, data: bytes, one: Listed) -> None:
-        """From what /props said of the loaded model. Raises what the answer stands for."""
+    def _learn(self, status: int, data: bytes, entry: Listed) -> None:
+        """Use the /props of the loaded model. Raises the error that the answer stands for."""
         if status != 200:
             raise self.explained(refusal(status, data))
         try:
             props = decoded(data)
         except ValueError:
-            raise UpstreamFault("the router sent no JSON") from None
-        known = described(outline(one, self._router.build), props)
+            raise UpstreamFault("the router returned invalid JSON") from None
+        known = described(outline(entry, self._router.build), props)
         if known is None:
             return
         before = self._known
@@ -504,7 +507,7 @@ class RoutedModel(LlamaCpp):
                 adds_bos=not known.bos_token or adds_bos(quiet),
             )
             self._sure = not quiet.missed
-        if self._sure:  # else it was evicted meanwhile: as most are, until it is loaded again
+        if self._sure:  # otherwise it was evicted meanwhile, and is probed after the next load
             known = msgspec.structs.replace(
                 known,
                 slot_save=before.slot_save,
@@ -512,12 +515,12 @@ class RoutedModel(LlamaCpp):
                 ram_cache=before.ram_cache,
                 adds_bos=before.adds_bos,
             )
-        self._instance = one.instance
+        self._instance = entry.instance
         self._known = known
 
 
 class TakingTurns:
-    """A completion that begins when its model's turn has come."""
+    """A completion that starts when it is its model's turn."""
 
     def __init__(self, model: RoutedModel, begin: Callable[[], Run], cancel: Cancel) -> None:
         self._model = model

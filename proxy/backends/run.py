@@ -1,10 +1,9 @@
-"""A stream of server.cpp as a Run.
+"""A completion stream of server.cpp as a `Run`.
 
-What a stream says is read by `_event`, which is all that another form of chunks needs to replace.
+Chunks are read by `_event`, which a subclass replaces for another format.
 
-Nothing that a backend does keeps a run alive for ever: silence ends it after a while, and a stream
-that goes on behind its last token is cut (see `SURPLUS`), as is one with more text than its tokens
-can hold.
+No backend can keep a run alive forever: silence ends it after the timeout, and a stream that
+continues after its last token (see `SURPLUS`), or has more text than its tokens can hold, is cut.
 """
 
 from __future__ import annotations
@@ -24,26 +23,26 @@ from .driver import Capabilities
 from .http import Exchange
 from .refusals import MAX_BODY, refusal, stream_error
 
-# Seconds for which the tokens of an answer that is not streamed are gathered: nobody waits for a
-# single one, and what is done together costs a seventh. The end of the answer is never waited for.
+# Seconds for which the tokens of an answer that is not streamed are gathered: no client waits for a
+# single one, and a batch costs a seventh. The end of the answer is never delayed.
 GATHER = 0.02
 
-# Pieces of text that a server may send behind the last token it was asked for: an old one gives a
-# piece more, and never fewer than four. A stream that goes on behind them does not end by itself.
+# Pieces of text that a server may send after the last requested token: an old one sends one more,
+# and at least four. A stream that continues after them does not end by itself.
 SURPLUS = 8
-# Characters that the text of a token has at most, on average, and what is forgiven beyond that. The
-# longest tokens of common vocabularies are runs of some hundred spaces.
+# Mean characters per token, at most, and a tolerance beyond that. The longest tokens of common
+# vocabularies are runs of some hundred spaces.
 TOKEN_TEXT = 256
 FORGIVEN_TEXT = 1 << 14
 
-# What of a chunk says whether it is more than text. Read for all chunks of a batch in one go, since
-# a loop over them is what a fast answer would cost most.
+# The fields that show whether a chunk is more than text. They are read for all chunks of a batch in
+# one go, since a loop over them would be the largest cost of a fast answer.
 _KIND = attrgetter("stop", "error", "prompt_progress")
 _TEXT = (False, None, None)
 _CONTENT = attrgetter("content")
 
 
-class Run:
+class LlamaRun:
     """One completion under way: an iterable of batches, and what was counted so far."""
 
     def __init__(
@@ -55,7 +54,7 @@ class Run:
         tick: float,
         secret: str = "",
     ) -> None:
-        """`secret` is the backend's key, which no message may hold."""
+        """`secret` is the backend's key, which is removed from messages."""
         self._exchange = exchange
         self._secret = secret
         self._task = task
@@ -64,11 +63,11 @@ class Run:
         self._tick = tick
         self._top = task.logprobs
         self._limit = limit = task.max_tokens or 0
-        self._left = limit  # pieces of text that may still come
-        self._room = limit * TOKEN_TEXT + FORGIVEN_TEXT  # characters that may still come
-        self._cut = False  # ended by us: the server would go on
+        self._left = limit  # pieces of text that may still arrive
+        self._room = limit * TOKEN_TEXT + FORGIVEN_TEXT  # characters that may still arrive
+        self._cut = False  # ended by us because the server would continue
         self._report = report = task.request.report
-        # Tokens of which something is reported come one by one, never joined.
+        # Tokens with details in the answer stay separate; others may be joined.
         self._details = report.by_token
         self._single = task.logprobs is not None or self._details
         self._decode = (
@@ -81,16 +80,16 @@ class Run:
         self.cached = 0
 
     def close(self) -> None:
-        """Let the slot go. Safe to call again."""
+        """Stop the run and free its slot. Safe to call again."""
         self._exchange.close()
 
     def usage(self) -> Usage:
-        """What is known before the end; `prompt` 0 where an old server has not told yet."""
+        """Token counts so far; `prompt` is 0 until an old server reports it."""
         return Usage(self.prompt_tokens, self.pieces, self.cached)
 
     def __iter__(self) -> Iterator[Batch]:
         exchange = self._exchange
-        since = told = 0.0  # when silence began, and when the last sign of life was given in it
+        since = ticked = 0.0  # when the silence began, and when the last tick was given in it
         gather = 0.0 if self._task.request.stream else GATHER
         decoder = sse.Decoder()
         try:
@@ -105,7 +104,7 @@ class Run:
                 data = exchange.read(gather if self.begun else 0.0)
                 if data is None:
                     since = self._silent(since, self._tick)
-                    told = 0.0
+                    ticked = 0.0
                     yield []
                     continue
                 batch: Batch = []
@@ -116,51 +115,55 @@ class Run:
                     else:
                         over = self._events(decoder.feed(data) if data else decoder.close(), batch)
                 except (GatewayError, sse.SSEError, WireFault):
-                    if batch:  # what came before the fault is the client's
+                    if batch:  # the client gets what came before the fault
                         yield batch
                     raise
                 if batch:
-                    since = told = 0.0
+                    since = ticked = 0.0
                     yield batch
                 if over:
                     self._drain()
                     return
                 if not data:
                     if not self.begun:
-                        raise BackendBusy("the backend has no free slot", detail="empty answer")
-                    raise AnswerCut("the backend's answer broke off", detail="no last chunk")
-                if not batch:  # a comment, or a part of an event, says nothing
+                        raise BackendBusy("the backend has no free slot", detail="empty response")
+                    raise AnswerCut(
+                        "the backend's response ended early", detail="final chunk missing"
+                    )
+                if not batch:  # a comment, or an incomplete event
                     since = self._silent(since, 0.0)
                     now = monotonic()
-                    told = told or now
-                    if now - told >= self._tick:
-                        told = now
+                    ticked = ticked or now
+                    if now - ticked >= self._tick:
+                        ticked = now
                         yield []
         except (sse.SSEError, WireFault) as error:
-            raise UpstreamFault("the backend's answer is garbled", detail=str(error)) from None
+            raise UpstreamFault(
+                "the backend returned an invalid response", detail=str(error)
+            ) from None
         finally:
             exchange.close()
 
     def _silent(self, since: float, seconds: float) -> float:
-        """When the silence began that lasted so many seconds more. Raises UpstreamTimeout."""
+        """When the silence began that now lasts so many seconds more. Raises UpstreamTimeout."""
         now = monotonic()
         since = since or now - seconds
-        if now - since >= self._timeout - 0.001:  # a tick is not exact
-            raise UpstreamTimeout("the backend did not answer in time")
+        if now - since >= self._timeout - 0.001:  # ticks are not exact
+            raise UpstreamTimeout("the backend timed out")
         return since
 
     def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
-        """Add what the events of one read say; True after the last event.
+        """Add the events of one read to the batch. True after the last event.
 
-        Text that came together is one delta: from here to the client it then costs what one token
-        does. That a token may be short of a whole batch costs nobody anything."""
+        Text that came together is one delta, which then costs as much as one token on its way to
+        the client."""
         if len(payloads) == 1:
             return self._take(self._decode(payloads[0]), batch)
         if self._single:
             return any(self._event(payload, batch) for payload in payloads)
         try:
             chunks = servercpp.chunks(payloads)
-        except WireFault:  # one of them is odd: by itself it may make sense
+        except WireFault:  # one chunk has another form: parse them one by one
             return any(self._event(payload, batch) for payload in payloads)
         if not self.begun:
             if self._take(chunks[0], batch):
@@ -170,7 +173,7 @@ class Run:
         more = len(kinds) - kinds.count(_TEXT)
         if not more:
             return self._text(chunks, batch)
-        if more == 1 and kinds[-1] != _TEXT:  # nearly always
+        if more == 1 and kinds[-1] != _TEXT:  # the usual case
             last = chunks.pop()
             self._text(chunks, batch)
             if self._decode is not servercpp.chunk:
@@ -182,7 +185,7 @@ class Run:
         return any(self._event(payload, batch) for payload in rest)
 
     def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> bool:
-        """Add the text of plain chunks, without the surplus; True where the run is cut."""
+        """Add the text of plain chunks without the surplus. True if the run is cut."""
         if not chunks:
             return False
         last = chunks[-1]
@@ -196,25 +199,25 @@ class Run:
             chunks = chunks[: max(0, len(chunks) + left)]
         text = "".join(map(_CONTENT, chunks))
         if text:
-            self._holds(len(text))
+            self._check_length(len(text))
             batch.append(TextDelta(text, (), len(chunks)))
         return left < -SURPLUS and self._ended(batch)
 
-    def _holds(self, size: int) -> None:
-        """So many characters came. Raises WireFault where that is more than all tokens can be."""
+    def _check_length(self, size: int) -> None:
+        """Count characters. Raises WireFault if there are more than all tokens can hold."""
         self._room = room = self._room - size
         if room < 0:
-            raise WireFault("more text than its tokens can hold")
+            raise WireFault("more text than its tokens can represent")
 
     def _ended(self, batch: Batch) -> bool:
-        """End a run that does not end by itself, by our own counts."""
+        """End a run that does not end by itself, with our own counts."""
         usage = Usage(self.prompt_tokens, min(self.pieces, self._limit), self.cached)
-        batch.append(Finished("length", usage, slot=self.slot))
+        batch.append(Finished(reason="length", usage=usage, slot=self.slot))
         self._cut = True
         return True
 
     def _events(self, events: list[sse.Event], batch: Batch) -> bool:
-        """The same for events of any form."""
+        """Add events of any form. True after the last event."""
         for name, payload in events:
             check_cost(payload)
             if name:
@@ -224,11 +227,11 @@ class Run:
         return False
 
     def _event(self, payload: bytes, batch: Batch) -> bool:
-        """Add what an event of the stream says; True after the last."""
+        """Add one event of the stream. True after the last."""
         return self._take(self._decode(payload), batch)
 
     def _take(self, chunk: servercpp.Chunk, batch: Batch) -> bool:
-        """Turn a chunk into events; True after the last."""
+        """Turn a chunk into events. True after the last."""
         if chunk.error is not None:
             raise stream_error(chunk.error, secret=self._secret)
         if not self.begun:
@@ -241,7 +244,7 @@ class Run:
             batch.append(Started(slot=slot, prompt=prompt))
         if chunk.stop:
             if chunk.content:
-                self._holds(len(chunk.content))
+                self._check_length(len(chunk.content))
                 batch.append(TextDelta(chunk.content))
             batch.append(self._finished(chunk))
             return True
@@ -256,7 +259,7 @@ class Run:
         self._left = left = self._left - 1
         if left < 0:
             return left < -SURPLUS and self._ended(batch)
-        self._holds(len(chunk.content))
+        self._check_length(len(chunk.content))
         if chunk.content or self._top is not None:
             logprobs = (
                 servercpp.logprobs(chunk.completion_probabilities, self._top)
@@ -269,20 +272,24 @@ class Run:
         return False
 
     def _progress(
-        self, told: servercpp.WireProgress, timings: servercpp.WireTimings | None
+        self, progress: servercpp.WireProgress, timings: servercpp.WireTimings | None
     ) -> Progress:
         return Progress(
-            told.total, told.cache, told.processed, told.time_ms or 0.0, self._timings(timings)
+            progress.total,
+            progress.cache,
+            progress.processed,
+            progress.time_ms or 0.0,
+            self._timings(timings),
         )
 
-    def _timings(self, told: servercpp.WireTimings | None) -> Timings | None:
-        """The times so far, where they are wanted and told."""
-        if told is None or not self._report.timings:
+    def _timings(self, timings: servercpp.WireTimings | None) -> Timings | None:
+        """The times so far, if requested and reported."""
+        if timings is None or not self._report.timings:
             return None
-        return servercpp.times(told, max(0, told.cache_n))
+        return servercpp.times(timings, max(0, timings.cache_n))
 
     def _detail(self, chunk: servercpp.Chunk, batch: Batch) -> None:
-        """Add what the request wants to know of this token."""
+        """Add the requested details of a token."""
         timings = self._timings(chunk.timings)
         tokens = chunk.tokens if isinstance(chunk, servercpp.DetailedChunk) else ()
         if timings is not None or tokens:
@@ -305,17 +312,17 @@ class Run:
             settings = chunk.generation_settings
             prompt = chunk.prompt if isinstance(chunk.prompt, str) else None
         return Finished(
-            reason,
-            Usage(chunk.tokens_evaluated, predicted, cached),
-            servercpp.times(chunk.timings, cached),
-            self.slot,
-            chunk.truncated,
-            chunk.stopping_word,
-            settings,
-            prompt,
+            reason=reason,
+            usage=Usage(chunk.tokens_evaluated, predicted, cached),
+            timings=servercpp.times(chunk.timings, cached),
+            slot=self.slot,
+            truncated=chunk.truncated,
+            stop_sequence=chunk.stopping_word,
+            settings=settings,
+            prompt=prompt,
         )
 
     def _drain(self) -> None:
-        """Read the end of the body, if it is there already, so that the connection is kept."""
+        """Read the end of the body if it has arrived, so that the connection can be reused."""
         if not self._cut:
             self._exchange.finish(0.02)

@@ -1,11 +1,11 @@
-"""How many slots an old server has, which none of its routes says.
+"""Counts the slots of an old server, which no route reports.
 
-Strategy. An old server answers a request with an empty prompt at once: it evaluates nothing, and
-what the slot holds stays warm. The answer names the slot: the one asked for where it exists and is
-idle, else the idle one that was used longest ago. So every answer proves that its slot exists, and
-with it all below. The next id is asked for until it was missed so often that every idle slot has
-had its turn. Others that use the server, or count at the same time, take turns but disprove
-nothing; only where they hold the last slots all the time is the count too small.
+Strategy. An old server answers a request with an empty prompt immediately: it evaluates nothing,
+and the slot's content stays. The answer names the slot: the requested one if it exists and is idle,
+otherwise the least recently used idle one. So every answer proves that its slot exists, and with it
+all lower numbers. The next number is requested until it was missed so often that every idle slot
+has had its turn. Other clients of the server, also ones that count, take turns but disprove
+nothing; only if they hold the last slots all the time is the count too small.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Ask = Callable[[int], "int | None"]
 
 
 def count_slots(ask: Ask) -> tuple[int, bool]:
-    """The number of slots, and whether each of them was seen idle: if not, somebody else uses the
-    server, and there may be more. 0 when it does not answer or names slots beyond MOST.
+    """The number of slots, and whether each of them was seen idle. If not, somebody else uses the
+    server, and there may be more. 0 if the server does not answer or names slots beyond MOST.
 
-    Asks twice for each slot and once more, and ends at the first question without an answer."""
+    Asks twice for each slot and once more, and stops at the first request without an answer."""
     seen: set[int] = set()
     count = missed = 0
     while missed <= count:

@@ -1,12 +1,12 @@
-"""Reading a socket that may stay silent: what came, or None after a while of silence.
+"""Reads a socket that may be silent: returns its data, or None after a tick of silence.
 
-With threads that is the socket's own timeout. Under gevent a timeout is an object and a timer for
-every single read, a third of what a relayed token costs; here one timer beats for the whole answer
-and a read only says that it waits. Timer and watcher are kept as long as the connection: to make
-them costs nine times what it costs to start them.
+With threads, that is the socket's own timeout. Under gevent, a timeout is an object and a timer for
+every single read, a third of the cost of a relayed token; here one timer beats for the whole answer
+and a read only marks that it waits. Timer and watcher are kept as long as the connection: creating
+them costs nine times as much as starting them.
 
-Reading begins with waiting, for two reasons: a paced stream has nothing to read yet, and a fast one
-lets the others in between, and then brings more at once.
+A read waits first, for two reasons: a paced stream has nothing to read yet, and a fast one lets
+other greenlets run in between, and then brings more data in one read.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ import sys
 from typing import Any, Protocol
 
 READ_SIZE = 65536
-BEATS = 4  # of the timer in a tick: silence is noticed after one tick to one and a quarter
+BEATS = 4  # of the timer in a tick: silence is noticed after 1 to 1.25 ticks
 
 
-class Reader(Protocol):
-    """Reads of one socket, answer after answer. `tick` is in seconds."""
+class SocketReader(Protocol):
+    """Reads one socket, answer after answer. `tick` is in seconds."""
 
     tick: float
 
     def start(self) -> None:
-        """An answer is to be read."""
+        """Begin to read an answer."""
 
     def read(self, limit: float = 0.0) -> bytes | None:
-        """What one read brought, b"" at the end; None after a tick of silence, or after `limit`
-        seconds where that is not 0. Raises OSError."""
+        """The data of one read, b"" at the end; None after a tick of silence, or after `limit`
+        seconds if that is not 0. Raises OSError."""
 
     def stop(self) -> None:
-        """Nothing is to be read for now; whoever waits in `read` is woken."""
+        """Pause until the next `start`; a waiting `read` is woken."""
 
     def close(self) -> None:
-        """No more reads come. The socket stays as it is."""
+        """Release the timer and the watcher. The socket stays open."""
 
 
-def reader(sock: socket.socket, tick: float) -> Reader:
+def reader(sock: socket.socket, tick: float) -> SocketReader:
     return _InHub(sock, tick) if _is_green(sock) else _WithTimeout(sock, tick)
 
 
 def stale(sock: socket.socket) -> bool:
-    """Whether the server closed an idle connection, or spoke on it unasked."""
+    """Whether the server closed an idle connection, or sent data without a request."""
     raw: Any = sock
     try:
         if _is_green(sock):
-            raw = sock._sock  # type: ignore[attr-defined]  # the system's own, which never waits
+            raw = sock._sock  # type: ignore[attr-defined]  # the native socket, which never blocks
         else:
             sock.settimeout(0)
         raw.recv(1, 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_PEEK)
@@ -60,7 +60,7 @@ def stale(sock: socket.socket) -> bool:
 
 
 def _is_green(sock: socket.socket) -> bool:
-    """A plain socket of gevent's. TLS keeps bytes of its own, which no watcher sees."""
+    """Whether it is a plain gevent socket. TLS buffers data that no watcher sees."""
     return type(sock).__module__ == "gevent._socket3"
 
 
@@ -87,7 +87,7 @@ class _WithTimeout:
 
 
 class _InHub:
-    """`_waiting` is the greenlet that reads, while it waits."""
+    """`_waiting` is the greenlet that waits in `read`, if any."""
 
     __slots__ = ("_beats", "_current", "_hub", "_io", "_recv", "_timer", "_waiting", "tick")
 

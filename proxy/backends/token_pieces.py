@@ -1,33 +1,33 @@
-"""The bytes of each token of a text."""
+"""The tokens of a text, each with its bytes."""
 
 from __future__ import annotations
 
-from ..cancel import Cancel
-from ..errors import BadRequest, Cancelled, CharacterCut, Unsupported
+from ..errors import BadRequest, CharacterCut, Unsupported
+from ..runtime.cancel import Cancel
 from .driver import Driver, TellsPieces
 from .tokens import TokenCounter
 
-MOST = 512  # different tokens whose pieces are asked for one by one
-MOST_TOLD = 32_768  # tokens of a text: 30 ms to write them down
-WHOLE = 8192  # characters of a text that a backend may tokenize at once
+MOST = 512  # different tokens that are detokenized one by one
+MOST_TOLD = 32_768  # tokens of a text: 30 ms to serialize
+WHOLE = 8192  # characters of a text that a backend may tokenize in one call
 
 
 def token_pieces(
     driver: Driver, counter: TokenCounter, text: str, special: bool, cancel: Cancel
 ) -> list[tuple[int, bytes]]:
-    """The tokens of a text, each with its bytes. A backend that does not tell them is asked for the
-    text of each token by itself, which a part of a character has not.
+    """The tokens of a text, each with its bytes. If a backend does not report them, each token is
+    detokenized by itself, which fails for an incomplete character.
 
     Raises Unsupported, BadRequest, Cancelled."""
     if isinstance(driver, TellsPieces) and len(text) <= WHOLE:
-        told = driver.pieces(text, special)
-        if told is not None:
-            return told
+        reported = driver.pieces(text, special)
+        if reported is not None:
+            return reported
     ids = counter.ids(text, special, cancel)
     if len(ids) > MOST_TOLD:
         raise BadRequest(
-            f"the text has {len(ids)} tokens, the pieces of {MOST_TOLD} can be had at once: send it"
-            " in parts",
+            f"the text has {len(ids)} tokens, but pieces are limited to {MOST_TOLD} tokens per"
+            f" request: split the text",
             param="content",
         )
     known: dict[int, bytes] = {}
@@ -36,11 +36,10 @@ def token_pieces(
             continue
         if len(known) == MOST:
             raise BadRequest(
-                f"the pieces of {MOST} different tokens can be had at most: send the text in parts",
+                f"pieces are limited to {MOST} distinct tokens: split the text",
                 param="content",
             )
-        if cancel.cancelled:
-            raise Cancelled("the client closed the request")
+        cancel.check()
         known[number] = _piece(driver, number, text)
     return [(number, known[number]) for number in ids]
 
@@ -52,7 +51,7 @@ def _piece(driver: Driver, number: int, text: str) -> bytes:
         piece = "\ufffd"
     if "\ufffd" in piece and "\ufffd" not in text:
         raise Unsupported(
-            "the backend of this model cannot tell a token that is a part of a character",
+            "this model's backend cannot return a token that is part of a character",
             param="with_pieces",
         )
     return piece.encode()

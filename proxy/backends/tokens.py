@@ -1,10 +1,9 @@
-"""How many tokens a prompt has, asked of the backend only when it matters.
+"""Counts the tokens of a prompt, asking the backend only if it matters.
 
-A token stands for at least one byte, so the length in bytes bounds the count from above; most
-prompts fit by that alone. A long text is tokenized in pieces (see `pieces`), in order: a prompt
-that exceeds the context is known to after about as many tokens as the context holds, and nothing
-goes on for a client that has left. What is asked is remembered, a bounded number of texts by their
-hash.
+A token is at least one byte, so the length in bytes is an upper bound, which suffices for most
+prompts. A long text is tokenized in pieces (see `pieces`), in order: that a prompt exceeds the
+context is known after about as many tokens as the context holds, and the work stops when the client
+leaves. Counts are cached for a bounded number of texts, by their hash.
 """
 
 from __future__ import annotations
@@ -16,43 +15,43 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from ..cancel import Cancel
 from ..core.task import Task
-from ..errors import BadRequest, Cancelled, ContextExceeded
+from ..errors import BadRequest, ContextExceeded
+from ..runtime.cancel import Cancel
 from . import pieces
 from .driver import Capabilities, Driver
 
 REMEMBERED = 1024
 BOS = 1
-ROUGH = 8  # a bound below this part of the context is good enough to bound the answer with
-ERROR = 8  # tokens by which the sum over a cut that is not safe may be wrong
-AT_ONCE = 2  # long texts that one backend tokenizes side by side: an old one has eight threads
-WAIT = 0.1  # seconds between two looks whether the client still waits
-MOST = 1 << 22  # characters of a text that is tokenized whole
-LONGEST = 8 * pieces.SIZE  # characters in which there must be a safe cut, for exact ids
+ROUGH = 8  # a bound below 1/ROUGH of the context needs no exact count
+ERROR = 8  # tokens by which a count may be wrong because of an unsafe cut
+AT_ONCE = 2  # long texts that one backend tokenizes in parallel: an old one has eight threads
+WAIT = 0.1  # seconds between two checks whether the client has left
+MOST = 1 << 22  # characters of a text that is tokenized as a whole
+LONGEST = 8 * pieces.SIZE  # characters that must contain a safe cut, for exact ids
 
 
-# What a piece is tokenized behind. Many tokenizers of sentencepiece put a space before each text:
-# the line feed takes it, and is cut off again.
+# Put before each piece. Many sentencepiece tokenizers add a space before a text: it joins the line
+# feed, which is removed again.
 LEADS = ("", "\n")
 
 
-class Cut(Struct, frozen=True):
-    """A safe cut: where, and what the next piece is tokenized behind."""
+class ShortenedPrompt(Struct, frozen=True):
+    """A safe cut: its position, and the text to put before the next piece."""
 
     at: int
     lead: str
 
 
-class Piece(Struct, frozen=True):
-    """A part of a text, its token ids, and whether the cut behind it is safe."""
+class TokenPiece(Struct, frozen=True):
+    """A part of a text, its token ids, and whether the cut after it is safe."""
 
     ids: list[int]
     safe: bool
 
 
 class TokenCounter:
-    """Exact counts of one backend's tokenizer, BOS included."""
+    """Exact token counts of one backend's tokenizer, BOS included."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -61,18 +60,18 @@ class TokenCounter:
         self._places = threading.Semaphore(AT_ONCE)
 
     def known(self, prompt: str | tuple[int, ...]) -> int:
-        """Tokens of a prompt, 0 where it would have to be asked."""
+        """The cached token count of a prompt, 0 if there is none."""
         return self._recall(_key(prompt)) if isinstance(prompt, str) else len(prompt)
 
     def count(
         self, prompt: str | tuple[int, ...], cancel: Cancel | None = None, limit: int = 0
     ) -> int:
-        """Tokens of a prompt. Raises ContextExceeded as soon as there are `limit` or more (0: no
-        limit, BadRequest for a text of more than MOST characters), Cancelled, and what the driver's
-        `tokenize` does.
+        """The number of tokens in a prompt. Raises ContextExceeded as soon as there are `limit` or
+        more (0: no limit, BadRequest for a text of more than MOST characters), Cancelled, and the
+        errors of the driver's `tokenize`.
 
-        Where a long text had to be cut in the middle of a word, the count may be a few tokens too
-        high. Near the limit it is exact."""
+        If a long text had to be cut within a word, the count may be a few tokens too high. Near the
+        limit it is exact."""
         if not isinstance(prompt, str):
             return len(prompt)
         key = _key(prompt)
@@ -90,33 +89,33 @@ class TokenCounter:
     def ids(
         self, text: str, special: bool = False, cancel: Cancel | None = None, most: int = 0
     ) -> list[int]:
-        """Exact token ids of a text; at least the first `most` of them if that is not 0. With
-        `special` also the ones that a prompt begins with.
+        """The exact token ids of a text; with `most`, at least the first `most` of them. With
+        `special`, including those that begin a prompt.
 
-        Raises BadRequest for a text of more than MOST characters and for one that cannot be cut,
-        Cancelled, and what the driver's `tokenize` does."""
+        Raises BadRequest for a text of more than MOST characters or without a safe cut, Cancelled,
+        and the errors of the driver's `tokenize`."""
         cancel = cancel or Cancel()
         if len(text) <= pieces.SIZE:
             return self._driver.tokenize(text, special, cancel)
         if not most:
             _bounded(text)
-        found: list[int] = []
+        result: list[int] = []
         with _Place(self._places, cancel):
             for piece in self._pieces(text, special, cancel, strict=True):
-                found += piece.ids
-                if most and len(found) >= most:
+                result += piece.ids
+                if most and len(result) >= most:
                     break
-        return found
+        return result
 
     def remember(self, prompt: str, count: int) -> None:
-        """Note a count that another backend of the same tokenizer gave."""
+        """Store a count from another backend with the same tokenizer."""
         with self._lock:
             self._known[_key(prompt)] = count
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget: another model may be behind the backend now."""
+        """Drop all counts, because the backend may have another model now."""
         with self._lock:
             self._known.clear()
 
@@ -131,7 +130,7 @@ class TokenCounter:
         if not limit:
             _bounded(text)
         with _Place(self._places, cancel):
-            count = self._recall(key)  # somebody may have counted the same text meanwhile
+            count = self._recall(key)  # another request may have counted the same text meanwhile
             if count:
                 return count
             count, error = BOS, 0
@@ -144,9 +143,11 @@ class TokenCounter:
                 count = len(self._driver.tokenize(text, cancel=cancel)) + BOS
             return count
 
-    def _pieces(self, text: str, special: bool, cancel: Cancel, strict: bool) -> Iterator[Piece]:
-        """The text in pieces, tokenized one after the other. If `strict`, only safe cuts are made:
-        raises BadRequest where there is none for long."""
+    def _pieces(
+        self, text: str, special: bool, cancel: Cancel, strict: bool
+    ) -> Iterator[TokenPiece]:
+        """Tokenize the text piece by piece. With `strict`, only safe cuts are made; raises
+        BadRequest if there is none for too long."""
         start, lead = 0, ""
         while start < len(text):
             end = start + pieces.SIZE
@@ -155,17 +156,17 @@ class TokenCounter:
                 end += pieces.SIZE
                 if end - start > LONGEST:
                     raise BadRequest(
-                        f"the text has more than {LONGEST} characters in a row that cannot be"
-                        " tokenized apart: send it in parts"
+                        f"the text has a run of more than {LONGEST} characters that cannot be"
+                        f" tokenized separately: split the text"
                     )
                 following = self._cut(text, end, cancel)
-            cut = following or Cut(min(end, len(text)), "")
+            cut = following or ShortenedPrompt(min(end, len(text)), "")
             ids = self._behind(lead, text[start : cut.at], cancel, special and start == 0)
-            yield Piece(ids, following is not None or cut.at == len(text))
+            yield TokenPiece(ids, following is not None or cut.at == len(text))
             start, lead = cut.at, cut.lead
 
-    def _cut(self, text: str, end: int, cancel: Cancel) -> Cut | None:
-        """The last safe cut of a window that ends at `end`."""
+    def _cut(self, text: str, end: int, cancel: Cancel) -> ShortenedPrompt | None:
+        """The last safe cut in a window that ends at `end`."""
         if end >= len(text):
             return None
         for at in pieces.candidates(text, end - pieces.SIZE // 2, end):
@@ -174,17 +175,17 @@ class TokenCounter:
             first = self._driver.tokenize(before, cancel=cancel)
             for lead in LEADS:
                 if whole == first + self._behind(lead, behind, cancel):
-                    return Cut(at, lead)
+                    return ShortenedPrompt(at, lead)
         return None
 
     def _behind(self, lead: str, text: str, cancel: Cancel, special: bool = False) -> list[int]:
-        """The ids of a text as it is behind another one, which `lead` stands for."""
+        """The ids of a text that follows another one, represented by its last characters `lead`."""
         ids = self._driver.tokenize(lead + text, special, cancel)
         return ids[len(self._driver.tokenize(lead, cancel=cancel)) :] if lead else ids
 
 
 class _Place:
-    """One of the places of those that tokenize long texts, waited for until the client leaves."""
+    """A place among the parallel tokenizations of long texts. Waiting ends if the client leaves."""
 
     def __init__(self, places: threading.Semaphore, cancel: Cancel) -> None:
         self._places = places
@@ -192,8 +193,7 @@ class _Place:
 
     def __enter__(self) -> None:
         while not self._places.acquire(timeout=WAIT):
-            if self._cancel.cancelled:
-                raise Cancelled("the client closed the request")
+            self._cancel.check()
 
     def __exit__(self, *_: object) -> None:
         self._places.release()
@@ -202,8 +202,8 @@ class _Place:
 def _bounded(text: str) -> None:
     if len(text) > MOST:
         raise BadRequest(
-            f"the text has {len(text)} characters, at most {MOST} can be tokenized in one request:"
-            " send it in parts"
+            f"the text has {len(text)} characters; at most {MOST} can be tokenized per request:"
+            f" split the text"
         )
 
 
@@ -218,10 +218,10 @@ def budget(
     counter: TokenCounter,
     cancel: Cancel | None = None,
 ) -> int:
-    """How many tokens the answer may have: what was asked, or what is left of the context.
+    """The maximum length of the answer in tokens: the requested one, or the rest of the context.
 
     A server that refuses long prompts itself, and stops at the end of its context, needs no count.
-    One that would cut the prompt silently gets none that does not fit: raises ContextExceeded."""
+    For one that would silently truncate the prompt, raises ContextExceeded if it is too long."""
     wanted = task.max_tokens
     n_ctx = n_ctx or 4096
     if not caps.truncates:
@@ -236,23 +236,23 @@ def budget(
 
 
 def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None = None) -> None:
-    """Raises ContextExceeded for a prompt that a context of `n_ctx` tokens cannot hold. Only what
-    may be too long by its length in bytes is counted; `counter` knows the count from then on."""
+    """Raises ContextExceeded for a prompt that does not fit a context of `n_ctx` tokens. Counts
+    only if the length in bytes does not decide; `counter` then has the count."""
     if most_tokens(task) >= n_ctx:
         _exact(task, n_ctx, counter, cancel)
 
 
 def most_tokens(task: Task) -> int:
-    """Tokens that a prompt has at most."""
+    """An upper bound of the tokens in a prompt."""
     prompt = task.prompt
     bound = len(prompt.encode()) + BOS if isinstance(prompt, str) else len(prompt)
     if task.suffix is not None:
-        bound += len(task.suffix.encode()) + 4  # the marks of an infill
+        bound += len(task.suffix.encode()) + 4  # the infill marks
     return bound
 
 
 def _exact(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None) -> int:
-    """Tokens of a prompt. Raises ContextExceeded if they leave no room for one more."""
+    """The tokens of a prompt. Raises ContextExceeded if no room is left for another one."""
     count = counter.count(task.prompt, cancel, n_ctx)
     if task.suffix is not None:
         count += counter.count(task.suffix, cancel, n_ctx) + 4

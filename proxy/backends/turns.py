@@ -1,14 +1,14 @@
-"""Whose requests a router with little room is given: the models take turns.
+"""Gives models turns on a router with little room, so that no request waits forever.
 
-llama-server queues requests for models that are not loaded, first come, first served, and evicts a
-model that is idle for them. One that is loaded gets every request at once, so while these overlap
-it is never idle, and who waits for another model waits for ever.
+llama-server queues requests for unloaded models, first come, first served, and evicts an idle model
+for them. A loaded model gets every request immediately, so while its requests overlap it is never
+idle, and requests for other models wait forever.
 
 The rule: when a request has waited for its model for a turn, new requests for one loaded model are
 held back, the one with the fewest under way, until it is idle and evicted. A turn is as long as the
-load of the model that is waited for took, so that at most half of the time goes into loading.
+load of the waiting model took, so that at most half of the time is spent loading.
 
-Pure: the time and the models that are loaded are handed in. Calls come from many threads.
+Pure: the time and the loaded models are parameters. Thread-safe.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from ..locks import brief
+from ..runtime.locks import native_lock
 
 SHORTEST = 2.0  # seconds of a turn
 
 
 class Turns:
-    """Of the requests that go to one router, which has room for `room` models; 0 for any number."""
+    """Turns on a router that has room for `room` models; 0 for any number."""
 
     def __init__(self, room: int = 0) -> None:
         self.room = room
-        self._lock = brief()
+        self._lock = native_lock()
         self._asked: Counter[str] = Counter()  # requests sent to the router
-        self._silent: Counter[str] = Counter()  # those of them that nothing has come of yet
-        self._since: dict[str, float] = {}  # when a model began to owe an answer
+        self._silent: Counter[str] = Counter()  # those of them without a first token
+        self._since: dict[str, float] = {}  # when a model's oldest silent request was sent
 
     def take(self, model: str, present: Collection[str], now: float, turn: float = 0.0) -> bool:
-        """Whether a request may be sent to a model now; `present` are those that take room, `turn`
-        how long a turn is. Once it may, it is under way until `leave`."""
+        """Whether a request for a model may be sent now; if so, it counts as under way until
+        `leave`. `present` are the loaded models, `turn` is the length of a turn in seconds."""
         with self._lock:
             if self._held_back(model, present, now, max(SHORTEST, turn)):
                 return False
@@ -45,20 +45,20 @@ class Turns:
     def _held_back(self, model: str, present: Collection[str], now: float, turn: float) -> bool:
         if not 0 < self.room <= len(present) or model not in present:
             return False
-        # One that was loaded when it was asked may have been evicted before it heard of it.
+        # A model that was loaded when the request was sent may have been evicted meanwhile.
         if not any(now - since >= turn for m, since in self._since.items() if m not in present):
             return False
-        return model == min(present, key=lambda one: (self._asked[one], one))
+        return model == min(present, key=lambda candidate: (self._asked[candidate], candidate))
 
     def answered(self, model: str, now: float) -> None:
-        """A request begins to be answered."""
+        """Record the first token of a request."""
         with self._lock:
             self._heard(model)
             if model in self._since:
                 self._since[model] = now
 
     def leave(self, model: str, answered: bool) -> None:
-        """A request is over."""
+        """Record the end of a request."""
         with self._lock:
             self._asked[model] -= 1
             if not answered:

@@ -1,8 +1,9 @@
-"""Embeddings and rankings from a server.cpp of any age.
+"""Embeddings and rankings from server.cpp of any version.
 
-Today's llama-server takes many texts at once at /v1/embeddings. A 2023 server takes one text a call
-at /embedding, cuts a long one silently, does not normalise, and gives zeros when it was started
-without --embedding; busy, it answers 200 with "slot unavailable". Only llama-server ranks.
+Today's llama-server accepts many texts per call at /v1/embeddings. A 2023 server accepts one text
+per call at /embedding, silently truncates a long one, does not normalize, and returns zeros if it
+was started without --embedding; if busy, it answers 200 with "slot unavailable". Only llama-server
+ranks.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Protocol, TypeVar, runtime_checkable
 import msgspec
 from msgspec import Struct
 
-from ..cancel import Cancel
 from ..core.decoding import LONGEST
 from ..core.vectors import Embedded, Ranked, is_zero
 from ..errors import BackendBusy, BadRequest, GatewayError, Unsupported, UpstreamFault
+from ..runtime.cancel import Cancel
 from ..wire import lenient
 from .cost import check_cost
 from .driver import Capabilities
@@ -27,15 +28,15 @@ Input = str | tuple[int, ...]
 
 @runtime_checkable
 class Embeds(Protocol):
-    """A driver whose server makes embeddings and rankings."""
+    """A driver whose server can make embeddings and rankings."""
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        """At most `at_once(caps)` inputs. Raises Unsupported where the server cannot."""
+        """Embed at most `at_once(caps)` inputs. Raises Unsupported if the server cannot."""
 
     def rerank(
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
     ) -> Ranked:
-        """Raises Unsupported where the server cannot."""
+        """Score the documents. Raises Unsupported if the server cannot."""
 
 
 VECTORS = 4 * LONGEST  # nanoseconds to decode the vectors of one call: 32 of 8192 dimensions
@@ -45,41 +46,41 @@ class Ask(Protocol):
     def __call__(self, path: str, body: object, cancel: Cancel) -> tuple[int, bytes]: ...
 
 
-class Refusal(Protocol):
+class RefusalReader(Protocol):
     def __call__(self, status: int, data: bytes) -> GatewayError: ...
 
 
 def at_once(caps: Capabilities) -> int:
-    """How many inputs one call may have."""
+    """The maximum number of inputs per call."""
     return 32 if caps.queues else 1
 
 
 def embed(
-    ask: Ask, refusal: Refusal, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel
+    ask: Ask, refusal: RefusalReader, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel
 ) -> Embedded:
-    """Raises Unsupported, BadRequest, BackendBusy and what `ask` does. `tokens` is 0 where the
-    server did not tell."""
+    """Embed the inputs. `tokens` is 0 if the server does not report it. Raises Unsupported,
+    BadRequest, BackendBusy and the errors of `ask`."""
     if not caps.queues:
         (text,) = inputs
         vector = _old(ask, refusal, text, cancel)
-        found = Embedded((vector,), 0)
+        embedded = Embedded((vector,), 0)
     else:
         status, data = ask("/v1/embeddings", {"input": list(inputs)}, cancel)
         if status != 200:
             raise _refused(refusal, status, data)
         answer = _decode(data, _NewAnswer)
-        answer.data.sort(key=lambda one: one.index)
-        if [one.index for one in answer.data] != list(range(len(inputs))):
-            raise UpstreamFault("the backend did not give a vector for each input")
-        found = Embedded(tuple(one.embedding for one in answer.data), answer.usage.prompt_tokens)
-    if any(not v or is_zero(v) for v in found.vectors):
-        raise Unsupported(
-            "the backend gives empty embeddings: it must be started with its embedding flag"
+        answer.data.sort(key=lambda item: item.index)
+        if [item.index for item in answer.data] != list(range(len(inputs))):
+            raise UpstreamFault("the backend did not return one embedding per input")
+        embedded = Embedded(
+            tuple(item.embedding for item in answer.data), answer.usage.prompt_tokens
         )
-    return found
+    if any(not v or is_zero(v) for v in embedded.vectors):
+        raise Unsupported("the backend returned empty embeddings: start it with its embedding flag")
+    return embedded
 
 
-def _old(ask: Ask, refusal: Refusal, text: Input, cancel: Cancel) -> list[float]:
+def _old(ask: Ask, refusal: RefusalReader, text: Input, cancel: Cancel) -> list[float]:
     status, data = ask("/embedding", {"content": text}, cancel)
     if status != 200:
         raise _refused(refusal, status, data)
@@ -90,31 +91,33 @@ def _old(ask: Ask, refusal: Refusal, text: Input, cancel: Cancel) -> list[float]
 
 def rerank(
     ask: Ask,
-    refusal: Refusal,
+    refusal: RefusalReader,
     query: str,
     documents: Sequence[str],
     caps: Capabilities,
     cancel: Cancel,
 ) -> Ranked:
-    """Raises Unsupported, BadRequest and what `ask` does."""
+    """Score the documents. Raises Unsupported, BadRequest and the errors of `ask`."""
     if not caps.queues:
-        raise Unsupported(f"a server.cpp of {caps.dialect} cannot rank")
+        raise Unsupported(
+            f"reranking is not supported by this backend (server.cpp, {caps.dialect})"
+        )
     body = {"query": query, "documents": documents}
     status, data = ask("/v1/rerank", body, cancel)
     if status != 200:
         raise _refused(refusal, status, data)
     answer = _decode(data, _Ranking)
-    scores = {one.index: one.relevance_score for one in answer.results}
+    scores = {score.index: score.relevance_score for score in answer.results}
     if set(scores) != set(range(len(documents))):
-        raise UpstreamFault("the backend did not give a score for each document")
+        raise UpstreamFault("the backend did not return one score per document")
     return Ranked(tuple(scores[i] for i in range(len(documents))), answer.usage.prompt_tokens)
 
 
-def _refused(refusal: Refusal, status: int, data: bytes) -> GatewayError:
+def _refused(refusal: RefusalReader, status: int, data: bytes) -> GatewayError:
     if b"too large to process" in data:
-        return BadRequest("an input is longer than the backend can embed at once", param="input")
+        return BadRequest("an input exceeds the backend's maximum embedding length", param="input")
     if b"Pooling type 'none'" in data:
-        return Unsupported("the backend must be started with a --pooling type other than none")
+        return Unsupported("start the backend with a --pooling type other than none")
     return refusal(status, data)
 
 
@@ -127,7 +130,7 @@ def _decode(data: bytes, kind: type[T]) -> T:
     try:
         return lenient.decode(data, kind)
     except lenient.WireFault:
-        raise UpstreamFault("the backend's answer is garbled") from None
+        raise UpstreamFault("the backend returned an invalid response") from None
 
 
 class _OldAnswer(Struct):

@@ -1,9 +1,9 @@
-"""How many tokens a model's vocabulary has: an id outside of it ends an old server.
+"""The size of a model's vocabulary: a token id outside of it crashes an old server.
 
-A new server says so in /v1/models. An old one says it by the way: of a `logit_bias` it repeats the
-pairs whose ids exist, in the settings at the end of an answer. Two answers to an empty prompt give
-the exact number, also where the last ids are control tokens, which /detokenize cannot show. They
-are asked for when the first ids come, and remembered until the backend is probed again.
+A new server reports it in /v1/models. An old one reveals it: in the settings at the end of an
+answer, it repeats those pairs of `logit_bias` whose ids exist. Two answers to an empty prompt give
+the exact number, even if the last ids are control tokens, which /detokenize cannot show. They are
+requested when the first ids come, and cached until the backend is probed again.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ..errors import BackendBusy, BadRequest, Unsupported
 from .driver import Capabilities, Driver
 
 STEP = 1024
-MOST = STEP * STEP  # ids: no vocabulary is larger
+MOST = STEP * STEP  # ids; larger than any vocabulary
 
 Existing = Callable[[Sequence[int]], set[int]]
 
 
 @runtime_checkable
 class CountsVocabulary(Protocol):
-    """A driver whose backend must be asked how many token ids there are."""
+    """A driver whose backend reveals the size of its vocabulary on request."""
 
     def n_vocab(self) -> int:
-        """The number of token ids, 0 where the backend does not tell. What its slots hold stays as
-        it is. Raises BackendBusy where no slot is free."""
+        """The number of token ids, 0 if the backend does not reveal it. Leaves the slots' content.
+        Raises BackendBusy if no slot is free."""
 
 
 class Vocabulary:
@@ -39,7 +39,7 @@ class Vocabulary:
         self._size = 0
 
     def size(self, caps: Capabilities) -> int:
-        """The number of token ids, 0 where nobody knows. Raises as `CountsVocabulary` does."""
+        """The number of token ids, 0 if unknown. Raises like `CountsVocabulary`."""
         if caps.n_vocab or caps.queues or not isinstance(self._driver, CountsVocabulary):
             return caps.n_vocab
         with self._lock:
@@ -48,12 +48,12 @@ class Vocabulary:
             return self._size
 
     def clear(self) -> None:
-        """Forget: another model may be behind the backend now."""
+        """Forget the size, because the backend may have another model now."""
         self._size = 0
 
     def check(self, ids: Collection[int], caps: Capabilities, param: str) -> None:
-        """Raises BadRequest for an id outside of the vocabulary, Unsupported where an old backend
-        does not tell how many there are, and what `size` does."""
+        """Raises BadRequest for an id outside of the vocabulary, Unsupported if the size of an old
+        backend's vocabulary is unknown, and the errors of `size`."""
         if not ids:
             return
         size = self.size(caps)
@@ -61,13 +61,13 @@ class Vocabulary:
             within(ids, size, param)
         elif not caps.queues and isinstance(self._driver, CountsVocabulary):
             raise Unsupported(
-                "the backend of this model does not tell its vocabulary, so it gets no token ids:"
-                " send text",
+                "this model's backend does not report its vocabulary, so token ids cannot be"
+                " checked: send text",
                 param=param,
             )
 
     def check_harmless(self, ids: Collection[int], caps: Capabilities, param: str) -> None:
-        """As `check`, for a use that survives a wrong id: passed where nobody can tell now."""
+        """Like `check`, for a use that survives a wrong id: passes if the size is unknown."""
         try:
             self.check(ids, caps, param)
         except (BackendBusy, Unsupported):
@@ -75,21 +75,21 @@ class Vocabulary:
 
 
 def within(ids: Iterable[int], size: int, param: str) -> None:
-    """Raises BadRequest naming the first id that is none of the `size` ids there are."""
-    wrong = next((one for one in ids if not 0 <= one < size), None)
+    """Raises BadRequest for the first id outside of a vocabulary of `size` ids."""
+    wrong = next((token for token in ids if not 0 <= token < size), None)
     if wrong is not None:
         raise BadRequest(
-            f"{param} holds the token id {wrong}: the ids of this model are 0 to {size - 1}",
+            f"{param} contains the token id {wrong}: this model's ids are 0 to {size - 1}",
             param=param,
         )
 
 
 def counted(existing: Existing) -> int:
-    """The number of ids, of which `existing` tells those that are ids among some; 0 where it is not
-    to be believed. Raises what that does."""
+    """The number of ids. `existing` returns those ids of a collection that exist, and may raise. 0
+    if its answers are not plausible."""
     coarse = existing(range(0, MOST, STEP)).intersection(range(0, MOST, STEP))
     if not coarse or MOST - STEP in coarse:
-        return 0  # one that repeats whatever it is given tells nothing
+        return 0  # a server that repeats every id reveals nothing
     top = max(coarse)
     return (
         max(existing(range(top, top + STEP)).intersection(range(top, top + STEP)), default=-1) + 1

@@ -1,1 +1,1 @@
-"""The canonical values in the middle: what a request asks, and what happens to it."""
+"""Canonical values shared by all rooms: requests, tasks and events."""

@@ -1,9 +1,9 @@
-"""What decoding JSON costs at most, estimated before it is decoded.
+"""Estimates the cost of decoding JSON before it is decoded.
 
-msgspec decodes in one call, and no other thread of the interpreter runs meanwhile: a body of 32 MB
-can hold up every stream for ten seconds. The time depends on what is outside the strings, and on
-escapes, more than on bytes. So the estimate counts these. It goes through the text in pieces:
-in a thread, others get their turn between two of them.
+msgspec decodes in one call, during which no other thread of the interpreter runs: a body of 32 MB
+can block every stream for ten seconds. The time depends less on the number of bytes than on what is
+outside the strings, and on escapes, so the estimate counts these. It works in pieces: in a thread,
+other threads run between them.
 
 The weights are nanoseconds of msgspec 0.20 on a slow core, each the worst that was measured.
 """
@@ -16,18 +16,18 @@ from typing import Any
 import msgspec
 
 PIECE = 64 << 10  # bytes
-SHORT = 64 << 10  # bytes that hold nobody up for long, whatever they are
-LONGEST = 50_000_000  # nanoseconds that a text may take to decode
+SHORT = 64 << 10  # bytes that never block for long, whatever they are
+LONGEST = 50_000_000  # nanoseconds that decoding a text may take
 
-VALUE = 35  # a number of 16 digits, or whatever a comma sets apart
+VALUE = 35  # a number of 16 digits, or any other value between commas
 STRING = 140
-NAME = 110  # of a field, beyond the string that it is
+NAME = 110  # of a field, in addition to its string
 CONTAINER = 180
 ESCAPE = 6  # as in \n
-CODE = 12  # as in \u1234, beyond an escape
+CODE = 12  # as in \u1234, in addition to an escape
 BYTE = 1.4  # outside the strings
-WIDE = 3  # a byte of text that is not ASCII; later work on such a text takes as long again
-DIGIT = 25  # of a number that has more than 16
+WIDE = 3  # a byte of non-ASCII text; later work on such a text takes as long again
+DIGIT = 25  # each digit of a number beyond 16
 EXPONENT = 1_100
 LARGE_EXPONENT = 10_000  # of three digits, as in 1.5e300
 
@@ -42,10 +42,10 @@ def is_dear(data: bytes, most: int = LONGEST) -> bool:
 
 
 def decoding_cost(data: bytes, most: int) -> int:
-    """The nanoseconds at most; the count ends where it is more than `most`."""
+    """The maximum cost in nanoseconds. Counting ends once it exceeds `most`."""
     cost = 0
     rest = b""  # a backslash at the end of a piece
-    text = False  # whether a piece begins in a string
+    text = False  # whether a piece begins within a string
     for at in range(0, len(data), PIECE):
         piece = rest + data[at : at + PIECE]
         escapes = piece.count(b"\\")
@@ -71,7 +71,7 @@ def decoding_cost(data: bytes, most: int) -> int:
 
 
 def _outside(marks: bytes) -> int:
-    """The cost of what is outside the strings."""
+    """The cost of the parts outside of strings."""
     cost = VALUE * marks.count(b",") + CONTAINER * (marks.count(b"{") + marks.count(b"["))
     cost += NAME * marks.count(b":")
     words = marks.translate(_COMMAS).split(b",")
@@ -83,7 +83,7 @@ def _outside(marks: bytes) -> int:
 
 
 class Decoding:
-    """Decodes JSON texts that came in one request or answer: all together may take `most`
+    """Decodes the JSON texts of one request or answer, which together may take `most`
     nanoseconds."""
 
     __slots__ = ("_left", "_size")
@@ -93,7 +93,7 @@ class Decoding:
         self._size = 0
 
     def __call__(self, text: str | bytes) -> Any:
-        """Raises ValueError where it is no JSON, is nested too deeply, or takes too long."""
+        """Raises ValueError if it is not JSON, is nested too deeply, or takes too long."""
         data = text.encode("utf-8", "replace") if isinstance(text, str) else text
         self._size += len(data)
         if self._size > SHORT:
@@ -107,5 +107,5 @@ class Decoding:
 
 
 def decoded(text: str | bytes) -> Any:
-    """A JSON text's value. Raises ValueError as `Decoding` does."""
+    """The value of a JSON text. Raises ValueError like `Decoding`."""
     return Decoding()(text)

@@ -1,10 +1,11 @@
-"""What happens while a completion is made: the one vocabulary between drivers and encoders.
+"""The events of a completion: the common vocabulary of drivers and encoders.
 
     Started (TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress | TokenDetail)*
     (Finished | Failed)
 
-A stream is an iterator of batches, lists of events: all that one read of the upstream's socket
-brought. Every stage works on a batch at a time, so what came together leaves in one write.
+A stream is an iterator of batches, which are lists of events: those of one read of the upstream
+socket. Every stage works on a batch at a time, so that events that came together leave in one
+write.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 class Alternative(Struct, frozen=True):
     """A token that could have been chosen. `logprob` is a natural logarithm; `id` is the token's
-    number in the vocabulary, -1 where the backend does not name it."""
+    number in the vocabulary, -1 if the backend does not report it."""
 
     token: str
     logprob: float
@@ -30,8 +31,8 @@ class Alternative(Struct, frozen=True):
 
 
 class TokenLogprob(Struct, frozen=True):
-    """A chosen token with its logarithmic probability, its bytes, the runners-up, and its id (-1
-    where the backend does not name it)."""
+    """A chosen token with its logprob, its bytes, its alternatives, and its id (-1 if the backend
+    does not report it)."""
 
     token: str
     logprob: float
@@ -41,8 +42,8 @@ class TokenLogprob(Struct, frozen=True):
 
 
 class Started(Struct, frozen=True):
-    """The backend took the request. `slot` is -1 while it has not said which; `prompt` is the
-    prompt's size in tokens, 0 while it has not said."""
+    """The backend accepted the request. `slot` is -1 until it reports its number; `prompt` is the
+    prompt's size in tokens, 0 until it is reported."""
 
     backend: str = ""
     slot: int = -1
@@ -50,8 +51,8 @@ class Started(Struct, frozen=True):
 
 
 class TextDelta(Struct, frozen=True):
-    """Text of the answer; never a part of a character. It came in so many `pieces`, which are
-    tokens: what one read brought is one delta, unless each token has logprobs of its own."""
+    """Text of the answer, never part of a character. `pieces` is the number of tokens in it: the
+    text of one read is one delta, unless each token has logprobs of its own."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -59,13 +60,14 @@ class TextDelta(Struct, frozen=True):
 
 
 class ReasoningDelta(Struct, frozen=True):
-    """Text the model thinks, apart from its answer."""
+    """The model's reasoning, which is not part of its answer."""
 
     text: str
 
 
 class ToolCallDelta(Struct, frozen=True):
-    """A piece of a call: the first of an index has id and name, the rest add to `arguments`."""
+    """A piece of a tool call. The first one of an index has id and name; the others extend
+    `arguments`."""
 
     index: int
     id: str = ""
@@ -73,8 +75,8 @@ class ToolCallDelta(Struct, frozen=True):
     arguments: str = ""
 
 
-class Found(Struct, frozen=True):
-    """A result of a search. `number` is the one the text names in brackets; a file has an id and a
+class Found(Struct, frozen=True, kw_only=True):
+    """A search result. `number` is how the text refers to it in brackets; a file has an id and a
     `score` from 0 to 1, a page its `url`."""
 
     number: int
@@ -86,8 +88,8 @@ class Found(Struct, frozen=True):
 
 
 class Searched(Struct, frozen=True):
-    """A search the gateway makes for the model, told when it begins and again, with what it
-    `found`, when it is `over`; `failed`: it could not be made."""
+    """A search that the gateway runs for the model: one event when it begins, and another, with
+    the results `found`, when it is `over`. `failed`: the search failed."""
 
     kind: Literal["file", "web"]
     query: str
@@ -97,8 +99,8 @@ class Searched(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """Prompt evaluation so far, in tokens, and the milliseconds it took; `timings` only where the
-    request wants them."""
+    """Progress of the prompt's evaluation in tokens, and the milliseconds so far; `timings` only if
+    requested."""
 
     total: int
     cached: int
@@ -108,17 +110,17 @@ class Progress(Struct, frozen=True):
 
 
 class TokenDetail(Struct, frozen=True):
-    """What the backend reports of the token before this event, for requests whose `report` wants
-    it: the timings up to there, and the ids of the tokens."""
+    """What the backend reports about the token before this event, if the request's `report` asks
+    for it: the timings so far, and the token ids."""
 
     timings: Timings | None = None
     tokens: tuple[int, ...] = ()
 
 
-class Finished(Struct, frozen=True):
-    """The answer is whole, or was cut by a limit (`reason` length). `settings` and `prompt` are
-    what the backend used, for requests whose `report` wants them. A prompt is token ids where the
-    backend cannot write them as text."""
+class Finished(Struct, frozen=True, kw_only=True):
+    """The answer is complete, or was cut by a limit (`reason` length). `settings` and `prompt` are
+    those the backend used, if the request's `report` asks for them. A prompt is token ids if the
+    backend cannot write it as text."""
 
     reason: FinishReason
     usage: Usage
@@ -131,7 +133,7 @@ class Finished(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """The stream broke after it began. `error` is the exception, to be said in the dialect."""
+    """The stream broke after it began. `error` is the exception, which the dialect formats."""
 
     error: Exception
 

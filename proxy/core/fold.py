@@ -1,4 +1,4 @@
-"""A whole answer is the fold of its event stream; there is no second code path for it."""
+"""Folds an event stream into a whole answer; there is no second code path for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .events import (
 from .request import ToolCall
 
 
-class Completion(Struct, frozen=True):
+class Completion(Struct, frozen=True, kw_only=True):
     """One finished choice."""
 
     index: int
@@ -70,16 +70,16 @@ class Fold:
                 raise event.error
 
     def result(self) -> Completion:
-        assert self.finished is not None, "the stream was not over"
+        assert self.finished is not None, "the stream is not finished"
         return Completion(
-            self.index,
-            "".join(self.text),
-            "".join(self.reasoning),
-            tuple(map(self._call, sorted(self.heads))) if self.heads else (),
-            tuple(self.logprobs),
-            self.finished,
-            tuple(self.searches),
-            tuple(self.tokens),
+            index=self.index,
+            text="".join(self.text),
+            reasoning="".join(self.reasoning),
+            tool_calls=tuple(map(self._call, sorted(self.heads))) if self.heads else (),
+            logprobs=tuple(self.logprobs),
+            finished=self.finished,
+            searches=tuple(self.searches),
+            tokens=tuple(self.tokens),
         )
 
     def _call(self, index: int) -> ToolCall:
@@ -91,8 +91,8 @@ def fold(batches: Iterable[tuple[int, Batch]]) -> list[Completion]:
     """All choices of a stream of (choice, batch), in order of their index."""
     folds: dict[int, Fold] = {}
     for choice, batch in batches:
-        one = folds.get(choice)
-        if one is None:
-            one = folds[choice] = Fold(choice)
-        one.add(batch)
+        folded = folds.get(choice)
+        if folded is None:
+            folded = folds[choice] = Fold(choice)
+        folded.add(batch)
     return [folds[i].result() for i in sorted(folds)]

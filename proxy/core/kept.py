@@ -1,4 +1,4 @@
-"""A cache bounded in bytes, with digests as its keys: no text of a stranger stays in it."""
+"""A cache bounded in bytes, with digests as keys, so that it holds no client's text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
-    """Values that were used last, `most` bytes of them. Each says how large it is; one that would
-    take more than an eighth of all the room is not kept."""
+class BoundedCache(Generic[T]):
+    """The most recently used values, at most `most` bytes of them. `put` gets the size of each; a
+    value larger than an eighth of the cache is not kept."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -20,12 +20,12 @@ class Kept(Generic[T]):
         self.size = 0
 
     def get(self, key: bytes) -> T | None:
-        found = self._values.get(key)
-        if found is None:
+        entry = self._values.get(key)
+        if entry is None:
             return None
-        with contextlib.suppress(KeyError):  # another thread has dropped it meanwhile
+        with contextlib.suppress(KeyError):  # another thread may have dropped it
             self._values.move_to_end(key)
-        return found[0]
+        return entry[0]
 
     def put(self, key: bytes, value: T, size: int) -> None:
         if size > self._most >> 3:
@@ -39,5 +39,5 @@ class Kept(Generic[T]):
 
 
 def digest(data: bytes) -> bytes:
-    """The key of a text, of 16 bytes."""
+    """The key for a text: 16 bytes."""
     return blake2b(data, digest_size=16).digest()

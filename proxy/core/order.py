@@ -1,4 +1,4 @@
-"""The order of events, checked once, in the middle, so that no encoder has to.
+"""Checks the order of events once, between drivers and encoders, so that no encoder has to.
 
 Started (TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress | TokenDetail)*
 (Finished | Failed)
@@ -12,11 +12,11 @@ LAST = frozenset({Finished, Failed})
 
 
 class OrderError(AssertionError):
-    """A driver or filter broke the grammar of events: a defect of ours, not of a client."""
+    """A driver or stage broke the order of events, which is a defect in slotproxy."""
 
 
 class Order:
-    """Of one stream. `flows`: it has begun and is not over, so any delta may come next."""
+    """Checks one stream. `flows`: it has begun and not ended, so any delta may follow."""
 
     __slots__ = ("_ended", "flows")
 
@@ -24,7 +24,7 @@ class Order:
         self._ended = self.flows = False
 
     def see(self, batch: Batch) -> None:
-        """Raises OrderError at the first event out of place."""
+        """Raises OrderError at the first event out of order."""
         flows = self.flows
         for kind in map(type, batch):
             if flows and kind is not Started:
@@ -39,6 +39,6 @@ class Order:
         self.flows = flows
 
     def end(self) -> None:
-        """Raises OrderError where the stream had no terminal event."""
+        """Raises OrderError if the stream had no terminal event."""
         if not self._ended:
             raise OrderError("the stream ended without Finished or Failed")

@@ -1,7 +1,7 @@
-"""What a client asked, in one form for every dialect.
+"""A client's request, in one form for all dialects.
 
-A dialect's `parse` makes these values and nothing after it sees the client's dict again. They are
-frozen and compared by content. What is not understood but may matter to a backend travels in
+A dialect's `parse` creates these values; nothing after it sees the client's JSON again. They are
+frozen and compared by content. Unknown fields that a backend may understand are in
 `CompletionRequest.extra`.
 """
 
@@ -15,10 +15,10 @@ from msgspec import Struct
 Role = Literal["system", "user", "assistant", "tool"]
 
 
-class Media(Struct, frozen=True):
-    """A part that is no text: `kind` image or audio; `url` a data: or http(s): URL; for audio
-    `format` (wav, mp3) and base64 in `data`. `at` is how much of the message's content, in
-    characters, stands before it."""
+class Media(Struct, frozen=True, kw_only=True):
+    """An image or sound in a message: `kind` is image or audio; `url` a data: or http(s): URL; for
+    audio, `format` (wav, mp3) and base64 in `data`. `at` is its position in the message's content,
+    in characters."""
 
     kind: Literal["image", "audio"]
     url: str = ""
@@ -29,15 +29,15 @@ class Media(Struct, frozen=True):
 
 
 class ToolCall(Struct, frozen=True):
-    """`arguments` is JSON text, as the model wrote it."""
+    """A call by the model. `arguments` is JSON text, as the model wrote it."""
 
     id: str
     name: str
     arguments: str
 
 
-class Message(Struct, frozen=True):
-    """One turn. `content` is all its text; `media` are the parts besides, in order."""
+class Message(Struct, frozen=True, kw_only=True):
+    """One turn. `content` is all its text; `media` are its images and sounds, in order."""
 
     role: Role
     content: str = ""
@@ -49,7 +49,7 @@ class Message(Struct, frozen=True):
 
     @property
     def characters(self) -> int:
-        """Characters of its text and of its calls' arguments."""
+        """The number of characters in its text and its calls' arguments."""
         return len(self.content) + sum(len(call.arguments) for call in self.tool_calls)
 
 
@@ -63,14 +63,14 @@ class Tool(Struct, frozen=True):
 
 
 class ToolChoice(Struct, frozen=True):
-    """`mode` auto, none, required, or named (then `name`)."""
+    """`mode` is auto, none, required, or named (then with `name`)."""
 
     mode: Literal["auto", "none", "required", "named"] = "auto"
     name: str = ""
 
 
 class OutputFormat(Struct, frozen=True):
-    """What the answer must be: text, any JSON object, or JSON of a schema."""
+    """The required format of the answer: text, any JSON object, or JSON matching a schema."""
 
     kind: Literal["text", "json_object", "json_schema"] = "text"
     schema: Mapping[str, Any] | None = None
@@ -79,9 +79,9 @@ class OutputFormat(Struct, frozen=True):
 
 
 class Search(Struct, frozen=True):
-    """A search that the gateway makes by itself where the model calls for it: in the files of these
-    vector `stores` (those whose attributes are `wanted`, of a score of at least `threshold`), or on
-    the web. `count` is how many results."""
+    """A search that the gateway runs when the model calls it: in the files of these vector `stores`
+    (those whose attributes match `wanted`, with a score of at least `threshold`), or on the web.
+    `count` is the number of results."""
 
     kind: Literal["file", "web"]
     stores: tuple[str, ...] = ()
@@ -91,16 +91,16 @@ class Search(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The name the model calls it by."""
+        """The name of the function that the model calls."""
         return f"{self.kind}_search"
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What a client wants to know besides the answer, as llama-server's clients ask for it.
+    """Additional information that a client requests, in the way of llama-server's clients.
 
     `progress` of the prompt's evaluation; `timings` and `tokens` (their ids) of each piece of a
-    stream; at the end the `settings` the backend used, with the prompt as it saw it. `sampled`:
-    probabilities are those after the samplers. A backend that cannot tell leaves it out.
+    stream; at the end, the `settings` that the backend used, with its prompt. `sampled`: report
+    probabilities after the samplers. A backend that cannot report a value omits it.
     """
 
     progress: bool = False
@@ -111,7 +111,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
     @property
     def by_token(self) -> bool:
-        """Whether something is reported of each token."""
+        """Whether something is reported for each token."""
         return self.timings or self.tokens
 
 
@@ -121,11 +121,11 @@ NO_REPORT = Report()
 class CompletionRequest(Struct, frozen=True, kw_only=True):
     """One request for one or more completions.
 
-    Either `messages` (a chat, rendered by a template) or `prompts` (texts, token ids, or a row of
-    both, as they are). `sampling` holds only names and types checked by `core.sampling`.
-    `max_tokens` None means what is left of the context. `logprobs` is the number of alternatives
-    wanted, None for none. `reasoning_format` says where thoughts go, "" as the settings say.
-    `warnings` tell what a dialect left out; they become headers.
+    Either `messages` (a chat, rendered by a template) or `prompts` (texts, token ids, or a mix of
+    both, unchanged). `sampling` only holds fields checked by `core.sampling`. `max_tokens` None
+    means the rest of the context. `logprobs` is the number of alternatives, None for none.
+    `reasoning_format` says where reasoning goes, "" for the setting. `warnings` name what a dialect
+    ignored; they become headers.
     """
 
     model: str = ""
@@ -161,5 +161,5 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
 
     @property
     def choices(self) -> int:
-        """How many answers are wanted."""
+        """The number of answers requested."""
         return self.n * (len(self.prompts) or 1)

@@ -1,4 +1,4 @@
-"""Counts and times of one completion."""
+"""Token counts and times of a completion."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from msgspec import Struct
 
 
 class Usage(Struct, frozen=True):
-    """Tokens. `cached` are those of the prompt that were not evaluated again. `continued` is how
-    often the answer went on on another backend, where the first one died."""
+    """Token counts. `cached` prompt tokens were not evaluated again. `continued` is how often the
+    answer was resumed on another backend after a failure."""
 
     prompt: int = 0
     completion: int = 0
@@ -29,9 +29,9 @@ class Usage(Struct, frozen=True):
         )
 
 
-class Timings(Struct, frozen=True):
-    """llama.cpp's own: token counts and milliseconds of evaluation, as the backend told them;
-    `draft_n` and `draft_n_accepted` count the tokens of speculative decoding."""
+class Timings(Struct, frozen=True, kw_only=True):
+    """llama.cpp's timings: token counts and milliseconds of evaluation, as the backend reported
+    them; `draft_n` and `draft_n_accepted` count the tokens of speculative decoding."""
 
     cache_n: int = 0
     prompt_n: int = 0
@@ -43,13 +43,13 @@ class Timings(Struct, frozen=True):
 
 
 def generation_pace(times: Timings) -> tuple[float, float]:
-    """The pace of writing. The first token comes with the end of the prompt's evaluation, so n
-    tokens take n - 1 steps."""
+    """The pace of generation, like `pace`. The first token comes with the end of the prompt's
+    evaluation, so n tokens take n - 1 steps."""
     return pace(times.predicted_n - 1, times.predicted_ms)
 
 
 def pace(tokens: int, ms: float) -> tuple[float, float]:
-    """Milliseconds a token, and tokens a second; 0 where that cannot be told."""
+    """Milliseconds per token, and tokens per second; 0 if unknown."""
     if tokens <= 0:
         return 0.0, 0.0
     return ms / tokens, 1000.0 * tokens / ms if ms > 0 else 0.0

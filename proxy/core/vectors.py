@@ -1,4 +1,4 @@
-"""Embedding vectors and rankings: plain numbers, and the little arithmetic they need."""
+"""Embedding vectors and rankings: plain numbers with a little arithmetic."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ Vector = Sequence[float]
 
 
 class Embedded(Struct, frozen=True):
-    """A vector for each input, in their order; `tokens` counts those of all inputs."""
+    """A vector for each input, in order; `tokens` is the total number of input tokens."""
 
     vectors: tuple[Vector, ...]
     tokens: int
 
 
 class Ranked(Struct, frozen=True):
-    """A score for each document, in their order: higher is nearer to the query."""
+    """A score for each document, in order; a higher one is closer to the query."""
 
     scores: tuple[float, ...]
     tokens: int
 
 
 def is_zero(vector: Vector) -> bool:
-    """What a server gives that was started without its embedding flag."""
+    """Whether all components are 0, as from a server started without its embedding flag."""
     return not any(vector)
 
 
 def normalised(vector: Vector) -> list[float]:
-    """The vector with length 1; one of zeros stays as it is."""
+    """The vector scaled to length 1; a zero vector is unchanged."""
     length = math.sqrt(math.fsum(x * x for x in vector))
     return [x / length for x in vector] if length else list(vector)

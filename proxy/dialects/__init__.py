@@ -1,1 +1,1 @@
-"""One module per public API: parse a body, encode events, write a reply and an error; all pure."""
+"""The public APIs, one module or package each: parsers, encoders, replies and errors. Pure."""

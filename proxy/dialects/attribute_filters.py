@@ -1,7 +1,7 @@
-"""Filters of a search in OpenAI's vector stores: comparisons of attributes, joined by and/or.
+"""Attribute filters of vector store searches: comparisons, joined by `and` and `or`.
 
-Read once into plain values, and asked of each file's attributes. A file without the attribute is
-not equal to anything, and neither more nor less. The source is OpenAI's API reference. Pure.
+A file without the attribute equals nothing, and is neither greater nor less. The format is defined
+in OpenAI's API reference. Pure.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..core.invalid import Invalid
+from ..errors import InvalidParameter
 from .fields import entry, items, text
 
 Attributes = Mapping[str, str | float | bool]
 Filter = Callable[[Attributes], bool]
 
 DEEPEST = 8
-MOST = 64  # comparisons joined by one and/or
+MOST = 64  # comparisons in one and/or
 _ORDERED: dict[str, Callable[[Any, Any], bool]] = {
     "gt": operator.gt,
     "gte": operator.ge,
@@ -27,48 +27,51 @@ _ORDERED: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def parse(value: Any, at: str = "filters", depth: int = 1) -> Filter | None:
-    """None where nothing is filtered. Raises Invalid naming the place."""
+    """Parses a filter; None if `value` is null. Raises InvalidParameter with the path of the bad
+    part."""
     if value is None:
         return None
     if depth > DEEPEST:
-        raise Invalid(at, "is nested too deeply")
+        raise InvalidParameter(at, "is nested too deeply")
     body = entry(value, at)
     kind = text(body, "type", at=f"{at}.")
     if kind in ("and", "or"):
         parts = items(body, "filters", at=f"{at}.")
         if not 0 < len(parts) <= MOST:
-            raise Invalid(f"{at}.filters", f"must hold 1 to {MOST} filters")
-        found = []
+            raise InvalidParameter(f"{at}.filters", f"must contain 1 to {MOST} filters")
+        filters = []
         for i, part in enumerate(parts):
-            one = parse(part, f"{at}.filters[{i}]", depth + 1)
-            if one is None:
-                raise Invalid(f"{at}.filters[{i}]", "must be an object")
-            found.append(one)
+            parsed = parse(part, f"{at}.filters[{i}]", depth + 1)
+            if parsed is None:
+                raise InvalidParameter(f"{at}.filters[{i}]", "must be an object")
+            filters.append(parsed)
         join = all if kind == "and" else any
-        return lambda attributes: join(one(attributes) for one in found)
+        return lambda attributes: join(matches(attributes) for matches in filters)
     return _comparison(kind, text(body, "key", at=f"{at}."), body.get("value"), at)
 
 
 def _comparison(kind: str, key: str, value: Any, at: str) -> Filter:
     if not key:
-        raise Invalid(f"{at}.key", "is missing")
+        raise InvalidParameter(f"{at}.key", "is missing")
     if kind in ("in", "nin"):
         if not isinstance(value, list) or not all(_plain(one) for one in value):
-            raise Invalid(f"{at}.value", "must be a list of strings, numbers or booleans")
+            raise InvalidParameter(f"{at}.value", "must be a list of strings, numbers or booleans")
         wanted, among = list(value), kind == "in"
         return lambda has: any(_same(has.get(key), one) for one in wanted) is among
     if not _plain(value):
-        raise Invalid(f"{at}.value", "must be a string, a number or a boolean")
+        raise InvalidParameter(f"{at}.value", "must be a string, a number or a boolean")
     if kind in ("eq", "ne"):
         equal = kind == "eq"
         return lambda has: _same(has.get(key), value) is equal
     if kind not in _ORDERED:
-        raise Invalid(f"{at}.type", "must be one of eq, ne, gt, gte, lt, lte, in, nin, and, or")
+        raise InvalidParameter(
+            f"{at}.type", "must be one of eq, ne, gt, gte, lt, lte, in, nin, and, or"
+        )
     compare = _ORDERED[kind]
 
     def ordered(has: Attributes) -> bool:
-        mine = has.get(key)
-        return mine is not None and _kind(mine) is _kind(value) and compare(mine, value)
+        actual = has.get(key)
+        return actual is not None and _kind(actual) is _kind(value) and compare(actual, value)
 
     return ordered
 
@@ -78,9 +81,9 @@ def _plain(value: Any) -> bool:
 
 
 def _kind(value: Any) -> type:
-    """1 and 1.0 are of a kind, 1 and true are not."""
+    """The type to compare by: 1 and 1.0 have the same type, 1 and true do not."""
     return float if type(value) is int else type(value)
 
 
-def _same(mine: Any, value: Any) -> bool:
-    return _kind(mine) is _kind(value) and bool(mine == value)
+def _same(actual: Any, value: Any) -> bool:
+    return _kind(actual) is _kind(value) and bool(actual == value)

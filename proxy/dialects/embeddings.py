@@ -1,4 +1,4 @@
-"""OpenAI embeddings: POST /v1/embeddings; and the GLM API's and Ollama's forms of the same."""
+"""Embeddings in the formats of OpenAI (POST /v1/embeddings), the GLM API and Ollama."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..core.invalid import Invalid
 from ..core.vectors import Embedded, Vector, normalised
-from ..errors import Unsupported
+from ..errors import InvalidParameter, Unsupported
 from .fields import Body, integer, text
 from .openai_completions import prompts
 
@@ -20,8 +19,8 @@ MAX_INPUTS = 2048
 
 
 class EmbeddingRequest(Struct, frozen=True):
-    """What is asked. `dimensions` 0: as many as the model has. `base64`: vectors as the base64 of
-    their little-endian 32-bit floats."""
+    """A parsed request. `dimensions` is 0 for the model's own number. `base64` returns each vector
+    as the base64 of its little-endian 32-bit floats."""
 
     model: str
     inputs: tuple[str | tuple[int, ...], ...]
@@ -30,10 +29,10 @@ class EmbeddingRequest(Struct, frozen=True):
 
 
 def parse(body: Body) -> EmbeddingRequest:
-    """Raises Invalid naming the field."""
+    """Raises InvalidParameter naming the field."""
     form = text(body, "encoding_format", "float")
     if form not in ("float", "base64"):
-        raise Invalid("encoding_format", "must be float or base64")
+        raise InvalidParameter("encoding_format", "must be float or base64")
     return EmbeddingRequest(
         text(body, "model"),
         _inputs(body.get("input"), "input"),
@@ -43,7 +42,7 @@ def parse(body: Body) -> EmbeddingRequest:
 
 
 def parse_ollama(body: Body) -> EmbeddingRequest:
-    """Ollama's /api/embed: `input` a text or several. Raises Invalid."""
+    """Parses Ollama's /api/embed, where `input` is a string or a list. Raises InvalidParameter."""
     return EmbeddingRequest(
         text(body, "model").removesuffix(":latest"),
         _inputs(body.get("input"), "input"),
@@ -52,8 +51,8 @@ def parse_ollama(body: Body) -> EmbeddingRequest:
 
 
 def parse_prompt(body: Body) -> EmbeddingRequest:
-    """`prompt` a text or several: the GLM API's /embedding, and Ollama's older /api/embeddings.
-    Raises Invalid."""
+    """Parses the GLM API's /embedding and Ollama's older /api/embeddings, where `prompt` is a
+    string or a list. Raises InvalidParameter."""
     return EmbeddingRequest(
         text(body, "model").removesuffix(":latest"), _inputs(body.get("prompt"), "prompt")
     )
@@ -61,28 +60,30 @@ def parse_prompt(body: Body) -> EmbeddingRequest:
 
 def _inputs(value: Any, name: str) -> tuple[str | tuple[int, ...], ...]:
     if isinstance(value, list) and len(value) > MAX_INPUTS:
-        raise Invalid(name, f"may hold {MAX_INPUTS} inputs at most")
+        raise InvalidParameter(name, f"may contain at most {MAX_INPUTS} inputs")
     try:
-        found = prompts(value, most=MAX_INPUTS)
-    except Invalid as error:
-        raise Invalid(error.param.replace("prompt", name, 1), error.reason) from None
-    if any(len(one) == 0 for one in found):
-        raise Invalid(name, "must not hold an empty text")
-    if any(type(part) is str for one in found if not isinstance(one, str) for part in one):
-        raise Invalid(name, "must not mix texts with token ids")
-    return found  # type: ignore[return-value]  # mypy does not follow any()
+        inputs = prompts(value, most=MAX_INPUTS)
+    except InvalidParameter as error:
+        raise InvalidParameter(error.param.replace("prompt", name, 1), error.reason) from None
+    if any(len(one) == 0 for one in inputs):
+        raise InvalidParameter(name, "must not contain an empty string")
+    if any(type(part) is str for one in inputs if not isinstance(one, str) for part in one):
+        raise InvalidParameter(name, "must not mix strings and token ids")
+    return inputs  # type: ignore[return-value]  # mypy does not follow any()
 
 
-def shaped(request: EmbeddingRequest, found: Embedded, shortens: bool) -> list[list[float]]:
-    """The vectors with length 1 and as many dimensions as asked for.
+def shaped(request: EmbeddingRequest, embedded: Embedded, shortens: bool) -> list[list[float]]:
+    """Cuts the vectors to the requested dimensions and scales them to length 1.
 
-    Only some models bear shortening, and none says so: unless `shortens`, other dimensions than the
-    model's raise Unsupported."""
+    Only some models support shorter vectors, and no server reports which. Raises Unsupported if the
+    request's dimensions differ from the model's, unless `shortens` is set and they are fewer."""
     wanted = request.dimensions
-    have = len(found.vectors[0])
+    have = len(embedded.vectors[0])
     if wanted and wanted != have and not (shortens and wanted < have):
-        raise Unsupported(f"the embeddings have {have} dimensions", param="dimensions")
-    return [normalised(vector[: wanted or have]) for vector in found.vectors]
+        raise Unsupported(
+            f"must not exceed the {have} dimensions of this model", param="dimensions"
+        )
+    return [normalised(vector[: wanted or have]) for vector in embedded.vectors]
 
 
 def reply(

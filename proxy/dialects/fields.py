@@ -1,38 +1,38 @@
-"""Reading fields of a client's body: the right type, or Invalid that names the place."""
+"""Reads fields of a request body with the right type, or raises InvalidParameter with their
+path."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..core.invalid import Invalid
+from ..errors import InvalidParameter
 
 Body = Mapping[str, Any]
 MAX_ITEMS = 16_384
-"""Entries of any list of a body: messages, parts, calls, … Each becomes a value of its own, and
-300 000 messages in 10 MB held up every other stream for two seconds."""
+"""Maximum length of any list in a body (messages, parts, calls): parsing 300 000 messages in 10 MB
+blocked every other stream for two seconds."""
 
 Table = Mapping[str, tuple[str, Callable[[Body, str], Any]]]
-"""For fields of a body: the name of what is read from each, and how to read it."""
+"""Maps a field of the body to the name of the parsed value and the function that parses it."""
 
 
 def read(body: Body, table: Table) -> dict[str, Any]:
-    """What the fields say that are there, read in the table's order. Most of what a body may have
-    is absent, and that costs nothing."""
-    out = {}
+    """The parsed values of the fields that are present, in the table's order."""
+    values = {}
     for name in filter(body.__contains__, table):
-        said, reader = table[name]
-        out[said] = reader(body, name)
-    return out
+        key, reader = table[name]
+        values[key] = reader(body, name)
+    return values
 
 
 def text(body: Body, name: str, default: str = "", at: str = "") -> str:
-    """A string; null and absence give the default."""
+    """A string; `default` if null or absent."""
     value = body.get(name)
     if value is None:
         return default
     if type(value) is not str:
-        raise Invalid(at + name, "must be a string")
+        raise InvalidParameter(at + name, "must be a string")
     return value
 
 
@@ -41,21 +41,21 @@ def flag(body: Body, name: str, default: bool = False, at: str = "") -> bool:
     if value is None:
         return default
     if type(value) is not bool:
-        raise Invalid(at + name, "must be true or false")
+        raise InvalidParameter(at + name, "must be true or false")
     return value
 
 
 def integer(body: Body, name: str, low: int, high: int, at: str = "") -> int | None:
-    """A whole number within bounds, None where absent. 1.0 is one."""
+    """An integer within bounds (1.0 counts as one); None if null or absent."""
     value = body.get(name)
     if value is None:
         return None
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is not int:
-        raise Invalid(at + name, "must be an integer")
+        raise InvalidParameter(at + name, "must be an integer")
     if not low <= value <= high:
-        raise Invalid(at + name, f"must be from {low} to {high}")
+        raise InvalidParameter(at + name, f"must be between {low} and {high}")
     return value
 
 
@@ -64,7 +64,7 @@ def mapping(body: Body, name: str, at: str = "") -> Body:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Invalid(at + name, "must be an object")
+        raise InvalidParameter(at + name, "must be an object")
     return value
 
 
@@ -73,31 +73,31 @@ def items(body: Body, name: str, at: str = "") -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise Invalid(at + name, "must be a list")
+        raise InvalidParameter(at + name, "must be a list")
     bounded(value, at + name)
     return value
 
 
 def bounded(values: list[Any], at: str) -> None:
-    """Raises Invalid for a list that is too long."""
+    """Raises InvalidParameter if the list is too long."""
     if len(values) > MAX_ITEMS:
-        raise Invalid(at, f"has {len(values)} entries, {MAX_ITEMS} may be")
+        raise InvalidParameter(at, f"has {len(values)} entries; at most {MAX_ITEMS} are allowed")
 
 
 def entry(value: Any, at: str) -> Body:
     if not isinstance(value, dict):
-        raise Invalid(at, "must be an object")
+        raise InvalidParameter(at, "must be an object")
     return value
 
 
 def unheeded(body: Body, names: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
-    """Warnings for the fields of a body that would change an answer, and that nothing here heeds;
-    each with the values with which it changes nothing. null and what is empty never do."""
+    """Warnings for fields that would change the answer but are not supported. `names` maps each
+    such field to the values that change nothing; null and empty values never warn."""
     if body.keys().isdisjoint(names):
         return ()
     return tuple(
         [
-            f"{name} is left out"
+            f"{name} is ignored"
             for name in filter(body.__contains__, names)
             if body[name] not in (*IDLE, *names[name])
         ]
@@ -110,16 +110,17 @@ MAX_STOP_LENGTH = 1000
 
 
 def stops(body: Body, name: str = "stop") -> tuple[str, ...]:
-    """A string, or a list of up to 16; an empty one is refused, since it would end every answer."""
+    """A stop string or a list of up to 16. Empty strings are rejected: they would end every
+    answer."""
     value = body.get(name)
     if value is None:
         return ()
     if type(value) is str:
         value = [value]
     if not isinstance(value, list) or not all(type(s) is str for s in value):
-        raise Invalid(name, "must be a string or a list of strings")
+        raise InvalidParameter(name, "must be a string or a list of strings")
     if len(value) > MAX_STOPS:
-        raise Invalid(name, f"may hold {MAX_STOPS} strings at most")
+        raise InvalidParameter(name, f"may contain at most {MAX_STOPS} strings")
     if not all(0 < len(s) <= MAX_STOP_LENGTH for s in value):
-        raise Invalid(name, f"must hold strings of 1 to {MAX_STOP_LENGTH} characters")
+        raise InvalidParameter(name, f"must contain strings of 1 to {MAX_STOP_LENGTH} characters")
     return tuple(value)

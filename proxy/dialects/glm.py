@@ -1,11 +1,11 @@
-"""The HTTP API of the GLM wrappers: /chat and /chat-stream, and chatglm.cpp's langchain server.
+"""The GLM wrappers' API (/chat and /chat-stream) and the langchain API of chatglm.cpp (POST /).
 
-The source is the GLM/ChatGLM API's own description, and for POST / the langchain_api.py that comes
-with chatglm.cpp. `history` is a list of rounds [question, answer]; one list may also hold several
-rounds, question and answer in turn, as the API's TypeScript example sends them.
+The formats are defined in the GLM/ChatGLM API description and in chatglm.cpp's langchain_api.py.
+`history` is a list of [question, answer] rounds. An entry may also hold several rounds, alternating
+question and answer, as the API's TypeScript example sends them.
 
-A stream has one object per piece of text, `content` being what is new: clients put the pieces
-together. Its last object has no content and the true counts. `max_length` bounds the answer.
+Each object of a stream has one piece of text in `content`, which clients concatenate. The last one
+has no content and the final token counts. `max_length` limits the tokens of the answer.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ import msgspec
 
 from ..core.events import Batch, Failed, Finished, TextDelta
 from ..core.fold import Completion
-from ..core.invalid import Invalid
 from ..core.request import CompletionRequest, Message
 from ..core.sampling import check
 from ..core.usage import Usage
-from ..errors import GatewayError
+from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
 from .fields import Body, integer, items, text
-from .stamp import Stamp
+from .openai import MAX_TOKENS
+from .response_meta import ResponseMeta
 
-MAX_LENGTH = 1 << 30
 TOP_P = 0.7
 TEMPERATURE = 0.95
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises Invalid naming the field."""
+    """Raises InvalidParameter naming the field."""
     if body.get("prompt") is None:
-        raise Invalid("prompt", "is missing")
+        raise InvalidParameter("prompt", "is missing")
     messages = []
     for question, answer in _rounds(items(body, "history")):
         if question:
-            messages.append(Message("user", question))
-        messages.append(Message("assistant", answer))
-    messages.append(Message("user", text(body, "prompt")))
+            messages.append(Message(role="user", content=question))
+        messages.append(Message(role="assistant", content=answer))
+    messages.append(Message(role="user", content=text(body, "prompt")))
     return CompletionRequest(
         model=text(body, "model"),
         messages=tuple(messages),
@@ -49,7 +48,7 @@ def parse(body: Body) -> CompletionRequest:
             "top_p": check("top_p", _or(body.get("top_p"), TOP_P)),
             "temperature": check("temperature", _or(body.get("temperature"), TEMPERATURE)),
         },
-        max_tokens=integer(body, "max_length", 0, MAX_LENGTH) or None,
+        max_tokens=integer(body, "max_length", 0, MAX_TOKENS) or None,
     )
 
 
@@ -58,23 +57,23 @@ def _or(value: Any, default: float) -> Any:
 
 
 def _rounds(history: list[Any]) -> list[tuple[str, str]]:
-    out = []
+    rounds = []
     for i, entry in enumerate(history):
         at = f"history[{i}]"
         if not isinstance(entry, list) or not all(type(part) is str for part in entry):
-            raise Invalid(at, "must be a list of texts, question and answer in turn")
+            raise InvalidParameter(at, "must be a list of strings, alternating question and answer")
         if len(entry) % 2:
-            raise Invalid(at, "has a question without an answer")
-        out += list(zip(entry[::2], entry[1::2], strict=True))
-    return out
+            raise InvalidParameter(at, "has a question without an answer")
+        rounds += list(zip(entry[::2], entry[1::2], strict=True))
+    return rounds
 
 
 def error(fault: GatewayError) -> dict[str, Any]:
-    """As FastAPI tells errors, which these servers are made with."""
+    """FastAPI's error format: these servers are written with FastAPI."""
     return {"detail": fault.message}
 
 
-def _object(stamp: Stamp, content: str, counts: Usage) -> dict[str, Any]:
+def _object(stamp: ResponseMeta, content: str, counts: Usage) -> dict[str, Any]:
     return {
         "content": content,
         "prompt_tokens": counts.prompt,
@@ -86,30 +85,31 @@ def _object(stamp: Stamp, content: str, counts: Usage) -> dict[str, Any]:
 
 
 def reply(
-    stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
+    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
-    (one,) = completions
-    return _object(stamp, one.text, one.finished.usage)
+    (completion,) = completions
+    return _object(stamp, completion.text, completion.finished.usage)
 
 
 def langchain_reply(
-    stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
+    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer as langchain_api.py gives it, with the rounds so far and this one."""
-    (one,) = completions
-    said = request.messages
+    """The whole answer in the format of langchain_api.py: includes the history with this round
+    appended."""
+    (completion,) = completions
+    messages = request.messages
     history: list[list[str]] = []
     question = ""
-    for message in said:
+    for message in messages:
         if message.role == "user":
             question = message.content
         else:
             history.append([question, message.content])
             question = ""
-    history.append([said[-1].content, one.text])
+    history.append([messages[-1].content, completion.text])
     return {
-        "response": one.text,
+        "response": completion.text,
         "history": history,
         "status": 200,
         "time": datetime.fromtimestamp(stamp.created, UTC).strftime("%Y-%m-%d %H:%M:%S"),
@@ -117,17 +117,17 @@ def langchain_reply(
 
 
 class Encoder:
-    """Events to the stream's objects. The pieces so far stand for the count of tokens until the
-    backend has told it."""
+    """Encodes events as the stream's objects. Counts pieces as tokens until the backend reports
+    usage."""
 
     content_type = "text/event-stream"
 
-    def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
+    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
         self._stamp = stamp
         self._pieces = 0
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; a tick of silence is a comment."""
+        """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
         out: list[bytes] = []
@@ -139,11 +139,11 @@ class Encoder:
             elif isinstance(event, Finished):
                 out.append(self._event("", event.usage))
             elif isinstance(event, Failed):
-                raise AssertionError("a failure is told by fail()")
+                raise AssertionError("use fail() for errors")
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as an event; nothing comes after it."""
+        """The failure as the last event."""
         return sse.encode(msgspec.json.encode(error(fault)))
 
     def end(self) -> bytes:
@@ -153,26 +153,26 @@ class Encoder:
         return sse.encode(msgspec.json.encode(_object(self._stamp, content, counts)))
 
 
-class Form(NamedTuple):
-    """One route's dialect."""
+class GlmAnswerFormat(NamedTuple):
+    """The dialect of one route."""
 
     parse: Callable[[Body], CompletionRequest]
-    reply: Callable[[Stamp, CompletionRequest, Sequence[Completion]], dict[str, Any]]
+    reply: Callable[[ResponseMeta, CompletionRequest, Sequence[Completion]], dict[str, Any]]
     error: Callable[[GatewayError], dict[str, Any]] = error
-    Encoder: Callable[[Stamp, CompletionRequest], Encoder] = Encoder
+    Encoder: Callable[[ResponseMeta, CompletionRequest], Encoder] = Encoder
 
 
 def _parse_stream(body: Body) -> CompletionRequest:
     return msgspec.structs.replace(parse(body), stream=True)
 
 
-chat = Form(parse, reply)
-chat_stream = Form(_parse_stream, reply)
-langchain = Form(parse, langchain_reply)
+chat = GlmAnswerFormat(parse, reply)
+chat_stream = GlmAnswerFormat(_parse_stream, reply)
+langchain = GlmAnswerFormat(parse, langchain_reply)
 
 
 class Tokens(NamedTuple):
-    """What /tokenize was asked."""
+    """The body of /tokenize."""
 
     model: str
     prompt: str
@@ -180,13 +180,13 @@ class Tokens(NamedTuple):
 
 
 def parse_tokenize(body: Body) -> Tokens:
-    """Raises Invalid naming the field."""
-    limit = integer(body, "max_length", 1, MAX_LENGTH)
-    return Tokens(text(body, "model"), text(body, "prompt"), limit or MAX_LENGTH)
+    """Raises InvalidParameter naming the field."""
+    limit = integer(body, "max_length", 1, MAX_TOKENS)
+    return Tokens(text(body, "model"), text(body, "prompt"), limit or MAX_TOKENS)
 
 
 def tokenized(tokens: Sequence[tuple[int, str]]) -> dict[str, Any]:
-    """Ids, and pieces in which a space is written as sentencepiece writes it."""
+    """The answer of /tokenize; spaces in pieces are written as ▁, like sentencepiece."""
     return {
         "tokenIds": [token for token, _ in tokens],
         "tokens": [piece.replace(" ", "▁") for _, piece in tokens],

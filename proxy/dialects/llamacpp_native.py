@@ -1,9 +1,9 @@
 """llama.cpp's own completions: POST /completion and POST /infill.
 
-The source is the README of llama.cpp's server, today's and 2023's, and today's server-task.cpp. An
-answer carries the field names of both (id_slot and slot_id, stop_type and stopped_*), so clients of
-either age find theirs. `tokens` holds ids where `return_tokens` asks for them and the backend names
-them. Slots are placed by us: id_slot is not taken.
+The format is defined in the README of llama.cpp's server, of 2023 and today, and in today's
+server-task.cpp. Answers carry the field names of both (id_slot and slot_id, stop_type and
+stopped_*). `tokens` holds ids if the request sets `return_tokens` and the backend sends them. The
+scheduler chooses the slot: the request's id_slot is ignored.
 """
 
 from __future__ import annotations
@@ -25,46 +25,47 @@ from ..core.events import (
     TokenLogprob,
 )
 from ..core.fold import Completion
-from ..core.invalid import Invalid
 from ..core.request import CompletionRequest, OutputFormat, Report
 from ..core.sampling import logit_bias, sampling
-from ..errors import GatewayError
+from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
 from . import openai
 from .fields import Body, entry, flag, integer, items, stops, text, unheeded
 from .openai_completions import prompts
-from .stamp import Stamp
+from .response_meta import ResponseMeta
 
-MAX_TOKENS = 1 << 30
 MAX_EXTRA = 256
 MAX_PROBS = 1000
-SETTINGS = ("generation_settings", "prompt")  # what of an answer the backend is asked for
+SETTINGS = ("generation_settings", "prompt")  # answer fields that only the backend can supply
 
 
 def status(value: str) -> dict[str, Any]:
-    """What a router's /v1/models says of a model's state; a failed load leaves it unloaded."""
+    """A model's state in a router's /v1/models; after a failed load it is unloaded."""
     if value == "failed":
         return {"value": "unloaded", "failed": True}
     return {"value": value}
 
 
 def parse(body: Body) -> CompletionRequest:
-    """A body of /completion. Raises Invalid naming the field."""
+    """Parses a body of /completion. Raises InvalidParameter."""
     return CompletionRequest(prompts=prompts(body.get("prompt")), **_common(body))
 
 
 def parse_infill(body: Body) -> CompletionRequest:
-    """A body of /infill: what stands before and after, the texts of other files, and the beginning
-    of what is to be filled in. Raises Invalid naming the field."""
+    """Parses a body of /infill: the text before and after, other files, and the beginning of the
+    completion. Raises InvalidParameter."""
     files = items(body, "input_extra")
     if len(files) > MAX_EXTRA:
-        raise Invalid("input_extra", f"may hold {MAX_EXTRA} files at most")
+        raise InvalidParameter("input_extra", f"may contain at most {MAX_EXTRA} files")
     context = []
     for i, value in enumerate(files):
         at = f"input_extra[{i}]"
-        one = entry(value, at)
+        file = entry(value, at)
         context.append(
-            {"filename": text(one, "filename", at=at + "."), "text": text(one, "text", at=at + ".")}
+            {
+                "filename": text(file, "filename", at=at + "."),
+                "text": text(file, "text", at=at + "."),
+            }
         )
     values = _common(body)
     infill: dict[str, Any] = {"input_extra": context} if context else {}
@@ -81,14 +82,16 @@ def _common(body: Body) -> dict[str, Any]:
     if body.get("logit_bias"):
         values["logit_bias"] = logit_bias(body["logit_bias"])
     if body.get("image_data"):
-        raise Invalid("image_data", "is not supported: send images to /v1/chat/completions")
-    limit = integer(body, "n_predict", -2, MAX_TOKENS)
+        raise InvalidParameter(
+            "image_data", "is not supported: send images to /v1/chat/completions"
+        )
+    limit = integer(body, "n_predict", -2, openai.MAX_TOKENS)
     schema = body.get("json_schema")
     if schema is not None and not isinstance(schema, dict):
-        raise Invalid("json_schema", "must be an object")
+        raise InvalidParameter("json_schema", "must be an object")
     wanted = items(body, "response_fields")
     if not all(type(name) is str for name in wanted):
-        raise Invalid("response_fields", "must be a list of strings")
+        raise InvalidParameter("response_fields", "must be a list of strings")
     report = Report(
         progress=flag(body, "return_progress"),
         timings=flag(body, "timings_per_token"),
@@ -113,7 +116,7 @@ def _common(body: Body) -> dict[str, Any]:
 
 
 def error(fault: GatewayError) -> dict[str, Any]:
-    """llama-server's: the code is the status."""
+    """llama-server's error object; `code` is the HTTP status."""
     return {
         "error": {
             "code": fault.status,
@@ -124,51 +127,51 @@ def error(fault: GatewayError) -> dict[str, Any]:
     }
 
 
-def _token(one: TokenLogprob, sampled: bool) -> dict[str, Any]:
-    """A token with its likeliest rivals. `sampled`: with probabilities after the samplers in place
-    of logarithms before them. The id is left out where the backend does not name it."""
+def _token(token: TokenLogprob, sampled: bool) -> dict[str, Any]:
+    """A token with its alts. `sampled` reports probabilities after the samplers instead of
+    logprobs before them. The id is omitted if the backend does not send it."""
     value, likely = ("prob", "top_probs") if sampled else ("logprob", "top_logprobs")
 
-    def told(token: str, data: bytes, logprob: float, number: int) -> dict[str, Any]:
+    def candidate(text: str, data: bytes, logprob: float, number: int) -> dict[str, Any]:
         out: dict[str, Any] = {"id": number} if number >= 0 else {}
-        out |= {"token": token, "bytes": list(data)}
+        out |= {"token": text, "bytes": list(data)}
         out[value] = math.exp(logprob) if sampled else logprob
         return out
 
     return {
-        **told(one.token, one.data, one.logprob, one.id),
-        likely: [told(a.token, a.data, a.logprob, a.id) for a in one.top],
+        **candidate(token.token, token.data, token.logprob, token.id),
+        likely: [candidate(alt.token, alt.data, alt.logprob, alt.id) for alt in token.top],
     }
 
 
 def _probabilities(
     request: CompletionRequest, tokens: Sequence[TokenLogprob]
 ) -> list[dict[str, Any]]:
-    return [_token(one, request.report.sampled) for one in tokens]
+    return [_token(token, request.report.sampled) for token in tokens]
 
 
 def _last(
-    stamp: Stamp,
+    stamp: ResponseMeta,
     request: CompletionRequest,
     index: int,
     finished: Finished,
-    one: Completion | None = None,
+    completion: Completion | None = None,
 ) -> dict[str, Any]:
-    """The object that says how a completion ended; the whole answer where `one` is given."""
+    """The last object of a completion, which is also its whole answer if `completion` is given."""
     out = {
         "index": index,
-        "tokens": list(one.tokens) if one is not None else [],
+        "tokens": list(completion.tokens) if completion is not None else [],
         "multimodal": False,
-        **openai.ended(stamp, request, finished, one.text if one is not None else ""),
+        **openai.ended(stamp, request, finished, completion.text if completion is not None else ""),
     }
-    if one is not None and one.logprobs:
-        out["completion_probabilities"] = _probabilities(request, one.logprobs)
+    if completion is not None and completion.logprobs:
+        out["completion_probabilities"] = _probabilities(request, completion.logprobs)
     return trimmed(out, request.extra.get("response_fields", ()))
 
 
 def trimmed(answer: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
-    """The fields that were asked for; one with a slash (timings/prompt_n) is lifted out, under the
-    name it was asked by. All, if none was named."""
+    """Selects the requested fields, or all if none is requested. A path such as timings/prompt_n
+    selects a nested field, which keeps the path as its name."""
     if not wanted:
         return answer
     out = {}
@@ -181,25 +184,30 @@ def trimmed(answer: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
     return out
 
 
-def reply(stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]) -> Any:
-    """The whole answer: one object, or a list of them."""
-    answers = [_last(stamp, request, one.index, one.finished, one) for one in completions]
+def reply(
+    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+) -> Any:
+    """The whole answer: one object, or a list if there are several completions."""
+    answers = [
+        _last(stamp, request, completion.index, completion.finished, completion)
+        for completion in completions
+    ]
     return answers[0] if len(answers) == 1 else answers
 
 
 class Encoder:
-    """Events to the stream's objects; the last of a completion says how it ended."""
+    """Encodes events as the stream's objects; the last object of a completion says why it ended."""
 
     content_type = "text/event-stream"
 
-    def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
+    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
         self._stamp = stamp
         self._request = request
         self._slots: dict[int, int] = {}
-        self._lines: set[int] = set()  # the choices whose text holds a line break
+        self._lines: set[int] = set()  # choices whose text contains a line break
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; a tick of silence is a comment."""
+        """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
         out: list[bytes] = []
@@ -228,7 +236,7 @@ class Encoder:
                         last["has_new_line"] = True
                     out.append(_event(last))
                 case Failed():
-                    raise AssertionError("a failure is told by fail()")
+                    raise AssertionError("use fail() for errors")
         return b"".join(out)
 
     def _piece(
@@ -250,7 +258,7 @@ class Encoder:
         return _event(piece)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as an event; nothing comes after it."""
+        """The failure as the last event."""
         return _event(error(fault))
 
     def end(self) -> bytes:
@@ -261,14 +269,14 @@ def _event(value: dict[str, Any]) -> bytes:
     return sse.encode(msgspec.json.encode(value))
 
 
-class Form(NamedTuple):
-    """One route's dialect."""
+class NativeAnswerFormat(NamedTuple):
+    """The dialect of one route."""
 
     parse: Callable[[Body], CompletionRequest]
-    reply: Callable[[Stamp, CompletionRequest, Sequence[Completion]], Any] = reply
+    reply: Callable[[ResponseMeta, CompletionRequest, Sequence[Completion]], Any] = reply
     error: Callable[[GatewayError], dict[str, Any]] = error
-    Encoder: Callable[[Stamp, CompletionRequest], Encoder] = Encoder
+    Encoder: Callable[[ResponseMeta, CompletionRequest], Encoder] = Encoder
 
 
-completion = Form(parse)
-infill = Form(parse_infill)
+completion = NativeAnswerFormat(parse)
+infill = NativeAnswerFormat(parse_infill)

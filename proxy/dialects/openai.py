@@ -1,8 +1,7 @@
-"""What OpenAI's chat completions and completions have in common.
+"""Shared by OpenAI's chat completions and completions.
 
-The source of the format is OpenAI's API reference; llama.cpp's additions (its sampler fields,
-`timings`, `n_predict`) and the reference script's (`tokenize`, `truncated`) are read and written
-beside it.
+The format is defined in OpenAI's API reference. llama.cpp's additions (sampler fields, `timings`,
+`n_predict`) and those of the reference script (`tokenize`, `truncated`) are supported too.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from ..core.usage import Timings, Usage, generation_pace, pace
 from ..errors import GatewayError
 from ..wire import sse
 from .fields import Body, Table, flag, integer, mapping, read, stops, text, unheeded
-from .stamp import Stamp
+from .response_meta import ResponseMeta
 
 MAX_CHOICES = 16
 MAX_TOKENS = 1 << 30
@@ -35,8 +34,8 @@ UNHEEDED: Mapping[str, tuple[Any, ...]] = {
 
 
 def common(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies have, where they have them. Raises
-    Invalid."""
+    """The fields of CompletionRequest that both kinds of body share, if present. Raises
+    InvalidParameter."""
     values = sampling(body)
     if body.get("logit_bias"):
         values["logit_bias"] = logit_bias(body["logit_bias"])
@@ -50,17 +49,17 @@ REPORTS = frozenset(("return_progress", "timings_per_token", "verbose"))
 
 
 def report(body: Body) -> Report:
-    """What llama-server's clients want to know besides the answer. Raises Invalid."""
-    found = Report(
+    """The extra information that llama-server's clients can request. Raises InvalidParameter."""
+    wanted = Report(
         progress=flag(body, "return_progress"),
         timings=flag(body, "timings_per_token"),
         settings=flag(body, "verbose"),
     )
-    return NO_REPORT if found == NO_REPORT else found
+    return NO_REPORT if wanted == NO_REPORT else wanted
 
 
 def _max_tokens(body: Body, _: str) -> int | None:
-    """-1 is llama.cpp's way to say "no bound"; 0 has the prompt read and nothing said."""
+    """The first limit that is set. -1 is llama.cpp's "no limit"; 0 evaluates the prompt only."""
     for name in filter(body.__contains__, LENGTHS):
         value = integer(body, name, -1, MAX_TOKENS)
         if value is not None and value != -1:
@@ -77,7 +76,7 @@ def _include_usage(body: Body, name: str) -> bool:
 
 
 def _json_schema(body: Body, name: str) -> OutputFormat:
-    """llama.cpp's own field: a schema, left to validation where no grammar can say it."""
+    """llama.cpp's own field; a schema that no grammar can express is left to output validation."""
     if body.get(name) is None:
         return OutputFormat()
     return OutputFormat("json_schema", mapping(body, name))
@@ -99,7 +98,7 @@ COMMON: Table = {
 
 
 def usage(counts: Usage) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    out: dict[str, Any] = {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
         "total_tokens": counts.total,
@@ -107,26 +106,26 @@ def usage(counts: Usage) -> dict[str, Any]:
         "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
     }
     if counts.continued:
-        told["continued"] = counts.continued
-    return told
+        out["continued"] = counts.continued
+    return out
 
 
 def total(finished: Mapping[int, Finished], n: int) -> Usage:
-    """The counts of all choices; a prompt counts once however many choices were made of it."""
+    """The usage of all choices; a prompt counts once for all choices generated from it."""
     if n == 1 and len(finished) == 1:
         return next(iter(finished.values())).usage
     counts = [
-        one.usage if index % n == 0 else structs.replace(one.usage, prompt=0, cached=0)
-        for index, one in finished.items()
+        choice.usage if index % n == 0 else structs.replace(choice.usage, prompt=0, cached=0)
+        for index, choice in finished.items()
     ]
     return sum(counts, Usage())
 
 
 def timings(times: Timings) -> dict[str, Any]:
-    """llama.cpp's own object; milliseconds."""
+    """llama.cpp's timings object; times are in milliseconds."""
     prompt_ms, prompt_speed = pace(times.prompt_n, times.prompt_ms)
     predicted_ms, predicted_speed = generation_pace(times)
-    told: dict[str, Any] = {
+    out: dict[str, Any] = {
         "cache_n": times.cache_n,
         "prompt_n": times.prompt_n,
         "prompt_ms": times.prompt_ms,
@@ -138,12 +137,12 @@ def timings(times: Timings) -> dict[str, Any]:
         "predicted_per_second": predicted_speed,
     }
     if times.draft_n:
-        told["draft_n"], told["draft_n_accepted"] = times.draft_n, times.draft_n_accepted
-    return told
+        out["draft_n"], out["draft_n_accepted"] = times.draft_n, times.draft_n_accepted
+    return out
 
 
 def progress(event: Progress) -> dict[str, Any]:
-    """llama.cpp's own object: tokens of the prompt, and the milliseconds they took so far."""
+    """llama.cpp's progress object: tokens of the prompt, and milliseconds so far."""
     return {
         "total": event.total,
         "cache": event.cached,
@@ -153,43 +152,43 @@ def progress(event: Progress) -> dict[str, Any]:
 
 
 def reported(event: Progress | TokenDetail) -> dict[str, Any]:
-    """What llama-server adds to a chunk for clients that want to know."""
-    told: dict[str, Any] = {}
+    """The fields that llama-server adds to a chunk for progress or a token's details."""
+    out: dict[str, Any] = {}
     if isinstance(event, Progress):
-        told["prompt_progress"] = progress(event)
+        out["prompt_progress"] = progress(event)
     if event.timings is not None:
-        told["timings"] = timings(event.timings)
-    return told
+        out["timings"] = timings(event.timings)
+    return out
 
 
 def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
-    """A frame of a stream, or its last part, whose JSON object has these fields too."""
+    """Adds fields to the JSON object at the end of an SSE frame."""
     if not more:
         return frame
-    assert frame.endswith(b"}\n\n"), "a frame ends with its object"
+    assert frame.endswith(b"}\n\n"), "an SSE frame must end with its object"
     return frame[:-3] + b"," + msgspec.json.encode(more)[1:] + b"\n\n"
 
 
 def verbose(
-    stamp: Stamp, request: CompletionRequest, finished: Finished, said: str = ""
+    stamp: ResponseMeta, request: CompletionRequest, finished: Finished, content: str = ""
 ) -> dict[str, Any]:
-    """llama-server's `__verbose`, the end in the form of /completion, for a request that is
+    """llama-server's `__verbose`, the end in /completion's format; empty unless the request is
     `verbose`."""
     if not request.report.settings:
         return {}
-    return {"__verbose": ended(stamp, request, finished, said)}
+    return {"__verbose": ended(stamp, request, finished, content)}
 
 
 def ended(
-    stamp: Stamp, request: CompletionRequest, finished: Finished, said: str
+    stamp: ResponseMeta, request: CompletionRequest, finished: Finished, content: str
 ) -> dict[str, Any]:
-    """The fields of /completion that say how an answer of the text `said` ended. They have the
-    names of both generations: id_slot and slot_id, stop_type and stopped_*."""
+    """The fields of /completion that describe how an answer ended, under the names of both
+    generations (id_slot and slot_id, stop_type and stopped_*)."""
     counts = finished.usage
     word = finished.stop_sequence if finished.stop_sequence in request.stop else ""
     kind = "limit" if finished.reason == "length" else "word" if word else "eos"
     return {
-        "content": said,
+        "content": content,
         "id_slot": finished.slot,
         "slot_id": finished.slot,
         "stop": True,
@@ -199,7 +198,7 @@ def ended(
         "tokens_cached": counts.total,
         "generation_settings": finished.settings or {},
         "prompt": finished.prompt or "",
-        "has_new_line": "\n" in said,
+        "has_new_line": "\n" in content,
         "truncated": finished.truncated,
         "stop_type": kind,
         "stopped_eos": kind == "eos",
@@ -211,23 +210,24 @@ def ended(
 
 
 def by_index(completions: Iterable[Completion]) -> dict[int, Finished]:
-    return {one.index: one.finished for one in completions}
+    return {completion.index: completion.finished for completion in completions}
 
 
-def token(one: TokenLogprob) -> dict[str, Any]:
-    """A token in the chat form of logprobs."""
+def token(logprob: TokenLogprob) -> dict[str, Any]:
+    """A token in the format of chat logprobs."""
     return {
-        "token": one.token,
-        "logprob": one.logprob,
-        "bytes": list(one.data),
+        "token": logprob.token,
+        "logprob": logprob.logprob,
+        "bytes": list(logprob.data),
         "top_logprobs": [
-            {"token": a.token, "logprob": a.logprob, "bytes": list(a.data)} for a in one.top
+            {"token": alt.token, "logprob": alt.logprob, "bytes": list(alt.data)}
+            for alt in logprob.top
         ],
     }
 
 
 def error(fault: GatewayError) -> dict[str, Any]:
-    """The error object: never a string."""
+    """OpenAI's error object; `error` is never a plain string."""
     return {
         "error": {
             "message": fault.message,
@@ -239,8 +239,8 @@ def error(fault: GatewayError) -> dict[str, Any]:
     }
 
 
-def head(stamp: Stamp, kind: str) -> dict[str, Any]:
-    """How every object of an answer begins; `kind` is its `object`."""
+def head(stamp: ResponseMeta, kind: str) -> dict[str, Any]:
+    """The fields every object of an answer begins with; `kind` is its `object`."""
     return {
         "id": stamp.id,
         "object": kind,
@@ -251,29 +251,29 @@ def head(stamp: Stamp, kind: str) -> dict[str, Any]:
 
 
 def whole(
-    stamp: Stamp,
+    stamp: ResponseMeta,
     kind: str,
     request: CompletionRequest,
     completions: Sequence[Completion],
     choice: Callable[[CompletionRequest, Completion], dict[str, Any]],
 ) -> dict[str, Any]:
-    """The whole answer, with each completion as `choice` shapes it."""
+    """The whole answer; `choice` formats one completion."""
     return {
         **head(stamp, kind),
-        "choices": [choice(request, one) for one in completions],
+        "choices": [choice(request, completion) for completion in completions],
         "usage": usage(total(by_index(completions), request.n)),
         "timings": timings(completions[0].finished.timings),
-        "truncated": any(one.finished.truncated for one in completions),
+        "truncated": any(completion.finished.truncated for completion in completions),
         **verbose(stamp, request, completions[0].finished, completions[0].text),
     }
 
 
 class Chunks:
-    """What both encoders have in common: the frame around a chunk's choice, and the end."""
+    """Base of both encoders: the frame around a chunk's choice, and the end of the stream."""
 
     content_type = "text/event-stream"
 
-    def __init__(self, stamp: Stamp, request: CompletionRequest, kind: str) -> None:
+    def __init__(self, stamp: ResponseMeta, request: CompletionRequest, kind: str) -> None:
         self._include_usage = request.include_usage
         self._n = request.n
         self._request = request
@@ -284,11 +284,11 @@ class Chunks:
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as an event; nothing comes after it."""
+        """The failure as the last event."""
         return sse.encode(msgspec.json.encode(error(fault)))
 
     def end(self) -> bytes:
-        """After the last choice has finished."""
+        """The end of the stream, after the last choice has finished."""
         if not self._include_usage:
             return sse.DONE
         first = next(iter(self._finished.values()), None)
@@ -302,20 +302,20 @@ class Chunks:
         return self._head + msgspec.json.encode(choice) + self._tail
 
     def _reported(self, choice: dict[str, Any], event: Any, out: list[bytes]) -> None:
-        """What the client wants to know besides: progress in a chunk whose `choice` says nothing,
-        the timings of a token in the chunk of its text."""
+        """Adds requested details: progress in a chunk of its own (`choice` without text), a token's
+        timings to the chunk of its text."""
         if isinstance(event, Progress):
             out.append(extended(self._chunk(choice), reported(event)))
         elif isinstance(event, TokenDetail) and out:
             out[-1] = extended(out[-1], reported(event))
 
     def _last(self, choice: dict[str, Any], finished: Finished) -> bytes:
-        """The chunk that tells a choice's end."""
+        """The last chunk of a choice."""
         self._finished[choice["index"]] = finished
         return extended(self._chunk(choice), self._ending(choice, finished))
 
     def _ending(self, choice: dict[str, Any], finished: Finished) -> dict[str, Any]:
-        """What the chunk tells beside the choice."""
+        """The fields beside the choice in its last chunk."""
         return {
             "timings": timings(finished.timings),
             "truncated": finished.truncated,

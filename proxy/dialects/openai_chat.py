@@ -19,19 +19,13 @@ from ..core.events import (
     ToolCallDelta,
 )
 from ..core.fold import Completion
-from ..core.invalid import Invalid
-from ..core.request import (
-    CompletionRequest,
-    Media,
-    Message,
-    OutputFormat,
-    Role,
-)
+from ..core.request import CompletionRequest, Media, Message, OutputFormat, Role
+from ..errors import InvalidParameter
 from ..wire import sse
 from . import openai, openai_tools, parts
 from .fields import Body, Table, entry, flag, integer, items, mapping, read, text
 from .openai_tools import LEGACY
-from .stamp import Stamp
+from .response_meta import ResponseMeta
 
 error = openai.error
 
@@ -42,22 +36,22 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
     "function": "tool",
-    "observation": "tool",  # as ChatGLM says it
+    "observation": "tool",  # ChatGLM's name for tool results
 }
 OLD_REASONS = {"tool_calls": "function_call"}
 FORMATS = ("deepseek", "none", "raw")
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises Invalid naming the field."""
+    """Raises InvalidParameter naming the field."""
     logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
     values = openai.common(body)
     if body.get("response_format") is not None:
         if values.get("output", OutputFormat()) != OutputFormat():
-            raise Invalid("response_format", "cannot be had together with json_schema")
+            raise InvalidParameter("response_format", "cannot be combined with json_schema")
         values["output"] = output_format(mapping(body, "response_format"))
     if "modalities" in body and "audio" in items(body, "modalities"):
-        raise Invalid("modalities", "must be text: no backend here speaks")
+        raise InvalidParameter("modalities", "must be text: audio output is not supported")
     tools = openai_tools.chosen(body)
     if tools:
         values["warnings"] += tools.pop("warnings", ())
@@ -84,46 +78,52 @@ def _logprobs(body: Body) -> int | None:
     if flag(body, "logprobs"):
         return integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS) or 0
     if body.get("top_logprobs"):
-        raise Invalid("top_logprobs", "needs logprobs: true")
+        raise InvalidParameter("top_logprobs", "requires logprobs: true")
     return None
 
 
 def _continued(body: Body) -> None:
-    """vLLM's and llama-server's way to ask for what is done anyway: an answer that the last message
-    begins goes on there. Raises Invalid where that cannot be."""
+    """Checks vLLM's and llama-server's `continue_final_message`, which needs no other handling: an
+    assistant message at the end is always continued. Raises InvalidParameter if there is none."""
     if not flag(body, "continue_final_message"):
         return
     if flag(body, "add_generation_prompt"):
-        raise Invalid("continue_final_message", "cannot be had together with add_generation_prompt")
-    said = items(body, "messages")
-    last = said[-1] if said and isinstance(said[-1], dict) else {}
+        raise InvalidParameter(
+            "continue_final_message", "cannot be combined with add_generation_prompt"
+        )
+    messages = items(body, "messages")
+    last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
     if last.get("role") != "assistant" or last.get("tool_calls"):
-        raise Invalid("continue_final_message", "needs a last message of the assistant's text")
+        raise InvalidParameter(
+            "continue_final_message", "requires the last message to be assistant text"
+        )
 
 
 def _reasoning_format(body: Body) -> str:
     form = text(body, "reasoning_format")
     if form not in ("", "auto", *FORMATS):
-        raise Invalid("reasoning_format", f"must be one of auto, {', '.join(FORMATS)}")
+        raise InvalidParameter("reasoning_format", f"must be one of auto, {', '.join(FORMATS)}")
     return "" if form == "auto" else form
 
 
 def messages(values: list[Any]) -> tuple[Message, ...]:
     if not values:
-        raise Invalid("messages", "must hold one message at least")
-    plain = tuple(map(_plain, values))
-    if all(plain):
-        return plain  # type: ignore[return-value]  # mypy does not see that none is None
-    return tuple([one or _message(values[i], f"messages[{i}]") for i, one in enumerate(plain)])
+        raise InvalidParameter("messages", "must contain at least one message")
+    simple = tuple(map(_plain, values))
+    if all(simple):
+        return simple  # type: ignore[return-value]  # all() rules out None, which mypy does not see
+    return tuple(
+        [message or _message(values[i], f"messages[{i}]") for i, message in enumerate(simple)]
+    )
 
 
 def _plain(value: Any) -> Message | None:
-    """A message of a role and a text and nothing else, as nearly all are; None for any other, which
-    may be wrong too."""
+    """The fast path for a message with only a role and a text, as nearly all are; None for any
+    other, valid or not."""
     if type(value) is dict and len(value) == 2:
-        role, said = value.get("role"), value.get("content")
-        if type(said) is str and type(role) is str and role in ROLES:
-            return Message(ROLES[role], said)
+        role, content = value.get("role"), value.get("content")
+        if type(content) is str and type(role) is str and role in ROLES:
+            return Message(role=ROLES[role], content=content)
     return None
 
 
@@ -132,11 +132,11 @@ def _message(value: Any, at: str) -> Message:
     at += "."
     role = ROLES.get(text(body, "role", at=at))
     if role is None:
-        raise Invalid(at + "role", f"must be one of {', '.join(ROLES)}")
+        raise InvalidParameter(at + "role", f"must be one of {', '.join(ROLES)}")
     content, media = parts.content(body.get("content"), at + "content", PARTS, KINDS)
     return Message(
-        role,
-        content,
+        role=role,
+        content=content,
         name=text(body, "name", at=at),
         tool_calls=openai_tools.calls(body, at),
         tool_call_id=text(body, "tool_call_id", at=at),
@@ -147,12 +147,12 @@ def _message(value: Any, at: str) -> Message:
 
 def _image(part: Body, at: str) -> Media:
     image = mapping(part, "image_url", at=at)
-    return Media("image", url=text(image, "url"), detail=text(image, "detail", at=at))
+    return Media(kind="image", url=text(image, "url"), detail=text(image, "detail", at=at))
 
 
 def _audio(part: Body, at: str) -> Media:
     audio = mapping(part, "input_audio", at=at)
-    return Media("audio", data=text(audio, "data"), format=text(audio, "format"))
+    return Media(kind="audio", data=text(audio, "data"), format=text(audio, "format"))
 
 
 KINDS = "text, image_url or input_audio"
@@ -173,33 +173,33 @@ def output_format(body: Body) -> OutputFormat:
         form = mapping(body, "json_schema", at="response_format.")
         schema = form.get("schema")
         if not isinstance(schema, dict):
-            raise Invalid(at + "schema", "must be an object")
+            raise InvalidParameter(at + "schema", "must be an object")
         return OutputFormat(
             "json_schema", schema, text(form, "name", at=at), flag(form, "strict", at=at)
         )
     if kind != "text":
-        raise Invalid("response_format.type", "must be text, json_object or json_schema")
+        raise InvalidParameter("response_format.type", "must be text, json_object or json_schema")
     return OutputFormat()
 
 
 def reply(
-    stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
+    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
     return openai.whole(stamp, "chat.completion", request, completions, _choice)
 
 
-def _choice(request: CompletionRequest, one: Completion) -> dict[str, Any]:
+def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": None if one.tool_calls and not one.text else one.text,
+        "content": None if completion.tool_calls and not completion.text else completion.text,
         "refusal": None,
     }
-    if one.reasoning:
-        message["reasoning_content"] = one.reasoning
-    reason: str = one.finished.reason
-    if one.tool_calls:
-        calls = list(map(openai_tools.written, one.tool_calls))
+    if completion.reasoning:
+        message["reasoning_content"] = completion.reasoning
+    reason: str = completion.finished.reason
+    if completion.tool_calls:
+        calls = list(map(openai_tools.written, completion.tool_calls))
         if request.extra.get(LEGACY):
             message["function_call"] = calls[0]["function"]
             reason = OLD_REASONS.get(reason, reason)
@@ -207,9 +207,9 @@ def _choice(request: CompletionRequest, one: Completion) -> dict[str, Any]:
             message["tool_calls"] = calls
     logprobs = None
     if request.logprobs is not None:
-        logprobs = {"content": [openai.token(t) for t in one.logprobs], "refusal": None}
+        logprobs = {"content": [openai.token(t) for t in completion.logprobs], "refusal": None}
     return {
-        "index": one.index,
+        "index": completion.index,
         "message": message,
         "logprobs": logprobs,
         "finish_reason": reason,
@@ -220,17 +220,17 @@ _json = msgspec.json.Encoder().encode
 
 
 class Encoder(openai.Chunks):
-    """Events to chunks. A text delta, by far the commonest event, is a prebuilt frame with only
-    its text escaped."""
+    """Encodes events as chunks. A text delta, by far the most common event, is a prebuilt frame in
+    which only the text is encoded."""
 
-    def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
+    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(stamp, request, "chat.completion.chunk")
         self._legacy = bool(request.extra.get(LEGACY))
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
         self._text_heads: dict[int, bytes] = {}
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; a tick of silence is a comment."""
+        """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
         out: list[bytes] = []
@@ -269,7 +269,7 @@ class Encoder(openai.Chunks):
                 out.append(self._last(last, event))
                 return
             case Failed():
-                raise AssertionError("a failure is told by fail()")
+                raise AssertionError("use fail() for errors")
             case Progress() | TokenDetail():
                 silent = {"index": choice, "delta": {}, "logprobs": None, "finish_reason": None}
                 self._reported(silent, event, out)

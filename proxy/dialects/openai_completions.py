@@ -1,46 +1,38 @@
-"""OpenAI completions, the older API: POST /v1/completions."""
+"""OpenAI's older completions API: POST /v1/completions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.events import (
-    Batch,
-    Failed,
-    Finished,
-    Progress,
-    TextDelta,
-    TokenDetail,
-    TokenLogprob,
-)
+from ..core.events import Batch, Failed, Finished, Progress, TextDelta, TokenDetail, TokenLogprob
 from ..core.fold import Completion
-from ..core.invalid import Invalid
 from ..core.request import CompletionRequest
+from ..errors import InvalidParameter
 from ..wire import sse
 from . import openai
 from .fields import Body, flag, integer, text
-from .stamp import Stamp
+from .response_meta import ResponseMeta
 
 error = openai.error
 
 KIND = "text_completion"
 MAX_PROMPTS = 128
 MAX_TOKEN_ID = 1 << 30
-MAX_TEXTS = 64  # in one prompt beside token ids: a backend is asked for the tokens of each
-PROMPT = "a string, or a list of token ids and strings"
+MAX_TEXTS = 64  # strings in one prompt: the backend has to tokenize each on its own
+PROMPT = "a string or a list of token ids and strings"
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises Invalid naming the field."""
+    """Raises InvalidParameter naming the field."""
     echo = flag(body, "echo")
     logprobs = integer(body, "logprobs", 0, openai.MAX_LOGPROBS)
     if echo and logprobs is not None:
-        raise Invalid("logprobs", "cannot be had for the prompt: ask without echo")
+        raise InvalidParameter("logprobs", "is not supported with echo")
     best_of = integer(body, "best_of", 1, openai.MAX_CHOICES)
     values = openai.common(body)
     if best_of is not None and best_of != values.get("n", 1):
-        raise Invalid("best_of", "is not supported, ask for n choices instead")
+        raise InvalidParameter("best_of", "is not supported: use n to get several choices")
     return CompletionRequest(
         prompts=prompts(body.get("prompt")),
         suffix=text(body, "suffix"),
@@ -51,14 +43,14 @@ def parse(body: Body) -> CompletionRequest:
 
 
 def prompts(value: Any, most: int = MAX_PROMPTS) -> tuple[str | tuple[int | str, ...], ...]:
-    """One prompt, or a list of them. A prompt is a text, a list of token ids, or, as llama-server
-    has it, a list of ids and texts or {"prompt_string": text}."""
-    if isinstance(value, list) and not any(type(one) is int for one in value):
+    """One prompt, or a list of them. A prompt is a string, a list of token ids, {"prompt_string":
+    text}, or, as in llama-server, a list of token ids and strings."""
+    if isinstance(value, list) and not any(type(prompt) is int for prompt in value):
         if not value:
-            raise Invalid("prompt", f"must be {PROMPT}, or a list of such")
+            raise InvalidParameter("prompt", f"must be {PROMPT}, or a list of these")
         if len(value) > most:
-            raise Invalid("prompt", f"may hold {most} prompts at most")
-        return tuple(_prompt(one, f"prompt[{i}]") for i, one in enumerate(value))
+            raise InvalidParameter("prompt", f"may contain at most {most} prompts")
+        return tuple(_prompt(prompt, f"prompt[{i}]") for i, prompt in enumerate(value))
     return (_prompt(value, "prompt"),)
 
 
@@ -67,63 +59,66 @@ def _prompt(value: Any, at: str) -> str | tuple[int | str, ...]:
         return value
     if isinstance(value, dict):
         if value.get("multimodal_data"):
-            raise Invalid(f"{at}.multimodal_data", "is not supported: send images as a chat")
-        said = value.get("prompt_string")
-        if type(said) is not str:
-            raise Invalid(f"{at}.prompt_string", "must be a string")
-        return said
+            raise InvalidParameter(
+                f"{at}.multimodal_data", "is not supported: send images to the chat endpoint"
+            )
+        prompt = value.get("prompt_string")
+        if type(prompt) is not str:
+            raise InvalidParameter(f"{at}.prompt_string", "must be a string")
+        return prompt
     if not isinstance(value, list) or not value:
-        raise Invalid(at, f"must be {PROMPT}")
+        raise InvalidParameter(at, f"must be {PROMPT}")
     texts = 0
-    for one in value:
-        if type(one) is str:
+    for part in value:
+        if type(part) is str:
             texts += 1
-        elif type(one) is not int or not 0 <= one < MAX_TOKEN_ID:
-            raise Invalid(at, "must hold token ids and strings only")
+        elif type(part) is not int or not 0 <= part < MAX_TOKEN_ID:
+            raise InvalidParameter(at, "may contain only token ids and strings")
     if texts > MAX_TEXTS:
-        raise Invalid(at, f"may hold {MAX_TEXTS} strings between token ids at most")
+        raise InvalidParameter(at, f"may contain at most {MAX_TEXTS} strings between token ids")
     return tuple(value)
 
 
 def reply(
-    stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
+    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
     return openai.whole(stamp, KIND, request, completions, _choice)
 
 
-def _choice(request: CompletionRequest, one: Completion) -> dict[str, Any]:
+def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any]:
     return {
-        "index": one.index,
-        "text": one.text,
-        "logprobs": _logprobs(one.logprobs, 0) if request.logprobs is not None else None,
-        "finish_reason": one.finished.reason,
+        "index": completion.index,
+        "text": completion.text,
+        "logprobs": _logprobs(completion.logprobs, 0) if request.logprobs is not None else None,
+        "finish_reason": completion.finished.reason,
     }
 
 
 def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-    """The older form: parallel lists; `offset` is where the first token begins in the text."""
+    """The older format with parallel lists; `offset` is the position of the first token in the
+    text."""
     offsets = []
-    for one in tokens:
+    for token in tokens:
         offsets.append(offset)
-        offset += len(one.token)
+        offset += len(token.token)
     return {
-        "tokens": [one.token for one in tokens],
-        "token_logprobs": [one.logprob for one in tokens],
-        "top_logprobs": [{a.token: a.logprob for a in one.top} for one in tokens],
+        "tokens": [token.token for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [{alt.token: alt.logprob for alt in token.top} for token in tokens],
         "text_offset": offsets,
     }
 
 
 class Encoder(openai.Chunks):
-    """Events to chunks of the object "text_completion"."""
+    """Encodes events as chunks of the object "text_completion"."""
 
-    def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
+    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(stamp, request, KIND)
         self._sent: dict[int, int] = {}
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; a tick of silence is a comment."""
+        """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
         out: list[bytes] = []
@@ -138,7 +133,7 @@ class Encoder(openai.Chunks):
                 silent = {"index": choice, "text": "", "logprobs": None, "finish_reason": None}
                 self._reported(silent, event, out)
             elif isinstance(event, Failed):
-                raise AssertionError("a failure is told by fail()")
+                raise AssertionError("use fail() for errors")
         return b"".join(out)
 
     def _text(self, choice: int, event: TextDelta) -> bytes:

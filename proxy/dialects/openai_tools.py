@@ -1,6 +1,5 @@
-"""Tools in OpenAI's form: what may be called, what must be, and calls on the wire; with the
-`functions` and `function_call` of clients from before there were tools.
-"""
+"""Tools in OpenAI's format: definitions, tool_choice and calls, and the legacy `functions` and
+`function_call`."""
 
 from __future__ import annotations
 
@@ -9,24 +8,24 @@ from typing import Any
 
 from ..core.decoding import decoded
 from ..core.events import ToolCallDelta
-from ..core.invalid import Invalid
 from ..core.request import Tool, ToolCall, ToolChoice
+from ..errors import InvalidParameter
 from .fields import Body, entry, flag, items, mapping, text
 
 MAX_TOOLS = 1024
-# Letters of any script, and what MCP clients join names with. Nothing that could end a quotation
-# or a line: a name stands in prompts and grammars as it is.
+# Letters of any script, and the characters MCP clients join names with. No quotes or line breaks:
+# names are inserted into prompts and grammars unescaped.
 NAME = re.compile(r"[\w./:@-]{1,128}")
 FIELDS = frozenset({"tools", "functions", "tool_choice", "parallel_tool_calls"})
 LEGACY = "functions"
-"""In CompletionRequest.extra: the client speaks of functions and reads `function_call`."""
+"""Key in CompletionRequest.extra: the client sent `functions` and expects `function_call`."""
 
 
 def tools(values: list[Any]) -> tuple[Tool, ...]:
-    """Functions only: other kinds of tools (web_search, …) are another server's business and are
-    skipped, as clients that offer them expect; `skipped` names them."""
+    """The functions. Other types of tools (web_search, …) are ignored, as clients that offer them
+    expect; `skipped` warns about them."""
     if len(values) > MAX_TOOLS:
-        raise Invalid("tools", f"may hold {MAX_TOOLS} at most")
+        raise InvalidParameter("tools", f"may contain at most {MAX_TOOLS}")
     out: dict[str, Tool] = {}
     for i, value in enumerate(values):
         body = entry(value, f"tools[{i}]")
@@ -34,21 +33,21 @@ def tools(values: list[Any]) -> tuple[Tool, ...]:
             at = f"tools[{i}].function."
             tool = _tool(mapping(body, "function", at=f"tools[{i}]."), at)
             if tool.name in out:
-                raise Invalid(at + "name", f"is there twice: {tool.name}")
+                raise InvalidParameter(at + "name", f"is defined twice: {tool.name}")
             out[tool.name] = tool
     return tuple(out.values())
 
 
 def skipped(values: list[Any]) -> tuple[str, ...]:
-    """Warnings for the tools that are left out, one a kind."""
+    """One warning for each type of tool that is ignored."""
     kinds = {_kind(entry(value, f"tools[{i}]"), i) for i, value in enumerate(values)}
     return tuple(
-        f"tools of the type {plain(kind)} are skipped" for kind in sorted(kinds - {"function"})
+        f"tools of type {plain(kind)} are ignored" for kind in sorted(kinds - {"function"})
     )
 
 
 def functions(values: list[Any]) -> tuple[Tool, ...]:
-    """The older form: a list of functions without a frame."""
+    """The legacy format: a list of functions without the wrapping object."""
     return tools([{"type": "function", "function": value} for value in values])
 
 
@@ -57,14 +56,14 @@ def _kind(body: Body, i: int) -> str:
 
 
 def plain(kind: str) -> str:
-    """A client's word as a header may hold it."""
+    """A string from the client, made safe for a header."""
     return re.sub(r"[^\w.-]", "?", kind[:40], flags=re.ASCII)
 
 
 def _tool(function: Body, at: str) -> Tool:
     name = text(function, "name", at=at)
     if not NAME.fullmatch(name):
-        raise Invalid(
+        raise InvalidParameter(
             at + "name", "must be 1 to 128 letters, digits or _ - . / : @" if name else "is missing"
         )
     return Tool(
@@ -84,46 +83,46 @@ def tool_choice(value: Any) -> ToolChoice:
         name = text(mapping(value, "function", "tool_choice."), "name", at="tool_choice.function.")
         if name:
             return ToolChoice("named", name)
-    raise Invalid("tool_choice", "must be auto, none, required or name a function")
+    raise InvalidParameter("tool_choice", "must be auto, none, required or name a function")
 
 
 def allowed(value: Any) -> tuple[Any, frozenset[str]] | None:
-    """Of a tool_choice that allows some of the tools only: whether one must be called, as another
-    tool_choice says it, and their names. None for every other one."""
+    """Of a tool_choice of type allowed_tools: its mode, as an ordinary tool_choice, and the names
+    of the allowed tools. None for any other tool_choice."""
     if not isinstance(value, dict) or value.get("type") != "allowed_tools":
         return None
     body = value.get("allowed_tools", value)
     at = "tool_choice.tools"
     names = set()
-    for one in items(entry(body, "tool_choice"), "tools", at="tool_choice."):
-        tool = entry(one, at)
+    for raw in items(entry(body, "tool_choice"), "tools", at="tool_choice."):
+        tool = entry(raw, at)
         names.add(text(mapping(tool, "function", at=at + ".") or tool, "name", at=at + "."))
     mode = text(body, "mode", "auto", at="tool_choice.")
     if mode not in ("auto", "required"):
-        raise Invalid("tool_choice.mode", "must be auto or required")
+        raise InvalidParameter("tool_choice.mode", "must be auto or required")
     return mode, frozenset(names)
 
 
 def function_choice(value: Any) -> ToolChoice:
-    """The older form: auto, none, or {name}."""
+    """The legacy format: auto, none, or {name}."""
     if value is None or value in ("auto", "none"):
         return ToolChoice("none" if value == "none" else "auto")
     if isinstance(value, dict):
         name = text(value, "name", at="function_call.")
         if name:
             return ToolChoice("named", name)
-    raise Invalid("function_call", "must be auto, none or name a function")
+    raise InvalidParameter("function_call", "must be auto, none or name a function")
 
 
 def chosen(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that tools are about, where the body has any. Raises
-    Invalid."""
+    """The fields of CompletionRequest that concern tools, if the body has any. Raises
+    InvalidParameter."""
     if body.keys().isdisjoint(FIELDS):
         return {}
     listed = items(body, "tools")
     if body.get("functions") is not None:
         if listed:
-            raise Invalid("functions", "cannot be had together with tools")
+            raise InvalidParameter("functions", "cannot be combined with tools")
         return {
             "tools": functions(items(body, "functions")),
             "tool_choice": function_choice(body.get("function_call")),
@@ -144,15 +143,15 @@ def chosen(body: Body) -> dict[str, Any]:
 
 
 def calls(body: Body, at: str) -> tuple[ToolCall, ...]:
-    """The calls of an assistant's message, in the newer form or the older."""
-    found = tuple(
+    """The calls of an assistant message, in the current format or the legacy one."""
+    current = tuple(
         _call(entry(value, f"{at}tool_calls[{i}]"), f"{at}tool_calls[{i}].")
         for i, value in enumerate(items(body, "tool_calls", at=at))
     )
-    older = mapping(body, "function_call", at=at)
-    if older and not found:
-        return (_named(older, "", at + "function_call."),)
-    return found
+    legacy = mapping(body, "function_call", at=at)
+    if legacy and not current:
+        return (_named(legacy, "", at + "function_call."),)
+    return current
 
 
 def _call(body: Body, at: str) -> ToolCall:
@@ -172,8 +171,7 @@ def written(call: ToolCall) -> dict[str, Any]:
 
 
 def as_object(arguments: str) -> dict[str, Any]:
-    """A call's arguments as the dialects tell them that parse them; those of a call that was cut by
-    its length are none."""
+    """A call's arguments parsed, for APIs that send an object; {} if they were cut off."""
     try:
         value = decoded(arguments or "{}")
     except ValueError:
@@ -182,8 +180,8 @@ def as_object(arguments: str) -> dict[str, Any]:
 
 
 def delta(event: ToolCallDelta, legacy: bool) -> dict[str, Any]:
-    """A piece of a call as a chunk's delta: id and name in the first, the rest adds arguments. The
-    older form knows one call; it was asked for one."""
+    """A piece of a call as a chunk's delta: id and name come first, later pieces append arguments.
+    The legacy format supports one call only."""
     function: dict[str, Any] = {"arguments": event.arguments}
     if event.name:
         function = {"name": event.name, **function}

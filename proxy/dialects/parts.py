@@ -1,7 +1,6 @@
-"""Contents in parts, and messages in a row: what OpenAI's and Anthropic's dialects have in common.
+"""Contents in parts and runs of messages, shared by OpenAI's and Anthropic's dialects.
 
-The texts of a message are one content; images and sounds stand beside it, each with its place in
-that content.
+The texts of a message form one content; each image or sound has its offset in that content.
 """
 
 from __future__ import annotations
@@ -11,63 +10,63 @@ from typing import Any
 
 from msgspec import structs
 
-from ..core.invalid import Invalid
 from ..core.request import Media, Message
+from ..errors import InvalidParameter
 from .fields import Body, bounded, entry, text
 
 Reader = Callable[[Body, str], str | Media]
-"""Reads a part of one kind, at a place."""
+"""Parses a part of one type; takes the part and its path."""
 
 
 def content(
     value: Any, at: str, readers: Mapping[str, Reader], kinds: str
 ) -> tuple[str, tuple[Media, ...]]:
-    """Of a text, of null, or of a list of parts, by the reader of each part's `type`. `kinds` names
-    the types for the error. Raises Invalid."""
+    """Parses a string, null, or a list of parts, each with the reader of its `type`. `kinds` lists
+    the types for the error message. Raises InvalidParameter."""
     if value is None:
         return "", ()
     if type(value) is str:
         return value, ()
     if not isinstance(value, list):
-        raise Invalid(at, "must be a string, null or a list of parts")
+        raise InvalidParameter(at, "must be a string, null or a list of parts")
     bounded(value, at)
-    said = ""
+    joined_text = ""
     media: list[Media] = []
     for i, raw in enumerate(value):
-        here = f"{at}[{i}]"
-        part = entry(raw, here)
-        here += "."
-        reader = readers.get(text(part, "type", at=here))
+        path = f"{at}[{i}]"
+        part = entry(raw, path)
+        path += "."
+        reader = readers.get(text(part, "type", at=path))
         if reader is None:
-            raise Invalid(here + "type", f"must be {kinds}")
-        read = reader(part, here)
+            raise InvalidParameter(path + "type", f"must be {kinds}")
+        read = reader(part, path)
         if isinstance(read, Media):
-            media.append(structs.replace(read, at=len(said)))
+            media.append(structs.replace(read, at=len(joined_text)))
         else:
-            said += read
-    return said, tuple(media)
+            joined_text += read
+    return joined_text, tuple(media)
 
 
 def words(name: str) -> Reader:
-    """Reads a part whose text is in this field."""
+    """A reader for parts whose text is in the field `name`."""
     return lambda part, at: text(part, name, at=at)
 
 
 def joined(*run: Message) -> Message:
-    """Messages of one role as one: templates want the roles to take turns."""
+    """Joins messages of one role: templates require alternating roles."""
     if len(run) == 1:
         return run[0]
     media: list[Media] = []
     length = 0
-    for one in run:
-        if one.content:
-            length += bool(length)  # for the line's end
-        media += [structs.replace(m, at=m.at + length) for m in one.media]
-        length += len(one.content)
+    for message in run:
+        if message.content:
+            length += bool(length)  # the line break between them
+        media += [structs.replace(m, at=m.at + length) for m in message.media]
+        length += len(message.content)
     return structs.replace(
         run[0],
-        content="\n".join(filter(None, (one.content for one in run))),
-        reasoning="\n".join(filter(None, (one.reasoning for one in run))),
-        tool_calls=tuple(call for one in run for call in one.tool_calls),
+        content="\n".join(filter(None, (message.content for message in run))),
+        reasoning="\n".join(filter(None, (message.reasoning for message in run))),
+        tool_calls=tuple(call for message in run for call in message.tool_calls),
         media=tuple(media),
     )

@@ -1,4 +1,4 @@
-"""Rankings, in the shape that Jina's and Cohere's APIs share: POST /v1/rerank."""
+"""Reranking in the format that Jina's and Cohere's APIs share: POST /v1/rerank."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..core.invalid import Invalid
+from ..errors import InvalidParameter
 from .fields import Body, entry, flag, integer, items, text
 
 MAX_DOCUMENTS = 1024
 
 
 class RerankRequest(Struct, frozen=True):
-    """What is asked: the `top` nearest of `documents`, with their texts if `texts`."""
+    """A parsed request: return the best `top` of `documents`, with their texts if `texts` is
+    set."""
 
     model: str
     query: str
@@ -24,18 +25,18 @@ class RerankRequest(Struct, frozen=True):
 
 
 def parse(body: Body) -> RerankRequest:
-    """A document is a text or an object {text}. Raises Invalid naming the field."""
+    """A document is a string or an object {text}. Raises InvalidParameter."""
     query = text(body, "query")
     if not query:
-        raise Invalid("query", "is missing")
+        raise InvalidParameter("query", "is missing")
     values = items(body, "documents")
     if not 0 < len(values) <= MAX_DOCUMENTS:
-        raise Invalid("documents", f"must hold 1 to {MAX_DOCUMENTS} texts")
+        raise InvalidParameter("documents", f"must contain 1 to {MAX_DOCUMENTS} strings")
     documents = tuple(
-        one
-        if type(one) is str
-        else text(entry(one, f"documents[{i}]"), "text", at=f"documents[{i}].")
-        for i, one in enumerate(values)
+        document
+        if type(document) is str
+        else text(entry(document, f"documents[{i}]"), "text", at=f"documents[{i}].")
+        for i, document in enumerate(values)
     )
     return RerankRequest(
         text(body, "model"),
@@ -49,7 +50,7 @@ def parse(body: Body) -> RerankRequest:
 def reply(
     request: RerankRequest, request_id: str, name: str, scores: Sequence[float], tokens: int
 ) -> dict[str, Any]:
-    """The nearest first; equal ones in their own order."""
+    """The whole answer: highest score first, equal scores in the order of the request."""
     order = sorted(range(len(scores)), key=lambda i: -scores[i])[: request.top]
     results: list[dict[str, Any]] = []
     for i in order:

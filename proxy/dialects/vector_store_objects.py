@@ -1,7 +1,7 @@
-"""OpenAI's vector stores: the objects a client is answered with.
+"""OpenAI's vector store objects: builds the answers.
 
-The source of the shapes is OpenAI's API reference and its client's types. Times are seconds since
-1970, sizes bytes.
+The format is defined in OpenAI's API reference and the types of its client. Times are in seconds
+since 1970, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .attribute_filters import Attributes
 from .vector_stores import STATUSES, Chunking
 
 
-class Counts(Struct, frozen=True):
+class FileCounts(Struct, frozen=True):
     in_progress: int = 0
     completed: int = 0
     failed: int = 0
@@ -26,8 +26,8 @@ class Counts(Struct, frozen=True):
         return self.in_progress + self.completed + self.failed + self.cancelled
 
 
-class Result(Struct, frozen=True):
-    """A chunk that was found."""
+class SearchResult(Struct, frozen=True, kw_only=True):
+    """A chunk that matches."""
 
     file_id: str
     filename: str
@@ -37,8 +37,8 @@ class Result(Struct, frozen=True):
     place: str = ""
 
 
-def counts(statuses: Sequence[str]) -> Counts:
-    return Counts(*(statuses.count(status) for status in STATUSES))
+def counts(statuses: Sequence[str]) -> FileCounts:
+    return FileCounts(*(statuses.count(status) for status in STATUSES))
 
 
 def store(
@@ -51,9 +51,9 @@ def store(
     expired: bool,
     size: int,
     kept: Mapping[str, str],
-    files: Counts,
+    files: FileCounts,
 ) -> dict[str, Any]:
-    """A vector store. Times in seconds since 1970, `size` in bytes, `lasts` in days."""
+    """A vector store. Times are in seconds since 1970, `size` in bytes, `lasts` in days."""
     status = "expired" if expired else "in_progress" if files.in_progress else "completed"
     return {
         "id": store_id,
@@ -81,7 +81,7 @@ def store_file(
     kept: Attributes,
     chunking: Chunking,
 ) -> dict[str, Any]:
-    """A file in a vector store. `reason`: why it failed."""
+    """A file in a vector store; `reason` says why it failed."""
     return {
         "id": file_id,
         "object": "vector_store.file",
@@ -102,7 +102,7 @@ def store_file(
 
 
 def batch(
-    batch_id: str, store_id: str, created: float, files: Counts, cancelled: bool
+    batch_id: str, store_id: str, created: float, files: FileCounts, cancelled: bool
 ) -> dict[str, Any]:
     if cancelled:
         status = "cancelled"
@@ -120,21 +120,21 @@ def batch(
     }
 
 
-def results(queries: Sequence[str], found: Sequence[Result]) -> dict[str, Any]:
-    """One page, which is all there is. The place (page 3, a heading) is ours, beside the file."""
+def results(queries: Sequence[str], found: Sequence[SearchResult]) -> dict[str, Any]:
+    """The search results, always on one page. `place` (page 3, a heading) is our own field."""
     return {
         "object": "vector_store.search_results.page",
         "search_query": list(queries),
         "data": [
             {
-                "file_id": one.file_id,
-                "filename": one.filename,
-                "score": one.score,
-                "attributes": dict(one.attributes),
-                "content": [{"type": "text", "text": one.text}],
-                "place": one.place,
+                "file_id": chunk.file_id,
+                "filename": chunk.filename,
+                "score": chunk.score,
+                "attributes": dict(chunk.attributes),
+                "content": [{"type": "text", "text": chunk.text}],
+                "place": chunk.place,
             }
-            for one in found
+            for chunk in found
         ],
         "has_more": False,
         "next_page": None,
@@ -142,10 +142,10 @@ def results(queries: Sequence[str], found: Sequence[Result]) -> dict[str, Any]:
 
 
 def content(texts: Sequence[str]) -> dict[str, Any]:
-    """A file as its chunks, in their order."""
+    """A file as its chunks, in order."""
     return {
         "object": "vector_store.file_content.page",
-        "data": [{"type": "text", "text": one} for one in texts],
+        "data": [{"type": "text", "text": chunk} for chunk in texts],
         "has_more": False,
         "next_page": None,
     }
@@ -156,5 +156,5 @@ def deleted(key: str, what: str) -> dict[str, Any]:
     return {"id": key, "object": f"{what}.deleted", "deleted": True}
 
 
-def _counts(files: Counts) -> dict[str, int]:
+def _counts(files: FileCounts) -> dict[str, int]:
     return {**{status: getattr(files, status) for status in STATUSES}, "total": files.total}

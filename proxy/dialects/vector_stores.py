@@ -1,7 +1,7 @@
-"""OpenAI's vector stores: what a client may ask for. `vector_store_objects` has the answers.
+"""OpenAI's vector stores: parses requests. `vector_store_objects` builds the answers.
 
-The source of the shapes is OpenAI's API reference and its client's types. Not ours to honour:
-`rewrite_query` (the query is searched for as it is; an answer shows it).
+The format is defined in OpenAI's API reference and the types of its client. `rewrite_query` is
+accepted but has no effect: queries are searched as they are, and the answer repeats them.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..core.invalid import Invalid
+from ..errors import InvalidParameter
 from . import attribute_filters
 from .attribute_filters import Filter
 from .fields import Body, entry, flag, integer, items, mapping, text
 
 MOST_RESULTS, RESULTS = 50, 10
-MOST_FILES = 2000  # of a batch
+MOST_FILES = 2000  # in a batch
 MOST_QUERIES = 16
-MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512  # of metadata and attributes
+MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512  # in metadata and attributes
 LONGEST_NAME = 256
-TOKENS, OVERLAP = 800, 400  # a chunk, unless a client says otherwise
+TOKENS, OVERLAP = 800, 400  # of a chunk, by default
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 
 
 class Chunking(Struct, frozen=True):
-    """Tokens of a chunk, and how many of them the next one repeats. `auto` is ours to choose."""
+    """Tokens in a chunk, and how many of them the next chunk repeats. `auto` lets the gateway
+    choose."""
 
     tokens: int = TOKENS
     overlap: int = OVERLAP
@@ -34,7 +35,7 @@ class Chunking(Struct, frozen=True):
 
 
 class Attachment(Struct, frozen=True):
-    """A file that a vector store is to take in."""
+    """A file to add to a vector store."""
 
     file_id: str
     attributes: dict[str, Any]
@@ -42,7 +43,8 @@ class Attachment(Struct, frozen=True):
 
 
 class StoreRequest(Struct, frozen=True):
-    """A new vector store. `lasts` in days since it was last used; None: until it is deleted."""
+    """A new vector store. `lasts` is in days after the last use; None keeps it until it is
+    deleted."""
 
     name: str
     description: str
@@ -52,7 +54,7 @@ class StoreRequest(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True):
-    """None leaves a thing as it is; `lasts` 0 takes the expiry away."""
+    """An update; None leaves a field unchanged, `lasts` 0 removes the expiry."""
 
     name: str | None
     metadata: dict[str, str] | None
@@ -60,7 +62,7 @@ class Change(Struct, frozen=True):
 
 
 class SearchRequest(Struct, frozen=True):
-    """`threshold` from 0 to 1, larger is nearer; `rank`: a ranking model may look again."""
+    """`threshold` is from 0 to 1, higher is nearer; `rank` permits reranking."""
 
     queries: tuple[str, ...]
     filter: Filter | None
@@ -70,7 +72,7 @@ class SearchRequest(Struct, frozen=True):
 
 
 def parse_create(body: Body) -> StoreRequest:
-    """Raises Invalid naming the field."""
+    """Raises InvalidParameter naming the field."""
     chunking = _chunking(body, "")
     ids = _file_ids(body, MOST_FILES)
     return StoreRequest(
@@ -92,37 +94,37 @@ def parse_update(body: Body) -> Change:
 def parse_attach(body: Body, at: str = "") -> Attachment:
     file_id = text(body, "file_id", at=at)
     if not file_id:
-        raise Invalid(f"{at}file_id", "is missing")
+        raise InvalidParameter(f"{at}file_id", "is missing")
     return Attachment(file_id, attributes(body, at), _chunking(body, at))
 
 
 def parse_batch(body: Body) -> tuple[Attachment, ...]:
-    """`file_ids` with attributes and chunking for all of them, or `files` with their own. What is
-    named again replaces what it said before, so each file is attached once."""
+    """Parses `file_ids` with shared attributes and chunking, or `files` with their own. A file
+    listed twice is attached once, with its last entry."""
     files = items(body, "files")
     ids = _file_ids(body, MOST_FILES)
     if bool(files) is bool(ids):
-        raise Invalid("file_ids", "must hold files, or else `files` must")
+        raise InvalidParameter("file_ids", "is required unless files is set")
     if len(files) > MOST_FILES:
-        raise Invalid("files", f"may hold {MOST_FILES} files at most")
+        raise InvalidParameter("files", f"may contain at most {MOST_FILES} files")
     if ids:
         shared, chunking = attributes(body), _chunking(body, "")
-        return tuple(Attachment(one, shared, chunking) for one in ids)
-    own = [parse_attach(entry(one, f"files[{i}]"), f"files[{i}].") for i, one in enumerate(files)]
-    return tuple({one.file_id: one for one in own}.values())
+        return tuple(Attachment(file_id, shared, chunking) for file_id in ids)
+    own = [parse_attach(entry(file, f"files[{i}]"), f"files[{i}].") for i, file in enumerate(files)]
+    return tuple({file.file_id: file for file in own}.values())
 
 
 def parse_search(body: Body) -> SearchRequest:
     query = body.get("query")
     queries = [query] if type(query) is str else query
     if not isinstance(queries, list) or not all(type(one) is str and one for one in queries):
-        raise Invalid("query", "must be a text or a list of texts")
+        raise InvalidParameter("query", "must be a string or a list of strings")
     if not 0 < len(queries) <= MOST_QUERIES:
-        raise Invalid("query", f"must hold 1 to {MOST_QUERIES} texts")
+        raise InvalidParameter("query", f"must contain 1 to {MOST_QUERIES} strings")
     options = mapping(body, "ranking_options")
     threshold = options.get("score_threshold") or 0.0
     if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-        raise Invalid("ranking_options.score_threshold", "must be from 0 to 1")
+        raise InvalidParameter("ranking_options.score_threshold", "must be from 0 to 1")
     flag(body, "rewrite_query")
     return SearchRequest(
         tuple(queries),
@@ -134,42 +136,44 @@ def parse_search(body: Body) -> SearchRequest:
 
 
 def attributes(body: Body, at: str = "") -> dict[str, Any]:
-    """Of a file: texts, numbers, booleans."""
-    found = mapping(body, "attributes", at)
-    _pairs(found, f"{at}attributes")
-    for key, value in found.items():
+    """A file's attributes: strings, numbers or booleans."""
+    pairs = mapping(body, "attributes", at)
+    _pairs(pairs, f"{at}attributes")
+    for key, value in pairs.items():
         if type(value) not in (str, int, float, bool):
-            raise Invalid(f"{at}attributes.{key}", "must be a string, a number or a boolean")
-    return dict(found)
+            raise InvalidParameter(
+                f"{at}attributes.{key}", "must be a string, a number or a boolean"
+            )
+    return dict(pairs)
 
 
 def metadata(body: Body) -> dict[str, str] | None:
     if body.get("metadata") is None:
         return None
-    found = mapping(body, "metadata")
-    _pairs(found, "metadata")
-    for key, value in found.items():
+    pairs = mapping(body, "metadata")
+    _pairs(pairs, "metadata")
+    for key, value in pairs.items():
         if type(value) is not str:
-            raise Invalid(f"metadata.{key}", "must be a string")
-    return dict(found)
+            raise InvalidParameter(f"metadata.{key}", "must be a string")
+    return dict(pairs)
 
 
 def status_filter(query: Mapping[str, str]) -> str:
-    """The `filter` of a list of files; "": all. Raises Invalid."""
+    """The `filter` of a list of files, "" for all. Raises InvalidParameter."""
     status = query.get("filter") or ""
     if status and status not in STATUSES:
-        raise Invalid("filter", f"must be one of {', '.join(STATUSES)}")
+        raise InvalidParameter("filter", f"must be one of {', '.join(STATUSES)}")
     return status
 
 
-def _pairs(found: Body, at: str) -> None:
-    if len(found) > MOST_PAIRS:
-        raise Invalid(at, f"may hold {MOST_PAIRS} pairs at most")
-    for key, value in found.items():
+def _pairs(pairs: Body, at: str) -> None:
+    if len(pairs) > MOST_PAIRS:
+        raise InvalidParameter(at, f"may contain at most {MOST_PAIRS} pairs")
+    for key, value in pairs.items():
         if len(key) > LONGEST_KEY:
-            raise Invalid(at, f"has a key of more than {LONGEST_KEY} characters")
+            raise InvalidParameter(at, f"has a key longer than {LONGEST_KEY} characters")
         if type(value) is str and len(value) > LONGEST_VALUE:
-            raise Invalid(f"{at}.{key}", f"may have {LONGEST_VALUE} characters at most")
+            raise InvalidParameter(f"{at}.{key}", f"may be at most {LONGEST_VALUE} characters long")
 
 
 def _name(body: Body) -> str | None:
@@ -177,7 +181,7 @@ def _name(body: Body) -> str | None:
         return None
     name = text(body, "name")
     if len(name) > LONGEST_NAME:
-        raise Invalid("name", f"may have {LONGEST_NAME} characters at most")
+        raise InvalidParameter("name", f"may be at most {LONGEST_NAME} characters long")
     return name
 
 
@@ -186,32 +190,34 @@ def _lasts(body: Body) -> int | None:
     if not expiry:
         return None
     if expiry.get("anchor") != "last_active_at":
-        raise Invalid("expires_after.anchor", "must be last_active_at")
+        raise InvalidParameter("expires_after.anchor", "must be last_active_at")
     days = integer(expiry, "days", 1, 365, at="expires_after.")
     if days is None:
-        raise Invalid("expires_after.days", "is missing")
+        raise InvalidParameter("expires_after.days", "is missing")
     return days
 
 
 def _file_ids(body: Body, most: int) -> list[str]:
     ids = items(body, "file_ids")
     if len(ids) > most or not all(type(one) is str and one for one in ids):
-        raise Invalid("file_ids", f"must hold {most} ids of files at most")
+        raise InvalidParameter("file_ids", f"may contain at most {most} file ids")
     return list(dict.fromkeys(ids))
 
 
 def _chunking(body: Body, at: str) -> Chunking:
-    asked = mapping(body, "chunking_strategy", at)
-    kind = text(asked, "type", "auto", at=f"{at}chunking_strategy.")
+    strategy = mapping(body, "chunking_strategy", at)
+    kind = text(strategy, "type", "auto", at=f"{at}chunking_strategy.")
     if kind == "auto":
         return Chunking()
     if kind != "static":
-        raise Invalid(f"{at}chunking_strategy.type", "must be auto or static")
+        raise InvalidParameter(f"{at}chunking_strategy.type", "must be auto or static")
     where = f"{at}chunking_strategy.static."
-    static = mapping(asked, "static", f"{at}chunking_strategy.")
+    static = mapping(strategy, "static", f"{at}chunking_strategy.")
     tokens = integer(static, "max_chunk_size_tokens", 100, 4096, at=where) or TOKENS
     overlap = integer(static, "chunk_overlap_tokens", 0, 4096, at=where)
     overlap = min(OVERLAP, tokens // 2) if overlap is None else overlap
     if overlap > tokens // 2:
-        raise Invalid(f"{where}chunk_overlap_tokens", "must not exceed half of the chunk")
+        raise InvalidParameter(
+            f"{where}chunk_overlap_tokens", "must not exceed half of the chunk size"
+        )
     return Chunking(tokens, overlap, auto=False)

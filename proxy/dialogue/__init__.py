@@ -1,43 +1,43 @@
-"""The four dialogues: chat, knowledge base, search engine, agent; one seam for every client.
+"""The four kinds of dialogue: chat, knowledge base, web search and agent.
 
-`values` is what is asked and what happens, `run` makes one of the other, `evidence` lays documents
-into a conversation so that its head stays the same from turn to turn, `finding` is where they come
-from, `loop` is the agent.
+`events` defines requests and events, and `run` turns the one into the other. `evidence` inserts
+documents into a conversation so that its beginning stays stable from turn to turn, `finding` gets
+them, and `loop` is the agent.
 """
 
-from .evidence import EMPTY
-from .finding import Finder
-from .run import Dialogues, Running
-from .values import (
+from .events import (
     FOLDERS,
     Bounds,
     Citation,
+    DialogueDone,
     DialogueEvent,
     DialogueRequest,
-    Done,
+    DialogueStep,
     Kind,
     Reasoning,
     Sources,
-    Step,
     Text,
     Tick,
 )
+from .evidence import EMPTY
+from .finding import Finder
+from .run import Dialogues, Running
 
 __all__ = [
     "EMPTY",
     "FOLDERS",
     "Bounds",
     "Citation",
+    "DialogueDone",
     "DialogueEvent",
     "DialogueRequest",
+    "DialogueStep",
     "Dialogues",
-    "Done",
     "Finder",
     "Kind",
     "Reasoning",
     "Running",
     "Sources",
-    "Step",
     "Text",
     "Tick",
 ]

@@ -1,10 +1,10 @@
-"""What was found is laid into a conversation, so that its head stays the same. Pure.
+"""Inserts documents into a conversation so that its beginning stays stable from turn to turn. Pure.
 
-A client sends questions and answers, no documents: what stood in the prompts of its earlier turns
-is found again and laid out as it was. The documents of the first question stand in the system
-message, behind the instructions; what a later question finds besides stands before that question.
-Each turn's prompt so begins with the whole prompt of the turn before it, and a server evaluates
-only what is new. A document keeps its number as long as the conversation lasts.
+Clients send questions and answers, but no documents: those of earlier turns are found again and
+inserted as before. Documents for the first question go into the system message, after the
+instructions; new ones for a later question go before that question. So each turn's prompt begins
+with the whole prompt of the previous turn, and a server evaluates only the rest. A document keeps
+its number for the whole conversation.
 """
 
 from __future__ import annotations
@@ -14,39 +14,43 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ..core.request import Message
-from ..prompting.layouts import Layouts
-from .values import Citation
+from ..prompting.dialogue_templates import Layouts
+from .events import Citation
 
-EMPTY = "empty"  # the template of a folder for when nothing was found, where it has one
-MOST_TURNS = 16  # earlier questions whose documents are laid out again
+EMPTY = "empty"  # a folder's optional template for searches without results
+MOST_TURNS = 16  # earlier questions whose documents are inserted again
 
 
 class Ledger:
-    """Numbers what is found, in the order it is first seen in."""
+    """Numbers citations in the order of their first occurrence."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
     def add(self, found: Iterable[Citation]) -> tuple[tuple[Citation, ...], tuple[Citation, ...]]:
-        """All of it with numbers, and those that were not there before."""
+        """All citations with numbers, and those that are new."""
         cited, new = [], []
-        for one in found:
-            key = one.chunk_id or one.url
+        for citation in found:
+            key = citation.chunk_id or citation.url
             known = key in self._numbers
             number = self._numbers.setdefault(key, len(self._numbers) + 1)
-            one = msgspec.structs.replace(one, number=number)
-            cited.append(one)
+            citation = msgspec.structs.replace(citation, number=number)
+            cited.append(citation)
             if not known:
-                new.append(one)
+                new.append(citation)
         return tuple(cited), tuple(new)
 
 
 def context(citations: Sequence[Citation]) -> str:
-    """Documents as the model reads them."""
+    """The documents as text for the model."""
     parts = []
-    for one in citations:
-        head = " ".join(f"{one.title} ({one.place})".split() if one.place else one.title.split())
-        parts.append(f"[{one.number}] {head}\n{one.text.strip()}")
+    for citation in citations:
+        head = " ".join(
+            f"{citation.title} ({citation.place})".split()
+            if citation.place
+            else citation.title.split()
+        )
+        parts.append(f"[{citation.number}] {head}\n{citation.text.strip()}")
     return "\n\n".join(parts)
 
 
@@ -57,17 +61,18 @@ def laid(
     messages: Sequence[Message],
     found: Sequence[Sequence[Citation]],
 ) -> tuple[tuple[Message, ...], tuple[Citation, ...]]:
-    """The conversation with documents in it, and the citations of its last question. `found` are
-    those of each question, the users' messages, in order.
+    """The conversation with documents inserted, and the citations of its last question. `found` are
+    the citations of each question (user message), in order.
 
-    Raises Invalid, as Layouts.lay."""
+    Raises InvalidParameter like Layouts.render."""
     ledger = Ledger()
     if not any(found) and EMPTY in layouts.names(folder):
-        return layouts.lay(folder, EMPTY, messages), ()
+        return layouts.render(folder, EMPTY, messages), ()
     if layouts.asks(folder, template):
-        # It has documents and question in one message: those of the last question alone.
+        # This template puts documents and question into one message: only the last question has
+        # any.
         cited, _ = ledger.add(found[-1])
-        return layouts.lay(folder, template, messages, context(cited)), cited
+        return layouts.render(folder, template, messages, context(cited)), cited
     head = ""
     out: list[Message] = []
     cited = ()
@@ -81,4 +86,4 @@ def laid(
                 content = f"{context(new)}\n\n{message.content}"
                 message = msgspec.structs.replace(message, content=content)
         out.append(message)
-    return layouts.lay(folder, template, out, head), cited
+    return layouts.render(folder, template, out, head), cited

@@ -1,4 +1,4 @@
-"""Where a dialogue finds what it rests on: knowledge bases and the web, as citations."""
+"""Finds the sources of a dialogue, in knowledge bases and on the web, as citations."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..agent.values import ToolError
-from ..cancel import Cancel
+from ..agent.tools import ToolError
 from ..core.request import Search, Tool
 from ..errors import Forbidden
-from ..websearch import Result, WebSearch
+from ..runtime.cancel import Cancel
+from ..websearch import WebResult, WebSearch
+from .events import Citation, DialogueRequest, Sources
 from .evidence import Ledger, context
-from .values import Citation, DialogueRequest, Sources
 
 KNOWLEDGE, WEB = "knowledge_search", "web_search"
-"""Names of an agent's tools."""
+"""Names of the agent's search tools."""
 
 
-class Hit(Protocol):
-    """A chunk that was found, as `Knowledge.search` gives it."""
+class HitLike(Protocol):
+    """A chunk found by `Knowledge.search`."""
 
     @property
     def chunk_id(self) -> str: ...
@@ -38,17 +38,17 @@ class Hit(Protocol):
     def score(self) -> float: ...
 
 
-class Base(Protocol):
+class BaseLike(Protocol):
     @property
     def id(self) -> str: ...
 
 
 class Finds(Protocol):
-    """What a dialogue needs of `Knowledge`."""
+    """The part of `Knowledge` that dialogues use."""
 
-    def bases(self, owner: str) -> Iterable[Base]: ...
+    def bases(self, owner: str) -> Iterable[BaseLike]: ...
 
-    def base(self, owner: str, id_or_name: str) -> Base: ...
+    def base(self, owner: str, id_or_name: str) -> BaseLike: ...
 
     def search(
         self,
@@ -58,16 +58,16 @@ class Finds(Protocol):
         top_k: int = 3,
         score_threshold: float | None = None,
         files: Sequence[str] | None = None,
-    ) -> Sequence[Hit]: ...
+    ) -> Sequence[HitLike]: ...
 
 
-class Member(Protocol):
+class MemberLike(Protocol):
     @property
     def file_id(self) -> str: ...
 
 
 class Stores(Protocol):
-    """What a search in files needs of `VectorStores`."""
+    """The part of `VectorStores` that a file search uses."""
 
     def search(
         self,
@@ -77,11 +77,12 @@ class Stores(Protocol):
         most: int,
         threshold: float = 0.0,
         wanted: Callable[[Mapping[str, Any]], bool] | None = None,
-    ) -> Sequence[tuple[Hit, Member | None]]: ...
+    ) -> Sequence[tuple[HitLike, MemberLike | None]]: ...
 
 
 class Finder:
-    """`knowledge`, `web` and `stores` are None where they are not set up."""
+    """Searches the configured sources; `knowledge`, `web` and `stores` are None if not
+    configured."""
 
     def __init__(
         self, knowledge: Finds | None, web: WebSearch | None, stores: Stores | None = None
@@ -91,9 +92,10 @@ class Finder:
         self.stores = stores
 
     def bases(self, request: DialogueRequest) -> list[str]:
-        """Ids of the bases that are asked for; an agent that names none has all of its owner's.
+        """Ids of the requested knowledge bases; all of the owner's for an agent request that names
+        none.
 
-        Raises Forbidden where there is no knowledge, NotFound for a base that is not there."""
+        Raises Forbidden without knowledge, and NotFound for an unknown base."""
         known = self._known()
         if not request.bases and request.kind == "agent":
             return [base.id for base in known.bases(request.owner)]
@@ -102,27 +104,28 @@ class Finder:
     def documents(
         self, request: DialogueRequest, bases: Sequence[str], query: str
     ) -> list[Citation]:
-        found = self._known().search(
+        hits = self._known().search(
             request.owner, bases, query, request.top_k, request.score_threshold, request.files
         )
-        return [_cited(hit) for hit in found]
+        return [_cited(hit) for hit in hits]
 
     def pages(self, request: DialogueRequest, query: str, cancel: Cancel | None) -> list[Citation]:
-        """Results of the web; without `cancel` only those that are remembered."""
+        """Web results; without `cancel` only cached ones."""
         web = self.searched()
-        how: dict[str, Any] = {"count": request.top_k, "split": request.split}
+        options: dict[str, Any] = {"count": request.top_k, "split": request.split}
         if cancel is None:
-            found = web.remembered(query, request.engine, **how)
+            results = web.remembered(query, request.engine, **options)
         else:
-            found = web.search(query, request.engine, **how, cancel=cancel)
-        return [_page(one) for one in found]
+            results = web.search(query, request.engine, **options, cancel=cancel)
+        return [_page(result) for result in results]
 
     def result(self, search: Search, owner: str, query: str, cancel: Cancel) -> list[Citation]:
-        """What a search of an answer finds. The document's id of a file is the file's."""
+        """The results of a search that an answer makes. In file searches the citation's document_id
+        is the id of the file."""
         if search.kind == "web":
-            found = self.searched().search(query, count=search.count, cancel=cancel)
-            return [_page(one) for one in found]
-        assert self.stores is not None, "a search that cannot be made is left out"
+            results = self.searched().search(query, count=search.count, cancel=cancel)
+            return [_page(result) for result in results]
+        assert self.stores is not None, "an unavailable search is skipped"
         hits = self.stores.search(
             owner, search.stores, [query], search.count, search.threshold, search.wanted
         )
@@ -134,37 +137,44 @@ class Finder:
         ]
 
     def searched(self) -> WebSearch:
-        """Raises Forbidden where no engine is set up."""
+        """The web search. Raises Forbidden if none is configured."""
         if self.web is None:
-            raise Forbidden("no search engine is set up here: the setting is --search-engine")
+            raise Forbidden("web search is not configured: set --search-engine")
         return self.web
 
     def tools(
-        self, request: DialogueRequest, allowed: Sequence[str], ledger: Ledger, told: list[Sources]
+        self,
+        request: DialogueRequest,
+        allowed: Sequence[str],
+        ledger: Ledger,
+        sources: list[Sources],
     ) -> Mapping[str, Searches]:
-        """Both as tools of an agent, where they are allowed and to be had. What they find is
-        numbered by `ledger` and put into `told`."""
-        found = {}
+        """The searches that are allowed and configured, as tools of an agent. Their results are
+        numbered by `ledger` and appended to `sources`."""
+        tools = {}
         if KNOWLEDGE in allowed and self._knowledge is not None and (bases := self.bases(request)):
-            found[KNOWLEDGE] = Searches(
+            tools[KNOWLEDGE] = Searches(
                 _KNOWLEDGE,
                 lambda query, _: self.documents(request, bases, query),
                 ledger,
-                told,
+                sources,
             )
         if WEB in allowed and self.web is not None:
-            found[WEB] = Searches(
-                _WEB, lambda query, cancel: self.pages(request, query, cancel), ledger, told
+            tools[WEB] = Searches(
+                _WEB, lambda query, cancel: self.pages(request, query, cancel), ledger, sources
             )
-        return found
+        return tools
 
     def _known(self) -> Finds:
         if self._knowledge is None:
-            raise Forbidden("there are no knowledge bases here: pip install slotproxy[knowledge]")
+            raise Forbidden(
+                "knowledge bases are not available: install them with pip install"
+                " slotproxy[knowledge]"
+            )
         return self._knowledge
 
 
-def _cited(hit: Hit) -> Citation:
+def _cited(hit: HitLike) -> Citation:
     return Citation(
         number=0,
         title=hit.filename,
@@ -177,43 +187,43 @@ def _cited(hit: Hit) -> Citation:
     )
 
 
-def _page(result: Result) -> Citation:
+def _page(result: WebResult) -> Citation:
     return Citation(number=0, title=result.title, text=result.snippet, url=result.url)
 
 
 class Searches:
-    """A search as a tool of an agent."""
+    """A search as an agent's tool."""
 
     def __init__(
         self,
         tool: Tool,
         find: Callable[[str, Cancel], list[Citation]],
         ledger: Ledger,
-        told: list[Sources],
+        sources: list[Sources],
     ) -> None:
         self.tool = tool
         self._find = find
         self._ledger = ledger
-        self._told = told
+        self._sources = sources
 
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip():
-            raise ToolError("query must be a text to search for")
+            raise ToolError("query must be a search string")
         cited, _ = self._ledger.add(self._find(query, cancel))
         if cited:
-            self._told.append(Sources(cited))
-        return context(cited) or "Nothing was found."
+            self._sources.append(Sources(cited))
+        return context(cited) or "No results."
 
 
 def offered(search: Search) -> Tool:
-    """A search of an answer as the model is told of it."""
-    what = "Search the web" if search.kind == "web" else "Search the files that were given to you"
-    return _tool(search.name, f"{what}. Name what you use of it by its number, like [1].")
+    """The tool definition of a search that an answer can make."""
+    what = "Search the web" if search.kind == "web" else "Search the attached files"
+    return _tool(search.name, f"{what}. Cite the results you use by number, like [1].")
 
 
 def _tool(name: str, description: str) -> Tool:
-    query = {"type": "string", "description": "what to search for", "maxLength": 200}
+    query = {"type": "string", "description": "the search query", "maxLength": 200}
     return Tool(
         name,
         description,

@@ -1,13 +1,13 @@
-"""The agent: the model is asked, the tool it calls is run, what that gives is told to it, and so on
-until it answers without a call.
+"""The agent's loop: asks the model, runs the tool it calls, and repeats with the result until the
+model answers without a call.
 
-Each turn's prompt begins with the one before it, so a slot's cache holds all but what is new. The
-model makes one call at a time. At the end of its rounds it is asked once more without tools, so
-that it answers with what it has.
+Each round's prompt begins with the previous one, so the slot's cache covers all but the new part.
+The model makes one call at a time. In the last round it has no tools and must answer with what it
+has.
 
-Text before a call is a thought, text without one is the answer; which it is only the end of a round
-says. A thought is short: text is held back up to HOLD characters, and what goes on beyond them is
-told as the answer's.
+Text before a call is a thought, text without a call is the answer; only the end of a round tells
+which. Thoughts are short, so up to HOLD characters are held back, and longer text is streamed as
+part of the answer.
 """
 
 from __future__ import annotations
@@ -17,31 +17,41 @@ from typing import Any
 
 import msgspec
 
-from ..agent.values import Runs, ToolError
-from ..cancel import Cancel
+from ..agent.tools import Runs, ToolError
 from ..core.decoding import decoded
 from ..core.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
 from ..core.request import CompletionRequest, Message, ToolCall, ToolChoice
 from ..core.usage import Timings, Usage
 from ..errors import Cancelled, GatewayError
-from .aside import aside
-from .values import Bounds, DialogueEvent, Done, Reasoning, Sources, Step, Text, Tick
+from ..runtime.cancel import Cancel
+from .background import run_with_ticks
+from .events import (
+    Bounds,
+    DialogueDone,
+    DialogueEvent,
+    DialogueStep,
+    Reasoning,
+    Sources,
+    Text,
+    Tick,
+)
 
 HOLD = 160
-MOST_OBSERVED = 6000  # characters of an observation
+MOST_OBSERVED = 6000  # characters of a tool's result
 
 Ask = Callable[[CompletionRequest], Iterator[Event | Tick]]
 
 
 class Loop:
-    """One question of an agent. `told` is where tools put the sources they find. `ask` must be
-    closed when it is left early; `interval` is that of ticks while a tool runs."""
+    """Answers one question as an agent. Tools append the sources they find to `sources`. The
+    generators that `ask` returns are closed if left early. `interval` is the seconds between ticks
+    while a tool runs."""
 
     def __init__(
         self,
         ask: Ask,
         tools: Mapping[str, Runs],
-        told: list[Sources],
+        sources: list[Sources],
         bounds: Bounds,
         cancel: Cancel,
         clock: Callable[[], float],
@@ -49,7 +59,7 @@ class Loop:
     ) -> None:
         self._ask = ask
         self._tools = tools
-        self._told = told
+        self._sources = sources
         self._bounds = bounds
         self._cancel = cancel
         self._clock = clock
@@ -59,7 +69,7 @@ class Loop:
         self._timings = Timings()
 
     def run(self, request: CompletionRequest) -> Iterator[DialogueEvent]:
-        """The events of the answer to `request`, whose tools are those of this loop."""
+        """The events of the answer to `request`, whose tools must be those of this loop."""
         most = request.max_tokens or self._bounds.tokens
         for left in range(self._bounds.rounds, 0, -1):
             room = min(most, self._bounds.tokens - self._usage.completion)
@@ -78,14 +88,16 @@ class Loop:
                 return
             thought = "".join(round.said)
             if round.held:
-                yield Step("thought", text="".join(round.held))
-            # A forced call is forced once.
+                yield DialogueStep("thought", text="".join(round.held))
+            # A forced call is forced only once.
             request = msgspec.structs.replace(request, tool_choice=ToolChoice())
-            said = [Message("assistant", thought, tool_calls=tuple(round.calls))]
+            turn = [Message(role="assistant", content=thought, tool_calls=tuple(round.calls))]
             for call in round.calls:
                 observation = yield from self._observed(call)
-                said.append(Message("tool", observation, call.name, tool_call_id=call.id))
-            request = msgspec.structs.replace(request, messages=(*request.messages, *said))
+                turn.append(
+                    Message(role="tool", content=observation, name=call.name, tool_call_id=call.id)
+                )
+            request = msgspec.structs.replace(request, messages=(*request.messages, *turn))
 
     def _written(self, round: _Round, request: CompletionRequest) -> Iterator[DialogueEvent]:
         events = self._ask(request)
@@ -113,19 +125,19 @@ class Loop:
             yield from round.flush()
 
     def _observed(self, call: ToolCall) -> Generator[DialogueEvent, None, str]:
-        """The steps of a call; its observation is what is given back."""
-        yield Step("tool", call.name, call.arguments)
+        """Runs a call: yields its steps and returns the observation."""
+        yield DialogueStep("tool", call.name, call.arguments)
         seconds = min(self._bounds.tool_seconds, max(0.1, self._end - self._clock()))
         try:
             tool = self._tools.get(call.name)
             if tool is None:
-                raise ToolError(f"there is no tool {call.name}")
+                raise ToolError(f"unknown tool: {call.name}")
             arguments = _arguments(call)
 
             def work(cancel: Cancel) -> str:
                 return tool.call(arguments, cancel, seconds)
 
-            text = yield from aside(work, self._cancel, seconds, self._interval)
+            text = yield from run_with_ticks(work, self._cancel, seconds, self._interval)
         except Cancelled:
             raise
         except ToolError as error:
@@ -133,18 +145,18 @@ class Loop:
         except GatewayError as error:
             text = f"Error: {error.message}"
         text = text if len(text) <= MOST_OBSERVED else text[:MOST_OBSERVED] + "…"
-        while self._told:
-            yield self._told.pop(0)
-        yield Step("observation", call.name, text=text)
+        while self._sources:
+            yield self._sources.pop(0)
+        yield DialogueStep("observation", call.name, text=text)
         return text
 
-    def _done(self, reason: FinishReason | str) -> Done:
+    def _done(self, reason: FinishReason | str) -> DialogueDone:
         ended: FinishReason = "length" if reason == "length" else "stop"
-        return Done(self._usage, self._timings, ended)
+        return DialogueDone(self._usage, self._timings, ended)
 
 
 class _Round:
-    """What the model wrote in one round."""
+    """The model's output in one round."""
 
     def __init__(self) -> None:
         self.reason: str = ""

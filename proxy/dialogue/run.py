@@ -1,7 +1,7 @@
-"""A dialogue, as the stream of what happens in it.
+"""Runs dialogues and streams their events.
 
-Every word of a model comes through the gateway's one use case, so that queue, slots, cancelling and
-counting hold here as everywhere.
+Every completion goes through the gateway, so queueing, slots, cancellation and accounting apply as
+usual.
 """
 
 from __future__ import annotations
@@ -11,39 +11,38 @@ from collections.abc import Generator, Iterator, Sequence
 import msgspec
 
 from ..agent import Toolbox
-from ..cancel import Cancel
 from ..core.events import Event, Failed, Finished, ReasoningDelta, TextDelta
-from ..core.invalid import Invalid
 from ..core.request import CompletionRequest, Message
-from ..errors import Forbidden, GatewayError
+from ..errors import Forbidden, GatewayError, InvalidParameter
 from ..gateway import Caller, Gateway, Info
 from ..gateway.caller import ANYBODY
-from ..prompting.layouts import Layouts
-from .aside import aside
-from .evidence import MOST_TURNS, Ledger, laid
-from .finding import Finder
-from .loop import Loop
-from .searching import SearchingAnswer
-from .values import (
+from ..prompting.dialogue_templates import Layouts
+from ..runtime.cancel import Cancel
+from .background import run_with_ticks
+from .events import (
     FOLDERS,
     Bounds,
     Citation,
+    DialogueDone,
     DialogueEvent,
     DialogueRequest,
-    Done,
     Reasoning,
     Sources,
     Text,
     Tick,
     add,
 )
+from .evidence import MOST_TURNS, Ledger, laid
+from .finding import Finder
+from .loop import Loop
+from .searching import SearchingAnswer
 
-ROOM = 256  # tokens left for the answer where documents may go to make room
+ROOM = 256  # minimum tokens for the answer before documents are dropped
 
 
 class Running:
-    """A dialogue under way: an iterator of its events, which must be closed. `info` tells of it for
-    headers, the log and metrics."""
+    """A running dialogue: an iterator of its events that must be closed. `info` has its statistics
+    for headers, the log and metrics."""
 
     def __init__(self, events: Iterator[DialogueEvent], info: Info, cancel: Cancel) -> None:
         self._events = events
@@ -52,7 +51,8 @@ class Running:
         self.info = info
 
     def prime(self) -> None:
-        """Wait until something happened, before a status is told. Raises what went wrong."""
+        """Waits for the first event, before the HTTP status is sent. Raises the dialogue's
+        error."""
         self._first = next(self._events)
 
     def __iter__(self) -> Iterator[DialogueEvent]:
@@ -67,7 +67,7 @@ class Running:
             raise
 
     def close(self) -> None:
-        """End it, wherever it is: model and tool are stopped. Safe to call again."""
+        """Ends the dialogue and stops the model and tools. Idempotent."""
         if not self.info.outcome:
             self._cancel.cancel()
             self.info.outcome = "cancelled"
@@ -75,8 +75,8 @@ class Running:
 
 
 class Dialogues:
-    """The four dialogues over one gateway. `tools` are the names an agent may use; `interval` is
-    the seconds of silence after which a Tick comes, 0 for none."""
+    """The four kinds of dialogue on one gateway. `tools` are the names an agent may use. `interval`
+    is the seconds of silence before a Tick, 0 for none."""
 
     def __init__(
         self,
@@ -99,19 +99,19 @@ class Dialogues:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Names of the search engines that are set up."""
+        """Names of the configured search engines."""
         return self._finder.web.engines if self._finder.web is not None else ()
 
     @property
     def searches(self) -> frozenset[str]:
-        """Names of the searches that an answer can make on its way."""
-        there = {"web_search": self._finder.web, "file_search": self._finder.stores}
-        return frozenset(name for name, finds in there.items() if finds is not None)
+        """Names of the searches that an answer can make."""
+        sources = {"web_search": self._finder.web, "file_search": self._finder.stores}
+        return frozenset(name for name, source in sources.items() if source is not None)
 
     def searching(
         self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller
     ) -> SearchingAnswer:
-        """An answer that makes the searches of `request`. Raises ModelNotFound."""
+        """An answer that makes the searches of `request` itself. Raises ModelNotFound."""
         return SearchingAnswer(
             self._gateway,
             self._finder,
@@ -126,12 +126,12 @@ class Dialogues:
     def run(
         self, request: DialogueRequest, cancel: Cancel | None = None, caller: Caller = ANYBODY
     ) -> Running:
-        """Begin. `cancel` is whoever sees first that nobody listens any more; closing what is
-        given back does the same. Raises Invalid; other errors come while it runs."""
+        """Starts a dialogue. Cancelling `cancel` or closing the result ends it. Raises
+        InvalidParameter; other errors are raised while iterating."""
         if not request.messages or request.messages[-1].role != "user":
-            raise Invalid("messages", "must end with a user's")
+            raise InvalidParameter("messages", "must end with a user message")
         if request.kind == "knowledge" and not request.bases:
-            raise Invalid("bases", "must name one knowledge base at least")
+            raise InvalidParameter("bases", "must name at least one knowledge base")
         cancel = cancel or Cancel()
         info = Info()
         turn = _Turn(self, request, cancel, caller, info)
@@ -163,8 +163,8 @@ class _Turn:
             yield from self._agent()
             return
         if request.kind == "chat":
-            said = self._of._layouts.lay(FOLDERS["chat"], request.template, request.messages)
-            completion = self._completion(said)
+            messages = self._of._layouts.render(FOLDERS["chat"], request.template, request.messages)
+            completion = self._completion(messages)
         else:
             found = yield from self._found()
             completion, cited = self._fitted(found)
@@ -179,9 +179,9 @@ class _Turn:
                     yield Reasoning(text)
                 case Finished():
                     self._info.outcome = event.reason
-                    yield Done(event.usage, event.timings, event.reason)
+                    yield DialogueDone(event.usage, event.timings, event.reason)
 
-    # a question to the model
+    # completions
 
     def _asked(self, completion: CompletionRequest) -> Iterator[Event | Tick]:
         answer = self._gateway.answer(completion, self._cancel, self._caller)
@@ -199,11 +199,11 @@ class _Turn:
             answer.close()
             add(self._info, answer.info)
 
-    def _completion(self, said: tuple[Message, ...]) -> CompletionRequest:
+    def _completion(self, messages: tuple[Message, ...]) -> CompletionRequest:
         request = self._request
         return CompletionRequest(
             model=request.model,
-            messages=said,
+            messages=messages,
             sampling=request.sampling,
             max_tokens=request.max_tokens,
             stop=request.stop,
@@ -214,9 +214,9 @@ class _Turn:
     # documents
 
     def _found(self) -> Generator[Tick, None, list[list[Citation]]]:
-        """What each question finds, in order: given back."""
+        """The citations of each question, in order."""
         request, finder = self._request, self._finder
-        questions = [one.content for one in request.messages if one.role == "user"]
+        questions = [m.content for m in request.messages if m.role == "user"]
         *before, last = questions
         knows = request.kind == "knowledge"
         bases = finder.bases(request) if knows else []
@@ -238,13 +238,13 @@ class _Turn:
             return [*found, now]
 
         seconds = self._of._bounds.tool_seconds if knows else finder.searched().seconds + 2
-        return (yield from aside(find, self._cancel, seconds, self._of._interval))
+        return (yield from run_with_ticks(find, self._cancel, seconds, self._of._interval))
 
     def _fitted(
         self, found: Sequence[Sequence[Citation]]
     ) -> tuple[CompletionRequest, tuple[Citation, ...]]:
-        """As many documents as there is room for: those of earlier questions go first, then those
-        that fit the question least."""
+        """The completion with as many documents as fit: drops those of earlier questions first,
+        then the least relevant ones."""
         request = self._request
         *before, last = found
         none: list[list[Citation]] = [[] for _ in before]
@@ -255,11 +255,15 @@ class _Turn:
         while most:
             tries.append([*none, last[:most]])
             most //= 2
-        for one in tries:
-            said, cited = laid(
-                self._of._layouts, FOLDERS[request.kind], request.template, request.messages, one
+        for citations in tries:
+            messages, cited = laid(
+                self._of._layouts,
+                FOLDERS[request.kind],
+                request.template,
+                request.messages,
+                citations,
             )
-            completion = self._completion(said)
+            completion = self._completion(messages)
             if self._fits(completion):
                 break
         return completion, cited
@@ -269,19 +273,19 @@ class _Turn:
         model, _ = gateway.registry.resolve(completion.model)
         n_ctx = max((b.n_ctx for b in gateway.registry.pool(model)), default=0)
         room = min(completion.max_tokens or ROOM, ROOM)
-        # A token has a byte at least: what is short is not counted.
-        size = sum(len(one.content.encode()) + ROOM for one in completion.messages)
+        # A token has at least one byte, so short requests need no tokenizing.
+        size = sum(len(message.content.encode()) + ROOM for message in completion.messages)
         return size + room <= n_ctx or gateway.fits(completion, room, self._cancel)
 
     # an agent
 
     def _agent(self) -> Iterator[DialogueEvent]:
         of, request = self._of, self._request
-        told: list[Sources] = []
-        tools = yield from aside(
+        sources: list[Sources] = []
+        tools = yield from run_with_ticks(
             lambda _: {
                 **of._toolbox.tools(),
-                **self._finder.tools(request, of._allowed, Ledger(), told),
+                **self._finder.tools(request, of._allowed, Ledger(), sources),
             },
             self._cancel,
             of._bounds.seconds,
@@ -290,22 +294,24 @@ class _Turn:
         if request.tools is not None:
             tools = {name: tool for name, tool in tools.items() if name in request.tools}
         if not tools:
-            raise Forbidden("an agent has no tools here: the setting is --tools")
+            raise Forbidden("agent tools are not configured: set --tools")
         offered = tuple(tool.tool for tool in tools.values())
-        said = of._layouts.lay(FOLDERS["agent"], request.template, request.messages, tools=offered)
+        messages = of._layouts.render(
+            FOLDERS["agent"], request.template, request.messages, tools=offered
+        )
         completion = msgspec.structs.replace(
-            self._completion(said), tools=offered, parallel_tool_calls=False
+            self._completion(messages), tools=offered, parallel_tool_calls=False
         )
         loop = Loop(
             self._asked,
             tools,
-            told,
+            sources,
             request.bounds or of._bounds,
             self._cancel,
             self._gateway.clock,
             of._interval,
         )
         for event in loop.run(completion):
-            if isinstance(event, Done):
+            if isinstance(event, DialogueDone):
                 self._info.outcome = event.finish_reason
             yield event

@@ -1,8 +1,9 @@
-"""An answer that searches on the way: the built-in tools of /v1/responses.
+"""Answers that search on the way: the built-in tools of /v1/responses.
 
-The model is offered the searches as functions beside the client's own. Where it calls one, the
-search is made here, told as an event, and the model goes on with what was found; where it calls a
-function of the client's, the answer ends with that call, as always. One call is made at a time.
+The model is offered the searches as functions, in addition to the client's own. If it calls a
+search, the gateway makes it, sends it as an event, and the model continues with the results. If it
+calls a function of the client, the answer ends with that call as usual. The model makes one call at
+a time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Generator, Iterator
 
 import msgspec
 
-from ..cancel import Cancel
 from ..core.decoding import decoded
 from ..core.events import (
     Batch,
@@ -27,14 +27,15 @@ from ..core.events import (
 from ..core.request import CompletionRequest, Message, Search, ToolCall, ToolChoice
 from ..errors import Cancelled, GatewayError
 from ..gateway import Caller, Gateway, Info
-from .aside import aside
+from ..runtime.cancel import Cancel
+from .background import run_with_ticks
+from .events import Bounds, Citation, add
 from .evidence import Ledger, context
 from .finding import Finder, offered
-from .values import Bounds, Citation, add
 
 
 class SearchingAnswer:
-    """Stands for the gateway's Answer: (choice, batch), primed and closed as that is."""
+    """Replaces the gateway's Answer: yields (choice, batch), with the same `prime` and `close`."""
 
     def __init__(
         self,
@@ -56,13 +57,13 @@ class SearchingAnswer:
         self._caller = caller
         self._bounds = bounds
         self._interval = interval
-        self._searches = {one.name: one for one in request.searches}
+        self._searches = {search.name: search for search in request.searches}
         self._ledger = Ledger()
         self._first: Batch | None = None
         self._batches = self._rounds()
 
     def prime(self) -> None:
-        """Wait until the answer has begun. Raises what went wrong."""
+        """Waits until the answer has begun. Raises its error."""
         self._first = next(self._batches)
         for event in self._first:
             if isinstance(event, Failed):
@@ -95,13 +96,15 @@ class SearchingAnswer:
                 if round is None:
                     return
                 observed = yield from self._made(round[1])
-                said = (
-                    Message("assistant", round[0], tool_calls=(round[1],)),
-                    Message("tool", observed, round[1].name, tool_call_id=round[1].id),
+                turn = (
+                    Message(role="assistant", content=round[0], tool_calls=(round[1],)),
+                    Message(
+                        role="tool", content=observed, name=round[1].name, tool_call_id=round[1].id
+                    ),
                 )
-                # A forced search is forced once.
+                # A forced search is forced only once.
                 request = msgspec.structs.replace(
-                    request, messages=(*request.messages, *said), tool_choice=ToolChoice()
+                    request, messages=(*request.messages, *turn), tool_choice=ToolChoice()
                 )
         except GatewayError as error:
             self.info.outcome = error.code or error.type
@@ -110,12 +113,12 @@ class SearchingAnswer:
     def _round(
         self, request: CompletionRequest, *, first: bool
     ) -> Generator[Batch, None, tuple[str, ToolCall] | None]:
-        """What the model writes; a search it calls for, and the text before it, is given back."""
+        """Streams one round. Returns the text and the search call, if the model makes one."""
         before = self.info.usage
         answer = self._gateway.answer(request, self._cancel, self._caller)
         text: list[str] = []
         call: ToolCall | None = None
-        theirs: set[int] = set()
+        client_calls: set[int] = set()
         try:
             for _, batch in answer:
                 out: list[Event] = []
@@ -128,12 +131,12 @@ class SearchingAnswer:
                         if event.name in self._searches and call is None:
                             call = ToolCall(event.id, event.name, event.arguments)
                             continue
-                        if call is not None and event.index not in theirs:
+                        if call is not None and event.index not in client_calls:
                             call = msgspec.structs.replace(
                                 call, arguments=call.arguments + event.arguments
                             )
                             continue
-                        theirs.add(event.index)
+                        client_calls.add(event.index)
                     elif isinstance(event, Failed):
                         raise event.error
                     elif isinstance(event, Finished):
@@ -151,20 +154,20 @@ class SearchingAnswer:
         return ("".join(text), call) if call is not None else None
 
     def _made(self, call: ToolCall) -> Generator[Batch, None, str]:
-        """Make a search: its events, and what the model is told."""
+        """Makes a search: yields its events and returns the text for the model."""
         search = self._searches[call.name]
         query = _query(call)
         yield [Searched(search.kind, query)]
         seconds = self._bounds.tool_seconds
-        work = aside(
+        work = run_with_ticks(
             lambda cancel: self._found(search, query, cancel), self._cancel, seconds, self._interval
         )
         try:
             while True:
                 try:
                     next(work)
-                except StopIteration as over:
-                    cited, _ = self._ledger.add(over.value)
+                except StopIteration as finished:
+                    cited, _ = self._ledger.add(finished.value)
                     break
                 yield []
         except Cancelled:
@@ -175,11 +178,18 @@ class SearchingAnswer:
         finally:
             work.close()
         found = tuple(
-            Found(one.number, one.title, one.text, one.url, one.document_id, one.score)
-            for one in cited
+            Found(
+                number=citation.number,
+                title=citation.title,
+                text=citation.text,
+                url=citation.url,
+                file_id=citation.document_id,
+                score=citation.score,
+            )
+            for citation in cited
         )
         yield [Searched(search.kind, query, over=True, found=found)]
-        return context(cited) or "Nothing was found."
+        return context(cited) or "No results."
 
     def _found(self, search: Search, query: str, cancel: Cancel) -> list[Citation]:
         return self._finder.result(search, self._owner, query, cancel) if query else []

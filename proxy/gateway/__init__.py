@@ -1,17 +1,29 @@
-"""The one use case: a request becomes a stream of events, whatever the dialect and the backend.
+"""Turns a request into a stream of events, whatever its dialect and backend.
 
-    resolve the model -> render -> for each choice: admit, drive, filter -> (choice, batch)*
+    resolve the model -> render the prompt -> for each choice: wait for a slot, run, post-process
 
-`answer` holds the request and its choices, `placement` one choice from admission to its end,
-`fitting` what a backend can take, `pipeline` its runs, `way` the stages their events go through.
-`embedder` stands beside them: embeddings and rankings.
+`gateway` makes tasks from a request, `answer` runs its choices, and `attempt` runs one choice, from
+the queue to its end, on a `leased_slot`. `adapt` fits a task to a backend, `generation` turns its
+runs into an answer with the stages of `postprocess`. `embedder` makes embeddings and rankings.
 """
 
 from ..scheduling.view import SlotView, View
-from .answer import Answer, Gateway
+from .answer import Answer
 from .caller import Caller
+from .context import GatewayContext
 from .embedder import Embedder
+from .gateway import Gateway
 from .info import Info
-from .way import Manner
+from .postprocess import GenerationSettings
 
-__all__ = ["Answer", "Caller", "Embedder", "Gateway", "Info", "Manner", "SlotView", "View"]
+__all__ = [
+    "Answer",
+    "Caller",
+    "Embedder",
+    "Gateway",
+    "GatewayContext",
+    "GenerationSettings",
+    "Info",
+    "SlotView",
+    "View",
+]

@@ -1,4 +1,4 @@
-"""Who asks, as far as placing the request is concerned."""
+"""The caller of a request, as the scheduler sees it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from msgspec import Struct
 
 
 class Caller(Struct, frozen=True):
-    """`key` is the name of the API key; only requests of the same `group` share what slots hold.
-    `share` is the weight of the key's class in the queue. `aside` marks a side job: it throws
-    nothing out. `tell_place`: the place in the queue is told in the stream."""
+    """`key` is the name of the API key; only requests of the same `group` share cached prompts.
+    `share` is the weight of the key's class in the queue. `background` marks a side job, which
+    avoids evicting others' prompts. `tell_place`: report the place in the queue in the stream."""
 
     key: str = ""
     group: str = ""
     share: float = 1.0
-    aside: bool = False
+    background: bool = False
     tell_place: bool = False
 
 

@@ -1,17 +1,18 @@
-"""Requests that wait until the first backend has told its model: before that there is no template,
-and no queue of a model to stand in."""
+"""A queue for requests that arrive before the first backend has reported its model.
+
+Until then there is no chat template, and no model's queue to wait in."""
 
 from __future__ import annotations
 
 import threading
 
 from ..errors import QueueFull
+from ..scheduling.base import PLACE_LOST
 from ..scheduling.fair import displaced
-from ..scheduling.waiting import PLACE_LOST
 
 
 class EarlyPlace:
-    """The place of one request of `key`."""
+    """The place of a request of `key`."""
 
     again = False
 
@@ -20,7 +21,7 @@ class EarlyPlace:
 
 
 class EarlyQueue:
-    """`most` places, which keys share as they share the queue."""
+    """A queue of `most` places, which keys share as in `scheduling.fair`."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -31,24 +32,26 @@ class EarlyQueue:
         return len(self._places)
 
     def take(self, key: str) -> EarlyPlace:
-        """A place, to be given back. Raises QueueFull."""
+        """Take a place, to be given back with `give`. Raises QueueFull."""
         place = EarlyPlace(key)
         with self._lock:
             if len(self._places) >= self._most:
                 other = displaced(self._places, key)
                 if other is None:
-                    raise QueueFull("too many requests wait for the first backend", retry_after=1.0)
+                    raise QueueFull(
+                        "too many requests are waiting for the first backend", retry_after=1.0
+                    )
                 self._places.remove(other)
             self._places.append(place)
         return place
 
     def check(self, place: EarlyPlace) -> None:
-        """Raises QueueFull when the place was given to another key."""
+        """Raises QueueFull if another key displaced this place."""
         if place not in self._places:
             raise QueueFull(PLACE_LOST, retry_after=1.0)
 
     def give(self, place: EarlyPlace) -> None:
-        """Safe for a place that was lost."""
+        """Give a place back. Safe if it was displaced."""
         with self._lock:
             if place in self._places:
                 self._places.remove(place)

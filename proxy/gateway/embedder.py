@@ -1,10 +1,10 @@
-"""Embeddings and rankings: the backends' other gift, through the same admission.
+"""Embeddings and rankings, through the same queue as completions.
 
-Today's servers get the inputs in calls of many, side by side, a lease for each. A 2023 server gives
-the vector of whatever it evaluated last in a batch: with anything else under way, be it another
-embedding or a completion, that is another text's. So it is asked one text at a time, with a lease
-of the whole backend (`Want.whole_backend`), which is given back after a few texts so that others
-have their turn.
+Newer servers get many inputs per call and several calls in parallel, each with a lease. A 2023
+server returns the vector of the text it evaluated last in a batch: with anything else under way,
+an embedding or a completion, that is another text's. So it gets one text at a time, with a lease of
+the whole backend (`SlotRequest.whole_backend`), which is released after a few texts so that other
+requests get their turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import msgspec
 from ..backends.driver import Capabilities
 from ..backends.registry import Backend, Registry
 from ..backends.vectors import Embeds, Input, at_once
-from ..cancel import Cancel
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
 from ..errors import (
@@ -27,34 +26,37 @@ from ..errors import (
     BadRequest,
     CharacterCut,
     GatewayError,
+    MissingRoute,
     NoBackend,
     Unsupported,
     UpstreamFault,
 )
-from ..scheduling.admission import Admission
+from ..runtime.cancel import Cancel
+from ..scheduling.interface import Scheduler
 from ..scheduling.lease import Outcome
-from ..scheduling.state import Want
+from ..scheduling.state import SlotRequest
 from .retries import Retries
 
 T = TypeVar("T")
 
-MOST = 8  # calls of one request that are under way together
-TEXTS = 16  # that are embedded with one lease of a whole backend
-SECONDS = 1.0  # after which such a lease is given back before
-WHOLE = Outcome("whole", erased=True)
-CUT = Outcome("cut", erased=True)
+MOST = 8  # calls of one request that run in parallel, at most
+TEXTS = 16  # embedded under one lease of a whole backend, at most
+SECONDS = 1.0  # after which such a lease is released, even after fewer texts
+WHOLE = Outcome(end="whole", erased=True)
+CUT = Outcome(end="cut", erased=True)
+UNUSED = Outcome()
 
 
 class Embedder:
-    """Of the backends of `registry`, whose slots `scheduler` hands out."""
+    """Runs on the backends of `registry`, whose slots are leased from `scheduler`."""
 
-    def __init__(self, registry: Registry, scheduler: Admission) -> None:
+    def __init__(self, registry: Registry, scheduler: Scheduler) -> None:
         self.registry = registry
         self._scheduler = scheduler
 
     def embed(self, name: str, inputs: Sequence[Input], cancel: Cancel) -> tuple[str, Embedded]:
-        """(model's name, vectors). Raises ModelNotFound, NoBackend, Unsupported, BadRequest, and
-        what the queue does."""
+        """Embed the inputs. Returns the model's name and the vectors. Raises ModelNotFound,
+        NoBackend, Unsupported, BadRequest, and the queue's errors."""
         model, name = self.registry.resolve(name)
         backend, caps = self._first(model)
         for ids in inputs:
@@ -65,84 +67,94 @@ class Embedder:
         size = at_once(caps)
         parts = [inputs[i : i + size] for i in range(0, len(inputs), size)]
         exclude = self._others(model, queues=True)
-        found: dict[int, Embedded] = {}
+        results: dict[int, Embedded] = {}
 
         def one(i: int, inner: Cancel) -> None:
             def call(driver: Embeds, caps: Capabilities) -> Embedded:
                 return driver.embed(parts[i], caps, inner)
 
-            found[i] = self._leased(
-                Want(model, Task(prompt=parts[i][0]), exclude, aside=True), call, inner
+            results[i] = self._leased(
+                SlotRequest(
+                    model=model, task=Task(prompt=parts[i][0]), exclude=exclude, background=True
+                ),
+                call,
+                inner,
             )
 
         _side_by_side(one, len(parts), cancel)
-        whole = [found[i] for i in range(len(parts))]
+        whole = [results[i] for i in range(len(parts))]
         vectors = tuple(vector for part in whole for vector in part.vectors)
         return name, Embedded(vectors, sum(part.tokens for part in whole))
 
     def rerank(
         self, name: str, query: str, documents: Sequence[str], cancel: Cancel
     ) -> tuple[str, Ranked]:
-        """(model's name, scores). Raises as `embed` does."""
+        """Rank the documents. Returns the model's name and the scores. Raises like `embed`."""
         model, name = self.registry.resolve(name)
         self._first(model)
 
         def call(driver: Embeds, caps: Capabilities) -> Ranked:
             return driver.rerank(query, documents, caps, cancel)
 
-        return name, self._leased(Want(model, Task(prompt=query), aside=True), call, cancel)
+        return name, self._leased(
+            SlotRequest(model=model, task=Task(prompt=query), background=True), call, cancel
+        )
 
     def _first(self, model: str) -> tuple[Backend, Capabilities]:
-        """A backend that tells how to ask. It may be down, then the queue waits for it; not so an
-        old server, whose tokens are counted first."""
+        """A backend that shows which way to ask. It may be down, because the queue waits for it;
+        an old server must be up, because its tokens are counted first."""
         for backend in self.registry.pool(model)[:1]:
             if backend.caps is not None and (backend.up or backend.caps.queues):
                 return backend, backend.caps
-        raise NoBackend("no backend of this model is up", retry_after=1.0)
+        raise NoBackend()
 
     def _others(self, model: str, *, queues: bool) -> frozenset[str]:
-        """The backends of a model that must be asked in the other way."""
+        """The backends of a model that need the other way of asking."""
         pool = self.registry.pool(model)
         return frozenset(b.name for b in pool if b.caps and b.caps.queues is not queues)
 
     def _embed_one_by_one(
         self, model: str, backend: Backend, inputs: Sequence[Input], cancel: Cancel
     ) -> Embedded:
-        texts = [_text(backend, one, place) for place, one in enumerate(inputs)]
-        if "" in texts:  # an old server answers it as a chat, with numbers of an earlier request
+        texts = [_text(backend, item, place) for place, item in enumerate(inputs)]
+        if "" in texts:  # an old server answers it as a chat, with vectors of an earlier request
             raise BadRequest(
-                f"input[{texts.index('')}] has no text: its tokens stand for no characters",
+                f"input[{texts.index('')}] contains no text: its tokens decode to no characters",
                 param="input",
             )
         exclude = self._others(model, queues=False)
-        # It would cut a longer text silently.
+        # An old server silently truncates longer texts.
         pool = [b for b in self.registry.pool(model) if b.name not in exclude and b.n_ctx]
         limit = min((b.n_ctx + 1 for b in pool), default=0)
         counts = [backend.counter.count(text, cancel, limit) for text in texts]
-        found: list[Embedded] = []
+        vectors: list[Embedded] = []
 
-        def some(driver: Embeds, caps: Capabilities) -> None:
+        def batch(driver: Embeds, caps: Capabilities) -> None:
             end = time.monotonic() + SECONDS
-            for text in texts[len(found) : len(found) + TEXTS]:
-                found.append(driver.embed((text,), caps, cancel))
+            for text in texts[len(vectors) : len(vectors) + TEXTS]:
+                vectors.append(driver.embed((text,), caps, cancel))
                 if time.monotonic() >= end:
                     return
 
-        while len(found) < len(texts):
-            tokens = sum(counts[len(found) : len(found) + TEXTS])
+        while len(vectors) < len(texts):
+            tokens = sum(counts[len(vectors) : len(vectors) + TEXTS])
             task = Task(prompt="", max_tokens=max(1, tokens))  # its cost, for the fair queue
-            want = Want(model, task, exclude, aside=True, whole_backend=True)
-            self._leased(want, some, cancel)
-        return Embedded(tuple(one.vectors[0] for one in found), sum(counts))
+            want = SlotRequest(
+                model=model, task=task, exclude=exclude, background=True, whole_backend=True
+            )
+            self._leased(want, batch, cancel)
+        return Embedded(tuple(item.vectors[0] for item in vectors), sum(counts))
 
-    def _leased(self, want: Want, call: Callable[[Embeds, Capabilities], T], cancel: Cancel) -> T:
-        """What a call on some backend gives; on another where one cannot or is gone. One deadline
-        for all of its waiting in the queue."""
+    def _leased(
+        self, want: SlotRequest, call: Callable[[Embeds, Capabilities], T], cancel: Cancel
+    ) -> T:
+        """Run a call on a backend, and on another one if that fails. All waiting in the queue has
+        one deadline."""
         want = msgspec.structs.replace(want, since=time.monotonic())
         retries = Retries()
         reason: GatewayError | None = None
         while True:
-            # A whole backend that is busy with what others ask of it must not be tried before
+            # A whole backend that is busy with others' requests must not be retried ahead of
             # everybody else again and again.
             again = reason is not None and not want.whole_backend
             try:
@@ -151,12 +163,12 @@ class Embedder:
                 if reason is None or isinstance(reason, BackendBusy):
                     raise
                 raise reason from None
-            outcome = Outcome()
+            outcome = UNUSED
             backend = self.registry.borrow(lease.backend)
             try:
                 if backend is None or backend.caps is None:
-                    # It was let go of after the grant.
-                    reason = NoBackend("no backend of this model is up", retry_after=1.0)
+                    # The backend was removed after the grant.
+                    reason = NoBackend()
                     if backend is None:
                         want = _without(want, lease.backend)
                     continue
@@ -166,12 +178,12 @@ class Embedder:
                 outcome = WHOLE
                 return result
             except BackendBusy as error:
-                reason, outcome = error, Outcome("busy")
-            except Unsupported as error:
-                reason = error
+                reason, outcome = error, Outcome(end="busy")
+            except (Unsupported, MissingRoute) as error:
+                reason, outcome = error, UNUSED  # the backend may still be good for chats
                 want = _without(want, lease.backend)
             except UpstreamFault as error:
-                outcome = Outcome("failed")
+                outcome = Outcome(end="failed")
                 if backend is not None and not backend.leaving:
                     self.registry.failed(lease.backend, error)
                 want = retries.after(want, lease.backend, error, time.monotonic())
@@ -182,27 +194,28 @@ class Embedder:
                     self.registry.give_back(backend)
 
 
-def _text(backend: Backend, given: Input, place: int) -> str:
-    if isinstance(given, str):
-        return given
+def _text(backend: Backend, item: Input, place: int) -> str:
+    if isinstance(item, str):
+        return item
     try:
-        return backend.driver.detokenize(list(given))
+        return backend.driver.detokenize(list(item))
     except CharacterCut as error:
         raise BadRequest(f"input[{place}]: {error.message}", param="input") from None
 
 
-def _without(want: Want, name: str) -> Want:
+def _without(want: SlotRequest, name: str) -> SlotRequest:
     return msgspec.structs.replace(want, exclude=want.exclude | {name})
 
 
 def _embeds(backend: Backend) -> Embeds:
     if not isinstance(backend.driver, Embeds):
-        raise Unsupported("the backend of this model makes no embeddings")
+        raise Unsupported("this model's backend does not support embeddings")
     return backend.driver
 
 
 def _side_by_side(work: Callable[[int, Cancel], None], count: int, cancel: Cancel) -> None:
-    """work(0) … work(count - 1), several at a time. The first error ends all and is raised."""
+    """Run work(0) … work(count - 1), several in parallel. The first error cancels the rest and is
+    raised."""
     if count == 1:
         work(0, cancel)
         return

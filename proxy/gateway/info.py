@@ -1,4 +1,4 @@
-"""What happened to a request."""
+"""Facts about a request for headers, the log and metrics."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from msgspec import Struct
 from ..core.usage import Usage
 
 
-class Info(Struct):
-    """What happened to a request, for headers, the log and metrics.
+class Info(Struct, kw_only=True):
+    """Filled in while the request runs.
 
-    `first_place` in the queue when it came, `place` now, 0 for none; `continued` is how often the
-    answer went on on another backend; `loading` says which model it waits for. Times in seconds: in
-    the queue, and from the request's beginning until it was handed to the backend, until the first
-    and until the last token; and those of the backend's own work, on prompts and on tokens.
-    `longest` is the size of the longest sequence, prompt and answer."""
+    `first_place` is its first position in the queue, `place` the current one, 0 for none.
+    `continued` counts resumes on another backend; `loading` is a notice that the model is being
+    loaded. Times are in seconds: `queue_wait` in the queue; `placed`, `first_token` and
+    `last_token` since the request began; `evaluating` and `writing` are the backend's own times for
+    prompts and tokens. `longest` is the length of the longest sequence, prompt and answer, in
+    tokens."""
 
     model: str = ""
     backend: str = ""
@@ -36,5 +37,5 @@ class Info(Struct):
 
     @property
     def driven(self) -> float:
-        """How long the backend had it, so far."""
+        """Seconds since the request was placed on the backend, until the last token so far."""
         return max(0.0, self.last_token - self.placed)

@@ -1,7 +1,7 @@
-"""Images and sound in messages: what may go to a backend at all.
+"""Checks images and sound in messages before they go to a backend.
 
-Only data that the client sends itself: an address would make the backend fetch it, from wherever
-the client likes.
+Only data that the client sends itself is accepted: with an address, the client could make the
+backend fetch any URL.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _MEDIA = attrgetter("media")
 
 
 def check(messages: Sequence[Message], limit: int) -> frozenset[str]:
-    """The kinds of parts that are no text. Raises BadRequest for one that is not what it must be,
-    or larger than `limit` bytes."""
+    """The kinds of media in the messages. Raises BadRequest for invalid media, or more than `limit`
+    bytes."""
     if not any(map(_MEDIA, messages)):
         return NONE
     kinds: set[str] = set()
@@ -45,9 +45,9 @@ def _wrong(media: Media, limit: int) -> str:
             return "must be a data: URL of a png, jpeg, webp, gif or bmp in base64"
         data = media.url[head.end() :]
     elif media.format not in SOUNDS:
-        return f"must be of the format {' or '.join(SOUNDS)}"
+        return f"must have the format {' or '.join(SOUNDS)}"
     if len(data) * 3 // 4 > limit + 2:
         return f"is larger than {limit} bytes"
     if not BASE64.fullmatch(data) or len(data) % 4:
-        return "is no base64"
+        return "is not valid base64"
     return ""

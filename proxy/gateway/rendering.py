@@ -1,7 +1,7 @@
-"""Prompts are made on the loop where that is quick, and beside it where it may not be.
+"""Renders prompts, on the event loop if that is fast, otherwise in a native thread.
 
-A template is a stranger's program. What it may do is bounded, so that it ends; how long it takes is
-seen. The first prompt of a template is made in a thread, and all of them where one was slow.
+A template is a stranger's program. The sandbox bounds its work, so it ends; how long it takes is
+measured. The first prompt of a template is rendered in a thread, and all of them if one was slow.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from __future__ import annotations
 import time
 from datetime import datetime
 
-from ..aside import aside
 from ..core.request import CompletionRequest
-from ..prompting.prompt import Prompt, Prompter, Unrendered
+from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
+from ..runtime.blocking import run_in_native_thread
 
 SLOW = 0.02  # seconds of CPU
-# Of a conversation that is always rendered beside the loop:
+# Longer conversations are always rendered in a thread:
 LONG = 256  # messages
 LARGE = 256 << 10  # characters
 
 
-def rendered(prompter: Prompter | Unrendered, request: CompletionRequest, now: datetime) -> Prompt:
-    """The prompt of a request. Raises Invalid where the template refuses the messages."""
+def rendered(
+    prompter: Prompter | Unrendered, request: CompletionRequest, now: datetime
+) -> RenderedPrompt:
+    """Render the prompt of a request. Raises InvalidParameter if the template refuses it."""
     if isinstance(prompter, Unrendered):
         return prompter.render(request, now)
 
-    def timed() -> Prompt:
+    def timed() -> RenderedPrompt:
         began = time.thread_time()
         try:
             return prompter.render(request, now)
@@ -36,7 +38,7 @@ def rendered(prompter: Prompter | Unrendered, request: CompletionRequest, now: d
 
     if prompter.quick and not _is_long(request):
         return timed()
-    return aside(timed)
+    return run_in_native_thread(timed)
 
 
 def _is_long(request: CompletionRequest) -> bool:

@@ -1,10 +1,11 @@
-"""Where a request may go after a fault of a backend. A generation has no side effects, so what the
-client has seen nothing of can be asked for again.
+"""Decides where a request may be placed after a backend's fault.
+
+A generation has no side effects, so it may be repeated while the client has seen nothing of it.
 
     BackendBusy                back into the queue, until the queue timeout
     BackendDown                the backend is marked down: wait for any that is up
-    ConnectionLost, AnswerCut  the backend may have died: the same, but not often, because the
-                               request itself may be what kills it
+    ConnectionLost, AnswerCut  the backend may have died: the same, but only a few times, because
+                               the request itself may be the cause
     anything else              another backend
 """
 
@@ -15,29 +16,29 @@ from collections import Counter
 import msgspec
 
 from ..errors import AnswerCut, BackendBusy, BackendDown, ConnectionLost, GatewayError
-from ..scheduling.state import Want
+from ..scheduling.state import SlotRequest
 
 MOST_LOST = 3  # attempts of one request that may end with a lost connection, over all backends
-MOST_DOWN = 3  # attempts that may find one backend down, though a look had found it well
+MOST_DOWN = 3  # attempts that may find one backend down although a health check found it up
 
 
 class Retries:
-    """The faults that one request has met so far."""
+    """Counts the faults of one request."""
 
     def __init__(self) -> None:
         self._lost = 0
         self._down: Counter[str] = Counter()
 
-    def after(self, want: Want, name: str, error: GatewayError, now: float) -> Want:
-        """The request as it may be placed after this fault of backend `name`. `now` is the
-        scheduler's time. Raises the fault when it has met too many."""
+    def after(self, want: SlotRequest, name: str, error: GatewayError, now: float) -> SlotRequest:
+        """The request to place again after this fault of backend `name`. `now` is the scheduler's
+        time. Raises the fault after too many of them."""
         if isinstance(error, BackendBusy):
             return want
         if isinstance(error, ConnectionLost | AnswerCut):
             self._lost += 1
             if self._lost == MOST_LOST:
                 raise error
-            # It had its turn: the wait begins anew.
+            # It had its turn, so its wait begins again.
             return msgspec.structs.replace(want, since=now)
         if isinstance(error, BackendDown):
             self._down[name] += 1

@@ -1,1 +1,1 @@
-"""Knowledge bases: documents read, split, indexed and found again."""
+"""Knowledge bases: read, split, index and search documents."""

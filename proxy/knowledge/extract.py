@@ -1,21 +1,21 @@
-"""The child that reads one document: bytes in, pieces out. ``python -m proxy.knowledge.extract``
+"""The child process that reads one document: ``python -m proxy.knowledge.extract``
 
-The bytes go to a file that has no name, and are read from there: what is read page by page is never
-whole in memory.
+The input is copied to an unnamed file and read from there, so that documents read page by page are
+never in memory whole.
 
-It is a process of its own, since what it reads is anybody's: it may be broken, endless, or made to
-harm a parser. It has limits on memory and processor time. Its parent ends it when it takes too
-long, and it ends with its parent, whose end is that of its standard input.
+Documents may be broken, endless, or made to attack a parser, so each is read in a process of its
+own, with limits on memory and processor time. The parent ends it when it takes too long. When the
+parent dies, standard input closes and the child exits.
 
-On Linux it is confined (`proxy.confinement`), whatever a parser is made to do: it writes no file,
-reads none but Python's own, starts no program, connects nowhere by TCP and sees no other process.
-Elsewhere only the audit hook below stands in the way of a parser's Python code. The hook is no
-sandbox: it knows the usual ways to the network, to programs and to written files, not all, and it
-does not see native code.
+On Linux the child is confined (`proxy.runtime.confinement`), whatever a parser does: it cannot
+write files, read files other than Python's own, start programs, connect by TCP or see other
+processes. On other systems, only the audit hook below restricts a parser's Python code. The hook is
+not a sandbox: it covers the usual ways to use the network, start programs and write files, but not
+all, and no native code.
 
-In:  a line of JSON {"kind", "end", "size", "memory", "seconds", "chunk", "overlap"}, then `size`
-     bytes.
-Out: lines of JSON: {"place", "text", "done"} for each piece, then {"over": true} or {"error"}.
+    In:  a line of JSON {"kind", "end", "size", "memory", "seconds", "chunk", "overlap"}, then
+         `size` bytes.
+    Out: lines of JSON: {"place", "text", "done"} for each piece, then {"over": true} or {"error"}.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from ..confinement import confine, limit
+from ..runtime.confinement import confine, limit
+from ..store.records import Splitting
 from .sections import of_markdown, of_plain
 from .splitting import Section, pieces
-from .values import Splitting
 
 ENCODINGS = ("utf-8-sig", "gb18030", "latin-1")
-UNPACKED = 512 << 20  # bytes an archive may have when it is unpacked
-RATIO = 200  # times as large as it is packed
+UNPACKED = 512 << 20  # bytes of an unpacked archive
+RATIO = 200  # unpacked size in multiples of the packed size
 MEMBERS = 10_000
-AT_ONCE = 100  # pages: the parser keeps what it has seen, until the file is opened anew
+AT_ONCE = 100  # pages; the parser caches pages until the file is opened again
 COPIED = 256 << 10  # bytes
 FORBIDDEN = frozenset(
     "socket.connect socket.bind socket.sendto subprocess.Popen os.system os.exec os.posix_spawn "
@@ -49,16 +49,16 @@ MAGIC = {"pdf": b"%PDF", "docx": b"PK", "pptx": b"PK", "xlsx": b"PK", "epub": b"
 
 
 class Unreadable(Exception):
-    """Why a document cannot be read, in words for who uploaded it."""
+    """The reason why a document cannot be read, written for the user who uploaded it."""
 
 
 def read(kind: str, end: str, file: BinaryIO) -> Iterator[tuple[float, Section]]:
-    """Sections, each with the share of the document that is read by then. Raises Unreadable."""
+    """Yield the sections, each with the share of the document read so far. Raises Unreadable."""
     head = file.read(1024)
     file.seek(0)
     magic = MAGIC.get(end)
     if magic is not None and magic not in head:
-        raise Unreadable(f"this is no {end} file")
+        raise Unreadable(f"this is not a valid {end} file")
     if kind == "pdf":
         yield from _pdf(file)
         return
@@ -75,18 +75,18 @@ def _text(data: bytes) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
     if b"\0" in data[:4096]:
-        raise Unreadable("this is no text")
+        raise Unreadable("this is not a text file")
     for encoding in ENCODINGS:
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode(encoding)
-    raise Unreadable("this is no text")
+    raise Unreadable("this is not a text file")
 
 
 def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
-    """Page by page: a thousand need no more memory than a hundred."""
+    """Read page by page, so that memory does not grow with the number of pages."""
     import pypdfium2
 
-    found = False
+    has_text = False
     first, count = 0, 1
     while first < count:
         file.seek(0)
@@ -94,7 +94,9 @@ def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
             document = pypdfium2.PdfDocument(file)
         except pypdfium2.PdfiumError as error:
             locked = "password" in str(error).lower()
-            raise Unreadable("it has a password" if locked else "it is broken") from None
+            raise Unreadable(
+                "it is password-protected" if locked else "the file is damaged"
+            ) from None
         count = len(document)
         for number in range(first, min(first + AT_ONCE, count)):
             page = document[number]
@@ -102,16 +104,16 @@ def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
             text = words.get_text_bounded().replace("\r\n", "\n").replace("\ufffe", "")
             words.close()
             page.close()
-            found = found or bool(text.strip())
+            has_text = has_text or bool(text.strip())
             yield (number + 1) / count, Section(f"page {number + 1}", text)
         document.close()
         first += AT_ONCE
-    if not found:
-        raise Unreadable("its pages have no text: they are pictures")
+    if not has_text:
+        raise Unreadable("its pages contain only images, no text")
 
 
 def _converted(end: str, file: BinaryIO, *, packed: bool) -> str:
-    """As Markdown."""
+    """Convert the file to Markdown."""
     if packed:
         _weigh(file)
     from markitdown import MarkItDown, StreamInfo
@@ -122,32 +124,32 @@ def _converted(end: str, file: BinaryIO, *, packed: bool) -> str:
     except MemoryError:
         raise
     except Exception as error:
-        raise Unreadable(f"it is broken ({type(error).__name__})") from None
+        raise Unreadable(f"the file is damaged ({type(error).__name__})") from None
     return made.markdown
 
 
 def _weigh(file: BinaryIO) -> None:
-    """Raises Unreadable for an archive that would be too large unpacked."""
+    """Raises Unreadable if the archive would be too large when unpacked."""
     packed = file.seek(0, os.SEEK_END)
     try:
         members = zipfile.ZipFile(file).infolist()
     except zipfile.BadZipFile:
-        raise Unreadable("it is broken (no archive)") from None
+        raise Unreadable("the file is damaged (not an archive)") from None
     file.seek(0)
     size = sum(one.file_size for one in members)
     if len(members) > MEMBERS or size > UNPACKED or size > RATIO * max(packed, 1 << 16):
-        raise Unreadable("it is far larger unpacked than packed")
+        raise Unreadable("it expands to far more than its compressed size")
 
 
 def _forbid(event: str, args: tuple[Any, ...]) -> None:
-    """An audit hook (PEP 578): the usual ways to what no document is a reason for. A second line
-    behind `confine`, and the only one where that does nothing; native code passes it by."""
+    """An audit hook (PEP 578) that forbids the usual ways to do what no document needs. It backs up
+    `confine`, and is the only protection where `confine` does nothing. Native code bypasses it."""
     if event in FORBIDDEN or (event == "open" and _writes(*args[1:3])):
         raise PermissionError(event)
 
 
 def _writes(mode: str | None, flags: int) -> bool:
-    """Of an event `open`; os.open gives no mode."""
+    """Whether an `open` event opens a file for writing; os.open passes no mode."""
     if mode is not None:
         return not set(mode).isdisjoint("wax+")
     return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
@@ -159,12 +161,12 @@ def _end_with_parent(source: BinaryIO) -> None:
 
 
 def _kept(text: str) -> str:
-    """Without what no database takes: NUL, and halves of characters."""
+    """Remove what databases do not accept: NUL and lone surrogates."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _held(source: BinaryIO, size: int) -> BinaryIO:
-    """The next `size` bytes, in a file without a name: it is gone when we are."""
+    """Copy the next `size` bytes to an unnamed file, which disappears with the process."""
     file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  # open to the end
     while size > 0 and (data := source.read(min(size, COPIED))):
         size -= file.write(data)
@@ -175,9 +177,9 @@ def _held(source: BinaryIO, size: int) -> BinaryIO:
 def main(source: BinaryIO = sys.stdin.buffer) -> None:
     asked: dict[str, Any] = json.loads(source.readline())
     file = _held(source, asked["size"])
-    confine(network=False)  # before there is a second thread: each has its own
+    confine(network=False)  # before starting a second thread: confinement is per thread
     threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
-    # Whatever a library prints goes to the log; the answer alone to the pipe.
+    # Output of libraries goes to the log, so that only answers go to the pipe.
     out, sys.stdout = sys.stdout, sys.stderr
 
     def say(**fields: Any) -> None:
@@ -200,11 +202,11 @@ def main(source: BinaryIO = sys.stdin.buffer) -> None:
     except Unreadable as error:
         say(error=str(error))
     except MemoryError:
-        say(error="it needs too much memory")
+        say(error="reading it needs too much memory")
     else:
         say(over=True)
     out.close()
-    os._exit(0)  # a thread waits for the parent
+    os._exit(0)  # the thread that waits for the parent is still running
 
 
 if __name__ == "__main__":

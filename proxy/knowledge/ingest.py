@@ -1,13 +1,14 @@
-"""Who reads documents: one thread of each gateway takes what is queued, one after the other.
+"""Reads queued documents, one after the other, in one thread per gateway.
 
-The rows of the documents are the queue, so there is no second one to be kept in step with them, and
-what was told as queued outlives any process. A document is taken by a mark and a sign of life;
-when its reader's process is gone, or gives no sign for a while, it is taken over and read from its
-beginning. It is told as ready only after all of its chunks are stored and found.
+The queue consists of the documents' rows, so there is no second queue to keep consistent with them,
+and queued documents survive every process. A reader marks the document it reads and sends
+heartbeats. If its process dies or its heartbeats stop, another reader takes the document over and
+reads it from the beginning. A document is reported as ready only after all its chunks are stored
+and searchable.
 
-Why no queue of another's (huey, say): progress, cancelling and the jobs that a rebuilding is are
-told of these rows, so a second list of what is to be done would have to agree with them after every
-crash; and one database is all that several gateways need to share the work, without Redis.
+Why no job queue library (such as huey): progress, cancellation and rebuild jobs are kept in these
+rows, so a second queue would have to agree with them after every crash. And several gateways need
+only one database to share the work, no Redis.
 """
 
 from __future__ import annotations
@@ -20,32 +21,32 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 from ..errors import GatewayError, StoreUnavailable
-from ..lasting import Lasting, no_pause
+from ..runtime.lasting import Lasting, no_pause
 from ..store import writers
 from ..store.knowledge import KnowledgeStore
-from .index import Entry, Index
-from .reading import Failed, Limits, Reading
-from .splitting import Piece
-from .values import Chunk, Document
+from ..store.records import Chunk, Document
+from .index import Index, IndexEntry
+from .reading import DocumentReader, ReadingFailed, ReadingLimits
+from .splitting import TextPiece
 
 log = logging.getLogger("slotproxy.knowledge")
 
-STALE = 60.0  # seconds without a sign of life, of a process on another machine
-BEAT = 1.0  # seconds between two signs of life
-MOST_CHUNKS = 500_000  # of a document
-BATCH = 32  # chunks that are stored and indexed together
-LOOK = 5.0  # seconds between two looks at what other processes may have queued
+STALE = 60.0  # seconds without a heartbeat until a process on another machine counts as dead
+BEAT = 1.0  # seconds between two heartbeats
+MOST_CHUNKS = 500_000  # per document
+BATCH = 32  # chunks stored and indexed together
+LOOK = 5.0  # seconds between two polls for documents queued by other processes
 
 
 class Ingester:
-    """`start` begins; `wake` says that there is something to read; `close` ends, in the middle of a
-    document too, which is then read again by whoever comes next."""
+    """Reads documents in a thread: `start` starts it, `wake` announces a new document, and `close`
+    ends it, even within a document, which the next reader then reads again."""
 
     def __init__(
         self,
         store: KnowledgeStore,
         index: Index,
-        limits: Limits,
+        limits: ReadingLimits,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -68,7 +69,7 @@ class Ingester:
         self._woken.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
-        with suppress(StoreUnavailable):  # others take over after a while
+        with suppress(StoreUnavailable):  # otherwise others take over after a while
             self._store.let_go([self._name])
 
     def _run(self) -> None:
@@ -83,7 +84,7 @@ class Ingester:
                 lost = []
                 if self.read_one():
                     return
-            except StoreUnavailable:  # it comes back
+            except StoreUnavailable:  # try again later
                 lost = [self._name]
             self._woken.wait(LOOK)
             self._woken.clear()
@@ -93,8 +94,8 @@ class Ingester:
                 lost = [self._name]
 
     def read_one(self) -> bool:
-        """Read the next document. Whether there was one. Raises StoreUnavailable: what was
-        being read is then still ours, until it is let go."""
+        """Read the next document and return True, or return False if none is queued. Raises
+        StoreUnavailable: the document is then still claimed by this reader until it is released."""
         now = self._clock()
         claimed = self._store.claim(self._name, now, now - STALE)
         if claimed is None:
@@ -105,23 +106,24 @@ class Ingester:
             whole = self._read(document)
         except StoreUnavailable:
             raise
-        except Failed as error:
+        except ReadingFailed as error:
             whole, why = False, str(error)
         except GatewayError as error:
             whole, why = False, error.message
         except Exception:
-            # A document that trips us must not be taken again and again.
+            # A document that raises an unexpected error must not be tried again and again.
             log.exception("document %s", document.id)
-            whole, why = False, "it could not be read"
+            whole, why = False, "the document could not be read"
         if self._over and not whole:
-            return True  # whoever comes next reads it from its beginning
+            return True  # the next reader starts from the beginning
         kept = (whole or bool(why)) and self._store.finish(document, self._name, why)
         if not (whole and kept):
             self._drop(owner, document)
         return True
 
     def _read(self, document: Document) -> bool:
-        """Whether it was read to its end, and is still ours. Raises Failed, GatewayError."""
+        """Read a document; return whether it was read completely and still belongs to this reader.
+        Raises ReadingFailed or GatewayError."""
         self._index.remove(document.id)
         if not self._store.begin(document, self._name):
             return False
@@ -130,16 +132,16 @@ class Ingester:
         held: list[Chunk] = []
 
         def keep() -> bool:
-            """Whether it is still to be read."""
+            """Store pending chunks; return False if the document is no longer wanted."""
             if not self._store.progress(document, self._name, held, done, self._clock()):
                 return False
-            entries = [Entry(one.id, document.id, one.text) for one in held]
+            entries = [IndexEntry(one.id, document.id, one.text) for one in held]
             held.clear()
             self._index.add(document.base_id, entries, model)
             return not self._over
 
         original = self._store.original(document.id)
-        reading = Reading(
+        reading = DocumentReader(
             document.filename, document.size, original, document.splitting, self._limits
         )
         with closing(reading), self._alive(document, reading):
@@ -148,19 +150,21 @@ class Ingester:
                 held.append(_chunk(document, count, piece))
                 count += 1
                 if count > MOST_CHUNKS:
-                    raise Failed(f"it has more than {MOST_CHUNKS} chunks: make them larger")
+                    raise ReadingFailed(
+                        f"it has more than {MOST_CHUNKS} chunks: increase the chunk size"
+                    )
                 if len(held) >= BATCH and not keep():
                     return False
         if not count:
-            raise Failed("there is no text in it")
+            raise ReadingFailed("it contains no text")
         return not held or keep()
 
     @contextmanager
-    def _alive(self, document: Document, reading: Reading) -> Iterator[None]:
-        """Meanwhile signs of life are given, and the child is ended when it takes too long or
-        nobody wants the document any more."""
+    def _alive(self, document: Document, reading: DocumentReader) -> Iterator[None]:
+        """Send heartbeats in the meantime, and end the child if it takes too long or the document
+        is no longer wanted."""
         over = threading.Event()
-        beating = Lasting(f"the sign of life of the reader of {document.id}", no_pause)
+        beating = Lasting(f"heartbeat of the reader of {document.id}", no_pause)
 
         def beat() -> None:
             reading.hurry()
@@ -180,12 +184,19 @@ class Ingester:
             thread.join()
 
     def _drop(self, owner: str, document: Document) -> None:
-        """Forget what was indexed of it, unless another reads it by now."""
+        """Remove the document's chunks from the index, unless another reader has it by now."""
         now = self._store.document(owner, document.id)
         if now is None or now.status != "reading":
             self._index.remove(document.id)
 
 
-def _chunk(document: Document, number: int, piece: Piece) -> Chunk:
+def _chunk(document: Document, number: int, piece: TextPiece) -> Chunk:
     name = f"chunk_{uuid.uuid4().hex[:24]}"
-    return Chunk(name, document.id, document.base_id, number, piece.text, piece.place)
+    return Chunk(
+        id=name,
+        document_id=document.id,
+        base_id=document.base_id,
+        number=number,
+        text=piece.text,
+        place=piece.place,
+    )

@@ -1,4 +1,4 @@
-"""Kinds of files, by the end of their names; what is in them is looked at when they are read."""
+"""Kinds of files by name suffix. Their content is checked when they are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONVERTED = frozenset(("html", "htm", "xhtml", "docx", "pptx", "xlsx", "xls", "e
 
 
 def kind(filename: str) -> str:
-    """ "plain", "markdown", "pdf", "converted", or "" for what cannot be read."""
+    """Return "plain", "markdown", "pdf", "converted", or "" for unsupported files."""
     end = filename.rpartition(".")[2].lower()
     kinds = {"plain": PLAIN, "markdown": MARKDOWN, "pdf": PDF, "converted": CONVERTED}
     return next((name for name, ends in kinds.items() if end in ends), "")

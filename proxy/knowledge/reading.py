@@ -1,6 +1,6 @@
-"""A document read and cut by a child process (`extract`): pieces, as they come.
+"""Reads and splits a document in a child process (`extract`), and yields pieces as they come.
 
-Where gevent has patched the process only the greenlet waits for the child.
+Where gevent has patched the process, only the calling greenlet waits for the child.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from ..confinement import command, environment
+from ..runtime.confinement import command, environment
+from ..store.records import Splitting
 from .kinds import kind
-from .splitting import Piece
-from .values import Splitting
+from .splitting import TextPiece
 
-LONGEST = 4 << 20  # bytes of one piece, as JSON
+LONGEST = 4 << 20  # bytes of one piece as JSON
 
 
-class Limits(Struct, frozen=True):
-    """Of one document: `seconds` of processor time, and of waiting for its next piece; bytes of
-    address space."""
+class ReadingLimits(Struct, frozen=True):
+    """Limits for one document: `seconds` of processor time and of waiting for the next piece, and
+    bytes of address space."""
 
     seconds: int = 300
     memory: int = 1 << 30
 
 
-class Failed(Exception):
-    """Why a document could not be read, in words for who uploaded it."""
+class ReadingFailed(Exception):
+    """The reason why a document could not be read, written for the user who uploaded it."""
 
 
-class Reading:
-    """One document being read. An iterator of (share done, piece); `end` from any thread, `close`
-    when it was iterated over."""
+class DocumentReader:
+    """A document being read: an iterator of (share done, piece). `end` may be called from any
+    thread; call `close` after iterating."""
 
     def __init__(
         self,
@@ -44,11 +44,12 @@ class Reading:
         size: int,
         data: Iterable[bytes],
         splitting: Splitting,
-        limits: Limits,
+        limits: ReadingLimits,
     ) -> None:
         self._seconds = limits.seconds
         self._longest = splitting.size
-        self._since: float | None = time.monotonic()  # waiting for the child; None: it for us
+        # Since when we wait for the child; None while it waits for us.
+        self._since: float | None = time.monotonic()
         self._late = False
         self._child = subprocess.Popen(
             command("proxy.knowledge.extract"),
@@ -56,7 +57,7 @@ class Reading:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment(),
-            start_new_session=True,  # what a terminal sends is for us
+            start_new_session=True,  # keeps terminal signals such as Ctrl-C from the child
         )
         asked = {
             "kind": kind(filename),
@@ -68,8 +69,8 @@ class Reading:
             "overlap": splitting.overlap,
         }
         assert self._child.stdin is not None, "it was asked for"
-        # The child takes all before it says anything, so this cannot wait for that. The pipe stays
-        # open: its end tells the child that we are gone.
+        # The child reads all its input before it writes, so this cannot deadlock. The pipe stays
+        # open: when it closes, the child knows that the parent has died.
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.write(json.dumps(asked).encode() + b"\n")
             for piece in data:
@@ -77,32 +78,34 @@ class Reading:
                 self._child.stdin.write(piece)
             self._child.stdin.flush()
         if size > 0 and self._child.poll() is None:
-            self.end()  # it was deleted meanwhile: nothing is to come that the child waits for
+            self.end()  # deleted in the meantime; the child would wait for the rest of its input
 
-    def __iter__(self) -> Iterator[tuple[float, Piece]]:
-        """Raises Failed."""
+    def __iter__(self) -> Iterator[tuple[float, TextPiece]]:
+        """Raises ReadingFailed."""
         assert self._child.stdout is not None, "it was asked for"
         while line := self._child.stdout.readline(LONGEST):
             self._since = None
             try:
-                said = json.loads(line)
+                message = json.loads(line)
             except ValueError:
-                self.end()  # unless it ended in the middle of a word, it says what no reader says
+                self.end()  # cut off because the child ended; otherwise, not from our reader
                 break
-            if "error" in said:
-                raise Failed(said["error"])
-            if said.get("over"):
+            if "error" in message:
+                raise ReadingFailed(message["error"])
+            if message.get("over"):
                 return
-            if len(said["text"]) > self._longest:
+            if len(message["text"]) > self._longest:
                 self.end()
                 break
-            yield said["done"], Piece(said["place"], said["text"])
+            yield message["done"], TextPiece(message["place"], message["text"])
             self._since = time.monotonic()
         late = self._late or self._child.wait() == -signal.SIGXCPU
-        raise Failed("it takes too long to read" if late else "what it holds ended its reader")
+        raise ReadingFailed(
+            "reading it takes too long" if late else "its content crashed the reader"
+        )
 
     def hurry(self) -> None:
-        """End the child where its next piece takes too long."""
+        """End the child if its next piece takes too long."""
         since = self._since
         if since is not None and time.monotonic() - since > self._seconds:
             self._late = True

@@ -1,4 +1,4 @@
-"""Text into sections, each with the words that say where it stands. Pure."""
+"""Splits text into sections, each with a description of its place. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 from .splitting import Section
 
-LINES = 40  # of plain text in a section
+LINES = 40  # plain-text lines per section
 _HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*\s*$")
 _SLIDE = re.compile(r"^<!--\s*Slide number:\s*(\d+)\s*-->\s*$")
 _FENCE = re.compile(r"^\s*(```|~~~)")
 
 
 def of_markdown(text: str) -> Iterator[Section]:
-    """What stands under each heading, by the path of headings; slides by their number."""
+    """Yield the text under each heading, with the path of headings as its place; slides by
+    number."""
     path: list[tuple[int, str]] = []
     place = ""
     held: list[str] = []
@@ -41,7 +42,7 @@ def of_markdown(text: str) -> Iterator[Section]:
 
 
 def of_plain(text: str) -> Iterator[Section]:
-    """Lines by their numbers, a section ending where a paragraph does if it can."""
+    """Yield lines with their line numbers; sections end at the end of a paragraph if possible."""
     lines = text.splitlines()
     begin = 0
     for number, line in enumerate(lines):

@@ -1,7 +1,7 @@
-"""Knowledge: what every API of ours does with bases, documents, chunks and searches.
+"""Knowledge bases, documents, chunks and searches, as all APIs use them.
 
-Every call is for one owner, and sees nothing of another's: what is not the owner's is NotFound. A
-document is read in the background (`reading`, `ingest`); the index is derived of its chunks.
+Every call is for one owner, and reports other owners' objects as NotFound. Documents are read in
+the background (`reading`, `ingest`); the index is derived from their chunks.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ from typing import IO, Protocol
 
 from ..errors import BadRequest, BodyTooLarge, NotFound
 from ..store.knowledge import KnowledgeStore
-from .index import DEPTH, Entry, Index, Rank, distance, reranked
+from ..store.records import Base, Chunk, Document, Job, Splitting
+from .hits import Hit
+from .index import DEPTH, Index, IndexEntry, Rank, distance, reranked
 from .kinds import readable
-from .values import Base, Chunk, Document, Hit, Job, Splitting
 
-LIFE = 86_400.0  # seconds a temporary base is kept
+LIFE = 86_400.0  # seconds until a temporary base expires
 LONGEST = 200  # characters of a name
-AT_ONCE = 256  # chunks that are read together
+AT_ONCE = 256  # chunks read together
 SMALLEST, LARGEST = 20, 100_000  # characters of a chunk
-LOOK = 0.2  # seconds between two looks at a job
+LOOK = 0.2  # seconds between two polls of a job
 
 
 class Wakes(Protocol):
-    """Who reads documents."""
+    """The reader of documents."""
 
     def wake(self) -> None:
-        """There is something to read."""
+        """Announce a new document."""
 
 
 class Knowledge:
-    """`most` is the largest document, in bytes; `rank` looks again at what was found. Raises, in
-    every call, NotFound and BadRequest."""
+    """`most` is the maximum size of a document in bytes; `rank` reranks hits. Every call may raise
+    NotFound and BadRequest."""
 
     def __init__(
         self,
@@ -57,16 +58,16 @@ class Knowledge:
     # bases
 
     def bases(self, owner: str) -> tuple[Base, ...]:
-        """Oldest first, temporary ones too."""
+        """Return all bases, also temporary ones, oldest first."""
         self._forget()
         return tuple(self._store.bases(owner))
 
     def base(self, owner: str, id_or_name: str) -> Base:
         self._forget()
-        found = self._store.base(owner, id_or_name)
-        if found is None:
-            raise NotFound(f"there is no knowledge base {id_or_name[:100]!r}")
-        return found
+        base = self._store.base(owner, id_or_name)
+        if base is None:
+            raise NotFound(f"no such knowledge base: {id_or_name[:100]!r}")
+        return base
 
     def create(
         self,
@@ -78,13 +79,13 @@ class Knowledge:
     ) -> Base:
         now = self._clock()
         base = Base(
-            _new("vs_"),
-            _named(name) if name or not temporary else "",
-            info[:10_000],
-            embedding_model or "",
-            now,
-            temporary,
-            now + LIFE if temporary else None,
+            id=_new("vs_"),
+            name=_named(name) if name or not temporary else "",
+            info=info[:10_000],
+            embedding_model=embedding_model or "",
+            created=now,
+            temporary=temporary,
+            expires=now + LIFE if temporary else None,
         )
         self._store.add_base(owner, base)
         return base
@@ -106,7 +107,8 @@ class Knowledge:
         self._index.purge()
 
     def delete_all(self, owner: str) -> int:
-        """All bases; how many they were. No word of them stays in the files."""
+        """Delete all bases of the owner and return how many there were. Leaves no traces in
+        files."""
         bases = self.bases(owner)
         for base in bases:
             self._store.delete_base(owner, base.id)
@@ -126,7 +128,7 @@ class Knowledge:
         splitting: Splitting | None = None,
         replace: bool = False,
     ) -> Document:
-        """Queued for reading. `data` is read piece by piece, to its end. `replace`: instead of
+        """Queue a document for reading. `data` is read in pieces, to its end. `replace`: replace
         documents of the same name."""
         stream = BytesIO(data) if isinstance(data, bytes) else data
         size = stream.seek(0, SEEK_END)
@@ -153,17 +155,17 @@ class Knowledge:
         size: int,
         splitting: Splitting | None = None,
     ) -> Document:
-        """As `add`, of a file of OpenAI's API, whose bytes need not come here for it."""
+        """Like `add`, for a file of OpenAI's API; its bytes are copied within the database."""
         document = self._new(owner, base_id, filename, size, splitting)
         if not self._store.add_file(owner, document, file_id):
-            raise NotFound(f"there is no file {file_id[:100]!r}")
+            raise NotFound(f"no such file: {file_id[:100]!r}")
         self._reader.wake()
         return document
 
     def read_again(
         self, owner: str, base_id: str, document_id: str, splitting: Splitting
     ) -> Document:
-        """Queued again, to be split in another way."""
+        """Queue a document again, to be split differently."""
         document = self.document(owner, base_id, document_id)
         self._store.read_again(owner, document.id, _checked(splitting))
         self._reader.wake()
@@ -175,34 +177,41 @@ class Knowledge:
         base = self.base(owner, base_id)
         name = _named(filename)
         if not readable(name):
-            raise BadRequest(f"{name[:100]!r}: no kind of file that can be read", param="file")
+            raise BadRequest(f"{name[:100]!r}: unsupported file type", param="file")
         if size > self._most:
-            raise BodyTooLarge(f"a document may have {self._most} bytes")
+            raise BodyTooLarge(f"a document may be at most {self._most} bytes")
         cut = _checked(splitting or Splitting())
-        return Document(_new("doc_"), base.id, name, size, created=self._clock(), splitting=cut)
+        return Document(
+            id=_new("doc_"),
+            base_id=base.id,
+            filename=name,
+            size=size,
+            created=self._clock(),
+            splitting=cut,
+        )
 
     def documents(self, owner: str, base_id: str) -> tuple[Document, ...]:
-        """Oldest first."""
+        """Return all documents of a base, oldest first."""
         return tuple(self._store.documents(owner, self.base(owner, base_id).id))
 
     def document(self, owner: str, base_id: str, document_id: str) -> Document:
         base = self.base(owner, base_id)
-        found = self._store.document(owner, document_id)
-        if found is None or found.base_id != base.id:
-            raise NotFound(f"there is no document {document_id[:100]!r}")
-        return found
+        document = self._store.document(owner, document_id)
+        if document is None or document.base_id != base.id:
+            raise NotFound(f"no such document: {document_id[:100]!r}")
+        return document
 
     def remove(self, owner: str, base_id: str, document_id: str) -> None:
         self._remove(owner, self.document(owner, base_id, document_id))
 
     def original(self, owner: str, document_id: str) -> Iterator[bytes]:
-        """Its bytes, in pieces."""
+        """Return the uploaded bytes, in pieces."""
         if self._store.document(owner, document_id) is None:
-            raise NotFound(f"there is no document {document_id[:100]!r}")
+            raise NotFound(f"no such document: {document_id[:100]!r}")
         return self._store.original(document_id)
 
     def cancel_document(self, owner: str, base_id: str, document_id: str) -> None:
-        """It is not read, or not to its end."""
+        """Do not read a document, or stop reading it."""
         document = self.document(owner, base_id, document_id)
         self._store.cancel(owner, document_id=document.id)
         self._index.remove(document.id)
@@ -211,24 +220,24 @@ class Knowledge:
 
     def chunks(self, owner: str, document_id: str) -> tuple[Chunk, ...]:
         if self._store.document(owner, document_id) is None:
-            raise NotFound(f"there is no document {document_id[:100]!r}")
+            raise NotFound(f"no such document: {document_id[:100]!r}")
         return tuple(self._store.chunks(owner, document_id))
 
     def each_chunk(self, owner: str, document_id: str) -> Iterator[Chunk]:
-        """In their order, read some at a time: a document may have very many."""
+        """Yield the chunks in order. They are read in batches, as a document may have very many."""
         number = -1
         while some := self._store.chunks_behind(owner, document_id, number, AT_ONCE):
             yield from some
             number = some[-1].number
 
     def edit_chunk(self, owner: str, chunk_id: str, text: str) -> None:
-        """An empty text takes it away. Raises what the embedding backend does, at once where that
-        is down, and then has changed nothing."""
+        """Replace a chunk's text; an empty text deletes the chunk. Raises the embedding backend's
+        errors without retrying, and then changes nothing."""
         chunk = self._store.chunk(owner, chunk_id)
         if chunk is None:
-            raise NotFound(f"there is no chunk {chunk_id[:100]!r}")
+            raise NotFound(f"no such chunk: {chunk_id[:100]!r}")
         if text:
-            entry = Entry(chunk.id, chunk.document_id, text)
+            entry = IndexEntry(chunk.id, chunk.document_id, text)
             model = self._store.model_of(chunk.base_id)
             self._index.add(chunk.base_id, [entry], model, wait=False)
         else:
@@ -238,27 +247,36 @@ class Knowledge:
     # jobs
 
     def rebuild(self, owner: str, base_id: str, splitting: Splitting | None = None) -> Job:
-        """Read all documents of a base again; `splitting` None leaves each its own."""
+        """Read all documents of a base again; with `splitting` None, each keeps its own."""
         base = self.base(owner, base_id)
         splitting = None if splitting is None else _checked(splitting)
-        job = Job(_new("job_"), base.id, "rebuild", "running", 0, 0, 0, self._clock())
+        job = Job(
+            id=_new("job_"),
+            base_id=base.id,
+            kind="rebuild",
+            status="running",
+            total=0,
+            done=0,
+            failed=0,
+            created=self._clock(),
+        )
         job = self._store.requeue(owner, job, splitting)
         self._reader.wake()
         return job
 
     def job(self, owner: str, job_id: str) -> Job:
-        found = self._store.job(owner, job_id)
-        if found is None:
-            raise NotFound(f"there is no job {job_id[:100]!r}")
-        return found
+        job = self._store.job(owner, job_id)
+        if job is None:
+            raise NotFound(f"no such job: {job_id[:100]!r}")
+        return job
 
     def watch(self, owner: str, job_id: str) -> Iterator[Job]:
-        """The job whenever it has changed, until it is over."""
-        told: Job | None = None
+        """Yield the job whenever it changes, until it is finished."""
+        last: Job | None = None
         while True:
             job = self.job(owner, job_id)
-            if job != told:
-                told = job
+            if job != last:
+                last = job
                 yield job
             if job.status != "running":
                 return
@@ -281,37 +299,37 @@ class Knowledge:
         files: Sequence[str] | None = None,
         rank: bool = True,
     ) -> tuple[Hit, ...]:
-        """The best chunks of these bases, best first; of the documents `files` alone, if given.
-        `score_threshold` is the least score, from 0 to 1. Unless `rank`, no ranking model looks."""
+        """Return the best chunks of these bases, best first, only from the documents `files` if
+        given. `score_threshold` is the minimum score, from 0 to 1. Without `rank`, no reranking."""
         ranks = self._rank if rank else None
         bases = [self.base(owner, one) for one in base_ids]
-        found = self._index.search(
+        candidates = self._index.search(
             [base.id for base in bases],
             query,
             top_k if ranks is None else max(top_k, DEPTH),
             documents=files,
             models=[base.embedding_model for base in bases],
         )
-        chunks = self._store.chunks_of([one.chunk_id for one in found])
-        names = self._store.named({one.document_id for one in found})
-        known = [one for one in found if one.chunk_id in chunks and one.document_id in names]
+        chunks = self._store.chunks_of([one.chunk_id for one in candidates])
+        names = self._store.named({one.document_id for one in candidates})
+        known = [one for one in candidates if one.chunk_id in chunks and one.document_id in names]
         hits = []
-        for one, score in reranked(ranks, query, known, lambda found: chunks[found.chunk_id].text):
+        for one, score in reranked(ranks, query, known, lambda hit: chunks[hit.chunk_id].text):
             score = one.score if score is None else score
             if score_threshold is None or score >= score_threshold:
                 chunk = chunks[one.chunk_id]
                 hits.append(
                     Hit(
-                        one.chunk_id,
-                        one.document_id,
-                        one.base_id,
-                        names[one.document_id],
-                        chunk.text,
-                        chunk.place,
-                        score,
-                        distance(score),
-                        one.lexical_rank,
-                        one.vector_rank,
+                        chunk_id=one.chunk_id,
+                        document_id=one.document_id,
+                        base_id=one.base_id,
+                        filename=names[one.document_id],
+                        text=chunk.text,
+                        place=chunk.place,
+                        score=score,
+                        distance=distance(score),
+                        lexical_rank=one.lexical_rank,
+                        vector_rank=one.vector_rank,
                     )
                 )
         return tuple(hits[:top_k])
@@ -321,7 +339,7 @@ class Knowledge:
         self._index.remove(document.id)
 
     def _forget(self) -> None:
-        """Temporary bases whose time is over."""
+        """Delete expired temporary bases."""
         for owner, base_id in self._store.expired(self._clock()):
             self._store.delete_base(owner, base_id)
             self._index.remove_base(base_id)
@@ -334,18 +352,23 @@ def _new(prefix: str) -> str:
 def _checked(splitting: Splitting) -> Splitting:
     """Raises BadRequest."""
     if not SMALLEST <= splitting.size <= LARGEST:
-        raise BadRequest(f"chunks have {SMALLEST} to {LARGEST} characters", param="chunk_size")
-    # With more, each chunk goes on by little, and what is stored is many times the document.
+        raise BadRequest(
+            f"the chunk size must be between {SMALLEST} and {LARGEST} characters",
+            param="chunk_size",
+        )
+    # With more overlap, each chunk advances only a little, and storage is many times the document.
     if not 0 <= splitting.overlap <= splitting.size // 2:
-        raise BadRequest("chunks overlap by half of their size at most", param="chunk_overlap")
+        raise BadRequest(
+            "the chunk overlap must not exceed half of the chunk size", param="chunk_overlap"
+        )
     return splitting
 
 
 def _named(name: str) -> str:
-    """A name to show, never a path. Raises BadRequest."""
+    """Check a name, which is only displayed and never used as a path. Raises BadRequest."""
     shown = "".join(
         c for c in name.replace("\\", "/").rpartition("/")[2] if c.isprintable()
     ).strip()
     if not shown or len(shown) > LONGEST:
-        raise BadRequest(f"a name has 1 to {LONGEST} characters", param="name")
+        raise BadRequest(f"a name must have 1 to {LONGEST} characters", param="name")
     return shown

@@ -1,9 +1,8 @@
-"""OpenAI's view of the knowledge bases: vector stores, and files that are put into them.
+"""OpenAI's vector stores and their files, on top of the knowledge bases.
 
-A vector store is a base, and what one API puts in, the other finds. What OpenAI's has beyond a base
-(files apart from bases, their attributes, batches, expiry) is kept beside it by `FileStore`. A
-document that came in another way appears here as a file under the document's id, without
-attributes.
+A vector store is a base, and both APIs see the same documents. What only OpenAI's API has (files
+outside of bases, attributes, batches, expiry) is stored by `FileStore`. A document added through
+another API appears as a file with the document's id and no attributes.
 """
 
 from __future__ import annotations
@@ -17,19 +16,20 @@ from typing import IO, Any
 from msgspec.structs import replace
 
 from ..errors import BadRequest, NotFound
-from ..store.files import Attached, Batch, File, FileStore, Kept
-from .members import Member, as_file, put_in, refused
+from ..store.file_store import Attached, Batch, FileStore, StoredFile, StoredVectorStore
+from ..store.records import Base, Splitting
+from .hits import Hit
 from .service import Knowledge
-from .values import Base, Hit, Splitting
+from .vector_store_files import VectorStoreFile, from_attached, from_document, refused
 
 HOUR, DAY = 3600, 86_400  # seconds
 UNNAMED = "vector store"
-CHARACTERS = 3  # of a token, between English's four and Chinese's one and a half
+CHARACTERS = 3  # per token: between English's four and Chinese's one and a half
 
 
 class VectorStores:
-    """Every call is for one owner, and sees nothing of another's: what is not the owner's is
-    NotFound. `clock` gives seconds since 1970."""
+    """Every call is for one owner, and reports other owners' objects as NotFound. `clock` returns
+    seconds since 1970."""
 
     def __init__(
         self, knowledge: Knowledge, files: FileStore, clock: Callable[[], float] = time.time
@@ -38,48 +38,51 @@ class VectorStores:
         self._files = files
         self._clock = clock
 
-    # -- files -------------------------------------------------------------------------------------
-
     def upload(
         self, owner: str, filename: str, purpose: str, data: IO[bytes], lasts: int | None
-    ) -> File:
-        """`data` is read piece by piece, to its end."""
+    ) -> StoredFile:
+        """Store a file. `data` is read in pieces, to its end."""
         now = self._clock()
         expires = None if lasts is None else now + lasts
         size = data.seek(0, SEEK_END)
         data.seek(0)
-        file = File(_new("file-"), filename, purpose, size, now, expires)
+        file = StoredFile(
+            file_id=_new("file-"),
+            filename=filename,
+            purpose=purpose,
+            size=size,
+            created=now,
+            expires=expires,
+        )
         self._files.put(owner, file, data)
         return file
 
-    def files(self, owner: str) -> list[File]:
-        """Oldest first."""
+    def files(self, owner: str) -> list[StoredFile]:
+        """Return all files, oldest first."""
         for one in self._files.expired(owner, self._clock()):
             self.delete_file(owner, one.file_id)
         return self._files.all(owner)
 
-    def file(self, owner: str, file_id: str) -> File:
-        found = self._files.get(owner, file_id)
-        if found is None:
-            raise NotFound(f"there is no file {file_id[:100]!r}")
-        if found.expires is not None and found.expires <= self._clock():
+    def file(self, owner: str, file_id: str) -> StoredFile:
+        file = self._files.get(owner, file_id)
+        if file is None:
+            raise NotFound(f"no such file: {file_id[:100]!r}")
+        if file.expires is not None and file.expires <= self._clock():
             self.delete_file(owner, file_id)
             raise NotFound(f"the file {file_id[:100]!r} has expired")
-        return found
+        return file
 
-    def content(self, owner: str, file_id: str) -> tuple[File, Iterator[bytes]]:
-        """A file and its bytes, in pieces."""
+    def content(self, owner: str, file_id: str) -> tuple[StoredFile, Iterator[bytes]]:
+        """Return a file and its bytes, in pieces."""
         return self.file(owner, file_id), self._files.content(file_id)
 
     def delete_file(self, owner: str, file_id: str) -> None:
-        """The file, wherever it was put."""
+        """Delete a file, and remove it from all vector stores."""
         for one in self._files.places(owner, file_id):
             self._leave(owner, one.base_id, one.document_id)
             self._files.detach(owner, one.base_id, file_id)
         if not self._files.delete(owner, file_id):
-            raise NotFound(f"there is no file {file_id[:100]!r}")
-
-    # -- vector stores -----------------------------------------------------------------------------
+            raise NotFound(f"no such file: {file_id[:100]!r}")
 
     def create(
         self,
@@ -88,19 +91,19 @@ class VectorStores:
         description: str,
         metadata: Mapping[str, str],
         lasts: int | None,
-    ) -> tuple[Base, Kept]:
+    ) -> tuple[Base, StoredVectorStore]:
         base = self._knowledge.create(owner, name or UNNAMED, info=description)
-        kept = Kept(base.id, dict(metadata), lasts, self._clock())
+        kept = StoredVectorStore(base.id, dict(metadata), lasts, self._clock())
         self._files.keep(owner, kept)
         return base, kept
 
-    def stores(self, owner: str) -> list[tuple[Base, Kept]]:
-        """Oldest first."""
+    def stores(self, owner: str) -> list[tuple[Base, StoredVectorStore]]:
+        """Return all vector stores, oldest first."""
         bases = [one for one in self._knowledge.bases(owner) if not one.temporary]
         bases.sort(key=lambda one: one.created)
         return [(one, self._kept(owner, one)) for one in bases]
 
-    def store(self, owner: str, base_id: str) -> tuple[Base, Kept]:
+    def store(self, owner: str, base_id: str) -> tuple[Base, StoredVectorStore]:
         base = self._knowledge.base(owner, base_id)
         return base, self._kept(owner, base)
 
@@ -111,8 +114,8 @@ class VectorStores:
         name: str | None,
         metadata: Mapping[str, str] | None,
         lasts: int | None,
-    ) -> tuple[Base, Kept]:
-        """None leaves a thing as it is; `lasts` 0 takes the expiry away."""
+    ) -> tuple[Base, StoredVectorStore]:
+        """Change a vector store. None keeps a value; `lasts` 0 removes the expiry."""
         base, kept = self.store(owner, base_id)
         if name is not None and name != base.name:
             base = self._knowledge.rename(owner, base.id, name)
@@ -128,10 +131,8 @@ class VectorStores:
         self._knowledge.delete(owner, base.id)
         return base.id
 
-    def has_expired(self, kept: Kept) -> bool:
+    def has_expired(self, kept: StoredVectorStore) -> bool:
         return kept.lasts is not None and kept.active + kept.lasts * DAY <= self._clock()
-
-    # -- files in vector stores --------------------------------------------------------------------
 
     def attach(
         self,
@@ -144,9 +145,9 @@ class VectorStores:
         *,
         auto: bool,
         batch_id: str = "",
-    ) -> Member:
-        """Take a file in; one that is there already is read anew. Chunks have `tokens` tokens, and
-        repeat `overlap` of the last one; if `auto`, as many as a base of ours usually has."""
+    ) -> VectorStoreFile:
+        """Add a file, or read it again if it is there already. Chunks have `tokens` tokens and
+        repeat `overlap` of the previous chunk; with `auto`, they have the default size of bases."""
         base = self._knowledge.base(owner, base_id)
         file = self.file(owner, file_id)
         for one in self._files.places(owner, file_id):
@@ -158,95 +159,97 @@ class VectorStores:
             document = self._knowledge.add_file(
                 owner, base.id, file_id, file.filename, file.size, splitting
             )
-        except BadRequest as fault:  # one file of a batch that is refused is one failed file
+        except BadRequest as fault:  # a refused file of a batch is a failed file
             error = fault.message
         attached = Attached(
-            base.id,
-            file_id,
-            document.id if document else "",
-            batch_id,
-            dict(attributes),
-            tokens,
-            overlap,
-            self._clock(),
-            error,
+            base_id=base.id,
+            file_id=file_id,
+            document_id=document.id if document else "",
+            batch_id=batch_id,
+            attributes=dict(attributes),
+            tokens=tokens,
+            overlap=overlap,
+            created=self._clock(),
+            error=error,
         )
         self._files.attach(owner, attached)
         self._touch(owner, self._kept(owner, base))
-        return as_file(document, attached) if document else refused(file, attached)
+        return from_attached(document, attached) if document else refused(file, attached)
 
-    def members(self, owner: str, base_id: str, batch_id: str = "") -> list[Member]:
-        """Oldest first; of one batch alone, if given."""
-        found = self._members(owner, self._knowledge.base(owner, base_id))
-        return [one for one in found if not batch_id or one.batch_id == batch_id]
+    def members(self, owner: str, base_id: str, batch_id: str = "") -> list[VectorStoreFile]:
+        """Return the files, oldest first, only those of one batch if given."""
+        members = self._members(owner, self._knowledge.base(owner, base_id))
+        return [one for one in members if not batch_id or one.batch_id == batch_id]
 
-    def _members(self, owner: str, base: Base) -> list[Member]:
+    def _members(self, owner: str, base: Base) -> list[VectorStoreFile]:
         attached = self._files.attached(owner, base.id)
         known = {one.document_id: one for one in attached}
-        found = [
-            as_file(document, known[document.id]) if document.id in known else put_in(document)
+        members = [
+            from_attached(document, known[document.id])
+            if document.id in known
+            else from_document(document)
             for document in self._knowledge.documents(owner, base.id)
         ]
         files = {one.file_id: one for one in self._files.all(owner)} if "" in known else {}
-        found += [
+        members += [
             refused(files[one.file_id], one)
             for one in attached
             if not one.document_id and one.file_id in files
         ]
-        return sorted(found, key=lambda one: one.created)
+        return sorted(members, key=lambda one: one.created)
 
-    def member(self, owner: str, base_id: str, file_id: str) -> Member:
+    def member(self, owner: str, base_id: str, file_id: str) -> VectorStoreFile:
         for one in self.members(owner, base_id):
             if one.file_id == file_id:
                 return one
-        raise NotFound(f"there is no file {file_id[:100]!r} in this vector store")
+        raise NotFound(f"this vector store has no file {file_id[:100]!r}")
 
     def describe(
         self, owner: str, base_id: str, file_id: str, attributes: Mapping[str, Any]
-    ) -> Member:
-        """Other attributes for a file."""
+    ) -> VectorStoreFile:
+        """Replace a file's attributes."""
         member = self.member(owner, base_id, file_id)
         base = self._knowledge.base(owner, base_id)
         for one in self._files.attached(owner, base.id):
             if one.file_id == file_id:
                 self._files.attach(owner, replace(one, attributes=dict(attributes)))
                 return replace(member, attributes=dict(attributes))
-        raise BadRequest("this document was put in another way, and has no attributes")
+        raise BadRequest(
+            "this document was not added through the vector store API and has no attributes"
+        )
 
     def texts(self, owner: str, base_id: str, file_id: str) -> list[str]:
-        """A file's chunks, in their order."""
+        """Return the texts of a file's chunks, in order."""
         member = self.member(owner, base_id, file_id)
         if not member.document_id:
             return []
         return [chunk.text for chunk in self._knowledge.chunks(owner, member.document_id)]
 
     def detach(self, owner: str, base_id: str, file_id: str) -> None:
-        """Out of this vector store; the file itself stays."""
+        """Remove a file from this vector store; the file itself stays."""
         member = self.member(owner, base_id, file_id)
         base = self._knowledge.base(owner, base_id)
         self._leave(owner, base.id, member.document_id)
         self._files.detach(owner, base.id, file_id)
 
-    # -- batches -----------------------------------------------------------------------------------
-
     def begin(self, owner: str, base_id: str, file_ids: Iterable[str]) -> Batch:
-        """A batch that is to take these files in; each of them is `attach`ed by its caller."""
+        """Create a batch for these files. The caller then calls `attach` for each."""
         base = self._knowledge.base(owner, base_id)
         for file_id in file_ids:
-            self.file(owner, file_id)  # all are there, or nothing is begun
+            self.file(owner, file_id)  # raises before anything is created
         batch = Batch(_new("vsfb_"), base.id, self._clock())
         self._files.begin(owner, batch)
         return batch
 
     def batch(self, owner: str, base_id: str, batch_id: str) -> Batch:
         base = self._knowledge.base(owner, base_id)
-        found = self._files.batch(owner, batch_id)
-        if found is None or found.base_id != base.id:
-            raise NotFound(f"there is no batch {batch_id[:100]!r} in this vector store")
-        return found
+        batch = self._files.batch(owner, batch_id)
+        if batch is None or batch.base_id != base.id:
+            raise NotFound(f"this vector store has no file batch {batch_id[:100]!r}")
+        return batch
 
     def cancel(self, owner: str, base_id: str, batch_id: str) -> Batch:
-        """Files that are not read yet will not be."""
+        """Cancel the files that have not been read yet."""
         batch = self.batch(owner, base_id, batch_id)
         open_ = [
             one for one in self.members(owner, base_id, batch_id) if one.status == "in_progress"
@@ -258,8 +261,6 @@ class VectorStores:
             self._files.begin(owner, batch)
         return batch
 
-    # -- search ------------------------------------------------------------------------------------
-
     def search(
         self,
         owner: str,
@@ -270,10 +271,10 @@ class VectorStores:
         wanted: Callable[[Mapping[str, Any]], bool] | None = None,
         *,
         rank: bool = True,
-    ) -> list[tuple[Hit, Member | None]]:
-        """The best hits with the files they are in; of files whose attributes are `wanted` alone.
-        `threshold` is of the score, from 0 to 1."""
-        known: dict[str, Member] = {}
+    ) -> list[tuple[Hit, VectorStoreFile | None]]:
+        """Return the best hits with their files, only from files whose attributes match `wanted`.
+        `threshold` is the minimum score, from 0 to 1."""
+        known: dict[str, VectorStoreFile] = {}
         for base_id in base_ids:
             base, kept = self.store(owner, base_id)
             if self.has_expired(kept):
@@ -292,22 +293,24 @@ class VectorStores:
             ):
                 if hit.chunk_id not in best or best[hit.chunk_id].score < hit.score:
                     best[hit.chunk_id] = hit
-        found = list(best.values())
+        hits = list(best.values())
         if len(queries) > 1:
-            found.sort(key=lambda hit: -hit.score)
-        return [(hit, known.get(hit.document_id)) for hit in found[:most]]
+            hits.sort(key=lambda hit: -hit.score)
+        return [(hit, known.get(hit.document_id)) for hit in hits[:most]]
 
-    def _kept(self, owner: str, base: Base) -> Kept:
-        return self._files.kept(owner, base.id) or Kept(base.id, {}, None, base.created)
+    def _kept(self, owner: str, base: Base) -> StoredVectorStore:
+        return self._files.kept(owner, base.id) or StoredVectorStore(
+            base.id, {}, None, base.created
+        )
 
-    def _touch(self, owner: str, kept: Kept) -> None:
-        """It is used. The expiry counts days, so not every search needs to write."""
+    def _touch(self, owner: str, kept: StoredVectorStore) -> None:
+        """Note that the store is used. Expiry counts days, so not every search writes."""
         now = self._clock()
         if now - kept.active >= HOUR:
             self._files.keep(owner, replace(kept, active=now))
 
     def _leave(self, owner: str, base_id: str, document_id: str) -> None:
-        """A document that is gone already is no fault."""
+        """Remove a document; it may already be deleted."""
         try:
             self._knowledge.remove(owner, base_id, document_id)
         except NotFound:

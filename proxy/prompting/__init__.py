@@ -1,1 +1,1 @@
-"""From messages to prompt text, and from answer text to its parts; pure."""
+"""Renders messages as prompt text and splits answer text into its parts. Pure."""

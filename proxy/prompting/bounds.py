@@ -1,7 +1,8 @@
-"""Bounds on what a chat template may do: checks that raise SecurityError, charged to a budget.
+"""Limits on what a chat template may do: checks that raise SecurityError and spend a budget of
+steps.
 
-Every check comes before the thing it forbids where the size of a result can be told beforehand;
-an operation that at most adds up what passed a check already is checked afterwards.
+A check comes before the operation if the size of the result can be predicted. An operation that at
+most adds up values already checked is checked afterwards.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from jinja2.utils import Namespace
 from markupsafe import Markup
 
 MAX_STEPS = 1_000_000
-"""Loop turns, calls and filters of one rendering; far more than a long history needs."""
+"""Loop iterations, calls and filters in one rendering; far more than a long history needs."""
 FEW_STEPS = 50_000
-"""Of these for a conversation of a few words; messages and tools add to them."""
+"""The steps for a conversation of a few words; messages and tools add to them."""
 MAX_SIZE = 16_000_000
-"""Characters of the output and of any string, items of any list, that a template may build."""
+"""Maximum characters of the output and of any string, and items of any list, that a template
+builds."""
 MAX_RANGE = 100_000
-"""Largest number a ``range``, a padding width or an indent may be asked for."""
+"""Largest number allowed for a ``range``, a padding width or an indent."""
 
 LARGE = 65_536
 COLLECTIONS: frozenset[object] = frozenset({str, Markup, list, tuple, dict, range})
@@ -49,8 +51,8 @@ BUDGET: contextvars.ContextVar[Budget] = contextvars.ContextVar("template_budget
 
 
 def spend(steps: int) -> None:
-    """Take steps off the budget of the rendering that is under way; raises SecurityError when none
-    are left."""
+    """Takes steps off the budget of the current rendering; raises SecurityError if it is
+    exceeded."""
     budget = BUDGET.get(None)
     if budget is not None:
         budget.left -= steps
@@ -60,15 +62,15 @@ def spend(steps: int) -> None:
 
 @pass_context
 def charged(_: Context, value: Any, weight: int) -> Any:
-    """The value; the steps of what stands beside it are spent."""
+    """Returns `value` and spends `weight` steps for the code beside it."""
     spend(weight)
     return value
 
 
 def counted(values: Any, weight: int) -> Any:
-    """What a ``for`` goes through, each turn charged by the `weight` of what it does."""
+    """The values of a ``for`` loop; each iteration spends `weight` steps."""
     if values.__class__ in COLLECTIONS:
-        # At once, and the thing itself: loop.length stays cheap. A break is charged too much.
+        # Spent in advance, so that loop.length stays cheap; a loop with a break pays too much.
         spend(weight * len(values))
         return values
     return _counting(values, weight)
@@ -81,9 +83,9 @@ def _counting(values: Iterable[Any], weight: int) -> Iterator[Any]:
 
 
 def compared(value: Any) -> Any:
-    """One side of a comparison, charged by what may be looked at; refused where it is too large.
+    """One side of a comparison: spends by its size, and rejects values that are too large.
 
-    Two things that hold the same thing twice, thirty levels deep, take hours to compare."""
+    Comparing two values that each hold the same value twice, thirty levels deep, takes hours."""
     kind = value.__class__
     if kind is str or kind is Markup:
         if len(value) > 1024:
@@ -94,7 +96,7 @@ def compared(value: Any) -> Any:
 
 
 def sized(value: Any) -> Any:
-    """The value, charged by its length; refused beyond MAX_SIZE."""
+    """Spends by the length of the value; rejects lengths beyond MAX_SIZE."""
     if value.__class__ in COLLECTIONS:
         _fits(len(value))
         spend(cost(value))
@@ -108,9 +110,9 @@ def _fits(size: int) -> None:
 
 @pass_context
 def grown(_: Context, value: Any, additions: int) -> Any:
-    """A sum, each of its additions charged by its length; refused beyond MAX_SIZE."""
-    # Of what takes the context Jinja knows at once that it is no constant; else it would go through
-    # a long sum for each of its terms to find that out.
+    """A sum: each addition spends by the sum's length. Rejects lengths beyond MAX_SIZE."""
+    # pass_context tells Jinja that this is no constant; otherwise it would walk a long sum once for
+    # each of its terms to find out.
     if value.__class__ in COLLECTIONS and len(value) > LARGE:
         _fits(len(value))
         spend(additions * (len(value) // LARGE + cost(value)))
@@ -118,15 +120,14 @@ def grown(_: Context, value: Any, additions: int) -> Any:
 
 
 def cost(collection: Any) -> int:
-    """Steps that going through a text or a collection once is worth."""
+    """The steps that one pass over a string or collection costs."""
     return int(len(collection) >> (8 if isinstance(collection, str) else 4))
 
 
 def weighed(value: Any) -> Any:
-    """Refuse a nested value whose text would be too large, before the text is made.
+    """Rejects a nested value whose text would be too large, before the text is built.
 
-    A list may hold the same long text a thousand times, or itself twice sixty levels deep.
-    """
+    A list may contain the same long string a thousand times, or itself twice, sixty levels deep."""
     if value.__class__ in _PLAIN:
         return value
     weight = items = 0
@@ -136,7 +137,7 @@ def weighed(value: Any) -> Any:
         weight += 16
         items += 1
         if not items & 1023:
-            spend(512)  # now: the budget may end before the thing does
+            spend(512)  # now: the budget may run out before the value ends
         if isinstance(item, str):
             weight += len(item)
         elif isinstance(item, dict | MappingProxyType):
@@ -145,29 +146,29 @@ def weighed(value: Any) -> Any:
         elif isinstance(item, _HOLDING):
             stack.extend(item)
         elif isinstance(item, Namespace):
-            stack.append(item._Namespace__attrs)  # its text is theirs
+            stack.append(item._Namespace__attrs)  # its text consists of theirs
         _fits(weight)
     spend((weight >> 8) + ((items & 1023) >> 1))
     return value
 
 
 def modest(args: Iterable[Any]) -> None:
-    """Refuse numbers beyond MAX_RANGE."""
-    # A width, indent or count far beyond any text is how a filter or str method is made to
-    # allocate gigabytes; no template has a use for one.
+    """Rejects numbers beyond MAX_RANGE."""
+    # A huge width, indent or count makes a filter or str method allocate gigabytes; no real
+    # template needs one.
     for arg in args:
         if isinstance(arg, int) and not -MAX_RANGE <= arg <= MAX_RANGE:
-            raise SecurityError("the template asks for too large a number")
+            raise SecurityError("the template uses too large a number")
 
 
 def modest_format(template: Any) -> None:
-    """Refuse a format string with a width that makes gigabytes."""
+    """Rejects format strings with a width that would allocate gigabytes."""
     if isinstance(template, str) and ("*" in template or _WIDE.search(template)):
-        raise SecurityError("the template formats with too large a width")
+        raise SecurityError("the template uses too large a format width")
 
 
 def grow(method: str, text: Any, *args: Any) -> None:
-    """Refuse a str method whose arguments make its result too large, before it is built."""
+    """Rejects a str method call whose result would be too large, before it is built."""
     size = 0
     if method == "replace" and len(args) >= 2:
         old, new = args[:2]
@@ -181,8 +182,8 @@ def grow(method: str, text: Any, *args: Any) -> None:
 
 
 def bounded_range(*args: int) -> range:
-    """``range`` as templates have it, no longer than MAX_RANGE."""
+    """``range`` for templates, limited to MAX_RANGE numbers."""
     numbers = range(*args)
     if len(numbers) > MAX_RANGE:
-        raise SecurityError("the template asks for too long a range")
+        raise SecurityError("the template uses too long a range")
     return numbers

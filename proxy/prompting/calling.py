@@ -1,6 +1,6 @@
-"""The stage that makes tool calls of text, and sees where a call opens in free text.
+"""The stage that parses tool calls from text and detects where a call begins in free text.
 
-Logprobs are told of the text alone: tokens of a call have none.
+Logprobs are reported for text only; the tokens of a call have none.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from ..core.events import (
     TokenLogprob,
     ToolCallDelta,
 )
-from .bind import head
-from .toolcalls import CallArguments, CallStart, Form, Piece, TextPiece, Tools
+from .constraints import head
+from .toolcalls import CallArguments, CallFormat, CallStart, Piece, TextPiece, Tools
 
 _MARK = re.compile(r"</?[^<>\s=]+>|\[[A-Z_]+\]")
 
 
 class Opened(Struct, frozen=True):
-    """Where a call opened in the text: `keep` characters of it stay, the last of them the `mark`,
-    if there is one; `begun` is how much of a call's frame stands there when `written` is put behind
-    them."""
+    """Where a call began: `keep` characters of the text remain, ending with `mark` if there is one.
+    `begun` is the part of the call's frame that is present once `written` is appended."""
 
     keep: int
     mark: str
@@ -38,7 +37,7 @@ class Opened(Struct, frozen=True):
 
 
 class NewIds:
-    """Calls get ids of ours, whatever a server calls them."""
+    """Replaces the ids of calls from a backend by our own."""
 
     ended = False
 
@@ -55,17 +54,17 @@ class NewIds:
 
 
 class CallStage:
-    """Text becomes TextDelta and ToolCallDelta. While `free`, it ends at the text in front of a
-    call, which `opened` then tells of; `bind` goes on behind it.
+    """Parses text into TextDelta and ToolCallDelta. If `free`, it stops at the beginning of a call,
+    described by `opened`; the answer then continues under a grammar from `constraints`.
 
-    Where the budget ends inside a call, no piece of its frame is told as text; what came of its
-    arguments is told, and the name where one tool `must` be called."""
+    If the token limit ends the answer inside a call, the call's frame is not sent as text. The
+    arguments so far are sent, and so is the tool's name if one tool `must` be called."""
 
     ended = False
 
     def __init__(
         self,
-        form: Form,
+        form: CallFormat,
         tools: Tools,
         new_id: Callable[[], str],
         *,
@@ -86,7 +85,7 @@ class CallStage:
         self.opened: Opened | None = None
 
     def bind(self, text: str) -> Batch:
-        """A grammar holds from here on, behind `text`, the beginning of a call."""
+        """Continues under a grammar after `text`, the beginning of a call."""
         self.opened = None
         self._free = False
         self._inside = True
@@ -114,7 +113,7 @@ class CallStage:
         return out
 
     def _cut(self) -> Batch:
-        """What is left where no token is left for the rest of a call."""
+        """The end of an answer cut off inside a call."""
         pieces: list[Piece] = [p for p in self._parser.close() if not isinstance(p, TextPiece)]
         self._pending.clear()
         out = self._events(pieces)
@@ -127,7 +126,7 @@ class CallStage:
         return self._events(self._parser.feed(text))
 
     def _open(self, text: str) -> Batch:
-        """Free text: up to a mark, or until the parser sees the name of a tool."""
+        """Free text up to a mark, or until the parser reads the name of a tool."""
         before = len(self._text)
         self._text += text
         for at, mark in self._found(before):
@@ -144,13 +143,13 @@ class CallStage:
         return self._events(pieces)
 
     def _found(self, before: int) -> list[tuple[int, str]]:
-        """The earliest mark that ends in the text behind `before`."""
+        """The earliest mark that ends after position `before`."""
         start = max(0, before - self._longest + 1)
         places = [(self._text.find(mark, start), mark) for mark in self._marks]
         return sorted(place for place in places if place[0] >= 0)[:1]
 
     def _call_at(self) -> int:
-        """Where the call stands that the parser has just read: at its mark, or at the start."""
+        """The position of the call just parsed: its mark, or else the start."""
         at = max((self._text.rfind(mark) for mark in self._form.opening), default=0)
         return max(at, 0)
 
@@ -173,20 +172,21 @@ class CallStage:
         return tokens
 
 
-def special_marks(form: Form) -> tuple[str, ...]:
-    """The marks in a form's frame that may be tokens of their own in a vocabulary. A server of
-    today leaves such tokens out of the text unless they are named to it."""
+def special_marks(form: CallFormat) -> tuple[str, ...]:
+    """The marks of a call format that may be special tokens. A current server omits special tokens
+    from the text unless they are listed in the request."""
     shape = form.shape
     texts = (*form.opening, shape.prefix, shape.before_name, shape.after_name, shape.suffix)
-    found = [m for text in (*texts, shape.separator, shape.end) for m in _MARK.findall(text)]
-    return tuple(dict.fromkeys(found))
+    marks = [m for text in (*texts, shape.separator, shape.end) for m in _MARK.findall(text)]
+    return tuple(dict.fromkeys(marks))
 
 
-def _marks(form: Form) -> dict[str, str]:
-    """The marks at which free text may be stopped, each with what of a call's frame it stands for.
+def _marks(form: CallFormat) -> dict[str, str]:
+    """The marks at which free text may stop, each with the part of the call's frame that it
+    implies.
 
-    Only tags: "Action:" is a word that any text may hold, so such a form is bound later, where its
-    parser has read the name of a tool."""
+    Only tags: "Action:" may occur in any text, so such a format is bound later, once its parser has
+    read the name of a tool."""
     shape = form.shape
     frame = shape.prefix + shape.before_name
     marks = {}

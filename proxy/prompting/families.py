@@ -1,7 +1,7 @@
-"""What is known of a model family besides its template: end tokens, tool-call form, thoughts.
+"""Facts about model families: end tokens, tool-call format and reasoning tags.
 
-One table for the shipped templates (``templates/chat/NAME.jinja``), and :func:`detect`, which
-recognises the family of a template that a server gave by the marks in its text.
+`FAMILIES` covers the shipped templates (``templates/chat/NAME.jinja``). :func:`detect` recognises
+the family of a server's template by the marks in its text.
 """
 
 from __future__ import annotations
@@ -20,18 +20,16 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     stops: tuple[str, ...] = ()
     """End tokens of a turn; each is one token of the vocabulary and is sent to the backend."""
     turns: tuple[str, ...] = ()
-    """Plain text that begins somebody else's turn, for formats that have no end token but the
-    model's own EOS. Several tokens long, so it is matched by the gateway and not by the backend.
+    """Plain text that begins another turn, for formats whose only end token is the model's EOS. It
+    spans several tokens, so the gateway matches it rather than the backend.
     """
     bos: str = ""
-    """Begin token the template writes; "" where it writes none."""
+    """The begin token that the template writes, if any."""
     eos: str = ""
     tool_form: str | None = None
-    """Name in ``proxy.prompting.toolcalls.FORMS``; None where the format has no tool calls."""
+    """Name in ``proxy.prompting.toolcalls.FORMS``; None if the format has no tool calls."""
     reasoning: tuple[str, str] | None = None
-    """Opening and closing tag of the thoughts, where the family has them."""
-    trim_start: bool = False
-    """The model begins its text with white space that belongs to the format, not to the answer."""
+    """The tags around reasoning; None if the family has none."""
 
 
 _THINK = ("<think>", "</think>")
@@ -90,7 +88,6 @@ FAMILIES: Mapping[str, Family] = _table(
         stops=("<|user|>", "<|observation|>"),
         eos="</s>",
         tool_form="chatglm3",
-        trim_start=True,
     ),
     Family(
         name="glm-4",
@@ -98,7 +95,6 @@ FAMILIES: Mapping[str, Family] = _table(
         eos="<|endoftext|>",
         tool_form="glm4",
         reasoning=_THINK,
-        trim_start=True,
     ),
     Family(
         name="functionary",
@@ -119,7 +115,8 @@ FAMILIES: Mapping[str, Family] = _table(
 
 
 def detect(source: str) -> Family | None:
-    """The family of a template's text, by the marks only that format has; None if unknown."""
+    """The family of a template, recognised by the marks that only that family has; None if
+    unknown."""
     matching = (family for family, marks in _MARKS if all(mark in source for mark in marks))
     family = next(matching, None)
     if family is not None and family.reasoning is None and "</think>" in source:
@@ -131,7 +128,7 @@ def _variant(name: str, tool_form: str | None) -> Family:
     return msgspec.structs.replace(FAMILIES[name], tool_form=tool_form)
 
 
-# In order, the more particular before the more general.
+# The more specific entries come first.
 _MARKS: tuple[tuple[Family, tuple[str, ...]], ...] = (
     (
         Family(

@@ -1,4 +1,4 @@
-"""Filters that chat templates have beside Jinja's own."""
+"""Filters of chat templates that replace or extend Jinja's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Plain JSON, as Hugging Face has it. Jinja's own escapes <, >, & and ' for HTML."""
+    """Plain JSON, as in Hugging Face's templates. Jinja's own filter escapes <, >, & and ' for
+    HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -26,13 +27,13 @@ def tojson(
 
 
 def pyliteral(value: Any) -> str:
-    """A JSON value as Python source, for families whose tool calls are Python (ChatGLM3)."""
+    """A JSON value as Python source, for families that write tool calls in Python (ChatGLM3)."""
     if not isinstance(value, str | int | float | bool | list | dict | None):
-        raise TypeError("pyliteral takes plain JSON values")
+        raise TypeError("pyliteral accepts plain JSON values only")
     return repr(value)
 
 
 def format(template: str, *args: Any, **kwargs: Any) -> str:
-    """Jinja's ``format`` filter, without widths that make gigabytes."""
+    """Jinja's ``format`` filter, with widths limited."""
     modest_format(template)
     return str(template) % (kwargs or args)

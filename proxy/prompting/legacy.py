@@ -1,8 +1,8 @@
-"""The text form of PowerInfer's ``api_like_OAI.py``, byte for byte.
+"""The plain-text prompt of PowerInfer's ``api_like_OAI.py``, byte for byte.
 
-The source is ``convert_chat`` of that script. Roles it does not know it leaves out without a
-word; here a developer's message is a system's, and a tool's result is a user's turn, so that
-nothing a client said is lost. Everything the script itself accepts gives the script's bytes.
+The format is defined by ``convert_chat`` in that script. For the roles it knows, the output is
+identical. It silently drops other roles; here a developer message is treated as a system message,
+and a tool result as a user message.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import msgspec
 
 
 class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """The names that stand before each turn; ``\\n`` escapes of the settings already decoded.
-
-    The defaults are the script's own.
-    """
+    """The texts before each turn, with ``\\n`` escapes already decoded; the defaults are the
+    script's."""
 
     chat_prompt: str = (
         "A chat between a curious user and an artificial intelligence assistant. "
@@ -30,11 +28,11 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """What the script sends as stop strings before the client's own."""
+        """The stop strings that the script sends before the client's."""
         return (self.stop,) if self.stop else ()
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt of ``messages`` (``role`` and ``content`` of each)."""
+        """The prompt for ``messages``, of which ``role`` and ``content`` are used."""
         parts = [self.chat_prompt]
         for message in messages:
             content = message["content"]

@@ -1,4 +1,4 @@
-"""A conversation becomes prompt text, by a template or by the reference's plain form."""
+"""Renders a conversation as prompt text, with a chat template or the reference script's format."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from ..core.decoding import Decoding
-from ..core.invalid import Invalid
 from ..core.request import CompletionRequest, Message, Tool
-from .bind import callable_tools, must_call
+from ..errors import InvalidParameter
+from .constraints import callable_tools, must_call
 from .families import Family
 from .legacy import LegacyFormat
 from .reasoning import opened_by
@@ -26,13 +26,13 @@ _ROLE = attrgetter("role")
 _CALLS = attrgetter("tool_calls")
 
 
-class Prompt(Struct, frozen=True):
-    """`stops` are end marks of the family, single tokens, for the backend; `turns` are texts that
-    begin somebody else's turn, to be matched by us. `boundaries` are ascending offsets where a
-    turn ends. `tool_form` names the form in which the model was told to write calls, "" where it
-    has no tools. `thinks`: it may write thoughts before its answer. `native`: nothing was rendered,
-    the backend takes the messages. `foreign`: the model's own template tells of tools, or of
-    anything, in a way that we do not know."""
+class RenderedPrompt(Struct, frozen=True, kw_only=True):
+    """`stops` are the family's end tokens, for the backend; `turns` are texts that begin another
+    turn, for the gateway to match. `boundaries` are ascending offsets of the ends of turns.
+    `tool_form` names the tool-call format described to the model, "" without tools. `thinks` is set
+    if the model may reason before it answers. With `backend_templates` nothing was rendered: the
+    backend takes messages. `unknown_template` is set if the model's own template is missing or its
+    tool format is unknown."""
 
     text: str
     stops: tuple[str, ...] = ()
@@ -41,23 +41,24 @@ class Prompt(Struct, frozen=True):
     family: Family = _LEGACY
     tool_form: str = ""
     thinks: bool = False
-    native: bool = False
-    foreign: bool = False
+    backend_templates: bool = False
+    unknown_template: bool = False
 
 
 class Unrendered:
-    """Stands for a Prompter where the backend takes messages and makes the prompt itself."""
+    """Used instead of a Prompter if the backend takes messages and renders the prompt."""
 
     name = "native"
 
-    def render(self, request: CompletionRequest, now: datetime) -> Prompt:
-        return Prompt("", native=True)
+    def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
+        return RenderedPrompt(text="", backend_templates=True)
 
 
 class Prompter:
-    """Renders chats for one model. `bos` and `eos` are the backend's own, where it told them;
-    `adds_bos`: the backend puts its BOS in front of a prompt, so the prompt begins without one;
-    `instead` of the backend's own template, which is none, the form is used."""
+    """Renders chats for one model.
+
+    `bos` and `eos` are the backend's, if it reported them. If the backend `adds_bos`, the prompt
+    begins without one. `instead` says that `form` replaces the backend's own, unusable template."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Prompter:
         instead: bool = False,
     ) -> None:
         self.form = form
-        # Whether it is known to take milliseconds; None where nothing has been rendered yet.
+        # Whether rendering takes only milliseconds; None until the first one.
         self.quick: bool | None = True if isinstance(form, LegacyFormat) else None
         self._knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
         self._marks = _marks(form)
@@ -82,11 +83,11 @@ class Prompter:
     def name(self) -> str:
         return self.form.name if isinstance(self.form, ChatTemplate) else "legacy"
 
-    def render(self, request: CompletionRequest, now: datetime) -> Prompt:
-        """Raises Invalid where the template refuses the messages.
+    def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
+        """Raises InvalidParameter if the template rejects the messages.
 
-        An answer that the client has begun goes on where it ends: its text stands behind the prompt
-        of an answer, past the thoughts that a template may open there."""
+        If the last message is the beginning of an answer, its text is appended after the generation
+        prompt and after any reasoning block that the template opens there."""
         beginning = begun(request)
         if beginning:
             request = msgspec.structs.replace(request, messages=request.messages[:-1])
@@ -100,30 +101,31 @@ class Prompter:
         text = prompt.text + between + beginning
         return msgspec.structs.replace(prompt, text=text, thinks=False)
 
-    def _render(self, request: CompletionRequest, now: datetime) -> Prompt:
-        form, said = self.form, request.messages
-        messages = as_dicts(said)
-        has_results = "tool" in map(_ROLE, said)
+    def _render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
+        form, chat = self.form, request.messages
+        messages = as_dicts(chat)
+        has_results = "tool" in map(_ROLE, chat)
         if has_results:
             _name_results(messages)
         tools: list[dict[str, Any]] = []
         tool_form = ""
         if callable_tools(request):
-            # All are told, also where one is named: the prefix of a conversation stays the same.
+            # All tools are described, even if one is named, to keep the prefix of a conversation
+            # stable.
             tools = [tool_dict(t) for t in request.tools]
             tool_form = form.tool_form if isinstance(form, ChatTemplate) else "generic"
         knows_tools = self._knows_tools
-        if not knows_tools and (tools or has_results or any(map(_CALLS, said))):
+        if not knows_tools and (tools or has_results or any(map(_CALLS, chat))):
             messages = generic.rewrite(messages, tools)
         if isinstance(form, LegacyFormat):
             text = form.render(messages)
-            return Prompt(
-                text,
-                form.stops,
-                (),
-                _boundaries(text, self._marks),
+            return RenderedPrompt(
+                text=text,
+                stops=form.stops,
+                turns=(),
+                boundaries=_boundaries(text, self._marks),
                 tool_form=tool_form,
-                foreign=self._instead,
+                unknown_template=self._instead,
             )
         try:
             text = form.render(
@@ -136,24 +138,26 @@ class Prompter:
                 keep_bos=not self._adds_bos,
             )
         except TemplateError as error:
-            raise Invalid("messages", f"do not fit the chat template: {error}") from None
+            raise InvalidParameter(
+                "messages", f"are not accepted by the chat template: {error}"
+            ) from None
         family = form.family
-        return Prompt(
-            text,
-            family.stops,
-            family.turns,
-            _boundaries(text, self._marks),
-            family,
-            tool_form,
+        return RenderedPrompt(
+            text=text,
+            stops=family.stops,
+            turns=family.turns,
+            boundaries=_boundaries(text, self._marks),
+            family=family,
+            tool_form=tool_form,
             thinks=opened_by(text) is not None
             or (family.reasoning is not None and not _closed(text)),
-            foreign=bool(tools) and knows_tools and family.tool_form is None,
+            unknown_template=bool(tools) and knows_tools and family.tool_form is None,
         )
 
 
 def begun(request: CompletionRequest) -> str:
-    """The answer that the last message begins, "" where it begins none. What must be a document or
-    a call is made whole, and not from its middle."""
+    """The beginning of the answer given by the last message, or "". Answers that must be a document
+    or a call cannot be continued: they are generated whole."""
     last = request.messages[-1]
     if last.role != "assistant" or last.tool_calls or len(request.messages) < 2:
         return ""
@@ -162,22 +166,22 @@ def begun(request: CompletionRequest) -> str:
 
 
 def _variables(request: CompletionRequest) -> Mapping[str, Any]:
-    """What a template may ask for besides the messages: names that gpt-oss and Qwen 3 made common,
-    under the client's own."""
+    """Variables for the template. The client's own override those made from reasoning_effort, whose
+    names gpt-oss and Qwen 3 established."""
     effort = request.reasoning_effort
     if not effort:
         return request.template_kwargs
-    told = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
-    return {**told, **request.template_kwargs}
+    defaults = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    return {**defaults, **request.template_kwargs}
 
 
 def _closed(text: str) -> bool:
-    """Whether the template has written the thoughts itself, empty: it was told not to think."""
+    """Whether the template wrote an empty reasoning block, because thinking is switched off."""
     return text[-64:].rstrip().endswith("</think>")
 
 
 def _marks(form: ChatTemplate | LegacyFormat) -> tuple[str, ...]:
-    """The marks of a turn's end or of the next one's beginning."""
+    """Texts at the end of a turn or the beginning of the next."""
     if isinstance(form, LegacyFormat):
         marks: tuple[str, ...] = (form.user_name, form.ai_name.rstrip())
     else:
@@ -186,7 +190,7 @@ def _marks(form: ChatTemplate | LegacyFormat) -> tuple[str, ...]:
 
 
 def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
-    """Where a message ends: before one of the marks, found without rendering twice."""
+    """The offsets where messages end, found by their marks instead of rendering again."""
     places: list[int] = []
     for mark in marks:
         size = len(mark)
@@ -198,7 +202,7 @@ def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
 
 
 def as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """Messages as Hugging Face templates expect them: arguments as an object."""
+    """Messages as Hugging Face templates expect them, with arguments parsed."""
     return list(map(_as_dict, messages, repeat(Decoding())))
 
 
@@ -223,7 +227,7 @@ def _as_dict(message: Message, decode: Decoding) -> dict[str, Any]:
 
 
 def _name_results(messages: list[dict[str, Any]]) -> None:
-    """Results get the name of the tool that was called, where only the call's id was said."""
+    """Adds the tool's name to results that have only the call's id."""
     names: dict[str, str] = {}
     for message in messages:
         for call in message.get("tool_calls", ()):
@@ -233,7 +237,7 @@ def _name_results(messages: list[dict[str, Any]]) -> None:
 
 
 def _arguments(text: str, decode: Decoding) -> Any:
-    """An object, or the text where it is none."""
+    """The arguments as an object, or the text itself if they are not one."""
     try:
         value = decode(text or "{}")
     except ValueError:

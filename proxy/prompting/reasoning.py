@@ -1,10 +1,10 @@
-"""A model's thoughts, parted from its answer while both stream.
+"""Splits a model's reasoning from its answer while both stream.
 
-Models write their thoughts first, between tags. The splitter looks for an opening tag only where
-the reply begins (and again right behind a closing tag), so an answer that merely speaks of
-``<think>`` stays whole. White space before an opening tag, one newline behind it, one before the
-closing tag and all newlines behind that belong to the format and are left out, as llama-server
-does. Only what may still become a tag is held back.
+Models write their reasoning first, between tags. An opening tag is recognised only at the beginning
+of the reply or directly after a closing tag, so an answer that mentions ``<think>`` stays whole.
+White space before an opening tag, one newline after it, one before the closing tag and all newlines
+after that belong to the format and are removed, as llama-server does. Only text that may become a
+tag is held back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KIN: tuple[Tags, ...] = (
     HARMONY,
     ("<|channel|>final<|message|>", ""),
 )
-"""Tags of the families; an empty closing tag means that the answer begins at once."""
+"""Tags of all families; with an empty closing tag the answer follows directly."""
 
 _SPACES = 256
 _OPENINGS = tuple(opening for opening, _ in KIN)
@@ -37,7 +37,8 @@ _FIRST = frozenset(opening[0] for opening in _OPENINGS)
 
 
 def opened_by(prompt: str) -> Tags | None:
-    """The tags whose opening one ends the prompt: the model goes on inside the thoughts."""
+    """The tags whose opening tag ends the prompt, so that the model continues inside the
+    reasoning."""
     end = prompt[-64:].rstrip()
     if not end.endswith(_OPENINGS):
         return None
@@ -45,18 +46,17 @@ def opened_by(prompt: str) -> Tags | None:
 
 
 class ReasoningSplitter:
-    """``feed`` and ``close`` give ``(kind, text)`` in order; joined by kind they do not depend on
-    how the text was cut.
+    """``feed`` and ``close`` return ``(kind, text)`` in order. The text of each kind does not
+    depend on how the stream is cut into pieces.
 
-    ``opened`` are the tags that the prompt has opened already (see :func:`opened_by`). ``passes``:
-    all that follows is text, and nothing is held back.
-    """
+    ``opened`` are the tags that the prompt already opened (see :func:`opened_by`). Once ``passes``
+    is set, the rest is text and nothing is held back."""
 
     __slots__ = ("_close", "_fresh", "_held", "_opened", "_state", "passes")
 
     def __init__(self, opened: Tags | None = None) -> None:
         self._close = opened[1] if opened else ""
-        # A model may write again the tag that its prompt ended with.
+        # A model may repeat the tag that its prompt ended with.
         self._state: Literal["start", "reasoning", "closed"] = "start"
         self._opened = opened is not None
         self._fresh = True
@@ -65,11 +65,11 @@ class ReasoningSplitter:
 
     @property
     def over(self) -> bool:
-        """Whether the thoughts have ended, or it is certain that there are none."""
+        """Whether the reasoning has ended or there is none."""
         return self.passes or self._state == "closed"
 
     def feed(self, text: str) -> list[tuple[Kind, str]]:
-        """What of ``text``, and of what was held back, is certain now."""
+        """The parts of ``text`` and of the text held back that are certain now."""
         if self.passes:
             return [("text", text)] if text else []
         if (
@@ -86,7 +86,7 @@ class ReasoningSplitter:
         return out
 
     def close(self) -> list[tuple[Kind, str]]:
-        """What was held back, at the end of the reply."""
+        """The text held back, at the end of the reply."""
         held, self._held = self._held, ""
         if not held or self._state == "closed":
             return []
@@ -94,7 +94,7 @@ class ReasoningSplitter:
         return [("reasoning" if inside else "text", held)]
 
     def _step(self, out: list[tuple[Kind, str]]) -> bool:
-        """One change of state; False when more text is needed."""
+        """One change of state; False if more text is needed."""
         match self._state:
             case "start":
                 return self._start(out)
@@ -135,7 +135,7 @@ class ReasoningSplitter:
 
     def _reasoning(self, out: list[tuple[Kind, str]]) -> bool:
         if self._fresh:
-            # The newline behind the opening tag; there is text here, or no step would be made.
+            # The newline after the opening tag; a step is only taken when there is text.
             self._fresh = False
             self._held = self._held.removeprefix("\n")
         at = self._held.find(self._close)

@@ -1,16 +1,15 @@
-"""The Jinja environment that chat templates are rendered in, with bounded work.
+"""The Jinja environment for chat templates, with bounded work.
 
-A chat template is code from a stranger: the author of a model file writes it and a backend hands
-it over in ``/props``. Jinja's own sandbox keeps it away from Python; it does not keep it from
-working for ever or filling the memory. So every loop turn, call, filter and binary operation is
-charged to a budget, a turn and a macro by how much stands in them; operations that build something
-large out of something small (``*``, ``**``, ``+``, ``~``, ``%``, slices, padding, formatting) are
-refused beyond a size, and so is what is compared.
+A chat template is untrusted code: the author of a model file writes it and a backend serves it in
+``/props``. Jinja's sandbox blocks access to Python, but not endless loops or excessive memory. So
+every loop iteration, call, filter and binary operation spends from a budget; iterations and macros
+spend by their amount of code. Operations that build large values from small ones (``*``, ``**``,
+``+``, ``~``, ``%``, slices, padding, formatting) and comparisons are limited by size.
 
-Strategy: loops and ``~`` cannot be intercepted by the sandbox's hooks, so they are rewritten in
-the syntax tree before compiling, and so is ``+``, which every prompt is made of: a hook at each
-would cost more than all the adding. All else goes through the hooks that the sandbox has. The
-budget lives in a context variable, because Jinja hands no state of ours to a filter or an operator.
+The sandbox has no hooks for loops and ``~``, so they are rewritten in the syntax tree before
+compiling. So is ``+``, which builds every prompt: a hook for each addition would cost more than the
+additions. Everything else uses the sandbox's hooks. The budget is a context variable, because Jinja
+passes no state of ours to filters and operators.
 """
 
 from __future__ import annotations
@@ -52,27 +51,27 @@ _ITEM_BY_ITEM = frozenset(
     "batch dictsort groupby list map max min reject rejectattr reverse select selectattr slice "
     "sort sum unique".split()
 )
-"""Filters that make no text of the collection they are given."""
+"""Filters that do not convert their collection to text."""
 _COMPARING = frozenset("dictsort groupby max min sort unique".split())
 _COMPARISONS = frozenset(
     "== != < <= > >= eq equalto ne lt lessthan le gt greaterthan ge in".split()
 )
-"""Tests (``x is eq y``, also as an argument of ``select``) that look into what they are given."""
+"""Tests (``x is eq y``, also as an argument of ``select``) that compare values."""
 _LOOKING = frozenset({"changed", "count", "index"})
-"""Methods of lists and of loops that compare."""
+"""Methods of lists and loops that compare values."""
 MAX_NODES = 10_000
-"""Of a template's syntax tree: real ones have 4 000 at most. Python compiles what is made of it in
-one piece, while nothing else runs."""
+"""Maximum nodes of a template's syntax tree; real ones have 4 000 at most. Python compiles the
+generated code in one call, which blocks everything else."""
 _NODES = 32
-"""Nodes of the syntax tree that are worth a step."""
+"""Nodes of the syntax tree that cost one step."""
 _WIDENING = frozenset({"batch", "center", "indent", "slice", "tojson", "truncate", "wordwrap"})
 _CALL = 8
-"""A call's price in steps: a macro costs some ten times what a turn of a loop does."""
+"""Steps for a call: a macro costs about ten times as much as a loop iteration."""
 
 
 def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a filter: charge it by what it is given and makes, refuse immodest arguments."""
-    # The value that is filtered comes after what Jinja passes by itself (context, environment).
+    """Wraps a filter: spends by its input and output and rejects excessive arguments."""
+    # Jinja passes the context or environment, if requested, before the filtered value.
     skip = 1 if getattr(function, "jinja_pass_arg", None) is not None else 0
 
     @functools.wraps(function)
@@ -99,7 +98,7 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _comparing(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a test: what it compares is charged."""
+    """Wraps a test so that the comparison spends by the size of its arguments."""
 
     @functools.wraps(test)
     def guarded(*args: Any) -> Any:
@@ -115,7 +114,8 @@ def _as_method(name: str, value: Any, *args: Any) -> tuple[Any, ...]:
 
 
 class _Generation(Extension):
-    """``{% generation %}…{% endgeneration %}`` marks text for training: here only its body."""
+    """``{% generation %}…{% endgeneration %}`` marks text for training; only its body is
+    rendered."""
 
     tags = {"generation"}  # noqa: RUF012  # Jinja's own way to declare them
 
@@ -125,14 +125,14 @@ class _Generation(Extension):
 
 
 class _Bounding(NodeTransformer):
-    """Put a counter around what every ``for`` iterates, a size check around every ``~``, every sum
-    and every slice, a charge around what is compared."""
+    """Wraps the iterable of every ``for`` in a counter, every ``~``, sum and slice in a size check,
+    and every compared value in a check of its size."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         weight = _weight(node)
         self.generic_visit(node)
         if node.recursive:
-            # Its further levels come from loop(...) calls, so the turns of all are counted inside.
+            # loop(...) calls start further levels, so iterations are counted inside the body.
             node.body.insert(0, _charge(node, weight))
             weight = 1
         node.iter = _filtered(node.iter, "counted by the sandbox", weight)
@@ -154,7 +154,7 @@ class _Bounding(NodeTransformer):
         return node
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
-        """What is compared with a constant of the template takes no longer than that is."""
+        """A comparison with a constant of the template takes no longer than the constant is."""
         self.generic_visit(node)
         sides = [node.expr, *(operand.expr for operand in node.ops)]
         looked_at = [False] * len(sides)
@@ -196,12 +196,12 @@ class _Bounding(NodeTransformer):
         return _filtered(node, "sized by the sandbox")
 
     def visit_Add(self, node: nodes.Add) -> nodes.Expr:
-        """Of a whole sum, from its left: no more than two values come together before a look at
-        what they make. Between them stand the template's own texts, no longer than the template."""
+        """Checks a whole sum from the left: at most two values are added before their sum is
+        checked. Constant texts in between are no longer than the template."""
         terms = _terms(node)
         if len(terms) == 2 and any(map(_is_number, terms)):
             self.generic_visit(node)
-            return node  # nothing but a number can come of it
+            return node  # the result can only be a number
         total: nodes.Expr = self.visit(terms[0])
         values, additions = int(not isinstance(terms[0], nodes.Const)), 0
         for term in terms[1:]:
@@ -216,7 +216,7 @@ class _Bounding(NodeTransformer):
 
 
 def _weight(node: nodes.Node) -> int:
-    """Steps that going through the body once is worth; loops inside are charged by themselves."""
+    """The steps for one pass over the body; loops inside are counted on their own."""
     return 1 + sum(1 for _ in node.find_all(nodes.Node)) // _NODES
 
 
@@ -232,7 +232,7 @@ def _is_constant(node: nodes.Node) -> bool:
 
 
 def _is_small(node: nodes.Node) -> bool:
-    """A constant, or what can only be a number or a truth value: one look compares with it."""
+    """A constant or an expression that is always a number or a boolean: cheap to compare with."""
     if isinstance(node, nodes.Filter):
         return node.name in ("length", "count")
     truth = (nodes.Compare, nodes.Test, nodes.Not)
@@ -240,7 +240,7 @@ def _is_small(node: nodes.Node) -> bool:
 
 
 def _terms(sum: nodes.Add) -> list[nodes.Expr]:
-    """What is added up, in order; constant texts that stand side by side as one."""
+    """The terms of a sum in order, with adjacent constant texts joined."""
     terms: list[nodes.Expr] = []
     left: nodes.Expr = sum
     while isinstance(left, nodes.Add):
@@ -266,12 +266,12 @@ def _is_number(node: nodes.Node) -> bool:
 
 
 def _filtered(node: nodes.Node, name: str, *args: int) -> nodes.Filter:
-    told: list[nodes.Expr] = [nodes.Const(arg, lineno=node.lineno) for arg in args]
-    return nodes.Filter(cast(nodes.Expr, node), name, told, [], None, None, lineno=node.lineno)
+    constants: list[nodes.Expr] = [nodes.Const(arg, lineno=node.lineno) for arg in args]
+    return nodes.Filter(cast(nodes.Expr, node), name, constants, [], None, None, lineno=node.lineno)
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
-    """Hugging Face's rendering environment for chat templates, bounded."""
+    """Hugging Face's rendering environment for chat templates, with bounded work."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -308,8 +308,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return bounded
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        # What the sandbox would find out by a dozen tests is known of the three kinds of object
-        # that templates look into all the time.
+        # Skips a dozen checks of the sandbox for the three types that templates access all the
+        # time.
         kind = obj.__class__
         if kind is dict:
             if attribute not in _DICT_NAMES:
@@ -336,31 +336,31 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "*":
-            for one, other in ((left, right), (right, left)):
-                if isinstance(one, str | list | tuple) and isinstance(other, int):
-                    if len(one) * other > MAX_SIZE:
+            for value, factor in ((left, right), (right, left)):
+                if isinstance(value, str | list | tuple) and isinstance(factor, int):
+                    if len(value) * factor > MAX_SIZE:
                         raise SecurityError("the template builds too large a value")
-                elif isinstance(one, int) and one.bit_length() > 1024:
-                    raise SecurityError("the template asks for too large a number")
+                elif isinstance(value, int) and value.bit_length() > 1024:
+                    raise SecurityError("the template uses too large a number")
             return left * right
         if operator == "**":
             if not (isinstance(right, int | float) and abs(right) <= 64):
-                raise SecurityError("the template asks for too large a number")
+                raise SecurityError("the template uses too large a number")
             if isinstance(left, int) and left.bit_length() > 64:
-                raise SecurityError("the template asks for too large a number")
+                raise SecurityError("the template uses too large a number")
             return left**right
         modest_format(left)
         return left % weighed(right)
 
     def call(
         self,
-        __context: Context,  # the sandbox's own signature
+        __context: Context,  # the sandbox's signature
         __obj: Any,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
         spend(_CALL)
-        # str.format comes wrapped by the sandbox, all other methods as they are.
+        # The sandbox wraps str.format; all other methods arrive unwrapped.
         method = getattr(__obj, "__wrapped__", __obj)
         bound = getattr(method, "__self__", None)
         if isinstance(bound, str):
@@ -377,13 +377,13 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             for each in (bound, *args):
                 weighed(each)
         elif args and (isinstance(bound, dict) or isinstance(__obj, type)):
-            weighed(args[0])  # it is hashed, or what is in it
+            weighed(args[0])  # it or its items are hashed
         return sized(super().call(__context, __obj, *args, **kwargs))
 
 
-class Refusal(Exception):
-    """What ``raise_exception`` raises: the template refuses these messages."""
+class TemplateRefused(Exception):
+    """Raised by ``raise_exception``: the template rejects these messages."""
 
 
 def _raise_exception(message: object = "") -> None:
-    raise Refusal(str(weighed(message)))
+    raise TemplateRefused(str(weighed(message)))

@@ -1,7 +1,7 @@
-"""Stages between a driver and an encoder: each takes a batch of events and gives a batch.
+"""Stages between a driver and an encoder; each maps a batch of events to a batch.
 
-A stage may hold text back, and must give it out before the terminal event passes. A stage that
-ends the answer itself (a stop string matched) puts its own Finished and says so by `ended`.
+A stage may hold text back, but must emit it before the terminal event. A stage that ends the answer
+itself (at a stop string) emits its own Finished and sets `ended`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class Stage(Protocol):
     ended: bool
 
     def feed(self, batch: Batch) -> Batch:
-        """The events that may go on now, in order."""
+        """The events to pass on now, in order."""
 
 
 class StopStage:
-    """Ends the answer at the first of the client's stop strings, which is never sent. They are
-    looked for in the text of the answer, not in thoughts and not in the arguments of a call."""
+    """Ends the answer at the first stop string of the client, which is not sent. Only the text of
+    the answer is searched, not reasoning or the arguments of calls."""
 
     def __init__(self, stops: Sequence[str], usage: Callable[[], Usage]) -> None:
         self._filter = StopFilter(stops)
@@ -41,7 +41,11 @@ class StopStage:
                     out.append(TextDelta(text, event.logprobs))
                 if self._filter.matched:
                     self.ended = True
-                    out.append(Finished("stop", self._usage(), stop_sequence=self._filter.matched))
+                    out.append(
+                        Finished(
+                            reason="stop", usage=self._usage(), stop_sequence=self._filter.matched
+                        )
+                    )
                     return out
             else:
                 if isinstance(event, (Finished, Failed, ToolCallDelta)):

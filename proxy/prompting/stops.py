@@ -1,8 +1,8 @@
-"""The client's stop strings, matched in the text as it streams.
+"""Matches the client's stop strings in streamed text.
 
-They are matched here and not by the backend, because server.cpp loses text where one token holds
-both text and the start of a stop string, and loses a held-back tail when the budget ends. The
-filter holds back only what may still become a stop string, and gives it out when it does not.
+The backend cannot do this: server.cpp loses text if one token contains both text and the start of a
+stop string, and loses text held back when the token limit is reached. Only text that may become a
+stop string is held back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 
 class StopFilter:
-    """feed(text) -> text that is safe to send; `matched` names the stop string once one came."""
+    """``feed(text)`` returns the text that is safe to send; `matched` is the stop string found, if
+    any."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(s for s in stops if s)
@@ -20,7 +21,7 @@ class StopFilter:
         self.matched = ""
 
     def feed(self, text: str) -> str:
-        """After a match nothing more comes out."""
+        """Returns "" after a match."""
         if self.matched:
             return ""
         if not self._held and self._heads.isdisjoint(text):
@@ -35,12 +36,12 @@ class StopFilter:
         return text[: len(text) - keep]
 
     def close(self) -> str:
-        """What was held back, when the stream ends without a match."""
+        """The text held back, at the end of a stream without a match."""
         held, self._held = self._held, ""
         return held
 
     def _find(self, text: str) -> tuple[int, str]:
-        """The earliest match; of two at one place, the one that is complete first."""
+        """The earliest match; at the same position, the shortest."""
         best, stop = len(text), ""
         end = len(text)
         for candidate in self._stops:

@@ -1,14 +1,14 @@
-"""Chat templates: a Jinja text and a conversation become the prompt of a model.
+"""Chat templates: renders a conversation as prompt text with a model's Jinja template.
 
-Rendered as Hugging Face ``transformers`` renders the ``chat_template`` of a tokenizer (the source
-of the format: its documents "Chat templates" and "Template writing"): the variables ``messages``,
-``tools``, ``add_generation_prompt``, ``bos_token``, ``eos_token``; ``raise_exception``,
-``strftime_now``, ``tojson`` without HTML escapes, ``break`` and ``continue``, blocks trimmed. In
-addition ``pyliteral`` writes a JSON value as Python source.
+Rendering follows the ``chat_template`` of Hugging Face ``transformers`` (defined in its pages "Chat
+templates" and "Template writing"): the variables ``messages``, ``tools``,
+``add_generation_prompt``, ``bos_token`` and ``eos_token``; ``raise_exception``, ``strftime_now``,
+``tojson`` without HTML escapes, ``break`` and ``continue``, and trimmed blocks. ``pyliteral``, an
+addition, writes a JSON value as Python source.
 
-Messages are dicts ``{"role", "content"}``; an assistant's may hold
-``"tool_calls": [{"id", "type": "function", "function": {"name", "arguments": dict}}]``, a tool's
-``"tool_call_id"`` and ``"name"``.
+Messages are dicts ``{"role", "content"}``. Assistant messages may have ``"tool_calls": [{"id",
+"type": "function", "function": {"name", "arguments": dict}}]``, tool messages ``"tool_call_id"``
+and ``"name"``.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from jinja2 import meta
 
 from .bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
 from .families import FAMILIES, Family, detect
-from .sandbox import Refusal, TemplateEnvironment
+from .sandbox import TemplateEnvironment, TemplateRefused
 
 _ENVIRONMENT = TemplateEnvironment()
 MAX_SOURCE = 131_072
-"""Characters of a template's text: real ones have 20 000 at most, and compiling takes long."""
-_CONSTANT = 10_000  # steps to make a template's constants with
-SOME = 32  # pieces of a rendering between two looks at its size
+"""Maximum characters of a template, since compiling is slow; real ones have 20 000 at most."""
+_CONSTANT = 10_000  # steps for evaluating a template's constants
+SOME = 32  # rendered pieces between two checks of the size
 
 
 class TemplateError(ValueError):
-    """A template that does not compile, fails while it renders, or does too much work."""
+    """The template does not compile, fails to render, or does too much work."""
 
 
 class TemplateRefusal(TemplateError):
-    """``raise_exception`` in the template: these messages are not for it; the text says why."""
+    """The template rejected the messages with ``raise_exception``; the message says why."""
 
 
 class ChatTemplate:
-    """A compiled template. Safe to share between threads; made by :func:`compile`."""
+    """A compiled template, made by :func:`compile`. Thread-safe."""
 
     __slots__ = ("_tells_time", "_template", "family", "name", "takes_tools")
 
     name: str
     family: Family
     takes_tools: bool
-    """Whether the template itself reads ``tools``; else they must be said in the messages."""
+    """Whether the template uses ``tools``; otherwise tools must be described in the messages."""
 
     def __init__(
         self, template: jinja2.Template, name: str, family: Family, reads: Set[str]
     ) -> None:
-        """`reads` are the names that the template looks up."""
+        """`reads` are the variables that the template uses."""
         self._template = template
         self._tells_time = "strftime_now" in reads
         self.name = name
@@ -63,7 +63,8 @@ class ChatTemplate:
 
     @property
     def tool_form(self) -> str:
-        """Name of the tool-call form to use: the family's if the template takes tools."""
+        """Name of the tool-call format: the family's if the template takes tools, else
+        "generic"."""
         return (self.family.tool_form if self.takes_tools else None) or "generic"
 
     def render(
@@ -80,13 +81,13 @@ class ChatTemplate:
     ) -> str:
         """The prompt text.
 
-        ``bos_token`` and ``eos_token`` default to the family's. Most backends put a BOS in front
-        of every prompt themselves, so one at the very beginning is left out unless ``keep_bos``.
-        ``variables`` are a client's own (``enable_thinking`` and the like) and never hide ours.
-        Without ``now`` the template has no ``strftime_now``.
+        ``bos_token`` and ``eos_token`` default to the family's. Most backends add a BOS to every
+        prompt, so one at the very beginning is removed unless ``keep_bos``. ``variables`` are the
+        client's (``enable_thinking`` and the like) and never override ours. Without ``now`` the
+        template has no ``strftime_now``.
 
-        Raises TemplateRefusal with the text of ``raise_exception``, TemplateError for all else.
-        """
+        Raises TemplateRefusal with the text of ``raise_exception``, and TemplateError for all other
+        errors."""
         bos = self.family.bos if bos_token is None else bos_token
         context = {
             **(variables or {}),
@@ -106,7 +107,7 @@ class ChatTemplate:
         try:
             text = self._run(context, steps)
         except TypeError as error:
-            # Templates written before arguments were objects join them to text; they get text.
+            # Older templates expect arguments to be strings.
             context["messages"] = _with_text_arguments(messages)
             if context["messages"] is messages:
                 raise TemplateError(f"chat template {self.name}: {error}") from error
@@ -122,11 +123,11 @@ class ChatTemplate:
         text: list[str] = []
         size = 0
         try:
-            # As its new_context would make it, which looks for more to put into it.
+            # Equals template.new_context(), without its search for further variables.
             pieces = template.root_render_func(
                 _ENVIRONMENT.context_class(_ENVIRONMENT, context, template.name, template.blocks)
             )
-            # Some together: a long history comes in thousands.
+            # In batches: a long history has thousands of pieces.
             while some := list(islice(pieces, SOME)):
                 size += sum(map(len, some))
                 if size > MAX_SIZE:
@@ -134,12 +135,13 @@ class ChatTemplate:
                 text += some
                 if len(some) < SOME:
                     break
-        except Refusal as refusal:
+        except TemplateRefused as refusal:
             raise TemplateRefusal(str(refusal)) from None
         except (TemplateError, TypeError):
             raise
         except Exception as error:
-            # A template is a program: whatever it fails with is its fault and no crash of ours.
+            # A template is a program: any exception is the template's error, not a defect of the
+            # gateway.
             raise TemplateError(f"chat template {self.name}: {error}") from error
         finally:
             BUDGET.reset(token)
@@ -147,14 +149,14 @@ class ChatTemplate:
 
 
 def _steps(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> int:
-    """What a rendering may cost: a short conversation is no reason to work for long."""
-    size = sum(len(said) for one in messages if type(said := one.get("content")) is str)
+    """The budget of one rendering, in proportion to the conversation."""
+    size = sum(len(text) for m in messages if type(text := m.get("content")) is str)
     steps = FEW_STEPS + 1_000 * len(messages) + 20_000 * len(tools) + (size >> 4)
     return min(steps, MAX_STEPS)
 
 
 class _Clock:
-    """``strftime_now(format)`` at the moment that was handed in."""
+    """``strftime_now(format)`` for a fixed time."""
 
     __slots__ = ("_now",)
 
@@ -162,9 +164,9 @@ class _Clock:
         self._now = now
 
     def __call__(self, form: str) -> str:
-        # Widths in the format ("%1000000d") would make the C library build as much text.
+        # A width in the format ("%1000000d") would make the C library build as much text.
         if len(form) > 256 or any("%" in part and part[-1:].isdigit() for part in _cut(form)):
-            raise jinja2.exceptions.SecurityError("strftime_now: not such a format")
+            raise jinja2.exceptions.SecurityError("strftime_now: unsupported format")
         return self._now.strftime(form)
 
 
@@ -189,23 +191,23 @@ def _text_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compile(source: str, name: str, family: Family | None = None) -> ChatTemplate:
-    """Compile a template once, to be rendered often.
+    """Compiles a template.
 
-    The family is the given one, else the shipped one of that name, else the one the text shows
-    by its marks, else one without stop strings and tool form. Raises TemplateError.
-    """
+    The family is the given one, else the shipped family of that name, else the one detected from
+    the text, else one without stop strings and tool format. Raises TemplateError."""
     if len(source) > MAX_SOURCE:
         raise TemplateError(
-            f"chat template {name}: the text has {len(source)} characters, {MAX_SOURCE} may be"
+            f"chat template {name}: the text has {len(source)} characters; at most {MAX_SOURCE}"
+            f" are allowed"
         )
-    # Jinja makes at once what is constant, and keeps it: what is large waits for a rendering.
+    # Jinja evaluates constant expressions while compiling; large ones are left to the rendering.
     token = BUDGET.set(Budget(_CONSTANT))
     try:
         tree = _ENVIRONMENT.parse(source)
         names = meta.find_undeclared_variables(tree)
         template = _ENVIRONMENT.from_string(source)
-        # Each rendering copies them, and from jinja's own mapping of mappings that takes as long
-        # as a short conversation.
+        # Each rendering copies the globals. From Jinja's chain of mappings, that takes as long as
+        # rendering a short conversation.
         template.globals = dict(template.globals)
     except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
         raise TemplateError(f"chat template {name}: {error}") from error

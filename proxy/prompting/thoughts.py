@@ -1,4 +1,4 @@
-"""The stages for a model's thoughts: parted from the answer, and put back where that is wanted."""
+"""Stages that split a model's reasoning from its answer, or put it back into the text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from .reasoning import KIN, ReasoningSplitter, Tags, opened_by
 
 
 class ThoughtStage:
-    """Thoughts become ReasoningDelta. The tokens of thoughts lose their logprobs, which are told
-    of the answer alone."""
+    """Turns reasoning into ReasoningDelta. Reasoning tokens have no logprobs: those are reported
+    for the answer only."""
 
     ended = False
 
@@ -19,17 +19,17 @@ class ThoughtStage:
 
     @property
     def over(self) -> bool:
-        """Whether the thoughts have ended, or it is certain that there are none."""
+        """Whether the reasoning has ended or there is none."""
         return self._splitter.over
 
     @property
     def passes(self) -> bool:
-        """Whether all text from here on is the answer's."""
+        """Whether the rest of the text is the answer."""
         return self._splitter.passes
 
     def tags(self, text: str) -> Tags | None:
-        """The tags of the thoughts that a reply of this text begins with; None where there are
-        none."""
+        """The tags of the reasoning that a reply with this text begins with; None without
+        reasoning."""
         begins = text.lstrip()
         return self.opened or next((pair for pair in KIN if begins.startswith(pair[0])), None)
 
@@ -57,7 +57,7 @@ class ThoughtStage:
 
 
 class InlineStage:
-    """Thoughts go back into the text, between tags."""
+    """Puts reasoning back into the text, between tags."""
 
     ended = False
 

@@ -1,13 +1,12 @@
-"""Whether a whole answer is the JSON that was asked for.
+"""Validates a complete answer against the requested JSON schema.
 
-A grammar binds what a server writes, but servers fail open (llama.cpp issue 19051), and not every
-keyword has a grammar: so the text is judged at the end by `jsonschema`, an implementation of the
-standard itself, which has nothing in common with ours.
+A grammar constrains the output, but servers fail open (llama.cpp issue 19051) and not every keyword
+can be expressed as a grammar. So the text is also checked with `jsonschema`, an implementation of
+the standard that shares no code with our grammars.
 
-Both schema and text are strangers'. Nothing is fetched; patterns are run as automata and never by
-`re`, where a pattern of ten characters can run for years; every keyword spends of the budget of
-work, and references followed are counted besides, since thirty schemas that refer to each other
-twice are a billion.
+Both schema and text are untrusted. Nothing is fetched. Patterns run as automata and never with
+`re`, where ten characters can take years. Every keyword spends from the budget of work, and
+references are counted too: thirty schemas that refer to each other twice mean a billion checks.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from jsonschema.validators import Draft202012Validator, extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from ..core.invalid import Invalid
-from .grammar.automaton import Automaton, TooManyStatesError
-from .grammar.constraints import known_by
-from .grammar.effort import TooMuchWork, spend
-from .grammar.formats import FORMATS
-from .grammar.patterns import automaton_of
-from .grammar.regex import PatternError, read_pattern
+from ..errors import InvalidParameter
+from ..gbnf.automaton import Automaton, TooManyStatesError
+from ..gbnf.constraints import known_by
+from ..gbnf.effort import TooMuchWork, spend
+from ..gbnf.formats import FORMATS
+from ..gbnf.patterns import automaton_of
+from ..gbnf.regex import PatternError, read_pattern
 
 MAX_REFERENCES = 5_000
 MAX_MESSAGE = 300
@@ -41,11 +40,11 @@ _left: ContextVar[list[int]] = ContextVar("references left")
 
 
 class _TooMuch(Exception):
-    """More references than any honest document needs."""
+    """The schema follows too many references."""
 
 
 def automaton(pattern: str) -> Automaton | None:
-    """The strings in which the pattern is found; None for one that is not regular."""
+    """Matches the strings in which the pattern is found; None if the pattern is not regular."""
     try:
         return automaton_of(pattern)
     except (PatternError, TooManyStatesError):
@@ -54,26 +53,27 @@ def automaton(pattern: str) -> Automaton | None:
 
 def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Errors:
     if isinstance(instance, str):
-        found = automaton(pattern)
-        if found is not None and not found.accepts(instance):
-            yield ValidationError("it does not match its pattern")
+        compiled = automaton(pattern)
+        if compiled is not None and not compiled.accepts(instance):
+            yield ValidationError("it does not match the pattern")
 
 
 def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Errors:
-    """The formats of RFCs as they say; jsonschema's own take a time without its zone."""
+    """Checks formats as their RFCs define them; jsonschema's own checks accept a time without its
+    zone."""
     if isinstance(instance, str) and name in FORMATS:
-        found = automaton(FORMATS[name])
-        if found is not None and not found.accepts(instance):
-            yield ValidationError(f"it is no {name}")
+        compiled = automaton(FORMATS[name])
+        if compiled is not None and not compiled.accepts(instance):
+            yield ValidationError(f"it is not a valid {name}")
 
 
 def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Errors:
     if isinstance(instance, Mapping):
         for pattern, inside in patterns.items():
             spend(5 + len(instance))
-            found = automaton(pattern)
+            compiled = automaton(pattern)
             for name, value in instance.items():
-                if found is not None and found.accepts(name):
+                if compiled is not None and compiled.accepts(name):
                     yield from validator.descend(value, inside, path=name, schema_path=pattern)
 
 
@@ -84,7 +84,7 @@ def _additional(validator: Any, extra: Any, instance: Any, schema: Any) -> Error
     for name, value in instance.items():
         spend(1 + len(patterns))
         named = name in schema.get("properties", ())
-        if not named and not any(one is None or one.accepts(name) for one in patterns):
+        if not named and not any(p is None or p.accepts(name) for p in patterns):
             yield from validator.descend(value, extra, path=name)
 
 
@@ -113,13 +113,13 @@ def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Errors:
 
 
 def _charged(follow: Keyword) -> Keyword:
-    """A keyword that spends by what it goes through; what is inside spends for itself."""
+    """A keyword that spends by the size of its values; nested keywords spend on their own."""
 
     def charged(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
         work = 10
-        for one in (value, instance):
-            if isinstance(one, dict | list):
-                work += len(one) >> 2
+        for part in (value, instance):
+            if isinstance(part, dict | list):
+                work += len(part) >> 2
         spend(work)
         yield from follow(validator, value, instance, schema)
 
@@ -143,15 +143,15 @@ _Validator: Any = extend(  # type: ignore[no-untyped-call]
         for name, keyword in {**Draft202012Validator.VALIDATORS, **_OURS}.items()
     },
 )
-_NO_FORMATS = FormatChecker(formats=())  # its own judge of a pattern would be `re`
+_NO_FORMATS = FormatChecker(formats=())  # it would check patterns with `re`
 
 
-class Judge:
-    """Judges texts by one schema. `unchecked` are its patterns that are not regular, which nobody
-    checks: a warning for the client."""
+class OutputValidator:
+    """Validates texts against a schema. `unchecked` are the patterns that are not regular and are
+    therefore not checked; the client receives a warning."""
 
     def __init__(self, schema: Any) -> None:
-        """Raises Invalid for what is no schema."""
+        """Raises InvalidParameter if `schema` is not a valid JSON schema."""
         spend(sum(map(_work_of, _objects(schema))))
         try:
             schema = _modern(schema)
@@ -160,14 +160,15 @@ class Judge:
                 _readable(pattern)
         except SchemaError as error:
             where = "/".join(map(str, error.path))
-            raise Invalid(
-                "response_format", f"is no JSON schema: {where}: {error.message[:MAX_MESSAGE]}"
+            raise InvalidParameter(
+                "response_format",
+                f"is not a valid JSON schema: {where}: {error.message[:MAX_MESSAGE]}",
             ) from None
         except RecursionError:
-            raise Invalid("response_format", "is nested too deep") from None
+            raise InvalidParameter("response_format", "is nested too deeply") from None
         if _uses(schema, "unevaluatedProperties") and _uses(schema, "patternProperties"):
-            # jsonschema looks for what was evaluated with `re`.
-            raise Invalid(
+            # jsonschema finds evaluated properties with `re`.
+            raise InvalidParameter(
                 "response_format", "uses both unevaluatedProperties and patternProperties"
             )
         self.unchecked = tuple(p for p in dict.fromkeys(_patterns(schema)) if automaton(p) is None)
@@ -177,27 +178,27 @@ class Judge:
         )
 
     def fault(self, text: str) -> str:
-        """What is wrong with a text; "" when it is JSON of the schema."""
+        """The error in a text; "" if it is JSON that matches the schema."""
         try:
             value = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
-            return f"it is no JSON: {error}"
+            return f"it is not valid JSON: {error}"
         if not _finite(value):
-            return "it holds a number that is none"
+            return "it contains a number that is not finite"
         token = _left.set([MAX_REFERENCES])
         try:
-            found = next(self._validator.iter_errors(value), None)
+            fault = next(self._validator.iter_errors(value), None)
         except TooMuchWork:
-            raise  # there may be more room for it elsewhere
+            raise  # another process may have a larger budget
         except _TooMuch:
             return "it takes too much work to validate"
         except (RecursionError, Unresolvable):
-            return "its schema refers to itself without end, or to nothing"
+            return "its schema has a reference that is endless or cannot be resolved"
         finally:
             _left.reset(token)
-        if found is None:
+        if fault is None:
             return ""
-        return f"at {found.json_path[:MAX_MESSAGE]}: {found.message[:MAX_MESSAGE]}"
+        return f"at {fault.json_path[:MAX_MESSAGE]}: {fault.message[:MAX_MESSAGE]}"
 
 
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
@@ -205,16 +206,16 @@ _VALUES = frozenset({"const", "enum", "default", "examples"})
 
 
 def _modern(schema: Any) -> Any:
-    """The schema with tuples as the standard of today writes them: a list of `items` becomes
-    `prefixItems`, and what was `additionalItems` beside it becomes `items`."""
-    if not any(isinstance(one.get("items"), list) for one in _objects(schema)):
+    """Rewrites tuples for the current standard: a list in `items` becomes `prefixItems`, and
+    `additionalItems` becomes `items`."""
+    if not any(isinstance(part.get("items"), list) for part in _objects(schema)):
         return schema
     return _with_prefix_items(schema)
 
 
 def _with_prefix_items(schema: Any) -> Any:
     if isinstance(schema, list):
-        return [_with_prefix_items(one) for one in schema]
+        return [_with_prefix_items(part) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
     out = {}
@@ -231,7 +232,7 @@ def _with_prefix_items(schema: Any) -> Any:
 
 
 def _work_of(schema: Mapping[str, Any]) -> int:
-    """Steps to look whether an object of a schema is one, each keyword by the metaschema."""
+    """The steps to check one object of a schema against the metaschema."""
     return 60 + sum(
         150 + (len(value) if isinstance(value, list | dict | str) else 0)
         for value in schema.values()
@@ -239,7 +240,8 @@ def _work_of(schema: Mapping[str, Any]) -> int:
 
 
 def _readable(pattern: str) -> None:
-    """Raises SchemaError for what is no expression; what is one, but not regular, may pass."""
+    """Raises SchemaError for an invalid regular expression; a valid one that is not regular
+    passes."""
     try:
         read_pattern(pattern)
     except PatternError as error:
@@ -252,15 +254,16 @@ def _finite(value: Any) -> bool:
 
 
 def _uses(schema: Any, keyword: str) -> bool:
-    return any(keyword in one for one in _objects(schema))
+    return any(keyword in part for part in _objects(schema))
 
 
 def _patterns(schema: Any) -> Iterator[str]:
-    """Every pattern in a schema; what merely looks like one costs a needless warning at most."""
-    for one in _objects(schema):
-        if isinstance(one.get("pattern"), str):
-            yield one["pattern"]
-        named = one.get("patternProperties")
+    """Every pattern in a schema. At worst, a value that merely looks like one causes a needless
+    warning."""
+    for part in _objects(schema):
+        if isinstance(part.get("pattern"), str):
+            yield part["pattern"]
+        named = part.get("patternProperties")
         if isinstance(named, Mapping):
             yield from named
 
@@ -268,9 +271,9 @@ def _patterns(schema: Any) -> Iterator[str]:
 def _objects(schema: Any) -> Iterator[Mapping[str, Any]]:
     todo = [schema]
     while todo:
-        one = todo.pop()
-        if isinstance(one, Mapping):
-            yield one
-            todo += one.values()
-        elif isinstance(one, list):
-            todo += one
+        part = todo.pop()
+        if isinstance(part, Mapping):
+            yield part
+            todo += part.values()
+        elif isinstance(part, list):
+            todo += part

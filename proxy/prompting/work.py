@@ -1,7 +1,7 @@
-"""Work that a stranger's schema or grammar makes, as plain data in and out.
+"""Jobs that compile or check untrusted schemas and grammars.
 
-A job is a value, and so is what comes of it: it can be done here or in another process, and be kept
-by its digest. Each is done within a budget of steps (`grammar.effort`), about a microsecond each.
+Jobs and results are plain values, so a job can run here or in another process, and its result can
+be cached by digest. Each has a budget of steps (`gbnf.effort`) of about a microsecond each.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from ..core.invalid import Invalid
-from ..core.kept import Kept, digest
-from . import bind
-from .grammar import NEW, OLD, Grammar, GrammarError, check, matches, render
-from .grammar.effort import TooMuchWork, limited
+from ..core.kept import BoundedCache, digest
+from ..errors import InvalidParameter
+from ..gbnf import NEW, OLD, Grammar, GrammarError, check, matches, render
+from ..gbnf.effort import TooMuchWork, limited
+from . import constraints
 
 WHOLE = 800_000
-"""Steps of one job, all schemas of a request together: less than a second of CPU."""
+"""Steps for one job, which covers all schemas of a request: less than a second of CPU."""
 
 MAX_SCHEMAS = 1 << 20
-"""Bytes of all schemas of a request: tools and response_format together."""
+"""Maximum bytes of a request's schemas, tools and response_format together."""
 
 KEPT = 16 << 20
-"""Bytes of the judges that are kept, and of the grammars."""
+"""Bytes of cached validators, and of cached grammars."""
 
-TOO_MUCH = "takes too much work to compile: {} ({} steps of work are allowed)"
+TOO_MUCH = "takes too much work to compile: {} (at most {} steps are allowed)"
 LIMITS = {limits.name: limits for limits in (NEW, OLD)}
 
 
-class Outcome(Struct, frozen=True, omit_defaults=True):
-    """`text` is a grammar, or what is wrong with an answer. What is refused has a `reason`, about
-    `param` where that is known. `unchecked`: a pattern of the schema is checked by nobody."""
+class CompileResult(Struct, frozen=True, omit_defaults=True):
+    """`text` is a grammar or the error in an answer. A rejected job has a `reason`, and `param` if
+    known. `unchecked` is set if a pattern of the schema cannot be checked."""
 
     text: str = ""
     param: str = ""
@@ -41,67 +41,69 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
 
 
 class Bind(Struct, frozen=True, tag=True):
-    """The grammar that binds an answer, for servers of these limits (their name)."""
+    """Compiles the grammar of a constraint for servers with the named limits."""
 
-    bound: bind.Bound
+    bound: constraints.Constraint
     limits: str
 
-    def done(self) -> Outcome:
+    def done(self) -> CompileResult:
         bound = self.bound
         param = "tools" if bound.schema is None else "response_format"
         size = len(bound.schema or b"") + sum(len(tool.schema) for tool in bound.tools)
         if size > MAX_SCHEMAS:
-            return Outcome(param=param, reason=f"has {size} bytes of schema, {MAX_SCHEMAS} may be")
+            return CompileResult(
+                param=param, reason=f"has {size} bytes of schema; at most {MAX_SCHEMAS} are allowed"
+            )
         try:
-            return Outcome(bind.grammar(bound, LIMITS[self.limits]))
-        except Invalid as error:
-            return Outcome(param=error.param, reason=error.reason)
+            return CompileResult(constraints.grammar(bound, LIMITS[self.limits]))
+        except InvalidParameter as error:
+            return CompileResult(param=error.param, reason=error.reason)
 
-    def refused(self) -> Outcome:
-        """Where the budget is spent."""
+    def refused(self) -> CompileResult:
+        """The result if the budget is exceeded."""
         if self.bound.tools:
             return _too_much("tools", "send fewer tools, or simpler parameters")
         return _too_much("response_format", "simplify its patterns, lists and alternatives")
 
 
 class ReadSchema(Struct, frozen=True, tag=True):
-    """Whether it is a schema that an answer can be judged by."""
+    """Checks that the schema can be used for validation."""
 
     schema: bytes
 
-    def done(self) -> Outcome:
+    def done(self) -> CompileResult:
         if len(self.schema) > MAX_SCHEMAS:
-            reason = f"has {len(self.schema)} bytes of schema, {MAX_SCHEMAS} may be"
-            return Outcome(param="response_format", reason=reason)
+            reason = f"has {len(self.schema)} bytes of schema; at most {MAX_SCHEMAS} are allowed"
+            return CompileResult(param="response_format", reason=reason)
         try:
-            return Outcome(unchecked=bool(_judge(self.schema).unchecked))
-        except Invalid as error:
-            return Outcome(param=error.param, reason=error.reason)
+            return CompileResult(unchecked=bool(_judge(self.schema).unchecked))
+        except InvalidParameter as error:
+            return CompileResult(param=error.param, reason=error.reason)
 
-    def refused(self) -> Outcome:
+    def refused(self) -> CompileResult:
         return _too_much("response_format", "simplify its patterns")
 
 
 class JudgeText(Struct, frozen=True, tag=True):
-    """What is wrong with a text that was to be JSON of this schema."""
+    """Validates a text against a schema."""
 
     schema: bytes
     said: str
 
-    def done(self) -> Outcome:
-        return Outcome(_judge(self.schema).fault(self.said))
+    def done(self) -> CompileResult:
+        return CompileResult(_judge(self.schema).fault(self.said))
 
-    def refused(self) -> Outcome:
-        return Outcome("it takes too much work to validate")
+    def refused(self) -> CompileResult:
+        return CompileResult("it takes too much work to validate")
 
 
 class ReadGrammar(Struct, frozen=True, tag=True):
-    """A client's own grammar, as servers of these limits can read it."""
+    """Checks a client's own grammar and rewrites it for servers with the named limits."""
 
     grammar: str
     limits: str
 
-    def done(self) -> Outcome:
+    def done(self) -> CompileResult:
         limits = LIMITS[self.limits]
         try:
             text = self.grammar
@@ -110,33 +112,33 @@ class ReadGrammar(Struct, frozen=True, tag=True):
                 text = render(grammar, limits)
                 check(text, limits)
         except GrammarError as error:
-            return Outcome(param="grammar", reason=str(error))
-        return Outcome(text)
+            return CompileResult(param="grammar", reason=str(error))
+        return CompileResult(text)
 
-    def refused(self) -> Outcome:
+    def refused(self) -> CompileResult:
         return _too_much("grammar", "it needs fewer rules and alternatives")
 
 
 class Match(Struct, frozen=True, tag=True):
-    """What is wrong with a text that was to be of this grammar."""
+    """Checks a text against a grammar."""
 
     grammar: str
     said: str
 
-    def done(self) -> Outcome:
+    def done(self) -> CompileResult:
         if matches(_grammar(self.grammar), self.said):
-            return Outcome()
-        return Outcome("it is not in the language of the grammar")
+            return CompileResult()
+        return CompileResult("it does not match the grammar")
 
-    def refused(self) -> Outcome:
-        return Outcome("it takes too much work to check")
+    def refused(self) -> CompileResult:
+        return CompileResult("it takes too much work to check")
 
 
 Job = Bind | ReadSchema | JudgeText | ReadGrammar | Match
 
 
-def attempt(job: Job, steps: int) -> Outcome | None:
-    """What comes of a job; None where that takes more steps."""
+def attempt(job: Job, steps: int) -> CompileResult | None:
+    """The result of a job; None if it needs more steps."""
     try:
         with limited(steps):
             return job.done()
@@ -144,34 +146,36 @@ def attempt(job: Job, steps: int) -> Outcome | None:
         return None
 
 
-def do(job: Job) -> Outcome:
-    """What comes of a job within the whole budget."""
+def do(job: Job) -> CompileResult:
+    """The result of a job within the whole budget."""
     return attempt(job, WHOLE) or job.refused()
 
 
-def _too_much(param: str, advice: str) -> Outcome:
-    return Outcome(param=param, reason=TOO_MUCH.format(advice, WHOLE))
+def _too_much(param: str, advice: str) -> CompileResult:
+    return CompileResult(param=param, reason=TOO_MUCH.format(advice, WHOLE))
 
 
-_judges: Kept[Any] = Kept(KEPT)
-_grammars: Kept[Grammar] = Kept(KEPT)
+_judges: BoundedCache[Any] = BoundedCache(KEPT)
+_grammars: BoundedCache[Grammar] = BoundedCache(KEPT)
 
 
 def _judge(schema: bytes) -> Any:
     key = digest(schema)
-    found = _judges.get(key)
-    if found is None:
-        from .validation import Judge  # late: jsonschema takes as long to import as all of Flask
+    validator = _judges.get(key)
+    if validator is None:
+        from .validation import (
+            OutputValidator,  # lazy: jsonschema takes as long to import as Flask
+        )
 
-        found = Judge(msgspec.json.decode(schema))
-        _judges.put(key, found, 1000 + 10 * len(schema))
-    return found
+        validator = OutputValidator(msgspec.json.decode(schema))
+        _judges.put(key, validator, 1000 + 10 * len(schema))
+    return validator
 
 
 def _grammar(text: str) -> Grammar:
     key = digest(text.encode())
-    found = _grammars.get(key)
-    if found is None:
-        found = check(text, NEW)
-        _grammars.put(key, found, 1000 + 20 * len(text))
-    return found
+    grammar = _grammars.get(key)
+    if grammar is None:
+        grammar = check(text, NEW)
+        _grammars.put(key, grammar, 1000 + 20 * len(text))
+    return grammar

@@ -1,1 +1,1 @@
-"""Who may use which slot, and who waits: a pure decision, and the one lock around it."""
+"""Assigns requests to slots: a pure placement policy, a fair queue and one lock around both."""

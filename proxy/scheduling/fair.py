@@ -1,13 +1,13 @@
-"""Who is next: a queue that is fair by tokens among the keys (start-time fair queueing).
+"""A queue that is fair among API keys, counted in tokens (start-time fair queueing).
 
-Every ticket gets a start tag: the later of the queue's virtual time and where its key's last ticket
-ends; it ends so many tokens later, divided by the share of its class. The lowest tag is next, and
-virtual time is the highest tag served. So a key that asks for much waits behind itself, one that
-asks seldom is next, and a class with a larger share is faster but starves nobody.
+Every ticket gets a start tag: the later of the queue's virtual time and the end tag of its key's
+last ticket. Its end tag is the start tag plus its tokens divided by the share of its key's class.
+The lowest start tag is served next, and virtual time is the highest tag served. So a key that asks
+for much queues behind itself, a key that asks rarely is served next, and a class with a larger
+share is faster but starves nobody.
 
-A full queue makes room by dropping from the longest: a request of a key with fewer places takes the
-newest place of the key with most. So keys that all want places end with equally many, and one key
-alone may have them all.
+When the queue is full, a request of a key with few places displaces the newest request of the key
+with the most. Keys that keep asking end up with equally many places; a single key may have all.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 
-class Place(Protocol):
-    """What a request of `key` has while it waits; `again`: it had its turn before."""
+class QueueEntry(Protocol):
+    """A waiting request of `key`. `again`: it had its turn before."""
 
     again: bool
 
@@ -27,23 +27,31 @@ class Place(Protocol):
     def key(self) -> str: ...
 
 
-class Waiting(Place, Protocol):
+class QueuedTicket(QueueEntry, Protocol):
+    """`number` counts the tickets of a queue, so that no two have the same order."""
+
     tag: float
-    began: float
+    number: int
+
+    @property
+    def order(self) -> tuple[float, float, int]: ...
 
 
-P = TypeVar("P", bound=Place)
-T = TypeVar("T", bound=Waiting)
+P = TypeVar("P", bound=QueueEntry)
+T = TypeVar("T", bound=QueuedTicket)
 
 
 class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._tickets: list[T] = []
+        self._pushed = 0
         self.virtual = 0.0
         self.ends: dict[str, float] = {}
 
     def push(self, ticket: T, key: str, tokens: float, again: bool = False) -> None:
-        """Queue it; one that had a place before (`again`) is next."""
+        """Add a ticket. A ticket that had its turn before (`again`) is served next."""
+        self._pushed += 1
+        ticket.number = self._pushed
         if again:
             ticket.tag = min(self.virtual, self._tickets[0].tag if self._tickets else 0.0)
         else:
@@ -52,27 +60,37 @@ class FairQueue(Generic[T]):
         bisect.insort(self._tickets, ticket, key=_order)
 
     def restore(self, tickets: Iterable[T], virtual: float, ends: dict[str, float]) -> None:
-        """As another queue was, whose tickets these are, in its order."""
+        """Take over the state of another queue, with its tickets in order."""
         self._tickets, self.virtual, self.ends = list(tickets), virtual, ends
+        self._pushed = len(self._tickets)
+        for number, ticket in enumerate(self._tickets, start=1):
+            ticket.number = number
 
     def served(self, ticket: T) -> None:
-        """It got its slot."""
+        """Remove a ticket that got its slot."""
         self.virtual = max(self.virtual, ticket.tag)
         self.remove(ticket)
 
     def remove(self, ticket: T) -> None:
-        """It waits no more."""
-        self._tickets.remove(ticket)
+        """Remove a ticket that no longer waits."""
+        place = self._index(ticket)
+        assert place >= 0, "the ticket is not in the queue"
+        del self._tickets[place]
         if not self._tickets:
             self.virtual = 0.0
             self.ends.clear()
 
     def place(self, ticket: T) -> int:
-        """How many are before it, and one."""
-        return 1 + self._tickets.index(ticket) if ticket in self._tickets else 0
+        """The position of a ticket, from 1; 0 if it is not in the queue."""
+        return 1 + self._index(ticket)
+
+    def _index(self, ticket: T) -> int:
+        """The index of a ticket, or -1."""
+        found = bisect.bisect_left(self._tickets, ticket.order, key=_order)
+        return found if self._tickets[found : found + 1] == [ticket] else -1
 
     def __iter__(self) -> Iterator[T]:
-        """In order, safe against changes."""
+        """Iterate in order over a copy, so that the queue may change meanwhile."""
         return iter(tuple(self._tickets))
 
     def __len__(self) -> int:
@@ -80,9 +98,11 @@ class FairQueue(Generic[T]):
 
 
 def displaced(tickets: Sequence[P], key: str) -> P | None:
-    """The ticket that makes room for one more of `key` in a full queue, whose `tickets` these are
-    in order: the last of the key that has most, None where it has not at least two more. One that
-    had its turn before keeps its place, as its answer may have begun."""
+    """The ticket to drop from a full queue for one more request of `key`, or None.
+
+    `tickets` is the whole queue in order. The newest ticket of the key with the most tickets is
+    dropped, if that key has at least two more than `key`. Tickets that had their turn before are
+    kept, because their answer may have begun."""
     held = Counter(ticket.key for ticket in tickets)
     most = max(held.values(), default=0)
     if most < held[key] + 2:
@@ -93,5 +113,5 @@ def displaced(tickets: Sequence[P], key: str) -> P | None:
     return None
 
 
-def _order(ticket: Waiting) -> tuple[float, float]:
-    return ticket.tag, ticket.began
+def _order(ticket: QueuedTicket) -> tuple[float, float, int]:
+    return ticket.order

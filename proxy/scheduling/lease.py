@@ -1,4 +1,4 @@
-"""The right to use one slot, given back exactly once."""
+"""The lease: the right to use one slot, released exactly once."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Literal, Protocol
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from .state import MOST_SLOTS, Conversation, Grant, Held, Step, Want
+from .state import MOST_SLOTS, CachedPrompt, ConversationRecord, Grant, SlotRequest, SlotStep
 
 End = Literal["whole", "cut", "busy", "failed", "unused"]
-MOST_COUNTED = 1 << 40  # tokens, bytes and seconds that a backend may tell; more is an error of it
+MOST_COUNTED = 1 << 40  # tokens, bytes or seconds in a backend's report; more is its error
 
 
-class Outcome(Struct, frozen=True):
-    """What is told when a slot is given back.
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How a lease ended, and what the backend reported.
 
-    `slot` is the one that was really used, where the backend said so. `end`: whole, cut (closed
-    before its end, so the server needs a moment to notice), busy (it had none free after all),
-    failed, or unused (it never got the request). `erased`: the slot holds nothing any more. Counts
-    are tokens, `evaluating` seconds; 0 where unknown. What the backend told is made fit: it may be
-    any number, and this is written to where numbers are bounded."""
+    `slot` is the slot that was really used, -1 if the backend did not say. `end`: whole, cut
+    (closed before its end, so the server needs a moment to notice), busy (the server had no free
+    slot after all), failed, or unused (the request was never sent). `erased`: the slot is empty
+    now. Counts are tokens, `evaluating` is seconds; 0 where unknown. Numbers out of range are
+    clamped: a backend may report any, and the shared log has bounded integers."""
 
     end: End = "unused"
     slot: int = -1
@@ -41,51 +41,53 @@ class Outcome(Struct, frozen=True):
 
 
 def within(count: int) -> int:
-    """A count of a backend, made fit."""
+    """A count from a backend, clamped to 0 and MOST_COUNTED."""
     return max(0, min(count, MOST_COUNTED))
 
 
-class Lender(Protocol):
-    """What the scheduler does for its leases."""
+class LeaseOwner(Protocol):
+    """The methods of the scheduler that its leases call."""
 
-    def flows(self, lease: Lease, number: int) -> None: ...
+    def on_first_token(self, lease: Lease, number: int) -> None: ...
 
-    def steps(self, lease: Lease) -> tuple[Step, ...]: ...
+    def steps(self, lease: Lease) -> tuple[SlotStep, ...]: ...
 
-    def stepped(self, lease: Lease, step: Step, tokens: int, size: int, seconds: float) -> None: ...
+    def record_step(
+        self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
+    ) -> None: ...
 
     def give_back(self, lease: Lease, outcome: Outcome) -> None: ...
 
 
 class Lease:
-    """A slot of `backend`, as `grant` says. `waited` is the time in the queue, in seconds; `place`
-    the first place in it, 0 for none. `fresh`: what the slot holds must not be reused."""
+    """The use of a slot of `backend`, as decided by `grant`. `waited` is the time in the queue in
+    seconds, `place` the first position in it (0: did not wait)."""
 
     __slots__ = (
-        "_lender",
         "_over",
+        "_owner",
         "before",
         "conversation",
-        "flowing",
         "grant",
         "held",
         "place",
         "slot",
+        "streaming",
         "waited",
         "want",
     )
 
     def __init__(
-        self, lender: Lender, want: Want, grant: Grant, conversation: Conversation
+        self, lender: LeaseOwner, want: SlotRequest, grant: Grant, conversation: ConversationRecord
     ) -> None:
-        self._lender = lender
-        self.flowing = self._over = False
+        self._owner = lender
+        self.streaming = self._over = False
         self.want = want
         self.grant = grant
         self.conversation = conversation
         self.slot = grant.slot
-        self.held: Held | None = None
-        self.before: Held | None = None
+        self.held: CachedPrompt | None = None
+        self.before: CachedPrompt | None = None
         self.waited = 0.0
         self.place = 0
 
@@ -95,31 +97,31 @@ class Lease:
 
     @property
     def pinned(self) -> int:
-        """The slot to ask for, -1 for any: after the first token, the one it came from."""
-        return self.slot.id if self.grant.pin or self.flowing else -1
+        """The slot to request, -1 for any. After the first token, the slot it came from."""
+        return self.slot.id if self.grant.pin or self.streaming else -1
 
-    def flows(self, number: int) -> None:
-        """The first token came, from the slot of this number; -1: not told."""
-        self._lender.flows(self, number if -1 <= number < MOST_SLOTS else -1)
+    def on_first_token(self, number: int) -> None:
+        """Record the first token. `number` is the slot it came from, -1 if not reported."""
+        self._owner.on_first_token(self, number if -1 <= number < MOST_SLOTS else -1)
 
-    def ends(self) -> None:
-        """The last token came: the slot is as good as free."""
-        self.slot.ending = True
+    def on_last_token(self) -> None:
+        """Record the last token: the slot will be free in a moment."""
+        self.slot.finishing = True
 
-    def steps(self) -> tuple[Step, ...]:
-        """What must be done to the slot first, in this order."""
-        return self._lender.steps(self)
+    def steps(self) -> tuple[SlotStep, ...]:
+        """The steps to do on the slot before the request is sent, in order."""
+        return self._owner.steps(self)
 
-    def step_done(self, step: Step, tokens: int, size: int, seconds: float) -> None:
-        """It was done; so many tokens and bytes were moved."""
-        self._lender.stepped(self, step, within(tokens), within(size), seconds)
+    def step_done(self, step: SlotStep, tokens: int, size: int, seconds: float) -> None:
+        """Record a completed step: `tokens` and `size` bytes moved in `seconds`."""
+        self._owner.record_step(self, step, within(tokens), within(size), seconds)
 
-    def step_failed(self, step: Step) -> None:
-        """It could not be done."""
-        self._lender.stepped(self, step, -1, 0, 0.0)
+    def step_failed(self, step: SlotStep) -> None:
+        """Record a failed step."""
+        self._owner.record_step(self, step, -1, 0, 0.0)
 
     def release(self, outcome: Outcome | None = None) -> None:
-        """Safe to call again: only the first call counts."""
+        """Give the slot back. Only the first call counts."""
         if not self._over:
             self._over = True
-            self._lender.give_back(self, outcome or Outcome())
+            self._owner.give_back(self, outcome or Outcome())

@@ -1,16 +1,17 @@
-"""Where a request goes: one cost decides, in seconds, over plain records and without a clock.
+"""The placement policy: chooses the slot with the lowest cost. Pure, without a clock or locks.
 
-    expected wait for the slot, and for the model where it is not loaded
-  + evaluation of the tokens that are not cached there (rates are learned for each backend)
-  + restoring what was saved in a file
-  + the worth of what would be thrown out (its evaluation, times the chance that it comes back)
+The cost of a slot, in seconds, is the sum of
+- the expected wait for the slot, and for the model if it is not loaded
+- the evaluation of the tokens that are not cached there (each backend's rate is learned)
+- the restore of a saved prompt from a file
+- the worth of the evicted prompt: its evaluation, times the chance that its conversation returns
 
-So a turn waits a moment for its warm slot when that is cheaper than starting cold elsewhere, and
-does not when it is not. What would be thrown out costs less where it can be saved, and nothing on
-a server that keeps old prompts itself.
+So a turn waits a moment for its warm slot if that is cheaper than a cold start elsewhere. An
+evicted prompt costs less if it can be saved, and nothing on a server that keeps old prompts
+itself.
 
-At most `LOOKED_AT` places that hold a beginning of the prompt are considered, and as many free
-slots, those let go longest ago first: the time of a decision does not grow with the backends.
+At most `LOOKED_AT` places that hold a prefix of the prompt are compared, and as many free slots,
+least recently used first, so the time of a decision does not grow with the number of backends.
 """
 
 from __future__ import annotations
@@ -18,29 +19,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .knowledge import LOOKED_AT, Pool
-from .state import Backend, Grant, Held, Hold, Slot, Want
+from .line import backend_key
+from .pool import LOOKED_AT, Pool
+from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitForSlot
 
-Policy = Callable[[Want, Pool, float], Grant | Hold | None]
+Policy = Callable[[SlotRequest, Pool, float], Grant | WaitForSlot | None]
 
-PASSED_OVER = 64  # free slots of backends that are out of the question, at most
+PASSED_OVER = 64  # free slots of unsuitable backends to skip, at most
 TRIAL_AFTER = 3  # failures in a row after which a backend gets one request at a time
 SHARED = 0.5  # how much longer an evaluation takes on a fully loaded backend
-LOAD = 0.002  # seconds that a fully loaded backend counts as more than an idle one
-FROM_RAM = 0.005  # seconds a server needs to find an old prompt again
-LEAVING = 1.5  # times as dear is a cold start elsewhere: what is left behind takes room
-ENDING = 0.001  # seconds from the last token until the lease is back
-DISK = 0.02  # what a second of saving or restoring counts: it keeps no other answer waiting
-SPARE = 4.0  # times as dear is what a side job would throw out
+LOAD = 0.002  # seconds added for a fully loaded backend, to prefer an idle one
+FROM_RAM = 0.005  # seconds a server needs to find an old prompt in its RAM
+LEAVING = 1.5  # factor of a cold start elsewhere: the prompt left behind takes room
+ENDING = 0.001  # seconds from the last token until the lease is released
+DISK = 0.02  # weight of a second of saving or restoring: it delays no other answer
+SPARE = 4.0  # factor of the worth of a prompt that a side job would evict
 
 
-def decide(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
-    """The place for this request now; or to wait for a better one than is free; None when there is
-    no slot at all."""
+def decide(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+    """Choose the place for a request: a free slot, or a wait for a better one. None if there is no
+    suitable slot."""
     prompt = pool.tokens(want.chain, not isinstance(want.task.prompt, str))
     least = math.inf
-    best: Grant | Hold | None = None
-    kept: dict[str, tuple[Held, int]] = {}
+    best: Grant | WaitForSlot | None = None
+    kept: dict[str, tuple[CachedPrompt, int]] = {}
     leaving = 1.0
 
     for held, depth in pool.matches(want.chain):
@@ -48,114 +50,127 @@ def decide(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
         if not may_serve(backend, want, now):
             continue
         cached = min(held.tokens_at(depth, want.chain), prompt - 1)
-        goes_on = depth >= held.chain.turn
-        if goes_on:
+        continues = depth >= held.chain.turn
+        if continues:
             leaving = LEAVING
         if slot is None or not (backend.pins or slot.busy):
             if backend.name not in kept or kept[backend.name][1] < cached:
                 kept[backend.name] = held, cached
             continue
         wait = _wait(slot, pool, now)
-        if goes_on and not wait and 2 * cached > prompt:
-            return Grant(backend, slot, held, cached)  # it goes on where it was: no question
+        link = want.chain.links[depth - 1]
+        if continues and not wait and 2 * cached > prompt:
+            # The next turn of a conversation whose slot is free: no need to compare.
+            return Grant(backend=backend, slot=slot, reuse=held, cached=cached)
         cost = _work(pool, backend, prompt - cached)
         if slot.busy:
+            wait += pool.turns_ahead(link) * pool.duration
             cost += wait
-        elif not goes_on:
+        elif not continues:
             cost += _worth(held, pool, want, now) * (1 - cached / max(1, held.tokens))
         if cost < least:
             least = cost
-            best = Hold(now + wait) if wait else Grant(backend, slot, held, cached)
+            best = (
+                WaitForSlot(now + wait, link if slot.busy else None)
+                if wait
+                else Grant(backend=backend, slot=slot, reuse=held, cached=cached)
+            )
 
     for held, cached in kept.values():
         if held.backend.in_flight >= len(held.backend.slots):
             wait = min(_wait(slot, pool, now) for slot in held.backend.slots[:LOOKED_AT])
+            key = backend_key(held.backend.name)
+            ahead = pool.line.parked(key) / len(held.backend.slots)
+            wait += ahead * pool.duration
             cost = wait + _work(pool, held.backend, prompt - cached)
             if cost < least:
-                least, best = cost, Hold(now + wait)
+                least, best = cost, WaitForSlot(now + wait, key)
 
-    looked = 0
+    compared = 0
     for passed, (slot, backend) in enumerate(pool.free.items()):
-        if passed == PASSED_OVER or looked == LOOKED_AT:
+        if passed == PASSED_OVER or compared == LOOKED_AT:
             break
         if not may_serve(backend, want, now):
             continue
-        looked += 1
+        compared += 1
         reuse, cached = kept.get(backend.name, (None, 0))
         wait = _wait(slot, pool, now)
         cost = wait + _work(pool, backend, prompt - cached)
         if reuse is None:
             cost *= leaving
         else:
-            cost += FROM_RAM if not reuse.file else DISK * reuse.tokens / backend.moving
+            cost += FROM_RAM if not reuse.file else DISK * reuse.tokens / backend.restore_rate
         old, save = slot.held, False
         if old is not None and backend.pins:
             lost = _worth(old, pool, want, now)
-            if backend.keeps == "files" and not want.aside:
-                moving = 2 * DISK * old.tokens / backend.moving
+            if backend.cache_kind == "files" and not want.background:
+                moving = 2 * DISK * old.tokens / backend.restore_rate
                 save = lost > moving
                 lost = min(lost, moving)
             cost += lost
         if cost < least:
             least = cost
             if wait:
-                best = Hold(now + wait)
+                best = WaitForSlot(now + wait)
                 continue
             best = Grant(
-                backend,
-                slot,
-                reuse,
-                cached,
-                # While the slots of a server are counted, it takes the one it likes.
-                backend.pins and not backend.counting,
-                reuse if reuse is not None and reuse.file else None,
-                save,
+                backend=backend,
+                slot=slot,
+                reuse=reuse,
+                cached=cached,
+                # While a server's slots are being counted, it chooses the slot.
+                pin=backend.pins and not backend.counting,
+                restore=reuse if reuse is not None and reuse.file else None,
+                save=save,
             )
     return best
 
 
-def take_whole(want: Want, pool: Pool, now: float) -> Grant | Hold | None:
-    """A backend on which nothing else runs; None while each has an answer under way."""
+def decide_whole_backend(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+    """Grant a whole backend with nothing under way. None while every backend has answers under
+    way."""
     backend = emptiest(want, pool, now)
     if backend is None or backend.in_flight:
         return None
     wait = max((_wait(slot, pool, now) for slot in backend.slots), default=0.0)
     if wait:
-        return Hold(now + wait)
-    return Grant(backend, backend.slots[0], pin=False, whole=True)
+        return WaitForSlot(now + wait)
+    return Grant(backend=backend, slot=backend.slots[0], pin=False, whole=True)
 
 
-def emptiest(want: Want, pool: Pool, now: float) -> Backend | None:
-    """The backend that this request will have to itself the soonest.
+def emptiest(want: SlotRequest, pool: Pool, now: float) -> BackendRecord | None:
+    """The backend that will be free of other answers first.
 
-    Reserving whichever this is at the moment ends: nobody who comes later gets a slot of it, so the
-    least number of answers under way only falls, and where two have as many, their order decides.
+    The choice is repeated each time the queue is served. It settles: later requests get no slot of
+    a reserved backend, so the least number of answers under way only falls, and ties are decided by
+    the order of the backends.
     """
-    fit = (
-        one
-        for one in pool.backends.values()
-        if one.slots and not one.reserved and _may_try(one, want, now)
+    suitable = (
+        backend
+        for backend in pool.backends.values()
+        if backend.slots and not backend.reserved and _may_try(backend, want, now)
     )
-    return min(fit, key=lambda one: one.in_flight, default=None)
+    return min(suitable, key=lambda backend: backend.in_flight, default=None)
 
 
-def foreign(grant: Grant, want: Want) -> bool:
-    """Whether what the server would reuse there is, or may be, another group's."""
+def holds_foreign_cache(grant: Grant, want: SlotRequest) -> bool:
+    """Whether the cache that the server would reuse is, or may be, another group's."""
     if grant.reuse is not None:
-        return False  # links are salted: it is the group's own
+        return False  # chains are salted with the group, so it is the group's own
     if not grant.backend.pins:
         return True
     held = grant.slot.held
     return held is None or held.conversation.group != want.group
 
 
-def may_serve(backend: Backend, want: Want, now: float) -> bool:
-    """Whether a slot of this backend may be given to this request."""
-    return backend.lends and not backend.reserved and _may_try(backend, want, now)
+def may_serve(backend: BackendRecord, want: SlotRequest, now: float) -> bool:
+    """Whether this request may get a single slot of this backend."""
+    return backend.grants_slots and not backend.reserved and _may_try(backend, want, now)
 
 
-def _may_try(backend: Backend, want: Want, now: float) -> bool:
-    """A backend that failed several times gets one request on trial, once its pause is over."""
+def _may_try(backend: BackendRecord, want: SlotRequest, now: float) -> bool:
+    """Whether a backend may be tried. After several failures it gets one request at a time, once
+    its pause is over."""
     return (
         backend.usable
         and (want.views is None or want.views.get(backend.name) is True)
@@ -165,16 +180,17 @@ def _may_try(backend: Backend, want: Want, now: float) -> bool:
     )
 
 
-def _work(pool: Pool, backend: Backend, tokens: int) -> float:
-    """Seconds to evaluate so many tokens; what else runs there takes its part."""
+def _work(pool: Pool, backend: BackendRecord, tokens: int) -> float:
+    """Seconds to evaluate so many tokens. Other answers under way slow it down."""
     load = backend.in_flight / (len(backend.slots) * backend.weight)
-    return backend.awaits + tokens / pool.rate(backend) * (1 + SHARED * load) + LOAD * load
+    return backend.load_delay + tokens / pool.rate(backend) * (1 + SHARED * load) + LOAD * load
 
 
 def _wait(slot: Slot, pool: Pool, now: float) -> float:
-    """Seconds until the slot can be had: a lease that is old already may yet last for long."""
-    if slot.ending:
-        return ENDING  # the client may have the end, and go on, before the lease is back
+    """Expected seconds until the slot is free. The longer its lease has lasted, the longer it may
+    still last."""
+    if slot.finishing:
+        return ENDING  # the client may send its next turn before the lease is released
     if slot.busy:
         since = now - slot.used
         return max(pool.duration - since, since / 2, 0.01)
@@ -186,7 +202,7 @@ def _wait(slot: Slot, pool: Pool, now: float) -> float:
     return wait
 
 
-def _worth(held: Held, pool: Pool, want: Want, now: float) -> float:
-    """Seconds that throwing this out costs, on average."""
+def _worth(held: CachedPrompt, pool: Pool, want: SlotRequest, now: float) -> float:
+    """Average seconds that evicting this prompt costs."""
     chance = pool.returns.chance(held.conversation, now)
-    return chance * held.tokens / pool.rate(held.backend) * (SPARE if want.aside else 1.0)
+    return chance * held.tokens / pool.rate(held.backend) * (SPARE if want.background else 1.0)

@@ -1,12 +1,12 @@
-"""What a prompt begins with: a chain of digests, one for each place where a cached prefix may end.
+"""Prompt prefixes: a chain of digests, one for each place where a cached prefix may end.
 
-A link is the digest of all text up to there, so two prompts agree up to the last link they share,
-whatever cuts lie before it. The chain is salted with the group of the caller's key: prompts of
-different groups have no link in common, and so never meet in a slot.
+A link is the digest of all text up to its end, so two prompts agree up to the last link they share,
+however they are cut before it. The chain is salted with the group of the caller's key: prompts of
+different groups share no link, and so never share a slot's cache.
 
-Long prompts are hashed only where they are new: the state of the hash at the last boundary is kept
-with the text, and goes on from there when a prompt begins with that text (to compare is twenty
-times cheaper than to hash).
+Long prompts are hashed incrementally. The hash state at the last boundary is kept together with the
+text, and hashing continues from there when a prompt begins with that text (comparing is twenty
+times cheaper than hashing).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..locks import brief
+from ..runtime.locks import native_lock
 
 SIZE = 12  # bytes of a link
-BLOCK = 512  # characters, or token ids, between the links besides the boundaries
-FINE = 128  # the same for the beginning of a prompt without boundaries
+BLOCK = 512  # characters, or token ids, between the links that are added to the boundaries
+FINE = 128  # the same, at the beginning of a prompt without boundaries
 MOST = 512  # links of a chain
-LONG = 8192  # characters from which on the state of the hash is kept
-REMEMBERED = 32  # long prompts whose state is kept
-HEAD = 4096  # characters at the head of a prompt in which stamps are masked
+LONG = 8192  # characters from which the hash state is kept
+REMEMBERED = 32  # long prompts whose hash state is kept
+HEAD = 4096  # characters at the head of a prompt in which timestamps are masked
 
 _CODE = re.compile(r"(\bcch=)([0-9a-fA-F]{3,16})(?=;)")  # Claude Code's attribution line
 _SECONDS = re.compile(r"([0-2][0-9]:[0-5][0-9]:)([0-5][0-9](?:[.,][0-9]+)?)(?![0-9:])")
 
 
 class Chain(Struct, frozen=True):
-    """`links` are digests of the text up to `ends`, in characters (or token ids), ascending; the
-    last is the whole prompt. The first `turn` of them reach to the last boundary: what the next
-    turn of the same conversation surely repeats."""
+    """`links` are digests of the text up to each of `ends` (ascending, in characters or token ids);
+    the last covers the whole prompt. The first `turn` links reach to the last message boundary,
+    which the next turn of the conversation repeats."""
 
     links: tuple[bytes, ...] = ()
     ends: tuple[int, ...] = ()
@@ -47,7 +47,7 @@ class Chain(Struct, frozen=True):
         return self.ends[-1] if self.ends else 0
 
     def common(self, other: Chain) -> int:
-        """How far they agree: the number of our links up to the deepest that `other` has too."""
+        """The number of links up to the deepest that `other` has too."""
         known = set(other.links) if len(other.links) > 8 else other.links
         for depth in range(len(self.links), 0, -1):
             if self.links[depth - 1] in known:
@@ -56,7 +56,7 @@ class Chain(Struct, frozen=True):
 
 
 class _Kept(Struct, frozen=True):
-    """A long text that was hashed, its links with their ends, and the state of the hash after."""
+    """A long text with its links, their ends, and the hash state after it."""
 
     group: str
     text: str
@@ -66,21 +66,23 @@ class _Kept(Struct, frozen=True):
 
 
 class Chains:
-    """Makes chains, for any thread."""
+    """Computes chains. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = brief()
+        self._lock = native_lock()
         self._kept: tuple[_Kept, ...] = ()  # the newest last
 
     def chain(
         self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
     ) -> Chain:
-        """The chain of a prompt, text or token ids, for callers of this group."""
+        """The chain of a prompt, given as text or token ids, for a group of keys.
+
+        `boundaries` are the positions where messages end."""
         size = len(prompt)
         blocks = range(BLOCK, size, BLOCK)
         if not boundaries:
             boundaries = (*range(FINE, min(size, 8 * FINE), FINE), *blocks)
-        ends = sorted((*blocks, *boundaries, size))  # merges runs
+        ends = sorted((*blocks, *boundaries, size))  # timsort merges the sorted runs
         if ends[0] <= 0 or ends[-1] > size:
             ends = [end for end in ends if 0 < end <= size] or [size]
             boundaries = tuple(b for b in boundaries if 0 < b <= size)
@@ -126,23 +128,23 @@ class Chains:
         return Chain(tuple(links), tuple(cuts), turn)
 
     def _known(self, prompt: str, group: str) -> _Kept | None:
-        found = None
+        longest = None
         for kept in self._kept:
-            longer = found is None or len(kept.text) > len(found.text)
+            longer = longest is None or len(kept.text) > len(longest.text)
             if longer and kept.group == group and prompt.startswith(kept.text):
-                found = kept
-        return found
+                longest = kept
+        return longest
 
     def _keep(self, old: _Kept | None, new: _Kept) -> None:
-        """In place of the text that it goes on from."""
+        """Keep `new` in place of `old`, the text that it extends."""
         with self._lock:
             left = [kept for kept in self._kept if kept is not old]
             self._kept = (*left[-REMEMBERED + 1 :], new)
 
 
 def mask(prompt: str, end: int) -> str:
-    """The prompt with changing stamps at its head (before `end`, its first boundary) made
-    constant, as many characters as before."""
+    """The prompt with changing seconds and codes before `end` (its first boundary) replaced by
+    zeros of the same length, so that the prefix stays the same from turn to turn."""
     head = prompt[: min(end, HEAD)]
     masked = _SECONDS.sub(_zeros, head)
     if "cch=" in masked:

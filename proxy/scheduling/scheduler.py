@@ -1,54 +1,68 @@
-"""The admission queue: the one lock, around a policy that decides purely.
+"""The admission queue: one lock around a pure policy.
 
-Strategy. Who comes is placed at once when the policy gives a slot and nobody waits before; else
-it waits its turn as a ticket. Whatever may change an answer (a slot given back, a backend up or
-down, a time reached) runs `_serve`, which asks the policy for every ticket in fair order. A grant
-is counted when it is taken, under the same lock, and given back exactly once by its lease. What an
-answer told of its slot goes into the pool's records then: where they disagree, the backend is
-believed. A lease is settled where its backend is by then, as another model may be behind it.
-Nothing under the lock waits (no input or output, no log line, no other lock but an event's), so it
-is the interpreter's own; sections go into each other, as when who waits leaves and gives back what
-it got.
+Strategy. A request gets a slot at once if the policy grants one and nobody is ahead of it;
+otherwise it waits as a ticket, in the queue (its place among all) and in the line of its pool (see
+`line`). A released slot is offered to the requests that it can serve, in fair order, until one
+takes it. A backend that goes up or down makes all decide again, a deadline one. A grant is counted
+under the same lock that decided it, and released exactly once by its lease. An answer's report then
+updates the pool's records; where the two disagree, the backend is right. A lease is settled in the
+pool where its backend is by then, because the backend may have changed its model.
+
+Nothing blocks under the lock (no I/O, no logging, no other lock but an event's), so it is a native
+lock. It is reentrant: `leave`, for example, releases a lease that the ticket already has.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from ..errors import GatewayError, NoBackend, QueueFull
-from ..locks import brief_nested
-from . import books, files
+from ..runtime.locks import native_rlock
+from . import settlement, slot_files
+from .base import PLACE_LOST, BaseScheduler
+from .clients import ANSWER, ClientClass, RecentClients, client_class
 from .fair import FairQueue, displaced
-from .knowledge import Pool
 from .lease import Lease, Outcome
-from .parties import ANSWER, Parties, Party, party
-from .policy import Policy, decide, emptiest, foreign, take_whole
+from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
+from .pool import Pool
 from .prefix import Chain, Chains
-from .state import MOST_SLOTS, Backend, Conversation, Grant, Hold, Keeps, Step, Want
+from .state import (
+    MOST_SLOTS,
+    BackendFacts,
+    BackendRecord,
+    ConversationRecord,
+    Grant,
+    SlotRequest,
+    SlotStep,
+    WaitForSlot,
+)
 from .ticket import Ticket
 from .view import View, view
-from .waiting import PLACE_LOST, Waiting
 
 log = logging.getLogger("slotproxy.scheduling")
 
-GUESS = 4  # slots of a server that cannot tell
-FOREVER = 60.0  # seconds between two looks of who waits at the clock
+GUESS = 4  # slots assumed for a server that does not report a number
+FOREVER = 60.0  # seconds after which a waiting request looks again, if nothing happens before
 
-Records = tuple[dict[str, Pool], dict[str, tuple[Pool, Backend]], FairQueue[Ticket], Parties, int]
+Records = tuple[
+    dict[str, Pool], dict[str, tuple[Pool, BackendRecord]], FairQueue[Ticket], RecentClients, int
+]
 
 
-class Scheduler(Waiting):
-    """Bounded by `max_queue` waiting requests, which keys share (see `fair.displaced`), each for at
-    most `queue_timeout` seconds. While no backend of its model is up, a request waits for at most
-    `wait_for_backend` seconds; then `on_stranded` is called with the model, under the lock: it must
-    not block.
+class LocalScheduler(BaseScheduler):
+    """The scheduler of a single process.
 
-    `clock` gives monotonic seconds. `groups`: there are several groups of keys, whose caches are
-    kept apart. `disk` is how many bytes of files with what slots held a backend may have.
-    `notices` is what a client should know of how its requests are placed."""
+    At most `max_queue` requests wait, each for at most `queue_timeout` seconds; keys share the
+    places (see `fair.displaced`). While no backend of its model is up, a request waits for at most
+    `wait_for_backend` seconds. `on_stranded` is called with the model when such a wait begins,
+    under the lock, so it must not block.
+
+    `clock` returns monotonic seconds. `groups`: there are several groups of keys, whose caches are
+    kept apart. `disk` is the budget in bytes for the saved slot files of a backend. `notices` are
+    warnings for clients about how their requests are placed."""
 
     notices: tuple[str, ...] = ()
 
@@ -68,73 +82,71 @@ class Scheduler(Waiting):
         self._queue_timeout = queue_timeout
         self._wait_for_backend = wait_for_backend
         self.on_stranded: Callable[[str], None] = lambda model: None
+        self.on_settled: Callable[[Ticket], None] = lambda ticket: None
         self._groups = groups
         self._disk = disk
         self._policy = policy
-        self._lock = brief_nested()
+        self._lock = native_rlock()
         self._pools: dict[str, Pool] = {}
-        self._backends: dict[str, tuple[Pool, Backend]] = {}
+        self._backends: dict[str, tuple[Pool, BackendRecord]] = {}
         self._chains = Chains()
         self._queue: FairQueue[Ticket] = FairQueue()
-        self._parties = Parties()
+        self._clients = RecentClients()
         self._outstanding = 0
 
-    # what the registry tells
+    # for the registry
 
     def update(
         self,
         name: str,
-        model: str,
+        facts: BackendFacts,
         *,
         up: bool | None,
-        slots: int,
-        weight: float = 1.0,
-        pins: bool = True,
-        keeps: Keeps = "nothing",
-        settles: float = 0.0,
         anew: bool = False,
         replaces: bool = False,
     ) -> None:
-        """A backend as a probe found it: it may have started anew, so what it held is forgotten.
-        `slots` 0: it cannot tell, so it is guessed and then learned. `anew`: it surely did start
-        anew, though it looks as before, which others that share these records cannot see.
-        `replaces`: it is another server than the one of this name before. What is under way there
-        ends well, and takes no slot of this one."""
+        """Record what a probe found. The backend may have restarted, so its cache is forgotten.
+
+        `anew`: it certainly restarted although it looks the same, which other workers cannot see.
+        `replaces`: it is a different server under an old name. Answers under way on the old server
+        finish there and take no slot of the new one."""
         with self._lock:
             if replaces and name in self._backends:
                 self._remove(*self._backends[name])
             known = self._backends.get(name)
-            backend = known[1] if known is not None else Backend(name, model)
+            backend = known[1] if known is not None else BackendRecord(name=name, model=facts.model)
             if known is not None:
                 known[0].forget(backend)
-                if backend.model != model:
+                if backend.model != facts.model:
                     self._remove(known[0], backend)
-            pool = self._pools.setdefault(model, Pool())
+            pool = self._pools.setdefault(facts.model, Pool())
             self._backends[name] = pool, backend
             pool.backends[name] = backend
-            backend.model, backend.up, backend.weight = model, up, weight
-            backend.pins, backend.keeps, backend.settles = pins, keeps, settles
+            backend.model, backend.up, backend.weight = facts.model, up, facts.weight
+            backend.pins, backend.cache_kind = facts.pins, facts.cache_kind
+            backend.release_delay = facts.release_delay
             backend.draining, backend.failures, backend.ready = False, 0, 0.0
-            slots = min(slots, MOST_SLOTS)
+            slots = min(facts.slots, MOST_SLOTS)
             if slots or not (backend.guessed and backend.slots):
-                books.resize(pool, backend, slots or GUESS)
+                settlement.resize(pool, backend, slots or GUESS)
                 backend.more = self._clock() + backend.patience
             backend.guessed = backend.counting = slots == 0
             backend.seen.clear()
             pool.refresh(backend)
-            self._serve()
+            pool.find_guessed()
+            self._review(self._queue)
 
-    def mark(self, name: str, up: bool, awaits: float = 0.0) -> None:
-        """Health changed, and nothing else. `awaits`: seconds until its model is loaded."""
+    def mark(self, name: str, up: bool, load_delay: float = 0.0) -> None:
+        """Record a change of health only. `load_delay`: seconds until the model is loaded."""
         with self._lock:
             if name in self._backends:
                 pool, backend = self._backends[name]
-                backend.up, backend.awaits = up, awaits
+                backend.up, backend.load_delay = up, load_delay
                 pool.refresh(backend)
-                self._serve()
+                self._review(self._queue)
 
     def drain(self, name: str) -> None:
-        """Nothing new for this backend; what is under way ends well."""
+        """Give a backend no new requests. It is removed after its last answer."""
         with self._lock:
             if name in self._backends:
                 pool, backend = self._backends[name]
@@ -142,30 +154,31 @@ class Scheduler(Waiting):
                 pool.refresh(backend)
                 if not backend.in_flight:
                     self._remove(pool, backend)
-                self._serve()
+                self._review(self._queue)
 
-    # what the gateway asks
+    # for the gateway
 
     def chain(
         self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
     ) -> Chain:
-        """What a prompt begins with, for callers of this group."""
+        """The chain of a prompt for callers of this group."""
         return self._chains.chain(prompt, boundaries, group)
 
-    def enter(self, want: Want, again: bool = False) -> Lease | Ticket:
+    def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
         with self._lock:
             now = self._clock()
             began = self._began(want, now)
             pool, up = self._pool(want)
             if not up and not self._wait_for_backend:
-                raise self._none_up()
+                raise NoBackend()
             conversation = pool.conversation(want)
-            who = party(want)
-            self._parties.came(who, now)
-            if pool.free and not len(self._queue) and self._may(want, who, pool, now):
-                grant = self._decide(want, pool, now)
-                if type(grant) is Grant:
-                    return self._take(pool, want, who, grant, conversation, now)
+            client = client_class(want)
+            self._clients.arrived(client, now)
+            decision: Grant | WaitForSlot | None = None
+            if pool.free and not pool.line.active and self._may(want, client, pool, now):
+                decision = self._decide(want, pool, now)
+                if type(decision) is Grant:
+                    return self._take(pool, want, client, decision, conversation, now)
             if len(self._queue) >= self._max_queue and not again:
                 self._make_room(want)
             ticket = Ticket(self, want, conversation, began, again)
@@ -173,12 +186,15 @@ class Scheduler(Waiting):
             self._queue.push(ticket, want.key, tokens / want.share, again)
             conversation.waiting += 1
             ticket.first_place = self._queue.place(ticket)
-            self._serve()
+            if isinstance(decision, WaitForSlot) and decision.key is not None:
+                self._park(pool, ticket, decision, now)
+            else:
+                self._review((ticket,))
             return ticket
 
     @property
     def outstanding(self) -> int:
-        """Leases that were not given back: none when nothing is under way."""
+        """The number of leases not released yet."""
         return self._outstanding
 
     @property
@@ -190,153 +206,217 @@ class Scheduler(Waiting):
             return self._backends[name][1].in_flight if name in self._backends else 0
 
     def slots(self, name: str) -> int:
-        """How many slots the backend is thought to have."""
+        """The number of slots that the backend is assumed to have."""
         with self._lock:
             return len(self._backends[name][1].slots) if name in self._backends else 0
 
     def view(self, group: str, key: str) -> View:
-        """The records, as far as a caller with this key, of this group, may know them."""
+        """The records that a caller with this key and group may see."""
         with self._lock:
             return view(self._pools.values(), self._queue, group, key, self._clock())
 
-    # under the lock
+    # for the replica, leases and tickets
 
     @property
     def records(self) -> Records:
-        """All that is known, to be copied to another scheduler."""
-        return self._pools, self._backends, self._queue, self._parties, self._outstanding
+        """All records, to be copied to another scheduler."""
+        return self._pools, self._backends, self._queue, self._clients, self._outstanding
 
     @records.setter
     def records(self, records: Records) -> None:
-        self._pools, self._backends, self._queue, self._parties, self._outstanding = records
+        self._pools, self._backends, self._queue, self._clients, self._outstanding = records
 
     def serve(self) -> None:
-        """Think over who waits, as time has passed."""
+        """Decide again for all waiting requests, because backends have changed."""
         with self._lock:
-            self._serve()
+            self._review(self._queue)
+
+    def serve_due(self) -> None:
+        """Decide again for the requests whose time has come."""
+        with self._lock:
+            now = self._clock()
+            self._review(ticket for ticket in self._queue if ticket.until <= now)
 
     def look(self, ticket: Ticket, now: float) -> float:
         with self._lock:
-            if ticket.lease is None and ticket.error is None:
-                self._serve()
+            if ticket.lease is None and ticket.error is None and ticket.until <= now:
+                self._review((ticket,))
             ticket.wakes = max(ticket.until, now + 0.001)
             return ticket.wakes
 
-    def expected_wait(self, want: Want) -> float:
+    def expected_wait(self, want: SlotRequest) -> float:
         with self._lock:
             pool = self._pools.get(want.model)
             return pool.expected_wait(len(self._queue)) if pool is not None else 1.0
 
     def leave(self, ticket: Ticket) -> None:
         with self._lock:
-            if ticket in tuple(self._queue):
-                self._queue.remove(ticket)
-                ticket.conversation.waiting -= 1
+            if self._queue.place(ticket):
+                self._dequeue(ticket)
+                # The others may have relied on its deadline.
+                self._serve(self._pools[ticket.want.model], self._clock())
             lease, ticket.lease = ticket.lease, None
             if lease is not None:
                 lease.release()
 
     def place(self, ticket: Ticket) -> int:
-        """For tickets alone."""
+        """Called by tickets only."""
         with self._lock:
             return self._queue.place(ticket)
 
-    def _make_room(self, want: Want) -> None:
-        """The queue is full. Raises QueueFull where this request gets no place of another's."""
+    def _make_room(self, want: SlotRequest) -> None:
+        """Make room in a full queue. Raises QueueFull if no other request is displaced."""
         ticket = displaced(tuple(self._queue), want.key)
         if ticket is None:
             count = len(self._queue)
             wait = self.expected_wait(want)
-            raise QueueFull(f"{count} requests are waiting already", retry_after=wait)
+            raise QueueFull(
+                f"the queue is full: {count} requests are already waiting", retry_after=wait
+            )
         wait = self.expected_wait(ticket.want)
         self._refuse(ticket, QueueFull(PLACE_LOST, retry_after=wait))
+        self._serve(self._pools[ticket.want.model], self._clock())
 
     def _refuse(self, ticket: Ticket, error: GatewayError) -> None:
-        """End the wait of a ticket."""
+        """End the wait of a ticket with an error."""
         ticket.error = error
+        self._dequeue(ticket)
+        self._settled(ticket)
+
+    def _dequeue(self, ticket: Ticket) -> None:
         self._queue.remove(ticket)
+        self._pools[ticket.want.model].line.remove(ticket)
         ticket.conversation.waiting -= 1
+
+    def _settled(self, ticket: Ticket) -> None:
+        """Wake the request: it has its lease or its error."""
         ticket.event.set()
+        self.on_settled(ticket)
 
-    def _serve(self) -> None:
-        """Place whom the policy can place, in order; tell those whom nobody can serve any more."""
-        if not len(self._queue):
-            return
-        reserved: dict[Pool, Backend] = {}
-        try:
-            self._serve_in_order(self._clock(), reserved)
-        finally:
-            for backend in reserved.values():
-                backend.reserved = False
-
-    def _serve_in_order(self, now: float, reserved: dict[Pool, Backend]) -> None:
-        for ticket in self._queue:
-            want = ticket.want
+    def _review(self, tickets: Iterable[Ticket]) -> None:
+        """Refuse the requests that no backend can serve, set aside those whose backends are down,
+        and offer slots to the others."""
+        now = self._clock()
+        pools = {}
+        for ticket in tickets:
+            pools[self._pools[ticket.want.model]] = True
             try:
-                pool, up = self._pool(want)
-                if not up and self._strands(ticket, now):
-                    raise self._none_up()
+                pool, up = self._pool(ticket.want)
+                if not up and self._is_stranded(ticket, now):
+                    raise NoBackend()
             except NoBackend as error:
                 self._refuse(ticket, error)
                 continue
-            if not up:
-                continue
-            ticket.stranded = None
-            ticket.until = now + FOREVER
+            if up:
+                ticket.stranded = None
+                ticket.until = now + FOREVER
+                pool.line.activate(ticket)
+            else:
+                pool.line.remove(ticket)
+        for pool in pools:
+            self._serve(pool, now)
+
+    def _serve(self, pool: Pool, now: float) -> None:
+        """Offer the free slots of a pool to the active requests in its line, in fair order."""
+        line = pool.line
+        if not line.active:
+            return
+        if not pool.free:
+            for backend in pool.guessed:
+                if settlement.try_one_more_slot(pool, backend, now):
+                    break
+        if not (pool.free or line.whole):
+            return
+        reserved: list[BackendRecord] = []
+        try:
+            self._serve_in_order(pool, now, reserved)
+        finally:
+            for backend in reserved:
+                backend.reserved = False
+
+    def _serve_in_order(self, pool: Pool, now: float, reserved: list[BackendRecord]) -> None:
+        line = pool.line
+        settling = 0  # free slots that a request waits for until the server has released them
+        greedy: set[ClientClass] = set()  # must leave the last slot to others
+        barred: set[tuple[frozenset[str], int]] = set()  # may use none of the free slots
+        for ticket in tuple(line.active):
+            if len(pool.free) <= settling and not line.whole:
+                return
+            want = ticket.want
             whole = want.whole_backend
-            if not (pool.free or whole) and not any(
-                books.stretch(pool, backend, now) for backend in pool.backends.values()
-            ):
+            bar = want.exclude, id(want.views)
+            if not whole and (len(pool.free) <= settling or bar in barred):
                 continue
-            who = party(want)
-            if not self._may(want, who, pool, now):
-                ticket.until = now + 1.0
+            client = client_class(want)
+            if client in greedy or not self._may(want, client, pool, now):
+                greedy.add(client)
+                self._ask_again(ticket, now + 1.0, now)
                 continue
-            # What it goes on with must not seem dearer to others than to itself.
+            # The conversation must not count as waiting while its own request is placed, or what
+            # its slot holds would be worth more to others than to itself.
             ticket.conversation.waiting -= 1
             decision = self._decide(want, pool, now)
             if type(decision) is Grant:
+                line.remove(ticket)
                 self._queue.served(ticket)
-                ticket.lease = self._take(pool, want, who, decision, ticket.conversation, now)
-                ticket.event.set()
+                ticket.lease = self._take(pool, want, client, decision, ticket.conversation, now)
+                self._settled(ticket)
                 continue
             ticket.conversation.waiting += 1
-            if whole and pool not in reserved:
-                # One in each pool at a time: the others go on serving.
-                backend = emptiest(want, pool, now)
-                if backend is not None:
-                    backend.reserved, reserved[pool] = True, backend
-            at = decision.until if isinstance(decision, Hold) else pool.next_ready(now)
-            ticket.until = min(at, now + 1.0)
-            if ticket.until < ticket.wakes:
-                ticket.event.set()  # it sleeps for longer than it need
+            if isinstance(decision, WaitForSlot) and decision.key is not None:
+                self._park(pool, ticket, decision, now)
+                continue
+            if whole:
+                if not reserved:
+                    # At most one reserved backend, so that the others keep serving.
+                    backend = emptiest(want, pool, now)
+                    if backend is not None:
+                        backend.reserved = True
+                        reserved.append(backend)
+            elif decision is None:
+                barred.add(bar)
+            else:
+                settling += 1
+            at = decision.until if isinstance(decision, WaitForSlot) else pool.next_ready(now)
+            self._ask_again(ticket, at, now)
 
-    def _decide(self, want: Want, pool: Pool, now: float) -> Grant | Hold | None:
+    def _park(self, pool: Pool, ticket: Ticket, decision: WaitForSlot, now: float) -> None:
+        assert decision.key is not None, "only a busy slot can be waited for"
+        pool.line.park(ticket, decision.key)
+        self._ask_again(ticket, decision.until, now)
+
+    def _ask_again(self, ticket: Ticket, at: float, now: float) -> None:
+        """Decide again at this time, at the latest in a second."""
+        ticket.until = min(at, now + 1.0)
+        if ticket.until < ticket.wakes:
+            ticket.event.set()  # it would sleep for too long
+
+    def _decide(self, want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
         if want.whole_backend:
-            return take_whole(want, pool, now)
+            return decide_whole_backend(want, pool, now)
         return self._policy(want, pool, now)
 
-    def _may(self, want: Want, who: Party, pool: Pool, now: float) -> bool:
-        """The last free slot is kept for who has none, as long as there is one. What has no
-        prompt (embeddings) is no conversation's rival."""
+    def _may(self, want: SlotRequest, client: ClientClass, pool: Pool, now: float) -> bool:
+        """Whether this client may take a free slot: the last one is held back for a recent client
+        with nothing under way. Requests without a prompt (embeddings) do not compete."""
         if len(pool.free) > 1 or not want.chain.links:
             return True
         if sum(len(b.slots) for b in pool.backends.values()) < 2:
             return True
-        return not self._parties.greedy(who, now)
+        return not self._clients.hogs_last_slot(client, now)
 
-    def _strands(self, ticket: Ticket, now: float) -> bool:
-        """No backend is up for a ticket: whether it has waited for one long enough."""
-        news = ticket.stranded is None
+    def _is_stranded(self, ticket: Ticket, now: float) -> bool:
+        """Whether a ticket without a backend that is up has waited for one long enough."""
+        newly = ticket.stranded is None
         lost = self._is_lost(ticket, now)
-        if news and not lost:
+        if newly and not lost:
             self.on_stranded(ticket.want.model)
-            ticket.event.set()  # who waits may want to say so
+            ticket.event.set()  # so that the waiting request can report it
         return lost
 
-    def _pool(self, want: Want) -> tuple[Pool, bool]:
-        """The model's pool, and whether a backend there is up, or not known to be down. Raises
-        NoBackend where none can ever serve this request."""
+    def _pool(self, want: SlotRequest) -> tuple[Pool, bool]:
+        """The model's pool, and whether one of its backends is up or not probed yet. Raises
+        NoBackend if no backend can ever serve this request."""
         pool = self._pools.get(want.model)
         comes_back = False
         if pool is not None:
@@ -347,59 +427,60 @@ class Scheduler(Waiting):
                     comes_back = True
             if comes_back:
                 return pool, False
-        raise self._none_up()
-
-    def _none_up(self) -> NoBackend:
-        return NoBackend("no backend of this model is up", retry_after=1.0)
+        raise NoBackend()
 
     def _take(
         self,
         pool: Pool,
-        want: Want,
-        who: Party,
+        want: SlotRequest,
+        client: ClientClass,
         grant: Grant,
-        conversation: Conversation,
+        conversation: ConversationRecord,
         now: float,
     ) -> Lease:
-        assert not grant.slot.busy, "a policy gave a slot twice"
+        if grant.slot.busy:
+            raise RuntimeError("the policy granted a slot twice")
         if self._groups:
-            grant = msgspec.structs.replace(grant, fresh=foreign(grant, want))
+            grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, want))
         lease = Lease(self, want, grant, conversation)
-        books.take(pool, lease, now)
-        self._parties.took(who)
+        settlement.take(pool, lease, now)
+        self._clients.acquired(client)
         self._outstanding += 1
         return lease
 
     def _home(self, lease: Lease) -> Pool:
-        """Where its backend is now: perhaps not in the pool of the model it was asked for. One
-        that was retired is nowhere, so an empty pool stands for it."""
+        """The pool where the lease's backend is now, which may be another model's. An empty pool
+        stands in for a backend that was removed."""
         backend = lease.grant.backend
         pool, known = self._backends.get(backend.name, (None, None))
         return pool if pool is not None and known is backend else Pool()
 
-    def flows(self, lease: Lease, number: int) -> None:
-        """For leases alone."""
+    def on_first_token(self, lease: Lease, number: int) -> None:
+        """Called by leases only."""
         with self._lock:
-            books.flows(self._home(lease), lease, number, self._clock())
-            self._serve()
+            pool, now = self._home(lease), self._clock()
+            settlement.record_first_token(pool, lease, number, now)
+            self._serve(pool, now)
 
-    def steps(self, lease: Lease) -> tuple[Step, ...]:
-        """For leases alone."""
+    def steps(self, lease: Lease) -> tuple[SlotStep, ...]:
+        """Called by leases only."""
         with self._lock:
             pool = self._home(lease)
-            return files.steps(pool, lease, self._disk, self._clock())
+            return slot_files.steps(pool, lease, self._disk, self._clock())
 
-    def stepped(self, lease: Lease, step: Step, tokens: int, size: int, seconds: float) -> None:
-        """For leases alone."""
+    def record_step(
+        self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
+    ) -> None:
+        """Called by leases only."""
         with self._lock:
-            files.stepped(self._home(lease), lease, step, tokens, size, seconds)
+            slot_files.record_step(self._home(lease), lease, step, tokens, size, seconds)
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
-        """The canary: whether an answer found more cached than its group can have put there."""
-        if not (self._groups and outcome.end == "whole" and books.leaks(lease, outcome)):
+        """Whether an answer found more cached than its group can have put there (the canary)."""
+        if not (self._groups and outcome.end == "whole" and settlement.leaks(lease, outcome)):
             return False
         log.warning(
-            "backend %s, slot %d: %d prompt tokens were cached, more than its group put there",
+            "backend %s, slot %d: %d prompt tokens were cached, more than its cache group has sent",
             lease.backend,
             outcome.slot,
             outcome.cached,
@@ -407,22 +488,25 @@ class Scheduler(Waiting):
         return True
 
     def give_back(self, lease: Lease, outcome: Outcome) -> None:
-        """For leases alone."""
+        """Called by leases only."""
         with self._lock:
             now = self._clock()
             self._outstanding -= 1
-            self._parties.gave(party(lease.want), now)
+            self._clients.released(client_class(lease.want), now)
             backend = lease.grant.backend
             pool = self._home(lease)
-            books.settle(pool, lease, outcome, now)
+            settlement.settle(pool, lease, outcome, now)
             if backend.draining and not backend.in_flight:
                 self._remove(pool, backend)
-            self._serve()
+                self._review(self._queue)
+            else:
+                self._serve(pool, now)
 
-    def _remove(self, pool: Pool, backend: Backend) -> None:
+    def _remove(self, pool: Pool, backend: BackendRecord) -> None:
         pool.forget(backend)
         for slot in backend.slots:
             pool.free.pop(slot, None)
         pool.backends.pop(backend.name, None)
+        pool.find_guessed()
         if self._backends.get(backend.name, (None, None))[1] is backend:
             del self._backends[backend.name]

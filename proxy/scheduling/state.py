@@ -1,7 +1,7 @@
-"""What the scheduler knows: plain records, hardly any behaviour.
+"""The scheduler's records: plain data with hardly any behavior.
 
-They are only read and changed under the scheduler's lock; a policy gets them, decides, and keeps
-nothing. Times are seconds of the scheduler's clock, counts are tokens.
+They are read and changed under the scheduler's lock only; a policy reads them and keeps nothing.
+Times are seconds of the scheduler's clock, counts are tokens.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from msgspec import Struct
 from ..core.task import Task
 from .prefix import Chain
 
-Keeps = Literal["nothing", "ram", "files"]
-MOST_SLOTS = 4096  # of one backend; a number beyond is an error of the backend
+CacheKind = Literal["nothing", "ram", "files"]
+MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
 
 
-class Conversation(Struct, eq=False, array_like=True):
-    """Turns that belong together: `turns` of them so far, the last one at `last`; `waiting` more
-    are in the queue. It outlives what slots hold of it, so that a return is known for one.
-    `aside`: a side job, which never returns. `file`: the name of its files."""
+class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
+    """A conversation: `turns` so far, the last one at `last`, and `waiting` more in the queue. It
+    outlives its cached prompts, so that a late return is still recognized. `background`: a side
+    job, which never returns. `file`: the name of its saved slots."""
 
     turns: int = 0
     last: float = 0.0
     waiting: int = 0
-    aside: bool = False
+    background: bool = False
     group: str = ""
     file: str = ""
 
 
-class Held(Struct, eq=False):
-    """A prompt and its answer as some backend keeps them evaluated: in `slot`, in a file of its
-    own (`file`, `size` bytes), or else somewhere in its RAM. `prompt` tokens of prompt at the end
-    of the chain, `tokens` with the answer. `order` is the place among all that the pool was told
-    of."""
+class CachedPrompt(Struct, eq=False, kw_only=True):
+    """A prompt and its answer, evaluated and kept by a backend: in `slot`, in a file (`file`,
+    `size` bytes), or otherwise in its RAM. `prompt` is the number of tokens at the end of the
+    chain, `tokens` the number with the answer. `order` is its position among all prompts added to
+    the pool."""
 
-    backend: Backend
+    backend: BackendRecord
     chain: Chain
-    conversation: Conversation
+    conversation: ConversationRecord
     prompt: int = 0
     tokens: int = 0
     used: float = 0.0
@@ -49,51 +49,53 @@ class Held(Struct, eq=False):
     order: int = 0
 
     def tokens_at(self, depth: int, chain: Chain) -> int:
-        """Tokens that a prompt with this chain, agreeing with ours up to its link `depth` (from
-        1), finds."""
+        """The tokens that another prompt reuses, if its chain agrees with ours up to its link
+        `depth` (from 1)."""
         end = chain.ends[depth - 1]
-        mine = self.chain
-        if end >= mine.ends[mine.turn - 1]:
-            return self.tokens  # it goes on from the last turn: the answer counts too
-        return int(self.prompt * end / max(1, mine.size))
+        ours = self.chain
+        if end >= ours.ends[ours.turn - 1]:
+            return self.tokens  # it continues from the last turn, so the answer is reused too
+        return int(self.prompt * end / max(1, ours.size))
 
 
-class Slot(Struct, eq=False):
-    """One slot of a backend: `id` is the server's number; `used` when it was last taken or let go;
-    `ready` when the server has surely let go of it, and not before the first token of all in
-    `after`. `flowing` once a token came, `ending` once the last did; `work` are the tokens to
-    evaluate before. `held` is what is, or will be, in it."""
+class Slot(Struct, eq=False, kw_only=True):
+    """One slot of a backend. `id` is the server's number; `used` is when it was last taken or
+    freed; `ready` is when the server has surely freed it, which is not before the first tokens of
+    all slots in `after`. `streaming`: the first token came; `finishing`: the last token came;
+    `work` is the number of tokens to evaluate before the first. `held` is the prompt that is, or
+    will be, in it."""
 
     id: int
     busy: bool = False
     used: float = 0.0
     ready: float = 0.0
-    flowing: bool = False
-    ending: bool = False
+    streaming: bool = False
+    finishing: bool = False
     work: int = 0
     after: set[Slot] = set()
-    held: Held | None = None
+    held: CachedPrompt | None = None
 
 
-class Backend(Struct, eq=False):
+class BackendRecord(Struct, eq=False, kw_only=True):
     """One backend as the scheduler sees it.
 
-    `up` None while no probe has come back. `pins`: a request can be sent to a slot of our choice,
-    and only what is in the slots is kept; else it chooses itself and `keeps` old prompts in RAM.
-    `slots` stand in the order of their numbers, which begin at 0.
-    `awaits`: seconds that a request there waits until the model is loaded, 0 when it is.
-    `settles` is how long an old server needs to let go of a slot. `ready` is when it may be tried
-    again after it said "busy" or failed; `failures` how often it failed in a row.
-    `exclusive`: one lease has the whole backend. `reserved`: a request waits to have it, so nobody
-    behind it in the queue gets a slot; set only while the queue is served.
+    `up` is None until the first probe. `pins`: requests can be pinned to a slot, and only the
+    prompts in slots are kept; otherwise the server chooses the slot. `cache_kind`: where the server
+    keeps old prompts outside its slots. `slots` are in the order of their numbers, from 0.
+    `load_delay`: seconds until the model is loaded, 0 if it is. `release_delay`: seconds that an
+    old server needs to free a slot. `ready`: when it may be tried again after it was busy or
+    failed; `failures`: how often it failed in a row; `freed`: when an answer last ended there.
+    `exclusive`: one lease has the whole backend. `reserved`: a waiting request needs the whole
+    backend, so requests behind it get no slot; set only while the queue is served.
 
-    `guessed`: nobody told the number of slots. While `counting`, the server takes slots by itself,
-    the one it used longest ago: `seen` are those it took, and when one comes again these are all.
-    `more` is when one more may be tried, `patience` the pause after that.
+    `guessed`: the server does not report its number of slots. While `counting`, it chooses slots
+    itself, the least recently used first: `seen` are those it chose, and once a number repeats,
+    these are all. `more` is when one more slot may be tried, `patience` the pause after that.
 
-    `rate` is prompt tokens evaluated a second, `measured` so often; `moving` tokens saved or
-    restored a second. The rest counts requests, those that found something cached, prompt tokens
-    evaluated and cached, files, and requests that the server moved to another slot than asked.
+    `rate` is prompt tokens evaluated per second, measured `measured` times; `restore_rate` is
+    tokens saved or restored per second. The other fields count requests (`asked`), those that found
+    something cached (`hits`), prompt tokens evaluated and cached, files saved and restored, and
+    requests that the server moved to another slot than requested.
     """
 
     name: str
@@ -108,9 +110,9 @@ class Backend(Struct, eq=False):
     seen: set[int] = set()
     weight: float = 1.0
     pins: bool = True
-    keeps: Keeps = "nothing"
-    settles: float = 0.0
-    awaits: float = 0.0
+    cache_kind: CacheKind = "nothing"
+    release_delay: float = 0.0
+    load_delay: float = 0.0
     ready: float = 0.0
     freed: float = 0.0
     failures: int = 0
@@ -119,7 +121,7 @@ class Backend(Struct, eq=False):
     in_flight: int = 0
     rate: float = 500.0
     measured: int = 0
-    moving: float = 20000.0
+    restore_rate: float = 20000.0
     hits: int = 0
     asked: int = 0
     evaluated: int = 0
@@ -133,25 +135,37 @@ class Backend(Struct, eq=False):
         return self.up is True and not self.draining
 
     @property
-    def lends(self) -> bool:
-        """Whether its free slots can be had, one by one."""
+    def grants_slots(self) -> bool:
+        """Whether it grants its free slots one by one."""
         return self.up is True and not self.draining and not self.exclusive
 
     def has(self, slot: Slot) -> bool:
-        """Whether it is one of ours still."""
+        """Whether the slot still belongs to this backend."""
         return slot.id < len(self.slots) and self.slots[slot.id] is slot
 
 
-class Want(Struct, frozen=True):
-    """What a request asks of the scheduler.
+class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
+    """A backend as a probe found it. `slots` 0: the server does not report a number, so it is
+    guessed and then learned."""
 
-    `key` is who asks, `share` the weight of its class in the queue. `session` names a conversation
-    where the client does; `group` is whose cache it may see. `aside` marks a side job. `exclude`
-    holds backends that cannot serve it. `since` is the scheduler's time at which its wait began, 0
-    for now: the queue timeout counts from there, however often it comes back into the queue.
-    `whole_backend`: it needs a backend on which nothing else runs. `views` tells how its worker
-    finds each of its backends (up, down, None not known yet) where several workers share the slots;
-    None: as the scheduler has it."""
+    model: str
+    slots: int
+    weight: float = 1.0
+    pins: bool = True
+    cache_kind: CacheKind = "nothing"
+    release_delay: float = 0.0
+
+
+class SlotRequest(Struct, frozen=True, kw_only=True):
+    """A request for a slot.
+
+    `key` is the API key, `share` its class's weight in the queue. `session` is the conversation's
+    name, if the client gives one; `group` is whose cache the request may use. `background` marks a
+    side job. `exclude` names backends that cannot serve it. `since` is the scheduler's time at
+    which its wait began, 0 for now: the queue timeout counts from there, however often it is queued
+    again. `whole_backend`: it needs a backend on which nothing else runs. `views` is the worker's
+    own view of its backends (up, down, None if not probed yet) where several workers share the
+    slots; None: the scheduler's view."""
 
     model: str
     task: Task
@@ -161,44 +175,48 @@ class Want(Struct, frozen=True):
     group: str = ""
     session: str = ""
     share: float = 1.0
-    aside: bool = False
+    background: bool = False
     since: float = 0.0
     whole_backend: bool = False
     views: Mapping[str, bool | None] | None = None
 
-    def view(self, backend: Backend) -> bool | None:
-        """How the worker that asks finds this backend: up, down, or None where nobody has looked
-        yet. Down as well where the worker does not have it."""
+    def view(self, backend: BackendRecord) -> bool | None:
+        """The requesting worker's view of this backend: up, down, or None if not probed yet. A
+        backend that the worker does not have is down."""
         if self.views is None:
             return backend.up
         return self.views.get(backend.name, False)
 
 
-class Step(Struct, frozen=True):
-    """Something to do to a slot: `action` save, restore or erase, with a `file` of the server's."""
+class SlotStep(Struct, frozen=True):
+    """A step on a slot before its request: save, restore or erase, with a `file` of the server."""
 
     action: Literal["save", "restore", "erase"]
     file: str = ""
 
 
-class Grant(Struct, frozen=True):
-    """A decision: this slot of this backend; `reuse` is what it goes on from, of which `cached`
-    tokens are expected to be there. `restore` a file first; `save` what the slot holds first.
-    `fresh`: what the slot holds is another group's, and must not be reused. `whole`: the other
-    slots of the backend are its as well."""
+class Grant(Struct, frozen=True, kw_only=True):
+    """A decision: use this slot of this backend. `reuse` is the cached prompt to continue from, of
+    which `cached` tokens are expected to be there. `pin`: request the slot by its number.
+    `restore`: a file to restore first; `save`: save what the slot holds first. `fresh`: the slot
+    may hold another group's prompt, which must not be reused. `whole`: the lease has the backend's
+    other slots as well."""
 
-    backend: Backend
+    backend: BackendRecord
     slot: Slot
-    reuse: Held | None = None
+    reuse: CachedPrompt | None = None
     cached: int = 0
     pin: bool = True
-    restore: Held | None = None
+    restore: CachedPrompt | None = None
     save: bool = False
     fresh: bool = False
     whole: bool = False
 
 
-class Hold(Struct, frozen=True):
-    """A decision to wait: better than what is free now, at `until` to be thought over again."""
+class WaitForSlot(Struct, frozen=True):
+    """A decision to wait for a better slot than those free now; decide again at `until`. `key` says
+    which: a link of the prompt that busy slots hold, or a backend (`line.backend_key`). None: a
+    free slot that the server has not released yet."""
 
     until: float
+    key: bytes | None = None

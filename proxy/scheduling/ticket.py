@@ -1,18 +1,18 @@
-"""A place in the queue."""
+"""The ticket: a request's place in the queue."""
 
 from __future__ import annotations
 
 import threading
 from typing import Protocol
 
-from ..cancel import Cancel
 from ..errors import GatewayError
+from ..runtime.cancel import Cancel
 from .lease import Lease
-from .state import Conversation, Want
+from .state import ConversationRecord, SlotRequest
 
 
-class Waits(Protocol):
-    """What the scheduler does for its tickets."""
+class TicketOwner(Protocol):
+    """The methods of the scheduler that its tickets call."""
 
     def wait_for(self, ticket: Ticket, cancel: Cancel, seconds: float) -> Lease | None: ...
 
@@ -22,9 +22,9 @@ class Waits(Protocol):
 
 
 class Ticket:
-    """A place in the queue, until it has led to a lease or an error. `stranded` is the time since
-    which no backend that could serve it is up, None while one is. `again`: it had its turn before,
-    and is next."""
+    """A place in the queue, until it has led to a lease or an error. `stranded` is when the last
+    backend that could serve the request went down, None while one is up. `again`: the request had
+    its turn before and is served next."""
 
     __slots__ = (
         "_scheduler",
@@ -35,6 +35,8 @@ class Ticket:
         "event",
         "first_place",
         "lease",
+        "number",
+        "parked_for",
         "stranded",
         "tag",
         "until",
@@ -44,9 +46,9 @@ class Ticket:
 
     def __init__(
         self,
-        scheduler: Waits,
-        want: Want,
-        conversation: Conversation,
+        scheduler: TicketOwner,
+        want: SlotRequest,
+        conversation: ConversationRecord,
         began: float,
         again: bool = False,
     ) -> None:
@@ -58,6 +60,8 @@ class Ticket:
         self.until = began
         self.wakes = began
         self.tag = 0.0
+        self.number = 0
+        self.parked_for: bytes | None = None
         self.first_place = 0
         self.stranded: float | None = None
         self.event = threading.Event()
@@ -65,12 +69,13 @@ class Ticket:
         self.error: GatewayError | None = None
 
     def wait(self, cancel: Cancel, seconds: float = float("inf")) -> Lease | None:
-        """The lease; None when it has not come in so many seconds. Raises NoBackend, QueueTimeout,
-        Cancelled; then, and after a lease, the ticket is over."""
+        """Wait for the lease. Returns None after so many seconds without one.
+
+        Raises NoBackend, QueueTimeout, Cancelled. After an error or a lease, the ticket is over."""
         return self._scheduler.wait_for(self, cancel, seconds)
 
     def leave(self) -> None:
-        """Wait no more; a lease nobody took is given back. Safe to call again."""
+        """Leave the queue; a lease that nobody took is released. Safe to call again."""
         self._scheduler.leave(self)
 
     @property
@@ -78,6 +83,15 @@ class Ticket:
         return self.want.key
 
     @property
+    def order(self) -> tuple[float, float, int]:
+        """Its place among all that wait: the lowest is next."""
+        return self.tag, self.began, self.number
+
+    @property
+    def whole_backend(self) -> bool:
+        return self.want.whole_backend
+
+    @property
     def place(self) -> int:
-        """In the queue, from 1; 0 when it is over."""
+        """The position in the queue, from 1; 0 if the ticket is over."""
         return self._scheduler.place(self)

@@ -1,6 +1,6 @@
-"""The records as a caller may see them: no text, and nothing of other groups but that it is there.
+"""The scheduler's records as a caller may see them: no text, no details of other groups' prompts.
 
-Times are seconds ago, counts are tokens.
+Times are seconds before now, counts are tokens.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from .fair import FairQueue
-from .knowledge import Pool
-from .state import Backend, Held, Slot
+from .pool import Pool
+from .state import BackendRecord, CachedPrompt, Slot
 from .ticket import Ticket
 
 
-class SlotView(Struct):
-    """`state` busy, free or settling; `conversation` is a digest; `chance` that it comes back."""
+class SlotView(Struct, kw_only=True):
+    """`state` is busy, free or settling; `conversation` is a digest; `chance` is the probability
+    of a return."""
 
     id: int
     state: str
@@ -28,10 +29,10 @@ class SlotView(Struct):
     chance: float = 0.0
 
 
-class BackendView(Struct):
-    """`hit_rate` is the part of the requests that found something cached, `cached_rate` the part
-    of the prompt tokens; `prompt_per_second` is learned; `kept` counts prompts beside the slots;
-    `moved` those that went to another slot than asked."""
+class BackendView(Struct, kw_only=True):
+    """`hit_rate` is the share of requests that found something cached, `cached_rate` the share of
+    prompt tokens; `prompt_per_second` is learned; `kept` counts prompts outside the slots; `moved`
+    counts requests that used another slot than requested."""
 
     backend: str
     model: str
@@ -58,7 +59,7 @@ class TicketView(Struct):
 
 
 class View(Struct, omit_defaults=True):
-    """`state`: shared by so many `workers`, or alone, as what is to be shared is out of reach; ""
+    """`state`: "shared" by `workers` workers; "alone" while the shared table is unavailable; ""
     where nothing is shared."""
 
     backends: list[BackendView]
@@ -68,7 +69,7 @@ class View(Struct, omit_defaults=True):
 
 
 def view(pools: Iterable[Pool], queue: FairQueue[Ticket], group: str, key: str, now: float) -> View:
-    """What a caller with this key, of this group, may know."""
+    """The view of a caller with this key and group."""
     return View(
         [_backend(pool, b, group, now) for pool in pools for b in pool.backends.values()],
         [
@@ -78,32 +79,32 @@ def view(pools: Iterable[Pool], queue: FairQueue[Ticket], group: str, key: str, 
     )
 
 
-def _backend(pool: Pool, backend: Backend, group: str, now: float) -> BackendView:
+def _backend(pool: Pool, backend: BackendRecord, group: str, now: float) -> BackendView:
     tokens = backend.evaluated + backend.cached
     return BackendView(
-        backend.name,
-        backend.model,
-        bool(backend.up),
-        backend.draining,
-        backend.failures > 0,
-        not backend.counting,
-        backend.asked,
-        round(backend.hits / backend.asked, 3) if backend.asked else 0.0,
-        round(backend.cached / tokens, 3) if tokens else 0.0,
-        round(backend.rate, 1),
-        len(pool.kept(backend)),
-        backend.saved,
-        backend.restored,
-        backend.moved,
-        [_slot(pool, slot, backend.exclusive, group, now) for slot in backend.slots],
+        backend=backend.name,
+        model=backend.model,
+        up=bool(backend.up),
+        draining=backend.draining,
+        on_trial=backend.failures > 0,
+        slots_known=not backend.counting,
+        requests=backend.asked,
+        hit_rate=round(backend.hits / backend.asked, 3) if backend.asked else 0.0,
+        cached_rate=round(backend.cached / tokens, 3) if tokens else 0.0,
+        prompt_per_second=round(backend.rate, 1),
+        kept=len(pool.kept(backend)),
+        saved=backend.saved,
+        restored=backend.restored,
+        moved=backend.moved,
+        slots=[_slot(pool, slot, backend.exclusive, group, now) for slot in backend.slots],
     )
 
 
 def _slot(pool: Pool, slot: Slot, exclusive: bool, group: str, now: float) -> SlotView:
     settling = slot.ready > now or slot.after
     state = "busy" if slot.busy or exclusive else "settling" if settling else "free"
-    shown = SlotView(slot.id, state, round(now - slot.used, 3))
-    held: Held | None = slot.held
+    shown = SlotView(id=slot.id, state=state, since=round(now - slot.used, 3))
+    held: CachedPrompt | None = slot.held
     if held is not None and held.chain.links and held.conversation.group == group:
         shown.conversation = held.chain.links[held.chain.turn - 1].hex()[:12]
         shown.group = group

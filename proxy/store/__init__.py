@@ -1,1 +1,1 @@
-"""What is kept beyond a request, in SQLite."""
+"""Persistent data, in SQLite or PostgreSQL."""

@@ -1,8 +1,10 @@
-"""Conversations of the pages: messages in a tree, so that an edited question or another answer is a
-branch beside the first. Every call is for one owner, and sees nothing of another's.
+"""Conversations of the chat page: messages form a tree, so that an edited question or another
+answer is a branch beside the first. Every call is for one owner and sees only that owner's rows.
 
-A message that grows has a writer, which gives a sign of life again and again. Where the last one is
-too long ago it is gone, and whoever reads the message next says so: it is interrupted.
+The writer of an unfinished message renews it every few seconds. A reader reports a message that was
+not renewed for LEASE seconds as interrupted, and stores nothing: while the database is unavailable
+no writer can renew, and a writer that was only slow finishes its answer. Seconds in which this
+process could not use the database count as renewals.
 """
 
 from __future__ import annotations
@@ -32,12 +34,13 @@ from .tables import CONVERSATION, FEEDBACK, MESSAGE
 Role = Literal["system", "user", "assistant"]
 Status = Literal["growing", "done", "stopped", "failed", "interrupted"]
 
-LEASE = 20.0  # seconds after a sign until its writer is taken to be gone; hosts' clocks may differ
+# Seconds without a renewal until the writer counts as dead; clocks of hosts may differ.
+LEASE = 20.0
 _GROWING = MESSAGE.c.status == "growing"
 
 
-class Conversation(Struct, frozen=True):
-    """`settings` are the page's own. Times are seconds since 1970."""
+class StoredConversation(Struct, frozen=True):
+    """`settings` belong to the page. Times are seconds since 1970."""
 
     id: str
     title: str
@@ -46,9 +49,9 @@ class Conversation(Struct, frozen=True):
     changed: float
 
 
-class Message(Struct, frozen=True):
-    """`parent_id` None: the first of a branch. `extra` holds what came with it: steps, sources,
-    files, timings, an error. `growing` while an answer is written."""
+class StoredMessage(Struct, frozen=True, kw_only=True):
+    """`parent_id` None: the first of a branch. `extra` holds steps, sources, files, timings or an
+    error. The status is `growing` while the answer is being written."""
 
     id: str
     conversation_id: str
@@ -63,7 +66,7 @@ class Message(Struct, frozen=True):
 
 
 class Feedback(Struct, frozen=True):
-    """`score` from -1 to 100: thumbs are -1 and 1, Chatchat's users give up to 100."""
+    """`score` is from -1 to 100: thumbs are -1 and 1, Chatchat's users rate up to 100."""
 
     message_id: str
     score: int
@@ -72,7 +75,7 @@ class Feedback(Struct, frozen=True):
 
 
 class ConversationStore:
-    """Raises NotFound for what is not the owner's."""
+    """Every call may raise NotFound for rows of other owners."""
 
     def __init__(
         self,
@@ -88,15 +91,19 @@ class ConversationStore:
 
     def create(
         self, owner: str, title: str = "", settings: Mapping[str, Any] | None = None
-    ) -> Conversation:
+    ) -> StoredConversation:
         """Raises QuotaExceeded."""
         now = self._clock()
-        made = Conversation(_new("conv_"), title, dict(settings or {}), now, now)
+        made = StoredConversation(_new("conv_"), title, dict(settings or {}), now, now)
         values = {"id": made.id, "title": title, "settings": made.settings}
         with self._db.begin() as db:
             db.execute(insert(CONVERSATION).values(owner=owner, created=now, changed=now, **values))
-            told = f"a key may keep {MOST_CONVERSATIONS} conversations: delete some"
-            check_count(db, CONVERSATION, MOST_CONVERSATIONS, told, CONVERSATION.c.owner == owner)
+            refusal = (
+                f"an API key may store at most {MOST_CONVERSATIONS} conversations: delete some"
+            )
+            check_count(
+                db, CONVERSATION, MOST_CONVERSATIONS, refusal, CONVERSATION.c.owner == owner
+            )
         return made
 
     def recent(
@@ -105,25 +112,26 @@ class ConversationStore:
         search: str = "",
         limit: int | None = 50,
         before: float | None = None,
-    ) -> tuple[Conversation, ...]:
-        """The last changed first; those that have the words `search` in title or messages;
-        `before` is the `changed` of the last one of the page before; `limit` None: all."""
+    ) -> tuple[StoredConversation, ...]:
+        """Return conversations, the last changed first, only those with the words `search` in title
+        or messages. `before` is the `changed` time of the previous page's last one; `limit` None
+        means all."""
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
         if search:
             spoken = select(MESSAGE.c.conversation_id).where(_has(MESSAGE.c.content, search))
-            found = or_(_has(CONVERSATION.c.title, search), CONVERSATION.c.id.in_(spoken))
-            query = query.where(found)
+            matches = or_(_has(CONVERSATION.c.title, search), CONVERSATION.c.id.in_(spoken))
+            query = query.where(matches)
         if before is not None:
             query = query.where(CONVERSATION.c.changed < before)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(limit)
         with self._db.begin() as db:
             return tuple(_conversation(row) for row in db.execute(query))
 
-    def get(self, owner: str, conversation_id: str) -> Conversation:
+    def get(self, owner: str, conversation_id: str) -> StoredConversation:
         with self._db.begin() as db:
             row = db.execute(_mine(owner, conversation_id)).first()
         if row is None:
-            raise NotFound(f"there is no conversation {conversation_id[:100]!r}")
+            raise NotFound(f"no such conversation: {conversation_id[:100]!r}")
         return _conversation(row)
 
     def change(
@@ -132,8 +140,8 @@ class ConversationStore:
         conversation_id: str,
         title: str | None = None,
         settings: Mapping[str, Any] | None = None,
-    ) -> Conversation:
-        """None leaves it as it is."""
+    ) -> StoredConversation:
+        """Change a conversation. None keeps a value."""
         self.get(owner, conversation_id)
         values: dict[str, Any] = {"changed": self._clock()}
         if title is not None:
@@ -151,60 +159,54 @@ class ConversationStore:
             db.execute(delete(CONVERSATION).where(CONVERSATION.c.id == conversation_id))
 
     def clear(self, owner: str) -> int:
-        """All of them, and what was thought of them; how many they were."""
+        """Delete all conversations and ratings of the owner; return the number of conversations."""
         with self._db.begin() as db:
             db.execute(delete(FEEDBACK).where(FEEDBACK.c.owner == owner))
             return db.execute(delete(CONVERSATION).where(CONVERSATION.c.owner == owner)).rowcount
 
     # messages
 
-    def messages(self, owner: str, conversation_id: str) -> tuple[Message, ...]:
-        """All branches, oldest first."""
+    def messages(self, owner: str, conversation_id: str) -> tuple[StoredMessage, ...]:
+        """Return the messages of all branches, oldest first."""
         self.get(owner, conversation_id)
         where = MESSAGE.c.conversation_id == conversation_id
         return self._read(select(MESSAGE).where(where).order_by(MESSAGE.c.number))
 
-    def each_message(self, owner: str, conversation_id: str) -> Iterator[Message]:
-        """As `messages`, read one at a time: each may hold large pictures."""
-        mine = select(CONVERSATION.c.id).where(
+    def each_message(self, owner: str, conversation_id: str) -> Iterator[StoredMessage]:
+        """Like `messages`, but read one at a time: each may contain large images."""
+        own = select(CONVERSATION.c.id).where(
             CONVERSATION.c.owner == owner, CONVERSATION.c.id == conversation_id
         )
-        query = select(MESSAGE).where(MESSAGE.c.conversation_id.in_(mine))
+        query = select(MESSAGE).where(MESSAGE.c.conversation_id.in_(own))
         query = query.order_by(MESSAGE.c.number).limit(1)
         number = -1
-        while found := self._read(query.where(MESSAGE.c.number > number)):
-            yield found[0]
-            number = found[0].number
+        while messages := self._read(query.where(MESSAGE.c.number > number)):
+            yield messages[0]
+            number = messages[0].number
 
-    def message(self, owner: str, message_id: str) -> Message:
+    def message(self, owner: str, message_id: str) -> StoredMessage:
         query = select(MESSAGE).join(CONVERSATION, CONVERSATION.c.id == MESSAGE.c.conversation_id)
         query = query.where(CONVERSATION.c.owner == owner, MESSAGE.c.id == message_id)
-        found = self._read(query)
-        if not found:
-            raise NotFound(f"there is no message {message_id[:100]!r}")
-        return found[0]
+        messages = self._read(query)
+        if not messages:
+            raise NotFound(f"no such message: {message_id[:100]!r}")
+        return messages[0]
 
-    def _read(self, query: Select[Any]) -> tuple[Message, ...]:
-        """Those whose writer is gone are interrupted first."""
+    def _read(self, query: Select[Any]) -> tuple[StoredMessage, ...]:
         with self._db.begin() as db:
             rows = db.execute(query).all()
-        last = self._clock() - LEASE
-        left = [one.id for one in rows if one.status == "growing" and one.touched < last]
-        if left:  # unless it was heard of since, or another reader was quicker
-            where = (MESSAGE.c.id.in_(left), MESSAGE.c.touched < last, _GROWING)
-            with self._db.begin() as db:
-                db.execute(update(MESSAGE).where(*where).values(status="interrupted"))
-                rows = db.execute(query).all()
-        return tuple(_message(row) for row in rows)
+        oldest = self._clock() - LEASE
+        writers_can_renew = self._db.seconds_since_failure() > LEASE
+        return tuple(_message(row, writers_can_renew and row.touched < oldest) for row in rows)
 
-    def path(self, owner: str, message_id: str) -> tuple[Message, ...]:
-        """A message and what came before it in its branch, oldest first."""
+    def path(self, owner: str, message_id: str) -> tuple[StoredMessage, ...]:
+        """Return a message and its ancestors, oldest first."""
         last = self.message(owner, message_id)
         known = {one.id: one for one in self.messages(owner, last.conversation_id)}
-        found = [last]
-        while (parent := found[-1].parent_id) is not None and parent in known:
-            found.append(known[parent])
-        return tuple(reversed(found))
+        path = [last]
+        while (parent := path[-1].parent_id) is not None and parent in known:
+            path.append(known[parent])
+        return tuple(reversed(path))
 
     def add(
         self,
@@ -215,24 +217,24 @@ class ConversationStore:
         parent_id: str | None = None,
         status: Status = "done",
         extra: Mapping[str, Any] | None = None,
-    ) -> Message:
-        """A message under another, or the first of a branch. Raises QuotaExceeded."""
+    ) -> StoredMessage:
+        """Add a message under another, or as the first of a branch. Raises QuotaExceeded."""
         self.get(owner, conversation_id)
         if parent_id is not None and (
             self.message(owner, parent_id).conversation_id != conversation_id
         ):
-            raise NotFound(f"there is no message {parent_id[:100]!r} in this conversation")
+            raise NotFound(f"this conversation has no message {parent_id[:100]!r}")
         now = self._clock()
         values = {"id": _new("msg_"), "conversation_id": conversation_id, "parent_id": parent_id}
         values |= {"role": role, "content": content, "reasoning": "", "status": status}
-        mine = MESSAGE.c.conversation_id == conversation_id
-        count = select(func.coalesce(func.max(MESSAGE.c.number), 0) + 1).where(mine)
+        in_conversation = MESSAGE.c.conversation_id == conversation_id
+        count = select(func.coalesce(func.max(MESSAGE.c.number), 0) + 1).where(in_conversation)
         with self._db.begin() as db:
             number = db.execute(count).scalar_one()
             rest = {"number": number, "extra": dict(extra or {}), "created": now, "touched": now}
             db.execute(insert(MESSAGE).values(**values, **rest))
-            told = f"a conversation may have {MOST_MESSAGES} messages: begin a new one"
-            check_count(db, MESSAGE, MOST_MESSAGES, told, mine)
+            refusal = f"a conversation may have at most {MOST_MESSAGES} messages: start a new one"
+            check_count(db, MESSAGE, MOST_MESSAGES, refusal, in_conversation)
             where = CONVERSATION.c.id == conversation_id
             change = update(CONVERSATION).where(where)
             if role != "user":
@@ -250,9 +252,9 @@ class ConversationStore:
         reasoning: str = "",
         extra: Mapping[str, Any] | None = None,
     ) -> bool:
-        """More of an answer that is growing; `extra` replaces what it had, None leaves that as it
-        is. False, and nothing done, for one that grows no more or was deleted. Its owner was asked
-        for when it was added."""
+        """Append to an unfinished answer. `extra` replaces the stored value; None keeps it. Returns
+        False, and changes nothing, if the answer is finished or deleted. The owner was checked by
+        `add`."""
         values: dict[str, Any] = {"content": MESSAGE.c.content + content}
         values["reasoning"] = MESSAGE.c.reasoning + reasoning
         if extra is not None:
@@ -260,7 +262,8 @@ class ConversationStore:
         return self._grow(message_id, values)
 
     def renew(self, message_id: str) -> bool:
-        """The writer's sign of life, each few seconds. False as of `append`."""
+        """Renew an unfinished message; the writer calls this every few seconds. Returns False like
+        `append`."""
         return self._grow(message_id, {})
 
     def _grow(self, message_id: str, values: dict[str, Any]) -> bool:
@@ -271,8 +274,8 @@ class ConversationStore:
     def finish(
         self, message_id: str, status: Status, extra: Mapping[str, Any] | None = None
     ) -> None:
-        """It grows no more; `extra` None leaves that as it is. One that was stopped or interrupted
-        before stays so."""
+        """Finish an answer. `extra` None keeps the stored value. An answer that was stopped or
+        interrupted keeps that status."""
         values: dict[str, Any] = {"status": case((_GROWING, status), else_=MESSAGE.c.status)}
         if extra is not None:
             values["extra"] = dict(extra)
@@ -280,17 +283,17 @@ class ConversationStore:
             db.execute(update(MESSAGE).where(MESSAGE.c.id == message_id).values(**values))
 
     def interrupted(self) -> int:
-        """At start: what was growing when the process ended is as whole as it will be. How many
-        they were."""
+        """Mark answers left unfinished by a process that ended; return how many there were. Called
+        at start."""
         lost = update(MESSAGE).where(_GROWING).values(status="interrupted")
         with self._db.begin() as db:
             return db.execute(lost).rowcount
 
-    # what is thought of them
+    # ratings
 
     def rate(self, owner: str, message_id: str, score: int, reason: str = "") -> None:
-        """Again: instead of what was thought before. The message may be of another API's. Of an
-        owner's the newest MOST_RATINGS are kept."""
+        """Store a rating, replacing an earlier one. The message may belong to another API. Only the
+        newest MOST_RATINGS of an owner are kept."""
         with self._db.begin() as db:
             where = (FEEDBACK.c.owner == owner, FEEDBACK.c.message_id == message_id)
             db.execute(delete(FEEDBACK).where(*where))
@@ -301,7 +304,7 @@ class ConversationStore:
     def ratings(
         self, owner: str, skipped: int = 0, most: int | None = None
     ) -> tuple[Feedback, ...]:
-        """Oldest first."""
+        """Return ratings, oldest first."""
         query = select(FEEDBACK).where(FEEDBACK.c.owner == owner)
         query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
         query = query.offset(skipped).limit(most)
@@ -311,31 +314,32 @@ class ConversationStore:
 
 
 def _mine(owner: str, conversation_id: str) -> Select[Any]:
-    mine = (CONVERSATION.c.owner == owner, CONVERSATION.c.id == conversation_id)
-    return select(CONVERSATION).where(*mine)
+    own = (CONVERSATION.c.owner == owner, CONVERSATION.c.id == conversation_id)
+    return select(CONVERSATION).where(*own)
 
 
 def _has(column: Any, words: str) -> Any:
-    """Letters of either case; the words are no pattern."""
+    """Match words, ignoring case; wildcards in them are escaped."""
     return column.icontains(words, autoescape=True)
 
 
-def _conversation(row: Row[Any]) -> Conversation:
-    return Conversation(row.id, row.title, row.settings, row.created, row.changed)
+def _conversation(row: Row[Any]) -> StoredConversation:
+    return StoredConversation(row.id, row.title, row.settings, row.created, row.changed)
 
 
-def _message(row: Row[Any]) -> Message:
-    return Message(
-        row.id,
-        row.conversation_id,
-        row.parent_id,
-        row.number,
-        row.role,
-        row.content,
-        row.reasoning,
-        row.status,
-        row.extra,
-        row.created,
+def _message(row: Row[Any], writer_is_lost: bool) -> StoredMessage:
+    lost = writer_is_lost and row.status == "growing"
+    return StoredMessage(
+        id=row.id,
+        conversation_id=row.conversation_id,
+        parent_id=row.parent_id,
+        number=row.number,
+        role=row.role,
+        content=row.content,
+        reasoning=row.reasoning,
+        status="interrupted" if lost else row.status,
+        extra=row.extra,
+        created=row.created,
     )
 
 

@@ -1,44 +1,47 @@
-"""The database of what is kept: SQLite by default, PostgreSQL for more than one machine.
+"""The database for all persistent data: SQLite by default, PostgreSQL for several machines.
 
-Tables are made and changed by the migrations beside this file, at boot, under a lock: several
-workers may start at once.
+The migrations beside this file create and change the tables at start, under a lock, since several
+workers may start at the same time.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect, text
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool, StaticPool
 
-from .. import private
 from ..errors import NotFound
+from ..runtime import private_files
 from . import postgres, sqlite
 from .outage import outage, unavailable
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-BUSY = 10.0  # seconds to wait for another writer of SQLite's, or for a connection that is free
-STARTING = 30.0  # seconds to wait for another process that makes the tables
-_LOCK = 0x510F  # of PostgreSQL's advisory locks: any number of our own
+BUSY = 10.0  # seconds to wait for another SQLite writer, or for a free connection
+STARTING = 30.0  # seconds to wait for another process that creates the tables
+_LOCK = 0x510F  # PostgreSQL advisory lock; an arbitrary number
 
 
 class Database:
-    """`url` is SQLAlchemy's: sqlite:///FILE, sqlite:// (in memory), postgresql://… `renamed` are
-    the names of keys that are others now: what such a key owns is renamed by the one migration
-    that takes this up, at the first start of a version that has it.
+    """`url` is SQLAlchemy's: sqlite:///FILE, sqlite:// (in memory) or postgresql://… `renamed` maps
+    old key names to new ones; a migration renames what these keys own at the first start of a
+    version that has it.
 
-    Every statement raises StoreUnavailable where the database cannot be used at the moment; when it
-    is back, statements work again. It raises NotFound where it adds something to what another
-    request has deleted meanwhile."""
+    Every statement raises StoreUnavailable while the database cannot be used, and works again
+    afterwards. It raises NotFound if it adds to a row that another request has deleted.
+    """
 
-    def __init__(self, url: str, renamed: Mapping[str, str] | None = None) -> None:
+    def __init__(self, url: str | URL, renamed: Mapping[str, str] | None = None) -> None:
         self._renamed = renamed or {}
         parsed = make_url(url)
         if parsed.drivername == "postgresql":
@@ -46,22 +49,24 @@ class Database:
         self._file = _file(parsed)
         if self._file is not None:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            private.database(self._file)
-        # Values never stand in an error's message, and so in no log.
+            private_files.database(self._file)
+        # Values must not appear in error messages, nor therefore in logs.
         options: dict[str, Any] = {"hide_parameters": True}
         if parsed.get_backend_name() == "sqlite":
             options |= {"connect_args": {"timeout": BUSY, "check_same_thread": False}}
             if self._file is None:
                 options["poolclass"] = StaticPool
             else:
-                options["connect_args"]["factory"] = sqlite.Connection
+                options["connect_args"]["factory"] = sqlite.SqliteConnection
                 options |= {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0}
         else:
             options["pool_pre_ping"] = True
         if "poolclass" not in options:
             options |= {"poolclass": _Pool, "pool_timeout": BUSY}
         self.engine: Engine = create_engine(parsed, **options)
-        event.listen(self.engine, "handle_error", _translate)
+        # When a statement last failed because the database was unavailable.
+        self._failed = -math.inf
+        event.listen(self.engine, "handle_error", self._translate)
         if parsed.get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", _prepare)
             if self._file is not None:
@@ -72,16 +77,16 @@ class Database:
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """A transaction: committed at the end, rolled back by an exception."""
+        """Begin a transaction, which is committed at the end, or rolled back after an exception."""
         with self.engine.begin() as connection:
             yield connection
 
     def upgrade(self, revision: str = "head") -> None:
-        """Bring the tables to what this version knows. Alembic, which is slow to import, is asked
-        only where they are not there yet. Raises StoreUnavailable."""
+        """Upgrade the tables to this version. Alembic is slow to import and used only if an upgrade
+        is needed. Raises StoreUnavailable."""
         if revision == "head" and self._revision() == _newest():
             return
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs each of its plugins
 
         from alembic import command
         from alembic.config import Config
@@ -96,7 +101,7 @@ class Database:
             command.upgrade(config, revision)
 
     def _revision(self) -> str:
-        """What the tables are at, "" where there are none."""
+        """Return the tables' revision; "" if there are none."""
         with self.engine.connect() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return ""
@@ -104,12 +109,13 @@ class Database:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """SQLite's changes of tables are not under one lock: another database beside it is."""
+        """Hold a lock for upgrading. SQLite cannot lock all changes of tables together, so a second
+        database file serves as the lock."""
         if self._file is None:
             yield
             return
         beside = self._file.with_name(self._file.name + ".lock")
-        private.database(beside)
+        private_files.database(beside)
         with closing(sqlite3.connect(beside, timeout=STARTING, isolation_level=None)) as lock:
             try:
                 lock.execute("begin exclusive")
@@ -117,8 +123,24 @@ class Database:
                 raise (outage(error) or error) from error
             yield
 
+    def seconds_since_failure(self) -> float:
+        """Seconds since this process last found the database unavailable; infinite if never."""
+        return time.monotonic() - self._failed
+
+    def _translate(self, context: ExceptionContext) -> None:
+        """Raise the gateway's own error instead of SQLAlchemy's, if one fits."""
+        error = context.original_exception
+        names = (getattr(error, "sqlite_errorname", None), getattr(error, "sqlstate", None))
+        if names[0] == "SQLITE_CONSTRAINT_FOREIGNKEY" or names[1] == "23503":
+            # The parent row existed when the request was checked.
+            raise NotFound("the parent object was deleted in the meantime")
+        fault = None if context.is_pre_ping else outage(error)
+        if fault is not None:
+            self._failed = time.monotonic()
+            raise fault
+
     def purge(self) -> None:
-        """What was deleted leaves SQLite's files; whoever reads just now puts that off."""
+        """Remove deleted data from SQLite's files; postponed while there are readers."""
         if self._file is not None:
             with self.engine.connect() as connection:
                 connection.execute(text("pragma wal_checkpoint(truncate)")).all()
@@ -127,13 +149,19 @@ class Database:
         self.engine.dispose()
 
 
+def insert_into(table: Table, db: Connection) -> Any:
+    """An insert that knows `on_conflict_do_update`, which each dialect has for itself."""
+    # Imported by name: the other dialect costs as much as all the rest.
+    return import_module(f"sqlalchemy.dialects.{db.dialect.name}").insert(table)
+
+
 def _newest() -> str:
-    """The last of our migrations: their files' names begin with numbers that count up."""
+    """Return our newest migration: file names begin with increasing numbers."""
     return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def _file(url: URL) -> Path | None:
-    """SQLite's file; None where there is none."""
+    """Return SQLite's file, or None."""
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return None
     return Path(url.database)
@@ -144,24 +172,17 @@ class _Pool(QueuePool):
         try:
             return super().connect()
         except NoConnection as error:
-            raise unavailable(f"no connection was free for {BUSY:g} seconds") from error
+            raise unavailable(
+                f"no database connection became free within {BUSY:g} seconds"
+            ) from error
 
 
-def _translate(context: ExceptionContext) -> None:
-    """Raises the gateway's own error in place of SQLAlchemy's, if one fits."""
-    error = context.original_exception
-    names = (getattr(error, "sqlite_errorname", None), getattr(error, "sqlstate", None))
-    if names[0] == "SQLITE_CONSTRAINT_FOREIGNKEY" or names[1] == "23503":
-        # The row that this belongs to was there when the request was checked.
-        raise NotFound("what this belongs to was deleted meanwhile")
-    fault = None if context.is_pre_ping else outage(error)
-    if fault is not None:
-        raise fault
+logging.getLogger(f"{__name__}._Pool").setLevel(logging.WARNING)  # it logs that it was closed
 
 
 def _prepare(connection: Any, record: Any) -> None:
-    """A new connection of SQLite's: readers do not wait for the writer, and rows go with what they
-    belong to, without a trace."""
+    """Configure a new SQLite connection: readers do not wait for the writer, child rows are deleted
+    with their parents, and deleted data is overwritten."""
     pragmas = ("journal_mode = wal", "synchronous = normal", "foreign_keys = on")
     for pragma in (*pragmas, "secure_delete = on"):
         connection.execute(f"pragma {pragma}").close()

@@ -1,5 +1,8 @@
-"""Bases, documents, chunks and jobs as rows. Every call names an owner and sees that owner's alone,
-but for those of who reads documents: it reads whatever is queued."""
+"""Knowledge bases, documents, chunks and jobs as database rows.
+
+Every call names an owner and sees only that owner's rows, except the calls for readers of
+documents, which read all queued documents.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from typing import IO, Any
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Row
 
-from ..knowledge.values import Base, Chunk, Document, Job, Splitting
-from . import pieces
+from . import blobs
 from .database import Database
 from .quota import MOST_BASES, MOST_JOBS, Quota, check_count, drop_oldest
+from .records import Base, Chunk, Document, Job, Splitting
 from .tables import BASE, CHUNK, CONTENTS, DOCUMENT, FILES, JOB, ORIGINAL
 
 OVER = ("ready", "failed", "cancelled")
@@ -34,17 +37,20 @@ class KnowledgeStore:
         values = {name: getattr(base, name) for name in BASE.c.keys() if name != "owner"}  # noqa: SIM118
         with self._db.begin() as db:
             db.execute(insert(BASE).values(owner=owner, **values))
-            told = f"a key may have {MOST_BASES} knowledge bases and vector stores: delete some"
-            check_count(db, BASE, MOST_BASES, told, BASE.c.owner == owner)
+            refusal = (
+                f"an API key may have at most {MOST_BASES} knowledge bases and vector stores:"
+                " delete some"
+            )
+            check_count(db, BASE, MOST_BASES, refusal, BASE.c.owner == owner)
 
     def bases(self, owner: str) -> list[Base]:
-        """Oldest first."""
+        """Return all bases, oldest first."""
         query = select(BASE, _COUNT).where(BASE.c.owner == owner).order_by(BASE.c.created)
         with self._db.begin() as db:
             return [_base(row) for row in db.execute(query)]
 
     def base(self, owner: str, id_or_name: str) -> Base | None:
-        """An id goes before a name."""
+        """Return a base by id, or else by name."""
         named = or_(BASE.c.id == id_or_name, BASE.c.name == id_or_name)
         query = select(BASE, _COUNT).where(BASE.c.owner == owner, named)
         query = query.order_by(case((BASE.c.id == id_or_name, 0), else_=1), BASE.c.created)
@@ -63,7 +69,7 @@ class KnowledgeStore:
             return db.execute(delete(BASE).where(*where)).rowcount > 0
 
     def expired(self, now: float) -> list[tuple[str, str]]:
-        """(owner, base) of what is to be forgotten."""
+        """Return (owner, base) of the expired bases."""
         query = select(BASE.c.owner, BASE.c.id).where(BASE.c.expires <= now)
         with self._db.begin() as db:
             return [(row[0], row[1]) for row in db.execute(query)]
@@ -77,23 +83,23 @@ class KnowledgeStore:
         data: IO[bytes],
         instead_of: Collection[str] = (),
     ) -> None:
-        """Raises QuotaExceeded, and then leaves those that it was to replace."""
+        """Add a document. Raises QuotaExceeded, and then does not replace older documents."""
         with self._db.begin() as db:
             if instead_of:
-                mine = (DOCUMENT.c.owner == owner, DOCUMENT.c.id.in_(list(instead_of)))
-                db.execute(delete(DOCUMENT).where(*mine))
+                replaced = (DOCUMENT.c.owner == owner, DOCUMENT.c.id.in_(list(instead_of)))
+                db.execute(delete(DOCUMENT).where(*replaced))
             self._add(db, owner, document)
-            pieces.put(db, ORIGINAL, document.id, data)
+            blobs.put(db, ORIGINAL, document.id, data)
 
     def add_file(self, owner: str, document: Document, file_id: str) -> bool:
-        """A document of the same bytes as an uploaded file. Whether the owner has this file. Raises
-        QuotaExceeded."""
-        mine = select(FILES.c.file_id).where(FILES.c.owner == owner, FILES.c.file_id == file_id)
+        """Add a document with the bytes of an uploaded file; return whether the owner has this
+        file. Raises QuotaExceeded."""
+        own_file = select(FILES.c.file_id).where(FILES.c.owner == owner, FILES.c.file_id == file_id)
         with self._db.begin() as db:
-            if db.execute(mine).first() is None:
+            if db.execute(own_file).first() is None:
                 return False
             self._add(db, owner, document)
-            pieces.copy(db, ORIGINAL, document.id, CONTENTS, file_id)
+            blobs.copy(db, ORIGINAL, document.id, CONTENTS, file_id)
         return True
 
     def _add(self, db: Connection, owner: str, document: Document) -> None:
@@ -102,7 +108,7 @@ class KnowledgeStore:
         self._quota.check(db, owner)
 
     def documents(self, owner: str, base_id: str) -> list[Document]:
-        """Oldest first."""
+        """Return all documents of a base, oldest first."""
         where = (DOCUMENT.c.owner == owner, DOCUMENT.c.base_id == base_id)
         query = select(DOCUMENT).where(*where).order_by(DOCUMENT.c.created, DOCUMENT.c.id)
         with self._db.begin() as db:
@@ -115,15 +121,15 @@ class KnowledgeStore:
         return None if row is None else _document(row)
 
     def named(self, document_ids: Collection[str]) -> dict[str, str]:
-        """File names by id."""
+        """Return file names by document id."""
         where = DOCUMENT.c.id.in_(list(document_ids))
         with self._db.begin() as db:
             rows = db.execute(select(DOCUMENT.c.id, DOCUMENT.c.filename).where(where))
             return {row[0]: row[1] for row in rows}
 
     def original(self, document_id: str) -> Iterator[bytes]:
-        """The bytes of a document that the caller may see, in pieces."""
-        return pieces.read(self._db.engine, ORIGINAL, document_id)
+        """Return a document's bytes in pieces. The caller must have checked the owner."""
+        return blobs.read(self._db.engine, ORIGINAL, document_id)
 
     def delete_document(self, owner: str, document_id: str) -> bool:
         where = (DOCUMENT.c.owner == owner, DOCUMENT.c.id == document_id)
@@ -131,14 +137,14 @@ class KnowledgeStore:
             return db.execute(delete(DOCUMENT).where(*where)).rowcount > 0
 
     def read_again(self, owner: str, document_id: str, splitting: Splitting) -> bool:
-        """Queue it anew. Whether there is one."""
+        """Queue a document again; return whether it exists."""
         where = (DOCUMENT.c.owner == owner, DOCUMENT.c.id == document_id)
         cut = {"chunk_size": splitting.size, "chunk_overlap": splitting.overlap}
         with self._db.begin() as db:
             return db.execute(update(DOCUMENT).where(*where).values(**QUEUED, **cut)).rowcount > 0
 
     def cancel(self, owner: str, *, document_id: str = "", job_id: str = "") -> None:
-        """What of it is not over will not be read."""
+        """Cancel the documents that are not finished."""
         which = DOCUMENT.c.id == document_id if document_id else DOCUMENT.c.job_id == job_id
         open_ = DOCUMENT.c.status.not_in(OVER)
         with self._db.begin() as db:
@@ -151,7 +157,7 @@ class KnowledgeStore:
                 db.execute(update(JOB).where(*where).values(cancelled=True))
 
     def purge(self) -> None:
-        """What was deleted leaves the files."""
+        """Remove deleted data from the files."""
         self._db.purge()
 
     # chunks
@@ -162,7 +168,7 @@ class KnowledgeStore:
             return [_chunk(row) for row in db.execute(query.order_by(CHUNK.c.number))]
 
     def chunks_behind(self, owner: str, document_id: str, number: int, most: int) -> list[Chunk]:
-        """The next ones in their order; `number` -1: the first."""
+        """Return the next chunks after `number`, in order; -1 starts with the first."""
         query = _chunks().where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
         query = query.where(CHUNK.c.number > number).order_by(CHUNK.c.number).limit(most)
         with self._db.begin() as db:
@@ -174,7 +180,8 @@ class KnowledgeStore:
             return {row.id: _chunk(row) for row in rows}
 
     def ready(self) -> list[tuple[str, str, int]]:
-        """(document, its base, its chunks) of all that were read, of every owner."""
+        """Return (document, base, number of chunks) of all documents that are ready, for all
+        owners."""
         query = (
             select(DOCUMENT.c.id, DOCUMENT.c.base_id, func.count())
             .join(CHUNK, CHUNK.c.document_id == DOCUMENT.c.id)
@@ -185,7 +192,7 @@ class KnowledgeStore:
             return [(row[0], row[1], row[2]) for row in db.execute(query)]
 
     def chunks_in(self, document_id: str) -> list[Chunk]:
-        """Whoever's it is."""
+        """Return the chunks of a document of any owner."""
         query = _chunks().where(CHUNK.c.document_id == document_id)
         with self._db.begin() as db:
             return [_chunk(row) for row in db.execute(query)]
@@ -197,7 +204,7 @@ class KnowledgeStore:
         return None if row is None else _chunk(row)
 
     def change_chunk(self, chunk: Chunk, text: str) -> None:
-        """An empty text takes it away."""
+        """Replace a chunk's text; an empty text deletes the chunk."""
         with self._db.begin() as db:
             if text:
                 db.execute(update(CHUNK).where(CHUNK.c.id == chunk.id).values(text=text))
@@ -209,8 +216,8 @@ class KnowledgeStore:
     # jobs
 
     def requeue(self, owner: str, job: Job, splitting: Splitting | None = None) -> Job:
-        """All documents of the job's base are to be read again, as this job; `splitting` None
-        leaves each its own."""
+        """Queue all documents of the job's base again, as this job. With `splitting` None, each
+        keeps its own."""
         where = (DOCUMENT.c.owner == owner, DOCUMENT.c.base_id == job.base_id)
         with self._db.begin() as db:
             values: dict[str, Any] = {**QUEUED, "job_id": job.id}
@@ -243,22 +250,22 @@ class KnowledgeStore:
             by_status = {one[0]: one[1] for one in db.execute(counts.group_by(DOCUMENT.c.status))}
         open_ = sum(count for status, count in by_status.items() if status not in OVER)
         return Job(
-            row.id,
-            row.base_id,
-            row.kind,
-            "cancelled" if row.cancelled else "running" if open_ else "done",
-            row.total,
-            row.total - open_,
-            by_status.get("failed", 0),
-            row.created,
+            id=row.id,
+            base_id=row.base_id,
+            kind=row.kind,
+            status="cancelled" if row.cancelled else "running" if open_ else "done",
+            total=row.total,
+            done=row.total - open_,
+            failed=by_status.get("failed", 0),
+            created=row.created,
         )
 
-    # for who reads documents
+    # for readers of documents
 
     def claim(self, reader: str, now: float, stale: float) -> tuple[str, Document] | None:
-        """(owner, document): the next one to read, now ours: the oldest of the owner whose turn it
-        is, which is the one that was served longest ago. One whose reader gave no sign of life
-        since `stale` may be taken over."""
+        """Claim the next document to read, as (owner, document): the oldest document of the owner
+        who was served least recently. A document whose reader sent no heartbeat since `stale` may
+        be taken over."""
         free = or_(
             DOCUMENT.c.status == "queued",
             (DOCUMENT.c.status == "reading") & (DOCUMENT.c.beat < stale),
@@ -284,7 +291,7 @@ class KnowledgeStore:
         return None if row is None else (row.owner, _document(row))
 
     def let_go(self, readers: Collection[str]) -> None:
-        """What these were reading is queued again: they are gone."""
+        """Queue the documents of these dead readers again."""
         where = (DOCUMENT.c.status == "reading", DOCUMENT.c.reader.in_(list(readers)))
         with self._db.begin() as db:
             db.execute(update(DOCUMENT).where(*where).values(status="queued", reader=""))
@@ -295,12 +302,13 @@ class KnowledgeStore:
             return {row[0] for row in db.execute(query)}
 
     def beat(self, document: Document, reader: str, now: float) -> bool:
-        """A sign of life. Whether it is still ours to read."""
+        """Send a heartbeat; return whether this reader still has the document."""
         with self._db.begin() as db:
             return self._ours(db, document, reader, {"beat": now})
 
     def begin(self, document: Document, reader: str) -> bool:
-        """Forget the chunks of an earlier reading. Whether it is still ours to read."""
+        """Delete the chunks of an earlier reading; return whether this reader still has the
+        document."""
         with self._db.begin() as db:
             db.execute(delete(CHUNK).where(CHUNK.c.document_id == document.id))
             return self._ours(db, document, reader, {"chunks": 0})
@@ -308,7 +316,8 @@ class KnowledgeStore:
     def progress(
         self, document: Document, reader: str, chunks: Sequence[Chunk], done: float, now: float
     ) -> bool:
-        """Keep these chunks. Whether it is still ours to read; if not, nothing is kept."""
+        """Store these chunks. If this reader no longer has the document, store nothing and return
+        False."""
         with self._db.begin() as db:
             values = {"chunks": DOCUMENT.c.chunks + len(chunks), "done": done, "beat": now}
             if not self._ours(db, document, reader, values):
@@ -323,7 +332,8 @@ class KnowledgeStore:
             return True
 
     def finish(self, document: Document, reader: str, error: str = "") -> bool:
-        """It is ready; or it failed, for this reason. Whether it was still ours."""
+        """Mark the document as ready, or failed with this error. Return whether this reader still
+        had it."""
         values = {"status": "failed" if error else "ready", "error": error, "reader": ""}
         with self._db.begin() as db:
             return self._ours(db, document, reader, values | ({} if error else {"done": 1.0}))
@@ -335,12 +345,12 @@ class KnowledgeStore:
 
     @staticmethod
     def _ours(db: Connection, document: Document, reader: str, values: dict[str, Any]) -> bool:
-        mine = (
+        still_ours = (
             DOCUMENT.c.id == document.id,
             DOCUMENT.c.status == "reading",
             DOCUMENT.c.reader == reader,
         )
-        return db.execute(update(DOCUMENT).where(*mine).values(**values)).rowcount > 0
+        return db.execute(update(DOCUMENT).where(*still_ours).values(**values)).rowcount > 0
 
 
 def _chunks() -> Any:
@@ -349,30 +359,30 @@ def _chunks() -> Any:
 
 def _base(row: Row[Any]) -> Base:
     return Base(
-        row.id,
-        row.name,
-        row.info,
-        row.embedding_model,
-        row.created,
-        row.temporary,
-        row.expires,
-        row.documents,
+        id=row.id,
+        name=row.name,
+        info=row.info,
+        embedding_model=row.embedding_model,
+        created=row.created,
+        temporary=row.temporary,
+        expires=row.expires,
+        documents=row.documents,
     )
 
 
 def _document(row: Row[Any]) -> Document:
     return Document(
-        row.id,
-        row.base_id,
-        row.filename,
-        row.size,
-        row.status,
-        row.error,
-        row.done,
-        row.chunks,
-        row.created,
-        Splitting(row.chunk_size, row.chunk_overlap),
-        row.job_id,
+        id=row.id,
+        base_id=row.base_id,
+        filename=row.filename,
+        size=row.size,
+        status=row.status,
+        error=row.error,
+        done=row.done,
+        chunks=row.chunks,
+        created=row.created,
+        splitting=Splitting(row.chunk_size, row.chunk_overlap),
+        job_id=row.job_id,
     )
 
 
@@ -394,4 +404,11 @@ def _columns(document: Document) -> dict[str, Any]:
 
 
 def _chunk(row: Row[Any]) -> Chunk:
-    return Chunk(row.id, row.document_id, row.base_id, row.number, row.text, row.place)
+    return Chunk(
+        id=row.id,
+        document_id=row.document_id,
+        base_id=row.base_id,
+        number=row.number,
+        text=row.text,
+        place=row.place,
+    )

@@ -1,7 +1,7 @@
-"""Sessions that are open, kept in the memory of one process: where there is no database.
+"""Open sign-in sessions in the memory of one process, for when there is no database.
 
-As `SessionStore` in sessions.py, which several processes share. A session's id is a digest: who
-reads what is kept learns no cookie of it. Times are seconds since 1970.
+Several processes share a `SessionStore` (sessions.py) with the same interface. Session ids are
+digests, so that cookies cannot be derived from stored data. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import threading
 from typing import Protocol
 
 LIFETIME = 7 * 24 * 3600  # seconds
-MOST = 100  # open sessions of an owner; the oldest ends for a new one
+MOST = 100  # open sessions of an owner; a new one replaces the oldest
 
 
 class LiveSessions(Protocol):
     def begin(self, session: str, owner: str, now: float) -> None: ...
 
     def alive(self, session: str, owner: str, now: float) -> bool:
-        """Whether it was begun, and neither ended nor is older than LIFETIME."""
+        """Whether the session was started, has not been ended, and is younger than LIFETIME."""
 
     def end(self, session: str) -> None: ...
 
     def end_all(self, owner: str) -> int:
-        """How many there were."""
+        """End all sessions of an owner; return how many there were."""
 
 
 class MemorySessions:
@@ -32,10 +32,10 @@ class MemorySessions:
 
     def begin(self, session: str, owner: str, now: float) -> None:
         with self._lock:
-            mine = self._begun.setdefault(owner, {})
-            mine[session] = now
-            while len(mine) > MOST:
-                del mine[next(iter(mine))]
+            sessions = self._begun.setdefault(owner, {})
+            sessions[session] = now
+            while len(sessions) > MOST:
+                del sessions[next(iter(sessions))]
 
     def alive(self, session: str, owner: str, now: float) -> bool:
         with self._lock:
@@ -44,8 +44,8 @@ class MemorySessions:
 
     def end(self, session: str) -> None:
         with self._lock:
-            for mine in self._begun.values():
-                mine.pop(session, None)
+            for sessions in self._begun.values():
+                sessions.pop(session, None)
 
     def end_all(self, owner: str) -> int:
         with self._lock:

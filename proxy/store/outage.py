@@ -1,9 +1,9 @@
-"""Maps errors of a database that is unavailable to the error that a client reads.
+"""Maps database errors that mean "unavailable" to the error that clients get.
 
-All code that talks to a database passes its errors to `outage`. A file that is locked, full,
-missing or read-only, a server that is silent, starting or out of resources: all of these become
-StoreUnavailable, a 503 in every dialect. Anything else (a wrong statement, say) is a defect of ours
-and stays one. The log gets the reason, without statements and values.
+All code that uses a database passes its errors to `outage`. A file that is locked, full, missing or
+read-only, and a server that is silent, starting or out of resources become StoreUnavailable, a 503
+in every dialect. All other errors (such as invalid SQL) are bugs and stay unchanged. The log gets
+the reason, without statements and values.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any
 
 from ..errors import StoreUnavailable
 
-MESSAGE = "what the gateway stores cannot be reached at the moment: try again"
+MESSAGE = "the gateway's data store is temporarily unavailable: retry later"
 RETRY_AFTER = 2.0  # seconds
-QUIET = 60.0  # seconds in which the same reason is not logged again
+QUIET = 60.0  # seconds until the same reason is logged again
 SHOWN = 200  # characters of a reason
 # SQLite's primary result codes (https://sqlite.org/rescode.html): PERM, BUSY, LOCKED, NOMEM,
 # READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOLFS, AUTH, NOTADB.
 SQLITE = frozenset({3, 5, 6, 7, 8, 10, 11, 13, 14, 15, 22, 23, 26})
-# PostgreSQL's (https://www.postgresql.org/docs/current/errcodes-appendix.html): classes of
-# connections, read-only servers, authorization, a database that is not there, conflicts, resources,
-# locks, operators, the system and its own failures.
+# Classes of PostgreSQL's error codes
+# (https://www.postgresql.org/docs/current/errcodes-appendix.html): connections, read-only servers,
+# authorization, missing databases, conflicts, resources, locks, operator intervention, system
+# errors and internal errors.
 POSTGRES = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"})
 NO_PRIVILEGE = "42501"
 
@@ -35,35 +36,35 @@ _logged: dict[str, float] = {}
 
 
 def outage(error: BaseException | None) -> StoreUnavailable | None:
-    """The client's error for this one of sqlite3, apsw, psycopg or the system; None if it says
-    nothing about the database's health."""
+    """Return the client's error for an error of sqlite3, apsw, psycopg or the system; None if it
+    does not mean that the database is unavailable."""
     return unavailable(reason_of(error)) if error is not None and _is_outage(error) else None
 
 
 def unavailable(reason: str) -> StoreUnavailable:
-    """The database cannot be used, for this reason, which only the log gets."""
+    """Return the error for an unavailable database; only the log gets the reason."""
     now = time.monotonic()
     if now - _logged.get(reason, -QUIET) >= QUIET:
         if len(_logged) > 100:
             _logged.clear()
         _logged[reason] = now
-        log.error("the database cannot be used: %s", reason)
+        log.error("the database is unavailable: %s", reason)
     return StoreUnavailable(MESSAGE, retry_after=RETRY_AFTER, detail=reason)
 
 
 def identity(file: str) -> tuple[int, int]:
-    """Of the file under this name; (0, 0) where there is none. A connection to a file that was
-    moved away or replaced would go on writing the old one."""
+    """Return the identity of the file under this name; (0, 0) if there is none. A connection would
+    go on writing to the old file after it was moved or replaced."""
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except OSError:
         return 0, 0
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def address(file: str) -> str:
-    """The URI with which SQLite opens a file that is there, and makes none: the file may be on a
-    disk that is not mounted just now."""
+    """Return the URI with which SQLite opens an existing file and creates none: its disk may not be
+    mounted at the moment."""
     return f"{Path(file).absolute().as_uri()}?mode=rw"
 
 
@@ -77,12 +78,12 @@ def _is_outage(error: BaseException) -> bool:
     if psycopg is None or not isinstance(error, psycopg.Error):
         return isinstance(error, OSError)
     state = error.sqlstate
-    if state is None:  # it is not from the server, but about the connection
+    if state is None:  # an error of the connection, not from the server
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return state[:2] in POSTGRES or state == NO_PRIVILEGE
 
 
 def reason_of(error: BaseException) -> str:
-    """One line. (What follows the first may show a statement, or values.)"""
+    """Return the first line of the error; other lines may contain statements or values."""
     first = str(error).strip().partition("\n")[0][:SHOWN]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -1,11 +1,11 @@
-"""PostgreSQL by psycopg 3, which lets other greenlets run while it waits.
+"""PostgreSQL through psycopg 3, which lets other greenlets run while it waits.
 
-A server that does not answer: a stopped machine, or a cut network, ends no connection. Where a
-statement is silent for SILENCE seconds, the server is asked for another connection. If it gives one
-it is at work, however long that takes; else the statement fails.
+A stopped machine or a cut network does not close connections. So if a statement is silent for
+SILENCE seconds, another connection to the server is tried. If that works, the server is alive and
+the statement may take as long as it needs; otherwise the statement fails.
 
-PostgreSQL has no NUL in its texts. JSON may hold one, and so may an address or what a model writes:
-it is kept, and looked for, as U+FFFD.
+PostgreSQL does not allow NUL in text, but JSON, addresses and model output may contain it. NUL is
+stored, and searched for, as U+FFFD.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any
 
+from .lookup import with_addresses
+
 SILENCE = 10.0  # seconds
 CONNECTING = 5  # seconds
-# Unless the address says otherwise. The last two are for a network that was cut.
+# Defaults for the database address. The last two detect a cut network.
 DEFAULTS = {
     "connect_timeout": CONNECTING,
     "keepalives_idle": 30,
@@ -26,25 +28,29 @@ DEFAULTS = {
 
 
 def connect(_: object, __: object, args: Sequence[Any], options: dict[str, Any]) -> Any:
-    """A connection that ends with its server, as SQLAlchemy's event `do_connect` wants it."""
+    """Open a connection that fails when its server dies; for SQLAlchemy's event `do_connect`."""
     return _watched().connect(*args, **{**DEFAULTS, **options})
 
 
 def prepare(connection: Any, record: object) -> None:
-    """A new connection of psycopg's, as SQLAlchemy's event `connect` gives it."""
+    """Prepare a new psycopg connection; for SQLAlchemy's event `connect`."""
     for dumper in _dumpers():
         connection.adapters.register_dumper(str, dumper)
 
 
 @cache
 def _watched() -> Any:
-    import psycopg  # late: only where there is a PostgreSQL
+    import psycopg  # deferred: needed only with PostgreSQL
 
     class Watched(psycopg.Connection[Any]):
-        _again: dict[str, Any]  # how to reach its server
+        _again: dict[str, Any]  # options to connect to its server
 
         @classmethod
         def connect(cls, conninfo: str = "", **options: Any) -> Any:
+            try:
+                options = with_addresses(options, CONNECTING)
+            except OSError as error:
+                raise psycopg.OperationalError(f"looking up the host: {error}") from error
             made = super().connect(conninfo, **options)
             made._again = {"conninfo": conninfo, **options, "connect_timeout": CONNECTING}
             return made
@@ -53,7 +59,7 @@ def _watched() -> Any:
             return super().wait(self._heard(gen), *args, **options)
 
         def _heard(self, gen: Any) -> Generator[Any, Any, Any]:
-            """The generator of psycopg's, which is sent a 0 each tenth of a second of silence."""
+            """Wrap psycopg's generator, which is sent a 0 every tenth of a second of silence."""
             heard = time.monotonic()
             try:
                 wanted = next(gen)
@@ -64,7 +70,7 @@ def _watched() -> Any:
                     elif time.monotonic() - heard > SILENCE:
                         if not self._server_answers():
                             self.pgconn.finish()
-                            raise psycopg.OperationalError("the server does not answer")
+                            raise psycopg.OperationalError("the server is not responding")
                         heard = time.monotonic()
                     wanted = gen.send(ready)
             except StopIteration as over:
@@ -74,7 +80,7 @@ def _watched() -> Any:
             try:
                 psycopg.connect(**self._again).close()
             except psycopg.Error as error:
-                return "FATAL" in str(error)  # it refuses, so it is there
+                return "FATAL" in str(error)  # the server refuses, so it is alive
             return True
 
     return Watched
@@ -82,7 +88,7 @@ def _watched() -> Any:
 
 @cache
 def _dumpers() -> tuple[type[Any], ...]:
-    """The last is the default, as with psycopg's own."""
+    """Return the dumpers for str; the last is the default, as in psycopg."""
     from psycopg.types import string
 
     class Binary(string.StrBinaryDumper):

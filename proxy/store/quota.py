@@ -1,7 +1,8 @@
-"""How much one key may keep: files, documents and conversations, and their bytes.
+"""Limits how many files, documents and conversations a key may store, and their bytes.
 
-It is checked in the transaction that adds one, after its row was written and before its bytes are:
-where it is too much, nothing of it stays, and two that come together cannot both be the last one.
+The quota is checked in the transaction that adds an object, after its row is written and before its
+bytes are. If the quota is exceeded, the transaction is rolled back; and two concurrent additions
+cannot both take the last place.
 """
 
 from __future__ import annotations
@@ -12,35 +13,35 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, func, select
 from ..errors import QuotaExceeded
 from .tables import CONVERSATION, DOCUMENT, FILES
 
-MOST_BASES = 10_000  # of a key: knowledge bases and vector stores
-MOST_CONVERSATIONS = 10_000  # of a key
-MOST_MESSAGES = 2000  # of a conversation: each question reads them all
-# Beyond these the oldest goes for a new one.
-MOST_RATINGS = 10_000  # of a key
-MOST_JOBS = 100  # of a base
-MOST_BATCHES = 1000  # of a base
+MOST_BASES = 10_000  # per key: knowledge bases and vector stores
+MOST_CONVERSATIONS = 10_000  # per key
+MOST_MESSAGES = 2000  # per conversation: each question reads them all
+# Beyond these, a new rating replaces the oldest.
+MOST_RATINGS = 10_000  # per key
+MOST_JOBS = 100  # per base
+MOST_BATCHES = 1000  # per base
 
 
 def check_count(
-    db: Connection, table: Table, most: int, told: str, *where: ColumnElement[bool]
+    db: Connection, table: Table, most: int, refusal: str, *where: ColumnElement[bool]
 ) -> None:
-    """After a row was added. Raises QuotaExceeded, which says `told`, where there are more than
-    `most`."""
+    """Check a count after adding a row. Raises QuotaExceeded with the message `refusal` if there
+    are more than `most`."""
     count = db.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
     if count > most:
-        raise QuotaExceeded(told)
+        raise QuotaExceeded(refusal)
 
 
 def drop_oldest(db: Connection, table: Table, most: int, *where: ColumnElement[bool]) -> None:
-    """After a row was added: only the newest `most` stay."""
+    """Keep only the newest `most` rows, after adding one."""
     newest = select(table.c.created).where(*where).order_by(table.c.created.desc())
     last = newest.limit(1).offset(most - 1).scalar_subquery()
     db.execute(delete(table).where(*where, table.c.created < last))
 
 
 class Quota(Struct, frozen=True):
-    """Of one key; `bytes` are of files, documents and what was asked in conversations, images
-    included, together. 0: any number."""
+    """The quota of one key. `bytes` counts files, documents and questions, including images. 0
+    means no limit."""
 
     files: int = 0
     documents: int = 0
@@ -69,5 +70,6 @@ class Quota(Struct, frozen=True):
         for count, most, what, setting in held:
             if most and count > most:
                 raise QuotaExceeded(
-                    f"a key may keep {most} {what}: delete some, or ask for a higher {setting}"
+                    f"an API key may store at most {most} {what}: delete some, or ask for a"
+                    f" higher {setting}"
                 )

@@ -1,4 +1,4 @@
-"""Sessions that are open, in the database: an end is known to all workers at once. See live.py."""
+"""Open sign-in sessions in the database, so that all workers see immediately when one ends."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class SessionStore:
             connection.execute(insert(SESSION).values(id=session, owner=owner, created=now))
 
     def alive(self, session: str, owner: str, now: float) -> bool:
-        found = select(_c.id).where(
+        session_query = select(_c.id).where(
             _c.id == session, _c.owner == owner, _c.created >= now - LIFETIME
         )
         with self._engine.connect() as connection:
-            return connection.execute(found).first() is not None
+            return connection.execute(session_query).first() is not None
 
     def end(self, session: str) -> None:
         with self._engine.begin() as connection:

@@ -1,11 +1,11 @@
-"""SQLite for SQLAlchemy, beside gevent's loop: each call that may touch the file is `aside`, with
-the rows it gives, and SQLAlchemy itself, whose locks are gevent's, stays where it is.
+"""SQLite for SQLAlchemy under gevent: file access in native threads, SQLAlchemy in the event loop.
 
-As many threads as there are connections: whoever has begun to write is never without a thread to
-go on with, though all the others wait for it in theirs.
+Each call that may touch the file runs in a native thread, including fetching its rows. SQLAlchemy
+stays in its greenlet, since its locks are gevent's. There are as many threads as connections, so
+that a writer can always continue, even if all other threads wait for it.
 
-A file that was moved away or replaced is not written through a connection to the old one, and no
-empty one is made in its place.
+If the file was moved or replaced, connections to the old file are not used any more, and no empty
+file is created in its place.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import DisconnectionError
 
-from ..aside import Threads, aside
+from ..runtime.blocking import NativeThreads, run_in_native_thread
 from .outage import address, identity
 
 T = TypeVar("T")
 
 CONNECTIONS = 8
-_threads = Threads(CONNECTIONS)
+_threads = NativeThreads(CONNECTIONS)
 
 
 def _aside(work: Callable[[], T]) -> T:
-    return aside(work, _threads)
+    return run_in_native_thread(work, _threads)
 
 
 def check(connection: Any, record: object, proxy: object) -> None:
-    """Before a connection is used again, as SQLAlchemy's event `checkout`. Raises
-    DisconnectionError: it opens another one then."""
+    """Check a pooled connection before use; for SQLAlchemy's event `checkout`. Raises
+    DisconnectionError, after which SQLAlchemy opens a new connection."""
     if not _aside(connection.is_current):
-        raise DisconnectionError("the file is another one now")
+        raise DisconnectionError("the file has been replaced")
 
 
-class Connection(sqlite3.Connection):
-    """To be connected with as `factory`."""
+class SqliteConnection(sqlite3.Connection):
+    """A connection for native threads; pass it to connect() as `factory`."""
 
     def __init__(self, file: str, *args: Any, **options: Any) -> None:
         options["uri"] = True
@@ -62,7 +62,7 @@ class Connection(sqlite3.Connection):
 
 
 class Cursor(sqlite3.Cursor):
-    """Its rows are here when `execute` returns."""
+    """A cursor that fetches all rows in `execute`."""
 
     _rows: deque[Any]
 

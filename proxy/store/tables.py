@@ -1,4 +1,4 @@
-"""The tables, as they are now. The migrations make them; a test holds both against each other."""
+"""The current tables. The migrations create them; a test compares both."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _of(table: str) -> ForeignKey:
 
 
 def _pieces() -> tuple[Column[Any], ...]:
-    """See `pieces`."""
+    """Return the columns of a table of pieces; see `blobs`."""
     number = Column("number", Integer, primary_key=True, autoincrement=False)
     return number, Column("data", LargeBinary, nullable=False)
 
@@ -128,7 +128,7 @@ FEEDBACK = Table(
     Column("reason", Text, nullable=False),
     Column("created", Float, nullable=False),
 )
-# What OpenAI's files and vector stores have beyond bases and documents.
+# Data of OpenAI's files and vector stores that bases and documents do not have.
 FILES = Table(
     "openai_file",
     metadata,
@@ -178,11 +178,33 @@ BATCHES = Table(
     Column("created", Float, nullable=False),
     Column("cancelled", Boolean, nullable=False),
 )
-# Of the pages: who signed in, and has not signed out. The id is a digest of what the cookie holds.
+# Open sign-in sessions of the pages. The id is a digest of the cookie's content.
 SESSION = Table(
     "session",
     metadata,
     _text("id", primary_key=True),
     _text("owner", index=True),
     Column("created", Float, nullable=False),
+)
+# Of /v1/responses: a response, and the items that it was made of, as JSON; `size` is of both, in
+# bytes. While it is being made, `writer` names the process, and `touched` is its last sign of life.
+# The index has all that is needed to find the oldest ones beyond the bounds of a key.
+RESPONSE = Table(
+    "stored_response",
+    metadata,
+    _text("id", primary_key=True),
+    _text("owner", primary_key=True),
+    Column("created", Float, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    Column("input_items", LargeBinary, nullable=False),
+    _text("writer"),
+    Column("touched", Float, nullable=False),
+    Index("stored_response_order", "owner", "created", "id", "size"),
+)
+RESPONSE_OWNER = Table(
+    "stored_response_owner",
+    metadata,
+    _text("owner", primary_key=True),
+    Column("cleared", Float, nullable=False),
 )

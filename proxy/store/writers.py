@@ -1,7 +1,7 @@
-"""Names of the processes that write rows others wait for, and whether such a process is gone.
+"""Names of the processes that write shared rows, and checks whether such a process has died.
 
-A name is `host:pid:random`. On the same host a dead process is known at once by its pid; of another
-host nothing is known, so rows carry a sign of life beside it.
+A name is `host:pid:random`. On the same host, the pid shows whether the process has died. Processes
+on other hosts cannot be checked, so rows also have a heartbeat.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import uuid
 
 
 def new_name() -> str:
-    """For a writer in this process."""
+    """Return a new name for a writer in this process."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 def is_gone(writer: str) -> bool:
-    """Whether it was a process of this host that has ended. False where that cannot be known."""
+    """Whether the name belongs to a process of this host that has ended. False if unknown."""
     host, _, rest = writer.partition(":")
     pid = rest.partition(":")[0]
     if sys.platform == "win32" or host != socket.gethostname() or not pid.isdigit():

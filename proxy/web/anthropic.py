@@ -10,34 +10,34 @@ from ..dialects import anthropic
 from ..dialects.anthropic.answer import status
 from ..dialects.anthropic.request import parse
 from . import body, disconnect
-from .direct import Environ, Sent, post
-from .exchange import complete, plain
-from .observe import Record
+from .fastpath import Environ, post
+from .observability import Record
 from .services import Services
+from .spine import completion_view, json_view
 
 blueprint = Blueprint("anthropic", __name__)
 
 
 @post(blueprint, "/v1/messages")
-def messages(here: Services, environ: Environ) -> Sent:
-    sent = complete(here, environ, anthropic, "msg_")
-    sent.status = status(sent.status)
-    sent.headers.append(("request-id", dict(sent.headers)["x-request-id"]))
+def messages(services: Services, environ: Environ) -> Response:
+    sent = completion_view(services, environ, anthropic, "msg_")
+    sent.status_code = status(sent.status_code)
+    sent.headers["request-id"] = sent.headers["x-request-id"]
     return sent
 
 
 @blueprint.post("/v1/messages/count_tokens")
 def count_tokens() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        asked = parse(body.read_json(request.environ, here.settings.max_body), counting=True)
+    def view(services: Services, record: Record) -> Any:
+        asked = parse(body.read_json(request.environ, services.settings.max_body), counting=True)
         with disconnect.watched(request.environ) as cancel:
-            return {"input_tokens": here.gateway.count(asked, cancel)}
+            return {"input_tokens": services.gateway.count(asked, cancel)}
 
-    return _theirs(plain(view, anthropic.error))
+    return _theirs(json_view(view, anthropic.error))
 
 
 def _theirs(response: Response) -> Response:
-    """Their status for "full", and their name for the request's id."""
+    """Apply Anthropic's status for "overloaded" and its name for the request id header."""
     response.status_code = status(response.status_code)
     response.headers["request-id"] = response.headers["x-request-id"]
     return response

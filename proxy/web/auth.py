@@ -1,7 +1,7 @@
-"""Who may call: API keys, compared in constant time and never shown.
+"""API keys: accepted keys and the checks of a request.
 
-A key is looked up by its BLAKE2s digest, so the time of a look-up tells nothing about the secret;
-the digest found is compared in constant time once more.
+A key is looked up by its BLAKE2s digest, so the time of the lookup reveals nothing about the
+secret. The digest found is then compared in constant time. Keys are never shown or logged.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any
 from ..errors import Unauthorized
 from .guesses import Guesses
 
-# In environ: the name of the key somebody signed in with, put there by the pages alone. (What a
-# client sends begins with HTTP_ there.)
+# environ key with the name of the API key the user signed in with. Only the pages set it; names of
+# client headers begin with HTTP_ in environ.
 SIGNED_IN = "slotproxy.signed_in"
-UNKNOWN = "the API key is not known here"
+UNKNOWN = "invalid API key"
 
 
 class Keys:
-    """The accepted keys; with none, everybody may call. `keys` are pairs (name, secret)."""
+    """The accepted API keys, given as pairs (name, secret). Without any, everybody may call."""
 
     def __init__(self, keys: Iterable[tuple[str, str]], wrong: int = 0) -> None:
-        """`wrong`: how many keys that are none an address may show in a minute; 0: any number."""
+        """`wrong`: how many invalid keys an address may send per minute; 0 means no limit."""
         self._guesses = Guesses(wrong)
         digests = ((_digest(secret), name) for name, secret in keys)
         self._known = {digest: (digest, name) for digest, name in digests}
 
     @property
     def needed(self) -> bool:
-        """Whether there are any."""
+        """Whether callers need an API key."""
         return bool(self._known)
 
     def check(self, environ: Mapping[str, Any]) -> str:
-        """The name of the caller's key, "" where none is needed. Raises Unauthorized,
+        """Return the name of the caller's key, or "" if no key is needed. Raises Unauthorized or
         TooManyWrongKeys."""
         if not self._known:
             return ""
@@ -45,10 +45,10 @@ class Keys:
         signed_in = environ.get(SIGNED_IN)
         if isinstance(signed_in, str):
             return signed_in
-        raise Unauthorized("no API key was sent: use Authorization: Bearer KEY")
+        raise Unauthorized("missing API key: send it as Authorization: Bearer KEY")
 
     def shows(self, environ: Mapping[str, Any]) -> bool:
-        """Whether the headers themselves show a right key; where none is needed, any is. Raises
+        """Whether the request headers contain a valid key (any key, if none is needed). Raises
         TooManyWrongKeys."""
         presented = _presented(environ)
         if not presented or not self._known:
@@ -59,7 +59,8 @@ class Keys:
             return False
 
     def judge(self, secret: str, peer: str) -> str:
-        """As `name`, for a key that came from this address. Raises TooManyWrongKeys too."""
+        """Return the name of a key sent from the address `peer`. Raises Unauthorized or
+        TooManyWrongKeys."""
         digest = _digest(secret)
         known = self._known.get(digest)
         if known is None or not hmac.compare_digest(known[0], digest):
@@ -71,7 +72,7 @@ class Keys:
         return name
 
     def name(self, secret: str) -> str:
-        """The name of this key. Raises Unauthorized."""
+        """Return the name of a key. Raises Unauthorized."""
         digest = _digest(secret)
         known = self._known.get(digest)
         if known is not None and hmac.compare_digest(known[0], digest):
@@ -84,7 +85,8 @@ def _digest(secret: str) -> bytes:
 
 
 def _presented(environ: Mapping[str, object]) -> str:
-    """Authorization: Bearer, or x-api-key as Anthropic's clients send it."""
+    """Read the key from `Authorization: Bearer`, or from `x-api-key` as Anthropic's clients send
+    it."""
     header = environ.get("HTTP_AUTHORIZATION")
     if isinstance(header, str):
         scheme, _, value = header.partition(" ")

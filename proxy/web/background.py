@@ -1,11 +1,11 @@
-"""Responses that are made in the background.
+"""Responses generated in the background.
 
     queued ──> in_progress ──> completed | incomplete | failed
        └────────────┴──────> cancelled
 
-Each step is in the store, so that every process that shares it tells the same. Whatever goes wrong
-ends in `failed` with its error; a response whose process is gone is told as failed by whoever reads
-it (see `store.responses`).
+Each step is stored, so that all processes that share the store report the same status. Any error
+ends in `failed` with that error. If the process that generates a response dies, readers report the
+response as failed (see `store.responses`).
 """
 
 from __future__ import annotations
@@ -14,37 +14,36 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from ..cancel import Cancel
 from ..core.fold import fold
-from ..core.invalid import Invalid
 from ..dialects import responses
+from ..dialects.response_meta import ResponseMeta
 from ..dialects.responses import answer
-from ..dialects.stamp import Stamp
-from ..errors import BadRequest, Cancelled, GatewayError, QueueFull, StoreUnavailable
-from ..lasting import Lasting, no_pause
+from ..errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
+from ..runtime.cancel import Cancel
+from ..runtime.lasting import Lasting, no_pause
 from ..store.responses import ResponseStore, Stored
-from .observe import Observer, Record
+from ..store.retry import PATIENCE, retry_while_unavailable
+from .observability import Observer, Record
 from .shares import Shares
-from .stream import Answering
+from .stream import EventSource
 
-MOST_JOBS = 64  # at once, of all keys
-BEAT = 2.0  # seconds between two signs of life; a fraction of what the store waits for one
-PATIENCE = 600.0  # seconds in which a response that is over waits for a store that is away
-PAUSE = 1.0  # seconds between two tries
+MOST_JOBS = 64  # running at once, for all keys together
+BEAT = 2.0  # seconds between two heartbeats; a fraction of the store's timeout for them
 OPEN = ("queued", "in_progress")
-LOST = "the gateway was stopped while it made this response: ask again"
+LOST = "the gateway was stopped while generating this response: send the request again"
 log = logging.getLogger("slotproxy.responses")
 
 
 class Jobs:
-    """The responses that this process makes in the background."""
+    """The background responses that this process generates."""
 
     def __init__(self, store: ResponseStore, observer: Observer, *, alone: bool = False) -> None:
-        """`alone`: there is no more than one key."""
+        """`alone`: at most one key is configured."""
         self._store = store
         self._observer = observer
         self._places = Shares(MOST_JOBS, alone=alone)
@@ -55,18 +54,19 @@ class Jobs:
     def begin(
         self,
         owner: str,
-        stamp: Stamp,
-        asked: responses.Asked,
+        stamp: ResponseMeta,
+        asked: responses.ParsedRequest,
         record: Record,
         cancel: Cancel,
-        answering: Callable[[], Answering],
+        answering: Callable[[], EventSource],
         begun: float,
     ) -> dict[str, Any]:
-        """Make the response in a thread; `answering` begins its answer there. The queued response.
-        Raises QueueFull, StoreUnavailable, and then has kept nothing."""
+        """Start a thread that generates the response, and return the queued response. `answering`
+        starts the generation in that thread. Raises QueueFull or StoreUnavailable; nothing is
+        stored then."""
         if not self._places.take(owner):
             raise QueueFull(
-                "too many responses are being made in the background: wait for one of them",
+                "too many responses are running in the background: wait for one to finish",
                 retry_after=5.0,
             )
         job = _Job(self._store, owner, stamp, asked, record, answering)
@@ -81,30 +81,33 @@ class Jobs:
                 job.run()
             finally:
                 try:
-                    self._observer.end(record)
+                    self._observer.finish(record)
                 finally:
+                    self._store.close_open(owner, stamp.id)
                     over()
 
         def over() -> None:
             with self._lock:
                 self._running.pop((owner, stamp.id), None)
-            self._store.close_open(owner, stamp.id)
             self._places.give(owner)
 
         try:
             self._store.open(owner, stamp.id, stamp.created, value, begun)
-            threading.Thread(target=work, name="response", daemon=True).start()
-        except BaseException as error:
+        except BaseException:
             over()
-            if isinstance(error, RuntimeError):  # the system gives no more threads
-                self._store.delete(owner, stamp.id)
-                raise QueueFull("too much is being done", retry_after=5.0) from None
             raise
+        try:
+            threading.Thread(target=work, name="response", daemon=True).start()
+        except RuntimeError:  # no more threads available
+            self._store.close_open(owner, stamp.id)
+            over()
+            self._store.delete(owner, stamp.id)
+            raise QueueFull("too many tasks are running", retry_after=5.0) from None
         self._begin_beating()
         return queued
 
     def cancel(self, owner: str, key: str) -> None:
-        """Stop making it, if this process does."""
+        """Cancel the response if this process generates it."""
         with self._lock:
             cancel = self._running.get((owner, key))
         if cancel is not None:
@@ -112,15 +115,15 @@ class Jobs:
 
     def _begin_beating(self) -> None:
         if not self._store.shared:
-            return  # nobody else could want to know
+            return  # no other process reads the store
         with self._lock:
             if not self._beating:
                 threading.Thread(target=self._signs, name="responses", daemon=True).start()
                 self._beating = True
 
     def _signs(self) -> None:
-        """Of life, as long as anything is made."""
-        beating = Lasting("a sign of life of responses", no_pause)
+        """Send heartbeats while responses are being generated."""
+        beating = Lasting("heartbeat of responses", no_pause)
 
         def beat() -> None:
             for owner, key in self._store.beat():
@@ -140,10 +143,10 @@ class _Job:
         self,
         store: ResponseStore,
         owner: str,
-        stamp: Stamp,
-        asked: responses.Asked,
+        stamp: ResponseMeta,
+        asked: responses.ParsedRequest,
         record: Record,
-        answering: Callable[[], Answering],
+        answering: Callable[[], EventSource],
     ) -> None:
         self._store = store
         self._owner = owner
@@ -153,7 +156,7 @@ class _Job:
         self._answering = answering
 
     def run(self) -> None:
-        """Raises nothing: nobody is there to hear it."""
+        """Generate and store the response. Never raises: nobody could handle the error."""
         record = self._record
         try:
             done = self._made()
@@ -161,13 +164,12 @@ class _Job:
         except Cancelled:
             record.status = Cancelled.status
             done = responses.response(self._stamp, self._asked, "cancelled")
-        except (GatewayError, Invalid) as error:
-            fault = BadRequest(str(error)) if isinstance(error, Invalid) else error
-            record.status = fault.status
-            record.info.outcome = record.info.outcome or fault.code or fault.type
-            done = answer.failed(self._stamp, self._asked, (), fault)
+        except GatewayError as error:
+            record.status = error.status
+            record.info.outcome = record.info.outcome or error.code or error.type
+            done = answer.failed(self._stamp, self._asked, (), error)
         except BaseException:
-            log.exception("a response in the background")
+            log.exception("a background response")
             record.status = 500
             done = answer.failed(self._stamp, self._asked, (), GatewayError("internal error"))
         self._keep(done, over=True)
@@ -183,22 +185,18 @@ class _Job:
             running.close()
 
     def _keep(self, response: Mapping[str, Any], *, over: bool) -> None:
-        """One that is over is nowhere else: where the store is away, its return is waited for."""
+        """Store the response. A finished one exists nowhere else, so this waits if the store is
+        unavailable."""
         data = msgspec.json.encode(response)
-        end = time.monotonic() + (PATIENCE if over else 0.0)
-        while True:
-            try:
-                self._store.change_open(self._owner, self._stamp.id, data, over=over)
-                return
-            except StoreUnavailable as fault:
-                if time.monotonic() >= end:
-                    log.error("response %s could not be stored: %s", self._stamp.id, fault.detail)
-                    return
-            time.sleep(PAUSE)
+        change = partial(self._store.change_open, self._owner, self._stamp.id, data, over=over)
+        try:
+            retry_while_unavailable(change, patience=PATIENCE if over else 0.0)
+        except StoreUnavailable as fault:
+            log.error("response %s could not be stored: %s", self._stamp.id, fault.detail)
 
 
-def told(kept: Stored) -> bytes:
-    """A kept response, as a client is told of it."""
+def encoded(kept: Stored) -> bytes:
+    """Encode a stored response for the client."""
     if not kept.lost:
         return kept.response
     known = msgspec.json.decode(kept.response)
@@ -208,8 +206,8 @@ def told(kept: Stored) -> bytes:
 
 
 def cancelled(kept: Stored) -> dict[str, Any] | None:
-    """A kept response with the status `cancelled`; None where it is over."""
-    known: dict[str, Any] = msgspec.json.decode(told(kept))
+    """Return the response with the status `cancelled`, or None if it is already finished."""
+    known: dict[str, Any] = msgspec.json.decode(encoded(kept))
     if known["status"] not in OPEN:
         return None
     return known | {"status": "cancelled"}

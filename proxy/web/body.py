@@ -1,4 +1,4 @@
-"""Reading a request's body: bounded, and JSON that can be trusted to be plain data."""
+"""Read request bodies, with a size limit, as bytes, temporary files or JSON."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .large import check_cost
 
 Environ = MutableMapping[str, Any]
 PIECE = 256 << 10  # bytes
-# Bytes that Flask itself reads of a body. Nothing here lets it: it is a net for what forgets to use
-# `read`, `spooled` or `read_form`, which have bounds of their own.
+# Bytes of a body that Flask itself may read. No view lets Flask read a body; this limits views that
+# forget to use `read`, `spooled` or `read_form`, which have limits of their own.
 NET = 64 << 10
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -34,46 +34,46 @@ class BodyLate(BadRequest):
 
 
 def _not_whole(environ: Environ, error: Exception) -> BadRequest:
-    """What a body is answered with that did not come whole: `error` is what reading it raised, of
-    its own kind in every server."""
+    """Return the error for a body that did not arrive whole. `error` is the exception raised while
+    reading; each server has its own."""
     hang_up(environ)
-    late = (TimeoutError, BlockingIOError)  # the second where the system counts the time
+    late = (TimeoutError, BlockingIOError)  # BlockingIOError if the kernel keeps the timeout
     if isinstance(error, late):
-        return BodyLate("the body came too slowly")
-    return BadRequest("the body broke off")
+        return BodyLate("the request body took too long")
+    return BadRequest("the request body ended early")
 
 
 _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
 
 def read(environ: Environ, limit: int) -> bytes:
-    """The whole body. One that says it is larger than `limit` bytes is refused unread, one that
-    does not say is read no further. Raises BodyTooLarge, BodyLate, BadRequest."""
+    """Return the whole body. If Content-Length exceeds `limit` bytes, the body is not read; without
+    Content-Length, reading stops at `limit`. Raises BodyTooLarge, BodyLate or BadRequest."""
     raw = environ.get("CONTENT_LENGTH")
     if raw:
         try:
             length = int(raw)
         except ValueError:
-            raise BadRequest("Content-Length is no number") from None
+            raise BadRequest("Content-Length is not a number") from None
         if length > limit:
             hang_up(environ)
-            raise BodyTooLarge(f"the body has {length} bytes, {limit} are allowed")
+            raise BodyTooLarge(f"the request body has {length} bytes; at most {limit} are allowed")
         data = _take(environ, length)
         if len(data) < length:
-            raise BadRequest("the body broke off")
+            raise BadRequest("the request body ended early")
         return data
     if not environ.get("wsgi.input_terminated"):
         return b""
     data = _take(environ, limit + 1)
     if len(data) > limit:
         hang_up(environ)
-        raise BodyTooLarge(f"the body is longer than {limit} bytes")
+        raise BodyTooLarge(f"the request body exceeds {limit} bytes")
     return data
 
 
 def _take(environ: Environ, size: int) -> bytes:
     stream = environ["wsgi.input"]
-    if type(stream) is BytesIO:  # all of it is here already
+    if type(stream) is BytesIO:  # already in memory
         return stream.read(size)
     try:
         return stream.read(size)  # type: ignore[no-any-return]
@@ -82,21 +82,27 @@ def _take(environ: Environ, size: int) -> bytes:
 
 
 def spooled(environ: Environ, limit: int) -> IO[bytes]:
-    """As `read`, for what is not to be in memory whole."""
-    said = environ.get("CONTENT_LENGTH")
-    if said and (not said.isdigit() or int(said) > limit):
+    """Like `read`, but into a temporary file, for bodies that should not be in memory whole."""
+    content_length = environ.get("CONTENT_LENGTH")
+    if content_length and (not content_length.isdigit() or int(content_length) > limit):
         read(environ, limit)  # raises
-    length = int(said) if said else limit + 1 if environ.get("wsgi.input_terminated") else 0
+    length = (
+        int(content_length)
+        if content_length
+        else limit + 1
+        if environ.get("wsgi.input_terminated")
+        else 0
+    )
     file = Unnamed()
     left = length
     try:
         while left > 0 and (data := _take(environ, min(left, PIECE))):
             left -= file.write(data)
-        if said and left > 0:
-            raise BadRequest("the body broke off")
-        if not said and file.tell() > limit:
+        if content_length and left > 0:
+            raise BadRequest("the request body ended early")
+        if not content_length and file.tell() > limit:
             hang_up(environ)
-            raise BodyTooLarge(f"the body is longer than {limit} bytes")
+            raise BodyTooLarge(f"the request body exceeds {limit} bytes")
     except BaseException:
         file.close()
         raise
@@ -104,8 +110,8 @@ def spooled(environ: Environ, limit: int) -> IO[bytes]:
     return file
 
 
-class Reading:
-    """The body as a file, for who wants one. Raises BodyLate, BadRequest."""
+class BodyReading:
+    """The body as a readable file object. Raises BodyLate or BadRequest."""
 
     def __init__(self, environ: Environ) -> None:
         self._environ = environ
@@ -115,8 +121,8 @@ class Reading:
 
 
 class Unnamed(SpooledTemporaryFile[bytes]):
-    """A file without a name, on a disk only where it is large. While one is written, others get
-    their turn: a fast client's bytes are always there, so that to wait for them is no pause."""
+    """An unnamed temporary file, on disk only if it is large. Each write yields to other greenlets:
+    a fast client's bytes are always ready, so reading them never yields."""
 
     def __init__(self) -> None:
         super().__init__(max_size=PIECE)
@@ -127,8 +133,8 @@ class Unnamed(SpooledTemporaryFile[bytes]):
 
 
 def hang_up(environ: Environ) -> None:
-    """Take no more of what the client is still sending: the server would read it all otherwise,
-    to find the next request."""
+    """Stop reading from the client and close the connection after this response. Otherwise the
+    server would read the rest of the body to find the next request."""
     is_last = environ.get("slotproxy.is_last")
     if is_last is not None:
         is_last()
@@ -139,35 +145,35 @@ def hang_up(environ: Environ) -> None:
 
 
 def read_json(environ: Environ, limit: int) -> dict[str, Any]:
-    """The body as a JSON object. Raises BadRequest, WrongType, BodyTooLarge."""
+    """Return the body as a JSON object. Raises BadRequest, WrongType or BodyTooLarge."""
     value = read_value(environ, limit)
     if not isinstance(value, dict):
-        raise BadRequest("the body must be a JSON object")
+        raise BadRequest("the request body must be a JSON object")
     return value
 
 
 def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
-    """The body as any JSON value; `empty` is that of a body without a byte, None forbids it.
-    Raises BadRequest, WrongType, BodyTooLarge."""
+    """Return the body as any JSON value. An empty body gives `empty`, or is an error if that is
+    None. Raises BadRequest, WrongType or BodyTooLarge."""
     kind = environ.get("CONTENT_TYPE", "")
     if kind != JSON:
         kind = kind.partition(";")[0].strip().lower()
-    told = kind == JSON or kind.endswith("+json")
-    if not told and kind not in ("", FORM):
-        raise WrongType("the content type must be application/json")
+    is_json = kind == JSON or kind.endswith("+json")
+    if not is_json and kind not in ("", FORM):
+        raise WrongType("the Content-Type must be application/json")
     data = read(environ, limit)
     if not data:
         if empty is not None:
             return empty
-        raise BadRequest("the body is empty, a JSON object was expected")
-    # `curl -d` sends a form, and Ollama's own examples leave it at that. A page of another site can
-    # send one too, without asking: a browser tells the origin.
-    if not told and "HTTP_ORIGIN" in environ:
-        raise WrongType("from a page the content type must be application/json")
+        raise BadRequest("the request body is empty: send a JSON object")
+    # `curl -d` sends the type of a form, and Ollama's own examples do not set another. A page of
+    # another site can send that type without a preflight request, but then the browser adds Origin.
+    if not is_json and "HTTP_ORIGIN" in environ:
+        raise WrongType("requests from a web page must have the Content-Type application/json")
     check_cost(data)
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is no valid JSON: {error}"[:200]) from None
+        raise BadRequest(f"the request body is not valid JSON: {error}"[:200]) from None
     except RecursionError:
-        raise BadRequest("the body is nested too deeply") from None
+        raise BadRequest("the request body is nested too deeply") from None

@@ -1,6 +1,6 @@
-"""Cross-origin calls: off unless origins are named; never a wildcard together with credentials.
+"""Cross-origin requests: off unless origins are configured; a wildcard never allows credentials.
 
-A host's name without a scheme stands for all its pages, at any port; localhost for those of every
+A host name without a scheme allows all its origins, at any port. `localhost` allows those of every
 loopback address.
 """
 
@@ -17,7 +17,7 @@ EXPOSED = "x-request-id, openai-processing-ms, x-slotproxy-overhead-ms, retry-af
 
 
 def install(app: Flask, origins: Sequence[str]) -> None:
-    """Answer OPTIONS everywhere, and mark answers for pages of the named origins."""
+    """Answer OPTIONS requests on every path, and add CORS headers for the configured origins."""
 
     def options(path: str = "") -> Response:
         return Response(status=200, headers={"Allow": METHODS})
@@ -54,7 +54,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def allowed_by(origins: Sequence[str]) -> Callable[[str], bool]:
-    """Whether an origin is among these, or of one of these hosts."""
+    """Return a function that tells whether an origin is in `origins` or on one of its hosts."""
     exact = frozenset(origins)
     hosts = {one for one in origins if "://" not in one}
     if "localhost" in hosts:

@@ -1,7 +1,7 @@
-"""GET and DELETE /v1/data: all that is kept of the caller's key, to take along or to be gone.
+"""GET and DELETE /v1/data: export or delete all data stored for the caller's key.
 
-What was uploaded is named, not repeated: /v1/files/{id}/content gives a file's bytes. An export is
-read and sent piece by piece: there may be gigabytes.
+The export names uploaded files but does not contain them: GET /v1/files/{id}/content returns a
+file's bytes. It is read and sent in pieces, since it can have gigabytes.
 """
 
 from __future__ import annotations
@@ -14,69 +14,70 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from ..dialects import openai
-from ..errors import GatewayError
+from ..errors import GatewayError, NotFound
 from . import body
-from .background import told
-from .exchange import plain, refuse
-from .observe import Record
-from .reply import Reply
-from .services import Services, services
+from .background import encoded
+from .observability import Record
+from .services import Services, current_services
+from .spine import json_view, passthrough, refuse
 
 if TYPE_CHECKING:
     from ..knowledge.service import Knowledge
-    from ..knowledge.values import Base
-    from ..store.conversations import Conversation, ConversationStore, Feedback
+    from ..store.conversations import ConversationStore, Feedback, StoredConversation
+    from ..store.records import Base
 
 blueprint = Blueprint("data", __name__)
 
-AT_ONCE = 64  # ratings that are read together
-SENT = 64 << 10  # bytes that are sent together
+AT_ONCE = 64  # ratings read together
+SENT = 64 << 10  # bytes sent together
 _encode = msgspec.json.Encoder().encode
 
 
 @blueprint.get("/v1/data")
 def export() -> Response:
-    here = services()
+    services = current_services()
     record = Record.of(request.environ)
     try:
-        record.key = here.keys.check(request.environ)
-        parts = _gathered(_exported(here, record.key))
-        first = next(parts)  # what cannot be read is refused
+        record.key = services.keys.check(request.environ)
+        parts = _gathered(_exported(services, record.key))
+        first = next(parts)  # raises if the data cannot be read
     except GatewayError as error:
         return refuse(error, openai.error, record)
-    return Reply(chain((first,), parts), body.JSON, record.headers())
+    return passthrough(chain((first,), parts), body.JSON, record.headers())
 
 
-def _exported(here: Services, owner: str) -> Iterator[bytes]:
-    """One object of lists, as JSON. Nothing is sent before all lists could be begun."""
-    responses = here.store.ids(owner)
-    talks = here.conversations.recent(owner, limit=None) if here.conversations else ()
-    bases = here.knowledge.bases(owner) if here.knowledge else ()
-    files = here.vector_stores.files(owner) if here.vector_stores else ()
+def _exported(services: Services, owner: str) -> Iterator[bytes]:
+    """Yield one JSON object of lists. Nothing is sent before all lists have been opened."""
+    responses = services.store.ids(owner)
+    talks = services.conversations.recent(owner, limit=None) if services.conversations else ()
+    bases = services.knowledge.bases(owner) if services.knowledge else ()
+    files = services.vector_stores.files(owner) if services.vector_stores else ()
     yield b'{"object":"data","responses":'
-    yield from _list(_responses(here, owner, responses))
-    if here.conversations is not None:
+    yield from _list(_responses(services, owner, responses))
+    if services.conversations is not None:
         yield b',"conversations":'
-        yield from _list(_talk(here.conversations, owner, one) for one in talks)
+        yield from _list(_talk(services.conversations, owner, one) for one in talks)
         yield b',"feedback":'
-        yield from _list([_encode(one)] for one in _ratings(here.conversations, owner))
-    if here.knowledge is not None:
+        yield from _list([_encode(one)] for one in _ratings(services.conversations, owner))
+    if services.knowledge is not None:
         yield b',"knowledge_bases":'
-        yield from _list(_base(here.knowledge, owner, base) for base in bases)
-    if here.vector_stores is not None:
+        yield from _list(_base(services.knowledge, owner, base) for base in bases)
+    if services.vector_stores is not None:
         yield b',"files":'
         yield from _list([_encode(one)] for one in files)
     yield b"}"
 
 
-def _responses(here: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
+def _responses(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
     for one in ids:
-        kept = here.store.get(owner, one)
-        if kept is not None:  # not deleted meanwhile
-            yield [told(kept)]
+        kept = services.store.get(owner, one)
+        if kept is not None:  # not deleted since
+            yield [encoded(kept)]
 
 
-def _talk(conversations: ConversationStore, owner: str, talk: Conversation) -> Iterator[bytes]:
+def _talk(
+    conversations: ConversationStore, owner: str, talk: StoredConversation
+) -> Iterator[bytes]:
     messages = conversations.each_message(owner, talk.id)
     return _fields(talk, "messages", ([_encode(one)] for one in messages))
 
@@ -90,7 +91,11 @@ def _ratings(conversations: ConversationStore, owner: str) -> Iterator[Feedback]
 
 def _base(knowledge: Knowledge, owner: str, base: Base) -> Iterator[bytes]:
     def documents() -> Iterator[Iterable[bytes]]:
-        for one in knowledge.documents(owner, base.id):
+        try:
+            rows = knowledge.documents(owner, base.id)
+        except NotFound:
+            return  # deleted since the export began
+        for one in rows:
             chunks = knowledge.each_chunk(owner, one.id)
             yield _fields(one, "pieces", ([_encode(chunk)] for chunk in chunks))
 
@@ -98,14 +103,14 @@ def _base(knowledge: Knowledge, owner: str, base: Base) -> Iterator[bytes]:
 
 
 def _fields(value: Any, name: str, rows: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
-    """A struct as JSON, with one more field: a list."""
+    """Yield a struct as JSON, with a list as an additional last field."""
     yield _encode(value)[:-1] + b',"' + name.encode() + b'":'
     yield from _list(rows)
     yield b"}"
 
 
 def _list(rows: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
-    """A JSON array of values, each of which comes in pieces."""
+    """Yield a JSON array of values, each of which comes in pieces."""
     mark = b"["
     for row in rows:
         yield mark
@@ -115,7 +120,7 @@ def _list(rows: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Small ones together."""
+    """Join small pieces into larger ones."""
     held: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -129,19 +134,19 @@ def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 @blueprint.delete("/v1/data")
 def delete() -> Response:
-    def view(here: Services, record: Record) -> Any:
+    def view(services: Services, record: Record) -> Any:
         owner = record.key
-        here.ongoing.cancel(owner)  # what is being made would be kept later
-        gone = {"responses": here.store.clear(owner)}
-        if here.conversations is not None:
-            gone["conversations"] = here.conversations.clear(owner)
-        if here.vector_stores is not None:
-            files = here.vector_stores.files(owner)
+        services.ongoing.cancel(owner)  # unfinished responses would be stored later
+        gone = {"responses": services.store.clear(owner)}
+        if services.conversations is not None:
+            gone["conversations"] = services.conversations.clear(owner)
+        if services.vector_stores is not None:
+            files = services.vector_stores.files(owner)
             for file in files:
-                here.vector_stores.delete_file(owner, file.file_id)
+                services.vector_stores.delete_file(owner, file.file_id)
             gone["files"] = len(files)
-        if here.knowledge is not None:
-            gone["knowledge_bases"] = here.knowledge.delete_all(owner)
+        if services.knowledge is not None:
+            gone["knowledge_bases"] = services.knowledge.delete_all(owner)
         return {"object": "data.deleted", "deleted": gone}
 
-    return plain(view)
+    return json_view(view)

@@ -1,14 +1,14 @@
-"""Noticing that the client is gone, also while nothing is being written to it.
+"""Detects that a client has disconnected, even while nothing is written to it.
 
-gunicorn hands the client's socket on in environ["gunicorn.socket"]; waitress a callable in
-environ["waitress.client_disconnected"]. Under gevent a watcher of the hub looks at the socket and
-costs nothing while it is silent; elsewhere one thread looks after all sockets and callables. Our
-own worker keeps the watcher for all requests of the connection, in environ["slotproxy.kept"], and
-closes it before the socket.
+gunicorn passes the client's socket in environ["gunicorn.socket"], waitress a callable in
+environ["waitress.client_disconnected"]. Under gevent, a watcher of the hub watches the socket and
+costs nothing while no data comes; otherwise, one thread polls all sockets and callables. Our own
+worker keeps the watcher for all requests of a connection in environ["slotproxy.kept"], and closes
+it before the socket.
 
-A readable socket means that the client hung up, or that it has sent its next request already
-(pipelining): then there is nothing more to learn from it, and the watch ends. So a watch begins
-when the body was read: what of it comes late would end it.
+A readable socket means that the client disconnected, or has already sent its next request
+(pipelining). In the second case nothing more can be learned, and the watch ends. So read the body
+before starting a watch: body bytes that arrive later would end it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..cancel import Cancel
-from ..lasting import Lasting
+from ..runtime.cancel import Cancel
+from ..runtime.lasting import Lasting
 
-INTERVAL = 0.2  # seconds between two looks where a server can only be asked
+INTERVAL = 0.2  # seconds between two polls of waitress' callables
 
-KEPT = "disconnect"  # our name among what is kept with a connection
+KEPT = "disconnect"  # key of the watcher in environ["slotproxy.kept"]
 
 Stop = Callable[[], None]
 
 
 def nothing() -> None:
-    """Ends no watch."""
+    """Does nothing: ends a watch that was never started."""
 
 
 def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
-    """Cancel when the client hangs up; the result ends the watch. One at a time."""
+    """Set `cancel` when the client disconnects. Returns a function that ends the watch. A
+    connection can have one watch at a time."""
     kept = environ.get("slotproxy.kept")
     if kept and KEPT in kept:
         watcher: _InHub = kept[KEPT]
@@ -52,7 +53,7 @@ def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
 
 @contextlib.contextmanager
 def watched(environ: Mapping[str, Any]) -> Iterator[Cancel]:
-    """A Cancel that is set when the client of this request hangs up. Its body must be read."""
+    """Yield a Cancel that is set when the client disconnects. Read the body first."""
     cancel = Cancel()
     stop = watch(environ, cancel)
     try:
@@ -62,7 +63,8 @@ def watched(environ: Mapping[str, Any]) -> Iterator[Cancel]:
 
 
 def _hung_up(sock: Any) -> bool | None:
-    """True: gone. False: it has sent something. None: nothing to read after all."""
+    """Return True if the client disconnected, False if it sent data, None if there is nothing to
+    read."""
     try:
         data = sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except (BlockingIOError, InterruptedError):
@@ -82,7 +84,7 @@ def _watch_in_hub(sock: Any, cancel: Cancel, kept: dict[str, Any] | None) -> Sto
 
 
 class _InHub:
-    """A watcher of gevent's hub, for one request after the other."""
+    """A watcher of gevent's hub, for one request of a connection after the other."""
 
     def __init__(self, sock: Any) -> None:
         self._gevent: Any = sys.modules["gevent"]
@@ -103,12 +105,12 @@ class _InHub:
         if gone is not None:
             self._watcher.stop()
         if gone:
-            # Callbacks may take locks, which the hub must not wait for.
+            # Callbacks may take locks, and the hub must not block.
             self._gevent.spawn(cancel.cancel)
 
 
 class _Poller:
-    """One thread for all clients of a threaded server."""
+    """One thread that watches all clients of a threaded server."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -122,7 +124,7 @@ class _Poller:
         threading.Thread(target=self._run, name="disconnects", daemon=True).start()
 
     def connection(self, sock: socket.socket, cancel: Cancel) -> Stop:
-        # A twin of our own: the server may close the original while it is being watched.
+        # A duplicate, since the server may close the original while it is watched.
         twin = sock.dup()
 
         def add() -> None:
@@ -141,7 +143,7 @@ class _Poller:
             self._callables[number] = (gone, cancel)
             first = len(self._callables) == 1
         if first:
-            self._do(nothing)  # wake: from now on there is something to ask
+            self._do(nothing)  # wake the thread: there is a callable to poll now
 
         def stop() -> None:
             with self._lock:
@@ -150,7 +152,7 @@ class _Poller:
         return stop
 
     def _do(self, command: Callable[[], None]) -> None:
-        """Let the thread do it: a selector belongs to one thread."""
+        """Run the command in the thread, since the selector belongs to it."""
         with self._lock:
             self._commands.append(command)
         self._writer.send(b"x")
@@ -161,7 +163,7 @@ class _Poller:
         twin.close()
 
     def _run(self) -> None:
-        looking = Lasting("looking for clients that have left")
+        looking = Lasting("checking for disconnected clients")
         while True:
             looking.turn(self._look)
 

@@ -1,4 +1,4 @@
-"""Embeddings and rankings, in every API that has them."""
+"""Routes for embeddings and reranking in all APIs that have them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..dialects import embeddings, glm, openai, rerank
 from ..dialects.ollama import common as ollama
 from ..errors import GatewayError
 from . import body, disconnect
-from .exchange import plain
 from .large import parsed
-from .observe import Record
+from .observability import Record
 from .services import Services
+from .spine import json_view
 
 blueprint = Blueprint("embeddings", __name__)
 
@@ -62,17 +62,17 @@ def _embed(
     answer: Callable[[Asked, str, Vectors, int, Record], Any],
     shape: Callable[[GatewayError], dict[str, Any]],
 ) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        raw = body.read_json(request.environ, here.settings.max_body)
+    def view(services: Services, record: Record) -> Any:
+        raw = body.read_json(request.environ, services.settings.max_body)
         asked = parsed(partial(parse, raw), request.environ)
-        here.observer.begin(record)
+        services.observer.begin(record)
         with disconnect.watched(request.environ) as cancel:
-            name, found = here.embedder.embed(asked.model, asked.inputs, cancel)
-        record.info.model, record.info.usage = name, Usage(found.tokens, 0)
-        vectors = embeddings.shaped(asked, found, here.settings.embedding_shortens)
-        return answer(asked, name, vectors, found.tokens, record)
+            name, result = services.embedder.embed(asked.model, asked.inputs, cancel)
+        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+        vectors = embeddings.shaped(asked, result, services.settings.embedding_shortens)
+        return answer(asked, name, vectors, result.tokens, record)
 
-    return plain(view, shape)
+    return json_view(view, shape)
 
 
 @blueprint.post("/v1/rerank")
@@ -81,12 +81,12 @@ def _embed(
 @blueprint.post("/v1/reranking")
 @blueprint.post("/reranking")
 def ranked() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        asked = rerank.parse(body.read_json(request.environ, here.settings.max_body))
-        here.observer.begin(record)
+    def view(services: Services, record: Record) -> Any:
+        asked = rerank.parse(body.read_json(request.environ, services.settings.max_body))
+        services.observer.begin(record)
         with disconnect.watched(request.environ) as cancel:
-            name, found = here.ranker.rerank(asked.model, asked.query, asked.documents, cancel)
-        record.info.model, record.info.usage = name, Usage(found.tokens, 0)
-        return rerank.reply(asked, record.id, name, found.scores, found.tokens)
+            name, result = services.ranker.rerank(asked.model, asked.query, asked.documents, cancel)
+        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+        return rerank.reply(asked, record.id, name, result.scores, result.tokens)
 
-    return plain(view)
+    return json_view(view)

@@ -1,7 +1,7 @@
-"""Reading an uploaded form: its fields and its files, bounded.
+"""Parses uploaded forms into fields and temporary files, with size limits.
 
-A file's name is what the client says, a text like any other: it is never a path here. Its bytes go
-to a file without a name as they come, so they are never all in memory.
+File names come from the client and are plain text: they are never used as paths. File contents go
+to unnamed temporary files as they arrive, so they are never in memory whole.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from werkzeug.sansio.multipart import Field as MultipartField
 from werkzeug.sansio.multipart import File as MultipartFile
 
 from ..errors import BadRequest, BodyTooLarge
-from .body import FORM, Environ, Reading, Unnamed, hang_up, read
+from .body import FORM, BodyReading, Environ, Unnamed, hang_up, read
 
 MAX_PARTS = 1000
 MAX_NAME = 255
-NOT_UNDERSTOOD = "the form is broken: multipart/form-data with its boundary was expected"
+NOT_UNDERSTOOD = "malformed form: expected multipart/form-data with a boundary"
 MAX_HEAD = 64 << 10  # bytes of the headers of one part
-FRAME = 1 << 20  # bytes of a form beside its files' and its fields'
+FRAME = 1 << 20  # bytes of a form in addition to its files and fields
 MAX_PLAIN = 256 << 10  # bytes of a form without files
 PIECE = 64 << 10
 _parser = MultiPartParser()
 
 
-class File(NamedTuple):
-    """`field` is the form's name for it; `data` is read from its beginning."""
+class UploadedPart(NamedTuple):
+    """An uploaded file. `field` is its name in the form; `data` is positioned at its start."""
 
     field: str
     name: str
     data: IO[bytes]
 
 
-class Form(NamedTuple):
-    """To be used in a `with`, whose end closes the files."""
+class MultipartForm(NamedTuple):
+    """A parsed form. Use it in a `with` statement, which closes the files."""
 
     fields: Mapping[str, str]
-    files: tuple[File, ...]
+    files: tuple[UploadedPart, ...]
 
-    def __enter__(self) -> Form:
+    def __enter__(self) -> MultipartForm:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -51,52 +51,62 @@ class Form(NamedTuple):
             one.data.close()
 
 
-def read_form(environ: Environ, documents: int, fields: int) -> Form:
-    """A request's form: its files have `documents` bytes at most, all together, its fields `fields`
-    bytes. A body of another type has nothing in it. Raises BadRequest, BodyTooLarge."""
+def read_form(environ: Environ, documents: int, fields: int) -> MultipartForm:
+    """Parse the form of a request. All its files together may have `documents` bytes, its fields
+    `fields` bytes. A body of another content type gives an empty form. Raises BadRequest or
+    BodyTooLarge."""
     kind, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
     if kind.lower() == FORM:
-        return Form(_plain(environ), ())
+        return MultipartForm(_plain(environ), ())
     if kind.lower() != "multipart/form-data":
-        return Form({}, ())
+        return MultipartForm({}, ())
     boundary = options.get("boundary", "").encode("ascii", "replace")
     if not boundary:
         raise BadRequest(NOT_UNDERSTOOD)
     most = documents + fields + FRAME
-    said = environ.get("CONTENT_LENGTH")
-    left = int(said) if said else most + 1 if environ.get("wsgi.input_terminated") else 0
+    content_length = environ.get("CONTENT_LENGTH")
+    left = (
+        int(content_length)
+        if content_length
+        else most + 1
+        if environ.get("wsgi.input_terminated")
+        else 0
+    )
     reading = _Reading(boundary, documents, fields)
-    stream = Reading(environ)
+    stream = BodyReading(environ)
     try:
-        if said and left > most:
+        if content_length and left > most:
             raise _TooMuch
         while left > 0 and (data := stream.read(min(left, PIECE))):
             left -= len(data)
             reading.feed(data)
-        if said and left > 0:
-            raise BadRequest("the body broke off")
+        if content_length and left > 0:
+            raise BadRequest("the request body ended early")
         reading.feed(None)
     except _TooMuch as error:
         reading.close()
         hang_up(environ)
-        bounds = f"a form may have {documents} bytes of files, and {fields} of other fields"
+        bounds = (
+            f"a form may contain at most {documents} bytes of files and {fields} bytes of other"
+            " fields"
+        )
         raise BodyTooLarge(str(error) or bounds) from None
     except BaseException as error:
         reading.close()
         if isinstance(error, ValueError):
             raise BadRequest(NOT_UNDERSTOOD) from None
         raise
-    return Form(reading.fields, tuple(reading.files))
+    return MultipartForm(reading.fields, tuple(reading.files))
 
 
 def _plain(environ: Environ) -> dict[str, str]:
-    """The fields of a form without files. Raises BadRequest, BodyTooLarge."""
+    """Return the fields of a form without files. Raises BadRequest or BodyTooLarge."""
     try:
         text = read(environ, MAX_PLAIN).decode()
-        found = parse_qs(text, keep_blank_values=True, max_num_fields=MAX_PARTS)
-    except ValueError:  # UnicodeDecodeError is one
-        raise BadRequest("the form is not understood") from None
-    return {name: values[0] for name, values in found.items()}
+        fields = parse_qs(text, keep_blank_values=True, max_num_fields=MAX_PARTS)
+    except ValueError:  # or UnicodeDecodeError
+        raise BadRequest("the form is malformed") from None
+    return {name: values[0] for name, values in fields.items()}
 
 
 class _TooMuch(Exception):
@@ -104,12 +114,12 @@ class _TooMuch(Exception):
 
 
 class _Reading:
-    """A form as it comes in. `feed` raises _TooMuch, BadRequest (a file's name) and ValueError
-    (it is no form)."""
+    """Parses a form incrementally. `feed` raises _TooMuch, BadRequest (bad file name) or ValueError
+    (not a form)."""
 
     def __init__(self, boundary: bytes, documents: int, fields: int) -> None:
         self.fields: dict[str, str] = {}
-        self.files: list[File] = []
+        self.files: list[UploadedPart] = []
         self._decoder = MultipartDecoder(boundary)
         self._documents, self._fields = documents, fields
         self._frame = FRAME
@@ -118,7 +128,7 @@ class _Reading:
         self._value: list[bytes] = []
 
     def feed(self, data: bytes | None) -> None:
-        """The next bytes, None at the end."""
+        """Parse the next bytes; None is the end of the body."""
         self._frame -= len(data or b"")
         self._decoder.receive_data(data)
         while not isinstance(event := self._decoder.next_event(), NeedData | Epilogue):
@@ -128,7 +138,7 @@ class _Reading:
                 self._begin(event)
         waiting = len(self._decoder.buffer)
         if self._frame + waiting < 0 or waiting > MAX_HEAD + PIECE:
-            raise _TooMuch("a form's headers are too long")
+            raise _TooMuch("the headers of a form part are too long")
 
     def close(self) -> None:
         for one in self.files:
@@ -136,14 +146,14 @@ class _Reading:
 
     def _begin(self, part: MultipartField | MultipartFile) -> None:
         if not isinstance(part.name, str):
-            raise ValueError("a part without a name")
+            raise ValueError("a form part has no name")
         self._part = part
         self._value = []
         self._parts += 1
         if self._parts > MAX_PARTS:
-            raise _TooMuch(f"a form may have {MAX_PARTS} parts")
+            raise _TooMuch(f"a form may have at most {MAX_PARTS} parts")
         if isinstance(part, MultipartFile):
-            self.files.append(File(part.name, _name(part.filename), Unnamed()))
+            self.files.append(UploadedPart(part.name, _name(part.filename), Unnamed()))
 
     def _take(self, event: Data) -> None:
         size = len(event.data)
@@ -171,5 +181,5 @@ def _name(value: str | None) -> str:
     """Raises BadRequest."""
     name = (value or "").strip()
     if not name or len(name) > MAX_NAME or not name.isprintable():
-        raise BadRequest(f"a file needs a name of up to {MAX_NAME} printable characters")
+        raise BadRequest(f"a file name must be 1 to {MAX_NAME} printable characters long")
     return name

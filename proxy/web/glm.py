@@ -1,54 +1,54 @@
-"""The routes of the GLM HTTP API, and POST / of chatglm.cpp's langchain server."""
+"""Routes of the GLM HTTP API, and POST / of chatglm.cpp's LangChain server."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 
 from ..dialects import glm
 from ..errors import CharacterCut
 from . import disconnect
-from .direct import Environ, Sent, post
-from .exchange import complete
+from .fastpath import Environ, post
 from .services import Services
+from .spine import completion_view
 
 blueprint = Blueprint("glm", __name__)
 
 
-MOST_PIECES = 8192  # each new one is a question to the backend
+MOST_PIECES = 8192  # each distinct token is a request to the backend
 
 
 @post(blueprint, "/chat")
-def chat(here: Services, environ: Environ) -> Sent:
-    return complete(here, environ, glm.chat, "")
+def chat(services: Services, environ: Environ) -> Response:
+    return completion_view(services, environ, glm.chat, "")
 
 
 @post(blueprint, "/chat-stream")
-def chat_stream(here: Services, environ: Environ) -> Sent:
-    return complete(here, environ, glm.chat_stream, "")
+def chat_stream(services: Services, environ: Environ) -> Response:
+    return completion_view(services, environ, glm.chat_stream, "")
 
 
 @post(blueprint, "/")
-def langchain(here: Services, environ: Environ) -> Sent:
-    return complete(here, environ, glm.langchain, "")
+def langchain(services: Services, environ: Environ) -> Response:
+    return completion_view(services, environ, glm.langchain, "")
 
 
-def tokenized(here: Services, asked: dict[str, Any]) -> dict[str, Any]:
-    """The answer of /tokenize in the GLM form: {prompt} to ids and the text of each."""
+def tokenized(services: Services, asked: dict[str, Any]) -> dict[str, Any]:
+    """Answer /tokenize in the GLM form: {prompt} gives the token ids and the text of each."""
     wanted = glm.parse_tokenize(asked)
-    gateway = here.gateway
+    gateway = services.gateway
     model, _ = gateway.registry.resolve(wanted.model)
     most = min(wanted.max_length, MOST_PIECES)
     with disconnect.watched(request.environ) as cancel:
         tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, most=most)[:most]
-    texts = {token: _piece(here, model, token) for token in dict.fromkeys(tokens)}
+    texts = {token: _piece(services, model, token) for token in dict.fromkeys(tokens)}
     return glm.tokenized([(token, texts[token]) for token in tokens])
 
 
-def _piece(here: Services, model: str, token: int) -> str:
-    """A token's text. One that is a part of a character has none."""
+def _piece(services: Services, model: str, token: int) -> str:
+    """Return a token's text; U+FFFD for a part of a character."""
     try:
-        return here.gateway.detokenize(model, [token])
+        return services.gateway.detokenize(model, [token])
     except CharacterCut:
         return "\ufffd"

@@ -1,10 +1,11 @@
-"""Wrong keys, counted by the address they come from.
+"""Limits invalid API keys by client address.
 
-An address may show some wrong keys in a minute. Beyond them its keys are refused unseen, so that a
-hit cannot be told from a miss; but a key that was right from there before goes through. So a client
-that shares its address with a guesser waits for seconds, and only to use a key for the first time.
+Each address may send some invalid keys per minute. After that, its keys are refused without a
+check, so that a correct guess looks like a wrong one. A key that was valid from that address before
+still works. A client that shares its address with an attacker therefore has to wait some seconds,
+and only when it uses a key for the first time.
 
-Nothing waits here: a refusal says when to come back.
+Nothing blocks here: the error says when to retry.
 """
 
 from __future__ import annotations
@@ -14,27 +15,28 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from ..errors import TooManyWrongKeys
-from ..locks import brief
+from ..runtime.locks import native_lock
 from .peers import neighbourhood
 
-MOST_ADDRESSES = 4096  # remembered; the one that was wrong longest ago goes first
-MOST_SEEN = 16_384  # pairs of address and key that were right
+MOST_ADDRESSES = 4096  # after that, the least recently counted address is forgotten
+MOST_SEEN = 16_384  # pairs of address and valid key
 MINUTE = 60.0
 
 
 class Guesses:
-    """`most` wrong keys a minute and address; 0: any number. `seen` are pairs (address, name of a
-    key) that were right."""
+    """Allows `most` invalid keys per minute and address (0: no limit). `seen` has the pairs
+    (address, key name) of valid keys."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._clock = clock
-        self._wrong: OrderedDict[str, tuple[float, float]] = OrderedDict()  # count, since when
+        # count, time of the last one
+        self._wrong: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self.seen: dict[tuple[str, str], None] = {}
-        self._lock = brief()
+        self._lock = native_lock()
 
     def right(self, peer: str, name: str) -> None:
-        """The key of this name was shown, which is not `seen` yet. Raises TooManyWrongKeys."""
+        """Count a valid key that is not in `seen` yet. Raises TooManyWrongKeys."""
         self._check(peer)
         with self._lock:
             while len(self.seen) >= MOST_SEEN:
@@ -42,7 +44,7 @@ class Guesses:
             self.seen[peer, name] = None
 
     def wrong(self, peer: str) -> None:
-        """A key that is none was shown. Raises TooManyWrongKeys."""
+        """Count an invalid key. Raises TooManyWrongKeys."""
         if not self._most:
             return
         self._check(peer)
@@ -60,11 +62,12 @@ class Guesses:
         if count > self._most - 1:
             wait = (count - self._most + 1) * MINUTE / self._most
             raise TooManyWrongKeys(
-                f"too many wrong keys came from your address: try again in {wait:.0f} seconds",
+                f"too many invalid API keys from your address: retry in {wait:.0f} seconds",
                 retry_after=wait,
             )
 
     def _count(self, one: str, now: float) -> float:
-        """Wrong keys that still count: they are forgotten evenly, all of them within a minute."""
+        """Return how many invalid keys still count. The count decreases steadily, from the limit to
+        zero in a minute."""
         count, since = self._wrong.get(one, (0.0, now))
         return max(0.0, count - (now - since) * self._most / MINUTE)

@@ -1,8 +1,7 @@
-"""Large bodies of JSON do not hold up the loop.
+"""Keeps large JSON bodies from blocking the event loop.
 
-Decoding is one call that nothing interrupts, so what it may cost is bounded before it is begun.
-Parsing is done in a thread: it shares the interpreter with the loop, and gives it back every half a
-millisecond.
+Decoding is one call that cannot be interrupted, so its cost is checked first. Parsing runs in a
+thread: it shares the interpreter with the loop, and yields to it every half a millisecond.
 """
 
 from __future__ import annotations
@@ -10,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ..aside import aside
 from ..core.decoding import SHORT, is_dear
 from ..errors import BadRequest
+from ..runtime.blocking import run_in_native_thread
 
 T = TypeVar("T")
-LARGE = 256 << 10  # bytes of a body
+LARGE = 256 << 10  # bytes; larger bodies are handled in a thread
 
 
 def check_cost(data: bytes) -> None:
-    """Raises BadRequest for JSON that takes too long to decode."""
+    """Raises BadRequest if this JSON takes too long to decode."""
     if costs_much(data):
         raise BadRequest(
-            "the body takes too long to decode: send fewer objects, names, numbers and escapes"
+            "the request body takes too long to decode: send fewer objects, names, numbers and"
+            " escapes"
         )
 
 
@@ -30,12 +30,13 @@ def costs_much(data: bytes) -> bool:
     """Whether this JSON takes too long to decode."""
     if len(data) <= SHORT:
         return False
-    return is_dear(data) if len(data) <= LARGE else aside(lambda: is_dear(data))
+    return is_dear(data) if len(data) <= LARGE else run_in_native_thread(lambda: is_dear(data))
 
 
 def parsed(parse: Callable[[], T], environ: Mapping[str, Any], more: int = 0) -> T:
-    """What `parse` makes of a request's body, which has been read, and of so many bytes besides."""
+    """Call `parse`, in a thread if the request's body and `more` bytes are large together. The body
+    must have been read."""
     length = environ.get("CONTENT_LENGTH")
     if length and int(length) + more < LARGE:
         return parse()
-    return aside(parse)
+    return run_in_native_thread(parse)

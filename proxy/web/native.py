@@ -1,114 +1,109 @@
-"""llama.cpp's own routes, so that its clients and editor plugins work through us.
+"""llama.cpp's own routes, so that its clients and editor plugins work with the gateway.
 
-Slots are numbered through, backend by backend. Reading is open to every key; saving, restoring and
-erasing a slot only to the keys named in the setting `admins`.
+Slots are numbered consecutively over all backends. Every key may read them; saving, restoring and
+erasing a slot needs a key named in the setting `admins`.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from flask import Blueprint, Response, request
 
-from ..core.invalid import Invalid
-from ..dialects import fields, llamacpp_native, openai_chat
+from ..dialects import fields, llamacpp_native, llamacpp_slots, openai_chat
 from ..errors import Forbidden, NoBackend, NotFound
 from ..gateway.slots import act
 from . import body, seen
-from .direct import Environ, Sent, post
-from .exchange import complete, plain
-from .observe import Record
+from .fastpath import Environ, post
+from .observability import Record
 from .services import Services
+from .spine import completion_view, json_view
 
 blueprint = Blueprint("native", __name__)
 
-FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-ACTIONS = ("save", "restore", "erase")
-
 
 @post(blueprint, "/completion")
-def completion(here: Services, environ: Environ) -> Sent:
-    return complete(here, environ, llamacpp_native.completion, "")
+def completion(services: Services, environ: Environ) -> Response:
+    return completion_view(services, environ, llamacpp_native.completion, "")
 
 
 @post(blueprint, "/infill")
-def infill(here: Services, environ: Environ) -> Sent:
-    return complete(here, environ, llamacpp_native.infill, "")
+def infill(services: Services, environ: Environ) -> Response:
+    return completion_view(services, environ, llamacpp_native.infill, "")
 
 
 @blueprint.route("/cors-proxy", methods=["GET", "POST"])
 def cors_proxy() -> Response:
-    """llama-server's way for its own page to reach other hosts. There is none here."""
+    """llama-server's proxy for its own page, which the gateway does not offer."""
 
-    def view(here: Services, record: Record) -> Any:
-        raise Forbidden("slotproxy fetches nothing from other hosts for a page")
+    def view(services: Services, record: Record) -> Any:
+        raise Forbidden("slotproxy does not fetch from other hosts on behalf of a web page")
 
-    return plain(view, llamacpp_native.error)
+    return json_view(view, llamacpp_native.error)
 
 
 @blueprint.post("/apply-template")
 def apply_template() -> Response:
-    """{messages, …} -> {prompt}: what a chat would be sent as."""
+    """Return the prompt of a chat: {messages, …} gives {prompt}."""
 
-    def view(here: Services, record: Record) -> Any:
-        asked = openai_chat.parse(body.read_json(request.environ, here.settings.max_body))
-        return {"prompt": here.gateway.prompt(asked)}
+    def view(services: Services, record: Record) -> Any:
+        asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
+        return {"prompt": services.gateway.prompt(asked)}
 
-    return plain(view, llamacpp_native.error)
+    return json_view(view, llamacpp_native.error)
 
 
 @blueprint.get("/props")
 def props() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        registry = here.gateway.registry
+    def view(services: Services, record: Record) -> Any:
+        registry = services.gateway.registry
         model, name = registry.resolve(fields.text(request.args, "model"))
         backends = registry.pool(model)
         caps = [b.caps for b in backends if b.caps is not None]
-        told = next((c for c in caps if c.template), caps[0] if caps else None)
+        shown = next((c for c in caps if c.template), caps[0] if caps else None)
         sees, hears = any(c.vision for c in caps), any(c.audio for c in caps)
         return {
             "default_generation_settings": {
                 "n_ctx": max((b.n_ctx for b in backends), default=0),
-                "params": told.settings if told else {},
+                "params": shown.settings if shown else {},
             },
-            "total_slots": sum(here.gateway.scheduler.slots(b.name) for b in backends),
+            "total_slots": sum(services.gateway.scheduler.slots(b.name) for b in backends),
             "model_alias": name,
             "model_path": "",
             "modalities": {"vision": sees, "audio": hears},
             "endpoint_slots": True,
             "endpoint_props": False,
-            "endpoint_metrics": here.settings.metrics,
-            "chat_template": told.template if told else "",
-            "bos_token": told.bos_token if told else "",
-            "eos_token": told.eos_token if told else "",
-            "build_info": told.build if told else "",
-            "user_name": here.settings.user_name,
-            "assistant_name": here.settings.ai_name,
+            "endpoint_metrics": services.settings.metrics,
+            "chat_template": shown.template if shown else "",
+            "bos_token": shown.bos_token if shown else "",
+            "eos_token": shown.eos_token if shown else "",
+            "build_info": shown.build if shown else "",
+            "user_name": services.settings.user_name,
+            "assistant_name": services.settings.ai_name,
         }
 
-    return plain(view, llamacpp_native.error)
+    return json_view(view, llamacpp_native.error)
 
 
 @blueprint.get("/slots")
 def slots() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        shown = seen.names(here, record.key)
-        found = [{**slot, "backend": shown(slot["backend"])} for slot in _slots(here)]
-        if request.args.get("fail_on_no_slot") and all(s["is_processing"] for s in found):
+    def view(services: Services, record: Record) -> Any:
+        shown = seen.names(services, record.key)
+        slots = [{**slot, "backend": shown(slot["backend"])} for slot in _slots(services)]
+        if request.args.get("fail_on_no_slot") and all(s["is_processing"] for s in slots):
             raise NoBackend("no slot available", retry_after=1.0)
-        return found
+        return slots
 
-    return plain(view, llamacpp_native.error)
+    return json_view(view, llamacpp_native.error)
 
 
-def _slots(here: Services) -> list[dict[str, Any]]:
-    """All slots in a row, as the scheduler knows them. A llama-server with its RAM cache takes
-    slots by itself and tells which at the end alone: it is right how many are busy there, not
-    which."""
-    known = {one.backend: one.slots for one in here.gateway.scheduler.view("", "").backends}
+def _slots(services: Services) -> list[dict[str, Any]]:
+    """All slots with consecutive ids, as the scheduler sees them. A llama-server with a RAM cache
+    chooses slots itself and reports its choice only at the end: the number of its busy slots is
+    right, but not which ones they are."""
+    known = {one.backend: one.slots for one in services.gateway.scheduler.view("", "").backends}
     out: list[dict[str, Any]] = []
-    for backend in here.gateway.registry.backends.values():
+    for backend in services.gateway.registry.backends.values():
         for slot in known.get(backend.name, ()):
             out.append(
                 {
@@ -124,22 +119,20 @@ def _slots(here: Services) -> list[dict[str, Any]]:
 
 @blueprint.post("/slots/<int:number>")
 def slot_action(number: int) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        if not record.key or record.key not in here.settings.admins:
-            raise Forbidden("only an admin's key may change slots: see the setting admins")
+    def view(services: Services, record: Record) -> Any:
+        if not record.key or record.key not in services.settings.admins:
+            raise Forbidden("changing slots requires an admin API key: see the setting admins")
         action = request.args.get("action", "")
         file = ""
         if action != "erase":
-            asked = body.read_json(request.environ, here.settings.max_body)
-            file = fields.text(asked, "filename")
-            if not FILE.fullmatch(file):
-                raise Invalid("filename", "must be a plain file name")
-        slot = next((s for s in _slots(here) if s["id"] == number), None)
+            asked = body.read_json(request.environ, services.settings.max_body)
+            file = llamacpp_slots.parse_filename(asked)
+        slot = next((s for s in _slots(services) if s["id"] == number), None)
         if slot is None:
-            raise NotFound(f"there is no slot {number}")
+            raise NotFound(f"no such slot: {number}")
         tokens, size = act(
-            here.gateway.registry, slot["backend"], action, slot["backend_slot"], file
+            services.gateway.registry, slot["backend"], action, slot["backend_slot"], file
         )
         return {"id_slot": number, "filename": file, "action": action, "n": tokens, "bytes": size}
 
-    return plain(view, llamacpp_native.error)
+    return json_view(view, llamacpp_native.error)

@@ -1,4 +1,4 @@
-"""Ollama's routes."""
+"""Routes of Ollama's API."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ from flask import Blueprint, Response, request
 
 from ..dialects.fields import text
 from ..dialects.ollama import chat, common, generate, models
-from ..dialects.stamp import Stamp
+from ..dialects.response_meta import ResponseMeta
 from ..errors import ModelNotFound, Unsupported
 from . import body
-from .direct import Environ, Sent, post
-from .exchange import complete, plain
-from .observe import Record
+from .fastpath import Environ, post
+from .observability import Record
 from .services import Services
+from .spine import completion_view, json_view
 
 blueprint = Blueprint("ollama", __name__)
 
 
 @post(blueprint, "/api/chat")
-def chat_(here: Services, environ: Environ) -> Sent:
-    early = _early(here, "messages", message={"role": "assistant", "content": ""})
-    return complete(here, environ, chat, "", early=early)
+def chat_(services: Services, environ: Environ) -> Response:
+    early = _early(services, "messages", message={"role": "assistant", "content": ""})
+    return completion_view(services, environ, chat, "", early=early)
 
 
 @post(blueprint, "/api/generate")
-def generate_(here: Services, environ: Environ) -> Sent:
-    return complete(here, environ, generate, "", early=_early(here, "prompt", response=""))
+def generate_(services: Services, environ: Environ) -> Response:
+    return completion_view(
+        services, environ, generate, "", early=_early(services, "prompt", response="")
+    )
 
 
 def _early(
-    here: Services, field: str, **empty: Any
+    services: Services, field: str, **empty: Any
 ) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
-    """A request without messages or prompt only loads the model: it is loaded."""
+    """Return a handler for requests without messages or prompt, which only load the model."""
 
     def answer(asked: dict[str, Any]) -> dict[str, Any] | None:
         if asked.get(field) or asked.get("suffix"):
             return None
-        registry = here.gateway.registry
+        registry = services.gateway.registry
         _, name = registry.resolve(text(asked, "model").removesuffix(":latest"))
         began = time.time()
-        stamp = Stamp("", int(began), name, elapsed=lambda: began % 1)
+        stamp = ResponseMeta("", int(began), name, elapsed=lambda: began % 1)
         return {**common.loaded(asked, stamp), **empty}
 
     return answer
@@ -51,7 +53,7 @@ def _early(
 
 @blueprint.get("/api/version")
 def version() -> Response:
-    return plain(lambda here, record: {"version": models.VERSION}, common.error)
+    return json_view(lambda services, record: {"version": models.VERSION}, common.error)
 
 
 @blueprint.get("/api/tags")
@@ -66,14 +68,14 @@ def running() -> Response:
 
 @blueprint.post("/api/show")
 def show() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        asked = body.read_json(request.environ, here.settings.max_body)
-        name = (text(asked, "model") or text(asked, "name")).removesuffix(":latest")
-        if name not in here.gateway.registry.names():
+    def view(services: Services, record: Record) -> Any:
+        asked = body.read_json(request.environ, services.settings.max_body)
+        name = models.parse_show(asked)
+        if name not in services.gateway.registry.names():
             raise ModelNotFound(f"model {name[:100]!r} not found")
-        return models.show(_model(here, name))
+        return models.show(_model(services, name))
 
-    return plain(view, common.error)
+    return json_view(view, common.error)
 
 
 @blueprint.route("/api/pull", methods=["POST"])
@@ -83,32 +85,32 @@ def show() -> Response:
 @blueprint.route("/api/delete", methods=["DELETE", "POST"])
 @blueprint.route("/api/blobs/<path:digest>", methods=["HEAD", "POST"])
 def not_ours(digest: str = "") -> Response:
-    def view(here: Services, record: Record) -> Any:
-        raise Unsupported("models are chosen where the backends are started, not through this API")
+    def view(services: Services, record: Record) -> Any:
+        raise Unsupported("models are configured when the backends start, not through this API")
 
-    return plain(view, common.error)
+    return json_view(view, common.error)
 
 
 def _listed(
-    entry: Callable[[models.Model], dict[str, Any]], status: Container[str] | None = None
+    entry: Callable[[models.OllamaModel], dict[str, Any]], status: Container[str] | None = None
 ) -> Response:
-    """Of the models, those in one of these states."""
+    """List models, or only those with one of the states in `status`."""
 
-    def view(here: Services, record: Record) -> Any:
-        found = [_model(here, name) for name in here.gateway.registry.names()]
-        return {"models": [entry(one) for one in found if status is None or one.status in status]}
+    def view(services: Services, record: Record) -> Any:
+        models_ = [_model(services, name) for name in services.gateway.registry.names()]
+        return {"models": [entry(one) for one in models_ if status is None or one.status in status]}
 
-    return plain(view, common.error)
+    return json_view(view, common.error)
 
 
-def _model(here: Services, name: str) -> models.Model:
-    registry = here.gateway.registry
+def _model(services: Services, name: str) -> models.OllamaModel:
+    registry = services.gateway.registry
     pool, _ = registry.resolve(name)
     backends = registry.pool(pool)
     caps = [b.caps for b in backends if b.caps is not None]
-    return models.Model(
-        name,
-        here.started,
+    return models.OllamaModel(
+        name=name,
+        created=services.started,
         n_ctx=max((b.n_ctx for b in backends), default=0),
         template=next((c.template for c in caps if c.template), ""),
         infill=any(c.infill for c in caps),

@@ -1,12 +1,12 @@
-"""What is being made of what an owner keeps: it ends when the owner's data are deleted."""
+"""Unfinished answers that will be stored, so that deleting an owner's data can cancel them."""
 
 from __future__ import annotations
 
 from typing import Protocol
 from weakref import WeakSet
 
-from ..cancel import Cancel
-from ..locks import brief_nested
+from ..runtime.cancel import Cancel
+from ..runtime.locks import native_rlock
 
 
 class Owned(Protocol):
@@ -18,20 +18,20 @@ class Owned(Protocol):
 
 
 class Ongoing:
-    """Answers under way that will be kept. One that is over is forgotten by itself."""
+    """The unfinished answers; holds only weak references."""
 
     def __init__(self) -> None:
         self._known: WeakSet[Owned] = WeakSet()
-        self._lock = brief_nested()
+        self._lock = native_rlock()
 
     def add(self, one: Owned) -> None:
         with self._lock:
             self._known.add(one)
 
     def cancel(self, owner: str) -> int:
-        """All of this owner's; how many they were."""
+        """Cancel all answers of this owner, and return how many there were."""
         with self._lock:
-            mine = [one for one in self._known if one.owner == owner]
-        for one in mine:
+            owned = [one for one in self._known if one.owner == owner]
+        for one in owned:
             one.cancel.cancel()
-        return len(mine)
+        return len(owned)

@@ -1,8 +1,8 @@
-"""The address of who asks, through proxies that are trusted to tell it, and of no others.
+"""Client addresses behind trusted proxies.
 
-A proxy appends the address it saw to `X-Forwarded-For`, or to `Forwarded` (RFC 7239). What stands
-left of that was sent by the client and may be made up, so the address is the rightmost one that is
-not of a trusted proxy.
+A proxy appends the address it sees to `X-Forwarded-For`, or to `Forwarded` (RFC 7239). Addresses to
+the left of that come from the client and may be forged. So the client's address is the rightmost
+one that does not belong to a trusted proxy.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any
 
 Address = IPv4Address | IPv6Address
-UNIX = "unix"  # names whoever comes through a Unix socket, where there is no address
-LONGEST = 4096  # characters of a header that are looked at, from its end
+UNIX = "unix"  # stands for peers on a Unix socket, which have no address
+LONGEST = 4096  # characters of a header that are read, from its end
 _FOR = re.compile(r'(?i)(?:^|;)\s*for\s*=\s*"?([^";]*)"?')
 
 
 class TrustedProxies:
-    """`named` are addresses, networks (10.0.0.0/8), or `unix`. Raises ValueError."""
+    """Trusted proxies by address, network (10.0.0.0/8) or `unix`. Raises ValueError."""
 
     def __init__(self, named: Iterable[str]) -> None:
         names = list(named)
@@ -30,20 +30,20 @@ class TrustedProxies:
         ]
 
     def client(self, environ: Mapping[str, Any]) -> str:
-        """The address of this request's client; the peer's own where that is no proxy of ours, or
-        tells none."""
+        """Return the client's address: the peer's own if the peer is not a trusted proxy or sends
+        no address."""
         peer = str(environ.get("REMOTE_ADDR") or "")
         if not self._trusts(peer):
             return peer
-        found = peer
-        for one in reversed(_told(environ)):
+        client = peer
+        for one in reversed(_forwarded(environ)):
             address = _address(one)
             if address is None:
-                break  # "unknown", an obfuscated name, or nonsense: nothing left of it counts
-            found = str(address)
-            if not self._trusts(found):
+                break  # "unknown", an obfuscated name or nonsense: ignore everything left of it
+            client = str(address)
+            if not self._trusts(client):
                 break
-        return found
+        return client
 
     def _trusts(self, peer: str) -> bool:
         if not peer:
@@ -54,8 +54,8 @@ class TrustedProxies:
         )
 
 
-def _told(environ: Mapping[str, Any]) -> list[str]:
-    """What proxies have told, the nearest last."""
+def _forwarded(environ: Mapping[str, Any]) -> list[str]:
+    """Return the forwarded addresses, the nearest proxy's last."""
     forwarded = environ.get("HTTP_X_FORWARDED_FOR")
     if forwarded:
         return str(forwarded)[-LONGEST:].split(",")
@@ -70,7 +70,7 @@ def _told(environ: Mapping[str, Any]) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _address(text: str) -> Address | None:
-    """Of `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`."""
+    """Parse `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`."""
     text = text.strip()
     if len(text) > 64:
         return None
@@ -88,7 +88,7 @@ def _address(text: str) -> Address | None:
 
 @lru_cache(maxsize=1024)
 def neighbourhood(peer: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 one."""
+    """Return the address range that counts as one client: an IPv4 address or an IPv6 /64."""
     address = _address(peer)
     if isinstance(address, IPv6Address):
         return str(ip_network((address, 64), strict=False))

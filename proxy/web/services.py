@@ -1,4 +1,4 @@
-"""What every view needs, made once by the composition root and kept with the app."""
+"""The services that views use, created once by `proxy.app` and stored in the Flask application."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from flask import Flask, current_app
 from ..config import Settings
 from ..dialogue import Dialogues
 from ..gateway import Embedder, Gateway
+from ..prompting.dialogue_templates import Layouts
 from ..store.live import LiveSessions, MemorySessions
 from ..store.responses import ResponseStore
+from .aliases import Aliases
 from .auth import Keys
 from .background import Jobs
-from .calling import Callers
-from .observe import Observer
+from .callers import Callers
+from .observability import Observer
 from .ongoing import Ongoing
-from .seen import Seen
 from .shares import Shares
 
 if TYPE_CHECKING:
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
-    from ..prompting.layouts import Layouts
     from ..store.conversations import ConversationStore
 
 EXTENSION = "slotproxy"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Services:
     settings: Settings
     gateway: Gateway
@@ -42,24 +42,24 @@ class Services:
     store: ResponseStore
     jobs: Jobs
     ongoing: Ongoing
-    watchers: Shares  # of the status page
-    writers: Shares  # of answers for the chat page
+    watchers: Shares  # streams of the status page
+    writers: Shares  # answers for the chat page
     layouts: Layouts
     dialogues: Dialogues
-    knowledge: Knowledge | None = None  # where it is not asked for, or cannot be had
+    knowledge: Knowledge | None = None  # None if not installed or not configured
     conversations: ConversationStore | None = None
-    vector_stores: VectorStores | None = None  # as knowledge
-    seen: Seen = field(default_factory=Seen)
-    # Of the pages; None where workers share what is not kept in a database.
+    vector_stores: VectorStores | None = None  # None whenever knowledge is
+    aliases: Aliases = field(default_factory=Aliases)
+    # Sign-in sessions. None if several workers would need a database to share them.
     sessions: LiveSessions | None = field(default_factory=MemorySessions)
 
 
-def services() -> Services:
-    """Those of the app that serves this request."""
+def current_services() -> Services:
+    """Return the services of the current application."""
     return services_of(current_app)
 
 
 def services_of(app: Flask) -> Services:
-    """What an application is made of."""
-    found: Services = app.extensions[EXTENSION]
-    return found
+    """Return the services of this application."""
+    services: Services = app.extensions[EXTENSION]
+    return services

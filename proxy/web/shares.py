@@ -1,30 +1,30 @@
-"""Places that keys share, so that no key can take all of them while another one needs one.
+"""Limits how many places (threads, streams) one key can take from the others.
 
-A key may hold as many places as are left free beside those that are taken (the dynamic threshold of
-switches' buffers): one key alone gets half of them, a second one half of the rest, and so on. Where
-there is one key, or none, there is nobody to share with.
+A key may hold as many places as are currently free (the dynamic threshold of switch buffers): a
+single key gets half of all places, a second key half of the rest, and so on. With one key or none,
+the limit is the total alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from ..locks import brief
+from ..runtime.locks import native_lock
 
 
 class Shares:
-    """`most` places, for all keys together."""
+    """`most` places for all keys together."""
 
     def __init__(self, most: int, *, alone: bool = False) -> None:
-        """`alone`: all callers are one."""
+        """`alone`: all callers have the same key, or none."""
         self._most = most
         self._alone = alone
         self._held: Counter[str] = Counter()
         self._taken = 0
-        self._lock = brief()
+        self._lock = native_lock()
 
     def take(self, owner: str) -> bool:
-        """A place, to be given back by `give`. False where there is none for this owner."""
+        """Take a place; return False if there is none for this owner. Return it with `give`."""
         with self._lock:
             free = self._most - self._taken
             if free <= 0 or not (self._alone or self._held[owner] < free):

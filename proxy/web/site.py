@@ -1,18 +1,19 @@
-"""Which web sites may use this gateway, judged before any routing.
+"""Checks which web sites may call the gateway, before any routing.
 
-A browser on this machine or in this network can be led to send requests here by any page it shows.
-Where API keys are set, such a page has none. Where none are set, two checks stand in for a key:
+Any web page can make a browser on this machine or network send requests here. If API keys are
+configured, such a page has none. Without keys, two checks replace them:
 
-- Host: a page may point a name of its own at this address (DNS rebinding) and then read all
-  answers. So the Host must be one that no stranger can hold: an IP address, localhost, a name of
-  this machine, a name of `--allowed-hosts`. Names that exist in private networks alone
-  (`gateway`, `printer.local`) are taken unless the gateway listens on loopback: there they only
-  help somebody in the network to get in.
-- Origin: what changes something must not come from a page of another site. Browsers tell the site
-  in `Origin` and `Sec-Fetch-Site`, which no script can forge. `--cors-origins` names those that
-  may.
+- Host: a page can point a name of its own at this address (DNS rebinding) and then read all
+  answers. So the Host must be one that no stranger can own: an IP address, localhost, a name of
+  this machine, or a name in `--allowed-hosts`. Names that exist only in private networks
+  (`gateway`, `printer.local`) are accepted unless the gateway listens on loopback: there, they
+  would only help an attacker inside the network.
+- Origin: requests that change something must not come from a page of another site. Browsers send
+  the site in `Origin` and `Sec-Fetch-Site`, which scripts cannot forge. `--cors-origins` names
+  exceptions.
 
-With keys, the Origin is checked for `Authorization: Basic` alone, which browsers add by themselves.
+With keys, only requests with `Authorization: Basic` need the Origin check, since browsers add that
+header by themselves.
 """
 
 from __future__ import annotations
@@ -27,27 +28,27 @@ from flask import Response
 from ..dialects import openai
 from ..errors import Forbidden
 from .cors import allowed_by
-from .direct import Environ
-from .exchange import refuse
-from .observe import Record
+from .fastpath import Environ
+from .observability import Record
+from .spine import refuse
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-MAX_HOST = 300  # characters; no name in DNS is longer than 253
-REMEMBERED = 64  # Hosts that need no second look
-TOLD = 20  # refusals that the log shows
-# How containers call the machine they run on.
+MAX_HOST = 300  # characters; names in DNS have at most 253
+REMEMBERED = 64  # accepted Hosts that are cached
+TOLD = 20  # refusals that are logged
+# Names under which containers reach their host machine.
 CONTAINERS = frozenset(
     {"host.docker.internal", "gateway.docker.internal", "host.containers.internal"}
 )
-PRIVATE = (".local", ".internal", ".home.arpa")  # no name in public DNS ends so
+PRIVATE = (".local", ".internal", ".home.arpa")  # never used in public DNS
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::[0-9]*)?")
 
 log = logging.getLogger("slotproxy")
 
 
 class Sites:
-    """`host` is the address the gateway listens on, `hosts` are `--allowed-hosts`, `origins` those
-    of `--cors-origins`. `machine` is the name of this machine."""
+    """`host` is the address the gateway listens on, `hosts` the names in `--allowed-hosts`,
+    `origins` those in `--cors-origins`, `machine` the name of this machine."""
 
     def __init__(
         self, host: str, hosts: Collection[str], origins: Sequence[str], *, machine: str = ""
@@ -61,28 +62,29 @@ class Sites:
         self._remembered: set[str] = set()
 
     def judge_host(self, environ: Environ) -> None:
-        """Raises Forbidden for a Host that a stranger's page may have."""
-        # A request without a Host comes from no browser.
+        """Raises Forbidden for a Host that another site could own."""
+        # Browsers always send a Host.
         host = environ.get("HTTP_HOST")
         if not host or host in self._remembered or self._any_host:
             return
         if not self._knows(host):
             raise Forbidden(
-                f"this gateway has no API keys, so it answers only to hosts it knows, and "
-                f"{host[:MAX_HOST]!r} is none: name it in --allowed-hosts, or set --api-key",
+                f"without API keys this gateway accepts only known hosts, and"
+                f" {host[:MAX_HOST]!r} is not one of them: add it to --allowed-hosts, or set"
+                f" --api-key",
                 code="unknown_host",
             )
         if len(self._remembered) < REMEMBERED:
             self._remembered.add(host)
 
     def judge_origin(self, environ: Environ) -> None:
-        """Raises Forbidden for what a page of another site sends to change something."""
+        """Raises Forbidden for a request of another site's page that would change something."""
         origin, site = environ.get("HTTP_ORIGIN"), environ.get("HTTP_SEC_FETCH_SITE")
         if origin is None and site is None:
             return
         if environ["REQUEST_METHOD"] in SAFE or self._any_origin:
             return
-        # A proxy may have changed the Host; a browser knows all the same which site is its page's.
+        # A proxy may have changed the Host, but the browser knows the site of its page.
         if site == "same-origin":
             return
         if site in (None, "none"):
@@ -94,16 +96,16 @@ class Sites:
             return
         named = f"the origin {origin[:MAX_HOST]!r}" if origin else "another site"
         raise Forbidden(
-            f"a page of {named} may not change anything here: name the origin in --cors-origins, "
-            "or send an API key as Authorization: Bearer",
+            f"pages from {named} may not change anything: add the origin to --cors-origins, or"
+            f" send an API key as Authorization: Bearer",
             code="unknown_origin",
         )
 
     def _knows(self, host: str) -> bool:
-        found = _HOST.fullmatch(host.lower()) if len(host) <= MAX_HOST else None
-        if found is None:
+        match = _HOST.fullmatch(host.lower()) if len(host) <= MAX_HOST else None
+        if match is None:
             return False
-        six, name = found[1], (found[2] or "").removesuffix(".")
+        six, name = match[1], (match[2] or "").removesuffix(".")
         if six or _is_address(name):
             return _is_address(six or name)
         return (
@@ -116,8 +118,8 @@ class Sites:
 
 
 def keyless(sites: Sites) -> Callable[[Environ], Response | None]:
-    """The judge of a gateway without keys: the response that refuses a request, None for one that
-    may go on."""
+    """Return the check of a gateway without keys: it returns the response that refuses a request,
+    or None."""
 
     def check(environ: Environ) -> None:
         sites.judge_host(environ)
@@ -127,7 +129,7 @@ def keyless(sites: Sites) -> Callable[[Environ], Response | None]:
 
 
 def keyed(sites: Sites) -> Callable[[Environ], Response | None]:
-    """The judge of a gateway with keys."""
+    """Return the check of a gateway with keys."""
 
     def check(environ: Environ) -> None:
         if environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic ":
@@ -137,14 +139,14 @@ def keyed(sites: Sites) -> Callable[[Environ], Response | None]:
 
 
 def _judge(check: Callable[[Environ], None]) -> Callable[[Environ], Response | None]:
-    told: set[str] = set()
+    logged: set[str] = set()
 
     def judge(environ: Environ) -> Response | None:
         try:
             check(environ)
         except Forbidden as fault:
-            if fault.message not in told and len(told) < TOLD:
-                told.add(fault.message)
+            if fault.message not in logged and len(logged) < TOLD:
+                logged.add(fault.message)
                 log.warning("refused: %s", fault.message)
             return refuse(fault, openai.error, Record.of(environ))
         return None

@@ -1,6 +1,6 @@
-"""GET /v1/slots: what the slots hold, who waits, and how often something cached was found.
+"""GET /v1/slots: the contents of slots, the queue, and cache hit rates.
 
-No text of a prompt is in it, and of other groups no more than that a slot is theirs.
+It contains no prompt text. Slots of other groups are only marked as such.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from . import seen
-from .exchange import plain
-from .observe import Record
+from .observability import Record
 from .services import Services
+from .spine import json_view
 
 blueprint = Blueprint("slots", __name__)
 
 
 @blueprint.get("/v1/slots")
 def slots() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        caller = here.callers.caller(record.key, request.environ)
-        return {"object": "slots", **msgspec.to_builtins(seen.view(here, caller))}
+    def view(services: Services, record: Record) -> Any:
+        caller = services.callers.caller(record.key, request.environ)
+        return {"object": "slots", **msgspec.to_builtins(seen.view(services, caller))}
 
-    return plain(view)
+    return json_view(view)

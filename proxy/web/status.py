@@ -1,4 +1,4 @@
-"""Health, what is behind us, and metrics. Health needs no key and wakes nothing."""
+"""Health, backends and metrics. Health checks need no key and do not wake a sleeping model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from flask import Blueprint, Response, request
 from ..dialects import openai
 from ..errors import GatewayError, NotFound
 from . import seen
-from .exchange import plain, refuse
-from .observe import Record
-from .services import Services, services
+from .observability import Record
+from .services import Services, current_services
+from .spine import json_view, refuse
 
 blueprint = Blueprint("status", __name__)
 
@@ -21,12 +21,12 @@ blueprint = Blueprint("status", __name__)
 @blueprint.get("/v1/health")
 @blueprint.get("/readyz")
 def ready() -> Response:
-    """200 when a backend can answer, else 503 in llama-server's form."""
-    registry = services().gateway.registry
+    """200 if a backend can answer, otherwise 503 in llama-server's form."""
+    registry = current_services().gateway.registry
     backends = {name: _state(b.up) for name, b in enumerate(registry.backends.values())}
     counts = {s: sum(v == s for v in backends.values()) for s in ("up", "down", "unknown")}
     if registry.ready:
-        notices = services().gateway.scheduler.notices
+        notices = current_services().gateway.scheduler.notices
         more = {"notices": notices} if notices else {}
         return _json({"status": "ok", "backends": counts, **more})
     message = "No backend is up" if registry.settled else "Loading model"
@@ -44,24 +44,24 @@ def live() -> Response:
 
 @blueprint.get("/v1/backends")
 def backends() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        return {"object": "list", "data": listed(here, record.key)}
+    def view(services: Services, record: Record) -> Any:
+        return {"object": "list", "data": listed(services, record.key)}
 
-    return plain(view)
+    return json_view(view)
 
 
-def listed(here: Services, key: str) -> list[dict[str, Any]]:
-    """The backends and what the probe found, as /v1/backends has them for this key."""
-    scheduler = here.gateway.scheduler
-    shown = seen.names(here, key)
+def listed(services: Services, key: str) -> list[dict[str, Any]]:
+    """Return the backends and their probe results, as /v1/backends shows them to this key."""
+    scheduler = services.gateway.scheduler
+    shown = seen.names(services, key)
     out = []
-    for backend in here.gateway.registry.backends.values():
+    for backend in services.gateway.registry.backends.values():
         caps = backend.caps
         known = caps is not None or backend.set_slots > 0
-        found = msgspec.to_builtins(caps) if caps is not None else None
-        if found:
-            found["template"] = bool(found["template"])
-            del found["settings"]  # GET /props has them
+        probed = msgspec.to_builtins(caps) if caps is not None else None
+        if probed:
+            probed["template"] = bool(probed["template"])
+            del probed["settings"]  # part of GET /props
         out.append(
             {
                 "id": shown(backend.name),
@@ -73,7 +73,7 @@ def listed(here: Services, key: str) -> list[dict[str, Any]]:
                 "slots": scheduler.slots(backend.name) if known else None,
                 "in_flight": scheduler.in_flight(backend.name),
                 "n_ctx": backend.n_ctx or None,
-                "found": found,
+                "found": probed,
             }
         )
     return out
@@ -89,18 +89,18 @@ def _json(value: Any, status: int = 200) -> Response:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    here = services()
+    services = current_services()
     try:
-        if not here.settings.metrics:
-            raise NotFound("metrics are off: start with --metrics")
-        key = here.keys.check(request.environ)
+        if not services.settings.metrics:
+            raise NotFound("metrics are disabled: start with --metrics")
+        key = services.keys.check(request.environ)
     except GatewayError as error:
         return refuse(error, openai.error, Record.of(request.environ))
 
-    from . import exposition  # late: see there
+    from .observability import prometheus  # deferred: see its docstring
 
-    shown = seen.names(here, key)
-    text = exposition.text(here.observer.counts(), here.gateway, shown)
+    shown = seen.names(services, key)
+    text = prometheus.text(services.observer.counts(), services.gateway, shown)
     response = Response(text, mimetype="text/plain")
-    response.headers["Process-Start-Time-Unix"] = str(here.started)
+    response.headers["Process-Start-Time-Unix"] = str(services.started)
     return response

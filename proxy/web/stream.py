@@ -1,4 +1,4 @@
-"""A streamed answer as a WSGI body."""
+"""Streamed answers as WSGI bodies."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ..core.events import Batch, Failed, Finished
 from ..core.request import CompletionRequest
 from ..errors import Cancelled, GatewayError
 from ..gateway import Info
-from ..http1 import Last
+from ..server.http1 import Last
 
 
 class Encoder(Protocol):
-    """A dialect's way to put events on the wire."""
+    """Encodes events in a dialect's stream format."""
 
     content_type: str
 
@@ -24,8 +24,8 @@ class Encoder(Protocol):
     def end(self) -> bytes: ...
 
 
-class Answering(Protocol):
-    """A running answer: the gateway's own, or one that searches on the way."""
+class EventSource(Protocol):
+    """A running answer: the gateway's own, or a dialogue with searches."""
 
     @property
     def request(self) -> CompletionRequest: ...
@@ -34,7 +34,7 @@ class Answering(Protocol):
     def info(self) -> Info: ...
 
     def prime(self) -> None:
-        """Wait until it has begun. Raises what went wrong."""
+        """Wait until the answer has started. Raises its error if it cannot."""
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]: ...
 
@@ -42,12 +42,13 @@ class Answering(Protocol):
 
 
 class StreamBody:
-    """Encodes an answer as it comes, and closes it on every way out: a WSGI server calls close()
-    also when the client is gone, and when the first byte was never asked for."""
+    """Encodes an answer as it arrives, and always closes it: WSGI servers call close() even if the
+    client disconnected or the body was never iterated."""
 
-    holds_slot = True  # for the server: others wait for the end of this one
+    # The server disconnects slow readers sooner, since other requests wait for the slot.
+    holds_slot = True
 
-    def __init__(self, answer: Answering, encoder: Encoder, done: Callable[[], None]) -> None:
+    def __init__(self, answer: EventSource, encoder: Encoder, done: Callable[[], None]) -> None:
         self._answer = answer
         self._encoder = encoder
         self._done: Callable[[], None] | None = done
@@ -87,7 +88,7 @@ class StreamBody:
                 left -= 1
                 if not left:
                     yield Last(data + end())
-                    for _ in choices:  # nothing is told any more, but the slot is given back
+                    for _ in choices:  # no more output, but the slot is released
                         pass
                     return
             if data:
@@ -96,7 +97,7 @@ class StreamBody:
 
 
 def _note(info: Info) -> bytes:
-    """What one who waits is told, as a comment."""
+    """Return an SSE comment for a waiting client: its queue place, or the loading progress."""
     if info.place:
         return b": queue place %d\n\n" % info.place
     if info.loading:

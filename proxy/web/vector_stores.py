@@ -1,4 +1,4 @@
-"""OpenAI's vector stores: made, filled, searched, deleted."""
+"""Routes of OpenAI's vector stores API: create, fill, search and delete."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..dialects import vector_stores as dialect
 from ..dialects.vector_stores import Attachment, Chunking
 from ..errors import BadRequest, Unsupported
 from . import body
-from .exchange import plain
-from .observe import Record
+from .observability import Record
 from .services import Services
+from .spine import json_view
 
 if TYPE_CHECKING:
-    from ..knowledge.members import Member
     from ..knowledge.stores import VectorStores
-    from ..knowledge.values import Base
-    from ..store.files import Batch, Kept
+    from ..knowledge.vector_store_files import VectorStoreFile
+    from ..store.file_store import Batch, StoredVectorStore
+    from ..store.records import Base
 
 blueprint = Blueprint("vector_stores", __name__)
 
@@ -30,7 +30,7 @@ View = TypeVar("View", bound=Callable[..., Response])
 
 
 def _routes(path: str, method: str) -> Callable[[View], View]:
-    """The route with and without /v1."""
+    """Register a route with and without /v1."""
 
     def register(view: View) -> View:
         for prefix in ("/v1", ""):
@@ -42,24 +42,24 @@ def _routes(path: str, method: str) -> Callable[[View], View]:
 
 @_routes("", "POST")
 def create() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        asked = dialect.parse_create(_body(here))
-        stores, owner = opened(here), record.key
+    def view(services: Services, record: Record) -> Any:
+        asked = dialect.parse_create(_body(services))
+        stores, owner = opened(services), record.key
         for one in asked.files:
-            stores.file(owner, one.file_id)  # all are there, or nothing is made
+            stores.file(owner, one.file_id)  # raises before anything is created
         base, kept = stores.create(
             owner, asked.name, asked.description, asked.metadata, asked.lasts
         )
         _attach(stores, owner, base.id, asked.files)
         return _store(stores, owner, base, kept)
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("", "GET")
 def listed() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        stores, owner = opened(here), record.key
+    def view(services: Services, record: Record) -> Any:
+        stores, owner = opened(services), record.key
         return listing.reply(
             listing.parse(request.args),
             stores.stores(owner),
@@ -67,43 +67,43 @@ def listed() -> Response:
             lambda one: _store(stores, owner, *one),
         )
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("/<key>", "GET")
 def read(key: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        stores, owner = opened(here), record.key
+    def view(services: Services, record: Record) -> Any:
+        stores, owner = opened(services), record.key
         return _store(stores, owner, *stores.store(owner, key))
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("/<key>", "POST")
 def change(key: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        asked = dialect.parse_update(_body(here))
-        stores, owner = opened(here), record.key
+    def view(services: Services, record: Record) -> Any:
+        asked = dialect.parse_update(_body(services))
+        stores, owner = opened(services), record.key
         changed = stores.change(owner, key, asked.name, asked.metadata, asked.lasts)
         return _store(stores, owner, *changed)
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("/<key>", "DELETE")
 def delete(key: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        return objects.deleted(opened(here).delete(record.key, key), "vector_store")
+    def view(services: Services, record: Record) -> Any:
+        return objects.deleted(opened(services).delete(record.key, key), "vector_store")
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("/<key>/search", "POST")
 def search(key: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        asked = dialect.parse_search(_body(here))
-        stores, owner = opened(here), record.key
-        found = stores.search(
+    def view(services: Services, record: Record) -> Any:
+        asked = dialect.parse_search(_body(services))
+        stores, owner = opened(services), record.key
+        hits = stores.search(
             owner,
             [key],
             asked.queries,
@@ -115,124 +115,120 @@ def search(key: str) -> Response:
         return objects.results(
             asked.queries,
             [
-                objects.Result(
-                    member.file_id if member else hit.document_id,
-                    hit.filename,
-                    member.attributes if member else {},
-                    hit.score,
-                    hit.text,
-                    hit.place,
+                objects.SearchResult(
+                    file_id=member.file_id if member else hit.document_id,
+                    filename=hit.filename,
+                    attributes=member.attributes if member else {},
+                    score=hit.score,
+                    text=hit.text,
+                    place=hit.place,
                 )
-                for hit, member in found
+                for hit, member in hits
             ],
         )
 
-    return plain(view)
-
-
-# -- files -----------------------------------------------------------------------------------------
+    return json_view(view)
 
 
 @_routes("/<key>/files", "POST")
 def attach(key: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        asked = dialect.parse_attach(_body(here))
-        (member,) = _attach(opened(here), record.key, key, [asked])
+    def view(services: Services, record: Record) -> Any:
+        asked = dialect.parse_attach(_body(services))
+        (member,) = _attach(opened(services), record.key, key, [asked])
         return _file(key, member)
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("/<key>/files", "GET")
 def files(key: str) -> Response:
-    return plain(lambda here, record: _files(here, record, key))
+    return json_view(lambda services, record: _files(services, record, key))
 
 
 @_routes("/<key>/files/<file>", "GET")
 def file(key: str, file: str) -> Response:
-    return plain(lambda here, record: _file(key, opened(here).member(record.key, key, file)))
+    return json_view(
+        lambda services, record: _file(key, opened(services).member(record.key, key, file))
+    )
 
 
 @_routes("/<key>/files/<file>", "POST")
 def describe(key: str, file: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        asked = dialect.attributes(_body(here))
-        return _file(key, opened(here).describe(record.key, key, file, asked))
+    def view(services: Services, record: Record) -> Any:
+        asked = dialect.attributes(_body(services))
+        return _file(key, opened(services).describe(record.key, key, file, asked))
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("/<key>/files/<file>", "DELETE")
 def detach(key: str, file: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        opened(here).detach(record.key, key, file)
+    def view(services: Services, record: Record) -> Any:
+        opened(services).detach(record.key, key, file)
         return objects.deleted(file, "vector_store.file")
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("/<key>/files/<file>/content", "GET")
 def content(key: str, file: str) -> Response:
-    return plain(lambda here, record: objects.content(opened(here).texts(record.key, key, file)))
-
-
-# -- batches ---------------------------------------------------------------------------------------
+    return json_view(
+        lambda services, record: objects.content(opened(services).texts(record.key, key, file))
+    )
 
 
 @_routes("/<key>/file_batches", "POST")
 def begin(key: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        asked = dialect.parse_batch(_body(here))
-        stores, owner = opened(here), record.key
+    def view(services: Services, record: Record) -> Any:
+        asked = dialect.parse_batch(_body(services))
+        stores, owner = opened(services), record.key
         batch = stores.begin(owner, key, [one.file_id for one in asked])
         _attach(stores, owner, key, asked, batch.batch_id)
         return _batch(stores, owner, batch)
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("/<key>/file_batches/<batch>", "GET")
 def batch(key: str, batch: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        stores, owner = opened(here), record.key
+    def view(services: Services, record: Record) -> Any:
+        stores, owner = opened(services), record.key
         return _batch(stores, owner, stores.batch(owner, key, batch))
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("/<key>/file_batches/<batch>/cancel", "POST")
 def cancel(key: str, batch: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        stores, owner = opened(here), record.key
+    def view(services: Services, record: Record) -> Any:
+        stores, owner = opened(services), record.key
         return _batch(stores, owner, stores.cancel(owner, key, batch))
 
-    return plain(view)
+    return json_view(view)
 
 
 @_routes("/<key>/file_batches/<batch>/files", "GET")
 def batch_files(key: str, batch: str) -> Response:
-    def view(here: Services, record: Record) -> Any:
-        opened(here).batch(record.key, key, batch)
-        return _files(here, record, key, batch)
+    def view(services: Services, record: Record) -> Any:
+        opened(services).batch(record.key, key, batch)
+        return _files(services, record, key, batch)
 
-    return plain(view)
-
-
-# -- parts of these --------------------------------------------------------------------------------
+    return json_view(view)
 
 
-def opened(here: Services) -> VectorStores:
-    """Raises Unsupported without the packages that knowledge bases need."""
-    if here.vector_stores is None:
-        raise Unsupported("files and vector stores need the extra: slotproxy[knowledge]")
-    return here.vector_stores
+def opened(services: Services) -> VectorStores:
+    """Return the vector stores. Raises Unsupported if the knowledge extra is not installed."""
+    if services.vector_stores is None:
+        raise Unsupported("files and vector stores are not available: install slotproxy[knowledge]")
+    return services.vector_stores
 
 
-def _body(here: Services) -> dict[str, Any]:
-    """An empty one is an object without fields: so the client creates a store without any."""
-    value = body.read_value(request.environ, here.settings.max_body, empty={})
+def _body(services: Services) -> dict[str, Any]:
+    """Return the body as an object; OpenAI's client sends an empty body for a store without
+    options."""
+    value = body.read_value(request.environ, services.settings.max_body, empty={})
     if not isinstance(value, dict):
-        raise BadRequest("the body must be a JSON object")
+        raise BadRequest("the request body must be a JSON object")
     return value
 
 
@@ -242,7 +238,7 @@ def _attach(
     base_id: str,
     asked: Iterable[Attachment],
     batch_id: str = "",
-) -> list[Member]:
+) -> list[VectorStoreFile]:
     return [
         stores.attach(
             owner,
@@ -258,18 +254,18 @@ def _attach(
     ]
 
 
-def _files(here: Services, record: Record, key: str, batch_id: str = "") -> Any:
+def _files(services: Services, record: Record, key: str, batch_id: str = "") -> Any:
     wanted = dialect.status_filter(request.args)
-    found = opened(here).members(record.key, key, batch_id)
+    members = opened(services).members(record.key, key, batch_id)
     return listing.reply(
         listing.parse(request.args),
-        [one for one in found if not wanted or one.status == wanted],
+        [one for one in members if not wanted or one.status == wanted],
         lambda one: one.file_id,
         lambda one: _file(key, one),
     )
 
 
-def _store(stores: VectorStores, owner: str, base: Base, kept: Kept) -> dict[str, Any]:
+def _store(stores: VectorStores, owner: str, base: Base, kept: StoredVectorStore) -> dict[str, Any]:
     members = stores.members(owner, base.id)
     return objects.store(
         base.id,
@@ -285,7 +281,7 @@ def _store(stores: VectorStores, owner: str, base: Base, kept: Kept) -> dict[str
     )
 
 
-def _file(store_id: str, member: Member) -> dict[str, Any]:
+def _file(store_id: str, member: VectorStoreFile) -> dict[str, Any]:
     chunking = Chunking(member.tokens, member.overlap) if member.tokens else Chunking()
     return objects.store_file(
         member.file_id,

@@ -1,12 +1,12 @@
-"""Search on the web: engines behind one seam, and pages read with a guard.
+"""Web search: search engines behind one interface, and guarded reading of pages.
 
-`engines` are pure, a request and the reading of its answer each; `metasearch` is the one that is a
-library; `fetch` is HTTP that is bounded and pinned; `passages` takes the parts of a page that fit;
-`reading` does both in a child, beside the gateway. `search` puts them together.
+`engines` has the request and the parser of each HTTP engine; `metasearch` uses a library. `fetch`
+is a bounded HTTP client that connects to checked addresses only, and `passages` selects the
+relevant parts of a page. `reading` runs both in a child process. `search` combines everything.
 """
 
 from . import metasearch
+from .results import WebResult
 from .search import WebSearch
-from .values import Result
 
-__all__ = ["Result", "WebSearch", "metasearch"]
+__all__ = ["WebResult", "WebSearch", "metasearch"]

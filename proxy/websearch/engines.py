@@ -1,8 +1,7 @@
-"""Engines that are asked over HTTP: what is sent, and what their answer says. Pure.
+"""Search engines with an HTTP API: their requests and the parsers of their answers. Pure.
 
-Sources: SearXNG's search API (docs.searxng.org/dev/search_api), the reference pages of Brave's and
-Tavily's web search. An answer is a stranger's: only texts are taken of it, and only
-addresses of http and https.
+Sources: SearXNG's search API (docs.searxng.org/dev/search_api), and the API references of Brave's
+and Tavily's web search. Answers are untrusted: only texts, and http and https URLs, are used.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import msgspec
 
 from ..errors import UpstreamFault
 from .passages import unescaped
-from .values import Request, Result
+from .results import EngineRequest, WebResult
 
 LONGEST = 4000  # characters of a snippet
 _TAG = re.compile(r"<[^<>]{1,200}>")
@@ -25,29 +24,29 @@ _TAG = re.compile(r"<[^<>]{1,200}>")
 class Engine(Protocol):
     name: str
 
-    def request(self, query: str, count: int) -> Request: ...
+    def request(self, query: str, count: int) -> EngineRequest: ...
 
     @classmethod
-    def read(cls, status: int, data: bytes) -> list[Result]:
-        """Raises UpstreamFault for an answer that is none."""
+    def read(cls, status: int, data: bytes) -> list[WebResult]:
+        """Raises UpstreamFault for an invalid answer."""
 
 
 class SearXNG:
-    """An instance of one's own; it must allow the format json (settings.yml: search.formats)."""
+    """A SearXNG instance; its settings.yml must allow the json format (search.formats)."""
 
     name = "searxng"
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
 
-    def request(self, query: str, count: int) -> Request:
+    def request(self, query: str, count: int) -> EngineRequest:
         sent = urlencode({"q": query, "format": "json"})
-        return Request(f"{self._url}/search?{sent}", {"Accept": "application/json"})
+        return EngineRequest(f"{self._url}/search?{sent}", {"Accept": "application/json"})
 
     @classmethod
-    def read(cls, status: int, data: bytes) -> list[Result]:
+    def read(cls, status: int, data: bytes) -> list[WebResult]:
         if status == 403:
-            raise UpstreamFault("the SearXNG server does not allow the format json")
+            raise UpstreamFault("the SearXNG server does not allow the json format")
         return _results(_object(cls.name, status, data).get("results"), "title", "url", "content")
 
 
@@ -57,13 +56,13 @@ class Brave:
     def __init__(self, key: str, url: str = "https://api.search.brave.com") -> None:
         self._key, self._url = key, url
 
-    def request(self, query: str, count: int) -> Request:
+    def request(self, query: str, count: int) -> EngineRequest:
         sent = urlencode({"q": query[:400], "count": min(count, 20)})
         headers = {"Accept": "application/json", "X-Subscription-Token": self._key}
-        return Request(f"{self._url}/res/v1/web/search?{sent}", headers)
+        return EngineRequest(f"{self._url}/res/v1/web/search?{sent}", headers)
 
     @classmethod
-    def read(cls, status: int, data: bytes) -> list[Result]:
+    def read(cls, status: int, data: bytes) -> list[WebResult]:
         web = _object(cls.name, status, data).get("web")
         found = web.get("results") if isinstance(web, dict) else None
         return _results(found, "title", "url", "description")
@@ -75,60 +74,60 @@ class Tavily:
     def __init__(self, key: str, url: str = "https://api.tavily.com") -> None:
         self._key, self._url = key, url
 
-    def request(self, query: str, count: int) -> Request:
+    def request(self, query: str, count: int) -> EngineRequest:
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         body = msgspec.json.encode({"query": query[:400], "max_results": min(count, 20)})
-        return Request(f"{self._url}/search", headers, body)
+        return EngineRequest(f"{self._url}/search", headers, body)
 
     @classmethod
-    def read(cls, status: int, data: bytes) -> list[Result]:
+    def read(cls, status: int, data: bytes) -> list[WebResult]:
         return _results(_object(cls.name, status, data).get("results"), "title", "url", "content")
 
 
 KINDS: dict[str, type[Engine]] = {kind.name: kind for kind in (SearXNG, Brave, Tavily)}
 
 
-def read(name: str, status: int, data: bytes) -> list[Result]:
-    """What the engine of this name says. Raises UpstreamFault for an answer that is none."""
+def read(name: str, status: int, data: bytes) -> list[WebResult]:
+    """Parses the named engine's answer. Raises UpstreamFault if it is invalid."""
     return KINDS[name].read(status, data)
 
 
-def from_library(values: Any) -> list[Result]:
-    """What the library ddgs gives."""
+def from_library(values: Any) -> list[WebResult]:
+    """Parses results of the ddgs library."""
     return _results(values, "title", "href", "body")
 
 
 def _object(name: str, status: int, data: bytes) -> Mapping[str, Any]:
     if status in (401, 403):
-        raise UpstreamFault(f"the search engine {name} refuses our key")
+        raise UpstreamFault(f"the search engine {name} rejects our API key")
     if status == 429:
-        raise UpstreamFault(f"the search engine {name} says that it was asked too often")
+        raise UpstreamFault(f"the search engine {name} is rate limiting requests")
     if status != 200:
-        raise UpstreamFault(f"the search engine {name} answered with status {status}")
+        raise UpstreamFault(f"the search engine {name} responded with status {status}")
     try:
         value = msgspec.json.decode(data)
     except msgspec.DecodeError:
         value = None
     if not isinstance(value, dict):
-        raise UpstreamFault(f"the search engine {name} gave no JSON object")
+        raise UpstreamFault(f"the search engine {name} did not return a JSON object")
     return value
 
 
-def _results(values: Any, title: str, url: str, snippet: str) -> list[Result]:
-    """Those that are whole, each address once."""
-    found: dict[str, Result] = {}
+def _results(values: Any, title: str, url: str, snippet: str) -> list[WebResult]:
+    """The complete results; each URL once."""
+    results: dict[str, WebResult] = {}
     for value in values if isinstance(values, Iterable) else ():
         if not isinstance(value, dict):
             continue
         texts = [value.get(name) for name in (title, url, snippet)]
-        name, address, said = (text if isinstance(text, str) else "" for text in texts)
-        if is_web(address) and address not in found:
-            found[address] = Result(_plain(name) or address, address, _plain(said))
-    return list(found.values())
+        name, address, content = (text if isinstance(text, str) else "" for text in texts)
+        if is_web(address) and address not in results:
+            results[address] = WebResult(_plain(name) or address, address, _plain(content))
+    return list(results.values())
 
 
 def is_web(address: str) -> bool:
-    """Whether it is an address of a page, that can stand in an answer as it is."""
+    """Whether it is the URL of a web page, safe to include in an answer."""
     if len(address) > 2000 or not re.fullmatch(r"[!-~\u0080-\U0010ffff]+", address):
         return False
     try:
@@ -139,5 +138,5 @@ def is_web(address: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Text without the marks engines put around words that fit."""
+    """The text without the tags that engines put around matching words."""
     return " ".join(unescaped(_TAG.sub("", text[: 4 * LONGEST])).split())[:LONGEST]

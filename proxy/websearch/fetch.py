@@ -1,10 +1,9 @@
-"""HTTP to strangers, in the child that reads pages: bounded in bytes and time, to an address that
-was judged.
+"""An HTTP client for untrusted servers, with limits on bytes and time, that connects to checked
+addresses only.
 
-A small client of our own on httptools: the connection goes to the judged address in the name of the
-host, and each thing a server sends has its bound (heads, interim answers, what is no body, the
-body). Redirects are followed here, each judged anew. No proxy of the environment is used: it would
-undo the judging.
+Built on httptools. It connects to the address that was checked, and everything a server sends is
+limited (headers, interim responses, chunk framing, the body). Redirects are followed here, and
+every target is checked. Proxies from the environment are ignored: they would bypass the check.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from msgspec import Struct
 
 from ..errors import Forbidden, UpstreamFault, UpstreamTimeout
 from .guard import resolve
-from .values import Request
+from .results import EngineRequest
 
-LARGEST = 2 << 20  # bytes of an answer
-MAX_HEAD = 64 << 10  # bytes that come without a byte of body: heads, trailers, sizes of chunks
-MOST_INTERIM = 4  # answers 1xx before the answer
+LARGEST = 2 << 20  # bytes of a body
+MAX_HEAD = 64 << 10  # consecutive bytes other than the body: headers, trailers, chunk sizes
+MOST_INTERIM = 4  # 1xx responses before the final one
 MOST_REDIRECTS = 3
 PIECE = 1 << 16
 AGENT = "slotproxy (+a reader of search results)"
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
-class Page(Struct, frozen=True):
-    """An answer. `url` is where it came from in the end."""
+class WebPage(Struct, frozen=True):
+    """A response; `url` is the final URL after redirects."""
 
     status: int
     content_type: str
@@ -40,10 +39,10 @@ class Page(Struct, frozen=True):
     url: str
 
 
-def fetch(request: Request, seconds: float, *, open_only: bool = True) -> Page:
-    """The answer to a request. `open_only`: of the open internet alone; without it redirects are
-    not followed. A body larger than LARGEST is cut there. `seconds` are for all of it but the
-    resolver, which has a time limit of its own.
+def fetch(request: EngineRequest, seconds: float, *, open_only: bool = True) -> WebPage:
+    """Sends a request and returns the response. With `open_only`, only public addresses are
+    allowed; without it, redirects are not followed. A body is cut at LARGEST bytes. `seconds`
+    limits everything except name resolution, which has its own timeout.
 
     Raises Forbidden, UpstreamFault, UpstreamTimeout."""
     end = time.monotonic() + seconds
@@ -51,19 +50,19 @@ def fetch(request: Request, seconds: float, *, open_only: bool = True) -> Page:
         page, onward = _once(request, end, open_only)
         if not onward or not open_only:
             return page
-        request = Request(urljoin(page.url, onward))
-    raise UpstreamFault("the page leads from one address to the next")
+        request = EngineRequest(urljoin(page.url, onward))
+    raise UpstreamFault("the page has too many redirects")
 
 
-def _once(request: Request, end: float, open_only: bool) -> tuple[Page, str]:
-    """An answer, and where it leads to."""
+def _once(request: EngineRequest, end: float, open_only: bool) -> tuple[WebPage, str]:
+    """A response, and the target if it is a redirect."""
     try:
         parts = urlsplit(request.url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
-        raise UpstreamFault("the address of a page is none") from None
+        raise UpstreamFault("the page's URL is invalid") from None
     if parts.scheme not in ("http", "https") or not host or parts.username is not None:
-        raise Forbidden("only pages of http and https are read")
+        raise Forbidden("only http and https pages are supported")
     head = _head(request, host, port, parts.scheme == "https")
     address = resolve(host, port, open_only=open_only)
     try:
@@ -79,13 +78,13 @@ def _once(request: Request, end: float, open_only: bool) -> tuple[Page, str]:
                     sock.settimeout(_left(end))
                     answer.feed(sock.recv(PIECE))
     except TimeoutError:
-        raise UpstreamTimeout("a web server did not answer in time") from None
+        raise UpstreamTimeout("the web server timed out") from None
     except (OSError, UnicodeError) as error:
-        raise UpstreamFault("a web server cannot be reached", detail=repr(error)) from None
+        raise UpstreamFault("the web server is unreachable", detail=repr(error)) from None
     if answer.status in REDIRECTS:
-        return Page(answer.status, "", b"", request.url), answer.headers.get("location", "")
+        return WebPage(answer.status, "", b"", request.url), answer.headers.get("location", "")
     kind = answer.headers.get("content-type", "")
-    return Page(answer.status, kind, bytes(answer.data[:LARGEST]), request.url), ""
+    return WebPage(answer.status, kind, bytes(answer.data[:LARGEST]), request.url), ""
 
 
 def _ascii(host: str) -> str:
@@ -93,7 +92,7 @@ def _ascii(host: str) -> str:
     try:
         return host if host.isascii() else host.encode("idna").decode()
     except UnicodeError:
-        raise UpstreamFault("the address of a page is none") from None
+        raise UpstreamFault("the page's URL is invalid") from None
 
 
 @functools.cache
@@ -108,8 +107,8 @@ def _left(end: float) -> float:
     return left
 
 
-def _head(request: Request, host: str, port: int, secure: bool) -> bytes:
-    """The request's line and headers. Raises UpstreamFault where they cannot stand there."""
+def _head(request: EngineRequest, host: str, port: int, secure: bool) -> bytes:
+    """The request line and headers. Raises UpstreamFault if the URL contains invalid characters."""
     parts = urlsplit(request.url)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     path = "".join(c if c.isascii() else "".join(f"%{b:02X}" for b in c.encode()) for c in path)
@@ -130,21 +129,21 @@ def _head(request: Request, host: str, port: int, secure: bool) -> bytes:
             raise ValueError
         return "\r\n".join([*lines, "", ""]).encode("ascii")
     except ValueError:
-        raise UpstreamFault("the address of a page is none") from None
+        raise UpstreamFault("the page's URL is invalid") from None
 
 
 class _Answer:
-    """An HTTP answer as it comes in. `over` when nothing more is wanted."""
+    """Parses a response as it arrives. `over` is set once no more data is needed."""
 
     def __init__(self) -> None:
         self.status = 0
-        self.headers: dict[str, str] = {}  # by lower names, the first of each
+        self.headers: dict[str, str] = {}  # by lower-case name, the first of each
         self.data = bytearray()
         self.over = False
         self._parser = httptools.HttpResponseParser(self)
         self._interim = 0
         self._in_body = False
-        self._bare = 0  # bytes since the last of the body
+        self._bare = 0  # bytes since the last byte of the body
 
     def feed(self, received: bytes) -> None:
         """Raises UpstreamFault."""
@@ -156,22 +155,25 @@ class _Answer:
             self._parser.feed_data(received)
         except httptools.HttpParserError as error:
             if not self.over:
-                raise UpstreamFault("a web server sent no HTTP", detail=repr(error)) from None
+                raise UpstreamFault(
+                    "the web server sent invalid HTTP", detail=repr(error)
+                ) from None
         if self._interim > MOST_INTERIM:
-            raise UpstreamFault("a web server gave only interim answers")
+            raise UpstreamFault("the web server sent only interim responses")
         self._bare = 0 if len(self.data) > before else self._bare + len(received)
         if len(self.data) >= LARGEST or (self._in_body and self._bare > MAX_HEAD):
             self.over = True
         elif self._bare > MAX_HEAD:
-            raise UpstreamFault("a web server sent too long a head")
+            raise UpstreamFault("the web server's response headers are too large")
 
     def _end(self) -> None:
-        """The connection has ended: so has a body without length; one that is short is taken."""
+        """The connection was closed, which ends a body without length. A body shorter than its
+        length is accepted."""
         if not self._in_body:
-            raise UpstreamFault("a web server hung up")
+            raise UpstreamFault("the web server closed the connection")
         self.over = True
 
-    # httptools calls these by their names
+    # Callbacks of httptools.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_body:

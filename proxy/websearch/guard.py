@@ -1,8 +1,8 @@
-"""Which addresses a page may be read from: those of the open internet, and no others.
+"""Restricts pages to public internet addresses, against server-side request forgery.
 
-A page's address comes from a search engine, or from a redirect, so from a stranger. A name is
-resolved once, every address it has is judged, and the connection goes to the one that was judged:
-a name that says something else a moment later changes nothing.
+URLs come from search engines and redirects, so they are untrusted. A name is resolved once, all its
+addresses are checked, and the connection goes to a checked address. A name that resolves
+differently a moment later (DNS rebinding) has no effect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def public(address: Address) -> bool:
-    """Whether it is of the open internet; also what an IPv6 address carries within it is."""
+    """Whether the address, and any IPv4 address embedded in it, is on the public internet."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if inner is None and address in _NAT64:
@@ -27,23 +27,23 @@ def public(address: Address) -> bool:
             return public(inner)
         if address.teredo is not None:
             return False
-        if address.is_site_local:  # fec0::/10, private before fc00::/7 was; Python calls it global
+        if address.is_site_local:  # fec0::/10, deprecated private range; Python considers it global
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def resolve(host: str, port: int, *, open_only: bool) -> str:
-    """The address to connect to. Raises UpstreamFault where there is none, Forbidden where one of
-    them is not of the open internet and `open_only`."""
+    """The address to connect to. Raises UpstreamFault if there is none, and Forbidden if
+    `open_only` is set and any of the host's addresses is not public."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise UpstreamFault("the name of a web server cannot be resolved") from None
+        raise UpstreamFault("the web server's host name cannot be resolved") from None
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses:
-        raise UpstreamFault("the name of a web server cannot be resolved")
+        raise UpstreamFault("the web server's host name cannot be resolved")
     if open_only:
         for text in addresses:
             if not public(ipaddress.ip_address(text.partition("%")[0])):
-                raise Forbidden("the page is at an address that is not of the open internet")
+                raise Forbidden("the page's address is not on the public internet")
     return addresses[0]

@@ -1,8 +1,8 @@
-"""The kept library ddgs: many engines at once, none needs a key.
+"""Search with the ddgs library, which queries many engines and needs no key.
 
-It has a network stack of its own, which no loop of ours can wait for: it runs in a child (`python
--P -m proxy.websearch.metasearch`), which reaches no file, and by TCP only the ports of HTTPS and
-DNS. Its addresses are not judged as those of pages are.
+Its network stack cannot cooperate with our event loop, so it runs in a child process (`python -P -m
+proxy.websearch.metasearch`) without access to files, which can connect over TCP to the ports of
+HTTPS and DNS only. Its addresses are not checked like those of pages.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from ..cancel import Cancel
-from ..children import Children, serve
-from ..confinement import MEMORY, confine, limit
 from ..errors import UpstreamFault, UpstreamTimeout
+from ..runtime.cancel import Cancel
+from ..runtime.confinement import MEMORY, confine, limit
+from ..runtime.subprocesses import Children, serve
 from .engines import from_library
-from .values import Result
+from .results import WebResult
 
 NAME = "ddgs"
 PORTS = (53, 443)
@@ -35,21 +35,21 @@ class Metasearch:
     def __init__(self) -> None:
         self._children = Children(__name__)
 
-    def search(self, query: str, count: int, cancel: Cancel, seconds: float) -> list[Result]:
+    def search(self, query: str, count: int, cancel: Cancel, seconds: float) -> list[WebResult]:
         """Raises UpstreamFault, UpstreamTimeout, Cancelled."""
         question = {"query": query, "count": count, "seconds": seconds}
         answer = self._children.ask(question, cancel, seconds + 1)
         if answer.get("late"):
-            raise UpstreamTimeout("no search engine answered in time")
+            raise UpstreamTimeout("the search engines timed out")
         if "wrong" in answer:
-            raise UpstreamFault("no search engine can be reached", detail=answer["wrong"])
-        return msgspec.convert(answer["results"], list[Result])
+            raise UpstreamFault("no search engine is reachable", detail=answer["wrong"])
+        return msgspec.convert(answer["results"], list[WebResult])
 
     def close(self) -> None:
         self._children.close()
 
 
-# the child's side
+# in the child process
 
 
 def _begin(setup: Any) -> Callable[[Any], Any]:
@@ -59,15 +59,17 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
     def answer(question: Any) -> Any:
         try:
             library = DDGS(timeout=max(1, int(question["seconds"])))
-            found = from_library(library.text(question["query"], max_results=question["count"]))
-            return {"results": [msgspec.to_builtins(one) for one in found[: question["count"]]]}
+            results = from_library(library.text(question["query"], max_results=question["count"]))
+            return {
+                "results": [msgspec.to_builtins(result) for result in results[: question["count"]]]
+            }
         except TimeoutException:
             return {"late": True}
         except DDGSException as error:
             if "No results" in str(error):
                 return {"results": []}
             return {"wrong": repr(error)[:500]}
-        except Exception as error:  # a search library reads pages of strangers
+        except Exception as error:  # the library parses untrusted pages
             return {"wrong": repr(error)[:500]}
 
     return answer

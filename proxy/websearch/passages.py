@@ -1,8 +1,8 @@
-"""The parts of a page that fit a question. Pure.
+"""Selects the passages of a page that are relevant to a query. Pure.
 
-A page becomes lines of text, those are put together to passages, and passages are ranked by how
-many of the question's words they have. Words of Chinese and Japanese are pairs of characters, since
-nothing stands between words there.
+A page is converted to lines of text, lines are joined to passages, and passages are ranked by the
+number of query words they contain. For Chinese and Japanese, which do not separate words, pairs of
+characters count as words.
 """
 
 from __future__ import annotations
@@ -13,25 +13,23 @@ from collections import Counter
 from collections.abc import Iterable
 
 SIZE = 600  # characters of a passage
-MOST_TEXT = 200_000  # characters of a page that are looked at
+MOST_TEXT = 200_000  # characters of a page that are used
 
-_RAW = frozenset({"script", "style", "textarea", "title", "xmp", "noscript"})  # no tags in them
+# Elements without tags inside.
+_RAW = frozenset({"script", "style", "textarea", "title", "xmp", "noscript"})
 _SILENT = frozenset({"template", "svg", "nav", "footer", "form", "button", "select", "aside"})
 _BLOCKS = frozenset({"p", "div", "li", "br", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section",
                      "article", "pre", "td", "th", "dd", "dt", "blockquote", "main"})  # fmt: skip
 _WORD = re.compile(r"[^\W\d_]+|\d+", re.UNICODE)
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _END = re.compile(r"(?<=[.!?。！？；])\s*")
-
-
 _TAG = re.compile(r"</?([a-z][a-z0-9]{0,30})")
-_HUGE = re.compile(r"&#[0-9a-fA-FxX]{9,}")  # the number of no character
+_HUGE = re.compile(r"&#[0-9a-fA-FxX]{9,}")  # too large for any character
 
 
 def _of_html(page: str) -> str:
-    """Text between tags, but for what is never shown. Linear in the size of the page, whatever is
-    in it: the first mark that has no end is the page's end (the standard library's parser takes
-    minutes for a page of unfinished comments)."""
+    """The visible text. Takes linear time for any input, since an unterminated tag or comment ends
+    the page (the standard library's parser takes minutes for a page of unterminated comments)."""
     low = page.lower()
     out: list[str] = []
     silent: list[str] = []
@@ -44,7 +42,7 @@ def _of_html(page: str) -> str:
             break
         tag = _TAG.match(low, start)
         if tag is None and low[start + 1 : start + 2] not in ("!", "?", "/"):
-            out.append("<")  # a sign in the text
+            out.append("<")  # a literal <
             at = start + 1
             continue
         comment = low.startswith("<!--", start)
@@ -71,12 +69,12 @@ def _of_html(page: str) -> str:
 
 
 def unescaped(text: str) -> str:
-    """HTML's names and numbers of characters as characters."""
+    """Replaces HTML character references by their characters."""
     return html.unescape(_HUGE.sub("", text))
 
 
 def text_of(data: bytes, content_type: str) -> str:
-    """The text of a page, line by line; "" for what is no text."""
+    """The text of a page, line by line; "" if it is not text."""
     kind, _, rest = content_type.partition(";")
     kind = kind.strip().lower()
     charset = re.search(r"charset=[\"']?([\w.-]+)", rest.lower())
@@ -97,16 +95,16 @@ def text_of(data: bytes, content_type: str) -> str:
 
 
 def split(text: str) -> list[str]:
-    """Passages of at most SIZE characters, ended where a line or a sentence is."""
-    out: list[str] = []
-    now = ""
+    """Passages of at most SIZE characters that end at a line or sentence."""
+    passages: list[str] = []
+    passage = ""
     for line in text.split("\n"):
         for piece in _pieces(line):
-            if now and len(now) + len(piece) + 1 > SIZE:
-                out.append(now)
-                now = ""
-            now = f"{now}\n{piece}" if now else piece
-    return [*out, now] if now else out
+            if passage and len(passage) + len(piece) + 1 > SIZE:
+                passages.append(passage)
+                passage = ""
+            passage = f"{passage}\n{piece}" if passage else piece
+    return [*passages, passage] if passage else passages
 
 
 def _pieces(line: str) -> Iterable[str]:
@@ -119,7 +117,7 @@ def _pieces(line: str) -> Iterable[str]:
 
 
 def best(passages: Iterable[str], query: str, count: int) -> list[str]:
-    """Those that have most of the query's words, in the order they stood in."""
+    """The passages with the most query words, in their original order."""
     wanted = set(terms(query))
     scored = []
     for place, passage in enumerate(passages):
@@ -128,20 +126,20 @@ def best(passages: Iterable[str], query: str, count: int) -> list[str]:
         if hits:
             scored.append((-hits, -sum(counts[t] for t in wanted), place, passage))
     chosen = sorted(scored)[:count]
-    return [passage for _, _, _, passage in sorted(chosen, key=lambda one: one[2])]
+    return [passage for _, _, _, passage in sorted(chosen, key=lambda entry: entry[2])]
 
 
 def terms(text: str) -> list[str]:
-    """Words, and pairs of characters where a script has no blanks."""
-    out: list[str] = []
+    """Words; pairs of characters in scripts without spaces."""
+    words: list[str] = []
     for word in _WORD.findall(text.lower()):
         at = 0
         for run in _HAN.finditer(word):
             if run.start() > at:
-                out.append(word[at : run.start()])
+                words.append(word[at : run.start()])
             chars = run.group()
-            out += [chars[i : i + 2] for i in range(len(chars) - 1)] or [chars]
+            words += [chars[i : i + 2] for i in range(len(chars) - 1)] or [chars]
             at = run.end()
         if at < len(word):
-            out.append(word[at:])
-    return out
+            words.append(word[at:])
+    return words

@@ -1,7 +1,8 @@
-"""Strangers are asked and read beside the gateway: whatever a web server sends goes to a child
-(`python -P -m proxy.websearch.reading`), which holds up nobody, can be ended, and reaches no file.
+"""Queries search engines and reads pages in a child process (`python -P -m
+proxy.websearch.reading`).
 
-One child serves a search: it asks the engine, or fetches the pages that were found, side by side.
+Whatever a web server sends, the child cannot block the gateway, can be ended, and has no access to
+files. One child serves a search: it queries the engine, or fetches all result pages concurrently.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ from typing import Any
 import msgspec
 
 from .. import errors
-from ..cancel import Cancel
-from ..children import LAST, Children, serve
-from ..confinement import MEMORY, confine, limit
+from ..runtime.cancel import Cancel
+from ..runtime.confinement import MEMORY, confine, limit
+from ..runtime.subprocesses import LAST, Children, serve
 from . import engines, passages
 from .fetch import fetch
-from .values import Request, Result
+from .results import EngineRequest, WebResult
 
-GRACE = 2.0  # seconds a child has beyond its time, to start and to say what it has
+GRACE = 2.0  # extra seconds for the child to start and to return its results
 
 
-class Reading:
+class PageReader:
     def __init__(self) -> None:
         self._children = Children(__name__)
 
     def results(
-        self, engine: str, request: Request, count: int, cancel: Cancel, seconds: float
-    ) -> list[Result]:
-        """What an engine answers. Raises UpstreamFault, UpstreamTimeout, Cancelled."""
+        self, engine: str, request: EngineRequest, count: int, cancel: Cancel, seconds: float
+    ) -> list[WebResult]:
+        """The results of an engine. Raises UpstreamFault, UpstreamTimeout, Cancelled."""
         question = {"engine": engine, "request": _sent(request), "count": count, "seconds": seconds}
         answer = self._ask(question, cancel, seconds)
-        return msgspec.convert(answer["results"], list[Result])
+        return msgspec.convert(answer["results"], list[WebResult])
 
     def passages(
         self,
@@ -46,8 +47,8 @@ class Reading:
         *,
         open_only: bool,
     ) -> list[str]:
-        """The passages of each page that fit a question, `count` at most; "" for a page that cannot
-        be had in time. Raises UpstreamFault, UpstreamTimeout, Cancelled."""
+        """For each page, at most `count` passages relevant to the query; "" if it cannot be read in
+        time. Raises UpstreamFault, UpstreamTimeout, Cancelled."""
         question = {
             "urls": urls,
             "query": query,
@@ -61,7 +62,7 @@ class Reading:
         try:
             answer = self._children.ask(question, cancel, seconds + GRACE)
         except errors.UpstreamTimeout:
-            raise errors.UpstreamTimeout("the web was not read in time") from None
+            raise errors.UpstreamTimeout("timed out reading the web") from None
         if "wrong" in answer:
             kinds = {kind.__name__: kind for kind in KINDS}
             raise kinds[answer["wrong"]](answer["message"], detail=answer["detail"])
@@ -71,12 +72,12 @@ class Reading:
         self._children.close()
 
 
-# the child's side
+# in the child process
 
 KINDS = (errors.Forbidden, errors.UpstreamFault, errors.UpstreamTimeout)
 
 
-def _sent(request: Request) -> Any:
+def _sent(request: EngineRequest) -> Any:
     body = None if request.body is None else request.body.decode()
     return {"url": request.url, "headers": dict(request.headers), "body": body}
 
@@ -96,20 +97,22 @@ def _answered(question: Any) -> Any:
 def _results(question: Any) -> Any:
     sent = question["request"]
     body = None if sent["body"] is None else sent["body"].encode()
-    request = Request(sent["url"], sent["headers"], body)
+    request = EngineRequest(sent["url"], sent["headers"], body)
     page = fetch(request, question["seconds"], open_only=False)
-    found = engines.read(question["engine"], page.status, page.data)
-    return {"results": [msgspec.to_builtins(one) for one in found[: question["count"]]]}
+    results = engines.read(question["engine"], page.status, page.data)
+    return {"results": [msgspec.to_builtins(result) for result in results[: question["count"]]]}
 
 
 def _texts(question: Any) -> Mapping[str, Any]:
-    """Pages are read side by side; one that does not come in time ends with this child."""
+    """Reads pages concurrently. Reads that are late end with this child."""
     end = time.monotonic() + question["seconds"]
     texts = [""] * len(question["urls"])
 
     def read(at: int, url: str) -> None:
         try:
-            page = fetch(Request(url), end - time.monotonic(), open_only=question["open_only"])
+            page = fetch(
+                EngineRequest(url), end - time.monotonic(), open_only=question["open_only"]
+            )
         except errors.GatewayError:
             return
         if page.status == 200:

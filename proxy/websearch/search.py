@@ -1,4 +1,4 @@
-"""The engines that are set up, behind one function."""
+"""Web search with the configured engines, including a cache of results."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from ..cancel import Cancel
 from ..errors import BadRequest, Forbidden, Unsupported, UpstreamFault, UpstreamTimeout
+from ..runtime.cancel import Cancel
 from .engines import Engine
 from .metasearch import Metasearch
-from .reading import Reading
-from .values import Result
+from .reading import PageReader
+from .results import WebResult
 
 MOST = 20
 MOST_QUERY = 1000  # characters
 KEPT, KEPT_SECONDS = 256, 900.0
-SHARE = 4  # passages of one page
+SHARE = 4  # passages per page
 
 ALIASES = {"duckduckgo": "ddgs", "searx": "searxng"}
-"""Names that Langchain-Chatchat's clients have for them."""
+"""Names of engines in Langchain-Chatchat's clients."""
 
 
 class WebSearch:
-    """`engines` in order, the first is the one that is meant where none is named. `seconds` bound a
-    search, its reading of pages included. `open_only`: pages are read of the open internet alone.
+    """The first of `engines` is the default. `seconds` limits a search, including the reading of
+    its pages. With `open_only`, pages are read from the public internet only.
 
-    What was found is kept for a while: a conversation's earlier results are laid out again as they
-    were, and nobody is asked twice."""
+    Results are cached for a while, so that a conversation's earlier results stay the same and no
+    engine is asked twice."""
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class WebSearch:
         self.seconds = seconds
         self._clock = clock
         self._open_only = open_only
-        self._reading = Reading()
+        self._reading = PageReader()
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str, int, bool], tuple[float, tuple[Result, ...]]] = (
+        self._kept: OrderedDict[tuple[str, str, int, bool], tuple[float, tuple[WebResult, ...]]] = (
             OrderedDict()
         )
 
@@ -59,16 +59,16 @@ class WebSearch:
         *,
         split: bool = False,
         cancel: Cancel | None = None,
-    ) -> tuple[Result, ...]:
-        """What an engine finds. `split`: the pages are read, and a result's snippet becomes the
-        passages of its page that fit the query, where there are any.
+    ) -> tuple[WebResult, ...]:
+        """The results of an engine. With `split`, pages are read, and a result's snippet is
+        replaced by the passages of its page that are relevant to the query, if any.
 
-        Raises Forbidden (no engine is set up), Unsupported (not this one), BadRequest,
+        Raises Forbidden (no engine is configured), Unsupported (not this one), BadRequest,
         UpstreamFault, UpstreamTimeout, Cancelled."""
         chosen = self._engine(engine)
         query = " ".join(query.split())[:MOST_QUERY]
         if not query:
-            raise BadRequest("there is nothing to search for", param="query")
+            raise BadRequest("the search query is empty", param="query")
         count = max(1, min(count, MOST))
         key = (chosen.name, query, count, split)
         kept = self._remembered(key)
@@ -92,8 +92,9 @@ class WebSearch:
 
     def remembered(
         self, query: str, engine: str = "", count: int = 5, *, split: bool = False
-    ) -> tuple[Result, ...]:
-        """What was found a while ago; nothing is asked for. Raises as `search` for the engine."""
+    ) -> tuple[WebResult, ...]:
+        """The cached results, without a search. Raises the same errors for the engine as
+        `search`."""
         query = " ".join(query.split())[:MOST_QUERY]
         key = (self._engine(engine).name, query, max(1, min(count, MOST)), split)
         return self._remembered(key) or ()
@@ -106,18 +107,19 @@ class WebSearch:
 
     def _engine(self, name: str) -> Engine | Metasearch:
         if not self._engines:
-            raise Forbidden("no search engine is set up here: the setting is --search-engine")
+            raise Forbidden("web search is not configured: set --search-engine")
         if not name:
             return next(iter(self._engines.values()))
-        found = self._engines.get(ALIASES.get(name, name))
-        if found is None:
+        chosen = self._engines.get(ALIASES.get(name, name))
+        if chosen is None:
             raise Unsupported(
-                f"the search engine {name[:40]!r} is not set up here: {', '.join(self._engines)}",
+                f"the search engine {name[:40]!r} is not configured; available:"
+                f" {', '.join(self._engines)}",
                 param="engine",
             )
-        return found
+        return chosen
 
-    def _remembered(self, key: tuple[str, str, int, bool]) -> tuple[Result, ...] | None:
+    def _remembered(self, key: tuple[str, str, int, bool]) -> tuple[WebResult, ...] | None:
         with self._lock:
             kept = self._kept.get(key)
             if kept is None or self._clock() - kept[0] > KEPT_SECONDS:
@@ -125,10 +127,10 @@ class WebSearch:
             return kept[1]
 
     def _read(
-        self, results: Sequence[Result], query: str, cancel: Cancel, end: float
-    ) -> tuple[Result, ...]:
-        """A page that cannot be had keeps its snippet."""
-        urls = [one.url for one in results]
+        self, results: Sequence[WebResult], query: str, cancel: Cancel, end: float
+    ) -> tuple[WebResult, ...]:
+        """Replaces snippets by passages; a page that cannot be read keeps its snippet."""
+        urls = [result.url for result in results]
         try:
             texts = self._reading.passages(
                 urls, query, SHARE, cancel, max(0.1, end - self._clock()), open_only=self._open_only
@@ -136,6 +138,6 @@ class WebSearch:
         except (UpstreamFault, UpstreamTimeout):
             return tuple(results)
         return tuple(
-            Result(one.title, one.url, text or one.snippet)
-            for one, text in zip(results, texts, strict=True)
+            WebResult(result.title, result.url, text or result.snippet)
+            for result, text in zip(results, texts, strict=True)
         )

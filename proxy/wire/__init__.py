@@ -1,1 +1,1 @@
-"""What goes over the wire, both ways: pure codecs, bytes in and values out."""
+"""Pure codecs for the formats between gateway and backend: bytes in, values out."""

@@ -1,13 +1,13 @@
-"""JSON of a backend that the strict decoder refuses, read as far as it makes sense.
+"""A lenient JSON decoder for backend data that the strict decoder refuses.
 
-Strategy. Strict decoders come first: they are fast, and nearly always enough. One byte that is no
+Strategy. Strict decoders come first: they are fast, and nearly always enough. One byte of invalid
 UTF-8, or one odd field in one of a thousand events, must not cost the whole answer. So the data is
-read again here:
+decoded again here:
 
-- a byte that is no UTF-8, and half of a surrogate pair, become U+FFFD in their place;
+- a byte of invalid UTF-8, and half of a surrogate pair, become U+FFFD;
 - NaN and Infinity, which some servers write, become null;
-- null, or a value of the wrong type, leaves a field at its default, except where the answer means
-  nothing without it: see `VITAL`.
+- null, or a value of the wrong type, leaves a field at its default, unless the answer is
+  meaningless without it: see `VITAL`.
 """
 
 from __future__ import annotations
@@ -42,41 +42,41 @@ VITAL = frozenset(
 """Fields that must be of their type, or null: they carry the answer, its end or its failure."""
 
 
-LONGEST = 4 << 20  # bytes that are mended: that takes ten times as long as to decode
+LONGEST = 4 << 20  # bytes that are repaired, which takes ten times as long as decoding
 
 
 class WireFault(ValueError):
-    """The backend sent something that is no answer."""
+    """The backend sent invalid data."""
 
 
 def value(data: bytes) -> Any:
-    """Any JSON value. Raises WireFault."""
+    """Decode any JSON value. Raises WireFault."""
     if len(data) > LONGEST:
         raise WireFault("too large to be mended")
     try:
-        found = json.loads(data.decode("utf-8", "replace"), strict=False, parse_constant=_null)
-        text = json.dumps(found, ensure_ascii=False)
+        decoded = json.loads(data.decode("utf-8", "replace"), strict=False, parse_constant=_null)
+        text = json.dumps(decoded, ensure_ascii=False)
         if _has_half_pairs(text):
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
             return json.loads(text)
-        return found
+        return decoded
     except RecursionError:
         raise WireFault("the JSON is nested too deeply") from None
     except ValueError as error:
-        raise WireFault(f"no JSON: {error}") from None
+        raise WireFault(f"not valid JSON: {error}") from None
 
 
 def decode(data: bytes, kind: type[S]) -> S:
-    """A struct, odd fields left at their defaults. Raises WireFault."""
+    """Decode a struct, leaving odd fields at their defaults. Raises WireFault."""
     return convert(value(data), kind)
 
 
 def convert(raw: Any, kind: type[S]) -> S:
-    """The same for a value that is decoded already. Raises WireFault."""
-    found = _mended(raw, kind)
-    if not isinstance(found, kind):
-        raise WireFault("no JSON object")
-    return found
+    """Like `decode`, for a decoded value. Raises WireFault."""
+    mended = _mended(raw, kind)
+    if not isinstance(mended, kind):
+        raise WireFault("not a JSON object")
+    return mended
 
 
 def _mended(raw: Any, kind: Any) -> Any:
@@ -87,7 +87,7 @@ def _mended(raw: Any, kind: Any) -> Any:
         if struct is not None and isinstance(raw, dict):
             return _struct(raw, struct)
         if element is not None and isinstance(raw, list):
-            return [_mended(one, element) for one in raw]
+            return [_mended(item, element) for item in raw]
         raise WireFault(str(error)) from None
 
 
@@ -96,11 +96,11 @@ def _struct(raw: dict[str, Any], kind: type[Struct]) -> Struct:
     for field in msgspec.structs.fields(kind):
         if field.encode_name not in raw:
             continue
-        given = raw[field.encode_name]
+        value = raw[field.encode_name]
         try:
-            known[field.name] = _mended(given, field.type)
+            known[field.name] = _mended(value, field.type)
         except WireFault as fault:
-            if given is not None and field.name in VITAL:
+            if value is not None and field.name in VITAL:
                 raise WireFault(f"{field.name}: {fault}") from None
     try:
         return kind(**known)
@@ -110,15 +110,15 @@ def _struct(raw: dict[str, Any], kind: type[Struct]) -> Struct:
 
 @cache
 def _parts(kind: Any) -> tuple[type[Struct] | None, Any]:
-    """The struct of a type, and the type of a list's elements; None where it has none."""
+    """The struct of a type, and the element type of a list; None if there is none."""
     if isinstance(kind, type) and issubclass(kind, Struct):
         return kind, None
     parts = get_args(kind)
     if getattr(kind, "__origin__", None) is list:
         return None, parts[0]
-    found = [_parts(part) for part in parts]
-    struct = next((struct for struct, _ in found if struct is not None), None)
-    return struct, next((element for _, element in found if element is not None), None)
+    nested = [_parts(part) for part in parts]
+    struct = next((struct for struct, _ in nested if struct is not None), None)
+    return struct, next((element for _, element in nested if element is not None), None)
 
 
 def _has_half_pairs(text: str) -> bool:

@@ -1,7 +1,7 @@
-"""Newline-delimited JSON: one document a line.
+"""Newline-delimited JSON: one document per line.
 
-Characters that Python's str.splitlines and its kin take for the end of a line are escaped, since
-clients cut such streams with them; control characters below U+0020 are escaped by JSON itself.
+Characters that str.splitlines and similar functions treat as line ends are escaped, because clients
+split such streams with them; JSON itself escapes control characters below U+0020.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _RARE = tuple((char.encode(), escape) for char, escape in _ENDS)
 
 
 def encode(value: Any) -> bytes:
-    """One line, its newline included."""
+    """One line, including its newline."""
     data = msgspec.json.encode(value)
     if not data.isascii():
         for char, escape in _RARE:

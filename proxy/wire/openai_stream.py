@@ -1,9 +1,9 @@
-"""Chunks of a /v1/chat/completions stream, as llama-server sends them: bytes in, values out.
+"""Chunks of a /v1/chat/completions stream from llama-server: bytes in, values out.
 
-The source of the format is OpenAI's API reference; llama-server adds `reasoning_content`,
-`timings`, `prompt_progress` and, with `verbose`, the `__verbose` form of the chunk. It repeats the
-empty first delta with each progress, and sends the counts in a chunk of no choices behind the one
-with the reason.
+The format is OpenAI's (see its API reference); llama-server adds `reasoning_content`, `timings`,
+`prompt_progress` and, with `verbose`, the `__verbose` form of the chunk. It repeats the empty first
+delta with each progress, and sends the usage in a chunk without choices after the one with the
+finish reason.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class WireVerbose(Struct):
     prompt: Any = None
 
 
-class ChatChunk(Struct):
+class ChatChunk(Struct, kw_only=True):
     """One event of the stream."""
 
     choices: list[WireChoice] = []

@@ -1,8 +1,8 @@
-"""What llama-server says in router mode: the list of its models, and the events of ``/models/sse``.
+"""llama-server's router mode: the list of models, and the events of ``/models/sse``.
 
-The forms are those of llama.cpp's tools/server/server-models.cpp and README ("Using multiple
-models"). Nothing is trusted: names are bounded in length and number, and what has another type than
-it should counts as not said.
+The formats are those of llama.cpp's tools/server/server-models.cpp and README ("Using multiple
+models"). Nothing is trusted: names are bounded in length and number, and values of the wrong type
+count as missing.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from msgspec import Struct
 
 from ..core.decoding import decoded
 
-MOST = 1000  # models that are looked at
+MOST = 1000  # models in a list, at most
 LONGEST = 300  # characters of a model's name
 SERVED = ("unloaded", "loading", "loaded", "sleeping")
-PRESENT = ("loading", "loaded", "sleeping")  # those that have a process, so that they take room
+PRESENT = ("loading", "loaded", "sleeping")  # states with a process, which takes room
 
 
 class Listed(Struct, frozen=True, kw_only=True):
     """A model as the router lists it.
 
     `status` is unloaded, loading, loaded or sleeping, or failed: its last process ended with
-    `exit_code`. `instance` differs from one process of the model to the next. `n_vocab`:
-    how many token ids it has, 0 where that is not told, as of a model that is not loaded."""
+    `exit_code`. `instance` differs between two processes of the model. `n_vocab` is the size of its
+    vocabulary, 0 if it is not reported, as for an unloaded model."""
 
     name: str
     status: str
@@ -37,9 +37,9 @@ class Listed(Struct, frozen=True, kw_only=True):
     n_vocab: int = 0
 
 
-class Event(Struct, frozen=True, kw_only=True):
-    """Something happened to a model, "*" for all. `status` "" where it is not about that;
-    `progress` is the part that is loaded, from 0 to 1, None where it is not told."""
+class RouterEvent(Struct, frozen=True, kw_only=True):
+    """A change of a model, "*" for all. `status` is "" if it has not changed; `progress` is the
+    loaded part, from 0 to 1, None if it is not reported."""
 
     name: str
     status: str = ""
@@ -47,23 +47,23 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 def listed(answer: object) -> dict[str, Listed] | None:
-    """The models of an answer of /v1/models; None where it is not a router's."""
+    """The models in an answer of /v1/models; None if it is not a router's."""
     data = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(data, list):
         return None
-    found: dict[str, Listed] = {}
+    models: dict[str, Listed] = {}
     for entry in data[:MOST]:
         status = as_dict(as_dict(entry).get("status"))
         if not status:
             return None
-        one = _listed(entry, status)
-        if one is not None:
-            found[one.name] = one
-    return found
+        model = _listed(entry, status)
+        if model is not None:
+            models[model.name] = model
+    return models
 
 
 def _listed(entry: dict[str, Any], status: dict[str, Any]) -> Listed | None:
-    """None for what cannot be asked for: a model that is being downloaded, or has no name."""
+    """None for a model that cannot be requested: it is being downloaded, or has no name."""
     name, value = entry.get("id"), status.get("value")
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST or value not in SERVED:
         return None
@@ -85,22 +85,22 @@ def _listed(entry: dict[str, Any], status: dict[str, Any]) -> Listed | None:
 
 
 def _port(args: object) -> str:
-    """Each process of a model listens on a port of its own."""
+    """The port of the model's process, which differs between processes."""
     words = _texts(args)
     return next((port for word, port in pairwise(words) if word == "--port"), "")
 
 
-def event(payload: bytes) -> Event | None:
-    """One event of /models/sse; None for what is none."""
+def event(payload: bytes) -> RouterEvent | None:
+    """Parse an event of /models/sse; None if it is invalid."""
     try:
-        told = as_dict(decoded(payload))
+        message = as_dict(decoded(payload))
     except ValueError:
         return None
-    name, data = told.get("model"), as_dict(told.get("data"))
+    name, data = message.get("model"), as_dict(message.get("data"))
     if not isinstance(name, str):
         return None
     status, progress = data.get("status"), as_dict(data.get("progress"))
-    return Event(
+    return RouterEvent(
         name=name,
         status=status if isinstance(status, str) else "",
         progress=_part(progress.get("value"), progress.get("current"), progress.get("stages")),
@@ -108,7 +108,7 @@ def event(payload: bytes) -> Event | None:
 
 
 def _part(value: object, stage: object, stages: object) -> float | None:
-    """The part of all that is loaded: `value` is that of a stage, and they come in order."""
+    """The loaded part of the model. `value` is that of a stage, and stages come in order."""
     names = _texts(stages)
     if not isinstance(value, (int, float)) or not isinstance(stage, str) or stage not in names:
         return None
@@ -116,24 +116,24 @@ def _part(value: object, stage: object, stages: object) -> float | None:
 
 
 def room(props: object) -> int:
-    """How many models the router of these /props has loaded at once; 0 for any number."""
-    told = as_dict(props).get("max_instances")
-    return told if type(told) is int and told > 0 else 0
+    """The maximum number of loaded models, from a router's /props; 0 for any number."""
+    instances = as_dict(props).get("max_instances")
+    return instances if type(instances) is int and instances > 0 else 0
 
 
 def forgotten(old: Listed, new: Listed) -> bool:
-    """Whether the slots that a model had at one look hold nothing any more at the next."""
+    """Whether the slots that a model had in one list have lost their content in the next."""
     if old.status == "loaded":
         return new.status != "loaded" or new.instance != old.instance
-    # It came and went in between.
+    # The process came and went between the two lists.
     return new.status != "loaded" and new.instance != old.instance
 
 
 def as_dict(value: object) -> dict[str, Any]:
-    """The value, if it is an object; else an empty one."""
+    """The value if it is an object, otherwise an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    found = value if isinstance(value, list) else []
-    return tuple(one for one in found if isinstance(one, str))
+    items = value if isinstance(value, list) else []
+    return tuple(item for item in items if isinstance(item, str))

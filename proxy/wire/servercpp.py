@@ -1,9 +1,9 @@
-"""server.cpp's /completion, both generations: chunks in, payloads out.
+"""Chunks of server.cpp's /completion, of both generations: bytes in, values out.
 
-One struct decodes the chunks of every generation: a field that a generation does not send keeps
-its default. Old (2023, PowerInfer): slot_id, stopped_eos/word/limit, completion_probabilities of
-{content, probs: [{tok_str, prob}]}. New (2026): id_slot, stop_type, tokens, prompt_progress,
-timings.cache_n, completion_probabilities of {id, token, bytes, logprob, top_logprobs}.
+One struct decodes the chunks of every generation: a missing field keeps its default. Old (2023,
+PowerInfer): slot_id, stopped_eos/word/limit, completion_probabilities of {content, probs:
+[{tok_str, prob}]}. New (2026): id_slot, stop_type, tokens, prompt_progress, timings.cache_n,
+completion_probabilities of {id, token, bytes, logprob, top_logprobs}.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .lenient import WireFault
 METRICS_PREFIX = "llamacpp:"
 
 
-# Of a stream there is one for each token, and no cycle comes of JSON: gc=False.
-class WireTimings(Struct, gc=False):
+# A stream has one per token, and JSON cannot have cycles, so the garbage collector ignores them.
+class WireTimings(Struct, gc=False, kw_only=True):
     cache_n: int = -1
     prompt_n: int = 0
     prompt_ms: float | None = 0.0
@@ -42,8 +42,8 @@ class WireProgress(Struct):
     time_ms: float | None = 0.0
 
 
-class WireError(Struct):
-    """A server of 2023 calls its message `content`, others call it `detail`."""
+class WireError(Struct, kw_only=True):
+    """An error. A server of 2023 has its message in `content`, others in `detail`."""
 
     code: int = 500
     message: str = ""
@@ -55,7 +55,7 @@ class WireError(Struct):
 
 
 class SlotMoved(Struct):
-    """The answer of POST /slots/{id}?action=save|restore|erase: tokens and bytes."""
+    """The answer of POST /slots/{id}?action=save|restore|erase: tokens and bytes moved."""
 
     n_saved: int = 0
     n_written: int = 0
@@ -64,8 +64,8 @@ class SlotMoved(Struct):
 
 
 def counters(text: bytes) -> dict[str, float]:
-    """The numbers without labels of a /metrics page, by their names without the prefix. What is no
-    number is left out."""
+    """The metrics without labels of a /metrics page, by name without the prefix. Values that are
+    not numbers are omitted."""
     out: dict[str, float] = {}
     for line in text.decode("utf-8", "replace").split("\n"):
         name, _, value = line.partition(" ")
@@ -77,15 +77,15 @@ def counters(text: bytes) -> dict[str, float]:
     return out
 
 
-class Piece(Struct):
-    """A token of /tokenize with_pieces: its text, or its bytes where they are no text."""
+class ChunkPiece(Struct):
+    """A token from /tokenize with with_pieces: its text, or its bytes if they are not text."""
 
     id: int
     piece: str | list[int]
 
 
-class Chunk(Struct, gc=False):
-    """One event of a /completion stream, or its whole answer."""
+class Chunk(Struct, gc=False, kw_only=True):
+    """An event of a /completion stream, or its whole answer."""
 
     content: str = ""
     stop: bool = False
@@ -116,7 +116,7 @@ class Chunk(Struct, gc=False):
 
     @property
     def cached(self) -> int:
-        """Tokens of the prompt that were not evaluated again."""
+        """Prompt tokens that were not evaluated again."""
         if self.timings is None:
             return 0
         if self.timings.cache_n >= 0:
@@ -125,9 +125,9 @@ class Chunk(Struct, gc=False):
 
 
 class DetailedChunk(Chunk, gc=False):
-    """A chunk with what few requests want to know: the ids of its tokens, and in the last one the
-    settings the backend used and the prompt as it saw it. (An old server repeats token ids as the
-    prompt, which are not read.)"""
+    """A chunk with fields that few requests need: the ids of its tokens, and in the last chunk the
+    settings and the prompt that the backend used. (An old server returns a prompt of token ids as
+    ids, which are not decoded.)"""
 
     tokens: tuple[int, ...] = ()
     generation_settings: dict[str, Any] | None = None
@@ -148,7 +148,7 @@ def chunk(data: bytes) -> Chunk:
 
 
 def detailed_chunk(data: bytes) -> DetailedChunk:
-    """The same with its details. Raises WireFault."""
+    """Decode one event's data with its details. Raises WireFault."""
     try:
         return _decode_detailed(data)
     except (ValueError, RecursionError):
@@ -156,26 +156,26 @@ def detailed_chunk(data: bytes) -> DetailedChunk:
 
 
 def chunks(data: list[bytes]) -> list[Chunk]:
-    """Decode the data of several events together, for little more than one costs. Raises WireFault
-    where one of them is not as it should be: `chunk` may still make sense of each."""
+    """Decode the data of several events in one call, which costs little more than one. Raises
+    WireFault if any of them is odd; `chunk` may still decode each of them."""
     try:
         return decode_chunks(b"[%b]" % b",".join(data))
     except (ValueError, RecursionError) as error:
         raise WireFault(str(error)) from None
 
 
-def times(told: WireTimings | None, cached: int) -> Timings:
-    """The times of a last chunk; an evaluation of nothing is told as null."""
-    if told is None:
+def times(timings: WireTimings | None, cached: int) -> Timings:
+    """The times in a last chunk; an evaluation of nothing is reported as null."""
+    if timings is None:
         return Timings()
     return Timings(
-        cached,
-        told.prompt_n,
-        told.prompt_ms or 0.0,
-        told.predicted_n,
-        told.predicted_ms or 0.0,
-        told.draft_n,
-        told.draft_n_accepted,
+        cache_n=cached,
+        prompt_n=timings.prompt_n,
+        prompt_ms=timings.prompt_ms or 0.0,
+        predicted_n=timings.predicted_n,
+        predicted_ms=timings.predicted_ms or 0.0,
+        draft_n=timings.draft_n,
+        draft_n_accepted=timings.draft_n_accepted,
     )
 
 
@@ -202,13 +202,13 @@ class _NewToken(_NewProb):
     top_probs: list[_NewProb] = []
 
 
-LEAST_LOGPROB = -9999.0  # what OpenAI says for "not among the likely ones"
+LEAST_LOGPROB = -9999.0  # what OpenAI reports for a token not among the likely ones
 
 
 def logprobs(probabilities: Iterable[Any], top: int) -> tuple[TokenLogprob, ...]:
     """Tokens with their `top` likeliest alternatives, from either generation's
-    completion_probabilities or from a chat's logprobs. A probability (`prob`, after sampling)
-    becomes its logarithm. Raises WireFault."""
+    completion_probabilities or a chat's logprobs. A probability (`prob`, after sampling) becomes
+    its logarithm. Raises WireFault."""
     out = []
     try:
         for raw in probabilities:
@@ -235,7 +235,7 @@ def logprobs(probabilities: Iterable[Any], top: int) -> tuple[TokenLogprob, ...]
 
 
 def _old_token(token: _OldToken, top: int) -> TokenLogprob:
-    """The old form names no logprob of the chosen token: it is looked up among the likely ones."""
+    """The old format has no logprob of the chosen token; it is looked up in the alternatives."""
     alternatives = [
         Alternative(p.tok_str, _log(p.prob), p.tok_str.encode("utf-8", "replace"))
         for p in token.probs
@@ -250,8 +250,8 @@ def _log(p: float) -> float:
     return math.log(p) if p > 0 else LEAST_LOGPROB
 
 
-def _logprob(told: _NewProb) -> float:
-    if told.prob is not None:
-        return _log(told.prob)
-    value = told.logprob
+def _logprob(token: _NewProb) -> float:
+    if token.prob is not None:
+        return _log(token.prob)
+    value = token.logprob
     return value if value is not None and math.isfinite(value) else LEAST_LOGPROB

@@ -1,12 +1,12 @@
-"""Server-sent events, as the WHATWG HTML standard frames them.
+"""Server-sent events, framed as in the WHATWG HTML standard.
 
-The decoder takes bytes as they come and gives whole events. Lines end at CR, LF or CRLF only:
-str.splitlines would also split at U+2028 and U+0085, which are legal inside JSON. Nearly all
-servers send `data: …\\n\\n` and nothing else, so that form is cut out by `plain` without looking at
-lines; anything else takes the general path, `feed`.
+The decoder accepts bytes in any pieces and returns complete events. Lines end at CR, LF or CRLF
+only: str.splitlines would also split at U+2028 and U+0085, which are legal inside JSON. Nearly all
+servers only send `data: …\\n\\n`, so `plain` handles that form without looking at lines; anything
+else takes the general path, `feed`.
 
 A 2023 server.cpp reports a busy slot in a stream as a line `error: {…}`, which the standard would
-skip as an unknown field; it is kept as an event of the name "error".
+ignore as an unknown field; it becomes an event named "error".
 """
 
 from __future__ import annotations
@@ -17,53 +17,53 @@ Event = tuple[str, bytes]
 _ONE = re.compile(rb"data: [^\r\n]*\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 MAX_EVENT = 16 << 20
-LONG = 80 << 10  # bytes that came together, and are not cut by `plain`
+LONG = 80 << 10  # bytes of one read from which `plain` leaves them to `feed`
 
 
 class SSEError(ValueError):
-    """The stream broke off inside an event, or an event is larger than MAX_EVENT."""
+    """The stream ended within an event, or an event is larger than MAX_EVENT."""
 
 
 class Decoder:
-    """feed(bytes) -> list of (event name, data); the name of a plain event is ""."""
+    """feed(bytes) -> list of (event name, data). The name of an ordinary event is ""."""
 
     def __init__(self) -> None:
         self._rest = b""
-        self._more: list[bytes] = []  # what follows it, while no line ends
+        self._more: list[bytes] = []  # the data after it, until a line ends
         self._size = 0
 
     def plain(self, data: bytes) -> list[bytes] | None:
-        """The data of each event, as `feed` gives it, where all that came is plain events, the last
-        one perhaps cut; None where `feed` must be asked."""
+        """The data of each event, like `feed`, if all data so far is plain events, the last one
+        perhaps incomplete; None if it needs `feed`."""
         if self._rest:
             if self._more or b"\n" not in data:
                 return None
             data = self._rest + data
         elif len(data) <= LONG and _ONE.fullmatch(data):
-            return [data[6:-2]]  # as a paced stream brings it
+            return [data[6:-2]]  # the usual case in a paced stream
         if len(data) > LONG:
-            return None  # an event may be dear to decode: whoever calls `feed` looks
+            return None  # decoding may be slow, which callers of `feed` check
         end = data.rfind(b"\n\n")
         if end < 0 or not data.startswith(b"data: ") or b"\r" in data:
             return None
         events = data[6:end].split(b"\n\ndata: ")
         if data.count(b"\n", 0, end) != 2 * len(events) - 2:
-            return None  # another line is among them
+            return None  # there are lines of another form
         self._rest = data[end + 2 :]
         return events
 
     def feed(self, data: bytes) -> list[Event]:
-        """Raises SSEError for an event that never ends."""
+        """Raises SSEError for an event that is too large."""
         if self._rest:
             if b"\n" not in data and b"\r" not in data and not self._rest.endswith(b"\r"):
-                self._more.append(data)  # joined once: a long event comes in many reads
+                self._more.append(data)  # joined later: a long event comes in many reads
                 self._size += len(data)
                 if self._size > MAX_EVENT:
                     raise SSEError("an event is too large")
                 return []
             data = self._whole() + data
         if b"\r" in data:
-            # A CR at the very end may be half of a CRLF: wait for what follows.
+            # A CR at the very end may be the first half of a CRLF.
             if data.endswith(b"\r"):
                 data, held = data[:-1], b"\r"
             else:
@@ -86,20 +86,20 @@ class Decoder:
         return events
 
     def close(self) -> list[Event]:
-        """What is left at the end of the stream: a last event without its blank line counts when
-        it is whole lines; a cut line raises SSEError."""
+        """The last event at the end of the stream. It counts without its blank line if its lines
+        are complete; an incomplete line raises SSEError."""
         rest, self._rest = self._whole(), b""
         if b"\r" in rest:
             rest = rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if not rest.strip(b"\n"):
             return []
         if not rest.endswith(b"\n"):
-            raise SSEError("the stream broke off inside an event")
+            raise SSEError("the stream ended inside an event")
         event = _parse(rest.rstrip(b"\n"))
         return [] if event is None else [event]
 
     def _whole(self) -> bytes:
-        """What is left of the last read and all that came behind it."""
+        """The rest of the earlier data, joined with what came after it."""
         if not self._more:
             return self._rest
         whole = b"".join((self._rest, *self._more))
@@ -129,7 +129,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def encode(data: bytes, event: str = "") -> bytes:
-    """One event; `data` is a line of JSON."""
+    """Encode one event; `data` is a line of JSON."""
     if event:
         return b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"
     return b"data: " + data + b"\n\n"

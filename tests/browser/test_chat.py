@@ -1,4 +1,4 @@
-"""The chat page in a browser, on the bundled model: asked, streamed, stopped, branched, kept."""
+"""The chat page in a browser, on the bundled model: asking, streaming, stopping, branching."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.integration.searxng import SearXNG
 from tools.processes import Gateway
 
-from .conftest import DESKTOP, PHONE, Open
+from .conftest import DESKTOP, OPENED, PHONE, Open
 from .wire import Wire
 
 DONE = '.message.assistant[data-status="done"]'
@@ -45,7 +45,7 @@ def answered(page: Any) -> str:
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_a_question_is_answered_and_kept(
+def test_question_is_answered_and_stored(
     site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str
 ) -> None:
     page = visit(f"{site.url}/", size=size, language=language, dark=language == "zh")
@@ -59,11 +59,11 @@ def test_a_question_is_answered_and_kept(
     assert answered(page) == said
 
 
-def test_an_edited_question_and_another_answer_are_branches(site: Gateway, visit: Open) -> None:
+def test_edited_question_and_regenerated_answer_are_branches(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     ask(page, "Hello!")
     answered(page)
-    page.get_by_role("button", name="Again").click()
+    page.get_by_role("button", name="Regenerate").click()
     page.get_by_text("2 of 2").wait_for()
     answered(page)
     page.get_by_role("button", name="Previous version").click()
@@ -76,7 +76,7 @@ def test_an_edited_question_and_another_answer_are_branches(site: Gateway, visit
     page.get_by_text("2 of 2").wait_for()
 
 
-def test_a_conversation_is_found_and_deleted(site: Gateway, visit: Open) -> None:
+def test_conversation_is_found_and_deleted(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     page.on("dialog", lambda dialog: dialog.accept())
     ask(page, "Hello zanzibar!")
@@ -119,7 +119,7 @@ def test_many_conversations_are_listed_page_by_page(start_site: Any, visit: Open
     until(page, lambda: talks.count() == 0)
 
 
-def test_a_conversation_is_downloaded_in_both_formats(site: Gateway, visit: Open) -> None:
+def test_conversation_is_downloaded_in_both_formats(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     ask(page, "Hello!")
     said = answered(page).strip()
@@ -133,9 +133,7 @@ def test_a_conversation_is_downloaded_in_both_formats(site: Gateway, visit: Open
             assert [one["role"] for one in json.loads(text)["messages"]] == ["user", "assistant"]
 
 
-def test_an_answer_from_a_document_shows_where_it_is_from(
-    site: Gateway, visit: Open, tmp_path: Path
-) -> None:
+def test_document_answer_shows_its_sources(site: Gateway, visit: Open, tmp_path: Path) -> None:
     document = tmp_path / "ship.md"
     document.write_text("# The ship\n\nThe ship Morning Star has a red sail.\n", encoding="utf-8")
     page = visit(f"{site.url}/knowledge")
@@ -154,7 +152,7 @@ def test_an_answer_from_a_document_shows_where_it_is_from(
     assert "ship.md" in source and "red sail" in source and "The ship" in source
 
 
-def test_an_answer_from_the_web_names_its_pages(start_site: Any, visit: Open) -> None:
+def test_web_answer_names_its_pages(start_site: Any, visit: Open) -> None:
     engine = SearXNG({"tide": "The tide of Varn turns at six.", "fee": "The fee is five."})
     try:
         flags = ("--search-engine", "searxng", "--searxng-url", engine.url)
@@ -173,21 +171,21 @@ def test_an_answer_from_the_web_names_its_pages(start_site: Any, visit: Open) ->
         engine.end()
 
 
-def test_without_an_engine_the_web_is_not_offered(site: Gateway, visit: Open) -> None:
+def test_web_search_is_not_offered_without_an_engine(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     assert page.get_by_role("radio", name="Search").is_disabled()
 
 
-def test_an_agent_answers(site: Gateway, visit: Open) -> None:
+def test_agent_answers(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     page.locator(".kinds span", has_text="Agent").click()
     ask(page, "Hello!")
     page.locator('.message.assistant:not([data-status="growing"]) .foot').wait_for()
 
 
-def test_a_refused_question_stays_to_be_asked_again(site: Gateway, visit: Open) -> None:
+def test_refused_question_can_be_asked_again(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
-    told = {"error": {"code": "queue_full", "message": "too many answers are being written"}}
+    told = {"error": {"code": "queue_full", "message": "too many answers are being generated"}}
     page.route("**/ask", lambda route: route.fulfill(status=429, json=told))
     ask(page, "Hello!")
     page.get_by_role("alert").get_by_text("too many answers").wait_for()
@@ -201,7 +199,7 @@ def test_a_refused_question_stays_to_be_asked_again(site: Gateway, visit: Open) 
     assert page.get_by_role("alert").count() == 0
 
 
-def test_settings_that_are_given_are_sent_and_kept(site: Gateway, visit: Open) -> None:
+def test_given_settings_are_sent_and_kept(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
 
     def sent() -> Any:
@@ -218,16 +216,17 @@ def test_settings_that_are_given_are_sent_and_kept(site: Gateway, visit: Open) -
     page.get_by_label("Presence penalty").fill("0.5")
     page.get_by_label("Frequency penalty").fill("-0.5")
     page.get_by_label("Seed").fill("7")
-    page.get_by_label("Longest answer, tokens").fill("5")
+    page.get_by_label("Maximum answer length (tokens)").fill("5")
     wanted = {"min_p": 0.05, "presence_penalty": 0.5, "frequency_penalty": -0.5, "seed": 7}
     given = sent()
     assert given["sampling"] == wanted
     assert (given["template"], given["max_tokens"]) == ("with_history", 5)
     page.reload()
+    page.locator(OPENED).wait_for()
     assert sent() == given
 
 
-def test_a_reload_and_stop_lose_nothing(endless_site: Gateway, visit: Open) -> None:
+def test_reload_and_stop_lose_no_text(endless_site: Gateway, visit: Open) -> None:
     """On a model that never ends by itself."""
     page = visit(f"{endless_site.url}/")
     ask(page, "Tell me everything.")
@@ -243,7 +242,7 @@ def test_a_reload_and_stop_lose_nothing(endless_site: Gateway, visit: Open) -> N
     assert len(said.inner_text()) >= len(before)
 
 
-def test_a_gateway_killed_in_mid_answer_loses_no_word(endless_site: Gateway, visit: Open) -> None:
+def test_gateway_killed_during_an_answer_loses_no_text(endless_site: Gateway, visit: Open) -> None:
     page = visit(f"{endless_site.url}/")
     ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said")
@@ -251,7 +250,7 @@ def test_a_gateway_killed_in_mid_answer_loses_no_word(endless_site: Gateway, vis
     os.killpg(endless_site.pid, signal.SIGKILL)  # its own group: master and worker, no goodbye
     endless_site.kill()
     alert = page.locator('[data-part="told"]')
-    until(page, lambda: "no connection" in alert.inner_text())
+    until(page, lambda: "Cannot reach the server" in alert.inner_text())
     shown = said.inner_text()
     assert len(letters(shown)) > 50
     endless_site.start()
@@ -261,13 +260,13 @@ def test_a_gateway_killed_in_mid_answer_loses_no_word(endless_site: Gateway, vis
     page.reload()
     said.wait_for()
     assert letters(said.inner_text()).startswith(letters(shown))
-    page.get_by_role("button", name="Again").click()
+    page.get_by_role("button", name="Regenerate").click()
     until(page, lambda: len(said.inner_text()) > 20)
     page.get_by_role("button", name="Stop").click()
     page.locator('.message.assistant[data-status="stopped"]').wait_for()
 
 
-def test_a_lost_connection_goes_on_where_it_was(endless_site: Gateway, visit: Open) -> None:
+def test_lost_connection_resumes_where_it_was(endless_site: Gateway, visit: Open) -> None:
     wire = Wire(endless_site.port)
     try:
         page = visit(f"{wire.url}/")
@@ -277,7 +276,7 @@ def test_a_lost_connection_goes_on_where_it_was(endless_site: Gateway, visit: Op
         alert = page.locator('[data-part="told"]')
         for _ in range(2):
             wire.cut()
-            until(page, lambda: "no connection" in alert.inner_text())
+            until(page, lambda: "Cannot reach the server" in alert.inner_text())
             shown = letters(said.inner_text())
             wire.mend()
             until(page, lambda: alert.inner_text() == "")
@@ -296,15 +295,15 @@ def test_a_lost_connection_goes_on_where_it_was(endless_site: Gateway, visit: Op
 
 
 def letters(text: str) -> str:
-    """What is left of a text whose Markdown may be laid out otherwise."""
+    """The letters of a text, whose Markdown may have another layout."""
     return "".join(filter(str.isalnum, text))
 
 
 @pytest.mark.alone
-def test_two_thousand_messages_scroll_without_a_stall(site: Gateway, visit: Open) -> None:
-    """Laid in by the page's own data, then scrolled through: no frame may take long."""
+def test_two_thousand_messages_scroll_smoothly(site: Gateway, visit: Open) -> None:
+    """Inserted through the page's own data, then scrolled through: no frame may take long."""
     count = 2000
-    messages = [
+    messages: list[dict[str, Any]] = [
         {
             "id": f"m{n}", "conversation_id": "c", "parent_id": f"m{n - 1}" if n else None,
             "number": n, "role": "assistant" if n % 2 else "user", "reasoning": "",
@@ -347,10 +346,10 @@ def test_two_thousand_messages_scroll_without_a_stall(site: Gateway, visit: Open
     middle, worst = frames[len(frames) // 2], frames[-1]
     print(f"{len(frames)} frames over {shown} messages: median {middle:.0f} ms, worst {worst:.0f}")
     assert shown == count
-    assert middle < max(100, 4 * idle[len(idle) // 2])  # where others use the machine
+    assert middle < max(100, 4 * idle[len(idle) // 2])  # with other processes on the machine
 
 
-def test_a_first_visit_is_light(site: Gateway, visit: Open) -> None:
+def test_first_visit_loads_few_bytes(site: Gateway, visit: Open) -> None:
     for path in ("/", "/knowledge", "/status"):
         page = visit("about:blank")
         sent = 0.0

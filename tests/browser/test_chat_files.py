@@ -9,7 +9,7 @@ import pytest
 from tests import documents
 from tools.processes import Gateway
 
-from .conftest import DESKTOP, PHONE, Open
+from .conftest import DESKTOP, OPENED, PHONE, Open
 
 DONE = '.message.assistant[data-status="done"]'
 NOTE = "The lighthouse of Varn was lit in 1871 by Ada Moor. It has 214 steps."
@@ -18,7 +18,7 @@ NOTE = "The lighthouse of Varn was lit in 1871 by Ada Moor. It has 214 steps."
 @pytest.mark.parametrize(
     ("size", "language"), [(PHONE, "zh"), (DESKTOP, "en")], ids=["phone", "desktop"]
 )
-def test_a_pdf_put_into_the_chat_is_asked_about_and_cited(
+def test_pdf_attached_to_the_chat_is_used_and_cited(
     site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str
 ) -> None:
     pytest.importorskip("markitdown", reason="the extra knowledge is not installed")
@@ -69,10 +69,9 @@ SHOW = """async (text) => {
 }"""
 
 
-def test_code_formulas_and_tables_are_shown_and_html_is_only_text(
-    site: Gateway, visit: Open
-) -> None:
+def test_code_formulas_and_tables_render_and_html_stays_text(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
+    page.locator(OPENED).wait_for()
     assert page.evaluate(SHOW, ANSWER) == 0
     page.locator(".rich .hljs-keyword").first.wait_for()
     page.locator(".rich .katex-display").wait_for()
@@ -141,8 +140,9 @@ the end
 of it"""
 
 
-def test_a_text_that_grows_becomes_what_it_is_at_once(site: Gateway, visit: Open) -> None:
+def test_growing_text_renders_like_the_whole_text(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
+    page.locator(OPENED).wait_for()
     whole, grown, ended = page.evaluate(GROWN, ANSWER + LISTS)
     assert len(whole) > 12
     assert grown == whole

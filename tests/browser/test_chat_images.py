@@ -59,7 +59,7 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 def briefly(page: Any) -> None:
-    """Answers of a few tokens, the same each time."""
+    """Limits answers to a few tokens, the same each time."""
     page.locator(".more summary").click()
     page.locator('[name="temperature"]').fill("0")
     page.locator('[name="max_tokens"]').fill("12")
@@ -74,14 +74,14 @@ def ask(page: Any, number: int = 1) -> str:
 
 
 def drawn(page: Any) -> int:
-    """The width of the image of the last question, once it is there."""
+    """The width of the image in the last question, once it is shown."""
     image = page.locator(".message.user img").last
     image.wait_for()
     width: int = image.evaluate("async (one) => (await one.decode(), one.naturalWidth)")
     return width
 
 
-def test_an_image_is_shown_sent_kept_and_deleted(
+def test_image_is_shown_sent_stored_and_deleted(
     seeing: Gateway, visit: Open, accessible: Any
 ) -> None:
     page = visit(f"{seeing.url}/", size=PHONE)
@@ -100,12 +100,12 @@ def test_an_image_is_shown_sent_kept_and_deleted(
     picture = page.request.get(f"{seeing.url}{where}")
     assert (picture.headers["content-type"], picture.body()) == ("image/png", RED)
 
-    page.get_by_role("button", name="New conversation").click()
+    page.get_by_role("button", name="New conversation").first.click()
     give(page, BLUE, "paste")
     page.locator(".thumbnail").wait_for()
     assert ask(page) != red
     page.get_by_role("button", name="Delete").click()
-    page.get_by_role("button", name="New conversation").click()
+    page.get_by_role("button", name="New conversation").first.click()
     give(page, RED, "drop")
     page.locator(".thumbnail").wait_for()
     assert ask(page) == red  # what it says is of the image alone
@@ -121,7 +121,7 @@ def test_an_image_is_shown_sent_kept_and_deleted(
     assert page.request.get(f"{seeing.url}{where}").status == 404
 
 
-def test_a_large_image_is_made_smaller(seeing: Gateway, visit: Open) -> None:
+def test_large_image_is_scaled_down(seeing: Gateway, visit: Open) -> None:
     page = visit(f"{seeing.url}/", language="zh")
     briefly(page)
     choose(page, documents.png(0, 255, 0, edge=3000))
@@ -130,14 +130,14 @@ def test_a_large_image_is_made_smaller(seeing: Gateway, visit: Open) -> None:
     assert drawn(page) == 2048
 
 
-def test_what_is_no_image_is_told(seeing: Gateway, visit: Open) -> None:
+def test_invalid_image_is_reported(seeing: Gateway, visit: Open) -> None:
     page = visit(f"{seeing.url}/")
     give(page, b"no image", "drop")
-    page.get_by_role("alert").get_by_text("a.png cannot be read as an image").wait_for()
+    page.get_by_role("alert").get_by_text("a.png is not a supported image").wait_for()
     assert page.locator(".thumbnail").count() == 0
 
 
-def test_a_model_that_is_blind_is_not_shown_any(site: Gateway, visit: Open) -> None:
+def test_images_are_not_offered_without_vision(site: Gateway, visit: Open) -> None:
     for language, words in (
         ("en", "This model cannot see images."),
         ("zh", "此模型无法识别图片。"),
@@ -146,10 +146,10 @@ def test_a_model_that_is_blind_is_not_shown_any(site: Gateway, visit: Open) -> N
         give(page, RED, "paste")
         page.get_by_role("alert").get_by_text(words).wait_for()
         assert page.locator(".thumbnail").count() == 0
-        assert page.get_by_text(re.compile("Images can be dropped|粘贴图片")).count() == 0
+        assert page.get_by_text(re.compile("drop or paste images|粘贴图片")).count() == 0
 
 
-def test_what_is_told_outlasts_what_the_page_asks_by_itself(site: Gateway, visit: Open) -> None:
+def test_notice_survives_background_refresh(site: Gateway, visit: Open) -> None:
     page = visit("about:blank")
     held: list[Any] = []
     page.route("**/conversations?*", lambda route: held.append(route))
@@ -160,5 +160,5 @@ def test_what_is_told_outlasts_what_the_page_asks_by_itself(site: Gateway, visit
     with page.expect_request("**/conversations?*"):  # a second time, once the first is there
         held[0].continue_()
     assert refused.is_visible()
-    page.get_by_role("button", name="New conversation").click()
+    page.get_by_role("button", name="New conversation").first.click()
     refused.wait_for(state="hidden")

@@ -1,4 +1,4 @@
-"""What an answer of fifty tokens a second costs the page: the time between its frames."""
+"""The cost of fifty tokens a second for the page: the time between its frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tools.processes import Gateway
 
-from .conftest import DESKTOP, PHONE, Open
+from .conftest import DESKTOP, OPENED, PHONE, Open
 
 PLAIN = "The tide comes in twice a day, and the keeper writes down when it turns. " * 12
 RICH = r"""## A part of it
@@ -33,7 +33,7 @@ def light(power: float, distance: float) -> float:
 2. come back to the start of it.
 
 """
-# `before` is there already; `after` comes word by word, `rate` of them a second.
+# `before` is already shown; `after` arrives word by word, `rate` of them a second.
 FEED = """async ([before, after, rate, seconds]) => {
   const { Growing } = await import("/static/chat/markdown.js");
   const list = document.querySelector(".messages");
@@ -77,7 +77,7 @@ FEED = """async ([before, after, rate, seconds]) => {
 def sorted_up(frames: list[float]) -> str:
     """Their median, the 95th of a hundred and the worst, in milliseconds."""
     half, most, worst = (at(frames, share) for share in (0.5, 0.95, 1.0))
-    late = sum(one > 34 for one in frames) / len(frames)  # one frame of sixty a second was left out
+    late = sum(one > 34 for one in frames) / len(frames)  # one of sixty frames a second was dropped
     return f"median {half:.0f} ms, 95 % {most:.0f}, worst {worst:.0f}, late {late:.1%}"
 
 
@@ -94,10 +94,10 @@ def at(frames: list[float], share: float) -> float:
 def test_fifty_tokens_a_second_drop_no_frames(
     site: Gateway, visit: Open, size: tuple[int, int], before: str, after: str
 ) -> None:
-    # What the page does badly it does badly each time; a machine is busy now and then.
+    # A defect of the page shows each time; a machine is busy only now and then.
     for _ in range(3):
         page = visit(f"{site.url}/", size=size)
-        page.locator("#text").wait_for()
+        page.locator(OPENED).wait_for()
         told: dict[str, Any] = page.evaluate(FEED, [before, after, 50, 3])
         idle, busy = told["idle"], told["busy"]
         if idle and flows(idle, busy):
@@ -108,5 +108,5 @@ def test_fifty_tokens_a_second_drop_no_frames(
 
 
 def flows(idle: list[float], busy: list[float]) -> bool:
-    """Generous, as others use the machine: a page that draws all of it anew takes far longer."""
+    """Generous, as the machine is shared: a page that redraws everything takes far longer."""
     return at(busy, 0.5) < 2 * max(at(idle, 0.5), 17) and at(busy, 0.95) < 100 + at(idle, 0.95)

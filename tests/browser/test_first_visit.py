@@ -1,4 +1,4 @@
-"""What a person does who has never seen it, by what is to be read on the page alone."""
+"""A first-time user's path, with only the texts on the page as guide."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Words(NamedTuple):
 
 # fmt: off
 EN = Words(
-    "Your message", "Send", "Stop", "stopped", "Again", "Answer",
+    "Your message", "Send", "Stop", "stopped", "Regenerate", "Answer",
     "To ask about a PDF", "Add files", "sources?", "page 2",
 )
 ZH = Words(
-    "您的消息", "发送", "停止", "已停止", "重新回答", "回答",
+    "您的消息", "发送", "停止", "已停止", "重新生成", "回答",
     "要针对 PDF", "添加文件", "个来源", "第 2 页",
 )
 # fmt: on

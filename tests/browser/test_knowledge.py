@@ -1,4 +1,4 @@
-"""The knowledge page in a browser: a base, an upload, its chunks, a search, the end of it."""
+"""The knowledge page in a browser: a base, an upload, its chunks, a search, its deletion."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_base(page: Any, name: str, label: str = "Name", button: str = "Create")
     page.locator("#base-name", has_text=name).wait_for()
 
 
-def test_a_document_is_uploaded_looked_at_found_and_deleted(
+def test_document_is_uploaded_viewed_found_and_deleted(
     site: Gateway, visit: Open, accessible: Any, document: Path
 ) -> None:
     page = visit(f"{site.url}/knowledge")
@@ -51,10 +51,10 @@ def test_a_document_is_uploaded_looked_at_found_and_deleted(
     hit.wait_for()
     assert "whale oil" in hit.locator(".text").inner_text()
     assert hit.locator("mark").count() > 0
-    assert "by words: place 1" in hit.inner_text()
+    assert "by words: rank 1" in hit.inner_text()
     accessible(page)
 
-    row.get_by_role("button", name="Look at chunks").click()
+    row.get_by_role("button", name="View chunks").click()
     chunk = page.locator("dialog .chunks li").first
     chunk.get_by_role("button", name="Edit").click()
     chunk.locator("textarea").fill("The lighthouse keeper is called Morag.")
@@ -74,7 +74,7 @@ def test_a_document_is_uploaded_looked_at_found_and_deleted(
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_it_works_in_chinese(
+def test_chinese_pages_work(
     site: Gateway, visit: Open, accessible: Any, document: Path, size: tuple[int, int]
 ) -> None:
     page = visit(f"{site.url}/knowledge", size=size, language="zh", dark=True)
@@ -89,7 +89,7 @@ def test_it_works_in_chinese(
 
 
 @pytest.mark.parametrize(("language", "size"), [("en", DESKTOP), ("zh", PHONE)])
-def test_a_pdf_is_read_rebuilt_found_with_its_page_and_deleted(
+def test_pdf_is_read_rebuilt_found_with_its_page_and_deleted(
     site: Gateway, visit: Open, accessible: Any, language: str, size: tuple[int, int]
 ) -> None:
     say = {"en": 0, "zh": 1}[language]
@@ -121,19 +121,19 @@ def test_a_pdf_is_read_rebuilt_found_with_its_page_and_deleted(
     hit.wait_for()
     shown = hit.inner_text()
     assert "Ada Moor" in shown and "varn.pdf" in shown and ("page 2", "第 2 页")[say] in shown
-    assert ("by words: place 1", "按词语：第 1")[say] in shown
+    assert ("by words: rank 1", "关键词检索：第 1 名")[say] in shown
     accessible(page)
 
     row.get_by_role("button", name=("Delete", "删除")[say]).click()
     row.wait_for(state="detached")
     page.get_by_role("button", name=("Search", "搜索")[say]).click()
-    page.get_by_text(("Nothing was found.", "没有找到任何内容。")[say]).wait_for()
+    page.get_by_text(("No results.", "没有找到结果。")[say]).wait_for()
     page.locator('[data-part="delete-base"]').click()
     bases = page.locator('[data-part="bases"] li', has_text=f"PDF {language}")
     bases.wait_for(state="detached")
 
 
-def test_a_document_that_cannot_be_read_says_so(site: Gateway, visit: Open) -> None:
+def test_unreadable_document_shows_its_error(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/knowledge")
     make_base(page, "Broken")
     broken = {"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7 no more"}

@@ -1,4 +1,4 @@
-"""What comes late must not wipe what came since: drafts, choices, edits, lists, in a browser.
+"""Late answers must not overwrite newer input: drafts, choices, edits, lists, in a browser.
 
 Answers of the gateway are held back here, and let through when something else has been done.
 """
@@ -17,7 +17,7 @@ from .test_knowledge import make_base
 
 
 class Held:
-    """Requests that match are held until they are let go; `count` of them, then no more."""
+    """Holds the first `count` matching requests until they are released."""
 
     def __init__(self, page: Any, pattern: str, count: int = 1, method: str = "GET") -> None:
         self.routes: list[Any] = []
@@ -49,7 +49,7 @@ def choose(page: Any, title: str) -> None:
     page.locator('[data-part="talks"] button', has_text=title).first.click()
 
 
-def test_a_draft_survives_a_reload_in_its_conversation(site: Gateway, visit: Open) -> None:
+def test_draft_survives_reload_in_its_conversation(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     page.on("dialog", lambda dialog: dialog.accept())
     box = page.locator("#text")
@@ -74,7 +74,7 @@ def test_a_draft_survives_a_reload_in_its_conversation(site: Gateway, visit: Ope
     assert page.evaluate("Object.keys(sessionStorage).filter((k) => k.includes('draft'))") == []
 
 
-def test_of_two_that_were_chosen_the_last_is_shown(site: Gateway, visit: Open) -> None:
+def test_later_of_two_selected_conversations_is_shown(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     talk_about(page, "Slow one")
     slow = page.url.partition("#")[2]
@@ -93,9 +93,7 @@ def test_of_two_that_were_chosen_the_last_is_shown(site: Gateway, visit: Open) -
     assert page.locator("#talk-title").inner_text() == "Quick one"
 
 
-def test_a_question_asked_before_the_first_load_stays_where_it_was_asked(
-    site: Gateway, visit: Open
-) -> None:
+def test_question_asked_during_load_stays_in_its_conversation(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     talk_about(page, "Known from before")
     address = page.url
@@ -113,7 +111,7 @@ def test_a_question_asked_before_the_first_load_stays_where_it_was_asked(
     assert page.url == address
 
 
-def test_what_is_typed_while_a_question_is_on_its_way_stays(site: Gateway, visit: Open) -> None:
+def test_text_typed_while_sending_is_kept(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     held = Held(page, "**/ask", method="POST")
     ask(page, "The first")
@@ -126,9 +124,7 @@ def test_what_is_typed_while_a_question_is_on_its_way_stays(site: Gateway, visit
     assert page.locator(".message.user").count() == 1
 
 
-def test_an_edit_begun_while_the_answer_is_written_is_not_wiped_by_its_end(
-    endless_site: Gateway, visit: Open
-) -> None:
+def test_edit_started_during_an_answer_survives_its_end(endless_site: Gateway, visit: Open) -> None:
     page = visit(f"{endless_site.url}/")
     ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said")
@@ -142,21 +138,19 @@ def test_an_edit_begun_while_the_answer_is_written_is_not_wiped_by_its_end(
     assert area.input_value() == "Tell me less"
 
 
-def test_another_answer_asked_for_twice_is_one(site: Gateway, visit: Open) -> None:
+def test_regenerating_twice_gives_one_answer(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     ask(page, "Hello!")
     answered(page)
     held = Held(page, "**/conversations?*")  # the list is slow, the button is still there
-    page.get_by_role("button", name="Again").dblclick()
+    page.get_by_role("button", name="Regenerate").dblclick()
     page.get_by_text("2 of 2").wait_for()
     answered(page)
     assert page.get_by_text("3 of 3").count() == 0
     held.go()
 
 
-def test_a_file_that_was_removed_is_not_brought_back_by_an_older_look(
-    site: Gateway, visit: Open
-) -> None:
+def test_removed_file_does_not_return_with_a_stale_list(site: Gateway, visit: Open) -> None:
     pytest.importorskip("markitdown", reason="the extra knowledge is not installed")
     page = visit(f"{site.url}/")
     chip = page.locator(".file")
@@ -182,9 +176,7 @@ def test_a_file_that_was_removed_is_not_brought_back_by_an_older_look(
     assert chip.all_inner_texts()[0].startswith("b.md") and chip.count() == 1
 
 
-def test_what_was_wrong_with_one_file_stays_when_the_next_is_well(
-    site: Gateway, visit: Open
-) -> None:
+def test_error_of_one_file_stays_when_the_next_succeeds(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/knowledge")
     make_base(page, "Mixed")
     refused = {"error": {"code": "bad", "message": "it is no document"}}
@@ -198,9 +190,7 @@ def test_what_was_wrong_with_one_file_stays_when_the_next_is_well(
     assert page.locator('[data-part="told"]').inner_text() == "a.md: it is no document"
 
 
-def test_a_base_is_made_once_and_a_list_from_before_does_not_hide_it(
-    site: Gateway, visit: Open
-) -> None:
+def test_base_is_created_once_and_shown_despite_a_stale_list(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/knowledge")
     page.locator("#base-name").wait_for(state="attached")
     api = "**/pages/api/knowledge"
@@ -221,7 +211,7 @@ def test_a_base_is_made_once_and_a_list_from_before_does_not_hide_it(
     assert page.locator('[data-part="bases"] .name', has_text="Once only").count() == 1
 
 
-def test_of_two_searches_the_last_ones_hits_are_shown(site: Gateway, visit: Open) -> None:
+def test_later_of_two_searches_is_shown(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/knowledge")
     make_base(page, "Whales")
     file = {"name": "c.md", "mimeType": "text/markdown", "buffer": b"# A\n\nA whale is large."}

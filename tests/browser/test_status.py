@@ -1,4 +1,4 @@
-"""The status page in a browser: what it shows, that it stays alive, that anybody can read it."""
+"""The status page in a browser: contents, live updates and accessibility."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shown(page: Any, name: str) -> str:
     return text
 
 
-def test_it_shows_backends_and_slots_and_follows_what_happens(site: Gateway, visit: Open) -> None:
+def test_status_page_shows_backends_and_slots_live(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/status")
     page.locator(".backend .state", has_text="up").wait_for()
     assert page.locator(".slots .slot").count() == 4
@@ -44,7 +44,7 @@ def test_it_shows_backends_and_slots_and_follows_what_happens(site: Gateway, vis
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 @pytest.mark.parametrize(("language", "title"), [("en", "Status"), ("zh", "状态")])
-def test_it_reads_well(
+def test_status_page_is_accessible_in_every_size_and_language(
     site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str, title: str
 ) -> None:
     chat(site)
@@ -56,7 +56,7 @@ def test_it_reads_well(
     accessible(page)
 
 
-def test_a_lost_connection_is_told_and_found_again(start_site: Any, visit: Open) -> None:
+def test_lost_connection_is_shown_and_recovers(start_site: Any, visit: Open) -> None:
     own = start_site()
     page = visit(f"{own.url}/status")
     live = page.locator('[data-part="live"][data-state="up"]')

@@ -1,4 +1,4 @@
-"""The chat page in front of several workers: who follows an answer is not always who writes it."""
+"""The chat page with several workers: another worker may follow an answer than generates it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ API = "/pages/api/chat"
 
 @pytest.fixture
 def each(workers: Gateway) -> Iterator[dict[int, HTTPConnection]]:
-    """A connection to each of the workers, by its process."""
+    """A connection to each worker, by pid."""
     from tests.integration.test_state import _one_of_each, _workers
 
     found = _one_of_each(workers.url, _workers(workers))
@@ -32,7 +33,7 @@ def each(workers: Gateway) -> Iterator[dict[int, HTTPConnection]]:
 
 
 def tell(worker: HTTPConnection, path: str, value: Any = None) -> Any:
-    """A call as the page's script makes it, to the worker at the other end of a connection."""
+    """A request of the page's script to the worker at the other end of a connection."""
     headers = {"Authorization": "Bearer any", "Content-Type": "application/json"}
     body = None if value is None else json.dumps(value)
     worker.request("POST" if body else "GET", API + path, body, headers)
@@ -43,7 +44,7 @@ def tell(worker: HTTPConnection, path: str, value: Any = None) -> Any:
 
 
 def begun(worker: HTTPConnection, text: str = "Tell me everything.") -> tuple[str, str]:
-    """Ask in a conversation of its own: its id, and the answer's."""
+    """Asks in a new conversation. Returns its id and the answer's."""
     talk = tell(worker, "/conversations", {})["id"]
     options = {"kind": "chat"}
     made = tell(worker, f"/conversations/{talk}/ask", {"text": text, "options": options})
@@ -68,17 +69,19 @@ def workers(endless_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
         redis.kill()
 
 
-def test_an_answer_is_followed_and_stopped_through_any_worker(
-    workers: Gateway, visit: Open
-) -> None:
+def test_answer_is_followed_and_stopped_through_any_worker(workers: Gateway, visit: Open) -> None:
     page = visit(f"{workers.url}/")
     ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said")
-    for _ in range(3):  # each time with new connections, and so perhaps another worker
-        until(page, lambda: said.count() == 1 and len(said.inner_text()) > 20)
+
+    def shown(letters: int) -> bool:
+        return said.count() == 1 and len(said.inner_text()) >= letters
+
+    for _ in range(3):  # each time with new connections, so perhaps to another worker
+        until(page, partial(shown, 21))
         before = len(said.inner_text())
         page.reload()
-        until(page, lambda before=before: said.count() == 1 and len(said.inner_text()) >= before)
+        until(page, partial(shown, before))
     page.get_by_role("button", name="Stop").click()
     page.locator('.message.assistant[data-status="stopped"]').wait_for()
     length = len(said.inner_text())
@@ -91,10 +94,10 @@ def last(worker: HTTPConnection, talk: str) -> Any:
     return tell(worker, f"/conversations/{talk}/messages")[-1]
 
 
-def test_an_answer_whose_worker_was_killed_is_interrupted_with_all_its_text(
+def test_answer_of_killed_worker_is_interrupted_with_all_its_text(
     workers: Gateway, each: dict[int, HTTPConnection], visit: Open
 ) -> None:
-    """Within seconds, and without anybody's Stop."""
+    """Within seconds, and without a Stop."""
     from tests.integration.test_state import _wait_for
 
     (killed, writer), (_, other), *_ = each.items()
@@ -108,17 +111,17 @@ def test_an_answer_whose_worker_was_killed_is_interrupted_with_all_its_text(
     page.locator('.message.assistant[data-status="interrupted"]').wait_for(timeout=40_000)
     assert "interrupted" in page.locator(".foot").last.inner_text()
     assert letters(said.inner_text()).startswith(shown)
-    page.get_by_role("button", name="Again").click()
+    page.get_by_role("button", name="Regenerate").click()
     until(page, lambda: "2 of 2" in page.locator(".foot").last.inner_text())
     until(page, lambda: len(said.inner_text()) > 20)
     page.get_by_role("button", name="Stop").click()
     page.locator('.message.assistant[data-status="stopped"]').wait_for()
 
 
-def test_stop_through_another_worker_acts_while_nothing_comes(
+def test_stop_through_another_worker_works_during_silence(
     workers: Gateway, each: dict[int, HTTPConnection], endless_server: ModelServer
 ) -> None:
-    """While the answer waits in the queue, and while its prompt is evaluated: the server sleeps."""
+    """While the answer is queued, and while its prompt is evaluated by a stopped server."""
     from tests.integration.test_state import _slots, _states, _wait_for
 
     writer, other, *_ = each.values()

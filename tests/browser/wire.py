@@ -1,4 +1,4 @@
-"""A wire between browser and gateway that can be cut."""
+"""A connection between browser and gateway that can be cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 class Wire:
-    """Passes bytes on, both ways; keeps what the browser `sent`."""
+    """Forwards bytes both ways; records the bytes that the browser `sent`."""
 
     def __init__(self, port: int) -> None:
         """`port` is the gateway's."""
@@ -22,7 +22,7 @@ class Wire:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Every connection ends, and none is made until it is mended."""
+        """Closes every connection, and refuses new ones until it is mended."""
         with self._lock:
             self._whole = False
             sockets, self._sockets = self._sockets, set()

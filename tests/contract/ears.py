@@ -1,4 +1,4 @@
-"""How a client hears each dialect: a small reader of its stream and of its whole answer.
+"""Clients of each dialect: small readers of streams and whole answers.
 
 The official clients read the same bytes in the integration tests; these readers are stricter about
 the order of things and need no server.
@@ -14,8 +14,8 @@ from msgspec import Struct
 
 
 class Heard(Struct):
-    """What came, by choice; `calls` are (name, arguments). `reason` in the dialect's own word, ""
-    where none came; `error` its message; `counts` (prompt, completion)."""
+    """What a client received, by choice; `calls` are (name, arguments). `reason` is the dialect's
+    own word or ""; `error` the message; `counts` (prompt, completion)."""
 
     text: dict[int, str] = {}
     thoughts: str = ""
@@ -29,7 +29,7 @@ class Heard(Struct):
 
 
 def sse(data: bytes) -> list[tuple[str, Any]]:
-    """(event, JSON) of each frame; comments are left out. Frames end at blank lines alone."""
+    """(event, JSON) of each frame, without comments. Frames end only at blank lines."""
     assert data == b"" or data.endswith(b"\n\n")
     out = []
     for frame in data.split(b"\n\n")[:-1]:
@@ -46,7 +46,7 @@ def sse(data: bytes) -> list[tuple[str, Any]]:
 
 
 def lines(data: bytes) -> list[Any]:
-    """Documents of NDJSON, cut as Python's clients cut them."""
+    """Documents of NDJSON, split as Python's clients split them."""
     return [json.loads(line) for line in data.decode().splitlines()]
 
 
@@ -153,7 +153,7 @@ def _native(heard: Heard, body: Any) -> None:
 
 
 def anthropic_stream(data: bytes) -> Heard:
-    """Checks the order of events as its reference has it."""
+    """Checks the order of events that Anthropic's reference requires."""
     heard = Heard()
     frames = [(name, body) for name, body in sse(data) if name != "ping"]
     assert all(name == body["type"] for name, body in frames)

@@ -1,4 +1,4 @@
-"""Scripts of events, as pipelines make them, and what a client must hear of each.
+"""Scripts of events, as pipelines produce them, and what a client must receive.
 
 A script is a list of (choice, batch). `None` in place of a batch is a tick of silence.
 """
@@ -10,6 +10,7 @@ from msgspec import Struct
 from proxy.core.events import (
     Alternative,
     Batch,
+    Event,
     Failed,
     Finished,
     FinishReason,
@@ -25,14 +26,14 @@ from proxy.core.usage import Timings, Usage
 from proxy.errors import ContextExceeded, QueueFull, UpstreamFault, UpstreamTimeout
 
 USAGE = Usage(7, 3, 2)
-TIMES = Timings(2, 5, 10.0, 3, 30.0)
-# Every way to end a line, for Python, JavaScript or SSE, and what a JSON encoder may trip over.
+TIMES = Timings(cache_n=2, prompt_n=5, prompt_ms=10.0, predicted_n=3, predicted_ms=30.0)
+# Every line end of Python, JavaScript and SSE, and difficult characters for JSON encoders.
 NASTY = 'a\n\nb\r\nc\u2028d\u2029e\x85f\x0bg"\\\x00\x1f </script> data: x 你好 🚀\x7f'
 
 
 class Script(Struct, frozen=True):
-    """`text`, `thoughts` and `calls` (name, arguments) are what is heard of each choice; `reason`
-    how it ends, "" where it fails."""
+    """`text`, `thoughts` and `calls` (name, arguments) are what a client receives of each choice;
+    `reason` is the finish reason, "" if it fails."""
 
     steps: tuple[tuple[int, Batch], ...]
     text: tuple[str, ...] = ("",)
@@ -44,7 +45,7 @@ class Script(Struct, frozen=True):
 
 
 def end(reason: FinishReason = "stop", stop: str = "") -> Finished:
-    return Finished(reason, USAGE, TIMES, slot=1, stop_sequence=stop)
+    return Finished(reason=reason, usage=USAGE, timings=TIMES, slot=1, stop_sequence=stop)
 
 
 def one(*batches: Batch) -> tuple[tuple[int, Batch], ...]:
@@ -56,12 +57,12 @@ def say(*pieces: str) -> list[Batch]:
 
 
 TOKEN = TokenLogprob("Hi", -0.5, b"Hi", (Alternative("Hi", -0.5, b"Hi"),))
-CALL = [
+CALL: list[Event] = [
     ToolCallDelta(0, "call_a", "weather"),
     ToolCallDelta(0, arguments='{"city":'),
     ToolCallDelta(0, arguments='"Köln"}'),
 ]
-OTHER = [ToolCallDelta(1, "call_b", "clock", "{}")]
+OTHER: list[Event] = [ToolCallDelta(1, "call_b", "clock", "{}")]
 
 SCRIPTS: dict[str, Script] = {
     "text": Script(one([Started()], *say("Hel", "lo"), [end()]), ("Hello",)),

@@ -1,4 +1,4 @@
-"""Every dialect tells every story: each script of events through each encoder and each reply.
+"""Every script of events in every dialect, streamed and whole.
 
 What is heard of a stream is what the script says, a whole answer says the same, every frame is well
 formed whatever the text, a failure is the last thing told, and silence harms nothing.
@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from msgspec import Struct
 
 from proxy.core.events import Batch, Failed, Finished, Started, TextDelta
@@ -30,39 +31,40 @@ from proxy.dialects import (
     openai_completions,
     responses,
 )
+from proxy.dialects.answer_schemas import ANSWERS
 from proxy.dialects.ollama import chat as ollama_chat
 from proxy.dialects.ollama import generate as ollama_generate
-from proxy.dialects.stamp import Stamp
+from proxy.dialects.response_meta import ResponseMeta
 from proxy.errors import UpstreamFault
 from proxy.gateway import Answer, Info
-from proxy.http1 import Last
+from proxy.server.http1 import Last
 from proxy.web.stream import StreamBody
 from tests.contract import ears
 from tests.contract.ears import Heard
 from tests.contract.scripts import SCRIPTS, Script
 from tests.fakes import checked
 
-STAMP = Stamp("id_0123", 1_700_000_000, "tiny", "fp", lambda: 0.25)
+STAMP = ResponseMeta("id_0123", 1_700_000_000, "tiny", "fp", lambda: 0.25)
 ASKED = responses.parse({"input": "Hi", "model": "tiny"})
 
 
 class Responses:
-    """The Responses dialect with what it was asked, and what it would store."""
+    """The Responses dialect with its request, and what it would store."""
 
     def __init__(self) -> None:
         self.kept: list[Any] = []
         self.error = responses.error
 
-    def Encoder(self, stamp: Stamp, request: CompletionRequest) -> responses.Encoder:
+    def Encoder(self, stamp: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
         return responses.Encoder(stamp, ASKED, self.kept.append)
 
-    def reply(self, stamp: Stamp, request: CompletionRequest, completions: Any) -> Any:
+    def reply(self, stamp: ResponseMeta, request: CompletionRequest, completions: Any) -> Any:
         return responses.whole(stamp, ASKED, completions)
 
 
 class Voice(Struct):
-    """A dialect as it is tested. `tells` what it has words for besides text; `words` its reasons;
-    `parsed`: calls are told as objects, and whole."""
+    """A dialect under test. `tells` is what it can express besides text; `words` are its finish
+    reasons; `parsed`: calls are sent whole, with arguments as objects."""
 
     dialect: Any
     stream: Callable[[bytes], Heard]
@@ -153,7 +155,7 @@ VOICES = {
 
 
 def fits(voice: Voice, script: Script) -> bool:
-    """Whether a request of this dialect could come to this story."""
+    """Whether a request of this dialect can lead to this script."""
     return ("calls" in voice.tells or not script.calls) and (
         "choices" in voice.tells or len(script.text) == 1
     )
@@ -169,7 +171,7 @@ PAIRS = [
 
 def asked(script: Script) -> CompletionRequest:
     return CompletionRequest(
-        messages=(Message("user", "Hi"),),
+        messages=(Message(role="user", content="Hi"),),
         stream=True,
         include_usage=True,
         stop=("STOP",),
@@ -207,7 +209,7 @@ def streamed(voice: Voice, script: Script, usage: bool = True) -> list[bytes]:
 
 
 def arguments(text: str) -> Any:
-    """Of a call, as an object; those that were cut are none."""
+    """The arguments of a call as an object; truncated ones are empty."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -222,16 +224,16 @@ def agree(voice: Voice, script: Script, heard: Heard, calls: bool = True) -> Non
     if calls:
         told = [(name, arguments(args)) for name, args in heard.calls]
         said = [(name, arguments(args)) for name, args in script.calls]
-        # Where arguments are an object and nothing marks a call as cut, it is not told.
+        # Where arguments are an object, a truncated call cannot be marked and is dropped.
         assert told == [
             one for one in said if one[1] or script.reason != "length" or not voice.parsed
         ]
 
 
 @pytest.mark.parametrize(("voice", "script"), PAIRS)
-def test_a_stream_tells_the_script(voice: Voice, script: Script) -> None:
+def test_stream_contains_the_scripted_events(voice: Voice, script: Script) -> None:
     heard = voice.stream(b"".join(streamed(voice, script)))
-    # Ollama tells calls when they are whole, so none before a failure.
+    # Ollama sends whole calls, so none before a failure.
     agree(voice, script, heard, calls=script.reason is not None or not voice.parsed)
     if script.reason is None:
         steps = script.steps[-1][1]
@@ -248,7 +250,7 @@ def test_a_stream_tells_the_script(voice: Voice, script: Script) -> None:
 @pytest.mark.parametrize(
     ("voice", "script"), [pair for pair in PAIRS if pair.values[1].reason is not None]
 )
-def test_a_whole_answer_says_what_the_stream_says(voice: Voice, script: Script) -> None:
+def test_whole_answer_equals_streamed_answer(voice: Voice, script: Script) -> None:
     reply = voice.dialect.reply(STAMP, asked(script), fold(script.steps))
     whole = voice.whole(msgspec.json.decode(msgspec.json.encode(reply)))
     stream = voice.stream(b"".join(streamed(voice, script)))
@@ -256,9 +258,43 @@ def test_a_whole_answer_says_what_the_stream_says(voice: Voice, script: Script) 
     assert (whole.reason, whole.counts) == (stream.reason, stream.counts)
 
 
+SCHEMAS = {
+    "openai chat": "ChatCompletion",
+    "openai completions": "Completion",
+    "both completions": "CompletionBoth",
+    "llama.cpp": "LlamaCompletion",
+    "anthropic": "Message",
+    "ollama chat": "OllamaChat",
+    "ollama generate": "OllamaGenerate",
+    "glm": "GLMChat",
+    "responses": "Response",
+}
+
+
+def closed(schema: Any) -> Any:
+    """The schema, with objects limited to the named fields."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: closed(value) for key, value in schema.items()}
+    return {**inner, "additionalProperties": False} if "properties" in schema else inner
+
+
+@pytest.mark.parametrize("name", VOICES)
+def test_whole_answer_matches_its_schema(name: str) -> None:
+    voice, schema = VOICES[name], ANSWERS[SCHEMAS[name]]
+    Draft202012Validator.check_schema(schema)
+    for script in SCRIPTS.values():
+        if script.reason is not None and fits(voice, script):
+            reply = voice.dialect.reply(STAMP, asked(script), fold(script.steps))
+            whole = msgspec.json.decode(msgspec.json.encode(reply))
+            Draft202012Validator(closed(schema)).validate(whole)
+
+
 @pytest.mark.parametrize(("voice", "script"), PAIRS)
-def test_every_part_is_whole_frames(voice: Voice, script: Script) -> None:
-    """What is written at once ends with a frame: a client that reads by chunks reads frames."""
+def test_every_part_of_a_stream_is_whole_frames(voice: Voice, script: Script) -> None:
+    """Each write ends with a frame, so a client that reads chunks reads whole frames."""
     for part in streamed(voice, script):
         assert part == b"" or part.endswith(b"\n")
         if voice.dialect.Encoder(STAMP, asked(script)).content_type == "text/event-stream":
@@ -267,30 +303,31 @@ def test_every_part_is_whole_frames(voice: Voice, script: Script) -> None:
 
 
 @pytest.mark.parametrize("name", VOICES)
-@given(pieces=st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=9), max_size=6))
-def test_any_text_comes_through(name: str, pieces: list[str]) -> None:
-    batches: list[Batch] = [[Started()], *([TextDelta(p)] for p in pieces)]
-    batches.append([Finished("stop", Usage(7, 3))])
+@given(pieces=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=9), max_size=6))
+def test_any_text_survives_encoding(name: str, pieces: list[str]) -> None:
+    batches: list[Batch] = [[Started()]]
+    batches += [[TextDelta(p)] for p in pieces]
+    batches.append([Finished(reason="stop", usage=Usage(7, 3))])
     script = Script(tuple((0, batch) for batch in batches), ("".join(pieces),))
     agree(VOICES[name], script, VOICES[name].stream(b"".join(streamed(VOICES[name], script))))
 
 
 @pytest.mark.parametrize("title", [k for k, v in SCRIPTS.items() if v.reason is not None])
-def test_the_scripts_keep_the_order_of_events(title: str) -> None:
+def test_scripts_keep_the_event_order(title: str) -> None:
     script = SCRIPTS[title]
     for choice in range(len(script.text)):
         list(checked(batch for i, batch in script.steps if i == choice))
 
 
 @pytest.mark.parametrize("voice", [pytest.param(v, id=k) for k, v in VOICES.items()])
-def test_an_error_has_a_message_and_no_more(voice: Voice) -> None:
+def test_error_has_only_a_message(voice: Voice) -> None:
     told = json.dumps(voice.dialect.error(UpstreamFault("it broke", detail="at 10.0.0.1")))
     assert "it broke" in told
     assert "10.0.0.1" not in told
 
 
 @pytest.mark.parametrize("voice", [pytest.param(v, id=k) for k, v in VOICES.items()])
-def test_what_ends_a_stream_leaves_with_its_last_event(voice: Voice) -> None:
+def test_end_of_stream_is_sent_with_its_last_event(voice: Voice) -> None:
     for title, script in SCRIPTS.items():
         if fits(voice, script):
             parts = streamed(voice, script)
@@ -299,7 +336,7 @@ def test_what_ends_a_stream_leaves_with_its_last_event(voice: Voice) -> None:
             assert len(parts) <= len(script.steps), title
 
 
-def test_what_a_stream_of_responses_keeps_is_what_it_said() -> None:
+def test_stored_response_equals_its_stream() -> None:
     kept: list[Any] = []
     make = partial(responses.Encoder, STAMP, ASKED, kept.append)
     for title in ("all kinds", "fails late", "length"):

@@ -1,4 +1,4 @@
-"""Editors' chats go to every kind of backend: what one lacks is passed over, or told."""
+"""Editors' chats on every kind of backend: unsupported fields are dropped or reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def task(body: dict[str, Any]) -> Task:
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_every_backend_takes_it(body: dict[str, Any]) -> None:
+def test_every_driver_accepts_the_sampling_fields(body: dict[str, Any]) -> None:
     one = task(body)
     assert not LATER & payload(one, 0, OLD).keys()
     assert payload(one, 0, NEW).items() >= one.sampling.items()
@@ -47,12 +47,12 @@ def test_every_backend_takes_it(body: dict[str, Any]) -> None:
         ("llama.vscode of 2025", frozenset(), []),
     ],
 )
-def test_what_is_left_out_is_told(name: str, lacks: frozenset[str], told: list[str]) -> None:
+def test_ignored_fields_are_reported(name: str, lacks: frozenset[str], told: list[str]) -> None:
     lines = left_out(task(EDITS[name]).sampling, lacks)
     assert [line.split()[0] for line in lines] == told
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_loras_are_told_as_left_out(name: str) -> None:
+def test_ignored_loras_are_reported(name: str) -> None:
     warnings = openai_chat.parse(EDITS[name]).warnings
     assert any(w.startswith("lora ") for w in warnings) is ("lora" in EDITS[name])

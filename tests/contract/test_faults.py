@@ -1,4 +1,4 @@
-"""Every form of driver against every fault of a backend.
+"""Every driver against every fault of a backend.
 
 A fault is a script for one connection, made of the frames of a form: server.cpp of 2023, today's
 llama-server, and its chat by the native relay. Each must end in the error named here, or in an
@@ -20,7 +20,6 @@ from msgspec import Struct
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import LlamaCpp
-from proxy.cancel import Cancel
 from proxy.core.events import Event, Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.request import CompletionRequest, Message
 from proxy.core.task import Task
@@ -36,11 +35,12 @@ from proxy.errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from proxy.runtime.cancel import Cancel
 from tests.unit.backends.rawserver import LAST_CHUNK, RawServer, chunk, hang_up, head, reset
 
 LIMIT = 5
-SOON = (0.6, 0.1)  # seconds of silence until it is a fault, and of a tick
-LATE = (10.0, 0.5)  # the same where something else must end it first
+SOON = (0.6, 0.1)  # seconds of silence until a fault, and until a tick
+LATE = (10.0, 0.5)  # the same where something else must end the run first
 KEY = "key-of-the-backend-4711"
 MODERN = Capabilities(
     dialect="llama-server",
@@ -57,7 +57,7 @@ def frame(value: Any) -> bytes:
 
 
 class Form(Struct, frozen=True):
-    """How a backend says things."""
+    """The wire format of a kind of backend."""
 
     name: str
     caps: Capabilities
@@ -84,8 +84,8 @@ class Form(Struct, frozen=True):
         return frame({"content": "", "stop": True, **counts, **how, **more})
 
     def task(self, stream: bool) -> Task:
-        request = CompletionRequest(messages=(Message("user", "Hi"),), stream=stream)
-        return Task(prompt="Hi", max_tokens=LIMIT, native=self.native, request=request)
+        request = CompletionRequest(messages=(Message(role="user", content="Hi"),), stream=stream)
+        return Task(prompt="Hi", max_tokens=LIMIT, backend_templates=self.native, request=request)
 
 
 FORMS = (
@@ -98,16 +98,16 @@ Play = Callable[[socket.socket, Form], None]
 
 
 class Ends(Struct, frozen=True):
-    """How a run must end: with an error, or Finished for this reason; `text` came before that."""
+    """The required end of a run: an error, or Finished with this reason, after `text`."""
 
     error: type[GatewayError] | None = None
     reason: str = "stop"
     text: str | None = None
-    told: str = ""  # stands in the message
+    told: str = ""  # part of the message
 
 
 def send(*parts: bytes) -> Play:
-    """These bytes, and the end of the connection."""
+    """Sends these bytes and closes the connection."""
 
     def play(sock: socket.socket, _: Form) -> None:
         sock.sendall(b"".join(parts))
@@ -117,7 +117,7 @@ def send(*parts: bytes) -> Play:
 
 
 def events(make: Callable[[Form], Sequence[bytes]], end: bytes = LAST_CHUNK) -> Play:
-    """A stream of these frames, each sent by itself."""
+    """A stream of these frames, each sent separately."""
 
     def play(sock: socket.socket, form: Form) -> None:
         sock.sendall(head(None))
@@ -141,7 +141,7 @@ def status(line: str, body: Any) -> Play:
 
 
 def endless(first: Callable[[Form], bytes], more: Callable[[Form, int], bytes]) -> Play:
-    """Bytes that never stop: until the other side hangs up, or for far too long."""
+    """Endless bytes, until the other side closes the connection or a long time has passed."""
 
     def play(sock: socket.socket, form: Form) -> None:
         end = time.monotonic() + 8
@@ -157,7 +157,7 @@ def endless(first: Callable[[Form], bytes], more: Callable[[Form, int], bytes]) 
 
 
 def slowly(first: Callable[[Form], bytes], drop: bytes, pause: float = 0.02) -> Play:
-    """Now and then a drop, so that the line is never silent."""
+    """Sends `drop` at intervals, so that the connection is never silent."""
 
     def play(sock: socket.socket, form: Form) -> None:
         end = time.monotonic() + 8
@@ -177,7 +177,7 @@ def silent(make: Callable[[Form], bytes]) -> Play:
 
 
 def head_in_pieces(sock: socket.socket, form: Form) -> None:
-    """41 segments, none of them a silence."""
+    """The head in 41 segments without silence between them."""
     data = head(None)
     size = -(-len(data) // 41)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -323,7 +323,7 @@ FAULTS: dict[str, tuple[Play, Ends]] = {
         events(lambda _: [frame(json_error(400))]),
         Ends(BadRequest, told="no good"),
     ),
-    # odd, and harmless
+    # unusual but harmless
     "a byte that is no UTF-8": (
         together(lambda f: [f.piece("aXc").replace(b"X", b"\xff"), f.piece("d"), f.last()]),
         Ends(text="a\ufffdcd"),
@@ -431,7 +431,7 @@ def play(
             for batch in chain([[]], run):
                 said += batch
                 if said or not text_comes:  # a busy machine may take long to send the text
-                    run._timeout = timeout
+                    run._timeout = timeout  # type: ignore[attr-defined]  # of this driver alone
             return said, None
         except GatewayError as error:
             return said, error
@@ -443,7 +443,7 @@ def play(
             assert server.closed[0].wait(10), "the backend never learned of the end"
 
 
-# Silence takes its time, and is the same for both.
+# Silence takes long, and is the same for both.
 CASES = [
     pytest.param(fault, stream, id=f"{fault}-{'streamed' if stream else 'whole'}")
     for fault, (_, ends) in FAULTS.items()
@@ -454,7 +454,7 @@ CASES = [
 
 @pytest.mark.parametrize(("fault", "stream"), CASES)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_every_form_of_driver_bears_every_fault(form: Form, fault: str, stream: bool) -> None:
+def test_every_driver_survives_every_fault(form: Form, fault: str, stream: bool) -> None:
     script, ends = FAULTS[fault]
     patience = SOON if ends.error is UpstreamTimeout else LATE
     said, error = play(form, script, stream, patience, bool(ends.text))
@@ -481,7 +481,7 @@ def test_every_form_of_driver_bears_every_fault(form: Form, fault: str, stream: 
         assert text == ends.text
 
 
-def test_nobody_listening_is_a_backend_that_is_down() -> None:
+def test_refused_connection_means_backend_down() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     for form in FORMS:

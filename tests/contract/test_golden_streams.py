@@ -54,11 +54,11 @@ def stream(name: str, story: str) -> bytes:
     ("name", "story", "path"),
     [pytest.param(*one, id=f"{one[0]} tells {one[1]}") for one in golden()],
 )
-def test_a_stream_is_these_bytes(name: str, story: str, path: Path) -> None:
+def test_stream_has_its_golden_bytes(name: str, story: str, path: Path) -> None:
     assert stream(name, story).decode() == path.read_bytes().decode()
 
 
-def test_no_file_is_left_over() -> None:
+def test_no_golden_file_is_unused() -> None:
     assert set(STREAMS.rglob("*.txt")) == {path for _, _, path in golden()}
 
 

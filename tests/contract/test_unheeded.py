@@ -1,4 +1,4 @@
-"""What would change an answer and is heeded by nothing here is told, in every dialect."""
+"""Ignored fields that would change an answer are reported, in every dialect."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def _responses(body: Any) -> CompletionRequest:
         (_responses, {"input": "U"}, {"context_management": [{"type": "compaction"}]}),
     ],
 )
-def test_what_nothing_heeds_is_told(
+def test_unsupported_fields_are_reported(
     parse: Callable[[Any], CompletionRequest], body: dict[str, Any], more: dict[str, Any]
 ) -> None:
     assert parse(body).warnings == ()
     (told,) = parse({**body, **more}).warnings
-    assert told.endswith(" is left out")
+    assert told.endswith(" is ignored")
     idle = dict.fromkeys(more)
     assert parse({**body, **idle}).warnings == ()
 
 
-def test_what_changes_nothing_is_not_told() -> None:
-    """What clients send of themselves, at its usual value."""
+def test_fields_without_effect_are_not_reported() -> None:
+    """Fields that clients send by default, with their usual values."""
     quiet = {
         "store": False,
         "verbosity": "medium",

@@ -30,17 +30,18 @@ from tests.fuzz.mutations import NUMBERS, TEXTS, Mutator, Raw, broken, encoded
 from tests.fuzz.routes import Route, listed
 from tests.fuzz.subject import KEY, Answer, Case, Report, Subject, command, drive, flags
 
-WORLD = 100  # cases between two looks whether the world is still there
+WORLD = 100  # cases between two checks that the objects still exist
 FORM = "application/x-www-form-urlencoded"
-# Most requests ask for few tokens: what is fuzzed is the gateway, not the model.
+# Most requests ask for few tokens: the gateway is fuzzed, not the model.
 BOUNDS: dict[str, tuple[str, Any]] = {
     "openai": ("max_tokens", 8),
-    "glm": ("max_tokens", 8),
+    "glm": ("max_length", 8),
     "native": ("n_predict", 8),
     "responses": ("max_output_tokens", 8),
     "ollama": ("options", {"num_predict": 8}),
     "chatchat": ("max_tokens", 8),
 }
+SEVERAL = 4  # answers per request; with more, each is short, or they take minutes
 KINDS = [
     "",
     "text/plain",
@@ -106,7 +107,7 @@ HEADERS: list[tuple[str, list[str]]] = [
 
 
 class World:
-    """What there is in the gateway that routes speak of, by name, and ids that answers told."""
+    """Objects in the gateway that routes refer to, by name, and ids from answers."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
@@ -115,7 +116,7 @@ class World:
         self._lock = threading.Lock()
 
     def make(self) -> None:
-        """Make what is missing."""
+        """Creates missing objects."""
         post = self._subject.post
         form = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nassistants\r\n--x\r\n'
         form += b'Content-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nThe zebra'
@@ -152,7 +153,7 @@ class World:
         self.names = names
 
     def is_whole(self) -> bool:
-        """Whether what was made last is still there."""
+        """Whether the object created last still exists."""
         answers = [
             self._subject.send(Case(0, "", "GET", path, self._subject.key_headers(), b""))
             for path in (
@@ -166,7 +167,7 @@ class World:
         return all(one.status == 200 for one in answers)
 
     def filled(self, value: Any) -> Any:
-        """With ids in the place of "$name"."""
+        """The value with ids in place of "$name"."""
         if isinstance(value, dict):
             return {self.filled(k): self.filled(v) for k, v in value.items()}
         if isinstance(value, list):
@@ -176,7 +177,7 @@ class World:
         return value
 
     def hear(self, endpoint: str, answer: Answer) -> None:
-        """Keep the ids of an answer."""
+        """Remembers the ids of an answer."""
         if answer.status not in (200, 201, 202) or answer.kind != "application/json":
             return
         if not answer.whole or not 2 <= len(answer.body) < 50_000:
@@ -197,7 +198,7 @@ class World:
             del known[:-40]
 
     def one_for(self, rng: random.Random, route: Route, name: str) -> str:
-        """What may stand for a variable of a route."""
+        """A value for a variable of a route."""
         told = self.told[route.endpoint.partition(".")[0]]
         how = rng.random() if "DELETE" not in route.methods else 0.4 + 0.6 * rng.random()
         if how < 0.5:
@@ -274,7 +275,10 @@ class Fuzzer(NamedTuple):
         bound = BOUNDS.get(route.endpoint.partition(".")[0])
         if bound and isinstance(value, dict) and rng.random() < 0.95:
             value.setdefault(*bound)
-        data = encoded(self.mutator.mutated(rng, value)).encode("utf-8", "surrogatepass")
+        value = self.mutator.mutated(rng, value)
+        if bound and isinstance(value, dict) and _answers(value) > SEVERAL:
+            value[bound[0]] = bound[1]
+        data = encoded(value).encode("utf-8", "surrogatepass")
         return broken(rng, data) if rng.random() < 0.05 else data
 
     def _form(self, rng: random.Random) -> bytes:
@@ -315,7 +319,7 @@ class Fuzzer(NamedTuple):
         )
 
 
-SWEEPING = {"data.delete", "chat.clear"}  # rare, or nothing would be there
+SWEEPING = {"data.delete", "chat.clear"}  # rare, or no object would be left
 FORMS = {"session.sign_in": {"key": KEY, "to": "/status"}, "session.sign_out": {}}
 QUERIES = {
     "chat_files.add": {"name": "a.txt"},
@@ -349,6 +353,13 @@ QUERY = [
 ]
 
 
+def _answers(body: dict[str, Any]) -> int:
+    """The number of answers that a body asks for."""
+    prompts, choices = body.get("prompt"), body.get("n")
+    many = len(prompts) if isinstance(prompts, list) else 1
+    return many * choices if isinstance(choices, int) else many
+
+
 def _takes_body(route: Route) -> bool:
     return bool({"POST", "PUT"} & set(route.methods))
 
@@ -356,7 +367,7 @@ def _takes_body(route: Route) -> bool:
 def fuzz(
     subject: Subject, seed: int, *, seconds: float = 0.0, count: int = 0
 ) -> tuple[Report, list[str]]:
-    """Try cases for so long, or so many. Also the endpoints that never answered with a 2xx."""
+    """Tries cases for a time or up to a number. Also returns endpoints that never gave a 2xx."""
     folder = Path(tempfile.mkdtemp(prefix="routes-"))
     routes = listed(flags(subject.backend.url, folder, keys=False))
     known = [body for one in routes for body in seeds.bodies(one.endpoint)]

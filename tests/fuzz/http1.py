@@ -1,6 +1,7 @@
-"""Fuzzes the HTTP reader, with h11 as the judge.
+"""Fuzzes the HTTP reader, with h11 as the oracle.
 
     python -m tests.fuzz.http1 --seconds 600 [--seed 1]
+    python -m tests.fuzz.http1 --inputs 1000000
 
 Each input is random, or a known smuggling attempt changed at random. It is given to our reader
 whole, byte by byte and cut at random: what is seen must be the same. h11 reads it too: where both
@@ -22,11 +23,12 @@ from typing import Any, NamedTuple
 
 import h11
 
-from proxy.http1 import MAX_INCOMPLETE, BodyError, Connection, Request, base_environ
+from proxy.server.http1 import BodyError, ServerConnection, base_environ
+from proxy.server.reader import MAX_INCOMPLETE, Request
 
 
 class Message(NamedTuple):
-    """A request as a reader sees it; headers by lower names, what is repeated joined."""
+    """A request as a reader sees it; headers by lower-case name, repeated ones joined."""
 
     method: str
     target: bytes
@@ -41,11 +43,11 @@ class Seen(NamedTuple):
 
     messages: tuple[Message, ...]
     end: str
-    rest: bytes = b""  # of the judge: what it refused begins with it
+    rest: bytes = b""  # of the oracle: start of the input that it refused
 
 
 class Finding(AssertionError):
-    """The reader does what it must not."""
+    """A forbidden behaviour of the reader."""
 
 
 # -- the readers -----------------------------------------------------------------------------------
@@ -75,8 +77,8 @@ class _Pieces:
         pass
 
 
-class _Watched(Connection):
-    """Keeps what the application is asked."""
+class _Watched(ServerConnection):
+    """Records the requests of the application."""
 
     def _environ_of(self, request: Request) -> dict[str, Any]:
         environ = super()._environ_of(request)
@@ -85,7 +87,7 @@ class _Watched(Connection):
 
 
 def ours(pieces: Iterable[bytes]) -> Seen:
-    """What our reader sees."""
+    """The messages that our reader sees."""
     messages: list[Message] = []
     reading = False
     last = False
@@ -119,15 +121,15 @@ def ours(pieces: Iterable[bytes]) -> Seen:
         end = wire.status or ("closed" if last else "end")
     if reading and not end:
         raise Finding("an application waits for a body, and nothing is said")
-    if connection._held > MAX_INCOMPLETE:
-        raise Finding(f"{connection._held} bytes are held")
+    if connection._reader.held > MAX_INCOMPLETE:
+        raise Finding(f"{connection._reader.held} bytes are held")
     return Seen(tuple(messages), end)
 
 
 def judge(data: bytes) -> Seen:
     """What h11 sees. Each message has a connection of its own: h11 closes after HTTP/1.0."""
     messages: list[Message] = []
-    while data:  # to h11 nothing means the end of the connection, over and over
+    while data:  # h11 reads empty input as the end of the connection
         reader = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_INCOMPLETE)
         reader.receive_data(data)
         head: h11.Request | None = None
@@ -196,7 +198,7 @@ JUDGED: dict[str, tuple[re.Pattern[bytes], str]] = {
 
 
 def check(data: bytes, seed: int) -> Counter[str]:
-    """Compare the readers on one input; what was seen is counted. Raises Finding."""
+    """Compares the readers on one input and counts what they saw. Raises Finding."""
     counted: Counter[str] = Counter()
     whole = ours([data])
     for name, pieces in (
@@ -238,7 +240,8 @@ UPGRADE += b"Content-Length: 2\r\n\r\nab"
 OLD = b"GET /o HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
 ABSOLUTE = b"GET http://h/x HTTP/1.1\r\nHost: other\r\n\r\n"
 EXPECT = b"POST /e HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\na"
-VALID = [GET, POST, CHUNKED, UPGRADE, OLD, ABSOLUTE, EXPECT]
+EXPECT_CHUNKS = CHUNKED.replace(b"Host: h\r\n", b"Host: h\r\nExpect: 100-Continue\r\n")
+VALID = [GET, POST, CHUNKED, UPGRADE, OLD, ABSOLUTE, EXPECT, EXPECT_CHUNKS]
 
 _SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -307,8 +310,16 @@ _LINES = [
 ]  # fmt: skip
 
 
+_TARGETS = [
+    b"http://h/x", b"http://other/x", b"HTTP://h/x", b"https://h/x", b"http://h", b"http://h?a=b",
+    b"http:///x", b"http://h:80/x", b"http://h:/x", b"http://u@h/x", b"http://u:p@h/x",
+    b"http://h/http://other/x", b"http://h\\other/x", b"http://[::1]/x", b"http://[::1", b"ftp://h/x",
+    b"//other/x", b"h/x", b"h:80", b"?a=b", b"*", b"/x#http://other/", b"/%2e%2e/x", b"/x?http://other/",
+]  # fmt: skip
+
+
 def corpus() -> Iterator[bytes]:
-    """Valid requests, and what request smuggling is known to live on."""
+    """Valid requests, and known forms of request smuggling."""
     yield from VALID
     for first in _LINES:
         yield _with(first=first) + GET
@@ -343,6 +354,28 @@ def corpus() -> Iterator[bytes]:
     ):
         yield _with(host) + GET
         yield b"GET / HTTP/1.1\r\n" + host + b"\r\n\r\n" + GET
+    for folded in (
+        b"X: a\r\n b",
+        b"X: a\r\n\tb",
+        b"X:\r\n b",
+        b"Host: h\r\n x",
+        b" X: a",
+        b"\tX: a",
+    ):
+        yield _with(folded) + GET
+        yield _with(folded, b"Content-Length: 5", body=b"hello") + GET
+    for name in (b"X ", b"X\t", b"X\r", b"", b"X Y", b"X\x00", b"X,", b"(X)", b"X\xe9", b'"X"'):
+        yield _with(name + b": a") + GET
+    for target in _TARGETS:
+        for host in (b"Host: h\r\n", b"Host: other\r\n", b"", b"Host: h\r\nHost: other\r\n"):
+            yield b"GET " + target + b" HTTP/1.1\r\n" + host + b"\r\n" + GET
+    for expected in (b"100-continue", b"100-CONTINUE", b"100-continue, x", b"200-ok", b"", b"100"):
+        yield _with(b"Expect: " + expected, b"Content-Length: 5", body=b"hello") + GET
+        yield _with(b"Expect: " + expected, _CODINGS[0], body=b"5\r\nhello\r\n" + _CHUNKS) + GET
+    for answer in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nHost: h\r\n\r\n"):
+        yield answer + GET  # an answer is no request
+        yield GET + answer + GET
+        yield _with(b"Content-Length: 5", body=answer[:5]) + answer[5:] + GET
 
 
 _TOKENS = [
@@ -358,7 +391,7 @@ _TOKENS = [
 
 
 def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
-    """A few of the seeds in a row, changed in a few places."""
+    """A few seeds in sequence, changed in a few places."""
     data = bytearray(b"".join(rng.choices(seeds, k=rng.choice((1, 1, 1, 2, 3)))))
     for _ in range(rng.choice((0, 1, 1, 2, 3, 6))):
         at = rng.randrange(len(data) + 1)
@@ -380,7 +413,7 @@ def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
 
 
 def cut(data: bytes, rng: random.Random) -> list[bytes]:
-    """The same in pieces."""
+    """The same bytes in pieces."""
     ends = sorted(rng.randrange(len(data) + 1) for _ in range(rng.randrange(6)))
     pieces = [data[a:b] for a, b in zip([0, *ends], [*ends, len(data)], strict=True)]
     return [piece for piece in pieces if piece]
@@ -406,12 +439,17 @@ def run(seed: int, going: Callable[[int], bool]) -> Counter[str]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.http1", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    much = parser.add_mutually_exclusive_group()
+    much.add_argument("--seconds", type=float, default=60.0)
+    much.add_argument("--inputs", type=int, help="that many inputs, however long it takes")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     end = time.monotonic() + args.seconds
     try:
-        counted = run(args.seed, lambda number: time.monotonic() < end)
+        counted = run(
+            args.seed,
+            lambda number: number < args.inputs if args.inputs else time.monotonic() < end,
+        )
     except Finding as finding:
         print(finding, file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Asks a gateway for /livez again and again, until its own standard input ends.
+"""Requests /livez of a gateway repeatedly, until its own standard input ends.
 
     python -m tests.fuzz.livez URL PID
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 LIMIT = 0.1  # seconds
-PAUSE = 0.01  # seconds between two questions
+PAUSE = 0.01  # seconds between two requests
 
 
 def _cpu(path: Path) -> float:

@@ -16,14 +16,14 @@ from typing import Any
 
 
 class Raw:
-    """Text that stands in the JSON as it is: what Python's encoder would not write."""
+    """Text that is written into the JSON unchanged, which Python's encoder would not produce."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
 class Pairs:
-    """An object whose keys may be there twice."""
+    """An object that may have duplicate keys."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         self.pairs = pairs
@@ -212,7 +212,7 @@ def deep_objects(depth: int) -> Raw:
 
 
 class Mutator:
-    """`words` are names of fields, `others` valid bodies whose parts may turn up anywhere."""
+    """`words` are field names, `others` valid bodies whose parts may be inserted anywhere."""
 
     def __init__(self, words: Sequence[str], others: Sequence[Any]) -> None:
         self._words = words
@@ -226,7 +226,7 @@ class Mutator:
             self._by_name.setdefault(key, []).append(value)
 
     def odd(self, rng: random.Random) -> Any:
-        """A value that may be wrong anywhere."""
+        """A value that is invalid for most fields."""
         how = rng.randrange(16)
         if how < 2:
             return rng.choice([None, True, False])
@@ -380,7 +380,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def broken(rng: random.Random, data: bytes) -> bytes:
-    """Bytes that are no longer the JSON they were."""
+    """The JSON's bytes, damaged."""
     at = rng.randrange(len(data) + 1)
     changes: list[Callable[[], bytes]] = [
         lambda: b"",

@@ -25,7 +25,7 @@ class Route(NamedTuple):
 
 
 def listed(flags: Sequence[str]) -> list[Route]:
-    """Those of a gateway with these flags."""
+    """The routes of a gateway with these flags."""
     command = [sys.executable, "-m", "tests.fuzz.routes", *flags]
     done = subprocess.run(command, capture_output=True, check=True, timeout=60)
     return [Route(one, rule, tuple(methods)) for one, rule, methods in json.loads(done.stdout)]
@@ -41,7 +41,7 @@ def main(flags: Sequence[str]) -> None:
         for rule in app.url_map.iter_rules()
     ]
     print(json.dumps([one for one in found if one[2]]), flush=True)
-    os._exit(0)  # its threads would go on
+    os._exit(0)  # its threads would keep running
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files of every kind that may be uploaded: valid ones, ones made to harm, and changes at random.
+"""Files of every kind that may be uploaded: valid, hostile, and randomly changed ones.
 
 Pure, and the same on every run.
 """
@@ -89,7 +89,7 @@ OUTSIDE = (
 
 @cache
 def hostile() -> tuple[Sample, ...]:
-    """Files that are made to harm who reads them."""
+    """Files that are made to harm their reader."""
     docx, xlsx, pptx, epub = map(_by_end, ("docx", "xlsx", "pptx", "epub"))
     word = "word/document.xml"
     zeros = bytes(60 << 20)
@@ -258,7 +258,7 @@ NAMES = [
 
 
 def made(rng: random.Random) -> Sample:
-    """A file that is valid, hostile or broken, under its name or another."""
+    """A valid, hostile or broken file, under its own name or another."""
     how = rng.random()
     sample = rng.choice(hostile()) if how < 0.15 else rng.choice(valid())
     name, data = sample
@@ -272,7 +272,7 @@ def made(rng: random.Random) -> Sample:
 
 
 def changed(rng: random.Random, data: bytes) -> bytes:
-    """A few bytes, or a few members of an archive, otherwise."""
+    """The data with a few bytes, or a few members of an archive, changed."""
     if data[:4] == b"PK\x03\x04" and rng.random() < 0.4:
         try:
             parts = _parts(data)

@@ -35,7 +35,7 @@ OURS: dict[str, list[Any]] = json.loads((Path(__file__).with_name("seeds.json"))
 
 @cache
 def bodies(endpoint: str) -> list[Any]:
-    """Valid ones of an endpoint; an empty object where none is known."""
+    """Valid bodies of an endpoint; an empty object if none is known."""
     found = list(OURS.get(endpoint, ()))
     for folder, endpoints in FOLDERS.items():
         if endpoint in endpoints:

@@ -30,31 +30,33 @@ from tools import made_up_model, servers
 from tools.processes import Gateway, ModelServer
 
 FIRST = 30.0  # seconds until the first byte of an answer; more is a finding
-READ = 150.0  # the same of Chatchat, which waits until what was uploaded is read
-LONGEST = 2.0  # seconds of an answer that are read; then the client hangs up
+READ = 150.0  # the same for Chatchat, which waits until uploads are read
+LONGEST = 2.0  # seconds of reading an answer; then the client disconnects
 KEY = "fuzz-key-0123456789"
 OTHER = "fuzz-key-9876543210"
 BAD = re.compile(
-    r"Traceback \(most recent|a defect |event loop is held"
-    # Less CPU than that: the machine was busy with something else.
-    r"|event loop was held for \S+ s \((0\.[1-9]|[1-9])\S* s of CPU"
+    r"Traceback \(most recent|unhandled exception|event loop has been blocked"
+    # With less CPU time than that, the machine was busy with something else.
+    r"|event loop was blocked for \S+ s \((0\.[1-9]|[1-9])\S* s CPU"
 )
-# What is refused before it is known which dialect's route is meant: in the general form.
-NO_ROUTE = re.compile(rb"there is no route|is not allowed here|unknown_origin|unknown_host")
-NO_HTTP = b"400 Bad Request: "  # the reader's own answer to what is no HTTP
+# Refusals before the dialect of the route is known have the general form.
+NO_ROUTE = re.compile(rb"no such route|is not allowed for this route|unknown_origin|unknown_host")
+NO_HTTP = b"400 Bad Request: "  # the reader's own answer to invalid HTTP
 SHOWN = 3000  # characters of a log
-HELD = 0.3  # seconds of CPU of the loop before /livez is answered; a busy machine takes thrice
-GROWTH = 64 << 20  # bytes by which the worker may grow after it is warm
+HELD = (
+    0.3  # CPU seconds of the loop before /livez answers; a busy machine takes three times as long
+)
+GROWTH = 64 << 20  # allowed growth of the warm worker in bytes
 CLIENTS = 4  # requests at once
-WARM = 0.3  # share of the work after which memory is measured first
-LOOK = 50  # cases between two looks at the log
+WARM = 0.3  # share of the work before the first measurement of memory
+LOOK = 50  # cases between two reads of the log
 IDLE = 20.0  # seconds until everything is idle again
 
 TOOLS = "calculator,time,knowledge_search"
 
 
 class Case(NamedTuple):
-    """A request. `hang_up` is after how many seconds the client leaves, None where it stays."""
+    """A request. The client disconnects after `hang_up` seconds, unless None."""
 
     number: int
     endpoint: str
@@ -66,7 +68,7 @@ class Case(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """`whole` is False where the client hung up before the end."""
+    """`whole` is False if the client disconnected before the end."""
 
     status: int
     kind: str
@@ -85,7 +87,7 @@ class Finding(NamedTuple):
 
 
 def server(name: str, folder: Path) -> ModelServer:
-    """A model server that runs. Raises RuntimeError where it is not built."""
+    """A running model server. Raises RuntimeError if it is not built."""
     binary = servers.find(name)
     if binary is None:
         raise RuntimeError(f"{name} is not built: python -m tools.servers build {name}")
@@ -96,7 +98,7 @@ def server(name: str, folder: Path) -> ModelServer:
 
 
 def flags(url: str, folder: Path, *, keys: bool) -> list[str]:
-    """Those of a gateway before the model server at `url`, with all that is kept below `folder`."""
+    """Flags of a gateway for the model server at `url`, with all data below `folder`."""
     found = ["--llama-api", url, "--data", str(folder / "data"), "--chatchat", "--metrics"]
     found += ["--response-store", str(folder / "responses.db"), "--tools", TOOLS]
     if keys:
@@ -108,7 +110,7 @@ def flags(url: str, folder: Path, *, keys: bool) -> list[str]:
 
 
 class Subject:
-    """The gateway. `findings` are what it did that it must not."""
+    """The gateway under test. `findings` are its faults."""
 
     def __init__(self, gateway: Gateway, backend: ModelServer, *, keys: bool) -> None:
         self.gateway = gateway
@@ -132,7 +134,7 @@ class Subject:
     # -- asking
 
     def page_headers(self) -> dict[str, str]:
-        """The headers that a page's own script sends."""
+        """The headers that the script of a page sends."""
         if not self._tokens:
             connection = http.client.HTTPConnection(self.at, timeout=FIRST)
             headers = {"Accept": "text/html", **self.key_headers()}
@@ -168,7 +170,7 @@ class Subject:
         connection.putrequest(case.method, case.path, skip_host=host, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value.encode("latin-1", "replace"))
-        # What is refused before all of it was sent has its answer all the same.
+        # A request refused before it was sent whole still has an answer.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.endheaders(case.body or None)
         if case.hang_up is not None:
@@ -200,7 +202,7 @@ class Subject:
             if not piece:
                 break
             data += piece
-        answer.close()  # it does not see its end by itself
+        answer.close()  # the connection does not notice its end by itself
         if not whole or answer.will_close:
             self._drop()
         elif connection.sock:
@@ -215,7 +217,7 @@ class Subject:
         return found
 
     def during(self, begin: float, end: float) -> list[str]:
-        """The cases that were under way in this time."""
+        """The cases that ran in this time."""
         return [told for a, b, told in self._spans if a < end and b > begin]
 
     def close(self) -> None:
@@ -231,7 +233,7 @@ class Subject:
     # -- judging
 
     def attempt(self, case: Case) -> Answer | None:
-        """Send a case and judge what comes of it."""
+        """Sends a case and checks the result."""
         with self._lock:
             self._last.append(case)
         begin = time.monotonic()
@@ -258,7 +260,7 @@ class Subject:
                 self.findings.append(Finding(what, case, more))
 
     def look(self) -> None:
-        """Judge what can be judged at any time: the log, and that both servers live."""
+        """Checks the log, and that both servers are running."""
         with self._lock:
             log = self.gateway.log
             new, self._log_at = log[self._log_at :], len(log)
@@ -266,7 +268,7 @@ class Subject:
         for found in BAD.finditer(new):
             line = new[new.rfind("\n", 0, found.start()) + 1 : found.end() + SHOWN]
             about = "\n".join(f"{one.number} {one.method} {one.path[:200]}" for one in last)
-            # The first words without times: the same trouble is told once.
+            # The first words without times, so that one fault is reported once.
             end = line.strip().splitlines()
             told = next(
                 (one for one in end[1:] if re.match(r"\w[\w.]*(Error|Exception)", one)), end[0]
@@ -283,7 +285,7 @@ class Subject:
             self.backend.start()
 
     def idle(self) -> None:
-        """Judge that nothing is left over: no request in flight, none that waits."""
+        """Checks that no request is left in flight or queued."""
         end = time.monotonic() + IDLE
         while (busy := self._busy()) and time.monotonic() < end:
             time.sleep(0.1)
@@ -291,7 +293,7 @@ class Subject:
             self.find("something is left over", None, busy)
 
     def _busy(self) -> str:
-        """What is in flight, waits or holds a slot."""
+        """Requests in flight, queued requests and busy slots."""
         found = [one for one in self.get("/v1/backends")["data"] if one["in_flight"]]
         slots = self.get("/v1/slots")
         found += slots["queue"]
@@ -308,7 +310,7 @@ class Subject:
         return json.loads(self.send(Case(0, "", "GET", path, headers, b"")).body)
 
     def rss(self) -> int:
-        """Bytes of memory of the worker alone."""
+        """Memory of the worker in bytes."""
         text = Path(f"/proc/{self.worker}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", text)
         assert found
@@ -317,7 +319,7 @@ class Subject:
     def post(
         self, path: str, body: Any, kind: str = "application/json", method: str = "POST"
     ) -> Any:
-        """What a request that must succeed is answered with."""
+        """The answer to a request that must succeed."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": kind, **self.key_headers(), **self.page_headers()}
         answer = self.send(Case(0, "", method, path, headers, data))
@@ -326,7 +328,7 @@ class Subject:
 
 
 def _worker(pid: int) -> int:
-    """The process that serves: gunicorn's only child; 0 where there is none."""
+    """The pid of gunicorn's only child; 0 if there is none."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -343,7 +345,7 @@ def running(
     postgres: bool = False,
     more: tuple[str, ...] = (),
 ) -> Iterator[Subject]:
-    """A gateway before the model server of this name, and before a PostgreSQL of its own."""
+    """A gateway for the model server of this name, with its own PostgreSQL."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gateway.log").unlink(missing_ok=True)
     if postgres:
@@ -372,7 +374,7 @@ def running(
 
 @contextmanager
 def probed(subject: Subject) -> Iterator[dict[str, Any]]:
-    """Ask for /livez meanwhile; the figures are there behind it."""
+    """Requests /livez meanwhile; the figures are available afterwards."""
     command = [sys.executable, "-m", "tests.fuzz.livez", subject.gateway.url, str(subject.worker)]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=servers.ROOT
@@ -387,12 +389,12 @@ def probed(subject: Subject) -> Iterator[dict[str, Any]]:
 
 # -- what an answer may be -------------------------------------------------------------------------
 
-# 5xx that are no fault: the model server was built or started without what is asked for (501).
+# 5xx that are no fault: the model server lacks the feature (501).
 ALLOWED = {501}
 
 
 def wrong_in(case: Case, answer: Answer) -> str:
-    """What is wrong with an answer; "" for nothing."""
+    """The fault of an answer, "" if there is none."""
     if answer.status >= 500 and answer.status not in ALLOWED:
         return f"{answer.status} {_said(answer.body)}"
     if not answer.whole or case.method == "HEAD":
@@ -416,7 +418,7 @@ def wrong_in(case: Case, answer: Answer) -> str:
 
 
 def _said(body: bytes) -> str:
-    """The error's code or its first words, without what changes from case to case."""
+    """The error's code or its first words, without parts that differ between cases."""
     try:
         error = json.loads(body)
     except ValueError:
@@ -449,7 +451,7 @@ def _wrong_stream(body: bytes) -> str:
 
 
 def is_error(endpoint: str, value: Any) -> bool:
-    """Whether this is the error object of the dialect that the endpoint speaks."""
+    """Whether this is an error object of the endpoint's dialect."""
     if not isinstance(value, dict):
         return False
     blueprint = endpoint.partition(".")[0]
@@ -485,7 +487,7 @@ class Report(NamedTuple):
 def drive(
     subject: Subject, attempt: Callable[[int], None], *, seconds: float = 0.0, count: int = 0
 ) -> Report:
-    """Try cases, by their numbers, for so long or so many; then judge what is left."""
+    """Tries cases by number for a time or up to a number, then checks for leftovers."""
     lock = threading.Lock()
     number = begun = 0
     curve: list[int] = []
@@ -534,7 +536,7 @@ def drive(
 
 
 def told(report: Report, subject: Subject, folder: Path) -> str:
-    """A report and the findings, each with a command that asks the same again."""
+    """The report and the findings, each with a command that repeats it."""
     livez = report.livez
     lines = [
         f"{report.cases} cases in {report.seconds:.0f} s; answers: {dict(subject.counts)}",

@@ -34,7 +34,7 @@ def test_no_body_breaks_a_route(tmp_path: Path) -> None:
     assert subject.counts["2xx"] > 20 and subject.counts["4xx"] > 60
 
 
-def test_no_file_breaks_a_way_in(tmp_path: Path) -> None:
+def test_no_file_breaks_an_upload(tmp_path: Path) -> None:
     with running(tmp_path, keys=False, more=uploads.FLAGS) as subject:
         report, uploader = uploads.fuzz(subject, seed=1, count=60, unread=3)
     assert not subject.findings, told(report, subject, tmp_path)
@@ -59,18 +59,18 @@ CHAT = Case(0, "openai.chat_completions", "POST", "/v1/chat/completions", {}, b"
         ),
     ],
 )
-def test_a_wrong_answer_is_seen(case: Case, answer: Answer) -> None:
+def test_wrong_answer_is_detected(case: Case, answer: Answer) -> None:
     """The fuzzers themselves can fail."""
     assert wrong_in(case, answer)
 
 
-def test_a_right_answer_is_none() -> None:
+def test_right_answer_is_accepted() -> None:
     refused = Answer(400, "application/json", b'{"error":{"message":"x"}}', whole=True)
     streamed = Answer(200, "text/event-stream", b"data: {}\n\ndata: [DONE]\n\n", whole=True)
     assert not wrong_in(CHAT, refused) and not wrong_in(CHAT, streamed)
 
 
-def test_a_traceback_and_what_is_left_over_are_seen(
+def test_traceback_and_leftovers_are_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.fuzz.subject.IDLE", 0.2)

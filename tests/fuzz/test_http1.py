@@ -8,7 +8,8 @@ from tests.fuzz import http1
 from tests.thorough import share
 
 
-def test_the_reader_sees_what_h11_sees() -> None:
+def test_reader_agrees_with_h11() -> None:
+    """A part of the million that `python -m tests.fuzz.http1 --inputs 1000000` tries."""
     inputs = share(20_000)
     counted = http1.run(1, lambda number: number < inputs)
     assert counted["both take"] > inputs / 10
@@ -16,12 +17,22 @@ def test_the_reader_sees_what_h11_sees() -> None:
 
 
 @pytest.mark.parametrize("message", http1.VALID)
-def test_the_judge_and_the_reader_take_valid_requests(message: bytes) -> None:
+def test_oracle_and_reader_accept_valid_requests(message: bytes) -> None:
     assert len(http1.ours([message]).messages) == len(http1.judge(message).messages) == 1
 
 
-def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("message", http1.VALID)
+def test_message_splitting_makes_no_difference(message: bytes) -> None:
+    """Every split in two, alone and between two other requests."""
+    for data in (message, http1.GET + message + http1.POST):
+        whole = http1.ours([data])
+        assert whole.end in ("end", "closed")
+        for at in range(1, len(data)):
+            assert http1.ours([data[:at], data[at:]]) == whole, at
+
+
+def test_difference_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fuzzer itself can fail."""
-    monkeypatch.setattr("proxy.http1.Connection._check_coding", lambda *_: None)
+    monkeypatch.setattr("proxy.server.reader.Reader._check_coding", lambda *_: None)
     with pytest.raises(http1.Finding):
         http1.run(1, lambda number: number < 1000)

@@ -26,7 +26,7 @@ from tests.fuzz import samples
 from tests.fuzz.samples import Sample
 from tests.fuzz.subject import Answer, Case, Report, Subject, command, drive
 
-MOST_UNREAD = 6  # documents; while more wait to be read, files are sent where none is
+MOST_UNREAD = 6  # documents; while more are waiting, files are sent to routes that read none
 MOST = 4 << 20  # bytes of a document
 PATIENCE = 60.0  # seconds until all is read
 FLAGS = ("--max-document", str(MOST), "--reading-timeout", "20")
@@ -99,14 +99,14 @@ def _broken(rng: random.Random, sound: Form, line: bytes) -> Form:
 
 
 class Uploader:
-    """Cases by their numbers, and what was uploaded so far."""
+    """Cases by number, and the uploads so far."""
 
     def __init__(self, subject: Subject, seed: int, unread: int) -> None:
         self.subject = subject
         self.seed = seed
         self.ways: dict[str, int] = {}  # how often each succeeded
         self.states: dict[str, int] = {}  # of documents, at the end
-        self._kept: list[tuple[str, bytes]] = []  # paths of downloads, and what they must give
+        self._kept: list[tuple[str, bytes]] = []  # paths of downloads, and their expected contents
         self._lock = threading.Lock()
         self._base = subject.post("/pages/api/knowledge", {"name": "samples"})["id"]
         self._talk = subject.post("/pages/api/chat/conversations", {})["id"]
@@ -183,7 +183,7 @@ class Uploader:
         ), sample
 
     def _after(self, rng: random.Random, way: str, sample: Sample, answer: Answer) -> None:
-        """Remember what can be downloaded, and sometimes throw something away."""
+        """Remembers possible downloads, and sometimes deletes an object."""
         self._unread += way in READ
         said = json.loads(answer.body)
         path = ""
@@ -201,7 +201,7 @@ class Uploader:
             headers = self.subject.key_headers()
             self.subject.send(Case(0, way, "DELETE", f"/v1/files/{said['id']}", headers, b""))
 
-    # -- what has become of it
+    # -- results
 
     def documents(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -212,7 +212,7 @@ class Uploader:
         return found
 
     def _look(self) -> None:
-        """Count what is unread, judge what is over, and clear away what is much."""
+        """Counts unread documents, checks finished ones, and deletes when there are many."""
         found = self.documents()
         self._unread = sum(one["status"] not in OVER for one in found)
         over = [one for one in found if one["status"] in OVER]
@@ -239,7 +239,7 @@ class Uploader:
                     self.states[key] = self.states.get(key, 0) + 1
 
     def finish(self) -> None:
-        """Judge that all is read to an end, no reader is left, and no temporary file."""
+        """Checks that all documents are finished and that no reader or temporary file is left."""
         end = time.monotonic() + PATIENCE
         while unread := [one for one in self.documents() if one["status"] not in OVER]:
             if time.monotonic() > end:
@@ -344,7 +344,7 @@ def fuzz(
     count: int = 0,
     unread: int = MOST_UNREAD,
 ) -> tuple[Report, Uploader]:
-    """Try cases for so long, or so many; so many documents may wait to be read meanwhile."""
+    """Tries cases for a time or up to a number, with a bound on unread documents."""
     samples.valid(), samples.hostile()  # they take seconds to make
     uploader = Uploader(subject, seed, unread)
     report = drive(subject, uploader.attempt, seconds=seconds, count=count)

@@ -46,7 +46,7 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
 
 
 def attempt(rng: random.Random) -> str:
-    """One input; what came of it. Raises AssertionError where it is not what may come."""
+    """Tries one input and returns its end. Raises AssertionError if that is not allowed."""
     form, streamed = rng.choice(FORMS), rng.random() < 0.7
     body = sound(rng, form)
     if rng.random() < 0.7:
@@ -64,7 +64,7 @@ def attempt(rng: random.Random) -> str:
 
 
 def fuzz(seed: int, seconds: float = 0.0, count: int = 0) -> dict[str, int]:
-    """So long, or so many inputs: how often each end came."""
+    """Tries inputs for a time or up to a number. Returns how often each end occurred."""
     rng = random.Random(seed)
     until = time.monotonic() + seconds
     ends: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""A client shaped as Langchain-Chatchat 0.2.7's own: the same routes, bodies and ways of reading.
+"""A client like Langchain-Chatchat 0.2.7's own: the same routes, bodies and parsing.
 
 What matters of it: httpx with nothing but an address, a stream read chunk by chunk with each chunk
 taken for one JSON document, plain answers taken for JSON whatever their status.

@@ -49,7 +49,7 @@ def clients_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def made_up_model() -> Path:
-    """A model of random weights: babbles, never ends by itself."""
+    """A model of random weights, which babbles and never ends by itself."""
     return made_up.cached()
 
 
@@ -67,7 +67,7 @@ def smollm2_model() -> Path:
     """SmolLM2-135M-Instruct: a real model, which knows facts and follows simple instructions."""
     path = smollm2.find()
     if path is None:
-        reason = "SmolLM2 is not there: python -m tools.smollm2 fetch"
+        reason = "SmolLM2 is not in the cache: python -m tools.smollm2 fetch"
         if thorough.ALL:
             pytest.fail(reason)
         pytest.skip(reason)
@@ -115,7 +115,7 @@ def start_server(
 
 
 def _kept_alive(server: ModelServer) -> Iterator[ModelServer]:
-    """The server for one test: whatever the last one did to it, it runs."""
+    """The running server for one test, restarted if the previous test stopped it."""
     if not server.alive:
         server.start()
     yield server
@@ -156,7 +156,7 @@ def powerinfer_server(_powerinfer_server: ModelServer) -> Iterator[ModelServer]:
 
 @pytest.fixture(params=OLD)
 def any_old_server(request: pytest.FixtureRequest) -> Iterator[ModelServer]:
-    """The test runs once on each of those that cannot tell their slots."""
+    """The test runs once on each server that does not report its slots."""
     yield from _kept_alive(request.getfixturevalue(SERVER_FIXTURES[request.param]))
 
 

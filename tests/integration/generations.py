@@ -9,5 +9,5 @@ SERVER_FIXTURES = {
     "llama-2026": "_new_server",
 }
 GENERATIONS = tuple(SERVER_FIXTURES)
-# Those that cannot tell their slots, and cut, double and forget as servers of 2023 do.
+# Servers that do not report their slots, and truncate and forget like servers of 2023.
 OLD = ("llama-2023", "powerinfer")

@@ -1,4 +1,4 @@
-"""Measures for how long a gateway's event loop does not answer, however busy the machine is.
+"""Measures how long a gateway's event loop is blocked, however busy the machine is.
 
 A process of its own asks for /livez again and again. From each answer's time the time is taken off
 that the gateway's threads, or the asking one, were ready to run and had no processor: that is the
@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 
 from tools.processes import ROOT, Gateway
 
-PAUSE = 0.003  # seconds between an answer and the next question
+PAUSE = 0.003  # seconds between an answer and the next request
 ASK = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 def worker(pid: int) -> int:
-    """The process that serves: gunicorn's first child."""
+    """The pid of gunicorn's first child."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
             return int(child)
@@ -33,7 +33,7 @@ def worker(pid: int) -> int:
 
 
 class Held:
-    """`longest` seconds that the loop was held, by `count` questions. Known when `watched` ends."""
+    """`longest`: seconds that the loop was blocked, in `count` requests. Set by `watched`."""
 
     longest = 0.0
     count = 0
@@ -65,7 +65,7 @@ def watched(gateway: Gateway) -> Iterator[Held]:
 
 
 def _delayed(pid: int) -> dict[str, int]:
-    """Nanoseconds that each thread of a process was ready to run and waited for a processor."""
+    """Nanoseconds that each thread of a process was runnable without a processor."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(OSError):  # it has ended

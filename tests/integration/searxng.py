@@ -1,4 +1,4 @@
-"""A server on loopback that speaks SearXNG's JSON."""
+"""A loopback server with SearXNG's JSON API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class SearXNG:
-    """A server that speaks SearXNG's JSON; while `silent` it says nothing."""
+    """A server with SearXNG's JSON API; while `silent` it does not answer."""
 
     def __init__(self, pages: Mapping[str, str]) -> None:
         """`pages` are snippets by name."""

@@ -14,14 +14,22 @@ import httpx
 import msgspec
 import pytest
 
-from proxy.app import create_app
-from proxy.cancel import Cancel
+from proxy.app.compose import compose
 from proxy.config import SettingsError, load
 from proxy.core.request import CompletionRequest, Message, ToolChoice
-from proxy.dialogue import Bounds, DialogueRequest, Dialogues, Done, Step, Text, Tick
+from proxy.dialogue import (
+    Bounds,
+    DialogueDone,
+    DialogueRequest,
+    Dialogues,
+    DialogueStep,
+    Text,
+    Tick,
+)
 from proxy.errors import Cancelled, Forbidden
 from proxy.gateway import Answer, Caller
-from proxy.web.services import EXTENSION, Services
+from proxy.runtime.cancel import Cancel
+from proxy.web.services import Services
 from tests.fakes import gone, wait_until
 from tools.processes import Gateway, ModelServer
 
@@ -57,7 +65,7 @@ def server(start_server: Callable[..., ModelServer], tiny_model: Path) -> Iterat
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package that offers a tool, as one that was installed."""
+    """A package that provides a tool, as if it were installed."""
     (tmp_path / "made_up_weather.py").write_text(SOURCE)
     meta = tmp_path / "made_up_weather-1.dist-info"
     meta.mkdir()
@@ -72,7 +80,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def services(server: ModelServer, data: Path, *tools: str) -> Services:
     flags = [f"--tools={tool}" for tool in tools]
     url = ["--llama-api", server.url, "--chat-template", str(TEMPLATE), "--data", str(data)]
-    found: Services = create_app(load([*url, *flags], {})).extensions[EXTENSION]
+    found = compose(load([*url, *flags], {}))
     wait_until(lambda: found.gateway.registry.ready)
     return found
 
@@ -86,32 +94,32 @@ def dialogues(server: ModelServer, package: Path) -> Iterator[Dialogues]:
 
 def asked(**more: object) -> DialogueRequest:
     fields: dict[str, object] = {"sampling": {"temperature": 0.0}, "max_tokens": 200, **more}
-    return DialogueRequest(kind="agent", messages=(Message("user", ASKED),), **fields)  # type: ignore[arg-type]
+    return DialogueRequest(kind="agent", messages=(Message(role="user", content=ASKED),), **fields)  # type: ignore[arg-type]
 
 
-def test_question_call_observation_answer(dialogues: Dialogues) -> None:
+def test_question_leads_to_call_observation_and_answer(dialogues: Dialogues) -> None:
     running = dialogues.run(asked())
     events = [event for event in running if not isinstance(event, Tick)]
     running.close()
     call, observation, *text, done = events
-    assert isinstance(call, Step)
+    assert isinstance(call, DialogueStep)
     assert (call.kind, call.name) == ("tool", "get_weather")
-    # Which city it copies out of the question is the model's skill, the form is the grammar's.
+    # The city depends on the model, the form on the grammar.
     (city,) = json.loads(call.arguments).values()
     assert isinstance(city, str)
-    assert observation == Step("observation", "get_weather", text='{"temperature": 4}')
+    assert observation == DialogueStep("observation", "get_weather", text='{"temperature": 4}')
     assert "".join(piece.delta for piece in text if isinstance(piece, Text))
-    assert isinstance(done, Done)
+    assert isinstance(done, DialogueDone)
     assert done.finish_reason == "stop"
     assert running.info.usage == done.usage
     assert running.info.outcome == "stop"
 
 
-def test_two_tools_one_after_the_other(
+def test_two_tools_are_called_in_sequence(
     server: ModelServer, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bundled model was taught one call a question: which tool comes next is put into its
-    mouth. The calls' form, the loop and the answer are what is looked at."""
+    """The bundled model was trained on one call per question, so the next tool is forced. The
+    test checks the form of the calls, the loop and the answer."""
     found = services(server, package, "get_weather", "get_time")
     forced = iter((ToolChoice("named", "get_weather"), ToolChoice("named", "get_time")))
     prompts: list[CompletionRequest] = []
@@ -123,10 +131,12 @@ def test_two_tools_one_after_the_other(
         return answer(msgspec.structs.replace(request, tool_choice=choice), cancel, caller)
 
     monkeypatch.setattr(found.gateway, "answer", choosing)
-    question = Message("user", "What is the weather in Oslo, and what is the time in Paris?")
+    question = Message(
+        role="user", content="What is the weather in Oslo, and what is the time in Paris?"
+    )
     request = msgspec.structs.replace(asked(), messages=(question,))
     *events, done = (e for e in found.dialogues.run(request) if not isinstance(e, Tick))
-    steps = [event for event in events if isinstance(event, Step)]
+    steps = [event for event in events if isinstance(event, DialogueStep)]
     assert [(step.kind, step.name) for step in steps] == [
         ("tool", "get_weather"), ("observation", "get_weather"),
         ("tool", "get_time"), ("observation", "get_time"),
@@ -138,17 +148,17 @@ def test_two_tools_one_after_the_other(
     assert prompts[2].messages[:second] == prompts[1].messages
     assert prompts[1].messages[:first] == prompts[0].messages
     assert third == first + 4
-    assert isinstance(done, Done)
+    assert isinstance(done, DialogueDone)
     found.gateway.registry.close()
 
 
-def test_the_last_round_answers_without_a_tool(dialogues: Dialogues) -> None:
+def test_last_round_answers_without_a_tool(dialogues: Dialogues) -> None:
     events = list(dialogues.run(asked(bounds=Bounds(rounds=1))))
-    assert not any(isinstance(event, Step) for event in events)
-    assert isinstance(events[-1], Done)
+    assert not any(isinstance(event, DialogueStep) for event in events)
+    assert isinstance(events[-1], DialogueDone)
 
 
-def test_cancel_stops_the_tool_in_the_middle(
+def test_cancel_stops_a_running_tool(
     dialogues: Dialogues, package: Path, server: ModelServer
 ) -> None:
     (package / "slow").touch()
@@ -172,16 +182,18 @@ def test_cancel_stops_the_tool_in_the_middle(
     wait_until(lambda: gone(pid))
 
 
-def test_tools_are_off_unless_they_are_allowed(server: ModelServer, package: Path) -> None:
+def test_tools_are_off_by_default(server: ModelServer, package: Path) -> None:
     found = services(server, package)
     with pytest.raises(Forbidden, match="--tools"):
         list(found.dialogues.run(asked()))
     found.gateway.registry.close()
-    with pytest.raises(SettingsError, match="--tools: 'rm' is none of calculator, get_time"):
+    with pytest.raises(
+        SettingsError, match="--tools: unknown tool 'rm'; available: calculator, get_time"
+    ):
         services(server, package, "rm")
 
 
-def test_a_request_may_name_fewer_tools(dialogues: Dialogues) -> None:
+def test_request_may_limit_the_tools(dialogues: Dialogues) -> None:
     with pytest.raises(Forbidden):
         list(dialogues.run(asked(tools=("time",))))
 
@@ -200,7 +212,7 @@ def body() -> dict[str, object]:
     return {"query": ASKED, "stream": True, "temperature": 0.0, "max_tokens": 200}
 
 
-def test_steps_are_streamed_to_a_client(served: Gateway) -> None:
+def test_agent_steps_are_streamed(served: Gateway) -> None:
     url = f"{served.url}/chat/agent_chat"
     with (
         httpx.Client(trust_env=False, timeout=60) as client,
@@ -213,7 +225,7 @@ def test_steps_are_streamed_to_a_client(served: Gateway) -> None:
     assert "".join(one.get("final_answer", "") for one in told)
 
 
-def test_a_client_that_leaves_ends_the_tool(served: Gateway, package: Path) -> None:
+def test_client_disconnect_ends_the_tool(served: Gateway, package: Path) -> None:
     (package / "slow").touch()
     mark = package / "slow.pid"
     host, port = served.url.removeprefix("http://").split(":")
@@ -225,7 +237,7 @@ def test_a_client_that_leaves_ends_the_tool(served: Gateway, package: Path) -> N
         sock.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
         wait_until(mark.is_file, 30)
         pid = int(mark.read_text())
-        # Others are served while the tool works.
+        # Other requests are served while the tool runs.
         with httpx.Client(trust_env=False, timeout=10) as client:
             assert client.get(f"{served.url}/readyz").status_code == 200
         assert not gone(pid)
@@ -246,7 +258,7 @@ server.run("stdio")
 '''
 
 
-def test_tools_of_an_mcp_server_named_in_the_file(
+def test_mcp_server_in_the_config_file_provides_tools(
     server: ModelServer, tmp_path: Path, gateway: StartGateway
 ) -> None:
     pytest.importorskip("mcp", reason="the extra `knowledge` (mcp) is not installed")

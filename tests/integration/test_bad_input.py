@@ -1,4 +1,4 @@
-"""Whatever a client sends, it gets a 4xx with an error object, and the server goes on."""
+"""Any invalid request gets a 4xx with an error object, and the server survives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USER = [{"role": "user", "content": "Hi"}]
 
 @pytest.fixture
 def address(any_old_server: ModelServer, module_gateway: Callable[..., Gateway]) -> str:
-    """The server is alive again, whatever the last test did to it."""
+    """The address of a gateway whose server is restarted if the previous test crashed it."""
     flags = ("--llama-api", any_old_server.url, "--slots", "2", "--max-body", "65536")
     return module_gateway(*flags).url
 
@@ -57,7 +57,7 @@ BAD_BODIES: dict[str, str | bytes] = {
 
 
 @pytest.mark.parametrize("name", BAD_BODIES)
-def test_a_bad_body_is_a_400_with_an_error_object(address: str, name: str) -> None:
+def test_bad_body_is_400_with_an_error_object(address: str, name: str) -> None:
     status, value, _ = send(address, BAD_BODIES[name])
     assert status == 400
     assert value["error"]["type"] == "invalid_request_error"
@@ -96,7 +96,7 @@ BAD_FIELDS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("field", [f for f in BAD_FIELDS if BAD_FIELDS[f] is not None])
-def test_a_field_of_the_wrong_type_is_named(address: str, field: str) -> None:
+def test_field_of_wrong_type_is_named(address: str, field: str) -> None:
     body: dict[str, Any] = {"messages": USER, "max_tokens": 2}
     body[field.partition("[")[0]] = BAD_FIELDS[field]
     status, value, _ = send(address, json.dumps(body))
@@ -105,7 +105,7 @@ def test_a_field_of_the_wrong_type_is_named(address: str, field: str) -> None:
 
 
 @pytest.mark.parametrize("grammar", ["root ::= (", "root ::= root", 'x ::= "a"', "root ::= x"])
-def test_a_grammar_that_would_kill_an_old_server_never_reaches_it(
+def test_grammar_that_crashes_old_server_never_reaches_it(
     address: str, any_old_server: ModelServer, grammar: str
 ) -> None:
     body = {"messages": USER, "max_tokens": 2, "grammar": grammar}
@@ -116,10 +116,10 @@ def test_a_grammar_that_would_kill_an_old_server_never_reaches_it(
     assert any_old_server.alive
 
 
-def test_a_grammar_whose_end_is_forbidden_never_reaches_an_old_server(
+def test_grammar_with_banned_end_token_never_reaches_old_server(
     address: str, any_old_server: ModelServer
 ) -> None:
-    """It aborts there: when the grammar is done, nothing is left to choose."""
+    """The server would abort at the end of the grammar, with no token left to choose."""
     body = {"messages": USER, "max_tokens": 9, "grammar": 'root ::= "ab"'}
     status, value, _ = send(address, json.dumps({**body, "ignore_eos": True}))
     assert (status, value["error"]["param"]) == (400, "ignore_eos")
@@ -130,7 +130,7 @@ def test_a_grammar_whose_end_is_forbidden_never_reaches_an_old_server(
     assert any_old_server.alive
 
 
-def test_a_prompt_beyond_the_context_is_told_with_both_numbers(address: str) -> None:
+def test_prompt_beyond_context_error_has_both_numbers(address: str) -> None:
     body = {"messages": [{"role": "user", "content": "word " * 3000}]}
     status, value, _ = send(address, json.dumps(body))
     assert status == 400
@@ -143,7 +143,7 @@ def test_unknown_fields_are_ignored(address: str) -> None:
     assert send(address, json.dumps(body))[0] == 200
 
 
-def test_a_body_that_is_too_large_is_refused_unread(address: str) -> None:
+def test_oversized_body_is_refused_unread(address: str) -> None:
     parts = urlsplit(address)
     with socket.create_connection((parts.hostname, parts.port), 10) as sock:
         head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -153,7 +153,7 @@ def test_a_body_that_is_too_large_is_refused_unread(address: str) -> None:
     assert b"request_too_large" in answer
 
 
-def test_routes_and_methods_that_are_none(address: str) -> None:
+def test_unknown_routes_and_methods_are_refused(address: str) -> None:
     status, value, _ = send(address, "{}", path="/v1/nowhere")
     assert (status, value["error"]["type"]) == (404, "not_found_error")
     status, value, headers = send(address, "", method="GET")
@@ -161,22 +161,20 @@ def test_routes_and_methods_that_are_none(address: str) -> None:
     assert "POST" in headers["allow"]
 
 
-def test_another_content_type_is_refused(address: str) -> None:
+def test_other_content_types_are_refused(address: str) -> None:
     status, value, _ = send(address, "{}", content_type="text/plain")
     assert (status, value["error"]["code"]) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
-def test_json_by_curl_is_taken_and_from_a_page_of_another_site_refused(
-    address: str, kind: str
-) -> None:
+def test_json_without_content_type_is_accepted_but_not_cross_site(address: str, kind: str) -> None:
     body = json.dumps({"messages": USER, "max_tokens": 2})
     assert send(address, body, content_type=kind)[0] == 200
     status, value, _ = send(address, body, content_type=kind, origin="http://elsewhere.example")
     assert (status, value["error"]["code"]) == (403, "unknown_origin")
 
 
-def test_what_an_old_backend_cannot_do_is_said_with_the_parameter(address: str) -> None:
+def test_unsupported_parameter_of_old_backend_is_named(address: str) -> None:
     for field, value in (("xtc_probability", 0.5), ("dry_multiplier", 0.8), ("top_n_sigma", 1)):
         status, answer, _ = send(address, json.dumps({"messages": USER, field: value}))
         assert (status, answer["error"]["param"]) == (400, field)
@@ -186,12 +184,12 @@ def test_what_an_old_backend_cannot_do_is_said_with_the_parameter(address: str) 
     assert (status, answer["error"]["param"]) == (400, "suffix")
 
 
-def test_an_ignored_seed_is_said_in_a_header(address: str) -> None:
+def test_ignored_seed_is_reported_in_a_header(address: str) -> None:
     _, _, headers = send(address, json.dumps({"messages": USER, "max_tokens": 2, "seed": 7}))
     assert headers["x-slotproxy-warning"] == "seed is ignored by this backend"
 
 
-def test_a_request_id_is_echoed_or_made(address: str) -> None:
+def test_request_id_is_echoed_or_generated(address: str) -> None:
     body = json.dumps({"messages": USER, "max_tokens": 2})
     assert send(address, body, x_request_id="mine-1")[2]["x-request-id"] == "mine-1"
     made = {send(address, body)[2]["x-request-id"] for _ in range(2)}

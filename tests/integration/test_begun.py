@@ -1,4 +1,4 @@
-"""An answer that the client has begun is continued, in every API that can say so."""
+"""An answer that the client has begun is continued, in every API that supports it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def post(url: str, body: dict[str, Any]) -> Any:
     return answer.json()
 
 
-def test_it_goes_on_in_every_api(address: str) -> None:
+def test_begun_answer_is_continued_in_every_api(address: str) -> None:
     chat = post(address + "/v1/chat/completions", {"messages": BEGUN, "max_tokens": 20})
     assert chat["choices"][0]["message"]["content"] == REST
     claude = post(address + "/v1/messages", {"messages": BEGUN, "max_tokens": 20})

@@ -1,4 +1,4 @@
-"""A client that goes away frees its slot within a second, wherever its request was.
+"""A disconnected client frees its slot within a second, in every state of its request.
 
 The backend has one slot, so that the next request is answered only if the slot is free again; what
 is abandoned would go on for thousands of tokens.
@@ -49,8 +49,8 @@ def served(
 
 @contextlib.contextmanager
 def sent(served: Gateway, body: object, apart: bool = False) -> Iterator[socket.socket]:
-    """A request on a socket of its own, that is simply closed at the end. Many clients send head
-    and body `apart`; this one once the body is asked for."""
+    """A request on its own socket, which is closed at the end. Many clients send head and body
+    `apart`; this one sends the body once it is requested."""
     parts = urlsplit(served.url)
     data = json.dumps(body).encode()
     head = (
@@ -69,7 +69,7 @@ def sent(served: Gateway, body: object, apart: bool = False) -> Iterator[socket.
 
 
 def begun(sock: socket.socket) -> None:
-    """Read up to the first event."""
+    """Reads up to the first event."""
     seen = b""
     while b"data: " not in seen:
         part = sock.recv(4096)
@@ -97,7 +97,7 @@ def answered_within(served: Gateway, seconds: float) -> bool:
     return status == 200 and time.monotonic() - began < seconds
 
 
-def test_gone_while_the_answer_streams(served: Gateway) -> None:
+def test_disconnect_during_a_stream_frees_the_slot(served: Gateway) -> None:
     with sent(served, {**LONG, "stream": True}) as sock:
         begun(sock)
     assert until(lambda: in_flight(served) == 0, 1.0)
@@ -105,14 +105,14 @@ def test_gone_while_the_answer_streams(served: Gateway) -> None:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_gone_while_a_whole_answer_is_made(served: Gateway, apart: bool) -> None:
+def test_disconnect_during_a_whole_answer_frees_the_slot(served: Gateway, apart: bool) -> None:
     with sent(served, LONG, apart):
         assert until(lambda: in_flight(served) == 1, 5.0)
     assert until(lambda: in_flight(served) == 0, 1.0)
     assert answered_within(served, 2.0)
 
 
-def test_gone_while_waiting_for_a_slot(served: Gateway) -> None:
+def test_disconnect_while_queued_leaves_the_queue(served: Gateway) -> None:
     with sent(served, {**LONG, "stream": True}) as first:
         begun(first)
         with sent(served, LONG):
@@ -128,8 +128,10 @@ def waiting(served: Gateway) -> int:
     return int(float(line.split()[1]))
 
 
-def test_gone_before_the_first_token(served: Gateway, one_slot: ModelServer) -> None:
-    """The server hangs while it is asked, so no token ever came; then it wakes up."""
+def test_disconnect_before_the_first_token_frees_the_slot(
+    served: Gateway, one_slot: ModelServer
+) -> None:
+    """The server is stopped before its first token, and continues later."""
     one_slot.send(signal.SIGSTOP)
     try:
         with sent(served, {**LONG, "stream": True}):
@@ -140,7 +142,7 @@ def test_gone_before_the_first_token(served: Gateway, one_slot: ModelServer) -> 
     assert answered_within(served, 5.0)
 
 
-def test_two_hundred_that_hang_up_at_random_leave_nothing_behind(served: Gateway) -> None:
+def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) -> None:
     assert answered_within(served, 5.0)
     assert until(lambda: in_flight(served) == 0 and waiting(served) == 0, 5.0)
     threads, sockets = _threads(served.pid), _sockets(served.pid)

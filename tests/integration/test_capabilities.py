@@ -1,4 +1,4 @@
-"""The README's table of capabilities says what real backends do."""
+"""The README's table of capabilities equals the behaviour of real backends."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tools import capabilities
 
 
 @pytest.mark.parametrize("name", capabilities.BACKENDS)
-def test_the_readme_says_what_this_backend_does(name: str) -> None:
-    if FEW and name == "PowerInfer's `server`":
+def test_capabilities_table_equals_measured_capabilities(name: str) -> None:
+    if FEW and name not in ("`server` of 2023", "chatglm_cpp"):
         pytest.skip("make test-all runs it")
     told = capabilities.written(capabilities.README.read_text(encoding="utf-8"))
     if not told:

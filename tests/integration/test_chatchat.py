@@ -1,4 +1,4 @@
-"""Langchain-Chatchat's API for a client shaped as its own, real server and real gateway."""
+"""Langchain-Chatchat's API with a client like its own, on a real server and gateway."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def api(served: Gateway) -> Iterator[Chatchat]:
     client.close()
 
 
-def test_each_chunk_of_a_chat_is_one_document(api: Chatchat) -> None:
+def test_chat_chunk_is_one_document(api: Chatchat) -> None:
     documents = list(api.chat_chat("你好", history=HISTORY, max_tokens=24))
     assert len(documents) > 1
     assert all(type(one["text"]) is str for one in documents)
@@ -46,7 +46,7 @@ def test_each_chunk_of_a_chat_is_one_document(api: Chatchat) -> None:
     assert whole["text"] == "".join(one["text"] for one in documents) != ""
 
 
-def test_the_form_of_the_modification_for_chatglm_cpp(api: Chatchat) -> None:
+def test_chat_format_of_the_chatglm_cpp_fork(api: Chatchat) -> None:
     value = {
         "messages": [{"role": "user", "content": "你好"}],
         "stream": False,
@@ -60,18 +60,14 @@ def test_the_form_of_the_modification_for_chatglm_cpp(api: Chatchat) -> None:
     assert "".join(one["text"] for one in pieces)
 
 
-def test_each_chunk_is_one_document_on_waitress_too(
-    server: ModelServer, gateway: StartGateway
-) -> None:
+def test_chat_chunk_is_one_document_on_waitress(server: ModelServer, gateway: StartGateway) -> None:
     api = Chatchat(gateway(*FLAGS, "--server", "waitress", "--llama-api", server.url).url)
     documents = list(api.chat_chat("你好", max_tokens=24))
     assert len(documents) > 1
     api.close()
 
 
-def test_a_client_that_leaves_frees_its_slot(
-    old_server: ModelServer, gateway: StartGateway
-) -> None:
+def test_client_disconnect_frees_its_slot(old_server: ModelServer, gateway: StartGateway) -> None:
     api = Chatchat(gateway(*FLAGS, "--llama-api", old_server.url).url)
 
     def in_flight() -> int:
@@ -89,9 +85,7 @@ def test_a_client_that_leaves_frees_its_slot(
     api.close()
 
 
-def test_a_key_in_the_address_is_all_its_client_needs(
-    server: ModelServer, gateway: StartGateway
-) -> None:
+def test_key_in_query_is_sufficient(server: ModelServer, gateway: StartGateway) -> None:
     locked = gateway(*FLAGS, "--api-key", "sesame", "--llama-api", server.url).url
     outside = Chatchat(locked)
     (refused,) = outside.chat_chat("你好")
@@ -145,7 +139,7 @@ def base(library: Chatchat) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("question", ASKED)
-def test_a_pdf_is_uploaded_found_cited_and_deleted(
+def test_pdf_is_uploaded_found_cited_and_deleted(
     library: Chatchat, base: str, question: str
 ) -> None:
     name = ASKED[question]
@@ -172,7 +166,7 @@ def test_a_pdf_is_uploaded_found_cited_and_deleted(
     assert library.download(base, name).json()["code"] == 404
 
 
-def test_a_base_is_rebuilt_and_tells_its_progress(library: Chatchat, base: str) -> None:
+def test_base_is_rebuilt_with_progress(library: Chatchat, base: str) -> None:
     steps = list(library.rebuild(base))
     assert [(one["code"], one["finished"], one["total"]) for one in steps] == [
         (200, 0, 2),
@@ -182,13 +176,13 @@ def test_a_base_is_rebuilt_and_tells_its_progress(library: Chatchat, base: str) 
     assert library.search(base, "lighthouse")
 
 
-def test_a_broken_file_is_one_failure(library: Chatchat, base: str) -> None:
+def test_broken_file_fails_alone(library: Chatchat, base: str) -> None:
     uploaded = library.upload(base, {"broken.pdf": b"%PDF-1.4 no", "note.md": b"# A note\n\nzebra"})
     assert list(uploaded["data"]["failed_files"]) == ["broken.pdf"]
     assert library.search(base, "zebra")[0]["metadata"]["source"] == "note.md"
 
 
-def test_no_name_of_a_client_is_a_path(
+def test_client_names_are_never_paths(
     library: Chatchat, base: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     names = ["../../../evil.md", "/tmp/evil.md", "..\\evil.md"]
@@ -212,7 +206,7 @@ def test_chunks_are_listed_and_edited(library: Chatchat, base: str) -> None:
     assert len(library.search(base, file="lighthouse.pdf")) == len(chunks) - 1
 
 
-def test_a_file_dropped_into_a_chat_is_asked(library: Chatchat) -> None:
+def test_file_attached_to_a_chat_is_searched(library: Chatchat) -> None:
     uploaded = library.upload_temporary({"lighthouse.pdf": ENGLISH})
     assert uploaded["data"]["failed_files"] == []
     *pieces, last = library.file_chat("When is the lamp cleaned?", uploaded["data"]["id"])
@@ -222,13 +216,13 @@ def test_a_file_dropped_into_a_chat_is_asked(library: Chatchat) -> None:
     assert missing["code"] == 404
 
 
-def test_an_answer_can_be_rated(library: Chatchat) -> None:
+def test_answer_can_be_rated(library: Chatchat) -> None:
     *_, last = library.chat_chat("Hello", max_tokens=4)
     assert library.feedback(last["chat_history_id"], 80, "good")["code"] == 200
     assert library.feedback("none", 80)["code"] == 404
 
 
-def test_a_search_cites_what_it_found(server: ModelServer, gateway: StartGateway) -> None:
+def test_search_answer_cites_its_results(server: ModelServer, gateway: StartGateway) -> None:
     engine = SearXNG({"tide": "The tide turns at noon.", "light": "The lamp is lit at dusk."})
     try:
         search = ("--search-engine", "searxng", "--searxng-url", engine.url)

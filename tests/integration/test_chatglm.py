@@ -1,4 +1,4 @@
-"""The real chatglm_cpp behind the real gateway: text, counts, tools, death, cancelling.
+"""The real chatglm_cpp behind the real gateway: text, usage, tools, crashes, cancelling.
 
 The models are made up: one says a script, one babbles for ever. Both are real model files, run by
 the real library in a real child process.
@@ -13,15 +13,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
+from tests.clients import openai
 from tools import made_up_chatglm as made_up
 from tools.processes import ROOT, Died, Gateway, ask
 
+from .child_processes import command, descendants, until
 from .conftest import StartGateway
 
 chatglm_cpp = pytest.importorskip(
@@ -29,7 +31,7 @@ chatglm_cpp = pytest.importorskip(
 )
 
 PATIENCE = 100.0
-# Bytes of a character are tokens of their own here, as real models have them for what is rare.
+# Each byte of a character is a token, as for rare characters in real models.
 HELLO = [
     "\n",
     " 你好，",
@@ -67,7 +69,7 @@ TOOL = {
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A model file by its script; without one it babbles."""
+    """A factory of model files: the model follows a script, or babbles without one."""
     folder = tmp_path_factory.mktemp("chatglm")
     made: dict[tuple[str, ...], Path] = {}
 
@@ -100,44 +102,12 @@ def client(gateway: Gateway) -> openai.OpenAI:
     )
 
 
-def until(done: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
-    return found
-
-
 def engines(gateway: Gateway) -> list[int]:
-    """The child processes that run a model, of whatever worker."""
+    """The child processes that run a model, of any worker."""
     return [pid for pid in descendants(gateway.pid) if "chatglm.child" in command(pid)]
 
 
-def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
-
-
-def descendants(pid: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue
-            parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    found, left = [], [pid]
-    while left:
-        children = parents.get(left.pop(), [])
-        found += children
-        left += children
-    return found
-
-
-def test_an_answer_in_two_languages(module_gateway: StartGateway, hello: Path) -> None:
+def test_answers_in_two_languages(module_gateway: StartGateway, hello: Path) -> None:
     api = client(module_gateway("--chatglm-model", str(hello)))
     pipeline = chatglm_cpp.Pipeline(str(hello))
     message = chatglm_cpp.ChatMessage(role="user", content="你好")
@@ -165,7 +135,7 @@ def test_an_answer_in_two_languages(module_gateway: StartGateway, hello: Path) -
     assert chunks[-1].usage == whole.usage
 
 
-def test_limits_and_stops(module_gateway: StartGateway, hello: Path) -> None:
+def test_max_tokens_and_stop_strings(module_gateway: StartGateway, hello: Path) -> None:
     api = client(module_gateway("--chatglm-model", str(hello)))
 
     def say(**options: Any) -> tuple[str | None, str]:
@@ -174,7 +144,7 @@ def test_limits_and_stops(module_gateway: StartGateway, hello: Path) -> None:
 
     assert say(max_tokens=3) == ("你好，我是", "length")
     assert say(max_tokens=4) == ("你好，我是\N{REPLACEMENT CHARACTER}", "length")
-    # A stop string that begins in one token and ends in another, and one inside a token.
+    # A stop string across two tokens, and one inside a token.
     assert say(stop=["o wor"]) == ("你好，我是🤖。 Hell", "stop")
     assert say(stop="好") == ("你", "stop")
 
@@ -190,14 +160,14 @@ def test_limits_and_stops(module_gateway: StartGateway, hello: Path) -> None:
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_what_it_cannot_do_may_be_ignored(gateway: StartGateway, hello: Path) -> None:
+def test_unsupported_parameters_may_be_ignored(gateway: StartGateway, hello: Path) -> None:
     api = client(gateway("--chatglm-model", str(hello), "--ignore-unsupported"))
     answer = api.chat.completions.create(model="m", messages=[USER], seed=1, logprobs=True)
     assert answer.choices[0].message.content
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_tool_is_called(module_gateway: StartGateway, caller: Path, stream: bool) -> None:
+def test_tool_is_called(module_gateway: StartGateway, caller: Path, stream: bool) -> None:
     api = client(module_gateway("--chatglm-model", str(caller)))
     asked: dict[str, Any] = {"model": "m", "messages": [USER], "tools": [TOOL], "temperature": 0}
     if stream:
@@ -226,7 +196,7 @@ def test_a_tool_is_called(module_gateway: StartGateway, caller: Path, stream: bo
     assert re.fullmatch(r"call_\w+", id_)
     assert (name, json.loads(arguments)) == ("get_weather", {"city": "北京", "days": 2})
 
-    # The result goes back as an observation, and the prompt grows by it.
+    # The result is sent back as an observation, which extends the prompt.
     history = [
         USER,
         {
@@ -244,7 +214,7 @@ def test_a_tool_is_called(module_gateway: StartGateway, caller: Path, stream: bo
     assert after.usage.prompt_tokens > first.usage.prompt_tokens + 10
 
 
-def test_a_named_tool_is_called_for_certain(
+def test_named_tool_is_always_called(
     module_gateway: StartGateway, model: Callable[..., Path]
 ) -> None:
     """The model says the arguments only: the rest was said for it. (The last token of what was said
@@ -263,7 +233,7 @@ def test_a_named_tool_is_called_for_certain(
     assert answer.usage.prompt_tokens > plain.usage.prompt_tokens
 
 
-def test_the_engine_is_killed_and_the_next_answer_comes(
+def test_engine_kill_fails_one_answer_and_the_next_succeeds(
     gateway: StartGateway, babbler: Path
 ) -> None:
     one = gateway("--chatglm-model", str(babbler))
@@ -277,7 +247,7 @@ def test_the_engine_is_killed_and_the_next_answer_comes(
             break
     (engine,) = engines(one)
     os.kill(engine, signal.SIGKILL)
-    with pytest.raises(openai.APIError, match="the model's process ended"):
+    with pytest.raises(openai.APIError, match="the model process exited"):
         list(chunks)
     again = api.chat.completions.create(model="m", messages=[USER], max_tokens=3)
     assert again.usage is not None
@@ -286,8 +256,8 @@ def test_the_engine_is_killed_and_the_next_answer_comes(
     assert other != engine
 
 
-def test_an_engine_is_gone_when_its_parent_is(gateway: StartGateway, babbler: Path) -> None:
-    """Killed, not asked to end, and while the engine is at work."""
+def test_engine_ends_with_its_parent(gateway: StartGateway, babbler: Path) -> None:
+    """The parent is killed while the engine generates."""
     one = gateway("--chatglm-model", str(babbler))
     stream = client(one).chat.completions.create(
         model="m", messages=[USER], stream=True, max_tokens=2000
@@ -300,16 +270,14 @@ def test_an_engine_is_gone_when_its_parent_is(gateway: StartGateway, babbler: Pa
     until(lambda: "chatglm.child" not in command(engine), 20)
 
 
-def test_a_gateway_that_ends_takes_its_engine_along(gateway: StartGateway, hello: Path) -> None:
+def test_gateway_shutdown_ends_its_engine(gateway: StartGateway, hello: Path) -> None:
     one = gateway("--chatglm-model", str(hello))
     (engine,) = engines(one)
     assert one.stop() == 0
     assert "chatglm.child" not in command(engine)
 
 
-def test_a_client_that_leaves_ends_the_generation(
-    module_gateway: StartGateway, babbler: Path
-) -> None:
+def test_client_disconnect_ends_the_generation(module_gateway: StartGateway, babbler: Path) -> None:
     one = module_gateway("--chatglm-model", str(babbler))
     api = client(one)
     stream = api.chat.completions.create(model="m", messages=[USER], stream=True, max_tokens=2000)
@@ -326,7 +294,7 @@ def test_a_client_that_leaves_ends_the_generation(
     assert left["completion_tokens"] < 2000
 
 
-def test_two_clients_at_once_take_turns(module_gateway: StartGateway, hello: Path) -> None:
+def test_two_clients_take_turns(module_gateway: StartGateway, hello: Path) -> None:
     api = client(module_gateway("--chatglm-model", str(hello)))
     texts: list[str | None] = []
 
@@ -353,14 +321,16 @@ def test_two_clients_at_once_take_turns(module_gateway: StartGateway, hello: Pat
     ],
     ids=" ".join,
 )
-def test_every_way_of_serving(gateway: StartGateway, hello: Path, flags: Sequence[str]) -> None:
+def test_every_wsgi_server_serves_chatglm(
+    gateway: StartGateway, hello: Path, flags: Sequence[str]
+) -> None:
     one = gateway("--chatglm-model", str(hello), *flags)
     answer = client(one).chat.completions.create(model="m", messages=[USER], temperature=0)
     assert answer.choices[0].message.content == "你好，我是🤖。 Hello world!"
     assert len(engines(one)) == (0 if "thread" in flags else 1)
 
 
-def test_an_idle_model_is_unloaded(gateway: StartGateway, hello: Path) -> None:
+def test_idle_model_is_unloaded(gateway: StartGateway, hello: Path) -> None:
     one = gateway(
         "--chatglm-model", str(hello), "--chatglm-unload", "0.1", "--health-interval", "0.1"
     )
@@ -370,12 +340,12 @@ def test_an_idle_model_is_unloaded(gateway: StartGateway, hello: Path) -> None:
     assert answer.choices[0].finish_reason == "stop"
 
 
-def test_several_models(gateway: StartGateway, hello: Path, caller: Path) -> None:
+def test_several_models_are_served(gateway: StartGateway, hello: Path, caller: Path) -> None:
     one = gateway("--chatglm-model", f"{hello},{caller}")
     until(lambda: len(engines(one)) == 2)
     api = client(one)
     for file in (hello, caller):
-        until(lambda name=file.stem: up(one, name))
+        until(partial(up, one, file.stem))
     assert [m.id for m in api.models.list()] == [hello.stem, caller.stem]
     for file, word in ((hello, "你好"), (caller, "get_weather")):
         answer = api.chat.completions.create(model=file.stem, messages=[USER], temperature=0)
@@ -387,28 +357,32 @@ def up(gateway: Gateway, name: str) -> bool:
     return any(one["id"] == name and one["state"] == "up" for one in backends)
 
 
-def test_a_file_that_is_no_model_is_said_at_the_start(
-    gateway: StartGateway, tmp_path: Path
-) -> None:
+def test_invalid_model_file_is_reported_at_start(gateway: StartGateway, tmp_path: Path) -> None:
     file = tmp_path / "no.bin"
     file.write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(Died, match=r"--chatglm-model: .*no.bin: the model file is none of"):
+    with pytest.raises(
+        Died, match=r"--chatglm-model: .*no.bin: the file is not a chatglm_cpp model"
+    ):
         gateway("--chatglm-model", str(file))
 
 
 @pytest.mark.slow
-def test_a_file_that_kills_the_library(gateway: StartGateway, hello: Path, tmp_path: Path) -> None:
-    """Cut in the middle of its tensors: the gateway lives, and says what is wrong."""
+def test_model_file_that_crashes_the_library_is_reported(
+    gateway: StartGateway, hello: Path, tmp_path: Path
+) -> None:
+    """A file truncated within its tensors: the gateway survives and reports the reason."""
     file = tmp_path / "cut.bin"
     file.write_bytes(hello.read_bytes()[: hello.stat().st_size // 2])
     one = gateway("--chatglm-model", str(file), ready=0)
-    until(lambda: "the model does not run" in str(ask(f"{one.url}/v1/backends")))
+    until(lambda: "the model is not running" in str(ask(f"{one.url}/v1/backends")))
     assert ask(f"{one.url}/livez")[0] == 200
 
 
 @pytest.mark.parametrize("family", ["chatglm", "chatglm2", "glm-4"])
-def test_the_other_families(gateway: StartGateway, tmp_path: Path, family: made_up.Family) -> None:
-    """Text and counts are those of the library's own chat, streamed and whole."""
+def test_other_model_families_answer(
+    gateway: StartGateway, tmp_path: Path, family: made_up.Family
+) -> None:
+    """Text and usage equal those of the library's own chat, streamed and whole."""
     end = "</s>" if family == "chatglm2" else "<|user|>"
     script = () if family == "chatglm" else (*HELLO, end)  # the oldest can only babble
     file = made_up.write(tmp_path / "m.bin", script, family)
@@ -458,7 +432,7 @@ BUNDLED = ROOT / "models" / "tinychat-chatglm3.bin"
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="models/tinychat-chatglm3.bin is not there")
 @pytest.mark.skipif(ask("http://127.0.0.1:8080/")[0] != 0, reason="a server is at 127.0.0.1:8080")
-def test_the_bundled_model_is_served_when_nothing_is_named(gateway: StartGateway) -> None:
+def test_bundled_model_is_served_by_default(gateway: StartGateway) -> None:
     one = gateway()
     assert "serving the bundled ChatGLM model" in one.log
     (backend,) = json.loads(ask(f"{one.url}/v1/backends")[1])["data"]

@@ -1,4 +1,4 @@
-"""The reference server that chatglm_cpp brings along and slotproxy, asked the same, side by side.
+"""Same requests to chatglm_cpp's own reference server and to slotproxy, side by side.
 
 Both run the same scripted model by the same library. Where they differ, slotproxy is right by the
 real OpenAI API and by the model's own words, and the difference is written down here.
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.extras import need
 from tools import made_up_chatglm as made_up
 from tools.processes import Child, Gateway, ask, free_port
 
 chatglm_cpp = pytest.importorskip(
     "chatglm_cpp", reason="not installed: python -m tools.chatglm install"
 )
-for _module in ("fastapi", "uvicorn", "sse_starlette", "pydantic_settings"):
-    pytest.importorskip(_module, reason="the reference server needs it: the test extra has it")
+need("test", "fastapi", "uvicorn", "sse_starlette", "pydantic_settings")  # the reference server's
 
 REFERENCE = """
 import sys, uvicorn
@@ -54,7 +54,7 @@ CHAT = "/v1/chat/completions"
 
 
 class Pair(NamedTuple):
-    """The same model behind both."""
+    """Both servers with the same model."""
 
     reference: str
     ours: str
@@ -123,7 +123,7 @@ def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     ],
     ids=["greedy", "sampled", "system", "history", "bounded"],
 )
-def test_the_same_answer_to_the_same_prompt(hello: Pair, body: dict[str, Any]) -> None:
+def test_same_prompt_gives_the_reference_answer(hello: Pair, body: dict[str, Any]) -> None:
     (status, theirs), (code, ours) = hello.ask(**body)
     assert status == code == 200
     assert _said(ours) == _said(theirs)
@@ -131,35 +131,35 @@ def test_the_same_answer_to_the_same_prompt(hello: Pair, body: dict[str, Any]) -
     assert ours["usage"]["prompt_tokens"] == theirs["usage"]["prompt_tokens"]
 
 
-def test_a_whole_reply_has_every_field_of_the_reference(hello: Pair) -> None:
+def test_whole_answer_has_every_field_of_the_reference(hello: Pair) -> None:
     (_, theirs), (_, ours) = hello.ask(messages=[USER], **GREEDY)
     assert set(theirs) <= set(ours)
     assert set(theirs["choices"][0]) <= set(ours["choices"][0])
     assert set(theirs["usage"]) <= set(ours["usage"])
 
 
-def test_models_are_listed_in_the_same_shape(hello: Pair) -> None:
+def test_models_are_listed_like_the_reference(hello: Pair) -> None:
     theirs, ours = (json.loads(ask(f"{url}/v1/models")[1]) for url in hello)
     assert set(theirs) <= set(ours)
-    # `permission` is left out: it has been empty there, and gone from the real API since 2023.
+    # Without `permission`: it is empty there, and was removed from the real API in 2023.
     assert set(theirs["data"][0]) - {"permission"} <= set(ours["data"][0])
 
 
-def test_a_stream_says_the_same_without_the_newline_before(hello: Pair) -> None:
-    """The reference leaves the model's first newline in a stream and takes it off a whole reply."""
+def test_stream_equals_the_reference_without_leading_newline(hello: Pair) -> None:
+    """The reference keeps the model's first newline in a stream and strips it otherwise."""
     (_, theirs), (_, ours) = hello.ask(messages=[USER], stream=True, **GREEDY)
     assert _said(theirs) == "\n" + _said(ours)
     assert ours[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_completion_tokens_are_those_that_were_made(hello: Pair) -> None:
-    """The reference counts by encoding the answer again, which is not what the model did."""
+def test_completion_tokens_equal_generated_tokens(hello: Pair) -> None:
+    """The reference encodes the answer again to count, which may give other tokens."""
     _, (_, ours) = hello.ask(messages=[USER], **GREEDY)
     assert ours["usage"]["completion_tokens"] == len(HELLO)
 
 
-def test_max_tokens_are_new_tokens(hello: Pair) -> None:
-    """The reference counts the prompt as well, and so answers nothing."""
+def test_max_tokens_counts_new_tokens(hello: Pair) -> None:
+    """The reference counts the prompt as well, so its answer is empty."""
     (_, theirs), (_, ours) = hello.ask(messages=[USER], **GREEDY, max_tokens=3)
     assert _said(theirs) == ""
     assert theirs["choices"][0]["finish_reason"] == "stop"
@@ -167,16 +167,16 @@ def test_max_tokens_are_new_tokens(hello: Pair) -> None:
     assert ours["choices"][0]["finish_reason"] == "length"
 
 
-def test_a_long_prompt_is_not_cut(hello: Pair) -> None:
-    """The reference cuts it to 512 tokens and says nothing."""
+def test_long_prompt_is_not_truncated(hello: Pair) -> None:
+    """The reference truncates it silently to 512 tokens."""
     long = [{"role": "user", "content": "hello " * 600}]
     (_, theirs), (_, ours) = hello.ask(messages=long, **GREEDY)
     assert theirs["usage"]["prompt_tokens"] == 512
     assert ours["usage"]["prompt_tokens"] > 600
 
 
-def test_a_tool_is_called_with_the_same_name_and_arguments(caller: Pair) -> None:
-    """The reference has no id, its own finish reason, and evaluates what the model wrote."""
+def test_tool_call_equals_the_reference(caller: Pair) -> None:
+    """The reference has no id, its own finish reason, and executes the generated call with eval."""
     (_, theirs), (_, ours) = caller.ask(messages=[USER], tools=[TOOL], **GREEDY)
     (their_call,) = theirs["choices"][0]["message"]["tool_calls"]
     (our_call,) = ours["choices"][0]["message"]["tool_calls"]
@@ -189,21 +189,21 @@ def test_a_tool_is_called_with_the_same_name_and_arguments(caller: Pair) -> None
     assert ours["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_a_tool_call_is_one_in_a_stream_too(caller: Pair) -> None:
-    """The reference gives it as text."""
+def test_streamed_tool_call_equals_whole_one(caller: Pair) -> None:
+    """The reference sends it as text."""
     (_, theirs), (_, ours) = caller.ask(messages=[USER], tools=[TOOL], stream=True, **GREEDY)
     assert "tool_call(" in _said(theirs)
     assert _said(ours) == ""
     assert ours[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_no_tool_is_called_that_nobody_offered(caller: Pair) -> None:
+def test_no_tool_is_called_unless_offered(caller: Pair) -> None:
     (_, theirs), (_, ours) = caller.ask(messages=[USER], **GREEDY)
     assert theirs["choices"][0]["message"]["tool_calls"]
     assert not ours["choices"][0]["message"].get("tool_calls")
 
 
-def test_bad_input_is_refused_by_both(hello: Pair) -> None:
+def test_bad_input_is_refused_like_the_reference(hello: Pair) -> None:
     """In the real API's shape, 400, where the reference has 422 and `detail`."""
     for messages in ([], [{"role": "x", "content": "y"}]):
         (status, theirs), (code, ours) = hello.ask(messages=messages)
@@ -211,8 +211,8 @@ def test_bad_input_is_refused_by_both(hello: Pair) -> None:
         assert code == 400 and ours["error"]["type"] == "invalid_request_error"
 
 
-def test_what_a_tool_answered_is_taken(hello: Pair) -> None:
-    """The reference knows no such role."""
+def test_tool_results_are_accepted(hello: Pair) -> None:
+    """The reference has no such role."""
     messages = [USER, {"role": "tool", "content": "22", "tool_call_id": "x"}]
     (status, _), (code, _) = hello.ask(messages=messages, **GREEDY)
     assert (status, code) == (422, 200)

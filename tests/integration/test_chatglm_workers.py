@@ -1,4 +1,4 @@
-"""One ChatGLM child for all the workers of a gunicorn: the real library, a real Redis, kill -9."""
+"""One ChatGLM child for all workers of gunicorn: the real library, a real Redis, kill -9."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ import pytest
 from tools import made_up_chatglm as made_up
 from tools.processes import ROOT, Child, Died, Gateway, ModelServer, ask, free_port
 
+from .child_processes import command, descendants, until
 from .conftest import StartGateway
-from .test_chatglm import command, descendants, until
 from .test_state import Redis, _slots, _workers
 
 pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
@@ -48,7 +48,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 @pytest.fixture
 def flags(redis_server: Redis, tmp_path: Path) -> Callable[..., list[str]]:
-    """Of a gateway that shares with none of another test's."""
+    """Flags of a gateway that shares nothing with other tests."""
 
     def make(model: Path, workers: int, *more: str) -> list[str]:
         state = ["--state", redis_server.url, "--state-name", f"chatglm-{tmp_path.name}"]
@@ -74,7 +74,7 @@ def two(redis_server: Redis, babbler: Path, module_gateway: StartGateway) -> Gat
 
 @pytest.fixture
 def bundled(tmp_path: Path) -> Path:
-    """A file of its own for each test, so that its children are known by it."""
+    """A separate file for each test, which identifies its children."""
     if not BUNDLED.is_file():
         pytest.skip("models/tinychat-chatglm3.bin is not there")
     own = tmp_path / "tinychat.bin"
@@ -83,7 +83,7 @@ def bundled(tmp_path: Path) -> Path:
 
 
 def engines(model: Path) -> list[int]:
-    """The processes that run this file, whoever their parents are."""
+    """The processes that run this file, with any parent."""
     path = str(model)
     pids = [int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit()]
     said = {pid: command(pid) for pid in pids}
@@ -91,13 +91,13 @@ def engines(model: Path) -> list[int]:
 
 
 def shared(gateway: Child, url: str, workers: int, model: Path) -> None:
-    """Wait until so many workers share the slots and the model, and each has seen that it is up."""
+    """Waits until `workers` workers share the slots and the model, and each knows it is up."""
     until(lambda: _slots(url).get("workers") == workers)
     until(lambda: gateway.log.count(f"backend {model.stem} is up: ") >= workers)
 
 
 class Asked:
-    """A connection of its own, so that its worker is known by its socket, and a chat on it."""
+    """A chat on its own connection, whose socket identifies the worker."""
 
     def __init__(self, url: str) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=90)
@@ -133,7 +133,7 @@ class Asked:
             self.close()
 
     def worker(self, pids: list[int]) -> int:
-        """Which of them has the other end; a request must have come there."""
+        """The pid that has the other end; it must have received a request."""
         ends = [self._server, self._port]
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         (inode,) = (row[9] for row in rows if [_port(row[1]), _port(row[2])] == ends)
@@ -158,7 +158,7 @@ def say(url: str, text: str = "你好", tokens: int = 8, **more: Any) -> dict[st
 
 
 def at_worker(url: str, pids: list[int], wanted: int) -> Asked:
-    """A connection to this worker: the kernel chooses who accepts."""
+    """A connection to this worker, tried repeatedly: the kernel chooses who accepts."""
     for _ in range(100):
         asked = Asked(url)
         asked._connection.request("GET", "/livez")
@@ -170,14 +170,14 @@ def at_worker(url: str, pids: list[int], wanted: int) -> Asked:
 
 
 def babble(asked: Asked) -> Iterator[bytes]:
-    """A long answer of which the first token has come."""
+    """A long answer whose first token has arrived."""
     lines = asked.chat("first", 1900, stream=True).lines()
     while b'"content":"' not in next(lines):
         pass
     return lines
 
 
-def test_all_workers_answer_from_one_child(
+def test_all_workers_share_one_child(
     gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
 ) -> None:
     one = gateway(*flags(bundled, 4))
@@ -193,14 +193,14 @@ def test_all_workers_answer_from_one_child(
         said = list(pool.map(lambda _: say(one.url, temperature=0), range(8)))
     assert [one["choices"] for one in said] == [alone] * 8
     assert len(engines(bundled)) == 1
-    # The master alone is killed: its workers see that, end, and with them the child.
+    # Only the master is killed: its workers notice and end, and the child with them.
     os.kill(one.pid, signal.SIGKILL)
     until(lambda: not engines(bundled), 15)
     until(lambda: not any(command(pid) for pid in pids))
 
 
-def test_two_clients_at_once_wait_in_one_queue(two: Gateway) -> None:
-    """Whatever workers they come to: the second is queued while the first is answered."""
+def test_clients_of_all_workers_share_one_queue(two: Gateway) -> None:
+    """On any workers: the second request is queued while the first is answered."""
     pids = _workers(two)
     lines = babble(at_worker(two.url, pids, pids[0]))
     other = at_worker(two.url, pids, pids[1]).chat()
@@ -212,13 +212,11 @@ def test_two_clients_at_once_wait_in_one_queue(two: Gateway) -> None:
     until(lambda: not _slots(two.url)["queue"])
 
 
-def test_the_child_is_killed_in_mid_answer_and_the_next_answer_comes(
-    two: Gateway, babbler: Path
-) -> None:
+def test_child_kill_during_an_answer_lets_the_next_succeed(two: Gateway, babbler: Path) -> None:
     lines = babble(Asked(two.url))
     (engine,) = engines(babbler)
     os.kill(engine, signal.SIGKILL)
-    assert b"the model's process ended" in b"".join(lines)
+    assert b"the model process exited" in b"".join(lines)
     for number in range(6):  # of whatever worker
         told = say(two.url, f"{number}", 3)
         assert told["status"] == 200, told
@@ -227,10 +225,8 @@ def test_the_child_is_killed_in_mid_answer_and_the_next_answer_comes(
     assert other != engine
 
 
-def test_a_worker_is_killed_in_mid_answer_and_the_engine_is_free(
-    two: Gateway, babbler: Path
-) -> None:
-    """The one that started the child: the other worker has it further on."""
+def test_worker_kill_during_an_answer_frees_the_engine(two: Gateway, babbler: Path) -> None:
+    """The worker that started the child is killed: the other one keeps using it."""
     (engine,) = engines(babbler)
     (owner,) = [pid for pid in _workers(two) if engine in descendants(pid)]
     lines = babble(at_worker(two.url, _workers(two), owner))
@@ -241,16 +237,14 @@ def test_a_worker_is_killed_in_mid_answer_and_the_engine_is_free(
     assert time.monotonic() - at < 15, "the others bury a worker after six seconds"
     assert engines(babbler) == [engine]
     until(lambda: _slots(two.url).get("workers") == 2)
-    # And when it dies, with nobody left who started it, another starts the next.
+    # If the child dies when its starter is gone, another worker starts the next.
     os.kill(engine, signal.SIGKILL)
     until(lambda: say(two.url, "next", 3)["status"] == 200)
     (other,) = engines(babbler)
     assert other != engine
 
 
-def test_the_child_is_gone_when_all_are_killed_while_it_evaluates(
-    two: Gateway, babbler: Path
-) -> None:
+def test_child_ends_when_all_workers_are_killed(two: Gateway, babbler: Path) -> None:
     """The last test of this gateway."""
     workers = _workers(two)
     assert len(engines(babbler)) == 1
@@ -262,7 +256,7 @@ def test_the_child_is_gone_when_all_are_killed_while_it_evaluates(
     asked.close()
 
 
-def test_a_model_that_is_loaded_lazily_and_unloaded_when_nobody_needs_it(
+def test_lazy_model_is_loaded_and_unloaded_across_workers(
     gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
 ) -> None:
     more = ("--chatglm-load", "lazy", "--chatglm-unload", "0.5")
@@ -275,11 +269,13 @@ def test_a_model_that_is_loaded_lazily_and_unloaded_when_nobody_needs_it(
         assert len(engines(bundled)) == 1
         until(lambda: not engines(bundled))
         assert one.is_ready()
-    assert "its engine ended" not in one.log
+    assert "its process exited" not in one.log
 
 
-def test_plain_gunicorn_shares_it_too(redis_server: Redis, bundled: Path, tmp_path: Path) -> None:
-    """No flag of ours, no hook of ours: another folder has no gunicorn.conf.py."""
+def test_plain_gunicorn_workers_share_the_child(
+    redis_server: Redis, bundled: Path, tmp_path: Path
+) -> None:
+    """Without our flags and hooks: another folder has no gunicorn.conf.py."""
     port = free_port()
     words = ["gunicorn", "-w", "2", "-k", "gevent", "-b", f"127.0.0.1:{port}", "proxy.wsgi"]
     env = {
@@ -302,14 +298,14 @@ def test_plain_gunicorn_shares_it_too(redis_server: Redis, bundled: Path, tmp_pa
         one.kill()
 
 
-def test_an_engine_in_a_thread_is_for_one_worker(
+def test_engine_in_a_thread_requires_one_worker(
     gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
 ) -> None:
     with pytest.raises(Died, match="only --chatglm-isolation process is shared"):
         gateway(*flags(bundled, 2, "--chatglm-isolation", "thread"))
 
 
-def test_a_long_prompt_stalls_nobody(
+def test_long_prompt_stalls_no_other_client(
     gateway: StartGateway,
     flags: Callable[..., list[str]],
     bundled: Path,

@@ -1,4 +1,4 @@
-"""Backends that are busy with others, or die and come back."""
+"""Backends that are busy with other clients, or crash and restart."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chat(gateway: Gateway, number: int, **fields: object) -> tuple[int, bytes]:
 def server(
     request: pytest.FixtureRequest, start_server: Callable[..., ModelServer]
 ) -> Iterator[ModelServer]:
-    """One that the test may kill. These say "busy" when another client holds their slots."""
+    """A server that the test may kill, of those that answer "busy" when their slots are taken."""
     found: ModelServer = start_server(request.param, slots=2)
     yield found
     found.kill()
@@ -39,7 +39,7 @@ def server(
 
 @contextlib.contextmanager
 def occupied(server: ModelServer, slots: int) -> Iterator[None]:
-    """Another client streams without end from every slot of the server."""
+    """Another client streams endlessly from every slot of the server."""
     with contextlib.ExitStack() as stack:
         for _ in range(slots):
             connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
@@ -54,7 +54,7 @@ def occupied(server: ModelServer, slots: int) -> Iterator[None]:
         yield
 
 
-def test_server_occupied_by_another_client_is_503_after_the_queue_timeout(
+def test_server_busy_with_another_client_is_503_after_queue_timeout(
     server: ModelServer, gateway: StartGateway
 ) -> None:
     proxy = gateway("--llama-api", server.url, "--slots", "2", "--queue-timeout", "1")
@@ -68,7 +68,7 @@ def test_server_occupied_by_another_client_is_503_after_the_queue_timeout(
     assert chat(proxy, 2)[0] == 200
 
 
-def test_restarted_server_loses_nobodys_request(server: ModelServer, gateway: StartGateway) -> None:
+def test_server_restart_loses_no_request(server: ModelServer, gateway: StartGateway) -> None:
     """It is killed, as many requests as a busy minute brings arrive, and 3 s later its supervisor
     has it back."""
     proxy = gateway("--llama-api", server.url, "--slots", "2", "--health-interval", "60")
@@ -85,7 +85,7 @@ def test_restarted_server_loses_nobodys_request(server: ModelServer, gateway: St
     assert b"error" not in b"".join(body for _, body in answers)
 
 
-def test_stream_of_a_restarted_server_goes_on(server: ModelServer, gateway: StartGateway) -> None:
+def test_stream_resumes_after_server_restart(server: ModelServer, gateway: StartGateway) -> None:
     proxy = gateway(
         "--llama-api", server.url, "--slots", "2", "--sse-ping-interval", "0.2",
         "--health-interval", "60",
@@ -101,7 +101,7 @@ def test_stream_of_a_restarted_server_goes_on(server: ModelServer, gateway: Star
         while seen.count(b"data: ") < 5:
             seen += answer.readline()
         server.kill()
-        while not seen.endswith(b"\n:\n"):  # a sign of life while it waits
+        while not seen.endswith(b"\n:\n"):  # a heartbeat while it waits
             seen += answer.readline()
         server.start()
         seen += answer.read()
@@ -111,7 +111,7 @@ def test_stream_of_a_restarted_server_goes_on(server: ModelServer, gateway: Star
     assert last["usage"]["completion_tokens"] == 600
 
 
-def test_server_that_does_not_come_back_is_503_with_retry_after(
+def test_server_that_stays_down_is_503_with_retry_after(
     server: ModelServer, gateway: StartGateway
 ) -> None:
     proxy = gateway("--llama-api", server.url, "--slots", "2", "--wait-for-backend", "1")
@@ -134,7 +134,7 @@ def test_server_that_does_not_come_back_is_503_with_retry_after(
             answer.read()
 
 
-def test_health_and_tokenize_answer_while_every_connection_streams(
+def test_health_and_tokenize_work_while_all_connections_stream(
     start_server: Callable[..., ModelServer], gateway: StartGateway
 ) -> None:
     """An old server has eight threads: more streams than connections wait in the queue."""

@@ -1,4 +1,4 @@
-"""The official clients of every API, at their strictest, through a gateway to real servers."""
+"""The official clients of every API, in strict mode, through a gateway to real servers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import anthropic
-import ollama
-import openai
 import pytest
 import requests
 from pydantic import BaseModel, Field
 
+from tests.clients import anthropic, ollama, openai
 from tests.contract.ears import sse
 from tests.contract.editors import EDITS, WARM_UPS
 from tests.integration.generations import OLD, SERVER_FIXTURES
@@ -39,7 +37,7 @@ def address(
     module_gateway: Callable[..., Gateway],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
-    """A gateway before each kind of backend, with a model that babbles."""
+    """A gateway for each kind of backend, with a model that babbles."""
     if request.param == "chatglm_cpp":
         pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
         model = made_up_chatglm.write(tmp_path_factory.mktemp("chatglm") / "babbler.bin")
@@ -50,7 +48,7 @@ def address(
 
 @pytest.fixture
 def binds(request: pytest.FixtureRequest) -> None:
-    """For tests of what only a grammar can make a babbling model do."""
+    """For tests that need a grammar to control a babbling model."""
     if request.node.callspec.params["address"] == "chatglm_cpp":
         pytest.skip(
             "chatglm_cpp knows no grammars: what only they can bind is refused (400, by name)"
@@ -103,7 +101,7 @@ def test_anthropic_stop_sequence(claude: anthropic.Anthropic, repeats: bool) -> 
     plain = claude.messages.create(**ask, extra_body={"temperature": 0})
     assert plain.content[0].type == "text"
     text = plain.content[0].text
-    # What says something else each time says a frequent letter all the same.
+    # Answers that differ each time still contain a frequent letter.
     stops = [text[10:13]] if repeats else list("etaoinshrdlu")
     cut = claude.messages.create(**ask, stop_sequences=stops, extra_body={"temperature": 0})
     assert cut.stop_reason == "stop_sequence" and cut.stop_sequence in stops
@@ -173,7 +171,7 @@ def test_anthropic_lists_models(claude: anthropic.Anthropic) -> None:
 
 
 @pytest.mark.usefixtures("binds")
-def test_anthropic_takes_every_kind_of_choice(claude: anthropic.Anthropic) -> None:
+def test_anthropic_accepts_every_tool_choice(claude: anthropic.Anthropic) -> None:
     tool: Any = {"name": "weather", "input_schema": CITY, "cache_control": {"type": "ephemeral"}}
     choices: list[Any] = [
         {"type": "any", "disable_parallel_tool_use": True},
@@ -192,7 +190,7 @@ def test_anthropic_takes_every_kind_of_choice(claude: anthropic.Anthropic) -> No
 
 
 def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic) -> None:
-    """What agents send besides: marks for a cache, budgets of thought, betas, blocks of theirs."""
+    """Other fields of agents: cache marks, thinking budgets, betas, their own blocks."""
     read: Any = claude.messages.create(model="any", max_tokens=0, messages=USER)
     assert (read.content, read.stop_reason, read.usage.output_tokens) == ([], "max_tokens", 0)
     replayed: Any = [
@@ -213,7 +211,7 @@ def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic) -> None:
     )
     assert made.stop_reason == "max_tokens" and made.usage.output_tokens == 9
     pdf: Any = {"type": "base64", "media_type": "application/pdf", "data": "aGk="}
-    with pytest.raises(anthropic.BadRequestError, match="no backend reads PDFs"):
+    with pytest.raises(anthropic.BadRequestError, match="PDFs are not supported"):
         claude.messages.create(
             model="any",
             max_tokens=9,
@@ -241,7 +239,7 @@ def test_anthropic_asynchronous(address: str) -> None:
 def llama(address: str) -> Iterator[ollama.Client]:
     client = ollama.Client(host=address)
     yield client
-    client._client.close()  # it has no way of its own to do so
+    client._client.close()  # it has no API for it
 
 
 GREEDY = {"num_predict": 9, "temperature": 0}
@@ -282,7 +280,7 @@ def test_ollama_schema_and_tools(llama: ollama.Client) -> None:
     assert [p.done for p in parts][-1] is True
 
 
-def test_ollama_tells_what_is_served(llama: ollama.Client, address: str) -> None:
+def test_ollama_model_routes(llama: ollama.Client, address: str) -> None:
     name = llama.list().models[0].model
     assert name
     assert llama.ps().models[0].context_length == 2048
@@ -308,7 +306,7 @@ OPEN_WEBUI = {
 }
 
 
-def test_open_webui_speaks_to_it(address: str, request: pytest.FixtureRequest) -> None:
+def test_open_webui_works(address: str, request: pytest.FixtureRequest) -> None:
     """Bodies as Open WebUI 0.12 sends them through each of its kinds of connection: an
     administrator's parameters, tools and what one gave back, streamed. Images have a test of their
     own; chatglm_cpp refuses a seed and JSON."""
@@ -441,8 +439,8 @@ def test_responses_in_the_background(openai_: openai.OpenAI) -> None:
     assert openai_.responses.retrieve(begun.id).status == "cancelled"
 
 
-def test_responses_name_kept_items(openai_: openai.OpenAI) -> None:
-    """As Vercel's AI SDK continues a conversation: items of earlier answers by their ids alone."""
+def test_responses_refer_to_stored_items(openai_: openai.OpenAI) -> None:
+    """As Vercel's AI SDK continues a conversation: with only the ids of earlier items."""
     first = openai_.responses.create(model="any", input=ASK, max_output_tokens=5)
     items: Any = [
         {"role": "user", "content": ASK},
@@ -456,11 +454,11 @@ def test_responses_name_kept_items(openai_: openai.OpenAI) -> None:
     assert named.usage is not None and continued.usage is not None
     assert named.usage.input_tokens == continued.usage.input_tokens
     items[1]["id"] = "msg_" + "0" * 34
-    with pytest.raises(openai.BadRequestError, match="names no item"):
+    with pytest.raises(openai.BadRequestError, match="does not refer to a stored item"):
         openai_.responses.create(model="any", input=items)
 
 
-def test_what_responses_lack_is_said(openai_: openai.OpenAI) -> None:
+def test_unsupported_responses_features_are_reported(openai_: openai.OpenAI) -> None:
     wrong: list[dict[str, Any]] = [
         {"conversation": "conv_1"},
         {"prompt": {"id": "pmpt_1"}},
@@ -479,12 +477,12 @@ def test_what_responses_lack_is_said(openai_: openai.OpenAI) -> None:
     kept = openai_.responses.create(model="any", input=ASK, max_output_tokens=5)
     with pytest.raises(openai.BadRequestError):
         openai_.responses.cancel(kept.id)
-    with pytest.raises(openai.BadRequestError, match="read whole"):
+    with pytest.raises(openai.BadRequestError, match="without stream"):
         openai_.responses.retrieve(kept.id, stream=True)
 
 
 @pytest.mark.usefixtures("binds")
-def test_some_tools_may_be_allowed(openai_: openai.OpenAI) -> None:
+def test_allowed_tools_limit_the_choice(openai_: openai.OpenAI) -> None:
     function = {"name": "weather", "parameters": CITY}
     tools: Any = [{"type": "function", "function": one} for one in (function, {"name": "clock"})]
     only: Any = [{"type": "function", "function": {"name": "weather"}}]
@@ -504,7 +502,7 @@ def test_some_tools_may_be_allowed(openai_: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("editor", [*WARM_UPS])
 def test_editors_warm_up(address: str, editor: str) -> None:
-    """They have the prompt read while the user still types, without a token of an answer."""
+    """Editors have the prompt evaluated while the user types, without generating a token."""
     answer = post(address, "/v1/chat/completions", WARM_UPS[editor])
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] == 0
@@ -514,7 +512,7 @@ def test_editors_warm_up(address: str, editor: str) -> None:
 def test_editors_edit_with_the_chat(
     address: str, editor: str, request: pytest.FixtureRequest
 ) -> None:
-    """Chat completions with all that llama.cpp's own server knows, of which others lack some."""
+    """Chat completions with all fields of llama.cpp's server, some of which others lack."""
     body = {**EDITS[editor], "stop": ["e", "o", "是", "a", "你"]}  # the model does not end
     answer = post(address, "/v1/chat/completions", body)
     assert answer.status_code == 200, answer.text
@@ -523,11 +521,11 @@ def test_editors_edit_with_the_chat(
     assert reasons[-1] == "stop"
     new = request.node.callspec.params["address"] == "llama-2026"
     told = answer.headers.get("x-slotproxy-warning", "")
-    assert ("samplers is left out" in told) is ("samplers" in body and not new)
+    assert ("samplers is ignored" in told) is ("samplers" in body and not new)
 
 
-def test_codex_speaks_to_it(openai_: openai.OpenAI) -> None:
-    """The body the Codex command-line client sends: its kinds of tools, its stream."""
+def test_codex_works(openai_: openai.OpenAI) -> None:
+    """The body of the Codex command-line client: its tool types, its stream."""
     with openai_.responses.stream(
         model="gpt-5-codex",
         instructions="You are a coding agent.",
@@ -612,7 +610,7 @@ def test_glm_history_tokens_and_langchain(address: str) -> None:
     assert answer["history"] == [["q", "a"], ["你好", answer["response"]]]
 
 
-def test_llama_cpps_own_completion(address: str, repeats: bool) -> None:
+def test_llama_cpp_completion(address: str, repeats: bool) -> None:
     body = {"prompt": "Once", "n_predict": 8, "temperature": 0}
     whole = post(address, "/completion", body).json()
     assert whole["stop"] is True and whole["stop_type"] == "limit" and whole["stopped_limit"]
@@ -627,7 +625,7 @@ def test_llama_cpps_own_completion(address: str, repeats: bool) -> None:
     assert nothing["tokens_predicted"] <= 1
 
 
-def test_llama_cpps_other_routes(address: str) -> None:
+def test_llama_cpp_other_routes(address: str) -> None:
     prompt = post(address, "/apply-template", {"messages": USER}).json()["prompt"]
     assert ASK in prompt
     props = requests.get(address + "/props", timeout=9).json()

@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import anthropic
-import ollama
-import openai
 import pytest
 
-from proxy import resources
+from proxy.runtime import resources
+from tests.clients import anthropic, ollama, openai
 from tests.integration.generations import GENERATIONS
 from tools.processes import Gateway, ModelServer
 
@@ -36,7 +34,7 @@ def address(
     module_gateway: Callable[..., Gateway],
     tiny_model: Path,
 ) -> Iterator[str]:
-    """A gateway before each kind of backend, with the bundled model of that kind."""
+    """A gateway for each kind of backend, with the bundled model of that kind."""
     if request.param == "chatglm_cpp":
         pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
         yield module_gateway("--chatglm-model", str(resources.bundled())).url
@@ -116,7 +114,7 @@ def test_ollama_tools(address: str, stream: bool) -> None:
     messages.append({"role": "assistant", "content": "", "tool_calls": [call.model_dump()]})
     messages.append({"role": "tool", "tool_name": NAME, "content": RESULT})
     assert "4" in turn()[0]
-    client._client.close()  # it has no way of its own to do so
+    client._client.close()  # it has no API for it
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -1,4 +1,4 @@
-"""Embeddings and rankings of real servers, by every API that has them."""
+"""Embeddings and rankings of real servers, in every API that has them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 import threading
 from collections.abc import Callable
 
-import ollama
-import openai
 import pytest
 import requests
 
+from tests.clients import ollama, openai
 from tools.processes import Gateway, ModelServer
 
 TEXTS = ["Hello", "你好 world", "a b c", "something else entirely", "x", "The quick brown fox"]
@@ -41,7 +40,7 @@ def client(address: str, strict: bool = True) -> openai.OpenAI:
     )
 
 
-def test_openai_client_one_and_many(address: str) -> None:
+def test_openai_client_embeds_one_and_many_texts(address: str) -> None:
     with client(address) as strict, client(address, strict=False) as packed:
         one = strict.embeddings.create(model="any", input=TEXTS[0], encoding_format="float")
         many = packed.embeddings.create(model="any", input=TEXTS)  # asks for base64
@@ -58,7 +57,7 @@ def test_openai_client_one_and_many(address: str) -> None:
     assert len(ids.data) == 2
 
 
-def test_tokens_without_text_are_refused_where_only_text_is_embedded(
+def test_token_ids_are_refused_where_only_text_is_embedded(
     server: ModelServer, address: str
 ) -> None:
     """An old server takes an empty text for a chat, and answers without a vector."""
@@ -66,14 +65,14 @@ def test_tokens_without_text_are_refused_where_only_text_is_embedded(
         if server.name == "llama-2026":
             assert api.embeddings.create(model="any", input=[[5], [1]]).data[1].embedding
         else:
-            with pytest.raises(openai.BadRequestError, match=r"input\[1\] has no text"):
+            with pytest.raises(openai.BadRequestError, match=r"input\[1\] contains no text"):
                 api.embeddings.create(model="any", input=[[5], [1]])
     backend = requests.get(address + "/v1/backends", timeout=10).json()["data"][0]
     assert (backend["state"], backend["error"]) == ("up", None)
 
 
-def test_vectors_are_right_while_everything_else_runs(address: str) -> None:
-    """A 2023 server gives the vector of what it evaluated last, whosever that is."""
+def test_embeddings_are_right_under_load(address: str) -> None:
+    """A server of 2023 returns the vector of its last evaluation, of any request."""
     with client(address, strict=False) as api:
         wanted = [
             api.embeddings.create(model="any", input=text).data[0].embedding for text in TEXTS
@@ -100,7 +99,7 @@ def test_vectors_are_right_while_everything_else_runs(address: str) -> None:
     assert max(wrong) < 1e-3
 
 
-def test_dimensions_only_where_the_model_bears_it(
+def test_dimensions_are_accepted_only_where_supported(
     address: str, server: ModelServer, gateway: Callable[..., Gateway]
 ) -> None:
     with client(address) as api:
@@ -120,7 +119,7 @@ def test_dimensions_only_where_the_model_bears_it(
             api.embeddings.create(model="any", input="x", dimensions=whole + 1)
 
 
-def test_ollama_and_glm(address: str) -> None:
+def test_ollama_and_glm_embeddings(address: str) -> None:
     api = ollama.Client(host=address)
     many = api.embed(model="any", input=TEXTS[:2])
     older = api.embeddings(model="any", prompt=TEXTS[0])
@@ -134,24 +133,24 @@ def test_ollama_and_glm(address: str) -> None:
         )
 
 
-def test_a_text_beyond_the_context_is_refused(address: str) -> None:
+def test_text_beyond_the_context_is_not_embedded(address: str) -> None:
     with client(address) as api, pytest.raises(openai.BadRequestError):
         api.embeddings.create(model="any", input="word " * 4000)
 
 
-def test_embeddings_are_refused_by_name_without_a_server_for_them(
-    any_server: ModelServer, gateway: Callable[..., Gateway]
+def test_embeddings_without_a_server_are_refused_by_name(
+    any_server: ModelServer, module_gateway: Callable[..., Gateway]
 ) -> None:
-    """Today's llama-server says itself that it was started without them: 501, as it says."""
+    """Today's llama-server reports that it was started without them: 501."""
     with (
-        client(gateway("--llama-api", any_server.url, "--slots", "2").url) as api,
+        client(module_gateway("--llama-api", any_server.url, "--slots", "2").url) as api,
         pytest.raises(openai.APIStatusError, match="embedding") as refused,
     ):
         api.embeddings.create(model="any", input="x", encoding_format="float")
     assert refused.value.status_code == (501 if any_server.name == "llama-2026" else 400)
 
 
-def test_servers_of_their_own_for_embeddings_and_rankings(
+def test_embeddings_and_rankings_use_dedicated_servers(
     start_server: StartServer, old_server: ModelServer, gateway: Callable[..., Gateway]
 ) -> None:
     """Chats at one server, embeddings at another, rankings at a third."""
@@ -173,11 +172,11 @@ def test_servers_of_their_own_for_embeddings_and_rankings(
     assert answer["usage"]["total_tokens"] > 0
 
 
-def test_an_old_server_cannot_rank(
-    old_server: ModelServer, gateway: Callable[..., Gateway]
+def test_old_server_cannot_rerank(
+    old_server: ModelServer, module_gateway: Callable[..., Gateway]
 ) -> None:
-    address = gateway("--llama-api", old_server.url, "--slots", "2").url
+    address = module_gateway("--llama-api", old_server.url, "--slots", "2").url
     body = {"query": "q", "documents": ["a"]}
     answer = requests.post(address + "/v1/rerank", json=body, timeout=60)
     assert answer.status_code == 400
-    assert "cannot rank" in answer.json()["error"]["message"]
+    assert "reranking is not supported" in answer.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""The dialogues on real servers, below the web: what is laid out, streamed, counted, given up."""
+"""The dialogues on real servers, below the web layer: prompts, streams, usage and cancelling."""
 
 from __future__ import annotations
 
@@ -11,34 +11,32 @@ import msgspec
 import pytest
 
 from proxy.agent import Toolbox
-from proxy.app import create_app
-from proxy.cancel import Cancel
+from proxy.app.compose import compose
 from proxy.config import load
-from proxy.core.invalid import Invalid
 from proxy.core.request import Message, Search
 from proxy.dialogue import (
+    DialogueDone,
     DialogueEvent,
     DialogueRequest,
     Dialogues,
-    Done,
     Finder,
     Sources,
     Text,
     Tick,
 )
-from proxy.errors import Cancelled, Forbidden, NotFound, UpstreamFault
-from proxy.web.services import EXTENSION, Services
+from proxy.errors import Cancelled, Forbidden, InvalidParameter, NotFound, UpstreamFault
+from proxy.runtime.cancel import Cancel
+from proxy.web.services import Services
 from tests.fakes import wait_until
 from tools.processes import ModelServer, free_port
 
 from .searxng import SearXNG
 
-QUESTION = (Message("user", "Tell me of harbours."),)
+QUESTION = (Message(role="user", content="Tell me of harbours."),)
 
 
 def services(data: Path, *flags: str) -> Iterator[Services]:
-    app = create_app(load(["--data", str(data), *flags], {}))
-    found: Services = app.extensions[EXTENSION]
+    found = compose(load(["--data", str(data), *flags], {}))
     wait_until(lambda: found.gateway.registry.ready)
     yield found
     found.gateway.registry.close()
@@ -65,18 +63,18 @@ def events(dialogues: Dialogues, request: DialogueRequest) -> list[DialogueEvent
 # -- chat ------------------------------------------------------------------------------------------
 
 
-def test_a_chat_is_streamed_and_counted(dialogues: Dialogues) -> None:
+def test_chat_is_streamed_and_counted(dialogues: Dialogues) -> None:
     running = dialogues.run(DialogueRequest(kind="chat", messages=QUESTION, max_tokens=8))
     *pieces, done = running
     running.close()
     assert "".join(piece.delta for piece in pieces if isinstance(piece, Text))
-    assert isinstance(done, Done)
+    assert isinstance(done, DialogueDone)
     assert done.finish_reason == "length"
     assert done.usage.completion == 8
     assert running.info.usage == done.usage
 
 
-def test_a_chat_that_is_closed_gives_its_slot_back(here: Services) -> None:
+def test_closed_chat_releases_its_slot(here: Services) -> None:
     asked = DialogueRequest(kind="chat", messages=QUESTION, max_tokens=1000)
     running = here.dialogues.run(asked)
     running.prime()
@@ -84,12 +82,15 @@ def test_a_chat_that_is_closed_gives_its_slot_back(here: Services) -> None:
     assert running.info.outcome == "cancelled"
     assert here.gateway.scheduler.outstanding == 0
     again = here.dialogues.run(DialogueRequest(kind="chat", messages=QUESTION, max_tokens=2))
-    assert isinstance(list(again)[-1], Done)
+    assert isinstance(list(again)[-1], DialogueDone)
 
 
-def test_a_question_comes_last(dialogues: Dialogues) -> None:
-    with pytest.raises(Invalid, match="must end with a user's"):
-        dialogues.run(DialogueRequest(kind="chat", messages=(Message("assistant", "x"),)), Cancel())
+def test_question_follows_the_documents(dialogues: Dialogues) -> None:
+    with pytest.raises(InvalidParameter, match="must end with a user message"):
+        dialogues.run(
+            DialogueRequest(kind="chat", messages=(Message(role="assistant", content="x"),)),
+            Cancel(),
+        )
 
 
 # -- knowledge -------------------------------------------------------------------------------------
@@ -156,12 +157,12 @@ def knowing(here: Services) -> Dialogues:
 
 def about(*said: str, **more: object) -> DialogueRequest:
     roles = ("user", "assistant")
-    messages = tuple(Message(roles[i % 2], text) for i, text in enumerate(said))  # type: ignore[arg-type]
+    messages = tuple(Message(role=roles[i % 2], content=text) for i, text in enumerate(said))  # type: ignore[arg-type]
     fields: dict[str, object] = {"max_tokens": 8, "bases": ("harbour",), "owner": "key-1", **more}
     return DialogueRequest(kind="knowledge", messages=messages, **fields)  # type: ignore[arg-type]
 
 
-def test_the_second_question_evaluates_less_than_half_of_what_the_first_did(
+def test_second_question_evaluates_less_than_half_of_the_first(
     knowing: Dialogues,
 ) -> None:
     sources, *text, done = events(knowing, about("When is the tide low?"))
@@ -170,7 +171,7 @@ def test_the_second_question_evaluates_less_than_half_of_what_the_first_did(
     assert [(one.number, one.place) for one in sources.citations] == [
         (1, "page 2"), (2, "page 2"), (3, "page 2"),
     ]  # fmt: skip
-    assert isinstance(done, Done)
+    assert isinstance(done, DialogueDone)
     first = done.usage.prompt - done.usage.cached
     answer = "".join(piece.delta for piece in text if isinstance(piece, Text))
     sources, *_, done = events(
@@ -180,44 +181,44 @@ def test_the_second_question_evaluates_less_than_half_of_what_the_first_did(
     assert [(one.number, one.title) for one in sources.citations] == [
         (4, "fee.md"), (1, "tide.md"), (2, "light.md"),
     ]  # fmt: skip
-    assert isinstance(done, Done)
+    assert isinstance(done, DialogueDone)
     second = done.usage.prompt - done.usage.cached
     print(f"evaluated {first} tokens, then {second} of {done.usage.prompt}")
     assert done.usage.prompt > first
     assert second < first / 2
 
 
-def test_documents_go_where_there_is_no_room(knowing: Dialogues) -> None:
+def test_documents_are_dropped_when_the_context_is_full(knowing: Dialogues) -> None:
     said: list[str] = []
     for name in FACTS:
         said += [f"What of the {name}?", "x " * 150]
     found = events(knowing, about(*said, "And the crane?"))
     assert isinstance(found[0], Sources)
     assert found[0].citations[0].title == "crane.md"
-    assert isinstance(found[-1], Done)
+    assert isinstance(found[-1], DialogueDone)
     assert len(found[0].citations) == 1, "all of them would be more than the context holds"
 
 
-def test_a_knowledge_dialogue_names_a_base(knowing: Dialogues) -> None:
-    with pytest.raises(Invalid, match="one knowledge base at least"):
+def test_knowledge_dialogue_needs_a_base(knowing: Dialogues) -> None:
+    with pytest.raises(InvalidParameter, match="at least one knowledge base"):
         knowing.run(about("What of the tide?", bases=()))
 
 
-def test_nothing_found_is_told(knowing: Dialogues) -> None:
+def test_empty_search_is_reported(knowing: Dialogues) -> None:
     sources, *_, done = events(knowing, about("What of horses?"))
     assert sources == Sources(())
-    assert isinstance(done, Done)
+    assert isinstance(done, DialogueDone)
 
 
-def test_without_knowledge_bases_it_is_refused(here: Services) -> None:
+def test_knowledge_dialogue_is_refused_without_bases(here: Services) -> None:
     box = Toolbox([], clock=here.gateway.clock, now=here.gateway.now)
     dialogues = Dialogues(here.gateway, here.layouts, Finder(None, None), box)
-    with pytest.raises(Forbidden, match="no knowledge bases here"):
+    with pytest.raises(Forbidden, match="knowledge bases are not available"):
         events(dialogues, about("What of the tide?"))
 
 
-def test_a_document_that_was_read_is_found_and_cited(here: Services) -> None:
-    """From upload to citation, over the knowledge base itself."""
+def test_indexed_document_is_found_and_cited(here: Services) -> None:
+    """From upload to citation, with a real knowledge base."""
     if here.knowledge is None:
         pytest.skip("the extra `knowledge` is not installed")
     knowledge = here.knowledge
@@ -235,12 +236,12 @@ def test_a_document_that_was_read_is_found_and_cited(here: Services) -> None:
     assert (best.base_id, best.document_id) == (base.id, document.id)
     assert "nine coins" in best.text
     assert best.place
-    assert isinstance(done, Done)
+    assert isinstance(done, DialogueDone)
     with pytest.raises(NotFound):
         events(here.dialogues, about("What does a yacht pay?", owner="key-2"))
 
 
-def test_a_search_in_files_cites_the_file(here: Services) -> None:
+def test_file_search_cites_the_file(here: Services) -> None:
     if here.knowledge is None or here.vector_stores is None:
         pytest.skip("the extra `knowledge` is not installed")
     stores = here.vector_stores
@@ -287,31 +288,29 @@ def search_of(*said: str) -> DialogueRequest:
     return msgspec.structs.replace(about(*said), kind="search", bases=(), top_k=2)
 
 
-def test_a_search_cites_pages_and_is_not_made_twice(searching: Dialogues, searxng: SearXNG) -> None:
+def test_web_search_cites_pages_and_is_cached(searching: Dialogues, searxng: SearXNG) -> None:
     sources, *text, done = events(searching, search_of("tides"))
     assert isinstance(sources, Sources)
     assert [(one.number, one.url) for one in sources.citations] == [
         (1, "https://tide.example/"), (2, "https://light.example/"),
     ]  # fmt: skip
-    assert isinstance(done, Done)
+    assert isinstance(done, DialogueDone)
     answer = "".join(piece.delta for piece in text if isinstance(piece, Text))
     first = done.usage.prompt
     done = events(searching, search_of("tides", answer, "cranes"))[-1]
-    assert isinstance(done, Done)
+    assert isinstance(done, DialogueDone)
     assert done.usage.cached > first / 2
     assert len(searxng.asked) == 2
 
 
-def test_an_engine_that_cannot_be_reached_is_an_error(
-    old_server: ModelServer, tmp_path: Path
-) -> None:
+def test_unreachable_search_engine_is_an_error(old_server: ModelServer, tmp_path: Path) -> None:
     flags = ["--llama-api", old_server.url, "--slots", "2", "--search-engine", "searxng"]
     for found in services(tmp_path, *flags, "--searxng-url", f"http://127.0.0.1:{free_port()}"):
-        with pytest.raises(UpstreamFault, match="cannot be reached"):
+        with pytest.raises(UpstreamFault, match="unreachable"):
             events(found.dialogues, search_of("tides"))
 
 
-def test_cancel_ends_a_search_that_waits(searching: Dialogues, searxng: SearXNG) -> None:
+def test_cancel_ends_a_waiting_search(searching: Dialogues, searxng: SearXNG) -> None:
     searxng.silent = True
     cancel, caught = Cancel(), list[BaseException]()
 

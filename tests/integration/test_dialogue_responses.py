@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
+from tests.clients import openai
 from tools.processes import Gateway, ModelServer
 
 from .conftest import StartGateway
@@ -31,8 +31,8 @@ def searxng() -> Iterator[SearXNG]:
 def served(
     old_server: ModelServer, gateway: StartGateway, searxng: SearXNG, tmp_path: Path
 ) -> Gateway:
-    flags = ("--search-engine", "searxng", "--searxng-url", searxng.url, "--agent-rounds", "2")
-    flags += ("--data", str(tmp_path / "data"))
+    flags = ["--search-engine", "searxng", "--searxng-url", searxng.url, "--agent-rounds", "2"]
+    flags += ["--data", str(tmp_path / "data")]
     return gateway("--llama-api", old_server.url, *flags)
 
 
@@ -64,11 +64,13 @@ def searched(item: Any) -> Any:
     return item.action
 
 
-def test_a_search_is_made_and_the_model_goes_on(client: openai.OpenAI, searxng: SearXNG) -> None:
+def test_search_is_executed_and_the_model_continues(
+    client: openai.OpenAI, searxng: SearXNG
+) -> None:
     whole = client.responses.create(**fields())
     search, message = whole.output[0], whole.output[1]
     action = searched(search)
-    if searxng.asked:  # babble may be blanks alone: there is nothing to search for then
+    if searxng.asked:  # babble may be only blanks, which is no search query
         assert [one.url for one in action.sources] == [
             "https://tide.example/", "https://light.example/",
         ]  # fmt: skip
@@ -77,14 +79,14 @@ def test_a_search_is_made_and_the_model_goes_on(client: openai.OpenAI, searxng: 
     assert whole.usage.output_tokens > 0
 
 
-def test_its_events_come_in_order(client: openai.OpenAI) -> None:
+def test_search_events_are_in_order(client: openai.OpenAI) -> None:
     kinds: list[str] = []
     with client.responses.stream(**fields()) as events:
         for event in events:
             kinds.append(event.type)
             if event.type == "response.output_item.done" and event.output_index == 0:
                 searched(event.item)
-    whole = event.response  # the last one's, cut or not
+    whole = event.response  # of the last round, truncated or not
     assert kinds[:8] == [
         "response.created",
         "response.in_progress",
@@ -119,10 +121,10 @@ def test_files_are_searched(client: openai.OpenAI, searxng: SearXNG) -> None:
     assert message.type == "message"
     missing: Any = [{"type": "file_search", "vector_store_ids": ["vs_none"]}]
     whole = client.responses.create(**{**given, "tools": missing})
-    assert [item.status for item in whole.output[:1]] == ["failed"]  # type: ignore[union-attr]
+    assert [item.status for item in whole.output[:1]] == ["failed"]
 
 
-def test_without_an_engine_the_tool_is_left_out(
+def test_search_tool_is_ignored_without_an_engine(
     old_server: ModelServer, gateway: StartGateway
 ) -> None:
     served = gateway("--llama-api", old_server.url)

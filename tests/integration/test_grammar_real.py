@@ -1,4 +1,4 @@
-"""The grammars we write, on the real servers: none kills one, and what they let end is valid."""
+"""Our grammars on real servers: none crashes a server, and finished texts are valid."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ import pytest
 import requests
 from jsonschema import Draft202012Validator, FormatChecker
 
-from proxy.prompting.bind import Bound, Callee, grammar
-from proxy.prompting.grammar import (
+from proxy.gbnf import (
     NEW,
     OLD,
     GrammarError,
-    Limits,
+    GrammarLimits,
     check,
-    json_object_grammar,
     matches,
     schema_to_grammar,
 )
-from proxy.prompting.grammar.match import Matcher
+from proxy.gbnf.match import Matcher
+from proxy.prompting.constraints import Callee, Constraint, grammar
 from proxy.prompting.toolcalls import FORMS
 from tests.thorough import share
-from tests.unit.prompting.grammar import samples
+from tests.unit.gbnf import samples
 from tools.processes import ModelServer
 
 SCHEMAS = share(120)
 TOKENS = 80
 
-# A model of random weights ends nothing it need not end; these have an end.
+# A model of random weights ends nothing that is unbounded; these schemas are bounded.
 ENDING: list[dict[str, Any]] = [
     {"type": "boolean"},
     {"type": "string", "format": "date-time"},
@@ -63,8 +62,8 @@ def complete(server: ModelServer, grammar: str, tokens: int = TOKENS) -> dict[st
     return found
 
 
-def run(server: ModelServer, schema: Any, limits: Limits) -> bool:
-    """One generation under the grammar of a schema. Whether the text came to its end."""
+def run(server: ModelServer, schema: Any, limits: GrammarLimits) -> bool:
+    """One generation under the grammar of a schema. True if the text is complete."""
     text = schema_to_grammar(schema, limits)
     answer = complete(server, text)
     content = answer["content"]
@@ -79,7 +78,7 @@ def run(server: ModelServer, schema: Any, limits: Limits) -> bool:
     return matcher.complete
 
 
-def many(server: ModelServer, limits: Limits) -> None:
+def many(server: ModelServer, limits: GrammarLimits) -> None:
     source = random.Random(7)
     made = ended = 0
     seed = 0
@@ -98,17 +97,17 @@ def many(server: ModelServer, limits: Limits) -> None:
     assert server.alive
 
 
-def test_the_old_server_bears_our_grammars(old_server: ModelServer) -> None:
+def test_old_server_accepts_our_grammars(old_server: ModelServer) -> None:
     many(old_server, OLD)
 
 
-def test_the_new_server_bears_our_grammars(new_server: ModelServer) -> None:
+def test_new_server_accepts_our_grammars(new_server: ModelServer) -> None:
     many(new_server, NEW)
 
 
 @pytest.mark.parametrize("limits", [OLD, NEW], ids=lambda limits: limits.name)
-def test_large_repetitions_are_no_burden(
-    limits: Limits, old_server: ModelServer, new_server: ModelServer
+def test_large_repetitions_are_fast(
+    limits: GrammarLimits, old_server: ModelServer, new_server: ModelServer
 ) -> None:
     server = old_server if limits is OLD else new_server
     begin = time.monotonic()
@@ -121,24 +120,26 @@ def test_large_repetitions_are_no_burden(
 
 
 @pytest.mark.parametrize("limits", [OLD, NEW], ids=lambda limits: limits.name)
-def test_tool_calls(limits: Limits, old_server: ModelServer, new_server: ModelServer) -> None:
+def test_tool_calls_follow_the_grammar(
+    limits: GrammarLimits, old_server: ModelServer, new_server: ModelServer
+) -> None:
     server = old_server if limits is OLD else new_server
     schema = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
     tools = tuple(Callee(name, json.dumps(schema).encode()) for name in ("light_on", "light_off"))
-    text = grammar(Bound(tools=tools, shape=FORMS["hermes"].shape), limits)
+    text = grammar(Constraint(tools=tools, shape=FORMS["hermes"].shape), limits)
     content = complete(server, text)["content"]
     assert matches(check(text, limits), content)
     call = json.loads(content.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>"))
     assert call["name"] in {"light_on", "light_off"}
 
 
-def test_any_object_on_the_old_server(old_server: ModelServer) -> None:
-    text = json_object_grammar(OLD)
+def test_any_object_on_old_server(old_server: ModelServer) -> None:
+    text = schema_to_grammar({"type": "object"}, OLD)
     content = complete(old_server, text)["content"]
     assert Matcher(check(text, OLD)).feed(content.removesuffix("\ufffd"))
 
 
-# Left recursion is not among them: it eats all memory before it dies.
+# Without left recursion, which uses up all memory before the crash.
 @pytest.mark.parametrize(
     "text",
     [
@@ -148,8 +149,10 @@ def test_any_object_on_the_old_server(old_server: ModelServer) -> None:
         'root ::= ("a"?)*',
     ],
 )
-def test_what_the_check_refuses_kills_the_old_server(text: str, old_server: ModelServer) -> None:
-    """Not for its own sake: it shows that the check is needed, and for what."""
+def test_grammars_that_the_check_refuses_crash_the_old_server(
+    text: str, old_server: ModelServer
+) -> None:
+    """Shows that the check is needed, and for which grammars."""
     with pytest.raises(GrammarError):
         check(text, OLD)
     with pytest.raises(requests.RequestException):

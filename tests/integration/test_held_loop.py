@@ -27,24 +27,24 @@ pytestmark = [
     pytest.mark.alone,
 ]
 
-LONGEST = 0.1  # seconds that the loop may be held
-TRIES = 2  # one of them may meet a machine that stands still for another reason
+LONGEST = 0.1  # seconds that the loop may be blocked
+TRIES = 2  # one try may meet a machine that is stalled for another reason
 SAID = [{"role": "user", "content": "hello"}]
 
 
-def see_that_the_loop_is_free(gateway: Gateway, work: Callable[[], None]) -> None:
-    """`work` is done while the loop is watched."""
+def assert_loop_stays_free(gateway: Gateway, work: Callable[[], None]) -> None:
+    """Runs `work` while the loop is watched."""
     seen = []
     for _ in range(TRIES):
         before = len(gateway.log)
         with watched(gateway) as held:
             work()
-            time.sleep(0.05)  # what the gateway does behind the answer belongs to it
+            time.sleep(0.05)  # includes the gateway's work after the answer
         assert held.count > 2
         seen.append(held.longest)
         if held.longest < LONGEST:
             return
-    lines = [line for line in gateway.log[before:].splitlines() if "loop was held" in line]
+    lines = [line for line in gateway.log[before:].splitlines() if "loop was blocked" in line]
     pytest.fail(f"the loop was held for {seen} s: {lines}")
 
 
@@ -334,7 +334,7 @@ WORST: dict[str, tuple[str, Callable[[], dict[str, Any] | Sent], tuple[int, ...]
 
 @pytest.fixture(scope="module")
 def stub() -> Iterator[str]:
-    """The address of a backend that answers at once."""
+    """The address of a backend that answers immediately."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.stub", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -344,7 +344,7 @@ def stub() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", WORST)
-def test_worst_request_does_not_hold_the_loop(
+def test_worst_request_does_not_block_the_loop(
     name: str, stub: str, module_gateway: StartGateway, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     data = tmp_path_factory.getbasetemp() / "held"
@@ -362,8 +362,8 @@ def test_worst_request_does_not_hold_the_loop(
         )
         assert answer.status_code in expected, answer.text[:500]
 
-    work()  # imports and the first prompt are no part of it
-    see_that_the_loop_is_free(gateway, work)
+    work()  # imports and the first prompt are not measured
+    assert_loop_stays_free(gateway, work)
 
 
 STUB = """
@@ -384,7 +384,7 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_worst_template_does_not_hold_the_loop(
+def test_worst_template_does_not_block_the_loop(
     name: str, gateway: StartGateway, tmp_path: Path
 ) -> None:
     source = tmp_path / "chat.jinja"
@@ -406,7 +406,7 @@ def test_worst_template_does_not_hold_the_loop(
                 )
                 assert answer.status_code in (200, 400), answer.text[:500]
 
-        see_that_the_loop_is_free(running, work)
+        assert_loop_stays_free(running, work)
     finally:
         stub.kill()
         stub.wait()
@@ -440,7 +440,7 @@ EVENTS = {
 
 @pytest.mark.parametrize("name", EVENTS)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-def test_worst_backend_does_not_hold_the_loop(
+def test_worst_backend_does_not_block_the_loop(
     name: str, stream: bool, gateway: StartGateway, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"
@@ -460,7 +460,7 @@ def test_worst_backend_does_not_hold_the_loop(
             )
             assert answer.status_code in (200, 502), answer.text[:500]
 
-        see_that_the_loop_is_free(running, work)
+        assert_loop_stays_free(running, work)
     finally:
         backend.kill()
         backend.wait()

@@ -1,4 +1,4 @@
-"""The gevent worker serves by `proxy.http1`, on real sockets: requests, bounds, times, places."""
+"""The gevent worker on real sockets: requests, bounds, timeouts, connection limits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_all(client: socket.socket) -> bytes:
 
 
 def exchange(gateway: Gateway, *pieces: bytes) -> bytes:
-    """All that is answered until the gateway closes the connection, or does not for a while."""
+    """The answer until the gateway closes the connection or a timeout passes."""
     with connect(gateway) as client:
         for piece in pieces:
             client.sendall(piece)
@@ -54,7 +54,7 @@ def exchange(gateway: Gateway, *pieces: bytes) -> bytes:
 
 
 def push(client: socket.socket, piece: bytes, most: int) -> int:
-    """Send one piece after the other until the connection breaks; how many bytes were sent."""
+    """Sends pieces until the connection breaks. Returns the number of bytes sent."""
     sent = 0
     with contextlib.suppress(ConnectionError):
         while sent < most:
@@ -65,12 +65,12 @@ def push(client: socket.socket, piece: bytes, most: int) -> int:
 
 @pytest.fixture
 def keyed(module_gateway: StartGateway) -> Gateway:
-    """One that needs a key, without a backend, with short times."""
+    """A gateway that requires a key, without a backend, with short timeouts."""
     flags = ("--api-key", "sesame", "--body-timeout", "1", "--send-timeout", "2")
     return awake(module_gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0))
 
 
-def test_requests_in_pieces_and_in_a_row_are_answered_by_our_own_reader(
+def test_split_and_pipelined_requests_are_answered_by_our_own_reader(
     gateway: StartGateway,
 ) -> None:
     started = gateway("--llama-api", f"http://127.0.0.1:{free_port()}", ready=0)
@@ -83,17 +83,17 @@ def test_requests_in_pieces_and_in_a_row_are_answered_by_our_own_reader(
     assert b"gunicorn" not in said  # its own writer says its name
 
 
-# -- bytes, before it is known who sends them ------------------------------------------------------
+# -- bytes before authentication -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "endless", [b"0\r\nX-A: ", b"0;", b"1\r\na\r\n0;a="], ids=["trailer", "extension", "later"]
 )
-def test_an_endless_trailer_ends_the_connection(keyed: Gateway, endless: bytes) -> None:
+def test_endless_trailer_closes_the_connection(keyed: Gateway, endless: bytes) -> None:
     with connect(keyed) as client:
         client.sendall(CHAT + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
         sent = push(client, b"a" * 65536, 100 << 20)
-    assert sent < 16 << 20  # the bound, and what the system keeps of what was sent
+    assert sent < 16 << 20  # the bound, and the buffers of the system
     assert ask(f"{keyed.url}/livez")[0] == 200
 
 
@@ -107,7 +107,7 @@ def _form(size: int, chunked: bool) -> bytes:
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_the_form_of_signing_in_has_a_bound(keyed: Gateway, chunked: bool) -> None:
+def test_sign_in_form_size_is_bounded(keyed: Gateway, chunked: bool) -> None:
     bound = 16 << 10
     assert exchange(keyed, _form(bound, chunked)).startswith(b"HTTP/1.1 403 ")  # no CSRF token
     assert exchange(keyed, _form(bound + 1, chunked)).startswith(b"HTTP/1.1 413 ")
@@ -116,7 +116,7 @@ def test_the_form_of_signing_in_has_a_bound(keyed: Gateway, chunked: bool) -> No
 @pytest.mark.parametrize("path", [b"/signin", b"/signout", b"/pages/api/chat/conversations"])
 @pytest.mark.parametrize("key", [b"", b"Authorization: Bearer wrong\r\n"])
 @pytest.mark.parametrize("kind", [b"application/x-www-form-urlencoded", b"multipart/form-data"])
-def test_no_form_is_read_without_end_for_who_shows_no_right_key(
+def test_form_with_wrong_key_is_read_only_up_to_a_bound(
     keyed: Gateway, path: bytes, key: bytes, kind: bytes
 ) -> None:
     head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: %b; boundary=b\r\n" % (path, kind)
@@ -168,7 +168,7 @@ def test_malformed_requests_are_refused_without_a_traceback(
     assert "Traceback" not in keyed.log
 
 
-def test_a_thousand_upgrades_in_one_piece_are_answered(keyed: Gateway) -> None:
+def test_thousand_upgrades_in_one_piece_are_answered(keyed: Gateway) -> None:
     upgrade = GET.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: a\r\nHost")
     many = 61_000 // len(upgrade)
     said = exchange(keyed, upgrade * many + GET.replace(b"Host", b"Connection: close\r\nHost"))
@@ -193,7 +193,7 @@ def test_a_thousand_upgrades_in_one_piece_are_answered(keyed: Gateway) -> None:
     ],
     ids=["chat", "without a key", "sign in", "upload"],
 )
-def test_a_body_that_trickles_is_given_up(keyed: Gateway, head: bytes, status: bytes) -> None:
+def test_trickling_body_times_out(keyed: Gateway, head: bytes, status: bytes) -> None:
     with connect(keyed) as client:
         client.sendall(head + b"Content-Length: 9000\r\n\r\n--b\r\n")
         client.settimeout(0.1)
@@ -215,7 +215,7 @@ def test_a_body_that_trickles_is_given_up(keyed: Gateway, head: bytes, status: b
     assert "Traceback" not in keyed.log
 
 
-def test_a_client_that_reads_nothing_is_cut(keyed: Gateway) -> None:
+def test_client_that_reads_nothing_is_disconnected(keyed: Gateway) -> None:
     with connect(keyed) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         request = GET.replace(b"/livez", b"/static/vendor/katex/katex.min.js")
@@ -225,10 +225,10 @@ def test_a_client_that_reads_nothing_is_cut(keyed: Gateway) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_server_answers_others_while_a_client_reads_nothing(
+def test_real_server_serves_others_while_one_client_reads_nothing(
     start_server: Callable[..., ModelServer], gateway: StartGateway
 ) -> None:
-    """Its only slot is free when the model has finished, however much of it was read."""
+    """Its only slot is free when the model has finished, however little the client has read."""
     server = start_server("llama-2023", slots=1, ctx=8192)
     one = gateway("--llama-api", server.url)
     asked = {"messages": [{"role": "user", "content": "a"}], "stream": True, "max_tokens": 4000}
@@ -254,7 +254,7 @@ def test_a_real_server_answers_others_while_a_client_reads_nothing(
 
 @pytest.fixture
 def limited(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
-    """Starts a gateway that may open so many files."""
+    """Starts a gateway with a limit of open files."""
     started: list[Gateway] = []
 
     def start(files: int, *flags: str) -> Gateway:
@@ -280,7 +280,9 @@ def connected(gateway: Gateway, count: int, first: bytes = b"") -> Iterator[list
         yield clients
 
 
-def test_where_few_files_may_be_open_nearly_all_are_places(limited: Callable[..., Gateway]) -> None:
+def test_low_file_limit_leaves_nearly_all_files_for_connections(
+    limited: Callable[..., Gateway],
+) -> None:
     """With 1024, as systemd gives, 900 connections are served."""
     one = limited(300)
     with connected(one, 176) as clients:
@@ -292,7 +294,9 @@ def test_where_few_files_may_be_open_nearly_all_are_places(limited: Callable[...
 
 
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\n", GET], ids=["silent", "head", "idle"])
-def test_who_waits_longest_makes_room(limited: Callable[..., Gateway], first: bytes) -> None:
+def test_longest_idle_connection_is_closed_for_a_new_one(
+    limited: Callable[..., Gateway], first: bytes
+) -> None:
     one = limited(300)
     with connected(one, 400, first) as clients:
         assert ask(f"{one.url}/livez") == (200, b'{"status":"ok"}')
@@ -303,7 +307,7 @@ def test_who_waits_longest_makes_room(limited: Callable[..., Gateway], first: by
     assert "Traceback" not in one.log
 
 
-def test_bodies_that_wait_make_room_last(limited: Callable[..., Gateway]) -> None:
+def test_connections_waiting_for_a_body_are_closed_last(limited: Callable[..., Gateway]) -> None:
     one = limited(300)
     body = CHAT + b"Content-Length: 1000\r\n\r\n{"
     with connected(one, 150, body), connected(one, 200) as idle:
@@ -314,7 +318,7 @@ def test_bodies_that_wait_make_room_last(limited: Callable[..., Gateway]) -> Non
     assert "Traceback" not in one.log
 
 
-def test_where_all_places_answer_somebody_the_last_are_for_health(
+def test_last_connections_are_reserved_for_health_checks(
     limited: Callable[..., Gateway],
 ) -> None:
     one = limited(132)
@@ -333,7 +337,7 @@ def test_where_all_places_answer_somebody_the_last_are_for_health(
 
 
 @pytest.mark.slow
-def test_with_a_thousand_files_nine_hundred_connections_are_served(
+def test_thousand_files_allow_nine_hundred_connections(
     limited: Callable[..., Gateway],
 ) -> None:
     one = limited(1024)
@@ -353,12 +357,12 @@ def test_with_a_thousand_files_nine_hundred_connections_are_served(
 
 @pytest.fixture
 def waitress(module_gateway: StartGateway) -> Gateway:
-    flags = ("--api-key", "sesame", "--body-timeout", "1", "--send-timeout", "2")
-    flags += ("--server", "waitress")
+    flags = ["--api-key", "sesame", "--body-timeout", "1", "--send-timeout", "2"]
+    flags += ["--server", "waitress"]
     return awake(module_gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0))
 
 
-def test_waitress_takes_little_of_who_shows_no_key(waitress: Gateway) -> None:
+def test_waitress_reads_little_from_clients_without_key(waitress: Gateway) -> None:
     def answered(size: int, key: bytes) -> bytes:
         with connect(waitress) as client:
             client.sendall(CHAT + key + b"Content-Length: %d\r\n\r\n" % size)
@@ -371,14 +375,14 @@ def test_waitress_takes_little_of_who_shows_no_key(waitress: Gateway) -> None:
     assert answered(1 << 20, b"Authorization: Bearer sesame\r\n") == b"400"
 
 
-def test_waitress_bounds_what_is_between_pieces_of_a_body(waitress: Gateway) -> None:
+def test_waitress_bounds_chunk_extensions(waitress: Gateway) -> None:
     with connect(waitress) as client:
         head = CHAT + b"X-Api-Key: sesame\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: "
         client.sendall(head)
         assert push(client, b"a" * 8192, 50 << 20) < 16 << 20
 
 
-def test_waitress_gives_up_a_body_that_trickles(waitress: Gateway) -> None:
+def test_waitress_times_out_a_trickling_body(waitress: Gateway) -> None:
     with connect(waitress) as client:
         client.sendall(CHAT + b"X-Api-Key: sesame\r\nContent-Length: 400000\r\n\r\n")
         client.settimeout(0.1)
@@ -396,7 +400,7 @@ def test_waitress_gives_up_a_body_that_trickles(waitress: Gateway) -> None:
 
 
 @pytest.mark.parametrize("flags", [("--server", "waitress"), ("--worker-class", "gthread")])
-def test_a_client_that_reads_nothing_holds_no_thread_for_ever(
+def test_waitress_thread_is_freed_from_a_client_that_reads_nothing(
     gateway: StartGateway, flags: tuple[str, ...]
 ) -> None:
     times = ("--send-timeout", "1", "--threads", "1")
@@ -411,7 +415,7 @@ def test_a_client_that_reads_nothing_holds_no_thread_for_ever(
             assert time.monotonic() < end, "its thread is not free"
 
 
-def test_a_threaded_server_gives_up_a_body_that_stops_coming(gateway: StartGateway) -> None:
+def test_threaded_server_times_out_a_stopped_body(gateway: StartGateway) -> None:
     flags = ("--worker-class", "gthread", "--body-timeout", "1")
     one = awake(gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0))
     with connect(one) as client:
@@ -423,7 +427,7 @@ def test_a_threaded_server_gives_up_a_body_that_stops_coming(gateway: StartGatew
 
 HOLD = """
 import sys, time
-from proxy import app
+import proxy.app as app
 
 def create(settings, made=app.create_app):
     flask = made(settings)
@@ -443,7 +447,7 @@ sys.exit(main())
 """
 
 
-def test_the_watchdog_names_who_holds_the_loop(tmp_path: Path) -> None:
+def test_watchdog_names_the_function_that_blocks_the_loop(tmp_path: Path) -> None:
     flags = ["--llama-api", "http://127.0.0.1:9", "--port", "0", "--no-pages"]
     server = Child([sys.executable, "-c", HOLD, *flags], tmp_path / "log")
     server.launch()
@@ -452,7 +456,9 @@ def test_the_watchdog_names_who_holds_the_loop(tmp_path: Path) -> None:
         while not (found := re.search(r"listening on (\S+) for ", server.log)):
             assert server.alive and time.monotonic() < end, server.log
             time.sleep(0.02)
-        while "by hold_it (<string>" not in server.log:  # few lines are written: another may be it
+        while (
+            "by hold_it (<string>" not in server.log
+        ):  # log lines are rate-limited: another one may be written
             assert ask(f"{found[1]}/hold")[0] == 200
             assert time.monotonic() < end, server.log
     finally:

@@ -1,4 +1,4 @@
-"""Images, in every API that has them, on a llama-server that sees (with a made-up projector).
+"""Images, in every API that has them, on a llama-server with vision (a made-up projector).
 
 Greedy answers of a model that babbles are a fingerprint of its prompt: the same text and image are
 answered alike in every API, another image otherwise.
@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import anthropic
-import ollama
-import openai
 import pytest
 import requests
 
 from tests import documents
+from tests.clients import anthropic, ollama, openai
 from tests.integration.generations import SERVER_FIXTURES
 from tools import made_up_mmproj
 from tools.processes import Gateway, ModelServer
@@ -41,7 +39,7 @@ def url(image: str) -> str:
 
 
 def openai_chat(base: str, image: str, first: bool = False) -> str:
-    """What is said of an image after the question, or before it."""
+    """The answer about an image after the question, or before it."""
     with openai.OpenAI(base_url=base + "/v1", api_key="x", max_retries=0) as client:
         parts: Any = [
             {"type": "text", "text": ASK},
@@ -92,7 +90,7 @@ def ollama_client(base: str) -> Iterator[ollama.Client]:
     try:
         yield client
     finally:
-        client._client.close()  # it has no way of its own to do so
+        client._client.close()  # it has no API for it
 
 
 def ollama_chat(base: str, image: str) -> str:
@@ -122,26 +120,26 @@ def address(seeing: ModelServer, module_gateway: Callable[..., Gateway]) -> str:
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_an_image_reaches_the_model(look: Look, address: str, seeing: ModelServer) -> None:
+def test_image_reaches_the_model(look: Look, address: str, seeing: ModelServer) -> None:
     first = look in (ollama_chat, ollama_generate)  # where Ollama puts images
     assert look(address, RED) == openai_chat(seeing.url, RED, first)
     assert look(address, BLUE) == openai_chat(seeing.url, BLUE, first)
     assert look(address, RED) != look(address, BLUE)
 
 
-def test_an_image_stays_in_its_place(address: str, seeing: ModelServer) -> None:
+def test_image_keeps_its_place_in_the_message(address: str, seeing: ModelServer) -> None:
     before = openai_chat(address, RED, first=True)
     assert before == openai_chat(seeing.url, RED, first=True)
     assert before != openai_chat(address, RED)
 
 
-def test_what_sees_says_so(address: str) -> None:
+def test_vision_is_reported_in_model_lists(address: str) -> None:
     with ollama_client(address) as client:
         (model,) = client.list().models
         assert "vision" in (client.show(model.model or "").capabilities or ())
 
 
-def test_an_image_may_be_a_tools_result(address: str) -> None:
+def test_tool_result_may_contain_an_image(address: str) -> None:
     """As Claude Code sends what its Read tool finds in a PNG."""
 
     def say(image: str) -> Any:
@@ -170,7 +168,7 @@ def test_an_image_may_be_a_tools_result(address: str) -> None:
     assert say(RED) and say(RED) != say(BLUE)
 
 
-def test_a_stream_is_the_whole_answer(address: str) -> None:
+def test_streamed_image_answer_equals_whole_answer(address: str) -> None:
     with openai.OpenAI(base_url=address + "/v1", api_key="x", max_retries=0) as client:
         parts: Any = [
             {"type": "text", "text": ASK},
@@ -188,7 +186,7 @@ def test_a_stream_is_the_whole_answer(address: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["http://127.0.0.1:9/a.png", "file:///etc/passwd", "a.png"])
-def test_an_address_is_not_fetched(place: str, address: str) -> None:
+def test_image_url_is_not_fetched(place: str, address: str) -> None:
     parts = [{"type": "image_url", "image_url": {"url": place}}]
     body = {"messages": [{"role": "user", "content": parts}]}
     answer = requests.post(address + "/v1/chat/completions", json=body, timeout=20)
@@ -197,16 +195,16 @@ def test_an_address_is_not_fetched(place: str, address: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*SERVER_FIXTURES])
-def test_a_backend_without_eyes_says_so(
+def test_image_is_refused_without_vision(
     name: str, request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]
 ) -> None:
     blind = module_gateway("--llama-api", request.getfixturevalue(SERVER_FIXTURES[name]).url).url
     for look in (openai_chat, openai_responses):
-        with pytest.raises(openai.BadRequestError, match="takes no image"):
+        with pytest.raises(openai.BadRequestError, match="does not accept image input"):
             look(blind, RED)
-    with pytest.raises(anthropic.BadRequestError, match="takes no image"):
+    with pytest.raises(anthropic.BadRequestError, match="does not accept image input"):
         anthropic_messages(blind, RED)
     for look in (ollama_chat, ollama_generate):
-        with pytest.raises(ollama.ResponseError, match="takes no image") as caught:
+        with pytest.raises(ollama.ResponseError, match="does not accept image input") as caught:
             look(blind, RED)
         assert caught.value.status_code == 400

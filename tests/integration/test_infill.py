@@ -1,4 +1,4 @@
-"""/infill as llama.vim and llama.vscode use it, on a llama-server whose model can fill in.
+"""/infill as llama.vim and llama.vscode use it, on a llama-server with an infill model.
 
 The bodies are what those plugins send: an editor's lines before and after the cursor, pieces of
 other files as extra context, and a request without a token to warm the cache of that context.
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import openai
 import pytest
 import requests
 
+from tests.clients import openai
 from tests.contract.ears import sse
 from tools import made_up_model
 from tools.processes import Gateway, ModelServer
@@ -101,7 +101,7 @@ def post(base: str, body: dict[str, Any], path: str = "/infill") -> requests.Res
     return requests.post(base + path, json=body, timeout=60)
 
 
-def test_vim_gets_the_fields_it_asks_for(address: str) -> None:
+def test_vim_gets_its_requested_fields(address: str) -> None:
     answer = post(address, VIM)
     assert answer.status_code == 200
     told = answer.json()
@@ -115,7 +115,7 @@ def test_vscode_gets_the_whole_object(address: str) -> None:
     assert told["timings"]["predicted_ms"] > 0 and told["timings"]["prompt_n"] >= 1
 
 
-def test_what_is_filled_in_is_the_servers_own(address: str, filler: ModelServer) -> None:
+def test_infill_equals_the_servers_own(address: str, filler: ModelServer) -> None:
     body = {**VIM, **GREEDY}
     assert post(address, body).json()["content"] == post(filler.url, body).json()["content"]
     text = post(address, {**body, "stream": True}).content
@@ -126,20 +126,18 @@ def test_what_is_filled_in_is_the_servers_own(address: str, filler: ModelServer)
 
 def test_every_part_of_the_context_counts(address: str) -> None:
     body = {**VIM, **GREEDY}
-    told = {
-        post(address, {**body, **change}).json()["content"]
-        for change in (
-            {},
-            {"input_prefix": "stream stream\n"},
-            {"input_suffix": "\nslot slot\n"},
-            {"prompt": "was at the"},
-            {"input_extra": []},
-        )
-    }
+    changes: list[dict[str, Any]] = [
+        {},
+        {"input_prefix": "stream stream\n"},
+        {"input_suffix": "\nslot slot\n"},
+        {"prompt": "was at the"},
+        {"input_extra": []},
+    ]
+    told = {post(address, {**body, **change}).json()["content"] for change in changes}
     assert len(told) == 5
 
 
-def test_a_warm_up_fills_the_cache(address: str) -> None:
+def test_warm_up_fills_the_cache(address: str) -> None:
     extra = [{"text": "water and oil " * 60, "time": [1, 2], "filename": "warm.txt"}]
     warmed = post(address, {**VIM_WARMS, "input_extra": extra})
     assert (warmed.status_code, warmed.json()) == (200, {})
@@ -147,7 +145,7 @@ def test_a_warm_up_fills_the_cache(address: str) -> None:
     assert told["timings"]["cache_n"] > 100
 
 
-def test_more_than_the_context_is_cut_and_not_refused(address: str) -> None:
+def test_context_beyond_the_limit_is_truncated_not_refused(address: str) -> None:
     """An editor sends hundreds of lines: the server takes what fits around the cursor."""
     lines = "".join(f"line {i} of the file\n" for i in range(900))
     told = post(address, {**VIM, "input_prefix": lines, "input_suffix": lines})
@@ -155,7 +153,7 @@ def test_more_than_the_context_is_cut_and_not_refused(address: str) -> None:
     assert told.json()["timings/predicted_n"] >= 1
 
 
-def test_openais_suffix_is_an_infill(address: str) -> None:
+def test_openai_suffix_is_an_infill(address: str) -> None:
     with openai.OpenAI(base_url=address + "/v1", api_key="x", max_retries=0) as client:
         answer = client.completions.create(
             model="any", prompt="def call(a", suffix="\n    return a\n", max_tokens=8
@@ -163,7 +161,7 @@ def test_openais_suffix_is_an_infill(address: str) -> None:
     assert answer.choices[0].text and answer.usage and answer.usage.completion_tokens == 8
 
 
-def test_ollamas_suffix_is_an_infill(address: str) -> None:
+def test_ollama_suffix_is_an_infill(address: str) -> None:
     asked = {"prompt": "def call(a", "suffix": "return a", "options": {"num_predict": 8}}
     told = post(address, {**asked, "stream": False}, "/api/generate").json()
     assert told["response"] and told["eval_count"] == 8
@@ -172,7 +170,7 @@ def test_ollamas_suffix_is_an_infill(address: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["_old_server", "_powerinfer_server", "_new_server"])
-def test_a_model_that_cannot_says_so(
+def test_infill_on_unsupported_model_is_refused(
     name: str, request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]
 ) -> None:
     """A 2023 server has the route, and takes tokens for it that only CodeLlama has; today's asks
@@ -180,6 +178,6 @@ def test_a_model_that_cannot_says_so(
     other = module_gateway("--llama-api", request.getfixturevalue(name).url).url
     answer = post(other, VIM)
     assert answer.status_code == 400
-    assert "cannot fill in" in answer.json()["error"]["message"]
+    assert "infilling is not supported" in answer.json()["error"]["message"]
     model = requests.get(other + "/api/tags", timeout=9).json()["models"][0]["name"]
     assert "insert" not in post(other, {"model": model}, "/api/show").json()["capabilities"]

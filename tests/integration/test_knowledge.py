@@ -1,4 +1,4 @@
-"""Documents on their way from upload to being found: real readers, real indexes, real crashes."""
+"""Documents from upload to search: real readers, real indexes, real crashes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from openai import OpenAI
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
@@ -16,22 +15,23 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 from proxy.errors import BadRequest, NotFound
 from proxy.knowledge.index import Index, open_shelf
 from proxy.knowledge.ingest import Ingester
-from proxy.knowledge.reading import Limits
+from proxy.knowledge.reading import ReadingLimits
 from proxy.knowledge.service import Knowledge
-from proxy.knowledge.values import Document, Splitting
 from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
+from proxy.store.records import Document, Splitting
+from tests.clients import openai
 from tests.documents import docx, pdf
 from tests.integration.conftest import StartGateway
 
-LIMITS = Limits()
+LIMITS = ReadingLimits()
 NOBODY = "http://127.0.0.1:9"  # finding needs no model, so no server either
 
 
 class Library:
-    """Knowledge in a folder, read by hand: `read` reads whatever is queued."""
+    """Knowledge in a folder; `read` reads the queued documents."""
 
-    def __init__(self, url: str, folder: Path, limits: Limits = LIMITS) -> None:
+    def __init__(self, url: str, folder: Path, limits: ReadingLimits = LIMITS) -> None:
         self.database = Database(url)
         self.database.upgrade()
         self.store = KnowledgeStore(self.database)
@@ -40,7 +40,7 @@ class Library:
         self.knowledge = Knowledge(self.store, self.index, self.ingester, most=8 << 20)
 
     def clear(self) -> None:
-        """PostgreSQL is one for all tests."""
+        """All tests share one PostgreSQL."""
         for base in self.knowledge.bases("ann"):
             self.knowledge.delete("ann", base.id)
 
@@ -76,7 +76,7 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def test_documents_are_found_with_their_places(library: Library) -> None:
+def test_documents_are_found_with_their_positions(library: Library) -> None:
     files = {
         "a.txt": b"The zebra runs.\n",
         "b.pdf": pdf("First page.", "The zebra runs."),
@@ -97,12 +97,12 @@ def test_documents_are_found_with_their_places(library: Library) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "why"),
     [
-        ("a.pdf", b"no pdf at all", "this is no pdf file"),
-        ("b.txt", b"  \n ", "there is no text in it"),
+        ("a.pdf", b"no pdf at all", "this is not a valid pdf file"),
+        ("b.txt", b"  \n ", "it contains no text"),
         ("c.pdf", pdf("nothing \0 but \ud800"), ""),
     ],
 )
-def test_a_broken_file_is_one_failed_document(
+def test_broken_file_is_one_failed_document(
     library: Library, name: str, data: bytes, why: str
 ) -> None:
     broken = library.add(name, data)
@@ -113,12 +113,12 @@ def test_a_broken_file_is_one_failed_document(
 @pytest.mark.parametrize(
     ("limits", "why"),
     [
-        (Limits(seconds=1), "it takes too long to read"),
-        (Limits(memory=1 << 26), "it needs too much memory"),
+        (ReadingLimits(seconds=1), "reading it takes too long"),
+        (ReadingLimits(memory=1 << 26), "reading it needs too much memory"),
     ],
     ids=["time", "memory"],
 )
-def test_a_reader_has_limits(library: Library, limits: Limits, why: str) -> None:
+def test_document_reader_is_limited(library: Library, limits: ReadingLimits, why: str) -> None:
     library.ingester = Ingester(library.store, library.index, limits)
     document = library.add("much.html", b"<p>The zebra runs.</p>\n" * 300_000)
     assert (document.status, document.error) == ("failed", why)
@@ -128,7 +128,7 @@ def test_a_reader_has_limits(library: Library, limits: Limits, why: str) -> None
 @pytest.mark.parametrize(
     "splitting", [Splitting(0, 0), Splitting(19, 0), Splitting(40, 21), Splitting(100_001, 0)]
 )
-def test_chunks_have_bounds(library: Library, splitting: Splitting) -> None:
+def test_chunk_settings_are_bounded(library: Library, splitting: Splitting) -> None:
     base = library.knowledge.create("ann", "b")
     for number, fits in enumerate((Splitting(20, 10), Splitting(100_000, 50_000))):
         library.knowledge.add("ann", base.id, f"{number}.txt", b"text", fits)
@@ -147,7 +147,7 @@ def test_names_are_never_paths(library: Library) -> None:
             library.add(name, b"text")
 
 
-def test_what_is_cancelled_is_not_found(library: Library) -> None:
+def test_cancelled_document_is_not_found(library: Library) -> None:
     base = library.knowledge.create("ann", "b")
     document = library.knowledge.add("ann", base.id, "a.txt", b"The zebra runs.")
     library.knowledge.cancel_document("ann", base.id, document.id)
@@ -156,7 +156,7 @@ def test_what_is_cancelled_is_not_found(library: Library) -> None:
     assert library.knowledge.search("ann", [base.id], "zebra") == ()
 
 
-def test_cancelling_ends_the_reader_in_the_middle(library: Library) -> None:
+def test_cancel_stops_a_running_reader(library: Library) -> None:
     base = library.knowledge.create("ann", "b")
     long = pdf(*["The zebra runs. " * 60] * 400)
     document = library.knowledge.add("ann", base.id, "a.pdf", long, Splitting(60, 30))
@@ -174,7 +174,7 @@ def test_cancelling_ends_the_reader_in_the_middle(library: Library) -> None:
     assert library.knowledge.search("ann", [base.id], "zebra") == ()
 
 
-def test_rebuilding_tells_how_far_it_is_and_can_be_cancelled(library: Library) -> None:
+def test_rebuild_shows_progress_and_can_be_cancelled(library: Library) -> None:
     for number in range(3):
         library.add(f"{number}.txt", b"The zebra runs.")
     (base,) = library.knowledge.bases("ann")
@@ -196,7 +196,7 @@ def test_rebuilding_tells_how_far_it_is_and_can_be_cancelled(library: Library) -
     assert len(library.knowledge.search("ann", [base.id], "zebra", top_k=9)) == 3
 
 
-def test_what_a_dead_reader_left_is_read_again(library: Library) -> None:
+def test_document_of_crashed_reader_is_read_again(library: Library) -> None:
     base = library.knowledge.create("ann", "b")
     document = library.knowledge.add("ann", base.id, "a.txt", b"The zebra runs.")
     taken = document.created
@@ -208,7 +208,7 @@ def test_what_a_dead_reader_left_is_read_again(library: Library) -> None:
     assert library.knowledge.document("ann", base.id, document.id).status == "ready"
 
 
-def test_a_chunk_is_edited_found_anew_and_taken_away(library: Library) -> None:
+def test_chunk_is_edited_found_again_and_deleted(library: Library) -> None:
     document = library.add("a.txt", b"The zebra runs.")
     (chunk,) = library.knowledge.chunks("ann", document.id)
     library.knowledge.edit_chunk("ann", chunk.id, "The giraffe runs.")
@@ -219,7 +219,7 @@ def test_a_chunk_is_edited_found_anew_and_taken_away(library: Library) -> None:
     assert library.knowledge.chunks("ann", document.id) == ()
 
 
-def test_nothing_of_another_owner_is_seen(library: Library) -> None:
+def test_data_of_another_owner_is_invisible(library: Library) -> None:
     document = library.add("a.txt", b"The zebra runs.")
     (chunk,) = library.knowledge.chunks("ann", document.id)
     bob = library.knowledge
@@ -237,7 +237,7 @@ def test_nothing_of_another_owner_is_seen(library: Library) -> None:
             call()
 
 
-def test_a_temporary_base_is_forgotten(library: Library) -> None:
+def test_temporary_base_expires(library: Library) -> None:
     now = 1000.0
     knowledge = Knowledge(
         library.store, library.index, library.ingester, most=1 << 20, clock=lambda: now
@@ -251,14 +251,14 @@ def test_a_temporary_base_is_forgotten(library: Library) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", ["sqlite", "postgres"])
-def test_kill_in_the_middle_loses_nothing_that_was_told_as_done(
+def test_kill_during_ingestion_loses_no_finished_document(
     request: pytest.FixtureRequest, kept: str, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data")]
     if kept == "postgres":
         flags += ["--database", request.getfixturevalue("postgres")]
     first = gateway(*flags, ready=0)
-    api = OpenAI(base_url=f"{first.url}/v1", api_key="x", max_retries=0, timeout=60)
+    api = openai.OpenAI(base_url=f"{first.url}/v1", api_key="x", max_retries=0, timeout=60)
     store = api.vector_stores.create(name="b")
     names = [f"{number}.pdf" for number in range(6)]
     for number, name in enumerate(names):
@@ -266,7 +266,7 @@ def test_kill_in_the_middle_loses_nothing_that_was_told_as_done(
         file = api.files.create(file=(name, pdf(*pages)), purpose="assistants")
         api.vector_stores.files.create(store.id, file_id=file.id)
 
-    def told(one: OpenAI) -> dict[str, str]:
+    def told(one: openai.OpenAI) -> dict[str, str]:
         listed = one.vector_stores.files.list(store.id, limit=100)
         return {file.id: file.status for file in listed}
 
@@ -276,7 +276,7 @@ def test_kill_in_the_middle_loses_nothing_that_was_told_as_done(
     first.kill()
 
     second = gateway(*flags, ready=0)
-    again = OpenAI(base_url=f"{second.url}/v1", api_key="x", max_retries=0, timeout=60)
+    again = openai.OpenAI(base_url=f"{second.url}/v1", api_key="x", max_retries=0, timeout=60)
     assert {file for file, status in told(again).items() if status == "completed"} >= done
     until(lambda: not set(told(again).values()) - {"completed", "failed"})
     assert set(told(again).values()) == {"completed"}

@@ -12,13 +12,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from openai import OpenAI
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
 from sqlalchemy import create_engine, text
 
+from tests.clients import openai
 from tests.documents import pdf
 from tests.integration.conftest import StartGateway
 from tools.processes import Gateway
@@ -58,13 +58,13 @@ class Readers:
 
 
 @pytest.mark.slow
-def test_two_gateways_read_each_document_once_and_one_takes_over_from_the_dead(
+def test_gateways_read_each_document_once_and_take_over_after_a_crash(
     gateway: StartGateway, postgres: str, tmp_path: Path
 ) -> None:
-    def start(name: str) -> tuple[Gateway, OpenAI]:
+    def start(name: str) -> tuple[Gateway, openai.OpenAI]:
         flags = ["--llama-api", NOBODY, "--data", str(tmp_path / name), "--database", postgres]
         one = gateway(*flags, ready=0)
-        return one, OpenAI(base_url=f"{one.url}/v1", api_key="x", max_retries=0, timeout=60)
+        return one, openai.OpenAI(base_url=f"{one.url}/v1", api_key="x", max_retries=0, timeout=60)
 
     (first, api), (_, other) = start("one"), start("two")
     for each in (api, other):
@@ -75,7 +75,7 @@ def test_two_gateways_read_each_document_once_and_one_takes_over_from_the_dead(
         for number in range(FILES):
             pages = [f"Animal{number} runs on page {page}. " * 30 for page in range(PAGES)]
             file = api.files.create(file=(f"{number}.pdf", pdf(*pages)), purpose="assistants")
-            # Each is told of some: who is not, looks by itself.
+            # Each is notified of some documents, and polls for the others.
             (api, other)[number % 2].vector_stores.files.create(store.id, file_id=file.id)
 
         def until(true: object, seconds: float = 90) -> None:
@@ -119,7 +119,7 @@ def test_two_gateways_read_each_document_once_and_one_takes_over_from_the_dead(
 
 
 def _below(pids: list[int], pid: int) -> bool:
-    """Whether any of them is this process or a child of it."""
+    """Whether any of `pids` is this process or a child of it."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
     known = {pid, *(int(one) for one in children.read_text().split())} if children.exists() else {0}
     return bool(known & set(pids))

@@ -56,7 +56,7 @@ def address(
 
 
 class Standard(ChatModelIntegrationTests):  # type: ignore[misc]
-    """What all three have in common."""
+    """Common settings of all three."""
 
     @pytest.fixture(autouse=True)
     def _beyond(self, request: pytest.FixtureRequest, address: str) -> None:

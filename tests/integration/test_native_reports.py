@@ -45,7 +45,7 @@ def chunks(url: str, path: str, /, **body: Any) -> Iterator[dict[str, Any]]:
             yield json.loads(line[6:])
 
 
-def test_a_prompt_of_ids_and_texts_is_what_its_parts_are(url: str) -> None:
+def test_ids_and_texts_in_a_prompt_equal_their_parts(url: str) -> None:
     words = post(url, "/tokenize", content="once upon")["tokens"]
     mixed = post(
         url, "/completion", prompt=[1, "once upon", words[0], {}][:3], n_predict=4, temperature=0
@@ -69,7 +69,7 @@ def test_prompts_of_every_form_in_one_request(url: str) -> None:
     assert "multimodal_data" in refused["error"]["message"]
 
 
-def test_the_answer_names_the_settings_the_backend_used(url: str, made_up_model: Path) -> None:
+def test_answer_names_the_settings_of_the_backend(url: str, made_up_model: Path) -> None:
     answer = post(
         url, "/completion", prompt="Hi", n_predict=3, top_k=7, stop=["zz"], n_probs=2, seed=5
     )
@@ -81,7 +81,7 @@ def test_the_answer_names_the_settings_the_backend_used(url: str, made_up_model:
     assert str(made_up_model.parent) not in json.dumps(answer), "no path of the backend's machine"
 
 
-def test_settings_are_named_where_a_stop_string_ends_the_answer_here(url: str) -> None:
+def test_settings_are_named_when_the_gateway_stops_the_answer(url: str) -> None:
     said = post(url, "/completion", prompt="Hi", n_predict=20, temperature=0)["content"]
     stop = said[3:5]
     answer = post(url, "/completion", prompt="Hi", n_predict=20, temperature=0, stop=[stop])
@@ -91,7 +91,7 @@ def test_settings_are_named_where_a_stop_string_ends_the_answer_here(url: str) -
 
 
 def test_verbose_adds_the_prompt_to_a_chat(url: str) -> None:
-    chat = {"messages": [{"role": "user", "content": "Book"}], "max_tokens": 2}
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": "Book"}], "max_tokens": 2}
     answer = post(url, "/v1/chat/completions", **chat, verbose=True)
     assert "Book" in answer["__verbose"]["prompt"]
     assert answer["__verbose"]["generation_settings"]["n_predict"] == 2
@@ -100,8 +100,8 @@ def test_verbose_adds_the_prompt_to_a_chat(url: str) -> None:
     assert "Book" in last["__verbose"]["prompt"]
 
 
-def test_a_text_in_logit_bias_means_each_of_its_tokens(url: str) -> None:
-    asked = {"prompt": "Hi", "n_predict": 8, "temperature": 0}
+def test_logit_bias_text_applies_to_each_of_its_tokens(url: str) -> None:
+    asked: dict[str, Any] = {"prompt": "Hi", "n_predict": 8, "temperature": 0}
     said = post(url, "/completion", **asked, n_probs=1)["completion_probabilities"]
     first = said[0]["token"]
     for bias in ([[first, -1000]], {first: -1000}, [[first, False]]):
@@ -109,7 +109,7 @@ def test_a_text_in_logit_bias_means_each_of_its_tokens(url: str) -> None:
         assert answer["completion_probabilities"][0]["token"] != first
 
 
-def test_probabilities_after_sampling(url: str) -> None:
+def test_post_sampling_probabilities_are_returned(url: str) -> None:
     answer = post(url, "/completion", prompt="Hi", n_predict=3, n_probs=4, post_sampling_probs=True)
     assert len(answer["completion_probabilities"]) == 3
     for token in answer["completion_probabilities"]:
@@ -119,7 +119,7 @@ def test_probabilities_after_sampling(url: str) -> None:
         assert all(0 <= one["prob"] <= 1 for one in token["top_probs"])
 
 
-def test_count_of_a_chat_is_what_the_chat_takes(url: str) -> None:
+def test_counted_chat_tokens_equal_evaluated_ones(url: str) -> None:
     messages = [{"role": "user", "content": "What is the best book"}]
     count = post(url, "/chat/completions/input_tokens", messages=messages)
     assert count["object"] == "response.input_tokens"
@@ -127,7 +127,7 @@ def test_count_of_a_chat_is_what_the_chat_takes(url: str) -> None:
     assert count["input_tokens"] == answer["usage"]["prompt_tokens"]
 
 
-def test_metrics_have_llama_servers_names(url: str) -> None:
+def test_metrics_have_the_names_of_llama_server(url: str) -> None:
     before = metrics(url)
     answer = post(url, "/completion", prompt=PROMPT, n_predict=6)
     after = metrics(url)
@@ -146,7 +146,7 @@ def metrics(url: str) -> dict[str, float]:
     return {name: float(value) for name, value in (line.split(" ") for line in lines)}
 
 
-def test_pieces_of_a_text(url: str) -> None:
+def test_token_pieces_of_a_text_are_returned(url: str) -> None:
     tokens = post(url, "/tokenize", content="hello world 好", with_pieces=True)["tokens"]
     assert "".join(one["piece"] for one in tokens).strip() == "hello world 好"
     assert [one["id"] for one in tokens] == post(url, "/tokenize", content="hello world 好")[
@@ -154,18 +154,18 @@ def test_pieces_of_a_text(url: str) -> None:
     ]
 
 
-def test_pieces_that_are_parts_of_characters_on_a_server_of_today(new_url: str) -> None:
+def test_new_server_returns_pieces_of_partial_characters(new_url: str) -> None:
     tokens = post(new_url, "/tokenize", content="媽", with_pieces=True)["tokens"]
     parts = [one["piece"] for one in tokens if isinstance(one["piece"], list)]
     assert bytes(byte for part in parts for byte in part).decode() == "媽"
 
 
-def test_pieces_that_are_parts_of_characters_are_refused_on_an_old_server(old_url: str) -> None:
+def test_old_server_refuses_pieces_of_partial_characters(old_url: str) -> None:
     refused = post(old_url, "/tokenize", 400, content="媽", with_pieces=True)
     assert refused["error"]["param"] == "with_pieces"
 
 
-def test_what_an_old_server_cannot_report_is_a_warning(old_url: str) -> None:
+def test_unsupported_reports_of_old_server_are_warnings(old_url: str) -> None:
     asked = {"return_progress": True, "timings_per_token": True, "return_tokens": True}
     body = {"prompt": "Hi", "n_predict": 2, **asked}
     answer = requests.post(f"{old_url}/completion", json=body, timeout=30)
@@ -173,7 +173,7 @@ def test_what_an_old_server_cannot_report_is_a_warning(old_url: str) -> None:
     assert all(name in warned for name in asked)
 
 
-def test_progress_timings_and_ids_on_a_server_of_today(new_url: str) -> None:
+def test_new_server_reports_progress_timings_and_ids(new_url: str) -> None:
     asked = {"return_progress": True, "timings_per_token": True, "return_tokens": True}
     found = list(chunks(new_url, "/completion", prompt=PROMPT, n_predict=4, n_probs=2, **asked))
     progress = [one["prompt_progress"] for one in found if "prompt_progress" in one]
@@ -188,9 +188,9 @@ def test_progress_timings_and_ids_on_a_server_of_today(new_url: str) -> None:
     assert len(whole["tokens"]) == 4
 
 
-def test_progress_and_timings_of_chats_and_responses(new_url: str) -> None:
+def test_chats_and_responses_report_progress_and_timings(new_url: str) -> None:
     asked = {"return_progress": True, "timings_per_token": True}
-    chat = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4}
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4}
     found = list(chunks(new_url, "/v1/chat/completions", **chat, **asked))
     assert "timings" not in found[0]
     assert [one for one in found if "prompt_progress" in one]
@@ -205,24 +205,24 @@ def test_progress_and_timings_of_chats_and_responses(new_url: str) -> None:
     }
 
 
-def test_a_streamed_message_counts_its_prompt_at_once(new_url: str) -> None:
+def test_streamed_message_reports_prompt_tokens_first(new_url: str) -> None:
     message = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello"}]}
     start = next(chunks(new_url, "/v1/messages", **message))
     assert start["message"]["usage"]["input_tokens"] > 0
 
 
-def test_default_settings_on_a_server_of_today(new_url: str) -> None:
+def test_new_server_reports_default_settings(new_url: str) -> None:
     props = requests.get(f"{new_url}/props", timeout=10).json()
     assert props["default_generation_settings"]["params"]["top_k"] == 40
 
 
-def test_an_old_servers_defaults_are_not_what_its_slot_was_asked_last(old_url: str) -> None:
+def test_old_server_defaults_are_not_those_of_the_last_request(old_url: str) -> None:
     post(old_url, "/completion", prompt="Hi", n_predict=1, grammar='root ::= "secret"')
     assert "secret" not in requests.get(f"{old_url}/props", timeout=10).text
 
 
-def test_completions_without_v1_answer_both_kinds_of_clients(url: str) -> None:
-    asked = {"prompt": "Hi", "n_predict": 4, "temperature": 0}
+def test_completions_without_v1_serve_both_kinds_of_clients(url: str) -> None:
+    asked: dict[str, Any] = {"prompt": "Hi", "n_predict": 4, "temperature": 0}
     native = post(url, "/completion", **asked)
     both = post(url, "/completions", **asked)
     assert both["content"] == both["choices"][0]["text"] == native["content"]

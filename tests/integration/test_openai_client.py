@@ -1,25 +1,25 @@
-"""The official client, strict about every field, through a real gateway to real servers."""
+"""The official client, strictly validating, through a real gateway to real servers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
 
-import openai
 import pytest
 
+from tests.clients import openai
 from tests.integration.generations import SERVER_FIXTURES
 from tools.processes import Gateway, ModelServer
 
 ASK = [{"role": "user", "content": "Hello there, 你好 🚀"}]
-# A made-up model has no words of its own that last: the grammar puts them into its mouth.
+# A made-up model has no stable words: a grammar forces them.
 WORDS = "one two three four 一 二 三 🚀 five six"
 FORCED = {"grammar": f'root ::= "{WORDS}"'}
 
 
 @pytest.fixture(scope="module", params=[*SERVER_FIXTURES, "both"])
 def address(request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]) -> str:
-    """A gateway before each server, and before those of 2023 and 2026 as backends of one model."""
+    """A gateway for each server, and for those of 2023 and 2026 as backends of one model."""
     both = ["llama-2023", "llama-2026"]
     names = both if request.param == "both" else [request.param]
     wanted = [SERVER_FIXTURES[name] for name in names]
@@ -36,7 +36,7 @@ def client(address: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_a_chat_is_answered_whole(client: openai.OpenAI) -> None:
+def test_chat_is_answered_whole(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="any", messages=ASK, max_tokens=9)
     assert answer.choices[0].message.role == "assistant"
     assert answer.choices[0].message.content
@@ -48,8 +48,8 @@ def test_a_chat_is_answered_whole(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 17])
-def test_no_more_tokens_come_than_were_asked_for(client: openai.OpenAI, limit: int) -> None:
-    """An old server gives one piece more than it is asked for, and never fewer than four."""
+def test_max_tokens_is_respected(client: openai.OpenAI, limit: int) -> None:
+    """An old server sends one piece too many, and never fewer than four."""
     chunks = list(
         client.chat.completions.create(
             model="any",
@@ -68,7 +68,7 @@ def test_no_more_tokens_come_than_were_asked_for(client: openai.OpenAI, limit: i
     assert len([p for p in pieces if p]) <= limit
 
 
-def test_a_stream_says_the_same_as_the_whole_answer(client: openai.OpenAI) -> None:
+def test_stream_equals_the_whole_answer(client: openai.OpenAI) -> None:
     asked = {"model": "any", "messages": ASK, "max_tokens": 60, "extra_body": FORCED}
     whole = client.chat.completions.create(**asked)
     chunks = list(client.chat.completions.create(**asked, stream=True))
@@ -79,7 +79,7 @@ def test_a_stream_says_the_same_as_the_whole_answer(client: openai.OpenAI) -> No
     assert len({c.id for c in chunks}) == 1
 
 
-def test_several_choices_come_interleaved_and_complete(client: openai.OpenAI) -> None:
+def test_several_choices_are_interleaved_and_complete(client: openai.OpenAI) -> None:
     seen = dict.fromkeys(range(5), "")
     ended = []
     asked = {"model": "any", "messages": ASK, "max_tokens": 6}
@@ -101,7 +101,7 @@ def test_several_choices_come_interleaved_and_complete(client: openai.OpenAI) ->
         ("三 🚀", "one two three four 一 二 "),
     ],
 )
-def test_a_stop_string_ends_the_answer_and_never_shows(
+def test_stop_string_ends_the_answer_and_never_shows(
     client: openai.OpenAI, stop: str | list[str], expected: str
 ) -> None:
     asked = {"model": "any", "prompt": "Once", "max_tokens": 60, "extra_body": FORCED}
@@ -115,7 +115,7 @@ def test_a_stop_string_ends_the_answer_and_never_shows(
         assert "".join(c.choices[0].text for c in streamed) == expected
 
 
-def test_logprobs_come_in_openais_form(client: openai.OpenAI) -> None:
+def test_logprobs_have_openai_format(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="any", messages=ASK, max_tokens=5, logprobs=True, top_logprobs=3, temperature=0
     )
@@ -129,7 +129,7 @@ def test_logprobs_come_in_openais_form(client: openai.OpenAI) -> None:
     assert all(len(top) == 2 for top in older.choices[0].logprobs.top_logprobs or [])
 
 
-def test_prompts_may_be_texts_tokens_or_lists_of_them(client: openai.OpenAI, address: str) -> None:
+def test_prompts_may_be_texts_token_ids_or_lists(client: openai.OpenAI, address: str) -> None:
     for prompt, count in (
         ("Hello", 1),
         (["Hello", "World"], 2),
@@ -151,7 +151,7 @@ def test_usage_of_several_choices_counts_the_prompt_once(client: openai.OpenAI) 
     assert three.usage.completion_tokens == 3 * one.usage.completion_tokens
 
 
-def test_the_models_are_listed_and_found(client: openai.OpenAI) -> None:
+def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
     models = client.models.list().data
     assert models
     assert client.models.retrieve(models[0].id).id == models[0].id
@@ -159,7 +159,7 @@ def test_the_models_are_listed_and_found(client: openai.OpenAI) -> None:
         client.models.retrieve("no-such-model")
 
 
-def test_the_asynchronous_client_streams_too(address: str) -> None:
+def test_asynchronous_client_streams(address: str) -> None:
     async def ask() -> str:
         async with openai.AsyncOpenAI(
             base_url=address, api_key="x", max_retries=0, _strict_response_validation=True

@@ -1,4 +1,4 @@
-"""What is installed from a wheel has everything a checkout has."""
+"""A wheel contains everything that a checkout has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy import resources
+from proxy.runtime import resources
 from tools.servers import ROOT
 
 SOURCES = ("proxy", "models", "templates", "setup.py", "setup.cfg", "LICENSE")
@@ -24,12 +24,12 @@ def _files(folder: Path) -> set[str]:
     }
 
 
-def test_a_checkout_reads_its_own_templates() -> None:
+def test_checkout_reads_its_own_templates() -> None:
     assert resources.templates() == ROOT / "templates"
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_code_templates_and_static_files(tmp_path: Path) -> None:
+def test_wheel_contains_code_templates_and_static_files(tmp_path: Path) -> None:
     # From a copy: building leaves folders behind.
     source = tmp_path / "source"
     source.mkdir()
@@ -50,13 +50,13 @@ def test_a_wheel_holds_code_templates_and_static_files(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
 
-    code = {f"proxy/{name}" for name in _files(ROOT / "proxy") if not name.endswith(".md")}
-    assert code <= _files(installed)
+    sources = {f"proxy/{name}" for name in _files(ROOT / "proxy") if not name.endswith(".md")}
+    assert sources <= _files(installed)
     assert _files(installed / "proxy" / "templates") == _files(ROOT / "templates")
     assert not (installed / "tests").exists()
     assert not (installed / "tools").exists()
 
-    code = "import proxy.resources as r; print(r.__file__); print(r.templates())"
+    code = "import proxy.runtime.resources as r; print(r.__file__); print(r.templates())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -66,6 +66,6 @@ def test_a_wheel_holds_code_templates_and_static_files(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines() == [
-        str(installed / "proxy" / "resources.py"),
+        str(installed / "proxy" / "runtime" / "resources.py"),
         str(installed / "proxy" / "templates"),
     ]

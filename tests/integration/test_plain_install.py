@@ -57,7 +57,7 @@ def plain(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("server", ["gunicorn", "waitress"])
-def test_it_answers_and_says_what_it_leaves_to_extras(
+def test_plain_install_answers_and_names_missing_extras(
     server: str, plain: dict[str, str], old_server: ModelServer, tmp_path: Path
 ) -> None:
     flags = ["--llama-api", old_server.url, "--server", server, "--metrics"]

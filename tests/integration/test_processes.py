@@ -1,4 +1,4 @@
-"""The servers the other tests lean on: they start, answer, die and come back."""
+"""The server helpers of the other tests: starting, answering, killing, restarting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tools.processes import ModelServer, ask
 QUESTION = {"prompt": "Hello 你好 🐼", "n_predict": 8}
 
 
-def test_a_server_answers_with_whole_text(any_server: ModelServer) -> None:
+def test_server_helper_returns_whole_text(any_server: ModelServer) -> None:
     status, body = ask(f"{any_server.url}/completion", QUESTION)
     answer = json.loads(body)
     assert status == 200
@@ -18,7 +18,7 @@ def test_a_server_answers_with_whole_text(any_server: ModelServer) -> None:
     assert "\ufffd" not in answer["content"]
 
 
-def test_a_server_comes_back_on_its_port(old_server: ModelServer) -> None:
+def test_restarted_server_keeps_its_port(old_server: ModelServer) -> None:
     pid = old_server.pid
     old_server.kill()
     assert ask(f"{old_server.url}/completion", QUESTION) == (0, b"")

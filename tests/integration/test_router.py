@@ -1,4 +1,4 @@
-"""A real llama-server in router mode: several models behind one address, loaded when asked for."""
+"""A real llama-server in router mode: several models at one address, loaded on request."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Router(Child):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models of made-up weights, and a file that is none."""
+    """Two models with made-up weights, and a file that is not a model."""
     if thorough.FEW:
         pytest.skip("make test-all runs it")
     return _folder(tmp_path_factory.mktemp("router"))
@@ -182,7 +182,7 @@ def chat(
 
 
 def listed(gateway: Gateway) -> dict[str, str]:
-    """The status of each model, as our /v1/models has it."""
+    """The status of each model in /v1/models of the gateway."""
     found = request(gateway.url, "/v1/models")[2]["data"]
     return {
         one["id"]: "failed" if one["status"].get("failed") else one["status"]["value"]
@@ -196,7 +196,7 @@ def backends(gateway: Gateway) -> dict[str, dict[str, Any]]:
 
 
 def warm(gateway: Gateway, backend: str) -> list[int]:
-    """The tokens that slots of a backend are thought to hold."""
+    """The tokens cached in slots of a backend, by the gateway's records."""
     found = request(gateway.url, "/v1/slots")[2]["backends"]
     return [
         slot["tokens"]
@@ -207,7 +207,7 @@ def warm(gateway: Gateway, backend: str) -> list[int]:
     ]
 
 
-def test_each_model_of_a_router_is_a_model_of_ours(router: Router, gateway: StartGateway) -> None:
+def test_router_model_becomes_a_gateway_model(router: Router, gateway: StartGateway) -> None:
     one = gateway("--llama-api", router.url)
     assert listed(one) == {"alpha": "unloaded", "beta": "unloaded", "broken": "unloaded"}
     assert request(one.url, "/api/ps")[2]["models"] == []
@@ -237,7 +237,7 @@ def test_each_model_of_a_router_is_a_model_of_ours(router: Router, gateway: Star
     assert tags == {"alpha": "unloaded", "beta": "loaded", "broken": "unloaded"}
 
 
-def test_each_model_has_its_own_chat_template(router: Router, gateway: StartGateway) -> None:
+def test_router_model_has_its_own_chat_template(router: Router, gateway: StartGateway) -> None:
     one = gateway("--llama-api", router.url)
     prompts = {}
     for model in ("alpha", "beta"):
@@ -250,7 +250,7 @@ def test_each_model_has_its_own_chat_template(router: Router, gateway: StartGate
     assert prompts["beta"] == "[user] Hello\n[assistant] "
 
 
-def test_looking_loads_nothing(router: Router, gateway: StartGateway) -> None:
+def test_status_requests_load_no_model(router: Router, gateway: StartGateway) -> None:
     one = gateway("--llama-api", router.url, "--health-interval", "0.05", "--metrics")
 
     def look(seconds: float) -> None:
@@ -274,7 +274,7 @@ def test_looking_loads_nothing(router: Router, gateway: StartGateway) -> None:
     look(3.0)  # at one that is known
 
 
-def test_looking_does_not_keep_a_model_awake(
+def test_status_requests_do_not_keep_a_model_loaded(
     start_router: StartRouter, gateway: StartGateway
 ) -> None:
     sleepy = start_router("--sleep-idle-seconds", "2")
@@ -292,7 +292,7 @@ def test_looking_does_not_keep_a_model_awake(
     wait_for(lambda: listed(one)["alpha"] == "loaded")
 
 
-def test_an_eviction_by_others_is_noticed(router: Router, gateway: StartGateway) -> None:
+def test_external_eviction_is_noticed(router: Router, gateway: StartGateway) -> None:
     one = gateway("--llama-api", router.url, "--health-interval", "60")
     name = f"127.0.0.1:{router.port}/alpha"
     text = "Tell me about the rivers of the land. " * 8
@@ -361,16 +361,15 @@ def test_steady_traffic_for_one_model_does_not_starve_another(
     assert set(statuses) == {200}
 
 
-def test_a_load_that_fails_is_an_error_with_its_reason(
-    router: Router, gateway: StartGateway
-) -> None:
+def test_failed_load_is_an_error_with_its_reason(router: Router, gateway: StartGateway) -> None:
     one = gateway("--llama-api", router.url)
-    for more in ({}, {"stream": True}):
+    bodies: tuple[dict[str, Any], ...] = ({}, {"stream": True})
+    for more in bodies:
         status, answer = chat(one, "broken", **more)
         assert (status, answer["error"]["code"]) == (502, "model_load_failed")
-        assert "could not be loaded" in answer["error"]["message"]
+        assert "failed to load" in answer["error"]["message"]
     wait_for(lambda: listed(one)["broken"] == "failed")
-    wait_for(lambda: "ended with exit code" in (backends(one)["broken"]["error"] or ""))
+    wait_for(lambda: "exited with code" in (backends(one)["broken"]["error"] or ""))
     assert chat(one, "alpha")[0] == 200  # no other model is the worse for it
     assert ask(f"{one.url}/health")[0] == 200
 
@@ -384,9 +383,7 @@ def stream(gateway: Gateway, model: str, tokens: int) -> http.client.HTTPConnect
     return connection
 
 
-def test_closing_a_stream_frees_the_slot_of_the_model(
-    router: Router, gateway: StartGateway
-) -> None:
+def test_closed_stream_frees_the_slot_of_the_model(router: Router, gateway: StartGateway) -> None:
     one = gateway("--llama-api", router.url)
 
     def busy() -> int:
@@ -405,9 +402,7 @@ def test_closing_a_stream_frees_the_slot_of_the_model(
     assert request(one.url, "/v1/backends")[2]["data"][0]["in_flight"] == 0
 
 
-def test_a_stream_hears_that_its_model_is_being_loaded(
-    start_router: StartRouter, gateway: StartGateway
-) -> None:
+def test_stream_reports_model_loading(start_router: StartRouter, gateway: StartGateway) -> None:
     slow = start_router("--models-max", "1", env=SLOW_LOADS)
     one = gateway("--llama-api", slow.url, "--sse-ping-interval", "0.3")
     for _ in range(2):  # unknown to us, then known
@@ -421,7 +416,7 @@ def test_a_stream_hears_that_its_model_is_being_loaded(
         wait_for(lambda: slow.status("alpha") == "unloaded")
 
 
-def test_a_router_that_is_killed_in_mid_load_is_found_again(
+def test_router_killed_during_a_load_recovers(
     start_router: StartRouter, gateway: StartGateway
 ) -> None:
     slow = start_router("--models-max", "1", env=SLOW_LOADS)
@@ -442,7 +437,7 @@ def test_a_router_that_is_killed_in_mid_load_is_found_again(
     assert status == 200, answer
 
 
-def test_models_come_and_go_with_the_routers_list(
+def test_models_follow_the_routers_list(
     start_router: StartRouter, gateway: StartGateway, tmp_path: Path
 ) -> None:
     models = _folder(tmp_path)
@@ -463,7 +458,7 @@ def test_models_come_and_go_with_the_routers_list(
     assert chat(one, "beta")[0] == 200
 
 
-def test_a_model_that_two_routers_have_is_one_pool_beside_a_plain_server(
+def test_model_of_two_routers_and_a_plain_server_is_one_pool(
     router: Router, start_router: StartRouter, start_server: StartServer, gateway: StartGateway
 ) -> None:
     other = start_router("--models-max", "1")
@@ -492,7 +487,7 @@ def test_a_model_that_two_routers_have_is_one_pool_beside_a_plain_server(
     assert second.status("alpha") == "loaded"
 
 
-def test_a_key_goes_to_the_router_and_reload_lets_its_models_go(
+def test_key_is_sent_to_the_router_and_reload_removes_its_models(
     start_router: StartRouter,
     start_server: StartServer,
     gateway: StartGateway,
@@ -518,7 +513,7 @@ def test_a_key_goes_to_the_router_and_reload_lets_its_models_go(
     assert chat(one, "beta")[0] == 200
 
 
-def test_one_model_of_a_router_can_be_named(
+def test_single_router_model_can_be_configured(
     router: Router, gateway: StartGateway, tmp_path: Path
 ) -> None:
     config = tmp_path / "slotproxy.toml"
@@ -529,7 +524,7 @@ def test_one_model_of_a_router_can_be_named(
     assert backends(one)["beta"]["slots"] == 1
 
 
-def test_a_router_that_loads_nothing_by_itself_says_so(
+def test_router_without_autoload_is_reported(
     start_router: StartRouter, gateway: StartGateway
 ) -> None:
     manual = start_router("--no-models-autoload")

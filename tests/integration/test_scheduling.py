@@ -86,7 +86,7 @@ def two_backends(
 
 
 @pytest.mark.slow
-def test_a_backend_killed_under_sixteen_streams_costs_no_answer(
+def test_backend_kill_under_sixteen_streams_loses_no_answer(
     two_backends: tuple[list[Any], Gateway],
 ) -> None:
     servers, running = two_backends
@@ -94,7 +94,8 @@ def test_a_backend_killed_under_sixteen_streams_costs_no_answer(
     length = 300
 
     def one(number: int) -> tuple[str, dict[str, Any]]:
-        text, last, usage, ready = "", "", {}, False
+        text, last, ready = "", "", False
+        usage: dict[str, Any] = {}
         body = {"prompt": _words(number, 6), "max_tokens": length, "temperature": 0}
         body["stream_options"] = {"include_usage": True}
         for line in _stream(running.url, body):
@@ -132,7 +133,7 @@ def test_a_backend_killed_under_sixteen_streams_costs_no_answer(
         assert text[:40] == whole["choices"][0]["text"][:40]
 
 
-def test_a_broken_answer_is_told_where_going_on_is_turned_off(
+def test_interrupted_answer_is_an_error_when_resume_is_off(
     start_server: StartServer, gateway: StartGateway
 ) -> None:
     servers = [start_server("llama-2023", slots=2, ctx=16384) for _ in range(2)]
@@ -140,7 +141,7 @@ def test_a_broken_answer_is_told_where_going_on_is_turned_off(
     running = gateway("--llama-api", urls, "--slots", "2", "--no-continue-broken", *LEGACY)
     _wait_for(lambda: _up(running.url) == 2)
     errors = 0
-    # Long enough that it cannot end before the kill, however slow this process is.
+    # Long enough not to end before the kill, even if this process is slow.
     lines = _stream(running.url, {"prompt": "once upon a time", "max_tokens": 8000})
     for number, line in enumerate(lines):
         if number == 5:
@@ -154,7 +155,7 @@ def test_a_broken_answer_is_told_where_going_on_is_turned_off(
 
 
 @pytest.mark.slow
-def test_a_modest_client_waits_a_tenth_of_greedy_ones(
+def test_modest_client_waits_a_tenth_of_greedy_ones(
     start_server: StartServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     server = start_server("llama-2023", slots=4, ctx=8192)
@@ -188,14 +189,14 @@ def test_a_modest_client_waits_a_tenth_of_greedy_ones(
     assert modest <= greedy / 10, (modest, greedy)
 
 
-def test_the_queue_is_told_in_headers_and_comments(
+def test_queue_place_is_in_headers_and_comments(
     start_server: StartServer, gateway: StartGateway
 ) -> None:
     server = start_server("llama-2023", slots=1, ctx=2048)
     running = gateway("--llama-api", server.url, "--slots", "1", "--max-queue", "1", *LEGACY)
     first = _stream(running.url, {"prompt": "long", "max_tokens": 1500})
     assert next(first).startswith(b"data:")
-    server.send(signal.SIGSTOP)  # the first must not be done before all is looked at
+    server.send(signal.SIGSTOP)  # the first must not finish before all are checked
     try:
         marked = {"X-Slotproxy-Queue": "on"}
         second = _stream(running.url, {"prompt": "short", "max_tokens": 4}, marked)
@@ -213,10 +214,10 @@ def test_the_queue_is_told_in_headers_and_comments(
 
 
 @pytest.mark.parametrize("name", OLD)
-def test_conversations_come_back_to_their_slots(
+def test_conversations_return_to_their_slots(
     name: str, start_server: StartServer, gateway: StartGateway
 ) -> None:
-    """On a server that cannot tell how many slots it has: they are counted."""
+    """On a server that does not report its slots: they are counted."""
     server = start_server(name, slots=6, ctx=6144)
     running = gateway("--llama-api", server.url, *LEGACY)
     texts = [_words(n, 10) for n in range(5)]
@@ -236,7 +237,7 @@ def test_conversations_come_back_to_their_slots(
 
 
 @pytest.mark.parametrize("name", OLD)
-def test_the_same_question_again_gets_the_same_greedy_answer(
+def test_repeated_question_gets_the_same_greedy_answer(
     name: str, start_server: StartServer, gateway: StartGateway
 ) -> None:
     """The old server evaluates the last token of a prompt it holds whole once more, and keeps both:
@@ -253,7 +254,7 @@ def test_the_same_question_again_gets_the_same_greedy_answer(
 
 
 @pytest.mark.parametrize("name", OLD)
-def test_groups_of_keys_do_not_share_what_slots_hold(
+def test_key_groups_do_not_share_cached_prompts(
     name: str, start_server: StartServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     server = start_server(name, slots=1, ctx=2048)
@@ -275,7 +276,7 @@ def test_groups_of_keys_do_not_share_what_slots_hold(
 
 
 @pytest.mark.slow
-def test_hangup_adds_and_drains_backends_while_answers_run(
+def test_sighup_adds_and_drains_backends_during_answers(
     start_server: StartServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     servers = [start_server("llama-2023", slots=2, ctx=4096) for _ in range(2)]
@@ -308,7 +309,7 @@ def test_hangup_adds_and_drains_backends_while_answers_run(
     assert _ask(running.url, {"prompt": "still", "max_tokens": 4})[0] == 200
 
 
-def test_saved_slots_come_back_from_files(
+def test_saved_slots_are_restored_from_files(
     start_server: StartServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     place = tmp_path / "slots"

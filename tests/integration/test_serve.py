@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.serve import FORM
+from proxy.server.serve import FORM
 from tools.processes import Child, ask
 
 from .conftest import StartGateway
@@ -82,10 +82,10 @@ WAYS: dict[str, tuple[str, list[str], dict[str, str]]] = {
 
 
 class Server(Child):
-    """A child that serves the stub."""
+    """A child process that serves the stub."""
 
     def wait_url(self) -> str:
-        """The address it says it listens on."""
+        """The address in its log."""
         end = time.monotonic() + 30
         while not (found := re.search(r"^slotproxy: listening on (\S+) for ", self.log, re.M)):
             if not self.alive or time.monotonic() > end:
@@ -94,7 +94,7 @@ class Server(Child):
         return found[1]
 
     def wait_end(self) -> int:
-        """Its exit code, when it ends by itself."""
+        """Its exit code, once it has ended by itself."""
         assert self.process is not None
         return self.process.wait(30)
 
@@ -136,7 +136,7 @@ def _asked(url: str, path: str) -> Iterator[http.client.HTTPResponse]:
         yield answer
 
 
-def test_it_serves_streams_unbuffered_and_ends_them_gracefully(
+def test_streams_are_unbuffered_and_finish_on_graceful_stop(
     served: tuple[Server, str],
 ) -> None:
     server, url = served
@@ -151,7 +151,7 @@ def test_it_serves_streams_unbuffered_and_ends_them_gracefully(
     assert server.log.count("\n") == 1, server.log  # the line that says what is served
 
 
-def test_a_connection_kept_alive_does_not_delay_the_end(served: tuple[Server, str]) -> None:
+def test_kept_alive_connection_does_not_delay_the_stop(served: tuple[Server, str]) -> None:
     server, url = served
     with _asked(url, "/readyz") as answer:
         answer.read()
@@ -162,7 +162,7 @@ def test_a_connection_kept_alive_does_not_delay_the_end(served: tuple[Server, st
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="the worker's number is read from /proc")
-def test_who_comes_in_the_moment_of_a_stop_is_answered(start: Start) -> None:
+def test_request_arriving_during_stop_is_answered(start: Start) -> None:
     server = start(*WAYS["slotproxy"])
     url = server.wait_url()
     with _asked(url, "/readyz") as answer:  # its worker serves
@@ -182,8 +182,8 @@ def test_who_comes_in_the_moment_of_a_stop_is_answered(start: Start) -> None:
 
 
 @pytest.mark.parametrize("way", ["slotproxy", "gthread", "gunicorn"])
-def test_a_worker_closes_what_is_open_and_is_not_taken_apart(start: Start, way: str) -> None:
-    """An interpreter that goes to pieces while native threads run can crash."""
+def test_worker_closes_resources_and_exits_cleanly(start: Start, way: str) -> None:
+    """An interpreter that finalizes while native threads run can crash."""
     server = start(*WAYS[way])
     with _asked(server.wait_url(), "/ends") as answer:
         assert answer.status == 200
@@ -191,7 +191,7 @@ def test_a_worker_closes_what_is_open_and_is_not_taken_apart(start: Start, way: 
     assert server.log.splitlines()[1:] == ["closed"]
 
 
-def test_a_stop_that_comes_while_it_starts_is_not_lost(gateway: StartGateway) -> None:
+def test_stop_during_start_is_not_lost(gateway: StartGateway) -> None:
     one = gateway("--llama-api", "http://127.0.0.1:9", ready=0)
     began = time.monotonic()
     assert one.stop() == 0
@@ -203,14 +203,14 @@ def test_ctrl_c_ends_at_once(served: tuple[Server, str]) -> None:
     with _asked(url, "/stream?n=1000") as answer:
         assert answer.readline() == b"0\n"
         began = time.monotonic()
-        # Again and again, as one does at a keyboard: waitress cuts its streams at the second.
+        # Repeatedly, as at a keyboard: waitress cuts its streams at the second.
         while server.alive and time.monotonic() - began < 20:
             server.send(signal.SIGINT)
             time.sleep(0.5)
         assert server.wait_end() in (0, -signal.SIGINT)
 
 
-def test_the_worker_is_as_the_application_needs_it(served: tuple[Server, str]) -> None:
+def test_worker_has_the_settings_of_the_application(served: tuple[Server, str]) -> None:
     server, url = served
     status, body = ask(f"{url}/readyz")
     assert status == 200
@@ -228,7 +228,7 @@ def test_waitress_refuses_large_bodies(start: Start) -> None:
     bounds = ("--max-body", "2048", "--max-document", "4096")
     url = start(code, [*args, *bounds], env).wait_url()
     assert ask(f"{url}/size", "x" * 4000)[0] == 200, "an upload may have it"
-    # Told by its length: who is still sending the body may lose the answer.
+    # Refused by Content-Length: a client that is still sending the body may lose the answer.
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
     with contextlib.closing(connection):
         connection.putrequest("POST", "/size")
@@ -253,17 +253,17 @@ def test_more_than_one_worker_is_refused_with_one_line(
     server = start(code, args, {"SLOTPROXY_PORT": "0", **env})
     assert server.wait_end() == 2
     (line,) = server.log.splitlines()
-    assert re.fullmatch(r"slotproxy: (\S+: )?2 workers asked for, but only 1 works: .*", line)
+    assert re.fullmatch(r"slotproxy: (\S+: )?2 workers require --state redis:.*", line)
 
 
-def test_a_signal_does_not_add_a_worker(start: Start) -> None:
+def test_signal_adds_no_worker(start: Start) -> None:
     server = start(*WAYS["slotproxy"])
     url = server.wait_url()
     server.send(signal.SIGTTIN)
     end = time.monotonic() + 10
-    while "only 1 works" not in server.log and time.monotonic() < end:
+    while "2 workers require" not in server.log and time.monotonic() < end:
         time.sleep(0.05)
-    assert "only 1 works" in server.log
+    assert "2 workers require" in server.log
     assert ask(f"{url}/readyz")[0] == 200
     if os.path.isdir("/proc"):
         children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
@@ -271,17 +271,18 @@ def test_a_signal_does_not_add_a_worker(start: Start) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_wrong_setting_stops_the_start(start: Start, way: str) -> None:
+def test_invalid_setting_stops_the_start(start: Start, way: str) -> None:
     code, args, env = WAYS[way]
     server = start(code, args, {**env, "SLOTPROXY_TIMEOUT": "soon"})
     assert server.wait_end() == 2
     assert server.log.splitlines() == [
-        "slotproxy: SLOTPROXY_TIMEOUT: expected a number above 0 and at most 86400, got 'soon'"
+        "slotproxy: SLOTPROXY_TIMEOUT: expected a number greater than 0 and at most 86400, got"
+        " 'soon'"
     ]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_the_application_refuses_stops_the_start(start: Start, way: str) -> None:
+def test_application_error_stops_the_start(start: Start, way: str) -> None:
     code, args, env = WAYS[way]
     server = start(code, args, {**env, "SLOTPROXY_SYSTEM_NAME": "none-such"})
     assert server.wait_end() == 4
@@ -290,7 +291,7 @@ def test_what_the_application_refuses_stops_the_start(start: Start, way: str) ->
 
 
 @pytest.mark.parametrize("way", ["slotproxy", "waitress"])
-def test_a_port_in_use_stops_the_start(start: Start, way: str) -> None:
+def test_port_in_use_stops_the_start(start: Start, way: str) -> None:
     code, args, env = WAYS[way]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -301,7 +302,7 @@ def test_a_port_in_use_stops_the_start(start: Start, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["slotproxy", "waitress"])
-def test_it_listens_on_ipv6_and_says_what_it_serves(start: Start, way: str) -> None:
+def test_ipv6_address_is_served_and_logged(start: Start, way: str) -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     code, args, env = WAYS[way]
@@ -313,7 +314,7 @@ def test_it_listens_on_ipv6_and_says_what_it_serves(start: Start, way: str) -> N
     assert "sk-" not in server.log
 
 
-def test_python_m_proxy_and_the_script_are_one(start: Start, tmp_path: Path) -> None:
+def test_python_m_proxy_equals_the_script(start: Start, tmp_path: Path) -> None:
     code = "import sys; from importlib.metadata import entry_points as e; "
     code += "(script,) = e(group='console_scripts', name='slotproxy'); sys.exit(script.load()())"
     by_script = start(code, ["--port", "x"])

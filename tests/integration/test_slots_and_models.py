@@ -1,4 +1,4 @@
-"""Which slot is busy, slots saved by hand, and models, aliases and weights over real servers."""
+"""Busy slots, slots saved through the API, models, aliases and weights on real servers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _chat(url: str, text: str, model: str = "", **more: Any) -> tuple[int, dict[
     )
 
 
-def test_a_slot_is_told_busy_while_its_server_works_with_it(
+def test_slot_is_busy_while_its_server_works_with_it(
     any_server: ModelServer, gateway: StartGateway
 ) -> None:
     running = gateway("--llama-api", any_server.url, "--slots", "2", *LEGACY)
@@ -82,7 +82,7 @@ def test_a_slot_is_told_busy_while_its_server_works_with_it(
         _wait_for(lambda: busy() == [])
 
 
-def test_a_slot_is_saved_and_restored_by_hand_on_a_real_server(
+def test_slot_is_saved_and_restored_through_the_api(
     start_server: StartServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     place = tmp_path / "slots"
@@ -135,7 +135,7 @@ def _toml(path: Path, text: str, *backends: tuple[str, str, float]) -> str:
 def of_two_models(
     old_server: ModelServer, new_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> Callable[[str], tuple[Gateway, dict[str, str]]]:
-    """Model a on the old server, by two names of it; model b on the new one."""
+    """Model a on the old server, as two backends; model b on the new one."""
 
     def start(text: str) -> tuple[Gateway, dict[str, str]]:
         second = old_server.url.replace("127.0.0.1", "localhost")
@@ -155,14 +155,14 @@ def of_two_models(
 
 
 def _asked(running: Gateway) -> Counter[str]:
-    """How many requests each model's backends have had."""
+    """The number of requests to each model's backends."""
     found: Counter[str] = Counter()
     for one in _ask(running.url, "/v1/slots")[2]["backends"]:
         found[one["model"]] += one["requests"]
     return found
 
 
-def test_a_request_goes_to_a_backend_of_the_model_it_names(
+def test_request_goes_to_a_backend_of_its_model(
     of_two_models: Callable[[str], tuple[Gateway, dict[str, str]]],
 ) -> None:
     running, _ = of_two_models('default_model = "b"')
@@ -176,7 +176,7 @@ def test_a_request_goes_to_a_backend_of_the_model_it_names(
         assert _asked(running) - before == Counter({pool: 1})
 
 
-def test_both_backends_of_a_model_take_their_part(
+def test_both_backends_of_a_model_are_used(
     of_two_models: Callable[[str], tuple[Gateway, dict[str, str]]],
 ) -> None:
     running, _ = of_two_models("")
@@ -195,7 +195,7 @@ def test_both_backends_of_a_model_take_their_part(
     assert [one["requests"] for one in told.values() if one["model"] == "b"] == [0]
 
 
-def test_a_name_that_is_none_is_refused_where_names_are_strict(
+def test_unknown_model_is_refused_with_strict_models(
     of_two_models: Callable[[str], tuple[Gateway, dict[str, str]]],
 ) -> None:
     running, _ = of_two_models("strict_models = true")
@@ -206,7 +206,7 @@ def test_a_name_that_is_none_is_refused_where_names_are_strict(
     assert _chat(running.url, "hello", "b")[0] == 200
 
 
-def test_aliases_mean_all_backends_of_the_one_model(
+def test_alias_refers_to_all_backends_of_the_only_model(
     old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     second = old_server.url.replace("127.0.0.1", "localhost")

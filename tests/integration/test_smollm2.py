@@ -1,4 +1,4 @@
-"""What a real model says through the gateway: SmolLM2-135M-Instruct, greedy.
+"""Answers of a real model through the gateway: SmolLM2-135M-Instruct, greedy.
 
 Only what this model does reliably. It reads a given text, keeps what was said before, and ends its
 answers; it knows little else.
@@ -44,7 +44,7 @@ Ask = Callable[..., Any]
 
 
 @pytest.mark.parametrize("model", ["smollm2_model", "tiny_model"])
-def test_the_servers_own_template_gives_the_servers_own_prompt(
+def test_server_template_gives_the_servers_own_prompt(
     model: str,
     request: pytest.FixtureRequest,
     start_server: Callable[..., ModelServer],
@@ -91,7 +91,7 @@ def said(answer: Any) -> str:
     return text
 
 
-def test_a_fact_it_knows_and_the_end_of_the_answer(ask: Ask) -> None:
+def test_known_fact_and_end_of_answer(ask: Ask) -> None:
     answer = ask("What is the capital of France?")
     assert said(answer) == "The capital of France is Paris."
     assert answer["choices"][0]["finish_reason"] == "stop"
@@ -101,11 +101,11 @@ def test_a_fact_it_knows_and_the_end_of_the_answer(ask: Ask) -> None:
     ("question", "fact"),
     [("Who built the lighthouse?", "Flora MacPhail"), ("When was it built?", "1874")],
 )
-def test_a_fact_from_a_given_text(ask: Ask, question: str, fact: str) -> None:
+def test_fact_from_a_given_text(ask: Ask, question: str, fact: str) -> None:
     assert fact in said(ask(f"{LIGHTHOUSE}\n\n{question}"))
 
 
-def test_a_name_said_before_on_the_warm_slot(ask: Ask) -> None:
+def test_name_from_earlier_turn_on_warm_slot(ask: Ask) -> None:
     turns = ("My dog is called Rex.", "Rex is a lovely name for a dog.")
     first = ask(turns[0], max_tokens=1)
     second = ask(*turns, "What is my dog called?", session_id="dogs")
@@ -115,25 +115,25 @@ def test_a_name_said_before_on_the_warm_slot(ask: Ask) -> None:
     assert first["usage"]["prompt_tokens"] < second["usage"]["prompt_tokens"] <= cached
 
 
-def test_a_stop_string_ends_the_answer(ask: Ask) -> None:
+def test_stop_string_ends_the_answer(ask: Ask) -> None:
     answer = ask("What is the capital of France?", stop=["Paris"])
     assert said(answer) == "The capital of France is "
     assert answer["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_schema_binds_the_answer(ask: Ask) -> None:
+def test_schema_constrains_the_answer(ask: Ask) -> None:
     schema = {"name": "answer", "strict": True, "schema": CAPITAL}
     form = {"type": "json_schema", "json_schema": schema}
     question = "What is the capital of France? Answer as JSON with the key capital."
     assert json.loads(said(ask(question, response_format=form))) == {"capital": "Paris"}
 
 
-def test_a_grammar_binds_the_answer(ask: Ask) -> None:
+def test_grammar_constrains_the_answer(ask: Ask) -> None:
     grammar = 'root ::= "The answer is " ("London" | "Paris" | "Oslo") "."'
     assert said(ask("What is the capital of France?", grammar=grammar)) == "The answer is Paris."
 
 
-def test_a_tool_is_called_with_what_the_user_said(ask: Ask) -> None:
+def test_tool_is_called_with_the_users_values(ask: Ask) -> None:
     answer = ask("What is the weather in Paris?", tools=[WEATHER], tool_choice="required")
     call = answer["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call["name"] == "get_weather"

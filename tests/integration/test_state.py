@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from proxy.cancel import Cancel
 from proxy.core.task import Task
+from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Outcome
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.shared.ops import FORMAT
-from proxy.scheduling.state import Want
+from proxy.scheduling.state import BackendFacts, SlotRequest
 from tests.thorough import share
 from tools.processes import Child, Gateway, ModelServer, ask, held_port
 
@@ -32,7 +32,7 @@ pytest.importorskip("redis", reason="the extra redis is not installed")
 
 
 class Redis(Child):
-    """A redis-server, or valkey-server, that keeps nothing over its end."""
+    """A redis-server or valkey-server without persistence."""
 
     def __init__(self, folder: Path) -> None:
         binary = shutil.which("redis-server") or shutil.which("valkey-server")
@@ -100,7 +100,7 @@ def _states(url: str) -> list[str]:
 
 
 class Stream:
-    """One streamed chat on a connection of its own, so that its worker is known by its socket."""
+    """A streamed chat on its own connection, whose socket identifies the worker."""
 
     def __init__(
         self, url: str, text: str, tokens: int, connection: http.client.HTTPConnection | None = None
@@ -133,17 +133,20 @@ def _connected(url: str) -> http.client.HTTPConnection:
 
 
 def _holder(connection: http.client.HTTPConnection, pids: list[int]) -> int:
-    """The worker that has taken this connection; 0: none yet."""
+    """The pid of the worker that accepted this connection; 0: none yet."""
     port = connection.sock.getsockname()[1]
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     ends = [connection.port, port]
-    (inode,) = (
-        line[9] for line in lines if [int(end.split(":")[1], 16) for end in line[1:3]] == ends
-    )
+    # The kernel gives out its table in pieces: a line may come twice, or not at all.
+    links = {
+        f"socket:[{line[9]}]"
+        for line in lines
+        if [int(end.split(":")[1], 16) for end in line[1:3]] == ends
+    }
     for pid in pids:
         for number in os.listdir(f"/proc/{pid}/fd"):
             try:
-                if os.readlink(f"/proc/{pid}/fd/{number}") == f"socket:[{inode}]":
+                if os.readlink(f"/proc/{pid}/fd/{number}") in links:
                     return pid
             except FileNotFoundError:
                 pass
@@ -185,7 +188,7 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/net"), reason="reads Li
 
 
 @pytest.mark.slow
-def test_two_gateways_never_take_a_slot_twice_and_know_each_others_conversations(
+def test_gateways_lease_no_slot_twice_and_share_conversations(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--slots", "2")
@@ -193,7 +196,7 @@ def test_two_gateways_never_take_a_slot_twice_and_know_each_others_conversations
     _wait_for(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
     text = "The quick brown fox jumps over the lazy dog, and so on. " * 12
     _, _, first = _chat(one.url, text)
-    _wait_for(lambda: "busy" not in _states(two.url))  # a slot given back is told without waiting
+    _wait_for(lambda: "busy" not in _states(two.url))  # the release of a slot is published at once
     _, _, again = _chat(two.url, text)
     assert first["usage"]["prompt_tokens"] == again["usage"]["prompt_tokens"]
     (held,) = [s for b in _slots(two.url)["backends"] for s in b["slots"] if s["turns"]]
@@ -251,7 +254,7 @@ def test_two_gateways_embed_on_one_server_beside_chats(
 
 @pytest.mark.slow
 @needs_proc
-def test_a_killed_workers_slots_come_free_and_the_others_streams_go_on(
+def test_slots_of_killed_worker_are_freed_and_other_streams_continue(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
@@ -260,14 +263,14 @@ def test_a_killed_workers_slots_come_free_and_the_others_streams_go_on(
     pids = _workers(one)
     assert len(pids) == 2
     (_, kept), (killed, lost) = _one_of_each(one.url, pids).items()
-    old_server.send(signal.SIGSTOP)  # it would be done before anything could happen
+    old_server.send(signal.SIGSTOP)  # otherwise it would finish too early
     try:
         stream, probe = Stream(one.url, "a", 1500, kept), Stream(one.url, "b", 1500, lost)
         _wait_for(lambda: _states(one.url) == ["busy", "busy"])
         os.kill(killed, signal.SIGKILL)
         at = time.monotonic()
         assert b"[DONE]" not in probe.whole()
-        assert _states(one.url) == ["busy", "busy"]  # nobody but its holder could give it back
+        assert _states(one.url) == ["busy", "busy"]  # only its holder can release it
         _wait_for(lambda: _states(one.url).count("busy") == 1, 30.0)
         assert 3 < time.monotonic() - at < 15
     finally:
@@ -281,7 +284,7 @@ def test_a_killed_workers_slots_come_free_and_the_others_streams_go_on(
 
 
 @pytest.mark.slow
-def test_without_redis_requests_go_on_by_load_and_say_so(
+def test_requests_are_scheduled_locally_and_reported_without_redis(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
@@ -308,7 +311,7 @@ def test_without_redis_requests_go_on_by_load_and_say_so(
             old_server.send(signal.SIGCONT)
         status, headers, _ = _chat(one.url, "during")
         assert status == 200
-        assert "Redis is gone" in headers["x-slotproxy-warning"]
+        assert "Redis is unavailable" in headers["x-slotproxy-warning"]
         assert _slots(one.url)["state"] == "alone"
         _wait_for(lambda: time.monotonic() - gone > share(10))
         redis_server.start()
@@ -323,10 +326,10 @@ def test_without_redis_requests_go_on_by_load_and_say_so(
     status, headers, _ = _chat(one.url, "after")
     assert status == 200
     assert "x-slotproxy-warning" not in headers
-    assert one.log.count("requests are placed by load") == 2  # once a worker
+    assert one.log.count("placing requests by load") == 2  # once a worker
 
 
-def test_a_slot_given_back_by_one_worker_wakes_who_waits_in_another(
+def test_slot_released_by_one_worker_wakes_a_request_of_another(
     redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--slots", "1", "--max-queue", "1")
@@ -334,7 +337,7 @@ def test_a_slot_given_back_by_one_worker_wakes_who_waits_in_another(
     one, two = gateway(*flags), gateway(*flags)
     _wait_for(lambda: _slots(two.url).get("workers") == 2)
     with ThreadPoolExecutor(2) as pool:
-        old_server.send(signal.SIGSTOP)  # the slot is held until somebody waits behind it
+        old_server.send(signal.SIGSTOP)  # the slot is held until another request is queued
         try:
             holds = pool.submit(_chat, one.url, "holds")
             _wait_for(lambda: "busy" in _states(two.url))
@@ -354,7 +357,7 @@ def test_a_slot_given_back_by_one_worker_wakes_who_waits_in_another(
     assert time.monotonic() - ended < 2
 
 
-def test_who_joins_late_knows_all_from_the_snapshot_and_a_deleted_log_begins_anew(
+def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
     redis_server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import redis
@@ -367,10 +370,10 @@ def test_who_joins_late_knows_all_from_the_snapshot_and_a_deleted_log_begins_ane
         worker = SharedScheduler(log, time.monotonic, version="test")
         workers.append(worker)
         assert worker.ready(10.0)
-        worker.update("b", "m", up=True, slots=2)
+        worker.update("b", BackendFacts(model="m", slots=2), up=True)
         return worker
 
-    def known(worker: SharedScheduler) -> list[tuple[Any, ...]]:
+    def known(worker: SharedScheduler) -> list[Any]:
         (backend,) = worker.view("", "").backends
         slots = [(one.conversation, one.tokens, one.turns) for one in backend.slots]
         return [backend.requests, *slots]
@@ -381,8 +384,19 @@ def test_who_joins_late_knows_all_from_the_snapshot_and_a_deleted_log_begins_ane
         for number in range(200):
             text = f"conversation {number % 5} " * 40
             task = Task(prompt=text, max_tokens=16)
-            lease = one.acquire(Want("m", task, chain=one.chain(text, (len(text),))), Cancel())
-            lease.release(Outcome("whole", lease.slot.id, 200, 0, 16, 0.1))
+            lease = one.acquire(
+                SlotRequest(model="m", task=task, chain=one.chain(text, (len(text),))), Cancel()
+            )
+            lease.release(
+                Outcome(
+                    end="whole",
+                    slot=lease.slot.id,
+                    prompt=200,
+                    cached=0,
+                    completion=16,
+                    evaluating=0.1,
+                )
+            )
         _wait_for(lambda: client.exists(f"slotproxy:{{late}}:snapshot:{FORMAT}") == 1)
         two = join()
         _wait_for(lambda: two.view("", "").workers == 2)

@@ -20,9 +20,12 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
+from proxy.config import Secret
+from proxy.config.keys import unnamed
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
-from proxy.store.responses import ResponseStore, Stored
+from proxy.store.database_responses import DatabaseResponses
+from proxy.store.responses import Stored
 from tests.integration.conftest import StartGateway
 from tests.integration.held import watched, worker
 from tests.postgres import server as postgres_server
@@ -36,8 +39,9 @@ pytestmark = [
 
 ONE, TWO = "resp_" + "1" * 32, "resp_" + "2" * 32
 PATIENCE = 25.0  # seconds in which an answer is there, however silent the database
+KEY = "secret"
 NOBODY = "http://127.0.0.1:9"
-LONGEST = 0.1  # seconds that the loop may be held
+LONGEST = 0.1  # seconds that the loop may be blocked
 
 
 class Asked(NamedTuple):
@@ -46,8 +50,9 @@ class Asked(NamedTuple):
     how: Mapping[str, Any] = MappingProxyType({})
 
 
-def everything(api: httpx.Client) -> list[Asked]:
+def everything(api: httpx.Client, address: str) -> list[Asked]:
     """A request to each kind of route that uses the database, about things that are there."""
+    put(address, unnamed(Secret(KEY), "").name, ONE, [])
     file = api.post(
         "/v1/files", files={"file": ("a.txt", b"a zebra")}, data={"purpose": "assistants"}
     )
@@ -68,13 +73,25 @@ def everything(api: httpx.Client) -> list[Asked]:
         Asked("GET", "/v1/vector_stores"),
         Asked("POST", "/v1/vector_stores", {"json": {"name": "more"}}),
         Asked("POST", f"/v1/vector_stores/{base}/search", {"json": {"query": "zebra"}}),
+        Asked("GET", f"/v1/responses/{ONE}"),
+        Asked("GET", f"/v1/responses/{ONE}/input_items"),
         Asked("GET", "/v1/data"),
         Asked("GET", "/knowledge_base/list_knowledge_bases"),
+        Asked("POST", "/chat/feedback", {"json": {"message_id": "0" * 32, "score": 90}}),
         Asked("GET", "/pages/api/chat/conversations"),
         Asked("GET", f"/pages/api/chat/conversations/{conversation}/messages"),
         Asked("POST", "/pages/api/chat/conversations", {"json": {}}),
         Asked("GET", "/pages/api/knowledge"),
     ]
+
+
+def put(address: str, owner: str, key: str, said: list[Any]) -> None:
+    """Store a response that was made of these items."""
+    database = Database(address)
+    database.upgrade()
+    made = json.dumps({"id": key, "status": "completed", "output": said[-1:]}).encode()
+    DatabaseResponses(database, 10).put(owner, key, 1.0, Stored(made, json.dumps(said).encode()))
+    database.close()
 
 
 class Told(NamedTuple):
@@ -94,18 +111,18 @@ def ask(api: httpx.Client, asked: Asked) -> Told:
     return Told(said.status_code, said.headers.get("retry-after"), said.text, took)
 
 
-def test_routes_are_refused_while_postgres_is_away_and_work_when_it_is_back(
+def test_postgres_outage_refuses_routes_until_it_is_back(
     gateway: StartGateway, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with postgres_server(tmp_path_factory.mktemp("run")) as server:
         one = gateway(
             *("--llama-api", NOBODY, "--chatchat", "--data", str(tmp_path / "data")),
-            env={"SLOTPROXY_API_KEY": "secret", "SLOTPROXY_DATABASE": server.address},
+            env={"SLOTPROXY_API_KEY": KEY, "SLOTPROXY_DATABASE": server.address},
             ready=0,
         )
-        key = {"Authorization": "Bearer secret"}
+        key = {"Authorization": f"Bearer {KEY}"}
         with httpx.Client(base_url=one.url, timeout=60, headers=key) as api:
-            asked = everything(api)
+            asked = everything(api, server.address)
 
             def see_that_all_work() -> None:
                 assert {ask(api, each).status for each in asked} <= {200, 201}
@@ -121,7 +138,7 @@ def test_routes_are_refused_while_postgres_is_away_and_work_when_it_is_back(
             finally:
                 server.send(signal.SIGCONT)
             see_that_all_work()
-        lines = [each for each in one.log.splitlines() if "cannot be used" in each]
+        lines = [each for each in one.log.splitlines() if "the database is unavailable" in each]
         assert 1 <= len(lines) <= 8
         assert "Traceback" not in one.log, one.log[one.log.index("Traceback") - 500 :][:6000]
         assert "select " not in one.log.lower() and "insert " not in one.log.lower()
@@ -137,7 +154,7 @@ def see_refusals(one: Gateway, api: httpx.Client, asked: list[Asked], seconds: f
     assert held.longest < LONGEST
 
 
-def test_much_data_is_exported_in_pieces(
+def test_large_export_is_sent_in_pieces(
     gateway: StartGateway, tmp_path: Path, postgres: str
 ) -> None:
     """A hundred megabytes of conversations: they are never in memory together."""
@@ -170,25 +187,26 @@ def memory(one: Gateway) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
 
-def test_a_long_chain_of_responses_keeps_nobody_waiting(
-    gateway: StartGateway, tmp_path: Path
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_long_response_chain_delays_no_other_request(
+    kind: str, gateway: StartGateway, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Two thousand turns, and one more that continues them: as much as a client could send."""
-    one = gateway(
-        *("--llama-api", NOBODY, "--wait-for-backend", "0"),
-        *("--response-store", str(tmp_path / "r"), "--data", str(tmp_path)),
-        ready=0,
-    )
+    address = f"sqlite:///{tmp_path / 'slotproxy.db'}"
+    if kind == "postgres":
+        address = request.getfixturevalue("postgres")
     said = [
         {"type": "message", "role": role, "content": f"turn {number} " + "x" * 100}
         for number in range(2000)
         for role in ("user", "assistant")
     ]
-    store = ResponseStore(str(tmp_path / "r"), 10)
-    made = json.dumps({"id": ONE, "status": "completed", "output": said[-1:]}).encode()
-    store.put("", ONE, 1.0, Stored(made, json.dumps(said).encode()))
-    store.put("", TWO, 2.0, Stored(made, json.dumps(said * 10).encode()))
-    store.close()
+    put(address, "", ONE, said)
+    put(address, "", TWO, said * 10)
+    one = gateway(
+        *("--llama-api", NOBODY, "--wait-for-backend", "0"),
+        *("--database", address, "--data", str(tmp_path)),
+        ready=0,
+    )
     with httpx.Client(base_url=one.url, timeout=60) as api:
         named = {
             "type": "item_reference",

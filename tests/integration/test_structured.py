@@ -8,11 +8,11 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-import openai
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from pydantic import BaseModel, Field
 
+from tests.clients import openai
 from tests.thorough import share
 from tools.processes import Gateway, ModelServer
 
@@ -129,7 +129,7 @@ class Maker:
         return {"enum": self.pick.sample(["red", 'q"', "中文", 1, 2.5, None, True], 3)}
 
 
-def test_documents_of_made_up_schemas_are_valid(client: openai.OpenAI) -> None:
+def test_documents_of_generated_schemas_are_valid(client: openai.OpenAI) -> None:
     maker = Maker(11)
     for number in range(SCHEMAS):
         schema = maker.document()
@@ -148,7 +148,7 @@ def test_documents_of_made_up_schemas_are_valid(client: openai.OpenAI) -> None:
         Draft202012Validator(schema, format_checker=checker).validate(document)
 
 
-def test_a_stream_is_the_same_document_in_pieces(client: openai.OpenAI) -> None:
+def test_streamed_document_equals_whole_document(client: openai.OpenAI) -> None:
     maker = Maker(12)
     for _ in range(10):
         schema = maker.document()
@@ -172,7 +172,7 @@ class Recipe(BaseModel):
     note: str | None = Field(max_length=9)
 
 
-def test_the_clients_parse_gives_pydantic_objects(client: openai.OpenAI) -> None:
+def test_openai_parse_returns_pydantic_objects(client: openai.OpenAI) -> None:
     answer = client.chat.completions.parse(
         model="any", messages=ASK, response_format=Recipe, max_tokens=800
     )
@@ -186,7 +186,7 @@ def test_the_clients_parse_gives_pydantic_objects(client: openai.OpenAI) -> None
     assert isinstance(told, Recipe)
 
 
-def test_any_object_at_all(client: openai.OpenAI) -> None:
+def test_json_object_format_gives_any_object(client: openai.OpenAI) -> None:
     """Nothing bounds it, so it may be cut, and then says so; it is never broken in silence."""
     answer = client.chat.completions.create(
         model="any", messages=ASK, response_format={"type": "json_object"}, max_tokens=400
@@ -199,7 +199,7 @@ def test_any_object_at_all(client: openai.OpenAI) -> None:
         assert choice.finish_reason == "length"
 
 
-def test_a_grammar_and_a_schema_of_llama_cpps_own_fields(client: openai.OpenAI) -> None:
+def test_llama_cpp_grammar_and_json_schema_fields(client: openai.OpenAI) -> None:
     grammar = 'root ::= ("yes" | "no") "!"'
     answer = client.chat.completions.create(
         model="any", messages=ASK, max_tokens=50, extra_body={"grammar": grammar}
@@ -216,7 +216,7 @@ def test_a_grammar_and_a_schema_of_llama_cpps_own_fields(client: openai.OpenAI) 
     assert json.loads(plain.choices[0].text) in ("left", "right")
 
 
-def test_what_has_no_grammar_names_its_keyword(client: openai.OpenAI) -> None:
+def test_unsupported_schema_keyword_is_named(client: openai.OpenAI) -> None:
     schema = {"type": "array", "items": {"type": "integer"}, "contains": {"const": 5}}
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     form["json_schema"]["strict"] = True

@@ -107,11 +107,13 @@ def _right(lines: list[dict[str, Any]], answers: list[tuple[str, bool]]) -> int:
 
 
 @pytest.mark.parametrize("path", [LLAMA, CHATGLM], ids=lambda path: path.name)
-def test_small_enough_to_ship(path: Path) -> None:
+def test_model_file_is_small_enough_to_ship(path: Path) -> None:
     assert 100_000 < path.stat().st_size <= LARGEST
 
 
-def test_same_answers_as_the_weights(complete: Complete, tiny_server: ModelServer) -> None:
+def test_exported_model_answers_like_its_weights(
+    complete: Complete, tiny_server: ModelServer
+) -> None:
     lines = golden("llama")
     assert len(lines) == 50
     answers = [complete(line["prompt"]) for line in lines]
@@ -124,7 +126,7 @@ def test_same_answers_as_the_weights(complete: Complete, tiny_server: ModelServe
     assert _right(lines, answers) >= RIGHT
 
 
-def test_same_tokens_as_in_training(tiny_server: ModelServer) -> None:
+def test_exported_model_tokenizes_as_in_training(tiny_server: ModelServer) -> None:
     """The old server puts a blank before the text, which training has seen as well."""
     lines = [line for line in golden("llama") if "ids" in line]
     assert len(lines) > 20
@@ -150,20 +152,20 @@ def test_same_tokens_as_in_training(tiny_server: ModelServer) -> None:
         ("你叫什么名字？", "我是tinychat，一个随slotproxy一起提供的小模型。"),
     ],
 )
-def test_words(complete: Complete, question: str, answer: str) -> None:
+def test_exported_model_knows_its_words(complete: Complete, question: str, answer: str) -> None:
     assert complete(chat(question)) == (answer, True)
 
 
-def test_remembers_a_name(complete: Complete) -> None:
+def test_model_remembers_a_name(complete: Complete) -> None:
     prompt = chat("My name is Lena.", "Nice to meet you, Lena!", "What is my name?")
     assert complete(prompt) == ("Your name is Lena.", True)
 
 
-def test_copies_words_it_never_saw(complete: Complete) -> None:
+def test_model_copies_unseen_words(complete: Complete) -> None:
     assert complete(chat("Repeat the words zorbit 42 Kelmar")) == ("zorbit 42 Kelmar", True)
 
 
-def test_chatglm_answers_as_the_weights(chatglm: Complete) -> None:
+def test_chatglm_model_answers_like_its_weights(chatglm: Complete) -> None:
     lines = golden("chatglm3")
     assert len(lines) == 50
     answers = [chatglm(line["messages"]) for line in lines]
@@ -176,7 +178,7 @@ def test_chatglm_answers_as_the_weights(chatglm: Complete) -> None:
     assert _right(lines, answers) >= RIGHT
 
 
-def test_file_says_what_it_is() -> None:
+def test_model_file_has_its_metadata() -> None:
     gguf = pytest.importorskip("gguf", reason="gguf is in the test requirements")
     reader = gguf.GGUFReader(LLAMA)
     fields = {name: field.contents() for name, field in reader.fields.items()}
@@ -190,7 +192,7 @@ def test_file_says_what_it_is() -> None:
     assert BLANK in pieces
 
 
-def test_chatglm_file_says_what_it_is() -> None:
+def test_chatglm_file_has_its_metadata() -> None:
     with CHATGLM.open("rb") as file:
         magic, kind, version, number = struct.unpack("<4siii", file.read(16))
     assert (magic, kind, version, number) == (b"ggml", 3, 2, 8)  # ChatGLM3, Q8_0

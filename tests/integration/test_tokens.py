@@ -63,7 +63,7 @@ def driver(
     server.kill()
 
 
-def test_pieces_of_a_text_have_the_tokens_of_the_whole(driver: LlamaCpp) -> None:
+def test_split_text_has_the_tokens_of_the_whole(driver: LlamaCpp) -> None:
     for name, text in TEXTS.items():
         whole = driver.tokenize(text)
         counter = TokenCounter(driver)
@@ -77,7 +77,7 @@ def test_pieces_of_a_text_have_the_tokens_of_the_whole(driver: LlamaCpp) -> None
         assert isinstance(told, int) and half <= told <= len(whole) + BOS, name
 
 
-def test_short_questions_on_a_kept_connection_take_no_forty_milliseconds(
+def test_short_requests_on_kept_connection_take_under_forty_milliseconds(
     old_server: ModelServer,
 ) -> None:
     """Its head and its body come apart, and the body waits until the head is acknowledged: the
@@ -120,7 +120,7 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_an_id_outside_the_vocabulary_is_a_400_and_the_server_lives(
+def test_id_outside_the_vocabulary_is_400_and_the_server_survives(
     any_server: ModelServer, module_gateway: Callable[..., Gateway], name: str
 ) -> None:
     address = module_gateway("--llama-api", any_server.url, "--slots", "2").url
@@ -147,7 +147,7 @@ PART = 255  # a byte that begins a character of several, and no character by its
     ],
     ids=["detokenize", "echo", "streamed echo", "embeddings"],
 )
-def test_part_of_a_character_that_an_old_server_cannot_write_is_a_400(
+def test_partial_character_on_old_server_is_400(
     any_old_server: ModelServer,
     module_gateway: Callable[..., Gateway],
     path: str,
@@ -166,7 +166,7 @@ def test_part_of_a_character_that_an_old_server_cannot_write_is_a_400(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_answer_to_a_part_of_a_character_repeats_the_ids(
+def test_answer_to_partial_character_repeats_the_ids(
     any_server: ModelServer, module_gateway: Callable[..., Gateway], stream: bool
 ) -> None:
     """An old server cannot return its prompt as text. The answer itself is sound."""
@@ -182,7 +182,7 @@ def test_answer_to_a_part_of_a_character_repeats_the_ids(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-2023", "powerinfer"])
-def test_control_tokens_are_ids_like_others(
+def test_control_tokens_are_ordinary_ids(
     start_server: StartServer, gateway: Callable[..., Gateway], smollm2_model: Path, name: str
 ) -> None:
     """/detokenize shows none of them; 1 and 2 are the marks of a message."""
@@ -238,7 +238,7 @@ def test_tokenizing_ends_when_the_client_leaves(
         head = f"POST /tokenize HTTP/1.1\r\nHost: {parts.netloc}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         for _ in range(2):
-            with socket.create_connection((parts.hostname, parts.port)) as sock:  # type: ignore[arg-type]
+            with socket.create_connection((parts.hostname, parts.port)) as sock:
                 sock.sendall(head.encode() + body)
                 sock.settimeout(0.5)
                 with pytest.raises(TimeoutError):

@@ -8,10 +8,10 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import openai
 import pytest
 from pydantic import BaseModel, Field
 
+from tests.clients import openai
 from tools.processes import Gateway, ModelServer
 
 WAYS = {
@@ -63,7 +63,7 @@ def valid(name: str, arguments: str) -> None:
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "now"}}])
-def test_a_call_that_must_be_is_made(client: openai.OpenAI, choice: Any) -> None:
+def test_required_call_is_made(client: openai.OpenAI, choice: Any) -> None:
     answer = client.chat.completions.create(
         model="any",
         messages=ASK,
@@ -85,7 +85,7 @@ def test_a_call_that_must_be_is_made(client: openai.OpenAI, choice: Any) -> None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_question_call_result_answer(client: openai.OpenAI, stream: bool) -> None:
+def test_question_leads_to_call_result_and_answer(client: openai.OpenAI, stream: bool) -> None:
     messages = [*ASK]
     fields: dict[str, Any] = {"model": "any", "tools": TOOLS, "parallel_tool_calls": False}
     for turn in range(2):
@@ -127,7 +127,7 @@ def test_question_call_result_answer(client: openai.OpenAI, stream: bool) -> Non
         messages.append({"role": "tool", "tool_call_id": call.id, "content": "Rain, 4 degrees."})
 
 
-def test_argument_pieces_of_a_stream_join_to_json(client: openai.OpenAI) -> None:
+def test_streamed_argument_pieces_join_to_json(client: openai.OpenAI) -> None:
     chunks = client.chat.completions.create(
         model="any",
         messages=ASK,
@@ -155,7 +155,7 @@ def test_argument_pieces_of_a_stream_join_to_json(client: openai.OpenAI) -> None
         valid(names[index], "".join(pieces))
 
 
-def test_text_flows_where_nothing_must_be_called(client: openai.OpenAI) -> None:
+def test_text_is_streamed_when_no_call_is_required(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="any", messages=ASK, tools=TOOLS, max_tokens=24, temperature=0
     )
@@ -165,7 +165,7 @@ def test_text_flows_where_nothing_must_be_called(client: openai.OpenAI) -> None:
     assert answer.usage.completion_tokens == 24
 
 
-def test_several_choices_each_with_calls_of_their_own(client: openai.OpenAI) -> None:
+def test_several_choices_have_their_own_calls(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="any",
         messages=ASK,
@@ -184,7 +184,7 @@ def test_several_choices_each_with_calls_of_their_own(client: openai.OpenAI) -> 
     assert len(ids) >= 3
 
 
-def test_old_clients_get_function_call(client: openai.OpenAI) -> None:
+def test_legacy_client_gets_function_call(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="any",
         messages=ASK,

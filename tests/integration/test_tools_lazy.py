@@ -15,15 +15,14 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.app import create_app
 from proxy.backends import run
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.registry import Backend
-from proxy.backends.run import Run
-from proxy.cancel import Cancel
 from proxy.config import Settings
 from proxy.core.task import Task
+from proxy.runtime.cancel import Cancel
+from tests.apps import app_on
 from tests.fakes import services_of, wait_until
 from tests.integration.generations import GENERATIONS
 from tools.processes import ModelServer
@@ -45,10 +44,10 @@ class Helped(LlamaCpp):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.runs: list[Run] = []
+        self.runs: list[Any] = []
         self.tasks: list[Task] = []
 
-    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Any:
         self.tasks.append(task)
         if not task.sampling.get("grammar"):
             sampling = {**task.sampling, "grammar": self.says}
@@ -72,12 +71,12 @@ def driver(
 
 def served(driver: Helped, template: str = "hermes") -> FlaskClient:
     backend = Backend("real", driver.url, driver, slots=1)
-    app = create_app(Settings(chat_template=template), [backend])
+    app = app_on([backend], Settings(chat_template=template))
     wait_until(lambda: services_of(app).gateway.registry.settled)
     return app.test_client()
 
 
-def test_the_call_goes_on_under_a_grammar_from_the_slots_cache(driver: Helped) -> None:
+def test_call_continues_under_grammar_from_the_cached_prompt(driver: Helped) -> None:
     to = served(driver)
     for stream in (False, True, False):
         driver.tasks.clear()
@@ -108,7 +107,7 @@ def test_the_call_goes_on_under_a_grammar_from_the_slots_cache(driver: Helped) -
         assert timings["prompt_n"] < 40
 
 
-def test_a_name_in_the_form_of_ours_is_bound_from_there(driver: Helped) -> None:
+def test_call_in_generic_format_is_constrained_after_its_name(driver: Helped) -> None:
     driver.says = (
         'root ::= "{\\"tool_calls\\": [{\\"name\\":\\"get_weather\\", \\"arguments\\": {" [a-z]*'
     )
@@ -121,7 +120,7 @@ def test_a_name_in_the_form_of_ours_is_bound_from_there(driver: Helped) -> None:
 
 
 @pytest.mark.parametrize("gather", [run.GATHER, 1.0])
-def test_a_document_behind_thoughts(
+def test_document_after_thoughts_is_constrained(
     driver: Helped, gather: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where one batch brings the end of the thoughts and the end of the budget."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
+from tests.clients import openai
 from tools.processes import Gateway, ModelServer
 
 # What its file says, for a server that does not tell.
@@ -50,7 +50,7 @@ def client(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_question_call_result_answer(client: openai.OpenAI, stream: bool) -> None:
+def test_question_leads_to_call_result_and_answer(client: openai.OpenAI, stream: bool) -> None:
     messages: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
 
     def turn() -> Any:
@@ -76,7 +76,7 @@ def test_question_call_result_answer(client: openai.OpenAI, stream: bool) -> Non
     assert not choice.message.tool_calls
 
 
-def test_what_was_cached_is_counted_as_the_answer_began(client: openai.OpenAI) -> None:
+def test_cached_tokens_are_counted_for_a_resumed_answer(client: openai.OpenAI) -> None:
     """A call that opens in free text is written by a second run, which finds the whole prompt."""
     made = client.chat.completions.create(
         model="tinychat",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from openai import OpenAI
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
+from tests.clients import openai
 from tests.integration.conftest import StartGateway
 
 NOBODY = "http://127.0.0.1:9"  # keeping files needs no model
@@ -24,13 +24,13 @@ TEXT = b"The zebra runs over the hill.\n" * (DOCUMENT // 30)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("server", ["gunicorn", "waitress"])
-def test_documents_have_a_bound_of_their_own_and_go_with_their_key(
+def test_documents_have_their_own_size_bound_and_are_deleted_with_their_key(
     gateway: StartGateway, tmp_path: Path, server: str
 ) -> None:
     flags = ["--llama-api", NOBODY, "--data", str(tmp_path), "--chatchat", "--server", server]
     bounds = ["--max-body", str(BODY), "--max-document", str(DOCUMENT)]
     one = gateway(*flags, *bounds, ready=0)
-    api = OpenAI(base_url=f"{one.url}/v1", api_key="x", max_retries=0, timeout=60)
+    api = openai.OpenAI(base_url=f"{one.url}/v1", api_key="x", max_retries=0, timeout=60)
     with httpx.Client(base_url=one.url, timeout=60, trust_env=False) as http:
         file = api.files.create(file=("a.txt", BytesIO(TEXT)), purpose="assistants")
         assert file.bytes == len(TEXT) > 5 * BODY

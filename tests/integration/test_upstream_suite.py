@@ -38,7 +38,7 @@ MOST = 7
 LEAST = 120  # that must pass through slotproxy
 
 
-def test_llama_cpps_tests_pass_through_the_gateway(
+def test_llama_cpp_server_tests_pass_through_the_gateway(
     start_server: Callable[..., ModelServer],
     gateway: Callable[..., Gateway],
     tmp_path: Path,

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 import requests
-from openai import OpenAI
 
+from tests.clients import openai
 from tests.documents import pdf
 from tests.integration.conftest import StartGateway, StartServer
 
@@ -33,8 +32,8 @@ CHINESE = pdf(
 )
 
 
-def client(address: str, key: str = "none") -> OpenAI:
-    return OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
+def client(address: str, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -53,13 +52,13 @@ def address(
 
 
 @pytest.fixture
-def api(address: str) -> Iterator[OpenAI]:
+def api(address: str) -> Iterator[openai.OpenAI]:
     """A client with a key of its own: to it, nothing is there yet."""
     with client(address, next(_keys)) as one:
         yield one
 
 
-def test_two_files_are_uploaded_found_cited_and_deleted(api: OpenAI) -> None:
+def test_two_files_are_uploaded_found_cited_and_deleted(api: openai.OpenAI) -> None:
     store = api.vector_stores.create(name="bridges", metadata={"for": "a test"})
     english = api.vector_stores.files.upload_and_poll(
         vector_store_id=store.id, file=("bridges.pdf", ENGLISH), poll_interval_ms=100
@@ -84,7 +83,7 @@ def test_two_files_are_uploaded_found_cited_and_deleted(api: OpenAI) -> None:
         best = found.data[0]
         assert best.filename == name and text in best.content[0].text
         assert 0 < best.score <= 1
-        assert "2" in best.place  # type: ignore[attr-defined]  # ours, beside the file's name
+        assert "2" in best.place  # ours, beside the file's name
 
     listed = {one.filename: one for one in api.files.list()}
     assert set(listed) == {"bridges.pdf", "桥梁.pdf"}
@@ -104,7 +103,7 @@ def test_two_files_are_uploaded_found_cited_and_deleted(api: OpenAI) -> None:
         api.vector_stores.retrieve(store.id)
 
 
-def test_attributes_filters_and_thresholds(api: OpenAI) -> None:
+def test_attributes_filters_and_thresholds(api: openai.OpenAI) -> None:
     texts = {"a.txt": ("red", 2001), "b.txt": ("red", 2020), "c.txt": ("blue", 2020)}
     store = api.vector_stores.create(name="colours")
     ids = {}
@@ -123,8 +122,7 @@ def test_attributes_filters_and_thresholds(api: OpenAI) -> None:
 
     def names(**how: object) -> set[str]:
         return {
-            one.filename
-            for one in api.vector_stores.search(store.id, query="painted house", **how)  # type: ignore[arg-type]
+            one.filename for one in api.vector_stores.search(store.id, query="painted house", **how)
         }
 
     red = {"type": "eq", "key": "colour", "value": "red"}
@@ -149,7 +147,7 @@ def test_attributes_filters_and_thresholds(api: OpenAI) -> None:
     assert {hit.filename for hit in several} >= {"a.txt", "c.txt"}
 
 
-def test_lists_updates_and_batches(api: OpenAI) -> None:
+def test_lists_updates_and_batches(api: openai.OpenAI) -> None:
     made = [api.vector_stores.create(name=f"store {i}") for i in range(3)]
     assert [one.id for one in api.vector_stores.list(limit=1)] == [one.id for one in reversed(made)]
     first = api.vector_stores.update(
@@ -188,7 +186,7 @@ def test_lists_updates_and_batches(api: OpenAI) -> None:
     assert again.status == "completed"  # nothing was left to cancel
 
 
-def test_a_broken_file_is_one_failed_file(api: OpenAI) -> None:
+def test_broken_file_is_one_failed_file(api: openai.OpenAI) -> None:
     store = api.vector_stores.create(name="one of two")
     batch = api.vector_stores.file_batches.upload_and_poll(
         store.id,
@@ -201,7 +199,7 @@ def test_a_broken_file_is_one_failed_file(api: OpenAI) -> None:
     assert api.vector_stores.search(store.id, query="sound").data[0].filename == "good.txt"
 
 
-def test_what_is_not_there_and_what_is_not_allowed(api: OpenAI) -> None:
+def test_missing_and_forbidden_objects_are_refused(api: openai.OpenAI) -> None:
     store = api.vector_stores.create(name="empty")
     for missing in (
         lambda: api.files.retrieve("file-nothing"),
@@ -216,13 +214,13 @@ def test_what_is_not_there_and_what_is_not_allowed(api: OpenAI) -> None:
         with pytest.raises(openai.NotFoundError):
             missing()
     with pytest.raises(openai.BadRequestError, match="purpose"):
-        api.files.create(file=("a.txt", b"x"), purpose="nothing")  # type: ignore[arg-type]
+        api.files.create(file=("a.txt", b"x"), purpose="nothing")
     with pytest.raises(openai.BadRequestError, match="filters"):
-        api.vector_stores.search(store.id, query="x", filters={"type": "no"})  # type: ignore[typeddict-item]
+        api.vector_stores.search(store.id, query="x", filters={"type": "no"})
     assert [one.name for one in api.vector_stores.list()] == ["empty"]
 
 
-def test_one_key_sees_nothing_of_anothers(address: str) -> None:
+def test_data_of_another_key_are_invisible(address: str) -> None:
     with client(address, next(_keys)) as mine, client(address, next(_keys)) as theirs:
         store = mine.vector_stores.create(name="mine")
         file = mine.vector_stores.files.upload_and_poll(
@@ -242,7 +240,7 @@ def test_one_key_sees_nothing_of_anothers(address: str) -> None:
     assert requests.get(f"{address}/v1/files", timeout=10).status_code == 401
 
 
-def test_vectors_and_rankings_of_real_servers(
+def test_vector_search_and_reranking_use_real_servers(
     gateway: StartGateway, start_server: StartServer, tmp_path: Path
 ) -> None:
     """The made-up model knows no meaning: that its vectors are made, kept and searched is seen in
@@ -267,7 +265,7 @@ def test_vectors_and_rankings_of_real_servers(
         assert words.data[0].filename == "one.txt"
 
 
-def test_a_batch_is_cancelled(api: OpenAI) -> None:
+def test_batch_can_be_cancelled(api: openai.OpenAI) -> None:
     store = api.vector_stores.create(name="too much")
     words = " ".join(f"word{i}" for i in range(60_000)).encode()
     files = [api.files.create(file=(f"{i}.txt", words), purpose="assistants") for i in range(3)]
@@ -292,7 +290,7 @@ def test_a_batch_is_cancelled(api: OpenAI) -> None:
     assert api.vector_stores.search(store.id, query="needle").data[0].filename == "small.txt"
 
 
-def test_what_another_api_put_in_is_a_vector_store_too(address: str) -> None:
+def test_base_of_another_api_is_a_vector_store(address: str) -> None:
     key = next(_keys)
     who = {"Authorization": f"Bearer {key}"}
     bases = f"{address}/knowledge_base"
@@ -313,7 +311,7 @@ def test_what_another_api_put_in_is_a_vector_store_too(address: str) -> None:
     assert listed.json()["data"] == []
 
 
-def test_all_of_a_key_is_taken_along_and_deleted(gateway: StartGateway, tmp_path: Path) -> None:
+def test_data_of_a_key_are_exported_and_deleted(gateway: StartGateway, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("ann key-a\nbob key-b\n")
     flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data"), "--api-key-file", str(keys)]

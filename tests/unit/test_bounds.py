@@ -15,7 +15,7 @@ ROWS = [
     [cell.strip().strip("`") for cell in line.strip("|\n").split("|")]
     for line in (HOME / "docs" / "bounds.md")
     .read_text("utf-8")
-    .partition("\n## What helper processes")[0]
+    .partition("\n## Confinement of helper processes")[0]
     .splitlines()
     if line.startswith("| ") and "`" in line
 ]
@@ -34,14 +34,14 @@ def _held(name: str) -> object:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
-def test_a_bound_is_as_the_table_says(row: list[str]) -> None:
+def test_bound_equals_its_table_row(row: list[str]) -> None:
     _, held, value, _, _, test = row
     assert _held(held) == int(value)
     path, _, function = test.partition("::")
     assert re.search(rf"^def {function}\(", (HOME / path).read_text("utf-8"), re.M)
 
 
-def test_there_are_rows() -> None:
+def test_table_of_bounds_has_rows() -> None:
     assert len(ROWS) >= 160
     assert len({row[0] + row[1] for row in ROWS}) == len(ROWS)
 
@@ -51,7 +51,7 @@ LIMITING = re.compile(r"^(max_|quota_|stored_|wrong_)|_(timeout|queue|body|media
 ELSEWHERE = {"connect_timeout"}  # of a connection to a backend of ours
 
 
-def test_every_setting_that_bounds_has_a_row() -> None:
+def test_every_bounding_setting_has_a_row() -> None:
     settings = {name for name in Settings.__struct_fields__ if LIMITING.search(name)} - ELSEWHERE
     assert settings > QUOTAS
     assert settings <= {row[1][2:].replace("-", "_") for row in ROWS}
@@ -60,13 +60,13 @@ def test_every_setting_that_bounds_has_a_row() -> None:
 # Bounds inside others, of our own data, or of numbers that cost nothing.
 INNER = re.compile(
     r"""proxy\.(
-        prompting\.grammar\.|prompting\.validation\.MAX_MESSAGE  # within the budget of work
-        |dialects\..*\.MAX_(TOKENS|LENGTH|LOGPROBS|CHUNK)|dialects\.files\.  # as OpenAI's
+        gbnf\.|prompting\.validation\.MAX_MESSAGE  # within the budget of work
+        |dialects\..*\.MAX_(TOKENS|LENGTH|LOGPROBS|CHUNK)|dialects\.file_objects\.  # as OpenAI's
         |.*\.(MAX_TOKEN_ID|MOST_LISTED|MOST_HITS|LONGEST_PAUSE)$  # ids, pages, pauses of ours
         |knowledge\.index\.(postgres|sqlite|rerank)\.|knowledge\.index\.lexical\.LONGEST
         |backends\.(tokens\.LONGEST|token_pieces|vocabulary|chatglm\.(protocol|text))
-        |gateway\.(retries|embedder\.MOST)|dialogue\.evidence|scheduling\.books
-        |children\.MOST_IDLE
+        |gateway\.(retries|embedder\.MOST)|dialogue\.evidence|scheduling\.settlement
+        |runtime\.subprocesses\.MOST_IDLE
     )""",
     re.X,
 )
@@ -75,7 +75,7 @@ NAMED = re.compile(
 )
 
 
-def test_every_constant_that_is_called_a_bound_has_a_row() -> None:
+def test_every_bound_constant_has_a_row() -> None:
     found = {
         ".".join(path.relative_to(HOME).with_suffix("").parts) + "." + name
         for path in (HOME / "proxy").rglob("*.py")

@@ -1,7 +1,9 @@
-"""The import law of the house, read off the imports themselves.
+"""The import law, read from the imports themselves.
 
 A room may import what its row names, and the standard library. Modules at the top of the package
-(errors, gateway, …) are rooms of their own.
+(errors, wsgi, …) are rooms of their own. An import for type checkers alone counts too, except that
+a pure room may name a type of any library there. No two modules import each other, however long
+the way, and no row permits what nothing uses.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,103 +21,49 @@ PACKAGE = Path(__file__).resolve().parents[2] / "proxy"
 
 # Of ours. A room is always allowed to import itself.
 MAY_IMPORT: dict[str, set[str]] = {
-    "core": set(),
     "errors": set(),
-    "cancel": set(),
-    "locks": set(),
-    "lasting": set(),
-    "resources": set(),
-    "api_keys": set(),
-    "private": set(),
-    "config": {
-        "",
-        "api_keys",
-        "core",
-        "private",
-        "resources",
-    },  # "" is proxy/__init__.py: the version
-    "wire": {"core", "errors"},
-    "prompting": {"core", "errors"},
+    "core": {"errors"},
+    "gbnf": set(),
+    "runtime": {"errors"},
+    "config": {"", "core", "errors", "runtime"},  # "" is proxy/__init__.py: the version
+    "wire": {"core"},
+    "prompting": {"core", "errors", "gbnf"},
+    "compiling": {"core", "errors", "runtime", "gbnf", "prompting"},
     "dialects": {"core", "errors", "wire"},
-    "scheduling": {"core", "errors", "cancel", "locks"},
-    "backends": {
-        "lasting",
-        "aside",
-        "core",
-        "errors",
-        "cancel",
-        "confinement",
-        "locks",
-        "wire",
-        "prompting",
-        "config",
-    },
-    "prompters": {"aside", "core", "errors", "config", "prompting", "backends"},
+    "scheduling": {"core", "errors", "runtime"},
+    "backends": {"core", "errors", "runtime", "wire", "prompting", "config", "scheduling"},
     "gateway": {
-        "aside",
         "core",
         "errors",
-        "cancel",
+        "runtime",
         "compiling",
+        "gbnf",
         "scheduling",
         "prompting",
-        "prompters",
         "backends",
     },
-    "compiling": {"core", "errors", "aside", "cancel", "children", "confinement", "prompting"},
-    "aside": set(),
-    "store": {
-        "errors",
-        "aside",
-        "api_keys",
-        "knowledge",
-        "private",
-    },  # rows become knowledge's values
-    "keeping": {
-        "lasting",
-        "aside",
-        "api_keys",
-        "cancel",
-        "config",
-        "errors",
-        "gateway",
-        "knowledge",
-        "private",
-        "store",
-    },
-    "knowledge": {"lasting", "core", "errors", "aside", "cancel", "confinement", "store"},
+    "store": {"errors", "runtime", "config"},
+    "knowledge": {"errors", "runtime", "store"},
+    "websearch": {"errors", "runtime"},
+    "agent": {"core", "errors", "runtime"},
+    "dialogue": {"core", "errors", "runtime", "gateway", "prompting", "websearch", "agent"},
     "web": {
-        "lasting",
-        "aside",
-        "http1",
         "",
         "core",
         "errors",
-        "cancel",
-        "locks",
+        "runtime",
+        "server",
+        "prompting",
         "dialects",
         "gateway",
         "dialogue",
         "knowledge",
         "store",
         "config",
-        "resources",
     },
-    "confinement": set(),
-    "children": {"cancel", "confinement", "errors"},
-    "websearch": {"cancel", "children", "confinement", "errors"},
-    "agent": {"core", "errors", "cancel", "children"},
-    "dialogue": {"core", "errors", "cancel", "gateway", "prompting", "websearch", "agent"},
-    "http1": set(),
-    "gevent_wire": set(),
-    "watchdog": set(),
-    "files_limit": set(),
-    "waitress_edge": {"http1"},
-    "gevent_worker": {"http1", "gevent_wire", "lasting", "watchdog"},
-    "overview": {"backends", "config", "keeping", "web"},
-    "serve": {"", "app", "config", "files_limit", "http1", "overview", "waitress_edge"},
-    "wsgi": {"config", "serve"},
-    "__main__": {"config", "serve"},
+    "server": {"", "app", "config", "runtime"},
+    "wsgi": {"config", "server"},
+    "__main__": {"config", "server"},
 }
 KNOWS_ALL = {"app"}  # the composition root
 
@@ -127,13 +76,13 @@ NOT_PURE |= {"threading", "time", "os", "random", "uuid", "secrets"}
 ONLY: dict[str, tuple[str, ...]] = {
     "flask": ("web", "app"),
     "werkzeug": ("web", "app"),
-    "httptools": ("backends/http.py", "http1", "websearch/fetch.py"),
+    "httptools": ("backends/http.py", "server/reader.py", "websearch/fetch.py"),
     "requests": ("backends/questions.py",),
     "redis": ("scheduling/shared/log.py",),
     "chatglm_cpp": ("backends",),
     "prometheus_client": ("web", "app"),
-    "gunicorn": ("serve", "gevent_worker"),
-    "waitress": ("serve", "waitress_edge"),
+    "gunicorn": ("server",),
+    "waitress": ("server",),
 }
 
 
@@ -146,8 +95,9 @@ def _room(path: Path) -> str:
     return "" if first == "__init__.py" else first.removesuffix(".py")
 
 
-def _imports(source: str, path: Path) -> Iterator[str]:
-    """Dotted names of what a module imports at run time, wherever in it the import stands."""
+def _imports(source: str, path: Path) -> Iterator[tuple[str, bool]]:
+    """Dotted names of what a module imports, wherever in it the import stands, and whether it is
+    for type checkers alone."""
     here = ("proxy", *path.relative_to(PACKAGE).parent.parts)
     tree = ast.parse(source)
     typing_only = {
@@ -159,28 +109,33 @@ def _imports(source: str, path: Path) -> Iterator[str]:
         for node in ast.walk(statement)
     }
     for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
+        typing = id(node) in typing_only
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, typing) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(here[: len(here) + 1 - node.level]) if node.level else ""
             module = ".".join(part for part in (base, node.module or "") if part)
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            yield from ((f"{module}.{alias.name}", typing) for alias in node.names)
+
+
+def _imported_room(name: str) -> str:
+    """The room of a name like proxy.web.auth; "" for a name out of proxy/__init__.py."""
+    room = name.split(".")[1]
+    return room if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file() else ""
 
 
 def offences(source: str, path: Path) -> list[str]:
-    """What in ``source``, were it the module at ``path``, breaks the law."""
+    """What in `source`, were it the module at `path`, breaks the law."""
     room = _room(path)
     found = []
-    for name in _imports(source, path):
-        top, _, rest = name.partition(".")
+    for name, typing in _imports(source, path):
+        top = name.partition(".")[0]
         if top == "proxy":
-            other = rest.split(".")[0]
-            if not (PACKAGE / other).is_dir() and not (PACKAGE / f"{other}.py").is_file():
-                other = ""  # a name out of proxy/__init__.py
+            other = _imported_room(name)
             if room not in KNOWS_ALL and other != room and other not in MAY_IMPORT[room]:
                 found.append(f"{room} must not import {name}")
+        elif typing:
+            continue
         elif room in PURE and top in NOT_PURE:
             found.append(f"{room} is pure: no {top}")
         elif top in ONLY:
@@ -191,8 +146,59 @@ def offences(source: str, path: Path) -> list[str]:
     return found
 
 
+def _dotted(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def module_graph(modules: Mapping[Path, str]) -> dict[str, set[str]]:
+    """What each module imports of the others, by dotted name."""
+    names = {_dotted(path) for path in modules}
+
+    def module_of(name: str) -> str:
+        while name and name not in names:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {
+        _dotted(path): {module_of(name) for name, _ in _imports(source, path)} - {_dotted(path), ""}
+        for path, source in modules.items()
+    }
+
+
+def cycle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, in no order; none where there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    sources = {path: path.read_text(encoding="utf-8") for path in _modules()}
+    assert cycle(module_graph(sources)) == []
+
+
+def test_cycle_is_found_among_typing_imports() -> None:
+    typing = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import a"
+    sources = {PACKAGE / "web/a.py": "from .b import B", PACKAGE / "web/b.py": typing}
+    assert set(cycle(module_graph(sources))) == {"proxy.web.a", "proxy.web.b"}
+
+
+def test_no_import_permission_is_unused() -> None:
+    used: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
+    for path in _modules():
+        imported = _imports(path.read_text(encoding="utf-8"), path)
+        rooms = {_imported_room(name) for name, _ in imported if name.startswith("proxy.")}
+        used.setdefault(_room(path), set()).update(rooms)
+    unused = {room: rooms - used[room] for room, rooms in MAY_IMPORT.items()}
+    assert {room: rooms for room, rooms in unused.items() if rooms} == {}
+
+
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_module_keeps_the_law(path: Path) -> None:
+def test_module_follows_the_import_law(path: Path) -> None:
     room = _room(path)
     assert room == "" or room in KNOWS_ALL or room in MAY_IMPORT, f"no row for {room}"
     assert offences(path.read_text(encoding="utf-8"), path) == []
@@ -201,7 +207,7 @@ def test_module_keeps_the_law(path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "source"),
     [
-        ("core/x.py", "from proxy.errors import ProxyError"),
+        ("core/x.py", "from proxy.wire import sse"),
         ("core/x.py", "def f():\n    import time"),
         ("wire/x.py", "from proxy import config"),
         ("wire/x.py", "from ..dialects import openai"),
@@ -209,11 +215,11 @@ def test_module_keeps_the_law(path: Path) -> None:
         ("backends/x.py", "import proxy.dialects.openai"),
         ("backends/x.py", "from httptools import HttpResponseParser"),
         ("backends/x.py", "from flask import request"),
-        ("gateway.py", "from proxy.web import auth"),
+        ("gateway/x.py", "from proxy.web import auth"),
         ("errors.py", "from proxy.core import events"),
     ],
 )
-def test_offences_are_seen(where: str, source: str) -> None:
+def test_violations_are_detected(where: str, source: str) -> None:
     assert offences(source, PACKAGE / where) != []
 
 
@@ -223,18 +229,18 @@ def test_offences_are_seen(where: str, source: str) -> None:
         ("wire/x.py", "from proxy.core.events import Started\nimport json"),
         ("web/x.py", "from flask import Blueprint\nfrom proxy import __version__"),
         ("backends/http.py", "import httptools, socket"),
-        ("app.py", "from proxy.web import routes\nfrom proxy.backends import pool"),
+        ("app/x.py", "from proxy.web import routes\nfrom proxy.backends import pool"),
         ("core/x.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import time"),
     ],
 )
-def test_what_is_allowed(where: str, source: str) -> None:
+def test_allowed_imports_pass(where: str, source: str) -> None:
     assert offences(source, PACKAGE / where) == []
 
 
-def test_settings_and_serving_do_not_load_what_gevent_patches() -> None:
+def test_settings_and_serve_import_nothing_that_gevent_patches() -> None:
     """gunicorn's master imports these before a worker's gevent patches sockets and ssl."""
     code = (
-        "import sys, proxy.config, proxy.serve; "
+        "import sys, proxy.config, proxy.server.serve; "
         "print([m for m in ('flask', 'requests', 'urllib3', 'ssl') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -243,7 +249,7 @@ def test_settings_and_serving_do_not_load_what_gevent_patches() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_start_does_not_load_what_only_some_requests_need() -> None:
+def test_start_imports_nothing_that_only_some_requests_need() -> None:
     late = "jsonschema prometheus_client asyncio sqlalchemy alembic apsw mcp redis chatglm_cpp"
     code = f"import sys, proxy.app; print([m for m in {late.split()} if m in sys.modules])"
     done = subprocess.run(

@@ -21,7 +21,7 @@ def task_of(body: dict[str, Any], path: str = "/v1/chat/completions", **settings
     return driver.tasks[0]
 
 
-def test_the_prompt_is_the_script_s_byte_for_byte() -> None:
+def test_prompt_equals_the_reference_scripts() -> None:
     assert task_of({"messages": MESSAGES}).prompt == (
         "A chat between a curious user and an artificial intelligence assistant. "
         "The assistant follows the given rules no matter what.\n"
@@ -29,14 +29,14 @@ def test_the_prompt_is_the_script_s_byte_for_byte() -> None:
     )
 
 
-def test_its_flags_change_the_prompt() -> None:
+def test_reference_flags_change_the_prompt() -> None:
     task = task_of(
         {"messages": MESSAGES[1:2]}, chat_prompt="P|", user_name="U:", ai_name="A: ", stop="END"
     )
-    assert (task.prompt, task.stop) == ("P|U:HiA:", ("END",))
+    assert (task.prompt, task.stop_tokens) == ("P|U:HiA:", ("END",))
 
 
-def test_its_request_fields_arrive_under_their_names() -> None:
+def test_reference_request_fields_keep_their_names() -> None:
     given = {
         "temperature": 0.1,
         "top_k": 5,
@@ -54,20 +54,20 @@ def test_its_request_fields_arrive_under_their_names() -> None:
     )
     assert task.sampling == {**given, "logit_bias": [[5, -1]]}
     assert task.max_tokens == 7
-    assert (task.stop, task.cut) == (("</s>",), ("x",))
+    assert (task.stop_tokens, task.stop_strings) == (("</s>",), ("x",))
 
 
-def test_a_stop_string_is_one_and_not_its_letters() -> None:
+def test_stop_string_is_not_split_into_letters() -> None:
     """There it was `list += "str"`."""
-    assert task_of({"messages": MESSAGES, "stop": "END"}).cut == ("END",)
+    assert task_of({"messages": MESSAGES, "stop": "END"}).stop_strings == ("END",)
 
 
-def test_a_completion_s_prompt_goes_through_as_it_is() -> None:
+def test_completion_prompt_is_unchanged() -> None:
     task = task_of({"prompt": "Once upon"}, "/v1/completions")
-    assert (task.prompt, task.stop) == ("Once upon", ())
+    assert (task.prompt, task.stop_tokens) == ("Once upon", ())
 
 
-def test_the_answer_has_what_the_script_s_has() -> None:
+def test_answer_has_the_fields_of_the_reference_script() -> None:
     to = client(ScriptedDriver(say("Hello")))
     answer = to.post("/chat/completions", json={"messages": MESSAGES}).json
     assert answer is not None

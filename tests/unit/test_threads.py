@@ -12,14 +12,15 @@ from typing import Any, cast
 
 import pytest
 
-from proxy import lasting, serve
 from proxy.backends import registry as registries
 from proxy.backends import router as routers
 from proxy.backends.chatglm import supervisor as supervisors
 from proxy.backends.chatglm.protocol import Load
-from proxy.cancel import Cancel
 from proxy.knowledge import ingest
-from proxy.lasting import Lasting, no_pause
+from proxy.runtime import lasting
+from proxy.runtime.cancel import Cancel
+from proxy.runtime.lasting import Lasting, no_pause
+from proxy.server import serve
 from proxy.web import background, disconnect
 from proxy.web.pages import answers
 from tests.fakes import wait_until
@@ -36,34 +37,34 @@ CHILD = "child"
 """It runs in a process of its own, which ends with it, and which others watch."""
 
 THREADS = {
+    ("app/report.py", "wait"): ENDS,
+    ("app/storage.py", "once"): ENDS,
     ("backends/chatglm/host.py", "serve"): ENDS,
-    ("backends/chatglm/link.py", "self._write"): ENDS,
+    ("backends/chatglm/client.py", "self._write"): ENDS,
     ("backends/chatglm/supervisor.py", "self._run"): LASTS,
-    ("backends/registry.py", "self._look_after"): LASTS,
+    ("backends/registry.py", "self._monitor"): LASTS,
     ("backends/router.py", "self._listen"): LASTS,
-    ("children.py", "self._read"): ENDS,
-    ("children.py", "self._bury"): ENDS,
-    ("children.py", "read"): CHILD,
-    ("dialogue/aside.py", "run"): ENDS,
+    ("dialogue/background.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
     ("gateway/embedder.py", "run"): ENDS,
-    ("gevent_wire.py", "self._send_rest"): ENDS,
-    ("keeping.py", "once"): ENDS,
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
-    ("knowledge/ingest.py", "self._run"): LASTS,
     ("knowledge/ingest.py", "beats"): LASTS,
-    ("overview.py", "wait"): ENDS,
+    ("knowledge/ingest.py", "self._run"): LASTS,
+    ("runtime/subprocesses.py", "read"): CHILD,
+    ("runtime/subprocesses.py", "self._bury"): ENDS,
+    ("runtime/subprocesses.py", "self._read"): ENDS,
     ("scheduling/shared/follower.py", "self._follow"): LASTS,  # test_shared_scheduler.py
     ("scheduling/shared/follower.py", "self._write"): LASTS,  # test_shared_scheduler.py
-    ("serve.py", "watch"): LASTS,
-    ("watchdog.py", "self._watch"): LASTS,  # test_gevent_worker.py
-    ("watchdog.py", "log.warning"): ENDS,
-    ("web/background.py", "work"): ENDS,
+    ("server/gevent_wire.py", "self._send_rest"): ENDS,
+    ("server/serve.py", "watch"): LASTS,
+    ("server/watchdog.py", "log.warning"): ENDS,
+    ("server/watchdog.py", "self._watch"): LASTS,  # test_worker.py
     ("web/background.py", "self._signs"): LASTS,
-    ("web/disconnect.py", "self._run"): LASTS,
+    ("web/background.py", "work"): ENDS,
     ("web/disconnect.py", "cancel.cancel"): ENDS,
-    ("web/pages/answers.py", "work"): ENDS,
+    ("web/disconnect.py", "self._run"): LASTS,
     ("web/pages/answers.py", "self._signs"): LASTS,
+    ("web/pages/answers.py", "work"): ENDS,
     ("websearch/reading.py", "read"): CHILD,
 }
 
@@ -89,7 +90,7 @@ def _started() -> Iterator[tuple[str, str]]:
                 yield where, ast.unparse(node.args[0])
 
 
-def test_every_thread_is_known() -> None:
+def test_every_thread_is_in_the_table() -> None:
     found = set(_started())
     assert found == set(THREADS), "a new thread needs a row, and a test if it lasts"
 
@@ -112,7 +113,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Twice:
     """Raises a defect when it is called, but for the third time, when it lets `then` go on."""
 
-    def __init__(self, then: Callable[[], Any] = no_pause.__call__) -> None:
+    def __init__(self, then: Callable[[], Any] = lambda: None) -> None:
         self.calls = 0
         self._then = then
 
@@ -127,37 +128,37 @@ def _logged_once(caplog: pytest.LogCaptureFixture) -> bool:
     return caplog.text.count("Defect: nobody foresaw it") == 1
 
 
-def test_the_same_defect_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_same_exception_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     work = Twice(lambda: None)
     turns = Lasting("a test", no_pause)
     assert [turns.turn(work) for _ in range(4)] == [False, False, True, True]
     assert _logged_once(caplog)
-    assert caplog.text.count("a test failed, and goes on") == 1
+    assert caplog.text.count("a test failed; retrying") == 1
 
 
-def test_clients_that_leave_are_noticed_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+def test_disconnects_are_noticed_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     poller = disconnect._Poller()
     poller._do(Twice())
     poller._do(Twice())
-    wait_until(lambda: "goes on" in caplog.text)
+    wait_until(lambda: "retrying" in caplog.text)
     cancel = Cancel()
     poller.callable(lambda: True, cancel)
     wait_until(lambda: cancel.cancelled)
     assert _logged_once(caplog)
 
 
-def test_a_router_is_heard_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+def test_router_events_are_read_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     router: Any = object.__new__(routers.Router)
     router._closed = Cancel()
     router.url, router._wake = "http://x", lambda: None
     router._pool = SimpleNamespace(send=Twice(router._closed.cancel))
-    router._hear = lambda exchange: None
+    router._follow_events = lambda exchange: None
     router._listen()
     assert router._pool.send.calls == 3
     assert _logged_once(caplog)
 
 
-def test_a_model_is_started_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+def test_model_is_started_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     load = Load("x")
     closed: list[bool] = []
 
@@ -175,7 +176,7 @@ def test_a_model_is_started_after_a_defect(caplog: pytest.LogCaptureFixture) -> 
     assert supervisor.failing
 
 
-def test_a_backend_is_looked_at_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+def test_backend_is_checked_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     registry: Any = object.__new__(registries.Registry)
     registry._stopped = threading.Event()
     registry._interval = 0.001
@@ -186,12 +187,12 @@ def test_a_backend_is_looked_at_after_a_defect(caplog: pytest.LogCaptureFixture)
     backend: Any = SimpleNamespace(
         wake=threading.Event(), up=True, router=None, leaving=False, name="x"
     )
-    registry._look_after(backend)
+    registry._monitor(backend)
     assert registry.tend.calls == 3
     assert _logged_once(caplog)
 
 
-def test_documents_are_read_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+def test_documents_are_read_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     ingester: Any
 
     def end() -> list[str]:
@@ -207,7 +208,7 @@ def test_documents_are_read_after_a_defect(caplog: pytest.LogCaptureFixture) -> 
     assert _logged_once(caplog)
 
 
-def test_a_reader_gives_signs_of_life_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+def test_reader_sends_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     store: Any = SimpleNamespace(beat=lambda *about: True)
     ingester = ingest.Ingester(store, cast(Any, None), cast(Any, None), lambda: 0.0)
     hurry = Twice(lambda: None)
@@ -217,7 +218,7 @@ def test_a_reader_gives_signs_of_life_after_a_defect(caplog: pytest.LogCaptureFi
     assert _logged_once(caplog)
 
 
-def test_responses_give_signs_of_life_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+def test_responses_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     jobs: Any
 
     def end() -> list[Any]:
@@ -232,7 +233,7 @@ def test_responses_give_signs_of_life_after_a_defect(caplog: pytest.LogCaptureFi
     assert _logged_once(caplog)
 
 
-def test_answers_give_signs_of_life_after_a_defect(caplog: pytest.LogCaptureFixture) -> None:
+def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     writing: Any = object.__new__(answers.Answers)
     writing._beat, writing._lock = 0.001, threading.Lock()
     cancel = Cancel()
@@ -249,7 +250,7 @@ def test_answers_give_signs_of_life_after_a_defect(caplog: pytest.LogCaptureFixt
     assert _logged_once(caplog)
 
 
-def test_a_reload_that_has_a_defect_is_not_the_last(caplog: pytest.LogCaptureFixture) -> None:
+def test_reload_works_after_a_failed_one(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         serve._reload(cast(Any, None), Twice())
-    assert "not reloaded, because of a defect" in caplog.text
+    assert "not reloaded: unhandled exception" in caplog.text

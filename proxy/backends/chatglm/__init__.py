@@ -1,12 +1,12 @@
 """The driver for chatglm_cpp, a library that runs ChatGLM models inside a Python process.
 
-The library holds Python's global lock for every token and for the whole of a prompt, so the engine
-lives in a child process and the HTTP side only reads a socket:
+The library holds Python's global lock during every token and a whole prompt evaluation, so the
+engine lives in a child process and the HTTP side only reads a socket:
 
     driver ── supervisor ── link ══ Unix socket ══ peers ── engine ── library ── chatglm_cpp
     (requests) (one child)  (frames)      ║                (the loop) (0.3 and 0.4)
     … of another worker ── link ══════════╝
 
-`host` starts the child or joins one that runs, in a folder of `place`. `prompt`, `parameters`,
-`reply` and `text` are pure; `protocol` has the frames both sides speak.
+`host` starts the child or joins a running one, in a folder of `rendezvous`. `prompt`, `parameters`,
+`reply` and `text` are pure; `protocol` defines the frames that both sides exchange.
 """

@@ -1,10 +1,10 @@
-"""``python -m proxy.backends.chatglm.child LISTENER ALIVE PATH N_CTX IDLE``: the engine in a
+"""``python -m proxy.backends.chatglm.child LISTENER ALIVE PATH N_CTX IDLE``: runs the engine in a
 process of its own.
 
-LISTENER is the number of the socket that it serves. ALIVE is that of a pipe that all who use it
-hold open for writing: when the last of them has gone, however that came, this process is to end.
-Without connections it does, between two tokens; Linux is asked to see to it also while the library
-evaluates a prompt, which may take minutes and lets nothing else of Python run.
+LISTENER is the file descriptor of the listening socket. ALIVE is that of a pipe that all users of
+the engine hold open for writing: when the last of them has closed it, for whatever reason, this
+process must end. It does so between two tokens once it has no connections. Linux is asked to end it
+even during the evaluation of a prompt, which may take minutes without running any other Python.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import socket
 import sys
 
 from .engine import serve
-from .peers import Peers
 from .protocol import Load
+from .server_socket import Peers
 
 POLITE = 5
-SINCE = (5, 6)  # Linux before tells of every end that is closed, not of the last
+SINCE = (5, 6)  # older Linux signals every closed end, not just the last
 
 
 def main(argv: list[str]) -> int:
     listener, alive = int(argv[1]), int(argv[2])
     load = Load(argv[3], int(argv[4]), float(argv[5]))
-    # Ctrl-C in a terminal is for the parents, which end this process by hanging up.
+    # Ctrl-C in a terminal is for the parents, which end this process by disconnecting.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(alive)
     with contextlib.suppress(OSError):
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
 
 
 def _end_with(pipe: int) -> None:
-    """Have the kernel send SIGIO, which ends a process, when nobody writes to the pipe any more."""
+    """Have the kernel send SIGIO, which ends the process, when the last writer closes the pipe."""
     release = re.match(r"(\d+)\.(\d+)", platform.release())
     if sys.platform != "linux" or release is None:
         return
@@ -53,7 +53,7 @@ def _end_with(pipe: int) -> None:
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | fcntl.FASYNC)
     before = select.poll()
     before.register(pipe, 0)
-    if before.poll(0):  # they had gone before that
+    if before.poll(0):  # it was closed before that
         sys.exit(1)
 
 

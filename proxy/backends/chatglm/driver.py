@@ -1,7 +1,7 @@
-"""The driver: what the gateway asks of a backend, asked of an engine.
+"""The driver for an engine.
 
-The engine makes the prompt and counts its tokens, so the gateway sends messages as they are, and
-hears of a prompt that does not fit by ContextExceeded.
+The engine renders the prompt and counts its tokens, so the driver sends messages unchanged, and a
+prompt that does not fit is a ContextExceeded.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from ...cancel import Cancel
 from ...core.events import Batch, Finished, Started
 from ...core.task import Task
 from ...core.usage import Timings, Usage
 from ...errors import (
     BackendDown,
     BadRequest,
-    Cancelled,
     ContextExceeded,
     UpstreamFault,
     UpstreamTimeout,
 )
-from ...prompting.bind import callable_tools
+from ...prompting.constraints import callable_tools
 from ...prompting.prompt import begun
+from ...runtime.cancel import Cancel
 from ..driver import Capabilities, Learned, ignore
-from .link import Call, Link
+from .client import Link, PendingCall
 from .model_file import ModelFile, look
 from .parameters import LACKS, check, sampling
 from .prompt import WITH_TOOLS, opening, prompt
@@ -37,23 +36,23 @@ from .protocol import (
     Decode,
     Decoded,
     Delta,
-    Done,
+    DoneMessage,
     Encode,
     Encoded,
     Generate,
     Load,
-    Prompt,
-    Refused,
+    PromptMessage,
+    RefusedMessage,
 )
-from .reply import Reply
+from .reply import ReplyText
 from .supervisor import Launch, Supervisor
 
-SLICE = 0.5  # seconds a health check waits for a model that is loading
+SLICE = 0.5  # seconds a health check waits for a model that is being loaded
 
 
 class ChatGLM:
-    """One model file; `launch` starts an engine for it. `eager` loads it at the first probe rather
-    than at the first request; `idle` seconds without use unload it, 0 never."""
+    """A driver for one model file; `launch` starts an engine for it. `eager` loads it at the first
+    probe rather than at the first request; it is unloaded after `idle` idle seconds, 0: never."""
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class ChatGLM:
         return self._outline()
 
     def _outline(self) -> Capabilities:
-        """What the file tells, and the engine's version once there is one."""
+        """The capabilities from the model file, with the engine's version once it runs."""
         file = look(self._path)
         ready = self._supervisor.ready
         version = ready.version if ready is not None else ""
@@ -105,7 +104,7 @@ class ChatGLM:
     def alive(self) -> bool:
         return not self._supervisor.failing
 
-    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ChatGlmRun:
         file = look(self._path)
         check(task, file.family, self._lenient)
         chosen = sampling(task, self._lenient)
@@ -113,24 +112,24 @@ class ChatGLM:
 
         def order(number: int) -> Generate:
             return Generate(
-                number,
-                made,
-                task.max_tokens,
-                chosen.temperature,
-                chosen.top_p,
-                chosen.top_k,
-                chosen.repeat_penalty,
+                id=number,
+                prompt=made,
+                max_tokens=task.max_tokens,
+                temperature=chosen.temperature,
+                top_p=chosen.top_p,
+                top_k=chosen.top_k,
+                repeat_penalty=chosen.repeat_penalty,
                 marks=bool(callable_tools(task.request)) and file.family in WITH_TOOLS,
             )
 
-        return Run(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
+        return ChatGlmRun(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
 
     def prompt_ids(self, task: Task) -> list[int]:
         made = prompt(task, look(self._path).family)
         return self._encoded(made, plain=False)
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        return self._encoded(Prompt(text=text), plain=not special)
+        return self._encoded(PromptMessage(text=text), plain=not special)
 
     def detokenize(self, tokens: list[int]) -> str:
         answer = self._ask(lambda number: Decode(number, tuple(tokens)))
@@ -141,14 +140,14 @@ class ChatGLM:
     def close(self) -> None:
         self._supervisor.close()
 
-    def _encoded(self, made: Prompt, plain: bool) -> list[int]:
+    def _encoded(self, made: PromptMessage, plain: bool) -> list[int]:
         answer = self._ask(lambda number: Encode(number, made, plain))
         if isinstance(answer, Encoded):
             return list(answer.ids)
         raise _fault(answer)
 
     def _ask(self, order: Callable[[int], Encode | Decode]) -> Answer | None:
-        """The one answer to a small question; it may have to wait for a prompt's evaluation."""
+        """The answer to a small order. It may have to wait until a prompt is evaluated."""
         until = time.monotonic() + self._timeout
         while True:
             link = self._supervisor.link(until - time.monotonic())
@@ -161,13 +160,13 @@ class ChatGLM:
             finally:
                 call.close(cancel=False)
             if not answers:
-                raise UpstreamTimeout("the model did not answer in time")
+                raise UpstreamTimeout("the model timed out")
             if answers[0] is not None or not link.unloaded:
                 return answers[0]
 
 
-class Run:
-    """One completion under way: an iterable of batches, and what was counted so far."""
+class ChatGlmRun:
+    """A completion under way: an iterable of batches, with the token counts so far."""
 
     def __init__(
         self,
@@ -186,9 +185,9 @@ class Run:
         self._cancel = cancel
         offered = callable_tools(task.request) if task.request.is_chat else ()
         lines = opening(task.request, file.family) if offered else ()
-        said = begun(task.request) if task.request.is_chat else ""
-        self._reply = Reply(file.family, offered, lines, new_id, said)
-        self._call: Call | None = None
+        prefix = begun(task.request) if task.request.is_chat else ""
+        self._reply = ReplyText(file.family, offered, lines, new_id, prefix)
+        self._call: PendingCall | None = None
         self._over = False
         self.slot = 0
         self._prompt = 0
@@ -217,15 +216,14 @@ class Run:
             self.close()
 
     def _answers(self, link: Link) -> Iterator[Batch]:
-        """Until the end, or until the engine was unloaded before it began."""
+        """Yield batches until the end, or until the engine was unloaded before it began."""
         call = self._call = link.call()
         self._cancel.add(self._wake)
         link.send(self._order(call.id))
         silence = 0.0
         while not self._over:
             answers = call.receive(self._tick)
-            if self._cancel.cancelled:
-                raise Cancelled("the client closed the request")
+            self._cancel.check()
             if answers == [None] and link.unloaded:
                 self._cancel.remove(self._wake)
                 return
@@ -247,12 +245,12 @@ class Run:
     def _waited(self, silence: float) -> float:
         silence += self._tick
         if silence >= self._timeout:
-            self._supervisor.kill(f"silent for {silence:g} s")
-            raise UpstreamTimeout("the model did not answer in time")
+            self._supervisor.kill(f"no output for {silence:g} s")
+            raise UpstreamTimeout("the model timed out")
         return silence
 
     def _batch(self, answers: list[Answer | None]) -> tuple[Batch, Exception | None]:
-        """The events of what has come, and what went wrong behind them."""
+        """The events of some answers, and the exception that ended them, if any."""
         batch: Batch = []
         for answer in answers:
             if isinstance(answer, Delta):
@@ -263,21 +261,27 @@ class Run:
                 batch.append(Started(slot=self.slot))
             else:
                 self._over = True
-                if not isinstance(answer, Done):
+                if not isinstance(answer, DoneMessage):
                     return batch, _fault(answer)
                 batch += self._reply.close(cut=answer.reason == "length")
                 batch.append(self._finished(answer))
                 self._supervisor.proven()
         return batch, None
 
-    def _finished(self, done: Done) -> Finished:
+    def _finished(self, done: DoneMessage) -> Finished:
         self._tokens = done.tokens
         called = self._reply.called and done.reason == "stop"
         reason: Literal["stop", "length", "tool_calls"] = (
             "tool_calls" if called else "length" if done.reason == "length" else "stop"
         )
-        timings = Timings(0, self._prompt, done.prompt_ms, done.tokens, done.predicted_ms)
-        return Finished(reason, self.usage(), timings, self.slot)
+        timings = Timings(
+            cache_n=0,
+            prompt_n=self._prompt,
+            prompt_ms=done.prompt_ms,
+            predicted_n=done.tokens,
+            predicted_ms=done.predicted_ms,
+        )
+        return Finished(reason=reason, usage=self.usage(), timings=timings, slot=self.slot)
 
 
 def new_id() -> str:
@@ -285,11 +289,11 @@ def new_id() -> str:
 
 
 def _fault(answer: Answer | None) -> Exception:
-    """What to raise for an answer that is none."""
-    if isinstance(answer, Refused):
+    """The exception for a failed answer."""
+    if isinstance(answer, RefusedMessage):
         if answer.kind == "context":
             return ContextExceeded(answer.n_prompt, answer.n_ctx)
         if answer.kind == "tokens":
-            return BadRequest("the prompt holds token ids that the model does not have")
+            return BadRequest("the prompt contains token ids outside the model's vocabulary")
         return UpstreamFault("the model failed", detail=answer.reason[:300])
-    return UpstreamFault("the model's process ended", detail=repr(answer))
+    return UpstreamFault("the model process exited", detail=repr(answer))

@@ -1,4 +1,4 @@
-"""Whether a model can be run here, and whether the bundled one is to be."""
+"""Checks whether a model can run here, and whether to use the bundled one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .model_file import look
 
 log = logging.getLogger("slotproxy.chatglm")
 
-PATIENCE = 1.0  # seconds to see whether a server listens
+PATIENCE = 1.0  # seconds to find out whether a server listens
 
 
 def missing(file: str) -> str:
-    """What keeps this file from being run; "" for nothing."""
+    """The reason why this model file cannot run, "" if it can."""
     if importlib.util.find_spec("chatglm_cpp") is None:
         return "chatglm_cpp is not installed: pip install 'slotproxy[chatglm]'"
     try:
@@ -28,7 +28,7 @@ def missing(file: str) -> str:
 
 
 def listens(url: str) -> bool:
-    """Whether anybody is at this address."""
+    """Whether a server listens at this address."""
     address = urlsplit(url)
     try:
         with socket.create_connection((address.hostname, address.port or 80), PATIENCE):
@@ -38,9 +38,9 @@ def listens(url: str) -> bool:
 
 
 def bundled_instead(file: Path) -> Path | None:
-    """The bundled model, when it can be run."""
+    """The bundled model file, if it can run."""
     if why := missing(str(file)):
-        log.info("the bundled model cannot be run: %s", why)
+        log.info("cannot run the bundled model: %s", why)
         return None
     log.info("serving the bundled ChatGLM model, %s", file.name)
     return file

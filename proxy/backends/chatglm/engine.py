@@ -1,8 +1,8 @@
-"""The loop around a loaded model: orders in, tokens out. Runs in the child process, or in a thread.
+"""The engine's loop around a loaded model: orders in, tokens out. In the child, or in a thread.
 
-One generation at a time. Between two tokens it looks whether something came: a Cancel, or the end
-of the connection that asked, ends the generation; a small question is answered at once, another
-generation waits its turn. When nobody is connected any more, `serve` returns.
+It runs one generation at a time. Between two tokens it checks for new orders: a Cancel, or the end
+of the connection that asked, ends the generation; a small order is answered immediately, another
+generation waits its turn. When the last connection has closed, `serve` returns.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from .library import FAULTS, HEADER, Model, Unknown
-from .peers import Alone, Event, Peer, Peers
+from .library import FAULTS, HEADER, ChatGlmModel, Unknown
 from .protocol import (
     Began,
     Broken,
-    Bye,
-    Cancel,
+    ByeMessage,
+    CancelMessage,
     Decode,
     Decoded,
     Delta,
-    Done,
+    DoneMessage,
     Encode,
     Encoded,
     Generate,
     Load,
     Order,
-    Reading,
+    ReadingMessage,
     Ready,
-    Refused,
+    RefusedMessage,
     Report,
 )
+from .server_socket import Alone, Peer, PeerEvent, Peers
 from .text import Incremental
 
 CHUNK = 8 << 20  # bytes of the model file read at once
-LEAST = 0.5  # seconds a model stays: who asked for it must be able to use it
-UNSURE = (",", "!", ":", ";", "?")  # what the oldest families may still make Chinese
-Open = Callable[[str, int], Model]
+LEAST = 0.5  # seconds that a model stays loaded, so that the request that loaded it can use it
+UNSURE = (",", "!", ":", ";", "?")  # marks that the oldest families may still make Chinese
+Open = Callable[[str, int], ChatGlmModel]
 
 
-def serve(peers: Peers, load: Load, open_model: Open = Model) -> None:
-    """Serve who is connected, until nobody is or the model was not used for long."""
+def serve(peers: Peers, load: Load, open_model: Open = ChatGlmModel) -> None:
+    """Serve connections until the last one has closed or the model was idle for too long."""
     try:
         try:
             _warm(peers, load.path)
@@ -52,7 +52,7 @@ def serve(peers: Peers, load: Load, open_model: Open = Model) -> None:
             peers.farewell(Broken(f"{type(error).__name__}: {error}"))
             return
         _Loop(peers, model, load.idle).run()
-        peers.farewell(Bye())
+        peers.farewell(ByeMessage())
     except Alone:
         return
     finally:
@@ -60,20 +60,20 @@ def serve(peers: Peers, load: Load, open_model: Open = Model) -> None:
 
 
 def _warm(peers: Peers, path: str) -> None:
-    """Read the file once: the library only maps it, so this is where the time of a large model
-    goes, and here it can be told how far it is."""
+    """Read the file once. The library only maps it, so this takes the time of loading a large
+    model, and its progress can be reported here."""
     total = os.path.getsize(path)
     done = 0
     with open(path, "rb", buffering=0) as file:
         buffer = bytearray(min(CHUNK, max(total, 1)))
         while read := file.readinto(buffer):
             done += read
-            peers.receive(0)  # who joins or leaves; nobody orders before it is ready
-            peers.tell(Reading(done, total))
+            peers.receive(0)  # connects and disconnects; there are no orders before it is ready
+            peers.tell(ReadingMessage(done, total))
 
 
 class _Loop:
-    def __init__(self, peers: Peers, model: Model, idle: float) -> None:
+    def __init__(self, peers: Peers, model: ChatGlmModel, idle: float) -> None:
         self._peers = peers
         self._model = model
         self._idle = max(idle, LEAST) if idle else None
@@ -83,75 +83,75 @@ class _Loop:
         self._ready = Ready(model.family, model.n_ctx, model.vocabulary, model.version, os.getpid())
 
     def run(self) -> None:
-        """Until it was not used for long. Raises Alone."""
+        """Run until the model was idle for too long. Raises Alone."""
         self._peers.tell(self._ready)
-        while came := self._peers.receive(self._idle):
-            for peer, what in came:
-                self._take(peer, what)
+        while events := self._peers.receive(self._idle):
+            for peer, event in events:
+                self._take(peer, event)
             while self._waiting:
                 self._generate(*self._waiting.popleft())
 
-    def _take(self, peer: Peer, what: Order | Event) -> None:
-        if isinstance(what, Generate):
-            self._waiting.append((peer, what))
-        elif isinstance(what, Cancel):
-            self._cancel(peer, what.id)
-        elif isinstance(what, (Encode, Decode)):
-            peer.send(self._answered(what))
-        elif what is Event.JOINED:
+    def _take(self, peer: Peer, event: Order | PeerEvent) -> None:
+        if isinstance(event, Generate):
+            self._waiting.append((peer, event))
+        elif isinstance(event, CancelMessage):
+            self._cancel(peer, event.id)
+        elif isinstance(event, (Encode, Decode)):
+            peer.send(self._answered(event))
+        elif event is PeerEvent.JOINED:
             peer.send(self._ready)
         else:
-            self._waiting = deque(one for one in self._waiting if one[0] is not peer)
+            self._waiting = deque(entry for entry in self._waiting if entry[0] is not peer)
             if self._running is not None and self._running[0] is peer:
                 self._cancelled = True
 
     def _cancel(self, peer: Peer, number: int) -> None:
         if self._running == (peer, number):
             self._cancelled = True
-        for one in [one for one in self._waiting if (one[0], one[1].id) == (peer, number)]:
-            self._waiting.remove(one)
-            peer.send(Done(number, "cancelled", 0, 0.0, 0.0))
+        for entry in [e for e in self._waiting if (e[0], e[1].id) == (peer, number)]:
+            self._waiting.remove(entry)
+            peer.send(DoneMessage(number, "cancelled", 0, 0.0, 0.0))
 
     def _answered(self, order: Encode | Decode) -> Report:
         model = self._model
         try:
             if isinstance(order, Decode):
-                if not all(0 <= one < model.vocabulary for one in order.ids):
+                if not all(0 <= token < model.vocabulary for token in order.ids):
                     raise Unknown
                 return Decoded(order.id, model.decode(order.ids))
             plain = order.plain and order.prompt.text is not None
             ids = model.plain(order.prompt.text or "") if plain else model.encode(order.prompt)
             return Encoded(order.id, tuple(ids))
         except Unknown:
-            return Refused(order.id, "tokens")
+            return RefusedMessage(order.id, "tokens")
         except FAULTS as error:
-            return Refused(order.id, "fault", str(error))
+            return RefusedMessage(order.id, "fault", str(error))
 
     def _generate(self, peer: Peer, wanted: Generate) -> None:
         model = self._model
         try:
             ids = model.encode(wanted.prompt)
         except Unknown:
-            peer.send(Refused(wanted.id, "tokens"))
+            peer.send(RefusedMessage(wanted.id, "tokens"))
             return
         except FAULTS as error:
-            peer.send(Refused(wanted.id, "fault", str(error)))
+            peer.send(RefusedMessage(wanted.id, "fault", str(error)))
             return
         n_prompt = len(ids)
         if n_prompt >= model.n_ctx or not ids:
-            peer.send(Refused(wanted.id, "context", "", n_prompt, model.n_ctx))
+            peer.send(RefusedMessage(wanted.id, "context", "", n_prompt, model.n_ctx))
             return
         peer.send(Began(wanted.id, n_prompt))
         self._running, self._cancelled = (peer, wanted.id), False
         try:
             peer.send(self._tokens(peer, wanted, ids))
         except FAULTS as error:
-            peer.send(Refused(wanted.id, "fault", str(error)))
+            peer.send(RefusedMessage(wanted.id, "fault", str(error)))
         finally:
             self._running = None
 
-    def _tokens(self, peer: Peer, wanted: Generate, ids: list[int]) -> Done:
-        """Generate, sending the text as it comes; `ids` grows by the answer."""
+    def _tokens(self, peer: Peer, wanted: Generate, ids: list[int]) -> DoneMessage:
+        """Generate, and send the text as it comes. Appends the answer's ids to `ids`."""
         model, send = self._model, peer.send
         n_prompt = len(ids)
         left = model.n_ctx - n_prompt
@@ -177,8 +177,8 @@ class _Loop:
                 piece = text.add(token)
             if piece:
                 send(Delta(wanted.id, piece, count))
-            for one, what in self._peers.receive(0):
-                self._take(one, what)
+            for sender, event in self._peers.receive(0):
+                self._take(sender, event)
             if self._cancelled:
                 reason = "cancelled"
                 break
@@ -186,4 +186,4 @@ class _Loop:
             send(Delta(wanted.id, rest, count))
         now = time.perf_counter()
         prompt_ms, predicted_ms = 1000 * (first - began), 1000 * (now - first)
-        return Done(wanted.id, reason, count, prompt_ms, predicted_ms)
+        return DoneMessage(wanted.id, reason, count, prompt_ms, predicted_ms)

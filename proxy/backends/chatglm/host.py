@@ -1,10 +1,9 @@
-"""Where an engine runs: a child process, or a thread of this process. Both speak over a socket.
+"""Runs the engine in a child process, or in a thread of this process. Both use a socket.
 
-A process is the rule: the library holds Python's global lock, crashes on a bad file, and its memory
-is given back only by ending. It belongs to all who are connected to it: in a folder that several
-workers know (see `place`) whoever comes first starts it, the others find it there, and it outlives
-all but the last of them. A thread is for debugging, and for Windows: while it works nothing else in
-this process does.
+A process is the rule: the library holds Python's global lock, crashes on a bad file, and only
+releases its memory by ending. All connected workers share it: in a folder known to several workers
+(see `rendezvous`), the first one starts it, the others find it there, and it ends with the last of
+them. A thread is for debugging, and for Windows: while it works, nothing else in this process runs.
 """
 
 from __future__ import annotations
@@ -22,33 +21,33 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...confinement import command, environment
-from . import place
+from ...runtime.confinement import command, environment
+from . import rendezvous
 from .engine import serve
-from .peers import Peers
 from .protocol import Load
+from .server_socket import Peers
 
-PATIENCE = 2.0  # seconds an engine that was hung up on has to end by itself
-JOINING = 20.0  # seconds for an engine to listen that another starts, or to go that has died
-SOON = 0.2  # seconds one has that ended by itself
-RETRY = 0.05  # seconds between two attempts at that
+PATIENCE = 2.0  # seconds a disconnected engine gets to end by itself
+JOINING = 20.0  # seconds for another worker's engine to start listening, or for a dead one's to go
+SOON = 0.2  # seconds for an engine that has already ended by itself
+RETRY = 0.05  # seconds between two attempts to start or join
 
 
 class Host(Protocol):
     """A running engine."""
 
     sock: socket.socket
-    started: bool  # by us
+    started: bool  # by this worker
 
     def kill(self, pid: int) -> None:
-        """End it, whoever uses it; `pid` is what it said."""
+        """End it, for all its users; `pid` is the one it reported."""
 
     def end(self) -> str:
-        """Leave it; how it ended, for the log, where that is known."""
+        """Disconnect from it. Returns how it ended, for the log, if known."""
 
 
 class Process:
-    """A child of whoever was first in `folder`; None: nobody else is to use it. Raises OSError."""
+    """A child of the first worker in `folder`; None: for this worker only. Raises OSError."""
 
     def __init__(self, load: Load, threads: int = 0, folder: Path | None = None) -> None:
         self.sock: socket.socket
@@ -66,13 +65,13 @@ class Process:
         end = time.monotonic() + JOINING
         while True:
             try:
-                if (lock := place.lock(folder)) is not None:
+                if (lock := rendezvous.lock(folder)) is not None:
                     self._start(folder, lock, load, threads)
                 else:
                     self._join(folder)
                 return
             except (FileNotFoundError, ConnectionError):
-                # The engine there is just being started, or just ending.
+                # The engine there is just starting, or just ending.
                 if time.monotonic() > end:
                     raise
                 time.sleep(RETRY)
@@ -98,7 +97,7 @@ class Process:
                     stdin=subprocess.DEVNULL,
                     pass_fds=(listener.fileno(), theirs, lock),
                     env=_environment(threads),
-                    # A session of its own: what a terminal sends is for us.
+                    # A session of its own: signals of the terminal are for the gateway.
                     start_new_session=True,
                 )
             except OSError:
@@ -107,7 +106,7 @@ class Process:
                 raise
 
     def _join(self, folder: Path) -> None:
-        """Connect first: the pipe is there before the socket is."""
+        """Connect to the socket, then open the pipe, which was created before it."""
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.connect(str(folder / "socket"))
@@ -124,7 +123,7 @@ class Process:
             os.kill(pid, signal.SIGKILL)
 
     def end(self) -> str:
-        # It may have died, or ends by itself when nobody is connected: then it says how.
+        # It may have crashed, or ends by itself without connections: then it has an exit code.
         self._disconnect()
         process = self._process
         try:
@@ -135,7 +134,7 @@ class Process:
         if process is None:
             return "another worker's child"
         if code is None and self._shared:
-            process.returncode = 0  # others use it: nobody waits for it here any more
+            process.returncode = 0  # other workers use it, so nothing here waits for it any more
             return "left to others"
         if code is None:
             try:
@@ -157,14 +156,14 @@ class Process:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The child's. A library built with OpenMP takes the number of threads from there; by default
-    one core is left for the HTTP side."""
+    """The child's environment. A library built with OpenMP reads the number of threads from it; by
+    default, one core is left for the HTTP side."""
     count = threads or max(1, (os.cpu_count() or 1) - 1)
     return {**environment(whole=True), "OMP_NUM_THREADS": str(count)}
 
 
 class Thread:
-    """The engine in this process: a native thread, also where gevent has patched."""
+    """The engine in this process, in a native thread even if gevent has patched."""
 
     started = True
 
@@ -175,7 +174,7 @@ class Thread:
         start_thread(serve, (Peers(selector(), first=[engine_end]), load))
 
     def kill(self, pid: int) -> None:
-        """A thread cannot be ended."""
+        """Does nothing: a thread cannot be ended."""
 
     def end(self) -> str:
         with contextlib.suppress(OSError):
@@ -185,7 +184,7 @@ class Thread:
 
 
 def _natives() -> tuple[Any, Any, Any]:
-    """Python's own socket.socket, a selector and _thread.start_new_thread."""
+    """The unpatched socket.socket, a selector and _thread.start_new_thread."""
     monkey: Any = sys.modules.get("gevent.monkey")
     if monkey is None:
         return socket.socket, selectors.DefaultSelector, _thread.start_new_thread

@@ -1,8 +1,8 @@
-"""The one file that knows chatglm_cpp, in both of its signatures.
+"""The only module that uses chatglm_cpp, with the signatures of both 0.3 and 0.4.
 
-The first of 0.3 called the template's method otherwise, and 0.4 gave the model an image to look at.
-What is used is one level below `Pipeline.chat`: that cuts prompts at 512 tokens
-without a word, has no exact counts, and loses blanks while it streams.
+The first 0.3 had another name for the template's method, and 0.4 added an image parameter. This
+module works one level below `Pipeline.chat`, which silently truncates prompts at 512 tokens, has no
+exact counts, and loses spaces while it streams.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .protocol import Family, Generate, Prompt, Turn
+from .protocol import ChatTurn, Family, Generate, PromptMessage
 
-# The library cuts what is longer. Its lengths are C ints, and some are added to.
+# A length that the library does not truncate. Its lengths are C ints, and some are added to.
 UNCUT = 1 << 30
 FAMILIES: dict[str, Family] = {
     "CHATGLM": "chatglm",
@@ -20,21 +20,21 @@ FAMILIES: dict[str, Family] = {
     "CHATGLM3": "chatglm3",
     "CHATGLM4": "glm-4",
 }
-# These name a role before each message; the older two count rounds of question and answer.
+# These families name a role before each message; the older two number question and answer rounds.
 ROLES = ("chatglm3", "glm-4")
 HEADER = "<|assistant|>"
 
 
-# What pybind makes of the library's exceptions.
+# The exceptions that pybind creates from the library's.
 FAULTS = (RuntimeError, ValueError, IndexError, OverflowError, MemoryError)
 
 
 class Unknown(Exception):
-    """Ids that this model does not have."""
+    """Token ids that this model does not have."""
 
 
-class Model:
-    """A loaded model. Raises FAULTS where the library fails."""
+class ChatGlmModel:
+    """A loaded model. Its methods raise FAULTS if the library fails."""
 
     def __init__(self, path: str, n_ctx: int = 0) -> None:
         import chatglm_cpp
@@ -45,7 +45,7 @@ class Model:
         own = pipeline.model.config.max_length
         if 0 < n_ctx < own:
             pipeline = _shortened(chatglm_cpp, path, n_ctx) or pipeline
-        self._pipeline = pipeline  # it owns the model and the tokenizer
+        self._pipeline = pipeline  # owns the model and the tokenizer
         self._model: Any = pipeline.model
         self._tokenizer: Any = pipeline.tokenizer
         config: Any = pipeline.model.config
@@ -53,7 +53,7 @@ class Model:
         self.vocabulary: int = config.vocab_size
         name = config.model_type.name
         if name not in FAMILIES:
-            raise RuntimeError(f"models of the type {name} are not served")
+            raise RuntimeError(f"unsupported model type: {name}")
         self.family = FAMILIES[name]
         self._sees = hasattr(chatglm_cpp._C, "Image")  # since 0.4
         self._template: Callable[[Any, int], list[int]] = (
@@ -63,16 +63,16 @@ class Model:
         self._prefix: list[int] = self._tokenizer.encode("", UNCUT)
         self._roles = self._role_ids() if self.family in ROLES else {}
         self._header = self._roles.get("assistant", -1)
-        # ChatGLM2 and later number their marks behind the text, "[MASK]" and "[gMASK]" first;
-        # a larger id is a mark or only fills the matrix up.
+        # In ChatGLM2 and later, marks have ids after the text's, "[MASK]" and "[gMASK]" first; even
+        # larger ids are other marks or padding of the matrix.
         marks = {"chatglm2": 1, "chatglm3": 1, "glm-4": 2}.get(self.family)
         self._text_end = self.vocabulary if marks is None else self._prefix[0] - marks
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """All ids that the model is to be given. Raises Unknown."""
+    def encode(self, prompt: PromptMessage) -> list[int]:
+        """All token ids of a prompt. Raises Unknown."""
         if prompt.ids is not None:
             ids = list(prompt.ids)
-            if not all(0 <= one < self.vocabulary for one in ids):
+            if not all(0 <= token < self.vocabulary for token in ids):
                 raise Unknown
         elif prompt.text is not None:
             ids = self._tokenizer.encode(prompt.text, UNCUT)
@@ -86,14 +86,14 @@ class Model:
         return ids
 
     def plain(self, text: str) -> list[int]:
-        """Ids of a text alone."""
+        """The ids of a text without marks."""
         ids: list[int] = self._tokenizer.encode(text, UNCUT)
-        # ChatGLM puts its marks behind, the others before.
+        # ChatGLM puts its marks after the text, the other families before it.
         return ids[: -len(self._prefix)] if self.family == "chatglm" else ids[len(self._prefix) :]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; marks give none, bytes that are no UTF-8 give U+FFFD."""
-        known = [one for one in ids if 0 <= one < self._text_end]
+        """The text of ids. Marks have none; bytes of invalid UTF-8 become U+FFFD."""
+        known = [token for token in ids if 0 <= token < self._text_end]
         if not known:
             return ""
         try:
@@ -103,8 +103,8 @@ class Model:
         return text
 
     def sampler(self, wanted: Generate) -> Callable[[list[int], int, int], int]:
-        """`(ids, n_past, n_prompt) -> the next id`, evaluating all ids from `n_past` on. At one
-        time only one sampler is in use."""
+        """Returns `(ids, n_past, n_prompt) -> the next id`, which evaluates all ids from `n_past`
+        on. Only one sampler may be in use at a time."""
         settings: dict[str, Any] = {
             "max_length": self.n_ctx,
             "max_context_length": self.n_ctx,
@@ -124,14 +124,14 @@ class Model:
         return token in self._ends
 
     def is_header(self, token: int) -> bool:
-        """Whether it opens a turn of the assistant."""
+        """Whether a token begins an assistant's turn."""
         return token == self._header
 
-    def _chat(self, turns: Sequence[Turn]) -> list[int]:
+    def _chat(self, turns: Sequence[ChatTurn]) -> list[int]:
         if not any(turn.head for turn in turns):
             return self._template([self._message(t.role, t.content) for t in turns], UNCUT)
-        # The library's template has no place for the name of a called tool, which the family writes
-        # where other turns have an empty line. So here turns are put together one by one.
+        # The library's template cannot add the name of a called tool, which the family writes where
+        # other turns have an empty line. So turns are assembled one by one here.
         ids = list(self._prefix)
         for turn in turns:
             if turn.head:
@@ -142,7 +142,7 @@ class Model:
         return [*ids, self._roles["assistant"]]
 
     def _one(self, role: str, content: str) -> list[int]:
-        """A turn without what stands before the first and behind the last."""
+        """The ids of a turn, without the marks around the conversation."""
         ids = self._template([self._message(role, content)], UNCUT)
         return ids[len(self._prefix) : -1]
 
@@ -155,7 +155,7 @@ class Model:
 
 
 def _shortened(library: Any, path: str, n_ctx: int) -> Any:
-    """The pipeline with a smaller context, which needs less memory; None where 0.3 cannot."""
+    """A pipeline with a smaller context, which needs less memory; None if 0.3 cannot do that."""
     try:
         return library.Pipeline(path, max_length=n_ctx)
     except TypeError:

@@ -1,4 +1,4 @@
-"""What a model file says of itself, read without the library.
+"""Reads the header of a model file, without the library.
 
 Format (chatglm_cpp's convert.py): "ggml", then little-endian int32: model type, config version and
 values. Of these the largest context is the seventh in version 1, and the eleventh in version 2.
@@ -23,19 +23,19 @@ class ModelFile(Struct, frozen=True):
 
 
 def look(path: str) -> ModelFile:
-    """Raises BackendDown for what is no model of chatglm_cpp; its message names no folder."""
+    """Read a header. Raises BackendDown, without a folder in its message, for an invalid file."""
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD.size)
     except OSError as error:
         raise BackendDown(f"the model file cannot be read: {error.strerror}") from None
     if len(head) < _HEAD.size or not head.startswith(b"ggml"):
-        raise BackendDown("the model file is none of chatglm_cpp")
+        raise BackendDown("the file is not a chatglm_cpp model")
     _, kind, version, *values = _HEAD.unpack(head)
     family = TYPES.get(kind)
     if family is None or version not in (1, 2):
-        raise BackendDown(f"the model file is of type {kind}, version {version}: not served")
+        raise BackendDown(f"unsupported model file: type {kind}, version {version}")
     n_ctx = values[6] if version == 1 else values[10]
     if n_ctx <= 0:
-        raise BackendDown("the model file says no context")
+        raise BackendDown("the model file does not state a context length")
     return ModelFile(family, n_ctx)

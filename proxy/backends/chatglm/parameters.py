@@ -1,7 +1,7 @@
-"""The sampler of chatglm_cpp in terms of the canonical names, and what it cannot do.
+"""Converts sampling fields for chatglm_cpp, and refuses those it does not support.
 
-It knows temperature, top_k, top_p and a repetition penalty over all tokens so far. A parameter that
-says what happens anyway is let through, as is a hint; any other is refused by name, or left out if
+It supports temperature, top_k, top_p and a repetition penalty over all tokens so far. A parameter
+with a neutral value is accepted, as is a hint; any other is refused by name, or ignored if
 `lenient`.
 """
 
@@ -9,23 +9,22 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from ...core.invalid import Invalid
 from ...core.sampling import FIELDS, needed
 from ...core.task import Task
-from ...errors import Unsupported
-from ...prompting.bind import must_call
+from ...errors import InvalidParameter, Unsupported
+from ...prompting.constraints import must_call
 from .prompt import WITH_TOOLS, opening
 from .protocol import Family
 
-# The library's own defaults, which its server has too.
+# The library's own defaults, which its server uses too.
 TEMPERATURE, TOP_P, TOP_K, PENALTY = 0.95, 0.7, 0, 1.0
-COLDEST = 0.001  # below it probabilities overflow; it is greedy for all that can be seen
+COLDEST = 0.001  # lower values overflow the probabilities; this is practically greedy
 HONOURED = frozenset(("temperature", "top_p", "top_k", "repeat_penalty", "repeat_last_n"))
-LACKS = frozenset(FIELDS) - HONOURED - {"seed"}  # a seed is told of by itself
+LACKS = frozenset(FIELDS) - HONOURED - {"seed"}  # a seed has a warning of its own
 
 
 class Sampling(Struct, frozen=True):
-    """As protocol.Generate has it."""
+    """The fields of protocol.Generate."""
 
     temperature: float
     top_p: float
@@ -34,28 +33,28 @@ class Sampling(Struct, frozen=True):
 
 
 def sampling(task: Task, lenient: bool) -> Sampling:
-    """Raises Invalid, Unsupported."""
-    asked = task.sampling
-    for name, value in asked.items():
+    """Convert the sampling fields. Raises InvalidParameter, Unsupported."""
+    fields = task.sampling
+    for name, value in fields.items():
         if name not in HONOURED and needed(name, value) and not lenient:
             raise _unsupported(name)
-    temperature = asked.get("temperature", TEMPERATURE)
-    top_p = asked.get("top_p", TOP_P)
-    penalty = asked.get("repeat_penalty", PENALTY)
-    last_n = asked.get("repeat_last_n", -1)
+    temperature = fields.get("temperature", TEMPERATURE)
+    top_p = fields.get("top_p", TOP_P)
+    penalty = fields.get("repeat_penalty", PENALTY)
+    last_n = fields.get("repeat_last_n", -1)
     if last_n == 0:
         penalty = 1.0
     elif last_n > 0 and penalty != 1 and not lenient:
         raise _unsupported("repeat_last_n")
     if penalty <= 0:
-        raise Invalid("repeat_penalty", "must be above 0")
-    # To the library top_p 0 means no limit; to everybody else, only the likeliest.
+        raise InvalidParameter("repeat_penalty", "must be greater than 0")
+    # For the library, top_p 0 means no limit; for everybody else, only the likeliest token.
     greedy = temperature < COLDEST or top_p == 0
-    return Sampling(0.0 if greedy else temperature, top_p, asked.get("top_k", TOP_K), penalty)
+    return Sampling(0.0 if greedy else temperature, top_p, fields.get("top_k", TOP_K), penalty)
 
 
 def check(task: Task, family: Family, lenient: bool) -> None:
-    """Refuse what a request wants besides sampling and no ChatGLM can give. Raises Unsupported."""
+    """Refuse features other than sampling that ChatGLM does not support. Raises Unsupported."""
     request = task.request
     if task.suffix is not None:
         raise _unsupported("suffix")
@@ -67,10 +66,10 @@ def check(task: Task, family: Family, lenient: bool) -> None:
         raise _unsupported("response_format")
     if must_call(request) and family in WITH_TOOLS and not opening(request, family):
         raise Unsupported(
-            "the backend of this model can be made to call one tool, not any of several",
+            "this model's backend can be forced to call one specific tool, not any one of several",
             param="tool_choice",
         )
 
 
 def _unsupported(name: str) -> Unsupported:
-    return Unsupported(f"{name} is not known to the backend of this model, chatglm_cpp", param=name)
+    return Unsupported(f"{name} is not supported by this model's backend (chatglm_cpp)", param=name)

@@ -1,9 +1,9 @@
-"""A request as a ChatGLM model takes it: turns, with tools in the family's own words.
+"""Converts a request to the turns of a ChatGLM model, with tools in the family's own wording.
 
 ChatGLM3 and GLM-4 name a role before each turn; a call is the tool's name on that line, then Python
-(ChatGLM3) or JSON (GLM-4), and its result an observation. ChatGLM and ChatGLM2 know rounds of
-question and answer only: what the system says is put before the first question, and tools are
-refused. The wording of the tool lists is that of the models' authors.
+(ChatGLM3) or JSON (GLM-4), and its result an observation. ChatGLM and ChatGLM2 only have rounds of
+question and answer: system messages are put before the first question, and tools are refused. The
+wording of the tool lists is that of the models' authors.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from typing import Any
 import msgspec
 
 from ...core.decoding import decoded
-from ...core.invalid import Invalid
 from ...core.request import CompletionRequest, Tool, ToolCall
 from ...core.task import Task
-from ...errors import Unsupported
-from ...prompting.bind import callable_tools, must_call
+from ...errors import InvalidParameter, Unsupported
+from ...prompting.constraints import callable_tools, must_call
 from ...prompting.prompt import begun
-from .protocol import Family, Prompt, Turn
+from .protocol import ChatTurn, Family, PromptMessage
 
 WITH_TOOLS = ("chatglm3", "glm-4")
 _CHATGLM3_SYSTEM = "Answer the following questions as best as you can."
@@ -33,27 +32,27 @@ _GLM4_SYSTEM = (
 _GLM4_CALLS = "在调用上述函数时，请使用 Json 格式表示调用的参数。"
 
 
-def prompt(task: Task, family: Family) -> Prompt:
-    """The prompt of a task. Raises Invalid, Unsupported."""
+def prompt(task: Task, family: Family) -> PromptMessage:
+    """The prompt of a task. Raises InvalidParameter, Unsupported."""
     request = task.request
     if not request.is_chat:
         if isinstance(task.prompt, str):
-            return Prompt(text=task.prompt)
-        return Prompt(ids=task.prompt)
+            return PromptMessage(text=task.prompt)
+        return PromptMessage(ids=task.prompt)
     if any(message.media for message in request.messages):
-        raise Unsupported("the backend of this model takes text only", param="messages")
-    said = begun(request)
-    if said:
+        raise Unsupported("this model's backend accepts text only", param="messages")
+    prefix = begun(request)
+    if prefix:
         request = msgspec.structs.replace(request, messages=request.messages[:-1])
     if family not in WITH_TOOLS:
-        return Prompt(turns=_rounds(request, family), begun=said)
+        return PromptMessage(turns=_rounds(request, family), begun=prefix)
     turns = tuple(_turns(request, family))
-    return Prompt(turns=turns, opening=opening(request, family), begun=said)
+    return PromptMessage(turns=turns, opening=opening(request, family), begun=prefix)
 
 
 def opening(request: CompletionRequest, family: Family) -> tuple[str, ...]:
-    """The answer's first lines, where one tool has to be called: its name, and how a call begins,
-    are then not the model's to choose."""
+    """The first lines of the answer if one tool must be called: its name, and the beginning of a
+    call."""
     offered = callable_tools(request)
     if not must_call(request) or len(offered) != 1:
         return ()
@@ -61,47 +60,49 @@ def opening(request: CompletionRequest, family: Family) -> tuple[str, ...]:
     return (name, "```python\ntool_call(") if family == "chatglm3" else (name,)
 
 
-def _turns(request: CompletionRequest, family: Family) -> Iterable[Turn]:
+def _turns(request: CompletionRequest, family: Family) -> Iterable[ChatTurn]:
     system = "\n".join(m.content for m in request.messages if m.role == "system")
     if callable_tools(request):
-        # All of them, also where one is named: the beginning of a conversation stays the same.
+        # All tools, even if one is named, so that the beginning of a conversation stays the same.
         listing = _chatglm3_tools if family == "chatglm3" else _glm4_tools
         system = listing(system, request.tools)
     if system:
-        yield Turn("system", system)
+        yield ChatTurn("system", system)
     for message in request.messages:
         if message.role == "tool":
-            yield Turn("observation", message.content)
+            yield ChatTurn("observation", message.content)
         elif message.role == "user":
-            yield Turn("user", message.content)
+            yield ChatTurn("user", message.content)
         elif message.role == "assistant":
             if message.content or not message.tool_calls:
-                yield Turn("assistant", message.content)
+                yield ChatTurn("assistant", message.content)
             for call in message.tool_calls:
-                yield Turn("assistant", _call(call, family), head=call.name.replace("\n", " "))
+                yield ChatTurn("assistant", _call(call, family), head=call.name.replace("\n", " "))
 
 
-def _rounds(request: CompletionRequest, family: Family) -> tuple[Turn, ...]:
-    """Questions and answers by turns, a question last."""
+def _rounds(request: CompletionRequest, family: Family) -> tuple[ChatTurn, ...]:
+    """Questions and answers in turns, a question last."""
     if callable_tools(request):
-        raise Unsupported(f"models of the family {family} call no tools", param="tools")
+        raise Unsupported(f"{family} models do not support tools", param="tools")
     system = "\n".join(m.content for m in request.messages if m.role == "system")
-    out: list[Turn] = []
+    out: list[ChatTurn] = []
     for number, message in enumerate(request.messages):
         if message.role == "system":
             continue
         if message.role == "tool" or message.tool_calls:
-            raise Unsupported(f"models of the family {family} call no tools", param="messages")
+            raise Unsupported(f"{family} models do not support tools", param="messages")
         role = "assistant" if len(out) % 2 else "user"
         if message.role != role:
-            raise Invalid(
+            raise InvalidParameter(
                 f"messages[{number}].role",
-                f"must be {role}: models of the family {family} take question and answer by turns",
+                f"must be {role}: {family} models require alternating user and assistant messages",
             )
         content = f"{system}\n\n{message.content}" if system and not out else message.content
-        out.append(Turn(role, content))
+        out.append(ChatTurn(role, content))
     if len(out) % 2 == 0:
-        raise Invalid("messages", f"must end with a question: the model is of the family {family}")
+        raise InvalidParameter(
+            "messages", f"must end with a user message: this is required by {family} models"
+        )
     return tuple(out)
 
 
@@ -130,8 +131,8 @@ def _glm4_tools(system: str, offered: Sequence[Tool]) -> str:
 
 
 def _call(call: ToolCall, family: Family) -> str:
-    """A past call as the family writes it, without its name. Arguments that are no object are
-    written as they came."""
+    """A past call as the family writes it, without its name. Arguments that are not an object are
+    unchanged."""
     if family == "glm-4":
         return call.arguments
     try:

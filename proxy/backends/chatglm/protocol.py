@@ -1,10 +1,10 @@
-"""What the HTTP side and the engine say to each other: msgpack frames over a socket.
+"""The protocol between the HTTP side and the engine: msgpack frames over a socket.
 
-A frame is its length (four bytes, big-endian) and that many bytes of msgpack. One engine serves one
-generation at a time; `id` tells to which call of a connection an answer belongs.
+A frame is its length (four bytes, big-endian) and that many bytes of msgpack. One engine runs one
+generation at a time; `id` is the call of a connection that an answer belongs to.
 
-    ours:   (Generate | Encode | Decode | Cancel)*, once it is ready
-    theirs: Reading* (Ready | Broken), at last Bye where it goes of itself, then for each
+    client: (Generate | Encode | Decode | Cancel)*, once the engine is ready
+    engine: Reading* (Ready | Broken), finally Bye if it ends by itself; for each
             Generate: Began Delta* Done | Refused      (Cancel makes it end with Done)
             Encode:   Encoded | Refused
             Decode:   Decoded | Refused
@@ -19,25 +19,25 @@ import msgspec
 from msgspec import Struct
 
 LENGTH = struct.Struct(">I")
-MAX_FRAME = 256 << 20  # bytes; only a defect makes one
+MAX_FRAME = 256 << 20  # bytes; a larger frame is a defect
 
 Family = Literal["chatglm", "chatglm2", "chatglm3", "glm-4"]
 
 
-class Turn(Struct, frozen=True, array_like=True):
-    """One message as a template of the library takes it. `head` is what follows the role on its
-    line, the name of a called tool."""
+class ChatTurn(Struct, frozen=True, array_like=True):
+    """A message for a template of the library. `head` follows the role on its line: the name of a
+    called tool."""
 
     role: Literal["system", "user", "assistant", "observation"]
     content: str
     head: str = ""
 
 
-class Prompt(Struct, frozen=True, omit_defaults=True):
-    """A conversation, or a text, or token ids as they are. `opening` are lines that the answer
-    begins with, for a tool that must be called; `begun` is what a client wrote of the answer."""
+class PromptMessage(Struct, frozen=True, omit_defaults=True):
+    """A conversation, a text, or token ids. `opening` are lines that begin the answer, for a tool
+    that must be called; `begun` is a beginning of the answer written by the client."""
 
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[ChatTurn, ...] = ()
     text: str | None = None
     ids: tuple[int, ...] | None = None
     opening: tuple[str, ...] = ()
@@ -45,20 +45,20 @@ class Prompt(Struct, frozen=True, omit_defaults=True):
 
 
 class Load(Struct, frozen=True):
-    """What an engine is started with. `n_ctx` shortens the model's context; 0 leaves it. After
-    `idle` seconds without an order it ends; 0: never."""
+    """The parameters of an engine. `n_ctx` reduces the model's context; 0 keeps it. The engine ends
+    after `idle` seconds without an order; 0: never."""
 
     path: str
     n_ctx: int = 0
     idle: float = 0.0
 
 
-class Generate(Struct, frozen=True, tag="generate"):
-    """`max_tokens` are new tokens; None means what is left of the context. `temperature` 0 is
-    greedy. `marks`: say the token that opens an assistant's turn as text."""
+class Generate(Struct, frozen=True, tag="generate", kw_only=True):
+    """Generate an answer of at most `max_tokens`, None for the rest of the context. `temperature` 0
+    is greedy. `marks`: return the token that begins an assistant's turn as text."""
 
     id: int
-    prompt: Prompt
+    prompt: PromptMessage
     max_tokens: int | None
     temperature: float
     top_p: float
@@ -68,10 +68,10 @@ class Generate(Struct, frozen=True, tag="generate"):
 
 
 class Encode(Struct, frozen=True, tag="encode"):
-    """The ids of a prompt; `plain` without what the family puts in front of every text."""
+    """Tokenize a prompt; `plain`: without the marks that the family puts before every text."""
 
     id: int
-    prompt: Prompt
+    prompt: PromptMessage
     plain: bool = False
 
 
@@ -80,22 +80,22 @@ class Decode(Struct, frozen=True, tag="decode"):
     ids: tuple[int, ...]
 
 
-class Cancel(Struct, frozen=True, tag="cancel"):
+class CancelMessage(Struct, frozen=True, tag="cancel"):
     id: int
 
 
-Order = Generate | Encode | Decode | Cancel
+Order = Generate | Encode | Decode | CancelMessage
 
 
-class Reading(Struct, frozen=True, tag="reading"):
-    """So many bytes of the model file are in memory."""
+class ReadingMessage(Struct, frozen=True, tag="reading"):
+    """Progress: so many bytes of the model file are in memory."""
 
     done: int
     total: int
 
 
 class Ready(Struct, frozen=True, tag="ready"):
-    """The model is loaded, in the process `pid`."""
+    """The model is loaded, in process `pid`."""
 
     family: Family
     n_ctx: int
@@ -110,8 +110,8 @@ class Broken(Struct, frozen=True, tag="broken"):
     reason: str
 
 
-class Bye(Struct, frozen=True, tag="bye"):
-    """It was not used for long. What was ordered and not begun is not lost: another does it."""
+class ByeMessage(Struct, frozen=True, tag="bye"):
+    """The engine ends because it was idle. Orders not begun are not lost: another one does them."""
 
 
 class Began(Struct, frozen=True, tag="began"):
@@ -120,15 +120,15 @@ class Began(Struct, frozen=True, tag="began"):
 
 
 class Delta(Struct, frozen=True, tag="delta"):
-    """More text; `tokens` of the answer so far."""
+    """More text; `tokens` is the length of the answer so far."""
 
     id: int
     text: str
     tokens: int
 
 
-class Done(Struct, frozen=True, tag="done"):
-    """The end. Milliseconds of prompt evaluation (with the first token) and of the rest."""
+class DoneMessage(Struct, frozen=True, tag="done"):
+    """The end. Times in milliseconds: prompt evaluation (with the first token), and the rest."""
 
     id: int
     reason: Literal["stop", "length", "cancelled"]
@@ -147,9 +147,9 @@ class Decoded(Struct, frozen=True, tag="decoded"):
     text: str
 
 
-class Refused(Struct, frozen=True, tag="refused"):
-    """`kind` context: the prompt is too long, with both numbers; tokens: ids that are none of
-    this model's; fault: the library failed, `reason` is for the log."""
+class RefusedMessage(Struct, frozen=True, tag="refused"):
+    """An order was refused. `kind` context: the prompt is too long, with both numbers; tokens: the
+    model does not have these ids; fault: the library failed, with `reason` for the log."""
 
     id: int
     kind: Literal["context", "tokens", "fault"]
@@ -158,8 +158,8 @@ class Refused(Struct, frozen=True, tag="refused"):
     n_ctx: int = 0
 
 
-Answer = Began | Delta | Done | Encoded | Decoded | Refused
-Report = Reading | Ready | Broken | Bye | Answer
+Answer = Began | Delta | DoneMessage | Encoded | Decoded | RefusedMessage
+Report = ReadingMessage | Ready | Broken | ByeMessage | Answer
 
 _encoder = msgspec.msgpack.Encoder()
 _orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
@@ -182,8 +182,7 @@ def report(data: bytes) -> Report:
 
 
 class Frames:
-    """feed(bytes) -> the contents of the frames that are whole. Raises ValueError for a length
-    that no frame has."""
+    """feed(bytes) -> the contents of complete frames. Raises ValueError for an invalid length."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

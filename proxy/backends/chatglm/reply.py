@@ -1,4 +1,4 @@
-"""The model's text as events: the blank line in front is dropped, calls are told from text."""
+"""Turns the model's text into events: drops a leading blank line, separates calls from text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .protocol import Family
 FORM = {"chatglm3": "chatglm3", "glm-4": "glm4"}
 
 
-class Reply:
-    """feed(text) -> events. `called` is the number of calls so far. `new_id` makes the id of a
-    call; `opening` and `begun` are what the prompt said already in the model's place."""
+class ReplyText:
+    """feed(text) -> events. `called` is the number of calls so far. `new_id` creates the id of a
+    call; `opening` and `begun` are the beginning of the answer that the prompt contains."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Reply:
         return self._events(self._parser.feed(text))
 
     def close(self, cut: bool = False) -> list[Event]:
-        """What was held back. Of a call that had to be and was `cut` by the budget, its name."""
+        """The text held back. For a required call that was `cut` by the token limit, its name."""
         if self._parser is None:
             return []
         pieces = self._parser.close()

@@ -1,13 +1,13 @@
-"""One engine, kept in the state it is wanted in.
+"""Supervises one engine: starts it when needed, and restarts it after a failure.
 
     idle ──need──> loading ──> ready ──it unloads──> idle
                       │          │ it dies
                       └──fails───┴──> waiting (longer each time) ──> loading
 
-A thread of its own starts the engine, or finds one that another worker started, reads what it says
-and sees it end. Requests only wait for `ready`. A first death is mended at once; an engine that
-dies again before it gave a whole answer or lived for a while, or cannot load, waits longer each
-time.
+A thread of its own starts the engine, or finds one that another worker started, reads its reports
+and notices its end. Requests only wait for `ready`. After its first failure, an engine is restarted
+immediately; if it fails again before it completed an answer or ran for a while, or cannot load, the
+pause grows each time.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import time
 from collections.abc import Callable
 
 from ...errors import BackendDown
-from ...lasting import Lasting
+from ...runtime.lasting import Lasting
+from .client import Link
 from .host import Host
-from .link import Link
-from .protocol import Broken, Bye, Load, Ready
+from .protocol import Broken, ByeMessage, Load, Ready
 
 log = logging.getLogger("slotproxy.chatglm")
 
 Launch = Callable[[Load], Host]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
-LASTING = 60.0  # seconds of life that prove an engine as an answer does: others may have had it
-SAY_EVERY = 2.0  # seconds between two lines about loading
+LASTING = 60.0  # seconds after which an engine counts as working, even without an answer from here
+SAY_EVERY = 2.0  # seconds between two log lines about loading
 
 
 class Supervisor:
-    """`launch` starts an engine, or finds it."""
+    """Supervises an engine. `launch` starts it, or finds it."""
 
     def __init__(self, name: str, load: Load, launch: Launch) -> None:
         self._name = name
@@ -43,16 +43,16 @@ class Supervisor:
         self._wanted = False
         self._closed = False
         self._failures = 0
-        self._since = 0.0  # when it was ready
+        self._since = 0.0  # when it became ready
         self._thread: threading.Thread | None = None
         self._life: Link | None = None  # from the start of an engine
-        self._link: Link | None = None  # the same, once it is ready
+        self._link: Link | None = None  # the same, once the engine is ready
         self._host: Host | None = None
         self.ready: Ready | None = None
         self.error = ""
 
     def need(self) -> None:
-        """The model is wanted: load it, unless it is."""
+        """Load the model, unless it is loaded."""
         with self._changed:
             if self._closed:
                 raise BackendDown("the model is unloaded")
@@ -65,27 +65,27 @@ class Supervisor:
             self._changed.notify_all()
 
     def link(self, timeout: float) -> Link | None:
-        """The engine when it is ready; None when it is not within `timeout` seconds. Raises
-        BackendDown when it cannot be made to run."""
+        """The connection to a ready engine; None if there is none within `timeout` seconds. Raises
+        BackendDown if the engine cannot run."""
         self.need()
         with self._changed:
             self._changed.wait_for(lambda: self._link is not None or self.failing, timeout)
             if self._link is None and (self._closed or self.failing):
-                raise BackendDown(f"the model does not run: {self.error}", retry_after=5.0)
+                raise BackendDown(f"the model is not running: {self.error}", retry_after=5.0)
             return self._link
 
     @property
     def failing(self) -> bool:
-        """Whether it does not run, and is not expected to soon."""
+        """Whether the engine does not run and is not expected to soon."""
         return self._failures >= HOPELESS and self._link is None
 
     def proven(self) -> None:
-        """It gave a whole answer."""
+        """Record that the engine has completed an answer."""
         self._failures = 0
 
     def kill(self, reason: str) -> None:
-        """End an engine that hangs, for all who use it; it is started again."""
-        log.error("model %s: %s, starting its engine again", self._name, reason)
+        """End an engine that hangs, for all its users; it will be restarted."""
+        log.error("model %s: %s, restarting its process", self._name, reason)
         with self._changed:
             life, host, ready = self._life, self._host, self.ready
         if host is not None and ready is not None:
@@ -94,7 +94,7 @@ class Supervisor:
             life.close()
 
     def close(self) -> None:
-        """Leave the engine for good."""
+        """Disconnect from the engine for good."""
         with self._changed:
             self._closed = True
             life = self._life
@@ -105,10 +105,10 @@ class Supervisor:
         if thread is not None:
             thread.join(10)
 
-    # the thread
+    # in the supervising thread
 
     def _run(self) -> None:
-        living = Lasting(f"running the model {self._name}")
+        living = Lasting(f"running model {self._name}")
         while True:
             with self._changed:
                 while not self._wanted and not self._closed:
@@ -122,21 +122,21 @@ class Supervisor:
                 self._give_up()
 
     def _give_up(self) -> None:
-        """A defect of ours: this life is over, and the next one may be better."""
+        """Recover from an unexpected error by ending this engine."""
         with self._changed:
             life, self._life = self._life, None
             self._link = self.ready = self._host = None
         if life is not None:
             life.close()
-        self._fail("a defect, see the log")
+        self._fail("internal error, see the log")
 
     def _live(self) -> None:
-        """One life of an engine."""
+        """Run an engine from its start to its end."""
         began = time.monotonic()
         try:
             host = self._launch(self._load)
         except OSError as error:
-            self._fail(f"its process cannot be started: {error}")
+            self._fail(f"could not start its process: {error}")
             return
         link = Link(host.sock)
         with self._changed:
@@ -144,7 +144,7 @@ class Supervisor:
             closed = self._closed
         if closed:
             link.close()
-        said = began
+        logged = began
         broken = ""
         if host.started:
             log.info("model %s: loading %s", self._name, self._load.path)
@@ -154,10 +154,10 @@ class Supervisor:
                     self._up(link, report, time.monotonic() - began)
                 elif isinstance(report, Broken):
                     broken = report.reason
-                elif isinstance(report, Bye):
+                elif isinstance(report, ByeMessage):
                     self._unloaded()
-                elif host.started and time.monotonic() - said >= SAY_EVERY:
-                    said = time.monotonic()
+                elif host.started and time.monotonic() - logged >= SAY_EVERY:
+                    logged = time.monotonic()
                     percent = 100 * report.done // max(1, report.total)
                     log.info("model %s: %d %% read", self._name, percent)
         with self._changed:
@@ -168,11 +168,11 @@ class Supervisor:
         link.close()
         ended = host.end()
         if not link.unloaded and not self._closed:
-            self._fail(broken or f"its engine ended{while_loading} ({ended})")
+            self._fail(broken or f"its process exited{while_loading} ({ended})")
 
     def _up(self, link: Link, ready: Ready, took: float) -> None:
         log.info(
-            "model %s: there after %.1f s, %s, context %d, chatglm_cpp %s",
+            "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
             self._name, took, ready.family, ready.n_ctx, ready.version,
         )  # fmt: skip
         with self._changed:
@@ -183,7 +183,7 @@ class Supervisor:
             self._changed.notify_all()
 
     def _unloaded(self) -> None:
-        log.info("model %s: not used for %g s, unloaded", self._name, self._load.idle)
+        log.info("model %s: unloaded after %g s idle", self._name, self._load.idle)
         with self._changed:
             self._wanted = False
             self._link = None

@@ -1,9 +1,9 @@
-"""Token ids become text as they come, without losing a blank or cutting a character.
+"""Turns token ids into text as they come, without losing a space or splitting a character.
 
-A piece's text depends on what stands before it (sentencepiece drops a blank in front), so the last
-piece that was given out is decoded again with the new ones, and what it adds is the new text. What
-may still change is held back: a character whose bytes have not all come, and in the oldest families
-a punctuation mark, which turns into its Chinese form when a Chinese character follows.
+A token's text depends on the one before it (sentencepiece drops a leading space), so the last token
+that was converted is decoded again with the new ones, and the difference is the new text. Text that
+may still change is held back: a character without all its bytes, and in the oldest families a
+punctuation mark, which becomes Chinese if a Chinese character follows.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 PARTIAL = "\N{REPLACEMENT CHARACTER}"
-LONGEST = 3  # bytes of a character that has not come whole
+LONGEST = 3  # bytes of an incomplete character, at most
+MOST_HELD = 256  # tokens that are decoded again with each new one, where bytes make no character
 
 
 class Incremental:
-    """`decode` gives the text of ids; `unsure` are marks that must not stand last. `before`:
-    the last piece of a text that goes on."""
+    """`decode` converts ids to text; `unsure` are marks to hold back at the end. `before` is the
+    last token of a text to continue from."""
 
     def __init__(
         self,
@@ -27,28 +28,31 @@ class Incremental:
         self._decode = decode
         self._unsure = unsure
         self._ids: list[int] = list(before)
-        self._known = len(self._ids)  # of these ids, how many were given out
+        self._known = len(self._ids)  # the number of these ids whose text was returned
+        self._sent = 0  # characters returned of the ids after those
 
     def add(self, token: int) -> str:
-        """The text that is certain with this token."""
+        """Add a token. Returns the text that is now certain."""
         self._ids.append(token)
-        before, text = self._texts()
-        if text.endswith(PARTIAL):
-            cut = len(text) - len(text.rstrip(PARTIAL))
-            if cut <= LONGEST:
-                return ""
-        if text.endswith(self._unsure) or len(text) <= len(before):
+        text = self._new()
+        if text.endswith(PARTIAL) and len(self._ids) - self._known < MOST_HELD:
+            # Of many invalid bytes, only the last ones can still begin a character.
+            certain = text[:-LONGEST] if text.endswith(PARTIAL * (LONGEST + 1)) else ""
+            self._sent += len(certain)
+            return certain
+        if text.endswith(self._unsure) or not text:
             return ""
         del self._ids[: self._known]
-        self._known = len(self._ids)
-        return text[len(before) :]
+        self._known, self._sent = len(self._ids), 0
+        return text
 
     def close(self) -> str:
-        """What was held back, when nothing more comes."""
-        before, text = self._texts()
-        self._ids, self._known = [], 0
-        return text[len(before) :]
+        """The text held back, at the end."""
+        text = self._new()
+        self._ids, self._known, self._sent = [], 0, 0
+        return text
 
-    def _texts(self) -> tuple[str, str]:
+    def _new(self) -> str:
         before = self._decode(self._ids[: self._known]) if self._known else ""
-        return before, self._decode(self._ids) if self._ids else ""
+        text = self._decode(self._ids) if self._ids else ""
+        return text[len(before) + self._sent :]

@@ -1,4 +1,4 @@
-"""Anthropic Messages: POST /v1/messages, as its API reference and its clients' types say."""
+"""Anthropic's Messages API, POST /v1/messages, as its API reference and client types define it."""
 
 from .answer import Encoder, error, reply
 from .request import parse

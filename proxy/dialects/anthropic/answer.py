@@ -1,12 +1,12 @@
-"""Events become a Message, whole or as Anthropic's event stream.
+"""Encodes events as an Anthropic Message, whole or as an event stream.
 
     message_start (content_block_start content_block_delta* content_block_stop)*
     message_delta message_stop
 
-Blocks stand one after another: one opens when a delta of another kind, or of another call, comes.
-A backend of today tells the prompt's size at once; how much of it was cached, and an old backend
-anything, only at the end: message_start counts what is known, 0 where nothing is, and message_delta
-has the true counts, which clients take over. Silence is a ping event.
+Only one block is open at a time; a delta of another kind, or of another call, opens the next. A
+current backend reports the prompt's size at once, but its cached part only at the end; an old
+backend reports everything at the end. So message_start has the counts known by then (else 0), and
+message_delta the final ones, which clients use. Silence is sent as a ping event.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ...core.usage import Usage
 from ...errors import ContextExceeded, GatewayError
 from ...wire import sse
 from ..openai_tools import as_object
-from ..stamp import Stamp
+from ..response_meta import ResponseMeta
 
 REASONS = {
     "stop": "end_turn",
@@ -56,7 +56,7 @@ PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
 def error(fault: GatewayError) -> dict[str, Any]:
-    """Anthropic's error object. Claude Code makes room when it reads "prompt is too long"."""
+    """Anthropic's error object. Claude Code compacts the conversation on "prompt is too long"."""
     message = fault.message
     if isinstance(fault, ContextExceeded):
         have, can = fault.extra["n_prompt_tokens"], fault.extra["n_ctx"]
@@ -66,12 +66,13 @@ def error(fault: GatewayError) -> dict[str, Any]:
 
 
 def status(code: int) -> int:
-    """The HTTP status for one of ours: being full is 529 there."""
+    """Anthropic's HTTP status for one of ours: 529 when overloaded."""
     return OVERLOADED if TYPES.get(code) == "overloaded_error" else code
 
 
 def usage(counts: Usage) -> dict[str, Any]:
-    """input_tokens are those that had to be evaluated; the cached ones are counted apart."""
+    """Anthropic's usage; input_tokens excludes the cached tokens, which have a field of their
+    own."""
     return {
         "input_tokens": counts.prompt - counts.cached,
         "cache_creation_input_tokens": 0,
@@ -81,13 +82,14 @@ def usage(counts: Usage) -> dict[str, Any]:
 
 
 def _end(request: CompletionRequest, finished: Finished) -> dict[str, Any]:
-    """How it ended. A mark of the template's is no stop sequence of the client's."""
+    """Why the message ended. Only the client's stop strings are reported as stop sequences, not the
+    template's."""
     if finished.reason == "stop" and finished.stop_sequence in request.stop:
         return {"stop_reason": "stop_sequence", "stop_sequence": finished.stop_sequence}
     return {"stop_reason": REASONS[finished.reason], "stop_sequence": None}
 
 
-def _message(stamp: Stamp, counts: Usage = NOTHING) -> dict[str, Any]:
+def _message(stamp: ResponseMeta, counts: Usage = NOTHING) -> dict[str, Any]:
     return {
         "id": stamp.id,
         "type": "message",
@@ -101,16 +103,16 @@ def _message(stamp: Stamp, counts: Usage = NOTHING) -> dict[str, Any]:
 
 
 def reply(
-    stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
+    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole Message."""
-    (one,) = completions
+    (completion,) = completions
     content: list[dict[str, Any]] = []
-    if one.reasoning:
-        content.append({"type": "thinking", "thinking": one.reasoning, "signature": ""})
-    if one.text:
-        content.append({"type": "text", "text": one.text})
-    for call in one.tool_calls:
+    if completion.reasoning:
+        content.append({"type": "thinking", "thinking": completion.reasoning, "signature": ""})
+    if completion.text:
+        content.append({"type": "text", "text": completion.text})
+    for call in completion.tool_calls:
         content.append(
             {
                 "type": "tool_use",
@@ -122,8 +124,8 @@ def reply(
     return {
         **_message(stamp),
         "content": content,
-        **_end(request, one.finished),
-        "usage": usage(one.finished.usage),
+        **_end(request, completion.finished),
+        "usage": usage(completion.finished.usage),
     }
 
 
@@ -132,20 +134,21 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 
 class Encoder:
-    """Events to Anthropic's stream. A text delta is a prebuilt frame around its text."""
+    """Encodes events as Anthropic's stream. A text delta is a prebuilt frame in which only the text
+    is encoded."""
 
     content_type = "text/event-stream"
 
-    def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
+    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
         self._stamp = stamp
         self._request = request
         self._begun = False
         self._index = -1
-        self._open = ""  # the kind of the block that is open; of a call with its number
+        self._open = ""  # kind of the open block; for a call, with its index
         self._head = b""
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; a tick of silence is a ping."""
+        """The bytes of one batch; an empty batch becomes a ping."""
         out: list[bytes] = []
         if not self._begun:
             self._begun = True
@@ -166,7 +169,7 @@ class Encoder:
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as an event, after the open block is closed."""
+        """Closes the open block and sends the failure as an event."""
         out: list[bytes] = []
         self._close(out)
         out.append(sse.encode(msgspec.json.encode(error(fault)), "error"))
@@ -185,10 +188,10 @@ class Encoder:
                 delta = {"type": "thinking_delta", "thinking": event.text}
                 out.append(_event("content_block_delta", index=self._index, delta=delta))
             case ToolCallDelta():
-                here = f"call {event.index}"
-                if self._open != here:
+                kind = f"call {event.index}"
+                if self._open != kind:
                     block = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
-                    self._turn(out, here, block)
+                    self._turn(out, kind, block)
                 if event.arguments:
                     delta = {"type": "input_json_delta", "partial_json": event.arguments}
                     out.append(_event("content_block_delta", index=self._index, delta=delta))
@@ -202,7 +205,7 @@ class Encoder:
                     )
                 )
             case Failed():
-                raise AssertionError("a failure is told by fail()")
+                raise AssertionError("use fail() for errors")
 
     def _turn(self, out: list[bytes], kind: str, block: dict[str, Any]) -> None:
         self._close(out)
@@ -212,7 +215,7 @@ class Encoder:
 
     def _close(self, out: list[bytes]) -> None:
         if self._open == "thinking":
-            # Nothing is signed here, but clients wait for the signature before they close it.
+            # Clients wait for a signature before they close the block; ours is empty.
             delta = {"type": "signature_delta", "signature": ""}
             out.append(_event("content_block_delta", index=self._index, delta=delta))
         if self._open:

@@ -1,8 +1,8 @@
-"""Anthropic's tools that the client itself runs: a shell, and an editor of files.
+"""Anthropic's client-side tools: the shell and the text editor.
 
-A client names them by type alone, since Anthropic's models have learnt what they take. Any other
-model has to be told, by a description and a schema as of every tool. The parameters are those of
-the API's documentation; the tools' names carry the date of their version in their type.
+Clients send only the type, because Anthropic's models know the parameters. Other models need a
+description and a schema. The parameters follow the API's documentation; the end of a type is the
+date of its version.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..fields import Body
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "integer"}
 _BASH: Mapping[str, Any] = {
-    "description": "Runs a command in a shell that stays open, and gives what it prints.",
+    "description": "Runs a command in a persistent shell and returns its output.",
     "parameters": {
         "type": "object",
         "properties": {"command": _TEXT, "restart": {"type": "boolean"}},
@@ -43,8 +43,8 @@ KNOWN = {"bash_": _BASH, "text_editor_": _EDITOR}
 
 
 def told(tool: Body, kind: str) -> dict[str, Any] | None:
-    """The tool as a function; None for a type that is not known here."""
-    for begin, more in KNOWN.items():
-        if kind.startswith(begin):
-            return {**more, "name": tool.get("name")}
+    """The tool as a function definition; None if the type is unknown."""
+    for prefix, definition in KNOWN.items():
+        if kind.startswith(prefix):
+            return {**definition, "name": tool.get("name")}
     return None

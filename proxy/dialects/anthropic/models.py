@@ -1,4 +1,4 @@
-"""Anthropic's GET /v1/models: the same address as OpenAI's, told apart by the version header."""
+"""Anthropic's GET /v1/models, distinguished from OpenAI's by the anthropic-version header."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ VERSION = "anthropic-version"
 
 
 def model(name: str, created: int, n_ctx: int) -> dict[str, Any]:
-    """One model; `created` in seconds since 1970, `n_ctx` tokens or 0 where it is not known."""
+    """One model; `created` in seconds since 1970, `n_ctx` in tokens, 0 if unknown."""
     return {
         "type": "model",
         "id": name,
@@ -23,7 +23,7 @@ def model(name: str, created: int, n_ctx: int) -> dict[str, Any]:
 
 
 def listed(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All of them: there is one page."""
+    """The list of all models, always on one page."""
     return {
         "data": list(models),
         "has_more": False,

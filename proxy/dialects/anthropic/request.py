@@ -1,9 +1,8 @@
-"""A body of /v1/messages becomes a CompletionRequest.
+"""Parses a body of /v1/messages into a CompletionRequest.
 
-Blocks map to the canonical messages like this: the texts of a message are one content; every
-tool_result is a message of its own, in its place; thinking is the assistant's reasoning. What only
-Anthropic's own servers run (its server tools and their results) is left out with a warning, since
-clients replay such blocks without being able to leave them out themselves.
+The texts of a message form one content, each tool_result becomes a message of its own in its place,
+and thinking becomes the assistant's reasoning. Blocks of Anthropic's server tools are skipped with
+a warning: clients replay them and cannot remove them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from ...core.invalid import Invalid
 from ...core.request import (
     CompletionRequest,
     Media,
@@ -25,19 +23,21 @@ from ...core.request import (
     ToolChoice,
 )
 from ...core.sampling import check
+from ...errors import InvalidParameter
 from ..fields import Body, bounded, entry, flag, integer, items, mapping, stops, text, unheeded
+from ..openai import MAX_TOKENS
 from ..openai_tools import functions, plain
 from ..parts import joined
 from . import client_tools
 
-MAX_TOKENS = 1 << 30
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 CHOICES: Mapping[str, ToolChoice] = {
     "auto": ToolChoice(),
     "any": ToolChoice("required"),
     "none": ToolChoice("none"),
 }
-# Claude Code's bookkeeping, another one in every request: it would void the cached prefix.
+# Claude Code's bookkeeping: it changes with every request, which would invalidate the cached
+# prefix.
 BILLING = "x-anthropic-billing-header:"
 
 UNHEEDED: Mapping[str, tuple[Any, ...]] = {
@@ -48,11 +48,12 @@ UNHEEDED: Mapping[str, tuple[Any, ...]] = {
 
 
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
-    """`counting`: a body of count_tokens, which needs no max_tokens. Raises Invalid."""
+    """Parses a body. `counting` is for count_tokens, which needs no max_tokens. Raises
+    InvalidParameter."""
     warnings = list(unheeded(body, UNHEEDED))
-    max_tokens = integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: the prompt is read, no more
+    max_tokens = integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
     if max_tokens is None and not counting:
-        raise Invalid("max_tokens", "is missing")
+        raise InvalidParameter("max_tokens", "is missing")
     choice = mapping(body, "tool_choice")
     config = mapping(body, "output_config")
     return CompletionRequest(
@@ -84,25 +85,25 @@ def _system(value: Any) -> tuple[Message, ...]:
         texts = [value]
     elif isinstance(value, list):
         bounded(value, "system")
-        blocks = [entry(one, f"system[{i}]") for i, one in enumerate(value)]
-        texts = [text(one, "text", at=f"system[{i}].") for i, one in enumerate(blocks)]
+        blocks = [entry(block, f"system[{i}]") for i, block in enumerate(value)]
+        texts = [text(block, "text", at=f"system[{i}].") for i, block in enumerate(blocks)]
     else:
-        raise Invalid("system", "must be a string or a list of text blocks")
+        raise InvalidParameter("system", "must be a string or a list of text blocks")
     kept = "\n\n".join(t for t in texts if t and not t.startswith(BILLING))
-    return (Message("system", kept),) if kept else ()
+    return (Message(role="system", content=kept),) if kept else ()
 
 
 def _messages(body: Body, warnings: list[str]) -> list[Message]:
     values = items(body, "messages")
     if not values:
-        raise Invalid("messages", "must hold one message at least")
+        raise InvalidParameter("messages", "must contain at least one message")
     runs: list[list[Message]] = []
     for i, value in enumerate(values):
         at = f"messages[{i}]"
         message = entry(value, at)
         role = ROLES.get(text(message, "role", at=at + "."))
         if role is None:
-            raise Invalid(at + ".role", "must be user or assistant")
+            raise InvalidParameter(at + ".role", "must be user or assistant")
         turn = _Turn(role, warnings).read(message.get("content"), at + ".content")
         if role != "system" and runs and runs[-1][-1].role == turn[0].role == role:
             runs[-1].append(turn.pop(0))
@@ -111,41 +112,41 @@ def _messages(body: Body, warnings: list[str]) -> list[Message]:
 
 
 class _Turn:
-    """One message's blocks, gathered into canonical messages."""
+    """Collects the blocks of one message into canonical messages."""
 
     def __init__(self, role: Role, warnings: list[str]) -> None:
         self._role = role
         self._warnings = warnings
         self._texts: list[str] = []
-        self._length = 0  # of the texts, with the line's end behind each
+        self._length = 0  # of the texts, each with a line break
         self._thoughts: list[str] = []
         self._media: list[Media] = []
         self._calls: list[ToolCall] = []
 
     def read(self, content: Any, at: str) -> list[Message]:
         if type(content) is str:
-            return [Message(self._role, content)]
+            return [Message(role=self._role, content=content)]
         if not isinstance(content, list):
-            raise Invalid(at, "must be a string or a list of blocks")
+            raise InvalidParameter(at, "must be a string or a list of blocks")
         bounded(content, at)
         out: list[Message] = []
         for i, value in enumerate(content):
-            here = f"{at}[{i}]"
-            block = entry(value, here)
+            path = f"{at}[{i}]"
+            block = entry(value, path)
             if block.get("type") == "tool_result":
                 out += self._flush()
-                out.append(self._result(block, here + "."))
+                out.append(self._result(block, path + "."))
             else:
-                self._block(block, here + ".")
+                self._block(block, path + ".")
         out += self._flush()
-        return out or [Message(self._role)]
+        return out or [Message(role=self._role)]
 
     def _flush(self) -> list[Message]:
         if not (self._texts or self._thoughts or self._media or self._calls):
             return []
         message = Message(
-            self._role,
-            "\n".join(self._texts),
+            role=self._role,
+            content="\n".join(self._texts),
             reasoning="\n".join(self._thoughts),
             media=tuple(self._media),
             tool_calls=tuple(self._calls),
@@ -174,21 +175,21 @@ class _Turn:
             self._say(text(block, "title", at=at))
             self._nested(items(block, "content", at), at)
         elif not kind:
-            raise Invalid(at + "type", "is missing")
+            raise InvalidParameter(at + "type", "is missing")
         else:
-            self._warnings.append(f"content blocks of the type {plain(kind)} are left out")
+            self._warnings.append(f"content blocks of type {plain(kind)} are ignored")
 
-    def _say(self, said: str) -> None:
-        self._texts.append(said)
-        self._length += len(said) + 1
+    def _say(self, content: str) -> None:
+        self._texts.append(content)
+        self._length += len(content) + 1
 
     def _nested(self, blocks: list[Any], at: str) -> None:
         for i, value in enumerate(blocks):
-            here = f"{at}content[{i}]"
-            self._block(entry(value, here), here + ".")
+            path = f"{at}content[{i}]"
+            self._block(entry(value, path), path + ".")
 
     def _document(self, block: Body, at: str) -> None:
-        """Plain text is taken in; a PDF is nothing these backends can read."""
+        """Adds a document's text; PDFs are not supported by any backend."""
         source = mapping(block, "source", at)
         kind = text(source, "type", at=at + "source.")
         if kind == "text":
@@ -202,20 +203,25 @@ class _Turn:
             else:
                 self._nested(items(source, "content", at + "source."), at + "source.")
         else:
-            raise Invalid(at + "source.type", "must be text or content: no backend reads PDFs")
+            raise InvalidParameter(
+                at + "source.type", "must be text or content: PDFs are not supported"
+            )
 
     def _result(self, block: Body, at: str) -> Message:
-        """A tool's result; that it failed is said in its text, the one place templates have."""
+        """A tool's result. An error is marked in the text, since templates have no field for it."""
         inner = _Turn("tool", self._warnings)
         content = block.get("content")
         if content is None:
             content = ""
         (message,) = inner.read(content, at + "content")
-        said = message.content
-        if flag(block, "is_error", at=at) and not said.lower().startswith("error"):
-            said = f"Error: {said}"
+        result = message.content
+        if flag(block, "is_error", at=at) and not result.lower().startswith("error"):
+            result = f"Error: {result}"
         return Message(
-            "tool", said, tool_call_id=text(block, "tool_use_id", at=at), media=message.media
+            role="tool",
+            content=result,
+            tool_call_id=text(block, "tool_use_id", at=at),
+            media=message.media,
         )
 
 
@@ -223,10 +229,10 @@ def _image(source: Body, at: str) -> Media:
     kind = text(source, "type", at=at)
     if kind == "base64":
         media_type = text(source, "media_type", at=at)
-        return Media("image", url=f"data:{media_type};base64,{text(source, 'data', at=at)}")
+        return Media(kind="image", url=f"data:{media_type};base64,{text(source, 'data', at=at)}")
     if kind == "url":
-        return Media("image", url=text(source, "url", at=at))
-    raise Invalid(at + "type", "must be base64 or url")
+        return Media(kind="image", url=text(source, "url", at=at))
+    raise InvalidParameter(at + "type", "must be base64 or url")
 
 
 def _tools(values: list[Any], warnings: list[str]) -> tuple[Tool, ...]:
@@ -240,7 +246,7 @@ def _tools(values: list[Any], warnings: list[str]) -> tuple[Tool, ...]:
         elif (known := client_tools.told(tool, kind)) is not None:
             offered.append(known)
         else:
-            warnings.append(f"tools of the type {plain(kind)} are left out")
+            warnings.append(f"tools of type {plain(kind)} are ignored")
     return functions(offered)
 
 
@@ -249,34 +255,34 @@ def _choice(value: Body) -> ToolChoice:
     if kind == "tool":
         name = text(value, "name", at="tool_choice.")
         if not name:
-            raise Invalid("tool_choice.name", "is missing")
+            raise InvalidParameter("tool_choice.name", "is missing")
         return ToolChoice("named", name)
     choice = CHOICES.get(kind)
     if choice is None:
-        raise Invalid("tool_choice.type", "must be auto, any, tool or none")
+        raise InvalidParameter("tool_choice.type", "must be auto, any, tool or none")
     return choice
 
 
 def _output(body: Body, config: Body) -> OutputFormat:
-    """`output_config.format`; clients of the beta send it as `output_format`."""
+    """`output_config.format`, or `output_format` from clients of the beta."""
     at, value = "output_config.format.", mapping(config, "format", "output_config.")
     if not value:
         at, value = "output_format.", mapping(body, "output_format")
     if not value:
         return OutputFormat()
     if text(value, "type", at=at) != "json_schema":
-        raise Invalid(at + "type", "must be json_schema")
+        raise InvalidParameter(at + "type", "must be json_schema")
     schema = value.get("schema")
     if not isinstance(schema, dict):
-        raise Invalid(at + "schema", "must be an object")
+        raise InvalidParameter(at + "schema", "must be an object")
     return OutputFormat("json_schema", schema, "output", strict=True)
 
 
 def _thinking(value: Body) -> dict[str, Any]:
-    """For templates that know a switch; `adaptive` leaves it to them."""
+    """Template arguments for the switch that some templates have; `adaptive` leaves the default."""
     kind = text(value, "type", "adaptive", at="thinking.")
     if kind in ("enabled", "disabled"):
         return {"enable_thinking": kind == "enabled"}
     if kind not in ("adaptive", "between_tools"):
-        raise Invalid("thinking.type", "must be enabled, disabled or adaptive")
+        raise InvalidParameter("thinking.type", "must be enabled, disabled or adaptive")
     return {}

@@ -1,8 +1,9 @@
-"""Langchain-Chatchat 0.2.7's API: its four dialogues, knowledge bases, models and server.
+"""Langchain-Chatchat 0.2.7's API: its four kinds of dialogue, knowledge bases, models and server.
 
-The source is the project's own client (ApiRequest of webui_pages/utils.py), the signatures of its
-routes, and, for the form {messages, ...} of /chat/chat, the modification for chatglm_cpp.
+The formats are defined by the project's own client (ApiRequest in webui_pages/utils.py) and the
+signatures of its routes. The {messages, ...} form of /chat/chat comes from a modification for
+chatglm_cpp.
 
-Plain answers are {"code", "msg", "data"}. A stream is no SSE, though it says so: each HTTP chunk is
-one JSON document, and the client parses every chunk by itself.
+Ordinary answers are {"code", "msg", "data"}. Streams are not SSE, despite their content type: each
+HTTP chunk is one JSON document, which the client parses by itself.
 """

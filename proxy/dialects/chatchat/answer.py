@@ -1,6 +1,6 @@
-"""The documents that the answer of a dialogue is made of, and how one reads on the wire.
+"""The JSON documents of a streamed dialogue answer, and their encoding.
 
-A whole answer is the fold of the same documents: texts are put together, lists go on.
+A whole answer merges the same documents: texts and lists are concatenated.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from . import reply
 
 Document = dict[str, Any]
 
-CONTENT_TYPE = "text/event-stream; charset=utf-8"  # what its own servers say of their streams
-ONE = frozenset({"chat_history_id", "message_id"})  # the same in every document
-NOTHING_FOUND = "No document was found for this: the answer is the model's own."
+CONTENT_TYPE = "text/event-stream; charset=utf-8"  # as Chatchat's own servers send it
+ONE = frozenset({"chat_history_id", "message_id"})  # fields with the same value in every document
+NOTHING_FOUND = "No relevant documents were found; this answer comes from the model alone."
 
 
 class Source(msgspec.Struct, frozen=True):
-    """What an answer rests on: its number, as citations say it, a name, an address, the text."""
+    """A source of an answer: its citation number, name, URL and text."""
 
     number: int
     name: str
@@ -30,29 +30,29 @@ class Source(msgspec.Struct, frozen=True):
 
 
 def text(history_id: str, delta: str) -> Document:
-    """A piece of a plain chat. Later clients of the 0.2 series call the id message_id."""
+    """A piece of a plain chat's answer. Later 0.2.x clients call the id message_id."""
     return {"text": delta, "chat_history_id": history_id, "message_id": history_id}
 
 
 def answer(delta: str) -> Document:
-    """A piece of an answer from documents; in an agent's stream, of its thoughts."""
+    """A piece of an answer with documents; in an agent's stream, a piece of its reasoning."""
     return {"answer": delta}
 
 
 def final_answer(delta: str) -> Document:
-    """A piece of what an agent answers in the end."""
+    """A piece of an agent's final answer."""
     return {"final_answer": delta}
 
 
 def docs(sources: Sequence[Source]) -> Document:
-    """The sources, as Markdown: this comes once, after the answer."""
+    """The sources as Markdown; sent once, after the answer."""
     if not sources:
         return {"docs": [NOTHING_FOUND]}
-    return {"docs": [_cited(one) for one in sources]}
+    return {"docs": [_cited(source) for source in sources]}
 
 
 def tools(name: str, arguments: str, observation: str) -> Document:
-    """A call of an agent and what came of it, as lines to show."""
+    """A tool call of an agent with its result, as lines to display."""
     return {"tools": [f"Tool: {name}", f"Input: {arguments}", f"Output: {observation}"]}
 
 
@@ -63,25 +63,25 @@ def _cited(source: Source) -> str:
 
 
 def failure(fault: GatewayError) -> Document:
-    """What a stream that broke says last; its client shows `msg` wherever `code` is not 200."""
+    """The last document of a failed stream; the client shows `msg` if `code` is not 200."""
     return reply.error(fault)
 
 
 def chunk(document: Document) -> bytes:
-    """One HTTP chunk."""
+    """A document as one HTTP chunk."""
     return msgspec.json.encode(document)
 
 
 def plain(document: Document) -> bytes:
-    """The same where an answer is bare text: /chat/fastchat and /other/completion."""
-    said: str = document.get("text", "")
-    return said.encode()
+    """A document as plain text, for /chat/fastchat and /other/completion."""
+    content: str = document.get("text", "")
+    return content.encode()
 
 
 def whole(documents: Iterable[Document]) -> Document:
-    """All documents as one."""
-    out: Document = {}
+    """Merges all documents into one."""
+    merged: Document = {}
     for document in documents:
         for name, value in document.items():
-            out[name] = value if name in ONE or name not in out else out[name] + value
-    return out
+            merged[name] = value if name in ONE or name not in merged else merged[name] + value
+    return merged

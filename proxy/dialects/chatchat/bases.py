@@ -1,7 +1,6 @@
-"""What the routes under /knowledge_base are asked.
+"""Parses requests of the routes under /knowledge_base, and builds their answers.
 
-Names of bases and files are names: nothing here is ever a path. Numbers and flags of an upload come
-as the texts of a form.
+Names of bases and files are never used as paths. Uploads send numbers and flags as form fields.
 """
 
 from __future__ import annotations
@@ -12,51 +11,51 @@ from typing import Any
 from msgspec import Struct
 
 from ...core.decoding import decoded
-from ...core.invalid import Invalid
+from ...errors import InvalidParameter
 from ..fields import Body, entry, flag, integer, items, mapping, text
-from .asked import hits
+from .params import hits
 
 MAX_NAME = 200
 CHUNK_SIZE = 250  # characters, Chatchat's own defaults
 CHUNK_OVERLAP = 50
 MAX_CHUNK = 100_000
 
-Pieces = dict[str, tuple[str, ...]]  # by a file's name, the texts of its chunks
+Pieces = dict[str, tuple[str, ...]]  # file name: texts of its chunks
 
 
-class Cut(Struct, frozen=True):
-    """How to split, in characters."""
+class Splitting(Struct, frozen=True):
+    """Chunk size and overlap, in characters."""
 
     size: int = CHUNK_SIZE
     overlap: int = CHUNK_OVERLAP
 
 
 class Create(Struct, frozen=True):
-    """`model` "" means the server's own choice."""
+    """A new base; `model` "" uses the server's default."""
 
     name: str
     model: str
 
 
-class Upload(Struct, frozen=True):
-    """Files for a base. `indexed` false: they are only kept."""
+class DocumentUpload(Struct, frozen=True):
+    """Files for a base; without `indexed` they are stored but not searched."""
 
     base: str
     override: bool
     indexed: bool
-    cut: Cut
+    cut: Splitting
     pieces: Pieces
 
 
 class Temporary(Struct, frozen=True):
-    """Files for a chat. `base` is the id of an earlier upload, which they join, or ""."""
+    """Files for a chat. `base` is the id of an earlier upload to add them to, or ""."""
 
     base: str
-    cut: Cut
+    cut: Splitting
 
 
 class Delete(Struct, frozen=True):
-    """`content` false: the files are kept, and found no more."""
+    """Without `content` the files are kept, but no longer searched."""
 
     base: str
     files: tuple[str, ...]
@@ -64,16 +63,16 @@ class Delete(Struct, frozen=True):
 
 
 class Update(Struct, frozen=True):
-    """Files to be read and split anew."""
+    """Files to read and split again."""
 
     base: str
     files: tuple[str, ...]
-    cut: Cut
+    cut: Splitting
     pieces: Pieces
 
 
-class Search(Struct, frozen=True):
-    """A query, or else the name of the file whose chunks are to be listed."""
+class SearchParams(Struct, frozen=True):
+    """A query, or the name of a file whose chunks are listed."""
 
     base: str
     query: str
@@ -83,7 +82,7 @@ class Search(Struct, frozen=True):
 
 
 class Edit(Struct, frozen=True):
-    """New texts of chunks by id; an empty one takes its chunk away."""
+    """New texts of chunks by id; an empty text deletes the chunk."""
 
     base: str
     texts: dict[str, str]
@@ -95,26 +94,26 @@ class Info(Struct, frozen=True):
 
 
 class Recreate(Struct, frozen=True):
-    """`create`: a base that is not there is made."""
+    """Rebuilds an index; `create` makes the base if it does not exist."""
 
     base: str
     create: bool
     model: str
-    cut: Cut
+    cut: Splitting
 
 
 def create(body: Body) -> Create:
-    """Raises Invalid, here as in all of these."""
+    """Raises InvalidParameter, like all parsers below."""
     return Create(_name(body), text(body, "embed_model"))
 
 
 def named(body: Any) -> str:
-    """The name of a base: the body is that text, or an object that holds it."""
+    """The name of a base from a body that is the name or an object with it."""
     return _name({"knowledge_base_name": body} if type(body) is str else entry(body, "the body"))
 
 
-def upload(form: Mapping[str, str]) -> Upload:
-    return Upload(
+def upload(form: Mapping[str, str]) -> DocumentUpload:
+    return DocumentUpload(
         _name(form),
         _form_flag(form, "override"),
         _form_flag(form, "to_vector_store", True),
@@ -124,7 +123,7 @@ def upload(form: Mapping[str, str]) -> Upload:
 
 
 def temporary(form: Mapping[str, str]) -> Temporary:
-    """Later clients of the 0.2 series call the id knowledge_id."""
+    """Later 0.2.x clients call the id knowledge_id."""
     return Temporary(form.get("knowledge_id") or form.get("prev_id") or "", _cut(_numbers(form)))
 
 
@@ -136,11 +135,11 @@ def update(body: Body) -> Update:
     return Update(_name(body), _files(body), _cut(body), _pieces(body))
 
 
-def search(body: Body) -> Search:
-    found = hits(body)
+def search(body: Body) -> SearchParams:
+    options = hits(body)
     metadata = mapping(body, "metadata")
     file = text(body, "file_name") or text(metadata, "source", at="metadata.")
-    return Search(_name(body), text(body, "query"), file, **found)
+    return SearchParams(_name(body), text(body, "query"), file, **options)
 
 
 def edit(body: Body) -> Edit:
@@ -164,18 +163,18 @@ def recreate(body: Body) -> Recreate:
 def found(
     key: str, name: str, place: str, content: str, distance: float | None = None
 ) -> dict[str, Any]:
-    """A chunk as a document of langchain's, with its distance where it was searched for."""
+    """A chunk as langchain's Document; `distance` is None if it was listed rather than searched."""
     return {
         "page_content": content,
         "metadata": {"source": name, "id": key, "place": place},
         "type": "Document",
         "id": key,
-        "score": 3.0 if distance is None else distance,  # the value of one not searched for
+        "score": 3.0 if distance is None else distance,  # Chatchat's value for a listed chunk
     }
 
 
 def progress(total: int, finished: int, name: str) -> dict[str, Any]:
-    """A step of a rebuilding: one document of the stream. `finished` counts those before it."""
+    """One document of a rebuild's progress stream. `finished` counts the files before this one."""
     return {
         "code": 200,
         "msg": f"({finished + 1} / {total}): {name}",
@@ -186,17 +185,17 @@ def progress(total: int, finished: int, name: str) -> dict[str, Any]:
 
 
 def stumble(name: str, why: str) -> dict[str, Any]:
-    """A file that could not be read; the rebuilding goes on."""
+    """A file that could not be read during a rebuild, which continues with the next."""
     return {"code": 500, "msg": f"{name}: {why}"}
 
 
 def _name(body: Body) -> str:
     value = text(body, "knowledge_base_name").strip()
     if not value:
-        raise Invalid("knowledge_base_name", "is missing")
+        raise InvalidParameter("knowledge_base_name", "is missing")
     if len(value) > MAX_NAME or not value.isprintable() or "/" in value or "\\" in value:
-        raise Invalid(
-            "knowledge_base_name", f"must be up to {MAX_NAME} printable characters, and no path"
+        raise InvalidParameter(
+            "knowledge_base_name", f"must be at most {MAX_NAME} printable characters and not a path"
         )
     return value
 
@@ -204,50 +203,50 @@ def _name(body: Body) -> str:
 def _files(body: Body) -> tuple[str, ...]:
     values = items(body, "file_names")
     if not all(type(value) is str for value in values):
-        raise Invalid("file_names", "must be a list of names")
+        raise InvalidParameter("file_names", "must be a list of names")
     return tuple(dict.fromkeys(values))
 
 
-def _cut(body: Body) -> Cut:
+def _cut(body: Body) -> Splitting:
     size = integer(body, "chunk_size", 1, MAX_CHUNK) or CHUNK_SIZE
     overlap = integer(body, "chunk_overlap", 0, MAX_CHUNK)
     overlap = min(CHUNK_OVERLAP, size // 2) if overlap is None else overlap
     if overlap >= size:
-        raise Invalid("chunk_overlap", "must be less than chunk_size")
-    return Cut(size, overlap)
+        raise InvalidParameter("chunk_overlap", "must be less than chunk_size")
+    return Splitting(size, overlap)
 
 
 def _pieces(body: Body) -> Pieces:
-    """`docs`: an object, or the text of one, of file names and langchain's documents."""
+    """`docs`: an object of file names and langchain Documents, or that object as a JSON string."""
     value = body.get("docs")
     if type(value) is str:
         try:
             value = decoded(value or "{}")
         except ValueError:
-            raise Invalid("docs", "must be the text of a JSON object") from None
-    out = {}
+            raise InvalidParameter("docs", "must be a JSON object encoded as a string") from None
+    pieces = {}
     for name, documents in mapping({"docs": value}, "docs").items():
         at = f"docs.{name[:64]}"
-        out[name] = tuple(
-            text(entry(one, f"{at}[{i}]"), "page_content", at=f"{at}[{i}].")
-            for i, one in enumerate(items({at: documents}, at))
+        pieces[name] = tuple(
+            text(entry(document, f"{at}[{i}]"), "page_content", at=f"{at}[{i}].")
+            for i, document in enumerate(items({at: documents}, at))
         )
-    return out
+    return pieces
 
 
 def _form_flag(form: Mapping[str, str], name: str, default: bool = False) -> bool:
     value = form.get(name, "").lower()
     if value not in ("", "true", "false", "1", "0"):
-        raise Invalid(name, "must be true or false")
+        raise InvalidParameter(name, "must be true or false")
     return value in ("true", "1") if value else default
 
 
 def _numbers(form: Mapping[str, str]) -> dict[str, int]:
-    out = {}
+    numbers = {}
     for name in ("chunk_size", "chunk_overlap"):
         value = form.get(name, "").strip()
         if value:
             if not (value.isascii() and value.isdigit() and len(value) < 10):
-                raise Invalid(name, "must be an integer")
-            out[name] = int(value)
-    return out
+                raise InvalidParameter(name, "must be an integer")
+            numbers[name] = int(value)
+    return numbers

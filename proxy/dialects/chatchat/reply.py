@@ -1,8 +1,8 @@
-"""What every answer is wrapped in.
+"""The envelope of every answer.
 
-Its own servers say what went wrong in `code`, under HTTP 200: its client looks at nothing else. So
-do we for what only this API knows (no such base, the name is taken); what the gateway refuses (a
-key, a full queue) has its HTTP status as well, and `code` is the same number.
+Chatchat's servers report errors in `code` with HTTP status 200, and its client checks nothing else.
+The same holds here for errors specific to this API (unknown base, name taken). Errors of the
+gateway (API key, full queue) also set the HTTP status, equal to `code`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ def error(fault: GatewayError) -> dict[str, Any]:
 
 
 def error_of_list(fault: GatewayError) -> dict[str, Any]:
-    """Where a list is expected, its client goes through `data` whatever `code` says."""
+    """The error for routes that return a list: the client iterates over `data` whatever `code`
+    is."""
     return {"code": fault.status, "msg": fault.message, "data": []}
 
 
 def error_of_table(fault: GatewayError) -> dict[str, Any]:
-    """The same where an object is expected."""
+    """The error for routes that return an object."""
     return {"code": fault.status, "msg": fault.message, "data": {}}
 
 
 def failed(names: Sequence[tuple[str, str]], msg: str) -> dict[str, Any]:
-    """The answer of a route that takes several files: what went wrong with which."""
+    """The answer of routes that take several files: the error for each that failed."""
     return ok({"failed_files": dict(names)}, msg)

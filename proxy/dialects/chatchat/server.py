@@ -1,7 +1,6 @@
-"""What the routes under /llm_model, /server and /other are asked and answer.
+"""Parses requests of the routes under /llm_model, /server and /other, and builds their answers.
 
-`controller_address`, which some of them take, names a server to be called in the original: it is
-not looked at here.
+Some take `controller_address`, the server that the original calls; it is ignored here.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...core.invalid import Invalid
+from ...errors import InvalidParameter
 from ..fields import Body, flag, items, text
-from .asked import FOLDERS
+from .params import FOLDERS
 
-LOCAL = "local"  # of the kinds of models that its client asks for: local, online, worker
+LOCAL = "local"  # of the client's kinds of models: local, online, worker
 
 
-class Model(Struct, frozen=True):
-    """A model that is served. `n_ctx` in tokens, 0 where it is not known."""
+class ChatchatModel(Struct, frozen=True):
+    """A served model. `n_ctx` is in tokens, 0 if unknown."""
 
     name: str
     up: bool
@@ -28,7 +27,7 @@ class Model(Struct, frozen=True):
 
 
 class Template(Struct, frozen=True):
-    """Which prompt template is wanted: a folder of templates/dialogues and a name in it."""
+    """A prompt template: a folder of templates/dialogues and a name in it."""
 
     folder: str
     name: str
@@ -40,21 +39,26 @@ class Texts(Struct, frozen=True):
     is_query: bool
 
 
-def running(models: Sequence[Model]) -> dict[str, Any]:
-    return {one.name: config(one) for one in models if one.up}
+def running(models: Sequence[ChatchatModel]) -> dict[str, Any]:
+    return {model.name: config(model) for model in models if model.up}
 
 
-def configured(body: Body, models: Sequence[Model]) -> dict[str, Any]:
-    """Raises Invalid."""
+def configured(body: Body, models: Sequence[ChatchatModel]) -> dict[str, Any]:
+    """Raises InvalidParameter."""
     wanted = items(body, "types") or [LOCAL]
-    # Its client takes the lists of kinds it asked for, and looks for others as well.
-    return {LOCAL: {one.name: config(one) for one in models}} if LOCAL in wanted else {}
+    # All models are local here; other kinds that the client requests are left out.
+    return {LOCAL: {model.name: config(model) for model in models}} if LOCAL in wanted else {}
 
 
-def config(model: Model) -> dict[str, Any]:
-    """What is told of a model: no addresses, no paths, no keys."""
-    out = {"online_api": False, "model_name": model.name, "device": model.kind, "running": model.up}
-    return {**out, "context_length": model.n_ctx} if model.n_ctx else out
+def config(model: ChatchatModel) -> dict[str, Any]:
+    """A model's configuration, without addresses, paths and keys."""
+    values = {
+        "online_api": False,
+        "model_name": model.name,
+        "device": model.kind,
+        "running": model.up,
+    }
+    return {**values, "context_length": model.n_ctx} if model.n_ctx else values
 
 
 def model_name(body: Body) -> str:
@@ -62,24 +66,24 @@ def model_name(body: Body) -> str:
 
 
 def change(body: Body) -> tuple[str, str]:
-    """The model to stop and the one to start instead. Raises Invalid."""
+    """The model to stop and the one to start instead. Raises InvalidParameter."""
     old, new = text(body, "model_name"), text(body, "new_model_name")
     if not new:
-        raise Invalid("new_model_name", "is missing")
+        raise InvalidParameter("new_model_name", "is missing")
     return old, new
 
 
 def template(body: Body) -> Template:
-    """Raises Invalid."""
+    """Raises InvalidParameter."""
     folder = text(body, "type") or FOLDERS["chat"]
     if folder not in FOLDERS.values():
-        raise Invalid("type", f"must be one of {', '.join(FOLDERS.values())}")
+        raise InvalidParameter("type", f"must be one of {', '.join(FOLDERS.values())}")
     return Template(folder, text(body, "name") or "default")
 
 
 def texts(body: Body) -> Texts:
-    """Raises Invalid."""
+    """Raises InvalidParameter."""
     values = items(body, "texts")
     if not values or not all(type(value) is str and value for value in values):
-        raise Invalid("texts", "must be a list of texts")
+        raise InvalidParameter("texts", "must be a list of strings")
     return Texts(tuple(values), text(body, "embed_model"), flag(body, "to_query"))

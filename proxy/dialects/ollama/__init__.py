@@ -1,5 +1,6 @@
-"""Ollama's own API, /api/…: `chat` and `generate` are dialects, `models` tells what is served.
+"""Ollama's API under /api: `chat` and `generate` are dialects, `models` describes the served
+models.
 
-The source is docs/api.md of Ollama and the types of its Python client. Streams are lines of JSON
-and the default; times are nanoseconds.
+The format is defined in Ollama's docs/api.md and the types of its Python client. Streaming is the
+default, as lines of JSON; durations are in nanoseconds.
 """

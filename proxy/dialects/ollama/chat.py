@@ -1,7 +1,7 @@
 """Ollama's POST /api/chat.
 
-Its calls and results know no ids: a result belongs to the call of its tool's name, else to the
-first call that waits for one, and ids are made of the places in the conversation.
+Tool calls may have no ids. A result then belongs to the first unanswered call of its tool's name,
+or else to the first unanswered call; missing ids are made from positions in the conversation.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import msgspec
 
 from ...core.events import Batch, Finished, ToolCallDelta
 from ...core.fold import Completion
-from ...core.invalid import Invalid
 from ...core.request import CompletionRequest, Message, Role, ToolCall
+from ...errors import InvalidParameter
 from ..fields import Body, entry, items, mapping, text
 from ..openai_tools import as_object, skipped, tools
-from ..stamp import Stamp
+from ..response_meta import ResponseMeta
 from . import common
 
 error = common.error
 
-MAX_WAITING = 1024  # calls whose results are still to come: each result is looked for among them
+MAX_WAITING = 1024  # unanswered calls; every result is matched against all of them
 ROLES: dict[str, Role] = {
     "system": "system",
     "user": "user",
@@ -32,10 +32,10 @@ ROLES: dict[str, Role] = {
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises Invalid naming the field."""
+    """Raises InvalidParameter naming the field."""
     values = items(body, "messages")
     if not values:
-        raise Invalid("messages", "must hold one message at least")
+        raise InvalidParameter("messages", "must contain at least one message")
     offered = items(body, "tools")
     fields = common.common(body)
     fields["warnings"] += skipped(offered)
@@ -50,7 +50,7 @@ def _messages(values: list[Any]) -> tuple[Message, ...]:
         body = entry(value, at[:-1])
         role = ROLES.get(text(body, "role", at=at))
         if role is None:
-            raise Invalid(at + "role", f"must be one of {', '.join(ROLES)}")
+            raise InvalidParameter(at + "role", f"must be one of {', '.join(ROLES)}")
         name = text(body, "tool_name", at=at)
         calls = tuple(
             _call(call, f"call_{i}_{j}", f"{at}tool_calls[{j}]")
@@ -58,19 +58,21 @@ def _messages(values: list[Any]) -> tuple[Message, ...]:
         )
         waiting += calls
         if len(waiting) > MAX_WAITING:
-            raise Invalid(at + "tool_calls", f"leaves more than {MAX_WAITING} without a result")
+            raise InvalidParameter(
+                at + "tool_calls", f"leaves more than {MAX_WAITING} tool calls without a result"
+            )
         call_id = text(body, "tool_call_id", at=at)
         if role == "tool" and waiting:
-            mine = next(
+            answered = next(
                 (c for c in waiting if c.id == call_id or (not call_id and c.name == name)),
                 waiting[0],
             )
-            waiting.remove(mine)
-            call_id, name = mine.id, name or mine.name
+            waiting.remove(answered)
+            call_id, name = answered.id, name or answered.name
         out.append(
             Message(
-                role,
-                text(body, "content", at=at),
+                role=role,
+                content=text(body, "content", at=at),
                 name=name,
                 tool_calls=calls,
                 tool_call_id=call_id,
@@ -103,7 +105,8 @@ def _calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
 
 
 def _told(calls: Sequence[ToolCall], finished: Finished) -> list[ToolCall]:
-    """The calls that can be told: arguments are an object here, so a cut call has no form."""
+    """The calls to send. Arguments are an object here, so a call whose arguments were cut off is
+    dropped."""
     cut = finished.reason == "length"
     return [call for call in calls if not cut or as_object(call.arguments)]
 
@@ -118,23 +121,25 @@ def _said(piece: str, thought: str, calls: Sequence[ToolCall] = ()) -> dict[str,
 
 
 def reply(
-    stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
+    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
-    (one,) = completions
-    calls = _told(one.tool_calls, one.finished)
-    return common.whole(stamp, request, one, _said(one.text, one.reasoning, calls))
+    (completion,) = completions
+    calls = _told(completion.tool_calls, completion.finished)
+    return common.whole(
+        stamp, request, completion, _said(completion.text, completion.reasoning, calls)
+    )
 
 
-class Encoder(common.Lines):
-    """Events to lines of JSON. A tool call is told when it is whole, as Ollama does."""
+class Encoder(common.NdjsonLines):
+    """Encodes events as lines of JSON. Like Ollama, it sends a tool call once it is complete."""
 
-    def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
+    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(stamp, _said)
         self._calls: dict[int, ToolCall] = {}
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        told = b""
+        out = b""
         for event in batch:
             if type(event) is ToolCallDelta:
                 known = self._calls.get(event.index) or ToolCall(event.id, event.name, "")
@@ -142,9 +147,9 @@ class Encoder(common.Lines):
                 self._calls[event.index] = ToolCall(known.id, known.name, arguments)
         finished = batch[-1] if batch else None
         if self._calls and type(finished) is Finished:
-            whole = _told([self._calls[i] for i in sorted(self._calls)], finished)
-            told = super().encode(choice, batch[:-1])
-            if whole:
-                told += self._line(_said("", "", whole))
+            complete = _told([self._calls[i] for i in sorted(self._calls)], finished)
+            out = super().encode(choice, batch[:-1])
+            if complete:
+                out += self._line(_said("", "", complete))
             batch = [finished]
-        return told + super().encode(choice, batch)
+        return out + super().encode(choice, batch)

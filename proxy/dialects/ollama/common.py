@@ -1,4 +1,4 @@
-"""What /api/chat and /api/generate have in common."""
+"""Shared by /api/chat and /api/generate."""
 
 from __future__ import annotations
 
@@ -6,47 +6,38 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ...core.events import (
-    Batch,
-    Failed,
-    Finished,
-    ReasoningDelta,
-    TextDelta,
-    TokenLogprob,
-)
+from ...core.events import Batch, Failed, Finished, ReasoningDelta, TextDelta, TokenLogprob
 from ...core.fold import Completion
-from ...core.invalid import Invalid
 from ...core.request import CompletionRequest, Media, OutputFormat
 from ...core.sampling import FIELDS, check
-from ...errors import GatewayError
+from ...errors import GatewayError, InvalidParameter
 from ...wire import ndjson
 from ..fields import Body, flag, integer, mapping, stops, text
-from ..openai import token
+from ..openai import MAX_TOKENS, token
 from ..openai_tools import plain
-from ..stamp import Stamp
+from ..response_meta import ResponseMeta
 
-MAX_TOKENS = 1 << 30
 MAX_LOGPROBS = 20
 RENAMED = {"num_keep": "n_keep", "penalize_newline": "penalize_nl"}
-HERE = {"num_predict", "stop"}  # options with a place of their own in a request
-# Begin of the base64 of the files that images come as.
+HERE = {"num_predict", "stop"}  # options with a field of their own in CompletionRequest
+# How the base64 of each image format begins.
 IMAGES = {"iVBOR": "png", "/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp", "Qk": "bmp"}
 
 
 def error(fault: GatewayError) -> dict[str, Any]:
-    """Ollama's errors are a text."""
+    """Ollama's error object; `error` is a string."""
     return {"error": fault.message}
 
 
 def common(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies have; ":latest" is the tag of a name that
-    has none. Raises Invalid."""
+    """The fields of CompletionRequest that both bodies share. ":latest", the default tag, is
+    removed from the model's name. Raises InvalidParameter."""
     options = mapping(body, "options")
     values, warnings = _sampling(options)
     limit = integer(options, "num_predict", -2, MAX_TOKENS, at="options.")
     think = body.get("think")
     if think is not None and type(think) not in (bool, str):
-        raise Invalid("think", "must be true, false, low, medium or high")
+        raise InvalidParameter("think", "must be true, false, low, medium or high")
     logprobs = None
     if flag(body, "logprobs"):
         logprobs = integer(body, "top_logprobs", 0, MAX_LOGPROBS) or 0
@@ -65,8 +56,8 @@ def common(body: Body) -> dict[str, Any]:
 
 
 def _sampling(options: Body) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Sampler options under llama.cpp's names; those that shape the model's loading are the
-    backend's own business."""
+    """Sampler options under llama.cpp's names; options for loading the model are ignored with a
+    warning."""
     values: dict[str, Any] = {}
     warnings = []
     for name, value in options.items():
@@ -76,7 +67,7 @@ def _sampling(options: Body) -> tuple[dict[str, Any], tuple[str, ...]]:
         if known in FIELDS:
             values[known] = check(known, value)
         else:
-            warnings.append(f"the option {plain(name)} is left out")
+            warnings.append(f"the option {plain(name)} is ignored")
     return values, tuple(warnings)
 
 
@@ -87,33 +78,33 @@ def _output(value: Any) -> OutputFormat:
         return OutputFormat("json_object")
     if isinstance(value, dict):
         return OutputFormat("json_schema", value, "format")
-    raise Invalid("format", 'must be "json" or a JSON schema')
+    raise InvalidParameter("format", 'must be "json" or a JSON schema')
 
 
 def images(values: Sequence[Any], at: str) -> tuple[Media, ...]:
     out = []
     for i, value in enumerate(values):
         if type(value) is not str:
-            raise Invalid(f"{at}[{i}]", "must be base64")
+            raise InvalidParameter(f"{at}[{i}]", "must be base64")
         kind = next((k for mark, k in IMAGES.items() if value.startswith(mark)), "png")
-        out.append(Media("image", url=f"data:image/{kind};base64,{value}"))
+        out.append(Media(kind="image", url=f"data:image/{kind};base64,{value}"))
     return tuple(out)
 
 
-def moment(stamp: Stamp) -> str:
-    """Now, as RFC 3339 says it."""
+def moment(stamp: ResponseMeta) -> str:
+    """The current time in RFC 3339."""
     now = datetime.fromtimestamp(stamp.created + stamp.elapsed(), UTC)
     return now.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def head(stamp: Stamp) -> dict[str, Any]:
-    """How every object of an answer begins."""
+def head(stamp: ResponseMeta) -> dict[str, Any]:
+    """The fields every object of an answer begins with."""
     return {"model": stamp.model, "created_at": moment(stamp)}
 
 
-def tail(stamp: Stamp, finished: Finished) -> dict[str, Any]:
-    """What the last object says; durations in nanoseconds. Where the backend did not tell how long
-    it took (it was stopped by a stop string of ours) the whole time stands for it."""
+def tail(stamp: ResponseMeta, finished: Finished) -> dict[str, Any]:
+    """The fields of the last object; durations in nanoseconds. eval_duration is the total duration
+    if the backend reported no timings, as when one of our stop strings ended the generation."""
     counts, times = finished.usage, finished.timings
     total = stamp.elapsed()
     return {
@@ -132,37 +123,37 @@ def _ns(seconds: float) -> int:
     return round(seconds * 1e9)
 
 
-def loaded(body: Mapping[str, Any], stamp: Stamp) -> dict[str, Any]:
-    """The answer to a request without a prompt, which only wants the model loaded, or let go."""
-    gone = body.get("keep_alive") in (0, "0", "0s", "0m")
-    return {**head(stamp), "done": True, "done_reason": "unload" if gone else "load"}
+def loaded(body: Mapping[str, Any], stamp: ResponseMeta) -> dict[str, Any]:
+    """The answer to a request without a prompt, which only loads or unloads the model."""
+    unload = body.get("keep_alive") in (0, "0", "0s", "0m")
+    return {**head(stamp), "done": True, "done_reason": "unload" if unload else "load"}
 
 
 def logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-    return [token(one) for one in tokens]
+    return [token(logprob) for logprob in tokens]
 
 
 def whole(
-    stamp: Stamp, request: CompletionRequest, one: Completion, said: dict[str, Any]
+    stamp: ResponseMeta, request: CompletionRequest, completion: Completion, content: dict[str, Any]
 ) -> dict[str, Any]:
-    """The whole answer around what was said."""
-    out = {**head(stamp), **said, **tail(stamp, one.finished)}
+    """The whole answer; `content` is its part that depends on the route."""
+    out = {**head(stamp), **content, **tail(stamp, completion.finished)}
     if request.logprobs is not None:
-        out["logprobs"] = logprobs(one.logprobs)
+        out["logprobs"] = logprobs(completion.logprobs)
     return out
 
 
-class Lines:
-    """Events to lines of JSON; `said` is how the API writes a piece of text or of thought."""
+class NdjsonLines:
+    """Encodes events as lines of JSON; `said` formats a piece of text or of thinking."""
 
     content_type = "application/x-ndjson"
 
-    def __init__(self, stamp: Stamp, said: Callable[[str, str], dict[str, Any]]) -> None:
+    def __init__(self, stamp: ResponseMeta, said: Callable[[str, str], dict[str, Any]]) -> None:
         self._stamp = stamp
         self._said = said
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; silence has no sign in these streams."""
+        """The bytes of one batch; an empty batch sends nothing."""
         out: list[bytes] = []
         for event in batch:
             match event:
@@ -175,7 +166,7 @@ class Lines:
                     last = {**self._said("", ""), **tail(self._stamp, event)}
                     out.append(ndjson.encode({**head(self._stamp), **last}))
                 case Failed():
-                    raise AssertionError("a failure is told by fail()")
+                    raise AssertionError("use fail() for errors")
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:
@@ -185,8 +176,8 @@ class Lines:
     def end(self) -> bytes:
         return b""
 
-    def _line(self, said: dict[str, Any], tokens: Sequence[TokenLogprob] = ()) -> bytes:
-        out = {**head(self._stamp), **said, "done": False}
+    def _line(self, content: dict[str, Any], tokens: Sequence[TokenLogprob] = ()) -> bytes:
+        out = {**head(self._stamp), **content, "done": False}
         if tokens:
             out["logprobs"] = logprobs(tokens)
         return ndjson.encode(out)

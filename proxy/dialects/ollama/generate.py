@@ -1,7 +1,7 @@
-"""Ollama's POST /api/generate: one prompt, through the chat template unless it is raw.
+"""Ollama's POST /api/generate: one prompt, through the chat template unless `raw` is set.
 
-`context` (token ids of an earlier answer) is neither taken nor given: the backend keeps what it
-has read by itself. Templates in Go's language cannot be honoured.
+`context` (token ids of an earlier answer) is ignored and not returned: backends cache prompts
+without it. Templates in Go's template language are not supported.
 """
 
 from __future__ import annotations
@@ -10,33 +10,36 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...core.fold import Completion
-from ...core.invalid import Invalid
 from ...core.request import CompletionRequest, Message
+from ...errors import InvalidParameter
 from ..fields import Body, flag, items, text
-from ..stamp import Stamp
+from ..response_meta import ResponseMeta
 from . import common
 
 error = common.error
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises Invalid naming the field."""
+    """Raises InvalidParameter naming the field."""
     values = common.common(body)
     prompt = text(body, "prompt")
     suffix = text(body, "suffix")
     if text(body, "template"):
-        raise Invalid("template", "is not supported: the chat template is a setting here")
+        raise InvalidParameter(
+            "template", "is not supported: the chat template is part of the gateway's configuration"
+        )
     if body.get("context"):
-        values["warnings"] += ("context is left out: send the conversation to /api/chat",)
+        values["warnings"] += ("context is ignored: send the conversation to /api/chat",)
     media = common.images(items(body, "images"), "images")
     if flag(body, "raw") or suffix:
         if media:
-            raise Invalid("images", "need the chat template: neither raw nor suffix")
+            raise InvalidParameter("images", "require the chat template: remove raw and suffix")
         return CompletionRequest(prompts=(prompt,), suffix=suffix, **values)
     system = text(body, "system")
-    said = Message("user", prompt, media=media)
+    message = Message(role="user", content=prompt, media=media)
     return CompletionRequest(
-        messages=(Message("system", system), said) if system else (said,), **values
+        messages=(Message(role="system", content=system), message) if system else (message,),
+        **values,
     )
 
 
@@ -45,15 +48,15 @@ def _said(piece: str, thought: str) -> dict[str, Any]:
 
 
 def reply(
-    stamp: Stamp, request: CompletionRequest, completions: Sequence[Completion]
+    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
-    (one,) = completions
-    return common.whole(stamp, request, one, _said(one.text, one.reasoning))
+    (completion,) = completions
+    return common.whole(stamp, request, completion, _said(completion.text, completion.reasoning))
 
 
-class Encoder(common.Lines):
-    """Events to lines of JSON."""
+class Encoder(common.NdjsonLines):
+    """Encodes events as lines of JSON."""
 
-    def __init__(self, stamp: Stamp, request: CompletionRequest) -> None:
+    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(stamp, _said)

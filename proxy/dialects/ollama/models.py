@@ -1,7 +1,7 @@
-"""What /api/tags, /api/ps and /api/show say about a model.
+"""Builds model entries for /api/tags, /api/ps and /api/show.
 
-A backend does not tell the size and digest of its file; they are 0 and a digest of the name, which
-is what clients use them for.
+Backends do not report the size and digest of their file: the size is 0, and the digest is that of
+the name, which suffices to tell models apart.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 
 from msgspec import Struct
 
-VERSION = "0.12.6"  # of Ollama, whose API this is; clients ask for a least one
+from ..fields import Body, text
+
+VERSION = "0.12.6"  # the Ollama version reported; clients require a minimum
 
 
-class Model(Struct, frozen=True):
-    """A served model; `created` in seconds since 1970, `n_ctx` in tokens, 0 unknown. `status` says
-    whether it is loaded, "" where its server has no other."""
+class OllamaModel(Struct, frozen=True, kw_only=True):
+    """A served model; `created` in seconds since 1970, `n_ctx` in tokens, 0 if unknown. `status` is
+    the router's status of the model, "" without a router."""
 
     name: str
     created: int
@@ -29,7 +31,7 @@ class Model(Struct, frozen=True):
     status: str = ""
 
 
-def _details(model: Model) -> dict[str, Any]:
+def _details(model: OllamaModel) -> dict[str, Any]:
     return {
         "parent_model": "",
         "format": "gguf",
@@ -40,7 +42,7 @@ def _details(model: Model) -> dict[str, Any]:
     }
 
 
-def _entry(model: Model) -> dict[str, Any]:
+def _entry(model: OllamaModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "model": model.name,
@@ -51,16 +53,16 @@ def _entry(model: Model) -> dict[str, Any]:
     }
 
 
-def _time(model: Model) -> str:
+def _time(model: OllamaModel) -> str:
     return datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")
 
 
-def tag(model: Model) -> dict[str, Any]:
+def tag(model: OllamaModel) -> dict[str, Any]:
     """An entry of /api/tags."""
     return {**_entry(model), "modified_at": _time(model)}
 
 
-def running(model: Model) -> dict[str, Any]:
+def running(model: OllamaModel) -> dict[str, Any]:
     """An entry of /api/ps, for a model that is loaded."""
     return {
         **_entry(model),
@@ -70,15 +72,20 @@ def running(model: Model) -> dict[str, Any]:
     }
 
 
-def show(model: Model) -> dict[str, Any]:
+def parse_show(body: Body) -> str:
+    """The name of the model that /api/show is asked about. Raises InvalidParameter."""
+    return (text(body, "model") or text(body, "name")).removesuffix(":latest")
+
+
+def show(model: OllamaModel) -> dict[str, Any]:
     """The answer of /api/show."""
     capabilities = ["completion", "tools"]
-    for name, there in (
+    for name, supported in (
         ("insert", model.infill),
         ("vision", model.vision),
         ("embedding", model.embeddings),
     ):
-        if there:
+        if supported:
             capabilities.append(name)
     return {
         "modelfile": "",

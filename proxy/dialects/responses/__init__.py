@@ -1,18 +1,18 @@
-"""OpenAI Responses: POST /v1/responses, as its API reference and its client's types say.
+"""OpenAI's Responses API, POST /v1/responses, as its API reference and client types define it.
 
-`request` reads a body, `items` the input's items, `answer` makes the Response object and `stream`
-its events. What is to be remembered is given away by a callback: nothing is stored here.
+`request` parses a body, `items` its input items, `answer` builds the Response object and `stream`
+its events. Pure: a callback receives the response to store.
 """
 
 from ..openai import error
 from .answer import response, response_id, whole
 from .items import listed
-from .request import Asked, parse, shortened
+from .request import ParsedRequest, parse, shortened
 from .stream import Encoder
 
 __all__ = [
-    "Asked",
     "Encoder",
+    "ParsedRequest",
     "error",
     "listed",
     "parse",

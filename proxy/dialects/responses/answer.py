@@ -1,4 +1,4 @@
-"""The Response object and its output items."""
+"""Builds the Response object and its output items."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from ...core.request import ToolCall
 from ...core.usage import Usage
 from ...errors import GatewayError
 from .. import openai
-from ..stamp import Stamp
-from .request import RESULTS, SOURCES, Asked
+from ..response_meta import ResponseMeta
+from .request import RESULTS, SOURCES, ParsedRequest
 
 Item = dict[str, Any]
 
-ID = 32  # the length of an answer's own part of its id
+ID = 32  # length of a response's id after the prefix
 _CITED = re.compile(r"[\[【](\d{1,4}(?:\s*[,，]\s*\d{1,4}){0,8})[\]】]")
 
 
-def response(stamp: Stamp, asked: Asked, status: str, output: Sequence[Item] = ()) -> Item:
-    """A Response in this state; `completed`, `incomplete` and `failed` are set by the functions
-    below."""
+def response(
+    stamp: ResponseMeta, asked: ParsedRequest, status: str, output: Sequence[Item] = ()
+) -> Item:
+    """A Response with this status; `ended` and `failed` build the final ones."""
     return {
         "id": stamp.id,
         "object": "response",
@@ -39,8 +40,10 @@ def response(stamp: Stamp, asked: Asked, status: str, output: Sequence[Item] = (
     }
 
 
-def ended(stamp: Stamp, asked: Asked, output: Sequence[Item], finished: Finished) -> Item:
-    """A Response that is whole, or was cut."""
+def ended(
+    stamp: ResponseMeta, asked: ParsedRequest, output: Sequence[Item], finished: Finished
+) -> Item:
+    """A completed or incomplete Response."""
     cut = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(finished.reason)
     whole = response(stamp, asked, "incomplete" if cut else "completed", output)
     whole["usage"] = usage(finished.usage)
@@ -51,8 +54,10 @@ def ended(stamp: Stamp, asked: Asked, output: Sequence[Item], finished: Finished
     return whole
 
 
-def failed(stamp: Stamp, asked: Asked, output: Sequence[Item], fault: GatewayError) -> Item:
-    """A Response that broke off."""
+def failed(
+    stamp: ResponseMeta, asked: ParsedRequest, output: Sequence[Item], fault: GatewayError
+) -> Item:
+    """A failed Response."""
     broken = response(stamp, asked, "failed", output)
     code = "rate_limit_exceeded" if fault.status == 429 else "server_error"
     broken["error"] = {"code": code, "message": fault.message}
@@ -69,17 +74,17 @@ def usage(counts: Usage) -> Item:
     }
 
 
-def item_id(stamp: Stamp, kind: str, index: int) -> str:
-    """The id of the item at a place of this answer: the same in the stream and in the whole."""
+def item_id(stamp: ResponseMeta, kind: str, index: int) -> str:
+    """The id of the output item at `index`; the same in a stream and in the whole answer."""
     return f"{kind}_{stamp.id.partition('_')[2]}{index:02x}"
 
 
 def response_id(item: str) -> str:
-    """The id of the answer that an item of this id is of, or was the input of."""
+    """The id of the response that an output or input item belongs to."""
     return "resp_" + item.partition("_")[2][:ID]
 
 
-def reasoning(stamp: Stamp, index: int, thought: str, status: str = "completed") -> Item:
+def reasoning(stamp: ResponseMeta, index: int, thought: str, status: str = "completed") -> Item:
     return {
         "id": item_id(stamp, "rs", index),
         "type": "reasoning",
@@ -89,42 +94,50 @@ def reasoning(stamp: Stamp, index: int, thought: str, status: str = "completed")
     }
 
 
-def text_part(said: str, tokens: Sequence[TokenLogprob] = (), found: Sequence[Found] = ()) -> Item:
+def text_part(
+    content: str, tokens: Sequence[TokenLogprob] = (), found: Sequence[Found] = ()
+) -> Item:
     return {
         "type": "output_text",
-        "text": said,
-        "annotations": cited(said, found),
-        "logprobs": [openai.token(one) for one in tokens],
+        "text": content,
+        "annotations": cited(content, found),
+        "logprobs": [openai.token(logprob) for logprob in tokens],
     }
 
 
-def cited(said: str, found: Sequence[Found]) -> list[Item]:
-    """Where the text names, in brackets, the number of something that was found."""
-    known = {str(one.number): one for one in found}
+def cited(content: str, found: Sequence[Found]) -> list[Item]:
+    """Annotations for each bracketed number in the text that refers to a search result."""
+    known = {str(result.number): result for result in found}
     out: list[Item] = []
-    for mark in _CITED.finditer(said):
+    for mark in _CITED.finditer(content):
         for number in mark.group(1).replace("，", ",").split(","):
-            one = known.get(number.strip())
-            if one is None:
+            result = known.get(number.strip())
+            if result is None:
                 continue
-            if one.url:
+            if result.url:
                 start, end = mark.span()
                 place: Item = {"start_index": start, "end_index": end}
-                out.append({"type": "url_citation", **place, "url": one.url, "title": one.title})
+                out.append(
+                    {"type": "url_citation", **place, "url": result.url, "title": result.title}
+                )
             else:
-                place = {"index": mark.start(), "file_id": one.file_id}
-                out.append({"type": "file_citation", **place, "filename": one.title})
+                place = {"index": mark.start(), "file_id": result.file_id}
+                out.append({"type": "file_citation", **place, "filename": result.title})
     return out
 
 
 def search(
-    stamp: Stamp, asked: Asked, index: int, one: Searched, status: str = "completed"
+    stamp: ResponseMeta,
+    asked: ParsedRequest,
+    index: int,
+    searched: Searched,
+    status: str = "completed",
 ) -> Item:
-    """A search that was made here. What it found is told where it is asked for."""
-    if one.kind == "web":
-        action: Item = {"type": "search", "query": one.query, "queries": [one.query]}
+    """An item for a search made by the gateway; its results are included on request."""
+    if searched.kind == "web":
+        action: Item = {"type": "search", "query": searched.query, "queries": [searched.query]}
         if SOURCES in asked.include:
-            action["sources"] = [{"type": "url", "url": result.url} for result in one.found]
+            action["sources"] = [{"type": "url", "url": result.url} for result in searched.found]
         head = {"id": item_id(stamp, "ws", index), "type": "web_search_call"}
         return {**head, "status": status, "action": action}
     results = [
@@ -135,19 +148,21 @@ def search(
             "text": result.text,
             "attributes": {},
         }
-        for result in one.found
+        for result in searched.found
     ]
-    told = RESULTS in asked.include and one.over
+    included = RESULTS in asked.include and searched.over
     return {
         "id": item_id(stamp, "fs", index),
         "type": "file_search_call",
         "status": status,
-        "queries": [one.query],
-        "results": results if told else None,
+        "queries": [searched.query],
+        "results": results if included else None,
     }
 
 
-def message(stamp: Stamp, index: int, parts: Sequence[Item], status: str = "completed") -> Item:
+def message(
+    stamp: ResponseMeta, index: int, parts: Sequence[Item], status: str = "completed"
+) -> Item:
     return {
         "id": item_id(stamp, "msg", index),
         "type": "message",
@@ -157,53 +172,62 @@ def message(stamp: Stamp, index: int, parts: Sequence[Item], status: str = "comp
     }
 
 
-def call(stamp: Stamp, asked: Asked, index: int, one: ToolCall, status: str = "completed") -> Item:
-    """A function call, or one of a custom tool: then its one argument is the input."""
-    if one.name in asked.custom:
+def call(
+    stamp: ResponseMeta,
+    asked: ParsedRequest,
+    index: int,
+    tool_call: ToolCall,
+    status: str = "completed",
+) -> Item:
+    """A function call or a custom tool call; the latter's only argument is its `input`."""
+    if tool_call.name in asked.custom:
         return {
             "id": item_id(stamp, "ctc", index),
             "type": "custom_tool_call",
-            "call_id": one.id,
-            "name": one.name,
-            "input": written(one.arguments),
+            "call_id": tool_call.id,
+            "name": tool_call.name,
+            "input": written(tool_call.arguments),
             "status": status,
         }
     return {
         "id": item_id(stamp, "fc", index),
         "type": "function_call",
-        "call_id": one.id,
-        "name": one.name,
-        "arguments": one.arguments,
+        "call_id": tool_call.id,
+        "name": tool_call.name,
+        "arguments": tool_call.arguments,
         "status": status,
     }
 
 
 def written(arguments: str) -> str:
-    """What a custom tool is given. Arguments that were cut are no JSON: then they are it."""
+    """The input of a custom tool. Arguments that were cut off are not JSON and are returned as they
+    are."""
     try:
         value = decoded(arguments)
     except ValueError:
         return arguments
-    found = value.get("input") if isinstance(value, dict) else None
-    return found if isinstance(found, str) else arguments
+    content = value.get("input") if isinstance(value, dict) else None
+    return content if isinstance(content, str) else arguments
 
 
-def whole(stamp: Stamp, asked: Asked, completions: Sequence[Completion]) -> Item:
+def whole(stamp: ResponseMeta, asked: ParsedRequest, completions: Sequence[Completion]) -> Item:
     """The Response of a completion."""
-    (one,) = completions
-    status = "incomplete" if one.finished.reason == "length" else "completed"
+    (completion,) = completions
+    status = "incomplete" if completion.finished.reason == "length" else "completed"
     output: list[Item] = []
-    if one.reasoning:
-        output.append(reasoning(stamp, 0, one.reasoning))
+    if completion.reasoning:
+        output.append(reasoning(stamp, 0, completion.reasoning))
     found: list[Found] = []
-    for made in one.searches:
+    for searched in completion.searches:
         output.append(
-            search(stamp, asked, len(output), made, "failed" if made.failed else "completed")
+            search(
+                stamp, asked, len(output), searched, "failed" if searched.failed else "completed"
+            )
         )
-        found += made.found
-    if one.text or not one.tool_calls:
-        parts = [text_part(one.text, one.logprobs, found)]
+        found += searched.found
+    if completion.text or not completion.tool_calls:
+        parts = [text_part(completion.text, completion.logprobs, found)]
         output.append(message(stamp, len(output), parts, status))
-    for called in one.tool_calls:
+    for called in completion.tool_calls:
         output.append(call(stamp, asked, len(output), called, status))
-    return ended(stamp, asked, output, one.finished)
+    return ended(stamp, asked, output, completion.finished)

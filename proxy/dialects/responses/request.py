@@ -1,4 +1,4 @@
-"""A body of /v1/responses becomes a CompletionRequest, and what its answer repeats of it."""
+"""Parses a body of /v1/responses into a CompletionRequest and the fields its answer repeats."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from ...core.invalid import Invalid
 from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool, ToolChoice
 from ...core.sampling import check
+from ...errors import InvalidParameter
 from .. import attribute_filters, openai
 from ..fields import Body, entry, flag, integer, items, mapping, text, unheeded
 from ..openai_tools import allowed, functions, plain
@@ -19,14 +19,14 @@ from ..parts import joined
 from .items import as_items, messages, referenced
 
 LOGPROBS = "message.output_text.logprobs"
-NEWEST = 64 << 10  # characters of the messages that are tried first, to shorten a conversation
+NEWEST = 64 << 10  # characters of the newest messages that truncation tries first
 FILES = 5
 PAGES = {"low": 3, "medium": 5, "high": 8}
 RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
 TOLD = frozenset({RESULTS, SOURCES})
-# What OpenAI alone keeps: left out, it would be another question than the one that was asked.
+# Stored by OpenAI only; ignoring them would answer a different question, so they are errors.
 ELSEWHERE = {
-    "conversation": "send previous_response_id, or the items",
+    "conversation": "send previous_response_id or the items",
     "prompt": "send the text of the prompt",
 }
 CUSTOM = {
@@ -37,11 +37,11 @@ CUSTOM = {
 }
 
 
-class Asked(Struct, frozen=True):
-    """`repeated` are the fields that the Response object says again, `input` all items the model
-    gets, those of earlier responses included; `custom` names the tools that take free text.
-    `shortens`: the oldest messages may be left out where they do not fit. `include` names what is
-    told beyond the usual."""
+class ParsedRequest(Struct, frozen=True, kw_only=True):
+    """A parsed request. `repeated` are the fields that the Response object repeats. `input` are all
+    items the model receives, including those of earlier responses. `custom` names the tools that
+    take free text. `shortens` allows dropping the oldest messages if they do not fit. `include`
+    lists the extra output requested."""
 
     request: CompletionRequest
     repeated: Mapping[str, Any]
@@ -58,28 +58,28 @@ def parse(
     earlier: tuple[Any, ...] = (),
     searches: frozenset[str] = frozenset(),
     find: Callable[[str], Any] = lambda item: None,
-) -> Asked:
-    """`earlier` are the items of the response that this one continues, `searches` the names of the
-    searches that can be made here, `find` gives a kept item by its id. Raises Invalid."""
+) -> ParsedRequest:
+    """`earlier` are the items of the response that this one continues, `searches` the searches that
+    the gateway can make. `find` returns a stored item by id. Raises InvalidParameter."""
     for name, instead in ELSEWHERE.items():
         if body.get(name) is not None:
-            raise Invalid(name, f"is not supported: {instead}")
+            raise InvalidParameter(name, f"is not supported: {instead}")
     warnings = [
         *unheeded(body, {"context_management": ()}),
         *unheeded(mapping(body, "text"), {"verbosity": ("medium",)}),
     ]
     given = (*earlier, *referenced(as_items(body.get("input", [])), find))
     instructions = text(body, "instructions")
-    said = messages(list(given), warnings)
+    chat = messages(list(given), warnings)
     if instructions:
-        first = Message("system", instructions)
-        said[:1] = (
-            [joined(first, said[0])] if said and said[0].role == "system" else [first, *said[:1]]
+        first = Message(role="system", content=instructions)
+        chat[:1] = (
+            [joined(first, chat[0])] if chat and chat[0].role == "system" else [first, *chat[:1]]
         )
-    if not said:
-        raise Invalid("input", "must hold one message at least")
+    if not chat:
+        raise InvalidParameter("input", "must contain at least one message")
     raw_tools = items(body, "tools")
-    tools, custom, made = _tools(raw_tools, searches, warnings)
+    tools, custom, search_tools = _tools(raw_tools, searches, warnings)
     choice, names = _choice(body.get("tool_choice"), warnings)
     if names is not None:
         tools = tuple(tool for tool in tools if tool.name in names)
@@ -87,11 +87,11 @@ def parse(
     reasoning = mapping(body, "reasoning")
     truncation = text(body, "truncation", "disabled")
     if truncation not in ("auto", "disabled"):
-        raise Invalid("truncation", "must be auto or disabled")
+        raise InvalidParameter("truncation", "must be auto or disabled")
     background, stream = flag(body, "background"), flag(body, "stream")
     store = flag(body, "store", True)
     if background and (stream or not store):
-        raise Invalid("background", "needs store, and no stream")
+        raise InvalidParameter("background", "requires store: true and stream: false")
     sampling = {
         name: check(name, body[name])
         for name in ("temperature", "top_p")
@@ -101,13 +101,13 @@ def parse(
     logprobs = integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS)
     request = CompletionRequest(
         model=text(body, "model"),
-        messages=tuple(said),
+        messages=tuple(chat),
         sampling=sampling,
         max_tokens=most,
         stream=stream,
         logprobs=logprobs or 0 if LOGPROBS in items(body, "include") else None,
         tools=tools,
-        searches=made,
+        searches=search_tools,
         tool_choice=choice,
         parallel_tool_calls=flag(body, "parallel_tool_calls", True),
         output=_output(form),
@@ -136,7 +136,16 @@ def parse(
     }
     shortens = truncation == "auto"
     include = frozenset(one for one in items(body, "include") if type(one) is str) & TOLD
-    return Asked(request, repeated, given, custom, store, shortens, background, include)
+    return ParsedRequest(
+        request=request,
+        repeated=repeated,
+        input=given,
+        custom=custom,
+        store=store,
+        shortens=shortens,
+        background=background,
+        include=include,
+    )
 
 
 def _tools(
@@ -144,7 +153,7 @@ def _tools(
 ) -> tuple[tuple[Tool, ...], frozenset[str], tuple[Search, ...]]:
     offered = []
     custom: set[str] = set()
-    made: dict[str, Search] = {}
+    search_tools: dict[str, Search] = {}
     for i, value in enumerate(values):
         tool = entry(value, f"tools[{i}]")
         kind = text(tool, "type", at=f"tools[{i}].")
@@ -152,28 +161,28 @@ def _tools(
             custom.add(text(tool, "name", at=f"tools[{i}]."))
             tool = {**tool, "parameters": CUSTOM}
         elif (search := _search(tool, kind, f"tools[{i}].", searches)) is not None:
-            made[search.name] = search
+            search_tools[search.name] = search
             continue
         elif kind != "function":
-            warnings.append(f"tools of the type {plain(kind)} are left out")
+            warnings.append(f"tools of type {plain(kind)} are ignored")
             continue
         offered.append(tool)
     tools = functions(offered)
-    for one in tools:
-        made.pop(one.name, None)  # the client's own function of that name is meant
-    return tools, frozenset(custom), tuple(made.values())
+    for function in tools:
+        search_tools.pop(function.name, None)  # the client's own function takes precedence
+    return tools, frozenset(custom), tuple(search_tools.values())
 
 
 def _search(tool: Body, kind: str, at: str, searches: frozenset[str]) -> Search | None:
-    """A search that can be made here, by the kind of a tool; None for every other kind."""
+    """The search of a tool that the gateway runs itself; None for any other tool."""
     if kind == "file_search" and kind in searches:
         stores = items(tool, "vector_store_ids", at)
-        if not stores or not all(type(one) is str for one in stores):
-            raise Invalid(at + "vector_store_ids", "must be a list of ids")
+        if not stores or not all(type(store_id) is str for store_id in stores):
+            raise InvalidParameter(at + "vector_store_ids", "must be a list of ids")
         options = mapping(tool, "ranking_options", at)
         threshold = options.get("score_threshold") or 0.0
         if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-            raise Invalid(at + "ranking_options.score_threshold", "must be from 0 to 1")
+            raise InvalidParameter(at + "ranking_options.score_threshold", "must be from 0 to 1")
         return Search(
             "file",
             tuple(stores),
@@ -181,20 +190,20 @@ def _search(tool: Body, kind: str, at: str, searches: frozenset[str]) -> Search 
             float(threshold),
             attribute_filters.parse(tool.get("filters"), at + "filters"),
         )
-    # Dated and preview names of it are many.
+    # It has many dated and preview names.
     if kind.startswith("web_search") and "web_search" in searches:
         size = text(tool, "search_context_size", "medium", at=at)
         if size not in PAGES:
-            raise Invalid(at + "search_context_size", f"must be one of {', '.join(PAGES)}")
+            raise InvalidParameter(at + "search_context_size", f"must be one of {', '.join(PAGES)}")
         return Search("web", count=PAGES[size])
     return None
 
 
 def _choice(value: Any, warnings: list[str]) -> tuple[ToolChoice, frozenset[str] | None]:
-    """The choice, and the names of the only tools that may be called, None for all."""
-    some = allowed(value)
-    if some is not None:
-        return ToolChoice(some[0]), some[1]
+    """The tool choice, and the names of the allowed tools, None for all."""
+    restricted = allowed(value)
+    if restricted is not None:
+        return ToolChoice(restricted[0]), restricted[1]
     if value is None or value == "auto":
         return ToolChoice(), None
     if value in ("none", "required"):
@@ -210,9 +219,9 @@ def _choice(value: Any, warnings: list[str]) -> tuple[ToolChoice, frozenset[str]
             if name:
                 return ToolChoice("named", name), None
         else:
-            warnings.append(f"a tool_choice of the type {plain(kind)} is left out")
+            warnings.append(f"tool_choice of type {plain(kind)} is ignored")
             return ToolChoice(), None
-    raise Invalid("tool_choice", "must be auto, none, required or name a tool")
+    raise InvalidParameter("tool_choice", "must be auto, none, required or name a tool")
 
 
 def _output(form: Body) -> OutputFormat:
@@ -222,29 +231,29 @@ def _output(form: Body) -> OutputFormat:
     if kind == "json_schema":
         schema = form.get("schema")
         if not isinstance(schema, dict):
-            raise Invalid("text.format.schema", "must be an object")
+            raise InvalidParameter("text.format.schema", "must be an object")
         name = text(form, "name", at="text.format.")
         return OutputFormat("json_schema", schema, name, flag(form, "strict", at="text.format."))
     if kind != "text":
-        raise Invalid("text.format.type", "must be text, json_object or json_schema")
+        raise InvalidParameter("text.format.type", "must be text, json_object or json_schema")
     return OutputFormat()
 
 
 def shortened(
     request: CompletionRequest, fits: Callable[[CompletionRequest], bool]
 ) -> CompletionRequest:
-    """The request without as many of its oldest messages as must go to fit; instructions stay, and
-    so does the last message. No tool's result is left without its call.
+    """Drops as few of the oldest messages as needed to fit. System messages at the start and the
+    last message stay, and no tool result is left without its call.
 
-    The newest messages are tried first, then twice as many characters each time: what that costs
-    depends on what fits, and not on how long the conversation is. Raises what `fits` does."""
-    said = request.messages
-    head = next((i for i, one in enumerate(said) if one.role != "system"), len(said))
-    starts = [i for i in range(head, len(said)) if said[i].role != "tool" or i == len(said) - 1]
+    Tries the newest messages first and doubles their characters each time, so that the cost depends
+    on what fits rather than on the conversation's length. Raises the errors of `fits`."""
+    chat = request.messages
+    head = next((i for i, message in enumerate(chat) if message.role != "system"), len(chat))
+    starts = [i for i in range(head, len(chat)) if chat[i].role != "tool" or i == len(chat) - 1]
     if not starts:
         return request
-    from_end = list(accumulate(one.characters for one in reversed(said[head:])))
-    sizes = [-from_end[len(said) - start - 1] for start in starts]  # negative: they ascend
+    from_end = list(accumulate(message.characters for message in reversed(chat[head:])))
+    sizes = [-from_end[len(chat) - start - 1] for start in starts]  # negative, so that they ascend
     low, high = 0, len(starts) - 1
     room = NEWEST
     while low < high:

@@ -1,11 +1,11 @@
-"""Events become the Responses stream: typed events with numbers in sequence.
+"""Encodes events as the Responses stream: typed events with sequence numbers.
 
     response.created response.in_progress
     (output_item.added … deltas … output_item.done)*
     response.completed | response.incomplete | response.failed
 
-Items stand one after another: one is open at a time, and all that is open is closed before the end.
-A custom tool's input is told when it is whole, since it is the inside of a JSON text until then.
+Only one item is open at a time, and the open item is closed before the end. The input of a custom
+tool is sent once it is complete: until then it is the inside of a JSON string.
 """
 
 from __future__ import annotations
@@ -32,25 +32,27 @@ from ...core.request import ToolCall
 from ...errors import GatewayError
 from ...wire import sse
 from ..openai import extended, reported, timings, token
-from ..stamp import Stamp
+from ..response_meta import ResponseMeta
 from . import answer
-from .request import Asked
+from .request import ParsedRequest
 
 Item = dict[str, Any]
 
 
 class Encoder:
-    """Events to Responses' stream; `keep` gets the Response as it ended, or broke off."""
+    """Encodes events as the Responses stream; `keep` receives the final Response."""
 
     content_type = "text/event-stream"
 
-    def __init__(self, stamp: Stamp, asked: Asked, keep: Callable[[Item], None]) -> None:
+    def __init__(
+        self, stamp: ResponseMeta, asked: ParsedRequest, keep: Callable[[Item], None]
+    ) -> None:
         self._stamp = stamp
         self._asked = asked
         self._keep = keep
         self._number = 0
         self._output: list[Item] = []
-        self._open = ""  # text, reasoning, or "call" and its number
+        self._open = ""  # text, reasoning, or "call" with its index
         self._pieces: list[str] = []
         self._tokens: list[TokenLogprob] = []
         self._found: list[Found] = []
@@ -58,7 +60,7 @@ class Encoder:
         self._begun = False
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; a tick of silence is a comment."""
+        """The bytes of one batch; an empty batch adds an SSE comment."""
         out: list[bytes] = []
         if not self._begun:
             self._begin(out)
@@ -84,11 +86,11 @@ class Encoder:
                 case Finished():
                     self._finish(event, out)
                 case Failed():
-                    raise AssertionError("a failure is told by fail()")
+                    raise AssertionError("use fail() for errors")
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last event, after what is open was closed."""
+        """Closes the open item and sends the failure as the last event."""
         out: list[bytes] = []
         if not self._begun:
             self._begin(out)
@@ -109,7 +111,7 @@ class Encoder:
 
     def _finish(self, finished: Finished, out: list[bytes]) -> None:
         if not self._open and not self._output:
-            self._open_text(out)  # an answer has a message, be it empty
+            self._open_text(out)  # an answer has at least an empty message
         self._close(out, "incomplete" if finished.reason == "length" else "completed")
         ended = answer.ended(self._stamp, self._asked, self._output, finished)
         self._keep(ended)
@@ -165,10 +167,10 @@ class Encoder:
         self._output.append(item)
 
     def _call_delta(self, event: ToolCallDelta, out: list[bytes]) -> None:
-        here = f"call {event.index}"
-        if self._open != here:
+        kind = f"call {event.index}"
+        if self._open != kind:
             self._close(out)
-            self._open = here
+            self._open = kind
             self._call = ToolCall(event.id, event.name, "")
             self._item_added(out, self._call_item("in_progress"))
         if event.arguments:
@@ -182,18 +184,18 @@ class Encoder:
         return answer.call(self._stamp, self._asked, self._index, self._call, status)
 
     def _close(self, out: list[bytes], status: str = "completed") -> None:
-        """End what is open, if anything is."""
+        """Closes the open item, if any."""
         if not self._open:
             return
         text = "".join(self._pieces)
         if self._open == "text":
             part = answer.text_part(text, self._tokens, self._found)
-            for place, one in enumerate(part["annotations"]):
+            for place, annotation in enumerate(part["annotations"]):
                 self._part_event(
                     out,
                     "response.output_text.annotation.added",
                     annotation_index=place,
-                    annotation=one,
+                    annotation=annotation,
                 )
             self._part_event(out, "response.output_text.done", text=text, logprobs=part["logprobs"])
             self._part_event(out, "response.content_part.done", part=part)
@@ -225,7 +227,7 @@ class Encoder:
 
     @property
     def _index(self) -> int:
-        """The place of the item that is open, or would be next."""
+        """The index of the open item, or of the next one."""
         return len(self._output)
 
     def _event(self, out: list[bytes], kind: str, **fields: Any) -> None:

@@ -1,7 +1,7 @@
-"""Several rankings into one: reciprocal rank fusion (Cormack, Clarke and Büttcher 2009).
+"""Merges rankings by reciprocal rank fusion (Cormack, Clarke and Büttcher 2009).
 
-It needs only the places, not the scores, which words and vectors give in scales of their own.
-Pure."""
+It uses only ranks, since the scores of words and vectors have different scales. Pure.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-K = 60  # the paper's: how little a first place weighs more than a second
+K = 60  # from the paper: how much a first rank outweighs a second
 
 
 def fused(rankings: Iterable[Sequence[T]]) -> list[T]:
-    """Best first; of equals, the one that was seen first."""
+    """Merge the rankings, best first; among equals, the one seen first comes first."""
     points: dict[T, float] = {}
     for ranking in rankings:
         for place, one in enumerate(ranking, start=1):

@@ -1,4 +1,4 @@
-"""The index: words and vectors of one shelf, fused."""
+"""The search index: one shelf of words and vectors, whose results are fused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from ...aside import aside
 from ...errors import (
     BackendDown,
     Cancelled,
@@ -19,10 +18,11 @@ from ...errors import (
     QueueFull,
     QueueTimeout,
 )
+from ...runtime.blocking import run_in_native_thread
 from . import lexical
+from .backend import IndexBackend
 from .fusion import fused
-from .shelf import Shelf
-from .values import Embed, Entry, Found, Row, Words
+from .records import Embed, IndexEntry, IndexHit, IndexRow, QueryTerms
 from .vectors import embedded
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("slotproxy.knowledge")
 
-TRIES, PAUSE = 30, 2.0  # seconds between two tries at a backend that is down: a minute in all
-DEPTH = 50  # rows of each ranking that are fused, at least as many as are wanted
-# Rows that the terms looked for may have in all, which bounds the time of a search; but some terms
-# are looked for however common they are: two common words say much together.
+TRIES, PAUSE = 30, 2.0  # seconds between two tries of an unavailable backend: a minute in total
+DEPTH = 50  # rows of each ranking to fuse, and at least as many as are requested
+# A search reads at most this many rows for all its terms together, which bounds its time. But some
+# terms are always used, however common: two common words together are significant.
 POSTINGS, SURELY = 4000, 3
 
 
 class Index:
-    """`embed` None: by words alone. Safe for threads."""
+    """`embed` None: search by words only. Thread-safe."""
 
     def __init__(
         self,
-        shelf: Shelf,
+        shelf: IndexBackend,
         embed: Embed | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -55,17 +55,19 @@ class Index:
         return self._embed is not None
 
     def census(self) -> Mapping[str, tuple[int, int]]:
-        """Of every document: its chunks, and how many of them have vectors."""
+        """Return, for each document, the number of its chunks and how many of them have vectors."""
         return self._shelf.census()
 
     def add(
-        self, base_id: str, entries: Sequence[Entry], model: str = "", *, wait: bool = True
+        self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
     ) -> None:
-        """Take these chunks in, their vectors from `model` ("": the embedding backend's own). Where
-        that is down for the moment it is waited for, unless `wait` is False. Raises what `embed`
-        does, and then holds none of them."""
+        """Index these chunks, with vectors from `model` ("": the embedding backend's own). If the
+        backend is unavailable, retry for a while unless `wait` is False. Raises what `embed`
+        raises, and then indexes none of the chunks."""
         vectors = self._vectors(model, [one.text for one in entries], TRIES if wait else 0)
-        rows = aside(lambda: [_row(*pair) for pair in zip(entries, vectors, strict=True)])
+        rows = run_in_native_thread(
+            lambda: [_row(*pair) for pair in zip(entries, vectors, strict=True)]
+        )
         self._shelf.put(base_id, rows)
 
     def remove(self, document_id: str) -> None:
@@ -78,7 +80,7 @@ class Index:
         self._shelf.drop(base=base_id)
 
     def purge(self) -> None:
-        """No word of what was removed stays in the shelf's files."""
+        """Remove all traces of removed chunks from the shelf's files."""
         self._shelf.purge()
 
     def search(
@@ -89,19 +91,19 @@ class Index:
         *,
         documents: Collection[str] | None = None,
         models: Sequence[str] = (),
-    ) -> tuple[Found, ...]:
-        """At most `count` chunks of these bases, best first; of `documents` alone, if given.
-        `models` are those the bases were added with, in their order. Where vectors cannot be had
-        just now, words do. Raises Cancelled."""
+    ) -> tuple[IndexHit, ...]:
+        """Return at most `count` chunks of these bases, best first, only from `documents` if given.
+        `models` are the models with which the bases were indexed, in the same order. If vectors are
+        not available, search by words only. Raises Cancelled."""
         bases = list(dict.fromkeys(base_ids))
         depth = max(DEPTH, count)
-        found: dict[str, Found] = {}
+        hits: dict[str, IndexHit] = {}
         by_words: list[tuple[float, str]] = []
         by_vector: list[tuple[float, str]] = []
         asked = lexical.question(query)
         for base in bases:
             for raw, hit in self._by_words(base, asked, documents, depth):
-                found[hit.chunk_id] = hit
+                hits[hit.chunk_id] = hit
                 by_words.append((raw, hit.chunk_id))
         vectors: dict[str, tuple[float, ...]] = {}
         for base, model in zip(bases, models or [""] * len(bases), strict=True):
@@ -109,14 +111,14 @@ class Index:
                 vectors[model] = self._vector(model, query)
             for hit in self._by_vector(base, vectors[model], documents, depth):
                 by_vector.append((hit.score, hit.chunk_id))
-                known = found.get(hit.chunk_id)
+                known = hits.get(hit.chunk_id)
                 if known is None or known.score < hit.score:
-                    found[hit.chunk_id] = hit
+                    hits[hit.chunk_id] = hit
         rankings = [_ranking(scored)[:depth] for scored in (by_words, by_vector)]
         words, near = ({one: n for n, one in enumerate(ranked, 1)} for ranked in rankings)
         return tuple(
             structs.replace(
-                found[chunk], lexical_rank=words.get(chunk, 0), vector_rank=near.get(chunk, 0)
+                hits[chunk], lexical_rank=words.get(chunk, 0), vector_rank=near.get(chunk, 0)
             )
             for chunk in fused(rankings)[:count]
         )
@@ -140,7 +142,7 @@ class Index:
         asked: Sequence[lexical.Term],
         documents: Collection[str] | None,
         depth: int,
-    ) -> list[tuple[float, Found]]:
+    ) -> list[tuple[float, IndexHit]]:
         size = self._shelf.size(base)
         if not size.rows or not asked:
             return []
@@ -152,15 +154,20 @@ class Index:
 
         marked = [(term, lexical.joined([term])) for term in having]
 
-        def near(row: Words) -> tuple[float, Found]:
+        def near(row: QueryTerms) -> tuple[float, IndexHit]:
             counts = {term: row.terms.count(mark) for term, mark in marked}
             raw = lexical.nearness(counts, weighed, row.length / average)
-            return raw, Found(row.chunk_id, row.document_id, base, min(1.0, raw))
+            return raw, IndexHit(
+                chunk_id=row.chunk_id,
+                document_id=row.document_id,
+                base_id=base,
+                score=min(1.0, raw),
+            )
 
-        return aside(lambda: [near(row) for row in rows])
+        return run_in_native_thread(lambda: [near(row) for row in rows])
 
     def _vector(self, model: str, query: str) -> tuple[float, ...]:
-        """(): there is none to be had."""
+        """Return the query's vector; () if none is available."""
         if self._embed is None:
             return ()
         try:
@@ -168,7 +175,7 @@ class Index:
         except Cancelled:
             raise
         except GatewayError as error:
-            log.warning("searching by words alone: %s", error.message)
+            log.warning("falling back to keyword search: %s", error.message)
             return ()
 
     def _by_vector(
@@ -177,17 +184,22 @@ class Index:
         vector: tuple[float, ...],
         documents: Collection[str] | None,
         depth: int,
-    ) -> list[Found]:
+    ) -> list[IndexHit]:
         near = self._shelf.nearest(base, vector, documents, depth) if vector else []
         return [
-            Found(one.chunk_id, one.document_id, base, max(0.0, min(1.0, one.cosine)))
+            IndexHit(
+                chunk_id=one.chunk_id,
+                document_id=one.document_id,
+                base_id=base,
+                score=max(0.0, min(1.0, one.cosine)),
+            )
             for one in near
         ]
 
 
-def _row(one: Entry, vector: tuple[float, ...]) -> Row:
+def _row(one: IndexEntry, vector: tuple[float, ...]) -> IndexRow:
     terms = list(lexical.terms(one.text))
-    return Row(one.chunk_id, one.document_id, lexical.joined(terms), len(terms), vector)
+    return IndexRow(one.chunk_id, one.document_id, lexical.joined(terms), len(terms), vector)
 
 
 def _ranking(scored: list[tuple[float, str]]) -> list[str]:
@@ -195,7 +207,7 @@ def _ranking(scored: list[tuple[float, str]]) -> list[str]:
 
 
 def _affordable(having: Mapping[str, int]) -> list[str]:
-    """The rarest of the terms that a base has, as many as may be looked for."""
+    """Return the rarest of the terms in a base, as many as a search may read."""
     chosen: list[str] = []
     left = POSTINGS
     for term, rows in sorted(having.items(), key=lambda pair: pair[1]):
@@ -206,9 +218,9 @@ def _affordable(having: Mapping[str, int]) -> list[str]:
     return chosen
 
 
-def open_shelf(engine: Engine | None = None, file: Path | None = None) -> Shelf:
-    """The shelf in `engine`'s PostgreSQL; without one, in the SQLite file `file` (None: in one that
-    is gone at the end). Raises ImportError without the extra `knowledge`."""
+def open_shelf(engine: Engine | None = None, file: Path | None = None) -> IndexBackend:
+    """Open the shelf in `engine`'s PostgreSQL database, or else in the SQLite file `file` (None: a
+    temporary file). Raises ImportError without the extra `knowledge`."""
     if engine is not None and engine.dialect.name == "postgresql":
         from .postgres import PostgresShelf
 

@@ -1,12 +1,12 @@
-"""Finding by words, without a model: how texts are cut into terms, and how near they are.
+"""Search by words, without a model: splits text into terms and scores matches.
 
-The same cutting on both databases, so the same things are found on both: words without case,
-accents and English endings; scripts that put no blanks between words (Chinese above all) as every
-character and every pair of neighbours. A pair is nearly a word, and a single character is found
-too, where an index of threes finds neither one nor two.
+Both databases use the same terms, so both find the same chunks. Terms are words without case,
+accents and English endings. In scripts without blanks between words (above all Chinese), terms are
+single characters and pairs of neighbours: a pair is nearly a word, and single characters can be
+found too, where a trigram index finds neither.
 
-A score must mean the same in a base of three chunks and of ten thousand, and be from 0 to 1. It is
-BM25 divided by what a chunk of average length would get that has each term of the query once. Pure.
+A score from 0 to 1 must mean the same in bases of three and of ten thousand chunks. It is BM25
+divided by the BM25 of a chunk of average length that has each query term once. Pure.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-VERSION = 1  # another one with every change of how texts are cut: what was cut before is forgotten
-MOST_QUERY = 2000  # characters of a query that are looked at
-MOST_TERMS = 64  # of a query; the first ones
+VERSION = 1  # increase with every change of how text is split; other versions' terms are deleted
+MOST_QUERY = 2000  # characters of a query that are used
+MOST_TERMS = 64  # of a query; the rest is ignored
 LONGEST = 48  # characters of a term
-SINGLE = 0.25  # weight of a character beside the pairs it is in
-ABSENT = 0.5  # of a word that the base does not have at all: it may be said in another way there
+SINGLE = 0.25  # weight of a character compared with the pairs it is in
+ABSENT = 0.5  # of a word that is not in the base at all, which may use a synonym
 K1, B = 1.2, 0.75  # BM25's usual values
-PRIOR = (
-    100  # rows that have none of the terms, added to each base: else a small one knows no rarity
-)
+# Rows without any of the terms, added to each base: otherwise small bases have no rare words.
+PRIOR = 100
 
 # Han, kana, Thai, Lao, Burmese, Khmer and Hangul (whose words carry their particles).
 _DENSE = (
@@ -36,7 +35,7 @@ _DENSE = (
 )
 _RUN = re.compile(rf"([{_DENSE}]+)|([^\W_{_DENSE}]+)")
 
-# Words that say how a question is asked and not what about.
+# Question words, which do not say what the question is about.
 _PLAIN = frozenset(
     "a an and are as at be by can could did do does for from had has have how i if in into is it "
     "its me my no not of on or our please shall should so tell than that the their them then there "
@@ -52,8 +51,8 @@ _ALWAYS_BETWEEN = frozenset("的了吗呢吧啊呀么")
 
 
 class Term(Struct, frozen=True):
-    """A term of a query. A `pair` that a base does not have at all is the seam of two words, not a
-    word that is missing."""
+    """A term of a query. A `pair` that is nowhere in the base counts as the boundary of two words,
+    not as a missing word."""
 
     text: str
     weight: float = 1.0
@@ -61,7 +60,8 @@ class Term(Struct, frozen=True):
 
 
 def terms(text: str) -> Iterator[str]:
-    """All terms of a text, in order, with repetitions. A term is made of letters and digits."""
+    """Yield all terms of a text, in order, with repetitions. Terms consist of letters and
+    digits."""
     for dense, word in _runs(text):
         if dense:
             yield from dense
@@ -71,48 +71,48 @@ def terms(text: str) -> Iterator[str]:
 
 
 def question(text: str) -> tuple[Term, ...]:
-    """The distinct terms of a query, without the words that only ask; these, if there are no
+    """Return the distinct terms of a query without question words, or with them if there are no
     others."""
-    found: dict[str, Term] = {}
+    subject: dict[str, Term] = {}
     asking: dict[str, Term] = {}
     for dense, word in _runs(text[:MOST_QUERY]):
         for term in _dense(dense) if dense else (Term(_plain(word)),):
             idle = _idle(term) if dense else word in _PLAIN
-            (asking if idle else found).setdefault(term.text, term)
-    return tuple((found or asking).values())[:MOST_TERMS]
+            (asking if idle else subject).setdefault(term.text, term)
+    return tuple((subject or asking).values())[:MOST_TERMS]
 
 
 def joined(words: Iterable[str]) -> str:
-    """Terms as one text in which `count(joined([term]))` tells how often one is there."""
+    """Join terms into one text in which `count(joined([term]))` is the frequency of a term."""
     return "".join(f" {word} " for word in words)
 
 
 def rarity(rows: int, having: int) -> float:
-    """How much a term tells that `having` of `rows` chunks have: above 0."""
+    """Return how significant a term is that `having` of `rows` chunks contain: above 0."""
     return math.log(1.0 + (rows + PRIOR - having + 0.5) / (having + 0.5))
 
 
 def weights(query: Iterable[Term], rows: int, having: Mapping[str, int]) -> dict[str, float]:
-    """What each term counts in a base."""
+    """Return the weight of each term in a base."""
     counts = {}
     for term in query:
-        if found := having.get(term.text, 0):
-            counts[term.text] = term.weight * rarity(rows, found)
+        if rows_with := having.get(term.text, 0):
+            counts[term.text] = term.weight * rarity(rows, rows_with)
         elif not term.pair:
             counts[term.text] = term.weight * rarity(rows, 0) * ABSENT
     return counts
 
 
 def nearness(counts: Mapping[str, int], weighed: Mapping[str, float], length: float) -> float:
-    """How near a chunk is that has a term so many times, of `length` times the average length;
-    0 without any, about 1 with all. Not bounded."""
+    """Return how near a chunk is that has these term frequencies, and `length` times the average
+    length: 0 without any term, about 1 with all. Not bounded."""
     if not (whole := sum(weighed.values())):
         return 0.0
     damping = K1 * (1.0 - B + B * length)
-    told = sum(
+    score = sum(
         weighed[term] * count * (K1 + 1.0) / (count + damping) for term, count in counts.items()
     )
-    return told / whole
+    return score / whole
 
 
 def _runs(text: str) -> Iterator[tuple[str, str]]:
@@ -124,7 +124,7 @@ def _folded(text: str) -> str:
 
 
 def _plain(word: str) -> str:
-    """A word without accents and English endings."""
+    """Return a word without accents and English endings."""
     if not word.isascii():
         apart = unicodedata.normalize("NFD", word)
         word = "".join(c for c in apart if not unicodedata.combining(c))
@@ -132,8 +132,9 @@ def _plain(word: str) -> str:
 
 
 def _stem(word: str) -> str:
-    """Without -s, -ed, -ing and a last -e: Porter's first step, and what makes its exceptions
-    needless (making and make both become mak). It need be no word, only the same one."""
+    """Remove -s, -ed, -ing and a last -e: Porter's first step, simplified so that it needs no
+    exceptions (making and make both become mak). The result need not be a word, only the same
+    one."""
     if len(word) > 3 and word.endswith("s"):
         if word.endswith("ies"):
             word = word[:-3] + "y"

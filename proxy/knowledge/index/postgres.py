@@ -1,14 +1,15 @@
-"""The shelf in PostgreSQL: its own text search for words, pgvector for vectors.
+"""The index in PostgreSQL: full-text search for words, pgvector for vectors.
 
-Terms are cut by us (see `lexical`) and kept as a tsvector with a GIN index; the server's own parser
-would keep a Chinese sentence as one word, or drop it, as its locale has it. Each term begins with
-its base's number, as in SQLite. The server's ranking knows no rarity, so candidates are the rows
-whose terms weigh most. Where pgvector is not installed in the server, words alone are found.
+Texts are split by `lexical` and stored as a tsvector with a GIN index: depending on its locale, the
+server's own parser would keep a Chinese sentence as one word, or drop it. Each term begins with the
+number of its base, as in SQLite. The server's ranking does not consider rarity, so candidates are
+the rows with the greatest sum of term weights. Without pgvector on the server, search is by words
+only.
 
-Long terms and words lie beside the table (toast_tuple_target): a search reads some thousand rows
-for their ids alone, and terms of fifty.
+Long values are stored outside the table (toast_tuple_target): a search reads some thousand rows for
+their ids only, and the terms of fifty.
 
-Tables of its own, made here when the shelf is opened: they are derived, and can be made again.
+The tables are derived data: they are created when the shelf is opened, and can be rebuilt.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .lexical import VERSION
-from .values import Near, Row, Size, Words
+from .records import IndexRow, Near, QueryTerms, Size
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -56,40 +57,40 @@ create table if not exists index_vector (
 );
 create index if not exists index_vector_base on index_vector (base, dims);
 """
-LOCK = 0x510795  # of ours alone: two processes that open the shelf at the same time
-MOST_COUNTED = 2000  # rows of one term: counting on would take longer than it tells
-LARGE, COMMON = 5000, 100  # rows of a base, and of a term, that are not counted for each search
-AGE = 30.0  # seconds they are believed
+LOCK = 0x510795  # advisory lock for processes that open the shelf at the same time
+MOST_COUNTED = 2000  # rows of one term; counting more takes longer than it is worth
+LARGE, COMMON = 5000, 100  # from these numbers of rows of a base and of a term, counts are cached
+AGE = 30.0  # seconds a cached count is used
 MOST_KNOWN = 20_000  # terms
-MOST_DIMS = 2000  # that pgvector's index takes; vectors of more are compared one by one
+MOST_DIMS = 2000  # limit of pgvector's index; longer vectors are compared one by one
 
 
 class PostgresShelf:
-    """`engine` is SQLAlchemy's, with psycopg 3, which lets other greenlets run while it waits."""
+    """`engine` is SQLAlchemy's with psycopg 3, which lets other greenlets run while it waits."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._indexed: set[int] = set()
-        self._sizes: dict[str, tuple[Size, float]] = {}  # until when they are believed
+        self._sizes: dict[str, tuple[Size, float]] = {}  # with expiry time
         self._numbers: dict[str, int] = {}
-        self._counts: dict[tuple[str, str], tuple[int, float]] = {}  # of terms, likewise
+        self._counts: dict[tuple[str, str], tuple[int, float]] = {}  # of terms, with expiry time
         with engine.begin() as db:
             db.exec_driver_sql("select pg_advisory_xact_lock(%s)", (LOCK,))
             known = "select obj_description(to_regclass('index_entry'), 'pg_class')"
-            if db.exec_driver_sql(known).scalar() != str(VERSION):  # cut into other terms
+            if db.exec_driver_sql(known).scalar() != str(VERSION):  # split by another version
                 db.exec_driver_sql("drop table if exists index_vector, index_entry, index_base")
             db.exec_driver_sql(SCHEMA)
             db.exec_driver_sql(f"comment on table index_entry is '{VERSION}'")
-            found = db.exec_driver_sql(
+            available = db.exec_driver_sql(
                 "select count(*) from pg_available_extensions where name = 'vector'"
             )
-            self._vectors = bool(found.scalar())
+            self._vectors = bool(available.scalar())
             if self._vectors:
                 db.exec_driver_sql(VECTORS)
             else:
-                log.warning("this PostgreSQL has no pgvector: documents are found by words alone")
+                log.warning("PostgreSQL has no pgvector extension: using keyword search only")
 
-    def put(self, base: str, rows: Sequence[Row]) -> None:
+    def put(self, base: str, rows: Sequence[IndexRow]) -> None:
         if self._vectors:
             for size in {len(row.vector) for row in rows} - self._indexed:
                 self._index(size)
@@ -135,7 +136,7 @@ class PostgresShelf:
                 db.exec_driver_sql("delete from index_entry where chunk = any(%s)", (list(chunks),))
 
     def purge(self) -> None:
-        """The server's own vacuum does it."""
+        """Does nothing: the server's own vacuum does this."""
 
     def census(self) -> Mapping[str, tuple[int, int]]:
         counted = "count(v.id)" if self._vectors else "0"
@@ -145,7 +146,8 @@ class PostgresShelf:
             return {name: (rows, vectors) for name, rows, vectors in db.exec_driver_sql(sql)}
 
     def size(self, base: str) -> Size:
-        """That of a large base may be some seconds old: it is counted row by row."""
+        """Return the size of a base, some seconds old if the base is large: counting reads every
+        row."""
         counted, until = self._sizes.get(base, (Size(0, 0), 0.0))
         if time.monotonic() < until:
             return counted
@@ -157,12 +159,12 @@ class PostgresShelf:
         return Size(rows, terms)
 
     def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:
-        """Those of common terms may be some seconds old."""
+        """Return row counts, some seconds old for common terms."""
         now = time.monotonic()
         known = {
-            term: told[0]
+            term: cached[0]
             for term in terms
-            if (told := self._counts.get((base, term))) and now < told[1]
+            if (cached := self._counts.get((base, term))) and now < cached[1]
         }
         asked = [term for term in terms if term not in known]
         if not asked:
@@ -191,7 +193,7 @@ class PostgresShelf:
         weighed: Mapping[str, float],
         documents: Collection[str] | None,
         most: int,
-    ) -> list[Words]:
+    ) -> list[QueryTerms]:
         with self._engine.connect() as db:
             head = f"{self._known(db, base)}q"
             _by_index(db)
@@ -199,7 +201,7 @@ class PostgresShelf:
             if documents is not None:
                 only = " where e.document = any(%s)"
                 values.append(list(documents))
-            found = db.exec_driver_sql(
+            rows_read = db.exec_driver_sql(
                 "select e.chunk, e.document, e.terms, e.length from ("
                 " select e.id, sum(t.weight) as weight"
                 " from (select %s::text as head) h,"
@@ -210,7 +212,7 @@ class PostgresShelf:
                 " join index_entry e using (id) order by best.weight desc, e.id",
                 (*values, most),
             )
-            return [Words(*row) for row in found]
+            return [QueryTerms(*row) for row in rows_read]
 
     def nearest(
         self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int
@@ -223,30 +225,30 @@ class PostgresShelf:
             if documents is not None:
                 only = " and e.document = any(%s)"
                 values.append(list(documents))
-            # An index of pgvector's filters after it has searched: let it go on until it has found
-            # as many as are wanted in this base.
+            # pgvector's index filters after the search, so continue until it has found enough rows
+            # of this base.
             db.exec_driver_sql("set local hnsw.iterative_scan = strict_order")
-            found = db.exec_driver_sql(
+            nearest = db.exec_driver_sql(
                 "select e.chunk, e.document,"
                 f" v.vector::vector({size}) <#> %s::vector({size}) as negative"
                 " from index_vector v join index_entry e using (id)"
                 f" where v.dims = {size} and v.base = %s{only} order by negative limit %s",
                 (*values, most),
             )
-            return [Near(chunk, document, -negative) for chunk, document, negative in found]
+            return [Near(chunk, document, -negative) for chunk, document, negative in nearest]
 
     def close(self) -> None:
-        """The engine is its owner's to close."""
+        """Does nothing: the owner closes the engine."""
 
     def _known(self, db: Connection, base: str) -> int:
-        """As `_number`, for who only reads: a base keeps its number as long as it is."""
+        """Like `_number`, for readers, with a cache: a base keeps its number while it exists."""
         number = self._numbers.get(base) or _number(db, base)
         if number:
             self._numbers[base] = number
         return number
 
     def _index(self, size: int) -> None:
-        """An index of pgvector's is of one length of vectors."""
+        """Create pgvector's index, which is for one length of vectors."""
         self._indexed.add(size)
         if not 0 < size <= MOST_DIMS:
             return
@@ -259,15 +261,17 @@ class PostgresShelf:
 
 
 def _number(db: Connection, base: str) -> int:
-    """0 for one that is not known, which no row has."""
-    found: Any = db.exec_driver_sql("select number from index_base where id = %s", (base,)).scalar()
-    return found or 0
+    """Return a base's number; 0, which no row has, for an unknown base."""
+    number: Any = db.exec_driver_sql(
+        "select number from index_base where id = %s", (base,)
+    ).scalar()
+    return number or 0
 
 
 def _by_index(db: Connection) -> None:
-    """The planner does not know how rare a term is, and would read the whole table, by its key too:
-    what is left to it is a bitmap of the terms' own index, which holds all that was put there
-    (without a list of what is to be added later, which each search would read)."""
+    """Make the planner use the index of terms. It does not know how rare a term is, and would read
+    the whole table, also by its key. What remains is a bitmap scan of the index, which contains all
+    rows (it has no pending list, which each search would have to read)."""
     db.exec_driver_sql("set local enable_seqscan = off; set local enable_indexscan = off")
 
 

@@ -1,6 +1,7 @@
-"""A second, slower look at the best few: a backend's ranking model reads query and text together.
+"""Reranks the best hits with a backend's ranking model, which reads query and text together.
 
-Whatever goes wrong there leaves the order as it was: a search is not to fail for it."""
+If anything fails, the order stays unchanged: a search must not fail because of reranking.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +11,21 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ...errors import Cancelled, GatewayError
-from .values import Rank
+from .records import Rank
 
 log = logging.getLogger("slotproxy.knowledge")
 
 T = TypeVar("T")
 
-DEPTH = 20  # hits that are looked at, at least as many as are wanted
-MOST = 4000  # characters of a text that are shown
+DEPTH = 20  # hits to rerank, and at least as many as are requested
+MOST = 4000  # characters of a text sent to the model
 
 
 def reranked(
     rank: Rank | None, query: str, hits: Sequence[T], text: Callable[[T], str]
 ) -> list[tuple[T, float | None]]:
-    """The hits anew, best first, each with the score (0 to 1) it got; None without a ranker."""
+    """Return the hits in new order, best first, each with its score (0 to 1); None without a
+    ranker."""
     if rank is None or not hits:
         return [(hit, None) for hit in hits]
     try:
@@ -31,7 +33,7 @@ def reranked(
     except Cancelled:
         raise
     except GatewayError as error:
-        log.warning("no ranking of what was found: %s", error.message)
+        log.warning("results are not reranked: %s", error.message)
         return [(hit, None) for hit in hits]
     shares = [share(score) for score in scores]
     order = sorted(range(len(hits)), key=lambda i: -shares[i])
@@ -39,5 +41,5 @@ def reranked(
 
 
 def share(score: float) -> float:
-    """A ranking model's score, which is a logit, as a share from 0 to 1."""
+    """Convert a ranking model's score, a logit, to a value from 0 to 1."""
     return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, score))))

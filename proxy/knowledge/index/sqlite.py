@@ -1,15 +1,15 @@
-"""The shelf in a file of SQLite's: FTS5 for words, sqlite-vec for vectors.
+"""The index in a SQLite file: FTS5 for words, sqlite-vec for vectors.
 
-A file of its own, beside the database, and opened through apsw alone: Python's own sqlite3 often
+The file is separate from the database and opened only through apsw: Python's own sqlite3 often
 cannot load extensions, and two copies of SQLite in one process must not open the same file (closing
-one lets go of the other's locks: sqlite.org/howtocorrupt.html). What is in it can be made again.
+it in one releases the other's locks: sqlite.org/howtocorrupt.html). Its content can be rebuilt.
 
-Terms are made of letters and digits, so FTS5 has nothing to tokenize but blanks, and a query cannot
-be syntax. Each term begins with its base's number: a base has its own counts, sees nothing of the
-others, and does not wait for their size. Vectors have length 1, so the Euclidean distance, which
-sqlite-vec counts fastest, orders them as the cosine does: cosine = 1 - distance² / 2. Where a base
-has many, the signs of their numbers are compared first, which is a bit for four bytes, and
-distances are counted to those that agree in most of them.
+Terms consist of letters and digits, so FTS5 only has to split at blanks, and queries cannot contain
+syntax. Each term begins with the number of its base, so each base has its own counts, is separate
+from others, and is not slowed down by their size. Vectors have length 1, so Euclidean distance,
+which sqlite-vec computes fastest, gives the same order as cosine: cosine = 1 - distance² / 2. In a
+base with many vectors, the signs of their numbers are compared first (one bit instead of four
+bytes), and distances are computed only for the vectors that agree in most signs.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...aside import aside
+from ...runtime.blocking import run_in_native_thread
 from ...store.outage import address, identity, outage
 from .lexical import VERSION
-from .values import Near, Row, Size, Words
+from .records import IndexRow, Near, QueryTerms, Size
 
 if TYPE_CHECKING:
     import apsw
@@ -53,15 +53,15 @@ create virtual table if not exists passage using fts5(
 );
 create virtual table if not exists passage_term using fts5vocab(passage, row);
 """
-WAIT = 10_000  # milliseconds for another process that writes
-MAPPED = 1 << 30  # bytes of the file read without copying: vectors are compared one by one
-EXACT = 2000  # vectors of a base that are compared as they are
-CHANCES = 4  # times as many as are wanted are chosen by signs
-MOST_CHOSEN = 4096  # sqlite-vec's own bound
+WAIT = 10_000  # milliseconds to wait for another process that writes
+MAPPED = 1 << 30  # bytes of the file that are memory-mapped, since vectors are compared one by one
+EXACT = 2000  # vectors of a base that are compared without a first selection by signs
+CHANCES = 4  # vectors selected by signs, in multiples of the requested number
+MOST_CHOSEN = 4096  # limit of sqlite-vec
 
 
 class SqliteShelf:
-    """`file` None: in one that is gone when this is closed."""
+    """`file` None: a temporary file, deleted by close()."""
 
     def __init__(self, file: Path | None) -> None:
         self._passing: TemporaryDirectory[str] | None = None
@@ -69,15 +69,15 @@ class SqliteShelf:
             self._passing = TemporaryDirectory(prefix="slotproxy-")
             file = Path(self._passing.name) / "index.sqlite"
         self._name = str(file)
-        # Idle connections. A deque's ends are safe for native threads too.
+        # Idle connections. Appending and popping at the ends of a deque is thread-safe.
         self._idle: deque[tuple[apsw.Connection, tuple[int, int]]] = deque()
         with open(file, "ab"):
-            pass  # SQLite itself makes none: see address()
+            pass  # SQLite does not create it: see address()
         with self._connection() as db:
             db.execute("pragma journal_mode = wal").fetchall()
         self._write(_prepare)
 
-    def put(self, base: str, rows: Sequence[Row]) -> None:
+    def put(self, base: str, rows: Sequence[IndexRow]) -> None:
         self._write(functools.partial(_put, base=base, rows=rows))
 
     def drop(
@@ -99,7 +99,7 @@ class SqliteShelf:
         self._write(work)
 
     def purge(self) -> None:
-        """Segments of FTS5 hold the words of rows that are gone until they are merged."""
+        """Merge FTS5's segments, which hold words of deleted rows until then."""
         self._write(lambda db: db.execute("insert into passage(passage) values ('optimize')"))
         self._read(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
 
@@ -133,21 +133,21 @@ class SqliteShelf:
         weighed: Mapping[str, float],
         documents: Collection[str] | None,
         most: int,
-    ) -> list[Words]:
-        def work(db: apsw.Connection) -> list[Words]:
+    ) -> list[QueryTerms]:
+        def work(db: apsw.Connection) -> list[QueryTerms]:
             head = f"{_number(db, base)}q"
             query = " OR ".join(f'"{head}{term}"' for term in weighed)
             if documents is None:
                 inner = (
                     "select rowid, rank from passage where passage match ? order by rank limit ?"
                 )
-                found = db.execute(
+                selected = db.execute(
                     "select e.chunk, e.document, e.terms, e.length"
                     f" from ({inner}) p join entry e on e.id = p.rowid order by p.rank",
                     (query, most),
                 )
             else:
-                found = db.execute(
+                selected = db.execute(
                     "select e.chunk, e.document, e.terms, e.length"
                     " from passage p cross join entry e on e.id = p.rowid"
                     " where p.passage match ?"
@@ -155,7 +155,7 @@ class SqliteShelf:
                     " order by p.rank limit ?",
                     (query, json.dumps(list(documents)), most),
                 )
-            return [Words(*row) for row in found]
+            return [QueryTerms(*row) for row in selected]
 
         return self._read(work)
 
@@ -182,14 +182,14 @@ class SqliteShelf:
                     f" signs match vec_quantize_binary(?) and k = ? and {only})"
                 )
                 values = [asked, min(CHANCES * most, MOST_CHOSEN), *values]
-            found = db.execute(
+            selected = db.execute(
                 "select e.chunk, e.document, v.distance from"
                 f" (select id, vec_distance_l2(vector, ?) as distance from near_{size}"
                 f" where {only} order by distance limit ?) v"
                 " join entry e on e.id = v.id order by v.distance",
                 (asked, *values, most),
             )
-            return [Near(chunk, doc, 1.0 - distance**2 / 2.0) for chunk, doc, distance in found]
+            return [Near(chunk, doc, 1.0 - distance**2 / 2.0) for chunk, doc, distance in selected]
 
         return self._read(work)
 
@@ -221,7 +221,7 @@ class SqliteShelf:
         now = identity(self._name)
         try:
             db, file = self._idle.pop()
-            if file != now:  # it was moved away, or replaced
+            if file != now:  # moved or replaced
                 db.close()
                 raise IndexError
         except IndexError:
@@ -246,7 +246,7 @@ class SqliteShelf:
                     done = work(db)
                     db.execute("commit")
                 except BaseException:
-                    if db.in_transaction:  # SQLite ends one itself where the disk is full
+                    if db.in_transaction:  # SQLite rolls back by itself if the disk is full
                         db.execute("rollback")
                     raise
                 return done
@@ -255,9 +255,9 @@ class SqliteShelf:
 
 
 def _done(work: Callable[[], T]) -> T:
-    """Aside. Raises StoreUnavailable."""
+    """Run `work` in a native thread. Raises StoreUnavailable."""
     try:
-        return aside(work)
+        return run_in_native_thread(work)
     except Exception as error:
         if fault := outage(error):
             raise fault from error
@@ -265,7 +265,8 @@ def _done(work: Callable[[], T]) -> T:
 
 
 def _extension() -> str:
-    """Where sqlite-vec's library is. Its Python package would import numpy. Raises ImportError."""
+    """Return the path of sqlite-vec's library. Its Python package would import numpy. Raises
+    ImportError."""
     package = importlib.util.find_spec("sqlite_vec")
     if package is None or package.origin is None:
         raise ImportError("sqlite-vec is not installed: pip install slotproxy[knowledge]")
@@ -273,7 +274,7 @@ def _extension() -> str:
 
 
 def _prepare(db: apsw.Connection) -> None:
-    """The tables, without what another version has cut into terms."""
+    """Create the tables; drop terms that another version has split."""
     if _one(db, "pragma user_version")[0] != VERSION:
         ours = (
             "select name from sqlite_master where type = 'table' and (name in ('base', 'entry')"
@@ -295,7 +296,7 @@ def _prepare(db: apsw.Connection) -> None:
 
 
 def _tables(db: apsw.Connection, size: int) -> None:
-    """For vectors of so many numbers."""
+    """Create the tables for vectors of this length."""
     db.execute(
         f"create table if not exists near_{size} (id integer primary key, base integer not null,"
         f" vector blob not null); create index if not exists near_{size}_base on near_{size} (base)"
@@ -333,17 +334,17 @@ def _more_than(db: apsw.Connection, number: int, rows: int) -> bool:
 
 
 def _number(db: apsw.Connection, base: str) -> int:
-    """0 for one that is not known, which no row has."""
+    """Return a base's number; 0, which no row has, for an unknown base."""
     row = db.execute("select number from base where id = ?", (base,)).fetchone()
     return row[0] if row else 0
 
 
 def _packed(vector: Sequence[float]) -> bytes:
-    """With zeros at its end up to a whole number of bytes of signs: they are no distance."""
+    """Pad a vector with zeros so that its signs fill whole bytes. Zeros add no distance."""
     return array.array("f", vector).tobytes() + bytes(4 * (-len(vector) % 8))
 
 
-def _put(db: apsw.Connection, base: str, rows: Sequence[Row]) -> None:
+def _put(db: apsw.Connection, base: str, rows: Sequence[IndexRow]) -> None:
     db.execute("insert or ignore into base (id) values (?)", (base,))
     number = _number(db, base)
     chunks = json.dumps([row.chunk_id for row in rows])
@@ -369,7 +370,7 @@ def _put(db: apsw.Connection, base: str, rows: Sequence[Row]) -> None:
 
 
 def _forget(db: apsw.Connection, which: str, value: Any) -> None:
-    """`which` is a condition of ours, never a client's."""
+    """Delete rows. `which` is an SQL condition and must never come from a client."""
     for key, dims in db.execute(f"select id, dims from entry where {which}", (value,)).fetchall():
         db.execute("delete from passage where rowid = ?", (key,))
         if dims:

@@ -1,7 +1,7 @@
-"""Vectors of texts, through whatever the gateway embeds with: in batches, of length 1.
+"""Embeds texts in batches, as vectors of length 1.
 
-A text longer than the model can take is embedded by its beginning: better found by that than not
-taken in at all.
+For a text that is too long for the model, only the beginning is embedded: better than not to index
+the text at all.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import math
 from collections.abc import Sequence
 
 from ...errors import BadRequest, Unsupported
-from .values import Embed
+from .records import Embed
 
-BATCH = 64  # texts of one call
-SHORTEST = 32  # characters: what is refused at this length is not too long
+BATCH = 64  # texts per call
+SHORTEST = 32  # characters; an error at this length is not about length
 
 
 def unit(vector: Sequence[float]) -> tuple[float, ...]:
-    """The vector with length 1; one of zeros, which no nearness can be told of, as ()."""
+    """Scale a vector to length 1. A vector of zeros, which has no direction, becomes ()."""
     length = math.sqrt(math.fsum(x * x for x in vector))
     if not length or not math.isfinite(length):
         return ()
@@ -25,7 +25,7 @@ def unit(vector: Sequence[float]) -> tuple[float, ...]:
 
 
 def embedded(embed: Embed, model: str, texts: Sequence[str]) -> list[tuple[float, ...]]:
-    """A vector for each text; () where the text is blank. Raises what `embed` does."""
+    """Return a vector for each text; () for blank texts. Raises what `embed` raises."""
     known: dict[str, tuple[float, ...]] = {}
     asked = [one for one in dict.fromkeys(texts) if one.strip()]
     for i in range(0, len(asked), BATCH):
@@ -40,7 +40,7 @@ def _whole(embed: Embed, model: str, part: Sequence[str]) -> Sequence[Sequence[f
     except Unsupported:
         raise
     except BadRequest:
-        if len(part) > 1:  # one of them is too long
+        if len(part) > 1:  # one of them may be too long
             return [_whole(embed, model, [one])[0] for one in part]
         (text,) = part
         if len(text) <= SHORTEST:

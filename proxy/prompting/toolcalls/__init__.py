@@ -1,7 +1,7 @@
-"""Tool calls as model families write them: streaming parsers, and the shapes for grammars.
+"""Tool-call formats of model families: streaming parsers, and shapes for grammars.
 
-``FORMS[name].parser(tools)`` gives a parser for one reply. Text without calls passes unchanged;
-a call that is malformed degrades to text.
+``FORMS[name].parser(tools)`` returns a parser for one reply. Text without calls passes unchanged; a
+malformed call is returned as text.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from . import generic
 from .base import (
     CallArguments,
     CallEnd,
+    CallFormat,
     CallShape,
     CallStart,
-    Form,
     Parser,
     Piece,
     TextPiece,
@@ -33,9 +33,9 @@ __all__ = [
     "FORMS",
     "CallArguments",
     "CallEnd",
+    "CallFormat",
     "CallShape",
     "CallStart",
-    "Form",
     "Parser",
     "Piece",
     "TextPiece",
@@ -43,7 +43,7 @@ __all__ = [
     "generic",
 ]
 
-FORMS: Mapping[str, Form] = {
+FORMS: Mapping[str, CallFormat] = {
     form.name: form
     for form in (
         HERMES,

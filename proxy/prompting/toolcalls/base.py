@@ -1,4 +1,4 @@
-"""What every tool-call form has in common: pieces, shape, form."""
+"""Shared by all tool-call formats: parser, shape and format."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from msgspec import Struct
 
 from .pieces import CallArguments, CallEnd, CallStart, Piece, TextPiece
-from .reader import Body, Malformed, Reader, Wait
+from .reader import Body, CallReader, Malformed, Wait
 
 __all__ = [
     "CallArguments",
     "CallEnd",
+    "CallFormat",
     "CallShape",
     "CallStart",
-    "Form",
     "Parser",
     "Piece",
     "TextPiece",
@@ -24,16 +24,16 @@ __all__ = [
 ]
 
 Tools = Mapping[str, Mapping[str, Any]]
-"""Names of the tools of a request, each with the JSON schema of its arguments ({} if unknown)."""
+"""The tools of a request: names, each with the JSON schema of its arguments ({} if unknown)."""
 
 
 class CallShape(Struct, frozen=True, kw_only=True):
-    """The literal frame around the calls of a reply, as a model of the family writes it::
+    """The literal text around the calls of a reply, as models of the family write it::
 
         prefix CALL (separator CALL)* end
         CALL = before_name NAME after_name ARGUMENTS suffix
 
-    NAME stands as it is; ARGUMENTS is a JSON object.
+    NAME is unquoted; ARGUMENTS is a JSON object.
     """
 
     prefix: str = ""
@@ -43,23 +43,23 @@ class CallShape(Struct, frozen=True, kw_only=True):
     separator: str = ""
     end: str = ""
     parallel: bool = True
-    """Whether the family writes more than one call in a reply."""
+    """Whether a reply may contain more than one call."""
 
 
 class Parser:
-    """Parses one reply: ``feed`` it as it comes, ``close`` it at its end."""
+    """Parses one reply: ``feed`` it the text as it streams, then ``close`` it."""
 
     def __init__(self, body: Body) -> None:
-        self._reader = Reader()
+        self._reader = CallReader()
         self._steps: Wait | None = body(self._reader)
 
     @property
     def calls(self) -> int:
-        """Calls that have ended so far."""
+        """Number of calls that have ended so far."""
         return self._reader.calls
 
     def feed(self, text: str) -> list[Piece]:
-        """The pieces that are certain with this text."""
+        """The pieces that are certain after this text."""
         if not text:
             return []
         heads = self._reader.heads
@@ -70,7 +70,7 @@ class Parser:
         return self._reader.drain()
 
     def close(self) -> list[Piece]:
-        """The rest; a call that is cut off ends with ``whole=False``."""
+        """The remaining pieces; a call that is cut off ends with ``whole=False``."""
         self._reader.end()
         self._resume()
         return self._reader.drain()
@@ -80,13 +80,12 @@ class Parser:
             self._steps = None
 
 
-class Form(Struct, frozen=True, kw_only=True):
-    """A family's way to write tool calls.
+class CallFormat(Struct, frozen=True, kw_only=True):
+    """A family's format of tool calls.
 
-    ``opening`` are the texts that open a call inside free text: a gateway may stop there and go
-    on under a grammar. ``at_start`` forms have calls that can only begin where the reply begins,
-    recognised by the name of a known tool.
-    """
+    ``opening`` are the texts that open a call inside free text: the gateway may stop there and
+    continue under a grammar. In ``at_start`` formats a call may also begin a reply without such a
+    text; it is recognised by the name of a known tool."""
 
     name: str
     opening: tuple[str, ...]
@@ -102,17 +101,16 @@ class Form(Struct, frozen=True, kw_only=True):
 
 def marked(
     marks: Sequence[str],
-    read: Callable[[Reader, Tools, str], Wait],
-    at_start: Callable[[Reader, Tools], Wait] | None = None,
+    read: Callable[[CallReader, Tools, str], Wait],
+    at_start: Callable[[CallReader, Tools], Wait] | None = None,
 ) -> Callable[[Tools], Body]:
-    """The body of a form: text, with a call wherever a mark opens one.
+    """The body of a format with text, in which marks open calls.
 
-    ``read`` reads on behind the mark. ``at_start`` may read a call that has no mark, where the
-    reply begins. Both raise Malformed for what is no call.
-    """
+    ``read`` continues after the mark. ``at_start`` may read a call without a mark at the beginning
+    of the reply. Both raise Malformed if there is no call."""
 
     def body(tools: Tools) -> Body:
-        def run(reader: Reader) -> Wait:
+        def run(reader: CallReader) -> Wait:
             if at_start is not None:
                 reader.keep()
                 try:

@@ -1,29 +1,29 @@
-"""ChatGLM3 and GLM-4: the first line of a turn is the name of the tool.
+"""ChatGLM3's and GLM-4's tool calls: the first line of a turn is the name of the tool.
 
-ChatGLM3 goes on with Python, which is parsed and never evaluated; GLM-4 with JSON::
+ChatGLM3 continues with Python, which is parsed but never evaluated, and GLM-4 with JSON::
 
     get_weather                         get_weather
      ```python                          {"city": "Oslo"}
     tool_call(city='Oslo')
     ```
 
-Behind text, and between calls, the header of a new turn (``<|assistant|>``) comes first.
+After text and between calls, the header of a new turn (``<|assistant|>``) comes first.
 """
 
 from __future__ import annotations
 
-from .base import CallShape, Form, Tools, marked
+from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_arguments
 from .python_source import parse_call
-from .reader import MAX_HELD, Malformed, Reader, Reading, Wait
+from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
 
 _HEADER = "<|assistant|>"
 _AS_JSON = "tool_call(**"
-"""How a grammar has a ChatGLM3 write its arguments: Python too, and a JSON object."""
+"""How a grammar makes ChatGLM3 write its arguments: valid Python that contains a JSON object."""
 
 
-def _name(reader: Reader, tools: Tools) -> Reading[str]:
-    """A line that is the name of a known tool."""
+def _name(reader: CallReader, tools: Tools) -> Reading[str]:
+    """Reads a line that is the name of a known tool."""
     yield from reader.spaces()
     name = yield from reader.skip_one(sorted(f"{name}\n" for name in tools))
     if name is None:
@@ -31,7 +31,7 @@ def _name(reader: Reader, tools: Tools) -> Reading[str]:
     return name[:-1]
 
 
-def _python(reader: Reader, tools: Tools) -> Wait:
+def _python(reader: CallReader, tools: Tools) -> Wait:
     name = yield from _name(reader, tools)
     yield from reader.spaces()
     yield from reader.expect("```python")
@@ -50,13 +50,13 @@ def _python(reader: Reader, tools: Tools) -> Wait:
     reader.call(name, arguments)
 
 
-def _json(reader: Reader, tools: Tools) -> Wait:
+def _json(reader: CallReader, tools: Tools) -> Wait:
     name = yield from _name(reader, tools)
     yield from reader.spaces()
     yield from read_arguments(reader, name)
 
 
-CHATGLM3 = Form(
+CHATGLM3 = CallFormat(
     name="chatglm3",
     opening=(_HEADER,),
     shape=CallShape(
@@ -69,7 +69,7 @@ CHATGLM3 = Form(
     at_start=True,
 )
 
-GLM4 = Form(
+GLM4 = CallFormat(
     name="glm4",
     opening=(_HEADER,),
     shape=CallShape(after_name="\n", separator=_HEADER, parallel=False),

@@ -1,18 +1,19 @@
-"""Command R: ``Action:`` and a fenced JSON list of {"tool_name", "parameters"}; Command R7B:
-``<|START_ACTION|>[…]<|END_ACTION|>``, its answers between ``<|START_RESPONSE|>`` marks."""
+"""Command R's tool calls: ``Action:`` and a fenced JSON list of {"tool_name", "parameters"}.
+Command R7B writes ``<|START_ACTION|>[…]<|END_ACTION|>``, and answers between ``<|START_RESPONSE|>``
+marks."""
 
 from __future__ import annotations
 
-from .base import CallShape, Form, Tools, marked
+from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_list
-from .reader import Reader, Wait
+from .reader import CallReader, Wait
 
 _ACTION, _FENCE = "Action:", "```"
 _BEGIN, _END = "<|START_ACTION|>", "<|END_ACTION|>"
 _ANSWER = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
 
 
-def _read(reader: Reader, tools: Tools, mark: str) -> Wait:
+def _read(reader: CallReader, tools: Tools, mark: str) -> Wait:
     yield from reader.spaces()
     yield from reader.expect("```json")
     yield from reader.spaces()
@@ -21,7 +22,7 @@ def _read(reader: Reader, tools: Tools, mark: str) -> Wait:
     yield from reader.skip(_FENCE)
 
 
-def _read_r7b(reader: Reader, tools: Tools, mark: str) -> Wait:
+def _read_r7b(reader: CallReader, tools: Tools, mark: str) -> Wait:
     if mark in _ANSWER:
         return
     yield from reader.spaces()
@@ -30,7 +31,7 @@ def _read_r7b(reader: Reader, tools: Tools, mark: str) -> Wait:
     yield from reader.skip(_END)
 
 
-COMMAND_R = Form(
+COMMAND_R = CallFormat(
     name="command-r",
     opening=(_ACTION,),
     shape=CallShape(
@@ -44,7 +45,7 @@ COMMAND_R = Form(
     body=marked((_ACTION,), _read),
 )
 
-COMMAND_R7B = Form(
+COMMAND_R7B = CallFormat(
     name="command-r7b",
     opening=(_BEGIN,),
     shape=CallShape(

@@ -1,4 +1,4 @@
-"""DeepSeek V3 and R1, and the shorter form of V3.1::
+"""DeepSeek's tool calls: the format of V3 and R1, and the shorter one of V3.1::
 
 <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>name
 ```json
@@ -10,16 +10,16 @@
 
 from __future__ import annotations
 
-from .base import CallShape, Form, Tools, marked
+from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_arguments
-from .reader import Malformed, Reader, Wait
+from .reader import CallReader, Malformed, Wait
 
 _BEGIN, _END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
 _SEP = "<｜tool▁sep｜>"
 
 
-def _read(reader: Reader, tools: Tools, mark: str) -> Wait:
+def _read(reader: CallReader, tools: Tools, mark: str) -> Wait:
     inside = mark == _CALL
     while True:
         yield from reader.spaces()
@@ -32,7 +32,7 @@ def _read(reader: Reader, tools: Tools, mark: str) -> Wait:
     yield from reader.skip(_END)
 
 
-def _read_call(reader: Reader) -> Wait:
+def _read_call(reader: CallReader) -> Wait:
     name = yield from reader.until(_SEP)
     if (yield from reader.peek()) != "{":
         name = yield from reader.until("\n")
@@ -46,7 +46,7 @@ def _read_call(reader: Reader) -> Wait:
     yield from reader.skip(_CALL_END)
 
 
-DEEPSEEK = Form(
+DEEPSEEK = CallFormat(
     name="deepseek",
     opening=(_BEGIN, _CALL),
     shape=CallShape(

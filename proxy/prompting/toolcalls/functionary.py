@@ -1,18 +1,18 @@
-"""Functionary: 3.1 writes ``<function=name>{…}</function>``; 3.2 (and 3) name a recipient on a
-line, ``>>>name`` and the JSON below it, ``>>>all`` and text below that. The prompt of the latter
-ends with ``>>>``, so a reply begins with the name."""
+"""Functionary's tool calls. Version 3.1 writes ``<function=name>{…}</function>``. Versions 3 and
+3.2 write a recipient per line: ``>>>name`` and JSON below it, or ``>>>all`` and text below it.
+Their prompt ends with ``>>>``, so a reply begins with the name."""
 
 from __future__ import annotations
 
-from .base import CallShape, Form, Tools, marked
+from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_arguments
-from .reader import Malformed, Reader, Wait
+from .reader import CallReader, Malformed, Wait
 
 _TAG, _CLOSE = "<function=", "</function>"
 _TO = ">>>"
 
 
-def _read_tag(reader: Reader, tools: Tools, mark: str) -> Wait:
+def _read_tag(reader: CallReader, tools: Tools, mark: str) -> Wait:
     name = yield from reader.until(">")
     yield from reader.spaces()
     yield from read_arguments(reader, name)
@@ -20,7 +20,7 @@ def _read_tag(reader: Reader, tools: Tools, mark: str) -> Wait:
     yield from reader.skip(_CLOSE)
 
 
-def _read_recipient(reader: Reader, tools: Tools, mark: str = "") -> Wait:
+def _read_recipient(reader: CallReader, tools: Tools, mark: str = "") -> Wait:
     yield from reader.skip(_TO)
     to = yield from reader.skip_one(sorted(f"{name}\n" for name in (*tools, "all")))
     if to is None:
@@ -32,14 +32,14 @@ def _read_recipient(reader: Reader, tools: Tools, mark: str = "") -> Wait:
     yield from read_arguments(reader, to[:-1])
 
 
-FUNCTIONARY = Form(
+FUNCTIONARY = CallFormat(
     name="functionary",
     opening=(_TAG,),
     shape=CallShape(before_name=_TAG, after_name=">", suffix=_CLOSE),
     body=marked((_TAG,), _read_tag),
 )
 
-FUNCTIONARY_V3 = Form(
+FUNCTIONARY_V3 = CallFormat(
     name="functionary-v3",
     opening=(_TO,),
     # The prompt ends with the first ">>>".

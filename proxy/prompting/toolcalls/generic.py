@@ -1,10 +1,11 @@
-"""A form of our own, for templates that know no tools.
+"""The gateway's own tool-call format, for templates without tools.
 
-The tools are described in the system message, and a reply that calls is JSON and nothing else::
+The system message describes the tools, and a reply with calls consists of JSON only::
 
     {"tool_calls": [{"name": "get_weather", "arguments": {"city": "Oslo"}}]}
 
-``{"tool_call": {…}}``, a bare ``{"name", "arguments"}`` and a fence around either are read too.
+``{"tool_call": {…}}``, a bare ``{"name", "arguments"}`` and a code fence around either are accepted
+too.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base import CallShape, Form, Tools, marked
+from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_list, read_object
-from .reader import Malformed, Reader, Wait
+from .reader import CallReader, Malformed, Wait
 
 _FENCE = "```"
 
 
 def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
-    """What the model is told of the tools; for the system message."""
+    """The description of the tools for the system message."""
     lines = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
     return (
         "You can call these tools (one JSON description a line):\n"
@@ -35,9 +36,9 @@ def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
 def rewrite(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
 ) -> list[dict[str, Any]]:
-    """The conversation for a template without tools: the instructions join the system message
-    (or become one), calls become the JSON that the model was told to write, and neighbouring
-    results become one user turn."""
+    """The conversation for a template without tools. The instructions are appended to the system
+    message, calls become the JSON that the instructions ask for, and adjacent results become one
+    user message."""
     out: list[dict[str, Any]] = []
     for message in messages:
         role, content = message["role"], message.get("content") or ""
@@ -58,15 +59,15 @@ def rewrite(
     for message in out:
         message.pop("results", None)
     if tools:
-        told = instructions(tools)
+        guide = instructions(tools)
         if out and out[0]["role"] == "system":
-            out[0]["content"] = f"{out[0]['content']}\n\n{told}".lstrip()
+            out[0]["content"] = f"{out[0]['content']}\n\n{guide}".lstrip()
         else:
-            out.insert(0, {"role": "system", "content": told})
+            out.insert(0, {"role": "system", "content": guide})
     return out
 
 
-def _at_start(reader: Reader, tools: Tools) -> Wait:
+def _at_start(reader: CallReader, tools: Tools) -> Wait:
     yield from reader.spaces()
     fenced = yield from reader.skip(_FENCE)
     if fenced:
@@ -80,8 +81,8 @@ def _at_start(reader: Reader, tools: Tools) -> Wait:
         yield from reader.skip(_FENCE)
 
 
-def _whole(reader: Reader, tools: Tools) -> Wait:
-    # A look at '{"tool_call' decides, so that other JSON streams on at once.
+def _whole(reader: CallReader, tools: Tools) -> Wait:
+    # '{"tool_call' decides, so that other JSON is not held back for long.
     yield from reader.expect("{")
     yield from reader.spaces()
     wrapper = yield from reader.skip_one(('"tool_calls"', '"tool_call"'))
@@ -99,12 +100,12 @@ def _whole(reader: Reader, tools: Tools) -> Wait:
     yield from reader.expect("}")
 
 
-def _never(reader: Reader, tools: Tools, mark: str) -> Wait:
-    """There is no mark that could open a call inside text."""
+def _never(reader: CallReader, tools: Tools, mark: str) -> Wait:
+    """No mark opens a call inside text."""
     yield from ()
 
 
-GENERIC = Form(
+GENERIC = CallFormat(
     name="generic",
     opening=(),
     shape=CallShape(

@@ -1,4 +1,4 @@
-"""Hermes and Qwen: ``<tool_call>`` around a JSON object; Qwen3-Coder has XML inside.
+"""Hermes' and Qwen's tool calls: ``<tool_call>`` around JSON; Qwen3-Coder writes XML inside.
 
 <tool_call>
 {"name": "get_weather", "arguments": {"city": "Oslo"}}
@@ -18,14 +18,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .base import CallShape, Form, Tools, marked
+from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_list, read_object
-from .reader import MAX_HELD, Malformed, Reader, Wait
+from .reader import MAX_HELD, CallReader, Malformed, Wait
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
-def _read(reader: Reader, tools: Tools, mark: str) -> Wait:
+def _read(reader: CallReader, tools: Tools, mark: str) -> Wait:
     try:
         yield from reader.spaces()
         char = yield from reader.peek()
@@ -40,15 +40,15 @@ def _read(reader: Reader, tools: Tools, mark: str) -> Wait:
             yield from _read_xml(reader, tools)
         yield from reader.spaces()
     except Malformed:
-        # A call without its last brace is common; the tag behind it is no text either way.
+        # Models often omit the last brace; the closing tag is not text either way.
         reader.degrade()
     if reader.behind_call:
         yield from reader.spaces()
         yield from reader.skip(_CLOSE)
 
 
-def _read_xml(reader: Reader, tools: Tools) -> Wait:
-    """Behind ``<function=``. The arguments stream parameter by parameter."""
+def _read_xml(reader: CallReader, tools: Tools) -> Wait:
+    """Reads the call after ``<function=``. The arguments stream parameter by parameter."""
     name = (yield from reader.until(">")).strip()
     properties = tools.get(name, {}).get("properties", {})
     started = False
@@ -74,7 +74,7 @@ def _read_xml(reader: Reader, tools: Tools) -> Wait:
 
 
 def _typed(text: str, properties: Any, key: str) -> str:
-    """The JSON of a parameter: what the schema says it is, else JSON where it reads as such."""
+    """A parameter as JSON: a string if the schema says so or if it is not valid JSON."""
     schema = properties.get(key) if isinstance(properties, dict) else None
     if isinstance(schema, dict) and schema.get("type") == "string":
         return json.dumps(text, ensure_ascii=False)
@@ -88,7 +88,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-HERMES = Form(
+HERMES = CallFormat(
     name="hermes",
     opening=(_OPEN,),
     shape=CallShape(
@@ -100,10 +100,10 @@ HERMES = Form(
     body=marked((_OPEN,), _read),
 )
 
-QWEN_XML = Form(
+QWEN_XML = CallFormat(
     name="qwen-xml",
     opening=(_OPEN, "<function="),
-    # A grammar holds it to the JSON that its relatives write, which the parser reads as well.
+    # Under a grammar it writes Hermes' JSON, which the parser reads as well.
     shape=HERMES.shape,
     body=marked((_OPEN, "<function="), _read),
 )

@@ -1,8 +1,8 @@
-"""Finds the end of a JSON value in a stream, and checks it, looking at each character once.
+"""Finds the end of a JSON value in a stream and validates it, reading each character once.
 
-The value is RFC 8259 JSON with one leniency: a raw control character inside a string (models write
-newlines into code) is let through as its escape, so what comes out is JSON always. A value that
-breaks the grammar stops the scanner at the first character that cannot belong to it.
+The value is RFC 8259 JSON with one exception: raw control characters in strings (models write
+newlines into code) are escaped, so the output is always valid JSON. The scanner stops at the first
+character that cannot belong to the value.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b", "\f": "\\f"}
 
 
 class JsonScanner:
-    """Scans one value. ``done`` or ``failed`` says why :meth:`scan` stopped, if it did."""
+    """Scans one value. ``done`` or ``failed`` is set once :meth:`scan` has stopped for good."""
 
     __slots__ = ("_escape", "_stack", "_state", "_token", "done", "failed")
 
     def __init__(self) -> None:
         self.done = False
         self.failed = False
-        self._stack: list[str] = []  # "{" and "[" that are open
+        self._stack: list[str] = []  # open "{" and "["
         # value | first (value or "]") | key | firstkey (key or "}") | colon | next (comma or end)
         # | string | keystring | token
         self._state = "value"
-        self._escape = 0  # characters of an escape that are still to come; -1: its letter
+        self._escape = 0  # remaining characters of an escape; -1: its letter
         self._token = ""
 
     def scan(self, text: str, start: int = 0) -> tuple[int, str]:
-        """Go on at ``text[start:]``; gives where it stopped and the JSON it passed."""
+        """Continues at ``text[start:]``; returns where it stopped and the JSON it passed."""
         out: list[str] = []
         at = start
         while at < len(text) and not (self.done or self.failed):
@@ -51,7 +51,7 @@ class JsonScanner:
         return at, "".join(out)
 
     def finish(self) -> bool:
-        """The text is at its end: whether that completes the value (a bare number may)."""
+        """At the end of the text: whether the value is complete (a bare number may be)."""
         if not self.done and not self.failed and self._state == "token" and not self._stack:
             self._end_token()
         return self.done
@@ -95,7 +95,7 @@ class JsonScanner:
     def _in_token(self, text: str, at: int, out: list[str]) -> int:
         match = _TOKEN.match(text, at)
         assert match is not None
-        # Character by character only here: numbers and words are short.
+        # Character by character, since numbers and words are short.
         for end in range(at, match.end()):
             token = self._token + text[end]
             if len(token) > 400 or not _may_be(token):
@@ -128,10 +128,10 @@ class JsonScanner:
         if self._state != "token":
             out.append(char)
             return at + 1
-        return at  # a token is read by _in_token, from its first character
+        return at  # _in_token reads the whole token
 
     def _take(self, char: str) -> bool:
-        """Whether a character may stand here; changes the state by it."""
+        """Whether a character may follow here; updates the state."""
         state = self._state
         if state in ("value", "first"):
             if char in "{[":
@@ -181,7 +181,7 @@ def _may_be(token: str) -> bool:
 
 
 def is_json(text: str) -> bool:
-    """Whether ``text`` is one JSON value, nested no deeper than MAX_DEPTH."""
+    """Whether ``text`` is one JSON value, nested at most MAX_DEPTH deep."""
     scanner = JsonScanner()
     end, _ = scanner.scan(text)
     return scanner.finish() and not text[end:].strip(" \t\n\r")

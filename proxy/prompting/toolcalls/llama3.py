@@ -1,17 +1,17 @@
-"""Llama 3.x: the reply is the call, ``{"name": …, "parameters": {…}}``, perhaps behind
-``<|python_tag|>``; built-in tools are ``<|python_tag|>name.call(key="value")``."""
+"""Llama 3.x's tool calls: the reply is ``{"name": …, "parameters": {…}}``, possibly after
+``<|python_tag|>``; calls of built-in tools are ``<|python_tag|>name.call(key="value")``."""
 
 from __future__ import annotations
 
-from .base import CallShape, Form, Tools, marked
+from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_object
 from .python_source import parse_call
-from .reader import MAX_HELD, Malformed, Reader, Wait
+from .reader import MAX_HELD, CallReader, Malformed, Wait
 
 _TAG = "<|python_tag|>"
 
 
-def _objects(reader: Reader, tools: Tools | None) -> Wait:
+def _objects(reader: CallReader, tools: Tools | None) -> Wait:
     while True:
         yield from reader.spaces()
         if (yield from reader.peek()) != "{":
@@ -23,21 +23,21 @@ def _objects(reader: Reader, tools: Tools | None) -> Wait:
         yield from reader.skip_one((";", ","))
 
 
-def _at_start(reader: Reader, tools: Tools) -> Wait:
+def _at_start(reader: CallReader, tools: Tools) -> Wait:
     yield from _objects(reader, tools)
 
 
-def _read(reader: Reader, tools: Tools, mark: str) -> Wait:
+def _read(reader: CallReader, tools: Tools, mark: str) -> Wait:
     yield from reader.spaces()
     if (yield from reader.peek()) == "{":
         yield from _objects(reader, None)
         return
-    # A built-in tool's call is the rest of the reply.
+    # The call of a built-in tool extends to the end of the reply.
     name, arguments = parse_call((yield from reader.run(lambda char: True, MAX_HELD)))
     reader.call(name.removesuffix(".call"), arguments)
 
 
-LLAMA3 = Form(
+LLAMA3 = CallFormat(
     name="llama3",
     opening=(_TAG,),
     shape=CallShape(

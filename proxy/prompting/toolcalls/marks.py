@@ -1,4 +1,4 @@
-"""Marks in text that is still coming."""
+"""Finds marks in streamed text."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 
 
 def first_of(text: str, marks: Sequence[str]) -> tuple[int, str]:
-    """Place and text of the mark that comes first, the longer of two at one place; -1 if none."""
+    """Position and text of the first mark, the longer of two at one position; -1 if there is
+    none."""
     found = [(text.find(mark), -len(mark), mark) for mark in marks]
-    at, _, mark = min((one for one in found if one[0] >= 0), default=(-1, 0, ""))
+    at, _, mark = min((match for match in found if match[0] >= 0), default=(-1, 0, ""))
     return at, mark
 
 
 def overlap(text: str, marks: Iterable[str]) -> int:
-    """Length of the longest tail that may still become a mark."""
+    """Length of the longest tail that may become a mark."""
     longest = 0
     for mark in marks:
         for length in range(min(len(mark) - 1, len(text)), longest, -1):

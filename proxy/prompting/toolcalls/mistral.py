@@ -1,16 +1,16 @@
-"""Mistral: ``[TOOL_CALLS] [{"name", "arguments", "id"}, …]``, and from the v11 tokenizer on
-``[TOOL_CALLS]name[ARGS]{…}`` with a ``[CALL_ID]…`` perhaps between them."""
+"""Mistral's tool calls: ``[TOOL_CALLS] [{"name", "arguments", "id"}, …]``, and since the v11
+tokenizer ``[TOOL_CALLS]name[ARGS]{…}``, with an optional ``[CALL_ID]…`` before the arguments."""
 
 from __future__ import annotations
 
-from .base import CallShape, Form, Tools, marked
+from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_arguments, read_list, read_object
-from .reader import Malformed, Reader, Wait
+from .reader import CallReader, Malformed, Wait
 
 _MARK = "[TOOL_CALLS]"
 
 
-def _read(reader: Reader, tools: Tools, mark: str) -> Wait:
+def _read(reader: CallReader, tools: Tools, mark: str) -> Wait:
     yield from reader.spaces()
     char = yield from reader.peek()
     if char == "[":
@@ -26,8 +26,8 @@ def _read(reader: Reader, tools: Tools, mark: str) -> Wait:
         yield from read_arguments(reader, name)
 
 
-def _at_start(reader: Reader, tools: Tools) -> Wait:
-    # Backends that do not print control tokens show the list alone.
+def _at_start(reader: CallReader, tools: Tools) -> Wait:
+    # Backends that do not print control tokens send only the list.
     yield from reader.spaces()
     if (yield from reader.peek()) != "[":
         raise Malformed
@@ -36,7 +36,7 @@ def _at_start(reader: Reader, tools: Tools) -> Wait:
         raise Malformed
 
 
-MISTRAL = Form(
+MISTRAL = CallFormat(
     name="mistral",
     opening=(_MARK,),
     shape=CallShape(
@@ -51,7 +51,7 @@ MISTRAL = Form(
     at_start=True,
 )
 
-MISTRAL_ARGS = Form(
+MISTRAL_ARGS = CallFormat(
     name="mistral-args",
     opening=(_MARK,),
     shape=CallShape(before_name=_MARK, after_name="[ARGS]"),

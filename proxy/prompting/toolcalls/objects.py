@@ -1,4 +1,4 @@
-"""Calls that are written as JSON objects: {"name": …, "arguments": {…}} and its cousins."""
+"""Reads calls written as JSON objects, {"name": …, "arguments": {…}} and variants."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from typing import Any
 
 from .base import Tools
 from .jsonscan import is_json
-from .reader import MAX_NAME, Malformed, Reader, Reading, Wait
+from .reader import MAX_NAME, CallReader, Malformed, Reading, Wait
 
 _NAMES = frozenset({"name", "tool_name", "function", "function_name"})
 _ARGUMENTS = frozenset({"arguments", "parameters", "args", "input"})
 _OTHERS = frozenset({"type", "id", "index", "tool_call_id", "call_id"})
 _NO_CALLS = frozenset({"directly-answer", "directly_answer"})
-"""Command R's way to say that it calls nothing."""
+"""The pseudo tool that Command R calls if it needs none."""
 
 
 class _Call:
     def __init__(self, known: Tools | None) -> None:
         self.known = known
         self.name = ""
-        self.waiting: str | None = None  # arguments that came before the name
+        self.waiting: str | None = None  # arguments read before the name
         self.done = False
 
 
-def read_object(reader: Reader, known: Tools | None = None, opened: bool = False) -> Wait:
-    """Read one call object (``opened``: its "{" is read already).
+def read_object(reader: CallReader, known: Tools | None = None, opened: bool = False) -> Wait:
+    """Reads one call object (``opened``: its "{" has been read).
 
-    With ``known`` only a call of one of these tools is a call, and a key that no call has makes
-    the object something else at once.
-    """
+    With ``known`` only calls of these tools are accepted, and a key that calls do not have is
+    Malformed."""
     call = _Call(known)
     if not opened:
         yield from reader.expect("{")
@@ -43,8 +42,8 @@ def read_object(reader: Reader, known: Tools | None = None, opened: bool = False
         reader.call(call.name, call.waiting or "{}")
 
 
-def read_list(reader: Reader, known: Tools | None = None) -> Wait:
-    """Read a JSON list of call objects."""
+def read_list(reader: CallReader, known: Tools | None = None) -> Wait:
+    """Reads a JSON list of call objects."""
     yield from reader.expect("[")
     yield from reader.spaces()
     if (yield from reader.skip("]")):
@@ -58,8 +57,8 @@ def read_list(reader: Reader, known: Tools | None = None) -> Wait:
             return
 
 
-def read_string(reader: Reader, limit: int = MAX_NAME) -> Reading[str]:
-    """Read a JSON string and decode it."""
+def read_string(reader: CallReader, limit: int = MAX_NAME) -> Reading[str]:
+    """Reads and decodes a JSON string."""
     parts: list[str] = []
     size = 0
 
@@ -76,8 +75,8 @@ def read_string(reader: Reader, limit: int = MAX_NAME) -> Reading[str]:
     return str(json.loads("".join(parts)))
 
 
-def read_arguments(reader: Reader, name: str) -> Wait:
-    """Read the arguments of a call of ``name`` as they stream, a JSON object."""
+def read_arguments(reader: CallReader, name: str) -> Wait:
+    """Reads the arguments of a call of ``name``, a JSON object, as they stream."""
     if (yield from reader.peek()) != "{":
         raise Malformed
     reader.start(name)
@@ -85,8 +84,8 @@ def read_arguments(reader: Reader, name: str) -> Wait:
     reader.finish()
 
 
-def _members(reader: Reader, call: _Call) -> Wait:
-    """Read the members of an object, to its end; its "{" is read already."""
+def _members(reader: CallReader, call: _Call) -> Wait:
+    """Reads the members of an object up to its end; its "{" has been read."""
     yield from reader.spaces()
     if (yield from reader.skip("}")):
         return
@@ -103,7 +102,7 @@ def _members(reader: Reader, call: _Call) -> Wait:
             return
 
 
-def _member(reader: Reader, call: _Call, key: str) -> Wait:
+def _member(reader: CallReader, call: _Call, key: str) -> Wait:
     char = yield from reader.peek()
     if call.done:
         yield from reader.value(_nowhere)
@@ -125,7 +124,7 @@ def _member(reader: Reader, call: _Call, key: str) -> Wait:
         yield from reader.value(_nowhere)
 
 
-def _member_arguments(reader: Reader, call: _Call, char: str) -> Wait:
+def _member_arguments(reader: CallReader, call: _Call, char: str) -> Wait:
     if char == "{" and call.name and call.name not in _NO_CALLS:
         yield from read_arguments(reader, call.name)
         call.done = True
@@ -135,7 +134,7 @@ def _member_arguments(reader: Reader, call: _Call, char: str) -> Wait:
     text = "".join(parts)
     value: Any = json.loads(text)
     if isinstance(value, str):
-        # Some models write the arguments as JSON inside a string, as the API does.
+        # Some models write the arguments as JSON in a string, like the API.
         text = value.strip() or "{}"
         if not is_json(text):
             raise Malformed
@@ -152,4 +151,4 @@ def _member_arguments(reader: Reader, call: _Call, char: str) -> Wait:
 
 
 def _nowhere(text: str) -> None:
-    """A value that no one asks for."""
+    """Discards a value."""

@@ -1,4 +1,4 @@
-"""What a tool-call parser gives: text, and calls in parts."""
+"""The output of tool-call parsers: text, and calls in parts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ class CallStart(Struct, frozen=True):
 
 
 class CallArguments(Struct, frozen=True):
-    """A part of the JSON text of the arguments; all parts of a whole call join to an object."""
+    """A part of the arguments' JSON text; the parts of a complete call join to an object."""
 
     index: int
     text: str
 
 
 class CallEnd(Struct, frozen=True):
-    """The call ends. Not ``whole`` if the reply broke off or went wrong inside its arguments."""
+    """A call ends. ``whole`` is False if the reply ended or became malformed within its
+    arguments."""
 
     index: int
     whole: bool = True

@@ -1,4 +1,4 @@
-"""Calls that are written as Python source: read as text, never evaluated."""
+"""Parses calls written as Python source, without evaluating them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _MAX_SOURCE = 65_536
 def parse_call(source: str) -> tuple[str, str]:
     """Name (dotted as written) and JSON arguments of ``name(key=literal, …)``.
 
-    Only keyword arguments whose values are literals: strings, numbers, True, False, None, lists,
-    tuples and dicts of these, a minus before a number. Raises Malformed for anything else.
-    """
+    Only keyword arguments with literal values are accepted: strings, numbers, True, False, None,
+    lists, tuples and dicts of these, and a minus before a number. Raises Malformed for anything
+    else."""
     if len(source) > _MAX_SOURCE:
         raise Malformed
     try:
-        # An odd escape in a model's string is no warning of ours.
+        # Invalid escapes in a model's strings must not emit warnings.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source.strip(), mode="eval").body
@@ -38,8 +38,8 @@ def parse_call(source: str) -> tuple[str, str]:
             raise Malformed
         return _dotted(tree.func), text
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        # ast refuses what is nested too deep with MemoryError; sets, bytes and complex numbers
-        # are literals to Python, and json refuses them.
+        # ast raises MemoryError for deep nesting. Sets, bytes and complex numbers are Python
+        # literals that json rejects.
         raise Malformed from error
 
 

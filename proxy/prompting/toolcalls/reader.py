@@ -1,12 +1,12 @@
-"""The streaming half of every tool-call parser.
+"""The streaming reader that all tool-call parsers use.
 
-Strategy: a form is a generator that reads a :class:`Reader` as if the whole reply were there and
-yields whenever it needs more text; the parser resumes it with each piece. Decisions depend
-only on the characters, never on where the stream was cut, so any cutting gives the same result.
+A format is a generator that reads a :class:`CallReader` as if the whole reply were there and yields
+when it needs more text; the parser resumes it with each piece. Decisions depend on the characters
+only, so the result does not depend on how the stream is cut into pieces.
 
-While a call is only suspected, the text read is kept (at most MAX_HELD); if it turns out to be no
-call it comes out as text. Once the name is out there is no way back: a call that breaks off then
-ends with ``CallEnd(whole=False)`` and what follows is text again.
+While a call is only suspected, the text read is kept (at most MAX_HELD), and emitted as text if it
+is not a call. Once the name has been emitted, that is no longer possible: if the call then breaks
+off, it ends with ``CallEnd(whole=False)`` and the rest is text again.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from .marks import first_of, overlap
 from .pieces import CallArguments, CallEnd, CallStart, Piece, TextPiece
 
 MAX_HELD = 262_144
-"""Characters that are kept while it is open whether they are a call."""
+"""Maximum characters kept while a call is suspected."""
 MAX_NAME = 256
 MAX_CALLS = 1024
 
 Wait = Generator[None, None, None]
 T = TypeVar("T")
 Reading = Generator[None, None, T]
-Body = Callable[["Reader"], Wait]
+Body = Callable[["CallReader"], Wait]
 
 
 class Malformed(Exception):
-    """What was read is no call."""
+    """The text read is not a call."""
 
 
-class Reader:
-    """Reads a reply that is still coming. Methods that may wait are generators."""
+class CallReader:
+    """Reads a reply while it streams. Methods that may wait for text are generators."""
 
     def __init__(self) -> None:
         self._buffer = ""
@@ -43,33 +43,33 @@ class Reader:
         self._kept: list[str] | None = None
         self._size = 0
         self._open = False
-        self.behind_call = False  # nothing but frames since the last call ended
+        self.behind_call = False  # only marks and white space since the last call
         self.calls = 0
-        # While nothing is held back inside free text: first characters of what could open a call.
-        # Text without them, that does not end in white space, needs no reading.
+        # Inside free text with nothing held back: the first characters of marks. Text without them
+        # that does not end in white space needs no parsing.
         self.heads: frozenset[str] | None = None
         self.out: list[Piece] = []
 
-    # What the parser does.
+    # Called by the parser.
 
     def push(self, text: str) -> None:
-        """More text has come."""
+        """Appends text."""
         self._buffer = self._buffer[self._at :] + text
         self._at = 0
 
     def end(self) -> None:
-        """No more text will come."""
+        """Marks the end of the reply."""
         self._ended = True
 
     def drain(self) -> list[Piece]:
-        """The pieces since the last time, neighbours of one kind joined."""
+        """The pieces since the last call; adjacent pieces of one kind are joined."""
         out, self.out = self.out, []
         return out
 
-    # What forms read with.
+    # Called by formats to read.
 
     def more(self) -> Reading[bool]:
-        """Wait for a character; False at the end of the reply."""
+        """Waits for a character; False at the end of the reply."""
         while self._at == len(self._buffer):
             if self._ended:
                 return False
@@ -81,29 +81,29 @@ class Reader:
         return self._buffer[self._at] if (yield from self.more()) else ""
 
     def skip(self, literal: str) -> Reading[bool]:
-        """Take ``literal`` if it comes next."""
+        """Takes ``literal`` if it comes next."""
         return (yield from self.skip_one((literal,))) is not None
 
     def skip_one(self, literals: Sequence[str]) -> Reading[str | None]:
-        """Take the one of ``literals`` that comes next, the longest."""
+        """Takes the longest of ``literals`` that comes next, if any."""
         while True:
             rest = self._buffer[self._at : self._at + 2 * MAX_NAME]
-            open_ones = [one for one in literals if len(one) > len(rest) and one.startswith(rest)]
-            if not open_ones or self._ended:
+            longer = [s for s in literals if len(s) > len(rest) and s.startswith(rest)]
+            if not longer or self._ended:
                 break
             yield
-        found = max((one for one in literals if rest.startswith(one)), key=len, default=None)
+        found = max((s for s in literals if rest.startswith(s)), key=len, default=None)
         if found is not None:
             self._take(len(found))
         return found
 
     def expect(self, literal: str) -> Wait:
-        """Take ``literal`` or be Malformed."""
+        """Takes ``literal``, or raises Malformed."""
         if not (yield from self.skip(literal)):
             raise Malformed
 
     def spaces(self) -> Wait:
-        """Take white space."""
+        """Takes white space."""
         while (yield from self.more()):
             rest = self._buffer[self._at :]
             count = len(rest) - len(rest.lstrip())
@@ -112,7 +112,8 @@ class Reader:
                 return
 
     def until(self, mark: str, limit: int = MAX_NAME) -> Reading[str]:
-        """Take the text before ``mark``, and the mark; Malformed if it does not come in time."""
+        """Takes the text up to ``mark``, and the mark. Raises Malformed if it does not come within
+        the limit."""
         seen = 0
         parts: list[str] = []
         while True:
@@ -130,7 +131,7 @@ class Reader:
             yield
 
     def run(self, allowed: Callable[[str], bool], limit: int = MAX_NAME) -> Reading[str]:
-        """Take characters while they are allowed; Malformed beyond the limit."""
+        """Takes characters while they are allowed. Raises Malformed beyond the limit."""
         parts: list[str] = []
         while (yield from self.more()) and allowed(self._buffer[self._at]):
             parts.append(self._buffer[self._at])
@@ -140,7 +141,7 @@ class Reader:
         return "".join(parts)
 
     def value(self, sink: Callable[[str], None]) -> Wait:
-        """Take a JSON value, handing its text to ``sink`` as it comes."""
+        """Takes a JSON value, passing its text to ``sink`` as it streams."""
         scanner = JsonScanner()
         while not scanner.done:
             if not (yield from self.more()):
@@ -155,11 +156,11 @@ class Reader:
                 raise Malformed
 
     def text_until(self, marks: Sequence[str]) -> Reading[str]:
-        """Give out text up to the first of ``marks`` and take that; "" at the end of the reply.
+        """Emits text up to the first of ``marks`` and takes the mark; returns "" at the end of the
+        reply.
 
-        White space before a mark, and behind a call, belongs to the form and is left out. No mark
-        may begin another.
-        """
+        White space before a mark and after a call belongs to the format and is removed. No mark may
+        be a prefix of another."""
         self._kept = None
         heads = frozenset(mark[0] for mark in marks)
         while True:
@@ -187,14 +188,14 @@ class Reader:
                 self.heads = heads
             yield
 
-    # What forms write with.
+    # Called by formats to emit.
 
     def keep(self) -> None:
-        """A call may begin here: keep what is read from now on."""
+        """A call may begin here: keeps the text read from now on."""
         self._kept, self._size = [], 0
 
     def start(self, name: str) -> None:
-        """A call begins for certain."""
+        """Begins a call, irrevocably."""
         if not name or self.calls >= MAX_CALLS:
             raise Malformed
         self._kept = None
@@ -202,7 +203,7 @@ class Reader:
         self.out.append(CallStart(self.calls, name))
 
     def arguments(self, text: str) -> None:
-        """A part of the arguments of the call that is open."""
+        """Emits a part of the open call's arguments."""
         last = self.out[-1] if self.out else None
         if isinstance(last, CallArguments):
             self.out[-1] = CallArguments(self.calls, last.text + text)
@@ -210,7 +211,7 @@ class Reader:
             self.out.append(CallArguments(self.calls, text))
 
     def finish(self) -> None:
-        """The call that is open is whole."""
+        """Ends the open call."""
         self.out.append(CallEnd(self.calls))
         self._open = False
         self.behind_call = True
@@ -218,19 +219,19 @@ class Reader:
         self.keep()
 
     def call(self, name: str, arguments: str) -> None:
-        """A call at once."""
+        """Emits a whole call."""
         self.start(name)
         self.arguments(arguments)
         self.finish()
 
     def degrade(self) -> None:
-        """What was read is no call after all: give it out as text."""
+        """Emits the kept text: it is not a call after all."""
         kept = self._give_up()
         if not self.behind_call or not kept.isspace():
             self._text(kept)
 
     def rewind(self) -> None:
-        """What was read is no call after all: read it again, as text that may hold marks."""
+        """Reads the kept text again, as text that may contain marks: it is not a call after all."""
         self._buffer = self._give_up() + self._buffer[self._at :]
         self._at = 0
 

@@ -1,4 +1,4 @@
-"""One table of slots for several processes: a log in Redis that gives all of them one order."""
+"""One table of slots for several processes, kept in order by a log in Redis."""
 
 from .log import LogError, RedisLog
 from .scheduler import SharedScheduler

@@ -1,8 +1,8 @@
-"""One worker's place in the log: it writes what happens, and applies what all wrote.
+"""Connects a worker to the shared log: writes its operations and applies everybody's entries.
 
-Two threads do the trips to Redis, so that nobody who places a request waits for a write. When the
-log is gone the follower says so once, keeps what must be told later, and joins again when it is
-back. An exception that nobody thought of counts as a loss of the log too: both threads go on.
+Two threads do the round trips to Redis, so that no request waits for a write. When the log is lost,
+the follower logs it once, keeps the operations that must not be lost, and joins again when the log
+is back. An unexpected exception counts as a loss of the log too, so both threads keep running.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from typing import Protocol
 import msgspec
 
 from . import ops, snapshot
-from .log import EVERY, Entry, LogError, RedisLog
+from .log import EVERY, LogEntry, LogError, RedisLog
 from .ops import Op
-from .replica import Member, Replica, Rules, Told
+from .replica import OpResult, Replica, ReplicaMember, SharedRules
 
 log = logging.getLogger("slotproxy.scheduling")
 
-BEAT = 1.5  # seconds between two signs of life
-REJOIN = 1.0  # seconds between two attempts
-ENDING = 4.0  # seconds the threads have to end
-SOONEST = 0.02  # seconds between two looks at a queue in which a time was reached
+BEAT = 1.5  # seconds between two heartbeats
+REJOIN = 1.0  # seconds between two attempts to join
+ENDING = 4.0  # seconds the threads get to end
+SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reached
 
 
 class Listener(Protocol):
-    """Who is told, under the follower's lock, and posts in answer."""
+    """Receives the follower's events, under its lock. It may post operations in response."""
 
-    def hear(self, told: Told) -> None:
-        """What came of something that this worker wrote."""
+    def hear(self, result: OpResult) -> None:
+        """Handle the result of one of this worker's operations."""
 
     def joined(self) -> None:
-        """The log is there (again): tell it what this worker has and finds."""
+        """Handle a (re)connected log: introduce this worker and its backends."""
 
     def forgotten(self) -> None:
-        """The others thought this worker dead, and know nothing of it."""
+        """Handle that the other workers considered this one dead and dropped its state."""
 
     def lost(self) -> None:
-        """The log is gone."""
+        """Handle the loss of the log."""
 
 
 class Follower:
-    """`lock` is around the replica and all that follows from it. `up`: the table is shared now."""
+    """`lock` protects the replica and everything derived from it. `up`: the table is shared."""
 
     def __init__(
-        self, shared: RedisLog, clock: Callable[[], float], rules: Rules, listener: Listener
+        self, shared: RedisLog, clock: Callable[[], float], rules: SharedRules, listener: Listener
     ) -> None:
         self.lock = threading.RLock()
         self.replica = Replica(rules)
@@ -60,11 +60,11 @@ class Follower:
         self._listener = listener
         self._me = uuid.uuid4().hex[:12]
         self._applied = 0.0  # our clock's time when the last entry was applied
-        self._why = "Redis was not reached yet"
-        self._defect = ""  # the last one that was logged
+        self._why = "Redis has not been reached yet"
+        self._defect = ""  # the last unexpected exception, which is logged only once
         self._outbox: list[Op] = []
         self._beating = False
-        self._known = False  # by the others, with our backends
+        self._known = False  # whether the other workers know this one and its backends
         self._posted = threading.Event()
         self._joined = threading.Event()
         self._closed = threading.Event()
@@ -78,38 +78,39 @@ class Follower:
             thread.start()
 
     def ready(self, seconds: float) -> bool:
-        """Whether the table is shared, or will be within so many seconds."""
+        """Whether the table is shared, after waiting for at most so many seconds."""
         return self._joined.wait(seconds)
 
     @property
-    def member(self) -> Member | None:
-        """This worker, as the log knows it."""
+    def member(self) -> ReplicaMember | None:
+        """This worker in the replica, or None if the log does not know it."""
         return self.replica.members.get(self._me)
 
     def post(self, op: Op) -> None:
-        """Write it soon. Without the log, only what must be told later is kept."""
+        """Queue an operation for the writer. Without the log, only Release and Leave are kept."""
         with self.lock:
-            if self.up or isinstance(op, ops.Back | ops.Leave):
+            if self.up or isinstance(op, ops.Release | ops.Leave):
                 self._outbox.append(op)
                 self._posted.set()
 
     def time_left(self, until: float, now: float) -> float:
-        """Seconds until the log's time is `until`, for which it must go on."""
+        """Seconds until the log's time is `until`. Posts a heartbeat if that has passed, because
+        only entries advance the log's time."""
         left = until - self.replica.now - (now - self._applied)
         if left <= 0 and not self._beating:
             self._beating = True
-            self.post(ops.Beat())
+            self.post(ops.Heartbeat())
         return max(SOONEST, left)
 
     def lose(self, why: str) -> None:
-        """The log is gone, or of no use."""
+        """Record that the log is unavailable or unusable, with the reason."""
         with self.lock:
             if not self.up:
                 if why != self._why:
                     log.warning("state: %s", why)
                     self._why = why
                 return
-            log.warning("state: %s; requests are placed by load until it is back", why)
+            log.warning("state: %s; placing requests by load until it recovers", why)
             self.up, self._why = False, why
             self._joined.clear()
             self._beating = self._known = False
@@ -121,11 +122,11 @@ class Follower:
             return
         if repr(error) != self._defect:
             self._defect = repr(error)
-            log.error("a defect in sharing the table", exc_info=error)
-        self.lose("a defect, see the log")
+            log.error("unhandled exception while sharing slots", exc_info=error)
+        self.lose("internal error, see the log")
 
     def close(self) -> None:
-        """Tell the others, and end."""
+        """Tell the other workers that this one leaves, and stop."""
         self._closed.set()
         self._posted.set()
         self._joined.set()
@@ -133,11 +134,11 @@ class Follower:
             thread.join(timeout=ENDING)
         if self.up:
             with contextlib.suppress(LogError):
-                self._log.append(self._me, ops.encode([*self._outbox, ops.Bye()]))
+                self._log.append(self._me, ops.encode([*self._outbox, ops.MemberLeft()]))
         self._log.close()
 
     def _write(self) -> None:
-        """The writer's thread."""
+        """The writer thread."""
         agreed = 0.0
         while not self._closed.is_set():
             self._posted.wait(BEAT)
@@ -150,19 +151,19 @@ class Follower:
                 self._joined.wait(BEAT)
                 continue
             try:
-                self._log.append(self._me, ops.encode(written or [ops.Beat()]))
+                self._log.append(self._me, ops.encode(written or [ops.Heartbeat()]))
                 if self._clock() - agreed > 4 * BEAT:
                     self._log.agree(msgspec.msgpack.encode(self._rules))
                     agreed = self._clock()
             except Exception as error:
                 with self.lock:
                     self._outbox = [
-                        op for op in written if isinstance(op, ops.Back | ops.Leave)
+                        op for op in written if isinstance(op, ops.Release | ops.Leave)
                     ] + self._outbox
                     self._lose_by(error)
 
     def _follow(self) -> None:
-        """The reader's thread."""
+        """The reader thread."""
         while not self._closed.is_set():
             try:
                 position = self._join()
@@ -173,14 +174,14 @@ class Follower:
             self._closed.wait(REJOIN)
 
     def _join(self) -> str:
-        """Take up what the log led to so far, and what came in between."""
+        """Load the newest snapshot and apply the entries after it. Returns the position."""
         self._log.agree(msgspec.msgpack.encode(self._rules))
         data, position = self._log.begin()
         try:
             replica = snapshot.load(data, self._rules) if data else Replica(self._rules)
         except ValueError as error:
             raise LogError(f"{error} in Redis: delete the log and its snapshot") from None
-        mark = self._log.append(self._me, ops.encode([ops.Beat()]))
+        mark = self._log.append(self._me, ops.encode([ops.Heartbeat()]))
         while _order(position) < _order(mark):
             for entry in self._log.read(position):
                 replica.apply(entry.time, entry.member, _decoded(entry))
@@ -196,9 +197,9 @@ class Follower:
     def _read(self, position: str) -> str:
         for entry in self._log.read(position):
             with self.lock:
-                for told in self.replica.apply(entry.time, entry.member, _decoded(entry)):
-                    if told.member == self._me:
-                        self._listener.hear(told)
+                for result in self.replica.apply(entry.time, entry.member, _decoded(entry)):
+                    if result.member == self._me:
+                        self._listener.hear(result)
                 self._applied = self._clock()
                 if entry.member == self._me:
                     self._beating = False
@@ -213,17 +214,17 @@ class Follower:
         return position
 
     def _is_forgotten(self) -> bool:
-        """Whether this worker was known, and is not any more."""
-        mine = self.member
-        was, self._known = self._known, mine is not None and bool(mine.backends)
+        """Whether the other workers knew this one and have dropped it."""
+        member = self.member
+        was, self._known = self._known, member is not None and bool(member.backends)
         return was and not self._known
 
 
-def _decoded(entry: Entry) -> list[Op]:
+def _decoded(entry: LogEntry) -> list[Op]:
     try:
         return ops.decode(entry.ops)
     except (ValueError, RecursionError):
-        log.error("state: an entry of %s in the log is none", entry.member[:40])
+        log.error("state: invalid log entry from %s", entry.member[:40])
         return []
 
 

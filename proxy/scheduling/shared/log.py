@@ -1,8 +1,8 @@
-"""The log itself: a stream in Redis or Valkey, and beside it a snapshot of what it led to.
+"""The log: a stream in Redis or Valkey, with a snapshot of the state after its entries.
 
-The server's stream ids order the entries and tell the time. A snapshot is written every `EVERY`
-entries, by who wrote the last of them, and the stream is cut before the snapshot before that: who
-reads slowly still finds what it has not read.
+The server's stream ids order the entries and are the clock. Every `EVERY` entries, the worker that
+wrote the last of them writes a snapshot, and the stream is trimmed before the previous snapshot, so
+that slow readers still find their entries.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any, NamedTuple, TypeVar
 from .ops import FORMAT
 
 EVERY = 8192  # entries
-BATCH = 64  # entries read at once, at most: others may run in between
-SECONDS = 2.0  # until a silent server counts as gone
-BLOCK = 500  # milliseconds a read waits for something new
-RULES_LAST = 30  # seconds after the last worker that goes by them
+BATCH = 64  # entries read per batch, at most, so that other threads may run in between
+SECONDS = 2.0  # timeout of a request to Redis
+BLOCK = 500  # milliseconds a read waits for new entries
+RULES_LAST = 30  # seconds that the rules outlive the last worker using them
 T = TypeVar("T")
 
 
 class LogError(Exception):
-    """The log cannot be had. The message is for the log and for clients: without any secret."""
+    """The log is unavailable. The message is logged and shown to clients; it has no secrets."""
 
 
-class Entry(NamedTuple):
-    """`time` in seconds of the server; `ops` as `ops.encode` wrote them."""
+class LogEntry(NamedTuple):
+    """`time` is in seconds of the Redis server; `ops` is the output of `ops.encode`."""
 
     position: str
     time: float
@@ -34,9 +34,11 @@ class Entry(NamedTuple):
 
 
 class RedisLog:
-    """`url` as redis-py takes it (redis://, rediss://, unix://); `name` tells tables apart.
+    """A log at `url` (redis://, rediss:// or unix://, as redis-py accepts it). Tables with another
+    `name` are separate.
 
-    Raises ImportError where redis-py is not installed, ValueError for an url that is none."""
+    Raises ImportError if redis-py is not installed, ValueError for an invalid URL. Every method
+    raises LogError."""
 
     def __init__(self, url: str, name: str) -> None:
         import redis
@@ -49,11 +51,11 @@ class RedisLog:
             socket_timeout=SECONDS,
             socket_connect_timeout=SECONDS,
             protocol=2,
-            # Written twice is worse than not written.
+            # Without retries: an entry written twice is worse than one not written.
             retry=Retry(NoBackoff(), 0),
         )
         key = f"slotproxy:{{{name}}}:"
-        # Whoever joins after an upgrade begins anew, rather than to read what it cannot.
+        # The format is in the keys, so that an upgraded worker never reads an older format.
         self._log, self._snapshot = f"{key}log:{FORMAT}", f"{key}snapshot:{FORMAT}"
         self._rules = key + "rules"
 
@@ -61,23 +63,24 @@ class RedisLog:
         try:
             return ask()
         except (self._error, OSError) as error:
-            raise LogError(f"Redis is gone: {type(error).__name__}") from error
+            raise LogError(f"Redis is unavailable: {type(error).__name__}") from error
 
     def agree(self, rules: bytes) -> None:
-        """Go by these rules with all others, or by none. To be said again before they end."""
+        """Set these rules, or check that they are the current ones. Call again within
+        `RULES_LAST` seconds. Raises LogError if the other workers have other rules."""
 
         def ask() -> bytes | None:
             self._redis.set(self._rules, rules, nx=True, ex=RULES_LAST)
-            found: bytes | None = self._redis.get(self._rules)
-            if found == rules:
+            current: bytes | None = self._redis.get(self._rules)
+            if current == rules:
                 self._redis.expire(self._rules, RULES_LAST)
-            return found
+            return current
 
         if self._ask(ask) != rules:
-            raise LogError("others at this Redis run with other settings, or of another version")
+            raise LogError("other gateways on this Redis use different settings or another version")
 
     def begin(self) -> tuple[bytes, str]:
-        """The snapshot, b"" for none, and the position to read on from."""
+        """The snapshot (b"" for none), and the position after which to read."""
 
         def ask() -> tuple[bytes, str]:
             position, data = self._redis.hmget(self._snapshot, "position", "data")
@@ -87,35 +90,35 @@ class RedisLog:
             if not first:
                 self._redis.xadd(self._log, {"begin": ""})
             elif b"begin" not in first[0][1]:
-                raise LogError(f"the snapshot of the log {self._log} is gone: delete the log")
+                raise LogError(f"the snapshot of the log {self._log} is missing: delete the log")
             return b"", "0"
 
         return self._ask(ask)
 
     def append(self, member: str, ops: bytes) -> str:
-        """The position of the new entry."""
+        """Write an entry. Returns its position."""
         fields = {"member": member, "ops": ops}
-        found = self._ask(lambda: self._redis.xadd(self._log, fields, nomkstream=True))
-        if found is None:
+        position = self._ask(lambda: self._redis.xadd(self._log, fields, nomkstream=True))
+        if position is None:
             raise LogError("the log in Redis was deleted")
-        return str(found.decode())
+        return str(position.decode())
 
-    def read(self, position: str) -> Sequence[Entry]:
-        """What comes after it; nothing after a while without news."""
-        found = self._ask(
+    def read(self, position: str) -> Sequence[LogEntry]:
+        """The entries after a position. Waits for a moment; empty if there are none."""
+        streams = self._ask(
             lambda: self._redis.xread({self._log: position}, count=BATCH, block=BLOCK)
         )
         entries = []
-        for _, rows in found or ():
+        for _, rows in streams or ():
             for key, fields in rows:
                 at = key.decode()
                 member = fields.get(b"member", b"").decode("utf-8", "replace")
                 time = int(at.split("-")[0]) / 1000
-                entries.append(Entry(at, time, member, fields.get(b"ops", b"\x90")))
+                entries.append(LogEntry(at, time, member, fields.get(b"ops", b"\x90")))
         return entries
 
     def keep(self, position: str, data: bytes) -> None:
-        """A snapshot of what all entries up to this position led to."""
+        """Store a snapshot of the state after all entries up to this position."""
 
         def ask() -> None:
             before = self._redis.hget(self._snapshot, "position")

@@ -1,8 +1,8 @@
-"""What workers write into the log, as msgpack arrays. No text of a prompt is in it: digests alone.
+"""Operations that workers write into the log, as msgpack arrays. Digests only, no prompt text.
 
-An `id` is the writer's own number of a request, from its coming until its slot is given back.
-Which backends a worker has, and how it finds them, is known from its own entries before: so its
-requests do not say that again.
+An `id` is the writer's own number for a request, from its arrival until its slot is released. Which
+backends a worker has, and whether it finds them up, follows from its own earlier entries, so its
+requests do not repeat it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from msgspec import Struct
 from ...core.task import Task
 from ..lease import Outcome
 from ..prefix import SIZE, Chain
-from ..state import Keeps, Step, Want
+from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 3  # of entries and snapshots; another one is never read
+FORMAT = 4  # of entries and snapshots; other formats are never read
 
 
-class Come(Struct, frozen=True, array_like=True, tag=1):
-    """A request comes: its Want, with the chain's links in a row; `ids`: of token ids."""
+class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
+    """A request arrives. The fields are those of SlotRequest, with the chain's links concatenated;
+    `ids`: the prompt is token ids."""
 
     id: int
     model: str
@@ -33,7 +34,7 @@ class Come(Struct, frozen=True, array_like=True, tag=1):
     group: str
     session: str
     share: float
-    aside: bool
+    background: bool
     again: bool
     ids: bool
     max_tokens: int | None
@@ -43,140 +44,142 @@ class Come(Struct, frozen=True, array_like=True, tag=1):
     turn: int
     whole_backend: bool = False
 
-    def want(self, views: Mapping[str, bool | None]) -> Want:
-        """`views` are the writer's own, kept up to date while the request waits."""
+    def want(self, views: Mapping[str, bool | None]) -> SlotRequest:
+        """The request. `views` is the writer's own view, updated while the request waits."""
         links = tuple(self.links[i : i + SIZE] for i in range(0, len(self.links), SIZE))
-        return Want(
-            self.model,
-            Task(prompt=() if self.ids else "", max_tokens=self.max_tokens),
-            frozenset(self.exclude),
-            Chain(links, self.ends, self.turn),
-            self.key,
-            self.group,
-            self.session,
-            self.share,
-            self.aside,
+        return SlotRequest(
+            model=self.model,
+            task=Task(prompt=() if self.ids else "", max_tokens=self.max_tokens),
+            exclude=frozenset(self.exclude),
+            chain=Chain(links, self.ends, self.turn),
+            key=self.key,
+            group=self.group,
+            session=self.session,
+            share=self.share,
+            background=self.background,
             whole_backend=self.whole_backend,
             views=views,
         )
 
 
-def come(number: int, want: Want, again: bool) -> Come:
-    """The session is the client's own word, so its digest is written."""
+def enqueue(number: int, want: SlotRequest, again: bool) -> Enqueue:
+    """The session name is the client's own text, so only its digest is written."""
     session = blake2b(want.session.encode("utf-8", "replace"), digest_size=12).hexdigest()
-    return Come(
-        number,
-        want.model,
-        want.key,
-        want.group,
-        session if want.session else "",
-        want.share,
-        want.aside,
-        again,
-        not isinstance(want.task.prompt, str),
-        want.task.max_tokens,
-        tuple(sorted(want.exclude)),
-        b"".join(want.chain.links),
-        want.chain.ends,
-        want.chain.turn,
-        want.whole_backend,
+    return Enqueue(
+        id=number,
+        model=want.model,
+        key=want.key,
+        group=want.group,
+        session=session if want.session else "",
+        share=want.share,
+        background=want.background,
+        again=again,
+        ids=not isinstance(want.task.prompt, str),
+        max_tokens=want.task.max_tokens,
+        exclude=tuple(sorted(want.exclude)),
+        links=b"".join(want.chain.links),
+        ends=want.chain.ends,
+        turn=want.chain.turn,
+        whole_backend=want.whole_backend,
     )
 
 
 class Leave(Struct, frozen=True, array_like=True, tag=2):
-    """It waits no more, or does not need what it got."""
+    """A request no longer waits, or does not need its slot."""
 
     id: int
 
 
-class Flows(Struct, frozen=True, array_like=True, tag=3):
-    """Its first token came, from the slot of this number."""
+class FirstToken(Struct, frozen=True, array_like=True, tag=3):
+    """The first token of a request came, from slot `number`."""
 
     id: int
     number: int
 
 
-class Ends(Struct, frozen=True, array_like=True, tag=4):
-    """Its last token came."""
+class LastToken(Struct, frozen=True, array_like=True, tag=4):
+    """The last token of a request came."""
 
     id: int
 
 
-class Steps(Struct, frozen=True, array_like=True, tag=5):
-    """It asks what to do to its slot first."""
+class RequestSteps(Struct, frozen=True, array_like=True, tag=5):
+    """A request asks for the steps to do on its slot."""
 
     id: int
 
 
-class Stepped(Struct, frozen=True, array_like=True, tag=6):
-    """One of these steps was done."""
+class StepDone(Struct, frozen=True, array_like=True, tag=6):
+    """A step on a request's slot was done."""
 
     id: int
-    step: Step
+    step: SlotStep
     tokens: int
     size: int
     seconds: float
 
 
-class Back(Struct, frozen=True, array_like=True, tag=7):
-    """Its slot is given back."""
+class Release(Struct, frozen=True, array_like=True, tag=7):
+    """A request's slot is released."""
 
     id: int
     outcome: Outcome
 
 
-class Facts(Struct, frozen=True, array_like=True):
-    """A backend as a probe found it; as `Scheduler.update` has it."""
-
-    model: str
-    slots: int
-    weight: float = 1.0
-    pins: bool = True
-    keeps: Keeps = "nothing"
-    settles: float = 0.0
-
-
-class Found(Struct, frozen=True, array_like=True, tag=8):
-    """The writer's own view of a backend; `anew`: nothing known of its slots can be trusted;
-    `replaces`: for the writer it is another server than the one of this name before."""
+class BackendFound(Struct, frozen=True, array_like=True, tag=8):
+    """The writer's own view of a backend. `anew`: nothing known of its slots can be trusted;
+    `replaces`: to the writer it is a different server under an old name."""
 
     name: str
     up: bool | None
-    facts: Facts
+    facts: BackendFacts
     anew: bool = False
     replaces: bool = False
 
 
-class Down(Struct, frozen=True, array_like=True, tag=9):
-    """The writer finds a backend up, or down; `awaits` as `Scheduler.mark` has it."""
+class BackendHealth(Struct, frozen=True, array_like=True, tag=9):
+    """The writer finds a backend up or down. `load_delay` as in `LocalScheduler.mark`."""
 
     name: str
     up: bool
-    awaits: float = 0.0
+    load_delay: float = 0.0
 
 
 class Drain(Struct, frozen=True, array_like=True, tag=10):
-    """The writer asks nothing more of a backend."""
+    """The writer sends no more requests to a backend."""
 
     name: str
 
 
-class Beat(Struct, frozen=True, array_like=True, tag=11):
-    """The writer lives, and time goes on."""
+class Heartbeat(Struct, frozen=True, array_like=True, tag=11):
+    """The writer is alive. Also advances the log's time."""
 
 
-class Bye(Struct, frozen=True, array_like=True, tag=12):
-    """The writer ends."""
+class MemberLeft(Struct, frozen=True, array_like=True, tag=12):
+    """The writer leaves."""
 
 
-Op = Come | Leave | Flows | Ends | Steps | Stepped | Back | Found | Down | Drain | Beat | Bye
+Op = (
+    Enqueue
+    | Leave
+    | FirstToken
+    | LastToken
+    | RequestSteps
+    | StepDone
+    | Release
+    | BackendFound
+    | BackendHealth
+    | Drain
+    | Heartbeat
+    | MemberLeft
+)
 _encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(list[Op]).decode
 
 
 def encode(written: Sequence[Op]) -> bytes:
-    """One entry. What cannot be written is left out, and logged: a request it is about then counts
-    as over, so that its slot is not kept for ever."""
+    """Encode one entry. Operations that cannot be encoded are logged and dropped; a request whose
+    arrival or release is dropped counts as over, so that its slot does not stay busy forever."""
     try:
         return _encode(written)
     except Exception:
@@ -187,6 +190,6 @@ def _writable(op: Op) -> Op | None:
     try:
         _encode(op)
     except Exception:
-        log.exception("a defect: %s cannot be written to the log", type(op).__name__)
-        return Leave(op.id) if isinstance(op, Come | Back) else None
+        log.exception("internal error: %s cannot be encoded for the log", type(op).__name__)
+        return Leave(op.id) if isinstance(op, Enqueue | Release) else None
     return op

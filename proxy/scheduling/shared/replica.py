@@ -1,11 +1,11 @@
-"""The table of slots as the log tells it: the one scheduler, driven by what all workers wrote.
+"""The shared table of slots: a local scheduler driven by the log's entries.
 
-Everybody applies the same entries in the same order to the same scheduler, and its policy is pure,
-so everybody comes to the same decisions and nobody has to tell them. The log's time is the only
-clock; nothing here does I/O, or knows which of the workers it runs in.
+Every worker applies the same entries in the same order to the same scheduler. Its policy is pure,
+so all workers come to the same decisions without further communication. The log's time is the only
+clock; nothing here does I/O or depends on which worker it runs in.
 
-Who has not been heard for `LEASE` seconds is dead: its slots come free, its places in the queue go.
-When nobody was heard for so long, the log itself stood still, and nobody is blamed.
+A worker not heard of for `LEASE` seconds is dead: its slots become free and its places in the queue
+are dropped. If no worker was heard of for so long, the log itself stood still and none is dead.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from msgspec import Struct
 
 from ...errors import GatewayError
 from ..lease import Lease, Outcome
-from ..scheduler import Scheduler
-from ..state import Step
+from ..scheduler import LocalScheduler
+from ..state import BackendFacts, SlotStep
 from ..ticket import Ticket
 from . import ops
-from .ops import FORMAT, Facts, Op
+from .ops import FORMAT, Op
 
 log = logging.getLogger("slotproxy.scheduling")
 
 LEASE = 6.0  # seconds
 
-News = Lease | Ticket | GatewayError | tuple[Step, ...] | None
+OpValue = Lease | Ticket | GatewayError | tuple[SlotStep, ...] | None
 
 
-class Rules(Struct, frozen=True):
-    """What must be the same for all who share a table."""
+class SharedRules(Struct, frozen=True):
+    """The settings that all workers sharing a table must agree on."""
 
     version: str
     format: int = FORMAT
@@ -40,18 +40,18 @@ class Rules(Struct, frozen=True):
     disk: int = 0
 
 
-class Told(Struct, frozen=True):
-    """What came of the request `id` of a member: its lease, a place in the queue, an error, steps;
-    None: its first token is known."""
+class OpResult(Struct, frozen=True):
+    """The result of request `id` of a member: its lease, its ticket, an error, its steps, or None
+    once its first token is recorded."""
 
     member: str
     id: int
-    news: News
+    news: OpValue
 
 
-class Member:
-    """One worker: when it was heard last, how it finds the backends, what it has and waits for. Its
-    waiting requests look at `backends` too, so that is one dictionary for good."""
+class ReplicaMember:
+    """One worker: when it was last heard of, its view of the backends, its leases and tickets. Its
+    waiting requests refer to `backends`, so that dictionary is never replaced."""
 
     __slots__ = ("backends", "last", "leases", "tickets")
 
@@ -63,136 +63,160 @@ class Member:
 
 
 class Replica:
-    """`now` is the log's time in seconds, `entries` counts what was applied."""
+    """`now` is the log's time in seconds, `entries` the number of entries applied."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: SharedRules) -> None:
         self.rules = rules
         self.now = 0.0
         self.entries = 0
-        self.members: dict[str, Member] = {}
-        self.facts: dict[str, Facts] = {}
-        self.scheduler = Scheduler(
+        self.members: dict[str, ReplicaMember] = {}
+        self.facts: dict[str, BackendFacts] = {}
+        self.scheduler = LocalScheduler(
             lambda: self.now, max_queue=rules.max_queue, groups=rules.groups, disk=rules.disk
         )
+        self._owners: dict[Ticket, tuple[str, int]] = {}
+        self._settled: list[Ticket] = []  # got a lease or an error by the current entry
+        self.scheduler.on_settled = self._settled.append
 
-    def apply(self, now: float, name: str, written: Sequence[Op]) -> list[Told]:
-        """One entry of the log. What came of it, for whomever."""
+    def apply(self, now: float, name: str, written: Sequence[Op]) -> list[OpResult]:
+        """Apply one entry of member `name`. Returns the results for all members."""
         self.entries += 1
         if not name:
-            return []  # the beginning of the log
+            return []  # the marker at the beginning of the log
         if now - self.now > LEASE:
             for member in self.members.values():
                 member.last = now
         self.now = max(self.now, now)
-        mine = self.members.get(name)
-        if mine is None:
-            mine = self.members[name] = Member(self.now)
-        mine.last = self.now
+        writer = self.members.get(name)
+        if writer is None:
+            writer = self.members[name] = ReplicaMember(self.now)
+        writer.last = self.now
         for other in [n for n, m in self.members.items() if self.now - m.last > LEASE]:
-            self._bury(other)
-        told: list[Told] = []
+            self._remove_member(other)
+        results: list[OpResult] = []
         for op in written:
             try:
-                self._do(name, mine, op, told)
+                self._do(name, writer, op, results)
             except Exception:
-                # All come to the same here. To stop at it would be to stop for good.
-                log.exception("a defect in applying %s", type(op).__name__)
-        told += self._served()
-        return told
+                # Every worker gets the same exception here; stopping at it would stop all of them.
+                log.exception("unhandled exception while applying %s", type(op).__name__)
+        results += self._take_results()
+        return results
 
-    def _do(self, name: str, mine: Member, op: Op, told: list[Told]) -> None:
+    def _do(self, name: str, writer: ReplicaMember, op: Op, results: list[OpResult]) -> None:
         match op:
-            case ops.Come():
-                told.append(Told(name, op.id, self._come(mine, op)))
+            case ops.Enqueue():
+                results.append(OpResult(name, op.id, self._enqueue(name, writer, op)))
             case ops.Leave():
-                self._leave(mine, op.id)
-            case ops.Back():
-                lease = mine.leases.pop(op.id, None)
+                self._leave(writer, op.id)
+            case ops.Release():
+                lease = writer.leases.pop(op.id, None)
                 if lease is not None:
                     lease.release(op.outcome)
-            case ops.Flows() | ops.Ends() | ops.Steps() | ops.Stepped():
-                lease = mine.leases.get(op.id)
+            case ops.FirstToken() | ops.LastToken() | ops.RequestSteps() | ops.StepDone():
+                lease = writer.leases.get(op.id)
                 if lease is not None:
-                    self._step(name, lease, op, told)
-            case ops.Found():
-                self._found(mine, op)
-            case ops.Down():
-                if op.name in mine.backends:
-                    mine.backends[op.name] = op.up
-                    self._judge(op.name, op.awaits)
+                    self._step(name, lease, op, results)
+            case ops.BackendFound():
+                self._on_backend_found(writer, op)
+            case ops.BackendHealth():
+                if op.name in writer.backends:
+                    writer.backends[op.name] = op.up
+                    self._update_health(op.name, op.load_delay)
             case ops.Drain():
-                mine.backends.pop(op.name, None)
+                writer.backends.pop(op.name, None)
                 if not any(op.name in member.backends for member in self.members.values()):
                     self.facts.pop(op.name, None)
                     self.scheduler.drain(op.name)
                 self.scheduler.serve()
-            case ops.Beat():
-                self.scheduler.serve()
-            case ops.Bye():
-                self._bury(name)
+            case ops.Heartbeat():
+                self.scheduler.serve_due()
+            case ops.MemberLeft():
+                self._remove_member(name)
 
-    def _come(self, mine: Member, op: ops.Come) -> Lease | Ticket | GatewayError:
-        self._leave(mine, op.id)  # a number that is used twice must not hide what it had
+    def _enqueue(
+        self, name: str, writer: ReplicaMember, op: ops.Enqueue
+    ) -> Lease | Ticket | GatewayError:
+        self._leave(writer, op.id)  # if a number is used twice, its old slot must not be lost
         try:
-            found = self.scheduler.enter(op.want(mine.backends), op.again)
+            entry = self.scheduler.enter(op.want(writer.backends), op.again)
         except GatewayError as error:
             return error
-        if isinstance(found, Lease):
-            mine.leases[op.id] = found
+        if isinstance(entry, Lease):
+            writer.leases[op.id] = entry
         else:
-            mine.tickets[op.id] = found
-        return found
+            self.add_ticket(name, op.id, entry)
+        return entry
 
     def _step(
         self,
         name: str,
         lease: Lease,
-        op: ops.Flows | ops.Ends | ops.Steps | ops.Stepped,
-        told: list[Told],
+        op: ops.FirstToken | ops.LastToken | ops.RequestSteps | ops.StepDone,
+        results: list[OpResult],
     ) -> None:
         match op:
-            case ops.Flows():
-                lease.flows(op.number)
-                told.append(Told(name, op.id, None))
-            case ops.Ends():
-                lease.ends()
-            case ops.Steps():
-                told.append(Told(name, op.id, lease.steps()))
-            case ops.Stepped():
-                self.scheduler.stepped(lease, op.step, op.tokens, op.size, op.seconds)
+            case ops.FirstToken():
+                lease.on_first_token(op.number)
+                results.append(OpResult(name, op.id, None))
+            case ops.LastToken():
+                lease.on_last_token()
+            case ops.RequestSteps():
+                results.append(OpResult(name, op.id, lease.steps()))
+            case ops.StepDone():
+                self.scheduler.record_step(lease, op.step, op.tokens, op.size, op.seconds)
 
-    def _leave(self, mine: Member, number: int) -> None:
-        ticket = mine.tickets.pop(number, None)
+    def _leave(self, writer: ReplicaMember, number: int) -> None:
+        ticket = self._remove_ticket(writer, number)
         if ticket is not None:
             ticket.leave()
-        lease = mine.leases.pop(number, None)
+        lease = writer.leases.pop(number, None)
         if lease is not None:
             lease.release()
 
-    def _served(self) -> Iterator[Told]:
-        """Whose turn has come."""
-        for name, member in self.members.items():
-            for number, ticket in list(member.tickets.items()):
-                lease, ticket.lease = ticket.lease, None
-                if lease is not None:
-                    del member.tickets[number]
-                    member.leases[number] = lease
-                    lease.waited = self.now - ticket.began
-                    lease.place = ticket.first_place
-                    yield Told(name, number, lease)
-                elif ticket.error is not None:
-                    del member.tickets[number]
-                    yield Told(name, number, ticket.error)
+    def _take_results(self) -> Iterator[OpResult]:
+        """The results of tickets whose turn has come."""
+        settled = self._settled[:]
+        self._settled.clear()
+        for ticket in settled:
+            name, number = self._owners.get(ticket, ("", 0))
+            member = self.members.get(name)
+            if member is None or member.tickets.get(number) is not ticket:
+                continue  # it has left the queue
+            lease, ticket.lease = ticket.lease, None
+            if lease is not None:
+                self._remove_ticket(member, number)
+                member.leases[number] = lease
+                lease.waited = self.now - ticket.began
+                lease.place = ticket.first_place
+                yield OpResult(name, number, lease)
+            elif ticket.error is not None:
+                self._remove_ticket(member, number)
+                yield OpResult(name, number, ticket.error)
 
-    def _found(self, mine: Member, op: ops.Found) -> None:
-        """Who finds what others found already has only joined them. Who saw it down before, or
-        finds something else, tells news: then it may have started anew."""
-        before = mine.backends.get(op.name)
+    def _remove_ticket(self, member: ReplicaMember, number: int) -> Ticket | None:
+        ticket = member.tickets.pop(number, None)
+        if ticket is not None:
+            self._owners.pop(ticket, None)
+        return ticket
+
+    def add_ticket(self, name: str, number: int, ticket: Ticket) -> None:
+        """Record that the request `number` of member `name` waits with this ticket."""
+        self.members[name].tickets[number] = ticket
+        self._owners[ticket] = name, number
+
+    def _on_backend_found(self, writer: ReplicaMember, op: ops.BackendFound) -> None:
+        """Record a member's probe of a backend. It is news, and resets the records, if the facts
+        changed or this member saw the backend down before, since it may have restarted. Otherwise
+        the member only joins those that already have the backend."""
+        before = writer.backends.get(op.name)
         up_for = any(member.backends.get(op.name) for member in self.members.values())
-        others = any(op.name in one.backends for one in self.members.values() if one is not mine)
-        mine.backends[op.name] = op.up
+        others = any(
+            op.name in member.backends for member in self.members.values() if member is not writer
+        )
+        writer.backends[op.name] = op.up
         known = op.name in self.facts
-        # While others have the old one by this name, its records stand for both.
+        # While other members have the old server under this name, its records stand for both.
         replaces = op.replaces and not others
         if known and op.up is None and not replaces:
             self.scheduler.serve()
@@ -205,34 +229,24 @@ class Replica:
             and self.facts[op.name] == op.facts
         )
         if joins and not op.anew:
-            self.scheduler.serve()  # its own requests may go there from now on
+            self.scheduler.serve()  # the member's own requests may use the backend from now on
             return
         self.facts[op.name] = op.facts
         up = op.up if replaces or not up_for else True
-        facts = op.facts
-        self.scheduler.update(
-            op.name,
-            facts.model,
-            up=up,
-            slots=facts.slots,
-            weight=facts.weight,
-            pins=facts.pins,
-            keeps=facts.keeps,
-            settles=facts.settles,
-            replaces=replaces,
-        )
+        self.scheduler.update(op.name, op.facts, up=up, replaces=replaces)
 
-    def _judge(self, name: str, awaits: float = 0.0) -> None:
-        """A backend is up as long as somebody finds it so."""
+    def _update_health(self, name: str, load_delay: float = 0.0) -> None:
+        """Mark a backend up while at least one member finds it up."""
         views = [m.backends[name] for m in self.members.values() if name in m.backends]
         if views:
-            self.scheduler.mark(name, any(views), awaits)
+            self.scheduler.mark(name, any(views), load_delay)
 
-    def _bury(self, name: str) -> None:
+    def _remove_member(self, name: str) -> None:
         member = self.members.pop(name)
         for ticket in member.tickets.values():
+            self._owners.pop(ticket, None)
             ticket.leave()
         for lease in member.leases.values():
-            lease.release(Outcome("cut"))
+            lease.release(Outcome(end="cut"))
         for backend in member.backends:
-            self._judge(backend)
+            self._update_health(backend)

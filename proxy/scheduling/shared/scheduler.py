@@ -1,15 +1,15 @@
-"""A scheduler whose table is shared: it writes what happens into the log, and hears what came of
-it.
+"""A scheduler that shares its table with other processes through a log.
 
-Every worker follows the log with a replica of its own; the log's order is what they agree by. So a
-request costs one trip to Redis before it is placed, and the policy is the very same as in one
-process. What needs no answer (a first token, a slot given back) is written without waiting.
+Every worker applies the log to a replica of its own; the log's order makes the replicas agree. A
+request costs one round trip to Redis before it is placed, and the policy is the same as in a single
+process. Operations that need no result (a first token, a released slot) are written without
+waiting.
 
-A request for which this worker finds no backend up waits here, and is written once one is.
+A request for which this worker finds no backend up waits locally, and is written once one is up.
 
-Without the log, requests are placed by load, by a scheduler of this process alone: no slot is asked
-for by number, as others use them too, and each worker takes its part of the slots. When the log is
-back, the worker joins again and forgets what slots hold where it may be wrong.
+Without the log, a local scheduler places requests by load: no slot is requested by number, because
+other workers use them too, and each worker uses its part of the slots. When the log is back, the
+worker joins again and forgets cached prompts where they may have changed.
 """
 
 from __future__ import annotations
@@ -23,31 +23,30 @@ from collections.abc import Callable
 import msgspec
 
 from ...errors import GatewayError, NoBackend, QueueFull
+from ..base import PLACE_LOST, BaseScheduler
 from ..fair import displaced
 from ..lease import Lease, Outcome
 from ..prefix import Chain
-from ..scheduler import Scheduler
-from ..state import MOST_SLOTS, Keeps, Step, Want
+from ..scheduler import LocalScheduler
+from ..state import MOST_SLOTS, BackendFacts, SlotRequest, SlotStep
 from ..ticket import Ticket
 from ..view import View
-from ..waiting import PLACE_LOST, Waiting
 from . import ops
 from .follower import BEAT, Follower
-from .held import SharedLease, SharedTicket
+from .handles import SharedLease, SharedTicket
 from .log import RedisLog
-from .ops import Facts
-from .replica import Rules, Told
+from .replica import OpResult, SharedRules
 
 log = logging.getLogger("slotproxy.scheduling")
 
-ANSWER = 2.0  # seconds within which what was written must have come back
-OVERTAKEN = 0.25  # seconds until a request is written again when health was quicker than the log
-OVERTAKEN_MOST = 8  # times that is tried
-ALONE = "state: Redis is gone, requests are placed by load"
+ANSWER = 2.0  # seconds until an operation's result counts as missing
+OVERTAKEN = 0.25  # seconds until a request is written again if the log did not know its backend
+OVERTAKEN_MOST = 8  # times that a request is written again
+ALONE = "state: Redis is unavailable, placing requests by load"
 
 
-class SharedScheduler(Waiting):
-    """As `Scheduler`, for as many processes as share the log."""
+class SharedScheduler(BaseScheduler):
+    """Like `LocalScheduler`, for all processes that share the log."""
 
     def __init__(
         self,
@@ -65,103 +64,90 @@ class SharedScheduler(Waiting):
         self._max_queue = max_queue
         self._queue_timeout = queue_timeout
         self._wait_for_backend = wait_for_backend
-        self._alone = Scheduler(
+        self._local = LocalScheduler(
             clock,
             max_queue=max_queue,
             queue_timeout=queue_timeout,
             wait_for_backend=wait_for_backend,
             groups=groups,
         )
-        self._alone.on_stranded = lambda model: self.on_stranded(model)
-        self._strayed: set[str] = set()  # backends used without the log
-        self._mine: dict[str, tuple[bool | None, Facts]] = {}
+        self._local.on_stranded = lambda model: self.on_stranded(model)
+        self._strayed: set[str] = set()  # backends used while the log was lost
+        self._backends: dict[str, tuple[bool | None, BackendFacts]] = {}
         self._numbers = itertools.count(1)
         self._waiting: dict[int, SharedTicket] = {}
-        self._stranded: dict[int, SharedTicket] = {}  # not written yet: no backend is up for them
+        self._stranded: dict[int, SharedTicket] = {}  # not written, as no backend is up for them
         self._leases: dict[int, SharedLease] = {}
         self.on_stranded: Callable[[str], None] = lambda model: None
-        self._steps: dict[int, tuple[threading.Event, list[tuple[Step, ...]]]] = {}
-        rules = Rules(version, max_queue=max_queue, groups=groups, disk=disk)
+        self._steps: dict[int, tuple[threading.Event, list[tuple[SlotStep, ...]]]] = {}
+        rules = SharedRules(version, max_queue=max_queue, groups=groups, disk=disk)
         self._follower = Follower(shared, clock, rules, self)
         self._lock = self._follower.lock
         self._post = self._follower.post
         self._follower.start()
 
     def ready(self, seconds: float) -> bool:
-        """Whether the table is shared, or will be within so many seconds."""
+        """Whether the table is shared, after waiting for at most so many seconds."""
         return self._follower.ready(seconds)
 
     def close(self) -> None:
-        """Tell the others, and end."""
+        """Tell the other workers that this one leaves, and stop."""
         self._follower.close()
 
     @property
     def notices(self) -> tuple[str, ...]:
         return () if self._follower.up else (ALONE,)
 
-    # what the registry tells
+    # for the registry
 
     def update(
         self,
         name: str,
-        model: str,
+        facts: BackendFacts,
         *,
         up: bool | None,
-        slots: int,
-        weight: float = 1.0,
-        pins: bool = True,
-        keeps: Keeps = "nothing",
-        settles: float = 0.0,
         anew: bool = False,
         replaces: bool = False,
     ) -> None:
         with self._lock:
-            facts = Facts(model, min(slots, MOST_SLOTS), weight, pins, keeps, settles)
-            self._mine[name] = up, facts
-            self._post(ops.Found(name, up, facts, anew, replaces))
-            self._tell_alone(name, replaces)
-            self._go_on()
+            facts = msgspec.structs.replace(facts, slots=min(facts.slots, MOST_SLOTS))
+            self._backends[name] = up, facts
+            self._post(ops.BackendFound(name, up, facts, anew, replaces))
+            self._update_local(name, replaces)
+            self._write_unstranded()
 
-    def mark(self, name: str, up: bool, awaits: float = 0.0) -> None:
+    def mark(self, name: str, up: bool, load_delay: float = 0.0) -> None:
         with self._lock:
-            if name not in self._mine:
-                return  # it was let go of
-            self._mine[name] = up, self._mine[name][1]
-            self._post(ops.Down(name, up, awaits))
-            self._alone.mark(name, up, awaits)
-            self._go_on()
+            if name not in self._backends:
+                return  # it was drained
+            self._backends[name] = up, self._backends[name][1]
+            self._post(ops.BackendHealth(name, up, load_delay))
+            self._local.mark(name, up, load_delay)
+            self._write_unstranded()
 
     def drain(self, name: str) -> None:
         with self._lock:
-            self._mine.pop(name, None)
+            self._backends.pop(name, None)
             self._post(ops.Drain(name))
-            self._alone.drain(name)
+            self._local.drain(name)
 
-    def _tell_alone(self, name: str, replaces: bool = False) -> None:
-        up, facts = self._mine[name]
+    def _update_local(self, name: str, replaces: bool = False) -> None:
+        up, facts = self._backends[name]
         slots = math.ceil(facts.slots / max(1, len(self._follower.replica.members)))
-        self._alone.update(
-            name,
-            facts.model,
-            up=up,
-            slots=slots,
-            weight=facts.weight,
-            pins=False,
-            settles=facts.settles,
-            replaces=replaces,
-        )
+        share = msgspec.structs.replace(facts, slots=slots, pins=False, cache_kind="nothing")
+        self._local.update(name, share, up=up, replaces=replaces)
 
-    # what the gateway asks
+    # for the gateway
 
     def chain(
         self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
     ) -> Chain:
-        return self._alone.chain(prompt, boundaries, group)
+        return self._local.chain(prompt, boundaries, group)
 
-    def enter(self, want: Want, again: bool = False) -> Lease | Ticket:
+    def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
         with self._lock:
             if not self._follower.up:
-                return self._enter_alone(want, again)
+                return self._enter_local(want, again)
             now = self._clock()
             ticket = SharedTicket(self, want, self._began(want, now), next(self._numbers), again)
             if self._wait_for_backend and self._none_up(want):
@@ -173,9 +159,9 @@ class SharedScheduler(Waiting):
         answered = ticket.event.wait(ANSWER)
         with self._lock:
             if not answered:
-                self._follower.lose("Redis does not answer")
+                self._follower.lose("Redis is not responding")
             if ticket.adrift:
-                return self._enter_alone(want, again)
+                return self._enter_local(want, again)
             if ticket.error is not None:
                 raise ticket.error
             if ticket.lease is None:
@@ -183,34 +169,37 @@ class SharedScheduler(Waiting):
             lease, ticket.lease = ticket.lease, None
             return lease
 
-    def _make_room(self, want: Want) -> None:
-        """As in the log's queue, but only among those that wait here."""
+    def _make_room(self, want: SlotRequest) -> None:
+        """Make room in a full queue, among the requests that wait locally only. Raises
+        QueueFull."""
         ticket = displaced(tuple(self._stranded.values()), want.key)
         if ticket is None:
-            raise QueueFull(f"{self.waiting} requests are waiting already", retry_after=1.0)
+            raise QueueFull(
+                f"the queue is full: {self.waiting} requests are already waiting", retry_after=1.0
+            )
         del self._stranded[ticket.id]
         ticket.error = QueueFull(PLACE_LOST, retry_after=1.0)
         ticket.event.set()
 
     def _write(self, ticket: SharedTicket, again: bool) -> None:
-        """By a number of its own each time: what comes of an earlier one is not mistaken for it."""
+        """Write a request under a new number, so that results of an earlier one are ignored."""
         self._stranded.pop(ticket.id, None)
         self._waiting.pop(ticket.id, None)
         ticket.id = next(self._numbers)
         ticket.stranded = None
         self._waiting[ticket.id] = ticket
-        self._post(ops.come(ticket.id, ticket.want, again))
+        self._post(ops.enqueue(ticket.id, ticket.want, again))
 
-    def _views(self, want: Want) -> list[bool | None]:
-        """How this worker finds the backends that it has for a request."""
+    def _views(self, want: SlotRequest) -> list[bool | None]:
+        """This worker's view of its backends that could serve a request."""
         return [
             up
-            for name, (up, facts) in self._mine.items()
+            for name, (up, facts) in self._backends.items()
             if facts.model == want.model and name not in want.exclude
         ]
 
-    def _none_up(self, want: Want) -> bool:
-        """Whether this worker has backends for it, and finds none of them up."""
+    def _none_up(self, want: SlotRequest) -> bool:
+        """Whether this worker has backends for a request but finds none of them up."""
         views = self._views(want)
         return bool(views) and not any(views)
 
@@ -220,39 +209,39 @@ class SharedScheduler(Waiting):
         self.on_stranded(ticket.want.model)
 
     def _may_strand(self, ticket: SharedTicket) -> bool:
-        """The log knows of no backend that is up: whether to wait for one."""
+        """Whether to wait for a backend when the log knows of none that is up."""
         views = self._views(ticket.want)
         if not any(views):
             return bool(views) and self._wait_for_backend > 0
         ticket.overtaken += 1
         return ticket.overtaken <= OVERTAKEN_MOST
 
-    def _go_on(self) -> None:
-        """Health changed: write the requests whose backends are back, in the order they came."""
+    def _write_unstranded(self) -> None:
+        """Health changed: write the requests whose backends are back, in order of arrival."""
         for ticket in tuple(self._stranded.values()):
             if any(self._views(ticket.want)):
                 self._write(ticket, again=False)
 
-    def _enter_alone(self, want: Want, again: bool) -> Lease | Ticket:
-        return self._alone.enter(msgspec.structs.replace(want, chain=Chain(), session=""), again)
+    def _enter_local(self, want: SlotRequest, again: bool) -> Lease | Ticket:
+        return self._local.enter(msgspec.structs.replace(want, chain=Chain(), session=""), again)
 
     @property
-    def _table(self) -> Scheduler:
-        """What is known of the slots now."""
-        return self._follower.replica.scheduler if self._follower.up else self._alone
+    def _table(self) -> LocalScheduler:
+        """The scheduler that places requests at the moment."""
+        return self._follower.replica.scheduler if self._follower.up else self._local
 
     @property
     def outstanding(self) -> int:
-        """Of this worker."""
-        return len(self._leases) + self._alone.outstanding
+        """The number of this worker's leases."""
+        return len(self._leases) + self._local.outstanding
 
     @property
     def waiting(self) -> int:
-        """Of all workers."""
+        """The number of requests waiting in all workers."""
         return self._table.waiting + len(self._stranded)
 
     def in_flight(self, name: str) -> int:
-        alone = self._alone.in_flight(name)
+        alone = self._local.in_flight(name)
         return alone + (self._table.in_flight(name) if self._follower.up else 0)
 
     def slots(self, name: str) -> int:
@@ -261,84 +250,86 @@ class SharedScheduler(Waiting):
     def view(self, group: str, key: str) -> View:
         with self._lock:
             if not self._follower.up:
-                found = self._alone.view(group, key)
-                return msgspec.structs.replace(found, state="alone")
-            found = self._table.view(group, key)
+                view = self._local.view(group, key)
+                return msgspec.structs.replace(view, state="alone")
+            view = self._table.view(group, key)
             return msgspec.structs.replace(
-                found, state="shared", workers=len(self._follower.replica.members)
+                view, state="shared", workers=len(self._follower.replica.members)
             )
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
-        return self._alone.leaks(lease, outcome)
+        return self._local.leaks(lease, outcome)
 
-    # for leases alone
+    # for leases
 
-    def ends(self, lease: SharedLease) -> None:
-        self._post(ops.Ends(lease.id))
+    def on_last_token(self, lease: SharedLease) -> None:
+        self._post(ops.LastToken(lease.id))
 
-    def flows(self, lease: Lease, number: int) -> None:
+    def on_first_token(self, lease: Lease, number: int) -> None:
         assert isinstance(lease, SharedLease)
-        self._post(ops.Flows(lease.id, number))
+        self._post(ops.FirstToken(lease.id, number))
 
-    def steps(self, lease: Lease) -> tuple[Step, ...]:
+    def steps(self, lease: Lease) -> tuple[SlotStep, ...]:
         assert isinstance(lease, SharedLease)
-        heard: tuple[threading.Event, list[tuple[Step, ...]]] = threading.Event(), []
-        self._steps[lease.id] = heard
-        self._post(ops.Steps(lease.id))
-        heard[0].wait(ANSWER)
+        answer: tuple[threading.Event, list[tuple[SlotStep, ...]]] = threading.Event(), []
+        self._steps[lease.id] = answer
+        self._post(ops.RequestSteps(lease.id))
+        answer[0].wait(ANSWER)
         self._steps.pop(lease.id, None)
-        return heard[1][0] if heard[1] else ()
+        return answer[1][0] if answer[1] else ()
 
-    def stepped(self, lease: Lease, step: Step, tokens: int, size: int, seconds: float) -> None:
+    def record_step(
+        self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
+    ) -> None:
         assert isinstance(lease, SharedLease)
-        self._post(ops.Stepped(lease.id, step, tokens, size, seconds))
+        self._post(ops.StepDone(lease.id, step, tokens, size, seconds))
 
     def give_back(self, lease: Lease, outcome: Outcome) -> None:
         assert isinstance(lease, SharedLease)
         with self._lock:
             self._leases.pop(lease.id, None)
-            self._post(ops.Back(lease.id, outcome))
+            self._post(ops.Release(lease.id, outcome))
 
-    # for tickets alone
+    # for tickets
 
     def look(self, ticket: Ticket, now: float) -> float:
         assert isinstance(ticket, SharedTicket)
         with self._lock:
             if ticket.adrift and ticket.alone is None:
-                found = self._enter_alone(ticket.want, True)
-                if isinstance(found, Lease):
-                    ticket.lease, ticket.adrift = found, False
+                entry = self._enter_local(ticket.want, True)
+                if isinstance(entry, Lease):
+                    ticket.lease, ticket.adrift = entry, False
                     return now
-                ticket.alone, found.event = found, ticket.event
+                ticket.alone, entry.event = entry, ticket.event
             if ticket.alone is not None:
-                until = self._alone.look(ticket.alone, now)
+                until = self._local.look(ticket.alone, now)
                 ticket.stranded = ticket.alone.stranded
                 ticket.lease, ticket.alone.lease = ticket.alone.lease, None
                 ticket.error = ticket.alone.error
                 return until
             if ticket.id in self._stranded:
                 return self._look_at_stranded(ticket, now)
-            mine = self._follower.member
-            known = mine.tickets.get(ticket.id) if mine is not None else None
+            member = self._follower.member
+            known = member.tickets.get(ticket.id) if member is not None else None
             if known is None:
                 return now + BEAT
-            known.wakes = known.until  # its event wakes us if that becomes sooner
+            known.wakes = known.until  # its event wakes the request if that becomes sooner
             return now + self._follower.time_left(known.until, now)
 
     def _look_at_stranded(self, ticket: SharedTicket, now: float) -> float:
         assert ticket.stranded is not None, "set with its place there"
         if any(self._views(ticket.want)) and ticket.overtaken <= OVERTAKEN_MOST:
-            # The table said that none is up, but this worker has seen one come back meanwhile.
+            # The log knew of no backend that is up, but this worker has seen one come back.
             if now >= ticket.stranded + OVERTAKEN:
                 self._write(ticket, again=True)
             return now + OVERTAKEN
         if self._is_lost(ticket, now):
             del self._stranded[ticket.id]
-            ticket.error = NoBackend("no backend of this model is up", retry_after=1.0)
+            ticket.error = NoBackend()
             return now
         return ticket.until
 
-    def expected_wait(self, want: Want) -> float:
+    def expected_wait(self, want: SlotRequest) -> float:
         return 1.0
 
     def leave(self, ticket: Ticket) -> None:
@@ -358,35 +349,35 @@ class SharedScheduler(Waiting):
         if ticket.alone is not None:
             return ticket.alone.place
         with self._lock:
-            mine = self._follower.member
-            known = mine.tickets.get(ticket.id) if mine is not None else None
+            member = self._follower.member
+            known = member.tickets.get(ticket.id) if member is not None else None
             return known.place if known is not None else 0
 
-    # what the follower tells
+    # for the follower
 
-    def hear(self, told: Told) -> None:
-        number, news = told.id, told.news
+    def hear(self, result: OpResult) -> None:
+        number, news = result.id, result.news
         if isinstance(news, tuple):
-            heard = self._steps.get(number)
-            if heard is not None:
-                heard[1].append(news)
-                heard[0].set()
+            answer = self._steps.get(number)
+            if answer is not None:
+                answer[1].append(news)
+                answer[0].set()
         elif news is None:
             if number in self._leases:
-                self._leases[number].flowing = True
+                self._leases[number].streaming = True
         else:
-            self._placed(number, news)
+            self._on_placed(number, news)
 
-    def _placed(self, number: int, news: Lease | Ticket | GatewayError) -> None:
+    def _on_placed(self, number: int, news: Lease | Ticket | GatewayError) -> None:
         ticket = self._waiting.get(number)
         if ticket is None:
-            self._post(ops.Leave(number))  # nobody waits for it any more
+            self._post(ops.Leave(number))  # the request has left
             return
         if isinstance(news, Ticket):
             ticket.first_place = news.first_place
             news.event = ticket.event
-        elif isinstance(news, Lease) and news.backend not in self._mine:
-            # It was let go of after this was written. By now the log knows.
+        elif isinstance(news, Lease) and news.backend not in self._backends:
+            # The backend was drained after this was written. By now the log knows.
             self._post(ops.Leave(number))
             self._write(ticket, again=True)
             return
@@ -404,29 +395,29 @@ class SharedScheduler(Waiting):
         ticket.event.set()
 
     def joined(self) -> None:
-        mine = self._follower.member
-        known = {*mine.leases, *mine.tickets} if mine is not None else set()
-        for number in known - {*self._leases}:  # what the log has of us, and we have no more
+        member = self._follower.member
+        known = {*member.leases, *member.tickets} if member is not None else set()
+        for number in known - {*self._leases}:  # the log still has them, this worker does not
             self._post(ops.Leave(number))
         self._introduce(self._strayed)
         self._strayed = set()
 
     def forgotten(self) -> None:
-        if self._mine:
-            log.warning("state: the others thought this worker dead")
+        if self._backends:
+            log.warning("state: the other workers considered this worker dead")
             self._introduce(set())
         for ticket in tuple(self._waiting.values()):
-            self._write(ticket, again=True)  # its place is gone
+            self._write(ticket, again=True)  # its place in the queue was dropped
 
     def _introduce(self, strayed: set[str]) -> None:
-        for name, (up, facts) in self._mine.items():
-            self._post(ops.Found(name, up, facts, name in strayed))
+        for name, (up, facts) in self._backends.items():
+            self._post(ops.BackendFound(name, up, facts, name in strayed))
 
     def lost(self) -> None:
-        """Who waits goes on without the log."""
-        self._strayed = {*self._mine}
-        for name in self._mine:
-            self._tell_alone(name)
+        """Let waiting requests continue with the local scheduler."""
+        self._strayed = {*self._backends}
+        for name in self._backends:
+            self._update_local(name)
         for ticket in (*self._waiting.values(), *self._stranded.values()):
             ticket.adrift = True
             ticket.event.set()

@@ -1,11 +1,11 @@
-"""A replica as bytes, for workers that join later: every record, in every order that decides.
+"""Snapshots: a replica encoded as bytes, for workers that join later.
 
-The records of the scheduler refer to one another. Here they stand in tables, one for each kind, and
-refer to one another by their places in these; -1 is none. It is msgpack of plain values, so reading
-it makes nothing but these records, whoever wrote it. The first value is the format's number.
+The scheduler's records refer to one another. In a snapshot they are in tables, one per kind, and
+refer to one another by their index there; -1 is none. The encoding is msgpack of plain values, so
+decoding untrusted bytes creates nothing but these records. The first value is the format's number.
 
-What can be derived is not written: the index of prefixes and the queue's places come from the order
-of the tables, and how a worker finds its backends is looked up at the worker.
+Derived data is not written: the prefix index and the order of the queue follow from the order of
+the tables, and a member's view of the backends is looked up at the member.
 """
 
 from __future__ import annotations
@@ -18,23 +18,33 @@ import msgspec
 from msgspec import Struct
 
 from ...core.task import Task
+from ..clients import RecentClients
 from ..fair import FairQueue
-from ..knowledge import Pool, Returns
 from ..lease import Lease
-from ..parties import Parties
+from ..line import WaitingLine
+from ..pool import Pool, Returns
 from ..prefix import SIZE, Chain
-from ..scheduler import Scheduler
-from ..state import Backend, Conversation, Grant, Held, Keeps, Slot, Want
+from ..scheduler import LocalScheduler
+from ..state import (
+    BackendFacts,
+    BackendRecord,
+    CachedPrompt,
+    CacheKind,
+    ConversationRecord,
+    Grant,
+    Slot,
+    SlotRequest,
+)
 from ..ticket import Ticket
-from .ops import FORMAT, Facts
-from .replica import Member, Replica, Rules
+from .ops import FORMAT
+from .replica import Replica, ReplicaMember, SharedRules
 
 NONE = -1
 T = TypeVar("T")
 
 
 class _Record(Struct, array_like=True):
-    """Fields of a record by the same names; references are places in tables."""
+    """A record with the same field names; references are indexes into tables."""
 
 
 class _Chain(_Record):
@@ -43,7 +53,7 @@ class _Chain(_Record):
     turn: int
 
 
-class _Held(_Record):
+class _Held(_Record, kw_only=True):
     backend: int
     chain: int
     conversation: int
@@ -56,20 +66,20 @@ class _Held(_Record):
     order: int
 
 
-class _Slot(_Record):
+class _Slot(_Record, kw_only=True):
     id: int
     busy: bool
     used: float
     ready: float
-    flowing: bool
-    ending: bool
+    streaming: bool
+    finishing: bool
     work: int
     after: list[int]
     held: int
 
 
-class _Backend(_Record):
-    """`reserved` is only set while the queue is served, and no snapshot is taken then."""
+class _Backend(_Record, kw_only=True):
+    """`reserved` is missing: it is set only while the queue is served, never during a snapshot."""
 
     name: str
     model: str
@@ -82,9 +92,9 @@ class _Backend(_Record):
     seen: list[int]
     weight: float
     pins: bool
-    keeps: Keeps
-    settles: float
-    awaits: float
+    cache_kind: CacheKind
+    release_delay: float
+    load_delay: float
     ready: float
     freed: float
     failures: int
@@ -93,7 +103,7 @@ class _Backend(_Record):
     in_flight: int
     rate: float
     measured: int
-    moving: float
+    restore_rate: float
     hits: int
     asked: int
     evaluated: int
@@ -103,8 +113,8 @@ class _Backend(_Record):
     moved: int
 
 
-class _Want(_Record):
-    """`views` are its worker's."""
+class _Want(_Record, kw_only=True):
+    """`views` is missing: it is the member's."""
 
     model: str
     ids: bool
@@ -115,12 +125,12 @@ class _Want(_Record):
     group: str
     session: str
     share: float
-    aside: bool
+    background: bool
     since: float
     whole_backend: bool
 
 
-class _Grant(_Record):
+class _Grant(_Record, kw_only=True):
     backend: int
     slot: int
     reuse: int
@@ -132,19 +142,19 @@ class _Grant(_Record):
     whole: bool
 
 
-class _Lease(_Record):
+class _Lease(_Record, kw_only=True):
     id: int
     want: _Want
     grant: _Grant
     conversation: int
     held: int
     before: int
-    flowing: bool
+    streaming: bool
     waited: float
     place: int
 
 
-class _Ticket(_Record):
+class _Ticket(_Record, kw_only=True):
     id: int
     want: _Want
     conversation: int
@@ -155,6 +165,7 @@ class _Ticket(_Record):
     first_place: int
     stranded: float | None
     again: bool
+    parked_for: bytes | None
 
 
 class _Member(_Record):
@@ -165,12 +176,12 @@ class _Member(_Record):
     tickets: list[_Ticket]
 
 
-class _Pool(_Record):
+class _Pool(_Record, kw_only=True):
     model: str
     backends: list[int]
     free: list[tuple[int, int]]
     reached: list[float]
-    went_on: list[float]
+    continued: list[float]
     gap: float
     gaps: int
     chars_a_token: float
@@ -179,22 +190,22 @@ class _Pool(_Record):
     duration: float
     puts: int
     conversations: list[tuple[bytes, int]]
-    aside: list[tuple[str, list[int]]]
+    kept_outside_slots: list[tuple[str, list[int]]]
 
 
-class _Snapshot(_Record):
+class _Snapshot(_Record, kw_only=True):
     format: int
     now: float
     entries: int
-    facts: dict[str, Facts]
+    facts: dict[str, BackendFacts]
     outstanding: int
     virtual: float
     ends: dict[str, float]
-    queue: list[tuple[str, int]]  # by member and number
+    queue: list[tuple[str, int]]  # member name and request number
     seen: list[tuple[str, bool, float]]
     under_way: list[tuple[str, bool, int]]
     chains: list[_Chain]
-    conversations: list[Conversation]
+    conversations: list[ConversationRecord]
     slots: list[_Slot]
     backends: list[_Backend]
     held: list[_Held]
@@ -208,28 +219,28 @@ _decode_format = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 def dump(replica: Replica) -> bytes:
-    """Between two entries."""
+    """Encode a replica. Call it between two entries."""
     return _encode(_Writer().snapshot(replica))
 
 
-def load(data: bytes, rules: Rules) -> Replica:
-    """Raises ValueError for what is none, or of another format."""
+def load(data: bytes, rules: SharedRules) -> Replica:
+    """Decode a replica. Raises ValueError for invalid bytes or another format."""
     try:
         try:
-            found = _decode(data)
+            snapshot = _decode(data)
         except msgspec.MsgspecError:
             if _decode_format(data)[:1] not in ([], [FORMAT]):
-                raise ValueError("it is of another version") from None
+                raise ValueError("it has another version") from None
             raise
-        if found.format != FORMAT:
-            raise ValueError("it is of another version")
-        return _Reader(found).replica(rules)
+        if snapshot.format != FORMAT:
+            raise ValueError("it has another version")
+        return _Reader(snapshot).replica(rules)
     except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"no snapshot: {error}") from None
+        raise ValueError(f"not a valid snapshot: {error}") from None
 
 
 def _copied(record: Any, kind: Any, **references: Any) -> Any:
-    """A record of another kind, with the same fields but for the references."""
+    """Copy a record to another kind, with the same fields except the references."""
     fields = {
         name: getattr(record, name) for name in kind.__struct_fields__ if name not in references
     }
@@ -240,23 +251,23 @@ def _copied(record: Any, kind: Any, **references: Any) -> Any:
 
 
 class _Table:
-    """Records by their identity, in the order in which they were referred to first."""
+    """Records by identity, in the order of their first reference."""
 
     def __init__(self) -> None:
         self._places: dict[int, int] = {}
-        self.records: list[Any] = []  # alive meanwhile, so no identity comes twice
+        self.records: list[Any] = []  # keeps the records alive, so that ids stay unique
 
     def place(self, record: object) -> int:
         if record is None:
             return NONE
-        found = self._places.get(id(record))
-        if found is None:
-            found = self._places[id(record)] = len(self.records)
+        place = self._places.get(id(record))
+        if place is None:
+            place = self._places[id(record)] = len(self.records)
             self.records.append(record)
-        return found
+        return place
 
     def write(self, written: list[T], how: Callable[[Any], T]) -> bool:
-        """Write those that were not yet; whether there were any."""
+        """Write the records not written yet. Returns whether there were any."""
         before = len(written)
         while len(written) < len(self.records):
             written.append(how(self.records[len(written)]))
@@ -269,13 +280,13 @@ class _Writer:
         self._slots, self._backends, self._held = _Table(), _Table(), _Table()
 
     def snapshot(self, replica: Replica) -> _Snapshot:
-        pools, _, queue, parties, outstanding = replica.scheduler.records
+        pools, _, queue, clients, outstanding = replica.scheduler.records
         numbers = {
             id(ticket): (name, number)
             for name, member in replica.members.items()
             for number, ticket in member.tickets.items()
         }
-        found = _Snapshot(
+        snapshot = _Snapshot(
             format=FORMAT,
             now=replica.now,
             entries=replica.entries,
@@ -284,8 +295,8 @@ class _Writer:
             virtual=queue.virtual,
             ends=queue.ends,
             queue=[numbers[id(ticket)] for ticket in queue],
-            seen=[(key, small, at) for (key, small), at in parties.seen.items()],
-            under_way=[(key, small, n) for (key, small), n in parties.under_way.items()],
+            seen=[(key, small, at) for (key, small), at in clients.seen.items()],
+            under_way=[(key, small, n) for (key, small), n in clients.under_way.items()],
             chains=[],
             conversations=[],
             slots=[],
@@ -294,18 +305,18 @@ class _Writer:
             pools=[self._pool(model, pool) for model, pool in pools.items()],
             members=[self._member(name, member) for name, member in replica.members.items()],
         )
-        # Each may lead to more of the others, some of which are in no pool any more.
+        # Writing one table may add records to the others, also records that left their pool.
         while (
-            self._backends.write(found.backends, self._backend)
-            or self._slots.write(found.slots, self._slot)
-            or self._held.write(found.held, self._one_held)
+            self._backends.write(snapshot.backends, self._backend)
+            or self._slots.write(snapshot.slots, self._slot)
+            or self._held.write(snapshot.held, self._one_held)
         ):
             pass
-        found.conversations = self._conversations.records
-        found.chains = [_Chain(b"".join(c.links), c.ends, c.turn) for c in self._chains.records]
-        return found
+        snapshot.conversations = self._conversations.records
+        snapshot.chains = [_Chain(b"".join(c.links), c.ends, c.turn) for c in self._chains.records]
+        return snapshot
 
-    def _backend(self, backend: Backend) -> _Backend:
+    def _backend(self, backend: BackendRecord) -> _Backend:
         slots = [self._slots.place(slot) for slot in backend.slots]
         record: _Backend = _copied(backend, _Backend, slots=slots, seen=sorted(backend.seen))
         return record
@@ -315,7 +326,7 @@ class _Writer:
         record: _Slot = _copied(slot, _Slot, after=after, held=self._held.place(slot.held))
         return record
 
-    def _one_held(self, held: Held) -> _Held:
+    def _one_held(self, held: CachedPrompt) -> _Held:
         record: _Held = _copied(
             held,
             _Held,
@@ -329,26 +340,29 @@ class _Writer:
     def _pool(self, model: str, pool: Pool) -> _Pool:
         returns = pool.returns
         return _Pool(
-            model,
-            [self._backends.place(one) for one in pool.backends.values()],
-            [(self._slots.place(s), self._backends.place(b)) for s, b in pool.free.items()],
-            returns.reached,
-            returns.went_on,
-            returns.gap,
-            returns.gaps,
-            pool.chars_a_token,
-            pool.mean_rate,
-            pool.measured,
-            pool.duration,
-            pool.puts,
-            [(key, self._conversations.place(one)) for key, one in pool.conversations.items()],
-            [
+            model=model,
+            backends=[self._backends.place(record) for record in pool.backends.values()],
+            free=[(self._slots.place(s), self._backends.place(b)) for s, b in pool.free.items()],
+            reached=returns.reached,
+            continued=returns.continued,
+            gap=returns.gap,
+            gaps=returns.gaps,
+            chars_a_token=pool.chars_a_token,
+            rate=pool.mean_rate,
+            measured=pool.measured,
+            duration=pool.duration,
+            puts=pool.puts,
+            conversations=[
+                (key, self._conversations.place(record))
+                for key, record in pool.conversations.items()
+            ],
+            kept_outside_slots=[
                 (name, [self._held.place(held) for held in kept])
-                for name, kept in pool.aside.items()
+                for name, kept in pool.kept_outside_slots.items()
             ],
         )
 
-    def _member(self, name: str, member: Member) -> _Member:
+    def _member(self, name: str, member: ReplicaMember) -> _Member:
         return _Member(
             name,
             member.last,
@@ -357,7 +371,7 @@ class _Writer:
             [self._ticket(number, ticket) for number, ticket in member.tickets.items()],
         )
 
-    def _want(self, want: Want) -> _Want:
+    def _want(self, want: SlotRequest) -> _Want:
         record: _Want = _copied(
             want,
             _Want,
@@ -404,9 +418,9 @@ class _Writer:
 
 
 def _at(table: list[T], place: int) -> T:
-    """Raises LookupError for a place that is none: a negative one too."""
+    """The record at an index. Raises LookupError if there is none."""
     if not 0 <= place < len(table):
-        raise LookupError(f"there is no record {place}")
+        raise LookupError(f"no such record: {place}")
     return table[place]
 
 
@@ -419,54 +433,61 @@ def _filled(target: Any, record: Any, **references: Any) -> None:
 
 
 class _Reader:
-    def __init__(self, found: _Snapshot) -> None:
-        self._found = found
-        self._conversations = found.conversations
-        self._chains = [_chain(one) for one in found.chains]
-        # These lead to one another, so they are made empty first and filled then.
-        self._backends = [Backend("", "") for _ in found.backends]
-        self._slots = [Slot(0) for _ in found.slots]
-        nowhere, nobody, nothing = Backend("", ""), Conversation(), Chain()
-        self._held = [Held(nowhere, nothing, nobody) for _ in found.held]
+    def __init__(self, snapshot: _Snapshot) -> None:
+        self._snapshot = snapshot
+        self._conversations = snapshot.conversations
+        self._chains = [_chain(record) for record in snapshot.chains]
+        # These refer to one another, so they are created empty and filled afterwards.
+        self._backends = [BackendRecord(name="", model="") for _ in snapshot.backends]
+        self._slots = [Slot(id=0) for _ in snapshot.slots]
+        nowhere, nobody, nothing = BackendRecord(name="", model=""), ConversationRecord(), Chain()
+        self._held = [
+            CachedPrompt(backend=nowhere, chain=nothing, conversation=nobody) for _ in snapshot.held
+        ]
 
-    def _held_at(self, place: int) -> Held | None:
+    def _held_at(self, place: int) -> CachedPrompt | None:
         return None if place == NONE else _at(self._held, place)
 
-    def replica(self, rules: Rules) -> Replica:
-        found = self._found
+    def replica(self, rules: SharedRules) -> Replica:
+        snapshot = self._snapshot
         self._fill()
-        made = Replica(rules)
-        made.now, made.entries, made.facts = found.now, found.entries, found.facts
-        scheduler = made.scheduler
-        pools = {one.model: self._pool(one) for one in found.pools}
+        replica = Replica(rules)
+        replica.now, replica.entries, replica.facts = snapshot.now, snapshot.entries, snapshot.facts
+        scheduler = replica.scheduler
+        pools = {one.model: self._pool(one) for one in snapshot.pools}
         by_name = {
             name: (pool, backend)
             for pool in pools.values()
             for name, backend in pool.backends.items()
         }
-        for one in found.members:
-            made.members[one.name] = self._member(one, scheduler)
+        for one in snapshot.members:
+            member = replica.members[one.name] = self._member(one, scheduler)
+            for number, ticket in member.tickets.items():
+                replica.add_ticket(one.name, number, ticket)
         queue: FairQueue[Ticket] = FairQueue()
         queue.restore(
-            [made.members[name].tickets[number] for name, number in found.queue],
-            found.virtual,
-            found.ends,
+            [replica.members[name].tickets[number] for name, number in snapshot.queue],
+            snapshot.virtual,
+            snapshot.ends,
         )
-        parties = Parties()
-        parties.seen = OrderedDict(((key, small), at) for key, small, at in found.seen)
-        parties.under_way = {(key, small): n for key, small, n in found.under_way}
-        scheduler.records = pools, by_name, queue, parties, found.outstanding
-        return made
+        clients = RecentClients()
+        clients.seen = OrderedDict(((key, small), at) for key, small, at in snapshot.seen)
+        clients.under_way = {(key, small): n for key, small, n in snapshot.under_way}
+        for ticket in queue:
+            if ticket.stranded is None:
+                _line_up(pools[ticket.want.model].line, ticket)
+        scheduler.records = pools, by_name, queue, clients, snapshot.outstanding
+        return replica
 
     def _fill(self) -> None:
-        found = self._found
-        for backend, of_backend in zip(self._backends, found.backends, strict=True):
+        snapshot = self._snapshot
+        for backend, of_backend in zip(self._backends, snapshot.backends, strict=True):
             slots = [_at(self._slots, place) for place in of_backend.slots]
             _filled(backend, of_backend, slots=slots, seen=set(of_backend.seen))
-        for slot, of_slot in zip(self._slots, found.slots, strict=True):
+        for slot, of_slot in zip(self._slots, snapshot.slots, strict=True):
             after = {_at(self._slots, place) for place in of_slot.after}
             _filled(slot, of_slot, after=after, held=self._held_at(of_slot.held))
-        for held, of_held in zip(self._held, found.held, strict=True):
+        for held, of_held in zip(self._held, snapshot.held, strict=True):
             _filled(
                 held,
                 of_held,
@@ -478,7 +499,7 @@ class _Reader:
 
     def _pool(self, record: _Pool) -> Pool:
         pool, returns = Pool(), Returns()
-        returns.restore(record.reached, record.went_on, record.gap, record.gaps)
+        returns.restore(record.reached, record.continued, record.gap, record.gaps)
         pool.returns = returns
         for place in record.backends:
             backend = _at(self._backends, place)
@@ -489,15 +510,19 @@ class _Reader:
         pool.mean_rate, pool.measured = record.rate, record.measured
         for key, place in record.conversations:
             pool.conversations[key] = _at(self._conversations, place)
-        aside = [(name, [_at(self._held, one) for one in kept]) for name, kept in record.aside]
-        pool.aside = {name: OrderedDict.fromkeys(kept) for name, kept in aside}
+        outside = [
+            (name, [_at(self._held, one) for one in kept])
+            for name, kept in record.kept_outside_slots
+        ]
+        pool.kept_outside_slots = {name: OrderedDict.fromkeys(kept) for name, kept in outside}
         kept = [slot.held for one in pool.backends.values() for slot in one.slots if slot.held]
-        kept += [held for _, some in aside for held in some]
+        kept += [held for _, some in outside for held in some]
         pool.index_all(kept, record.puts)
+        pool.find_guessed()
         return pool
 
-    def _member(self, record: _Member, scheduler: Scheduler) -> Member:
-        member = Member(record.last)
+    def _member(self, record: _Member, scheduler: LocalScheduler) -> ReplicaMember:
+        member = ReplicaMember(record.last)
         member.backends = record.backends
         for lease in record.leases:
             member.leases[lease.id] = self._lease(lease, member, scheduler)
@@ -505,52 +530,61 @@ class _Reader:
             member.tickets[ticket.id] = self._ticket(ticket, member, scheduler)
         return member
 
-    def _want(self, record: _Want, member: Member) -> Want:
-        return Want(
-            record.model,
-            Task(prompt=() if record.ids else "", max_tokens=record.max_tokens),
-            frozenset(record.exclude),
-            _at(self._chains, record.chain),
-            record.key,
-            record.group,
-            record.session,
-            record.share,
-            record.aside,
-            record.since,
-            record.whole_backend,
-            member.backends,
+    def _want(self, record: _Want, member: ReplicaMember) -> SlotRequest:
+        return SlotRequest(
+            model=record.model,
+            task=Task(prompt=() if record.ids else "", max_tokens=record.max_tokens),
+            exclude=frozenset(record.exclude),
+            chain=_at(self._chains, record.chain),
+            key=record.key,
+            group=record.group,
+            session=record.session,
+            share=record.share,
+            background=record.background,
+            since=record.since,
+            whole_backend=record.whole_backend,
+            views=member.backends,
         )
 
-    def _lease(self, record: _Lease, member: Member, scheduler: Scheduler) -> Lease:
-        given = record.grant
+    def _lease(self, record: _Lease, member: ReplicaMember, scheduler: LocalScheduler) -> Lease:
+        stored = record.grant
         grant = Grant(
-            _at(self._backends, given.backend),
-            _at(self._slots, given.slot),
-            self._held_at(given.reuse),
-            given.cached,
-            given.pin,
-            self._held_at(given.restore),
-            given.save,
-            given.fresh,
-            given.whole,
+            backend=_at(self._backends, stored.backend),
+            slot=_at(self._slots, stored.slot),
+            reuse=self._held_at(stored.reuse),
+            cached=stored.cached,
+            pin=stored.pin,
+            restore=self._held_at(stored.restore),
+            save=stored.save,
+            fresh=stored.fresh,
+            whole=stored.whole,
         )
         conversation = _at(self._conversations, record.conversation)
         lease = Lease(scheduler, self._want(record.want, member), grant, conversation)
         lease.held, lease.before = self._held_at(record.held), self._held_at(record.before)
-        lease.flowing, lease.waited, lease.place = record.flowing, record.waited, record.place
+        lease.streaming, lease.waited, lease.place = record.streaming, record.waited, record.place
         return lease
 
-    def _ticket(self, record: _Ticket, member: Member, scheduler: Scheduler) -> Ticket:
+    def _ticket(self, record: _Ticket, member: ReplicaMember, scheduler: LocalScheduler) -> Ticket:
         conversation = _at(self._conversations, record.conversation)
         want = self._want(record.want, member)
         ticket = Ticket(scheduler, want, conversation, record.began, record.again)
         ticket.until, ticket.wakes, ticket.tag = record.until, record.wakes, record.tag
         ticket.first_place, ticket.stranded = record.first_place, record.stranded
+        ticket.parked_for = record.parked_for
         return ticket
+
+
+def _line_up(line: WaitingLine[Ticket], ticket: Ticket) -> None:
+    key, ticket.parked_for = ticket.parked_for, None
+    if key is None:
+        line.activate(ticket)
+    else:
+        line.park(ticket, key)
 
 
 def _chain(record: _Chain) -> Chain:
     links = tuple(record.links[i : i + SIZE] for i in range(0, len(record.links), SIZE))
     if len(links) != len(record.ends) or not 0 <= record.turn <= max(1, len(links)):
-        raise ValueError("a chain is broken")
+        raise ValueError("a chain is invalid")
     return Chain(links, record.ends, record.turn)

@@ -1,4 +1,4 @@
-"""Alembic's entry: it works on the connection that `Database.upgrade` hands over."""
+"""Alembic's entry point, which runs on the connection from `Database.upgrade`."""
 
 from alembic import context
 

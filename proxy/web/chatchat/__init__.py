@@ -1,9 +1,9 @@
-"""Langchain-Chatchat 0.2.7's API: served where `chatchat` is set."""
+"""Langchain-Chatchat 0.2.7's API, available if the setting `chatchat` is on."""
 
 from flask import Blueprint
 
-from . import bases, chats, files, server
+from . import bases, chats, documents, server
 
 blueprint = Blueprint("chatchat", __name__)
-for part in (chats, bases, files, server):
+for part in (chats, bases, documents, server):
     blueprint.register_blueprint(part.blueprint)

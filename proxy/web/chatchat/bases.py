@@ -1,4 +1,4 @@
-"""Knowledge bases: made, listed, described, searched, rebuilt, deleted."""
+"""Routes for knowledge bases: create, list, describe, search, rebuild and delete."""
 
 from __future__ import annotations
 
@@ -6,64 +6,64 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from ...dialects.chatchat import asked, bases, reply
-from ..observe import Record
+from ...dialects.chatchat import bases, params, reply
+from ..observability import Record
 from ..services import Services
-from .library import Library
-from .spoken import Call, Speech, speak
+from .knowledge_bases import OwnerBases
+from .streaming import DocumentStream, RequestContext, respond
 from .view import asked as body
-from .view import asked_value, plain
+from .view import asked_value, json_view
 
 blueprint = Blueprint("bases", __name__, url_prefix="/knowledge_base")
 
 
 @blueprint.get("/list_knowledge_bases")
 def listed() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        return reply.ok(Library(here, record.key).names())
+    def view(services: Services, record: Record) -> Any:
+        return reply.ok(OwnerBases(services, record.key).names())
 
-    return plain(view, reply.error_of_list)
+    return json_view(view, reply.error_of_list)
 
 
 @blueprint.post("/create_knowledge_base")
 def create() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        wanted = bases.create(body(here))
-        Library(here, record.key).create(wanted.name, wanted.model)
-        return reply.ok(msg=f"the knowledge base {wanted.name} is there")
+    def view(services: Services, record: Record) -> Any:
+        wanted = bases.create(body(services))
+        OwnerBases(services, record.key).create(wanted.name, wanted.model)
+        return reply.ok(msg=f"knowledge base {wanted.name} created")
 
-    return plain(view)
+    return json_view(view)
 
 
 @blueprint.post("/delete_knowledge_base")
 def delete() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        name = bases.named(asked_value(here))
-        Library(here, record.key).shelf(name).delete()
-        return reply.ok(msg=f"the knowledge base {name} is deleted")
+    def view(services: Services, record: Record) -> Any:
+        name = bases.named(asked_value(services))
+        OwnerBases(services, record.key).shelf(name).delete()
+        return reply.ok(msg=f"knowledge base {name} deleted")
 
-    return plain(view)
+    return json_view(view)
 
 
 @blueprint.post("/update_info")
 def update_info() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        wanted = bases.info(body(here))
-        Library(here, record.key).shelf(wanted.base).describe(wanted.info)
-        return reply.ok(msg=f"the knowledge base {wanted.base} is described")
+    def view(services: Services, record: Record) -> Any:
+        wanted = bases.info(body(services))
+        OwnerBases(services, record.key).shelf(wanted.base).describe(wanted.info)
+        return reply.ok(msg=f"description of knowledge base {wanted.base} updated")
 
-    return plain(view)
+    return json_view(view)
 
 
 @blueprint.post("/search_docs")
 def search() -> Response:
-    """A bare list, without the wrapper: so it is in the original."""
+    """Return a bare list without the wrapper, as the original does."""
 
-    def view(here: Services, record: Record) -> Any:
-        wanted = bases.search(body(here))
-        shelf = Library(here, record.key).shelf(wanted.base)
+    def view(services: Services, record: Record) -> Any:
+        wanted = bases.search(body(services))
+        shelf = OwnerBases(services, record.key).shelf(wanted.base)
         if wanted.query:
-            score = asked.nearness(wanted.score_threshold)
+            score = params.nearness(wanted.score_threshold)
             hits = shelf.search(wanted.query, wanted.top_k, score)
             return [
                 bases.found(one.chunk_id, one.filename, one.place, one.text, one.distance)
@@ -72,28 +72,28 @@ def search() -> Response:
         chunks = shelf.chunks(wanted.file) if wanted.file else ()
         return [bases.found(one.id, wanted.file, one.place, one.text) for one in chunks]
 
-    return plain(view)
+    return json_view(view)
 
 
 @blueprint.post("/update_docs_by_id")
 def edit() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        wanted = bases.edit(body(here))
-        shelf = Library(here, record.key).shelf(wanted.base)
+    def view(services: Services, record: Record) -> Any:
+        wanted = bases.edit(body(services))
+        shelf = OwnerBases(services, record.key).shelf(wanted.base)
         for key, text in wanted.texts.items():
             shelf.edit(key, text)
-        return reply.ok(msg="the chunks are changed")
+        return reply.ok(msg="chunks updated")
 
-    return plain(view)
+    return json_view(view)
 
 
 @blueprint.post("/recreate_vector_store")
 def recreate() -> Response:
-    return speak(_recreate)
+    return respond(_recreate)
 
 
-def _recreate(call: Call) -> Speech:
+def _recreate(call: RequestContext) -> DocumentStream:
     wanted = bases.recreate(call.body)
-    library = Library(call.here, call.owner)
+    library = OwnerBases(call.services, call.owner)
     shelf = library.shelf_or_new(wanted.base, wanted.model if wanted.create else None)
-    return Speech(True, shelf.rebuild(wanted.cut))
+    return DocumentStream(True, shelf.rebuild(wanted.cut))

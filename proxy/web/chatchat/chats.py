@@ -1,4 +1,4 @@
-"""The dialogues: /chat/… and /other/completion."""
+"""Routes for dialogues: /chat/… and /other/completion."""
 
 from __future__ import annotations
 
@@ -11,107 +11,118 @@ from flask import Blueprint, Response, request
 
 from ...core.events import Failed, TextDelta
 from ...core.request import CompletionRequest, Message
-from ...dialects.chatchat import answer, asked, reply
-from ...dialogue import Citation, DialogueRequest, Done, Running, Sources, Step, Text, Tick
+from ...dialects.chatchat import answer, params, reply
+from ...dialogue import (
+    Citation,
+    DialogueDone,
+    DialogueRequest,
+    DialogueStep,
+    Running,
+    Sources,
+    Text,
+    Tick,
+)
 from ...errors import Forbidden, NotFound
-from ..observe import Record, new_id
+from ..observability import Record, new_id
 from ..services import Services
-from .spoken import TEXT, Call, Documents, Speech, speak
+from .streaming import TEXT, Documents, DocumentStream, RequestContext, respond
 from .view import asked as body
-from .view import plain
+from .view import json_view
 
 blueprint = Blueprint("chats", __name__)
 
-COMPLETION = "completion"  # the folder of its templates
-OURS = re.compile("[0-9a-f]{32}")  # ids of answers
+COMPLETION = "completion"  # folder of its prompt templates
+OURS = re.compile("[0-9a-f]{32}")  # answer ids
 
 
 @blueprint.post("/chat/chat")
 def chat() -> Response:
-    return speak(_chat)
+    return respond(_chat)
 
 
 @blueprint.post("/chat/fastchat")
 def fastchat() -> Response:
-    """A chat without the wrapper: the answer's text alone."""
-    return speak(_chat, TEXT)
+    """A chat without the wrapper: streams the answer's text alone."""
+    return respond(_chat, TEXT)
 
 
 @blueprint.post("/chat/knowledge_base_chat")
 def knowledge_base_chat() -> Response:
-    return speak(lambda call: _cited(call, asked.knowledge(call.body)))
+    return respond(lambda call: _cited(call, params.knowledge(call.body)))
 
 
 @blueprint.post("/chat/file_chat")
 def file_chat() -> Response:
-    return speak(lambda call: _cited(call, asked.file(call.body)))
+    return respond(lambda call: _cited(call, params.file(call.body)))
 
 
 @blueprint.post("/chat/search_engine_chat")
 def search_engine_chat() -> Response:
-    return speak(lambda call: _cited(call, asked.search(call.body)))
+    return respond(lambda call: _cited(call, params.search(call.body)))
 
 
 @blueprint.post("/chat/agent_chat")
 def agent_chat() -> Response:
-    return speak(_agent)
+    return respond(_agent)
 
 
 @blueprint.post("/chat/feedback")
 def feedback() -> Response:
-    def view(here: Services, record: Record) -> Any:
-        wanted = asked.feedback(body(here))
-        if here.conversations is None:
-            raise Forbidden("nothing is kept here: pip install slotproxy[knowledge]")
+    def view(services: Services, record: Record) -> Any:
+        wanted = params.feedback(body(services))
+        if services.conversations is None:
+            raise Forbidden(
+                "storage is not available: install it with pip install slotproxy[knowledge]"
+            )
         if not OURS.fullmatch(wanted.history_id):
-            raise NotFound(f"there is no answer {wanted.history_id[:100]!r}")
-        here.conversations.rate(record.key, wanted.history_id, wanted.score, wanted.reason)
-        return reply.ok(msg=f"what is thought of {wanted.history_id} is kept")
+            raise NotFound(f"no such answer: {wanted.history_id[:100]!r}")
+        services.conversations.rate(record.key, wanted.history_id, wanted.score, wanted.reason)
+        return reply.ok(msg=f"feedback on {wanted.history_id} saved")
 
-    return plain(view)
+    return json_view(view)
 
 
 @blueprint.post("/other/completion")
 def completion() -> Response:
-    return speak(_completion, TEXT)
+    return respond(_completion, TEXT)
 
 
-def _chat(call: Call) -> Speech:
-    wanted = asked.chat(call.body)
+def _chat(call: RequestContext) -> DocumentStream:
+    wanted = params.chat(call.body)
     history_id = new_id()
 
-    def said(running: Running) -> Documents:
+    def documents_of(running: Running) -> Documents:
         for event in running:
-            if isinstance(event, Text | Tick | Done):
+            if isinstance(event, Text | Tick | DialogueDone):
                 yield answer.text(history_id, _delta(event))
 
-    return _run(call, wanted, said)
+    return _run(call, wanted, documents_of)
 
 
-def _cited(call: Call, wanted: asked.Asked) -> Speech:
+def _cited(call: RequestContext, wanted: params.DialogueParams) -> DocumentStream:
     link = _download_link()
 
-    def said(running: Running) -> Documents:
-        found: list[Citation] = []
+    def documents_of(running: Running) -> Documents:
+        citations: list[Citation] = []
         for event in running:
             if isinstance(event, Sources):
-                found += event.citations
-            elif isinstance(event, Text | Tick | Done):
+                citations += event.citations
+            elif isinstance(event, Text | Tick | DialogueDone):
                 yield answer.answer(_delta(event))
-        yield answer.docs([_source(one, link) for one in found])
+        yield answer.docs([_source(one, link) for one in citations])
 
-    return _run(call, wanted, said)
+    return _run(call, wanted, documents_of)
 
 
-def _agent(call: Call) -> Speech:
-    def said(running: Running) -> Documents:
+def _agent(call: RequestContext) -> DocumentStream:
+    def documents_of(running: Running) -> Documents:
         arguments = ""
         for event in running:
-            if isinstance(event, Text | Done):
+            if isinstance(event, Text | DialogueDone):
                 yield answer.final_answer(_delta(event))
             elif isinstance(event, Tick):
                 yield answer.answer("")
-            elif isinstance(event, Step):
+            elif isinstance(event, DialogueStep):
                 if event.kind == "thought":
                     yield answer.answer(event.text)
                 elif event.kind == "tool":
@@ -119,12 +130,16 @@ def _agent(call: Call) -> Speech:
                 else:
                     yield answer.tools(event.name, arguments, event.text)
 
-    return _run(call, asked.agent(call.body), said)
+    return _run(call, params.agent(call.body), documents_of)
 
 
-def _run(call: Call, wanted: asked.Asked, said: Callable[[Running], Documents]) -> Speech:
-    """Begin a dialogue, told as documents."""
-    running = call.here.dialogues.run(
+def _run(
+    call: RequestContext,
+    wanted: params.DialogueParams,
+    documents_of: Callable[[Running], Documents],
+) -> DocumentStream:
+    """Start a dialogue and return its events as documents."""
+    running = call.services.dialogues.run(
         DialogueRequest(
             kind=wanted.kind,
             messages=wanted.messages,
@@ -134,7 +149,7 @@ def _run(call: Call, wanted: asked.Asked, said: Callable[[Running], Documents]) 
             template=wanted.prompt_name,
             bases=(wanted.base,) if wanted.base else (),
             top_k=wanted.top_k,
-            score_threshold=asked.nearness(wanted.score_threshold),
+            score_threshold=params.nearness(wanted.score_threshold),
             engine=wanted.engine,
             split=wanted.split,
             owner=call.owner,
@@ -146,16 +161,16 @@ def _run(call: Call, wanted: asked.Asked, said: Callable[[Running], Documents]) 
 
     def documents() -> Documents:
         try:
-            yield from said(running)
+            yield from documents_of(running)
         finally:
             running.close()
 
-    return Speech(wanted.stream, documents())
+    return DocumentStream(wanted.stream, documents())
 
 
-def _delta(event: Text | Tick | Done) -> str:
-    """A tick of silence is an empty piece: it keeps the connection from being given up. So is the
-    end: an answer without a word has its field all the same."""
+def _delta(event: Text | Tick | DialogueDone) -> str:
+    """Return the text of an event. A tick gives an empty piece, which keeps idle connections open.
+    So does the end, so that an empty answer still has its field."""
     return event.delta if isinstance(event, Text) else ""
 
 
@@ -165,7 +180,8 @@ def _source(citation: Citation, link: Callable[[Citation], str]) -> answer.Sourc
 
 
 def _download_link() -> Callable[[Citation], str]:
-    """Where a source can be had, as this client reaches us; made of ids alone."""
+    """Return a function that gives a source's download address on the host this client used. The
+    address contains only ids."""
     root = request.url_root.rstrip("/") + request.path.rpartition("/chat/")[0]
 
     def link(citation: Citation) -> str:
@@ -175,11 +191,13 @@ def _download_link() -> Callable[[Citation], str]:
     return link
 
 
-def _completion(call: Call) -> Speech:
-    wanted = asked.completion(call.body)
-    laid = call.here.layouts.lay(COMPLETION, wanted.prompt_name, (Message("user", wanted.prompt),))
+def _completion(call: RequestContext) -> DocumentStream:
+    wanted = params.completion(call.body)
+    laid = call.services.layouts.render(
+        COMPLETION, wanted.prompt_name, (Message(role="user", content=wanted.prompt),)
+    )
     prompt = "\n".join(message.content for message in laid)
-    running = call.here.gateway.answer(
+    running = call.services.gateway.answer(
         CompletionRequest(
             model=wanted.model,
             prompts=(prompt,),
@@ -209,4 +227,4 @@ def _completion(call: Call) -> Speech:
         finally:
             running.close()
 
-    return Speech(wanted.stream, documents())
+    return DocumentStream(wanted.stream, documents())

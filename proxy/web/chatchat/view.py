@@ -1,7 +1,7 @@
-"""What all routes of Langchain-Chatchat's API have in common: the key, the body, the wrapper.
+"""Common parts of Langchain-Chatchat's routes: API key, body and response wrapper.
 
-Its client knows no keys. One that stands in its address, http://any:KEY@host:port, comes as the
-password of a Basic authorization, and is taken from there.
+The client does not support API keys. A key in its base address, http://any:KEY@host:port, is sent
+as the password of a Basic authorization, and is read from there.
 """
 
 from __future__ import annotations
@@ -11,78 +11,60 @@ import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
 from flask import Response, request
 
-from ...core.invalid import Invalid
 from ...dialects.chatchat import reply
 from ...errors import BadRequest, GatewayError, NotFound
-from .. import body
-from ..exchange import refuse
-from ..observe import Record
-from ..reply import Reply
-from ..services import Services, services
-
-Shape = Callable[[GatewayError], dict[str, Any]]
+from .. import body, spine
+from ..observability import Record
+from ..services import Services
+from ..spine import Shape
 
 
 class Taken(BadRequest):
-    """There is one of that name already."""
+    """The name is already taken."""
 
     status = 409
     code = "already_exists"
 
 
-TOLD = (NotFound, Taken)  # what only this API knows is told under HTTP 200: see dialects' reply
+TOLD = (NotFound, Taken)  # errors sent with HTTP 200; see the dialect's reply
 
 
-def plain(view: Callable[[Services, Record], Any], shape: Shape = reply.error) -> Response:
-    """A small answer behind the keys."""
-    here = services()
-    record = Record.of(request.environ)
-    try:
-        record.key = owner(here, request.environ)
-        data = msgspec.json.encode(view(here, record))
-        record.status = 200
-    except (GatewayError, Invalid) as error:
-        return refused(error, record, shape)
-    except BaseException:
-        record.status = 500
-        raise
-    finally:
-        if record.begun:
-            here.observer.end(record)
-    return Reply(data, body.JSON, record.headers())
+def json_view(view: Callable[[Services, Record], Any], shape: Shape = reply.error) -> Response:
+    """Answer the current request with the result of `view`, after checking the API key."""
+    return spine.json_view(view, shape, owner, refused)
 
 
-def refused(error: GatewayError | Invalid, record: Record, shape: Shape = reply.error) -> Response:
-    response = refuse(error, shape, record)
+def refused(error: GatewayError, shape: Shape, record: Record) -> Response:
+    response = spine.refuse(error, shape, record)
     if isinstance(error, TOLD):
         response.status_code = 200
     return response
 
 
-def owner(here: Services, environ: Mapping[str, Any]) -> str:
-    """The name of the caller's key. Raises Unauthorized."""
+def owner(services: Services, environ: Mapping[str, Any]) -> str:
+    """Return the name of the caller's key. Raises Unauthorized."""
     scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "basic":
-        return here.keys.check(environ)
+        return services.keys.check(environ)
     try:
         _, _, secret = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
     except (binascii.Error, UnicodeDecodeError, ValueError):
         secret = ""
     shown = {"HTTP_AUTHORIZATION": f"Bearer {secret}", "REMOTE_ADDR": environ.get("REMOTE_ADDR")}
-    return here.keys.check(shown)
+    return services.keys.check(shown)
 
 
-def asked(here: Services) -> dict[str, Any]:
-    """The body as a JSON object; none at all is an empty one. Raises BadRequest, BodyTooLarge."""
-    value = asked_value(here)
+def asked(services: Services) -> dict[str, Any]:
+    """Return the body as a JSON object; an empty body is an empty object. Raises BadRequest or
+    BodyTooLarge."""
+    value = asked_value(services)
     if not isinstance(value, dict):
-        raise BadRequest("the body must be a JSON object")
+        raise BadRequest("the request body must be a JSON object")
     return value
 
 
-def asked_value(here: Services) -> Any:
-    """The body as any JSON value."""
-    return body.read_value(request.environ, here.settings.max_body, empty={})
+def asked_value(services: Services) -> Any:
+    """Return the body as any JSON value."""
+    return body.read_value(request.environ, services.settings.max_body, empty={})

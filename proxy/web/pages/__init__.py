@@ -1,4 +1,4 @@
-"""Pages for people: chat, knowledge, status, sign-in."""
+"""The web pages: chat, knowledge, status and sign-in."""
 
 from flask import Flask
 
@@ -7,10 +7,11 @@ from . import answers, chat, chat_files, errors, images, knowledge, session_rout
 __all__ = ["answers", "errors", "install", "status"]
 
 
-def install(app: Flask) -> None:
-    """Serve them."""
+def install(app: Flask, prefix: str) -> None:
+    """Register the pages with the application; all paths start with `prefix`."""
     shell.install(
         app,
+        prefix,
         chat.blueprint,
         chat_files.blueprint,
         images.blueprint,

@@ -1,9 +1,10 @@
-"""Answers of the chat page: written in the background, kept as they grow, followed by who looks.
+"""Answers of the chat page: written in the background, stored as they grow, streamed to followers.
 
-A word is in the store before it is shown, and so are sources and steps: neither a reload, a lost
-connection nor a restart loses one. While answers are written here, the store is told so every few
-seconds, whatever their dialogues do meanwhile: wait in the queue, evaluate a long prompt, use a
-tool. Others learn by that that this process lives, and this one what was stopped through another.
+Text, sources and steps are stored before they are shown, so neither a reload, a lost connection nor
+a restart loses any. While this process writes answers, it sends the store a heartbeat every few
+seconds, even while a dialogue waits in the queue, evaluates a long prompt or uses a tool. From the
+heartbeat, other processes learn that this one is alive, and this one learns of answers stopped
+elsewhere.
 """
 
 from __future__ import annotations
@@ -18,99 +19,100 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...core.invalid import Invalid
 from ...dialogue import (
+    DialogueDone,
     DialogueEvent,
     DialogueRequest,
-    Done,
+    DialogueStep,
     Reasoning,
+    Running,
     Sources,
-    Step,
     Text,
     Tick,
 )
 from ...errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
-from ...lasting import Lasting, no_pause
-from ..observe import Record
-from .following import Growing
+from ...runtime.lasting import Lasting, no_pause
+from ...store.retry import retry_while_unavailable
+from ..observability import Record
+from ..services import Services
+from .following import LiveMessage
 
 if TYPE_CHECKING:
-    from ...dialogue import Running
-    from ...store.conversations import ConversationStore, Message, Status
-    from ..services import Services
+    from ...store.conversations import ConversationStore, Status, StoredMessage
 
-MOST = 64  # answers written at once for pages, of all keys
-GATHER = 0.08  # seconds of text that go into the store together
-PATIENCE = 600.0  # seconds in which an answer that is over waits for a store that is away
-PAUSE = 1.0  # seconds between two tries
-BEAT = 2.0  # seconds between two signs of life; a fraction of what the store waits for one
+MOST = 64  # page answers written at once, for all keys together
+GATHER = 0.08  # seconds of text that are stored together
+PAUSE = 1.0  # seconds between two tries of an unavailable store
+BEAT = 2.0  # seconds between two heartbeats; a fraction of the store's timeout for them
 log = logging.getLogger("slotproxy.pages")
 
 
 class Answers:
-    """Those that are written now, by the id of their message."""
+    """The answers that this process writes, by message id."""
 
     def __init__(self, beat: float = BEAT) -> None:
-        self._growing: dict[str, Growing] = {}
+        self._growing: dict[str, LiveMessage] = {}
         self._beat = beat
         self._beating = False
         self._lock = threading.Lock()
 
-    def get(self, owner: str, message_id: str) -> Growing | None:
-        found = self._growing.get(message_id)
-        return found if found is not None and found.owner == owner else None
+    def get(self, owner: str, message_id: str) -> LiveMessage | None:
+        live = self._growing.get(message_id)
+        return live if live is not None and live.owner == owner else None
 
     def stop(self, owner: str, conversation: str = "") -> None:
-        """All of a conversation, or of all."""
+        """Cancel the answers of a conversation, or all answers of the owner."""
         for one in list(self._growing.values()):
             if one.owner == owner and conversation in ("", one.conversation):
                 one.cancel.cancel()
 
     def begin(
         self,
-        here: Services,
+        services: Services,
         store: ConversationStore,
-        keep: Callable[[], Message],
+        keep: Callable[[], StoredMessage],
         request: DialogueRequest,
         caller: Caller,
         record: Record,
-    ) -> Message:
-        """Write the answer into the message that `keep` gives, from here on in a thread. Raises
-        QueueFull, and then has kept nothing."""
-        if not here.writers.take(request.owner):
-            raise QueueFull("too many answers are being written", retry_after=5.0)
+    ) -> StoredMessage:
+        """Start a thread that writes an answer into the message that `keep` returns. Raises
+        QueueFull; nothing is stored then."""
+        if not services.writers.take(request.owner):
+            raise QueueFull("too many answers are being generated", retry_after=5.0)
         try:
             message = keep()
         except BaseException:
-            here.writers.give(request.owner)
+            services.writers.give(request.owner)
             raise
-        growing = Growing(request.owner, request.session, lambda: store.renew(message.id))
+        growing = LiveMessage(request.owner, request.session, lambda: store.renew(message.id))
         with self._lock:
             self._growing[message.id] = growing
-        here.ongoing.add(growing)
+        services.ongoing.add(growing)
         writer = _Writer(store, message.id, growing, record, request.kind)
 
         def work() -> None:
-            here.observer.begin(record)
+            services.observer.begin(record)
             try:
-                writer.write(lambda: here.dialogues.run(request, growing.cancel, caller))
+                writer.write(lambda: services.dialogues.run(request, growing.cancel, caller))
             finally:
                 try:
-                    here.observer.end(record)
+                    services.observer.finish(record)
                 finally:
                     over()
 
         def over() -> None:
             self._growing.pop(message.id, None)
             growing.end()
-            here.writers.give(request.owner)
+            services.writers.give(request.owner)
 
         try:
             self._begin_beating()
             threading.Thread(target=work, name="answer", daemon=True).start()
-        except RuntimeError:  # the system gives no more of them
-            store.finish(message.id, "failed", {"kind": request.kind, "error": "too much is done"})
+        except RuntimeError:  # no more threads available
+            store.finish(
+                message.id, "failed", {"kind": request.kind, "error": "too many tasks are running"}
+            )
             over()
         return message
 
@@ -121,12 +123,12 @@ class Answers:
                 self._beating = True
 
     def _signs(self) -> None:
-        """Of life, as long as there are answers that grow."""
-        beating = Lasting("a sign of life of answers", no_pause)
+        """Send heartbeats while answers are being written."""
+        beating = Lasting("heartbeat of answers", no_pause)
 
-        def beat(one: Growing) -> None:
+        def beat(one: LiveMessage) -> None:
             if not one.renew():
-                one.cancel.cancel()  # stopped or deleted through another process
+                one.cancel.cancel()  # stopped or deleted by another process
 
         while True:
             time.sleep(self._beat)
@@ -140,10 +142,15 @@ class Answers:
 
 
 class _Writer:
-    """Takes a dialogue's events into the store, then to those who follow."""
+    """Writes a dialogue's events to the store, then to the followers."""
 
     def __init__(
-        self, store: ConversationStore, message_id: str, growing: Growing, record: Record, kind: str
+        self,
+        store: ConversationStore,
+        message_id: str,
+        growing: LiveMessage,
+        record: Record,
+        kind: str,
     ) -> None:
         self._store = store
         self._id = message_id
@@ -154,8 +161,8 @@ class _Writer:
         self._thought: list[str] = []
         self._flushed = 0.0
         self._place = 0
-        self._unsaved = "", ""  # text and reasoning that came while the store was away
-        self._away = 0.0  # until when the store is not asked
+        self._unsaved = "", ""  # text and reasoning that arrived while the store was unavailable
+        self._away = 0.0  # the store is not tried before this time
 
     def write(self, run: Callable[[], Running]) -> None:
         running: Running | None = None
@@ -168,9 +175,9 @@ class _Writer:
             status, self._record.status = "done", 200
         except Cancelled:
             status, self._record.status = "stopped", 200
-        except (GatewayError, Invalid) as error:
-            self._record.status = getattr(error, "status", 400)
-            self._extra["error"] = getattr(error, "message", "") or str(error)
+        except GatewayError as error:
+            self._record.status = error.status
+            self._extra["error"] = error.message
         except BaseException:
             self._record.status = 500
             self._extra["error"] = "internal error"
@@ -179,8 +186,8 @@ class _Writer:
             self._end(status, running)
 
     def _end(self, status: Status, running: Running | None) -> None:
-        """Whatever happened: it must not grow for ever."""
-        if self._growing.cancel.cancelled:  # by who reads it: closing does so too
+        """Whatever happened: the answer must not stay unfinished."""
+        if self._growing.cancel.cancelled:  # by its reader; closing the answer also cancels it
             status = "stopped"
         try:
             if running is not None:
@@ -190,22 +197,19 @@ class _Writer:
                 self._flush()
         finally:
             self._finish(status)
-            self._growing.tell({"type": "over", "status": status})
+            self._growing.publish({"type": "over", "status": status})
 
     def _finish(self, status: Status) -> None:
-        """Where the store is away, its return is waited for: the answer is nowhere else."""
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                if self._unsaved != ("", ""):
-                    self._store.append(self._id, *self._unsaved)
-                    self._unsaved = "", ""
-                self._store.finish(self._id, status, self._extra)
-                return
-            except StoreUnavailable:
-                if time.monotonic() >= end:
-                    raise
-            time.sleep(PAUSE)
+        """Store the end. The answer exists nowhere else, so this waits if the store is
+        unavailable."""
+
+        def finish() -> None:
+            if self._unsaved != ("", ""):
+                self._store.append(self._id, *self._unsaved)
+                self._unsaved = "", ""
+            self._store.finish(self._id, status, self._extra)
+
+        retry_while_unavailable(finish)
 
     def _take(self, event: DialogueEvent, running: Running) -> None:
         match event:
@@ -222,22 +226,22 @@ class _Writer:
         self._flush()
         match event:
             case Sources(citations=citations):
-                found = msgspec.to_builtins(citations)
-                self._extra["sources"] += found
+                sources = msgspec.to_builtins(citations)
+                self._extra["sources"] += sources
                 self._extra["asked"] = True
                 self._keep_extra()
-            case Step():
+            case DialogueStep():
                 step = msgspec.to_builtins(event)
                 self._extra["steps"].append(step)
                 self._keep_extra()
             case Tick() if running.info.place != self._place:
                 self._place = running.info.place
-                self._growing.tell({"type": "place", "place": self._place})
-            case Done(usage=usage, finish_reason=reason):
+                self._growing.publish({"type": "place", "place": self._place})
+            case DialogueDone(usage=usage, finish_reason=reason):
                 self._extra |= {"usage": msgspec.to_builtins(usage), "finish_reason": reason}
 
     def _measure(self, info: Info) -> None:
-        """What a dialogue's info says once it was closed: until then it is not whole."""
+        """Read the dialogue's info, which is complete only after close()."""
         writing = info.last_token - info.first_token
         tokens = info.usage.completion
         self._extra |= {
@@ -254,17 +258,17 @@ class _Writer:
         if text or thought:
             self._keep(text, thought)
         if thought:
-            self._growing.tell({"type": "reasoning", "delta": thought})
+            self._growing.publish({"type": "reasoning", "delta": thought})
         if text:
-            self._growing.tell({"type": "text", "delta": text})
+            self._growing.publish({"type": "text", "delta": text})
 
     def _keep_extra(self) -> None:
         self._keep(extra=self._extra)
-        self._growing.tell({"type": "extra", "extra": self._extra})
+        self._growing.publish({"type": "extra", "extra": self._extra})
 
     def _keep(self, text: str = "", thought: str = "", extra: dict[str, Any] | None = None) -> None:
-        """Raises Cancelled where it was stopped or deleted through another worker. What cannot be
-        kept now is kept with what follows."""
+        """Store pending text. If the store is unavailable, the text is stored with the next piece.
+        Raises Cancelled if another worker stopped or deleted the answer."""
         before = self._unsaved
         self._unsaved = text, thought = before[0] + text, before[1] + thought
         if time.monotonic() < self._away:
@@ -279,4 +283,4 @@ class _Writer:
             raise
         self._unsaved = "", ""
         if not wanted:
-            raise Cancelled("it is wanted no more")
+            raise Cancelled("stopped")

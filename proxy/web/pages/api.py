@@ -1,59 +1,56 @@
-"""What all calls of pages' scripts have in common: who asks, what is asked, answers in JSON."""
+"""Common parts of the routes that page scripts call: caller, JSON body, stores and responses."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from flask import Response, make_response, request
 
-from ...core.invalid import Invalid
-from ...errors import NotFound
+from ...errors import InvalidParameter, NotFound
 from .. import body
-from ..reply import Reply
-from ..services import services
+from ..services import current_services
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ...knowledge.service import Knowledge
     from ...store.conversations import ConversationStore
 
 
 def owner() -> str:
-    return services().keys.check(request.environ)
+    return current_services().keys.check(request.environ)
 
 
 def asked() -> dict[str, Any]:
-    return body.read_json(request.environ, services().settings.max_body)
+    return body.read_json(request.environ, current_services().settings.max_body)
 
 
 def share(asked: Mapping[str, Any], name: str, prefix: str = "") -> float | None:
-    """A number from 0 to 1, if given. Raises Invalid."""
+    """Return a number from 0 to 1, or None if missing. Raises InvalidParameter."""
     value = asked.get(name)
     if value is not None and (type(value) not in (int, float) or not 0 <= value <= 1):
-        raise Invalid(f"{prefix}{name}", "must be a number from 0 to 1")
+        raise InvalidParameter(f"{prefix}{name}", "must be a number from 0 to 1")
     return value
 
 
 def knowledge() -> Knowledge:
-    """Raises NotFound where the extra is not installed."""
-    found = services().knowledge
-    if found is None:
+    """Raises NotFound if the knowledge extra is not installed."""
+    available = current_services().knowledge
+    if available is None:
         raise NotFound("knowledge bases are not installed: pip install 'slotproxy[knowledge]'")
-    return found
+    return available
 
 
 def conversations() -> ConversationStore:
-    """Raises NotFound where the extra is not installed."""
-    found = services().conversations
-    if found is None:
+    """Raises NotFound if the knowledge extra is not installed."""
+    available = current_services().conversations
+    if available is None:
         raise NotFound("conversations are not installed: pip install 'slotproxy[knowledge]'")
-    return found
+    return available
 
 
 def json(value: object, status: int = 200) -> Response:
-    return Reply(msgspec.json.encode(value), "application/json", [], status)
+    return Response(msgspec.json.encode(value), status, content_type="application/json")
 
 
 def done() -> Response:

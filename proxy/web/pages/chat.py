@@ -1,4 +1,4 @@
-"""The chat page, and what its script calls: conversations, questions, answers, feedback."""
+"""The chat page and the routes its script calls: conversations, questions, answers and feedback."""
 
 from __future__ import annotations
 
@@ -9,50 +9,48 @@ from urllib.parse import quote
 import msgspec
 from flask import Blueprint, Response, make_response, render_template, request
 
-from ...core.invalid import Invalid
 from ...core.request import Message as Said
 from ...dialects import fields
-from ...errors import NoBackend, NotFound
-from ..exchange import STREAM_HEADERS
-from ..observe import Record
-from ..reply import Reply
-from ..services import services
+from ...errors import InvalidParameter, NoBackend, NotFound
+from ..observability import Record
+from ..services import current_services
+from ..spine import STREAM_HEADERS, passthrough
 from . import api, chat_files, guard, images, options
 from .answers import Answers
-from .following import Seen, stored
+from .following import StreamPosition, stored
 
 if TYPE_CHECKING:
-    from ...store.conversations import Message
+    from ...store.conversations import StoredMessage
 
 blueprint = Blueprint("chat", __name__)
 guard.protect(blueprint)
 
 API = "/pages/api/chat"
-TALKS = 50  # conversations told of at once
+TALKS = 50  # conversations per page
 LONGEST = 100_000  # characters of a question
 _answers = Answers()
 
 
 @blueprint.get("/")
 def page() -> Response:
-    here = services()
-    registry = here.gateway.registry
+    services = current_services()
+    registry = services.gateway.registry
     models = sorted(registry.models())
     if not models:
-        raise NoBackend("no backend is configured here", retry_after=10.0)
-    missing = here.conversations is None
-    bases = here.knowledge.bases(api.owner()) if here.knowledge is not None else ()
+        raise NoBackend("no backend is configured", retry_after=10.0)
+    missing = services.conversations is None
+    bases = services.knowledge.bases(api.owner()) if services.knowledge is not None else ()
     return make_response(
         render_template(
             "chat.html",
             missing=missing,
-            files=here.knowledge is not None,
+            files=services.knowledge is not None,
             bases=[one for one in bases if not one.temporary],
-            engines=here.dialogues.engines,
-            templates=options.templates(here.layouts),
+            engines=services.dialogues.engines,
+            templates=options.templates(services.layouts),
             talks=TALKS,
             models=models,
-            seen=[one for one in models if images.seen(here.gateway, one)],
+            seen=[one for one in models if images.seen(services.gateway, one)],
         )
     )
 
@@ -62,8 +60,8 @@ def page() -> Response:
 
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
-    """The last changed first, a page of them; `?search=` for words in them, `?before=` the time of
-    change of the last one of the page before."""
+    """List a page of conversations, the last changed first. `?search=` filters by words; `?before=`
+    takes the change time of the previous page's last conversation."""
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
     return api.json(api.conversations().recent(api.owner(), search, TALKS, before))
 
@@ -106,21 +104,21 @@ def delete(conversation: str) -> Response:
 
 @blueprint.get(f"{API}/conversations/<conversation>/messages")
 def messages(conversation: str) -> Response:
-    """All branches, oldest first."""
+    """List the messages of all branches, oldest first."""
     found = api.conversations().messages(api.owner(), conversation)
     return api.json([images.shown(one) for one in found])
 
 
 @blueprint.get(f"{API}/conversations/<conversation>/export")
 def export(conversation: str) -> Response:
-    """`?as=md` or `json`, as a download; Markdown is the branch that was spoken last."""
+    """Download the conversation as `?as=md` (only the last used branch) or `json`."""
     known = api.conversations().get(api.owner(), conversation)
     all_ = api.conversations().messages(api.owner(), conversation)
     if request.args.get("as") == "json":
         data = msgspec.json.encode({**msgspec.to_builtins(known), "messages": all_})
         return _download(data, known.title, "json")
-    said = api.conversations().path(api.owner(), all_[-1].id) if all_ else ()
-    parts = [f"# {known.title}", *(f"## {one.role}\n\n{images.markdown(one)}" for one in said)]
+    branch = api.conversations().path(api.owner(), all_[-1].id) if all_ else ()
+    parts = [f"# {known.title}", *(f"## {one.role}\n\n{images.markdown(one)}" for one in branch)]
     return _download("\n\n".join(parts).encode() + b"\n", known.title, "md")
 
 
@@ -129,40 +127,49 @@ def export(conversation: str) -> Response:
 
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
-    """`{"text", "parent_id"}` asks under a message (none: a first one), with `images` of its own or
-    `images_of` another message; `{"again": id}` answers a question once more. `options` are those
-    of `options.read`, base "files" what was dropped into the conversation. Gives the question and
-    the answer, which grows from here on.
+    """Ask a question. `{"text", "parent_id"}` asks under a message (without a parent: as a first
+    message), with its own `images`, or with `images_of` another message. `{"again": id}` answers a
+    question again. `options` are those of `options.read`; the base "files" means the files of the
+    conversation. Returns the question and the answer, which is still being written.
 
-    What cannot be asked, or not now, leaves nothing behind."""
-    here, store, owner, asked = services(), api.conversations(), api.owner(), api.asked()
+    If the question is refused, nothing is stored.
+    """
+    services, store, owner, asked = (
+        current_services(),
+        api.conversations(),
+        api.owner(),
+        api.asked(),
+    )
     known = store.get(owner, conversation)
     again = fields.text(asked, "again")
-    told = dict(fields.mapping(asked, "options"))
-    if told.get("kind") == "knowledge" and told.get("base") == "files":
-        told["base"] = chat_files.base_of(known)
-    question: Message | None = None
+    chosen = dict(fields.mapping(asked, "options"))
+    if chosen.get("kind") == "knowledge" and chosen.get("base") == "files":
+        chosen["base"] = chat_files.base_of(known)
+    question: StoredMessage | None = None
     text, parent, pictures = "", None, images.read(asked)
     if again:
         question = store.message(owner, again)
         if question.role != "user" or question.conversation_id != known.id:
-            raise Invalid("again", "is no question of this conversation")
-        said = options.said(store.path(owner, question.id))
+            raise InvalidParameter("again", "is not a question in this conversation")
+        history = options.said(store.path(owner, question.id))
     else:
         text = fields.text(asked, "text").strip()
         if not text or len(text) > LONGEST:
-            raise Invalid("text", f"must have from 1 to {LONGEST} characters")
+            raise InvalidParameter("text", f"must have 1 to {LONGEST} characters")
         parent = fields.text(asked, "parent_id") or None
         before = store.path(owner, parent) if parent else ()
         if other := fields.text(asked, "images_of"):
             pictures = images.kept(store.message(owner, other))
-        said = [*options.said(before), Said("user", text, media=images.media_of(pictures))]
-    wanted = options.read(told, said, here.layouts, owner, known.id)
+        history = [
+            *options.said(before),
+            Said(role="user", content=text, media=images.media_of(pictures)),
+        ]
+    wanted = options.read(chosen, history, services.layouts, owner, known.id)
 
-    if pictures and not images.seen(here.gateway, wanted.model):
-        raise Invalid("images", "cannot be seen by this model")
+    if pictures and not images.seen(services.gateway, wanted.model):
+        raise InvalidParameter("images", "is not supported: this model does not accept images")
 
-    def keep() -> Message:
+    def keep() -> StoredMessage:
         nonlocal question
         if question is None:
             extra = {images.NAME: pictures} if pictures else {}
@@ -172,30 +179,30 @@ def ask(conversation: str) -> Response:
         begun = {"kind": wanted.kind}
         return store.add(owner, known.id, "assistant", "", question.id, "growing", begun)
 
-    caller = here.callers.caller(owner, request.environ)
+    caller = services.callers.caller(owner, request.environ)
     caller = msgspec.structs.replace(caller, tell_place=True)
     record = Record(request.environ)
     record.key, record.stream = owner, True
     record.route = str(request.url_rule)
-    answer = _answers.begin(here, store, keep, wanted, caller, record)
-    assert question is not None, "an answer was kept under it"
+    answer = _answers.begin(services, store, keep, wanted, caller, record)
+    assert question is not None, "this message already has an answer"
     return api.json({"question": images.shown(question), "answer": answer}, 201)
 
 
 @blueprint.get(f"{API}/answers/<message>/events")
 def events(message: str) -> Response:
-    """What happened to an answer from its beginning on, or since the Last-Event-ID that a browser
-    tells when it had lost the connection. Raises NotFound for one that is over."""
+    """Stream the events of an answer from its start, or from the Last-Event-ID that a browser sends
+    when it reconnects. Raises NotFound if the answer is finished."""
     store, owner = api.conversations(), api.owner()
-    seen = Seen.read(request.headers.get("Last-Event-ID", ""))
+    seen = StreamPosition.read(request.headers.get("Last-Event-ID", ""))
     growing = _answers.get(owner, message)
     if growing is not None:
-        told = growing.follow(seen)
+        stream = growing.follow(seen)
     elif store.message(owner, message).status == "growing":
-        told = stored(store, owner, message, seen)
+        stream = stored(store, owner, message, seen)
     else:
-        raise NotFound("this answer is not being written")
-    return Reply(told, "text/event-stream", [*STREAM_HEADERS])
+        raise NotFound("this answer is not being generated")
+    return passthrough(stream, "text/event-stream", [*STREAM_HEADERS])
 
 
 @blueprint.post(f"{API}/answers/<message>/stop")
@@ -205,7 +212,7 @@ def stop(message: str) -> Response:
     if growing is not None:
         growing.cancel.cancel()
     elif store.message(owner, message).status == "growing":
-        store.finish(message, "stopped")  # another worker sees it, unless it is no more
+        store.finish(message, "stopped")  # seen by the worker that writes it, if that still runs
     return api.done()
 
 

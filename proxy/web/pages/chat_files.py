@@ -1,4 +1,4 @@
-"""Files dropped into a conversation: its own temporary knowledge base, kept as long as that is."""
+"""Files of a conversation: each conversation has a temporary knowledge base of its own."""
 
 from __future__ import annotations
 
@@ -7,63 +7,62 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 
-from ...core.invalid import Invalid
-from ...errors import NotFound
+from ...errors import InvalidParameter, NotFound
 from .. import body
-from ..services import services
+from ..services import current_services
 from . import api, guard
 
 if TYPE_CHECKING:
-    from ...store.conversations import Conversation
+    from ...store.conversations import StoredConversation
 
 blueprint = Blueprint("chat_files", __name__)
 guard.protect(blueprint)
 
 API = "/pages/api/chat/conversations/<conversation>/files"
-SETTING = "files"  # of a conversation: the id of its base
+SETTING = "files"  # in a conversation's settings: the id of its base
 
 
-def base_of(conversation: Conversation) -> str:
-    """The id of its base. Raises Invalid where it has none."""
+def base_of(conversation: StoredConversation) -> str:
+    """Return the id of the conversation's base. Raises InvalidParameter if it has none."""
     base = conversation.settings.get(SETTING)
     if not base:
-        raise Invalid("options.base", "this conversation has no files")
+        raise InvalidParameter("options.base", "this conversation has no files")
     return str(base)
 
 
-def forget(owner: str, conversation: Conversation) -> None:
-    """Its files go with it."""
-    knowledge, base = services().knowledge, conversation.settings.get(SETTING)
+def forget(owner: str, conversation: StoredConversation) -> None:
+    """Delete the conversation's files."""
+    knowledge, base = current_services().knowledge, conversation.settings.get(SETTING)
     if knowledge is not None and base:
-        with contextlib.suppress(NotFound):  # where its time was over
+        with contextlib.suppress(NotFound):  # the base has expired
             knowledge.delete(owner, str(base))
 
 
 @blueprint.get(API)
 def files(conversation: str) -> Response:
-    """What was dropped into it, and how far it is read; nothing where that was too long ago."""
+    """List the conversation's files and their state; empty if the base has expired."""
     knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
     base = store.get(owner, conversation).settings.get(SETTING)
     try:
-        found = knowledge.documents(owner, base) if base else ()
+        documents = knowledge.documents(owner, base) if base else ()
     except NotFound:
-        found = ()
-    return api.json(found)
+        documents = ()
+    return api.json(documents)
 
 
 @blueprint.post(API)
 def add(conversation: str) -> Response:
-    """The body is the file, `?name=` its name; instead of one of the same name."""
+    """Add a file: the body is its content, `?name=` its name. Replaces a file of the same name."""
     knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
     known = store.get(owner, conversation)
     name = request.args.get("name", "")
     base = known.settings.get(SETTING)
-    with body.spooled(request.environ, services().settings.max_document) as data:
+    with body.spooled(request.environ, current_services().settings.max_document) as data:
         try:
             if not base:
-                raise NotFound("there is no file yet")
+                raise NotFound("no file was attached yet")
             document = knowledge.add(owner, str(base), name, data, replace=True)
-        except NotFound:  # or its time is over
+        except NotFound:  # or the base has expired
             base = knowledge.create(owner, "", temporary=True).id
             store.change(owner, known.id, settings={**known.settings, SETTING: base})
             document = knowledge.add(owner, base, name, data)

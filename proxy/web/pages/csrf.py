@@ -1,8 +1,7 @@
-"""That a request which changes something was meant: forms and pages show a token that no other site
-can know.
+"""CSRF protection: forms and page scripts send a token that no other site can know.
 
-The token is a digest of the visitor's cookie. It matters without keys too: any page a browser shows
-may post to an address of the local machine.
+The token is a digest of the visitor's cookie. It is needed even without API keys: any page in a
+browser can post to an address of the local machine.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ FORMS = frozenset({"session.sign_in", "session.sign_out"})  # sent without a scr
 
 
 def token() -> str:
-    """For a hidden field of a form, and for the header of what a page's script sends."""
+    """Return the token for a hidden form field, or for the header that page scripts send."""
     return _of(session.visit())
 
 
 def check() -> None:
-    """Raises Forbidden for a request that changes something and does not show the token; for a form
-    that is no form, or too large, what `fields` raises. A right key in a header is as good: another
-    site cannot make a browser send one."""
+    """Raises Forbidden for a request that changes something without the token, and what `fields`
+    raises for an invalid form. A valid key in a header replaces the token: another site cannot make
+    a browser send one."""
     if request.method in SAFE or session.has_key():
         return
     cookie = request.cookies.get(session.VISIT, "")
@@ -38,9 +37,9 @@ def check() -> None:
     if not shown and request.endpoint in FORMS:
         shown = fields().get(FIELD, "")
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-        raise Forbidden("this came from another site", code="csrf")
+        raise Forbidden("the request came from another site", code="csrf")
     if not cookie or not hmac.compare_digest(shown.encode(), _of(cookie).encode()):
-        raise Forbidden("the page is too old, or this came from another site", code="csrf")
+        raise Forbidden("the page has expired, or the request came from another site", code="csrf")
 
 
 def _of(cookie: str) -> str:

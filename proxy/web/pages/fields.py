@@ -1,7 +1,7 @@
-"""The fields of a form that anybody may send: of signing in and out, and of no other page.
+"""Reads the forms of signing in and out, which anybody may send.
 
-They are read before it is known who sends them, so they are few and small. What scripts send
-(JSON, files) is not looked into here.
+They are read before the sender is known, so their size is limited. Other requests of pages (JSON,
+files) are not read here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from flask import g, request
 from ...errors import BadRequest
 from .. import body
 
-# Bytes. A key and an address in it have some hundreds.
+# Bytes; a key and an address need some hundreds.
 MAX_BYTES = 16 << 10
 MAX_FIELDS = 16
 
 
 def fields() -> Mapping[str, str]:
-    """Those of the current request's form, read once. Raises BodyTooLarge, BadRequest."""
+    """Return the form fields of the current request, read once. Raises BodyTooLarge or
+    BadRequest."""
     if "fields" not in g:
         g.fields = _read()
     known: Mapping[str, str] = g.fields
@@ -32,7 +33,7 @@ def _read() -> Mapping[str, str]:
     if request.mimetype != body.FORM:
         return {}
     try:
-        found = parse_qs(data.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
-    except ValueError:  # UnicodeDecodeError is one
-        raise BadRequest("the form is not understood") from None
-    return {name: values[0] for name, values in found.items()}
+        parsed = parse_qs(data.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError:  # or UnicodeDecodeError
+        raise BadRequest("the form is malformed") from None
+    return {name: values[0] for name, values in parsed.items()}

@@ -1,13 +1,13 @@
-"""Following an answer while it is written: as server-sent events, from memory where this process
-writes it, from the store where another worker does.
+"""Streams an answer that is being written as server-sent events: from memory if this process writes
+it, from the store if another worker does.
 
-    {"type": "text" | "reasoning", "delta": …}    a piece, in its order
-    {"type": "extra", "extra": {…}}                sources and steps, all there are so far
+    {"type": "text" | "reasoning", "delta": …}    a piece, in order
+    {"type": "extra", "extra": {…}}                all sources and steps so far
     {"type": "place", "place": n}                  the place in the queue
-    {"type": "over", "status": …}                  the last
+    {"type": "over", "status": …}                  the last event
 
-The id of an event says how much of text and reasoning was told with it, so whoever had lost the
-connection goes on after that, with any worker.
+An event's id says how much text and reasoning has been sent, so a client that reconnects continues
+from there, with any worker.
 """
 
 from __future__ import annotations
@@ -19,55 +19,56 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from ...cancel import Cancel
 from ...errors import NotFound
+from ...runtime.cancel import Cancel
 
 if TYPE_CHECKING:
     from ...store.conversations import ConversationStore
 
 HEARTBEAT = 15.0
-LOOK = 0.25  # seconds between two looks into the store
-RETRY = b"retry: 1000\n\n"  # milliseconds until a browser asks again
+LOOK = 0.25  # seconds between two reads of the store
+RETRY = b"retry: 1000\n\n"  # milliseconds until a browser reconnects
 ALIVE = b": alive\n\n"
 END = b"event: end\ndata: {}\n\n"
 
 
-class Seen(NamedTuple):
-    """How many characters were told."""
+class StreamPosition(NamedTuple):
+    """How many characters have been sent."""
 
     text: int = 0
     reasoning: int = 0
 
     @classmethod
-    def read(cls, last: str) -> Seen:
-        """Of a Last-Event-ID; nothing of one that is none of ours."""
+    def read(cls, last: str) -> StreamPosition:
+        """Parse a Last-Event-ID; an unknown format means the start."""
         parts = last.split(".")
         if len(parts) == 2 and all(p.isascii() and p.isdigit() and len(p) < 10 for p in parts):
             return cls(int(parts[0]), int(parts[1]))
         return cls()
 
 
-class Growing:
-    """One answer while it is written by this process."""
+class LiveMessage:
+    """An answer that this process is writing."""
 
     def __init__(self, owner: str, conversation: str, renew: Callable[[], bool]) -> None:
-        """`renew` tells the store that it is being written; False where it is wanted no more."""
+        """`renew` sends the store a heartbeat, and returns False if the answer is no longer
+        wanted."""
         self.owner = owner
         self.conversation = conversation
         self.renew = renew
         self.cancel = Cancel()
-        self._at = Seen()
-        self._events: list[tuple[str, Seen, bytes]] = []
+        self._at = StreamPosition()
+        self._events: list[tuple[str, StreamPosition, bytes]] = []
         self._over = False
         self._changed = threading.Condition()
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def publish(self, event: dict[str, Any]) -> None:
         text, reasoning = self._at
         if event["type"] == "text":
             text += len(event["delta"])
         elif event["type"] == "reasoning":
             reasoning += len(event["delta"])
-        self._at = Seen(text, reasoning)
+        self._at = StreamPosition(text, reasoning)
         with self._changed:
             self._events.append((event["type"], self._at, _sent(event, self._at)))
             self._changed.notify_all()
@@ -77,31 +78,33 @@ class Growing:
             self._over = True
             self._changed.notify_all()
 
-    def follow(self, seen: Seen) -> Iterator[bytes]:
-        """What comes after what was `seen`, until it is over."""
+    def follow(self, seen: StreamPosition) -> Iterator[bytes]:
+        """Yield the events after `seen`, until the answer is finished."""
         yield RETRY
-        told = 0
+        sent = 0
         while True:
             with self._changed:
-                if told == len(self._events) and not self._over:
+                if sent == len(self._events) and not self._over:
                     self._changed.wait(HEARTBEAT)
-                new, over = self._events[told:], self._over
-            told += len(new)
+                new, over = self._events[sent:], self._over
+            sent += len(new)
             yield b"".join(data for kind, at, data in new if not _known(kind, at, seen)) or ALIVE
-            if over and told == len(self._events):
+            if over and sent == len(self._events):
                 yield END
                 return
 
 
-def stored(store: ConversationStore, owner: str, message_id: str, seen: Seen) -> Iterator[bytes]:
-    """The same of an answer that another process writes, as far as it is in the store."""
+def stored(
+    store: ConversationStore, owner: str, message_id: str, seen: StreamPosition
+) -> Iterator[bytes]:
+    """Yield the events of an answer that another process writes, as it appears in the store."""
     yield RETRY
     extra: dict[str, Any] = {}
-    told = time.monotonic()
+    last_sent = time.monotonic()
     while True:
         try:
             now = store.message(owner, message_id)
-        except NotFound:  # deleted meanwhile
+        except NotFound:  # deleted since
             yield END
             return
         out = []
@@ -118,17 +121,17 @@ def stored(store: ConversationStore, owner: str, message_id: str, seen: Seen) ->
             out.append(_sent({"type": "over", "status": now.status}, seen))
             yield b"".join([*out, END])
             return
-        if out or time.monotonic() - told > HEARTBEAT:
-            told = time.monotonic()
+        if out or time.monotonic() - last_sent > HEARTBEAT:
+            last_sent = time.monotonic()
             yield b"".join(out) or ALIVE
         time.sleep(LOOK)
 
 
-def _sent(event: dict[str, Any], at: Seen) -> bytes:
+def _sent(event: dict[str, Any], at: StreamPosition) -> bytes:
     return b"id: %d.%d\ndata: %b\n\n" % (*at, msgspec.json.encode(event))
 
 
-def _known(kind: str, at: Seen, seen: Seen) -> bool:
+def _known(kind: str, at: StreamPosition, seen: StreamPosition) -> bool:
     if kind == "text":
         return at.text <= seen.text
     return kind == "reasoning" and at.reasoning <= seen.reasoning

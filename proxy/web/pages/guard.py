@@ -1,5 +1,4 @@
-"""One guard before every page and all that pages call: CSRF, then who it is; errors come as a page
-to a browser that goes somewhere, as JSON to a script."""
+"""Guards all page routes: CSRF check, then sign-in. Errors are HTML for browsers, else JSON."""
 
 from __future__ import annotations
 
@@ -7,18 +6,17 @@ from collections.abc import Collection
 
 from flask import Blueprint, Response, redirect, request, url_for
 
-from ...core.invalid import Invalid
 from ...dialects import openai
-from ...errors import BadRequest, GatewayError, Unauthorized
-from ..exchange import refuse
-from ..observe import Record
+from ...errors import GatewayError, Unauthorized
+from ..observability import Record
+from ..spine import refuse
 from . import csrf, errors, policy, session
 
 
 def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprint:
-    """Guard this blueprint's routes; `open_to_all` names endpoints, without the blueprint's name,
-    that need no sign-in. Templates get `csrf_token()`, `signed_in` (the key's name, "" where none
-    is needed, None for nobody) and `sign_in_needed`."""
+    """Guard this blueprint's routes. `open_to_all` names endpoints, without the blueprint's name,
+    that need no sign-in. Templates get `csrf_token()`, `signed_in` (the key's name, "" if none is
+    needed, None if nobody is signed in) and `sign_in_needed`."""
     open_ones = {f"{blueprint.name}.{name}" for name in open_to_all}
 
     @blueprint.before_request
@@ -30,12 +28,11 @@ def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprin
     blueprint.after_request(session.keep)
     blueprint.after_request(policy.keep)
     blueprint.register_error_handler(GatewayError, answer)
-    blueprint.register_error_handler(Invalid, answer)
     return blueprint
 
 
 def known() -> dict[str, object]:
-    """What every template of a page may use."""
+    """Return the values available in every page template."""
     return {
         "csrf_token": csrf.token,
         "signed_in": session.signed_in(),
@@ -43,19 +40,17 @@ def known() -> dict[str, object]:
     }
 
 
-def answer(fault: GatewayError | Invalid) -> Response:
-    """The response for an error on a page's way."""
-    if isinstance(fault, Invalid):
-        fault = BadRequest(str(fault), param=fault.param)
+def answer(fault: GatewayError) -> Response:
+    """Return the response for an error on a page's route."""
     if not errors.wanted():
         return refuse(fault, openai.error, Record.of(request.environ))
     if isinstance(fault, Unauthorized) and request.method == "GET":
         there = url_for("session.form", to=request.full_path.removesuffix("?"))
-        return redirect(there)  # type: ignore[return-value]  # flask's Response it is
+        return redirect(there)  # type: ignore[return-value]  # always flask's Response
     return errors.page(fault)
 
 
 def local(to: str) -> str:
-    """This address if it is one of ours, "" for any other: where a form may lead on to."""
+    """Return the address if it is on this site, otherwise "": where a form may redirect to."""
     ours = to.startswith("/") and not to.startswith("//")
     return to if ours and to.isprintable() and "\\" not in to else ""

@@ -1,7 +1,7 @@
-"""Images of a conversation: kept with the message they were sent with, and gone with it.
+"""Images in a conversation: stored and deleted with the message they were sent with.
 
-They are data: URLs in its `extra`, [{"name", "url"}]; a page gets their names, and fetches the
-bytes of those it shows.
+They are data: URLs in the message's `extra`, [{"name", "url"}]. A page gets their names, and
+fetches the images it shows.
 """
 
 from __future__ import annotations
@@ -14,28 +14,26 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from flask import Blueprint, Response, make_response
 
-from ...core.invalid import Invalid
 from ...core.request import Media
 from ...core.request import Message as Said
-from ...errors import NotFound
-from ...gateway import media
-from ..services import services
+from ...errors import InvalidParameter, NotFound
+from ...gateway import Gateway, media
+from ..services import current_services
 from . import api, guard
 
 if TYPE_CHECKING:
-    from ...gateway import Gateway
-    from ...store.conversations import Message
+    from ...store.conversations import StoredMessage
 
 blueprint = Blueprint("chat_images", __name__)
 guard.protect(blueprint)
 
-MOST = 8  # of one message
+MOST = 8  # per message
 NO_MARK = re.compile(r"[^\w .-]")
-NAME = "images"  # in `extra`, and in what a page asks
+NAME = "images"  # key in `extra`, and in a question's body
 
 
 def seen(gateway: Gateway, model: str) -> bool:
-    """Whether a backend of this model is known to take images. Raises ModelNotFound."""
+    """Whether a backend of this model is known to accept images. Raises ModelNotFound."""
     pool, _ = gateway.registry.resolve(model)
     return any(
         caps.vision and (caps.native or (caps.chat and one.chat_mode != "completion"))
@@ -45,51 +43,51 @@ def seen(gateway: Gateway, model: str) -> bool:
 
 
 def read(asked: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Those of a question, as they are kept. Raises Invalid, BadRequest."""
+    """Return a question's images in their stored form. Raises InvalidParameter or BadRequest."""
     given = asked.get(NAME) or []
     if not isinstance(given, list) or len(given) > MOST:
-        raise Invalid(NAME, f"must be a list of {MOST} at most")
-    found = []
+        raise InvalidParameter(NAME, f"must be a list of at most {MOST}")
+    images = []
     for one in given:
         if not isinstance(one, dict) or not all(
             isinstance(one.get(name), str) for name in ("name", "url")
         ):
-            raise Invalid(NAME, "must have a name and a url each")
-        found.append({"name": one["name"][:255], "url": one["url"]})
-    media.check([Said("user", media=media_of(found))], services().settings.max_media)
-    return found
+            raise InvalidParameter(NAME, "must each have a name and a url")
+        images.append({"name": one["name"][:255], "url": one["url"]})
+    media.check([Said(role="user", media=media_of(images))], current_services().settings.max_media)
+    return images
 
 
-def kept(message: Message) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = message.extra.get(NAME, [])
-    return found
+def kept(message: StoredMessage) -> list[dict[str, str]]:
+    images: list[dict[str, str]] = message.extra.get(NAME, [])
+    return images
 
 
-def media_of(found: list[dict[str, str]]) -> tuple[Media, ...]:
-    """As a model is told of them."""
-    return tuple(Media("image", url=one["url"]) for one in found)
+def media_of(images: list[dict[str, str]]) -> tuple[Media, ...]:
+    """Convert stored images to the model's input."""
+    return tuple(Media(kind="image", url=one["url"]) for one in images)
 
 
-def shown(message: Message) -> Message:
-    """A message as a page gets it: of images the names alone."""
+def shown(message: StoredMessage) -> StoredMessage:
+    """Return a message as pages get it, with only the names of its images."""
     if not kept(message):
         return message
     names = [{"name": one["name"]} for one in kept(message)]
     return msgspec.structs.replace(message, extra={**message.extra, NAME: names})
 
 
-def markdown(message: Message) -> str:
-    """A message with its images, as Markdown that holds them."""
+def markdown(message: StoredMessage) -> str:
+    """Return a message as Markdown with embedded images."""
     parts = [f"![{NO_MARK.sub('', one['name'])}]({one['url']})" for one in kept(message)]
     return "\n\n".join([*parts, message.content])
 
 
 @blueprint.get("/pages/api/chat/messages/<message>/images/<int:number>")
 def image(message: str, number: int) -> Response:
-    found = kept(api.conversations().message(api.owner(), message))
-    if number >= len(found):
-        raise NotFound("this message has no such image")
-    head, _, data = found[number]["url"].partition(";base64,")
+    images = kept(api.conversations().message(api.owner(), message))
+    if number >= len(images):
+        raise NotFound("no such image in this message")
+    head, _, data = images[number]["url"].partition(";base64,")
     response = make_response(base64.b64decode(data))
     response.mimetype = head.removeprefix("data:")
     response.headers["X-Content-Type-Options"] = "nosniff"

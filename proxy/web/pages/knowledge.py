@@ -1,6 +1,6 @@
-"""The knowledge page, and what its script calls: bases, documents, chunks, searches, jobs.
+"""The knowledge page and the routes its script calls: bases, documents, chunks, search and jobs.
 
-Thin: everything is the facade's, which knows the owner; here it gets a shape as JSON.
+The routes only convert: the work, including access by owner, is in `knowledge.service`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 from flask import Blueprint, Response, make_response, render_template, request
 
-from ...core.invalid import Invalid
 from ...dialects import fields
+from ...errors import InvalidParameter
 from .. import body
-from ..services import services
+from ..services import current_services
 from . import api, guard
 
 blueprint = Blueprint("panel_knowledge", __name__)
@@ -24,10 +24,12 @@ MOST_HITS = 50
 
 @blueprint.get("/knowledge")
 def page() -> Response:
-    here = services()
+    services = current_services()
     return make_response(
         render_template(
-            "knowledge.html", missing=here.knowledge is None, most=here.settings.max_document
+            "knowledge.html",
+            missing=services.knowledge is None,
+            most=services.settings.max_document,
         )
     )
 
@@ -45,7 +47,7 @@ def create() -> Response:
     asked = api.asked()
     name = fields.text(asked, "name").strip()
     if not name:
-        raise Invalid("name", "must not be empty")
+        raise InvalidParameter("name", "must not be empty")
     model = fields.text(asked, "embedding_model").strip() or None
     return api.json(
         api.knowledge().create(api.owner(), name, fields.text(asked, "info"), model), 201
@@ -65,12 +67,12 @@ def rebuild(base: str) -> Response:
 
 @blueprint.post(f"{API}/<base>/search")
 def search(base: str) -> Response:
-    """What a question would find: `{"query", "top_k", "score_threshold"}` to a list of hits, the
-    best first."""
+    """Search a base: `{"query", "top_k", "score_threshold"}` gives a list of hits, the best
+    first."""
     asked = api.asked()
     query = fields.text(asked, "query").strip()
     if not query:
-        raise Invalid("query", "must not be empty")
+        raise InvalidParameter("query", "must not be empty")
     top_k = fields.integer(asked, "top_k", 1, MOST_HITS) or 3
     least = api.share(asked, "score_threshold")
     return api.json(api.knowledge().search(api.owner(), [base], query, top_k, least))
@@ -86,13 +88,13 @@ def documents(base: str) -> Response:
 
 @blueprint.post(f"{API}/<base>/documents")
 def add(base: str) -> Response:
-    """The body is the file, `?name=` its name."""
+    """Add a document: the body is its content, `?name=` its name."""
     name = request.args.get("name", "")
     if not name:
-        raise Invalid("name", "must not be empty")
-    knowledge = api.knowledge()  # before megabytes are read
+        raise InvalidParameter("name", "must not be empty")
+    knowledge = api.knowledge()  # checks the key before megabytes are read
     replace = request.args.get("replace") == "1"
-    with body.spooled(request.environ, services().settings.max_document) as data:
+    with body.spooled(request.environ, current_services().settings.max_document) as data:
         return api.json(knowledge.add(api.owner(), base, name, data, replace=replace), 201)
 
 
@@ -104,15 +106,15 @@ def remove(base: str, document: str) -> Response:
 
 @blueprint.get(f"{API}/<base>/documents/<document>/original")
 def original(base: str, document: str) -> Response:
-    """As a download, whatever it is: never shown as a page of ours."""
+    """Return the original file, always as a download: it must never run as a page of this site."""
     knowledge = api.knowledge()
-    found = knowledge.document(api.owner(), base, document)
+    stored = knowledge.document(api.owner(), base, document)
     response = make_response(knowledge.original(api.owner(), document))
-    response.content_length = found.size
+    response.content_length = stored.size
     response.mimetype = "application/octet-stream"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Disposition"] = (
-        f"attachment; filename*=UTF-8''{quote(found.filename, safe='')}"
+        f"attachment; filename*=UTF-8''{quote(stored.filename, safe='')}"
     )
     return response
 
@@ -126,7 +128,7 @@ def chunks(base: str, document: str) -> Response:
 def edit(chunk: str) -> Response:
     text = fields.text(api.asked(), "text")
     if not text.strip():
-        raise Invalid("text", "must not be empty")
+        raise InvalidParameter("text", "must not be empty")
     api.knowledge().edit_chunk(api.owner(), chunk, text)
     return api.done()
 

@@ -1,4 +1,4 @@
-"""The headers of every page: nothing from elsewhere, nothing inline, in nobody's frame."""
+"""Security headers of every page: nothing from other origins, nothing inline, no frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POLICY = "; ".join(
 
 
 def keep(response: Response) -> Response:
-    """Put them on a page; what is none stays as it is."""
+    """Add the headers to a page; other responses stay unchanged."""
     if response.mimetype == "text/html":
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"

@@ -1,15 +1,14 @@
-"""Who looks at a page: an API key typed once becomes a signed cookie, which holds the key's name
-and a random id.
+"""Sign-in to the pages: an API key becomes a signed cookie with the key's name and a random id.
 
-The signing secret is made of the configured keys, slowly (scrypt), so that sessions end when the
-keys change, and a stolen cookie is no quick way to guess a key. The open sessions are kept, in the
-database where there is one (proxy/store/live.py): one that was ended is over, whoever still has its
-cookie. A session is good for pages alone: the API wants the key itself, since a browser
-adds cookies to requests that another site makes.
+The signing secret is derived from the configured keys, slowly (scrypt): sessions end when the keys
+change, and a stolen cookie does not help to guess a key. Open sessions are stored, in the database
+if there is one (proxy/store/live.py): a session that was ended cannot be used, even with its
+cookie. Sessions are only for pages. The API requires the key itself, since browsers add cookies to
+requests that other sites make.
 
-A second cookie, `VISIT`, is a random text without meaning, of which the CSRF token is made. It is
-Lax where the session is Strict: a link from another site must not replace it, or every page that is
-open would hold a wrong token.
+A second cookie, `VISIT`, is a random text, from which the CSRF token is derived. It is Lax where
+the session cookie is Strict: a link from another site must not replace it, or every open page would
+have a wrong token.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from ...errors import Forbidden
 from ...store.live import LIFETIME as LIFETIME
 from ..auth import SIGNED_IN
-from ..observe import Record
-from ..services import services
+from ..observability import Record
+from ..services import current_services
 
 SESSION = "slotproxy_session"
 VISIT = "slotproxy_visit"
 
 
 class Session(NamedTuple):
-    """`id` is a digest of what the cookie holds, `name` that of the key."""
+    """`id` is a digest of the cookie's content, `name` the key's name."""
 
     id: str
     name: str
@@ -58,21 +57,22 @@ class Sessions:
 
     @property
     def needed(self) -> bool:
-        """Whether anybody has to sign in at all."""
+        """Whether users have to sign in."""
         return bool(self._keys)
 
     def sign(self, name: str) -> tuple[str, Session]:
-        """A cookie for the key of this name, and the new session it stands for."""
+        """Return a cookie for the key of this name, and its new session."""
         value = secrets.token_urlsafe(16)
         return self._signer.dumps([name, value]), Session(_digest(value), name)
 
     def read(self, cookie: str) -> Session | None:
-        """The session of a cookie, open or not; None for one that is forged, cut or too old."""
+        """Return the session of a cookie, open or not; None if the cookie is forged, cut or
+        expired."""
         if not cookie or not self.needed:
             return None
         try:
             name, value = self._signer.loads(cookie, max_age=LIFETIME)
-        except (BadSignature, ValueError):  # or one of an earlier version
+        except (BadSignature, ValueError):  # or the cookie is from an earlier version
             return None
         return Session(_digest(value), name) if name in self._names else None
 
@@ -82,55 +82,55 @@ def _digest(value: str) -> str:
 
 
 def sessions() -> Sessions:
-    """Those of this app, made when first asked for."""
+    """Return the Sessions of the current application, created on first use."""
     known = current_app.extensions.get("slotproxy.sessions")
     if known is None:
-        keys = ((key.name, key.secret) for key in services().settings.keys)
+        keys = ((key.name, key.secret) for key in current_services().settings.keys)
         known = current_app.extensions["slotproxy.sessions"] = Sessions(keys)
     assert isinstance(known, Sessions)
     return known
 
 
 def signed_in() -> str | None:
-    """The name of the key behind the current request's session; "" where no key is needed."""
+    """Return the key name of the current request's session; "" if no key is needed."""
     if not sessions().needed:
         return ""
-    found = _current()
-    return found.name if found else None
+    session = _current()
+    return session.name if session else None
 
 
 def _current() -> Session | None:
-    """The open session of the current request."""
+    """Return the open session of the current request."""
     if "session" not in g:
-        g.session = None  # also for the page that tells that the store is away
-        live = services().sessions
-        found = sessions().read(request.cookies.get(SESSION, "")) if live else None
-        if found and live and not live.alive(found.id, found.name, time.time()):
-            found = None
-        g.session = found
+        g.session = None  # also for the page that reports an unavailable store
+        live = current_services().sessions
+        session = sessions().read(request.cookies.get(SESSION, "")) if live else None
+        if session and live and not live.alive(session.id, session.name, time.time()):
+            session = None
+        g.session = session
     current: Session | None = g.session
     return current
 
 
 def require() -> None:
-    """Let the current request through to a page, or to what a page calls: `Keys.check` takes its
-    session for a key from here on. A key in a header does as well. Raises Unauthorized."""
+    """Raises Unauthorized unless the current request has a session or a valid key in a header. From
+    here on, `Keys.check` accepts the session as a key."""
     name = signed_in()
     if name:
         request.environ[SIGNED_IN] = name
     elif name is None:
-        name = services().keys.check(request.environ)
+        name = current_services().keys.check(request.environ)
     Record.of(request.environ).key = name or ""
 
 
 def has_key() -> bool:
-    """Whether the request itself shows a right key. No browser adds one by itself, but for the
-    scheme Basic, which is none of ours."""
-    return services().keys.shows(request.environ)
+    """Whether the request's headers contain a valid key. Browsers never add one by themselves,
+    except with Basic authorization, which this does not read."""
+    return current_services().keys.shows(request.environ)
 
 
 def visit() -> str:
-    """The text of this visitor's cookie, a new one for who has none. `keep` sends it."""
+    """Return the text of the visitor's cookie, or a new one, which `keep` then sends."""
     known = request.cookies.get(VISIT, "")
     if len(known) >= 16:
         return known
@@ -141,18 +141,19 @@ def visit() -> str:
 
 
 def keep(response: Response) -> Response:
-    """Send what `visit` made, if it made one."""
+    """Send the cookie that `visit` created, if any."""
     if "visit" in g:
         _set(response, VISIT, g.visit, "Lax", None)
     return response
 
 
 def begin(response: Response, name: str) -> Response:
-    """Sign in, with the key of this name. Raises Forbidden where sessions cannot be kept."""
-    live = services().sessions
+    """Sign in with the key of this name. Raises Forbidden if sessions cannot be stored."""
+    live = current_services().sessions
     if live is None:
         raise Forbidden(
-            "signing in needs pip install 'slotproxy[knowledge]' where workers share --state"
+            "signing in with several workers and --state requires pip install"
+            " 'slotproxy[knowledge]'"
         )
     cookie, made = sessions().sign(name)
     live.begin(made.id, name, time.time())
@@ -161,26 +162,26 @@ def begin(response: Response, name: str) -> Response:
 
 
 def end(response: Response, *, everywhere: bool = False) -> Response:
-    """Sign out: this session is over, or all that were begun with its key."""
-    found, live = _current(), services().sessions
-    if found and live and everywhere:
-        live.end_all(found.name)
-    elif found and live:
-        live.end(found.id)
+    """Sign out: end this session, or all sessions of its key."""
+    session, live = _current(), current_services().sessions
+    if session and live and everywhere:
+        live.end_all(session.name)
+    elif session and live:
+        live.end(session.id)
     g.session = None
     _set(response, SESSION, "", "Strict", 0)
     return response
 
 
 def _set(response: Response, name: str, value: str, same_site: str, seconds: int | None) -> None:
-    # A proxy that ends TLS says so in a header anybody could send; a wrong one only makes the
-    # cookie stricter.
+    # A TLS proxy sends this header, but anybody can forge it; a forged one only makes the cookie
+    # stricter.
     https = request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
     response.set_cookie(
         name,
         value,
         max_age=seconds,
-        path=services().settings.api_prefix or "/",
+        path=current_services().settings.api_prefix or "/",
         secure=https,
         httponly=True,
         samesite=same_site,

@@ -1,4 +1,4 @@
-"""Signing in and out."""
+"""Routes for signing in and out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
 from ...errors import TooManyWrongKeys, Unauthorized
-from ..observe import Record
-from ..services import services
+from ..observability import Record
+from ..services import current_services
 from . import guard, session
 from .fields import fields
 
@@ -25,11 +25,11 @@ def form() -> Response:
 
 @blueprint.post("/signin")
 def sign_in() -> Response:
-    """From the form: `key`, and `to` which page to go on to."""
+    """Sign in with the form fields `key` and `to`, the page to open next."""
     to = fields().get("to", "")
     record = Record.of(request.environ)
     try:
-        name = services().keys.judge(fields().get("key", "").strip(), record.peer)
+        name = current_services().keys.judge(fields().get("key", "").strip(), record.peer)
     except (Unauthorized, TooManyWrongKeys) as fault:
         record.info.outcome = fault.code or fault.type
         wait = fault.retry_after
@@ -47,19 +47,21 @@ def sign_in() -> Response:
 @blueprint.post("/signout", defaults={"everywhere": False})
 @blueprint.post("/signout/everywhere", defaults={"everywhere": True})
 def sign_out(everywhere: bool) -> Response:
-    """Of this browser, or of all that are signed in with the same key."""
+    """Sign out this browser, or all browsers that signed in with the same key."""
     there = make_response(redirect(url_for("session.form"), 303))
     return session.end(there, everywhere=everywhere)
 
 
 @blueprint.get("/pages/api/session")
 def who() -> Response:
-    """Who is signed in, for a script: `{"signed_in": …}`. It is what sees the session after a link
-    from another site, with which no browser sends it."""
+    """Tell a script who is signed in: `{"signed_in": …}`. After a link from another site, browsers
+    send the session only with requests like this one."""
     response = make_response({"signed_in": session.signed_in() is not None})
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
 def _go(to: str) -> Response:
-    return make_response(redirect(guard.local(to) or f"{services().settings.api_prefix}/", 303))
+    return make_response(
+        redirect(guard.local(to) or f"{current_services().settings.api_prefix}/", 303)
+    )

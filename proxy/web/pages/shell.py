@@ -1,4 +1,4 @@
-"""What all pages have in common: templates, language, and the files they are made of."""
+"""Common parts of all pages: templates, language and static files."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ from flask import (
 )
 from jinja2 import FileSystemLoader
 
-from ... import resources
-from ..services import services
-from . import files, guard
+from ...runtime import resources
+from ..services import current_services
+from . import guard, uploads
 
 LANGUAGES = ("en", "zh")
-LANGUAGE = "slotproxy_language"  # the cookie of who has chosen one
+LANGUAGE = "slotproxy_language"  # the cookie with the chosen language
 
 blueprint = Blueprint("pages", __name__)
 
 
-def install(app: Flask, *others: Blueprint) -> None:
-    """Serve these pages' blueprints, and what they stand on."""
+def install(app: Flask, prefix: str, *others: Blueprint) -> None:
+    """Register the pages' blueprints, and the routes and template values they need, under
+    `prefix`."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_loader = FileSystemLoader(resources.templates() / "pages")
     app.context_processor(_known)
-    prefix = app.extensions["slotproxy"].settings.api_prefix
     for one in (blueprint, *others):
         app.register_blueprint(one, url_prefix=prefix)
 
 
 def language() -> str:
-    """Of the current request: the one chosen, else the browser's, else English."""
+    """Return the current request's language: the chosen one, else the browser's, else English."""
     chosen = request.cookies.get(LANGUAGE, "")
     return chosen if chosen in LANGUAGES else request.accept_languages.best_match(LANGUAGES, "en")
 
 
 @blueprint.get("/static/<path:name>")
 def static(name: str) -> Response:
-    return files.response(name)
+    return uploads.response(name)
 
 
 @blueprint.get("/language/<chosen>")
 def choose(chosen: str) -> Response:
-    """Remember a language, and go back to `?to=`. Raises werkzeug's NotFound."""
+    """Set the language and redirect to `?to=`. Raises werkzeug's NotFound."""
     if chosen not in LANGUAGES:
         abort(404)
     response = make_response(redirect(guard.local(request.args.get("to", "")) or home(), 303))
-    response.set_cookie(LANGUAGE, chosen, max_age=files.FOREVER, path=home(), samesite="Lax")
+    response.set_cookie(LANGUAGE, chosen, max_age=uploads.FOREVER, path=home(), samesite="Lax")
     return response
 
 
 def home() -> str:
-    """The address of the first page."""
-    return f"{services().settings.api_prefix}/"
+    """Return the address of the first page."""
+    return f"{current_services().settings.api_prefix}/"
 
 
 def _address(name: str) -> str:
-    found = files.find(name)
-    return url_for("pages.static", name=name, v=found.digest if found else None)
+    file = uploads.find(name)
+    return url_for("pages.static", name=name, v=file.digest if file else None)
 
 
 def _known() -> dict[str, Any]:
-    """What every template may use: `say(english, chinese)`, `static(file)`, `language`, `home`, and
-    what the guard knows."""
+    """Return the values available in every template: `say(english, chinese)`, `static(file)`,
+    `language`, `home`, and those of the guard."""
     spoken = language()
     return {
         **guard.known(),

@@ -1,4 +1,4 @@
-"""The status page, and the stream that keeps it alive."""
+"""The status page and its live stream."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from flask import Blueprint, Response, make_response, render_template, request
 
 from ...errors import QueueFull
 from ...gateway import Caller
-from ..exchange import STREAM_HEADERS
-from ..reply import Reply
-from ..services import Services, services
+from ..services import Services, current_services
+from ..spine import STREAM_HEADERS, passthrough
 from . import guard, status_feed
 
 blueprint = Blueprint("panel_status", __name__)
 guard.protect(blueprint)
 
-MOST_WATCHERS = 32  # at once, of all keys
+MOST_WATCHERS = 32  # at once, for all keys together
 
 
 @blueprint.get("/status")
@@ -28,25 +27,28 @@ def page() -> Response:
 
 @blueprint.get("/pages/api/status")
 def now() -> Response:
-    """What `status_feed.now` and `points` tell, once."""
-    here = services()
-    data = {**status_feed.now(here, _caller(here)), "points": status_feed.points(here)}
-    return Reply(msgspec.json.encode(data), "application/json", [("Cache-Control", "no-store")])
+    """Return `status_feed.now` and `points` once."""
+    services = current_services()
+    data = {**status_feed.now(services, _caller(services)), "points": status_feed.points(services)}
+    headers = {"Cache-Control": "no-store"}
+    return Response(msgspec.json.encode(data), 200, headers, content_type="application/json")
 
 
 @blueprint.get("/pages/api/status/events")
 def events() -> Response:
-    """Raises QueueFull."""
-    here = services()
-    caller = _caller(here)
-    if not here.watchers.take(caller.key):
-        raise QueueFull("too many look at the status", retry_after=status_feed.LIFE)
-    body = _Seated(status_feed.events(here, caller), partial(here.watchers.give, caller.key))
-    return Reply(body, "text/event-stream", [*STREAM_HEADERS])
+    """Stream the status. Raises QueueFull."""
+    services = current_services()
+    caller = _caller(services)
+    if not services.watchers.take(caller.key):
+        raise QueueFull("too many clients are watching the status", retry_after=status_feed.LIFE)
+    body = _Seated(
+        status_feed.events(services, caller), partial(services.watchers.give, caller.key)
+    )
+    return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
 
 
 class _Seated:
-    """A stream that gives its seat back once, whichever way it ends."""
+    """A stream that releases its place exactly once, however it ends."""
 
     def __init__(self, parts: Iterator[bytes], leave: Callable[[], None]) -> None:
         self._parts = parts
@@ -62,5 +64,5 @@ class _Seated:
             self._leave()
 
 
-def _caller(here: Services) -> Caller:
-    return here.callers.caller(here.keys.check(request.environ), request.environ)
+def _caller(services: Services) -> Caller:
+    return services.callers.caller(services.keys.check(request.environ), request.environ)

@@ -1,7 +1,7 @@
-"""What the status page is told: everything once, then what changed, a second at a time.
+"""The data of the status page: everything once, then the changes every second.
 
-A stream ends after `LIFE` seconds and the browser asks again by itself, so that an open page holds
-up no stopping server and a page that is gone holds no thread for long.
+A stream ends after `LIFE` seconds and the browser reconnects. So an open page does not delay a
+server that is stopping, and a closed page does not occupy a thread for long.
 """
 
 from __future__ import annotations
@@ -14,26 +14,28 @@ import msgspec
 
 from ...gateway import Caller
 from .. import seen
-from ..history import SAMPLES, STEP, total
+from ..observability.history import SAMPLES, STEP, total
 from ..services import Services
 from ..status import listed
 
-PERIOD = 1.0  # seconds between two looks
-LIFE = 15.0  # seconds of a stream
+PERIOD = 1.0  # seconds between two updates
+LIFE = 15.0  # seconds per stream
 
 
-def now(here: Services, caller: Caller) -> dict[str, Any]:
-    """What is so at this moment: backends, slots, queue, and the last minute and hour in numbers.
+def now(services: Services, caller: Caller) -> dict[str, Any]:
+    """Return the current state: backends, slots and queue, and the totals of the last minute and
+    hour.
 
-    Of other groups no more than that a slot is theirs; no text of a prompt."""
-    view = seen.view(here, caller)
-    samples = here.observer.samples()
+    It contains no prompt text. Slots of other groups are only marked as such.
+    """
+    view = seen.view(services, caller)
+    samples = services.observer.samples()
     newest = time.time() - 60
     return {
         "at": time.time(),
-        "started": here.started,
-        "running": here.observer.running,
-        "backends": listed(here, caller.key),
+        "started": services.started,
+        "running": services.observer.running,
+        "backends": listed(services, caller.key),
         "slots": msgspec.to_builtins(view.backends),
         "queue": msgspec.to_builtins(view.queue),
         "minute": msgspec.to_builtins(total([one for one in samples if one.at >= newest])),
@@ -41,10 +43,10 @@ def now(here: Services, caller: Caller) -> dict[str, Any]:
     }
 
 
-def points(here: Services, since: float = 0.0) -> dict[str, Any]:
-    """The samples of the last hour, or those since then, as columns for plots: seconds, requests a
-    second, seconds to the first token, tokens a second of one answer."""
-    samples = here.observer.samples(since)
+def points(services: Services, since: float = 0.0) -> dict[str, Any]:
+    """Return the samples of the last hour, or since that time, as columns for plots: seconds,
+    requests per second, seconds to the first token, tokens per second of one answer."""
+    samples = services.observer.samples(since)
     return {
         "step": STEP,
         "span": STEP * SAMPLES,
@@ -56,15 +58,17 @@ def points(here: Services, since: float = 0.0) -> dict[str, Any]:
 
 
 def events(
-    here: Services, caller: Caller, sleep: Callable[[float], None] = time.sleep
+    services: Services, caller: Caller, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[bytes]:
-    """The stream of server-sent events: `points` of the hour, then `now` every second, with the
-    points that are new."""
+    """Yield server-sent events: `points` of the last hour, then `now` every second with the new
+    points."""
     yield b"retry: 500\n\n"
-    yield _event("points", points(here))
+    yield _event("points", points(services))
     end = time.monotonic() + LIFE
     while True:
-        yield _event("now", {**now(here, caller), "points": points(here, time.time() - STEP)})
+        yield _event(
+            "now", {**now(services, caller), "points": points(services, time.time() - STEP)}
+        )
         if time.monotonic() + PERIOD > end:
             return
         sleep(PERIOD)

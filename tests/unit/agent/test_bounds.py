@@ -13,13 +13,13 @@ import pytest
 
 from proxy.agent import calculator, mcp
 from proxy.agent.calculator import Wrong, calculate
-from proxy.cancel import Cancel
-from proxy.children import LONGEST, UNREAD, Child, Children
 from proxy.errors import Cancelled, UpstreamFault, UpstreamTimeout
+from proxy.runtime.cancel import Cancel
+from proxy.runtime.subprocesses import LONGEST, UNREAD, Child, Children
 from tests.fakes import wait_until
 
 SOURCE = """
-from proxy.children import serve
+from proxy.runtime.subprocesses import serve
 
 def begin(setup):
     return lambda question: "x" * question
@@ -29,7 +29,7 @@ if __name__ == "__main__":
 """
 
 
-def test_calculations() -> None:
+def test_length_of_calculations_is_bounded() -> None:
     most = calculator.LONGEST
     assert calculate("1" + " " * (most - 1)) == "1"
     with pytest.raises(Wrong, match=f"{most} characters"):
@@ -49,14 +49,14 @@ def test_calculations() -> None:
 def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
     (tmp_path / "made_up_helper.py").write_text(SOURCE)
     command = [sys.executable, str(tmp_path / "made_up_helper.py")]
-    monkeypatch.setattr("proxy.children.command", lambda module: command)
+    monkeypatch.setattr("proxy.runtime.subprocesses.command", lambda module: command)
     made = Children("made_up_helper")
     yield made
     made.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
-def test_answer_of_a_child(children: Children) -> None:
+def test_size_of_child_answer_is_bounded(children: Children) -> None:
     fits = LONGEST - 3  # two quotes, and the end of the line
     assert len(children.ask(fits, Cancel(), 60)) == fits
     with pytest.raises(UpstreamFault):
@@ -64,13 +64,13 @@ def test_answer_of_a_child(children: Children) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
-def test_answers_that_nobody_asked_for_end_a_child(
+def test_excess_child_answers_end_the_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talks = "import sys\nsys.stdin.readline()\n" + "while True:\n    print(1, flush=True)\n"
     (tmp_path / "made_up_helper.py").write_text(talks)
     command = [sys.executable, str(tmp_path / "made_up_helper.py")]
-    monkeypatch.setattr("proxy.children.command", lambda module: command)
+    monkeypatch.setattr("proxy.runtime.subprocesses.command", lambda module: command)
     child = Child("made_up_helper", None)
     wait_until(lambda: child.answers.qsize() == UNREAD + 1)  # the last one says that it ended
     child.end()
@@ -78,14 +78,14 @@ def test_answers_that_nobody_asked_for_end_a_child(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
-def test_unasked_answer_is_never_given_to_the_next_question(
+def test_unrequested_answer_is_never_used_for_the_next_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twice = "import sys\nsys.stdin.readline()\nfor line in sys.stdin:\n"
     twice += "    print(line.strip() + chr(10) + line.strip(), flush=True)\n"
     (tmp_path / "made_up_helper.py").write_text(twice)
     command = [sys.executable, str(tmp_path / "made_up_helper.py")]
-    monkeypatch.setattr("proxy.children.command", lambda module: command)
+    monkeypatch.setattr("proxy.runtime.subprocesses.command", lambda module: command)
     made = Children("made_up_helper")
     assert made.ask([1], Cancel(), 60) == [1]
     (idle,) = made._idle
@@ -95,17 +95,17 @@ def test_unasked_answer_is_never_given_to_the_next_question(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
-def test_children_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_children_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeps = SOURCE.replace('"x" * question', '(sleep(question), "x")[1]')
     (tmp_path / "made_up_helper.py").write_text("from time import sleep\n" + sleeps)
     command = [sys.executable, str(tmp_path / "made_up_helper.py")]
-    monkeypatch.setattr("proxy.children.command", lambda module: command)
+    monkeypatch.setattr("proxy.runtime.subprocesses.command", lambda module: command)
     made = Children("made_up_helper", most=1)
     cancel = Cancel()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(made.ask, 60, cancel, 60)
-        wait_until(lambda: made._room._value == 0)  # type: ignore[attr-defined]
-        with pytest.raises(UpstreamTimeout, match="too many helpers"):
+        wait_until(lambda: made._room._value == 0)
+        with pytest.raises(UpstreamTimeout, match="too many child processes"):
             made.ask(0, Cancel(), 0.05)
         left = Cancel()
         left.cancel()
@@ -118,7 +118,7 @@ def test_children_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     made.close()
 
 
-def test_pages_of_tools_of_a_server() -> None:
+def test_number_of_tool_list_pages_is_bounded() -> None:
     asked: list[object] = []
 
     class Endless:

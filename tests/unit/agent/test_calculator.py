@@ -32,7 +32,7 @@ from proxy.agent.calculator import Wrong, calculate
         ("2^100", str(2**100)),
     ],
 )
-def test_values(text: str, value: str) -> None:
+def test_calculator_results(text: str, value: str) -> None:
     assert calculate(text) == value
 
 
@@ -62,13 +62,13 @@ def test_values(text: str, value: str) -> None:
         "9" * 400 + "*" + "9" * 90 + "+0.5",
     ],
 )
-def test_refused(text: str) -> None:
+def test_calculator_refusals(text: str) -> None:
     with pytest.raises(Wrong):
         calculate(text)
 
 
 @given(st.text(alphabet="0123456789.+-*/^%() esqrtpiln,", max_size=60))
-def test_anything_is_a_number_or_wrong(text: str) -> None:
+def test_any_expression_gives_a_number_or_an_error(text: str) -> None:
     try:
         value = calculate(text)
     except Wrong:
@@ -77,6 +77,6 @@ def test_anything_is_a_number_or_wrong(text: str) -> None:
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6), st.integers(1, 1000))
-def test_as_python_does(a: int, b: int, c: int) -> None:
+def test_calculator_agrees_with_python(a: int, b: int, c: int) -> None:
     assert calculate(f"({a}) * ({b}) - ({c})") == str(a * b - c)
     assert float(calculate(f"({a}) / {c}")) == pytest.approx(a / c)

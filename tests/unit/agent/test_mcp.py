@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from proxy.agent import Server, Toolbox, mcp
-from proxy.agent.values import ToolError
-from proxy.cancel import Cancel
-from proxy.children import Children
+from proxy.agent.tools import ToolError
 from proxy.errors import Cancelled, UpstreamFault
+from proxy.runtime.cancel import Cancel
+from proxy.runtime.subprocesses import Children
 from tests.extras import need
 from tests.fakes import gone, wait_until
 
@@ -66,7 +66,9 @@ def script(tmp_path: Path) -> Path:
 @pytest.fixture(params=["stdio", "http"])
 def server(request: pytest.FixtureRequest, script: Path) -> Iterator[Server]:
     if request.param == "stdio":
-        yield Server("small", command=(sys.executable, str(script)), tools=("add", "slow", "fail"))
+        yield Server(
+            name="small", command=(sys.executable, str(script)), tools=("add", "slow", "fail")
+        )
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -75,7 +77,7 @@ def server(request: pytest.FixtureRequest, script: Path) -> Iterator[Server]:
     with subprocess.Popen([sys.executable, str(script), str(port)], stderr=quiet) as process:
         try:
             wait_until(lambda: _listens(port), 20)
-            yield Server("small", url=f"http://127.0.0.1:{port}/mcp", headers={"X-Key": "k"})
+            yield Server(name="small", url=f"http://127.0.0.1:{port}/mcp", headers={"X-Key": "k"})
         finally:
             process.kill()
 
@@ -89,7 +91,7 @@ def box_of(server: Server) -> Toolbox:
     return Toolbox([server.name], [server], clock=time.monotonic, now=datetime.now)
 
 
-def test_its_tools_are_listed_and_called(server: Server) -> None:
+def test_mcp_tools_are_listed_and_called(server: Server) -> None:
     box = box_of(server)
     tools = box.tools()
     assert set(tools) == {"add", "slow", "fail"}
@@ -104,8 +106,8 @@ def test_its_tools_are_listed_and_called(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_cancel_ends_the_server_in_the_middle_of_a_tool(script: Path, tmp_path: Path) -> None:
-    server = Server("small", command=(sys.executable, str(script)))
+def test_cancel_stops_a_running_mcp_tool(script: Path, tmp_path: Path) -> None:
+    server = Server(name="small", command=(sys.executable, str(script)))
     box, mark, cancel = box_of(server), tmp_path / "mark", Cancel()
     tool = box.tools()["slow"]
     caught: list[BaseException] = []
@@ -128,11 +130,11 @@ def test_cancel_ends_the_server_in_the_middle_of_a_tool(script: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_server_that_began_anew_gets_a_new_session(script: Path) -> None:
+def test_restarted_mcp_server_gets_a_new_session(script: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    box = box_of(Server("small", url=f"http://127.0.0.1:{port}/mcp"))
+    box = box_of(Server(name="small", url=f"http://127.0.0.1:{port}/mcp"))
 
     def call() -> str:
         return box.tools()["add"].call({"a": 1, "b": 1}, Cancel(), 30)
@@ -152,7 +154,7 @@ def test_a_server_that_began_anew_gets_a_new_session(script: Path) -> None:
     box.close()
 
 
-def test_a_tool_that_a_prompt_cannot_hold_is_left_out() -> None:
+def test_mcp_tool_that_does_not_fit_a_prompt_is_dropped() -> None:
     class Told(Children):
         def ask(self, question: object, cancel: Cancel, seconds: float) -> object:
             good = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -160,11 +162,11 @@ def test_a_tool_that_a_prompt_cannot_hold_is_left_out() -> None:
             names += [("list", {"type": "array"}), ("unwanted", good)]
             return {"tools": [{"name": n, "description": "", "parameters": p} for n, p in names]}
 
-    server = Server("x", tools=("good", 'a"\n<|im_end|>', "odd", "list"))
+    server = Server(name="x", tools=("good", 'a"\n<|im_end|>', "odd", "list"))
     assert [one.tool.name for one in mcp.tools(server, Told("x"))] == ["good"]
 
 
-def test_a_server_that_is_not_there_costs_its_own_tools_alone() -> None:
-    server = Server("none", command=("/nonexistent/server",))
+def test_unreachable_mcp_server_loses_only_its_own_tools() -> None:
+    server = Server(name="none", command=("/nonexistent/server",))
     box = Toolbox(["none", "time"], [server], clock=time.monotonic, now=datetime.now)
     assert list(box.tools()) == ["time"]

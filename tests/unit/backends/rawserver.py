@@ -1,4 +1,4 @@
-"""A server that plays bytes: one script a connection, so that every fault can be had."""
+"""A server that sends scripted bytes, one script per connection, to produce any fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Step = bytes | Callable[[socket.socket], None]
 
 
 def head(length: int | None, status: str = "200 OK", extra: str = "") -> bytes:
-    """A head with a length, or one that announces chunks."""
+    """A response head with a length, or for a chunked body."""
     how = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
     return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{how}\r\n{extra}\r\n".encode()
 
@@ -34,7 +34,7 @@ def reset(sock: socket.socket) -> None:
 
 
 class RawServer:
-    """`scripts[i]` is played on the i-th connection: a step for each request on it."""
+    """`scripts[i]` is played on the i-th connection, one step per request."""
 
     def __init__(self, *scripts: Sequence[Step]) -> None:
         self._scripts = list(scripts)
@@ -90,11 +90,12 @@ class RawServer:
             if not part:
                 raise OSError("gone")
             data += part
-        top, _, rest = data.partition(b"\r\n\r\n")
+        top, _, first = data.partition(b"\r\n\r\n")
         length = int(top.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
+        rest = bytearray(first)
         while len(rest) < length:
-            part = sock.recv(4096)
+            part = sock.recv(1 << 16)
             if not part:
                 raise OSError("gone")
             rest += part
-        return data
+        return top + b"\r\n\r\n" + rest

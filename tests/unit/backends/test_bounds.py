@@ -1,4 +1,4 @@
-"""Bounds on what a backend sends, each at its edge."""
+"""Each bound on what a backend sends, at its limit."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.http import MAX_FRAME, MAX_WHOLE, Pool
+from proxy.backends.http import MAX_FRAME, MAX_WHOLE, ConnectionPool
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.refusals import MAX_BODY, MAX_SAID
 from proxy.backends.run import FORGIVEN_TEXT, TOKEN_TEXT
 from proxy.backends.sockets import READ_SIZE
-from proxy.cancel import Cancel
 from proxy.core.events import Batch, TextDelta
 from proxy.core.task import Task
 from proxy.errors import BadRequest, UpstreamFault
+from proxy.runtime.cancel import Cancel
 from proxy.wire import router
 from proxy.wire.sse import MAX_EVENT, Decoder, SSEError
 
@@ -29,7 +29,7 @@ Play = Callable[..., list[Batch]]
 
 @pytest.fixture
 def play() -> Iterator[Play]:
-    """What a driver makes of an answer to a request for one token."""
+    """Runs a driver on scripted answers to a request for one token."""
     drivers: list[LlamaCpp] = []
 
     def one(answer: bytes) -> list[Batch]:
@@ -49,11 +49,11 @@ def play() -> Iterator[Play]:
 
 @pytest.fixture
 def ask() -> Iterator[Callable[[bytes], tuple[int, bytes]]]:
-    pools: list[Pool] = []
+    pools: list[ConnectionPool] = []
 
     def one(answer: bytes) -> tuple[int, bytes]:
         with RawServer([answer]) as server:
-            pools.append(Pool(server.url, timeout=5, connect_timeout=2))
+            pools.append(ConnectionPool(server.url, timeout=5, connect_timeout=2))
             return pools[-1].ask("GET", "/x")
 
     yield one
@@ -61,24 +61,24 @@ def ask() -> Iterator[Callable[[bytes], tuple[int, bytes]]]:
         pool.close()
 
 
-def test_answer_that_is_read_whole(ask: Callable[[bytes], tuple[int, bytes]]) -> None:
+def test_size_of_whole_answer_is_bounded(ask: Callable[[bytes], tuple[int, bytes]]) -> None:
     status, body = ask(head(MAX_WHOLE) + b"x" * MAX_WHOLE)
     assert (status, len(body)) == (200, MAX_WHOLE)
     with pytest.raises(UpstreamFault, match="too large"):
         ask(head(MAX_WHOLE + 1) + b"x" * (MAX_WHOLE + 1))
 
 
-def test_head(ask: Callable[[bytes], tuple[int, bytes]]) -> None:
+def test_response_head_size_is_bounded(ask: Callable[[bytes], tuple[int, bytes]]) -> None:
     def sized(size: int) -> bytes:
         rest = head(0, extra="X: \r\n")
         return head(0, extra="X: " + "x" * (size - len(rest)) + "\r\n")
 
     assert ask(sized(MAX_FRAME)) == (200, b"")
-    with pytest.raises(UpstreamFault, match="headers without end"):
-        ask(sized(MAX_FRAME + READ_SIZE + 1))  # what the first read brought is not counted
+    with pytest.raises(UpstreamFault, match="headers are too large"):
+        ask(sized(MAX_FRAME + READ_SIZE + 1))  # data of the first read is not counted
 
 
-def test_refusal(play: Play) -> None:
+def test_refusal_body_size_is_bounded(play: Play) -> None:
     def refused(size: int) -> bytes:
         start, end = b'{"error":"no such thing', b'"}'
         return head(size, "400 Bad Request") + start + b" " * (size - len(start) - len(end)) + end
@@ -89,7 +89,7 @@ def test_refusal(play: Play) -> None:
         play(refused(MAX_BODY + 1))
 
 
-def test_words_of_a_refusal(play: Play) -> None:
+def test_refusal_message_length_is_bounded(play: Play) -> None:
     for size in (MAX_SAID, 5 * MAX_SAID):
         said = json.dumps({"error": "no " * (size // 3)}).encode()
         with pytest.raises(BadRequest) as told:
@@ -101,8 +101,8 @@ def event(**fields: Any) -> bytes:
     return b"data: " + json.dumps(fields).encode() + b"\n\n"
 
 
-def test_text_of_so_many_tokens(play: Play) -> None:
-    """One was asked for: so much text it may have, in one piece."""
+def test_text_length_is_bounded_by_requested_tokens(play: Play) -> None:
+    """One token is requested; its text may have this length in one piece."""
 
     def answer(size: int) -> bytes:
         last = {"content": "", "stop": True, "slot_id": 0, "tokens_predicted": 1}
@@ -114,10 +114,10 @@ def test_text_of_so_many_tokens(play: Play) -> None:
     assert len("".join(texts)) == most
     with pytest.raises(UpstreamFault) as told:
         play(answer(most + 1))
-    assert told.value.detail == "more text than its tokens can hold"
+    assert told.value.detail == "more text than its tokens can represent"
 
 
-def test_event_of_a_stream() -> None:
+def test_stream_event_size_is_bounded() -> None:
     def fed(size: int) -> list[Any]:
         decoder = Decoder()
         data = b"data: " + b"x" * (size - 6)
@@ -127,10 +127,10 @@ def test_event_of_a_stream() -> None:
 
     assert len(fed(MAX_EVENT)[0][1]) == MAX_EVENT - 6
     with pytest.raises(SSEError):
-        fed(MAX_EVENT + READ_SIZE + 1)  # what the first read brought is not counted
+        fed(MAX_EVENT + READ_SIZE + 1)  # data of the first read is not counted
 
 
-def test_models_of_a_router() -> None:
+def test_number_of_router_models_is_bounded() -> None:
     def listed(count: int) -> int:
         models = [{"id": f"m{i}", "status": {"value": "unloaded"}} for i in range(count)]
         found = router.listed({"data": models})
@@ -140,7 +140,7 @@ def test_models_of_a_router() -> None:
     assert listed(router.MOST) == listed(router.MOST + 1) == router.MOST
 
 
-def test_name_of_a_model_of_a_router() -> None:
+def test_router_model_name_length_is_bounded() -> None:
     for length, served in ((router.LONGEST, True), (router.LONGEST + 1, False)):
         found = router.listed({"data": [{"id": "m" * length, "status": {"value": "unloaded"}}]})
         assert bool(found) is served

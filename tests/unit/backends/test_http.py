@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from proxy.backends.http import Pool
-from proxy.cancel import Cancel
+from proxy.backends.http import PIECE, ConnectionPool, _send_in_pieces
 from proxy.errors import (
     AnswerCut,
     BackendDown,
@@ -21,6 +22,7 @@ from proxy.errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from proxy.runtime.cancel import Cancel
 from tests.fakes import wait_until
 
 from .rawserver import LAST_CHUNK, RawServer, Step, chunk, hang_up, head, reset
@@ -29,28 +31,30 @@ OK = head(2) + b"ok"
 
 
 @pytest.fixture
-def pools() -> Iterator[list[Pool]]:
-    made: list[Pool] = []
+def pools() -> Iterator[list[ConnectionPool]]:
+    made: list[ConnectionPool] = []
     yield made
     for pool in made:
         pool.close()
 
 
-def pool_of(server: RawServer, pools: list[Pool], **options: float) -> Pool:
-    pool = Pool(server.url, timeout=5, connect_timeout=2, **options)  # type: ignore[arg-type]
+def pool_of(server: RawServer, pools: list[ConnectionPool], **options: float) -> ConnectionPool:
+    pool = ConnectionPool(server.url, timeout=5, connect_timeout=2, **options)  # type: ignore[arg-type]
     pools.append(pool)
     return pool
 
 
-def test_a_connection_is_kept_and_used_again(pools: list[Pool]) -> None:
+def test_connection_is_kept_and_reused(pools: list[ConnectionPool]) -> None:
     with RawServer([OK, OK, OK]) as server:
         pool = pool_of(server, pools)
         assert [pool.ask("POST", "/x", {"a": 1}) for _ in range(3)] == [(200, b"ok")] * 3
     assert all(b'{"a":1}' in request for request in server.requests)
 
 
-def test_a_kept_connection_that_was_closed_meanwhile_costs_nothing(pools: list[Pool]) -> None:
-    """server.cpp closes after a number of requests, without a word."""
+def test_stale_kept_connection_is_replaced_silently(
+    pools: list[ConnectionPool],
+) -> None:
+    """server.cpp closes a connection after some requests, without notice."""
     with RawServer([OK, hang_up], [OK]) as server:
         pool = pool_of(server, pools)
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
@@ -58,17 +62,17 @@ def test_a_kept_connection_that_was_closed_meanwhile_costs_nothing(pools: list[P
 
 
 @pytest.mark.parametrize("fault", [hang_up, reset])
-def test_a_fresh_connection_that_ends_before_a_byte_is_a_dead_backend(
-    pools: list[Pool], fault: Step
+def test_new_connection_closed_before_first_byte_means_backend_down(
+    pools: list[ConnectionPool], fault: Step
 ) -> None:
     with RawServer([fault]) as server, pytest.raises(ConnectionLost):
         pool_of(server, pools).ask("POST", "/x", {})
 
 
-def test_nobody_listening_is_a_dead_backend(pools: list[Pool]) -> None:
+def test_refused_connection_means_backend_down(pools: list[ConnectionPool]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    pool = Pool(f"http://127.0.0.1:{port}", connect_timeout=1)
+    pool = ConnectionPool(f"http://127.0.0.1:{port}", connect_timeout=1)
     with pytest.raises(BackendDown) as caught:
         pool.ask("GET", "/x")
     assert not isinstance(caught.value, ConnectionLost), "it never took the request"
@@ -80,8 +84,8 @@ GARBLED = (b"no http at all\r\n\r\n", head(None) + b"zz\r\n")
 @pytest.mark.parametrize(
     "answer", [*GARBLED, head(10) + b"short", head(None) + chunk(b"data") + b"5\r\nda"]
 )
-def test_an_answer_that_is_cut_or_garbled_is_an_upstream_fault(
-    pools: list[Pool], answer: bytes
+def test_truncated_or_garbled_answer_is_upstream_fault(
+    pools: list[ConnectionPool], answer: bytes
 ) -> None:
     def play(sock: socket.socket) -> None:
         sock.sendall(answer)
@@ -94,7 +98,7 @@ def test_an_answer_that_is_cut_or_garbled_is_an_upstream_fault(
     assert "127.0.0.1" not in caught.value.message
 
 
-def test_a_body_without_a_length_ends_with_the_connection(pools: list[Pool]) -> None:
+def test_body_without_length_ends_with_the_connection(pools: list[ConnectionPool]) -> None:
     def play(sock: socket.socket) -> None:
         sock.sendall(b"HTTP/1.0 200 OK\r\n\r\nwhole")
         sock.close()
@@ -103,7 +107,7 @@ def test_a_body_without_a_length_ends_with_the_connection(pools: list[Pool]) -> 
         assert pool_of(server, pools).ask("GET", "/x") == (200, b"whole")
 
 
-def test_chunks_come_as_they_are_sent_and_silence_is_told(pools: list[Pool]) -> None:
+def test_chunks_arrive_as_sent_with_ticks_during_silence(pools: list[ConnectionPool]) -> None:
     go_on = threading.Event()
 
     def play(sock: socket.socket) -> None:
@@ -123,7 +127,7 @@ def test_chunks_come_as_they_are_sent_and_silence_is_told(pools: list[Pool]) -> 
         exchange.close()
 
 
-def test_headers_in_several_reads_are_no_silence(pools: list[Pool]) -> None:
+def test_headers_split_over_reads_yield_no_tick(pools: list[ConnectionPool]) -> None:
     go_on = threading.Event()
 
     def play(sock: socket.socket) -> None:
@@ -139,16 +143,20 @@ def test_headers_in_several_reads_are_no_silence(pools: list[Pool]) -> None:
         exchange.close()
 
 
-def test_silence_beyond_the_timeout_is_a_timeout(pools: list[Pool]) -> None:
+def test_silence_beyond_timeout_raises_timeout(pools: list[ConnectionPool]) -> None:
     over = threading.Event()
-    with RawServer([lambda sock: over.wait(5) and None]) as server:
+
+    def silent(sock: socket.socket) -> None:
+        over.wait(5)
+
+    with RawServer([silent]) as server:
         pool = pool_of(server, pools)
         with pytest.raises(UpstreamTimeout):
             pool.ask("POST", "/x", {}, timeout=0.1)
         over.set()
 
 
-def test_a_cancel_from_another_thread_wakes_a_read_that_blocks(pools: list[Pool]) -> None:
+def test_cancel_from_another_thread_wakes_blocked_read(pools: list[ConnectionPool]) -> None:
     asked = threading.Event()
 
     def play(sock: socket.socket) -> None:
@@ -165,7 +173,7 @@ def test_a_cancel_from_another_thread_wakes_a_read_that_blocks(pools: list[Pool]
         assert server.closed[0].wait(5), "the server never learned of it"
 
 
-def test_closing_early_gives_the_connection_up(pools: list[Pool]) -> None:
+def test_early_close_discards_the_connection(pools: list[ConnectionPool]) -> None:
     with RawServer([head(None) + chunk(b"one")], [OK]) as server:
         pool = pool_of(server, pools)
         exchange = pool.send("POST", "/x", {})
@@ -176,9 +184,9 @@ def test_closing_early_gives_the_connection_up(pools: list[Pool]) -> None:
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
 
 
-def test_no_more_connections_than_the_limit_are_open(pools: list[Pool]) -> None:
+def test_open_connections_stay_within_the_limit(pools: list[ConnectionPool]) -> None:
     with RawServer([head(None) + chunk(b"a")], [OK]) as server:
-        pool = Pool(server.url, timeout=0.2, limit=1)
+        pool = ConnectionPool(server.url, timeout=0.2, limit=1)
         pools.append(pool)
         held = pool.send("POST", "/x", {})
         with pytest.raises(PoolTimeout):
@@ -187,7 +195,9 @@ def test_no_more_connections_than_the_limit_are_open(pools: list[Pool]) -> None:
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
 
 
-def test_wait_for_a_connection_ends_with_the_timeout_of_the_question(pools: list[Pool]) -> None:
+def test_wait_for_connection_respects_the_callers_timeout(
+    pools: list[ConnectionPool],
+) -> None:
     with RawServer([head(None) + chunk(b"a")]) as server:
         pool = pool_of(server, pools, limit=1)
         held = pool.send("POST", "/x", {})
@@ -198,7 +208,7 @@ def test_wait_for_a_connection_ends_with_the_timeout_of_the_question(pools: list
         held.close()
 
 
-def test_cancel_ends_the_wait_for_a_connection(pools: list[Pool]) -> None:
+def test_cancel_ends_wait_for_connection(pools: list[ConnectionPool]) -> None:
     with RawServer([head(None) + chunk(b"a")]) as server, ThreadPoolExecutor(1) as threads:
         pool = pool_of(server, pools, limit=1)
         held = pool.send("POST", "/x", {})
@@ -211,7 +221,7 @@ def test_cancel_ends_the_wait_for_a_connection(pools: list[Pool]) -> None:
         held.close()
 
 
-def test_waiting_request_gets_the_connection_that_comes_free(pools: list[Pool]) -> None:
+def test_waiting_request_gets_freed_connection(pools: list[ConnectionPool]) -> None:
     with (
         RawServer([head(None) + chunk(b"a")], [OK]) as server,
         ThreadPoolExecutor(1) as threads,
@@ -224,7 +234,7 @@ def test_waiting_request_gets_the_connection_that_comes_free(pools: list[Pool]) 
         assert waits.result(5) == (200, b"ok")
 
 
-def test_short_questions_do_not_stand_behind_answers(pools: list[Pool]) -> None:
+def test_short_requests_do_not_queue_behind_streams(pools: list[ConnectionPool]) -> None:
     with RawServer([head(None) + chunk(b"a")], [OK]) as server:
         pool = pool_of(server, pools, limit=2, reserve=1)
         held = pool.send("POST", "/x", {})
@@ -234,16 +244,67 @@ def test_short_questions_do_not_stand_behind_answers(pools: list[Pool]) -> None:
         held.close()
 
 
-def test_headers_and_paths_are_sent_as_configured(pools: list[Pool]) -> None:
+def test_large_request_arrives_whole(pools: list[ConnectionPool]) -> None:
     with RawServer([OK]) as server:
-        pool = Pool(server.url + "/base/", timeout=5, headers={"Authorization": "Bearer k"})
+        pool = pool_of(server, pools)
+        assert pool.ask("POST", "/x", {"text": "x" * (2 * PIECE)}) == (200, b"ok")
+    assert server.requests[0].endswith(b'{"text":"%b"}' % (b"x" * (2 * PIECE)))
+
+
+def test_large_request_is_resent_whole_on_stale_connection(
+    pools: list[ConnectionPool],
+) -> None:
+    with RawServer([OK, reset], [OK]) as server:
+        pool = pool_of(server, pools)
+        pool.ask("GET", "/x")
+        assert pool.ask("POST", "/x", {"text": "x" * (2 * PIECE)}) == (200, b"ok")
+    assert server.requests[-1].endswith(b'{"text":"%b"}' % (b"x" * (2 * PIECE)))
+
+
+def test_large_request_is_sent_in_pieces_and_yields_between_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[object] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: done.append("turn"))
+
+    class Fast(socket.socket):
+        def send(self, data: Any, flags: int = 0) -> int:
+            done.append(len(data))
+            return len(data)
+
+    with Fast() as sock:
+        _send_in_pieces(sock, b"x" * (2 * PIECE + 1), timeout=5.0)
+    assert done == ["turn", PIECE, "turn", PIECE, "turn", 1]
+
+
+def test_large_request_to_slow_reader_times_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+
+    class Slow(socket.socket):
+        def send(self, data: Any, flags: int = 0) -> int:
+            return 1
+
+    with Slow() as sock, pytest.raises(TimeoutError):
+        _send_in_pieces(sock, b"x" * 100, timeout=5.0)
+
+
+def test_configured_headers_and_base_path_are_sent(pools: list[ConnectionPool]) -> None:
+    with RawServer([OK]) as server:
+        pool = ConnectionPool(
+            server.url + "/base/", timeout=5, headers={"Authorization": "Bearer k"}
+        )
         pools.append(pool)
         pool.ask("GET", "/x")
     assert server.requests[0].startswith(b"GET /base/x HTTP/1.1\r\n")
     assert b"Authorization: Bearer k\r\n" in server.requests[0]
 
 
-def test_what_is_gathered_never_waits_for_an_end_that_does_not_come(pools: list[Pool]) -> None:
+def test_gather_does_not_wait_for_missing_end(
+    pools: list[ConnectionPool],
+) -> None:
     over = threading.Event()
 
     def stays(sock: socket.socket) -> None:
@@ -261,7 +322,7 @@ def test_what_is_gathered_never_waits_for_an_end_that_does_not_come(pools: list[
     assert said == b"onetwo"
 
 
-def test_what_was_gathered_before_a_fault_is_not_lost(pools: list[Pool]) -> None:
+def test_gathered_data_before_a_fault_is_delivered(pools: list[ConnectionPool]) -> None:
     def breaks(sock: socket.socket) -> None:
         sock.sendall(head(None) + chunk(b"one"))
         sock.close()
@@ -274,20 +335,20 @@ def test_what_was_gathered_before_a_fault_is_not_lost(pools: list[Pool]) -> None
         exchange.close()
 
 
-def test_cancel_while_a_stale_connection_is_made_anew_is_heeded(
-    pools: list[Pool], monkeypatch: pytest.MonkeyPatch
+def test_cancel_during_reconnect_is_honoured(
+    pools: list[ConnectionPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kept connection ends with the request on it, and the client leaves meanwhile."""
+    """The kept connection closes after the request was sent, and the client leaves meanwhile."""
     cancel = Cancel()
-    connect, connected = Pool._connect, [0]
+    connect, connected = ConnectionPool._connect, [0]
 
-    def slow(pool: Pool) -> socket.socket:
+    def slow(pool: ConnectionPool) -> socket.socket:
         connected[0] += 1
         if connected[0] == 2:
             cancel.cancel()
         return connect(pool)
 
-    monkeypatch.setattr(Pool, "_connect", slow)
+    monkeypatch.setattr(ConnectionPool, "_connect", slow)
     with RawServer([head(2) + b"ok", hang_up], [head(2) + b"ok"]) as server:
         pool = pool_of(server, pools)
         pool.ask("GET", "/x")

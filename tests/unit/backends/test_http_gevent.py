@@ -1,5 +1,5 @@
-"""The upstream client under gevent, where reads wait in the hub: the same tests in a process of
-its own, since gevent changes the whole process."""
+"""The tests of the upstream client again under gevent, where reads wait in the hub; in a child
+process, since gevent patches the whole process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", sys.argv[1]]))
 """
 
 
-def test_all_of_it_is_the_same_under_gevent() -> None:
+def test_client_tests_pass_under_gevent() -> None:
     tests = Path(__file__).with_name("test_http.py")
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(tests)], capture_output=True, text=True, timeout=100

@@ -1,4 +1,4 @@
-"""The server.cpp driver against recorded wire of both generations, and every fault of theirs."""
+"""The server.cpp driver on recorded bytes of old and new servers, and on every fault."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 from proxy.backends import llamacpp
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import OLD_CONNECTIONS, OLD_RESERVE, LlamaCpp, payload
-from proxy.cancel import Cancel
 from proxy.core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail
 from proxy.core.request import CompletionRequest, Report
 from proxy.core.task import Task
@@ -32,6 +31,7 @@ from proxy.errors import (
     Unsupported,
     UpstreamFault,
 )
+from proxy.runtime.cancel import Cancel
 from tests.fakes import wait_until
 
 from .rawserver import LAST_CHUNK, RawServer, chunk, hang_up, head
@@ -40,7 +40,7 @@ OLD = Capabilities(dialect="2023")
 NEW = Capabilities(
     dialect="llama-server", slot_field="id_slot", queues=True, truncates=False, modern_sampling=True
 )
-TASK = Task(prompt="Hi", max_tokens=9, stop=("</s>",), sampling={"temperature": 0.5})
+TASK = Task(prompt="Hi", max_tokens=9, stop_tokens=("</s>",), sampling={"temperature": 0.5})
 
 
 def event(**fields: Any) -> bytes:
@@ -59,7 +59,7 @@ def streamed(*parts: bytes, end: bytes = LAST_CHUNK) -> bytes:
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., list[Batch]]]:
-    """Play an answer to a driver, and give what it makes of it."""
+    """Plays an answer to a driver and returns its events."""
     drivers: list[LlamaCpp] = []
 
     def play(answer: Any, caps: Capabilities = OLD, task: Task = TASK) -> list[Batch]:
@@ -81,7 +81,7 @@ def flat(batches: list[Batch]) -> list[Any]:
     return [one for batch in batches for one in batch]
 
 
-def test_an_old_stream(run: Callable[..., list[Batch]]) -> None:
+def test_stream_of_old_server(run: Callable[..., list[Batch]]) -> None:
     piece = {"stop": False, "slot_id": 1, "multimodal": False}
     events = flat(
         run(streamed(event(content="你", **piece), event(content="好", **piece), old_last()))
@@ -91,7 +91,7 @@ def test_an_old_stream(run: Callable[..., list[Batch]]) -> None:
     assert (last.reason, last.usage, last.slot) == ("stop", Usage(6, 2, 4), 1)
 
 
-def test_a_new_stream(run: Callable[..., list[Batch]]) -> None:
+def test_stream_of_new_server(run: Callable[..., list[Batch]]) -> None:
     progress = {"total": 9, "cache": 4, "processed": 6, "time_ms": 1}
     parts = [
         event(content="", stop=False, id_slot=-1, prompt_progress=progress),
@@ -107,7 +107,7 @@ def test_a_new_stream(run: Callable[..., list[Batch]]) -> None:
     assert (events[3].reason, events[3].usage, events[3].slot) == ("length", Usage(9, 2, 4), 3)
 
 
-def test_what_one_read_brings_leaves_as_one_batch(run: Callable[..., list[Batch]]) -> None:
+def test_events_of_one_read_form_one_batch(run: Callable[..., list[Batch]]) -> None:
     piece = event(content="a", stop=False, slot_id=0)
     assert len(run(streamed(piece * 3 + old_last()))) == 1
 
@@ -121,7 +121,9 @@ def test_what_one_read_brings_leaves_as_one_batch(run: Callable[..., list[Batch]
         streamed(b'error: {"content":"slot unavailable"}\n\n'),
     ],
 )
-def test_every_way_to_say_busy_is_busy(run: Callable[..., list[Batch]], answer: bytes) -> None:
+def test_every_busy_refusal_raises_backend_busy(
+    run: Callable[..., list[Batch]], answer: bytes
+) -> None:
     with pytest.raises(BackendBusy):
         run(answer)
 
@@ -154,7 +156,7 @@ def refused(status: str, **error: Any) -> bytes:
         (hang_up, BackendDown),
     ],
 )  # fmt: skip
-def test_every_fault_has_its_error(
+def test_every_fault_raises_its_error(
     run: Callable[..., list[Batch]], answer: Any, expected: type[GatewayError]
 ) -> None:
     def play(sock: Any) -> None:
@@ -170,7 +172,9 @@ def test_every_fault_has_its_error(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_the_surplus_of_an_old_server_is_cut(run: Callable[..., list[Batch]], limit: int) -> None:
+def test_tokens_beyond_max_tokens_of_old_server_are_dropped(
+    run: Callable[..., list[Batch]], limit: int
+) -> None:
     piece = event(content="a", stop=False, slot_id=0)
     last = old_last(tokens_predicted=3, stopped_eos=False, stopped_limit=True)
     events = flat(run(streamed(*[piece] * 4, last), task=Task(prompt="Hi", max_tokens=limit)))
@@ -180,7 +184,7 @@ def test_the_surplus_of_an_old_server_is_cut(run: Callable[..., list[Batch]], li
     assert (events[-1].reason, events[-1].usage.completion) == ("length", limit)
 
 
-def test_text_that_comes_together_is_one_delta(run: Callable[..., list[Batch]]) -> None:
+def test_text_of_one_read_is_one_delta(run: Callable[..., list[Batch]]) -> None:
     pieces = [event(content=text, stop=False, slot_id=0) for text in ("a", "b", "c", "d")]
     last = old_last(tokens_predicted=4, stopped_eos=True)
     started, *text, _ = flat(run(streamed(*pieces, last)))
@@ -188,7 +192,7 @@ def test_text_that_comes_together_is_one_delta(run: Callable[..., list[Batch]]) 
     assert text == [TextDelta("a"), TextDelta("bcd", (), 3)]
 
 
-def test_the_body_for_an_old_server() -> None:
+def test_request_body_for_old_server() -> None:
     assert payload(TASK, 1, OLD) == {
         "prompt": "Hi",
         "stream": True,
@@ -200,14 +204,19 @@ def test_the_body_for_an_old_server() -> None:
     }
 
 
-def test_the_body_for_a_new_server() -> None:
+def test_request_body_for_new_server() -> None:
     body = payload(TASK, 1, NEW)
     assert (body["id_slot"], body["n_predict"]) == (1, 9)
     assert "slot_id" not in body
     assert "generation_settings" not in body["response_fields"]
 
 
-def test_an_old_server_never_gets_what_it_does_not_know() -> None:
+def test_prompt_without_a_bound_is_never_sent() -> None:
+    with pytest.raises(ValueError, match="max_tokens"):
+        payload(msgspec.structs.replace(TASK, max_tokens=None), 1, OLD)
+
+
+def test_old_server_gets_no_unknown_fields() -> None:
     task = Task(prompt="Hi", max_tokens=9, sampling={"xtc_probability": 0.5, "top_k": 4})
     with pytest.raises(Unsupported) as caught:
         payload(task, 0, OLD)
@@ -216,18 +225,18 @@ def test_an_old_server_never_gets_what_it_does_not_know() -> None:
     assert payload(task, 0, NEW)["xtc_probability"] == 0.5
 
 
-def test_values_that_break_an_old_sampler_are_bent() -> None:
+def test_sampler_values_that_crash_old_server_are_adjusted() -> None:
     task = Task(prompt="Hi", max_tokens=9, sampling={"repeat_last_n": 4096, "temperature": 0.00001})
     body = payload(task, 0, OLD)
     assert (body["repeat_last_n"], body["temperature"]) == (64, 0)
 
 
-# more answers than an old server has connections
+# more answers than connections to an old server
 
 
 @pytest.fixture
 def full() -> Iterator[LlamaCpp]:
-    """A driver whose every connection for answers is in use."""
+    """A driver with all connections for answers in use."""
     begun = head(None) + chunk(event(content="a", slot_id=0))
     props = head(2) + b"{}"
     streams = [[begun]] * (OLD_CONNECTIONS - OLD_RESERVE)
@@ -240,11 +249,11 @@ def full() -> Iterator[LlamaCpp]:
         driver.close()
 
 
-def test_health_is_seen_while_all_connections_stream(full: LlamaCpp) -> None:
+def test_health_check_works_while_all_connections_stream(full: LlamaCpp) -> None:
     assert full.alive(20.0)
 
 
-def test_alive_returns_in_time_when_no_connection_at_all_is_free(full: LlamaCpp) -> None:
+def test_alive_returns_in_time_without_free_connection(full: LlamaCpp) -> None:
     assert full.alive(20.0)
     held = full._careful.send("POST", "/tokenize", {}, short=True)
     began = time.monotonic()
@@ -253,7 +262,7 @@ def test_alive_returns_in_time_when_no_connection_at_all_is_free(full: LlamaCpp)
     held.close()
 
 
-def test_answer_without_a_connection_goes_back_into_the_queue(
+def test_request_without_free_connection_returns_to_the_queue(
     full: LlamaCpp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llamacpp, "PATIENCE", 0.1)
@@ -262,7 +271,7 @@ def test_answer_without_a_connection_goes_back_into_the_queue(
     assert isinstance(caught.value, BackendBusy)
 
 
-def test_cancelled_request_does_not_wait_for_a_connection(
+def test_cancelled_request_does_not_wait_for_connection(
     full: LlamaCpp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llamacpp, "PATIENCE", 60.0)
@@ -280,7 +289,7 @@ REPORTING = msgspec.structs.replace(TASK, request=CompletionRequest(stream=True,
 
 
 def reported() -> bytes:
-    """A stream that came in one read."""
+    """A stream that arrives in one read."""
     told = {"cache_n": 1, "prompt_n": 2, "prompt_ms": 4.0, "predicted_n": 1, "predicted_ms": 0.5}
     piece = {"stop": False, "id_slot": 0, "tokens_evaluated": 3}
     progress = {"total": 3, "cache": 1, "processed": 3, "time_ms": 4}
@@ -295,8 +304,8 @@ def reported() -> bytes:
     )  # fmt: skip
 
 
-def test_what_is_reported_of_each_token_follows_its_text(run: Callable[..., list[Batch]]) -> None:
-    times = Timings(1, 2, 4.0, 1, 0.5)
+def test_token_reports_follow_their_text(run: Callable[..., list[Batch]]) -> None:
+    times = Timings(cache_n=1, prompt_n=2, prompt_ms=4.0, predicted_n=1, predicted_ms=0.5)
     events = flat(run(reported(), NEW, REPORTING))
     assert events[:-1] == [
         Started(slot=0, prompt=3),
@@ -309,13 +318,13 @@ def test_what_is_reported_of_each_token_follows_its_text(run: Callable[..., list
     assert (events[-1].settings, events[-1].prompt) == ({"top_k": 40}, "<s> Hi")
 
 
-def test_nothing_is_reported_unasked(run: Callable[..., list[Batch]]) -> None:
+def test_token_reports_are_sent_only_on_request(run: Callable[..., list[Batch]]) -> None:
     events = flat(run(reported(), NEW))
     assert TokenDetail not in map(type, events)
     assert (events[-1].settings, events[-1].prompt) == (None, None)
 
 
-def test_a_report_is_asked_of_a_server_that_knows_it() -> None:
+def test_token_reports_are_requested_where_supported() -> None:
     body = payload(REPORTING, 0, NEW)
     assert (body["return_progress"], body["timings_per_token"]) == (True, True)
     assert {"generation_settings", "prompt"} <= set(body["response_fields"])
@@ -323,7 +332,7 @@ def test_a_report_is_asked_of_a_server_that_knows_it() -> None:
     assert not {"return_progress", "timings_per_token"} & payload(TASK, 0, NEW).keys()
 
 
-def test_texts_of_a_logit_bias_become_ids_for_an_old_server() -> None:
+def test_logit_bias_texts_become_ids_for_old_server() -> None:
     answer = b'{"tokens":[5,6]}'
     tokens = head(len(answer)) + answer
     biased = {"logit_bias": [["the", -1], [9, False]]}
@@ -345,7 +354,7 @@ def test_texts_of_a_logit_bias_become_ids_for_an_old_server() -> None:
         ({"tokens": [5, 6]}, False),
     ],
 )
-def test_pieces_where_the_server_tells_them(answer: Any, found: bool) -> None:
+def test_token_pieces_come_from_the_server_where_supported(answer: Any, found: bool) -> None:
     data = json.dumps(answer).encode()
     with RawServer([head(len(data)) + data]) as server:
         driver = LlamaCpp(server.url, timeout=5)
@@ -363,7 +372,7 @@ def test_pieces_where_the_server_tells_them(answer: Any, found: bool) -> None:
         (b"std::bad_alloc", BackendFailed),
     ],
 )
-def test_ids_that_an_old_server_cannot_write_are_the_requests_fault(
+def test_ids_that_old_server_cannot_detokenize_are_bad_request(
     said: bytes, error: type[GatewayError]
 ) -> None:
     body = b"500 Internal Server Error\n" + said

@@ -1,4 +1,4 @@
-"""What a probe makes of the servers of each generation, by the answers they really give."""
+"""Probes of each generation of servers, on their recorded answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import requests
 import responses
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.http import Pool
+from proxy.backends.http import ConnectionPool
 from proxy.backends.probe import probe
 from proxy.errors import BackendDown, UpstreamFault, UpstreamTimeout
 
@@ -38,8 +38,8 @@ REFUSED = head(4, "501 Not Implemented") + b"none"
 
 
 def found(answers: dict[str, tuple[int, Any]], completion: Step, *more: Step) -> Capabilities:
-    """Probe a server with these answers to GET (others are 404), this one to the question for a
-    token, and `more` to what is posted after it."""
+    """Probes a server that gives `answers` to GET (others are 404), `completion` to the request for
+    a token, and `more` to later POSTs."""
     scripts = [[step] for step in (completion, *more)]
     with RawServer(*scripts) as server, responses.RequestsMock() as mock:
         mock.assert_all_requests_are_fired = False
@@ -50,14 +50,14 @@ def found(answers: dict[str, tuple[int, Any]], completion: Step, *more: Step) ->
             else:
                 text = value if isinstance(value, str) else json.dumps(value)
                 mock.get(server.url + path, body=text, status=status)
-        pool = Pool(server.url, timeout=2, idle=0)
+        pool = ConnectionPool(server.url, timeout=2, idle=0)
         try:
             return probe(server.url, {}, pool, 0.3)
         finally:
             pool.close()
 
 
-def test_powerinfer() -> None:
+def test_probe_of_powerinfer() -> None:
     caps = found(
         {
             "/props": (200, {"user_name": ""}),
@@ -74,7 +74,7 @@ def test_powerinfer() -> None:
     assert (caps.queues, caps.truncates, caps.models) == (False, True, ("b",))
 
 
-def test_llama_cpp_of_2023() -> None:
+def test_probe_of_llama_cpp_2023() -> None:
     caps = found(
         {
             "/props": (200, {"user_name": ""}),
@@ -86,7 +86,7 @@ def test_llama_cpp_of_2023() -> None:
     assert (caps.dialect, caps.models, caps.honours_seed) == ("2023", ("x",), False)
 
 
-def test_llama_server_of_2026() -> None:
+def test_probe_of_llama_server_2026() -> None:
     caps = found(
         {
             "/props": (200, NEW_PROPS),
@@ -107,8 +107,8 @@ def test_llama_server_of_2026() -> None:
     assert (caps.template, caps.bos_token, caps.eos_token) == ("{{ messages }}", "<s>", "</s>")
 
 
-def test_what_lies_between() -> None:
-    """Early 2024: it queues, and tells its slots, but names things as before."""
+def test_probe_of_llama_cpp_early_2024() -> None:
+    """It queues and reports its slots, but still has the names of 2023."""
     props = {"default_generation_settings": {"n_ctx": 1024}, "total_slots": 2}
     caps = found(
         {
@@ -117,31 +117,32 @@ def test_what_lies_between() -> None:
             "/v1/models": (200, {"data": []}),
         },
         token(**OLD_LAST),
+        REFUSED,
     )
     assert (caps.dialect, caps.slot_field, caps.slots) == ("2024", "slot_id", 2)
     assert caps.queues and caps.truncates and not caps.modern_sampling
 
 
-def test_a_busy_server_is_one_that_answers() -> None:
+def test_busy_server_is_up() -> None:
     assert found({"/props": (200, {})}, head(None) + LAST_CHUNK).dialect == "powerinfer"
 
 
-def test_a_server_that_loads_is_not_up_yet() -> None:
+def test_loading_server_is_not_up() -> None:
     with pytest.raises(BackendDown):
         found({"/props": (503, {"error": {"message": "Loading model"}})}, token(**NEW_LAST))
 
 
-def test_a_wedged_server_answers_every_question_but_gives_no_token() -> None:
+def test_hanging_server_without_token_is_not_up() -> None:
     with pytest.raises(UpstreamTimeout):
         found({"/props": (200, {"user_name": ""})}, head(None))
 
 
-def test_another_kind_of_server_is_none() -> None:
+def test_unknown_kind_of_server_is_not_a_backend() -> None:
     with pytest.raises(UpstreamFault):
         found({}, head(3, "500 Internal Server Error") + b"odd")
 
 
-def test_nobody_there_is_down() -> None:
+def test_unreachable_server_is_down() -> None:
     gone = requests.ConnectionError("refused by 127.0.0.1")
     with pytest.raises(BackendDown) as caught:
         found({"/props": (0, gone)}, token(**OLD_LAST))
@@ -149,6 +150,6 @@ def test_nobody_there_is_down() -> None:
 
 
 @pytest.mark.parametrize("odd", [7, [], {"default_generation_settings": 5, "total_slots": "x"}])
-def test_odd_answers_are_taken_for_none(odd: Any) -> None:
+def test_malformed_probe_answers_are_ignored(odd: Any) -> None:
     caps = found({"/props": (200, odd), "/v1/models": (200, odd)}, token(**OLD_LAST))
     assert (caps.slots, caps.n_ctx) == (0, 0)

@@ -1,4 +1,4 @@
-"""What a backend can do to who asks for its small documents: nothing but give none."""
+"""Small documents of a hostile backend: reading them is bounded in size and time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from proxy.backends.questions import MAX_ANSWER, MAX_HEAD, Session
+from proxy.backends.questions import MAX_ANSWER, MAX_HEAD, ProbeSession
 from proxy.errors import BackendDown
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 
@@ -21,7 +21,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 def asked(play: Play | bytes, seconds: float = 30.0) -> tuple[int, bytes]:
     step = play if isinstance(play, bytes) else lambda sock: play(sock, FORMS[0])
-    with RawServer([step]) as server, Session({}) as session:
+    with RawServer([step]) as server, ProbeSession({}) as session:
         return session.get(server.url + "/props", seconds)
 
 
@@ -36,37 +36,37 @@ def asked(play: Play | bytes, seconds: float = 30.0) -> tuple[int, bytes]:
     ],
     ids=["interim answers", "header", "body", "chunks", "trailers"],
 )
-def test_an_answer_without_end_is_none(start: bytes, more: bytes) -> None:
+def test_endless_answer_is_discarded(start: bytes, more: bytes) -> None:
     began = time.monotonic()
-    with contextlib.suppress(BackendDown):  # http.client refuses some by itself
+    with contextlib.suppress(BackendDown):  # http.client itself refuses some
         assert asked(endless(lambda _: start, lambda *_: more)) == (0, b"")
-    assert time.monotonic() - began < 6  # it would go on for eight seconds
+    assert time.monotonic() - began < 6  # without a deadline it would take eight seconds
 
 
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nX: ", head(None) + b"2000\r\n"])
-def test_a_server_that_drips_is_left_at_the_deadline(start: bytes) -> None:
+def test_dripping_server_is_abandoned_at_the_deadline(start: bytes) -> None:
     began = time.monotonic()
     assert asked(slowly(lambda _: start, b"x"), 0.4) == (0, b"")
     assert time.monotonic() - began < 4
 
 
-def test_what_is_packed_is_never_unpacked() -> None:
+def test_compressed_answer_is_never_decompressed() -> None:
     packed = gzip.compress(b" " * (64 << 20))
     answer = head(len(packed), extra="Content-Encoding: gzip\r\n") + packed
     assert asked(answer) == (200, packed)
 
 
-def test_an_answer_may_be_as_large_as_its_bound() -> None:
+def test_answer_up_to_the_bound_is_read() -> None:
     data = b"x" * (MAX_ANSWER - 70_000)
     assert asked(head(len(data)) + data) == (200, data)
     small = head(2, extra="X: " + "x" * (MAX_HEAD - 1000) + "\r\n") + b"{}"
     assert asked(small) == (200, b"{}")
 
 
-def test_redirects_are_answers_and_nobody_is_down() -> None:
+def test_redirect_is_an_answer_and_refused_connection_is_down() -> None:
     assert asked(head(0, "302 Found", "Location: http://x.example/\r\n"))[0] == 302
     assert asked(head(None) + chunk(b"{}") + LAST_CHUNK) == (200, b"{}")
-    with pytest.raises(BackendDown), Session({}) as session:
+    with pytest.raises(BackendDown), ProbeSession({}) as session:
         session.get("http://127.0.0.1:9/props", 5)
 
 
@@ -92,12 +92,12 @@ print(f"{max(gaps):.3f}")
 """
 
 
-def test_a_gevent_worker_goes_on_while_it_asks() -> None:
-    """Interim answers that come as fast as they are read."""
+def test_gevent_worker_keeps_serving_while_it_probes() -> None:
+    """The server sends endless interim answers."""
     play = endless(lambda _: b"", lambda *_: CONTINUE * 1000)
     with RawServer(*[[lambda sock: play(sock, FORMS[0])]] * 4) as server:
         done = subprocess.run(
             [sys.executable, "-c", STALL, server.url], capture_output=True, text=True, timeout=60
         )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) < 2  # seconds; it was eight for each question
+    assert float(done.stdout.split()[-1]) < 2  # seconds; without the bound eight per request

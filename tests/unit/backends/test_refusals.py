@@ -1,4 +1,4 @@
-"""The table of what a backend's refusal becomes."""
+"""The table that maps refusals of a backend to errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BODIES = (b"", b"\xff", b"null", b"[]", b"{}", b'{"error":{}}', b'{"error":[1]}'
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_every_status_is_an_error_of_ours_with_a_message(body: bytes) -> None:
+def test_every_status_maps_to_an_error_with_a_message(body: bytes) -> None:
     for status in (-1, 0, 42, 99, *range(100, 600), 600, 999, 10**9):
         error = refusal(status, body)
         assert type(error) is row(status).error
@@ -21,7 +21,7 @@ def test_every_status_is_an_error_of_ours_with_a_message(body: bytes) -> None:
         assert error.message
 
 
-def test_every_class_of_status_has_a_row() -> None:
+def test_every_status_class_has_a_row() -> None:
     assert set(BY_CLASS) == {status // 100 for status in http.HTTPStatus}
     assert all(
         issubclass(row.error, GatewayError) for row in (*BY_STATUS.values(), *BY_CLASS.values())
@@ -31,17 +31,17 @@ def test_every_class_of_status_has_a_row() -> None:
 @pytest.mark.parametrize(
     ("status", "ours"), [(400, 400), (413, 413), (422, 400), (500, 502), (501, 501), (504, 504)]
 )
-def test_a_status_means_the_same_to_the_client(status: int, ours: int) -> None:
+def test_client_gets_the_mapped_status(status: int, ours: int) -> None:
     assert refusal(status, b'{"error":{"message":"no"}}').status == ours
 
 
-def test_file_not_found_is_busy_for_a_completion_alone() -> None:
-    """For /tokenize it is a missing route: waiting for a slot would never end."""
+def test_404_means_busy_only_for_completions() -> None:
+    """For /tokenize 404 means a missing route: waiting for a slot would never end."""
     assert isinstance(refusal(404, b"File Not Found", completion=True), BackendBusy)
     assert not isinstance(refusal(404, b"File Not Found"), BackendBusy)
 
 
-def test_what_is_told_is_bounded_and_holds_no_secret() -> None:
+def test_refusal_message_is_bounded_and_has_no_secret() -> None:
     assert len(refusal(400, b"x" * 10**6).message) < MAX_SAID + 50
     text = (
         "Bearer abc.def at https://10.1.2.3:8080/v1 or 10.1.2.3:80 or localhost:9, key "
@@ -65,7 +65,7 @@ def test_what_is_told_is_bounded_and_holds_no_secret() -> None:
     )
 
 
-def test_a_failure_is_told_to_the_log_alone() -> None:
+def test_failure_detail_goes_only_to_the_log() -> None:
     error = refusal(500, b'{"error":{"message":"CUDA error"}}')
     assert "CUDA" in error.detail
     assert "CUDA" not in error.message
@@ -81,7 +81,7 @@ def test_a_failure_is_told_to_the_log_alone() -> None:
         (b"it broke", BackendFailed),
     ],
 )
-def test_an_error_in_a_stream_is_read_in_every_form(data: bytes, kind: type[GatewayError]) -> None:
+def test_stream_errors_are_read_in_every_format(data: bytes, kind: type[GatewayError]) -> None:
     error = stream_error(data)
     assert isinstance(error, kind)
     assert isinstance(error, (UpstreamFault, BadRequest))

@@ -1,8 +1,8 @@
-"""The registry and the real scheduler through reloads, deaths, returns, changes of model and drains
-with answers under way, in any order.
+"""A state machine of the registry and the real scheduler: reloads, crashes, restarts, model changes
+and drains during answers, in any order.
 
-Nothing runs beside it: a health thread's look is a step (`Registry.tend`), and a server is a record
-that a scripted driver asks.
+No threads: a health check is a step (`Registry.tend`), and a server is a record that a scripted
+driver reads.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from hypothesis.stateful import (
 
 from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.registry import Backend, Registry
-from proxy.cancel import Cancel
 from proxy.config import BackendConfig, Secret, SettingsError
 from proxy.core.task import Task
 from proxy.errors import AnswerCut, BackendDown, NoBackend, UpstreamTimeout
+from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
-from proxy.scheduling.scheduler import Scheduler
-from proxy.scheduling.state import Want
+from proxy.scheduling.scheduler import LocalScheduler
+from proxy.scheduling.state import SlotRequest
 from proxy.scheduling.ticket import Ticket
 from tests.fakes import ScriptedDriver
 from tests.thorough import share
-from tests.unit.scheduling.fakes import Clock, checked_slots
+from tests.unit.scheduling.fakes import Clock, check_slots
 
 URLS = ("test://1", "test://2", "test://3")
 MODELS = ("m", "other")
 ENDS = ("whole", "cut", "busy", "failed", "unused")
 FAULTS = (BackendDown("gone"), UpstreamTimeout("silent"), AnswerCut("broke off"))
 Draw = Callable[[st.SearchStrategy[Any]], Any]
-PATIENCE = 1e6  # seconds: nobody is refused because it waited for long
+PATIENCE = 1e6  # seconds: no request times out
 
 
 class Server:
-    """`slots` 0: it cannot tell."""
+    """`slots` 0: the server does not report them."""
 
     def __init__(self) -> None:
         self.alive = True
@@ -74,7 +74,7 @@ class Driver(ScriptedDriver):
 
 
 def variants(name: str, url: str) -> st.SearchStrategy[BackendConfig]:
-    """Mostly the same, so that a reload often names what is there, or was there lately."""
+    """Few variants, so that a reload often names a current or recent backend."""
     base = BackendConfig(name=name, url=url)
     changed = (
         {"url": URLS[2]},
@@ -97,11 +97,11 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.servers = {url: Server() for url in URLS}
-        self.scheduler = Scheduler(
+        self.scheduler = LocalScheduler(
             self.clock, max_queue=10**6, queue_timeout=PATIENCE, wait_for_backend=PATIENCE
         )
         self.registry = Registry([], self.scheduler)
-        self.tended: list[Backend] = []  # each has a thread in truth
+        self.tended: list[Backend] = []  # in production each has a thread
         self.registry._start = self.tended.append  # type: ignore[method-assign, assignment]
         self.drivers: list[Driver] = []
         self.configured: list[BackendConfig] = []
@@ -121,7 +121,7 @@ class Machine(RuleBasedStateMachine):
         )
 
     def make_some(self, count: int) -> Callable[[BackendConfig], Backend]:
-        """A maker of so many, and no more."""
+        """A factory that makes `count` backends and then raises."""
 
         def make(config: BackendConfig) -> Backend:
             nonlocal count
@@ -132,7 +132,7 @@ class Machine(RuleBasedStateMachine):
 
         return make
 
-    # what an operator does
+    # the operator
 
     @initialize()
     def begin(self) -> None:
@@ -144,10 +144,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def act(self, data: st.DataObject) -> None:
-        """One rule for all, each as likely: hypothesis leaves some rules of several out."""
+        """One rule for all actions, equally likely: hypothesis would skip some of several rules."""
         actions = [
             *(self.ask, self.ask, self.end, self.end, self.look, self.look, self.first_token),
-            *(self.reload, self.reload_and_back, self.reload_in_vain, self.live, self.start_anew),
+            *(self.reload, self.reload_and_back, self.reload_unusable, self.live, self.start_anew),
             *(self.fail, self.leave, self.pass_time),
         ]
         data.draw(st.sampled_from(actions))(data.draw)
@@ -160,7 +160,7 @@ class Machine(RuleBasedStateMachine):
         self.reload_to(draw(configs))
 
     def reload_and_back(self, draw: Draw) -> None:
-        """At times before anything had time to go."""
+        """Sometimes before any backend could be removed."""
         before = self.configured
         self.reload_to(draw(configs))
         if draw(st.booleans()):
@@ -168,8 +168,8 @@ class Machine(RuleBasedStateMachine):
                 self.tend(backend)
         self.reload_to(before)
 
-    def reload_in_vain(self, draw: Draw) -> None:
-        """Not all of it can be used."""
+    def reload_unusable(self, draw: Draw) -> None:
+        """With a backend that cannot be made."""
         wanted, count = draw(configs), draw(st.integers(0, 1))
         before, tended = self.registry.backends, [*self.tended]
         made = len(self.drivers)
@@ -181,13 +181,13 @@ class Machine(RuleBasedStateMachine):
             assert self.tended == tended
             assert all(driver.closed for driver in self.drivers[made:])
 
-    # what servers do
+    # servers
 
     def live(self, draw: Draw) -> None:
         self.servers[draw(st.sampled_from(URLS))].alive = draw(st.booleans())
 
     def start_anew(self, draw: Draw) -> None:
-        """Mostly where answers are under way, which hang then."""
+        """Mostly where answers are running, which then hang."""
         used = sorted({backend.url for _, backend in self.answers})
         url = draw(st.sampled_from(used or URLS))
         server = self.servers[url]
@@ -198,7 +198,7 @@ class Machine(RuleBasedStateMachine):
                 self.registry.failed(backend.name, BackendDown("it is starting"))
                 self.tend(backend)
 
-    # what the gateway does
+    # the gateway
 
     def look(self, draw: Draw) -> None:
         many = draw(st.booleans())
@@ -212,13 +212,15 @@ class Machine(RuleBasedStateMachine):
         self.collect()
 
     def ask(self, draw: Draw) -> None:
-        """Several requests, some of which need a backend to themselves."""
+        """Several requests, some of which need a whole backend."""
         for _ in range(draw(st.integers(1, 3))):
             whole = draw(st.sampled_from((False, False, True)))
             model = draw(st.sampled_from(self.registry.models() or MODELS))
             prompt = "" if whole else f"conversation {draw(st.integers(0, 3))} " * 40
             chain = self.scheduler.chain(prompt, (len(prompt),), model)
-            want = Want(model, Task(prompt=prompt), chain=chain, whole_backend=whole)
+            want = SlotRequest(
+                model=model, task=Task(prompt=prompt), chain=chain, whole_backend=whole
+            )
             try:
                 found = self.scheduler.enter(want)
             except NoBackend:
@@ -241,13 +243,22 @@ class Machine(RuleBasedStateMachine):
     def first_token(self, draw: Draw) -> None:
         if self.answers:
             lease, _ = draw(st.sampled_from(self.answers))
-            lease.flows(draw(st.integers(-1, 4)))
+            lease.on_first_token(draw(st.integers(-1, 4)))
 
     def end(self, draw: Draw) -> None:
         if self.answers:
             lease, backend = self.answers.pop(draw(st.integers(0, len(self.answers) - 1)))
             end: Any = draw(st.sampled_from(ENDS))
-            lease.release(Outcome(end, draw(st.integers(-1, 4)), 50, 10, 5, 0.1))
+            lease.release(
+                Outcome(
+                    end=end,
+                    slot=draw(st.integers(-1, 4)),
+                    prompt=50,
+                    cached=10,
+                    completion=5,
+                    evaluating=0.1,
+                )
+            )
             self.registry.give_back(backend)
             self.collect()
 
@@ -268,7 +279,7 @@ class Machine(RuleBasedStateMachine):
         self.collect()
 
     def collect(self) -> None:
-        """Who has got a slot begins; who waits for a model that nobody serves is refused."""
+        """Granted requests begin; requests for a model without backend are refused."""
         for ticket in tuple(self.waiting):
             try:
                 lease = ticket.wait(Cancel(), 0.0)
@@ -279,15 +290,15 @@ class Machine(RuleBasedStateMachine):
                 self.waiting.remove(ticket)
                 self.begin_answer(lease)
 
-    # what always holds
+    # invariants
 
     @invariant()
-    def slots_busy_are_leases_out(self) -> None:
+    def busy_slots_have_leases(self) -> None:
         granted = [ticket.lease for ticket in self.waiting if ticket.lease is not None]
-        checked_slots(self.scheduler, [lease for lease, _ in self.answers] + granted)
+        check_slots(self.scheduler, [lease for lease, _ in self.answers] + granted)
 
     @invariant()
-    def what_is_configured_is_there(self) -> None:
+    def configured_backends_exist(self) -> None:
         serving = {n: b.config for n, b in self.registry.backends.items() if not b.leaving}
         assert serving == {config.name: config for config in self.configured}
         assert all(backend in self.tended for backend in self.registry.backends.values())
@@ -309,24 +320,33 @@ class Machine(RuleBasedStateMachine):
                 assert pools == [backend.model]
 
     @invariant()
-    def nothing_is_closed_that_is_used(self) -> None:
+    def no_used_backend_is_closed(self) -> None:
         for _, backend in self.answers:
             assert backend.driver.closed == 0  # type: ignore[attr-defined]
         assert all(driver.closed <= 1 for driver in self.drivers)
 
     def teardown(self) -> None:
-        """All servers are well again, and every answer ends: whoever waits has its turn."""
+        """All servers recover and every answer ends, so each waiting request gets a slot."""
         for server in self.servers.values():
             server.alive = True
         for _ in range(3):
             for backend in tuple(self.tended):
                 if backend.up and not backend.leaving:
-                    self.registry._down(backend, None)  # or a new model would not be noticed
+                    self.registry._down(backend, None)  # otherwise a new model would not be noticed
                 self.tend(backend)
         for _ in range(3 * len(self.waiting) + 3):
             self.clock.now += 40.0
             for lease, backend in self.answers:
-                lease.release(Outcome("whole", lease.slot.id, 50, 10, 5, 0.1))
+                lease.release(
+                    Outcome(
+                        end="whole",
+                        slot=lease.slot.id,
+                        prompt=50,
+                        cached=10,
+                        completion=5,
+                        evaluating=0.1,
+                    )
+                )
                 self.registry.give_back(backend)
             self.answers.clear()
             self.collect()
@@ -339,7 +359,7 @@ class Machine(RuleBasedStateMachine):
         assert sum(not driver.closed for driver in self.drivers) == len(self.configured)
 
 
-def test_no_slot_and_no_backend_is_lost_whatever_happens() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+def test_random_reloads_and_failures_lose_no_slot_or_backend() -> None:
+    run_state_machine_as_test(
         Machine, settings=settings(max_examples=share(250), stateful_step_count=40)
     )

@@ -1,4 +1,4 @@
-"""The native relay: the body that llama-server gets, and its chunks as events."""
+"""The native relay: request bodies for llama-server, and its chunks as events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.relay import payload
-from proxy.cancel import Cancel
 from proxy.core.events import (
     Event,
     Finished,
@@ -32,33 +31,34 @@ from proxy.core.request import (
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import BadRequest, UpstreamFault
+from proxy.runtime.cancel import Cancel
 
 from .rawserver import RawServer, head
 
 CAPS = Capabilities(dialect="llama-server", queues=True, modern_sampling=True, chat=True)
-USER = Message("user", "Hi")
+USER = Message(role="user", content="Hi")
 WEATHER = Tool("get_weather", "the weather", {"type": "object"})
 
 
 def task(request: CompletionRequest, **fields: Any) -> Task:
-    return Task(prompt="", max_tokens=9, native=True, request=request, **fields)
+    return Task(prompt="", max_tokens=9, backend_templates=True, request=request, **fields)
 
 
 PNG = "data:image/png;base64,AAAA"
 
 
-def test_messages_go_as_they_came() -> None:
+def test_messages_are_relayed_unchanged() -> None:
     call = ToolCall("call_1", "get_weather", '{"city": "Oslo"}')
     request = CompletionRequest(
         messages=(
-            Message("system", "Be brief."),
+            Message(role="system", content="Be brief."),
             Message(
-                "user",
-                "Look. And",
-                media=(Media("image", url=PNG, at=5), Media("image", url=PNG, at=5)),
+                role="user",
+                content="Look. And",
+                media=(Media(kind="image", url=PNG, at=5), Media(kind="image", url=PNG, at=5)),
             ),
-            Message("assistant", tool_calls=(call,), reasoning="Hm."),
-            Message("tool", "Rain.", tool_call_id="call_1"),
+            Message(role="assistant", tool_calls=(call,), reasoning="Hm."),
+            Message(role="tool", content="Rain.", tool_call_id="call_1"),
         ),
         tools=(WEATHER,),
         reasoning_effort="low",
@@ -97,7 +97,7 @@ def test_messages_go_as_they_came() -> None:
     assert "stop" not in body
 
 
-def test_a_call_that_must_be_is_told_in_the_messages_and_bound() -> None:
+def test_required_call_is_requested_in_messages_and_constrained() -> None:
     request = CompletionRequest(
         messages=(USER,), tools=(WEATHER,), tool_choice=ToolChoice("required")
     )
@@ -109,7 +109,7 @@ def test_a_call_that_must_be_is_told_in_the_messages_and_bound() -> None:
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
 
 
-def test_calls_or_a_document_are_left_to_the_server() -> None:
+def test_tools_with_schema_are_left_to_the_server() -> None:
     request = CompletionRequest(
         messages=(USER,), tools=(WEATHER,), output=OutputFormat("json_schema", {"type": "object"})
     )
@@ -187,6 +187,6 @@ def test_chunks_become_events() -> None:
         ),
     ],
 )
-def test_what_is_no_whole_answer_is_an_error(frames: list[bytes], error: type[Exception]) -> None:
+def test_incomplete_answer_is_an_error(frames: list[bytes], error: type[Exception]) -> None:
     with pytest.raises(error):
         relay(*frames)

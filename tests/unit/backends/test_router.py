@@ -1,8 +1,9 @@
-"""Models that their server loads when they are asked for, on a scripted driver."""
+"""Models that a router loads on request, with a scripted driver."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from proxy.backends.driver import Capabilities
 from proxy.backends.refusals import refusal
 from proxy.backends.router import ModelPool, described, outline
-from proxy.cancel import Cancel
 from proxy.errors import BackendBusy, BackendDown, BadRequest, GatewayError, UpstreamFault
+from proxy.runtime.cancel import Cancel
 from proxy.wire.router import Listed
 from tests.fakes import CAPS, ScriptedDriver, client, make_app, services_of, wait_until
 from tests.unit.backends.rawserver import RawServer, head
@@ -23,7 +24,7 @@ KNOWN = msgspec.structs.replace(
 
 
 class Lazy(ScriptedDriver):
-    """A model that is not loaded until it is asked for."""
+    """A model that is loaded by its first request."""
 
     trouble = ""
 
@@ -56,7 +57,7 @@ class Lazy(ScriptedDriver):
 CHAT = {"model": "lazy", "messages": [{"role": "user", "content": "Hello"}]}
 
 
-def test_the_first_request_waits_for_the_load_and_has_the_models_template() -> None:
+def test_first_request_waits_for_load_and_uses_the_models_template() -> None:
     driver = Lazy()
     http = client(driver)
     assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
@@ -65,19 +66,19 @@ def test_the_first_request_waits_for_the_load_and_has_the_models_template() -> N
     assert [task.prompt for task in driver.tasks] == ["<t>Hello</t>"] * 2
 
 
-def test_a_stream_is_told_of_the_load() -> None:
+def test_stream_reports_model_loading() -> None:
     text = client(Lazy()).post("/v1/chat/completions", json={**CHAT, "stream": True}).text
     assert text.startswith(": loading lazy, 50%\n\n")
     assert text.rstrip().endswith("data: [DONE]")
 
 
-def test_a_load_that_fails_is_the_answers_error() -> None:
+def test_failed_load_is_the_answers_error() -> None:
     http = client(Lazy(UpstreamFault("it could not be loaded", code="model_load_failed")))
     answer = http.post("/v1/chat/completions", json=CHAT)
     assert (answer.status_code, answer.json["error"]["code"]) == (502, "model_load_failed")
 
 
-def test_a_request_that_no_template_makes_good_loads_nothing() -> None:
+def test_invalid_request_loads_no_model() -> None:
     driver = Lazy()
     body = {**CHAT, "grammar": "root ::= nonsense"}
     assert client(driver).post("/v1/chat/completions", json=body).status_code == 400
@@ -87,14 +88,14 @@ def test_a_request_that_no_template_makes_good_loads_nothing() -> None:
 @pytest.mark.parametrize(
     "path", ["/health", "/v1/models", "/v1/backends", "/props", "/slots", "/v1/slots", "/api/tags"]
 )
-def test_looking_loads_nothing(path: str) -> None:
+def test_status_requests_load_no_model(path: str) -> None:
     driver = Lazy()
     assert client(driver).get(path).status_code == 200
     assert driver.loads == 0
     assert driver.tasks == []
 
 
-def test_the_status_is_told_wherever_models_are_listed() -> None:
+def test_model_lists_show_load_status() -> None:
     http = client(Lazy(), ScriptedDriver())
     lazy, scripted = http.get("/v1/models").json["data"]
     assert lazy["status"] == {"value": "unloaded"}
@@ -104,7 +105,7 @@ def test_the_status_is_told_wherever_models_are_listed() -> None:
     assert [one["name"] for one in http.get("/api/ps").json["models"]] == ["scripted"]
 
 
-def test_who_names_no_model_gets_one_that_is_loaded() -> None:
+def test_request_without_model_gets_a_loaded_one() -> None:
     driver = Lazy()
     body = {**CHAT, "model": ""}
     answer = client(driver, ScriptedDriver()).post("/v1/chat/completions", json=body)
@@ -112,7 +113,7 @@ def test_who_names_no_model_gets_one_that_is_loaded() -> None:
     assert driver.loads == 0
 
 
-def test_what_slots_held_is_forgotten_when_the_model_is_unloaded() -> None:
+def test_unloading_a_model_clears_its_cached_prompts() -> None:
     driver = Lazy()
     app = make_app(driver)
     http = app.test_client()
@@ -128,10 +129,10 @@ def test_what_slots_held_is_forgotten_when_the_model_is_unloaded() -> None:
     services_of(app).gateway.registry.failed("b0", UpstreamFault("look now"))
     wait_until(lambda: not held())
     assert http.post("/v1/chat/completions", json=long).status_code == 200
-    assert driver.loads == 1  # what is known of the model stays known
+    assert driver.loads == 1  # known properties of the model are kept
 
 
-def test_known_capabilities_are_what_props_say() -> None:
+def test_capabilities_follow_props() -> None:
     props = {
         "total_slots": 3,
         "default_generation_settings": {"n_ctx": 512},
@@ -143,7 +144,8 @@ def test_known_capabilities_are_what_props_say() -> None:
     assert found is not None
     assert (found.slots, found.n_ctx, found.template, found.bos_token) == (3, 512, "t", "")
     assert (found.vision, found.audio, found.provisional) == (True, False, False)
-    for nothing in (None, [], {}, {"total_slots": "3"}, {"total_slots": 3}):
+    nothings: tuple[Any, ...] = (None, [], {}, {"total_slots": "3"}, {"total_slots": 3})
+    for nothing in nothings:
         assert described(UNKNOWN, nothing) is None
 
 
@@ -156,7 +158,7 @@ def test_known_capabilities_are_what_props_say() -> None:
         (400, "another matter", BadRequest, None),
     ],
 )
-def test_a_routers_refusals_have_names(
+def test_router_refusals_map_to_errors(
     status: int, message: str, kind: type[GatewayError], code: str | None
 ) -> None:
     error = refusal(status, msgspec.json.encode({"error": {"code": status, "message": message}}))
@@ -171,7 +173,7 @@ def test_a_routers_refusals_have_names(
         ("500 Internal Server Error", b"proxy error: Could not establish connection"),
     ],
 )
-def test_a_quiet_question_notices_that_the_model_is_away(status: str, body: bytes) -> None:
+def test_failed_quiet_request_refreshes_model_status(status: str, body: bytes) -> None:
     with RawServer([head(len(body), status) + body]) as server:
         pool = ModelPool(server.url, model="lazy", quiet=True, timeout=2.0, idle=0)
         with pytest.raises(BackendDown):
@@ -182,7 +184,7 @@ def test_a_quiet_question_notices_that_the_model_is_away(status: str, body: byte
     assert asked.endswith(b'{"model":"lazy"}')
 
 
-def test_questions_name_the_model_in_the_query_where_there_is_no_body() -> None:
+def test_requests_without_body_name_the_model_in_the_query() -> None:
     with RawServer([head(2) + b"{}"]) as server:
         pool = ModelPool(server.url, model="org/a b:Q4", timeout=2.0, idle=0)
         assert pool.ask("GET", "/props") == (200, b"{}")

@@ -1,4 +1,4 @@
-"""How many slots an old server has: counted when it is idle, and when others use it."""
+"""Counting the slots of an old server, idle and while others use it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.app import create_app
 from proxy.backends import registry
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.registry import Backend
 from proxy.backends.slot_count import MOST, count_slots
-from proxy.cancel import Cancel
 from proxy.config import Settings
 from proxy.core.task import Task
 from proxy.errors import BackendBusy
-from proxy.gateway.answer import Gateway
+from proxy.gateway import Gateway
+from proxy.runtime.cancel import Cancel
+from tests.apps import app_on
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
 
 from .rawserver import RawServer, head
 
 
 class OldServer:
-    """Chooses slots as an old server does: the one asked for, else the idle one used longest ago.
-    `order`: its slots, that one first."""
+    """Chooses slots like an old server: the requested one, else the least recently used idle one.
+    `order` lists its slots, least recently used first."""
 
     def __init__(self, order: list[int]) -> None:
         self.order = list(order)
@@ -52,29 +52,29 @@ warm = st.integers(1, 20).flatmap(lambda count: st.permutations(range(count)))
 
 
 @given(warm)
-def test_an_idle_server_is_counted_whatever_was_used_there_before(order: list[int]) -> None:
+def test_idle_server_is_counted_regardless_of_earlier_use(order: list[int]) -> None:
     server = OldServer(order)
     assert count_slots(server.take) == (len(order), True)
     assert len(server.asked) == 2 * len(order) + 1
 
 
 @given(warm.filter(lambda order: len(order) > 1), st.data())
-def test_somebody_else_in_some_slots_is_noticed(order: list[int], data: st.DataObject) -> None:
+def test_slots_used_by_others_are_noticed(order: list[int], data: st.DataObject) -> None:
     last = len(order) - 1
     server = OldServer(order)
     server.busy = data.draw(st.sets(st.sampled_from(range(last)), min_size=1))
     assert count_slots(server.take) == (len(order), False)
 
 
-def test_a_last_slot_that_is_busy_all_the_time_is_like_one_that_is_not_there() -> None:
+def test_last_slot_that_stays_busy_is_not_counted() -> None:
     server = OldServer([0, 1, 2])
     server.busy = {2}
     assert count_slots(server.take)[0] == 2
 
 
 @given(warm, st.data())
-def test_requests_of_others_in_between_do_no_harm(order: list[int], data: st.DataObject) -> None:
-    """Other gateways that count at the same time, too: theirs are as short."""
+def test_requests_of_others_do_not_disturb_the_count(order: list[int], data: st.DataObject) -> None:
+    """Nor do other gateways that count at the same time with equally short requests."""
     server = OldServer(order)
     theirs = data.draw(st.lists(st.integers(-1, len(order)), max_size=60))
 
@@ -87,14 +87,14 @@ def test_requests_of_others_in_between_do_no_harm(order: list[int], data: st.Dat
     assert count_slots(ask) == (len(order), True)
 
 
-def test_a_server_without_an_idle_slot_is_not_counted() -> None:
+def test_server_without_idle_slot_is_not_counted() -> None:
     server = OldServer([0, 1])
     server.busy = {0, 1}
     assert count_slots(server.take) == (0, False)
     assert len(server.asked) == 1
 
 
-def test_the_questions_are_bounded() -> None:
+def test_count_requests_are_bounded() -> None:
     server = OldServer(list(range(MOST + 9)))
     assert count_slots(server.take) == (0, False)
     assert len(server.asked) <= MOST + 1
@@ -113,7 +113,7 @@ def answer(slot: int) -> bytes:
 BUSY = head(14, "404 Not Found") + b"File Not Found"
 
 
-def test_a_slot_that_is_about_to_be_free_is_waited_for() -> None:
+def test_count_waits_for_a_slot_about_to_be_free() -> None:
     with RawServer([answer(0), BUSY, answer(0), BUSY, answer(0)]) as server:
         driver = LlamaCpp(server.url, timeout=5)
         assert driver.count_slots() == (1, True)
@@ -124,7 +124,7 @@ def test_a_slot_that_is_about_to_be_free_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"slot_id": "x"}', b'{"slot_id": null}'])
-def test_an_answer_that_names_no_slot_ends_the_count(body: bytes) -> None:
+def test_answer_without_slot_number_ends_the_count(body: bytes) -> None:
     with RawServer([head(len(body)) + body]) as server:
         driver = LlamaCpp(server.url, timeout=5)
         assert driver.count_slots() == (0, False)
@@ -132,13 +132,13 @@ def test_an_answer_that_names_no_slot_ends_the_count(body: bytes) -> None:
     assert len(server.requests) == 1
 
 
-# when it is asked
+# when slots are counted
 
 UNTOLD = Capabilities(dialect="powerinfer", n_ctx=2048, models=("scripted",))
 
 
 class Counted(ScriptedDriver):
-    """A backend that says `count` when its slots are counted, and answers on `slot`."""
+    """A backend whose slot count is `count`, and which answers on `slot`."""
 
     def __init__(self, count: int, caps: Capabilities = UNTOLD) -> None:
         super().__init__(caps=caps)
@@ -146,7 +146,7 @@ class Counted(ScriptedDriver):
         self.counted = 0
         self.slot = self.looks = 0
         self.idle = True
-        self.until: threading.Event | None = None  # answers begin then
+        self.until: threading.Event | None = None  # answers wait for this
 
     def alive(self) -> bool:
         self.looks += 1
@@ -166,7 +166,7 @@ class Counted(ScriptedDriver):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Slots are counted at every look."""
+    """Slots are counted at every health check."""
     monkeypatch.setattr(registry, "COUNT_PAUSE", 0.0)
     yield
 
@@ -186,14 +186,14 @@ def test_slots_are_counted_when_a_backend_comes_up() -> None:
     assert backend.caps is not None and backend.caps.slots == 6, "GET /v1/backends tells it"
 
 
-def test_a_server_that_tells_its_slots_is_not_asked() -> None:
+def test_server_that_reports_its_slots_is_not_counted() -> None:
     told = Capabilities(dialect="2024", slots=3, queues=True, models=("scripted",))
     driver = Counted(6, told)
     assert gateway(driver).scheduler.slots("b0") == 3
     assert driver.counted == 0
 
 
-def test_a_count_that_failed_is_made_again_later() -> None:
+def test_failed_count_is_repeated_later() -> None:
     driver = Counted(0)
     here = gateway(driver)
     assert here.scheduler.slots("b0") > 0, "a guess, until it is known"
@@ -201,7 +201,7 @@ def test_a_count_that_failed_is_made_again_later() -> None:
     wait_until(lambda: here.scheduler.slots("b0") == 6)
 
 
-def test_a_count_beside_others_is_used_and_made_again() -> None:
+def test_count_disturbed_by_others_is_used_and_repeated() -> None:
     driver = Counted(2)
     driver.idle = False
     here = gateway(driver)
@@ -210,7 +210,7 @@ def test_a_count_beside_others_is_used_and_made_again() -> None:
     wait_until(lambda: here.scheduler.slots("b0") == 4)
 
 
-def test_traffic_that_contradicts_the_count_has_it_made_again_and_keeps_it_until_then() -> None:
+def test_contradicting_traffic_repeats_the_count_and_keeps_it_meanwhile() -> None:
     driver = Counted(2)
     here = gateway(driver)
     driver.count = 0
@@ -224,7 +224,7 @@ def test_traffic_that_contradicts_the_count_has_it_made_again_and_keeps_it_until
     assert driver.counted == counted
 
 
-def test_an_answer_from_a_slot_beyond_the_count_has_it_made_again() -> None:
+def test_answer_from_slot_beyond_the_count_repeats_it() -> None:
     driver = Counted(2)
     app = make_app(driver, health_interval=0.02)
     driver.count, driver.slot = 4, 3
@@ -234,7 +234,7 @@ def test_an_answer_from_a_slot_beyond_the_count_has_it_made_again() -> None:
     wait_until(lambda: scheduler.slots("b0") == 4)
 
 
-def test_a_backend_that_says_busy_has_its_slots_counted_again() -> None:
+def test_busy_backend_is_counted_again() -> None:
     driver = Counted(2)
     app = make_app(driver, health_interval=0.02)
     driver.count, driver.script = 1, [BackendBusy("the backend has no free slot")]
@@ -248,10 +248,10 @@ def test_a_backend_that_says_busy_has_its_slots_counted_again() -> None:
     wait_until(lambda: scheduler.slots("b0") == 1)
 
 
-def test_a_number_that_was_set_wins() -> None:
+def test_configured_slot_count_wins() -> None:
     driver = Counted(6)
     backend = Backend("b0", "test://0", driver, slots=3)
-    app = create_app(Settings(health_interval=0.02), [backend])
+    app = app_on([backend], Settings(health_interval=0.02))
     here = services_of(app).gateway
     wait_until(lambda: here.registry.settled)
     here.registry.miscounted("b0")
@@ -260,7 +260,7 @@ def test_a_number_that_was_set_wins() -> None:
     assert driver.counted == 0
 
 
-def test_nothing_is_counted_while_requests_of_ours_run() -> None:
+def test_slots_are_not_counted_while_own_requests_run() -> None:
     driver = Counted(2)
     app = make_app(driver, health_interval=0.02)
     here = services_of(app).gateway

@@ -1,4 +1,4 @@
-"""The bytes of each token of a text."""
+"""Token pieces: the bytes of each token of a text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from proxy.backends.token_pieces import MOST, MOST_TOLD, token_pieces
-from proxy.cancel import Cancel
 from proxy.errors import BackendDown, BadRequest, CharacterCut, GatewayError, Unsupported
+from proxy.runtime.cancel import Cancel
 
 
 class Server:
-    """A driver and a counter: a text is its tokens' numbers."""
+    """A driver that counts requests; a text consists of its token ids."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -33,7 +33,7 @@ def pieces(text: str) -> list[tuple[int, bytes]]:
     return token_pieces(server, server, text, False, Cancel())
 
 
-def test_each_token_is_asked_for_once() -> None:
+def test_each_token_is_requested_once() -> None:
     server: Any = Server()
     assert token_pieces(server, server, "7 5 7", False, Cancel()) == [
         (7, b"7"),
@@ -43,24 +43,24 @@ def test_each_token_is_asked_for_once() -> None:
     assert server.asked == 2
 
 
-def test_a_text_of_many_tokens_is_refused_before_they_are_looked_at() -> None:
-    """400 000 of them held the event loop for a third of a second."""
+def test_text_with_too_many_tokens_is_refused_early() -> None:
+    """Looking at 400 000 tokens blocked the event loop for a third of a second."""
     assert len(pieces("7 " * MOST_TOLD)) == MOST_TOLD
     with pytest.raises(BadRequest, match=f"{MOST_TOLD + 1} tokens"):
         pieces("7 " * (MOST_TOLD + 1))
 
 
-def test_many_different_tokens_are_refused() -> None:
+def test_too_many_different_tokens_are_refused() -> None:
     assert len(pieces(" ".join(map(str, range(MOST))))) == MOST
-    with pytest.raises(BadRequest, match="different tokens"):
+    with pytest.raises(BadRequest, match="distinct tokens"):
         pieces(" ".join(map(str, range(MOST + 1))))
 
 
-def test_part_of_a_character_is_the_requests_fault_and_a_backend_that_is_down_is_not() -> None:
+def test_partial_character_is_bad_request_and_down_backend_is_503() -> None:
     server: Any = Server()
     server.error = CharacterCut("no text")
     with pytest.raises(Unsupported, match="part of a character"):
         token_pieces(server, server, "7", False, Cancel())
-    server.error = BackendDown("it does not answer")
+    server.error = BackendDown("not responding")
     with pytest.raises(BackendDown):
         token_pieces(server, server, "7", False, Cancel())

@@ -1,4 +1,4 @@
-"""Counting and tokenizing long texts, on a tokenizer that is easy to see through."""
+"""Counting and tokenizing long texts, with a simple tokenizer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from proxy.backends import pieces
 from proxy.backends.driver import Capabilities
 from proxy.backends.tokens import AT_ONCE, BOS, LONGEST, MOST, TokenCounter, budget, must_fit
-from proxy.cancel import Cancel
 from proxy.core.task import Task
 from proxy.errors import BadRequest, Cancelled, ContextExceeded
+from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, wait_until
 
 WORDS = "one two three four " * 4000
@@ -20,8 +20,8 @@ OLD = Capabilities(dialect="2023", n_ctx=2048)
 
 
 class Tokenizer(ScriptedDriver):
-    """A token is a mark, or a word with the space before it, or another character. With `prefix`, a
-    space is put before each text, as many tokenizers of sentencepiece do."""
+    """A token is a punctuation mark, a word with its leading space, or another character. With
+    `prefix`, a space is put before each text, as sentencepiece tokenizers often do."""
 
     def __init__(self, prefix: bool = False) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Tokenizer(ScriptedDriver):
 
     @property
     def long(self) -> list[str]:
-        """What was asked but the few characters around a cut."""
+        """The requests, without those for the few characters around a cut."""
         return [one for one in self.asked if len(one) > 2 * pieces.NEAR + 1]
 
 
@@ -54,7 +54,7 @@ class Tokenizer(ScriptedDriver):
     ],
     ids=["words", "marks", "chinese", "code", "spaces"],
 )
-def test_pieces_are_the_whole(text: str, prefix: bool) -> None:
+def test_split_text_has_the_same_tokens_as_the_whole(text: str, prefix: bool) -> None:
     whole = Tokenizer(prefix).tokenize(text)
     driver = Tokenizer(prefix)
     assert TokenCounter(driver).ids(text) == whole
@@ -62,13 +62,13 @@ def test_pieces_are_the_whole(text: str, prefix: bool) -> None:
     assert TokenCounter(driver).count(text) == len(whole) + BOS
 
 
-def test_short_text_is_one_question() -> None:
+def test_short_text_takes_one_request() -> None:
     driver = Tokenizer()
     TokenCounter(driver).count("a short one")
     assert driver.asked == ["a short one"]
 
 
-def test_counting_ends_where_the_context_does() -> None:
+def test_counting_stops_at_the_context_size() -> None:
     driver = Tokenizer()
     with pytest.raises(ContextExceeded) as caught:
         TokenCounter(driver).count(WORDS, limit=2000)
@@ -77,7 +77,7 @@ def test_counting_ends_where_the_context_does() -> None:
     assert "at least" in caught.value.message
 
 
-def test_counting_ends_when_the_client_leaves() -> None:
+def test_counting_stops_when_the_client_leaves() -> None:
     cancel = Cancel()
 
     class Leaves(Tokenizer):
@@ -95,7 +95,7 @@ def test_counting_ends_when_the_client_leaves() -> None:
     assert len(driver.long) == 2
 
 
-def test_count_is_remembered_until_the_model_changes() -> None:
+def test_count_is_cached_until_the_model_changes() -> None:
     driver = Tokenizer()
     counter = TokenCounter(driver)
     first = counter.count(WORDS)
@@ -108,8 +108,8 @@ def test_count_is_remembered_until_the_model_changes() -> None:
     assert len(driver.asked) == 2 * asked
 
 
-def test_prompt_near_the_limit_is_counted_exactly_where_no_cut_is_safe() -> None:
-    """A cut in the middle of a word makes two tokens of one: that must refuse no prompt."""
+def test_prompt_near_the_limit_without_safe_cuts_is_counted_exactly() -> None:
+    """A cut inside a word makes two tokens of one; no prompt may be refused for that."""
     text = "x" * 20_000 + " word" * 50
     driver = Tokenizer()
     whole = len(driver.tokenize(text)) + BOS
@@ -119,20 +119,20 @@ def test_prompt_near_the_limit_is_counted_exactly_where_no_cut_is_safe() -> None
     assert caught.value.extra["n_prompt_tokens"] == whole
 
 
-def test_ids_of_a_text_that_cannot_be_cut_are_refused() -> None:
+def test_tokenizing_uncuttable_long_text_is_refused() -> None:
     counter = TokenCounter(Tokenizer())
     assert len(counter.ids("x" * LONGEST)) == 1
-    with pytest.raises(BadRequest, match="send it in parts"):
+    with pytest.raises(BadRequest, match="split the text"):
         counter.ids("x" * (LONGEST + pieces.SIZE))
 
 
-def test_ids_end_with_as_many_as_were_asked_for() -> None:
+def test_tokenizing_stops_at_the_requested_number() -> None:
     driver = Tokenizer()
     assert len(TokenCounter(driver).ids(WORDS, most=10)) >= 10
     assert len(driver.long) == 1
 
 
-def test_huge_text_is_refused_before_the_backend_is_asked() -> None:
+def test_huge_text_is_refused_without_backend_request() -> None:
     driver = Tokenizer()
     text = "a " * (MOST // 2 + 1)
     for ask in (TokenCounter(driver).ids, TokenCounter(driver).count):
@@ -141,8 +141,8 @@ def test_huge_text_is_refused_before_the_backend_is_asked() -> None:
     assert not driver.asked
 
 
-def test_few_long_texts_are_tokenized_side_by_side() -> None:
-    """An old server has eight threads, which completions need too. A client in line may leave."""
+def test_few_long_texts_are_tokenized_in_parallel() -> None:
+    """An old server has eight threads, which completions need too. Waiting clients may leave."""
     go = threading.Event()
 
     class Slow(Tokenizer):
@@ -171,7 +171,7 @@ def test_few_long_texts_are_tokenized_side_by_side() -> None:
     assert counter.count("one more " + WORDS) > 1000
 
 
-def test_prompt_that_fits_by_its_length_is_not_counted() -> None:
+def test_prompt_short_enough_by_length_is_not_counted() -> None:
     driver = Tokenizer()
     counter = TokenCounter(driver)
     task = Task(prompt="a b c", max_tokens=5)
@@ -180,7 +180,7 @@ def test_prompt_that_fits_by_its_length_is_not_counted() -> None:
     assert not driver.asked
 
 
-def test_budget_is_what_the_context_leaves() -> None:
+def test_budget_is_the_rest_of_the_context() -> None:
     counter = TokenCounter(Tokenizer())
     prompt = "word " * 1000  # 1 000 words and the last space
     assert budget(Task(prompt=prompt, max_tokens=5000), OLD, 2048, counter) == 2048 - 1001 - BOS
@@ -189,7 +189,7 @@ def test_budget_is_what_the_context_leaves() -> None:
     must_fit(Task(prompt=prompt), 1002 + BOS, counter)
 
 
-def test_token_ids_are_counted_without_asking() -> None:
+def test_token_ids_are_counted_without_backend_request() -> None:
     driver = Tokenizer()
     with pytest.raises(ContextExceeded):
         must_fit(Task(prompt=tuple(range(100))), 100, TokenCounter(driver))

@@ -1,4 +1,4 @@
-"""Models of a router with little room take turns."""
+"""Models of a router with little memory take turns."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from proxy.backends.turns import SHORTEST, Turns
 A, B, C = "a", "b", "c"
 
 
-def test_requests_for_a_loaded_model_go_at_once() -> None:
+def test_requests_for_loaded_model_start_at_once() -> None:
     turns = Turns(1)
     assert all(turns.take(A, [A], now=0.0) for _ in range(100))
 
 
-def test_a_request_for_another_model_goes_to_the_routers_queue() -> None:
+def test_request_for_another_model_goes_to_the_routers_queue() -> None:
     turns = Turns(1)
     assert turns.take(A, [A], now=0.0)
     assert turns.take(B, [A], now=0.0)
 
 
-def test_the_loaded_model_is_held_back_after_a_turn() -> None:
+def test_loaded_model_is_held_back_after_its_turn() -> None:
     turns = Turns(1)
     assert turns.take(A, [A], now=0.0)
     assert turns.take(B, [A], now=10.0)
@@ -26,24 +26,24 @@ def test_the_loaded_model_is_held_back_after_a_turn() -> None:
     assert not turns.take(A, [A], now=10.0 + SHORTEST)
 
 
-def test_a_turn_is_as_long_as_a_load() -> None:
+def test_turn_lasts_as_long_as_a_load() -> None:
     turns = Turns(1)
     turns.take(B, [A], now=0.0)
     assert turns.take(A, [A], now=29.0, turn=30.0)
     assert not turns.take(A, [A], now=30.0, turn=30.0)
 
 
-def test_the_next_turn_begins_when_the_models_have_changed() -> None:
+def test_next_turn_starts_when_models_have_changed() -> None:
     turns = Turns(1)
     turns.take(B, [A], now=0.0)
     assert not turns.take(A, [A], now=5.0)
-    turns.answered(B, now=6.0)  # it is loaded
+    turns.answered(B, now=6.0)  # now it is loaded
     assert turns.take(A, [B], now=6.0)  # queued by the router
     assert turns.take(B, [B], now=7.0)
     assert not turns.take(B, [B], now=6.0 + SHORTEST)
 
 
-def test_a_client_that_gives_up_holds_nobody_back() -> None:
+def test_cancelled_request_holds_no_other_back() -> None:
     turns = Turns(1)
     turns.take(B, [A], now=0.0)
     assert not turns.take(A, [A], now=5.0)
@@ -51,7 +51,7 @@ def test_a_client_that_gives_up_holds_nobody_back() -> None:
     assert turns.take(A, [A], now=5.0)
 
 
-def test_nobody_is_held_back_while_there_is_room() -> None:
+def test_no_request_is_held_back_while_there_is_room() -> None:
     turns = Turns(2)
     turns.take(B, [A], now=0.0)
     assert turns.take(A, [A], now=100.0)
@@ -60,7 +60,7 @@ def test_nobody_is_held_back_while_there_is_room() -> None:
     assert unlimited.take(A, [A, B], now=100.0)
 
 
-def test_only_the_model_with_the_fewest_requests_is_held_back() -> None:
+def test_only_model_with_fewest_requests_is_held_back() -> None:
     turns = Turns(2)
     assert turns.take(A, [A, B], now=0.0)
     assert turns.take(A, [A, B], now=0.0)
@@ -70,7 +70,7 @@ def test_only_the_model_with_the_fewest_requests_is_held_back() -> None:
     assert not turns.take(B, [A, B], now=9.0)
 
 
-def test_a_request_whose_model_was_evicted_on_the_way_has_its_turn() -> None:
+def test_request_gets_its_turn_when_its_model_was_just_evicted() -> None:
     turns = Turns(1)
     assert turns.take(B, [B], now=0.0)  # loaded, as far as we knew
     assert turns.take(A, [A], now=1.0)

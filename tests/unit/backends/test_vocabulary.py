@@ -1,4 +1,4 @@
-"""How many token ids there are, and what becomes of one that is none."""
+"""The size of the vocabulary, and token ids outside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEW = Capabilities(dialect="llama-server", queues=True, n_vocab=100)
 
 
 class Old:
-    """A server of 2023 with so many tokens: it tells which of some ids exist."""
+    """A server of 2023 with this many tokens; it tells which ids of a request exist."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -28,14 +28,14 @@ class Old:
 
 
 @pytest.mark.parametrize("size", [1, 960, STEP, STEP + 1, 4000, 32_000, 49_152, 151_936, 262_144])
-def test_the_number_of_ids_is_exact_after_two_answers(size: int) -> None:
+def test_vocabulary_size_is_exact_after_two_requests(size: int) -> None:
     server = Old(size)
     assert counted(server) == size
     assert server.asked == 2
 
 
 @pytest.mark.parametrize("told", [set(), {-1, 5}, set(range(0, MOST, STEP))])
-def test_a_server_that_does_not_tell_is_believed_nothing(told: set[int]) -> None:
+def test_vocabulary_size_is_unknown_without_answers(told: set[int]) -> None:
     assert counted(lambda _: told) == 0
 
 
@@ -48,31 +48,31 @@ class Counting(ScriptedDriver):
         return self.sizes.pop(0)
 
 
-def test_the_size_is_asked_for_once_until_the_model_changes() -> None:
+def test_vocabulary_size_is_cached_until_the_model_changes() -> None:
     vocabulary = Vocabulary(Counting(10, 20))
     assert [vocabulary.size(OLD) for _ in range(3)] == [10, 10, 10]
     vocabulary.clear()
     assert vocabulary.size(OLD) == 20
 
 
-def test_what_the_probe_found_needs_no_question() -> None:
+def test_vocabulary_size_of_the_probe_needs_no_request() -> None:
     assert Vocabulary(Counting()).size(NEW) == 100
 
 
 @pytest.mark.parametrize("wrong", [-1, 10, 10**9, 2**31, 2**32 + 5])
-def test_an_id_outside_is_named_with_its_parameter(wrong: int) -> None:
+def test_id_outside_vocabulary_is_refused_with_its_parameter(wrong: int) -> None:
     with pytest.raises(BadRequest, match=f"{wrong}.* 0 to 9") as caught:
         within([0, 9, wrong], 10, "prompt")
     assert caught.value.param == "prompt"
     within([0, 9], 10, "prompt")
 
 
-def test_an_old_server_that_does_not_tell_gets_no_ids() -> None:
+def test_ids_are_refused_where_vocabulary_size_is_unknown() -> None:
     vocabulary = Vocabulary(Counting(0, 0))
     with pytest.raises(Unsupported, match="send text"):
         vocabulary.check([5], OLD, "prompt")
     vocabulary.check_harmless([5], OLD, "tokens")
 
 
-def test_without_ids_nothing_is_asked() -> None:
+def test_requests_without_ids_ask_for_no_vocabulary_size() -> None:
     Vocabulary(Counting()).check([], OLD, "prompt")

@@ -10,12 +10,12 @@ from proxy.prompting.prompt import as_dicts
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 3000 + "1" + "}" * 3000, "{", "\ud800"])
-def test_what_is_no_json_is_a_value_error(text: str) -> None:
+def test_invalid_json_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         decoded(text)
 
 
-def test_many_texts_have_one_bound() -> None:
+def test_many_texts_share_one_decoding_bound() -> None:
     text = "[" + ",".join(["1.5e300"] * 1000) + "]"
     decode = Decoding()
     with pytest.raises(ValueError, match="too long"):
@@ -29,7 +29,7 @@ def test_many_texts_have_one_bound() -> None:
     ['{"a":' * 3000 + "1" + "}" * 3000, '{"a":[' + "[]," * 1_000_000 + "1]}"],
     ids=["deep", "long"],
 )
-def test_arguments_of_a_call_stay_text_where_they_cost_too_much(arguments: str) -> None:
+def test_expensive_call_arguments_stay_text(arguments: str) -> None:
     calls = tuple(ToolCall(f"c{i}", "f", text) for i, text in enumerate(('{"a":1}', arguments)))
-    (told,) = as_dicts([Message("assistant", tool_calls=calls)])
+    (told,) = as_dicts([Message(role="assistant", tool_calls=calls)])
     assert [call["function"]["arguments"] for call in told["tool_calls"]] == [{"a": 1}, arguments]

@@ -23,7 +23,7 @@ from proxy.core.usage import Usage
 from proxy.errors import UpstreamFault
 from tests.fakes import checked
 
-END = Finished("stop", Usage(3, 2, 1))
+END = Finished(reason="stop", usage=Usage(3, 2, 1))
 
 
 @pytest.mark.parametrize(
@@ -37,28 +37,28 @@ END = Finished("stop", Usage(3, 2, 1))
         [[Started(), END], [END]],
     ],
 )
-def test_a_stream_out_of_order_is_a_defect(batches: list[Batch]) -> None:
+def test_event_order_violation_is_a_defect(batches: list[Batch]) -> None:
     with pytest.raises(OrderError):
         list(checked(batches))
 
 
-def test_a_stream_in_order_passes_unchanged_with_its_ticks() -> None:
+def test_ordered_stream_passes_unchanged_with_ticks() -> None:
     batches: list[Batch] = [[], [Started(), TextDelta("a")], [], [END]]
     assert list(checked(batches)) == batches
 
 
-def test_a_failure_before_anything_else_is_out_of_order_but_ends() -> None:
+def test_early_failure_violates_the_order_but_ends_the_stream() -> None:
     assert list(checked([[Started()], [Failed(ValueError())]]))
 
 
-def test_a_fold_joins_what_was_streamed() -> None:
+def test_fold_joins_streamed_events() -> None:
     batches: list[tuple[int, Batch]] = [
         (0, [Started(), ReasoningDelta("hm")]),
         (1, [Started(), TextDelta("x")]),
         (0, [TextDelta("Hel", (TokenLogprob("Hel", -1.0),)), TextDelta("lo")]),
         (0, [ToolCallDelta(0, "c1", "f"), ToolCallDelta(0, arguments="{}")]),
         (0, [ToolCallDelta(1, "c2", "g", "{"), ToolCallDelta(1, arguments="}")]),
-        (1, [Finished("length", Usage(3, 1, 0))]),
+        (1, [Finished(reason="length", usage=Usage(3, 1, 0))]),
         (0, [END]),
     ]
     first, second = fold(batches)
@@ -68,19 +68,19 @@ def test_a_fold_joins_what_was_streamed() -> None:
     assert (second.text, second.finished.reason) == ("x", "length")
 
 
-def test_a_failure_in_the_stream_is_raised_by_its_fold() -> None:
+def test_fold_raises_the_failure_of_the_stream() -> None:
     with pytest.raises(UpstreamFault):
         fold([(0, [Started()]), (0, [Failed(UpstreamFault("broke off"))])])
 
 
 @given(st.lists(st.text()))
-def test_a_fold_does_not_depend_on_how_the_text_was_cut(pieces: list[str]) -> None:
+def test_fold_is_independent_of_text_splitting(pieces: list[str]) -> None:
     batches: list[tuple[int, Batch]] = [(0, [Started()])]
     batches += [(0, [TextDelta(p)]) for p in pieces]
     (one,) = fold([*batches, (0, [END])])
     assert one.text == "".join(pieces)
 
 
-def test_counts_add_up() -> None:
+def test_usage_adds_up() -> None:
     assert Usage(1, 2, 3) + Usage(4, 5, 6) == Usage(5, 7, 9)
     assert Usage(1, 2).total == 3

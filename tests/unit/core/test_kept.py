@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from proxy.core.kept import Kept, digest
+from proxy.core.kept import BoundedCache, digest
 
 
-def test_oldest_goes_when_there_are_too_many_bytes() -> None:
-    kept: Kept[int] = Kept(100)
+def test_oldest_entry_is_evicted_beyond_the_byte_bound() -> None:
+    kept: BoundedCache[int] = BoundedCache(100)
     for number in range(10):
         kept.put(b"%d" % number, number, 12)
     assert kept.size <= 100
@@ -12,8 +12,8 @@ def test_oldest_goes_when_there_are_too_many_bytes() -> None:
     assert kept.get(b"9") == 9
 
 
-def test_used_one_stays() -> None:
-    kept: Kept[int] = Kept(36)
+def test_recently_used_entry_is_kept() -> None:
+    kept: BoundedCache[int] = BoundedCache(36)
     for number in range(9):
         kept.put(b"%d" % number, number, 4)
         kept.get(b"0")
@@ -22,15 +22,15 @@ def test_used_one_stays() -> None:
     assert kept.get(b"1") is None
 
 
-def test_value_that_takes_much_of_the_room_is_not_kept() -> None:
-    kept: Kept[int] = Kept(80)
+def test_oversized_value_is_not_cached() -> None:
+    kept: BoundedCache[int] = BoundedCache(80)
     kept.put(b"a", 1, 11)
     assert kept.get(b"a") is None
     assert kept.size == 0
 
 
-def test_same_key_again_counts_once() -> None:
-    kept: Kept[int] = Kept(80)
+def test_same_key_counts_once() -> None:
+    kept: BoundedCache[int] = BoundedCache(80)
     for _ in range(5):
         kept.put(b"a", 1, 10)
     assert kept.size == 10

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.invalid import Invalid
 from proxy.core.sampling import FIELDS, LATER, check, left_out, logit_bias, needed, sampling
+from proxy.errors import InvalidParameter
 
 KINDS: dict[str, tuple[type, ...]] = {
     "number": (int, float),
@@ -31,11 +31,11 @@ ANYTHING = st.one_of(
 
 
 @given(st.sampled_from(sorted(FIELDS)), ANYTHING)
-def test_what_passes_has_the_type_and_bounds_of_its_field(name: str, value: Any) -> None:
+def test_accepted_value_has_type_and_bounds_of_its_field(name: str, value: Any) -> None:
     field = FIELDS[name]
     try:
         got = check(name, value)
-    except Invalid as error:
+    except InvalidParameter as error:
         assert error.param == name
         return
     assert type(got) in KINDS[field.kind]
@@ -43,13 +43,13 @@ def test_what_passes_has_the_type_and_bounds_of_its_field(name: str, value: Any)
         assert field.low <= got <= field.high
 
 
-def test_only_known_fields_are_taken_and_null_is_absence() -> None:
+def test_only_known_fields_are_read_and_null_is_absent() -> None:
     assert sampling({"temperature": 1, "top_k": None, "system_prompt": "x", "n": 3}) == {
         "temperature": 1
     }
 
 
-def test_a_whole_number_may_be_written_as_a_float() -> None:
+def test_integer_may_be_written_as_float() -> None:
     assert check("top_k", 40.0) == 40
     assert type(check("top_k", 40.0)) is int
 
@@ -65,7 +65,7 @@ def test_a_whole_number_may_be_written_as_a_float() -> None:
         (-2, 2**32 - 3),
     ],
 )
-def test_a_seed_of_64_bits_is_always_the_same_one_of_32(given: int, taken: int) -> None:
+def test_seed_of_64_bits_maps_to_a_stable_32_bit_one(given: int, taken: int) -> None:
     assert check("seed", given) == taken
 
 
@@ -88,7 +88,7 @@ def test_samplers_are_names_or_letters() -> None:
         ("top_n_sigma", 2, True, False),
     ],
 )
-def test_what_a_backend_lacks_is_passed_over_told_or_needed(
+def test_unsupported_samplers_are_dropped_reported_or_refused(
     name: str, value: Any, must: bool, told: bool
 ) -> None:
     assert needed(name, value) is must
@@ -96,12 +96,12 @@ def test_what_a_backend_lacks_is_passed_over_told_or_needed(
     assert left_out({name: value}, frozenset()) == []
 
 
-def test_logit_bias_of_openai_and_of_llama_cpp_become_pairs() -> None:
+def test_logit_bias_of_openai_and_llama_cpp_becomes_pairs() -> None:
     assert logit_bias({"15": -100, "7": 0.5}) == [[15, -100], [7, 0.5]]
     assert logit_bias([[15, False], [7, 2]]) == [[15, False], [7, 2]]
 
 
-def test_logit_bias_takes_texts_in_place_of_ids() -> None:
+def test_logit_bias_accepts_texts_for_ids() -> None:
     assert logit_bias({" the": -100, "7": False}) == [[" the", -100], [7, False]]
     assert logit_bias([[" the", False], ["-1", 2]]) == [[" the", False], ["-1", 2]]
 
@@ -123,6 +123,6 @@ def test_logit_bias_takes_texts_in_place_of_ids() -> None:
         ["1"],
     ],
 )
-def test_a_logit_bias_that_is_none_is_refused(value: Any) -> None:
-    with pytest.raises(Invalid, match="logit_bias"):
+def test_invalid_logit_bias_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidParameter, match="logit_bias"):
         logit_bias(value)

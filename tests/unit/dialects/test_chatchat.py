@@ -15,20 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.invalid import Invalid
-from proxy.dialects.chatchat import answer, asked, bases, reply, server
-from proxy.dialects.chatchat.server import Model
-from proxy.errors import QueueFull, Unauthorized
+from proxy.dialects.chatchat import answer, bases, params, reply, server
+from proxy.dialects.chatchat.server import ChatchatModel
+from proxy.errors import InvalidParameter, QueueFull, Unauthorized
 from tests.unit.dialects.test_openai_golden import CASES, sparse
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
-    "chat": asked.chat,
-    "knowledge_base_chat": asked.knowledge,
-    "file_chat": asked.file,
-    "search_engine_chat": asked.search,
-    "agent_chat": asked.agent,
-    "feedback": asked.feedback,
-    "completion": asked.completion,
+    "chat": params.chat,
+    "knowledge_base_chat": params.knowledge,
+    "file_chat": params.file,
+    "search_engine_chat": params.search,
+    "agent_chat": params.agent,
+    "feedback": params.feedback,
+    "completion": params.completion,
     "create_knowledge_base": bases.create,
     "delete_knowledge_base": bases.named,
     "upload_docs": bases.upload,
@@ -51,14 +50,14 @@ def route_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_body_parses_to_what_is_asked(path: Path) -> None:
+def test_body_parses_to_its_golden_question(path: Path) -> None:
     case = json.loads(path.read_text("utf-8"))
     parsed = PARSERS[route_of(path)](case["body"])
     plain = parsed if isinstance(parsed, str | tuple) else sparse(parsed)
     assert json.loads(json.dumps(plain)) == case["asked"]
 
 
-def test_each_route_that_takes_a_body_has_cases() -> None:
+def test_every_route_with_a_body_has_cases() -> None:
     assert {route_of(path) for path in FILES} == set(PARSERS)
 
 
@@ -108,8 +107,8 @@ B = {"knowledge_base_name": "b"}
         ("change", {"model_name": "a"}, "new_model_name"),
     ],
 )
-def test_what_is_wrong_is_named(route: str, body: Any, place: str) -> None:
-    with pytest.raises(Invalid) as caught:
+def test_invalid_field_is_named(route: str, body: Any, place: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
         PARSERS[route](body)
     assert caught.value.param == place
 
@@ -133,17 +132,17 @@ VALUES = st.recursive(
 
 
 @given(st.sampled_from(sorted(PARSERS)), st.dictionaries(st.sampled_from(NAMES), VALUES))
-def test_whatever_is_sent_is_read_or_refused(route: str, body: dict[str, Any]) -> None:
+def test_any_body_parses_or_is_refused(route: str, body: dict[str, Any]) -> None:
     if route in ("upload_docs", "upload_temp_docs"):
         body = {name: str(value) for name, value in body.items()}  # the fields of a form
     try:
         PARSERS[route](body)
-    except Invalid as refused:
+    except InvalidParameter as refused:
         assert refused.param
 
 
 @given(st.lists(st.sampled_from(["text", "answer", "final_answer", "tools", "docs"])))
-def test_a_whole_answer_says_what_the_stream_said(kinds: list[str]) -> None:
+def test_whole_answer_equals_streamed_answer(kinds: list[str]) -> None:
     source = answer.Source(1, "a.pdf", "http://x/a", "body")
     makers = {
         "text": lambda: answer.text("id", "t"),
@@ -161,19 +160,19 @@ def test_a_whole_answer_says_what_the_stream_said(kinds: list[str]) -> None:
     assert whole.get("chat_history_id", "id") == "id"
 
 
-def test_a_source_reads_as_a_link_with_its_text() -> None:
+def test_source_is_a_link_with_its_text() -> None:
     source = answer.Source(2, "a [draft].pdf", "http://x/d?id=1", "the text")
     assert answer.docs([source]) == {
         "docs": ["Source [2] [a (draft).pdf](http://x/d?id=1)\n\nthe text\n\n"]
     }
 
 
-def test_nothing_found_is_said() -> None:
+def test_empty_search_result_is_reported() -> None:
     (line,) = answer.docs([])["docs"]
-    assert "model's own" in line
+    assert "the model alone" in line
 
 
-def test_errors_have_the_form_its_client_looks_for() -> None:
+def test_errors_have_the_form_of_the_dialect() -> None:
     fault = QueueFull("too many wait")
     assert reply.error(fault) == {"code": 429, "msg": "too many wait", "data": None}
     assert answer.failure(fault)["code"] == 429
@@ -181,8 +180,8 @@ def test_errors_have_the_form_its_client_looks_for() -> None:
     assert reply.error_of_table(Unauthorized("no key"))["data"] == {}
 
 
-def test_models_are_told_without_addresses() -> None:
-    models = [Model("tiny", True, "llamacpp", 2048), Model("glm", False, "chatglm")]
+def test_models_are_listed_without_addresses() -> None:
+    models = [ChatchatModel("tiny", True, "llamacpp", 2048), ChatchatModel("glm", False, "chatglm")]
     assert list(server.running(models)) == ["tiny"]
     told = server.configured({"types": ["local", "online"]}, models)
     assert told["local"]["tiny"] == {

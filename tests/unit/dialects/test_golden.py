@@ -1,4 +1,4 @@
-"""Golden files: bodies as clients send them, and what they parse to.
+"""Golden files: request bodies of clients, and what they parse to.
 
 tests/cases/<dialect>/<name>.json holds {"body": …, "request": …}: the request without the fields
 that have their default.
@@ -6,7 +6,7 @@ that have their default.
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.invalid import Invalid
 from proxy.dialects import anthropic, embeddings, glm, llamacpp_native, rerank, responses
 from proxy.dialects.ollama import chat as ollama_chat
 from proxy.dialects.ollama import generate as ollama_generate
+from proxy.errors import InvalidParameter
+from tests.thorough import share
 from tests.unit.dialects.test_openai_golden import CASES, sparse
 
 Parse = Callable[[Any], Any]
@@ -42,7 +43,7 @@ FILES = [
 
 
 @pytest.mark.parametrize(("dialect", "path"), FILES)
-def test_a_body_parses_to_its_request(dialect: str, path: Path) -> None:
+def test_body_parses_to_its_golden_request(dialect: str, path: Path) -> None:
     case = json.loads(path.read_text("utf-8"))
     parsed = sparse(PARSERS[dialect](case["body"]))
     assert json.loads(json.dumps(parsed, default=sorted)) == case["request"]
@@ -145,8 +146,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("dialect", "body", "place"), WRONG)
-def test_what_is_wrong_is_named(dialect: str, body: dict[str, Any], place: str) -> None:
-    with pytest.raises(Invalid) as caught:
+def test_invalid_field_is_named(dialect: str, body: dict[str, Any], place: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
         PARSERS[dialect](body)
     assert caught.value.param == place
 
@@ -170,29 +171,58 @@ VALUES = st.recursive(
 )
 
 
+def accepts(dialect: str, body: dict[str, Any]) -> bool:
+    """Whether a body parses. Anything but a refusal is raised."""
+    try:
+        PARSERS[dialect](body)
+    except InvalidParameter:
+        return False
+    return True
+
+
+def golden_bodies(dialect: str) -> list[dict[str, Any]]:
+    return [
+        json.loads(path.read_text("utf-8"))["body"]
+        for path in sorted((CASES / dialect).glob("*.json"))
+    ]
+
+
 @pytest.mark.parametrize("dialect", PARSERS)
-@given(body=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6))
-def test_no_body_breaks_a_parser(dialect: str, body: dict[str, Any]) -> None:
-    with contextlib.suppress(Invalid):
-        PARSERS[dialect](body)
+def test_any_body_is_parsed_or_refused(dialect: str) -> None:
+    bodies = golden_bodies(dialect)
+    seen: list[bool] = []
+
+    @given(
+        body=st.sampled_from([{}, *bodies]),
+        more=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6),
+    )
+    def check(body: dict[str, Any], more: dict[str, Any]) -> None:
+        seen.append(accepts(dialect, {**body, **more}))
+
+    check()
+    assert True in seen and False in seen
 
 
-@pytest.mark.parametrize(("dialect", "path"), FILES)
-@given(value=VALUES, data=st.data())
-@settings(max_examples=25)
-def test_no_field_breaks_a_parser(
-    dialect: str, path: Path, value: Any, data: st.DataObject
-) -> None:
-    """A good body with one place in it, however deep, that holds something else."""
-    body = json.loads(path.read_text("utf-8"))["body"]
-    here: Any = body
-    while True:
-        keys = sorted(here) if isinstance(here, dict) else list(range(len(here)))
-        key = data.draw(st.sampled_from(keys))
-        inside = here[key]
-        if not isinstance(inside, (dict, list)) or not inside or data.draw(st.booleans()):
-            here[key] = value
-            break
-        here = inside
-    with contextlib.suppress(Invalid):
-        PARSERS[dialect](body)
+@pytest.mark.parametrize("dialect", PARSERS)
+def test_body_with_any_value_in_one_place_is_parsed_or_refused(dialect: str) -> None:
+    """A valid body with any value in one place, at any depth."""
+    bodies = golden_bodies(dialect)
+    seen: list[bool] = []
+
+    @given(number=st.integers(0, len(bodies) - 1), value=VALUES, data=st.data())
+    @settings(max_examples=share(25 * len(bodies)))
+    def check(number: int, value: Any, data: st.DataObject) -> None:
+        body = copy.deepcopy(bodies[number])
+        here: Any = body
+        while True:
+            keys = sorted(here) if isinstance(here, dict) else list(range(len(here)))
+            key = data.draw(st.sampled_from(keys))
+            inside = here[key]
+            if not isinstance(inside, (dict, list)) or not inside or data.draw(st.booleans()):
+                here[key] = value
+                break
+            here = inside
+        seen.append(accepts(dialect, body))
+
+    check()
+    assert True in seen and False in seen

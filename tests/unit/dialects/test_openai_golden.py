@@ -1,4 +1,4 @@
-"""Golden files of OpenAI's dialects: bodies as clients send them, and what they parse to.
+"""Golden files of OpenAI's dialects: request bodies of clients, and what they parse to.
 
 tests/cases/<dialect>/<name>.json holds {"body": …, "request": …}: the request without the fields
 that have their default.
@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.invalid import Invalid
 from proxy.dialects import openai, openai_chat, openai_completions, openai_tools
+from proxy.errors import InvalidParameter
+from tests.thorough import share
 
 CASES = Path(__file__).resolve().parents[2] / "cases"
 DIALECTS: dict[str, ModuleType] = {
@@ -32,7 +33,7 @@ FILES = [
 
 
 def sparse(value: Any) -> Any:
-    """As plain data, without fields that have their default."""
+    """Plain data, without fields that have their default."""
     if isinstance(value, msgspec.Struct):
         fields = msgspec.structs.fields(type(value))
         given = {f.name: getattr(value, f.name) for f in fields}
@@ -47,7 +48,7 @@ def sparse(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("dialect", "path"), FILES)
-def test_a_body_parses_to_its_request(dialect: str, path: Path) -> None:
+def test_body_parses_to_its_golden_request(dialect: str, path: Path) -> None:
     case = json.loads(path.read_text("utf-8"))
     assert sparse(DIALECTS[dialect].parse(case["body"])) == case["request"]
 
@@ -68,18 +69,18 @@ MESSAGES = st.dictionaries(
 def told(body: dict[str, Any]) -> Any:
     try:
         return openai_chat.parse(body)
-    except Invalid as error:
+    except InvalidParameter as error:
         return str(error)
 
 
-@settings(max_examples=300)
+@settings(max_examples=share(300))
 @given(message=MESSAGES)
-def test_a_plain_message_is_read_as_every_other(message: dict[str, Any]) -> None:
-    # One with a further field is read field by field.
+def test_plain_message_fast_path_parses_identically(message: dict[str, Any]) -> None:
+    # A message with further fields is read field by field.
     assert told({"messages": [message]}) == told({"messages": [{**message, "more": None}]})
 
 
-def test_a_field_that_is_null_is_as_one_that_is_absent() -> None:
+def test_null_field_equals_absent_field() -> None:
     names = set(openai.COMMON) | set(openai_chat.LAST) | openai_tools.FIELDS | set(openai.UNHEEDED)
     names |= {"logprobs", "top_logprobs", "response_format", "modalities", "reasoning_format"}
     body = {"messages": [{"role": "user", "content": "hi"}]}

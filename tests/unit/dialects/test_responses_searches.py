@@ -1,4 +1,4 @@
-"""Built-in searches of /v1/responses: what is asked for, and how calls and citations are told."""
+"""Built-in searches of /v1/responses: requests, calls and citations."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import pytest
 
 from proxy.core.events import Batch, Finished, Found, ReasoningDelta, Searched, Started, TextDelta
 from proxy.core.fold import fold
-from proxy.core.invalid import Invalid
 from proxy.core.request import Search, ToolChoice
 from proxy.core.usage import Usage
 from proxy.dialects import responses
-from proxy.dialects.stamp import Stamp
+from proxy.dialects.response_meta import ResponseMeta
+from proxy.errors import InvalidParameter
 
 BOTH = frozenset({"file_search", "web_search"})
 FILE: Any = {"type": "file_search", "vector_store_ids": ["vs_1"]}
-STAMP = Stamp("resp_1", 1, "m")
-PAGE = Found(1, "Tides", "It is high.", url="https://tide.example/")
-DOCUMENT = Found(2, "guide.pdf", "It is low.", file_id="file-1", score=0.5)
+STAMP = ResponseMeta("resp_1", 1, "m")
+PAGE = Found(number=1, title="Tides", text="It is high.", url="https://tide.example/")
+DOCUMENT = Found(number=2, title="guide.pdf", text="It is low.", file_id="file-1", score=0.5)
 
 
-def parse(**body: Any) -> responses.Asked:
+def parse(**body: Any) -> responses.ParsedRequest:
     return responses.parse({"input": "Hi", **body}, (), BOTH)
 
 
-def test_searches_are_taken_out_of_the_tools() -> None:
+def test_search_tools_are_taken_out_of_the_tools() -> None:
     file = {**FILE, "max_num_results": 7, "ranking_options": {"score_threshold": 0.25}}
     web = {"type": "web_search_preview_2025_03_11", "search_context_size": "low"}
     asked = parse(tools=[file, web, {"type": "function", "name": "f"}])
@@ -47,20 +47,20 @@ def test_attributes_filter_files() -> None:
     assert not search.wanted({"year": 2025})
 
 
-def test_what_cannot_be_made_here_is_left_out_with_a_warning() -> None:
+def test_unsupported_hosted_tools_are_ignored_with_a_warning() -> None:
     asked = responses.parse({"input": "Hi", "tools": [FILE, {"type": "web_search"}]})
     assert asked.request.searches == ()
-    assert [text.split()[-4] for text in asked.request.warnings] == ["file_search", "web_search"]
+    assert [text.split()[-3] for text in asked.request.warnings] == ["file_search", "web_search"]
 
 
-def test_a_function_of_the_same_name_is_the_clients_own() -> None:
+def test_client_function_named_like_a_search_is_kept() -> None:
     own = {"type": "function", "name": "web_search"}
     asked = parse(tools=[{"type": "web_search"}, own])
     assert asked.request.searches == ()
     assert [tool.name for tool in asked.request.tools] == ["web_search"]
 
 
-def test_a_search_can_be_forced() -> None:
+def test_search_can_be_forced() -> None:
     for kind, name in (("file_search", "file_search"), ("web_search_preview", "web_search")):
         tools = [FILE, {"type": "web_search"}]
         choice = parse(tools=tools, tool_choice={"type": kind}).request.tool_choice
@@ -78,13 +78,13 @@ def test_a_search_can_be_forced() -> None:
         ({"type": "web_search", "search_context_size": "huge"}, "search_context_size"),
     ],
 )
-def test_wrong_searches(tool: Any, param: str) -> None:
-    with pytest.raises(Invalid) as caught:
+def test_invalid_search_tools_are_refused(tool: Any, param: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
         parse(tools=[tool])
     assert param in caught.value.param
 
 
-def test_calls_made_here_may_be_sent_back() -> None:
+def test_hosted_tool_calls_may_be_sent_back() -> None:
     call = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {}}
     asked = parse(input=[{"role": "user", "content": "Hi"}, call])
     assert len(asked.request.messages) == 1
@@ -101,7 +101,7 @@ def batches(*texts: str) -> list[Batch]:
         [Searched("file", "tide")],
         [Searched("file", "tide", over=True, found=(DOCUMENT,))],
         [TextDelta(text) for text in texts],
-        [Finished("stop", Usage(9, 5))],
+        [Finished(reason="stop", usage=Usage(9, 5))],
     ]
 
 
@@ -115,14 +115,14 @@ URL = {
 CITED = {"type": "file_citation", "index": 8, "file_id": "file-1", "filename": "guide.pdf"}
 
 
-def told(asked: responses.Asked, given: Sequence[Batch]) -> list[Any]:
+def told(asked: responses.ParsedRequest, given: Sequence[Batch]) -> list[Any]:
     encoder = responses.Encoder(STAMP, asked, lambda _: None)
     data = b"".join(encoder.encode(0, batch) for batch in given)
     lines = [line for line in data.decode().splitlines() if line.startswith("data: ")]
     return [json.loads(line[6:]) for line in lines]
 
 
-def test_a_whole_answer_has_its_searches_and_citations() -> None:
+def test_whole_answer_has_searches_and_citations() -> None:
     whole = responses.whole(STAMP, parse(), fold((0, b) for b in batches("It is hi", "[1, 2]")))
     kinds = [item["type"] for item in whole["output"]]
     assert kinds == ["reasoning", "web_search_call", "file_search_call", "message"]
@@ -132,7 +132,7 @@ def test_a_whole_answer_has_its_searches_and_citations() -> None:
     assert message["content"][0]["annotations"] == [URL, CITED]
 
 
-def test_results_are_told_where_they_are_asked_for() -> None:
+def test_search_results_are_included_on_request() -> None:
     include = ["file_search_call.results", "web_search_call.action.sources"]
     asked = parse(include=include)
     whole = responses.whole(STAMP, asked, fold((0, b) for b in batches("x")))
@@ -142,7 +142,7 @@ def test_results_are_told_where_they_are_asked_for() -> None:
     assert (result["file_id"], result["text"], result["score"]) == ("file-1", "It is low.", 0.5)
 
 
-def test_a_stream_ends_as_the_whole_answer() -> None:
+def test_stream_ends_with_the_whole_answer() -> None:
     asked = parse()
     given = batches("It is hi", "[1, 2]")
     events = told(asked, given)
@@ -163,19 +163,19 @@ def test_a_stream_ends_as_the_whole_answer() -> None:
     ]
 
 
-def test_a_number_that_was_not_found_is_no_citation() -> None:
+def test_citation_of_unknown_number_stays_text() -> None:
     whole = responses.whole(STAMP, parse(), fold((0, b) for b in batches("a[3] [x] [12345] 【1】")))
     (one,) = whole["output"][-1]["content"][0]["annotations"]
     assert one["type"] == "url_citation"
 
 
-def test_a_search_that_failed_says_so() -> None:
+def test_failed_search_is_reported() -> None:
     given: list[Batch] = [
         [Started()],
         [Searched("web", "q")],
         [Searched("web", "q", over=True, failed=True)],
         [TextDelta("x")],
-        [Finished("stop", Usage())],
+        [Finished(reason="stop", usage=Usage())],
     ]
     assert told(parse(), given)[-1]["response"]["output"][0]["status"] == "failed"
     whole = responses.whole(STAMP, parse(), fold((0, b) for b in given))

@@ -1,4 +1,4 @@
-"""`truncation: auto`: the oldest messages go where the context cannot hold them."""
+"""`truncation: auto`: the oldest messages are dropped where the context is too small."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxy.dialects.responses import shortened
 
 
 class Context:
-    """Holds so many characters; counts what it had to read to say so."""
+    """A context of `size` characters that counts the characters it had to read."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -23,33 +23,41 @@ class Context:
 
 
 def conversation(*sizes: int) -> CompletionRequest:
-    said = [Message(("user", "assistant")[i % 2], "x" * size) for i, size in enumerate(sizes)]
-    return CompletionRequest(messages=(Message("system", "Be brief."), *said))
+    said = [
+        Message(role=("user", "assistant")[i % 2], content="x" * size)
+        for i, size in enumerate(sizes)
+    ]
+    return CompletionRequest(messages=(Message(role="system", content="Be brief."), *said))
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3, 7, 100, 499, 500])
 @pytest.mark.parametrize("size", [1, 1_000, 40_000, 90_000])
-def test_as_many_of_the_newest_messages_stay_as_fit(size: int, kept: int) -> None:
+def test_shortening_keeps_as_many_newest_messages_as_fit(size: int, kept: int) -> None:
     whole = conversation(*[size] * 500)
     short = shortened(whole, Context(9 + size * kept).fits)
     assert short.messages == (whole.messages[0], *whole.messages[-kept:])
 
 
 @pytest.mark.parametrize("size", [100, 30_000])
-def test_the_last_message_stays_whatever_it_takes(size: int) -> None:
+def test_shortening_always_keeps_the_last_message(size: int) -> None:
     whole = conversation(50, 50, size)
     assert shortened(whole, Context(20).fits).messages == (whole.messages[0], whole.messages[-1])
 
 
-def test_result_of_a_tool_goes_with_its_call() -> None:
-    call = Message("assistant", tool_calls=(ToolCall("c", "f", "x" * 40),))
-    result, last = Message("tool", "y" * 40, tool_call_id="c"), Message("user", "go on")
-    request = CompletionRequest(messages=(Message("user", "z" * 40), call, result, last))
+def test_shortening_drops_tool_result_with_its_call() -> None:
+    call = Message(role="assistant", tool_calls=(ToolCall("c", "f", "x" * 40),))
+    result, last = (
+        Message(role="tool", content="y" * 40, tool_call_id="c"),
+        Message(role="user", content="go on"),
+    )
+    request = CompletionRequest(
+        messages=(Message(role="user", content="z" * 40), call, result, last)
+    )
     assert shortened(request, Context(90).fits).messages == (call, result, last)
     assert shortened(request, Context(80).fits).messages == (last,)
 
 
-def test_short_conversation_is_looked_at_once() -> None:
+def test_short_conversation_is_measured_once() -> None:
     context = Context(100_000)
     whole = conversation(*[100] * 500)
     assert shortened(whole, context.fits) == whole
@@ -57,10 +65,10 @@ def test_short_conversation_is_looked_at_once() -> None:
 
 
 @pytest.mark.parametrize("held", [1_000, 100_000, 400_000])
-def test_what_shortening_costs_depends_on_the_context_and_not_on_the_conversation(
+def test_cost_of_shortening_depends_on_context_not_on_conversation(
     held: int,
 ) -> None:
-    """Of 32 MB, 32 million characters were rendered before, sixteen of them at once."""
+    """For 32 MB, 32 million characters used to be rendered."""
     read = []
     for messages in (4_000, 32_000):
         context = Context(held)

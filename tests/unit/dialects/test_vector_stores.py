@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types import FileObject, VectorStore, VectorStoreSearchResponse
-from openai.types.vector_stores import VectorStoreFile, VectorStoreFileBatch
 
-from proxy.core.invalid import Invalid
-from proxy.dialects import attribute_filters, files, listing, vector_stores
+from proxy.dialects import attribute_filters, file_objects, listing, vector_stores
 from proxy.dialects import vector_store_objects as objects
 from proxy.dialects.vector_stores import Attachment, Chunking
+from proxy.errors import InvalidParameter
 
-KEPT = {"lang": "zh", "year": 2024, "price": 1.5, "open": True}
+KEPT: dict[str, str | float | bool] = {"lang": "zh", "year": 2024, "price": 1.5, "open": True}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +37,7 @@ KEPT = {"lang": "zh", "year": 2024, "price": 1.5, "open": True}
         ({"type": "in", "key": "year", "value": []}, False),
     ],
 )
-def test_a_filter(wanted: dict[str, Any], matches: bool) -> None:
+def test_filter_parses(wanted: dict[str, Any], matches: bool) -> None:
     one = attribute_filters.parse(wanted)
     assert one is not None and one(KEPT) is matches
     opposite = {"type": "and", "filters": [wanted, {"type": "eq", "key": "open", "value": False}]}
@@ -62,17 +60,17 @@ def test_a_filter(wanted: dict[str, Any], matches: bool) -> None:
         ({"type": "or", "filters": [{"type": "eq", "key": 1}]}, "filters.filters[0].key"),
     ],
 )  # fmt: skip
-def test_a_filter_that_is_none_is_refused(wanted: Any, param: str) -> None:
-    with pytest.raises(Invalid) as caught:
+def test_invalid_filter_is_refused(wanted: Any, param: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
         attribute_filters.parse(wanted)
     assert caught.value.param == param
 
 
-def test_a_filter_nested_without_end_is_refused() -> None:
+def test_deeply_nested_filter_is_refused() -> None:
     wanted: dict[str, Any] = {"type": "eq", "key": "a", "value": 1}
     for _ in range(500):
         wanted = {"type": "and", "filters": [wanted]}
-    with pytest.raises(Invalid, match="nested"):
+    with pytest.raises(InvalidParameter, match="nested"):
         attribute_filters.parse(wanted)
 
 
@@ -88,10 +86,10 @@ def test_a_filter_nested_without_end_is_refused() -> None:
         max_leaves=8,
     )
 )
-def test_any_filter_is_read_or_refused(value: Any) -> None:
+def test_any_filter_parses_or_is_refused(value: Any) -> None:
     try:
         one = attribute_filters.parse(value)
-    except Invalid:
+    except InvalidParameter:
         return
     assert one is None or one(KEPT) in (True, False)
 
@@ -124,13 +122,13 @@ def test_any_filter_is_read_or_refused(value: Any) -> None:
         ),
     ],
 )
-def test_a_store_that_cannot_be_made(body: dict[str, Any], param: str) -> None:
-    with pytest.raises(Invalid) as caught:
+def test_invalid_vector_store_is_refused(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
         vector_stores.parse_create(body)
     assert caught.value.param == param
 
 
-def test_a_store_that_can() -> None:
+def test_valid_vector_store_parses() -> None:
     asked = vector_stores.parse_create(
         {
             "name": "n",
@@ -147,15 +145,20 @@ def test_a_store_that_can() -> None:
     assert vector_stores.parse_update({}).lasts is None
 
 
-def test_a_batch_has_ids_or_files_of_their_own() -> None:
+def test_batch_has_ids_or_own_files() -> None:
     shared = vector_stores.parse_batch({"file_ids": ["a", "b"], "attributes": {"x": 1}})
     assert shared == tuple(Attachment(one, {"x": 1}, Chunking()) for one in ("a", "b"))
     own = vector_stores.parse_batch({"files": [{"file_id": "a", "attributes": {"y": True}}]})
     assert own == (Attachment("a", {"y": True}, Chunking()),)
-    for body in ({}, {"file_ids": ["a"], "files": [{"file_id": "b"}]}, {"files": [{}]}):
-        with pytest.raises(Invalid):
+    refused: tuple[dict[str, Any], ...] = (
+        {},
+        {"file_ids": ["a"], "files": [{"file_id": "b"}]},
+        {"files": [{}]},
+    )
+    for body in refused:
+        with pytest.raises(InvalidParameter):
             vector_stores.parse_batch(body)
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(InvalidParameter) as caught:
         vector_stores.parse_batch({"files": [{"file_id": "a", "attributes": {"y": []}}]})
     assert caught.value.param == "files[0].attributes.y"
 
@@ -174,13 +177,13 @@ def test_a_batch_has_ids_or_files_of_their_own() -> None:
         ({"query": "a", "filters": 5}, "filters"),
     ],
 )  # fmt: skip
-def test_a_search_that_is_refused(body: dict[str, Any], param: str) -> None:
-    with pytest.raises(Invalid) as caught:
+def test_invalid_vector_store_search_is_refused(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
         vector_stores.parse_search(body)
     assert caught.value.param == param
 
 
-def test_a_search() -> None:
+def test_vector_store_search_parses() -> None:
     asked = vector_stores.parse_search(
         {
             "query": "长城",
@@ -193,7 +196,10 @@ def test_a_search() -> None:
     assert vector_stores.parse_search({"query": ["a", "b"]}).rank is True
 
 
-def test_the_client_reads_the_objects() -> None:
+def test_official_client_reads_the_objects() -> None:
+    from openai.types import VectorStore, VectorStoreSearchResponse
+    from openai.types.vector_stores import VectorStoreFile, VectorStoreFileBatch
+
     counts = objects.counts(["completed", "failed", "in_progress"])
     VectorStore.model_validate(
         objects.store("vs_1", "n", "", 1.5, 2.5, 3, False, 10, {"a": "b"}, counts), strict=True
@@ -204,7 +210,19 @@ def test_the_client_reads_the_objects() -> None:
     VectorStoreFileBatch.model_validate(
         objects.batch("vsfb_1", "vs_1", 1.5, counts, False), strict=True
     )
-    found = objects.results(["q"], [objects.Result("file-1", "a.pdf", KEPT, 0.5, "text", "page 3")])
+    found = objects.results(
+        ["q"],
+        [
+            objects.SearchResult(
+                file_id="file-1",
+                filename="a.pdf",
+                attributes=KEPT,
+                score=0.5,
+                text="text",
+                place="page 3",
+            )
+        ],
+    )
     hit = VectorStoreSearchResponse.model_validate(found["data"][0], strict=True)
     assert (hit.score, hit.content[0].text, hit.attributes) == (0.5, "text", KEPT)
 
@@ -219,7 +237,7 @@ def test_the_client_reads_the_objects() -> None:
         ([], False, "completed"),
     ],
 )
-def test_the_status_of_a_batch(statuses: list[str], cancelled: bool, status: str) -> None:
+def test_status_of_a_file_batch(statuses: list[str], cancelled: bool, status: str) -> None:
     told = objects.batch("b", "s", 0.0, objects.counts(statuses), cancelled)
     assert told["status"] == status
     assert told["file_counts"]["total"] == len(statuses)
@@ -237,14 +255,16 @@ class Kept:
     expires = None
 
 
-def test_a_file() -> None:
-    assert FileObject.model_validate(files.reply(Kept()), strict=True).filename == "a.pdf"
+def test_file_object() -> None:
+    from openai.types import FileObject
+
+    assert FileObject.model_validate(file_objects.reply(Kept()), strict=True).filename == "a.pdf"
     form = {
         "purpose": "user_data",
         "expires_after[anchor]": "created_at",
         "expires_after[seconds]": "3600",
     }
-    assert files.parse(form, "a.pdf") == files.Upload("a.pdf", "user_data", 3600)
+    assert file_objects.parse(form, "a.pdf") == file_objects.FileUpload("a.pdf", "user_data", 3600)
 
 
 @pytest.mark.parametrize(
@@ -256,9 +276,9 @@ def test_a_file() -> None:
         ({"purpose": "batch", "expires_after[seconds]": "9"}, "a", "expires_after.anchor"),
     ],
 )
-def test_an_upload_that_is_refused(form: dict[str, str], filename: str | None, param: str) -> None:
-    with pytest.raises(Invalid) as caught:
-        files.parse(form, filename)
+def test_invalid_upload_is_refused(form: dict[str, str], filename: str | None, param: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        file_objects.parse(form, filename)
     assert caught.value.param == param
 
 
@@ -273,8 +293,8 @@ def test_an_upload_that_is_refused(form: dict[str, str], filename: str | None, p
         ("/", "file"),
     ],
 )
-def test_a_filename_is_a_name_and_no_path(given: str, plain: str) -> None:
-    assert files.plain_name(given) == plain
+def test_filename_is_never_a_path(given: str, plain: str) -> None:
+    assert file_objects.plain_name(given) == plain
 
 
 # -- lists -----------------------------------------------------------------------------------------
@@ -290,7 +310,7 @@ def ids(**query: str) -> str:
     return "".join(one["id"] for one in listed(**query)["data"])
 
 
-def test_a_list_by_pages() -> None:
+def test_list_is_paginated() -> None:
     assert ids() == "dcba"
     assert ids(order="asc") == "abcd"
     assert ids(limit="3") == "dcb" and listed(limit="3")["has_more"] is True
@@ -300,13 +320,13 @@ def test_a_list_by_pages() -> None:
     assert listed(limit="2", order="asc")["last_id"] == "b"
     for query, param in ((("limit", "0"), "limit"), (("order", "up"), "order"),
                          (("after", "z"), "after"), (("limit", "x"), "limit")):  # fmt: skip
-        with pytest.raises(Invalid) as caught:
+        with pytest.raises(InvalidParameter) as caught:
             listed(**dict([query]))
         assert caught.value.param == param
 
 
 def test_file_named_twice_is_attached_once() -> None:
-    """2 000 times the same file took 38 seconds to attach."""
+    """Attaching the same file 2 000 times took 38 seconds."""
     for body in ({"file_ids": ["a", "b", "a"]}, {"files": [{"file_id": one} for one in "aba"]}):
         assert [one.file_id for one in vector_stores.parse_batch(body)] == ["a", "b"]
     assert len(vector_stores.parse_create({"file_ids": ["a", "a"]}).files) == 1

@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.request import Message
+from proxy.dialogue.events import Citation
 from proxy.dialogue.evidence import Ledger, context, laid
-from proxy.dialogue.values import Citation
-from proxy.prompting.layouts import Layouts
+from proxy.prompting.dialogue_templates import Layouts
 
 LAYOUTS = Layouts(
     {
         "kb": {
             "default": "Use these:\n{{ context }}",
-            "empty": "Nothing was found.",
+            "empty": "No results.",
             "old": "{{ context }}\nQ: {{ question }}",
         }
     }
@@ -29,18 +29,21 @@ def talk(*questions: str) -> tuple[Message, ...]:
     """A conversation that ends with the last question."""
     said: list[Message] = []
     for question in questions:
-        said += [Message("user", question), Message("assistant", f"answer to {question}")]
+        said += [
+            Message(role="user", content=question),
+            Message(role="assistant", content=f"answer to {question}"),
+        ]
     return tuple(said[:-1])
 
 
-def test_documents_of_the_first_question_stand_behind_the_instructions() -> None:
+def test_documents_of_first_question_follow_the_instructions() -> None:
     said, cited = laid(LAYOUTS, "kb", "default", talk("q1"), [[chunk("a"), chunk("b")]])
     system = "Use these:\n[1] a.txt\ntext of a\n\n[2] b.txt\ntext of b"
-    assert said == (Message("system", system), Message("user", "q1"))
+    assert said == (Message(role="system", content=system), Message(role="user", content="q1"))
     assert [(one.number, one.chunk_id) for one in cited] == [(1, "a"), (2, "b")]
 
 
-def test_what_a_later_question_finds_besides_stands_before_it() -> None:
+def test_documents_of_later_question_precede_it() -> None:
     found = [[chunk("a"), chunk("b")], [chunk("c"), chunk("a")]]
     first, _ = laid(LAYOUTS, "kb", "default", talk("q1"), found[:1])
     said, cited = laid(LAYOUTS, "kb", "default", talk("q1", "q2"), found)
@@ -50,7 +53,7 @@ def test_what_a_later_question_finds_besides_stands_before_it() -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=3, unique=True), min_size=1))
-def test_each_turn_begins_with_the_turn_before_it(names: list[list[str]]) -> None:
+def test_each_prompt_starts_with_the_previous_one(names: list[list[str]]) -> None:
     found = [[chunk(name) for name in turn] for turn in names]
     questions = [f"q{i}" for i in range(len(found))]
     before: tuple[Message, ...] = ()
@@ -64,20 +67,23 @@ def test_each_turn_begins_with_the_turn_before_it(names: list[list[str]]) -> Non
         before = said
 
 
-def test_nothing_found_has_a_template_of_its_own() -> None:
+def test_empty_search_has_its_own_template() -> None:
     assert laid(LAYOUTS, "kb", "default", talk("q"), [[]]) == (
-        (Message("system", "Nothing was found."), Message("user", "q")),
+        (Message(role="system", content="No results."), Message(role="user", content="q")),
         (),
     )
 
 
-def test_a_template_with_the_question_in_it_gets_the_documents_of_the_last_one() -> None:
+def test_question_template_gets_documents_of_the_last_question() -> None:
     said, cited = laid(LAYOUTS, "kb", "old", talk("q1", "q2"), [[chunk("a")], [chunk("b")]])
-    assert said == (*talk("q1", "q2")[:2], Message("user", "[1] b.txt\ntext of b\nQ: q2"))
+    assert said == (
+        *talk("q1", "q2")[:2],
+        Message(role="user", content="[1] b.txt\ntext of b\nQ: q2"),
+    )
     assert [one.chunk_id for one in cited] == ["b"]
 
 
-def test_a_title_is_one_line() -> None:
+def test_title_is_one_line() -> None:
     bad = Citation(number=0, title="a\n\n[2] b", text="x", chunk_id="c", place="page\n3")
     _, new = Ledger().add([bad])
     assert context(new) == "[1] a [2] b (page 3)\nx"

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from proxy.agent.values import ToolError
-from proxy.cancel import Cancel
+from proxy.agent.tools import ToolError
 from proxy.core.request import Message
+from proxy.dialogue.events import DialogueRequest, Sources
 from proxy.dialogue.evidence import Ledger
 from proxy.dialogue.finding import KNOWLEDGE, WEB, Finder
-from proxy.dialogue.values import DialogueRequest, Sources
 from proxy.errors import Forbidden
-from proxy.websearch import Result
+from proxy.runtime.cancel import Cancel
+from proxy.websearch import WebResult
 
 BOTH = (KNOWLEDGE, WEB)
 
@@ -53,14 +53,16 @@ class Web:
     engines = ("searxng",)
 
     def search(self, query: str, engine: str = "", **_: Any) -> Any:
-        return (Result("Page", "https://p.example/", "seen"),)
+        return (WebResult("Page", "https://p.example/", "seen"),)
 
 
 def agent(**more: Any) -> DialogueRequest:
-    return DialogueRequest(kind="agent", messages=(Message("user", "q"),), owner="o", **more)
+    return DialogueRequest(
+        kind="agent", messages=(Message(role="user", content="q"),), owner="o", **more
+    )
 
 
-def test_what_searches_find_is_numbered_together_and_told() -> None:
+def test_sources_are_numbered_across_searches() -> None:
     knows, told = Knows(), list[Sources]()
     finder = Finder(knows, Web())  # type: ignore[arg-type]
     tools = finder.tools(agent(), BOTH, Ledger(), told)
@@ -75,7 +77,7 @@ def test_what_searches_find_is_numbered_together_and_told() -> None:
     assert knows.asked[0] == ("o", ["b1", "b2"], "tide")
 
 
-def test_an_agent_may_be_given_some_bases_alone() -> None:
+def test_agent_can_be_limited_to_some_bases() -> None:
     knows = Knows()
     finder = Finder(knows, None)
     tools = finder.tools(agent(bases=("b2",)), BOTH, Ledger(), [])
@@ -84,7 +86,7 @@ def test_an_agent_may_be_given_some_bases_alone() -> None:
     assert knows.asked[0][1] == ["b2"]
 
 
-def test_only_what_is_allowed_and_set_up_is_there() -> None:
+def test_agent_has_only_allowed_and_configured_tools() -> None:
     finder = Finder(Knows(), Web())  # type: ignore[arg-type]
     assert not finder.tools(agent(), (), Ledger(), [])
     assert list(finder.tools(agent(), (WEB,), Ledger(), [])) == [WEB]
@@ -94,7 +96,7 @@ def test_only_what_is_allowed_and_set_up_is_there() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{}, {"query": " "}, {"query": 3}])
-def test_a_search_for_nothing_is_told_to_the_model(arguments: Any) -> None:
+def test_empty_search_query_is_reported_to_the_model(arguments: Any) -> None:
     tools = Finder(Knows(), None).tools(agent(), BOTH, Ledger(), [])
-    with pytest.raises(ToolError, match="query must be a text"):
+    with pytest.raises(ToolError, match="query must be a search string"):
         tools[KNOWLEDGE].call(arguments, Cancel(), 1)

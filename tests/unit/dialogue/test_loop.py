@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.agent.values import Runs, ToolError
-from proxy.cancel import Cancel
+from proxy.agent.tools import Runs, ToolError
 from proxy.core.events import (
     Event,
     Finished,
@@ -20,20 +19,30 @@ from proxy.core.events import (
 )
 from proxy.core.request import CompletionRequest, Message, Tool, ToolChoice
 from proxy.core.usage import Timings, Usage
+from proxy.dialogue.events import (
+    Bounds,
+    Citation,
+    DialogueDone,
+    DialogueStep,
+    Reasoning,
+    Sources,
+    Text,
+    Tick,
+)
 from proxy.dialogue.loop import HOLD, MOST_OBSERVED, Loop
-from proxy.dialogue.values import Bounds, Citation, Done, Reasoning, Sources, Step, Text, Tick
 from proxy.errors import Cancelled
+from proxy.runtime.cancel import Cancel
 
-ASKED = CompletionRequest(messages=(Message("user", "q"),), tools=(Tool("echo"),))
+ASKED = CompletionRequest(messages=(Message(role="user", content="q"),), tools=(Tool("echo"),))
 
 
 def said(*texts: str, reason: FinishReason = "stop") -> list[Event]:
-    return [*map(TextDelta, texts), Finished(reason, Usage(10, 5))]
+    return [*map(TextDelta, texts), Finished(reason=reason, usage=Usage(10, 5))]
 
 
 def called(name: str, arguments: str, *texts: str) -> list[Event]:
     pieces = [ToolCallDelta(0, "c1", name), ToolCallDelta(0, arguments=arguments)]
-    return [*map(TextDelta, texts), *pieces, Finished("tool_calls", Usage(10, 5))]
+    return [*map(TextDelta, texts), *pieces, Finished(reason="tool_calls", usage=Usage(10, 5))]
 
 
 class Model:
@@ -76,14 +85,14 @@ def run(
     return list(loop.run(request))
 
 
-def test_thought_tool_observation_answer() -> None:
+def test_agent_emits_thought_tool_observation_and_answer() -> None:
     model = Model(called("echo", '{"text": "a"}', "Let me ", "see."), said("It is ", "a."))
     assert run(model) == [
-        Step("thought", text="Let me see."),
-        Step("tool", "echo", '{"text": "a"}'),
-        Step("observation", "echo", text="echo a"),
+        DialogueStep("thought", text="Let me see."),
+        DialogueStep("tool", "echo", '{"text": "a"}'),
+        DialogueStep("observation", "echo", text="echo a"),
         Text("It is a."),
-        Done(Usage(20, 10), Timings(), "stop"),
+        DialogueDone(Usage(20, 10), Timings(), "stop"),
     ]
     first, second = model.asked
     assert second.messages[: len(first.messages)] == first.messages
@@ -93,16 +102,16 @@ def test_thought_tool_observation_answer() -> None:
         "Let me see.",
         "echo",
     )
-    assert result == Message("tool", "echo a", "echo", tool_call_id="c1")
+    assert result == Message(role="tool", content="echo a", name="echo", tool_call_id="c1")
 
 
-def test_a_long_answer_is_streamed_once_it_is_no_thought() -> None:
+def test_long_answer_streams_once_it_is_not_a_thought() -> None:
     long = "x" * HOLD
     events = run(Model(said(long, "y", "z")))
     assert events[:-1] == [Text(long + "y"), Text("z")]
 
 
-def test_reasoning_passes() -> None:
+def test_reasoning_is_passed_through() -> None:
     script: list[Event] = [ReasoningDelta("hm"), *said("a")]
     assert run(Model(script))[:2] == [Reasoning("hm"), Text("a")]
 
@@ -110,19 +119,19 @@ def test_reasoning_passes() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "told"),
     [
-        ("nope", "{}", "Error: there is no tool nope"),
+        ("nope", "{}", "Error: unknown tool: nope"),
         ("echo", "{", "Error: the arguments must be a JSON object"),
         ("echo", "[]", "Error: the arguments must be a JSON object"),
         ("echo", '{"wrong": 1}', "Error: no such thing"),
     ],
 )
-def test_what_goes_wrong_is_told_to_the_model(name: str, arguments: str, told: str) -> None:
+def test_tool_errors_are_reported_to_the_model(name: str, arguments: str, told: str) -> None:
     model = Model(called(name, arguments), said("well"))
-    assert Step("observation", name, text=told) in run(model)
+    assert DialogueStep("observation", name, text=told) in run(model)
     assert model.asked[1].messages[-1].content == told
 
 
-def test_the_last_round_has_no_tools() -> None:
+def test_last_agent_round_has_no_tools() -> None:
     model = Model(*[called("echo", "{}")] * 2, said("that is all"))
     events = run(model, bounds=Bounds(rounds=3))
     assert [one.tool_choice.mode for one in model.asked] == ["auto", "auto", "none"]
@@ -130,41 +139,44 @@ def test_the_last_round_has_no_tools() -> None:
     assert events[-1].finish_reason == "stop"
 
 
-def test_a_forced_call_is_forced_once() -> None:
+def test_forced_call_is_forced_only_once() -> None:
     forced = CompletionRequest(messages=ASKED.messages, tool_choice=ToolChoice("required"))
     model = Model(called("echo", "{}"), said("a"))
     run(model, request=forced)
     assert [one.tool_choice.mode for one in model.asked] == ["required", "auto"]
 
 
-def test_tokens_are_bounded_over_all_rounds() -> None:
+def test_max_tokens_applies_to_all_rounds_together() -> None:
     model = Model(called("echo", "{}"), called("echo", "{}"), said("never"))
     events = run(model, bounds=Bounds(tokens=8))
     assert [one.max_tokens for one in model.asked] == [8, 3]
-    assert events[-1] == Done(Usage(20, 10), Timings(), "length")
+    assert events[-1] == DialogueDone(Usage(20, 10), Timings(), "length")
 
 
-def test_time_is_bounded_in_the_middle_of_a_round() -> None:
+def test_deadline_applies_within_a_round() -> None:
     now = [0.0]
 
     def clock() -> float:
         now[0] += 1
         return now[0]
 
-    model = Model([TextDelta("x")] * 100 + [Finished("stop", Usage())])
+    model = Model([*[TextDelta("x")] * 100, Finished(reason="stop", usage=Usage())])
     events = run(model, bounds=Bounds(seconds=10), clock=clock)
     assert events[-1].finish_reason == "length"
     assert 0 < len("".join(e.delta for e in events if isinstance(e, Text))) < 10
     assert model.closed == 1
 
 
-def test_a_call_that_was_cut_is_not_made() -> None:
-    script: list[Event] = [ToolCallDelta(0, "c", "echo", '{"te'), Finished("length", Usage())]
+def test_truncated_call_is_not_executed() -> None:
+    script: list[Event] = [
+        ToolCallDelta(0, "c", "echo", '{"te'),
+        Finished(reason="length", usage=Usage()),
+    ]
     events = run(Model(script))
-    assert [type(one) for one in events] == [Done]
+    assert [type(one) for one in events] == [DialogueDone]
 
 
-def test_sources_a_tool_found_are_told_before_its_observation() -> None:
+def test_sources_of_a_tool_precede_its_observation() -> None:
     told: list[Sources] = []
     sources = Sources((Citation(number=1, title="t", text="x"),))
 
@@ -174,7 +186,7 @@ def test_sources_a_tool_found_are_told_before_its_observation() -> None:
             return "[1] t"
 
     events = run(Model(called("echo", "{}"), said("a")), Finds(), told=told)
-    assert events[1:3] == [sources, Step("observation", "echo", text="[1] t")]
+    assert events[1:3] == [sources, DialogueStep("observation", "echo", text="[1] t")]
 
 
 class Slow(Echo):
@@ -213,21 +225,21 @@ def test_closing_at_a_tick_stops_the_tool() -> None:
     tools: dict[str, Runs] = {"echo": slow}
     loop = Loop(Model(called("echo", "{}")), tools, [], Bounds(), Cancel(), lambda: 0.0, 0.01)
     events = loop.run(ASKED)
-    assert isinstance(next(events), Step)
+    assert isinstance(next(events), DialogueStep)
     assert isinstance(next(events), Tick)
     events.close()  # type: ignore[attr-defined]
     assert slow.ended.is_set()
 
 
-def test_a_tool_that_is_too_slow_is_stopped_and_the_model_is_told() -> None:
+def test_slow_tool_is_stopped_and_reported_to_the_model() -> None:
     slow = Slow()
     events = run(Model(called("echo", "{}"), said("a")), slow, Bounds(tool_seconds=0.05))
-    (observation,) = (e for e in events if isinstance(e, Step) and e.kind == "observation")
-    assert observation.text == "Error: it took longer than 0.05 seconds"
+    (observation,) = (e for e in events if isinstance(e, DialogueStep) and e.kind == "observation")
+    assert observation.text == "Error: timed out after 0.05 seconds"
     assert slow.ended.is_set()
 
 
-def test_a_long_observation_is_cut() -> None:
+def test_long_observation_is_truncated() -> None:
     class Long(Echo):
         def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
             return "x" * 100_000
@@ -237,12 +249,12 @@ def test_a_long_observation_is_cut() -> None:
     assert len(model.asked[1].messages[-1].content) < 10_000
 
 
-def test_observations_have_a_bound() -> None:
+def test_total_observation_length_is_bounded() -> None:
     class Talks(Echo):
         def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
             return "x" * int(arguments["size"])
 
     for size, told in ((MOST_OBSERVED, "x" * MOST_OBSERVED), (MOST_OBSERVED + 1, None)):
         events = run(Model(called("echo", f'{{"size": {size}}}'), said("It is.")), Talks())
-        steps = [one for one in events if isinstance(one, Step)]
+        steps = [one for one in events if isinstance(one, DialogueStep)]
         assert steps[-1].text == (told or "x" * MOST_OBSERVED + "…")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from proxy.cancel import Cancel
 from proxy.core.events import (
     Batch,
     Event,
@@ -21,16 +20,17 @@ from proxy.core.events import (
 )
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
+from proxy.dialogue.events import Bounds, Citation
 from proxy.dialogue.searching import SearchingAnswer
-from proxy.dialogue.values import Bounds, Citation
 from proxy.errors import UpstreamTimeout
 from proxy.gateway import Info
 from proxy.gateway.caller import ANYBODY
+from proxy.runtime.cancel import Cancel
 
 ASKED = CompletionRequest(
-    messages=(Message("user", "q"),), tools=(Tool("own"),), searches=(Search("web"),)
+    messages=(Message(role="user", content="q"),), tools=(Tool("own"),), searches=(Search("web"),)
 )
-FOUND = Found(1, "T", "text", url="https://t.example/")
+FOUND = Found(number=1, title="T", text="text", url="https://t.example/")
 
 
 class Scripted:
@@ -73,7 +73,7 @@ class Finds:
 
 
 def done(reason: FinishReason, usage: Usage = Usage(10, 5)) -> Finished:  # noqa: B008  # frozen
-    return Finished(reason, usage)
+    return Finished(reason=reason, usage=usage)
 
 
 def call(name: str, arguments: str, *before: Event) -> list[Event]:
@@ -101,7 +101,7 @@ def run(gateway: Scripted, finds: Finds | None = None, rounds: int = 4) -> list[
 SEARCH = call("web_search", '{"query": " tide "}', TextDelta("Let me see. "))
 
 
-def test_a_search_is_made_and_the_model_goes_on_with_it() -> None:
+def test_search_is_executed_and_the_model_continues() -> None:
     gateway, finds = Scripted(SEARCH, [TextDelta("High [1]."), done("stop")]), Finds()
     assert run(gateway, finds) == [
         Started(),
@@ -109,7 +109,7 @@ def test_a_search_is_made_and_the_model_goes_on_with_it() -> None:
         Searched("web", "tide"),
         Searched("web", "tide", over=True, found=(FOUND,)),
         TextDelta("High [1]."),
-        Finished("stop", Usage(20, 10)),
+        Finished(reason="stop", usage=Usage(20, 10)),
     ]
     assert finds.asked == [("owner", "tide")]
     first, second = gateway.asked
@@ -120,34 +120,34 @@ def test_a_search_is_made_and_the_model_goes_on_with_it() -> None:
     assert gateway.closed == 2
 
 
-def test_a_call_of_the_clients_own_ends_the_answer() -> None:
+def test_client_tool_call_ends_the_answer() -> None:
     events = run(Scripted(SEARCH, call("own", "{}")))
     assert events[-3:] == [
         ToolCallDelta(0, "c1", "own"),
         ToolCallDelta(0, arguments="{}"),
-        Finished("tool_calls", Usage(20, 10)),
+        Finished(reason="tool_calls", usage=Usage(20, 10)),
     ]
 
 
-def test_the_rounds_end() -> None:
+def test_number_of_rounds_is_bounded() -> None:
     gateway = Scripted(SEARCH, SEARCH, [TextDelta("x"), done("stop")])
     run(gateway, rounds=3)
     assert [one.tool_choice.mode for one in gateway.asked] == ["auto", "auto", "none"]
 
 
-def test_a_search_that_fails_is_told_and_the_model_goes_on() -> None:
+def test_failed_search_is_reported_and_the_model_continues() -> None:
     gateway = Scripted(SEARCH, [TextDelta("Alas."), done("stop")])
     events = run(gateway, Finds(UpstreamTimeout("too late")))
     assert Searched("web", "tide", over=True, failed=True) in events
     assert gateway.asked[1].messages[-1].content == "Error: too late"
 
 
-def test_a_call_that_was_cut_ends_the_answer() -> None:
+def test_truncated_call_ends_the_answer() -> None:
     cut: list[Event] = [ToolCallDelta(0, "c", "web_search", '{"qu'), done("length")]
-    assert run(Scripted(cut))[-1] == Finished("length", Usage(10, 5))
+    assert run(Scripted(cut))[-1] == Finished(reason="length", usage=Usage(10, 5))
 
 
-def test_a_model_that_fails_in_a_later_round_is_a_failed_event() -> None:
+def test_model_failure_in_later_round_is_a_failed_event() -> None:
     fault = UpstreamTimeout("gone")
     events = run(Scripted(SEARCH, [TextDelta("x"), Failed(fault)]))
     assert events[-1] == Failed(fault)

@@ -1,5 +1,5 @@
-"""Answers that are bound: calls of tools, documents, thoughts; what each run is asked for, and what
-the client reads of it."""
+"""Constrained answers: tool calls, documents and thoughts; what each run requests and what the
+client receives."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from proxy.backends.driver import Capabilities
-from proxy.cancel import Cancel
 from proxy.core.events import Alternative, Batch, Finished, Started, TextDelta, TokenLogprob
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import BackendBusy
-from proxy.prompting.grammar import NEW, check, matches
+from proxy.gbnf import NEW, check, matches
+from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, Script, ScriptedDriver, ScriptedRun, make_app, say
 
 USER = [{"role": "user", "content": "Hi"}]
@@ -31,8 +31,8 @@ CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</t
 MODERN = msgspec.structs.replace(CAPS, dialect="llama-server", modern_sampling=True, queues=True)
 
 
-class Playing(ScriptedDriver):
-    """Plays one script after the other, the last one for ever."""
+class ScriptPlayer(ScriptedDriver):
+    """Plays one script per run, and repeats the last one."""
 
     def __init__(self, *scripts: Script, caps: Capabilities = MODERN) -> None:
         super().__init__(caps=caps)
@@ -77,7 +77,7 @@ def deltas(answer: TestResponse) -> list[dict[str, Any]]:
 
 
 def streamed_calls(chunks: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The calls of a stream, put together as a client does."""
+    """The calls of a stream, assembled as a client does."""
     found: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
         for choice in chunk.get("choices", ()):
@@ -92,20 +92,20 @@ def streamed_calls(chunks: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]
     return found
 
 
-def cut_up(text: str, size: int = 3) -> list[Batch]:
+def split_text(text: str, size: int = 3) -> list[Batch]:
     return say(*(text[i : i + size] for i in range(0, len(text), size)))
 
 
-# required and named: bound from the start
+# required and named: constrained from the start
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "now"}}])
-def test_a_required_call_is_bound_from_its_first_character(choice: Any, stream: bool) -> None:
+def test_required_call_has_grammar_from_the_start(choice: Any, stream: bool) -> None:
     name = "get_weather" if choice == "required" else "now"
     arguments = '{"city": "Oslo"}' if choice == "required" else "{}"
     text = f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
-    driver = Playing(cut_up(text))
+    driver = ScriptPlayer(split_text(text))
     answer = chat(served(driver), tools=[WEATHER, NOW], tool_choice=choice, stream=stream)
     grammar = check(driver.grammars[0], NEW)
     assert len(driver.tasks) == 1
@@ -125,9 +125,9 @@ def test_a_required_call_is_bound_from_its_first_character(choice: Any, stream: 
         assert reason(answer) == "tool_calls"
 
 
-def test_several_calls_only_where_the_client_allows_them() -> None:
+def test_parallel_calls_need_the_clients_permission() -> None:
     for parallel in (True, False):
-        driver = Playing(cut_up(CALL + "\n" + CALL if parallel else CALL))
+        driver = ScriptPlayer(split_text(CALL + "\n" + CALL if parallel else CALL))
         fields = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": parallel}
         told = message(chat(served(driver), **fields))
         assert len(told["tool_calls"]) == 1 + parallel
@@ -135,44 +135,50 @@ def test_several_calls_only_where_the_client_allows_them() -> None:
         assert matches(check(driver.grammars[0], NEW), CALL + "\n" + CALL) == parallel
 
 
-def test_an_answer_cut_inside_a_call_says_length() -> None:
-    script = [*cut_up(CALL[:50])[:-1], [Finished("length", Usage(7, 9, 0))]]
-    answer = chat(served(Playing(script)), tools=[WEATHER], tool_choice="required")
+def test_answer_cut_inside_a_call_finishes_with_length() -> None:
+    script: Script = [
+        *split_text(CALL[:50])[:-1],
+        [Finished(reason="length", usage=Usage(7, 9, 0))],
+    ]
+    answer = chat(served(ScriptPlayer(script)), tools=[WEATHER], tool_choice="required")
     assert reason(answer) == "length"
     assert message(answer)["tool_calls"][0]["function"]["name"] == "get_weather"
 
 
-def test_every_template_gives_its_own_form_and_the_others_a_form_of_ours() -> None:
+def test_call_format_follows_the_template_or_the_default() -> None:
     folder = Path(__file__).parents[3] / "templates" / "chat"
     for path in sorted(folder.glob("*.jinja")):
-        driver = Playing(say("Hi"))
+        driver = ScriptPlayer(say("Hi"))
         to = served(driver, path.stem)
         chat(to, tools=[WEATHER], tool_choice="required")
         prompt = driver.prompts[0]
         assert "get_weather" in prompt, path.stem
-        # The last run: of a family that thinks, the first is free.
+        # The last run: with a thinking model the first one is unconstrained.
         check(driver.grammars[-1], NEW)
 
 
-def test_the_legacy_form_knows_tools_too() -> None:
+def test_legacy_prompt_format_supports_tools() -> None:
     text = '{"tool_calls": [{"name": "get_weather", "arguments": {"city": "Oslo"}}]}'
-    driver = Playing(cut_up(text))
+    driver = ScriptPlayer(split_text(text))
     told = message(chat(served(driver, "legacy"), tools=[WEATHER], tool_choice="required"))
     assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
     assert "get_weather" in driver.prompts[0]
 
 
-# auto: text flows free until a call opens
+# auto: text is unconstrained until a call opens
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_call_that_opens_in_free_text_goes_on_under_a_grammar(stream: bool, size: int) -> None:
+def test_call_opened_in_free_text_continues_under_grammar(stream: bool, size: int) -> None:
     lead = "Let me see.\n"
-    first = cut_up(lead + "<tool_call>\n{'oops", size)
+    first = split_text(lead + "<tool_call>\n{'oops", size)
     rest = '\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
-    last: list[Batch] = [*cut_up(rest, size)[:-1], [Finished("stop", Usage(17, 20, 16), slot=0)]]
-    driver = Playing(first, last)
+    last: list[Batch] = [
+        *split_text(rest, size)[:-1],
+        [Finished(reason="stop", usage=Usage(17, 20, 16), slot=0)],
+    ]
+    driver = ScriptPlayer(first, last)
     answer = chat(served(driver), tools=[WEATHER, NOW], stream=stream)
     assert answer.get_data()
     assert driver.grammars[0] == ""
@@ -191,14 +197,14 @@ def test_a_call_that_opens_in_free_text_goes_on_under_a_grammar(stream: bool, si
         assert told["content"] == "Let me see."
         assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
         assert answer.json is not None
-        # 7 of the prompt; 10 of the first run that are in the second's prompt, and 20 more.
+        # 7 of the prompt; 10 of the first run, which the second run's prompt contains, and 20 more.
         usage = answer.json["usage"]
         assert (usage["prompt_tokens"], usage["completion_tokens"]) == (7, 30)
 
 
-def test_a_form_without_a_mark_is_bound_where_the_name_is_known() -> None:
-    first = cut_up('{"tool_calls": [{"name":"get_weather", "arguments":{"town')
-    driver = Playing(first, cut_up('{"city": "Oslo"}}]}'))
+def test_call_format_without_marker_is_constrained_after_the_name() -> None:
+    first = split_text('{"tool_calls": [{"name":"get_weather", "arguments":{"town')
+    driver = ScriptPlayer(first, split_text('{"city": "Oslo"}}]}'))
     told = message(chat(served(driver, "vicuna"), tools=[WEATHER, NOW]))
     head = '{"tool_calls": [{"name": "get_weather", "arguments": '
     assert driver.prompts[1] == driver.prompts[0] + head
@@ -207,61 +213,61 @@ def test_a_form_without_a_mark_is_bound_where_the_name_is_known() -> None:
     assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
 
 
-def test_text_without_a_call_is_one_run_and_unchanged() -> None:
+def test_text_without_call_takes_one_run_and_is_unchanged() -> None:
     text = "3 < 5, <b>bold</b>, and {braces} [TOOL"
-    driver = Playing(cut_up(text))
+    driver = ScriptPlayer(split_text(text))
     answer = chat(served(driver), tools=[WEATHER])
     assert message(answer)["content"] == text
     assert reason(answer) == "stop"
     assert len(driver.tasks) == 1
 
 
-def test_tool_choice_none_tells_no_tools_and_reads_no_calls() -> None:
-    driver = Playing(cut_up(CALL))
+def test_tool_choice_none_omits_tools_and_parses_no_calls() -> None:
+    driver = ScriptPlayer(split_text(CALL))
     answer = chat(served(driver), tools=[WEATHER], tool_choice="none")
     assert message(answer)["content"] == CALL
     assert "get_weather" not in driver.prompts[0]
 
 
-def test_the_second_run_waits_until_the_first_has_let_the_slot_go() -> None:
+def test_second_run_waits_until_first_run_released_the_slot() -> None:
     busy: Script = [BackendBusy("the backend has no free slot")]
-    rest = cut_up('\n{"name": "now", "arguments": {}}\n</tool_call>')
-    driver = Playing(cut_up("<tool_call>x"), busy, busy, rest)
+    rest = split_text('\n{"name": "now", "arguments": {}}\n</tool_call>')
+    driver = ScriptPlayer(split_text("<tool_call>x"), busy, busy, rest)
     told = message(chat(served(driver), tools=[NOW]))
     assert told["tool_calls"][0]["function"]["name"] == "now"
     assert len(driver.tasks) == 4
 
 
-def test_no_token_left_for_the_call_is_length() -> None:
-    class Counting(ScriptedRun):
+def test_call_without_tokens_left_finishes_with_length() -> None:
+    class CountingTokenizer(ScriptedRun):
         def usage(self) -> Usage:
             return Usage(7, 5, 0)
 
-    class Driver(Playing):
+    class Driver(ScriptPlayer):
         def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
             super().stream(task, slot, caps, cancel)
-            self.runs[-1] = Counting(self.script)
+            self.runs[-1] = CountingTokenizer(self.script)
             return self.runs[-1]
 
-    driver = Driver(cut_up("<tool_call>\n"))
+    driver = Driver(split_text("<tool_call>\n"))
     answer = chat(served(driver), tools=[NOW], max_tokens=5)
     assert reason(answer) == "length"
     assert len(driver.tasks) == 1
 
 
-def test_a_cancelled_answer_waits_for_no_slot() -> None:
+def test_cancelled_answer_does_not_wait_for_slot() -> None:
     busy: Script = [BackendBusy("the backend has no free slot")]
-    driver = Playing(cut_up("<tool_call>x"), busy)
+    driver = ScriptPlayer(split_text("<tool_call>x"), busy)
     gone = threading.Event()
 
-    class Leaving(Playing):
+    class Leaving(ScriptPlayer):
         def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
             if len(self.tasks) == 2:
                 cancel.cancel()
                 gone.set()
             return super().stream(task, slot, caps, cancel)
 
-    driver = Leaving(cut_up("<tool_call>x"), busy)
+    driver = Leaving(split_text("<tool_call>x"), busy)
     assert chat(served(driver), tools=[NOW]).status_code == 499
     assert gone.is_set()
     assert len(driver.tasks) == 3
@@ -289,8 +295,8 @@ def schema(of: Any, strict: bool = True) -> dict[str, Any]:
         {"json_schema": POINT},
     ],
 )
-def test_a_document_is_bound_by_its_schema(fields: dict[str, Any]) -> None:
-    driver = Playing(cut_up('{"x": 5}'))
+def test_document_is_constrained_by_its_schema(fields: dict[str, Any]) -> None:
+    driver = ScriptPlayer(split_text('{"x": 5}'))
     answer = chat(served(driver), **fields)
     assert message(answer)["content"] == '{"x": 5}'
     grammar = check(driver.grammars[0], NEW)
@@ -298,81 +304,86 @@ def test_a_document_is_bound_by_its_schema(fields: dict[str, Any]) -> None:
     assert not matches(grammar, '{"y":5}')
 
 
-def test_a_document_that_does_not_hold_is_made_once_more_then_refused() -> None:
-    driver = Playing(cut_up('{"x": "five"}'), cut_up('{"x": 5}'))
+def test_invalid_document_is_retried_once_then_refused() -> None:
+    driver = ScriptPlayer(split_text('{"x": "five"}'), split_text('{"x": 5}'))
     answer = chat(served(driver), response_format=schema(POINT))
     assert message(answer)["content"] == '{"x": 5}'
     assert answer.json is not None
     assert answer.json["usage"]["completion_tokens"] == 3 + 5
-    driver = Playing(cut_up('{"x": "five"}'))
+    driver = ScriptPlayer(split_text('{"x": "five"}'))
     answer = chat(served(driver), response_format=schema(POINT))
     assert answer.status_code == 502
     assert answer.json is not None
     assert answer.json["error"]["code"] == "invalid_output"
     assert "$.x" in answer.json["error"]["message"]
     assert len(driver.tasks) == 2
-    driver = Playing(cut_up('{"x": "five"}'))
+    driver = ScriptPlayer(split_text('{"x": "five"}'))
     assert chat(served(driver, json_retries=0), json_schema=POINT).status_code == 502
     assert len(driver.tasks) == 1
 
 
-def test_another_try_has_another_seed() -> None:
-    driver = Playing(cut_up("{"), cut_up('{"x": 5}'))
+def test_retry_uses_another_seed() -> None:
+    driver = ScriptPlayer(split_text("{"), split_text('{"x": 5}'))
     chat(served(driver), response_format=schema(POINT), seed=41)
     assert [task.sampling["seed"] for task in driver.tasks] == [41, 42]
 
 
-def test_a_stream_that_does_not_hold_ends_with_an_error_event() -> None:
-    answer = chat(served(Playing(cut_up('{"x": '))), response_format=schema(POINT), stream=True)
+def test_invalid_streamed_document_ends_with_error_event() -> None:
+    answer = chat(
+        served(ScriptPlayer(split_text('{"x": '))), response_format=schema(POINT), stream=True
+    )
     chunks = deltas(answer)
     assert chunks[-1]["error"]["code"] == "invalid_output"
     assert "[DONE]" not in answer.get_data(as_text=True)
 
 
-def test_a_document_cut_by_the_limit_says_length() -> None:
-    script = [*cut_up('{"x": 5')[:-1], [Finished("length", Usage(7, 5, 0))]]
-    answer = chat(served(Playing(script)), response_format=schema(POINT))
+def test_document_cut_by_token_limit_finishes_with_length() -> None:
+    script: Script = [
+        *split_text('{"x": 5')[:-1],
+        [Finished(reason="length", usage=Usage(7, 5, 0))],
+    ]
+    answer = chat(served(ScriptPlayer(script)), response_format=schema(POINT))
     assert answer.status_code == 200
     assert reason(answer) == "length"
 
 
-def test_what_no_grammar_can_say_is_refused_by_name_or_left_to_validation() -> None:
+def test_schema_beyond_grammars_is_refused_by_keyword_or_validated() -> None:
     odd = {"type": "array", "contains": {"const": 5}}
-    driver = Playing(cut_up("[1, 5]"))
+    driver = ScriptPlayer(split_text("[1, 5]"))
     answer = chat(served(driver), response_format=schema(odd))
     assert answer.status_code == 400
     assert answer.json is not None
     assert "contains" in answer.json["error"]["message"]
     assert not driver.tasks
     assert message(chat(served(driver), response_format=schema(odd, False)))["content"] == "[1, 5]"
-    driver = Playing(cut_up("[1, 2]"))
+    driver = ScriptPlayer(split_text("[1, 2]"))
     assert chat(served(driver), response_format=schema(odd, False)).status_code == 502
 
 
-def test_a_pattern_that_nobody_checks_is_told_in_a_header() -> None:
+def test_unchecked_pattern_is_reported_in_a_header() -> None:
     odd = {"type": "string", "pattern": "^(?=a)"}
-    answer = chat(served(Playing(cut_up('"b"'))), response_format=schema(odd, False))
+    answer = chat(served(ScriptPlayer(split_text('"b"'))), response_format=schema(odd, False))
     assert message(answer)["content"] == '"b"'
     assert "pattern" in answer.headers["x-slotproxy-warning"]
 
 
-def test_calls_or_a_document_where_both_are_asked_for() -> None:
+def test_tools_and_schema_together_allow_calls_or_a_document() -> None:
     both = {"response_format": schema(POINT), "tools": [WEATHER]}
-    driver = Playing(cut_up('{"x": 5}'))
+    driver = ScriptPlayer(split_text('{"x": 5}'))
     assert message(chat(served(driver), **both))["content"] == '{"x": 5}'
     grammar = check(driver.grammars[0], NEW)
     assert matches(grammar, CALL) and matches(grammar, '{"x":5}')
     assert not matches(grammar, "Hi")
-    answer = chat(served(Playing(cut_up(CALL))), **both)
+    answer = chat(served(ScriptPlayer(split_text(CALL))), **both)
     assert message(answer)["content"] is None
     assert reason(answer) == "tool_calls"
 
 
-def test_a_grammar_of_the_clients_own_holds_too() -> None:
-    driver = Playing(cut_up("yes"))
+def test_client_grammar_is_applied() -> None:
+    driver = ScriptPlayer(split_text("yes"))
     to = served(driver)
     assert message(chat(to, grammar='root ::= "yes" | "no"'))["content"] == "yes"
-    driver.scripts = [cut_up("maybe")]
+    driver.scripts = [split_text("maybe")]
     assert chat(to, grammar='root ::= "yes" | "no"').status_code == 502
     for other in ({"tools": [WEATHER]}, {"response_format": schema(POINT)}, {"json_schema": POINT}):
         answer = chat(to, grammar='root ::= "yes"', **other)
@@ -384,30 +395,33 @@ def test_a_grammar_of_the_clients_own_holds_too() -> None:
 # thoughts
 
 
-def test_thoughts_go_apart_in_the_text_or_stay() -> None:
+def test_reasoning_format_separates_or_keeps_thoughts() -> None:
     text = "<think>\nTwo and two.\n</think>\n\nFour."
-    for form, content, thoughts in (
-        ("deepseek", "Four.", "Two and two."),
-        ("none", "<think>\nTwo and two.\n</think>\n\nFour.", None),
-        ("raw", text, None),
-    ):
-        for size in (1, 1000):
-            told = message(chat(served(Playing(cut_up(text, size)), reasoning_format=form)))
+    for size in (1, 1000):
+        default = served(ScriptPlayer(split_text(text, size)))
+        for form, content, thoughts in (
+            ("deepseek", "Four.", "Two and two."),
+            ("none", "<think>\nTwo and two.\n</think>\n\nFour.", None),
+            ("raw", text, None),
+        ):
+            told = message(
+                chat(served(ScriptPlayer(split_text(text, size)), reasoning_format=form))
+            )
             assert told["content"] == content
             assert told.get("reasoning_content") == thoughts
-            # The request's own word goes before the setting's.
-            told = message(chat(served(Playing(cut_up(text, size))), reasoning_format=form))
+            # The request overrides the setting.
+            told = message(chat(default, reasoning_format=form))
             assert told["content"] == content
-            answer = chat(served(Playing(cut_up(text, size))), reasoning_format=form, stream=True)
+            answer = chat(default, reasoning_format=form, stream=True)
             pieces = [c["choices"][0]["delta"] for c in deltas(answer)]
             assert "".join(p.get("content") or "" for p in pieces) == content
             told_thoughts = "".join(p.get("reasoning_content") or "" for p in pieces)
             assert told_thoughts == (thoughts or "")
 
 
-def test_a_document_of_a_thinking_model_is_bound_behind_its_thoughts() -> None:
+def test_document_of_thinking_model_is_constrained_after_its_thoughts() -> None:
     thought = "<think>\nLet me see.\n</think>"
-    driver = Playing(cut_up(thought + "\n\nThe x is"), cut_up('{"x": 5}'))
+    driver = ScriptPlayer(split_text(thought + "\n\nThe x is"), split_text('{"x": 5}'))
     answer = chat(served(driver, "qwen"), response_format=schema(POINT))
     told = message(answer)
     assert told["reasoning_content"] == "Let me see."
@@ -415,34 +429,37 @@ def test_a_document_of_a_thinking_model_is_bound_behind_its_thoughts() -> None:
     assert driver.grammars[0] == ""
     assert answer.json is not None
     details = answer.json["usage"]["completion_tokens_details"]
-    assert 3 <= details["reasoning_tokens"] <= 12  # pieces, the tags among them
+    assert 3 <= details["reasoning_tokens"] <= 12  # pieces, tags included
     assert driver.prompts[1] == driver.prompts[0] + thought + "\n\n"
     assert matches(check(driver.grammars[1], NEW), '{"x":5}')
 
 
-def test_a_thinking_model_that_does_not_think_is_bound_from_the_start() -> None:
-    driver = Playing(cut_up("Sure! Here"), cut_up('{"x": 5}'))
+def test_thinking_model_with_thinking_off_is_constrained_from_the_start() -> None:
+    driver = ScriptPlayer(split_text("Sure! Here"), split_text('{"x": 5}'))
     told = message(chat(served(driver, "qwen"), response_format=schema(POINT)))
     assert told["content"] == '{"x": 5}'
     assert "reasoning_content" not in told
     assert driver.prompts[1] == driver.prompts[0]
 
 
-def test_thoughts_that_never_end_are_ended_for_a_document() -> None:
-    driver = Playing(cut_up("<think>\nHm"), cut_up('{"x": 5}'))
+def test_endless_thoughts_are_closed_before_a_document() -> None:
+    driver = ScriptPlayer(split_text("<think>\nHm"), split_text('{"x": 5}'))
     told = message(chat(served(driver, "qwen"), response_format=schema(POINT)))
     assert told["content"] == '{"x": 5}'
     assert driver.prompts[1].endswith("<think>\nHm</think>\n\n")
-    cut = [*cut_up("<think>\nHm")[:-1], [Finished("length", Usage(7, 5, 0))]]
-    answer = chat(served(Playing(cut), "qwen"), response_format=schema(POINT))
+    cut: Script = [
+        *split_text("<think>\nHm")[:-1],
+        [Finished(reason="length", usage=Usage(7, 5, 0))],
+    ]
+    answer = chat(served(ScriptPlayer(cut), "qwen"), response_format=schema(POINT))
     assert reason(answer) == "length"
     assert message(answer)["reasoning_content"] == "Hm"
 
 
-def test_a_call_behind_thoughts() -> None:
+def test_call_after_thoughts_is_parsed() -> None:
     thought = "<think>\nI call <tool_call> now.\n</think>\n\n"
-    first = cut_up(thought + "Well.\n<tool_call>\n{")
-    driver = Playing(first, cut_up('\n{"name": "now", "arguments": {}}\n</tool_call>'))
+    first = split_text(thought + "Well.\n<tool_call>\n{")
+    driver = ScriptPlayer(first, split_text('\n{"name": "now", "arguments": {}}\n</tool_call>'))
     told = message(chat(served(driver, "qwen"), tools=[NOW]))
     assert told["reasoning_content"] == "I call <tool_call> now."
     assert told["content"] == "Well."
@@ -450,8 +467,8 @@ def test_a_call_behind_thoughts() -> None:
     assert driver.prompts[1] == driver.prompts[0] + thought + "Well.\n<tool_call>"
 
 
-def test_effort_and_kwargs_reach_the_template() -> None:
-    driver = Playing(say("Hi"))
+def test_reasoning_effort_and_template_kwargs_reach_the_template() -> None:
+    driver = ScriptPlayer(say("Hi"))
     path = Path(__file__).parent / "effort.jinja"
     to = served(driver, str(path))
     chat(to, reasoning_effort="low", chat_template_kwargs={"colour": "red"})
@@ -460,31 +477,31 @@ def test_effort_and_kwargs_reach_the_template() -> None:
     assert driver.prompts[1].strip() == "none False  Hi"
 
 
-# other things with tools
+# tools: other behaviour
 
 
-def test_unknown_kinds_of_tools_are_skipped_with_a_warning() -> None:
-    driver = Playing(say("Hi"))
+def test_unknown_tool_types_are_skipped_with_a_warning() -> None:
+    driver = ScriptPlayer(say("Hi"))
     answer = chat(served(driver), tools=[{"type": "web_search", "x": 1}, NOW])
-    assert answer.headers["x-slotproxy-warning"] == "tools of the type web_search are skipped"
+    assert answer.headers["x-slotproxy-warning"] == "tools of type web_search are ignored"
     assert "web_search" not in driver.prompts[0]
 
 
-def test_stop_strings_end_text_and_not_the_arguments_of_a_call() -> None:
+def test_stop_strings_apply_to_text_but_not_to_call_arguments() -> None:
     call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "STOP"}}\n</tool_call>'
-    driver = Playing(cut_up(call))
+    driver = ScriptPlayer(split_text(call))
     fields = {"tools": [WEATHER], "stop": ["STOP"]}
     told = message(chat(served(driver), tool_choice="required", **fields))
     assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "STOP"}'
-    driver = Playing(cut_up("Before STOP <tool_call>"))
+    driver = ScriptPlayer(split_text("Before STOP <tool_call>"))
     answer = chat(served(driver), **fields)
     assert message(answer)["content"] == "Before "
     assert reason(answer) == "stop"
     assert len(driver.tasks) == 1
 
 
-def test_each_of_n_choices_calls_for_itself() -> None:
-    driver = Playing(cut_up(CALL))
+def test_each_of_n_choices_has_its_own_calls() -> None:
+    driver = ScriptPlayer(split_text(CALL))
     answer = chat(served(driver), tools=[WEATHER], tool_choice="required", n=3)
     assert answer.json is not None
     choices = answer.json["choices"]
@@ -493,30 +510,35 @@ def test_each_of_n_choices_calls_for_itself() -> None:
     assert {choice["finish_reason"] for choice in choices} == {"tool_calls"}
 
 
-def test_logprobs_are_told_of_the_text_and_not_of_calls() -> None:
+def test_logprobs_cover_text_but_not_calls() -> None:
     def token(text: str) -> TextDelta:
         return TextDelta(text, (TokenLogprob(text, -0.5, text.encode(), (Alternative("x", -1),)),))
 
     pieces = ["Let", " me", " see", "<tool", "_call>", "x"]
-    first: list[Batch] = [[Started(slot=0)], *([token(p)] for p in pieces)]
+    first: list[Batch] = [[Started(slot=0)]]
+    first += [[token(p)] for p in pieces]
     rest = '\n{"name": "now", "arguments": {}}\n</tool_call>'
-    second: list[Batch] = [[Started(slot=0)], [token(rest)], [Finished("stop", Usage(9, 9))]]
-    answer = chat(served(Playing(first, second)), tools=[NOW], logprobs=True)
+    second: list[Batch] = [
+        [Started(slot=0)],
+        [token(rest)],
+        [Finished(reason="stop", usage=Usage(9, 9))],
+    ]
+    answer = chat(served(ScriptPlayer(first, second)), tools=[NOW], logprobs=True)
     assert message(answer)["content"] == "Let me see"
     assert answer.json is not None
     told = answer.json["choices"][0]["logprobs"]["content"]
     assert [one["token"] for one in told] == ["Let", " me", " see"]
 
 
-def test_clients_from_before_tools_get_function_call() -> None:
+def test_legacy_functions_client_gets_function_call() -> None:
     functions = [{"name": "get_weather", "parameters": CITY}]
     fields = {"functions": functions, "function_call": {"name": "get_weather"}}
-    answer = chat(served(Playing(cut_up(CALL))), **fields)
+    answer = chat(served(ScriptPlayer(split_text(CALL))), **fields)
     told = message(answer)
     assert told["function_call"] == {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
     assert "tool_calls" not in told
     assert reason(answer) == "function_call"
-    chunks = deltas(chat(served(Playing(cut_up(CALL))), **fields, stream=True))
+    chunks = deltas(chat(served(ScriptPlayer(split_text(CALL))), **fields, stream=True))
     pieces = [c["choices"][0]["delta"].get("function_call") for c in chunks]
     told_pieces = [piece for piece in pieces if piece]
     assert told_pieces[0]["name"] == "get_weather"
@@ -524,7 +546,7 @@ def test_clients_from_before_tools_get_function_call() -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "function_call"
 
 
-def test_a_round_of_the_older_form_reads_as_one_of_tools() -> None:
+def test_legacy_function_messages_parse_as_tool_messages() -> None:
     older = [
         *USER,
         {
@@ -545,7 +567,7 @@ def test_a_round_of_the_older_form_reads_as_one_of_tools() -> None:
         },
         {"role": "tool", "tool_call_id": "", "name": "now", "content": "noon"},
     ]
-    driver = Playing(say("It is noon."))
+    driver = ScriptPlayer(say("It is noon."))
     for messages in (older, newer):
         served(driver).post("/v1/chat/completions", json={"messages": messages, "tools": [NOW]})
     assert driver.prompts[0] == driver.prompts[1]
@@ -579,8 +601,10 @@ def test_a_round_of_the_older_form_reads_as_one_of_tools() -> None:
         ({"reasoning_format": "loud"}, "reasoning_format"),
     ],
 )
-def test_what_cannot_be_is_a_400_before_any_backend(fields: dict[str, Any], param: str) -> None:
-    driver = Playing(say("Hi"))
+def test_invalid_tool_and_schema_options_are_400_before_any_backend(
+    fields: dict[str, Any], param: str
+) -> None:
+    driver = ScriptPlayer(say("Hi"))
     answer = chat(served(driver), **fields)
     assert answer.status_code == 400, answer.get_data(as_text=True)
     assert answer.json is not None

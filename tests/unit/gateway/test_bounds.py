@@ -1,4 +1,4 @@
-"""Bounds on what one request has under way, each at its edge."""
+"""Each bound on the work in progress of one request, at its limit."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.cancel import Cancel
 from proxy.core.request import CompletionRequest, Media, Message
 from proxy.core.task import Task
 from proxy.errors import BadRequest
 from proxy.gateway import answer as answers
 from proxy.gateway.media import check
+from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
 
 
-def test_images_and_sounds() -> None:
+def test_size_of_images_and_sounds_is_bounded() -> None:
     def sound(size: int) -> Message:
         data = base64.b64encode(b"x" * size).decode()
-        return Message("user", "hear", media=(Media("audio", data=data, format="wav"),))
+        return Message(
+            role="user", content="hear", media=(Media(kind="audio", data=data, format="wav"),)
+        )
 
     check([sound(30)], 30)
     with pytest.raises(BadRequest, match="larger than 30 bytes"):
-        check([sound(33)], 30)  # base64 has three bytes at once
+        check([sound(33)], 30)  # base64 encodes three bytes at a time
 
 
-class Counting(ScriptedDriver):
-    """How many answers are under way together, each until `go_on`."""
+class CountingTokenizer(ScriptedDriver):
+    """Counts answers that run at the same time; each ends at `go_on`."""
 
     def __init__(self, slots: int) -> None:
         super().__init__(say("a"), msgspec.structs.replace(CAPS, slots=slots))
@@ -41,8 +43,8 @@ class Counting(ScriptedDriver):
         return run
 
 
-def test_choices_under_way_together() -> None:
-    driver = Counting(slots=64)
+def test_choices_running_in_parallel_are_bounded() -> None:
+    driver = CountingTokenizer(slots=64)
     gateway = services_of(make_app(driver)).gateway
     request = CompletionRequest(prompts=("a", "b", "c"), n=answers.AT_ONCE)
     answer = gateway.answer(request, Cancel())
@@ -58,12 +60,12 @@ def test_choices_under_way_together() -> None:
     gateway.registry.close()
 
 
-def test_choices_ahead_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffered_choices_ahead_of_slow_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "AHEAD", 5)
     runs: list[ScriptedRun] = []
 
     class Driver(ScriptedDriver):
-        def stream(self, *args: object) -> ScriptedRun:  # type: ignore[override]
+        def stream(self, *args: object) -> ScriptedRun:
             runs.append(super().stream(*args))  # type: ignore[arg-type]
             return runs[-1]
 
@@ -73,7 +75,7 @@ def test_choices_ahead_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     wait_until(lambda: sum(run._tokens for run in runs) >= 4)
     held = threading.Event()
     assert not held.wait(0.2)
-    # What waits in the queue, what each of both holds, and what was read.
+    # The queue, the one that each side holds, and those already read.
     assert sum(run._tokens for run in runs) <= 5 + 2 + 2
     assert sum(1 for _ in batches) > 300
     answer.close()

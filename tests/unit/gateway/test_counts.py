@@ -1,4 +1,4 @@
-"""What a request with several prompts and choices took, for the log and the metrics."""
+"""Token counts of a request with several prompts and choices, for log and metrics."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from proxy.cancel import Cancel
 from proxy.core.events import Finished
 from proxy.core.request import CompletionRequest
 from proxy.core.usage import Usage
 from proxy.gateway import Info
+from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, make_app, say, services_of
 
 
@@ -24,7 +24,7 @@ from tests.fakes import ScriptedDriver, make_app, say, services_of
         (("one", "two"), 4, Usage(14, 24, 4)),
     ],
 )
-def test_prompt_counts_once_for_all_its_choices(
+def test_prompt_tokens_count_once_for_all_choices(
     prompts: tuple[str, ...], n: int, expected: Usage
 ) -> None:
     app = make_app(ScriptedDriver(say("a", "b", usage=Usage(7, 3, 2))))
@@ -39,8 +39,8 @@ def test_prompt_counts_once_for_all_its_choices(
     assert answer.info.usage == expected
 
 
-class Slow(Info):
-    """Between reading its counts and writing them others have their turn."""
+class SlowCounts(Info):
+    """Lets other threads run between reading and writing its counts."""
 
     def __getattribute__(self, name: str) -> object:
         value = super().__getattribute__(name)
@@ -49,14 +49,14 @@ class Slow(Info):
         return value
 
 
-def test_choices_of_several_threads_lose_no_counts() -> None:
+def test_choices_in_several_threads_lose_no_counts() -> None:
     app = make_app(ScriptedDriver())
     gateway = services_of(app).gateway
     answer = gateway.answer(CompletionRequest(prompts=("one",), n=8), Cancel())
-    answer.info = Slow()
+    answer.info = SlowCounts()
     with ThreadPoolExecutor(8) as pool:
         for number in range(8):
-            pool.submit(answer._count, number, Finished("stop", Usage(7, 3, 2)))
+            pool.submit(answer._count, number, Finished(reason="stop", usage=Usage(7, 3, 2)))
     assert answer.info.usage == Usage(7, 24, 2)
     answer.close()
     gateway.registry.close()

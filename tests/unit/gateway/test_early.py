@@ -1,4 +1,4 @@
-"""Requests that come before the first backend has told its model."""
+"""Requests that arrive before the first backend has reported its model."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from proxy.cancel import Cancel
 from proxy.core.request import CompletionRequest
 from proxy.errors import QueueFull
 from proxy.gateway import Caller, Gateway
 from proxy.gateway.early import EarlyQueue
+from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
 
 REQUEST = CompletionRequest(prompts=("Say it",), max_tokens=8)
 
 
-def test_places_have_a_bound_and_are_given_back() -> None:
+def test_early_places_are_bounded_and_released() -> None:
     queue = EarlyQueue(2)
     places = [queue.take(""), queue.take("")]
     with pytest.raises(QueueFull, match="too many requests"):
@@ -26,12 +26,12 @@ def test_places_have_a_bound_and_are_given_back() -> None:
     queue.check(places[1])
 
 
-def test_one_key_cannot_fill_the_places() -> None:
+def test_one_key_cannot_take_all_early_places() -> None:
     queue = EarlyQueue(2)
     first, second = queue.take("greedy"), queue.take("greedy")
     queue.check(queue.take("modest"))
     queue.check(first)
-    with pytest.raises(QueueFull, match="made room for another key"):
+    with pytest.raises(QueueFull, match="in favor of another key"):
         queue.check(second)
     queue.give(second)
     for key in ("greedy", "modest"):
@@ -39,7 +39,7 @@ def test_one_key_cannot_fill_the_places() -> None:
             queue.take(key)
 
 
-def test_one_key_cannot_fill_the_wait_for_the_first_backend() -> None:
+def test_one_key_cannot_fill_wait_for_first_backend() -> None:
     driver = ScriptedDriver(say("Hello"))
     driver.up = False
     app = make_app(driver, wait_for_backend=20.0, max_queue=2, health_interval=3600.0)
@@ -60,7 +60,7 @@ def test_one_key_cannot_fill_the_wait_for_the_first_backend() -> None:
         modest.result(20)
         failed = [one for one in greedy if one.exception(20)]
         assert len(failed) == 1
-        with pytest.raises(QueueFull, match="made room for another key"):
+        with pytest.raises(QueueFull, match="in favor of another key"):
             failed[0].result()
     gateway.registry.close()
 

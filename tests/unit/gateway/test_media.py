@@ -1,4 +1,4 @@
-"""Images and sound: what may go on to a backend."""
+"""Images and sound: what is passed to a backend."""
 
 from __future__ import annotations
 
@@ -25,32 +25,35 @@ def part(url: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "media",
     [
-        Media("image", url=PNG),
-        Media("image", url=PNG.replace("png", "jpeg")),
-        Media("audio", data=WAV, format="wav"),
+        Media(kind="image", url=PNG),
+        Media(kind="image", url=PNG.replace("png", "jpeg")),
+        Media(kind="audio", data=WAV, format="wav"),
     ],
 )
-def test_data_of_the_clients_own_may_pass(media: Media) -> None:
-    check([Message("user", "look", media=(media,))], 30)
+def test_inline_data_urls_are_accepted(media: Media) -> None:
+    check([Message(role="user", content="look", media=(media,))], 30)
 
 
 @pytest.mark.parametrize(
     ("media", "why"),
     [
-        (Media("image", url="http://169.254.169.254/latest"), "data: URL"),
-        (Media("image", url="file:///etc/passwd"), "data: URL"),
-        (Media("image", url="data:text/html;base64,AAAA"), "data: URL"),
-        (Media("image", url="data:image/png;base64,AA*A"), "no base64"),
-        (Media("image", url="data:image/png;base64,AAA"), "no base64"),
-        (Media("image", url="data:image/png;base64,"), "no base64"),
-        (Media("image", url=PNG + "A" * 8), "larger than 30 bytes"),
-        (Media("audio", data=WAV, format="exe"), "wav or mp3"),
-        (Media("audio", data="", format="wav"), "no base64"),
+        (Media(kind="image", url="http://169.254.169.254/latest"), "data: URL"),
+        (Media(kind="image", url="file:///etc/passwd"), "data: URL"),
+        (Media(kind="image", url="data:text/html;base64,AAAA"), "data: URL"),
+        (Media(kind="image", url="data:image/png;base64,AA*A"), "not valid base64"),
+        (Media(kind="image", url="data:image/png;base64,AAA"), "not valid base64"),
+        (Media(kind="image", url="data:image/png;base64,"), "not valid base64"),
+        (Media(kind="image", url=PNG + "A" * 8), "larger than 30 bytes"),
+        (Media(kind="audio", data=WAV, format="exe"), "wav or mp3"),
+        (Media(kind="audio", data="", format="wav"), "not valid base64"),
     ],
 )
-def test_what_may_not_says_why(media: Media, why: str) -> None:
+def test_rejected_media_names_the_reason(media: Media, why: str) -> None:
     with pytest.raises(BadRequest, match=why) as caught:
-        check([Message("user", "a"), Message("user", "b", media=(media,))], 30)
+        check(
+            [Message(role="user", content="a"), Message(role="user", content="b", media=(media,))],
+            30,
+        )
     assert caught.value.param == "messages[1].content"
 
 
@@ -60,17 +63,17 @@ def ask(driver: ScriptedDriver, **settings: Any) -> Any:
     return client(driver, **settings).post("/v1/chat/completions", json=body)
 
 
-def test_an_image_goes_the_native_way_where_the_server_takes_images() -> None:
+def test_image_is_relayed_to_backend_with_vision() -> None:
     driver = ScriptedDriver(caps=EYES)
     assert ask(driver).status_code == 200
-    assert driver.tasks[0].native
+    assert driver.tasks[0].backend_templates
     assert driver.tasks[0].request.messages[0].media[0].url == PNG
 
 
-def test_an_image_is_refused_where_nobody_takes_images() -> None:
+def test_image_is_refused_without_vision_backend() -> None:
     blind = msgspec.structs.replace(EYES, vision=False)
     for driver in (ScriptedDriver(), ScriptedDriver(caps=blind)):
         answer = ask(driver)
         assert answer.status_code == 400
-        assert answer.json["error"]["message"] == "the backend of this model takes no image"
+        assert answer.json["error"]["message"] == "this model's backend does not accept image input"
         assert not driver.tasks

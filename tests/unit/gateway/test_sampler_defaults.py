@@ -1,4 +1,4 @@
-"""`--sampling`: what a request gets where it sets no sampler field of its own."""
+"""`--sampling`: defaults for sampler fields that a request does not set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello!"}]}
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/messages"])
-def test_every_api_gets_the_defaults(path: str) -> None:
+def test_sampling_defaults_apply_to_every_api(path: str) -> None:
     driver = ScriptedDriver()
     web = client(driver, sampling=("temperature=0.2", "repeat_penalty=1"))
     answer = web.post(path, json={**HELLO, "model": "m", "max_tokens": 9, "stream": False})
@@ -21,14 +21,14 @@ def test_every_api_gets_the_defaults(path: str) -> None:
     assert (sampling["temperature"], sampling["repeat_penalty"]) == (0.2, 1)
 
 
-def test_a_request_beats_the_defaults() -> None:
+def test_request_fields_override_sampling_defaults() -> None:
     driver = ScriptedDriver()
     web = client(driver, sampling=("temperature=0.2", "top_p=0.9"))
     web.post("/v1/chat/completions", json={**HELLO, "temperature": 1.5})
     assert driver.tasks[0].sampling == {"temperature": 1.5, "top_p": 0.9}
 
 
-def test_without_the_setting_nothing_is_added() -> None:
+def test_no_sampler_fields_are_added_without_the_setting() -> None:
     driver = ScriptedDriver()
     client(driver).post("/v1/chat/completions", json=HELLO)
     assert driver.tasks[0].sampling == {}

@@ -1,4 +1,4 @@
-"""Bounds on documents and what comes of them, each at its edge."""
+"""Each bound on documents and their contents, at its limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-pytest.importorskip("markitdown", reason="the extra `knowledge` is not installed")
 
 from proxy.errors import BadRequest
 from proxy.knowledge import extract, ingest, reading
@@ -23,11 +22,14 @@ from proxy.knowledge.index import Index
 from proxy.knowledge.index.lexical import MOST_QUERY, MOST_TERMS, question
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.ingest import Ingester
-from proxy.knowledge.reading import Failed, Limits, Reading
+from proxy.knowledge.reading import DocumentReader, ReadingFailed, ReadingLimits
 from proxy.knowledge.service import LARGEST, LONGEST, SMALLEST, Knowledge
-from proxy.knowledge.values import Splitting
 from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
+from proxy.store.records import Splitting
+from tests.extras import need
+
+need("knowledge", "markitdown")
 
 
 class Nobody:
@@ -61,20 +63,20 @@ def archive(*sizes: int, level: int = zipfile.ZIP_STORED) -> io.BytesIO:
     return made
 
 
-def test_archives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_of_archives_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extract, "MEMBERS", 5)
     monkeypatch.setattr(extract, "UNPACKED", 1 << 20)
     for fits in (archive(*[1] * 5), archive(1 << 20)):
         extract._weigh(fits)
     for large in (archive(*[1] * 6), archive(1 << 20, 1)):
-        with pytest.raises(Unreadable, match="far larger"):
+        with pytest.raises(Unreadable, match="expands to far more"):
             extract._weigh(large)
 
 
-def test_archives_by_how_much_they_are_packed() -> None:
-    most = extract.RATIO << 16  # of those that have no more than 64 kB packed
+def test_compression_ratio_of_archives_is_bounded() -> None:
+    most = extract.RATIO << 16  # of archives with at most 64 kB
     extract._weigh(archive(most, level=zipfile.ZIP_DEFLATED))
-    with pytest.raises(Unreadable, match="far larger"):
+    with pytest.raises(Unreadable, match="expands to far more"):
         extract._weigh(archive(most + 1, level=zipfile.ZIP_DEFLATED))
 
 
@@ -86,7 +88,9 @@ def test_archives_by_how_much_they_are_packed() -> None:
         (Splitting(100, 50), Splitting(100, 51), "chunk_overlap"),
     ],
 )
-def test_chunks(knowledge: Knowledge, fits: Splitting, not_fits: Splitting, param: str) -> None:
+def test_chunk_size_and_overlap_are_bounded(
+    knowledge: Knowledge, fits: Splitting, not_fits: Splitting, param: str
+) -> None:
     base = knowledge.create("ann", "b").id
     knowledge.add("ann", base, "a.txt", b"text", fits)
     with pytest.raises(BadRequest) as told:
@@ -94,29 +98,31 @@ def test_chunks(knowledge: Knowledge, fits: Splitting, not_fits: Splitting, para
     assert told.value.param == param
 
 
-def test_text_that_is_stored_is_no_more_than_twice_the_document() -> None:
+def test_stored_text_is_at_most_twice_the_document() -> None:
     """An overlap of nearly a whole chunk stored each character a thousand times."""
     text = "word " * 4000
-    read = Reading("a.txt", len(text), [text.encode()], Splitting(1000, 500), Limits())
+    read = DocumentReader(
+        "a.txt", len(text), [text.encode()], Splitting(1000, 500), ReadingLimits()
+    )
     with contextlib.closing(read):
         pieces = list(read)
     assert sum(len(piece.text) for _, piece in pieces) < 2.1 * len(text)
 
 
-def test_names(knowledge: Knowledge) -> None:
+def test_length_of_names_is_bounded(knowledge: Knowledge) -> None:
     knowledge.create("ann", "x" * LONGEST)
     with pytest.raises(BadRequest, match=f"1 to {LONGEST} characters"):
         knowledge.create("ann", "x" * (LONGEST + 1))
 
 
-def test_size_of_a_document(knowledge: Knowledge) -> None:
+def test_size_of_a_document_is_bounded(knowledge: Knowledge) -> None:
     base = knowledge.create("ann", "b").id
     knowledge.add("ann", base, "a.txt", b"x" * (1 << 20))
     with pytest.raises(BadRequest):
         knowledge.add("ann", base, "b.txt", b"x" * ((1 << 20) + 1))
 
 
-def test_chunks_of_a_document(
+def test_number_of_chunks_is_bounded(
     knowledge: Knowledge,
     store: KnowledgeStore,
     index: Index,
@@ -124,13 +130,13 @@ def test_chunks_of_a_document(
 ) -> None:
     monkeypatch.setattr(ingest, "MOST_CHUNKS", 3)
     base = knowledge.create("ann", "b").id
-    ingester = Ingester(store, index, Limits())
+    ingester = Ingester(store, index, ReadingLimits())
     for text, status in (("word " * 12, "ready"), ("word " * 16, "failed")):
         made = knowledge.add("ann", base, f"{len(text)}.txt", text.encode(), Splitting(20, 0))
         assert ingester.read_one()
         found = store.document("ann", made.id)
         assert found is not None and found.status == status, found
-    assert found.error == "it has more than 3 chunks: make them larger"
+    assert found.error == "it has more than 3 chunks: increase the chunk size"
 
 
 @pytest.mark.parametrize(
@@ -142,19 +148,19 @@ def test_chunks_of_a_document(
     ],
     ids=["a piece", "a larger piece than asked for", "a line without end"],
 )
-def test_what_a_reader_says(
+def test_reader_output_is_bounded(
     said: dict[str, object], fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has read a stranger's document, so it may say anything."""
+    """The reader has read an untrusted document, so its output is untrusted too."""
     program = "import sys, time; sys.stdin.readline(); print(sys.argv[1], flush=True);"
     program += "print('{\"over\": true}', flush=True); time.sleep(60)"
     (tmp_path / "said").write_text(json.dumps(said))
     program = program.replace("sys.argv[1]", f"open({str(tmp_path / 'said')!r}).read()")
     monkeypatch.setattr(reading, "command", lambda module: [sys.executable, "-c", program])
-    read = Reading("a.txt", 1, [b"x"], Splitting(40, 0), Limits())
+    read = DocumentReader("a.txt", 1, [b"x"], Splitting(40, 0), ReadingLimits())
     try:
         if fails:
-            with pytest.raises(Failed, match="ended its reader"):
+            with pytest.raises(ReadingFailed, match="crashed the reader"):
                 list(read)
         else:
             assert [piece.text for _, piece in read] == ["x" * 40]
@@ -162,7 +168,7 @@ def test_what_a_reader_says(
         read.close()
 
 
-def test_words_of_a_question() -> None:
+def test_number_of_query_words_is_bounded() -> None:
     words = " ".join(f"w{number}" for number in range(MOST_TERMS + 9))
     assert len(question(words)) == MOST_TERMS
     assert len(question("wall " * (MOST_QUERY // 5) + "river")) == 1

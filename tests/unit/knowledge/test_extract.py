@@ -1,4 +1,4 @@
-"""What the child makes of a document's bytes."""
+"""How the child process reads documents."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ PLACED = [
 
 
 def found(name: str, data: bytes, said: str) -> str:
-    """The place of what is said."""
+    """The position of the text `said`."""
     sections = [one for _, one in read(kind(name), name.rpartition(".")[2], io.BytesIO(data))]
     (place,) = (one.place for one in sections if said in one.text)
     return place
 
 
 @pytest.mark.parametrize(("name", "made", "place"), PLACED, ids=[f"{x}-{p}" for x, _, p in PLACED])
-def test_every_kind_is_read_with_its_places(
+def test_every_file_type_is_read_with_its_positions(
     name: str, made: Callable[[], bytes], place: str
 ) -> None:
     assert found(name, made(), SAID) == place
@@ -55,7 +55,7 @@ def test_chinese_is_read_in_every_encoding() -> None:
     assert found("a.docx", docx("斑马在跑。"), "斑马在跑。") == ""
 
 
-def test_pages_of_a_long_pdf_come_once_and_in_their_order() -> None:
+def test_pages_of_a_long_pdf_are_read_once_and_in_order() -> None:
     data = pdf(*[f"This is {number}." for number in range(AT_ONCE * 2 + 5)])
     pages = list(read("pdf", "pdf", io.BytesIO(data)))
     assert [one.text for _, one in pages] == [f"This is {n}." for n in range(len(pages))]
@@ -63,7 +63,7 @@ def test_pages_of_a_long_pdf_come_once_and_in_their_order() -> None:
 
 
 def bomb() -> bytes:
-    """64 MB of nothing in 64 kB."""
+    """64 MB of zeros in 64 kB."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("word/document.xml", b" " * (64 << 20))
@@ -73,22 +73,22 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("name", "data", "why"),
     [
-        ("a.pdf", b"no pdf at all", "this is no pdf file"),
-        ("b.pdf", b"%PDF-1.4 but broken", "it is broken"),
-        ("c.docx", b"PK but broken", "it is broken (no archive)"),
-        ("d.docx", bomb(), "it is far larger unpacked than packed"),
-        ("e.txt", b"\0\1\2\3", "this is no text"),
-        ("g.pdf", pdf(" "), "its pages have no text: they are pictures"),
+        ("a.pdf", b"no pdf at all", "this is not a valid pdf file"),
+        ("b.pdf", b"%PDF-1.4 but broken", "the file is damaged"),
+        ("c.docx", b"PK but broken", "the file is damaged (not an archive)"),
+        ("d.docx", bomb(), "it expands to far more than its compressed size"),
+        ("e.txt", b"\0\1\2\3", "this is not a text file"),
+        ("g.pdf", pdf(" "), "its pages contain only images, no text"),
     ],
 )
-def test_what_cannot_be_read_says_why(name: str, data: bytes, why: str) -> None:
+def test_unreadable_document_has_a_reason(name: str, data: bytes, why: str) -> None:
     with pytest.raises(Unreadable) as failed:
         list(read(kind(name), name.rpartition(".")[2], io.BytesIO(data)))
     assert str(failed.value) == why
 
 
-def test_a_parser_reaches_nothing() -> None:
-    """In a process of its own, since a hook cannot be taken away."""
+def test_parser_is_confined() -> None:
+    """In a child process, since an audit hook cannot be removed."""
     program = """
 import sys
 from proxy.knowledge.extract import _forbid

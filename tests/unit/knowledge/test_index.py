@@ -1,4 +1,4 @@
-"""The index on both databases: what is found, what is not, and what a client's text cannot do."""
+"""The index on both databases: matches, misses, and hostile queries."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
 
 from proxy.errors import NoBackend
-from proxy.knowledge.index import Entry, Index, open_shelf
-from proxy.knowledge.index.shelf import Row, Shelf
+from proxy.knowledge.index import Index, IndexEntry, open_shelf
+from proxy.knowledge.index.backend import IndexBackend
+from proxy.knowledge.index.records import IndexRow
 
 
 @pytest.fixture(scope="module")
 def engine(postgres: str) -> Iterator[Any]:
-    """Of a PostgreSQL with pgvector."""
+    """The engine of a PostgreSQL with pgvector."""
     sqlalchemy = pytest.importorskip("sqlalchemy", reason="no extra `knowledge`")
     made = sqlalchemy.create_engine(postgres.replace("postgresql://", "postgresql+psycopg://", 1))
     yield made
@@ -29,7 +30,7 @@ def engine(postgres: str) -> Iterator[Any]:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
+def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IndexBackend]:
     if request.param == "sqlite":
         one = open_shelf(file=tmp_path / "index.sqlite")
         yield one
@@ -53,9 +54,9 @@ TEXTS = {
 }
 
 
-def filled(shelf: Shelf) -> Index:
+def filled(shelf: IndexBackend) -> Index:
     index = Index(shelf)
-    index.add("b", [Entry(name, f"doc-{name}", text) for name, text in TEXTS.items()])
+    index.add("b", [IndexEntry(name, f"doc-{name}", text) for name, text in TEXTS.items()])
     return index
 
 
@@ -80,12 +81,12 @@ def names(index: Index, query: str, count: int = 5, base: str = "b") -> list[str
         ("abc123", "wide"),
     ],
 )
-def test_a_question_finds_its_passage(shelf: Shelf, query: str, first: str) -> None:
+def test_search_finds_the_matching_passage(shelf: IndexBackend, query: str, first: str) -> None:
     assert names(filled(shelf), query)[0] == first
 
 
 @pytest.mark.parametrize("query", ["zebra", "斑马", "", "   ", "???", "。"])
-def test_what_is_not_there_is_not_found(shelf: Shelf, query: str) -> None:
+def test_search_without_match_finds_nothing(shelf: IndexBackend, query: str) -> None:
     assert names(filled(shelf), query) == []
 
 
@@ -106,23 +107,26 @@ def test_what_is_not_there_is_not_found(shelf: Shelf, query: str) -> None:
         "\ud800 wall",
     ],
 )
-def test_a_query_is_never_syntax(shelf: Shelf, query: str) -> None:
+def test_query_is_never_parsed_as_syntax(shelf: IndexBackend, query: str) -> None:
     index = filled(shelf)
     assert ("wall-en" in names(index, query)) == ("wall" in query)
     assert names(index, "Great Wall")[0] == "wall-en"
 
 
-def test_every_single_and_double_of_a_chinese_text_is_found(shelf: Shelf) -> None:
+def test_every_character_and_bigram_of_chinese_text_is_found(shelf: IndexBackend) -> None:
     """Recall, measured: all of them, where an index of threes (FTS5's trigram) finds none."""
     text = "北京是中华人民共和国的首都,位于华北平原北部"
     runs = text.split(",")
     queries = [run[i : i + n] for run in runs for n in (1, 2) for i in range(len(run) - n + 1)]
     index = Index(shelf)
-    index.add("b", [Entry("it", "d", text), *(Entry(f"n{i}", "d", "填充内容") for i in range(20))])
+    index.add(
+        "b",
+        [IndexEntry("it", "d", text), *(IndexEntry(f"n{i}", "d", "填充内容") for i in range(20))],
+    )
     assert [query for query in queries if names(index, query, 1) != ["it"]] == []
 
 
-def test_scores_are_shares_and_the_nearest_comes_first(shelf: Shelf) -> None:
+def test_scores_are_fractions_and_best_match_is_first(shelf: IndexBackend) -> None:
     hits = filled(shelf).search(["b"], "the Great Wall of China, 长城 21196", 5)
     assert {hit.chunk_id for hit in hits} == {"wall-zh", "wall-en"}
     assert all(0.0 < hit.score <= 1.0 and 0.0 <= hit.distance < 2.0 for hit in hits)
@@ -130,25 +134,25 @@ def test_scores_are_shares_and_the_nearest_comes_first(shelf: Shelf) -> None:
     assert hits[0].document_id == f"doc-{hits[0].chunk_id}" and hits[0].base_id == "b"
 
 
-def test_a_base_sees_nothing_of_another(shelf: Shelf) -> None:
+def test_base_does_not_find_documents_of_another(shelf: IndexBackend) -> None:
     index = filled(shelf)
     before = index.search(["b"], "Great Wall of Rome", 5)
-    index.add("other", [Entry(f"o{i}", "d", "the Great Wall of Rome") for i in range(50)])
+    index.add("other", [IndexEntry(f"o{i}", "d", "the Great Wall of Rome") for i in range(50)])
     assert index.search(["b"], "Great Wall of Rome", 5) == before
     assert {hit.base_id for hit in index.search(["b", "other"], "Great Wall", 60)} == {"b", "other"}
     assert index.search(["nobody's"], "Great Wall", 5) == ()
 
 
-def test_only_the_documents_that_are_named(shelf: Shelf) -> None:
+def test_search_is_limited_to_named_documents(shelf: IndexBackend) -> None:
     index = filled(shelf)
     only = index.search(["b"], "猫 竹子 Wall", 5, documents=["doc-cat", "doc-boxes"])
     assert [hit.chunk_id for hit in only] == ["cat"]
     assert index.search(["b"], "猫", 5, documents=[]) == ()
 
 
-def test_a_chunk_is_replaced_and_forgotten(shelf: Shelf) -> None:
+def test_chunk_is_replaced_and_removed(shelf: IndexBackend) -> None:
     index = filled(shelf)
-    index.add("b", [Entry("cat", "doc-cat", "一条狗")])
+    index.add("b", [IndexEntry("cat", "doc-cat", "一条狗")])
     assert names(index, "狗") == ["cat"]
     assert names(index, "家里") == []
     index.remove("doc-cat")
@@ -175,9 +179,9 @@ def by_meaning(model: str, texts: Sequence[str]) -> list[list[float]]:
     return [list(MEANINGS.get(text, (0.0, 1.0, 0.0))) for text in texts]
 
 
-def test_vectors_find_what_has_no_word_in_common(shelf: Shelf) -> None:
+def test_vectors_find_passages_without_common_words(shelf: IndexBackend) -> None:
     index = Index(shelf, by_meaning)
-    index.add("b", [Entry(text, "d", text) for text in ("a feline", "a dog", "a car")], "m")
+    index.add("b", [IndexEntry(text, "d", text) for text in ("a feline", "a dog", "a car")], "m")
     hits = index.search(["b"], "kitty", 2, models=["m"])
     assert [hit.chunk_id for hit in hits] == ["a feline", "a dog"]
     # Of unit vectors: the squared distance, as Chatchat's index has it, is 2 - 2 cos.
@@ -186,10 +190,10 @@ def test_vectors_find_what_has_no_word_in_common(shelf: Shelf) -> None:
     assert hits[1].score == pytest.approx(0.9045, abs=1e-3)
 
 
-def test_vectors_stay_in_their_base_and_documents(shelf: Shelf) -> None:
+def test_vector_search_is_limited_to_base_and_documents(shelf: IndexBackend) -> None:
     index = Index(shelf, by_meaning)
-    index.add("b", [Entry("far", "one", "a car"), Entry("near", "two", "a dog")], "m")
-    index.add("other", [Entry(f"o{i}", "d", "a feline") for i in range(80)], "m")
+    index.add("b", [IndexEntry("far", "one", "a car"), IndexEntry("near", "two", "a dog")], "m")
+    index.add("other", [IndexEntry(f"o{i}", "d", "a feline") for i in range(80)], "m")
     assert [hit.chunk_id for hit in index.search(["b"], "kitty", 1, models=["m"])] == ["near"]
     only = index.search(["b"], "kitty", 5, documents=["one"], models=["m"])
     assert [hit.chunk_id for hit in only] == ["far"]
@@ -197,11 +201,11 @@ def test_vectors_stay_in_their_base_and_documents(shelf: Shelf) -> None:
     assert [hit.chunk_id for hit in index.search(["b"], "kitty", 5, models=["m"])] == ["far"]
 
 
-def test_words_and_vectors_are_fused(shelf: Shelf) -> None:
-    """What both rank well beats what only one does."""
+def test_words_and_vectors_are_fused(shelf: IndexBackend) -> None:
+    """A passage that both rank well beats one that only one ranks well."""
     index = Index(shelf, by_meaning)
     texts = ["a feline", "kitty", "a dog", "kitty litter for a car"]
-    index.add("b", [Entry(text, "d", text) for text in texts], "m")
+    index.add("b", [IndexEntry(text, "d", text) for text in texts], "m")
     hits = index.search(["b"], "kitty", 4, models=["m"])
     found = [hit.chunk_id for hit in hits]
     assert found[0] == "kitty"
@@ -215,9 +219,9 @@ def test_words_and_vectors_are_fused(shelf: Shelf) -> None:
     }
 
 
-def test_without_the_embedding_backend_words_go_on(shelf: Shelf) -> None:
+def test_search_uses_words_when_embeddings_are_down(shelf: IndexBackend) -> None:
     def gone(model: str, texts: Sequence[str]) -> list[list[float]]:
-        raise NoBackend("no backend of this model is up")
+        raise NoBackend("no backend for this model is available")
 
     pauses: list[float] = []
     filled(shelf)
@@ -225,28 +229,30 @@ def test_without_the_embedding_backend_words_go_on(shelf: Shelf) -> None:
     assert names(index, "竹子") == ["panda"]
     assert pauses == []  # a search does not wait
     with pytest.raises(NoBackend):
-        index.add("b", [Entry("new", "d", "新的")])
-    assert sum(pauses) >= 30  # what is taken in waits for its vectors
+        index.add("b", [IndexEntry("new", "d", "新的")])
+    assert sum(pauses) >= 30  # new documents wait for their vectors
     assert names(Index(shelf), "新的") == []
 
 
-def test_the_census_counts_chunks_and_vectors(shelf: Shelf) -> None:
-    Index(shelf).add("b", [Entry("x", "plain", "a dog"), Entry("y", "plain", "a car")])
-    Index(shelf, by_meaning).add("b", [Entry("z", "both", "a dog"), Entry("-", "both", " ")], "m")
+def test_census_counts_chunks_and_vectors(shelf: IndexBackend) -> None:
+    Index(shelf).add("b", [IndexEntry("x", "plain", "a dog"), IndexEntry("y", "plain", "a car")])
+    Index(shelf, by_meaning).add(
+        "b", [IndexEntry("z", "both", "a dog"), IndexEntry("-", "both", " ")], "m"
+    )
     assert Index(shelf).census() == {"plain": (2, 0), "both": (2, 1)}
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_what_another_version_has_cut_is_forgotten(
+def test_index_of_another_version_is_dropped(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = request.getfixturevalue("engine") if kind == "postgres" else None
 
-    def opened() -> Shelf:
+    def opened() -> IndexBackend:
         return open_shelf(engine, tmp_path / "index.db")
 
     first = opened()
-    Index(first, by_meaning).add("b", [Entry("one", "d", "a dog")], "m")
+    Index(first, by_meaning).add("b", [IndexEntry("one", "d", "a dog")], "m")
     first.close()
     same = opened()
     assert same.census() == {"d": (1, 1)}
@@ -255,20 +261,20 @@ def test_what_another_version_has_cut_is_forgotten(
     other = opened()
     assert other.census() == {}
     index = Index(other, by_meaning)
-    index.add("b", [Entry("one", "d", "a dog")], "m")
+    index.add("b", [IndexEntry("one", "d", "a dog")], "m")
     assert index.search(["b"], "dog", 1, models=["m"])[0].chunk_id == "one"
     other.drop(base="b")
     other.close()
 
 
-def test_writers_and_readers_at_once(shelf: Shelf) -> None:
+def test_concurrent_writers_and_readers_agree(shelf: IndexBackend) -> None:
     index = filled(shelf)
     failed: list[BaseException] = []
 
     def write(number: int) -> None:
         try:
             for i in range(5):
-                index.add("b", [Entry(f"{number}-{i}", f"w{number}", f"字{number} thing{i}")])
+                index.add("b", [IndexEntry(f"{number}-{i}", f"w{number}", f"字{number} thing{i}")])
                 assert names(index, "竹子") == ["panda"]
         except BaseException as error:
             failed.append(error)
@@ -282,22 +288,22 @@ def test_writers_and_readers_at_once(shelf: Shelf) -> None:
     assert shelf.size("b").rows == len(TEXTS) + 20
 
 
-def test_common_words_do_not_make_a_search_slow(shelf: Shelf) -> None:
-    """The rows looked at are bounded: a word that all chunks have is left out beside rare ones."""
+def test_common_words_keep_search_fast(shelf: IndexBackend) -> None:
+    """The rows examined are bounded: a word of all chunks is ignored beside rarer ones."""
     draw = random.Random(1)
     rows = [f"common {draw.randrange(10**6)} words in every row" for _ in range(300)]
     index = Index(shelf)
-    index.add("b", [Entry(f"c{i}", "d", text) for i, text in enumerate(rows)])
-    index.add("b", [Entry("it", "d", "common words in every row and a needle")])
+    index.add("b", [IndexEntry(f"c{i}", "d", text) for i, text in enumerate(rows)])
+    index.add("b", [IndexEntry("it", "d", "common words in every row and a needle")])
     assert names(index, "common words every row needle")[0] == "it"
     assert len(names(index, "common", 400)) == 301
 
 
-def test_rows_of_postgres_are_read_without_their_words(engine: Any) -> None:
-    """Some thousand rows are read for their ids by each search: their words lie elsewhere."""
+def test_postgres_rows_are_read_without_their_words(engine: Any) -> None:
+    """Each search reads some thousand rows for their ids: their words are in another table."""
     shelf = open_shelf(engine)
     text = " ".join(f"word{i}x" for i in range(300))
-    Index(shelf).add("b", [Entry(f"c{i}", "d", text) for i in range(100)])
+    Index(shelf).add("b", [IndexEntry(f"c{i}", "d", text) for i in range(100)])
     with engine.connect() as db:
         pages = "select count(distinct (ctid::text::point)[0]) from index_entry"
         read = db.exec_driver_sql(pages).scalar()
@@ -308,18 +314,18 @@ def test_rows_of_postgres_are_read_without_their_words(engine: Any) -> None:
 class Broken(str):
     __slots__ = ()
 
-    def split(self, *_: object) -> list[str]:  # type: ignore[override]
+    def split(self, *_: object) -> list[str]:
         raise ZeroDivisionError
 
 
-def test_rows_are_put_all_or_none(shelf: Shelf) -> None:
-    """More than one batch of them, of which the last is broken: no document is found in part."""
+def test_rows_are_inserted_all_or_none(shelf: IndexBackend) -> None:
+    """Several batches, the last of which is broken: no document is found in part."""
     index = filled(shelf)
     before = shelf.census()
-    entries = [Entry(f"n{i}", "doc-new", f"walls of the city {i}") for i in range(450)]
+    entries = [IndexEntry(f"n{i}", "doc-new", f"walls of the city {i}") for i in range(450)]
     put = shelf.put
 
-    def broken(base: str, rows: Sequence[Row]) -> None:
+    def broken(base: str, rows: Sequence[IndexRow]) -> None:
         put(base, [*rows[:-1], msgspec.structs.replace(rows[-1], terms=Broken("wall"))])
 
     with pytest.MonkeyPatch.context() as patch:

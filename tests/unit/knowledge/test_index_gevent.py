@@ -13,17 +13,18 @@ pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# Many greenlets search and write at once while another, which stands for a stream, ticks.
+# Many greenlets search and write while another one, which represents a stream, ticks.
 SCRIPT = """
 from gevent import monkey
 monkey.patch_all()
 import gevent, sys, threading
 from pathlib import Path
-from proxy.knowledge.index import Entry, Index, open_shelf
+from proxy.knowledge.index import IndexEntry, Index, open_shelf
 from proxy.knowledge.index.sqlite import SqliteShelf
 
 index = Index(open_shelf(file=Path(sys.argv[1])))
-index.add("b", [Entry(f"c{i}", "d", f"the great wall number {i}, 长城 {i}") for i in range(500)])
+text = "the great wall number {0}, 长城 {0}"
+index.add("b", [IndexEntry(f"c{i}", "d", text.format(i)) for i in range(500)])
 
 threads = set()
 real = SqliteShelf._read
@@ -40,7 +41,7 @@ def searches():
 
 def writes(n):
     for i in range(5):
-        index.add("b", [Entry(f"w{n}-{i}", "w", "一段新的文字")])
+        index.add("b", [IndexEntry(f"w{n}-{i}", "w", "一段新的文字")])
 
 jobs = [gevent.spawn(searches) for _ in range(8)] + [gevent.spawn(writes, n) for n in range(3)]
 gevent.joinall(jobs, raise_error=True)
@@ -51,7 +52,7 @@ print("apart")
 """
 
 
-def test_the_hub_runs_no_query_itself(tmp_path: Path) -> None:
+def test_hub_never_runs_a_query(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path / "index.sqlite")],
         cwd=ROOT,

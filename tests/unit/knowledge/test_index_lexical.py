@@ -1,4 +1,4 @@
-"""Terms of texts and questions, and how near they are: pure."""
+"""Terms of texts and questions, and their scores: pure functions."""
 
 from __future__ import annotations
 
@@ -36,46 +36,46 @@ from proxy.knowledge.index.lexical import (
         ("", []),
     ],
 )
-def test_terms(text: str, expected: list[str]) -> None:
+def test_terms_of_text(text: str, expected: list[str]) -> None:
     assert list(terms(text)) == expected
 
 
 @given(st.text(max_size=200))
 def test_terms_are_letters_and_digits(text: str) -> None:
-    """So they are never syntax, and one blank parts them."""
+    """So they are never query syntax, and a blank separates them."""
     for term in terms(text):
         assert term.isalnum() or all(not c.isspace() and c not in "\"'\\" for c in term)
         assert 0 < len(term) <= 48
 
 
 @given(st.lists(st.sampled_from(["a", "b", "aa", "长", "长城"]), max_size=30))
-def test_counting_in_joined_terms(words: list[str]) -> None:
+def test_counting_terms_of_joined_text(words: list[str]) -> None:
     for word in ("a", "b", "aa", "长", "长城"):
         assert joined(words).count(joined([word])) == words.count(word)
 
 
 @given(st.text(max_size=100))
-def test_a_question_asks_for_what_the_same_text_holds(text: str) -> None:
+def test_query_has_the_same_terms_as_the_text(text: str) -> None:
     assert {term.text for term in question(text)} <= set(terms(text))
 
 
-def test_a_question_is_without_the_words_that_only_ask() -> None:
+def test_query_omits_question_words() -> None:
     assert [term.text for term in question("What is the Great Wall?")] == ["great", "wall"]
     assert [term.text for term in question("to be or not to be")] == ["to", "be", "or", "not"]
     assert [t.text for t in question("什么是长城")] == ["是长", "长城", "长", "城"]
     assert question("的") == (Term("的"),)
 
 
-def test_a_seam_between_words_is_no_missing_word() -> None:
+def test_word_boundary_is_not_a_missing_word() -> None:
     asked = question("长城长度")  # 城长 is no word
     having = {"长城": 3, "长度": 2, "长": 9, "城": 5, "度": 4}
     assert set(weights(asked, 10, having)) == set(having)
-    # A word that is not there does miss, and less than one that is there elsewhere.
+    # A missing word lowers the score, but less than one that other texts have.
     missing = weights(question("zebra bridge"), 10, {"bridg": 1})
     assert 0 < missing["zebra"] < missing["bridg"]
 
 
-def test_nearness_is_about_one_for_all_terms_once_at_average_length() -> None:
+def test_score_is_about_one_for_a_perfect_average_match() -> None:
     weighed = weights(question("great wall"), 100, {"great": 5, "wall": 9})
     assert nearness({"great": 1, "wall": 1}, weighed, 1.0) == pytest.approx(1.0)
     half = nearness({"wall": 1}, weighed, 1.0)

@@ -1,4 +1,4 @@
-"""Fusion, ranking anew, and vectors of length 1: pure."""
+"""Fusion, reranking, and unit vectors: pure functions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from proxy.knowledge.index.rerank import reranked
 from proxy.knowledge.index.vectors import BATCH, embedded, unit
 
 
-def test_fusion_prefers_what_several_rankings_have() -> None:
+def test_fusion_prefers_results_of_several_rankings() -> None:
     assert fused([["a", "b", "c"], ["c", "b", "d"]]) == ["c", "b", "a", "d"]
     assert fused([["a", "b"], []]) == ["a", "b"]
     assert fused([]) == []
 
 
-def test_ranking_anew() -> None:
+def test_results_are_reranked() -> None:
     def by_length(query: str, texts: Sequence[str]) -> list[float]:
         return [float(len(text)) for text in texts]
 
@@ -33,7 +33,7 @@ def test_ranking_anew() -> None:
     assert reranked(None, "q", ["a", "b"], str) == [("a", None), ("b", None)]
 
 
-def test_a_failing_ranker_leaves_the_order() -> None:
+def test_failing_reranker_keeps_the_order() -> None:
     def gone(query: str, texts: Sequence[str]) -> list[float]:
         raise NoBackend("none is up")
 
@@ -45,13 +45,13 @@ def test_a_failing_ranker_leaves_the_order() -> None:
         reranked(cancelled, "q", ["b", "a"], str)
 
 
-def test_vectors_have_length_one_or_are_none() -> None:
+def test_vectors_are_normalized_or_missing() -> None:
     assert unit([3.0, 4.0]) == (0.6, 0.8)
     assert unit([0.0, 0.0]) == ()
     assert unit([math.nan, 1.0]) == unit([math.inf, 1.0]) == ()
 
 
-def test_texts_are_embedded_in_batches_once_each_and_blank_ones_not_at_all() -> None:
+def test_texts_are_embedded_once_in_batches_and_blank_ones_skipped() -> None:
     calls: list[list[str]] = []
 
     def embed(model: str, texts: Sequence[str]) -> list[list[float]]:
@@ -64,22 +64,22 @@ def test_texts_are_embedded_in_batches_once_each_and_blank_ones_not_at_all() -> 
     assert found[-2:] == [(1.0, 0.0), ()] and len(found) == BATCH + 3
 
 
-def test_a_text_that_is_too_long_is_embedded_by_its_beginning() -> None:
+def test_overlong_text_is_embedded_by_its_beginning() -> None:
     def embed(model: str, texts: Sequence[str]) -> list[list[float]]:
         if any(len(text) > 50 for text in texts):
-            raise BadRequest("an input is longer than the backend can embed at once")
+            raise BadRequest("an input exceeds the backend's maximum embedding length")
         return [[float(ord(text[0])), float(len(text))] for text in texts]
 
     short, long = embedded(embed, "m", ["ab", "a" * 150])
     assert short == unit([97.0, 2.0]) and long == unit([97.0, 37.0])
 
 
-def test_what_is_refused_for_another_reason_is_raised() -> None:
+def test_other_refusals_of_embeddings_are_raised() -> None:
     def refuses(model: str, texts: Sequence[str]) -> list[list[float]]:
         raise BadRequest("no")
 
     def cannot(model: str, texts: Sequence[str]) -> list[list[float]]:
-        raise Unsupported("the backend of this model makes no embeddings")
+        raise Unsupported("this model's backend does not support embeddings")
 
     with pytest.raises(BadRequest):
         embedded(refuses, "m", ["a" * 1000])

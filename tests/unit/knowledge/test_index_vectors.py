@@ -1,4 +1,4 @@
-"""Vectors in SQLite: chosen by signs where there are many, and those of older files."""
+"""Vectors in SQLite: preselected by signs where there are many, and those of older files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
 
 from proxy.knowledge.index import sqlite
-from proxy.knowledge.index.shelf import Shelf
+from proxy.knowledge.index.backend import IndexBackend
+from proxy.knowledge.index.records import IndexRow
 from proxy.knowledge.index.sqlite import SqliteShelf
-from proxy.knowledge.index.values import Row
 from proxy.knowledge.index.vectors import unit
 
 MANY = 600
@@ -29,7 +29,7 @@ def shelf(tmp_path: Path) -> Iterator[SqliteShelf]:
 
 
 def drawn(size: int) -> list[tuple[float, ...]]:
-    """As embeddings are: each near one of a few directions."""
+    """Vectors like embeddings: each near one of a few directions."""
     draw = random.Random(1)
     topics = [[draw.gauss(0, 1) for _ in range(size)] for _ in range(20)]
     return [
@@ -38,15 +38,15 @@ def drawn(size: int) -> list[tuple[float, ...]]:
     ]
 
 
-def put(shelf: Shelf, vectors: Sequence[tuple[float, ...]]) -> None:
-    rows = [Row(str(n), f"d{n % 7}", " x ", 1, vector) for n, vector in enumerate(vectors)]
+def put(shelf: IndexBackend, vectors: Sequence[tuple[float, ...]]) -> None:
+    rows = [IndexRow(str(n), f"d{n % 7}", " x ", 1, vector) for n, vector in enumerate(vectors)]
     shelf.put("b", rows)
-    shelf.put("other", [Row("o", "d0", " x ", 1, vectors[0])])
+    shelf.put("other", [IndexRow("o", "d0", " x ", 1, vectors[0])])
 
 
 @pytest.mark.parametrize("size", [64, 61])
 @pytest.mark.parametrize("documents", [None, ["d1", "d2"]])
-def test_signs_choose_what_distances_would(
+def test_sign_quantization_selects_like_distances(
     shelf: SqliteShelf,
     monkeypatch: pytest.MonkeyPatch,
     size: int,
@@ -70,14 +70,14 @@ def test_signs_choose_what_distances_would(
     assert agreed >= 0.95 * 400, agreed
 
 
-def test_what_is_forgotten_is_not_chosen(
+def test_removed_vectors_are_not_selected(
     shelf: SqliteShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "EXACT", 0)
     vectors = drawn(16)
     put(shelf, vectors)
     shelf.drop(chunks=["0"])
-    shelf.put("b", [Row("1", "d1", " x ", 1, vectors[2])])  # another vector
+    shelf.put("b", [IndexRow("1", "d1", " x ", 1, vectors[2])])  # another vector
     found = [one.chunk_id for one in shelf.nearest("b", vectors[2], None, 5)]
     assert {"1", "2"} <= set(found[:2]) and "0" not in found
     shelf.drop(base="b")
@@ -85,10 +85,10 @@ def test_what_is_forgotten_is_not_chosen(
     assert [one.chunk_id for one in shelf.nearest("other", vectors[0], None, 5)] == ["o"]
 
 
-def test_vectors_of_an_older_file_are_taken_over(tmp_path: Path) -> None:
+def test_vectors_of_older_file_are_migrated(tmp_path: Path) -> None:
     file = tmp_path / "index.db"
     first = SqliteShelf(file)
-    first.put("b", [Row("1", "d1", " x ", 1, (1.0, 0.0, 0.0))])
+    first.put("b", [IndexRow("1", "d1", " x ", 1, (1.0, 0.0, 0.0))])
     with first._connection() as db:
         db.execute("drop table near_3; drop table signs_3")
         db.execute(

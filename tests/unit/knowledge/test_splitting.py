@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from proxy.knowledge.sections import of_markdown, of_plain
 from proxy.knowledge.splitting import Section, pieces, spans, split
-from proxy.knowledge.values import Splitting
+from proxy.store.records import Splitting
+from tests.thorough import share
 
 TEXTS = st.text(st.sampled_from("ab c。.\n,，！? 中文字—'\"#`") | st.characters(codec="utf-8"))
 SPLITTINGS = st.integers(1, 60).flatmap(
@@ -20,9 +21,9 @@ def without_blanks(text: str) -> str:
     return re.sub(r"\s", "", text)
 
 
-@settings(max_examples=50)
+@settings(max_examples=share(50))
 @given(TEXTS, SPLITTINGS)
-def test_no_text_is_lost_and_no_chunk_too_long(text: str, splitting: Splitting) -> None:
+def test_chunks_lose_no_text_and_stay_within_length(text: str, splitting: Splitting) -> None:
     reached = first = 0
     for begin, end in spans(text, splitting):
         assert first <= begin <= reached < end <= begin + splitting.size
@@ -31,9 +32,9 @@ def test_no_text_is_lost_and_no_chunk_too_long(text: str, splitting: Splitting) 
     assert reached == len(text)
 
 
-@settings(max_examples=50)
+@settings(max_examples=share(50))
 @given(TEXTS)
-def test_without_overlap_the_chunks_are_the_text(text: str) -> None:
+def test_chunks_without_overlap_join_to_the_text(text: str) -> None:
     chunks = split(text, Splitting(20, 0))
     assert without_blanks("".join(chunks)) == without_blanks(text)
 
@@ -51,19 +52,19 @@ def test_chunks_end_with_sentences_in_both_languages() -> None:
     ]
 
 
-def test_the_overlap_begins_with_a_sentence() -> None:
+def test_overlap_starts_at_a_sentence() -> None:
     text = "One two three. Four five six. Seven eight nine. Ten."
     first, second, *_ = split(text, Splitting(32, 18))
     assert first == "One two three. Four five six. "
     assert second.startswith("Four five six.")
 
 
-def test_a_paragraph_is_a_better_end_than_a_sentence() -> None:
+def test_chunk_ends_at_paragraph_rather_than_sentence() -> None:
     text = "First. Also first.\n\nSecond one. And more of it."
     assert split(text, Splitting(32, 0))[0] == "First. Also first.\n\n"
 
 
-@settings(max_examples=50)
+@settings(max_examples=share(50))
 @given(st.lists(st.builds(Section, st.sampled_from(["", "page 1", "page 2"]), TEXTS)), SPLITTINGS)
 def test_no_section_is_lost(sections: list[Section], splitting: Splitting) -> None:
     found = list(pieces(sections, splitting))
@@ -77,7 +78,7 @@ def test_pages_do_not_share_a_chunk() -> None:
     assert [piece.place for piece in pieces(sections, Splitting())] == ["page 1", "page 2"]
 
 
-def test_what_stands_under_a_heading_may_share_its_chunk() -> None:
+def test_subsections_may_share_a_chunk() -> None:
     sections = [Section("A", "One."), Section("A > B", "Two."), Section("C", "Three.")]
     assert [(piece.place, piece.text) for piece in pieces(sections, Splitting())] == [
         ("A", "One.\n\nTwo."),
@@ -85,13 +86,13 @@ def test_what_stands_under_a_heading_may_share_its_chunk() -> None:
     ]
 
 
-def test_markdown_is_placed_by_its_headings() -> None:
+def test_markdown_position_is_its_heading() -> None:
     text = "before\n# One\na\n## Two\nb\n```\n# no heading\n```\n# Three\nc\n"
     places = [section.place for section in of_markdown(text)]
     assert places == ["", "One", "One > Two", "Three"]
 
 
-def test_slides_are_placed_by_their_numbers() -> None:
+def test_slide_position_is_its_number() -> None:
     text = "<!-- Slide number: 1 -->\n# Hello\n<!-- Slide number: 2 -->\n# More\n"
     assert [s.place for s in of_markdown(text) if s.text.strip()] == [
         "slide 1",
@@ -99,7 +100,7 @@ def test_slides_are_placed_by_their_numbers() -> None:
     ]
 
 
-@settings(max_examples=50)
+@settings(max_examples=share(50))
 @given(st.text())
 def test_sections_lose_no_line(text: str) -> None:
     for cut in (of_markdown, of_plain):
@@ -108,7 +109,7 @@ def test_sections_lose_no_line(text: str) -> None:
         assert without_blanks("".join(kept)) == without_blanks(said)
 
 
-def test_plain_text_is_placed_by_its_lines() -> None:
+def test_plain_text_position_is_its_line() -> None:
     text = "\n".join(f"line {number}" for number in range(1, 101))
     assert [section.place for section in of_plain(text)] == ["lines 1-80", "lines 81-100"]
 

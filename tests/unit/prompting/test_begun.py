@@ -1,4 +1,4 @@
-"""An answer that the client has begun goes on where it ends."""
+"""An answer that the client has begun is continued."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from proxy.prompting.templates import compile
 
 TEMPLATES = Path(__file__).parents[3] / "templates" / "chat"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-ASKED = Message("user", "Name a colour.")
-BEGUN = Message("assistant", "A colour is ")
+ASKED = Message(role="user", content="Name a colour.")
+BEGUN = Message(role="assistant", content="A colour is ")
 
 
 def rendered(form: Prompter, *messages: Message) -> str:
@@ -34,7 +34,7 @@ def template(name: str) -> Prompter:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in TEMPLATES.glob("*.jinja")))
-def test_in_every_family(name: str) -> None:
+def test_prefill_in_every_family(name: str) -> None:
     form = template(name)
     opened = rendered(form, ASKED)
     text = rendered(form, ASKED, BEGUN)
@@ -42,14 +42,14 @@ def test_in_every_family(name: str) -> None:
     assert len(text) - len(opened) - len(BEGUN.content) < 30  # the end of thoughts at most
 
 
-def test_past_the_thoughts_that_a_template_opens() -> None:
+def test_prefill_follows_opened_thoughts_of_the_template() -> None:
     form = Prompter(compile("{{ messages[0].content + '<think>\n' }}", "thinker"))
     prompt = form.render(CompletionRequest(messages=(ASKED, BEGUN)), NOW)
     assert prompt.text == "Name a colour.<think>\n</think>\n\nA colour is "
     assert not prompt.thinks
 
 
-def test_in_the_reference_scripts_form() -> None:
+def test_prefill_in_the_reference_scripts_format() -> None:
     assert rendered(Prompter(LegacyFormat()), ASKED, BEGUN).endswith("\nASSISTANT: A colour is ")
 
 
@@ -61,10 +61,13 @@ def test_in_the_reference_scripts_form() -> None:
             messages=(ASKED, BEGUN), tools=(Tool("paint"),), tool_choice=ToolChoice("required")
         ),
         CompletionRequest(
-            messages=(ASKED, Message("assistant", "x", tool_calls=(ToolCall("1", "f", "{}"),)))
+            messages=(
+                ASKED,
+                Message(role="assistant", content="x", tool_calls=(ToolCall("1", "f", "{}"),)),
+            )
         ),
         CompletionRequest(messages=(BEGUN,)),
     ],
 )
-def test_what_must_be_whole_begins_anew(request_: CompletionRequest) -> None:
+def test_constrained_or_native_answer_starts_anew(request_: CompletionRequest) -> None:
     assert template("chatml").render(request_, NOW).text.endswith("<|im_start|>assistant\n")

@@ -1,4 +1,4 @@
-"""Bounds on templates, schemas, grammars and tool calls, each at its edge."""
+"""Each bound on templates, schemas, grammars and tool calls, at its limit."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import json
 
 import pytest
 
-from proxy.compiling import by_schema
+from proxy.compiling.compiler import by_schema
+from proxy.gbnf import NEW, GrammarError, check
+from proxy.gbnf.check import MAX_RULES
+from proxy.gbnf.document import MAX_ALTERNATIVES, MAX_DEPTH
+from proxy.gbnf.gbnf import MAX_NESTING, MAX_TEXT
+from proxy.gbnf.regex import MAX_COUNT
+from proxy.gbnf.regex import MAX_NESTING as MAX_GROUPS
+from proxy.gbnf.rules import MAX_REPEAT
 from proxy.prompting import work
-from proxy.prompting.bind import Bound
 from proxy.prompting.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
-from proxy.prompting.grammar import NEW, GrammarError, check
-from proxy.prompting.grammar.check import MAX_RULES
-from proxy.prompting.grammar.document import MAX_ALTERNATIVES, MAX_DEPTH
-from proxy.prompting.grammar.gbnf import MAX_NESTING, MAX_TEXT
-from proxy.prompting.grammar.regex import MAX_COUNT
-from proxy.prompting.grammar.regex import MAX_NESTING as MAX_GROUPS
-from proxy.prompting.grammar.rules import MAX_REPEAT
+from proxy.prompting.constraints import Constraint
 from proxy.prompting.sandbox import MAX_NODES
 from proxy.prompting.templates import MAX_SOURCE, TemplateError, compile
 from proxy.prompting.toolcalls import FORMS, CallEnd, CallStart, TextPiece
@@ -33,13 +33,13 @@ def render(source: str, **variables: object) -> str:
     return compile(source, "made").render(LONG, variables=variables)
 
 
-def test_text_of_a_template() -> None:
+def test_template_text_length_is_bounded() -> None:
     compile("x" * MAX_SOURCE, "made")
-    with pytest.raises(TemplateError, match=f"{MAX_SOURCE} may be"):
+    with pytest.raises(TemplateError, match=f"at most {MAX_SOURCE} are"):
         compile("x" * (MAX_SOURCE + 1), "made")
 
 
-def test_parts_of_a_template() -> None:
+def test_number_of_template_nodes_is_bounded() -> None:
     def parts(count: int) -> str:  # an output, and in it three of a name and a text each
         return "{{ a }}x" * count
 
@@ -49,39 +49,39 @@ def test_parts_of_a_template() -> None:
         compile(parts(MAX_NODES), "made")
 
 
-def test_steps_of_a_template() -> None:
-    """A turn of a loop is one, and what makes the loop a tenth of one."""
+def test_number_of_template_steps_is_bounded() -> None:
+    """An iteration of a loop is one step, an element of its iterable a tenth."""
     turns = "{% for i in range(1000) %}{% for j in range(count) %}{% endfor %}{% endfor %}"
     assert render(turns, count=MAX_STEPS // 1000 - 100) == ""
     with pytest.raises(TemplateError, match="too much work"):
         render(turns, count=MAX_STEPS // 1000)
 
 
-def test_what_a_template_builds() -> None:
+def test_size_of_rendered_values_is_bounded() -> None:
     assert len(render("{{ 'x' * count }}", count=MAX_SIZE)) == MAX_SIZE
     with pytest.raises(TemplateError, match="too large"):
         render("{{ 'x' * count }}", count=MAX_SIZE + 1)
 
 
-def test_range_of_a_template() -> None:
+def test_template_range_is_bounded() -> None:
     assert render("{{ range(count) | length }}", count=MAX_RANGE) == str(MAX_RANGE)
     with pytest.raises(TemplateError, match="too long a range"):
         render("{{ range(count) | length }}", count=MAX_RANGE + 1)
 
 
-def bound(size: int) -> work.Outcome:
+def bound(size: int) -> work.CompileResult:
     start, end = b'{"type":"object","description":"', b'"}'
     schema = start + b"x" * (size - len(start) - len(end)) + end
-    return work.do(work.Bind(Bound(schema=schema), "new"))
+    return work.do(work.Bind(Constraint(schema=schema), "new"))
 
 
-def test_bytes_of_schemas() -> None:
+def test_schema_size_is_bounded() -> None:
     assert bound(work.MAX_SCHEMAS).text
-    assert f"{work.MAX_SCHEMAS} may be" in bound(work.MAX_SCHEMAS + 1).reason
+    assert f"at most {work.MAX_SCHEMAS} are" in bound(work.MAX_SCHEMAS + 1).reason
 
 
-def grammar_of(schema: object) -> work.Outcome:
-    return work.do(work.Bind(Bound(schema=json.dumps(schema).encode(), strict=True), "new"))
+def grammar_of(schema: object) -> work.CompileResult:
+    return work.do(work.Bind(Constraint(schema=json.dumps(schema).encode(), strict=True), "new"))
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def grammar_of(schema: object) -> work.Outcome:
     ],
     ids=["alternatives", "length", "count in a pattern", "groups in a pattern"],
 )
-def test_what_a_schema_counts(schema: object, most: int) -> None:
+def test_counted_size_of_a_schema(schema: object, most: int) -> None:
     assert callable(schema)
     fits, not_fits = grammar_of(schema(most)), grammar_of(schema(most + 1))
     assert fits.text and not fits.reason, fits.reason
     assert not_fits.reason and "work" not in not_fits.reason
 
 
-def test_nesting_of_a_schema() -> None:
+def test_schema_nesting_is_bounded() -> None:
     def nested(depth: int) -> object:
         schema: object = {"const": 1}
         for i in range(depth):
@@ -112,20 +112,20 @@ def test_nesting_of_a_schema() -> None:
     assert f"deeper than {MAX_DEPTH}" in grammar_of(nested(MAX_DEPTH + 1)).reason
 
 
-def test_text_of_a_grammar() -> None:
+def test_grammar_text_length_is_bounded() -> None:
     start = 'root ::= "a"\n'
     check(start + "#" * (MAX_TEXT - len(start)), NEW)
     with pytest.raises(GrammarError, match="longer than"):
         check(start + "#" * (MAX_TEXT - len(start) + 1), NEW)
 
 
-def test_nesting_of_a_grammar() -> None:
+def test_grammar_nesting_is_bounded() -> None:
     check("root ::= " + "(" * MAX_NESTING + '"a"' + ")" * MAX_NESTING, NEW)
-    with pytest.raises(GrammarError, match="inside each other"):
+    with pytest.raises(GrammarError, match="nested deeper than 64"):
         check("root ::= " + "(" * (MAX_NESTING + 1) + '"a"' + ")" * (MAX_NESTING + 1), NEW)
 
 
-def test_rules_of_a_grammar() -> None:
+def test_number_of_grammar_rules_is_bounded() -> None:
     def rules(count: int) -> str:
         return 'root ::= "a"\n' + "".join(f'r{i} ::= "b"\n' for i in range(count - 1))
 
@@ -134,7 +134,7 @@ def test_rules_of_a_grammar() -> None:
         check(rules(MAX_RULES + 1), NEW)
 
 
-def test_references_while_an_answer_is_judged() -> None:
+def test_number_of_references_during_validation_is_bounded() -> None:
     schema = {"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "integer"}}}
     judge = by_schema(json.dumps(schema).encode())
     assert judge.fault(json.dumps([1] * (MAX_REFERENCES - 2))) == ""
@@ -143,13 +143,13 @@ def test_references_while_an_answer_is_judged() -> None:
 
 def hermes(*texts: str) -> list[object]:
     parser = FORMS["hermes"].parser(frozenset({"f", "n" * (MAX_NAME - 2), "n" * (MAX_NAME - 1)}))
-    return [one for text in texts for one in parser.feed(text)] + list(parser.close())
+    return [*(one for text in texts for one in parser.feed(text)), *parser.close()]
 
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n'
 
 
-def test_calls_of_an_answer() -> None:
+def test_number_of_calls_of_an_answer_is_bounded() -> None:
     for count, whole in ((MAX_CALLS, True), (MAX_CALLS + 1, False)):
         found = hermes(*[CALL] * count)
         assert sum(isinstance(one, CallEnd) and one.whole for one in found) == MAX_CALLS
@@ -158,20 +158,20 @@ def test_calls_of_an_answer() -> None:
         )
 
 
-def test_name_of_a_call() -> None:
+def test_call_name_length_is_bounded() -> None:
     for length, called in ((MAX_NAME - 2, True), (MAX_NAME - 1, False)):  # and its quotes
         found = hermes(CALL.replace('"f"', f'"{"n" * length}"'))
         assert any(isinstance(one, CallStart) for one in found) is called
 
 
-def test_text_that_may_become_a_call() -> None:
-    """Held back until it is known, no longer than that."""
+def test_length_of_text_held_for_a_call_is_bounded() -> None:
+    """Text is held back until it is known not to be a call, up to the bound."""
     for blanks, called in ((MAX_HELD - 200, True), (MAX_HELD, False)):
         found = hermes(CALL.replace("{", " " * blanks + "{", 1))
         assert any(isinstance(one, CallStart) for one in found) is called
 
 
-def test_nesting_of_a_models_json() -> None:
+def test_nesting_of_generated_json_is_bounded() -> None:
     for depth, good in ((MAX_JSON_DEPTH, True), (MAX_JSON_DEPTH + 1, False)):
         scanner = JsonScanner()
         scanner.scan("[" * depth + "]" * depth)

@@ -1,4 +1,4 @@
-"""The legacy text form against the script it is taken from."""
+"""The legacy text format, compared with its reference script."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def reference(format: LegacyFormat, messages: list[dict[str, str]]) -> str:
     return prompt
 
 
-def test_the_defaults_give_the_scripts_bytes() -> None:
+def test_default_prompt_equals_the_reference_scripts() -> None:
     messages = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "你好"},
@@ -53,13 +53,13 @@ def test_the_defaults_give_the_scripts_bytes() -> None:
         stop=st.text(),
     ),
 )
-def test_any_conversation_gives_the_scripts_bytes(
+def test_any_conversation_gives_the_reference_scripts_bytes(
     messages: list[dict[str, str]], format: LegacyFormat
 ) -> None:
     assert format.render(messages) == reference(format, messages)
 
 
-def test_a_developer_is_a_system_and_a_tools_result_a_users_turn() -> None:
+def test_developer_role_becomes_system_and_tool_result_becomes_user() -> None:
     format = LegacyFormat(chat_prompt="", user_name="U:", ai_name="A:", system_name="S:", stop="$")
     messages = [
         {"role": "developer", "content": "d"},

@@ -1,4 +1,4 @@
-"""Thoughts and answer are parted alike, however the stream is cut."""
+"""Thoughts and answer are separated in the same way however the stream is split."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def split(pieces: list[str], opened: Tags | None = None) -> tuple[str, str]:
         ("</think>a", "", "</think>a"),
     ],
 )
-def test_a_reply_is_parted_however_it_is_cut(reply: str, reasoning: str, text: str) -> None:
+def test_thoughts_are_separated_however_the_reply_is_split(
+    reply: str, reasoning: str, text: str
+) -> None:
     assert split([reply]) == (reasoning, text)
     assert split(list(reply)) == (reasoning, text)
     for at in range(len(reply)):
@@ -67,14 +69,14 @@ def test_a_reply_is_parted_however_it_is_cut(reply: str, reasoning: str, text: s
         ("<t", "<t", ""),
     ],
 )
-def test_a_prompt_that_opened_the_thoughts_goes_on_inside_them(
+def test_reply_continues_thoughts_opened_by_the_prompt(
     reply: str, reasoning: str, text: str
 ) -> None:
     assert split([reply], THINK) == (reasoning, text)
     assert split(list(reply), THINK) == (reasoning, text)
 
 
-def test_the_end_of_the_prompt_tells_whether_thoughts_are_open() -> None:
+def test_end_of_prompt_shows_whether_thoughts_are_open() -> None:
     assert opened_by("<|im_start|>assistant\n<think>\n") == THINK
     assert opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n") is None
     assert opened_by("") is None
@@ -85,7 +87,7 @@ BITS = [*TAGS, "\n", " ", "<", "</", "think>", "é", "a", "◁"]
 
 
 @given(st.lists(st.sampled_from(BITS)), st.data())
-def test_any_cutting_gives_what_the_whole_gives(bits: list[str], data: st.DataObject) -> None:
+def test_thoughts_are_the_same_whole_and_split(bits: list[str], data: st.DataObject) -> None:
     reply = "".join(bits)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(reply)))))
     pieces = [reply[a:b] for a, b in zip([0, *cuts], [*cuts, len(reply)], strict=True)]
@@ -94,19 +96,19 @@ def test_any_cutting_gives_what_the_whole_gives(bits: list[str], data: st.DataOb
 
 
 @given(st.lists(st.lists(st.sampled_from(BITS), min_size=1)))
-def test_a_stage_finds_in_batches_what_the_whole_has(batches: list[list[str]]) -> None:
+def test_batched_stage_gives_the_same_as_whole_text(batches: list[list[str]]) -> None:
     for prompt in ("", THINK[0]):
         stage, out = ThoughtStage(prompt), list[Batch]()
         for bits in batches:
             out.append(stage.feed([TextDelta(bit) for bit in bits]))
-        out.append(stage.feed([Finished("stop", Usage())]))
+        out.append(stage.feed([Finished(reason="stop", usage=Usage())]))
         thoughts = [e.text for batch in out for e in batch if isinstance(e, ReasoningDelta)]
         texts = [e.text for batch in out for e in batch if isinstance(e, TextDelta)]
         whole = "".join(bit for bits in batches for bit in bits)
         assert ("".join(thoughts), "".join(texts)) == split([whole], opened_by(prompt))
 
 
-def test_a_reply_that_begins_like_no_thought_is_left_as_it_is() -> None:
+def test_reply_without_thoughts_is_unchanged() -> None:
     stage = ThoughtStage()
     batch: Batch = [TextDelta(" So <think>", (), 3)]
     assert stage.feed(batch) == batch
@@ -119,7 +121,7 @@ def test_text_without_tags_passes_unchanged(reply: str) -> None:
         assert split(list(reply)) == ("", reply)
 
 
-def test_only_what_may_be_a_tag_is_held_back() -> None:
+def test_only_possible_tags_are_held_back() -> None:
     splitter = ReasoningSplitter()
     assert splitter.feed("<think>Let me see") == [("reasoning", "Let me see")]
     assert splitter.feed(" it\n") == [("reasoning", " it")]

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.core.usage import Usage
-from proxy.prompting.bind import head
 from proxy.prompting.calling import CallStage
+from proxy.prompting.constraints import head
 from proxy.prompting.stages import StopStage
 from proxy.prompting.thoughts import InlineStage, ThoughtStage
 from proxy.prompting.toolcalls import FORMS
+from tests.thorough import share
 
 TOOLS = {"get_weather": {"type": "object"}, "now": {"type": "object"}}
 ARGUMENTS = '{"city": "Oslo"}'
-TAIL: Batch = [Finished("stop", Usage(1, 2))]
+TAIL: Batch = [Finished(reason="stop", usage=Usage(1, 2))]
 
 
 def stage(form: str, *, free: bool) -> CallStage:
@@ -38,7 +39,7 @@ def pieces(text: str, cuts: list[int]) -> list[str]:
 
 
 def joined(events: Batch) -> tuple[str, list[tuple[str, str]], str]:
-    """Text, calls by name and arguments, and the reason of the end."""
+    """Text, calls with names and arguments, and the finish reason."""
     text = "".join(e.text for e in events if isinstance(e, TextDelta))
     calls: dict[int, tuple[str, str]] = {}
     for event in events:
@@ -51,14 +52,16 @@ def joined(events: Batch) -> tuple[str, list[tuple[str, str]], str]:
 
 @pytest.mark.parametrize("form", FORMS)
 @given(cut=st.integers(0, 500))
-@settings(max_examples=30)
-def test_a_call_that_must_be_is_never_told_as_text(form: str, cut: int) -> None:
-    """The budget ends anywhere inside it: its name is known, its arguments are a beginning."""
+@settings(max_examples=share(30))
+def test_forced_call_is_never_emitted_as_text(form: str, cut: int) -> None:
+    """However the token limit cuts it: its name is known, its arguments are a prefix."""
     tools = {"now": {"type": "object"}}
     one = CallStage(FORMS[form], tools, lambda: "id", free=False, must=True)
     written = call(form, "now")
     events = one.feed([TextDelta(written[: cut % len(written)])])
-    text, calls, reason = joined([*events, *one.feed([Finished("length", Usage(1, 2))])])
+    text, calls, reason = joined(
+        [*events, *one.feed([Finished(reason="length", usage=Usage(1, 2))])]
+    )
     assert (text.strip(), reason) == ("", "length")
     ((name, arguments),) = calls
     assert name == "now" and ARGUMENTS.replace(" ", "").startswith(arguments.replace(" ", ""))
@@ -70,7 +73,7 @@ CUTS = st.lists(st.integers(0, 500), max_size=12)
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=20)
 @given(cuts=CUTS)
-def test_a_bound_call_reads_the_same_however_it_comes(form: str, cuts: list[int]) -> None:
+def test_constrained_call_parses_the_same_however_split(form: str, cuts: list[int]) -> None:
     one = stage(form, free=False)
     events = [e for p in pieces(call(form), cuts) for e in one.feed([TextDelta(p)])]
     events += one.feed(list(TAIL))
@@ -80,11 +83,9 @@ def test_a_bound_call_reads_the_same_however_it_comes(form: str, cuts: list[int]
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=20)
 @given(cuts=CUTS)
-def test_a_call_that_opens_is_seen_at_one_place_however_it_comes(
-    form: str, cuts: list[int]
-) -> None:
-    """What stays of the text, with what is written behind it, is always the beginning of a call;
-    and what a grammar then adds makes it whole."""
+def test_call_start_is_found_at_one_position_however_split(form: str, cuts: list[int]) -> None:
+    """The rest of the text with the forced head is always a prefix of a call, which the grammar
+    completes."""
     text = call(form)
     one = stage(form, free=True)
     events: Batch = []
@@ -105,11 +106,9 @@ def test_a_call_that_opens_is_seen_at_one_place_however_it_comes(
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=30)
+@settings(max_examples=share(30))
 @given(text=st.text(), cuts=CUTS)
-def test_free_text_that_opens_no_call_passes_unchanged(
-    form: str, text: str, cuts: list[int]
-) -> None:
+def test_free_text_without_call_is_unchanged(form: str, text: str, cuts: list[int]) -> None:
     marks = (*FORMS[form].opening, ">>>", "all\n")
     if any(mark in text for mark in marks):
         return
@@ -125,7 +124,7 @@ def test_free_text_that_opens_no_call_passes_unchanged(
     answer=st.text(alphabet="cd <>/", max_size=30).map(str.strip),
     cuts=CUTS,
 )
-def test_thoughts_are_parted_and_put_back_however_they_come(
+def test_thoughts_are_separated_and_restored_however_split(
     thought: str, answer: str, cuts: list[int]
 ) -> None:
     if not thought or not answer:
@@ -146,7 +145,7 @@ def test_thoughts_are_parted_and_put_back_however_they_come(
     assert joined(told)[0] == text
 
 
-def test_text_held_for_a_stop_string_comes_before_a_call() -> None:
+def test_text_held_for_a_stop_string_precedes_a_call() -> None:
     one = StopStage(("\nUSER:",), Usage)
     out = one.feed([TextDelta("See.\nUS"), ToolCallDelta(0, "call_1", "now")])
     assert out == [TextDelta("See."), TextDelta("\nUS"), ToolCallDelta(0, "call_1", "now")]

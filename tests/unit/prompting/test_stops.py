@@ -19,7 +19,7 @@ def run(stops: list[str], pieces: list[str]) -> tuple[str, str]:
 
 
 @given(st.lists(st.text("ab*你", min_size=1, max_size=4), max_size=3), st.lists(ALPHABET))
-def test_the_text_ends_before_the_first_stop_string(stops: list[str], pieces: list[str]) -> None:
+def test_text_ends_before_the_first_stop_string(stops: list[str], pieces: list[str]) -> None:
     text = "".join(pieces)
     out, matched = run(stops, pieces)
     if matched:
@@ -31,7 +31,7 @@ def test_the_text_ends_before_the_first_stop_string(stops: list[str], pieces: li
         assert not any(stop in text for stop in stops)
 
 
-def test_nothing_is_held_back_that_cannot_become_a_stop_string() -> None:
+def test_only_possible_stop_strings_are_held_back() -> None:
     stop_filter = StopFilter(["###"])
     assert stop_filter.feed("hello") == "hello"
     assert stop_filter.feed(" #") == " "
@@ -40,12 +40,12 @@ def test_nothing_is_held_back_that_cannot_become_a_stop_string() -> None:
     assert stop_filter.close() == "#"
 
 
-def test_a_token_that_holds_text_and_the_start_of_a_stop_loses_nothing() -> None:
-    """What server.cpp gets wrong: "**** a" came out as "****"."""
+def test_token_with_text_and_start_of_stop_string_loses_nothing() -> None:
+    """server.cpp gets this wrong: "**** a" became "****"."""
     assert run(["****a"], ["**** ", "a"]) == ("**** a", "")
 
 
-def test_after_a_match_nothing_more_comes() -> None:
+def test_no_text_follows_a_stop_string() -> None:
     stop_filter = StopFilter(["b"])
     assert stop_filter.feed("abc") == "a"
     assert stop_filter.matched == "b"

@@ -1,4 +1,4 @@
-"""Chat templates: the shipped ones against golden prompts, the engine against hostile ones.
+"""Chat templates: the bundled ones against golden prompts, the engine against hostile ones.
 
 ``tests/cases/templates/CASE.json`` is a conversation; ``TEMPLATE/CASE.txt`` beside it the exact
 prompt. A case with tools is only for templates that take tools.
@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from proxy.prompting import families
 from proxy.prompting.templates import ChatTemplate, TemplateError, TemplateRefusal, compile
-from tests.bytecodes import bytecodes
 from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -49,11 +48,11 @@ def prompt_of(name: str, case: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "case"), golden())
-def test_a_shipped_template_gives_its_golden_prompt(name: str, case: str) -> None:
+def test_bundled_template_gives_its_golden_prompt(name: str, case: str) -> None:
     assert prompt_of(name, case) == (CASES / name / f"{case}.txt").read_bytes().decode()
 
 
-# Prompts that others published for the same conversation: llama.cpp's own template tests, the
+# Published prompts for the same conversation: llama.cpp's own template tests, the
 # model cards, FastChat's separators.
 PUBLISHED = {
     "chatml": "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n"
@@ -102,16 +101,16 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_shipped_template_agrees_with_what_others_published(name: str) -> None:
+def test_bundled_template_agrees_with_published_prompts(name: str) -> None:
     assert SHIPPED[name].render(PLAIN) == PUBLISHED[name]
 
 
-def test_turbosparse_is_the_prompt_of_its_model_card() -> None:
+def test_turbosparse_prompt_equals_its_model_card() -> None:
     card = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert SHIPPED["turbosparse"].render(USER) == card
 
 
-def test_every_shipped_template_has_its_family_and_the_other_way_round() -> None:
+def test_every_bundled_template_has_a_family_and_vice_versa() -> None:
     assert set(SHIPPED) == set(families.FAMILIES)
     for name, template in SHIPPED.items():
         assert template.family.name == name
@@ -119,8 +118,8 @@ def test_every_shipped_template_has_its_family_and_the_other_way_round() -> None
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_longer_history_keeps_the_shorter_prompt_as_its_prefix(name: str) -> None:
-    # What the backend's prompt cache lives of.
+def test_longer_history_keeps_shorter_prompt_as_prefix(name: str) -> None:
+    # The backend's prompt cache depends on this.
     short = SHIPPED[name].render(PLAIN[:2], add_generation_prompt=False)
     assert SHIPPED[name].render(PLAIN, add_generation_prompt=False).startswith(short)
 
@@ -128,27 +127,14 @@ def test_a_longer_history_keeps_the_shorter_prompt_as_its_prefix(name: str) -> N
 @pytest.mark.parametrize("name", SHIPPED)
 @settings(max_examples=20)
 @given(text=st.text(min_size=1))
-def test_what_a_client_writes_is_text_in_every_template(name: str, text: str) -> None:
+def test_client_text_is_never_markup_in_any_template(name: str, text: str) -> None:
     for content in (text, "{{ 7 * 7 }}{% for %}{# " + text):
         prompt = SHIPPED[name].render([{"role": "user", "content": content}])
         assert content.strip() in prompt
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_message_costs_little_and_as_much_in_a_long_history_as_in_a_short_one(name: str) -> None:
-    def cost(messages: int) -> int:
-        history = [{"role": "system", "content": "rules " * 50}]
-        for turn in range(messages - 1):
-            role = "assistant" if turn % 2 else "user"
-            history.append({"role": role, "content": "some words 你好 " * 40})
-        return bytecodes(lambda: SHIPPED[name].render(history))
-
-    assert cost(200) < 200 * 950  # three milliseconds and less
-    assert cost(200) < 11 * cost(20)
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_absent_contents_and_arguments_that_are_no_object_still_render(name: str) -> None:
+def test_missing_content_and_non_object_arguments_still_render(name: str) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{oops"}}
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": None},
@@ -167,14 +153,14 @@ def render(source: str, messages: Any = USER, **given: Any) -> str:
     return compile(source, "test").render(messages, **given)
 
 
-def test_blocks_are_trimmed_as_hugging_face_does() -> None:
+def test_block_whitespace_is_trimmed_as_by_hugging_face() -> None:
     source = (
         "{% for m in messages %}\n    {% if true %}\n{{ m.content }}\n{% endif %}\n{% endfor %}\n"
     )
     assert render(source) == "hi\n"
 
 
-def test_tojson_is_plain_json_with_its_arguments() -> None:
+def test_tojson_is_plain_json_and_takes_its_arguments() -> None:
     messages = [{"b": "<é'&>", "a": 1}]
     assert render("{{ messages[0] | tojson }}", messages) == '{"b": "<é\'&>", "a": 1}'
     ascii_only = (
@@ -184,7 +170,7 @@ def test_tojson_is_plain_json_with_its_arguments() -> None:
     assert render("{{ messages[0] | tojson(indent=1) }}", [{"a": 1}]) == '{\n "a": 1\n}'
 
 
-def test_loop_controls_namespace_and_generation_blocks_are_there() -> None:
+def test_loop_controls_namespace_and_generation_blocks_work() -> None:
     source = (
         "{% set n = namespace(x=0) %}{% for i in range(9) %}{% if i == 2 %}{% continue %}"
         "{% endif %}{% if i > 4 %}{% break %}{% endif %}{% set n.x = n.x + i %}{% endfor %}"
@@ -193,7 +179,7 @@ def test_loop_controls_namespace_and_generation_blocks_are_there() -> None:
     assert render(source) == "8"
 
 
-def test_the_clock_is_the_one_handed_in() -> None:
+def test_template_clock_is_injected() -> None:
     source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
     assert render(source, now=NOW) == "26 Jul 2024"
     assert render(source) == ""
@@ -212,29 +198,29 @@ def test_the_clock_is_the_one_handed_in() -> None:
         "{% set strftime_now = strftime_now %}{{ strftime_now('%d') }}",
     ],
 )
-def test_the_clock_is_there_wherever_a_template_asks_for_it(source: str) -> None:
+def test_template_clock_is_available_everywhere(source: str) -> None:
     assert render(source, now=NOW) == NOW.strftime("%d")
     assert render(source, now=NOW, variables={"strftime_now": "no"}) == NOW.strftime("%d")
 
 
-def test_what_a_template_raises_is_a_refusal_in_its_own_words() -> None:
+def test_template_exception_becomes_refusal_with_its_message() -> None:
     with pytest.raises(TemplateRefusal, match=r"^Roles must alternate!$"):
         render("{{ raise_exception('Roles must alternate!') }}")
 
 
-def test_a_begin_token_at_the_beginning_is_left_to_the_backend() -> None:
+def test_begin_token_at_the_start_is_left_to_the_backend() -> None:
     source = "{{ bos_token }}a{{ bos_token }}{{ eos_token }}"
     assert render(source, bos_token="<s>", eos_token="</s>") == "a<s></s>"
     assert render(source, bos_token="<s>", eos_token="", keep_bos=True) == "<s>a<s>"
 
 
-def test_variables_of_the_client_never_hide_ours() -> None:
+def test_client_variables_never_shadow_ours() -> None:
     source = "{{ messages | length }}{{ raise_exception is string }}{{ enable_thinking }}"
     hostile = {"messages": [], "raise_exception": "x", "enable_thinking": False, "self": 1}
     assert render(source, variables=hostile) == "1FalseFalse"
 
 
-def test_arguments_are_given_as_text_to_templates_that_join_them() -> None:
+def test_arguments_are_passed_as_text_to_templates_that_concatenate_them() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": "é"}}}
     messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
     source = "{{ 'x' + messages[0]['tool_calls'][0]['function']['arguments'] }}"
@@ -257,7 +243,7 @@ def test_arguments_are_given_as_text_to_templates_that_join_them() -> None:
         "{{ '{0.__class__}'.format(1) }}{{ raise_exception('reached') }}",
     ],
 )
-def test_a_faulty_template_is_a_template_error(source: str) -> None:
+def test_faulty_template_raises_template_error(source: str) -> None:
     with pytest.raises(TemplateError):
         render(source)
 
@@ -324,7 +310,7 @@ FOR_EVER = [
 
 
 @pytest.mark.parametrize("source", FOR_EVER)
-def test_a_template_that_works_for_ever_or_fills_the_memory_is_stopped(source: str) -> None:
+def test_endless_or_memory_hungry_template_is_stopped(source: str) -> None:
     begun = time.process_time()
     with pytest.raises(TemplateError):
         render(source)
@@ -340,10 +326,8 @@ TERMS = st.one_of(
 @given(
     terms=st.lists(st.tuples(TERMS, st.booleans()), min_size=2, max_size=9), group=st.integers(0, 9)
 )
-def test_a_sum_in_a_template_is_what_it_is_in_python(
-    terms: list[tuple[Any, bool]], group: int
-) -> None:
-    """Some terms are written in the template, others come from outside."""
+def test_additions_in_templates_equal_pythons(terms: list[tuple[Any, bool]], group: int) -> None:
+    """Some operands are literals in the template, others are variables."""
     names = {f"x{i}": value for i, (value, _) in enumerate(terms)}
     written = [repr(value) if told else f"x{i}" for i, (value, told) in enumerate(terms)]
     if group < len(terms) - 1:
@@ -358,16 +342,16 @@ def test_a_sum_in_a_template_is_what_it_is_in_python(
         assert render("{{ " + source + " }}", variables=names) == told
 
 
-def test_texts_that_are_escaped_are_escaped_in_a_sum_as_well() -> None:
+def test_escaped_texts_stay_escaped_in_additions() -> None:
     source = "{{ '<' + ('<' | safe) + x + '>' }}"
     assert render(source, variables={"x": "&"}) == "&lt;<&amp;&gt;"
 
 
-def test_numbers_that_are_not_whole_add_up() -> None:
+def test_non_integer_numbers_add_up() -> None:
     assert render("{{ 1.5 + 1 }} {{ x + x }}", variables={"x": 0.25}) == "2.5 0.5"
 
 
-def test_every_addition_of_a_large_text_is_charged() -> None:
+def test_every_addition_of_large_text_is_charged() -> None:
     source = "{% for i in range(N) %}{{ ('a' + x + 'b')[:0] }}{% endfor %}"
     given = {"x": "x" * 999_999}
     assert render(source.replace("N", "2"), variables=given) == ""
@@ -376,14 +360,14 @@ def test_every_addition_of_a_large_text_is_charged() -> None:
 
 
 @pytest.mark.parametrize("terms", [90, 150, 1000])
-def test_a_long_sum_is_quickly_compiled_or_refused(terms: int) -> None:
+def test_long_addition_compiles_fast_or_is_refused(terms: int) -> None:
     begun = time.process_time()
     with pytest.raises(TemplateError) if terms > 90 else nullcontext():
         compile("{{ x" + " + x" * terms + " }}", "test")
     assert time.process_time() - begun < 10
 
 
-def test_large_numbers_of_the_conversation_pass_through_macros_and_defaults() -> None:
+def test_large_numbers_pass_through_macros_and_defaults() -> None:
     source = (
         "{% macro show(n) %}{{ n }}{% endmacro %}"
         "{{ show(messages[0].time) }} {{ nothing | default(1234567890) }}"
@@ -391,7 +375,7 @@ def test_large_numbers_of_the_conversation_pass_through_macros_and_defaults() ->
     assert render(source, [{"time": 1700000000000}]) == "1700000000000 1234567890"
 
 
-def test_a_template_that_counts_the_messages_at_every_message_serves_a_long_history() -> None:
+def test_template_quadratic_in_messages_serves_long_history() -> None:
     source = (
         "{% for m in messages %}{% if loop.index == messages | length %}{{ m.content }}{% endif %}"
         "{% for n in messages[loop.index0:] %}{% endfor %}{% endfor %}"
@@ -399,7 +383,7 @@ def test_a_template_that_counts_the_messages_at_every_message_serves_a_long_hist
     assert render(source, [{"role": "user", "content": "x" * 1000}] * 1000) == "x" * 1000
 
 
-def test_what_is_constant_is_not_made_large_while_compiling() -> None:
+def test_constant_folding_builds_no_large_values() -> None:
     tracemalloc.start()
     try:
         template = compile("{{ 'x' | center(99999) | length }}{{ 'x' | center(99999) }}" * 300, "t")
@@ -410,7 +394,7 @@ def test_what_is_constant_is_not_made_large_while_compiling() -> None:
         template.render(USER)
 
 
-def test_a_rendering_that_failed_leaves_the_next_one_its_whole_budget() -> None:
+def test_failed_rendering_does_not_use_up_the_next_budget() -> None:
     template = compile(
         "{% for i in range(n) %}{% for j in range(20000) %}{% endfor %}{% endfor %}", "x"
     )
@@ -444,22 +428,20 @@ def test_a_rendering_that_failed_leaves_the_next_one_its_whole_budget() -> None:
         ("<|channel|> <|message|>", "harmony", None),
     ],
 )
-def test_a_family_is_known_by_the_marks_of_its_template(
-    source: str, family: str, form: str | None
-) -> None:
+def test_family_is_detected_by_template_markers(source: str, family: str, form: str | None) -> None:
     found = families.detect(source)
     assert found is not None
     assert (found.name, found.tool_form) == (family, form)
 
 
-def test_a_template_of_unknown_make_has_no_stops_and_the_generic_tool_form() -> None:
+def test_unknown_template_has_no_stops_and_generic_tool_format() -> None:
     template = compile("{{ messages[0].content }}{{ tools }}", "some-file")
     assert isinstance(template, ChatTemplate)
     assert template.takes_tools
     assert (template.family.stops, template.tool_form) == ((), "generic")
 
 
-def test_thoughts_in_a_template_are_noticed() -> None:
+def test_thinking_template_is_detected() -> None:
     found = families.detect("<|im_start|> </think>")
     assert found is not None
     assert found.reasoning == ("<think>", "</think>")
@@ -531,7 +513,7 @@ SPACES = _doubled("namespace()", "namespace()", "namespace(x={0},y={0})")
         "{% for x in [1, 2] recursive %}{{ loop(range(100000)) if loop.depth < 3 }}{% endfor %}",
     ],
 )
-def test_template_that_works_for_long_is_refused_soon(source: str) -> None:
+def test_slow_template_is_refused_soon(source: str) -> None:
     template = compile(source, "hostile")
     began = time.process_time()
     with pytest.raises(TemplateError, match=r"too much work|too large"):
@@ -539,14 +521,14 @@ def test_template_that_works_for_long_is_refused_soon(source: str) -> None:
     assert time.process_time() - began < 1.0
 
 
-def test_large_template_is_refused_before_it_is_compiled() -> None:
+def test_large_template_is_refused_before_compiling() -> None:
     with pytest.raises(TemplateError, match="131072"):
         compile("x" * 131_073, "long")
     with pytest.raises(TemplateError, match="more than 10000 parts"):
         compile("{{ a.b[c] }}" * 5_000, "wide")
 
 
-def test_long_conversation_has_room_in_the_budget() -> None:
+def test_long_conversation_fits_the_rendering_budget() -> None:
     source = (
         "{% set ns = namespace(last='') %}{% for m in messages %}"
         "{% if m.role == ns.last %}{{ raise_exception('twice') }}{% endif %}"

@@ -1,4 +1,4 @@
-"""The judge of documents: right where jsonschema is right, and not to be worn out by strangers."""
+"""The validator of documents: as right as jsonschema, with bounded work."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from proxy.core.invalid import Invalid
-from proxy.prompting.validation import Judge
+from proxy.errors import InvalidParameter
+from proxy.prompting.validation import OutputValidator
 
 POINT = {
     "type": "object",
@@ -56,60 +56,60 @@ POINT = {
         (False, [], ["5"]),
     ],
 )
-def test_what_holds_and_what_does_not(schema: Any, good: list[str], bad: list[str]) -> None:
-    judge = Judge(schema)
+def test_valid_and_invalid_instances(schema: Any, good: list[str], bad: list[str]) -> None:
+    judge = OutputValidator(schema)
     assert [text for text in good if judge.fault(text)] == []
     assert [text for text in bad if not judge.fault(text)] == []
 
 
-def test_the_fault_says_where() -> None:
-    assert "$.x" in Judge(POINT).fault('{"x": "one"}')
+def test_validation_error_has_its_path() -> None:
+    assert "$.x" in OutputValidator(POINT).fault('{"x": "one"}')
 
 
 @pytest.mark.parametrize("schema", [{"type": "no"}, {"required": "x"}, 5, [], {"minimum": "1"}])
-def test_what_is_no_schema_is_invalid(schema: Any) -> None:
-    with pytest.raises(Invalid):
-        Judge(schema)
+def test_invalid_schema_is_refused(schema: Any) -> None:
+    with pytest.raises(InvalidParameter):
+        OutputValidator(schema)
 
 
-def test_a_pattern_that_would_run_for_years_does_not() -> None:
+def test_catastrophic_pattern_ends_quickly() -> None:
     text = json.dumps("a" * 4000 + "!")
     began = time.process_time()
-    assert Judge({"pattern": "^(a+)+$"}).fault(text)
-    assert Judge({"patternProperties": {"^(a+)+$": False}}).fault(f"{{{text}: 1}}") == ""
+    assert OutputValidator({"pattern": "^(a+)+$"}).fault(text)
+    assert OutputValidator({"patternProperties": {"^(a+)+$": False}}).fault(f"{{{text}: 1}}") == ""
     assert time.process_time() - began < 5
 
 
-def test_schemas_that_refer_to_each_other_twice_are_not_a_billion() -> None:
+def test_doubly_recursive_references_are_not_exponential() -> None:
     defs: dict[str, Any] = {
         f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(40)
     }
     defs["a40"] = {"type": "integer"}
-    judge = Judge({"$defs": defs, "$ref": "#/$defs/a0"})
+    judge = OutputValidator({"$defs": defs, "$ref": "#/$defs/a0"})
     assert "too much work" in judge.fault("1")
 
 
 @pytest.mark.parametrize(
     "schema", [{"$ref": "#"}, {"$ref": "#/nowhere"}, {"$ref": "http://127.0.0.1:9/schema.json"}]
 )
-def test_what_refers_to_itself_or_to_elsewhere_holds_for_nothing(schema: Any) -> None:
-    """The guard of the tests would fail it, too, if it were fetched from the world."""
-    assert Judge(schema).fault("1")
+def test_self_and_remote_references_accept_nothing(schema: Any) -> None:
+    """The tests' network guard would also fail if a reference were fetched."""
+    assert OutputValidator(schema).fault("1")
 
 
-def test_deep_documents_are_faults_and_no_crash() -> None:
+def test_deep_documents_are_errors_without_crash() -> None:
     schema = {"$ref": "#/$defs/t", "$defs": {"t": {"items": {"$ref": "#/$defs/t"}}}}
-    assert isinstance(Judge(schema).fault("[" * 900 + "]" * 900), str)
-    assert Judge(schema).fault("[" * 100_000)
+    assert isinstance(OutputValidator(schema).fault("[" * 900 + "]" * 900), str)
+    assert OutputValidator(schema).fault("[" * 100_000)
 
 
-def test_patterns_that_nobody_checks_are_told() -> None:
-    judge = Judge({"properties": {"a": {"pattern": "(?=x)"}, "b": {"pattern": "x"}}})
+def test_unchecked_patterns_are_reported() -> None:
+    judge = OutputValidator({"properties": {"a": {"pattern": "(?=x)"}, "b": {"pattern": "x"}}})
     assert judge.unchecked == ("(?=x)",)
     assert judge.fault('{"a": "y"}') == ""
 
 
-def test_names_by_pattern_and_unevaluated_ones_together_are_refused() -> None:
-    """jsonschema would look for what was evaluated with `re`."""
-    with pytest.raises(Invalid, match="both"):
-        Judge({"patternProperties": {"^(a+)+$": {}}, "unevaluatedProperties": False})
+def test_pattern_properties_with_unevaluated_properties_are_refused() -> None:
+    """jsonschema would search for evaluated names with `re`."""
+    with pytest.raises(InvalidParameter, match="both"):
+        OutputValidator({"patternProperties": {"^(a+)+$": {}}, "unevaluatedProperties": False})

@@ -1,15 +1,14 @@
-"""A clock by hand, a gateway's side of the scheduler, and a server of slots that keeps the rules of
-the old one."""
+"""A manual clock, and a scheduler whose leases are answered by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.cancel import Cancel
 from proxy.core.task import Task
+from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
-from proxy.scheduling.scheduler import Scheduler
-from proxy.scheduling.state import Want
+from proxy.scheduling.scheduler import LocalScheduler
+from proxy.scheduling.state import BackendFacts, SlotRequest
 
 
 class Clock:
@@ -21,43 +20,53 @@ class Clock:
 
 
 def want(
-    scheduler: Scheduler, prompt: str = "hello", boundaries: tuple[int, ...] = (), **fields: object
-) -> Want:
+    scheduler: LocalScheduler,
+    prompt: str = "hello",
+    boundaries: tuple[int, ...] = (),
+    **fields: object,
+) -> SlotRequest:
     group = str(fields.get("group", ""))
-    return Want(
-        "m",
-        Task(prompt=prompt, max_tokens=16),
+    return SlotRequest(
+        model="m",
+        task=Task(prompt=prompt, max_tokens=16),
         chain=scheduler.chain(prompt, boundaries or (len(prompt),), group),
         **fields,  # type: ignore[arg-type]
     )
 
 
 class World:
-    """A scheduler whose every lease is answered at once, in tokens of four characters."""
+    """A scheduler with a manual clock and `backends` backends; a token is four characters."""
 
     def __init__(self, slots: int = 4, backends: int = 1, **options: object) -> None:
         self.clock = Clock()
-        self.scheduler = Scheduler(self.clock, **options)  # type: ignore[arg-type]
+        self.scheduler = LocalScheduler(self.clock, **options)  # type: ignore[arg-type]
         for number in range(backends):
-            self.scheduler.update(f"b{number}", "m", up=True, slots=slots)
+            self.scheduler.update(f"b{number}", BackendFacts(model="m", slots=slots), up=True)
 
     def take(self, prompt: str, boundaries: tuple[int, ...] = (), **fields: object) -> Lease:
         return self.scheduler.acquire(want(self.scheduler, prompt, boundaries, **fields), Cancel())
 
     def turn(self, prompt: str, boundaries: tuple[int, ...] = (), **fields: object) -> Lease:
-        """Take a slot, answer, give it back."""
+        """Take a slot, generate an answer of four tokens, release the slot."""
         lease = self.take(prompt, boundaries, **fields)
         self.clock.now += 1
         tokens = len(prompt) // 4
         lease.release(
-            Outcome("whole", lease.slot.id, tokens, min(tokens, lease.grant.cached), 4, 0.1)
+            Outcome(
+                end="whole",
+                slot=lease.slot.id,
+                prompt=tokens,
+                cached=min(tokens, lease.grant.cached),
+                completion=4,
+                evaluating=0.1,
+            )
         )
         return lease
 
 
-def checked_slots(scheduler: Scheduler, leases: Sequence[Lease]) -> None:
-    """The records of slots are as these leases, which are all that are out, say: none is lost,
-    none was given twice, and who has a whole backend has it alone."""
+def check_slots(scheduler: LocalScheduler, leases: Sequence[Lease]) -> None:
+    """The slot records agree with `leases`, which must be all leases that exist: no slot is lost,
+    none is leased twice, and a lease of a whole backend is the only one there."""
     pools, backends, *_ = scheduler.records
     assert scheduler.outstanding == len(leases)
     assert len({id(lease.slot) for lease in leases}) == len(leases)
@@ -71,7 +80,9 @@ def checked_slots(scheduler: Scheduler, leases: Sequence[Lease]) -> None:
         assert backend.exclusive == any(lease.grant.whole for lease in mine)
         assert not backend.exclusive or len(mine) == 1
         assert not backend.reserved
-        free = {id(slot) for slot in backend.slots if not slot.busy} if backend.lends else set()
+        free = (
+            {id(slot) for slot in backend.slots if not slot.busy} if backend.grants_slots else set()
+        )
         assert {id(slot) for slot, owner in pool.free.items() if owner is backend} == free
     assert {id(b) for pool in pools.values() for b in pool.free.values()} <= {
         id(backend) for _, backend in backends.values()

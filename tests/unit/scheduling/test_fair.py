@@ -12,7 +12,11 @@ from proxy.scheduling.fair import FairQueue, displaced
 class T:
     def __init__(self, name: str, began: float = 0.0, key: str = "", again: bool = False) -> None:
         self.name, self.began, self.tag = name, began, 0.0
-        self.key, self.again = key, again
+        self.key, self.again, self.number = key, again, 0
+
+    @property
+    def order(self) -> tuple[float, float, int]:
+        return self.tag, self.began, self.number
 
 
 def _drain(queue: FairQueue[T]) -> list[str]:
@@ -24,7 +28,7 @@ def _drain(queue: FairQueue[T]) -> list[str]:
     return names
 
 
-def test_a_key_that_asks_once_does_not_wait_behind_one_that_asks_ten_times() -> None:
+def test_single_request_of_a_key_passes_ten_requests_of_another() -> None:
     queue: FairQueue[T] = FairQueue()
     for n in range(10):
         queue.push(T(f"greedy{n}", n), "greedy", 100)
@@ -32,7 +36,7 @@ def test_a_key_that_asks_once_does_not_wait_behind_one_that_asks_ten_times() -> 
     assert _drain(queue).index("modest") <= 1
 
 
-def test_tokens_count_not_requests() -> None:
+def test_fair_share_is_measured_in_tokens_not_requests() -> None:
     queue: FairQueue[T] = FairQueue()
     for n in range(4):
         queue.push(T(f"big{n}", n), "big", 1000)
@@ -49,7 +53,7 @@ def _drain_after(queue: FairQueue[T]) -> list[str]:
     return [name for name in _drain(queue)[1:7] if not name.startswith("big0")]
 
 
-def test_a_larger_share_is_faster_and_starves_nobody() -> None:
+def test_larger_share_is_served_faster_without_starving_others() -> None:
     queue: FairQueue[T] = FairQueue()
     for n in range(8):
         queue.push(T(f"low{n}", n), "a", 100)
@@ -59,7 +63,7 @@ def test_a_larger_share_is_faster_and_starves_nobody() -> None:
     assert "low1" in names[:8]
 
 
-def test_one_that_had_its_turn_is_next() -> None:
+def test_returning_request_is_served_next() -> None:
     queue: FairQueue[T] = FairQueue()
     for n in range(3):
         queue.push(T(f"t{n}", n), "k", 100)
@@ -67,7 +71,7 @@ def test_one_that_had_its_turn_is_next() -> None:
     assert _drain(queue)[0] == "again"
 
 
-def test_places_are_counted_from_one() -> None:
+def test_queue_places_start_at_one() -> None:
     queue: FairQueue[T] = FairQueue()
     tickets = [T(f"t{n}", n) for n in range(3)]
     for ticket in tickets:
@@ -78,25 +82,25 @@ def test_places_are_counted_from_one() -> None:
 
 
 def _waiting(names: str) -> list[T]:
-    """A ticket a letter, of the key with that letter; a capital one had its turn before."""
+    """One ticket per letter, of the key with that letter; a capital marks a returning request."""
     return [T(f"{n}", n, name.lower(), name.isupper()) for n, name in enumerate(names)]
 
 
 @pytest.mark.parametrize(
     ("waiting", "key", "leaves"),
     [
-        ("aaaa", "b", "3"),  # the newest of the key with most
-        ("abab", "c", "3"),  # of two with as many, the newest of both
+        ("aaaa", "b", "3"),  # the newest of the key with most requests
+        ("abab", "c", "3"),  # two keys with equally many: the newest of both
         ("aabaa", "b", "4"),
-        ("aab", "b", None),  # a change of places would change nothing
+        ("aab", "b", None),  # displacing would only swap the two keys
         ("ab", "c", None),
         ("aaaa", "a", None),
         ("", "a", None),
-        ("aaAA", "b", "1"),  # an answer that may have begun is not cut for another
+        ("aaAA", "b", "1"),  # a returning request may have begun its answer
         ("AAA", "b", None),
     ],
 )
-def test_a_full_queue_makes_room_from_the_key_with_most(
+def test_full_queue_displaces_newest_request_of_the_busiest_key(
     waiting: str, key: str, leaves: str | None
 ) -> None:
     ticket = displaced(_waiting(waiting), key)
@@ -104,7 +108,7 @@ def test_a_full_queue_makes_room_from_the_key_with_most(
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=8, max_size=60))
-def test_keys_that_keep_asking_share_a_full_queue_equally(asking: list[str]) -> None:
+def test_full_queue_is_shared_equally_between_busy_keys(asking: list[str]) -> None:
     most = 7
     queue: list[T] = []
     for number, key in enumerate([*asking, *"abcd" * most]):

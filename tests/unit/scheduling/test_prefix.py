@@ -1,4 +1,4 @@
-"""Chains of links over prompts."""
+"""Chains of prefix digests over prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _boundaries(parts: list[str]) -> tuple[int, ...]:
 
 
 @given(LENGTHS, LENGTHS)
-def test_two_prompts_share_links_exactly_where_their_texts_agree(
+def test_prompts_share_links_exactly_where_their_texts_agree(
     first: list[str], second: list[str]
 ) -> None:
     chains = Chains()
@@ -33,7 +33,7 @@ def test_two_prompts_share_links_exactly_where_their_texts_agree(
     assert common == {end for link, end in zip(b.links, b.ends, strict=True) if link in a.links}
 
 
-def test_a_next_turn_begins_with_the_links_of_the_last() -> None:
+def test_next_turn_starts_with_links_of_previous_turn() -> None:
     chains = Chains()
     first = chains.chain("system user", (6, 11))
     then = chains.chain("system user answer more", (6, 11, 18, 23))
@@ -42,7 +42,7 @@ def test_a_next_turn_begins_with_the_links_of_the_last() -> None:
     assert then.common(first) == 2
 
 
-def test_groups_share_nothing() -> None:
+def test_groups_share_no_links() -> None:
     chains = Chains()
     ours, theirs = (chains.chain("the same text", (3,), group) for group in ("a", "b"))
     assert not set(ours.links) & set(theirs.links)
@@ -50,19 +50,19 @@ def test_groups_share_nothing() -> None:
     assert not set(ids[0].links) & set(ids[1].links)
 
 
-def test_what_is_remembered_of_long_prompts_changes_nothing() -> None:
+def test_digest_cache_does_not_change_chains() -> None:
     turns = [chr(97 + n) * (LONG // 2 + n) for n in range(8)]
     chains = Chains()
     for count in range(1, 9):
         text = "".join(turns[:count])
         bounds = _boundaries(turns[:count])
         assert chains.chain(text, bounds) == Chains().chain(text, bounds)
-        # and with a tail that is no boundary, or boundaries that were none before
+        # also with a tail without a boundary, and with other boundaries than before
         assert chains.chain(text + "?", bounds) == Chains().chain(text + "?", bounds)
         assert chains.chain(text, bounds[:1]).links[-1] == Chains().chain(text, bounds).links[-1]
 
 
-def test_boundaries_outside_a_prompt_are_none_and_their_order_is_nothing() -> None:
+def test_chain_ignores_boundary_order_and_boundaries_outside_the_prompt() -> None:
     chains, text = Chains(), "word " * 200
     for prompt in (text, ""):
         inside = chains.chain(prompt, tuple(b for b in (40, 700) if b <= len(prompt)) or (0,), "g")
@@ -70,14 +70,14 @@ def test_boundaries_outside_a_prompt_are_none_and_their_order_is_nothing() -> No
     assert chains.chain(text, (1001,), "g").turn == len(chains.chain(text, (1000,), "g").links)
 
 
-def test_token_ids_have_links_too() -> None:
+def test_token_id_prompts_have_links() -> None:
     chains = Chains()
     short, long = (chains.chain(tuple(range(n))) for n in (1000, 2000))
     assert short.ends[long.common(short) - 1] == 896  # the last whole block of the short one
     assert short.size == 1000
 
 
-def test_stamps_at_the_head_are_masked_to_the_same_length() -> None:
+def test_mask_hides_timestamps_in_head_and_keeps_length() -> None:
     head = "x-anthropic-billing-header: cc_version=2.1; cch=a1b2c; Now it is 2026-11-21 02:41:59."
     other = head.replace("a1b2c", "00fff").replace(":59", ":07")
     tail = " The user's own cch=a1b2c; and 12:00:01"

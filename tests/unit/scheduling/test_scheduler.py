@@ -1,4 +1,4 @@
-"""The scheduler with its policy, by a clock that stands still."""
+"""The scheduler and its policy, with a manual clock."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cancel import Cancel
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
+from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
-from proxy.scheduling.scheduler import Scheduler, Ticket
-from proxy.scheduling.state import MOST_SLOTS
+from proxy.scheduling.scheduler import LocalScheduler
+from proxy.scheduling.state import MOST_SLOTS, BackendFacts
+from proxy.scheduling.ticket import Ticket
 from tests.unit.scheduling.fakes import World, want
 
 A = "system of a " * 100
@@ -30,10 +31,10 @@ def _conversation(name: str, turns: int) -> tuple[str, tuple[int, ...]]:
     return text, tuple(ends)
 
 
-# where a turn goes
+# choice of the slot
 
 
-def test_a_conversation_comes_back_to_its_slot() -> None:
+def test_conversation_returns_to_its_slot() -> None:
     world = World(slots=4)
     where: dict[str, int] = {}
     for turn in range(1, 5):
@@ -43,53 +44,61 @@ def test_a_conversation_comes_back_to_its_slot() -> None:
     assert len(set(where.values())) == 4
 
 
-def test_what_was_not_cached_as_expected_is_no_matter() -> None:
+def test_cache_miss_keeps_slot_affinity() -> None:
     world = World(slots=2)
     text, ends = _conversation("a", 1)
     lease = world.take(text, ends)
-    lease.release(Outcome("whole", lease.slot.id, 200, 0, 4, 0.1))
+    lease.release(
+        Outcome(end="whole", slot=lease.slot.id, prompt=200, cached=0, completion=4, evaluating=0.1)
+    )
     again = world.take(*_conversation("a", 2))
     assert again.slot is lease.slot
 
 
-def test_a_finished_conversation_is_thrown_out_before_one_that_comes_back() -> None:
+def test_conversation_likely_finished_is_evicted_first() -> None:
     world = World(slots=3)
-    for number in range(12):  # conversations of two turns, and no more
+    for number in range(12):  # conversations that end after two turns
         for turn in (1, 2):
             world.turn(*_conversation(f"short{number}", turn))
     world.turn(*_conversation("long", 1))
     keep = world.turn(*_conversation("long", 2)).slot
     one = world.turn(*_conversation("new", 1)).slot
     two = world.turn(*_conversation("newer", 1)).slot
-    # `long` has had two turns and is done, as far as experience says; `new` will return
+    # By experience, `long` has finished after its two turns and `new` will return.
     assert one is not keep
     assert world.turn(*_conversation("new", 2)).slot is one
     assert two is not one
 
 
-def test_a_backend_whose_model_is_loaded_goes_before_one_that_must_load_it() -> None:
+def test_backend_with_loaded_model_is_preferred() -> None:
     world = World(slots=2, backends=2)
-    world.scheduler.mark("b0", True, awaits=5.0)
+    world.scheduler.mark("b0", True, load_delay=5.0)
     assert [world.take(text).backend for text in (A, B)] == ["b1", "b1"]
     world.scheduler.mark("b0", True)
     assert world.take("something else").backend == "b0"
 
 
-def test_a_turn_waits_for_its_warm_slot_when_that_is_cheaper() -> None:
+def test_long_turn_waits_for_its_warm_slot() -> None:
     world = World(slots=2)
     text, ends = "x" * 40000, (40000,)
-    world.take(text, ends).release(Outcome("whole", 0, 10000, 0, 4, 10.0))
+    world.take(text, ends).release(
+        Outcome(end="whole", slot=0, prompt=10000, cached=0, completion=4, evaluating=10.0)
+    )
     busy = world.take(text, ends)
     world.clock.now += 0.9
     ticket = world.scheduler.enter(want(world.scheduler, text + " y", (40000, 40002)))
     assert isinstance(ticket, Ticket)
-    busy.release(Outcome("whole", busy.slot.id, 10000, 10000, 4, 0.1))
+    busy.release(
+        Outcome(
+            end="whole", slot=busy.slot.id, prompt=10000, cached=10000, completion=4, evaluating=0.1
+        )
+    )
     lease = ticket.wait(Cancel())
     assert lease is not None and lease.slot is busy.slot
     lease.release()
 
 
-def test_a_short_turn_does_not_wait_for_its_warm_slot() -> None:
+def test_short_turn_does_not_wait_for_its_warm_slot() -> None:
     world = World(slots=2)
     world.turn("short", (5,))
     busy = world.take("short", (5,))
@@ -98,91 +107,101 @@ def test_a_short_turn_does_not_wait_for_its_warm_slot() -> None:
     assert other.slot is not busy.slot
 
 
-def test_backends_share_the_load_by_weight() -> None:
+def test_load_is_shared_by_backend_weight() -> None:
     world = World(slots=8, backends=2)
-    world.scheduler.update("b1", "m", up=True, slots=8, weight=3.0)
+    world.scheduler.update("b1", BackendFacts(model="m", slots=8, weight=3.0), up=True)
     leases = [world.take(f"{n}" * 400) for n in range(8)]
     names = [lease.backend for lease in leases]
     assert names.count("b1") > names.count("b0") > 0
 
 
-def test_a_side_job_throws_out_nothing_while_there_is_a_spare_slot() -> None:
+def test_side_job_uses_spare_slot_and_evicts_nothing() -> None:
     world = World(slots=3)
     chats = [world.turn(*_conversation(name, 2)).slot for name in ("a", "b")]
-    aside = world.turn("### Task: a title" * 20, aside=True).slot
-    assert aside not in chats
+    side_job = world.turn("### Task: a title" * 20, background=True).slot
+    assert side_job not in chats
     for number in range(5):
-        assert world.turn(f"### Task {number}: tags" * 20, aside=True).slot is aside
+        assert world.turn(f"### Task {number}: tags" * 20, background=True).slot is side_job
     assert world.turn(*_conversation("a", 3)).slot is chats[0]
 
 
-# what the server really did
+# reconciliation with the server
 
 
-def test_a_request_the_server_moved_is_believed() -> None:
+def test_slot_reported_by_server_replaces_requested_slot() -> None:
     world = World(slots=4)
     first = world.turn(*_conversation("a", 1))
     lease = world.take(*_conversation("b", 1))
     asked, real = lease.slot.id, (lease.slot.id + 1) % 4
-    lease.flows(real)
+    lease.on_first_token(real)
     assert lease.slot.id == real
-    lease.release(Outcome("whole", real, 100, 0, 4, 0.1))
+    lease.release(
+        Outcome(end="whole", slot=real, prompt=100, cached=0, completion=4, evaluating=0.1)
+    )
     assert world.turn(*_conversation("b", 2)).slot.id == real
     assert first.slot.id != real or asked == first.slot.id
 
 
-def test_a_busy_answer_gives_the_slot_back_what_it_held() -> None:
+def test_busy_outcome_keeps_cached_prompt_of_the_slot() -> None:
     world = World(slots=1)
     world.turn(*_conversation("a", 1))
     lease = world.take(*_conversation("b", 1))
-    lease.release(Outcome("busy"))
+    lease.release(Outcome(end="busy"))
     world.clock.now += 1
     again = world.take(*_conversation("a", 2))
     assert again.grant.cached > 100
 
 
-def test_the_slots_of_a_server_that_cannot_tell_are_counted_by_what_it_takes() -> None:
-    """The old server takes the slot it used longest ago: when a number comes again, these are
-    all."""
+def test_slot_count_is_learned_when_slot_number_repeats() -> None:
+    """The server of 2023 picks its least recently used slot: a repeated number means that all
+    have been seen."""
     world = World(slots=0)
     for number in range(9):
         lease = world.take(f"conversation {number} " * 30)
         assert lease.pinned == -1 or number == 8
         if number < 7:
-            lease.flows(number)
-            lease.release(Outcome("whole", number, 100, 0, 4, 0.1))
+            lease.on_first_token(number)
+            lease.release(
+                Outcome(
+                    end="whole", slot=number, prompt=100, cached=0, completion=4, evaluating=0.1
+                )
+            )
         elif number == 7:
-            lease.flows(0)
-            lease.release(Outcome("whole", 0, 100, 0, 4, 0.1))
+            lease.on_first_token(0)
+            lease.release(
+                Outcome(end="whole", slot=0, prompt=100, cached=0, completion=4, evaluating=0.1)
+            )
         else:
             lease.release()
     assert world.scheduler.slots("b0") == 7
 
 
-def test_busy_answers_under_load_teach_the_number_of_slots_at_once() -> None:
-    world = World(slots=0)  # thought to have 4, has 2
+def test_slot_count_is_learned_from_busy_answers() -> None:
+    world = World(slots=0)  # 4 assumed, 2 in reality
     scheduler = world.scheduler
     leases = [world.take(f"{n}" * 50) for n in range(4)]
     for number, lease in enumerate(leases[:2]):
-        lease.flows(number)
+        lease.on_first_token(number)
     tickets = []
     for lease in leases[2:]:
-        lease.release(Outcome("busy"))
+        lease.release(Outcome(end="busy"))
         tickets.append(scheduler.enter(want(scheduler, "again"), again=True))
     assert scheduler.slots("b0") == 2
     assert scheduler.waiting == 2
-    leases[0].release(Outcome("whole", 0, 10, 0, 4, 0.1))
+    leases[0].release(
+        Outcome(end="whole", slot=0, prompt=10, cached=0, completion=4, evaluating=0.1)
+    )
     world.clock.now += 1
-    lease = tickets[0].wait(Cancel())  # type: ignore[union-attr]
-    assert lease is not None
-    lease.release()
+    granted = tickets[0].wait(Cancel())
+    assert granted is not None
+    granted.release()
     for ticket in tickets[1:]:
-        ticket.leave()  # type: ignore[union-attr]
+        ticket.leave()
     leases[1].release()
     assert scheduler.outstanding == 0
 
 
-def test_one_slot_more_is_tried_now_and_then() -> None:
+def test_guessed_slot_count_grows_by_one_after_a_while() -> None:
     world = World(slots=0)
     scheduler = world.scheduler
     leases = [world.take(f"{n}" * 50) for n in range(4)]
@@ -195,28 +214,34 @@ def test_one_slot_more_is_tried_now_and_then() -> None:
     assert len(leases) == 4
 
 
-def test_what_a_slot_holds_is_not_forgotten_with_what_it_held_before() -> None:
-    """A prompt that went on elsewhere is dropped when it is over; its old slot holds another's."""
+def test_dropping_a_moved_prompt_keeps_new_prompt_of_its_old_slot() -> None:
+    """A prompt that moved to another slot is dropped at its end; its old slot holds a new one."""
     world = World(slots=2)
-    world.scheduler.update("b0", "m", up=True, slots=2, pins=False)
+    world.scheduler.update("b0", BackendFacts(model="m", slots=2, pins=False), up=True)
     world.turn(*_conversation("a", 1))
-    moves = world.take(*_conversation("a", 2))  # in the other slot, as that was free for longer
+    moves = world.take(*_conversation("a", 2))  # in the other slot, which was free for longer
     stays = world.take(*_conversation("b", 1))
     assert stays.slot is not moves.slot
-    moves.release(Outcome("whole", moves.slot.id, 100, 50, 4, 0.1))
+    moves.release(
+        Outcome(
+            end="whole", slot=moves.slot.id, prompt=100, cached=50, completion=4, evaluating=0.1
+        )
+    )
     assert stays.slot.held is stays.held
-    stays.release(Outcome("whole", stays.slot.id, 100, 0, 4, 0.1))
+    stays.release(
+        Outcome(end="whole", slot=stays.slot.id, prompt=100, cached=0, completion=4, evaluating=0.1)
+    )
     for number in range(20):
         world.turn(*_conversation(f"c{number}", 1))
     pool = world.scheduler._pools["m"]
-    known = {held for holders in pool._index.values() for held in holders}
+    known = {held for holders in pool._index.values() for held in (*holders.free, *holders.busy)}
     assert known == {slot.held for slot in pool.backends["b0"].slots}
 
 
 # groups
 
 
-def test_groups_reuse_nothing_of_each_other() -> None:
+def test_groups_do_not_reuse_cached_prompts_of_each_other() -> None:
     world = World(slots=1, groups=True)
     text, ends = _conversation("shared", 1)
     world.turn(text, ends, group="a")
@@ -227,13 +252,17 @@ def test_groups_reuse_nothing_of_each_other() -> None:
     own.release()
 
 
-def test_the_canary_sings_when_more_was_cached_than_can_be() -> None:
+def test_leak_is_detected_when_cached_tokens_exceed_own_prompt() -> None:
     world = World(slots=1, groups=True)
     text, ends = _conversation("a", 1)
     lease = world.take(text, ends, group="a")
-    assert not world.scheduler.leaks(lease, Outcome("whole", 0, 200, 1, 4))
-    assert world.scheduler.leaks(lease, Outcome("whole", 0, 200, 150, 4))
-    lease.release(Outcome("whole", 0, 200, 150, 4, erased=True))
+    assert not world.scheduler.leaks(
+        lease, Outcome(end="whole", slot=0, prompt=200, cached=1, completion=4)
+    )
+    assert world.scheduler.leaks(
+        lease, Outcome(end="whole", slot=0, prompt=200, cached=150, completion=4)
+    )
+    lease.release(Outcome(end="whole", slot=0, prompt=200, cached=150, completion=4, erased=True))
     again = world.take(*_conversation("a", 2), group="a")
     assert again.grant.fresh
     again.release()
@@ -242,7 +271,7 @@ def test_the_canary_sings_when_more_was_cached_than_can_be() -> None:
 # the queue
 
 
-def test_the_last_slot_is_kept_for_who_has_none() -> None:
+def test_last_free_slot_is_reserved_for_key_without_slots() -> None:
     world = World(slots=4)
     world.turn("modest", key="modest")
     greedy = [world.take(f"{n}" * 9, key="greedy") for n in range(3)]
@@ -260,13 +289,13 @@ def test_the_last_slot_is_kept_for_who_has_none() -> None:
         lease.release()
 
 
-def test_alone_one_key_may_have_all_slots() -> None:
+def test_only_active_key_may_use_all_slots() -> None:
     world = World(slots=4)
     leases = [world.take(f"{n}" * 9, key="greedy") for n in range(4)]
     assert len({id(lease.slot) for lease in leases}) == 4
 
 
-def test_a_full_queue_says_when_to_come_back() -> None:
+def test_queue_full_error_has_retry_after() -> None:
     world = World(slots=1, max_queue=1)
     world.take("a")
     assert isinstance(world.scheduler.enter(want(world.scheduler, "b")), Ticket)
@@ -288,15 +317,15 @@ def test_one_key_cannot_fill_the_queue() -> None:
     greedy = [enter("greedy") for _ in range(4)]
     modest = [enter("modest")]
     assert scheduler.waiting == 4
-    with pytest.raises(QueueFull, match="made room for another key") as lost:
+    with pytest.raises(QueueFull, match="in favor of another key") as lost:
         greedy[3].wait(Cancel())
     assert lost.value.retry_after is not None and lost.value.retry_after >= 1
     modest.append(enter("modest"))
     assert [ticket.error is None for ticket in greedy] == [True, True, False, False]
-    for key in ("greedy", "modest"):  # each has its half
-        with pytest.raises(QueueFull, match="4 requests are waiting already"):
+    for key in ("greedy", "modest"):  # each key has half of the queue
+        with pytest.raises(QueueFull, match="the queue is full: 4 requests are already waiting"):
             enter(key)
-    # one that had its turn comes beside them, and is not sent away
+    # a returning request is queued above the bound and is not refused
     first = enter("greedy", again=True)
     assert scheduler.waiting == 5 and first.error is None
     for ticket in (*greedy, *modest, first):
@@ -306,7 +335,7 @@ def test_one_key_cannot_fill_the_queue() -> None:
     lease.release()
 
 
-def test_without_keys_a_full_queue_refuses_the_newest() -> None:
+def test_full_queue_without_keys_refuses_newest_request() -> None:
     world = World(slots=1, max_queue=2)
     world.take("a")
     tickets = [world.scheduler.enter(want(world.scheduler, text)) for text in "bc"]
@@ -315,7 +344,7 @@ def test_without_keys_a_full_queue_refuses_the_newest() -> None:
     assert all(isinstance(ticket, Ticket) and ticket.error is None for ticket in tickets)
 
 
-def test_waiting_ends_by_time_or_by_the_client() -> None:
+def test_waiting_ends_on_timeout_or_cancel() -> None:
     world = World(slots=1, queue_timeout=10.0)
     world.take("a")
     ticket = world.scheduler.enter(want(world.scheduler, "b"))
@@ -333,7 +362,7 @@ def test_waiting_ends_by_time_or_by_the_client() -> None:
     assert world.scheduler.waiting == 0
 
 
-def test_without_a_backend_nobody_waits() -> None:
+def test_request_fails_at_once_when_no_backend_is_up() -> None:
     world = World(slots=1)
     world.take("a")
     ticket = world.scheduler.enter(want(world.scheduler, "b"))
@@ -345,7 +374,7 @@ def test_without_a_backend_nobody_waits() -> None:
         world.take("c")
 
 
-def test_requests_wait_for_a_backend_that_may_come_back() -> None:
+def test_requests_wait_for_backend_to_come_back() -> None:
     world = World(slots=1, wait_for_backend=10.0)
     asked: list[str] = []
     world.scheduler.on_stranded = asked.append
@@ -361,7 +390,7 @@ def test_requests_wait_for_a_backend_that_may_come_back() -> None:
     lease = first.wait(Cancel(), 0.0)
     assert lease is not None
     assert second.stranded is None
-    world.clock.now += 5  # a slot is what it waits for now
+    world.clock.now += 5  # now it waits for a slot
     assert second.wait(Cancel(), 0.0) is None
     world.scheduler.mark("b0", up=False)
     world.clock.now += 9
@@ -373,13 +402,13 @@ def test_requests_wait_for_a_backend_that_may_come_back() -> None:
     assert len(asked) == 3
 
 
-def test_no_request_waits_for_backends_that_cannot_serve_it() -> None:
+def test_request_does_not_wait_for_excluded_backend() -> None:
     world = World(slots=1, wait_for_backend=10.0)
     with pytest.raises(NoBackend):
         world.take("a", exclude=frozenset({"b0"}))
 
 
-def test_queue_timeout_counts_from_where_a_request_began_to_wait() -> None:
+def test_queue_timeout_counts_from_first_wait_of_the_request() -> None:
     world = World(slots=1, queue_timeout=10.0)
     before = world.clock.now
     world.clock.now += 6
@@ -390,48 +419,48 @@ def test_queue_timeout_counts_from_where_a_request_began_to_wait() -> None:
     with pytest.raises(QueueTimeout):
         ticket.wait(Cancel())
     held.release()
-    with pytest.raises(QueueTimeout):  # also where a slot is free
+    with pytest.raises(QueueTimeout):  # also when a slot is free
         world.take("b", since=before)
 
 
 # health
 
 
-def test_a_backend_that_fails_again_and_again_gets_one_request_on_trial() -> None:
+def test_backend_that_keeps_failing_gets_one_trial_request() -> None:
     world = World(slots=4, backends=2)
     for _ in range(3):
         lease = world.take("x", exclude=frozenset({"b1"}))
-        lease.release(Outcome("failed"))
+        lease.release(Outcome(end="failed"))
     assert {world.take(f"{n}" * 9).backend for n in range(3)} == {"b1"}
     world.clock.now += 2
     trial = world.take("y", exclude=frozenset({"b1"}))
     ticket = world.scheduler.enter(want(world.scheduler, "z", exclude=frozenset({"b1"})))
     assert isinstance(ticket, Ticket)
-    trial.release(Outcome("whole", 0, 10, 0, 4, 0.1))
+    trial.release(Outcome(end="whole", slot=0, prompt=10, cached=0, completion=4, evaluating=0.1))
     assert ticket.wait(Cancel()) is not None
 
 
-def test_a_drained_backend_ends_its_leases_well_and_gets_no_more() -> None:
+def test_drained_backend_finishes_leases_and_gets_no_new_ones() -> None:
     world = World(slots=2, backends=2)
     lease = world.take("x", exclude=frozenset({"b1"}))
     world.scheduler.drain("b0")
     assert world.take("y").backend == "b1"
     assert world.scheduler.in_flight("b0") == 1
-    lease.release(Outcome("whole", 0, 10, 0, 4, 0.1))
+    lease.release(Outcome(end="whole", slot=0, prompt=10, cached=0, completion=4, evaluating=0.1))
     assert world.scheduler.slots("b0") == 0
 
 
 # files
 
 
-def test_a_slot_worth_keeping_is_saved_and_restored_within_the_budget() -> None:
+def test_valuable_slots_are_saved_and_restored_within_disk_budget() -> None:
     clock_world = World(slots=1, disk=1_000_000)
     world = clock_world
-    world.scheduler.update("b0", "m", up=True, slots=1, keeps="files")
+    world.scheduler.update("b0", BackendFacts(model="m", slots=1, cache_kind="files"), up=True)
     files: dict[str, int] = {}
 
     def play(lease: Lease) -> list[str]:
-        done = []
+        done: list[str] = []
         for step in lease.steps():
             done.append(step.action)
             if step.action == "save":
@@ -439,7 +468,16 @@ def test_a_slot_worth_keeping_is_saved_and_restored_within_the_budget() -> None:
             lease.step_done(step, 150, 100_000, 0.001)
         tokens = lease.want.chain.size // 4
         world.clock.now += 1
-        lease.release(Outcome("whole", 0, tokens, min(tokens, lease.grant.cached), 4, 0.1))
+        lease.release(
+            Outcome(
+                end="whole",
+                slot=0,
+                prompt=tokens,
+                cached=min(tokens, lease.grant.cached),
+                completion=4,
+                evaluating=0.1,
+            )
+        )
         return done
 
     assert play(world.take(*_conversation("a", 1))) == []
@@ -455,11 +493,11 @@ def test_a_slot_worth_keeping_is_saved_and_restored_within_the_budget() -> None:
     assert all(name.startswith("slotproxy-") and "/" not in name for name in files)
 
 
-def test_an_answer_to_an_empty_prompt_is_not_saved() -> None:
+def test_slot_with_empty_prompt_is_not_saved() -> None:
     world = World(slots=1, disk=1_000_000)
-    world.scheduler.update("b0", "m", up=True, slots=1, keeps="files")
+    world.scheduler.update("b0", BackendFacts(model="m", slots=1, cache_kind="files"), up=True)
     lease = world.take("", (0,))
-    lease.release(Outcome("whole", 0, 1, 0, 500, 0.1))
+    lease.release(Outcome(end="whole", slot=0, prompt=1, cached=0, completion=500, evaluating=0.1))
     after = world.take(*_conversation("a", 1))
     assert after.grant.save and after.steps() == ()
     after.release()
@@ -469,13 +507,15 @@ def test_an_answer_to_an_empty_prompt_is_not_saved() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=60), st.integers(0, 2))
-def test_every_lease_is_counted_and_given_back_once(
+def test_random_operations_lend_no_slot_twice_and_lose_none(
     script: list[tuple[int, int]], kind: int
 ) -> None:
-    """Whatever happens in whatever order, no slot is lent twice and none is lost."""
+
     world = World(slots=0 if kind == 0 else 3, backends=2)
     if kind == 2:
-        world.scheduler.update("b1", "m", up=True, slots=3, pins=False, keeps="ram")
+        world.scheduler.update(
+            "b1", BackendFacts(model="m", slots=3, pins=False, cache_kind="ram"), up=True
+        )
     held: list[Lease] = []
     waiting: list[Ticket] = []
     ends = ("whole", "cut", "busy", "failed", "unused")
@@ -496,8 +536,17 @@ def test_every_lease_is_counted_and_given_back_once(
         if held and what % 2:
             lease = held.pop(0)
             if what == 3:
-                lease.flows((lease.slot.id + 1) % 3)
-            lease.release(Outcome(ends[who % 5], lease.slot.id, 50, 10, 4, 0.1))  # type: ignore[arg-type]
+                lease.on_first_token((lease.slot.id + 1) % 3)
+            lease.release(
+                Outcome(
+                    end=ends[who % 5],  # type: ignore[arg-type]
+                    slot=lease.slot.id,
+                    prompt=50,
+                    cached=10,
+                    completion=4,
+                    evaluating=0.1,
+                )
+            )
             lease.release()
     for ticket in waiting:
         ticket.leave()
@@ -510,9 +559,9 @@ def test_every_lease_is_counted_and_given_back_once(
     assert len(pool.free) == sum(len(b.slots) for b in pool.backends.values())
 
 
-def test_threads_get_their_slots_and_none_is_lost() -> None:
-    scheduler = Scheduler(time.monotonic)
-    scheduler.update("b", "m", up=True, slots=3)
+def test_concurrent_threads_lose_no_slot() -> None:
+    scheduler = LocalScheduler(time.monotonic)
+    scheduler.update("b", BackendFacts(model="m", slots=3), up=True)
     most, now, lock = 0, 0, threading.Lock()
 
     def work(number: int) -> None:
@@ -524,7 +573,16 @@ def test_threads_get_their_slots_and_none_is_lost() -> None:
                 most = max(most, now)
             with lock:
                 now -= 1
-            lease.release(Outcome("whole", lease.slot.id, 10, 0, 4, 0.01))
+            lease.release(
+                Outcome(
+                    end="whole",
+                    slot=lease.slot.id,
+                    prompt=10,
+                    cached=0,
+                    completion=4,
+                    evaluating=0.01,
+                )
+            )
 
     with ThreadPoolExecutor(12) as threads:
         list(threads.map(work, range(12)))
@@ -532,46 +590,61 @@ def test_threads_get_their_slots_and_none_is_lost() -> None:
     assert scheduler.outstanding == 0
 
 
-def test_no_slot_is_lost_when_the_model_behind_a_backend_changes_under_a_lease() -> None:
-    """The host was started anew, with another model: the old stream hangs until its timeout."""
+def test_backend_model_change_during_lease_loses_no_slot() -> None:
+    """The host restarted with another model: the old stream hangs until its timeout."""
     world = World(slots=2)
     hanging = world.take("a")
-    world.scheduler.update("b0", "other", up=True, slots=2)
-    hanging.flows(1)
-    hanging.release(Outcome("failed", 1))
+    world.scheduler.update("b0", BackendFacts(model="other", slots=2), up=True)
+    hanging.on_first_token(1)
+    hanging.release(Outcome(end="failed", slot=1))
     wanted = msgspec.structs.replace(want(world.scheduler, "b"), model="other")
     leases = [world.scheduler.enter(wanted) for _ in range(2)]
     assert all(isinstance(lease, Lease) for lease in leases)
     assert world.scheduler.in_flight("b0") == 2
 
 
-def test_a_server_that_replaces_a_hanging_one_is_free_at_once() -> None:
+def test_replaced_backend_starts_with_free_slots() -> None:
     world = World(slots=1)
     hanging = world.take("a")
     waiting = world.scheduler.enter(want(world.scheduler, "b"))
     assert isinstance(waiting, Ticket)
-    world.scheduler.update("b0", "m", up=None, slots=1, replaces=True)
-    assert waiting.wait(Cancel(), 0.0) is None  # it waits for the new one's probe
-    world.scheduler.update("b0", "m", up=True, slots=1)
+    world.scheduler.update("b0", BackendFacts(model="m", slots=1), up=None, replaces=True)
+    assert waiting.wait(Cancel(), 0.0) is None  # waits for the probe of the new server
+    world.scheduler.update("b0", BackendFacts(model="m", slots=1), up=True)
     lease = waiting.wait(Cancel(), 0.0)
     assert lease is not None
     for end in ("busy", "whole"):
-        hanging.flows(0)
-        hanging.release(Outcome(end, 0, 10, 0, 4, 0.1))  # type: ignore[arg-type]
-        lease.release(Outcome("whole", 0, 10, 0, 4, 0.1))
+        hanging.on_first_token(0)
+        hanging.release(Outcome(end=end, slot=0, prompt=10, cached=0, completion=4, evaluating=0.1))
+        lease.release(
+            Outcome(end="whole", slot=0, prompt=10, cached=0, completion=4, evaluating=0.1)
+        )
     assert isinstance(world.scheduler.enter(want(world.scheduler, "a")), Lease)
     assert isinstance(world.scheduler.enter(want(world.scheduler, "b")), Ticket)
 
 
 @pytest.mark.parametrize("number", [10**40, -(10**40), 1 << 63])
-def test_no_number_that_a_backend_tells_breaks_the_records(number: int) -> None:
+def test_extreme_numbers_from_backend_keep_records_consistent(number: int) -> None:
     world = World(slots=0)
     lease = world.take("a")
-    lease.flows(number)
-    lease.release(Outcome("whole", number, number, number, number, float("inf")))
+    lease.on_first_token(number)
+    lease.release(
+        Outcome(
+            end="whole",
+            slot=number,
+            prompt=number,
+            cached=number,
+            completion=number,
+            evaluating=float("inf"),
+        )
+    )
     assert len(world.scheduler.view("", "").backends[0].slots) <= 4
     again = world.take("a")
-    again.release(Outcome("cut", -1, 10, number, 1, float("nan")))
-    world.scheduler.update("b0", "m", up=True, slots=10**9)
+    again.release(
+        Outcome(end="cut", slot=-1, prompt=10, cached=number, completion=1, evaluating=float("nan"))
+    )
+    world.scheduler.update("b0", BackendFacts(model="m", slots=10**9), up=True)
     assert len(world.scheduler.view("", "").backends[0].slots) == MOST_SLOTS
-    msgspec.msgpack.encode(Outcome("whole", number, number, number, number))
+    msgspec.msgpack.encode(
+        Outcome(end="whole", slot=number, prompt=number, cached=number, completion=number)
+    )

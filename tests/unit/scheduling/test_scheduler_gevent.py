@@ -1,4 +1,5 @@
-"""Nothing under a scheduler's own lock waits: to that lock all greenlets of a thread are one."""
+"""Code under a scheduler's own lock never waits: the lock is native and reentrant per thread, so
+it would let every other greenlet of the thread in."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ pytest.importorskip("gevent", reason="gevent is not installed")
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# Greenlets do all that can be done to a scheduler, alone and behind a log, whose going and coming
-# back is part of it. Whoever lets another greenlet run must be in no section of any such lock.
+# Greenlets call every operation of a local and of a shared scheduler, whose log is lost and found
+# again meanwhile. At each switch of greenlets, none of these locks may be held.
 SCRIPT = """
 from gevent import monkey
 monkey.patch_all()
 import random, sys, threading, time
 import gevent, greenlet
-from proxy import locks
+from proxy.runtime import locks
 from proxy.scheduling import prefix, scheduler as module
 
 made = []
@@ -28,12 +29,14 @@ def recorded(make):
         made.append(make())
         return made[-1]
     return record
-module.brief_nested, prefix.brief = recorded(locks.brief_nested), recorded(locks.brief)
+module.native_rlock = recorded(locks.native_rlock)
+prefix.native_lock = recorded(locks.native_lock)
 
-from proxy.cancel import Cancel
+from proxy.runtime.cancel import Cancel
 from proxy.errors import GatewayError
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import SharedScheduler, follower
+from proxy.scheduling.state import BackendFacts
 from tests.unit.scheduling.fakes import want
 from tests.unit.scheduling.test_shared_scheduler import FakeLog, Memory
 
@@ -65,10 +68,13 @@ def user(scheduler, maker, number):
                 found.step_done(step, 100, 1000, 0.01)
             gevent.sleep(draw.random() / 100)
             if draw.random() < 0.8:
-                found.flows(found.slot.id)
-                found.ends()
+                found.on_first_token(found.slot.id)
+                found.on_last_token()
             end = draw.choice(("whole", "whole", "whole", "cut", "busy", "failed", "unused"))
-            outcome = Outcome(end, found.slot.id, 50, draw.randrange(50), 16, 0.01)
+            outcome = Outcome(
+                end=end, slot=found.slot.id, prompt=50, cached=draw.randrange(50), completion=16,
+                evaluating=0.01,
+            )
             scheduler.leaks(found, outcome)
             found.release(outcome)
             done.append(number)
@@ -77,9 +83,11 @@ def user(scheduler, maker, number):
 
 def registry(scheduler, memory):
     for turn in range(10):
-        scheduler.update("a", "m", up=True, slots=0, keeps="files", settles=0.01)
-        scheduler.update("b", "m", up=True, slots=2)
-        scheduler.update("c", "m", up=True, slots=2, pins=False, keeps="ram")
+        files = BackendFacts(model="m", slots=0, cache_kind="files", release_delay=0.01)
+        ram = BackendFacts(model="m", slots=2, pins=False, cache_kind="ram")
+        scheduler.update("a", files, up=True)
+        scheduler.update("b", BackendFacts(model="m", slots=2), up=True)
+        scheduler.update("c", ram, up=True)
         gevent.sleep(0.02)
         scheduler.mark("b", up=False)
         memory.gone = turn % 4 == 2
@@ -88,12 +96,12 @@ def registry(scheduler, memory):
         scheduler.drain("c")
         gevent.sleep(0.02)
     memory.gone = False
-    scheduler.update("b", "m", up=True, slots=2)
+    scheduler.update("b", BackendFacts(model="m", slots=2), up=True)
 
 follower.REJOIN = 0.02
 memory = Memory()
 how = dict(queue_timeout=0.5, groups=True, disk=10**6)
-alone = module.Scheduler(time.monotonic, max_queue=20, **how)
+alone = module.LocalScheduler(time.monotonic, max_queue=20, **how)
 shared = SharedScheduler(FakeLog(memory), time.monotonic, version="1", **how)
 assert shared.ready(10)
 # The other threads of this process are gevent's own, and take no such lock.
@@ -111,7 +119,7 @@ print("ok")
 """
 
 
-def test_no_greenlet_lets_another_run_under_a_schedulers_own_lock() -> None:
+def test_no_greenlet_switch_happens_under_scheduler_lock() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT],
         cwd=ROOT,

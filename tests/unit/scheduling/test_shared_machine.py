@@ -1,8 +1,8 @@
-"""The shared scheduler with workers that differ: they join, die, come back, have other backends
-than one another, embed, and join from snapshots, in any order.
+"""A state machine of shared schedulers: workers with different backends join, expire, come back,
+embed and load snapshots, in any order.
 
-No thread runs: a log in memory hands each entry on as soon as it is written, to every worker that
-is awake; a worker that sleeps reads what it missed when it wakes.
+No threads: a log in memory passes each entry at once to every worker that is awake; a sleeping
+worker reads the entries that it missed when it wakes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from proxy.cancel import Cancel
 from proxy.core.task import Task
 from proxy.errors import NoBackend
+from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
-from proxy.scheduling.shared import SharedScheduler, follower, snapshot
-from proxy.scheduling.shared.log import Entry
+from proxy.scheduling.shared import SharedScheduler, follower, ops, snapshot
+from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.replica import LEASE
-from proxy.scheduling.state import Want
+from proxy.scheduling.state import BackendFacts, SlotRequest
 from proxy.scheduling.ticket import Ticket
 from tests.thorough import share
 from tests.unit.scheduling.fakes import Clock
@@ -40,14 +40,14 @@ PATIENCE = 1e6  # seconds
 
 
 class Log:
-    """As RedisLog has it. `awake` workers read at once what anybody wrote."""
+    """The interface of RedisLog. Workers in `awake` read each entry at once."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.entries: list[Entry] = []
+        self.entries: list[LogEntry] = []
         self.kept = (b"", "0-0")
         self.awake: list[Worker] = []
-        self._handing_on = False
+        self._delivering = False
 
     def agree(self, rules: bytes) -> None:
         pass
@@ -57,10 +57,10 @@ class Log:
 
     def append(self, member: str, ops: bytes) -> str:
         at = f"{len(self.entries) + 1}-0"
-        self.entries.append(Entry(at, self.clock.now, member, ops))
+        self.entries.append(LogEntry(at, self.clock.now, member, ops))
         return at
 
-    def read(self, position: str) -> list[Entry]:
+    def read(self, position: str) -> list[LogEntry]:
         return self.entries[int(position.split("-")[0]) :]
 
     def keep(self, position: str, data: bytes) -> None:
@@ -69,20 +69,20 @@ class Log:
     def close(self) -> None:
         pass
 
-    def hand_on(self) -> None:
-        if self._handing_on:
-            return  # whoever does already does it to the end
-        self._handing_on = True
+    def deliver(self) -> None:
+        if self._delivering:
+            return  # the outer call delivers everything
+        self._delivering = True
         try:
             while any([worker.step() for worker in self.awake]):
                 pass
         finally:
-            self._handing_on = False
+            self._delivering = False
 
 
 class Worker:
-    """`answers` and `waiting` are its requests; those in `strayed` are on slots that the others
-    count as free, since they thought it dead."""
+    """`answers` and `waiting` are its requests; `strayed` are answers on slots that the other
+    workers count as free, since they consider this worker expired."""
 
     def __init__(self, log: Log, clock: Clock) -> None:
         self.log = log
@@ -96,7 +96,7 @@ class Worker:
         )
         self.follower = self.scheduler._follower
         self.position = self.follower._join()
-        self.scheduler._post = self.post  # type: ignore[method-assign]
+        self.scheduler._post = self.post
         self.answers: list[Lease] = []
         self.strayed: list[Lease] = []
         self.waiting: list[Ticket] = []
@@ -108,21 +108,21 @@ class Worker:
 
     def post(self, op: Any) -> None:
         self.follower.post(op)
-        self.log.hand_on()
+        self.log.deliver()
 
     def step(self) -> bool:
-        """Write what is to be written and read what is there; whether there was anything."""
+        """Writes its outbox and reads new entries. True if there were any."""
         written, self.follower._outbox = self.follower._outbox, []
         if written:
-            self.log.append(self.name, follower.ops.encode(written))
+            self.log.append(self.name, ops.encode(written))
         before, self.position = self.position, self.follower._read(self.position)
         return self.position != before
 
     def is_up(self, name: str) -> bool:
-        return self.scheduler._mine.get(name, (False, None))[0] is True
+        return self.scheduler._backends.get(name, (False, None))[0] is True
 
-    def bear(self) -> None:
-        """The others thought it dead: what it still has strays."""
+    def find_strayed(self) -> None:
+        """Moves answers whose lease the other workers no longer know to `strayed`."""
         known = self.follower.member
         mine = known.leases.keys() if known is not None else set()
         for lease in tuple(self.answers):
@@ -155,14 +155,14 @@ class Machine(RuleBasedStateMachine):
     def join(self, names: set[str]) -> None:
         worker = Worker(self.log, self.clock)
         self.workers.append(worker)
-        self.log.hand_on()
+        self.log.deliver()
         for name in sorted(names):
-            worker.scheduler.update(name, "m", up=True, slots=2)
+            worker.scheduler.update(name, BackendFacts(model="m", slots=2), up=True)
 
     @precondition(lambda self: len(self.awake) > 1)
     @rule(data=st.data(), seconds=st.sampled_from((1.0, 2 * LEASE)))
     def sleep(self, data: st.DataObject, seconds: float) -> None:
-        """Perhaps for so long that the others think it dead."""
+        """Long enough, perhaps, for the others to consider it expired."""
         self.awake.remove(data.draw(st.sampled_from(self.awake)))
         self.pass_time(seconds)
 
@@ -171,13 +171,13 @@ class Machine(RuleBasedStateMachine):
     def wake(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from([w for w in self.workers if w not in self.awake]))
         self.awake.append(worker)
-        self.log.hand_on()
-        worker.bear()
+        self.log.deliver()
+        worker.find_strayed()
 
     @precondition(lambda self: len(self.awake) < len(self.workers))
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        """For good. What it had comes free when the others notice."""
+        """For good: its slots become free when its membership expires."""
         self.workers.remove(
             data.draw(st.sampled_from([w for w in self.workers if w not in self.awake]))
         )
@@ -190,12 +190,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((0.1, 1.0, 2 * LEASE)))
     def pass_time(self, seconds: float) -> None:
-        """All that are awake say so meanwhile."""
+        """Workers that are awake send heartbeats meanwhile."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             self.clock.now = min(end, self.clock.now + 1.0)
             for worker in self.awake:
-                worker.post(follower.ops.Beat())
+                worker.post(ops.Heartbeat())
         self.collect()
 
     # backends
@@ -203,16 +203,16 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.awake)
     @rule(data=st.data(), name=st.sampled_from(NAMES), what=st.sampled_from("uuudgr"))
     def change(self, data: st.DataObject, name: str, what: str) -> None:
-        """Up, down, gone, or replaced by another of its name."""
+        """A backend goes up or down, is drained, or is replaced by another of the same name."""
         scheduler = data.draw(st.sampled_from(self.awake)).scheduler
         if what == "d":
             scheduler.mark(name, up=False)
         elif what == "g":
             scheduler.drain(name)
-        elif what == "r" and name in scheduler._mine:
-            scheduler.update(name, "m", up=None, slots=2, replaces=True)
+        elif what == "r" and name in scheduler._backends:
+            scheduler.update(name, BackendFacts(model="m", slots=2), up=None, replaces=True)
         else:
-            scheduler.update(name, "m", up=True, slots=2)
+            scheduler.update(name, BackendFacts(model="m", slots=2), up=True)
         self.collect()
 
     # requests
@@ -225,7 +225,9 @@ class Machine(RuleBasedStateMachine):
             worker = data.draw(st.sampled_from(self.awake))
             prompt = "" if whole else f"conversation {data.draw(st.integers(0, 3))} " * 40
             chain = worker.scheduler.chain(prompt, (len(prompt),))
-            want = Want("m", Task(prompt=prompt), chain=chain, whole_backend=whole)
+            want = SlotRequest(
+                model="m", task=Task(prompt=prompt), chain=chain, whole_backend=whole
+            )
             try:
                 found = worker.scheduler.enter(want)
             except NoBackend:
@@ -237,7 +239,7 @@ class Machine(RuleBasedStateMachine):
                 self.begin_answer(worker, found)
 
     def begin_answer(self, worker: Worker, lease: Lease) -> None:
-        assert worker.is_up(lease.backend), "granted a backend that it does not have"
+        assert worker.is_up(lease.backend), "granted a backend that the worker does not have"
         worker.answers.append(lease)
 
     @precondition(lambda self: any(w.answers or w.strayed for w in self.awake))
@@ -246,8 +248,10 @@ class Machine(RuleBasedStateMachine):
         some = [(w, x) for w in self.awake for x in (*w.answers, *w.strayed)]
         worker, lease = data.draw(st.sampled_from(some))
         if flows:
-            lease.flows(lease.slot.id)
-        lease.release(Outcome(end, lease.slot.id, 50, 10, 5, 0.1))
+            lease.on_first_token(lease.slot.id)
+        lease.release(
+            Outcome(end=end, slot=lease.slot.id, prompt=50, cached=10, completion=5, evaluating=0.1)
+        )
         for mine in (worker.answers, worker.strayed):
             if lease in mine:
                 mine.remove(lease)
@@ -272,18 +276,18 @@ class Machine(RuleBasedStateMachine):
                     worker.waiting.remove(ticket)
                     self.begin_answer(worker, lease)
 
-    # what always holds
+    # invariants
 
     @invariant()
-    def all_replicas_are_one(self) -> None:
+    def replicas_agree(self) -> None:
         views = [w.follower.replica.scheduler.view("", "") for w in self.awake]
         assert all(view == views[0] for view in views)
 
     @invariant()
-    def no_slot_is_given_twice(self) -> None:
-        """But to those that were thought dead."""
+    def no_slot_is_leased_twice(self) -> None:
+        """Except to workers considered expired."""
         for worker in self.awake:
-            worker.bear()
+            worker.find_strayed()
         for one, other in itertools.combinations(
             [lease for worker in self.awake for lease in worker.answers], 2
         ):
@@ -292,7 +296,7 @@ class Machine(RuleBasedStateMachine):
                 assert one.slot.id != other.slot.id or one.slot is not other.slot
 
     @invariant()
-    def slots_busy_are_leases_out(self) -> None:
+    def busy_slots_have_leases(self) -> None:
         for worker in self.awake[:1]:
             replica = worker.follower.replica
             leases = [one for m in replica.members.values() for one in m.leases.values()]
@@ -303,21 +307,32 @@ class Machine(RuleBasedStateMachine):
                 busy = {id(slot) for slot in backend.slots if slot.busy}
                 assert busy == {id(one.slot) for one in mine}
                 assert backend.exclusive == any(one.grant.whole for one in mine)
-                free = {id(s) for s in backend.slots if not s.busy} if backend.lends else set()
+                free = (
+                    {id(s) for s in backend.slots if not s.busy} if backend.grants_slots else set()
+                )
                 assert {id(slot) for slot, owner in pool.free.items() if owner is backend} == free
 
     def teardown(self) -> None:
-        """Who sleeps is dead by now; every answer ends, so whoever waits has its turn."""
+        """Sleeping workers expire; every answer ends, so each waiting request gets a slot."""
         if not self.awake:
             return
         self.pass_time(2 * LEASE)
         for worker in self.awake:
-            worker.scheduler.update("a", "m", up=True, slots=2)
+            worker.scheduler.update("a", BackendFacts(model="m", slots=2), up=True)
         waiting = sum(len(worker.waiting) for worker in self.awake)
         for _ in range(2 * waiting + 4):
             for worker in self.awake:
                 for lease in (*worker.answers, *worker.strayed):
-                    lease.release(Outcome("whole", lease.slot.id, 50, 10, 5, 0.1))
+                    lease.release(
+                        Outcome(
+                            end="whole",
+                            slot=lease.slot.id,
+                            prompt=50,
+                            cached=10,
+                            completion=5,
+                            evaluating=0.1,
+                        )
+                    )
                 worker.answers.clear()
                 worker.strayed.clear()
             self.pass_time(40.0)
@@ -327,11 +342,11 @@ class Machine(RuleBasedStateMachine):
         assert self.awake[0].follower.replica.members.keys() == {w.name for w in self.awake}
 
 
-def test_workers_that_differ_lose_no_slot_and_give_none_twice(
+def test_workers_with_different_backends_share_slots_correctly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(follower.Follower, "start", lambda self: None)
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine, settings=settings(max_examples=share(60), stateful_step_count=40)
     )
     assert "a defect" not in caplog.text

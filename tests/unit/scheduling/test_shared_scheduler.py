@@ -1,4 +1,4 @@
-"""The shared scheduler over a log in memory, which can be taken away."""
+"""The shared scheduler over a log in memory that can become unreachable."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
-from proxy.cancel import Cancel
 from proxy.core.task import Task
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
+from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
-from proxy.scheduling.shared.log import Entry
-from proxy.scheduling.state import Step, Want
+from proxy.scheduling.shared.log import LogEntry
+from proxy.scheduling.state import BackendFacts, SlotRequest, SlotStep
 from proxy.scheduling.ticket import Ticket
 from tests.unit.scheduling.fakes import want
 
@@ -24,23 +24,23 @@ PATIENCE = 20.0
 
 
 class Memory:
-    """What is common to all logs below. `gone`: nobody reaches it."""
+    """The entries that all FakeLogs share. While `gone`, no log can reach them."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[LogEntry] = []
         self.news = threading.Condition()
         self.gone = False
 
     def append(self, member: str, ops: bytes) -> str:
         with self.news:
             at = f"{len(self.entries) + 1}-0"
-            self.entries.append(Entry(at, time.monotonic(), member, ops))
+            self.entries.append(LogEntry(at, time.monotonic(), member, ops))
             self.news.notify_all()
             return at
 
 
 class FakeLog:
-    """As RedisLog has it."""
+    """The interface of RedisLog."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -60,7 +60,7 @@ class FakeLog:
         self._reach()
         return self._memory.append(member, ops)
 
-    def read(self, position: str) -> list[Entry]:
+    def read(self, position: str) -> list[LogEntry]:
         after = int(position.split("-")[0])
         with self._memory.news:
             self._memory.news.wait_for(
@@ -104,7 +104,7 @@ def join(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Join]:
             )
         )
         assert made[-1].ready(PATIENCE)
-        made[-1].update("b", "m", up=True, slots=slots, settles=settles)
+        made[-1].update("b", BackendFacts(model="m", slots=slots, release_delay=settles), up=True)
         return made[-1]
 
     yield one
@@ -120,10 +120,10 @@ def until(done: Callable[[], bool]) -> None:
 
 
 def acquire(scheduler: SharedScheduler, text: str, cancel: Cancel | None = None) -> Lease:
-    return scheduler.acquire(want(scheduler._alone, text), cancel or Cancel())
+    return scheduler.acquire(want(scheduler._local, text), cancel or Cancel())
 
 
-def test_two_take_turns_at_one_slot(join: Join) -> None:
+def test_two_workers_take_turns_at_one_slot(join: Join) -> None:
     one, two = join(), join()
     lease = acquire(one, "a")
     with ThreadPoolExecutor(1) as pool:
@@ -131,33 +131,39 @@ def test_two_take_turns_at_one_slot(join: Join) -> None:
         until(lambda: one.waiting == 1)
         assert not waits.done()
         lease.release()
-        got = waits.result(PATIENCE)
-    assert (got.place, got.waited > 0) == (1, True)
-    got.release()
+        granted = waits.result(PATIENCE)
+    assert (granted.place, granted.waited > 0) == (1, True)
+    granted.release()
     until(lambda: one.in_flight("b") == 0)
 
 
-def test_who_waits_is_told_when_a_slot_that_settles_can_be_had(
+def test_waiting_request_gets_slot_after_release_delay(
     join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower, "BEAT", 3 * PATIENCE)  # nothing else moves the log on
+    monkeypatch.setattr(follower, "BEAT", 3 * PATIENCE)  # no other entry is written
     one = join(settles=0.1)
     lease = acquire(one, "a")
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(acquire, one, "b")
         until(lambda: one.waiting == 1)
-        lease.release(Outcome("whole", lease.slot.id, 1, 0, 1, 0.1))
+        lease.release(
+            Outcome(
+                end="whole", slot=lease.slot.id, prompt=1, cached=0, completion=1, evaluating=0.1
+            )
+        )
         waits.result(PATIENCE).release()
 
 
-def test_who_waits_goes_on_by_load_when_the_log_is_gone(join: Join, memory: Memory) -> None:
+def test_waiting_request_is_scheduled_locally_when_the_log_is_lost(
+    join: Join, memory: Memory
+) -> None:
     one = join()
     held = acquire(one, "a")
     with ThreadPoolExecutor(2) as pool:
         waits = [pool.submit(acquire, one, text) for text in "bc"]
         until(lambda: one.waiting == 2)
         memory.gone = True
-        # The slot is taken in the table that is lost; nobody here knows of it any more.
+        # The slot is leased in the lost table only; local scheduling does not know that lease.
         until(lambda: any(two.done() for two in waits))
         first, second = sorted(waits, key=lambda two: not two.done())
         assert not second.done()
@@ -171,7 +177,7 @@ def test_who_waits_goes_on_by_load_when_the_log_is_gone(join: Join, memory: Memo
     assert one.outstanding == 0
 
 
-def test_what_ends_a_wait(join: Join) -> None:
+def test_wait_ends_on_timeout_cancel_or_backend_down(join: Join) -> None:
     one, hasty = join(), join(queue_timeout=0.1)
     held = acquire(one, "a")
     with pytest.raises(QueueTimeout):
@@ -183,7 +189,7 @@ def test_what_ends_a_wait(join: Join) -> None:
         cancel.cancel()
         with pytest.raises(Cancelled):
             waits.result(PATIENCE)
-    ticket = one.enter(want(one._alone, "d"))
+    ticket = one.enter(want(one._local, "d"))
     assert not isinstance(ticket, Lease)
     assert ticket.wait(Cancel(), 0.01) is None
     for each in (one, hasty):
@@ -197,7 +203,7 @@ def test_what_ends_a_wait(join: Join) -> None:
 # a backend that is down
 
 
-def test_requests_wait_until_a_backend_is_up_again(join: Join) -> None:
+def test_requests_wait_until_backend_is_up_again(join: Join) -> None:
     one, two = join(slots=4, wait=PATIENCE), join(slots=4, wait=PATIENCE)
     looks: list[str] = []
     one.on_stranded = looks.append
@@ -209,23 +215,23 @@ def test_requests_wait_until_a_backend_is_up_again(join: Join) -> None:
         assert looks == ["m"] * 4
         with pytest.raises(QueueFull):
             acquire(one, "e")
-        one.update("b", "m", up=True, slots=4)
+        one.update("b", BackendFacts(model="m", slots=4), up=True)
         for wait in waits:
             wait.result(PATIENCE).release()
     until(lambda: one.outstanding == one.waiting == 0)
 
 
-def test_one_key_cannot_fill_the_queue_of_all_workers(join: Join) -> None:
+def test_one_key_cannot_fill_queue_of_all_workers(join: Join) -> None:
     one, two = join(), join()
     lease = acquire(one, "a")
     greedy = []
     for number in range(4):
-        found = one.enter(want(one._alone, f"greedy {number}", key="greedy"))
+        found = one.enter(want(one._local, f"greedy {number}", key="greedy"))
         assert isinstance(found, Ticket)
         greedy.append(found)
-    modest = two.enter(want(two._alone, "modest", key="modest"))
+    modest = two.enter(want(two._local, "modest", key="modest"))
     assert isinstance(modest, Ticket)
-    with pytest.raises(QueueFull, match="made room for another key"):
+    with pytest.raises(QueueFull, match="in favor of another key"):
         greedy[3].wait(Cancel(), PATIENCE)
     for ticket in (*greedy, modest):
         ticket.leave()
@@ -233,15 +239,15 @@ def test_one_key_cannot_fill_the_queue_of_all_workers(join: Join) -> None:
     until(lambda: one.waiting == one.in_flight("b") == 0)
 
 
-def test_one_key_cannot_fill_the_wait_for_a_backend(join: Join) -> None:
+def test_one_key_cannot_fill_queue_for_a_down_backend(join: Join) -> None:
     one = join(slots=4, wait=PATIENCE)
     one.mark("b", up=False)
-    greedy = [one.enter(want(one._alone, f"{n}", key="greedy")) for n in range(4)]
-    modest = one.enter(want(one._alone, "modest", key="modest"))
+    greedy = [one.enter(want(one._local, f"{n}", key="greedy")) for n in range(4)]
+    modest = one.enter(want(one._local, "modest", key="modest"))
     assert isinstance(modest, Ticket) and one.waiting == 4
     lost = greedy[3]
     assert isinstance(lost, Ticket)
-    with pytest.raises(QueueFull, match="made room for another key"):
+    with pytest.raises(QueueFull, match="in favor of another key"):
         lost.wait(Cancel(), PATIENCE)
     one.mark("b", up=True)
     for ticket in (*greedy[:3], modest):
@@ -252,7 +258,7 @@ def test_one_key_cannot_fill_the_wait_for_a_backend(join: Join) -> None:
     until(lambda: one.waiting == one.in_flight("b") == 0)
 
 
-def test_worker_that_cannot_reach_a_backend_waits_while_another_uses_it(join: Join) -> None:
+def test_worker_waits_for_backend_that_only_another_worker_reaches(join: Join) -> None:
     one, two = join(wait=PATIENCE), join(wait=PATIENCE)
     one.mark("b", up=False)
     acquire(two, "a").release()
@@ -263,20 +269,20 @@ def test_worker_that_cannot_reach_a_backend_waits_while_another_uses_it(join: Jo
         waits.result(PATIENCE).release()
 
 
-def test_queued_requests_wait_when_the_backend_goes_down(join: Join) -> None:
+def test_queued_request_keeps_waiting_when_backend_goes_down(join: Join) -> None:
     one = join(wait=PATIENCE)
     held = acquire(one, "a")
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(acquire, one, "b")
         until(lambda: one.waiting == 1)
         one.mark("b", up=False)
-        held.release(Outcome("failed"))
+        held.release(Outcome(end="failed"))
         until(lambda: len(one._stranded) == 1)
-        one.update("b", "m", up=True, slots=1)
+        one.update("b", BackendFacts(model="m", slots=1), up=True)
         waits.result(PATIENCE).release()
 
 
-def test_wait_for_a_backend_ends(join: Join) -> None:
+def test_wait_for_backend_ends_on_timeout_or_cancel(join: Join) -> None:
     one = join(wait=0.1)
     one.mark("b", up=False)
     with pytest.raises(NoBackend):
@@ -297,7 +303,7 @@ def test_wait_for_a_backend_ends(join: Join) -> None:
     assert patient.waiting == 0
 
 
-def test_requests_that_wait_for_a_backend_go_on_without_the_log(join: Join, memory: Memory) -> None:
+def test_request_waiting_for_backend_survives_loss_of_the_log(join: Join, memory: Memory) -> None:
     one = join(wait=PATIENCE)
     one.mark("b", up=False)
     with ThreadPoolExecutor(1) as pool:
@@ -309,9 +315,9 @@ def test_requests_that_wait_for_a_backend_go_on_without_the_log(join: Join, memo
         waits.result(PATIENCE).release()
 
 
-def test_queue_timeout_counts_from_where_a_request_began_to_wait(join: Join) -> None:
+def test_queue_timeout_counts_from_first_wait_of_the_request(join: Join) -> None:
     one = join(queue_timeout=5.0)
-    late = msgspec.structs.replace(want(one._alone, "a"), since=time.monotonic() - 6.0)
+    late = msgspec.structs.replace(want(one._local, "a"), since=time.monotonic() - 6.0)
     with pytest.raises(QueueTimeout):
         one.enter(late, again=True)
     soon = msgspec.structs.replace(late, since=time.monotonic() - 4.8)
@@ -323,17 +329,19 @@ def test_queue_timeout_counts_from_where_a_request_began_to_wait(join: Join) -> 
     held.release()
 
 
-def test_request_is_written_again_when_health_was_quicker_than_the_log(join: Join) -> None:
+def test_request_is_enqueued_again_when_backend_recovers_before_refusal_is_read(join: Join) -> None:
     one = join(wait=PATIENCE)
     held = acquire(one, "a")
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(acquire, one, "b")
         until(lambda: one.waiting == 1)
-        with one._lock:  # nothing is read in between: the news meet a backend that is up again
+        with (
+            one._lock
+        ):  # nothing is read in between: the refusal arrives when the backend is up again
             one.mark("b", up=False)
-            one._mine["b"] = True, one._mine["b"][1]
+            one._backends["b"] = True, one._backends["b"][1]
         until(lambda: len(one._stranded) == 1)
-        one._post(ops.Down("b", True))
+        one._post(ops.BackendHealth("b", True))
         held.release()
         waits.result(PATIENCE).release()
 
@@ -341,9 +349,9 @@ def test_request_is_written_again_when_health_was_quicker_than_the_log(join: Joi
 # workers that differ
 
 
-def test_worker_is_never_granted_a_backend_that_it_does_not_have(join: Join) -> None:
+def test_worker_is_never_granted_a_backend_it_does_not_have(join: Join) -> None:
     one, two = join(), join()
-    two.update("c", "m", up=True, slots=4)
+    two.update("c", BackendFacts(model="m", slots=4), up=True)
     until(lambda: one._follower.replica.scheduler.slots("c") == 4)
     first = acquire(one, "a")
     assert first.backend == "b"
@@ -352,14 +360,14 @@ def test_worker_is_never_granted_a_backend_that_it_does_not_have(join: Join) -> 
         until(lambda: one.waiting == 1)
         assert acquire(two, "c").backend == "c"
         assert not waits.done()
-        one.update("c", "m", up=True, slots=4)  # its own reload
+        one.update("c", BackendFacts(model="m", slots=4), up=True)  # its own reload
         assert waits.result(PATIENCE).backend == "c"
 
 
-def test_request_that_waits_is_not_granted_a_backend_that_was_let_go_of(join: Join) -> None:
+def test_waiting_request_is_not_granted_a_drained_backend(join: Join) -> None:
     one, two = join(), join()
     for scheduler in (one, two):
-        scheduler.update("c", "m", up=True, slots=1)
+        scheduler.update("c", BackendFacts(model="m", slots=1), up=True)
     held = [acquire(two, "a"), acquire(two, "b")]
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(acquire, one, "c")
@@ -370,9 +378,9 @@ def test_request_that_waits_is_not_granted_a_backend_that_was_let_go_of(join: Jo
         assert waits.result(PATIENCE).backend == "b"
 
 
-def test_two_workers_that_embed_on_one_server_do_not_lock_each_other_out(join: Join) -> None:
+def test_two_workers_embedding_on_one_server_do_not_deadlock(join: Join) -> None:
     workers = [join(slots=2), join(slots=2)]
-    whole = Want("m", Task(prompt=""), aside=True, whole_backend=True)
+    whole = SlotRequest(model="m", task=Task(prompt=""), background=True, whole_backend=True)
     running: list[bool] = []
 
     def embed(worker: SharedScheduler) -> None:
@@ -381,7 +389,7 @@ def test_two_workers_that_embed_on_one_server_do_not_lock_each_other_out(join: J
             running.append(True)
             assert len(running) == 1
             running.pop()
-            lease.release(Outcome("whole"))
+            lease.release(Outcome(end="whole"))
 
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(embed, worker) for worker in workers * 2]
@@ -393,10 +401,10 @@ def test_two_workers_that_embed_on_one_server_do_not_lock_each_other_out(join: J
     until(lambda: not any(worker.outstanding for worker in workers))
 
 
-# what nobody thought of
+# unexpected failures
 
 
-def test_threads_of_the_log_survive_an_unexpected_exception(
+def test_log_threads_survive_unexpected_exception(
     join: Join, memory: Memory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = join()
@@ -413,28 +421,37 @@ def test_threads_of_the_log_survive_an_unexpected_exception(
     until(lambda: not one.notices)
     acquire(one, "a").release()
     until(lambda: one.in_flight("b") == 0)
-    assert caplog.text.count("a defect in sharing the table") == 1
+    assert caplog.text.count("unhandled exception while sharing slots") == 1
 
 
-def test_numbers_beyond_bounds_reach_no_entry_of_the_log(join: Join) -> None:
+def test_numbers_out_of_range_do_not_break_the_log(join: Join) -> None:
     one = join()
     lease = acquire(one, "a")
-    lease.flows(10**30)
-    lease.release(Outcome("whole", 10**30, 10**40, -(10**40), 1 << 64, float("inf")))
+    lease.on_first_token(10**30)
+    lease.release(
+        Outcome(
+            end="whole",
+            slot=10**30,
+            prompt=10**40,
+            cached=-(10**40),
+            completion=1 << 64,
+            evaluating=float("inf"),
+        )
+    )
     until(lambda: one.in_flight("b") == 0)
     assert not one.notices
     acquire(one, "a").release()
 
 
-def test_what_cannot_be_written_costs_no_slot(caplog: pytest.LogCaptureFixture) -> None:
-    bad = ops.Stepped(1 << 70, Step("save"), 0, 0, 0.0)
-    back = ops.Back(3, Outcome())
+def test_operation_that_cannot_be_encoded_loses_no_slot(caplog: pytest.LogCaptureFixture) -> None:
+    bad = ops.StepDone(1 << 70, SlotStep("save"), 0, 0, 0.0)
+    back = ops.Release(3, Outcome())
     msgspec.structs.force_setattr(back.outcome, "prompt", 1 << 70)
-    assert ops.decode(ops.encode([bad, ops.Beat(), back])) == [ops.Beat(), ops.Leave(3)]
-    assert caplog.text.count("cannot be written") == 2
+    assert ops.decode(ops.encode([bad, ops.Heartbeat(), back])) == [ops.Heartbeat(), ops.Leave(3)]
+    assert caplog.text.count("cannot be encoded") == 2
 
 
-def test_request_that_waits_keeps_its_turn_when_its_worker_was_thought_dead(
+def test_waiting_request_keeps_its_turn_when_its_worker_expires_and_returns(
     join: Join, memory: Memory
 ) -> None:
     one, two = join(), join()
@@ -442,8 +459,8 @@ def test_request_that_waits_keeps_its_turn_when_its_worker_was_thought_dead(
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(acquire, one, "b")
         until(lambda: two.waiting == 1)
-        with one._lock:  # it stands still, and the others bury it
-            memory.append(one._follower._me, ops.encode([ops.Bye()]))
+        with one._lock:  # it stalls, and its membership expires
+            memory.append(one._follower._me, ops.encode([ops.MemberLeft()]))
         held.release()
         waits.result(PATIENCE).release()
     until(lambda: one.outstanding == two.waiting == 0)

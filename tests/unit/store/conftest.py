@@ -9,10 +9,14 @@ import pytest
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
+    """The URL of an empty database."""
+    return empty_database(request.param, request, tmp_path)
+
+
+def empty_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
     pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'kept.db'}"
+    if kind == "sqlite":
+        return f"sqlite:///{folder / 'kept.db'}"
     from sqlalchemy import create_engine, text
 
     address: str = request.getfixturevalue("postgres")

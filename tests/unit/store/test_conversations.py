@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.errors import NotFound, QuotaExceeded
+from proxy.errors import NotFound, QuotaExceeded, StoreUnavailable
 from proxy.store import conversations
 from proxy.store.conversations import LEASE, ConversationStore
 from proxy.store.database import Database
@@ -23,7 +24,7 @@ def store(url: str) -> Iterator[ConversationStore]:
     database.close()
 
 
-def test_an_answer_grows_and_is_kept_at_every_word(store: ConversationStore) -> None:
+def test_growing_answer_is_stored_at_every_update(store: ConversationStore) -> None:
     talk = store.create("ann", "Bridges", {"mode": "chat"})
     question = store.add("ann", talk.id, "user", "How long?")
     answer = store.add("ann", talk.id, "assistant", parent_id=question.id, status="growing")
@@ -41,13 +42,13 @@ def test_an_answer_grows_and_is_kept_at_every_word(store: ConversationStore) -> 
     assert store.message("ann", answer.id).extra == {"tokens": 3}
 
 
-def test_an_answer_whose_writer_gives_no_sign_is_interrupted(url: str) -> None:
+def test_answer_without_heartbeat_is_interrupted(url: str) -> None:
     now = 1000.0
     database = Database(url)
     database.upgrade()
     store = ConversationStore(database, clock=lambda: now)
     talk = store.create("ann")
-    told, renewed, lost = (
+    told, renewed, _lost = (
         store.add("ann", talk.id, "assistant", status="growing") for _ in range(3)
     )
     done = store.add("ann", talk.id, "assistant", "Done")
@@ -58,17 +59,53 @@ def test_an_answer_whose_writer_gives_no_sign_is_interrupted(url: str) -> None:
     assert [one.status for one in store.messages("ann", talk.id)] == [
         "growing", "growing", "interrupted", "done",
     ]  # fmt: skip
-    assert not store.renew(lost.id) and not store.append(lost.id, "late") and not store.renew("x")
-    assert not store.renew(done.id)
-    store.finish(lost.id, "done", {"tokens": 3})  # it had only slept
-    late = store.message("ann", lost.id)
-    assert (late.status, late.content, late.extra) == ("interrupted", "", {"tokens": 3})
+    assert not store.renew(done.id) and not store.renew("x")
     now += LEASE
     assert store.message("ann", told.id).status == "interrupted"
     database.close()
 
 
-def test_another_answer_is_a_branch(store: ConversationStore) -> None:
+def test_slow_writer_finishes_its_answer(url: str) -> None:
+    now = 1000.0
+    database = Database(url)
+    database.upgrade()
+    store = ConversationStore(database, clock=lambda: now)
+    answer = store.add("ann", store.create("ann").id, "assistant", "Half", status="growing")
+    now += LEASE + 1
+    assert store.message("ann", answer.id).status == "interrupted"
+    assert store.renew(answer.id), "its writer is not told to stop"
+    assert store.message("ann", answer.id).status == "growing"
+    now += LEASE + 1
+    assert store.message("ann", answer.id).status == "interrupted"
+    store.append(answer.id, " and half")
+    store.finish(answer.id, "done")
+    whole = store.message("ann", answer.id)
+    assert (whole.status, whole.content) == ("done", "Half and half")
+    database.close()
+
+
+def test_short_database_outage_does_not_interrupt_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    database = Database(f"sqlite:///{folder / 'kept.db'}")
+    database.upgrade()
+    store = ConversationStore(database, clock=lambda: now)
+    answer = store.add("ann", store.create("ann").id, "assistant", status="growing")
+    away = folder.rename(tmp_path / "away")
+    with pytest.raises(StoreUnavailable):
+        store.renew(answer.id)
+    now += LEASE + 10
+    away.rename(folder)
+    assert store.message("ann", answer.id).status == "growing", "no writer could renew it"
+    monkeypatch.setattr(database, "_failed", database._failed - LEASE - 1)  # time goes by
+    assert store.message("ann", answer.id).status == "interrupted"
+    database.close()
+
+
+def test_regenerated_answer_is_a_branch(store: ConversationStore) -> None:
     talk = store.create("ann")
     question = store.add("ann", talk.id, "user", "Q")
     first, second = (
@@ -92,7 +129,7 @@ def test_conversations_are_found_by_title_and_words(store: ConversationStore) ->
     assert [one.id for one in store.recent("ann", before=last.changed)] == [bridges.id]
 
 
-def test_nothing_of_another_owner_is_seen(store: ConversationStore) -> None:
+def test_data_of_another_owner_is_invisible(store: ConversationStore) -> None:
     talk = store.create("ann")
     said = store.add("ann", talk.id, "user", "secret")
     assert store.recent("bob", "secret") == ()
@@ -109,14 +146,14 @@ def test_nothing_of_another_owner_is_seen(store: ConversationStore) -> None:
     assert store.clear("bob") == 0 and list(store.each_message("bob", talk.id)) == []
 
 
-def test_a_parent_is_of_the_same_conversation(store: ConversationStore) -> None:
+def test_parent_must_be_in_the_same_conversation(store: ConversationStore) -> None:
     one, other = store.create("ann"), store.create("ann")
     said = store.add("ann", one.id, "user", "Q")
     with pytest.raises(NotFound):
         store.add("ann", other.id, "assistant", "A", parent_id=said.id)
 
 
-def test_messages_are_read_one_by_one_and_all_is_deleted(store: ConversationStore) -> None:
+def test_messages_are_read_singly_and_deleted_together(store: ConversationStore) -> None:
     talk = store.create("ann", "T", {"mode": "chat"})
     for text in "QRS":
         store.add("ann", talk.id, "user", text)
@@ -125,7 +162,7 @@ def test_messages_are_read_one_by_one_and_all_is_deleted(store: ConversationStor
     assert store.recent("ann") == ()
 
 
-def test_a_later_thought_replaces_the_first(store: ConversationStore) -> None:
+def test_later_thought_replaces_earlier_one(store: ConversationStore) -> None:
     store.rate("ann", "m", -1, "wrong")
     store.rate("ann", "m", 1, "right after all")
     store.rate("bob", "m", -1)
@@ -133,7 +170,7 @@ def test_a_later_thought_replaces_the_first(store: ConversationStore) -> None:
     assert (kept.score, kept.reason) == (1, "right after all")
 
 
-def test_a_title_and_settings_change(store: ConversationStore) -> None:
+def test_title_and_settings_can_be_changed(store: ConversationStore) -> None:
     talk = store.create("ann")
     store.change("ann", talk.id, title="New")
     changed = store.change("ann", talk.id, settings={"mode": "agent"})
@@ -145,7 +182,9 @@ def test_conversations_of_a_key_are_bounded(
 ) -> None:
     monkeypatch.setattr(conversations, "MOST_CONVERSATIONS", 3)
     made = [store.create("ann") for _ in range(3)]
-    with pytest.raises(QuotaExceeded, match="a key may keep 3 conversations: delete some"):
+    with pytest.raises(
+        QuotaExceeded, match="an API key may store at most 3 conversations: delete some"
+    ):
         store.create("ann")
     store.create("bob")
     store.delete("ann", made[0].id)
@@ -159,14 +198,14 @@ def test_messages_of_a_conversation_are_bounded(
     monkeypatch.setattr(conversations, "MOST_MESSAGES", 3)
     talk = store.create("ann")
     for role in ("user", "assistant", "user"):
-        store.add("ann", talk.id, role, "x")  # type: ignore[arg-type]
-    with pytest.raises(QuotaExceeded, match="a conversation may have 3 messages"):
+        store.add("ann", talk.id, role, "x")
+    with pytest.raises(QuotaExceeded, match="a conversation may have at most 3 messages"):
         store.add("ann", talk.id, "assistant", "x")
     assert len(store.messages("ann", talk.id)) == 3
     store.add("ann", store.create("ann").id, "user", "x")
 
 
-def test_oldest_ratings_of_a_key_make_room(
+def test_oldest_ratings_of_a_key_are_dropped_at_the_bound(
     store: ConversationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conversations, "MOST_RATINGS", 3)
@@ -177,7 +216,7 @@ def test_oldest_ratings_of_a_key_make_room(
     assert len(store.ratings("bob")) == 1
 
 
-def test_questions_and_their_images_count_as_bytes_of_a_key(url: str) -> None:
+def test_questions_and_images_count_towards_bytes_of_a_key(url: str) -> None:
     database = Database(url)
     database.upgrade()
     store = ConversationStore(database, quota=Quota(bytes=100))

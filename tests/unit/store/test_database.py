@@ -14,14 +14,14 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from proxy.errors import NotFound
-from proxy.knowledge.values import Document
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
+from proxy.store.records import Document
 from proxy.store.tables import metadata
 
 
-def test_migrations_make_the_tables_we_know(url: str) -> None:
+def test_migrations_produce_the_declared_tables(url: str) -> None:
     database = Database(url)
     database.upgrade()
     with database.begin() as connection:
@@ -36,7 +36,7 @@ def _ours(thing: object, name: str, kind: str, reflected: bool, other: object) -
     return kind != "table" or name in metadata.tables
 
 
-def test_the_first_revision_is_brought_to_the_last(url: str) -> None:
+def test_first_revision_is_upgraded_to_the_last(url: str) -> None:
     database = Database(url)
     database.upgrade("0001")
     database.upgrade()
@@ -46,7 +46,7 @@ def test_the_first_revision_is_brought_to_the_last(url: str) -> None:
     database.close()
 
 
-def test_several_may_upgrade_at_once(url: str) -> None:
+def test_several_processes_can_upgrade_at_once(url: str) -> None:
     failed: list[BaseException] = []
 
     def upgrade() -> None:
@@ -76,7 +76,7 @@ def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     database.close()
 
 
-def test_tables_that_are_there_need_no_alembic(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_tables_need_no_alembic(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     database = Database(url)
     database.upgrade()
     monkeypatch.setattr("alembic.command.upgrade", None)
@@ -86,15 +86,14 @@ def test_tables_that_are_there_need_no_alembic(url: str, monkeypatch: pytest.Mon
     database.close()
 
 
-def test_what_is_added_to_something_deleted_meanwhile_is_not_found(url: str) -> None:
-    """Between the look at a base, or a conversation, and what is added to it, others may delete
-    it."""
+def test_insert_under_a_deleted_parent_is_not_found(url: str) -> None:
+    """Another request may delete a base or conversation between the check and the insert."""
     database = Database(url)
     database.upgrade()
     try:
         knowledge, talks = KnowledgeStore(database), ConversationStore(database)
-        document = Document("doc_1", "vs_gone", "a.txt", 1)
-        with pytest.raises(NotFound, match="deleted meanwhile"):
+        document = Document(id="doc_1", base_id="vs_gone", filename="a.txt", size=1)
+        with pytest.raises(NotFound, match="deleted in the meantime"):
             knowledge.add_document("ann", document, BytesIO(b"x"))
         with pytest.raises(NotFound):
             talks.add("ann", "conv_gone", "user", "Hi", None)
@@ -103,8 +102,8 @@ def test_what_is_added_to_something_deleted_meanwhile_is_not_found(url: str) -> 
         database.close()
 
 
-def test_a_text_with_nul_is_kept_and_found(url: str) -> None:
-    """PostgreSQL knows no NUL; JSON and addresses do."""
+def test_text_with_nul_is_stored_and_found(url: str) -> None:
+    """PostgreSQL has no NUL; JSON and URLs do."""
     database = Database(url)
     database.upgrade()
     try:
@@ -118,7 +117,7 @@ def test_a_text_with_nul_is_kept_and_found(url: str) -> None:
         database.close()
 
 
-def test_an_error_shows_no_values(url: str) -> None:
+def test_database_error_shows_no_values(url: str) -> None:
     database = Database(url)
     with pytest.raises(DBAPIError) as failed, database.begin() as connection:
         connection.execute(text("select nothing from nowhere where x = :x"), {"x": "secret"})

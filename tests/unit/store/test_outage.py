@@ -1,4 +1,4 @@
-"""A database that cannot be used is a 503 that names no statement; when it is back, it works."""
+"""An unusable database is a 503 that shows no statement; when it is back, requests work again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from proxy.store import database as module
 from proxy.store import outage
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
-from proxy.store.responses import ResponseStore, Stored
+from proxy.store.database_responses import DatabaseResponses
+from proxy.store.responses import Stored
 
 SECRET = "what ann wrote"
 
@@ -43,7 +44,7 @@ def database(file: Path) -> Iterator[Database]:
 
 
 def fails(database: Database, caplog: pytest.LogCaptureFixture, reason: str) -> None:
-    """Twice, with one line in the log, which tells why and no more."""
+    """Fails twice, with one log line that has only the reason."""
     caplog.clear()
     talks = ConversationStore(database)
     for _ in range(2):
@@ -57,7 +58,9 @@ def fails(database: Database, caplog: pytest.LogCaptureFixture, reason: str) -> 
     assert "insert" not in lines[0].lower() and SECRET not in lines[0]
 
 
-def test_a_locked_file(file: Path, database: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_locked_file_is_unavailable(
+    file: Path, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("begin immediate")
         fails(database, caplog, "database is locked")
@@ -65,7 +68,7 @@ def test_a_locked_file(file: Path, database: Database, caplog: pytest.LogCapture
     assert ConversationStore(database).create("ann").title == ""
 
 
-def test_a_folder_that_is_away(
+def test_missing_folder_is_unavailable(
     file: Path, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     talk = ConversationStore(database).create("ann", "kept")
@@ -80,7 +83,7 @@ def test_a_folder_that_is_away(
     assert ConversationStore(database).get("ann", talk.id).title == "kept"
 
 
-def test_a_restored_backup_is_used_at_once(file: Path, database: Database) -> None:
+def test_restored_backup_is_used_at_once(file: Path, database: Database) -> None:
     """The file is replaced by another one, while connections to the old one are open."""
     talks = ConversationStore(database)
     backup = file.with_name("backup.db")
@@ -94,12 +97,14 @@ def test_a_restored_backup_is_used_at_once(file: Path, database: Database) -> No
     assert talks.recent("ann") == ()
 
 
-def test_a_full_disk(file: Path, database: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_full_disk_is_reported(
+    file: Path, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     def bound(pages: int) -> None:
         with database.engine.connect() as connection:
             connection.execute(text(f"pragma max_page_count = {pages}")).all()
 
-    bound(1)  # SQLite takes it for what it has now
+    bound(1)  # SQLite takes it for its current file
     talks = ConversationStore(database)
     with pytest.raises(StoreUnavailable):
         for _ in range(100):
@@ -109,7 +114,7 @@ def test_a_full_disk(file: Path, database: Database, caplog: pytest.LogCaptureFi
     assert talks.create("ann").title == ""
 
 
-def test_what_is_no_database(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_corrupt_database_file_is_reported(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     file.write_bytes(b"no database at all" * 100)
     made = Database(f"sqlite:///{file}")
     with pytest.raises(StoreUnavailable):
@@ -118,15 +123,17 @@ def test_what_is_no_database(file: Path, caplog: pytest.LogCaptureFixture) -> No
     made.close()
 
 
-def test_no_connection_is_free(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_exhausted_connection_pool_is_unavailable(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     taken = [database.engine.connect() for _ in range(8)]
-    fails(database, caplog, "no connection was free")
+    fails(database, caplog, "no database connection became free")
     for one in taken:
         one.close()
     assert ConversationStore(database).create("ann").title == ""
 
 
-def test_a_wrong_statement_is_a_defect(database: Database) -> None:
+def test_wrong_statement_is_not_reported_as_unavailable(database: Database) -> None:
     with pytest.raises(OperationalError, match="no such table"), database.begin() as connection:
         connection.execute(text("select * from unknown"))
 
@@ -134,55 +141,66 @@ def test_a_wrong_statement_is_a_defect(database: Database) -> None:
 @pytest.mark.parametrize(
     "state", ["57P01", "53300", "08006", "25006", "40P01", "28P01", "3D000", "42501", "XX001", None]
 )
-def test_what_postgres_says_of_itself(state: str | None) -> None:
+def test_postgres_connection_errors_are_classified(state: str | None) -> None:
     psycopg = pytest.importorskip("psycopg")
     kind = psycopg.errors.lookup(state) if state else psycopg.OperationalError
     assert isinstance(outage.outage(kind("why")), StoreUnavailable)
 
 
 @pytest.mark.parametrize("state", ["42P01", "23505", "22P02"])
-def test_what_postgres_says_of_a_statement(state: str) -> None:
+def test_postgres_statement_errors_are_classified(state: str) -> None:
     psycopg = pytest.importorskip("psycopg")
     assert outage.outage(psycopg.errors.lookup(state)("why")) is None
 
 
-def test_responses_whose_file_is_away_are_there_again(tmp_path: Path) -> None:
-    (tmp_path / "disk").mkdir()
-    store = ResponseStore(str(tmp_path / "disk" / "r"), 10)
+def test_responses_return_when_their_file_is_back(file: Path, database: Database) -> None:
+    store = DatabaseResponses(database, 10)
     store.put("ann", "r1", 1.0, Stored(b"{}", b"[]"))
-    (tmp_path / "disk").rename(tmp_path / "away")
-    for _ in range(2):
+    away = file.parent.rename(file.parent.with_name("away"))
+    for work in (
+        lambda: store.put("ann", "r2", 2.0, Stored(b"{}", b"[]")),
+        lambda: store.open("ann", "r2", 2.0, Stored(b"{}", b"[]")),
+        lambda: store.get("ann", "r1"),
+        lambda: store.ids("ann"),
+        lambda: store.change_open("ann", "r1", b"{}", over=True),
+        lambda: store.delete("ann", "r1"),
+        lambda: store.clear("ann"),
+    ):
         with pytest.raises(StoreUnavailable):
-            store.put("ann", "r2", 2.0, Stored(b"{}", b"[]"))
-    (tmp_path / "away").rename(tmp_path / "disk")
+            work()
+    store.close_open("ann", "r2")
+    away.rename(file.parent)
+    assert store.beat() == [], "what could not be opened is not made"
     store.put("ann", "r3", 3.0, Stored(b"{}", b"[]"))
     assert store.ids("ann") == ["r1", "r3"]
-    store.close()
 
 
-def test_a_commit_that_fails_leaves_no_transaction(tmp_path: Path) -> None:
-    store = ResponseStore(str(tmp_path / "r"), 100)
+def test_failed_commit_leaves_no_transaction(database: Database) -> None:
+    def bound(pages: int) -> None:
+        with database.engine.connect() as connection:
+            connection.execute(text(f"pragma max_page_count = {pages}")).all()
+
+    store = DatabaseResponses(database, 100)
     store.put("ann", "r0", 0.0, Stored(b"{}", b"[]"))
-    store._do(lambda db: db.execute("pragma max_page_count = 1"), write=False)
+    bound(1)
     large = Stored(b"x" * 100_000, b"[]")
     for number in (1, 2):
         with pytest.raises(StoreUnavailable) as told:
             store.put("ann", f"r{number}", 1.0, large)
         assert "full" in told.value.detail
-    store._do(lambda db: db.execute("pragma max_page_count = 1000000"), write=False)
+    bound(1_000_000)
     store.put("ann", "r3", 3.0, large)
     assert store.ids("ann") == ["r0", "r3"]
-    store.close()
 
 
-def test_who_waited_for_a_failed_opening_fails_with_it(
+def test_waiters_share_the_failure_of_an_opening(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each would try by itself otherwise, one after the other."""
+    """Otherwise each of them would try again, one after the other."""
+    from proxy.app.storage import LazyServices
     from proxy.config import Settings
-    from proxy.keeping import Keeping
 
-    keeping = Keeping(Settings(data=str(tmp_path)), None, None)
+    keeping = LazyServices(Settings(data=str(tmp_path)), None, None)
     tries: list[int] = []
     begun, go_on = threading.Event(), threading.Event()
 

@@ -1,9 +1,7 @@
-"""Whose the kept data are: of a key's name, and of nobody else when keys change their places."""
+"""Owners of stored data: key names, which stay right when the order of keys changes."""
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
@@ -13,10 +11,9 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from flask.testing import FlaskClient
 
-from proxy import api_keys
-from proxy.api_keys import ApiKey, Secret
+from proxy.config import keys as api_keys
+from proxy.config.keys import ApiKey, Secret
 from proxy.store.database import Database
-from proxy.store.responses import ResponseStore, Stored
 from tests.fakes import client
 
 ANNA, BORIS, CARLA = (Secret(f"sk-{name}") for name in ("anna", "boris", "carla"))
@@ -42,14 +39,14 @@ def upload(to: FlaskClient, secret: str, name: str) -> None:
     assert answer.status_code == 200, answer.json
 
 
-def test_a_deleted_key_leaves_its_files_to_nobody(tmp_path: Path) -> None:
+def test_deleted_key_leaves_its_files_to_nobody(tmp_path: Path) -> None:
     upload(served(tmp_path, ANNA, BORIS), ANNA, "anna.txt")
     assert files(served(tmp_path, BORIS), BORIS) == []
     assert files(served(tmp_path, "# a comment", BORIS, ANNA), ANNA) == ["anna.txt"]
 
 
 def old(url: str, *owners: str) -> None:
-    """A database of the version before, with a row of each owner in every table."""
+    """A database of the previous version, with a row of each owner in every table."""
     database = Database(url)
     database.upgrade("0004")
     with database.begin() as connection:
@@ -71,8 +68,17 @@ def old(url: str, *owners: str) -> None:
     database.close()
 
 
-TABLES = ("knowledge_base", "document", "job", "conversation", "feedback", "openai_file")
-TABLES += ("openai_vector_store", "openai_vector_store_file", "openai_file_batch")
+TABLES = [
+    "knowledge_base",
+    "document",
+    "job",
+    "conversation",
+    "feedback",
+    "openai_file",
+    "openai_vector_store",
+    "openai_vector_store_file",
+    "openai_file_batch",
+]
 
 
 def owners(url: str, keys: tuple[ApiKey, ...]) -> list[str]:
@@ -91,7 +97,7 @@ def owners(url: str, keys: tuple[ApiKey, ...]) -> list[str]:
     return found[0]
 
 
-def test_old_names_by_place_become_names_of_keys_once(
+def test_legacy_positional_owners_become_key_names_once(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     old(url, "keys.txt:1", "keys.txt:2", "named", "keys.txt:9", "")
@@ -99,20 +105,20 @@ def test_old_names_by_place_become_names_of_keys_once(
     anna, boris, _ = keys
     now = [anna.name, boris.name, "named", "keys.txt:9", ""]
     assert owners(url, keys) == now
-    assert f"keys.txt:1 owned in openai_file now belongs to {anna.name}" in caplog.text
-    assert "what keys.txt:9 owns was left" in caplog.text
+    assert f"data of keys.txt:1 in openai_file now belongs to {anna.name}" in caplog.text
+    assert "data of keys.txt:9 was left" in caplog.text
     assert ANNA not in caplog.text
-    # Later starts change nothing, whatever stands at the old places by then.
+    # Later starts change nothing, whichever keys have the old positions by then.
     assert owners(url, key_file(BORIS, *["#"] * 7, CARLA)) == now
 
 
-def test_a_start_without_keys_gives_old_data_to_nobody_later(url: str) -> None:
+def test_start_without_keys_gives_old_data_to_no_later_key(url: str) -> None:
     old(url, "key-1")
     assert owners(url, ()) == ["key-1"]
     assert owners(url, (api_keys.unnamed(BORIS, "key-1"),)) == ["key-1"]
 
 
-def test_a_key_named_like_a_place_keeps_what_is_under_it(
+def test_key_named_like_a_position_keeps_its_data(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     old(url, "key-1", "key-2")
@@ -121,26 +127,10 @@ def test_a_key_named_like_a_place_keeps_what_is_under_it(
     assert "was left" not in caplog.text
 
 
-def test_the_files_of_an_earlier_version_are_there_for_their_key(tmp_path: Path) -> None:
+def test_files_of_earlier_version_belong_to_their_key(tmp_path: Path) -> None:
     old(f"sqlite:///{tmp_path / 'slotproxy.db'}", "keys.txt:1", "keys.txt:2")
     with served(tmp_path, ANNA, BORIS) as to:
         for i, secret in enumerate((ANNA, BORIS)):
             headers = {"Authorization": f"Bearer {secret}"}
             found = to.get("/v1/files", headers=headers).json
             assert found is not None and [one["id"] for one in found["data"]] == [f"f{i}"]
-
-
-def test_stored_responses_are_renamed_once(tmp_path: Path) -> None:
-    path = str(tmp_path / "responses.sqlite")
-    before = ResponseStore(path, 10)
-    before.put("key-1", "r1", 1.0, Stored(b"{}", b"[]"))
-    before.put("ann", "r2", 1.0, Stored(b"{}", b"[]"))
-    before.close()
-    with closing(sqlite3.connect(path)) as db:  # as versions without names by digest left it
-        db.execute("pragma user_version = 0")
-    for now, found in (("key-new", True), ("key-newer", False)):
-        store = ResponseStore(path, 10, renamed={"key-1": now})
-        assert (store.get(now, "r1") is not None) is found
-        assert store.get("key-new", "r1") and store.get("ann", "r2")
-        assert store.get("key-1", "r1") is None
-        store.close()

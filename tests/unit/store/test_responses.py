@@ -1,44 +1,98 @@
-"""The store of responses: each key its own, a bounded number, on disk if asked."""
+"""The store of responses: per key, bounded, in memory or in a database."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.store.responses import MAX_BYTES, ResponseStore, Stored
+from proxy.store.responses import MAX_BYTES, MemoryResponses, ResponseStore, Stored
+
+from .conftest import empty_database
+
+if TYPE_CHECKING:
+    from proxy.store.database import Database
+    from proxy.store.database_responses import DatabaseResponses
+
+ROOT = Path(__file__).resolve().parents[3]
+Make = Callable[..., ResponseStore]
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """Makes stores; those of a database have it in common."""
+    if request.param == "memory":
+        yield MemoryResponses
+        return
+    url = empty_database(request.param, request, tmp_path)
+    from proxy.store.database_responses import DatabaseResponses
+
+    database = opened(url)
+    yield lambda *args, **how: DatabaseResponses(database, *args, **how)
+    database.close()
 
 
 @pytest.fixture
-def store() -> Iterator[ResponseStore]:
-    one = ResponseStore("", most=3, most_bytes=1000)
-    yield one
-    one.close()
+def store(make: Make) -> ResponseStore:
+    return make(3, most_bytes=1000)
+
+
+def opened(url: str) -> Database:
+    from proxy.store.database import Database
+
+    database = Database(url)
+    database.upgrade()
+    return database
+
+
+@pytest.fixture
+def process(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Makes stores as other processes of other hosts have them, in the same database."""
+    from proxy.store import writers
+    from proxy.store.database_responses import DatabaseResponses
+
+    databases: list[Database] = []
+
+    def another(most: int = 100, **how: Any) -> DatabaseResponses:
+        monkeypatch.setattr(writers, "new_name", lambda: f"host{len(databases)}:1:0")
+        databases.append(opened(url))
+        return DatabaseResponses(databases[-1], most, **how)
+
+    yield another
+    for one in databases:
+        one.close()
 
 
 def value(text: str) -> Stored:
     return Stored(text.encode(), b"[]")
 
 
-def test_what_is_put_is_there_for_its_owner_alone(store: ResponseStore) -> None:
+def test_response_is_readable_by_its_owner_only(store: ResponseStore) -> None:
     store.put("ann", "r1", 1.0, value("a"))
     assert store.get("ann", "r1") == value("a")
     assert store.get("bob", "r1") is None
     assert not store.delete("bob", "r1")
+    assert not store.change_open("bob", "r1", b"{}", over=True)
+    assert store.ids("bob") == [] and store.clear("bob") == 0
     assert store.delete("ann", "r1")
     assert store.get("ann", "r1") is None
     assert not store.delete("ann", "r1")
 
 
-def test_a_second_time_replaces(store: ResponseStore) -> None:
+def test_storing_a_response_again_replaces_it(store: ResponseStore) -> None:
     store.put("ann", "r1", 1.0, value("a"))
     store.put("ann", "r1", 1.0, value("b"))
     assert store.get("ann", "r1") == value("b")
+    assert store.ids("ann") == ["r1"]
 
 
-def test_the_oldest_of_a_key_make_room(store: ResponseStore) -> None:
+def test_oldest_responses_of_a_key_are_dropped_at_the_bound(store: ResponseStore) -> None:
     store.put("bob", "b", 0.0, value("b"))
     for i in range(5):
         store.put("ann", f"r{i}", 7.0, value(str(i)))
@@ -47,16 +101,22 @@ def test_the_oldest_of_a_key_make_room(store: ResponseStore) -> None:
     assert store.get("bob", "b") is not None
 
 
-def test_bytes_of_a_key_are_bounded_where_nothing_else_is_said() -> None:
-    store = ResponseStore("", most=9)
+def test_ids_are_told_oldest_first(make: Make) -> None:
+    store = make(10)
+    for created in (3.0, 1.0, 2.0):
+        store.put("ann", f"r{created:g}", created, value("x"))
+    assert store.ids("ann") == ["r1", "r2", "r3"]
+
+
+def test_bytes_of_a_key_have_a_default_bound(make: Make) -> None:
+    store = make(9)
     fits = Stored(b"x" * (MAX_BYTES - 2), b"[]")
     store.put("ann", "fits", 0.0, fits)
     store.put("ann", "not", 1.0, Stored(fits.response + b"x", b"[]"))
     assert store.get("ann", "not") is None and store.get("ann", "fits") == fits
-    store.close()
 
 
-def test_bytes_are_bounded_too(store: ResponseStore) -> None:
+def test_bytes_of_stored_responses_are_bounded(store: ResponseStore) -> None:
     for i in range(3):
         store.put("ann", f"r{i}", float(i), value("x" * 450))
     assert [store.get("ann", f"r{i}") is not None for i in range(3)] == [False, True, True]
@@ -64,18 +124,59 @@ def test_bytes_are_bounded_too(store: ResponseStore) -> None:
     assert store.get("ann", "large") is None
 
 
-def test_a_file_outlives_the_process(tmp_path: Path) -> None:
-    path = str(tmp_path / "responses.db")
-    first = ResponseStore(path, most=3)
-    first.put("ann", "r1", 1.0, value("你好"))
-    first.close()
-    second = ResponseStore(path, most=3)
-    assert second.get("ann", "r1") == value("你好")
-    second.close()
+def test_nothing_is_kept_where_the_bound_is_zero(make: Make) -> None:
+    store = make(0)
+    store.put("ann", "r1", 1.0, value("a"))
+    assert store.get("ann", "r1") is None and store.ids("ann") == []
 
 
-def test_many_threads_put_at_once() -> None:
-    store = ResponseStore("", most=1000)
+def test_a_response_is_changed_until_it_is_over(store: ResponseStore) -> None:
+    store.open("ann", "r1", 1.0, value("queued"))
+    assert store.change_open("ann", "r1", b"in_progress", over=False)
+    assert store.get("ann", "r1") == value("in_progress")
+    assert store.change_open("ann", "r1", b"completed", over=True)
+    store.close_open("ann", "r1")
+    assert not store.change_open("ann", "r1", b"cancelled", over=True)
+    assert store.get("ann", "r1") == value("completed")
+
+
+def test_a_changed_response_counts_with_its_new_size(store: ResponseStore) -> None:
+    store.open("ann", "r1", 1.0, value("x"))
+    assert store.change_open("ann", "r1", b"x" * 900, over=True)
+    store.put("ann", "r2", 2.0, value("x" * 200))
+    assert store.ids("ann") == ["r2"]
+
+
+def test_a_response_whose_writer_gave_up_is_lost(store: ResponseStore) -> None:
+    store.open("ann", "r1", 1.0, value("a"))
+    store.close_open("ann", "r1")
+    assert store.get("ann", "r1") == Stored(b"a", b"[]", lost=True)
+
+
+def test_clearing_deletes_what_was_begun_before_it(make: Make) -> None:
+    now = [1000.0]
+    store = make(10, clock=lambda: now[0])
+    store.put("ann", "r1", 1.0, value("a"))
+    store.put("bob", "r2", 1.0, value("a"))
+    assert store.clear("ann") == 1
+    now[0] += 1
+    store.put("ann", "before", 1.0, value("a"), begun=999.0)
+    store.put("bob", "other", 1.0, value("a"), begun=999.0)
+    store.put("ann", "after", 1.0, value("a"), begun=1000.5)
+    assert store.ids("ann") == ["after"] and sorted(store.ids("bob")) == ["other", "r2"]
+
+
+def test_a_clearing_in_the_future_of_a_clock_that_was_set_back_deletes_nothing(make: Make) -> None:
+    now = [1000.0]
+    store = make(10, clock=lambda: now[0])
+    store.clear("ann")
+    now[0] = 500.0
+    store.put("ann", "r1", 1.0, value("a"), begun=499.0)
+    assert store.ids("ann") == ["r1"]
+
+
+def test_many_threads_store_responses_at_once(make: Make) -> None:
+    store = make(1000)
     threads = [
         threading.Thread(
             target=lambda n=n: [store.put("ann", f"{n}-{i}", 1.0, value("x")) for i in range(20)]
@@ -87,5 +188,203 @@ def test_many_threads_put_at_once() -> None:
     for thread in threads:
         thread.join()
     found = [store.get("ann", f"{n}-{i}") for n in range(8) for i in range(20)]
-    store.close()
     assert all(one == value("x") for one in found)
+
+
+# A database
+
+
+def test_responses_outlive_the_process(process: Callable[..., DatabaseResponses]) -> None:
+    process().put("ann", "r1", 1.0, value("你好"))
+    assert process().get("ann", "r1") == value("你好")
+
+
+def test_two_workers_that_store_at_once_keep_the_bounds_of_a_key(
+    process: Callable[..., DatabaseResponses],
+) -> None:
+    workers = [process(5), process(5)]
+
+    def put(worker: int) -> None:
+        for number in range(20):
+            workers[worker].put("ann", f"{worker}-{number}", float(number), value("x"))
+
+    threads = [threading.Thread(target=put, args=[worker]) for worker in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    newest = {"0-19", "1-19", "0-18", "1-18"}
+    kept = workers[0].ids("ann")
+    assert len(kept) == 5 and newest < set(kept) | newest and kept == workers[1].ids("ann")
+
+
+def test_what_was_begun_before_a_clearing_by_another_process_is_not_stored(
+    process: Callable[..., DatabaseResponses],
+) -> None:
+    now = [1000.0]
+    first, second = (process(clock=lambda: now[0]) for _ in range(2))
+    first.clear("ann")
+    now[0] += 1
+    second.put("ann", "before", 1.0, value("a"), begun=999.0)
+    second.put("ann", "after", 1.0, value("a"), begun=1000.5)
+    assert first.ids("ann") == ["after"]
+
+
+def test_a_store_that_waits_for_a_clearing_keeps_nothing(
+    process: Callable[..., DatabaseResponses],
+) -> None:
+    """The other process has cleared, and not yet committed, when this one comes to store."""
+    from sqlalchemy import insert
+
+    from proxy.store.tables import RESPONSE_OWNER
+
+    now = 1000.0
+    first, second = (process(clock=lambda: now) for _ in range(2))
+    came = threading.Thread(
+        target=lambda: second.put("ann", "r1", 1.0, value("a"), begun=999.0), daemon=True
+    )
+    with first._db.begin() as db:
+        db.execute(insert(RESPONSE_OWNER).values(owner="ann", cleared=now))
+        came.start()
+        came.join(0.2)
+        assert came.is_alive(), "it did not wait"
+    came.join(10)
+    assert first.ids("ann") == []
+
+
+def test_a_writer_of_another_host_is_lost_when_it_gives_no_sign_of_life(
+    process: Callable[..., DatabaseResponses],
+) -> None:
+    from proxy.store.database_responses import LEASE
+
+    now = [1000.0]
+    writer, reader = (process(clock=lambda: now[0]) for _ in range(2))
+    writer.open("ann", "r1", 1.0, value("a"))
+
+    def lost() -> bool:
+        kept = reader.get("ann", "r1")
+        assert kept is not None
+        return kept.lost
+
+    now[0] += LEASE - 1
+    assert not lost()
+    assert writer.beat() == []
+    now[0] += LEASE - 1
+    assert not lost()
+    now[0] += 2
+    assert lost()
+    assert writer.get("ann", "r1") == value("a"), "the writer itself knows better"
+
+
+def test_no_writer_is_lost_while_the_database_was_unavailable(
+    process: Callable[..., DatabaseResponses], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from proxy.store.database_responses import LEASE
+
+    now = [1000.0]
+    writer, reader = (process(clock=lambda: now[0]) for _ in range(2))
+    writer.open("ann", "r1", 1.0, value("a"))
+    now[0] += LEASE + 1
+    monkeypatch.setattr(reader._db, "seconds_since_failure", lambda: 1.0)
+    assert reader.get("ann", "r1") == value("a")
+
+
+def test_a_dead_process_of_this_host_is_lost_at_once(
+    process: Callable[..., DatabaseResponses], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    writer, reader = process(), process()
+    for pid, lost in ((os.getpid(), False), (dead.pid, True)):
+        writer._name = f"{socket.gethostname()}:{pid}:0"
+        writer.open("ann", f"r{pid}", 1.0, value("a"))
+        assert reader.get("ann", f"r{pid}") == Stored(b"a", b"[]", lost)
+
+
+def test_a_beat_tells_what_others_have_cancelled_or_deleted(
+    process: Callable[..., DatabaseResponses],
+) -> None:
+    writer, other = process(), process()
+    assert writer.beat() == []
+    for key in ("wanted", "cancelled", "deleted"):
+        writer.open("ann", key, 1.0, value("a"))
+    assert other.change_open("ann", "cancelled", b"{}", over=True)
+    assert other.delete("ann", "deleted")
+    assert sorted(writer.beat()) == [("ann", "cancelled"), ("ann", "deleted")]
+    for key in ("wanted", "cancelled", "deleted"):
+        writer.close_open("ann", key)
+    assert writer.beat() == []
+
+
+def test_deleted_responses_are_in_no_file_of_sqlite(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+    from proxy.store.database_responses import DatabaseResponses
+
+    database = opened(f"sqlite:///{tmp_path / 'kept.db'}")
+    store = DatabaseResponses(database, 10)
+    for owner in ("ann", "bob"):
+        store.put(owner, "r1", 1.0, value(f"zqxmarker{owner}"))
+
+    def found(word: bytes) -> bool:
+        return any(word in one.read_bytes() for one in tmp_path.iterdir())
+
+    assert found(b"zqxmarkerann")
+    assert store.clear("ann") == 1
+    assert not found(b"zqxmarkerann") and found(b"zqxmarkerbob")
+    database.close()
+
+
+# Another process holds the write lock until the loop has gone on for a while: a loop that waited
+# for it would never let it go.
+SCRIPT = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, sys
+from gevent import subprocess
+from proxy.store.database import Database
+from proxy.store.database_responses import DatabaseResponses
+from proxy.store.responses import Stored
+
+database = Database("sqlite:///" + sys.argv[1])
+database.upgrade()
+store = DatabaseResponses(database, 100)
+HOLD = '''
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("begin immediate")
+print("held", flush=True)
+sys.stdin.readline()
+db.execute("commit")
+'''
+holder = subprocess.Popen(
+    [sys.executable, "-c", HOLD, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+)
+holder.stdout.readline()
+work = [gevent.spawn(store.put, "me", f"r{n}", 1.0, Stored(b"x" * 1000, b"[]")) for n in range(9)]
+for _ in range(20):
+    gevent.sleep(0.01)
+assert not any(one.ready() for one in work), "nobody had to wait"
+holder.stdin.write(b"\\n")
+holder.stdin.flush()
+gevent.joinall(work, raise_error=True)
+assert len(store.ids("me")) == 9
+holder.wait()
+database.close()
+print("apart")
+"""
+
+
+def test_event_loop_does_not_wait_for_a_writing_process(tmp_path: Path) -> None:
+    for name in ("gevent", "sqlalchemy"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path / "r")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "apart\n", done.stderr

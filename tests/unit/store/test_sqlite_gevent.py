@@ -13,14 +13,14 @@ pytest.importorskip("gevent", reason="gevent is not installed")
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# More greenlets write and read at once than there are connections, while another process holds the
-# write lock for a while: a stream's tick goes on, nobody fails, nothing is lost.
+# More greenlets than connections write and read while another process holds the write lock: a
+# ticking stream continues, no call fails, and no row is lost.
 SCRIPT = """
 from gevent import monkey
 monkey.patch_all()
 import gevent, sqlite3, sys, time
 from gevent import subprocess
-from proxy.keeping import Keeping
+from proxy.app.storage import LazyServices
 from proxy.config import Settings
 from proxy.store import sqlite
 
@@ -34,7 +34,7 @@ def told(work):
     return real(run)
 sqlite._aside = told
 
-keeping = Keeping(Settings(data=sys.argv[1]), None, None)
+keeping = LazyServices(Settings(data=sys.argv[1]), None, None)
 conversations = keeping.conversations
 ids = []
 
@@ -74,7 +74,7 @@ print("apart")
 """
 
 
-def test_the_hub_waits_for_no_file_and_no_lock_of_one(tmp_path: Path) -> None:
+def test_hub_never_waits_for_database_files_or_locks(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path)],
         cwd=ROOT,
@@ -85,12 +85,12 @@ def test_the_hub_waits_for_no_file_and_no_lock_of_one(tmp_path: Path) -> None:
     assert (done.stdout.strip(), done.returncode) == ("apart", 0), done.stderr[-2000:]
 
 
-# What was kept is opened soon after the start, while the first chats stream.
+# The database is opened soon after the start, while the first chats stream.
 OPENED = """
 from gevent import monkey
 monkey.patch_all()
 import sys
-from proxy.keeping import Keeping
+from proxy.app.storage import LazyServices
 from proxy.config import Settings
 
 ident = monkey.get_original("_thread", "get_ident")
@@ -101,7 +101,7 @@ class Finder:
         if name in ("sqlalchemy", "apsw", "alembic"):
             imported_in.append((name, ident()))
 
-keeping = Keeping(Settings(data=sys.argv[1]), None, None)
+keeping = LazyServices(Settings(data=sys.argv[1]), None, None)
 sys.meta_path.insert(0, Finder())
 keeping._open()
 assert {name for name, _ in imported_in} >= {"sqlalchemy", "apsw"}, imported_in
@@ -110,7 +110,7 @@ print("apart")
 """
 
 
-def test_the_hub_waits_for_no_import_of_the_database(tmp_path: Path) -> None:
+def test_hub_never_waits_for_database_imports(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", OPENED, str(tmp_path)],
         cwd=ROOT,

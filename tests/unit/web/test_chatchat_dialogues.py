@@ -1,4 +1,4 @@
-"""How Chatchat tells what happens in a dialogue; the dialogue itself is scripted."""
+"""Chatchat's stream of a scripted dialogue."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flask.testing import FlaskClient
 from proxy.core.usage import Timings, Usage
 from proxy.dialogue import (
     Citation,
+    DialogueDone,
     DialogueEvent,
     DialogueRequest,
-    Done,
+    DialogueStep,
     Reasoning,
     Sources,
-    Step,
     Text,
     Tick,
 )
@@ -28,13 +28,15 @@ from proxy.web.services import EXTENSION
 from tests.fakes import ScriptedDriver, make_app
 
 Script = Sequence[DialogueEvent | Exception]
-DONE = Done(Usage(7, 3, 2), Timings(), "stop")
-PAGE = Citation(1, "pump.pdf", "five years", "page 2", base_id="kb", document_id="doc 1")
-WEB = Citation(2, "Pumps", "all about pumps", url="http://pumps.example/x")
+DONE = DialogueDone(Usage(7, 3, 2), Timings(), "stop")
+PAGE = Citation(
+    number=1, title="pump.pdf", text="five years", place="page 2", base_id="kb", document_id="doc 1"
+)
+WEB = Citation(number=2, title="Pumps", text="all about pumps", url="http://pumps.example/x")
 
 
 class Dialogues:
-    """Plays a script; `asked` is what it was asked, `closed` how many were closed."""
+    """Plays a script; `asked` records the calls, `closed` counts closed dialogues."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -78,7 +80,7 @@ KNOWLEDGE = {"knowledge_base_name": "b", "score_threshold": 0.5, "top_k": 7}
 SEARCH = {"search_engine_name": "duckduckgo", "split_result": True}
 
 
-def test_sources_come_once_and_last() -> None:
+def test_sources_are_sent_once_at_the_end() -> None:
     client, dialogues = served(Sources((PAGE,)), Text("Five"), Text(" years [1]"), DONE)
     documents = told(client, "/chat/knowledge_base_chat", KNOWLEDGE)
     assert [one.get("answer") for one in documents] == ["Five", " years [1]", "", None]
@@ -93,13 +95,13 @@ def test_sources_come_once_and_last() -> None:
     assert dialogues.closed == 1
 
 
-def test_an_address_stands_below_the_prefix() -> None:
+def test_source_url_includes_the_prefix() -> None:
     client, _ = served(Sources((PAGE,)), DONE, api_prefix="/llm")
     documents = told(client, "/llm/chat/knowledge_base_chat", KNOWLEDGE)
     assert "(http://localhost/llm/knowledge_base/download_doc?" in documents[-1]["docs"][0]
 
 
-def test_a_result_of_a_search_has_its_own_address() -> None:
+def test_web_search_source_has_its_own_url() -> None:
     client, dialogues = served(Sources((PAGE,)), Sources((WEB,)), Text("x"), DONE)
     documents = told(client, "/chat/search_engine_chat", SEARCH)
     assert "](http://pumps.example/x)" in documents[-1]["docs"][1]
@@ -107,18 +109,18 @@ def test_a_result_of_a_search_has_its_own_address() -> None:
     assert (asked.kind, asked.engine, asked.split) == ("search", "duckduckgo", True)
 
 
-def test_nothing_found_is_said() -> None:
+def test_empty_search_result_is_reported() -> None:
     client, _ = served(Sources(()), Text("x"), DONE)
     documents = told(client, "/chat/file_chat", {"knowledge_id": "kb"})
     assert len(documents[-1]["docs"]) == 1
 
 
-def test_an_agent_tells_thoughts_tools_and_what_it_answers() -> None:
+def test_agent_stream_has_thoughts_tools_and_answer() -> None:
     client, _ = served(
-        Step("thought", text="Let me see."),
-        Step("tool", "calculator", '{"expression": "2+3"}'),
+        DialogueStep("thought", text="Let me see."),
+        DialogueStep("tool", "calculator", '{"expression": "2+3"}'),
         Tick(),
-        Step("observation", "calculator", text="5"),
+        DialogueStep("observation", "calculator", text="5"),
         Reasoning("hm"),
         Text("It is"),
         Text(" 5."),
@@ -139,16 +141,16 @@ def test_an_agent_tells_thoughts_tools_and_what_it_answers() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_base_that_is_not_there_is_told_in_the_wrapper(stream: bool) -> None:
-    client, dialogues = served(NotFound("there is no knowledge base 'b'"))
+def test_missing_base_is_reported_in_the_wrapper(stream: bool) -> None:
+    client, dialogues = served(NotFound("no such knowledge base: 'b'"))
     body = {"query": "q", **KNOWLEDGE, "stream": stream}
     answer = client.post("/chat/knowledge_base_chat", json=body)
     assert answer.status_code == 200
-    assert answer.json == {"code": 404, "msg": "there is no knowledge base 'b'", "data": None}
+    assert answer.json == {"code": 404, "msg": "no such knowledge base: 'b'", "data": None}
     assert dialogues.closed == 1
 
 
-def test_a_failure_in_the_midst_is_the_last_document() -> None:
+def test_failure_during_stream_is_the_last_document() -> None:
     client, dialogues = served(Text("Fi"), UpstreamFault("it broke"))
     documents = told(client, "/chat/knowledge_base_chat", KNOWLEDGE)
     assert documents == [{"answer": "Fi"}, {"code": 502, "msg": "it broke", "data": None}]

@@ -15,7 +15,7 @@ from proxy.config import Secret
 from proxy.core.events import Failed, Started, TextDelta
 from proxy.errors import QueueFull, UpstreamFault, UpstreamTimeout
 from proxy.web.services import EXTENSION
-from tests.fakes import ScriptedDriver, client, make_app, say
+from tests.fakes import Script, ScriptedDriver, client, make_app, say
 
 Q = {"query": "Hi"}
 GET = ("list_knowledge_bases", "list_files", "download_doc")
@@ -49,7 +49,7 @@ def without() -> FlaskClient:
 
 
 def chunks(answer: Any) -> list[Any]:
-    """Each chunk for itself, as its client takes them."""
+    """The chunks one by one, as the client reads them."""
     return [json.loads(chunk) for chunk in answer.response]
 
 
@@ -60,27 +60,28 @@ def call(api: FlaskClient, path: str, value: Any = None, **more: Any) -> Any:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_every_route_is_there_and_behind_the_keys(locked: FlaskClient, path: str) -> None:
+def test_every_route_exists_and_requires_a_key(locked: FlaskClient, path: str) -> None:
     refused = call(locked, path, Q)
     assert refused.status_code == 401
     assert refused.json["code"] == 401 and "key" in refused.json["msg"]
 
 
-def test_no_route_of_the_api_is_left_out_of_this_list() -> None:
+def test_list_of_tested_routes_is_complete() -> None:
     rules = make_app(ScriptedDriver(), chatchat=True).url_map.iter_rules()
     served = {rule.rule for rule in rules if rule.endpoint.startswith("chatchat.")}
     assert served == set(ROUTES)
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_it_is_off_unless_asked_for(without: FlaskClient, path: str) -> None:
+def test_api_is_off_by_default(without: FlaskClient, path: str) -> None:
     assert call(without, path, Q).status_code in (404, 405)
 
 
-def test_a_key_may_stand_in_the_address(locked: FlaskClient) -> None:
+def test_key_in_query_is_accepted(locked: FlaskClient) -> None:
     def status(authorization: str) -> int:
         headers = {"Authorization": authorization}
-        return call(locked, "/server/list_search_engines", headers=headers).status_code
+        code: int = call(locked, "/server/list_search_engines", headers=headers).status_code
+        return code
 
     assert status("Basic " + base64.b64encode(b"any:one").decode()) == 200
     assert status("Bearer one") == 200
@@ -90,7 +91,7 @@ def test_a_key_may_stand_in_the_address(locked: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("body", [Q, {"messages": [{"role": "user", "content": "Hi"}]}])
-def test_both_forms_of_a_chat_stream_one_document_a_chunk(
+def test_both_chat_formats_stream_one_document_per_chunk(
     api: FlaskClient, body: dict[str, Any]
 ) -> None:
     streamed = api.post("/chat/chat", json={**body, "stream": True})
@@ -102,21 +103,21 @@ def test_both_forms_of_a_chat_stream_one_document_a_chunk(
     assert whole.json["text"] == "Hello"
 
 
-def test_any_character_comes_through_a_document() -> None:
+def test_any_character_survives_the_document_format() -> None:
     nasty = 'a\n\nb\r\nc\u2028d\u2029e\x85f"\\\x00\x1f </script> data: x 你好 🚀'
     api = client(ScriptedDriver(say(*nasty)), chatchat=True)
     documents = chunks(api.post("/chat/chat", json={**Q, "stream": True}))
     assert "".join(one["text"] for one in documents) == nasty
 
 
-def test_bare_text_where_its_client_reads_bare_text(api: FlaskClient) -> None:
+def test_bare_text_is_sent_where_the_client_expects_it(api: FlaskClient) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
     assert api.post("/chat/fastchat", json=body).get_data() == b"Hello"
     said = api.post("/other/completion", json={"query": "Once ", "echo": True, "stream": True})
     assert said.get_data() == b"Once Hello"
 
 
-def test_a_completion_is_no_chat() -> None:
+def test_completion_prompt_has_no_chat_format() -> None:
     driver = ScriptedDriver()
     client(driver, chatchat=True).post("/other/completion", json={"query": "Once "})
     assert driver.tasks[0].prompt == "Once "
@@ -138,15 +139,15 @@ def test_history_and_template_reach_the_model() -> None:
     ("fault", "status"),
     [(UpstreamTimeout("too slow"), 504), (UpstreamFault("it broke"), 502), (QueueFull("x"), 429)],
 )
-def test_what_fails_at_once_has_its_status(path: str, fault: Any, status: int) -> None:
+def test_failure_before_first_event_has_its_status(path: str, fault: Any, status: int) -> None:
     for body in (Q, {**Q, "stream": True}):
         answer = client(ScriptedDriver([fault]), chatchat=True).post(path, json=body)
         assert answer.status_code == status
         assert answer.json == {"code": status, "msg": fault.message, "data": None}
 
 
-def test_what_fails_later_is_the_last_document() -> None:
-    script = [[Started(slot=0)], [TextDelta("Hel")], [Failed(UpstreamFault("it broke"))]]
+def test_failure_after_first_event_is_the_last_document() -> None:
+    script: Script = [[Started(slot=0)], [TextDelta("Hel")], [Failed(UpstreamFault("it broke"))]]
     broken = client(ScriptedDriver(script), chatchat=True, continue_broken=False)
     documents = chunks(broken.post("/chat/chat", json={**Q, "stream": True}))
     assert documents[0]["text"] == "Hel"
@@ -156,7 +157,7 @@ def test_what_fails_later_is_the_last_document() -> None:
 
 
 @pytest.mark.parametrize("path", ["/chat/chat", "/chat/agent_chat"])
-def test_a_template_that_is_none_is_told_with_those_there_are(path: str) -> None:
+def test_unknown_template_error_lists_known_templates(path: str) -> None:
     api = client(chatchat=True, tools=("time",))
     answer = api.post(path, json={**Q, "prompt_name": "../../x", "stream": True})
     assert answer.status_code == 400
@@ -164,7 +165,7 @@ def test_a_template_that_is_none_is_told_with_those_there_are(path: str) -> None
 
 
 class Ratings:
-    """Stands for the store of conversations."""
+    """A fake of the store of conversations."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, str, int, str]] = []
@@ -173,7 +174,7 @@ class Ratings:
         self.kept.append((owner, message_id, score, reason))
 
 
-def test_an_answer_is_rated_by_the_id_it_came_with() -> None:
+def test_answer_is_rated_by_its_id() -> None:
     app = make_app(ScriptedDriver(), chatchat=True)
     api, ratings = app.test_client(), Ratings()
     answered = api.post("/chat/chat", json=Q).json
@@ -188,13 +189,13 @@ def test_an_answer_is_rated_by_the_id_it_came_with() -> None:
     assert (unknown.status_code, unknown.json["code"]) == (200, 404)
 
 
-def test_templates_are_shown(api: FlaskClient) -> None:
+def test_templates_are_listed(api: FlaskClient) -> None:
     shown = api.post("/server/get_prompt_template", json={"type": "llm_chat", "name": "default"})
     assert shown.json == "{{ input }}"
     assert api.post("/server/configs").json["PROMPT_TEMPLATES"]["llm_chat"]["default"] == shown.json
 
 
-def test_models_are_those_that_are_served(api: FlaskClient) -> None:
+def test_served_models_are_listed(api: FlaskClient) -> None:
     running = api.post("/llm_model/list_running_models", json={"controller_address": "http://x"})
     assert list(running.json["data"]) == ["scripted"]
     configured = api.post("/llm_model/list_config_models", json={"types": ["local", "online"]})
@@ -206,7 +207,7 @@ def test_models_are_those_that_are_served(api: FlaskClient) -> None:
     assert api.post("/llm_model/stop", json={"model_name": "scripted"}).json["code"] == 400
 
 
-def test_a_body_that_is_none_is_refused_in_form(api: FlaskClient) -> None:
+def test_invalid_body_error_has_the_dialects_form(api: FlaskClient) -> None:
     for data in (b"[", b"[1]", b"5"):
         answer = api.post("/chat/chat", data=data, content_type="application/json")
         assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""The routes of the other APIs around a scripted backend: statuses, headers, what is kept."""
+"""The routes of the other APIs on a scripted backend: statuses, headers and stored data."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.api_keys import Secret, unnamed
+from proxy.config.keys import Secret, unnamed
 from proxy.core.events import Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.usage import Usage
-from proxy.errors import UpstreamFault, UpstreamTimeout
-from tests.fakes import ScriptedDriver, client, wait_until
+from proxy.errors import GatewayError, UpstreamFault, UpstreamTimeout
+from tests.fakes import Script, ScriptedDriver, client, wait_until
 
 USER = [{"role": "user", "content": "Hi"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -27,15 +27,15 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api() -> FlaskClient:
     return client()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def locked() -> FlaskClient:
     keys = (Secret("one"), Secret("two"))
-    return client(api_key=keys, admins=(unnamed(keys[0], "").name,))
+    return client(api_key=keys, admins=(unnamed(keys[0], "").name,), wrong_keys=0)
 
 
 def key(name: str) -> dict[str, str]:
@@ -43,7 +43,7 @@ def key(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_every_route_answers_behind_the_keys(locked: FlaskClient, path: str) -> None:
+def test_every_route_works_with_a_key_and_refuses_without(locked: FlaskClient, path: str) -> None:
     assert locked.post(path, json=BODIES[path]).status_code == 401
     answer = locked.post(path, json=BODIES[path], headers=key("one"))
     assert answer.status_code == 200
@@ -55,11 +55,11 @@ def test_every_route_answers_behind_the_keys(locked: FlaskClient, path: str) -> 
 @pytest.mark.parametrize(
     ("fault", "status"), [(UpstreamTimeout("too slow"), 504), (UpstreamFault("it broke"), 502)]
 )
-def test_a_failure_has_its_status_and_the_dialects_shape(
-    path: str, fault: Exception, status: int
+def test_error_has_status_and_shape_of_the_dialect(
+    path: str, fault: GatewayError, status: int
 ) -> None:
     for body in (BODIES[path], {**BODIES[path], "stream": True}):
-        failing = client(ScriptedDriver([fault]))  # type: ignore[list-item]
+        failing = client(ScriptedDriver([fault]))
         answer = failing.post(path, json=body)
         assert answer.status_code == status
         assert answer.mimetype == "application/json"
@@ -68,21 +68,23 @@ def test_a_failure_has_its_status_and_the_dialects_shape(
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_what_is_wrong_is_a_400_in_the_dialects_shape(api: FlaskClient, path: str) -> None:
+def test_invalid_request_is_400_in_the_dialects_shape(api: FlaskClient, path: str) -> None:
     for body in ({}, {**BODIES[path], "stream": True, "max_tokens": -7, "prompt": 5, "input": 5}):
-        answer = api.post(path, json=body)
-        if path.startswith("/api/") and not body:  # without a prompt, it only loads the model
-            assert answer.json is not None and answer.json["done_reason"] == "load"
-            continue
-        if answer.status_code != 200:
-            assert answer.status_code == 400
-            assert answer.mimetype == "application/json"
+        with api.post(path, json=body) as answer:  # an open stream keeps its slot
+            if (
+                path.startswith("/api/") and not body
+            ):  # without a prompt, the request only loads the model
+                assert answer.json is not None and answer.json["done_reason"] == "load"
+                continue
+            if answer.status_code != 200:
+                assert answer.status_code == 400
+                assert answer.mimetype == "application/json"
 
 
 # Anthropic
 
 
-def test_full_is_529_for_anthropics_clients() -> None:
+def test_queue_full_is_529_for_anthropic() -> None:
     down = client(ScriptedDriver(up=False))
     answer = down.post("/v1/messages", json=BODIES["/v1/messages"])
     assert answer.status_code == 529
@@ -93,7 +95,7 @@ def test_full_is_529_for_anthropics_clients() -> None:
     assert answer.headers["Retry-After"]
 
 
-def test_anthropics_key_and_version_headers_are_taken(locked: FlaskClient) -> None:
+def test_anthropic_key_and_version_headers_are_accepted(locked: FlaskClient) -> None:
     headers = {"x-api-key": "two", "anthropic-version": "2023-06-01", "anthropic-beta": "x"}
     answer = locked.post("/v1/messages?beta=true", json=BODIES["/v1/messages"], headers=headers)
     assert answer.status_code == 200
@@ -102,7 +104,7 @@ def test_anthropics_key_and_version_headers_are_taken(locked: FlaskClient) -> No
     assert wrong.json is not None and wrong.json["error"]["type"] == "authentication_error"
 
 
-def test_left_out_tools_are_told_in_a_header(api: FlaskClient) -> None:
+def test_ignored_tools_are_reported_in_a_header(api: FlaskClient) -> None:
     body = {**BODIES["/v1/messages"], "tools": [{"type": "web_search_20250305", "name": "w"}]}
     answer = api.post("/v1/messages", json=body)
     assert answer.status_code == 200
@@ -112,7 +114,7 @@ def test_left_out_tools_are_told_in_a_header(api: FlaskClient) -> None:
 # Ollama
 
 
-def test_ollama_streams_unless_told_otherwise(api: FlaskClient) -> None:
+def test_ollama_streams_by_default(api: FlaskClient) -> None:
     answer = api.post("/api/chat", json={"model": "scripted:latest", "messages": USER})
     assert answer.mimetype == "application/x-ndjson"
     lines = [json.loads(line) for line in answer.get_data(as_text=True).splitlines()]
@@ -120,7 +122,7 @@ def test_ollama_streams_unless_told_otherwise(api: FlaskClient) -> None:
     assert lines[-1]["done_reason"] == "stop"
 
 
-def test_an_empty_request_loads_or_lets_go(api: FlaskClient) -> None:
+def test_empty_ollama_request_loads_or_unloads_the_model(api: FlaskClient) -> None:
     for asked, reason in (({}, "load"), ({"keep_alive": 0}, "unload")):
         answer = api.post("/api/generate", json={"model": "scripted", **asked}).json
         assert answer is not None
@@ -129,17 +131,17 @@ def test_an_empty_request_loads_or_lets_go(api: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["pull", "push", "create", "copy", "blobs/sha256:00"])
-def test_models_are_not_managed_here(api: FlaskClient, path: str) -> None:
+def test_ollama_model_management_is_refused(api: FlaskClient, path: str) -> None:
     answer = api.post(f"/api/{path}", json={"model": "x"})
     assert answer.status_code == 400
-    assert answer.json is not None and "backends are started" in answer.json["error"]
+    assert answer.json is not None and "when the backends start" in answer.json["error"]
     assert api.delete("/api/delete", json={"model": "x"}).status_code == 400
 
 
 # Responses
 
 
-def test_a_response_is_kept_for_its_key_alone(locked: FlaskClient) -> None:
+def test_response_is_stored_for_its_key_only(locked: FlaskClient) -> None:
     made = locked.post("/v1/responses", json={"input": "Hi"}, headers=key("one")).json
     assert made is not None and made["status"] == "completed"
     path = f"/v1/responses/{made['id']}"
@@ -153,17 +155,17 @@ def test_a_response_is_kept_for_its_key_alone(locked: FlaskClient) -> None:
     assert locked.get(path, headers=key("one")).status_code == 404
 
 
-def test_nothing_is_kept_that_should_not_be(api: FlaskClient) -> None:
+def test_response_with_store_false_is_not_stored(api: FlaskClient) -> None:
     made = api.post("/v1/responses", json={"input": "Hi", "store": False}).json
     assert made is not None
     assert api.get(f"/v1/responses/{made['id']}").status_code == 404
 
 
-def test_a_response_goes_on_from_another_with_its_thoughts() -> None:
-    script = [
+def test_response_continues_previous_one_with_its_reasoning() -> None:
+    script: Script = [
         [Started()],
         [ReasoningDelta("hm"), TextDelta("Hello")],
-        [Finished("stop", Usage(7, 3))],
+        [Finished(reason="stop", usage=Usage(7, 3))],
     ]
     driver = ScriptedDriver(script)
     api = client(driver)
@@ -180,7 +182,7 @@ def test_a_response_goes_on_from_another_with_its_thoughts() -> None:
     ]
 
 
-def test_input_items_by_page(api: FlaskClient) -> None:
+def test_input_items_are_paginated(api: FlaskClient) -> None:
     asked = {"input": [{"role": "user", "content": f"{i}"} for i in range(5)]}
     made = api.post("/v1/responses", json=asked).json
     assert made is not None
@@ -195,7 +197,7 @@ def test_input_items_by_page(api: FlaskClient) -> None:
     assert api.get(path + "?after=nothing").status_code == 400
 
 
-def test_the_oldest_messages_go_where_that_is_asked() -> None:
+def test_truncation_auto_drops_oldest_messages() -> None:
     driver = ScriptedDriver()
     api = client(driver)
     long = [{"role": "user", "content": f"{i} " + "x" * 500} for i in range(10)]
@@ -208,7 +210,7 @@ def test_the_oldest_messages_go_where_that_is_asked() -> None:
     assert 2 <= len(said) < 6
 
 
-def test_a_response_in_the_background(api: FlaskClient) -> None:
+def test_response_in_the_background(api: FlaskClient) -> None:
     begun = api.post("/v1/responses", json={"input": "Hi", "background": True}).json
     assert begun is not None and begun["status"] == "queued"
     path = f"/v1/responses/{begun['id']}"
@@ -224,7 +226,7 @@ def test_a_response_in_the_background(api: FlaskClient) -> None:
     assert after is not None and after["status"] == "completed"
 
 
-def test_a_failure_in_the_background_is_kept() -> None:
+def test_background_failure_is_stored() -> None:
     api = client(ScriptedDriver([UpstreamTimeout("too slow")]))
     begun = api.post("/v1/responses", json={"input": "Hi", "background": True}).json
     assert begun is not None
@@ -242,12 +244,12 @@ def test_a_failure_in_the_background_is_kept() -> None:
 # llama.cpp's own
 
 
-def test_slots_are_changed_by_admins_alone(locked: FlaskClient) -> None:
+def test_slot_actions_require_admin(locked: FlaskClient) -> None:
     path = "/slots/0?action=erase"
     assert locked.post(path).status_code == 401
     assert locked.post(path, headers=key("two")).status_code == 403
     asked = locked.post(path, headers=key("one"))
-    assert asked.status_code == 400  # the scripted backend keeps none
+    assert asked.status_code == 400  # the scripted backend has none
     assert asked.json is not None and "--slot-save-path" in asked.json["error"]["message"]
     for name in ("../x", "", ".hidden", "a/b", "a\x00b", "x" * 99):
         answer = locked.post("/slots/0?action=save", json={"filename": name}, headers=key("one"))
@@ -256,13 +258,13 @@ def test_slots_are_changed_by_admins_alone(locked: FlaskClient) -> None:
     assert locked.post("/slots/99?action=erase", headers=key("one")).status_code == 404
 
 
-def test_glm_tokens_are_ids_with_their_pieces(api: FlaskClient) -> None:
+def test_glm_tokenize_returns_ids_with_pieces(api: FlaskClient) -> None:
     told = api.post("/tokenize", json={"prompt": "a 你", "max_length": 2}).json
     assert told == {"tokenIds": [97, 32], "tokens": ["a", "▁"]}
     assert api.post("/tokenize", json={"content": "a"}).json == {"tokens": [97]}
 
 
-def test_a_backend_without_embeddings_says_so(api: FlaskClient) -> None:
+def test_embeddings_on_backend_without_them_are_refused(api: FlaskClient) -> None:
     for path, body in (
         ("/v1/embeddings", {"input": "x"}),
         ("/api/embed", {"input": "x"}),
@@ -271,4 +273,4 @@ def test_a_backend_without_embeddings_says_so(api: FlaskClient) -> None:
     ):
         answer = api.post(path, json=body)
         assert answer.status_code == 400
-        assert "no embeddings" in answer.get_data(as_text=True)
+        assert "does not support embeddings" in answer.get_data(as_text=True)

@@ -1,4 +1,4 @@
-"""A client that hangs up, seen by gevent's hub."""
+"""Detection of client disconnects through gevent's hub."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from gevent import socket
 
 from proxy.backends.driver import Capabilities
-from proxy.cancel import Cancel
 from proxy.core.task import Task
-from proxy.gevent_wire import Wire
-from proxy.http1 import Connection, State, base_environ
+from proxy.runtime.cancel import Cancel
+from proxy.server.gevent_wire import Wire
+from proxy.server.http1 import ServerConnection, State, base_environ
 from proxy.web import disconnect
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app
 
@@ -35,7 +35,7 @@ def closed(kept: dict[str, Any]) -> None:
         one.close()
 
 
-def test_one_watcher_sees_to_one_request_after_the_other() -> None:
+def test_one_watcher_serves_successive_requests() -> None:
     ours, theirs = socket.socketpair()
     kept: dict[str, Any] = {}
     environ = {"gunicorn.socket": ours, "slotproxy.kept": kept}
@@ -52,7 +52,7 @@ def test_one_watcher_sees_to_one_request_after_the_other() -> None:
     ours.close()
 
 
-def test_an_ended_watch_cancels_nothing() -> None:
+def test_ended_watch_cancels_nothing() -> None:
     ours, theirs = socket.socketpair()
     kept: dict[str, Any] = {}
     environ = {"gunicorn.socket": ours, "slotproxy.kept": kept}
@@ -65,7 +65,7 @@ def test_an_ended_watch_cancels_nothing() -> None:
     ours.close()
 
 
-def test_where_nothing_is_kept_the_watcher_ends_with_the_request() -> None:
+def test_watcher_ends_with_request_without_keepalive() -> None:
     ours, theirs = socket.socketpair()
     cancel = Cancel()
     stop = disconnect.watch({"gunicorn.socket": ours}, cancel)
@@ -77,7 +77,7 @@ def test_where_nothing_is_kept_the_watcher_ends_with_the_request() -> None:
 
 
 class Endless(ScriptedDriver):
-    """Answers when it is cancelled, and not before."""
+    """Answers only when it is cancelled."""
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
         self.tasks.append(task)
@@ -86,18 +86,18 @@ class Endless(ScriptedDriver):
 
 
 @pytest.mark.parametrize("late", [0, 1, len(CHAT)])
-def test_who_hangs_up_is_seen_though_the_body_came_late(late: int) -> None:
+def test_disconnect_is_detected_when_the_body_arrived_late(late: int) -> None:
     driver = Endless()
     ours, theirs = socket.socketpair()
     environ = base_environ(ours, ("h", 1), ("c", 2))
     kept: dict[str, Any] = {}
     wire = Wire(ours)
-    connection = Connection(wire, make_app(driver), {**environ, "slotproxy.kept": kept})
+    connection = ServerConnection(wire, make_app(driver), {**environ, "slotproxy.kept": kept})
     serving = gevent.spawn(connection.serve, lambda: False)
     cut = len(HEAD) + len(CHAT) - late
     theirs.sendall((HEAD + CHAT)[:cut])
     until(lambda: connection.state not in (State.IDLE, State.HEAD))
-    gevent.sleep(0.01)  # its body is waited for
+    gevent.sleep(0.01)  # the gateway waits for its body
     theirs.sendall((HEAD + CHAT)[cut:])
     until(lambda: bool(driver.tasks))
     theirs.close()

@@ -10,14 +10,14 @@ from werkzeug.test import EnvironBuilder
 
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.web.body import Unnamed
-from proxy.web.form import MAX_PARTS, MAX_PLAIN, Form, read_form
+from proxy.web.form import MAX_PARTS, MAX_PLAIN, MultipartForm, read_form
 
 
-def read(limit: int = 10_000, **request: Any) -> Form:
+def read(limit: int = 10_000, **request: Any) -> MultipartForm:
     return read_form(EnvironBuilder(method="POST", **request).get_environ(), limit, limit)
 
 
-def test_fields_and_files_in_their_order() -> None:
+def test_form_fields_and_files_keep_their_order() -> None:
     data = {"a": "1", "files": [(BytesIO(b"one"), "一.txt"), (BytesIO(b"two"), "../../two")]}
     form = read(data=data)
     assert form.fields == {"a": "1"}
@@ -29,8 +29,8 @@ def test_fields_and_files_in_their_order() -> None:
     assert all(f.data.closed for f in form.files)
 
 
-def test_files_and_fields_have_bounds_of_their_own() -> None:
-    def both(documents: int, fields: int) -> Form:
+def test_form_files_and_fields_have_separate_bounds() -> None:
+    def both(documents: int, fields: int) -> MultipartForm:
         data = {"a": "x" * 10, "file": (BytesIO(b"x" * 5000), "a.txt")}
         environ = EnvironBuilder(method="POST", data=data).get_environ()
         return read_form(environ, documents, fields)
@@ -43,14 +43,14 @@ def test_files_and_fields_have_bounds_of_their_own() -> None:
 
 
 def part(disposition: str, data: bytes) -> dict[str, Any]:
-    """A form of one part, as it is sent."""
+    """The bytes of a form with one part."""
     head = f"--x\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode()
     body = head + data + b"\r\n--x--\r\n"
     return {"data": body, "content_type": "multipart/form-data; boundary=x"}
 
 
 @pytest.mark.parametrize("disposition", ['name="files"; filename="x"', 'name="a"'])
-def test_what_is_too_large_is_refused(disposition: str) -> None:
+def test_oversized_form_is_refused(disposition: str) -> None:
     with pytest.raises(BodyTooLarge):
         read(10_000, **part(disposition, b"x" * 20_000))
 
@@ -75,41 +75,41 @@ def test_broken_form_is_refused_and_its_files_are_closed(
         return opened[-1]
 
     monkeypatch.setattr("proxy.web.form.Unnamed", place)
-    with pytest.raises(BadRequest, match="the form is broken"):
+    with pytest.raises(BadRequest, match="malformed form"):
         read(data=body, content_type="multipart/form-data; boundary=x")
     assert all(one.closed for one in opened)
 
 
-def test_form_without_its_boundary_is_refused() -> None:
-    with pytest.raises(BadRequest, match="the form is broken"):
+def test_form_without_boundary_is_refused() -> None:
+    with pytest.raises(BadRequest, match="malformed form"):
         read(data=b"x", content_type="multipart/form-data")
 
 
-def test_a_large_field_within_the_bound_is_taken() -> None:
+def test_large_field_within_bound_is_accepted() -> None:
     form = read(1_000_000, **part('name="docs"', b"x" * 700_000))
     assert len(form.fields["docs"]) == 700_000
 
 
 @pytest.mark.parametrize("name", ["a\u202eb", "x" * 256, " "])
-def test_a_name_that_is_none_is_refused(name: str) -> None:
+def test_invalid_field_name_is_refused(name: str) -> None:
     with pytest.raises(BadRequest):
         read(data={"files": (BytesIO(b"x"), name)})
 
 
-def test_a_body_that_is_no_form_has_nothing_in_it() -> None:
-    assert read(data=b"{}", content_type="application/json") == Form({}, ())
+def test_non_form_body_has_no_fields() -> None:
+    assert read(data=b"{}", content_type="application/json") == MultipartForm({}, ())
 
 
-def test_a_form_without_files_is_bounded() -> None:
+def test_form_without_files_is_bounded() -> None:
     kind = "application/x-www-form-urlencoded"
-    assert read(data=b"a=1&b=%20&a=2", content_type=kind) == Form({"a": "1", "b": " "}, ())
+    assert read(data=b"a=1&b=%20&a=2", content_type=kind) == MultipartForm({"a": "1", "b": " "}, ())
     with pytest.raises(BodyTooLarge):
         read(100_000_000, data=b"a=" + b"x" * MAX_PLAIN, content_type=kind)
     with pytest.raises(BadRequest):
         read(100_000_000, data=b"a=1&" * (MAX_PARTS + 1), content_type=kind)
 
 
-def test_headers_of_a_part_are_bounded() -> None:
+def test_part_headers_over_the_bound_are_refused() -> None:
     for head in (b"X: " + b"x" * 40_000_000, b"X: y\r\n" * 3_000_000):
         body = b"--x\r\n" + head + b"\r\n\r\ndata\r\n--x--\r\n"
         kind = "multipart/form-data; boundary=x"
@@ -117,7 +117,7 @@ def test_headers_of_a_part_are_bounded() -> None:
             read(100_000_000, data=body, content_type=kind)
 
 
-def test_parts_are_bounded() -> None:
+def test_too_many_form_parts_are_refused() -> None:
     def parts(count: int) -> dict[str, Any]:
         head = b'--x\r\nContent-Disposition: form-data; name="a%d"; filename="a"\r\n\r\ndata\r\n'
         body = b"".join(head % i for i in range(count)) + b"--x--\r\n"

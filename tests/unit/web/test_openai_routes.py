@@ -1,4 +1,4 @@
-"""OpenAI's routes around a scripted backend: keys, headers, errors, streams."""
+"""OpenAI's routes on a scripted backend: keys, headers, errors, streams."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from proxy.api_keys import Secret, unnamed
+from proxy.config.keys import Secret, unnamed
 from proxy.core.events import Finished, Started, TextDelta
 from proxy.core.usage import Usage
 from proxy.errors import BackendBusy, BackendDown, UpstreamFault, UpstreamTimeout
-from tests.fakes import ScriptedDriver, client, make_app, say, services_of, wait_until
+from tests.fakes import Script, ScriptedDriver, client, make_app, say, services_of, wait_until
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -24,7 +24,7 @@ def chat(to: FlaskClient, **fields: Any) -> TestResponse:
 
 
 def read(answer: TestResponse) -> None:
-    """To its end, and close it, as a server does."""
+    """Reads the answer to its end and closes it, as a server does."""
     with answer:
         answer.get_data()
 
@@ -38,9 +38,14 @@ def events(answer: TestResponse) -> list[Any]:
 # keys
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def default() -> FlaskClient:
+    return client()
+
+
+@pytest.fixture(scope="module")
 def locked() -> FlaskClient:
-    return client(api_key=(Secret("s3cret"), Secret("other-ключ")))
+    return client(wrong_keys=0, api_key=(Secret("s3cret"), Secret("other-ключ")))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +60,7 @@ def locked() -> FlaskClient:
         {"Authorization": "Bearer s3cret x"},
     ],
 )
-def test_without_a_right_key_it_is_a_401(locked: FlaskClient, headers: dict[str, str]) -> None:
+def test_missing_or_wrong_key_is_401(locked: FlaskClient, headers: dict[str, str]) -> None:
     for path in ("/v1/models", "/v1/backends"):
         assert locked.get(path, headers=headers).status_code == 401
     answer = chat(locked, headers=headers)
@@ -73,7 +78,7 @@ def test_without_a_right_key_it_is_a_401(locked: FlaskClient, headers: dict[str,
         {"x-api-key": "s3cret"},
     ],
 )
-def test_a_right_key_opens(locked: FlaskClient, headers: dict[str, str]) -> None:
+def test_right_key_is_accepted(locked: FlaskClient, headers: dict[str, str]) -> None:
     assert chat(locked, headers=headers).status_code == 200
 
 
@@ -84,7 +89,7 @@ def test_health_and_options_need_no_key(locked: FlaskClient) -> None:
         assert locked.options(path).status_code < 300
 
 
-def test_a_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     to = client(api_key=(Secret("s3cret"),), log_level="debug")
     read(chat(to, headers={"Authorization": "Bearer s3cret"}, stream=True))
@@ -97,7 +102,7 @@ def test_a_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
 # cross-origin
 
 
-def test_cors_is_off_unless_origins_are_named() -> None:
+def test_cors_is_off_by_default() -> None:
     answer = client().options("/v1/models", headers={"Origin": "http://page"})
     assert "Access-Control-Allow-Origin" not in answer.headers
 
@@ -115,7 +120,7 @@ def test_only_named_origins_are_allowed_and_credentials_never_with_a_wildcard() 
     assert "Access-Control-Allow-Credentials" not in anyone.headers
 
 
-def test_a_host_stands_for_its_pages_at_any_port() -> None:
+def test_named_host_allows_its_pages_on_any_port() -> None:
     to = client(cors_origins=("localhost", "lan.example"))
 
     def allowed(origin: str) -> bool:
@@ -128,7 +133,7 @@ def test_a_host_stands_for_its_pages_at_any_port() -> None:
     assert not any(map(allowed, (*foreign, "http://localhost@evil.com", "http://[x", "file://x")))
 
 
-def test_no_page_reaches_other_hosts_through_us() -> None:
+def test_cors_proxy_route_is_refused() -> None:
     answer = client().get("/cors-proxy?url=http://127.0.0.1/")
     assert answer.status_code == 403
 
@@ -136,7 +141,7 @@ def test_no_page_reaches_other_hosts_through_us() -> None:
 # answers
 
 
-def test_a_stream_is_framed_as_openai_does() -> None:
+def test_stream_is_framed_like_openais() -> None:
     answer = chat(client(), stream=True, stream_options={"include_usage": True})
     assert answer.headers["Content-Type"] == "text/event-stream"
     assert answer.headers["Cache-Control"] == "no-cache"
@@ -158,45 +163,45 @@ def test_a_stream_is_framed_as_openai_does() -> None:
     assert {c["id"] for c in [*chunks, usage]} == {usage["id"]}
 
 
-def test_every_answer_has_an_id_of_its_own() -> None:
+def test_every_answer_has_its_own_id() -> None:
     to = client()
-    ids = {chat(to).json["id"] for _ in range(3)}  # type: ignore[index]
+    ids = {chat(to).json["id"] for _ in range(3)}
     assert len(ids) == 3
 
 
-def test_headers_tell_the_request_and_the_time() -> None:
+def test_headers_have_request_id_and_time() -> None:
     headers = chat(client(), headers={"x-request-id": "abc"}).headers
     assert headers["x-request-id"] == "abc"
     assert int(headers["openai-processing-ms"]) >= 0
     assert float(headers["x-slotproxy-overhead-ms"]) >= 0
 
 
-def test_an_id_that_is_none_is_not_echoed() -> None:
+def test_invalid_request_id_is_not_echoed() -> None:
     for bad in ("a b", "x" * 200, "ü"):
         answer = chat(client(), headers={"x-request-id": bad})
         assert answer.headers["x-request-id"] != bad
 
 
-def test_prompt_tokens_are_given_where_asked_for() -> None:
+def test_prompt_tokens_are_returned_on_request() -> None:
     """The reference's `tokenize: true`."""
     answer = client().post("/v1/completions", json={"prompt": "ab", "tokenize": True})
     assert answer.json is not None
     assert answer.json["promptToken"] == [97, 98]
 
 
-def test_the_reference_s_routes_without_v1_are_there_too() -> None:
+def test_routes_also_exist_without_v1() -> None:
     to = client()
     assert to.post("/chat/completions", json={"messages": USER}).status_code == 200
     assert to.post("/completions", json={"prompt": "a"}).status_code == 200
 
 
-def test_a_prefix_moves_every_route() -> None:
+def test_url_prefix_applies_to_every_route() -> None:
     to = client(api_prefix="/llm")
     assert to.get("/llm/v1/models").status_code == 200
     assert to.get("/v1/models").status_code == 404
 
 
-# what goes wrong
+# errors
 
 
 @pytest.mark.parametrize(
@@ -204,7 +209,7 @@ def test_a_prefix_moves_every_route() -> None:
     [(UpstreamFault("cut"), 502), (UpstreamTimeout("slow"), 504), (BackendDown("gone"), 503)],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_fault_before_the_first_event_has_its_status(
+def test_fault_before_first_event_sets_the_status(
     fault: Exception, status: int, stream: bool
 ) -> None:
     answer = chat(client(ScriptedDriver([fault])), stream=stream)  # type: ignore[list-item]
@@ -212,8 +217,11 @@ def test_a_fault_before_the_first_event_has_its_status(
     assert answer.json is not None and set(answer.json["error"]) >= {"message", "type", "code"}
 
 
-def test_a_fault_in_mid_stream_is_an_error_event_at_its_end() -> None:
-    script = [[Started(), TextDelta("Hel")], UpstreamFault("the backend's answer broke off")]
+def test_fault_during_stream_is_a_final_error_event() -> None:
+    script: Script = [
+        [Started(), TextDelta("Hel")],
+        UpstreamFault("the backend's response ended early"),
+    ]
     answer = chat(client(ScriptedDriver(script)), stream=True)
     assert answer.status_code == 200
     *_, text, error = events(answer)
@@ -221,7 +229,7 @@ def test_a_fault_in_mid_stream_is_an_error_event_at_its_end() -> None:
     assert error["error"]["code"] == "upstream_fault"
 
 
-def test_a_busy_backend_is_asked_again() -> None:
+def test_busy_backend_is_retried() -> None:
     class Shy(ScriptedDriver):
         def stream(self, *args: Any) -> Any:
             self.script = [BackendBusy("full")] if len(self.tasks) < 2 else say("ok")
@@ -234,7 +242,7 @@ def test_a_busy_backend_is_asked_again() -> None:
     assert len(driver.tasks) == 3
 
 
-def test_another_backend_is_asked_when_one_fails_before_it_began() -> None:
+def test_request_moves_to_another_backend_on_early_failure() -> None:
     bad, good = ScriptedDriver([UpstreamFault("cut")]), ScriptedDriver(say("ok"))
     to = client(bad, good)
     for _ in range(4):
@@ -244,7 +252,7 @@ def test_another_backend_is_asked_when_one_fails_before_it_began() -> None:
     assert bad.tasks
 
 
-def test_a_defect_of_ours_is_a_500_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_exception_is_500_without_details(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(ScriptedDriver):
         def stream(self, *args: Any) -> Any:
             raise ZeroDivisionError("secret detail")
@@ -265,10 +273,10 @@ def test_a_defect_of_ours_is_a_500_that_tells_nothing(caplog: pytest.LogCaptureF
         say("a"),
         [UpstreamFault("cut")],
         [[Started()], UpstreamFault("cut")],
-        [[], [], [Started(), Finished("stop", Usage())]],
+        [[], [], [Started(), Finished(reason="stop", usage=Usage())]],
     ],
 )
-def test_every_lease_comes_back(script: Any, stream: bool) -> None:
+def test_every_lease_is_released(script: Any, stream: bool) -> None:
     driver = ScriptedDriver(script)
     app = make_app(driver)
     read(chat(app.test_client(), stream=stream, n=2))
@@ -277,8 +285,8 @@ def test_every_lease_comes_back(script: Any, stream: bool) -> None:
     assert all(run.closed.is_set() for run in driver.runs)
 
 
-def test_a_stream_that_is_never_read_gives_its_lease_back() -> None:
-    """What a server does with a client that left: it closes the body without iterating it."""
+def test_unread_stream_releases_its_lease() -> None:
+    """After a disconnect, the server closes the body without iterating it."""
     driver = ScriptedDriver(say(*"abcdef"))
     app = make_app(driver)
     answer = app.test_client().post(
@@ -293,11 +301,11 @@ def test_a_stream_that_is_never_read_gives_its_lease_back() -> None:
 # metrics
 
 
-def test_metrics_are_off_unless_asked_for() -> None:
+def test_metrics_are_off_by_default() -> None:
     assert client().get("/metrics").status_code == 404
 
 
-def test_metrics_count_what_was_done() -> None:
+def test_metrics_count_requests_and_tokens() -> None:
     to = client(metrics=True)
     chat(to)
     read(chat(to, stream=True))
@@ -319,12 +327,12 @@ def test_metrics_count_what_was_done() -> None:
 # models
 
 
-def test_with_one_model_any_name_means_it() -> None:
+def test_single_model_accepts_any_name() -> None:
     answer = chat(client(), model="gpt-4")
     assert answer.json is not None and answer.json["model"] == "scripted"
 
 
-def test_with_strict_models_an_unknown_name_is_a_404() -> None:
+def test_unknown_model_is_404_with_strict_models() -> None:
     to = client(strict_models=True)
     assert chat(to, model="scripted").status_code == 200
     answer = chat(to, model="gpt-4")
@@ -332,7 +340,7 @@ def test_with_strict_models_an_unknown_name_is_a_404() -> None:
     assert answer.json is not None and answer.json["error"]["code"] == "model_not_found"
 
 
-def test_an_alias_is_listed_and_answered_with() -> None:
+def test_model_alias_is_listed_and_used_in_answers() -> None:
     to = client(alias=("mine", "gpt-4"))
     listed = to.get("/v1/models").json
     assert listed is not None and [m["id"] for m in listed["data"]] == ["mine", "gpt-4"]
@@ -340,7 +348,7 @@ def test_an_alias_is_listed_and_answered_with() -> None:
     assert answer.json is not None and answer.json["model"] == "gpt-4"
 
 
-def test_with_several_models_the_name_decides() -> None:
+def test_several_models_are_chosen_by_name() -> None:
     caps = ScriptedDriver().caps
     from msgspec.structs import replace
 
@@ -353,16 +361,28 @@ def test_with_several_models_the_name_decides() -> None:
     assert chat(to, model="three").status_code == 404
 
 
-JSON_ROUTES = ("/v1/models", "/health", "/livez", "/nowhere", "/v1/backends", "/slots", "/api/tags")
-JSON_ROUTES += ("/props", "/pages/api/status", "/pages/api/session", "/status", "/v1/data")
+JSON_ROUTES = [
+    "/v1/models",
+    "/health",
+    "/livez",
+    "/nowhere",
+    "/v1/backends",
+    "/slots",
+    "/api/tags",
+    "/props",
+    "/pages/api/status",
+    "/pages/api/session",
+    "/status",
+    "/v1/data",
+]
 
 
 @pytest.mark.parametrize("path", JSON_ROUTES)
-def test_no_answer_is_taken_for_another_type(path: str) -> None:
-    assert client().get(path).headers["X-Content-Type-Options"] == "nosniff"
+def test_responses_forbid_content_sniffing(default: FlaskClient, path: str) -> None:
+    assert default.get(path).headers["X-Content-Type-Options"] == "nosniff"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_no_completion_is_taken_for_a_page(stream: bool) -> None:
-    answer = chat(client(), stream=stream)
+def test_completions_forbid_content_sniffing(default: FlaskClient, stream: bool) -> None:
+    answer = chat(default, stream=stream)
     assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]

@@ -1,4 +1,4 @@
-"""The chat page's own API on a scripted backend: answers that outlive who asked for them."""
+"""The chat page's own API on a scripted backend: answers continue without a client."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.backends.driver import Capabilities
-from proxy.cancel import Cancel
 from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import Cancelled, GatewayError, QueueFull, UpstreamFault
+from proxy.runtime.cancel import Cancel
 from proxy.store.conversations import ConversationStore
 from proxy.web.pages import answers, chat
 from proxy.web.pages.answers import Answers
-from proxy.web.pages.following import Seen
+from proxy.web.pages.following import StreamPosition
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
 
 API = "/pages/api/chat"
-KEYED = {"Authorization": "Bearer any"}  # what spares a script the CSRF token
+KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
 
 
 class Page:
-    """What the page's script does."""
+    """Makes the requests of the page's script."""
 
     def __init__(self, driver: ScriptedDriver, folder: Path) -> None:
         app = make_app(driver, data=str(folder))
@@ -46,16 +46,17 @@ class Page:
         return self.post(f"/conversations/{self.talk}/ask", {"text": "Hi", **body})
 
     def messages(self) -> list[Any]:
-        found: list[Any] = self.client.get(f"{API}/conversations/{self.talk}/messages").json
+        found: list[Any] | None = self.client.get(f"{API}/conversations/{self.talk}/messages").json
+        assert found is not None
         return found
 
     def over(self) -> Any:
-        """The last message, once it grows no more."""
+        """The last message, once it is finished."""
         wait_until(lambda: self.messages()[-1]["status"] != "growing")
         return self.messages()[-1]
 
 
-def test_an_answer_is_kept_though_nobody_follows(tmp_path: Path) -> None:
+def test_answer_is_stored_without_followers(tmp_path: Path) -> None:
     page = Page(ScriptedDriver(say("Hel", "lo")), tmp_path)
     made = page.ask()
     assert made.status_code == 201
@@ -66,7 +67,7 @@ def test_an_answer_is_kept_though_nobody_follows(tmp_path: Path) -> None:
 
 
 class Held(ScriptedDriver):
-    """Says a word, then waits to be let go on, or to be cancelled."""
+    """Generates a word, then waits until it may continue or is cancelled."""
 
     def __init__(self, slots: int = 2) -> None:
         super().__init__(caps=msgspec.structs.replace(CAPS, slots=slots))
@@ -81,21 +82,21 @@ class Held(ScriptedDriver):
                 yield [Started(slot=0), TextDelta("first")]
                 while not held.wait(0.01):
                     if cancel.cancelled:
-                        raise Cancelled("nobody waits for it any more")
-                yield [TextDelta(" second"), Finished("stop", Usage(1, 2, 0), slot=0)]
+                        raise Cancelled("the request was cancelled")
+                yield [TextDelta(" second"), Finished(reason="stop", usage=Usage(1, 2, 0), slot=0)]
 
         slow = Slow(())
         slow.closed = run.closed
         return slow
 
 
-def test_what_was_shown_is_in_the_store_already_and_told_again(tmp_path: Path) -> None:
+def test_shown_events_are_stored_and_replayed(tmp_path: Path) -> None:
     driver = Held()
     page = Page(driver, tmp_path)
     answer = page.ask().json["answer"]["id"]
-    events = iter(page.client.get(f"{API}/answers/{answer}/events").response)
+    events = iter(page.client.get(f"{API}/answers/{answer}/events").iter_encoded())
     assert b'"delta":"first"' in next(event for event in events if b"first" in event)
-    assert page.messages()[-1]["content"] == "first"  # a restart now would lose nothing
+    assert page.messages()[-1]["content"] == "first"  # a restart would lose nothing now
     again = page.client.get(f"{API}/answers/{answer}/events")
     driver.go_on.set()
     found = re.findall(r"^id: .*\ndata: (.*)$", again.get_data(as_text=True), re.M)
@@ -105,12 +106,12 @@ def test_what_was_shown_is_in_the_store_already_and_told_again(tmp_path: Path) -
     assert page.client.get(f"{API}/answers/{answer}/events").status_code == 404  # it is over
 
 
-def test_a_lost_connection_goes_on_after_the_last_event(tmp_path: Path) -> None:
+def test_lost_connection_resumes_after_last_event(tmp_path: Path) -> None:
     driver = Held()
     page = Page(driver, tmp_path)
     answer = page.ask().json["answer"]["id"]
     where = f"{API}/answers/{answer}/events"
-    events = iter(page.client.get(where).response)
+    events = iter(page.client.get(where).iter_encoded())
     first = next(event for event in events if b"first" in event).decode()
     (seen,) = re.findall(r"id: (\S+)\ndata: .*first", first)
     again = page.client.get(where, headers={"Last-Event-ID": seen})
@@ -119,7 +120,7 @@ def test_a_lost_connection_goes_on_after_the_last_event(tmp_path: Path) -> None:
     assert '"first"' not in rest and " second" in rest and '"over"' in rest
 
 
-def test_another_worker_follows_and_stops_an_answer(
+def test_another_worker_follows_and_stops_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Held()
@@ -127,8 +128,8 @@ def test_another_worker_follows_and_stops_an_answer(
     answer = page.ask().json["answer"]["id"]
     where = f"{API}/answers/{answer}/events"
     writer = chat._answers
-    monkeypatch.setattr(chat, "_answers", Answers())  # as in a process that does not write it
-    events = iter(page.client.get(where).response)
+    monkeypatch.setattr(chat, "_answers", Answers())  # as in a process that does not generate it
+    events = iter(page.client.get(where).iter_encoded())
     first = next(event for event in events if b"first" in event)
     assert b"id: 5.0\n" in first
     assert page.post(f"/answers/{answer}/stop").status_code == 204
@@ -140,7 +141,7 @@ def test_another_worker_follows_and_stops_an_answer(
     assert page.client.get(where).status_code == 404
 
 
-def test_another_worker_goes_on_where_the_connection_was_lost(
+def test_another_worker_resumes_lost_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Held()
@@ -155,12 +156,12 @@ def test_another_worker_goes_on_where_the_connection_was_lost(
 
 
 @pytest.mark.parametrize("last", ["", "x", "1", "1.2.3", "-1.0", "١.٢", "9" * 30 + ".0", "1.x"])
-def test_what_is_no_event_of_ours_begins_anew(last: str) -> None:
-    assert Seen.read(last) == (0, 0)
-    assert Seen.read("12.3") == (12, 3)
+def test_unknown_last_event_id_replays_from_the_start(last: str) -> None:
+    assert StreamPosition.read(last) == (0, 0)
+    assert StreamPosition.read("12.3") == (12, 3)
 
 
-def test_what_another_worker_stopped_ends_without_a_word_from_the_model(
+def test_answer_stopped_by_another_worker_ends_while_the_model_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat, "_answers", writer := Answers(beat=0.02))
@@ -171,12 +172,12 @@ def test_what_another_worker_stopped_ends_without_a_word_from_the_model(
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(chat, "_answers", Answers())
         assert page.post(f"/answers/{answer}/stop").status_code == 204
-    wait_until(lambda: writer.get("", answer) is None)  # though the model was never let go on
+    wait_until(lambda: writer.get("", answer) is None)  # although the model never continued
     assert driver.runs[0].closed.is_set()
     assert (page.over()["status"], page.over()["content"]) == ("stopped", "first")
 
 
-def test_an_answer_that_nothing_comes_of_lives_on(
+def test_answer_without_output_keeps_its_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat, "_answers", writer := Answers(beat=0.02))
@@ -197,10 +198,10 @@ def test_an_answer_that_nothing_comes_of_lives_on(
     wait_until(lambda: signs > 4)
     driver.go_on.set()
     assert page.over()["status"] == "done"
-    wait_until(lambda: not writer._beating)  # there is nothing to tell of
+    wait_until(lambda: not writer._beating)  # there are no events
 
 
-def test_an_answer_whose_writer_is_gone_is_told_as_interrupted(
+def test_answer_of_lost_writer_is_shown_as_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = Page(ScriptedDriver(), tmp_path)
@@ -208,28 +209,28 @@ def test_an_answer_whose_writer_is_gone_is_told_as_interrupted(
     assert store is not None
     left = store.add("", page.talk, "assistant", "Half a", status="growing")
     where = f"{API}/answers/{left.id}/events"
-    events = iter(page.client.get(where).response)
+    events = iter(page.client.get(where).iter_encoded())
     next(event for event in events if b"Half a" in event)
-    monkeypatch.setattr("proxy.store.conversations.LEASE", -1.0)  # as if that time had passed
+    monkeypatch.setattr("proxy.store.conversations.LEASE", -1.0)  # simulates the time
     assert b'"status":"interrupted"' in b"".join(events)
     assert page.client.get(where).status_code == 404
     assert [one["status"] for one in page.messages()] == ["interrupted"]
 
 
-def test_an_answer_that_waits_tells_its_place(tmp_path: Path) -> None:
+def test_queued_answer_shows_its_place(tmp_path: Path) -> None:
     driver = Held(slots=1)
     page = Page(driver, tmp_path)
     first = page.ask().json["answer"]["id"]
     wait_until(lambda: page.messages()[-1]["content"] == "first")
     second = page.ask().json["answer"]["id"]
-    events = iter(page.client.get(f"{API}/answers/{second}/events").response)
+    events = iter(page.client.get(f"{API}/answers/{second}/events").iter_encoded())
     assert next(event for event in events if b'"place":1' in event)
     assert page.post(f"/answers/{first}/stop").status_code == 204
     driver.go_on.set()
-    assert b" second" in b"".join(events)  # its place is over with its wait
+    assert b" second" in b"".join(events)  # its place ends with its wait
 
 
-def test_an_answer_whose_writer_is_no_more_can_be_stopped(tmp_path: Path) -> None:
+def test_answer_of_lost_writer_can_be_stopped(tmp_path: Path) -> None:
     page = Page(ScriptedDriver(), tmp_path)
     store = services_of(page.client.application).conversations
     assert store is not None
@@ -238,7 +239,7 @@ def test_an_answer_whose_writer_is_no_more_can_be_stopped(tmp_path: Path) -> Non
     assert [one["status"] for one in page.messages()] == ["stopped"]
 
 
-def test_stopping_keeps_what_was_said(tmp_path: Path) -> None:
+def test_stopped_answer_keeps_its_text(tmp_path: Path) -> None:
     driver = Held()
     page = Page(driver, tmp_path)
     answer = page.ask().json["answer"]["id"]
@@ -248,14 +249,14 @@ def test_stopping_keeps_what_was_said(tmp_path: Path) -> None:
     assert page.over()["status"] == "stopped"
 
 
-def test_a_fault_is_kept_with_the_answer(tmp_path: Path) -> None:
+def test_fault_is_stored_with_the_answer(tmp_path: Path) -> None:
     page = Page(ScriptedDriver([UpstreamFault("the server fell over")]), tmp_path)
     page.ask()
     answer = page.over()
     assert (answer["status"], answer["extra"]["error"]) == ("failed", "the server fell over")
 
 
-def test_another_answer_is_a_branch_and_sees_what_was_before(tmp_path: Path) -> None:
+def test_regenerated_answer_is_a_branch_with_the_same_history(tmp_path: Path) -> None:
     driver = ScriptedDriver(say("A"))
     page = Page(driver, tmp_path)
     question = page.ask().json["question"]
@@ -286,14 +287,14 @@ SENSELESS: list[dict[str, Any]] = [
 ]
 
 
-def test_what_cannot_be_asked_leaves_nothing(tmp_path: Path) -> None:
+def test_invalid_question_stores_nothing(tmp_path: Path) -> None:
     page = Page(ScriptedDriver(), tmp_path)
     for body in SENSELESS:
         assert page.ask(**body).status_code in (400, 404), body
     assert page.messages() == []
 
 
-def test_settings_reach_the_model_and_only_those_given(tmp_path: Path) -> None:
+def test_only_given_settings_reach_the_model(tmp_path: Path) -> None:
     driver = ScriptedDriver()
     page = Page(driver, tmp_path)
     sampling = {"min_p": 0.1, "presence_penalty": -0.5, "frequency_penalty": 0.5, "seed": 7}
@@ -306,14 +307,14 @@ def test_settings_reach_the_model_and_only_those_given(tmp_path: Path) -> None:
     assert "Python" in asked.messages[0].content
 
 
-def test_the_templates_of_each_mode_are_offered(tmp_path: Path) -> None:
+def test_templates_of_each_mode_are_offered(tmp_path: Path) -> None:
     text = Page(ScriptedDriver(), tmp_path).client.get("/").text
     offered = dict(re.findall(r'<select name="template_(\w+)">(.*?)</select>', text, re.S))
     assert re.findall(r'value="(\w+)"', offered["chat"]) == ["default", "py", "with_history"]
     assert re.findall(r'value="(\w+)"', offered["knowledge"]) == ["default", "text"]
 
 
-def test_a_conversation_is_exported(tmp_path: Path) -> None:
+def test_conversation_is_exported(tmp_path: Path) -> None:
     page = Page(ScriptedDriver(say("Hello")), tmp_path)
     page.ask(text="Hi <b>you</b>")
     page.over()
@@ -326,7 +327,7 @@ def test_a_conversation_is_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_what_is_deleted_is_no_longer_written(tmp_path: Path, everything: bool) -> None:
+def test_deleted_conversation_is_not_written_again(tmp_path: Path, everything: bool) -> None:
     driver = Held()
     page = Page(driver, tmp_path)
     answer = page.ask().json["answer"]["id"]
@@ -339,7 +340,7 @@ def test_what_is_deleted_is_no_longer_written(tmp_path: Path, everything: bool) 
     wait_until(lambda: chat._answers.get("", answer) is None)
 
 
-def test_conversations_are_told_of_page_by_page(
+def test_conversations_are_listed_page_by_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat, "TALKS", 2)
@@ -356,7 +357,7 @@ def test_conversations_are_told_of_page_by_page(
     assert seen == ["E", "D", "C", "B", ""]
 
 
-def test_an_answer_there_is_no_place_for_leaves_nothing(
+def test_answer_beyond_the_limit_stores_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Held()
@@ -372,7 +373,7 @@ def test_an_answer_there_is_no_place_for_leaves_nothing(
     assert page.ask(text="Once more").status_code == 201
 
 
-def test_an_answer_the_queue_refuses_is_over_and_may_be_asked_again(tmp_path: Path) -> None:
+def test_answer_refused_by_the_queue_can_be_asked_again(tmp_path: Path) -> None:
     driver = ScriptedDriver([QueueFull("the queue is full")])
     page = Page(driver, tmp_path)
     question = page.ask().json["question"]["id"]
@@ -383,7 +384,7 @@ def test_an_answer_the_queue_refuses_is_over_and_may_be_asked_again(tmp_path: Pa
     assert page.over()["content"] == "Hello"
 
 
-def test_an_answer_no_thread_is_to_be_had_for_does_not_grow(
+def test_answer_without_thread_ends_as_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = Page(ScriptedDriver(say("Hello")), tmp_path)
@@ -397,7 +398,28 @@ def test_an_answer_no_thread_is_to_be_had_for_does_not_grow(
     assert page.messages()[-1]["status"] == "failed"
 
 
-def test_an_answer_that_cannot_be_written_down_does_not_grow(
+# The thread's traceback goes to standard error.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_exception_while_answering_fails_the_answer_without_details(
+    tmp_path: Path,
+) -> None:
+    class Broken(ScriptedDriver):
+        def stream(self, *args: Any) -> ScriptedRun:
+            if not self.tasks:
+                self.tasks.append(args[0])
+                raise KeyError("a secret detail")
+            return super().stream(*args)
+
+    page = Page(Broken(say("Hello")), tmp_path)
+    question = page.ask().json["question"]["id"]
+    answer = page.over()
+    assert (answer["status"], answer["extra"]["error"]) == ("failed", "internal error")
+    assert "secret" not in json.dumps(answer)
+    page.ask(text="", again=question)
+    assert page.over()["content"] == "Hello"
+
+
+def test_answer_that_cannot_be_stored_ends_as_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def append(*_: Any) -> None:
@@ -409,7 +431,7 @@ def test_an_answer_that_cannot_be_written_down_does_not_grow(
     assert page.over()["status"] == "failed"
 
 
-def test_questions_have_a_bound(tmp_path: Path) -> None:
+def test_question_length_is_bounded(tmp_path: Path) -> None:
     page = Page(ScriptedDriver(), tmp_path)
     assert page.ask(text="x" * (chat.LONGEST + 1)).status_code == 400
     assert page.ask(text="x" * chat.LONGEST).status_code == 201

@@ -1,4 +1,4 @@
-"""Files of a conversation: a base of their own, which no other conversation sees."""
+"""Files of a conversation: in a base that no other conversation sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from tests.fakes import ScriptedDriver, make_app, services_of
 
 API = "/pages/api/chat/conversations"
-KEYED = {"Authorization": "Bearer any"}  # what spares a script the CSRF token
+KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def names(visitor: FlaskClient, talk: str) -> list[str]:
     return [one["filename"] for one in visitor.get(f"{talk}/files", headers=KEYED).json]
 
 
-def test_files_are_of_one_conversation_and_of_no_named_base(visitor: FlaskClient) -> None:
+def test_attached_files_belong_to_one_conversation(visitor: FlaskClient) -> None:
     one, other = begin(visitor), begin(visitor)
     assert drop(visitor, one, "a.txt", b"first") == 201
     assert drop(visitor, one, "a.txt", b"second") == 201
@@ -48,7 +48,7 @@ def test_files_are_of_one_conversation_and_of_no_named_base(visitor: FlaskClient
     assert visitor.get("/pages/api/knowledge", headers=KEYED).json == []
 
 
-def test_a_file_is_taken_away(visitor: FlaskClient) -> None:
+def test_attached_file_is_removed(visitor: FlaskClient) -> None:
     talk = begin(visitor)
     drop(visitor, talk, "a.txt", b"first")
     document = visitor.get(f"{talk}/files", headers=KEYED).json[0]["id"]
@@ -56,7 +56,7 @@ def test_a_file_is_taken_away(visitor: FlaskClient) -> None:
     assert names(visitor, talk) == []
 
 
-def test_files_are_not_asked_about_where_there_are_none(visitor: FlaskClient) -> None:
+def test_files_are_not_searched_when_there_are_none(visitor: FlaskClient) -> None:
     talk = begin(visitor)
     asked = {"text": "What?", "options": {"kind": "knowledge", "base": "files"}}
     answer = visitor.post(f"{talk}/ask", headers=KEYED, json=asked)
@@ -78,7 +78,7 @@ def bases(visitor: FlaskClient) -> int:
     return len(knowledge.bases(""))
 
 
-def test_files_go_with_their_conversation_at_once(visitor: FlaskClient) -> None:
+def test_conversation_deletion_deletes_its_files(visitor: FlaskClient) -> None:
     talks = [begin(visitor) for _ in range(3)]
     for talk in talks:
         drop(visitor, talk, "a.txt", b"first")
@@ -90,7 +90,7 @@ def test_files_go_with_their_conversation_at_once(visitor: FlaskClient) -> None:
     assert bases(visitor) == 0
 
 
-def test_a_conversation_whose_files_had_their_time_is_deleted(visitor: FlaskClient) -> None:
+def test_conversation_with_expired_files_is_deleted(visitor: FlaskClient) -> None:
     talk = begin(visitor)
     drop(visitor, talk, "a.txt", b"first")
     knowledge = services_of(visitor.application).knowledge
@@ -101,7 +101,7 @@ def test_a_conversation_whose_files_had_their_time_is_deleted(visitor: FlaskClie
     assert visitor.get(talk, headers=KEYED).status_code == 404
 
 
-def test_nothing_is_dropped_without_the_token_or_into_nothing(visitor: FlaskClient) -> None:
+def test_upload_requires_token_and_existing_conversation(visitor: FlaskClient) -> None:
     refused = visitor.post(f"{API}/none/files?name=a.txt", data=b"x")
     assert refused.status_code == 403
     assert drop(visitor, f"{API}/none", "a.txt", b"x") == 404

@@ -1,4 +1,4 @@
-"""Images of a conversation: what may be one, who gets it, and that it goes with its message."""
+"""Images of a conversation: validation, access, and deletion with the message."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def page(driver: ScriptedDriver, tmp_path: Path) -> Page:
     return Page(driver, tmp_path)
 
 
-def test_an_image_goes_to_the_model_and_stays_with_the_conversation(
+def test_image_reaches_the_model_and_stays_in_the_conversation(
     page: Page, driver: ScriptedDriver
 ) -> None:
     question = asked(page, images=[IMAGE])
     assert question["extra"] == {"images": [{"name": IMAGE["name"]}]}
-    assert page.messages()[0]["extra"] == question["extra"]  # the bytes are fetched apart
+    assert page.messages()[0]["extra"] == question["extra"]  # the bytes are fetched separately
     (media,) = driver.tasks[-1].request.messages[-1].media
     assert (media.kind, media.url) == ("image", URL)
     where = f"{API}/messages/{question['id']}/images/0"
@@ -79,24 +79,24 @@ def test_an_image_goes_to_the_model_and_stays_with_the_conversation(
         [IMAGE] * 9,
     ],
 )
-def test_what_is_no_image_is_refused_and_leaves_nothing(page: Page, images: Any) -> None:
+def test_invalid_image_is_refused_and_not_stored(page: Page, images: Any) -> None:
     assert page.ask(images=images).status_code == 400
     assert page.messages() == []
 
 
-def test_a_blind_model_is_not_asked(tmp_path: Path) -> None:
+def test_model_without_vision_gets_no_images(tmp_path: Path) -> None:
     page = Page(ScriptedDriver(), tmp_path)
     refused = page.ask(images=[IMAGE])
     assert refused.status_code == 400
-    assert "cannot be seen by this model" in refused.json["error"]["message"]
+    assert "is not supported: this model does not accept images" in refused.json["error"]["message"]
     assert page.messages() == []
-    assert "Images can be" not in page.client.get("/").text
+    assert "drop or paste images" not in page.client.get("/").text
 
 
-def test_only_who_sees_is_offered_images(page: Page) -> None:
-    wait_until(lambda: "Images can be" in page.client.get("/").text)
+def test_images_are_offered_only_for_vision_models(page: Page) -> None:
+    wait_until(lambda: "drop or paste images" in page.client.get("/").text)
 
 
-def test_images_of_a_question_have_a_bound(page: Page) -> None:
+def test_number_of_images_per_question_is_bounded(page: Page) -> None:
     asked(page, images=[IMAGE] * images.MOST)
     assert page.ask(images=[IMAGE] * (images.MOST + 1)).status_code == 400

@@ -1,4 +1,4 @@
-"""Static files: found, compressed, kept, and nothing beside them."""
+"""Static files: compression, caching, and no other files."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import re
 
 import pytest
 
-from proxy.web.pages import files
+from proxy.web.pages import uploads
 from tests.fakes import client
 
 NAME = "panels/status.js"
 
 
-def test_a_file_comes_compressed_to_who_can_read_that() -> None:
+def test_static_file_is_compressed_for_clients_that_accept_it() -> None:
     visitor = client()
     whole = visitor.get(f"/static/{NAME}")
     packed = visitor.get(f"/static/{NAME}", headers={"Accept-Encoding": "gzip, br"})
     assert whole.mimetype == packed.mimetype == "text/javascript"
     assert packed.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in packed.vary
-    assert gzip.decompress(packed.data) == whole.data == (files.FOLDER / NAME).read_bytes()
+    assert gzip.decompress(packed.data) == whole.data == (uploads.FOLDER / NAME).read_bytes()
     refused = visitor.get(f"/static/{NAME}", headers={"Accept-Encoding": "gzip;q=0"})
     assert "Content-Encoding" not in refused.headers
 
 
-def test_a_page_names_what_may_be_kept_for_good() -> None:
+def test_versioned_static_url_is_cached_for_good() -> None:
     visitor = client()
     page = visitor.get("/status", headers={"Accept": "text/html"}).get_data(as_text=True)
     found = re.search(rf'"(/static/{NAME}\?v=\w+)"', page)
     assert found
     kept = visitor.get(found[1])
-    assert kept.cache_control.immutable and kept.cache_control.max_age == files.FOREVER
+    assert kept.cache_control.immutable and kept.cache_control.max_age == uploads.FOREVER
     for other in (f"/static/{NAME}", f"/static/{NAME}?v=old"):
         assert visitor.get(other).cache_control.no_cache
     etag = {"If-None-Match": kept.headers["ETag"]}
@@ -40,11 +40,11 @@ def test_a_page_names_what_may_be_kept_for_good() -> None:
 @pytest.mark.parametrize(
     "name", ["../auth.py", "..%2fauth.py", "panels/../../auth.py", "/etc/passwd", "panels", "none"]
 )
-def test_nothing_else_is_served(name: str) -> None:
+def test_unknown_static_files_are_404(name: str) -> None:
     assert client().get(f"/static/{name}").status_code in (308, 404)
 
 
-def test_every_page_carries_the_policy() -> None:
+def test_every_page_has_a_content_security_policy() -> None:
     visitor = client()
     for path in ("/status", "/knowledge", "/nowhere"):
         page = visitor.get(path, headers={"Accept": "text/html"})

@@ -1,4 +1,4 @@
-"""The knowledge page's own API; what is inside is the facade's, and tested there."""
+"""The knowledge page's own API; its contents are tested with the facade."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fakes import ScriptedDriver, make_app, services_of
 
 API = "/pages/api/knowledge"
 BROWSER = {"Accept": "text/html"}
-KEYED = {"Authorization": "Bearer any"}  # what spares a script the CSRF token
+KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def without() -> FlaskClient:
     return app.test_client()
 
 
-def test_without_the_extra_the_page_says_what_is_missing(without: FlaskClient) -> None:
+def test_page_names_the_missing_extra(without: FlaskClient) -> None:
     page = without.get("/knowledge", headers=BROWSER)
     assert page.status_code == 200
     text = page.get_data(as_text=True)
@@ -46,7 +46,7 @@ def test_without_the_extra_the_page_says_what_is_missing(without: FlaskClient) -
         ("POST", "/signout"),
     ],
 )
-def test_nothing_is_changed_without_the_token(without: FlaskClient, method: str, path: str) -> None:
+def test_changes_require_the_form_token(without: FlaskClient, method: str, path: str) -> None:
     answer = without.open(path, method=method, json={})
     assert (answer.status_code, answer.json["error"]["code"]) == (403, "csrf")
 
@@ -60,7 +60,7 @@ def visitor(tmp_path: object) -> FlaskClient:
     return app.test_client()
 
 
-def test_bases_are_made_listed_and_deleted(visitor: FlaskClient) -> None:
+def test_bases_are_created_listed_and_deleted(visitor: FlaskClient) -> None:
     made = visitor.post(API, json={"name": "Sea", "info": "of waves"}, headers=KEYED)
     assert (made.status_code, made.json["name"], made.json["info"]) == (201, "Sea", "of waves")
     assert [one["name"] for one in visitor.get(API).json] == ["Sea"]
@@ -82,11 +82,11 @@ def test_bases_are_made_listed_and_deleted(visitor: FlaskClient) -> None:
         ("/b/documents", {}),
     ],
 )
-def test_what_makes_no_sense_is_refused(visitor: FlaskClient, path: str, body: object) -> None:
+def test_nonsensical_form_values_are_refused(visitor: FlaskClient, path: str, body: object) -> None:
     assert visitor.post(API + path, json=body, headers=KEYED).status_code == 400
 
 
-def test_a_document_comes_back_as_a_download(visitor: FlaskClient) -> None:
+def test_document_is_served_as_download(visitor: FlaskClient) -> None:
     base = visitor.post(API, json={"name": "Sea"}, headers=KEYED).json["id"]
     name = "a “b”.html"
     page = b"<script>alert(1)</script>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def sign_in(visitor: FlaskClient, key: str = "sesame", to: str = "/status") -> T
 # the cookie
 
 
-def test_a_cookie_names_its_key_and_does_not_hold_it() -> None:
+def test_session_cookie_identifies_key_without_containing_it() -> None:
     keys = [("ann", "sesame"), ("bob", "melon")]
     cookie, made = Sessions(keys).sign("bob")
     assert Sessions(keys).read(cookie) == made  # another process, the same keys
@@ -47,7 +48,7 @@ def test_a_cookie_names_its_key_and_does_not_hold_it() -> None:
     assert "melon" not in cookie
 
 
-def test_a_cookie_that_was_touched_or_is_of_other_keys_is_nobodys() -> None:
+def test_tampered_or_foreign_cookie_is_ignored() -> None:
     ours = Sessions([("ann", "sesame")])
     cookie, _ = ours.sign("ann")
     for wrong in ("", "x", cookie[:-1], cookie + "a", "A" + cookie[1:], cookie.upper()):
@@ -55,24 +56,22 @@ def test_a_cookie_that_was_touched_or_is_of_other_keys_is_nobodys() -> None:
     assert Sessions([("ann", "other")]).read(cookie) is None
     assert Sessions([("ann", "sesame"), ("bob", "melon")]).read(cookie) is None
     assert Sessions([]).read(cookie) is None
-    earlier = ours._signer.dumps("ann")  # as versions before ids made it
-    assert isinstance(earlier, str) and ours.read(earlier) is None
+    earlier = ours._signer.dumps("ann")  # as made by versions without session ids
+    assert ours.read(earlier) is None
 
 
-def test_a_cookie_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    import itsdangerous.timed as timed
-
+def test_cookie_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Sessions([("ann", "sesame")])
     cookie, _ = ours.sign("ann")
-    now = timed.time.time()
-    monkeypatch.setattr(timed.time, "time", lambda: now + LIFETIME + 2)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + LIFETIME + 2)
     assert ours.read(cookie) is None
 
 
 # signing in
 
 
-def test_a_page_leads_to_the_form_and_the_key_back_to_the_page() -> None:
+def test_page_redirects_to_sign_in_and_back() -> None:
     with client(**LOCKED) as visitor:
         refused = visitor.get("/status?a=b", headers=BROWSER)
         assert refused.status_code == 302
@@ -86,13 +85,13 @@ def test_a_page_leads_to_the_form_and_the_key_back_to_the_page() -> None:
         assert visitor.get("/pages/api/status").status_code == 200
 
 
-def test_over_https_the_cookie_stays_there() -> None:
+def test_cookie_is_secure_over_https() -> None:
     with client(**LOCKED) as visitor:
         page = visitor.get("/signin", base_url="https://localhost", headers=BROWSER)
         assert "; Secure" in page.headers["Set-Cookie"]
 
 
-def test_a_wrong_key_is_told_and_starts_nothing() -> None:
+def test_wrong_key_shows_error_and_starts_no_session() -> None:
     with client(**LOCKED) as visitor:
         answer = sign_in(visitor, key="wrong")
         assert answer.status_code == 401
@@ -106,12 +105,12 @@ def test_a_wrong_key_is_told_and_starts_nothing() -> None:
 @pytest.mark.parametrize(
     "to", ["https://evil.example/", "//evil.example", "/\\evil.example", "x", "/a\nb", ""]
 )
-def test_signing_in_leads_nowhere_else(to: str) -> None:
+def test_sign_in_redirects_only_to_own_pages(to: str) -> None:
     with client(**LOCKED) as visitor:
         assert sign_in(visitor, to=to).location == "/"
 
 
-def test_signing_out_ends_it() -> None:
+def test_sign_out_ends_the_session() -> None:
     with client(**LOCKED) as visitor:
         sign_in(visitor)
         token = token_of(visitor.get("/status", headers=BROWSER))
@@ -125,7 +124,7 @@ def cookies_of(visitor: FlaskClient) -> str:
 
 
 def seen_with(visitor: FlaskClient, cookies: str) -> int:
-    """What a browser gets that still has these cookies."""
+    """The answer to a browser that still has these cookies."""
     stolen = visitor.application.test_client(use_cookies=False)
     return stolen.get("/pages/api/status", headers={"Cookie": cookies}).status_code
 
@@ -143,9 +142,7 @@ def browser_of(app: Flask, key: str = "sesame") -> FlaskClient:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_session_that_was_ended_is_over_for_every_copy_of_its_cookie(
-    kept: bool, tmp_path: Path
-) -> None:
+def test_ended_session_is_over_for_every_copy_of_its_cookie(kept: bool, tmp_path: Path) -> None:
     app = client(**LOCKED, data=str(tmp_path)).application
     if not kept:
         app.extensions[EXTENSION] = replace(services_of(app), sessions=MemorySessions())
@@ -157,7 +154,7 @@ def test_a_session_that_was_ended_is_over_for_every_copy_of_its_cookie(
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_all_sessions_of_a_key_are_ended_together(kept: bool, tmp_path: Path) -> None:
+def test_all_sessions_of_a_key_end_together(kept: bool, tmp_path: Path) -> None:
     app = client(**LOCKED, data=str(tmp_path)).application
     if not kept:
         app.extensions[EXTENSION] = replace(services_of(app), sessions=MemorySessions())
@@ -167,7 +164,7 @@ def test_all_sessions_of_a_key_are_ended_together(kept: bool, tmp_path: Path) ->
     assert [seen_with(visitors[0], one) for one in copies] == [401, 401, 200]
 
 
-def test_an_end_is_known_to_other_workers_and_after_a_restart(tmp_path: Path) -> None:
+def test_session_end_is_shared_with_workers_and_survives_restart(tmp_path: Path) -> None:
     workers = [client(**LOCKED, data=str(tmp_path)).application for _ in range(2)]
     visitor = browser_of(workers[0])
     cookies = cookies_of(visitor)
@@ -199,26 +196,26 @@ def test_open_sessions_of_a_key_are_bounded(tmp_path: Path) -> None:
     database.close()
 
 
-def test_where_sessions_cannot_be_shared_signing_in_says_so() -> None:
+def test_sign_in_is_refused_where_sessions_cannot_be_shared() -> None:
     app = client(**LOCKED).application
     app.extensions[EXTENSION] = replace(services_of(app), sessions=None)
     answer = sign_in(app.test_client())
     assert answer.status_code == 403 and "slotproxy[knowledge]" in answer.text.replace("&#39;", "")
 
 
-def test_without_keys_nobody_has_to_sign_in() -> None:
+def test_no_sign_in_is_needed_without_keys() -> None:
     with client() as visitor:
         assert visitor.get("/status", headers=BROWSER).status_code == 200
         assert visitor.get("/signin", headers=BROWSER).status_code == 303
 
 
-def test_a_session_is_no_key_for_the_api() -> None:
+def test_session_cookie_is_not_accepted_by_the_api() -> None:
     with client(**LOCKED) as visitor:
         sign_in(visitor)
         assert visitor.get("/v1/models").status_code == 401
 
 
-def test_a_script_may_show_the_key_itself() -> None:
+def test_page_script_may_send_the_key_itself() -> None:
     with client(**LOCKED) as visitor:
         for key, status in (("melon", 200), ("wrong", 401)):
             headers = {"Authorization": f"Bearer {key}"}
@@ -228,7 +225,7 @@ def test_a_script_may_show_the_key_itself() -> None:
 # CSRF
 
 
-def test_a_form_without_its_token_is_refused() -> None:
+def test_form_without_token_is_refused() -> None:
     with client(**LOCKED) as visitor:
         visitor.get("/signin", headers=BROWSER)
         for token in ("", "0" * 64, "ключ"):
@@ -238,7 +235,7 @@ def test_a_form_without_its_token_is_refused() -> None:
             assert not any(SESSION in one for one in answer.headers.getlist("Set-Cookie"))
 
 
-def test_a_token_is_of_one_visitor() -> None:
+def test_form_token_is_valid_for_one_visitor_only() -> None:
     one = client(**LOCKED)
     other = one.application.test_client()
     token = token_of(one.get("/signin", headers=BROWSER))
@@ -247,7 +244,7 @@ def test_a_token_is_of_one_visitor() -> None:
     assert other.post("/signin", data=form, headers=BROWSER).status_code == 403
 
 
-def test_another_site_is_refused_whatever_it_shows() -> None:
+def test_cross_site_form_is_refused_even_with_token() -> None:
     with client(**LOCKED) as visitor:
         token = token_of(visitor.get("/signin", headers=BROWSER))
         form = {"key": "sesame", "csrf_token": token}
@@ -258,7 +255,7 @@ def test_another_site_is_refused_whatever_it_shows() -> None:
 # errors
 
 
-def test_a_browser_gets_a_page_and_a_client_its_json() -> None:
+def test_browser_gets_error_page_and_client_gets_json() -> None:
     with client() as visitor:
         page = visitor.get("/nothing/here", headers=BROWSER)
         assert (page.status_code, page.mimetype) == (404, "text/html")
@@ -270,13 +267,13 @@ def test_a_browser_gets_a_page_and_a_client_its_json() -> None:
             assert answer.json["error"]["type"] == "not_found_error"
 
 
-def test_what_an_address_says_is_no_markup() -> None:
+def test_url_text_is_escaped_in_pages() -> None:
     with client() as visitor:
         text = visitor.get("/<script>alert(1)</script>", headers=BROWSER).get_data(as_text=True)
         assert "<script>alert" not in text
 
 
-def test_a_defect_has_a_page_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exception_page_has_no_details(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("the secret of the house")
 
@@ -289,13 +286,13 @@ def test_a_defect_has_a_page_that_tells_nothing(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 429, 500, 502, 503, 504])
-def test_each_error_is_said_in_both_languages(status: int) -> None:
+def test_each_error_is_translated(status: int) -> None:
     said = WORDS[status]
     assert said.en.title.isascii() and said.en.advice.isascii()
     assert not said.zh.title.isascii() and not said.zh.advice.isascii()
 
 
-# what is read of who is not known
+# bodies of unauthenticated requests
 
 
 def form_of(size: int, token: str = "") -> bytes:
@@ -304,7 +301,7 @@ def form_of(size: int, token: str = "") -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/signin", "/signout"])
-def test_a_form_has_a_bound(path: str) -> None:
+def test_form_has_a_bound(path: str) -> None:
     with client(**LOCKED) as visitor:
         token = token_of(visitor.get("/signin", headers=BROWSER))
         kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
@@ -314,7 +311,7 @@ def test_a_form_has_a_bound(path: str) -> None:
         assert large.status_code == 413
 
 
-def test_a_form_has_a_bound_of_fields() -> None:
+def test_number_of_page_form_fields_is_bounded() -> None:
     with client(**LOCKED) as visitor:
         token = token_of(visitor.get("/signin", headers=BROWSER))
         kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
@@ -325,8 +322,8 @@ def test_a_form_has_a_bound_of_fields() -> None:
 
 @pytest.mark.parametrize("key", ["", "wrong"])
 @pytest.mark.parametrize("path", ["/pages/api/chat/conversations", "/signin"])
-def test_a_wrong_key_is_no_reason_to_read_a_form(path: str, key: str) -> None:
-    """The token of the other forms is shown in a header: their bodies are not looked into."""
+def test_form_with_wrong_key_is_not_read(path: str, key: str) -> None:
+    """Other forms have their token in a header: their bodies are not read."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     class Unread(io.BytesIO):
@@ -345,7 +342,7 @@ def test_a_wrong_key_is_no_reason_to_read_a_form(path: str, key: str) -> None:
     assert answer.status_code == (413 if path == "/signin" else 403)
 
 
-def test_a_right_key_in_a_header_needs_no_token() -> None:
+def test_key_in_header_needs_no_form_token() -> None:
     with client(**LOCKED) as visitor:
         for header in ({"Authorization": "Bearer sesame"}, {"X-Api-Key": "sesame"}):
             headers = {**header, "Accept": "application/json"}
@@ -357,13 +354,13 @@ def test_a_right_key_in_a_header_needs_no_token() -> None:
 
 @pytest.mark.parametrize("to", ["//[", "http://[", "/\\[", "//[::1", "http://[/"])
 @pytest.mark.parametrize("page", ["/signin", "/language/en"])
-def test_addresses_that_are_none_lead_nowhere(page: str, to: str) -> None:
+def test_redirect_to_invalid_address_is_refused(page: str, to: str) -> None:
     with client() as visitor:
         answer = visitor.get(page, query_string={"to": to})
         assert answer.location == "/"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 5000, "\0", "x\0y", "..%2f" * 400])
-def test_files_whose_names_are_none_are_not_there(name: str) -> None:
+def test_files_with_invalid_names_are_404(name: str) -> None:
     with client() as visitor:
         assert visitor.get(f"/static/{name}").status_code == 404

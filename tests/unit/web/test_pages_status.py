@@ -1,4 +1,4 @@
-"""What the status page is told."""
+"""Data of the status page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def chat(to: object, **more: object) -> TestResponse:
     return answer
 
 
-def test_it_tells_backends_slots_and_sums() -> None:
+def test_status_has_backends_slots_and_totals() -> None:
     visitor = client(ScriptedDriver(), ScriptedDriver())
     chat(visitor)
     told = visitor.get("/pages/api/status").json
@@ -40,13 +40,13 @@ def test_errors_are_counted() -> None:
     assert sum(visitor.get("/pages/api/status").json["hour"]["errors"].values()) == 1
 
 
-def test_no_text_of_a_prompt_is_told() -> None:
+def test_status_contains_no_prompt_text() -> None:
     visitor = client(ScriptedDriver())
     chat(visitor, messages=[{"role": "user", "content": "my secret plan"}])
     assert b"secret plan" not in visitor.get("/pages/api/status").data
 
 
-def test_the_stream_tells_the_hour_once_and_then_each_second(
+def test_status_stream_sends_the_hour_once_then_each_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(status_feed, "PERIOD", 0.01)
@@ -60,7 +60,7 @@ def test_the_stream_tells_the_hour_once_and_then_each_second(
     assert json.loads(frames[2].split("data: ")[1])["queue"] == []
 
 
-def test_only_so_many_look_at_once() -> None:
+def test_status_stream_clients_are_bounded() -> None:
     visitor = client()
     seats = [visitor.get(EVENTS) for _ in range(status.MOST_WATCHERS)]
     refused = visitor.get(EVENTS)
@@ -72,7 +72,7 @@ def test_only_so_many_look_at_once() -> None:
     again.close()
 
 
-def test_it_is_for_those_with_a_key() -> None:
+def test_status_requires_a_key() -> None:
     visitor = client(api_key=(Secret("sesame"),))
     for path in ("/pages/api/status", EVENTS, "/pages/api/knowledge"):
         assert visitor.get(path).status_code == 401

@@ -1,4 +1,4 @@
-"""`truncation` of /v1/responses: what is left out, and that it ends with its client."""
+"""`truncation` of /v1/responses: dropped messages, and the end with the client."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from proxy.cancel import Cancel
 from proxy.errors import Cancelled
 from proxy.gateway.caller import ANYBODY
 from proxy.prompting.bounds import MAX_SIZE
-from proxy.web.conversation import Conversation
+from proxy.runtime.cancel import Cancel
+from proxy.web.responses_dialect import ResponsesDialect
 from tests.fakes import CAPS, ScriptedDriver, client, make_app, services_of
 
 ROOM = CAPS.n_ctx  # a character is a token of the scripted driver
@@ -21,7 +21,7 @@ def body(*texts: str, **more: Any) -> dict[str, Any]:
     return {"model": "scripted", "input": said, "truncation": "auto", **more}
 
 
-def test_oldest_messages_go_where_the_context_is_too_small() -> None:
+def test_oldest_messages_are_dropped_to_fit_the_context() -> None:
     driver = ScriptedDriver()
     here = client(driver)
     asked = body("first " * (ROOM // 6), "second", "third")
@@ -33,7 +33,7 @@ def test_oldest_messages_go_where_the_context_is_too_small() -> None:
     assert counted is not None and counted["input_tokens"] <= len(prompt) + 1
 
 
-def test_message_that_no_template_may_render_is_left_out() -> None:
+def test_message_that_no_template_renders_is_dropped() -> None:
     """It was a 400: the prompt is too long."""
     driver = ScriptedDriver()
     asked = body("x" * (MAX_SIZE + 1), "second", "third")
@@ -44,7 +44,9 @@ def test_message_that_no_template_may_render_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_shortening_ends_with_its_client(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+def test_truncation_stops_when_the_client_leaves(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     here = services_of(make_app(ScriptedDriver()))
     cancel = Cancel()
     if when == "before":
@@ -59,7 +61,7 @@ def test_shortening_ends_with_its_client(monkeypatch: pytest.MonkeyPatch, when: 
         return count(*args)
 
     monkeypatch.setattr(here.gateway, "count", counted)
-    conversation = Conversation(here, {})
+    conversation = ResponsesDialect(here, {})
     request = conversation.parse(body(*["word " * 100] * 501))
     with pytest.raises(Cancelled):
         conversation.begin(request, cancel, ANYBODY)

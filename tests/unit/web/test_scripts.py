@@ -1,4 +1,4 @@
-"""The pages' scripts, as far as reading them tells: no browser is needed."""
+"""Static checks of the pages' scripts, without a browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXPORT = re.compile(r"^export (?:async )?(?:function\*?|class|const|let) (\w+)",
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(STATIC).as_posix())
-def test_what_a_script_imports_is_there_and_used(script: Path) -> None:
+def test_imports_of_scripts_exist_and_are_used(script: Path) -> None:
     text = script.read_text("utf-8")
     rest = IMPORT.sub("", text)
     assert not re.search(r"^import\b", rest, re.M), "an import of another form: read it here too"

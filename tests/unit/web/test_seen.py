@@ -1,4 +1,4 @@
-"""What a key may see of backends and slots: its own, no addresses, no digest to guess at."""
+"""What a key sees of backends and slots: its own prompts, no addresses, no guessable digests."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.api_keys import ApiKey, Secret
-from proxy.app import create_app
 from proxy.backends.registry import Backend
 from proxy.config import Settings
+from proxy.config.keys import ApiKey, Secret
 from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.usage import Usage
-from proxy.web.seen import Seen
+from proxy.web.aliases import Aliases
+from tests.apps import app_on
 from tests.fakes import ScriptedDriver, client, services_of, wait_until
 
 ANN, BOB, BOSS = (ApiKey(name, Secret(f"sk-{name}")) for name in ("ann", "bob", "boss"))
@@ -21,10 +21,10 @@ ROUTES = ("/v1/backends", "/v1/slots", "/slots", "/metrics", "/pages/api/status"
 
 
 def served(keys: Sequence[ApiKey], *places: tuple[str, str]) -> FlaskClient:
-    """A gateway with backends of these names and addresses, the first answered once."""
+    """A gateway with backends of these names and addresses; the first has answered once."""
     backends = [Backend(name, address, ScriptedDriver()) for name, address in places]
     settings = Settings(file_keys=tuple(keys), admins=("boss",), metrics=True, wait_for_backend=0.0)
-    app = create_app(settings, backends)
+    app = app_on(backends, settings)
     wait_until(lambda: services_of(app).gateway.registry.settled)
     return app.test_client()
 
@@ -46,7 +46,7 @@ PLACES = (("10.0.0.5:8080", "http://10.0.0.5:8080"), ("big", "http://10.0.0.6:80
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_addresses_of_backends_are_for_admins(path: str) -> None:
+def test_backend_addresses_are_visible_to_admins_only(path: str) -> None:
     to = served((ANN, BOSS), *PLACES)
     ask(to, ANN)
     ask(to, ANN)
@@ -57,12 +57,12 @@ def test_addresses_of_backends_are_for_admins(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_without_keys_everybody_sees_addresses(path: str) -> None:
+def test_backend_addresses_are_visible_without_keys(path: str) -> None:
     assert "10.0.0.5:8080" in told(served((), *PLACES), path, None)
 
 
-def test_a_backend_keeps_its_number() -> None:
-    seen = Seen()
+def test_backend_keeps_its_number() -> None:
+    seen = Aliases()
     assert seen.name("a:1", "http://a:1") == "backend-1"
     assert seen.name("gone:1", "") == "backend-2"
     assert seen.name("named", "http://b:1") == "named"
@@ -84,27 +84,27 @@ def conversations(to: FlaskClient, key: ApiKey | None) -> set[str]:
     return {slot["conversation"] for slot in slots if slot.get("conversation")}
 
 
-def test_keys_without_a_group_share_nothing() -> None:
+def test_keys_without_group_share_no_cached_prompts() -> None:
     to = served((ANN, BOB), *PLACES[:1])
     ask(to, ANN)
     assert conversations(to, ANN) and not conversations(to, BOB)
 
 
-def test_keys_of_one_group_share() -> None:
+def test_keys_of_one_group_share_cached_prompts() -> None:
     keys = [ApiKey(name, Secret(f"sk-{name}"), "shared") for name in ("ann", "bob")]
     to = served(keys, *PLACES[:1])
     ask(to, keys[0])
     assert conversations(to, keys[0]) == conversations(to, keys[1]) != set()
 
 
-def test_a_key_is_not_in_a_group_that_is_called_like_it() -> None:
+def test_key_named_like_a_group_is_not_in_it() -> None:
     groups = {key.cache_group for key in (ANN, BOB, ApiKey("x", Secret("x"), "ann"))}
     assert len(groups) == 3
     assert not any(ApiKey("x", Secret("x"), "keyann").cache_group == one for one in groups)
 
 
-def test_digests_of_conversations_are_salted() -> None:
-    """The same text of the same key is another digest in another process."""
+def test_conversation_digests_are_salted() -> None:
+    """The same text of the same key has another digest in another process."""
     one, other = (served((ANN, BOB), *PLACES[:1]) for _ in range(2))
     for to in (one, other):
         ask(to, ANN)
@@ -113,18 +113,22 @@ def test_digests_of_conversations_are_salted() -> None:
     assert not conversations(one, ANN) & conversations(other, ANN)
 
 
-def test_workers_that_share_a_table_show_the_same_digests() -> None:
-    first, second, other = Seen(["state", "sk-1"]), Seen(["state", "sk-1"]), Seen(["state", "sk-2"])
+def test_workers_sharing_a_table_show_the_same_digests() -> None:
+    first, second, other = (
+        Aliases(["state", "sk-1"]),
+        Aliases(["state", "sk-1"]),
+        Aliases(["state", "sk-2"]),
+    )
     assert first.digest("ab") == second.digest("ab") != other.digest("ab")
 
 
 def cached(answer_cached: int) -> list[Batch]:
     usage = Usage(50, 1, answer_cached)
-    return [[Started(slot=0)], [TextDelta("x")], [Finished("stop", usage, slot=0)]]
+    return [[Started(slot=0)], [TextDelta("x")], [Finished(reason="stop", usage=usage, slot=0)]]
 
 
-def test_a_guess_at_another_keys_prompt_is_evaluated_anew() -> None:
-    """Where slots hold another key's prompt, the server is told not to reuse it."""
+def test_guessed_prompt_of_another_key_is_evaluated_anew() -> None:
+    """In a slot with another key's prompt, the server is told not to reuse it."""
     driver = ScriptedDriver(cached(0))
     to = client(driver, file_keys=(ANN, BOB), slots=1)
     for key in (ANN, ANN, BOB, ANN):

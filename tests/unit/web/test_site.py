@@ -1,4 +1,4 @@
-"""What other sites may do to a gateway without keys: nothing, by whatever way they come."""
+"""Cross-site requests to a gateway without keys are refused on every route."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.config import Secret, SettingsError, load
-from proxy.web.direct import Application
+from proxy.web.fastpath import Application
 from proxy.web.site import MAX_HOST, REMEMBERED, TOLD, Sites
 from tests.fakes import ScriptedDriver, client, make_app
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 EVIL = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
-# A method, a path and a body of each kind: JSON by the direct way, multipart, none.
+# Method, path and body of each kind: JSON on the direct route, multipart, none.
 CHANGES: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/chat/completions", {"json": CHAT}),
     ("POST", "/api/chat", {"json": {"model": "any", "stream": False, **CHAT}}),
@@ -47,7 +47,7 @@ def open_one() -> FlaskClient:
         {"Origin": "chrome-extension://abcdef", "Sec-Fetch-Site": "none"},
     ],
 )
-def test_other_sites_change_nothing(
+def test_cross_site_requests_are_refused(
     open_one: FlaskClient, method: str, path: str, body: dict[str, Any], headers: dict[str, str]
 ) -> None:
     answer = open_one.open(path, method=method, headers=headers, **body)
@@ -57,7 +57,7 @@ def test_other_sites_change_nothing(
     assert answer.json["error"]["code"] == "unknown_origin"
 
 
-def test_a_document_of_another_site_is_not_stored(tmp_path: Any) -> None:
+def test_cross_site_upload_is_not_stored(tmp_path: Any) -> None:
     to = client(data=str(tmp_path))
     form = {"purpose": "assistants", "file": (BytesIO(b"poison"), "a.txt")}
     assert to.post("/v1/files", data=form, headers=EVIL).status_code == 403
@@ -70,18 +70,20 @@ def test_a_document_of_another_site_is_not_stored(tmp_path: Any) -> None:
     [
         {},  # curl, SDKs, servers
         {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"},
-        {"Origin": "http://localhost"},  # browsers tell no site to plain addresses of a network
-        {"Origin": "https://front.example", "Sec-Fetch-Site": "same-origin"},  # a proxy before us
+        {"Origin": "http://localhost"},  # browsers send no Sec-Fetch-Site to plain-HTTP addresses
+        {"Origin": "https://front.example", "Sec-Fetch-Site": "same-origin"},  # a proxy in front
         {"Sec-Fetch-Site": "none"},
         {"Sec-Fetch-Site": "same-origin"},
     ],
 )
-def test_own_pages_and_programs_go_on(open_one: FlaskClient, headers: dict[str, str]) -> None:
+def test_own_pages_and_programs_are_accepted(
+    open_one: FlaskClient, headers: dict[str, str]
+) -> None:
     assert open_one.post("/v1/chat/completions", json=CHAT, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("named", ["http://evil.example", "*"])
-def test_named_origins_may_call(named: str) -> None:
+def test_named_origins_are_accepted(named: str) -> None:
     to = client(cors_origins=(named,))
     assert to.post("/v1/chat/completions", json=CHAT, headers=EVIL).status_code == 200
     other = {"Origin": "https://else.example"}
@@ -89,7 +91,7 @@ def test_named_origins_may_call(named: str) -> None:
     assert status == (200 if named == "*" else 403)
 
 
-def test_all_pages_of_a_named_host_may_call() -> None:
+def test_all_pages_of_a_named_host_are_accepted() -> None:
     to = client(cors_origins=("localhost",))
     for origin, status in (("http://127.0.0.1:3000", 200), ("http://evil.example", 403)):
         headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
@@ -98,7 +100,7 @@ def test_all_pages_of_a_named_host_may_call() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_reading_is_left_to_cors(open_one: FlaskClient, method: str) -> None:
+def test_cross_site_reads_are_left_to_cors(open_one: FlaskClient, method: str) -> None:
     assert open_one.open("/v1/models", method=method, headers=EVIL).status_code == 200
 
 
@@ -109,7 +111,7 @@ HOSTS += ["docker.internal", "com", "1.2.3", "2130706433"]
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("asked", ["GET /v1/data", "POST /v1/chat/completions", "GET /"])
-def test_names_of_others_lead_nowhere(open_one: FlaskClient, asked: str, host: str) -> None:
+def test_foreign_host_names_are_refused(open_one: FlaskClient, asked: str, host: str) -> None:
     method, path = asked.split()
     answer = open_one.open(path, method=method, environ_overrides={"HTTP_HOST": host})
     assert answer.status_code == 403
@@ -134,17 +136,17 @@ LOCAL += ["host.docker.internal:8081", "host.containers.internal"]
 
 @pytest.mark.parametrize("listens", ["127.0.0.1", "localhost", "::1", "0.0.0.0", "10.0.0.7"])
 @pytest.mark.parametrize("host", LOCAL)
-def test_addresses_and_local_names_are_known(host: str, listens: str) -> None:
+def test_addresses_and_local_names_are_accepted(host: str, listens: str) -> None:
     assert reached(host, listens)
 
 
 @pytest.mark.parametrize("host", ["slotproxy:8081", "nas.local", "gw.internal", "gw.home.arpa"])
-def test_names_of_private_networks_are_known_where_the_network_is(host: str) -> None:
+def test_private_network_names_are_accepted_on_private_networks(host: str) -> None:
     assert reached(host, "0.0.0.0") and reached(host, "192.168.1.7")
     assert not reached(host, "127.0.0.1") and not reached(host, "::1")
 
 
-def test_named_hosts_are_known() -> None:
+def test_named_hosts_are_accepted() -> None:
     assert reached("gw.example.org:8081", "gw.example.org")
     assert reached("Gw.Example.org:8081", "127.0.0.1", "gw.example.ORG")
     assert not reached("a.gw.example.org", "127.0.0.1", "gw.example.org")
@@ -157,35 +159,35 @@ def test_named_hosts_are_known() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["gw:8081", "http://gw", "a b", "[::1]", "*.*", "a..b"])
-def test_a_host_that_is_no_name_is_refused(wrong: str) -> None:
+def test_invalid_host_header_is_refused(wrong: str) -> None:
     with pytest.raises(SettingsError, match="--allowed-hosts: expected a name without port"):
         load(["--allowed-hosts", wrong], {})
 
 
-def test_with_keys_hosts_and_origins_are_free() -> None:
+def test_hosts_and_origins_are_unrestricted_with_keys() -> None:
     to = client(api_key=(Secret("k"),))
     headers = {"Authorization": "Bearer k", "Host": "chat.example.org", **EVIL}
     assert to.post("/v1/chat/completions", json=CHAT, headers=headers).status_code == 200
     assert to.get("/v1/models", headers=headers).status_code == 200
 
 
-def test_with_keys_what_browsers_add_by_themselves_counts_for_own_pages_alone() -> None:
+def test_cross_site_requests_with_basic_credentials_are_refused() -> None:
     to = client(api_key=(Secret("k"),), chatchat=True)
     path, basic = "/knowledge_base/create_knowledge_base", {"Authorization": "Basic eDpr"}
     asked = {"knowledge_base_name": ""}
     assert to.post(path, json=asked, headers={**basic, **EVIL}).status_code == 403
-    # It comes as far as the view: an empty name is its own refusal.
+    # It reaches the view, which refuses the empty name.
     assert to.post(path, json=asked, headers=basic).status_code == 400
 
 
-def test_a_refusal_leaves_a_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_cross_site_request_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     client().post("/v1/files", headers=EVIL)
     (line,) = [one.getMessage() for one in caplog.records if one.name == "slotproxy.access"]
     assert '"path":"/v1/files"' in line and '"status":403' in line and "unknown_origin" in line
 
 
-def test_memory_and_log_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+def test_memory_and_log_stay_bounded_for_slow_clients(caplog: pytest.LogCaptureFixture) -> None:
     app = cast(Application, make_app(ScriptedDriver()))
     to: FlaskClient = app.test_client()
     for i in range(2 * max(REMEMBERED, TOLD)):

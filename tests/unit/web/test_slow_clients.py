@@ -15,11 +15,11 @@ from gevent import socket
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from proxy.backends.driver import Capabilities
-from proxy.cancel import Cancel
 from proxy.core.task import Task
 from proxy.errors import BadRequest, BodyTooLarge
-from proxy.gevent_wire import MAX_BEHIND, Wire
-from proxy.http1 import Connection, base_environ
+from proxy.runtime.cancel import Cancel
+from proxy.server.gevent_wire import MAX_BEHIND, Wire
+from proxy.server.http1 import ServerConnection, base_environ
 from proxy.web import body
 from proxy.web.body import BodyLate
 from proxy.web.form import read_form
@@ -33,7 +33,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 class Waiting(ScriptedDriver):
-    """Answers with a script, and looks whether it was cancelled."""
+    """Plays a script and records whether it was cancelled."""
 
     cancel: Cancel
 
@@ -45,7 +45,7 @@ class Waiting(ScriptedDriver):
 def chat(ours: Any, driver: ScriptedDriver) -> tuple[Any, Wire, Any]:
     app = make_app(driver)
     wire = Wire(ours)
-    connection = Connection(wire, app, base_environ(ours, ("h", 1), ("c", 2)))
+    connection = ServerConnection(wire, app, base_environ(ours, ("h", 1), ("c", 2)))
     return app, wire, gevent.spawn(connection.serve, lambda: False)
 
 
@@ -56,7 +56,7 @@ def ask(client: Any) -> None:
     client.sendall(head % len(data) + data)
 
 
-def test_a_slot_is_given_back_when_the_model_has_finished_though_nobody_reads() -> None:
+def test_slot_is_released_when_generation_ends_before_the_client_reads() -> None:
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
     driver = Waiting(say(*["word " * 2000] * (MAX_BEHIND // 10_000 - 20)))
@@ -65,7 +65,7 @@ def test_a_slot_is_given_back_when_the_model_has_finished_though_nobody_reads() 
     until(lambda: bool(driver.runs) and driver.runs[0].closed.is_set())
     until(lambda: services_of(app).gateway.scheduler.outstanding == 0)
     assert not serving.ready()
-    seen = bytearray()  # all of it is there for a client that reads late
+    seen = bytearray()  # a client that reads late gets all of it
     while not seen.endswith(b"0\r\n\r\n"):
         seen += theirs.recv(1 << 20)
     assert seen.count(b"word ") == 2000 * len(driver.script[1:-1])
@@ -76,7 +76,7 @@ def test_a_slot_is_given_back_when_the_model_has_finished_though_nobody_reads() 
     ours.close()
 
 
-def test_a_client_that_is_cut_ends_its_answer_and_frees_its_slot() -> None:
+def test_client_that_is_cut_off_cancels_its_answer() -> None:
     ours, theirs = socket.socketpair()
     driver = Waiting(say(*["word " * 2000] * (2 * MAX_BEHIND // 10_000)))
     app, wire, serving = chat(ours, driver)
@@ -84,7 +84,7 @@ def test_a_client_that_is_cut_ends_its_answer_and_frees_its_slot() -> None:
     until(lambda: Wire.behind_all > MAX_BEHIND)
     assert services_of(app).gateway.scheduler.outstanding == 1
     assert wire.is_stuck(time.monotonic() + 61, True)
-    serving.kill()  # as the worker does by cutting the connection
+    serving.kill()  # as the worker does when it closes the connection
     assert driver.runs[0].closed.is_set()
     assert services_of(app).gateway.scheduler.outstanding == 0
     wire.close()
@@ -96,7 +96,7 @@ def test_a_client_that_is_cut_ends_its_answer_and_frees_its_slot() -> None:
 
 
 class Breaking(io.RawIOBase):
-    """A body of which some comes, and then an error of the server's own kind."""
+    """A body that gives some bytes and then raises an error of the server's own kind."""
 
     def __init__(self, data: bytes, error: Exception) -> None:
         self._data = data
@@ -149,10 +149,10 @@ def environ(request: pytest.FixtureRequest) -> Iterator[body.Environ]:
         (ServersOwn("no chunk"), 400),
     ],
 )
-def test_a_body_that_does_not_come_whole_is_answered_and_the_connection_ends(
+def test_incomplete_body_gets_an_answer_and_ends_the_connection(
     environ: body.Environ, reader: str, error: Exception, status: int
 ) -> None:
-    environ["wsgi.input"] = io.BufferedReader(Breaking(FORM_HEAD, error))  # type: ignore[arg-type]
+    environ["wsgi.input"] = io.BufferedReader(Breaking(FORM_HEAD, error))
     with pytest.raises(BadRequest) as raised:
         READERS[reader](environ)
     assert raised.value.status == status
@@ -161,7 +161,7 @@ def test_a_body_that_does_not_come_whole_is_answered_and_the_connection_ends(
 
 
 @pytest.mark.parametrize("reader", ["read", "spooled"])
-def test_a_body_has_its_bound(environ: body.Environ, reader: str) -> None:
+def test_request_body_size_is_bounded(environ: body.Environ, reader: str) -> None:
     for size, fits in ((1000, True), (1001, False)):
         environ["wsgi.input"] = io.BytesIO(b"a" * size)
         if "CONTENT_LENGTH" in environ:
@@ -173,7 +173,7 @@ def test_a_body_has_its_bound(environ: body.Environ, reader: str) -> None:
                 READERS[reader](environ)
 
 
-def test_what_flask_reads_by_itself_has_a_bound() -> None:
+def test_bodies_read_by_flask_are_bounded() -> None:
     app = make_app(ScriptedDriver())
     chunked = {"wsgi.input_terminated": True}
     for size, fits in ((body.NET, True), (body.NET + 1, False)):

@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,17 @@ from proxy.core.usage import Usage
 from proxy.errors import StoreUnavailable
 from proxy.store import database, outage
 from proxy.store.conversations import ConversationStore
-from proxy.store.responses import ResponseStore
+from proxy.store.database_responses import DatabaseResponses
+from proxy.store.responses import MemoryResponses
+from proxy.store.retry import retry_while_unavailable
 from proxy.web import background
 from proxy.web.pages import answers
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, wait_until
 
 LONG = msgspec.structs.replace(CAPS, n_ctx=10_000_000)
 KEY = {"Authorization": "Bearer any"}
-# One of each kind of routes, by the shape of their errors.
+impatient = partial(retry_while_unavailable, pause=0.01)
+# One route per error format.
 READ = (
     "/v1/files",
     "/v1/files/file-1/content",
@@ -54,6 +58,7 @@ WRITTEN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/responses", {"json": {"input": "Hi", "background": True}}),
     ("/v1/responses", {"json": {"input": "Hi", "previous_response_id": "resp_1"}}),
     ("/knowledge_base/create_knowledge_base", {"json": {"knowledge_base_name": "a"}}),
+    ("/chat/feedback", {"json": {"message_id": "0" * 32, "score": 90}}),
     ("/pages/api/chat/conversations", {"json": {}}),
     ("/pages/api/knowledge", {"json": {"name": "a"}}),
 )
@@ -69,10 +74,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def api(folder: Path) -> FlaskClient:
     folder.mkdir()
-    store = str(folder / "responses.sqlite")
-    app = make_app(
-        ScriptedDriver(say("Hel", "lo")), data=str(folder), response_store=store, chatchat=True
-    )
+    app = make_app(ScriptedDriver(say("Hel", "lo")), data=str(folder), chatchat=True)
     found = app.test_client()
     assert found.get("/v1/files").status_code == 200
     return found
@@ -87,7 +89,7 @@ def is_refused(answer: Any) -> bool:
     return True
 
 
-def test_every_kind_of_route_is_refused_and_works_again(api: FlaskClient, folder: Path) -> None:
+def test_every_route_type_is_refused_and_recovers(api: FlaskClient, folder: Path) -> None:
     away = folder.rename(folder.with_name("away"))
     for path in READ:
         assert is_refused(api.get(path, headers=KEY)), path
@@ -103,7 +105,7 @@ def test_every_kind_of_route_is_refused_and_works_again(api: FlaskClient, folder
             assert api.post(path, headers=KEY, **how).status_code in (200, 201, 400), path
 
 
-def test_a_browser_reads_a_page(folder: Path) -> None:
+def test_browser_gets_an_error_page(folder: Path) -> None:
     folder.mkdir()
     app = make_app(ScriptedDriver(), data=str(folder), api_key=("sesame",))
     api = app.test_client()
@@ -113,15 +115,16 @@ def test_a_browser_reads_a_page(folder: Path) -> None:
     assert signed.status_code in (302, 303), signed.text
     folder.rename(folder.with_name("away"))
     page = api.get("/knowledge", headers={"Accept": "text/html"})
-    assert page.status_code == 503 and "cannot be reached" in page.text
+    assert page.status_code == 503 and "temporarily unavailable" in page.text
     assert page.mimetype == "text/html"
 
 
-def test_a_locked_database_refuses_what_changes_it(api: FlaskClient, folder: Path) -> None:
+def test_locked_database_refuses_writes(api: FlaskClient, folder: Path) -> None:
     with closing(sqlite3.connect(folder / "slotproxy.db", isolation_level=None)) as other:
         other.execute("begin immediate")
         assert api.get("/v1/files").status_code == 200
         assert is_refused(api.post("/v1/vector_stores", json={"name": "a"}))
+        assert is_refused(api.post("/v1/responses", json={"input": "Hi", "background": True}))
     assert api.post("/v1/vector_stores", json={"name": "a"}).status_code == 200
 
 
@@ -129,7 +132,7 @@ def test_a_locked_database_refuses_what_changes_it(api: FlaskClient, folder: Pat
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_that_cannot_be_stored_says_so(
+def test_answer_that_cannot_be_stored_reports_it(
     api: FlaskClient, folder: Path, stream: bool
 ) -> None:
     folder.rename(folder.with_name("away"))
@@ -141,19 +144,20 @@ def test_an_answer_that_cannot_be_stored_says_so(
     assert (made["status"], made["store"]) == ("completed", False)
 
 
-def test_a_response_in_the_background_waits_for_its_store(
+def test_background_response_waits_for_its_store(
     api: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background, "PAUSE", 0.01)
-    change, refused = ResponseStore.change_open, []
+    monkeypatch.setattr(background, "retry_while_unavailable", impatient)
+    change = DatabaseResponses.change_open
+    refused: list[bool] = []
 
-    def away(self: ResponseStore, *args: Any, over: bool) -> bool:
+    def away(self: DatabaseResponses, *args: Any, over: bool) -> bool:
         if len(refused) < 5:
             refused.append(over)
             raise StoreUnavailable("it is away")
         return change(self, *args, over=over)
 
-    monkeypatch.setattr(ResponseStore, "change_open", away)
+    monkeypatch.setattr(DatabaseResponses, "change_open", away)
     made: Any = api.post("/v1/responses", json={"input": "Hi", "background": True}).json
 
     def now() -> Any:
@@ -164,16 +168,19 @@ def test_a_response_in_the_background_waits_for_its_store(
     assert refused == [False, True, True, True, True]
 
 
-def test_an_answer_of_a_page_goes_on_while_its_store_is_away(
+def test_page_answer_continues_while_its_store_is_down(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "GATHER", 0.0)
     monkeypatch.setattr(answers, "PAUSE", 0.01)
+    monkeypatch.setattr(answers, "retry_while_unavailable", impatient)
     words = [f"w{number} " for number in range(20)]
-    said: list[Batch] = [[Started(slot=0)], *([TextDelta(one)] for one in words)]
-    driver = ScriptedDriver([*said, [Finished("stop", Usage(1, 20, 0), slot=0)]])
+    said: list[Batch] = [[Started(slot=0)]]
+    said += [[TextDelta(one)] for one in words]
+    driver = ScriptedDriver([*said, [Finished(reason="stop", usage=Usage(1, 20, 0), slot=0)]])
     api = make_app(driver, data=str(folder)).test_client()
-    append, finish, refused = ConversationStore.append, ConversationStore.finish, []
+    append, finish = ConversationStore.append, ConversationStore.finish
+    refused: list[str] = []
 
     def broken_append(self: ConversationStore, *args: Any) -> bool:
         if 2 <= len(refused) < 6:
@@ -203,18 +210,18 @@ def test_an_answer_of_a_page_goes_on_while_its_store_is_away(
     assert refused.count("append") and refused.count("finish") == 1
 
 
-# what a request continues
+# continued responses
 
 
 def chained(api: FlaskClient, text: str, previous: str | None = None) -> Any:
     return api.post("/v1/responses", json={"input": text, "previous_response_id": previous})
 
 
-def test_responses_that_are_continued_are_bounded(tmp_path: Path) -> None:
+def test_length_of_response_chains_is_bounded(tmp_path: Path) -> None:
     api = make_app(ScriptedDriver(say("Hello"), LONG), max_body=20_000).test_client()
     last = chained(api, "x" * 8_000)
     last = chained(api, "x" * 8_000, last.json["id"])
-    assert last.status_code == 200  # just within it: the kept one has 8 kB
+    assert last.status_code == 200  # just within the bound: the stored response has 8 kB
     third = chained(api, "x" * 8_000, last.json["id"])
     assert third.status_code == 200
     refused = chained(api, "x", third.json["id"])
@@ -224,29 +231,29 @@ def test_responses_that_are_continued_are_bounded(tmp_path: Path) -> None:
     assert chained(api, "x").status_code == 200
 
 
-def test_named_items_are_read_once_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_referenced_items_are_read_once_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     api = make_app(ScriptedDriver(say("Hello"), LONG), max_body=20_000).test_client()
     made = chained(api, "x" * 8_000).json["id"]
     item: Any = api.get(f"/v1/responses/{made}/input_items").json["data"][0]
     reads: list[str] = []
-    get = ResponseStore.get
+    get = MemoryResponses.get
 
-    def counted(self: ResponseStore, owner: str, key: str) -> Any:
+    def counted(self: MemoryResponses, owner: str, key: str) -> Any:
         reads.append(key)
         return get(self, owner, key)
 
-    monkeypatch.setattr(ResponseStore, "get", counted)
+    monkeypatch.setattr(MemoryResponses, "get", counted)
     named = {"type": "item_reference", "id": item["id"]}
     assert api.post("/v1/responses", json={"input": [named] * 100}).status_code == 200
     assert len(reads) == 1
     more = [chained(api, "x" * 8_000).json["id"] for _ in range(3)]
-    others = [api.get(f"/v1/responses/{one}/input_items").json["data"][0] for one in more]  # type: ignore[index]
+    others = [api.get(f"/v1/responses/{one}/input_items").json["data"][0] for one in more]
     several = [{"type": "item_reference", "id": one["id"]} for one in others]
     refused: Any = api.post("/v1/responses", json={"input": several})
     assert (refused.status_code, refused.json["error"]["code"]) == (400, "conversation_too_long")
 
 
-def test_a_chain_that_is_dear_to_decode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_response_chain_expensive_to_decode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     api = make_app(ScriptedDriver(say("Hello"), LONG)).test_client()
     many = [{"role": "user", "content": "x"}] * 16_000
     first: Any = api.post("/v1/responses", json={"input": many})
@@ -259,7 +266,7 @@ def test_a_chain_that_is_dear_to_decode_is_refused(monkeypatch: pytest.MonkeyPat
 # an export
 
 
-def test_an_export_is_sent_in_pieces_and_is_whole(folder: Path) -> None:
+def test_export_is_sent_whole_in_pieces(folder: Path) -> None:
     app = make_app(ScriptedDriver(say("Hello"), LONG), data=str(folder))
     api = app.test_client()
     store: ConversationStore = app.extensions["slotproxy"].conversations
@@ -282,6 +289,23 @@ def test_an_export_is_sent_in_pieces_and_is_whole(folder: Path) -> None:
     assert {one["title"] for one in whole["conversations"]} == {"t0", "t1", "t2"}
     assert [one["message_id"] for one in whole["feedback"]] == [f"m{n}" for n in range(130)]
     assert whole["knowledge_bases"] == whole["files"] == []
+
+
+def test_export_stays_whole_when_a_knowledge_base_is_deleted_meanwhile(folder: Path) -> None:
+    app = make_app(ScriptedDriver(say("Hello")), data=str(folder))
+    here = app.extensions["slotproxy"]
+    talk = here.conversations.create("", "long")
+    for _ in range(10):
+        here.conversations.add("", talk.id, "user", "x" * 20_000)
+    kept, deleted = (here.knowledge.create("", name) for name in ("kept", "deleted"))
+    with app.test_client().get("/v1/data", buffered=False) as sent:
+        pieces = sent.iter_encoded()
+        first = next(iter(pieces))
+        here.knowledge.delete("", deleted.id)
+        whole = json.loads(first + b"".join(pieces))
+    assert {base["id"]: base["documents"] for base in whole["knowledge_bases"]} == {
+        kept.id: [], deleted.id: [],
+    }  # fmt: skip
 
 
 # metrics
@@ -313,7 +337,7 @@ def test_clients_add_no_label_to_metrics(tmp_path: Path) -> None:
 
     for number in range(5):
         flood(number)
-    series()  # asking is counted too
+    series()  # reading the metrics is counted too
     known = series()
     for number in range(5, 60):
         flood(number)

@@ -11,7 +11,7 @@ from proxy.websearch.engines import SearXNG
 from .conftest import Web
 
 
-def test_searches(web: Web) -> None:
+def test_number_of_concurrent_searches_is_bounded(web: Web) -> None:
     found = [
         {"title": f"{i}", "url": f"https://{i}.example/", "content": "x" * 2 * engines.LONGEST}
         for i in range(search.MOST + 5)
@@ -27,7 +27,7 @@ def test_searches(web: Web) -> None:
     searching.close()
 
 
-def test_searches_that_are_remembered(web: Web) -> None:
+def test_number_of_cached_searches_is_bounded(web: Web) -> None:
     web.json("/search", json.dumps({"results": []}))
     searching = WebSearch([SearXNG(web.url)], seconds=10, clock=time.monotonic, open_only=False)
     for number in range(3):
@@ -41,7 +41,7 @@ def test_searches_that_are_remembered(web: Web) -> None:
     searching.close()
 
 
-def test_text_of_a_page() -> None:
+def test_length_of_page_text_is_bounded() -> None:
     for size in (passages.MOST_TEXT, passages.MOST_TEXT + 1):
         data = ("x" * (size - 1) + "y").encode()
         text = passages.text_of(data, "text/plain")

@@ -10,8 +10,8 @@ import pytest
 from proxy.errors import GatewayError, UpstreamFault, UpstreamTimeout
 from proxy.websearch import WebSearch
 from proxy.websearch.engines import SearXNG
-from proxy.websearch.fetch import LARGEST, MAX_HEAD, MOST_INTERIM, Page, fetch
-from proxy.websearch.values import Request
+from proxy.websearch.fetch import LARGEST, MAX_HEAD, MOST_INTERIM, WebPage, fetch
+from proxy.websearch.results import EngineRequest
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 from tests.unit.backends.rawserver import LAST_CHUNK, RawServer, chunk, head
 
@@ -19,10 +19,10 @@ FORM = FORMS[0]  # those plays are made for drivers; no page has a form
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def fetched(play: Play | bytes, seconds: float = 30.0) -> Page:
+def fetched(play: Play | bytes, seconds: float = 30.0) -> WebPage:
     step = play if isinstance(play, bytes) else lambda sock: play(sock, FORM)
     with RawServer([step]) as server:
-        return fetch(Request(server.url + "/"), seconds, open_only=False)
+        return fetch(EngineRequest(server.url + "/"), seconds, open_only=False)
 
 
 @pytest.mark.parametrize(
@@ -34,37 +34,48 @@ def fetched(play: Play | bytes, seconds: float = 30.0) -> Page:
     ],
     ids=["interim answers", "a header", "headers"],
 )
-def test_a_head_without_end_is_an_error_at_once(start: bytes, more: bytes) -> None:
+def test_endless_response_head_fails_at_once(start: bytes, more: bytes) -> None:
     began = time.monotonic()
     with pytest.raises(UpstreamFault):
         fetched(endless(lambda _: start, lambda *_: more))
     assert time.monotonic() - began < 5  # it would go on for eight seconds
 
 
-def test_a_few_interim_answers_are_passed_over() -> None:
+def test_few_interim_answers_are_skipped() -> None:
     whole = head(2) + b"ok"
     assert fetched(CONTINUE * MOST_INTERIM + whole).data == b"ok"
     with pytest.raises(UpstreamFault, match="interim"):
         fetched(CONTINUE * (MOST_INTERIM + 1) + whole)
 
 
-def test_a_head_may_be_as_large_as_its_bound() -> None:
+@pytest.mark.parametrize("status", [b"102 Processing", b"103 Early Hints"])
+def test_every_interim_status_is_skipped(status: bytes) -> None:
+    interim = b"HTTP/1.1 " + status + b"\r\nLink: </a.css>\r\n\r\n"
+    assert fetched(interim + head(2) + b"ok").data == b"ok"
+
+
+def test_hundreds_of_headers_are_accepted() -> None:
+    start = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + b"X: y\r\n" * 500
+    assert fetched(start + b"\r\nok").data == b"ok"
+
+
+def test_response_head_up_to_the_bound_is_accepted() -> None:
     start = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: "
     rest = b"\r\n\r\nok"
     fits = start + b"x" * (MAX_HEAD - len(start) - len(rest)) + rest
     assert fetched(fits).data == b"ok"
-    with pytest.raises(UpstreamFault, match="too long a head"):
+    with pytest.raises(UpstreamFault, match="headers are too large"):
         fetched(endless(lambda _: start, lambda *_: b"x" * MAX_HEAD))
 
 
 @pytest.mark.parametrize("trailers", [b"0\r\nX: ", b"0\r\n", b"5;"], ids=["one", "many", "chunk"])
-def test_a_page_is_taken_when_its_trailers_have_no_end(trailers: bytes) -> None:
+def test_page_with_endless_trailers_is_read(trailers: bytes) -> None:
     more = b"X: y\r\n" * 1000 if trailers == b"0\r\n" else b"x" * 5000
     page = fetched(endless(lambda _: head(None) + chunk(b"page") + trailers, lambda *_: more))
     assert page.data == b"page"
 
 
-def test_a_body_without_end_is_cut() -> None:
+def test_endless_body_is_truncated() -> None:
     page = fetched(endless(lambda _: head(None), lambda *_: chunk(b"x" * 60_000)))
     assert page.data == b"x" * LARGEST
 
@@ -73,7 +84,7 @@ def test_a_body_without_end_is_cut() -> None:
     "start",
     [b"HTTP/1.1 200 OK\r\nX: ", head(None) + b"2000\r\n", CONTINUE + b"HTTP/1.1 200 OK\r\nX: "],
 )
-def test_a_server_that_drips_is_left_at_the_deadline(start: bytes) -> None:
+def test_dripping_server_is_abandoned_at_the_deadline(start: bytes) -> None:
     began = time.monotonic()
     with pytest.raises(UpstreamTimeout):
         fetched(slowly(lambda _: start, b"x"), 0.4)
@@ -84,7 +95,7 @@ def test_a_server_that_drips_is_left_at_the_deadline(start: bytes) -> None:
     "data",
     [b"", b"SSH-2.0\r\n", b"HTTP/1.1 200", b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"],
 )
-def test_no_answer_is_an_error(data: bytes) -> None:
+def test_missing_answer_is_an_error(data: bytes) -> None:
     def play(sock: socket.socket, _: object) -> None:
         sock.sendall(data)
         sock.close()
@@ -93,7 +104,7 @@ def test_no_answer_is_an_error(data: bytes) -> None:
         fetched(play)
 
 
-def test_chunks_and_a_body_up_to_the_end_are_read() -> None:
+def test_chunked_body_and_body_until_close_are_read() -> None:
     assert fetched(head(None) + chunk(b"a") + chunk(b"b") + LAST_CHUNK).data == b"ab"
 
     def play(sock: socket.socket, _: object) -> None:
@@ -104,7 +115,7 @@ def test_chunks_and_a_body_up_to_the_end_are_read() -> None:
     assert (page.status, page.content_type, page.data) == (200, "text/plain", b"page")
 
 
-def test_an_engine_that_never_begins_its_answer_ends_a_search() -> None:
+def test_silent_search_engine_times_out() -> None:
     play = endless(lambda _: b"", lambda *_: CONTINUE * 1000)
     with RawServer([lambda sock: play(sock, FORM)]) as server:
         web = WebSearch([SearXNG(server.url)], seconds=30, clock=time.monotonic, open_only=False)

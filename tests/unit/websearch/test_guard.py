@@ -12,7 +12,7 @@ from proxy.errors import Forbidden, GatewayError, UpstreamFault, UpstreamTimeout
 from proxy.websearch import fetch as fetching
 from proxy.websearch import guard
 from proxy.websearch.fetch import LARGEST, fetch
-from proxy.websearch.values import Request
+from proxy.websearch.results import EngineRequest
 
 from .conftest import Web
 
@@ -27,21 +27,21 @@ from .conftest import Web
         "2001:db8::1", "fec0::1", "feff:ffff::1",
     ],
 )  # fmt: skip
-def test_not_of_the_open_internet(text: str) -> None:
+def test_non_public_addresses_are_refused(text: str) -> None:
     assert not guard.public(ipaddress.ip_address(text))
 
 
 @pytest.mark.parametrize("text", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "64:ff9b::808:808"])
-def test_of_the_open_internet(text: str) -> None:
+def test_public_addresses_are_accepted(text: str) -> None:
     assert guard.public(ipaddress.ip_address(text))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "[::1]"])
-def test_a_private_address_is_never_asked(web: Web, host: str) -> None:
+def test_private_address_is_never_fetched(web: Web, host: str) -> None:
     web.page("/", "secret")
     port = web.url.rpartition(":")[2]
     with pytest.raises(GatewayError) as caught:
-        fetch(Request(f"http://{host}:{port}/"), 5)
+        fetch(EngineRequest(f"http://{host}:{port}/"), 5)
     assert isinstance(caught.value, Forbidden | UpstreamFault)
     assert web.seen == []
 
@@ -49,9 +49,9 @@ def test_a_private_address_is_never_asked(web: Web, host: str) -> None:
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "ftp://x.example/", "http://", "gopher://x", "http://a:b@c.example/"]
 )  # fmt: skip
-def test_other_kinds_of_addresses_are_refused(url: str) -> None:
+def test_other_url_schemes_are_refused(url: str) -> None:
     with pytest.raises(Forbidden):
-        fetch(Request(url), 5)
+        fetch(EngineRequest(url), 5)
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, ...]) -> list[str]:
@@ -63,19 +63,17 @@ def names(monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, ...]) -> list[st
         asked.append(host)
         return [(0, 0, 0, "", (address, port)) for address in left.pop(0)]
 
-    monkeypatch.setattr(guard.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     return asked
 
 
-def test_a_name_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     names(monkeypatch, ("8.8.8.8", "10.0.0.1"))
     with pytest.raises(Forbidden):
-        fetch(Request("http://x.example/"), 5)
+        fetch(EngineRequest("http://x.example/"), 5)
 
 
-def test_the_connection_goes_to_the_address_that_was_judged(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connection_goes_to_the_checked_address(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that is public when judged and private a moment later is not asked again."""
     port = web.url.rpartition(":")[2]
     web.page("/", "hello")
@@ -89,14 +87,14 @@ def test_the_connection_goes_to_the_address_that_was_judged(
         sock.connect(("127.0.0.1", int(port)))
         return sock
 
-    monkeypatch.setattr(fetching.socket, "create_connection", connect)
-    page = fetch(Request(f"http://x.example:{port}/"), 5)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    page = fetch(EngineRequest(f"http://x.example:{port}/"), 5)
     assert page.data == b"hello"
     assert (went, asked) == ([("8.8.8.8", int(port))], ["x.example"])
     assert web.seen[0][2]["Host"] == f"x.example:{port}"
 
 
-def test_a_redirect_is_judged_anew(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redirect_target_is_checked(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     port = web.url.rpartition(":")[2]
     web.pages["/"] = 302, {"Location": f"http://inner.example:{port}/secret"}, b""
     web.page("/secret", "secret")
@@ -107,26 +105,26 @@ def test_a_redirect_is_judged_anew(web: Web, monkeypatch: pytest.MonkeyPatch) ->
         sock.connect(("127.0.0.1", int(port)))
         return sock
 
-    monkeypatch.setattr(fetching.socket, "create_connection", connect)
+    monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(Forbidden):
-        fetch(Request(f"http://x.example:{port}/"), 5)
+        fetch(EngineRequest(f"http://x.example:{port}/"), 5)
     assert [path for _, path, _, _ in web.seen] == ["/"]
 
 
-def test_redirects_end(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_redirects_is_bounded(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "resolve", lambda host, port, open_only: "127.0.0.1")
     web.pages["/"] = 302, {"Location": "/"}, b""
-    with pytest.raises(UpstreamFault, match="from one address to the next"):
-        fetch(Request(web.url), 5)
+    with pytest.raises(UpstreamFault, match="too many redirects"):
+        fetch(EngineRequest(web.url), 5)
     assert len(web.seen) == 4
 
 
-def test_size_and_time_are_bounded(web: Web) -> None:
+def test_fetch_size_and_time_are_bounded(web: Web) -> None:
     web.pages["/large"] = 200, {"Content-Type": "text/plain"}, b"x" * (LARGEST + 100_000)
-    page = fetch(Request(web.url + "/large"), 20, open_only=False)
+    page = fetch(EngineRequest(web.url + "/large"), 20, open_only=False)
     assert len(page.data) == LARGEST
     web.silent.add("/slow")
     began = time.monotonic()
     with pytest.raises(UpstreamTimeout):
-        fetch(Request(web.url + "/slow"), 0.3, open_only=False)
+        fetch(EngineRequest(web.url + "/slow"), 0.3, open_only=False)
     assert time.monotonic() - began < 5

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cancel import Cancel
-from proxy.confinement import landlock
 from proxy.errors import UpstreamFault, UpstreamTimeout
-from proxy.websearch import Result, WebSearch
+from proxy.runtime.cancel import Cancel
+from proxy.runtime.confinement import landlock
+from proxy.websearch import WebResult, WebSearch
 from proxy.websearch.metasearch import Metasearch
 
 LIBRARY = """
@@ -54,20 +54,20 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metasear
     found.close()
 
 
-def test_what_it_finds_and_how_it_fails(engine: Metasearch) -> None:
+def test_search_library_results_and_failures(engine: Metasearch) -> None:
     web = WebSearch([engine], seconds=5, clock=time.monotonic)
-    assert web.search("tides", "duckduckgo") == (Result("tides", "https://x.example/", "b"),)
+    assert web.search("tides", "duckduckgo") == (WebResult("tides", "https://x.example/", "b"),)
     assert web.search("none") == ()
     for query in ("down", "defect"):
-        with pytest.raises(UpstreamFault, match="no search engine can be reached"):
+        with pytest.raises(UpstreamFault, match="no search engine is reachable"):
             web.search(query)
-    with pytest.raises(UpstreamTimeout, match="no search engine answered in time"):
+    with pytest.raises(UpstreamTimeout, match="the search engines timed out"):
         web.search("late")
 
 
-def test_a_library_that_hangs_is_ended(engine: Metasearch) -> None:
+def test_hanging_search_library_is_killed(engine: Metasearch) -> None:
     began = time.monotonic()
-    with pytest.raises(UpstreamTimeout, match=r"longer than 1\.2 seconds"):
+    with pytest.raises(UpstreamTimeout, match=r"timed out after 1\.2 seconds"):
         engine.search("hangs", 1, Cancel(), 0.2)
     assert time.monotonic() - began < 10
 
@@ -120,7 +120,7 @@ class DDGS:
 
 
 @pytest.mark.skipif(landlock() < 6, reason="needs Landlock of Linux 6.12")
-def test_a_library_that_was_taken_over_reaches_next_to_nothing(
+def test_compromised_search_library_is_confined(
     engine: Metasearch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (tmp_path / "ddgs" / "__init__.py").write_text(HOSTILE)

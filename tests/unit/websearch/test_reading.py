@@ -9,15 +9,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from proxy.cancel import Cancel
-from proxy.websearch.reading import GRACE, Reading
+from proxy.runtime.cancel import Cancel
+from proxy.websearch.reading import GRACE, PageReader
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 from tests.unit.backends.rawserver import RawServer
 
 FORM = FORMS[0]  # those plays are made for drivers; no page has a form
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
-BOMB = gzip.compress(b"tides " * 10_000_000)
 PAGE = PLAIN + b"Content-Length: 5\r\n\r\ntides"
 SECONDS = 3.0
 
@@ -29,19 +28,25 @@ HOSTILE: dict[str, Play | bytes] = {
     "trailers": endless(
         lambda _: PLAIN + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", lambda *_: b"X: y\r\n" * 5000
     ),
-    "gzip": PLAIN + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB,
+    "gzip": lambda sock, _: sock.sendall(bomb()),
     "drip": slowly(lambda _: PLAIN + b"\r\n" + b"tides " * 1000, b"x"),
 }
 
 
+def bomb() -> bytes:
+    packed = gzip.compress(b"tides " * 10_000_000)
+    head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    return PLAIN + head % len(packed) + packed
+
+
 @pytest.fixture
-def reading() -> Iterator[Reading]:
-    found = Reading()
+def reading() -> Iterator[PageReader]:
+    found = PageReader()
     yield found
     found.close()
 
 
-def test_hostile_servers_hold_up_no_other_page(reading: Reading) -> None:
+def test_hostile_servers_delay_no_other_page(reading: PageReader) -> None:
     began = time.monotonic()
     with ExitStack() as stack:
         urls = []
@@ -56,7 +61,7 @@ def test_hostile_servers_hold_up_no_other_page(reading: Reading) -> None:
     assert set(found.values()) == {""}
 
 
-def test_addresses_that_are_not_public_are_not_asked(reading: Reading) -> None:
+def test_non_public_addresses_are_not_fetched(reading: PageReader) -> None:
     with RawServer([PAGE]) as server:
         port = server.url.rpartition(":")[2]
         hosts = ("127.0.0.1", "localhost", "[::1]", "[fec0::1]", "[::ffff:127.0.0.1]", "0.0.0.0")
@@ -65,7 +70,7 @@ def test_addresses_that_are_not_public_are_not_asked(reading: Reading) -> None:
         assert server.requests == []
 
 
-def test_a_redirect_is_not_followed_to_a_private_address(reading: Reading) -> None:
+def test_redirect_is_not_followed_to_a_private_address(reading: PageReader) -> None:
     with RawServer([PAGE]) as private:
         moved = f"HTTP/1.1 302 Found\r\nLocation: {private.url}/\r\nContent-Length: 0\r\n\r\n"
         with RawServer([moved.encode()]) as server:

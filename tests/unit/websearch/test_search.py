@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from proxy.cancel import Cancel
 from proxy.errors import (
     Cancelled,
     Forbidden,
@@ -18,7 +17,8 @@ from proxy.errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
-from proxy.websearch import Result, WebSearch
+from proxy.runtime.cancel import Cancel
+from proxy.websearch import WebResult, WebSearch
 from proxy.websearch.engines import Brave, Engine, SearXNG, Tavily, from_library
 
 from .conftest import Web
@@ -32,8 +32,8 @@ RESULTS = [
     "no object",
 ]
 FOUND = (
-    Result("Harbour & sea", "https://a.example/1", "Ships come."),
-    Result("https://b.example/", "https://b.example/", ""),
+    WebResult("Harbour & sea", "https://a.example/1", "Ships come."),
+    WebResult("https://b.example/", "https://b.example/", ""),
 )
 
 
@@ -41,7 +41,7 @@ def searching(*engines: Engine, seconds: float = 10.0) -> WebSearch:
     return WebSearch(engines, seconds=seconds, clock=time.monotonic, open_only=False)
 
 
-def test_searxng_is_asked_for_json_and_read(web: Web) -> None:
+def test_searxng_json_results_are_parsed(web: Web) -> None:
     web.json("/search", json.dumps({"query": "x", "results": RESULTS}))
     search = searching(SearXNG(web.url + "/"))
     assert search.search("where  do ships 停靠?") == FOUND
@@ -52,7 +52,7 @@ def test_searxng_is_asked_for_json_and_read(web: Web) -> None:
 
 
 @pytest.mark.parametrize("name", ["brave", "tavily"])
-def test_engines_with_a_key(web: Web, name: str) -> None:
+def test_search_engines_with_a_key(web: Web, name: str) -> None:
     engine: Engine
     if name == "brave":
         engine = Brave("k-1", web.url)
@@ -61,7 +61,7 @@ def test_engines_with_a_key(web: Web, name: str) -> None:
     else:
         engine = Tavily("k-1", web.url)
         web.json("/search", '{"results": [{"title":"T","url":"https://x.example/","content":"D"}]}')
-    assert searching(engine).search("q", count=3) == (Result("T", "https://x.example/", "D"),)
+    assert searching(engine).search("q", count=3) == (WebResult("T", "https://x.example/", "D"),)
     method, path, headers, body = web.seen[0]
     if name == "tavily":
         assert (method, json.loads(body)) == ("POST", {"query": "q", "max_results": 3})
@@ -76,14 +76,14 @@ def test_engines_with_a_key(web: Web, name: str) -> None:
 @pytest.mark.parametrize(
     ("status", "text", "said"),
     [
-        (403, "", "does not allow the format json"),
-        (429, "{}", "too often"),
+        (403, "", "does not allow the json format"),
+        (429, "{}", "rate limiting"),
         (500, "oops", "status 500"),
-        (200, "<html>", "no JSON object"),
-        (200, "[]", "no JSON object"),
+        (200, "<html>", "did not return a JSON object"),
+        (200, "[]", "did not return a JSON object"),
     ],
 )
-def test_an_answer_that_is_none_is_an_error_that_says_so(
+def test_malformed_engine_answer_is_a_clear_error(
     web: Web, status: int, text: str, said: str
 ) -> None:
     web.json("/search", text, status)
@@ -91,23 +91,23 @@ def test_an_answer_that_is_none_is_an_error_that_says_so(
         searching(SearXNG(web.url)).search("q")
 
 
-def test_no_results_is_no_error(web: Web) -> None:
+def test_empty_results_are_not_an_error(web: Web) -> None:
     web.json("/search", '{"results": []}')
     assert searching(SearXNG(web.url)).search("q") == ()
 
 
-def test_no_engine_reachable_is_an_error_not_a_hang(web: Web) -> None:
+def test_unreachable_engines_fail_without_hanging(web: Web) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    with pytest.raises(UpstreamFault, match="cannot be reached"):
+    with pytest.raises(UpstreamFault, match="unreachable"):
         searching(SearXNG(f"http://127.0.0.1:{port}")).search("q")
     web.silent.add("/search")
-    with pytest.raises(UpstreamTimeout, match="in time"):
+    with pytest.raises(UpstreamTimeout, match="timed out"):
         searching(SearXNG(web.url), seconds=0.3).search("q")
 
 
-def test_cancel_wakes_a_search_that_waits(web: Web) -> None:
+def test_cancel_ends_a_waiting_search(web: Web) -> None:
     web.silent.add("/search")
     cancel, caught = Cancel(), list[GatewayError]()
 
@@ -125,14 +125,14 @@ def test_cancel_wakes_a_search_that_waits(web: Web) -> None:
     assert isinstance(caught[0], Cancelled)
 
 
-def test_an_engine_that_is_not_set_up() -> None:
+def test_search_engine_without_settings_is_refused() -> None:
     with pytest.raises(Forbidden, match="--search-engine"):
         searching().search("q")
-    with pytest.raises(Unsupported, match="'bing' is not set up here: searxng"):
+    with pytest.raises(Unsupported, match="'bing' is not configured; available: searxng"):
         searching(SearXNG("http://127.0.0.1:1")).search("q", "bing")
 
 
-def test_a_search_is_remembered_for_a_while(web: Web) -> None:
+def test_search_results_are_cached_for_a_while(web: Web) -> None:
     web.json("/search", json.dumps({"results": RESULTS}))
     now = [0.0]
     search = WebSearch([SearXNG(web.url)], seconds=10, clock=lambda: now[0])
@@ -143,7 +143,7 @@ def test_a_search_is_remembered_for_a_while(web: Web) -> None:
     assert search.remembered("ships") == ()
 
 
-def test_pages_are_read_and_the_passages_that_fit_are_taken(web: Web) -> None:
+def test_pages_are_read_and_fitting_passages_selected(web: Web) -> None:
     filler = "".join(f"<p>Nothing of note happened in the year {1000 + i}.</p>" for i in range(200))
     page = web.page("/long", f"<script>harbour</script>{filler}<p>The harbour freezes.</p>{filler}")
     gone = web.url + "/gone"
@@ -158,7 +158,7 @@ def test_pages_are_read_and_the_passages_that_fit_are_taken(web: Web) -> None:
     assert second.snippet == "its snippet"
 
 
-def test_a_snippet_made_to_do_harm_is_text() -> None:
+def test_hostile_snippet_is_treated_as_text() -> None:
     given = [
         {"title": "<b>" * 3000 + "T", "href": "https://x.example/", "body": f"a&#{'9' * 9000};b"}
     ]
@@ -166,7 +166,7 @@ def test_a_snippet_made_to_do_harm_is_text() -> None:
     assert (result.title, result.snippet) == ("T", "a;b")
 
 
-def test_what_the_library_gives() -> None:
+def test_results_of_the_search_library() -> None:
     given = [{"title": "T", "href": "https://x.example/", "body": "B"}, {"href": 3}]
-    assert from_library(given) == [Result("T", "https://x.example/", "B")]
+    assert from_library(given) == [WebResult("T", "https://x.example/", "B")]
     assert from_library(None) == []

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.wire.router import LONGEST, MOST, Event, Listed, event, forgotten, listed, room
+from proxy.wire.router import LONGEST, MOST, Listed, RouterEvent, event, forgotten, listed, room
 
 
 def entry(name: str, value: str, **status: Any) -> dict[str, Any]:
@@ -33,12 +33,12 @@ def test_models_are_listed_with_status_and_instance() -> None:
     }
 
 
-def test_a_failed_load_is_a_status_of_its_own() -> None:
+def test_failed_load_has_its_own_status() -> None:
     found = listed({"data": [entry("a", "unloaded", failed=True, exit_code=1)]})
     assert found == {"a": Listed(name="a", status="failed", exit_code=1)}
 
 
-def test_a_model_that_is_being_downloaded_is_not_served() -> None:
+def test_downloading_model_is_not_served() -> None:
     assert listed({"data": [entry("a", "downloading"), entry("b", "sleeping")]}) == {
         "b": Listed(name="b", status="sleeping")
     }
@@ -56,22 +56,22 @@ def test_a_model_that_is_being_downloaded_is_not_served() -> None:
         {"data": [{"id": "a", "status": "loaded"}]},
     ],
 )
-def test_an_answer_of_another_server_is_no_router(answer: object) -> None:
+def test_answer_of_another_server_is_not_a_router(answer: object) -> None:
     assert listed(answer) is None
 
 
-def test_a_router_may_have_no_models() -> None:
+def test_router_may_have_no_models() -> None:
     assert listed({"data": []}) == {}
 
 
 @pytest.mark.parametrize("name", ["", None, 5, "x" * (LONGEST + 1)])
-def test_a_model_without_a_usable_name_is_left_out(name: Any) -> None:
+def test_model_without_usable_name_is_dropped(name: Any) -> None:
     assert listed({"data": [entry(name, "loaded"), entry("b", "loaded")]}) == {
         "b": Listed(name="b", status="loaded")
     }
 
 
-def test_fields_of_a_wrong_type_count_as_not_said() -> None:
+def test_fields_of_wrong_type_count_as_absent() -> None:
     answer = {
         "data": [
             {
@@ -84,35 +84,37 @@ def test_fields_of_a_wrong_type_count_as_not_said() -> None:
     assert listed(answer) == {"a": Listed(name="a", status="loaded")}
 
 
-def test_the_number_of_models_is_bounded() -> None:
+def test_number_of_models_is_bounded() -> None:
     found = listed({"data": [entry(str(n), "unloaded") for n in range(MOST + 5)]})
     assert found is not None
     assert len(found) == MOST
 
 
-def test_events_tell_status_and_progress() -> None:
+def test_events_have_status_and_progress() -> None:
     stages = ["text_model", "mmproj_model"]
     progress = {"stages": stages, "current": "mmproj_model", "value": 0.5}
     data = {"status": "loading", "progress": progress}
     told = {"model": "a", "event": "status_change", "data": data}
-    assert event(msgspec.json.encode(told)) == Event(name="a", status="loading", progress=0.75)
-    assert event(b'{"model": "*", "event": "models_reload"}') == Event(name="*")
-    assert event(b'{"model": "a", "data": {"status": "unloaded", "exit_code": 0}}') == Event(
+    assert event(msgspec.json.encode(told)) == RouterEvent(
+        name="a", status="loading", progress=0.75
+    )
+    assert event(b'{"model": "*", "event": "models_reload"}') == RouterEvent(name="*")
+    assert event(b'{"model": "a", "data": {"status": "unloaded", "exit_code": 0}}') == RouterEvent(
         name="a", status="unloaded"
     )
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b'{"model": 1}', b"\xff", b"nonsense"])
-def test_what_is_no_event_is_none(payload: bytes) -> None:
+def test_malformed_router_event_is_ignored(payload: bytes) -> None:
     assert event(payload) is None
 
 
 @pytest.mark.parametrize(
     "progress", [{}, {"value": "half"}, {"value": 0.5, "stages": [], "current": "a"}, "all"]
 )
-def test_progress_that_says_nothing_is_none(progress: Any) -> None:
+def test_unusable_progress_is_ignored(progress: Any) -> None:
     told = {"model": "a", "data": {"status": "loading", "progress": progress}}
-    assert event(msgspec.json.encode(told)) == Event(name="a", status="loading")
+    assert event(msgspec.json.encode(told)) == RouterEvent(name="a", status="loading")
 
 
 def at(status: str, instance: str) -> Listed:
@@ -135,12 +137,12 @@ def at(status: str, instance: str) -> Listed:
         (at("sleeping", "2"), at("loaded", "2"), False),
     ],
 )
-def test_what_slots_held_is_lost_with_the_process(old: Listed, new: Listed, lost: bool) -> None:
+def test_new_model_process_has_no_cached_prompts(old: Listed, new: Listed, lost: bool) -> None:
     assert forgotten(old, new) is lost
 
 
 @pytest.mark.parametrize(
     ("props", "most"), [({"max_instances": 4}, 4), ({"max_instances": -1}, 0), ({}, 0), (None, 0)]
 )
-def test_room_is_what_max_instances_says(props: object, most: int) -> None:
+def test_capacity_is_max_instances(props: object, most: int) -> None:
     assert room(props) == most

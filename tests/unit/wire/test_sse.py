@@ -46,7 +46,7 @@ def together(decoder: sse.Decoder, data: bytes) -> list[sse.Event]:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_the_quick_way_gives_the_same(name: str, size: int) -> None:
+def test_fast_decoder_gives_the_same_events(name: str, size: int) -> None:
     raw, expected = CASES[name]
     decoder = sse.Decoder()
     events = [
@@ -55,19 +55,19 @@ def test_the_quick_way_gives_the_same(name: str, size: int) -> None:
     assert events + decoder.close() == expected
 
 
-def test_the_quick_way_is_for_plain_events() -> None:
+def test_fast_decoder_is_used_for_plain_events() -> None:
     assert sse.Decoder().plain(b"data: 1\n\ndata: 2\n\nda") == [b"1", b"2"]
     assert sse.Decoder().plain(b"event: x\ndata: 1\n\n") is None
 
 
-def test_a_stream_that_breaks_off_inside_a_line_is_an_error() -> None:
+def test_stream_truncated_inside_a_line_is_an_error() -> None:
     decoder = sse.Decoder()
     assert decoder.feed(b'data: {"a"') == []
     with pytest.raises(sse.SSEError):
         decoder.close()
 
 
-def test_an_event_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_event_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT", 100)
     with pytest.raises(sse.SSEError):
         sse.Decoder().feed(b"data: " + b"x" * 200)
@@ -78,7 +78,7 @@ def test_an_event_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     st.lists(st.integers(1, 9), min_size=1),
     st.sampled_from([b"\n", b"\r\n"]),
 )
-def test_any_data_survives_any_cut(payloads: list[bytes], cuts: list[int], end: bytes) -> None:
+def test_any_data_survives_any_split(payloads: list[bytes], cuts: list[int], end: bytes) -> None:
     raw = b"".join(b"data: " + p + end + end for p in payloads)
     decoder = sse.Decoder()
     got, at, i = [], 0, 0
@@ -90,7 +90,7 @@ def test_any_data_survives_any_cut(payloads: list[bytes], cuts: list[int], end: 
     assert got == [("", p) for p in payloads]
 
 
-def test_what_is_encoded_is_decoded() -> None:
+def test_encoded_data_decodes_to_the_same() -> None:
     decoder = sse.Decoder()
     raw = sse.HEARTBEAT + sse.encode(b"{}") + sse.encode(b"1", "x") + sse.DONE
     assert decoder.feed(raw) == [("", b"{}"), ("x", b"1"), ("", b"[DONE]")]

@@ -9,7 +9,7 @@ branch_labels = None
 depends_on = None
 
 PIECE = 256 << 10  # bytes
-# What holds files, the same in pieces, and the column that says whose they are.
+# Tables of files, tables of their pieces, and the columns with the owning row's id.
 MOVED = (
     ("document_original", "id", "document_piece", "document_id", "document.id"),
     ("openai_file_content", "file_id", "openai_file_piece", "file_id", "openai_file.file_id"),
@@ -26,7 +26,7 @@ def upgrade() -> None:
             sa.ForeignKeyConstraint([whose], [parent], ondelete="CASCADE"),
             sa.PrimaryKeyConstraint(whose, "number"),
         )
-        # In the database, piece by piece: no file comes here whole.
+        # Copy within the database, piece by piece, so that no file is in memory whole.
         db = op.get_bind()
         cut = sa.text(
             f"insert into {pieces} ({whose}, number, data)"
@@ -40,4 +40,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("SQLite has no statement that joins pieces: go on, or start anew")
+    raise NotImplementedError("SQLite cannot join pieces: upgrade, or start with a new database")

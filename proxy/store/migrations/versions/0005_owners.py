@@ -10,7 +10,7 @@ import logging
 import sqlalchemy as sa
 from alembic import context, op
 
-from proxy.api_keys import by_place
+from proxy.config.keys import by_place
 
 revision = "0005"
 down_revision = "0004"
@@ -43,13 +43,13 @@ def upgrade() -> None:
                 connection.execute(
                     table.update().where(table.c.owner == owner).values(owner=renamed[owner])
                 )
-                log.warning("what %s owned in %s now belongs to %s", owner, name, renamed[owner])
+                log.warning("data of %s in %s now belongs to %s", owner, name, renamed[owner])
             elif owner not in renamed and by_place(owner):
                 left.add(owner)
     for owner in sorted(left):
         log.warning(
-            "what %s owns was left: no key without a name is at that place. A key of this name in "
-            "--api-key-file gets it",
+            "data of %s was left unchanged: there is no unnamed key at that position. To claim"
+            " it, give a key this name in --api-key-file",
             owner,
         )
 

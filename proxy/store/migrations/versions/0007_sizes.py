@@ -13,7 +13,7 @@ def upgrade() -> None:
     op.add_column(
         "conversation", sa.Column("size", sa.BigInteger(), nullable=False, server_default="0")
     )
-    # Characters, where new questions count bytes: near enough for what is there already.
+    # Characters, where new questions count bytes: near enough for existing rows.
     op.execute(
         "update conversation set size = coalesce((select"
         " sum(length(content) + length(cast(extra as text))) from message"

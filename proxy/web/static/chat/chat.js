@@ -1,4 +1,4 @@
-// The chat page: conversations on one side, the branch that is looked at on the other.
+// The chat page: the list of conversations, and the open branch of one of them.
 
 import { Calls } from "../panels/calls.js";
 import { make, say } from "../panels/dom.js";
@@ -11,7 +11,7 @@ import { Talks } from "./talks.js";
 import { words } from "./words.js";
 
 const page = document.getElementById("chat");
-const PAGE = 30; // messages laid out at once
+const PAGE = 30; // messages rendered at once
 
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
 const calls = new Calls(page.dataset.api, page.dataset.csrf);
@@ -19,13 +19,13 @@ const form = at("ask");
 const list = at("messages");
 
 let talk = null;
-let chosen = 0; // how often one was asked for: what was before the last comes too late
-let shown = 0; // how often the conversation that is looked at was another
+let chosen = 0; // how often a conversation was chosen; answers to earlier choices are ignored
+let shown = 0; // how often the open conversation changed
 let messages = new Map();
-let leaf = null; // the last message of the branch that is shown
-let growing = null; // the answer that is being written, here
+let leaf = null; // the last message of the open branch
+let growing = null; // the answer that is being written
 
-// -- what went wrong: it stays until something else is done, whatever the page asks by itself
+// -- errors: shown until the user's next action, whatever the page requests by itself
 
 const tell = (text) => say(at("told"), text);
 for (const name of ["change", "click", "drop", "paste", "submit"]) page.addEventListener(name, () => tell(""), true);
@@ -58,7 +58,8 @@ async function loadTalks() {
   title();
 }
 
-/** What is shown stays until the other one's messages are here; `typed` null leaves the box alone. */
+/** Open a conversation. The old one stays visible until the messages are loaded; `typed` null
+ * leaves the input unchanged. */
 async function choose(next, typed = drafts.get(next?.id ?? "")) {
   const mine = ++chosen;
   const found = next ? await askMessages(next) : [];
@@ -80,7 +81,7 @@ function take(found, wanted) {
   leaf = wanted ? newest(wanted) : (found.at(-1)?.id ?? null);
 }
 
-/** The conversation that is looked at, begun if there is none yet. */
+/** Return the open conversation; create one if there is none. */
 async function begun() {
   await opened;
   if (talk) return talk;
@@ -88,7 +89,7 @@ async function begun() {
   const made = await calls.post("/conversations");
   if (here !== shown) return made;
   drafts.keep("", "");
-  talk ??= made; // by who was quicker
+  talk ??= made; // keep the one created first
   history.replaceState(null, "", `#${talk.id}`);
   keepDraft();
   return talk;
@@ -98,7 +99,7 @@ const keepDraft = () => drafts.keep(location.hash.slice(1), form.elements.text.v
 
 const children = (parent) => [...messages.values()].filter((one) => one.parent_id === parent);
 
-/** The end of the branch that goes on from a message, by the newest of each. */
+/** Return the end of the branch that continues from a message through its newest replies. */
 function newest(id) {
   for (let next; (next = children(id).at(-1)); ) id = next.id;
   return id;
@@ -154,13 +155,13 @@ function show() {
   list.scrollTop = list.scrollHeight;
 }
 
-/** A fold, by whose and what it is. */
+/** A key for each fold: its message and its kind. */
 const named = (fold) => `${fold.closest(".message").id} ${fold.dataset.name}`;
 
 const laid = (some) => some.map((one) => new Message(one, siblings.get(one.parent_id), acts));
 
-// Of a long conversation the end is laid out, and what comes before when it is scrolled to.
-let path = []; // what is not laid out yet
+// The end of a long conversation is rendered first, the rest when the user scrolls up.
+let path = []; // messages not rendered yet
 let siblings = new Map();
 const top = make("div", { className: "top" });
 new IntersectionObserver(
@@ -173,14 +174,14 @@ new IntersectionObserver(
   { root: list, rootMargin: "1200px 0px 0px 0px" },
 ).observe(top);
 
-// What is read stays where it is, unless it is the end that is looked at.
+// Keep the scroll position, unless the user is at the end.
 let following = true;
 list.addEventListener("scroll", () => {
   following = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
 });
 const follow = () => following && (list.scrollTop = list.scrollHeight);
 new MutationObserver(follow).observe(list, { childList: true, subtree: true, characterData: true });
-new ResizeObserver(follow).observe(list); // the form below it has grown
+new ResizeObserver(follow).observe(list); // the form below it may have grown
 
 function busy(yes) {
   at("stop").hidden = !yes;
@@ -188,17 +189,18 @@ function busy(yes) {
   list.setAttribute("aria-busy", String(yes));
 }
 
-/** An answer is whole. Nothing else is laid out anew: another may be edited, or read further up. */
+/** Update a finished answer. Other messages stay as they are: the user may be editing or reading
+ * one. */
 async function over(id) {
   if (leaf !== id) return;
   const here = shown;
   const found = await askMessages(talk);
   if (here !== shown || leaf !== id) return;
-  // The page was quicker than the store, or there is no connection.
+  // The store is not up to date yet, or there is no connection.
   if (!found || found.find((one) => one.id === id)?.status === "growing") return setTimeout(() => over(id), 300);
   take(found, id);
   const old = document.getElementById(id);
-  if (leaf !== id || !old) return show(); // it was gone on with elsewhere, or deleted
+  if (leaf !== id || !old) return show(); // continued elsewhere, or deleted
   const [{ element }] = laid([messages.get(id)]);
   const unfolded = new Set([...old.querySelectorAll("details[open]")].map(named));
   old.replaceWith(element);
@@ -212,7 +214,7 @@ async function over(id) {
 
 let asking = false;
 
-/** `question()` gives what is asked, once all that was put into the chat before is there. */
+/** Send what `question()` returns, after all earlier uploads to the chat are done. */
 async function ask(question) {
   if (asking || !at("stop").hidden) return;
   asking = at("send").disabled = true;
@@ -220,8 +222,8 @@ async function ask(question) {
     await opened;
     const here = shown;
     const made = await attempt(async () => {
-      await files?.taken(); // what is asked may be about them
-      if (here !== shown) return undefined; // it waits where it was typed
+      await files?.taken(); // the question may be about them
+      if (here !== shown) return undefined; // the question stays in its input box
       const { id } = await begun();
       if (options(form).base === "files") await files.ready();
       if (here !== shown) return undefined;
@@ -229,17 +231,17 @@ async function ask(question) {
       const answer = await calls.post(`/conversations/${id}/ask`, { ...asked, options: options(form) });
       return { ...answer, id, asked };
     });
-    if (made) asked(made, here === shown);
+    if (made) showAsked(made, here === shown);
   } finally {
     asking = at("send").disabled = false;
   }
 }
 
-function asked({ question, answer, id, asked }, here) {
+function showAsked({ question, answer, id, asked }, here) {
   if (asked.images) {
     images.clear(asked.images);
     const typed = here ? form.elements.text.value : drafts.get(id);
-    const left = typed.trim() === asked.text ? "" : typed; // the next one may be begun already
+    const left = typed.trim() === asked.text ? "" : typed; // the next question may already be typed
     if (here) form.elements.text.value = left;
     drafts.keep(id, left);
   }
@@ -273,15 +275,15 @@ at("new").addEventListener("click", async () => {
 });
 at("rename").addEventListener("click", async () => {
   const { id } = talk;
-  const title = prompt(words.new_title, talk.title);
-  if (!title) return;
-  const named = await attempt(() => calls.put(`/conversations/${id}`, { title }));
-  if (named && talk?.id === id) talk = named;
+  const wanted = prompt(words.new_title, talk.title);
+  if (!wanted) return;
+  const renamed = await attempt(() => calls.put(`/conversations/${id}`, { title: wanted }));
+  if (renamed && talk?.id === id) talk = renamed;
   await loadTalks();
 });
 at("delete").addEventListener("click", async () => {
-  const { id, title } = talk;
-  if (!confirm(words.remove(title || words.untitled))) return;
+  const { id } = talk;
+  if (!confirm(words.remove(talk.title || words.untitled))) return;
   const done = await attempt(async () => (await calls.remove(`/conversations/${id}`), true));
   if (!done) return;
   drafts.keep(id, "");
@@ -297,7 +299,7 @@ at("clear").addEventListener("click", async () => {
   await choose(null);
 });
 
-// -- images and files: what is dropped here is what is asked about next
+// -- images and files: dropped here for the next question
 
 const sees = () => (form.elements.model?.selectedOptions[0] ?? page).dataset.sees === "true";
 const images = new Images(at("images"), sees, tell);
@@ -325,14 +327,15 @@ const files =
 
 remember(form);
 if (matchMedia("(max-width: 56rem)").matches) at("talks-fold").open = false;
-form.elements.text.value = drafts.get(location.hash.slice(1)); // at once: it may be typed on
+// Immediately, as the user may go on typing.
+form.elements.text.value = drafts.get(location.hash.slice(1));
 const opened = open();
 
 async function open() {
   const mine = chosen;
   await loadTalks();
   const wanted = location.hash.slice(1);
-  const path = `/conversations/${encodeURIComponent(wanted)}`;
-  const known = wanted && (talks.find(wanted) ?? (await attempt(() => calls.get(path))));
+  const address = `/conversations/${encodeURIComponent(wanted)}`;
+  const known = wanted && (talks.find(wanted) ?? (await attempt(() => calls.get(address))));
   if (mine === chosen) await choose(known || null, null);
 }

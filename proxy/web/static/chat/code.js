@@ -1,10 +1,10 @@
-// Code in an answer: a bar with its language and a button to copy it; colours by highlight.js, which
-// is fetched for the first one.
+// Code in an answer: a bar with its language and a copy button, and colours by highlight.js, which
+// is loaded for the first code block.
 
 import { make } from "../panels/dom.js";
 import { words } from "./words.js";
 
-const LONGEST = 50_000; // characters that are coloured
+const LONGEST = 50_000; // characters; longer code is not coloured
 
 let library;
 
@@ -16,7 +16,7 @@ function fetched() {
 const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
 export const escape = (text) => text.replace(/[&<>"]/g, (sign) => ESCAPES[sign]);
 
-/** For `marked.use`: the language outlives the cleaning. */
+/** Renderer for `marked.use`. The language survives the HTML cleaning. */
 export const renderer = {
   code({ text, lang }) {
     const language = (lang ?? "").split(/\s/)[0];
@@ -24,12 +24,12 @@ export const renderer = {
   },
 };
 
-/** Colour what is in an element, and let it be copied. */
+/** Colour the code in an element and add copy buttons. */
 export async function colour(element) {
   const found = [...element.querySelectorAll("pre > code[data-language]:not([data-done])")];
   for (const code of found) {
     code.dataset.done = "";
-    code.parentElement.tabIndex = 0; // it scrolls: by keys too
+    code.parentElement.tabIndex = 0; // scrollable by keyboard, too
     const copy = make("button", { type: "button", className: "quiet" }, words.copy);
     copy.addEventListener("click", async () => {
       await navigator.clipboard.writeText(code.textContent);
@@ -44,7 +44,7 @@ export async function colour(element) {
   const hljs = await fetched().catch(() => null);
   for (const code of named) {
     if (!hljs?.getLanguage(code.dataset.language)) continue;
-    // It gives back what it got, escaped, in spans.
+    // highlight.js returns its input escaped, in spans.
     code.innerHTML = hljs.highlight(code.textContent, { language: code.dataset.language, ignoreIllegals: true }).value;
   }
 }

@@ -1,5 +1,5 @@
-// What was typed and not asked yet, by the id of its conversation ("" for the one to be begun): a
-// reload of this tab loses none of it.
+// Unsent questions by conversation id ("" for a new conversation), so that reloading the tab keeps
+// them.
 
 const NAME = "slotproxy draft ";
 
@@ -10,7 +10,7 @@ export const drafts = {
       if (text) sessionStorage.setItem(NAME + id, text);
       else sessionStorage.removeItem(NAME + id);
     } catch {
-      // There is no more room for it: it stays in its box.
+      // The storage is full: the draft stays in its input box.
     }
   },
   clear() {

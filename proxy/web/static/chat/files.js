@@ -1,10 +1,10 @@
-// Files dropped into a conversation: sent, read by the server, then what its answers rest on.
+// Files dropped into a conversation: uploaded, read by the server, then used for answers.
 
 import { keyed, make, say } from "../panels/dom.js";
 import { percent } from "../panels/form.js";
 import { words } from "./words.js";
 
-const LOOK = 700; // milliseconds between two looks at files that are being read
+const LOOK = 700; // milliseconds between two polls while files are read
 const OVER = new Set(["ready", "failed", "cancelled"]);
 
 const where = (talk) => `/conversations/${talk.id}/files`;
@@ -13,12 +13,13 @@ export class Files {
   #sending = [];
   #read = [];
   #path = null;
-  #looked = 0; // what was asked for before something changed here is out of date
-  #next = 0; // the timer of the next look
+  #looked = 0; // changes here make earlier requests outdated
+  #next = 0; // timer of the next poll
   #taking = Promise.resolve();
 
-  /** `images` takes those that are some; `talk()` gives the conversation, made if there is none;
-   * `used(yes)` is called when there are files to ask about, or none any more. */
+  /** `images` takes the image files; `talk()` returns the conversation, created if there is
+   * none; `used(yes)` is called when the first file can be asked about, or the last one is
+   * removed. */
   constructor(page, calls, attempt, images, talk, used) {
     Object.assign(this, { calls, attempt, images, talk, used });
     this.list = page.querySelector('[data-part="files"]');
@@ -43,7 +44,7 @@ export class Files {
     }
   }
 
-  /** Those of a conversation; of none where there is none. */
+  /** Show a conversation's files; without a conversation, none. */
   async show(talk) {
     const path = talk && where(talk);
     if (path === this.#path) return;
@@ -54,10 +55,10 @@ export class Files {
     if (path === this.#path) this.used(this.#read.length > 0);
   }
 
-  /** When all that were given are sent. */
+  /** Resolves when all files are uploaded. */
   taken = () => this.#taking;
 
-  /** When all are read. */
+  /** Resolves when all files are read. */
   async ready() {
     await this.#taking;
     const path = this.#path;
@@ -66,7 +67,7 @@ export class Files {
     }
   }
 
-  /** Into the conversation that is looked at now, whichever is when their turn comes. */
+  /** Upload to the conversation that is open now, even if another is open when their turn comes. */
   #take(all) {
     const path = this.#path;
     this.#taking = this.#taking.then(() => this.#send(all, path));
@@ -87,8 +88,8 @@ export class Files {
       this.#sending.push(row);
       this.#draw();
       const sent = await this.attempt(() =>
-        this.calls.send(`${path}?name=${encodeURIComponent(file.name)}`, file, (bytes, all) => {
-          row.done = all ? bytes / all : 0;
+        this.calls.send(`${path}?name=${encodeURIComponent(file.name)}`, file, (bytes, size) => {
+          row.done = size ? bytes / size : 0;
           this.#draw();
         }),
       );
@@ -103,7 +104,7 @@ export class Files {
     if (path === this.#path) await this.#look();
   }
 
-  /** Again and again while some are read, though one look may fail. */
+  /** Poll while files are being read, even if a request fails. */
   async #look() {
     clearTimeout(this.#next);
     const path = this.#path;

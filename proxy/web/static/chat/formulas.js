@@ -1,15 +1,15 @@
-// Formulas in Markdown: `$…$`, `\(…\)` in a line, `$$…$$`, `\[…\]` on their own. A formula is put
-// into the text as its source, and set by KaTeX, which is fetched for the first one.
+// Formulas in Markdown: `$…$` and `\(…\)` inline, `$$…$$` and `\[…\]` as blocks. A formula is
+// inserted as its source, then typeset by KaTeX, which is loaded for the first formula.
 
 import { escape } from "./code.js";
 
 const INLINE = [
   /^\\\(((?:[^\\]|\\[^)])+?)\\\)/,
-  // As pandoc has it: "$5 and $10" is money, nothing blank stands inside of the signs.
+  // As in pandoc: no blanks inside the dollar signs, so that "$5 and $10" is money.
   /^\$(?!\s|\$)((?:[^$\\\n]|\\[^\n])+?)(?<!\s)\$(?![\d$])/,
 ];
 const BLOCK = [/^\\\[([\s\S]+?)\\\](?:\n+|$)/, /^\$\$([\s\S]+?)\$\$(?:\n+|$)/];
-const LONGEST = 5000; // characters of a formula that is set at all
+const LONGEST = 5000; // characters; longer formulas are not typeset
 
 function extension(name, level, patterns, start) {
   return {
@@ -33,7 +33,7 @@ function extension(name, level, patterns, start) {
   };
 }
 
-/** For `marked.use`. */
+/** Extensions for `marked.use`. */
 export const extensions = [
   extension("tex_block", "block", BLOCK, /\\\[|\$\$/),
   extension("tex_line", "inline", INLINE, /\\\(|\$/),
@@ -55,7 +55,7 @@ function fetched() {
   return library;
 }
 
-/** Set the formulas in an element. One that is wrong stays as its source. */
+/** Typeset the formulas in an element. Invalid ones stay as source. */
 export async function typeset(element) {
   const found = [...element.querySelectorAll("[data-tex]")];
   if (!found.length) return;
@@ -65,7 +65,7 @@ export async function typeset(element) {
     const source = one.textContent;
     if (source.length > LONGEST) continue;
     try {
-      // No macro of a model's may run on, load or link.
+      // A model's macros must not loop, load or link.
       const options = { displayMode: one.dataset.tex === "block", trust: false, strict: "ignore", maxExpand: 500, maxSize: 20 };
       katex.render(source, one, options);
     } catch {

@@ -1,22 +1,22 @@
-// Images that go with the next question, for a model that sees.
+// Images for the next question, if the model accepts images.
 
 import { make } from "../panels/dom.js";
 import { words } from "./words.js";
 
-const MOST = 8; // of one message
-const AS_THEY_ARE = new Set(["image/png", "image/jpeg"]); // what every server reads
-const EDGE = 2048; // pixels: models look at no more
+const MOST = 8; // per message
+const AS_THEY_ARE = new Set(["image/png", "image/jpeg"]); // types that every server can read
+const EDGE = 2048; // pixels; models do not use more
 const BYTES = 4e6;
 
 export class Images {
   #waiting = []; // {name, url}
 
-  /** `sees()` says whether the chosen model does; `tell(text)` shows what went wrong. */
+  /** `sees()` tells whether the chosen model accepts images; `tell(text)` shows an error. */
   constructor(list, sees, tell) {
     Object.assign(this, { list, sees, tell });
   }
 
-  /** Take the images among these files; the others are given back. */
+  /** Take the images among these files; return the other files. */
   async take(files) {
     const images = files.filter((file) => file.type.startsWith("image/"));
     if (images.length && !this.sees()) this.tell(words.no_eyes);
@@ -24,12 +24,12 @@ export class Images {
     return files.filter((file) => !images.includes(file));
   }
 
-  /** Those to be sent; throws away none. */
+  /** Return the images to send, and keep them. */
   get all() {
     return [...this.#waiting];
   }
 
-  /** Those that were sent; another may have come since. */
+  /** Remove the images that were sent; others may have been added since. */
   clear(sent) {
     this.#waiting = this.#waiting.filter((one) => !sent.includes(one));
     this.#draw();
@@ -59,14 +59,15 @@ export class Images {
   }
 }
 
-/** A file as a data: URL; made smaller, and a JPEG of, where it is not what all servers read. */
+/** Return a file as a data: URL. Large images are scaled down; types that not all servers read
+ * become JPEG. */
 async function read(file) {
   const picture = await createImageBitmap(file);
   const scale = Math.min(1, EDGE / Math.max(picture.width, picture.height));
   if (scale === 1 && file.size <= BYTES && AS_THEY_ARE.has(file.type)) return url(file);
   const canvas = make("canvas", { width: picture.width * scale, height: picture.height * scale });
   const paper = canvas.getContext("2d");
-  paper.fillStyle = "white"; // a JPEG sees through nothing
+  paper.fillStyle = "white"; // JPEG has no transparency
   paper.fillRect(0, 0, canvas.width, canvas.height);
   paper.drawImage(picture, 0, 0, canvas.width, canvas.height);
   return canvas.toDataURL("image/jpeg", 0.9);

@@ -1,5 +1,4 @@
-// What a model writes, as Markdown. It is untrusted: cleaned of everything that could act, and
-// nothing is fetched for it.
+// Renders a model's Markdown. It is untrusted: active content is removed, and nothing is loaded.
 
 import { marked } from "../vendor/marked/marked.esm.js";
 import { colour, escape, renderer } from "./code.js";
@@ -10,7 +9,7 @@ const CLEAN = {
   FORBID_ATTR: ["style", "class", "id", "name"],
 };
 
-// HTML of a model's is text: a parser that only looks at it would already trip over the policy.
+// A model's HTML is shown as text: even parsing it would violate the content security policy.
 const html = ({ text }) => (/^<br\s*\/?>$/i.test(text) ? "<br>" : escape(text));
 
 marked.use({ gfm: true, breaks: true, extensions, renderer: { ...renderer, html } });
@@ -21,13 +20,13 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   node.rel = "noopener noreferrer nofollow";
 });
 
-/** Show a text in an element. */
+/** Render a text into an element. */
 export function render(element, text) {
   new Growing(element).end(text);
 }
 
-/** Shows a text that grows: once a frame at most, and of it only the last block is read and laid out
- * again, as what comes after cannot change those before; so a long answer costs no more than its
+/** Renders a growing text, at most once per frame. Only the last block is parsed and rendered
+ * again, since later text cannot change earlier blocks. So a long answer costs no more than its
  * last paragraph. */
 export class Growing {
   text = "";
@@ -43,13 +42,13 @@ export class Growing {
   }
 
   add(delta) {
-    this.text += delta.replaceAll("\r", ""); // blocks are found by their places in it
+    this.text += delta.replaceAll("\r", ""); // blocks are located by their position in the text
     if (this.#waiting || this.#over) return;
     this.#waiting = true;
     setTimeout(() => requestAnimationFrame(() => this.#draw()), Math.min(this.#cost * 4, 500));
   }
 
-  /** It grows no more; `text` is what it is in the end. It is read once more as a whole. */
+  /** Finish: render the final `text` once more as a whole. */
   end(text = this.text) {
     this.text = text.replaceAll("\r", "");
     this.#over = true;
@@ -61,11 +60,11 @@ export class Growing {
     const began = performance.now();
     if (!this.#blocks.length) this.#element.replaceChildren();
     const kept = this.#over ? 0 : Math.max(0, this.#blocks.length - 1);
-    let from = this.#blocks[kept]?.from ?? 0;
+    let begins = this.#blocks[kept]?.from ?? 0;
     const tokens = [];
-    for (const token of marked.lexer(this.text.slice(from))) {
-      if (token.type !== "space") tokens.push({ token, from });
-      from += token.raw.length;
+    for (const token of marked.lexer(this.text.slice(begins))) {
+      if (token.type !== "space") tokens.push({ token, from: begins });
+      begins += token.raw.length;
     }
     for (const block of this.#blocks.splice(kept + tokens.length)) block.element.remove();
     tokens.forEach(({ token, from }, n) => {

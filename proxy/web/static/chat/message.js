@@ -1,4 +1,4 @@
-// One message as an element, and an answer while it grows.
+// One message as an element, and its answer while it is written.
 
 import { make, say } from "../panels/dom.js";
 import { count, measure, span } from "../panels/form.js";
@@ -6,7 +6,8 @@ import { place } from "../panels/places.js";
 import { Growing, render } from "./markdown.js";
 import { words } from "./words.js";
 
-/** `acts`: again(message), edit(message, text), image(message, n) gives an address, rate(message, score, reason), turn(message, by). */
+/** `acts`: again(message), edit(message, text), image(message, n) returns an address,
+ * rate(message, score, reason), turn(message, by). */
 export class Message {
   constructor(message, siblings, acts) {
     this.message = message;
@@ -34,8 +35,8 @@ export class Message {
     if (!this.user && message.status !== "growing") this.#numbers();
   }
 
-  /** Follow the answer from its beginning; `over()` is called at the end, `lost(yes)` when the
-   * connection is lost and when it is there again: the browser then asks for what came since. */
+  /** Follow the answer from its start. `over()` is called at the end, `lost(yes)` when the
+   * connection is lost or restored; the browser then requests what it missed. */
   follow(address, over, lost) {
     let extra = {};
     let reasoning = "";
@@ -59,7 +60,7 @@ export class Message {
     });
     source.addEventListener("open", () => lost(false));
     source.addEventListener("error", () => {
-      // An answer that is over, or whose writer is no more, is read as it is kept.
+      // A finished answer, or one whose writer has died, is read from the store.
       if (source.readyState === EventSource.CLOSED) over();
       else lost(true);
     });
@@ -114,18 +115,18 @@ export class Message {
     const button = (text, act) => make("button", { type: "button", className: "quiet", onclick: act }, text);
     const { message, acts } = this;
     if (siblings.length > 1) {
-      const place = siblings.indexOf(message.id);
+      const index = siblings.indexOf(message.id);
       const step = (by, label, sign) =>
         make("button", {
           type: "button",
           className: "quiet",
           "aria-label": label,
-          disabled: !siblings[place + by],
-          onclick: () => acts.turn(siblings[place + by]),
+          disabled: !siblings[index + by],
+          onclick: () => acts.turn(siblings[index + by]),
         }, sign);
       this.foot.append(
         step(-1, words.before, "‹"),
-        make("span", { className: "note" }, words.branch(place + 1, siblings.length)),
+        make("span", { className: "note" }, words.branch(index + 1, siblings.length)),
         step(1, words.after, "›"),
       );
     }
@@ -172,7 +173,7 @@ export class Message {
   }
 }
 
-/** A result of a search leads to its page; nothing but http and https does. */
+/** A search result links to its page, if that is http or https. */
 function link({ title, url }) {
   if (!/^https?:\/\//.test(url)) return make("strong", {}, title);
   return make("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, title);

@@ -1,9 +1,9 @@
-// The settings of a question, as the form has them.
+// The settings of a question, read from the form.
 
 const NUMBERS = ["temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed"];
-const KEPT = "slotproxy settings"; // in this browser
+const KEPT = "slotproxy settings"; // key in the browser's local storage
 
-/** As the gateway takes them: what is left empty is the server's own. */
+/** Return the options for the gateway; empty fields mean the server's default. */
 export function options(form) {
   const fields = new FormData(form);
   const number = (name) => (fields.get(name) ? Number(fields.get(name)) : null);
@@ -23,13 +23,13 @@ export function options(form) {
   return asked;
 }
 
-/** Show what goes with the mode that is chosen. */
+/** Show the fields of the chosen mode. */
 export function kinds(form) {
   const kind = new FormData(form).get("kind");
   for (const part of form.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== kind;
 }
 
-/** Kept in this browser from here on, and what was kept before set. */
+/** Restore the settings stored in this browser, and store them whenever they change. */
 export function remember(form) {
   form.addEventListener("change", () => {
     kinds(form);

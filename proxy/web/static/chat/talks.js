@@ -1,4 +1,4 @@
-// The list of conversations: the newest, more of them, those that are searched for.
+// The list of conversations: the newest, older pages, and search results.
 
 import { keyed, make, say } from "../panels/dom.js";
 import { words } from "./words.js";
@@ -6,9 +6,9 @@ import { words } from "./words.js";
 export class Talks {
   #all = [];
   #searched = "";
-  #asked = 0; // only the last answer asked for counts: a slow one is out of date
+  #asked = 0; // ignore all answers but the last request's
 
-  /** `shown()` gives the conversation that is looked at, `choose(talk)` is called for another. */
+  /** `shown()` returns the open conversation, `choose(talk)` is called for another. */
   constructor(at, calls, attempt, size, shown, choose) {
     Object.assign(this, { at, calls, attempt, size, shown, choose });
     at("find").addEventListener("input", () => this.load());
@@ -22,7 +22,7 @@ export class Talks {
     this.show();
   }
 
-  /** The newest anew; those further down that were shown stay. */
+  /** Reload the newest conversations; older ones in the list stay. */
   async load() {
     const search = this.at("find").value.trim();
     const found = await this.#ask(search);

@@ -1,6 +1,6 @@
-// Calls to the gateway from a page: JSON, the CSRF token, and errors with the server's own words.
+// Calls from a page to the gateway: JSON, the CSRF token, and errors in the server's own words.
 
-/** A refusal. `code` is the gateway's, `message` can be shown. */
+/** An error answer. `code` is the gateway's error code; `message` can be shown to the user. */
 export class Refused extends Error {
   constructor(status, code, message) {
     super(message);
@@ -20,7 +20,8 @@ export class Calls {
   put = (path, value) => this.#call("PUT", path, value);
   remove = (path) => this.#call("DELETE", path);
 
-  /** Send a file; `told(sent, all)` tells of bytes. Only XMLHttpRequest knows them. */
+  /** Upload a file; `told(sent, all)` reports bytes. Only XMLHttpRequest reports upload
+   * progress. */
   send(path, file, told) {
     return new Promise((done, failed) => {
       const request = new XMLHttpRequest();
@@ -45,7 +46,8 @@ export class Calls {
     let answer;
     let text;
     try {
-      answer = await fetch(this.root + path, { method, headers, body: value && JSON.stringify(value) });
+      const sent = value === undefined ? {} : { body: JSON.stringify(value) };
+      answer = await fetch(this.root + path, { method, headers, ...sent });
       text = await answer.text();
     } catch {
       throw new Refused(0, "", "");

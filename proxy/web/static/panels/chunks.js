@@ -1,10 +1,10 @@
-// The chunks of a document in a dialog, each to be read and edited.
+// A dialog with the chunks of a document, to read and edit.
 
 import { make, say } from "./dom.js";
 import { place } from "./places.js";
 import { words } from "./knowledge_words.js";
 
-/** Show the document at `path`; `attempt(work)` does what may fail and tells of it. */
+/** Show the document at `path`; `attempt(work)` runs `work` and shows its errors. */
 export async function chunks(dialog, calls, path, name, attempt) {
   const found = await attempt(() => calls.get(`${path}/chunks`));
   if (!found) return;

@@ -1,6 +1,7 @@
-// Elements without markup in strings: whatever comes from a server or a model is text here.
+// Builds elements without markup in strings, so that text from servers and models stays text.
 
-/** An element: `make("p", {className: "x", onclick: f, "aria-label": "y"}, "text", child)`. */
+/** Create an element: `make("p", {className: "x", onclick: f, "aria-label": "y"}, "text",
+ * child)`. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -12,13 +13,13 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Set an element's text, without touching one that has it already. */
+/** Set an element's text, unless it has that text already. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Keep one child of `list` for each of `items`, in their order: `key(item)` names it, `create()`
- * makes it with an `update(item)` of its own. Focus and folded parts survive. */
+/** Keep one child of `list` for each of `items`, in order: `key(item)` identifies it, `create()`
+ * creates it with an `update(item)` method. Focus and open folds survive. */
 export function keyed(list, items, key, create) {
   const known = new Map([...list.children].map((child) => [child.dataset.key, child]));
   items.forEach((item, place) => {

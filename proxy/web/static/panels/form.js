@@ -1,4 +1,4 @@
-// Numbers as people read them, in the language of the page.
+// Formats numbers in the language of the page.
 
 const language = document.documentElement.lang || "en";
 const plain = new Intl.NumberFormat(language, { maximumFractionDigits: 0 });
@@ -18,7 +18,7 @@ export const percent = (number) => part.format(number);
 export const time = (seconds) => clock.format(new Date(seconds * 1000));
 export const moment = (seconds) => day.format(new Date(seconds * 1000));
 
-/** Seconds as "350 ms", "4.2 s", "3 min", "2 h", "5 d". */
+/** Format seconds as "350 ms", "4.2 s", "3 min", "2 h" or "5 d". */
 export function span(seconds) {
   const unit = (value, name) =>
     new Intl.NumberFormat(language, {
@@ -34,7 +34,7 @@ export function span(seconds) {
   return unit(Math.round(seconds / 86400), "day");
 }
 
-/** Bytes as "12 kB". */
+/** Format bytes as "12 kB". */
 export function size(bytes) {
   const names = ["byte", "kilobyte", "megabyte", "gigabyte"];
   let step = 0;

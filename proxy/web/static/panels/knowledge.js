@@ -1,4 +1,4 @@
-// The knowledge page: bases on one side, the chosen one's documents, uploads and search on the other.
+// The knowledge page: the list of bases, and the documents, uploads and search of the chosen base.
 
 import { Calls } from "./calls.js";
 import { chunks } from "./chunks.js";
@@ -9,7 +9,7 @@ import { words } from "./knowledge_words.js";
 
 const OVER = new Set(["ready", "failed", "cancelled"]);
 const HAN = /\p{Script=Han}/u;
-const LOOK = 700; // milliseconds between two looks while documents are read
+const LOOK = 700; // milliseconds between two polls while documents are read
 
 const page = document.getElementById("knowledge");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
@@ -20,17 +20,18 @@ let bases = [];
 let chosen = null;
 let looking = 0;
 let reading = false;
-const asked = { bases: 0, documents: 0, hits: 0 }; // how often; only the last answer counts
+// Request counts; answers to all but the last request are ignored.
+const asked = { bases: 0, documents: 0, hits: 0 };
 
-// -- what went wrong, and what went well
+// -- messages and errors
 
 function tell(text, bad = false) {
-  const place = at("told");
-  place.dataset.state = bad ? "bad" : "good";
-  say(place, text);
+  const line = at("told");
+  line.dataset.state = bad ? "bad" : "good";
+  say(line, text);
 }
 
-/** Do it, and tell where it fails. */
+/** Run `work` and show its error. */
 async function attempt(work) {
   try {
     return await work();
@@ -41,7 +42,7 @@ async function attempt(work) {
   }
 }
 
-/** The same for what comes from a button: pressed again, it does nothing until that is done. */
+/** The same for a button, which ignores clicks until the work is done. */
 async function once(button, work) {
   if (button.disabled) return undefined;
   button.disabled = true;
@@ -65,7 +66,7 @@ async function loadBases(wanted) {
 }
 
 function showBases() {
-  keyed(at("bases"), bases, (one) => one.id, (base) => {
+  keyed(at("bases"), bases, (one) => one.id, () => {
     const name = make("span", { className: "name" });
     const info = make("span", { className: "note" });
     const button = make("button", { type: "button", onclick: () => choose(item.base) }, name, info);
@@ -144,7 +145,7 @@ async function loadDocuments() {
   const found = await attempt(() => calls.get(`/${base.id}/documents`));
   if (mine !== asked.documents) return;
   if (found) reading = found.some((one) => !OVER.has(one.status));
-  if (reading) looking = setTimeout(loadDocuments, LOOK); // though one look may fail
+  if (reading) looking = setTimeout(loadDocuments, LOOK); // even if a request failed
   if (!found) return;
   at("no-documents").hidden = found.length > 0;
   say(at("count"), found.length ? words.documents(found.length) : "");
@@ -189,7 +190,7 @@ function document_(first) {
   return row;
 }
 
-// -- uploads: bytes first, then the document tells how far it is read
+// -- uploads: first the bytes, then the document's progress
 
 const files = at("files");
 const drop = at("drop");
@@ -206,7 +207,7 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   });
 }
 
-/** All into the base that is looked at now. What went wrong with one stays when others go well. */
+/** Upload all files to the base that is open now. Errors stay visible when later files succeed. */
 async function upload(all) {
   tell("");
   const { id } = chosen;
@@ -246,7 +247,7 @@ async function send(file, base, replace) {
   await loadDocuments();
 }
 
-// -- search: what a question in the chat would find
+// -- search: the hits of a question in the chat
 
 at("search").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -285,7 +286,7 @@ function hit(one, rank, query) {
   );
 }
 
-/** The words of the query that are in the text; Chinese, which has no blanks, by pairs. */
+/** Return the query's words in the text. Chinese has no blanks and is split into pairs. */
 function matched(query, text) {
   const found = new Set();
   for (const [run] of query.toLowerCase().matchAll(/[\p{L}\p{N}]+/gu)) {
@@ -297,7 +298,7 @@ function matched(query, text) {
   return [...found];
 }
 
-/** Where any of the terms stands, as a word of its own unless it is Chinese. */
+/** A pattern for any of the terms, as a whole word unless it is Chinese. */
 function pattern(terms) {
   const whole = terms.map((term) =>
     HAN.test(term) ? term : `(?<![\\p{L}\\p{N}])${term}(?![\\p{L}\\p{N}])`,

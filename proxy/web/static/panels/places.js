@@ -1,5 +1,5 @@
-// Where in a document something stands, in the language of the page. The server says it in English;
-// a path of headings is the document's own.
+// Places in a document (page, heading) in the language of the page. The server sends them in
+// English; a path of headings is in the document's own language.
 
 const PLACES = [
   [/^page (\d+)$/, (n) => `第 ${n} 页`],
@@ -10,6 +10,6 @@ const PLACES = [
 const chinese = document.documentElement.lang.startsWith("zh");
 
 export function place(text) {
-  const [pattern, say] = (chinese && PLACES.find(([pattern]) => pattern.test(text))) || [];
+  const [pattern, say] = (chinese && PLACES.find(([one]) => one.test(text))) || [];
   return pattern ? say(...pattern.exec(text).slice(1)) : text;
 }

@@ -1,4 +1,4 @@
-// Plots of the last hour. One `Plot` is a title and a uPlot that follows the page's size and theme.
+// Plots of the last hour. A `Plot` has a title and a uPlot that follows the page's size and theme.
 
 import { make } from "./dom.js";
 import { time } from "./form.js";
@@ -6,7 +6,7 @@ import { time } from "./form.js";
 const HEIGHT = 150;
 
 export class Plot {
-  /** `shown(value)` makes a value's text, `note(text)` that of a screen reader. */
+  /** `shown(value)` formats a value, `note(text)` the text for screen readers. */
   constructor(place, title, shown, note) {
     this.shown = shown;
     this.note = note;
@@ -66,7 +66,7 @@ export class Plot {
     );
   }
 
-  /** A variable as a colour that a canvas understands. */
+  /** Return a CSS variable as a colour for canvas. */
   #colour(name) {
     const probe = this.area.appendChild(make("span"));
     probe.style.color = `var(${name})`;
@@ -81,7 +81,7 @@ export class Plot {
   }
 }
 
-/** The hour's samples by their time; gaps are null, but for counts, which are 0 there. */
+/** The samples of the last hour by time. Gaps are null, except in counts, where they are 0. */
 export class Hour {
   constructor() {
     this.samples = new Map();
@@ -95,8 +95,8 @@ export class Hour {
     );
   }
 
-  /** Columns up to now: times, requests a second, first token, speed. `began`: before it, nothing
-   * is known. */
+  /** Return the columns up to now: times, requests per second, first token, speed. Before
+   * `began` nothing is known. */
   columns(now, began) {
     const last = Math.floor(now / this.step) * this.step;
     const columns = [[], [], [], []];

@@ -1,4 +1,5 @@
-// Who follows a link from another site arrives without the session's cookie, though signed in.
+// After a link from another site, browsers do not send the session cookie, even if the user is
+// signed in. This script asks for the session again, and opens the page if there is one.
 
 const page = document.getElementById("signin");
 const answer = await (await fetch(page.dataset.session)).json();

@@ -1,4 +1,4 @@
-// The status page: a stream of server-sent events, laid into elements that stay where they are.
+// The status page: server-sent events that update its elements in place.
 
 import { keyed, make, say } from "./dom.js";
 import { count, measure, percent, span } from "./form.js";
@@ -7,7 +7,7 @@ import { words } from "./status_words.js";
 
 const ABILITIES = ["chat", "native", "json_schema", "infill", "embeddings", "vision", "audio"];
 const STORES = ["slot_save", "ram_cache"];
-const FADES = 1800; // seconds after which what a slot holds is shown at its palest
+const FADES = 1800; // seconds until a slot's content is shown at its palest
 
 const page = document.getElementById("status");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
@@ -27,7 +27,8 @@ function show(state) {
   queue(state.queue);
   errors(state.hour.errors);
   hour.add(state.points);
-  // A canvas is the one thing here that costs: once a sample, or when a request has ended.
+  // Drawing the canvas is the only expensive step: draw once per sample, or when a request has
+  // ended.
   const mark = `${Math.floor(state.at / hour.step)} ${state.hour.requests}`;
   if (mark !== drawn) plot(state);
   drawn = mark;
@@ -57,12 +58,12 @@ function numbers(state) {
   keyed(at("numbers"), shown, (one) => one[0], ([name]) => {
     const value = make("dd", { className: "number" });
     const note = make("dd", { className: "note" });
-    const tile = make("div", { className: "card" }, make("dt", {}, words[name]), value, note);
-    tile.update = ([, text, remark]) => {
+    const element = make("div", { className: "card" }, make("dt", {}, words[name]), value, note);
+    element.update = ([, text, remark]) => {
       say(value, text);
       say(note, remark);
     };
-    return tile;
+    return element;
   });
 }
 
@@ -81,7 +82,7 @@ function card(backend) {
   const facts = make("dl", { className: "facts" });
   const guessed = make("p", { className: "note" }, words.slots_guessed);
   const tiles = make("ol", { className: "slots", "aria-label": words.slots });
-  const card = make(
+  const element = make(
     "article",
     { className: "card backend" },
     make("header", {}, make("h3", {}, backend.id), state),
@@ -91,18 +92,18 @@ function card(backend) {
     guessed,
     tiles,
   );
-  card.update = (one) => {
+  element.update = (one) => {
     const view = one.view;
     const name = view?.draining ? "draining" : view?.on_trial && one.state === "up" ? "on_trial" : one.state;
     state.dataset.state = name;
     say(state, words[name]);
     error.hidden = !one.error;
     say(error, one.error ?? "");
-    keyed(facts, known(one), (fact) => fact[0], fact);
+    keyed(facts, known(one), ([label]) => label, fact);
     guessed.hidden = !view || view.slots_known;
     keyed(tiles, view?.slots ?? [], (slot) => slot.id, tile);
   };
-  return card;
+  return element;
 }
 
 function known({ model, status, n_ctx, found, view }) {
@@ -138,26 +139,26 @@ function tile(slot) {
   const state = make("strong");
   const holds = make("span");
   const age = make("span", { className: "note" });
-  const tile = make("li", { className: "slot" }, make("span", { className: "number" }, String(slot.id)));
-  tile.append(state, holds, age);
-  tile.update = (one) => {
+  const element = make("li", { className: "slot" }, make("span", { className: "number" }, String(slot.id)));
+  element.append(state, holds, age);
+  element.update = (one) => {
     const mine = one.conversation !== null;
     const kind = one.state === "busy" ? "busy" : mine ? "held" : "empty";
-    tile.dataset.kind = kind;
+    element.dataset.kind = kind;
     say(state, words[`slot_${mine && one.state === "free" ? "held" : one.state}`]);
     say(holds, mine ? words.holds(count(one.tokens), count(one.turns)) : "");
     say(age, mine || kind === "busy" ? words.since(span(Math.max(1, Math.round(one.since)))) : "");
-    tile.title = mine ? words.chance(percent(one.chance)) : "";
-    // What it holds is the hue, for how long the strength.
+    element.title = mine ? words.chance(percent(one.chance)) : "";
+    // The conversation decides the hue, its age the strength.
     const hue = mine ? Number.parseInt(one.conversation.slice(0, 6), 16) % 360 : 0;
     const strength = mine ? 1 - 0.8 * Math.min(one.since / FADES, 1) : 0;
-    tile.style.setProperty("--hue", String(hue));
-    tile.style.setProperty("--strength", strength.toFixed(2));
+    element.style.setProperty("--hue", String(hue));
+    element.style.setProperty("--strength", strength.toFixed(2));
   };
-  return tile;
+  return element;
 }
 
-// -- who waits, and what went wrong
+// -- the queue, and errors
 
 function queue(waiting) {
   table("queue", waiting, (one) => one.place, (one) => [
@@ -182,7 +183,7 @@ function table(name, items, key, cells) {
   });
 }
 
-// -- the stream. A stream ends every few seconds: only one that does not come back is lost.
+// -- the stream. It ends every few seconds; it is lost only if it cannot be reopened.
 
 const live = at("live");
 let lost = 0;
@@ -203,7 +204,7 @@ function listen() {
   });
   source.addEventListener("error", () => {
     lost ||= setTimeout(() => connected(false), 3000);
-    // Refused, which a browser takes for the last word: signed out, or too many look.
+    // Refused (signed out, or too many watchers); browsers do not retry then.
     if (source.readyState === EventSource.CLOSED) setTimeout(again, 5000);
   });
 }
@@ -213,7 +214,7 @@ async function again() {
     const answer = await (await fetch(page.dataset.session)).json();
     if (!answer.signed_in) return location.reload();
   } catch {
-    // Still gone: the next attempt tells.
+    // Still no connection; the next attempt follows.
   }
   listen();
 }

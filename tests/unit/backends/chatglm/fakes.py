@@ -1,4 +1,4 @@
-"""An engine without a model: a token is a character, and what it says is a script."""
+"""A scripted engine without a model; a token is a character."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from proxy.backends.chatglm import protocol
 from proxy.backends.chatglm.engine import serve
-from proxy.backends.chatglm.peers import Peers
-from proxy.backends.chatglm.protocol import Family, Generate, Load, Prompt, Report
+from proxy.backends.chatglm.protocol import Family, Generate, Load, PromptMessage, Report
+from proxy.backends.chatglm.server_socket import Peers
 
 END = 0
 HEADER = 1
@@ -20,7 +20,7 @@ FAMILY: Family = "chatglm3"
 
 
 class FakeModel:
-    """Says `script` and ends; before each token it calls `pause`."""
+    """Generates `script` and ends; calls `pause` before each token."""
 
     version = "fake"
     vocabulary = 0x110000
@@ -31,7 +31,7 @@ class FakeModel:
         *,
         n_ctx: int = 64,
         family: Family = FAMILY,
-        pause: Callable[[], None] = lambda: None,
+        pause: Callable[[], object] = lambda: None,
         endless: bool = False,
     ) -> None:
         self.script = script
@@ -42,7 +42,7 @@ class FakeModel:
         self.asked: list[Generate] = []
         self.steps: list[tuple[int, int, int]] = []
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: PromptMessage) -> list[int]:
         if prompt.ids is not None:
             return list(prompt.ids)
         text = prompt.text
@@ -77,7 +77,7 @@ class FakeModel:
 
 
 class FakeHost:
-    """An engine in a thread, with a model that needs no file. More than one may use it."""
+    """An engine in a thread, with a scripted model. Several drivers may share it."""
 
     started = True
 
@@ -110,9 +110,9 @@ class FakeHost:
         return sock
 
     def crash(self) -> None:
-        """As if the process had died."""
+        """Ends like a process that was killed."""
         for sock in self._theirs:
-            with contextlib.suppress(OSError):  # it ended by itself
+            with contextlib.suppress(OSError):  # it has ended by itself
                 sock.shutdown(socket.SHUT_RDWR)
 
     def kill(self, pid: int) -> None:
@@ -127,7 +127,7 @@ class FakeHost:
 
 
 class Peer:
-    """The other end of an engine, frame by frame."""
+    """A connection to an engine, frame by frame."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -146,7 +146,7 @@ class Peer:
         return self._ready.pop(0)
 
     def until(self, kind: type) -> list[Report]:
-        """All that comes, up to the first of a kind."""
+        """All reports up to the first of `kind`."""
         out = [self.receive()]
         while not isinstance(out[-1], kind):
             out.append(self.receive())

@@ -1,4 +1,4 @@
-"""The driver over an engine without a model: what a request sees, whatever the engine does."""
+"""The driver on a scripted engine: answers, crashes, timeouts and unloading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 from proxy.backends.chatglm import engine, supervisor
 from proxy.backends.chatglm.driver import ChatGLM
 from proxy.backends.chatglm.protocol import Load
-from proxy.cancel import Cancel
 from proxy.core.events import Finished, Started, TextDelta
 from proxy.core.request import CompletionRequest, Message, Tool
 from proxy.core.task import Task
@@ -29,6 +28,7 @@ from proxy.errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from proxy.runtime.cancel import Cancel
 from tests.fakes import checked
 from tests.unit.backends.chatglm.fakes import FakeHost, FakeModel
 
@@ -91,8 +91,10 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def chat(text: str = "hi", **more: Any) -> Task:
-    request = CompletionRequest(messages=(Message("user", text),), tools=more.pop("tools", ()))
-    return Task(prompt="", native=True, request=request, **more)
+    request = CompletionRequest(
+        messages=(Message(role="user", content=text),), tools=more.pop("tools", ())
+    )
+    return Task(prompt="", backend_templates=True, request=request, **more)
 
 
 def run(driver: ChatGLM, task: Task, cancel: Cancel | None = None) -> list[Any]:
@@ -101,7 +103,7 @@ def run(driver: ChatGLM, task: Task, cancel: Cancel | None = None) -> list[Any]:
     return [event for batch in batches for event in batch]
 
 
-def test_it_tells_what_it_is(rig: Rig) -> None:
+def test_driver_describes_itself(rig: Rig) -> None:
     driver = rig.driver(eager=False, n_ctx=32)
     caps = driver.probe(5)
     assert (caps.dialect, caps.slots, caps.n_ctx, caps.models) == ("chatglm3", 1, 32, ("m",))
@@ -109,7 +111,7 @@ def test_it_tells_what_it_is(rig: Rig) -> None:
     assert not caps.truncates
 
 
-def test_a_whole_answer(rig: Rig) -> None:
+def test_whole_answer_is_generated(rig: Rig) -> None:
     driver = rig.driver()
     rig.up(driver)
     events = run(driver, chat(max_tokens=50))
@@ -121,7 +123,7 @@ def test_a_whole_answer(rig: Rig) -> None:
     assert last.timings.predicted_n == 6
 
 
-def test_a_lazy_model_loads_at_the_first_request(rig: Rig) -> None:
+def test_lazy_model_loads_at_first_request(rig: Rig) -> None:
     driver = rig.driver(eager=False)
     driver.probe(5)
     assert driver.alive()
@@ -130,7 +132,7 @@ def test_a_lazy_model_loads_at_the_first_request(rig: Rig) -> None:
     assert len(rig.hosts) == 1
 
 
-def test_a_request_waits_for_a_model_that_loads(rig: Rig) -> None:
+def test_request_waits_for_a_loading_model(rig: Rig) -> None:
     gate = threading.Event()
 
     def slow(path: str, n_ctx: int) -> FakeModel:
@@ -145,7 +147,7 @@ def test_a_request_waits_for_a_model_that_loads(rig: Rig) -> None:
     assert any(batch for batch in batches)
 
 
-def test_eager_says_that_it_loads(rig: Rig) -> None:
+def test_eager_model_reports_loading(rig: Rig) -> None:
     gate = threading.Event()
 
     def slow(path: str, n_ctx: int) -> FakeModel:
@@ -160,7 +162,7 @@ def test_eager_says_that_it_loads(rig: Rig) -> None:
     rig.up(driver)
 
 
-def test_tools_are_called_and_told(rig: Rig) -> None:
+def test_tools_are_called_and_described(rig: Rig) -> None:
     rig.model = FakeModel("get_time\n```python\ntool_call(zone='x')\n```", n_ctx=999)
     driver = rig.driver()
     rig.up(driver)
@@ -169,7 +171,7 @@ def test_tools_are_called_and_told(rig: Rig) -> None:
     assert "".join(getattr(one, "arguments", "") for one in events) == '{"zone": "x"}'
 
 
-def test_a_prompt_that_does_not_fit(rig: Rig) -> None:
+def test_prompt_longer_than_context_is_refused(rig: Rig) -> None:
     driver = rig.driver()
     rig.up(driver)
     with pytest.raises(ContextExceeded) as caught:
@@ -177,7 +179,7 @@ def test_a_prompt_that_does_not_fit(rig: Rig) -> None:
     assert caught.value.extra == {"n_prompt_tokens": 64, "n_ctx": 64}
 
 
-def test_what_it_cannot_do_is_refused_at_once(rig: Rig) -> None:
+def test_unsupported_request_is_refused_at_once(rig: Rig) -> None:
     driver = rig.driver(eager=False)
     caps = driver.probe(5)
     with pytest.raises(Unsupported):
@@ -188,7 +190,7 @@ def test_what_it_cannot_do_is_refused_at_once(rig: Rig) -> None:
     assert run(driver, chat(sampling={"seed": 1}))
 
 
-def test_a_fault_of_the_library_tells_no_path(rig: Rig) -> None:
+def test_library_error_shows_no_path(rig: Rig) -> None:
     driver = rig.driver()
     rig.up(driver)
     with pytest.raises(UpstreamFault) as caught:
@@ -197,16 +199,16 @@ def test_a_fault_of_the_library_tells_no_path(rig: Rig) -> None:
     assert run(driver, chat())
 
 
-def test_the_engine_dies_and_the_next_answer_comes(rig: Rig) -> None:
+def test_engine_crash_fails_one_answer_and_the_next_succeeds(rig: Rig) -> None:
     rig.model = FakeModel(endless=True, n_ctx=1 << 20)
     driver = rig.driver()
     rig.up(driver)
     batches = iter(driver.stream(chat(max_tokens=1 << 19), 0, driver.probe(5), Cancel()))
     while not any(isinstance(one, TextDelta) for one in next(batches)):
         pass
-    rig.model = FakeModel("again")  # for the one that is started after it
+    rig.model = FakeModel("again")  # for the next engine
     rig.hosts[0].crash()
-    with pytest.raises(UpstreamFault, match="the model's process ended"):
+    with pytest.raises(UpstreamFault, match="the model process exited"):
         for _ in batches:
             pass
     assert driver.alive(), "one death is mended by itself"
@@ -219,10 +221,10 @@ def run_when_up(driver: ChatGLM, text: str) -> bool:
     return "".join(one.text for one in events if isinstance(one, TextDelta)) == text
 
 
-CAPS: Any = None  # the driver needs none
+CAPS: Any = None  # the driver needs no file
 
 
-def test_one_that_cannot_load_is_down_with_its_reason(
+def test_engine_that_cannot_load_is_down_with_its_reason(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
@@ -238,13 +240,15 @@ def test_one_that_cannot_load_is_down_with_its_reason(
     assert not driver.alive()
     with pytest.raises(BackendDown):
         driver.probe(5)
-    # It is tried again, with longer and longer pauses, and works once it can.
+    # It is retried with growing pauses until it loads.
     rig.open = lambda path, n_ctx: rig.model
     until(driver.alive)
     assert run_when_up(driver, "hello")
 
 
-def test_a_dying_engine_is_started_with_pauses(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crashing_engine_is_restarted_with_backoff(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
     real = threading.Condition.wait_for
 
@@ -273,10 +277,10 @@ def test_a_dying_engine_is_started_with_pauses(rig: Rig, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("lasting", "failing"), [(0.0, False), (60.0, True)])
-def test_a_long_life_proves_an_engine(
+def test_long_running_engine_resets_the_backoff(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, lasting: float, failing: bool
 ) -> None:
-    """Where other workers have the answers, this one only sees deaths."""
+    """A worker whose peers get all answers sees only the ends of engines."""
     monkeypatch.setattr(supervisor, "LASTING", lasting)
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
     driver = rig.driver()
@@ -288,7 +292,7 @@ def test_a_long_life_proves_an_engine(
     assert (driver._supervisor._failures >= supervisor.HOPELESS) is failing
 
 
-def test_silence_ends_an_engine(rig: Rig) -> None:
+def test_silent_engine_is_ended(rig: Rig) -> None:
     stuck = threading.Event()
     rig.model = FakeModel("x", pause=lambda: stuck.wait(PATIENCE) and None)
     driver = rig.driver(timeout=0.2)
@@ -302,7 +306,7 @@ def test_silence_ends_an_engine(rig: Rig) -> None:
     assert run_when_up(driver, "again")
 
 
-def test_a_client_that_leaves_ends_the_generation(rig: Rig) -> None:
+def test_client_disconnect_ends_the_generation(rig: Rig) -> None:
     rig.model = FakeModel(endless=True, n_ctx=1 << 20)
     driver = rig.driver()
     rig.up(driver)
@@ -313,7 +317,7 @@ def test_a_client_that_leaves_ends_the_generation(rig: Rig) -> None:
     with pytest.raises(Cancelled):
         for _ in batches:
             pass
-    rig.model.endless = False  # whoever still generates would never let the next begin
+    rig.model.endless = False  # an answer still running would never let the next one begin
     assert run_when_up(driver, "")
 
 
@@ -331,7 +335,7 @@ def test_closing_a_run_ends_the_generation(rig: Rig) -> None:
     assert len(rig.model.steps) < steps + (1 << 18)
 
 
-def test_an_idle_model_is_unloaded_and_loaded_again(rig: Rig) -> None:
+def test_idle_model_is_unloaded_and_loaded_again(rig: Rig) -> None:
     driver = rig.driver(idle=0.05)
     rig.up(driver)
     until(lambda: not rig.hosts[0].alive)
@@ -340,7 +344,7 @@ def test_an_idle_model_is_unloaded_and_loaded_again(rig: Rig) -> None:
     assert len(rig.hosts) == 2
 
 
-def test_a_busy_model_is_not_unloaded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_model_is_not_unloaded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     pause = threading.Event()
     rig.model = FakeModel("ok", pause=lambda: pause.wait(0.1) and None)
     monkeypatch.setattr(engine, "LEAST", 0.05)
@@ -349,15 +353,19 @@ def test_a_busy_model_is_not_unloaded(rig: Rig, monkeypatch: pytest.MonkeyPatch)
     assert run_when_up(driver, "ok")
 
 
-def test_an_order_that_crosses_the_unloading_is_not_lost(rig: Rig) -> None:
-    """The engine says goodbye before it has read what is on its way; the next one does it."""
+def test_order_sent_during_unloading_is_not_lost(rig: Rig) -> None:
+    """The engine exits before it has read the order; the next engine executes it."""
     driver = rig.driver(idle=0.1)
     rig.up(driver)
     link = driver._supervisor.link(5)
     assert link is not None
     held: list[bytes] = []
     put = link._out.put
-    link._out.put = lambda data: held.append(data) if data else put(data)  # type: ignore[assignment]
+
+    def hold(data: bytes) -> None:
+        (held.append if data else put)(data)
+
+    link._out.put = hold  # type: ignore[method-assign, assignment]
     events = [e for batch in driver.stream(chat(), 0, CAPS, Cancel()) for e in batch]
     assert isinstance(events[-1], Finished)
     assert len(held) == 1
@@ -365,7 +373,7 @@ def test_an_order_that_crosses_the_unloading_is_not_lost(rig: Rig) -> None:
     assert driver.tokenize("ab") == [97, 98]
 
 
-def test_ids_and_texts(rig: Rig) -> None:
+def test_tokenize_and_detokenize(rig: Rig) -> None:
     driver = rig.driver()
     rig.up(driver)
     assert driver.tokenize("ab") == [97, 98]
@@ -375,7 +383,7 @@ def test_ids_and_texts(rig: Rig) -> None:
         driver.detokenize([0x110000])
 
 
-def test_after_the_end_everything_is_refused(rig: Rig) -> None:
+def test_closed_driver_refuses_everything(rig: Rig) -> None:
     driver = rig.driver()
     rig.up(driver)
     driver.close()
@@ -385,9 +393,9 @@ def test_after_the_end_everything_is_refused(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"ggml", b"GGUF" + bytes(80), b"ggml" + bytes(80)])
-def test_a_file_that_is_no_model_is_down(rig: Rig, content: bytes) -> None:
+def test_invalid_model_file_is_down(rig: Rig, content: bytes) -> None:
     rig.file.write_bytes(content)
-    with pytest.raises(BackendDown, match="the model file"):
+    with pytest.raises(BackendDown, match=r"chatglm_cpp model|unsupported model file"):
         rig.driver().probe(5)
     rig.file.unlink()
     with pytest.raises(BackendDown, match="cannot be read"):

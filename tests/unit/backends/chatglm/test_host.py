@@ -1,11 +1,13 @@
-"""A child of several: who starts it, who finds it, when it goes. A script stands for the engine."""
+"""One child process for several hosts: its start, discovery and end. A script is the engine."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm import host, place, protocol
+from proxy.backends.chatglm import protocol, rendezvous
 from proxy.backends.chatglm.host import Process
 from proxy.backends.chatglm.protocol import Broken, Load
 from tests.fakes import gone
@@ -26,8 +28,8 @@ PATIENCE = 20.0
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Short, as the name of a socket must be."""
-    found = place.meeting("tests", os.getpid())
+    """A folder with a short path, as names of sockets are limited."""
+    found = rendezvous.meeting("tests", os.getpid())
     yield found
     for one in found.iterdir():
         one.unlink()
@@ -56,28 +58,28 @@ def until(done: Callable[[], bool]) -> None:
 
 
 def child(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
-    """What runs instead of the engine: `listener` and `alive` are as the real one has them."""
+    """Runs `script` instead of the engine; `listener` and `alive` are those of the real one."""
     file = folder.with_suffix(".py")
     file.write_text(
         "import os, socket, sys, time\n"
         "from proxy.backends.chatglm import child\n"
         "listener, alive = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])\n" + script
     )
-    real = host.subprocess.Popen
+    real = subprocess.Popen
 
     def run(command: list[str], **options: Any) -> Any:
         return real([command[0], str(file), *command[4:]], **options)  # python -P -m module …
 
-    monkeypatch.setattr(host.subprocess, "Popen", run)
+    monkeypatch.setattr(subprocess, "Popen", run)
 
 
 LOAD = Load("/no/such/file")
-# It holds Python's lock, so that only the kernel can end it.
+# It holds the GIL, so that only a signal can end it.
 BUSY = "child._end_with(alive)\nlistener.accept()[0].send(b'.')\nwhile True: 3 ** 3_000_000\n"
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends at a token")
 
 
-def test_a_real_one_says_why_it_cannot(hosts: Callable[..., Process]) -> None:
+def test_real_child_reports_why_it_cannot_start(hosts: Callable[..., Process]) -> None:
     one = hosts(LOAD)
     assert one.started
     (frame,) = protocol.Frames().feed(one.sock.recv(1 << 16))
@@ -85,12 +87,12 @@ def test_a_real_one_says_why_it_cannot(hosts: Callable[..., Process]) -> None:
     assert isinstance(said, Broken)
     assert "FileNotFoundError" in said.reason
     assert one.sock.recv(1) == b""
-    assert one._process is not None and one._process.wait(60) == 0  # by itself, before it is left
+    assert one._process is not None and one._process.wait(60) == 0  # ends by itself
     assert one.end() == "exit code 0"
 
 
 @needs_linux
-def test_the_second_joins_and_outlives_the_first(
+def test_second_host_joins_the_child_and_outlives_the_first(
     hosts: Callable[..., Process], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child(monkeypatch, folder, BUSY)
@@ -102,13 +104,13 @@ def test_the_second_joins_and_outlives_the_first(
     pid = process.pid
     assert first.end() == "left to others"
     assert not gone(pid)
-    assert place.lock(folder) is None
+    assert rendezvous.lock(folder) is None
     assert second.end() == "another worker's child"
     until(lambda: gone(pid))
 
 
 @needs_linux
-def test_killed_workers_do_not_leave_it_behind(
+def test_killed_workers_leave_no_child_behind(
     hosts: Callable[..., Process], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child(monkeypatch, folder, BUSY)
@@ -116,25 +118,25 @@ def test_killed_workers_do_not_leave_it_behind(
     assert only.sock.recv(1) == b"."
     process = only._process
     assert process is not None
-    os.close(only._alive)  # as the kernel does with those of a process that is killed
+    os.close(only._alive)  # as the kernel does when a process is killed
     only._alive = -1
     assert process.wait(PATIENCE) == -signal.SIGIO
 
 
-def test_who_comes_while_one_dies_starts_the_next(
+def test_host_arriving_while_a_child_ends_starts_the_next(
     hosts: Callable[..., Process], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child(monkeypatch, folder, "listener.close()\ntime.sleep(0.3)\n")
     first = hosts(LOAD, 1, folder)
     with contextlib.suppress(ConnectionResetError):
         assert first.sock.recv(1) == b""
-    assert place.lock(folder) is None, "it has not ended yet"
+    assert rendezvous.lock(folder) is None, "it has not ended yet"
     second = hosts(LOAD, 1, folder)
     assert second.started
     assert first.end() == "exit code 0"
 
 
-def test_of_many_at_once_one_starts_it(
+def test_only_one_of_many_simultaneous_hosts_starts_the_child(
     folder: Path, monkeypatch: pytest.MonkeyPatch, hosts: Callable[..., Process]
 ) -> None:
     child(monkeypatch, folder, "child._end_with(alive)\ntime.sleep(60)\n")
@@ -150,7 +152,7 @@ def test_of_many_at_once_one_starts_it(
         assert len(os.listdir("/proc/self/fd")) == before + 8 * 2, "a socket and a pipe for each"
 
 
-def test_a_killed_one_is_told_by_its_signal(
+def test_killed_child_is_reported_with_its_signal(
     hosts: Callable[..., Process], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child(monkeypatch, folder, "listener.accept()[0].send(b'.')\ntime.sleep(60)\n")
@@ -161,19 +163,19 @@ def test_a_killed_one_is_told_by_its_signal(
     one.kill(process.pid)
     assert one.sock.recv(1) == b""
     assert one.end() == "signal 9"
-    one.kill(process.pid)  # it is gone, which is what was wanted
+    one.kill(process.pid)  # already gone
 
 
-def test_a_folder_of_others_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert place.meeting("a") == place.meeting("a") != place.meeting("b")
-    base = place.meeting("a").parent
+def test_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    assert rendezvous.meeting("a") == rendezvous.meeting("a") != rendezvous.meeting("b")
+    base = rendezvous.meeting("a").parent
     assert base.stat().st_mode & 0o777 == 0o700
     base.chmod(0o755)
-    with pytest.raises(PermissionError, match="not a folder of this user alone"):
-        place.meeting("a")
+    with pytest.raises(PermissionError, match="only this user can access"):
+        rendezvous.meeting("a")
     base.chmod(0o700)
     base.rename(tmp_path / "moved")
     base.symlink_to(tmp_path / "moved")
     with pytest.raises(PermissionError):
-        place.meeting("a")
+        rendezvous.meeting("a")

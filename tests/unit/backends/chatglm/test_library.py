@@ -1,6 +1,6 @@
-"""The adapter to chatglm_cpp, over stand-ins with the signatures of its versions.
+"""The adapter to chatglm_cpp, on fakes with the signatures of its versions.
 
-The real 0.4 is run by the integration tests; these show that 0.3 would be called as it wants.
+Integration tests run the real 0.4; these show that 0.3 is called with its own signature.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm.library import Model, Unknown
-from proxy.backends.chatglm.protocol import Generate, Prompt, Turn
+from proxy.backends.chatglm.library import ChatGlmModel, Unknown
+from proxy.backends.chatglm.protocol import ChatTurn, Generate, PromptMessage
 
-TEXT = 100  # ids below are characters
+TEXT = 100  # ids below this are characters
 MASK, GMASK, SMASK, SOP, EOP, SYSTEM, USER, ASSISTANT, OBSERVATION = range(TEXT, TEXT + 9)
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT, "observation": OBSERVATION}
 VERSIONS = ("0.3.0", "0.3.4", "0.4.2")
 
 
 class Tokenizer:
-    """ChatGLM3's: two marks before every text, a role before every turn."""
+    """ChatGLM3's: two special tokens before every text, a role before every turn."""
 
     def encode(self, text: str, max_length: int) -> list[int]:
         return [GMASK, SOP, *(ord(one) % TEXT for one in text)][:max_length]
@@ -47,7 +47,7 @@ class New(Tokenizer):
 
 
 def library(version: str, calls: list[Any], kind: str = "CHATGLM3") -> ModuleType:
-    """A chatglm_cpp of this version; `calls` gets what its model was asked."""
+    """A fake chatglm_cpp of this version; `calls` records the calls of its model."""
     module = ModuleType("chatglm_cpp")
 
     class Config:
@@ -112,11 +112,11 @@ def calls(version: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def wanted(**more: Any) -> Generate:
     values = {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "repeat_penalty": 1.1} | more
-    return Generate(1, Prompt(text="a"), 5, **values)
+    return Generate(id=1, prompt=PromptMessage(text="a"), max_tokens=5, **values)
 
 
-def test_a_token_is_asked_for_as_the_version_wants(calls: list[Any], version: str) -> None:
-    model = Model("m.bin")
+def test_token_request_fits_the_library_version(calls: list[Any], version: str) -> None:
+    model = ChatGlmModel("m.bin")
     assert model.version == version
     assert model.sampler(wanted())([1, 2], 0, 2) == 7
     ids, image, config, past, prompt = calls[-1]
@@ -124,66 +124,72 @@ def test_a_token_is_asked_for_as_the_version_wants(calls: list[Any], version: st
     assert (config.do_sample, config.top_k, config.repetition_penalty) == (True, 40, 1.1)
 
 
-def test_temperature_0_is_greedy(calls: list[Any]) -> None:
-    Model("m.bin").sampler(wanted(temperature=0.0))([1], 0, 1)
+def test_zero_temperature_is_greedy(calls: list[Any]) -> None:
+    ChatGlmModel("m.bin").sampler(wanted(temperature=0.0))([1], 0, 1)
     assert calls[-1][2].do_sample is False
 
 
-def test_a_shorter_context_is_handed_on_where_it_can_be(calls: list[Any], version: str) -> None:
-    assert Model("m.bin", 16).n_ctx == 16
+def test_shorter_context_is_passed_to_the_library_where_possible(
+    calls: list[Any], version: str
+) -> None:
+    assert ChatGlmModel("m.bin", 16).n_ctx == 16
     assert ({"max_length": 16} in calls) == (version != "0.3.0")
-    assert Model("m.bin", 1000).n_ctx == 64
-    assert Model("m.bin").n_ctx == 64
+    assert ChatGlmModel("m.bin", 1000).n_ctx == 64
+    assert ChatGlmModel("m.bin").n_ctx == 64
 
 
-def test_a_conversation_is_the_librarys_own(calls: list[Any]) -> None:
-    model = Model("m.bin")
-    turns = (Turn("system", "s"), Turn("user", "u"))
+def test_conversation_is_encoded_by_the_library(calls: list[Any]) -> None:
+    model = ChatGlmModel("m.bin")
+    turns = (ChatTurn("system", "s"), ChatTurn("user", "u"))
     expected = [GMASK, SOP, SYSTEM, 10, ord("s") % TEXT, USER, 10, ord("u") % TEXT, ASSISTANT]
-    assert model.encode(Prompt(turns=turns)) == expected
+    assert model.encode(PromptMessage(turns=turns)) == expected
 
 
-def test_the_name_of_a_call_stands_where_the_family_has_it(calls: list[Any]) -> None:
-    model = Model("m.bin")
-    turns = (Turn("user", "u"), Turn("assistant", "c", head="f"), Turn("observation", "o"))
+def test_call_name_has_the_position_of_its_family(calls: list[Any]) -> None:
+    model = ChatGlmModel("m.bin")
+    turns = (
+        ChatTurn("user", "u"),
+        ChatTurn("assistant", "c", head="f"),
+        ChatTurn("observation", "o"),
+    )
     u, c, f, o = (ord(one) % TEXT for one in "ucfo")
     expected = [GMASK, SOP, USER, 10, u, ASSISTANT, f, 10, c, OBSERVATION, 10, o, ASSISTANT]
-    assert model.encode(Prompt(turns=turns)) == expected
+    assert model.encode(PromptMessage(turns=turns)) == expected
 
 
-def test_an_opening_follows_the_prompt(calls: list[Any]) -> None:
-    model = Model("m.bin")
-    got = model.encode(Prompt(turns=(Turn("user", "u"),), opening=("f\n", "(")))
+def test_opening_of_a_call_follows_the_prompt(calls: list[Any]) -> None:
+    model = ChatGlmModel("m.bin")
+    got = model.encode(PromptMessage(turns=(ChatTurn("user", "u"),), opening=("f\n", "(")))
     assert got[-4:] == [ASSISTANT, ord("f") % TEXT, 10, ord("(")]
 
 
-def test_a_begun_answer_is_written_as_the_family_writes_answers(calls: list[Any]) -> None:
-    model = Model("m.bin")
-    got = model.encode(Prompt(turns=(Turn("user", "u"),), begun="a"))
+def test_begun_answer_is_encoded_like_the_familys_answers(calls: list[Any]) -> None:
+    model = ChatGlmModel("m.bin")
+    got = model.encode(PromptMessage(turns=(ChatTurn("user", "u"),), begun="a"))
     assert got[-4:] == [ord("u") % TEXT, ASSISTANT, 10, ord("a") % TEXT]
 
 
-def test_texts_ids_and_marks(calls: list[Any]) -> None:
-    model = Model("m.bin")
-    assert model.encode(Prompt(text="!")) == [GMASK, SOP, ord("!")]
+def test_texts_ids_and_special_tokens(calls: list[Any]) -> None:
+    model = ChatGlmModel("m.bin")
+    assert model.encode(PromptMessage(text="!")) == [GMASK, SOP, ord("!")]
     assert model.plain("!") == [ord("!")]
-    assert model.encode(Prompt(ids=(1, 127))) == [1, 127]
+    assert model.encode(PromptMessage(ids=(1, 127))) == [1, 127]
     for ids in ((128,), (-1,)):
         with pytest.raises(Unknown):
-            model.encode(Prompt(ids=ids))
+            model.encode(PromptMessage(ids=ids))
     assert model.decode([ord("!"), ASSISTANT, 127, ord("?")]) == "!?"
     assert model.decode([99]) == "\N{REPLACEMENT CHARACTER}"
     assert [one for one in range(128) if model.ends(one)] == [2, USER, OBSERVATION]
     assert [one for one in range(128) if model.is_header(one)] == [ASSISTANT]
 
 
-def test_a_type_that_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_model_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "chatglm_cpp", library("0.4.2", [], "CHATGLM4V"))
-    with pytest.raises(RuntimeError, match="CHATGLM4V are not served"):
-        Model("m.bin")
+    with pytest.raises(RuntimeError, match="unsupported model type: CHATGLM4V"):
+        ChatGlmModel("m.bin")
 
 
-def test_nothing_is_imported_before_it_is_needed() -> None:
+def test_library_is_imported_on_first_use() -> None:
     import subprocess
 
     code = (

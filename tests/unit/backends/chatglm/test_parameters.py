@@ -1,4 +1,4 @@
-"""Sampling in the library's terms, and what it cannot do."""
+"""Sampling parameters of the library, and unsupported ones."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from proxy.backends.chatglm.parameters import LACKS, Sampling, check, sampling
-from proxy.core.invalid import Invalid
 from proxy.core.request import CompletionRequest, Message, OutputFormat, Tool, ToolChoice
 from proxy.core.sampling import FIELDS
 from proxy.core.task import Task
-from proxy.errors import Unsupported
+from proxy.errors import InvalidParameter, Unsupported
 
 TOOLS = (Tool("f"), Tool("g"))
 
@@ -37,12 +36,12 @@ def of(lenient: bool = False, **fields: Any) -> Sampling:
         ({"cache_prompt": False}, Sampling(0.95, 0.7, 0, 1.0)),
     ],
 )
-def test_what_is_honoured(fields: dict[str, Any], expected: Sampling) -> None:
+def test_supported_parameters_are_passed(fields: dict[str, Any], expected: Sampling) -> None:
     assert of(**fields) == expected
 
 
 @pytest.mark.parametrize("name", sorted(LACKS))
-def test_what_changes_nothing_passes(name: str) -> None:
+def test_parameters_without_effect_are_accepted(name: str) -> None:
     for value in FIELDS[name].neutral:
         assert of(**{name: value}) == of()
 
@@ -51,7 +50,7 @@ def test_what_changes_nothing_passes(name: str) -> None:
     ("name", "value"),
     [("samplers", ["top_k"]), ("t_max_predict_ms", 5), ("n_indent", 4), ("min_p", 0.1)],
 )
-def test_hints_pass(name: str, value: Any) -> None:
+def test_hints_are_accepted(name: str, value: Any) -> None:
     assert of(**{name: value}) == of()
     assert name in LACKS
 
@@ -70,26 +69,26 @@ def test_hints_pass(name: str, value: Any) -> None:
         ("xtc_probability", 0.5),
     ],
 )
-def test_what_it_cannot_do_is_refused_by_name(name: str, value: Any) -> None:
+def test_unsupported_parameters_are_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(Unsupported) as caught:
         of(**{name: value})
     assert caught.value.param == name
     assert of(lenient=True, **{name: value}) == of()
 
 
-def test_a_window_of_the_penalty_is_refused() -> None:
+def test_penalty_window_is_refused() -> None:
     with pytest.raises(Unsupported) as caught:
         of(repeat_penalty=1.2, repeat_last_n=64)
     assert caught.value.param == "repeat_last_n"
 
 
-def test_a_penalty_the_library_fails_at_is_invalid() -> None:
-    with pytest.raises(Invalid):
+def test_penalty_that_crashes_the_library_is_refused() -> None:
+    with pytest.raises(InvalidParameter):
         of(repeat_penalty=0)
 
 
-def test_what_else_is_refused() -> None:
-    chat = (Message("user", "u"),)
+def test_other_unsupported_fields_are_refused() -> None:
+    chat = (Message(role="user", content="u"),)
     cases = {
         "suffix": Task(prompt="a", suffix="b"),
         "logprobs": Task(prompt="a", logprobs=0),
@@ -107,13 +106,15 @@ def test_what_else_is_refused() -> None:
         with pytest.raises(Unsupported) as caught:
             check(task, "chatglm3", lenient=False)
         assert caught.value.param == param
-    del cases["suffix"]  # an infill is no completion: nothing to answer with
+    del cases["suffix"]  # an infill, which the library cannot do
     for task in cases.values():
         check(task, "chatglm3", lenient=True)
 
 
-def test_one_tool_can_be_required() -> None:
+def test_single_tool_can_be_required() -> None:
     request = CompletionRequest(
-        messages=(Message("user", "u"),), tools=TOOLS[:1], tool_choice=ToolChoice("required")
+        messages=(Message(role="user", content="u"),),
+        tools=TOOLS[:1],
+        tool_choice=ToolChoice("required"),
     )
     check(Task(prompt="", request=request), "chatglm3", lenient=False)

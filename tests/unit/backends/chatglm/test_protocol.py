@@ -10,36 +10,51 @@ from hypothesis import strategies as st
 from proxy.backends.chatglm import protocol
 from proxy.backends.chatglm.protocol import (
     Began,
-    Bye,
-    Cancel,
+    ByeMessage,
+    CancelMessage,
+    ChatTurn,
     Decode,
     Delta,
-    Done,
+    DoneMessage,
     Encode,
     Frames,
     Generate,
-    Prompt,
+    PromptMessage,
     Ready,
-    Refused,
-    Turn,
+    RefusedMessage,
 )
 
-ORDERS = [
+ORDERS: list[protocol.Order] = [
     Generate(
-        1, Prompt(turns=(Turn("user", "你好"), Turn("assistant", "x", "f"))), None, 0, 1, 0, 1
+        id=1,
+        prompt=PromptMessage(turns=(ChatTurn("user", "你好"), ChatTurn("assistant", "x", "f"))),
+        max_tokens=None,
+        temperature=0,
+        top_p=1,
+        top_k=0,
+        repeat_penalty=1,
     ),
-    Generate(2, Prompt(text="a"), 5, 0.5, 0.9, 40, 1.1, marks=True),
-    Encode(3, Prompt(ids=(1, 2)), plain=True),
+    Generate(
+        id=2,
+        prompt=PromptMessage(text="a"),
+        max_tokens=5,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=40,
+        repeat_penalty=1.1,
+        marks=True,
+    ),
+    Encode(3, PromptMessage(ids=(1, 2)), plain=True),
     Decode(4, (7, 8)),
-    Cancel(2),
+    CancelMessage(2),
 ]
-REPORTS = [
+REPORTS: list[protocol.Report] = [
     Ready("glm-4", 2048, 100, "0.4.2", 77),
-    Bye(),
+    ByeMessage(),
     Began(1, 9),
     Delta(1, "你\0\n", 2),
-    Done(1, "stop", 3, 1.5, 2.5),
-    Refused(2, "context", "", 70, 64),
+    DoneMessage(1, "stop", 3, 1.5, 2.5),
+    RefusedMessage(2, "context", "", 70, 64),
 ]
 
 
@@ -56,7 +71,7 @@ def test_reports_survive_the_wire(report: protocol.Report) -> None:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1))
-def test_frames_come_whole_however_they_are_cut(cuts: list[int]) -> None:
+def test_frames_are_read_whole_however_split(cuts: list[int]) -> None:
     stream = b"".join(protocol.pack(one) for one in REPORTS)
     frames, out, at = Frames(), [], 0
     while at < len(stream):
@@ -66,13 +81,13 @@ def test_frames_come_whole_however_they_are_cut(cuts: list[int]) -> None:
     assert [protocol.report(one) for one in out] == REPORTS
 
 
-def test_a_length_that_no_frame_has_is_refused() -> None:
+def test_invalid_frame_length_is_refused() -> None:
     with pytest.raises(ValueError, match="a frame of"):
         Frames().feed(b"\xff\xff\xff\xff")
 
 
 @given(st.binary(max_size=60))
-def test_garbage_is_no_frame(data: bytes) -> None:
+def test_garbage_is_not_a_frame(data: bytes) -> None:
     for read in (protocol.order, protocol.report):
         try:
             read(data)

@@ -1,7 +1,8 @@
-"""How a ChatGLM model is named, and when the bundled one is served."""
+"""Settings of ChatGLM models, and when the bundled one is served."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from pathlib import Path
@@ -14,7 +15,7 @@ from proxy.backends.chatglm.driver import ChatGLM
 from proxy.backends.registry import Backend, Registry
 from proxy.config import Settings, SettingsError, load
 from proxy.errors import ModelNotFound
-from proxy.scheduling.scheduler import Scheduler
+from proxy.scheduling.scheduler import LocalScheduler
 from tests.unit.backends.chatglm.test_driver import model_file
 
 
@@ -22,18 +23,18 @@ def names(settings: Settings) -> list[tuple[str, str, str]]:
     return [(one.name, one.kind, one.url or one.file) for one in settings.backends]
 
 
-def test_a_model_takes_the_place_of_the_default_address() -> None:
+def test_model_replaces_the_default_address() -> None:
     settings = load(["--chatglm-model", "/m/a.bin", "--chatglm-model", "b.bin"], {})
     assert names(settings) == [("a", "chatglm", "/m/a.bin"), ("b", "chatglm", "b.bin")]
     assert not settings.is_default
 
 
-def test_a_model_stands_beside_addresses_that_are_named() -> None:
+def test_model_is_served_beside_named_addresses() -> None:
     settings = load(["--chatglm-model", "a.bin", "--llama-api", "http://127.0.0.1:1"], {})
     assert [one[1] for one in names(settings)] == ["auto", "chatglm"]
 
 
-def test_the_variables_of_the_librarys_own_server() -> None:
+def test_variables_of_the_librarys_server_are_read() -> None:
     environ = {"MODEL": "a.bin", "MAX_LENGTH": "512", "NUM_THREADS": "3"}
     settings = load([], environ)
     assert names(settings) == [("a", "chatglm", "a.bin")]
@@ -43,19 +44,19 @@ def test_the_variables_of_the_librarys_own_server() -> None:
     assert (ours.ctx_size, ours.chatglm_threads) == (100, 3)
 
 
-def test_these_variables_say_nothing_to_other_backends() -> None:
+def test_library_variables_do_not_affect_other_backends() -> None:
     environ = {"MODEL": "a.bin", "MAX_LENGTH": "512", "NUM_THREADS": "many"}
     settings = load(["--llama-api", "http://127.0.0.1:1"], environ)
     assert [one[1] for one in names(settings)] == ["auto"]
     assert settings.ctx_size == 0
 
 
-def test_they_are_checked_by_their_own_names() -> None:
-    with pytest.raises(SettingsError, match=r"^MAX_LENGTH: expected a whole number"):
+def test_library_variables_are_validated_under_their_own_names() -> None:
+    with pytest.raises(SettingsError, match=r"^MAX_LENGTH: expected an integer"):
         load([], {"MODEL": "a.bin", "MAX_LENGTH": "long"})
 
 
-def test_models_in_the_file(tmp_path: Path) -> None:
+def test_models_are_read_from_the_config_file(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text(
         "[[backend]]\nfile = 'a.bin'\nmodel = 'glm'\nctx_size = 64\n"
@@ -70,33 +71,33 @@ def test_models_in_the_file(tmp_path: Path) -> None:
     "table",
     ["url = 'http://127.0.0.1:1'\nfile = 'a.bin'", "file = 'a.bin'\n[[backend]]\nfile='a.bin'"],
 )
-def test_what_is_wrong_in_the_file(tmp_path: Path, table: str) -> None:
+def test_invalid_models_in_the_config_file_are_refused(tmp_path: Path, table: str) -> None:
     file = tmp_path / "s.toml"
     file.write_text(f"[[backend]]\n{table}\n")
-    with pytest.raises(SettingsError, match="two backends"):
+    with pytest.raises(SettingsError, match=r"not both|two backends"):
         load(["--config", str(file)], {})
 
 
-def test_who_names_nothing_gets_the_default() -> None:
+def test_default_backend_is_used_when_none_is_named() -> None:
     assert load([], {}).is_default
     assert not load(["--llama-api", "http://127.0.0.1:8080"], {}).is_default
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
 
 
 @pytest.fixture
 def nobody() -> str:
-    """An address at which nobody listens."""
+    """An address where no server listens."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{one.getsockname()[1]}"
 
 
 @pytest.mark.usefixtures("installed")
-def test_the_bundled_model_is_served_where_nobody_listens(
+def test_bundled_model_is_served_without_a_server(
     tmp_path: Path, nobody: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = model_file(tmp_path / "m.bin")
@@ -106,20 +107,20 @@ def test_the_bundled_model_is_served_where_nobody_listens(
     assert "serving the bundled ChatGLM model" in caplog.text
 
 
-def test_a_server_that_is_there_is_seen() -> None:
+def test_running_server_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert embedded.listens(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 @pytest.mark.usefixtures("installed")
-def test_without_the_file_there_is_none(tmp_path: Path) -> None:
+def test_bundled_model_needs_its_file(tmp_path: Path) -> None:
     assert embedded.bundled_instead(tmp_path / "m.bin") is None
 
 
-def test_without_the_library_it_is_said_what_to_install(
+def test_missing_library_error_says_what_to_install(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     caplog.set_level("INFO")
     file = model_file(tmp_path / "m.bin")
     assert embedded.bundled_instead(file) is None
@@ -127,7 +128,7 @@ def test_without_the_library_it_is_said_what_to_install(
     assert "chatglm_cpp is not installed" in embedded.missing(str(file))
 
 
-def test_the_child_gets_its_threads_and_finds_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_gets_its_threads_and_finds_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/x")
     environ = host._environment(3)
     assert environ["OMP_NUM_THREADS"] == "3"
@@ -142,9 +143,9 @@ def test_the_child_gets_its_threads_and_finds_the_package(monkeypatch: pytest.Mo
 
 def test_unknown_names_mean_the_default_among_several(tmp_path: Path) -> None:
     def registry(**options: Any) -> Registry:
-        driver = ChatGLM(str(model_file(tmp_path / "m.bin")), lambda: None)  # type: ignore[arg-type, return-value]
+        driver = ChatGLM(str(model_file(tmp_path / "m.bin")), lambda: None)  # type: ignore[arg-type, misc]
         backends = [Backend(name, "", driver, model=name) for name in ("a", "b")]
-        return Registry(backends, Scheduler(lambda: 0.0), **options)
+        return Registry(backends, LocalScheduler(lambda: 0.0), **options)
 
     assert registry(default="b").resolve("gpt-3.5-turbo") == ("b", "b")
     assert registry(default="b").resolve("a") == ("a", "a")

@@ -1,4 +1,4 @@
-"""Every tool-call form: its own cases, and what must hold of all of them."""
+"""Every tool-call format: its own cases, and properties of all of them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from proxy.prompting.toolcalls import (
     FORMS,
     CallArguments,
     CallEnd,
+    CallFormat,
     CallStart,
-    Form,
     Piece,
     TextPiece,
     generic,
 )
+from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[4]
 NAMES = frozenset({"get_weather", "add", "get"})
 Found = tuple[str, list[tuple[str, Any, bool]]]
 
 
-def parse(form: Form, pieces: list[str], tools: Any = NAMES) -> list[Piece]:
-    """All pieces, neighbours of a kind joined; checked for their order."""
+def parse(form: CallFormat, pieces: list[str], tools: Any = NAMES) -> list[Piece]:
+    """All events, neighbours of one kind joined, and their order checked."""
     parser = form.parser(tools)
     raw = [piece for text in pieces for piece in parser.feed(text)] + parser.close()
     out: list[Piece] = []
@@ -64,7 +65,7 @@ def parse(form: Form, pieces: list[str], tools: Any = NAMES) -> list[Piece]:
 
 
 def summary(pieces: list[Piece]) -> Found:
-    """The text, and each call with its arguments and whether it is whole."""
+    """The text, and each call with its arguments and whether it is complete."""
     text, calls = "", []
     name, arguments = "", ""
     for piece in pieces:
@@ -278,7 +279,7 @@ CASES: list[tuple[str, str, str, list[tuple[str, Any, bool]]]] = [
 
 
 @pytest.mark.parametrize(("name", "reply", "text", "calls"), CASES)
-def test_a_reply_is_parsed_however_it_is_cut(
+def test_reply_parses_the_same_however_split(
     name: str, reply: str, text: str, calls: list[tuple[str, Any, bool]]
 ) -> None:
     form = FORMS[name]
@@ -304,8 +305,8 @@ ARGUMENTS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
 )
 
 
-def written(form: Form, calls: list[tuple[str, dict[str, Any]]]) -> str:
-    """A reply in the frame that the form's shape describes, as a grammar would make it."""
+def written(form: CallFormat, calls: list[tuple[str, dict[str, Any]]]) -> str:
+    """A reply in the format that the shape describes, as a grammar would generate it."""
     shape = form.shape
     texts = []
     for name, arguments in calls:
@@ -320,7 +321,7 @@ def written(form: Form, calls: list[tuple[str, dict[str, Any]]]) -> str:
     calls=st.lists(st.tuples(st.sampled_from(sorted(NAMES)), ARGUMENTS), min_size=1, max_size=3),
     size=st.integers(1, 9),
 )
-def test_what_the_shape_describes_the_parser_reads(
+def test_parser_reads_calls_of_the_described_format(
     name: str, calls: list[tuple[str, dict[str, Any]]], size: int
 ) -> None:
     form = FORMS[name]
@@ -334,7 +335,7 @@ MARKS = sorted({mark for form in FORMS.values() for mark in form.opening})
 
 
 @pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=40)
+@settings(max_examples=share(40))
 @given(text=st.text())
 def test_text_without_calls_passes_unchanged(name: str, text: str) -> None:
     if any(mark in text for mark in MARKS) or text.startswith("all\n"):
@@ -350,9 +351,9 @@ BITS = [
 
 
 @pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=60)
+@settings(max_examples=share(60))
 @given(bits=st.lists(st.sampled_from(BITS), max_size=12), data=st.data())
-def test_any_cutting_of_anything_gives_what_the_whole_gives(
+def test_any_text_parses_the_same_whole_and_split(
     name: str, bits: list[str], data: st.DataObject
 ) -> None:
     reply = "".join(bits)
@@ -362,12 +363,12 @@ def test_any_cutting_of_anything_gives_what_the_whole_gives(
 
 
 @pytest.mark.parametrize("deep", ["-" * 9000 + "1", "(" * 9000, "[" * 150 + "]" * 150, "'" * 9])
-def test_python_that_is_nested_too_deep_is_text(deep: str) -> None:
+def test_deeply_nested_python_is_text(deep: str) -> None:
     reply = f"add\n```python\ntool_call(a={deep})\n```"
     assert summary(parse(FORMS["chatglm3"], [reply])) == (reply, [])
 
 
-def test_python_strings_with_odd_escapes_are_taken_as_python_takes_them() -> None:
+def test_python_string_escapes_are_read_as_python_does() -> None:
     reply = r"""add
 ```python
 tool_call(a='\d+ \\ \u00e9', b="it's")
@@ -376,7 +377,7 @@ tool_call(a='\d+ \\ \u00e9', b="it's")
     assert found == ("", [("add", {"a": "\\d+ \\ é", "b": "it's"}, True)])
 
 
-def test_arguments_stream_as_they_come() -> None:
+def test_arguments_are_streamed_as_they_arrive() -> None:
     parser = FORMS["hermes"].parser(NAMES)
     assert parser.feed('<tool_call>{"name": "ad') == []
     assert parser.feed('d", "arguments": {"a"') == [CallStart(0, "add"), CallArguments(0, '{"a"')]
@@ -394,19 +395,19 @@ def test_plain_text_is_not_held_back() -> None:
         assert parser.feed("ld") == [TextPiece("ld")]
 
 
-def test_a_json_answer_that_is_no_call_flows_on_at_once() -> None:
+def test_json_answer_that_is_no_call_streams_at_once() -> None:
     for name in ("llama3", "generic"):
         assert FORMS[name].parser(NAMES).feed('{"answer": 4') == [TextPiece('{"answer": 4')]
 
 
-def test_a_parameter_that_the_schema_calls_a_string_stays_one() -> None:
+def test_parameter_of_type_string_stays_a_string() -> None:
     tools = {"add": {"properties": {"a": {"type": "string"}}}}
     reply = "<function=add><parameter=a>12</parameter><parameter=b>12</parameter></function>"
     found = summary(parse(FORMS["qwen-xml"], list(reply), tools))
     assert found == ("", [("add", {"a": "12", "b": 12}, True)])
 
 
-def test_what_may_be_a_call_is_kept_only_up_to_a_bound() -> None:
+def test_text_held_as_a_possible_call_is_bounded() -> None:
     parser = FORMS["hermes"].parser(NAMES)
     opening = '<tool_call>{"id": "'
     reply = opening + "x" * 600_000
@@ -443,7 +444,7 @@ CALLING = {
     "name",
     ["hermes", "qwen", "llama-3", "mistral", "deepseek", "chatglm3", "glm-4", "functionary"],
 )
-def test_a_call_that_a_template_wrote_into_the_history_is_one_that_its_parser_reads(
+def test_parser_reads_calls_rendered_into_the_history(
     name: str,
 ) -> None:
     template = compile((ROOT / f"templates/chat/{name}.jinja").read_text("utf-8"), name)
@@ -458,7 +459,7 @@ def test_a_call_that_a_template_wrote_into_the_history_is_one_that_its_parser_re
     assert found == ("", [("get_weather", {"city": "北京's", "n": [1, None]}, True)])
 
 
-def test_instructions_of_the_generic_form_join_the_system_message() -> None:
+def test_generic_tool_instructions_join_the_system_message() -> None:
     told = generic.instructions([WEATHER])
     assert '"get_weather"' in told
     user = {"role": "user", "content": "hi"}
@@ -468,7 +469,7 @@ def test_instructions_of_the_generic_form_join_the_system_message() -> None:
     assert generic.rewrite([system, user], None) == [system, user]
 
 
-def test_a_tool_round_becomes_plain_turns_in_the_generic_form() -> None:
+def test_generic_tool_round_becomes_plain_turns() -> None:
     results = [
         {"role": "tool", "tool_call_id": "1", "name": "get_weather", "content": "22"},
         {"role": "tool", "tool_call_id": "2", "content": "9"},

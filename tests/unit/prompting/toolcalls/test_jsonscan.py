@@ -1,4 +1,4 @@
-"""The scanner finds the end of a JSON value, however the text is cut, and refuses all else."""
+"""The scanner finds the end of a JSON value however the text is split, and refuses all else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scan(pieces: list[str]) -> tuple[str, int, JsonScanner]:
 
 
 @given(VALUES, st.sampled_from([None, 1]), st.booleans())
-def test_a_value_ends_where_it_ends_in_one_piece_and_in_many(
+def test_json_value_ends_at_the_same_place_whole_and_split(
     value: object, indent: int | None, ascii_only: bool
 ) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
@@ -49,7 +49,7 @@ def test_a_value_ends_where_it_ends_in_one_piece_and_in_many(
     "text",
     ["-0", "1e5", "1.25E-3", "true", "null", " [ ] ", '{"a":{}}', '"\\u00e9\\n"', "[1,[2,[]]]"],
 )
-def test_what_json_allows_is_a_value(text: str) -> None:
+def test_valid_json_values_are_read(text: str) -> None:
     for pieces in ([text], list(text)):
         out, _, scanner = scan(pieces)
         assert scanner.done
@@ -83,7 +83,7 @@ def test_what_json_allows_is_a_value(text: str) -> None:
         ("]", ""),
     ],
 )
-def test_what_json_forbids_stops_at_the_character_that_is_wrong(text: str, good: str) -> None:
+def test_invalid_json_stops_at_the_wrong_character(text: str, good: str) -> None:
     for pieces in ([text], list(text)):
         out, taken, scanner = scan(pieces)
         assert not scanner.done
@@ -91,19 +91,19 @@ def test_what_json_forbids_stops_at_the_character_that_is_wrong(text: str, good:
         assert (out, taken) == (good, len(good))
 
 
-def test_raw_control_characters_in_strings_come_out_as_escapes() -> None:
+def test_raw_control_characters_in_strings_are_escaped() -> None:
     out, _, scanner = scan(list('{"code": "a\nb\tc\x01"}'))
     assert scanner.done
     assert json.loads(out) == {"code": "a\nb\tc\x01"}
 
 
-def test_nesting_has_a_bound() -> None:
+def test_nesting_is_bounded() -> None:
     assert scan(["[" * MAX_DEPTH + "]" * MAX_DEPTH])[2].done
     assert scan(["[" * (MAX_DEPTH + 1)])[2].failed
 
 
 @given(st.text(alphabet='{}[]",:\\u0123456789eE+-. truefalsn\n'))
-def test_any_cutting_of_any_text_gives_what_the_whole_gives(text: str) -> None:
+def test_any_json_text_is_read_the_same_whole_and_split(text: str) -> None:
     whole, split = scan([text]), scan(list(text))
     assert whole[:2] == split[:2]
     assert (whole[2].done, whole[2].failed) == (split[2].done, split[2].failed)
@@ -111,7 +111,7 @@ def test_any_cutting_of_any_text_gives_what_the_whole_gives(text: str) -> None:
         json.loads(whole[0])
 
 
-def test_a_long_value_costs_in_proportion_to_its_length() -> None:
+def test_json_reading_time_is_linear() -> None:
     text = json.dumps({"a": ["some text \u00e9"] * 20_000})
     scanner = JsonScanner()
     begun = time.process_time()

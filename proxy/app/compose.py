@@ -1,0 +1,316 @@
+"""Creates the gateway and all other services, and starts them."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from .. import __version__
+from ..agent import Server, Toolbox, functions
+from ..agent.toolbox import OWN
+from ..backends.chatglm.driver import ChatGLM
+from ..backends.chatglm.embedded import bundled_instead, listens, missing
+from ..backends.chatglm.host import Process, Thread
+from ..backends.chatglm.protocol import Load
+from ..backends.chatglm.rendezvous import meeting
+from ..backends.driver import Driver
+from ..backends.embedding_server import EmbeddingServer, Gift
+from ..backends.llamacpp import LlamaCpp
+from ..backends.registry import Backend, Registry
+from ..config import BackendConfig, Settings, SettingsError
+from ..dialogue import Bounds, Dialogues, Finder
+from ..dialogue.finding import KNOWLEDGE, WEB
+from ..gateway import Embedder, Gateway, GatewayContext, GenerationSettings
+from ..prompting.dialogue_templates import Layouts
+from ..runtime import resources
+from ..scheduling.interface import Scheduler
+from ..scheduling.scheduler import LocalScheduler
+from ..scheduling.shared import RedisLog, SharedScheduler
+from ..store.live import MemorySessions
+from ..web import pages
+from ..web.aliases import Aliases
+from ..web.auth import Keys
+from ..web.background import Jobs
+from ..web.callers import Callers
+from ..web.observability import Observer
+from ..web.ongoing import Ongoing
+from ..web.services import Services
+from ..web.shares import Shares
+from ..websearch import WebSearch, metasearch
+from ..websearch.engines import Brave, SearXNG, Tavily
+from ..websearch.metasearch import Metasearch
+from .prompter_registry import Prompters
+from .storage import LazyServices
+
+log = logging.getLogger("slotproxy")
+
+JOINS = 3.0  # seconds a new worker waits for the shared table, and for its first health checks
+
+
+def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Services:
+    """Create the services for the routes. The backends, by default those of the settings, are
+    monitored by threads from here on.
+
+    Raises SettingsError for a setting that only a part of the application can check."""
+    groups = len({key.cache_group for key in settings.keys}) > 1
+    scheduler = _scheduler(settings, "", groups=groups, disk=settings.slot_disk)
+    registry = Registry(
+        backends or [backend_of(settings, config) for config in configs(settings)],
+        scheduler,
+        aliases=settings.alias,
+        strict=settings.strict_models,
+        default=settings.default_model,
+        interval=settings.health_interval,
+        deadline=settings.health_deadline,
+    )
+    prompters = Prompters(settings, registry, resources.templates() / "chat")
+    gateway = Gateway(
+        GatewayContext(
+            registry=registry,
+            scheduler=scheduler,
+            clock=time.monotonic,
+            generation=GenerationSettings(
+                lambda: f"call_{uuid.uuid4().hex[:24]}",
+                settings.json_retries,
+                settings.reasoning_format,
+                settings.max_media,
+            ),
+            continues=settings.continue_broken,
+            side_jobs=settings.side_jobs,
+            ping=settings.sse_ping_interval or math.inf,
+        ),
+        prompters,
+        now=datetime.now,
+        hygiene=settings.prefix_hygiene,
+        sampling=settings.sampler_defaults,
+        wait_for_backend=settings.wait_for_backend,
+        max_queue=settings.max_queue,
+    )
+    layouts = Layouts(resources.dialogues())
+    embedder = _embedder(settings, settings.embedding_api, "embeddings")
+    ranker = _embedder(settings, settings.rerank_api, "rankings")
+    keeping = LazyServices(settings, embedder, ranker)
+    store, observer = keeping.responses(), Observer(metrics=settings.metrics)
+    alone = len({key.name for key in settings.keys}) <= 1  # no other key to share places with
+    services = Services(
+        settings=settings,
+        gateway=gateway,
+        keys=Keys(((key.name, key.secret) for key in settings.keys), settings.wrong_keys),
+        callers=Callers(settings.keys),
+        observer=observer,
+        started=int(time.time()),
+        embedder=embedder or Embedder(registry, scheduler),
+        ranker=ranker or Embedder(registry, scheduler),
+        store=store,
+        jobs=Jobs(store, observer, alone=alone),
+        ongoing=Ongoing(),
+        watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
+        writers=Shares(pages.answers.MOST, alone=alone),
+        layouts=layouts,
+        dialogues=_dialogues(settings, gateway, layouts, keeping),
+        knowledge=keeping.knowledge,
+        conversations=keeping.conversations,
+        vector_stores=keeping.vector_stores,
+        aliases=_aliases(settings),
+        sessions=keeping.sessions or (None if settings.state else MemorySessions()),
+    )
+    registry.start()
+    atexit.register(registry.close)
+    keeping.resume()
+    atexit.register(keeping.close)
+    return services
+
+
+def _dialogues(
+    settings: Settings, gateway: Gateway, layouts: Layouts, keeping: LazyServices
+) -> Dialogues:
+    """Raises SettingsError for an unknown tool."""
+    make: dict[str, Callable[[], Any]] = {
+        "ddgs": Metasearch,
+        "searxng": lambda: SearXNG(settings.searxng_url),
+        "brave": lambda: Brave(settings.brave_key or ""),
+        "tavily": lambda: Tavily(settings.tavily_key or ""),
+    }
+    if "ddgs" in settings.search_engine and not metasearch.there():
+        raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")
+    web = None
+    if settings.search_engine:
+        engines = [make[name]() for name in settings.search_engine]
+        web = WebSearch(engines, seconds=settings.search_timeout, clock=time.monotonic)
+        atexit.register(web.close)
+    servers = [
+        Server(
+            name=server.name,
+            command=server.command,
+            url=server.url,
+            env=server.env,
+            headers=server.headers,
+            tools=server.tools,
+        )
+        for server in settings.mcp
+    ]
+    known = {KNOWLEDGE, WEB, *OWN, *(server.name for server in servers)}
+    if not known.issuperset(settings.tools):
+        known.update(functions.installed())
+    for name in settings.tools:
+        if name not in known:
+            raise SettingsError(
+                f"--tools: unknown tool {name!r}; available: {', '.join(sorted(known))}"
+            )
+    toolbox = Toolbox(settings.tools, servers, clock=time.monotonic, now=datetime.now)
+    atexit.register(toolbox.close)
+    return Dialogues(
+        gateway,
+        layouts,
+        Finder(keeping.knowledge, web, keeping.vector_stores),
+        toolbox,
+        tools=settings.tools,
+        bounds=Bounds(
+            settings.agent_rounds,
+            settings.agent_timeout,
+            settings.agent_tokens,
+            settings.tool_timeout,
+        ),
+        interval=settings.sse_ping_interval,
+    )
+
+
+def configs(settings: Settings) -> Sequence[BackendConfig]:
+    """The configured backends. If none was named, the default addresses where a server listens, or
+    otherwise the bundled model."""
+    configs = tuple(
+        msgspec.structs.replace(config, chat_mode=config.chat_mode or settings.chat_mode)
+        for config in settings.backends
+    )
+    if not settings.is_default:
+        return configs
+    listening = [config for config in configs if listens(config.url)]
+    if not listening and (file := bundled_instead(resources.bundled())):
+        log.info("no server responds at %s", " or ".join(config.url for config in configs))
+        return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
+    return listening or configs
+
+
+def backend_of(settings: Settings, config: BackendConfig) -> Backend:
+    """Raises SettingsError."""
+    make = _chatglm if config.file else _llamacpp
+    return Backend(
+        config.name,
+        config.address,
+        make(settings, config),
+        model=config.model,
+        slots=config.slots,
+        n_ctx=config.ctx_size,
+        weight=config.weight,
+        chat_mode=config.chat_mode or settings.chat_mode,
+        config=config,
+    )
+
+
+def _scheduler(
+    settings: Settings, purpose: str, *, groups: bool = False, disk: int = 0
+) -> Scheduler:
+    """A local scheduler, or one that shares its table. Raises SettingsError."""
+    most, seconds, patience = settings.max_queue, settings.queue_timeout, settings.wait_for_backend
+    if not settings.state:
+        return LocalScheduler(
+            time.monotonic,
+            max_queue=most,
+            queue_timeout=seconds,
+            wait_for_backend=patience,
+            groups=groups,
+            disk=disk,
+        )
+    try:
+        table = RedisLog(settings.state, settings.state_name + purpose)
+    except ImportError:
+        raise SettingsError("--state requires pip install slotproxy[redis]") from None
+    except ValueError:
+        raise SettingsError("--state: not a Redis URL") from None
+    shared = SharedScheduler(
+        table,
+        time.monotonic,
+        version=__version__,
+        max_queue=most,
+        queue_timeout=seconds,
+        wait_for_backend=patience,
+        groups=groups,
+        disk=disk,
+    )
+    atexit.register(shared.close)
+    shared.ready(JOINS)
+    return shared
+
+
+def _aliases(settings: Settings) -> Aliases:
+    """Workers that share a table use the same aliases; they have no other secret in common."""
+    if not settings.state:
+        return Aliases()
+    return Aliases([settings.state, settings.state_name, *(key.secret for key in settings.keys)])
+
+
+def _llamacpp(settings: Settings, config: BackendConfig) -> Driver:
+    return LlamaCpp(
+        config.url,
+        timeout=settings.timeout,
+        connect_timeout=settings.connect_timeout,
+        tick=settings.sse_ping_interval,
+        api_key=config.api_key or "",
+        lenient=settings.ignore_unsupported,
+    )
+
+
+def _embedder(settings: Settings, urls: Sequence[str], gift: Gift) -> Embedder | None:
+    """The servers that only make embeddings or rankings, with a queue of their own; None if none is
+    configured."""
+    if not urls:
+        return None
+    # Without waiting for one that is down: searches continue with keywords, ingestion retries.
+    scheduler = _scheduler(msgspec.structs.replace(settings, wait_for_backend=0.0), f":{gift}")
+    servers = []
+    for url in urls:
+        driver = EmbeddingServer(
+            url, timeout=settings.timeout, connect_timeout=settings.connect_timeout
+        )
+        driver.gift = gift
+        servers.append(Backend(url.split("://", 1)[1], url, driver))
+    registry = Registry(
+        servers,
+        scheduler,
+        interval=settings.health_interval,
+        deadline=settings.health_deadline,
+    )
+    registry.start()
+    atexit.register(registry.close)
+    return Embedder(registry, scheduler)
+
+
+def _chatglm(settings: Settings, config: BackendConfig) -> Driver:
+    """Raises SettingsError for an invalid model file, or if chatglm_cpp is not installed."""
+    if why := missing(config.file):
+        raise SettingsError(f"--chatglm-model: {config.file}: {why}")
+    threads = settings.chatglm_threads
+
+    def start(load: Load) -> Process:
+        # Workers of this machine that share a table also share the engine.
+        shared = (settings.state, settings.state_name, load, threads, __version__)
+        return Process(load, threads, meeting(*shared) if settings.state else None)
+
+    return ChatGLM(
+        config.file,
+        Thread if settings.chatglm_isolation == "thread" else start,
+        eager=settings.chatglm_load == "start",
+        idle=settings.chatglm_unload,
+        n_ctx=config.ctx_size,
+        timeout=settings.timeout,
+        tick=settings.sse_ping_interval,
+        lenient=settings.ignore_unsupported,
+    )

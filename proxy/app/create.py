@@ -1,0 +1,163 @@
+"""Creates the WSGI application: Flask's routes, and the gateway behind them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping, Sequence
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from ..backends.registry import Backend
+from ..config import Settings
+from ..dialects.openai import error as error_object
+from ..errors import (
+    BadRequest,
+    GatewayError,
+    MethodNotAllowed,
+    NotFound,
+    StoreUnavailable,
+    TooManyWrongKeys,
+    Unauthorized,
+)
+from ..web import (
+    anthropic,
+    body,
+    chatchat,
+    cors,
+    data,
+    embeddings,
+    files,
+    glm,
+    native,
+    ollama,
+    openai,
+    pages,
+    reference,
+    responses,
+    slots,
+    status,
+    vector_stores,
+)
+from ..web.fastpath import Application
+from ..web.observability import Lines, Record
+from ..web.peers import TrustedProxies
+from ..web.services import EXTENSION, Services
+from ..web.services import services_of as services_of  # part of this module's interface
+from ..web.site import Sites, keyed, keyless
+from ..web.spine import refuse
+from .compose import JOINS, backend_of, compose, configs
+
+log = logging.getLogger("slotproxy")
+
+
+def create_app(settings: Settings, backends: Sequence[Backend] | None = None) -> Flask:
+    """The WSGI application. Its backends, by default those of the settings, are monitored by
+    threads from here on.
+
+    Raises SettingsError for a setting that only a part of the application can check."""
+    logging.basicConfig(handlers=[Lines()], level=settings.log_level.upper())
+    services = compose(settings, backends)
+    app = with_routes(settings)
+    attach(app, services)
+    if settings.state:
+        # Other workers serve meanwhile; this one should be ready when it begins.
+        services.gateway.registry.looked.wait(JOINS)
+    return app
+
+
+def with_routes(settings: Settings) -> Application:
+    """An application with its routes, but without services. The routes depend on `api_prefix`,
+    `chatchat`, `pages` and `cors_origins` of the settings."""
+    app = Application("slotproxy")
+    app.config["MAX_CONTENT_LENGTH"] = body.NET
+    prefix = settings.api_prefix
+    for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, slots, status):
+        app.register_blueprint(routes.blueprint, url_prefix=prefix)
+    for kept in (files, vector_stores, data, reference):
+        app.register_blueprint(kept.blueprint, url_prefix=prefix)
+    if settings.chatchat:
+        app.register_blueprint(chatchat.blueprint, url_prefix=prefix)
+    if settings.pages:
+        pages.install(app, prefix)
+    cors.install(app, settings.cors_origins)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _defect)
+    return app
+
+
+def attach(app: Application, services: Services) -> None:
+    """Attach the services that the routes use."""
+    settings = services.settings
+    app.extensions[EXTENSION] = services
+    app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
+    machine = socket.gethostname()
+    sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)
+    app.judge = keyed(sites) if settings.keys else keyless(sites)
+
+
+def reload(app: Flask, settings: Settings) -> None:
+    """Add, change and drain backends according to these settings; nothing else changes. Raises
+    SettingsError, and then nothing has changed."""
+    services = services_of(app)
+    wanted = configs(settings)
+    services.gateway.registry.reload(wanted, lambda config: backend_of(settings, config))
+
+
+def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
+    """Whether a request with these headers has a valid key, or a session of one. For servers that
+    read the body before they call the application."""
+    services = services_of(app)
+    if not services.keys.needed:
+        return True
+    assert isinstance(app, Application)
+    headers = dict(environ)
+    if app.proxies is not None:
+        headers["REMOTE_ADDR"] = app.proxies.client(headers)
+    try:
+        if headers.get("HTTP_AUTHORIZATION", "").lower().startswith("basic "):
+            return bool(chatchat.view.owner(services, headers))
+        if services.keys.shows(headers):
+            return True
+    except (Unauthorized, TooManyWrongKeys):
+        return False
+    with app.test_request_context(headers={"Cookie": headers.get("HTTP_COOKIE", "")}):
+        try:
+            return bool(pages.session.signed_in())
+        except StoreUnavailable:
+            return False
+
+
+def _http_error(error: HTTPException) -> Response:
+    """Convert flask's own errors to ours."""
+    fault: GatewayError
+    allowed = set(getattr(error, "valid_methods", None) or ())
+    # OPTIONS is answered everywhere, even on unknown paths.
+    if error.code == 404 or (error.code == 405 and allowed <= {"OPTIONS"}):
+        fault = NotFound(f"no such route: {request.path[:200]}")
+    elif error.code == 405:
+        fault = MethodNotAllowed(f"method {request.method} is not allowed for this route")
+    else:
+        fault = BadRequest(error.description or "the request is malformed")
+        fault.status = error.code or 400
+    response = _refused(fault)
+    if fault.status == 405:
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+def _defect(error: Exception) -> Response:
+    """Handle a defect: log it in full and show nothing of it to the client. (Errors that a hook
+    raises come here too.)"""
+    if isinstance(error, GatewayError):
+        return _refused(error)
+    log.exception("unhandled exception in %s", request.path[:200])
+    return _refused(GatewayError("internal error"))
+
+
+def _refused(fault: GatewayError) -> Response:
+    """An error page for browsers, the error object for all others."""
+    if pages.errors.wanted():
+        return pages.errors.page(fault)
+    return refuse(fault, error_object, Record.of(request.environ))

@@ -1,0 +1,24 @@
+"""Settings: one table, read from flags, environment and a TOML file."""
+
+from .checks import each_its_own, one_worker
+from .keys import ApiKey, Secret
+from .settings import EVERYTHING, BackendConfig, McpConfig, Settings, SettingsError
+from .sources import from_environment, load
+from .table import ENV_PREFIX, SettingRow, table
+
+__all__ = [
+    "ENV_PREFIX",
+    "EVERYTHING",
+    "ApiKey",
+    "BackendConfig",
+    "McpConfig",
+    "Secret",
+    "SettingRow",
+    "Settings",
+    "SettingsError",
+    "each_its_own",
+    "from_environment",
+    "load",
+    "one_worker",
+    "table",
+]

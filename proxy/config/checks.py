@@ -1,0 +1,112 @@
+"""Checks that involve several settings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..runtime import private_files
+from ..runtime.resources import templates
+from . import keys as key_rules
+from .keys import Secret
+from .settings import ENGINES_NEED, Settings, SettingsError
+from .table import table
+
+
+def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str) -> tuple[str, ...]:
+    """Warnings about settings that show keys to other users of this machine; `config` is the path
+    of the file, if there is one."""
+    messages = []
+    in_file = any(item.api_key for item in values.get("backend", ()))
+    in_file |= any(item.env or item.headers for item in values.get("mcp", ()))
+    for row in table():
+        value = values.get(row.name)
+        # The URL of --state may contain a password.
+        if row.item is not Secret or not value or (row.name == "state" and "@" not in value):
+            continue
+        source = sources[row.name]
+        if source == row.flag:
+            instead = row.variable + (" or --api-key-file" if row.name == "api_key" else "")
+            messages.append(
+                f"{source} is visible to every user of this machine (ps); use {instead}"
+            )
+        in_file |= source not in (row.flag, row.variable)
+    if in_file:
+        messages += _readable_by_others(config)
+    if values.get("api_key_file"):
+        messages += _readable_by_others(values["api_key_file"])
+    return tuple(messages)
+
+
+def _readable_by_others(path: str) -> list[str]:
+    if not private_files.shown(Path(path).expanduser()):
+        return []
+    return [
+        f"{path} contains API keys and is readable by every user of this machine; run chmod o-r"
+        f" {path}"
+    ]
+
+
+def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
+    """Check combinations of settings, and complete them. Raises SettingsError."""
+
+    def wrong(name: str, why: str) -> SettingsError:
+        return SettingsError(f"{sources.get(name, name)}: {why}")
+
+    if settings.workers != 1:
+        if not settings.state:
+            raise wrong("workers", one_worker(settings.workers))
+        if settings.server != "gunicorn":
+            raise wrong(
+                "workers", "waitress runs a single process; start several and share one --state"
+            )
+        if why := each_its_own(settings):
+            raise wrong("workers", why)
+    if settings.server == "gunicorn" and sys.platform == "win32":
+        raise wrong("server", "gunicorn does not run on Windows; use waitress")
+    if not settings.host:
+        raise wrong("host", "expected an address to listen on, got ''")
+    for engine, needed in ENGINES_NEED.items():
+        if engine in settings.search_engine and not getattr(settings, needed):
+            flag = "--" + needed.replace("_", "-")
+            raise wrong("search_engine", f"{engine} requires {flag}")
+    template = settings.chat_template
+    shipped = sorted(path.stem for path in (templates() / "chat").glob("*.jinja"))
+    if template not in ("auto", "legacy", *shipped) and not Path(template).is_file():
+        names = ", ".join(["auto", "legacy", *shipped])
+        raise wrong("chat_template", f"{template!r} is neither a file nor one of {names}")
+    keys = settings.keys
+    if why := key_rules.conflict(keys):
+        raise wrong("api_key_file" if settings.file_keys else "api_key", why)
+    for name in settings.admins:
+        if why := key_rules.no_such_admin(name, keys):
+            raise wrong("admins", why)
+    backends = settings.backends
+    if not backends:
+        raise wrong("llama_api", "no backend is left")
+    for field in ("address", "name"):
+        seen = [getattr(value, field) for value in backends]
+        for value in seen:
+            if seen.count(value) > 1:
+                plain = "chatglm_model" if settings.chatglm_model else "llama_api"
+                source = "backend" if settings.backend else plain
+                raise wrong(source, f"two backends have the {field} {value!r}")
+    return settings
+
+
+def one_worker(number: int) -> str:
+    """Why ``number`` workers are refused; the gunicorn hooks use this message too."""
+    return (
+        f"{number} workers require --state redis://…: without it each process would count the"
+        " backends' slots separately (one gevent worker handles a thousand streams)"
+    )
+
+
+def each_its_own(settings: Settings) -> str:
+    """Why several workers cannot share their backends, "" if they can."""
+    models = settings.is_default or any(backend.file for backend in settings.backends)
+    if settings.chatglm_isolation == "thread" and models:
+        return "each would load the ChatGLM model: only --chatglm-isolation process is shared"
+    return ""

@@ -1,0 +1,127 @@
+"""Validators of single values: each function takes a value of the right type and normalizes it.
+
+An invalid value raises ValueError, whose message says what is expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ..core.sampling import FIELDS, check
+from ..errors import InvalidParameter
+from . import keys
+from .keys import Secret
+
+
+def unescaped(value: str) -> str:
+    # The escapes that the reference implementation handles in these flags; others stay unchanged.
+    return value.replace("\\n", "\n")
+
+
+def url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"expected an address like http://127.0.0.1:8080: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError(f"expected an address like http://127.0.0.1:8080, got {value!r}")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "a URL with a password would appear in logs; set key in a [[backend]] table instead"
+        )
+    if parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError(f"expected an address without query, fragment or spaces, got {value!r}")
+    return value.rstrip("/")
+
+
+def optional_url(value: str) -> str:
+    return url(value) if value else ""
+
+
+def prefix(value: str) -> str:
+    inner = value.strip("/")
+    if not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*|", inner):
+        raise ValueError(f"expected a path like /llm, got {value!r}")
+    return f"/{inner}" if inner else ""
+
+
+def origin(value: str) -> str:
+    origin = value.rstrip("/")
+    if origin != "*" and not re.fullmatch(
+        r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.:\[\]_-]+|[a-z0-9]([a-z0-9.-]*[a-z0-9])?", origin
+    ):
+        raise ValueError(
+            "expected *, an origin like https://chat.example.org or the name of a host, "
+            f"got {value!r}"
+        )
+    return origin
+
+
+def trusted_proxy(value: str) -> str:
+    try:
+        return value if value == "unix" else str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        raise ValueError(f"expected an address, a network or unix, got {value!r}") from None
+
+
+def path(value: str) -> str:
+    """Expand ~, which a shell does for a flag but not for a file or the environment."""
+    return str(Path(value).expanduser()) if value.startswith("~") else value
+
+
+def allowed_host(value: str) -> str:
+    host = value.lower().removesuffix(".")
+    host = host[1:] if host.startswith("*.") else host
+    if host != "*" and not re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
+        raise ValueError(
+            f"expected a name without port, as gateway.example.org or .example.org, or *, "
+            f"got {value!r}"
+        )
+    return host
+
+
+_STATES = {"redis": "redis", "rediss": "rediss", "unix": "unix"}
+_STATES |= {"valkey": "redis", "valkeys": "rediss"}
+
+
+def state_url(value: str) -> Secret:
+    """A URL for redis-py. It may contain a password, so no message shows it."""
+    if not value:
+        return Secret("")
+    scheme, mark, rest = value.partition("://")
+    if scheme not in _STATES or not mark or not rest:
+        raise ValueError(f"expected {', '.join(f'{name}://…' for name in _STATES)}")
+    return Secret(f"{_STATES[scheme]}://{rest}")
+
+
+# The sampling fields that are a single number or a switch: others belong to one request.
+_SAMPLERS = frozenset(
+    name for name, field in FIELDS.items() if field.kind in ("number", "integer", "boolean")
+)
+
+
+def sampler(value: str) -> str:
+    name, _, text = value.partition("=")
+    name = name.strip()
+    if name not in _SAMPLERS:
+        near = difflib.get_close_matches(name, _SAMPLERS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"expected NAME=VALUE, as temperature=0.2, got {value!r}{hint}")
+    try:
+        number = msgspec.json.decode(text.strip())
+        return f"{name}={msgspec.json.encode(check(name, number)).decode()}"
+    except msgspec.DecodeError:
+        raise ValueError(f"{name}: expected a number, true or false, got {text!r}") from None
+    except InvalidParameter as error:
+        raise ValueError(f"{error}, got {text!r}") from None
+
+
+def optional_key(value: str) -> Secret:
+    return keys.checked(value) if value else Secret("")

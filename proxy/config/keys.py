@@ -1,0 +1,131 @@
+"""API keys: their names, the key file, and the rules for a set of keys.
+
+The data of clients belongs to the *name* of their key, and so do an administrator's rights. A key
+without a name is named by a digest of its secret, never by its position: if a line is deleted, the
+other keys keep their data. Imports nothing of the web: see proxy/config/sources.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import blake2s
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+_FIELDS = ("group=", "priority=")
+_BY_PLACE = re.compile(r"key-[0-9]+|.+:[0-9]+")
+
+
+class Secret(str):
+    """Text that hides itself: ``repr`` is masked, ``str`` is the secret."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """An API key. ``name`` owns its data and appears in the log. Keys of one ``group`` share cached
+    prompts; a key without one shares them with no other. ``priority`` is its class in the queue.
+    ``former`` is the name that earlier versions gave to a key without one, by its position, or
+    empty."""
+
+    name: str
+    secret: Secret
+    group: str = ""
+    priority: Literal["high", "normal", "low"] = "normal"
+    former: str = ""
+
+    @property
+    def cache_group(self) -> str:
+        """The group, or one of its own: no group in a key file has a space in its name."""
+        return self.group or f"key {self.name}"
+
+
+def checked(value: str) -> Secret:
+    """Check a key. Raises ValueError, without the key in its message."""
+    # A key is sent in a header, where other characters are not allowed or not portable.
+    if not re.fullmatch(r"[!-~]+", value):
+        raise ValueError("an API key may contain only visible ASCII characters and no spaces")
+    return Secret(value)
+
+
+def unnamed(secret: Secret, former: str, **more: str) -> ApiKey:
+    """A key named by its secret: `key-` and 12 hexadecimal digits."""
+    digest = blake2s(secret.encode(), digest_size=6, person=b"key name").hexdigest()
+    return ApiKey(f"key-{digest}", secret, former=former, **more)  # type: ignore[arg-type]
+
+
+def read(text: str, path: str) -> tuple[ApiKey, ...]:
+    """The keys of a file. Raises ValueError with the number of the line."""
+    keys = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        more = dict(word.split("=", 1) for word in words if word.startswith(_FIELDS))
+        words = [word for word in words if not word.startswith(_FIELDS)]
+        if not 1 <= len(words) <= 2 or more.get("priority", "low") not in ("high", "normal", "low"):
+            raise ValueError(
+                f"{path}, line {number}: expected KEY or NAME KEY, then group=NAME, "
+                "priority=high|normal|low"
+            )
+        try:
+            secret = checked(words[-1])
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        if len(words) == 2:
+            keys.append(ApiKey(words[0], secret, **more))  # type: ignore[arg-type]
+        else:
+            keys.append(unnamed(secret, f"{Path(path).name}:{number}", **more))
+    if not keys:
+        # Without this error the API would be open, although a key file is configured.
+        raise ValueError(f"{path} contains no API keys")
+    return tuple(keys)
+
+
+def conflict(keys: Sequence[ApiKey]) -> str:
+    """Why these keys cannot be used together, "" if they can."""
+    names: set[str] = set()
+    secrets: dict[str, str] = {}
+    for key in keys:
+        if key.name in names:
+            return (
+                f"the key name {key.name!r} is used twice: stored data belongs to a key's name, so"
+                " names must be unique"
+            )
+        if key.secret in secrets:
+            return f"{secrets[key.secret]!r} and {key.name!r} are the same key: remove one of them"
+        names.add(key.name)
+        secrets[key.secret] = key.name
+    return ""
+
+
+def no_such_admin(name: str, keys: Sequence[ApiKey]) -> str:
+    """Why `name` is not an administrator's key, "" if it is a key's name."""
+    if any(key.name == name for key in keys):
+        return ""
+    for key in keys:
+        if key.former == name:
+            return (
+                f"{name!r} is the position of a key, which changes when keys change: use"
+                f" {key.name!r}, or name the key in --api-key-file"
+            )
+    known = ", ".join(repr(key.name) for key in keys) or "no API keys are configured"
+    return f"there is no key named {name!r}: {known}"
+
+
+def renamed(keys: Sequence[ApiKey]) -> Mapping[str, str]:
+    """The names that earlier versions gave to keys without one, by position, with their names now.
+    A key that was given such a name on purpose keeps it, and its data."""
+    names = {key.former: key.name for key in keys if key.former}
+    return names | {key.name: key.name for key in keys if not key.former}
+
+
+def by_place(name: str) -> bool:
+    """Whether earlier versions gave names of this form to keys without one."""
+    return _BY_PLACE.fullmatch(name) is not None

@@ -1,0 +1,236 @@
+"""Settings read from flags, environment and a TOML file.
+
+Order: a flag overrides the environment, the environment the file, the file the default. Any mistake
+raises ``SettingsError`` with one line that names the setting as the user wrote it (``--port``,
+``SLOTPROXY_PORT`` or ``slotproxy.toml: port``). Keys are never part of a message.
+
+``load`` is the entry point. Pure except for reading the config file and the key file. Nothing here
+imports flask, requests or ssl: gunicorn's master reads the settings before gevent patches a worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+import msgspec
+
+from proxy import __version__
+
+from . import keys
+from .checks import agree, warnings
+from .forms import url
+from .keys import ApiKey
+from .settings import EVERYTHING, GONE_SETTINGS, BackendConfig, McpConfig, Settings, SettingsError
+from .table import ENV_PREFIX, read_value, table
+
+PROG = "slotproxy"
+# The environment variables of chatglm_cpp's own servers, and the corresponding settings.
+_CHATGLM_VARIABLES = {
+    "MODEL": "chatglm_model",
+    "MAX_LENGTH": "ctx_size",
+    "NUM_THREADS": "chatglm_threads",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message.removeprefix("argument "))
+
+
+class _Help(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROG,
+        usage="%(prog)s --llama-api URL [options]",
+        description="A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models.",
+        epilog=f"Each setting can also be set as {ENV_PREFIX}NAME in the environment or as name in "
+        "the TOML file. Flags override the environment, which overrides the file. Separate list "
+        "items with commas, or repeat the flag. The file also accepts [[backend]] and [[mcp]] "
+        "tables.",
+        formatter_class=_Help,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    parser.add_argument("--config", metavar="FILE", help="TOML settings file")
+    groups: dict[str, Any] = {}
+    for row in table():
+        if row.group not in groups:
+            groups[row.group] = parser.add_argument_group(row.group)
+        default = f" (default: {row.shown_default})" if row.shown_default else ""
+        text = (row.help + default).replace("%", "%%")
+        if row.type is bool:
+            groups[row.group].add_argument(
+                row.flag, action=argparse.BooleanOptionalAction, help=text
+            )
+        else:
+            metavar = {int: "N", float: "SECONDS"}.get(row.item, "TEXT")
+            if get_origin(row.item) is Literal:
+                metavar = "|".join(get_args(row.item))
+            action = "append" if row.is_list else "store"
+            groups[row.group].add_argument(row.flag, action=action, metavar=metavar, help=text)
+    return parser
+
+
+def _no_such(source: str, name: str, names: Iterable[str]) -> SettingsError:
+    if why := GONE_SETTINGS.get(name.removeprefix("--").replace("-", "_")):
+        return SettingsError(f"{name if name.startswith('--') else f'{source}: {name}'}: {why}")
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return SettingsError(
+        f"{source}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def _read_text(path: str, source: str) -> str:
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the file is not UTF-8"
+        raise SettingsError(f"{source}: cannot read {path}: {reason}") from None
+
+
+def _from_file(path: str, source: str) -> dict[str, Any]:
+    """The values of a TOML file by name; ``backend`` holds the tables of that name."""
+    try:
+        document = tomllib.loads(_read_text(path, source))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    rows = {row.name: row for row in table()}
+    values: dict[str, Any] = {}
+    for key, raw in document.items():
+        name = key.replace("-", "_")
+        if name == "backend":
+            values[name] = _backends(raw, path)
+        elif name == "mcp":
+            values[name] = _mcp(raw, path)
+        elif name in rows:
+            values[name] = read_value(rows[name], raw, f"{path}: {key}")
+        else:
+            raise _no_such(path, key, [*rows, "backend", "mcp"])
+    return values
+
+
+def _backends(raw: Any, path: str) -> tuple[BackendConfig, ...]:
+    if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
+        raise SettingsError(f"{path}: backend: expected [[backend]] tables")
+    rows = {row.name: row for row in table(BackendConfig)}
+    backends = []
+    for number, document in enumerate(raw, start=1):
+        source = f"{path}: backend {number}"
+        values = {}
+        for key, value in document.items():
+            name = key.replace("-", "_")
+            if name not in rows:
+                raise _no_such(source, key, rows)
+            values[name] = read_value(rows[name], value, f"{source}: {key}")
+        if not values.keys() & {"url", "file"}:
+            raise SettingsError(f"{source}: set url, or file for a ChatGLM model")
+        if values.keys() >= {"url", "file"}:
+            raise SettingsError(f"{source}: set either url or file, not both")
+        fits = ("auto", "chatglm") if "file" in values else ("auto", "llamacpp")
+        if values.get("kind", "auto") not in fits:
+            key = "file" if "file" in values else "url"
+            raise SettingsError(f"{source}: kind: a backend with a {key} is {fits[1]}")
+        backends.append(BackendConfig(**values))
+    return tuple(backends)
+
+
+def _mcp(raw: Any, path: str) -> tuple[McpConfig, ...]:
+    try:
+        servers = msgspec.convert(raw, tuple[McpConfig, ...])
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{path}: mcp: {error}") from None
+    for server in servers:
+        if bool(server.command) == bool(server.url):
+            raise SettingsError(f"{path}: mcp {server.name}: set command or url")
+        if server.url:
+            try:
+                url(server.url)
+            except ValueError as error:
+                raise SettingsError(f"{path}: mcp {server.name}: url: {error}") from None
+    if len({server.name for server in servers}) != len(servers):
+        raise SettingsError(f"{path}: mcp: two servers have the same name")
+    return servers
+
+
+def _read_keys(path: str, source: str) -> tuple[ApiKey, ...]:
+    try:
+        return keys.read(_read_text(path, source), path)
+    except SettingsError:
+        raise
+    except ValueError as error:
+        raise SettingsError(f"{source}: {error}") from None
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Settings from flags, environment and the file that ``--config`` names.
+
+    Raises ``SettingsError``; ``--help`` and ``--version`` print and raise ``SystemExit(0)``.
+    """
+    parsed, unknown = _parser().parse_known_args(list(argv))
+    if unknown:
+        # Only the name, because the value of a mistyped flag may be a key.
+        raise _no_such("flags", unknown[0].split("=")[0], [row.flag for row in table()])
+    flags = vars(parsed)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+
+    for config, source in (
+        (flags.pop("config", ""), "--config"),
+        (environ.get(ENV_PREFIX + "CONFIG", ""), ENV_PREFIX + "CONFIG"),
+    ):
+        if config:
+            values = _from_file(config, source)
+            sources = {name: f"{config}: {name}" for name in values}
+            break
+
+    for gone, reason in GONE_SETTINGS.items():
+        if environ.get(removed := ENV_PREFIX + gone.upper()):
+            raise SettingsError(f"{removed}: {reason}")
+    for row in table():
+        raw: Any = None
+        source = ""
+        # An empty variable counts as unset, as in compose files.
+        if environ.get(row.variable):
+            raw, source = environ[row.variable], row.variable
+        elif row.name == "workers" and environ.get("WEB_CONCURRENCY"):
+            # gunicorn's own variable, set by hosting platforms: read so that it can be refused.
+            raw, source = environ["WEB_CONCURRENCY"], "WEB_CONCURRENCY"
+        if row.name in flags:
+            raw, source = flags[row.name], row.flag
+        if source:
+            values[row.name], sources[row.name] = read_value(row, raw, source), source
+
+    named = {"llama_api", "chatglm_model", "backend"} & values.keys()
+    variables = {n: v for v, n in _CHATGLM_VARIABLES.items() if environ.get(v)}
+    if "chatglm_model" in values or (variables.get("chatglm_model") and not named):
+        # Their names are common words, so they only count if a ChatGLM model is configured.
+        for row in table():
+            variable = variables.get(row.name)
+            if variable and row.name not in values:
+                values[row.name] = read_value(row, environ[variable], variable)
+                sources[row.name] = variable
+        named.add("chatglm_model")
+    if "llama_api" not in named and any(values.get(name) for name in named):
+        values["llama_api"] = ()  # the default address only applies if no backend is named
+    values["names_backend"] = bool(named)
+    if values.get("all"):
+        values = {**dict.fromkeys(EVERYTHING, True), **values}
+    if values.get("api_key_file"):
+        values["file_keys"] = _read_keys(values["api_key_file"], sources["api_key_file"])
+    values["warnings"] = warnings(values, sources, config)
+    return agree(Settings(**values), sources)
+
+
+def from_environment(environ: Mapping[str, str]) -> Settings:
+    """Settings without flags, for ``gunicorn proxy.wsgi``."""
+    return load((), environ)

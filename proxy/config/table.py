@@ -1,0 +1,150 @@
+"""The rows of the settings table, and the validation of a value by its row."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import msgspec
+
+from .keys import Secret
+from .settings import GONE_VALUES, Settings, SettingsError
+
+ENV_PREFIX = "SLOTPROXY_"
+
+
+class SettingRow(NamedTuple):
+    """A setting, derived from a field of the table."""
+
+    name: str
+    type: Any  # without Annotated and without "| None"
+    default: Any
+    help: str
+    group: str
+    meta: msgspec.Meta
+    check: Callable[[Any], Any] | None
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def is_list(self) -> bool:
+        return get_origin(self.type) is tuple
+
+    @property
+    def item(self) -> Any:
+        """The type of a single value; for a list, that of its elements."""
+        return get_args(self.type)[0] if self.is_list else self.type
+
+    @property
+    def shown_default(self) -> str:
+        """The default as a user would write it; empty for none."""
+        if isinstance(self.default, tuple):
+            return ",".join(self.default)
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        if isinstance(self.default, str):
+            return self.default.replace("\n", "\\n")
+        return "" if self.default is None else str(self.default)
+
+
+@functools.cache
+def table(struct: type[msgspec.Struct] = Settings) -> tuple[SettingRow, ...]:
+    """The rows of ``Settings``, or of another struct written the same way, in order."""
+    hints = get_type_hints(struct, include_extras=True)
+    rows = []
+    for field in msgspec.structs.fields(struct):
+        hint = hints[field.name]
+        if get_origin(hint) is not Annotated:
+            continue
+        kind, meta = get_args(hint)
+        if get_origin(kind) in (Union, type(int | str)):
+            (kind,) = (member for member in get_args(kind) if member is not type(None))
+        default = None if field.required else field.default
+        extra = meta.extra
+        rows.append(
+            SettingRow(
+                field.name, kind, default, meta.description, extra["group"], meta, extra["check"]
+            )
+        )
+    return tuple(rows)
+
+
+def _expected(row: SettingRow) -> str:
+    """A description of valid values, for an error message."""
+    if get_origin(row.item) is Literal:
+        return "one of " + ", ".join(get_args(row.item))
+    words = {int: "an integer", float: "a number", bool: "on or off"}.get(row.item, "text")
+    if row.meta.ge is not None:
+        words += f" of at least {row.meta.ge}"
+    if row.meta.gt is not None:
+        words += f" greater than {row.meta.gt}"
+    if row.meta.le is not None:
+        words += f" and at most {row.meta.le}"
+    return words
+
+
+def _decode(kind: type, value: Any) -> Any:
+    """msgspec's hook for our own type."""
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise NotImplementedError(kind)
+
+
+def read_value(row: SettingRow, raw: Any, source: str) -> Any:
+    """Validate ``raw``, the text of a flag or variable or a value of the file. Returns the row's
+    type. Raises SettingsError."""
+    if row.is_list:
+        if isinstance(raw, str):
+            raw = [raw]
+        if not isinstance(raw, list):
+            raise SettingsError(f"{source}: expected a list")
+        pieces: list[Any] = []
+        for item in raw:
+            pieces += map(str.strip, item.split(",")) if isinstance(item, str) else [item]
+        values = (_one(row, piece, source) for piece in pieces if piece != "")
+        return tuple(dict.fromkeys(values))
+    return _one(row, raw, source)
+
+
+def _one(row: SettingRow, raw: Any, source: str) -> Any:
+    got = "" if row.item is Secret else f", got {raw!r}"
+    if row.item is bool and isinstance(raw, str):
+        # In addition to true, false, 1 and 0, which msgspec accepts: what --help shows.
+        raw = {"on": True, "off": False}.get(raw.lower(), raw)
+    try:
+        # Text becomes a number, but true must not.
+        if isinstance(raw, bool) and row.item is not bool:
+            raise msgspec.ValidationError
+        bounded = row.item if row.is_list else Annotated[row.item, row.meta]
+        value = msgspec.convert(raw, bounded, strict=False, dec_hook=_decode)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise msgspec.ValidationError
+    except msgspec.ValidationError:
+        if isinstance(raw, str) and (why := GONE_VALUES.get((row.name, raw))):
+            raise SettingsError(f"{source}: {why}") from None
+        raise SettingsError(f"{source}: expected {_expected(row)}{got}") from None
+    if isinstance(value, str) and "\0" in value:
+        raise SettingsError(f"{source}: contains a NUL character")
+    try:
+        return row.check(value) if row.check else value
+    except ValueError as error:
+        raise SettingsError(f"{source}: {error}") from None

@@ -1,0 +1,142 @@
+"""Requests and events of dialogues.
+
+    Sources? (Step | Sources | Reasoning | Text | Tick)* Done
+
+Errors are raised. Each search of an agent adds Sources of its own, numbered consecutively.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from ..core.events import FinishReason
+from ..core.request import Message
+from ..core.usage import Timings, Usage
+from ..gateway import Info
+
+Kind = Literal["chat", "knowledge", "search", "agent"]
+FOLDERS: Mapping[Kind, str] = {
+    "chat": "llm_chat",
+    "knowledge": "knowledge_base_chat",
+    "search": "search_engine_chat",
+    "agent": "agent_chat",
+}
+"""The folder of each kind's prompt templates in templates/dialogues."""
+
+
+class Bounds(Struct, frozen=True):
+    """Limits of an agent: rounds of the model, seconds in total, tokens in total, and seconds per
+    tool call. In its last round the model must answer with what it has."""
+
+    rounds: int = 6
+    seconds: float = 120.0
+    tokens: int = 4096
+    tool_seconds: float = 30.0
+
+
+class DialogueRequest(Struct, frozen=True, kw_only=True):
+    """One turn of a dialogue. The last of `messages` is the question, a user message.
+
+    `sampling` holds fields checked by `core.sampling`. `template` is a name in the kind's folder of
+    templates/dialogues. `bases` are ids or names of the owner's knowledge bases, and `files`
+    restricts the search to these document ids. `top_k` and `score_threshold` (0 to 1, higher is
+    nearer) are those of `Knowledge.search`; for a web search `top_k` is the number of results.
+    `engine` "" is the first one configured. With `split`, pages are read and the best passages
+    used. `tools` are the names an agent may use, None for all that are configured. `owner` is the
+    caller's name in the stores. `session` keeps a conversation on the slot that has its cache.
+    `bounds` None uses the configured ones."""
+
+    kind: Kind
+    messages: tuple[Message, ...]
+    model: str = ""
+    sampling: Mapping[str, Any] = {}
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    template: str = "default"
+    bases: tuple[str, ...] = ()
+    files: tuple[str, ...] | None = None
+    top_k: int = 3
+    score_threshold: float | None = None
+    engine: str = ""
+    split: bool = False
+    tools: tuple[str, ...] | None = None
+    owner: str = ""
+    session: str = ""
+    bounds: Bounds | None = None
+
+
+class Citation(Struct, frozen=True, kw_only=True):
+    """A source of an answer. `number` is the one that the text cites in brackets, [1]. A document
+    of a knowledge base has ids and a human-readable `place`; a web result has a `url`. `text` is
+    what the model received."""
+
+    number: int
+    title: str
+    text: str
+    place: str = ""
+    url: str = ""
+    base_id: str = ""
+    document_id: str = ""
+    chunk_id: str = ""
+    score: float = 0.0
+
+
+class Sources(Struct, frozen=True):
+    """The sources found for this turn, sent before the text that cites them. If empty, nothing was
+    found and the answer comes from the model alone."""
+
+    citations: tuple[Citation, ...]
+
+
+class DialogueStep(Struct, frozen=True):
+    """A step of an agent: a `thought` in `text`, a `tool` about to run with `name` and `arguments`
+    (JSON text), or the tool's `observation` in `text`."""
+
+    kind: Literal["thought", "tool", "observation"]
+    name: str = ""
+    arguments: str = ""
+    text: str = ""
+
+
+class Text(Struct, frozen=True):
+    """A piece of the answer."""
+
+    delta: str
+
+
+class Reasoning(Struct, frozen=True):
+    """A piece of the model's reasoning, separate from its answer."""
+
+    delta: str
+
+
+class Tick(Struct, frozen=True):
+    """Nothing happened for a while; a stream may send a heartbeat or ignore it."""
+
+
+class DialogueDone(Struct, frozen=True):
+    """The answer is complete or was cut off by a limit. `usage` covers all rounds, `timings` the
+    last."""
+
+    usage: Usage
+    timings: Timings
+    finish_reason: FinishReason
+
+
+DialogueEvent = Sources | DialogueStep | Text | Reasoning | Tick | DialogueDone
+
+
+def add(info: Info, completion: Info) -> None:
+    """Adds a completion's statistics to those of the dialogue."""
+    info.model, info.backend, info.slot = completion.model, completion.backend, completion.slot
+    info.queue_wait += completion.queue_wait
+    info.first_place = info.first_place or completion.first_place
+    info.placed = info.placed or completion.placed
+    info.first_token = info.first_token or completion.first_token
+    info.last_token += completion.last_token
+    info.continued += completion.continued
+    info.usage += completion.usage
+    info.warnings = tuple(dict.fromkeys((*info.warnings, *completion.warnings)))

@@ -1,0 +1,257 @@
+"""Adapts a task to one backend: a finite length and a grammar it can parse, or a clear refusal.
+
+Unexpected input crashes an old server, so every request to one is checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from ..backends.driver import Capabilities
+from ..backends.registry import Backend
+from ..backends.tokens import budget, most_tokens, must_fit
+from ..compiling import compiler
+from ..core.sampling import WINDOWS, left_out
+from ..core.task import Task
+from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, UpstreamTimeout
+from ..gbnf import NEW, OLD, GrammarLimits
+from ..prompting import constraints
+from ..prompting.calling import special_marks
+from ..prompting.reasoning import KIN
+from ..prompting.toolcalls import FORMS, CallFormat
+from ..runtime.cancel import Cancel
+
+SURELY = 8  # bytes per token: a prompt with more for each token of the context is too long
+
+
+def adapt_to_backend(
+    task: Task,
+    backend: Backend,
+    caps: Capabilities,
+    cancel: Cancel | None = None,
+    resumes: bool = False,
+) -> Task:
+    """The task as this backend can take it: with a finite length, a grammar it can parse, and token
+    ids of its model.
+
+    `cancel` ends the counting of a long prompt and the compilation of a grammar. `resumes`: the
+    prompt ends with a part of the answer, so the backend must continue it. Raises Unsupported,
+    ContextExceeded, BadRequest, Cancelled."""
+    if not task.prompt and task.suffix is None and not (caps.queues or task.backend_templates):
+        raise Unsupported("this model's backend needs a prompt", param="prompt")
+    task = _as_text(task, backend, caps) if resumes else _in_mode(task, backend, caps)
+    if task.suffix is not None and not caps.infill:
+        raise Unsupported(
+            "infilling is not supported: this model has no infill tokens", param="suffix"
+        )
+    if not isinstance(task.prompt, str):
+        backend.vocabulary.check(task.prompt, caps, "prompt")
+    if task.sampling.get("logit_bias"):
+        biased = [token for token, _ in task.sampling["logit_bias"] if type(token) is int]
+        backend.vocabulary.check_harmless(biased, caps, "logit_bias")
+    n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
+    sampling = dict(task.sampling)
+    grammar = "" if task.is_unconstrained else _grammar(task, caps, cancel)
+    if grammar:
+        sampling["grammar"] = grammar
+    if (grammar or task.tool_form) and not caps.queues:
+        _may_end(sampling)
+    if caps.modern_sampling:
+        for name in filter(sampling.__contains__, WINDOWS):
+            if sampling[name] == -1:  # the whole context; newer servers reject -1
+                sampling[name] = backend.n_ctx or -1
+        if task.request.is_chat and not task.backend_templates:
+            sampling["preserved_tokens"] = _marks(task.tool_form)
+            if task.tool_form or task.thinks:
+                # There may be a second run, so the first, cut short, must have reported what was
+                # cached.
+                sampling["timings_per_token"] = True
+    return msgspec.structs.replace(task, max_tokens=n, sampling=sampling)
+
+
+def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> None:
+    """Refuse a prompt that no backend of a pool could hold, before a slot is taken. Raises
+    ContextExceeded, Cancelled.
+
+    A server that refuses long prompts itself takes seconds for 10 000 messages, so it is spared
+    those that are far too long. The backends of a pool serve one model. Its tokens are counted once
+    for all of them, unless their dialects differ: PowerInfer's server reads template marks as plain
+    text. An infill is never too long: servers that support it keep the text around the cursor."""
+    if task.backend_templates or task.suffix is not None:
+        return
+    bound, n_ctx, up = most_tokens(task), 0, []
+    for backend in pool:
+        caps = backend.caps
+        if backend.up and caps is not None:
+            room = backend.n_ctx
+            if bound < (room if caps.truncates else SURELY * room) or not room:
+                return
+            up.append(backend)
+            n_ctx = max(n_ctx, room)
+    if len({backend.caps.dialect for backend in up if backend.caps is not None}) != 1:
+        return
+    first = up[0]
+    try:
+        must_fit(task, n_ctx, first.counter, cancel)
+    except (UpstreamFault, UpstreamTimeout):
+        return  # placing the task will meet the same fault, and try elsewhere
+    for text in (task.prompt, task.suffix):
+        if isinstance(text, str) and (count := first.counter.known(text)):
+            for other in up[1:]:
+                other.counter.remember(text, count)
+
+
+def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> str:
+    """The grammar of the answer, the client's own or a compiled one; "" for none."""
+    own: str = task.sampling.get("grammar", "")
+    if own:
+        return own if caps.modern_sampling else _old_grammar(own, cancel)
+    bound = _bound(task, caps)
+    if bound is None:
+        return ""
+    try:
+        return compiler.grammar(bound, limits(caps), cancel)
+    except InvalidParameter as error:
+        # An old server's limits are narrower; a newer one may accept it.
+        raise Unsupported(str(error), param=error.param) from None
+
+
+def _may_end(sampling: dict[str, Any]) -> None:
+    """Make sure that the answer can end. An old server aborts when its grammar is complete and the
+    end token is forbidden, because no token is left to choose. With tools, a grammar may come
+    later, when a call begins. Raises Unsupported for ignore_eos; a bias of "never" becomes a large
+    negative one."""
+    if sampling.get("ignore_eos"):
+        raise Unsupported(
+            "ignore_eos cannot be combined with a grammar or tools on this model's backend",
+            param="ignore_eos",
+        )
+    if sampling.get("logit_bias"):
+        sampling["logit_bias"] = [
+            [token, -1000 if bias is False else bias] for token, bias in sampling["logit_bias"]
+        ]
+
+
+@cache
+def _marks(tool_form: str) -> tuple[str, ...]:
+    """The marks of reasoning and calls, which must appear as text even if they are special
+    tokens."""
+    calls = special_marks(FORMS[tool_form]) if tool_form else ()
+    return (*(tag for pair in KIN for tag in pair if tag), *calls)
+
+
+def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
+    """Decide whether slotproxy or the backend renders the prompt. Raises Unsupported for media that
+    the backend does not accept.
+
+    A required call is described in our generic format, because a backend that renders prompts does
+    not enforce one."""
+    request, native = task.request, caps.native or task.backend_templates
+    if not native and caps.chat and backend.chat_mode != "completion":
+        better = backend.chat_mode == "native" or task.unknown_template or bool(task.media)
+        native = better and request.is_chat
+    for kind in task.media:
+        takes = caps.vision if kind == "image" else caps.audio
+        if not (native and (takes or caps.native)):
+            raise Unsupported(
+                f"this model's backend does not accept {kind} input", param="messages"
+            )
+    if not native:
+        return task
+    forced = not caps.native and task.tool_form and constraints.must_call(request)
+    return msgspec.structs.replace(
+        task, backend_templates=True, tool_form="generic" if forced else ""
+    )
+
+
+def _as_text(task: Task, backend: Backend, caps: Capabilities) -> Task:
+    """Raises Unsupported if the backend renders prompts, because it would begin a new answer."""
+    if caps.native or backend.chat_mode == "native":
+        raise Unsupported("this model's backend cannot continue an answer")
+    return task
+
+
+def _bound(task: Task, caps: Capabilities) -> constraints.Constraint | None:
+    """The constraint to compile to a grammar. None for a backend without grammars, or one that
+    parses calls itself and has its own grammars for them."""
+    if caps.native or (
+        task.backend_templates and not task.tool_form and constraints.callable_tools(task.request)
+    ):
+        return None
+    return constraints.from_start(task.request, form_of(task))
+
+
+def limits(caps: Capabilities) -> GrammarLimits:
+    """The limits on grammars for this backend."""
+    return NEW if caps.modern_sampling else OLD
+
+
+def form_of(task: Task) -> CallFormat | None:
+    """The format in which the model writes calls, None without tools."""
+    return FORMS[task.tool_form] if task.tool_form else None
+
+
+def validate_constraints(task: Task, cancel: Cancel | None = None) -> None:
+    """Refuse constraints that no backend could enforce, before queueing. Raises InvalidParameter,
+    QueueFull, Cancelled."""
+    if task.is_unconstrained:
+        return
+    request = task.request
+    form = form_of(task)
+    own = task.sampling.get("grammar")
+    schema = constraints.document_schema(request)
+    if own and (form is not None or schema is not None):
+        what = "tools" if form is not None else "response_format"
+        raise InvalidParameter("grammar", f"cannot be combined with {what}")
+    if schema is not None:
+        compiler.by_schema(constraints.JSON.encode(schema), cancel)
+    bound = constraints.from_start(request, form)
+    if bound is not None:
+        compiler.grammar(bound, NEW, cancel)
+    elif form is not None:
+        compiler.grammar(constraints.calls_of(request, form), NEW, cancel)
+
+
+def warnings(task: Task, caps: Capabilities, cancel: Cancel | None = None) -> tuple[str, ...]:
+    """Warnings about ignored parts of a request. Raises QueueFull, Cancelled."""
+    messages: list[str] = []
+    if "seed" in task.sampling and not caps.honours_seed:
+        messages.append("seed is ignored by this backend")
+    if not caps.lacks.isdisjoint(task.sampling):
+        messages += left_out(task.sampling, caps.lacks)
+    report = task.request.report
+    if report.progress and not caps.progress:
+        messages.append("return_progress is ignored: this backend does not report progress")
+    if report.timings and not caps.modern_sampling:
+        messages.append(
+            "timings_per_token is ignored: this backend reports timings only at the end"
+        )
+    if report.tokens and not caps.modern_sampling:
+        messages.append("return_tokens is ignored: this backend does not report token ids")
+    schema = None if task.is_unconstrained else constraints.document_schema(task.request)
+    if schema is not None and compiler.by_schema(constraints.JSON.encode(schema), cancel).unchecked:
+        messages.append("a pattern in the schema is not regular and is not enforced")
+    return tuple(messages)
+
+
+def check_grammar(text: str, cancel: Cancel | None = None) -> None:
+    """Refuse a grammar that no server can parse. Raises BadRequest, QueueFull, Cancelled."""
+    try:
+        compiler.own_grammar(text, cancel=cancel)
+    except InvalidParameter as error:
+        raise BadRequest(error.reason, param="grammar") from None
+
+
+def _old_grammar(text: str, cancel: Cancel | None) -> str:
+    """The grammar in a form that an old server can parse: others crash it."""
+    try:
+        return compiler.own_grammar(text, OLD, cancel)
+    except InvalidParameter as error:
+        raise Unsupported(
+            f"this grammar is not supported by this model's backend: {error.reason}",
+            param="grammar",
+        ) from None

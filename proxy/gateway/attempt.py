@@ -1,0 +1,495 @@
+"""One choice, from the queue to its end, as a state machine.
+
+    waiting ──> prefill ──> streaming <──> switching grammar
+       ^           │            ^ │
+       └───────────┘            │ v
+      fails before any        resuming
+      event was given out                        each of them ──> done
+
+The client sees one unbroken stream. Underneath:
+
+- A run that fails before its first event was passed on starts over on the backend that `retries`
+  allows. A generation has no side effects.
+- A run that fails later resumes on any backend of the model that is up, with the prompt and the
+  text so far. That needs a text prompt and a run without a grammar, since a grammar cannot begin in
+  the middle.
+- A part of the answer that needs a grammar is a run of its own on the same slot; `generation` says
+  when.
+
+This module alone decides about retries and about the deadline of each wait, and counts tokens. The
+slot is released exactly once, at the latest in the `finally` that closing the generator reaches on
+every path.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from enum import StrEnum
+from functools import partial
+
+import msgspec
+
+from ..backends.driver import Run
+from ..backends.tokens import BOS
+from ..compiling.compiler import grammar
+from ..core.events import Batch, Finished, Started, TextDelta
+from ..core.task import Task
+from ..core.usage import Usage
+from ..errors import (
+    BackendBusy,
+    BackendDown,
+    BackendFailed,
+    ContextExceeded,
+    GatewayError,
+    NoBackend,
+    PoolTimeout,
+    Unsupported,
+    UpstreamFault,
+    UpstreamTimeout,
+)
+from ..runtime.blocking import run_in_native_thread
+from ..runtime.cancel import Cancel
+from ..scheduling.lease import Lease
+from ..scheduling.state import SlotRequest
+from ..scheduling.ticket import Ticket
+from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
+from .caller import Caller
+from .context import GatewayContext
+from .generation import Generation, first_run, later_run
+from .info import Info
+from .leased_slot import LeasedSlot
+from .retries import Retries
+from .token_ledger import TokenLedger
+
+LARGE = 1 << 20  # characters of a prompt, or tokens, from which it is hashed in a thread
+PLACE_TICK = 1.0  # seconds between two updates of a client's place in the queue
+BUSY_TRIES = 100
+BUSY_WAIT = 0.02  # seconds until an old server has noticed that a stream was closed
+
+
+class State(StrEnum):
+    WAITING = "waiting"  # for a slot; the client has seen nothing
+    PREFILL = "prefill"  # a run has started and has no token yet
+    STREAMING = "streaming"
+    SWITCHING = "switching grammar"  # another run on the same slot has no token yet
+    RESUMING = "resuming"  # the answer broke off; the run that continues it has no token yet
+    DONE = "done"
+
+
+TRANSITIONS = {
+    State.WAITING: {State.PREFILL, State.DONE},
+    State.PREFILL: {State.WAITING, State.STREAMING, State.DONE},
+    # Back to WAITING if everything so far was held back for validation.
+    State.STREAMING: {State.SWITCHING, State.RESUMING, State.WAITING, State.DONE},
+    State.SWITCHING: {State.STREAMING, State.WAITING, State.DONE},
+    State.RESUMING: {State.STREAMING, State.DONE},
+    State.DONE: set[State](),
+}
+
+
+class TransitionError(AssertionError):
+    """A defect in slotproxy: an event that is impossible in this state."""
+
+
+class Attempt:
+    """An iterable of batches; an empty batch is a tick of silence. Raises errors of
+    `proxy.errors`."""
+
+    def __init__(
+        self,
+        context: GatewayContext,
+        task: Task,
+        model: str,
+        *,
+        caller: Caller,
+        info: Info,
+        cancel: Cancel,
+        began: float,
+    ) -> None:
+        """`began` is the clock's time at which the request arrived."""
+        self.state = State.WAITING
+        self._context = context
+        self._task = task
+        self._model = model
+        self._caller = caller
+        self._info = info
+        self._cancel = cancel
+        self._began = began
+        self._retries = Retries()
+        self._reason: GatewayError | None = None  # why it waits again, if it does
+        self._want: SlotRequest
+        self._leased: LeasedSlot | None = None
+        self._generation: Generation
+        self._tokens: TokenLedger
+        self._adapted: Task  # to the backend of the slot
+        self._next: Task  # of the run that starts next, or started last
+        self._run: Run | None = None
+        self._text: list[str] = []  # of the runs without a grammar
+        self._started = False  # the answer has an event
+        self._shown = False  # an event was passed on to the client
+        self._busy_tries = 0
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        try:
+            check_prompt_size(self._task, self._context.registry.pool(self._model), self._cancel)
+            self._want = _want(self._context, self._task, self._model, self._caller)
+            while self.state is not State.DONE:
+                try:
+                    if self._leased is None:
+                        yield from self._acquire()
+                        self._prepare()
+                    run = self._start()
+                    generation, text, streaming = self._generation, self._text, False
+                    batch: Batch = []
+                    for batch in run:
+                        if streaming and len(batch) == 1 and type(batch[0]) is TextDelta:
+                            text.append(batch[0].text)
+                            if generation.idle:
+                                yield batch
+                                continue
+                        elif batch:
+                            if not streaming:
+                                streaming = True
+                                self._on_first_token()
+                            self._on_batch(batch)
+                        out = generation.feed(batch)
+                        if not self._shown:
+                            self._on_output(out)
+                        if out or not batch or generation.holds:
+                            yield out
+                        if generation.stops:
+                            break
+                    out = self._on_run_over(batch)
+                except GatewayError as error:
+                    out = self._on_error(error)
+                if out:
+                    yield out
+        finally:
+            self._release()
+            self._enter(State.DONE)
+
+    def usage(self) -> Usage:
+        """Token counts so far. An old backend reports its own counts only at the end."""
+        usage = self._tokens.so_far(self._run.usage() if self._run is not None else Usage())
+        if not usage.prompt and self._leased is not None:
+            usage = msgspec.structs.replace(usage, prompt=self._count_prompt())
+        return usage
+
+    def _enter(self, state: State) -> None:
+        if state is not self.state:
+            if state not in TRANSITIONS[self.state]:
+                raise TransitionError(f"{state} cannot follow {self.state}")
+            self.state = state
+
+    # waiting for a slot
+
+    def _acquire(self) -> Iterator[Batch]:
+        """Wait for a slot and prepare it. Raises NoBackend, QueueFull, QueueTimeout, Cancelled."""
+        again = self._reason is not None
+        while self._leased is None:
+            entry = self._context.scheduler.enter(self._want, again)
+            self._take(entry if isinstance(entry, Lease) else (yield from self._wait(entry)))
+            again = True
+
+    def _wait(self, ticket: Ticket) -> Generator[Batch, None, Lease]:
+        """Wait for the lease. Yields ticks while no backend is up, and for a client that sees its
+        place in the queue or a part of the answer."""
+        info, tells_place, tick = self._info, self._caller.tell_place, self._context.ping
+        if tells_place:
+            tick = min(PLACE_TICK, tick)
+        try:
+            while (lease := ticket.wait(self._cancel, tick)) is None:
+                if tells_place:
+                    info.place = ticket.place
+                if tells_place or self.state is State.RESUMING or ticket.stranded is not None:
+                    yield []
+        finally:
+            ticket.leave()
+        info.place = 0
+        info.queue_wait = max(info.queue_wait, lease.waited)
+        info.first_place = max(info.first_place, lease.place)
+        return lease
+
+    def _take(self, lease: Lease) -> None:
+        """Borrow the backend of a lease and prepare the slot. If the backend was removed after the
+        grant, the lease is released."""
+        context, name = self._context, lease.backend
+        backend = context.registry.borrow(name)
+        if backend is None:
+            lease.release()
+            self._exclude(name)
+        elif backend.caps is None:
+            lease.release()
+            context.registry.give_back(backend)
+        else:
+            self._leased = slot = LeasedSlot(context, lease, backend, backend.caps)
+            self._info.backend, self._info.slot = name, slot.number
+            slot.prepare()
+
+    def _exclude(self, name: str) -> None:
+        self._want = msgspec.structs.replace(self._want, exclude=self._want.exclude | {name})
+
+    def _release(self) -> None:
+        slot, self._leased, self._run = self._leased, None, None
+        if slot is not None:
+            self._info.slot = slot.number
+            slot.release()
+
+    @property
+    def _slot(self) -> LeasedSlot:
+        if self._leased is None:
+            raise TransitionError(f"no slot is leased while {self.state}")
+        return self._leased
+
+    # runs
+
+    def _prepare(self) -> None:
+        """Adapt the task to the backend: the whole answer, or its missing part."""
+        slot, context, info, task = self._slot, self._context, self._info, self._task
+        resumes = self.state is State.RESUMING
+        if resumes:
+            task = later_run(task, "".join(self._text), self._tokens.left)
+        self._adapted = adapted = adapt_to_backend(
+            task, slot.backend, slot.caps, self._cancel, resumes
+        )
+        self._next = first_run(adapted)
+        limit = adapted.max_tokens or 0
+        if resumes:
+            self._tokens.limit = min(self._tokens.limit, self._tokens.written + limit)
+            self._generation.caps, self._generation.later = slot.caps, True
+            return
+        self._tokens = TokenLedger(limit)
+        self._text, self._started = [], False
+        notices = context.scheduler.notices
+        info.warnings = task.request.warnings + warnings(task, slot.caps, self._cancel) + notices
+        info.placed = context.clock() - self._began
+
+    def _start(self) -> Run:
+        slot = self._slot
+        self._run = run = slot.start(self._next, self._cancel)
+        if self.state is State.WAITING:
+            self._enter(State.PREFILL)
+            self._generation = Generation(
+                self._adapted,
+                slot.caps,
+                self._context.generation,
+                usage=self.usage,
+                prompt_text=self._prompt_text,
+                cancel=self._cancel,
+            )
+        return run
+
+    def _on_first_token(self) -> None:
+        """Handle the first events of a run."""
+        self._slot.on_first_token()
+        if self.state is State.RESUMING:
+            self._tokens.resumed += 1
+            self._info.continued += 1
+        self._enter(State.STREAMING)
+
+    def _on_batch(self, batch: Batch) -> None:
+        """Keep the text for a resume, and make several runs look like one."""
+        if self._started and type(batch[0]) is Started:
+            del batch[0]
+        self._started = True
+        last = batch[-1] if batch else None
+        if type(last) is Finished:
+            self._slot.on_finished(last)
+            usage = self._tokens.at_end(last.usage)
+            if usage is not last.usage:
+                batch[-1] = msgspec.structs.replace(last, usage=usage)
+        else:
+            self._text += [event.text for event in batch if type(event) is TextDelta]
+
+    def _on_output(self, out: Batch) -> None:
+        """Handle the events `out`, while nothing was passed on to the client before."""
+        self._shown = bool(out)
+        self._info.loading = "" if out else self._slot.loading()
+
+    def _on_run_over(self, batch: Batch) -> Batch:
+        """Handle the end of a run, or its stop within `batch`. Another run may follow."""
+        if self._generation.switch is not None:
+            return self._switch(batch)
+        if self._generation.retry:
+            self._write_anew()
+        else:
+            self._enter(State.DONE)
+        return []
+
+    def _switch(self, batch: Batch) -> Batch:
+        """Continue with a grammar, from the middle of `batch`."""
+        switch, tokens, slot = self._generation.switch, self._tokens, self._slot
+        assert switch is not None, "the generation asked for it"
+        self._close_run()
+        tokens.prompt = tokens.prompt or self._count_prompt()
+        tokens.written = self._count_kept(switch.fresh, batch) if switch.text else 0
+        if tokens.left < 1:
+            return self._end_at_limit()
+        bound = grammar(switch.bound, limits(slot.caps), self._cancel)
+        sampling = {**self._adapted.sampling, "grammar": bound}
+        task = msgspec.structs.replace(self._adapted, prompt=self._task.prompt, sampling=sampling)
+        self._next = later_run(task, switch.text, tokens.left)
+        tokens.switched, self._busy_tries = True, BUSY_TRIES
+        self._enter(State.SWITCHING)
+        return self._generation.on_switched(tokens.written)
+
+    def _write_anew(self) -> None:
+        """Write the document again, with another seed if the request has one."""
+        self._close_run()
+        self._tokens.throw_away()
+        self._text.clear()
+        self._started, self._busy_tries = False, BUSY_TRIES
+        sampling = self._adapted.sampling
+        seed = sampling.get("seed")
+        if seed is not None and seed >= 0:
+            sampling = {**sampling, "seed": (seed + 1) % 2**32}
+        self._adapted = msgspec.structs.replace(
+            self._adapted,
+            prompt=self._task.prompt,
+            max_tokens=self._tokens.limit,
+            sampling=sampling,
+        )
+        self._next = first_run(self._adapted)
+        self._generation.begin_again()
+        self._enter(State.SWITCHING)
+
+    def _close_run(self) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            raise TransitionError(f"no run is under way while {self.state}")
+        self._tokens.close_run(run.usage())
+        run.close()
+
+    def _end_at_limit(self) -> Batch:
+        self._enter(State.DONE)
+        return self._generation.on_limit(Finished(reason="length", usage=self.usage()))
+
+    # errors
+
+    def _on_error(self, error: GatewayError) -> Batch:
+        """Decide how the choice continues after an error. Raises the error if it ends.
+
+        1. The slot still runs the previous stream: the next run is started again there.
+        2. No backend is left: the error that made the choice wait says more.
+        3. An error that no other backend can fix, or one fault too many, ends the choice.
+        4. A broken answer resumes; one that is already resuming goes back into the queue.
+        5. If the client has seen nothing, the choice starts over.
+        """
+        if self.state is State.SWITCHING and self._is_settling(error):
+            return []
+        if isinstance(error, NoBackend) and self._leased is None:
+            if self._reason is None or isinstance(self._reason, BackendBusy):
+                raise error
+            raise self._reason from None
+        is_fault = isinstance(error, (UpstreamFault, UpstreamTimeout))
+        if not is_fault and not isinstance(error, (Unsupported, ContextExceeded)):
+            raise error
+        slot = self._slot
+        if is_fault:
+            slot.on_fault(error)
+            now = self._context.clock()
+            self._want = self._retries.after(self._want, slot.backend.name, error, now)
+            if self.state is State.STREAMING and self._can_resume():
+                return self._resume(error)
+        if self.state is not State.RESUMING:
+            if self._shown or isinstance(error, UpstreamTimeout):
+                raise error
+            self._reason = error
+            if isinstance(error, BackendDown):
+                self._reason = NoBackend()
+            self._enter(State.WAITING)
+        if not is_fault:
+            slot.on_refusal()
+            self._exclude(slot.backend.name)
+        self._release()
+        return []
+
+    def _is_settling(self, error: GatewayError) -> bool:
+        """Whether the server has not noticed yet that the previous stream was closed. If so, wait a
+        moment."""
+        is_busy = isinstance(error, BackendBusy) and not isinstance(error, PoolTimeout)
+        if not is_busy or not self._busy_tries:
+            return False
+        self._busy_tries -= 1
+        if self._run is not None:
+            self._run.close()
+        awake = threading.Event()
+        self._cancel.add(awake.set)
+        awake.wait(BUSY_WAIT)
+        self._cancel.remove(awake.set)
+        self._cancel.check()
+        return True
+
+    def _can_resume(self) -> bool:
+        task = self._next
+        return (
+            self._context.continues
+            and isinstance(task.prompt, str)
+            and task.suffix is None
+            and not task.backend_templates
+            and not any(task.sampling.get(name) for name in ("grammar", "json_schema"))
+        )
+
+    def _resume(self, error: GatewayError) -> Batch:
+        """Wait for a backend to continue the answer, with a deadline of its own."""
+        self._close_run()
+        self._release()
+        if self._tokens.left < 1:  # complete but for its end, which is known
+            if isinstance(error, BackendFailed):
+                raise error  # the end was an error
+            return self._end_at_limit()
+        self._reason = error
+        self._want = msgspec.structs.replace(self._want, since=self._context.clock())
+        self._enter(State.RESUMING)
+        return []
+
+    # with the backend's help
+
+    def _prompt_text(self) -> str:
+        prompt = self._task.prompt
+        if isinstance(prompt, str):
+            return prompt
+        return self._slot.backend.driver.detokenize(list(prompt))
+
+    def _count_prompt(self) -> int:
+        """The number of tokens in the prompt, 0 if they cannot be counted."""
+        try:
+            return self._slot.backend.counter.count(self._task.prompt, self._cancel)
+        except GatewayError:
+            return 0
+
+    def _count_kept(self, fresh: str, batch: Batch) -> int:
+        """The number of tokens that the next run continues from. The rest of the last batch, after
+        `fresh`, is discarded and not counted: on a fast server, one batch may hold the whole rest
+        of the answer."""
+        written = self._tokens.written
+        before = written - sum(e.pieces for e in batch if isinstance(e, TextDelta))
+        try:
+            tokens = self._slot.backend.counter.count(fresh) - BOS if fresh else 0
+        except GatewayError:
+            return written
+        return min(written, max(0, before) + tokens)
+
+
+def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
+    scheduler = context.scheduler
+    chain = partial(scheduler.chain, task.prompt, task.boundaries, f"{model}\0{caller.group}")
+    return SlotRequest(
+        model=model,
+        task=task,
+        chain=chain() if len(task.prompt) <= LARGE else run_in_native_thread(chain),
+        key=caller.key,
+        group=caller.group,
+        session=task.session,
+        share=caller.share,
+        since=context.clock(),
+        background=caller.background or _is_side_job(task, context.side_jobs),
+    )
+
+
+def _is_side_job(task: Task, marks: tuple[str, ...]) -> bool:
+    """Whether a request is a side job, recognized by the beginning of its last message."""
+    messages = task.request.messages
+    text = messages[-1].content if messages else ""
+    return bool(text) and text.lstrip().startswith(marks)

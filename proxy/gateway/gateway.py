@@ -1,0 +1,281 @@
+"""The gateway: makes tasks from a request and starts its answer, or counts its tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from ..backends.driver import CountsTokens, Driver, MakesPrompts
+from ..backends.registry import UNNAMED, Backend
+from ..backends.run import TOKEN_TEXT
+from ..backends.token_pieces import token_pieces
+from ..core.request import CompletionRequest
+from ..core.task import Task
+from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend
+from ..prompting.bounds import MAX_SIZE
+from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
+from ..runtime.cancel import Cancel
+from ..scheduling.prefix import mask
+from . import media
+from .adapt import check_grammar, validate_constraints
+from .answer import AT_ONCE, Answer
+from .caller import ANYBODY, Caller
+from .context import GatewayContext
+from .early import EarlyQueue
+from .rendering import rendered
+
+NAMES_TICK = 0.05  # seconds between two checks for a model name
+
+Prompters = Callable[[str], Prompter | Unrendered]
+
+
+class Gateway:
+    """`now` returns the time of day for templates. `hygiene`: timestamps at the head of a prompt
+    are masked and tools are sorted, so that prefixes stay the same. `sampling` holds defaults for
+    sampling fields. `wait_for_backend`: seconds that at most `max_queue` requests wait until the
+    first backend has reported its model."""
+
+    def __init__(
+        self,
+        context: GatewayContext,
+        prompters: Prompters,
+        *,
+        now: Callable[[], datetime],
+        hygiene: bool = True,
+        sampling: Mapping[str, Any] = MappingProxyType({}),
+        wait_for_backend: float = 0.0,
+        max_queue: int = 256,
+    ) -> None:
+        self.context = context
+        self.registry = context.registry
+        self.scheduler = context.scheduler
+        self.clock = context.clock
+        self.now = now
+        self._prompters = prompters
+        self._hygiene = hygiene
+        self._sampling = sampling
+        self._wait_for_backend = wait_for_backend
+        self.early = EarlyQueue(max_queue)
+
+    def answer(
+        self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
+    ) -> Answer:
+        """Start an answer; nothing is placed yet. Raises BadRequest, ModelNotFound, and NoBackend,
+        QueueFull or Cancelled if no backend has reported its model."""
+        model, name = self.registry.resolve(request.model)
+        if model == UNNAMED and self._wait_for_backend:
+            self._wait_for_names(model, cancel, caller.key)
+            model, name = self.registry.resolve(request.model)
+        make_tasks = partial(self.tasks, request, model, cancel)
+        return Answer(self.context, request, model, name, make_tasks, caller=caller, cancel=cancel)
+
+    def prompt_tokens(self, answer: Answer, cancel: Cancel | None = None) -> list[int]:
+        """The token ids of an answer's first prompt."""
+        task = answer.tasks[0]
+        backend = self._any(answer.model)
+        if isinstance(backend.driver, MakesPrompts):
+            return backend.driver.prompt_ids(task)
+        if isinstance(task.prompt, tuple):
+            return list(task.prompt)
+        return backend.counter.ids(task.prompt, cancel=cancel)
+
+    def count(
+        self, request: CompletionRequest, cancel: Cancel | None = None, limit: int = 0
+    ) -> int:
+        """The number of tokens in a request's first prompt, as a backend counts them. Raises
+        ContextExceeded as soon as there are `limit` or more (0: no limit)."""
+        model, _ = self.registry.resolve(request.model)
+        self._load(model)
+        backend, task = self._any(model), self.tasks(request, model, cancel)[0]
+        if isinstance(backend.driver, MakesPrompts):
+            return len(backend.driver.prompt_ids(task))
+        return backend.counter.count(task.prompt, cancel, limit)
+
+    def fits(self, request: CompletionRequest, room: int, cancel: Cancel | None = None) -> bool:
+        """Whether a request's first prompt leaves `room` tokens in the model's context. A prompt
+        that is far too long is not rendered. Raises Cancelled, and the other errors of `count`."""
+        if cancel is not None:
+            cancel.check()
+        model, _ = self.registry.resolve(request.model)
+        n_ctx = max((b.n_ctx for b in self.registry.pool(model)), default=0)
+        if not n_ctx:
+            return True
+        most = min(n_ctx * TOKEN_TEXT, MAX_SIZE)
+        if sum(message.characters for message in request.messages) > most:
+            return False
+        try:
+            return self.count(request, cancel, max(1, n_ctx - room + 1)) + room <= n_ctx
+        except ContextExceeded:
+            return False
+
+    def prompt(self, request: CompletionRequest) -> str:
+        """The text that a chat is rendered to."""
+        model, _ = self.registry.resolve(request.model)
+        self._load(model)
+        driver, task = self._any(model).driver, self.tasks(request, model)[0]
+        if isinstance(driver, MakesPrompts):
+            return driver.detokenize(driver.prompt_ids(task))
+        assert isinstance(task.prompt, str), "a chat is rendered to text"
+        return task.prompt
+
+    def _ids(
+        self, prompt: str | tuple[int | str, ...], model: str, cancel: Cancel | None
+    ) -> str | tuple[int, ...]:
+        """Convert a mixed prompt of token ids and texts to token ids; other prompts pass unchanged.
+        A text at the beginning gets the BOS token, as a text prompt does."""
+        if isinstance(prompt, str):
+            return prompt
+        if all(type(part) is int for part in prompt):
+            return prompt  # type: ignore[return-value]  # mypy does not follow all()
+        counter = self._any(model).counter
+        ids: list[int] = []
+        for place, part in enumerate(prompt):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                _no_nul(part)
+                ids += counter.ids(part, special=not place, cancel=cancel)
+        return tuple(ids)
+
+    def tokenize(
+        self,
+        model: str,
+        text: str,
+        special: bool = False,
+        cancel: Cancel | None = None,
+        most: int = 0,
+    ) -> list[int]:
+        """The token ids of a text. With `most`, at least the first `most` of them."""
+        return self._any(model).counter.ids(text, special, cancel, most)
+
+    def pieces(
+        self, model: str, text: str, special: bool, cancel: Cancel
+    ) -> list[tuple[int, bytes]]:
+        """The tokens of a text, each with its bytes. Raises Unsupported, BadRequest, Cancelled."""
+        backend = self._any(model)
+        return token_pieces(backend.driver, backend.counter, text, special, cancel)
+
+    def counters(self) -> dict[str, dict[str, float]]:
+        """Counters of the backends that have their own, by backend. Empty for a backend that does
+        not answer in time."""
+        asked = {
+            name: backend.driver
+            for name, backend in self.registry.backends.items()
+            if backend.up and backend.caps is not None and backend.caps.metrics
+        }
+        if not asked:
+            return {}
+        with ThreadPoolExecutor(min(len(asked), AT_ONCE)) as pool:
+            return dict(zip(asked, pool.map(_counters, asked.values()), strict=True))
+
+    def detokenize(self, model: str, tokens: list[int]) -> str:
+        """The text of token ids. Raises BadRequest for an invalid id."""
+        backend = self._any(model)
+        if backend.caps is not None:
+            backend.vocabulary.check_harmless(tokens, backend.caps, "tokens")
+        return backend.driver.detokenize(tokens)
+
+    def _load(self, model: str) -> None:
+        """Load the model if necessary, because only a loaded model has a template."""
+        if self.registry.unknown(model):
+            for _ in self.registry.load(model, Cancel()):
+                pass
+
+    def _any(self, model: str) -> Backend:
+        for backend in self.registry.pool(model)[:1]:
+            if backend.up:
+                return backend
+        raise NoBackend()
+
+    def _wait_for_names(self, model: str, cancel: Cancel, key: str) -> None:
+        """Wait until a backend has reported its model. Until then there is neither a template nor a
+        queue. Raises NoBackend, Cancelled, QueueFull."""
+        registry = self.registry
+        if registry.is_named(model):
+            return
+        place = self.early.take(key)
+        try:
+            registry.look_soon(model)
+            end = self.clock() + self._wait_for_backend
+            while not registry.is_named(model):
+                self.early.check(place)
+                cancel.check()
+                if self.clock() >= end:
+                    raise NoBackend("no backend has answered yet")
+                time.sleep(NAMES_TICK)
+        finally:
+            self.early.give(place)
+
+    def tasks(
+        self, request: CompletionRequest, model: str, cancel: Cancel | None = None
+    ) -> list[Task]:
+        """One task for each prompt, with the checks that concern all choices."""
+        if self._sampling:
+            sampling = {**self._sampling, **request.sampling}
+            request = msgspec.structs.replace(request, sampling=sampling)
+        kinds = media.check(request.messages, self.context.generation.max_media)
+        grammar = request.sampling.get("grammar")
+        if grammar:
+            check_grammar(grammar, cancel)
+        if request.is_chat:
+            if self._hygiene and len(request.tools) > 1:
+                tools = tuple(sorted(request.tools, key=lambda tool: tool.name))
+                request = msgspec.structs.replace(request, tools=tools)
+            prompt = rendered(self._prompters(model), request, self.now())
+            if self._hygiene and prompt.boundaries:
+                text = mask(prompt.text, prompt.boundaries[0])
+                if text is not prompt.text:
+                    prompt = msgspec.structs.replace(prompt, text=text)
+            tasks = [_task(request, prompt.text, prompt, kinds)]
+        else:
+            prompts = [self._ids(prompt, model, cancel) for prompt in request.prompts]
+            tasks = [_task(request, prompt, RenderedPrompt(text="")) for prompt in prompts]
+        validate_constraints(tasks[0], cancel)
+        return tasks
+
+
+def _counters(driver: Driver) -> dict[str, float]:
+    if isinstance(driver, CountsTokens):
+        with contextlib.suppress(GatewayError):
+            return driver.counters()
+    return {}
+
+
+def _no_nul(text: str) -> None:
+    if "\0" in text:
+        raise BadRequest("the prompt contains a NUL character", param="prompt")
+
+
+def _task(
+    request: CompletionRequest,
+    prompt: str | tuple[int, ...],
+    rendered: RenderedPrompt,
+    kinds: frozenset[str] = frozenset(),
+) -> Task:
+    if isinstance(prompt, str):
+        _no_nul(prompt)
+    return Task(
+        prompt=prompt,
+        boundaries=rendered.boundaries,
+        suffix=request.suffix if request.suffix or "infill" in request.extra else None,
+        sampling=request.sampling,
+        max_tokens=request.max_tokens,
+        stop_tokens=rendered.stops,
+        stop_strings=request.stop + rendered.turns,
+        logprobs=request.logprobs,
+        session=request.session,
+        tool_form=rendered.tool_form,
+        thinks=rendered.thinks,
+        backend_templates=rendered.backend_templates,
+        media=kinds,
+        unknown_template=rendered.unknown_template,
+        request=request,
+    )

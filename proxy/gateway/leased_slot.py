@@ -1,0 +1,167 @@
+"""A leased slot from its grant to its release: prepares it, starts runs on it, and reports the
+outcome to the scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+
+from ..backends.driver import Capabilities, KeepsSlots, LoadsModel, Run
+from ..backends.registry import Backend
+from ..core.events import Finished
+from ..core.task import Task
+from ..errors import BackendBusy, Cancelled, GatewayError, PoolTimeout
+from ..runtime.cancel import Cancel
+from ..scheduling.lease import End, Lease, Outcome
+from .context import GatewayContext
+
+UNUSED = Outcome()
+
+
+class LeasedSlot:
+    """`backend` is borrowed from the registry until the lease is released."""
+
+    def __init__(
+        self,
+        context: GatewayContext,
+        lease: Lease,
+        backend: Backend,
+        caps: Capabilities,
+    ) -> None:
+        self.backend = backend
+        self.caps = caps
+        self._lease = lease
+        self._context = context
+        self._run: Run | None = None
+        self._end: End = "unused"
+        self._outcome = UNUSED  # of the completed runs
+        self._asking: object = None  # the prompt of the last run
+        self._evaluated: object = None  # the prompt last evaluated in the slot under this lease
+
+    @property
+    def number(self) -> int:
+        """The slot in use, as far as the backend has reported it."""
+        used = self._run.slot if self._run is not None else -1
+        return used if used >= 0 else self._lease.slot.id
+
+    def loading(self) -> str:
+        """A notice for a client that waits for the model to be loaded, "" once it is loaded."""
+        driver = self.backend.driver
+        return driver.loading() if isinstance(driver, LoadsModel) else ""
+
+    def prepare(self) -> None:
+        """Save what the slot holds and restore its new prompt, if the grant says so. If that
+        fails, the prompt is evaluated instead. Raises Cancelled."""
+        lease, driver, clock = self._lease, self.backend.driver, self._context.clock
+        grant = lease.grant
+        if not (grant.save or grant.restore is not None) or not isinstance(driver, KeepsSlots):
+            return
+        for step in lease.steps():
+            began = clock()
+            try:
+                tokens, size = driver.slot_action(step.action, lease.slot.id, step.file)
+            except Cancelled:
+                raise
+            except GatewayError:
+                lease.step_failed(step)
+            else:
+                lease.step_done(step, tokens, size, clock() - began)
+
+    def start(self, task: Task, cancel: Cancel) -> Run:
+        """Start a run. The previous run must be closed."""
+        lease = self._lease
+        if lease.grant.fresh or (self.caps.doubles and self._holds_all_of(task)):
+            # The slot holds another group's prompt, or reuse would spoil it: evaluate everything.
+            sampling = {**task.sampling, "cache_prompt": False}
+            task = msgspec.structs.replace(task, sampling=sampling)
+        self._asking = task.prompt
+        self._end = "cut"
+        self._run = self.backend.driver.stream(task, lease.pinned, self.caps, cancel)
+        return self._run
+
+    def _holds_all_of(self, task: Task) -> bool:
+        """Whether the slot already holds the whole prompt, as for a repeated question. A second run
+        of an answer has a longer prompt than the first."""
+        if self._evaluated is not None:
+            return task.prompt == self._evaluated
+        links, reuse = self._lease.want.chain.links, self._lease.grant.reuse
+        return bool(links) and reuse is not None and links[-1] in reuse.chain.links
+
+    def on_first_token(self) -> None:
+        run, caps = self._run, self.caps
+        assert run is not None, "tokens come from a run"
+        self._evaluated = self._asking
+        self._lease.on_first_token(run.slot)
+        if run.slot >= caps.slots > 0 and not caps.queues:
+            self._context.registry.miscounted(self.backend.name)
+
+    def on_finished(self, finished: Finished) -> None:
+        self._lease.on_last_token()
+        before, usage = self._outcome, finished.usage
+        if before.prompt:  # not the first run: its prompt includes text of the answer
+            prompt, cached, evaluating = before.prompt, before.cached, before.evaluating
+        else:
+            prompt, cached = usage.prompt, usage.cached
+            evaluating = finished.timings.prompt_ms / 1000
+        written = usage.prompt + usage.completion - prompt
+        self._end = "whole"
+        self._outcome = Outcome(
+            end="whole",
+            slot=finished.slot,
+            prompt=prompt,
+            cached=cached,
+            completion=written,
+            evaluating=evaluating,
+        )
+
+    def on_fault(self, error: GatewayError) -> None:
+        """Record that the backend failed, or had no slot free after all."""
+        registry, backend = self._context.registry, self.backend
+        if isinstance(error, BackendBusy):
+            self._end = "busy"
+            # A PoolTimeout is our own bound, not the server's.
+            if not isinstance(error, PoolTimeout) and not backend.leaving:
+                registry.miscounted(backend.name)
+        else:
+            self._end = "failed"
+            if not backend.leaving:
+                registry.failed(backend.name, error)
+
+    def on_refusal(self) -> None:
+        """Record that the backend cannot serve this task, so that nothing was sent to it."""
+        self._end, self._outcome = "unused", UNUSED
+
+    def release(self) -> None:
+        """Close the run and give the slot back."""
+        outcome = self._outcome
+        if outcome.end != self._end:
+            outcome = msgspec.structs.replace(outcome, end=self._end)
+        try:
+            run = self._run
+            if run is not None:
+                run.close()
+                if self._end == "cut":
+                    usage = run.usage()
+                    outcome = msgspec.structs.replace(
+                        outcome,
+                        prompt=usage.prompt,
+                        cached=usage.cached,
+                        completion=usage.completion,
+                    )
+                if run.slot >= 0 and run.slot != outcome.slot:
+                    outcome = msgspec.structs.replace(outcome, slot=run.slot)
+            if self._context.scheduler.leaks(self._lease, outcome):
+                self._erase(outcome)
+                outcome = msgspec.structs.replace(outcome, erased=True)
+        finally:
+            self._lease.release(outcome)
+            self._context.registry.give_back(self.backend)
+
+    def _erase(self, outcome: Outcome) -> None:
+        driver = self.backend.driver
+        number = outcome.slot if outcome.slot >= 0 else self._lease.slot.id
+        if isinstance(driver, KeepsSlots):
+            # If this fails, the scheduler requests a fresh evaluation there.
+            with contextlib.suppress(GatewayError):
+                driver.slot_action("erase", number, "")

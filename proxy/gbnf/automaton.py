@@ -1,0 +1,390 @@
+"""Regular expressions and the deterministic automata compiled from them.
+
+Everything a JSON schema says about a string or number is a regular language. So each constraint
+becomes an automaton, constraints are combined by intersection and alternatives by union, and only
+the result becomes grammar rules. In a deterministic automaton every text has one derivation, which
+keeps the old sampler fast: it stores every derivation of the text so far. Every remaining state can
+reach an accepting state, so a server never meets a dead end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from . import charset
+from .charset import Charset
+from .effort import spend
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+MAX_STATES = 4_000
+"""Maximum states of an automaton. Each becomes a grammar rule, and the time to build them grows
+with the square of the alternatives. Expressions such as `a.{30}` double them with every
+character."""
+
+MAX_LISTED = 50_000
+"""Maximum states of an automaton for a list of texts, which is cheaper to build."""
+
+
+class TooManyStatesError(Exception):
+    """The automaton would have more than MAX_STATES states."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chars:
+    """One character from a set."""
+
+    charset: Charset
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """The parts in sequence; without parts, the empty text."""
+
+    parts: tuple[Regex, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """Any of the parts; without parts, no text at all."""
+
+    parts: tuple[Regex, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """`part` at least `min` and at most `max` times; `max` None means no limit."""
+
+    part: Regex
+    min: int
+    max: int | None
+
+
+Regex = Chars | Concat | Either | Times
+
+NOTHING = Concat(())
+ANY_TEXT = Times(Chars(charset.ANY), 0, None)
+
+
+def text(value: str) -> Regex:
+    """Exactly this text."""
+    return Concat(tuple(Chars(charset.of(char)) for char in value))
+
+
+def concat(*parts: Regex) -> Regex:
+    return Concat(parts)
+
+
+def either(parts: Iterable[Regex]) -> Regex:
+    return Either(tuple(parts))
+
+
+def optional(part: Regex) -> Regex:
+    return Times(part, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Automaton:
+    """A deterministic automaton. State 0 is the start; the character sets of a state are
+    disjoint."""
+
+    transitions: tuple[tuple[tuple[Charset, int], ...], ...]
+    accepting: frozenset[int]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the language contains no text."""
+        return not self.accepting
+
+    def accepts(self, value: str) -> bool:
+        """Whether the language contains the text."""
+        state, work = 0, 0
+        for char in value:
+            code = ord(char)
+            row = self.transitions[state]
+            work += 1 + (len(row) >> 1)
+            if work > 1000:
+                spend(work)
+                work = 0
+            for chars, target in row:
+                if charset.contains(chars, code):
+                    state = target
+                    break
+            else:
+                return False
+        spend(work)
+        return state in self.accepting
+
+
+def compile_regex(regex: Regex) -> Automaton:
+    """Compiles an expression. Raises TooManyStatesError."""
+    nfa = _Nfa()
+    first, last = nfa.add(regex)
+
+    def follow(state: frozenset[int]) -> Iterable[tuple[Charset, int]]:
+        return [edge for s in state for edge in nfa.edges[s]]
+
+    def close(targets: Iterable[int]) -> frozenset[int]:
+        seen = set(targets)
+        todo = list(seen)
+        while todo:
+            for target in nfa.silent[todo.pop()]:
+                if target not in seen:
+                    seen.add(target)
+                    todo.append(target)
+        spend(len(seen))
+        # Dropping states without edges leaves fewer distinct sets.
+        return frozenset(s for s in seen if nfa.edges[s] or s == last)
+
+    def following(state: frozenset[int]) -> Iterable[tuple[Charset, frozenset[int]]]:
+        return [(chars, close(targets)) for chars, targets in _split(follow(state))]
+
+    return _explore(close([first]), following, lambda state: last in state)
+
+
+def texts(values: Iterable[str]) -> Automaton:
+    """Exactly these texts: a tree of characters, in which equal branches are merged from the ends.
+    Raises TooManyStatesError."""
+    tree: list[dict[str, int]] = [{}]
+    ends: set[int] = set()
+    for value in values:
+        spend(1 + len(value))
+        at = 0
+        for char in value:
+            following = tree[at].get(char)
+            if following is None:
+                following = tree[at][char] = len(tree)
+                tree.append({})
+            at = following
+        ends.add(at)
+    if not ends:
+        return Automaton(((),), frozenset())
+    spend(5 * len(tree))
+    same = [0] * len(tree)
+    known: dict[object, int] = {}
+    rows: dict[int, tuple[tuple[Charset, int], ...]] = {}
+    for node in range(len(tree) - 1, -1, -1):  # children have higher numbers
+        leads: dict[int, list[str]] = {}
+        for char, following in tree[node].items():
+            leads.setdefault(same[following], []).append(char)
+        row = tuple(sorted((charset.of("".join(chars)), to) for to, chars in leads.items()))
+        same[node] = known.setdefault((node in ends, row), node)
+        rows.setdefault(same[node], row)
+    if len(rows) > MAX_LISTED:
+        raise TooManyStatesError
+    order: dict[int, int] = {}
+    todo = [same[0]]
+    for state in todo:
+        if state not in order:
+            order[state] = len(order)
+            todo += [to for _, to in rows[state]]
+    accepting = frozenset(order[same[node]] for node in ends)
+    return Automaton(
+        tuple(tuple((chars, order[to]) for chars, to in rows[state]) for state in order), accepting
+    )
+
+
+def length_between(low: int, high: int | None) -> Automaton:
+    """All texts of `low` to `high` characters."""
+    return compile_regex(Times(Chars(charset.ANY), low, high))
+
+
+def intersection(left: Automaton, right: Automaton) -> Automaton:
+    """The texts accepted by both."""
+    return _product(left, right, lambda one, other: one and other)
+
+
+def union(left: Automaton, right: Automaton) -> Automaton:
+    """The texts accepted by either."""
+    return _product(left, right, lambda one, other: one or other)
+
+
+def difference(left: Automaton, right: Automaton) -> Automaton:
+    """The texts accepted by `left` but not by `right`."""
+    return _product(left, right, lambda one, other: one and not other)
+
+
+class _Nfa:
+    """For each state, its edges with characters and its empty edges."""
+
+    def __init__(self) -> None:
+        self.edges: list[list[tuple[Charset, int]]] = []
+        self.silent: list[list[int]] = []
+
+    def state(self) -> int:
+        if len(self.edges) > 20 * MAX_STATES:
+            raise TooManyStatesError
+        spend(3)
+        self.edges.append([])
+        self.silent.append([])
+        return len(self.edges) - 1
+
+    def add(self, regex: Regex) -> tuple[int, int]:
+        first, last = self.state(), self.state()
+        if isinstance(regex, Chars):
+            if regex.charset:
+                self.edges[first].append((regex.charset, last))
+        elif isinstance(regex, Concat):
+            self.silent[self._chain(first, regex.parts)].append(last)
+        elif isinstance(regex, Either):
+            for part in regex.parts:
+                start, end = self.add(part)
+                self.silent[first].append(start)
+                self.silent[end].append(last)
+        else:
+            at = self._chain(first, (regex.part,) * regex.min)
+            if regex.max is None:
+                start, end = self.add(regex.part)
+                self.silent[at] += [start, last]
+                self.silent[end] += [start, last]
+            else:
+                for _ in range(regex.max - regex.min):
+                    self.silent[at].append(last)
+                    at = self._chain(at, (regex.part,))
+                self.silent[at].append(last)
+        return first, last
+
+    def _chain(self, at: int, parts: tuple[Regex, ...]) -> int:
+        for part in parts:
+            start, end = self.add(part)
+            self.silent[at].append(start)
+            at = end
+        return at
+
+
+def _split(edges: Iterable[tuple[Charset, T]]) -> list[tuple[Charset, frozenset[T]]]:
+    """Splits overlapping edges into disjoint ones, each with the set of all its targets."""
+    bounds: list[tuple[int, int, T]] = []
+    for chars, target in edges:
+        for low, high in chars:
+            bounds.append((low, 1, target))
+            bounds.append((high + 1, -1, target))
+    bounds.sort(key=lambda bound: bound[0])
+    work = len(bounds)
+    counts: dict[T, int] = {}
+    found: dict[frozenset[T], list[tuple[int, int]]] = {}
+    start = 0
+    for at, change, target in bounds:
+        if at > start and counts:
+            work += len(counts) >> 3
+            if work > 5000:
+                spend(work)
+                work = 0
+            found.setdefault(frozenset(counts), []).append((start, at - 1))
+        start = at
+        counts[target] = counts.get(target, 0) + change
+        if not counts[target]:
+            del counts[target]
+    spend(work)
+    return [(charset.normal(ranges), targets) for targets, ranges in found.items()]
+
+
+_Pair = tuple[int | None, int | None]
+
+
+def _product(left: Automaton, right: Automaton, keep: Callable[[bool, bool], bool]) -> Automaton:
+    def following(state: _Pair) -> Iterable[tuple[Charset, _Pair]]:
+        sides = [
+            (chars, (side, target))
+            for side, (automaton, at) in enumerate(((left, state[0]), (right, state[1])))
+            if at is not None
+            for chars, target in automaton.transitions[at]
+        ]
+        for chars, targets in _split(sides):
+            found = dict(targets)
+            one, other = found.get(0), found.get(1)
+            # If one side has no way on, `keep` decides whether the other side alone matters.
+            if (one is not None or keep(False, True)) and (other is not None or keep(True, False)):
+                yield chars, (one, other)
+
+    def accepts(state: _Pair) -> bool:
+        return keep(state[0] in left.accepting, state[1] in right.accepting)
+
+    start: _Pair = (0, 0)
+    return _explore(start, following, accepts)
+
+
+def _explore(
+    start: S,
+    following: Callable[[S], Iterable[tuple[Charset, S]]],
+    accepts: Callable[[S], bool],
+) -> Automaton:
+    """Numbers the states reachable from `start`, removes dead states and merges equal ones."""
+    numbers = {start: 0}
+    states = [start]
+    transitions: list[dict[int, Charset]] = []
+    for state in states:
+        found: dict[int, Charset] = {}
+        for chars, target in following(state):
+            if target not in numbers:
+                if len(states) >= MAX_STATES:
+                    raise TooManyStatesError
+                numbers[target] = len(states)
+                states.append(target)
+            number = numbers[target]
+            found[number] = charset.union(found[number], chars) if number in found else chars
+        spend(6 + 4 * len(found))
+        transitions.append(found)
+    accepting = {number for number, state in enumerate(states) if accepts(state)}
+    return _tidy(transitions, accepting)
+
+
+def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automaton:
+    sources: list[list[int]] = [[] for _ in transitions]
+    for state, found in enumerate(transitions):
+        for target in found:
+            sources[target].append(state)
+    alive = set(accepting)
+    todo = list(alive)
+    while todo:
+        for source in sources[todo.pop()]:
+            if source not in alive:
+                alive.add(source)
+                todo.append(source)
+    if 0 not in alive:
+        return Automaton(((),), frozenset())
+    # Merges states with equal behaviour. Most targets have higher numbers than their sources, so
+    # going backwards merges targets first.
+    same = list(range(len(transitions)))
+    while True:
+        known: dict[object, int] = {}
+        changed = False
+        spend(sum(map(len, transitions)) + len(alive))
+        for state in sorted(alive, reverse=True):
+            if same[state] != state:
+                continue
+            edges: dict[int, Charset] = {}
+            for target, chars in transitions[state].items():
+                if target in alive:
+                    while same[target] != target:
+                        target = same[target]
+                    edges[target] = (
+                        charset.union(edges[target], chars) if target in edges else chars
+                    )
+            transitions[state] = edges
+            key = (state in accepting, frozenset(edges.items()))
+            first = known.setdefault(key, state)
+            if first != state:
+                # The start state keeps its number.
+                kept, gone = (state, first) if state == 0 else (first, state)
+                same[gone] = kept
+                known[key] = kept
+                changed = True
+        if not changed:
+            break
+    order: dict[int, int] = {}
+    todo = [0]
+    for state in todo:
+        if state not in order:
+            order[state] = len(order)
+            todo += transitions[state]
+    return Automaton(
+        tuple(
+            tuple(sorted((chars, order[target]) for target, chars in transitions[state].items()))
+            for state in order
+        ),
+        frozenset(order[state] for state in order if state in accepting),
+    )

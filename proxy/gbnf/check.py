@@ -1,0 +1,219 @@
+"""Checks that a grammar is safe to send to a server, rejecting everything that makes one hang or
+abort.
+
+Servers keep a set of parse stacks. At each character they replace the top of each stack until a
+character class is on top. That never ends if a rule can reach itself without a character: left
+recursion, also through parts that may be empty, such as `(x?)*`, since a repetition is a rule that
+refers to itself. It takes time in proportion to the number of ways. So this module computes which
+rules may be empty, which can terminate, what each can begin with, and in how many ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from .ambiguity import MAX_STACKS, too_ambiguous
+from .effort import spend
+from .gbnf import Places, parse
+from .values import (
+    ROOT,
+    Alternatives,
+    Element,
+    Grammar,
+    GrammarLimits,
+    Group,
+    Repeat,
+    RuleRef,
+    Sequence,
+)
+
+MAX_RULES = 20_000
+"""Maximum rules. The old server copies all rules for every request."""
+
+MAX_WAYS = 5_000
+"""Maximum ways from a rule to its first character. The old sampler keeps a stack for each way, and
+the new one walks each way again when it looks for left recursion."""
+
+
+def check(text: str, limits: GrammarLimits) -> Grammar:
+    """Parses `text` and checks that servers with these limits can handle the grammar.
+
+    Raises GrammarError for a syntax error, a missing rule `root`, an undefined rule, left
+    recursion, an unbounded repetition of what may be empty, a rule that cannot terminate, too many
+    parses of one text, or excessive size."""
+    grammar, places = parse(text, limits)
+    if ROOT not in grammar.rules:
+        raise places.error(len(text), f"there is no rule {ROOT!r}")
+    if len(grammar.rules) > MAX_RULES:
+        raise places.error(len(text), f"more than {MAX_RULES} rules")
+    for name, offset in places.references.items():
+        if name not in grammar.rules:
+            raise places.error(offset, f"rule {name!r} is not defined")
+    empty = _settle(grammar, _may_be_empty)
+    for repeat, offset in places.repeats:
+        if repeat.max is None and _may_be_empty(repeat.element, empty):
+            raise places.error(
+                offset, "unbounded repetition of an expression that can match the empty string"
+            )
+    _check_starts(grammar, empty, places)
+    ending = settle_ends(grammar)
+    for name in grammar.rules:
+        if name not in ending:
+            raise places.error(places.rules[name], f"rule {name!r} can never terminate")
+    if not limits.merges_stacks and (example := too_ambiguous(grammar)) is not None:
+        what = (
+            f"too ambiguous for this server: more than {MAX_STACKS} parses after {example[-40:]!r}"
+        )
+        raise places.error(places.rules[ROOT], what)
+    return grammar
+
+
+def _settle(grammar: Grammar, holds: Callable[[Element, set[str]], bool]) -> set[str]:
+    """The smallest set of rules that contains each rule with an alternative whose elements all
+    satisfy `holds` for that set."""
+    settled: set[str] = set()
+    users: dict[str, list[str]] = {}
+    for name, alternatives in grammar.rules.items():
+        for target in references(alternatives):
+            users.setdefault(target, []).append(name)
+    todo = list(grammar.rules)
+    while todo:
+        name = todo.pop()
+        if name not in settled and _any_holds(grammar.rules[name], settled, holds):
+            settled.add(name)
+            todo += users.get(name, ())
+    return settled
+
+
+def settle_ends(grammar: Grammar) -> set[str]:
+    """The rules that can terminate. Undefined rules cannot."""
+    return _settle(grammar, _may_end)
+
+
+def references(alternatives: Alternatives) -> Iterator[str]:
+    """The names of all referenced rules, with repetitions."""
+    for sequence in alternatives:
+        for element in sequence:
+            while isinstance(element, Repeat):
+                element = element.element
+            if isinstance(element, RuleRef):
+                yield element.name
+            elif isinstance(element, Group):
+                yield from references(element.alternatives)
+
+
+def _any_holds(
+    alternatives: Alternatives, settled: set[str], holds: Callable[[Element, set[str]], bool]
+) -> bool:
+    for sequence in alternatives:
+        for index, element in enumerate(sequence):
+            if not holds(element, settled):
+                spend(1 + (index >> 2))
+                break
+        else:
+            spend(1 + (len(sequence) >> 2))
+            return True
+    return False
+
+
+def _may_be_empty(element: Element, empty: set[str]) -> bool:
+    if isinstance(element, RuleRef):
+        return element.name in empty
+    if isinstance(element, Repeat):
+        return element.min == 0 or _may_be_empty(element.element, empty)
+    if isinstance(element, Group):
+        return _any_holds(element.alternatives, empty, _may_be_empty)
+    return False
+
+
+def _may_end(element: Element, ending: set[str]) -> bool:
+    if isinstance(element, RuleRef):
+        return element.name in ending
+    if isinstance(element, Repeat):
+        return element.min == 0 or _may_end(element.element, ending)
+    if isinstance(element, Group):
+        return _any_holds(element.alternatives, ending, _may_end)
+    return True
+
+
+def _first_rules(alternatives: Alternatives, empty: set[str]) -> Iterator[str]:
+    """The rules that may come before the first character."""
+    for sequence in alternatives:
+        for element in sequence:
+            inner = element
+            while isinstance(inner, Repeat):
+                inner = inner.element
+            if isinstance(inner, RuleRef):
+                yield inner.name
+            elif isinstance(inner, Group):
+                yield from _first_rules(inner.alternatives, empty)
+            if not _may_be_empty(element, empty):
+                break
+
+
+def _check_starts(grammar: Grammar, empty: set[str], places: Places) -> None:
+    """Raises GrammarError for left recursion, and for too many ways to a first character."""
+    ways: dict[str, tuple[int, int]] = {}
+    for start in grammar.rules:
+        # Iterative depth-first search: a chain of rules may be as long as the grammar.
+        path: dict[str, Iterator[str]] = {}
+        if start not in ways:
+            path[start] = iter(set(_first_rules(grammar.rules[start], empty)))
+        while path:
+            name, rest = next(reversed(path.items()))
+            target = next(rest, None)
+            if target is None:
+                path.popitem()
+                ways[name] = _ways_of_any(grammar.rules[name], ways)
+                if sum(ways[name]) > MAX_WAYS:
+                    raise places.error(
+                        places.rules[name],
+                        f"more than {MAX_WAYS} paths to the first character of rule {name!r}",
+                    )
+            elif target in path:
+                names = list(path)
+                cycle = [*names[names.index(target) :], target]
+                shown = cycle if len(cycle) <= 6 else [*cycle[:3], "...", *cycle[-2:]]
+                raise places.error(places.rules[target], f"left recursion: {' -> '.join(shown)}")
+            elif target not in ways:
+                path[target] = iter(set(_first_rules(grammar.rules[target], empty)))
+
+
+def _ways_of_any(alternatives: Alternatives, ways: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """The number of ways to a first character, and of ways to the empty text."""
+    pairs = [_ways_of_sequence(sequence, ways) for sequence in alternatives]
+    return sum(some for some, _ in pairs), sum(none for _, none in pairs)
+
+
+def _ways_of_sequence(sequence: Sequence, ways: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    total, through = 0, 1
+    for element in sequence:
+        some, none = _ways_of(element, ways)
+        total, through = min(total + through * some, MAX_WAYS + 1), min(through * none, MAX_WAYS)
+        if not through:
+            break
+    return total, through
+
+
+def _ways_of(element: Element, ways: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    if isinstance(element, RuleRef):
+        return ways[element.name]
+    if isinstance(element, Group):
+        return _ways_of_any(element.alternatives, ways)
+    if not isinstance(element, Repeat):
+        return 1, 0
+    some, none = _ways_of(element.element, ways)
+    if not none:
+        return some, int(element.min == 0)
+    # A bounded repetition of what may be empty, as servers expand it: x x (x (x)?)?
+    spend((element.max or element.min) >> 3)
+    total, through = 0, 1
+    for _ in range((element.max or element.min) - element.min):
+        total, through = total * none + some, through * none + 1
+        if total > MAX_WAYS:
+            break
+    for _ in range(element.min):
+        total, through = total * none + some, through * none
+        if total > MAX_WAYS:
+            break
+    return min(total, MAX_WAYS + 1), min(through, MAX_WAYS)

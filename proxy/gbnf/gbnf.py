@@ -1,0 +1,342 @@
+"""Parses GBNF text exactly like the servers do, with errors that give the position.
+
+One pass over the text, with a method for each production of the servers' recursive-descent parsers,
+so that the same texts are accepted. Details that are easily missed:
+
+- A newline ends a rule, except inside parentheses, after `|` and after `::=`. So a line that begins
+  with `|` is an error. An empty last alternative swallows the newline: the next rule's name is then
+  parsed as a reference, and its `::=` is the error.
+- The servers read a C string: a NUL would silently end the grammar.
+- A postfix operator applies to the element before it; a whole literal is one element, and an
+  operator after an operator applies to the repetition.
+- The newer parser counts the rules that a repetition expands to, multiplied by groups inside, and
+  fails above a limit; an upper bound above it silently becomes "no bound". Both are errors here.
+
+On purpose, this parser also rejects rules defined twice (servers keep the last), character classes
+that are reversed or empty (they match nothing, and an old server at a dead end may abort), and
+`<token>` elements (they depend on the model's vocabulary).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from .effort import spend
+from .values import (
+    MAX_CODE_POINT,
+    Alternatives,
+    AnyChar,
+    CharClass,
+    Element,
+    Grammar,
+    GrammarError,
+    GrammarLimits,
+    Group,
+    Literal,
+    Repeat,
+    RuleRef,
+    Sequence,
+)
+
+MAX_TEXT = 512 * 1024
+"""Maximum characters of a grammar. Real grammars have a few hundred; the old server copies all
+rules for every request, and our checks are linear in the text."""
+
+MAX_NESTING = 64
+"""Maximum nesting of parentheses: the servers' parsers recurse on the C stack, ours on Python's."""
+
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
+_HEX = frozenset("0123456789abcdefABCDEF")
+_HEX_LENGTH = {"x": 2, "u": 4, "U": 8}
+_ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
+
+
+@dataclass
+class Places:
+    """Offsets in the text, for errors found later."""
+
+    text: str
+    rules: dict[str, int] = field(default_factory=dict)
+    references: dict[str, int] = field(default_factory=dict)
+    repeats: list[tuple[Repeat, int]] = field(default_factory=list)
+
+    def error(self, offset: int, what: str) -> GrammarError:
+        before = self.text[:offset]
+        line = before.count("\n") + 1
+        return GrammarError(line, offset - (before.rfind("\n") + 1) + 1, what)
+
+
+def parse(text: str, limits: GrammarLimits) -> tuple[Grammar, Places]:
+    """Parses a grammar and checks its syntax only; `check` finds everything else that breaks a
+    server.
+
+    Raises GrammarError."""
+    spend(min(len(text), MAX_TEXT))
+    places = Places(text)
+    return _Reader(text, limits, places).grammar(), places
+
+
+class _Reader:
+    def __init__(self, text: str, limits: GrammarLimits, places: Places) -> None:
+        self.text = text
+        self.limits = limits
+        self.places = places
+        self.at = 0
+        self.depth = 0
+        # The newer parser's number of symbols so far, on which its limits depend.
+        self.names: set[str] = set()
+        self.made = 0
+
+    def fail(self, what: str, offset: int | None = None) -> NoReturn:
+        raise self.places.error(self.at if offset is None else offset, what)
+
+    def peek(self, ahead: int = 0) -> str:
+        at = self.at + ahead
+        return self.text[at] if at < len(self.text) else ""
+
+    def grammar(self) -> Grammar:
+        if len(self.text) > MAX_TEXT:
+            self.fail(f"longer than {MAX_TEXT} characters", 0)
+        for offset, char in enumerate(self.text):
+            if char == "\0" or "\ud800" <= char <= "\udfff":
+                self.fail(f"character U+{ord(char):04X} is not allowed", offset)
+        rules: dict[str, Alternatives] = {}
+        self.space(newlines=True)
+        while self.peek():
+            self.rule(rules)
+        return Grammar(rules)
+
+    def space(self, newlines: bool) -> None:
+        while (char := self.peek()) and (char in " \t#" or (newlines and char in "\r\n")):
+            if char == "#":
+                while self.peek() and self.peek() not in "\r\n":
+                    self.at += 1
+            else:
+                self.at += 1
+
+    def name(self) -> str:
+        start = self.at
+        while self.peek() and self.peek() in _WORD:
+            self.at += 1
+        if self.at == start:
+            self.fail(f"expected a rule name, found {self.found()}")
+        return self.text[start : self.at]
+
+    def found(self) -> str:
+        return repr(self.peek()) if self.peek() else "the end"
+
+    def rule(self, rules: dict[str, Alternatives]) -> None:
+        start = self.at
+        name = self.name()
+        if name in rules:
+            self.fail(f"rule {name!r} is defined twice", start)
+        self.names.add(name)
+        self.places.rules[name] = start
+        self.space(newlines=False)
+        if not self.text.startswith("::=", self.at):
+            self.fail(f"expected '::=' after {name!r}, found {self.found()}")
+        self.at += 3
+        self.space(newlines=True)
+        rules[name] = self.alternatives(nested=False)
+        if self.peek() and self.peek() not in "\r\n":
+            self.fail(f"expected an element or the end of the line, found {self.found()}")
+        self.space(newlines=True)
+
+    def alternatives(self, nested: bool) -> Alternatives:
+        found = [self.sequence(nested)]
+        while self.peek() == "|":
+            self.at += 1
+            self.space(newlines=True)
+            found.append(self.sequence(nested))
+        return tuple(found)
+
+    def sequence(self, nested: bool) -> Sequence:
+        done: list[Element] = []
+        last: Element | None = None
+        # The newer parser's count of rules for the last element; repetitions multiply it.
+        weight = 1
+        while char := self.peek():
+            start = self.at
+            if char in "*+?{":
+                self.at += 1
+                low, high = self.bounds(char, nested)
+                if last is None:
+                    self.fail(f"nothing to repeat before {char!r}", start)
+                weight = self.weigh(weight, low, high, start)
+                if high == 0:
+                    last = None
+                else:
+                    last = Repeat(last, low, high)
+                    self.places.repeats.append((last, start))
+            else:
+                if last is not None:
+                    done.append(last)
+                weight = 1
+                if char == '"':
+                    last = self.literal()
+                elif char == "[":
+                    last = self.char_class()
+                elif char in _WORD:
+                    name = self.name()
+                    self.names.add(name)
+                    self.places.references.setdefault(name, start)
+                    last = RuleRef(name)
+                elif char == "(":
+                    symbols = len(self.names) + self.made
+                    last = self.group()
+                    weight = max(1, len(self.names) + self.made - symbols)
+                elif char == "." and self.limits.any_char:
+                    self.at += 1
+                    last = AnyChar()
+                elif char in "<!":
+                    self.fail("token elements are not supported")
+                else:
+                    last = None
+                    break
+            self.space(nested)
+        if last is not None:
+            done.append(last)
+        return tuple(done)
+
+    def group(self) -> Group:
+        start = self.at
+        self.depth += 1
+        if self.depth > MAX_NESTING:
+            self.fail(f"parentheses nested deeper than {MAX_NESTING}")
+        self.at += 1
+        self.made += 1
+        self.space(newlines=True)
+        inside = self.alternatives(nested=True)
+        if self.peek() != ")":
+            opened = self.places.error(start, "")
+            where = f"line {opened.line}, column {opened.column}"
+            self.fail(f"expected ')' to close the '(' at {where}, found {self.found()}")
+        self.at += 1
+        self.depth -= 1
+        return Group(inside)
+
+    def literal(self) -> Literal | None:
+        start = self.at
+        self.at += 1
+        chars: list[str] = []
+        while self.peek() != '"':
+            offset = self.at
+            code = self.char("string", start)
+            if code == 0 or 0xD800 <= code <= 0xDFFF:
+                self.fail(f"U+{code:04X} can never be generated", offset)
+            chars.append(chr(code))
+        self.at += 1
+        return Literal("".join(chars)) if chars else None
+
+    def char_class(self) -> CharClass:
+        start = self.at
+        self.at += 1
+        negated = self.peek() == "^"
+        if negated:
+            self.at += 1
+        ranges: list[tuple[int, int]] = []
+        while self.peek() != "]":
+            offset = self.at
+            low = high = self.char("character class", start)
+            if self.peek() == "-" and self.peek(1) != "]":
+                self.at += 1
+                high = self.char("character class", start)
+            if high < low:
+                self.fail("range in reverse order", offset)
+            ranges.append((low, high))
+        self.at += 1
+        found = CharClass(tuple(ranges), negated)
+        if not ranges:
+            self.fail("empty character class", start)
+        if not _can_be_generated(found):
+            self.fail("character class that matches no character", start)
+        return found
+
+    def char(self, where: str, start: int) -> int:
+        char = self.peek()
+        if not char:
+            self.fail(f"unterminated {where}", start)
+        if char != "\\":
+            self.at += 1
+            return ord(char)
+        kind = self.peek(1)
+        if kind in _HEX_LENGTH:
+            length = _HEX_LENGTH[kind]
+            digits = self.text[self.at + 2 : self.at + 2 + length]
+            if len(digits) != length or not _HEX.issuperset(digits):
+                self.fail(f"'\\{kind}' requires {length} hexadecimal digits")
+            code = int(digits, 16)
+            if code > MAX_CODE_POINT:
+                self.fail(f"'\\{kind}{digits}' is not a character")
+            self.at += 2 + length
+            return code
+        if kind in _ESCAPES or (kind == "-" and self.limits.dash_escape):
+            self.at += 2
+            return ord(_ESCAPES.get(kind, kind))
+        self.fail(f"unknown escape '\\{kind}'")
+
+    def bounds(self, char: str, nested: bool) -> tuple[int, int | None]:
+        if char != "{":
+            return {"*": (0, None), "+": (1, None), "?": (0, 1)}[char]
+        if self.limits.max_repeat is None:
+            self.fail("this server does not support '{m,n}' repetition", self.at - 1)
+        self.space(nested)
+        low = self.number()
+        self.space(nested)
+        high: int | None = low
+        if self.peek() == ",":
+            self.at += 1
+            self.space(nested)
+            high = self.number() if self.peek().isdigit() else None
+            self.space(nested)
+        if self.peek() != "}":
+            self.fail(f"expected '}}', found {self.found()}")
+        self.at += 1
+        return low, high
+
+    def number(self) -> int:
+        start = self.at
+        while self.peek() and self.peek() in "0123456789":
+            self.at += 1
+        if self.at == start:
+            self.fail(f"expected a number, found {self.found()}")
+        if self.at - start > 9:
+            self.fail("number too large", start)
+        return int(self.text[start : self.at])
+
+    def weigh(self, weight: int, low: int, high: int | None, start: int) -> int:
+        """The newer parser's count of rules after a repetition. Raises GrammarError beyond its
+        limit."""
+        if high is not None and high < low:
+            self.fail("the minimum exceeds the maximum", start)
+        self.made += 1 if high is None else high - low
+        weight *= high or low or 1
+        limit = self.limits.max_repeat
+        if limit is not None and (weight > limit or low > limit):
+            self.fail(f"repetitions that expand to more than {limit} rules", start)
+        return weight
+
+
+# For each first byte of a multi-byte UTF-8 character, the code points it may begin: servers match
+# partial characters by this range.
+_LEADS = (
+    [(lead << 6 & 0x7FF, lead << 6 & 0x7FF | 0x3F) for lead in range(0xC2, 0xE0)]
+    + [(max((lead & 0xF) << 12, 0x800), (lead & 0xF) << 12 | 0xFFF) for lead in range(0xE0, 0xF0)]
+    + [(max((lead & 7) << 18, 0x10000), (lead & 7) << 18 | 0x3FFFF) for lead in range(0xF0, 0xF5)]
+)
+
+
+def _can_be_generated(element: CharClass) -> bool:
+    """Whether a server can generate a character of this class.
+
+    A server that rejects every token samples one anyway; the old one may then abort. A negated
+    class rejects a first byte if it excludes any character that begins with it, so it must leave an
+    ASCII character or all characters of a first byte."""
+    if element.negated:
+        free = [(code, code) for code in range(1, 0x80)] + _LEADS
+        return any(
+            all(high < start or end < low for low, high in element.ranges) for start, end in free
+        )
+    alive = [(1, 0xD7FF), (0xE000, MAX_CODE_POINT)]
+    return any(low <= end and start <= high for low, high in element.ranges for start, end in alive)

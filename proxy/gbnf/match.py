@@ -1,0 +1,216 @@
+"""Matches text against a grammar, character by character.
+
+This is the servers' algorithm, made exact. The state is the set of parse stacks, each with a
+character on top. A stack is a chain of frames that shares its tail with other stacks. Stacks are
+numbered as they first occur, so equal stacks have one number however they are reached, and the
+expansion of each is cached. A frame is a position in a sequence, or a repetition with its count, so
+`{0,2000}` costs nothing until it is matched.
+
+The grammar must have passed `check`; otherwise the expansion might never end.
+"""
+
+from __future__ import annotations
+
+from .charset import Charset, contains, gaps, normal
+from .effort import spend
+from .values import (
+    MAX_CODE_POINT,
+    ROOT,
+    Alternatives,
+    CharClass,
+    Element,
+    Grammar,
+    Group,
+    Literal,
+    Repeat,
+    RuleRef,
+)
+
+DONE = 0
+"""The empty stack: the text may end here."""
+
+
+class _Choice:
+    """Alternatives, each a list of steps. Compared by identity."""
+
+    __slots__ = ("sequences",)
+
+    def __init__(self) -> None:
+        self.sequences: list[tuple[_Step, ...]] = []
+
+
+class _Loop:
+    """A repetition; `inner` is a choice with one sequence of one step."""
+
+    __slots__ = ("inner", "max", "min")
+
+    def __init__(self, inner: _Choice, low: int, high: int | None) -> None:
+        self.inner, self.min, self.max = inner, low, high
+
+
+# A step is a character set, a choice or a loop.
+_Step = Charset | _Choice | _Loop
+# A frame is the non-empty rest of a sequence, or a loop and its count.
+_Frame = tuple[tuple[_Step, ...], int] | tuple[_Loop, int]
+
+
+class Matcher:
+    """Matches streamed text against a grammar."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        self._program = Program(grammar)
+        self._states = self._program.start
+
+    def feed(self, text: str) -> bool:
+        """Appends text. Returns False, from then on, if no text of the language begins like
+        this."""
+        for char in text:
+            if not self._states:
+                break
+            self._states = self._program.step(self._states, ord(char))
+        return bool(self._states)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the text so far is in the language or can be continued to be."""
+        return bool(self._states)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text so far is in the language."""
+        return DONE in self._states
+
+    def copy(self) -> Matcher:
+        """A copy in the same state, to try a continuation."""
+        other = Matcher.__new__(Matcher)
+        other._program, other._states = self._program, self._states
+        return other
+
+
+def matches(grammar: Grammar, text: str) -> bool:
+    """Whether `text` is in the language of `grammar`."""
+    matcher = Matcher(grammar)
+    return matcher.feed(text) and matcher.complete
+
+
+class Program:
+    """A grammar as steps, and all its stacks so far."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        self.rules = {name: _Choice() for name in grammar.rules}
+        for name, alternatives in grammar.rules.items():
+            self._fill(self.rules[name], alternatives)
+        # Stacks by number: the top frame and the number of the stack below it.
+        self.frames: list[tuple[_Frame, int] | None] = [None]
+        self.numbers: dict[tuple[int, int, int], int] = {}
+        self.tops: dict[int, frozenset[int]] = {DONE: frozenset((DONE,))}
+        self.starts = [self.push(sequence, 0, DONE) for sequence in self.rules[ROOT].sequences]
+        self.start = frozenset(state for stack in self.starts for state in self.expand(stack))
+
+    def _fill(self, choice: _Choice, alternatives: Alternatives) -> None:
+        for sequence in alternatives:
+            steps: list[_Step] = []
+            for element in sequence:
+                if isinstance(element, Literal):
+                    steps += [((ord(char), ord(char)),) for char in element.text]
+                else:
+                    steps.append(self._step(element))
+            choice.sequences.append(tuple(steps))
+
+    def _step(self, element: Element) -> _Step:
+        if isinstance(element, RuleRef):
+            return self.rules[element.name]
+        if isinstance(element, CharClass):
+            ranges = normal(element.ranges)
+            return gaps(ranges) if element.negated else ranges
+        choice = _Choice()
+        if isinstance(element, Group):
+            self._fill(choice, element.alternatives)
+        elif isinstance(element, Repeat):
+            self._fill(choice, ((element.element,),))
+            return _Loop(choice, element.min, element.max)
+        else:
+            return ((0, MAX_CODE_POINT),)
+        return choice
+
+    def push(self, steps: tuple[_Step, ...], at: int, below: int) -> int:
+        return self._number((steps, at), below) if at < len(steps) else below
+
+    def _number(self, frame: _Frame, below: int) -> int:
+        key = (id(frame[0]), frame[1], below)
+        number = self.numbers.get(key)
+        if number is None:
+            number = self.numbers[key] = len(self.frames)
+            self.frames.append((frame, below))
+        return number
+
+    def expand(self, stack: int) -> frozenset[int]:
+        """The stacks with a character on top that this stack leads to without reading a
+        character."""
+        known = self.tops.get(stack)
+        if known is not None:
+            return known
+        tops: set[int] = set()
+        seen = {stack}
+        todo = [stack]
+        while todo:
+            current = todo.pop()
+            spend(1)
+            following = self.replace(current)
+            if following is None:
+                tops.add(current)
+                continue
+            for one in following:
+                if one not in seen:
+                    seen.add(one)
+                    todo.append(one)
+        known = self.tops[stack] = frozenset(tops)
+        return known
+
+    def replace(self, stack: int) -> list[int] | None:
+        """The stacks that result from replacing the top; None if a character is on top."""
+        top = self.frames[stack]
+        if top is None:
+            return None
+        (owner, count), below = top
+        if isinstance(owner, _Loop):
+            following = [below] if count >= owner.min else []
+            if owner.max is None or count < owner.max:
+                # An unbounded loop need not count beyond its minimum.
+                again = min(count + 1, owner.min) if owner.max is None else count + 1
+                rest = self._number((owner, again), below)
+                following += [self.push(steps, 0, rest) for steps in owner.inner.sequences]
+            return following
+        step = owner[count]
+        if isinstance(step, tuple):
+            return None
+        rest = self.push(owner, count + 1, below)
+        if isinstance(step, _Loop):
+            return [self._number((step, 0), rest)]
+        return [self.push(steps, 0, rest) for steps in step.sequences]
+
+    def charset(self, state: int) -> Charset:
+        """The characters that the non-empty stack `state` accepts next."""
+        top = self.frames[state]
+        assert top is not None
+        (owner, at), _ = top
+        assert isinstance(owner, tuple)
+        step = owner[at]
+        assert isinstance(step, tuple)
+        return step
+
+    def below(self, state: int) -> int:
+        """The stack below the character on top of `state`."""
+        top = self.frames[state]
+        assert top is not None
+        (owner, at), below = top
+        assert isinstance(owner, tuple)
+        return self.push(owner, at + 1, below)
+
+    def step(self, states: frozenset[int], code: int) -> frozenset[int]:
+        found: set[int] = set()
+        spend(len(states))
+        for state in states:
+            if state != DONE and contains(self.charset(state), code):
+                found |= self.expand(self.below(state))
+        return frozenset(found)

@@ -1,0 +1,206 @@
+"""Grammar rules for the members of objects and the items of arrays.
+
+Members come in a fixed order, each with the comma before it, so every comma decides which members
+are omitted, and each text has one derivation. Only the first member has no comma, so there is one
+alternative for each member that may come first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from . import automaton as rx
+from .constraints import Arrays, Objects
+from .document import Nodes
+from .effort import spend
+from .rules import Rules
+from .values import Element, Group, Literal, Repeat
+from .values import Sequence as Elements
+
+MAX_COUNTED = 60
+"""Maximum optional members for which minProperties and maxProperties are supported: the number of
+rules is members times count, and the compiler recurses."""
+
+Value = Callable[[Nodes], Elements | None]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Whether the container may be empty, and its other contents; None if it must be empty."""
+
+    may_be_empty: bool
+    full: Elements | None
+
+
+_NONE = Contents(False, None)
+
+
+@dataclass(frozen=True)
+class _Member:
+    text: Elements
+    required: bool
+
+
+def object_members(
+    of: Objects, rules: Rules, value: Value, refuse: Callable[[str], None]
+) -> Contents:
+    """The members of such objects. Calls `refuse` with the reason if their number cannot be
+    limited."""
+    members: list[_Member] = []
+    for name, nodes in of.members.items():
+        spend(20)
+        inside = None if nodes is None else value(nodes)
+        if inside is not None:
+            key = Literal(json.dumps(name, ensure_ascii=False) + ":")
+            text = (rules.add("member", (key, rules.space(), *inside)),)
+            members.append(_Member(text, name in of.required))
+        elif name in of.required:
+            return _NONE
+    extra = _extra_member(of, rules, value)
+    required = sum(member.required for member in members)
+    most = of.high if of.high is not None and (extra or of.high < len(members)) else None
+    if most is not None and most < max(required, of.low):
+        return _NONE
+    need = max(0, of.low - required)
+    if extra is None and of.low > len(members):
+        return _NONE
+    room = None if most is None else most - required
+    if extra and need > 1:
+        refuse("a repeated additional property would be counted twice")
+    if (need or room is not None) and len(members) - required > MAX_COUNTED:
+        refuse(f"more than {MAX_COUNTED} optional properties to count")
+        need, room = 0, None
+    writer = _Members(members, extra, rules, need, room)
+    starts = [*writer.first()]
+    full = (Group(tuple(starts)),) if len(starts) > 1 else starts[0] if starts else None
+    return Contents(required == 0 and need == 0, full)
+
+
+def _extra_member(of: Objects, rules: Rules, value: Value) -> Element | None:
+    """An unlisted member; its name differs from all listed ones."""
+    inside = None if of.extra is None or of.high == 0 else value(of.extra)
+    if inside is None:
+        return None
+    free = rx.compile_regex(rx.ANY_TEXT)
+    if of.members:
+        free = rx.difference(free, rx.texts(of.members))
+    return rules.add("extra", (*rules.string(free), Literal(":"), rules.space(), *inside))
+
+
+class _Members:
+    """The members from a position on. At least `need` optional members must follow, and at most
+    `room` (None: all)."""
+
+    def __init__(
+        self,
+        members: list[_Member],
+        extra: Element | None,
+        rules: Rules,
+        need: int,
+        room: int | None,
+    ) -> None:
+        self.members = members
+        self.extra = extra
+        self.rules = rules
+        self.counts = (need, room)
+        self.counted = need > 0 or room is not None
+        # With an optional member first, several alternatives share each rest.
+        self.starts = next((at for at, one in enumerate(members) if one.required), len(members))
+        self.rest = cache(self._rest)
+        self._uncounted: list[Elements] | None = None
+
+    def first(self) -> list[Elements]:
+        """The texts of at least one member, with an alternative for each possible first one."""
+        need, room = self.counts
+        alternatives: list[Elements] = []
+        for at, member in enumerate(self.members[: self.starts + 1]):
+            after = self._after(at + 1, member.required, need, room)
+            if after is not None:
+                alternatives.append((*member.text, *after))
+        if self.extra and self.starts == len(self.members) and room != 0:
+            high = None if room is None else room - 1
+            more = self.rules.add("more", (self.rules.comma(), self.extra))
+            alternatives.append((self.extra, *self.rules.between(more, max(need - 1, 0), high)))
+        return alternatives
+
+    def _after(self, at: int, required: bool, need: int, room: int | None) -> Elements | None:
+        """What may follow a member."""
+        if required:
+            return self.rest(at, need, room)
+        if room == 0:
+            return None
+        return self.rest(at, max(need - 1, 0), None if room is None else room - 1)
+
+    def _rest(self, at: int, need: int, room: int | None) -> Elements | None:
+        if not self.counted:
+            return self._all_rests()[at]
+        if at == len(self.members):
+            return self._extras(need, room)
+        member = self.members[at]
+        after = self._after(at + 1, member.required, need, room)
+        skip = None if member.required else self.rest(at + 1, need, room)
+        found = [] if after is None else [(self.rules.comma(), *member.text, *after)]
+        if skip is not None:
+            found.append(skip)
+        return (self.rules.add("rest", *found),) if found else None
+
+    def _all_rests(self) -> list[Elements]:
+        """The rests by position if members are not counted, built from the last one backwards."""
+        if self._uncounted is None:
+            rests = [self._extras(0, None) or ()]
+            for at in range(len(self.members) - 1, -1, -1):
+                member = self.members[at]
+                text: Elements = (self.rules.comma(), *member.text)
+                if not member.required:
+                    text = (Repeat(Group((text,)), 0, 1),)
+                rest = (*text, *rests[-1])
+                spend(2 + (len(rest) >> 3))
+                if at <= self.starts and len(rest) > 1:
+                    rest = (self.rules.add("rest", rest),)
+                rests.append(rest)
+            self._uncounted = rests[::-1]
+        return self._uncounted
+
+    def _extras(self, need: int, room: int | None) -> Elements | None:
+        if not self.extra:
+            return None if need else ()
+        more = self.rules.add("more", (self.rules.comma(), self.extra))
+        return None if room is not None and room < need else self.rules.between(more, need, room)
+
+
+def array_items(of: Arrays, rules: Rules, value: Value) -> Contents:
+    """The items of such arrays."""
+    high = of.high
+    places: list[Elements] = []
+    for place, nodes in enumerate(of.places):
+        inside = value(nodes) if high is None or place < high else None
+        if inside is None:
+            high = place if high is None else min(high, place)
+            break
+        places.append(inside)
+    rest: Elements | None = None
+    if of.rest is not None and (high is None or high > len(of.places)):
+        rest = value(of.rest)
+    if rest is None and (high is None or high > len(places)):
+        high = len(places)
+    if high is not None and high < of.low:
+        return _NONE
+    empty = of.low == 0
+    if high == 0:
+        return Contents(empty, None)
+    count = len(places)
+    after: Elements = ()
+    if rest is not None:
+        most = None if high is None else high - max(count, 1)
+        more = rules.add("more", (rules.comma(), *rest))
+        after = rules.between(more, max(of.low - max(count, 1), 0), most)
+        if not places:
+            return Contents(empty, (*rest, *after))
+    for place in range(min(count, high or count) - 1, 0, -1):
+        text = (rules.comma(), *places[place], *after)
+        # An item requires all positions before it.
+        after = text if place < of.low else (Repeat(rules.add("item", text), 0, 1),)
+    return Contents(empty, (*places[0], *after))

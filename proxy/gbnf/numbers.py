@@ -1,0 +1,305 @@
+"""Automata for the integers and numbers within a schema's bounds.
+
+Digits are compared with those of the bound from the left: a text of n digits is at least the bound
+if its first digit is greater, or if it is equal and the rest is at least the bound's rest. So "at
+least" and "at most" are regular, and a range is their intersection.
+
+Integers have no `-0`, fraction or exponent. Bounded numbers have no exponent, and at most 15
+significant digits if they have a fraction: up to that length different texts are different doubles,
+so comparing digits agrees with a validator. Unbounded integers have at most 19 digits, and
+unbounded numbers stay below 1e305: small models loop on digits, and validators read a double's
+overflow as infinity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import lru_cache
+from math import lcm
+
+from . import automaton as rx
+from . import charset
+from .automaton import Automaton, Regex
+from .effort import spend
+
+INTEGER_DIGITS = 19
+"""Maximum digits of unbounded integers: what 64 bits hold."""
+
+EXACT_DIGITS = 15
+"""Significant digits that a double distinguishes."""
+
+MAX_DIGITS = 100
+"""Maximum digits of a bound. Python parses at most 4300 digits; more than 100 are a mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumberBound:
+    """A lower or upper bound; `strict` excludes the value itself."""
+
+    value: Decimal
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The numbers between two bounds, multiples of `step` if it is set."""
+
+    low: NumberBound | None = None
+    high: NumberBound | None = None
+    step: int | None = None
+
+    def at_least(self, low: NumberBound) -> Range:
+        """The part of the range from `low` on."""
+        if self.low and (self.low.value, self.low.strict) >= (low.value, low.strict):
+            return self
+        return replace(self, low=low)
+
+    def at_most(self, high: NumberBound) -> Range:
+        """The part of the range up to `high`."""
+        if self.high and (self.high.value, not self.high.strict) <= (high.value, not high.strict):
+            return self
+        return replace(self, high=high)
+
+    def multiple_of(self, step: int) -> Range:
+        """The multiples of `step` in the range."""
+        return replace(self, step=lcm(self.step or 1, step))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the range contains no number."""
+        if not self.low or not self.high:
+            return False
+        strict = self.low.strict or self.high.strict
+        return self.low.value > self.high.value or (self.low.value == self.high.value and strict)
+
+    def holds(self, value: Decimal) -> bool:
+        """Whether the range contains the number."""
+        if self.low and (value < self.low.value or (self.low.strict and value == self.low.value)):
+            return False
+        if self.high and (
+            value > self.high.value or (self.high.strict and value == self.high.value)
+        ):
+            return False
+        whole = value.to_integral_value()
+        return self.step is None or (value == whole and int(whole) % self.step == 0)
+
+
+_DIGITS = charset.of("0123456789")
+_DIGIT = rx.Chars(_DIGITS)
+_NONZERO = rx.Chars(charset.of("123456789"))
+_ANY_DIGITS = rx.Times(_DIGIT, 0, None)
+_MINUS = rx.text("-")
+
+
+@lru_cache(maxsize=64)
+def integers(within: Range) -> Automaton:
+    """The integers in a range. Raises TooManyStatesError for a large `step`."""
+    low, high = _integer_bounds(within)
+    digits = max(
+        INTEGER_DIGITS,
+        *(len(str(abs(bound))) + 1 for bound in (low, high) if bound is not None),
+        0,
+    )
+    most = 10**digits - 1
+    low, high = -most if low is None else low, most if high is None else high
+    parts: list[Regex] = []
+    if high >= 0:
+        parts.append(_between(max(low, 0), high))
+    if low < 0:
+        parts.append(rx.concat(_MINUS, _between(max(-high, 1), -low)))
+    found = rx.compile_regex(rx.either(parts))
+    if within.step not in (None, 1):
+        assert within.step is not None
+        found = rx.intersection(found, _multiples(within.step))
+    return found
+
+
+@lru_cache(maxsize=64)
+def numbers(within: Range) -> Automaton:
+    """The numbers in a range, in plain decimals if it is bounded."""
+    if within.step is not None:
+        return integers(within)
+    if within.low is None and within.high is None:
+        return _free_numbers()
+    low, high = within.low, within.high
+    parts: list[Automaton] = []
+    if high is None or high.value > 0 or (high.value == 0 and not high.strict):
+        least = low if low and (low.value > 0 or (low.value == 0 and low.strict)) else None
+        parts.append(_magnitudes(least, high))
+    if low is None or low.value < 0:
+        least = (
+            NumberBound(high.value.copy_negate(), high.strict) if high and high.value <= 0 else None
+        )
+        most = NumberBound(low.value.copy_negate(), low.strict) if low else None
+        parts.append(_with_minus(_magnitudes(least, most)))
+    found = parts[0] if parts else rx.compile_regex(rx.either(()))
+    for part in parts[1:]:
+        found = rx.union(found, part)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _free_numbers() -> Automaton:
+    whole = rx.either((rx.text("0"), rx.concat(_NONZERO, rx.Times(_DIGIT, 0, 15))))
+    fraction = rx.concat(rx.text("."), rx.Times(_DIGIT, 1, 17))
+    # 16 digits before the point, as doubles are printed: e+289 keeps them below the largest double.
+    small = rx.Times(_DIGIT, 1, 2)
+    positive = rx.either(
+        (
+            small,
+            rx.concat(rx.text("1"), _DIGIT, _DIGIT),
+            rx.concat(rx.text("2"), rx.Chars(charset.of("012345678")), _DIGIT),
+        )
+    )
+    negative = rx.concat(_MINUS, rx.Times(_DIGIT, 1, 3))
+    exponent = rx.concat(
+        rx.Chars(charset.of("eE")),
+        rx.either((rx.concat(rx.optional(rx.text("+")), positive), negative)),
+    )
+    return rx.compile_regex(
+        rx.concat(rx.optional(_MINUS), whole, rx.optional(fraction), rx.optional(exponent))
+    )
+
+
+def _integer_bounds(within: Range) -> tuple[int | None, int | None]:
+    low = high = None
+    if within.low:
+        low = int(within.low.value.to_integral_value("ROUND_CEILING"))
+        if within.low.strict and low == within.low.value:
+            low += 1
+    if within.high:
+        high = int(within.high.value.to_integral_value("ROUND_FLOOR"))
+        if within.high.strict and high == within.high.value:
+            high -= 1
+    return low, high
+
+
+def _between(low: int, high: int) -> Regex:
+    """The integers from `low` to `high`, both non-negative; no texts if there are none."""
+    parts: list[Regex] = []
+    first, last = str(low), str(high)
+    if low <= high:
+        for length in range(len(first), len(last) + 1):
+            least = first if length == len(first) else "1" + "0" * (length - 1)
+            most = last if length == len(last) else "9" * length
+            parts.append(_same_length(least, most))
+    return rx.either(parts)
+
+
+def _same_length(low: str, high: str) -> Regex:
+    if set(low) <= {"0"} and set(high) <= {"9"}:
+        return rx.Times(_DIGIT, len(low), len(low))
+    if low[0] == high[0]:
+        return rx.concat(rx.text(low[0]), _same_length(low[1:], high[1:]))
+    rest = len(low) - 1
+    parts = [
+        rx.concat(rx.text(low[0]), _same_length(low[1:], "9" * rest)),
+        rx.concat(rx.text(high[0]), _same_length("0" * rest, high[1:])),
+    ]
+    if between := _digits(int(low[0]) + 1, int(high[0]) - 1):
+        parts.append(rx.concat(between, rx.Times(_DIGIT, rest, rest)))
+    return rx.either(parts)
+
+
+def _digits(low: int, high: int) -> Regex | None:
+    return rx.Chars(((0x30 + low, 0x30 + high),)) if low <= high else None
+
+
+def _multiples(step: int) -> Automaton:
+    """Digits, with an optional minus, whose value is a multiple of `step`."""
+    if step > rx.MAX_STATES - 2:
+        raise rx.TooManyStatesError
+    spend(10 * step)
+    # State 0 is the start, 1 has read the minus, 2 + r has read a number with remainder r.
+    rows: list[dict[int, list[tuple[int, int]]]] = []
+    for rest in (0, 0, *range(step)):
+        row: dict[int, list[tuple[int, int]]] = {}
+        for digit in range(10):
+            target = 2 + (rest * 10 + digit) % step
+            row.setdefault(target, []).append((0x30 + digit, 0x30 + digit))
+        rows.append(row)
+    rows[0][1] = [(ord("-"), ord("-"))]
+    return Automaton(
+        tuple(
+            tuple((charset.normal(ranges), target) for target, ranges in row.items())
+            for row in rows
+        ),
+        frozenset((2,)),
+    )
+
+
+def _with_minus(magnitudes: Automaton) -> Automaton:
+    if magnitudes.is_empty:
+        return magnitudes
+    moved = tuple(
+        tuple((chars, target + 1) for chars, target in row) for row in magnitudes.transitions
+    )
+    first = ((charset.of("-"), 1),)
+    return Automaton((first, *moved), frozenset(state + 1 for state in magnitudes.accepting))
+
+
+def _magnitudes(low: NumberBound | None, high: NumberBound | None) -> Automaton:
+    """Plain decimals between non-negative bounds."""
+    digits = max(
+        EXACT_DIGITS, *(_whole_and_fraction(bound)[1] + 1 for bound in (low, high) if bound), 0
+    )
+    shapes: list[Regex] = [rx.concat(rx.text("0"), _fraction_of(EXACT_DIGITS))]
+    for length in range(1, digits + 1):
+        whole = rx.concat(_NONZERO, rx.Times(_DIGIT, length - 1, length - 1))
+        shapes.append(rx.concat(whole, _fraction_of(EXACT_DIGITS - length)))
+    found = rx.compile_regex(rx.either(shapes))
+    if low:
+        whole_part, _, fraction = _whole_and_fraction(low)
+        above = rx.concat(_between(whole_part + 1, 10**digits), _free_fraction())
+        equal = rx.concat(rx.text(str(whole_part)), _fraction_at_least(fraction, low.strict))
+        found = rx.intersection(found, rx.compile_regex(rx.either((above, equal))))
+    if high:
+        whole_part, _, fraction = _whole_and_fraction(high)
+        below = rx.concat(_between(0, whole_part - 1), _free_fraction())
+        equal = rx.concat(rx.text(str(whole_part)), _fraction_at_most(fraction, high.strict))
+        found = rx.intersection(found, rx.compile_regex(rx.either((below, equal))))
+    return found
+
+
+def _whole_and_fraction(bound: NumberBound) -> tuple[int, int, str]:
+    """The integral part, its number of digits, and the digits after the point without trailing
+    zeros."""
+    whole, _, fraction = f"{bound.value:f}".partition(".")
+    return int(whole), len(whole), fraction.rstrip("0")
+
+
+def _fraction_of(digits: int) -> Regex:
+    if digits < 1:
+        return rx.NOTHING
+    return rx.optional(rx.concat(rx.text("."), rx.Times(_DIGIT, 1, digits)))
+
+
+def _free_fraction() -> Regex:
+    return rx.optional(rx.concat(rx.text("."), _ANY_DIGITS))
+
+
+def _fraction_at_least(fraction: str, strict: bool) -> Regex:
+    """The fractions, with their point, that are at least 0.`fraction`."""
+    if not fraction and not strict:
+        return _free_fraction()
+    tail = rx.concat(_ANY_DIGITS, _NONZERO, _ANY_DIGITS) if strict else _ANY_DIGITS
+    for digit in reversed(fraction):
+        tail = rx.concat(rx.text(digit), tail)
+        if greater := _digits(int(digit) + 1, 9):
+            tail = rx.either((tail, rx.concat(greater, _ANY_DIGITS)))
+    return rx.concat(rx.text("."), tail)
+
+
+def _fraction_at_most(fraction: str, strict: bool) -> Regex:
+    """The fractions, with their point, that are at most 0.`fraction`."""
+    zeros = rx.Times(rx.text("0"), 0, None)
+    tail: Regex = rx.either(()) if strict else zeros
+    for digit in reversed(fraction):
+        # A text shorter than the bound's digits is less than the bound.
+        parts: list[Regex] = [rx.concat(rx.text(digit), tail), rx.NOTHING]
+        if smaller := _digits(0, int(digit) - 1):
+            parts.append(rx.concat(smaller, _ANY_DIGITS))
+        tail = rx.either(parts)
+    with_point = rx.concat(rx.text("."), tail)
+    return with_point if strict and not fraction else rx.optional(with_point)

@@ -1,0 +1,313 @@
+"""Parses JSON schema's `pattern`: the regular subset of ECMA-262 expressions.
+
+Validators differ in the meaning of `\\d`, `\\w`, `\\s` and `.` outside ASCII, and generated text
+must satisfy all of them. So each class has two sets: characters that surely match and characters
+that possibly match. A class uses the sure set, a negated class everything outside the possible set.
+
+Constructs that are not regular or differ between validators are rejected: backreferences,
+lookaround, word boundaries, `\\p{...}`, and anchors other than at the ends.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from . import charset
+from .automaton import ANY_TEXT, NOTHING, Chars, Concat, Either, Regex, Times
+from .charset import Charset
+from .effort import spend
+
+MAX_COUNT = 2_000
+"""Maximum number in a quantifier."""
+
+MAX_NESTING = 50
+"""Maximum nesting of groups."""
+
+_DIGIT = ((0x30, 0x39),)
+_WORD = charset.union(_DIGIT, ((0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)))
+_SPACE_SURE = charset.normal(
+    (ord(char), ord(char))
+    for char in "\t\n\v\f\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000"
+    + "".join(chr(code) for code in range(0x2000, 0x200B))
+)
+# Spaces in Unicode-aware validators, in addition to ECMA's.
+_SPACE_MAYBE = charset.union(_SPACE_SURE, ((0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF)))
+# Large ranges that no validator treats as digits, or as letters or digits.
+_NEVER_DIGIT = charset.union(
+    charset.difference(((0, 0x65F),), _DIGIT),
+    ((0x2000, 0xA61F), (0xAC00, 0xD7FF), (0xF900, 0xFF0F), (0xFF1A, 0xFFEF), (0x1F300, 0x1FAFF)),
+)
+_NEVER_WORD = charset.union(
+    charset.difference(((0, 0x7F),), _WORD),
+    ((0x2010, 0x2027), (0x2030, 0x203E), (0x20A0, 0x20BF), (0x2190, 0x21FF), (0x3001, 0x3003)),
+    ((0x3008, 0x3011), (0xFF01, 0xFF0F), (0xFF1A, 0xFF20), (0x1F300, 0x1F5FF), (0x1F600, 0x1F64F)),
+)
+_NEVER_SPACE = charset.complement(_SPACE_MAYBE)
+_LINE_ENDS = charset.of("\n\r\u2028\u2029")
+
+_Reading = tuple[Charset, Charset]
+"""The characters that a class surely matches and those that it possibly matches."""
+
+_CLASSES: dict[str, _Reading] = {
+    "d": (_DIGIT, charset.complement(_NEVER_DIGIT)),
+    "w": (_WORD, charset.complement(_NEVER_WORD)),
+    "s": (_SPACE_SURE, _SPACE_MAYBE),
+    "D": (_NEVER_DIGIT, charset.complement(_DIGIT)),
+    "W": (_NEVER_WORD, charset.complement(_WORD)),
+    "S": (_NEVER_SPACE, charset.complement(_SPACE_SURE)),
+}
+_CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
+_SYNTAX = frozenset("^$\\.*+?()[]{}|/-")
+_QUANTIFIERS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+
+
+class PatternError(ValueError):
+    """The pattern is malformed, or outside the regular subset if `unsupported`."""
+
+    def __init__(self, what: str, at: int, unsupported: bool) -> None:
+        super().__init__(f"{what} at character {at + 1}")
+        self.unsupported = unsupported
+
+
+def read_pattern(pattern: str) -> Regex:
+    """The language of all strings in which `pattern` is found. Raises PatternError."""
+    spend(2 * len(pattern))
+    reader = _Reader(pattern)
+    language = reader.alternatives(left=True, right=True)
+    if reader.at < len(pattern):
+        reader.fail("unbalanced ')'")
+    return language
+
+
+class _Reader:
+    """A recursive-descent parser with a method for each production.
+
+    `left` and `right` say whether the current part is at the beginning or end of the whole pattern.
+    Anchors are allowed only there; without an anchor, any text may come before or after."""
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self.at = 0
+        self.depth = 0
+
+    def fail(self, what: str, unsupported: bool = False) -> NoReturn:
+        raise PatternError(what, self.at, unsupported)
+
+    def peek(self, length: int = 1) -> str:
+        return self.pattern[self.at : self.at + length]
+
+    def take(self, mark: str) -> bool:
+        if not self.pattern.startswith(mark, self.at):
+            return False
+        self.at += len(mark)
+        return True
+
+    def alternatives(self, left: bool, right: bool) -> Regex:
+        found = [self.sequence(left, right)]
+        while self.take("|"):
+            found.append(self.sequence(left, right))
+        return found[0] if len(found) == 1 else Either(tuple(found))
+
+    def sequence(self, left: bool, right: bool) -> Regex:
+        start = self.at
+        if left and self.only_a_group(start):
+            # `(^a|b$)`: the group's ends are the pattern's ends.
+            return self.atom(left, right)
+        parts: list[Regex] = []
+        open_left, open_right = left, right
+        while self.peek() not in ("", "|", ")"):
+            if self.take("^"):
+                if not left or parts:
+                    self.at -= 1
+                    self.fail("'^' inside the pattern", unsupported=True)
+                open_left = False
+            elif self.take("$"):
+                if not right or self.peek() not in ("", "|", ")"):
+                    self.at -= 1
+                    self.fail("'$' inside the pattern", unsupported=True)
+                open_right = False
+            else:
+                parts.append(self.quantified())
+        if open_left:
+            parts.insert(0, ANY_TEXT)
+        if open_right:
+            parts.append(ANY_TEXT)
+        return parts[0] if len(parts) == 1 else Concat(tuple(parts))
+
+    def only_a_group(self, start: int) -> bool:
+        """Whether the sequence that starts here is exactly one group."""
+        if self.pattern[start : start + 1] != "(":
+            return False
+        depth, at, in_class = 0, start, False
+        while at < len(self.pattern):
+            char = self.pattern[at]
+            if char == "\\":
+                at += 1
+            elif in_class:
+                in_class = char != "]"
+            elif char == "[":
+                in_class = True
+            elif char == "(":
+                depth += 1
+            elif char == ")":
+                depth -= 1
+                if depth == 0:
+                    return self.pattern[at + 1 : at + 2] in ("", "|", ")")
+            at += 1
+        return False
+
+    def quantified(self) -> Regex:
+        found = self.atom(left=False, right=False)
+        while self.peek() and self.peek() in "*+?{":
+            if self.peek() == "{":
+                low, high = self.counts()
+            else:
+                low, high = _QUANTIFIERS[self.peek()]
+                self.at += 1
+            self.take("?")  # lazy; the language is the same
+            if self.peek() and self.peek() in "*+?{":
+                self.fail("two quantifiers in a row")
+            found = Times(found, low, high)
+        return found
+
+    def counts(self) -> tuple[int, int | None]:
+        self.at += 1
+        low = self.number()
+        high: int | None = low
+        if self.take(","):
+            high = None if self.peek() == "}" else self.number()
+        if not self.take("}"):
+            self.fail("'}' expected")
+        if high is not None and high < low:
+            self.fail("the minimum exceeds the maximum")
+        return low, high
+
+    def number(self) -> int:
+        start = self.at
+        while self.peek() and self.peek() in "0123456789":
+            self.at += 1
+        if start == self.at:
+            self.fail("number expected")
+        if self.at - start > 6 or int(self.pattern[start : self.at]) > MAX_COUNT:
+            self.fail(f"a count above {MAX_COUNT}", unsupported=True)
+        return int(self.pattern[start : self.at])
+
+    def atom(self, left: bool, right: bool) -> Regex:
+        if self.take("("):
+            self.depth += 1
+            if self.depth > MAX_NESTING:
+                self.fail(f"groups nested deeper than {MAX_NESTING}", unsupported=True)
+            if self.take("?"):
+                self.group_kind()
+            found = self.alternatives(left, right)
+            if not self.take(")"):
+                self.fail("')' expected")
+            self.depth -= 1
+            return found
+        if self.take("["):
+            return Chars(self.char_class())
+        if self.take("."):
+            return Chars(charset.complement(_LINE_ENDS))
+        if self.take("\\"):
+            return Chars(self.escape(in_class=False)[0])
+        if self.peek() in "*+?{":
+            self.fail("nothing to repeat")
+        char = self.peek()
+        if "\ud800" <= char <= "\udfff":
+            self.fail("half a character", unsupported=True)
+        self.at += 1
+        return Chars(charset.of(char)) if char else NOTHING
+
+    def group_kind(self) -> None:
+        if self.take(":"):
+            return
+        if self.peek() in "=!" or self.peek(2) in ("<=", "<!"):
+            self.fail("lookaround", unsupported=True)
+        # Named group; (?P<name>...) is Python's form.
+        end = self.pattern.find(">", self.at)
+        if self.peek() not in ("<", "P") or end < 0 or self.peek(2) in ("P=", "P>"):
+            self.fail(f"group '(?{self.peek()}'", unsupported=True)
+        self.at = end + 1
+
+    def escape(self, in_class: bool) -> _Reading:
+        """The meaning of an escape after its backslash."""
+        char = self.peek()
+        if not char:
+            self.fail("the pattern ends after '\\'")
+        if char in "123456789k" and not in_class:
+            self.fail("backreference", unsupported=True)
+        if char in "bB" and not (in_class and char == "b"):
+            self.fail("word boundary", unsupported=True)
+        if char in "pP":
+            self.fail("character property '\\p'", unsupported=True)
+        self.at += 1
+        if char in _CLASSES:
+            return _CLASSES[char]
+        if char in "xu":
+            code = self.hexadecimal(char)
+        elif char == "c":
+            code = ord(self.peek() or "\0") % 32
+            if not self.peek().isalpha() or not self.peek().isascii():
+                self.fail("letter expected after '\\c'")
+            self.at += 1
+        elif char == "b":
+            code = 8
+        elif char in _CONTROLS:
+            code = _CONTROLS[char]
+        elif char in _SYNTAX or not (char.isalnum() and char.isascii()):
+            code = ord(char)
+        else:
+            self.at -= 1
+            self.fail(f"escape '\\{char}'", unsupported=True)
+        one = ((code, code),)
+        return one, one
+
+    def hexadecimal(self, kind: str) -> int:
+        if kind == "u" and self.take("{"):
+            end = self.pattern.find("}", self.at)
+            digits = self.pattern[self.at : end] if end > 0 else ""
+            self.at += len(digits) + 1
+        else:
+            digits = self.peek(2 if kind == "x" else 4)
+            if len(digits) != (2 if kind == "x" else 4):
+                digits = ""
+            self.at += len(digits)
+        if not digits or not all(char in "0123456789abcdefABCDEF" for char in digits):
+            self.fail(f"hexadecimal digits expected after '\\{kind}'")
+        code = int(digits, 16)
+        if 0xD800 <= code <= 0xDFFF or code > 0x10FFFF:
+            self.fail("half a character", unsupported=True)
+        return code
+
+    def char_class(self) -> Charset:
+        negated = self.take("^")
+        sure: list[Charset] = []
+        maybe: list[Charset] = []
+        while not self.take("]"):
+            one = self.in_class()
+            if self.peek() == "-" and self.peek(2) not in ("-", "-]"):
+                self.at += 1
+                low, high = one[0], self.in_class()[0]
+                if len(low) != 1 or low[0][0] != low[0][1] or len(high) != 1:
+                    self.fail("range of classes", unsupported=True)
+                if high[0][0] != high[0][1] or high[0][0] < low[0][0]:
+                    self.fail("range in reverse order")
+                both = charset.intersection(charset.ANY, ((low[0][0], high[0][0]),))
+                one = (both, both)
+            sure.append(one[0])
+            maybe.append(one[1])
+        if negated:
+            return charset.complement(charset.union(*maybe))
+        if not charset.union(*sure):
+            self.fail("a class that matches nothing")
+        return charset.union(*sure)
+
+    def in_class(self) -> _Reading:
+        if self.take("\\"):
+            return self.escape(in_class=True)
+        char = self.peek()
+        if not char:
+            self.fail("']' expected")
+        self.at += 1
+        one = charset.of(char)
+        return one, one

@@ -1,0 +1,131 @@
+"""Renders a grammar as GBNF text that a given generation of servers can parse.
+
+Features that an old server lacks are rewritten. `x{2,4}` becomes `x x x-r2` with `x-r1 ::= x | ""`
+and `x-r2 ::= x x-r1 | ""`: a chain, so that every text has one derivation. (`x? x?` has two for one
+x, which doubles the work of a sampler that keeps both.) An empty sequence is rendered as `""`,
+since an empty alternative would swallow the end of the line.
+"""
+
+from __future__ import annotations
+
+from .effort import spend
+from .values import (
+    ROOT,
+    Alternatives,
+    AnyChar,
+    CharClass,
+    Element,
+    Grammar,
+    GrammarLimits,
+    Group,
+    Literal,
+    Repeat,
+    RuleRef,
+    Sequence,
+)
+
+_POSTFIX = {(0, None): "*", (1, None): "+", (0, 1): "?"}
+_NAMED = {"\t": "\\t", "\r": "\\r", "\n": "\\n", "\\": "\\\\", '"': '\\"'}
+
+
+def render(grammar: Grammar, limits: GrammarLimits) -> str:
+    """The GBNF text of `grammar` with `root` first, within `limits`."""
+    writer = _Writer(grammar, limits)
+    names = sorted(grammar.rules, key=lambda name: name != ROOT)
+    for name in names:
+        writer.rule(name, grammar.rules[name])
+    return "".join(writer.lines)
+
+
+class _Writer:
+    def __init__(self, grammar: Grammar, limits: GrammarLimits) -> None:
+        self.limits = limits
+        self.lines: list[str] = []
+        self.taken = set(grammar.rules)
+        # Rules generated for repetitions, by content, so that equal ones are shared.
+        self.made: dict[object, str] = {}
+
+    def rule(self, name: str, alternatives: Alternatives) -> None:
+        self.lines.append(f"{name} ::= {self.alternatives(alternatives)}\n")
+        spend(3 + (len(self.lines[-1]) >> 2))
+
+    def alternatives(self, alternatives: Alternatives) -> str:
+        return " | ".join(self.sequence(sequence) for sequence in alternatives)
+
+    def sequence(self, sequence: Sequence) -> str:
+        return " ".join(self.element(element) for element in sequence) or '""'
+
+    def element(self, element: Element) -> str:
+        if isinstance(element, Literal):
+            return f'"{"".join(map(_written, element.text))}"'
+        if isinstance(element, CharClass):
+            ranges = "".join(
+                _in_class(low) if low == high else f"{_in_class(low)}-{_in_class(high)}"
+                for low, high in element.ranges
+            )
+            return f"[{'^' if element.negated else ''}{ranges}]"
+        if isinstance(element, AnyChar):
+            return "." if self.limits.any_char else "[^\\x00]"
+        if isinstance(element, RuleRef):
+            return element.name
+        if isinstance(element, Group):
+            return f"({self.alternatives(element.alternatives)})"
+        return self.repeat(element)
+
+    def repeat(self, repeat: Repeat) -> str:
+        low, high = repeat.min, repeat.max
+        if (low, high) in _POSTFIX:
+            return self.element(repeat.element) + _POSTFIX[low, high]
+        if self.limits.max_repeat is not None:
+            bounds = f"{low}" if low == high else f"{low},{'' if high is None else high}"
+            return f"{self.element(repeat.element)}{{{bounds}}}"
+        one = self.short(repeat.element)
+        parts = [one] * low
+        if high is None:
+            parts.append(one + "*")
+        elif high > low:
+            parts.append(self.at_most(one, high - low))
+        # Parenthesised, since an operator may follow.
+        return f"({' '.join(parts)})"
+
+    def short(self, element: Element) -> str:
+        """The element itself if it is short, else a reference to a new rule."""
+        text = self.element(element)
+        if isinstance(element, RuleRef | CharClass) or len(text) <= 16:
+            return text
+        return self.named(("part", text), "part", text)
+
+    def at_most(self, one: str, times: int) -> str:
+        rest = ""
+        for count in range(1, times + 1):
+            rest = self.named((one, count), "r", f'{one} {rest} | ""'.replace("  ", " "))
+        return rest
+
+    def named(self, key: object, stem: str, body: str) -> str:
+        spend(1)
+        if key not in self.made:
+            spend(3 + (len(body) >> 2))
+            number = len(self.made) + 1
+            while f"{stem}{number}" in self.taken:
+                number += 1
+            name = f"{stem}{number}"
+            self.taken.add(name)
+            self.made[key] = name
+            self.lines.append(f"{name} ::= {body}\n")
+        return self.made[key]
+
+
+def _in_class(code: int) -> str:
+    # Brackets, caret and dash as numbers: their escapes differ between the servers.
+    return f"\\x{code:02X}" if chr(code) in "[]^-" else _written(chr(code))
+
+
+def _written(char: str) -> str:
+    code = ord(char)
+    if char in _NAMED:
+        return _NAMED[char]
+    if char.isprintable():
+        return char
+    if code < 0x100:
+        return f"\\x{code:02X}"
+    return f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"

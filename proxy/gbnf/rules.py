@@ -1,0 +1,314 @@
+"""Builds the rules of a grammar: names, shared parts, automata, and bounded repetition.
+
+Equal content becomes one rule, and repeated content becomes a rule before it is repeated, because
+all servers expand a repetition element by element.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from . import charset
+from .automaton import ANY_TEXT, Automaton, compile_regex
+from .charset import Charset
+from .check import references, settle_ends
+from .effort import spend
+from .values import (
+    ROOT,
+    Alternatives,
+    CharClass,
+    Element,
+    Grammar,
+    Group,
+    Literal,
+    Repeat,
+    RuleRef,
+)
+from .values import Sequence as Elements
+
+BLOCK = 100
+"""Repetitions per block if there are many: 10 000 characters become 100 blocks of 100 instead of 10
+000 rules."""
+
+MAX_REPEAT = 50_000
+"""Maximum of a bounded repetition, since the repetition of blocks is limited too."""
+
+_CONTROLS = ((0, 0x1F),)
+_QUOTED = charset.of('"\\')
+# Characters that a JSON string must escape.
+_NEVER_RAW = charset.union(_CONTROLS, _QUOTED)
+_SHORT_ESCAPES = {0x22: '"', 0x5C: "\\", 8: "b", 9: "t", 10: "n", 12: "f", 13: "r"}
+_ANY_TEXT = compile_regex(ANY_TEXT)
+_HEX = CharClass(((0x30, 0x39), (0x41, 0x46), (0x61, 0x66)))
+
+
+class Rules:
+    """Collects rules; `grammar` returns those reachable from the root."""
+
+    def __init__(self) -> None:
+        self._rules: dict[str, Alternatives] = {}
+        self._by_content: dict[tuple[str, Alternatives], RuleRef] = {}
+        self._numbers: dict[str, int] = {}
+
+        self._automata: dict[tuple[str, Automaton], Elements] = {}
+        self.any_value: Elements | None = None
+        """The rule for any JSON value, once built; shared by all documents."""
+
+    def reserve(self, stem: str) -> RuleRef:
+        """A new name, to be defined later."""
+        number = self._numbers[stem] = self._numbers.get(stem, 0) + 1
+        # A stem never ends in a digit, so names cannot collide.
+        return RuleRef(stem if number == 1 else f"{stem}{number}")
+
+    def define(self, rule: RuleRef, alternatives: Alternatives) -> None:
+        spend(5 + 2 * sum(map(len, alternatives)))
+        self._rules[rule.name] = tuple(_joined(sequence) for sequence in alternatives)
+
+    def add(self, stem: str, *alternatives: Elements) -> RuleRef:
+        """A rule with these alternatives; reuses an equal one."""
+        spend(sum(map(len, alternatives)))
+        name = self._by_content.get((stem, alternatives))
+        if name is None:
+            name = self._by_content[stem, alternatives] = self.reserve(stem)
+            self.define(name, alternatives)
+        return name
+
+    def grammar(self, root: Alternatives) -> Grammar:
+        """The rules that `root` needs, without alternatives that can never terminate. If none
+        remain, there is no rule root.
+
+        Recursion through required properties alone never terminates, so such alternatives are
+        removed."""
+        whole = Grammar({ROOT: root, **self._rules})
+        ending = settle_ends(whole)
+        kept: dict[str, Alternatives] = {}
+        todo = [ROOT]
+        while todo:
+            name = todo.pop()
+            if name in ending and name not in kept:
+                kept[name] = _without_endless(whole.rules[name], ending)
+                todo += references(kept[name])
+        return Grammar(kept)
+
+    # Shared parts
+
+    def space(self) -> RuleRef:
+        """At most one space: small models loop on unbounded white space."""
+        return self.add("ws", (Repeat(Literal(" "), 0, 1),))
+
+    def comma(self) -> RuleRef:
+        return self.add("comma", (Literal(","), self.space()))
+
+    def any_char(self) -> RuleRef:
+        """One character of a JSON string in any of its JSON spellings; no lone surrogates."""
+        hex3 = (_HEX, _HEX, _HEX)
+        high = (
+            CharClass(((0x44, 0x44), (0x64, 0x64))),
+            CharClass(((0x38, 0x39), (0x41, 0x42), (0x61, 0x62))),
+        )
+        low = (CharClass(((0x44, 0x44), (0x64, 0x64))), CharClass(((0x43, 0x46), (0x63, 0x66))))
+        plain = CharClass(((0x30, 0x39), (0x41, 0x43), (0x45, 0x46), (0x61, 0x63), (0x65, 0x66)))
+        below = (CharClass(((0x44, 0x44), (0x64, 0x64))), CharClass(((0x30, 0x37),)))
+        code = self.add(
+            "code",
+            (plain, *hex3),
+            (*below, _HEX, _HEX),
+            (*high, _HEX, _HEX, Literal("\\u"), *low, _HEX, _HEX),
+        )
+        escaped = self.add(
+            "escaped",
+            (CharClass(tuple((ord(char), ord(char)) for char in '"\\/bfnrt')),),
+            (Literal("u"), code),
+        )
+        return self.add(
+            "char",
+            (CharClass(((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)), negated=True),),
+            (Literal("\\"), escaped),
+        )
+
+    def any_string(self, low: int = 0, high: int | None = None) -> Elements:
+        """A JSON string of `low` to `high` characters."""
+        chars = self.between(self.any_char(), low, high)
+        return (self.add("string", (Literal('"'), *chars, Literal('"'))),)
+
+    # Repetition
+
+    def between(self, element: Element, low: int, high: int | None) -> Elements:
+        """`element` repeated `low` to `high` times; each count has one derivation."""
+        if low == high == 1:
+            return (element,)
+        if not isinstance(element, RuleRef | CharClass):
+            element = self.add("part", (element,))
+        if high is None:
+            return (*self._times(element, low), Repeat(element, 0, None))
+        if low and high - low > BLOCK:
+            return (*self._times(element, low), *self.between(element, 0, high - low))
+        if high - low <= BLOCK:
+            if low <= BLOCK:
+                return () if high == 0 else (Repeat(element, low, high),)
+            return (*self._times(element, low), *self.between(element, 0, high - low))
+        # Fewer than q blocks and any rest, or q blocks and the remainder.
+        blocks, rest = divmod(high, BLOCK)
+        block = self.add("block", (Repeat(element, BLOCK, BLOCK),))
+        return (
+            Group(
+                (
+                    (*self._up_to(block, blocks - 1), Repeat(element, 0, BLOCK - 1)),
+                    (*self._times(block, blocks), *self._up_to(element, rest)),
+                )
+            ),
+        )
+
+    def _up_to(self, element: Element, times: int) -> Elements:
+        return (Repeat(element, 0, times),) if times else ()
+
+    def _times(self, element: Element, times: int) -> Elements:
+        blocks, rest = divmod(times, BLOCK)
+        found: Elements = ()
+        if blocks:
+            block = self.add("block", (Repeat(element, BLOCK, BLOCK),))
+            found += (block if blocks == 1 else Repeat(block, blocks, blocks),)
+        if rest:
+            found += (element if rest == 1 else Repeat(element, rest, rest),)
+        return found
+
+    # Automata
+
+    def string(self, automaton: Automaton) -> Elements:
+        """The JSON strings whose content is in the language, each with one derivation."""
+        if automaton == _ANY_TEXT:
+            return self.any_string()
+        inside = self._automaton("text", automaton, self._in_string, (Literal('"'),))
+        return (Literal('"'), *inside)
+
+    def plain(self, stem: str, automaton: Automaton) -> Elements:
+        """The texts of the language."""
+        return self._automaton(stem, automaton, lambda chars: ((_char_class(chars),),), ())
+
+    def _automaton(
+        self,
+        stem: str,
+        automaton: Automaton,
+        write: Callable[[Charset], Alternatives],
+        tail: Elements,
+    ) -> Elements:
+        """A rule for each state that has several predecessors or several successors."""
+        if (stem, automaton) in self._automata:
+            return self._automata[stem, automaton]
+        spend(5 * (len(automaton.transitions) + sum(map(len, automaton.transitions))))
+        uses = [0] * len(automaton.transitions)
+        for row in automaton.transitions:
+            for _, target in row:
+                uses[target] += 1
+        names = {
+            state: self.reserve(stem)
+            for state, row in enumerate(automaton.transitions)
+            if row
+            and (state == 0 or uses[state] > 1 or len(row) > 1 or state in automaton.accepting)
+        }
+
+        def go(chars: Charset, state: int) -> Elements:
+            found: list[Element] = [*_one_of(write(chars))]
+            # A state with a single successor is inlined.
+            while state not in names:
+                row = automaton.transitions[state]
+                if not row:
+                    return (*found, *tail)
+                chars, state = row[0]
+                found += _one_of(write(chars))
+            return (*found, names[state])
+
+        for state, name in names.items():
+            alternatives = [go(chars, target) for chars, target in automaton.transitions[state]]
+            if state in automaton.accepting:
+                alternatives.append(tail)
+            self.define(name, tuple(alternatives))
+        found = self._automata[stem, automaton] = (names[0],) if 0 in names else tail
+        return found
+
+    def _in_string(self, chars: Charset) -> Alternatives:
+        """One character of a set as it is written in a JSON string."""
+        if chars == charset.ANY:
+            return ((self.any_char(),),)
+        alternatives: list[Elements] = []
+        if raw := charset.difference(chars, _NEVER_RAW):
+            alternatives.append((_char_class(raw),))
+        escapes: list[Elements] = []
+        special = [
+            code
+            for low, high in charset.intersection(chars, _NEVER_RAW)
+            for code in range(low, high + 1)
+        ]
+        if short := [_SHORT_ESCAPES[code] for code in special if code in _SHORT_ESCAPES]:
+            escapes.append((_char_class(charset.of("".join(short))),))
+        for lead in range(2):
+            digits = [
+                code % 16 for code in special if code // 16 == lead and code not in _SHORT_ESCAPES
+            ]
+            if digits:
+                last = charset.union(
+                    charset.of("".join(f"{digit:x}" for digit in digits)),
+                    charset.of("".join(f"{digit:X}" for digit in digits)),
+                )
+                escapes.append((Literal(f"u00{lead:x}"), _char_class(last)))
+        if escapes:
+            alternatives.append((Literal("\\"), *_one_of(tuple(escapes))))
+        if len(alternatives) > 1:
+            return ((self.add("one", *alternatives),),)
+        return tuple(alternatives)
+
+
+def literal(value: object) -> Literal:
+    """A JSON scalar as it is written."""
+    return Literal(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def _char_class(chars: Charset) -> Element:
+    if len(chars) == 1 and chars[0][0] == chars[0][1]:
+        return Literal(chr(chars[0][0]))
+    return CharClass(chars)
+
+
+def _one_of(alternatives: Alternatives) -> Elements:
+    return alternatives[0] if len(alternatives) == 1 else (Group(alternatives),)
+
+
+def _joined(sequence: Sequence[Element]) -> Elements:
+    """Joins adjacent literals."""
+    elements: list[Element] = []
+    for element in sequence:
+        if isinstance(element, Literal) and elements and isinstance(elements[-1], Literal):
+            elements[-1] = Literal(elements[-1].text + element.text)
+        else:
+            elements.append(element)
+    return tuple(elements)
+
+
+def _without_endless(alternatives: Alternatives, ending: set[str]) -> Alternatives:
+    kept: list[Elements] = []
+    for sequence in alternatives:
+        elements: list[Element] = []
+        for element in sequence:
+            found = _ending(element, ending)
+            if found is None:
+                break
+            elements += found
+        else:
+            kept.append(tuple(elements))
+    return tuple(kept)
+
+
+def _ending(element: Element, ending: set[str]) -> Elements | None:
+    """The element without parts that never terminate; None if nothing is left."""
+    if isinstance(element, RuleRef):
+        return (element,) if element.name in ending else None
+    if isinstance(element, Group):
+        inside = _without_endless(element.alternatives, ending)
+        return (Group(inside),) if inside else None
+    if isinstance(element, Repeat):
+        inner = _ending(element.element, ending)
+        if inner is None:
+            return () if element.min == 0 else None
+        return (Repeat(inner[0], element.min, element.max),)
+    return (element,)

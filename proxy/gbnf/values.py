@@ -1,0 +1,104 @@
+"""The values of a GBNF grammar, produced by the parser and the schema compiler.
+
+A Grammar maps rule names to alternatives. Alternatives are a tuple of sequences, and a sequence is
+a tuple of elements; the empty sequence is the empty text. All are compared by content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+ROOT = "root"
+"""The start rule of every server."""
+
+MAX_CODE_POINT = 0x10FFFF
+
+
+class GrammarError(ValueError):
+    """A grammar that must not be sent to a server. `line` and `column` count from 1, in
+    characters."""
+
+    def __init__(self, line: int, column: int, what: str) -> None:
+        super().__init__(f"grammar, line {line}, column {column}: {what}")
+        self.line = line
+        self.column = column
+        self.what = what
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarLimits:
+    """The capabilities of the GBNF parser and sampler of one generation of servers.
+
+    `max_repeat` is the highest number in `{m,n}`, and the maximum number of rules that one chain of
+    repetitions expands to; None means that `{m,n}` is not supported. `merges_stacks` says whether
+    the sampler drops equal parse stacks; if not, an ambiguous grammar doubles its work at every
+    character."""
+
+    name: str
+    any_char: bool
+    dash_escape: bool
+    max_repeat: int | None
+    merges_stacks: bool
+
+
+OLD = GrammarLimits("old", any_char=False, dash_escape=False, max_repeat=None, merges_stacks=False)
+"""llama.cpp and PowerInfer `server` of November 2023 (common/grammar-parser.cpp)."""
+
+NEW = GrammarLimits("new", any_char=True, dash_escape=True, max_repeat=2000, merges_stacks=True)
+"""`llama-server` of 2026 (src/llama-grammar.cpp)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A non-empty text; the empty text is the empty sequence."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CharClass:
+    """One character inside (or, if negated, outside) inclusive ranges of code points."""
+
+    ranges: tuple[tuple[int, int], ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnyChar:
+    """Any one character: `.`"""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRef:
+    """The rule of that name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """`element` at least `min` and at most `max` times; `max` None means no limit."""
+
+    element: Element
+    min: int
+    max: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Alternatives in parentheses."""
+
+    alternatives: Alternatives
+
+
+Element = Literal | CharClass | AnyChar | RuleRef | Repeat | Group
+Sequence = tuple[Element, ...]
+Alternatives = tuple[Sequence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """Rules by name, in the order of the text."""
+
+    rules: Mapping[str, Alternatives]

@@ -1,0 +1,80 @@
+"""Records of the index: entries, rows and hits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+# (model name, texts) -> one vector per text. Raises GatewayError if no backend can embed.
+Embed = Callable[[str, Sequence[str]], list[list[float]]]
+# (query, texts) -> one score per text, higher is nearer, on any scale.
+Rank = Callable[[str, Sequence[str]], Sequence[float]]
+
+
+class IndexEntry(Struct, frozen=True):
+    """A chunk to index. An existing chunk with this id is replaced."""
+
+    chunk_id: str
+    document_id: str
+    text: str
+
+
+class IndexHit(Struct, frozen=True, kw_only=True):
+    """A chunk that matches a query. `score` is from 0 to 1, larger is nearer (as in OpenAI's API);
+    `distance` is from 0 to 2, smaller is nearer (as in Chatchat's: the squared distance of vectors
+    of length 1). distance = 2 * (1 - score).
+
+    `lexical_rank` and `vector_rank` are its ranks by words and by meaning: 1 is the best, 0 is
+    none.
+    """
+
+    chunk_id: str
+    document_id: str
+    base_id: str
+    score: float
+    lexical_rank: int = 0
+    vector_rank: int = 0
+
+    @property
+    def distance(self) -> float:
+        return distance(self.score)
+
+
+def distance(score: float) -> float:
+    return 2.0 * (1.0 - score)
+
+
+class IndexRow(Struct, frozen=True):
+    """An entry in storage: its `terms`, each between two blanks, their number, and its vector of
+    length 1 or none."""
+
+    chunk_id: str
+    document_id: str
+    terms: str
+    length: int
+    vector: tuple[float, ...] = ()
+
+
+class Near(Struct, frozen=True):
+    """A row near a vector, by cosine."""
+
+    chunk_id: str
+    document_id: str
+    cosine: float
+
+
+class QueryTerms(Struct, frozen=True):
+    """A row that contains words of a query."""
+
+    chunk_id: str
+    document_id: str
+    terms: str
+    length: int
+
+
+class Size(Struct, frozen=True):
+    """The number of rows in a base, and of terms in all rows."""
+
+    rows: int
+    terms: int

@@ -1,0 +1,191 @@
+"""Chooses and builds the grammar that constrains an answer: a JSON document, tool calls, or either.
+
+A request's requirement is a plain value (`Constraint`), so its grammar is compiled once and cached
+by content. Calls use the frame of the model's family (`CallShape`), with everything before the
+arguments as one literal. A grammar may also begin inside that frame, after the text `begun`, to
+constrain a call that the model began on its own.
+
+If a grammar cannot express a schema, a strict schema is rejected. For any other, the grammar allows
+any JSON there and output validation checks the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ..core.request import CompletionRequest, Tool
+from ..errors import InvalidParameter
+from ..gbnf import GrammarError, GrammarLimits, SchemaError, UnsupportedSchema
+from ..gbnf.automaton import TooManyStatesError
+from ..gbnf.document import Document
+from ..gbnf.rules import Rules
+from ..gbnf.schema import ANY_OBJECT, SchemaCompiler, finished
+from ..gbnf.values import Element, Group, Literal, Repeat
+from ..gbnf.values import Sequence as Elements
+from .toolcalls import CallFormat, CallShape
+
+NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
+JSON = msgspec.json.Encoder()
+
+
+class Callee(Struct, frozen=True):
+    """A tool: its name, its parameters' schema as JSON text, and whether the schema is strict."""
+
+    name: str
+    schema: bytes
+    strict: bool = False
+
+
+class Constraint(Struct, frozen=True, kw_only=True):
+    """What the answer must be: JSON that matches `schema` (JSON text; None allows no document),
+    calls of `tools` in the frame of `shape`, or either if both are set. `begun` is the part of a
+    call's frame that is already written."""
+
+    schema: bytes | None = None
+    strict: bool = False
+    tools: tuple[Callee, ...] = ()
+    shape: CallShape = CallShape()
+    parallel: bool = False
+    begun: str = ""
+
+
+def callable_tools(request: CompletionRequest) -> tuple[Tool, ...]:
+    """The tools that the model may call in this answer: none, all, or the named one.
+
+    Raises InvalidParameter if tool_choice needs a tool that the request does not have."""
+    choice = request.tool_choice
+    if choice.mode == "auto":
+        return request.tools
+    if choice.mode == "none":
+        return ()
+    if choice.mode == "named":
+        named = tuple(tool for tool in request.tools if tool.name == choice.name)
+        if not named:
+            raise InvalidParameter(
+                "tool_choice", f"names a tool that is not in tools: {choice.name[:100]}"
+            )
+        return named
+    if not request.tools:
+        raise InvalidParameter("tool_choice", "requires tools")
+    return request.tools
+
+
+def must_call(request: CompletionRequest) -> bool:
+    return request.tool_choice.mode in ("required", "named")
+
+
+def from_start(request: CompletionRequest, form: CallFormat | None) -> Constraint | None:
+    """The constraint on the whole answer; None if it begins as free text."""
+    if form is None and request.output.kind == "text":
+        return None
+    schema = document_schema(request)
+    if form is not None and callable_tools(request):
+        calls = calls_of(request, form)
+        if must_call(request):
+            return calls
+        if schema is not None:
+            return msgspec.structs.replace(
+                calls, schema=JSON.encode(schema), strict=request.output.strict
+            )
+        return None
+    if schema is None:
+        return None
+    return Constraint(schema=JSON.encode(schema), strict=request.output.strict)
+
+
+def calls_of(request: CompletionRequest, form: CallFormat, begun: str = "") -> Constraint:
+    """One call, or several if both the client and the call format allow it. A named tool is called
+    once."""
+    return Constraint(
+        tools=tuple(
+            Callee(tool.name, JSON.encode(tool.parameters or NO_ARGUMENTS), tool.strict)
+            for tool in callable_tools(request)
+        ),
+        shape=form.shape,
+        parallel=request.parallel_tool_calls
+        and form.shape.parallel
+        and request.tool_choice.mode != "named",
+        begun=begun,
+    )
+
+
+def document_schema(request: CompletionRequest) -> Mapping[str, Any] | None:
+    """The schema that the answer's text must match; None if any text is allowed."""
+    output = request.output
+    if output.kind == "text":
+        return None
+    return ANY_OBJECT if output.schema is None else output.schema
+
+
+def head(shape: CallShape, name: str) -> str:
+    """Everything before the arguments of the first call."""
+    return shape.prefix + shape.before_name + name + shape.after_name
+
+
+def grammar(bound: Constraint, limits: GrammarLimits) -> str:
+    """The GBNF text for servers with these limits.
+
+    Raises InvalidParameter naming the unsupported keyword or the error in a schema."""
+    rules = Rules()
+    param = "response_format"
+    roots: list[Elements] = []
+    try:
+        if bound.schema is not None:
+            schema = msgspec.json.decode(bound.schema)
+            roots.append(_value(schema, "", rules, limits, bound.strict, False))
+        param = "tools"
+        if bound.tools:
+            roots.append(_calls(bound, rules, limits))
+        return finished(rules, tuple(roots), limits)
+    except (SchemaError, UnsupportedSchema, GrammarError) as error:
+        raise InvalidParameter(param, f"cannot be used: {error}") from None
+    except TooManyStatesError:
+        raise InvalidParameter(param, "cannot be used: the schema needs too many rules") from None
+    except RecursionError:
+        raise InvalidParameter(param, "cannot be used: the schema is nested too deeply") from None
+
+
+def _calls(bound: Constraint, rules: Rules, limits: GrammarLimits) -> Elements:
+    shape = bound.shape
+    values = {
+        tool.name: _value(
+            msgspec.json.decode(tool.schema), tool.name, rules, limits, tool.strict, True
+        )
+        for tool in bound.tools
+    }
+    first: list[Elements] = []
+    for name, arguments in values.items():
+        whole = head(shape, name)
+        if whole.startswith(bound.begun):
+            first.append((*_mark(whole[len(bound.begun) :]), *arguments, *_mark(shape.suffix)))
+    elements: list[Element] = [rules.add("call", *first)]
+    if bound.parallel:
+        before = shape.separator + shape.before_name
+        more = tuple(
+            (*_mark(before + name + shape.after_name), *arguments, *_mark(shape.suffix))
+            for name, arguments in values.items()
+        )
+        elements.append(Repeat(rules.add("next", (Group(more),)), 0, None))
+    return (*elements, *_mark(shape.end))
+
+
+def _value(
+    schema: Any, name: str, rules: Rules, limits: GrammarLimits, strict: bool, an_object: bool
+) -> Elements:
+    more = (ANY_OBJECT,) if an_object else ()
+    try:
+        return SchemaCompiler(Document(schema, name), rules, limits, strict).root(*more)
+    except UnsupportedSchema:
+        if strict:
+            raise
+        return SchemaCompiler(
+            Document(ANY_OBJECT if an_object else True), rules, limits, True
+        ).root()
+
+
+def _mark(text: str) -> Elements:
+    return (Literal(text),) if text else ()

@@ -1,0 +1,1 @@
+"""Process-level helpers: cancellation, locks, native threads, helper processes."""

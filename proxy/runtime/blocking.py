@@ -1,0 +1,77 @@
+"""Runs blocking calls in a native thread when gevent is active.
+
+SQLite knows nothing of greenlets: a query would block every stream of the process, and so would
+splitting a document into terms. If gevent has patched the process, such work runs in a native
+thread, and only its greenlet waits. The work must not wait for a Python lock that a greenlet may
+hold: these are gevent's, and belong to the hub's thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from gevent.threadpool import ThreadPool
+
+T = TypeVar("T")
+
+SWITCH = 0.0005  # seconds
+_marks: list[Any] = []  # a native thread-local that marks our own threads
+
+
+def run_in_native_thread(
+    work: Callable[[], T], threads: NativeThreads | None = None, *, timeout: float | None = None
+) -> T:
+    """Run `work()` in one of `threads`, or in the hub's pool, and return its result. Raises its
+    exception, or TimeoutError after `timeout` seconds; the work itself is not ended."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        return work()
+    if not _marks:
+        # Hands the interpreter back to the hub after this time, instead of five milliseconds.
+        sys.setswitchinterval(SWITCH)
+        _marks.append(monkey.get_original("_thread", "_local")())
+    (mark,) = _marks
+    if getattr(mark, "ours", False):
+        return work()  # this is a native thread already
+
+    def marked() -> tuple[T | None, BaseException | None]:
+        """Return the result and the exception, because gevent would print a traceback of it."""
+        mark.ours = True
+        try:
+            return work(), None
+        except BaseException as error:
+            return None, error
+        finally:
+            mark.ours = False
+
+    import gevent
+
+    pool = gevent.get_hub().threadpool if threads is None else threads.pool()
+    done: Any
+    with gevent.Timeout(timeout, TimeoutError("it took too long")):
+        done, error = pool.apply(marked)
+    if error is not None:
+        raise error
+    result: T = done
+    return result
+
+
+class NativeThreads:
+    """A pool of at most `most` native threads for one purpose, created on first use, and again
+    after a fork."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._made: tuple[Any, ThreadPool] | None = None
+
+    def pool(self) -> ThreadPool:
+        import gevent
+        from gevent.threadpool import ThreadPool
+
+        hub = gevent.get_hub()
+        if self._made is None or self._made[0] is not hub:
+            self._made = hub, ThreadPool(self._most, hub=hub)
+        return self._made[1]

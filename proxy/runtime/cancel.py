@@ -1,0 +1,55 @@
+"""Cancellation: one `Cancel` per request, set as soon as nobody needs the answer.
+
+The web layer cancels when the client's socket closes; code that blocks for the request (in the
+queue, on an upstream socket) registers a callback that wakes it. A callback runs at most once, on
+the canceller's thread, and must not block.
+
+There is no lock: popping a list gives each item to one thread only, and the flag is set before the
+callbacks are popped and checked after one was added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import Cancelled
+
+
+class Cancel:
+    """Set once, never unset."""
+
+    __slots__ = ("_callbacks", "cancelled")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self._call()
+
+    def check(self) -> None:
+        """Raises Cancelled once it is cancelled."""
+        if self.cancelled:
+            raise Cancelled("the client closed the request")
+
+    def add(self, callback: Callable[[], None]) -> None:
+        """Call back on cancel; immediately if it is cancelled already."""
+        self._callbacks.append(callback)
+        if self.cancelled:
+            self._call()
+
+    def remove(self, callback: Callable[[], None]) -> None:
+        """Remove a callback. Ignored if it ran or was never added."""
+        try:  # noqa: SIM105  (suppress() takes longer than the rest of this method)
+            self._callbacks.remove(callback)
+        except ValueError:
+            pass
+
+    def _call(self) -> None:
+        while self._callbacks:
+            try:
+                callback = self._callbacks.pop(0)
+            except IndexError:
+                return  # another thread took the last one
+            callback()

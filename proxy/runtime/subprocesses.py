@@ -1,0 +1,219 @@
+"""Helpers in child processes, with questions and answers as lines of JSON.
+
+Foreign code (an operator's function, an MCP client, a search library with a network stack of its
+own) runs there: it cannot block the gateway's loop, and it can be ended in the middle of its work,
+which a thread cannot. A child does one thing at a time. An idle child is reused; an abandoned one
+is ended and never reused.
+
+`serve` is the other side, in the child: it passes each question to a function and writes the
+result. A child ends when its standard input does, so none outlives the gateway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import IO, Any
+
+import msgspec
+
+from ..errors import Cancelled, UpstreamFault, UpstreamTimeout
+from .cancel import Cancel
+from .confinement import command, environment
+
+PATIENCE = 8.0  # seconds a child gets to finish before it is killed
+MOST, MOST_IDLE = 8, 2
+LAST = "last"  # key of an answer: the child ends after it
+LONGEST = 4 << 20  # bytes of one answer
+UNREAD = 2  # unexpected answers after which a child is no longer read
+TICK = 0.1  # seconds between two checks for a cancellation while waiting for a free child
+
+
+class Child:
+    """A running helper: `python -P -m module`, which gets `setup` first. `whole`: it inherits the
+    environment without our settings."""
+
+    def __init__(self, module: str, setup: Any, *, whole: bool = False) -> None:
+        self._process = subprocess.Popen(
+            command(module),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment(whole=whole),
+            # A session of its own: no terminal signal reaches it, and all of it can be killed.
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self.answers: queue.Queue[bytes | None] = queue.Queue()
+        threading.Thread(target=self._read, name="child", daemon=True).start()
+        self.tell(setup)
+
+    def tell(self, value: Any) -> None:
+        """Send a value. Raises UpstreamFault if the child has ended."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(value) + b"\n")
+            self._process.stdin.flush()
+        except (OSError, ValueError):
+            raise UpstreamFault("the child process exited") from None
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """Begin to end the child, which takes at most PATIENCE. Does not block."""
+        with contextlib.suppress(OSError):
+            self._process.terminate()
+        self.answers.put(None)
+        threading.Thread(target=self._bury, name="child", daemon=True).start()
+
+    def _read(self) -> None:
+        out = self._process.stdout
+        assert out is not None
+        try:
+            while line := out.readline(LONGEST):
+                if not line.endswith(b"\n") or self.answers.qsize() >= UNREAD:
+                    break
+                self.answers.put(line)
+        except (OSError, ValueError):
+            pass  # it was ended
+        finally:
+            self.answers.put(None)
+
+    def _bury(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(PATIENCE)
+        with contextlib.suppress(OSError):
+            if sys.platform == "win32":
+                self._process.kill()
+            else:
+                os.killpg(self.pid, signal.SIGKILL)  # the child and its own children
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError, ValueError):
+                assert pipe is not None
+                pipe.close()
+
+
+class Children:
+    """Helpers of one kind, at most `most`, started when needed. `whole`: the operator's own code,
+    which may be configured in the environment; others get a small one."""
+
+    def __init__(
+        self, module: str, setup: Any = None, *, whole: bool = False, most: int = MOST
+    ) -> None:
+        self._module = module
+        self._whole = whole
+        self._setup = setup
+        self._lock = threading.Lock()
+        self._room = threading.Semaphore(most)
+        self._idle: list[Child] = []
+        self._closed = False
+
+    def ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
+        """The answer to a question. The child is ended on timeout and cancellation.
+
+        Raises Cancelled, UpstreamTimeout, UpstreamFault (it died; its standard error is dropped).
+        """
+        end = time.monotonic() + seconds
+        while not self._room.acquire(timeout=max(0.0, min(TICK, end - time.monotonic()))):
+            if cancel.cancelled:
+                raise Cancelled("the request was cancelled")
+            if time.monotonic() >= end:
+                raise UpstreamTimeout("too many child processes are busy")
+        try:
+            return self._ask(question, cancel, end - time.monotonic())
+        finally:
+            self._room.release()
+
+    def _ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
+        child = self._idle_child()
+        if child is None:
+            try:
+                child = Child(self._module, self._setup, whole=self._whole)
+            except OSError as error:
+                raise UpstreamFault(
+                    "a child process could not be started", detail=str(error)
+                ) from None
+        given_up = child.end
+        cancel.add(given_up)
+        try:
+            child.tell(question)
+            line = child.answers.get(timeout=max(0.0, seconds))
+            if line is None:
+                raise UpstreamFault("the child process exited without a result")
+            answer = msgspec.json.decode(line)
+        except BaseException as error:
+            cancel.remove(given_up)
+            if cancel.cancelled:
+                raise Cancelled("the request was cancelled") from None
+            child.end()
+            if isinstance(error, queue.Empty):
+                raise UpstreamTimeout(f"timed out after {seconds:.3g} seconds") from None
+            raise
+        cancel.remove(given_up)
+        with self._lock:
+            keep = (
+                LAST not in answer
+                and not self._closed
+                and not cancel.cancelled
+                and len(self._idle) < MOST_IDLE
+            )
+            if keep:
+                self._idle.append(child)
+        if not keep:
+            child.end()
+        return answer
+
+    def _idle_child(self) -> Child | None:
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.alive and child.answers.empty():  # not one with an unexpected answer
+                    return child
+                child.end()
+        return None
+
+    def close(self) -> None:
+        """End the idle children; busy ones end with their question."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.end()
+
+
+def channel() -> tuple[IO[bytes], IO[bytes]]:
+    """In a child: the streams of questions and answers. Other output goes to standard error, so
+    that it is not mistaken for an answer."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return sys.stdin.buffer, answers
+
+
+def serve(begin: Callable[[Any], Callable[[Any], Any]]) -> None:
+    """In a child: answer questions. `begin` gets the setup and returns the function that answers
+    them. A thread reads standard input: its end, the gateway's, ends the child at any moment.
+    """
+    questions, answers = channel()
+    ready: queue.Queue[Any] = queue.Queue()
+
+    def read() -> None:
+        try:
+            for line in questions:
+                ready.put(msgspec.json.decode(line))
+        finally:
+            os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    answer = begin(ready.get())
+    while True:
+        answers.write(msgspec.json.encode(answer(ready.get())) + b"\n")

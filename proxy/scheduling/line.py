@@ -1,0 +1,103 @@
+"""The requests that wait for a slot of one pool, grouped by the slots that can serve them.
+
+    active   takes part in every decision while a slot is free, in fair order
+    parked   prefers a busy slot, so it decides again when a slot with the prefix it waits for is
+             released, or at its deadline
+
+A released slot is therefore offered to the first active requests and to the first ones parked for
+what it holds: the cost of a release does not depend on the number of waiting requests. A request
+whose backends are all down is in neither group.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+
+class Parkable(Protocol):
+    """A ticket. `parked_for` is a link of its prompt, a `backend_key`, or None if not parked."""
+
+    parked_for: bytes | None
+
+    @property
+    def order(self) -> tuple[float, float, int]: ...
+
+    @property
+    def whole_backend(self) -> bool: ...
+
+
+T = TypeVar("T", bound=Parkable)
+
+
+class WaitingLine(Generic[T]):
+    """`active` is in fair order; `whole` of them need a whole backend."""
+
+    def __init__(self) -> None:
+        self.active: list[T] = []
+        self.whole = 0
+        self._parked: dict[bytes, list[T]] = {}
+
+    def activate(self, ticket: T) -> None:
+        """Let a request take part in the next decision. Has no effect if it is active."""
+        if ticket.parked_for is not None:
+            self._unpark(ticket)
+        place = _place(self.active, ticket)
+        if place is None:
+            bisect.insort(self.active, ticket, key=_order)
+            self.whole += ticket.whole_backend
+
+    def park(self, ticket: T, key: bytes) -> None:
+        """Let a request wait for a slot with this key."""
+        self.remove(ticket)
+        ticket.parked_for = key
+        bisect.insort(self._parked.setdefault(key, []), ticket, key=_order)
+
+    def remove(self, ticket: T) -> None:
+        """Remove a request. Has no effect if it is not in the line."""
+        if ticket.parked_for is not None:
+            self._unpark(ticket)
+            return
+        place = _place(self.active, ticket)
+        if place is not None:
+            del self.active[place]
+            self.whole -= ticket.whole_backend
+
+    def parked(self, key: bytes) -> int:
+        """The number of requests parked for this key."""
+        return len(self._parked.get(key, ()))
+
+    def freed(self, links: Iterable[bytes], backend: str) -> None:
+        """Activate the first request parked for each of these links, or for the backend, because a
+        slot of the backend that holds a prompt with these links was released."""
+        if not self._parked:
+            return
+        found = {self._parked[link][0] for link in links if link in self._parked}
+        key = backend_key(backend)
+        if key in self._parked:
+            found.add(self._parked[key][0])
+        for ticket in found:
+            self.activate(ticket)
+
+    def _unpark(self, ticket: T) -> None:
+        key, ticket.parked_for = ticket.parked_for, None
+        assert key is not None, "only a parked ticket is unparked"
+        tickets = self._parked[key]
+        tickets.remove(ticket)
+        if not tickets:
+            del self._parked[key]
+
+
+def backend_key(name: str) -> bytes:
+    """The key of requests parked for any slot of this backend."""
+    return b"backend " + name.encode()
+
+
+def _order(ticket: Parkable) -> tuple[float, float, int]:
+    return ticket.order
+
+
+def _place(tickets: Sequence[Parkable], ticket: Parkable) -> int | None:
+    place = bisect.bisect_left(tickets, ticket.order, key=_order)
+    return place if place < len(tickets) and tickets[place] is ticket else None

@@ -1,0 +1,305 @@
+"""The slots and cached prompts of one model's backends, and statistics of its conversations.
+
+`Pool` keeps these records consistent: which prompt is cached where, an index from chain links to
+cached prompts, the free slots (least recently used first), and how often and how soon
+conversations return. The scheduler's lock protects it.
+
+The chance of a return: for each number of turns, the pool counts the conversations that reached it
+and those that continued, and keeps a running mean of the gaps between turns. The longer a
+conversation is silent, the less likely it returns: with exponentially distributed gaps, Bayes' rule
+gives the chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import islice
+
+from .line import WaitingLine
+from .prefix import Chain
+from .state import BackendRecord, CachedPrompt, ConversationRecord, Slot, SlotRequest
+from .ticket import Ticket
+
+REMEMBERED = 16384  # conversations remembered by a pool
+NAMED = 16  # bytes in the digest of a session name
+KEPT = 4096  # prompts that a backend is assumed to keep outside its slots, at most
+DEEPEST = 64  # numbers of turns counted separately; longer conversations count as this many
+SMOOTH = 0.1  # weight of the newest observation in a running mean
+FEW = 32  # measurements at which a backend's own rate weighs as much as the mean of all
+LOOKED_AT = 12  # places holding a prefix of the prompt that are compared, at most
+FREE_OF_LINK = 4  # of them, free ones with the same prefix: the least recently used
+BUSY_OF_LINK = 2  # and busy ones: those leased longest ago, which probably come free first
+SKIPPED = 32  # holders of a prefix that were compared for a longer one already, at most
+CHARS_A_TOKEN = 4.0
+
+
+class Returns:
+    """How likely a conversation is to return."""
+
+    def __init__(self) -> None:
+        self.reached = [0.0] * (DEEPEST + 1)
+        self.continued = [0.0] * (DEEPEST + 1)
+        self.gap = 60.0  # mean seconds between the end of a turn and the next
+        self.gaps = 0
+
+    def restore(self, reached: list[float], continued: list[float], gap: float, gaps: int) -> None:
+        """Take over another pool's counts. Raises ValueError if they are invalid."""
+        if not len(reached) == len(continued) == DEEPEST + 1 or not gap > 0:
+            raise ValueError("counts of returns are broken")
+        self.reached, self.continued, self.gap, self.gaps = reached, continued, gap, gaps
+
+    def turn(self, conversation: ConversationRecord, now: float) -> None:
+        """Count a new turn of this conversation."""
+        turns = conversation.turns
+        if turns:
+            self.continued[min(turns, DEEPEST)] += 1
+            self.gaps += 1
+            weight = max(SMOOTH, 1 / self.gaps)
+            self.gap += weight * (max(1e-3, now - conversation.last) - self.gap)
+        conversation.turns = turns = turns + 1
+        self.reached[min(turns, DEEPEST)] += 1
+
+    def chance(self, conversation: ConversationRecord, now: float) -> float:
+        """The probability that this conversation returns, given its silence so far."""
+        if conversation.background:
+            return 0.0
+        if conversation.waiting:
+            return 1.0
+        turns = min(conversation.turns, DEEPEST)
+        likely = (self.continued[turns] + 4) / (self.reached[turns] + 5)
+        silent = likely * math.exp(-max(0.0, now - conversation.last) / self.gap)
+        return silent / (silent + 1 - likely)
+
+
+def _named(want: SlotRequest) -> bytes:
+    """The digest of a session name: clients may choose names of any length."""
+    name = f"{want.group}\0{want.session}"
+    return blake2b(name.encode("utf-8", "replace"), digest_size=NAMED).digest()
+
+
+class Holders:
+    """Cached prompts that share a link, in the order in which their slots were taken or freed."""
+
+    __slots__ = ("busy", "free")
+
+    def __init__(self) -> None:
+        self.free: dict[CachedPrompt, None] = {}
+        self.busy: dict[CachedPrompt, None] = {}
+
+    def __len__(self) -> int:
+        return len(self.free) + len(self.busy)
+
+    def __contains__(self, held: object) -> bool:
+        return held in self.free or held in self.busy
+
+    def add(self, held: CachedPrompt) -> None:
+        busy = held.slot is not None and held.slot.busy
+        (self.busy if busy else self.free)[held] = None
+
+    def remove(self, held: CachedPrompt) -> None:
+        self.free.pop(held, None)
+        self.busy.pop(held, None)
+
+
+class Pool:
+    """One model's backends, their slots and cached prompts, and the `line` of waiting requests."""
+
+    def __init__(self) -> None:
+        self.line: WaitingLine[Ticket] = WaitingLine()
+        self.backends: dict[str, BackendRecord] = {}
+        self.free: OrderedDict[Slot, BackendRecord] = OrderedDict()  # least recently used first
+        self.returns = Returns()
+        self.chars_a_token = CHARS_A_TOKEN
+        self.mean_rate = 500.0
+        self.measured = 0
+        self.duration = 1.0  # mean seconds that a lease lasts
+        self.guessed: list[BackendRecord] = []  # backends with an unknown number of slots
+        self.puts = 0  # prompts added to the index so far
+        self._index: dict[bytes, Holders] = {}
+        self.conversations: OrderedDict[bytes, ConversationRecord] = OrderedDict()
+        self.kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
+
+    # cached prompts
+
+    def matches(self, chain: Chain) -> Iterator[tuple[CachedPrompt, int]]:
+        """Cached prompts that share a prefix with this chain, and the number of links they share;
+        longest first. Of many prompts that share the same prefix, only a few are returned."""
+        seen: set[CachedPrompt] = set()
+        longer = Holders()
+        for depth in range(len(chain.links), 0, -1):
+            holders = self._index.get(chain.links[depth - 1])
+            if holders is None or len(holders) == len(longer):
+                continue
+            for some, most in ((holders.free, FREE_OF_LINK), (holders.busy, BUSY_OF_LINK)):
+                for held in islice(some, SKIPPED):
+                    if held in longer or held in seen:
+                        continue
+                    seen.add(held)
+                    yield held, depth
+                    most -= 1
+                    if len(seen) == LOOKED_AT:
+                        return
+                    if not most:
+                        break
+            longer = holders
+
+    def turns_ahead(self, link: bytes) -> float:
+        """The number of leases that end before a new request for this link has its turn: requests
+        parked for the link come first, and each slot that holds it serves one of them."""
+        holders = self._index.get(link)
+        return self.line.parked(link) / max(1, len(holders.busy) if holders is not None else 0)
+
+    def put(self, held: CachedPrompt) -> None:
+        """Add a cached prompt. It replaces the prompt that its slot held."""
+        slot = held.slot
+        self._add(held)
+        if slot is not None:
+            old = slot.held
+            if old is not None and old is not held:
+                self.drop(old)  # after _add, so that the index entries of shared links are reused
+            slot.held = held
+        else:
+            kept = self.kept_outside_slots.setdefault(held.backend.name, OrderedDict())
+            kept[held] = None
+            if len(kept) > KEPT and not held.file:
+                self.drop(next(iter(kept)))
+
+    def _add(self, held: CachedPrompt) -> None:
+        self.puts = held.order = self.puts + 1
+        index = self._index
+        for link in held.chain.links:
+            holders = index.get(link)
+            if holders is None:
+                holders = index[link] = Holders()
+            holders.add(held)
+
+    def slot_freed(self, held: CachedPrompt) -> None:
+        """Record that the slot of a cached prompt is no longer busy."""
+        self._unindex(held)
+        self._add(held)
+
+    def index_all(self, held: Iterable[CachedPrompt], puts: int) -> None:
+        """Add all of another pool's prompts, in their original order."""
+        for prompt in sorted(held, key=lambda prompt: prompt.order):
+            self.puts = prompt.order - 1
+            self._add(prompt)
+        self.puts = puts
+
+    def drop(self, held: CachedPrompt | None) -> None:
+        """Remove a cached prompt."""
+        if held is None:
+            return
+        self._unindex(held)
+        if held.slot is not None:
+            if held.slot.held is held:  # otherwise it was replaced before
+                held.slot.held = None
+        else:
+            self.kept_outside_slots.get(held.backend.name, OrderedDict()).pop(held, None)
+
+    def _unindex(self, held: CachedPrompt) -> None:
+        index = self._index
+        for link in held.chain.links:
+            holders = index.get(link)
+            if holders is not None:
+                holders.remove(held)
+                if not len(holders):
+                    del index[link]
+
+    def forget(self, backend: BackendRecord) -> None:
+        """Drop everything cached on a backend, because it restarted or changed its model."""
+        for slot in backend.slots:
+            self.drop(slot.held)
+        for held in self.kept(backend):
+            self.drop(held)
+
+    def kept(self, backend: BackendRecord) -> list[CachedPrompt]:
+        """The prompts that a backend keeps outside its slots, in RAM or in files, oldest first."""
+        return list(self.kept_outside_slots.get(backend.name, ()))
+
+    # conversations
+
+    def conversation(self, want: SlotRequest) -> ConversationRecord:
+        """The conversation that this request continues, or a new one.
+
+        A session named by the client decides. Otherwise the longest known prefix does."""
+        if want.session:
+            known = self.conversations.get(_named(want))
+            return known or ConversationRecord(group=want.group, background=want.background)
+        for link in reversed(want.chain.links):
+            known = self.conversations.get(link)
+            if known is not None:
+                return known
+        return ConversationRecord(group=want.group, background=want.background)
+
+    def record_turn(self, want: SlotRequest, conversation: ConversationRecord, now: float) -> None:
+        """Count a turn of this conversation, which got a slot."""
+        self.returns.turn(conversation, now)
+        conversation.last = now
+        if want.session:
+            self._name(_named(want), conversation)
+        chain = want.chain
+        if chain.links:
+            self._name(chain.links[chain.turn - 1], conversation)
+
+    def _name(self, name: bytes, conversation: ConversationRecord) -> None:
+        known = self.conversations
+        known[name] = conversation
+        known.move_to_end(name)
+        if len(known) > REMEMBERED:
+            known.popitem(last=False)
+
+    # slots
+
+    def release_slot(self, backend: BackendRecord, slot: Slot) -> None:
+        """Append a slot to the free list, if it is free. It must not be there yet."""
+        if backend.grants_slots and not slot.busy:
+            self.free[slot] = backend
+
+    def refresh(self, backend: BackendRecord) -> None:
+        """Update the free list after a backend's health or slots changed."""
+        for slot in [s for s, b in self.free.items() if b is backend]:
+            if slot.busy or not backend.grants_slots or not backend.has(slot):
+                del self.free[slot]
+        for slot in backend.slots:
+            if slot not in self.free:
+                self.release_slot(backend, slot)
+
+    def find_guessed(self) -> None:
+        """Update `guessed` after a change of the backends."""
+        self.guessed = [backend for backend in self.backends.values() if backend.guessed]
+
+    def next_ready(self, now: float) -> float:
+        """When the next backend that was busy or failed may be tried again."""
+        times = [b.ready for b in self.backends.values() if b.usable and b.ready > now]
+        return min(times, default=math.inf)
+
+    def expected_wait(self, waiting: int) -> float:
+        """Estimated seconds for one more request, with so many in the queue."""
+        slots = sum(len(b.slots) for b in self.backends.values() if b.usable) or 1
+        return max(1.0, (waiting + 1) * self.duration / slots)
+
+    def record_rate(self, backend: BackendRecord, rate: float) -> None:
+        """Record a measured evaluation rate, in tokens per second."""
+        backend.measured += 1
+        self.measured += 1
+        backend.rate += max(SMOOTH, 1 / backend.measured) * (rate - backend.rate)
+        self.mean_rate += max(SMOOTH, 1 / self.measured) * (rate - self.mean_rate)
+
+    def rate(self, backend: BackendRecord) -> float:
+        """Prompt tokens per second. Starts with the mean of all backends and approaches the
+        backend's own mean as measurements accumulate."""
+        known = backend.measured
+        return (FEW * self.mean_rate + known * backend.rate) / (FEW + known)
+
+    def tokens(self, chain: Chain, ids: bool) -> int:
+        """The number of tokens in a prompt, estimated for text from earlier answers."""
+        return chain.size if ids else int(chain.size / self.chars_a_token) + 1
+
+    def record_token_count(self, chain: Chain, tokens: int) -> None:
+        """Record the number of tokens reported for a text prompt."""
+        size = chain.size
+        if tokens and size:
+            self.chars_a_token += SMOOTH * (size / tokens - self.chars_a_token)

@@ -1,0 +1,256 @@
+"""Reconciles slot records with what backends report; the backend is right.
+
+These functions work on the records of one pool, under the scheduler's lock. A lease may outlive the
+records of its slot (the backend restarted or changed its model) and even the backend itself (it was
+removed; the pool is then an empty one). So an answer's report is only used while the lease's slot
+is still assumed to hold its prompt.
+"""
+
+from __future__ import annotations
+
+from .lease import Lease, Outcome
+from .pool import SMOOTH, Pool
+from .state import MOST_SLOTS, BackendRecord, CachedPrompt, Slot
+
+RETRY = 0.05  # seconds after which a server that said "busy" is asked again
+LONGEST = 0.25  # seconds a server gets to free a slot, at most
+TRUST = 0.98  # factor by which that time shrinks with each request that was not moved
+CUT = 5  # factor of that time for a slot whose answer was cut
+PATIENCE = 600.0  # seconds between two tries of one more slot, at most
+FAILURES = 3  # in a row, after which a backend is paused
+PAUSE = 30.0  # seconds of that pause, at most
+MOVED = 0.3  # weight of the newest save or restore in its rate
+ENOUGH = 16  # evaluated tokens that are enough to measure a rate
+ALIKE = 8  # tokens that prompts of any two groups may share: those of the template
+
+
+def take(pool: Pool, lease: Lease, now: float) -> None:
+    """Record that a lease begins: its slot is busy and will hold its prompt."""
+    grant, want = lease.grant, lease.want
+    backend, slot = grant.backend, grant.slot
+    slot.busy, slot.used = True, now
+    slot.streaming = slot.finishing = False
+    del pool.free[slot]
+    backend.in_flight += 1
+    if grant.whole:
+        backend.exclusive = True
+        pool.refresh(backend)
+    backend.asked += 1
+    pool.record_turn(want, lease.conversation, now)
+    tokens = pool.tokens(want.chain, not isinstance(want.task.prompt, str))
+    slot.work = max(0, tokens - grant.cached)
+    held = CachedPrompt(
+        backend=backend,
+        chain=want.chain,
+        conversation=lease.conversation,
+        prompt=tokens,
+        tokens=tokens,
+        used=now,
+        slot=slot,
+    )
+    lease.held, lease.before = held, slot.held
+    if not backend.pins:
+        _keep_outside_slots(pool, backend, slot)
+    pool.put(held)
+
+
+def _keep_outside_slots(pool: Pool, backend: BackendRecord, slot: Slot) -> None:
+    """Keep what this slot held on the list of a server that caches old prompts in RAM."""
+    old = slot.held
+    pool.drop(old)
+    if old is not None and backend.cache_kind == "ram":
+        old.slot = None
+        pool.put(old)
+
+
+def record_first_token(pool: Pool, lease: Lease, number: int, now: float) -> None:
+    """Record the first token of a lease, from slot `number` (-1: not reported)."""
+    backend = lease.grant.backend
+    if number >= 0:
+        record_actual_slot(pool, backend, lease, number)
+    lease.slot.streaming = True
+    if backend.release_delay:
+        _evaluated(backend, lease.slot, now)
+
+
+def _evaluated(backend: BackendRecord, slot: Slot, now: float) -> None:
+    """Record that an old server has evaluated the prompt in this slot, which ends its round."""
+    for other in backend.slots:
+        if slot in other.after:
+            other.after.discard(slot)
+            other.ready = max(other.ready, now + backend.release_delay)
+
+
+def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number: int) -> None:
+    """Record that the server used slot `number`. If it is another than requested, the two records
+    swap their numbers: the requested slot keeps its old prompt, the used slot loses its own."""
+    slot = lease.slot
+    if backend.counting and not lease.grant.pin and not lease.streaming:
+        _count(pool, backend, number)
+    lease.streaming = True
+    if number == slot.id:
+        if backend.release_delay:
+            backend.release_delay *= TRUST
+        return
+    if lease.grant.pin and backend.release_delay:
+        # The server had not freed the requested slot yet.
+        backend.moved += 1
+        backend.release_delay = min(LONGEST, 2 * backend.release_delay)
+    if len(backend.slots) <= number < MOST_SLOTS and backend.guessed:
+        resize(pool, backend, number + 1)
+    if number >= len(backend.slots):
+        return
+    other = backend.slots[number]
+    slot.id, other.id = other.id, slot.id
+    backend.slots[slot.id], backend.slots[other.id] = slot, other
+    if backend.pins and not other.busy:
+        pool.drop(other.held)
+        if lease.before is not None and _is_believed(lease):
+            lease.before.slot = other
+            pool.put(lease.before)
+        lease.before = None
+
+
+def _count(pool: Pool, backend: BackendRecord, number: int) -> None:
+    if number not in backend.seen:
+        backend.seen.add(number)
+        return
+    backend.counting = False
+    resize(pool, backend, max(backend.seen) + 1)
+
+
+def _is_believed(lease: Lease) -> bool:
+    """Whether the slot is still assumed to hold the lease's prompt."""
+    held = lease.held
+    return held is not None and held.slot is not None and held.slot.held is held
+
+
+def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
+    """Record the end of a lease."""
+    grant = lease.grant
+    backend = grant.backend
+    slot, number = lease.slot, outcome.slot
+    # Skipped where the slot is the requested one and there is nothing to learn from it.
+    if number >= 0 and (number != slot.id or backend.release_delay or backend.counting):
+        record_actual_slot(pool, backend, lease, number)
+    pool.duration += SMOOTH * (now - slot.used - pool.duration)
+    slot.busy = slot.finishing = False
+    slot.used = now
+    if backend.release_delay:
+        # An old server frees slots at the beginning of a round, just after it looked for new
+        # requests. A round that evaluates prompts is long and ends with their first tokens.
+        slot.streaming = True
+        _evaluated(backend, slot, now)
+        slot.ready = now + backend.release_delay * (1 if outcome.end == "whole" else CUT)
+        slot.after = {s for s in backend.slots if s.busy and not s.streaming}
+        if grant.whole:
+            for other in backend.slots:
+                other.ready = max(other.ready, slot.ready)
+    lease.conversation.last = now
+    backend.in_flight -= 1
+    held = lease.held
+    assert held is not None
+    believed = _is_believed(lease)
+    if outcome.end in ("whole", "cut"):
+        backend.failures, backend.freed = 0, now
+        if believed:
+            _learn(pool, lease, held, outcome, now)
+    else:
+        pool.drop(held)
+        if outcome.end == "failed":
+            _failed(backend, now)
+        elif lease.before is not None and backend.pins and believed:
+            pool.put(lease.before)
+        if outcome.end == "busy":
+            _busy(pool, backend, now)
+    if grant.whole:
+        backend.exclusive = False
+        if outcome.end != "unused":
+            pool.forget(backend)  # the server may have used any of its slots
+        pool.refresh(backend)
+    if slot.held is not None:
+        pool.slot_freed(slot.held)
+    if pool.backends.get(backend.name) is backend and backend.has(slot):
+        pool.release_slot(backend, slot)
+        pool.line.freed(slot.held.chain.links if slot.held is not None else (), backend.name)
+
+
+def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: float) -> None:
+    """Learn the rates, and what the slot holds now, from the reported counts."""
+    grant, prompt = lease.grant, outcome.prompt
+    backend, reuse = grant.backend, grant.reuse
+    if prompt:
+        cached = outcome.cached
+        evaluated = prompt - cached
+        backend.evaluated += evaluated
+        backend.cached += cached
+        backend.hits += cached > 0
+        if isinstance(lease.want.task.prompt, str):
+            pool.record_token_count(held.chain, prompt)
+        if evaluated >= ENOUGH and outcome.evaluating > 0:
+            pool.record_rate(backend, evaluated / outcome.evaluating)
+        if reuse is not None and reuse.slot is None and 2 * cached < grant.cached:
+            pool.drop(reuse)  # it was no longer cached
+    if outcome.erased:
+        pool.drop(held)
+        return
+    held.prompt = prompt = prompt or held.prompt
+    held.tokens = prompt + outcome.completion
+    held.used = now
+    if reuse is not None and not backend.pins and reuse.conversation is held.conversation:
+        pool.drop(reuse)  # it was extended to the new prompt
+
+
+def _failed(backend: BackendRecord, now: float) -> None:
+    backend.failures += 1
+    if backend.failures >= FAILURES:
+        backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
+
+
+def _busy(pool: Pool, backend: BackendRecord, now: float) -> None:
+    """Record a busy answer: the server has fewer slots than assumed, or has not noticed yet that
+    one was freed. If no slot was freed just now, each other request under way has one slot, and
+    there are no more. If one of these has none either, it gets a busy answer too."""
+    backend.ready = now + RETRY
+    settling = any(slot.ready > now and not slot.busy for slot in backend.slots[:-1])
+    if backend.guessed and backend.in_flight and not (settling and now - backend.freed < RETRY):
+        resize(pool, backend, backend.in_flight)
+        backend.patience = min(PATIENCE, 2 * backend.patience)
+        backend.more = now + backend.patience
+
+
+def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
+    """Assume one more slot, now and then, if a server with an unknown number of slots is full and
+    requests are waiting. Returns whether a slot was added."""
+    full = backend.in_flight >= len(backend.slots)
+    if not (backend.guessed and backend.grants_slots and full and now >= backend.more):
+        return False
+    backend.more = now + backend.patience
+    resize(pool, backend, len(backend.slots) + 1)
+    return True
+
+
+def resize(pool: Pool, backend: BackendRecord, count: int) -> None:
+    """Set the number of slots. Busy slots are kept, and renumbered if their number is too high."""
+    count = min(count, MOST_SLOTS)
+    slots = sorted(backend.slots, key=lambda slot: (not slot.busy, slot.id))
+    kept = slots[: max(count, sum(slot.busy for slot in slots))]
+    for slot in slots[len(kept) :]:
+        pool.drop(slot.held)
+    taken = {slot.id for slot in kept if slot.id < count}
+    numbers = [i for i in range(max(count, len(kept))) if i not in taken]
+    for slot in kept:
+        if slot.id >= count:
+            slot.id = numbers.pop(0)
+    kept += [Slot(id=i) for i in numbers[: count - len(kept)]]
+    backend.slots = sorted(kept, key=lambda slot: slot.id)
+    pool.refresh(backend)
+
+
+def leaks(lease: Lease, outcome: Outcome) -> bool:
+    """Whether more of the prompt was cached than can be this group's own, so that the slot held a
+    prompt of another group."""
+    reuse = lease.grant.reuse
+    if lease.grant.fresh or reuse is None:
+        return outcome.cached > ALIKE
+    return outcome.cached > 1.1 * reuse.tokens + 4 * ALIKE

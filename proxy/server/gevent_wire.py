@@ -1,0 +1,180 @@
+"""A client's socket under gevent, for `proxy.server.http1`.
+
+A read waits first: between two requests there is nothing to read yet, and learning that from an
+exception costs as much as parsing a request.
+
+A write does not wait for a slightly slow client. Data that the socket does not accept is buffered,
+up to `MAX_BEHIND`, and sent by a greenlet of its own, so that the application can continue: it
+reads its model server to the end and releases the slot while the client still reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import get_hub
+from gevent.event import Event
+
+# Bytes that a client may lag behind an answer before the answer waits. Four thousand tokens with
+# twenty log probabilities each have two or three times as many; plain text is never so long.
+MAX_BEHIND = 4 << 20
+# The same for all clients of a process together. Beyond it, answers wait for their clients.
+MAX_BEHIND_ALL = 256 << 20
+# Bytes that are joined for one write.
+_PIECE = 256 << 10
+
+
+class Wire:
+    """Wraps a gevent socket. `close` ends the waiting and leaves the socket open."""
+
+    behind_all = 0
+
+    def __init__(self, client: Any, send_timeout: float = 60.0) -> None:
+        hub = get_hub()
+        self._client = client
+        self._timeout = send_timeout
+        self._wait = hub.wait
+        self._io = hub.loop.io(client.fileno(), 1)
+        system = client._sock  # the native socket, which never blocks
+        self._recv: Callable[[int], bytes] = system.recv
+        self._send: Callable[[bytes], int] = system.send
+        self._behind = 0  # bytes that the socket has not accepted yet
+        self._rest: deque[bytes] = deque()
+        self._sender: Any = None  # a greenlet, while data is buffered
+        self._took = Event()  # the client has accepted data
+        self._taken = 0.0  # when it last did
+        self._held_up = 0.0  # seconds that the answer has waited since the buffer was last empty
+        self._waits_since = 0.0
+        self._error: OSError | None = None
+
+    def recv(self, size: int, /) -> bytes:
+        while True:
+            self._wait(self._io)
+            try:
+                return self._recv(size)
+            except BlockingIOError:
+                continue
+
+    def send(self, data: bytes, /) -> None:
+        """Send data, or buffer it until the client accepts it. Raises OSError if the client has
+        disconnected."""
+        if not self._behind:
+            try:
+                sent = self._send(data)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self._keep(data)
+
+    def flush(self) -> None:
+        """Wait until all data is sent. Raises OSError if the client has disconnected."""
+        if self._behind:
+            self._wait_for(0)
+        if self._error is not None:
+            raise self._error
+
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self._client.shutdown(socket.SHUT_WR)
+
+    def give_way(self) -> None:
+        gevent.sleep(0)
+
+    def is_stuck(self, now: float, holds_slot: bool) -> bool:
+        """Whether the client has accepted nothing for too long. If the answer holds a slot that
+        other requests wait for, also whether it has delayed the answer for too long."""
+        if not self._behind:
+            return False
+        waits = now - self._waits_since if self._waits_since else 0.0
+        held_up = self._held_up + waits if holds_slot else 0.0
+        return now - self._taken > self._timeout or held_up > self._timeout
+
+    def close(self) -> None:
+        """Stop reading and writing. The socket stays open."""
+        if self._sender is not None:
+            self._sender.kill()
+        self._count(-self._behind)
+        self._io.stop()
+        self._io.close()
+
+    def _count(self, size: int) -> None:
+        self._behind += size
+        Wire.behind_all += size
+
+    def _keep(self, data: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        self._rest.append(data)
+        self._count(len(data))
+        if self._sender is None:
+            self._taken, self._held_up = time.monotonic(), 0.0
+            self._sender = gevent.spawn(self._send_rest)
+        if self._behind > MAX_BEHIND or Wire.behind_all > MAX_BEHIND_ALL:
+            self._waits_since = time.monotonic()
+            try:
+                self._wait_for(MAX_BEHIND)
+            finally:
+                self._held_up += time.monotonic() - self._waits_since
+                self._waits_since = 0.0
+
+    def _wait_for(self, behind: int) -> None:
+        """Wait until the client lags at most so many bytes. Raises OSError if it has
+        disconnected."""
+        while self._error is None and self._behind:
+            if self._behind <= behind and Wire.behind_all <= MAX_BEHIND_ALL:
+                return
+            self._took.clear()
+            self._took.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _send_rest(self) -> None:
+        hub = get_hub()
+        io = hub.loop.io(self._client.fileno(), 2)
+        try:
+            while self._rest:
+                piece = memoryview(self._next_piece())
+                while piece:
+                    hub.wait(io)
+                    try:
+                        sent = self._send(piece)  # type: ignore[arg-type]  # bytes-like
+                    except BlockingIOError:
+                        continue
+                    piece = piece[sent:]
+                    self._taken = time.monotonic()
+                    self._count(-sent)
+                    self._took.set()
+        except OSError as error:
+            self._error = error
+        except Exception as defect:  # otherwise a waiting writer would wait forever
+            self._error = ConnectionError(f"the response could not be sent: {defect}")
+            raise
+        finally:
+            io.stop()
+            io.close()
+            self._sender = None
+            self._took.set()
+
+    def _next_piece(self) -> bytes:
+        parts = [self._rest.popleft()]
+        size = len(parts[0])
+        while self._rest and size < _PIECE:
+            parts.append(self._rest.popleft())
+            size += len(parts[-1])
+        return b"".join(parts)
+
+
+def hang_up(client: Any, how: int) -> None:
+    """Shut a client's socket down. SHUT_RD: a request that has just arrived is still answered;
+    SHUT_RDWR: it is cut. Uses the native call, so that the reading greenlet sees an ordinary end;
+    gevent's shutdown() would raise in it."""
+    with contextlib.suppress(OSError):
+        client._sock.shutdown(how)

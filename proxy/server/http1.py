@@ -1,0 +1,466 @@
+"""HTTP/1.1 for a WSGI application: one connection, served request by request.
+
+Strategy. `reader` parses the client's bytes into requests; this module waits for them, passes them
+to the WSGI application and writes the answers. gunicorn's own reader and writer are general and
+written in Python; with them, a short answer costs two fifths more.
+
+One state. A connection is in exactly one `State` at any moment, and `since` is when it began; the
+table `_TRANSITIONS` lists every transition. Each state that waits for the client has a time limit
+(`ConnectionLimits`). There are no timers here: the worker checks `overdue` now and then, calls
+`expire`, and wakes the reader.
+
+A body that came with its head, as nearly all do, is passed on as it is. A longer one is read from
+the socket when the application asks for it; only then does a client that waits for "100 Continue"
+get it. The rest of a body that the application leaves unread is discarded, up to a bound; beyond
+it, the connection is closed. An incomplete body raises `BodyError`, so that an application never
+mistakes a part for the whole.
+"""
+
+from __future__ import annotations
+
+import enum
+import io
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import unquote_to_bytes
+
+from .reader import HOST, Reader, Refused, Request
+
+# Bytes per read.
+READ_SIZE = 65536
+# Bytes that are still read and discarded after an answer, so that the client gets to read it.
+MAX_DROPPED = 1 << 20
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+CHUNKED = "Transfer-Encoding: chunked\r\n"
+
+# Final answers to invalid or late requests: the status, whose text is the reason.
+BAD_TARGET = "400 Bad Request: the request target must be a path or an http URL"
+LATE = "408 Request Timeout: the request headers took too long"
+
+Headers = list[tuple[str, str]]
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+Clock = Callable[[], float]
+
+
+class State(enum.Enum):
+    """The states of a connection."""
+
+    IDLE = "waits for a request, of which nothing came yet"
+    HEAD = "waits for the rest of a head"
+    ANSWERING = "the application works, or the client takes the answer"
+    BODY = "the application waits for more of the body"
+    DROPPING = "answered; waits for the rest of a body, to drop it"
+    REFUSING = "the client is told why it gets no answer"
+    CLOSED = "no request is served any more"
+
+
+class _Step(enum.Enum):
+    """The events that change the state."""
+
+    HEAD_BEGUN = "some bytes came, and no whole head"
+    REQUEST = "a head is whole"
+    BODY_AWAITED = "the application reads a body that has not come yet"
+    BODY_CAME = "the application has more of the body, or an error"
+    ANSWERED = "the client has taken the answer, its body was read or is here"
+    REST_AWAITED = "the client has taken the answer, and sends its body still"
+    REST_DROPPED = "the rest of the body is dropped"
+    REFUSED = "the next thing is no request"
+    TOLD = "the client has taken the refusal"
+    CLOSED = "the connection ends, from whichever state"
+
+
+_TRANSITIONS = {
+    State.IDLE: {
+        _Step.HEAD_BEGUN: State.HEAD,
+        _Step.REQUEST: State.ANSWERING,
+        _Step.REFUSED: State.REFUSING,
+    },
+    State.HEAD: {_Step.REQUEST: State.ANSWERING, _Step.REFUSED: State.REFUSING},
+    State.ANSWERING: {
+        _Step.BODY_AWAITED: State.BODY,
+        _Step.ANSWERED: State.IDLE,
+        _Step.REST_AWAITED: State.DROPPING,
+        _Step.REFUSED: State.REFUSING,
+    },
+    State.BODY: {_Step.BODY_CAME: State.ANSWERING},
+    State.DROPPING: {_Step.REST_DROPPED: State.IDLE},
+    State.REFUSING: {_Step.TOLD: State.DROPPING},
+    State.CLOSED: {},
+}
+for _steps in _TRANSITIONS.values():
+    _steps[_Step.CLOSED] = State.CLOSED
+# A body belongs to its answer: waiting for it does not reset `since`, so that a client that sends
+# slowly does not count as new.
+_WITHIN_ANSWER = (_Step.BODY_AWAITED, _Step.BODY_CAME)
+
+
+class ConnectionLimits(NamedTuple):
+    """Time limits for clients, in seconds. After `idle` and `dropping` the connection is closed,
+    after `head` and `body` the client gets a 408 first. A body may take one more second for every
+    `body_rate` bytes received."""
+
+    idle: float = 75.0  # longer than the 60 s after which common load balancers close a connection
+    head: float = 30.0  # a head is one packet, or a few
+    body: float = 60.0  # like nginx's client_body_timeout
+    body_rate: float = 500.0  # bytes per second; a phone with a weak signal has ten times that
+    dropping: float = 10.0  # for a client that still sends after its answer
+
+
+class Sock(Protocol):
+    """The socket interface used here. Methods that wait let other greenlets run."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Some bytes, b"" at the end."""
+
+    def send(self, data: bytes, /) -> object:
+        """Send all data, now or as soon as the client accepts it. May wait."""
+
+    def flush(self) -> None:
+        """Wait until all data is sent."""
+
+    def finish(self) -> None:
+        """Tell the client that no more data follows."""
+
+    def give_way(self) -> None:
+        """Let other greenlets run."""
+
+
+class Last(bytes):
+    """The last part of a body, sent together with the end of the body. Other servers see bytes."""
+
+
+class BodyError(OSError):
+    """An incomplete body: the client has disconnected or sent invalid HTTP."""
+
+
+class BodyTimeout(TimeoutError):
+    """A body that arrives too slowly."""
+
+
+class ServerConnection:
+    """One client connection. `environ` is the part of the WSGI environment shared by all its
+    requests. `parts` is the answer under way, None between two answers."""
+
+    def __init__(
+        self,
+        sock: Sock,
+        app: Application,
+        environ: dict[str, Any],
+        limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008  (it cannot be changed)
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._sock = sock
+        self._app = app
+        self._limits = limits
+        self._clock = clock
+        self._reader = Reader(environ)
+        self._body_since = 0.0  # when the application began to wait for this body
+        self._body_came = 0  # bytes received since then
+        self.state = State.IDLE
+        self.since = clock()
+        self.expired = False
+        self.parts: Iterable[bytes] | None = None
+        self.refused = ""  # the status that ended the connection in place of an answer
+
+    # for the worker
+
+    def serve(self, last: Callable[[], bool]) -> None:
+        """Answer requests until the client sends no more, or `last` returns true for a request.
+        Raises OSError if the client has disconnected, and the application's exceptions."""
+        try:
+            while (request := self._next()) is not None:
+                request.keep = request.keep and not last() and not self.expired
+                if not self._answer(request):
+                    return
+        except Refused as refused:
+            self._turn_away(refused.status)
+        finally:
+            self._step(_Step.CLOSED)
+            self._reader.close()
+
+    def overdue(self, now: float) -> bool:
+        """Whether the client has exceeded the time limit of the current state."""
+        limits, waited = self._limits, now - self.since
+        match self.state:
+            case State.IDLE:
+                return waited > limits.idle
+            case State.HEAD:
+                return waited > limits.head
+            case State.BODY:
+                allowed = limits.body + self._body_came / limits.body_rate
+                return now - self._body_since > allowed
+            case State.DROPPING:
+                return waited > limits.dropping
+        return False
+
+    def expire(self) -> None:
+        """End the wait for the client. Takes effect with the next read, which the caller must make
+        return."""
+        self.expired = True
+
+    # the reader
+
+    def _step(self, step: _Step) -> None:
+        self.state = _TRANSITIONS[self.state][step]
+        if step not in _WITHIN_ANSWER:
+            self.since = self._clock()
+
+    def _next(self) -> Request | None:
+        """The next request, None if there is none. Raises Refused."""
+        reader = self._reader
+        if reader.requests:  # pipelined in one read: let other clients' requests run in between
+            self._sock.give_way()
+        while not reader.requests:
+            if reader.refusal:
+                raise Refused(reader.refusal)
+            data = self._sock.recv(READ_SIZE)
+            if self.expired and self.state is State.HEAD:
+                raise Refused(LATE)
+            if not data:
+                return None
+            reader.feed(data)
+            if self.state is State.IDLE and not reader.requests:
+                self._step(_Step.HEAD_BEGUN)
+        self._step(_Step.REQUEST)
+        return reader.requests.popleft()
+
+    def more(self, request: Request) -> bytes:
+        """The next part of a body, b"" at its end. Raises BodyError, BodyTimeout."""
+        if not request.body and not request.complete:
+            self._step(_Step.BODY_AWAITED)
+            try:
+                self._wait_for_body(request)
+            finally:
+                self._step(_Step.BODY_CAME)
+        data = b"".join(request.body)
+        request.body.clear()
+        self._body_came += len(data)
+        return data
+
+    def _wait_for_body(self, request: Request) -> None:
+        """Raises BodyError, BodyTimeout."""
+        while not request.body and not request.complete:
+            if self._reader.refusal:
+                raise BodyError("the request body is not valid HTTP")
+            data = self._sock.recv(READ_SIZE)
+            if self.expired:
+                raise BodyTimeout("the request body took too long")
+            if not data:
+                raise BodyError("the client disconnected")
+            self._reader.feed(data)
+
+    def _drop_body(self, request: Request) -> bool:
+        """Read and discard the rest of a body, up to a bound. Returns whether it ended. A client
+        that sends head and body separately relies on the connection, and closing it right away
+        could also lose the answer."""
+        self._step(_Step.REST_AWAITED)
+        reader, left = self._reader, MAX_DROPPED
+        while not request.complete and not reader.refusal:
+            data = self._sock.recv(READ_SIZE) if left > 0 else b""
+            if not data or self.expired:
+                return False
+            left -= len(data)
+            reader.feed(data)
+            request.body.clear()
+        if not request.complete:
+            self._drop(left)
+            return False
+        self._step(_Step.REST_DROPPED)
+        return True
+
+    def _drop(self, left: int) -> None:
+        """Tell the client that the answer is complete, then read and discard up to `left` bytes:
+        closing the connection right away could lose the answer."""
+        self._sock.finish()
+        while left > 0 and not self.expired and (data := self._sock.recv(READ_SIZE)):
+            left -= len(data)
+
+    def _turn_away(self, status: str) -> None:
+        """Send a final answer to an invalid or late request."""
+        text, line = status.encode(), status.partition(":")[0].encode()
+        head = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b\n"
+        self.refused = status
+        self._step(_Step.REFUSED)
+        self._sock.send(head % (line, len(text) + 1, text))
+        self._sock.flush()
+        self._step(_Step.TOLD)
+        self._drop(MAX_DROPPED)
+
+    # the application
+
+    def _answer(self, request: Request) -> bool:
+        """Answer a request. Returns whether the connection stays open. Raises Refused for an
+        invalid target."""
+        environ = self._environ_of(request)
+        answer = ResponseWriter(self._sock, request)
+        parts = self.parts = self._app(environ, answer.start)
+        try:
+            for part in parts:
+                if part:
+                    answer.write(part)
+            answer.end()
+        finally:
+            self.parts = None
+            close = getattr(parts, "close", None)
+            if close is not None:
+                close()
+        self._sock.flush()
+        if request.complete:
+            self._step(_Step.ANSWERED)
+        elif not self._drop_body(request):
+            return False
+        return answer.keep
+
+    def _environ_of(self, request: Request) -> dict[str, Any]:
+        """Raises Refused."""
+        environ, request.environ = request.environ, {}  # breaks a reference cycle
+        path, _, query = request.url.decode("latin-1").partition("?")
+        if not path.startswith("/"):
+            path = _path_of(request, path, environ)
+        if "%" in path:
+            path = unquote_to_bytes(path).decode("latin-1")
+        environ["REQUEST_METHOD"] = request.method
+        environ["PATH_INFO"] = path
+        environ["QUERY_STRING"] = query
+        environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
+        environ["slotproxy.is_last"] = request.is_last
+        if request.complete:
+            environ["wsgi.input"] = io.BytesIO(b"".join(request.body))
+        else:
+            self._body_since, self._body_came = self._clock(), 0
+            tell = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+            environ["wsgi.input"] = io.BufferedReader(_Coming(self, request, tell))
+        return environ
+
+    def tell_to_continue(self) -> None:
+        """Send "100 Continue". The time limit of the body starts here."""
+        self._sock.send(CONTINUE)
+        self._body_since = self._clock()
+
+
+class _Coming(io.RawIOBase):
+    """A body that is still being received."""
+
+    def __init__(self, connection: ServerConnection, request: Request, tell: bool) -> None:
+        self._connection = connection
+        self._request = request
+        self._tell = tell
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        """Raises BodyError, BodyTimeout."""
+        if self._tell:
+            self._tell = False
+            self._connection.tell_to_continue()
+        data = self._rest or self._connection.more(self._request)
+        size = min(len(data), len(target))
+        target[:size] = data[:size]
+        self._rest = data[size:]
+        return size
+
+
+class ResponseWriter:
+    """Writes a response: the head with the first bytes, then bytes or chunks."""
+
+    __slots__ = ("_chunked", "_head", "_request", "_send", "_silent", "keep")
+
+    def __init__(self, sock: Sock, request: Request) -> None:
+        self._send = sock.send
+        self._request = request
+        self._head = b""
+        self._chunked = self._silent = False
+        self.keep = request.keep
+
+    def start(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[..., Any]:
+        """WSGI's start_response. Raises ValueError for a header with a line break."""
+        request = self._request
+        lines = "\r\n".join((f"HTTP/1.1 {status}", *map(": ".join, headers)))
+        if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+            raise ValueError("a header contains a line break")
+        silent = request.method == "HEAD" or status.startswith(("204", "304", "1"))
+        ends = silent or "\r\ncontent-length:" in lines.lower()
+        chunked = not ends and request.version == "1.1"
+        keep = request.keep and (ends or chunked)
+        self._silent, self._chunked, self.keep = silent, chunked, keep
+        self._head = (
+            f"{lines}\r\nDate: {_date()}\r\n"
+            f"Connection: {'keep-alive' if keep else 'close'}\r\n"
+            f"{CHUNKED if chunked else ''}\r\n"
+        ).encode("latin-1")
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        if self._silent:
+            return
+        if self._chunked:
+            self._chunked = type(data) is not Last
+            end = b"" if self._chunked else LAST_CHUNK
+            data = b"%b%x\r\n%b\r\n%b" % (self._head, len(data), data, end)
+        elif self._head:
+            data = self._head + data
+        self._head = b""
+        self._send(data)
+
+    def end(self) -> None:
+        if self._chunked:
+            self._send(self._head + LAST_CHUNK)
+        elif self._head:
+            self._send(self._head)
+
+
+_absolute = re.compile(rf"https?://({HOST})(/.*)?", re.IGNORECASE).fullmatch
+_today = (0, "")
+
+
+def _path_of(request: Request, target: str, environ: dict[str, Any]) -> str:
+    """The path of a target in another form: `*` with OPTIONS, or an absolute URL, which also
+    replaces the Host (RFC 9112, 3.2.2). Raises Refused."""
+    if target == "*" and request.method == "OPTIONS":
+        return target
+    absolute = _absolute(target)
+    if absolute is None or not absolute[1]:
+        raise Refused(BAD_TARGET)
+    environ["HTTP_HOST"] = absolute[1]
+    return absolute[2] or "/"
+
+
+def _date() -> str:
+    """The current time in HTTP's format; formatted once a second."""
+    global _today
+    now = int(time.time())
+    if _today[0] != now:
+        _today = now, formatdate(now, usegmt=True)
+    return _today[1]
+
+
+def base_environ(sock: Any, server: Any, client: Any) -> dict[str, Any]:
+    """The WSGI environment shared by all requests of a connection. `server` and `client` are the
+    addresses of the two ends: (host, port, …), or the path of a Unix socket."""
+    host, port = (server[0], str(server[1])) if isinstance(server, tuple) else (str(server), "")
+    environ = {
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": host,
+        "SERVER_PORT": port,
+        "SERVER_SOFTWARE": "slotproxy",
+        "REMOTE_ADDR": client[0] if isinstance(client, tuple) else "",
+        "gunicorn.socket": sock,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+    }
+    if isinstance(client, tuple):
+        environ["REMOTE_PORT"] = str(client[1])
+    return environ

@@ -1,0 +1,272 @@
+"""Reads HTTP/1.1 requests from bytes: no socket, no clock, no waiting.
+
+llhttp (from httptools) does the parsing. `Reader` turns its callbacks into requests, and refuses
+what llhttp accepts too readily.
+
+One state. A reader is in exactly one `Reading` at any moment, and `_TRANSITIONS` lists every
+transition. None leads out of `Reading.STOPPED`: after the first refusal, nothing of the connection
+is parsed any more.
+
+One bound. `MAX_INCOMPLETE` applies to everything incomplete: a request's head, blank lines before
+it, the line of a chunk's size with its extensions, the trailers. Bytes are counted from the read
+after the last progress (a head, a piece of a body, the end of a message), on every path.
+
+Smuggling. llhttp refuses the basis of request smuggling (a repeated length, a length together with
+a transfer coding, bare line feeds). This module also refuses transfer codings other than `chunked`,
+transfer codings in HTTP/1.0, a missing, repeated or malformed Host, and other protocol versions.
+`tests/fuzz/http1.py` compares all of it with h11.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections import deque
+from typing import Any
+
+import httptools
+
+# Bytes of anything incomplete: a head, a chunk's size line, the trailers. The largest heads of real
+# clients (cookies, tokens) have 16 kB.
+MAX_INCOMPLETE = 65536
+# Times that one header may be repeated in a head: its values are joined, copying them each time.
+MAX_REPEATS = 100
+
+# Why the reader stops: the status, whose text is the reason.
+BAD = "400 Bad Request: invalid HTTP/1.1 request"
+BAD_HOST = "400 Bad Request: exactly one valid Host header is required"
+BAD_CODING = "400 Bad Request: Transfer-Encoding is not allowed in HTTP/1.0"
+TOO_LONG = f"431 Request Header Fields Too Large: at most {MAX_INCOMPLETE} bytes are allowed"
+TOO_MANY = (
+    f"431 Request Header Fields Too Large: at most {MAX_REPEATS} repeated headers are allowed"
+)
+NOT_CODED = "501 Not Implemented: the only supported Transfer-Encoding is chunked"
+OTHER_VERSION = "505 HTTP Version Not Supported: use HTTP/1.1"
+
+
+class Reading(enum.Enum):
+    """Where in a message the reader is."""
+
+    BETWEEN = "between two messages"
+    HEAD = "in a head"
+    BODY = "in a body, between its chunks or in its trailers"
+    STOPPED = "something was refused: nothing is parsed any more"
+
+
+class _Found(enum.Enum):
+    """What the parser reports."""
+
+    BEGIN = "the first byte of a request line"
+    HEAD = "the end of a head"
+    END = "the end of a message"
+    REFUSAL = "something that is refused"
+
+
+_TRANSITIONS = {
+    Reading.BETWEEN: {_Found.BEGIN: Reading.HEAD, _Found.REFUSAL: Reading.STOPPED},
+    Reading.HEAD: {_Found.HEAD: Reading.BODY, _Found.REFUSAL: Reading.STOPPED},
+    Reading.BODY: {_Found.END: Reading.BETWEEN, _Found.REFUSAL: Reading.STOPPED},
+    Reading.STOPPED: {_Found.REFUSAL: Reading.STOPPED},
+}
+
+
+class Refused(Exception):
+    """Ends the connection with this status."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Request:
+    """A request with a complete head; `body` grows until `complete`. `environ` is the WSGI
+    environment without the path and the body."""
+
+    __slots__ = ("body", "complete", "environ", "keep", "method", "url", "version")
+
+    def __init__(
+        self, method: str, url: bytes, version: str, environ: dict[str, Any], keep: bool
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.version = version
+        self.environ = environ
+        self.keep = keep
+        self.body: list[bytes] = []
+        self.complete = False
+
+    def is_last(self) -> None:
+        """Close the connection after this answer, and say so in its head if that is not sent."""
+        self.keep = False
+
+
+class Reader:
+    """Parses the bytes it is fed. `requests` are those with a complete head; the last one's body
+    may still grow. `environ` is the beginning of all requests' environments. `refusal` is why it
+    stopped: earlier requests are answered first, however the client's bytes were split."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._environ = environ
+        self._parser = httptools.HttpRequestParser(self)
+        self._url = b""
+        self._head = environ  # the environment of the request whose head is being parsed
+        self._coming: Request  # the request whose head came last
+        self._repeats = 0  # of headers in this head
+        self._progress = False  # made during the current feed
+        self.requests: deque[Request] = deque()
+        self.state = Reading.BETWEEN
+        self.refusal = ""
+        self.held = 0  # bytes since the last progress
+
+    def feed(self, data: bytes) -> None:
+        room = MAX_INCOMPLETE - self.held
+        while len(data) > room and not self.refusal:
+            self._parse(data[:room])
+            data, room = data[room:], MAX_INCOMPLETE
+            if not self._progress:
+                self._stop(TOO_LONG)
+            self.held, self._progress = 0, False
+        if not self.refusal:
+            self._parse(data)
+            self.held = 0 if self._progress else self.held + len(data)
+            self._progress = False
+
+    def close(self) -> None:
+        """Stop parsing, and break the reference cycle between the parser and the reader."""
+        del self._parser
+
+    # called by the parser
+
+    def on_message_begin(self) -> None:
+        self._enter(_Found.BEGIN)
+        self._url = b""
+        self._head = self._environ.copy()
+        self._repeats = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.state is not Reading.HEAD:
+            return  # a trailer, which must not count as a header
+        key = _KEYS[name]
+        head = self._head
+        text = value.rstrip(b" \t").decode("latin-1")
+        if key in head:
+            head[key] += f",{text}"
+            self._repeats += 1
+            if self._repeats > MAX_REPEATS:
+                self._refuse(TOO_MANY)
+        elif key:
+            head[key] = text
+
+    def on_headers_complete(self) -> None:
+        parser, head = self._parser, self._head
+        version = parser.get_http_version()
+        if "HTTP_TRANSFER_ENCODING" in head or version != "1.1":
+            self._check_coding(version, head.get("HTTP_TRANSFER_ENCODING"))
+        # A repeated Host would contain a comma.
+        host = head.get("HTTP_HOST")
+        if version == "1.1" if host is None else not _HOSTS[host]:
+            self._refuse(BAD_HOST)
+        method, keep = parser.get_method().decode("latin-1"), parser.should_keep_alive()
+        request = self._coming = Request(method, self._url, version, head, keep)
+        self._enter(_Found.HEAD)
+        self._head = self._environ
+        self.requests.append(request)
+        self._progress = True
+
+    def on_body(self, data: bytes) -> None:
+        self._coming.body.append(data)
+        self._progress = True
+
+    def on_message_complete(self) -> None:
+        self._enter(_Found.END)
+        self._coming.complete = True
+        self._progress = True
+
+    def _check_coding(self, version: str, coding: str | None) -> None:
+        """llhttp accepts any transfer codings whose last is chunked."""
+        if version not in ("1.1", "1.0"):
+            self._refuse(OTHER_VERSION)
+        if coding is not None and version == "1.0":
+            self._refuse(BAD_CODING)
+        if coding is not None and coding.strip().lower() != "chunked":
+            self._refuse(NOT_CODED)
+
+    def _enter(self, found: _Found) -> None:
+        self.state = _TRANSITIONS[self.state][found]
+
+    def _refuse(self, status: str) -> None:
+        """Raises Refused, which stops the parser."""
+        self._stop(status)
+        raise Refused(status)
+
+    def _stop(self, status: str) -> None:
+        """Stop with a reason; only the first counts."""
+        self._enter(_Found.REFUSAL)
+        self.refusal = self.refusal or status
+
+    def _parse(self, data: bytes) -> None:
+        rest: bytes | memoryview = data
+        try:
+            while rest:
+                try:
+                    self._parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = memoryview(rest)[upgrade.args[0] :]
+                    self._without_upgrade()
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._stop(BAD)
+
+    def _without_upgrade(self) -> None:
+        """Ignore an Upgrade: pass the head of that request, without the header, to a new parser.
+        The old one would treat the following bytes as the other protocol."""
+        request = self.requests.pop()
+        if request.method == "CONNECT":
+            raise httptools.HttpParserError("the connection is closed")
+        self._parser = httptools.HttpRequestParser(self)
+        lines = [
+            f"{key.removeprefix('HTTP_').replace('_', '-')}: {value}\r\n"
+            for key, value in request.environ.items()
+            if key.startswith(("HTTP_", "CONTENT_")) and key != "HTTP_UPGRADE"
+        ]
+        head = f"{request.method} ".encode("latin-1") + request.url
+        lines.insert(0, f" HTTP/{request.version}\r\n")
+        self._parser.feed_data(head + f"{''.join(lines)}\r\n".encode("latin-1"))
+
+
+# A valid Host header; it has no comma (RFC 9110), which two joined headers would have.
+HOST = r"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?"
+_is_host = re.compile(HOST).fullmatch
+
+
+class _Keys(dict[bytes, str]):
+    """A cache of header names in the WSGI environment. "" for a name with an underscore, which
+    could pass for another with a hyphen. Keeps the first few hundred."""
+
+    def __missing__(self, raw: bytes) -> str:
+        name = raw.decode("latin-1").upper()
+        key = name.replace("-", "_")
+        if "_" in name:
+            key = ""
+        elif key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = f"HTTP_{key}"
+        if len(self) < 256 and len(raw) < 64:
+            self[raw] = key
+        return key
+
+
+class _Hosts(dict[str, bool]):
+    """A cache of whether a Host is valid. Keeps the first few hundred."""
+
+    def __missing__(self, host: str) -> bool:
+        good = _is_host(host) is not None
+        if len(self) < 256 and len(host) < 256:
+            self[host] = good
+        return good
+
+
+_KEYS = _Keys()
+_HOSTS = _Hosts()

@@ -1,0 +1,351 @@
+"""Starts the server: gunicorn with gevent workers, or waitress. Never Flask's development server.
+
+``gunicorn_options`` is the single description of how gunicorn serves; gunicorn.conf.py and the
+console script both use it. The application is created inside the worker, after gevent has patched:
+nothing imported here, or by ``proxy.config``, may import flask, requests or ssl.
+
+SIGHUP reads the settings again, and adds and drains backends in the running process, so the table
+of slots stays.
+
+SIGTERM: no new connections; running answers continue for up to ``GRACE`` seconds, then the rest is
+cut. SIGINT cuts them immediately under gunicorn.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from proxy import __version__
+from proxy.config import Settings, SettingsError, each_its_own, from_environment, one_worker
+from proxy.server import files_limit
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+Reread = Callable[[], Settings]
+
+GRACE = 30  # seconds running answers get after SIGTERM
+# Idle seconds between two requests: longer than the 60 s after which common load balancers close a
+# connection. If the server closed it first, a request could be lost.
+KEEPALIVE = 75
+FORM = 1 << 20  # bytes of an upload besides its file
+CANNOT_LOAD = 4  # on this exit code of a worker, gunicorn stops instead of starting another
+
+
+def say(text: str) -> None:
+    """Print a line for the user who starts the server."""
+    print(f"slotproxy: {text}", file=sys.stderr, flush=True)
+
+
+def application(settings: Settings) -> Flask:
+    """The WSGI application. A setting that only the application can check, such as a template, ends
+    the process with one line."""
+    gc.disable()
+    from proxy.app import create_app  # imported late: see the module's docstring
+
+    try:
+        app = create_app(settings)
+    except SettingsError as error:
+        say(str(error))
+        raise SystemExit(CANNOT_LOAD) from None
+    # Nearly everything loaded by now lives as long as the process, so the garbage collector is off
+    # meanwhile (a tenth of the start) and ignores it later. Requests leave few cycles behind, so it
+    # may also run less often.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    gc.enable()
+    return app
+
+
+def run(settings: Settings, reread: Reread | None = None) -> int:
+    """Serve until a signal. Returns the exit code. `reread` returns the current settings."""
+    if settings.server == "waitress":
+        return _run_waitress(settings, reread or _from_environment)
+    return _run_gunicorn(settings, reread or _from_environment)
+
+
+def _from_environment() -> Settings:
+    return from_environment(os.environ)
+
+
+def _reload(app: Flask, reread: Reread) -> None:
+    """Apply changed backends; an unusable setting changes nothing."""
+    from proxy.app import reload
+
+    try:
+        reload(app, reread())
+    except SettingsError as error:
+        say(f"not reloaded: {error}")
+    except Exception:  # the next signal must still work
+        logging.getLogger("slotproxy").exception("not reloaded: unhandled exception")
+
+
+def _on_hangup(app: Flask, reread: Reread) -> None:
+    """Handle SIGHUP. The handler only wakes a thread: under gevent it runs in the hub, where
+    nothing may wait."""
+    if not hasattr(signal, "SIGHUP"):
+        return
+    hung_up = threading.Event()
+
+    def watch() -> None:
+        while True:
+            hung_up.wait()
+            hung_up.clear()
+            _reload(app, reread)
+
+    threading.Thread(target=watch, name="hangup", daemon=True).start()
+    signal.signal(signal.SIGHUP, lambda number, frame: hung_up.set())
+
+
+def _tell_all(app: Flask, settings: Settings, addresses: list[str]) -> None:
+    """With --all, print the table of parts once their state is known."""
+    if settings.all:
+        from proxy.app import report, services_of
+
+        report.tell(services_of(app), settings, addresses, say)
+
+
+def _announce(settings: Settings, addresses: list[str], how: str) -> None:
+    """Print the line that says what is served. Tests and scripts wait for "listening on URL"."""
+    for warning in settings.warnings:
+        say(f"warning: {warning}")
+    upstream = ", ".join(backend.address for backend in settings.backends)
+    if settings.is_default:
+        upstream += " or else the bundled model"
+    where = " ".join(f"{address}{settings.api_prefix}" for address in addresses)
+    keys = f"{len(settings.keys)} keys" if settings.keys else "no API key required"
+    say(f"listening on {where} for {upstream} ({how}, {keys}, version {__version__})")
+
+
+def _address(name: Any) -> str:
+    """A socket's name as an address: (host, port, …), or the path of a Unix socket."""
+    if not isinstance(name, tuple):
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+# -- gunicorn --------------------------------------------------------------------------------------
+
+
+def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[str, Any]:
+    """gunicorn's settings and hooks by name, as in a gunicorn.conf.py."""
+
+    def on_starting(arbiter: Any) -> None:
+        # Checked here as well, because `gunicorn -w 2` and GUNICORN_CMD_ARGS bypass our settings.
+        if arbiter.cfg.workers != 1 and (why := _not_several(settings, arbiter.cfg.workers)):
+            say(why)
+            raise SystemExit(2)
+        files = files_limit.raise_limit()
+        wanted = arbiter.cfg.worker_connections
+        arbiter.cfg.set("worker_connections", files_limit.connections(files, wanted))
+        # gunicorn's own way is a second worker beside the old one, with another table of slots.
+        arbiter.reload = lambda: arbiter.kill_workers(signal.SIGHUP)
+
+    def nworkers_changed(arbiter: Any, new: int, old: int | None) -> None:
+        # SIGTTIN asks a running gunicorn for one more. `old` is None at the start (see above).
+        if old is not None and new > 1 and (why := _not_several(settings, new)):
+            say(why)
+            arbiter.num_workers = 1
+
+    def when_ready(arbiter: Any) -> None:
+        if not gevent:
+            _bound_times([listener.sock for listener in arbiter.LISTENERS], settings)
+        names = [listener.sock.getsockname() for listener in arbiter.LISTENERS]
+        _announce(settings, [*map(_address, names)], f"gunicorn, {settings.worker_class}")
+
+    def post_fork(arbiter: Any, worker: Any) -> None:
+        # Until it has its own, a worker has the master's handlers, which only record the signal: an
+        # early stop would be lost, and take GRACE seconds.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+        process_exit.install()
+        if gevent:
+            worker.limits = worker.limits._replace(body=settings.body_timeout)
+            worker.send_timeout = settings.send_timeout
+
+    def worker_int(worker: Any) -> None:
+        # SIGINT stops immediately. Streaming threads would delay the exit; greenlets do not.
+        if settings.worker_class == "gthread":
+            os._exit(0)
+
+    def post_worker_init(worker: Any) -> None:
+        _on_hangup(worker.wsgi, reread or _from_environment)
+        names = [sock.getsockname() for sock in worker.sockets]
+        if worker.age == 1:  # the first of several
+            _tell_all(worker.wsgi, settings, [*map(_address, names)])
+
+    def worker_exit(arbiter: Any, worker: Any) -> None:
+        if worker.pid == os.getpid():  # gunicorn calls this in the master too
+            process_exit.take_code(sys.exception())
+
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    gevent = settings.worker_class == "gevent"
+    process_exit = _Exit()
+    return {
+        "bind": f"{host}:{settings.port}",
+        "workers": settings.workers,
+        "worker_class": "proxy.server.worker.Worker" if gevent else "gthread",
+        "worker_connections": files_limit.MOST_CONNECTIONS,
+        "threads": 1 if gevent else settings.threads,
+        # A worker without a heartbeat for this long is killed. It is long enough for one whose CPU
+        # is busy with a model in the same process.
+        "timeout": 120,
+        "graceful_timeout": GRACE,
+        "keepalive": KEEPALIVE,
+        "accesslog": None,  # the application logs its requests itself
+        "loglevel": "debug" if settings.log_level == "debug" else "warning",
+        "proc_name": "slotproxy",
+        # gunicorn 25 and newer open a control socket in the home folder; one of its commands adds
+        # workers.
+        "control_socket_disable": True,
+        "on_starting": on_starting,
+        "nworkers_changed": nworkers_changed,
+        "when_ready": when_ready,
+        "post_fork": post_fork,
+        "post_worker_init": post_worker_init,
+        "worker_int": worker_int,
+        "worker_exit": worker_exit,
+    }
+
+
+def _bound_times(listeners: list[socket.socket], settings: Settings) -> None:
+    """Set the timeouts of listening sockets, which accepted sockets inherit. They only limit
+    silence; gevent's worker and waitress limit clients that send slowly."""
+    if sys.platform == "win32":
+        return
+    for sock in listeners:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(settings.send_timeout))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(settings.body_timeout))
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+
+
+class _Exit:
+    """Ends the process after its exit handlers, before the interpreter is torn down: native threads
+    (gevent's pool, the databases') that wake up during that can crash the process.
+
+    Exit handlers run in reverse order, so this one must be registered before all others."""
+
+    def __init__(self) -> None:
+        self._code = 0
+
+    def install(self) -> None:
+        atexit.register(self._leave)
+
+    def take_code(self, ending: BaseException | None) -> None:
+        code = ending.code if isinstance(ending, SystemExit) else 1
+        self._code = code if isinstance(code, int) else 0 if code is None else 1
+
+    def _leave(self) -> None:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # the pipe may be closed
+                stream.flush()
+        os._exit(self._code)
+
+
+def _not_several(settings: Settings, number: int) -> str:
+    """Why there cannot be so many workers, "" if there can."""
+    return each_its_own(settings) if settings.state else one_worker(number)
+
+
+def _run_gunicorn(settings: Settings, reread: Reread) -> int:
+    from gunicorn.app.base import BaseApplication
+
+    class Server(BaseApplication):
+        def load_config(self) -> None:
+            for name, value in gunicorn_options(settings, reread).items():
+                if name in self.cfg.settings:  # older versions of gunicorn lack some names
+                    self.cfg.set(name, value)
+
+        def load(self) -> Flask:
+            return application(settings)
+
+    Server().run()  # ends with SystemExit
+    return 0
+
+
+# -- waitress --------------------------------------------------------------------------------------
+
+
+def _run_waitress(settings: Settings, reread: Reread) -> int:
+    import waitress
+    from waitress import wasyncore
+
+    from proxy.app import shows_key
+    from proxy.server.http1 import ConnectionLimits
+    from proxy.server.waitress_edge import channel, look
+
+    logging.getLogger("waitress").setLevel(
+        logging.DEBUG if settings.log_level == "debug" else logging.ERROR
+    )
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        say(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
+        return 1
+    app = application(settings)
+    server: Any = waitress.create_server(
+        app,
+        sockets=[listener],
+        threads=settings.threads,
+        connection_limit=files_limit.connections(files_limit.raise_limit()),
+        asyncore_use_poll=True,  # select() is limited to file descriptors below 1024
+        channel_timeout=KEEPALIVE,
+        max_request_body_size=max(settings.max_body, settings.max_document) + FORM,
+        # Without reading ahead during a request, waitress does not notice a disconnected client
+        # (environ["waitress.client_disconnected"]).
+        channel_request_lookahead=1,
+        ident="slotproxy",
+    )
+
+    server.channel_class = channel(partial(shows_key, app))
+    limits = ConnectionLimits(body=settings.body_timeout)
+    stopping: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        stopping.append(number)
+        server.pull_trigger()  # wakes the loop below from poll()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    _on_hangup(app, reread)
+    addresses = [_address(listener.getsockname())]
+    _announce(settings, addresses, f"waitress, {settings.threads} threads")
+    _tell_all(app, settings, addresses)
+
+    def step(seconds: float) -> None:
+        wasyncore.loop(timeout=seconds, use_poll=True, map=server._map, count=1)
+
+    while not stopping:
+        step(1.0)
+        look(server, limits, settings.send_timeout)
+    wasyncore.dispatcher.close(server)  # the listening socket only; running answers continue
+    end = time.monotonic() + GRACE
+    while time.monotonic() < end and len(stopping) < 2 and _busy(server):
+        step(0.1)
+    server.task_dispatcher.shutdown(timeout=1)
+    return 0
+
+
+def _busy(server: Any) -> bool:
+    return any(
+        channel.requests or channel.total_outbufs_len for channel in server.active_channels.values()
+    )

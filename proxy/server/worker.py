@@ -1,0 +1,298 @@
+"""gunicorn's gevent worker, with a faster path for plain HTTP/1.1 and a faster shutdown.
+
+Connections are served by `proxy.server.http1`, in a greenlet each. Features that only gunicorn has
+(TLS, the PROXY protocol, an access log) use gunicorn's own path.
+
+On a stop, the stock worker waits for all open connections, including idle keep-alive ones: one
+browser tab makes every restart last the whole ``graceful_timeout``. This worker closes idle
+connections and only waits for running answers. And while the stock worker checks once a second
+whether to stop and whether everything is answered, this one is woken.
+
+A check once a second ends connections whose client takes too long (see `proxy.server.http1` and
+`proxy.server.gevent_wire`), so that no request needs a timer of its own.
+
+Places. There are ``worker_connections`` of them. When few are left, connections that wait for their
+client are closed, longest wait first; if there are none, the last places are for health checks, and
+other requests get a 503.
+
+Objects that the application keeps with a connection, for all its requests, are in
+environ["slotproxy.kept"] by name, and closed with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from gevent import GreenletExit, getcurrent, sleep
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.sock import ssl_context
+from gunicorn.workers.ggevent import GeventWorker
+
+from ..runtime.lasting import Lasting, no_pause
+from .gevent_wire import Wire, hang_up
+from .http1 import ConnectionLimits, ServerConnection, State, base_environ
+from .watchdog import Watchdog
+
+log = logging.getLogger("slotproxy")
+
+LOOK = 1.0  # seconds between two checks of the connections, and two heartbeats to the master
+# Errors when a client disconnects, or its network fails.
+GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH)
+# Errors of accept() that end when connections close, and the seconds until the next try.
+NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+NO_FILES_PAUSE = 0.2
+QUIET = 60.0  # seconds between two log lines of one kind about places and files
+# Places kept for health checks when all others serve answers, and for new requests when the others
+# wait for their clients.
+SPARE = 16
+# Connections closed in one go to make room: finding the longest wait looks at all of them.
+MAKE_ROOM = 64
+# The states that make room, last resort last: a body that is being read belongs to an accepted
+# request. Among the others the longest wait goes first, so that a new connection gets its chance.
+ROOM = {State.IDLE: 0, State.HEAD: 0, State.DROPPING: 0, State.BODY: 1}
+# The states in which nothing is lost when the server stops.
+BETWEEN = (State.IDLE, State.HEAD, State.DROPPING)
+HEALTH = ("/livez", "/readyz", "/health")
+
+
+class Worker(GeventWorker):
+    """``_seats`` are the connections served by `proxy.server.http1`. Of those served by gunicorn,
+    ``_idle`` are the greenlets that wait for the next request's head."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._clients: dict[Any, socket.socket] = {}
+        self._idle: set[Any] = set()
+        self._seats: set[_Seat] = set()
+        self.limits = ConnectionLimits(idle=self.cfg.keepalive)
+        self.send_timeout = 60.0
+        self._warned: dict[str, float] = {}
+        self._quitting = False
+        self._looking = Lasting("handling a connection", no_pause)
+        self._stopping: Any = None  # an Event, created in the process of its hub
+        cfg = self.cfg
+        # gunicorn 24 turned proxy_protocol from a flag into "off" or a version.
+        proxied = cfg.proxy_protocol not in (False, "off")
+        self._plain = not (cfg.is_ssl or proxied or cfg.accesslog)
+
+    def run(self) -> None:
+        self._stopping = Event()
+        tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        servers, pools = [], []
+        for sock in self.sockets:
+            sock.setblocking(True)
+            pool = Pool(self.worker_connections)
+            server = _Server(sock, handle=partial(self.handle, sock), spawn=pool, **tls)
+            server.worker = self
+            if self.cfg.workers > 1:
+                server.max_accept = 1
+            server.start()
+            servers.append(server)
+            pools.append(pool)
+        watchdog = Watchdog()
+        watchdog.start()
+        while self.alive:
+            self.notify()
+            self._stopping.wait(LOOK)
+        watchdog.stop()
+        for server in servers:
+            server.stop_accepting()
+        if self._quitting:
+            return
+        sleep(0)  # a connection accepted just now still needs the listener's name
+        for server in servers:
+            server.close()
+        end = time.monotonic() + self.cfg.graceful_timeout
+        while any(pools) and time.monotonic() < end and not self._quitting:
+            self.notify()
+            for pool in pools:
+                pool.join(LOOK / len(pools))
+        if any(pools) and not self._quitting:
+            self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+        for server in servers:
+            server.stop(timeout=1)
+
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        if self._stopping is not None:
+            self._stopping.set()
+
+    def handle_quit(self, sig: Any, frame: Any) -> None:
+        """Stop immediately, by leaving `run`: gunicorn's own way, an exception a tenth of a second
+        later, would interrupt the cleanup. And only once: Ctrl-C comes from the keyboard and again
+        from the master."""
+        if self._stopping is None:
+            super().handle_quit(sig, frame)
+        elif not self._quitting:
+            self._quitting = True
+            self.cfg.worker_int(self)
+            self.handle_exit(sig, frame)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        if self._plain:
+            self._serve(listener, client, addr)
+            return
+        me = getcurrent()
+        self._clients[me] = client
+        # The timeout of each read and write; longer than gunicorn's own wait for the next request.
+        client.settimeout(max(self.send_timeout, self.cfg.keepalive + 1))
+        try:
+            super(GeventWorker, self).handle(listener, client, addr)  # skips setting it again
+        finally:
+            del self._clients[me]
+
+    def _serve(self, listener: Any, client: Any, addr: Any) -> None:
+        environ = base_environ(client, listener.getsockname(), addr)
+        kept: dict[str, Any] = {}
+        environ["slotproxy.kept"] = kept
+        app = self.wsgi if self._has_room() else self._crowded
+        wire = Wire(client, self.send_timeout)
+        seat = _Seat(client, wire, ServerConnection(wire, app, environ, self.limits))
+        self._seats.add(seat)
+        try:
+            if isinstance(addr, tuple):
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            seat.connection.serve(self._is_last)
+        except GreenletExit:
+            pass  # the time for a clean end is over
+        except OSError as error:
+            if error.errno not in GONE:
+                self.log.exception("connection failed")
+        except Exception:
+            self.log.exception("response aborted")
+        finally:
+            if seat.connection.refused:
+                log.info("%s: %s", environ["REMOTE_ADDR"] or "unix", seat.connection.refused)
+            self._seats.discard(seat)
+            for resource in (*kept.values(), wire):
+                resource.close()
+            client.close()
+
+    def _has_room(self) -> bool:
+        """Whether another connection leaves some places free, after making room if necessary."""
+        left = self.worker_connections - len(self._seats)
+        return left > min(SPARE, self.worker_connections // 4) or self.make_room()
+
+    def make_room(self) -> bool:
+        """Close the connections that wait longest for their client. False if there are none."""
+        waiting = [seat for seat in self._seats if seat.connection.state in ROOM]
+        if any(seat.leaving for seat in waiting):
+            return True  # soon
+        for seat in heapq.nsmallest(MAKE_ROOM, waiting, key=_room):
+            seat.leave()
+        self.warn("connection limit is near: closing the longest-idle connections")
+        return bool(waiting)
+
+    def warn(self, text: str) -> None:
+        """Log a warning, but not repeatedly."""
+        now = time.monotonic()
+        if now - self._warned.get(text, -QUIET) >= QUIET:
+            self._warned[text] = now
+            self.log.warning("%s", text)
+
+    def _crowded(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        environ["slotproxy.is_last"]()
+        if environ["PATH_INFO"].endswith(HEALTH):
+            return self.wsgi(environ, start)  # type: ignore[no-any-return]
+        self.warn("connection limit reached: new connections get 503, except health checks")
+        text = b'{"error":{"message":"too many connections","type":"unavailable_error","code":503}}'
+        length = ("Content-Length", str(len(text)))
+        kind = ("Content-Type", "application/json")
+        start("503 Service Unavailable", [kind, length, ("Retry-After", "1")])
+        return (text,)
+
+    def _is_last(self) -> bool:
+        """Whether the connection closes after the current request."""
+        self.nr += 1
+        if self.nr >= self.max_requests:
+            self.alive = False
+        return not self.alive
+
+    @contextlib.contextmanager
+    def timeout_ctx(self) -> Iterator[None]:
+        # gunicorn enters this exactly while it waits for, and reads, a request's head.
+        me = getcurrent()
+        with super().timeout_ctx():
+            self._idle.add(me)
+            try:
+                yield
+            finally:
+                self._idle.discard(me)
+
+    def notify(self) -> None:
+        super().notify()
+        now = time.monotonic()
+        for seat in list(self._seats):
+            self._looking.turn(partial(seat.look, now))
+        if not self.alive:
+            for seat in self._seats:
+                if seat.connection.state in BETWEEN:
+                    hang_up(seat.client, socket.SHUT_RD)
+            for greenlet in self._idle:
+                hang_up(self._clients[greenlet], socket.SHUT_RD)
+
+
+class _Server(StreamServer):
+    """Pauses accepting when the system is out of files, and makes room. gevent would log a
+    traceback at each try."""
+
+    worker: Worker
+
+    def do_read(self) -> Any:
+        try:
+            return super().do_read()
+        except OSError as error:
+            if error.errno not in NO_FILES:
+                raise
+        self.worker.make_room()
+        self.worker.warn("out of file descriptors: raise the limit (ulimit -n)")
+        self.stop_accepting()
+        loop: Any = self.loop
+        self._timer = loop.timer(NO_FILES_PAUSE)
+        self._timer.start(self._again)
+        return None
+
+    def _again(self) -> None:
+        if self.started:
+            self.start_accepting()
+
+
+def _room(seat: _Seat) -> tuple[int, float]:
+    return ROOM[seat.connection.state], seat.connection.since
+
+
+class _Seat:
+    """A connection with the means to end it."""
+
+    def __init__(self, client: socket.socket, wire: Wire, connection: ServerConnection) -> None:
+        self.client = client
+        self.wire = wire
+        self.connection = connection
+        self.leaving = False
+
+    def look(self, now: float) -> None:
+        """End a connection whose client takes too long: first with an answer, at the next check
+        for good."""
+        connection = self.connection
+        holds_slot = getattr(connection.parts, "holds_slot", False)
+        if self.wire.is_stuck(now, holds_slot):
+            hang_up(self.client, socket.SHUT_RDWR)
+        elif connection.overdue(now):
+            self.leave()
+
+    def leave(self) -> None:
+        """Close the connection while it waits for the client. A request that has just arrived is
+        still answered."""
+        again, self.leaving = self.leaving, True
+        self.connection.expire()
+        hang_up(self.client, socket.SHUT_RDWR if again else socket.SHUT_RD)

@@ -1,0 +1,175 @@
+"""Stored responses in the database: every process that uses it tells the same of them.
+
+The row of its owner is the lock under which a response is added and an owner's data are cleared.
+So the bounds of a key hold, and nothing that was begun before a clearing is added after it, though
+two processes do both at once.
+
+A process gives a sign of life for what it makes again and again. On its own host a dead writer is
+known by its pid; one of another host is lost after LEASE seconds without a sign. Seconds in which
+this process could not use the database count as signs: no writer could give any.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
+
+from . import writers
+from .database import Database, insert_into
+from .responses import MAX_BYTES, Stored
+from .tables import RESPONSE, RESPONSE_OWNER
+
+LEASE = 30.0  # seconds without a sign of life after which a writer on another host counts as dead
+_c = RESPONSE.c
+
+
+class DatabaseResponses:
+    """A `ResponseStore`: at most `most` responses and `most_bytes` a key."""
+
+    shared = True
+
+    def __init__(
+        self,
+        database: Database,
+        most: int,
+        most_bytes: int = MAX_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._db = database
+        self._most = most
+        self._most_bytes = most_bytes
+        self._clock = clock
+        self._name = writers.new_name()
+        self._open: set[tuple[str, str]] = set()  # being made by this process
+
+    def put(
+        self, owner: str, key: str, created: float, value: Stored, begun: float | None = None
+    ) -> None:
+        self._put(owner, key, created, value, begun, writer="", touched=0.0)
+
+    def open(
+        self, owner: str, key: str, created: float, value: Stored, begun: float | None = None
+    ) -> None:
+        self._open.add((owner, key))
+        try:
+            now = self._clock()
+            self._put(owner, key, created, value, begun, writer=self._name, touched=now)
+        except BaseException:
+            self._open.discard((owner, key))
+            raise
+
+    def change_open(self, owner: str, key: str, response: bytes, *, over: bool) -> bool:
+        size = len(response) + func.length(_c.input_items)
+        change = update(RESPONSE).where(_is(owner, key), _c.writer != "")
+        change = change.values(response=response, size=size, **({"writer": ""} if over else {}))
+        with self._db.begin() as db:
+            return db.execute(change).rowcount > 0
+
+    def close_open(self, owner: str, key: str) -> None:
+        self._open.discard((owner, key))
+
+    def beat(self) -> list[tuple[str, str]]:
+        mine = list(self._open)
+        made_here = _c.id.in_([key for _, key in mine]) & (_c.writer == self._name)
+        with self._db.begin() as db:
+            db.execute(update(RESPONSE).where(made_here).values(touched=self._clock()))
+            rows = db.execute(select(_c.owner, _c.id).where(made_here))
+            wanted = {(row.owner, row.id) for row in rows}
+        return [one for one in mine if one not in wanted and one in self._open]
+
+    def get(self, owner: str, key: str) -> Stored | None:
+        with self._db.begin() as db:
+            row = db.execute(select(RESPONSE).where(_is(owner, key))).first()
+        if row is None:
+            return None
+        return Stored(row.response, row.input_items, bool(row.writer) and self._is_lost(row))
+
+    def ids(self, owner: str) -> list[str]:
+        found = select(_c.id).where(_c.owner == owner).order_by(_c.created, _c.id)
+        with self._db.begin() as db:
+            return list(db.execute(found).scalars())
+
+    def clear(self, owner: str) -> int:
+        row = {"owner": owner, "cleared": self._clock()}
+        with self._db.begin() as db:
+            db.execute(
+                insert_into(RESPONSE_OWNER, db)
+                .values(row)
+                .on_conflict_do_update(index_elements=["owner"], set_=row)
+            )
+            count = db.execute(delete(RESPONSE).where(_c.owner == owner)).rowcount
+        self._db.purge()
+        return count
+
+    def delete(self, owner: str, key: str) -> bool:
+        with self._db.begin() as db:
+            return db.execute(delete(RESPONSE).where(_is(owner, key))).rowcount > 0
+
+    def _put(
+        self,
+        owner: str,
+        key: str,
+        created: float,
+        value: Stored,
+        begun: float | None,
+        *,
+        writer: str,
+        touched: float,
+    ) -> None:
+        size = len(value.response) + len(value.items)
+        if size > self._most_bytes:
+            return
+        row = {"id": key, "owner": owner, "created": created, "size": size}
+        row |= {"response": value.response, "input_items": value.items}
+        with self._db.begin() as db:
+            cleared = _lock(db, owner)
+            # A time in the future is of a clock that was set back since.
+            if begun is not None and begun <= cleared <= self._clock():
+                return
+            db.execute(delete(RESPONSE).where(_is(owner, key)))
+            db.execute(insert(RESPONSE).values(writer=writer, touched=touched, **row))
+            self._make_room(db, owner, key)
+
+    def _make_room(self, db: Connection, owner: str, newest: str) -> None:
+        """Delete an owner's oldest beyond the bounds."""
+        order = (_c.created.desc(), (_c.id == newest).desc(), _c.id)
+        counted = (
+            select(
+                _c.id,
+                func.row_number().over(order_by=order).label("number"),
+                func.sum(_c.size).over(order_by=order, rows=(None, 0)).label("size"),
+            )
+            .where(_c.owner == owner)
+            .subquery()
+        )
+        beyond = or_(counted.c.number > self._most, counted.c.size > self._most_bytes)
+        db.execute(
+            delete(RESPONSE).where(_c.owner == owner, _c.id.in_(select(counted.c.id).where(beyond)))
+        )
+
+    def _is_lost(self, row: Row[tuple[object, ...]]) -> bool:
+        if row.writer == self._name:
+            return (row.owner, row.id) not in self._open
+        # A process of an earlier life of this container may have had the same pid.
+        ours = row.writer.rpartition(":")[0] == self._name.rpartition(":")[0]
+        silent = row.touched < self._clock() - LEASE and self._db.seconds_since_failure() > LEASE
+        return ours or writers.is_gone(row.writer) or silent
+
+
+def _is(owner: str, key: str) -> ColumnElement[bool]:
+    return (_c.owner == owner) & (_c.id == key)
+
+
+def _lock(db: Connection, owner: str) -> float:
+    """Until the transaction ends, nobody else adds for this owner, or clears. When that was cleared
+    last."""
+    cleared = RESPONSE_OWNER.c.cleared
+    db.execute(
+        insert_into(RESPONSE_OWNER, db)
+        .values(owner=owner, cleared=0.0)
+        .on_conflict_do_update(index_elements=["owner"], set_={"cleared": cleared})
+    )
+    found: float = db.execute(select(cleared).where(RESPONSE_OWNER.c.owner == owner)).scalar_one()
+    return found

@@ -1,0 +1,76 @@
+"""Records of knowledge bases: bases contain documents, documents contain chunks.
+
+Times are seconds since 1970; ids are opaque.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+State = Literal["queued", "reading", "ready", "failed", "cancelled"]
+
+
+class Splitting(Struct, frozen=True):
+    """Chunks have at most `size` characters, and repeat `overlap` of the previous chunk."""
+
+    size: int = 600
+    overlap: int = 80
+
+
+class Base(Struct, frozen=True, kw_only=True):
+    """A knowledge base. `embedding_model` "": the embedding backend's own. A `temporary` base
+    belongs to a chat and is deleted at `expires`."""
+
+    id: str
+    name: str
+    info: str = ""
+    embedding_model: str = ""
+    created: float = 0.0
+    temporary: bool = False
+    expires: float | None = None
+    documents: int = 0
+
+
+class Document(Struct, frozen=True, kw_only=True):
+    """A file in a base. `size` is in bytes; `done` is the share read so far, from 0 to 1; `chunks`
+    the number of chunks so far; `error` says why it failed."""
+
+    id: str
+    base_id: str
+    filename: str
+    size: int
+    status: State = "queued"
+    error: str = ""
+    done: float = 0.0
+    chunks: int = 0
+    created: float = 0.0
+    splitting: Splitting = Splitting()
+    job_id: str = ""
+
+
+class Chunk(Struct, frozen=True, kw_only=True):
+    """A part of a document. `number` counts from 0; `place` describes its location (page 3, a
+    heading, lines)."""
+
+    id: str
+    document_id: str
+    base_id: str
+    number: int
+    text: str
+    place: str = ""
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """A job that reads documents of a base again: `done` of `total` are finished, `failed` of them
+    failed."""
+
+    id: str
+    base_id: str
+    kind: Literal["rebuild"]
+    status: Literal["running", "done", "cancelled"]
+    total: int
+    done: int
+    failed: int
+    created: float

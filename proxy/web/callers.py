@@ -1,0 +1,50 @@
+"""Maps a request to its caller: key, cache group, priority class and scheduling headers.
+
+`X-Slotproxy-Priority` may lower a request's class below that of its key, but never raise it.
+`X-Slotproxy-Job: side` marks a side job. `X-Slotproxy-Queue: on` asks for comments with the queue
+place in the stream. None of these headers is sent to a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from ..config import ApiKey
+from ..errors import BadRequest
+from ..gateway import Caller
+
+SHARES = {"high": 4.0, "normal": 1.0, "low": 0.25}
+
+
+class Callers:
+    """The callers of all configured keys."""
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self._known = {
+            key.name: Caller(key.name, key.cache_group, SHARES[key.priority]) for key in keys
+        }
+        # Without keys, all callers are the same and may ask for any class.
+        self._most = 0.0 if self._known else SHARES["high"]
+
+    def caller(self, key: str, environ: Mapping[str, Any]) -> Caller:
+        """Return the caller of a request with the key of this name. Raises BadRequest."""
+        caller = self._known.get(key) or Caller(key)
+        asked = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
+        job = environ.get("HTTP_X_SLOTPROXY_JOB")
+        queue = environ.get("HTTP_X_SLOTPROXY_QUEUE")
+        if not (asked or job or queue):
+            return caller
+        share = caller.share
+        if asked:
+            if asked.lower() not in SHARES:
+                raise BadRequest("X-Slotproxy-Priority must be high, normal or low")
+            share = min(SHARES[asked.lower()], max(share, self._most))
+        return msgspec.structs.replace(
+            caller,
+            share=share,
+            background=(job or "").lower() == "side",
+            tell_place=(queue or "").lower() in ("on", "1", "true"),
+        )

@@ -1,0 +1,127 @@
+"""History of the last hour: sums of finished requests in a ring of samples.
+
+A request costs a few additions some time after it ends; a token costs nothing. A sample is created
+when a request falls into it, so an idle gateway does no work.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import get_args
+
+from msgspec import Struct, structs
+
+from ...core.events import FinishReason
+from ...errors import Cancelled
+from .summary import Summary
+
+STEP = 10  # seconds per sample
+SAMPLES = 360
+MOST_KINDS = 16  # distinct error codes per sample
+WELL = frozenset(get_args(FinishReason)) | {"", "cancelled", Cancelled.code}
+
+
+class Sample(Struct, kw_only=True):
+    """Sums over the requests that ended within one step. `at` is the start of the step, in seconds
+    of the clock. `first_token` and `writing` are seconds, summed over `first_tokens` requests and
+    `written` tokens. `errors` counts by error code."""
+
+    at: int
+    requests: int = 0
+    first_token: float = 0.0
+    first_tokens: int = 0
+    written: int = 0
+    writing: float = 0.0
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    errors: dict[str, int] = {}
+
+
+class History:
+    """`clock` returns seconds, which are also the times of samples. Not thread-safe."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._ring: list[Sample | None] = [None] * SAMPLES
+
+    def add(self, rows: Sequence[Summary]) -> None:
+        """Add finished requests, in the order in which they ended."""
+        for step, some in groupby(rows, _step_of):
+            _add(self._sample_at(step), list(some))
+
+    def samples(self, since: float = 0.0) -> list[Sample]:
+        """Return the samples of the last hour in order, from the step that contains `since`. The
+        last one may still change."""
+        oldest = max(self._clock() - STEP * SAMPLES, since - STEP)
+        kept = [one for one in self._ring if one is not None and one.at > oldest]
+        return sorted((_copy(one) for one in kept), key=lambda one: one.at)
+
+    def _sample_at(self, step: int) -> Sample:
+        place, at = step % SAMPLES, step * STEP
+        sample = self._ring[place]
+        if sample is None or sample.at != at:
+            sample = self._ring[place] = Sample(at=at)
+        return sample
+
+
+def _step_of(row: Summary) -> int:
+    return row.second // STEP
+
+
+def _add(sample: Sample, rows: list[Summary]) -> None:
+    sample.requests += len(rows)
+    for row in rows:
+        sample.prompt += row.prompt
+        sample.cached += row.cached
+        sample.completion += row.completion
+        sample.first_token += row.first_token
+        sample.first_tokens += row.first_token != 0.0
+        if row.completion > 1 and row.last_token > row.first_token:
+            sample.written += row.completion - 1
+            sample.writing += row.last_token - row.first_token
+    errors = sample.errors
+    for (status, outcome), count in Counter((row.status, row.outcome) for row in rows).items():
+        if status >= 400 or outcome not in WELL:
+            code = outcome or str(status)
+            if code not in errors and len(errors) >= MOST_KINDS:
+                code = "other"
+            errors[code] = errors.get(code, 0) + count
+
+
+class Totals(Struct, kw_only=True):
+    """Totals of samples. Speeds and waits are means, or None if nothing was measured."""
+
+    requests: int
+    prompt: int
+    cached: int
+    completion: int
+    first_token: float | None
+    speed: float | None
+    errors: dict[str, int]
+
+
+def total(samples: list[Sample]) -> Totals:
+    """Add up samples. `first_token` is in seconds, `speed` in tokens per second of one answer."""
+    errors: Counter[str] = Counter()
+    for sample in samples:
+        errors.update(sample.errors)
+    first_tokens = sum(one.first_tokens for one in samples)
+    writing = sum(one.writing for one in samples)
+    return Totals(
+        requests=sum(one.requests for one in samples),
+        prompt=sum(one.prompt for one in samples),
+        cached=sum(one.cached for one in samples),
+        completion=sum(one.completion for one in samples),
+        first_token=sum(one.first_token for one in samples) / first_tokens
+        if first_tokens
+        else None,
+        speed=sum(one.written for one in samples) / writing if writing else None,
+        errors=dict(errors.most_common()),
+    )
+
+
+def _copy(sample: Sample) -> Sample:
+    return structs.replace(sample, errors=dict(sample.errors))

@@ -1,0 +1,82 @@
+"""Counts finished requests and logs them."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from ...runtime.locks import native_lock
+from .access_log import access, line, write
+from .history import History, Sample
+from .metrics import Counts, Metrics
+from .record import Record
+from .summary import Summary, summarize
+
+AT_ONCE = 64  # requests added up together
+
+
+class Observer:
+    """Counts finished requests and logs them.
+
+    Requests need no lock: adding to a list or a set is atomic, and summaries that arrive during
+    adding up stay in the list.
+    """
+
+    def __init__(self, *, metrics: bool) -> None:
+        self._running: set[Record] = set()
+        self._summaries: list[Summary] = []  # not added up yet
+        self._others: list[Summary] = []  # of requests that ask no model; only for the metrics
+        self._lock = native_lock()  # for metrics and history
+        self._metrics = Metrics() if metrics else None
+        self._history = History(time.time)
+
+    @property
+    def running(self) -> int:
+        """The number of running requests that ask a model."""
+        return len(self._running)
+
+    def begin(self, record: Record) -> None:
+        """Mark the request as one that asks a model: it counts as running until it is finished."""
+        record.asks_model = True
+        self._running.add(record)
+
+    def finish(self, record: Record) -> None:
+        """Finish a request, whatever its outcome. A second call does nothing."""
+        if record.over:
+            return
+        record.over = True
+        record.stop()
+        took = record.elapsed()
+        self._running.discard(record)
+        rows = self._summaries if record.asks_model else self._others
+        rows.append(summarize(record, took, time.time()))
+        if len(rows) >= AT_ONCE:
+            with self._lock:
+                self._add_up()
+        if record.quiet and record.status < 400:
+            return
+        if access.isEnabledFor(logging.INFO):
+            write(line(record, took))
+
+    def counts(self) -> Counts:
+        """Return the counts for `/metrics`. Requires metrics to be enabled."""
+        assert self._metrics is not None
+        with self._lock:
+            self._add_up()
+            return self._metrics.counts(self.running)
+
+    def samples(self, since: float = 0.0) -> list[Sample]:
+        """Return the samples of the last hour, or since that time; see History."""
+        with self._lock:
+            self._add_up()
+            return self._history.samples(since)
+
+    def _add_up(self) -> None:
+        rows = self._summaries[:]
+        del self._summaries[: len(rows)]
+        others = self._others[:]
+        del self._others[: len(others)]
+        if rows:
+            self._history.add(rows)
+        if self._metrics is not None and (rows or others):
+            self._metrics.add(rows + others)

@@ -1,0 +1,95 @@
+"""The record of one request: its id, caller and outcome, and the response headers with them."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from ...gateway import Info
+from ..disconnect import Stop, nothing
+
+RECORD = "slotproxy.record"  # key in environ
+NOSNIFF = ("X-Content-Type-Options", "nosniff")
+# Headers; clients refuse responses with a hundred headers, proxies those with some kB.
+MOST_WARNINGS = 16
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def new_id() -> str:
+    """Return 32 random hexadecimal digits. (uuid4 is as random but takes five times as long.)"""
+    return os.urandom(16).hex()
+
+
+class Record:
+    """One request, until its last byte is sent. `route` is the matched rule, or "". `stop` ends the
+    watch for disconnects. `asks_model`: the request counts as running and appears in the history.
+    `quiet`: it is logged only if it is refused."""
+
+    __slots__ = (
+        "asks_model",
+        "began",
+        "id",
+        "info",
+        "key",
+        "method",
+        "over",
+        "path",
+        "peer",
+        "quiet",
+        "route",
+        "status",
+        "stop",
+        "stream",
+    )
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self.began = time.perf_counter()
+        sent = environ.get("HTTP_X_REQUEST_ID")
+        self.id = sent if sent and _ID.fullmatch(sent) else new_id()
+        self.path = environ.get("PATH_INFO", "")
+        self.method = environ.get("REQUEST_METHOD", "")
+        self.peer = environ.get("REMOTE_ADDR", "")
+        self.route = self.key = ""
+        self.info = Info()
+        self.status = 0
+        self.stop: Stop = nothing
+        self.stream = self.asks_model = self.over = self.quiet = False
+
+    @classmethod
+    def of(cls, environ: MutableMapping[str, Any]) -> Record:
+        """Return the record of the request with this environ."""
+        known = environ.get(RECORD)
+        if known is None:
+            known = environ[RECORD] = cls(environ)
+        record: Record = known
+        return record
+
+    def elapsed(self) -> float:
+        """Seconds since the request arrived."""
+        return time.perf_counter() - self.began
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Return x-request-id, the time so far, and the gateway's share of it, in milliseconds."""
+        info = self.info
+        took = self.elapsed()
+        upstream = info.driven + info.queue_wait
+        headers = [
+            ("x-request-id", self.id),
+            ("openai-processing-ms", str(round(1000 * took))),
+            ("x-slotproxy-overhead-ms", f"{max(0.0, 1000 * (took - upstream)):.2f}"),
+            NOSNIFF,
+        ]
+        if info.first_place:
+            headers += [
+                ("x-slotproxy-queue", str(info.first_place)),
+                ("x-slotproxy-queue-ms", str(round(1000 * info.queue_wait))),
+            ]
+        if info.warnings:
+            warnings = list(info.warnings[:MOST_WARNINGS])
+            if more := len(info.warnings) - len(warnings):
+                warnings.append(f"{more} more warnings omitted")
+            headers += [("x-slotproxy-warning", warning) for warning in warnings]
+        return headers

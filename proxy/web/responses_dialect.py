@@ -1,0 +1,193 @@
+"""The Responses API as a dialect: what a response continues, and what is stored of it.
+
+Each request gets a dialect object of its own, since parsing depends on stored responses, and
+answers are stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from ..core.fold import Completion
+from ..core.request import CompletionRequest
+from ..dialects import fields, responses
+from ..dialects.response_meta import ResponseMeta
+from ..errors import BadRequest, GatewayError, StoreUnavailable
+from ..gateway import Caller
+from ..runtime.cancel import Cancel
+from ..store.responses import Stored
+from .large import costs_much, parsed
+from .observability import Record
+from .services import Services
+from .stream import EventSource
+
+ROOM = 256  # tokens kept free for the answer when the oldest messages may be dropped
+log = logging.getLogger("slotproxy.responses")
+
+
+class ResponsesDialect:
+    """The dialect of one request."""
+
+    def __init__(self, services: Services, environ: Mapping[str, Any]) -> None:
+        self._services = services
+        self._environ = environ
+        self._begun = time.time()
+        self.owner = ""
+        self.cancel = Cancel()
+        self._asked: responses.ParsedRequest | None = None
+        self._read = 0  # bytes of stored responses read so far
+
+    def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
+        """Raises InvalidParameter or BadRequest (the previous response is unknown)."""
+        self.owner = self._services.keys.check(self._environ)
+        searches = self._services.dialogues.searches
+        earlier = self._earlier(body)
+        # Read everything from the store before parsing: the store waits for locks of the event
+        # loop, and parsing may run in another thread.
+        find = self._named(body.get("input")).get
+        parse = partial(responses.parse, body, earlier, searches, find)
+        asked = parsed(parse, self._environ, self._read)
+        self._asked = asked
+        return asked.request
+
+    def reply(
+        self, stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    ) -> Any:
+        whole = responses.whole(stamp, self._known, completions)
+        self._keep(whole)
+        return whole
+
+    def Encoder(self, stamp: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
+        return responses.Encoder(stamp, self._known, self._keep)
+
+    def error(self, fault: GatewayError) -> dict[str, Any]:
+        return responses.error(fault)
+
+    def begin(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
+        """Start the answer, including any web searches."""
+        services = self._services
+        self.cancel = cancel
+        if self._known.store:
+            services.ongoing.add(self)
+        request = self.fitted(request, cancel)
+        if not request.searches:
+            return services.gateway.answer(request, cancel, caller)
+        return services.dialogues.searching(request, self.owner, cancel, caller)
+
+    def fitted(self, request: CompletionRequest, cancel: Cancel) -> CompletionRequest:
+        """Drop the oldest messages if the request allows it and the model's context is too small
+        for all. Raises Cancelled and everything that `Gateway.count` raises."""
+        if not self._known.shortens:
+            return request
+        room = min(request.max_tokens or ROOM, ROOM)
+        return responses.shortened(
+            request, lambda some: self._services.gateway.fits(some, room, cancel)
+        )
+
+    def in_background(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Start a background response and return it as queued, if the request asks for one."""
+        if body.get("background") is not True:
+            return None
+        services = self._services
+        request = self.parse(body)
+        if not services.settings.stored_responses:
+            raise BadRequest(
+                "background responses must be stored, but --stored-responses is 0",
+                param="background",
+            )
+        model = services.gateway.registry.resolve(request.model)[1]
+        record = Record(self._environ)
+        record.key, record.route = self.owner, record.path
+        stamp = ResponseMeta(
+            f"resp_{uuid.uuid4().hex}", int(time.time()), model, "slotproxy", record.elapsed
+        )
+        caller = services.callers.caller(self.owner, self._environ)
+        self.cancel = cancel = Cancel()
+        services.ongoing.add(self)
+
+        def answering() -> EventSource:
+            return self.begin(request, cancel, caller)
+
+        return services.jobs.begin(
+            self.owner, stamp, self._known, record, cancel, answering, self._begun
+        )
+
+    @property
+    def _known(self) -> responses.ParsedRequest:
+        assert self._asked is not None, "it was parsed first"
+        return self._asked
+
+    def _earlier(self, body: Mapping[str, Any]) -> tuple[Any, ...]:
+        previous = fields.text(body, "previous_response_id")
+        if not previous:
+            return ()
+        kept = self._services.store.get(self.owner, previous)
+        if kept is None:
+            raise BadRequest(
+                f"no such response: {previous[:100]!r}",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
+        output, items = self._decoded(kept, "previous_response_id")
+        return (*items, *output)
+
+    def _named(self, given: Any) -> dict[str, Any]:
+        """Return the items that the input references, by id: output or input items of stored
+        responses. Each response is read once."""
+        items_by_id: dict[str, Any] = {}
+        known: set[str] = set()
+        for item in given if type(given) is list else ():
+            named = item.get("id") if type(item) is dict else None
+            if type(named) is not str or item.get("type") != "item_reference":
+                continue
+            key = responses.response_id(named)
+            if key in known:
+                continue
+            known.add(key)
+            kept = self._services.store.get(self.owner, key)
+            if kept is None:
+                return items_by_id  # the request will be refused because of this item
+            output, items = self._decoded(kept, "input")
+            for one in (*output, *responses.listed(items, key)):
+                if "id" in one:
+                    items_by_id.setdefault(one["id"], one)
+        return items_by_id
+
+    def _decoded(self, kept: Stored, param: str) -> tuple[list[Any], list[Any]]:
+        """Return output and input of a stored response. Raises BadRequest if all stored responses
+        of this request together exceed the size of a body, or take too long to decode."""
+        self._read += len(kept.response) + len(kept.items)
+        if (
+            self._read > self._services.settings.max_body
+            or costs_much(kept.response)
+            or costs_much(kept.items)
+        ):
+            raise BadRequest(
+                "the continued conversation is too long: start a new one",
+                param=param,
+                code="conversation_too_long",
+            )
+        output = msgspec.json.decode(kept.response)["output"]
+        return output, msgspec.json.decode(kept.items)
+
+    def _keep(self, response: dict[str, Any]) -> None:
+        """Store the response. If that fails, the client still gets its answer, with `store` set to
+        false."""
+        asked = self._known
+        if not asked.store:
+            return
+        value = Stored(msgspec.json.encode(response), msgspec.json.encode(asked.input))
+        try:
+            self._services.store.put(
+                self.owner, response["id"], response["created_at"], value, self._begun
+            )
+        except StoreUnavailable as fault:
+            log.error("response %s could not be stored: %s", response["id"], fault.detail)
+            response["store"] = False

@@ -1,0 +1,169 @@
+"""The common path of all views: check the key, read the body, parse, answer, encode.
+
+Views pass their dialect, usually a module. Errors are converted to the dialect's error object only
+here. Requests that ask a model are reported to the observer here. They are finished by the
+application (see `fastpath`), or for streams by close().
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any, Protocol
+
+import msgspec
+from flask import Response, request
+
+from ..core.fold import Completion, fold
+from ..core.request import CompletionRequest
+from ..dialects import openai
+from ..dialects.response_meta import ResponseMeta
+from ..errors import GatewayError, Unauthorized
+from ..gateway import Answer, Caller
+from ..runtime.cancel import Cancel
+from . import body, disconnect
+from .body import JSON
+from .fastpath import Environ
+from .large import parsed
+from .observability import Record, new_id
+from .services import Services, current_services
+from .stream import Encoder, EventSource, StreamBody
+
+_encode = msgspec.json.Encoder().encode
+Shape = Callable[[GatewayError], dict[str, Any]]
+STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
+
+
+class Dialect(Protocol):
+    """The interface of the modules in `proxy.dialects`."""
+
+    @property
+    def Encoder(self) -> Callable[[ResponseMeta, CompletionRequest], Encoder]: ...
+
+    def parse(self, body: Mapping[str, Any]) -> CompletionRequest: ...
+
+    def reply(
+        self, stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    ) -> Any: ...
+
+    def error(self, fault: GatewayError) -> dict[str, Any]: ...
+
+
+def completion_view(
+    services: Services,
+    environ: Environ,
+    dialect: Dialect,
+    prefix: str,
+    early: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+    begin: Callable[[CompletionRequest, Cancel, Caller], EventSource] | None = None,
+) -> Response:
+    """Answer a request in this dialect. `prefix` starts the answer's id. `early` may answer a body
+    that needs no model; `begin` replaces the gateway's `answer`."""
+    record = Record.of(environ)
+    if not record.route:
+        record.route = record.path  # a route on the fast path has no variable parts
+    services.observer.begin(record)
+    cancel = Cancel()
+    answer: EventSource | None = None
+    try:
+        record.key = services.keys.check(environ)
+        raw = body.read_json(environ, services.settings.max_body)
+        record.stop = disconnect.watch(environ, cancel)
+        known = early(raw) if early is not None else None
+        if known is not None:
+            return _whole(known, record)
+        # Only modules are pure; their functions may run in another thread.
+        pure = isinstance(dialect, ModuleType)
+        asked = parsed(partial(dialect.parse, raw), environ) if pure else dialect.parse(raw)
+        asked = _with_session(asked, environ)
+        caller = services.callers.caller(record.key, environ)
+        answer = (begin or services.gateway.answer)(asked, cancel, caller)
+        record.info = answer.info
+        stamp = ResponseMeta(
+            f"{prefix}{new_id()}",
+            int(time.time()),
+            answer.info.model,
+            "slotproxy",
+            record.elapsed,
+        )
+        if asked.stream:
+            answer.prime()
+            record.status, record.stream = 200, True
+            encoder = dialect.Encoder(stamp, answer.request)
+            stream = StreamBody(answer, encoder, partial(services.observer.finish, record))
+            answer = None  # closed by the body from now on
+            headers = [*record.headers(), *STREAM_HEADERS]
+            return passthrough(stream, encoder.content_type, headers)
+        reply = dialect.reply(stamp, asked, fold(answer))
+        if asked.return_prompt_tokens and isinstance(answer, Answer):
+            reply["promptToken"] = services.gateway.prompt_tokens(answer, cancel)
+    except GatewayError as error:
+        return refuse(error, dialect.error, record)
+    finally:
+        if answer is not None:
+            answer.close()
+    return _whole(reply, record)
+
+
+def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:
+    """Return the response for an error, in a dialect's shape."""
+    record.status = error.status
+    record.info.outcome = record.info.outcome or error.code or error.type
+    headers = record.headers()
+    if error.retry_after is not None:
+        headers.append(("Retry-After", str(max(1, round(error.retry_after)))))
+    if isinstance(error, Unauthorized):
+        headers.append(("WWW-Authenticate", 'Bearer realm="slotproxy"'))
+    return Response(_encode(shape(error)), error.status, headers, content_type=JSON)
+
+
+def _key_name(services: Services, environ: Environ) -> str:
+    return services.keys.check(environ)
+
+
+def json_view(
+    view: Callable[[Services, Record], Any],
+    shape: Shape = openai.error,
+    key_name: Callable[[Services, Environ], str] = _key_name,
+    refused: Callable[[GatewayError, Shape, Record], Response] = refuse,
+) -> Response:
+    """Answer the current request with the result of `view` as JSON. `key_name` returns the name of
+    the caller's key; `refused` makes the response for an error."""
+    services = current_services()
+    record = Record.of(request.environ)
+    try:
+        record.key = key_name(services, request.environ)
+        return _whole(view(services, record), record)
+    except GatewayError as error:
+        return refused(error, shape, record)
+
+
+def _whole(reply: Any, record: Record) -> Response:
+    data = _encode(reply)
+    record.status = 200
+    # With type and length in the headers, werkzeug has nothing left to compute, which halves the
+    # cost of a response.
+    about = [("Content-Type", JSON), ("Content-Length", str(len(data)))]
+    return Response([data], 200, [*record.headers(), *about])
+
+
+def passthrough(
+    body: Iterable[bytes], content_type: str, headers: list[tuple[str, str]]
+) -> Response:
+    """Return a response whose body reaches the server unwrapped: the server reads `holds_slot` and
+    calls close()."""
+    return Response(body, 200, headers, content_type=content_type, direct_passthrough=True)
+
+
+def _with_session(asked: CompletionRequest, environ: Mapping[str, Any]) -> CompletionRequest:
+    """Add the session from a header, unless the body has one."""
+    if asked.session:
+        return asked
+    value = (
+        environ.get("HTTP_X_SESSION_ID")
+        or environ.get("HTTP_X_LITELLM_SESSION_ID")
+        or environ.get("HTTP_X_CONVERSATION_ID")
+    )
+    return msgspec.structs.replace(asked, session=value) if value else asked

@@ -1,0 +1,293 @@
+"""The nginx configuration of docs/team.md in front of a real gateway.
+
+The test replaces only addresses and paths. The gateway runs with the flags of the page, in front of
+a stub whose tokens contain the time they were sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.config import Settings
+from tests.docs_pages import ROOT, blocks
+from tools.processes import Child, Gateway, ask, free_port
+
+pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
+
+PAGE = ROOT / "docs" / "team.md"
+HOST = "gateway.example.org"
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+OPENSSL = shutil.which("openssl")
+CHAT = "/v1/chat/completions"
+QUESTION = {"messages": [{"role": "user", "content": "Go on"}]}
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a backend that streams twenty tokens a second."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.stub", "--port", str(port)]
+    process = Child(command, tmp_path_factory.mktemp("stub") / "stub.log")
+    process.launch()
+    url = f"http://127.0.0.1:{port}"
+    _until(lambda: ask(f"{url}/pace/20")[0] == 200)
+    yield url
+    process.kill()
+
+
+class Front:
+    """nginx with TLS in front of a gateway. Requests have the host of the page."""
+
+    def __init__(self, gateway: Gateway, port: int, certificate: Path) -> None:
+        self.gateway = gateway
+        self._port = port
+        self._trusted = ssl.create_default_context(cafile=str(certificate))
+
+    def connect(self, source: str = "127.0.0.1") -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", self._port), 60, (source, 0))
+        return self._trusted.wrap_socket(plain, server_hostname=HOST)
+
+    @contextlib.contextmanager
+    def asked(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        source: str = "127.0.0.1",
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The response, with its body unread. The end of the block closes the connection."""
+        connection = http.client.HTTPSConnection(HOST)
+        connection.sock = self.connect(source)
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        kind = {"Content-Type": "application/json"} if data else {}
+        try:
+            connection.request(method, path, data, {**kind, **(headers or {})})
+            yield connection.getresponse()
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def front(
+    stub: str, module_gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Front]]:
+    """Factory: ``front(*flags)`` starts the gateway of the page, with additional flags, behind the
+    nginx of the page."""
+    if NGINX is None or OPENSSL is None:
+        pytest.skip("no nginx or no openssl here: apt-get install nginx openssl")
+    found = list(blocks(PAGE))
+    config = next(one.text for one in found if one.language == "nginx")
+    shown = next(flags for one in found for flags in one.flags if "--trusted-proxies" in flags)
+    running: list[Child] = []
+
+    def start(*flags: str) -> Front:
+        folder = tmp_path_factory.mktemp("nginx")
+        data = ["--data", str(folder / "data")]
+        words = [stub if word == "http://127.0.0.1:8080" else word for word in shown]
+        gateway = module_gateway(*words, *data, *flags)
+        certificate = _certificate(folder)
+        port = free_port()
+        program = _nginx(folder, _placed(config, folder, port, gateway.url))
+        running.append(program)
+        program.launch()
+        _until(lambda: _listens(port) or not program.alive)
+        assert program.alive, program.log
+        return Front(gateway, port, certificate)
+
+    yield start
+    for program in running:
+        program.stop()
+
+
+@pytest.fixture(scope="module")
+def documented(front: Callable[..., Front]) -> Front:
+    return front("--chatchat")
+
+
+def _placed(config: str, folder: Path, port: int, gateway: str) -> str:
+    """The configuration of the page with local addresses and paths."""
+    places = {
+        "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+        "/etc/ssl/gateway.pem;": f"{folder}/gateway.pem;",
+        "/etc/ssl/gateway.key;": f"{folder}/gateway.key;",
+        "http://127.0.0.1:8081;": f"{gateway};",
+    }
+    for shown, here in places.items():
+        assert config.count(shown) == 1, shown
+        config = config.replace(shown, here)
+    return config
+
+
+def _nginx(folder: Path, server: str) -> Child:
+    temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "\n".join(f"{name}_temp_path {folder}/{name};" for name in temporary)
+    # Without it, the workers of root run as another user, who cannot write to the folder.
+    user = "user root; " if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(
+        f"{user}daemon off; pid {folder}/nginx.pid; error_log stderr;\nevents {{}}\n"
+        f"http {{\naccess_log off;\n{paths}\n{server}}}\n"
+    )
+    command: list[str | Path] = [str(NGINX), "-e", "stderr", "-p", folder]
+    command += ["-c", folder / "nginx.conf"]
+    return Child(command, folder / "nginx.log", cwd=folder)
+
+
+def _certificate(folder: Path) -> Path:
+    """Write a self-signed certificate for the host of the page, and its key."""
+    words = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={HOST}".split()
+    files: list[str | Path] = ["-keyout", folder / "gateway.key", "-out", folder / "gateway.pem"]
+    name = ["-addext", f"subjectAltName=DNS:{HOST}"]
+    subprocess.run([str(OPENSSL), *words, *name, *files], check=True, capture_output=True)
+    return folder / "gateway.pem"
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _in_flight(front: Front) -> int:
+    backends = json.loads(ask(f"{front.gateway.url}/v1/backends", seconds=30)[1])["data"]
+    return sum(backend["in_flight"] for backend in backends)
+
+
+def _log_line(front: Front, request_id: str) -> dict[str, Any]:
+    """The log line of a request. The gateway writes it after the answer."""
+
+    def lines() -> list[str]:
+        return [line for line in front.gateway.log.splitlines() if request_id in line]
+
+    _until(lambda: bool(lines()))
+    line: dict[str, Any] = json.loads(lines()[0][lines()[0].index("{") :])
+    return line
+
+
+# -- streams ---------------------------------------------------------------------------------------
+
+STREAMS = {
+    "server-sent events": (CHAT, {**QUESTION, "stream": True, "max_tokens": 12}),
+    "lines of JSON": ("/api/chat", {**QUESTION, "model": "stub", "options": {"num_predict": 12}}),
+    "chunks of Chatchat": ("/chat/chat", {"query": "Go on", "stream": True, "max_tokens": 12}),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_first_event_arrives_before_the_last_token_is_generated(
+    kind: str, documented: Front
+) -> None:
+    path, body = STREAMS[kind]
+    with documented.asked("POST", path, body) as answer:
+        assert answer.status == 200
+        seen, first = b"", 0.0
+        while part := answer.read1(65536):
+            seen += part
+            first = first or (time.monotonic() if re.search(rb"t\d{15} ", seen) else 0.0)
+    sent = [int(stamp) / 1e6 for stamp in re.findall(rb"t(\d{15}) ", seen)]
+    assert len(sent) == 12
+    assert first < sent[-1]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_slot_is_free_after_a_client_of_the_proxy_leaves(stream: bool, documented: Front) -> None:
+    body = json.dumps({**QUESTION, "stream": stream, "max_tokens": 4000}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+    with documented.connect() as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        _until(lambda: _in_flight(documented) == 1)
+    _until(lambda: _in_flight(documented) == 0, 10)
+
+
+# -- uploads ---------------------------------------------------------------------------------------
+
+
+def _upload(front: Front, size: int) -> tuple[int, dict[str, Any]]:
+    edge = uuid.uuid4().hex
+    part = f'--{edge}\r\nContent-Disposition: form-data; name="{{}}"'
+    body = b"".join(
+        [
+            f"{part.format('purpose')}\r\n\r\nassistants\r\n".encode(),
+            f'{part.format("file")}; filename="a.txt"\r\n\r\n'.encode(),
+            b"x" * size,
+            f"\r\n--{edge}--\r\n".encode(),
+        ]
+    )
+    kind = {"Content-Type": f"multipart/form-data; boundary={edge}"}
+    with front.asked("POST", "/v1/files", body, kind) as answer:
+        return answer.status, json.loads(answer.read())
+
+
+def test_largest_allowed_document_passes_the_proxy(documented: Front) -> None:
+    size = Settings().max_document
+    status, file = _upload(documented, size)
+    assert (status, file["bytes"]) == (200, size)
+
+
+def test_larger_document_is_refused_by_the_gateway_and_not_by_the_proxy(
+    documented: Front,
+) -> None:
+    status, error = _upload(documented, Settings().max_document + 1)
+    assert status == 413
+    assert "67108864" in error["error"]["message"]
+
+
+# -- addresses and hosts ---------------------------------------------------------------------------
+
+
+def test_log_has_the_address_of_the_client_although_it_sends_a_forged_one(
+    documented: Front,
+) -> None:
+    forged = {"X-Forwarded-For": "203.0.113.9"}
+    body = {**QUESTION, "max_tokens": 1}
+    with documented.asked("POST", CHAT, body, forged, source="127.0.0.2") as answer:
+        assert answer.status == 200
+        request_id = answer.headers["x-request-id"]
+    assert _log_line(documented, request_id)["peer"] == "127.0.0.2"
+
+
+def test_other_host_is_refused(documented: Front) -> None:
+    with documented.asked("GET", "/v1/models") as answer:
+        assert answer.status == 200
+    with documented.asked("GET", "/v1/models", headers={"Host": "evil.example"}) as answer:
+        assert answer.status == 403
+        assert json.loads(answer.read())["error"]["code"] == "unknown_host"
+
+
+def test_requests_of_own_pages_are_accepted_and_of_other_sites_refused(documented: Front) -> None:
+    body = {**QUESTION, "max_tokens": 1}
+    with documented.asked("POST", CHAT, body, {"Origin": f"https://{HOST}"}) as answer:
+        assert answer.status == 200
+    with documented.asked("POST", CHAT, body, {"Origin": "https://evil.example"}) as answer:
+        assert answer.status == 403
+
+
+def test_session_cookies_are_secure(front: Callable[..., Front]) -> None:
+    with front("--api-key", "sk-1").asked("GET", "/signin") as answer:
+        assert answer.status == 200
+        cookies = answer.headers.get_all("Set-Cookie") or []
+    assert cookies
+    assert all("; Secure" in one for one in cookies)

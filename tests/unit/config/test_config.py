@@ -1,0 +1,588 @@
+"""Settings: the sources and their order, every kind of wrong value, what is made of the table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy import __version__
+from proxy.config import (
+    ENV_PREFIX,
+    ApiKey,
+    BackendConfig,
+    Secret,
+    Settings,
+    SettingsError,
+    from_environment,
+    load,
+    table,
+)
+from tools import settings_table
+
+
+def wrong(*argv: str, env: dict[str, str] | None = None) -> str:
+    """The message of settings that must be refused: one line."""
+    with pytest.raises(SettingsError) as caught:
+        load(argv, env or {})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Any:
+    def write(text: str, name: str = "slotproxy.toml") -> str:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+# -- the reference ---------------------------------------------------------------------------------
+
+
+def test_defaults_equal_the_reference_scripts() -> None:
+    settings = load([], {})
+    assert settings == Settings()
+    assert settings.chat_prompt == (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant follows the given rules no matter what.\n"
+    )
+    assert settings.user_name == "\nUSER: "
+    assert settings.ai_name == "\nASSISTANT: "
+    assert settings.system_name == "\nASSISTANT's RULE: "
+    assert settings.stop == "</s>"
+    assert settings.llama_api == ("http://127.0.0.1:8080", "http://127.0.0.1:9931")
+    assert (settings.host, settings.port) == ("127.0.0.1", 8081)
+    assert settings.api_key == ()
+
+
+@pytest.mark.parametrize("flag", ["chat-prompt", "user-name", "ai-name", "system-name", "stop"])
+def test_text_settings_decode_only_backslash_n(flag: str) -> None:
+    settings = load([f"--{flag}", r"\nA\t\\B: "], {})
+    assert getattr(settings, flag.replace("-", "_")) == "\nA\\t\\\\B: "
+
+
+def test_empty_text_flag_is_the_empty_string() -> None:
+    assert load(["--stop", ""], {}).stop == ""
+
+
+# -- sources and their order -----------------------------------------------------------------------
+
+
+def test_flag_beats_environment_beats_file_beats_default(toml: Any) -> None:
+    config = toml("port = 1\nthreads = 2\nslots = 3\n")
+    env = {"SLOTPROXY_PORT": "10", "SLOTPROXY_THREADS": "20"}
+    settings = load(["--config", config, "--port", "100"], env)
+    assert (settings.port, settings.threads, settings.slots) == (100, 20, 3)
+    assert settings.max_queue == 256
+
+
+def test_config_file_is_named_by_environment_or_flag(toml: Any) -> None:
+    first, second = toml("port = 1", "a.toml"), toml("port = 2", "b.toml")
+    assert from_environment({"SLOTPROXY_CONFIG": first}).port == 1
+    assert load(["--config", second], {"SLOTPROXY_CONFIG": first}).port == 2
+
+
+def test_empty_environment_variable_counts_as_unset() -> None:
+    env = {row.variable: "" for row in table()}
+    assert from_environment({**env, "SLOTPROXY_CONFIG": "", "WEB_CONCURRENCY": ""}) == Settings()
+
+
+def test_unrelated_environment_variables_are_ignored() -> None:
+    # Kubernetes sets such for a service of that name; the tools have some too.
+    env = {"SLOTPROXY_SERVICE_HOST": "10.0.0.1", "SLOTPROXY_CACHE": "/x", "PORT": "1"}
+    assert from_environment(env) == Settings()
+
+
+def test_boolean_settings_have_two_flags() -> None:
+    assert load(["--metrics"], {}).metrics is True
+    assert load(["--no-metrics"], {"SLOTPROXY_METRICS": "true"}).metrics is False
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("true", True), ("1", True), ("On", True), ("FALSE", False), ("0", False), ("off", False)],
+)
+def test_booleans_are_read_from_the_environment(text: str, value: bool) -> None:
+    assert from_environment({"SLOTPROXY_METRICS": text}).metrics is value
+
+
+def test_list_flags_repeat_and_split_at_commas(toml: Any) -> None:
+    assert load(["--alias", "a, b", "--alias", "c,a"], {}).alias == ("a", "b", "c")
+    assert from_environment({"SLOTPROXY_ALIAS": "a,b,"}).alias == ("a", "b")
+    assert load(["--config", toml('alias = ["a", "b"]')], {}).alias == ("a", "b")
+    assert load(["--config", toml('alias = "a,b"')], {}).alias == ("a", "b")
+
+
+def test_config_file_keys_may_have_hyphens(toml: Any) -> None:
+    assert load(["--config", toml("max-queue = 7")], {}).max_queue == 7
+
+
+def test_addresses_and_prefixes_are_normalized() -> None:
+    settings = load(
+        [
+            *("--llama-api", "http://127.0.0.1:8080/,https://[::1]:1/base/"),
+            *("--api-prefix", "llm/v2/"),
+            *("--cors-origins", "https://a.example/"),
+        ],
+        {},
+    )
+    assert settings.llama_api == ("http://127.0.0.1:8080", "https://[::1]:1/base")
+    assert settings.api_prefix == "/llm/v2"
+    assert settings.cors_origins == ("https://a.example",)
+    assert load(["--api-prefix", "/"], {}).api_prefix == ""
+
+
+# -- backends --------------------------------------------------------------------------------------
+
+TWO = """
+[[backend]]
+url = "http://10.0.0.1:8080/"
+name = "big"
+slots = 4
+weight = 2
+api-key = "sk-upstream"
+
+[[backend]]
+url = "http://10.0.0.2:8080"
+kind = "llamacpp"
+"""
+
+
+def test_backend_tables_replace_the_default_address(toml: Any) -> None:
+    settings = load(["--config", toml(TWO), "--slots", "2", "--ctx-size", "512"], {})
+    big, small = settings.backends
+    assert big == BackendConfig(
+        url="http://10.0.0.1:8080",
+        name="big",
+        slots=4,
+        weight=2.0,
+        ctx_size=512,
+        api_key=Secret("sk-upstream"),
+    )
+    assert isinstance(big.api_key, Secret)
+    assert small == BackendConfig(
+        url="http://10.0.0.2:8080", name="10.0.0.2:8080", kind="llamacpp", slots=2, ctx_size=512
+    )
+
+
+def test_named_addresses_come_before_backend_tables(toml: Any) -> None:
+    settings = load(["--config", toml(TWO), "--llama-api", "http://a"], {})
+    assert [one.name for one in settings.backends] == ["a", "big", "10.0.0.2:8080"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[backend]]\nname = 'x'", "backend 1: set url"),
+        ("[[backend]]\nurl = 'x'", "backend 1: url: expected an address"),
+        ("[[backend]]\nurl = 'http://a'\nslot = 2", "'slot'; did you mean 'slots'?"),
+        ("[[backend]]\nurl = 'http://a'\nslots = 'x'", "backend 1: slots: expected an integer"),
+        (
+            "[[backend]]\nurl = 'http://a'\nweight = 0",
+            "backend 1: weight: expected a number greater than",
+        ),
+        ("[[backend]]\nurl = 'http://a'\nkind = 'x'", "kind: expected one of auto, llamacpp"),
+        ("[backend]\nurl = 'http://a'", "backend: expected [[backend]] tables"),
+        (TWO + "[[backend]]\nurl = 'http://10.0.0.2:8080/'", "two backends have the address"),
+        (TWO + "[[backend]]\nurl = 'http://b'\nname = 'big'", "two backends have the name 'big'"),
+    ],
+)
+def test_invalid_backends_are_refused(toml: Any, text: str, message: str) -> None:
+    assert message in wrong("--config", toml(text))
+
+
+# -- sampler defaults ------------------------------------------------------------------------------
+
+
+def test_sampler_defaults_are_numbers_and_last_one_wins() -> None:
+    settings = load(["--sampling", "temperature=0.20, top_k=40", "--sampling", "top_k=1.0"], {})
+    assert settings.sampler_defaults == {"temperature": 0.2, "top_k": 1}
+    assert Settings().sampler_defaults == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("temperature", "temperature: expected a number, true or false, got ''"),
+        ("temperature=hot", "temperature: expected a number, true or false, got 'hot'"),
+        ("temperature=-1", "temperature must be between 0 and 100"),
+        ("temprature=1", "did you mean temperature?"),
+        ("grammar=1", "expected NAME=VALUE"),
+        ("top_p=true", "top_p must be a number"),
+    ],
+)
+def test_invalid_sampler_defaults_are_refused(value: str, message: str) -> None:
+    assert message in wrong("--sampling", value)
+
+
+# -- wrong values ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--port", "x", "expected an integer of at least 0 and at most 65535, got 'x'"),
+        ("--port", "65536", "got '65536'"),
+        ("--port", "8081.5", "got '8081.5'"),
+        ("--timeout", "0", "expected a number greater than 0 and at most 86400, got '0'"),
+        ("--timeout", "nan", "got 'nan'"),
+        ("--timeout", "inf", "got 'inf'"),
+        ("--sse-ping-interval", "inf", "got 'inf'"),
+        ("--sse-ping-interval", "-1", "got '-1'"),
+        ("--log-level", "loud", "expected one of debug, info, warning, error, got 'loud'"),
+        ("--server", "flask", "expected one of gunicorn, waitress"),
+        ("--llama-api", "127.0.0.1:8080", "expected an address like http://127.0.0.1:8080"),
+        ("--llama-api", "ftp://a", "expected an address"),
+        ("--llama-api", "http://", "expected an address"),
+        ("--llama-api", "http://a:99999", "Port out of range"),
+        ("--llama-api", "http://[::1", "expected an address"),
+        ("--llama-api", "http://a?x=1", "without query"),
+        ("--llama-api", "http://a b", "spaces"),
+        ("--llama-api", "", "no backend is left"),
+        ("--api-prefix", "/a/../b?", "expected a path like /llm"),
+        ("--cors-origins", "a example", "expected *, an origin"),
+        ("--cors-origins", "https://a.example/path", "expected *, an origin"),
+        ("--host", "", "expected an address to listen on"),
+        ("--stop", "a\0b", "NUL"),
+        ("--api-key-file", "/nowhere", "cannot read /nowhere"),
+        ("--config", "/nowhere", "cannot read /nowhere"),
+    ],
+)
+def test_invalid_value_error_names_its_setting(flag: str, value: str, message: str) -> None:
+    said = wrong(flag, value)
+    assert said.startswith(f"{flag}: ")
+    assert message in said
+
+
+def test_invalid_variable_or_file_line_is_named(toml: Any) -> None:
+    assert wrong(env={"SLOTPROXY_PORT": "x"}).startswith("SLOTPROXY_PORT: expected")
+    config = toml("port = 'x'")
+    assert wrong("--config", config).startswith(f"{config}: port: expected")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prot = 1", "unknown setting 'prot'; did you mean 'port'?"),
+        ("config = 'x'", "unknown setting 'config'"),
+        ("file_keys = []", "unknown setting 'file_keys'"),
+        ("port = true", "port: expected an integer"),
+        ("alias = 5", "alias: expected a list"),
+        ("alias = [5]", "alias: expected text"),
+        ("metrics = 'perhaps'", "metrics: expected on or off"),
+        ("port = ", "Invalid value"),
+    ],
+)
+def test_invalid_config_file_is_refused(toml: Any, text: str, message: str) -> None:
+    config = toml(text)
+    said = wrong("--config", config)
+    assert said.startswith(config)
+    assert message in said
+
+
+def test_binary_config_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "the file is not UTF-8" in wrong("--config", str(path))
+
+
+def test_unknown_flags_are_refused() -> None:
+    assert wrong("--prot", "1") == "flags: unknown setting '--prot'; did you mean '--port'?"
+    assert "unknown setting 'serve'" in wrong("serve")
+    assert wrong("--port") == "--port: expected one argument"
+    assert "unknown setting '--chat'" in wrong("--chat", "x")  # no abbreviations
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "name"),
+    [
+        (("--workers", "2"), {}, "--workers"),
+        ((), {"SLOTPROXY_WORKERS": "2"}, "SLOTPROXY_WORKERS"),
+        ((), {"WEB_CONCURRENCY": "2"}, "WEB_CONCURRENCY"),
+    ],
+)
+def test_multiple_workers_without_state_are_refused_with_the_reason(
+    argv: tuple[str, ...], env: dict[str, str], name: str
+) -> None:
+    said = wrong(*argv, env=env)
+    assert said.startswith(f"{name}: 2 workers")
+    assert "slots" in said
+
+
+def test_workers_setting_overrides_web_concurrency() -> None:
+    env = {"WEB_CONCURRENCY": "4"}
+    assert load(["--workers", "1"], env).workers == 1
+    assert from_environment({**env, "SLOTPROXY_WORKERS": "1"}).workers == 1
+
+
+def test_gunicorn_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.config.checks.sys.platform", "win32")
+    assert wrong("--server", "gunicorn") == (
+        "--server: gunicorn does not run on Windows; use waitress"
+    )
+
+
+# -- keys ------------------------------------------------------------------------------------------
+
+
+def test_keys_from_flags_and_file_have_log_names(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# who may\n\nalice  sk-a\nsk-b\n", encoding="utf-8")
+    settings = load(["--api-key", "k1,k2", "--api-key", "k3", "--api-key-file", str(path)], {})
+    assert settings.keys == (
+        ApiKey("key-58a61484e21f", Secret("k1"), former="key-1"),
+        ApiKey("key-aacfa43b6104", Secret("k2"), former="key-2"),
+        ApiKey("key-49f96c1e1f2d", Secret("k3"), former="key-3"),
+        ApiKey("alice", Secret("sk-a")),
+        ApiKey("key-b6c99b13277e", Secret("sk-b"), former="keys:4"),
+    )
+    assert all(isinstance(key.secret, Secret) for key in settings.keys)
+
+
+def test_key_keeps_its_name_when_others_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("sk-anna\nsk-boris\n", encoding="utf-8")
+    names = {key.secret: key.name for key in load(["--api-key-file", str(path)], {}).keys}
+    for text in ("sk-boris\n", "# moved\n\nsk-boris priority=low\nsk-anna\n"):
+        path.write_text(text, encoding="utf-8")
+        for key in load(["--api-key-file", str(path)], {}).keys:
+            assert key.name == names[key.secret]
+    assert len(set(names.values())) == 2
+    for key in load(["--api-key", "sk-boris,sk-anna"], {}).keys:
+        assert key.name == names[key.secret]
+
+
+def test_duplicate_key_names_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("ann sk-1\nann sk-2\n", encoding="utf-8")
+    assert "the key name 'ann' is used twice" in wrong("--api-key-file", str(path))
+    (unnamed,) = load(["--api-key", "k1"], {}).keys
+    path.write_text(f"{unnamed.name} sk-2\n", encoding="utf-8")
+    message = wrong("--api-key", "k1", "--api-key-file", str(path))
+    assert f"the key name '{unnamed.name}' is used twice" in message
+    assert load(["--api-key-file", str(path)], {}).keys[0].name == unnamed.name  # as its successor
+
+
+@pytest.mark.parametrize("text", ["ann sk-1\nbob sk-1\n", "sk-1\nsk-1\n", "ann k1\n", "k1\n"])
+def test_key_given_twice_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text, encoding="utf-8")
+    message = wrong("--api-key", "k1", "--api-key-file", str(path))
+    assert "key" in message and "sk-1" not in message and "k1" not in message
+
+
+def test_admins_must_be_key_names(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("ann sk-1\nsk-2\n", encoding="utf-8")
+    flags = ("--api-key", "k1", "--api-key-file", str(path), "--admins")
+    first, _, third = load(flags[:-1], {}).keys
+    assert load([*flags, f"ann,{first.name}"], {}).admins == ("ann", first.name)
+    for place, key in (("key-1", first), ("keys:2", third)):
+        message = wrong(*flags, place)
+        assert "--admins" in message and f"use '{key.name}'" in message
+    assert "there is no key named 'bob'" in wrong(*flags, "bob")
+    assert "there is no key named 'key-9'" in wrong(*flags, "key-9")
+    assert "no API keys are configured" in wrong("--admins", "ann")
+    path.write_text("key-1 sk-1\n", encoding="utf-8")  # a name like any other
+    assert load(["--api-key-file", str(path), "--admins", "key-1"], {}).admins == ("key-1",)
+
+
+def test_api_is_open_without_keys() -> None:
+    assert load(["--api-key", ""], {}).keys == ()
+
+
+def test_secrets_are_hidden_in_repr(toml: Any) -> None:
+    settings = load(["--config", toml(TWO), "--api-key", "sk-hidden"], {})
+    assert "sk-" not in repr(settings)
+    assert "sk-" not in repr(settings.backends)
+    assert "sk-" not in repr(settings.keys)
+    assert str(settings.api_key[0]) == "sk-hidden"
+
+
+@pytest.mark.parametrize("key", ["sk-a b", "sk-ä", "sk-\n"])
+def test_invalid_key_is_not_shown_in_the_error(key: str, tmp_path: Path) -> None:
+    assert "sk-" not in wrong("--api-key", f"{key}x")
+    path = tmp_path / "keys"
+    path.write_text("name other sk-three\n", encoding="utf-8")
+    assert "line 1" in wrong("--api-key-file", str(path))
+    assert "sk-" not in wrong("--api-key-file", str(path))
+    assert "sk-" not in wrong(f"--api-kye={key}")
+    assert "sk-" not in wrong("--api-kye", "sk-secret")
+
+
+def test_key_file_without_keys_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# none yet\n", encoding="utf-8")
+    assert "contains no API keys" in wrong("--api-key-file", str(path))
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+def test_every_setting_has_flag_variable_file_key_and_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load(["--help"], {})
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    names = {field.name for field in msgspec.structs.fields(Settings)}
+    no_settings = {"backend", "mcp", "file_keys", "names_backend", "warnings"}
+    assert {row.name for row in table()} == names - no_settings
+    for row in table():
+        assert f"  {row.flag}" in text
+        assert row.help.split()[0] in text
+        assert row.variable == ENV_PREFIX + row.name.upper()
+
+
+@pytest.mark.parametrize("row", table(), ids=lambda row: row.name)
+def test_explicit_default_equals_the_default(row: Any, toml: Any) -> None:
+    """What --help and the settings page show can be given, by each of the three ways."""
+    text = row.shown_default
+    if row.type is bool:
+        flag = [row.flag if row.default else row.flag.replace("--", "--no-", 1)]
+    else:
+        flag = [f"{row.flag}={text}"]
+    assert getattr(load(flag, {}), row.name) == row.default
+    assert getattr(from_environment({row.variable: text}), row.name) == row.default
+    quoted = text if row.item in (int, float) else f"'''{text}'''"
+    assert getattr(load(["--config", toml(f"{row.name} = {quoted}")], {}), row.name) == row.default
+
+
+def test_version_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load(["--version"], {})
+    assert capsys.readouterr().out == f"slotproxy {__version__}\n"
+
+
+def test_settings_page_has_the_current_table() -> None:
+    text = settings_table.PAGE.read_text(encoding="utf-8")
+    assert settings_table.updated(text) == text, "run: python -m tools.settings_table"
+
+
+def test_table_between_markers_is_replaced() -> None:
+    text = settings_table.updated("a\n<!-- settings -->\nWHAT WAS\n<!-- /settings -->\nb")
+    assert text.startswith("a\n<!-- settings -->\n## Backends\n\n| Flag |")
+    assert text.endswith("|\n<!-- /settings -->\nb")
+    assert "WHAT WAS" not in text
+    for row in table():
+        assert len(re.findall(rf"^\| `{row.flag}` ", text, re.MULTILINE)) == 1
+    with pytest.raises(ValueError, match="settings"):
+        settings_table.updated("no markers")
+
+
+# -- nothing crashes -------------------------------------------------------------------------------
+
+_words = st.text(max_size=12)
+
+
+@given(st.dictionaries(st.sampled_from([row.variable for row in table()]), _words, max_size=4))
+def test_any_environment_gives_settings_or_a_one_line_error(env: dict[str, str]) -> None:
+    try:
+        settings = from_environment(env)
+    except SettingsError as error:
+        assert "\n" not in str(error)
+    else:
+        assert settings.workers == 1
+        assert settings.backends
+
+
+@given(st.lists(st.one_of(st.sampled_from([row.flag for row in table()]), _words), max_size=5))
+def test_any_flags_give_settings_or_a_one_line_error(argv: list[str]) -> None:
+    try:
+        load(argv, {})
+    except SettingsError as error:
+        assert "\n" not in str(error)
+    except SystemExit as ended:  # --help, --version, -h
+        assert ended.code == 0
+
+
+def test_literal_settings_equal_the_servers_choices() -> None:
+    kinds = {row.name: get_args(row.type) for row in table() if get_args(row.type)}
+    assert kinds["server"] == ("gunicorn", "waitress")
+    assert kinds["worker_class"] == ("gevent", "gthread")
+
+
+def test_key_line_may_have_group_and_class(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("ann KEY-A group=red priority=high\nKEY-B group=blue\nplain KEY-C\n")
+    ann, nameless, plain = load(["--api-key-file", str(file)], {}).keys
+    assert (ann.name, ann.group, ann.priority) == ("ann", "red", "high")
+    assert (nameless.former, nameless.group, nameless.secret) == ("keys:2", "blue", "KEY-B")
+    assert (plain.group, plain.priority) == ("", "normal")
+    for line in ("KEY priority=urgent", "group=red", "a b c group=x"):
+        file.write_text(line)
+        with pytest.raises(SettingsError, match="line 1"):
+            load(["--api-key-file", str(file)], {})
+
+
+# -- search and tools ------------------------------------------------------------------------------
+
+
+def test_mcp_servers_are_read_from_the_file(toml: Any) -> None:
+    text = """
+    tools = ["time", "files"]
+    [[mcp]]
+    name = "files"
+    command = ["files-server", "--only", "a,b"]
+    env = {TOKEN = "secret-1"}
+    tools = ["read"]
+    [[mcp]]
+    name = "far"
+    url = "https://mcp.example/mcp"
+    headers = {Authorization = "Bearer secret-2"}
+    """
+    settings = load(["--config", toml(text)], {})
+    files, far = settings.mcp
+    assert files.command == ("files-server", "--only", "a,b")
+    assert (files.tools, far.url) == (("read",), "https://mcp.example/mcp")
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[mcp]]\nname = 'x'", "mcp x: set command or url"),
+        ("[[mcp]]\nname = 'x'\nurl = 'http://a'\ncommand = ['b']", "mcp x: set command or url"),
+        ("[[mcp]]\nname = 'x'\nurl = 'file:///a'", "mcp x: url: expected an address"),
+        ("[[mcp]]\ncommand = ['x']", "mcp: Object missing required field `name`"),
+        ("[[mcp]]\nname = 'x'\ncmd = ['x']", "unknown field `cmd`"),
+        ("mcp = 1", "mcp: Expected `array`"),
+        (
+            "[[mcp]]\nname='x'\nurl='http://a'\n[[mcp]]\nname='x'\nurl='http://b'",
+            "have the same name",
+        ),
+    ],
+)
+def test_invalid_mcp_servers_are_refused(toml: Any, text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        load(["--config", toml(text)], {})
+
+
+def test_retired_bing_engine_is_named_in_the_error(toml: Any) -> None:
+    for message, source in (
+        (wrong("--bing-key", "sk-1"), "--bing-key"),
+        (wrong("--bing-key=sk-1"), "--bing-key"),
+        (wrong("--search-engine", "ddgs,bing"), "--search-engine"),
+        (wrong(env={"SLOTPROXY_BING_KEY": "sk-1"}), "SLOTPROXY_BING_KEY"),
+        (wrong("--config", toml('bing_key = "sk-1"')), "slotproxy.toml: bing_key"),
+    ):
+        assert source in message and "shut down" in message and "searxng" in message
+        assert "sk-1" not in message
+
+
+@pytest.mark.parametrize("name", ["searxng", "brave", "tavily"])
+def test_search_engine_without_address_or_key_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"--search-engine: {name} requires --{name}-"):
+        load(["--search-engine", name], {})
+    needed = "--searxng-url=http://127.0.0.1:1" if name == "searxng" else f"--{name}-key=k"
+    assert load(["--search-engine", name, needed], {}).search_engine == (name,)

@@ -1,0 +1,230 @@
+"""Interrupted answers that resume in another run: thoughts, grammars, deadlines and usage."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from proxy.core.events import Batch, Failed, Finished, Started, TextDelta
+from proxy.core.request import CompletionRequest, Message, OutputFormat
+from proxy.core.usage import Usage
+from proxy.errors import (
+    AnswerCut,
+    BackendBusy,
+    BackendFailed,
+    GatewayError,
+    QueueTimeout,
+    UpstreamTimeout,
+)
+from proxy.gateway import Answer, Gateway
+from proxy.runtime.cancel import Cancel
+from tests.fakes import (
+    CAPS,
+    ScriptsInTurn,
+    say,
+)
+
+CUT = AnswerCut("the backend's response ended early")
+BROKEN = BackendFailed("it broke")  # the request excludes this backend from now on
+MODERN = msgspec.structs.replace(
+    CAPS, dialect="llama-server", modern_sampling=True, queues=True, truncates=False
+)
+NATIVE = msgspec.structs.replace(CAPS, dialect="chatglm", native=True, queues=True)
+SCHEMA = {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"]}
+DOCUMENT = CompletionRequest(
+    messages=(Message(role="user", content="Hi"),),
+    max_tokens=60,
+    stream=True,
+    output=OutputFormat("json_schema", SCHEMA, strict=True),
+)
+TEXT = CompletionRequest(prompts=("Say it",), max_tokens=8, stream=True)
+THOUGHT = "<think>\nHm, so.\n</think>"
+
+Serve = Callable[..., Gateway]
+
+
+def events(answer: Answer) -> Batch:
+    try:
+        return [event for _, batch in answer for event in batch]
+    finally:
+        answer.close()
+
+
+def ask(gateway: Gateway, request: CompletionRequest) -> Batch:
+    return events(gateway.answer(request, Cancel()))
+
+
+def text(found: Batch) -> str:
+    return "".join(event.text for event in found if isinstance(event, TextDelta))
+
+
+def usage(found: Batch) -> Usage:
+    last = found[-1]
+    assert isinstance(last, Finished), last
+    return last.usage
+
+
+def cut(
+    *pieces: str, error: GatewayError = CUT, before: Callable[[], None] | None = None
+) -> list[Batch | GatewayError | Callable[[], None]]:
+    """An interrupted run; a token is a character. `before` is called before the error."""
+    return [*thinks(*pieces), *([before] if before else []), error]
+
+
+def first_of(gateway: Gateway) -> Callable[[], None]:
+    """Marks the second backend down; the returned function marks it up again."""
+    gateway.scheduler.mark("b1", False)
+    return lambda: gateway.scheduler.mark("b1", True)
+
+
+def document(prompt: int) -> list[Batch]:
+    """The grammar run, whose prompt has `prompt` tokens."""
+    return say('{"x":1}', usage=Usage(prompt, 7, 0))
+
+
+def thinks(*pieces: str) -> list[Batch]:
+    """An unconstrained run that ends with the thoughts."""
+    thoughts: list[Batch] = [[TextDelta(piece, (), len(piece))] for piece in pieces]
+    return [[Started(slot=0)], *thoughts]
+
+
+# thoughts and grammars
+
+
+def test_interrupted_thoughts_resume_without_answer_grammar(serve: Serve) -> None:
+    driver = ScriptsInTurn(cut("<think>\nHm, "), thinks("so.\n</think>"), document(7 + 25))
+    found = ask(serve(driver, chat_template="qwen"), DOCUMENT)
+    assert json.loads(text(found)) == {"x": 1}
+    broken, resumed, bound = driver.tasks
+    assert "grammar" not in broken.sampling
+    assert "grammar" not in resumed.sampling, "thoughts are free"
+    assert bound.sampling["grammar"]
+    assert resumed.prompt == f"{broken.prompt}<think>\nHm, "
+    assert bound.prompt == f"{broken.prompt}{THOUGHT}\n\n"
+
+
+def test_grammar_of_resumed_answer_fits_its_new_backend(serve: Serve) -> None:
+    modern = ScriptsInTurn(caps=MODERN)
+    old = ScriptsInTurn(thinks("so.\n</think>"), document(7 + 25))
+    gateway = serve(modern, old, chat_template="qwen")
+    modern.scripts = [cut("<think>\nHm, ", error=BROKEN, before=first_of(gateway))]
+    found = ask(gateway, DOCUMENT)
+    assert json.loads(text(found)) == {"x": 1}
+    assert modern.tasks[0].sampling["preserved_tokens"]
+    resumed, bound = old.tasks
+    for task in (resumed, bound):
+        assert "preserved_tokens" not in task.sampling
+        assert "timings_per_token" not in task.sampling
+    assert bound.sampling["grammar"]
+
+
+def test_usage_of_resumed_answer_is_right_after_grammar_switch(serve: Serve) -> None:
+    driver = ScriptsInTurn(cut("<think>\nHm, "), thinks("so.\n</think>"), document(7 + 25))
+    gateway = serve(driver, chat_template="qwen")
+    answer = gateway.answer(DOCUMENT, Cancel())
+    found = usage(events(answer))
+    assert (found.prompt, found.completion, found.continued) == (7, 25 + 7, 1)
+    assert answer.info.usage.continued == answer.info.continued == 1
+
+
+# counts
+
+
+def test_thoughts_using_the_whole_budget_are_counted_once(serve: Serve) -> None:
+    driver = ScriptsInTurn(thinks(THOUGHT))
+    request = msgspec.structs.replace(DOCUMENT, max_tokens=len(THOUGHT))
+    found = ask(serve(driver, chat_template="qwen"), request)
+    last = found[-1]
+    assert isinstance(last, Finished)
+    assert last.reason == "length"
+    assert last.usage.completion == len(THOUGHT)
+
+
+def test_tokens_before_and_after_each_interruption_are_counted_once(serve: Serve) -> None:
+    driver = ScriptsInTurn(cut("a", "b"), cut("c"), say("d", usage=Usage(10, 1, 0)))
+    gateway = serve(driver)
+    answer = gateway.answer(TEXT, Cancel())
+    found = events(answer)
+    assert text(found) == "abcd"
+    assert usage(found) == Usage(7, 4, 0, continued=2)
+    assert [task.max_tokens for task in driver.tasks] == [8, 6, 5]
+    assert answer.info.usage == usage(found)
+
+
+def test_stop_string_in_resumed_answer_counts_preceding_tokens(serve: Serve) -> None:
+    driver = ScriptsInTurn(cut("a", "b"), say("c", "#", "d"))
+    found = ask(serve(driver), msgspec.structs.replace(TEXT, stop=("#",)))
+    assert text(found) == "abc"
+    assert usage(found) == Usage(7, 4, 0, continued=1)
+
+
+def test_answer_interrupted_after_last_token_is_complete(serve: Serve) -> None:
+    driver = ScriptsInTurn(cut("a" * 8))
+    found = ask(serve(driver), TEXT)
+    last = found[-1]
+    assert isinstance(last, Finished)
+    assert last.reason == "length"
+    assert last.usage == Usage(7, 8, 0)
+    assert len(driver.tasks) == 1
+
+
+# where an answer may resume
+
+
+@pytest.mark.parametrize("mode", ["native", "chat_mode"])
+def test_backend_with_own_prompts_does_not_restart_interrupted_answer(
+    serve: Serve, mode: str
+) -> None:
+    first = ScriptsInTurn()
+    caps = NATIVE if mode == "native" else msgspec.structs.replace(MODERN, chat=True)
+    second = ScriptsInTurn(caps=caps)
+    gateway = serve(first, second, chat_template="qwen")
+    if mode == "chat_mode":
+        gateway.registry.backends["b1"].chat_mode = "native"
+    first.scripts = [cut("one ", error=BROKEN, before=first_of(gateway))]
+    found = ask(gateway, msgspec.structs.replace(DOCUMENT, output=OutputFormat()))
+    assert text(found) == "one "
+    assert found[-1] == Failed(BROKEN)
+    assert not second.tasks
+
+
+@pytest.mark.parametrize("error", [UpstreamTimeout("too slow"), BackendFailed("it broke"), CUT])
+def test_answer_older_than_queue_timeout_resumes(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: GatewayError
+) -> None:
+    first, second = ScriptsInTurn(), ScriptsInTurn(say("two"))
+    gateway = serve(first, second, queue_timeout=30.0)
+    go_on = first_of(gateway)
+
+    def an_hour_passes() -> None:
+        clock = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600.0)
+        monkeypatch.setattr(gateway.scheduler, "_clock", time.monotonic)
+        msgspec.structs.force_setattr(gateway.context, "clock", time.monotonic)
+        go_on()
+
+    first.scripts = [cut("one ", error=error, before=an_hour_passes), say("two")]
+    assert text(ask(gateway, TEXT)) == "one two"
+
+
+def test_waits_of_one_resume_share_one_deadline(serve: Serve) -> None:
+    busy = BackendBusy("the backend has no free slot")
+    driver = ScriptsInTurn(cut("one "), *[[busy]] * 1000, caps=MODERN)
+    found = ask(serve(driver, queue_timeout=0.3), TEXT)
+    assert isinstance(found[-1], Failed)
+    assert isinstance(found[-1].error, QueueTimeout)
+    assert len(driver.tasks) > 2, "it was not tried again"
+
+
+def test_generation_settings_of_resumed_answer_have_original_prompt(serve: Serve) -> None:
+    report = msgspec.structs.replace(TEXT.report, settings=True)
+    end = Finished(reason="stop", usage=Usage(9, 1, 0), slot=0, settings={}, prompt="Say ita")
+    driver = ScriptsInTurn(cut("a"), [[Started(slot=0)], [TextDelta("b")], [end]])
+    found = ask(serve(driver), msgspec.structs.replace(TEXT, report=report))
+    last = found[-1]
+    assert isinstance(last, Finished)
+    assert last.prompt == "Say it"

@@ -1,0 +1,91 @@
+"""The recogniser: whole and split texts, prefixes, copies, and cheap counts."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.gbnf import NEW, GrammarError, Matcher, check, matches, render
+from tests.thorough import share
+from tests.unit.gbnf import samples
+
+JSON = check(
+    r"""
+root ::= object
+value ::= object | "[" (value ("," value)*)? "]" | string | [0-9]+ | "null"
+object ::= "{" (string ":" value ("," string ":" value)*)? "}"
+string ::= "\"" ([^"\\\x00-\x1f] | "\\" ["\\n])* "\""
+""",
+    NEW,
+)
+TEXT = '{"a":[1,20,{"b":null}],"中😀":"x\\n"}'
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_text_is_matched_the_same_whole_and_split(size: int) -> None:
+    matcher = Matcher(JSON)
+    for at in range(0, len(TEXT), size):
+        assert matcher.alive and not matcher.complete
+        assert matcher.feed(TEXT[at : at + size])
+    assert matcher.complete
+    assert not matcher.feed("x")
+    assert not matcher.alive and not matcher.complete and not matcher.feed("")
+
+
+def test_every_valid_prefix_can_continue_and_no_wrong_one_can() -> None:
+    for end in range(len(TEXT)):
+        assert Matcher(JSON).feed(TEXT[:end])
+        assert not Matcher(JSON).feed(TEXT[:end] + "\x01")
+
+
+def test_copy_of_a_matcher_is_independent() -> None:
+    matcher = Matcher(JSON)
+    matcher.feed('{"a":')
+    other = matcher.copy()
+    assert not other.feed("}")
+    assert matcher.feed("1}") and matcher.complete
+
+
+@pytest.mark.parametrize(
+    ("text", "good", "bad"),
+    [
+        ('root ::= ""', [""], ["a"]),
+        ('root ::= "a"{2,3}', ["aa", "aaa"], ["", "a", "aaaa"]),
+        ('root ::= ("a" | "b"){2,}', ["ab", "bbbbb"], ["a", "abc"]),
+        ('root ::= ("a"?){0,3} "b"', ["b", "aaab"], ["aaaab"]),
+        ("root ::= .{3}", ["中\n😀"], ["ab", "abcd"]),
+        ("root ::= [^a-c\\n]", ["d", "中"], ["a", "c", "\n", ""]),
+        ('root ::= "(" root ")" | "."', [".", "((.))"], ["((.)", "(.))"]),
+        ('root ::= "a" root "a" | "a"', ["aaa", "a"], ["aa", "aaaa"]),
+        ('root ::= a{2000}\na ::= "x"', ["x" * 2000], ["x" * 1999, "x" * 2001]),
+    ],
+)
+def test_grammars_accept_exactly_their_language(text: str, good: list[str], bad: list[str]) -> None:
+    grammar = check(text, NEW)
+    assert all(matches(grammar, one) for one in good)
+    assert not any(matches(grammar, one) for one in bad)
+
+
+def test_deep_texts_and_ambiguous_grammars_are_matched() -> None:
+    grammar = check('root ::= "(" root ")" | "."', NEW)
+    assert matches(grammar, "(" * 20_000 + "." + ")" * 20_000)
+    assert matches(check('root ::= ("a" | "a")* ("a"* "b")?', NEW), "a" * 5_000 + "b")
+
+
+@settings(max_examples=share(30))
+@given(st.data())
+def test_samples_of_a_grammar_match_it(data: st.DataObject) -> None:
+    made = samples.random_grammar(lambda below: data.draw(st.integers(0, below - 1)))
+    try:
+        grammar = check(render(made, NEW), NEW)
+    except GrammarError:
+        return
+    text = samples.Sampler(grammar, random.Random(1)).text(30)
+    matcher = Matcher(grammar)
+    for char in text:
+        assert matcher.alive
+        matcher.feed(char)
+    assert matcher.complete

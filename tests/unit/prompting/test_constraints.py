@@ -1,0 +1,122 @@
+"""Grammars of whole answers: calls in every family's format, documents, or either."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.errors import InvalidParameter
+from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
+from proxy.prompting.calling import special_marks
+from proxy.prompting.constraints import Callee, Constraint, grammar, head
+from proxy.prompting.toolcalls import FORMS, CallArguments, CallStart
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+LIMITS = pytest.mark.parametrize("limits", [OLD, NEW], ids=lambda limits: limits.name)
+
+
+def tool(name: str, schema: Any = CITY, strict: bool = False) -> Callee:
+    return Callee(name, json.dumps(schema).encode(), strict)
+
+
+TOOLS = (tool("get_weather"), tool("get", {"type": "object", "properties": {}}))
+
+
+def said(bound: Constraint, limits: GrammarLimits, text: str) -> bool:
+    return matches(check(grammar(bound, limits), limits), text)
+
+
+def calls(form: str, *names: str) -> str:
+    shape = FORMS[form].shape
+    arguments = {"get_weather": '{"city": "北京"}', "get": "{}", "rm": "{}"}
+    written = (
+        shape.before_name + name + shape.after_name + arguments[name] + shape.suffix
+        for name in names
+    )
+    return shape.prefix + shape.separator.join(written) + shape.end
+
+
+@LIMITS
+@pytest.mark.parametrize("form", FORMS)
+def test_call_grammar_in_every_familys_format(form: str, limits: GrammarLimits) -> None:
+    shape = FORMS[form].shape
+    one = Constraint(tools=TOOLS, shape=shape)
+    several = Constraint(tools=TOOLS, shape=shape, parallel=True)
+    assert said(one, limits, calls(form, "get_weather"))
+    assert said(one, limits, calls(form, "get"))
+    assert not said(one, limits, calls(form, "rm"))
+    assert not said(one, limits, calls(form, "get", "get"))
+    assert not said(one, limits, "It is sunny.")
+    assert said(several, limits, calls(form, "get", "get_weather", "get"))
+    assert not said(several, limits, calls(form, "get") + " ")
+
+
+@LIMITS
+@pytest.mark.parametrize("form", FORMS)
+def test_rest_of_a_call_is_constrained_after_any_part_of_its_head(
+    form: str, limits: GrammarLimits
+) -> None:
+    shape = FORMS[form].shape
+    whole = calls(form, "get_weather")
+    begin = head(shape, "get_weather")
+    for at in (0, 1, len(shape.prefix + shape.before_name), len(begin)):
+        bound = Constraint(tools=TOOLS, shape=shape, begun=whole[:at])
+        assert said(bound, limits, whole[at:])
+    assert not said(Constraint(tools=TOOLS, shape=shape, begun=begin), limits, '{"town": "x"}')
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_parser_reads_every_text_that_the_grammar_allows(form: str) -> None:
+    text = calls(form, "get_weather")
+    parser = FORMS[form].parser({"get_weather": CITY, "get": {}})
+    pieces = [*parser.feed(text), *parser.close()]
+    assert [p.name for p in pieces if isinstance(p, CallStart)] == ["get_weather"]
+    arguments = "".join(p.text for p in pieces if isinstance(p, CallArguments))
+    assert json.loads(arguments) == {"city": "北京"}
+
+
+@LIMITS
+def test_document_or_call_grammar(limits: GrammarLimits) -> None:
+    schema = json.dumps({"enum": [1, 2]}).encode()
+    both = Constraint(schema=schema, tools=TOOLS, shape=FORMS["hermes"].shape)
+    assert said(both, limits, "2")
+    assert said(both, limits, calls("hermes", "get"))
+    assert not said(both, limits, "3")
+
+
+@LIMITS
+def test_inexpressible_schema_is_dropped_unless_strict(limits: GrammarLimits) -> None:
+    odd = {"type": "object", "properties": {"x": {"not": {}}}}
+    assert said(Constraint(tools=(tool("f", odd),), shape=FORMS["hermes"].shape), limits, _f("{}"))
+    with pytest.raises(InvalidParameter, match=r"'not' at f/properties/x") as caught:
+        grammar(Constraint(tools=(tool("f", odd, True),), shape=FORMS["hermes"].shape), limits)
+    assert caught.value.param == "tools"
+    with pytest.raises(InvalidParameter, match="'not'") as caught:
+        grammar(Constraint(schema=json.dumps(odd).encode(), strict=True), limits)
+    assert caught.value.param == "response_format"
+    assert said(Constraint(schema=json.dumps(odd).encode()), limits, "{}")
+
+
+def _f(arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+
+
+def test_arguments_must_be_an_object() -> None:
+    with pytest.raises(InvalidParameter, match="f"):
+        grammar(Constraint(tools=(tool("f", {"type": "array"}),), shape=FORMS["hermes"].shape), NEW)
+
+
+def test_recursive_required_schema_is_refused() -> None:
+    endless = {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
+    with pytest.raises(InvalidParameter):
+        grammar(Constraint(schema=json.dumps(endless).encode()), NEW)
+
+
+def test_special_tokens_are_found_in_the_call_formats() -> None:
+    assert special_marks(FORMS["hermes"]) == ("<tool_call>", "</tool_call>")
+    assert "[TOOL_CALLS]" in special_marks(FORMS["mistral"])
+    assert "<｜tool▁sep｜>" in special_marks(FORMS["deepseek"])
+    assert "<|python_tag|>" in special_marks(FORMS["llama3"])
+    assert special_marks(FORMS["generic"]) == ()

@@ -1,0 +1,196 @@
+"""Which waiting requests a released slot is offered to, and how many decisions that takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.line import WaitingLine, backend_key
+from proxy.scheduling.policy import decide
+from proxy.scheduling.pool import Pool
+from proxy.scheduling.scheduler import LocalScheduler
+from proxy.scheduling.state import BackendFacts, Grant, SlotRequest, WaitForSlot
+from proxy.scheduling.ticket import Ticket
+
+from .fakes import Clock, want
+
+SYSTEM = "You are a helpful assistant. " * 300
+KEYS = (b"a", b"b", backend_key("b0"))
+
+
+@dataclass(eq=False)
+class Request:
+    number: int
+    tag: float = 0.0
+    whole_backend: bool = False
+    parked_for: bytes | None = field(default=None, init=False)
+
+    @property
+    def order(self) -> tuple[float, float, int]:
+        return self.tag, 0.0, self.number
+
+
+class Counting:
+    """A scheduler that counts the decisions of its policy."""
+
+    def __init__(self, slots: int, backends: int = 1) -> None:
+        self.clock = Clock()
+        self.decisions = 0
+        self.scheduler = LocalScheduler(self.clock, max_queue=10**6, policy=self._decide)
+        for number in range(backends):
+            self.scheduler.update(f"b{number}", BackendFacts(model="m", slots=slots), up=True)
+
+    def _decide(self, request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+        self.decisions += 1
+        return decide(request, pool, now)
+
+    def question(self, number: int) -> SlotRequest:
+        text = f"{SYSTEM}question {number}"
+        return want(self.scheduler, text, (len(SYSTEM), len(text)))
+
+    def enter(self, number: int) -> Lease | Ticket:
+        return self.scheduler.enter(self.question(number))
+
+    def release(self, lease: Lease) -> None:
+        self.clock.now += 0.05
+        lease.release(
+            Outcome(
+                end="whole",
+                slot=lease.slot.id,
+                prompt=2200,
+                cached=lease.grant.cached,
+                completion=4,
+                evaluating=0.5,
+            )
+        )
+
+    def fill(self, slots: int) -> list[Lease]:
+        """Leases of all slots, which hold the system prompt; to wait for one looks expensive."""
+        self.scheduler._pools["m"].duration = 1000.0
+        leases = []
+        for number in range(slots):
+            entry = self.enter(10**6 + number)
+            assert isinstance(entry, Lease)
+            leases.append(entry)
+        return leases
+
+
+@pytest.mark.parametrize("waiting", [1, 32, 1000])
+@pytest.mark.parametrize("slots", [8, 64])
+def test_release_takes_one_decision_however_many_requests_wait(slots: int, waiting: int) -> None:
+    counting = Counting(8, backends=slots // 8)
+    leases = counting.fill(slots)
+    tickets = [counting.enter(number) for number in range(waiting)]
+    assert counting.scheduler.waiting == waiting
+    counting.decisions = 0
+    counting.release(leases[0])
+    assert counting.decisions == 1
+    served = [ticket for ticket in tickets if isinstance(ticket, Ticket) and ticket.lease]
+    assert served == tickets[:1]
+
+
+@pytest.mark.parametrize("waiting", [1, 1000])
+def test_request_that_comes_while_all_slots_are_busy_takes_no_decision(waiting: int) -> None:
+    counting = Counting(8)
+    counting.fill(8)
+    for number in range(waiting):
+        counting.enter(number)
+    counting.decisions = 0
+    counting.enter(waiting)
+    assert counting.decisions == 0
+
+
+def test_parked_request_takes_any_slot_that_holds_its_prefix() -> None:
+    counting = Counting(4)
+    first, second = counting.fill(2)
+    counting.scheduler._pools["m"].duration = 0.05  # so waiting is cheaper than a cold start
+    ticket = counting.enter(1)
+    assert isinstance(ticket, Ticket) and ticket.parked_for is not None
+    counting.release(second)
+    assert ticket.lease is not None and ticket.lease.slot is second.slot
+    counting.release(first)
+
+
+def test_next_request_gets_the_deadline_when_the_first_one_leaves() -> None:
+    clock = Clock()
+    scheduler = LocalScheduler(clock)
+    scheduler.update("b0", BackendFacts(model="m", slots=1, release_delay=0.5), up=True)
+    lease = scheduler.enter(want(scheduler, "first"))
+    first, second = (scheduler.enter(want(scheduler, text)) for text in ("second", "third"))
+    assert isinstance(lease, Lease) and isinstance(first, Ticket) and isinstance(second, Ticket)
+    lease.on_first_token(0)
+    lease.release(Outcome(end="whole", slot=0, prompt=10, completion=4, evaluating=0.1))
+    ready = lease.slot.ready  # before that the server has not released the slot
+    assert clock.now < first.until == ready
+    first.leave()
+    assert second.until == ready
+    clock.now = ready
+    scheduler.look(second, clock.now)
+    assert second.lease is not None
+    second.lease.release()
+
+
+def test_few_requests_wait_for_a_prefix_and_the_others_take_free_slots() -> None:
+    counting = Counting(64)
+    counting.fill(1)
+    entries = [counting.enter(number) for number in range(40)]
+    started = [entry for entry in entries if isinstance(entry, Lease)]
+    assert len(started) > 20
+    for entry in started:
+        counting.release(entry)
+    assert all(isinstance(entry, Lease) or entry.lease for entry in entries)
+
+
+def test_free_slot_with_the_prefix_is_found_behind_many_busy_ones() -> None:
+    counting = Counting(64)
+    leases = counting.fill(64)
+    counting.release(leases[40])
+    entry = counting.enter(1)
+    assert isinstance(entry, Lease) and entry.slot is leases[40].slot
+    assert entry.grant.cached > 2000
+
+
+def test_release_activates_the_first_request_parked_for_each_key() -> None:
+    line: WaitingLine[Request] = WaitingLine()
+    requests = [Request(number) for number in range(5)]
+    for request, key in zip(requests, (b"a", b"a", b"b", KEYS[2], b"other"), strict=True):
+        line.park(request, key)
+    line.freed((b"a", b"b"), "b0")
+    assert line.active == [requests[0], requests[2], requests[3]]
+    assert line.parked(b"a") == line.parked(b"other") == 1 and not line.parked(b"b")
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(("activate", "park", "remove", "freed")), st.integers(0, 7),
+                  st.sampled_from(KEYS)),
+        max_size=60,
+    )
+)  # fmt: skip
+def test_line_keeps_each_request_in_one_place_and_the_active_ones_in_order(
+    steps: list[tuple[str, int, bytes]],
+) -> None:
+    line: WaitingLine[Request] = WaitingLine()
+    requests = [Request(number, tag=number % 3, whole_backend=number == 5) for number in range(8)]
+    present: set[Request] = set()
+    for action, number, key in steps:
+        request = requests[number]
+        if action == "activate":
+            line.activate(request)
+            present.add(request)
+        elif action == "park":
+            line.park(request, key)
+            present.add(request)
+        elif action == "remove":
+            line.remove(request)
+            present.discard(request)
+        else:
+            line.freed((b"a",), "b0")
+        parked = {request for request in requests if request.parked_for is not None}
+        assert line.active == sorted(present - parked, key=lambda request: request.order)
+        assert sum(line.parked(key) for key in KEYS) == len(parked)
+        assert line.whole == sum(request.whole_backend for request in line.active)

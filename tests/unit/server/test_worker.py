@@ -1,0 +1,381 @@
+"""Client sockets under gevent's worker."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket as system
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+from gevent.server import StreamServer
+
+from proxy.server import gevent_wire
+from proxy.server.gevent_wire import Wire, hang_up
+from proxy.server.http1 import ConnectionLimits, ServerConnection, State, base_environ
+from proxy.server.watchdog import LONG, LoopHold, Watchdog
+from proxy.server.worker import NO_FILES_PAUSE, _Seat, _Server
+from tests.fuzz import subject
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+PIECE = b"x" * 65536
+
+
+class Served:
+    """A connection over a socket pair that answers with `parts`; `made` counts them."""
+
+    def __init__(self, parts: Iterable[bytes], send_timeout: float = 60.0) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        for end in (self.ours, self.theirs):  # small buffers, whatever the system's default
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        self.parts = parts
+        self.made = 0
+        self.over = False  # all parts were read, as those of a model server are
+        self.wire = Wire(self.ours, send_timeout)
+        environ = base_environ(self.ours, ("h", 1), ("c", 2))
+        self.connection = ServerConnection(self.wire, self._app, environ)
+        self.serving = gevent.spawn(self.connection.serve, lambda: False)
+        self.seat = _Seat(self.ours, self.wire, self.connection)
+
+    def _app(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        start("200 OK", [("Connection", "x")])
+        return Parts(self)
+
+    def close(self) -> None:
+        self.theirs.close()
+        self.serving.kill()
+        self.wire.close()
+        self.ours.close()
+        assert Wire.behind_all == 0
+
+
+class Parts:
+    holds_slot = True
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._served.parts:
+            self._served.made += 1
+            yield part
+        self._served.over = True
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    made: list[Served] = []
+
+    def begin(parts: Iterable[bytes], send_timeout: float = 60.0) -> Served:
+        made.append(Served(parts, send_timeout))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.close()
+
+
+def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true"
+        gevent.sleep(0.005)
+
+
+def read_answer(client: Any) -> bytes:
+    seen = bytearray()
+    while not seen.endswith(b"0\r\n\r\n"):
+        data = client.recv(1 << 20)
+        assert data, "the answer broke off"
+        seen += data
+    return bytes(seen)
+
+
+def test_connection_serves_successive_requests_until_it_closes(
+    serve: Callable[..., Served],
+) -> None:
+    served = serve([b"answer"])
+    for _ in range(3):
+        served.theirs.sendall(GET)
+        assert read_answer(served.theirs).count(b"HTTP/1.1 200 OK") == 1
+    assert not served.serving.ready()
+    served.theirs.close()
+    served.serving.get(timeout=10)
+
+
+def test_slow_reader_gets_the_whole_answer_in_order(serve: Callable[..., Served]) -> None:
+    parts = [bytes([number]) * 300_000 for number in range(10)]
+    served = serve(parts)
+    served.theirs.sendall(GET)
+    until(lambda: served.over)
+    body = b"".join(b"493e0\r\n%b\r\n" % part for part in parts)
+    assert read_answer(served.theirs).endswith(b"\r\n\r\n" + body + b"0\r\n\r\n")
+    served.theirs.sendall(GET)  # the connection is still usable
+    assert read_answer(served.theirs).count(b"HTTP/1.1 200 OK") == 1
+
+
+def test_answer_continues_while_the_client_reads_nothing(serve: Callable[..., Served]) -> None:
+    """The model server's answer is read to its end, and its slot is released."""
+    served = serve([PIECE] * (gevent_wire.MAX_BEHIND // len(PIECE) - 8))
+    served.theirs.sendall(GET)
+    until(lambda: served.over)
+    assert served.connection.parts is None
+    assert not served.serving.ready()
+    assert not served.wire.is_stuck(time.monotonic(), True)
+
+
+def test_unsent_bytes_per_client_are_bounded(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gevent_wire, "MAX_BEHIND", 1 << 20)
+    served = serve([PIECE] * 60)
+    served.theirs.sendall(GET)
+    until(lambda: Wire.behind_all > 1 << 20)
+    gevent.sleep(0.05)
+    assert Wire.behind_all <= (1 << 20) + 2 * len(PIECE)
+    assert not served.over
+    read_answer(served.theirs)
+    assert served.over
+
+
+def test_unsent_bytes_of_all_clients_are_bounded(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gevent_wire, "MAX_BEHIND_ALL", 1 << 20)
+    many = [serve([PIECE] * 60) for _ in range(5)]
+    for served in many:
+        served.theirs.sendall(GET)
+    until(lambda: Wire.behind_all > 1 << 20)
+    gevent.sleep(0.05)
+    assert Wire.behind_all <= (1 << 20) + 5 * 2 * len(PIECE)
+    readers = [gevent.spawn(read_answer, served.theirs) for served in many]
+    gevent.joinall(readers, timeout=60, raise_error=True)
+    assert all(served.over for served in many)
+
+
+def test_client_reading_nothing_is_disconnected_after_timeout(serve: Callable[..., Served]) -> None:
+    served = serve([PIECE] * 200)
+    served.theirs.sendall(GET)
+    until(lambda: Wire.behind_all > gevent_wire.MAX_BEHIND)
+    now = time.monotonic()
+    served.seat.look(now + 59)
+    gevent.sleep(0.02)
+    assert not served.serving.ready()
+    served.seat.look(now + 61)
+    with pytest.raises(OSError, match=r"."):
+        served.serving.get(timeout=10)
+    assert served.connection.parts is None
+
+
+def test_client_reading_too_slowly_is_disconnected(serve: Callable[..., Served]) -> None:
+    """The timeout counts the total blocked time, however often the client reads a little."""
+    served = serve([PIECE] * 200, 0.4)
+    served.theirs.sendall(GET)
+    until(lambda: Wire.behind_all > gevent_wire.MAX_BEHIND)
+    end = time.monotonic() + 20
+    while not served.wire.is_stuck(time.monotonic(), True):
+        assert time.monotonic() < end, "it may go on for ever"
+        assert not served.wire.is_stuck(time.monotonic(), False)
+        served.theirs.recv(70_000)
+        gevent.sleep(0.02)
+
+
+def test_client_disconnect_cancels_its_answer(serve: Callable[..., Served]) -> None:
+    served = serve([PIECE] * 200)
+    served.theirs.sendall(GET)
+    until(lambda: Wire.behind_all > gevent_wire.MAX_BEHIND)
+    served.theirs.close()
+    with pytest.raises(OSError, match=r"."):
+        served.serving.get(timeout=10)
+
+
+def test_expired_connection_is_closed_even_while_it_keeps_sending() -> None:
+    """Only the reading side is shut first, which Linux ignores while bytes arrive."""
+    ours, theirs = socket.socketpair()
+    wire = Wire(ours)
+    environ = base_environ(ours, ("h", 1), ("c", 2))
+    connection = ServerConnection(wire, lambda *_: [], environ, ConnectionLimits(head=0.0))
+    serving = gevent.spawn(connection.serve, lambda: False)
+    theirs.sendall(b"GET / HTTP/1.1\r\nX: ")
+
+    def send() -> None:
+        while True:
+            theirs.sendall(b"a")
+            gevent.sleep(0)
+
+    sending = gevent.spawn(send)
+    until(lambda: connection.state is State.HEAD)
+    _Seat(ours, wire, connection).look(time.monotonic() + 1)
+    serving.get(timeout=10)
+    assert theirs.recv(1000).startswith(b"HTTP/1.1 408 ")
+    sending.kill()
+    wire.close()
+    ours.close()
+    theirs.close()
+
+
+def test_second_hangup_closes_hard() -> None:
+    ours, theirs = socket.socketpair()
+    hang_up(ours, system.SHUT_RDWR)
+    assert theirs.recv(1) == b""
+    with pytest.raises(OSError, match=r"."):
+        ours.send(b"x")
+    ours.close()
+    theirs.close()
+    hang_up(ours, system.SHUT_RDWR)  # closed meanwhile: nothing to do
+
+
+# -- places ----------------------------------------------------------------------------------------
+
+
+def test_accepting_pauses_without_file_descriptors_and_idle_connections_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries: list[float] = []
+    logged: list[str] = []
+    real = StreamServer.do_read
+
+    def refused(server: Any) -> Any:
+        tries.append(time.monotonic())
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    class FakeWorker:
+        made = 0
+
+        warn = logged.append
+
+        def make_room(self) -> bool:
+            self.made += 1
+            return True
+
+    handled: list[Any] = []
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(5)
+    server = _Server(listener, handle=lambda client, addr: handled.append(client.close()))
+    server.worker = worker = FakeWorker()  # type: ignore[assignment]
+    monkeypatch.setattr(StreamServer, "do_read", refused)
+    server.start()
+    with socket.create_connection(listener.getsockname()):
+        gevent.sleep(1.0)
+        assert 1 <= len(tries) <= 2 + 1.0 / NO_FILES_PAUSE
+        assert worker.made == len(tries)
+        assert len(logged) == len(tries)  # of which the worker logs one per minute
+        monkeypatch.setattr(StreamServer, "do_read", real)
+        until(lambda: bool(handled))
+    server.stop()
+
+
+# -- the watchdog ----------------------------------------------------------------------------------
+
+
+def hold_the_loop(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def test_blocking_of_the_loop_is_logged_with_its_function(caplog: pytest.LogCaptureFixture) -> None:
+    watchdog = Watchdog(every=0.0)
+    watchdog.start()
+    try:
+        with caplog.at_level(logging.WARNING, "slotproxy"):
+            gevent.sleep(0.3)
+            hold_the_loop(LONG + 0.2)  # logged however busy the machine is
+            until(lambda: "hold_the_loop" in caplog.text)
+    finally:
+        watchdog.stop()
+    assert "unit/server/test_worker.py" in caplog.text
+    assert "the event loop was blocked for" in caplog.text
+
+
+def test_watchdog_survives_exceptions_and_logs_each_once(
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, failing = Watchdog._look, [1, 2, 3]
+
+    def look(watchdog: Watchdog) -> None:
+        if failing:
+            raise ValueError(failing.pop())
+        real(watchdog)
+
+    monkeypatch.setattr(Watchdog, "_look", look)
+    watchdog = Watchdog(limit=0.01, every=0.0)
+    watchdog.start()
+    try:
+        with caplog.at_level(logging.WARNING, "slotproxy"):
+            until(lambda: not failing)
+            gevent.sleep(0.1)
+            hold_the_loop(LONG + 0.1)
+            until(lambda: "hold_the_loop" in caplog.text)
+    finally:
+        watchdog.stop()
+    assert capfd.readouterr().err.count("unhandled exception in the watchdog") == 1
+
+
+@pytest.mark.parametrize(
+    ("hold", "told"),
+    [
+        (LoopHold(0.2, 0.2, "f"), True),
+        (LoopHold(0.2, 0.05, "f"), False),  # the machine was busy with something else
+        (LoopHold(LONG, 0.0, "f"), True),  # a blocking system call
+    ],
+)
+def test_only_long_holds_of_the_loop_are_logged(
+    hold: LoopHold, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "slotproxy"):
+        Watchdog()._tell(hold)
+        gevent.sleep(0)
+    assert ("was blocked" in caplog.text) is told
+
+
+def test_fuzzers_recognize_the_blocked_loop_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "slotproxy"):
+        Watchdog()._tell(LoopHold(0.2, 0.2, "f"))
+        gevent.sleep(0)
+    assert subject.BAD.search(caplog.text)
+
+
+def test_blocked_loop_log_lines_are_rate_limited(caplog: pytest.LogCaptureFixture) -> None:
+    watchdog = Watchdog(every=60.0)
+    with caplog.at_level(logging.WARNING, "slotproxy"):
+        for _ in range(4):
+            watchdog._tell(LoopHold(0.2, 0.2, "f"))
+        gevent.sleep(0)
+        assert caplog.text.count("was blocked") == 1
+        watchdog._every = 0.0
+        watchdog._tell(LoopHold(0.2, 0.2, "f"))
+        gevent.sleep(0)
+    assert "and 3 more times before" in caplog.text
+
+
+IDLE = """
+import logging, time
+import gevent
+from proxy.server.watchdog import Watchdog
+
+logging.basicConfig()
+watchdog = Watchdog(every=0.0)
+watchdog.start()
+before = time.process_time()
+gevent.sleep(1.0)
+print(time.process_time() - before)
+"""
+
+
+def test_idle_loop_is_not_reported_and_costs_nothing() -> None:
+    """In a child process: threads of other tests still run in this one."""
+    done = subprocess.run(
+        [sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert float(done.stdout) < 0.05
+    assert "was blocked" not in done.stderr

@@ -1,0 +1,111 @@
+"""Files stored in pieces: unchanged, on both databases, deleted with their owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+pytest.importorskip("alembic", reason="the extra `knowledge` is not installed")
+
+from sqlalchemy import delete, func, select, text
+
+from proxy.store.blobs import PIECE
+from proxy.store.database import Database
+from proxy.store.file_store import FileStore, StoredFile
+from proxy.store.knowledge import KnowledgeStore
+from proxy.store.records import Base, Document
+from proxy.store.tables import BASE, CONTENTS, FILES, ORIGINAL
+
+LONG = bytes(range(256)) * (PIECE // 256) * 2 + b"\0 and the rest"
+DOCUMENT = Document(id="doc_1", base_id="vs_1", filename="a.txt", size=len(LONG), created=1.0)
+FILE = StoredFile(
+    file_id="file-1", filename="a.txt", purpose="assistants", size=len(LONG), created=1.0
+)
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    one = Database(url)
+    one.upgrade()
+    KnowledgeStore(one).add_base("me", Base(id="vs_1", name="n", created=1.0))
+    yield one
+    one.close()
+
+
+@pytest.mark.parametrize("data", [b"", b"x", LONG[:PIECE], LONG], ids=len)
+def test_stored_bytes_are_read_in_pieces(database: Database, data: bytes) -> None:
+    rows = KnowledgeStore(database)
+    rows.add_document("me", DOCUMENT, BytesIO(data))
+    found = list(rows.original("doc_1"))
+    assert b"".join(found) == data and len(found) == -(-len(data) // PIECE)
+
+
+def test_file_and_its_document_have_separate_bytes(database: Database) -> None:
+    rows, files = KnowledgeStore(database), FileStore(database.engine)
+    files.put("me", FILE, BytesIO(LONG))
+    assert rows.add_file("you", DOCUMENT, "file-1") is False
+    assert rows.document("you", "doc_1") is None
+    assert rows.add_file("me", DOCUMENT, "file-1") is True
+    assert files.delete("me", "file-1")
+    assert b"".join(rows.original("doc_1")) == LONG
+    assert rows.delete_document("me", "doc_1")
+    for table in (ORIGINAL, CONTENTS):
+        with database.begin() as db:
+            assert db.execute(select(func.count()).select_from(table)).scalar() == 0
+
+
+def test_base_deletion_deletes_stored_pieces(database: Database) -> None:
+    KnowledgeStore(database).add_document("me", DOCUMENT, BytesIO(LONG))
+    with database.begin() as db:
+        db.execute(delete(BASE))
+        assert db.execute(select(func.count()).select_from(ORIGINAL)).scalar() == 0
+
+
+def test_read_of_deleted_document_ends(database: Database) -> None:
+    files = FileStore(database.engine)
+    files.put("me", FILE, BytesIO(LONG))
+    reading = files.content("file-1")
+    assert next(reading) == LONG[:PIECE]
+    assert files.delete("me", "file-1")
+    assert list(reading) == []
+
+
+def test_documents_of_older_version_are_split_into_pieces(url: str) -> None:
+    database = Database(url)
+    database.upgrade("0002")
+    with database.begin() as db:
+        db.execute(
+            text(
+                "insert into knowledge_base (id, owner, name, info, embedding_model, created,"
+                " temporary) values ('vs_1', 'me', 'n', '', '', 1, false)"
+            )
+        )
+        values = {"number": DOCUMENT.size, "data": LONG}
+        db.execute(
+            text(
+                "insert into document (id, base_id, owner, filename, size, status, error, done,"
+                " chunks, created, chunk_size, chunk_overlap, job_id, reader, beat) values"
+                " ('doc_1', 'vs_1', 'me', 'a.txt', :number, 'ready', '', 1, 0, 1, 9, 0, '', '', 0)"
+            ),
+            values,
+        )
+        db.execute(text("insert into document_original (id, data) values ('doc_1', :data)"), values)
+        db.execute(FILES.insert().values(owner="me", **_fields(FILE)))
+        db.execute(
+            text(
+                "insert into openai_file_content (file_id, owner, data)"
+                " values ('file-1', 'me', :data)"
+            ),
+            values,
+        )
+    database.upgrade()
+    assert b"".join(KnowledgeStore(database).original("doc_1")) == LONG
+    assert b"".join(FileStore(database.engine).content("file-1")) == LONG
+    database.close()
+
+
+def _fields(file: StoredFile) -> dict[str, object]:
+    return {name: getattr(file, name) for name in file.__struct_fields__}

@@ -1,0 +1,128 @@
+"""What metrics count, whenever they are asked."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+
+import pytest
+
+from proxy.core.usage import Usage
+from proxy.gateway import Info
+from proxy.web.observability import Record
+from proxy.web.observability.llamacpp_metrics import native
+from proxy.web.observability.metrics import HISTOGRAMS, Counts, Metrics, Work
+from proxy.web.observability.summary import Summary, summarize
+
+
+def over(number: int) -> tuple[Summary, tuple[float, ...]]:
+    """A request is over; its times, in the order of HISTOGRAMS."""
+    shares = (0.01, 0.001, 0.1, 0.003)
+    first, between, took, queue = (0.00012 + number * share % 3 for share in shares)
+    record = Record({"PATH_INFO": "/p"})
+    record.status, record.route = 200, "/p"
+    record.info = Info(
+        backend=f"b{number % 2}",
+        queue_wait=queue,
+        first_token=first,
+        last_token=first + 9 * between,
+        usage=Usage(3, 10, 1),
+        outcome="stop",
+    )
+    return summarize(record, took, 1.0), (first, between, took, queue)
+
+
+@pytest.mark.parametrize("requests", [1, 8, 300])
+def test_every_request_is_counted_at_any_number(requests: int) -> None:
+    metrics = Metrics()
+    times: dict[str, list[tuple[float, ...]]] = {}
+    rows: list[Summary] = []
+    for number in range(requests):
+        row, measured = over(number)
+        times.setdefault(f"b{number % 2}", []).append(measured)
+        rows.append(row)
+        if number in (7, requests - 1):
+            metrics.add(rows)
+            metrics.counts(1)  # to ask changes nothing
+            rows = []
+    counts = metrics.counts(3)
+    assert counts.running == 3
+    assert counts.requests == {("/p", "stop"): requests}
+    assert counts.backends.keys() == times.keys()
+    for name, (tokens, histograms) in counts.backends.items():
+        of = len(times[name])
+        assert tokens == (3 * of, of, 10 * of)
+        for (_, _, bounds), found, (buckets, total) in zip(
+            HISTOGRAMS, zip(*times[name], strict=True), histograms, strict=True
+        ):
+            expected = [0] * (len(bounds) + 1)
+            for value in found:
+                expected[bisect_left(bounds, value)] += 1
+            assert [count for _, count in buckets] == list(accumulate(expected))
+            assert total == pytest.approx(sum(found))
+
+
+def test_missing_measurements_are_in_no_histogram() -> None:
+    metrics = Metrics()
+    record = Record({"PATH_INFO": "/p"})
+    record.status = 503
+    record.info = Info(backend="b", outcome="backend_down")
+    metrics.add([summarize(record, 1.0, 1.0)])
+    _, histograms = metrics.counts(0).backends["b"]
+    assert [buckets[-1][1] for buckets, _ in histograms] == [0, 0, 1, 1]
+
+
+def test_request_without_backend_and_route_counts_as_request_only() -> None:
+    metrics = Metrics()
+    record = Record({"PATH_INFO": "/nowhere"})
+    record.status = 404
+    metrics.add([summarize(record, 1.0, 1.0)])
+    counts = metrics.counts(0)
+    assert (counts.requests, counts.backends) == ({("other", "404"): 1}, {})
+
+
+def done(backend: str, **fields: float) -> Summary:
+    record = Record({"PATH_INFO": "/p"})
+    record.status = 200
+    record.info = Info(backend=backend, usage=Usage(10, 5, 4), **fields)  # type: ignore[arg-type]
+    return summarize(record, 1.0, 1.0)
+
+
+def numbers(text: bytes) -> dict[str, float]:
+    lines = [line for line in text.decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.split(" ") for line in lines)}
+
+
+def test_work_is_summed_over_backends_and_speeds_cover_the_last_interval() -> None:
+    metrics = Metrics()
+    metrics.add([done("a", evaluating=3.0, writing=1.0, longest=15)])
+    metrics.counts(0)
+    metrics.add([done("b", evaluating=2.0, writing=0.5, longest=40)])
+    told = numbers(native(metrics.counts(3), 1, []))
+    assert told["llamacpp:prompt_tokens_total"] == 12
+    assert told["llamacpp:prompt_tokens_cached_total"] == 8
+    assert told["llamacpp:prompt_seconds_total"] == 5.0
+    assert told["llamacpp:tokens_predicted_total"] == 10
+    assert told["llamacpp:tokens_predicted_seconds_total"] == 1.5
+    assert told["llamacpp:n_tokens_max"] == 40
+    assert told["llamacpp:prompt_tokens_seconds"] == 3.0
+    assert told["llamacpp:predicted_tokens_seconds"] == 10.0
+    assert told["llamacpp:requests_processing"] == 2
+    assert told["llamacpp:requests_deferred"] == 1
+    assert not [name for name in told if "decode" in name]
+
+
+def test_metrics_known_only_to_backends_are_summed() -> None:
+    first = {"n_decode_total": 30.0, "n_busy_slots_per_decode": 2.0}
+    second = {"n_decode_total": 10.0, "n_busy_slots_per_decode": 1.0}
+    told = numbers(native(Counts(0, {}, {}, Work(), Work()), 0, [first, {}, second]))
+    assert told["llamacpp:n_decode_total"] == 40
+    assert told["llamacpp:n_busy_slots_per_decode"] == 1.75
+    assert "llamacpp:spec_decode_num_drafts_total" not in told
+
+
+def test_every_metric_has_help_and_type() -> None:
+    text = native(Counts(0, {}, {}, Work(), Work()), 0, [{"n_decode_total": 1.0}]).decode()
+    for name in numbers(text.encode()):
+        assert f"# HELP {name} " in text
+        assert f"# TYPE {name} " in text

@@ -1,0 +1,130 @@
+"""Where the lines of the access log go."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.core.usage import Usage
+from proxy.gateway import Info
+from proxy.web.observability import Lines, Observer, Record
+from proxy.web.observability.access_log import access, line, write
+from proxy.web.observability.observer import AT_ONCE
+from proxy.web.observability.record import MOST_WARNINGS
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
+    """The only handler there is, as a gateway sets it up."""
+    only = Lines()
+    only.setStream(io.StringIO())
+    monkeypatch.setattr(logging.root, "handlers", [only])
+    before = access.level
+    access.setLevel(logging.INFO)  # which forgets what it knew of the levels, as setattr does not
+    yield only
+    access.setLevel(before)
+
+
+def request(route: str) -> Record:
+    record = Record({"PATH_INFO": route})
+    record.route = route
+    return record
+
+
+def test_line_is_written_to_the_stream_unchanged(lines: Lines) -> None:
+    write('{"id":"%s"}')
+    assert lines.stream.getvalue() == '{"id":"%s"}\n'
+
+
+def test_other_handler_gets_a_record(lines: Lines) -> None:
+    records: list[logging.LogRecord] = []
+    other = logging.Handler()
+    other.emit = lambda record: records.append(record)  # type: ignore[method-assign]
+    logging.root.handlers.append(other)
+    write("a %s line")
+    assert [record.getMessage() for record in records] == ["a %s line"]
+    assert lines.stream.getvalue() == "a %s line\n"
+
+
+def test_closed_log_stream_loses_only_the_line(lines: Lines) -> None:
+    lines.stream.close()
+    write("a line")
+
+
+def test_line_has_times_in_tenths_of_milliseconds() -> None:
+    environ = {"PATH_INFO": "/" + "p" * 300, "REQUEST_METHOD": "POST", "REMOTE_ADDR": "192.0.2.7"}
+    record = Record({"HTTP_X_REQUEST_ID": "7", **environ})
+    record.status, record.key = 200, "ann"
+    record.info = Info(
+        model="m", backend="b", slot=3, queue_wait=0.00123, first_token=0.01, usage=Usage(10, 16, 3)
+    )
+    record.info.outcome = "length"
+    assert json.loads(line(record, 1.23456)) == {
+        "id": "7",
+        "peer": "192.0.2.7",
+        "method": "POST",
+        "path": "/" + "p" * 199,
+        "status": 200,
+        "key": "ann",
+        "model": "m",
+        "backend": "b",
+        "slot": 3,
+        "stream": False,
+        "queue_ms": 1.2,
+        "ttft_ms": 10.0,
+        "ms": 1234.6,
+        "prompt_tokens": 10,
+        "cached_tokens": 3,
+        "completion_tokens": 16,
+        "continued": 0,
+        "outcome": "length",
+    }
+
+
+@pytest.mark.parametrize("count", [MOST_WARNINGS, MOST_WARNINGS + 1, 3000])
+def test_warnings_are_grouped_into_few_headers(count: int) -> None:
+    record = request("/api/generate")
+    record.info = Info(warnings=tuple(f"the option {n} is ignored" for n in range(count)))
+    told = [value for name, value in record.headers() if name == "x-slotproxy-warning"]
+    assert told[:MOST_WARNINGS] == list(record.info.warnings[:MOST_WARNINGS])
+    more = count - MOST_WARNINGS
+    assert told[MOST_WARNINGS:] == ([f"{more} more warnings omitted"] if more else [])
+
+
+def test_every_request_is_counted_when_metrics_are_read(lines: Lines) -> None:
+    observer = Observer(metrics=True)
+    records = [request("/p") for _ in range(3 * AT_ONCE + 2)]
+    for record in records:
+        observer.begin(record)
+        record.status = 200
+    for number, record in enumerate(records[1:], start=1):
+        observer.finish(record)
+        if number in (1, AT_ONCE, AT_ONCE + 1, len(records) - 1):
+            assert sum(one.requests for one in observer.samples()) == number
+            assert observer.counts().requests == {("/p", "200"): number}
+            assert observer.running == observer.counts().running == len(records) - number
+    assert lines.stream.getvalue().count("\n") == len(records) - 1
+
+
+def test_threads_lose_no_request(lines: Lines) -> None:
+    observer = Observer(metrics=True)
+
+    def work() -> None:
+        for _ in range(1000):
+            record = request("/p")
+            observer.begin(record)
+            observer.finish(record)
+            observer.samples()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert observer.counts().requests == {("/p", "0"): 4000}
+    assert observer.running == 0

@@ -1,0 +1,87 @@
+"""The OpenAPI document: valid, complete, and only of served routes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from proxy.app import create_app
+from proxy.config import load
+from proxy.dialects.schemas import BODIES, FORMS
+from proxy.web.reference import OPERATIONS, PAGE_BLUEPRINTS, REPLIES
+
+Make = Callable[..., Flask]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    def app(*flags: str) -> Flask:
+        data = str(tmp_path_factory.mktemp("data"))
+        backend = ["--llama-api", "http://127.0.0.1:9", "--data", data]
+        return create_app(load([*backend, "--metrics", *flags], {}))
+
+    yield app
+
+
+@pytest.fixture(scope="module")
+def app(make: Make) -> Flask:
+    return make("--chatchat")
+
+
+@pytest.fixture(scope="module")
+def document(app: Flask) -> dict[str, Any]:
+    answer = app.test_client().get("/openapi.json")
+    assert answer.status_code == 200
+    assert answer.content_type == "application/json"
+    found: dict[str, Any] = answer.get_json()
+    return found
+
+
+def test_openapi_document_is_valid_3_1(document: dict[str, Any]) -> None:
+    assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_every_schema_reference_resolves_and_every_schema_is_used(
+    document: dict[str, Any],
+) -> None:
+    refs = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document["paths"])))
+    assert refs == set(document["components"]["schemas"]) >= {*BODIES, *FORMS}
+
+
+def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
+    ids = [one["operationId"] for path in document["paths"].values() for one in path.values()]
+    assert len(ids) == len(set(ids))
+
+
+def test_document_lists_exactly_the_api_routes(app: Flask, document: dict[str, Any]) -> None:
+    served = {
+        (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.endpoint.partition(".")[0] not in PAGE_BLUEPRINTS
+    }
+    told = {(method, path) for path, ways in document["paths"].items() for method in ways}
+    assert told == served
+
+
+def test_every_documented_route_is_served(app: Flask) -> None:
+    assert {rule.endpoint for rule in app.url_map.iter_rules()} >= {*OPERATIONS, *REPLIES}
+
+
+def test_document_has_security_scheme_and_url_prefix(make: Make) -> None:
+    app = make("--api-key", "sk-1", "--api-prefix", "/llm", "--no-pages")
+    told = app.test_client().get("/llm/openapi.json").get_json()
+    assert told["servers"] == [{"url": "/llm"}]
+    assert "/v1/models" in told["paths"]
+    assert told["security"] == [{"key": []}, {"x_api_key": []}]
+    assert told["paths"]["/livez"]["get"]["security"] == []
+    assert "security" not in told["paths"]["/v1/models"]["get"]

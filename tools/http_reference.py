@@ -1,0 +1,136 @@
+"""Generates the HTTP reference of the documentation from the OpenAPI document.
+
+``python -m tools.http_reference`` rewrites the text between the markers of docs/http.md;
+``--check`` only checks that it is up to date (exit code 1 if not).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from proxy.app import create_app
+from proxy.config import load
+from proxy.core.sampling import FIELDS
+from proxy.dialects.schemas import BODIES, FORMS
+from proxy.web.reference import documented, make
+from tools.servers import ROOT
+
+PAGE = ROOT / "docs" / "http.md"
+SAMPLERS = set(FIELDS)
+
+
+@cache
+def document() -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
+    """Return the OpenAPI document of all routes, and the endpoint of each method and path."""
+    with tempfile.TemporaryDirectory() as data:
+        flags = ["--llama-api", "http://127.0.0.1:9", "--chatchat", "--metrics", "--data", data]
+        app = create_app(load(flags, {}))
+        endpoints = {
+            (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)): rule.endpoint
+            for rule, method in documented(app.url_map)
+        }
+        return make(app, "", False), endpoints
+
+
+def routes() -> str:
+    """Return a heading and a table for each API."""
+    api, endpoints = document()
+    lines: list[str] = []
+    for tag in (one["name"] for one in api["tags"]):
+        rows = []
+        for path, ways in api["paths"].items():
+            for method, operation in ways.items():
+                if operation["tags"] != [tag]:
+                    continue
+                same = endpoints[method, path]
+                if endpoints.get((method, f"/v1{path}")) == same:
+                    continue
+                short = endpoints.get((method, path.removeprefix("/v1"))) == same
+                more = " †" if short and path.startswith("/v1/") else ""
+                about = operation["summary"] + more
+                rows.append(f"| `{method.upper()} {path}` | {about} | {_link(operation)} |")
+        lines += ["", f"### {tag}", "", "| Route | | Body |", "|---|---|---|", *rows]
+    return "\n".join(lines).strip()
+
+
+def _link(operation: Mapping[str, Any]) -> str:
+    content: Mapping[str, Any] = operation.get("requestBody", {}).get("content", {})
+    names = [
+        one["$ref"].rpartition("/")[2]
+        for kind in content.values()
+        for one in kind["schema"].get("anyOf", [kind["schema"]])
+    ]
+    return " or ".join(f"[{name}](#{name.lower()})" for name in names)
+
+
+def bodies() -> str:
+    """Return a table of the fields of each body, and one of the sampling parameters."""
+    schemas = document()[0]["components"]["schemas"]
+    lines: list[str] = []
+    for name, schema in schemas.items():
+        if name in BODIES or name in FORMS:
+            lines += ["", f"### {name}", "", *_fields(schema)]
+    samplers = schemas["LlamaCompletionRequest"]["properties"]
+    shown = {field: samplers[field] for field in FIELDS}
+    lines += ["", "### Sampler settings", "", "| Field | Type |", "|---|---|"]
+    lines += [f"| `{field}` | {_type(one)} |" for field, one in shown.items()]
+    return "\n".join(lines).strip()
+
+
+def _fields(schema: Mapping[str, Any]) -> list[str]:
+    needed = schema.get("required", [])
+    properties = schema["properties"]
+    all_samplers = set(properties) >= SAMPLERS
+    lines = ["| Field | Type | |", "|---|---|---|"]
+    for field, described in properties.items():
+        if all_samplers and field in SAMPLERS:
+            continue
+        mark = " (required)" if field in needed else ""
+        lines.append(f"| `{field}`{mark} | {_type(described)} | {described['description']} |")
+    if all_samplers:
+        lines.append("| | | The [sampler settings](#sampler-settings). |")
+    return lines
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """Describe a type in words. That a field may be null is stated once for all fields."""
+    if "anyOf" in schema:
+        kinds = dict.fromkeys(_type(one) for one in schema["anyOf"])
+        return " or ".join(kind for kind in kinds if kind != "null")
+    if "enum" in schema:
+        return " or ".join(f"`{one}`" for one in schema["enum"] if one is not None)
+    kind = schema["type"] if isinstance(schema["type"], str) else str(schema["type"][0])
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None and high < 1 << 30:
+        return f"{kind}, {low:g} to {high:g}"
+    return f"{kind}, {low:g} or more" if low is not None else kind
+
+
+def updated(text: str) -> str:
+    """Replace the generated part of `text` between its markers. Raises ValueError if they are
+    missing."""
+    for name, made in (("routes", routes()), ("bodies", bodies())):
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin not in text or end not in text:
+            raise ValueError(f"{PAGE.name} has no {begin} … {end}")
+        head, _, rest = text.partition(begin)
+        text = f"{head}{begin}\n{made}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def main() -> int:
+    old = PAGE.read_text(encoding="utf-8")
+    new = updated(old)
+    if "--check" in sys.argv[1:]:
+        return int(old != new)
+    PAGE.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
