@@ -93,12 +93,19 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        with self._alone(), self.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(text(f"select pg_advisory_xact_lock({_LOCK})"))
+        with self.alone() as connection:
             config.attributes["connection"] = connection
             config.attributes["renamed"] = self._renamed
             command.upgrade(config, revision)
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """Begin a transaction for work at start, which one process does at a time. Raises
+        StoreUnavailable if others take longer than STARTING."""
+        with self._lock(), self.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"select pg_advisory_xact_lock({_LOCK})"))
+            yield connection
 
     def _revision(self) -> str:
         """Return the tables' revision; "" if there are none."""
@@ -108,9 +115,9 @@ class Database:
             return str(connection.execute(text("select version_num from alembic_version")).scalar())
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold a lock for upgrading. SQLite cannot lock all changes of tables together, so a second
-        database file serves as the lock."""
+    def _lock(self) -> Iterator[None]:
+        """Hold SQLite's lock for work at start. It cannot lock all changes of tables together, so a
+        second database file serves as the lock."""
         if self._file is None:
             yield
             return

@@ -9,8 +9,9 @@ of --response-store. Its tables were
 where the first files had neither `writer` nor `touched`, and `pragma user_version` was 0 as long as
 keys without a name were named by their place.
 
-A write lock on the old tables keeps other workers out meanwhile. The database has the rows before
-the old tables go, so nothing is lost if the process ends in between: the next start moves the rest.
+One worker at a time looks at the file: SQLite does not allow that one deletes it while another
+opens it. The database has the rows before the file goes, so nothing is lost if the process ends in
+between: the next start moves the rest.
 """
 
 from __future__ import annotations
@@ -39,16 +40,15 @@ def move_from_file(file: Path, database: Database, renamed: Mapping[str, str]) -
     keys that are others now. Raises StoreUnavailable; nothing is lost by that."""
     if not file.exists():
         return
-    with _errors_of(file), closing(_connected(file)) as old:
-        old.execute(BEGIN)
-        if not _are_there(old):
+    with database.alone() as db, _opened(file) as old:
+        count = _move(old, db, renamed) if old is not None else 0
+    with database.alone(), _opened(file) as old:
+        if old is None:
             return
-        with database.begin() as db:
-            count = _move(old, db, renamed)
         _drop(old)
-        old.execute("commit")
-    with suppress(OSError):  # Windows keeps a file that somebody else has open: it is empty
-        file.unlink()
+        old.close()
+        with suppress(OSError):  # Windows keeps a file that somebody else has open: it is empty
+            file.unlink()
     log.info("moved %d stored responses from %s into the database", count, file)
 
 
@@ -65,6 +65,16 @@ def move_within(file: Path, database: Database, renamed: Mapping[str, str]) -> N
             count = _move(old, db, renamed)
             _drop(old)
             log.info("moved %d stored responses into the new tables of %s", count, file)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open the file if it still has responses."""
+    if not file.exists():
+        yield None
+        return
+    with _errors_of(file), closing(_connected(file)) as old:
+        yield old if _are_there(old) else None
 
 
 @contextmanager
