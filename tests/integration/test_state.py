@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -211,6 +213,64 @@ def test_gateways_lease_no_slot_twice_and_share_conversations(
     assert backend["requests"] == 26
     assert backend["moved"] <= 2
     _wait_for(lambda: _states(one.url).count("busy") == 0)
+
+
+def _response(gateway: Gateway, **body: Any) -> dict[str, Any]:
+    status, data = ask(f"{gateway.url}/v1/responses", {"model": "any", **body}, seconds=60)
+    assert status == 200, data
+    made: dict[str, Any] = json.loads(data)
+    return made
+
+
+def _stored(gateway: Gateway, key: str) -> dict[str, Any]:
+    status, data = ask(f"{gateway.url}/v1/responses/{key}")
+    assert status == 200, data
+    found: dict[str, Any] = json.loads(data)
+    return found
+
+
+def _former_file(file: Path) -> None:
+    """As earlier versions stored responses."""
+    response = {"id": "resp_1", "object": "response", "status": "completed", "output": []}
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("pragma journal_mode = wal").fetchall()
+        columns = "owner text, id text, created real, response blob, items blob, writer text"
+        key = "primary key (owner, id)"
+        db.execute(f"create table response ({columns}, touched real, {key}) without rowid")
+        row = ("", "resp_1", 1.0, json.dumps(response).encode(), b"[]", "", 0.0)
+        db.execute("insert into response values (?, ?, ?, ?, ?, ?, ?)", row)
+        db.commit()
+
+
+@pytest.mark.slow
+def test_gateways_move_former_responses_once_and_share_new_ones(
+    redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    former = tmp_path / "responses.sqlite"
+    _former_file(former)
+    flags = _flags(redis_server, old_server, tmp_path, "--slots", "2")
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: gateway(*flags), range(2))
+        found = list(pool.map(lambda to: _stored(to, "resp_1"), [one, two]))
+    assert [response["status"] for response in found] == ["completed", "completed"]
+    assert not former.exists()
+
+    first = _response(one, input="The quick brown fox", max_output_tokens=8)
+    assert _stored(two, first["id"]) == first
+    then = _response(two, input="And?", max_output_tokens=8, previous_response_id=first["id"])
+    assert then["usage"]["input_tokens"] > first["usage"]["total_tokens"]
+
+    old_server.send(signal.SIGSTOP)
+    try:
+        begun = _response(one, input="A long one", background=True)
+        assert _stored(two, begun["id"])["status"] in ("queued", "in_progress")
+        cancelled = f"{two.url}/v1/responses/{begun['id']}/cancel"
+        assert json.loads(ask(cancelled, {})[1])["status"] == "cancelled"
+    finally:
+        old_server.send(signal.SIGCONT)
+    # The gateway that makes it notices, and gives its slot back.
+    _wait_for(lambda: _states(one.url).count("busy") == 0)
+    assert _stored(one, begun["id"])["status"] == "cancelled"
 
 
 def _vectors(url: str, texts: list[str]) -> list[list[float]]:
