@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
 
+from msgspec import Struct
+
 from .line import WaitingLine
 from .prefix import Chain
 from .state import BackendRecord, CachedPrompt, ConversationRecord, Slot, SlotRequest
@@ -80,28 +82,12 @@ def _named(want: SlotRequest) -> bytes:
     return blake2b(name.encode("utf-8", "replace"), digest_size=NAMED).digest()
 
 
-class Holders:
-    """Cached prompts that share a link, in the order in which their slots were taken or freed."""
+class Holders(Struct, eq=False):
+    """Cached prompts that share a link, in the order in which their slots were freed or taken. What
+    is cached outside slots is with the free ones."""
 
-    __slots__ = ("busy", "free")
-
-    def __init__(self) -> None:
-        self.free: dict[CachedPrompt, None] = {}
-        self.busy: dict[CachedPrompt, None] = {}
-
-    def __len__(self) -> int:
-        return len(self.free) + len(self.busy)
-
-    def __contains__(self, held: object) -> bool:
-        return held in self.free or held in self.busy
-
-    def add(self, held: CachedPrompt) -> None:
-        busy = held.slot is not None and held.slot.busy
-        (self.busy if busy else self.free)[held] = None
-
-    def remove(self, held: CachedPrompt) -> None:
-        self.free.pop(held, None)
-        self.busy.pop(held, None)
+    free: dict[CachedPrompt, None] = {}
+    busy: dict[CachedPrompt, None] = {}
 
 
 class Pool:
@@ -128,14 +114,14 @@ class Pool:
         """Cached prompts that share a prefix with this chain, and the number of links they share;
         longest first. Of many prompts that share the same prefix, only a few are returned."""
         seen: set[CachedPrompt] = set()
-        longer = Holders()
+        longer, size = Holders(), 0
         for depth in range(len(chain.links), 0, -1):
             holders = self._index.get(chain.links[depth - 1])
-            if holders is None or len(holders) == len(longer):
+            if holders is None or len(holders.free) + len(holders.busy) == size:
                 continue
             for some, most in ((holders.free, FREE_OF_LINK), (holders.busy, BUSY_OF_LINK)):
                 for held in islice(some, SKIPPED):
-                    if held in longer or held in seen:
+                    if held in seen or held in longer.free or held in longer.busy:
                         continue
                     seen.add(held)
                     yield held, depth
@@ -144,7 +130,7 @@ class Pool:
                         return
                     if not most:
                         break
-            longer = holders
+            longer, size = holders, len(holders.free) + len(holders.busy)
 
     def turns_ahead(self, link: bytes) -> float:
         """The number of leases that end before a new request for this link has its turn: requests
@@ -169,17 +155,21 @@ class Pool:
 
     def _add(self, held: CachedPrompt) -> None:
         self.puts = held.order = self.puts + 1
-        index = self._index
+        index, busy = self._index, held.slot is not None and held.slot.busy
         for link in held.chain.links:
             holders = index.get(link)
             if holders is None:
                 holders = index[link] = Holders()
-            holders.add(held)
+            (holders.busy if busy else holders.free)[held] = None
 
     def slot_freed(self, held: CachedPrompt) -> None:
         """Record that the slot of a cached prompt is no longer busy."""
-        self._unindex(held)
-        self._add(held)
+        self.puts = held.order = self.puts + 1
+        for link in held.chain.links:
+            holders = self._index[link]
+            holders.busy.pop(held, None)
+            holders.free.pop(held, None)
+            holders.free[held] = None
 
     def index_all(self, held: Iterable[CachedPrompt], puts: int) -> None:
         """Add all of another pool's prompts, in their original order."""
@@ -204,8 +194,9 @@ class Pool:
         for link in held.chain.links:
             holders = index.get(link)
             if holders is not None:
-                holders.remove(held)
-                if not len(holders):
+                holders.free.pop(held, None)
+                holders.busy.pop(held, None)
+                if not (holders.free or holders.busy):
                     del index[link]
 
     def forget(self, backend: BackendRecord) -> None:

@@ -22,7 +22,7 @@ blueprint = Blueprint("anthropic", __name__)
 def messages(services: Services, environ: Environ) -> Response:
     sent = completion_view(services, environ, anthropic, "msg_")
     sent.status_code = status(sent.status_code)
-    sent.headers["request-id"] = sent.headers["x-request-id"]
+    sent.headers["request-id"] = Record.of(environ).id
     return sent
 
 
@@ -39,5 +39,5 @@ def count_tokens() -> Response:
 def _theirs(response: Response) -> Response:
     """Apply Anthropic's status for "overloaded" and its name for the request id header."""
     response.status_code = status(response.status_code)
-    response.headers["request-id"] = response.headers["x-request-id"]
+    response.headers["request-id"] = Record.of(request.environ).id
     return response

@@ -43,7 +43,7 @@ def export() -> Response:
         first = next(parts)  # raises if the data cannot be read
     except GatewayError as error:
         return refuse(error, openai.error, record)
-    return passthrough(chain((first,), parts), body.JSON, record.headers())
+    return passthrough(chain((first,), parts), body.JSON, [])
 
 
 def _exported(services: Services, owner: str) -> Iterator[bytes]:

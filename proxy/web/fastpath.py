@@ -17,7 +17,7 @@ from flask import Blueprint, Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wsgi import ClosingIterator
 
-from .observability import NOSNIFF, Record
+from .observability import Record
 from .peers import TrustedProxies
 from .services import Services, current_services, services_of
 
@@ -43,10 +43,11 @@ class Application(Flask):
         """Handle a request. Every request is logged once and counted once."""
         if self.proxies is not None:
             environ["REMOTE_ADDR"] = self.proxies.client(environ)
+        record = Record.of(environ)
         refused = self.judge(environ)
         if refused is not None:
-            self._finish_whole(Record.of(environ), refused)
-            return refused(environ, _with_nosniff(start_response))
+            self._finish_whole(record, refused)
+            return refused(environ, _with_headers_of(record, start_response))
         view = self.direct.get(environ["PATH_INFO"])
         if (
             view is None
@@ -54,28 +55,31 @@ class Application(Flask):
             or self.after_request_funcs.get(None)
             or self.before_request_funcs.get(None)
         ):
-            return self._through_flask(environ, start_response)
+            return self._through_flask(record, environ, start_response)
+        services = services_of(self)
         try:
-            sent = view(services_of(self), environ)
+            sent = view(services, environ)
         except Exception as defect:
             with self.request_context(environ):
                 sent = self.make_response(self.handle_user_exception(defect))
-        self._finish_whole(Record.of(environ), sent)
+        if not record.stream:
+            record.status = record.status or sent.status_code
+            services.observer.finish(record)
         # Calling the response would correct its headers for the method and wrap its body. A POST
         # with complete headers and a body of bytes needs neither; skipping both halves the cost of
         # sending.
-        start_response(sent.status, sent.headers.to_wsgi_list())
+        start_response(sent.status, [*record.headers(), *sent.headers])
         return sent.response  # type: ignore[return-value]  # never str
 
     def _through_flask(
-        self, environ: WSGIEnvironment, start_response: StartResponse
+        self, record: Record, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        record, finish = Record.of(environ), services_of(self).observer.finish
-        start_with_nosniff = _with_nosniff(start_response)
+        finish = services_of(self).observer.finish
+        start_with_headers = _with_headers_of(record, start_response)
 
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             _note(record, int(status[:3]))
-            return start_with_nosniff(status, headers, *error)
+            return start_with_headers(status, headers, *error)
 
         try:
             body = super().wsgi_app(environ, start)
@@ -103,11 +107,9 @@ class Application(Flask):
         return response
 
 
-def _with_nosniff(start_response: StartResponse) -> StartResponse:
+def _with_headers_of(record: Record, start_response: StartResponse) -> StartResponse:
     def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-        if not any(name.lower() == "x-content-type-options" for name, _ in headers):
-            headers.append(NOSNIFF)
-        return start_response(status, headers, *error)
+        return start_response(status, [*record.headers(), *headers], *error)
 
     return start
 

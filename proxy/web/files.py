@@ -77,9 +77,7 @@ def content(key: str) -> Response:
     except GatewayError as error:
         return refuse(error, openai.error, record)
     headers = [
-        *record.headers(),
         ("Content-Length", str(file.size)),
         ("Content-Disposition", "attachment"),
-        ("X-Content-Type-Options", "nosniff"),
     ]
     return passthrough(data, "application/octet-stream", headers)

@@ -90,12 +90,11 @@ def completion_view(
         )
         if asked.stream:
             answer.prime()
-            record.status, record.stream = 200, True
             encoder = dialect.Encoder(stamp, answer.request)
             stream = StreamBody(answer, encoder, partial(services.observer.finish, record))
             answer = None  # closed by the body from now on
-            headers = [*record.headers(), *STREAM_HEADERS]
-            return passthrough(stream, encoder.content_type, headers)
+            record.status, record.stream = 200, True
+            return passthrough(stream, encoder.content_type, STREAM_HEADERS)
         reply = dialect.reply(stamp, asked, fold(answer))
         if asked.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = services.gateway.prompt_tokens(answer, cancel)
@@ -111,7 +110,7 @@ def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:
     """Return the response for an error, in a dialect's shape."""
     record.status = error.status
     record.info.outcome = record.info.outcome or error.code or error.type
-    headers = record.headers()
+    headers = []
     if error.retry_after is not None:
         headers.append(("Retry-After", str(max(1, round(error.retry_after)))))
     if isinstance(error, Unauthorized):
@@ -146,7 +145,7 @@ def _whole(reply: Any, record: Record) -> Response:
     # With type and length in the headers, werkzeug has nothing left to compute, which halves the
     # cost of a response.
     about = [("Content-Type", JSON), ("Content-Length", str(len(data)))]
-    return Response([data], 200, [*record.headers(), *about])
+    return Response([data], 200, about)
 
 
 def passthrough(

@@ -23,7 +23,7 @@ blueprint = Blueprint("files", __name__, url_prefix="/knowledge_base")
 
 # Media types under which browsers may show an uploaded file: none of them can run scripts.
 SHOWN = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/plain", "csv": "text/plain"}
-SAFE = [("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox")]
+SANDBOX = ("Content-Security-Policy", "sandbox")
 
 
 @blueprint.get("/list_files")
@@ -105,10 +105,9 @@ def download() -> Response:
     shown = kind and request.args.get("preview", "").lower() in ("true", "1")
     disposition = f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{quote(name, safe='')}"
     headers = [
-        *record.headers(),
         ("Content-Length", str(size)),
         ("Content-Disposition", disposition),
-        *SAFE,
+        SANDBOX,
     ]
     return passthrough(data, kind if shown else "application/octet-stream", headers)
 

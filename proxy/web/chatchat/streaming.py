@@ -83,7 +83,7 @@ def respond(
             record.status, record.stream = 200, True
             parts = _Parts(first, documents, form, partial(services.observer.finish, record))
             documents = None  # closed by the body from now on
-            return passthrough(parts, form.content_type, [*record.headers(), *STREAM_HEADERS])
+            return passthrough(parts, form.content_type, STREAM_HEADERS)
         whole = form.chunk(answer.whole(documents))
     except GatewayError as error:
         return refused(error, reply.error, record)
@@ -91,7 +91,7 @@ def respond(
         if documents is not None:
             documents.close()
     record.status = 200
-    return Response(whole, 200, record.headers(), content_type=form.whole)
+    return Response(whole, 200, content_type=form.whole)
 
 
 class _Parts:

@@ -7,6 +7,6 @@ of this contains prompts, answers or API keys.
 
 from .access_log import Lines
 from .observer import Observer
-from .record import NOSNIFF, Record, new_id
+from .record import Record, new_id
 
-__all__ = ["NOSNIFF", "Lines", "Observer", "Record", "new_id"]
+__all__ = ["Lines", "Observer", "Record", "new_id"]

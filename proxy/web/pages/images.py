@@ -90,7 +90,6 @@ def image(message: str, number: int) -> Response:
     head, _, data = images[number]["url"].partition(";base64,")
     response = make_response(base64.b64decode(data))
     response.mimetype = head.removeprefix("data:")
-    response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Security-Policy"] = "default-src 'none'"
     response.cache_control.private = True
     response.cache_control.max_age = 24 * 3600

@@ -112,7 +112,6 @@ def original(base: str, document: str) -> Response:
     response = make_response(knowledge.original(api.owner(), document))
     response.content_length = stored.size
     response.mimetype = "application/octet-stream"
-    response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Disposition"] = (
         f"attachment; filename*=UTF-8''{quote(stored.filename, safe='')}"
     )

@@ -20,7 +20,6 @@ def keep(response: Response) -> Response:
     """Add the headers to a page; other responses stay unchanged."""
     if response.mimetype == "text/html":
         response.headers["Content-Security-Policy"] = POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "same-origin"
         response.headers["Cache-Control"] = "no-store"
     return response

@@ -40,7 +40,6 @@ def response(name: str) -> Response:
     if packed:
         answer.headers["Content-Encoding"] = "gzip"
     answer.headers["Vary"] = "Accept-Encoding"
-    answer.headers["X-Content-Type-Options"] = "nosniff"
     answer.set_etag(file.digest)
     if request.args.get("v") == file.digest:
         answer.cache_control.max_age = FOREVER

@@ -377,9 +377,11 @@ JSON_ROUTES = [
 ]
 
 
-@pytest.mark.parametrize("path", JSON_ROUTES)
-def test_responses_forbid_content_sniffing(default: FlaskClient, path: str) -> None:
-    assert default.get(path).headers["X-Content-Type-Options"] == "nosniff"
+@pytest.mark.parametrize("path", [*JSON_ROUTES, "/no/such/path"])
+def test_responses_have_an_id_and_forbid_content_sniffing(default: FlaskClient, path: str) -> None:
+    answer = default.get(path, headers={"X-Request-Id": "one"})
+    assert answer.headers.getlist("x-request-id") == ["one"]
+    assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
