@@ -22,43 +22,46 @@ class SettingsError(ValueError):
     """An invalid setting. The message is one line and names the setting."""
 
 
-def _setting(
-    group: str, text: str, check: Callable[[Any], Any] | None = None, **bounds: Any
-) -> msgspec.Meta:
-    """A row's group, help and validator; ``bounds`` are msgspec's ge, gt, le, lt."""
-    return msgspec.Meta(description=text, extra={"group": group, "check": check}, **bounds)
+def _group(name: str) -> Callable[..., msgspec.Meta]:
+    """A function that makes the rows of a group: of the help, a validator and msgspec's bounds
+    ge, gt, le and lt."""
+
+    def row(text: str, check: Callable[[Any], Any] | None = None, **bounds: Any) -> msgspec.Meta:
+        return msgspec.Meta(description=text, extra={"group": name, "check": check}, **bounds)
+
+    return row
 
 
-_B = "One backend"
+_one_backend = _group("One backend")
 
 
 class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A backend: a ``[[backend]]`` table of the file, a ``--llama-api`` address or a
     ``--chatglm-model``."""
 
-    url: Annotated[str, _setting(_B, "URL of the server", forms.url)] = ""
+    url: Annotated[str, _one_backend("URL of the server", forms.url)] = ""
     file: Annotated[
-        str, _setting(_B, "ChatGLM model file to run in this gateway, instead of a URL", forms.path)
+        str, _one_backend("ChatGLM model file to run in this gateway, instead of a URL", forms.path)
     ] = ""
     name: Annotated[
-        str, _setting(_B, "name in logs and in /v1/backends; default: host and port")
+        str, _one_backend("name in logs and in /v1/backends; default: host and port")
     ] = ""
     model: Annotated[
-        str, _setting(_B, "model name to serve; default: the name the server reports")
+        str, _one_backend("model name to serve; default: the name the server reports")
     ] = ""
     kind: Annotated[
         Literal["auto", "llamacpp", "chatglm"],
-        _setting(_B, "driver; auto: detect it from the server"),
+        _one_backend("driver; auto: detect it from the server"),
     ] = "auto"
-    slots: Annotated[int, _setting(_B, "parallel requests; 0: use --slots", ge=0, le=1024)] = 0
-    ctx_size: Annotated[int, _setting(_B, "tokens per slot; 0: use --ctx-size", ge=0)] = 0
-    weight: Annotated[float, _setting(_B, "relative share of the load", gt=0, le=1000)] = 1.0
+    slots: Annotated[int, _one_backend("parallel requests; 0: use --slots", ge=0, le=1024)] = 0
+    ctx_size: Annotated[int, _one_backend("tokens per slot; 0: use --ctx-size", ge=0)] = 0
+    weight: Annotated[float, _one_backend("relative share of the load", gt=0, le=1000)] = 1.0
     api_key: Annotated[
-        Secret | None, _setting(_B, "API key to send to this server", keys.checked)
+        Secret | None, _one_backend("API key to send to this server", keys.checked)
     ] = None
     chat_mode: Annotated[
         Literal["auto", "native", "completion"] | None,
-        _setting(_B, "overrides --chat-mode for this server"),
+        _one_backend("overrides --chat-mode for this server"),
     ] = None
 
     @property
@@ -82,20 +85,16 @@ class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return f"McpConfig({self.name!r})"
 
 
-_SERVE = "Serving"
-_UP = "Backends"
-_GLM = "ChatGLM models"
-_PROMPT = "Prompts"
-_ADMIT = "Admission and limits"
-_ACCESS = "Access"
-_WATCH = "Logs and metrics"
-_AGENT = "Search and tools"
+_serving = _group("Serving")
+_backends = _group("Backends")
+_chatglm = _group("ChatGLM models")
+_prompts = _group("Prompts")
+_admission = _group("Admission and limits")
+_access = _group("Access")
+_logging = _group("Logs and metrics")
+_search = _group("Search and tools")
 
-ENGINES_NEED = {
-    "searxng": "searxng_url",
-    "brave": "brave_key",
-    "tavily": "tavily_key",
-}
+ENGINES_NEED = {"searxng": "searxng_url", "brave": "brave_key", "tavily": "tavily_key"}
 
 _BING = (
     "Microsoft shut down the Bing Search API in August 2025: remove bing and use ddgs, searxng,"
@@ -120,8 +119,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     llama_api: Annotated[
         tuple[str, ...],
-        _setting(
-            _UP,
+        _backends(
             "URL of a llama.cpp or PowerInfer server; may be repeated. A default is used only if a"
             " server listens there at startup",
             forms.url,
@@ -129,124 +127,104 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ("http://127.0.0.1:8080", "http://127.0.0.1:9931")
     embedding_api: Annotated[
         tuple[str, ...],
-        _setting(
-            _UP, "URL of a server used only for embeddings; none: use the backends", forms.url
-        ),
+        _backends("URL of a server used only for embeddings; none: use the backends", forms.url),
     ] = ()
     rerank_api: Annotated[
         tuple[str, ...],
-        _setting(_UP, "URL of a server used only for reranking; none: use the backends", forms.url),
+        _backends("URL of a server used only for reranking; none: use the backends", forms.url),
     ] = ()
     embedding_shortens: Annotated[
-        bool,
-        _setting(_UP, "the embedding model supports `dimensions` (Matryoshka)"),
+        bool, _backends("the embedding model supports `dimensions` (Matryoshka)")
     ] = False
     slots: Annotated[
         int,
-        _setting(
-            _UP,
-            "parallel requests per backend; 0: detect the backend's number of slots",
-            ge=0,
-            le=1024,
+        _backends(
+            "parallel requests per backend; 0: detect the backend's number of slots", ge=0, le=1024
         ),
     ] = 0
     ctx_size: Annotated[
         int,
-        _setting(
-            _UP,
-            "context length of one slot in tokens; 0: detect it from the backend",
-            ge=0,
-            le=1 << 30,
+        _backends(
+            "context length of one slot in tokens; 0: detect it from the backend", ge=0, le=1 << 30
         ),
     ] = 0
     timeout: Annotated[
-        float,
-        _setting(_UP, "seconds to wait for the next byte from a backend", gt=0, le=86400),
+        float, _backends("seconds to wait for the next byte from a backend", gt=0, le=86400)
     ] = 600.0
     connect_timeout: Annotated[
-        float, _setting(_UP, "seconds to wait for a connection to a backend", gt=0, le=3600)
+        float, _backends("seconds to wait for a connection to a backend", gt=0, le=3600)
     ] = 5.0
     health_interval: Annotated[
-        float, _setting(_UP, "seconds between health checks of a backend", gt=0, le=3600)
+        float, _backends("seconds between health checks of a backend", gt=0, le=3600)
     ] = 5.0
     health_deadline: Annotated[
-        float,
-        _setting(_UP, "seconds within which a health check must return a token", gt=0, le=3600),
+        float, _backends("seconds within which a health check must return a token", gt=0, le=3600)
     ] = 30.0
     ignore_unsupported: Annotated[
-        bool,
-        _setting(_UP, "drop parameters that a backend does not support instead of returning 400"),
+        bool, _backends("drop parameters that a backend does not support instead of returning 400")
     ] = False
 
     chatglm_model: Annotated[
         tuple[str, ...],
-        _setting(
-            _GLM, "chatglm_cpp model file to run in this gateway; may be repeated", forms.path
-        ),
+        _chatglm("chatglm_cpp model file to run in this gateway; may be repeated", forms.path),
     ] = ()
     chatglm_isolation: Annotated[
         Literal["process", "thread"],
-        _setting(
-            _GLM,
+        _chatglm(
             "run a model in a child process or in a thread; a thread blocks the gateway while it"
-            " generates",
+            " generates"
         ),
     ] = _DEFAULT_ISOLATION
     chatglm_load: Annotated[
-        Literal["start", "lazy"], _setting(_GLM, "load a model at startup or on the first request")
+        Literal["start", "lazy"], _chatglm("load a model at startup or on the first request")
     ] = "start"
     chatglm_unload: Annotated[
-        float, _setting(_GLM, "idle seconds before a model is unloaded; 0: never", ge=0)
+        float, _chatglm("idle seconds before a model is unloaded; 0: never", ge=0)
     ] = 0.0
     chatglm_threads: Annotated[
-        int,
-        _setting(_GLM, "threads per model; 0: number of cores minus one", ge=0, le=1024),
+        int, _chatglm("threads per model; 0: number of cores minus one", ge=0, le=1024)
     ] = 0
 
     continue_broken: Annotated[
-        bool,
-        _setting(_UP, "continue an answer on another backend if its backend fails"),
+        bool, _backends("continue an answer on another backend if its backend fails")
     ] = True
 
     prefix_hygiene: Annotated[
         bool,
-        _setting(
-            _PROMPT,
+        _prompts(
             "keep prompt prefixes cacheable: replace volatile stamps (an attribution line, the"
-            " seconds of a clock) with zeros and sort tools",
+            " seconds of a clock) with zeros and sort tools"
         ),
     ] = True
     chat_template: Annotated[
         str,
-        _setting(
-            _PROMPT,
+        _prompts(
             "auto (the server's own, else legacy), legacy (the plain-text format of the flags"
             " below), the name of a template in templates/chat, or a file",
             forms.path,
         ),
     ] = "auto"
     chat_prompt: Annotated[
-        str, _setting(_PROMPT, "legacy format: text at the start of the prompt", forms.unescaped)
+        str, _prompts("legacy format: text at the start of the prompt", forms.unescaped)
     ] = (
         "A chat between a curious user and an artificial intelligence assistant. "
         "The assistant follows the given rules no matter what.\n"
     )
     user_name: Annotated[
-        str, _setting(_PROMPT, "legacy format: text before each user message", forms.unescaped)
+        str, _prompts("legacy format: text before each user message", forms.unescaped)
     ] = "\nUSER: "
     ai_name: Annotated[
-        str, _setting(_PROMPT, "legacy format: text before each assistant message", forms.unescaped)
+        str, _prompts("legacy format: text before each assistant message", forms.unescaped)
     ] = "\nASSISTANT: "
     system_name: Annotated[
-        str, _setting(_PROMPT, "legacy format: text before each system message", forms.unescaped)
+        str, _prompts("legacy format: text before each system message", forms.unescaped)
     ] = "\nASSISTANT's RULE: "
-    stop: Annotated[
-        str, _setting(_PROMPT, "legacy format: text that ends an answer", forms.unescaped)
-    ] = "</s>"
+    stop: Annotated[str, _prompts("legacy format: text that ends an answer", forms.unescaped)] = (
+        "</s>"
+    )
     sampling: Annotated[
         tuple[str, ...],
-        _setting(
-            _PROMPT,
+        _prompts(
             "default sampling parameter for requests that do not set it, for example"
             " temperature=0.2; may be repeated; none: the backend's defaults",
             forms.sampler,
@@ -254,79 +232,66 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     chat_mode: Annotated[
         Literal["auto", "native", "completion"],
-        _setting(
-            _PROMPT,
+        _prompts(
             "where chats are rendered and tool calls and reasoning are parsed: completion (the"
             " gateway), native (the llama-server), auto (the gateway, except for images, audio"
-            " and unknown templates)",
+            " and unknown templates)"
         ),
     ] = "auto"
     max_media: Annotated[
-        int, _setting(_PROMPT, "maximum size of an image or audio clip in bytes", ge=1, le=1 << 30)
+        int, _prompts("maximum size of an image or audio clip in bytes", ge=1, le=1 << 30)
     ] = 20971520
     reasoning_format: Annotated[
         Literal["deepseek", "none", "raw"],
-        _setting(
-            _PROMPT,
+        _prompts(
             "format of reasoning: deepseek (in reasoning_content), none (in the text, between"
-            " tags), raw (the unmodified model output)",
+            " tags), raw (the unmodified model output)"
         ),
     ] = "deepseek"
     json_retries: Annotated[
         int,
-        _setting(
-            _PROMPT,
+        _prompts(
             "retries of a non-streamed answer that does not match the requested JSON schema",
             ge=0,
             le=10,
         ),
     ] = 1
 
-    host: Annotated[str, _setting(_SERVE, "address to listen on")] = "127.0.0.1"
-    port: Annotated[
-        int, _setting(_SERVE, "port to listen on; 0: any free port", ge=0, le=65535)
-    ] = 8081
+    host: Annotated[str, _serving("address to listen on")] = "127.0.0.1"
+    port: Annotated[int, _serving("port to listen on; 0: any free port", ge=0, le=65535)] = 8081
     data: Annotated[
-        str, _setting(_SERVE, "data directory; empty: the user's data directory", forms.path)
+        str, _serving("data directory; empty: the user's data directory", forms.path)
     ] = ""
     database: Annotated[
         str,
-        _setting(
-            _SERVE,
+        _serving(
             "database for knowledge, conversations and responses: postgresql://…; empty: SQLite in"
-            " --data",
+            " --data"
         ),
     ] = ""
     max_document: Annotated[
-        int, _setting(_SERVE, "maximum size of a document in bytes", ge=1, le=1 << 30)
+        int, _serving("maximum size of a document in bytes", ge=1, le=1 << 30)
     ] = 67108864
     quota_files: Annotated[
-        int, _setting(_SERVE, "maximum number of /v1/files files per API key; 0: unlimited", ge=0)
+        int, _serving("maximum number of /v1/files files per API key; 0: unlimited", ge=0)
     ] = 10000
     quota_documents: Annotated[
         int,
-        _setting(
-            _SERVE, "maximum number of documents in knowledge bases per API key; 0: unlimited", ge=0
-        ),
+        _serving("maximum number of documents in knowledge bases per API key; 0: unlimited", ge=0),
     ] = 10000
     quota_bytes: Annotated[
         int,
-        _setting(
-            _SERVE,
-            "maximum bytes of files, documents and questions per API key; 0: unlimited",
-            ge=0,
-        ),
+        _serving("maximum bytes of files, documents and questions per API key; 0: unlimited", ge=0),
     ] = 10737418240
     reading_timeout: Annotated[
-        int, _setting(_SERVE, "time limit for reading a document in seconds", ge=1)
+        int, _serving("time limit for reading a document in seconds", ge=1)
     ] = 600
     reading_memory: Annotated[
-        int, _setting(_SERVE, "address space limit for reading a document in bytes", ge=1 << 28)
+        int, _serving("address space limit for reading a document in bytes", ge=1 << 28)
     ] = 1 << 30
     response_store: Annotated[
         str,
-        _setting(
-            _SERVE,
+        _serving(
             "SQLite file for stored /v1/responses responses alone; empty: in the database with"
             " --database, --data or --state, otherwise in memory",
             forms.path,
@@ -334,57 +299,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     stored_responses: Annotated[
         int,
-        _setting(
-            _SERVE, "stored responses per API key; the oldest are deleted first", ge=0, le=1 << 20
-        ),
+        _serving("stored responses per API key; the oldest are deleted first", ge=0, le=1 << 20),
     ] = 1000
-    all: Annotated[
-        bool, _setting(_SERVE, "enable every feature and print a table of their status")
-    ] = False
+    all: Annotated[bool, _serving("enable every feature and print a table of their status")] = False
     chatchat: Annotated[
-        bool,
-        _setting(_SERVE, "also serve the Langchain-Chatchat API (/chat/chat, /knowledge_base/…)"),
+        bool, _serving("also serve the Langchain-Chatchat API (/chat/chat, /knowledge_base/…)")
     ] = False
-    pages: Annotated[
-        bool, _setting(_SERVE, "serve the web pages at /: chat, knowledge, status")
-    ] = True
+    pages: Annotated[bool, _serving("serve the web pages at /: chat, knowledge, status")] = True
     api_prefix: Annotated[
-        str, _setting(_SERVE, "path prefix of all routes, for example /llm", forms.prefix)
+        str, _serving("path prefix of all routes, for example /llm", forms.prefix)
     ] = ""
     alias: Annotated[
-        tuple[str, ...],
-        _setting(_SERVE, "name of the served model; may be repeated to add aliases"),
+        tuple[str, ...], _serving("name of the served model; may be repeated to add aliases")
     ] = ()
     default_model: Annotated[
-        str, _setting(_SERVE, "model used for unknown names when several models are served")
+        str, _serving("model used for unknown names when several models are served")
     ] = ""
     strict_models: Annotated[
-        bool,
-        _setting(_SERVE, "return 404 for an unknown model name even if only one model is served"),
+        bool, _serving("return 404 for an unknown model name even if only one model is served")
     ] = False
     sse_ping_interval: Annotated[
         float,
-        _setting(
-            _SERVE,
-            "seconds without output before a stream sends a keep-alive comment; 0: off",
-            ge=0,
-        ),
+        _serving("seconds without output before a stream sends a keep-alive comment; 0: off", ge=0),
     ] = 15.0
     server: Annotated[
         Literal["gunicorn", "waitress"],
-        _setting(_SERVE, "WSGI server; on Windows only waitress is available"),
+        _serving("WSGI server; on Windows only waitress is available"),
     ] = _DEFAULT_SERVER
-    worker_class: Annotated[
-        Literal["gevent", "gthread"], _setting(_SERVE, "gunicorn worker class")
-    ] = "gevent"
-    workers: Annotated[
-        int,
-        _setting(_SERVE, "worker processes; more than 1 requires --state", ge=1),
-    ] = 1
+    worker_class: Annotated[Literal["gevent", "gthread"], _serving("gunicorn worker class")] = (
+        "gevent"
+    )
+    workers: Annotated[int, _serving("worker processes; more than 1 requires --state", ge=1)] = 1
     state: Annotated[
         Secret,
-        _setting(
-            _SERVE,
+        _serving(
             "redis://HOST:PORT/DB (or rediss://, valkey://, unix://PATH): lets several workers"
             " or hosts share the slot table, the queue and its limits; empty: keep them in the"
             " process",
@@ -393,26 +341,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = Secret("")
     state_name: Annotated[
         str,
-        _setting(
-            _SERVE,
-            "name of the slot table in --state: use the same name wherever backends are shared",
+        _serving(
+            "name of the slot table in --state: use the same name wherever backends are shared"
         ),
     ] = "default"
     threads: Annotated[
-        int, _setting(_SERVE, "threads (parallel requests) of waitress and gthread", ge=1)
+        int, _serving("threads (parallel requests) of waitress and gthread", ge=1)
     ] = 64
 
     max_queue: Annotated[
-        int,
-        _setting(_ADMIT, "maximum number of queued requests; further requests get 429", ge=0),
+        int, _admission("maximum number of queued requests; further requests get 429", ge=0)
     ] = 256
     queue_timeout: Annotated[
-        float, _setting(_ADMIT, "maximum seconds a request waits for a slot", gt=0, le=86400)
+        float, _admission("maximum seconds a request waits for a slot", gt=0, le=86400)
     ] = 300.0
     wait_for_backend: Annotated[
         float,
-        _setting(
-            _ADMIT,
+        _admission(
             "seconds a request waits while no backend for its model is available; 0: return 503"
             " immediately",
             ge=0,
@@ -421,28 +366,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
     side_jobs: Annotated[
         tuple[str, ...],
-        _setting(
-            _ADMIT,
+        _admission(
             "prefix of the last message that marks a background task (title, tags): it runs in a"
-            " spare slot",
+            " spare slot"
         ),
     ] = ("### Task:",)
     slot_disk: Annotated[
         int,
-        _setting(
-            _ADMIT,
-            "maximum bytes of saved slots per backend started with --slot-save-path; 0: none",
-            ge=0,
+        _admission(
+            "maximum bytes of saved slots per backend started with --slot-save-path; 0: none", ge=0
         ),
     ] = 8 << 30
     max_body: Annotated[
-        int, _setting(_ADMIT, "maximum size of a request body in bytes", ge=1024, le=1 << 40)
+        int, _admission("maximum size of a request body in bytes", ge=1024, le=1 << 40)
     ] = 33554432
 
     body_timeout: Annotated[
         float,
-        _setting(
-            _ADMIT,
+        _admission(
             "seconds allowed for a request body, plus one for each 500 bytes received; then 408",
             gt=0,
             le=86400,
@@ -450,8 +391,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60.0
     send_timeout: Annotated[
         float,
-        _setting(
-            _ADMIT,
+        _admission(
             "seconds after which a client that does not read its response is disconnected",
             gt=0,
             le=86400,
@@ -460,32 +400,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     api_key: Annotated[
         tuple[Secret, ...],
-        _setting(
-            _ACCESS,
+        _access(
             "API key that clients must send; may be repeated; each is named by its digest",
             keys.checked,
         ),
     ] = ()
     api_key_file: Annotated[
         str,
-        _setting(
-            _ACCESS,
+        _access(
             "file of API keys, one per line: KEY or NAME KEY, then group=NAME (keys of one group"
             " share their prompt cache, for example group=shared) and priority=high|normal|low;"
-            " # starts a comment. The name (by default a digest of the key) owns the key's data",
+            " # starts a comment. The name (by default a digest of the key) owns the key's data"
         ),
     ] = ""
     admins: Annotated[
         tuple[str, ...],
-        _setting(
-            _ACCESS,
-            "names of API keys that may save, restore and erase slots and see backend addresses",
+        _access(
+            "names of API keys that may save, restore and erase slots and see backend addresses"
         ),
     ] = ()
     wrong_keys: Annotated[
         int,
-        _setting(
-            _ACCESS,
+        _access(
             "invalid API keys allowed per address and minute; beyond that only keys already used"
             " from the address are accepted, others get 429; 0: no limit",
             ge=0,
@@ -493,8 +429,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 20
     trusted_proxies: Annotated[
         tuple[str, ...],
-        _setting(
-            _ACCESS,
+        _access(
             "address or network (10.0.0.0/8) of a proxy whose X-Forwarded-For or Forwarded"
             " header is trusted; unix: peers on a Unix socket; none: the peer is the client",
             forms.trusted_proxy,
@@ -502,8 +437,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     cors_origins: Annotated[
         tuple[str, ...],
-        _setting(
-            _ACCESS,
+        _access(
             "origin whose pages may call this API, or a host (localhost) for all its origins;"
             " none: no CORS headers",
             forms.origin,
@@ -512,8 +446,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     allowed_hosts: Annotated[
         tuple[str, ...],
-        _setting(
-            _ACCESS,
+        _access(
             "without API keys: host name that clients may use, in addition to localhost, IP"
             " addresses and private network names; .example.org: all subdomains; *: any",
             forms.allowed_host,
@@ -522,52 +455,41 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     search_engine: Annotated[
         tuple[Literal["ddgs", "searxng", "brave", "tavily"], ...],
-        _setting(
-            _AGENT,
-            "web search engine; the first is the default; none: web search is disabled",
-        ),
+        _search("web search engine; the first is the default; none: web search is disabled"),
     ] = ()
     searxng_url: Annotated[
-        str,
-        _setting(_AGENT, "URL of a SearXNG server that allows the json format", forms.optional_url),
+        str, _search("URL of a SearXNG server that allows the json format", forms.optional_url)
     ] = ""
-    brave_key: Annotated[
-        Secret, _setting(_AGENT, "API key for Brave Search", forms.optional_key)
-    ] = Secret("")
-    tavily_key: Annotated[Secret, _setting(_AGENT, "API key for Tavily", forms.optional_key)] = (
-        Secret("")
+    brave_key: Annotated[Secret, _search("API key for Brave Search", forms.optional_key)] = Secret(
+        ""
     )
+    tavily_key: Annotated[Secret, _search("API key for Tavily", forms.optional_key)] = Secret("")
     search_timeout: Annotated[
         float,
-        _setting(
-            _AGENT, "time limit for a web search in seconds, including reading pages", gt=0, le=600
-        ),
+        _search("time limit for a web search in seconds, including reading pages", gt=0, le=600),
     ] = 15.0
     tools: Annotated[
         tuple[str, ...],
-        _setting(
-            _AGENT,
+        _search(
             "tool that agents may use: calculator, time, knowledge_search, web_search, an"
             " installed function (entry point slotproxy.tools) or an [[mcp]] server; none: no"
-            " tools",
+            " tools"
         ),
     ] = ()
     tool_timeout: Annotated[
-        float, _setting(_AGENT, "time limit for a tool call in seconds", gt=0, le=3600)
+        float, _search("time limit for a tool call in seconds", gt=0, le=3600)
     ] = 30.0
-    agent_rounds: Annotated[
-        int, _setting(_AGENT, "maximum model calls per agent answer", ge=1, le=100)
-    ] = 6
+    agent_rounds: Annotated[int, _search("maximum model calls per agent answer", ge=1, le=100)] = 6
     agent_timeout: Annotated[
-        float, _setting(_AGENT, "time limit for an agent answer in seconds", gt=0, le=86400)
+        float, _search("time limit for an agent answer in seconds", gt=0, le=86400)
     ] = 120.0
-    agent_tokens: Annotated[
-        int, _setting(_AGENT, "maximum tokens per agent answer", ge=1, le=1 << 24)
-    ] = 4096
+    agent_tokens: Annotated[int, _search("maximum tokens per agent answer", ge=1, le=1 << 24)] = (
+        4096
+    )
 
-    metrics: Annotated[bool, _setting(_WATCH, "serve GET /metrics")] = False
+    metrics: Annotated[bool, _logging("serve GET /metrics")] = False
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _setting(_WATCH, "minimum log level")
+        Literal["debug", "info", "warning", "error"], _logging("minimum log level")
     ] = "info"
 
     # Not settings (no help, so no flag): what load() read from the two files, and whether any
