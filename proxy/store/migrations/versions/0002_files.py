@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -21,7 +19,7 @@ def upgrade() -> None:
         sa.Column("expires", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("file_id"),
     )
-    op.create_index(op.f("ix_openai_file_owner"), "openai_file", ["owner"], unique=False)
+    op.create_index("ix_openai_file_owner", "openai_file", ["owner"])
     op.create_table(
         "openai_file_batch",
         sa.Column("batch_id", sa.String(), nullable=False),
@@ -32,9 +30,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["base_id"], ["knowledge_base.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("batch_id"),
     )
-    op.create_index(
-        op.f("ix_openai_file_batch_base_id"), "openai_file_batch", ["base_id"], unique=False
-    )
+    op.create_index("ix_openai_file_batch_base_id", "openai_file_batch", ["base_id"])
     op.create_table(
         "openai_file_content",
         sa.Column("file_id", sa.String(), nullable=False),
@@ -68,20 +64,4 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["base_id"], ["knowledge_base.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("base_id", "file_id"),
     )
-    op.create_index(
-        op.f("ix_openai_vector_store_file_file_id"),
-        "openai_vector_store_file",
-        ["file_id"],
-        unique=False,
-    )
-
-
-def downgrade() -> None:
-    for table in (
-        "openai_vector_store_file",
-        "openai_vector_store",
-        "openai_file_content",
-        "openai_file_batch",
-        "openai_file",
-    ):
-        op.drop_table(table)
+    op.create_index("ix_openai_vector_store_file_file_id", "openai_vector_store_file", ["file_id"])

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 PIECE = 256 << 10  # bytes
 # Tables of files, tables of their pieces, and the columns with the owning row's id.
@@ -37,7 +35,3 @@ def upgrade() -> None:
             for number, first in enumerate(range(1, size + 1, PIECE)):
                 db.execute(cut, {"number": number, "first": first, "key": name})
         op.drop_table(whole)
-
-
-def downgrade() -> None:
-    raise NotImplementedError("SQLite cannot join pieces: upgrade, or start with a new database")

@@ -5,13 +5,7 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
     op.add_column("message", sa.Column("touched", sa.Float(), nullable=False, server_default="0"))
-
-
-def downgrade() -> None:
-    op.drop_column("message", "touched")

@@ -14,8 +14,6 @@ from proxy.config.keys import by_place
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 OWNED = (
     "knowledge_base",
@@ -52,7 +50,3 @@ def upgrade() -> None:
             " it, give a key this name in --api-key-file",
             owner,
         )
-
-
-def downgrade() -> None:
-    pass

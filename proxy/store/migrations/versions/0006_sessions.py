@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0006"
 down_revision = "0005"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -17,8 +15,4 @@ def upgrade() -> None:
         sa.Column("created", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index(op.f("ix_session_owner"), "session", ["owner"], unique=False)
-
-
-def downgrade() -> None:
-    op.drop_table("session")
+    op.create_index("ix_session_owner", "session", ["owner"])

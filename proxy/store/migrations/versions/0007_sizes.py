@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0007"
 down_revision = "0006"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -19,7 +17,3 @@ def upgrade() -> None:
         " sum(length(content) + length(cast(extra as text))) from message"
         " where conversation_id = conversation.id and role = 'user'), 0)"
     )
-
-
-def downgrade() -> None:
-    op.drop_column("conversation", "size")

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0008"
 down_revision = "0007"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -22,17 +20,10 @@ def upgrade() -> None:
         sa.Column("touched", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("id", "owner"),
     )
-    op.create_index(
-        "stored_response_order", "stored_response", ["owner", "created", "id", "size"], unique=False
-    )
+    op.create_index("stored_response_order", "stored_response", ["owner", "created", "id", "size"])
     op.create_table(
         "stored_response_owner",
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("cleared", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("owner"),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("stored_response_owner")
-    op.drop_table("stored_response")
