@@ -293,7 +293,7 @@ class LazyServices:
     def _sessions(self) -> SessionStore:
         from ..store.sessions import SessionStore
 
-        return SessionStore(self._database.engine)
+        return SessionStore(self._database)
 
     @cached_property
     def _vector_stores(self) -> VectorStores:
@@ -305,7 +305,7 @@ class LazyServices:
     def _files(self) -> FileStore:
         from ..store.file_store import FileStore
 
-        return FileStore(self._database.engine, self._quota)
+        return FileStore(self._database, self._quota)
 
     @property
     def _quota(self) -> Quota:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO
 
-from sqlalchemy import Connection, Engine, Table, insert, literal, select
+from sqlalchemy import Connection, Table, insert, literal, select
+
+from .database import Database
 
 PIECE = 256 << 10  # bytes
 
@@ -32,25 +34,24 @@ def copy(db: Connection, table: Table, key: str, source: Table, source_key: str)
     db.execute(insert(table).from_select([whose.parent.name, "number", "data"], same))
 
 
-def read(engine: Engine, table: Table, key: str) -> Iterator[bytes]:
+def read(database: Database, table: Table, key: str) -> Iterator[bytes]:
     """Yield the pieces in order, each in a transaction of its own, since the consumer may be slow.
     Ends early if the file is deleted meanwhile. The first piece is read immediately, before an
     answer starts, and may raise StoreUnavailable."""
-    first = _piece(engine, table, key, 0)
+    first = _piece(database, table, key, 0)
 
     def rest() -> Iterator[bytes]:
         piece, number = first, 0
         while piece is not None:
             yield piece
             number += 1
-            piece = _piece(engine, table, key, number)
+            piece = _piece(database, table, key, number)
 
     return rest()
 
 
-def _piece(engine: Engine, table: Table, key: str, number: int) -> bytes | None:
+def _piece(database: Database, table: Table, key: str, number: int) -> bytes | None:
     (whose,) = table.foreign_keys
     wanted = select(table.c.data).where(whose.parent == key, table.c.number == number)
-    with engine.connect() as db:
-        data: bytes | None = db.execute(wanted).scalar()
-    return data
+    row = database.first(wanted)
+    return None if row is None else row.data

@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
-from sqlalchemy import Select, case, delete, func, insert, or_, select, update
-from sqlalchemy.engine import Row
+from msgspec import Struct, structs
+from sqlalchemy import Row, Select, case, delete, func, insert, or_, select, update
 
 from ..errors import NotFound
-from .database import Database
+from .database import Database, owned, record
 from .quota import (
     MOST_CONVERSATIONS,
     MOST_MESSAGES,
     MOST_RATINGS,
+    UNLIMITED,
     Quota,
     check_count,
     drop_oldest,
@@ -81,7 +81,7 @@ class ConversationStore:
         self,
         database: Database,
         clock: Callable[[], float] = time.time,
-        quota: Quota = Quota(),  # noqa: B008
+        quota: Quota = UNLIMITED,
     ) -> None:
         self._db = database
         self._clock = clock
@@ -95,9 +95,8 @@ class ConversationStore:
         """Raises QuotaExceeded."""
         now = self._clock()
         made = StoredConversation(_new("conv_"), title, dict(settings or {}), now, now)
-        values = {"id": made.id, "title": title, "settings": made.settings}
         with self._db.begin() as db:
-            db.execute(insert(CONVERSATION).values(owner=owner, created=now, changed=now, **values))
+            db.execute(insert(CONVERSATION).values(owner=owner, **structs.asdict(made)))
             refusal = (
                 f"an API key may store at most {MOST_CONVERSATIONS} conversations: delete some"
             )
@@ -124,15 +123,14 @@ class ConversationStore:
         if before is not None:
             query = query.where(CONVERSATION.c.changed < before)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(limit)
-        with self._db.begin() as db:
-            return tuple(_conversation(row) for row in db.execute(query))
+        return tuple(record(StoredConversation, row) for row in self._db.rows(query))
 
     def get(self, owner: str, conversation_id: str) -> StoredConversation:
-        with self._db.begin() as db:
-            row = db.execute(_mine(owner, conversation_id)).first()
+        query = select(CONVERSATION).where(owned(CONVERSATION, owner, conversation_id))
+        row = self._db.first(query)
         if row is None:
             raise NotFound(f"no such conversation: {conversation_id[:100]!r}")
-        return _conversation(row)
+        return record(StoredConversation, row)
 
     def change(
         self,
@@ -148,15 +146,13 @@ class ConversationStore:
             values["title"] = title
         if settings is not None:
             values["settings"] = dict(settings)
-        with self._db.begin() as db:
-            where = CONVERSATION.c.id == conversation_id
-            db.execute(update(CONVERSATION).where(where).values(**values))
+        where = CONVERSATION.c.id == conversation_id
+        self._db.change(update(CONVERSATION).where(where).values(**values))
         return self.get(owner, conversation_id)
 
     def delete(self, owner: str, conversation_id: str) -> None:
         self.get(owner, conversation_id)
-        with self._db.begin() as db:
-            db.execute(delete(CONVERSATION).where(CONVERSATION.c.id == conversation_id))
+        self._db.change(delete(CONVERSATION).where(CONVERSATION.c.id == conversation_id))
 
     def clear(self, owner: str) -> int:
         """Delete all conversations and ratings of the owner; return the number of conversations."""
@@ -174,9 +170,7 @@ class ConversationStore:
 
     def each_message(self, owner: str, conversation_id: str) -> Iterator[StoredMessage]:
         """Like `messages`, but read one at a time: each may contain large images."""
-        own = select(CONVERSATION.c.id).where(
-            CONVERSATION.c.owner == owner, CONVERSATION.c.id == conversation_id
-        )
+        own = select(CONVERSATION.c.id).where(owned(CONVERSATION, owner, conversation_id))
         query = select(MESSAGE).where(MESSAGE.c.conversation_id.in_(own))
         query = query.order_by(MESSAGE.c.number).limit(1)
         number = -1
@@ -193,8 +187,7 @@ class ConversationStore:
         return messages[0]
 
     def _read(self, query: Select[Any]) -> tuple[StoredMessage, ...]:
-        with self._db.begin() as db:
-            rows = db.execute(query).all()
+        rows = self._db.rows(query)
         oldest = self._clock() - LEASE
         writers_can_renew = self._db.seconds_since_failure() > LEASE
         return tuple(_message(row, writers_can_renew and row.touched < oldest) for row in rows)
@@ -268,8 +261,7 @@ class ConversationStore:
 
     def _grow(self, message_id: str, values: dict[str, Any]) -> bool:
         growing = update(MESSAGE).where(MESSAGE.c.id == message_id, _GROWING)
-        with self._db.begin() as db:
-            return db.execute(growing.values(**values, touched=self._clock())).rowcount > 0
+        return self._db.change(growing.values(**values, touched=self._clock())) > 0
 
     def finish(
         self, message_id: str, status: Status, extra: Mapping[str, Any] | None = None
@@ -279,15 +271,12 @@ class ConversationStore:
         values: dict[str, Any] = {"status": case((_GROWING, status), else_=MESSAGE.c.status)}
         if extra is not None:
             values["extra"] = dict(extra)
-        with self._db.begin() as db:
-            db.execute(update(MESSAGE).where(MESSAGE.c.id == message_id).values(**values))
+        self._db.change(update(MESSAGE).where(MESSAGE.c.id == message_id).values(**values))
 
     def interrupted(self) -> int:
         """Mark answers left unfinished by a process that ended; return how many there were. Called
         at start."""
-        lost = update(MESSAGE).where(_GROWING).values(status="interrupted")
-        with self._db.begin() as db:
-            return db.execute(lost).rowcount
+        return self._db.change(update(MESSAGE).where(_GROWING).values(status="interrupted"))
 
     # ratings
 
@@ -307,15 +296,8 @@ class ConversationStore:
         """Return ratings, oldest first."""
         query = select(FEEDBACK).where(FEEDBACK.c.owner == owner)
         query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
-        query = query.offset(skipped).limit(most)
-        with self._db.begin() as db:
-            rows = db.execute(query)
-            return tuple(Feedback(r.message_id, r.score, r.reason, r.created) for r in rows)
-
-
-def _mine(owner: str, conversation_id: str) -> Select[Any]:
-    own = (CONVERSATION.c.owner == owner, CONVERSATION.c.id == conversation_id)
-    return select(CONVERSATION).where(*own)
+        rows = self._db.rows(query.offset(skipped).limit(most))
+        return tuple(record(Feedback, row) for row in rows)
 
 
 def _has(column: Any, words: str) -> Any:
@@ -323,24 +305,9 @@ def _has(column: Any, words: str) -> Any:
     return column.icontains(words, autoescape=True)
 
 
-def _conversation(row: Row[Any]) -> StoredConversation:
-    return StoredConversation(row.id, row.title, row.settings, row.created, row.changed)
-
-
 def _message(row: Row[Any], writer_is_lost: bool) -> StoredMessage:
     lost = writer_is_lost and row.status == "growing"
-    return StoredMessage(
-        id=row.id,
-        conversation_id=row.conversation_id,
-        parent_id=row.parent_id,
-        number=row.number,
-        role=row.role,
-        content=row.content,
-        reasoning=row.reasoning,
-        status="interrupted" if lost else row.status,
-        extra=row.extra,
-        created=row.created,
-    )
+    return record(StoredMessage, row, status="interrupted" if lost else row.status)
 
 
 def _new(prefix: str) -> str:

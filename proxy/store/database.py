@@ -10,13 +10,26 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect, text
+from msgspec import Struct
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    Executable,
+    Row,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    text,
+)
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool, StaticPool
@@ -25,6 +38,8 @@ from ..errors import NotFound
 from ..runtime import private_files
 from . import postgres, sqlite
 from .outage import outage, unavailable
+
+S = TypeVar("S", bound=Struct)
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY = 10.0  # seconds to wait for another SQLite writer, or for a free connection
@@ -75,11 +90,24 @@ class Database:
             event.listen(self.engine, "do_connect", postgres.connect)
             event.listen(self.engine, "connect", postgres.prepare)
 
-    @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self) -> AbstractContextManager[Connection]:
         """Begin a transaction, which is committed at the end, or rolled back after an exception."""
-        with self.engine.begin() as connection:
-            yield connection
+        return self.engine.begin()
+
+    def rows(self, query: Executable) -> Sequence[Row[Any]]:
+        """The rows of a query, in a transaction of its own."""
+        with self.begin() as db:
+            return db.execute(query).all()
+
+    def first(self, query: Executable) -> Row[Any] | None:
+        """The first row of a query, in a transaction of its own."""
+        with self.begin() as db:
+            return db.execute(query).first()
+
+    def change(self, statement: Executable) -> int:
+        """Execute a statement in a transaction of its own; return how many rows it changed."""
+        with self.begin() as db:
+            return db.execute(statement).rowcount
 
     def upgrade(self, revision: str = "head") -> None:
         """Upgrade the tables to this version. Alembic is slow to import and used only if an upgrade
@@ -154,6 +182,17 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def owned(table: Table, owner: str, key: str) -> ColumnElement[bool]:
+    """The condition of the row with this id, if it belongs to the owner."""
+    return (table.c.owner == owner) & (table.c.id == key)
+
+
+def record(kind: type[S], row: Row[Any], **values: Any) -> S:
+    """Make a record of a row. Its fields have the names of columns, unless they are in `values`."""
+    names = [name for name in kind.__struct_fields__ if name not in values]
+    return kind(**{name: row._mapping[name] for name in names}, **values)
 
 
 def insert_into(table: Table, db: Connection) -> Any:

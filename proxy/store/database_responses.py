@@ -14,10 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from . import writers
-from .database import Database, insert_into
+from .database import Database, insert_into, owned
 from .responses import MAX_BYTES, Stored
 from .tables import RESPONSE, RESPONSE_OWNER
 
@@ -62,10 +62,9 @@ class DatabaseResponses:
 
     def change_open(self, owner: str, key: str, response: bytes, *, over: bool) -> bool:
         size = len(response) + func.length(_c.input_items)
-        change = update(RESPONSE).where(_is(owner, key), _c.writer != "")
+        change = update(RESPONSE).where(owned(RESPONSE, owner, key), _c.writer != "")
         change = change.values(response=response, size=size, **({"writer": ""} if over else {}))
-        with self._db.begin() as db:
-            return db.execute(change).rowcount > 0
+        return self._db.change(change) > 0
 
     def close_open(self, owner: str, key: str) -> None:
         self._open.discard((owner, key))
@@ -80,16 +79,14 @@ class DatabaseResponses:
         return [one for one in mine if one not in wanted and one in self._open]
 
     def get(self, owner: str, key: str) -> Stored | None:
-        with self._db.begin() as db:
-            row = db.execute(select(RESPONSE).where(_is(owner, key))).first()
+        row = self._db.first(select(RESPONSE).where(owned(RESPONSE, owner, key)))
         if row is None:
             return None
         return Stored(row.response, row.input_items, bool(row.writer) and self._is_lost(row))
 
     def ids(self, owner: str) -> list[str]:
         found = select(_c.id).where(_c.owner == owner).order_by(_c.created, _c.id)
-        with self._db.begin() as db:
-            return list(db.execute(found).scalars())
+        return [row.id for row in self._db.rows(found)]
 
     def clear(self, owner: str) -> int:
         row = {"owner": owner, "cleared": self._clock()}
@@ -104,8 +101,7 @@ class DatabaseResponses:
         return count
 
     def delete(self, owner: str, key: str) -> bool:
-        with self._db.begin() as db:
-            return db.execute(delete(RESPONSE).where(_is(owner, key))).rowcount > 0
+        return self._db.change(delete(RESPONSE).where(owned(RESPONSE, owner, key))) > 0
 
     def _put(
         self,
@@ -128,7 +124,7 @@ class DatabaseResponses:
             # A time in the future is of a clock that was set back since.
             if begun is not None and begun <= cleared <= self._clock():
                 return
-            db.execute(delete(RESPONSE).where(_is(owner, key)))
+            db.execute(delete(RESPONSE).where(owned(RESPONSE, owner, key)))
             db.execute(insert(RESPONSE).values(writer=writer, touched=touched, **row))
             self._make_room(db, owner, key)
 
@@ -156,10 +152,6 @@ class DatabaseResponses:
         ours = row.writer.rpartition(":")[0] == self._name.rpartition(":")[0]
         silent = row.touched < self._clock() - LEASE and self._db.seconds_since_failure() > LEASE
         return ours or writers.is_gone(row.writer) or silent
-
-
-def _is(owner: str, key: str) -> ColumnElement[bool]:
-    return (_c.owner == owner) & (_c.id == key)
 
 
 def _lock(db: Connection, owner: str) -> float:

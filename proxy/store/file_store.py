@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from typing import IO, Any, TypeVar
 
 from msgspec import Struct, structs
-from sqlalchemy import ColumnElement, Engine, Row, Table, delete, insert, select
+from sqlalchemy import ColumnElement, Table, delete, insert, select
 
 from . import blobs
-from .database import insert_into
-from .quota import MOST_BATCHES, Quota, drop_oldest
+from .database import Database, insert_into, record
+from .quota import MOST_BATCHES, UNLIMITED, Quota, drop_oldest
 from .tables import ATTACHED, BATCHES, CONTENTS, FILES, KEPT
 
-T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
 
 
 class StoredFile(Struct, frozen=True, kw_only=True):
@@ -67,99 +67,84 @@ class Batch(Struct, frozen=True):
 class FileStore:
     """Every call may raise StoreUnavailable."""
 
-    def __init__(self, engine: Engine, quota: Quota = Quota()) -> None:  # noqa: B008
-        self._engine = engine
+    def __init__(self, database: Database, quota: Quota = UNLIMITED) -> None:
+        self._db = database
         self._quota = quota
 
     def put(self, owner: str, file: StoredFile, data: IO[bytes]) -> None:
         """Raises QuotaExceeded."""
-        with self._engine.begin() as db:
+        with self._db.begin() as db:
             db.execute(insert(FILES).values(owner=owner, **structs.asdict(file)))
             self._quota.check(db, owner)
             blobs.put(db, CONTENTS, file.file_id, data)
 
     def get(self, owner: str, file_id: str) -> StoredFile | None:
-        rows = self._all(FILES, FILES.c.owner == owner, FILES.c.file_id == file_id)
-        return _read(StoredFile, rows[0]) if rows else None
+        files = self._all(StoredFile, FILES, FILES.c.owner == owner, FILES.c.file_id == file_id)
+        return files[0] if files else None
 
     def all(self, owner: str) -> list[StoredFile]:
         """Return all files, oldest first."""
-        return [_read(StoredFile, row) for row in self._all(FILES, FILES.c.owner == owner)]
+        return self._all(StoredFile, FILES, FILES.c.owner == owner)
 
     def expired(self, owner: str, now: float) -> list[StoredFile]:
-        rows = self._all(FILES, FILES.c.owner == owner, FILES.c.expires <= now)
-        return [_read(StoredFile, row) for row in rows]
+        return self._all(StoredFile, FILES, FILES.c.owner == owner, FILES.c.expires <= now)
 
     def content(self, file_id: str) -> Iterator[bytes]:
         """Return the bytes of a file that `get` has returned, in pieces."""
-        return blobs.read(self._engine, CONTENTS, file_id)
+        return blobs.read(self._db, CONTENTS, file_id)
 
     def delete(self, owner: str, file_id: str) -> bool:
         """Delete a file; return whether it existed."""
-        with self._engine.begin() as db:
-            gone = db.execute(
-                delete(FILES).where(FILES.c.owner == owner, FILES.c.file_id == file_id)
-            )
-        return gone.rowcount > 0
+        where = (FILES.c.owner == owner, FILES.c.file_id == file_id)
+        return self._db.change(delete(FILES).where(*where)) > 0
 
     def keep(self, owner: str, kept: StoredVectorStore) -> None:
         self._replace(KEPT, owner, kept)
 
     def kept(self, owner: str, base_id: str) -> StoredVectorStore | None:
-        rows = self._all(KEPT, KEPT.c.owner == owner, KEPT.c.base_id == base_id)
-        return _read(StoredVectorStore, rows[0]) if rows else None
+        where = (KEPT.c.owner == owner, KEPT.c.base_id == base_id)
+        stores = self._all(StoredVectorStore, KEPT, *where)
+        return stores[0] if stores else None
 
     def attach(self, owner: str, attached: Attached) -> None:
         self._replace(ATTACHED, owner, attached)
 
     def attached(self, owner: str, base_id: str) -> list[Attached]:
-        rows = self._all(ATTACHED, ATTACHED.c.owner == owner, ATTACHED.c.base_id == base_id)
-        return [_read(Attached, row) for row in rows]
+        where = (ATTACHED.c.owner == owner, ATTACHED.c.base_id == base_id)
+        return self._all(Attached, ATTACHED, *where)
 
     def places(self, owner: str, file_id: str) -> list[Attached]:
         """Return the vector stores' entries for a file."""
-        rows = self._all(ATTACHED, ATTACHED.c.owner == owner, ATTACHED.c.file_id == file_id)
-        return [_read(Attached, row) for row in rows]
+        where = (ATTACHED.c.owner == owner, ATTACHED.c.file_id == file_id)
+        return self._all(Attached, ATTACHED, *where)
 
     def detach(self, owner: str, base_id: str, file_id: str) -> None:
-        with self._engine.begin() as db:
-            db.execute(
-                delete(ATTACHED).where(
-                    ATTACHED.c.owner == owner,
-                    ATTACHED.c.base_id == base_id,
-                    ATTACHED.c.file_id == file_id,
-                )
-            )
+        same = (ATTACHED.c.base_id == base_id, ATTACHED.c.file_id == file_id)
+        self._db.change(delete(ATTACHED).where(ATTACHED.c.owner == owner, *same))
 
     def begin(self, owner: str, batch: Batch) -> None:
         """Store a new or changed batch."""
         self._replace(BATCHES, owner, batch)
-        with self._engine.begin() as db:
+        with self._db.begin() as db:
             drop_oldest(db, BATCHES, MOST_BATCHES, BATCHES.c.base_id == batch.base_id)
 
     def batch(self, owner: str, batch_id: str) -> Batch | None:
-        rows = self._all(BATCHES, BATCHES.c.owner == owner, BATCHES.c.batch_id == batch_id)
-        return _read(Batch, rows[0]) if rows else None
+        where = (BATCHES.c.owner == owner, BATCHES.c.batch_id == batch_id)
+        batches = self._all(Batch, BATCHES, *where)
+        return batches[0] if batches else None
 
-    def _all(self, table: Table, *where: ColumnElement[bool]) -> list[Row[Any]]:
-        wanted = select(table).where(*where)
+    def _all(self, kind: type[S], table: Table, *where: ColumnElement[bool]) -> list[S]:
+        query = select(table).where(*where)
         if "created" in table.c:
-            wanted = wanted.order_by(table.c.created)
-        with self._engine.connect() as db:
-            return list(db.execute(wanted))
+            query = query.order_by(table.c.created)
+        return [record(kind, row) for row in self._db.rows(query)]
 
     def _replace(self, table: Table, owner: str, value: Struct) -> None:
         """Insert a row, or replace the row with this key if it belongs to the owner."""
         fields = structs.asdict(value)
-        with self._engine.begin() as db:
+        with self._db.begin() as db:
             row = insert_into(table, db).values(owner=owner, **fields)
             replaced = row.on_conflict_do_update(
                 index_elements=list(table.primary_key), set_=fields, where=table.c.owner == owner
             )
             db.execute(replaced)
-
-
-def _read(kind: type[T], row: Row[Any]) -> T:
-    values = row._asdict()
-    del values["owner"]
-    return kind(**values)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import IO, Any
 
-from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
-from sqlalchemy.engine import Row
+from msgspec import structs
+from sqlalchemy import Connection, Row, Select, case, delete, func, insert, or_, select, update
 
 from . import blobs
-from .database import Database
-from .quota import MOST_BASES, MOST_JOBS, Quota, check_count, drop_oldest
+from .database import Database, owned, record
+from .quota import MOST_BASES, MOST_JOBS, UNLIMITED, Quota, check_count, drop_oldest
 from .records import Base, Chunk, Document, Job, Splitting
 from .tables import BASE, CHUNK, CONTENTS, DOCUMENT, FILES, JOB, ORIGINAL
 
@@ -23,10 +23,11 @@ QUEUED = {"status": "queued", "error": "", "done": 0.0, "reader": ""}
 _COUNT = (
     select(func.count()).where(DOCUMENT.c.base_id == BASE.c.id).scalar_subquery().label("documents")
 )
+_CHUNKS = select(CHUNK, DOCUMENT.c.base_id).join(DOCUMENT, DOCUMENT.c.id == CHUNK.c.document_id)
 
 
 class KnowledgeStore:
-    def __init__(self, database: Database, quota: Quota = Quota()) -> None:  # noqa: B008
+    def __init__(self, database: Database, quota: Quota = UNLIMITED) -> None:
         self._db = database
         self._quota = quota
 
@@ -34,7 +35,8 @@ class KnowledgeStore:
 
     def add_base(self, owner: str, base: Base) -> None:
         """Raises QuotaExceeded."""
-        values = {name: getattr(base, name) for name in BASE.c.keys() if name != "owner"}  # noqa: SIM118
+        values = structs.asdict(base)
+        del values["documents"]
         with self._db.begin() as db:
             db.execute(insert(BASE).values(owner=owner, **values))
             refusal = (
@@ -46,33 +48,27 @@ class KnowledgeStore:
     def bases(self, owner: str) -> list[Base]:
         """Return all bases, oldest first."""
         query = select(BASE, _COUNT).where(BASE.c.owner == owner).order_by(BASE.c.created)
-        with self._db.begin() as db:
-            return [_base(row) for row in db.execute(query)]
+        return [record(Base, row) for row in self._db.rows(query)]
 
     def base(self, owner: str, id_or_name: str) -> Base | None:
         """Return a base by id, or else by name."""
         named = or_(BASE.c.id == id_or_name, BASE.c.name == id_or_name)
         query = select(BASE, _COUNT).where(BASE.c.owner == owner, named)
         query = query.order_by(case((BASE.c.id == id_or_name, 0), else_=1), BASE.c.created)
-        with self._db.begin() as db:
-            row = db.execute(query).first()
-        return None if row is None else _base(row)
+        row = self._db.first(query)
+        return None if row is None else record(Base, row)
 
     def change_base(self, owner: str, base_id: str, **values: Any) -> bool:
-        where = (BASE.c.owner == owner, BASE.c.id == base_id)
-        with self._db.begin() as db:
-            return db.execute(update(BASE).where(*where).values(**values)).rowcount > 0
+        change = update(BASE).where(owned(BASE, owner, base_id)).values(**values)
+        return self._db.change(change) > 0
 
     def delete_base(self, owner: str, base_id: str) -> bool:
-        where = (BASE.c.owner == owner, BASE.c.id == base_id)
-        with self._db.begin() as db:
-            return db.execute(delete(BASE).where(*where)).rowcount > 0
+        return self._db.change(delete(BASE).where(owned(BASE, owner, base_id))) > 0
 
     def expired(self, now: float) -> list[tuple[str, str]]:
         """Return (owner, base) of the expired bases."""
         query = select(BASE.c.owner, BASE.c.id).where(BASE.c.expires <= now)
-        with self._db.begin() as db:
-            return [(row[0], row[1]) for row in db.execute(query)]
+        return [(row.owner, row.id) for row in self._db.rows(query)]
 
     # documents
 
@@ -103,7 +99,8 @@ class KnowledgeStore:
         return True
 
     def _add(self, db: Connection, owner: str, document: Document) -> None:
-        values = _columns(document)
+        values = structs.asdict(document) | _columns(document.splitting)
+        del values["splitting"]
         db.execute(insert(DOCUMENT).values(owner=owner, reader="", beat=0.0, **values))
         self._quota.check(db, owner)
 
@@ -111,37 +108,29 @@ class KnowledgeStore:
         """Return all documents of a base, oldest first."""
         where = (DOCUMENT.c.owner == owner, DOCUMENT.c.base_id == base_id)
         query = select(DOCUMENT).where(*where).order_by(DOCUMENT.c.created, DOCUMENT.c.id)
-        with self._db.begin() as db:
-            return [_document(row) for row in db.execute(query)]
+        return [_document(row) for row in self._db.rows(query)]
 
     def document(self, owner: str, document_id: str) -> Document | None:
-        where = (DOCUMENT.c.owner == owner, DOCUMENT.c.id == document_id)
-        with self._db.begin() as db:
-            row = db.execute(select(DOCUMENT).where(*where)).first()
+        row = self._db.first(select(DOCUMENT).where(owned(DOCUMENT, owner, document_id)))
         return None if row is None else _document(row)
 
     def named(self, document_ids: Collection[str]) -> dict[str, str]:
         """Return file names by document id."""
         where = DOCUMENT.c.id.in_(list(document_ids))
-        with self._db.begin() as db:
-            rows = db.execute(select(DOCUMENT.c.id, DOCUMENT.c.filename).where(where))
-            return {row[0]: row[1] for row in rows}
+        rows = self._db.rows(select(DOCUMENT.c.id, DOCUMENT.c.filename).where(where))
+        return {row.id: row.filename for row in rows}
 
     def original(self, document_id: str) -> Iterator[bytes]:
         """Return a document's bytes in pieces. The caller must have checked the owner."""
-        return blobs.read(self._db.engine, ORIGINAL, document_id)
+        return blobs.read(self._db, ORIGINAL, document_id)
 
     def delete_document(self, owner: str, document_id: str) -> bool:
-        where = (DOCUMENT.c.owner == owner, DOCUMENT.c.id == document_id)
-        with self._db.begin() as db:
-            return db.execute(delete(DOCUMENT).where(*where)).rowcount > 0
+        return self._db.change(delete(DOCUMENT).where(owned(DOCUMENT, owner, document_id))) > 0
 
     def read_again(self, owner: str, document_id: str, splitting: Splitting) -> bool:
         """Queue a document again; return whether it exists."""
-        where = (DOCUMENT.c.owner == owner, DOCUMENT.c.id == document_id)
-        cut = {"chunk_size": splitting.size, "chunk_overlap": splitting.overlap}
-        with self._db.begin() as db:
-            return db.execute(update(DOCUMENT).where(*where).values(**QUEUED, **cut)).rowcount > 0
+        again = update(DOCUMENT).where(owned(DOCUMENT, owner, document_id))
+        return self._db.change(again.values(**QUEUED, **_columns(splitting))) > 0
 
     def cancel(self, owner: str, *, document_id: str = "", job_id: str = "") -> None:
         """Cancel the documents that are not finished."""
@@ -153,8 +142,7 @@ class KnowledgeStore:
                 update(DOCUMENT).where(DOCUMENT.c.owner == owner, which, open_).values(**values)
             )
             if job_id:
-                where = (JOB.c.owner == owner, JOB.c.id == job_id)
-                db.execute(update(JOB).where(*where).values(cancelled=True))
+                db.execute(update(JOB).where(owned(JOB, owner, job_id)).values(cancelled=True))
 
     def purge(self) -> None:
         """Remove deleted data from the files."""
@@ -163,21 +151,17 @@ class KnowledgeStore:
     # chunks
 
     def chunks(self, owner: str, document_id: str) -> list[Chunk]:
-        query = _chunks().where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
-        with self._db.begin() as db:
-            return [_chunk(row) for row in db.execute(query.order_by(CHUNK.c.number))]
+        query = _CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
+        return self._read(query.order_by(CHUNK.c.number))
 
     def chunks_behind(self, owner: str, document_id: str, number: int, most: int) -> list[Chunk]:
         """Return the next chunks after `number`, in order; -1 starts with the first."""
-        query = _chunks().where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
+        query = _CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
         query = query.where(CHUNK.c.number > number).order_by(CHUNK.c.number).limit(most)
-        with self._db.begin() as db:
-            return [_chunk(row) for row in db.execute(query)]
+        return self._read(query)
 
     def chunks_of(self, chunk_ids: Collection[str]) -> dict[str, Chunk]:
-        with self._db.begin() as db:
-            rows = db.execute(_chunks().where(CHUNK.c.id.in_(list(chunk_ids))))
-            return {row.id: _chunk(row) for row in rows}
+        return {one.id: one for one in self._read(_CHUNKS.where(CHUNK.c.id.in_(list(chunk_ids))))}
 
     def ready(self) -> list[tuple[str, str, int]]:
         """Return (document, base, number of chunks) of all documents that are ready, for all
@@ -188,20 +172,18 @@ class KnowledgeStore:
             .where(DOCUMENT.c.status == "ready")
             .group_by(DOCUMENT.c.id, DOCUMENT.c.base_id)
         )
-        with self._db.begin() as db:
-            return [(row[0], row[1], row[2]) for row in db.execute(query)]
+        return [(row[0], row[1], row[2]) for row in self._db.rows(query)]
 
     def chunks_in(self, document_id: str) -> list[Chunk]:
         """Return the chunks of a document of any owner."""
-        query = _chunks().where(CHUNK.c.document_id == document_id)
-        with self._db.begin() as db:
-            return [_chunk(row) for row in db.execute(query)]
+        return self._read(_CHUNKS.where(CHUNK.c.document_id == document_id))
 
     def chunk(self, owner: str, chunk_id: str) -> Chunk | None:
-        query = _chunks().where(DOCUMENT.c.owner == owner, CHUNK.c.id == chunk_id)
-        with self._db.begin() as db:
-            row = db.execute(query).first()
-        return None if row is None else _chunk(row)
+        chunks = self._read(_CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.id == chunk_id))
+        return chunks[0] if chunks else None
+
+    def _read(self, query: Select[Any]) -> list[Chunk]:
+        return [record(Chunk, row) for row in self._db.rows(query)]
 
     def change_chunk(self, chunk: Chunk, text: str) -> None:
         """Replace a chunk's text; an empty text deletes the chunk."""
@@ -222,7 +204,7 @@ class KnowledgeStore:
         with self._db.begin() as db:
             values: dict[str, Any] = {**QUEUED, "job_id": job.id}
             if splitting is not None:
-                values |= {"chunk_size": splitting.size, "chunk_overlap": splitting.overlap}
+                values |= _columns(splitting)
             total = db.execute(update(DOCUMENT).where(*where).values(**values)).rowcount
             db.execute(
                 insert(JOB).values(
@@ -242,22 +224,18 @@ class KnowledgeStore:
 
     def job(self, owner: str, job_id: str) -> Job | None:
         with self._db.begin() as db:
-            where = (JOB.c.owner == owner, JOB.c.id == job_id)
-            row = db.execute(select(JOB).where(*where)).first()
+            row = db.execute(select(JOB).where(owned(JOB, owner, job_id))).first()
             if row is None:
                 return None
             counts = select(DOCUMENT.c.status, func.count()).where(DOCUMENT.c.job_id == job_id)
             by_status = {one[0]: one[1] for one in db.execute(counts.group_by(DOCUMENT.c.status))}
         open_ = sum(count for status, count in by_status.items() if status not in OVER)
-        return Job(
-            id=row.id,
-            base_id=row.base_id,
-            kind=row.kind,
+        return record(
+            Job,
+            row,
             status="cancelled" if row.cancelled else "running" if open_ else "done",
-            total=row.total,
             done=row.total - open_,
             failed=by_status.get("failed", 0),
-            created=row.created,
         )
 
     # for readers of documents
@@ -286,20 +264,17 @@ class KnowledgeStore:
             next_ = next_.with_for_update(skip_locked=True, of=DOCUMENT)
         values = {"status": "reading", "reader": reader, "beat": now, "done": 0.0, "error": ""}
         taken = update(DOCUMENT).where(DOCUMENT.c.id == next_.scalar_subquery()).values(**values)
-        with self._db.begin() as db:
-            row = db.execute(taken.returning(*DOCUMENT.c)).first()
+        row = self._db.first(taken.returning(*DOCUMENT.c))
         return None if row is None else (row.owner, _document(row))
 
     def let_go(self, readers: Collection[str]) -> None:
         """Queue the documents of these dead readers again."""
         where = (DOCUMENT.c.status == "reading", DOCUMENT.c.reader.in_(list(readers)))
-        with self._db.begin() as db:
-            db.execute(update(DOCUMENT).where(*where).values(status="queued", reader=""))
+        self._db.change(update(DOCUMENT).where(*where).values(status="queued", reader=""))
 
     def readers(self) -> set[str]:
         query = select(DOCUMENT.c.reader).where(DOCUMENT.c.status == "reading").distinct()
-        with self._db.begin() as db:
-            return {row[0] for row in db.execute(query)}
+        return {row.reader for row in self._db.rows(query)}
 
     def beat(self, document: Document, reader: str, now: float) -> bool:
         """Send a heartbeat; return whether this reader still has the document."""
@@ -323,9 +298,7 @@ class KnowledgeStore:
             if not self._ours(db, document, reader, values):
                 return False
             rows = [
-                {"id": c.id, "document_id": c.document_id, "number": c.number, "text": c.text}
-                | {"place": c.place}
-                for c in chunks
+                {column.name: getattr(one, column.name) for column in CHUNK.c} for one in chunks
             ]
             if rows:
                 db.execute(insert(CHUNK), rows)
@@ -339,9 +312,8 @@ class KnowledgeStore:
             return self._ours(db, document, reader, values | ({} if error else {"done": 1.0}))
 
     def model_of(self, base_id: str) -> str:
-        with self._db.begin() as db:
-            where = BASE.c.id == base_id
-            return db.execute(select(BASE.c.embedding_model).where(where)).scalar() or ""
+        row = self._db.first(select(BASE.c.embedding_model).where(BASE.c.id == base_id))
+        return row.embedding_model if row else ""
 
     @staticmethod
     def _ours(db: Connection, document: Document, reader: str, values: dict[str, Any]) -> bool:
@@ -353,62 +325,9 @@ class KnowledgeStore:
         return db.execute(update(DOCUMENT).where(*still_ours).values(**values)).rowcount > 0
 
 
-def _chunks() -> Any:
-    return select(CHUNK, DOCUMENT.c.base_id).join(DOCUMENT, DOCUMENT.c.id == CHUNK.c.document_id)
-
-
-def _base(row: Row[Any]) -> Base:
-    return Base(
-        id=row.id,
-        name=row.name,
-        info=row.info,
-        embedding_model=row.embedding_model,
-        created=row.created,
-        temporary=row.temporary,
-        expires=row.expires,
-        documents=row.documents,
-    )
-
-
 def _document(row: Row[Any]) -> Document:
-    return Document(
-        id=row.id,
-        base_id=row.base_id,
-        filename=row.filename,
-        size=row.size,
-        status=row.status,
-        error=row.error,
-        done=row.done,
-        chunks=row.chunks,
-        created=row.created,
-        splitting=Splitting(row.chunk_size, row.chunk_overlap),
-        job_id=row.job_id,
-    )
+    return record(Document, row, splitting=Splitting(row.chunk_size, row.chunk_overlap))
 
 
-def _columns(document: Document) -> dict[str, Any]:
-    return {
-        "id": document.id,
-        "base_id": document.base_id,
-        "filename": document.filename,
-        "size": document.size,
-        "status": document.status,
-        "error": document.error,
-        "done": document.done,
-        "chunks": document.chunks,
-        "created": document.created,
-        "chunk_size": document.splitting.size,
-        "chunk_overlap": document.splitting.overlap,
-        "job_id": document.job_id,
-    }
-
-
-def _chunk(row: Row[Any]) -> Chunk:
-    return Chunk(
-        id=row.id,
-        document_id=row.document_id,
-        base_id=row.base_id,
-        number=row.number,
-        text=row.text,
-        place=row.place,
-    )
+def _columns(splitting: Splitting) -> dict[str, int]:
+    return {"chunk_size": splitting.size, "chunk_overlap": splitting.overlap}

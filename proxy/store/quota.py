@@ -73,3 +73,6 @@ class Quota(Struct, frozen=True):
                     f"an API key may store at most {most} {what}: delete some, or ask for a"
                     f" higher {setting}"
                 )
+
+
+UNLIMITED = Quota()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, delete, insert, or_, select
+from sqlalchemy import delete, insert, or_, select
 
+from .database import Database, owned
 from .live import LIFETIME, MOST
 from .tables import SESSION
 
@@ -11,8 +12,8 @@ _c = SESSION.c
 
 
 class SessionStore:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._db = database
 
     def begin(self, session: str, owner: str, now: float) -> None:
         newest = (
@@ -23,21 +24,16 @@ class SessionStore:
             .subquery()
         )
         beyond = (_c.owner == owner) & _c.id.not_in(select(newest.c.id))
-        with self._engine.begin() as connection:
-            connection.execute(delete(SESSION).where(or_(beyond, _c.created < now - LIFETIME)))
-            connection.execute(insert(SESSION).values(id=session, owner=owner, created=now))
+        with self._db.begin() as db:
+            db.execute(delete(SESSION).where(or_(beyond, _c.created < now - LIFETIME)))
+            db.execute(insert(SESSION).values(id=session, owner=owner, created=now))
 
     def alive(self, session: str, owner: str, now: float) -> bool:
-        session_query = select(_c.id).where(
-            _c.id == session, _c.owner == owner, _c.created >= now - LIFETIME
-        )
-        with self._engine.connect() as connection:
-            return connection.execute(session_query).first() is not None
+        query = select(_c.id).where(owned(SESSION, owner, session), _c.created >= now - LIFETIME)
+        return self._db.first(query) is not None
 
     def end(self, session: str) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(delete(SESSION).where(_c.id == session))
+        self._db.change(delete(SESSION).where(_c.id == session))
 
     def end_all(self, owner: str) -> int:
-        with self._engine.begin() as connection:
-            return connection.execute(delete(SESSION).where(_c.owner == owner)).rowcount
+        return self._db.change(delete(SESSION).where(_c.owner == owner))

@@ -44,7 +44,7 @@ def test_stored_bytes_are_read_in_pieces(database: Database, data: bytes) -> Non
 
 
 def test_file_and_its_document_have_separate_bytes(database: Database) -> None:
-    rows, files = KnowledgeStore(database), FileStore(database.engine)
+    rows, files = KnowledgeStore(database), FileStore(database)
     files.put("me", FILE, BytesIO(LONG))
     assert rows.add_file("you", DOCUMENT, "file-1") is False
     assert rows.document("you", "doc_1") is None
@@ -65,7 +65,7 @@ def test_base_deletion_deletes_stored_pieces(database: Database) -> None:
 
 
 def test_read_of_deleted_document_ends(database: Database) -> None:
-    files = FileStore(database.engine)
+    files = FileStore(database)
     files.put("me", FILE, BytesIO(LONG))
     reading = files.content("file-1")
     assert next(reading) == LONG[:PIECE]
@@ -103,7 +103,7 @@ def test_documents_of_older_version_are_split_into_pieces(url: str) -> None:
         )
     database.upgrade()
     assert b"".join(KnowledgeStore(database).original("doc_1")) == LONG
-    assert b"".join(FileStore(database.engine).content("file-1")) == LONG
+    assert b"".join(FileStore(database).content("file-1")) == LONG
     database.close()
 
 

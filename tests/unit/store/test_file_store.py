@@ -47,7 +47,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def files(database: Database) -> FileStore:
-    store = FileStore(database.engine)
+    store = FileStore(database)
     store.put("me", TWO, BytesIO(b"two"))
     store.put("me", ONE, BytesIO(b"one"))
     return store

@@ -52,7 +52,7 @@ def test_document_quota_allows_replacement(tmp_path: Path) -> None:
 
 def test_number_of_files_is_bounded(tmp_path: Path) -> None:
     database, _, _ = opened(tmp_path)
-    files = FileStore(database.engine, Quota(files=2))
+    files = FileStore(database, Quota(files=2))
     for number in range(2):
         files.put(
             "ann",
@@ -76,7 +76,7 @@ def test_number_of_files_is_bounded(tmp_path: Path) -> None:
 def test_files_and_documents_share_one_byte_quota(tmp_path: Path) -> None:
     quota = Quota(files=5, bytes=10)
     database, _, knowledge = opened(tmp_path, quota)
-    files = FileStore(database.engine, quota)
+    files = FileStore(database, quota)
     files.put(
         "ann",
         StoredFile(file_id="f1", filename="a", purpose="p", size=6, created=1.0),
@@ -201,7 +201,7 @@ def test_oldest_batches_of_a_vector_store_are_dropped_at_the_bound(
     monkeypatch.setattr(stored_files, "MOST_BATCHES", 2)
     database, store, _ = opened(tmp_path)
     store.add_base("ann", Base(id="b", name="b"))
-    files = FileStore(database.engine)
+    files = FileStore(database)
     for number in range(3):
         files.begin("ann", Batch(f"x{number}", "b", float(number)))
     found = [files.batch("ann", f"x{number}") is not None for number in range(3)]

@@ -181,7 +181,7 @@ def test_open_sessions_of_a_key_are_bounded(tmp_path: Path) -> None:
 
     database = Database(f"sqlite:///{tmp_path / 'kept.db'}")
     database.upgrade()
-    for store in (MemorySessions(), SessionStore(database.engine)):
+    for store in (MemorySessions(), SessionStore(database)):
         store.begin("other", "bob", 0.0)
         for i in range(MOST + 2):
             store.begin(f"s{i}", "ann", float(i))
