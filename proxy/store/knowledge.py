@@ -167,12 +167,12 @@ class KnowledgeStore:
         """Return (document, base, number of chunks) of all documents that are ready, for all
         owners."""
         query = (
-            select(DOCUMENT.c.id, DOCUMENT.c.base_id, func.count())
+            select(DOCUMENT.c.id, DOCUMENT.c.base_id, func.count().label("size"))
             .join(CHUNK, CHUNK.c.document_id == DOCUMENT.c.id)
             .where(DOCUMENT.c.status == "ready")
             .group_by(DOCUMENT.c.id, DOCUMENT.c.base_id)
         )
-        return [(row[0], row[1], row[2]) for row in self._db.rows(query)]
+        return [(row.id, row.base_id, row.size) for row in self._db.rows(query)]
 
     def chunks_in(self, document_id: str) -> list[Chunk]:
         """Return the chunks of a document of any owner."""
