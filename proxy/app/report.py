@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..backends.registry import Registry
 from ..config import Settings
 from ..web.services import Services
-from .storage import data_folder
+from .data_folder import data_folder
 
 LOOK = 0.2  # seconds between two checks of backends that have not answered yet
 APIS = "OpenAI, Anthropic, Ollama, GLM, llama.cpp"

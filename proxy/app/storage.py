@@ -13,46 +13,33 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..config import Settings, SettingsError
-from ..config import keys as key_rules
 from ..errors import StoreUnavailable
 from ..gateway import Embedder
 from ..runtime import private_files
 from ..runtime.blocking import run_in_native_thread
-from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from ..store.responses import MemoryResponses, ResponseStore
 from ..store.retry import retry_while_unavailable
+from .data_folder import DATABASE, FILES, data_folder
 
-if TYPE_CHECKING:
-    from sqlalchemy import URL
-
-    from ..knowledge.index import Index
-    from ..knowledge.ingest import Ingester
+if TYPE_CHECKING:  # these import SQLAlchemy
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
     from ..store.conversations import ConversationStore
-    from ..store.database import Database
-    from ..store.database_responses import DatabaseResponses
-    from ..store.file_store import FileStore
-    from ..store.knowledge import KnowledgeStore
-    from ..store.quota import Quota
     from ..store.sessions import SessionStore
+    from .stores import Stores
 
 NEEDED = ("sqlalchemy", "alembic")  # from the extras `knowledge` and `redis`
 NEEDED_FOR_KNOWLEDGE = (*NEEDED, "apsw")
-# The files in the data folder.
-DATABASE, INDEX, RESPONSES = FILES = ("slotproxy.db", "index.db", "responses.sqlite")
 AFTER = 3.0  # seconds from the start until existing data is opened: first answers have priority
 T = TypeVar("T")
 
@@ -77,6 +64,7 @@ class LazyServices:
         self._settings = settings
         self._embedder = embedder
         self._ranker = ranker
+        self._folder = Path(settings.data) if settings.data else data_folder()
         self._lock = threading.RLock()
         self._failed: tuple[float, StoreUnavailable | None] = 0.0, None  # when opening last failed
         self._there = _are_installed(NEEDED_FOR_KNOWLEDGE)
@@ -85,19 +73,19 @@ class LazyServices:
 
     @property
     def knowledge(self) -> Knowledge | None:
-        return self._lazy(lambda: self._knowledge) if self._there else None
+        return self._lazy(lambda stores: stores.knowledge) if self._there else None
 
     @property
     def conversations(self) -> ConversationStore | None:
-        return self._lazy(lambda: self._conversations) if self._there else None
+        return self._lazy(lambda stores: stores.conversations) if self._there else None
 
     @property
     def vector_stores(self) -> VectorStores | None:
-        return self._lazy(lambda: self._vector_stores) if self._there else None
+        return self._lazy(lambda stores: stores.vector_stores) if self._there else None
 
     @property
     def sessions(self) -> SessionStore | None:
-        return self._lazy(lambda: self._sessions) if self._there else None
+        return self._lazy(lambda stores: stores.sessions) if self._there else None
 
     def responses(self) -> ResponseStore:
         """Raises SettingsError if the settings need a database that cannot be opened."""
@@ -109,14 +97,14 @@ class LazyServices:
         if settings.state and not there:  # any worker may be asked for any response
             raise SettingsError("--state requires pip install slotproxy[redis]")
         if there and (settings.database or settings.data or settings.state):
-            return self._lazy(lambda: self._responses)
+            return self._lazy(lambda stores: stores.responses)
         return MemoryResponses(settings.stored_responses)
 
     def resume(self) -> None:
         """Open existing data, in the background."""
         for name in FILES:
             private_files.narrow(self._folder / name)
-        if self._there and (self._settings.database or self._file.exists()):
+        if self._there and (self._settings.database or (self._folder / DATABASE).exists()):
             once = partial(Lasting("opening the data store", no_pause).turn, self._open)
             opening = threading.Timer(AFTER, once)
             opening.daemon = True
@@ -134,18 +122,15 @@ class LazyServices:
             if self._closed.is_set():
                 return
             with self._lock:
-                _ = self._database, self._knowledge
-            from ..knowledge.reindex import (
-                reindex_missing,  # imported with the database
-            )
-
-            reindex_missing(self._rows, self._index)
+                stores = self._stores
+                _ = stores.knowledge
+            stores.reindex_missing()
 
         retry_while_unavailable(
             open_and_mend, patience=math.inf, pause=AFTER, sleep=self._closed.wait
         )
 
-    def _lazy(self, make: Callable[[], T]) -> T:
+    def _lazy(self, part: Callable[[Stores], T]) -> T:
         def locked() -> T:
             called = time.monotonic()
             with self._lock:
@@ -153,188 +138,39 @@ class LazyServices:
                 if fault is not None and failed >= called:
                     raise fault  # opening failed while this call waited for the lock
                 try:
-                    _ = self._database  # first, because it imports modules for the others
-                    return make()
+                    return part(self._stores)
                 except StoreUnavailable as error:
                     self._failed = time.monotonic(), error
                     raise
 
         return cast(T, LazyProxy(locked))
 
-    # each of these is created once, under the lock
-
-    @property
-    def _folder(self) -> Path:
-        """Where files of ours are kept."""
-        return Path(self._settings.data) if self._settings.data else data_folder()
-
-    @property
-    def _file(self) -> Path:
-        return self._folder / DATABASE
-
     @cached_property
-    def _database(self) -> Database:
-        def opened() -> Database:
-            if self._there:
-                import apsw  # noqa: F401
+    def _stores(self) -> Stores:
+        """Opened once, under the lock."""
 
-                from ..knowledge import ingest, stores  # noqa: F401
-                from ..knowledge.index import sqlite  # noqa: F401
-                from ..store import conversations  # noqa: F401
-            from ..store import former_responses  # noqa: F401
-            from ..store.outage import outage
+        def opened() -> Stores:
+            from .stores import Stores
 
-            try:
-                private_files.folder(self._folder, FILES)
-                return self._upgraded(self._settings.database or f"sqlite:///{self._file}")
-            except OSError as error:
-                raise (outage(error) or error) from error
+            return Stores(self._settings, self._folder, self._embedder, self._ranker, self._opened)
 
-        return self._opening(opened)
+        return run_in_native_thread(opened)  # its imports take half a second
 
-    def _opening(self, opened: Callable[[], Database]) -> Database:
-        database = run_in_native_thread(opened)  # its imports take half a second
-        self._opened.callback(database.close)
-        return database
-
-    def _upgraded(self, url: str | URL) -> Database:
-        from ..store.database import Database
-
-        database = Database(url, self._renamed)
-        try:
-            database.upgrade()
-        except BaseException:
-            database.close()
-            raise
-        return database
-
-    @property
-    def _renamed(self) -> Mapping[str, str]:
-        return key_rules.renamed(self._settings.keys)
-
-    @cached_property
-    def _responses(self) -> DatabaseResponses:
-        from ..store.database_responses import DatabaseResponses
-        from ..store.former_responses import move_from_file
-
-        move_from_file(self._folder / RESPONSES, self._database, self._renamed)
-        return DatabaseResponses(self._database, self._settings.stored_responses)
-
-    def _responses_in(self, file: Path) -> DatabaseResponses:
+    def _responses_in(self, file: Path) -> ResponseStore:
         """Opened at once: a file that cannot be used is a wrong setting. Raises SettingsError."""
 
-        def opened() -> Database:
-            from sqlalchemy import URL
+        def opened() -> ResponseStore:
+            from .stores import responses_in
 
-            from ..store import database_responses, former_responses  # noqa: F401
-
-            return self._upgraded(URL.create("sqlite", database=str(file)))
+            return responses_in(file, self._settings, self._opened)
 
         if not file.parent.is_dir():
             raise SettingsError(f"--response-store: no such directory: {file.parent}")
         try:
-            database = self._opening(opened)
-            from ..store.database_responses import DatabaseResponses
-            from ..store.former_responses import move_within
-
-            move_within(file, database, self._renamed)
+            return run_in_native_thread(opened)
         except StoreUnavailable as fault:
             raise SettingsError(f"--response-store: {file}: {fault.detail}") from None
-        return DatabaseResponses(database, self._settings.stored_responses)
-
-    @cached_property
-    def _rows(self) -> KnowledgeStore:
-        from ..store.knowledge import KnowledgeStore
-
-        return KnowledgeStore(self._database, self._quota)
-
-    @cached_property
-    def _index(self) -> Index:
-        from ..knowledge.index import Index, open_shelf
-
-        file = self._folder / INDEX
-        if not self._settings.database.startswith("postgresql"):
-            private_files.folder(self._folder, FILES)
-            private_files.database(file)
-        shelf = open_shelf(self._database.engine, file)
-        index = Index(shelf, self._embed if self._embedder else None)
-        self._opened.callback(index.close)
-        return index
-
-    @cached_property
-    def _ingester(self) -> Ingester:
-        from ..knowledge.ingest import Ingester
-        from ..knowledge.reading import ReadingLimits
-
-        limits = ReadingLimits(self._settings.reading_timeout, self._settings.reading_memory)
-        ingester = Ingester(self._rows, self._index, limits)
-        ingester.start()
-        self._opened.callback(ingester.close)
-        return ingester
-
-    @cached_property
-    def _knowledge(self) -> Knowledge:
-        from ..knowledge.service import Knowledge
-
-        rank = self._rank if self._ranker else None
-        most = self._settings.max_document
-        return Knowledge(self._rows, self._index, self._ingester, most, rank)
-
-    @cached_property
-    def _conversations(self) -> ConversationStore:
-        from ..store.conversations import ConversationStore
-
-        store = ConversationStore(self._database, quota=self._quota)
-        if self._settings.workers == 1 and not self._settings.database:
-            store.interrupted()  # no other worker can be writing them
-        return store
-
-    @cached_property
-    def _sessions(self) -> SessionStore:
-        from ..store.sessions import SessionStore
-
-        return SessionStore(self._database)
-
-    @cached_property
-    def _vector_stores(self) -> VectorStores:
-        from ..knowledge.stores import VectorStores
-
-        return VectorStores(self._knowledge, self._files)
-
-    @cached_property
-    def _files(self) -> FileStore:
-        from ..store.file_store import FileStore
-
-        return FileStore(self._database, self._quota)
-
-    @property
-    def _quota(self) -> Quota:
-        from ..store.quota import Quota
-
-        settings = self._settings
-        return Quota(settings.quota_files, settings.quota_documents, settings.quota_bytes)
-
-    def _embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
-        assert self._embedder is not None, "it is asked for only where there is one"
-        _, embedded = self._embedder.embed(model, list(texts), Cancel())
-        return [list(vector) for vector in embedded.vectors]
-
-    def _rank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        assert self._ranker is not None, "it is asked for only where there is one"
-        _, ranked = self._ranker.rerank("", query, texts, Cancel())
-        return ranked.scores
 
 
 def _are_installed(modules: Sequence[str]) -> bool:
     return all(importlib.util.find_spec(name) for name in modules)
-
-
-def data_folder() -> Path:
-    """The user's data folder, by the convention of the system."""
-    if sys.platform == "win32":
-        home = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        home = Path.home() / "Library" / "Application Support"
-    else:
-        home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "slotproxy"

@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec import structs
+from sqlalchemy import Engine
 
 from ...errors import (
     BackendDown,
@@ -22,11 +22,10 @@ from ...runtime.blocking import run_in_native_thread
 from . import lexical
 from .backend import IndexBackend
 from .fusion import fused
+from .postgres import PostgresShelf
 from .records import Embed, IndexEntry, IndexHit, IndexRow, QueryTerms
+from .sqlite import SqliteShelf
 from .vectors import embedded
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
 
 log = logging.getLogger("slotproxy.knowledge")
 
@@ -222,9 +221,5 @@ def open_shelf(engine: Engine | None = None, file: Path | None = None) -> IndexB
     """Open the shelf in `engine`'s PostgreSQL database, or else in the SQLite file `file` (None: a
     temporary file). Raises ImportError without the extra `knowledge`."""
     if engine is not None and engine.dialect.name == "postgresql":
-        from .postgres import PostgresShelf
-
         return PostgresShelf(engine)
-    from .sqlite import SqliteShelf
-
     return SqliteShelf(file)

@@ -17,13 +17,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from sqlalchemy import Connection, Engine
 
 from .lexical import VERSION
 from .records import IndexRow, Near, QueryTerms, Size
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
 
 log = logging.getLogger("slotproxy.knowledge")
 

@@ -73,8 +73,7 @@ class SqliteShelf:
         self._idle: deque[tuple[apsw.Connection, tuple[int, int]]] = deque()
         with open(file, "ab"):
             pass  # SQLite does not create it: see address()
-        with self._connection() as db:
-            db.execute("pragma journal_mode = wal").fetchall()
+        self._read(lambda db: db.execute("pragma journal_mode = wal").fetchall())
         self._write(_prepare)
 
     def put(self, base: str, rows: Sequence[IndexRow]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app.storage import FILES
+from proxy.app.data_folder import FILES
 from proxy.config import load
 from proxy.runtime import private_files
 from tests.fakes import client, wait_until

@@ -1,0 +1,135 @@
+"""The database, and all that is stored in it. Importing this takes half a second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+
+from sqlalchemy import URL
+
+from ..config import Settings
+from ..config import keys as key_rules
+from ..gateway import Embedder
+from ..knowledge.index import Index, open_shelf
+from ..knowledge.ingest import Ingester
+from ..knowledge.reading import ReadingLimits
+from ..knowledge.reindex import reindex_missing
+from ..knowledge.service import Knowledge
+from ..knowledge.stores import VectorStores
+from ..runtime import private_files
+from ..runtime.cancel import Cancel
+from ..store.conversations import ConversationStore
+from ..store.database import Database
+from ..store.database_responses import DatabaseResponses
+from ..store.file_store import FileStore
+from ..store.former_responses import move_from_file, move_within
+from ..store.knowledge import KnowledgeStore
+from ..store.outage import outage
+from ..store.quota import Quota
+from ..store.sessions import SessionStore
+from .data_folder import DATABASE, FILES, INDEX, RESPONSES
+
+
+class Stores:
+    """Opens the database in `folder`, or that of the settings, and registers what to close with
+    `closing`. Raises StoreUnavailable. Each part is created when it is first used; callers hold a
+    lock."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        embedder: Embedder | None,
+        ranker: Embedder | None,
+        closing: ExitStack,
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._embedder = embedder
+        self._ranker = ranker
+        self._closing = closing
+        self._quota = Quota(settings.quota_files, settings.quota_documents, settings.quota_bytes)
+        try:
+            private_files.folder(folder, FILES)
+            url = settings.database or f"sqlite:///{folder / DATABASE}"
+            self._database = _opened(url, settings, closing)
+        except OSError as error:
+            raise (outage(error) or error) from error
+
+    @cached_property
+    def responses(self) -> DatabaseResponses:
+        renamed = key_rules.renamed(self._settings.keys)
+        move_from_file(self._folder / RESPONSES, self._database, renamed)
+        return DatabaseResponses(self._database, self._settings.stored_responses)
+
+    @cached_property
+    def conversations(self) -> ConversationStore:
+        store = ConversationStore(self._database, quota=self._quota)
+        if self._settings.workers == 1 and not self._settings.database:
+            store.interrupted()  # no other worker can be writing them
+        return store
+
+    @cached_property
+    def sessions(self) -> SessionStore:
+        return SessionStore(self._database)
+
+    @cached_property
+    def vector_stores(self) -> VectorStores:
+        return VectorStores(self.knowledge, FileStore(self._database, self._quota))
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        limits = ReadingLimits(self._settings.reading_timeout, self._settings.reading_memory)
+        ingester = Ingester(self._rows, self._index, limits)
+        ingester.start()
+        self._closing.callback(ingester.close)
+        rank = self._rank if self._ranker else None
+        return Knowledge(self._rows, self._index, ingester, self._settings.max_document, rank)
+
+    def reindex_missing(self) -> None:
+        reindex_missing(self._rows, self._index)
+
+    @cached_property
+    def _rows(self) -> KnowledgeStore:
+        return KnowledgeStore(self._database, self._quota)
+
+    @cached_property
+    def _index(self) -> Index:
+        file = self._folder / INDEX
+        if not self._settings.database.startswith("postgresql"):
+            private_files.folder(self._folder, FILES)
+            private_files.database(file)
+        shelf = open_shelf(self._database.engine, file)
+        index = Index(shelf, self._embed if self._embedder else None)
+        self._closing.callback(index.close)
+        return index
+
+    def _embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        assert self._embedder is not None, "it is asked for only where there is one"
+        _, embedded = self._embedder.embed(model, list(texts), Cancel())
+        return [list(vector) for vector in embedded.vectors]
+
+    def _rank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        assert self._ranker is not None, "it is asked for only where there is one"
+        _, ranked = self._ranker.rerank("", query, texts, Cancel())
+        return ranked.scores
+
+
+def responses_in(file: Path, settings: Settings, closing: ExitStack) -> DatabaseResponses:
+    """The stored responses in a database of their own. Raises StoreUnavailable."""
+    database = _opened(URL.create("sqlite", database=str(file)), settings, closing)
+    move_within(file, database, key_rules.renamed(settings.keys))
+    return DatabaseResponses(database, settings.stored_responses)
+
+
+def _opened(url: str | URL, settings: Settings, closing: ExitStack) -> Database:
+    database = Database(url, key_rules.renamed(settings.keys))
+    try:
+        database.upgrade()
+    except BaseException:
+        database.close()
+        raise
+    closing.callback(database.close)
+    return database
