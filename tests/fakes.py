@@ -13,7 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
-from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.driver import Capabilities, Driver, Learned, ignore
 from proxy.backends.registry import Backend
 from proxy.config import Settings
 from proxy.core.events import Batch, Finished, Started, TextDelta
@@ -66,7 +66,7 @@ class ScriptedRun:
         self.closed.set()
 
 
-class ScriptedDriver:
+class ScriptedDriver(Driver):
     """A backend that plays a script. `tasks` are those it received; a token is a character."""
 
     def __init__(self, script: Script = (), caps: Capabilities = CAPS, up: bool = True) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
 from ..core.events import Batch
 from ..core.task import Task
 from ..core.usage import Usage
+from ..core.vectors import Embedded, Ranked
+from ..errors import Unsupported
 from ..runtime.cancel import Cancel
+
+Input = str | tuple[int, ...]
+SlotAction = Literal["save", "restore", "erase"]
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
@@ -85,100 +91,113 @@ class Run(Protocol):
         """Stop the run and free its slot. Safe to call again."""
 
 
-class Driver(Protocol):
-    """Talks to one backend. Every method raises only errors of `proxy.errors`."""
+class Driver(ABC):
+    """Talks to one backend. Every method raises only errors of `proxy.errors`.
 
+    The methods after `close` are for features that not every backend has; their defaults are those
+    of a backend without the feature."""
+
+    @abstractmethod
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Find out what the server can do, and get one token within `deadline` seconds. `learned`
         is called with the capabilities known before that token comes.
 
         Raises BackendDown, UpstreamFault, UpstreamTimeout."""
 
+    @abstractmethod
     def alive(self) -> bool:
         """Whether it responds: a cheap request that touches no slot."""
 
+    @abstractmethod
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         """Start a completion on `slot` (-1: any). `task.max_tokens` must be finite."""
 
+    @abstractmethod
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         """The token ids of a text; with `special`, including those that begin a prompt (BOS)."""
 
+    @abstractmethod
     def detokenize(self, tokens: list[int]) -> str:
         """The text of token ids. Raises CharacterCut if the server cannot return an incomplete
         character."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close idle connections."""
 
-
-@runtime_checkable
-class CountsSlots(Protocol):
-    """A driver that can count the slots of a server that does not report them."""
+    # for a server that does not report its slots, or its vocabulary
 
     def count_slots(self) -> tuple[int, bool]:
         """The number of slots (0 if it cannot be found out), and whether all were idle. If not,
         somebody else uses the server, and there may be more. What the slots hold is untouched."""
+        return 0, False
 
+    def n_vocab(self) -> int | None:
+        """The number of token ids, 0 if the backend does not reveal it; None if ids outside of the
+        vocabulary do no harm. Leaves the slots' content. Raises BackendBusy if no slot is free."""
+        return None
 
-SlotAction = Literal["save", "restore", "erase"]
-
-
-@runtime_checkable
-class KeepsSlots(Protocol):
-    """A driver whose server can save and restore slots."""
+    # for a server with `slot_save`, with `metrics`, or that reports the bytes of each token
 
     def slot_action(self, action: SlotAction, slot: int, file: str) -> tuple[int, int]:
         """Save a slot to a file of this name on the server, restore it from there, or erase it.
         Returns the number of tokens and bytes moved."""
-
-
-@runtime_checkable
-class CountsTokens(Protocol):
-    """A driver whose backend may have `metrics`."""
+        raise Unsupported("this model's backend cannot save slots")
 
     def counters(self) -> dict[str, float]:
         """The backend's counters, by llama-server's names (n_decode_total …)."""
-
-
-@runtime_checkable
-class TellsPieces(Protocol):
-    """A driver whose backend may report the bytes of each token."""
+        return {}
 
     def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
         """The tokens of a text with their bytes, None if the backend does not report them."""
+        return None
 
+    # for a server that makes embeddings and rankings
 
-@runtime_checkable
-class MakesPrompts(Protocol):
-    """A driver whose backend is `native`."""
+    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
+        """Embed at most `vectors.at_once(caps)` inputs."""
+        raise Unsupported("this model's backend does not support embeddings")
 
-    def prompt_ids(self, task: Task) -> list[int]:
-        """The token ids of the prompt that the backend renders for a task."""
+    def rerank(
+        self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
+    ) -> Ranked:
+        """Score the documents."""
+        raise Unsupported("this model's backend does not support embeddings")
 
+    # for a `native` backend
 
-@runtime_checkable
-class LoadsModel(Protocol):
-    """A driver whose server loads its model on the first request and may unload it."""
+    def prompt_ids(self, task: Task) -> list[int] | None:
+        """The token ids of the prompt that the backend renders for a task; None if it renders
+        none."""
+        return None
+
+    # for a server that loads its model on the first request and may unload it
 
     @property
     def status(self) -> str:
-        """unloaded, loading, loaded, sleeping or failed."""
+        """unloaded, loading, loaded, sleeping or failed; "" for a model that is always loaded."""
+        return ""
 
     @property
     def trouble(self) -> str:
         """Why the last load failed, "" if it did not."""
+        return ""
 
     @property
     def awaits(self) -> float:
         """Expected seconds until the model is loaded, 0 if it is."""
+        return 0.0
 
     def refresh(self) -> tuple[Capabilities, bool]:
         """What is known of the model, and whether its slots lost their content since the last call.
         Neither loads nor wakes the model."""
+        raise NotImplementedError
 
     def load(self, cancel: Cancel) -> Iterator[None]:
         """Wait until the result of `refresh` is not provisional, loading the model if necessary.
         Yields at every tick."""
+        raise NotImplementedError
 
     def loading(self) -> str:
         """A notice for a request that waits for the model, "" if it is loaded."""
+        return ""

@@ -35,9 +35,9 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
-from . import driver, relay, vectors, vocabulary
+from . import relay, vectors, vocabulary
 from .cost import check_cost
-from .driver import Capabilities, Learned, SlotAction, ignore
+from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
 from .probe import probe
 from .refusals import refusal
@@ -84,7 +84,7 @@ class _Repeated(msgspec.Struct):
     generation_settings: _Settings
 
 
-class LlamaCpp:
+class LlamaCpp(Driver):
     """A driver for one server.cpp at `url`. `options` are its constructor arguments without
     `connect`, which creates its connection pools."""
 
@@ -183,7 +183,7 @@ class LlamaCpp:
             return False
         return status in (200, 401, 403, 404)
 
-    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> driver.Run:
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         if task.backend_templates:
             body = relay.payload(task, slot)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)
@@ -249,9 +249,7 @@ class LlamaCpp:
             return content
         raise UpstreamFault("the backend returned invalid text")
 
-    def embed(
-        self, inputs: Sequence[vectors.Input], caps: Capabilities, cancel: Cancel
-    ) -> Embedded:
+    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
         return vectors.embed(self._ask, self._refusal, inputs, caps, cancel)
 
     def rerank(

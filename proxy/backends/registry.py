@@ -45,7 +45,7 @@ from ..runtime.cancel import Cancel
 from ..scheduling.interface import Scheduler
 from ..scheduling.state import BackendFacts
 from ..wire.router import Listed
-from .driver import Capabilities, CountsSlots, Driver, LoadsModel
+from .driver import Capabilities, Driver
 from .llamacpp import LlamaCpp
 from .probe import ROUTER
 from .router import Router
@@ -151,14 +151,12 @@ class Backend:
     def status(self) -> str:
         """unloaded, loading, loaded, sleeping or failed, if its server loads models on demand; ""
         if its model is fixed."""
-        return self.driver.status if isinstance(self.driver, LoadsModel) else ""
+        return self.driver.status
 
     @property
     def trouble(self) -> str:
         """What is wrong with it, "" for nothing."""
-        return self.error or (
-            self.driver.trouble if isinstance(self.driver, LoadsModel) and self.up else ""
-        )
+        return self.error or (self.driver.trouble if self.up else "")
 
     @property
     def provisional(self) -> bool:
@@ -396,8 +394,7 @@ class Registry:
         pool = self.pool(model)
         statuses = {b.status or "loaded" for b in pool if b.up}
         order = ("loaded", "loading", "sleeping", "unloaded", "failed")
-        on_demand = any(isinstance(b.driver, LoadsModel) for b in pool)
-        if not on_demand:
+        if not any(b.status for b in pool):
             return ""
         return next((status for status in order if status in statuses), "unloaded")
 
@@ -408,20 +405,19 @@ class Registry:
 
     def load(self, model: str, cancel: Cancel) -> Iterator[str]:
         """Load a model that is `unknown`. Yields a notice for the waiting request at every tick.
-        Raises like `LoadsModel.load`."""
+        Raises like `Driver.load`."""
         reason: GatewayError | None = None
         for backend in self.pool(model):
-            driver = backend.driver
-            if not (backend.up and isinstance(driver, LoadsModel)):
+            if not (backend.up and backend.status):
                 continue
             try:
-                for _ in driver.load(cancel):
-                    yield driver.loading()
+                for _ in backend.driver.load(cancel):
+                    yield backend.driver.loading()
             except UpstreamFault as error:
                 reason = error
                 self.failed(backend.name, error)
                 continue
-            self._refresh(backend, driver)
+            self._refresh(backend)
             return
         if reason is not None:
             raise reason
@@ -525,8 +521,8 @@ class Registry:
                 self._down(backend, None)
         elif backend.uncounted and time.monotonic() >= backend.count_at:
             self._recount(backend)
-        elif isinstance(backend.driver, LoadsModel):
-            self._refresh(backend, backend.driver)
+        elif backend.status:
+            self._refresh(backend)
 
     def _probe(self, backend: Backend) -> None:
         def learned(caps: Capabilities) -> None:
@@ -556,7 +552,7 @@ class Registry:
         except Exception:
             self._down(backend, UpstreamFault("health check failed, see the log"))
             raise
-        if isinstance(backend.driver, LoadsModel):
+        if backend.status:
             # Reported before it is up, or a request would be sent there rather than to a backend
             # that has the model loaded.
             backend.awaits = backend.driver.awaits
@@ -569,11 +565,11 @@ class Registry:
     def _count(self, backend: Backend) -> bool:
         """Count the slots if the server does not report them and none of our requests runs there.
         Returns whether the number changed."""
-        caps, driver = backend.caps, backend.driver
+        caps = backend.caps
         assert caps is not None, "counted after a probe"
-        if not isinstance(driver, CountsSlots) or self._scheduler.in_flight(backend.name):
+        if self._scheduler.in_flight(backend.name):
             return False
-        count, idle = driver.count_slots()
+        count, idle = backend.driver.count_slots()
         # Randomized: workers that started together would disturb each other's counts repeatedly.
         backend.count_at = time.monotonic() + backend.count_pause * random.uniform(0.5, 1.5)
         backend.count_pause = min(COUNT_PAUSE_MOST, 2 * backend.count_pause)
@@ -687,8 +683,9 @@ class Registry:
         if not backend.leaving:
             self._scheduler.mark(backend.name, up=False)
 
-    def _refresh(self, backend: Backend, driver: LoadsModel) -> None:
+    def _refresh(self, backend: Backend) -> None:
         """Report the state of a model that its server loads and unloads."""
+        driver = backend.driver
         caps, lost = driver.refresh()
         if caps != backend.caps or lost:
             if caps != backend.caps:

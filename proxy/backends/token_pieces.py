@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import BadRequest, CharacterCut, Unsupported
 from ..runtime.cancel import Cancel
-from .driver import Driver, TellsPieces
+from .driver import Driver
 from .tokens import TokenCounter
 
 MOST = 512  # different tokens that are detokenized one by one
@@ -19,10 +19,8 @@ def token_pieces(
     detokenized by itself, which fails for an incomplete character.
 
     Raises Unsupported, BadRequest, Cancelled."""
-    if isinstance(driver, TellsPieces) and len(text) <= WHOLE:
-        reported = driver.pieces(text, special)
-        if reported is not None:
-            return reported
+    if len(text) <= WHOLE and (reported := driver.pieces(text, special)) is not None:
+        return reported
     ids = counter.ids(text, special, cancel)
     if len(ids) > MOST_TOLD:
         raise BadRequest(

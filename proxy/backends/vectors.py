@@ -9,7 +9,7 @@ ranks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -20,25 +20,9 @@ from ..errors import BackendBusy, BadRequest, GatewayError, Unsupported, Upstrea
 from ..runtime.cancel import Cancel
 from ..wire import lenient
 from .cost import check_cost
-from .driver import Capabilities
+from .driver import Capabilities, Input
 
 T = TypeVar("T", bound=Struct)
-Input = str | tuple[int, ...]
-
-
-@runtime_checkable
-class Embeds(Protocol):
-    """A driver whose server can make embeddings and rankings."""
-
-    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        """Embed at most `at_once(caps)` inputs. Raises Unsupported if the server cannot."""
-
-    def rerank(
-        self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
-    ) -> Ranked:
-        """Score the documents. Raises Unsupported if the server cannot."""
-
-
 VECTORS = 4 * LONGEST  # nanoseconds to decode the vectors of one call: 32 of 8192 dimensions
 
 

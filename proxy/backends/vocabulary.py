@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol, runtime_checkable
 
 from ..errors import BackendBusy, BadRequest, Unsupported
 from .driver import Capabilities, Driver
@@ -21,27 +20,19 @@ MOST = STEP * STEP  # ids; larger than any vocabulary
 Existing = Callable[[Sequence[int]], set[int]]
 
 
-@runtime_checkable
-class CountsVocabulary(Protocol):
-    """A driver whose backend reveals the size of its vocabulary on request."""
-
-    def n_vocab(self) -> int:
-        """The number of token ids, 0 if the backend does not reveal it. Leaves the slots' content.
-        Raises BackendBusy if no slot is free."""
-
-
 class Vocabulary:
     """The vocabulary of the model behind one backend."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._lock = threading.Lock()
-        self._size = 0
+        self._size: int | None = 0
 
-    def size(self, caps: Capabilities) -> int:
-        """The number of token ids, 0 if unknown. Raises like `CountsVocabulary`."""
-        if caps.n_vocab or caps.queues or not isinstance(self._driver, CountsVocabulary):
-            return caps.n_vocab
+    def size(self, caps: Capabilities) -> int | None:
+        """The number of token ids, 0 if unknown, None if it does not matter. Raises like
+        `Driver.n_vocab`."""
+        if caps.n_vocab or caps.queues:
+            return caps.n_vocab or None
         with self._lock:
             if not self._size:
                 self._size = self._driver.n_vocab()
@@ -59,7 +50,7 @@ class Vocabulary:
         size = self.size(caps)
         if size:
             within(ids, size, param)
-        elif not caps.queues and isinstance(self._driver, CountsVocabulary):
+        elif size is not None:
             raise Unsupported(
                 "this model's backend does not report its vocabulary, so token ids cannot be"
                 " checked: send text",

@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import msgspec
 
-from ..backends.driver import Capabilities
+from ..backends.driver import Capabilities, Driver, Input
 from ..backends.registry import Backend, Registry
-from ..backends.vectors import Embeds, Input, at_once
+from ..backends.vectors import at_once
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
 from ..errors import (
@@ -70,7 +70,7 @@ class Embedder:
         results: dict[int, Embedded] = {}
 
         def one(i: int, inner: Cancel) -> None:
-            def call(driver: Embeds, caps: Capabilities) -> Embedded:
+            def call(driver: Driver, caps: Capabilities) -> Embedded:
                 return driver.embed(parts[i], caps, inner)
 
             results[i] = self._leased(
@@ -93,7 +93,7 @@ class Embedder:
         model, name = self.registry.resolve(name)
         self._first(model)
 
-        def call(driver: Embeds, caps: Capabilities) -> Ranked:
+        def call(driver: Driver, caps: Capabilities) -> Ranked:
             return driver.rerank(query, documents, caps, cancel)
 
         return name, self._leased(
@@ -129,7 +129,7 @@ class Embedder:
         counts = [backend.counter.count(text, cancel, limit) for text in texts]
         vectors: list[Embedded] = []
 
-        def batch(driver: Embeds, caps: Capabilities) -> None:
+        def batch(driver: Driver, caps: Capabilities) -> None:
             end = time.monotonic() + SECONDS
             for text in texts[len(vectors) : len(vectors) + TEXTS]:
                 vectors.append(driver.embed((text,), caps, cancel))
@@ -146,7 +146,7 @@ class Embedder:
         return Embedded(tuple(item.vectors[0] for item in vectors), sum(counts))
 
     def _leased(
-        self, want: SlotRequest, call: Callable[[Embeds, Capabilities], T], cancel: Cancel
+        self, want: SlotRequest, call: Callable[[Driver, Capabilities], T], cancel: Cancel
     ) -> T:
         """Run a call on a backend, and on another one if that fails. All waiting in the queue has
         one deadline."""
@@ -172,9 +172,8 @@ class Embedder:
                     if backend is None:
                         want = _without(want, lease.backend)
                     continue
-                driver = _embeds(backend)
                 outcome = CUT
-                result = call(driver, backend.caps)
+                result = call(backend.driver, backend.caps)
                 outcome = WHOLE
                 return result
             except BackendBusy as error:
@@ -205,12 +204,6 @@ def _text(backend: Backend, item: Input, place: int) -> str:
 
 def _without(want: SlotRequest, name: str) -> SlotRequest:
     return msgspec.structs.replace(want, exclude=want.exclude | {name})
-
-
-def _embeds(backend: Backend) -> Embeds:
-    if not isinstance(backend.driver, Embeds):
-        raise Unsupported("this model's backend does not support embeddings")
-    return backend.driver
 
 
 def _side_by_side(work: Callable[[int, Cancel], None], count: int, cancel: Cancel) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ..backends.driver import CountsTokens, Driver, MakesPrompts
+from ..backends.driver import Driver
 from ..backends.registry import UNNAMED, Backend
 from ..backends.run import TOKEN_TEXT
 from ..backends.token_pieces import token_pieces
@@ -81,8 +81,8 @@ class Gateway:
         """The token ids of an answer's first prompt."""
         task = answer.tasks[0]
         backend = self._any(answer.model)
-        if isinstance(backend.driver, MakesPrompts):
-            return backend.driver.prompt_ids(task)
+        if (ids := backend.driver.prompt_ids(task)) is not None:
+            return ids
         if isinstance(task.prompt, tuple):
             return list(task.prompt)
         return backend.counter.ids(task.prompt, cancel=cancel)
@@ -95,8 +95,8 @@ class Gateway:
         model, _ = self.registry.resolve(request.model)
         self._load(model)
         backend, task = self._any(model), self.tasks(request, model, cancel)[0]
-        if isinstance(backend.driver, MakesPrompts):
-            return len(backend.driver.prompt_ids(task))
+        if (ids := backend.driver.prompt_ids(task)) is not None:
+            return len(ids)
         return backend.counter.count(task.prompt, cancel, limit)
 
     def fits(self, request: CompletionRequest, room: int, cancel: Cancel | None = None) -> bool:
@@ -121,8 +121,8 @@ class Gateway:
         model, _ = self.registry.resolve(request.model)
         self._load(model)
         driver, task = self._any(model).driver, self.tasks(request, model)[0]
-        if isinstance(driver, MakesPrompts):
-            return driver.detokenize(driver.prompt_ids(task))
+        if (ids := driver.prompt_ids(task)) is not None:
+            return driver.detokenize(ids)
         assert isinstance(task.prompt, str), "a chat is rendered to text"
         return task.prompt
 
@@ -243,9 +243,8 @@ class Gateway:
 
 
 def _counters(driver: Driver) -> dict[str, float]:
-    if isinstance(driver, CountsTokens):
-        with contextlib.suppress(GatewayError):
-            return driver.counters()
+    with contextlib.suppress(GatewayError):
+        return driver.counters()
     return {}
 
 

@@ -7,7 +7,7 @@ import contextlib
 
 import msgspec
 
-from ..backends.driver import Capabilities, KeepsSlots, LoadsModel, Run
+from ..backends.driver import Capabilities, Run
 from ..backends.registry import Backend
 from ..core.events import Finished
 from ..core.task import Task
@@ -47,15 +47,13 @@ class LeasedSlot:
 
     def loading(self) -> str:
         """A notice for a client that waits for the model to be loaded, "" once it is loaded."""
-        driver = self.backend.driver
-        return driver.loading() if isinstance(driver, LoadsModel) else ""
+        return self.backend.driver.loading()
 
     def prepare(self) -> None:
         """Save what the slot holds and restore its new prompt, if the grant says so. If that
         fails, the prompt is evaluated instead. Raises Cancelled."""
         lease, driver, clock = self._lease, self.backend.driver, self._context.clock
-        grant = lease.grant
-        if not (grant.save or grant.restore is not None) or not isinstance(driver, KeepsSlots):
+        if not lease.grant.save and lease.grant.restore is None:
             return
         for step in lease.steps():
             began = clock()
@@ -159,9 +157,7 @@ class LeasedSlot:
             self._context.registry.give_back(self.backend)
 
     def _erase(self, outcome: Outcome) -> None:
-        driver = self.backend.driver
         number = outcome.slot if outcome.slot >= 0 else self._lease.slot.id
-        if isinstance(driver, KeepsSlots):
-            # If this fails, the scheduler requests a fresh evaluation there.
-            with contextlib.suppress(GatewayError):
-                driver.slot_action("erase", number, "")
+        # If this fails, the scheduler requests a fresh evaluation there.
+        with contextlib.suppress(GatewayError):
+            self.backend.driver.slot_action("erase", number, "")

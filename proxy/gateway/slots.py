@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast, get_args
 
-from ..backends.driver import KeepsSlots, SlotAction
+from ..backends.driver import SlotAction
 from ..backends.registry import Registry
 from ..errors import BadRequest, NoBackend, Unsupported
 
@@ -19,7 +19,6 @@ def act(registry: Registry, name: str, action: str, slot: int, file: str) -> tup
     backend = registry.backends.get(name)
     if backend is None or not backend.up or backend.caps is None:
         raise NoBackend("the backend is down")
-    driver = backend.driver
-    if not isinstance(driver, KeepsSlots) or not backend.caps.slot_save:
+    if not backend.caps.slot_save:
         raise Unsupported("the backend cannot save slots: start it with --slot-save-path")
-    return driver.slot_action(cast(SlotAction, action), slot, file)
+    return backend.driver.slot_action(cast(SlotAction, action), slot, file)

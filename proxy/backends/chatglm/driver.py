@@ -25,7 +25,7 @@ from ...errors import (
 from ...prompting.constraints import callable_tools
 from ...prompting.prompt import begun
 from ...runtime.cancel import Cancel
-from ..driver import Capabilities, Learned, ignore
+from ..driver import Capabilities, Driver, Learned, ignore
 from .client import Link, PendingCall
 from .model_file import ModelFile, look
 from .parameters import LACKS, check, sampling
@@ -50,7 +50,7 @@ from .supervisor import Launch, Supervisor
 SLICE = 0.5  # seconds a health check waits for a model that is being loaded
 
 
-class ChatGLM:
+class ChatGLM(Driver):
     """A driver for one model file; `launch` starts an engine for it. `eager` loads it at the first
     probe rather than at the first request; it is unloaded after `idle` idle seconds, 0: never."""
 

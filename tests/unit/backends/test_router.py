@@ -26,11 +26,10 @@ KNOWN = msgspec.structs.replace(
 class Lazy(ScriptedDriver):
     """A model that is loaded by its first request."""
 
-    trouble = ""
+    status = "unloaded"
 
     def __init__(self, error: GatewayError | None = None) -> None:
         super().__init__(caps=UNKNOWN)
-        self.status = "unloaded"
         self.loads = 0
         self.lost = False
         self._error = error

@@ -21,6 +21,9 @@ class Server:
     def ids(self, text: str, special: bool, cancel: Cancel) -> list[int]:
         return [int(number) for number in text.split()]
 
+    def pieces(self, text: str, special: bool) -> None:
+        return None
+
     def detokenize(self, ids: list[int]) -> str:
         self.asked += 1
         if self.error is not None:

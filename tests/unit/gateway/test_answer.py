@@ -249,8 +249,6 @@ class Loads(ScriptedDriver):
     """Its model is loaded when a request asks for it. `fault` is raised instead."""
 
     status = "unloaded"
-    trouble = ""
-    awaits = 0.0
 
     def __init__(self, fault: GatewayError | None = None) -> None:
         super().__init__(caps=msgspec.structs.replace(CAPS, provisional=True))
