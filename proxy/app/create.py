@@ -36,7 +36,6 @@ from ..web import (
     pages,
     reference,
     responses,
-    slots,
     status,
     vector_stores,
 )
@@ -73,7 +72,7 @@ def with_routes(settings: Settings) -> Application:
     app = Application("slotproxy")
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = settings.api_prefix
-    for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, slots, status):
+    for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, status):
         app.register_blueprint(routes.blueprint, url_prefix=prefix)
     for kept in (files, vector_stores, data, reference):
         app.register_blueprint(kept.blueprint, url_prefix=prefix)

@@ -20,10 +20,7 @@ blueprint = Blueprint("anthropic", __name__)
 
 @post(blueprint, "/v1/messages")
 def messages(services: Services, environ: Environ) -> Response:
-    sent = completion_view(services, environ, anthropic, "msg_")
-    sent.status_code = status(sent.status_code)
-    sent.headers["request-id"] = Record.of(environ).id
-    return sent
+    return _theirs(completion_view(services, environ, anthropic, "msg_"), environ)
 
 
 @blueprint.post("/v1/messages/count_tokens")
@@ -33,11 +30,11 @@ def count_tokens() -> Response:
         with disconnect.watched(request.environ) as cancel:
             return {"input_tokens": services.gateway.count(asked, cancel)}
 
-    return _theirs(json_view(view, anthropic.error))
+    return _theirs(json_view(view, anthropic.error), request.environ)
 
 
-def _theirs(response: Response) -> Response:
+def _theirs(response: Response, environ: Environ) -> Response:
     """Apply Anthropic's status for "overloaded" and its name for the request id header."""
     response.status_code = status(response.status_code)
-    response.headers["request-id"] = Record.of(request.environ).id
+    response.headers["request-id"] = Record.of(environ).id
     return response

@@ -11,15 +11,14 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
-from ..dialects import openai
-from ..errors import GatewayError, NotFound
+from ..errors import NotFound
 from . import body
 from .background import encoded
 from .observability import Record
-from .services import Services, current_services
-from .spine import json_view, passthrough, refuse
+from .services import Services
+from .spine import json_route, passthrough
 
 if TYPE_CHECKING:
     from ..knowledge.service import Knowledge
@@ -33,16 +32,10 @@ SENT = 64 << 10  # bytes sent together
 _encode = msgspec.json.Encoder().encode
 
 
-@blueprint.get("/v1/data")
-def export() -> Response:
-    services = current_services()
-    record = Record.of(request.environ)
-    try:
-        record.key = services.keys.check(request.environ)
-        parts = _gathered(_exported(services, record.key))
-        first = next(parts)  # raises if the data cannot be read
-    except GatewayError as error:
-        return refuse(error, openai.error, record)
+@json_route(blueprint, "GET", "/v1/data")
+def export(services: Services, record: Record) -> Response:
+    parts = _gathered(_exported(services, record.key))
+    first = next(parts)  # raises if the data cannot be read
     return passthrough(chain((first,), parts), body.JSON, [])
 
 
@@ -132,21 +125,18 @@ def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(held)
 
 
-@blueprint.delete("/v1/data")
-def delete() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        owner = record.key
-        services.ongoing.cancel(owner)  # unfinished responses would be stored later
-        gone = {"responses": services.store.clear(owner)}
-        if services.conversations is not None:
-            gone["conversations"] = services.conversations.clear(owner)
-        if services.vector_stores is not None:
-            files = services.vector_stores.files(owner)
-            for file in files:
-                services.vector_stores.delete_file(owner, file.file_id)
-            gone["files"] = len(files)
-        if services.knowledge is not None:
-            gone["knowledge_bases"] = services.knowledge.delete_all(owner)
-        return {"object": "data.deleted", "deleted": gone}
-
-    return json_view(view)
+@json_route(blueprint, "DELETE", "/v1/data")
+def delete(services: Services, record: Record) -> Any:
+    owner = record.key
+    services.ongoing.cancel(owner)  # unfinished responses would be stored later
+    gone = {"responses": services.store.clear(owner)}
+    if services.conversations is not None:
+        gone["conversations"] = services.conversations.clear(owner)
+    if services.vector_stores is not None:
+        files = services.vector_stores.files(owner)
+        for file in files:
+            services.vector_stores.delete_file(owner, file.file_id)
+        gone["files"] = len(files)
+    if services.knowledge is not None:
+        gone["knowledge_bases"] = services.knowledge.delete_all(owner)
+    return {"object": "data.deleted", "deleted": gone}

@@ -16,7 +16,7 @@ from . import body, disconnect
 from .large import parsed
 from .observability import Record
 from .services import Services
-from .spine import json_view
+from .spine import json_route, json_view
 
 blueprint = Blueprint("embeddings", __name__)
 
@@ -75,18 +75,11 @@ def _embed(
     return json_view(view, shape)
 
 
-@blueprint.post("/v1/rerank")
-@blueprint.post("/v2/rerank")
-@blueprint.post("/rerank")
-@blueprint.post("/v1/reranking")
-@blueprint.post("/reranking")
-def ranked() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        asked = rerank.parse(body.read_json(request.environ, services.settings.max_body))
-        services.observer.begin(record)
-        with disconnect.watched(request.environ) as cancel:
-            name, result = services.ranker.rerank(asked.model, asked.query, asked.documents, cancel)
-        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
-        return rerank.reply(asked, record.id, name, result.scores, result.tokens)
-
-    return json_view(view)
+@json_route(blueprint, "POST", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/reranking")
+def ranked(services: Services, record: Record) -> Any:
+    asked = rerank.parse(body.read_json(request.environ, services.settings.max_body))
+    services.observer.begin(record)
+    with disconnect.watched(request.environ) as cancel:
+        name, result = services.ranker.rerank(asked.model, asked.query, asked.documents, cancel)
+    record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+    return rerank.reply(asked, record.id, name, result.scores, result.tokens)

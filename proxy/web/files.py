@@ -6,76 +6,53 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from ..dialects import file_objects, listing, openai
-from ..errors import GatewayError
+from ..dialects import file_objects, listing
 from .form import read_form
 from .observability import Record
-from .services import Services, current_services
-from .spine import json_view, passthrough, refuse
+from .services import Services
+from .spine import json_route, passthrough
 from .vector_stores import opened
 
 blueprint = Blueprint("files", __name__)
 
 
-@blueprint.post("/v1/files")
-@blueprint.post("/files")
-def upload() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        bounds = services.settings.max_document, services.settings.max_body
-        with read_form(request.environ, *bounds) as form:
-            sent = next((one for one in form.files if one.field == "file"), None)
-            asked = file_objects.parse(form.fields, None if sent is None else sent.name)
-            assert sent is not None, "the parser rejects a form without one"
-            kept = opened(services).upload(
-                record.key, asked.filename, asked.purpose, sent.data, asked.lasts
-            )
-        return file_objects.reply(kept)
-
-    return json_view(view)
+@json_route(blueprint, "POST", "/v1/files", "/files")
+def upload(services: Services, record: Record) -> Any:
+    bounds = services.settings.max_document, services.settings.max_body
+    with read_form(request.environ, *bounds) as form:
+        sent = next((one for one in form.files if one.field == "file"), None)
+        asked = file_objects.parse(form.fields, None if sent is None else sent.name)
+        assert sent is not None, "the parser rejects a form without one"
+        kept = opened(services).upload(
+            record.key, asked.filename, asked.purpose, sent.data, asked.lasts
+        )
+    return file_objects.reply(kept)
 
 
-@blueprint.get("/v1/files")
-@blueprint.get("/files")
-def listed() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        page = listing.parse(request.args, file_objects.MOST_LISTED, file_objects.MOST_LISTED)
-        purpose = request.args.get("purpose")
-        files = opened(services).files(record.key)
-        wanted = [one for one in files if not purpose or one.purpose == purpose]
-        return listing.reply(page, wanted, lambda one: one.file_id, file_objects.reply)
-
-    return json_view(view)
+@json_route(blueprint, "GET", "/v1/files", "/files")
+def listed(services: Services, record: Record) -> Any:
+    page = listing.parse(request.args, file_objects.MOST_LISTED, file_objects.MOST_LISTED)
+    purpose = request.args.get("purpose")
+    files = opened(services).files(record.key)
+    wanted = [one for one in files if not purpose or one.purpose == purpose]
+    return listing.reply(page, wanted, lambda one: one.file_id, file_objects.reply)
 
 
-@blueprint.get("/v1/files/<key>")
-@blueprint.get("/files/<key>")
-def read(key: str) -> Response:
-    return json_view(
-        lambda services, record: file_objects.reply(opened(services).file(record.key, key))
-    )
+@json_route(blueprint, "GET", "/v1/files/<key>", "/files/<key>")
+def read(services: Services, record: Record, key: str) -> Any:
+    return file_objects.reply(opened(services).file(record.key, key))
 
 
-@blueprint.delete("/v1/files/<key>")
-@blueprint.delete("/files/<key>")
-def delete(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        opened(services).delete_file(record.key, key)
-        return file_objects.deleted(key)
-
-    return json_view(view)
+@json_route(blueprint, "DELETE", "/v1/files/<key>", "/files/<key>")
+def delete(services: Services, record: Record, key: str) -> Any:
+    opened(services).delete_file(record.key, key)
+    return file_objects.deleted(key)
 
 
-@blueprint.get("/v1/files/<key>/content")
-@blueprint.get("/files/<key>/content")
-def content(key: str) -> Response:
+@json_route(blueprint, "GET", "/v1/files/<key>/content", "/files/<key>/content")
+def content(services: Services, record: Record, key: str) -> Response:
     """Return the bytes as uploaded, with headers that keep browsers from running them."""
-    services = current_services()
-    record = Record.of(request.environ)
-    try:
-        record.key = services.keys.check(request.environ)
-        file, data = opened(services).content(record.key, key)
-    except GatewayError as error:
-        return refuse(error, openai.error, record)
+    file, data = opened(services).content(record.key, key)
     headers = [
         ("Content-Length", str(file.size)),
         ("Content-Disposition", "attachment"),

@@ -6,7 +6,8 @@ erasing a slot needs a key named in the setting `admins`.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 from flask import Blueprint, Response, request
 
@@ -17,9 +18,10 @@ from . import body, seen
 from .fastpath import Environ, post
 from .observability import Record
 from .services import Services
-from .spine import completion_view, json_view
+from .spine import completion_view, json_route
 
 blueprint = Blueprint("native", __name__)
+_route = partial(json_route, blueprint, shape=llamacpp_native.error)
 
 
 @post(blueprint, "/completion")
@@ -32,69 +34,55 @@ def infill(services: Services, environ: Environ) -> Response:
     return completion_view(services, environ, llamacpp_native.infill, "")
 
 
-@blueprint.route("/cors-proxy", methods=["GET", "POST"])
-def cors_proxy() -> Response:
+@_route("GET POST", "/cors-proxy")
+def cors_proxy(services: Services, record: Record) -> NoReturn:
     """llama-server's proxy for its own page, which the gateway does not offer."""
-
-    def view(services: Services, record: Record) -> Any:
-        raise Forbidden("slotproxy does not fetch from other hosts on behalf of a web page")
-
-    return json_view(view, llamacpp_native.error)
+    raise Forbidden("slotproxy does not fetch from other hosts on behalf of a web page")
 
 
-@blueprint.post("/apply-template")
-def apply_template() -> Response:
+@_route("POST", "/apply-template")
+def apply_template(services: Services, record: Record) -> Any:
     """Return the prompt of a chat: {messages, …} gives {prompt}."""
-
-    def view(services: Services, record: Record) -> Any:
-        asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
-        return {"prompt": services.gateway.prompt(asked)}
-
-    return json_view(view, llamacpp_native.error)
+    asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
+    return {"prompt": services.gateway.prompt(asked)}
 
 
-@blueprint.get("/props")
-def props() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        registry = services.gateway.registry
-        model, name = registry.resolve(fields.text(request.args, "model"))
-        backends = registry.pool(model)
-        caps = [b.caps for b in backends if b.caps is not None]
-        shown = next((c for c in caps if c.template), caps[0] if caps else None)
-        sees, hears = any(c.vision for c in caps), any(c.audio for c in caps)
-        return {
-            "default_generation_settings": {
-                "n_ctx": max((b.n_ctx for b in backends), default=0),
-                "params": shown.settings if shown else {},
-            },
-            "total_slots": sum(services.gateway.scheduler.slots(b.name) for b in backends),
-            "model_alias": name,
-            "model_path": "",
-            "modalities": {"vision": sees, "audio": hears},
-            "endpoint_slots": True,
-            "endpoint_props": False,
-            "endpoint_metrics": services.settings.metrics,
-            "chat_template": shown.template if shown else "",
-            "bos_token": shown.bos_token if shown else "",
-            "eos_token": shown.eos_token if shown else "",
-            "build_info": shown.build if shown else "",
-            "user_name": services.settings.user_name,
-            "assistant_name": services.settings.ai_name,
-        }
-
-    return json_view(view, llamacpp_native.error)
+@_route("GET", "/props")
+def props(services: Services, record: Record) -> Any:
+    registry = services.gateway.registry
+    model, name = registry.resolve(fields.text(request.args, "model"))
+    backends = registry.pool(model)
+    caps = [b.caps for b in backends if b.caps is not None]
+    shown = next((c for c in caps if c.template), caps[0] if caps else None)
+    sees, hears = any(c.vision for c in caps), any(c.audio for c in caps)
+    return {
+        "default_generation_settings": {
+            "n_ctx": max((b.n_ctx for b in backends), default=0),
+            "params": shown.settings if shown else {},
+        },
+        "total_slots": sum(services.gateway.scheduler.slots(b.name) for b in backends),
+        "model_alias": name,
+        "model_path": "",
+        "modalities": {"vision": sees, "audio": hears},
+        "endpoint_slots": True,
+        "endpoint_props": False,
+        "endpoint_metrics": services.settings.metrics,
+        "chat_template": shown.template if shown else "",
+        "bos_token": shown.bos_token if shown else "",
+        "eos_token": shown.eos_token if shown else "",
+        "build_info": shown.build if shown else "",
+        "user_name": services.settings.user_name,
+        "assistant_name": services.settings.ai_name,
+    }
 
 
-@blueprint.get("/slots")
-def slots() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        shown = seen.names(services, record.key)
-        slots = [{**slot, "backend": shown(slot["backend"])} for slot in _slots(services)]
-        if request.args.get("fail_on_no_slot") and all(s["is_processing"] for s in slots):
-            raise NoBackend("no slot available", retry_after=1.0)
-        return slots
-
-    return json_view(view, llamacpp_native.error)
+@_route("GET", "/slots")
+def slots(services: Services, record: Record) -> Any:
+    shown = seen.names(services, record.key)
+    slots = [{**slot, "backend": shown(slot["backend"])} for slot in _slots(services)]
+    if request.args.get("fail_on_no_slot") and all(s["is_processing"] for s in slots):
+        raise NoBackend("no slot available", retry_after=1.0)
+    return slots
 
 
 def _slots(services: Services) -> list[dict[str, Any]]:
@@ -117,22 +105,19 @@ def _slots(services: Services) -> list[dict[str, Any]]:
     return out
 
 
-@blueprint.post("/slots/<int:number>")
-def slot_action(number: int) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        if not record.key or record.key not in services.settings.admins:
-            raise Forbidden("changing slots requires an admin API key: see the setting admins")
-        action = request.args.get("action", "")
-        file = ""
-        if action != "erase":
-            asked = body.read_json(request.environ, services.settings.max_body)
-            file = llamacpp_slots.parse_filename(asked)
-        slot = next((s for s in _slots(services) if s["id"] == number), None)
-        if slot is None:
-            raise NotFound(f"no such slot: {number}")
-        tokens, size = act(
-            services.gateway.registry, slot["backend"], action, slot["backend_slot"], file
-        )
-        return {"id_slot": number, "filename": file, "action": action, "n": tokens, "bytes": size}
-
-    return json_view(view, llamacpp_native.error)
+@_route("POST", "/slots/<int:number>")
+def slot_action(services: Services, record: Record, number: int) -> Any:
+    if not record.key or record.key not in services.settings.admins:
+        raise Forbidden("changing slots requires an admin API key: see the setting admins")
+    action = request.args.get("action", "")
+    file = ""
+    if action != "erase":
+        asked = body.read_json(request.environ, services.settings.max_body)
+        file = llamacpp_slots.parse_filename(asked)
+    slot = next((s for s in _slots(services) if s["id"] == number), None)
+    if slot is None:
+        raise NotFound(f"no such slot: {number}")
+    tokens, size = act(
+        services.gateway.registry, slot["backend"], action, slot["backend_slot"], file
+    )
+    return {"id_slot": number, "filename": file, "action": action, "n": tokens, "bytes": size}

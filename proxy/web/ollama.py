@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
 
 from flask import Blueprint, Response, request
 
@@ -16,9 +17,10 @@ from . import body
 from .fastpath import Environ, post
 from .observability import Record
 from .services import Services
-from .spine import completion_view, json_view
+from .spine import completion_view, json_route, json_view
 
 blueprint = Blueprint("ollama", __name__)
+_route = partial(json_route, blueprint, shape=common.error)
 
 
 @post(blueprint, "/api/chat")
@@ -51,31 +53,29 @@ def _early(
     return answer
 
 
-@blueprint.get("/api/version")
-def version() -> Response:
-    return json_view(lambda services, record: {"version": models.VERSION}, common.error)
+@_route("GET", "/api/version")
+def version(services: Services, record: Record) -> Any:
+    return {"version": models.VERSION}
 
 
-@blueprint.get("/api/tags")
-def tags() -> Response:
-    return _listed(models.tag)
+@_route("GET", "/api/tags")
+def tags(services: Services, record: Record) -> Any:
+    return {"models": [models.tag(one) for one in _models(services)]}
 
 
-@blueprint.get("/api/ps")
-def running() -> Response:
-    return _listed(models.running, ("", "loaded", "sleeping"))
+@_route("GET", "/api/ps")
+def running(services: Services, record: Record) -> Any:
+    loaded = [one for one in _models(services) if one.status in ("", "loaded", "sleeping")]
+    return {"models": [models.running(one) for one in loaded]}
 
 
-@blueprint.post("/api/show")
-def show() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        asked = body.read_json(request.environ, services.settings.max_body)
-        name = models.parse_show(asked)
-        if name not in services.gateway.registry.names():
-            raise ModelNotFound(f"model {name[:100]!r} not found")
-        return models.show(_model(services, name))
-
-    return json_view(view, common.error)
+@_route("POST", "/api/show")
+def show(services: Services, record: Record) -> Any:
+    asked = body.read_json(request.environ, services.settings.max_body)
+    name = models.parse_show(asked)
+    if name not in services.gateway.registry.names():
+        raise ModelNotFound(f"model {name[:100]!r} not found")
+    return models.show(_model(services, name))
 
 
 @blueprint.route("/api/pull", methods=["POST"])
@@ -85,22 +85,14 @@ def show() -> Response:
 @blueprint.route("/api/delete", methods=["DELETE", "POST"])
 @blueprint.route("/api/blobs/<path:digest>", methods=["HEAD", "POST"])
 def not_ours(digest: str = "") -> Response:
-    def view(services: Services, record: Record) -> Any:
+    def view(services: Services, record: Record) -> NoReturn:
         raise Unsupported("models are configured when the backends start, not through this API")
 
     return json_view(view, common.error)
 
 
-def _listed(
-    entry: Callable[[models.OllamaModel], dict[str, Any]], status: Container[str] | None = None
-) -> Response:
-    """List models, or only those with one of the states in `status`."""
-
-    def view(services: Services, record: Record) -> Any:
-        models_ = [_model(services, name) for name in services.gateway.registry.names()]
-        return {"models": [entry(one) for one in models_ if status is None or one.status in status]}
-
-    return json_view(view, common.error)
+def _models(services: Services) -> list[models.OllamaModel]:
+    return [_model(services, name) for name in services.gateway.registry.names()]
 
 
 def _model(services: Services, name: str) -> models.OllamaModel:

@@ -16,12 +16,12 @@ from ..dialects import (
     openai_completions,
 )
 from ..dialects.anthropic import models as claude
-from ..errors import ModelNotFound
+from ..errors import GatewayError, ModelNotFound
 from . import body, disconnect, glm
 from .fastpath import Environ, post
 from .observability import Record
 from .services import Services
-from .spine import completion_view, json_view
+from .spine import completion_view, json_route
 
 blueprint = Blueprint("openai", __name__)
 
@@ -41,44 +41,37 @@ def both_completions(services: Services, environ: Environ) -> Response:
     return completion_view(services, environ, completions_both, "cmpl-")
 
 
-@blueprint.post("/v1/chat/completions/input_tokens")
-@blueprint.post("/chat/completions/input_tokens")
-def input_tokens() -> Response:
+@json_route(
+    blueprint, "POST", "/v1/chat/completions/input_tokens", "/chat/completions/input_tokens"
+)
+def input_tokens(services: Services, record: Record) -> Any:
     """Count the tokens of a chat's prompt, as llama-server does."""
-
-    def view(services: Services, record: Record) -> Any:
-        asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
-        with disconnect.watched(request.environ) as cancel:
-            count = services.gateway.count(asked, cancel)
-        return {"object": "response.input_tokens", "input_tokens": count}
-
-    return json_view(view)
-
-
-@blueprint.get("/v1/models")
-@blueprint.get("/models")
-def models() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        listed = [_model(services, name) for name in services.gateway.registry.names()]
-        return claude.listed(listed) if _theirs() else {"object": "list", "data": listed}
-
-    return json_view(view, anthropic.error if _theirs() else openai.error)
-
-
-@blueprint.get("/v1/models/<path:name>")
-@blueprint.get("/models/<path:name>")
-def model(name: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        if name not in services.gateway.registry.names():
-            raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")
-        return _model(services, name)
-
-    return json_view(view, anthropic.error if _theirs() else openai.error)
+    asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
+    with disconnect.watched(request.environ) as cancel:
+        count = services.gateway.count(asked, cancel)
+    return {"object": "response.input_tokens", "input_tokens": count}
 
 
 def _theirs() -> bool:
     """Whether the client is Anthropic's."""
     return claude.VERSION in request.headers
+
+
+def _error(fault: GatewayError) -> dict[str, Any]:
+    return anthropic.error(fault) if _theirs() else openai.error(fault)
+
+
+@json_route(blueprint, "GET", "/v1/models", "/models", shape=_error)
+def models(services: Services, record: Record) -> Any:
+    listed = [_model(services, name) for name in services.gateway.registry.names()]
+    return claude.listed(listed) if _theirs() else {"object": "list", "data": listed}
+
+
+@json_route(blueprint, "GET", "/v1/models/<path:name>", "/models/<path:name>", shape=_error)
+def model(services: Services, record: Record, name: str) -> Any:
+    if name not in services.gateway.registry.names():
+        raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")
+    return _model(services, name)
 
 
 def _model(services: Services, name: str) -> dict[str, Any]:
@@ -97,25 +90,21 @@ def _model(services: Services, name: str) -> dict[str, Any]:
     }
 
 
-@blueprint.post("/tokenize")
-def tokenize() -> Response:
+@json_route(blueprint, "POST", "/tokenize")
+def tokenize(services: Services, record: Record) -> Any:
     """llama-server's {content, add_special, with_pieces} to {tokens}; the GLM API's {prompt}."""
-
-    def view(services: Services, record: Record) -> Any:
-        asked = body.read_json(request.environ, services.settings.max_body)
-        if "prompt" in asked and "content" not in asked:
-            return glm.tokenized(services, asked)
-        wanted = llamacpp_tokens.parse_tokenize(asked)
-        gateway = services.gateway
-        model, _ = gateway.registry.resolve(wanted.model)
-        text = wanted.content, wanted.add_special
-        with disconnect.watched(request.environ) as cancel:
-            if not wanted.with_pieces:
-                return {"tokens": gateway.tokenize(model, *text, cancel)}
-            pieces = gateway.pieces(model, *text, cancel)
-        return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
-
-    return json_view(view)
+    asked = body.read_json(request.environ, services.settings.max_body)
+    if "prompt" in asked and "content" not in asked:
+        return glm.tokenized(services, asked)
+    wanted = llamacpp_tokens.parse_tokenize(asked)
+    gateway = services.gateway
+    model, _ = gateway.registry.resolve(wanted.model)
+    text = wanted.content, wanted.add_special
+    with disconnect.watched(request.environ) as cancel:
+        if not wanted.with_pieces:
+            return {"tokens": gateway.tokenize(model, *text, cancel)}
+        pieces = gateway.pieces(model, *text, cancel)
+    return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
 
 
 def _piece(data: bytes) -> str | list[int]:
@@ -126,15 +115,11 @@ def _piece(data: bytes) -> str | list[int]:
         return list(data)
 
 
-@blueprint.post("/detokenize")
-def detokenize() -> Response:
+@json_route(blueprint, "POST", "/detokenize")
+def detokenize(services: Services, record: Record) -> Any:
     """llama-server's {tokens} to {content}."""
-
-    def view(services: Services, record: Record) -> Any:
-        asked = body.read_json(request.environ, services.settings.max_body)
-        wanted = llamacpp_tokens.parse_detokenize(asked)
-        gateway = services.gateway
-        model, _ = gateway.registry.resolve(wanted.model)
-        return {"content": gateway.detokenize(model, wanted.tokens) if wanted.tokens else ""}
-
-    return json_view(view)
+    asked = body.read_json(request.environ, services.settings.max_body)
+    wanted = llamacpp_tokens.parse_detokenize(asked)
+    gateway = services.gateway
+    model, _ = gateway.registry.resolve(wanted.model)
+    return {"content": gateway.detokenize(model, wanted.tokens) if wanted.tokens else ""}

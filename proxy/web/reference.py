@@ -152,7 +152,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "status.metrics": Operation(
         OURS, "Metrics for Prometheus, with `--metrics`", answer="text/plain"
     ),
-    "slots.slots": Operation(OURS, "Slots, the queue, and how often something was cached"),
+    "status.slots": Operation(OURS, "Slots, the queue, and how often something was cached"),
     "data.export": Operation(OURS, "Export everything kept for the caller's key"),
     "data.delete": Operation(OURS, "Delete everything kept for the caller's key"),
     "reference.document": Operation(OURS, "This document"),

@@ -15,7 +15,7 @@ from .fastpath import Environ, post
 from .observability import Record
 from .responses_dialect import ResponsesDialect
 from .services import Services
-from .spine import completion_view, json_view
+from .spine import completion_view, json_route
 
 blueprint = Blueprint("responses", __name__)
 
@@ -35,88 +35,66 @@ def create(services: Services, environ: Environ) -> Response:
     )
 
 
-@blueprint.post("/v1/responses/input_tokens")
-@blueprint.post("/responses/input_tokens")
-def input_tokens() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        conversation = ResponsesDialect(services, request.environ)
-        asked = conversation.parse(body.read_json(request.environ, services.settings.max_body))
-        with disconnect.watched(request.environ) as cancel:
-            count = services.gateway.count(conversation.fitted(asked, cancel), cancel)
-        return {"object": "response.input_tokens", "input_tokens": count}
-
-    return json_view(view)
+@json_route(blueprint, "POST", "/v1/responses/input_tokens", "/responses/input_tokens")
+def input_tokens(services: Services, record: Record) -> Any:
+    conversation = ResponsesDialect(services, request.environ)
+    asked = conversation.parse(body.read_json(request.environ, services.settings.max_body))
+    with disconnect.watched(request.environ) as cancel:
+        count = services.gateway.count(conversation.fitted(asked, cancel), cancel)
+    return {"object": "response.input_tokens", "input_tokens": count}
 
 
-@blueprint.get("/v1/responses/<key>")
-@blueprint.get("/responses/<key>")
-def read(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        if request.args.get("stream") == "true":
-            raise InvalidParameter(
-                "stream", "is not supported for a finished response: read it without stream"
-            )
-        return msgspec.Raw(background.encoded(_kept(services, record, key)))
-
-    return json_view(view)
+@json_route(blueprint, "GET", "/v1/responses/<key>", "/responses/<key>")
+def read(services: Services, record: Record, key: str) -> Any:
+    if request.args.get("stream") == "true":
+        raise InvalidParameter(
+            "stream", "is not supported for a finished response: read it without stream"
+        )
+    return msgspec.Raw(background.encoded(_kept(services, record, key)))
 
 
-@blueprint.delete("/v1/responses/<key>")
-@blueprint.delete("/responses/<key>")
-def delete(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
+@json_route(blueprint, "DELETE", "/v1/responses/<key>", "/responses/<key>")
+def delete(services: Services, record: Record, key: str) -> Any:
+    services.jobs.cancel(record.key, key)
+    if not services.store.delete(record.key, key):
+        _missing(key)
+    return {"id": key, "object": "response", "deleted": True}
+
+
+@json_route(blueprint, "POST", "/v1/responses/<key>/cancel", "/responses/<key>/cancel")
+def cancel(services: Services, record: Record, key: str) -> Any:
+    kept = _kept(services, record, key)
+    if not msgspec.json.decode(kept.response).get("background"):
+        raise BadRequest("only background responses can be cancelled")
+    done = background.cancelled(kept)
+    if done and services.store.change_open(record.key, key, msgspec.json.encode(done), over=True):
         services.jobs.cancel(record.key, key)
-        if not services.store.delete(record.key, key):
-            _missing(key)
-        return {"id": key, "object": "response", "deleted": True}
-
-    return json_view(view)
+        return done
+    return msgspec.Raw(background.encoded(_kept(services, record, key)))  # already finished
 
 
-@blueprint.post("/v1/responses/<key>/cancel")
-@blueprint.post("/responses/<key>/cancel")
-def cancel(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        kept = _kept(services, record, key)
-        if not msgspec.json.decode(kept.response).get("background"):
-            raise BadRequest("only background responses can be cancelled")
-        done = background.cancelled(kept)
-        if done and services.store.change_open(
-            record.key, key, msgspec.json.encode(done), over=True
-        ):
-            services.jobs.cancel(record.key, key)
-            return done
-        return msgspec.Raw(background.encoded(_kept(services, record, key)))  # already finished
-
-    return json_view(view)
-
-
-@blueprint.get("/v1/responses/<key>/input_items")
-@blueprint.get("/responses/<key>/input_items")
-def input_items(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        limit = request.args.get("limit", "20")
-        if not limit.isascii() or not limit.isdigit() or not 0 < int(limit) <= MOST_LISTED:
-            raise InvalidParameter("limit", f"must be from 1 to {MOST_LISTED}")
-        items = responses.listed(msgspec.json.decode(_kept(services, record, key).items), key)
-        if request.args.get("order", "desc") == "desc":
-            items.reverse()
-        after = request.args.get("after")
-        if after:
-            ids = [item["id"] for item in items]
-            if after not in ids:
-                raise InvalidParameter("after", "is not one of the items")
-            items = items[ids.index(after) + 1 :]
-        page = items[: int(limit)]
-        return {
-            "object": "list",
-            "data": page,
-            "first_id": page[0]["id"] if page else "",
-            "last_id": page[-1]["id"] if page else "",
-            "has_more": len(items) > len(page),
-        }
-
-    return json_view(view)
+@json_route(blueprint, "GET", "/v1/responses/<key>/input_items", "/responses/<key>/input_items")
+def input_items(services: Services, record: Record, key: str) -> Any:
+    limit = request.args.get("limit", "20")
+    if not limit.isascii() or not limit.isdigit() or not 0 < int(limit) <= MOST_LISTED:
+        raise InvalidParameter("limit", f"must be from 1 to {MOST_LISTED}")
+    items = responses.listed(msgspec.json.decode(_kept(services, record, key).items), key)
+    if request.args.get("order", "desc") == "desc":
+        items.reverse()
+    after = request.args.get("after")
+    if after:
+        ids = [item["id"] for item in items]
+        if after not in ids:
+            raise InvalidParameter("after", "is not one of the items")
+        items = items[ids.index(after) + 1 :]
+    page = items[: int(limit)]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else "",
+        "last_id": page[-1]["id"] if page else "",
+        "has_more": len(items) > len(page),
+    }
 
 
 def _kept(services: Services, record: Record, key: str) -> Stored:

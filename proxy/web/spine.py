@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
-from flask import Response, request
+from flask import Blueprint, Response, request
 
 from ..core.fold import Completion, fold
 from ..core.request import CompletionRequest
@@ -33,6 +33,7 @@ from .stream import Encoder, EventSource, StreamBody
 
 _encode = msgspec.json.Encoder().encode
 Shape = Callable[[GatewayError], dict[str, Any]]
+View = TypeVar("View", bound=Callable[..., Any])
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
 
@@ -128,15 +129,39 @@ def json_view(
     key_name: Callable[[Services, Environ], str] = _key_name,
     refused: Callable[[GatewayError, Shape, Record], Response] = refuse,
 ) -> Response:
-    """Answer the current request with the result of `view` as JSON. `key_name` returns the name of
-    the caller's key; `refused` makes the response for an error."""
+    """Answer the current request with the result of `view`: a Response, or a value to send as JSON.
+    `key_name` returns the name of the caller's key; `refused` makes the response for an error."""
     services = current_services()
     record = Record.of(request.environ)
     try:
         record.key = key_name(services, request.environ)
-        return _whole(view(services, record), record)
+        found = view(services, record)
+        return found if isinstance(found, Response) else _whole(found, record)
     except GatewayError as error:
         return refused(error, shape, record)
+
+
+def json_route(
+    blueprint: Blueprint,
+    methods: str,
+    *paths: str,
+    shape: Shape = openai.error,
+    answer: Callable[[Callable[[Services, Record], Any], Shape], Response] = json_view,
+) -> Callable[[View], View]:
+    """Register a view for these methods ("GET POST") and paths. It is called after the check of the
+    key, with the services, the record and the variable parts of the path, and returns what
+    `json_view` sends."""
+
+    def register(view: View) -> View:
+        @wraps(view)
+        def respond(**parts: Any) -> Response:
+            return answer(partial(view, **parts), shape)
+
+        for path in paths:
+            blueprint.add_url_rule(path, view_func=respond, methods=methods.split())
+        return view
+
+    return register
 
 
 def _whole(reply: Any, record: Record) -> Response:

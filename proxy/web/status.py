@@ -1,4 +1,4 @@
-"""Health, backends and metrics. Health checks need no key and do not wake a sleeping model."""
+"""Health, backends, slots and metrics. Health checks need no key and wake no sleeping model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import GatewayError, NotFound
 from . import seen
 from .observability import Record
 from .services import Services, current_services
-from .spine import json_view, refuse
+from .spine import json_route, refuse
 
 blueprint = Blueprint("status", __name__)
 
@@ -42,12 +42,17 @@ def live() -> Response:
     return _json({"status": "ok"})
 
 
-@blueprint.get("/v1/backends")
-def backends() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        return {"object": "list", "data": listed(services, record.key)}
+@json_route(blueprint, "GET", "/v1/slots")
+def slots(services: Services, record: Record) -> Any:
+    """The contents of slots, without text of prompts, the queue, and cache hit rates. Slots of
+    other groups are only marked as such."""
+    caller = services.callers.caller(record.key, request.environ)
+    return {"object": "slots", **msgspec.to_builtins(seen.view(services, caller))}
 
-    return json_view(view)
+
+@json_route(blueprint, "GET", "/v1/backends")
+def backends(services: Services, record: Record) -> Any:
+    return {"object": "list", "data": listed(services, record.key)}
 
 
 def listed(services: Services, key: str) -> list[dict[str, Any]]:

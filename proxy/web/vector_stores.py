@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
 
 from ..dialects import listing
 from ..dialects import vector_store_objects as objects
@@ -15,7 +15,7 @@ from ..errors import BadRequest, Unsupported
 from . import body
 from .observability import Record
 from .services import Services
-from .spine import json_view
+from .spine import View, json_route
 
 if TYPE_CHECKING:
     from ..knowledge.stores import VectorStores
@@ -25,195 +25,140 @@ if TYPE_CHECKING:
 
 blueprint = Blueprint("vector_stores", __name__)
 
-PREFIX = "/vector_stores"
-View = TypeVar("View", bound=Callable[..., Response])
+
+def _route(method: str, path: str) -> Callable[[View], View]:
+    return json_route(blueprint, method, f"/v1/vector_stores{path}", f"/vector_stores{path}")
 
 
-def _routes(path: str, method: str) -> Callable[[View], View]:
-    """Register a route with and without /v1."""
-
-    def register(view: View) -> View:
-        for prefix in ("/v1", ""):
-            blueprint.add_url_rule(f"{prefix}{PREFIX}{path}", view_func=view, methods=[method])
-        return view
-
-    return register
-
-
-@_routes("", "POST")
-def create() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        asked = dialect.parse_create(_body(services))
-        stores, owner = opened(services), record.key
-        for one in asked.files:
-            stores.file(owner, one.file_id)  # raises before anything is created
-        base, kept = stores.create(
-            owner, asked.name, asked.description, asked.metadata, asked.lasts
-        )
-        _attach(stores, owner, base.id, asked.files)
-        return _store(stores, owner, base, kept)
-
-    return json_view(view)
+@_route("POST", "")
+def create(services: Services, record: Record) -> Any:
+    asked = dialect.parse_create(_body(services))
+    stores, owner = opened(services), record.key
+    for one in asked.files:
+        stores.file(owner, one.file_id)  # raises before anything is created
+    base, kept = stores.create(owner, asked.name, asked.description, asked.metadata, asked.lasts)
+    _attach(stores, owner, base.id, asked.files)
+    return _store(stores, owner, base, kept)
 
 
-@_routes("", "GET")
-def listed() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        stores, owner = opened(services), record.key
-        return listing.reply(
-            listing.parse(request.args),
-            stores.stores(owner),
-            lambda one: one[0].id,
-            lambda one: _store(stores, owner, *one),
-        )
-
-    return json_view(view)
-
-
-@_routes("/<key>", "GET")
-def read(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        stores, owner = opened(services), record.key
-        return _store(stores, owner, *stores.store(owner, key))
-
-    return json_view(view)
-
-
-@_routes("/<key>", "POST")
-def change(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        asked = dialect.parse_update(_body(services))
-        stores, owner = opened(services), record.key
-        changed = stores.change(owner, key, asked.name, asked.metadata, asked.lasts)
-        return _store(stores, owner, *changed)
-
-    return json_view(view)
-
-
-@_routes("/<key>", "DELETE")
-def delete(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        return objects.deleted(opened(services).delete(record.key, key), "vector_store")
-
-    return json_view(view)
-
-
-@_routes("/<key>/search", "POST")
-def search(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        asked = dialect.parse_search(_body(services))
-        stores, owner = opened(services), record.key
-        hits = stores.search(
-            owner,
-            [key],
-            asked.queries,
-            asked.most,
-            asked.threshold,
-            asked.filter,
-            rank=asked.rank,
-        )
-        return objects.results(
-            asked.queries,
-            [
-                objects.SearchResult(
-                    file_id=member.file_id if member else hit.document_id,
-                    filename=hit.filename,
-                    attributes=member.attributes if member else {},
-                    score=hit.score,
-                    text=hit.text,
-                    place=hit.place,
-                )
-                for hit, member in hits
-            ],
-        )
-
-    return json_view(view)
-
-
-@_routes("/<key>/files", "POST")
-def attach(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        asked = dialect.parse_attach(_body(services))
-        (member,) = _attach(opened(services), record.key, key, [asked])
-        return _file(key, member)
-
-    return json_view(view)
-
-
-@_routes("/<key>/files", "GET")
-def files(key: str) -> Response:
-    return json_view(lambda services, record: _files(services, record, key))
-
-
-@_routes("/<key>/files/<file>", "GET")
-def file(key: str, file: str) -> Response:
-    return json_view(
-        lambda services, record: _file(key, opened(services).member(record.key, key, file))
+@_route("GET", "")
+def listed(services: Services, record: Record) -> Any:
+    stores, owner = opened(services), record.key
+    return listing.reply(
+        listing.parse(request.args),
+        stores.stores(owner),
+        lambda one: one[0].id,
+        lambda one: _store(stores, owner, *one),
     )
 
 
-@_routes("/<key>/files/<file>", "POST")
-def describe(key: str, file: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        asked = dialect.attributes(_body(services))
-        return _file(key, opened(services).describe(record.key, key, file, asked))
-
-    return json_view(view)
+@_route("GET", "/<key>")
+def read(services: Services, record: Record, key: str) -> Any:
+    stores, owner = opened(services), record.key
+    return _store(stores, owner, *stores.store(owner, key))
 
 
-@_routes("/<key>/files/<file>", "DELETE")
-def detach(key: str, file: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        opened(services).detach(record.key, key, file)
-        return objects.deleted(file, "vector_store.file")
+@_route("POST", "/<key>")
+def change(services: Services, record: Record, key: str) -> Any:
+    asked = dialect.parse_update(_body(services))
+    stores, owner = opened(services), record.key
+    changed = stores.change(owner, key, asked.name, asked.metadata, asked.lasts)
+    return _store(stores, owner, *changed)
 
-    return json_view(view)
+
+@_route("DELETE", "/<key>")
+def delete(services: Services, record: Record, key: str) -> Any:
+    return objects.deleted(opened(services).delete(record.key, key), "vector_store")
 
 
-@_routes("/<key>/files/<file>/content", "GET")
-def content(key: str, file: str) -> Response:
-    return json_view(
-        lambda services, record: objects.content(opened(services).texts(record.key, key, file))
+@_route("POST", "/<key>/search")
+def search(services: Services, record: Record, key: str) -> Any:
+    asked = dialect.parse_search(_body(services))
+    stores, owner = opened(services), record.key
+    hits = stores.search(
+        owner,
+        [key],
+        asked.queries,
+        asked.most,
+        asked.threshold,
+        asked.filter,
+        rank=asked.rank,
+    )
+    return objects.results(
+        asked.queries,
+        [
+            objects.SearchResult(
+                file_id=member.file_id if member else hit.document_id,
+                filename=hit.filename,
+                attributes=member.attributes if member else {},
+                score=hit.score,
+                text=hit.text,
+                place=hit.place,
+            )
+            for hit, member in hits
+        ],
     )
 
 
-@_routes("/<key>/file_batches", "POST")
-def begin(key: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        asked = dialect.parse_batch(_body(services))
-        stores, owner = opened(services), record.key
-        batch = stores.begin(owner, key, [one.file_id for one in asked])
-        _attach(stores, owner, key, asked, batch.batch_id)
-        return _batch(stores, owner, batch)
-
-    return json_view(view)
+@_route("POST", "/<key>/files")
+def attach(services: Services, record: Record, key: str) -> Any:
+    asked = dialect.parse_attach(_body(services))
+    (member,) = _attach(opened(services), record.key, key, [asked])
+    return _file(key, member)
 
 
-@_routes("/<key>/file_batches/<batch>", "GET")
-def batch(key: str, batch: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        stores, owner = opened(services), record.key
-        return _batch(stores, owner, stores.batch(owner, key, batch))
-
-    return json_view(view)
+@_route("GET", "/<key>/files")
+def files(services: Services, record: Record, key: str) -> Any:
+    return _files(services, record, key)
 
 
-@_routes("/<key>/file_batches/<batch>/cancel", "POST")
-def cancel(key: str, batch: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        stores, owner = opened(services), record.key
-        return _batch(stores, owner, stores.cancel(owner, key, batch))
-
-    return json_view(view)
+@_route("GET", "/<key>/files/<file>")
+def file(services: Services, record: Record, key: str, file: str) -> Any:
+    return _file(key, opened(services).member(record.key, key, file))
 
 
-@_routes("/<key>/file_batches/<batch>/files", "GET")
-def batch_files(key: str, batch: str) -> Response:
-    def view(services: Services, record: Record) -> Any:
-        opened(services).batch(record.key, key, batch)
-        return _files(services, record, key, batch)
+@_route("POST", "/<key>/files/<file>")
+def describe(services: Services, record: Record, key: str, file: str) -> Any:
+    asked = dialect.attributes(_body(services))
+    return _file(key, opened(services).describe(record.key, key, file, asked))
 
-    return json_view(view)
+
+@_route("DELETE", "/<key>/files/<file>")
+def detach(services: Services, record: Record, key: str, file: str) -> Any:
+    opened(services).detach(record.key, key, file)
+    return objects.deleted(file, "vector_store.file")
+
+
+@_route("GET", "/<key>/files/<file>/content")
+def content(services: Services, record: Record, key: str, file: str) -> Any:
+    return objects.content(opened(services).texts(record.key, key, file))
+
+
+@_route("POST", "/<key>/file_batches")
+def begin(services: Services, record: Record, key: str) -> Any:
+    asked = dialect.parse_batch(_body(services))
+    stores, owner = opened(services), record.key
+    batch = stores.begin(owner, key, [one.file_id for one in asked])
+    _attach(stores, owner, key, asked, batch.batch_id)
+    return _batch(stores, owner, batch)
+
+
+@_route("GET", "/<key>/file_batches/<batch>")
+def batch(services: Services, record: Record, key: str, batch: str) -> Any:
+    stores, owner = opened(services), record.key
+    return _batch(stores, owner, stores.batch(owner, key, batch))
+
+
+@_route("POST", "/<key>/file_batches/<batch>/cancel")
+def cancel(services: Services, record: Record, key: str, batch: str) -> Any:
+    stores, owner = opened(services), record.key
+    return _batch(stores, owner, stores.cancel(owner, key, batch))
+
+
+@_route("GET", "/<key>/file_batches/<batch>/files")
+def batch_files(services: Services, record: Record, key: str, batch: str) -> Any:
+    opened(services).batch(record.key, key, batch)
+    return _files(services, record, key, batch)
 
 
 def opened(services: Services) -> VectorStores:

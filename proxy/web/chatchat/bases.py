@@ -12,79 +12,60 @@ from ..services import Services
 from .knowledge_bases import OwnerBases
 from .streaming import DocumentStream, RequestContext, respond
 from .view import asked as body
-from .view import asked_value, json_view
+from .view import asked_value, route
 
 blueprint = Blueprint("bases", __name__, url_prefix="/knowledge_base")
 
 
-@blueprint.get("/list_knowledge_bases")
-def listed() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        return reply.ok(OwnerBases(services, record.key).names())
-
-    return json_view(view, reply.error_of_list)
+@route(blueprint, "GET", "/list_knowledge_bases", shape=reply.error_of_list)
+def listed(services: Services, record: Record) -> Any:
+    return reply.ok(OwnerBases(services, record.key).names())
 
 
-@blueprint.post("/create_knowledge_base")
-def create() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        wanted = bases.create(body(services))
-        OwnerBases(services, record.key).create(wanted.name, wanted.model)
-        return reply.ok(msg=f"knowledge base {wanted.name} created")
-
-    return json_view(view)
+@route(blueprint, "POST", "/create_knowledge_base")
+def create(services: Services, record: Record) -> Any:
+    wanted = bases.create(body(services))
+    OwnerBases(services, record.key).create(wanted.name, wanted.model)
+    return reply.ok(msg=f"knowledge base {wanted.name} created")
 
 
-@blueprint.post("/delete_knowledge_base")
-def delete() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        name = bases.named(asked_value(services))
-        OwnerBases(services, record.key).shelf(name).delete()
-        return reply.ok(msg=f"knowledge base {name} deleted")
-
-    return json_view(view)
+@route(blueprint, "POST", "/delete_knowledge_base")
+def delete(services: Services, record: Record) -> Any:
+    name = bases.named(asked_value(services))
+    OwnerBases(services, record.key).shelf(name).delete()
+    return reply.ok(msg=f"knowledge base {name} deleted")
 
 
-@blueprint.post("/update_info")
-def update_info() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        wanted = bases.info(body(services))
-        OwnerBases(services, record.key).shelf(wanted.base).describe(wanted.info)
-        return reply.ok(msg=f"description of knowledge base {wanted.base} updated")
-
-    return json_view(view)
+@route(blueprint, "POST", "/update_info")
+def update_info(services: Services, record: Record) -> Any:
+    wanted = bases.info(body(services))
+    OwnerBases(services, record.key).shelf(wanted.base).describe(wanted.info)
+    return reply.ok(msg=f"description of knowledge base {wanted.base} updated")
 
 
-@blueprint.post("/search_docs")
-def search() -> Response:
+@route(blueprint, "POST", "/search_docs")
+def search(services: Services, record: Record) -> Any:
     """Return a bare list without the wrapper, as the original does."""
-
-    def view(services: Services, record: Record) -> Any:
-        wanted = bases.search(body(services))
-        shelf = OwnerBases(services, record.key).shelf(wanted.base)
-        if wanted.query:
-            score = params.nearness(wanted.score_threshold)
-            hits = shelf.search(wanted.query, wanted.top_k, score)
-            return [
-                bases.found(one.chunk_id, one.filename, one.place, one.text, one.distance)
-                for one in hits
-            ]
-        chunks = shelf.chunks(wanted.file) if wanted.file else ()
-        return [bases.found(one.id, wanted.file, one.place, one.text) for one in chunks]
-
-    return json_view(view)
+    wanted = bases.search(body(services))
+    shelf = OwnerBases(services, record.key).shelf(wanted.base)
+    if wanted.query:
+        score = params.nearness(wanted.score_threshold)
+        hits = shelf.search(wanted.query, wanted.top_k, score)
+        return [
+            bases.found(one.chunk_id, one.filename, one.place, one.text, one.distance)
+            for one in hits
+        ]
+    chunks = shelf.chunks(wanted.file) if wanted.file else ()
+    return [bases.found(one.id, wanted.file, one.place, one.text) for one in chunks]
 
 
-@blueprint.post("/update_docs_by_id")
-def edit() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        wanted = bases.edit(body(services))
-        shelf = OwnerBases(services, record.key).shelf(wanted.base)
-        for key, text in wanted.texts.items():
-            shelf.edit(key, text)
-        return reply.ok(msg="chunks updated")
-
-    return json_view(view)
+@route(blueprint, "POST", "/update_docs_by_id")
+def edit(services: Services, record: Record) -> Any:
+    wanted = bases.edit(body(services))
+    shelf = OwnerBases(services, record.key).shelf(wanted.base)
+    for key, text in wanted.texts.items():
+        shelf.edit(key, text)
+    return reply.ok(msg="chunks updated")
 
 
 @blueprint.post("/recreate_vector_store")

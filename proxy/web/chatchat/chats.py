@@ -27,7 +27,7 @@ from ..observability import Record, new_id
 from ..services import Services
 from .streaming import TEXT, Documents, DocumentStream, RequestContext, respond
 from .view import asked as body
-from .view import json_view
+from .view import route
 
 blueprint = Blueprint("chats", __name__)
 
@@ -66,20 +66,17 @@ def agent_chat() -> Response:
     return respond(_agent)
 
 
-@blueprint.post("/chat/feedback")
-def feedback() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        wanted = params.feedback(body(services))
-        if services.conversations is None:
-            raise Forbidden(
-                "storage is not available: install it with pip install slotproxy[knowledge]"
-            )
-        if not OURS.fullmatch(wanted.history_id):
-            raise NotFound(f"no such answer: {wanted.history_id[:100]!r}")
-        services.conversations.rate(record.key, wanted.history_id, wanted.score, wanted.reason)
-        return reply.ok(msg=f"feedback on {wanted.history_id} saved")
-
-    return json_view(view)
+@route(blueprint, "POST", "/chat/feedback")
+def feedback(services: Services, record: Record) -> Any:
+    wanted = params.feedback(body(services))
+    if services.conversations is None:
+        raise Forbidden(
+            "storage is not available: install it with pip install slotproxy[knowledge]"
+        )
+    if not OURS.fullmatch(wanted.history_id):
+        raise NotFound(f"no such answer: {wanted.history_id[:100]!r}")
+    services.conversations.rate(record.key, wanted.history_id, wanted.score, wanted.reason)
+    return reply.ok(msg=f"feedback on {wanted.history_id} saved")
 
 
 @blueprint.post("/other/completion")

@@ -10,14 +10,14 @@ from urllib.parse import quote
 from flask import Blueprint, Response, request
 
 from ...dialects.chatchat import bases, reply
-from ...errors import GatewayError, InvalidParameter
+from ...errors import InvalidParameter
 from ..form import MultipartForm, read_form
 from ..observability import Record
-from ..services import Services, current_services
+from ..services import Services
 from ..spine import passthrough
-from .knowledge_bases import OwnerBases, UploadedFile
+from .knowledge_bases import OwnerBases
 from .view import asked as body
-from .view import json_view, owner, refused
+from .view import route
 
 blueprint = Blueprint("files", __name__, url_prefix="/knowledge_base")
 
@@ -26,81 +26,58 @@ SHOWN = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/plain", "csv
 SANDBOX = ("Content-Security-Policy", "sandbox")
 
 
-@blueprint.get("/list_files")
-def listed() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        return reply.ok(OwnerBases(services, record.key).shelf(_asked_base()).names())
-
-    return json_view(view, reply.error_of_list)
+@route(blueprint, "GET", "/list_files", shape=reply.error_of_list)
+def listed(services: Services, record: Record) -> Any:
+    return reply.ok(OwnerBases(services, record.key).shelf(_asked_base()).names())
 
 
-@blueprint.post("/upload_docs")
-def upload() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        with _form(services) as form:
-            wanted = bases.upload(form.fields)
-            shelf = OwnerBases(services, record.key).shelf(wanted.base)
-            uploads = [UploadedFile(one.name, one.data) for one in form.files]
-            failed = shelf.add(
-                [one for one in uploads if one.name not in wanted.pieces],
-                wanted.cut,
-                replace=wanted.override,
-            )
-        failed += shelf.write(wanted.pieces)
-        if not wanted.indexed:
-            shelf.hide(one.name for one in uploads)
-        return reply.failed(failed, "files uploaded")
-
-    return json_view(view)
-
-
-@blueprint.post("/upload_temp_docs")
-def upload_temporary() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        with _form(services) as form:
-            wanted = bases.temporary(form.fields)
-            shelf = OwnerBases(services, record.key).temporary(wanted.base)
-            uploads = [UploadedFile(one.name, one.data) for one in form.files]
-            failed = shelf.add(uploads, wanted.cut, replace=True)
-        return reply.ok({"id": shelf.id, "failed_files": [{name: why} for name, why in failed]})
-
-    return json_view(view)
-
-
-@blueprint.post("/delete_docs")
-def delete() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        wanted = bases.delete(body(services))
+@route(blueprint, "POST", "/upload_docs")
+def upload(services: Services, record: Record) -> Any:
+    with _form(services) as form:
+        wanted = bases.upload(form.fields)
         shelf = OwnerBases(services, record.key).shelf(wanted.base)
-        failed = shelf.remove(wanted.files) if wanted.content else shelf.hide(wanted.files)
-        return reply.failed(failed, "files deleted")
-
-    return json_view(view)
-
-
-@blueprint.post("/update_docs")
-def update() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        wanted = bases.update(body(services))
-        shelf = OwnerBases(services, record.key).shelf(wanted.base)
-        failed = shelf.again([one for one in wanted.files if one not in wanted.pieces], wanted.cut)
-        failed += shelf.write(wanted.pieces)
-        return reply.failed(failed, "files will be read again")
-
-    return json_view(view)
+        failed = shelf.add(
+            [one for one in form.files if one.name not in wanted.pieces],
+            wanted.cut,
+            replace=wanted.override,
+        )
+    failed += shelf.write(wanted.pieces)
+    if not wanted.indexed:
+        shelf.hide(one.name for one in form.files)
+    return reply.failed(failed, "files uploaded")
 
 
-@blueprint.get("/download_doc")
-def download() -> Response:
+@route(blueprint, "POST", "/upload_temp_docs")
+def upload_temporary(services: Services, record: Record) -> Any:
+    with _form(services) as form:
+        wanted = bases.temporary(form.fields)
+        shelf = OwnerBases(services, record.key).temporary(wanted.base)
+        failed = shelf.add(form.files, wanted.cut, replace=True)
+    return reply.ok({"id": shelf.id, "failed_files": [{name: why} for name, why in failed]})
+
+
+@route(blueprint, "POST", "/delete_docs")
+def delete(services: Services, record: Record) -> Any:
+    wanted = bases.delete(body(services))
+    shelf = OwnerBases(services, record.key).shelf(wanted.base)
+    failed = shelf.remove(wanted.files) if wanted.content else shelf.hide(wanted.files)
+    return reply.failed(failed, "files deleted")
+
+
+@route(blueprint, "POST", "/update_docs")
+def update(services: Services, record: Record) -> Any:
+    wanted = bases.update(body(services))
+    shelf = OwnerBases(services, record.key).shelf(wanted.base)
+    failed = shelf.again([one for one in wanted.files if one not in wanted.pieces], wanted.cut)
+    failed += shelf.write(wanted.pieces)
+    return reply.failed(failed, "files will be read again")
+
+
+@route(blueprint, "GET", "/download_doc")
+def download(services: Services, record: Record) -> Response:
     """Return the file. With `preview`, browsers show it in place if its type is safe."""
-    services = current_services()
-    record = Record.of(request.environ)
-    try:
-        record.key = owner(services, request.environ)
-        shelf = OwnerBases(services, record.key).shelf(_asked_base())
-        name, size, data = shelf.original(_asked("file_name"))
-    except GatewayError as error:
-        return refused(error, reply.error, record)
+    shelf = OwnerBases(services, record.key).shelf(_asked_base())
+    name, size, data = shelf.original(_asked("file_name"))
     kind = SHOWN.get(name.rpartition(".")[2].lower(), "")
     shown = kind and request.args.get("preview", "").lower() in ("true", "1")
     disposition = f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{quote(name, safe='')}"

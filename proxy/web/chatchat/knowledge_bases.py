@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
-from typing import IO, NamedTuple
+from typing import IO
 
 from ...dialects.chatchat import bases
 from ...errors import Forbidden, GatewayError, NotFound
 from ...knowledge.hits import Hit
 from ...store.records import Base, Chunk, Document, Splitting
+from ..form import UploadedPart
 from ..services import Services
 from .streaming import Documents
 from .view import Taken
@@ -26,11 +27,6 @@ OVER = ("ready", "failed", "cancelled")
 WRITTEN = (".txt", ".md")  # kinds of files whose chunks the client may write
 
 Failures = list[tuple[str, str]]  # names and reasons
-
-
-class UploadedFile(NamedTuple):
-    name: str
-    data: IO[bytes]
 
 
 class OwnerBases:
@@ -124,17 +120,17 @@ class BaseHandle:
     # If a file fails, the following methods continue with the next one.
 
     def add(
-        self, uploads: Iterable[UploadedFile], cut: bases.Splitting, *, replace: bool
+        self, uploads: Iterable[UploadedPart], cut: bases.Splitting, *, replace: bool
     ) -> Failures:
         """Add files and wait until they are read."""
         there = set() if replace else set(self.names())
-        named = {one.name: one for one in uploads}
+        named = {one.name: one.data for one in uploads}
         began: list[Document] = []
 
         def one(name: str) -> None:
             if name in there:
                 raise Taken("a file with this name already exists")
-            began.append(self._add(named[name], cut, replace))
+            began.append(self._add(name, named[name], cut, replace))
 
         return _each(named, one) + self._read(began)
 
@@ -160,9 +156,7 @@ class BaseHandle:
             texts = pieces[name]
             longest = max(map(len, texts), default=1)
             data = BytesIO("\n\n".join(texts).encode())
-            began.append(
-                self._add(UploadedFile(name, data), bases.Splitting(longest, 0), replace=True)
-            )
+            began.append(self._add(name, data, bases.Splitting(longest, 0), replace=True))
 
         return _each(pieces, one) + self._read(began)
 
@@ -194,9 +188,9 @@ class BaseHandle:
             if document.status == "failed":
                 yield bases.stumble(document.filename, document.error)
 
-    def _add(self, upload: UploadedFile, cut: bases.Splitting, replace: bool) -> Document:
+    def _add(self, name: str, data: IO[bytes], cut: bases.Splitting, replace: bool) -> Document:
         return self._knowledge.add(
-            self._owner, self.id, upload.name, upload.data, _splitting(cut), replace=replace
+            self._owner, self.id, name, data, _splitting(cut), replace=replace
         )
 
     def _documents(self) -> tuple[Document, ...]:

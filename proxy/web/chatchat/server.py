@@ -8,60 +8,45 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
 
 from ... import __version__
 from ...dialects.chatchat import bases, params, reply, server
 from ...errors import ModelNotFound, Unsupported
-from ...runtime.cancel import Cancel
 from .. import disconnect
 from ..observability import Record
 from ..services import Services
 from .view import asked as body
-from .view import json_view
+from .view import route
 
 blueprint = Blueprint("server", __name__)
 
 
-@blueprint.post("/llm_model/list_running_models")
-def running() -> Response:
-    return json_view(
-        lambda services, record: reply.ok(server.running(_models(services))), reply.error_of_table
-    )
+@route(blueprint, "POST", "/llm_model/list_running_models", shape=reply.error_of_table)
+def running(services: Services, record: Record) -> Any:
+    return reply.ok(server.running(_models(services)))
 
 
-@blueprint.post("/llm_model/list_config_models")
-def configured() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        return reply.ok(server.configured(body(services), _models(services)))
-
-    return json_view(view, reply.error_of_table)
+@route(blueprint, "POST", "/llm_model/list_config_models", shape=reply.error_of_table)
+def configured(services: Services, record: Record) -> Any:
+    return reply.ok(server.configured(body(services), _models(services)))
 
 
-@blueprint.post("/llm_model/get_model_config")
-def config() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        return reply.ok(server.config(_model(services, server.model_name(body(services)))))
-
-    return json_view(view, reply.error_of_table)
+@route(blueprint, "POST", "/llm_model/get_model_config", shape=reply.error_of_table)
+def config(services: Services, record: Record) -> Any:
+    return reply.ok(server.config(_model(services, server.model_name(body(services)))))
 
 
-@blueprint.post("/llm_model/stop")
-def stop() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        _model(services, server.model_name(body(services)))
-        raise Unsupported("models are configured when slotproxy starts, not through this API")
-
-    return json_view(view)
+@route(blueprint, "POST", "/llm_model/stop")
+def stop(services: Services, record: Record) -> Any:
+    _model(services, server.model_name(body(services)))
+    raise Unsupported("models are configured when slotproxy starts, not through this API")
 
 
-@blueprint.post("/llm_model/change")
-def change() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        _, new = server.change(body(services))
-        return reply.ok(msg=f"{_model(services, new).name} is served")
-
-    return json_view(view)
+@route(blueprint, "POST", "/llm_model/change")
+def change(services: Services, record: Record) -> Any:
+    _, new = server.change(body(services))
+    return reply.ok(msg=f"{_model(services, new).name} is served")
 
 
 def _models(services: Services) -> list[server.ChatchatModel]:
@@ -82,65 +67,49 @@ def _model(services: Services, name: str) -> server.ChatchatModel:
     )
 
 
-@blueprint.post("/server/configs")
-def configs() -> Response:
+@route(blueprint, "POST", "/server/configs", shape=reply.error_of_table)
+def configs(services: Services, record: Record) -> Any:
     """Return the defaults for the client's pages, under the names they use."""
-
-    def view(services: Services, record: Record) -> Any:
-        engines = services.settings.search_engine
-        return {
-            "VERSION": __version__,
-            "LLM_MODELS": list(services.gateway.registry.names()),
-            "TEMPERATURE": params.TEMPERATURE,
-            "HISTORY_LEN": 3,
-            "DEFAULT_KNOWLEDGE_BASE": "samples",
-            "DEFAULT_SEARCH_ENGINE": engines[0] if engines else "",
-            "DEFAULT_VS_TYPE": "faiss",
-            "CHUNK_SIZE": bases.CHUNK_SIZE,
-            "OVERLAP_SIZE": bases.CHUNK_OVERLAP,
-            "SCORE_THRESHOLD": params.SCORE_THRESHOLD,
-            "VECTOR_SEARCH_TOP_K": params.TOP_K,
-            "SEARCH_ENGINE_TOP_K": params.TOP_K,
-            "ZH_TITLE_ENHANCE": False,
-            "PROMPT_TEMPLATES": {
-                folder: {
-                    name: services.layouts.source(folder, name)
-                    for name in services.layouts.names(folder)
-                }
-                for folder in params.FOLDERS.values()
-            },
-        }
-
-    return json_view(view, reply.error_of_table)
+    engines = services.settings.search_engine
+    return {
+        "VERSION": __version__,
+        "LLM_MODELS": list(services.gateway.registry.names()),
+        "TEMPERATURE": params.TEMPERATURE,
+        "HISTORY_LEN": 3,
+        "DEFAULT_KNOWLEDGE_BASE": "samples",
+        "DEFAULT_SEARCH_ENGINE": engines[0] if engines else "",
+        "DEFAULT_VS_TYPE": "faiss",
+        "CHUNK_SIZE": bases.CHUNK_SIZE,
+        "OVERLAP_SIZE": bases.CHUNK_OVERLAP,
+        "SCORE_THRESHOLD": params.SCORE_THRESHOLD,
+        "VECTOR_SEARCH_TOP_K": params.TOP_K,
+        "SEARCH_ENGINE_TOP_K": params.TOP_K,
+        "ZH_TITLE_ENHANCE": False,
+        "PROMPT_TEMPLATES": {
+            folder: {
+                name: services.layouts.source(folder, name)
+                for name in services.layouts.names(folder)
+            }
+            for folder in params.FOLDERS.values()
+        },
+    }
 
 
-@blueprint.post("/server/list_search_engines")
-def engines() -> Response:
-    return json_view(
-        lambda services, record: reply.ok(services.settings.search_engine), reply.error_of_list
-    )
+@route(blueprint, "POST", "/server/list_search_engines", shape=reply.error_of_list)
+def engines(services: Services, record: Record) -> Any:
+    return reply.ok(services.settings.search_engine)
 
 
-@blueprint.post("/server/get_prompt_template")
-def prompt_template() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        wanted = server.template(body(services))
-        return services.layouts.source(wanted.folder, wanted.name)
-
-    return json_view(view)
+@route(blueprint, "POST", "/server/get_prompt_template")
+def prompt_template(services: Services, record: Record) -> Any:
+    wanted = server.template(body(services))
+    return services.layouts.source(wanted.folder, wanted.name)
 
 
-@blueprint.post("/other/embed_texts")
-def embed_texts() -> Response:
-    def view(services: Services, record: Record) -> Any:
-        wanted = server.texts(body(services))
-        services.observer.begin(record)
-        cancel = Cancel()
-        stop_watching = disconnect.watch(request.environ, cancel)
-        try:
-            _, embeddings = services.embedder.embed(wanted.model, wanted.texts, cancel)
-        finally:
-            stop_watching()
-        return reply.ok(embeddings.vectors)
-
-    return json_view(view)
+@route(blueprint, "POST", "/other/embed_texts")
+def embed_texts(services: Services, record: Record) -> Any:
+    wanted = server.texts(body(services))
+    services.observer.begin(record)
+    with disconnect.watched(request.environ) as cancel:
+        _, embeddings = services.embedder.embed(wanted.model, wanted.texts, cancel)
+    return reply.ok(embeddings.vectors)

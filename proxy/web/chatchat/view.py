@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from flask import Response, request
@@ -31,9 +32,12 @@ class Taken(BadRequest):
 TOLD = (NotFound, Taken)  # errors sent with HTTP 200; see the dialect's reply
 
 
-def json_view(view: Callable[[Services, Record], Any], shape: Shape = reply.error) -> Response:
-    """Answer the current request with the result of `view`, after checking the API key."""
+def _answer(view: Callable[[Services, Record], Any], shape: Shape) -> Response:
     return spine.json_view(view, shape, owner, refused)
+
+
+route = partial(spine.json_route, shape=reply.error, answer=_answer)
+"""Registers a view that answers in this API's format."""
 
 
 def refused(error: GatewayError, shape: Shape, record: Record) -> Response:
