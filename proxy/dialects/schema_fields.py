@@ -1,6 +1,7 @@
-"""The pieces that JSON schemas of bodies are made of.
+"""The pieces that JSON schemas of bodies and answers are made of.
 
-A field has a description, for the reference, and an example, which tests give to its parser.
+A field of a body has a description, for the reference, and an example, which tests give to its
+parser. Names of required fields are in one text, separated by blanks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,21 @@ from ..core.sampling import FIELDS, Field
 
 Schema = dict[str, Any]
 NULL: Schema = {"type": "null"}
+TEXT: Schema = {"type": "string"}
+COUNT: Schema = {"type": "integer"}
+OBJECT: Schema = {"type": "object"}
+
+
+def list_of(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def object_of(required: str = "", /, **fields: Schema) -> Schema:
+    schema: Schema = {"type": "object", "properties": fields}
+    return {**schema, "required": required.split()} if required else schema
+
+
+STRINGS = list_of(TEXT)
 
 
 def _of(kind: str, description: str, example: Any, **more: Any) -> Schema:
@@ -40,8 +56,12 @@ def binary(description: str) -> Schema:
     return _of("string", description, "", contentMediaType="application/octet-stream")
 
 
-def array(description: str, example: list[Any], items: Schema | None = None) -> Schema:
-    return _of("array", description, example, items=items or {})
+def array(description: str, example: list[Any], items: Schema | None = None, **more: Any) -> Schema:
+    return _of("array", description, example, items=items or {}, **more)
+
+
+def strings(description: str, *example: str, **more: Any) -> Schema:
+    return array(description, list(example), TEXT, **more)
 
 
 def mapping(description: str, example: dict[str, Any], **more: Any) -> Schema:
@@ -52,14 +72,13 @@ def one_of(description: str, example: Any, *kinds: Schema) -> Schema:
     return {"anyOf": list(kinds), "description": description, "examples": [example]}
 
 
-def body(properties: Mapping[str, Schema], *required: str) -> Schema:
+def body(required: str = "", /, **fields: Schema) -> Schema:
     """An object. A field that is not required may also be null, which counts as absent."""
-    fields = {
-        name: schema if name in required else _or_null(schema)
-        for name, schema in properties.items()
+    needed = required.split()
+    schemas = {
+        name: schema if name in needed else _or_null(schema) for name, schema in fields.items()
     }
-    made: Schema = {"type": "object", "properties": fields}
-    return {**made, "required": list(required)} if required else made
+    return object_of(required, **schemas)
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -69,14 +88,7 @@ def _or_null(schema: Schema) -> Schema:
     return {**nullable, "enum": [*schema["enum"], None]} if "enum" in schema else nullable
 
 
-_TYPES = {
-    "number": "number",
-    "integer": "integer",
-    "boolean": "boolean",
-    "string": "string",
-    "strings": "array",
-    "samplers": "array",
-}
+_ARRAYS = ("strings", "samplers")
 _EXAMPLES: Mapping[str, Any] = {
     "grammar": 'root ::= "a"',
     "samplers": ["top_k", "temperature"],
@@ -85,11 +97,11 @@ _EXAMPLES: Mapping[str, Any] = {
 
 
 def _sampler(name: str, field: Field) -> Schema:
-    schema: Schema = {"type": _TYPES[field.kind], "description": "A sampler setting of llama.cpp."}
+    schema: Schema = {"type": field.kind, "description": "A sampler setting of llama.cpp."}
     if field.since > 2023:
         schema["description"] = "A sampler setting of today's llama-server."
-    if schema["type"] == "array":
-        schema["items"] = {"type": "string"}
+    if field.kind in _ARRAYS:
+        schema |= STRINGS
     if math.isfinite(field.low):
         schema["minimum"] = field.low
     if math.isfinite(field.high):
@@ -99,8 +111,6 @@ def _sampler(name: str, field: Field) -> Schema:
 
 
 SAMPLERS = {name: _sampler(name, field) for name, field in FIELDS.items()}
-STRINGS: Schema = {"type": "array", "items": {"type": "string"}}
-OBJECT: Schema = {"type": "object"}
 
 MODEL = text("The model's name. With a single model, any name is accepted.", "any")
 STREAM = flag("Stream the answer while it is generated.")

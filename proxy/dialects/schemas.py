@@ -10,6 +10,7 @@ from __future__ import annotations
 from . import (
     embeddings,
     file_objects,
+    glm,
     llamacpp_slots,
     openai,
     openai_completions,
@@ -18,56 +19,71 @@ from . import (
 )
 from .chatchat import schemas as chatchat
 from .schema_fields import (
+    COUNT,
     MODEL,
     OBJECT,
     SAMPLERS,
     STREAM,
     STRINGS,
+    TEXT,
     Schema,
     array,
     binary,
     body,
     count,
     flag,
+    list_of,
     mapping,
     one_of,
+    strings,
     text,
 )
 
 # -- shared parts ----------------------------------------------------------------------------------
 
+USER_MESSAGE = [{"role": "user", "content": "Hello!"}]
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}},
+}
+ARRAY: Schema = {"type": "array"}
+SEARCHABLE = {"anyOf": [TEXT, ARRAY]}
+REPORT = {
+    "return_progress": flag("Stream the progress of prompt evaluation."),
+    "timings_per_token": flag("Add `timings` to each chunk."),
+    "verbose": flag("Add the prompt and the backend's settings."),
+}
+USER = text("Ignored by the backends.", "u")
+SESSION = text("Identifies the conversation, to reuse the slot that has its cache.", "c")
+PARALLEL = flag("Allow several calls in one answer.", True)
+LOGPROBS = flag("Return the log probability of each token.")
+ALTERNATIVES = count("Number of alternatives for each token.", 0, openai.MAX_LOGPROBS, 0)
+LIKELIEST = count(
+    "Number of alternatives for each token; requires logprobs.", 0, openai.MAX_LOGPROBS, 0
+)
+
+
+def _tokens(description: str, low: int = -1) -> Schema:
+    return count(description, low, openai.MAX_TOKENS, 16)
+
+
 STOP = one_of(
     "A stop string, or up to 16, of up to 1000 characters each.",
     ["\n\n"],
-    {"type": "string"},
+    TEXT,
     {**STRINGS, "maxItems": 16},
 )
 LOGIT_BIAS = one_of(
     "A bias for each token id or text: an object, or a list of pairs.",
     {"15": -1.0},
     OBJECT,
-    {"type": "array", "items": {"type": "array"}},
+    list_of(ARRAY),
 )
-USER_MESSAGE = [{"role": "user", "content": "Hello!"}]
-TOOL = {
-    "type": "function",
-    "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}},
-}
-SEARCHABLE = {"anyOf": [{"type": "string"}, {"type": "array"}]}
-REPORT = {
-    "return_progress": flag("Stream the progress of prompt evaluation."),
-    "timings_per_token": flag("Add `timings` to each chunk."),
-    "verbose": flag("Add the prompt and the backend's settings."),
-}
-_TOKENS = "Maximum tokens of the answer; -1: limited by the context only."
-
 _OPENAI: dict[str, Schema] = {
     "model": MODEL,
-    "max_tokens": count(_TOKENS, -1, openai.MAX_TOKENS, 16),
-    "max_completion_tokens": count(
-        "The same as max_tokens; takes precedence.", -1, openai.MAX_TOKENS, 16
-    ),
-    "n_predict": count("llama.cpp's name for max_tokens.", -1, openai.MAX_TOKENS, 16),
+    "max_tokens": _tokens("Maximum tokens of the answer; -1: limited by the context only."),
+    "max_completion_tokens": _tokens("The same as max_tokens; takes precedence."),
+    "n_predict": _tokens("llama.cpp's name for max_tokens."),
     "stop": STOP,
     "n": count("Number of choices.", 1, openai.MAX_CHOICES, 1),
     "stream": STREAM,
@@ -75,105 +91,32 @@ _OPENAI: dict[str, Schema] = {
         "`include_usage`: send a last chunk with the usage.", {"include_usage": True}
     ),
     "tokenize": flag("Return the tokens of the prompt."),
-    "user": text("Ignored by the backends.", "u"),
-    "prompt_cache_key": text(
-        "Identifies the conversation, to reuse the slot that has its cache.", "c"
-    ),
+    "user": USER,
+    "prompt_cache_key": SESSION,
     "json_schema": mapping("A JSON schema for the answer, llama.cpp's field.", {"type": "object"}),
     "logit_bias": LOGIT_BIAS,
     **REPORT,
     **SAMPLERS,
 }
-
-# -- OpenAI ----------------------------------------------------------------------------------------
-
-CHAT = body(
-    {
-        "messages": array(
-            "The conversation. If the last message is the assistant's, it is continued.",
-            USER_MESSAGE,
-            body(
-                {
-                    "role": text("`developer` is `system`, `function` is `tool`.", "user"),
-                    "content": one_of(
-                        "A string, or a list of parts: text, image_url, input_audio.",
-                        "Hello!",
-                        SEARCHABLE,
-                    ),
-                    "name": text("The name of the author or tool."),
-                    "tool_calls": array("Tool calls of an assistant message.", []),
-                    "function_call": mapping("A call in the legacy format.", {}),
-                    "tool_call_id": text(
-                        "The id of the call that a tool message answers.", "call_1"
-                    ),
-                    "reasoning_content": text("The reasoning of an assistant message."),
-                },
-                "role",
-            ),
-        ),
-        "logprobs": flag("Return the log probability of each token."),
-        "top_logprobs": count(
-            "Number of alternatives for each token; requires logprobs.", 0, openai.MAX_LOGPROBS, 0
-        ),
-        "response_format": mapping(
-            "`type`: text, json_object, or json_schema with `json_schema.schema`.",
-            {"type": "json_object"},
-        ),
-        "modalities": array("Must not contain audio.", ["text"], {"type": "string"}),
-        "tools": array("Functions the model may call.", [TOOL]),
-        "tool_choice": one_of(
-            "auto, none, required, a function by its name, or allowed_tools.",
-            "auto",
-            {"type": "string"},
-            OBJECT,
-        ),
-        "parallel_tool_calls": flag("Allow several calls in one answer.", True),
-        "functions": array("Functions in the legacy format; cannot be combined with tools.", []),
-        "function_call": one_of(
-            "tool_choice in the legacy format.", "auto", {"type": "string"}, OBJECT
-        ),
-        "continue_final_message": flag(
-            "Always done; an error if the last message cannot be continued."
-        ),
-        "add_generation_prompt": flag("Cannot be combined with continue_final_message."),
-        "reasoning_format": text(
-            "How reasoning is returned.", "auto", enum=["auto", "deepseek", "none", "raw"]
-        ),
-        "reasoning_effort": text("Passed to the chat template.", "low"),
-        "chat_template_kwargs": mapping(
-            "Variables for the chat template.", {"enable_thinking": False}
-        ),
-        **_OPENAI,
-    },
-    "messages",
-)
 PROMPT = one_of(
     "A string, a list of token ids and strings, or a list of prompts.",
     "Once upon a time",
-    {"type": "string"},
-    {"type": "array"},
+    TEXT,
+    ARRAY,
     OBJECT,
 )
 _COMPLETION: dict[str, Schema] = {
     "prompt": PROMPT,
     "suffix": text("The text after the completion; requires a model with fill-in tokens.", ""),
     "echo": flag("Return the prompt before the answer; cannot be combined with logprobs."),
-    "logprobs": count("Number of alternatives for each token.", 0, openai.MAX_LOGPROBS, 0),
+    "logprobs": ALTERNATIVES,
     "best_of": count("Must equal n.", 1, openai.MAX_CHOICES, 1),
     **_OPENAI,
 }
-COMPLETION = body(_COMPLETION, "prompt")
-COMPLETION_BOTH = body(
-    {
-        **_COMPLETION,
-        "n_probs": count("logprobs, as llama.cpp calls it.", 0, openai.MAX_LOGPROBS, 0),
-    },
-    "prompt",
-)
 INPUTS = one_of(
     f"A string, a list of token ids, or up to {embeddings.MAX_INPUTS} of either.",
     "Hello!",
-    {"type": "string"},
+    TEXT,
     {"type": "array", "maxItems": embeddings.MAX_INPUTS},
 )
 DIMENSIONS = count(
@@ -182,134 +125,19 @@ DIMENSIONS = count(
     embeddings.MAX_DIMENSIONS,
     64,
 )
-EMBEDDINGS = body(
-    {
-        "model": MODEL,
-        "input": INPUTS,
-        "encoding_format": text("The encoding of vectors.", "float", enum=["float", "base64"]),
-        "dimensions": DIMENSIONS,
-    },
-    "input",
-)
-RERANK = body(
-    {
-        "model": MODEL,
-        "query": text("The query to rank documents for."),
-        "documents": {
-            **array("Strings, or objects with a `text`.", ["a", {"text": "b"}]),
-            "minItems": 1,
-            "maxItems": rerank.MAX_DOCUMENTS,
-        },
-        "top_n": count("Number of documents to return.", 1, 1 << 30, 1),
-        "return_documents": flag("Return the documents' texts too."),
-    },
-    "query",
-    "documents",
-)
-RESPONSE = body(
-    {
-        "model": MODEL,
-        "input": one_of("A string, or a list of items.", "Hello!", SEARCHABLE),
-        "instructions": text("A system message for this response only."),
-        "previous_response_id": text("The stored response that this one continues.", ""),
-        "max_output_tokens": count("Maximum tokens of the output.", 1, openai.MAX_TOKENS, 16),
-        "temperature": SAMPLERS["temperature"],
-        "top_p": SAMPLERS["top_p"],
-        "top_logprobs": count("Number of alternatives for each token.", 0, openai.MAX_LOGPROBS, 0),
-        "stream": STREAM,
-        "background": flag("Run in the background; requires `store`, excludes `stream`."),
-        "store": flag("Store the response.", True),
-        "tools": array("Functions, custom tools, file_search, web_search.", []),
-        "tool_choice": one_of(
-            "auto, none, required, a tool, or allowed_tools.", "auto", {"type": "string"}, OBJECT
-        ),
-        "parallel_tool_calls": flag("Allow several calls in one answer.", True),
-        "text": mapping(
-            "`format`: text, json_object or json_schema.", {"format": {"type": "text"}}
-        ),
-        "reasoning": mapping("`effort` is passed to the chat template.", {"effort": "low"}),
-        "truncation": text(
-            "auto: leave out the oldest messages of a conversation that is too long.",
-            "disabled",
-            enum=["auto", "disabled"],
-        ),
-        "include": array(
-            "Additional parts of the output.",
-            ["file_search_call.results"],
-            {"type": "string"},
-        ),
-        "metadata": mapping("Repeated in the response.", {"a": "b"}),
-        "user": text("Ignored by the backends.", "u"),
-        "prompt_cache_key": text(
-            "Identifies the conversation, to reuse the slot that has its cache.", "c"
-        ),
-        **REPORT,
-    },
-    "input",
-)
-
-# -- vector stores ---------------------------------------------------------------------------------
-
-_METADATA = mapping(
-    "Up to 16 pairs of strings.", {"a": "b"}, maxProperties=vector_stores.MOST_PAIRS
-)
+_PAIRS = {"maxProperties": vector_stores.MOST_PAIRS}
+_METADATA = mapping("Up to 16 pairs of strings.", {"a": "b"}, **_PAIRS)
 _ATTRIBUTES = mapping(
-    "Up to 16 strings, numbers or booleans, for filters.",
-    {"year": 2001},
-    maxProperties=vector_stores.MOST_PAIRS,
+    "Up to 16 strings, numbers or booleans, for filters.", {"year": 2001}, **_PAIRS
 )
 _NAME = text("The name of the vector store.", maxLength=vector_stores.LONGEST_NAME)
 _EXPIRES = mapping("`anchor` last_active_at, and `days`.", {"anchor": "last_active_at", "days": 7})
 _CHUNKING = mapping("`type` auto, or static with a size and an overlap.", {"type": "auto"})
-_FILE_IDS = array("Ids of uploaded files.", ["file-1"], {"type": "string"})
-VECTOR_STORE = body(
-    {
-        "name": _NAME,
-        "description": text("A description."),
-        "metadata": _METADATA,
-        "expires_after": _EXPIRES,
-        "file_ids": _FILE_IDS,
-        "chunking_strategy": _CHUNKING,
-    }
-)
-VECTOR_STORE_CHANGE = body({"name": _NAME, "metadata": _METADATA, "expires_after": _EXPIRES})
-VECTOR_STORE_SEARCH = body(
-    {
-        "query": one_of("A string, or up to 16.", "zebra", {"type": "string"}, STRINGS),
-        "filters": mapping(
-            "A comparison of attributes, or several joined by `and` or `or`.",
-            {"type": "eq", "key": "a", "value": 1},
-        ),
-        "max_num_results": count("Number of passages to return.", 1, vector_stores.MOST_RESULTS, 5),
-        "ranking_options": mapping("`ranker` and `score_threshold`.", {"score_threshold": 0.1}),
-        "rewrite_query": flag("Ignored: the query is not rewritten."),
-    },
-    "query",
-)
-VECTOR_STORE_FILE = body(
-    {
-        "file_id": text("An uploaded file.", "file-1"),
-        "attributes": _ATTRIBUTES,
-        "chunking_strategy": _CHUNKING,
-    },
-    "file_id",
-)
-VECTOR_STORE_BATCH = body(
-    {
-        "file_ids": _FILE_IDS,
-        "files": array("Files with their own attributes; cannot be combined with file_ids.", []),
-        "attributes": _ATTRIBUTES,
-        "chunking_strategy": _CHUNKING,
-    }
-)
-ATTRIBUTES = body({"attributes": _ATTRIBUTES}, "attributes")
-
-# -- Anthropic -------------------------------------------------------------------------------------
-
+_FILE_IDS = strings("Ids of uploaded files.", "file-1")
 _MESSAGES: dict[str, Schema] = {
     "model": MODEL,
     "messages": array("The conversation, as strings or blocks.", USER_MESSAGE),
-    "max_tokens": count("Maximum tokens of the answer.", 0, openai.MAX_TOKENS, 16),
+    "max_tokens": _tokens("Maximum tokens of the answer.", 0),
     "system": one_of("The system prompt: a string or text blocks.", "Be brief.", SEARCHABLE),
     "temperature": SAMPLERS["temperature"],
     "top_k": SAMPLERS["top_k"],
@@ -327,179 +155,260 @@ _MESSAGES: dict[str, Schema] = {
         "A JSON schema, in the legacy field.", {"type": "json_schema", "schema": {"type": "object"}}
     ),
 }
-MESSAGE = body(_MESSAGES, "messages", "max_tokens")
-COUNT_TOKENS = body(_MESSAGES, "messages")
-
-# -- Ollama ----------------------------------------------------------------------------------------
-
 _OLLAMA: dict[str, Schema] = {
     "model": MODEL,
     "stream": {**STREAM, "default": True},
     "options": mapping("Sampler settings, `num_predict` and `stop`.", {"num_predict": 16}),
-    "format": one_of("json, or a JSON schema.", "json", {"type": "string"}, OBJECT),
-    "think": one_of("Passed to the chat template.", False, {"type": "boolean"}, {"type": "string"}),
-    "logprobs": flag("Return the log probability of each token."),
-    "top_logprobs": count("Number of alternatives for each token; requires logprobs.", 0, 20, 0),
+    "format": one_of("json, or a JSON schema.", "json", TEXT, OBJECT),
+    "think": one_of("Passed to the chat template.", False, {"type": "boolean"}, TEXT),
+    "logprobs": LOGPROBS,
+    "top_logprobs": LIKELIEST,
 }
-OLLAMA_CHAT = body(
-    {
-        "messages": array("The conversation.", USER_MESSAGE),
-        "tools": array("Functions the model may call.", [TOOL]),
-        **_OLLAMA,
-    }
-)
-OLLAMA_GENERATE = body(
-    {
-        "prompt": text("The prompt; rendered with the chat template unless raw."),
-        "suffix": text("The text after the completion.", ""),
-        "system": text("The system prompt."),
-        "raw": flag("Send the prompt without a chat template."),
-        "images": array("Images in base64.", [], {"type": "string"}),
-        "template": text("Must be empty: templates are configured in the gateway.", ""),
-        "context": array("Ignored with a warning: use /api/chat.", [], {"type": "integer"}),
-        **_OLLAMA,
-    }
-)
-OLLAMA_SHOW = body(
-    {
-        "model": text("The model's name. Here any name must be one that is served.", "any"),
-        "name": text("The same, in the older form.", "any"),
-    }
-)
-OLLAMA_EMBED = body({"model": MODEL, "input": INPUTS, "dimensions": DIMENSIONS}, "input")
-PROMPT_EMBEDDING = body({"model": MODEL, "prompt": INPUTS}, "prompt")
-
-# -- GLM and llama.cpp -----------------------------------------------------------------------------
-
-GLM_CHAT = body(
-    {
-        "prompt": text("The question."),
-        "history": array("Earlier rounds, each a question and its answer.", [["Hello!", "Hi."]]),
-        "model": MODEL,
-        "top_p": {**SAMPLERS["top_p"], "default": 0.7},
-        "temperature": {**SAMPLERS["temperature"], "default": 0.95},
-        "max_length": count("Maximum tokens of the answer; 0: no limit.", 0, openai.MAX_TOKENS, 16),
-    },
-    "prompt",
-)
-GLM_TOKENIZE = body(
-    {
-        "prompt": text("The text to split into tokens."),
-        "model": MODEL,
-        "max_length": count("How many tokens to return.", 1, openai.MAX_TOKENS, 16),
-    },
-    "prompt",
-)
-TOKENIZE = body(
-    {
-        "content": text("The text to split into tokens, 4 194 304 characters at most."),
-        "model": MODEL,
-        "add_special": flag("Add the tokens that begin and end a prompt."),
-        "with_pieces": flag("Return the text of each token too."),
-    }
-)
-DETOKENIZE = body(
-    {
-        "tokens": array(
-            "The ids of the tokens.",
-            [1, 2],
-            {"type": "integer", "minimum": 0, "maximum": openai_completions.MAX_TOKEN_ID - 1},
-        ),
-        "model": MODEL,
-    }
-)
-SLOT_FILE = body(
-    {
-        "filename": text(
-            "A file in the server's --slot-save-path; not needed to erase.",
-            "conversation-7.bin",
-            pattern=llamacpp_slots.FILENAME,
-        )
-    },
-    "filename",
-)
 _LLAMACPP: dict[str, Schema] = {
     "model": MODEL,
-    "n_predict": count(
-        "Maximum tokens; -1: limited by the context only.", -2, openai.MAX_TOKENS, 16
-    ),
+    "n_predict": _tokens("Maximum tokens; -1: limited by the context only.", -2),
     "n_cmpl": count("Number of completions.", 1, openai.MAX_CHOICES, 1),
     "n_probs": count("Number of alternatives for each token.", 0, 1000, 0),
     "stop": STOP,
     "stream": STREAM,
-    "session": text("Identifies the conversation, to reuse the slot that has its cache.", "c"),
+    "session": SESSION,
     "json_schema": mapping("A JSON schema for the answer.", {"type": "object"}),
     "logit_bias": LOGIT_BIAS,
     "image_data": array("Must be empty: send images to a chat endpoint.", []),
-    "response_fields": array("Return only these fields.", ["content"], {"type": "string"}),
+    "response_fields": strings("Return only these fields.", "content"),
     "return_tokens": flag("Return the ids of the tokens."),
     "post_sampling_probs": flag("Report probabilities after sampling."),
     "return_progress": REPORT["return_progress"],
     "timings_per_token": REPORT["timings_per_token"],
     **SAMPLERS,
 }
-LLAMACPP_COMPLETION = body({"prompt": PROMPT, **_LLAMACPP}, "prompt")
-LLAMACPP_INFILL = body(
-    {
-        "input_prefix": text("The text before the gap."),
-        "input_suffix": text("The text after the gap."),
-        "input_extra": array("Other files: `filename` and `text`.", []),
-        "prompt": text("The beginning of the text in the gap."),
-        **_LLAMACPP,
-    }
-)
-
-# -- forms -----------------------------------------------------------------------------------------
-
-FILE_UPLOAD = body(
-    {
-        "file": binary("The file."),
-        "purpose": text(
-            "What the file is for.", file_objects.PURPOSES[0], enum=list(file_objects.PURPOSES)
-        ),
-        "expires_after[anchor]": text(
-            "Needed beside expires_after[seconds].", "created_at", enum=["created_at"]
-        ),
-        "expires_after[seconds]": count(
-            "The file is deleted after this time.",
-            file_objects.SOONEST,
-            file_objects.LATEST,
-            file_objects.SOONEST,
-        ),
-    },
-    "file",
-    "purpose",
-)
 
 # Keyed by the schema's name in the OpenAPI document.
 BODIES: dict[str, Schema] = {
-    "ChatCompletionRequest": CHAT,
-    "CompletionRequest": COMPLETION,
-    "CompletionRequestBoth": COMPLETION_BOTH,
-    "EmbeddingRequest": EMBEDDINGS,
-    "RerankRequest": RERANK,
-    "ResponseRequest": RESPONSE,
-    "VectorStoreRequest": VECTOR_STORE,
-    "VectorStoreChange": VECTOR_STORE_CHANGE,
-    "VectorStoreSearch": VECTOR_STORE_SEARCH,
-    "VectorStoreFile": VECTOR_STORE_FILE,
-    "VectorStoreFileAttributes": ATTRIBUTES,
-    "VectorStoreFileBatch": VECTOR_STORE_BATCH,
-    "MessageRequest": MESSAGE,
-    "CountTokensRequest": COUNT_TOKENS,
-    "OllamaChatRequest": OLLAMA_CHAT,
-    "OllamaGenerateRequest": OLLAMA_GENERATE,
-    "OllamaShowRequest": OLLAMA_SHOW,
-    "OllamaEmbedRequest": OLLAMA_EMBED,
-    "PromptEmbeddingRequest": PROMPT_EMBEDDING,
-    "GLMChatRequest": GLM_CHAT,
-    "GLMTokenizeRequest": GLM_TOKENIZE,
-    "TokenizeRequest": TOKENIZE,
-    "DetokenizeRequest": DETOKENIZE,
-    "SlotFileRequest": SLOT_FILE,
-    "LlamaCompletionRequest": LLAMACPP_COMPLETION,
-    "LlamaInfillRequest": LLAMACPP_INFILL,
+    "ChatCompletionRequest": body(
+        "messages",
+        messages=array(
+            "The conversation. If the last message is the assistant's, it is continued.",
+            USER_MESSAGE,
+            body(
+                "role",
+                role=text("`developer` is `system`, `function` is `tool`.", "user"),
+                content=one_of(
+                    "A string, or a list of parts: text, image_url, input_audio.",
+                    "Hello!",
+                    SEARCHABLE,
+                ),
+                name=text("The name of the author or tool."),
+                tool_calls=array("Tool calls of an assistant message.", []),
+                function_call=mapping("A call in the legacy format.", {}),
+                tool_call_id=text("The id of the call that a tool message answers.", "call_1"),
+                reasoning_content=text("The reasoning of an assistant message."),
+            ),
+        ),
+        logprobs=LOGPROBS,
+        top_logprobs=LIKELIEST,
+        response_format=mapping(
+            "`type`: text, json_object, or json_schema with `json_schema.schema`.",
+            {"type": "json_object"},
+        ),
+        modalities=strings("Must not contain audio.", "text"),
+        tools=array("Functions the model may call.", [TOOL]),
+        tool_choice=one_of(
+            "auto, none, required, a function by its name, or allowed_tools.", "auto", TEXT, OBJECT
+        ),
+        parallel_tool_calls=PARALLEL,
+        functions=array("Functions in the legacy format; cannot be combined with tools.", []),
+        function_call=one_of("tool_choice in the legacy format.", "auto", TEXT, OBJECT),
+        continue_final_message=flag(
+            "Always done; an error if the last message cannot be continued."
+        ),
+        add_generation_prompt=flag("Cannot be combined with continue_final_message."),
+        reasoning_format=text(
+            "How reasoning is returned.", "auto", enum=["auto", "deepseek", "none", "raw"]
+        ),
+        reasoning_effort=text("Passed to the chat template.", "low"),
+        chat_template_kwargs=mapping(
+            "Variables for the chat template.", {"enable_thinking": False}
+        ),
+        **_OPENAI,
+    ),
+    "CompletionRequest": body("prompt", **_COMPLETION),
+    "CompletionRequestBoth": body(
+        "prompt",
+        **_COMPLETION,
+        n_probs={**ALTERNATIVES, "description": "logprobs, as llama.cpp calls it."},
+    ),
+    "EmbeddingRequest": body(
+        "input",
+        model=MODEL,
+        input=INPUTS,
+        encoding_format=text("The encoding of vectors.", "float", enum=["float", "base64"]),
+        dimensions=DIMENSIONS,
+    ),
+    "RerankRequest": body(
+        "query documents",
+        model=MODEL,
+        query=text("The query to rank documents for."),
+        documents=array(
+            "Strings, or objects with a `text`.",
+            ["a", {"text": "b"}],
+            minItems=1,
+            maxItems=rerank.MAX_DOCUMENTS,
+        ),
+        top_n=count("Number of documents to return.", 1, 1 << 30, 1),
+        return_documents=flag("Return the documents' texts too."),
+    ),
+    "ResponseRequest": body(
+        "input",
+        model=MODEL,
+        input=one_of("A string, or a list of items.", "Hello!", SEARCHABLE),
+        instructions=text("A system message for this response only."),
+        previous_response_id=text("The stored response that this one continues.", ""),
+        max_output_tokens=_tokens("Maximum tokens of the output.", 1),
+        temperature=SAMPLERS["temperature"],
+        top_p=SAMPLERS["top_p"],
+        top_logprobs=ALTERNATIVES,
+        stream=STREAM,
+        background=flag("Run in the background; requires `store`, excludes `stream`."),
+        store=flag("Store the response.", True),
+        tools=array("Functions, custom tools, file_search, web_search.", []),
+        tool_choice=one_of("auto, none, required, a tool, or allowed_tools.", "auto", TEXT, OBJECT),
+        parallel_tool_calls=PARALLEL,
+        text=mapping("`format`: text, json_object or json_schema.", {"format": {"type": "text"}}),
+        reasoning=mapping("`effort` is passed to the chat template.", {"effort": "low"}),
+        truncation=text(
+            "auto: leave out the oldest messages of a conversation that is too long.",
+            "disabled",
+            enum=["auto", "disabled"],
+        ),
+        include=strings("Additional parts of the output.", "file_search_call.results"),
+        metadata=mapping("Repeated in the response.", {"a": "b"}),
+        user=USER,
+        prompt_cache_key=SESSION,
+        **REPORT,
+    ),
+    "VectorStoreRequest": body(
+        name=_NAME,
+        description=text("A description."),
+        metadata=_METADATA,
+        expires_after=_EXPIRES,
+        file_ids=_FILE_IDS,
+        chunking_strategy=_CHUNKING,
+    ),
+    "VectorStoreChange": body(name=_NAME, metadata=_METADATA, expires_after=_EXPIRES),
+    "VectorStoreSearch": body(
+        "query",
+        query=one_of("A string, or up to 16.", "zebra", TEXT, STRINGS),
+        filters=mapping(
+            "A comparison of attributes, or several joined by `and` or `or`.",
+            {"type": "eq", "key": "a", "value": 1},
+        ),
+        max_num_results=count("Number of passages to return.", 1, vector_stores.MOST_RESULTS, 5),
+        ranking_options=mapping("`ranker` and `score_threshold`.", {"score_threshold": 0.1}),
+        rewrite_query=flag("Ignored: the query is not rewritten."),
+    ),
+    "VectorStoreFile": body(
+        "file_id",
+        file_id=text("An uploaded file.", "file-1"),
+        attributes=_ATTRIBUTES,
+        chunking_strategy=_CHUNKING,
+    ),
+    "VectorStoreFileAttributes": body("attributes", attributes=_ATTRIBUTES),
+    "VectorStoreFileBatch": body(
+        file_ids=_FILE_IDS,
+        files=array("Files with their own attributes; cannot be combined with file_ids.", []),
+        attributes=_ATTRIBUTES,
+        chunking_strategy=_CHUNKING,
+    ),
+    "MessageRequest": body("messages max_tokens", **_MESSAGES),
+    "CountTokensRequest": body("messages", **_MESSAGES),
+    "OllamaChatRequest": body(
+        messages=array("The conversation.", USER_MESSAGE),
+        tools=array("Functions the model may call.", [TOOL]),
+        **_OLLAMA,
+    ),
+    "OllamaGenerateRequest": body(
+        prompt=text("The prompt; rendered with the chat template unless raw."),
+        suffix=text("The text after the completion.", ""),
+        system=text("The system prompt."),
+        raw=flag("Send the prompt without a chat template."),
+        images=strings("Images in base64."),
+        template=text("Must be empty: templates are configured in the gateway.", ""),
+        context=array("Ignored with a warning: use /api/chat.", [], COUNT),
+        **_OLLAMA,
+    ),
+    "OllamaShowRequest": body(
+        model=text("The model's name. Here any name must be one that is served.", "any"),
+        name=text("The same, in the older form.", "any"),
+    ),
+    "OllamaEmbedRequest": body("input", model=MODEL, input=INPUTS, dimensions=DIMENSIONS),
+    "PromptEmbeddingRequest": body("prompt", model=MODEL, prompt=INPUTS),
+    "GLMChatRequest": body(
+        "prompt",
+        prompt=text("The question."),
+        history=array("Earlier rounds, each a question and its answer.", [["Hello!", "Hi."]]),
+        model=MODEL,
+        top_p={**SAMPLERS["top_p"], "default": glm.TOP_P},
+        temperature={**SAMPLERS["temperature"], "default": glm.TEMPERATURE},
+        max_length=_tokens("Maximum tokens of the answer; 0: no limit.", 0),
+    ),
+    "GLMTokenizeRequest": body(
+        "prompt",
+        prompt=text("The text to split into tokens."),
+        model=MODEL,
+        max_length=_tokens("How many tokens to return.", 1),
+    ),
+    "TokenizeRequest": body(
+        content=text("The text to split into tokens, 4 194 304 characters at most."),
+        model=MODEL,
+        add_special=flag("Add the tokens that begin and end a prompt."),
+        with_pieces=flag("Return the text of each token too."),
+    ),
+    "DetokenizeRequest": body(
+        tokens=array(
+            "The ids of the tokens.",
+            [1, 2],
+            {**COUNT, "minimum": 0, "maximum": openai_completions.MAX_TOKEN_ID - 1},
+        ),
+        model=MODEL,
+    ),
+    "SlotFileRequest": body(
+        "filename",
+        filename=text(
+            "A file in the server's --slot-save-path; not needed to erase.",
+            "conversation-7.bin",
+            pattern=llamacpp_slots.FILENAME,
+        ),
+    ),
+    "LlamaCompletionRequest": body("prompt", prompt=PROMPT, **_LLAMACPP),
+    "LlamaInfillRequest": body(
+        input_prefix=text("The text before the gap."),
+        input_suffix=text("The text after the gap."),
+        input_extra=array("Other files: `filename` and `text`.", []),
+        prompt=text("The beginning of the text in the gap."),
+        **_LLAMACPP,
+    ),
     **chatchat.BODIES,
 }
 # The same for multipart forms.
-FORMS: dict[str, Schema] = {"FileUploadForm": FILE_UPLOAD, **chatchat.FORMS}
+FORMS: dict[str, Schema] = {
+    "FileUploadForm": body(
+        "file purpose",
+        file=binary("The file."),
+        purpose=text(
+            "What the file is for.", file_objects.PURPOSES[0], enum=list(file_objects.PURPOSES)
+        ),
+        **{
+            "expires_after[anchor]": text(
+                "Needed beside expires_after[seconds].", "created_at", enum=["created_at"]
+            ),
+            "expires_after[seconds]": count(
+                "The file is deleted after this time.",
+                file_objects.SOONEST,
+                file_objects.LATEST,
+                file_objects.SOONEST,
+            ),
+        },
+    ),
+    **chatchat.FORMS,
+}

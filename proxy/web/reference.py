@@ -16,7 +16,7 @@ from flask import Blueprint, Flask, Response, current_app
 from werkzeug.routing import Map, Rule
 
 from .. import __version__
-from ..dialects.answer_schemas import ANSWERS
+from ..dialects.answer_schemas import ANSWERS, ERRORS
 from ..dialects.schemas import BODIES, FORMS
 from .services import current_services
 
@@ -33,193 +33,191 @@ NO_KEY = frozenset({"status.ready", "status.live", "reference.document"})
 
 class Operation(NamedTuple):
     """`body` names the schema of a body or form, `other` that of an alternative body. `streams` is
-    the media type of the streamed answer."""
+    the media type of the streamed answer. `tag` is filled in from the table."""
 
-    tag: str
     summary: str
     body: str = ""
     streams: str = ""
     answer: str = "application/json"
     other: str = ""
+    tag: str = ""
 
 
-# By endpoint, or by method and endpoint if the endpoint has several methods.
-OPERATIONS: Mapping[str, Operation] = {
-    "openai.chat_completions": Operation(
-        OPENAI, "A chat, streamed or whole", "ChatCompletionRequest", SSE
-    ),
-    "openai.input_tokens": Operation(
-        OPENAI, "How many tokens the prompt of a chat has", "ChatCompletionRequest"
-    ),
-    "openai.completions": Operation(
-        OPENAI, "A text completion, streamed or whole", "CompletionRequest", SSE
-    ),
-    "openai.both_completions": Operation(
-        LLAMACPP,
-        "A text completion with OpenAI's and llama.cpp's fields",
-        "CompletionRequestBoth",
-        SSE,
-    ),
-    "openai.models": Operation(OPENAI, "The models served; in Anthropic's form for its clients"),
-    "openai.model": Operation(OPENAI, "One model"),
-    "openai.tokenize": Operation(
-        LLAMACPP,
-        "Tokens of a text, in llama-server's form or GLM's",
-        "TokenizeRequest",
-        other="GLMTokenizeRequest",
-    ),
-    "openai.detokenize": Operation(LLAMACPP, "The text of tokens", "DetokenizeRequest"),
-    "embeddings.openai_": Operation(OPENAI, "Vectors of texts or tokens", "EmbeddingRequest"),
-    "embeddings.ollama_": Operation(OLLAMA, "Vectors of texts", "OllamaEmbedRequest"),
-    "embeddings.ollama_older": Operation(
-        OLLAMA, "A vector, in the older form", "PromptEmbeddingRequest"
-    ),
-    "embeddings.glm_": Operation(GLM, "A vector", "PromptEmbeddingRequest"),
-    "embeddings.ranked": Operation(
-        RANKINGS, "Documents ranked for a query, in Jina's and Cohere's form", "RerankRequest"
-    ),
-    "responses.create": Operation(
-        OPENAI, "A response, streamed, whole, or in the background", "ResponseRequest", SSE
-    ),
-    "responses.read": Operation(OPENAI, "A stored response"),
-    "responses.delete": Operation(OPENAI, "Delete a stored response"),
-    "responses.cancel": Operation(OPENAI, "Cancel a response that runs in the background"),
-    "responses.input_items": Operation(OPENAI, "The input of a stored response"),
-    "responses.input_tokens": Operation(OPENAI, "How many tokens an input has", "ResponseRequest"),
-    "files.upload": Operation(OPENAI, "Upload a file", "FileUploadForm"),
-    "files.listed": Operation(OPENAI, "The files of the key"),
-    "files.read": Operation(OPENAI, "One file"),
-    "files.delete": Operation(OPENAI, "Delete a file"),
-    "files.content": Operation(OPENAI, "The bytes of a file", answer="application/octet-stream"),
-    "vector_stores.create": Operation(OPENAI, "A new vector store", "VectorStoreRequest"),
-    "vector_stores.listed": Operation(OPENAI, "The vector stores of the key"),
-    "vector_stores.read": Operation(OPENAI, "One vector store"),
-    "vector_stores.change": Operation(OPENAI, "Change a vector store", "VectorStoreChange"),
-    "vector_stores.delete": Operation(OPENAI, "Delete a vector store"),
-    "vector_stores.search": Operation(OPENAI, "Passages that fit a query", "VectorStoreSearch"),
-    "vector_stores.attach": Operation(OPENAI, "Add an uploaded file", "VectorStoreFile"),
-    "vector_stores.files": Operation(OPENAI, "The files of a vector store"),
-    "vector_stores.file": Operation(OPENAI, "A file of a vector store"),
-    "vector_stores.describe": Operation(
-        OPENAI, "Change the attributes of a file", "VectorStoreFileAttributes"
-    ),
-    "vector_stores.detach": Operation(OPENAI, "Remove a file from a vector store"),
-    "vector_stores.content": Operation(OPENAI, "The text of a file"),
-    "vector_stores.begin": Operation(OPENAI, "Add several files", "VectorStoreFileBatch"),
-    "vector_stores.batch": Operation(OPENAI, "How far a batch of files is"),
-    "vector_stores.cancel": Operation(OPENAI, "Cancel a batch of files"),
-    "vector_stores.batch_files": Operation(OPENAI, "The files of a batch"),
-    "anthropic.messages": Operation(
-        ANTHROPIC, "A message, streamed or whole", "MessageRequest", SSE
-    ),
-    "anthropic.count_tokens": Operation(
-        ANTHROPIC, "How many tokens an input has", "CountTokensRequest"
-    ),
-    "ollama.chat_": Operation(
-        OLLAMA, "A chat, streamed unless `stream` is false", "OllamaChatRequest", LINES
-    ),
-    "ollama.generate_": Operation(
-        OLLAMA, "A completion, streamed unless `stream` is false", "OllamaGenerateRequest", LINES
-    ),
-    "ollama.version": Operation(OLLAMA, "The version of Ollama that is spoken here"),
-    "ollama.tags": Operation(OLLAMA, "The models served"),
-    "ollama.running": Operation(OLLAMA, "The models that are loaded"),
-    "ollama.show": Operation(OLLAMA, "One model", "OllamaShowRequest"),
-    "ollama.not_ours": Operation(
-        OLLAMA, "Always 400: models are chosen where the backends are started"
-    ),
-    "glm.chat": Operation(GLM, "A chat", "GLMChatRequest"),
-    "glm.chat_stream": Operation(GLM, "A chat, streamed", "GLMChatRequest", SSE),
-    "glm.langchain": Operation(GLM, "A chat, as chatglm.cpp's langchain server", "GLMChatRequest"),
-    "native.completion": Operation(
-        LLAMACPP, "A completion, streamed or whole", "LlamaCompletionRequest", SSE
-    ),
-    "native.infill": Operation(
-        LLAMACPP, "Code completion, streamed or whole", "LlamaInfillRequest", SSE
-    ),
-    "native.apply_template": Operation(LLAMACPP, "The prompt of a chat", "ChatCompletionRequest"),
-    "native.props": Operation(LLAMACPP, "What the backend is, and what it samples by"),
-    "native.slots": Operation(LLAMACPP, "The slots of all backends"),
-    "native.slot_action": Operation(
-        LLAMACPP,
-        "Save, restore or erase a slot, by the query's `action`; for the keys of `--admins`",
-        "SlotFileRequest",
-    ),
-    "native.cors_proxy": Operation(LLAMACPP, "Always 403: nothing is fetched for a page"),
-    "status.ready": Operation(OURS, "200 when a backend can answer"),
-    "status.live": Operation(OURS, "200 while the process answers"),
-    "status.backends": Operation(OURS, "What is known of each backend"),
-    "status.metrics": Operation(
-        OURS, "Metrics for Prometheus, with `--metrics`", answer="text/plain"
-    ),
-    "status.slots": Operation(OURS, "Slots, the queue, and how often something was cached"),
-    "data.export": Operation(OURS, "Export everything kept for the caller's key"),
-    "data.delete": Operation(OURS, "Delete everything kept for the caller's key"),
-    "reference.document": Operation(OURS, "This document"),
-    "chatchat.chats.chat": Operation(
-        CHATCHAT, "A chat", "ChatchatChatRequest", SSE, other="ChatchatMessagesRequest"
-    ),
-    "chatchat.chats.fastchat": Operation(
-        CHATCHAT,
-        "A chat whose answer is plain text",
-        "ChatchatChatRequest",
-        SSE,
-        other="ChatchatMessagesRequest",
-    ),
-    "chatchat.chats.knowledge_base_chat": Operation(
-        CHATCHAT, "A chat about a knowledge base", "ChatchatKnowledgeChatRequest", SSE
-    ),
-    "chatchat.chats.file_chat": Operation(
-        CHATCHAT, "A chat about uploaded files", "ChatchatFileChatRequest", SSE
-    ),
-    "chatchat.chats.search_engine_chat": Operation(
-        CHATCHAT, "A chat with web search", "ChatchatSearchChatRequest", SSE
-    ),
-    "chatchat.chats.agent_chat": Operation(
-        CHATCHAT, "A chat with tools", "ChatchatChatRequest", SSE
-    ),
-    "chatchat.chats.completion": Operation(
-        CHATCHAT, "A completion", "ChatchatCompletionRequest", SSE
-    ),
-    "chatchat.chats.feedback": Operation(CHATCHAT, "Feedback on an answer", "ChatchatFeedback"),
-    "chatchat.bases.listed": Operation(CHATCHAT, "The knowledge bases"),
-    "chatchat.bases.create": Operation(CHATCHAT, "Create a knowledge base", "ChatchatNewBase"),
-    "chatchat.bases.delete": Operation(
-        CHATCHAT,
-        "Delete a knowledge base; the body may also be its name as a JSON string",
-        "ChatchatBase",
-    ),
-    "chatchat.bases.update_info": Operation(
-        CHATCHAT, "Describe a knowledge base", "ChatchatBaseInfo"
-    ),
-    "chatchat.bases.recreate": Operation(
-        CHATCHAT, "Read all documents again", "ChatchatRebuild", SSE
-    ),
-    "chatchat.bases.search": Operation(CHATCHAT, "Passages that fit a query", "ChatchatSearch"),
-    "chatchat.bases.edit": Operation(CHATCHAT, "Change chunks", "ChatchatEdit"),
-    "chatchat.files.listed": Operation(CHATCHAT, "The documents of a base"),
-    "chatchat.files.download": Operation(
-        CHATCHAT, "A document as it came", answer="application/octet-stream"
-    ),
-    "chatchat.files.upload": Operation(CHATCHAT, "Upload documents", "ChatchatDocuments"),
-    "chatchat.files.upload_temporary": Operation(
-        CHATCHAT, "Upload documents for a chat about files", "ChatchatChatFiles"
-    ),
-    "chatchat.files.update": Operation(CHATCHAT, "Read documents again", "ChatchatUpdate"),
-    "chatchat.files.delete": Operation(CHATCHAT, "Delete documents", "ChatchatDelete"),
-    "chatchat.server.running": Operation(CHATCHAT, "The models served"),
-    "chatchat.server.configured": Operation(
-        CHATCHAT, "The models configured", "ChatchatModelKinds"
-    ),
-    "chatchat.server.config": Operation(CHATCHAT, "One model", "ChatchatModelName"),
-    "chatchat.server.change": Operation(CHATCHAT, "Change the model", "ChatchatModelChange"),
-    "chatchat.server.stop": Operation(
-        CHATCHAT, "Always 400: models are chosen where the gateway is started", "ChatchatModelName"
-    ),
-    "chatchat.server.configs": Operation(CHATCHAT, "The settings"),
-    "chatchat.server.engines": Operation(CHATCHAT, "The search engines"),
-    "chatchat.server.prompt_template": Operation(CHATCHAT, "A prompt template", "ChatchatTemplate"),
-    "chatchat.server.embed_texts": Operation(CHATCHAT, "Vectors of texts", "ChatchatTexts"),
+# By tag and blueprint.
+_OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
+    (OPENAI, "openai"): {
+        "chat_completions": Operation("A chat, streamed or whole", "ChatCompletionRequest", SSE),
+        "input_tokens": Operation(
+            "How many tokens the prompt of a chat has", "ChatCompletionRequest"
+        ),
+        "completions": Operation("A text completion, streamed or whole", "CompletionRequest", SSE),
+        "models": Operation("The models served; in Anthropic's form for its clients"),
+        "model": Operation("One model"),
+    },
+    (LLAMACPP, "openai"): {
+        "both_completions": Operation(
+            "A text completion with OpenAI's and llama.cpp's fields", "CompletionRequestBoth", SSE
+        ),
+        "tokenize": Operation(
+            "Tokens of a text, in llama-server's form or GLM's",
+            "TokenizeRequest",
+            other="GLMTokenizeRequest",
+        ),
+        "detokenize": Operation("The text of tokens", "DetokenizeRequest"),
+    },
+    (OPENAI, "embeddings"): {
+        "openai_": Operation("Vectors of texts or tokens", "EmbeddingRequest"),
+    },
+    (OLLAMA, "embeddings"): {
+        "ollama_": Operation("Vectors of texts", "OllamaEmbedRequest"),
+        "ollama_older": Operation("A vector, in the older form", "PromptEmbeddingRequest"),
+    },
+    (GLM, "embeddings"): {
+        "glm_": Operation("A vector", "PromptEmbeddingRequest"),
+    },
+    (RANKINGS, "embeddings"): {
+        "ranked": Operation(
+            "Documents ranked for a query, in Jina's and Cohere's form", "RerankRequest"
+        ),
+    },
+    (OPENAI, "responses"): {
+        "create": Operation(
+            "A response, streamed, whole, or in the background", "ResponseRequest", SSE
+        ),
+        "read": Operation("A stored response"),
+        "delete": Operation("Delete a stored response"),
+        "cancel": Operation("Cancel a response that runs in the background"),
+        "input_items": Operation("The input of a stored response"),
+        "input_tokens": Operation("How many tokens an input has", "ResponseRequest"),
+    },
+    (OPENAI, "files"): {
+        "upload": Operation("Upload a file", "FileUploadForm"),
+        "listed": Operation("The files of the key"),
+        "read": Operation("One file"),
+        "delete": Operation("Delete a file"),
+        "content": Operation("The bytes of a file", answer="application/octet-stream"),
+    },
+    (OPENAI, "vector_stores"): {
+        "create": Operation("A new vector store", "VectorStoreRequest"),
+        "listed": Operation("The vector stores of the key"),
+        "read": Operation("One vector store"),
+        "change": Operation("Change a vector store", "VectorStoreChange"),
+        "delete": Operation("Delete a vector store"),
+        "search": Operation("Passages that fit a query", "VectorStoreSearch"),
+        "attach": Operation("Add an uploaded file", "VectorStoreFile"),
+        "files": Operation("The files of a vector store"),
+        "file": Operation("A file of a vector store"),
+        "describe": Operation("Change the attributes of a file", "VectorStoreFileAttributes"),
+        "detach": Operation("Remove a file from a vector store"),
+        "content": Operation("The text of a file"),
+        "begin": Operation("Add several files", "VectorStoreFileBatch"),
+        "batch": Operation("How far a batch of files is"),
+        "cancel": Operation("Cancel a batch of files"),
+        "batch_files": Operation("The files of a batch"),
+    },
+    (ANTHROPIC, "anthropic"): {
+        "messages": Operation("A message, streamed or whole", "MessageRequest", SSE),
+        "count_tokens": Operation("How many tokens an input has", "CountTokensRequest"),
+    },
+    (OLLAMA, "ollama"): {
+        "chat_": Operation("A chat, streamed unless `stream` is false", "OllamaChatRequest", LINES),
+        "generate_": Operation(
+            "A completion, streamed unless `stream` is false", "OllamaGenerateRequest", LINES
+        ),
+        "version": Operation("The version of Ollama that is spoken here"),
+        "tags": Operation("The models served"),
+        "running": Operation("The models that are loaded"),
+        "show": Operation("One model", "OllamaShowRequest"),
+        "not_ours": Operation("Always 400: models are chosen where the backends are started"),
+    },
+    (GLM, "glm"): {
+        "chat": Operation("A chat", "GLMChatRequest"),
+        "chat_stream": Operation("A chat, streamed", "GLMChatRequest", SSE),
+        "langchain": Operation("A chat, as chatglm.cpp's langchain server", "GLMChatRequest"),
+    },
+    (LLAMACPP, "native"): {
+        "completion": Operation("A completion, streamed or whole", "LlamaCompletionRequest", SSE),
+        "infill": Operation("Code completion, streamed or whole", "LlamaInfillRequest", SSE),
+        "apply_template": Operation("The prompt of a chat", "ChatCompletionRequest"),
+        "props": Operation("What the backend is, and what it samples by"),
+        "slots": Operation("The slots of all backends"),
+        "slot_action": Operation(
+            "Save, restore or erase a slot, by the query's `action`; for the keys of `--admins`",
+            "SlotFileRequest",
+        ),
+        "cors_proxy": Operation("Always 403: nothing is fetched for a page"),
+    },
+    (OURS, "status"): {
+        "ready": Operation("200 when a backend can answer"),
+        "live": Operation("200 while the process answers"),
+        "backends": Operation("What is known of each backend"),
+        "metrics": Operation("Metrics for Prometheus, with `--metrics`", answer="text/plain"),
+        "slots": Operation("Slots, the queue, and how often something was cached"),
+    },
+    (OURS, "data"): {
+        "export": Operation("Export everything kept for the caller's key"),
+        "delete": Operation("Delete everything kept for the caller's key"),
+    },
+    (OURS, "reference"): {
+        "document": Operation("This document"),
+    },
+    (CHATCHAT, "chatchat.chats"): {
+        "chat": Operation("A chat", "ChatchatChatRequest", SSE, other="ChatchatMessagesRequest"),
+        "fastchat": Operation(
+            "A chat whose answer is plain text",
+            "ChatchatChatRequest",
+            SSE,
+            other="ChatchatMessagesRequest",
+        ),
+        "knowledge_base_chat": Operation(
+            "A chat about a knowledge base", "ChatchatKnowledgeChatRequest", SSE
+        ),
+        "file_chat": Operation("A chat about uploaded files", "ChatchatFileChatRequest", SSE),
+        "search_engine_chat": Operation("A chat with web search", "ChatchatSearchChatRequest", SSE),
+        "agent_chat": Operation("A chat with tools", "ChatchatChatRequest", SSE),
+        "completion": Operation("A completion", "ChatchatCompletionRequest", SSE),
+        "feedback": Operation("Feedback on an answer", "ChatchatFeedback"),
+    },
+    (CHATCHAT, "chatchat.bases"): {
+        "listed": Operation("The knowledge bases"),
+        "create": Operation("Create a knowledge base", "ChatchatNewBase"),
+        "delete": Operation(
+            "Delete a knowledge base; the body may also be its name as a JSON string",
+            "ChatchatBase",
+        ),
+        "update_info": Operation("Describe a knowledge base", "ChatchatBaseInfo"),
+        "recreate": Operation("Read all documents again", "ChatchatRebuild", SSE),
+        "search": Operation("Passages that fit a query", "ChatchatSearch"),
+        "edit": Operation("Change chunks", "ChatchatEdit"),
+    },
+    (CHATCHAT, "chatchat.files"): {
+        "listed": Operation("The documents of a base"),
+        "download": Operation("A document as it came", answer="application/octet-stream"),
+        "upload": Operation("Upload documents", "ChatchatDocuments"),
+        "upload_temporary": Operation(
+            "Upload documents for a chat about files", "ChatchatChatFiles"
+        ),
+        "update": Operation("Read documents again", "ChatchatUpdate"),
+        "delete": Operation("Delete documents", "ChatchatDelete"),
+    },
+    (CHATCHAT, "chatchat.server"): {
+        "running": Operation("The models served"),
+        "configured": Operation("The models configured", "ChatchatModelKinds"),
+        "config": Operation("One model", "ChatchatModelName"),
+        "change": Operation("Change the model", "ChatchatModelChange"),
+        "stop": Operation(
+            "Always 400: models are chosen where the gateway is started", "ChatchatModelName"
+        ),
+        "configs": Operation("The settings"),
+        "engines": Operation("The search engines"),
+        "prompt_template": Operation("A prompt template", "ChatchatTemplate"),
+        "embed_texts": Operation("Vectors of texts", "ChatchatTexts"),
+    },
+}
+OPERATIONS = {
+    f"{blueprint}.{view}": operation._replace(tag=tag)
+    for (tag, blueprint), operations in _OPERATIONS.items()
+    for view, operation in operations.items()
 }
 # The schema of a complete answer, by endpoint.
 REPLIES: Mapping[str, str] = {
@@ -238,65 +236,10 @@ REPLIES: Mapping[str, str] = {
 }
 # Blueprints of pages and their scripts, which are not documented.
 PAGE_BLUEPRINTS = frozenset(
-    {
-        "chat",
-        "chat_files",
-        "chat_images",
-        "options",
-        "pages",
-        "panel_knowledge",
-        "panel_status",
-        "session",
-    }
+    "chat chat_files chat_images options pages panel_knowledge panel_status session".split()
 )
-
-ERRORS: Mapping[str, dict[str, Any]] = {
-    OPENAI: {
-        "type": "object",
-        "properties": {
-            "error": {
-                "type": "object",
-                "properties": {
-                    "message": {"type": "string"},
-                    "type": {"type": "string"},
-                    "param": {"type": ["string", "null"]},
-                    "code": {"type": ["string", "integer", "null"]},
-                },
-                "required": ["message", "type"],
-            }
-        },
-        "required": ["error"],
-    },
-    ANTHROPIC: {
-        "type": "object",
-        "properties": {
-            "type": {"const": "error"},
-            "error": {
-                "type": "object",
-                "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
-                "required": ["type", "message"],
-            },
-        },
-        "required": ["type", "error"],
-    },
-    OLLAMA: {
-        "type": "object",
-        "properties": {"error": {"type": "string"}},
-        "required": ["error"],
-    },
-    GLM: {
-        "type": "object",
-        "properties": {"detail": {"type": "string"}},
-        "required": ["detail"],
-    },
-    CHATCHAT: {
-        "type": "object",
-        "properties": {"code": {"type": "integer"}, "msg": {"type": "string"}, "data": {}},
-        "required": ["code", "msg", "data"],
-    },
-}
-NAMES = {
-    OPENAI: "Error",
+# The schema of errors, by tag; Error for all others.
+ERROR_NAMES = {
     ANTHROPIC: "AnthropicError",
     OLLAMA: "OllamaError",
     GLM: "GLMError",
@@ -321,12 +264,7 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
     for rule, method in documented(app.url_map):
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(prefix))
         paths.setdefault(path, {})[method] = _operation(rule, method, path, keys)
-    schemas = {
-        **BODIES,
-        **FORMS,
-        **ANSWERS,
-        **{NAMES[tag]: schema for tag, schema in ERRORS.items()},
-    }
+    schemas = {**BODIES, **FORMS, **ANSWERS, **ERRORS}
     key = {
         "key": {"type": "http", "scheme": "bearer"},
         "x_api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -354,7 +292,7 @@ def _operation(rule: Rule, method: str, path: str, keys: bool) -> dict[str, Any]
         answers[operation.answer] = {"schema": _ref(REPLIES[rule.endpoint])}
     if operation.streams:
         answers[operation.streams] = {}
-    error = _ref(NAMES.get(operation.tag, "Error"))
+    error = _ref(ERROR_NAMES.get(operation.tag, "Error"))
     made: dict[str, Any] = {
         "operationId": f"{method}_{slug}",
         "tags": [operation.tag],
