@@ -97,8 +97,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     layouts = Layouts(resources.dialogues())
     embedder = _embedder(settings, settings.embedding_api, "embeddings")
     ranker = _embedder(settings, settings.rerank_api, "rankings")
-    keeping = LazyServices(settings, embedder, ranker)
-    store, observer = keeping.responses(), Observer(metrics=settings.metrics)
+    storage = LazyServices(settings, embedder, ranker)
+    store, observer = storage.responses(), Observer(metrics=settings.metrics)
     alone = len({key.name for key in settings.keys}) <= 1  # no other key to share places with
     services = Services(
         settings=settings,
@@ -115,22 +115,22 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
         writers=Shares(pages.answers.MOST, alone=alone),
         layouts=layouts,
-        dialogues=_dialogues(settings, gateway, layouts, keeping),
-        knowledge=keeping.knowledge,
-        conversations=keeping.conversations,
-        vector_stores=keeping.vector_stores,
+        dialogues=_dialogues(settings, gateway, layouts, storage),
+        knowledge=storage.knowledge,
+        conversations=storage.conversations,
+        vector_stores=storage.vector_stores,
         aliases=_aliases(settings),
-        sessions=keeping.sessions or (None if settings.state else MemorySessions()),
+        sessions=storage.sessions or (None if settings.state else MemorySessions()),
     )
     registry.start()
     atexit.register(registry.close)
-    keeping.resume()
-    atexit.register(keeping.close)
+    storage.resume()
+    atexit.register(storage.close)
     return services
 
 
 def _dialogues(
-    settings: Settings, gateway: Gateway, layouts: Layouts, keeping: LazyServices
+    settings: Settings, gateway: Gateway, layouts: Layouts, storage: LazyServices
 ) -> Dialogues:
     """Raises SettingsError for an unknown tool."""
     make: dict[str, Callable[[], Any]] = {
@@ -146,17 +146,7 @@ def _dialogues(
         engines = [make[name]() for name in settings.search_engine]
         web = WebSearch(engines, seconds=settings.search_timeout, clock=time.monotonic)
         atexit.register(web.close)
-    servers = [
-        Server(
-            name=server.name,
-            command=server.command,
-            url=server.url,
-            env=server.env,
-            headers=server.headers,
-            tools=server.tools,
-        )
-        for server in settings.mcp
-    ]
+    servers = [Server(**msgspec.structs.asdict(server)) for server in settings.mcp]
     known = {KNOWLEDGE, WEB, *OWN, *(server.name for server in servers)}
     if not known.issuperset(settings.tools):
         known.update(functions.installed())
@@ -170,7 +160,7 @@ def _dialogues(
     return Dialogues(
         gateway,
         layouts,
-        Finder(keeping.knowledge, web, keeping.vector_stores),
+        Finder(storage.knowledge, web, storage.vector_stores),
         toolbox,
         tools=settings.tools,
         bounds=Bounds(
@@ -219,32 +209,22 @@ def _scheduler(
     settings: Settings, purpose: str, *, groups: bool = False, disk: int = 0
 ) -> Scheduler:
     """A local scheduler, or one that shares its table. Raises SettingsError."""
-    most, seconds, patience = settings.max_queue, settings.queue_timeout, settings.wait_for_backend
+    options: dict[str, Any] = {
+        "max_queue": settings.max_queue,
+        "queue_timeout": settings.queue_timeout,
+        "wait_for_backend": settings.wait_for_backend,
+        "groups": groups,
+        "disk": disk,
+    }
     if not settings.state:
-        return LocalScheduler(
-            time.monotonic,
-            max_queue=most,
-            queue_timeout=seconds,
-            wait_for_backend=patience,
-            groups=groups,
-            disk=disk,
-        )
+        return LocalScheduler(time.monotonic, **options)
     try:
         table = RedisLog(settings.state, settings.state_name + purpose)
     except ImportError:
         raise SettingsError("--state requires pip install slotproxy[redis]") from None
     except ValueError:
         raise SettingsError("--state: not a Redis URL") from None
-    shared = SharedScheduler(
-        table,
-        time.monotonic,
-        version=__version__,
-        max_queue=most,
-        queue_timeout=seconds,
-        wait_for_backend=patience,
-        groups=groups,
-        disk=disk,
-    )
+    shared = SharedScheduler(table, time.monotonic, version=__version__, **options)
     atexit.register(shared.close)
     shared.ready(JOINS)
     return shared
@@ -282,12 +262,8 @@ def _embedder(settings: Settings, urls: Sequence[str], gift: Gift) -> Embedder |
         )
         driver.gift = gift
         servers.append(Backend(url.split("://", 1)[1], url, driver))
-    registry = Registry(
-        servers,
-        scheduler,
-        interval=settings.health_interval,
-        deadline=settings.health_deadline,
-    )
+    interval, deadline = settings.health_interval, settings.health_deadline
+    registry = Registry(servers, scheduler, interval=interval, deadline=deadline)
     registry.start()
     atexit.register(registry.close)
     return Embedder(registry, scheduler)
