@@ -50,14 +50,8 @@ class Bind(Struct, frozen=True, tag=True):
         bound = self.bound
         param = "tools" if bound.schema is None else "response_format"
         size = len(bound.schema or b"") + sum(len(tool.schema) for tool in bound.tools)
-        if size > MAX_SCHEMAS:
-            return CompileResult(
-                param=param, reason=f"has {size} bytes of schema; at most {MAX_SCHEMAS} are allowed"
-            )
-        try:
-            return CompileResult(constraints.grammar(bound, LIMITS[self.limits]))
-        except InvalidParameter as error:
-            return CompileResult(param=error.param, reason=error.reason)
+        _check_size(param, size)
+        return CompileResult(constraints.grammar(bound, LIMITS[self.limits]))
 
     def refused(self) -> CompileResult:
         """The result if the budget is exceeded."""
@@ -72,13 +66,8 @@ class ReadSchema(Struct, frozen=True, tag=True):
     schema: bytes
 
     def done(self) -> CompileResult:
-        if len(self.schema) > MAX_SCHEMAS:
-            reason = f"has {len(self.schema)} bytes of schema; at most {MAX_SCHEMAS} are allowed"
-            return CompileResult(param="response_format", reason=reason)
-        try:
-            return CompileResult(unchecked=bool(_judge(self.schema).unchecked))
-        except InvalidParameter as error:
-            return CompileResult(param=error.param, reason=error.reason)
+        _check_size("response_format", len(self.schema))
+        return CompileResult(unchecked=bool(_judge(self.schema).unchecked))
 
     def refused(self) -> CompileResult:
         return _too_much("response_format", "simplify its patterns")
@@ -104,15 +93,14 @@ class ReadGrammar(Struct, frozen=True, tag=True):
     limits: str
 
     def done(self) -> CompileResult:
-        limits = LIMITS[self.limits]
+        limits, text = LIMITS[self.limits], self.grammar
         try:
-            text = self.grammar
             grammar = check(text, NEW)
             if limits is not NEW:
                 text = render(grammar, limits)
                 check(text, limits)
         except GrammarError as error:
-            return CompileResult(param="grammar", reason=str(error))
+            raise InvalidParameter("grammar", str(error)) from None
         return CompileResult(text)
 
     def refused(self) -> CompileResult:
@@ -142,6 +130,8 @@ def attempt(job: Job, steps: int) -> CompileResult | None:
     try:
         with limited(steps):
             return job.done()
+    except InvalidParameter as error:
+        return CompileResult(param=error.param, reason=error.reason)
     except TooMuchWork:
         return None
 
@@ -149,6 +139,13 @@ def attempt(job: Job, steps: int) -> CompileResult | None:
 def do(job: Job) -> CompileResult:
     """The result of a job within the whole budget."""
     return attempt(job, WHOLE) or job.refused()
+
+
+def _check_size(param: str, size: int) -> None:
+    if size > MAX_SCHEMAS:
+        raise InvalidParameter(
+            param, f"has {size} bytes of schema; at most {MAX_SCHEMAS} are allowed"
+        )
 
 
 def _too_much(param: str, advice: str) -> CompileResult:
@@ -163,9 +160,8 @@ def _judge(schema: bytes) -> Any:
     key = digest(schema)
     validator = _judges.get(key)
     if validator is None:
-        from .validation import (
-            OutputValidator,  # lazy: jsonschema takes as long to import as Flask
-        )
+        # Late: jsonschema takes as long to import as Flask.
+        from .validation import OutputValidator
 
         validator = OutputValidator(msgspec.json.decode(schema))
         _judges.put(key, validator, 1000 + 10 * len(schema))
