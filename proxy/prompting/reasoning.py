@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from .marks import overlap
+
 Kind = Literal["reasoning", "text"]
 Tags = tuple[str, str]
 
@@ -144,18 +146,11 @@ class ReasoningSplitter:
             self._emit(out, thought.removesuffix("\n"))
             self._state, self._opened = "closed", False
             return bool(self._held)
-        keep = self._may_close()
+        # What may become the closing tag, or the newline before it.
+        keep = overlap(self._held, (self._close, "\n" + self._close))
         self._emit(out, self._held[: len(self._held) - keep])
         self._held = self._held[len(self._held) - keep :]
         return False
-
-    def _may_close(self) -> int:
-        """Length of the tail that may become the closing tag or the newline before it."""
-        for tag in ("\n" + self._close, self._close):
-            for length in range(min(len(tag) - 1, len(self._held)), 0, -1):
-                if self._held.endswith(tag[:length]):
-                    return length
-        return 0
 
     @staticmethod
     def _emit(out: list[tuple[Kind, str]], text: str) -> None:

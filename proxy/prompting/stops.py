@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .marks import overlap
+
 
 class StopFilter:
     """``feed(text)`` returns the text that is safe to send; `matched` is the stop string found, if
@@ -31,7 +33,7 @@ class StopFilter:
         if stop:
             self.matched, self._held = stop, ""
             return text[:at]
-        keep = self._overlap(text)
+        keep = overlap(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -49,13 +51,3 @@ class StopFilter:
             if at >= 0 and (at < best or (at == best and len(candidate) < len(stop))):
                 best, stop = at, candidate
         return best, stop
-
-    def _overlap(self, text: str) -> int:
-        """The length of the longest tail that begins a stop string."""
-        longest = 0
-        for stop in self._stops:
-            for n in range(min(len(stop) - 1, len(text)), longest, -1):
-                if text.endswith(stop[:n]):
-                    longest = n
-                    break
-        return longest

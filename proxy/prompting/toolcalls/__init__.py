@@ -9,17 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import generic
-from .base import (
-    CallArguments,
-    CallEnd,
-    CallFormat,
-    CallShape,
-    CallStart,
-    Parser,
-    Piece,
-    TextPiece,
-    Tools,
-)
+from .base import CallFormat, CallShape, Parser, Tools
 from .chatglm import CHATGLM3, GLM4
 from .command_r import COMMAND_R, COMMAND_R7B
 from .deepseek import DEEPSEEK
@@ -28,6 +18,7 @@ from .generic import GENERIC
 from .hermes import HERMES, QWEN_XML
 from .llama3 import LLAMA3
 from .mistral import MISTRAL, MISTRAL_ARGS
+from .pieces import CallArguments, CallEnd, CallStart, Piece, TextPiece
 
 __all__ = [
     "FORMS",

@@ -7,21 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from .pieces import CallArguments, CallEnd, CallStart, Piece, TextPiece
+from .pieces import Piece, TextPiece
 from .reader import Body, CallReader, Malformed, Wait
-
-__all__ = [
-    "CallArguments",
-    "CallEnd",
-    "CallFormat",
-    "CallShape",
-    "CallStart",
-    "Parser",
-    "Piece",
-    "TextPiece",
-    "Tools",
-    "marked",
-]
 
 Tools = Mapping[str, Mapping[str, Any]]
 """The tools of a request: names, each with the JSON schema of its arguments ({} if unknown)."""
@@ -53,11 +40,6 @@ class Parser:
         self._reader = CallReader()
         self._steps: Wait | None = body(self._reader)
 
-    @property
-    def calls(self) -> int:
-        """Number of calls that have ended so far."""
-        return self._reader.calls
-
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain after this text."""
         if not text:
@@ -84,19 +66,16 @@ class CallFormat(Struct, frozen=True, kw_only=True):
     """A family's format of tool calls.
 
     ``opening`` are the texts that open a call inside free text: the gateway may stop there and
-    continue under a grammar. In ``at_start`` formats a call may also begin a reply without such a
-    text; it is recognised by the name of a known tool."""
+    continue under a grammar."""
 
     name: str
     opening: tuple[str, ...]
     shape: CallShape
     body: Callable[[Tools], Body]
-    at_start: bool = False
 
-    def parser(self, tools: Tools | frozenset[str] = frozenset()) -> Parser:
+    def parser(self, tools: Tools) -> Parser:
         """A streaming parser for one reply."""
-        known = tools if isinstance(tools, Mapping) else {name: {} for name in tools}
-        return Parser(self.body(known))
+        return Parser(self.body(tools))
 
 
 def marked(
@@ -107,7 +86,8 @@ def marked(
     """The body of a format with text, in which marks open calls.
 
     ``read`` continues after the mark. ``at_start`` may read a call without a mark at the beginning
-    of the reply. Both raise Malformed if there is no call."""
+    of the reply, recognised by the name of a known tool. Both raise Malformed if there is no
+    call."""
 
     def body(tools: Tools) -> Body:
         def run(reader: CallReader) -> Wait:

@@ -66,7 +66,6 @@ CHATGLM3 = CallFormat(
         parallel=False,
     ),
     body=marked((_HEADER,), lambda reader, tools, mark: _python(reader, tools), _python),
-    at_start=True,
 )
 
 GLM4 = CallFormat(
@@ -74,5 +73,4 @@ GLM4 = CallFormat(
     opening=(_HEADER,),
     shape=CallShape(after_name="\n", separator=_HEADER, parallel=False),
     body=marked((_HEADER,), lambda reader, tools, mark: _json(reader, tools), _json),
-    at_start=True,
 )

@@ -45,5 +45,4 @@ FUNCTIONARY_V3 = CallFormat(
     # The prompt ends with the first ">>>".
     shape=CallShape(after_name="\n", separator=_TO),
     body=marked((_TO,), _read_recipient, _read_recipient),
-    at_start=True,
 )

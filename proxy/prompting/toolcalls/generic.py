@@ -117,5 +117,4 @@ GENERIC = CallFormat(
         end="]}",
     ),
     body=marked((), _never, _at_start),
-    at_start=True,
 )

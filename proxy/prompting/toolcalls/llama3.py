@@ -44,5 +44,4 @@ LLAMA3 = CallFormat(
         before_name='{"name": "', after_name='", "parameters": ', suffix="}", separator="; "
     ),
     body=marked((_TAG,), _read, _at_start),
-    at_start=True,
 )

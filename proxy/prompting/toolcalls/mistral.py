@@ -48,7 +48,6 @@ MISTRAL = CallFormat(
         end="]",
     ),
     body=marked((_MARK,), _read, _at_start),
-    at_start=True,
 )
 
 MISTRAL_ARGS = CallFormat(
@@ -56,5 +55,4 @@ MISTRAL_ARGS = CallFormat(
     opening=(_MARK,),
     shape=CallShape(before_name=_MARK, after_name="[ARGS]"),
     body=marked((_MARK,), _read, _at_start),
-    at_start=True,
 )

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
+from ..marks import first_of, overlap
 from .jsonscan import JsonScanner
-from .marks import first_of, overlap
 from .pieces import CallArguments, CallEnd, CallStart, Piece, TextPiece
 
 MAX_HELD = 262_144
