@@ -10,7 +10,8 @@ from ..config import Settings, SettingsError
 from ..prompting import templates
 from ..prompting.legacy import LegacyFormat
 from ..prompting.prompt import Prompter, Unrendered
-from ..prompting.templates import ChatTemplate, TemplateError
+from ..prompting.sandbox import TemplateError
+from ..prompting.templates import ChatTemplate
 from ..runtime.blocking import run_in_native_thread
 
 log = logging.getLogger("slotproxy.templates")

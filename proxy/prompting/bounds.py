@@ -98,12 +98,13 @@ def compared(value: Any) -> Any:
 def sized(value: Any) -> Any:
     """Spends by the length of the value; rejects lengths beyond MAX_SIZE."""
     if value.__class__ in COLLECTIONS:
-        _fits(len(value))
+        fits(len(value))
         spend(cost(value))
     return value
 
 
-def _fits(size: int) -> None:
+def fits(size: int) -> None:
+    """Rejects a size beyond MAX_SIZE."""
     if size > MAX_SIZE:
         raise SecurityError("the template builds too large a value")
 
@@ -114,7 +115,7 @@ def grown(_: Context, value: Any, additions: int) -> Any:
     # pass_context tells Jinja that this is no constant; otherwise it would walk a long sum once for
     # each of its terms to find out.
     if value.__class__ in COLLECTIONS and len(value) > LARGE:
-        _fits(len(value))
+        fits(len(value))
         spend(additions * (len(value) // LARGE + cost(value)))
     return value
 
@@ -147,7 +148,7 @@ def weighed(value: Any) -> Any:
             stack.extend(item)
         elif isinstance(item, Namespace):
             stack.append(item._Namespace__attrs)  # its text consists of theirs
-        _fits(weight)
+        fits(weight)
     spend((weight >> 8) + ((items & 1023) >> 1))
     return value
 
@@ -178,7 +179,7 @@ def grow(method: str, text: Any, *args: Any) -> None:
         size = len(text) * len(args[0]) if isinstance(text, str) else 0
     elif method == "expandtabs":
         size = text.count("\t") * (args[0] if args and isinstance(args[0], int) else 8)
-    _fits(size)
+    fits(size)
 
 
 def bounded_range(*args: int) -> range:

@@ -21,8 +21,7 @@ from msgspec import Struct
 from ..core.request import Message, Tool
 from ..errors import InvalidParameter
 from .bounds import BUDGET, MAX_SIZE, Budget
-from .sandbox import TemplateEnvironment
-from .templates import TemplateError
+from .sandbox import TemplateEnvironment, TemplateError
 
 _ENVIRONMENT = TemplateEnvironment()
 QUESTION = frozenset({"input", "question"})

@@ -18,7 +18,8 @@ from .constraints import callable_tools, must_call
 from .families import Family
 from .legacy import LegacyFormat
 from .reasoning import opened_by
-from .templates import ChatTemplate, TemplateError
+from .sandbox import TemplateError
+from .templates import ChatTemplate
 from .toolcalls import generic
 
 _LEGACY = Family(name="legacy")

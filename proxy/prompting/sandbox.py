@@ -30,12 +30,12 @@ from jinja2.visitor import NodeTransformer
 from . import filters
 from .bounds import (
     COLLECTIONS,
-    MAX_SIZE,
     bounded_range,
     charged,
     compared,
     cost,
     counted,
+    fits,
     grow,
     grown,
     modest,
@@ -138,20 +138,13 @@ class _Bounding(NodeTransformer):
         node.iter = _filtered(node.iter, "counted by the sandbox", weight)
         return node
 
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
-        return self._called(node)
-
-    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
-        return self._called(node)
-
-    def visit_Block(self, node: nodes.Block) -> nodes.Node:
-        return self._called(node)
-
-    def _called(self, node: nodes.Macro | nodes.CallBlock | nodes.Block) -> nodes.Node:
+    def visit_Macro(self, node: nodes.Macro | nodes.CallBlock | nodes.Block) -> nodes.Node:
         weight = _weight(node)
         self.generic_visit(node)
         node.body.insert(0, _charge(node, weight))
         return node
+
+    visit_CallBlock = visit_Block = visit_Macro
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         """A comparison with a constant of the template takes no longer than the constant is."""
@@ -338,8 +331,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if operator == "*":
             for value, factor in ((left, right), (right, left)):
                 if isinstance(value, str | list | tuple) and isinstance(factor, int):
-                    if len(value) * factor > MAX_SIZE:
-                        raise SecurityError("the template builds too large a value")
+                    fits(len(value) * factor)
                 elif isinstance(value, int) and value.bit_length() > 1024:
                     raise SecurityError("the template uses too large a number")
             return left * right
@@ -381,9 +373,13 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return sized(super().call(__context, __obj, *args, **kwargs))
 
 
-class TemplateRefused(Exception):
-    """Raised by ``raise_exception``: the template rejects these messages."""
+class TemplateError(ValueError):
+    """The template does not compile, fails to render, or does too much work."""
+
+
+class TemplateRefusal(TemplateError):
+    """The template rejected the messages with ``raise_exception``; the message says why."""
 
 
 def _raise_exception(message: object = "") -> None:
-    raise TemplateRefused(str(weighed(message)))
+    raise TemplateRefusal(str(weighed(message)))

@@ -24,21 +24,13 @@ from jinja2 import meta
 
 from .bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
 from .families import FAMILIES, Family, detect
-from .sandbox import TemplateEnvironment, TemplateRefused
+from .sandbox import TemplateEnvironment, TemplateError
 
 _ENVIRONMENT = TemplateEnvironment()
 MAX_SOURCE = 131_072
 """Maximum characters of a template, since compiling is slow; real ones have 20 000 at most."""
 _CONSTANT = 10_000  # steps for evaluating a template's constants
 SOME = 32  # rendered pieces between two checks of the size
-
-
-class TemplateError(ValueError):
-    """The template does not compile, fails to render, or does too much work."""
-
-
-class TemplateRefusal(TemplateError):
-    """The template rejected the messages with ``raise_exception``; the message says why."""
 
 
 class ChatTemplate:
@@ -135,8 +127,6 @@ class ChatTemplate:
                 text += some
                 if len(some) < SOME:
                     break
-        except TemplateRefused as refusal:
-            raise TemplateRefusal(str(refusal)) from None
         except (TemplateError, TypeError):
             raise
         except Exception as error:

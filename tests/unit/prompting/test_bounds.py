@@ -17,8 +17,8 @@ from proxy.gbnf.rules import MAX_REPEAT
 from proxy.prompting import work
 from proxy.prompting.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
 from proxy.prompting.constraints import Constraint
-from proxy.prompting.sandbox import MAX_NODES
-from proxy.prompting.templates import MAX_SOURCE, TemplateError, compile
+from proxy.prompting.sandbox import MAX_NODES, TemplateError
+from proxy.prompting.templates import MAX_SOURCE, compile
 from proxy.prompting.toolcalls import FORMS, CallEnd, CallStart, TextPiece
 from proxy.prompting.toolcalls.jsonscan import MAX_DEPTH as MAX_JSON_DEPTH
 from proxy.prompting.toolcalls.jsonscan import JsonScanner
@@ -142,7 +142,7 @@ def test_number_of_references_during_validation_is_bounded() -> None:
 
 
 def hermes(*texts: str) -> list[object]:
-    parser = FORMS["hermes"].parser(frozenset({"f", "n" * (MAX_NAME - 2), "n" * (MAX_NAME - 1)}))
+    parser = FORMS["hermes"].parser({"f": {}, "n" * (MAX_NAME - 2): {}, "n" * (MAX_NAME - 1): {}})
     return [*(one for text in texts for one in parser.feed(text)), *parser.close()]
 
 

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.prompting import families
-from proxy.prompting.templates import ChatTemplate, TemplateError, TemplateRefusal, compile
+from proxy.prompting.sandbox import TemplateError, TemplateRefusal
+from proxy.prompting.templates import ChatTemplate, compile
 from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[3]
