@@ -13,7 +13,7 @@ from typing import Any
 
 from proxy.app.compose import compose
 from proxy.app.create import attach, with_routes
-from proxy.backends.registry import Backend
+from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.web.fastpath import Application
 

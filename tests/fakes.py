@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 
 from proxy.app import create_app
 from proxy.backends.driver import Capabilities, Driver, Learned, ignore
-from proxy.backends.registry import Backend
+from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.order import Order

@@ -24,7 +24,8 @@ from ..backends.chatglm.rendezvous import meeting
 from ..backends.driver import Driver
 from ..backends.embedding_server import EmbeddingServer, Gift
 from ..backends.llamacpp import LlamaCpp
-from ..backends.registry import Backend, Registry
+from ..backends.pools import Backend
+from ..backends.registry import Registry
 from ..config import BackendConfig, Settings, SettingsError
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB

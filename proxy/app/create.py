@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from ..backends.registry import Backend
+from ..backends.pools import Backend
 from ..config import Settings
 from ..dialects.openai import error as error_object
 from ..errors import (

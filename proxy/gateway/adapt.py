@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..backends.driver import Capabilities
-from ..backends.registry import Backend
+from ..backends.pools import Backend
 from ..backends.tokens import budget, most_tokens, must_fit
 from ..compiling import compiler
 from ..core.sampling import WINDOWS, left_out

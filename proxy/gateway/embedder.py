@@ -17,7 +17,8 @@ from typing import TypeVar
 import msgspec
 
 from ..backends.driver import Capabilities, Driver, Input
-from ..backends.registry import Backend, Registry
+from ..backends.pools import Backend
+from ..backends.registry import Registry
 from ..backends.vectors import at_once
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ..backends.driver import Driver
-from ..backends.registry import UNNAMED, Backend
+from ..backends.pools import UNNAMED, Backend
 from ..backends.run import TOKEN_TEXT
 from ..backends.token_pieces import token_pieces
 from ..core.request import CompletionRequest

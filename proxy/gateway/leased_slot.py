@@ -8,7 +8,7 @@ import contextlib
 import msgspec
 
 from ..backends.driver import Capabilities, Run
-from ..backends.registry import Backend
+from ..backends.pools import Backend
 from ..core.events import Finished
 from ..core.task import Task
 from ..errors import BackendBusy, Cancelled, GatewayError, PoolTimeout

@@ -18,7 +18,7 @@ from flask.testing import FlaskClient
 from proxy.backends import run
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import LlamaCpp
-from proxy.backends.registry import Backend
+from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel

@@ -182,13 +182,13 @@ def test_backend_is_checked_after_an_exception(caplog: pytest.LogCaptureFixture)
     registry._interval = 0.001
     registry._scheduler = SimpleNamespace(waiting=0)
     registry.looked = threading.Event()
-    registry.tend = Twice(lambda: False)
+    registry.check = Twice(registry._stopped.set)
     registry.__class__ = type("Settled", (registries.Registry,), {"settled": False})
     backend: Any = SimpleNamespace(
-        wake=threading.Event(), up=True, router=None, leaving=False, name="x"
+        wake=threading.Event(), up=True, router=None, leaving=False, closed=False, name="x"
     )
     registry._monitor(backend)
-    assert registry.tend.calls == 3
+    assert registry.check.calls == 3
     assert _logged_once(caplog)
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from proxy.backends import registry
 from proxy.backends.driver import Capabilities, Learned, ignore
-from proxy.backends.registry import FIRST_PAUSE, Backend, Registry
+from proxy.backends.pools import Backend
+from proxy.backends.registry import FIRST_PAUSE, Registry
 from proxy.core.task import Task
 from proxy.errors import AnswerCut, BackendDown, ConnectionLost, NoBackend, UpstreamTimeout
 from proxy.runtime.cancel import Cancel

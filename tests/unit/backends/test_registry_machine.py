@@ -1,7 +1,7 @@
 """A state machine of the registry and the real scheduler: reloads, crashes, restarts, model changes
 and drains during answers, in any order.
 
-No threads: a health check is a step (`Registry.tend`), and a server is a record that a scripted
+No threads: a health check is a step (`Registry.check`), and a server is a record that a scripted
 driver reads.
 """
 
@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 )
 
 from proxy.backends.driver import Capabilities, Learned, ignore
-from proxy.backends.registry import Backend, Registry
+from proxy.backends.pools import Backend
+from proxy.backends.registry import Registry
 from proxy.config import BackendConfig, Secret, SettingsError
 from proxy.core.task import Task
 from proxy.errors import AnswerCut, BackendDown, NoBackend, UpstreamTimeout
@@ -101,8 +102,8 @@ class Machine(RuleBasedStateMachine):
             self.clock, max_queue=10**6, queue_timeout=PATIENCE, wait_for_backend=PATIENCE
         )
         self.registry = Registry([], self.scheduler)
-        self.tended: list[Backend] = []  # in production each has a thread
-        self.registry._start = self.tended.append  # type: ignore[method-assign, assignment]
+        self.monitored: list[Backend] = []  # in production each has a thread
+        self.registry._start = self.monitored.append  # type: ignore[method-assign, assignment]
         self.drivers: list[Driver] = []
         self.configured: list[BackendConfig] = []
         self.answers: list[tuple[Lease, Backend]] = []
@@ -139,8 +140,8 @@ class Machine(RuleBasedStateMachine):
         self.reload_to(
             [BackendConfig(name=name, url=url) for name, url in zip("ab", URLS, strict=False)]
         )
-        for backend in tuple(self.tended):
-            self.tend(backend)
+        for backend in tuple(self.monitored):
+            self.check(backend)
 
     @rule(data=st.data())
     def act(self, data: st.DataObject) -> None:
@@ -164,21 +165,21 @@ class Machine(RuleBasedStateMachine):
         before = self.configured
         self.reload_to(draw(configs))
         if draw(st.booleans()):
-            for backend in tuple(self.tended):
-                self.tend(backend)
+            for backend in tuple(self.monitored):
+                self.check(backend)
         self.reload_to(before)
 
     def reload_unusable(self, draw: Draw) -> None:
         """With a backend that cannot be made."""
         wanted, count = draw(configs), draw(st.integers(0, 1))
-        before, tended = self.registry.backends, [*self.tended]
+        before, monitored = self.registry.backends, [*self.monitored]
         made = len(self.drivers)
         try:
             self.registry.reload(wanted, self.make_some(count))
             self.configured = wanted
         except SettingsError:
             assert self.registry.backends == before
-            assert self.tended == tended
+            assert self.monitored == monitored
             assert all(driver.closed for driver in self.drivers[made:])
 
     # servers
@@ -193,22 +194,23 @@ class Machine(RuleBasedStateMachine):
         server = self.servers[url]
         server.alive, server.model = True, draw(st.sampled_from(MODELS))
         server.slots = draw(st.integers(0, 3))
-        for backend in tuple(self.tended) if draw(st.booleans()) else ():
+        for backend in tuple(self.monitored) if draw(st.booleans()) else ():
             if backend.url == url and not backend.leaving:
                 self.registry.failed(backend.name, BackendDown("it is starting"))
-                self.tend(backend)
+                self.check(backend)
 
     # the gateway
 
     def look(self, draw: Draw) -> None:
         many = draw(st.booleans())
-        for backend in tuple(self.tended):
+        for backend in tuple(self.monitored):
             if many or draw(st.booleans()):
-                self.tend(backend)
+                self.check(backend)
 
-    def tend(self, backend: Backend) -> None:
-        if not self.registry.tend(backend):
-            self.tended.remove(backend)
+    def check(self, backend: Backend) -> None:
+        self.registry.check(backend)
+        if backend.closed:
+            self.monitored.remove(backend)
         self.collect()
 
     def ask(self, draw: Draw) -> None:
@@ -301,7 +303,7 @@ class Machine(RuleBasedStateMachine):
     def configured_backends_exist(self) -> None:
         serving = {n: b.config for n, b in self.registry.backends.items() if not b.leaving}
         assert serving == {config.name: config for config in self.configured}
-        assert all(backend in self.tended for backend in self.registry.backends.values())
+        assert all(backend in self.monitored for backend in self.registry.backends.values())
 
     @invariant()
     def registry_and_scheduler_agree(self) -> None:
@@ -330,10 +332,10 @@ class Machine(RuleBasedStateMachine):
         for server in self.servers.values():
             server.alive = True
         for _ in range(3):
-            for backend in tuple(self.tended):
+            for backend in tuple(self.monitored):
                 if backend.up and not backend.leaving:
                     self.registry._down(backend, None)  # otherwise a new model would not be noticed
-                self.tend(backend)
+                self.check(backend)
         for _ in range(3 * len(self.waiting) + 3):
             self.clock.now += 40.0
             for lease, backend in self.answers:
@@ -351,10 +353,10 @@ class Machine(RuleBasedStateMachine):
             self.answers.clear()
             self.collect()
         assert not self.waiting and not self.answers
-        for backend in tuple(self.tended):
-            self.tend(backend)
+        for backend in tuple(self.monitored):
+            self.check(backend)
         assert self.scheduler.outstanding == 0
-        assert {backend.name for backend in self.tended} == {c.name for c in self.configured}
+        assert {backend.name for backend in self.monitored} == {c.name for c in self.configured}
         assert not self.registry._replaced
         assert sum(not driver.closed for driver in self.drivers) == len(self.configured)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.registry import Backend, Registry
+from proxy.backends.pools import Backend
+from proxy.backends.registry import Registry
 from proxy.config import BackendConfig, Secret, SettingsError
 from proxy.core.task import Task
 from proxy.errors import ModelNotFound, NoBackend

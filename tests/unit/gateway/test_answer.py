@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.registry import Backend, Registry
+from proxy.backends.pools import Backend
+from proxy.backends.registry import Registry
 from proxy.core.events import Event, Failed, Finished, Started, TextDelta
 from proxy.core.request import CompletionRequest
 from proxy.core.task import Task

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.registry import Backend, Registry
+from proxy.backends.pools import Backend
+from proxy.backends.registry import Registry
 from proxy.core.events import Batch, Event, Finished, Started, TextDelta
 from proxy.core.order import Order
 from proxy.core.request import CompletionRequest, Message, OutputFormat

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from proxy.backends.driver import Capabilities, Input
-from proxy.backends.registry import Backend, Registry
+from proxy.backends.pools import Backend
+from proxy.backends.registry import Registry
 from proxy.config import BackendConfig
 from proxy.core.task import Task
 from proxy.core.vectors import Embedded, Ranked

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.backends.driver import Capabilities, Learned, ignore
-from proxy.backends.registry import Backend
+from proxy.backends.pools import Backend
 from proxy.config import Settings
 from tests.apps import app_on
 from tests.fakes import ScriptedDriver, services_of, wait_until

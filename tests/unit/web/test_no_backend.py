@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.backends.registry import Backend
+from proxy.backends.pools import Backend
 from proxy.config import BackendConfig
 from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.backends.registry import Backend
+from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.config.keys import ApiKey, Secret
 from proxy.core.events import Batch, Finished, Started, TextDelta

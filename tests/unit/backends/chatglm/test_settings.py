@@ -12,7 +12,8 @@ import pytest
 
 from proxy.backends.chatglm import embedded, host
 from proxy.backends.chatglm.driver import ChatGLM
-from proxy.backends.registry import Backend, Registry
+from proxy.backends.pools import Backend
+from proxy.backends.registry import Registry
 from proxy.config import Settings, SettingsError, load
 from proxy.errors import ModelNotFound
 from proxy.scheduling.scheduler import LocalScheduler

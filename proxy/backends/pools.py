@@ -1,0 +1,305 @@
+"""The backends, the models they serve, and the names of these models: what every request reads.
+
+A model is a pool: all backends that serve a model of the same name.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Literal
+
+from ..config import BackendConfig
+from ..errors import ModelNotFound, NoBackend
+from ..scheduling.state import BackendFacts
+from .driver import Capabilities, Driver
+from .router import Router
+from .tokens import TokenCounter
+from .vocabulary import Vocabulary
+
+UNNAMED = "default"
+SETTLE = 0.02  # seconds an old server needs to free a slot after a complete answer
+ChatMode = Literal["auto", "native", "completion"]
+
+
+class Backend:
+    """One configured backend. Values set in the configuration override the probe's.
+
+    `up` is None until the first probe, `caps` until its first questions were answered; `error` says
+    why it is down. `config` is its configuration. `leaving`: it drains, and is closed after its
+    last answer; `users` counts the attempts under way on it. `presumed` is its model until it
+    reports one: that of the backend whose name it took over. `router` is set if its address has
+    several models; it then serves nothing itself. `host` is that backend for each of these models,
+    and `aliases` are other names of its model. Fields are replaced whole, so readers need no
+    lock."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        driver: Driver,
+        *,
+        model: str = "",
+        slots: int = 0,
+        n_ctx: int = 0,
+        weight: float = 1.0,
+        chat_mode: ChatMode = "auto",
+        config: BackendConfig | None = None,
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.driver = driver
+        self.set_model = model
+        self.set_slots = slots
+        self.set_n_ctx = n_ctx
+        self.weight = weight
+        self.chat_mode = chat_mode
+        self.config = config
+        self.presumed = UNNAMED
+        self.users = 0  # changed under the registry's lock only
+        self.closed = False
+        self.wake = threading.Event()  # asks for a check soon
+        self.counter = TokenCounter(driver)
+        self.vocabulary = Vocabulary(driver)
+        self.caps: Capabilities | None = None
+        self.up: bool | None = None
+        self.error = ""
+        self.leaving = False
+        self.miscounted = False  # the counted number of slots may be wrong
+        self.count_at = 0.0  # when the slots may be counted again
+        self.count_pause = 0.0  # seconds until they are counted after that
+        self.router: Router | None = None
+        self.host: Backend | None = None
+        self.router_of: Backend | None = None  # the backend whose router its driver uses
+        self.aliases: tuple[str, ...] = ()
+        self.awaits = 0.0  # expected seconds until its model is loaded, as last reported
+
+    @property
+    def model(self) -> str:
+        """The name of its pool."""
+        if self.set_model:
+            return self.set_model
+        return self.caps.models[0] if self.caps is not None and self.caps.models else self.presumed
+
+    def take_over(self, old: Backend) -> None:
+        """Keep what was found out about the same server under other settings."""
+        self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
+        self.miscounted, self.count_at = old.miscounted, old.count_at
+        self.count_pause = old.count_pause
+
+    def is_same_server(self, other: Backend) -> bool:
+        """Whether both have one server, and one key for it: with another key it may behave
+        differently."""
+        keys = {one.config.api_key if one.config is not None else None for one in (self, other)}
+        return self.url == other.url and len(keys) == 1
+
+    def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
+        """The backend for one of the models of this router."""
+        backend = Backend(
+            f"{self.name}/{name}",
+            self.url,
+            driver,
+            model=name,
+            slots=self.set_slots,
+            n_ctx=self.set_n_ctx,
+            weight=self.weight,
+            chat_mode=self.chat_mode,
+        )
+        backend.host, backend.router_of, backend.aliases = self, self, aliases
+        return backend
+
+    @property
+    def facts(self) -> BackendFacts:
+        """What the scheduler needs to know."""
+        caps = self.caps
+        ram = caps is not None and caps.ram_cache
+        files = caps is not None and caps.slot_save and not ram
+        return BackendFacts(
+            model=self.model,
+            slots=self.slots,
+            weight=self.weight,
+            pins=not ram,
+            cache_kind="ram" if ram else "files" if files else "nothing",
+            release_delay=0.0 if caps is None or caps.queues else SETTLE,
+        )
+
+    @property
+    def slots(self) -> int:
+        """The number of parallel requests; 0 if unknown."""
+        return self.set_slots or (self.caps.slots if self.caps is not None else 0)
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether its slots should be counted: the server does not report their number, none is
+        configured, and there is no reliable count."""
+        caps = self.caps
+        if self.set_slots or caps is None or caps.queues:
+            return False
+        return not caps.slots or self.miscounted
+
+    @property
+    def n_ctx(self) -> int:
+        """The context of a slot in tokens, 0 if unknown."""
+        return self.set_n_ctx or (self.caps.n_ctx if self.caps is not None else 0)
+
+    @property
+    def status(self) -> str:
+        """unloaded, loading, loaded, sleeping or failed, if its server loads models on demand; ""
+        if its model is fixed."""
+        return self.driver.status
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, "" for nothing."""
+        return self.error or (self.driver.trouble if self.up else "")
+
+    @property
+    def provisional(self) -> bool:
+        """Whether its model was never loaded, so that little is known about it."""
+        return self.caps is not None and self.caps.provisional
+
+
+class BackendPools:
+    """All backends by name, and by the model they serve. `configured` are those of the
+    configuration: it includes routers, but not their models."""
+
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        *,
+        aliases: Sequence[str] = (),
+        strict: bool = False,
+        default: str = "",
+    ) -> None:
+        self.backends = {backend.name: backend for backend in backends}
+        self.configured = dict(self.backends)
+        self._aliases = tuple(aliases)
+        self._strict = strict
+        self._default = default
+        self._changing = threading.Lock()  # held to replace any of the following, or `backends`
+        self._pools: dict[str, tuple[Backend, ...]] = {}  # cached, since every request reads them
+        self._named: tuple[str, ...] = ()  # cached as well
+        self._also: dict[str, str] = {}  # model by alias, from routers
+
+    def models(self) -> tuple[str, ...]:
+        """The names of the pools, in the order of the configuration. Backends that have not
+        reported a model count only if no other has."""
+        return self._named
+
+    def names(self) -> tuple[str, ...]:
+        """The names in /v1/models: the aliases if the only model has some, otherwise the models."""
+        models = self.models()
+        return self._aliases if self._aliases and len(models) == 1 else models
+
+    def resolve(self, name: str) -> tuple[str, str]:
+        """The pool and the name to answer with, for the model name in a request.
+
+        With one model, or a default, any name means that model, unless names are strict. Raises
+        ModelNotFound, and NoBackend if none is configured."""
+        models = self.models()
+        if not models:
+            raise NoBackend("no backend is configured", retry_after=10.0)
+        if name in models:
+            return name, name
+        if name in self._aliases:
+            return models[0], name
+        if name in self._also:
+            return self._also[name], name
+        if not name or (len(models) == 1 and not self._strict):
+            return self._first(models), self.names()[0] if len(models) == 1 else self._first(models)
+        if self._default in models and not self._strict:
+            return self._default, self._default
+        raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")
+
+    def _first(self, models: Sequence[str]) -> str:
+        """The default model: one that need not be loaded, if there is any."""
+        if len(models) > 1:
+            for model in models:
+                if any(b.up and b.status in ("", "loaded") for b in self._pools[model]):
+                    return model
+        return models[0]
+
+    def pool(self, model: str) -> tuple[Backend, ...]:
+        """The backends of a model. Those that are up come first, and fully probed ones before
+        provisional ones."""
+        return self._pools.get(model, ())
+
+    def is_named(self, model: str) -> bool:
+        """Whether this is a model's name, rather than that of backends without a reported model."""
+        pool = self.pool(model)
+        return not pool or any(b.caps is not None or b.set_model for b in pool)
+
+    def status(self, model: str) -> str:
+        """The best status among a model's backends, "" if none of them loads models on demand."""
+        pool = self.pool(model)
+        statuses = {b.status or "loaded" for b in pool if b.up}
+        order = ("loaded", "loading", "sleeping", "unloaded", "failed")
+        if not any(b.status for b in pool):
+            return ""
+        return next((status for status in order if status in statuses), "unloaded")
+
+    def unknown(self, model: str) -> bool:
+        """Whether a model must be loaded first because nothing is known about it."""
+        pool = self._pools.get(model, ())
+        return bool(pool and pool[0].up and pool[0].provisional)
+
+    @property
+    def ready(self) -> bool:
+        return any(b.up for b in self.backends.values())
+
+    @property
+    def settled(self) -> bool:
+        """Whether every backend was checked once."""
+        return all(b.up is not None for b in self.backends.values())
+
+    def borrow(self, name: str) -> Backend | None:
+        """The backend of a lease, which is not closed until it is given back. None if it was
+        removed after the grant."""
+        with self._changing:
+            backend = self.backends.get(name)
+            if backend is not None:
+                backend.users += 1
+            return backend
+
+    def give_back(self, backend: Backend) -> None:
+        with self._changing:
+            backend.users -= 1
+        if backend.leaving:
+            backend.wake.set()
+
+    def miscounted(self, name: str) -> None:
+        """Record a contradiction to the number of slots: a busy answer with fewer requests, or a
+        slot number beyond. The slots are counted again when nothing runs there."""
+        backend = self.backends.get(name)
+        if backend is not None:
+            backend.miscounted = True
+
+    def look_soon(self, model: str) -> None:
+        """Ask for a check because a request waits for this model. Never blocks."""
+        for backend in self.pool(model):
+            if not backend.up:
+                backend.wake.set()
+
+    def rebuild(self, rising: Backend | None = None) -> None:
+        """Rebuild the pools after a change; `rising` is about to be up."""
+        with self._changing:
+            # In configured order, whichever answered first: the first model is the default.
+            places = {name: place for place, name in enumerate(self.configured)}
+            ordered = sorted(
+                self.backends.values(), key=lambda b: places.get((b.host or b).name, len(places))
+            )
+            pools: dict[str, list[Backend]] = {}
+            for backend in ordered:
+                if not backend.leaving:
+                    pools.setdefault(backend.model, []).append(backend)
+            self._pools = {
+                model: tuple(sorted(pool, key=lambda b: (not (b.up or b is rising), b.provisional)))
+                for model, pool in pools.items()
+            }
+            self._named = tuple(filter(self.is_named, pools)) or tuple(pools)
+            self._also = {
+                alias: model
+                for model, pool in pools.items()
+                for backend in pool
+                for alias in backend.aliases
+            }
