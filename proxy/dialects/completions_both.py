@@ -32,12 +32,12 @@ def parse(body: Body) -> CompletionRequest:
 
 
 def reply(
-    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
     first = completions[0]
-    native = openai.ended(stamp, request, first.finished, first.text)
-    whole = openai_completions.reply(stamp, request, completions)
+    native = openai.ended(meta, request, first.finished, first.text)
+    whole = openai_completions.reply(meta, request, completions)
     whole.pop("__verbose", None)
     return {**native, "index": first.index, "tokens": list(first.tokens), **whole}
 
@@ -50,5 +50,5 @@ class Encoder(openai_completions.Encoder):
         return openai.extended(super()._text(choice, event), more)
 
     def _ending(self, choice: dict[str, Any], finished: Finished) -> dict[str, Any]:
-        native = openai.ended(self._stamp, self._request, finished, "")
+        native = openai.ended(self._meta, self._request, finished, "")
         return {"index": choice["index"], "tokens": [], **native}

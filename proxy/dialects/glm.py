@@ -73,27 +73,27 @@ def error(fault: GatewayError) -> dict[str, Any]:
     return {"detail": fault.message}
 
 
-def _object(stamp: ResponseMeta, content: str, counts: Usage) -> dict[str, Any]:
+def _object(meta: ResponseMeta, content: str, counts: Usage) -> dict[str, Any]:
     return {
         "content": content,
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
         "total_tokens": counts.total,
-        "model": stamp.model,
+        "model": meta.model,
         "object": "chat.completion",
     }
 
 
 def reply(
-    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
     (completion,) = completions
-    return _object(stamp, completion.text, completion.finished.usage)
+    return _object(meta, completion.text, completion.finished.usage)
 
 
 def langchain_reply(
-    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer in the format of langchain_api.py: includes the history with this round
     appended."""
@@ -112,7 +112,7 @@ def langchain_reply(
         "response": completion.text,
         "history": history,
         "status": 200,
-        "time": datetime.fromtimestamp(stamp.created, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+        "time": datetime.fromtimestamp(meta.created, UTC).strftime("%Y-%m-%d %H:%M:%S"),
     }
 
 
@@ -122,8 +122,8 @@ class Encoder:
 
     content_type = "text/event-stream"
 
-    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
-        self._stamp = stamp
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        self._meta = meta
         self._pieces = 0
 
     def encode(self, choice: int, batch: Batch) -> bytes:
@@ -150,7 +150,7 @@ class Encoder:
         return b""
 
     def _event(self, content: str, counts: Usage) -> bytes:
-        return sse.encode(msgspec.json.encode(_object(self._stamp, content, counts)))
+        return sse.encode(msgspec.json.encode(_object(self._meta, content, counts)))
 
 
 class GlmAnswerFormat(NamedTuple):

@@ -151,7 +151,7 @@ def _probabilities(
 
 
 def _last(
-    stamp: ResponseMeta,
+    meta: ResponseMeta,
     request: CompletionRequest,
     index: int,
     finished: Finished,
@@ -162,7 +162,7 @@ def _last(
         "index": index,
         "tokens": list(completion.tokens) if completion is not None else [],
         "multimodal": False,
-        **openai.ended(stamp, request, finished, completion.text if completion is not None else ""),
+        **openai.ended(meta, request, finished, completion.text if completion is not None else ""),
     }
     if completion is not None and completion.logprobs:
         out["completion_probabilities"] = _probabilities(request, completion.logprobs)
@@ -184,12 +184,10 @@ def trimmed(answer: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
     return out
 
 
-def reply(
-    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
-) -> Any:
+def reply(meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]) -> Any:
     """The whole answer: one object, or a list if there are several completions."""
     answers = [
-        _last(stamp, request, completion.index, completion.finished, completion)
+        _last(meta, request, completion.index, completion.finished, completion)
         for completion in completions
     ]
     return answers[0] if len(answers) == 1 else answers
@@ -200,8 +198,8 @@ class Encoder:
 
     content_type = "text/event-stream"
 
-    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
-        self._stamp = stamp
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        self._meta = meta
         self._request = request
         self._slots: dict[int, int] = {}
         self._lines: set[int] = set()  # choices whose text contains a line break
@@ -231,7 +229,7 @@ class Encoder:
                         more["tokens"] = event.tokens
                     out[-1] = openai.extended(out[-1], more)
                 case Finished():
-                    last = _last(self._stamp, self._request, choice, event)
+                    last = _last(self._meta, self._request, choice, event)
                     if choice in self._lines and "has_new_line" in last:
                         last["has_new_line"] = True
                     out.append(_event(last))

@@ -170,17 +170,17 @@ def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
 
 
 def verbose(
-    stamp: ResponseMeta, request: CompletionRequest, finished: Finished, content: str = ""
+    meta: ResponseMeta, request: CompletionRequest, finished: Finished, content: str = ""
 ) -> dict[str, Any]:
     """llama-server's `__verbose`, the end in /completion's format; empty unless the request is
     `verbose`."""
     if not request.report.settings:
         return {}
-    return {"__verbose": ended(stamp, request, finished, content)}
+    return {"__verbose": ended(meta, request, finished, content)}
 
 
 def ended(
-    stamp: ResponseMeta, request: CompletionRequest, finished: Finished, content: str
+    meta: ResponseMeta, request: CompletionRequest, finished: Finished, content: str
 ) -> dict[str, Any]:
     """The fields of /completion that describe how an answer ended, under the names of both
     generations (id_slot and slot_id, stop_type and stopped_*)."""
@@ -192,7 +192,7 @@ def ended(
         "id_slot": finished.slot,
         "slot_id": finished.slot,
         "stop": True,
-        "model": stamp.model,
+        "model": meta.model,
         "tokens_predicted": counts.completion,
         "tokens_evaluated": counts.prompt,
         "tokens_cached": counts.total,
@@ -239,19 +239,19 @@ def error(fault: GatewayError) -> dict[str, Any]:
     }
 
 
-def head(stamp: ResponseMeta, kind: str) -> dict[str, Any]:
+def head(meta: ResponseMeta, kind: str) -> dict[str, Any]:
     """The fields every object of an answer begins with; `kind` is its `object`."""
     return {
-        "id": stamp.id,
+        "id": meta.id,
         "object": kind,
-        "created": stamp.created,
-        "model": stamp.model,
-        "system_fingerprint": stamp.fingerprint,
+        "created": meta.created,
+        "model": meta.model,
+        "system_fingerprint": meta.fingerprint,
     }
 
 
 def whole(
-    stamp: ResponseMeta,
+    meta: ResponseMeta,
     kind: str,
     request: CompletionRequest,
     completions: Sequence[Completion],
@@ -259,12 +259,12 @@ def whole(
 ) -> dict[str, Any]:
     """The whole answer; `choice` formats one completion."""
     return {
-        **head(stamp, kind),
+        **head(meta, kind),
         "choices": [choice(request, completion) for completion in completions],
         "usage": usage(total(by_index(completions), request.n)),
         "timings": timings(completions[0].finished.timings),
         "truncated": any(completion.finished.truncated for completion in completions),
-        **verbose(stamp, request, completions[0].finished, completions[0].text),
+        **verbose(meta, request, completions[0].finished, completions[0].text),
     }
 
 
@@ -273,13 +273,13 @@ class Chunks:
 
     content_type = "text/event-stream"
 
-    def __init__(self, stamp: ResponseMeta, request: CompletionRequest, kind: str) -> None:
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest, kind: str) -> None:
         self._include_usage = request.include_usage
         self._n = request.n
         self._request = request
-        self._stamp = stamp
+        self._meta = meta
         self._finished: dict[int, Finished] = {}
-        begin = msgspec.json.encode(head(stamp, kind))
+        begin = msgspec.json.encode(head(meta, kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
@@ -319,5 +319,5 @@ class Chunks:
         return {
             "timings": timings(finished.timings),
             "truncated": finished.truncated,
-            **verbose(self._stamp, self._request, finished),
+            **verbose(self._meta, self._request, finished),
         }

@@ -183,10 +183,10 @@ def output_format(body: Body) -> OutputFormat:
 
 
 def reply(
-    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
-    return openai.whole(stamp, "chat.completion", request, completions, _choice)
+    return openai.whole(meta, "chat.completion", request, completions, _choice)
 
 
 def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any]:
@@ -223,8 +223,8 @@ class Encoder(openai.Chunks):
     """Encodes events as chunks. A text delta, by far the most common event, is a prebuilt frame in
     which only the text is encoded."""
 
-    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
-        super().__init__(stamp, request, "chat.completion.chunk")
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        super().__init__(meta, request, "chat.completion.chunk")
         self._legacy = bool(request.extra.get(LEGACY))
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
         self._text_heads: dict[int, bytes] = {}

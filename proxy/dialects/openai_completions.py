@@ -80,10 +80,10 @@ def _prompt(value: Any, at: str) -> str | tuple[int | str, ...]:
 
 
 def reply(
-    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
-    return openai.whole(stamp, KIND, request, completions, _choice)
+    return openai.whole(meta, KIND, request, completions, _choice)
 
 
 def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
 class Encoder(openai.Chunks):
     """Encodes events as chunks of the object "text_completion"."""
 
-    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
-        super().__init__(stamp, request, KIND)
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        super().__init__(meta, request, KIND)
         self._sent: dict[int, int] = {}
 
     def encode(self, choice: int, batch: Batch) -> bytes:

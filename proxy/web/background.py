@@ -54,7 +54,7 @@ class Jobs:
     def begin(
         self,
         owner: str,
-        stamp: ResponseMeta,
+        meta: ResponseMeta,
         asked: responses.ParsedRequest,
         record: Record,
         cancel: Cancel,
@@ -69,11 +69,11 @@ class Jobs:
                 "too many responses are running in the background: wait for one to finish",
                 retry_after=5.0,
             )
-        job = _Job(self._store, owner, stamp, asked, record, answering)
-        queued = responses.response(stamp, asked, "queued")
+        job = _Job(self._store, owner, meta, asked, record, answering)
+        queued = responses.response(meta, asked, "queued")
         value = Stored(msgspec.json.encode(queued), msgspec.json.encode(asked.input))
         with self._lock:
-            self._running[owner, stamp.id] = cancel
+            self._running[owner, meta.id] = cancel
 
         def work() -> None:
             self._observer.begin(record)
@@ -83,25 +83,25 @@ class Jobs:
                 try:
                     self._observer.finish(record)
                 finally:
-                    self._store.close_open(owner, stamp.id)
+                    self._store.close_open(owner, meta.id)
                     over()
 
         def over() -> None:
             with self._lock:
-                self._running.pop((owner, stamp.id), None)
+                self._running.pop((owner, meta.id), None)
             self._places.give(owner)
 
         try:
-            self._store.open(owner, stamp.id, stamp.created, value, begun)
+            self._store.open(owner, meta.id, meta.created, value, begun)
         except BaseException:
             over()
             raise
         try:
             threading.Thread(target=work, name="response", daemon=True).start()
         except RuntimeError:  # no more threads available
-            self._store.close_open(owner, stamp.id)
+            self._store.close_open(owner, meta.id)
             over()
-            self._store.delete(owner, stamp.id)
+            self._store.delete(owner, meta.id)
             raise QueueFull("too many tasks are running", retry_after=5.0) from None
         self._begin_beating()
         return queued
@@ -143,14 +143,14 @@ class _Job:
         self,
         store: ResponseStore,
         owner: str,
-        stamp: ResponseMeta,
+        meta: ResponseMeta,
         asked: responses.ParsedRequest,
         record: Record,
         answering: Callable[[], EventSource],
     ) -> None:
         self._store = store
         self._owner = owner
-        self._stamp = stamp
+        self._meta = meta
         self._asked = asked
         self._record = record
         self._answering = answering
@@ -163,15 +163,15 @@ class _Job:
             record.status = 200
         except Cancelled:
             record.status = Cancelled.status
-            done = responses.response(self._stamp, self._asked, "cancelled")
+            done = responses.response(self._meta, self._asked, "cancelled")
         except GatewayError as error:
             record.status = error.status
             record.info.outcome = record.info.outcome or error.code or error.type
-            done = answer.failed(self._stamp, self._asked, (), error)
+            done = answer.failed(self._meta, self._asked, (), error)
         except BaseException:
             log.exception("a background response")
             record.status = 500
-            done = answer.failed(self._stamp, self._asked, (), GatewayError("internal error"))
+            done = answer.failed(self._meta, self._asked, (), GatewayError("internal error"))
         self._keep(done, over=True)
 
     def _made(self) -> dict[str, Any]:
@@ -179,8 +179,8 @@ class _Job:
         try:
             self._record.info = running.info
             running.prime()
-            self._keep(responses.response(self._stamp, self._asked, "in_progress"), over=False)
-            return responses.whole(self._stamp, self._asked, fold(running))
+            self._keep(responses.response(self._meta, self._asked, "in_progress"), over=False)
+            return responses.whole(self._meta, self._asked, fold(running))
         finally:
             running.close()
 
@@ -188,11 +188,11 @@ class _Job:
         """Store the response. A finished one exists nowhere else, so this waits if the store is
         unavailable."""
         data = msgspec.json.encode(response)
-        change = partial(self._store.change_open, self._owner, self._stamp.id, data, over=over)
+        change = partial(self._store.change_open, self._owner, self._meta.id, data, over=over)
         try:
             retry_while_unavailable(change, patience=PATIENCE if over else 0.0)
         except StoreUnavailable as fault:
-            log.error("response %s could not be stored: %s", self._stamp.id, fault.detail)
+            log.error("response %s could not be stored: %s", self._meta.id, fault.detail)
 
 
 def encoded(kept: Stored) -> bytes:

@@ -47,8 +47,8 @@ def _early(
         registry = services.gateway.registry
         _, name = registry.resolve(text(asked, "model").removesuffix(":latest"))
         began = time.time()
-        stamp = ResponseMeta("", int(began), name, elapsed=lambda: began % 1)
-        return {**common.loaded(asked, stamp), **empty}
+        meta = ResponseMeta("", int(began), name, elapsed=lambda: began % 1)
+        return {**common.loaded(asked, meta), **empty}
 
     return answer
 

@@ -58,14 +58,14 @@ class ResponsesDialect:
         return asked.request
 
     def reply(
-        self, stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+        self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any:
-        whole = responses.whole(stamp, self._known, completions)
+        whole = responses.whole(meta, self._known, completions)
         self._keep(whole)
         return whole
 
-    def Encoder(self, stamp: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
-        return responses.Encoder(stamp, self._known, self._keep)
+    def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
+        return responses.Encoder(meta, self._known, self._keep)
 
     def error(self, fault: GatewayError) -> dict[str, Any]:
         return responses.error(fault)
@@ -105,7 +105,7 @@ class ResponsesDialect:
         model = services.gateway.registry.resolve(request.model)[1]
         record = Record(self._environ)
         record.key, record.route = self.owner, record.path
-        stamp = ResponseMeta(
+        meta = ResponseMeta(
             f"resp_{uuid.uuid4().hex}", int(time.time()), model, "slotproxy", record.elapsed
         )
         caller = services.callers.caller(self.owner, self._environ)
@@ -116,7 +116,7 @@ class ResponsesDialect:
             return self.begin(request, cancel, caller)
 
         return services.jobs.begin(
-            self.owner, stamp, self._known, record, cancel, answering, self._begun
+            self.owner, meta, self._known, record, cancel, answering, self._begun
         )
 
     @property

@@ -46,7 +46,7 @@ class Dialect(Protocol):
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest: ...
 
     def reply(
-        self, stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+        self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any: ...
 
     def error(self, fault: GatewayError) -> dict[str, Any]: ...
@@ -82,7 +82,7 @@ def completion_view(
         caller = services.callers.caller(record.key, environ)
         answer = (begin or services.gateway.answer)(asked, cancel, caller)
         record.info = answer.info
-        stamp = ResponseMeta(
+        meta = ResponseMeta(
             f"{prefix}{new_id()}",
             int(time.time()),
             answer.info.model,
@@ -91,12 +91,12 @@ def completion_view(
         )
         if asked.stream:
             answer.prime()
-            encoder = dialect.Encoder(stamp, answer.request)
+            encoder = dialect.Encoder(meta, answer.request)
             stream = StreamBody(answer, encoder, partial(services.observer.finish, record))
             answer = None  # closed by the body from now on
             record.status, record.stream = 200, True
             return passthrough(stream, encoder.content_type, STREAM_HEADERS)
-        reply = dialect.reply(stamp, asked, fold(answer))
+        reply = dialect.reply(meta, asked, fold(answer))
         if asked.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = services.gateway.prompt_tokens(answer, cancel)
     except GatewayError as error:

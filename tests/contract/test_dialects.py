@@ -55,11 +55,11 @@ class Responses:
         self.kept: list[Any] = []
         self.error = responses.error
 
-    def Encoder(self, stamp: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
-        return responses.Encoder(stamp, ASKED, self.kept.append)
+    def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
+        return responses.Encoder(meta, ASKED, self.kept.append)
 
-    def reply(self, stamp: ResponseMeta, request: CompletionRequest, completions: Any) -> Any:
-        return responses.whole(stamp, ASKED, completions)
+    def reply(self, meta: ResponseMeta, request: CompletionRequest, completions: Any) -> Any:
+        return responses.whole(meta, ASKED, completions)
 
 
 class Voice(Struct):

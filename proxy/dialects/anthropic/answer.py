@@ -89,12 +89,12 @@ def _end(request: CompletionRequest, finished: Finished) -> dict[str, Any]:
     return {"stop_reason": REASONS[finished.reason], "stop_sequence": None}
 
 
-def _message(stamp: ResponseMeta, counts: Usage = NOTHING) -> dict[str, Any]:
+def _message(meta: ResponseMeta, counts: Usage = NOTHING) -> dict[str, Any]:
     return {
-        "id": stamp.id,
+        "id": meta.id,
         "type": "message",
         "role": "assistant",
-        "model": stamp.model,
+        "model": meta.model,
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
@@ -103,7 +103,7 @@ def _message(stamp: ResponseMeta, counts: Usage = NOTHING) -> dict[str, Any]:
 
 
 def reply(
-    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole Message."""
     (completion,) = completions
@@ -122,7 +122,7 @@ def reply(
             }
         )
     return {
-        **_message(stamp),
+        **_message(meta),
         "content": content,
         **_end(request, completion.finished),
         "usage": usage(completion.finished.usage),
@@ -139,8 +139,8 @@ class Encoder:
 
     content_type = "text/event-stream"
 
-    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
-        self._stamp = stamp
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        self._meta = meta
         self._request = request
         self._begun = False
         self._index = -1
@@ -154,7 +154,7 @@ class Encoder:
             self._begun = True
             first = batch[0] if batch else None
             counts = Usage(first.prompt) if isinstance(first, Started) else NOTHING
-            out.append(_event("message_start", message=_message(self._stamp, counts)))
+            out.append(_event("message_start", message=_message(self._meta, counts)))
         if not batch:
             out.append(PING)
         for event in batch:

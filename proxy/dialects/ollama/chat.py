@@ -121,21 +121,21 @@ def _said(piece: str, thought: str, calls: Sequence[ToolCall] = ()) -> dict[str,
 
 
 def reply(
-    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
     (completion,) = completions
     calls = _told(completion.tool_calls, completion.finished)
     return common.whole(
-        stamp, request, completion, _said(completion.text, completion.reasoning, calls)
+        meta, request, completion, _said(completion.text, completion.reasoning, calls)
     )
 
 
 class Encoder(common.NdjsonLines):
     """Encodes events as lines of JSON. Like Ollama, it sends a tool call once it is complete."""
 
-    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
-        super().__init__(stamp, _said)
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        super().__init__(meta, _said)
         self._calls: dict[int, ToolCall] = {}
 
     def encode(self, choice: int, batch: Batch) -> bytes:

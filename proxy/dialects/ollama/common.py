@@ -91,22 +91,22 @@ def images(values: Sequence[Any], at: str) -> tuple[Media, ...]:
     return tuple(out)
 
 
-def moment(stamp: ResponseMeta) -> str:
+def moment(meta: ResponseMeta) -> str:
     """The current time in RFC 3339."""
-    now = datetime.fromtimestamp(stamp.created + stamp.elapsed(), UTC)
+    now = datetime.fromtimestamp(meta.created + meta.elapsed(), UTC)
     return now.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def head(stamp: ResponseMeta) -> dict[str, Any]:
+def head(meta: ResponseMeta) -> dict[str, Any]:
     """The fields every object of an answer begins with."""
-    return {"model": stamp.model, "created_at": moment(stamp)}
+    return {"model": meta.model, "created_at": moment(meta)}
 
 
-def tail(stamp: ResponseMeta, finished: Finished) -> dict[str, Any]:
+def tail(meta: ResponseMeta, finished: Finished) -> dict[str, Any]:
     """The fields of the last object; durations in nanoseconds. eval_duration is the total duration
     if the backend reported no timings, as when one of our stop strings ended the generation."""
     counts, times = finished.usage, finished.timings
-    total = stamp.elapsed()
+    total = meta.elapsed()
     return {
         "done": True,
         "done_reason": "length" if finished.reason == "length" else "stop",
@@ -123,10 +123,10 @@ def _ns(seconds: float) -> int:
     return round(seconds * 1e9)
 
 
-def loaded(body: Mapping[str, Any], stamp: ResponseMeta) -> dict[str, Any]:
+def loaded(body: Mapping[str, Any], meta: ResponseMeta) -> dict[str, Any]:
     """The answer to a request without a prompt, which only loads or unloads the model."""
     unload = body.get("keep_alive") in (0, "0", "0s", "0m")
-    return {**head(stamp), "done": True, "done_reason": "unload" if unload else "load"}
+    return {**head(meta), "done": True, "done_reason": "unload" if unload else "load"}
 
 
 def logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
@@ -134,10 +134,10 @@ def logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
 
 
 def whole(
-    stamp: ResponseMeta, request: CompletionRequest, completion: Completion, content: dict[str, Any]
+    meta: ResponseMeta, request: CompletionRequest, completion: Completion, content: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole answer; `content` is its part that depends on the route."""
-    out = {**head(stamp), **content, **tail(stamp, completion.finished)}
+    out = {**head(meta), **content, **tail(meta, completion.finished)}
     if request.logprobs is not None:
         out["logprobs"] = logprobs(completion.logprobs)
     return out
@@ -148,8 +148,8 @@ class NdjsonLines:
 
     content_type = "application/x-ndjson"
 
-    def __init__(self, stamp: ResponseMeta, said: Callable[[str, str], dict[str, Any]]) -> None:
-        self._stamp = stamp
+    def __init__(self, meta: ResponseMeta, said: Callable[[str, str], dict[str, Any]]) -> None:
+        self._meta = meta
         self._said = said
 
     def encode(self, choice: int, batch: Batch) -> bytes:
@@ -163,8 +163,8 @@ class NdjsonLines:
                 case ReasoningDelta():
                     out.append(self._line(self._said("", event.text)))
                 case Finished():
-                    last = {**self._said("", ""), **tail(self._stamp, event)}
-                    out.append(ndjson.encode({**head(self._stamp), **last}))
+                    last = {**self._said("", ""), **tail(self._meta, event)}
+                    out.append(ndjson.encode({**head(self._meta), **last}))
                 case Failed():
                     raise AssertionError("use fail() for errors")
         return b"".join(out)
@@ -177,7 +177,7 @@ class NdjsonLines:
         return b""
 
     def _line(self, content: dict[str, Any], tokens: Sequence[TokenLogprob] = ()) -> bytes:
-        out = {**head(self._stamp), **content, "done": False}
+        out = {**head(self._meta), **content, "done": False}
         if tokens:
             out["logprobs"] = logprobs(tokens)
         return ndjson.encode(out)

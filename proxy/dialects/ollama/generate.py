@@ -48,15 +48,15 @@ def _said(piece: str, thought: str) -> dict[str, Any]:
 
 
 def reply(
-    stamp: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
     """The whole answer."""
     (completion,) = completions
-    return common.whole(stamp, request, completion, _said(completion.text, completion.reasoning))
+    return common.whole(meta, request, completion, _said(completion.text, completion.reasoning))
 
 
 class Encoder(common.NdjsonLines):
     """Encodes events as lines of JSON."""
 
-    def __init__(self, stamp: ResponseMeta, request: CompletionRequest) -> None:
-        super().__init__(stamp, _said)
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        super().__init__(meta, _said)

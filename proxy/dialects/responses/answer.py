@@ -23,17 +23,17 @@ _CITED = re.compile(r"[\[【](\d{1,4}(?:\s*[,，]\s*\d{1,4}){0,8})[\]】]")
 
 
 def response(
-    stamp: ResponseMeta, asked: ParsedRequest, status: str, output: Sequence[Item] = ()
+    meta: ResponseMeta, asked: ParsedRequest, status: str, output: Sequence[Item] = ()
 ) -> Item:
     """A Response with this status; `ended` and `failed` build the final ones."""
     return {
-        "id": stamp.id,
+        "id": meta.id,
         "object": "response",
-        "created_at": stamp.created,
+        "created_at": meta.created,
         "status": status,
         "error": None,
         "incomplete_details": None,
-        "model": stamp.model,
+        "model": meta.model,
         "output": list(output),
         "usage": None,
         **asked.repeated,
@@ -41,24 +41,24 @@ def response(
 
 
 def ended(
-    stamp: ResponseMeta, asked: ParsedRequest, output: Sequence[Item], finished: Finished
+    meta: ResponseMeta, asked: ParsedRequest, output: Sequence[Item], finished: Finished
 ) -> Item:
     """A completed or incomplete Response."""
     cut = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(finished.reason)
-    whole = response(stamp, asked, "incomplete" if cut else "completed", output)
+    whole = response(meta, asked, "incomplete" if cut else "completed", output)
     whole["usage"] = usage(finished.usage)
     if cut:
         whole["incomplete_details"] = {"reason": cut}
     else:
-        whole["completed_at"] = round(stamp.created + stamp.elapsed())
+        whole["completed_at"] = round(meta.created + meta.elapsed())
     return whole
 
 
 def failed(
-    stamp: ResponseMeta, asked: ParsedRequest, output: Sequence[Item], fault: GatewayError
+    meta: ResponseMeta, asked: ParsedRequest, output: Sequence[Item], fault: GatewayError
 ) -> Item:
     """A failed Response."""
-    broken = response(stamp, asked, "failed", output)
+    broken = response(meta, asked, "failed", output)
     code = "rate_limit_exceeded" if fault.status == 429 else "server_error"
     broken["error"] = {"code": code, "message": fault.message}
     return broken
@@ -74,9 +74,9 @@ def usage(counts: Usage) -> Item:
     }
 
 
-def item_id(stamp: ResponseMeta, kind: str, index: int) -> str:
+def item_id(meta: ResponseMeta, kind: str, index: int) -> str:
     """The id of the output item at `index`; the same in a stream and in the whole answer."""
-    return f"{kind}_{stamp.id.partition('_')[2]}{index:02x}"
+    return f"{kind}_{meta.id.partition('_')[2]}{index:02x}"
 
 
 def response_id(item: str) -> str:
@@ -84,9 +84,9 @@ def response_id(item: str) -> str:
     return "resp_" + item.partition("_")[2][:ID]
 
 
-def reasoning(stamp: ResponseMeta, index: int, thought: str, status: str = "completed") -> Item:
+def reasoning(meta: ResponseMeta, index: int, thought: str, status: str = "completed") -> Item:
     return {
-        "id": item_id(stamp, "rs", index),
+        "id": item_id(meta, "rs", index),
         "type": "reasoning",
         "summary": [],
         "content": [{"type": "reasoning_text", "text": thought}] if thought else [],
@@ -127,7 +127,7 @@ def cited(content: str, found: Sequence[Found]) -> list[Item]:
 
 
 def search(
-    stamp: ResponseMeta,
+    meta: ResponseMeta,
     asked: ParsedRequest,
     index: int,
     searched: Searched,
@@ -138,7 +138,7 @@ def search(
         action: Item = {"type": "search", "query": searched.query, "queries": [searched.query]}
         if SOURCES in asked.include:
             action["sources"] = [{"type": "url", "url": result.url} for result in searched.found]
-        head = {"id": item_id(stamp, "ws", index), "type": "web_search_call"}
+        head = {"id": item_id(meta, "ws", index), "type": "web_search_call"}
         return {**head, "status": status, "action": action}
     results = [
         {
@@ -152,7 +152,7 @@ def search(
     ]
     included = RESULTS in asked.include and searched.over
     return {
-        "id": item_id(stamp, "fs", index),
+        "id": item_id(meta, "fs", index),
         "type": "file_search_call",
         "status": status,
         "queries": [searched.query],
@@ -161,10 +161,10 @@ def search(
 
 
 def message(
-    stamp: ResponseMeta, index: int, parts: Sequence[Item], status: str = "completed"
+    meta: ResponseMeta, index: int, parts: Sequence[Item], status: str = "completed"
 ) -> Item:
     return {
-        "id": item_id(stamp, "msg", index),
+        "id": item_id(meta, "msg", index),
         "type": "message",
         "role": "assistant",
         "content": list(parts),
@@ -173,7 +173,7 @@ def message(
 
 
 def call(
-    stamp: ResponseMeta,
+    meta: ResponseMeta,
     asked: ParsedRequest,
     index: int,
     tool_call: ToolCall,
@@ -182,7 +182,7 @@ def call(
     """A function call or a custom tool call; the latter's only argument is its `input`."""
     if tool_call.name in asked.custom:
         return {
-            "id": item_id(stamp, "ctc", index),
+            "id": item_id(meta, "ctc", index),
             "type": "custom_tool_call",
             "call_id": tool_call.id,
             "name": tool_call.name,
@@ -190,7 +190,7 @@ def call(
             "status": status,
         }
     return {
-        "id": item_id(stamp, "fc", index),
+        "id": item_id(meta, "fc", index),
         "type": "function_call",
         "call_id": tool_call.id,
         "name": tool_call.name,
@@ -210,24 +210,22 @@ def written(arguments: str) -> str:
     return content if isinstance(content, str) else arguments
 
 
-def whole(stamp: ResponseMeta, asked: ParsedRequest, completions: Sequence[Completion]) -> Item:
+def whole(meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Completion]) -> Item:
     """The Response of a completion."""
     (completion,) = completions
     status = "incomplete" if completion.finished.reason == "length" else "completed"
     output: list[Item] = []
     if completion.reasoning:
-        output.append(reasoning(stamp, 0, completion.reasoning))
+        output.append(reasoning(meta, 0, completion.reasoning))
     found: list[Found] = []
     for searched in completion.searches:
         output.append(
-            search(
-                stamp, asked, len(output), searched, "failed" if searched.failed else "completed"
-            )
+            search(meta, asked, len(output), searched, "failed" if searched.failed else "completed")
         )
         found += searched.found
     if completion.text or not completion.tool_calls:
         parts = [text_part(completion.text, completion.logprobs, found)]
-        output.append(message(stamp, len(output), parts, status))
+        output.append(message(meta, len(output), parts, status))
     for called in completion.tool_calls:
-        output.append(call(stamp, asked, len(output), called, status))
-    return ended(stamp, asked, output, completion.finished)
+        output.append(call(meta, asked, len(output), called, status))
+    return ended(meta, asked, output, completion.finished)

@@ -45,9 +45,9 @@ class Encoder:
     content_type = "text/event-stream"
 
     def __init__(
-        self, stamp: ResponseMeta, asked: ParsedRequest, keep: Callable[[Item], None]
+        self, meta: ResponseMeta, asked: ParsedRequest, keep: Callable[[Item], None]
     ) -> None:
-        self._stamp = stamp
+        self._meta = meta
         self._asked = asked
         self._keep = keep
         self._number = 0
@@ -78,7 +78,7 @@ class Encoder:
                 case Searched():
                     self._searched(event, out)
                 case Progress():
-                    begun = answer.response(self._stamp, self._asked, "in_progress")
+                    begun = answer.response(self._meta, self._asked, "in_progress")
                     self._event(out, "response.in_progress", response=begun, **reported(event))
                 case TokenDetail():
                     if out:
@@ -95,7 +95,7 @@ class Encoder:
         if not self._begun:
             self._begin(out)
         self._close(out, "incomplete")
-        broken = answer.failed(self._stamp, self._asked, self._output, fault)
+        broken = answer.failed(self._meta, self._asked, self._output, fault)
         self._keep(broken)
         self._event(out, "response.failed", response=broken)
         return b"".join(out)
@@ -105,7 +105,7 @@ class Encoder:
 
     def _begin(self, out: list[bytes]) -> None:
         self._begun = True
-        begun = answer.response(self._stamp, self._asked, "in_progress")
+        begun = answer.response(self._meta, self._asked, "in_progress")
         self._event(out, "response.created", response=begun)
         self._event(out, "response.in_progress", response=begun)
 
@@ -113,7 +113,7 @@ class Encoder:
         if not self._open and not self._output:
             self._open_text(out)  # an answer has at least an empty message
         self._close(out, "incomplete" if finished.reason == "length" else "completed")
-        ended = answer.ended(self._stamp, self._asked, self._output, finished)
+        ended = answer.ended(self._meta, self._asked, self._output, finished)
         self._keep(ended)
         more = {}
         if self._asked.request.report.timings:
@@ -137,14 +137,14 @@ class Encoder:
 
     def _open_text(self, out: list[bytes]) -> None:
         self._open = "text"
-        self._item_added(out, answer.message(self._stamp, self._index, (), "in_progress"))
+        self._item_added(out, answer.message(self._meta, self._index, (), "in_progress"))
         self._part_event(out, "response.content_part.added", part=answer.text_part(""))
 
     def _thought(self, text: str, out: list[bytes]) -> None:
         if self._open != "reasoning":
             self._close(out)
             self._open = "reasoning"
-            self._item_added(out, answer.reasoning(self._stamp, self._index, "", "in_progress"))
+            self._item_added(out, answer.reasoning(self._meta, self._index, "", "in_progress"))
             part = {"type": "reasoning_text", "text": ""}
             self._part_event(out, "response.content_part.added", part=part)
         self._pieces.append(text)
@@ -154,7 +154,7 @@ class Encoder:
         kind = f"response.{event.kind}_search_call"
         if not event.over:
             self._close(out)
-            item = answer.search(self._stamp, self._asked, self._index, event, "in_progress")
+            item = answer.search(self._meta, self._asked, self._index, event, "in_progress")
             self._item_added(out, item)
             self._item_event(out, kind + ".in_progress")
             self._item_event(out, kind + ".searching")
@@ -162,7 +162,7 @@ class Encoder:
         self._found += event.found
         self._item_event(out, kind + ".completed")
         status = "failed" if event.failed else "completed"
-        item = answer.search(self._stamp, self._asked, self._index, event, status)
+        item = answer.search(self._meta, self._asked, self._index, event, status)
         self._event(out, "response.output_item.done", output_index=self._index, item=item)
         self._output.append(item)
 
@@ -181,7 +181,7 @@ class Encoder:
                 )
 
     def _call_item(self, status: str) -> Item:
-        return answer.call(self._stamp, self._asked, self._index, self._call, status)
+        return answer.call(self._meta, self._asked, self._index, self._call, status)
 
     def _close(self, out: list[bytes], status: str = "completed") -> None:
         """Closes the open item, if any."""
@@ -199,12 +199,12 @@ class Encoder:
                 )
             self._part_event(out, "response.output_text.done", text=text, logprobs=part["logprobs"])
             self._part_event(out, "response.content_part.done", part=part)
-            item = answer.message(self._stamp, self._index, (part,), status)
+            item = answer.message(self._meta, self._index, (part,), status)
         elif self._open == "reasoning":
             self._part_event(out, "response.reasoning_text.done", text=text)
             part = {"type": "reasoning_text", "text": text}
             self._part_event(out, "response.content_part.done", part=part)
-            item = answer.reasoning(self._stamp, self._index, text, status)
+            item = answer.reasoning(self._meta, self._index, text, status)
         else:
             self._call = ToolCall(self._call.id, self._call.name, text)
             item = self._call_item(status)
