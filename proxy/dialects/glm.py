@@ -10,13 +10,13 @@ has no content and the final token counts. `max_length` limits the tokens of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ..core.events import Batch, Failed, Finished, TextDelta
+from ..core.events import Batch, Finished, TextDelta
 from ..core.fold import Completion
 from ..core.request import CompletionRequest, Message
 from ..core.sampling import check
@@ -25,7 +25,7 @@ from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
 from .fields import Body, integer, items, text
 from .openai import MAX_TOKENS
-from .response_meta import ResponseMeta
+from .response_meta import ResponseMeta, RouteDialect
 
 TOP_P = 0.7
 TEMPERATURE = 0.95
@@ -138,8 +138,6 @@ class Encoder:
                     out.append(self._event(event.text, Usage(0, self._pieces)))
             elif isinstance(event, Finished):
                 out.append(self._event("", event.usage))
-            elif isinstance(event, Failed):
-                raise AssertionError("use fail() for errors")
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:
@@ -153,22 +151,13 @@ class Encoder:
         return sse.encode(msgspec.json.encode(_object(self._meta, content, counts)))
 
 
-class GlmAnswerFormat(NamedTuple):
-    """The dialect of one route."""
-
-    parse: Callable[[Body], CompletionRequest]
-    reply: Callable[[ResponseMeta, CompletionRequest, Sequence[Completion]], dict[str, Any]]
-    error: Callable[[GatewayError], dict[str, Any]] = error
-    Encoder: Callable[[ResponseMeta, CompletionRequest], Encoder] = Encoder
-
-
 def _parse_stream(body: Body) -> CompletionRequest:
     return msgspec.structs.replace(parse(body), stream=True)
 
 
-chat = GlmAnswerFormat(parse, reply)
-chat_stream = GlmAnswerFormat(_parse_stream, reply)
-langchain = GlmAnswerFormat(parse, langchain_reply)
+chat = RouteDialect(parse, reply, error, Encoder)
+chat_stream = RouteDialect(_parse_stream, reply, error, Encoder)
+langchain = RouteDialect(parse, langchain_reply, error, Encoder)
 
 
 class Tokens(NamedTuple):

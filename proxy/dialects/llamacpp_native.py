@@ -9,14 +9,13 @@ scheduler chooses the slot: the request's id_slot is ignored.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from ..core.events import (
     Batch,
-    Failed,
     Finished,
     Progress,
     Started,
@@ -32,7 +31,7 @@ from ..wire import sse
 from . import openai
 from .fields import Body, entry, flag, integer, items, stops, text, unheeded
 from .openai_completions import prompts
-from .response_meta import ResponseMeta
+from .response_meta import ResponseMeta, RouteDialect
 
 MAX_EXTRA = 256
 MAX_PROBS = 1000
@@ -233,8 +232,6 @@ class Encoder:
                     if choice in self._lines and "has_new_line" in last:
                         last["has_new_line"] = True
                     out.append(_event(last))
-                case Failed():
-                    raise AssertionError("use fail() for errors")
         return b"".join(out)
 
     def _piece(
@@ -267,14 +264,5 @@ def _event(value: dict[str, Any]) -> bytes:
     return sse.encode(msgspec.json.encode(value))
 
 
-class NativeAnswerFormat(NamedTuple):
-    """The dialect of one route."""
-
-    parse: Callable[[Body], CompletionRequest]
-    reply: Callable[[ResponseMeta, CompletionRequest, Sequence[Completion]], Any] = reply
-    error: Callable[[GatewayError], dict[str, Any]] = error
-    Encoder: Callable[[ResponseMeta, CompletionRequest], Encoder] = Encoder
-
-
-completion = NativeAnswerFormat(parse)
-infill = NativeAnswerFormat(parse_infill)
+completion = RouteDialect(parse, reply, error, Encoder)
+infill = RouteDialect(parse_infill, reply, error, Encoder)

@@ -9,7 +9,6 @@ import msgspec
 
 from ..core.events import (
     Batch,
-    Failed,
     Finished,
     Progress,
     ReasoningDelta,
@@ -268,8 +267,6 @@ class Encoder(openai.Chunks):
                 last = {"index": choice, "delta": {}, "logprobs": None, "finish_reason": reason}
                 out.append(self._last(last, event))
                 return
-            case Failed():
-                raise AssertionError("use fail() for errors")
             case Progress() | TokenDetail():
                 silent = {"index": choice, "delta": {}, "logprobs": None, "finish_reason": None}
                 self._reported(silent, event, out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.events import Batch, Failed, Finished, Progress, TextDelta, TokenDetail, TokenLogprob
+from ..core.events import Batch, Finished, Progress, TextDelta, TokenDetail, TokenLogprob
 from ..core.fold import Completion
 from ..core.request import CompletionRequest
 from ..errors import InvalidParameter
@@ -132,8 +132,6 @@ class Encoder(openai.Chunks):
             elif isinstance(event, (Progress, TokenDetail)):
                 silent = {"index": choice, "text": "", "logprobs": None, "finish_reason": None}
                 self._reported(silent, event, out)
-            elif isinstance(event, Failed):
-                raise AssertionError("use fail() for errors")
         return b"".join(out)
 
     def _text(self, choice: int, event: TextDelta) -> bytes:

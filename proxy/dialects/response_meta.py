@@ -1,10 +1,16 @@
-"""The metadata shared by all parts of one answer."""
+"""What dialects share: the metadata of an answer, and the parts of a dialect."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from msgspec import Struct
+
+from ..core.fold import Completion
+from ..core.request import CompletionRequest
+from ..errors import GatewayError
+from .fields import Body
 
 
 class ResponseMeta(Struct, frozen=True):
@@ -16,3 +22,12 @@ class ResponseMeta(Struct, frozen=True):
     model: str
     fingerprint: str = ""
     elapsed: Callable[[], float] = float
+
+
+class RouteDialect(NamedTuple):
+    """The dialect of one route, in modules with several."""
+
+    parse: Callable[[Body], CompletionRequest]
+    reply: Callable[[ResponseMeta, CompletionRequest, Sequence[Completion]], Any]
+    error: Callable[[GatewayError], dict[str, Any]]
+    Encoder: Callable[[ResponseMeta, CompletionRequest], Any]

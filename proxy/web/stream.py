@@ -13,7 +13,7 @@ from ..server.http1 import Last
 
 
 class Encoder(Protocol):
-    """Encodes events in a dialect's stream format."""
+    """Encodes events in a dialect's stream format; `fail` replaces the event Failed."""
 
     content_type: str
 

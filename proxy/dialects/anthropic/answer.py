@@ -18,7 +18,6 @@ import msgspec
 
 from ...core.events import (
     Batch,
-    Failed,
     Finished,
     ReasoningDelta,
     Started,
@@ -204,8 +203,6 @@ class Encoder:
                         usage=usage(event.usage),
                     )
                 )
-            case Failed():
-                raise AssertionError("use fail() for errors")
 
     def _turn(self, out: list[bytes], kind: str, block: dict[str, Any]) -> None:
         self._close(out)

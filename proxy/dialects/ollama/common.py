@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ...core.events import Batch, Failed, Finished, ReasoningDelta, TextDelta, TokenLogprob
+from ...core.events import Batch, Finished, ReasoningDelta, TextDelta, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Media, OutputFormat
 from ...core.sampling import FIELDS, check
@@ -165,8 +165,6 @@ class NdjsonLines:
                 case Finished():
                     last = {**self._said("", ""), **tail(self._meta, event)}
                     out.append(ndjson.encode({**head(self._meta), **last}))
-                case Failed():
-                    raise AssertionError("use fail() for errors")
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:

@@ -17,7 +17,6 @@ import msgspec
 
 from ...core.events import (
     Batch,
-    Failed,
     Finished,
     Found,
     Progress,
@@ -85,8 +84,6 @@ class Encoder:
                         out[-1] = extended(out[-1], reported(event))
                 case Finished():
                     self._finish(event, out)
-                case Failed():
-                    raise AssertionError("use fail() for errors")
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:
