@@ -9,36 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
-
 from .attribute_filters import Attributes
 from .vector_stores import STATUSES, Chunking
 
 
-class FileCounts(Struct, frozen=True):
-    in_progress: int = 0
-    completed: int = 0
-    failed: int = 0
-    cancelled: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.in_progress + self.completed + self.failed + self.cancelled
-
-
-class SearchResult(Struct, frozen=True, kw_only=True):
-    """A chunk that matches."""
-
-    file_id: str
-    filename: str
-    attributes: Attributes
-    score: float
-    text: str
-    place: str = ""
-
-
-def counts(statuses: Sequence[str]) -> FileCounts:
-    return FileCounts(*(statuses.count(status) for status in STATUSES))
+def counts(statuses: Sequence[str]) -> dict[str, int]:
+    """How many files have each status."""
+    return {**{status: statuses.count(status) for status in STATUSES}, "total": len(statuses)}
 
 
 def store(
@@ -51,10 +28,10 @@ def store(
     expired: bool,
     size: int,
     kept: Mapping[str, str],
-    files: FileCounts,
+    files: Mapping[str, int],
 ) -> dict[str, Any]:
     """A vector store. Times are in seconds since 1970, `size` in bytes, `lasts` in days."""
-    status = "expired" if expired else "in_progress" if files.in_progress else "completed"
+    status = "expired" if expired else "in_progress" if files["in_progress"] else "completed"
     return {
         "id": store_id,
         "object": "vector_store",
@@ -62,7 +39,7 @@ def store(
         "name": name,
         "description": description or None,
         "usage_bytes": size,
-        "file_counts": _counts(files),
+        "file_counts": files,
         "status": status,
         "expires_after": {"anchor": "last_active_at", "days": lasts} if lasts else None,
         "expires_at": int(active) + lasts * 86400 if lasts else None,
@@ -102,50 +79,52 @@ def store_file(
 
 
 def batch(
-    batch_id: str, store_id: str, created: float, files: FileCounts, cancelled: bool
+    batch_id: str, store_id: str, created: float, files: Mapping[str, int], cancelled: bool
 ) -> dict[str, Any]:
     if cancelled:
         status = "cancelled"
-    elif files.in_progress:
+    elif files["in_progress"]:
         status = "in_progress"
     else:
-        status = "failed" if files.failed and files.failed == files.total else "completed"
+        status = "failed" if 0 < files["failed"] == files["total"] else "completed"
     return {
         "id": batch_id,
         "object": "vector_store.files_batch",
         "created_at": int(created),
         "vector_store_id": store_id,
         "status": status,
-        "file_counts": _counts(files),
+        "file_counts": files,
     }
 
 
-def results(queries: Sequence[str], found: Sequence[SearchResult]) -> dict[str, Any]:
-    """The search results, always on one page. `place` (page 3, a heading) is our own field."""
+def result(
+    file_id: str, filename: str, attributes: Attributes, score: float, text: str, place: str
+) -> dict[str, Any]:
+    """A chunk that matches. `place` (page 3, a heading) is our own field."""
     return {
-        "object": "vector_store.search_results.page",
-        "search_query": list(queries),
-        "data": [
-            {
-                "file_id": chunk.file_id,
-                "filename": chunk.filename,
-                "score": chunk.score,
-                "attributes": dict(chunk.attributes),
-                "content": [{"type": "text", "text": chunk.text}],
-                "place": chunk.place,
-            }
-            for chunk in found
-        ],
-        "has_more": False,
-        "next_page": None,
+        "file_id": file_id,
+        "filename": filename,
+        "score": score,
+        "attributes": dict(attributes),
+        "content": [{"type": "text", "text": text}],
+        "place": place,
     }
+
+
+def results(queries: Sequence[str], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The search results, always on one page."""
+    return {"search_query": list(queries), **_page("search_results", found)}
 
 
 def content(texts: Sequence[str]) -> dict[str, Any]:
     """A file as its chunks, in order."""
+    return _page("file_content", [{"type": "text", "text": chunk} for chunk in texts])
+
+
+def _page(kind: str, data: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "object": "vector_store.file_content.page",
-        "data": [{"type": "text", "text": chunk} for chunk in texts],
+        "object": f"vector_store.{kind}.page",
+        "data": data,
         "has_more": False,
         "next_page": None,
     }
@@ -154,7 +133,3 @@ def content(texts: Sequence[str]) -> dict[str, Any]:
 def deleted(key: str, what: str) -> dict[str, Any]:
     """`what` is vector_store or vector_store.file."""
     return {"id": key, "object": f"{what}.deleted", "deleted": True}
-
-
-def _counts(files: FileCounts) -> dict[str, int]:
-    return {**{status: getattr(files, status) for status in STATUSES}, "total": files.total}

@@ -87,13 +87,13 @@ def search(services: Services, record: Record, key: str) -> Any:
     return objects.results(
         asked.queries,
         [
-            objects.SearchResult(
-                file_id=member.file_id if member else hit.document_id,
-                filename=hit.filename,
-                attributes=member.attributes if member else {},
-                score=hit.score,
-                text=hit.text,
-                place=hit.place,
+            objects.result(
+                member.file_id if member else hit.document_id,
+                hit.filename,
+                member.attributes if member else {},
+                hit.score,
+                hit.text,
+                hit.place,
             )
             for hit, member in hits
         ],

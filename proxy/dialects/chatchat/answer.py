@@ -10,9 +10,6 @@ from typing import Any
 
 import msgspec
 
-from ...errors import GatewayError
-from . import reply
-
 Document = dict[str, Any]
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"  # as Chatchat's own servers send it
@@ -60,11 +57,6 @@ def _cited(source: Source) -> str:
     # A name is free text: brackets in it would end the link early.
     name = source.name.replace("[", "(").replace("]", ")")
     return f"Source [{source.number}] [{name}]({source.url})\n\n{source.text}\n\n"
-
-
-def failure(fault: GatewayError) -> Document:
-    """The last document of a failed stream; the client shows `msg` if `code` is not 200."""
-    return reply.error(fault)
 
 
 def chunk(document: Document) -> bytes:

@@ -35,18 +35,23 @@ FARTHEST = 2.0
 LONGEST_REASON = 10_000  # characters
 
 
-class DialogueParams(Struct, frozen=True, kw_only=True):
+class AnswerParams(Struct, frozen=True, kw_only=True):
+    """How the answer is generated and sent."""
+
+    model: str = ""
+    stream: bool = False
+    sampling: Mapping[str, Any] = {}
+    max_tokens: int | None = None
+    prompt_name: str = "default"
+
+
+class DialogueParams(AnswerParams, frozen=True, kw_only=True):
     """A dialogue; the last of `messages` is the question. `base` is the name of a knowledge base or
     the id of a temporary one. `score_threshold` is Chatchat's distance from 0 to 2, lower is
     nearer."""
 
     kind: Kind
     messages: tuple[Message, ...]
-    model: str = ""
-    stream: bool = False
-    sampling: Mapping[str, Any] = {}
-    max_tokens: int | None = None
-    prompt_name: str = "default"
     base: str = ""
     top_k: int = TOP_K
     score_threshold: float = SCORE_THRESHOLD
@@ -91,29 +96,16 @@ def agent(body: Body) -> DialogueParams:
     return DialogueParams(kind="agent", **_common(body))
 
 
-class CompletionParams(Struct, frozen=True, kw_only=True):
+class CompletionParams(AnswerParams, frozen=True, kw_only=True):
     """/other/completion: continues a text without a chat template."""
 
     prompt: str
-    model: str = ""
-    stream: bool = False
     echo: bool = False
-    sampling: Mapping[str, Any] = {}
-    max_tokens: int | None = None
-    prompt_name: str = "default"
 
 
 def completion(body: Body) -> CompletionParams:
     """Raises InvalidParameter."""
-    return CompletionParams(
-        prompt=_needed(body, "query"),
-        echo=flag(body, "echo"),
-        model=text(body, "model_name"),
-        stream=flag(body, "stream"),
-        sampling=_sampling(body),
-        max_tokens=_limit(body),
-        prompt_name=text(body, "prompt_name") or "default",
-    )
+    return CompletionParams(prompt=_needed(body, "query"), echo=flag(body, "echo"), **_answer(body))
 
 
 class FeedbackParams(Struct, frozen=True):
@@ -136,11 +128,15 @@ def _common(body: Body) -> dict[str, Any]:
     if type(history) is int:  # a number of stored turns to use: none are stored
         history = []
     messages = _history(items({"history": history}, "history"))
+    question = Message(role="user", content=_needed(body, "query"))
+    return {"messages": (*messages, question), **_answer(body)}
+
+
+def _answer(body: Body) -> dict[str, Any]:
     return {
-        "messages": (*messages, Message(role="user", content=_needed(body, "query"))),
         "model": text(body, "model_name"),
         "stream": flag(body, "stream"),
-        "sampling": _sampling(body),
+        "sampling": _sampling(body, {"temperature": TEMPERATURE}),
         "max_tokens": _limit(body),
         "prompt_name": text(body, "prompt_name") or "default",
     }
@@ -156,10 +152,7 @@ def _spoken(body: Body) -> DialogueParams:
         messages=_history(values, "messages"),
         model=text(body, "model"),
         stream=flag(body, "stream"),
-        sampling={
-            name: check(name, default if body.get(name) is None else body[name])
-            for name, default in MODIFIED.items()
-        },
+        sampling=_sampling(body, MODIFIED),
         max_tokens=_limit(body),
     )
 
@@ -180,9 +173,11 @@ def nearness(threshold: float) -> float | None:
     return None if threshold >= FARTHEST else 1 - threshold / FARTHEST
 
 
-def _sampling(body: Body) -> dict[str, Any]:
-    value = body.get("temperature")
-    return {"temperature": check("temperature", TEMPERATURE if value is None else value)}
+def _sampling(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        name: check(name, default if body.get(name) is None else body[name])
+        for name, default in defaults.items()
+    }
 
 
 def _limit(body: Body) -> int | None:

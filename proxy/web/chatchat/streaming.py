@@ -129,4 +129,4 @@ class _Parts:
         except Cancelled:
             return
         except GatewayError as error:
-            yield answer.chunk(answer.failure(error))
+            yield answer.chunk(reply.error(error))  # shown, since its code is not 200

@@ -175,7 +175,6 @@ def test_empty_search_result_is_reported() -> None:
 def test_errors_have_the_form_of_the_dialect() -> None:
     fault = QueueFull("too many wait")
     assert reply.error(fault) == {"code": 429, "msg": "too many wait", "data": None}
-    assert answer.failure(fault)["code"] == 429
     assert reply.error_of_list(Unauthorized("no key"))["data"] == []
     assert reply.error_of_table(Unauthorized("no key"))["data"] == {}
 

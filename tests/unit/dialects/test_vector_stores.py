@@ -210,19 +210,8 @@ def test_official_client_reads_the_objects() -> None:
     VectorStoreFileBatch.model_validate(
         objects.batch("vsfb_1", "vs_1", 1.5, counts, False), strict=True
     )
-    found = objects.results(
-        ["q"],
-        [
-            objects.SearchResult(
-                file_id="file-1",
-                filename="a.pdf",
-                attributes=KEPT,
-                score=0.5,
-                text="text",
-                place="page 3",
-            )
-        ],
-    )
+    chunk = objects.result("file-1", "a.pdf", KEPT, 0.5, "text", "page 3")
+    found = objects.results(["q"], [chunk])
     hit = VectorStoreSearchResponse.model_validate(found["data"][0], strict=True)
     assert (hit.score, hit.content[0].text, hit.attributes) == (0.5, "text", KEPT)
 
