@@ -11,6 +11,7 @@ from typing import Literal
 
 from ..config import BackendConfig
 from ..errors import ModelNotFound, NoBackend
+from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
 from .driver import Capabilities, Driver
 from .router import Router
@@ -176,7 +177,7 @@ class BackendPools:
         self._aliases = tuple(aliases)
         self._strict = strict
         self._default = default
-        self._changing = threading.Lock()  # held to replace any of the following, or `backends`
+        self._changing = native_lock()  # held to replace any of the following, or `backends`
         self._pools: dict[str, tuple[Backend, ...]] = {}  # cached, since every request reads them
         self._named: tuple[str, ...] = ()  # cached as well
         self._also: dict[str, str] = {}  # model by alias, from routers

@@ -20,6 +20,7 @@ from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import GatewayError
 from ..runtime.cancel import Cancel
+from ..runtime.locks import native_lock
 from .attempt import Attempt
 from .caller import ANYBODY, Caller
 from .context import GatewayContext
@@ -58,7 +59,7 @@ class Answer:
         self._caller = caller
         self._began = context.clock()
         self._first: Choice | None = None
-        self._counting = threading.Lock()
+        self._counting = native_lock()
         self._counted: set[int] = set()  # numbers of the prompts counted so far
         unknown = context.registry.unknown(model)
         self._choices: Generator[Choice, None, None] = (

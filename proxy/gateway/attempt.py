@@ -76,6 +76,8 @@ class State(StrEnum):
     RESUMING = "resuming"  # the answer broke off; the run that continues it has no token yet
     DONE = "done"
 
+    __hash__ = str.__hash__  # that of Enum is written in Python
+
 
 TRANSITIONS = {
     State.WAITING: {State.PREFILL, State.DONE},
