@@ -60,44 +60,16 @@ class State(enum.Enum):
     CLOSED = "no request is served any more"
 
 
-class _Step(enum.Enum):
-    """The events that change the state."""
-
-    HEAD_BEGUN = "some bytes came, and no whole head"
-    REQUEST = "a head is whole"
-    BODY_AWAITED = "the application reads a body that has not come yet"
-    BODY_CAME = "the application has more of the body, or an error"
-    ANSWERED = "the client has taken the answer, its body was read or is here"
-    REST_AWAITED = "the client has taken the answer, and sends its body still"
-    REST_DROPPED = "the rest of the body is dropped"
-    REFUSED = "the next thing is no request"
-    TOLD = "the client has taken the refusal"
-    CLOSED = "the connection ends, from whichever state"
-
-
+# The states that may follow each; CLOSED may follow any.
 _TRANSITIONS = {
-    State.IDLE: {
-        _Step.HEAD_BEGUN: State.HEAD,
-        _Step.REQUEST: State.ANSWERING,
-        _Step.REFUSED: State.REFUSING,
-    },
-    State.HEAD: {_Step.REQUEST: State.ANSWERING, _Step.REFUSED: State.REFUSING},
-    State.ANSWERING: {
-        _Step.BODY_AWAITED: State.BODY,
-        _Step.ANSWERED: State.IDLE,
-        _Step.REST_AWAITED: State.DROPPING,
-        _Step.REFUSED: State.REFUSING,
-    },
-    State.BODY: {_Step.BODY_CAME: State.ANSWERING},
-    State.DROPPING: {_Step.REST_DROPPED: State.IDLE},
-    State.REFUSING: {_Step.TOLD: State.DROPPING},
-    State.CLOSED: {},
+    State.IDLE: {State.HEAD, State.ANSWERING, State.REFUSING, State.CLOSED},
+    State.HEAD: {State.ANSWERING, State.REFUSING, State.CLOSED},
+    State.ANSWERING: {State.BODY, State.IDLE, State.DROPPING, State.REFUSING, State.CLOSED},
+    State.BODY: {State.ANSWERING, State.CLOSED},
+    State.DROPPING: {State.IDLE, State.CLOSED},
+    State.REFUSING: {State.DROPPING, State.CLOSED},
+    State.CLOSED: {State.CLOSED},
 }
-for _steps in _TRANSITIONS.values():
-    _steps[_Step.CLOSED] = State.CLOSED
-# A body belongs to its answer: waiting for it does not reset `since`, so that a client that sends
-# slowly does not count as new.
-_WITHIN_ANSWER = (_Step.BODY_AWAITED, _Step.BODY_CAME)
 
 
 class ConnectionLimits(NamedTuple):
@@ -181,7 +153,7 @@ class ServerConnection:
         except Refused as refused:
             self._turn_away(refused.status)
         finally:
-            self._step(_Step.CLOSED)
+            self._enter(State.CLOSED)
             self._reader.close()
 
     def overdue(self, now: float) -> bool:
@@ -206,9 +178,12 @@ class ServerConnection:
 
     # the reader
 
-    def _step(self, step: _Step) -> None:
-        self.state = _TRANSITIONS[self.state][step]
-        if step not in _WITHIN_ANSWER:
+    def _enter(self, state: State) -> None:
+        before, self.state = self.state, state
+        if state not in _TRANSITIONS[before]:
+            raise AssertionError(f"{state.name} cannot follow {before.name}")
+        # A body belongs to its answer: a client that sends slowly must not count as new.
+        if state is not State.BODY and before is not State.BODY:
             self.since = self._clock()
 
     def _next(self) -> Request | None:
@@ -226,18 +201,18 @@ class ServerConnection:
                 return None
             reader.feed(data)
             if self.state is State.IDLE and not reader.requests:
-                self._step(_Step.HEAD_BEGUN)
-        self._step(_Step.REQUEST)
+                self._enter(State.HEAD)
+        self._enter(State.ANSWERING)
         return reader.requests.popleft()
 
     def more(self, request: Request) -> bytes:
         """The next part of a body, b"" at its end. Raises BodyError, BodyTimeout."""
         if not request.body and not request.complete:
-            self._step(_Step.BODY_AWAITED)
+            self._enter(State.BODY)
             try:
                 self._wait_for_body(request)
             finally:
-                self._step(_Step.BODY_CAME)
+                self._enter(State.ANSWERING)
         data = b"".join(request.body)
         request.body.clear()
         self._body_came += len(data)
@@ -259,7 +234,7 @@ class ServerConnection:
         """Read and discard the rest of a body, up to a bound. Returns whether it ended. A client
         that sends head and body separately relies on the connection, and closing it right away
         could also lose the answer."""
-        self._step(_Step.REST_AWAITED)
+        self._enter(State.DROPPING)
         reader, left = self._reader, MAX_DROPPED
         while not request.complete and not reader.refusal:
             data = self._sock.recv(READ_SIZE) if left > 0 else b""
@@ -271,7 +246,7 @@ class ServerConnection:
         if not request.complete:
             self._drop(left)
             return False
-        self._step(_Step.REST_DROPPED)
+        self._enter(State.IDLE)
         return True
 
     def _drop(self, left: int) -> None:
@@ -286,10 +261,10 @@ class ServerConnection:
         text, line = status.encode(), status.partition(":")[0].encode()
         head = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b\n"
         self.refused = status
-        self._step(_Step.REFUSED)
+        self._enter(State.REFUSING)
         self._sock.send(head % (line, len(text) + 1, text))
         self._sock.flush()
-        self._step(_Step.TOLD)
+        self._enter(State.DROPPING)
         self._drop(MAX_DROPPED)
 
     # the application
@@ -312,7 +287,7 @@ class ServerConnection:
                 close()
         self._sock.flush()
         if request.complete:
-            self._step(_Step.ANSWERED)
+            self._enter(State.IDLE)
         elif not self._drop_body(request):
             return False
         return answer.keep

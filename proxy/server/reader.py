@@ -3,7 +3,7 @@
 llhttp (from httptools) does the parsing. `Reader` turns its callbacks into requests, and refuses
 what llhttp accepts too readily.
 
-One state. A reader is in exactly one `Reading` at any moment, and `_TRANSITIONS` lists every
+One state. A reader is in exactly one `Reading` at any moment, and `_NEXT` lists every
 transition. None leads out of `Reading.STOPPED`: after the first refusal, nothing of the connection
 is parsed any more.
 
@@ -53,20 +53,12 @@ class Reading(enum.Enum):
     STOPPED = "something was refused: nothing is parsed any more"
 
 
-class _Found(enum.Enum):
-    """What the parser reports."""
-
-    BEGIN = "the first byte of a request line"
-    HEAD = "the end of a head"
-    END = "the end of a message"
-    REFUSAL = "something that is refused"
-
-
-_TRANSITIONS = {
-    Reading.BETWEEN: {_Found.BEGIN: Reading.HEAD, _Found.REFUSAL: Reading.STOPPED},
-    Reading.HEAD: {_Found.HEAD: Reading.BODY, _Found.REFUSAL: Reading.STOPPED},
-    Reading.BODY: {_Found.END: Reading.BETWEEN, _Found.REFUSAL: Reading.STOPPED},
-    Reading.STOPPED: {_Found.REFUSAL: Reading.STOPPED},
+# The state that follows each; STOPPED may follow any.
+_NEXT = {
+    Reading.BETWEEN: Reading.HEAD,
+    Reading.HEAD: Reading.BODY,
+    Reading.BODY: Reading.BETWEEN,
+    Reading.STOPPED: Reading.STOPPED,
 }
 
 
@@ -138,7 +130,7 @@ class Reader:
     # called by the parser
 
     def on_message_begin(self) -> None:
-        self._enter(_Found.BEGIN)
+        self._enter(Reading.HEAD)
         self._url = b""
         self._head = self._environ.copy()
         self._repeats = 0
@@ -171,7 +163,7 @@ class Reader:
             self._refuse(BAD_HOST)
         method, keep = parser.get_method().decode("latin-1"), parser.should_keep_alive()
         request = self._coming = Request(method, self._url, version, head, keep)
-        self._enter(_Found.HEAD)
+        self._enter(Reading.BODY)
         self._head = self._environ
         self.requests.append(request)
         self._progress = True
@@ -181,7 +173,7 @@ class Reader:
         self._progress = True
 
     def on_message_complete(self) -> None:
-        self._enter(_Found.END)
+        self._enter(Reading.BETWEEN)
         self._coming.complete = True
         self._progress = True
 
@@ -194,8 +186,10 @@ class Reader:
         if coding is not None and coding.strip().lower() != "chunked":
             self._refuse(NOT_CODED)
 
-    def _enter(self, found: _Found) -> None:
-        self.state = _TRANSITIONS[self.state][found]
+    def _enter(self, state: Reading) -> None:
+        if _NEXT[self.state] is not state:
+            raise AssertionError(f"{state.name} cannot follow {self.state.name}")
+        self.state = state
 
     def _refuse(self, status: str) -> None:
         """Raises Refused, which stops the parser."""
@@ -204,7 +198,7 @@ class Reader:
 
     def _stop(self, status: str) -> None:
         """Stop with a reason; only the first counts."""
-        self._enter(_Found.REFUSAL)
+        self.state = Reading.STOPPED
         self.refusal = self.refusal or status
 
     def _parse(self, data: bytes) -> None:
