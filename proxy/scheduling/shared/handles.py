@@ -39,17 +39,17 @@ class SharedLease(Lease):
 class SharedTicket(Ticket):
     """A ticket whose number in the log is `id`.
 
-    `adrift`: the log was lost since, and `alone` is the ticket of the local scheduler that replaces
-    it. `overtaken` counts how often the log knew of no backend that is up although this worker
-    did."""
+    `log_lost`: the log was lost since, and `local_ticket` is the ticket of the local scheduler that
+    replaces it. `rewritten` counts how often it is written again because the log knew of no backend
+    that is up although this worker did."""
 
-    __slots__ = ("adrift", "alone", "id", "overtaken")
+    __slots__ = ("id", "local_ticket", "log_lost", "rewritten")
 
     def __init__(
         self, scheduler: TicketOwner, want: SlotRequest, began: float, id: int, again: bool = False
     ) -> None:
         super().__init__(scheduler, want, ConversationRecord(), began, again)
         self.id = id
-        self.adrift = False
-        self.overtaken = 0
-        self.alone: Ticket | None = None
+        self.log_lost = False
+        self.rewritten = 0
+        self.local_ticket: Ticket | None = None

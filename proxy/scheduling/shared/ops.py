@@ -46,12 +46,11 @@ class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
 
     def want(self, views: Mapping[str, bool | None]) -> SlotRequest:
         """The request. `views` is the writer's own view, updated while the request waits."""
-        links = tuple(self.links[i : i + SIZE] for i in range(0, len(self.links), SIZE))
         return SlotRequest(
             model=self.model,
             task=Task(prompt=() if self.ids else "", max_tokens=self.max_tokens),
             exclude=frozenset(self.exclude),
-            chain=Chain(links, self.ends, self.turn),
+            chain=Chain(split_links(self.links), self.ends, self.turn),
             key=self.key,
             group=self.group,
             session=self.session,
@@ -60,6 +59,11 @@ class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
             whole_backend=self.whole_backend,
             views=views,
         )
+
+
+def split_links(links: bytes) -> tuple[bytes, ...]:
+    """The links of a chain that were concatenated."""
+    return tuple(links[i : i + SIZE] for i in range(0, len(links), SIZE))
 
 
 def enqueue(number: int, want: SlotRequest, again: bool) -> Enqueue:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import threading
+import queue
 from collections.abc import Callable
 
 import msgspec
@@ -79,7 +79,7 @@ class SharedScheduler(BaseScheduler):
         self._stranded: dict[int, SharedTicket] = {}  # not written, as no backend is up for them
         self._leases: dict[int, SharedLease] = {}
         self.on_stranded: Callable[[str], None] = lambda model: None
-        self._steps: dict[int, tuple[threading.Event, list[tuple[SlotStep, ...]]]] = {}
+        self._steps: dict[int, queue.SimpleQueue[tuple[SlotStep, ...]]] = {}
         rules = SharedRules(version, max_queue=max_queue, groups=groups, disk=disk)
         self._follower = Follower(shared, clock, rules, self)
         self._lock = self._follower.lock
@@ -160,7 +160,7 @@ class SharedScheduler(BaseScheduler):
         with self._lock:
             if not answered:
                 self._follower.lose("Redis is not responding")
-            if ticket.adrift:
+            if ticket.log_lost:
                 return self._enter_local(want, again)
             if ticket.error is not None:
                 raise ticket.error
@@ -213,8 +213,8 @@ class SharedScheduler(BaseScheduler):
         views = self._views(ticket.want)
         if not any(views):
             return bool(views) and self._wait_for_backend > 0
-        ticket.overtaken += 1
-        return ticket.overtaken <= OVERTAKEN_MOST
+        ticket.rewritten += 1
+        return ticket.rewritten <= OVERTAKEN_MOST
 
     def _write_unstranded(self) -> None:
         """Health changed: write the requests whose backends are back, in order of arrival."""
@@ -271,12 +271,14 @@ class SharedScheduler(BaseScheduler):
 
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]:
         assert isinstance(lease, SharedLease)
-        answer: tuple[threading.Event, list[tuple[SlotStep, ...]]] = threading.Event(), []
-        self._steps[lease.id] = answer
+        answer = self._steps[lease.id] = queue.SimpleQueue()
         self._post(ops.RequestSteps(lease.id))
-        answer[0].wait(ANSWER)
-        self._steps.pop(lease.id, None)
-        return answer[1][0] if answer[1] else ()
+        try:
+            return answer.get(timeout=ANSWER)
+        except queue.Empty:
+            return ()
+        finally:
+            del self._steps[lease.id]
 
     def record_step(
         self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
@@ -295,17 +297,17 @@ class SharedScheduler(BaseScheduler):
     def look(self, ticket: Ticket, now: float) -> float:
         assert isinstance(ticket, SharedTicket)
         with self._lock:
-            if ticket.adrift and ticket.alone is None:
+            if ticket.log_lost and ticket.local_ticket is None:
                 entry = self._enter_local(ticket.want, True)
                 if isinstance(entry, Lease):
-                    ticket.lease, ticket.adrift = entry, False
+                    ticket.lease, ticket.log_lost = entry, False
                     return now
-                ticket.alone, entry.event = entry, ticket.event
-            if ticket.alone is not None:
-                until = self._local.look(ticket.alone, now)
-                ticket.stranded = ticket.alone.stranded
-                ticket.lease, ticket.alone.lease = ticket.alone.lease, None
-                ticket.error = ticket.alone.error
+                ticket.local_ticket, entry.event = entry, ticket.event
+            if ticket.local_ticket is not None:
+                until = self._local.look(ticket.local_ticket, now)
+                ticket.stranded = ticket.local_ticket.stranded
+                ticket.lease, ticket.local_ticket.lease = ticket.local_ticket.lease, None
+                ticket.error = ticket.local_ticket.error
                 return until
             if ticket.id in self._stranded:
                 return self._look_at_stranded(ticket, now)
@@ -318,7 +320,7 @@ class SharedScheduler(BaseScheduler):
 
     def _look_at_stranded(self, ticket: SharedTicket, now: float) -> float:
         assert ticket.stranded is not None, "set with its place there"
-        if any(self._views(ticket.want)) and ticket.overtaken <= OVERTAKEN_MOST:
+        if any(self._views(ticket.want)) and ticket.rewritten <= OVERTAKEN_MOST:
             # The log knew of no backend that is up, but this worker has seen one come back.
             if now >= ticket.stranded + OVERTAKEN:
                 self._write(ticket, again=True)
@@ -334,8 +336,8 @@ class SharedScheduler(BaseScheduler):
 
     def leave(self, ticket: Ticket) -> None:
         assert isinstance(ticket, SharedTicket)
-        if ticket.alone is not None:
-            ticket.alone.leave()
+        if ticket.local_ticket is not None:
+            ticket.local_ticket.leave()
         with self._lock:
             self._stranded.pop(ticket.id, None)
             if self._waiting.pop(ticket.id, None) is not None:
@@ -346,8 +348,8 @@ class SharedScheduler(BaseScheduler):
 
     def place(self, ticket: Ticket) -> int:
         assert isinstance(ticket, SharedTicket)
-        if ticket.alone is not None:
-            return ticket.alone.place
+        if ticket.local_ticket is not None:
+            return ticket.local_ticket.place
         with self._lock:
             member = self._follower.member
             known = member.tickets.get(ticket.id) if member is not None else None
@@ -360,8 +362,7 @@ class SharedScheduler(BaseScheduler):
         if isinstance(news, tuple):
             answer = self._steps.get(number)
             if answer is not None:
-                answer[1].append(news)
-                answer[0].set()
+                answer.put(news)
         elif news is None:
             if number in self._leases:
                 self._leases[number].streaming = True
@@ -419,7 +420,7 @@ class SharedScheduler(BaseScheduler):
         for name in self._backends:
             self._update_local(name)
         for ticket in (*self._waiting.values(), *self._stranded.values()):
-            ticket.adrift = True
+            ticket.log_lost = True
             ticket.event.set()
         self._waiting.clear()
         self._stranded.clear()

@@ -23,7 +23,7 @@ from ..fair import FairQueue
 from ..lease import Lease
 from ..line import WaitingLine
 from ..pool import Pool, Returns
-from ..prefix import SIZE, Chain
+from ..prefix import Chain
 from ..scheduler import LocalScheduler
 from ..state import (
     BackendFacts,
@@ -36,11 +36,12 @@ from ..state import (
     SlotRequest,
 )
 from ..ticket import Ticket
-from .ops import FORMAT
+from .ops import FORMAT, split_links
 from .replica import Replica, ReplicaMember, SharedRules
 
 NONE = -1
 T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
 
 
 class _Record(Struct, array_like=True):
@@ -239,12 +240,10 @@ def load(data: bytes, rules: SharedRules) -> Replica:
         raise ValueError(f"not a valid snapshot: {error}") from None
 
 
-def _copied(record: Any, kind: Any, **references: Any) -> Any:
-    """Copy a record to another kind, with the same fields except the references."""
-    fields = {
-        name: getattr(record, name) for name in kind.__struct_fields__ if name not in references
-    }
-    return kind(**fields, **references)
+def _copied(record: Any, kind: type[S], **others: Any) -> S:
+    """Copy a record to another kind of struct: the fields of the same name, and `others`."""
+    names = (name for name in kind.__struct_fields__ if name not in others)
+    return kind(**{name: getattr(record, name) for name in names}, **others)
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -318,16 +317,14 @@ class _Writer:
 
     def _backend(self, backend: BackendRecord) -> _Backend:
         slots = [self._slots.place(slot) for slot in backend.slots]
-        record: _Backend = _copied(backend, _Backend, slots=slots, seen=sorted(backend.seen))
-        return record
+        return _copied(backend, _Backend, slots=slots, seen=sorted(backend.seen))
 
     def _slot(self, slot: Slot) -> _Slot:
         after = [self._slots.place(other) for other in slot.after]
-        record: _Slot = _copied(slot, _Slot, after=after, held=self._held.place(slot.held))
-        return record
+        return _copied(slot, _Slot, after=after, held=self._held.place(slot.held))
 
     def _one_held(self, held: CachedPrompt) -> _Held:
-        record: _Held = _copied(
+        return _copied(
             held,
             _Held,
             backend=self._backends.place(held.backend),
@@ -335,7 +332,6 @@ class _Writer:
             conversation=self._conversations.place(held.conversation),
             slot=self._slots.place(held.slot),
         )
-        return record
 
     def _pool(self, model: str, pool: Pool) -> _Pool:
         returns = pool.returns
@@ -372,7 +368,7 @@ class _Writer:
         )
 
     def _want(self, want: SlotRequest) -> _Want:
-        record: _Want = _copied(
+        return _copied(
             want,
             _Want,
             ids=not isinstance(want.task.prompt, str),
@@ -380,10 +376,9 @@ class _Writer:
             exclude=sorted(want.exclude),
             chain=self._chains.place(want.chain),
         )
-        return record
 
     def _lease(self, number: int, lease: Lease) -> _Lease:
-        grant: _Grant = _copied(
+        grant = _copied(
             lease.grant,
             _Grant,
             backend=self._backends.place(lease.grant.backend),
@@ -391,7 +386,7 @@ class _Writer:
             reuse=self._held.place(lease.grant.reuse),
             restore=self._held.place(lease.grant.restore),
         )
-        record: _Lease = _copied(
+        return _copied(
             lease,
             _Lease,
             id=number,
@@ -401,17 +396,15 @@ class _Writer:
             held=self._held.place(lease.held),
             before=self._held.place(lease.before),
         )
-        return record
 
     def _ticket(self, number: int, ticket: Ticket) -> _Ticket:
-        record: _Ticket = _copied(
+        return _copied(
             ticket,
             _Ticket,
             id=number,
             want=self._want(ticket.want),
             conversation=self._conversations.place(ticket.conversation),
         )
-        return record
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -531,33 +524,24 @@ class _Reader:
         return member
 
     def _want(self, record: _Want, member: ReplicaMember) -> SlotRequest:
-        return SlotRequest(
-            model=record.model,
+        return _copied(
+            record,
+            SlotRequest,
             task=Task(prompt=() if record.ids else "", max_tokens=record.max_tokens),
             exclude=frozenset(record.exclude),
             chain=_at(self._chains, record.chain),
-            key=record.key,
-            group=record.group,
-            session=record.session,
-            share=record.share,
-            background=record.background,
-            since=record.since,
-            whole_backend=record.whole_backend,
             views=member.backends,
         )
 
     def _lease(self, record: _Lease, member: ReplicaMember, scheduler: LocalScheduler) -> Lease:
         stored = record.grant
-        grant = Grant(
+        grant = _copied(
+            stored,
+            Grant,
             backend=_at(self._backends, stored.backend),
             slot=_at(self._slots, stored.slot),
             reuse=self._held_at(stored.reuse),
-            cached=stored.cached,
-            pin=stored.pin,
             restore=self._held_at(stored.restore),
-            save=stored.save,
-            fresh=stored.fresh,
-            whole=stored.whole,
         )
         conversation = _at(self._conversations, record.conversation)
         lease = Lease(scheduler, self._want(record.want, member), grant, conversation)
@@ -584,7 +568,7 @@ def _line_up(line: WaitingLine[Ticket], ticket: Ticket) -> None:
 
 
 def _chain(record: _Chain) -> Chain:
-    links = tuple(record.links[i : i + SIZE] for i in range(0, len(record.links), SIZE))
+    links = split_links(record.links)
     if len(links) != len(record.ends) or not 0 <= record.turn <= max(1, len(links)):
         raise ValueError("a chain is invalid")
     return Chain(links, record.ends, record.turn)
