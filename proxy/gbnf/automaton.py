@@ -9,8 +9,9 @@ reach an accepting state, so a server never meets a dead end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import TypeVar
 
 from . import charset
@@ -161,7 +162,7 @@ def texts(values: Iterable[str]) -> Automaton:
             at = following
         ends.add(at)
     if not ends:
-        return Automaton(((),), frozenset())
+        return EMPTY
     spend(5 * len(tree))
     same = [0] * len(tree)
     known: dict[object, int] = {}
@@ -175,16 +176,7 @@ def texts(values: Iterable[str]) -> Automaton:
         rows.setdefault(same[node], row)
     if len(rows) > MAX_LISTED:
         raise TooManyStatesError
-    order: dict[int, int] = {}
-    todo = [same[0]]
-    for state in todo:
-        if state not in order:
-            order[state] = len(order)
-            todo += [to for _, to in rows[state]]
-    accepting = frozenset(order[same[node]] for node in ends)
-    return Automaton(
-        tuple(tuple((chars, order[to]) for chars, to in rows[state]) for state in order), accepting
-    )
+    return _numbered(same[0], rows, {same[node] for node in ends})
 
 
 def length_between(low: int, high: int | None) -> Automaton:
@@ -192,14 +184,16 @@ def length_between(low: int, high: int | None) -> Automaton:
     return compile_regex(Times(Chars(charset.ANY), low, high))
 
 
-def intersection(left: Automaton, right: Automaton) -> Automaton:
-    """The texts accepted by both."""
-    return _product(left, right, lambda one, other: one and other)
+def intersection(*parts: Automaton) -> Automaton:
+    """The texts accepted by all parts; without parts, all texts."""
+    common = partial(_product, keep=lambda one, other: one and other)
+    return reduce(common, parts) if parts else EVERYTHING
 
 
-def union(left: Automaton, right: Automaton) -> Automaton:
-    """The texts accepted by either."""
-    return _product(left, right, lambda one, other: one or other)
+def union(*parts: Automaton) -> Automaton:
+    """The texts accepted by any part."""
+    joined = partial(_product, keep=lambda one, other: one or other)
+    return reduce(joined, parts) if parts else EMPTY
 
 
 def difference(left: Automaton, right: Automaton) -> Automaton:
@@ -345,7 +339,7 @@ def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automat
                 alive.add(source)
                 todo.append(source)
     if 0 not in alive:
-        return Automaton(((),), frozenset())
+        return EMPTY
     # Merges states with equal behaviour. Most targets have higher numbers than their sources, so
     # going backwards merges targets first.
     same = list(range(len(transitions)))
@@ -375,16 +369,31 @@ def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automat
                 changed = True
         if not changed:
             break
+    rows = {
+        state: [(chars, target) for target, chars in transitions[state].items()] for state in alive
+    }
+    return _numbered(0, rows, accepting)
+
+
+def _numbered(
+    start: int, rows: Mapping[int, Sequence[tuple[Charset, int]]], accepting: Set[int]
+) -> Automaton:
+    """The automaton of the states that `start` leads to, numbered from 0 in the order they are
+    reached."""
     order: dict[int, int] = {}
-    todo = [0]
+    todo = [start]
     for state in todo:
         if state not in order:
             order[state] = len(order)
-            todo += transitions[state]
+            todo += [target for _, target in rows[state]]
     return Automaton(
         tuple(
-            tuple(sorted((chars, order[target]) for target, chars in transitions[state].items()))
+            tuple(sorted((chars, order[target]) for chars, target in rows[state]))
             for state in order
         ),
         frozenset(order[state] for state in order if state in accepting),
     )
+
+
+EMPTY = Automaton(((),), frozenset())
+EVERYTHING = compile_regex(ANY_TEXT)

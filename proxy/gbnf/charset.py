@@ -9,7 +9,6 @@ from .values import MAX_CODE_POINT
 
 Charset = tuple[tuple[int, int], ...]
 
-EMPTY: Charset = ()
 ANY: Charset = ((0, 0xD7FF), (0xE000, MAX_CODE_POINT))
 """Every character; surrogates are not characters."""
 

@@ -10,7 +10,7 @@ rules may be empty, which can terminate, what each can begin with, and in how ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from .ambiguity import MAX_STACKS, too_ambiguous
 from .effort import spend
@@ -49,7 +49,7 @@ def check(text: str, limits: GrammarLimits) -> Grammar:
     for name, offset in places.references.items():
         if name not in grammar.rules:
             raise places.error(offset, f"rule {name!r} is not defined")
-    empty = _settle(grammar, _may_be_empty)
+    empty = _settle(grammar, by_characters=False)
     for repeat, offset in places.repeats:
         if repeat.max is None and _may_be_empty(repeat.element, empty):
             raise places.error(
@@ -68,9 +68,14 @@ def check(text: str, limits: GrammarLimits) -> Grammar:
     return grammar
 
 
-def _settle(grammar: Grammar, holds: Callable[[Element, set[str]], bool]) -> set[str]:
-    """The smallest set of rules that contains each rule with an alternative whose elements all
-    satisfy `holds` for that set."""
+def settle_ends(grammar: Grammar) -> set[str]:
+    """The rules that can terminate. Undefined rules cannot."""
+    return _settle(grammar, by_characters=True)
+
+
+def _settle(grammar: Grammar, by_characters: bool) -> set[str]:
+    """The smallest set of rules that contains each rule with an alternative whose elements may all
+    be empty or consist of rules in that set, or `by_characters`, of characters."""
     settled: set[str] = set()
     users: dict[str, list[str]] = {}
     for name, alternatives in grammar.rules.items():
@@ -79,15 +84,10 @@ def _settle(grammar: Grammar, holds: Callable[[Element, set[str]], bool]) -> set
     todo = list(grammar.rules)
     while todo:
         name = todo.pop()
-        if name not in settled and _any_holds(grammar.rules[name], settled, holds):
+        if name not in settled and _any_holds(grammar.rules[name], settled, by_characters):
             settled.add(name)
             todo += users.get(name, ())
     return settled
-
-
-def settle_ends(grammar: Grammar) -> set[str]:
-    """The rules that can terminate. Undefined rules cannot."""
-    return _settle(grammar, _may_end)
 
 
 def references(alternatives: Alternatives) -> Iterator[str]:
@@ -102,12 +102,10 @@ def references(alternatives: Alternatives) -> Iterator[str]:
                 yield from references(element.alternatives)
 
 
-def _any_holds(
-    alternatives: Alternatives, settled: set[str], holds: Callable[[Element, set[str]], bool]
-) -> bool:
+def _any_holds(alternatives: Alternatives, settled: set[str], by_characters: bool) -> bool:
     for sequence in alternatives:
         for index, element in enumerate(sequence):
-            if not holds(element, settled):
+            if not _holds(element, settled, by_characters):
                 spend(1 + (index >> 2))
                 break
         else:
@@ -116,24 +114,18 @@ def _any_holds(
     return False
 
 
+def _holds(element: Element, settled: set[str], by_characters: bool) -> bool:
+    if isinstance(element, RuleRef):
+        return element.name in settled
+    if isinstance(element, Repeat):
+        return element.min == 0 or _holds(element.element, settled, by_characters)
+    if isinstance(element, Group):
+        return _any_holds(element.alternatives, settled, by_characters)
+    return by_characters
+
+
 def _may_be_empty(element: Element, empty: set[str]) -> bool:
-    if isinstance(element, RuleRef):
-        return element.name in empty
-    if isinstance(element, Repeat):
-        return element.min == 0 or _may_be_empty(element.element, empty)
-    if isinstance(element, Group):
-        return _any_holds(element.alternatives, empty, _may_be_empty)
-    return False
-
-
-def _may_end(element: Element, ending: set[str]) -> bool:
-    if isinstance(element, RuleRef):
-        return element.name in ending
-    if isinstance(element, Repeat):
-        return element.min == 0 or _may_end(element.element, ending)
-    if isinstance(element, Group):
-        return _any_holds(element.alternatives, ending, _may_end)
-    return True
+    return _holds(element, empty, by_characters=False)
 
 
 def _first_rules(alternatives: Alternatives, empty: set[str]) -> Iterator[str]:

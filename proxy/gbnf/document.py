@@ -46,7 +46,6 @@ class UnsupportedSchema(ValueError):
         super().__init__(f"{keyword!r} at {where} is not supported{': ' if why else ''}{why}")
         self.keyword = keyword
         self.pointer = pointer
-        self.why = why
 
 
 @dataclass(frozen=True)

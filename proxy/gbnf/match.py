@@ -80,12 +80,6 @@ class Matcher:
         """Whether the text so far is in the language."""
         return DONE in self._states
 
-    def copy(self) -> Matcher:
-        """A copy in the same state, to try a continuation."""
-        other = Matcher.__new__(Matcher)
-        other._program, other._states = self._program, self._states
-        return other
-
 
 def matches(grammar: Grammar, text: str) -> bool:
     """Whether `text` is in the language of `grammar`."""

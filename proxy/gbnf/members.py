@@ -84,7 +84,7 @@ def _extra_member(of: Objects, rules: Rules, value: Value) -> Element | None:
     inside = None if of.extra is None or of.high == 0 else value(of.extra)
     if inside is None:
         return None
-    free = rx.compile_regex(rx.ANY_TEXT)
+    free = rx.EVERYTHING
     if of.members:
         free = rx.difference(free, rx.texts(of.members))
     return rules.add("extra", (*rules.string(free), Literal(":"), rules.space(), *inside))

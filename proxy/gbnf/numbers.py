@@ -133,10 +133,7 @@ def numbers(within: Range) -> Automaton:
         )
         most = NumberBound(low.value.copy_negate(), low.strict) if low else None
         parts.append(_with_minus(_magnitudes(least, most)))
-    found = parts[0] if parts else rx.compile_regex(rx.either(()))
-    for part in parts[1:]:
-        found = rx.union(found, part)
-    return found
+    return rx.union(*parts)
 
 
 @lru_cache(maxsize=1)

@@ -7,8 +7,6 @@ found, the answer is that they may overlap.
 
 from __future__ import annotations
 
-from functools import reduce
-
 from . import automaton as rx
 from .automaton import TooManyStatesError
 from .constraints import Arrays, ConstraintReader, Constraints, Objects
@@ -105,6 +103,6 @@ def _possible_string(way: Constraints) -> bool:
     try:
         if languages and (way.low or way.high is not None):
             languages.append(rx.length_between(way.low, way.high))
-        return not languages or not reduce(rx.intersection, languages).is_empty
+        return not rx.intersection(*languages).is_empty
     except TooManyStatesError:
         return True

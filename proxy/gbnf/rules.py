@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from . import charset
-from .automaton import ANY_TEXT, Automaton, compile_regex
+from .automaton import EVERYTHING, Automaton
 from .charset import Charset
 from .check import references, settle_ends
 from .effort import spend
@@ -39,7 +39,6 @@ _QUOTED = charset.of('"\\')
 # Characters that a JSON string must escape.
 _NEVER_RAW = charset.union(_CONTROLS, _QUOTED)
 _SHORT_ESCAPES = {0x22: '"', 0x5C: "\\", 8: "b", 9: "t", 10: "n", 12: "f", 13: "r"}
-_ANY_TEXT = compile_regex(ANY_TEXT)
 _HEX = CharClass(((0x30, 0x39), (0x41, 0x46), (0x61, 0x66)))
 
 
@@ -177,7 +176,7 @@ class Rules:
 
     def string(self, automaton: Automaton) -> Elements:
         """The JSON strings whose content is in the language, each with one derivation."""
-        if automaton == _ANY_TEXT:
+        if automaton == EVERYTHING:
             return self.any_string()
         inside = self._automaton("text", automaton, self._in_string, (Literal('"'),))
         return (Literal('"'), *inside)

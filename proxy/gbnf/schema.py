@@ -181,7 +181,7 @@ class SchemaCompiler:
             self.reader.unsupported("enum", nodes[0], "its strings need too many rules")
             return [self.rules.any_string()]
         try:
-            whole = _union(languages)
+            whole = rx.union(*languages)
         except TooManyStatesError:
             self.reader.unsupported("anyOf", nodes[0], "its strings need too many rules")
             return [self.rules.any_string()]
@@ -189,19 +189,17 @@ class SchemaCompiler:
 
     def _language(self, way: Constraints) -> Automaton:
         try:
-            found = rx.compile_regex(rx.ANY_TEXT)
-            for language in way.languages:
-                found = rx.intersection(found, language)
+            languages = list(way.languages)
             if way.low or way.high is not None:
-                found = rx.intersection(found, rx.length_between(way.low, way.high))
-            return found
+                languages.append(rx.length_between(way.low, way.high))
+            return rx.intersection(rx.EVERYTHING, *languages)
         except TooManyStatesError:
             keywords = ("maxLength", "minLength", "pattern", "format")
             keyword, node = next(
                 (word, node) for word in keywords for node in way.nodes if word in node.schema
             )
             self.reader.unsupported(keyword, node, "it needs too many rules")
-            return rx.compile_regex(rx.ANY_TEXT)
+            return rx.EVERYTHING
 
     # Numbers
 
@@ -220,7 +218,7 @@ class SchemaCompiler:
         try:
             if values:
                 languages.append(rx.texts(map(json.dumps, values)))
-            whole = _union(languages)
+            whole = rx.union(*languages)
         except TooManyStatesError:
             self.reader.unsupported("enum", nodes[0], "its numbers need too many rules")
             whole = numbers.numbers(numbers.Range())
@@ -318,10 +316,3 @@ class SchemaCompiler:
         for at, part in enumerate(parts):
             elements += [self.rules.comma(), *part] if at else part
         return (*elements, Literal(marks[1]))
-
-
-def _union(languages: list[Automaton]) -> Automaton:
-    found = languages[0] if languages else rx.compile_regex(rx.either(()))
-    for language in languages[1:]:
-        found = rx.union(found, language)
-    return found

@@ -41,14 +41,6 @@ def test_every_valid_prefix_can_continue_and_no_wrong_one_can() -> None:
         assert not Matcher(JSON).feed(TEXT[:end] + "\x01")
 
 
-def test_copy_of_a_matcher_is_independent() -> None:
-    matcher = Matcher(JSON)
-    matcher.feed('{"a":')
-    other = matcher.copy()
-    assert not other.feed("}")
-    assert matcher.feed("1}") and matcher.complete
-
-
 @pytest.mark.parametrize(
     ("text", "good", "bad"),
     [
