@@ -86,7 +86,8 @@ class Stores:
         ingester.start()
         self._closing.callback(ingester.close)
         rank = self._rank if self._ranker else None
-        return Knowledge(self._rows, self._index, ingester, self._settings.max_document, rank)
+        most = self._settings.max_document
+        return Knowledge(self._rows, self._index, ingester.wake, most, rank)
 
     def reindex_missing(self) -> None:
         reindex_missing(self._rows, self._index)

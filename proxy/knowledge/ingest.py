@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
@@ -24,7 +23,7 @@ from ..errors import GatewayError, StoreUnavailable
 from ..runtime.lasting import Lasting, no_pause
 from ..store import writers
 from ..store.knowledge import KnowledgeStore
-from ..store.records import Chunk, Document
+from ..store.records import Chunk, Document, new_id
 from .index import Index, IndexEntry
 from .reading import DocumentReader, ReadingFailed, ReadingLimits
 from .splitting import TextPiece
@@ -191,9 +190,8 @@ class Ingester:
 
 
 def _chunk(document: Document, number: int, piece: TextPiece) -> Chunk:
-    name = f"chunk_{uuid.uuid4().hex[:24]}"
     return Chunk(
-        id=name,
+        id=new_id("chunk_"),
         document_id=document.id,
         base_id=document.base_id,
         number=number,

@@ -7,17 +7,18 @@ the background (`reading`, `ingest`); the index is derived from their chunks.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from io import SEEK_END, BytesIO
-from typing import IO, Protocol
+from typing import IO
+
+from msgspec import structs
 
 from ..errors import BadRequest, BodyTooLarge, NotFound
 from ..store.knowledge import KnowledgeStore
-from ..store.records import Base, Chunk, Document, Job, Splitting
+from ..store.records import Base, Chunk, Document, Job, Splitting, new_id
 from .hits import Hit
-from .index import DEPTH, Index, IndexEntry, Rank, distance, reranked
-from .kinds import readable
+from .index import DEPTH, Index, IndexEntry, Rank, reranked
+from .kinds import kind
 
 LIFE = 86_400.0  # seconds until a temporary base expires
 LONGEST = 200  # characters of a name
@@ -26,22 +27,15 @@ SMALLEST, LARGEST = 20, 100_000  # characters of a chunk
 LOOK = 0.2  # seconds between two polls of a job
 
 
-class Wakes(Protocol):
-    """The reader of documents."""
-
-    def wake(self) -> None:
-        """Announce a new document."""
-
-
 class Knowledge:
-    """`most` is the maximum size of a document in bytes; `rank` reranks hits. Every call may raise
-    NotFound and BadRequest."""
+    """`wake` tells the reader of documents of a new one; `most` is the maximum size of a document
+    in bytes; `rank` reranks hits. Every call may raise NotFound and BadRequest."""
 
     def __init__(
         self,
         store: KnowledgeStore,
         index: Index,
-        reader: Wakes,
+        wake: Callable[[], None],
         most: int,
         rank: Rank | None = None,
         clock: Callable[[], float] = time.time,
@@ -49,7 +43,7 @@ class Knowledge:
     ) -> None:
         self._store = store
         self._index = index
-        self._reader = reader
+        self._wake = wake
         self._most = most
         self._rank = rank
         self._clock = clock
@@ -79,7 +73,7 @@ class Knowledge:
     ) -> Base:
         now = self._clock()
         base = Base(
-            id=_new("vs_"),
+            id=new_id("vs_"),
             name=_named(name) if name or not temporary else "",
             info=info[:10_000],
             embedding_model=embedding_model or "",
@@ -101,9 +95,7 @@ class Knowledge:
         return self.base(owner, base.id)
 
     def delete(self, owner: str, base_id: str) -> None:
-        base = self.base(owner, base_id)
-        self._store.delete_base(owner, base.id)
-        self._index.remove_base(base.id)
+        self._delete(owner, self.base(owner, base_id).id)
         self._index.purge()
 
     def delete_all(self, owner: str) -> int:
@@ -111,11 +103,14 @@ class Knowledge:
         files."""
         bases = self.bases(owner)
         for base in bases:
-            self._store.delete_base(owner, base.id)
-            self._index.remove_base(base.id)
+            self._delete(owner, base.id)
         self._index.purge()
         self._store.purge()
         return len(bases)
+
+    def _delete(self, owner: str, base_id: str) -> None:
+        self._store.delete_base(owner, base_id)
+        self._index.remove_base(base_id)
 
     # documents
 
@@ -143,7 +138,7 @@ class Knowledge:
         self._store.add_document(owner, document, stream, gone)
         for one in gone:
             self._index.remove(one)
-        self._reader.wake()
+        self._wake()
         return document
 
     def add_file(
@@ -159,7 +154,7 @@ class Knowledge:
         document = self._new(owner, base_id, filename, size, splitting)
         if not self._store.add_file(owner, document, file_id):
             raise NotFound(f"no such file: {file_id[:100]!r}")
-        self._reader.wake()
+        self._wake()
         return document
 
     def read_again(
@@ -168,7 +163,7 @@ class Knowledge:
         """Queue a document again, to be split differently."""
         document = self.document(owner, base_id, document_id)
         self._store.read_again(owner, document.id, _checked(splitting))
-        self._reader.wake()
+        self._wake()
         return self.document(owner, base_id, document_id)
 
     def _new(
@@ -176,13 +171,13 @@ class Knowledge:
     ) -> Document:
         base = self.base(owner, base_id)
         name = _named(filename)
-        if not readable(name):
+        if not kind(name):
             raise BadRequest(f"{name[:100]!r}: unsupported file type", param="file")
         if size > self._most:
             raise BodyTooLarge(f"a document may be at most {self._most} bytes")
         cut = _checked(splitting or Splitting())
         return Document(
-            id=_new("doc_"),
+            id=new_id("doc_"),
             base_id=base.id,
             filename=name,
             size=size,
@@ -195,20 +190,22 @@ class Knowledge:
         return tuple(self._store.documents(owner, self.base(owner, base_id).id))
 
     def document(self, owner: str, base_id: str, document_id: str) -> Document:
-        base = self.base(owner, base_id)
+        return self._document(owner, document_id, self.base(owner, base_id))
+
+    def _document(self, owner: str, document_id: str, base: Base | None = None) -> Document:
         document = self._store.document(owner, document_id)
-        if document is None or document.base_id != base.id:
+        if document is None or (base is not None and document.base_id != base.id):
             raise NotFound(f"no such document: {document_id[:100]!r}")
         return document
 
     def remove(self, owner: str, base_id: str, document_id: str) -> None:
-        self._remove(owner, self.document(owner, base_id, document_id))
+        document = self.document(owner, base_id, document_id)
+        self._store.delete_document(owner, document.id)
+        self._index.remove(document.id)
 
     def original(self, owner: str, document_id: str) -> Iterator[bytes]:
         """Return the uploaded bytes, in pieces."""
-        if self._store.document(owner, document_id) is None:
-            raise NotFound(f"no such document: {document_id[:100]!r}")
-        return self._store.original(document_id)
+        return self._store.original(self._document(owner, document_id).id)
 
     def cancel_document(self, owner: str, base_id: str, document_id: str) -> None:
         """Do not read a document, or stop reading it."""
@@ -219,9 +216,7 @@ class Knowledge:
     # chunks
 
     def chunks(self, owner: str, document_id: str) -> tuple[Chunk, ...]:
-        if self._store.document(owner, document_id) is None:
-            raise NotFound(f"no such document: {document_id[:100]!r}")
-        return tuple(self._store.chunks(owner, document_id))
+        return tuple(self._store.chunks(owner, self._document(owner, document_id).id))
 
     def each_chunk(self, owner: str, document_id: str) -> Iterator[Chunk]:
         """Yield the chunks in order. They are read in batches, as a document may have very many."""
@@ -251,7 +246,7 @@ class Knowledge:
         base = self.base(owner, base_id)
         splitting = None if splitting is None else _checked(splitting)
         job = Job(
-            id=_new("job_"),
+            id=new_id("job_"),
             base_id=base.id,
             kind="rebuild",
             status="running",
@@ -261,7 +256,7 @@ class Knowledge:
             created=self._clock(),
         )
         job = self._store.requeue(owner, job, splitting)
-        self._reader.wake()
+        self._wake()
         return job
 
     def job(self, owner: str, job_id: str) -> Job:
@@ -318,35 +313,15 @@ class Knowledge:
             score = one.score if score is None else score
             if score_threshold is None or score >= score_threshold:
                 chunk = chunks[one.chunk_id]
-                hits.append(
-                    Hit(
-                        chunk_id=one.chunk_id,
-                        document_id=one.document_id,
-                        base_id=one.base_id,
-                        filename=names[one.document_id],
-                        text=chunk.text,
-                        place=chunk.place,
-                        score=score,
-                        distance=distance(score),
-                        lexical_rank=one.lexical_rank,
-                        vector_rank=one.vector_rank,
-                    )
-                )
+                found = structs.asdict(structs.replace(one, score=score))
+                found |= {"filename": names[one.document_id], "text": chunk.text}
+                hits.append(Hit(**found, place=chunk.place))
         return tuple(hits[:top_k])
-
-    def _remove(self, owner: str, document: Document) -> None:
-        self._store.delete_document(owner, document.id)
-        self._index.remove(document.id)
 
     def _forget(self) -> None:
         """Delete expired temporary bases."""
         for owner, base_id in self._store.expired(self._clock()):
-            self._store.delete_base(owner, base_id)
-            self._index.remove_base(base_id)
-
-
-def _new(prefix: str) -> str:
-    return prefix + uuid.uuid4().hex[:24]
+            self._delete(owner, base_id)
 
 
 def _checked(splitting: Splitting) -> Splitting:

@@ -8,8 +8,8 @@ another API appears as a file with the document's id and no attributes.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import SEEK_END
 from typing import IO, Any
 
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from ..errors import BadRequest, NotFound
 from ..store.file_store import Attached, Batch, FileStore, StoredFile, StoredVectorStore
-from ..store.records import Base, Splitting
+from ..store.records import Base, Splitting, new_id
 from .hits import Hit
 from .service import Knowledge
 from .vector_store_files import VectorStoreFile, from_attached, from_document, refused
@@ -47,7 +47,7 @@ class VectorStores:
         size = data.seek(0, SEEK_END)
         data.seek(0)
         file = StoredFile(
-            file_id=_new("file-"),
+            file_id=new_id("file-"),
             filename=filename,
             purpose=purpose,
             size=size,
@@ -237,7 +237,7 @@ class VectorStores:
         base = self._knowledge.base(owner, base_id)
         for file_id in file_ids:
             self.file(owner, file_id)  # raises before anything is created
-        batch = Batch(_new("vsfb_"), base.id, self._clock())
+        batch = Batch(new_id("vsfb_"), base.id, self._clock())
         self._files.begin(owner, batch)
         return batch
 
@@ -311,11 +311,5 @@ class VectorStores:
 
     def _leave(self, owner: str, base_id: str, document_id: str) -> None:
         """Remove a document; it may already be deleted."""
-        try:
+        with suppress(NotFound):
             self._knowledge.remove(owner, base_id, document_id)
-        except NotFound:
-            return
-
-
-def _new(prefix: str) -> str:
-    return f"{prefix}{uuid.uuid4().hex[:24]}"

@@ -45,20 +45,12 @@ def from_document(document: Document) -> VectorStoreFile:
 
 
 def from_attached(document: Document, attached: Attached) -> VectorStoreFile:
-    return replace(
-        from_document(document),
-        file_id=attached.file_id,
-        created=attached.created,
-        attributes=attached.attributes,
-        tokens=attached.tokens,
-        overlap=attached.overlap,
-        batch_id=attached.batch_id,
-    )
+    return _with_attributes(from_document(document), attached)
 
 
 def refused(file: StoredFile, attached: Attached) -> VectorStoreFile:
     """Return a file that could not become a document."""
-    return VectorStoreFile(
+    failed = VectorStoreFile(
         file_id=file.file_id,
         filename=file.filename,
         status="failed",
@@ -66,6 +58,15 @@ def refused(file: StoredFile, attached: Attached) -> VectorStoreFile:
         size=file.size,
         created=attached.created,
         document_id="",
+    )
+    return _with_attributes(failed, attached)
+
+
+def _with_attributes(file: VectorStoreFile, attached: Attached) -> VectorStoreFile:
+    return replace(
+        file,
+        file_id=attached.file_id,
+        created=attached.created,
         attributes=attached.attributes,
         tokens=attached.tokens,
         overlap=attached.overlap,

@@ -10,7 +10,6 @@ process could not use the database count as renewals.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from .quota import (
     check_count,
     drop_oldest,
 )
+from .records import new_id
 from .tables import CONVERSATION, FEEDBACK, MESSAGE
 
 Role = Literal["system", "user", "assistant"]
@@ -94,7 +94,7 @@ class ConversationStore:
     ) -> StoredConversation:
         """Raises QuotaExceeded."""
         now = self._clock()
-        made = StoredConversation(_new("conv_"), title, dict(settings or {}), now, now)
+        made = StoredConversation(new_id("conv_"), title, dict(settings or {}), now, now)
         with self._db.begin() as db:
             db.execute(insert(CONVERSATION).values(owner=owner, **structs.asdict(made)))
             refusal = (
@@ -218,7 +218,7 @@ class ConversationStore:
         ):
             raise NotFound(f"this conversation has no message {parent_id[:100]!r}")
         now = self._clock()
-        values = {"id": _new("msg_"), "conversation_id": conversation_id, "parent_id": parent_id}
+        values = {"id": new_id("msg_"), "conversation_id": conversation_id, "parent_id": parent_id}
         values |= {"role": role, "content": content, "reasoning": "", "status": status}
         in_conversation = MESSAGE.c.conversation_id == conversation_id
         count = select(func.coalesce(func.max(MESSAGE.c.number), 0) + 1).where(in_conversation)
@@ -308,7 +308,3 @@ def _has(column: Any, words: str) -> Any:
 def _message(row: Row[Any], writer_is_lost: bool) -> StoredMessage:
     lost = writer_is_lost and row.status == "growing"
     return record(StoredMessage, row, status="interrupted" if lost else row.status)
-
-
-def _new(prefix: str) -> str:
-    return prefix + uuid.uuid4().hex[:24]

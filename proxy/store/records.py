@@ -5,11 +5,16 @@ Times are seconds since 1970; ids are opaque.
 
 from __future__ import annotations
 
+import uuid
 from typing import Literal
 
 from msgspec import Struct
 
 State = Literal["queued", "reading", "ready", "failed", "cancelled"]
+
+
+def new_id(prefix: str) -> str:
+    return prefix + uuid.uuid4().hex[:24]
 
 
 class Splitting(Struct, frozen=True):

@@ -37,7 +37,7 @@ class Library:
         self.store = KnowledgeStore(self.database)
         self.index = Index(open_shelf(self.database.engine, folder / "index.db"))
         self.ingester = Ingester(self.store, self.index, limits)
-        self.knowledge = Knowledge(self.store, self.index, self.ingester, most=8 << 20)
+        self.knowledge = Knowledge(self.store, self.index, self.ingester.wake, most=8 << 20)
 
     def clear(self) -> None:
         """All tests share one PostgreSQL."""
@@ -240,7 +240,7 @@ def test_data_of_another_owner_is_invisible(library: Library) -> None:
 def test_temporary_base_expires(library: Library) -> None:
     now = 1000.0
     knowledge = Knowledge(
-        library.store, library.index, library.ingester, most=1 << 20, clock=lambda: now
+        library.store, library.index, library.ingester.wake, most=1 << 20, clock=lambda: now
     )
     base = knowledge.create("ann", "", temporary=True)
     assert knowledge.base("ann", base.id).temporary

@@ -1,8 +1,8 @@
 """Search index for chunks: always by words, and by vectors if an embedding backend is configured.
 
     index = Index(open_shelf(...), embed)
-    index.add(base_id, [Entry(chunk_id, document_id, text), ...], model)
-    index.search([base_id, ...], query, count) -> (Found, ...), best first
+    index.add(base_id, [IndexEntry(chunk_id, document_id, text), ...], model)
+    index.search([base_id, ...], query, count) -> (IndexHit, ...), best first
     index.remove(document_id) · index.remove_chunks(chunk_ids) · index.remove_base(base_id)
 
 The index is derived data: it can be rebuilt from the chunks at any time. So adding is idempotent,
@@ -10,7 +10,7 @@ and a document is reported as done only after `add` has returned.
 """
 
 from .index import Index, open_shelf
-from .records import Embed, IndexEntry, IndexHit, Rank, distance
+from .records import Embed, IndexEntry, Rank
 from .rerank import DEPTH, reranked
 
 __all__ = [
@@ -18,9 +18,7 @@ __all__ = [
     "Embed",
     "Index",
     "IndexEntry",
-    "IndexHit",
     "Rank",
-    "distance",
     "open_shelf",
     "reranked",
 ]

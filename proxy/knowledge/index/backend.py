@@ -13,7 +13,6 @@ class IndexBackend(Protocol):
 
     def put(self, base: str, rows: Sequence[IndexRow]) -> None:
         """Store all rows or none. Existing chunks are replaced."""
-        ...
 
     def drop(
         self,
@@ -23,22 +22,18 @@ class IndexBackend(Protocol):
         chunks: Collection[str] = (),
     ) -> None:
         """Remove the rows that match any of these arguments."""
-        ...
 
     def purge(self) -> None:
         """Remove all traces of dropped rows from files. May take a second per ten thousand
         remaining rows."""
-        ...
 
     def census(self) -> Mapping[str, tuple[int, int]]:
         """Return, for each document, the number of its rows and how many of them have vectors."""
-        ...
 
     def size(self, base: str) -> Size: ...
 
     def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:
         """Return how many rows contain each term; a lower number if counting is cut short."""
-        ...
 
     def matching(
         self,
@@ -49,12 +44,10 @@ class IndexBackend(Protocol):
     ) -> list[QueryTerms]:
         """Return rows with any of these terms and the count of each term, roughly the best
         first."""
-        ...
 
     def nearest(
         self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int
     ) -> list[Near]:
         """Return the nearest rows, the nearest first. Vectors of another length are ignored."""
-        ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Records of the index: entries, rows and hits."""
+"""Records of the index: entries and rows."""
 
 from __future__ import annotations
 
@@ -18,31 +18,6 @@ class IndexEntry(Struct, frozen=True):
     chunk_id: str
     document_id: str
     text: str
-
-
-class IndexHit(Struct, frozen=True, kw_only=True):
-    """A chunk that matches a query. `score` is from 0 to 1, larger is nearer (as in OpenAI's API);
-    `distance` is from 0 to 2, smaller is nearer (as in Chatchat's: the squared distance of vectors
-    of length 1). distance = 2 * (1 - score).
-
-    `lexical_rank` and `vector_rank` are its ranks by words and by meaning: 1 is the best, 0 is
-    none.
-    """
-
-    chunk_id: str
-    document_id: str
-    base_id: str
-    score: float
-    lexical_rank: int = 0
-    vector_rank: int = 0
-
-    @property
-    def distance(self) -> float:
-        return distance(self.score)
-
-
-def distance(score: float) -> float:
-    return 2.0 * (1.0 - score)
 
 
 class IndexRow(Struct, frozen=True):

@@ -32,9 +32,8 @@ from tests.extras import need
 need("knowledge", "markitdown")
 
 
-class Nobody:
-    def wake(self) -> None:
-        pass
+def nobody() -> None:
+    """Wakes no reader of documents."""
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def index(tmp_path: Path) -> Index:
 
 @pytest.fixture
 def knowledge(store: KnowledgeStore, index: Index) -> Knowledge:
-    return Knowledge(store, index, Nobody(), 1 << 20)
+    return Knowledge(store, index, nobody, 1 << 20)
 
 
 def archive(*sizes: int, level: int = zipfile.ZIP_STORED) -> io.BytesIO:

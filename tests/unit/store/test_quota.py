@@ -19,21 +19,20 @@ from proxy.store import knowledge as kept
 from proxy.store.database import Database
 from proxy.store.file_store import Batch, FileStore, StoredFile
 from proxy.store.knowledge import KnowledgeStore
-from proxy.store.quota import Quota
+from proxy.store.quota import UNLIMITED, Quota
 from proxy.store.records import Base, Document, Job
 
 
-class Nobody:
-    def wake(self) -> None:
-        pass
+def nobody() -> None:
+    """Wakes no reader of documents."""
 
 
-def opened(folder: Path, quota: Quota = Quota()) -> tuple[Database, KnowledgeStore, Knowledge]:  # noqa: B008
+def opened(folder: Path, quota: Quota = UNLIMITED) -> tuple[Database, KnowledgeStore, Knowledge]:
     database = Database(f"sqlite:///{folder / 'kept.db'}")
     database.upgrade()
     store = KnowledgeStore(database, quota)
     index = Index(SqliteShelf(folder / "index.db"))
-    return database, store, Knowledge(store, index, Nobody(), 1 << 20)
+    return database, store, Knowledge(store, index, nobody, 1 << 20)
 
 
 def test_document_quota_allows_replacement(tmp_path: Path) -> None:

@@ -180,7 +180,6 @@ class InMemory:
                 text=one.text,
                 place=one.place,
                 score=0.75,
-                distance=0.5,
             )
             for one in self._chunks.values()
             if one.base_id in ids and query in one.text and (score_threshold or 0) <= 0.75
