@@ -23,7 +23,7 @@ from ..core.sampling import LATER
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.blocking import run_in_native_thread
 from ..wire import sse
-from ..wire.router import room
+from ..wire.router import as_dict, room
 from .driver import Capabilities, Learned, ignore
 from .http import ConnectionPool
 
@@ -68,9 +68,6 @@ def probe(
         modern_sampling=modern,
         lacks=frozenset() if modern else LATER,
         slot_save=modern and saves_slots(pool),
-        # Not those of /model.json: an old server shows the last request of its first slot there.
-        settings=_dict(_dict(props.get("default_generation_settings")).get("params")),
-        metrics=props.get("endpoint_metrics") is True,
         ram_cache=modern and keeps_prompts(pool),
         adds_bos=not caps.bos_token or adds_bos(pool),
         models=_models(props, models, first, chunk),
@@ -87,25 +84,36 @@ def outline(url: str, headers: Mapping[str, str]) -> Capabilities:
 
 
 def _outline(health: int, props: Answer, models: Answer, first: Answer) -> Capabilities:
-    settings = _dict(props.get("default_generation_settings"))
-    modalities = _dict(props.get("modalities"))
-    total = props.get("total_slots")
-    queues = type(total) is int or health == 200
+    queues = type(props.get("total_slots")) is int or health == 200
+    reported = of_props(props)
+    reported["n_ctx"] = reported["n_ctx"] or _int(first.get("n_ctx"))
     return Capabilities(
         dialect=_dialect(queues, "modalities" in props, bool(models)),
-        slots=total if type(total) is int else 0,
-        n_ctx=_int(settings.get("n_ctx") or first.get("n_ctx")),
         n_vocab=_n_vocab(models),
         queues=queues,
         truncates="modalities" not in props,
-        vision=modalities.get("vision") is True,
-        audio=modalities.get("audio") is True,
-        template=_text(props.get("chat_template")),
-        bos_token=_text(props.get("bos_token")),
-        eos_token=_text(props.get("eos_token")),
         models=_models(props, models, first),
         build=_text(props.get("build_info")),
+        **reported,
     )
+
+
+def of_props(props: Answer) -> dict[str, Any]:
+    """The capabilities that /props reports, by name."""
+    settings = as_dict(props.get("default_generation_settings"))
+    modalities = as_dict(props.get("modalities"))
+    return {
+        "slots": _int(props.get("total_slots")),
+        "n_ctx": _int(settings.get("n_ctx")),
+        "vision": modalities.get("vision") is True,
+        "audio": modalities.get("audio") is True,
+        "template": _text(props.get("chat_template")),
+        "bos_token": _text(props.get("bos_token")),
+        "eos_token": _text(props.get("eos_token")),
+        # Not those of /model.json: an old server shows the last request of its first slot there.
+        "settings": as_dict(settings.get("params")),
+        "metrics": props.get("endpoint_metrics") is True,
+    }
 
 
 def _questions(url: str, headers: Mapping[str, str]) -> tuple[int, Answer, Answer, Answer]:
@@ -140,7 +148,7 @@ def document(pool: ConnectionPool, path: str, seconds: float = GET_TIMEOUT) -> t
         return 0, {}
     if exchange.status != 200:
         return exchange.status, {}
-    return 200, run_in_native_thread(lambda: _dict(_json(bytes(data))))  # it may be large
+    return 200, run_in_native_thread(lambda: as_dict(_json(bytes(data))))  # it may be large
 
 
 def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
@@ -168,7 +176,7 @@ def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
                     return _busy(exchange.status, status_seen)
                 continue
             for name, payload in decoder.feed(data):
-                chunk = _dict(_json(payload))
+                chunk = as_dict(_json(payload))
                 if name == "error" or "error" in chunk:
                     return _busy(200, payload)
                 chunks.append(chunk)
@@ -184,32 +192,20 @@ def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
 
 def saves_slots(pool: ConnectionPool) -> bool:
     """Whether it was started with --slot-save-path. Otherwise it refuses every slot action."""
-    try:
-        status, _ = pool.ask("POST", "/slots/0?action=none", {}, GET_TIMEOUT, short=True)
-    except GatewayError:
-        return False
-    return status == 400
+    return _ask(pool, "/slots/0?action=none", {})[0] == 400
 
 
 def fills_in(pool: ConnectionPool) -> bool:
     """Whether the model has infill tokens. Otherwise every infill request is a 501. This request
     is invalid, so a model with infill tokens refuses it differently."""
-    try:
-        status, _ = pool.ask("POST", "/infill", {"input_extra": 0}, GET_TIMEOUT, short=True)
-    except GatewayError:
-        return False
-    return status == 400
+    return _ask(pool, "/infill", {"input_extra": 0})[0] == 400
 
 
 def adds_bos(pool: ConnectionPool) -> bool:
     """Whether it puts BOS before a prompt. Some models have a BOS that must not be added: where it
     is the mark that begins a turn, as in SmolLM2's ChatML, the template writes it."""
-    body = {"content": "", "add_special": True}
-    try:
-        status, data = pool.ask("POST", "/tokenize", body, GET_TIMEOUT, short=True)
-    except GatewayError:
-        return True
-    return status != 200 or _dict(_json(data)).get("tokens") != []
+    status, data = _ask(pool, "/tokenize", {"content": "", "add_special": True})
+    return status != 200 or as_dict(_json(data)).get("tokens") != []
 
 
 def keeps_prompts(pool: ConnectionPool) -> bool:
@@ -218,14 +214,19 @@ def keeps_prompts(pool: ConnectionPool) -> bool:
     cached = 0
     for prompt in (KEPT, PROMPT, KEPT):
         body = {"prompt": prompt, "n_predict": 1, "id_slot": 0, "cache_prompt": True}
-        try:
-            status, data = pool.ask("POST", "/completion", body, GET_TIMEOUT, short=True)
-        except GatewayError:
-            return True
-        cached = _int(_dict(_dict(_json(data)).get("timings")).get("cache_n"))
+        status, data = _ask(pool, "/completion", body)
         if status != 200:
             return True
+        cached = _int(as_dict(as_dict(_json(data)).get("timings")).get("cache_n"))
     return cached > len(KEPT.split()) // 2
+
+
+def _ask(pool: ConnectionPool, path: str, body: object) -> tuple[int, bytes]:
+    """The status and body of an answer, (0, b"") if there is none."""
+    try:
+        return pool.ask("POST", path, body, GET_TIMEOUT, short=True)
+    except GatewayError:
+        return 0, b""
 
 
 def _busy(status: int, data: bytes) -> dict[str, Any]:
@@ -244,10 +245,6 @@ def _json(data: bytes) -> Any:
         return None
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
@@ -258,12 +255,12 @@ def _int(value: Any) -> int:
 
 def _n_vocab(models: dict[str, Any]) -> int:
     data = models.get("data")
-    first = _dict(data[0]) if isinstance(data, list) and data else {}
-    return _int(_dict(first.get("meta")).get("n_vocab"))
+    first = as_dict(data[0]) if isinstance(data, list) and data else {}
+    return _int(as_dict(first.get("meta")).get("n_vocab"))
 
 
 def _n_ctx(chunk: dict[str, Any]) -> Any:
-    return _dict(chunk.get("generation_settings")).get("n_ctx")
+    return as_dict(chunk.get("generation_settings")).get("n_ctx")
 
 
 def _dialect(queues: bool, modern: bool, models: bool) -> str:
@@ -280,7 +277,7 @@ def _models(*answers: dict[str, Any]) -> tuple[str, ...]:
     for answer in answers:
         data = answer.get("data")
         for entry in data if isinstance(data, list) else []:
-            names.append(_text(_dict(entry).get("id")))
+            names.append(_text(as_dict(entry).get("id")))
         names += [_text(answer.get(k)) for k in ("model_alias", "model_path", "model")]
     clean = [n.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".gguf") for n in names]
     return tuple(dict.fromkeys(n for n in clean if n and n not in ("unknown", "default")))

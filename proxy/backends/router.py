@@ -39,7 +39,15 @@ from ..wire.router import PRESENT, Listed, RouterEvent, as_dict, event, forgotte
 from .driver import Capabilities, Learned, Run, ignore
 from .http import ConnectionPool, Exchange
 from .llamacpp import METRICS_TIMEOUT, LlamaCpp
-from .probe import GET_TIMEOUT, adds_bos, fills_in, first_token, keeps_prompts, saves_slots
+from .probe import (
+    GET_TIMEOUT,
+    adds_bos,
+    fills_in,
+    first_token,
+    keeps_prompts,
+    of_props,
+    saves_slots,
+)
 from .refusals import LOAD_FAILED, refusal
 from .turns import Turns
 
@@ -77,27 +85,10 @@ def outline(model: Listed, build: str = "") -> Capabilities:
 
 def described(caps: Capabilities, props: object) -> Capabilities | None:
     """The capabilities with a loaded model's /props added. None if /props has none."""
-    document = as_dict(props)
-    slots, n_ctx = document.get("total_slots"), as_dict(document.get("default_generation_settings"))
-    context, modalities = n_ctx.get("n_ctx"), as_dict(document.get("modalities"))
-    if type(slots) is not int or type(context) is not int:
+    reported = of_props(as_dict(props))
+    if not (reported["slots"] and reported["n_ctx"]):
         return None
-    settings = n_ctx.get("params")
-    texts = {name: document.get(name) for name in ("chat_template", "bos_token", "eos_token")}
-    clean = {name: text if isinstance(text, str) else "" for name, text in texts.items()}
-    return msgspec.structs.replace(
-        caps,
-        slots=max(0, slots),
-        n_ctx=max(0, context),
-        vision=modalities.get("vision") is True,
-        audio=modalities.get("audio") is True,
-        template=clean["chat_template"],
-        bos_token=clean["bos_token"],
-        eos_token=clean["eos_token"],
-        settings=as_dict(settings),
-        metrics=document.get("endpoint_metrics") is True,
-        provisional=False,
-    )
+    return msgspec.structs.replace(caps, provisional=False, **reported)
 
 
 # -- the router ------------------------------------------------------------------------------------
@@ -189,23 +180,20 @@ class Router:
     def _listen(self) -> None:
         """Follow the events until the router is closed. One without events is only checked at
         intervals."""
-        over = threading.Event()
-        self._closed.add(over.set)
-        listening = Lasting(f"following {self.url}", over.wait)
-
-        def hear() -> None:
-            try:
-                self._follow_events(self._pool.send("GET", "/models/sse", None, self._closed, 60.0))
-            except GatewayError as error:
-                log.debug("no events from %s: %s", self.url, error)
-            except sse.SSEError as error:
-                log.warning("invalid events from %s: %s", self.url, error)
-
+        listening = Lasting(f"following {self.url}", self._closed.wait)
         while not self._closed.cancelled:
-            listening.turn(hear)
+            listening.turn(self._hear)
             if not self._closed.cancelled:
                 self._wake()
-                over.wait(AGAIN)
+                self._closed.wait(AGAIN)
+
+    def _hear(self) -> None:
+        try:
+            self._follow_events(self._pool.send("GET", "/models/sse", None, self._closed, 60.0))
+        except GatewayError as error:
+            log.debug("no events from %s: %s", self.url, error)
+        except sse.SSEError as error:
+            log.warning("invalid events from %s: %s", self.url, error)
 
     def _follow_events(self, exchange: Exchange) -> None:
         decoder = sse.Decoder()
@@ -244,15 +232,7 @@ class ModelPool(ConnectionPool):
         self.missed = False
 
     def send(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        cancel: Cancel | None = None,
-        tick: float = 15.0,
-        *,
-        patience: float | None = None,
-        short: bool = False,
+        self, method: str, path: str, body: object = None, *args: Any, **options: Any
     ) -> Exchange:
         query = "autoload=false" if self._quiet else ""
         if isinstance(body, dict):
@@ -261,22 +241,10 @@ class ModelPool(ConnectionPool):
             query += f"{'&' if query else ''}model={quote(self._model, safe='')}"
         if query:
             path += ("&" if "?" in path else "?") + query
-        return super().send(method, path, body, cancel, tick, patience=patience, short=short)
+        return super().send(method, path, body, *args, **options)
 
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        timeout: float | None = None,
-        cancel: Cancel | None = None,
-        *,
-        patience: float | None = None,
-        short: bool = False,
-    ) -> tuple[int, bytes]:
-        status, data = super().ask(
-            method, path, body, timeout, cancel, patience=patience, short=short
-        )
+    def ask(self, method: str, path: str, *args: Any, **options: Any) -> tuple[int, bytes]:
+        status, data = super().ask(method, path, *args, **options)
         if self._quiet and status != 200 and is_away(data):
             self.missed = True
             raise BackendDown("the model is not loaded")
@@ -311,7 +279,7 @@ class RoutedModel(LlamaCpp):
         )
         self._known: Capabilities | None = None
         self._instance = ""  # the load after which `_known` was last requested
-        self._sure = False  # whether that succeeded in full
+        self._features: dict[str, bool] = {}  # found out by requests, when it was first loaded
         self._learning = threading.Lock()
         self._began = 0.0  # when the current load began
 
@@ -351,7 +319,7 @@ class RoutedModel(LlamaCpp):
 
     def refresh(self) -> tuple[Capabilities, bool]:
         entry = self._router.models.get(self.name) or Listed(name=self.name, status="unloaded")
-        seen = self._sure and self._instance == entry.instance
+        seen = bool(self._features) and self._instance == entry.instance
         if entry.status == "loaded" and not seen and self._learning.acquire(blocking=False):
             try:
                 self._learn(*self._quiet.ask("GET", "/props", timeout=GET_TIMEOUT), entry)
@@ -402,22 +370,15 @@ class RoutedModel(LlamaCpp):
         tick. Raises UpstreamTimeout, Cancelled."""
         router, began = self._router, time.monotonic()
         ticks, now = 1, began
-        awake = threading.Event()
-        cancel.add(awake.set)
-        try:
-            while not router.turns.take(self.name, router.present, now, router.takes):
-                cancel.check()
-                if now - began > self.timeout:
-                    raise UpstreamTimeout(
-                        "timed out waiting for the router's other models to unload"
-                    )
-                if now - began > ticks * self._tick:
-                    ticks += 1
-                    yield
-                awake.wait(LOOK)
-                now = time.monotonic()
-        finally:
-            cancel.remove(awake.set)
+        while not router.turns.take(self.name, router.present, now, router.takes):
+            cancel.check()
+            if now - began > self.timeout:
+                raise UpstreamTimeout("timed out waiting for the router's other models to unload")
+            if now - began > ticks * self._tick:
+                ticks += 1
+                yield
+            cancel.wait(LOOK)
+            now = time.monotonic()
 
     def answered(self) -> None:
         """Record that the answer to a request has begun."""
@@ -495,28 +456,19 @@ class RoutedModel(LlamaCpp):
         known = described(outline(entry, self._router.build), props)
         if known is None:
             return
-        before = self._known
-        if before is None or not self._sure:
+        if not self._features:
             quiet = self._quiet
             quiet.missed = False
-            before = msgspec.structs.replace(
-                known,
-                slot_save=saves_slots(quiet),
-                infill=fills_in(quiet),
-                ram_cache=keeps_prompts(quiet),
-                adds_bos=not known.bos_token or adds_bos(quiet),
-            )
-            self._sure = not quiet.missed
-        if self._sure:  # otherwise it was evicted meanwhile, and is probed after the next load
-            known = msgspec.structs.replace(
-                known,
-                slot_save=before.slot_save,
-                infill=before.infill,
-                ram_cache=before.ram_cache,
-                adds_bos=before.adds_bos,
-            )
+            found = {
+                "slot_save": saves_slots(quiet),
+                "infill": fills_in(quiet),
+                "ram_cache": keeps_prompts(quiet),
+                "adds_bos": not known.bos_token or adds_bos(quiet),
+            }
+            if not quiet.missed:  # otherwise it was evicted meanwhile: asked after the next load
+                self._features = found
         self._instance = entry.instance
-        self._known = known
+        self._known = msgspec.structs.replace(known, **self._features)
 
 
 class TakingTurns:

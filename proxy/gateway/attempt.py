@@ -23,7 +23,6 @@ every path.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Iterator
 from enum import StrEnum
 from functools import partial
@@ -416,10 +415,7 @@ class Attempt:
         self._busy_tries -= 1
         if self._run is not None:
             self._run.close()
-        awake = threading.Event()
-        self._cancel.add(awake.set)
-        awake.wait(BUSY_WAIT)
-        self._cancel.remove(awake.set)
+        self._cancel.wait(BUSY_WAIT)
         self._cancel.check()
         return True
 

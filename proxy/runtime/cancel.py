@@ -10,6 +10,7 @@ callbacks are popped and checked after one was added.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from ..errors import Cancelled
@@ -45,6 +46,13 @@ class Cancel:
             self._callbacks.remove(callback)
         except ValueError:
             pass
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is cancelled, at most so many seconds."""
+        cancelled = threading.Event()
+        self.add(cancelled.set)
+        cancelled.wait(seconds)
+        self.remove(cancelled.set)
 
     def _call(self) -> None:
         while self._callbacks:
