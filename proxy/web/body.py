@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
@@ -62,13 +62,24 @@ def read(environ: Environ, limit: int) -> bytes:
         if len(data) < length:
             raise BadRequest("the request body ended early")
         return data
-    if not environ.get("wsgi.input_terminated"):
-        return b""
-    data = _take(environ, limit + 1)
-    if len(data) > limit:
+    return b"".join(pieces(environ, limit))
+
+
+def pieces(environ: Environ, limit: int, size: int = PIECE) -> Iterator[bytes]:
+    """Like `read`, but yield the body as it arrives, in pieces of at most `size` bytes."""
+    raw = environ.get("CONTENT_LENGTH")
+    if raw and (not raw.isdecimal() or int(raw) > limit):
+        read(environ, limit)  # raises
+    chunked = not raw and environ.get("wsgi.input_terminated")
+    left = int(raw) if raw else limit + 1 if chunked else 0
+    while left > 0 and (data := _take(environ, min(left, size))):
+        left -= len(data)
+        yield data
+    if raw and left > 0:
+        raise BadRequest("the request body ended early")
+    if chunked and not left:
         hang_up(environ)
         raise BodyTooLarge(f"the request body exceeds {limit} bytes")
-    return data
 
 
 def _take(environ: Environ, size: int) -> bytes:
@@ -83,41 +94,15 @@ def _take(environ: Environ, size: int) -> bytes:
 
 def spooled(environ: Environ, limit: int) -> IO[bytes]:
     """Like `read`, but into a temporary file, for bodies that should not be in memory whole."""
-    content_length = environ.get("CONTENT_LENGTH")
-    if content_length and (not content_length.isdigit() or int(content_length) > limit):
-        read(environ, limit)  # raises
-    length = (
-        int(content_length)
-        if content_length
-        else limit + 1
-        if environ.get("wsgi.input_terminated")
-        else 0
-    )
     file = Unnamed()
-    left = length
     try:
-        while left > 0 and (data := _take(environ, min(left, PIECE))):
-            left -= file.write(data)
-        if content_length and left > 0:
-            raise BadRequest("the request body ended early")
-        if not content_length and file.tell() > limit:
-            hang_up(environ)
-            raise BodyTooLarge(f"the request body exceeds {limit} bytes")
+        for data in pieces(environ, limit):
+            file.write(data)
     except BaseException:
         file.close()
         raise
     file.seek(0)
     return file
-
-
-class BodyReading:
-    """The body as a readable file object. Raises BodyLate or BadRequest."""
-
-    def __init__(self, environ: Environ) -> None:
-        self._environ = environ
-
-    def read(self, size: int = -1) -> bytes:
-        return _take(self._environ, size)
 
 
 class Unnamed(SpooledTemporaryFile[bytes]):

@@ -17,7 +17,7 @@ from werkzeug.sansio.multipart import Field as MultipartField
 from werkzeug.sansio.multipart import File as MultipartFile
 
 from ..errors import BadRequest, BodyTooLarge
-from .body import FORM, BodyReading, Environ, Unnamed, hang_up, read
+from .body import FORM, Environ, Unnamed, hang_up, pieces, read
 
 MAX_PARTS = 1000
 MAX_NAME = 255
@@ -57,53 +57,38 @@ def read_form(environ: Environ, documents: int, fields: int) -> MultipartForm:
     BodyTooLarge."""
     kind, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
     if kind.lower() == FORM:
-        return MultipartForm(_plain(environ), ())
+        return MultipartForm(plain_fields(read(environ, MAX_PLAIN), MAX_PARTS), ())
     if kind.lower() != "multipart/form-data":
         return MultipartForm({}, ())
     boundary = options.get("boundary", "").encode("ascii", "replace")
     if not boundary:
         raise BadRequest(NOT_UNDERSTOOD)
-    most = documents + fields + FRAME
-    content_length = environ.get("CONTENT_LENGTH")
-    left = (
-        int(content_length)
-        if content_length
-        else most + 1
-        if environ.get("wsgi.input_terminated")
-        else 0
-    )
     reading = _Reading(boundary, documents, fields)
-    stream = BodyReading(environ)
     try:
-        if content_length and left > most:
-            raise _TooMuch
-        while left > 0 and (data := stream.read(min(left, PIECE))):
-            left -= len(data)
+        for data in pieces(environ, documents + fields + FRAME, PIECE):
             reading.feed(data)
-        if content_length and left > 0:
-            raise BadRequest("the request body ended early")
         reading.feed(None)
-    except _TooMuch as error:
-        reading.close()
-        hang_up(environ)
-        bounds = (
-            f"a form may contain at most {documents} bytes of files and {fields} bytes of other"
-            " fields"
-        )
-        raise BodyTooLarge(str(error) or bounds) from None
     except BaseException as error:
         reading.close()
+        if isinstance(error, _TooMuch | BodyTooLarge):
+            hang_up(environ)
+            message = str(error) if isinstance(error, _TooMuch) else ""
+            raise BodyTooLarge(
+                message
+                or f"a form may contain at most {documents} bytes of files and {fields} bytes of"
+                " other fields"
+            ) from None
         if isinstance(error, ValueError):
             raise BadRequest(NOT_UNDERSTOOD) from None
         raise
     return MultipartForm(reading.fields, tuple(reading.files))
 
 
-def _plain(environ: Environ) -> dict[str, str]:
-    """Return the fields of a form without files. Raises BadRequest or BodyTooLarge."""
+def plain_fields(data: bytes, most: int) -> dict[str, str]:
+    """Return the fields of a form without files. Raises BadRequest if it is malformed or has more
+    than `most`."""
     try:
-        text = read(environ, MAX_PLAIN).decode()
-        fields = parse_qs(text, keep_blank_values=True, max_num_fields=MAX_PARTS)
+        fields = parse_qs(data.decode(), keep_blank_values=True, max_num_fields=most)
     except ValueError:  # or UnicodeDecodeError
         raise BadRequest("the form is malformed") from None
     return {name: values[0] for name, values in fields.items()}

@@ -7,12 +7,11 @@ files) are not read here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import parse_qs
 
 from flask import g, request
 
-from ...errors import BadRequest
 from .. import body
+from ..form import plain_fields
 
 # Bytes; a key and an address need some hundreds.
 MAX_BYTES = 16 << 10
@@ -23,17 +22,7 @@ def fields() -> Mapping[str, str]:
     """Return the form fields of the current request, read once. Raises BodyTooLarge or
     BadRequest."""
     if "fields" not in g:
-        g.fields = _read()
+        data = body.read(request.environ, MAX_BYTES)
+        g.fields = plain_fields(data, MAX_FIELDS) if request.mimetype == body.FORM else {}
     known: Mapping[str, str] = g.fields
     return known
-
-
-def _read() -> Mapping[str, str]:
-    data = body.read(request.environ, MAX_BYTES)
-    if request.mimetype != body.FORM:
-        return {}
-    try:
-        parsed = parse_qs(data.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
-    except ValueError:  # or UnicodeDecodeError
-        raise BadRequest("the form is malformed") from None
-    return {name: values[0] for name, values in parsed.items()}
