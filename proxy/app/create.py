@@ -44,7 +44,7 @@ from ..web.observability import Lines, Record
 from ..web.peers import TrustedProxies
 from ..web.services import EXTENSION, Services
 from ..web.services import services_of as services_of  # part of this module's interface
-from ..web.site import Sites, keyed, keyless
+from ..web.site import Sites, judge_of
 from ..web.spine import refuse
 from .compose import JOINS, backend_of, compose, configs
 
@@ -93,7 +93,7 @@ def attach(app: Application, services: Services) -> None:
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
     machine = socket.gethostname()
     sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)
-    app.judge = keyed(sites) if settings.keys else keyless(sites)
+    app.judge = judge_of(sites, keys=bool(settings.keys))
 
 
 def reload(app: Flask, settings: Settings) -> None:

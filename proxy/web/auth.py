@@ -17,7 +17,6 @@ from .guesses import Guesses
 # environ key with the name of the API key the user signed in with. Only the pages set it; names of
 # client headers begin with HTTP_ in environ.
 SIGNED_IN = "slotproxy.signed_in"
-UNKNOWN = "invalid API key"
 
 
 class Keys:
@@ -65,19 +64,11 @@ class Keys:
         known = self._known.get(digest)
         if known is None or not hmac.compare_digest(known[0], digest):
             self._guesses.wrong(peer)
-            raise Unauthorized(UNKNOWN)
+            raise Unauthorized("invalid API key")
         name = known[1]
         if (peer, name) not in self._guesses.seen:
             self._guesses.right(peer, name)
         return name
-
-    def name(self, secret: str) -> str:
-        """Return the name of a key. Raises Unauthorized."""
-        digest = _digest(secret)
-        known = self._known.get(digest)
-        if known is not None and hmac.compare_digest(known[0], digest):
-            return known[1]
-        raise Unauthorized(UNKNOWN)
 
 
 def _digest(secret: str) -> bytes:

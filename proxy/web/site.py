@@ -117,33 +117,17 @@ class Sites:
         )
 
 
-def keyless(sites: Sites) -> Callable[[Environ], Response | None]:
-    """Return the check of a gateway without keys: it returns the response that refuses a request,
-    or None."""
-
-    def check(environ: Environ) -> None:
-        sites.judge_host(environ)
-        sites.judge_origin(environ)
-
-    return _judge(check)
-
-
-def keyed(sites: Sites) -> Callable[[Environ], Response | None]:
-    """Return the check of a gateway with keys."""
-
-    def check(environ: Environ) -> None:
-        if environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic ":
-            sites.judge_origin(environ)
-
-    return _judge(check)
-
-
-def _judge(check: Callable[[Environ], None]) -> Callable[[Environ], Response | None]:
+def judge_of(sites: Sites, *, keys: bool) -> Callable[[Environ], Response | None]:
+    """Return the check of a gateway with or without keys: it returns the response that refuses a
+    request, or None."""
     logged: set[str] = set()
 
     def judge(environ: Environ) -> Response | None:
         try:
-            check(environ)
+            if not keys:
+                sites.judge_host(environ)
+            if not keys or environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic ":
+                sites.judge_origin(environ)
         except Forbidden as fault:
             if fault.message not in logged and len(logged) < TOLD:
                 logged.add(fault.message)

@@ -41,19 +41,18 @@ class EventSource(Protocol):
     def close(self) -> None: ...
 
 
-class StreamBody:
-    """Encodes an answer as it arrives, and always closes it: WSGI servers call close() even if the
-    client disconnected or the body was never iterated."""
+class ClosingBody:
+    """A streamed body that is closed exactly once: WSGI servers call close() even if the client
+    disconnected or the body was never iterated. `done` is called after `close`."""
 
-    # The server disconnects slow readers sooner, since other requests wait for the slot.
-    holds_slot = True
+    holds_slot = False
 
-    def __init__(self, answer: EventSource, encoder: Encoder, done: Callable[[], None]) -> None:
-        self._answer = answer
-        self._encoder = encoder
+    def __init__(
+        self, parts: Iterator[bytes], close: Callable[[], None], done: Callable[[], None]
+    ) -> None:
+        self._parts = parts
+        self._close = close
         self._done: Callable[[], None] | None = done
-        self._comments = encoder.content_type == "text/event-stream"
-        self._parts = self._encode()
 
     def __iter__(self) -> Iterator[bytes]:
         return self._parts
@@ -62,9 +61,22 @@ class StreamBody:
         done, self._done = self._done, None
         if done is not None:
             try:
-                self._answer.close()
+                self._close()
             finally:
                 done()
+
+
+class StreamBody(ClosingBody):
+    """Encodes an answer as it arrives, and closes it."""
+
+    # The server disconnects slow readers sooner, since other requests wait for the slot.
+    holds_slot = True
+
+    def __init__(self, answer: EventSource, encoder: Encoder, done: Callable[[], None]) -> None:
+        self._answer = answer
+        self._encoder = encoder
+        self._comments = encoder.content_type == "text/event-stream"
+        super().__init__(self._encode(), answer.close, done)
 
     def _encode(self) -> Iterator[bytes]:
         encode, end = self._encoder.encode, self._encoder.end

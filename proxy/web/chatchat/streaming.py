@@ -22,6 +22,7 @@ from ..body import JSON
 from ..observability import Record
 from ..services import Services, current_services
 from ..spine import STREAM_HEADERS, passthrough
+from ..stream import ClosingBody
 from .view import asked as body
 from .view import owner, refused
 
@@ -81,7 +82,8 @@ def respond(
         if speech.stream:
             first = next(documents, {})
             record.status, record.stream = 200, True
-            parts = _Parts(first, documents, form, partial(services.observer.finish, record))
+            encoded = _encoded(first, documents, form)
+            parts = _Body(encoded, documents.close, partial(services.observer.finish, record))
             documents = None  # closed by the body from now on
             return passthrough(parts, form.content_type, STREAM_HEADERS)
         whole = form.chunk(answer.whole(documents))
@@ -94,39 +96,18 @@ def respond(
     return Response(whole, 200, content_type=form.whole)
 
 
-class _Parts:
-    """The body of a stream. WSGI servers call close() even if the client disconnected."""
-
+class _Body(ClosingBody):
     # The server disconnects slow readers sooner, since other requests wait for the slot.
     holds_slot = True
 
-    def __init__(
-        self, first: answer.Document, rest: Documents, form: StreamFormat, done: Callable[[], None]
-    ) -> None:
-        self._documents = rest
-        self._parts = self._encoded(first, rest, form)
-        self._done: Callable[[], None] | None = done
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self._parts
-
-    def close(self) -> None:
-        done, self._done = self._done, None
-        if done is not None:
-            try:
-                self._documents.close()
-            finally:
-                done()
-
-    def _encoded(
-        self, first: answer.Document, rest: Documents, form: StreamFormat
-    ) -> Iterator[bytes]:
-        try:
-            if first:
-                yield form.chunk(first)
-            for document in rest:
-                yield form.chunk(document)
-        except Cancelled:
-            return
-        except GatewayError as error:
-            yield answer.chunk(reply.error(error))  # shown, since its code is not 200
+def _encoded(first: answer.Document, rest: Documents, form: StreamFormat) -> Iterator[bytes]:
+    try:
+        if first:
+            yield form.chunk(first)
+        for document in rest:
+            yield form.chunk(document)
+    except Cancelled:
+        return
+    except GatewayError as error:
+        yield answer.chunk(reply.error(error))  # shown, since its code is not 200

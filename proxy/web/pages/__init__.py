@@ -9,13 +9,6 @@ __all__ = ["answers", "errors", "install", "status"]
 
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
-    shell.install(
-        app,
-        prefix,
-        chat.blueprint,
-        chat_files.blueprint,
-        images.blueprint,
-        session_routes.blueprint,
-        knowledge.blueprint,
-        status.blueprint,
-    )
+    shell.install(app)
+    for part in (shell, chat, chat_files, images, session_routes, knowledge, status):
+        app.register_blueprint(part.blueprint, url_prefix=prefix)

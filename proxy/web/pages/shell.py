@@ -26,14 +26,11 @@ LANGUAGE = "slotproxy_language"  # the cookie with the chosen language
 blueprint = Blueprint("pages", __name__)
 
 
-def install(app: Flask, prefix: str, *others: Blueprint) -> None:
-    """Register the pages' blueprints, and the routes and template values they need, under
-    `prefix`."""
+def install(app: Flask) -> None:
+    """Set the templates of the pages, and the values they use."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_loader = FileSystemLoader(resources.templates() / "pages")
     app.context_processor(_known)
-    for one in (blueprint, *others):
-        app.register_blueprint(one, url_prefix=prefix)
 
 
 def language() -> str:

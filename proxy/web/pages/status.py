@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from functools import partial
 
 import msgspec
@@ -12,6 +11,7 @@ from ...errors import QueueFull
 from ...gateway import Caller
 from ..services import Services, current_services
 from ..spine import STREAM_HEADERS, passthrough
+from ..stream import ClosingBody
 from . import guard, status_feed
 
 blueprint = Blueprint("panel_status", __name__)
@@ -41,27 +41,9 @@ def events() -> Response:
     caller = _caller(services)
     if not services.watchers.take(caller.key):
         raise QueueFull("too many clients are watching the status", retry_after=status_feed.LIFE)
-    body = _Seated(
-        status_feed.events(services, caller), partial(services.watchers.give, caller.key)
-    )
+    parts = status_feed.events(services, caller)
+    body = ClosingBody(parts, parts.close, partial(services.watchers.give, caller.key))
     return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
-
-
-class _Seated:
-    """A stream that releases its place exactly once, however it ends."""
-
-    def __init__(self, parts: Iterator[bytes], leave: Callable[[], None]) -> None:
-        self._parts = parts
-        self._leave = leave
-        self._open = True
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._parts
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._leave()
 
 
 def _caller(services: Services) -> Caller:

@@ -7,7 +7,7 @@ server that is stopping, and a closed page does not occupy a thread for long.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import msgspec
@@ -59,7 +59,7 @@ def points(services: Services, since: float = 0.0) -> dict[str, Any]:
 
 def events(
     services: Services, caller: Caller, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Yield server-sent events: `points` of the last hour, then `now` every second with the new
     points."""
     yield b"retry: 500\n\n"
