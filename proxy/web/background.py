@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -138,49 +138,40 @@ class Jobs:
             beating.turn(beat)
 
 
-class _Job:
-    def __init__(
-        self,
-        store: ResponseStore,
-        owner: str,
-        meta: ResponseMeta,
-        asked: responses.ParsedRequest,
-        record: Record,
-        answering: Callable[[], EventSource],
-    ) -> None:
-        self._store = store
-        self._owner = owner
-        self._meta = meta
-        self._asked = asked
-        self._record = record
-        self._answering = answering
+class _Job(NamedTuple):
+    store: ResponseStore
+    owner: str
+    meta: ResponseMeta
+    asked: responses.ParsedRequest
+    record: Record
+    answering: Callable[[], EventSource]
 
     def run(self) -> None:
         """Generate and store the response. Never raises: nobody could handle the error."""
-        record = self._record
+        record = self.record
         try:
             done = self._made()
             record.status = 200
         except Cancelled:
             record.status = Cancelled.status
-            done = responses.response(self._meta, self._asked, "cancelled")
+            done = responses.response(self.meta, self.asked, "cancelled")
         except GatewayError as error:
             record.status = error.status
             record.info.outcome = record.info.outcome or error.code or error.type
-            done = answer.failed(self._meta, self._asked, (), error)
+            done = answer.failed(self.meta, self.asked, (), error)
         except BaseException:
             log.exception("a background response")
             record.status = 500
-            done = answer.failed(self._meta, self._asked, (), GatewayError("internal error"))
+            done = answer.failed(self.meta, self.asked, (), GatewayError("internal error"))
         self._keep(done, over=True)
 
     def _made(self) -> dict[str, Any]:
-        running = self._answering()
+        running = self.answering()
         try:
-            self._record.info = running.info
+            self.record.info = running.info
             running.prime()
-            self._keep(responses.response(self._meta, self._asked, "in_progress"), over=False)
-            return responses.whole(self._meta, self._asked, fold(running))
+            self._keep(responses.response(self.meta, self.asked, "in_progress"), over=False)
+            return responses.whole(self.meta, self.asked, fold(running))
         finally:
             running.close()
 
@@ -188,11 +179,11 @@ class _Job:
         """Store the response. A finished one exists nowhere else, so this waits if the store is
         unavailable."""
         data = msgspec.json.encode(response)
-        change = partial(self._store.change_open, self._owner, self._meta.id, data, over=over)
+        change = partial(self.store.change_open, self.owner, self.meta.id, data, over=over)
         try:
             retry_while_unavailable(change, patience=PATIENCE if over else 0.0)
         except StoreUnavailable as fault:
-            log.error("response %s could not be stored: %s", self._meta.id, fault.detail)
+            log.error("response %s could not be stored: %s", self.meta.id, fault.detail)
 
 
 def encoded(kept: Stored) -> bytes:

@@ -212,27 +212,19 @@ class _Writer:
         retry_while_unavailable(finish)
 
     def _take(self, event: DialogueEvent, running: Running) -> None:
-        match event:
-            case Text(delta=delta):
-                self._text.append(delta)
-                if time.monotonic() - self._flushed > GATHER:
-                    self._flush()
-                return
-            case Reasoning(delta=delta):
-                self._thought.append(delta)
-                if time.monotonic() - self._flushed > GATHER:
-                    self._flush()
-                return
+        if isinstance(event, Text | Reasoning):
+            (self._text if isinstance(event, Text) else self._thought).append(event.delta)
+            if time.monotonic() - self._flushed > GATHER:
+                self._flush()
+            return
         self._flush()
         match event:
             case Sources(citations=citations):
-                sources = msgspec.to_builtins(citations)
-                self._extra["sources"] += sources
+                self._extra["sources"] += msgspec.to_builtins(citations)
                 self._extra["asked"] = True
                 self._keep_extra()
             case DialogueStep():
-                step = msgspec.to_builtins(event)
-                self._extra["steps"].append(step)
+                self._extra["steps"].append(msgspec.to_builtins(event))
                 self._keep_extra()
             case Tick() if running.info.place != self._place:
                 self._place = running.info.place
