@@ -24,8 +24,7 @@ from ..core.events import (
     TokenLogprob,
 )
 from ..core.fold import Completion
-from ..core.request import CompletionRequest, OutputFormat, Report
-from ..core.sampling import logit_bias, sampling
+from ..core.request import CompletionRequest, Report
 from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
 from . import openai
@@ -56,16 +55,13 @@ def parse_infill(body: Body) -> CompletionRequest:
     files = items(body, "input_extra")
     if len(files) > MAX_EXTRA:
         raise InvalidParameter("input_extra", f"may contain at most {MAX_EXTRA} files")
-    context = []
-    for i, value in enumerate(files):
-        at = f"input_extra[{i}]"
-        file = entry(value, at)
-        context.append(
-            {
-                "filename": text(file, "filename", at=at + "."),
-                "text": text(file, "text", at=at + "."),
-            }
-        )
+    context = [
+        {
+            name: text(entry(file, f"input_extra[{i}]"), name, at=f"input_extra[{i}].")
+            for name in ("filename", "text")
+        }
+        for i, file in enumerate(files)
+    ]
     values = _common(body)
     infill: dict[str, Any] = {"input_extra": context} if context else {}
     if body.get("prompt"):
@@ -77,17 +73,13 @@ def parse_infill(body: Body) -> CompletionRequest:
 
 
 def _common(body: Body) -> dict[str, Any]:
-    values = sampling(body)
-    if body.get("logit_bias"):
-        values["logit_bias"] = logit_bias(body["logit_bias"])
+    values = openai.samplers(body)
     if body.get("image_data"):
         raise InvalidParameter(
             "image_data", "is not supported: send images to /v1/chat/completions"
         )
     limit = integer(body, "n_predict", -2, openai.MAX_TOKENS)
-    schema = body.get("json_schema")
-    if schema is not None and not isinstance(schema, dict):
-        raise InvalidParameter("json_schema", "must be an object")
+    output = openai.json_schema(body, "json_schema")
     wanted = items(body, "response_fields")
     if not all(type(name) is str for name in wanted):
         raise InvalidParameter("response_fields", "must be a list of strings")
@@ -106,7 +98,7 @@ def _common(body: Body) -> dict[str, Any]:
         "n": integer(body, "n_cmpl", 1, openai.MAX_CHOICES) or 1,
         "stream": flag(body, "stream"),
         "logprobs": integer(body, "n_probs", 0, MAX_PROBS) or None,
-        "output": OutputFormat("json_schema", schema) if schema is not None else OutputFormat(),
+        "output": output,
         "session": text(body, "session"),
         "warnings": unheeded(body, {"lora": (), "system_prompt": ()}),
         "report": report,

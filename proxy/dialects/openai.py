@@ -6,7 +6,7 @@ The format is defined in OpenAI's API reference. llama.cpp's additions (sampler 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -36,13 +36,18 @@ UNHEEDED: Mapping[str, tuple[Any, ...]] = {
 def common(body: Body) -> dict[str, Any]:
     """The fields of CompletionRequest that both kinds of body share, if present. Raises
     InvalidParameter."""
-    values = sampling(body)
-    if body.get("logit_bias"):
-        values["logit_bias"] = logit_bias(body["logit_bias"])
-    out = {"sampling": values, **read(body, COMMON), "warnings": unheeded(body, UNHEEDED)}
+    out = {"sampling": samplers(body), **read(body, COMMON), "warnings": unheeded(body, UNHEEDED)}
     if not REPORTS.isdisjoint(body):
         out["report"] = report(body)
     return out
+
+
+def samplers(body: Body) -> dict[str, Any]:
+    """The sampler fields and `logit_bias`. Raises InvalidParameter."""
+    values = sampling(body)
+    if body.get("logit_bias"):
+        values["logit_bias"] = logit_bias(body["logit_bias"])
+    return values
 
 
 REPORTS = frozenset(("return_progress", "timings_per_token", "verbose"))
@@ -75,7 +80,7 @@ def _include_usage(body: Body, name: str) -> bool:
     return flag(mapping(body, name), "include_usage")
 
 
-def _json_schema(body: Body, name: str) -> OutputFormat:
+def json_schema(body: Body, name: str) -> OutputFormat:
     """llama.cpp's own field; a schema that no grammar can express is left to output validation."""
     if body.get(name) is None:
         return OutputFormat()
@@ -93,7 +98,7 @@ COMMON: Table = {
     "tokenize": ("return_prompt_tokens", flag),
     "user": ("user", text),
     "prompt_cache_key": ("session", text),
-    "json_schema": ("output", _json_schema),
+    "json_schema": ("output", json_schema),
 }
 
 
@@ -209,10 +214,6 @@ def ended(
     }
 
 
-def by_index(completions: Iterable[Completion]) -> dict[int, Finished]:
-    return {completion.index: completion.finished for completion in completions}
-
-
 def token(logprob: TokenLogprob) -> dict[str, Any]:
     """A token in the format of chat logprobs."""
     return {
@@ -258,10 +259,11 @@ def whole(
     choice: Callable[[CompletionRequest, Completion], dict[str, Any]],
 ) -> dict[str, Any]:
     """The whole answer; `choice` formats one completion."""
+    finished = {completion.index: completion.finished for completion in completions}
     return {
         **head(meta, kind),
         "choices": [choice(request, completion) for completion in completions],
-        "usage": usage(total(by_index(completions), request.n)),
+        "usage": usage(total(finished, request.n)),
         "timings": timings(completions[0].finished.timings),
         "truncated": any(completion.finished.truncated for completion in completions),
         **verbose(meta, request, completions[0].finished, completions[0].text),

@@ -11,7 +11,7 @@ from . import (
     embeddings,
     file_objects,
     glm,
-    llamacpp_slots,
+    llamacpp_requests,
     openai,
     openai_completions,
     rerank,
@@ -377,7 +377,7 @@ BODIES: dict[str, Schema] = {
         filename=text(
             "A file in the server's --slot-save-path; not needed to erase.",
             "conversation-7.bin",
-            pattern=llamacpp_slots.FILENAME,
+            pattern=llamacpp_requests.FILENAME,
         ),
     ),
     "LlamaCompletionRequest": body("prompt", prompt=PROMPT, **_LLAMACPP),

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from flask import Blueprint, Response, request
 
-from ..dialects import fields, llamacpp_native, llamacpp_slots, openai_chat
+from ..dialects import fields, llamacpp_native, llamacpp_requests, openai_chat
 from ..errors import Forbidden, NoBackend, NotFound
 from ..gateway.slots import act
 from . import body, seen
@@ -113,7 +113,7 @@ def slot_action(services: Services, record: Record, number: int) -> Any:
     file = ""
     if action != "erase":
         asked = body.read_json(request.environ, services.settings.max_body)
-        file = llamacpp_slots.parse_filename(asked)
+        file = llamacpp_requests.parse_filename(asked)
     slot = next((s for s in _slots(services) if s["id"] == number), None)
     if slot is None:
         raise NotFound(f"no such slot: {number}")

@@ -10,7 +10,7 @@ from ..dialects import (
     anthropic,
     completions_both,
     llamacpp_native,
-    llamacpp_tokens,
+    llamacpp_requests,
     openai,
     openai_chat,
     openai_completions,
@@ -96,7 +96,7 @@ def tokenize(services: Services, record: Record) -> Any:
     asked = body.read_json(request.environ, services.settings.max_body)
     if "prompt" in asked and "content" not in asked:
         return glm.tokenized(services, asked)
-    wanted = llamacpp_tokens.parse_tokenize(asked)
+    wanted = llamacpp_requests.parse_tokenize(asked)
     gateway = services.gateway
     model, _ = gateway.registry.resolve(wanted.model)
     text = wanted.content, wanted.add_special
@@ -119,7 +119,7 @@ def _piece(data: bytes) -> str | list[int]:
 def detokenize(services: Services, record: Record) -> Any:
     """llama-server's {tokens} to {content}."""
     asked = body.read_json(request.environ, services.settings.max_body)
-    wanted = llamacpp_tokens.parse_detokenize(asked)
+    wanted = llamacpp_requests.parse_detokenize(asked)
     gateway = services.gateway
     model, _ = gateway.registry.resolve(wanted.model)
     return {"content": gateway.detokenize(model, wanted.tokens) if wanted.tokens else ""}

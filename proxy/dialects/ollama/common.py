@@ -129,17 +129,13 @@ def loaded(body: Mapping[str, Any], meta: ResponseMeta) -> dict[str, Any]:
     return {**head(meta), "done": True, "done_reason": "unload" if unload else "load"}
 
 
-def logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-    return [token(logprob) for logprob in tokens]
-
-
 def whole(
     meta: ResponseMeta, request: CompletionRequest, completion: Completion, content: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole answer; `content` is its part that depends on the route."""
     out = {**head(meta), **content, **tail(meta, completion.finished)}
     if request.logprobs is not None:
-        out["logprobs"] = logprobs(completion.logprobs)
+        out["logprobs"] = list(map(token, completion.logprobs))
     return out
 
 
@@ -177,5 +173,5 @@ class NdjsonLines:
     def _line(self, content: dict[str, Any], tokens: Sequence[TokenLogprob] = ()) -> bytes:
         out = {**head(self._meta), **content, "done": False}
         if tokens:
-            out["logprobs"] = logprobs(tokens)
+            out["logprobs"] = list(map(token, tokens))
         return ndjson.encode(out)

@@ -31,15 +31,14 @@ class OllamaModel(Struct, frozen=True, kw_only=True):
     status: str = ""
 
 
-def _details(model: OllamaModel) -> dict[str, Any]:
-    return {
-        "parent_model": "",
-        "format": "gguf",
-        "family": "llama",
-        "families": ["llama"],
-        "parameter_size": "",
-        "quantization_level": "",
-    }
+DETAILS = {
+    "parent_model": "",
+    "format": "gguf",
+    "family": "llama",
+    "families": ["llama"],
+    "parameter_size": "",
+    "quantization_level": "",
+}
 
 
 def _entry(model: OllamaModel) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def _entry(model: OllamaModel) -> dict[str, Any]:
         "model": model.name,
         "size": 0,
         "digest": hashlib.sha256(model.name.encode()).hexdigest(),
-        "details": _details(model),
+        "details": DETAILS,
         **({"status": model.status} if model.status else {}),
     }
 
@@ -79,24 +78,17 @@ def parse_show(body: Body) -> str:
 
 def show(model: OllamaModel) -> dict[str, Any]:
     """The answer of /api/show."""
-    capabilities = ["completion", "tools"]
-    for name, supported in (
-        ("insert", model.infill),
-        ("vision", model.vision),
-        ("embedding", model.embeddings),
-    ):
-        if supported:
-            capabilities.append(name)
+    more = {"insert": model.infill, "vision": model.vision, "embedding": model.embeddings}
     return {
         "modelfile": "",
         "parameters": "",
         "template": model.template,
-        "details": _details(model),
+        "details": DETAILS,
         "model_info": {
             "general.architecture": "llama",
             "general.basename": model.name,
             "llama.context_length": model.n_ctx,
         },
-        "capabilities": capabilities,
+        "capabilities": ["completion", "tools", *(name for name in more if more[name])],
         "modified_at": _time(model),
     }

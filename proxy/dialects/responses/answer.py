@@ -181,20 +181,17 @@ def call(
 ) -> Item:
     """A function call or a custom tool call; the latter's only argument is its `input`."""
     if tool_call.name in asked.custom:
-        return {
-            "id": item_id(meta, "ctc", index),
-            "type": "custom_tool_call",
-            "call_id": tool_call.id,
-            "name": tool_call.name,
-            "input": written(tool_call.arguments),
-            "status": status,
-        }
+        prefix, kind = "ctc", "custom_tool_call"
+        given = {"input": written(tool_call.arguments)}
+    else:
+        prefix, kind = "fc", "function_call"
+        given = {"arguments": tool_call.arguments}
     return {
-        "id": item_id(meta, "fc", index),
-        "type": "function_call",
+        "id": item_id(meta, prefix, index),
+        "type": kind,
         "call_id": tool_call.id,
         "name": tool_call.name,
-        "arguments": tool_call.arguments,
+        **given,
         "status": status,
     }
 

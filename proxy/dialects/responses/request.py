@@ -134,7 +134,6 @@ def parse(
         "store": store,
         "background": background,
     }
-    shortens = truncation == "auto"
     include = frozenset(one for one in items(body, "include") if type(one) is str) & TOLD
     return ParsedRequest(
         request=request,
@@ -142,7 +141,7 @@ def parse(
         input=given,
         custom=custom,
         store=store,
-        shortens=shortens,
+        shortens=truncation == "auto",
         background=background,
         include=include,
     )

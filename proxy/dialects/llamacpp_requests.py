@@ -1,12 +1,17 @@
-"""llama.cpp's POST /tokenize and POST /detokenize. The source is the README of its server."""
+"""Bodies of llama.cpp's POST /tokenize, /detokenize and /slots/{id}. The source is the README of
+its server."""
 
 from __future__ import annotations
+
+import re
 
 from msgspec import Struct
 
 from ..errors import InvalidParameter
 from .fields import Body, flag, items, text
 from .openai_completions import MAX_TOKEN_ID
+
+FILENAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
 
 
 class TokenizeParams(Struct, frozen=True):
@@ -37,3 +42,11 @@ def parse_detokenize(body: Body) -> DetokenizeParams:
     if not all(type(token) is int and 0 <= token < MAX_TOKEN_ID for token in tokens):
         raise InvalidParameter("tokens", "must contain token ids only")
     return DetokenizeParams(tokens, text(body, "model"))
+
+
+def parse_filename(body: Body) -> str:
+    """The file that a slot is saved to or restored from. Raises InvalidParameter."""
+    name = text(body, "filename")
+    if not re.fullmatch(FILENAME, name):
+        raise InvalidParameter("filename", "must be a plain file name")
+    return name
