@@ -104,14 +104,10 @@ _BING = (
 GONE_SETTINGS = {"bing_key": _BING}
 GONE_VALUES = {("search_engine", "bing"): _BING}
 
-# Windows cannot pass a socket to a child.
-_DEFAULT_ISOLATION: Literal["process", "thread"] = (
-    "thread" if sys.platform == "win32" else "process"
-)
 EVERYTHING = ("chatchat", "pages")  # turned on by --all, unless set otherwise
-_DEFAULT_SERVER: Literal["gunicorn", "waitress"] = (
-    "waitress" if sys.platform == "win32" else "gunicorn"
-)
+_WINDOWS = sys.platform == "win32"  # it cannot pass a socket to a child, and has no gunicorn
+_DEFAULT_ISOLATION: Literal["process", "thread"] = "thread" if _WINDOWS else "process"
+_DEFAULT_SERVER: Literal["gunicorn", "waitress"] = "waitress" if _WINDOWS else "gunicorn"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -163,10 +163,9 @@ def _mcp(raw: Any, path: str) -> tuple[McpConfig, ...]:
 
 
 def _read_keys(path: str, source: str) -> tuple[ApiKey, ...]:
+    text = _read_text(path, source)
     try:
-        return keys.read(_read_text(path, source), path)
-    except SettingsError:
-        raise
+        return keys.read(text, path)
     except ValueError as error:
         raise SettingsError(f"{source}: {error}") from None
 

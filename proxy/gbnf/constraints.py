@@ -112,10 +112,6 @@ class Constraints:
     objects: Objects = field(default_factory=Objects)
     arrays: Arrays = field(default_factory=Arrays)
 
-    @property
-    def where(self) -> str:
-        return self.nodes[0].pointer if self.nodes else ""
-
     def listed(self) -> Iterator[Any]:
         """The listed values that satisfy all other constraints on scalars."""
         for value in self.values or ():

@@ -39,7 +39,13 @@ _QUOTED = charset.of('"\\')
 # Characters that a JSON string must escape.
 _NEVER_RAW = charset.union(_CONTROLS, _QUOTED)
 _SHORT_ESCAPES = {0x22: '"', 0x5C: "\\", 8: "b", 9: "t", 10: "n", 12: "f", 13: "r"}
-_HEX = CharClass(((0x30, 0x39), (0x41, 0x46), (0x61, 0x66)))
+
+
+def _any_of(chars: str) -> CharClass:
+    return CharClass(charset.of(chars))
+
+
+_HEX = _any_of("0123456789ABCDEFabcdef")
 
 
 class Rules:
@@ -101,19 +107,13 @@ class Rules:
 
     def any_char(self) -> RuleRef:
         """One character of a JSON string in any of its JSON spellings; no lone surrogates."""
-        hex3 = (_HEX, _HEX, _HEX)
-        high = (
-            CharClass(((0x44, 0x44), (0x64, 0x64))),
-            CharClass(((0x38, 0x39), (0x41, 0x42), (0x61, 0x62))),
-        )
-        low = (CharClass(((0x44, 0x44), (0x64, 0x64))), CharClass(((0x43, 0x46), (0x63, 0x66))))
-        plain = CharClass(((0x30, 0x39), (0x41, 0x43), (0x45, 0x46), (0x61, 0x63), (0x65, 0x66)))
-        below = (CharClass(((0x44, 0x44), (0x64, 0x64))), CharClass(((0x30, 0x37),)))
+        d, rest = _any_of("Dd"), (_HEX, _HEX)
+        pair = (d, _any_of("89ABab"), *rest, Literal("\\u"), d, _any_of("CDEFcdef"), *rest)
         code = self.add(
             "code",
-            (plain, *hex3),
-            (*below, _HEX, _HEX),
-            (*high, _HEX, _HEX, Literal("\\u"), *low, _HEX, _HEX),
+            (_any_of("0123456789ABCEFabcef"), _HEX, *rest),
+            (d, _any_of("01234567"), *rest),
+            pair,
         )
         escaped = self.add(
             "escaped",
