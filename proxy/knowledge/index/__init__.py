@@ -10,8 +10,8 @@ and a document is reported as done only after `add` has returned.
 """
 
 from .index import Index, open_shelf
+from .ranking import DEPTH, reranked
 from .records import Embed, IndexEntry, Rank
-from .rerank import DEPTH, reranked
 
 __all__ = [
     "DEPTH",

@@ -22,8 +22,8 @@ from ...runtime.blocking import run_in_native_thread
 from ..hits import IndexHit
 from . import lexical
 from .backend import IndexBackend
-from .fusion import fused
 from .postgres import PostgresShelf
+from .ranking import fused
 from .records import Embed, IndexEntry, IndexRow, QueryTerms
 from .sqlite import SqliteShelf
 from .vectors import embedded

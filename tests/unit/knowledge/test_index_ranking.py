@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from proxy.errors import BadRequest, Cancelled, NoBackend, Unsupported
-from proxy.knowledge.index.fusion import fused
-from proxy.knowledge.index.rerank import reranked
+from proxy.knowledge.index.ranking import fused, reranked
 from proxy.knowledge.index.vectors import BATCH, embedded, unit
 
 

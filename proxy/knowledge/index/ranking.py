@@ -1,13 +1,10 @@
-"""Reranks the best hits with a backend's ranking model, which reads query and text together.
-
-If anything fails, the order stays unchanged: a search must not fail because of reranking.
-"""
+"""Orders of hits: several rankings merged into one, and the order of a ranking model."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from ...errors import Cancelled, GatewayError
@@ -16,16 +13,31 @@ from .records import Rank
 log = logging.getLogger("slotproxy.knowledge")
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 
+K = 60  # from the paper: how much a first rank outweighs a second
 DEPTH = 20  # hits to rerank, and at least as many as are requested
 MOST = 4000  # characters of a text sent to the model
+
+
+def fused(rankings: Iterable[Sequence[H]]) -> list[H]:
+    """Merge rankings by reciprocal rank fusion (Cormack, Clarke and Büttcher 2009), best first;
+    among equals, the one seen first comes first. It uses only ranks, since the scores of words and
+    vectors have different scales."""
+    points: dict[H, float] = {}
+    for ranking in rankings:
+        for place, one in enumerate(ranking, start=1):
+            points[one] = points.get(one, 0.0) + 1.0 / (K + place)
+    return sorted(points, key=lambda one: -points[one])
 
 
 def reranked(
     rank: Rank | None, query: str, hits: Sequence[T], text: Callable[[T], str]
 ) -> list[tuple[T, float | None]]:
-    """Return the hits in new order, best first, each with its score (0 to 1); None without a
-    ranker."""
+    """Order the hits by a backend's ranking model, which reads query and text together: best first,
+    each with its score (0 to 1), None without a ranker.
+
+    If anything fails, the order stays unchanged: a search must not fail because of reranking."""
     if rank is None or not hits:
         return [(hit, None) for hit in hits]
     try:
