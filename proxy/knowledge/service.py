@@ -129,12 +129,8 @@ class Knowledge:
         size = stream.seek(0, SEEK_END)
         stream.seek(0)
         document = self._new(owner, base_id, filename, size, splitting)
-        old = [
-            one
-            for one in self._store.documents(owner, document.base_id)
-            if one.filename == document.filename
-        ]
-        gone = [one.id for one in old] if replace else []
+        old = self._store.documents(owner, document.base_id) if replace else []
+        gone = [one.id for one in old if one.filename == document.filename]
         self._store.add_document(owner, document, stream, gone)
         for one in gone:
             self._index.remove(one)
@@ -245,17 +241,7 @@ class Knowledge:
         """Read all documents of a base again; with `splitting` None, each keeps its own."""
         base = self.base(owner, base_id)
         splitting = None if splitting is None else _checked(splitting)
-        job = Job(
-            id=new_id("job_"),
-            base_id=base.id,
-            kind="rebuild",
-            status="running",
-            total=0,
-            done=0,
-            failed=0,
-            created=self._clock(),
-        )
-        job = self._store.requeue(owner, job, splitting)
+        job = self._store.rebuild(owner, base.id, new_id("job_"), self._clock(), splitting)
         self._wake()
         return job
 

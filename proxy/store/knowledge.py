@@ -197,28 +197,26 @@ class KnowledgeStore:
 
     # jobs
 
-    def requeue(self, owner: str, job: Job, splitting: Splitting | None = None) -> Job:
-        """Queue all documents of the job's base again, as this job. With `splitting` None, each
-        keeps its own."""
-        where = (DOCUMENT.c.owner == owner, DOCUMENT.c.base_id == job.base_id)
+    def rebuild(
+        self,
+        owner: str,
+        base_id: str,
+        job_id: str,
+        now: float,
+        splitting: Splitting | None = None,
+    ) -> Job:
+        """Queue all documents of a base again, as a job. With `splitting` None, each keeps its
+        own."""
+        where = (DOCUMENT.c.owner == owner, DOCUMENT.c.base_id == base_id)
         with self._db.begin() as db:
-            values: dict[str, Any] = {**QUEUED, "job_id": job.id}
+            values: dict[str, Any] = {**QUEUED, "job_id": job_id}
             if splitting is not None:
                 values |= _columns(splitting)
             total = db.execute(update(DOCUMENT).where(*where).values(**values)).rowcount
-            db.execute(
-                insert(JOB).values(
-                    id=job.id,
-                    base_id=job.base_id,
-                    owner=owner,
-                    kind=job.kind,
-                    total=total,
-                    cancelled=False,
-                    created=job.created,
-                )
-            )
-            drop_oldest(db, JOB, MOST_JOBS, JOB.c.base_id == job.base_id)
-        found = self.job(owner, job.id)
+            job = {"id": job_id, "base_id": base_id, "owner": owner, "created": now}
+            db.execute(insert(JOB).values(kind="rebuild", total=total, cancelled=False, **job))
+            drop_oldest(db, JOB, MOST_JOBS, JOB.c.base_id == base_id)
+        found = self.job(owner, job_id)
         assert found is not None, "it was written just now"
         return found
 

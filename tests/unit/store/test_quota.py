@@ -20,7 +20,7 @@ from proxy.store.database import Database
 from proxy.store.file_store import Batch, FileStore, StoredFile
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.quota import UNLIMITED, Quota
-from proxy.store.records import Base, Document, Job
+from proxy.store.records import Base, Document
 
 
 def nobody() -> None:
@@ -176,19 +176,7 @@ def test_oldest_jobs_of_a_base_are_dropped_at_the_bound(
     database, store, _ = opened(tmp_path)
     store.add_base("ann", Base(id="b", name="b"))
     for number in range(3):
-        store.requeue(
-            "ann",
-            Job(
-                id=f"j{number}",
-                base_id="b",
-                kind="rebuild",
-                status="running",
-                total=0,
-                done=0,
-                failed=0,
-                created=float(number),
-            ),
-        )
+        store.rebuild("ann", "b", f"j{number}", float(number))
     found = [store.job("ann", f"j{number}") is not None for number in range(3)]
     assert found == [False, True, True]
     database.close()
