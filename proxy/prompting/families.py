@@ -59,11 +59,7 @@ _COMMAND_R = Family(
 _PLAIN = ("\nUser:", "\nUSER:")
 
 
-def _table(*families: Family) -> Mapping[str, Family]:
-    return {family.name: family for family in families}
-
-
-FAMILIES: Mapping[str, Family] = _table(
+_SHIPPED = (
     _CHATML,
     Family(name="hermes", stops=_CHATML.stops, eos="<|im_end|>", tool_form="hermes"),
     _QWEN,
@@ -112,6 +108,7 @@ FAMILIES: Mapping[str, Family] = _table(
     Family(name="prosparse", stops=("</s>",), bos="<s>", eos="</s>", turns=_PLAIN),
     Family(name="relufalcon", stops=("<|endoftext|>",), eos="<|endoftext|>", turns=_PLAIN),
 )
+FAMILIES: Mapping[str, Family] = {family.name: family for family in _SHIPPED}
 
 
 def detect(source: str) -> Family | None:

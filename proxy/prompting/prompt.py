@@ -49,8 +49,6 @@ class RenderedPrompt(Struct, frozen=True, kw_only=True):
 class Unrendered:
     """Used instead of a Prompter if the backend takes messages and renders the prompt."""
 
-    name = "native"
-
     def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         return RenderedPrompt(text="", backend_templates=True)
 
@@ -79,10 +77,6 @@ class Prompter:
         self._bos = bos or None
         self._adds_bos = adds_bos
         self._eos = eos or None
-
-    @property
-    def name(self) -> str:
-        return self.form.name if isinstance(self.form, ChatTemplate) else "legacy"
 
     def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         """Raises InvalidParameter if the template rejects the messages.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -92,7 +93,7 @@ class ChatTemplate:
         }
         if self._tells_time:
             if now is not None:
-                context["strftime_now"] = _Clock(now)
+                context["strftime_now"] = partial(_formatted, now)
             else:
                 context.pop("strftime_now", None)
         steps = _steps(messages, tools or ())
@@ -145,33 +146,24 @@ def _steps(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> int:
     return min(steps, MAX_STEPS)
 
 
-class _Clock:
-    """``strftime_now(format)`` for a fixed time."""
-
-    __slots__ = ("_now",)
-
-    def __init__(self, now: datetime) -> None:
-        self._now = now
-
-    def __call__(self, form: str) -> str:
-        # A width in the format ("%1000000d") would make the C library build as much text.
-        if len(form) > 256 or any("%" in part and part[-1:].isdigit() for part in _cut(form)):
-            raise jinja2.exceptions.SecurityError("strftime_now: unsupported format")
-        return self._now.strftime(form)
-
-
-def _cut(form: str) -> list[str]:
-    return [form[i : i + 3] for i, char in enumerate(form) if char == "%"]
+def _formatted(now: datetime, form: str) -> str:
+    """``strftime_now(format)`` of a fixed time."""
+    # A width in the format ("%1000000d") would make the C library build as much text.
+    parts = (form[i : i + 3] for i, char in enumerate(form) if char == "%")
+    if len(form) > 256 or any(part[-1].isdigit() for part in parts):
+        raise jinja2.exceptions.SecurityError("strftime_now: unsupported format")
+    return now.strftime(form)
 
 
 def _with_text_arguments(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    changed = [
+    if not any(message.get("tool_calls") for message in messages):
+        return messages
+    return [
         {**message, "tool_calls": [_text_call(call) for call in message["tool_calls"]]}
         if message.get("tool_calls")
         else message
         for message in messages
     ]
-    return changed if any(message.get("tool_calls") for message in messages) else messages
 
 
 def _text_call(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,11 +172,11 @@ def _text_call(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**call, "function": function}
 
 
-def compile(source: str, name: str, family: Family | None = None) -> ChatTemplate:
+def compile(source: str, name: str) -> ChatTemplate:
     """Compiles a template.
 
-    The family is the given one, else the shipped family of that name, else the one detected from
-    the text, else one without stop strings and tool format. Raises TemplateError."""
+    The family is the shipped family of that name, else the one detected from the text, else one
+    without stop strings and tool format. Raises TemplateError."""
     if len(source) > MAX_SOURCE:
         raise TemplateError(
             f"chat template {name}: the text has {len(source)} characters; at most {MAX_SOURCE}"
@@ -203,6 +195,5 @@ def compile(source: str, name: str, family: Family | None = None) -> ChatTemplat
         raise TemplateError(f"chat template {name}: {error}") from error
     finally:
         BUDGET.reset(token)
-    if family is None:
-        family = FAMILIES.get(name) or detect(source) or Family(name=name)
+    family = FAMILIES.get(name) or detect(source) or Family(name=name)
     return ChatTemplate(template, name, family, names)

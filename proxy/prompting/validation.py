@@ -51,20 +51,22 @@ def automaton(pattern: str) -> Automaton | None:
         return None
 
 
+def _may_match(pattern: str, text: str) -> bool:
+    """Whether the pattern is found in the text, or is not regular."""
+    compiled = automaton(pattern)
+    return compiled is None or compiled.accepts(text)
+
+
 def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Errors:
-    if isinstance(instance, str):
-        compiled = automaton(pattern)
-        if compiled is not None and not compiled.accepts(instance):
-            yield ValidationError("it does not match the pattern")
+    if isinstance(instance, str) and not _may_match(pattern, instance):
+        yield ValidationError("it does not match the pattern")
 
 
 def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Errors:
     """Checks formats as their RFCs define them; jsonschema's own checks accept a time without its
     zone."""
-    if isinstance(instance, str) and name in FORMATS:
-        compiled = automaton(FORMATS[name])
-        if compiled is not None and not compiled.accepts(instance):
-            yield ValidationError(f"it is not a valid {name}")
+    if isinstance(instance, str) and name in FORMATS and not _may_match(FORMATS[name], instance):
+        yield ValidationError(f"it is not a valid {name}")
 
 
 def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Errors:
@@ -172,10 +174,7 @@ class OutputValidator:
                 "response_format", "uses both unevaluatedProperties and patternProperties"
             )
         self.unchecked = tuple(p for p in dict.fromkeys(_patterns(schema)) if automaton(p) is None)
-        self._validator: Any = _Validator(
-            schema,
-            registry=Registry(),
-        )
+        self._validator: Any = _Validator(schema, registry=Registry())
 
     def fault(self, text: str) -> str:
         """The error in a text; "" if it is JSON that matches the schema."""

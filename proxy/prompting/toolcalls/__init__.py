@@ -18,7 +18,7 @@ from .generic import GENERIC
 from .hermes import HERMES, QWEN_XML
 from .llama3 import LLAMA3
 from .mistral import MISTRAL, MISTRAL_ARGS
-from .pieces import CallArguments, CallEnd, CallStart, Piece, TextPiece
+from .reader import CallArguments, CallEnd, CallStart, Piece, TextPiece
 
 __all__ = [
     "FORMS",

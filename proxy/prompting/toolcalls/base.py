@@ -7,8 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from .pieces import Piece, TextPiece
-from .reader import Body, CallReader, Malformed, Wait
+from .reader import Body, CallReader, Malformed, Piece, TextPiece, Wait
 
 Tools = Mapping[str, Mapping[str, Any]]
 """The tools of a request: names, each with the JSON schema of its arguments ({} if unknown)."""

@@ -23,10 +23,6 @@ def _objects(reader: CallReader, tools: Tools | None) -> Wait:
         yield from reader.skip_one((";", ","))
 
 
-def _at_start(reader: CallReader, tools: Tools) -> Wait:
-    yield from _objects(reader, tools)
-
-
 def _read(reader: CallReader, tools: Tools, mark: str) -> Wait:
     yield from reader.spaces()
     if (yield from reader.peek()) == "{":
@@ -43,5 +39,5 @@ LLAMA3 = CallFormat(
     shape=CallShape(
         before_name='{"name": "', after_name='", "parameters": ', suffix="}", separator="; "
     ),
-    body=marked((_TAG,), _read, _at_start),
+    body=marked((_TAG,), _read, _objects),
 )

@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
+from msgspec import Struct
+
 from ..marks import first_of, overlap
 from .jsonscan import JsonScanner
-from .pieces import CallArguments, CallEnd, CallStart, Piece, TextPiece
 
 MAX_HELD = 262_144
 """Maximum characters kept while a call is suspected."""
@@ -27,6 +28,37 @@ Wait = Generator[None, None, None]
 T = TypeVar("T")
 Reading = Generator[None, None, T]
 Body = Callable[["CallReader"], Wait]
+
+
+class TextPiece(Struct, frozen=True):
+    """Text of the answer."""
+
+    text: str
+
+
+class CallStart(Struct, frozen=True):
+    """A call begins; ``index`` counts the calls of a reply from 0."""
+
+    index: int
+    name: str
+
+
+class CallArguments(Struct, frozen=True):
+    """A part of the arguments' JSON text; the parts of a complete call join to an object."""
+
+    index: int
+    text: str
+
+
+class CallEnd(Struct, frozen=True):
+    """A call ends. ``whole`` is False if the reply ended or became malformed within its
+    arguments."""
+
+    index: int
+    whole: bool = True
+
+
+Piece = TextPiece | CallStart | CallArguments | CallEnd
 
 
 class Malformed(Exception):
