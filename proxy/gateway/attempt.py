@@ -23,7 +23,7 @@ every path.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from enum import StrEnum
 from functools import partial
 
@@ -137,10 +137,11 @@ class Attempt:
             self._want = _want(self._context, self._task, self._model, self._caller)
             while self.state is not State.DONE:
                 try:
-                    if self._leased is None:
-                        yield from self._acquire()
-                        self._prepare()
-                    run = self._start()
+                    slot = self._leased
+                    if slot is None:
+                        slot = yield from self._acquire()
+                        self._prepare(slot)
+                    run = self._start(slot)
                     generation, text, streaming = self._generation, self._text, False
                     batch: Batch = []
                     for batch in run:
@@ -152,11 +153,11 @@ class Attempt:
                         elif batch:
                             if not streaming:
                                 streaming = True
-                                self._on_first_token()
-                            self._on_batch(batch)
+                                self._on_first_token(slot)
+                            self._on_batch(slot, batch)
                         out = generation.feed(batch)
                         if not self._shown:
-                            self._on_output(out)
+                            self._on_output(slot, out)
                         if out or not batch or generation.holds:
                             yield out
                         if generation.stops:
@@ -185,12 +186,14 @@ class Attempt:
 
     # waiting for a slot
 
-    def _acquire(self) -> Iterator[Batch]:
+    def _acquire(self) -> Generator[Batch, None, LeasedSlot]:
         """Wait for a slot and prepare it. Raises NoBackend, QueueFull, QueueTimeout, Cancelled."""
         again = self._reason is not None
-        while self._leased is None:
+        while True:
             entry = self._context.scheduler.enter(self._want, again)
-            self._take(entry if isinstance(entry, Lease) else (yield from self._wait(entry)))
+            slot = self._take(entry if isinstance(entry, Lease) else (yield from self._wait(entry)))
+            if slot is not None:
+                return slot
             again = True
 
     def _wait(self, ticket: Ticket) -> Generator[Batch, None, Lease]:
@@ -212,9 +215,9 @@ class Attempt:
         info.first_place = max(info.first_place, lease.place)
         return lease
 
-    def _take(self, lease: Lease) -> None:
-        """Borrow the backend of a lease and prepare the slot. If the backend was removed after the
-        grant, the lease is released."""
+    def _take(self, lease: Lease) -> LeasedSlot | None:
+        """Borrow the backend of a lease and prepare the slot. None if the backend was removed after
+        the grant; the lease is released then."""
         context, name = self._context, lease.backend
         backend = context.registry.borrow(name)
         if backend is None:
@@ -227,6 +230,8 @@ class Attempt:
             self._leased = slot = LeasedSlot(context, lease, backend, backend.caps)
             self._info.backend, self._info.slot = name, slot.number
             slot.prepare()
+            return slot
+        return None
 
     def _exclude(self, name: str) -> None:
         self._want = msgspec.structs.replace(self._want, exclude=self._want.exclude | {name})
@@ -245,9 +250,9 @@ class Attempt:
 
     # runs
 
-    def _prepare(self) -> None:
+    def _prepare(self, slot: LeasedSlot) -> None:
         """Adapt the task to the backend: the whole answer, or its missing part."""
-        slot, context, info, task = self._slot, self._context, self._info, self._task
+        context, info, task = self._context, self._info, self._task
         resumes = self.state is State.RESUMING
         if resumes:
             task = later_run(task, "".join(self._text), self._tokens.left)
@@ -266,8 +271,7 @@ class Attempt:
         info.warnings = task.request.warnings + warnings(task, slot.caps, self._cancel) + notices
         info.placed = context.clock() - self._began
 
-    def _start(self) -> Run:
-        slot = self._slot
+    def _start(self, slot: LeasedSlot) -> Run:
         self._run = run = slot.start(self._next, self._cancel)
         if self.state is State.WAITING:
             self._enter(State.PREFILL)
@@ -281,32 +285,32 @@ class Attempt:
             )
         return run
 
-    def _on_first_token(self) -> None:
+    def _on_first_token(self, slot: LeasedSlot) -> None:
         """Handle the first events of a run."""
-        self._slot.on_first_token()
+        slot.on_first_token()
         if self.state is State.RESUMING:
             self._tokens.resumed += 1
             self._info.continued += 1
         self._enter(State.STREAMING)
 
-    def _on_batch(self, batch: Batch) -> None:
+    def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""
         if self._started and type(batch[0]) is Started:
             del batch[0]
         self._started = True
         last = batch[-1] if batch else None
         if type(last) is Finished:
-            self._slot.on_finished(last)
+            slot.on_finished(last)
             usage = self._tokens.at_end(last.usage)
             if usage is not last.usage:
                 batch[-1] = msgspec.structs.replace(last, usage=usage)
         else:
             self._text += [event.text for event in batch if type(event) is TextDelta]
 
-    def _on_output(self, out: Batch) -> None:
+    def _on_output(self, slot: LeasedSlot, out: Batch) -> None:
         """Handle the events `out`, while nothing was passed on to the client before."""
         self._shown = bool(out)
-        self._info.loading = "" if out else self._slot.loading()
+        self._info.loading = "" if out else slot.loading()
 
     def _on_run_over(self, batch: Batch) -> Batch:
         """Handle the end of a run, or its stop within `batch`. Another run may follow."""

@@ -10,7 +10,7 @@ from ..dialects import anthropic
 from ..dialects.anthropic.answer import status
 from ..dialects.anthropic.request import parse
 from . import body, disconnect
-from .fastpath import Environ, post
+from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
 from .services import Services
 from .spine import completion_view, json_view
@@ -19,12 +19,12 @@ blueprint = Blueprint("anthropic", __name__)
 
 
 @post(blueprint, "/v1/messages")
-def messages(services: Services, environ: Environ) -> Response:
+def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return _theirs(completion_view(services, environ, anthropic, "msg_"), environ)
 
 
 @blueprint.post("/v1/messages/count_tokens")
-def count_tokens() -> Response:
+def count_tokens() -> Response | BodyAndHeaders:
     def view(services: Services, record: Record) -> Any:
         asked = parse(body.read_json(request.environ, services.settings.max_body), counting=True)
         with disconnect.watched(request.environ) as cancel:
@@ -33,8 +33,12 @@ def count_tokens() -> Response:
     return _theirs(json_view(view, anthropic.error), request.environ)
 
 
-def _theirs(response: Response, environ: Environ) -> Response:
+def _theirs(sent: Response | BodyAndHeaders, environ: Environ) -> Response | BodyAndHeaders:
     """Apply Anthropic's status for "overloaded" and its name for the request id header."""
-    response.status_code = status(response.status_code)
-    response.headers["request-id"] = Record.of(environ).id
-    return response
+    request_id = Record.of(environ).id
+    if isinstance(sent, Response):
+        sent.status_code = status(sent.status_code)
+        sent.headers["request-id"] = request_id
+    else:
+        sent[1].append(("request-id", request_id))
+    return sent

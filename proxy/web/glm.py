@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from ..dialects import glm
 from ..errors import CharacterCut
 from . import disconnect
-from .fastpath import Environ, post
+from .fastpath import BodyAndHeaders, Environ, post
 from .services import Services
 from .spine import completion_view
 
@@ -20,17 +20,17 @@ MOST_PIECES = 8192  # each distinct token is a request to the backend
 
 
 @post(blueprint, "/chat")
-def chat(services: Services, environ: Environ) -> Response:
+def chat(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, glm.chat, "")
 
 
 @post(blueprint, "/chat-stream")
-def chat_stream(services: Services, environ: Environ) -> Response:
+def chat_stream(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, glm.chat_stream, "")
 
 
 @post(blueprint, "/")
-def langchain(services: Services, environ: Environ) -> Response:
+def langchain(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, glm.langchain, "")
 
 

@@ -15,7 +15,7 @@ from ..dialects import fields, llamacpp_native, llamacpp_requests, openai_chat
 from ..errors import Forbidden, NoBackend, NotFound
 from ..gateway.slots import act
 from . import body, seen
-from .fastpath import Environ, post
+from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
 from .services import Services
 from .spine import completion_view, json_route
@@ -25,12 +25,12 @@ _route = partial(json_route, blueprint, shape=llamacpp_native.error)
 
 
 @post(blueprint, "/completion")
-def completion(services: Services, environ: Environ) -> Response:
+def completion(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, llamacpp_native.completion, "")
 
 
 @post(blueprint, "/infill")
-def infill(services: Services, environ: Environ) -> Response:
+def infill(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, llamacpp_native.infill, "")
 
 

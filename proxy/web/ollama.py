@@ -14,7 +14,7 @@ from ..dialects.ollama import chat, common, generate, models
 from ..dialects.response_meta import ResponseMeta
 from ..errors import ModelNotFound, Unsupported
 from . import body
-from .fastpath import Environ, post
+from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
 from .services import Services
 from .spine import completion_view, json_route, json_view
@@ -24,13 +24,13 @@ _route = partial(json_route, blueprint, shape=common.error)
 
 
 @post(blueprint, "/api/chat")
-def chat_(services: Services, environ: Environ) -> Response:
+def chat_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     early = _early(services, "messages", message={"role": "assistant", "content": ""})
     return completion_view(services, environ, chat, "", early=early)
 
 
 @post(blueprint, "/api/generate")
-def generate_(services: Services, environ: Environ) -> Response:
+def generate_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(
         services, environ, generate, "", early=_early(services, "prompt", response="")
     )

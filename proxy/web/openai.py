@@ -18,7 +18,7 @@ from ..dialects import (
 from ..dialects.anthropic import models as claude
 from ..errors import GatewayError, ModelNotFound
 from . import body, disconnect, glm
-from .fastpath import Environ, post
+from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
 from .services import Services
 from .spine import completion_view, json_route
@@ -27,17 +27,17 @@ blueprint = Blueprint("openai", __name__)
 
 
 @post(blueprint, "/v1/chat/completions", "/chat/completions")
-def chat_completions(services: Services, environ: Environ) -> Response:
+def chat_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, openai_chat, "chatcmpl-")
 
 
 @post(blueprint, "/v1/completions")
-def completions(services: Services, environ: Environ) -> Response:
+def completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, openai_completions, "cmpl-")
 
 
 @post(blueprint, "/completions")
-def both_completions(services: Services, environ: Environ) -> Response:
+def both_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, completions_both, "cmpl-")
 
 

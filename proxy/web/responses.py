@@ -11,7 +11,7 @@ from ..dialects import responses
 from ..errors import BadRequest, InvalidParameter, NotFound
 from ..store.responses import Stored
 from . import background, body, disconnect
-from .fastpath import Environ, post
+from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
 from .responses_dialect import ResponsesDialect
 from .services import Services
@@ -23,7 +23,7 @@ MOST_LISTED = 100
 
 
 @post(blueprint, "/v1/responses", "/responses")
-def create(services: Services, environ: Environ) -> Response:
+def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     conversation = ResponsesDialect(services, environ)
     return completion_view(
         services,

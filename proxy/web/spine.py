@@ -25,7 +25,7 @@ from ..gateway import Answer, Caller
 from ..runtime.cancel import Cancel
 from . import body, disconnect
 from .body import JSON
-from .fastpath import Environ
+from .fastpath import BodyAndHeaders, Environ
 from .large import parsed
 from .observability import Record, new_id
 from .services import Services, current_services
@@ -59,7 +59,7 @@ def completion_view(
     prefix: str,
     early: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
     begin: Callable[[CompletionRequest, Cancel, Caller], EventSource] | None = None,
-) -> Response:
+) -> Response | BodyAndHeaders:
     """Answer a request in this dialect. `prefix` starts the answer's id. `early` may answer a body
     that needs no model; `begin` replaces the gateway's `answer`."""
     record = Record.of(environ)
@@ -95,7 +95,7 @@ def completion_view(
             stream = StreamBody(answer, encoder, partial(services.observer.finish, record))
             answer = None  # closed by the body from now on
             record.status, record.stream = 200, True
-            return passthrough(stream, encoder.content_type, STREAM_HEADERS)
+            return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]
         reply = dialect.reply(meta, asked, fold(answer))
         if asked.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = services.gateway.prompt_tokens(answer, cancel)
@@ -136,7 +136,10 @@ def json_view(
     try:
         record.key = key_name(services, request.environ)
         found = view(services, record)
-        return found if isinstance(found, Response) else _whole(found, record)
+        if isinstance(found, Response):
+            return found
+        parts, headers = _whole(found, record)
+        return Response(parts, 200, headers)
     except GatewayError as error:
         return refused(error, shape, record)
 
@@ -164,13 +167,10 @@ def json_route(
     return register
 
 
-def _whole(reply: Any, record: Record) -> Response:
+def _whole(reply: Any, record: Record) -> BodyAndHeaders:
     data = _encode(reply)
     record.status = 200
-    # With type and length in the headers, werkzeug has nothing left to compute, which halves the
-    # cost of a response.
-    about = [("Content-Type", JSON), ("Content-Length", str(len(data)))]
-    return Response([data], 200, about)
+    return [data], [("Content-Type", JSON), ("Content-Length", str(len(data)))]
 
 
 def passthrough(
