@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Blueprint, Response, request
 
@@ -16,6 +16,7 @@ from .services import Services
 from .spine import completion_view, json_view
 
 blueprint = Blueprint("anthropic", __name__)
+Sent = TypeVar("Sent", bound=Response | BodyAndHeaders)
 
 
 @post(blueprint, "/v1/messages")
@@ -24,7 +25,7 @@ def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
 
 
 @blueprint.post("/v1/messages/count_tokens")
-def count_tokens() -> Response | BodyAndHeaders:
+def count_tokens() -> Response:
     def view(services: Services, record: Record) -> Any:
         asked = parse(body.read_json(request.environ, services.settings.max_body), counting=True)
         with disconnect.watched(request.environ) as cancel:
@@ -33,7 +34,7 @@ def count_tokens() -> Response | BodyAndHeaders:
     return _theirs(json_view(view, anthropic.error), request.environ)
 
 
-def _theirs(sent: Response | BodyAndHeaders, environ: Environ) -> Response | BodyAndHeaders:
+def _theirs(sent: Sent, environ: Environ) -> Sent:
     """Apply Anthropic's status for "overloaded" and its name for the request id header."""
     request_id = Record.of(environ).id
     if isinstance(sent, Response):
