@@ -14,16 +14,20 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 READ_SIZE = 65536
 BEATS = 4  # of the timer in a tick: silence is noticed after 1 to 1.25 ticks
 
 
-class SocketReader(Protocol):
+class SocketReader:
     """Reads one socket, answer after answer. `tick` is in seconds."""
 
-    tick: float
+    __slots__ = ("_sock", "tick")
+
+    def __init__(self, sock: socket.socket, tick: float) -> None:
+        self._sock = sock
+        self.tick = tick
 
     def start(self) -> None:
         """Begin to read an answer."""
@@ -31,6 +35,11 @@ class SocketReader(Protocol):
     def read(self, limit: float = 0.0) -> bytes | None:
         """The data of one read, b"" at the end; None after a tick of silence, or after `limit`
         seconds if that is not 0. Raises OSError."""
+        self._sock.settimeout(limit or self.tick)
+        try:
+            return self._sock.recv(READ_SIZE)
+        except (TimeoutError, ssl.SSLWantReadError):
+            return None
 
     def stop(self) -> None:
         """Pause until the next `start`; a waiting `read` is woken."""
@@ -40,7 +49,7 @@ class SocketReader(Protocol):
 
 
 def reader(sock: socket.socket, tick: float) -> SocketReader:
-    return _InHub(sock, tick) if _is_green(sock) else _WithTimeout(sock, tick)
+    return _InHub(sock, tick) if _is_green(sock) else SocketReader(sock, tick)
 
 
 def stale(sock: socket.socket) -> bool:
@@ -64,32 +73,10 @@ def _is_green(sock: socket.socket) -> bool:
     return type(sock).__module__ == "gevent._socket3"
 
 
-class _WithTimeout:
-    def __init__(self, sock: socket.socket, tick: float) -> None:
-        self._sock = sock
-        self.tick = tick
+class _InHub(SocketReader):
+    """Under gevent. `_waiting` is the greenlet that waits in `read`, if any."""
 
-    def start(self) -> None:
-        pass
-
-    def read(self, limit: float = 0.0) -> bytes | None:
-        self._sock.settimeout(limit or self.tick)
-        try:
-            return self._sock.recv(READ_SIZE)
-        except (TimeoutError, ssl.SSLWantReadError):
-            return None
-
-    def stop(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class _InHub:
-    """`_waiting` is the greenlet that waits in `read`, if any."""
-
-    __slots__ = ("_beats", "_current", "_hub", "_io", "_recv", "_timer", "_waiting", "tick")
+    __slots__ = ("_beats", "_current", "_hub", "_io", "_recv", "_timer", "_waiting")
 
     def __init__(self, sock: Any, tick: float) -> None:
         gevent: Any = sys.modules["gevent"]

@@ -39,14 +39,13 @@ from ..prompting.work import (
 from ..prompting.work import do as do_whole
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
-from ..runtime.confinement import confine
+from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import Children, serve
 
 HERE = 20_000  # steps of a job on the event loop: ten milliseconds
 SHORT = 32 << 10  # bytes of a job that is tried there
 SECONDS = 30.0  # for a child, including the wait for one; its budget takes less
 LAST = 30.0  # for a job that validates an answer, which would otherwise be lost
-MEMORY = 1 << 30  # bytes of a child
 KEPT = 32 << 20  # bytes of cached results
 AT_ONCE = 2  # children
 TICK = 0.1  # seconds between two checks whether the client has left
@@ -229,10 +228,8 @@ def judged(request: CompletionRequest, cancel: Cancel | None = None) -> Validato
 def _begin(setup: Any) -> Callable[[Any], Any]:
     """In a child: lower its priority and limit its memory."""
     if sys.platform != "win32":
-        import resource
-
         os.nice(5)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    limit(MEMORY)
 
     def answer(question: dict[str, str]) -> Any:
         job = _decode(base64.b64decode(question["job"]))

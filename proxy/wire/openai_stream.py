@@ -46,14 +46,9 @@ class WireChoice(Struct):
     logprobs: WireLogprobs | None = None
 
 
-class WireDetails(Struct):
-    cached_tokens: int = 0
-
-
 class WireUsage(Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    prompt_tokens_details: WireDetails | None = None
 
 
 class WireVerbose(Struct):
