@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -39,7 +39,7 @@ from . import relay, vectors, vocabulary
 from .cost import check_cost
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
-from .probe import probe
+from .probe import outline, probe
 from .refusals import refusal
 from .run import LlamaRun
 from .slot_count import count_slots
@@ -69,6 +69,7 @@ TRIMMED = [
     "truncated",
     "timings",
 ]
+Gift = Literal["embeddings", "rankings"]
 SETTINGS = [*TRIMMED, "generation_settings", "prompt"]
 
 
@@ -250,19 +251,16 @@ class LlamaCpp(Driver):
         raise UpstreamFault("the backend returned invalid text")
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        return vectors.embed(self._ask, self._refusal, inputs, caps, cancel)
+        return vectors.embed(self._ask, inputs, caps, cancel)
 
     def rerank(
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
     ) -> Ranked:
-        return vectors.rerank(self._ask, self._refusal, query, documents, caps, cancel)
+        return vectors.rerank(self._ask, query, documents, caps, cancel)
 
     def slot_action(self, action: SlotAction, slot: int, file: str) -> tuple[int, int]:
         body = {"filename": file} if file else {}
-        path = f"/slots/{slot}?action={action}"
-        status, data = self._careful.ask("POST", path, body, self.timeout, short=True)
-        if status != 200:
-            raise self._refusal(status, data)
+        data = self._post(f"/slots/{slot}?action={action}", body, short=True)
         try:
             moved = lenient.decode(data, servercpp.SlotMoved)
         except lenient.WireFault:
@@ -277,23 +275,44 @@ class LlamaCpp(Driver):
         self._pool.close()
         self._careful.close()
 
-    def _ask(self, path: str, body: object, cancel: Cancel) -> tuple[int, bytes]:
-        return self._careful.ask("POST", path, body, self.timeout, cancel)
+    def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:
+        """The answer to a request that takes a slot."""
+        return self._post(path, body, cancel=cancel)
+
+    def _post(self, path: str, body: object, **options: Any) -> bytes:
+        """The answer to a request; `options` as of `ConnectionPool.ask`. Raises its refusal."""
+        status, data = self._careful.ask("POST", path, body, **options)
+        if status != 200:
+            raise self._refusal(status, data)
+        return data
 
     def _refusal(self, status: int, data: bytes) -> GatewayError:
         return refusal(status, data, secret=self._secret)
 
     def _value(self, path: str, body: object, name: str, cancel: Cancel | None = None) -> Any:
         timeout = min(self.timeout, TOKENIZE_TIMEOUT)
-        status, data = self._careful.ask(
-            "POST", path, body, timeout, cancel, patience=PATIENCE, short=True
-        )
-        if status != 200:
-            raise self._refusal(status, data)
+        data = self._post(path, body, timeout=timeout, cancel=cancel, patience=PATIENCE, short=True)
         try:
             return _read(data).get(name)
         except (lenient.WireFault, AttributeError):
             raise UpstreamFault("the backend returned invalid JSON") from None
+
+
+class EmbeddingServer(LlamaCpp):
+    """A server.cpp that is only used for `gift`: many embedding models cannot generate a token, so
+    the probe asks for a vector or a score instead."""
+
+    gift: Gift = "embeddings"
+
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        """Raises BackendDown, UpstreamFault, UpstreamTimeout, Unsupported."""
+        caps = outline(self.url, self.headers)
+        learned(caps)
+        if self.gift == "embeddings":
+            self.embed(("Hi",), caps, Cancel())
+        else:
+            self.rerank("Hi", ("Hello",), caps, Cancel())
+        return msgspec.structs.replace(caps, embeddings=True)
 
 
 def _read(data: bytes) -> Any:

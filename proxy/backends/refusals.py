@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +27,7 @@ from ..errors import (
     ContextExceeded,
     GatewayError,
     MissingRoute,
+    Unsupported,
     UpstreamFault,
     UpstreamTimeout,
 )
@@ -82,22 +84,36 @@ BY_CLASS: Mapping[int, RefusalRule] = {
 }
 
 LOAD_FAILED = "model_load_failed"
-# Messages of a llama-server in router mode about a model, with any status.
-BY_ROUTER: Sequence[tuple[str, type[GatewayError], str, str | None]] = (
+# Messages of llama-server, with any status, and the fields of their errors.
+BY_MESSAGE: Sequence[tuple[str, type[GatewayError], str, Mapping[str, Any]]] = (
+    # of a router, about a model
     (
         r"model name=.* failed to load",
         UpstreamFault,
         "the model failed to load: see its server's log for the reason",
-        LOAD_FAILED,
+        {"code": LOAD_FAILED},
     ),
     # The model was evicted between the router's check and its answer: it is loaded again.
-    (r"model name=.* is not running", BackendBusy, "the model was just unloaded", None),
+    (r"model name=.* is not running", BackendBusy, "the model was just unloaded", {}),
     (
         r"model is not loaded",
         UpstreamFault,
         "the model is not loaded, and its server does not load models on demand"
         " (--no-models-autoload)",
-        "model_not_loaded",
+        {"code": "model_not_loaded"},
+    ),
+    # about embeddings and rankings
+    (
+        r".*too large to process.*",
+        BadRequest,
+        "an input exceeds the backend's maximum embedding length",
+        {"param": "input"},
+    ),
+    (
+        r".*Pooling type 'none'.*",
+        Unsupported,
+        "start the backend with a --pooling type other than none",
+        {},
     ),
 )
 
@@ -139,9 +155,9 @@ def _refused(status: int, error: WireError, secret: str) -> GatewayError:
         return BackendBusy("the backend has no free slot", detail=words)
     if error.type == "exceed_context_size_error":
         return ContextExceeded(error.n_prompt_tokens, error.n_ctx)
-    for pattern, kind, message, code in BY_ROUTER:
+    for pattern, kind, message, fields in BY_MESSAGE:
         if re.fullmatch(pattern, error.message[: 4 * MAX_SAID], re.DOTALL):
-            return kind(message, code=code, detail=words)
+            return kind(message, detail=words, **fields)
     rule = row(status)
     message = f"{rule.message}: {words}" if rule.told and words else rule.message
     return rule.error(message, detail=f"{status} {words}")

@@ -349,7 +349,7 @@ class RoutedModel(LlamaCpp):
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> TakingTurns:
         return TakingTurns(self, partial(super().stream, task, slot, caps, cancel), cancel)
 
-    def _ask(self, path: str, body: object, cancel: Cancel) -> tuple[int, bytes]:
+    def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:
         for _ in self.turn(cancel):
             pass
         try:

@@ -8,13 +8,12 @@ leaves. Counts are cached for a bounded number of texts, by their hash.
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 
 from msgspec import Struct
 
+from ..core.kept import BoundedCache, digest
 from ..core.task import Task
 from ..errors import BadRequest, ContextExceeded
 from ..runtime.cancel import Cancel
@@ -36,7 +35,7 @@ LONGEST = 8 * pieces.SIZE  # characters that must contain a safe cut, for exact 
 LEADS = ("", "\n")
 
 
-class ShortenedPrompt(Struct, frozen=True):
+class SafeCut(Struct, frozen=True):
     """A safe cut: its position, and the text to put before the next piece."""
 
     at: int
@@ -55,13 +54,14 @@ class TokenCounter:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, int] = OrderedDict()
+        self._known: BoundedCache[int] = BoundedCache(REMEMBERED)
         self._places = threading.Semaphore(AT_ONCE)
 
     def known(self, prompt: str | tuple[int, ...]) -> int:
         """The cached token count of a prompt, 0 if there is none."""
-        return self._recall(_key(prompt)) if isinstance(prompt, str) else len(prompt)
+        if not isinstance(prompt, str):
+            return len(prompt)
+        return self._known.get(digest(prompt.encode())) or 0
 
     def count(
         self, prompt: str | tuple[int, ...], cancel: Cancel | None = None, limit: int = 0
@@ -74,14 +74,14 @@ class TokenCounter:
         limit it is exact."""
         if not isinstance(prompt, str):
             return len(prompt)
-        key = _key(prompt)
-        count = self._recall(key)
-        if not count:
+        key = digest(prompt.encode())
+        count = self._known.get(key)
+        if count is None:
             if len(prompt) > pieces.SIZE:
                 count = self._count_long(prompt, key, cancel or Cancel(), limit)
             else:
                 count = len(self._driver.tokenize(prompt, cancel=cancel)) + BOS
-            self.remember(prompt, count)
+            self._known.put(key, count, 1)
         if limit and count >= limit:
             raise ContextExceeded(count, limit)
         return count
@@ -109,30 +109,19 @@ class TokenCounter:
 
     def remember(self, prompt: str, count: int) -> None:
         """Store a count from another backend with the same tokenizer."""
-        with self._lock:
-            self._known[_key(prompt)] = count
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+        self._known.put(digest(prompt.encode()), count, 1)
 
     def clear(self) -> None:
         """Drop all counts, because the backend may have another model now."""
-        with self._lock:
-            self._known.clear()
-
-    def _recall(self, key: bytes) -> int:
-        with self._lock:
-            if key not in self._known:
-                return 0
-            self._known.move_to_end(key)
-            return self._known[key]
+        self._known = BoundedCache(REMEMBERED)
 
     def _count_long(self, text: str, key: bytes, cancel: Cancel, limit: int) -> int:
         if not limit:
             _bounded(text)
         with _Place(self._places, cancel):
-            count = self._recall(key)  # another request may have counted the same text meanwhile
-            if count:
-                return count
+            counted = self._known.get(key)
+            if counted is not None:  # by another request meanwhile
+                return counted
             count, error = BOS, 0
             for piece in self._pieces(text, False, cancel, strict=False):
                 count += len(piece.ids)
@@ -160,12 +149,12 @@ class TokenCounter:
                         f" tokenized separately: split the text"
                     )
                 following = self._cut(text, end, cancel)
-            cut = following or ShortenedPrompt(min(end, len(text)), "")
+            cut = following or SafeCut(min(end, len(text)), "")
             ids = self._behind(lead, text[start : cut.at], cancel, special and start == 0)
             yield TokenPiece(ids, following is not None or cut.at == len(text))
             start, lead = cut.at, cut.lead
 
-    def _cut(self, text: str, end: int, cancel: Cancel) -> ShortenedPrompt | None:
+    def _cut(self, text: str, end: int, cancel: Cancel) -> SafeCut | None:
         """The last safe cut in a window that ends at `end`."""
         if end >= len(text):
             return None
@@ -175,7 +164,7 @@ class TokenCounter:
             first = self._driver.tokenize(before, cancel=cancel)
             for lead in LEADS:
                 if whole == first + self._behind(lead, behind, cancel):
-                    return ShortenedPrompt(at, lead)
+                    return SafeCut(at, lead)
         return None
 
     def _behind(self, lead: str, text: str, cancel: Cancel, special: bool = False) -> list[int]:
@@ -205,10 +194,6 @@ def _bounded(text: str) -> None:
             f"the text has {len(text)} characters; at most {MOST} can be tokenized per request:"
             f" split the text"
         )
-
-
-def _key(prompt: str) -> bytes:
-    return hashlib.blake2b(prompt.encode(), digest_size=16).digest()
 
 
 def budget(

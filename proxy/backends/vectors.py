@@ -8,15 +8,15 @@ ranks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from ..core.decoding import LONGEST
 from ..core.vectors import Embedded, Ranked, is_zero
-from ..errors import BackendBusy, BadRequest, GatewayError, Unsupported, UpstreamFault
+from ..errors import BackendBusy, Unsupported, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..wire import lenient
 from .cost import check_cost
@@ -26,12 +26,8 @@ T = TypeVar("T", bound=Struct)
 VECTORS = 4 * LONGEST  # nanoseconds to decode the vectors of one call: 32 of 8192 dimensions
 
 
-class Ask(Protocol):
-    def __call__(self, path: str, body: object, cancel: Cancel) -> tuple[int, bytes]: ...
-
-
-class RefusalReader(Protocol):
-    def __call__(self, status: int, data: bytes) -> GatewayError: ...
+Ask = Callable[[str, object, Cancel], bytes]
+"""(path, body, cancel) -> the answer. Raises the backend's refusal."""
 
 
 def at_once(caps: Capabilities) -> int:
@@ -39,19 +35,17 @@ def at_once(caps: Capabilities) -> int:
     return 32 if caps.queues else 1
 
 
-def embed(
-    ask: Ask, refusal: RefusalReader, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel
-) -> Embedded:
+def embed(ask: Ask, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
     """Embed the inputs. `tokens` is 0 if the server does not report it. Raises Unsupported,
-    BadRequest, BackendBusy and the errors of `ask`."""
+    BackendBusy and the errors of `ask`."""
     if not caps.queues:
         (text,) = inputs
-        vector = _old(ask, refusal, text, cancel)
-        embedded = Embedded((vector,), 0)
+        data = ask("/embedding", {"content": text}, cancel)
+        if b"slot unavailable" in data[:100]:
+            raise BackendBusy("the backend has no free slot", detail="slot unavailable")
+        embedded = Embedded((_decode(data, _OldAnswer).embedding,), 0)
     else:
-        status, data = ask("/v1/embeddings", {"input": list(inputs)}, cancel)
-        if status != 200:
-            raise _refused(refusal, status, data)
+        data = ask("/v1/embeddings", {"input": list(inputs)}, cancel)
         answer = _decode(data, _NewAnswer)
         answer.data.sort(key=lambda item: item.index)
         if [item.index for item in answer.data] != list(range(len(inputs))):
@@ -64,45 +58,19 @@ def embed(
     return embedded
 
 
-def _old(ask: Ask, refusal: RefusalReader, text: Input, cancel: Cancel) -> list[float]:
-    status, data = ask("/embedding", {"content": text}, cancel)
-    if status != 200:
-        raise _refused(refusal, status, data)
-    if b"slot unavailable" in data[:100]:
-        raise BackendBusy("the backend has no free slot", detail="slot unavailable")
-    return _decode(data, _OldAnswer).embedding
-
-
 def rerank(
-    ask: Ask,
-    refusal: RefusalReader,
-    query: str,
-    documents: Sequence[str],
-    caps: Capabilities,
-    cancel: Cancel,
+    ask: Ask, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
 ) -> Ranked:
-    """Score the documents. Raises Unsupported, BadRequest and the errors of `ask`."""
+    """Score the documents. Raises Unsupported and the errors of `ask`."""
     if not caps.queues:
         raise Unsupported(
             f"reranking is not supported by this backend (server.cpp, {caps.dialect})"
         )
-    body = {"query": query, "documents": documents}
-    status, data = ask("/v1/rerank", body, cancel)
-    if status != 200:
-        raise _refused(refusal, status, data)
-    answer = _decode(data, _Ranking)
+    answer = _decode(ask("/v1/rerank", {"query": query, "documents": documents}, cancel), _Ranking)
     scores = {score.index: score.relevance_score for score in answer.results}
     if set(scores) != set(range(len(documents))):
         raise UpstreamFault("the backend did not return one score per document")
     return Ranked(tuple(scores[i] for i in range(len(documents))), answer.usage.prompt_tokens)
-
-
-def _refused(refusal: RefusalReader, status: int, data: bytes) -> GatewayError:
-    if b"too large to process" in data:
-        return BadRequest("an input exceeds the backend's maximum embedding length", param="input")
-    if b"Pooling type 'none'" in data:
-        return Unsupported("start the backend with a --pooling type other than none")
-    return refusal(status, data)
 
 
 def _decode(data: bytes, kind: type[T]) -> T:

@@ -9,17 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast, get_args
 
 import msgspec
 
-from ..backends.driver import Driver
+from ..backends.driver import Driver, SlotAction
 from ..backends.pools import UNNAMED, Backend
 from ..backends.run import TOKEN_TEXT
 from ..backends.token_pieces import token_pieces
 from ..core.request import CompletionRequest
 from ..core.task import Task
-from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend
+from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend, Unsupported
 from ..prompting.bounds import MAX_SIZE
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
@@ -175,6 +175,22 @@ class Gateway:
             return {}
         with ThreadPoolExecutor(min(len(asked), AT_ONCE)) as pool:
             return dict(zip(asked, pool.map(_counters, asked.values()), strict=True))
+
+    def slot_action(self, name: str, action: str, slot: int, file: str) -> tuple[int, int]:
+        """Save a slot of a backend to a file of its server, restore it from there, or erase it.
+
+        Returns the number of tokens and bytes moved. Raises BadRequest, Unsupported, NoBackend and
+        the driver's errors."""
+        if action not in get_args(SlotAction):
+            raise BadRequest(
+                f"action must be one of {', '.join(get_args(SlotAction))}", param="action"
+            )
+        backend = self.registry.backends.get(name)
+        if backend is None or not backend.up or backend.caps is None:
+            raise NoBackend("the backend is down")
+        if not backend.caps.slot_save:
+            raise Unsupported("the backend cannot save slots: start it with --slot-save-path")
+        return backend.driver.slot_action(cast(SlotAction, action), slot, file)
 
     def detokenize(self, model: str, tokens: list[int]) -> str:
         """The text of token ids. Raises BadRequest for an invalid id."""

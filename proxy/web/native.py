@@ -13,7 +13,6 @@ from flask import Blueprint, Response, request
 
 from ..dialects import fields, llamacpp_native, llamacpp_requests, openai_chat
 from ..errors import Forbidden, NoBackend, NotFound
-from ..gateway.slots import act
 from . import body, seen
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
@@ -117,7 +116,5 @@ def slot_action(services: Services, record: Record, number: int) -> Any:
     slot = next((s for s in _slots(services) if s["id"] == number), None)
     if slot is None:
         raise NotFound(f"no such slot: {number}")
-    tokens, size = act(
-        services.gateway.registry, slot["backend"], action, slot["backend_slot"], file
-    )
+    tokens, size = services.gateway.slot_action(slot["backend"], action, slot["backend_slot"], file)
     return {"id_slot": number, "filename": file, "action": action, "n": tokens, "bytes": size}
