@@ -22,8 +22,7 @@ from ..backends.chatglm.host import Process, Thread
 from ..backends.chatglm.protocol import Load
 from ..backends.chatglm.rendezvous import meeting
 from ..backends.driver import Driver
-from ..backends.embedding_server import EmbeddingServer, Gift
-from ..backends.llamacpp import LlamaCpp
+from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..config import BackendConfig, Settings, SettingsError
