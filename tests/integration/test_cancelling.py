@@ -112,13 +112,17 @@ def test_disconnect_during_a_whole_answer_frees_the_slot(served: Gateway, apart:
     assert answered_within(served, 2.0)
 
 
-def test_disconnect_while_queued_leaves_the_queue(served: Gateway) -> None:
+def test_disconnect_while_queued_leaves_the_queue(served: Gateway, one_slot: ModelServer) -> None:
     with sent(served, {**LONG, "stream": True}) as first:
         begun(first)
-        with sent(served, LONG):
-            assert until(lambda: waiting(served) == 1, 5.0)
-        assert until(lambda: waiting(served) == 0, 1.0)
-        assert in_flight(served) == 1
+        one_slot.send(signal.SIGSTOP)  # or a fast machine ends the first answer meanwhile
+        try:
+            with sent(served, LONG):
+                assert until(lambda: waiting(served) == 1, 5.0)
+            assert until(lambda: waiting(served) == 0, 1.0)
+            assert in_flight(served) == 1
+        finally:
+            one_slot.send(signal.SIGCONT)
     assert until(lambda: in_flight(served) == 0, 1.0)
 
 
