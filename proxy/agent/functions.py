@@ -59,8 +59,8 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
             return {"wrong": str(error)}
         try:
             value = function(**msgspec.structs.asdict(given))
-            return {"text": value if isinstance(value, str) else msgspec.json.encode(value)
-                    .decode()}  # fmt: skip
+            text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            return {"text": text}
         except Exception as error:  # any exception is reported to the model
             return {"wrong": f"{type(error).__name__}: {error}"[:500]}
 

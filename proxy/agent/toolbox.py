@@ -10,7 +10,8 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from ..core.request import Tool
 from ..errors import GatewayError
@@ -43,14 +44,15 @@ class Toolbox:
         }
         self._own = [own[name] for name in allowed if name in own]
         self._sources = [
-            _Source(server.name, _offers(server), clock)
+            _Source(server.name, partial(_offers, server), clock)
             for server in servers
             if server.name in allowed
         ]
         names = set(allowed) - set(own) - {server.name for server in servers}
         chosen = [name for name in functions.installed() if name in names] if names else []
         if chosen:
-            self._sources.append(_Source("functions", lambda: functions.functions(chosen), clock))
+            offers = partial(functions.functions, chosen)
+            self._sources.append(_Source("functions", offers, clock))
 
     def __bool__(self) -> bool:
         return bool(self._own or self._sources)
@@ -99,29 +101,25 @@ class _Source:
             self._children.close()
 
 
-def _offers(server: Server) -> Callable[[], tuple[list[Runs], Children]]:
-    def offers() -> tuple[list[Runs], Children]:
-        from . import mcp  # lazy: asyncio and jsonschema are needed only with MCP servers
+def _offers(server: Server) -> tuple[list[Runs], Children]:
+    from . import mcp  # lazy: asyncio and jsonschema are needed only with MCP servers
 
-        children = mcp.children(server)
-        try:
-            return mcp.tools(server, children), children
-        except GatewayError:
-            children.close()
-            raise
-
-    return offers
+    children = mcp.children(server)
+    try:
+        return mcp.tools(server, children), children
+    except GatewayError:
+        children.close()
+        raise
 
 
-class _Own:
+class _Own(NamedTuple):
     """A built-in tool, run in this process."""
 
-    def __init__(self, tool: Tool, function: Callable[[Mapping[str, Any]], str]) -> None:
-        self.tool = tool
-        self._function = function
+    tool: Tool
+    function: Callable[[Mapping[str, Any]], str]
 
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        return self._function(arguments)
+        return self.function(arguments)
 
 
 def _calculate(arguments: Mapping[str, Any]) -> str:

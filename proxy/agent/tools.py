@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -39,16 +39,15 @@ class Runs(Protocol):
         """The tool's observation. Raises ToolError, Cancelled, UpstreamTimeout, UpstreamFault."""
 
 
-class ChildTool:
+class ChildTool(NamedTuple):
     """A tool that runs in a child process."""
 
-    def __init__(self, tool: Tool, children: Children) -> None:
-        self.tool = tool
-        self._children = children
+    tool: Tool
+    children: Children
 
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
         question = {"call": self.tool.name, "arguments": arguments}
-        answer = self._children.ask(question, cancel, seconds)
+        answer = self.children.ask(question, cancel, seconds)
         if "wrong" in answer:
             raise ToolError(answer["wrong"])
         return str(answer["text"])

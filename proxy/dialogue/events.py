@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from ..core.decoding import decoded
 from ..core.events import FinishReason
-from ..core.request import Message
+from ..core.request import Message, ToolCall
 from ..core.usage import Timings, Usage
 from ..gateway import Info
 
@@ -140,3 +141,12 @@ def add(info: Info, completion: Info) -> None:
     info.continued += completion.continued
     info.usage += completion.usage
     info.warnings = tuple(dict.fromkeys((*info.warnings, *completion.warnings)))
+
+
+def arguments_of(call: ToolCall) -> dict[str, Any] | None:
+    """The arguments of a call; None if they are not a JSON object."""
+    try:
+        value = decoded(call.arguments or "{}")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -45,11 +45,8 @@ def context(citations: Sequence[Citation]) -> str:
     """The documents as text for the model."""
     parts = []
     for citation in citations:
-        head = " ".join(
-            f"{citation.title} ({citation.place})".split()
-            if citation.place
-            else citation.title.split()
-        )
+        place = f" ({citation.place})" if citation.place else ""
+        head = " ".join(f"{citation.title}{place}".split())
         parts.append(f"[{citation.number}] {head}\n{citation.text.strip()}")
     return "\n\n".join(parts)
 

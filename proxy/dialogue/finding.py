@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -191,28 +191,21 @@ def _page(result: WebResult) -> Citation:
     return Citation(number=0, title=result.title, text=result.snippet, url=result.url)
 
 
-class Searches:
+class Searches(NamedTuple):
     """A search as an agent's tool."""
 
-    def __init__(
-        self,
-        tool: Tool,
-        find: Callable[[str, Cancel], list[Citation]],
-        ledger: Ledger,
-        sources: list[Sources],
-    ) -> None:
-        self.tool = tool
-        self._find = find
-        self._ledger = ledger
-        self._sources = sources
+    tool: Tool
+    find: Callable[[str, Cancel], list[Citation]]
+    ledger: Ledger
+    sources: list[Sources]
 
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip():
             raise ToolError("query must be a search string")
-        cited, _ = self._ledger.add(self._find(query, cancel))
+        cited, _ = self.ledger.add(self.find(query, cancel))
         if cited:
-            self._sources.append(Sources(cited))
+            self.sources.append(Sources(cited))
         return context(cited) or "No results."
 
 

@@ -13,12 +13,10 @@ part of the answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any
 
 import msgspec
 
 from ..agent.tools import Runs, ToolError
-from ..core.decoding import decoded
 from ..core.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
 from ..core.request import CompletionRequest, Message, ToolCall, ToolChoice
 from ..core.usage import Timings, Usage
@@ -34,6 +32,7 @@ from .events import (
     Sources,
     Text,
     Tick,
+    arguments_of,
 )
 
 HOLD = 160
@@ -132,7 +131,9 @@ class Loop:
             tool = self._tools.get(call.name)
             if tool is None:
                 raise ToolError(f"unknown tool: {call.name}")
-            arguments = _arguments(call)
+            arguments = arguments_of(call)
+            if arguments is None:
+                raise ToolError("the arguments must be a JSON object")
 
             def work(cancel: Cancel) -> str:
                 return tool.call(arguments, cancel, seconds)
@@ -186,13 +187,3 @@ class _Round:
             return
         call = self.calls[event.index]
         self.calls[event.index] = ToolCall(call.id, call.name, call.arguments + event.arguments)
-
-
-def _arguments(call: ToolCall) -> Mapping[str, Any]:
-    try:
-        value = decoded(call.arguments or "{}")
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ToolError("the arguments must be a JSON object")
-    return value

@@ -7,6 +7,7 @@ usual.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -138,32 +139,24 @@ class Dialogues:
         return Running(turn.events(), info, cancel)
 
 
-class _Turn:
+class _Turn(NamedTuple):
     """One turn of a dialogue."""
 
-    def __init__(
-        self,
-        of: Dialogues,
-        request: DialogueRequest,
-        cancel: Cancel,
-        caller: Caller,
-        info: Info,
-    ) -> None:
-        self._of = of
-        self._gateway = of._gateway
-        self._finder = of._finder
-        self._request = request
-        self._cancel = cancel
-        self._caller = caller
-        self._info = info
+    dialogues: Dialogues
+    request: DialogueRequest
+    cancel: Cancel
+    caller: Caller
+    info: Info
 
     def events(self) -> Iterator[DialogueEvent]:
-        request = self._request
+        request = self.request
         if request.kind == "agent":
             yield from self._agent()
             return
         if request.kind == "chat":
-            messages = self._of._layouts.render(FOLDERS["chat"], request.template, request.messages)
+            messages = self.dialogues._layouts.render(
+                FOLDERS["chat"], request.template, request.messages
+            )
             completion = self._completion(messages)
         else:
             found = yield from self._found()
@@ -178,17 +171,17 @@ class _Turn:
                 case ReasoningDelta(text=text):
                     yield Reasoning(text)
                 case Finished():
-                    self._info.outcome = event.reason
+                    self.info.outcome = event.reason
                     yield DialogueDone(event.usage, event.timings, event.reason)
 
     # completions
 
     def _asked(self, completion: CompletionRequest) -> Iterator[Event | Tick]:
-        answer = self._gateway.answer(completion, self._cancel, self._caller)
-        self._info.model = answer.info.model
+        answer = self.dialogues._gateway.answer(completion, self.cancel, self.caller)
+        self.info.model = answer.info.model
         try:
             for _, batch in answer:
-                self._info.place = answer.info.place
+                self.info.place = answer.info.place
                 if not batch:
                     yield Tick()
                 for event in batch:
@@ -197,10 +190,10 @@ class _Turn:
                     yield event
         finally:
             answer.close()
-            add(self._info, answer.info)
+            add(self.info, answer.info)
 
     def _completion(self, messages: tuple[Message, ...]) -> CompletionRequest:
-        request = self._request
+        request = self.request
         return CompletionRequest(
             model=request.model,
             messages=messages,
@@ -215,37 +208,30 @@ class _Turn:
 
     def _found(self) -> Generator[Tick, None, list[list[Citation]]]:
         """The citations of each question, in order."""
-        request, finder = self._request, self._finder
+        request, finder = self.request, self.dialogues._finder
         questions = [m.content for m in request.messages if m.role == "user"]
         *before, last = questions
         knows = request.kind == "knowledge"
         bases = finder.bases(request) if knows else []
 
-        def find(cancel: Cancel) -> list[list[Citation]]:
-            found: list[list[Citation]] = []
-            for turn, question in enumerate(before):
-                if turn >= MOST_TURNS:
-                    found.append([])
-                elif knows:
-                    found.append(finder.documents(request, bases, question))
-                else:
-                    found.append(finder.pages(request, question, None))
-            now = (
-                finder.documents(request, bases, last)
-                if knows
-                else finder.pages(request, last, cancel)
-            )
-            return [*found, now]
+        def sources(question: str, cancel: Cancel | None) -> list[Citation]:
+            if knows:
+                return finder.documents(request, bases, question)
+            return finder.pages(request, question, cancel)
 
-        seconds = self._of._bounds.tool_seconds if knows else finder.searched().seconds + 2
-        return (yield from run_with_ticks(find, self._cancel, seconds, self._of._interval))
+        def find(cancel: Cancel) -> list[list[Citation]]:
+            found = [sources(question, None) for question in before[:MOST_TURNS]]
+            return [*found, *([] for _ in before[MOST_TURNS:]), sources(last, cancel)]
+
+        seconds = self.dialogues._bounds.tool_seconds if knows else finder.searched().seconds + 2
+        return (yield from run_with_ticks(find, self.cancel, seconds, self.dialogues._interval))
 
     def _fitted(
         self, found: Sequence[Sequence[Citation]]
     ) -> tuple[CompletionRequest, tuple[Citation, ...]]:
         """The completion with as many documents as fit: drops those of earlier questions first,
         then the least relevant ones."""
-        request = self._request
+        request = self.request
         *before, last = found
         none: list[list[Citation]] = [[] for _ in before]
         tries: list[list[Sequence[Citation]]] = [[*found]]
@@ -257,7 +243,7 @@ class _Turn:
             most //= 2
         for citations in tries:
             messages, cited = laid(
-                self._of._layouts,
+                self.dialogues._layouts,
                 FOLDERS[request.kind],
                 request.template,
                 request.messages,
@@ -269,34 +255,34 @@ class _Turn:
         return completion, cited
 
     def _fits(self, completion: CompletionRequest) -> bool:
-        gateway = self._gateway
+        gateway = self.dialogues._gateway
         model, _ = gateway.registry.resolve(completion.model)
         n_ctx = max((b.n_ctx for b in gateway.registry.pool(model)), default=0)
         room = min(completion.max_tokens or ROOM, ROOM)
         # A token has at least one byte, so short requests need no tokenizing.
         size = sum(len(message.content.encode()) + ROOM for message in completion.messages)
-        return size + room <= n_ctx or gateway.fits(completion, room, self._cancel)
+        return size + room <= n_ctx or gateway.fits(completion, room, self.cancel)
 
     # an agent
 
     def _agent(self) -> Iterator[DialogueEvent]:
-        of, request = self._of, self._request
+        dialogues, request = self.dialogues, self.request
         sources: list[Sources] = []
         tools = yield from run_with_ticks(
             lambda _: {
-                **of._toolbox.tools(),
-                **self._finder.tools(request, of._allowed, Ledger(), sources),
+                **dialogues._toolbox.tools(),
+                **dialogues._finder.tools(request, dialogues._allowed, Ledger(), sources),
             },
-            self._cancel,
-            of._bounds.seconds,
-            of._interval,
+            self.cancel,
+            dialogues._bounds.seconds,
+            dialogues._interval,
         )
         if request.tools is not None:
             tools = {name: tool for name, tool in tools.items() if name in request.tools}
         if not tools:
             raise Forbidden("agent tools are not configured: set --tools")
         offered = tuple(tool.tool for tool in tools.values())
-        messages = of._layouts.render(
+        messages = dialogues._layouts.render(
             FOLDERS["agent"], request.template, request.messages, tools=offered
         )
         completion = msgspec.structs.replace(
@@ -306,12 +292,12 @@ class _Turn:
             self._asked,
             tools,
             sources,
-            request.bounds or of._bounds,
-            self._cancel,
-            self._gateway.clock,
-            of._interval,
+            request.bounds or dialogues._bounds,
+            self.cancel,
+            dialogues._gateway.clock,
+            dialogues._interval,
         )
         for event in loop.run(completion):
             if isinstance(event, DialogueDone):
-                self._info.outcome = event.finish_reason
+                self.info.outcome = event.finish_reason
             yield event

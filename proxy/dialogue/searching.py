@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterator
 
 import msgspec
 
-from ..core.decoding import decoded
 from ..core.events import (
     Batch,
     Event,
@@ -29,7 +28,7 @@ from ..errors import Cancelled, GatewayError
 from ..gateway import Caller, Gateway, Info
 from ..runtime.cancel import Cancel
 from .background import run_with_ticks
-from .events import Bounds, Citation, add
+from .events import Bounds, Citation, add, arguments_of
 from .evidence import Ledger, context
 from .finding import Finder, offered
 
@@ -196,9 +195,5 @@ class SearchingAnswer:
 
 
 def _query(call: ToolCall) -> str:
-    try:
-        value = decoded(call.arguments or "{}")
-    except ValueError:
-        return ""
-    query = value.get("query") if isinstance(value, dict) else None
+    query = (arguments_of(call) or {}).get("query")
     return query.strip() if isinstance(query, str) else ""

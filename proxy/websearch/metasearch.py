@@ -60,9 +60,7 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
         try:
             library = DDGS(timeout=max(1, int(question["seconds"])))
             results = from_library(library.text(question["query"], max_results=question["count"]))
-            return {
-                "results": [msgspec.to_builtins(result) for result in results[: question["count"]]]
-            }
+            return {"results": results[: question["count"]]}
         except TimeoutException:
             return {"late": True}
         except DDGSException as error:

@@ -33,7 +33,7 @@ class PageReader:
         self, engine: str, request: EngineRequest, count: int, cancel: Cancel, seconds: float
     ) -> list[WebResult]:
         """The results of an engine. Raises UpstreamFault, UpstreamTimeout, Cancelled."""
-        question = {"engine": engine, "request": _sent(request), "count": count, "seconds": seconds}
+        question = {"engine": engine, "request": request, "count": count, "seconds": seconds}
         answer = self._ask(question, cancel, seconds)
         return msgspec.convert(answer["results"], list[WebResult])
 
@@ -77,11 +77,6 @@ class PageReader:
 KINDS = (errors.Forbidden, errors.UpstreamFault, errors.UpstreamTimeout)
 
 
-def _sent(request: EngineRequest) -> Any:
-    body = None if request.body is None else request.body.decode()
-    return {"url": request.url, "headers": dict(request.headers), "body": body}
-
-
 def _begin(setup: Any) -> Any:
     return _answered
 
@@ -95,12 +90,10 @@ def _answered(question: Any) -> Any:
 
 
 def _results(question: Any) -> Any:
-    sent = question["request"]
-    body = None if sent["body"] is None else sent["body"].encode()
-    request = EngineRequest(sent["url"], sent["headers"], body)
+    request = msgspec.convert(question["request"], EngineRequest)
     page = fetch(request, question["seconds"], open_only=False)
     results = engines.read(question["engine"], page.status, page.data)
-    return {"results": [msgspec.to_builtins(result) for result in results[: question["count"]]]}
+    return {"results": results[: question["count"]]}
 
 
 def _texts(question: Any) -> Mapping[str, Any]:

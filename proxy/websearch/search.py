@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from ..errors import BadRequest, Forbidden, Unsupported, UpstreamFault, UpstreamTimeout
@@ -20,6 +19,9 @@ SHARE = 4  # passages per page
 
 ALIASES = {"duckduckgo": "ddgs", "searx": "searxng"}
 """Names of engines in Langchain-Chatchat's clients."""
+
+Key = tuple[str, str, int, bool]
+"""Of cached results: the engine's name, the query, the number of results, and `split`."""
 
 
 class WebSearch:
@@ -43,9 +45,7 @@ class WebSearch:
         self._open_only = open_only
         self._reading = PageReader()
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str, int, bool], tuple[float, tuple[WebResult, ...]]] = (
-            OrderedDict()
-        )
+        self._kept: dict[Key, tuple[float, tuple[WebResult, ...]]] = {}
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -66,11 +66,10 @@ class WebSearch:
         Raises Forbidden (no engine is configured), Unsupported (not this one), BadRequest,
         UpstreamFault, UpstreamTimeout, Cancelled."""
         chosen = self._engine(engine)
-        query = " ".join(query.split())[:MOST_QUERY]
+        key = _key(chosen, query, count, split)
+        _, query, count, _ = key
         if not query:
             raise BadRequest("the search query is empty", param="query")
-        count = max(1, min(count, MOST))
-        key = (chosen.name, query, count, split)
         kept = self._remembered(key)
         if kept is not None:
             return kept
@@ -87,7 +86,7 @@ class WebSearch:
         with self._lock:
             self._kept[key] = self._clock(), results
             while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+                del self._kept[next(iter(self._kept))]
         return results
 
     def remembered(
@@ -95,9 +94,7 @@ class WebSearch:
     ) -> tuple[WebResult, ...]:
         """The cached results, without a search. Raises the same errors for the engine as
         `search`."""
-        query = " ".join(query.split())[:MOST_QUERY]
-        key = (self._engine(engine).name, query, max(1, min(count, MOST)), split)
-        return self._remembered(key) or ()
+        return self._remembered(_key(self._engine(engine), query, count, split)) or ()
 
     def close(self) -> None:
         self._reading.close()
@@ -119,7 +116,7 @@ class WebSearch:
             )
         return chosen
 
-    def _remembered(self, key: tuple[str, str, int, bool]) -> tuple[WebResult, ...] | None:
+    def _remembered(self, key: Key) -> tuple[WebResult, ...] | None:
         with self._lock:
             kept = self._kept.get(key)
             if kept is None or self._clock() - kept[0] > KEPT_SECONDS:
@@ -141,3 +138,7 @@ class WebSearch:
             WebResult(result.title, result.url, text or result.snippet)
             for result, text in zip(results, texts, strict=True)
         )
+
+
+def _key(engine: Engine | Metasearch, query: str, count: int, split: bool) -> Key:
+    return engine.name, " ".join(query.split())[:MOST_QUERY], max(1, min(count, MOST)), split
