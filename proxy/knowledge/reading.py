@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from ..runtime.confinement import command, environment
+from ..runtime.subprocesses import Helper
 from ..store.records import Splitting
 from .kinds import kind
 from .splitting import TextPiece
@@ -51,14 +50,7 @@ class DocumentReader:
         # Since when we wait for the child; None while it waits for us.
         self._since: float | None = time.monotonic()
         self._late = False
-        self._child = subprocess.Popen(
-            command("proxy.knowledge.extract"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment(),
-            start_new_session=True,  # keeps terminal signals such as Ctrl-C from the child
-        )
+        self._child = Helper("proxy.knowledge.extract")
         asked = {
             "kind": kind(filename),
             "end": filename.rpartition(".")[2].lower(),
@@ -68,22 +60,20 @@ class DocumentReader:
             "chunk": splitting.size,
             "overlap": splitting.overlap,
         }
-        assert self._child.stdin is not None, "it was asked for"
         # The child reads all its input before it writes, so this cannot deadlock. The pipe stays
         # open: when it closes, the child knows that the parent has died.
         with contextlib.suppress(BrokenPipeError):
-            self._child.stdin.write(json.dumps(asked).encode() + b"\n")
+            self._child.input.write(json.dumps(asked).encode() + b"\n")
             for piece in data:
                 size -= len(piece)
-                self._child.stdin.write(piece)
-            self._child.stdin.flush()
-        if size > 0 and self._child.poll() is None:
+                self._child.input.write(piece)
+            self._child.input.flush()
+        if size > 0 and self._child.alive:
             self.end()  # deleted in the meantime; the child would wait for the rest of its input
 
     def __iter__(self) -> Iterator[tuple[float, TextPiece]]:
         """Raises ReadingFailed."""
-        assert self._child.stdout is not None, "it was asked for"
-        while line := self._child.stdout.readline(LONGEST):
+        while line := self._child.output.readline(LONGEST):
             self._since = None
             try:
                 message = json.loads(line)
@@ -112,13 +102,7 @@ class DocumentReader:
             self.end()
 
     def end(self) -> None:
-        with contextlib.suppress(OSError):
-            self._child.kill()
+        self._child.kill()
 
     def close(self) -> None:
-        self.end()
-        self._child.wait()
-        for pipe in (self._child.stdin, self._child.stdout):
-            assert pipe is not None, "it was asked for"
-            with contextlib.suppress(OSError):
-                pipe.close()
+        self._child.close()

@@ -1,4 +1,4 @@
-"""Helpers in child processes, with questions and answers as lines of JSON.
+"""Starts and ends helper processes; most answer questions, as lines of JSON.
 
 Foreign code (an operator's function, an MCP client, a search library with a network stack of its
 own) runs there: it cannot block the gateway's loop, and it can be ended in the middle of its work,
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import msgspec
@@ -36,50 +36,81 @@ UNREAD = 2  # unexpected answers after which a child is no longer read
 TICK = 0.1  # seconds between two checks for a cancellation while waiting for a free child
 
 
-class Child:
-    """A running helper: `python -P -m module`, which gets `setup` first. `whole`: it inherits the
-    environment without our settings."""
+def start(
+    module: str, *args: str, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a helper: `python -P -m module args`, with `options` of Popen. It has a session of its
+    own: no terminal signal reaches it, and all of it can be killed. Raises OSError."""
+    env = environment() if env is None else env
+    return subprocess.Popen([*command(module), *args], env=env, start_new_session=True, **options)
+
+
+class Helper:
+    """A helper with a pipe to its standard input and one from its output; errors are dropped."""
+
+    def __init__(self, module: str, env: Mapping[str, str] | None = None) -> None:
+        pipe = subprocess.PIPE
+        self._process = start(module, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.input, self.output = self._process.stdin, self._process.stdout
+        self.pid = self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError):
+            self._process.kill()
+
+    def wait(self) -> int:
+        """Wait for its end. Returns the exit code."""
+        return self._process.wait()
+
+    def close(self, patience: float = 0.0) -> None:
+        """End it, by force after so many seconds, and close its pipes."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
+        with contextlib.suppress(OSError):
+            if sys.platform == "win32":
+                self._process.kill()
+            else:
+                os.killpg(self.pid, signal.SIGKILL)  # the helper and its own children
+        self._process.wait()
+        for pipe in (self.input, self.output):
+            with contextlib.suppress(OSError, ValueError):
+                pipe.close()
+
+
+class Child(Helper):
+    """A helper that answers questions, and gets `setup` first. `whole`: it inherits the environment
+    without our settings."""
 
     def __init__(self, module: str, setup: Any, *, whole: bool = False) -> None:
-        self._process = subprocess.Popen(
-            command(module),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment(whole=whole),
-            # A session of its own: no terminal signal reaches it, and all of it can be killed.
-            start_new_session=True,
-        )
-        self.pid = self._process.pid
+        super().__init__(module, environment(whole=whole))
         self.answers: queue.Queue[bytes | None] = queue.Queue()
         threading.Thread(target=self._read, name="child", daemon=True).start()
         self.tell(setup)
 
     def tell(self, value: Any) -> None:
         """Send a value. Raises UpstreamFault if the child has ended."""
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(msgspec.json.encode(value) + b"\n")
-            self._process.stdin.flush()
+            self.input.write(msgspec.json.encode(value) + b"\n")
+            self.input.flush()
         except (OSError, ValueError):
             raise UpstreamFault("the child process exited") from None
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
 
     def end(self) -> None:
         """Begin to end the child, which takes at most PATIENCE. Does not block."""
         with contextlib.suppress(OSError):
             self._process.terminate()
         self.answers.put(None)
-        threading.Thread(target=self._bury, name="child", daemon=True).start()
+        threading.Thread(target=self.close, args=(PATIENCE,), name="child", daemon=True).start()
 
     def _read(self) -> None:
-        out = self._process.stdout
-        assert out is not None
         try:
-            while line := out.readline(LONGEST):
+            while line := self.output.readline(LONGEST):
                 if not line.endswith(b"\n") or self.answers.qsize() >= UNREAD:
                     break
                 self.answers.put(line)
@@ -87,20 +118,6 @@ class Child:
             pass  # it was ended
         finally:
             self.answers.put(None)
-
-    def _bury(self) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(PATIENCE)
-        with contextlib.suppress(OSError):
-            if sys.platform == "win32":
-                self._process.kill()
-            else:
-                os.killpg(self.pid, signal.SIGKILL)  # the child and its own children
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError, ValueError):
-                assert pipe is not None
-                pipe.close()
 
 
 class Children:

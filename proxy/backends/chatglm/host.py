@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...runtime.confinement import command, environment
+from ...runtime.confinement import environment
+from ...runtime.subprocesses import start
 from . import rendezvous
 from .engine import serve
 from .protocol import Load
@@ -89,16 +90,14 @@ class Process:
             listener.bind(str(address))
             listener.listen()
             self._join(folder)
-            child = [*command("proxy.backends.chatglm.child"), str(listener.fileno()), str(theirs)]
-            child += [load.path, str(load.n_ctx), str(load.idle)]
+            args = [str(listener.fileno()), str(theirs), load.path, str(load.n_ctx), str(load.idle)]
             try:
-                self._process = subprocess.Popen(
-                    child,
+                self._process = start(
+                    "proxy.backends.chatglm.child",
+                    *args,
+                    env=_environment(threads),
                     stdin=subprocess.DEVNULL,
                     pass_fds=(listener.fileno(), theirs, lock),
-                    env=_environment(threads),
-                    # A session of its own: signals of the terminal are for the gateway.
-                    start_new_session=True,
                 )
             except OSError:
                 self._disconnect()

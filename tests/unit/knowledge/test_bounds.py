@@ -24,6 +24,7 @@ from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.ingest import Ingester
 from proxy.knowledge.reading import DocumentReader, ReadingFailed, ReadingLimits
 from proxy.knowledge.service import LARGEST, LONGEST, SMALLEST, Knowledge
+from proxy.runtime import subprocesses
 from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Splitting
@@ -155,7 +156,7 @@ def test_reader_output_is_bounded(
     program += "print('{\"over\": true}', flush=True); time.sleep(60)"
     (tmp_path / "said").write_text(json.dumps(said))
     program = program.replace("sys.argv[1]", f"open({str(tmp_path / 'said')!r}).read()")
-    monkeypatch.setattr(reading, "command", lambda module: [sys.executable, "-c", program])
+    monkeypatch.setattr(subprocesses, "command", lambda module: [sys.executable, "-c", program])
     read = DocumentReader("a.txt", 1, [b"x"], Splitting(40, 0), ReadingLimits())
     try:
         if fails:
