@@ -79,8 +79,7 @@ class FileStore:
             blobs.put(db, CONTENTS, file.file_id, data)
 
     def get(self, owner: str, file_id: str) -> StoredFile | None:
-        files = self._all(StoredFile, FILES, FILES.c.owner == owner, FILES.c.file_id == file_id)
-        return files[0] if files else None
+        return self._one(StoredFile, FILES, FILES.c.owner == owner, FILES.c.file_id == file_id)
 
     def all(self, owner: str) -> list[StoredFile]:
         """Return all files, oldest first."""
@@ -103,8 +102,7 @@ class FileStore:
 
     def kept(self, owner: str, base_id: str) -> StoredVectorStore | None:
         where = (KEPT.c.owner == owner, KEPT.c.base_id == base_id)
-        stores = self._all(StoredVectorStore, KEPT, *where)
-        return stores[0] if stores else None
+        return self._one(StoredVectorStore, KEPT, *where)
 
     def attach(self, owner: str, attached: Attached) -> None:
         self._replace(ATTACHED, owner, attached)
@@ -130,8 +128,11 @@ class FileStore:
 
     def batch(self, owner: str, batch_id: str) -> Batch | None:
         where = (BATCHES.c.owner == owner, BATCHES.c.batch_id == batch_id)
-        batches = self._all(Batch, BATCHES, *where)
-        return batches[0] if batches else None
+        return self._one(Batch, BATCHES, *where)
+
+    def _one(self, kind: type[S], table: Table, *where: ColumnElement[bool]) -> S | None:
+        row = self._db.first(select(table).where(*where))
+        return None if row is None else record(kind, row)
 
     def _all(self, kind: type[S], table: Table, *where: ColumnElement[bool]) -> list[S]:
         query = select(table).where(*where)

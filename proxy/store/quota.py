@@ -51,23 +51,18 @@ class Quota(Struct, frozen=True):
         """Raises QuotaExceeded."""
         if not (self.files or self.documents or self.bytes):
             return
-        size = func.coalesce(func.sum(FILES.c.size), 0)
-        files = db.execute(select(func.count(), size).where(FILES.c.owner == owner)).one()
-        size = func.coalesce(func.sum(DOCUMENT.c.size), 0)
-        documents = db.execute(select(func.count(), size).where(DOCUMENT.c.owner == owner)).one()
-        size = func.coalesce(func.sum(CONVERSATION.c.size), 0)
-        asked = db.execute(select(size).where(CONVERSATION.c.owner == owner)).scalar_one()
-        held = (
-            (files[0], self.files, "files", "--quota-files"),
-            (documents[0], self.documents, "documents", "--quota-documents"),
-            (
-                files[1] + documents[1] + asked,
-                self.bytes,
-                "bytes of files, documents and conversations",
-                "--quota-bytes",
-            ),
-        )
-        for count, most, what, setting in held:
+        counts, sizes = [], []
+        for table in (FILES, DOCUMENT, CONVERSATION):
+            held = select(func.count(), func.coalesce(func.sum(table.c.size), 0))
+            count, size = db.execute(held.where(table.c.owner == owner)).one()
+            counts.append(count)
+            sizes.append(size)
+        everything = "bytes of files, documents and conversations"
+        for count, most, what, setting in (
+            (counts[0], self.files, "files", "--quota-files"),
+            (counts[1], self.documents, "documents", "--quota-documents"),
+            (sum(sizes), self.bytes, everything, "--quota-bytes"),
+        ):
             if most and count > most:
                 raise QuotaExceeded(
                     f"an API key may store at most {most} {what}: delete some, or ask for a"
