@@ -95,6 +95,12 @@ class _Reader:
         at = self.at + ahead
         return self.text[at] if at < len(self.text) else ""
 
+    def take(self, mark: str) -> bool:
+        if not self.text.startswith(mark, self.at):
+            return False
+        self.at += len(mark)
+        return True
+
     def grammar(self) -> Grammar:
         if len(self.text) > MAX_TEXT:
             self.fail(f"longer than {MAX_TEXT} characters", 0)
@@ -134,9 +140,8 @@ class _Reader:
         self.names.add(name)
         self.places.rules[name] = start
         self.space(newlines=False)
-        if not self.text.startswith("::=", self.at):
+        if not self.take("::="):
             self.fail(f"expected '::=' after {name!r}, found {self.found()}")
-        self.at += 3
         self.space(newlines=True)
         rules[name] = self.alternatives(nested=False)
         if self.peek() and self.peek() not in "\r\n":
@@ -145,8 +150,7 @@ class _Reader:
 
     def alternatives(self, nested: bool) -> Alternatives:
         found = [self.sequence(nested)]
-        while self.peek() == "|":
-            self.at += 1
+        while self.take("|"):
             self.space(newlines=True)
             found.append(self.sequence(nested))
         return tuple(found)
@@ -186,8 +190,7 @@ class _Reader:
                     symbols = len(self.names) + self.made
                     last = self.group()
                     weight = max(1, len(self.names) + self.made - symbols)
-                elif char == "." and self.limits.any_char:
-                    self.at += 1
+                elif self.limits.any_char and self.take("."):
                     last = AnyChar()
                 elif char in "<!":
                     self.fail("token elements are not supported")
@@ -208,11 +211,10 @@ class _Reader:
         self.made += 1
         self.space(newlines=True)
         inside = self.alternatives(nested=True)
-        if self.peek() != ")":
+        if not self.take(")"):
             opened = self.places.error(start, "")
             where = f"line {opened.line}, column {opened.column}"
             self.fail(f"expected ')' to close the '(' at {where}, found {self.found()}")
-        self.at += 1
         self.depth -= 1
         return Group(inside)
 
@@ -220,23 +222,20 @@ class _Reader:
         start = self.at
         self.at += 1
         chars: list[str] = []
-        while self.peek() != '"':
+        while not self.take('"'):
             offset = self.at
             code = self.char("string", start)
             if code == 0 or 0xD800 <= code <= 0xDFFF:
                 self.fail(f"U+{code:04X} can never be generated", offset)
             chars.append(chr(code))
-        self.at += 1
         return Literal("".join(chars)) if chars else None
 
     def char_class(self) -> CharClass:
         start = self.at
         self.at += 1
-        negated = self.peek() == "^"
-        if negated:
-            self.at += 1
+        negated = self.take("^")
         ranges: list[tuple[int, int]] = []
-        while self.peek() != "]":
+        while not self.take("]"):
             offset = self.at
             low = high = self.char("character class", start)
             if self.peek() == "-" and self.peek(1) != "]":
@@ -245,7 +244,6 @@ class _Reader:
             if high < low:
                 self.fail("range in reverse order", offset)
             ranges.append((low, high))
-        self.at += 1
         found = CharClass(tuple(ranges), negated)
         if not ranges:
             self.fail("empty character class", start)
@@ -285,14 +283,12 @@ class _Reader:
         low = self.number()
         self.space(nested)
         high: int | None = low
-        if self.peek() == ",":
-            self.at += 1
+        if self.take(","):
             self.space(nested)
             high = self.number() if self.peek().isdigit() else None
             self.space(nested)
-        if self.peek() != "}":
+        if not self.take("}"):
             self.fail(f"expected '}}', found {self.found()}")
-        self.at += 1
         return low, high
 
     def number(self) -> int:

@@ -15,6 +15,7 @@ passes no state of ours to filters and operators.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any, TypeGuard, cast
 
@@ -27,7 +28,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from . import filters
 from .bounds import (
     COLLECTIONS,
     bounded_range,
@@ -67,6 +67,37 @@ _NODES = 32
 _WIDENING = frozenset({"batch", "center", "indent", "slice", "tojson", "truncate", "wordwrap"})
 _CALL = 8
 """Steps for a call: a macro costs about ten times as much as a loop iteration."""
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON, as in Hugging Face's templates. Jinja's own filter escapes <, >, & and ' for
+    HTML."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _pyliteral(value: Any) -> str:
+    """A JSON value as Python source, for families that write tool calls in Python (ChatGLM3)."""
+    if not isinstance(value, str | int | float | bool | list | dict | None):
+        raise TypeError("pyliteral accepts plain JSON values only")
+    return repr(value)
+
+
+def _format(template: str, *args: Any, **kwargs: Any) -> str:
+    """Jinja's ``format`` filter, with widths limited."""
+    modest_format(template)
+    return str(template) % (kwargs or args)
 
 
 def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -276,9 +307,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             cache_size=0,
             finalize=weighed,
         )
-        self.filters["tojson"] = filters.tojson
-        self.filters["pyliteral"] = filters.pyliteral
-        self.filters["format"] = filters.format
+        self.filters["tojson"] = _tojson
+        self.filters["pyliteral"] = _pyliteral
+        self.filters["format"] = _format
         for name, function in list(self.filters.items()):
             self.filters[name] = _guarded(name, function)
         for name in _COMPARISONS:

@@ -35,14 +35,8 @@ SOME = 32  # rendered pieces between two checks of the size
 
 
 class ChatTemplate:
-    """A compiled template, made by :func:`compile`. Thread-safe."""
-
-    __slots__ = ("_tells_time", "_template", "family", "name", "takes_tools")
-
-    name: str
-    family: Family
-    takes_tools: bool
-    """Whether the template uses ``tools``; otherwise tools must be described in the messages."""
+    """A compiled template, made by :func:`compile`. Thread-safe. If it does not use ``tools``, they
+    must be described in the messages."""
 
     def __init__(
         self, template: jinja2.Template, name: str, family: Family, reads: Set[str]
