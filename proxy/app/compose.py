@@ -17,10 +17,9 @@ from .. import __version__
 from ..agent import Server, Toolbox, functions
 from ..agent.toolbox import OWN
 from ..backends.chatglm.driver import ChatGLM
-from ..backends.chatglm.embedded import bundled_instead, listens, missing
-from ..backends.chatglm.host import Process, Thread
+from ..backends.chatglm.host import Process, Thread, meeting
+from ..backends.chatglm.models import bundled_instead, listens, missing
 from ..backends.chatglm.protocol import Load
-from ..backends.chatglm.rendezvous import meeting
 from ..backends.driver import Driver
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.pools import Backend

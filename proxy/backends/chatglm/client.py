@@ -15,7 +15,17 @@ import threading
 import msgspec
 
 from . import protocol
-from .protocol import Answer, Broken, ByeMessage, CancelMessage, Order, ReadingMessage, Ready
+from .protocol import (
+    Answer,
+    Broken,
+    ByeMessage,
+    CancelMessage,
+    Decode,
+    Encode,
+    Generate,
+    ReadingMessage,
+    Ready,
+)
 
 CHUNK = 1 << 16
 
@@ -63,8 +73,8 @@ class Link:
         self._writer = threading.Thread(target=self._write, name="chatglm-write", daemon=True)
         self._writer.start()
 
-    def call(self) -> PendingCall:
-        """A new call, whose number goes into an order."""
+    def call(self, order: Generate | Encode | Decode) -> PendingCall:
+        """Send an order, with a number of its own."""
         call = PendingCall(self, next(self._numbers))
         with self._lock:
             gone = self._gone
@@ -72,16 +82,14 @@ class Link:
                 self._calls[call.id] = call
         if gone:
             call.put(None)
+        self._out.put(protocol.pack(msgspec.structs.replace(order, id=call.id)))
         return call
-
-    def send(self, order: Order) -> None:
-        self._out.put(protocol.pack(order))
 
     def forget(self, call: PendingCall, cancel: bool) -> None:
         with self._lock:
             known = self._calls.pop(call.id, None)
         if known is not None and cancel and not self._gone:
-            self.send(CancelMessage(call.id))
+            self._out.put(protocol.pack(CancelMessage(call.id)))
 
     def read(self) -> list[ReadingMessage | Ready | Broken | ByeMessage] | None:
         """Wait for the engine's reports about itself; answers go to their calls. None: the engine

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from ...core.events import Batch, Finished, Started
 from ...core.task import Task
@@ -27,7 +29,7 @@ from ...prompting.prompt import begun
 from ...runtime.cancel import Cancel
 from ..driver import Capabilities, Driver, Learned, ignore
 from .client import Link, PendingCall
-from .model_file import ModelFile, look
+from .models import ModelFile, look
 from .parameters import LACKS, check, sampling
 from .prompt import WITH_TOOLS, opening, prompt
 from .protocol import (
@@ -107,21 +109,12 @@ class ChatGLM(Driver):
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ChatGlmRun:
         file = look(self._path)
         check(task, file.family, self._lenient)
-        chosen = sampling(task, self._lenient)
-        made = prompt(task, file.family)
-
-        def order(number: int) -> Generate:
-            return Generate(
-                id=number,
-                prompt=made,
-                max_tokens=task.max_tokens,
-                temperature=chosen.temperature,
-                top_p=chosen.top_p,
-                top_k=chosen.top_k,
-                repeat_penalty=chosen.repeat_penalty,
-                marks=bool(callable_tools(task.request)) and file.family in WITH_TOOLS,
-            )
-
+        order = Generate(
+            prompt=prompt(task, file.family),
+            max_tokens=task.max_tokens,
+            marks=bool(callable_tools(task.request)) and file.family in WITH_TOOLS,
+            **msgspec.structs.asdict(sampling(task, self._lenient)),
+        )
         return ChatGlmRun(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
 
     def prompt_ids(self, task: Task) -> list[int]:
@@ -132,7 +125,7 @@ class ChatGLM(Driver):
         return self._encoded(PromptMessage(text=text), plain=not special)
 
     def detokenize(self, tokens: list[int]) -> str:
-        answer = self._ask(lambda number: Decode(number, tuple(tokens)))
+        answer = self._ask(Decode(0, tuple(tokens)))
         if isinstance(answer, Decoded):
             return answer.text
         raise _fault(answer)
@@ -141,21 +134,20 @@ class ChatGLM(Driver):
         self._supervisor.close()
 
     def _encoded(self, made: PromptMessage, plain: bool) -> list[int]:
-        answer = self._ask(lambda number: Encode(number, made, plain))
+        answer = self._ask(Encode(0, made, plain))
         if isinstance(answer, Encoded):
             return list(answer.ids)
         raise _fault(answer)
 
-    def _ask(self, order: Callable[[int], Encode | Decode]) -> Answer | None:
+    def _ask(self, order: Encode | Decode) -> Answer | None:
         """The answer to a small order. It may have to wait until a prompt is evaluated."""
         until = time.monotonic() + self._timeout
         while True:
             link = self._supervisor.link(until - time.monotonic())
             if link is None or time.monotonic() >= until:
                 raise UpstreamTimeout("the model is not loaded yet")
-            call = link.call()
+            call = link.call(order)
             try:
-                link.send(order(call.id))
                 answers = call.receive(until - time.monotonic())
             finally:
                 call.close(cancel=False)
@@ -171,7 +163,7 @@ class ChatGlmRun:
     def __init__(
         self,
         supervisor: Supervisor,
-        order: Callable[[int], Generate],
+        order: Generate,
         task: Task,
         file: ModelFile,
         timeout: float,
@@ -217,9 +209,8 @@ class ChatGlmRun:
 
     def _answers(self, link: Link) -> Iterator[Batch]:
         """Yield batches until the end, or until the engine was unloaded before it began."""
-        call = self._call = link.call()
+        call = self._call = link.call(self._order)
         self._cancel.add(self._wake)
-        link.send(self._order(call.id))
         silence = 0.0
         while not self._over:
             answers = call.receive(self._tick)

@@ -1,19 +1,26 @@
 """Runs the engine in a child process, or in a thread of this process. Both use a socket.
 
 A process is the rule: the library holds Python's global lock, crashes on a bad file, and only
-releases its memory by ending. All connected workers share it: in a folder known to several workers
-(see `rendezvous`), the first one starts it, the others find it there, and it ends with the last of
-them. A thread is for debugging, and for Windows: while it works, nothing else in this process runs.
+releases its memory by ending. A thread is for debugging, and for Windows: while it works, nothing
+else in this process runs.
+
+Workers share an engine in a folder that only this user can enter. The worker that can lock the
+folder may start an engine there; the engine inherits the lock and holds it as long as it lives. So
+nothing that a dead engine left behind has to be trusted.
+
+    socket   where it listens          alive   a pipe that all its users hold open for writing
 """
 
 from __future__ import annotations
 
 import _thread
 import contextlib
+import hashlib
 import os
 import selectors
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,7 +30,6 @@ from typing import Any, Protocol
 
 from ...runtime.confinement import environment
 from ...runtime.subprocesses import start
-from . import rendezvous
 from .engine import serve
 from .protocol import Load
 from .server_socket import Peers
@@ -32,6 +38,32 @@ PATIENCE = 2.0  # seconds a disconnected engine gets to end by itself
 JOINING = 20.0  # seconds for another worker's engine to start listening, or for a dead one's to go
 SOON = 0.2  # seconds for an engine that has already ended by itself
 RETRY = 0.05  # seconds between two attempts to start or join
+
+
+def meeting(*values: object) -> Path:
+    """The folder of all workers that agree in these values. Raises OSError, also if another user
+    could interfere with it."""
+    base = Path(tempfile.gettempdir(), f"slotproxy-{os.getuid()}")
+    base.mkdir(mode=0o700, exist_ok=True)
+    info = base.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise PermissionError(f"{base} must be a directory that only this user can access")
+    folder = base / hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Lock the folder. Returns a file descriptor; None while another process holds the lock."""
+    import fcntl  # not on Windows
+
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(number)
+        return None
+    return number
 
 
 class Host(Protocol):
@@ -66,7 +98,7 @@ class Process:
         end = time.monotonic() + JOINING
         while True:
             try:
-                if (lock := rendezvous.lock(folder)) is not None:
+                if (lock := lock_folder(folder)) is not None:
                     self._start(folder, lock, load, threads)
                 else:
                     self._join(folder)

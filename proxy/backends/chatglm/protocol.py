@@ -1,7 +1,7 @@
 """The protocol between the HTTP side and the engine: msgpack frames over a socket.
 
 A frame is its length (four bytes, big-endian) and that many bytes of msgpack. One engine runs one
-generation at a time; `id` is the call of a connection that an answer belongs to.
+generation at a time; `id` is the call of a connection that an answer belongs to, set as it is sent.
 
     client: (Generate | Encode | Decode | Cancel)*, once the engine is ready
     engine: Reading* (Ready | Broken), finally Bye if it ends by itself; for each
@@ -57,7 +57,7 @@ class Generate(Struct, frozen=True, tag="generate", kw_only=True):
     """Generate an answer of at most `max_tokens`, None for the rest of the context. `temperature` 0
     is greedy. `marks`: return the token that begins an assistant's turn as text."""
 
-    id: int
+    id: int = 0
     prompt: PromptMessage
     max_tokens: int | None
     temperature: float

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm import protocol, rendezvous
-from proxy.backends.chatglm.host import Process
+from proxy.backends.chatglm import protocol
+from proxy.backends.chatglm.host import Process, lock_folder, meeting
 from proxy.backends.chatglm.protocol import Broken, Load
 from tests.fakes import gone
 
@@ -29,7 +29,7 @@ PATIENCE = 20.0
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a short path, as names of sockets are limited."""
-    found = rendezvous.meeting("tests", os.getpid())
+    found = meeting("tests", os.getpid())
     yield found
     for one in found.iterdir():
         one.unlink()
@@ -104,7 +104,7 @@ def test_second_host_joins_the_child_and_outlives_the_first(
     pid = process.pid
     assert first.end() == "left to others"
     assert not gone(pid)
-    assert rendezvous.lock(folder) is None
+    assert lock_folder(folder) is None
     assert second.end() == "another worker's child"
     until(lambda: gone(pid))
 
@@ -130,7 +130,7 @@ def test_host_arriving_while_a_child_ends_starts_the_next(
     first = hosts(LOAD, 1, folder)
     with contextlib.suppress(ConnectionResetError):
         assert first.sock.recv(1) == b""
-    assert rendezvous.lock(folder) is None, "it has not ended yet"
+    assert lock_folder(folder) is None, "it has not ended yet"
     second = hosts(LOAD, 1, folder)
     assert second.started
     assert first.end() == "exit code 0"
@@ -168,14 +168,14 @@ def test_killed_child_is_reported_with_its_signal(
 
 def test_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    assert rendezvous.meeting("a") == rendezvous.meeting("a") != rendezvous.meeting("b")
-    base = rendezvous.meeting("a").parent
+    assert meeting("a") == meeting("a") != meeting("b")
+    base = meeting("a").parent
     assert base.stat().st_mode & 0o777 == 0o700
     base.chmod(0o755)
     with pytest.raises(PermissionError, match="only this user can access"):
-        rendezvous.meeting("a")
+        meeting("a")
     base.chmod(0o700)
     base.rename(tmp_path / "moved")
     base.symlink_to(tmp_path / "moved")
     with pytest.raises(PermissionError):
-        rendezvous.meeting("a")
+        meeting("a")
