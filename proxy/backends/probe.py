@@ -6,8 +6,8 @@ requests. The field names for the slot (slot_id, id_slot) and the end (stopped_e
 read from a real chunk: a token must come within the deadline, since a hung server still answers
 every GET.
 
-Each document is asked for on a connection of its own: an old server has eight threads, and an idle
-keep-alive connection holds one of them.
+The requests are rare, so they use `requests` (see `questions`) with a connection each: an old
+server has eight threads, and an idle keep-alive connection holds one of them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import msgspec
 from ..core.decoding import decoded
 from ..core.sampling import LATER
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
-from ..runtime.blocking import run_in_native_thread
+from ..runtime.blocking import NativeThreads, run_in_native_thread
 from ..wire import sse
 from ..wire.router import as_dict, room
+from . import questions
 from .driver import Capabilities, Learned, ignore
 from .http import ConnectionPool
 
@@ -32,8 +33,8 @@ Answer = dict[str, Any]
 PROMPT = "Hi"
 KEPT = " ".join(str(n * n) for n in range(2, 26))
 GET_TIMEOUT = 5.0  # seconds for a whole answer
-MAX_ANSWER = 4 << 20  # bytes of a document
 ROUTER = "router"  # the dialect of a llama-server that manages several models
+_threads = NativeThreads(4)
 
 
 def probe(
@@ -117,38 +118,20 @@ def of_props(props: Answer) -> dict[str, Any]:
 
 
 def _questions(url: str, headers: Mapping[str, str]) -> tuple[int, Answer, Answer, Answer]:
-    """The status of /health and the documents at /props, /v1/models and /model.json."""
-    fixed = {"Connection": "close", "Accept-Encoding": "identity", **headers}
-    pool = ConnectionPool(url, timeout=GET_TIMEOUT, idle=0, headers=fixed)
-    status, props = document(pool, "/props")
-    if status == 503:
-        raise BackendDown("the backend is loading its model")
-    health, _ = document(pool, "/health")
-    _, models = document(pool, "/v1/models")
-    _, first = document(pool, "/model.json")
+    """The status of /health and the documents at /props, /v1/models and /model.json. Runs in a
+    native thread, because it may parse megabytes of JSON."""
+    return run_in_native_thread(lambda: _asked(url, headers), _threads)
+
+
+def _asked(url: str, headers: Mapping[str, str]) -> tuple[int, Answer, Answer, Answer]:
+    with questions.ProbeSession(headers) as session:
+        status, props = _get(session, url + "/props")
+        if status == 503:
+            raise BackendDown("the backend is loading its model")
+        health, _ = _get(session, url + "/health")
+        _, models = _get(session, url + "/v1/models")
+        _, first = _get(session, url + "/model.json")
     return health, props, models, first
-
-
-def document(pool: ConnectionPool, path: str, seconds: float = GET_TIMEOUT) -> tuple[int, Answer]:
-    """The status and JSON object of an answer; (0, {}) if it is invalid, too large or not complete
-    within `seconds`. Raises BackendDown."""
-    end, data = time.monotonic() + seconds, bytearray()
-    try:
-        exchange = pool.send("GET", path, tick=min(seconds, 1.0))
-        try:
-            while (part := exchange.read()) != b"":
-                data += part or b""
-                if len(data) > MAX_ANSWER or time.monotonic() > end:
-                    return 0, {}
-        finally:
-            exchange.close()
-    except BackendDown:
-        raise
-    except GatewayError:
-        return 0, {}
-    if exchange.status != 200:
-        return exchange.status, {}
-    return 200, run_in_native_thread(lambda: as_dict(_json(bytes(data))))  # it may be large
 
 
 def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
@@ -236,6 +219,12 @@ def _busy(status: int, data: bytes) -> dict[str, Any]:
     if not busy:
         raise UpstreamFault("the backend returned no token", detail=f"{status} {data[:100]!r}")
     return {}
+
+
+def _get(session: questions.ProbeSession, url: str) -> tuple[int, Answer]:
+    """The status and JSON object of an answer, (0, {}) if there is none in time."""
+    status, data = session.get(url, GET_TIMEOUT)
+    return status, as_dict(_json(data)) if status == 200 else {}
 
 
 def _json(data: bytes) -> Any:

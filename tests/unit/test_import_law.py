@@ -77,6 +77,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "flask": ("web", "app"),
     "werkzeug": ("web", "app"),
     "httptools": ("backends/http.py", "server/reader.py", "websearch/fetch.py"),
+    "requests": ("backends/questions.py",),
     "redis": ("scheduling/shared/log.py",),
     "chatglm_cpp": ("backends",),
     "prometheus_client": ("web", "app"),

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+import requests
+import responses
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.http import ConnectionPool
@@ -37,13 +39,17 @@ REFUSED = head(4, "501 Not Implemented") + b"none"
 
 def found(answers: dict[str, tuple[int, Any]], completion: Step, *more: Step) -> Capabilities:
     """Probes a server that gives `answers` to GET (others are 404), `completion` to the request for
-    a token, and `more` to later POSTs. Each comes on a connection of its own."""
-    steps: list[Step] = []
-    for path in ("/props", "/health", "/v1/models", "/model.json"):
-        status, value = answers.get(path, (404, "File Not Found"))
-        text = json.dumps(value).encode()
-        steps.append(head(len(text), f"{status} as scripted") + text)
-    with RawServer(*[[step] for step in (*steps, completion, *more)]) as server:
+    a token, and `more` to later POSTs."""
+    scripts = [[step] for step in (completion, *more)]
+    with RawServer(*scripts) as server, responses.RequestsMock() as mock:
+        mock.assert_all_requests_are_fired = False
+        for path in ("/props", "/health", "/v1/models", "/model.json"):
+            status, value = answers.get(path, (404, "File Not Found"))
+            if isinstance(value, Exception):
+                mock.get(server.url + path, body=value)
+            else:
+                text = value if isinstance(value, str) else json.dumps(value)
+                mock.get(server.url + path, body=text, status=status)
         pool = ConnectionPool(server.url, timeout=2, idle=0)
         try:
             return probe(server.url, {}, pool, 0.3)
@@ -137,8 +143,9 @@ def test_unknown_kind_of_server_is_not_a_backend() -> None:
 
 
 def test_unreachable_server_is_down() -> None:
+    gone = requests.ConnectionError("refused by 127.0.0.1")
     with pytest.raises(BackendDown) as caught:
-        probe("http://127.0.0.1:9", {}, ConnectionPool("http://127.0.0.1:9"), 0.3)
+        found({"/props": (0, gone)}, token(**OLD_LAST))
     assert "127.0.0.1" not in caught.value.message
 
 

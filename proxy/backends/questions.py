@@ -1,0 +1,145 @@
+"""GET requests for a backend's small documents with `requests`, bounded in bytes and time.
+
+`requests` bounds the silence between two reads, but neither the total time nor the size, and
+http.client beneath it accepts any number of interim answers and trailers. So both are bounded at
+the socket, which sees every byte.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from ..errors import BackendDown
+
+MAX_HEAD = 64 << 10  # bytes of an answer's head, with the interim answers before it
+MAX_ANSWER = 4 << 20  # bytes of an answer
+PIECE = 1 << 16
+
+
+class ProbeSession:
+    """Sends GET requests to one backend, with `headers` in each. For one thread."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._budget = _Budget()
+        self._session = requests.Session()
+        self._session.trust_env = False  # the environment's proxy is for the internet
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter(self._budget))
+        own = {"Connection": "close", "Accept-Encoding": "identity"}
+        self._session.headers.update({**own, **headers})
+
+    def __enter__(self) -> ProbeSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def get(self, url: str, seconds: float) -> tuple[int, bytes]:
+        """The status and body, (0, b"") if there is no valid answer in time. The body is not
+        decompressed, whatever its Content-Encoding. Raises BackendDown."""
+        self._budget.start(seconds)
+        try:
+            with self._session.get(
+                url, timeout=seconds, allow_redirects=False, stream=True
+            ) as answer:
+                self._budget.left = MAX_ANSWER
+                data = bytearray()
+                while piece := answer.raw.read(PIECE, decode_content=False):
+                    data += piece
+                return answer.status_code, bytes(data)
+        except requests.ConnectionError as error:
+            if self._budget.spent:
+                return 0, b""
+            raise BackendDown("the backend is not responding", detail=str(error)) from None
+        except (requests.RequestException, HTTPError, OSError):
+            return 0, b""
+
+
+class _Budget:
+    """The remaining bytes of one answer, and its deadline `end`."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.end = 0.0
+        self.spent = False
+
+    def start(self, seconds: float) -> None:
+        self.left, self.end, self.spent = MAX_HEAD, time.monotonic() + seconds, False
+
+    def seconds(self) -> float:
+        """The remaining seconds. Raises TimeoutError if bytes or time are used up."""
+        left = self.end - time.monotonic()
+        if left <= 0 or self.left <= 0:
+            self.spent = True
+            raise TimeoutError("too slow, or too large")
+        return left
+
+
+class _Counted(io.RawIOBase):
+    """Reads a socket and counts the bytes."""
+
+    def __init__(self, sock: socket.socket, budget: _Budget) -> None:
+        super().__init__()
+        self._sock = sock
+        self._budget = budget
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._sock.settimeout(self._budget.seconds())
+        count = self._sock.recv_into(memoryview(buffer)[: self._budget.left])
+        self._budget.left -= count
+        return count
+
+
+class _Socket:
+    """A socket for http.client whose reads are counted."""
+
+    def __init__(self, sock: socket.socket, budget: _Budget) -> None:
+        self._sock = sock
+        self._budget = budget
+
+    def makefile(self, *_: object, **__: object) -> io.BufferedReader:
+        return io.BufferedReader(_Counted(self._sock, self._budget))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class _Adapter(HTTPAdapter):
+    """Creates connections with counting sockets."""
+
+    def __init__(self, budget: _Budget) -> None:
+        class Plain(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                self.sock = _Socket(self.sock, budget)
+
+        class Secure(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                self.sock = _Socket(self.sock, budget)
+
+        class PlainPool(HTTPConnectionPool):
+            ConnectionCls = Plain
+
+        class SecurePool(HTTPSConnectionPool):
+            ConnectionCls = Secure
+
+        self._pools = {"http": PlainPool, "https": SecurePool}
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = self._pools
