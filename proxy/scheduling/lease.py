@@ -61,20 +61,21 @@ class LeaseOwner(Protocol):
 
 class Lease:
     """The use of a slot of `backend`, as decided by `grant`. `waited` is the time in the queue in
-    seconds, `place` the first position in it (0: did not wait)."""
+    seconds, `place` the first position in it (0: did not wait). `written` is the prompt that it
+    leaves in the slot, `replaced` the one that was there before."""
 
     __slots__ = (
         "_over",
         "_owner",
-        "before",
         "conversation",
         "grant",
-        "held",
         "place",
+        "replaced",
         "slot",
         "streaming",
         "waited",
         "want",
+        "written",
     )
 
     def __init__(
@@ -86,8 +87,8 @@ class Lease:
         self.grant = grant
         self.conversation = conversation
         self.slot = grant.slot
-        self.held: CachedPrompt | None = None
-        self.before: CachedPrompt | None = None
+        self.written: CachedPrompt | None = None
+        self.replaced: CachedPrompt | None = None
         self.waited = 0.0
         self.place = 0
 

@@ -103,7 +103,7 @@ class Pool:
         self.measured = 0
         self.duration = 1.0  # mean seconds that a lease lasts
         self.guessed: list[BackendRecord] = []  # backends with an unknown number of slots
-        self.puts = 0  # prompts added to the index so far
+        self.added = 0  # prompts added to the index so far
         self._index: dict[bytes, Holders] = {}
         self.conversations: OrderedDict[bytes, ConversationRecord] = OrderedDict()
         self.kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
@@ -154,7 +154,7 @@ class Pool:
                 self.drop(next(iter(kept)))
 
     def _add(self, held: CachedPrompt) -> None:
-        self.puts = held.order = self.puts + 1
+        self.added = held.order = self.added + 1
         index, busy = self._index, held.slot is not None and held.slot.busy
         for link in held.chain.links:
             holders = index.get(link)
@@ -164,19 +164,19 @@ class Pool:
 
     def slot_freed(self, held: CachedPrompt) -> None:
         """Record that the slot of a cached prompt is no longer busy."""
-        self.puts = held.order = self.puts + 1
+        self.added = held.order = self.added + 1
         for link in held.chain.links:
             holders = self._index[link]
             holders.busy.pop(held, None)
             holders.free.pop(held, None)
             holders.free[held] = None
 
-    def index_all(self, held: Iterable[CachedPrompt], puts: int) -> None:
+    def index_all(self, held: Iterable[CachedPrompt], added: int) -> None:
         """Add all of another pool's prompts, in their original order."""
         for prompt in sorted(held, key=lambda prompt: prompt.order):
-            self.puts = prompt.order - 1
+            self.added = prompt.order - 1
             self._add(prompt)
-        self.puts = puts
+        self.added = added
 
     def drop(self, held: CachedPrompt | None) -> None:
         """Remove a cached prompt."""

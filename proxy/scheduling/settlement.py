@@ -48,7 +48,7 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         used=now,
         slot=slot,
     )
-    lease.held, lease.before = held, slot.held
+    lease.written, lease.replaced = held, slot.held
     if not backend.pins:
         _keep_outside_slots(pool, backend, slot)
     pool.put(held)
@@ -105,10 +105,10 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
     backend.slots[slot.id], backend.slots[other.id] = slot, other
     if backend.pins and not other.busy:
         pool.drop(other.held)
-        if lease.before is not None and _is_believed(lease):
-            lease.before.slot = other
-            pool.put(lease.before)
-        lease.before = None
+        if lease.replaced is not None and _is_believed(lease):
+            lease.replaced.slot = other
+            pool.put(lease.replaced)
+        lease.replaced = None
 
 
 def _count(pool: Pool, backend: BackendRecord, number: int) -> None:
@@ -121,7 +121,7 @@ def _count(pool: Pool, backend: BackendRecord, number: int) -> None:
 
 def _is_believed(lease: Lease) -> bool:
     """Whether the slot is still assumed to hold the lease's prompt."""
-    held = lease.held
+    held = lease.written
     return held is not None and held.slot is not None and held.slot.held is held
 
 
@@ -148,7 +148,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
                 other.ready = max(other.ready, slot.ready)
     lease.conversation.last = now
     backend.in_flight -= 1
-    held = lease.held
+    held = lease.written
     assert held is not None
     believed = _is_believed(lease)
     if outcome.end in ("whole", "cut"):
@@ -159,8 +159,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         pool.drop(held)
         if outcome.end == "failed":
             _failed(backend, now)
-        elif lease.before is not None and backend.pins and believed:
-            pool.put(lease.before)
+        elif lease.replaced is not None and backend.pins and believed:
+            pool.put(lease.replaced)
         if outcome.end == "busy":
             _busy(pool, backend, now)
     if grant.whole:

@@ -19,7 +19,7 @@ from .state import BackendRecord, CachedPrompt, ConversationRecord, SlotStep
 def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[SlotStep, ...]:
     """The steps to do on a lease's slot before its request: save the old prompt, free disk space,
     restore the new one."""
-    grant, old = lease.grant, lease.before
+    grant, old = lease.grant, lease.replaced
     backend = grant.backend
     result: list[SlotStep] = []
     # A continuation of an empty prompt has no prefix to find or name it by.
@@ -41,7 +41,7 @@ def record_step(
     pool: Pool, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
 ) -> None:
     """Record a step. `tokens` -1: it failed."""
-    backend, old, restore = lease.grant.backend, lease.before, lease.grant.restore
+    backend, old, restore = lease.grant.backend, lease.replaced, lease.grant.restore
     if tokens > 0 and seconds > 0:
         backend.restore_rate += MOVED * (tokens / seconds - backend.restore_rate)
     if step.action == "save" and old is not None and step.file == old.conversation.file:
@@ -52,9 +52,9 @@ def record_step(
             old.slot, old.file, old.size = None, step.file, size
             backend.saved += 1
             pool.put(old)
-        lease.before = None
+        lease.replaced = None
     elif step.action == "restore" and restore is not None:
-        lease.before = None
+        lease.replaced = None
         if tokens > 0:
             backend.restored += 1
         else:

@@ -148,8 +148,8 @@ class _Lease(_Record, kw_only=True):
     want: _Want
     grant: _Grant
     conversation: int
-    held: int
-    before: int
+    written: int
+    replaced: int
     streaming: bool
     waited: float
     place: int
@@ -189,7 +189,7 @@ class _Pool(_Record, kw_only=True):
     rate: float
     measured: int
     duration: float
-    puts: int
+    added: int
     conversations: list[tuple[bytes, int]]
     kept_outside_slots: list[tuple[str, list[int]]]
 
@@ -347,7 +347,7 @@ class _Writer:
             rate=pool.mean_rate,
             measured=pool.measured,
             duration=pool.duration,
-            puts=pool.puts,
+            added=pool.added,
             conversations=[
                 (key, self._conversations.place(record))
                 for key, record in pool.conversations.items()
@@ -393,8 +393,8 @@ class _Writer:
             want=self._want(lease.want),
             grant=grant,
             conversation=self._conversations.place(lease.conversation),
-            held=self._held.place(lease.held),
-            before=self._held.place(lease.before),
+            written=self._held.place(lease.written),
+            replaced=self._held.place(lease.replaced),
         )
 
     def _ticket(self, number: int, ticket: Ticket) -> _Ticket:
@@ -510,7 +510,7 @@ class _Reader:
         pool.kept_outside_slots = {name: OrderedDict.fromkeys(kept) for name, kept in outside}
         kept = [slot.held for one in pool.backends.values() for slot in one.slots if slot.held]
         kept += [held for _, some in outside for held in some]
-        pool.index_all(kept, record.puts)
+        pool.index_all(kept, record.added)
         pool.find_guessed()
         return pool
 
@@ -545,7 +545,8 @@ class _Reader:
         )
         conversation = _at(self._conversations, record.conversation)
         lease = Lease(scheduler, self._want(record.want, member), grant, conversation)
-        lease.held, lease.before = self._held_at(record.held), self._held_at(record.before)
+        lease.written = self._held_at(record.written)
+        lease.replaced = self._held_at(record.replaced)
         lease.streaming, lease.waited, lease.place = record.streaming, record.waited, record.place
         return lease
 

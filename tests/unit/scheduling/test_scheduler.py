@@ -227,7 +227,7 @@ def test_dropping_a_moved_prompt_keeps_new_prompt_of_its_old_slot() -> None:
             end="whole", slot=moves.slot.id, prompt=100, cached=50, completion=4, evaluating=0.1
         )
     )
-    assert stays.slot.held is stays.held
+    assert stays.slot.held is stays.written
     stays.release(
         Outcome(end="whole", slot=stays.slot.id, prompt=100, cached=0, completion=4, evaluating=0.1)
     )
