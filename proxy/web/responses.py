@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import msgspec
 from flask import Blueprint, Response, request
 
-from ..dialects import responses
+from ..dialects import listing, responses
 from ..errors import BadRequest, InvalidParameter, NotFound
 from ..store.responses import Stored
 from . import background, body, disconnect
@@ -18,8 +18,6 @@ from .services import Services
 from .spine import completion_view, json_route
 
 blueprint = Blueprint("responses", __name__)
-
-MOST_LISTED = 100
 
 
 @post(blueprint, "/v1/responses", "/responses")
@@ -75,26 +73,10 @@ def cancel(services: Services, record: Record, key: str) -> Any:
 
 @json_route(blueprint, "GET", "/v1/responses/<key>/input_items", "/responses/<key>/input_items")
 def input_items(services: Services, record: Record, key: str) -> Any:
-    limit = request.args.get("limit", "20")
-    if not limit.isascii() or not limit.isdigit() or not 0 < int(limit) <= MOST_LISTED:
-        raise InvalidParameter("limit", f"must be from 1 to {MOST_LISTED}")
+    page = listing.parse(request.args)
     items = responses.listed(msgspec.json.decode(_kept(services, record, key).items), key)
-    if request.args.get("order", "desc") == "desc":
-        items.reverse()
-    after = request.args.get("after")
-    if after:
-        ids = [item["id"] for item in items]
-        if after not in ids:
-            raise InvalidParameter("after", "is not one of the items")
-        items = items[ids.index(after) + 1 :]
-    page = items[: int(limit)]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else "",
-        "last_id": page[-1]["id"] if page else "",
-        "has_more": len(items) > len(page),
-    }
+    found = listing.reply(page, items, lambda item: item["id"], lambda item: item)
+    return {**found, "first_id": found["first_id"] or "", "last_id": found["last_id"] or ""}
 
 
 def _kept(services: Services, record: Record, key: str) -> Stored:
