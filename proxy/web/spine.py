@@ -173,6 +173,11 @@ def _whole(reply: Any, record: Record) -> BodyAndHeaders:
     return [data], [("Content-Type", JSON), ("Content-Length", str(len(data)))]
 
 
+def json_response(value: object, status: int = 200) -> Response:
+    """Return a response outside of `json_view`."""
+    return Response(_encode(value), status, content_type=JSON)
+
+
 def passthrough(
     body: Iterable[bytes], content_type: str, headers: list[tuple[str, str]]
 ) -> Response:

@@ -12,7 +12,7 @@ from ..errors import GatewayError, NotFound
 from . import seen
 from .observability import Record
 from .services import Services, current_services
-from .spine import json_route, refuse
+from .spine import json_response, json_route, refuse
 
 blueprint = Blueprint("status", __name__)
 
@@ -28,10 +28,10 @@ def ready() -> Response:
     if registry.ready:
         notices = current_services().gateway.scheduler.notices
         more = {"notices": notices} if notices else {}
-        return _json({"status": "ok", "backends": counts, **more})
+        return json_response({"status": "ok", "backends": counts, **more})
     message = "No backend is up" if registry.settled else "Loading model"
     error = {"code": 503, "message": message, "type": "unavailable_error"}
-    response = _json({"status": "error", "error": error, "backends": counts}, 503)
+    response = json_response({"status": "error", "error": error, "backends": counts}, 503)
     response.headers["Retry-After"] = "1"
     return response
 
@@ -39,7 +39,7 @@ def ready() -> Response:
 @blueprint.get("/livez")
 def live() -> Response:
     """200 while this process answers."""
-    return _json({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
 @json_route(blueprint, "GET", "/v1/slots")
@@ -86,10 +86,6 @@ def listed(services: Services, key: str) -> list[dict[str, Any]]:
 
 def _state(up: bool | None) -> str:
     return "unknown" if up is None else "up" if up else "down"
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status=status, mimetype="application/json")
 
 
 @blueprint.get("/metrics")

@@ -1,11 +1,10 @@
-"""Common parts of the routes that page scripts call: caller, JSON body, stores and responses."""
+"""Common parts of the routes that page scripts call: caller, JSON body and stores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from flask import Response, make_response, request
 
 from ...errors import InvalidParameter, NotFound
@@ -47,10 +46,6 @@ def conversations() -> ConversationStore:
     if available is None:
         raise NotFound("conversations are not installed: pip install 'slotproxy[knowledge]'")
     return available
-
-
-def json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, content_type="application/json")
 
 
 def done() -> Response:

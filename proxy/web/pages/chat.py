@@ -14,7 +14,7 @@ from ...dialects import fields
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ..observability import Record
 from ..services import current_services
-from ..spine import STREAM_HEADERS, passthrough
+from ..spine import STREAM_HEADERS, json_response, passthrough
 from . import api, chat_files, guard, images, options
 from .answers import Answers
 from .following import StreamPosition, stored
@@ -63,12 +63,12 @@ def conversations() -> Response:
     """List a page of conversations, the last changed first. `?search=` filters by words; `?before=`
     takes the change time of the previous page's last conversation."""
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
-    return api.json(api.conversations().recent(api.owner(), search, TALKS, before))
+    return json_response(api.conversations().recent(api.owner(), search, TALKS, before))
 
 
 @blueprint.post(f"{API}/conversations")
 def create() -> Response:
-    return api.json(api.conversations().create(api.owner()), 201)
+    return json_response(api.conversations().create(api.owner()), 201)
 
 
 @blueprint.delete(f"{API}/conversations")
@@ -83,13 +83,13 @@ def clear() -> Response:
 
 @blueprint.get(f"{API}/conversations/<conversation>")
 def conversation(conversation: str) -> Response:
-    return api.json(api.conversations().get(api.owner(), conversation))
+    return json_response(api.conversations().get(api.owner(), conversation))
 
 
 @blueprint.put(f"{API}/conversations/<conversation>")
 def rename(conversation: str) -> Response:
     title = fields.text(api.asked(), "title").strip()[:200]
-    return api.json(api.conversations().change(api.owner(), conversation, title=title))
+    return json_response(api.conversations().change(api.owner(), conversation, title=title))
 
 
 @blueprint.delete(f"{API}/conversations/<conversation>")
@@ -106,7 +106,7 @@ def delete(conversation: str) -> Response:
 def messages(conversation: str) -> Response:
     """List the messages of all branches, oldest first."""
     found = api.conversations().messages(api.owner(), conversation)
-    return api.json([images.shown(one) for one in found])
+    return json_response([images.shown(one) for one in found])
 
 
 @blueprint.get(f"{API}/conversations/<conversation>/export")
@@ -186,7 +186,7 @@ def ask(conversation: str) -> Response:
     record.route = str(request.url_rule)
     answer = _answers.begin(services, store, keep, wanted, caller, record)
     assert question is not None, "this message already has an answer"
-    return api.json({"question": images.shown(question), "answer": answer}, 201)
+    return json_response({"question": images.shown(question), "answer": answer}, 201)
 
 
 @blueprint.get(f"{API}/answers/<message>/events")

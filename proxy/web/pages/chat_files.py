@@ -10,6 +10,7 @@ from flask import Blueprint, Response, request
 from ...errors import InvalidParameter, NotFound
 from .. import body
 from ..services import current_services
+from ..spine import json_response
 from . import api, guard
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def files(conversation: str) -> Response:
         documents = knowledge.documents(owner, base) if base else ()
     except NotFound:
         documents = ()
-    return api.json(documents)
+    return json_response(documents)
 
 
 @blueprint.post(API)
@@ -66,7 +67,7 @@ def add(conversation: str) -> Response:
             base = knowledge.create(owner, "", temporary=True).id
             store.change(owner, known.id, settings={**known.settings, SETTING: base})
             document = knowledge.add(owner, base, name, data)
-    return api.json(document, 201)
+    return json_response(document, 201)
 
 
 @blueprint.delete(f"{API}/<document>")

@@ -13,6 +13,7 @@ from ...dialects import fields
 from ...errors import InvalidParameter
 from .. import body
 from ..services import current_services
+from ..spine import json_response
 from . import api, guard
 
 blueprint = Blueprint("panel_knowledge", __name__)
@@ -39,7 +40,7 @@ def page() -> Response:
 
 @blueprint.get(API)
 def bases() -> Response:
-    return api.json([one for one in api.knowledge().bases(api.owner()) if not one.temporary])
+    return json_response([one for one in api.knowledge().bases(api.owner()) if not one.temporary])
 
 
 @blueprint.post(API)
@@ -49,7 +50,7 @@ def create() -> Response:
     if not name:
         raise InvalidParameter("name", "must not be empty")
     model = fields.text(asked, "embedding_model").strip() or None
-    return api.json(
+    return json_response(
         api.knowledge().create(api.owner(), name, fields.text(asked, "info"), model), 201
     )
 
@@ -62,7 +63,7 @@ def delete(base: str) -> Response:
 
 @blueprint.post(f"{API}/<base>/rebuild")
 def rebuild(base: str) -> Response:
-    return api.json(api.knowledge().rebuild(api.owner(), base), 202)
+    return json_response(api.knowledge().rebuild(api.owner(), base), 202)
 
 
 @blueprint.post(f"{API}/<base>/search")
@@ -75,7 +76,7 @@ def search(base: str) -> Response:
         raise InvalidParameter("query", "must not be empty")
     top_k = fields.integer(asked, "top_k", 1, MOST_HITS) or 3
     least = api.share(asked, "score_threshold")
-    return api.json(api.knowledge().search(api.owner(), [base], query, top_k, least))
+    return json_response(api.knowledge().search(api.owner(), [base], query, top_k, least))
 
 
 # -- documents
@@ -83,7 +84,7 @@ def search(base: str) -> Response:
 
 @blueprint.get(f"{API}/<base>/documents")
 def documents(base: str) -> Response:
-    return api.json(api.knowledge().documents(api.owner(), base))
+    return json_response(api.knowledge().documents(api.owner(), base))
 
 
 @blueprint.post(f"{API}/<base>/documents")
@@ -95,7 +96,7 @@ def add(base: str) -> Response:
     knowledge = api.knowledge()  # checks the key before megabytes are read
     replace = request.args.get("replace") == "1"
     with body.spooled(request.environ, current_services().settings.max_document) as data:
-        return api.json(knowledge.add(api.owner(), base, name, data, replace=replace), 201)
+        return json_response(knowledge.add(api.owner(), base, name, data, replace=replace), 201)
 
 
 @blueprint.delete(f"{API}/<base>/documents/<document>")
@@ -120,7 +121,7 @@ def original(base: str, document: str) -> Response:
 
 @blueprint.get(f"{API}/<base>/documents/<document>/chunks")
 def chunks(base: str, document: str) -> Response:
-    return api.json(api.knowledge().chunks(api.owner(), document))
+    return json_response(api.knowledge().chunks(api.owner(), document))
 
 
 @blueprint.put(f"{API}/chunks/<chunk>")
@@ -137,9 +138,9 @@ def edit(chunk: str) -> Response:
 
 @blueprint.get(f"{API}/jobs/<job>")
 def job(job: str) -> Response:
-    return api.json(api.knowledge().job(api.owner(), job))
+    return json_response(api.knowledge().job(api.owner(), job))
 
 
 @blueprint.post(f"{API}/jobs/<job>/cancel")
 def cancel(job: str) -> Response:
-    return api.json(api.knowledge().cancel(api.owner(), job))
+    return json_response(api.knowledge().cancel(api.owner(), job))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-import msgspec
 from flask import Blueprint, Response, make_response, render_template, request
 
 from ...errors import QueueFull
 from ...gateway import Caller
 from ..services import Services, current_services
-from ..spine import STREAM_HEADERS, passthrough
+from ..spine import STREAM_HEADERS, json_response, passthrough
 from ..stream import ClosingBody
 from . import guard, status_feed
 
@@ -30,8 +29,9 @@ def now() -> Response:
     """Return `status_feed.now` and `points` once."""
     services = current_services()
     data = {**status_feed.now(services, _caller(services)), "points": status_feed.points(services)}
-    headers = {"Cache-Control": "no-store"}
-    return Response(msgspec.json.encode(data), 200, headers, content_type="application/json")
+    response = json_response(data)
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 @blueprint.get("/pages/api/status/events")
