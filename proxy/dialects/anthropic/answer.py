@@ -51,6 +51,10 @@ TYPES = {
 }
 OVERLOADED = 529
 NOTHING = Usage()
+TEXT_HEAD = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+    b'"delta":{"type":"text_delta","text":'
+)
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
@@ -161,7 +165,7 @@ class Encoder:
                 if event.text:
                     if self._open != "text":
                         self._turn(out, "text", {"type": "text", "text": ""})
-                        self._head = self._delta_head(b'"text_delta","text":')
+                        self._head = TEXT_HEAD % self._index
                     out.append(self._head + msgspec.json.encode(event.text) + b"}}\n\n")
             else:
                 self._rare(event, out)
@@ -218,9 +222,3 @@ class Encoder:
         if self._open:
             out.append(_event("content_block_stop", index=self._index))
         self._open = ""
-
-    def _delta_head(self, tail: bytes) -> bytes:
-        return (
-            b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
-            b'"delta":{"type":' % self._index
-        ) + tail

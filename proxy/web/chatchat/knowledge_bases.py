@@ -125,46 +125,41 @@ class BaseHandle:
         """Add files and wait until they are read."""
         there = set() if replace else set(self.names())
         named = {one.name: one.data for one in uploads}
-        began: list[Document] = []
 
-        def one(name: str) -> None:
+        def add(name: str) -> Document:
             if name in there:
                 raise Taken("a file with this name already exists")
-            began.append(self._add(name, named[name], cut, replace))
+            return self._add(name, named[name], cut, replace)
 
-        return _each(named, one) + self._read(began)
+        return self._each_read(named, add)
 
     def again(self, names: Iterable[str], cut: bases.Splitting) -> Failures:
         """Read and split uploaded files again."""
-        began: list[Document] = []
 
-        def one(name: str) -> None:
+        def again(name: str) -> Document:
             document = self._document(name)
-            began.append(
-                self._knowledge.read_again(self._owner, self.id, document.id, _splitting(cut))
-            )
+            return self._knowledge.read_again(self._owner, self.id, document.id, _splitting(cut))
 
-        return _each(names, one) + self._read(began)
+        return self._each_read(names, again)
 
     def write(self, pieces: Mapping[str, tuple[str, ...]]) -> Failures:
         """Add files whose chunks the client has written."""
-        began: list[Document] = []
 
-        def one(name: str) -> None:
+        def write(name: str) -> Document:
             if not name.lower().endswith(WRITTEN):
                 raise Taken(f"chunks may be supplied only for {' and '.join(WRITTEN)} files")
             texts = pieces[name]
             longest = max(map(len, texts), default=1)
             data = BytesIO("\n\n".join(texts).encode())
-            began.append(self._add(name, data, bases.Splitting(longest, 0), replace=True))
+            return self._add(name, data, bases.Splitting(longest, 0), replace=True)
 
-        return _each(pieces, one) + self._read(began)
+        return self._each_read(pieces, write)
 
     def remove(self, names: Iterable[str]) -> Failures:
-        def one(name: str) -> None:
-            self._knowledge.remove(self._owner, self.id, self._document(name).id)
-
-        return _each(names, one)
+        return _each(
+            names,
+            lambda name: self._knowledge.remove(self._owner, self.id, self._document(name).id),
+        )
 
     def hide(self, names: Iterable[str]) -> Failures:
         """Keep the files, but exclude them from searches until they are read again."""
@@ -203,10 +198,12 @@ class BaseHandle:
                 return one
         raise NotFound(f"this knowledge base has no file {name[:200]}")
 
-    def _read(self, began: list[Document]) -> Failures:
-        """Wait for documents; return the files that could not be read, with reasons."""
+    def _each_read(self, names: Iterable[str], begin: Callable[[str], Document]) -> Failures:
+        """Call `begin` for each name and wait until the documents are read; return the files that
+        could not be read, with reasons."""
+        began: list[Document] = []
+        failed = _each(names, lambda name: began.append(begin(name)))
         end = time.monotonic() + PATIENCE
-        failed = []
         for document in began:
             while document.status not in OVER and time.monotonic() < end:
                 time.sleep(LOOK)
