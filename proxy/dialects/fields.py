@@ -59,6 +59,13 @@ def integer(body: Body, name: str, low: int, high: int, at: str = "") -> int | N
     return value
 
 
+def decimal(value: str, low: int, high: int) -> int | None:
+    """The number of a query or form, of at most nine digits; None if it is none within bounds."""
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        return None
+    return int(value) if low <= int(value) <= high else None
+
+
 def mapping(body: Body, name: str, at: str = "") -> Body:
     value = body.get(name)
     if value is None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from ..errors import InvalidParameter
+from .fields import decimal
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 SOONEST, LATEST = 3600, 2_592_000  # bounds of expires_after.seconds
@@ -51,15 +52,16 @@ def parse(form: Mapping[str, str], filename: str | None) -> FileUpload:
     purpose = form.get("purpose") or ""
     if purpose not in PURPOSES:
         raise InvalidParameter("purpose", f"must be one of {', '.join(PURPOSES)}")
-    lasts = form.get("expires_after[seconds]")
-    if lasts is not None:
+    asked, lasts = form.get("expires_after[seconds]"), None
+    if asked is not None:
         if form.get("expires_after[anchor]") != "created_at":
             raise InvalidParameter("expires_after.anchor", "must be created_at")
-        if not (lasts.isascii() and lasts.isdigit() and SOONEST <= int(lasts[:9]) <= LATEST):
+        lasts = decimal(asked, SOONEST, LATEST)
+        if lasts is None:
             raise InvalidParameter(
                 "expires_after.seconds", f"must be between {SOONEST} and {LATEST}"
             )
-    return FileUpload(plain_name(filename), purpose, None if lasts is None else int(lasts))
+    return FileUpload(plain_name(filename), purpose, lasts)
 
 
 def plain_name(filename: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from ..errors import InvalidParameter
+from .fields import decimal
 
 T = TypeVar("T")
 
@@ -23,13 +24,13 @@ class Page(Struct, frozen=True):
 
 def parse(query: Mapping[str, str], most: int = 100, default: int = 20) -> Page:
     """Parses the query string. Raises InvalidParameter."""
-    limit = query.get("limit") or str(default)
-    if not limit.isascii() or not limit.isdigit() or not 0 < int(limit[:9]) <= most:
+    limit = decimal(query.get("limit") or str(default), 1, most)
+    if limit is None:
         raise InvalidParameter("limit", f"must be from 1 to {most}")
     order = query.get("order") or "desc"
     if order not in ("asc", "desc"):
         raise InvalidParameter("order", "must be asc or desc")
-    return Page(int(limit), order == "asc", query.get("after") or "", query.get("before") or "")
+    return Page(limit, order == "asc", query.get("after") or "", query.get("before") or "")
 
 
 def reply(

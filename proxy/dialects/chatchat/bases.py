@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from ...core.decoding import decoded
 from ...errors import InvalidParameter
-from ..fields import Body, entry, flag, integer, items, mapping, text
+from ..fields import Body, decimal, entry, flag, integer, items, mapping, text
 from .params import hits
 
 MAX_NAME = 200
@@ -246,7 +246,8 @@ def _numbers(form: Mapping[str, str]) -> dict[str, int]:
     for name in ("chunk_size", "chunk_overlap"):
         value = form.get(name, "").strip()
         if value:
-            if not (value.isascii() and value.isdigit() and len(value) < 10):
+            number = decimal(value, 0, 10**9)
+            if number is None:
                 raise InvalidParameter(name, "must be an integer")
-            numbers[name] = int(value)
+            numbers[name] = number
     return numbers

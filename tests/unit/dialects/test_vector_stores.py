@@ -244,6 +244,9 @@ class Kept:
     expires = None
 
 
+EXPIRING = {"purpose": "batch", "expires_after[anchor]": "created_at"}
+
+
 def test_file_object() -> None:
     from openai.types import FileObject
 
@@ -263,6 +266,8 @@ def test_file_object() -> None:
         ({}, "a", "purpose"),
         ({"purpose": "x"}, "a", "purpose"),
         ({"purpose": "batch", "expires_after[seconds]": "9"}, "a", "expires_after.anchor"),
+        (EXPIRING | {"expires_after[seconds]": "3599"}, "a", "expires_after.seconds"),
+        (EXPIRING | {"expires_after[seconds]": "0000036009999"}, "a", "expires_after.seconds"),
     ],
 )
 def test_invalid_upload_is_refused(form: dict[str, str], filename: str | None, param: str) -> None:
@@ -308,7 +313,8 @@ def test_list_is_paginated() -> None:
     assert ids(before="b") == "dc" and listed(before="b")["has_more"] is False
     assert listed(limit="2", order="asc")["last_id"] == "b"
     for query, param in ((("limit", "0"), "limit"), (("order", "up"), "order"),
-                         (("after", "z"), "after"), (("limit", "x"), "limit")):  # fmt: skip
+                         (("after", "z"), "after"), (("limit", "x"), "limit"),
+                         (("limit", "0" * 8 + "1" + "9" * 5000), "limit")):  # fmt: skip
         with pytest.raises(InvalidParameter) as caught:
             listed(**dict([query]))
         assert caught.value.param == param
