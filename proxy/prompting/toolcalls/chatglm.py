@@ -33,18 +33,15 @@ def _name(reader: CallReader, tools: Tools) -> Reading[str]:
 
 def _python(reader: CallReader, tools: Tools) -> Wait:
     name = yield from _name(reader, tools)
-    yield from reader.spaces()
-    yield from reader.expect("```python")
-    yield from reader.spaces()
-    if (yield from reader.skip(_AS_JSON)):
+    yield from reader.expect(" ```python")
+    if (yield from reader.skip(f" {_AS_JSON}")):
         if (yield from reader.peek()) != "{":
             raise Malformed
         parts: list[str] = []
         yield from reader.value(parts.append)
         reader.call(name, "".join(parts))
         yield from reader.skip(")")
-        yield from reader.spaces()
-        yield from reader.skip("```")
+        yield from reader.skip(" ```")
         return
     _, arguments = parse_call((yield from reader.until("```", MAX_HELD)))
     reader.call(name, arguments)
@@ -52,7 +49,6 @@ def _python(reader: CallReader, tools: Tools) -> Wait:
 
 def _json(reader: CallReader, tools: Tools) -> Wait:
     name = yield from _name(reader, tools)
-    yield from reader.spaces()
     yield from read_arguments(reader, name)
 
 

@@ -8,27 +8,22 @@ from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_list
 from .reader import CallReader, Wait
 
-_ACTION, _FENCE = "Action:", "```"
+_ACTION = "Action:"
 _BEGIN, _END = "<|START_ACTION|>", "<|END_ACTION|>"
 _ANSWER = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
 
 
 def _read(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    yield from reader.spaces()
-    yield from reader.expect("```json")
-    yield from reader.spaces()
+    yield from reader.expect(" ```json")
     yield from read_list(reader)
-    yield from reader.spaces()
-    yield from reader.skip(_FENCE)
+    yield from reader.skip(" ```")
 
 
 def _read_r7b(reader: CallReader, tools: Tools, mark: str) -> Wait:
     if mark in _ANSWER:
         return
-    yield from reader.spaces()
     yield from read_list(reader)
-    yield from reader.spaces()
-    yield from reader.skip(_END)
+    yield from reader.skip(f" {_END}")
 
 
 COMMAND_R = CallFormat(

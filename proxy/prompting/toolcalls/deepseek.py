@@ -36,14 +36,10 @@ def _read_call(reader: CallReader) -> Wait:
     name = yield from reader.until(_SEP)
     if (yield from reader.peek()) != "{":
         name = yield from reader.until("\n")
-        yield from reader.spaces()
-        yield from reader.skip("```json")
-        yield from reader.spaces()
+        yield from reader.skip(" ```json")
     yield from read_arguments(reader, name.strip())
-    yield from reader.spaces()
-    yield from reader.skip("```")
-    yield from reader.spaces()
-    yield from reader.skip(_CALL_END)
+    yield from reader.skip(" ```")
+    yield from reader.skip(f" {_CALL_END}")
 
 
 DEEPSEEK = CallFormat(

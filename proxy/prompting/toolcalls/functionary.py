@@ -14,10 +14,8 @@ _TO = ">>>"
 
 def _read_tag(reader: CallReader, tools: Tools, mark: str) -> Wait:
     name = yield from reader.until(">")
-    yield from reader.spaces()
     yield from read_arguments(reader, name)
-    yield from reader.spaces()
-    yield from reader.skip(_CLOSE)
+    yield from reader.skip(f" {_CLOSE}")
 
 
 def _read_recipient(reader: CallReader, tools: Tools, mark: str = "") -> Wait:
@@ -28,7 +26,6 @@ def _read_recipient(reader: CallReader, tools: Tools, mark: str = "") -> Wait:
     if to == "all\n":
         reader.keep()
         return
-    yield from reader.spaces()
     yield from read_arguments(reader, to[:-1])
 
 

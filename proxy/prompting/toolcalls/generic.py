@@ -18,8 +18,6 @@ from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_list, read_object
 from .reader import CallReader, Malformed, Wait
 
-_FENCE = "```"
-
 
 def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
     """The description of the tools for the system message."""
@@ -68,36 +66,31 @@ def rewrite(
 
 
 def _at_start(reader: CallReader, tools: Tools) -> Wait:
-    yield from reader.spaces()
-    fenced = yield from reader.skip(_FENCE)
+    fenced = yield from reader.skip(" ```")
     if fenced:
         yield from reader.skip("json")
-        yield from reader.spaces()
     yield from _whole(reader, tools)
     if not reader.behind_call:
         raise Malformed
     if fenced:
-        yield from reader.spaces()
-        yield from reader.skip(_FENCE)
+        yield from reader.skip(" ```")
 
 
 def _whole(reader: CallReader, tools: Tools) -> Wait:
     # '{"tool_call' decides, so that other JSON is not held back for long.
-    yield from reader.expect("{")
+    yield from reader.expect(" {")
     yield from reader.spaces()
     wrapper = yield from reader.skip_one(('"tool_calls"', '"tool_call"'))
     if wrapper is None:
         yield from read_object(reader, tools, opened=True)
         return
-    yield from reader.spaces()
-    yield from reader.expect(":")
+    yield from reader.expect(" :")
     yield from reader.spaces()
     if (yield from reader.peek()) == "[":
         yield from read_list(reader, tools)
     else:
         yield from read_object(reader, tools)
-    yield from reader.spaces()
-    yield from reader.expect("}")
+    yield from reader.expect(" }")
 
 
 def _never(reader: CallReader, tools: Tools, mark: str) -> Wait:

@@ -43,8 +43,7 @@ def _read(reader: CallReader, tools: Tools, mark: str) -> Wait:
         # Models often omit the last brace; the closing tag is not text either way.
         reader.degrade()
     if reader.behind_call:
-        yield from reader.spaces()
-        yield from reader.skip(_CLOSE)
+        yield from reader.skip(f" {_CLOSE}")
 
 
 def _read_xml(reader: CallReader, tools: Tools) -> Wait:

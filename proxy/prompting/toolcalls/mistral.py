@@ -22,7 +22,6 @@ def _read(reader: CallReader, tools: Tools, mark: str) -> Wait:
         if (yield from reader.skip("[CALL_ID]")):
             yield from reader.run(str.isalnum)
         yield from reader.skip("[ARGS]")
-        yield from reader.spaces()
         yield from read_arguments(reader, name)
 
 

@@ -31,7 +31,7 @@ def read_object(reader: CallReader, known: Tools | None = None, opened: bool = F
     Malformed."""
     call = _Call(known)
     if not opened:
-        yield from reader.expect("{")
+        yield from reader.expect(" {")
     yield from _members(reader, call)
     if not call.done:
         if not call.name:
@@ -44,15 +44,12 @@ def read_object(reader: CallReader, known: Tools | None = None, opened: bool = F
 
 def read_list(reader: CallReader, known: Tools | None = None) -> Wait:
     """Reads a JSON list of call objects."""
-    yield from reader.expect("[")
-    yield from reader.spaces()
-    if (yield from reader.skip("]")):
+    yield from reader.expect(" [")
+    if (yield from reader.skip(" ]")):
         return
     while True:
-        yield from reader.spaces()
         yield from read_object(reader, known)
-        yield from reader.spaces()
-        if not (yield from reader.skip(",")):
+        if not (yield from reader.skip(" ,")):
             yield from reader.expect("]")
             return
 
@@ -69,6 +66,7 @@ def read_string(reader: CallReader, limit: int = MAX_NAME) -> Reading[str]:
             raise Malformed
         parts.append(text)
 
+    yield from reader.spaces()
     if (yield from reader.peek()) != '"':
         raise Malformed
     yield from reader.value(sink)
@@ -77,6 +75,7 @@ def read_string(reader: CallReader, limit: int = MAX_NAME) -> Reading[str]:
 
 def read_arguments(reader: CallReader, name: str) -> Wait:
     """Reads the arguments of a call of ``name``, a JSON object, as they stream."""
+    yield from reader.spaces()
     if (yield from reader.peek()) != "{":
         raise Malformed
     reader.start(name)
@@ -86,18 +85,14 @@ def read_arguments(reader: CallReader, name: str) -> Wait:
 
 def _members(reader: CallReader, call: _Call) -> Wait:
     """Reads the members of an object up to its end; its "{" has been read."""
-    yield from reader.spaces()
-    if (yield from reader.skip("}")):
+    if (yield from reader.skip(" }")):
         return
     while True:
-        yield from reader.spaces()
         key = yield from read_string(reader)
-        yield from reader.spaces()
-        yield from reader.expect(":")
+        yield from reader.expect(" :")
         yield from reader.spaces()
         yield from _member(reader, call, key)
-        yield from reader.spaces()
-        if not (yield from reader.skip(",")):
+        if not (yield from reader.skip(" ,")):
             yield from reader.expect("}")
             return
 

@@ -113,7 +113,11 @@ class CallReader:
         return self._buffer[self._at] if (yield from self.more()) else ""
 
     def skip(self, literal: str) -> Reading[bool]:
-        """Takes ``literal`` if it comes next."""
+        """Takes ``literal`` if it comes next. A blank at its beginning stands for any white space,
+        or none, as in scanf, which is taken in any case."""
+        if literal[0] == " ":
+            yield from self.spaces()
+            literal = literal[1:]
         return (yield from self.skip_one((literal,))) is not None
 
     def skip_one(self, literals: Sequence[str]) -> Reading[str | None]:
@@ -130,7 +134,7 @@ class CallReader:
         return found
 
     def expect(self, literal: str) -> Wait:
-        """Takes ``literal``, or raises Malformed."""
+        """Takes ``literal``, as ``skip`` does, or raises Malformed."""
         if not (yield from self.skip(literal)):
             raise Malformed
 
