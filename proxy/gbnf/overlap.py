@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from . import automaton as rx
 from .automaton import TooManyStatesError
-from .constraints import Arrays, ConstraintReader, Constraints, Objects
+from .constraints import ConstraintReader, Constraints
 from .document import Document, Node, Nodes, UnsupportedSchema
 
 MAX_DEPTH = 6
@@ -74,8 +74,9 @@ class Overlap:
             return False
         return self.possible((*one, *other), depth=depth + 1)
 
-    def of_objects(self, left: Objects, right: Objects) -> bool:
+    def of_objects(self, one: Constraints, other: Constraints) -> bool:
         """Whether two alternatives allow the same non-empty object."""
+        left, right = one.objects, other.objects
         for this, that in ((left, right), (right, left)):
             for name in this.required:
                 if name not in that.members:
@@ -85,8 +86,9 @@ class Overlap:
                     return False
         return True
 
-    def of_arrays(self, left: Arrays, right: Arrays) -> bool:
+    def of_arrays(self, one: Constraints, other: Constraints) -> bool:
         """Whether two alternatives allow the same non-empty array."""
+        left, right = one.arrays, other.arrays
         for this, that in ((left, right), (right, left)):
             if this.high is not None and this.high < that.low:
                 return False

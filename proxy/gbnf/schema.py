@@ -18,9 +18,9 @@ spellings of a character under a pattern, and bounded numbers in exponent form.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import combinations
+from itertools import combinations, starmap
 from typing import Any
 
 from . import automaton as rx
@@ -238,11 +238,7 @@ class SchemaCompiler:
                 self.reader.unsupported("additionalProperties", way.nodes[0], why)
                 way.objects.extra = None
                 found.append(object_members(way.objects, self.rules, self.value, refuse))
-        overlapping = any(
-            self.overlap.of_objects(one.objects, other.objects)
-            for one, other in combinations(ways, 2)
-        )
-        return self._containers("{}", ways, found, values, overlapping)
+        return self._containers("{}", ways, found, values, self.overlap.of_objects)
 
     def _refuse_count(self, way: Constraints, why: str) -> None:
         for keyword in ("minProperties", "maxProperties"):
@@ -253,10 +249,7 @@ class SchemaCompiler:
     def _arrays(self, ways: list[Constraints], values: list[Any]) -> list[Elements]:
         ways = [way for way in ways if "array" in way.types]
         found = [array_items(way.arrays, self.rules, self.value) for way in ways]
-        overlapping = any(
-            self.overlap.of_arrays(one.arrays, other.arrays) for one, other in combinations(ways, 2)
-        )
-        return self._containers("[]", ways, found, values, overlapping)
+        return self._containers("[]", ways, found, values, self.overlap.of_arrays)
 
     def _containers(
         self,
@@ -264,17 +257,17 @@ class SchemaCompiler:
         ways: list[Constraints],
         contents: list[Contents],
         values: list[Any],
-        overlapping: bool,
+        overlap: Callable[[Constraints, Constraints], bool],
     ) -> list[Elements]:
-        """The alternatives for one kind of container; the empty container occurs in one of them."""
+        """The alternatives for one kind of container; the empty container occurs in one of them.
+        `overlap` decides whether two alternatives allow the same container that is not empty."""
         alternatives: list[Elements] = []
         if any(one.may_be_empty for one in contents) or not all(values):
             alternatives.append((Literal(marks),))
         full = dict.fromkeys(one.full for one in contents if one.full is not None)
         constants = [value for value in values if value]
-        if (
-            (overlapping and len(full) > 1) or (constants and full)
-        ) and not self.limits.merges_stacks:
+        overlapping = len(full) > 1 and any(starmap(overlap, combinations(ways, 2)))
+        if (overlapping or (constants and full)) and not self.limits.merges_stacks:
             # A text that two alternatives match doubles the work of a sampler that keeps both.
             why = "two of its branches can match the same text, which an old server cannot handle"
             self.reader.unsupported("anyOf", ways[0].nodes[0], why)
