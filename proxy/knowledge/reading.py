@@ -15,10 +15,28 @@ from msgspec import Struct
 
 from ..runtime.subprocesses import Helper
 from ..store.records import Splitting
-from .kinds import kind
 from .splitting import TextPiece
 
 LONGEST = 4 << 20  # bytes of one piece as JSON
+# Kinds of files by the ends of their names. Their content is checked when they are read.
+_PLAIN = frozenset(
+    "txt text log srt vtt rst tex csv tsv json jsonl ndjson yaml yml toml ini cfg conf env "
+    "py pyi ipynb js mjs ts jsx tsx java kt kts scala c h cc cpp hpp cxx cs go rs rb php pl lua r "
+    "swift m mm sh bash zsh fish ps1 bat sql graphql proto css scss less vue svelte xml svg "
+    "cmake make mk dockerfile gradle diff patch asm s f90 jl dart ex exs erl hs ml clj el".split()
+)
+KINDS = {
+    "plain": _PLAIN,
+    "markdown": frozenset(("md", "markdown", "mdx")),
+    "pdf": frozenset(("pdf",)),
+    "converted": frozenset(("html", "htm", "xhtml", "docx", "pptx", "xlsx", "xls", "epub")),
+}
+
+
+def kind(filename: str) -> str:
+    """Return "plain", "markdown", "pdf", "converted", or "" for unsupported files."""
+    end = filename.rpartition(".")[2].lower()
+    return next((name for name, ends in KINDS.items() if end in ends), "")
 
 
 class ReadingLimits(Struct, frozen=True):

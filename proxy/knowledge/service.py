@@ -18,7 +18,7 @@ from ..store.knowledge import KnowledgeStore
 from ..store.records import Base, Chunk, Document, Job, Splitting, new_id
 from .hits import Hit
 from .index import DEPTH, Index, IndexEntry, Rank, reranked
-from .kinds import kind
+from .reading import kind
 
 LIFE = 86_400.0  # seconds until a temporary base expires
 LONGEST = 200  # characters of a name
@@ -217,7 +217,7 @@ class Knowledge:
     def each_chunk(self, owner: str, document_id: str) -> Iterator[Chunk]:
         """Yield the chunks in order. They are read in batches, as a document may have very many."""
         number = -1
-        while some := self._store.chunks_behind(owner, document_id, number, AT_ONCE):
+        while some := self._store.chunks(owner, document_id, number, AT_ONCE):
             yield from some
             number = some[-1].number
 

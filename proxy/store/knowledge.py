@@ -150,14 +150,12 @@ class KnowledgeStore:
 
     # chunks
 
-    def chunks(self, owner: str, document_id: str) -> list[Chunk]:
+    def chunks(
+        self, owner: str, document_id: str, after: int = -1, most: int | None = None
+    ) -> list[Chunk]:
+        """Return the chunks after the number `after`, in order; all of them by default."""
         query = _CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
-        return self._read(query.order_by(CHUNK.c.number))
-
-    def chunks_behind(self, owner: str, document_id: str, number: int, most: int) -> list[Chunk]:
-        """Return the next chunks after `number`, in order; -1 starts with the first."""
-        query = _CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
-        query = query.where(CHUNK.c.number > number).order_by(CHUNK.c.number).limit(most)
+        query = query.where(CHUNK.c.number > after).order_by(CHUNK.c.number).limit(most)
         return self._read(query)
 
     def chunks_of(self, chunk_ids: Collection[str]) -> dict[str, Chunk]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from proxy.knowledge.extract import AT_ONCE, Unreadable, read
-from proxy.knowledge.kinds import kind
+from proxy.knowledge.reading import kind
 from tests.documents import docx, epub, pdf, pptx, xlsx
 from tests.extras import need
 
