@@ -65,7 +65,7 @@ def laid(
     ledger = Ledger()
     if not any(found) and EMPTY in layouts.names(folder):
         return layouts.render(folder, EMPTY, messages), ()
-    if layouts.asks(folder, template):
+    if layouts.layout(folder, template).asks:
         # This template puts documents and question into one message: only the last question has
         # any.
         cited, _ = ledger.add(found[-1])

@@ -51,14 +51,6 @@ class Layouts:
         names = sorted(name for parent, name in self._layouts if parent == folder)
         return tuple(sorted(names, key=lambda name: name != "default"))
 
-    def source(self, folder: str, name: str) -> str:
-        """The text of a template. Raises InvalidParameter if it does not exist."""
-        return self._layout(folder, name).source
-
-    def asks(self, folder: str, name: str) -> bool:
-        """Whether the template uses the question. Raises InvalidParameter if it does not exist."""
-        return self._layout(folder, name).asks
-
     def render(
         self,
         folder: str,
@@ -71,7 +63,7 @@ class Layouts:
         of an existing system message follows the template's text.
 
         Raises InvalidParameter if the template does not exist or fails."""
-        layout = self._layout(folder, name)
+        layout = self.layout(folder, name)
         *before, last = messages
         text = _rendered(layout, last.content, context, tools)
         if layout.asks:
@@ -80,7 +72,8 @@ class Layouts:
             text = f"{text}\n\n{before.pop(0).content}"
         return (Message(role="system", content=text), *before, last) if text else (*before, last)
 
-    def _layout(self, folder: str, name: str) -> Layout:
+    def layout(self, folder: str, name: str) -> Layout:
+        """Raises InvalidParameter if it does not exist."""
         layout = self._layouts.get((folder, name))
         if layout is None:
             names = ", ".join(self.names(folder))

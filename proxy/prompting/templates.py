@@ -92,16 +92,16 @@ class ChatTemplate:
                 context.pop("strftime_now", None)
         steps = _steps(messages, tools or ())
         try:
-            text = self._run(context, steps)
-        except TypeError as error:
-            # Older templates expect arguments to be strings.
-            context["messages"] = _with_text_arguments(messages)
-            if context["messages"] is messages:
-                raise TemplateError(f"chat template {self.name}: {error}") from error
             try:
                 text = self._run(context, steps)
-            except TypeError as again:
-                raise TemplateError(f"chat template {self.name}: {again}") from again
+            except TypeError:
+                # Older templates expect arguments to be strings.
+                context["messages"] = _with_text_arguments(messages)
+                if context["messages"] is messages:
+                    raise
+                text = self._run(context, steps)
+        except TypeError as error:
+            raise TemplateError(f"chat template {self.name}: {error}") from error
         return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
 
     def _run(self, context: dict[str, Any], steps: int) -> str:

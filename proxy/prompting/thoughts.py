@@ -61,22 +61,18 @@ class InlineStage:
 
     ended = False
 
-    def __init__(self, tags: Tags = ("<think>", "</think>")) -> None:
-        self._tags = tags
+    def __init__(self) -> None:
         self._inside = False
 
     def feed(self, batch: Batch) -> Batch:
         out: Batch = []
         for event in batch:
             if isinstance(event, ReasoningDelta):
-                out.append(TextDelta(event.text if self._inside else self._open() + event.text))
+                out.append(TextDelta(event.text if self._inside else f"<think>\n{event.text}"))
                 self._inside = True
                 continue
             if self._inside and not isinstance(event, (Failed, Progress, TokenDetail)):
                 self._inside = False
-                out.append(TextDelta(f"\n{self._tags[1]}\n\n"))
+                out.append(TextDelta("\n</think>\n\n"))
             out.append(event)
         return out
-
-    def _open(self) -> str:
-        return f"{self._tags[0]}\n"

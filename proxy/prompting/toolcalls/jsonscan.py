@@ -66,7 +66,10 @@ class JsonScanner:
             char = text[end]
             if char == '"':
                 end += 1
-                self._after_value() if self._state == "string" else self._enter("colon")
+                if self._state == "string":
+                    self._after_value()
+                else:
+                    self._state = "colon"
             elif char == "\\":
                 end += 1
                 self._escape = -1
@@ -136,36 +139,33 @@ class JsonScanner:
         if state in ("value", "first"):
             if char in "{[":
                 self._stack.append(char)
-                self._enter("firstkey" if char == "{" else "first")
+                self._state = "firstkey" if char == "{" else "first"
                 return len(self._stack) <= MAX_DEPTH
             if char == "]" and state == "first":
                 self._close()
             elif char == '"':
-                self._enter("string")
+                self._state = "string"
             elif char in "-0123456789tfn":
-                self._enter("token")
+                self._state = "token"
             else:
                 return False
         elif state in ("key", "firstkey"):
             if char == '"':
-                self._enter("keystring")
+                self._state = "keystring"
             elif char == "}" and state == "firstkey":
                 self._close()
             else:
                 return False
         elif state == "colon":
-            self._enter("value")
+            self._state = "value"
             return char == ":"
         elif char == ",":
-            self._enter("key" if self._stack[-1] == "{" else "value")
+            self._state = "key" if self._stack[-1] == "{" else "value"
         elif char == ("}" if self._stack[-1] == "{" else "]"):
             self._close()
         else:
             return False
         return True
-
-    def _enter(self, state: str) -> None:
-        self._state = state
 
     def _close(self) -> None:
         self._stack.pop()

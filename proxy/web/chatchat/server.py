@@ -87,7 +87,7 @@ def configs(services: Services, record: Record) -> Any:
         "ZH_TITLE_ENHANCE": False,
         "PROMPT_TEMPLATES": {
             folder: {
-                name: services.layouts.source(folder, name)
+                name: services.layouts.layout(folder, name).source
                 for name in services.layouts.names(folder)
             }
             for folder in params.FOLDERS.values()
@@ -103,7 +103,7 @@ def engines(services: Services, record: Record) -> Any:
 @route(blueprint, "POST", "/server/get_prompt_template")
 def prompt_template(services: Services, record: Record) -> Any:
     wanted = server.template(body(services))
-    return services.layouts.source(wanted.folder, wanted.name)
+    return services.layouts.layout(wanted.folder, wanted.name).source
 
 
 @route(blueprint, "POST", "/other/embed_texts")
