@@ -42,31 +42,25 @@ class DialogueRequest(Struct, frozen=True, kw_only=True):
     """One turn of a dialogue. The last of `messages` is the question, a user message.
 
     `sampling` holds fields checked by `core.sampling`. `template` is a name in the kind's folder of
-    templates/dialogues. `bases` are ids or names of the owner's knowledge bases, and `files`
-    restricts the search to these document ids. `top_k` and `score_threshold` (0 to 1, higher is
-    nearer) are those of `Knowledge.search`; for a web search `top_k` is the number of results.
-    `engine` "" is the first one configured. With `split`, pages are read and the best passages
-    used. `tools` are the names an agent may use, None for all that are configured. `owner` is the
-    caller's name in the stores. `session` keeps a conversation on the slot that has its cache.
-    `bounds` None uses the configured ones."""
+    templates/dialogues. `bases` are ids or names of the owner's knowledge bases. `top_k` and
+    `score_threshold` (0 to 1, higher is nearer) are those of `Knowledge.search`; for a web search
+    `top_k` is the number of results. `engine` "" is the first one configured. With `split`, pages
+    are read and the best passages used. `owner` is the caller's name in the stores. `session` keeps
+    a conversation on the slot that has its cache."""
 
     kind: Kind
     messages: tuple[Message, ...]
     model: str = ""
     sampling: Mapping[str, Any] = {}
     max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
     template: str = "default"
     bases: tuple[str, ...] = ()
-    files: tuple[str, ...] | None = None
     top_k: int = 3
     score_threshold: float | None = None
     engine: str = ""
     split: bool = False
-    tools: tuple[str, ...] | None = None
     owner: str = ""
     session: str = ""
-    bounds: Bounds | None = None
 
 
 class Citation(Struct, frozen=True, kw_only=True):

@@ -57,7 +57,6 @@ class Finds(Protocol):
         query: str,
         top_k: int = 3,
         score_threshold: float | None = None,
-        files: Sequence[str] | None = None,
     ) -> Sequence[HitLike]: ...
 
 
@@ -105,7 +104,7 @@ class Finder:
         self, request: DialogueRequest, bases: Sequence[str], query: str
     ) -> list[Citation]:
         hits = self._known().search(
-            request.owner, bases, query, request.top_k, request.score_threshold, request.files
+            request.owner, bases, query, request.top_k, request.score_threshold
         )
         return [_cited(hit) for hit in hits]
 

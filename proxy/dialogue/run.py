@@ -199,7 +199,6 @@ class _Turn(NamedTuple):
             messages=messages,
             sampling=request.sampling,
             max_tokens=request.max_tokens,
-            stop=request.stop,
             stream=True,
             session=request.session,
         )
@@ -277,8 +276,6 @@ class _Turn(NamedTuple):
             dialogues._bounds.seconds,
             dialogues._interval,
         )
-        if request.tools is not None:
-            tools = {name: tool for name, tool in tools.items() if name in request.tools}
         if not tools:
             raise Forbidden("agent tools are not configured: set --tools")
         offered = tuple(tool.tool for tool in tools.values())
@@ -292,7 +289,7 @@ class _Turn(NamedTuple):
             self._asked,
             tools,
             sources,
-            request.bounds or dialogues._bounds,
+            dialogues._bounds,
             self.cancel,
             dialogues._gateway.clock,
             dialogues._interval,

@@ -92,9 +92,13 @@ def dialogues(server: ModelServer, package: Path) -> Iterator[Dialogues]:
     found.gateway.registry.close()
 
 
-def asked(**more: object) -> DialogueRequest:
-    fields: dict[str, object] = {"sampling": {"temperature": 0.0}, "max_tokens": 200, **more}
-    return DialogueRequest(kind="agent", messages=(Message(role="user", content=ASKED),), **fields)  # type: ignore[arg-type]
+def asked() -> DialogueRequest:
+    return DialogueRequest(
+        kind="agent",
+        messages=(Message(role="user", content=ASKED),),
+        sampling={"temperature": 0.0},
+        max_tokens=200,
+    )
 
 
 def test_question_leads_to_call_observation_and_answer(dialogues: Dialogues) -> None:
@@ -152,8 +156,11 @@ def test_two_tools_are_called_in_sequence(
     found.gateway.registry.close()
 
 
-def test_last_round_answers_without_a_tool(dialogues: Dialogues) -> None:
-    events = list(dialogues.run(asked(bounds=Bounds(rounds=1))))
+def test_last_round_answers_without_a_tool(
+    dialogues: Dialogues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialogues, "_bounds", Bounds(rounds=1))
+    events = list(dialogues.run(asked()))
     assert not any(isinstance(event, DialogueStep) for event in events)
     assert isinstance(events[-1], DialogueDone)
 
@@ -191,11 +198,6 @@ def test_tools_are_off_by_default(server: ModelServer, package: Path) -> None:
         SettingsError, match="--tools: unknown tool 'rm'; available: calculator, get_time"
     ):
         services(server, package, "rm")
-
-
-def test_request_may_limit_the_tools(dialogues: Dialogues) -> None:
-    with pytest.raises(Forbidden):
-        list(dialogues.run(asked(tools=("time",))))
 
 
 # -- served: by gunicorn's gevent worker, over Chatchat's route ------------------------------------

@@ -138,7 +138,6 @@ class Shelf:
         query: str,
         top_k: int = 3,
         score_threshold: float | None = None,
-        files: Sequence[str] | None = None,
     ) -> Sequence[Hit]:
         assert list(base_ids) == ["b1"]
         named = [name for name in FACTS if name in query]

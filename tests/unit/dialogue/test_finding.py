@@ -39,7 +39,6 @@ class Knows:
         query: str,
         top_k: int = 3,
         score_threshold: float | None = None,
-        files: Sequence[str] | None = None,
     ) -> Any:
         self.asked.append((owner, list(base_ids), query))
         fields = {"document_id": "d", "text": "said", "place": "page 1", "score": 0.5}
