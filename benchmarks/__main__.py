@@ -18,40 +18,24 @@ import platform
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tools.processes import Child, Died
+from tools.processes import Died
 
 from . import report
 from .calm import Calm
 from .gateways import KINDS, Kind, Missing, Running
 from .measure import pinned
 from .scenarios import Bench, Load
+from .stub_process import Stub
 
 HERE = Path(__file__).parent
 QUICK = ("slotproxy", "nginx", "naive")
 SLICES = 5  # slices of a part that needs no minimum duration
 Measured = dict[str, dict[str, dict[str, float]]]  # gateway to part to figure
-
-
-class Stub:
-    """The stub as a target: measures an answer without a gateway."""
-
-    child: Child | None = None
-
-    def __init__(self, folder: Path) -> None:
-        self.process = Child([sys.executable, "-u", "-m", "benchmarks.stub"], folder / "stub.log")
-        self.process.launch()
-        while "listening on" not in self.process.log:
-            if not self.process.alive:
-                raise self.process.fail("ended while starting")
-            time.sleep(0.02)
-        self.upstream = self.process.log.split()[-1]
-        self.url = f"{self.upstream}/v1/chat/completions"
 
 
 def say(text: str) -> None:

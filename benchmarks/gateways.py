@@ -90,7 +90,7 @@ def environment(name: str) -> Path:
     return home / "bin"
 
 
-def _slotproxy(upstream: str, port: int, folder: Path) -> list[str | Path]:
+def slotproxy(upstream: str, port: int, folder: Path) -> list[str | Path]:
     """As in production: with API keys, metrics and an access log."""
     flags = f"--llama-api {upstream} --port {port} --metrics --api-key {KEY}"
     data = ["--data", folder / "data"]  # separate data: never open the user's own
@@ -159,7 +159,7 @@ def _naive(upstream: str, port: int, folder: Path) -> list[str | Path]:
 
 
 KINDS = (
-    Kind("slotproxy", "**slotproxy**", _slotproxy),
+    Kind("slotproxy", "**slotproxy**", slotproxy),
     Kind("nginx", "nginx, plain reverse proxy", _nginx),
     Kind("sglang-router", "sglang-router (Rust)", _sglang),
     Kind("naive", "Flask and requests, as the reference script", _naive),

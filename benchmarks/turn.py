@@ -24,7 +24,7 @@ from flask import Flask
 from proxy.app import create_app, services_of
 from proxy.config import load
 
-from .__main__ import Stub
+from .stub_process import Stub
 
 TURNS = 3
 CONVERSATIONS = 10

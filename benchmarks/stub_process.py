@@ -1,0 +1,26 @@
+"""The stub as a process, and as a target: measures an answer without a gateway."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from tools.processes import Child
+
+
+class Stub:
+    """A stub with so many slots, which listens when it is constructed."""
+
+    child: Child | None = None
+
+    def __init__(self, folder: Path, slots: int = 1024) -> None:
+        command = [sys.executable, "-u", "-m", "benchmarks.stub", "--slots", str(slots)]
+        self.process = Child(command, folder / f"stub-{slots}.log")
+        self.process.launch()
+        while "listening on" not in self.process.log:
+            if not self.process.alive:
+                raise self.process.fail("ended while starting")
+            time.sleep(0.02)
+        self.upstream = self.process.log.split()[-1]
+        self.url = f"{self.upstream}/v1/chat/completions"
