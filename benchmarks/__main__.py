@@ -12,6 +12,7 @@ varies. The table shows medians of the figures, and of each turn's ratio to ngin
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -25,7 +26,7 @@ from typing import Any
 
 from tools.processes import Died
 
-from . import report
+from . import prompts, report
 from .calm import Calm
 from .gateways import KINDS, Kind, Missing, Running
 from .measure import pinned
@@ -146,9 +147,10 @@ def main() -> int:
             for one in running:
                 one.child.stop(seconds=5)
             stub.process.kill()
-    if args.check:
-        return _check(measured)
-    whole = not (args.quick or args.only)
+        if args.check:
+            return _check(measured) or prompts.check(folder)
+        whole = not (args.quick or args.only)
+        rows = prompts.measure(folder, scale=scale) if whole else []
     results = {
         "date": date.today().isoformat(),
         "machine": f"{_processor()}, Python {platform.python_version()}",
@@ -157,11 +159,13 @@ def main() -> int:
         "calm": round(calm.share),
         "labels": {k.name: k.label for k in KINDS},
         "measured": measured,
+        "prompts": [dataclasses.asdict(row) for row in rows],
     }
     print(report.table(results))
+    print(prompts.table(rows))
     if whole:
         (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        report.publish(results)
+        report.publish(results, prompts.table(rows))
     return 0
 
 

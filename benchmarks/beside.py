@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 from openai import OpenAI
+from openai.types import StaticFileChunkingStrategyObjectParam
 
 from benchmarks.search import texts
 from tools.processes import ROOT, Child, Gateway, free_port
@@ -120,12 +121,15 @@ def _phases(url: str, chunks: int) -> dict[str, list[float]]:
 
     def read(streams: Streams) -> None:
         file = api.files.create(file=("a.txt", data), purpose="assistants")
-        cut = {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 0}
+        cut: StaticFileChunkingStrategyObjectParam = {
+            "type": "static",
+            "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 0},
+        }
         api.vector_stores.files.create_and_poll(
             file.id,
             vector_store_id=store,
             poll_interval_ms=500,
-            chunking_strategy={"type": "static", "static": cut},  # type: ignore[typeddict-item]
+            chunking_strategy=cut,
         )
 
     beside("reading", 20 if chunks > 1000 else 4, read)

@@ -82,8 +82,9 @@ def environment(name: str) -> Path:
     if not stamp.exists() or stamp.read_text() != wanted.read_text():
         print(f"installing {name} into {home}", file=sys.stderr, flush=True)
         venv.create(home, with_pip=True, clear=True)
-        pip = [home / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install"]
-        done = subprocess.run([*pip, "--quiet", "-r", wanted], capture_output=True, text=True)
+        options = ("--disable-pip-version-check", "install", "--quiet", "-r", str(wanted))
+        pip = [str(home / "bin" / "python"), "-m", "pip", *options]
+        done = subprocess.run(pip, capture_output=True, text=True)
         if done.returncode:
             raise Missing(f"{name} does not install: {done.stderr.strip()[-300:]}")
         stamp.write_text(wanted.read_text())
@@ -93,8 +94,8 @@ def environment(name: str) -> Path:
 def slotproxy(upstream: str, port: int, folder: Path) -> list[str | Path]:
     """As in production: with API keys, metrics and an access log."""
     flags = f"--llama-api {upstream} --port {port} --metrics --api-key {KEY}"
-    data = ["--data", folder / "data"]  # separate data: never open the user's own
-    return [sys.executable, "-m", "proxy", *flags.split(), *data]
+    # Separate data: never open the user's own.
+    return [sys.executable, "-m", "proxy", *flags.split(), "--data", folder / "data"]
 
 
 def _nginx(upstream: str, port: int, folder: Path) -> list[str | Path]:

@@ -12,6 +12,7 @@ from . import gateways
 
 ROOT = Path(__file__).parent.parent
 MARKERS = re.compile(r"(<!-- performance -->\n).*?(<!-- /performance -->)", re.DOTALL)
+PROMPTS = re.compile(r"(<!-- prompts -->\n).*?(<!-- /prompts -->)", re.DOTALL)
 HEAD = (
     "| | A: CPU µs a request (as nginx's) | B: CPU µs a token | C: CPU µs a token | "
     "D: tokens lost, p99 relay, memory | added to an answer, to its first token | cold start | "
@@ -60,8 +61,9 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def publish(results: Mapping[str, Any]) -> None:
-    """Write table and plots into the README, between its markers, and into this folder."""
+def publish(results: Mapping[str, Any], prompts: str) -> None:
+    """Write table and plots into the README, between its markers, and into this folder, and the
+    table of shared prompts into that of this folder."""
     python = gateways.environment("plots") / "python"
     subprocess.run([python, Path(__file__).parent / "plots.py"], check=True)
     readme = ROOT / "README.md"
@@ -73,4 +75,6 @@ def publish(results: Mapping[str, Any]) -> None:
         f"{results['calm']} % of the looks at it.\n\n"
         "![CPU of each gateway](benchmarks/plots/cpu.png)\n"
     )
+    ours = Path(__file__).with_name("README.md")
+    ours.write_text(PROMPTS.sub(lambda m: m[1] + prompts + m[2], ours.read_text("utf-8")), "utf-8")
     readme.write_text(MARKERS.sub(lambda m: m[1] + block + m[2], text), "utf-8")

@@ -26,7 +26,9 @@ class Target(Protocol):
     """A running gateway, or the stub itself (then `child` is None)."""
 
     url: str
-    child: Child | None
+
+    @property
+    def child(self) -> Child | None: ...
 
 
 class Load:

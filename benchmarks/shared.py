@@ -23,7 +23,7 @@ from proxy.scheduling.prefix import Chains
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.shared import RedisLog, SharedScheduler, ops, snapshot
 from proxy.scheduling.shared.replica import Replica, SharedRules
-from proxy.scheduling.state import SlotRequest
+from proxy.scheduling.state import BackendFacts, SlotRequest
 from tools.processes import free_port
 
 SLOTS = 4
@@ -41,9 +41,9 @@ def _want(number: int) -> SlotRequest:
 def in_the_log(slots: int, conversations: int) -> dict[str, float]:
     replica, plain = Replica(RULES), LocalScheduler(time.monotonic)
     for number in range(slots // SLOTS):
-        facts = ops.BackendFacts(model="m", slots=SLOTS)
+        facts = BackendFacts(model="m", slots=SLOTS)
         replica.apply(1000.0, "A", [ops.BackendFound(f"b{number}", True, facts)])
-        plain.update(f"b{number}", "m", up=True, slots=SLOTS)
+        plain.update(f"b{number}", facts, up=True)
     draw = random.Random(1)
     shared, alone = [], []
     for number in range(conversations):
@@ -111,7 +111,7 @@ def _through(url: str, tries: int) -> dict[str, float]:
     if not (one.ready(10.0) and two.ready(10.0)):
         raise SystemExit("Redis is not responding")
     for worker in (one, two):
-        worker.update("b", "m", up=True, slots=SLOTS)
+        worker.update("b", BackendFacts(model="m", slots=SLOTS), up=True)
     pings, asked = [], []
     client = redis.Redis.from_url(url)
     for number in range(tries):

@@ -35,7 +35,14 @@ from proxy.scheduling.policy import Policy, decide, may_serve
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.prefix import Chain
 from proxy.scheduling.scheduler import LocalScheduler
-from proxy.scheduling.state import BackendRecord, Grant, Slot, SlotRequest, WaitForSlot
+from proxy.scheduling.state import (
+    BackendFacts,
+    BackendRecord,
+    Grant,
+    Slot,
+    SlotRequest,
+    WaitForSlot,
+)
 from proxy.scheduling.ticket import Ticket
 
 SLOTS = 4
@@ -90,7 +97,7 @@ class Simulation:
             lambda: self.now, policy=policy, max_queue=10**9, queue_timeout=1e9
         )
         for number in range(backends):
-            self.scheduler.update(f"b{number}", "m", up=True, slots=SLOTS)
+            self.scheduler.update(f"b{number}", BackendFacts(model="m", slots=SLOTS), up=True)
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.serial = itertools.count()
         self.truth: dict[tuple[str, int], tuple[int, int]] = {}  # slot -> conversation, tokens
@@ -265,7 +272,8 @@ def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
     now = 0.0
     scheduler = LocalScheduler(lambda: now)
     for number in range(max(1, slots // SLOTS)):
-        scheduler.update(f"b{number}", "m", up=True, slots=min(SLOTS, slots))
+        facts = BackendFacts(model="m", slots=min(SLOTS, slots))
+        scheduler.update(f"b{number}", facts, up=True)
     talks = [Talk(number, draw) for number in range(slots)]
     for talk in talks:
         for _ in range(3):

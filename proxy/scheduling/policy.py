@@ -36,9 +36,11 @@ DISK = 0.02  # weight of a second of saving or restoring: it delays no other ans
 SPARE = 4.0  # factor of the worth of a prompt that a side job would evict
 
 
-def decide(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+def decide(
+    want: SlotRequest, pool: Pool, now: float, *, may_wait: bool = True
+) -> Grant | WaitForSlot | None:
     """Choose the place for a request: a free slot, or a wait for a better one. None if there is no
-    suitable slot."""
+    suitable slot. Without `may_wait`, only slots that are free now are compared."""
     prompt = pool.tokens(want.chain, not isinstance(want.task.prompt, str))
     least = math.inf
     best: Grant | WaitForSlot | None = None
@@ -47,7 +49,7 @@ def decide(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | N
 
     for held, depth in pool.matches(want.chain):
         backend, slot = held.backend, held.slot
-        if not may_serve(backend, want, now):
+        if not may_serve(backend, want, now) or (slot is not None and slot.busy and not may_wait):
             continue
         cached = min(held.tokens_at(depth, want.chain), prompt - 1)
         continues = depth >= held.chain.turn
@@ -77,7 +79,7 @@ def decide(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | N
             )
 
     for held, cached in kept.values():
-        if held.backend.in_flight >= len(held.backend.slots):
+        if may_wait and held.backend.in_flight >= len(held.backend.slots):
             wait = min(_wait(slot, pool, now) for slot in held.backend.slots[:LOOKED_AT])
             key = backend_key(held.backend.name)
             ahead = pool.line.parked(key) / len(held.backend.slots)

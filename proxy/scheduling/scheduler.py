@@ -180,6 +180,11 @@ class LocalScheduler(BaseScheduler):
                 if type(decision) is Grant:
                     return self._take(pool, want, client, decision, conversation, now)
             if len(self._queue) >= self._max_queue and not again:
+                if type(decision) is WaitForSlot and not want.whole_backend:
+                    # A free slot without the prompt is better than no answer.
+                    decision = decide(want, pool, now, may_wait=False)
+                    if type(decision) is Grant:
+                        return self._take(pool, want, client, decision, conversation, now)
                 self._make_room(want)
             ticket = Ticket(self, want, conversation, began, again)
             tokens = pool.tokens(want.chain, False) + (want.task.max_tokens or ANSWER)

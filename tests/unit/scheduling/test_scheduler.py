@@ -335,6 +335,24 @@ def test_one_key_cannot_fill_the_queue() -> None:
     lease.release()
 
 
+def test_free_slot_is_used_if_the_queue_has_no_room_to_wait_for_a_better_one() -> None:
+    world = World(slots=2, max_queue=1)
+    text, ends = "x" * 40000, (40000,)
+    world.take(text, ends).release(
+        Outcome(end="whole", slot=0, prompt=10000, cached=0, completion=4, evaluating=10.0)
+    )
+    busy = world.take(text, ends)
+    world.clock.now += 0.9
+    entries = [
+        world.scheduler.enter(want(world.scheduler, f"{text} {n}", (40000, 40002)))
+        for n in range(2)
+    ]
+    assert isinstance(entries[0], Ticket) and isinstance(entries[1], Lease)
+    assert entries[1].slot is not busy.slot
+    with pytest.raises(QueueFull):
+        world.scheduler.enter(want(world.scheduler, "no slot is left"))
+
+
 def test_full_queue_without_keys_refuses_newest_request() -> None:
     world = World(slots=1, max_queue=2)
     world.take("a")
