@@ -16,7 +16,6 @@ from typing import Literal
 import msgspec
 
 _FIELDS = ("group=", "priority=")
-_BY_PLACE = re.compile(r"key-[0-9]+|.+:[0-9]+")
 
 
 class Secret(str):
@@ -124,8 +123,3 @@ def renamed(keys: Sequence[ApiKey]) -> Mapping[str, str]:
     A key that was given such a name on purpose keeps it, and its data."""
     names = {key.former: key.name for key in keys if key.former}
     return names | {key.name: key.name for key in keys if not key.former}
-
-
-def by_place(name: str) -> bool:
-    """Whether earlier versions gave names of this form to keys without one."""
-    return _BY_PLACE.fullmatch(name) is not None

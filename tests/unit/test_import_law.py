@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompting",
         "backends",
     },
-    "store": {"errors", "runtime", "config"},
+    "store": {"errors", "runtime"},
     "knowledge": {"errors", "runtime", "store"},
     "websearch": {"errors", "runtime"},
     "agent": {"core", "errors", "runtime"},

@@ -6,11 +6,10 @@ nothing that belongs to others.
 """
 
 import logging
+import re
 
 import sqlalchemy as sa
 from alembic import context, op
-
-from proxy.config.keys import by_place
 
 revision = "0005"
 down_revision = "0004"
@@ -26,6 +25,8 @@ OWNED = (
     "openai_vector_store_file",
     "openai_file_batch",
 )
+# Names that keys without one had, by their position.
+POSITION = re.compile(r"key-[0-9]+|.+:[0-9]+")
 log = logging.getLogger("slotproxy.store")
 
 
@@ -42,7 +43,7 @@ def upgrade() -> None:
                     table.update().where(table.c.owner == owner).values(owner=renamed[owner])
                 )
                 log.warning("data of %s in %s now belongs to %s", owner, name, renamed[owner])
-            elif owner not in renamed and by_place(owner):
+            elif owner not in renamed and POSITION.fullmatch(owner):
                 left.add(owner)
     for owner in sorted(left):
         log.warning(
