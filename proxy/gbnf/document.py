@@ -102,13 +102,8 @@ class Node:
 
 Nodes = tuple[Node, ...]
 
-
-@dataclass(frozen=True)
-class _Pending:
-    """A node still to be read, and the path of nodes that led to it."""
-
-    node: Node
-    ancestors: frozenset[str]
+# A node still to be read, and the pointers of the nodes that led to it.
+_Pending = tuple[Node, frozenset[str]]
 
 
 class Document:
@@ -160,7 +155,7 @@ class Document:
         exclude each other."""
         found: list[Nodes] = []
         self._branches = 0
-        for way in self._ways([_Pending(node, frozenset()) for node in nodes], ()):
+        for way in self._ways([(node, frozenset()) for node in nodes], ()):
             spend(1 + len(found) + len(way))
             if way not in found:
                 found.append(way)
@@ -172,11 +167,10 @@ class Document:
 
     def _ways(self, pending: list[_Pending], plain: Nodes) -> Iterator[Nodes]:
         while pending:
-            one, *pending = pending
-            node = one.node
-            if node.pointer in one.ancestors:
+            (node, ancestors), *pending = pending
+            if node.pointer in ancestors:
                 node.fail("it refers to itself endlessly")
-            if len(one.ancestors) > MAX_DEPTH:
+            if len(ancestors) > MAX_DEPTH:
                 node.fail(f"references and alternatives nested deeper than {MAX_DEPTH}")
             if node.schema is True or node in plain:
                 continue
@@ -191,7 +185,7 @@ class Document:
                 raise UnsupportedSchema(
                     "allOf", node.pointer, "too many schemas apply to one value"
                 )
-            inside = one.ancestors | {node.pointer}
+            inside = ancestors | {node.pointer}
             more: list[Node] = []
             if "$ref" in node.schema:
                 more.append(self.resolve(node))
@@ -203,14 +197,14 @@ class Document:
                 yield from self._ways(pending, (*plain[:-1], null))
             choices = [node.members(word) for word in ("anyOf", "oneOf") if word in node.schema]
             spend(len(more))
-            pending = [*(_Pending(found, inside) for found in more), *pending]
+            pending = [*((found, inside) for found in more), *pending]
             if choices:
                 first, *others = choices
                 for branch in first:
                     if not others:
-                        yield from self._ways([_Pending(branch, inside), *pending], plain)
+                        yield from self._ways([(branch, inside), *pending], plain)
                     for other in others[0] if others else ():
-                        both = [_Pending(branch, inside), _Pending(other, inside)]
+                        both = [(branch, inside), (other, inside)]
                         yield from self._ways([*both, *pending], plain)
                 return
         yield plain

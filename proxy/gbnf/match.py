@@ -71,11 +71,6 @@ class Matcher:
         return bool(self._states)
 
     @property
-    def alive(self) -> bool:
-        """Whether the text so far is in the language or can be continued to be."""
-        return bool(self._states)
-
-    @property
     def complete(self) -> bool:
         """Whether the text so far is in the language."""
         return DONE in self._states

@@ -28,11 +28,11 @@ TEXT = '{"a":[1,20,{"b":null}],"中😀":"x\\n"}'
 def test_text_is_matched_the_same_whole_and_split(size: int) -> None:
     matcher = Matcher(JSON)
     for at in range(0, len(TEXT), size):
-        assert matcher.alive and not matcher.complete
+        assert matcher.feed("") and not matcher.complete
         assert matcher.feed(TEXT[at : at + size])
     assert matcher.complete
     assert not matcher.feed("x")
-    assert not matcher.alive and not matcher.complete and not matcher.feed("")
+    assert not matcher.complete and not matcher.feed("")
 
 
 def test_every_valid_prefix_can_continue_and_no_wrong_one_can() -> None:
@@ -78,6 +78,6 @@ def test_samples_of_a_grammar_match_it(data: st.DataObject) -> None:
     text = samples.Sampler(grammar, random.Random(1)).text(30)
     matcher = Matcher(grammar)
     for char in text:
-        assert matcher.alive
+        assert matcher.feed("")
         matcher.feed(char)
     assert matcher.complete
