@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from proxy.knowledge.index import Index, IndexEntry, open_shelf
+from proxy.knowledge.index import Index, IndexEntry
 from proxy.knowledge.index.backend import IndexBackend
+from proxy.knowledge.index.postgres import PostgresShelf
+from proxy.knowledge.index.sqlite import SqliteShelf
 
 DOCUMENTS = 100
 
@@ -43,11 +45,11 @@ def opened(url: str) -> Iterator[Callable[[], IndexBackend]]:
         from sqlalchemy import create_engine
 
         engine = create_engine(url)
-        yield lambda: open_shelf(engine)
+        yield lambda: PostgresShelf(engine)
         engine.dispose()
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield lambda: open_shelf(file=Path(folder) / "index.sqlite")
+        yield lambda: SqliteShelf(Path(folder) / "index.sqlite")
 
 
 def main() -> None:

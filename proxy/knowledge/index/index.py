@@ -218,9 +218,9 @@ def _affordable(having: Mapping[str, int]) -> list[str]:
     return chosen
 
 
-def open_shelf(engine: Engine | None = None, file: Path | None = None) -> IndexBackend:
-    """Open the shelf in `engine`'s PostgreSQL database, or else in the SQLite file `file` (None: a
-    temporary file). Raises ImportError without the extra `knowledge`."""
-    if engine is not None and engine.dialect.name == "postgresql":
+def open_shelf(engine: Engine, file: Path) -> IndexBackend:
+    """Open the shelf in `engine`'s PostgreSQL database, or else in the SQLite file `file`. Raises
+    ImportError without the extra `knowledge`."""
+    if engine.dialect.name == "postgresql":
         return PostgresShelf(engine)
     return SqliteShelf(file)

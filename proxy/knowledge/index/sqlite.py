@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...runtime.blocking import run_in_native_thread
@@ -61,13 +60,7 @@ MOST_CHOSEN = 4096  # limit of sqlite-vec
 
 
 class SqliteShelf:
-    """`file` None: a temporary file, deleted by close()."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._passing: TemporaryDirectory[str] | None = None
-        if file is None:
-            self._passing = TemporaryDirectory(prefix="slotproxy-")
-            file = Path(self._passing.name) / "index.sqlite"
+    def __init__(self, file: Path) -> None:
         self._name = str(file)
         # Idle connections. Appending and popping at the ends of a deque is thread-safe.
         self._idle: deque[tuple[apsw.Connection, tuple[int, int]]] = deque()
@@ -195,8 +188,6 @@ class SqliteShelf:
     def close(self) -> None:
         while self._idle:
             self._idle.pop()[0].close()
-        if self._passing is not None:
-            self._passing.cleanup()
 
     def _connect(self) -> apsw.Connection:
         import apsw

@@ -15,9 +15,11 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
 
 from proxy.errors import NoBackend
-from proxy.knowledge.index import Index, IndexEntry, open_shelf
+from proxy.knowledge.index import Index, IndexEntry
 from proxy.knowledge.index.backend import IndexBackend
+from proxy.knowledge.index.postgres import PostgresShelf
 from proxy.knowledge.index.records import IndexRow
+from proxy.knowledge.index.sqlite import SqliteShelf
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,11 @@ def engine(postgres: str) -> Iterator[Any]:
 @pytest.fixture(params=["sqlite", "postgres"])
 def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IndexBackend]:
     if request.param == "sqlite":
-        one = open_shelf(file=tmp_path / "index.sqlite")
-        yield one
-        one.close()
+        file = SqliteShelf(tmp_path / "index.sqlite")
+        yield file
+        file.close()
         return
-    one = open_shelf(request.getfixturevalue("engine"))
+    one = PostgresShelf(request.getfixturevalue("engine"))
     yield one
     for base in ("b", "other"):
         one.drop(base=base)
@@ -249,7 +251,7 @@ def test_index_of_another_version_is_dropped(
     engine = request.getfixturevalue("engine") if kind == "postgres" else None
 
     def opened() -> IndexBackend:
-        return open_shelf(engine, tmp_path / "index.db")
+        return PostgresShelf(engine) if engine else SqliteShelf(tmp_path / "index.db")
 
     first = opened()
     Index(first, by_meaning).add("b", [IndexEntry("one", "d", "a dog")], "m")
@@ -301,7 +303,7 @@ def test_common_words_keep_search_fast(shelf: IndexBackend) -> None:
 
 def test_postgres_rows_are_read_without_their_words(engine: Any) -> None:
     """Each search reads some thousand rows for their ids: their words are in another table."""
-    shelf = open_shelf(engine)
+    shelf = PostgresShelf(engine)
     text = " ".join(f"word{i}x" for i in range(300))
     Index(shelf).add("b", [IndexEntry(f"c{i}", "d", text) for i in range(100)])
     with engine.connect() as db:

@@ -19,10 +19,10 @@ from gevent import monkey
 monkey.patch_all()
 import gevent, sys, threading
 from pathlib import Path
-from proxy.knowledge.index import IndexEntry, Index, open_shelf
+from proxy.knowledge.index import IndexEntry, Index
 from proxy.knowledge.index.sqlite import SqliteShelf
 
-index = Index(open_shelf(file=Path(sys.argv[1])))
+index = Index(SqliteShelf(Path(sys.argv[1])))
 text = "the great wall number {0}, 长城 {0}"
 index.add("b", [IndexEntry(f"c{i}", "d", text.format(i)) for i in range(500)])
 

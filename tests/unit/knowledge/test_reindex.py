@@ -12,7 +12,8 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
 from proxy.errors import BadRequest
-from proxy.knowledge.index import Index, open_shelf
+from proxy.knowledge.index import Index
+from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.reindex import reindex_missing
 from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
@@ -56,7 +57,7 @@ def by_length(model: str, texts: Sequence[str]) -> list[list[float]]:
 
 
 def test_lost_vector_index_is_rebuilt(store: KnowledgeStore, tmp_path: Path) -> None:
-    shelf = open_shelf(file=tmp_path / "index.db")
+    shelf = SqliteShelf(tmp_path / "index.db")
     index = Index(shelf)
     assert reindex_missing(store, index) == 1
     found = index.search(["vs_1"], "passage", 5)
@@ -73,10 +74,10 @@ def test_lost_vector_index_is_rebuilt(store: KnowledgeStore, tmp_path: Path) -> 
     shelf.close()
 
 
-def test_indexing_waits_for_the_embedding_backend(store: KnowledgeStore) -> None:
+def test_indexing_waits_for_the_embedding_backend(store: KnowledgeStore, tmp_path: Path) -> None:
     def refuses(model: str, texts: Sequence[str]) -> list[list[float]]:
         raise BadRequest("not now")
 
-    shelf = open_shelf()
+    shelf = SqliteShelf(tmp_path / "index.db")
     assert reindex_missing(store, Index(shelf, refuses)) == 0
     shelf.close()

@@ -136,11 +136,13 @@ def test_deleted_text_remains_in_no_file(tmp_path: Path) -> None:
     database.close()
 
 
-def test_editing_a_chunk_does_not_wait_for_embeddings() -> None:
+def test_editing_a_chunk_does_not_wait_for_embeddings(tmp_path: Path) -> None:
     def down(model: str, texts: object) -> list[list[float]]:
         raise NoBackend("no backend is up")
 
-    index = Index(SqliteShelf(None), down, pause=lambda seconds: pytest.fail("it waited"))
+    index = Index(
+        SqliteShelf(tmp_path / "index.db"), down, pause=lambda seconds: pytest.fail("it waited")
+    )
     with pytest.raises(NoBackend):
         index.add("b", [IndexEntry("c", "d", "words")], wait=False)
     index.close()
