@@ -25,7 +25,7 @@ from ..core.request import Tool
 from ..errors import UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import LAST, Children, channel
-from .tools import ChildTool, Runs, Server
+from .tools import ChildTool, RunnableTool, Server
 
 log = logging.getLogger("slotproxy.tools")
 
@@ -35,12 +35,12 @@ MOST_PAGES = 20
 NAME = re.compile(r"[\w./:@-]{1,128}")
 
 
-def tools(server: Server, children: Children) -> list[Runs]:
+def tools(server: Server, children: Children) -> list[RunnableTool]:
     """The tools of a server that may be used. Raises UpstreamFault and UpstreamTimeout."""
     listed = children.ask({}, Cancel(), PATIENCE)
     if "wrong" in listed:
         raise UpstreamFault(f"MCP server {server.name}: {listed['wrong']}")
-    offered: list[Runs] = []
+    offered: list[RunnableTool] = []
     for description in listed["tools"]:
         name, parameters = description["name"], description["parameters"]
         if server.tools and name not in server.tools:

@@ -18,7 +18,7 @@ from ..errors import GatewayError
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .tools import Runs, Server, ToolError
+from .tools import RunnableTool, Server, ToolError
 
 log = logging.getLogger("slotproxy.tools")
 
@@ -38,7 +38,7 @@ class Toolbox:
         clock: Callable[[], float],
         now: Callable[[], datetime],
     ) -> None:
-        own: dict[str, Runs] = {
+        own: dict[str, RunnableTool] = {
             CALCULATOR: _Own(_CALCULATOR, _calculate),
             TIME: _Own(_TIME, lambda _: now().astimezone().strftime("%A, %Y-%m-%d %H:%M:%S %z")),
         }
@@ -57,9 +57,9 @@ class Toolbox:
     def __bool__(self) -> bool:
         return bool(self._own or self._sources)
 
-    def tools(self) -> dict[str, Runs]:
+    def tools(self) -> dict[str, RunnableTool]:
         """The tools available now, by name; the first of a name wins. May wait for servers."""
-        tools: dict[str, Runs] = {}
+        tools: dict[str, RunnableTool] = {}
         for tool in (*self._own, *(tool for source in self._sources for tool in source.tools())):
             tools.setdefault(tool.tool.name, tool)
         return tools
@@ -75,18 +75,18 @@ class _Source:
     def __init__(
         self,
         name: str,
-        offers: Callable[[], tuple[list[Runs], Children]],
+        offers: Callable[[], tuple[list[RunnableTool], Children]],
         clock: Callable[[], float],
     ) -> None:
         self._name = name
         self._offers = offers
         self._clock = clock
         self._lock = threading.Lock()
-        self._tools: list[Runs] | None = None
+        self._tools: list[RunnableTool] | None = None
         self._children: Children | None = None
         self._failed = -AGAIN
 
-    def tools(self) -> list[Runs]:
+    def tools(self) -> list[RunnableTool]:
         with self._lock:
             if self._tools is None and self._clock() - self._failed >= AGAIN:
                 try:
@@ -101,7 +101,7 @@ class _Source:
             self._children.close()
 
 
-def _offers(server: Server) -> tuple[list[Runs], Children]:
+def _offers(server: Server) -> tuple[list[RunnableTool], Children]:
     from . import mcp  # lazy: asyncio and jsonschema are needed only with MCP servers
 
     children = mcp.children(server)

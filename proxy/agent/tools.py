@@ -29,7 +29,7 @@ class Server(Struct, frozen=True, kw_only=True):
     tools: tuple[str, ...] = ()
 
 
-class Runs(Protocol):
+class RunnableTool(Protocol):
     """A tool that can be called."""
 
     @property

@@ -138,7 +138,7 @@ def _dialogues(
         "brave": lambda: Brave(settings.brave_key or ""),
         "tavily": lambda: Tavily(settings.tavily_key or ""),
     }
-    if "ddgs" in settings.search_engine and not metasearch.there():
+    if "ddgs" in settings.search_engine and not metasearch.is_installed():
         raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")
     web = None
     if settings.search_engine:

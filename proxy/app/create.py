@@ -117,7 +117,7 @@ def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
     try:
         if headers.get("HTTP_AUTHORIZATION", "").lower().startswith("basic "):
             return bool(chatchat.view.owner(services, headers))
-        if services.keys.shows(headers):
+        if services.keys.has_key(headers):
             return True
     except (Unauthorized, TooManyWrongKeys):
         return False
@@ -157,6 +157,6 @@ def _defect(error: Exception) -> Response:
 
 def _refused(fault: GatewayError) -> Response:
     """An error page for browsers, the error object for all others."""
-    if pages.errors.wanted():
+    if pages.errors.wants_page():
         return pages.errors.page(fault)
     return refuse(fault, error_object, Record.of(request.environ))

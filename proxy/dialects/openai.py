@@ -33,7 +33,7 @@ UNHEEDED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def common(body: Body) -> dict[str, Any]:
+def shared_fields(body: Body) -> dict[str, Any]:
     """The fields of CompletionRequest that both kinds of body share, if present. Raises
     InvalidParameter."""
     out = {"sampling": samplers(body), **read(body, COMMON), "warnings": unheeded(body, UNHEEDED)}

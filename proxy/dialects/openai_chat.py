@@ -44,7 +44,7 @@ FORMATS = ("deepseek", "none", "raw")
 def parse(body: Body) -> CompletionRequest:
     """Raises InvalidParameter naming the field."""
     logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
-    values = openai.common(body)
+    values = openai.shared_fields(body)
     if body.get("response_format") is not None:
         if values.get("output", OutputFormat()) != OutputFormat():
             raise InvalidParameter("response_format", "cannot be combined with json_schema")
@@ -156,8 +156,8 @@ def _audio(part: Body, at: str) -> Media:
 
 KINDS = "text, image_url or input_audio"
 PARTS: dict[str, parts.Reader] = {
-    "text": parts.words("text"),
-    "refusal": parts.words("refusal"),
+    "text": parts.text_reader("text"),
+    "refusal": parts.text_reader("refusal"),
     "image_url": _image,
     "input_audio": _audio,
 }

@@ -30,7 +30,7 @@ def parse(body: Body) -> CompletionRequest:
     if echo and logprobs is not None:
         raise InvalidParameter("logprobs", "is not supported with echo")
     best_of = integer(body, "best_of", 1, openai.MAX_CHOICES)
-    values = openai.common(body)
+    values = openai.shared_fields(body)
     if best_of is not None and best_of != values.get("n", 1):
         raise InvalidParameter("best_of", "is not supported: use n to get several choices")
     return CompletionRequest(

@@ -47,7 +47,7 @@ def content(
     return joined_text, tuple(media)
 
 
-def words(name: str) -> Reader:
+def text_reader(name: str) -> Reader:
     """A reader for parts whose text is in the field `name`."""
     return lambda part, at: text(part, name, at=at)
 

@@ -43,7 +43,7 @@ class BaseLike(Protocol):
     def id(self) -> str: ...
 
 
-class Finds(Protocol):
+class KnowledgeSearch(Protocol):
     """The part of `Knowledge` that dialogues use."""
 
     def bases(self, owner: str) -> Iterable[BaseLike]: ...
@@ -65,7 +65,7 @@ class MemberLike(Protocol):
     def file_id(self) -> str: ...
 
 
-class Stores(Protocol):
+class FileSearch(Protocol):
     """The part of `VectorStores` that a file search uses."""
 
     def search(
@@ -84,7 +84,10 @@ class Finder:
     configured."""
 
     def __init__(
-        self, knowledge: Finds | None, web: WebSearch | None, stores: Stores | None = None
+        self,
+        knowledge: KnowledgeSearch | None,
+        web: WebSearch | None,
+        stores: FileSearch | None = None,
     ) -> None:
         self._knowledge = knowledge
         self.web = web
@@ -164,7 +167,7 @@ class Finder:
             )
         return tools
 
-    def _known(self) -> Finds:
+    def _known(self) -> KnowledgeSearch:
         if self._knowledge is None:
             raise Forbidden(
                 "knowledge bases are not available: install them with pip install"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 
 import msgspec
 
-from ..agent.tools import Runs, ToolError
+from ..agent.tools import RunnableTool, ToolError
 from ..core.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
 from ..core.request import CompletionRequest, Message, ToolCall, ToolChoice
 from ..core.usage import Timings, Usage
@@ -49,7 +49,7 @@ class Loop:
     def __init__(
         self,
         ask: Ask,
-        tools: Mapping[str, Runs],
+        tools: Mapping[str, RunnableTool],
         sources: list[Sources],
         bounds: Bounds,
         cancel: Cancel,

@@ -40,34 +40,34 @@ class Keys:
             return ""
         presented = _presented(environ)
         if presented:
-            return self.judge(presented, environ.get("REMOTE_ADDR", ""))
+            return self.name_of(presented, environ.get("REMOTE_ADDR", ""))
         signed_in = environ.get(SIGNED_IN)
         if isinstance(signed_in, str):
             return signed_in
         raise Unauthorized("missing API key: send it as Authorization: Bearer KEY")
 
-    def shows(self, environ: Mapping[str, Any]) -> bool:
+    def has_key(self, environ: Mapping[str, Any]) -> bool:
         """Whether the request headers contain a valid key (any key, if none is needed). Raises
         TooManyWrongKeys."""
         presented = _presented(environ)
         if not presented or not self._known:
             return bool(presented)
         try:
-            return bool(self.judge(presented, environ.get("REMOTE_ADDR", "")))
+            return bool(self.name_of(presented, environ.get("REMOTE_ADDR", "")))
         except Unauthorized:
             return False
 
-    def judge(self, secret: str, peer: str) -> str:
+    def name_of(self, secret: str, peer: str) -> str:
         """Return the name of a key sent from the address `peer`. Raises Unauthorized or
         TooManyWrongKeys."""
         digest = _digest(secret)
         known = self._known.get(digest)
         if known is None or not hmac.compare_digest(known[0], digest):
-            self._guesses.wrong(peer)
+            self._guesses.count_wrong(peer)
             raise Unauthorized("invalid API key")
         name = known[1]
         if (peer, name) not in self._guesses.seen:
-            self._guesses.right(peer, name)
+            self._guesses.count_right(peer, name)
         return name
 
 

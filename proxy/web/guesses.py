@@ -35,7 +35,7 @@ class Guesses:
         self.seen: dict[tuple[str, str], None] = {}
         self._lock = native_lock()
 
-    def right(self, peer: str, name: str) -> None:
+    def count_right(self, peer: str, name: str) -> None:
         """Count a valid key that is not in `seen` yet. Raises TooManyWrongKeys."""
         self._check(peer)
         with self._lock:
@@ -43,7 +43,7 @@ class Guesses:
                 del self.seen[next(iter(self.seen))]
             self.seen[peer, name] = None
 
-    def wrong(self, peer: str) -> None:
+    def count_wrong(self, peer: str) -> None:
         """Count an invalid key. Raises TooManyWrongKeys."""
         if not self._most:
             return

@@ -24,7 +24,7 @@ NAME = "ddgs"
 PORTS = (53, 443)
 
 
-def there() -> bool:
+def is_installed() -> bool:
     """Whether the library is installed."""
     return find_spec("ddgs") is not None
 

@@ -42,7 +42,7 @@ _EDITOR: Mapping[str, Any] = {
 KNOWN = {"bash_": _BASH, "text_editor_": _EDITOR}
 
 
-def told(tool: Body, kind: str) -> dict[str, Any] | None:
+def function_of(tool: Body, kind: str) -> dict[str, Any] | None:
     """The tool as a function definition; None if the type is unknown."""
     for prefix, definition in KNOWN.items():
         if kind.startswith(prefix):

@@ -243,7 +243,7 @@ def _tools(values: list[Any], warnings: list[str]) -> tuple[Tool, ...]:
         kind = text(tool, "type", "custom", at=at)
         if kind == "custom":
             offered.append({**tool, "parameters": mapping(tool, "input_schema", at)})
-        elif (known := client_tools.told(tool, kind)) is not None:
+        elif (known := client_tools.function_of(tool, kind)) is not None:
             offered.append(known)
         else:
             warnings.append(f"tools of type {plain(kind)} are ignored")

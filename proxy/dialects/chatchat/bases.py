@@ -160,7 +160,7 @@ def recreate(body: Body) -> Recreate:
     )
 
 
-def found(
+def document(
     key: str, name: str, place: str, content: str, distance: float | None = None
 ) -> dict[str, Any]:
     """A chunk as langchain's Document; `distance` is None if it was listed rather than searched."""
@@ -184,7 +184,7 @@ def progress(total: int, finished: int, name: str) -> dict[str, Any]:
     }
 
 
-def stumble(name: str, why: str) -> dict[str, Any]:
+def unreadable(name: str, why: str) -> dict[str, Any]:
     """A file that could not be read during a rebuild, which continues with the next."""
     return {"code": 500, "msg": f"{name}: {why}"}
 

@@ -37,7 +37,7 @@ def parse(body: Body) -> CompletionRequest:
     if not values:
         raise InvalidParameter("messages", "must contain at least one message")
     offered = items(body, "tools")
-    fields = common.common(body)
+    fields = common.shared_fields(body)
     fields["warnings"] += skipped(offered)
     return CompletionRequest(messages=_messages(values), tools=tools(offered), **fields)
 

@@ -29,7 +29,7 @@ def error(fault: GatewayError) -> dict[str, Any]:
     return {"error": fault.message}
 
 
-def common(body: Body) -> dict[str, Any]:
+def shared_fields(body: Body) -> dict[str, Any]:
     """The fields of CompletionRequest that both bodies share. ":latest", the default tag, is
     removed from the model's name. Raises InvalidParameter."""
     options = mapping(body, "options")

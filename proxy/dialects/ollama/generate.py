@@ -21,7 +21,7 @@ error = common.error
 
 def parse(body: Body) -> CompletionRequest:
     """Raises InvalidParameter naming the field."""
-    values = common.common(body)
+    values = common.shared_fields(body)
     prompt = text(body, "prompt")
     suffix = text(body, "suffix")
     if text(body, "template"):

@@ -110,8 +110,8 @@ def _image(part: Body, at: str) -> Media:
 
 KINDS = "input_text, output_text or input_image"
 PARTS: dict[str, parts.Reader] = {
-    **dict.fromkeys(TEXTS, parts.words("text")),
-    "refusal": parts.words("refusal"),
+    **dict.fromkeys(TEXTS, parts.text_reader("text")),
+    "refusal": parts.text_reader("refusal"),
     "input_image": _image,
 }
 

@@ -11,8 +11,7 @@ from ..observability import Record
 from ..services import Services
 from .knowledge_bases import OwnerBases
 from .streaming import DocumentStream, RequestContext, respond
-from .view import asked as body
-from .view import asked_value, route
+from .view import json_body, json_value, route
 
 blueprint = Blueprint("bases", __name__, url_prefix="/knowledge_base")
 
@@ -24,21 +23,21 @@ def listed(services: Services, record: Record) -> Any:
 
 @route(blueprint, "POST", "/create_knowledge_base")
 def create(services: Services, record: Record) -> Any:
-    wanted = bases.create(body(services))
+    wanted = bases.create(json_body(services))
     OwnerBases(services, record.key).create(wanted.name, wanted.model)
     return reply.ok(msg=f"knowledge base {wanted.name} created")
 
 
 @route(blueprint, "POST", "/delete_knowledge_base")
 def delete(services: Services, record: Record) -> Any:
-    name = bases.named(asked_value(services))
+    name = bases.named(json_value(services))
     OwnerBases(services, record.key).shelf(name).delete()
     return reply.ok(msg=f"knowledge base {name} deleted")
 
 
 @route(blueprint, "POST", "/update_info")
 def update_info(services: Services, record: Record) -> Any:
-    wanted = bases.info(body(services))
+    wanted = bases.info(json_body(services))
     OwnerBases(services, record.key).shelf(wanted.base).describe(wanted.info)
     return reply.ok(msg=f"description of knowledge base {wanted.base} updated")
 
@@ -46,22 +45,22 @@ def update_info(services: Services, record: Record) -> Any:
 @route(blueprint, "POST", "/search_docs")
 def search(services: Services, record: Record) -> Any:
     """Return a bare list without the wrapper, as the original does."""
-    wanted = bases.search(body(services))
+    wanted = bases.search(json_body(services))
     shelf = OwnerBases(services, record.key).shelf(wanted.base)
     if wanted.query:
         score = params.nearness(wanted.score_threshold)
         hits = shelf.search(wanted.query, wanted.top_k, score)
         return [
-            bases.found(one.chunk_id, one.filename, one.place, one.text, one.distance)
+            bases.document(one.chunk_id, one.filename, one.place, one.text, one.distance)
             for one in hits
         ]
     chunks = shelf.chunks(wanted.file) if wanted.file else ()
-    return [bases.found(one.id, wanted.file, one.place, one.text) for one in chunks]
+    return [bases.document(one.id, wanted.file, one.place, one.text) for one in chunks]
 
 
 @route(blueprint, "POST", "/update_docs_by_id")
 def edit(services: Services, record: Record) -> Any:
-    wanted = bases.edit(body(services))
+    wanted = bases.edit(json_body(services))
     shelf = OwnerBases(services, record.key).shelf(wanted.base)
     for key, text in wanted.texts.items():
         shelf.edit(key, text)

@@ -26,8 +26,7 @@ from ...errors import Forbidden, NotFound
 from ..observability import Record, new_id
 from ..services import Services
 from .streaming import TEXT, Documents, DocumentStream, RequestContext, respond
-from .view import asked as body
-from .view import route
+from .view import json_body, route
 
 blueprint = Blueprint("chats", __name__)
 
@@ -68,7 +67,7 @@ def agent_chat() -> Response:
 
 @route(blueprint, "POST", "/chat/feedback")
 def feedback(services: Services, record: Record) -> Any:
-    wanted = params.feedback(body(services))
+    wanted = params.feedback(json_body(services))
     if services.conversations is None:
         raise Forbidden(
             "storage is not available: install it with pip install slotproxy[knowledge]"

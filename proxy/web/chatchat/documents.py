@@ -16,8 +16,7 @@ from ..observability import Record
 from ..services import Services
 from ..spine import passthrough
 from .knowledge_bases import OwnerBases
-from .view import asked as body
-from .view import route
+from .view import json_body, route
 
 blueprint = Blueprint("files", __name__, url_prefix="/knowledge_base")
 
@@ -58,7 +57,7 @@ def upload_temporary(services: Services, record: Record) -> Any:
 
 @route(blueprint, "POST", "/delete_docs")
 def delete(services: Services, record: Record) -> Any:
-    wanted = bases.delete(body(services))
+    wanted = bases.delete(json_body(services))
     shelf = OwnerBases(services, record.key).shelf(wanted.base)
     failed = shelf.remove(wanted.files) if wanted.content else shelf.hide(wanted.files)
     return reply.failed(failed, "files deleted")
@@ -66,7 +65,7 @@ def delete(services: Services, record: Record) -> Any:
 
 @route(blueprint, "POST", "/update_docs")
 def update(services: Services, record: Record) -> Any:
-    wanted = bases.update(body(services))
+    wanted = bases.update(json_body(services))
     shelf = OwnerBases(services, record.key).shelf(wanted.base)
     failed = shelf.again([one for one in wanted.files if one not in wanted.pieces], wanted.cut)
     failed += shelf.write(wanted.pieces)

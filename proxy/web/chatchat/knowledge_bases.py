@@ -181,7 +181,7 @@ class BaseHandle:
                 reported += 1
         for document in self._documents():
             if document.status == "failed":
-                yield bases.stumble(document.filename, document.error)
+                yield bases.unreadable(document.filename, document.error)
 
     def _add(self, name: str, data: IO[bytes], cut: bases.Splitting, replace: bool) -> Document:
         return self._knowledge.add(

@@ -16,8 +16,7 @@ from ...errors import ModelNotFound, Unsupported
 from .. import disconnect
 from ..observability import Record
 from ..services import Services
-from .view import asked as body
-from .view import route
+from .view import json_body, route
 
 blueprint = Blueprint("server", __name__)
 
@@ -29,23 +28,23 @@ def running(services: Services, record: Record) -> Any:
 
 @route(blueprint, "POST", "/llm_model/list_config_models", shape=reply.error_of_table)
 def configured(services: Services, record: Record) -> Any:
-    return reply.ok(server.configured(body(services), _models(services)))
+    return reply.ok(server.configured(json_body(services), _models(services)))
 
 
 @route(blueprint, "POST", "/llm_model/get_model_config", shape=reply.error_of_table)
 def config(services: Services, record: Record) -> Any:
-    return reply.ok(server.config(_model(services, server.model_name(body(services)))))
+    return reply.ok(server.config(_model(services, server.model_name(json_body(services)))))
 
 
 @route(blueprint, "POST", "/llm_model/stop")
 def stop(services: Services, record: Record) -> Any:
-    _model(services, server.model_name(body(services)))
+    _model(services, server.model_name(json_body(services)))
     raise Unsupported("models are configured when slotproxy starts, not through this API")
 
 
 @route(blueprint, "POST", "/llm_model/change")
 def change(services: Services, record: Record) -> Any:
-    _, new = server.change(body(services))
+    _, new = server.change(json_body(services))
     return reply.ok(msg=f"{_model(services, new).name} is served")
 
 
@@ -102,13 +101,13 @@ def engines(services: Services, record: Record) -> Any:
 
 @route(blueprint, "POST", "/server/get_prompt_template")
 def prompt_template(services: Services, record: Record) -> Any:
-    wanted = server.template(body(services))
+    wanted = server.template(json_body(services))
     return services.layouts.layout(wanted.folder, wanted.name).source
 
 
 @route(blueprint, "POST", "/other/embed_texts")
 def embed_texts(services: Services, record: Record) -> Any:
-    wanted = server.texts(body(services))
+    wanted = server.texts(json_body(services))
     services.observer.begin(record)
     with disconnect.watched(request.environ) as cancel:
         _, embeddings = services.embedder.embed(wanted.model, wanted.texts, cancel)

@@ -23,8 +23,7 @@ from ..observability import Record
 from ..services import Services, current_services
 from ..spine import STREAM_HEADERS, passthrough
 from ..stream import ClosingBody
-from .view import asked as body
-from .view import owner, refused
+from .view import json_body, owner, refused
 
 Documents = Generator[answer.Document, None, None]
 
@@ -75,7 +74,7 @@ def respond(
     try:
         record.key = owner(services, environ)
         caller = services.callers.caller(record.key, environ)
-        asked = body(services)
+        asked = json_body(services)
         record.stop = disconnect.watch(environ, cancel)
         speech = view(RequestContext(services, record, caller, cancel, asked))
         documents = speech.documents

@@ -60,15 +60,15 @@ def owner(services: Services, environ: Mapping[str, Any]) -> str:
     return services.keys.check(shown)
 
 
-def asked(services: Services) -> dict[str, Any]:
+def json_body(services: Services) -> dict[str, Any]:
     """Return the body as a JSON object; an empty body is an empty object. Raises BadRequest or
     BodyTooLarge."""
-    value = asked_value(services)
+    value = json_value(services)
     if not isinstance(value, dict):
         raise BadRequest("the request body must be a JSON object")
     return value
 
 
-def asked_value(services: Services) -> Any:
+def json_value(services: Services) -> Any:
     """Return the body as any JSON value."""
     return body.read_value(request.environ, services.settings.max_body, empty={})

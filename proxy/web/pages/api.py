@@ -20,7 +20,7 @@ def owner() -> str:
     return current_services().keys.check(request.environ)
 
 
-def asked() -> dict[str, Any]:
+def json_body() -> dict[str, Any]:
     return body.read_json(request.environ, current_services().settings.max_body)
 
 

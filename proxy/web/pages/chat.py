@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 from flask import Blueprint, Response, make_response, render_template, request
 
-from ...core.request import Message as Said
+from ...core.request import Message
 from ...dialects import fields
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ..observability import Record
@@ -50,7 +50,7 @@ def page() -> Response:
             templates=options.templates(services.layouts),
             talks=TALKS,
             models=models,
-            seen=[one for one in models if images.seen(services.gateway, one)],
+            seen=[one for one in models if images.accepts_images(services.gateway, one)],
         )
     )
 
@@ -88,7 +88,7 @@ def conversation(conversation: str) -> Response:
 
 @blueprint.put(f"{API}/conversations/<conversation>")
 def rename(conversation: str) -> Response:
-    title = fields.text(api.asked(), "title").strip()[:200]
+    title = fields.text(api.json_body(), "title").strip()[:200]
     return json_response(api.conversations().change(api.owner(), conversation, title=title))
 
 
@@ -138,7 +138,7 @@ def ask(conversation: str) -> Response:
         current_services(),
         api.conversations(),
         api.owner(),
-        api.asked(),
+        api.json_body(),
     )
     known = store.get(owner, conversation)
     again = fields.text(asked, "again")
@@ -151,7 +151,7 @@ def ask(conversation: str) -> Response:
         question = store.message(owner, again)
         if question.role != "user" or question.conversation_id != known.id:
             raise InvalidParameter("again", "is not a question in this conversation")
-        history = options.said(store.path(owner, question.id))
+        history = options.messages_of(store.path(owner, question.id))
     else:
         text = fields.text(asked, "text").strip()
         if not text or len(text) > LONGEST:
@@ -161,12 +161,12 @@ def ask(conversation: str) -> Response:
         if other := fields.text(asked, "images_of"):
             pictures = images.kept(store.message(owner, other))
         history = [
-            *options.said(before),
-            Said(role="user", content=text, media=images.media_of(pictures)),
+            *options.messages_of(before),
+            Message(role="user", content=text, media=images.media_of(pictures)),
         ]
     wanted = options.read(chosen, history, services.layouts, owner, known.id)
 
-    if pictures and not images.seen(services.gateway, wanted.model):
+    if pictures and not images.accepts_images(services.gateway, wanted.model):
         raise InvalidParameter("images", "is not supported: this model does not accept images")
 
     def keep() -> StoredMessage:
@@ -218,7 +218,7 @@ def stop(message: str) -> Response:
 
 @blueprint.post(f"{API}/answers/<message>/feedback")
 def feedback(message: str) -> Response:
-    asked, owner = api.asked(), api.owner()
+    asked, owner = api.json_body(), api.owner()
     score = fields.integer(asked, "score", -1, 1)
     known = api.conversations().message(owner, message)
     api.conversations().rate(owner, known.id, score or 0, fields.text(asked, "reason")[:2000])

@@ -31,7 +31,7 @@ def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprin
     return blueprint
 
 
-def known() -> dict[str, object]:
+def template_values() -> dict[str, object]:
     """Return the values available in every page template."""
     return {
         "csrf_token": csrf.token,
@@ -42,7 +42,7 @@ def known() -> dict[str, object]:
 
 def answer(fault: GatewayError) -> Response:
     """Return the response for an error on a page's route."""
-    if not errors.wanted():
+    if not errors.wants_page():
         return refuse(fault, openai.error, Record.of(request.environ))
     if isinstance(fault, Unauthorized) and request.method == "GET":
         there = url_for("session.form", to=request.full_path.removesuffix("?"))
@@ -50,7 +50,7 @@ def answer(fault: GatewayError) -> Response:
     return errors.page(fault)
 
 
-def local(to: str) -> str:
+def local_path(to: str) -> str:
     """Return the address if it is on this site, otherwise "": where a form may redirect to."""
     ours = to.startswith("/") and not to.startswith("//")
     return to if ours and to.isprintable() and "\\" not in to else ""

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from flask import Blueprint, Response, make_response
 
-from ...core.request import Media
-from ...core.request import Message as Said
+from ...core.request import Media, Message
 from ...errors import InvalidParameter, NotFound
 from ...gateway import Gateway, media
 from ..services import current_services
@@ -32,7 +31,7 @@ NO_MARK = re.compile(r"[^\w .-]")
 NAME = "images"  # key in `extra`, and in a question's body
 
 
-def seen(gateway: Gateway, model: str) -> bool:
+def accepts_images(gateway: Gateway, model: str) -> bool:
     """Whether a backend of this model is known to accept images. Raises ModelNotFound."""
     pool, _ = gateway.registry.resolve(model)
     return any(
@@ -54,7 +53,9 @@ def read(asked: Mapping[str, Any]) -> list[dict[str, str]]:
         ):
             raise InvalidParameter(NAME, "must each have a name and a url")
         images.append({"name": one["name"][:255], "url": one["url"]})
-    media.check([Said(role="user", media=media_of(images))], current_services().settings.max_media)
+    media.check(
+        [Message(role="user", media=media_of(images))], current_services().settings.max_media
+    )
     return images
 
 

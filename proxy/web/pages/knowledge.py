@@ -45,7 +45,7 @@ def bases() -> Response:
 
 @blueprint.post(API)
 def create() -> Response:
-    asked = api.asked()
+    asked = api.json_body()
     name = fields.text(asked, "name").strip()
     if not name:
         raise InvalidParameter("name", "must not be empty")
@@ -70,7 +70,7 @@ def rebuild(base: str) -> Response:
 def search(base: str) -> Response:
     """Search a base: `{"query", "top_k", "score_threshold"}` gives a list of hits, the best
     first."""
-    asked = api.asked()
+    asked = api.json_body()
     query = fields.text(asked, "query").strip()
     if not query:
         raise InvalidParameter("query", "must not be empty")
@@ -126,7 +126,7 @@ def chunks(base: str, document: str) -> Response:
 
 @blueprint.put(f"{API}/chunks/<chunk>")
 def edit(chunk: str) -> Response:
-    text = fields.text(api.asked(), "text")
+    text = fields.text(api.json_body(), "text")
     if not text.strip():
         raise InvalidParameter("text", "must not be empty")
     api.knowledge().edit_chunk(api.owner(), chunk, text)

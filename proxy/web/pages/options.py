@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...core.request import Message as Said
+from ...core.request import Message
 from ...core.sampling import sampling
 from ...dialects import fields
 from ...dialogue import EMPTY, FOLDERS, DialogueRequest, Kind
@@ -30,10 +30,10 @@ def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
     }
 
 
-def said(branch: Sequence[StoredMessage]) -> list[Said]:
+def messages_of(branch: Sequence[StoredMessage]) -> list[Message]:
     """Convert a branch of a conversation to the model's messages."""
     return [
-        Said(role=one.role, content=one.content, media=images.media_of(images.kept(one)))
+        Message(role=one.role, content=one.content, media=images.media_of(images.kept(one)))
         for one in branch
         if one.content
     ]
@@ -41,7 +41,7 @@ def said(branch: Sequence[StoredMessage]) -> list[Said]:
 
 def read(
     options: Mapping[str, Any],
-    messages: Sequence[Said],
+    messages: Sequence[Message],
     layouts: Layouts,
     owner: str,
     session: str,
@@ -61,7 +61,7 @@ def read(
         messages = messages[-(2 * history + 1) :]
     system = fields.text(options, "system").strip()
     if system:
-        messages.insert(0, Said(role="system", content=system))
+        messages.insert(0, Message(role="system", content=system))
     base = fields.text(options, "base")
     return DialogueRequest(
         kind=kind,  # type: ignore[arg-type]  # checked above

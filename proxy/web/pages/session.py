@@ -126,7 +126,7 @@ def require() -> None:
 def has_key() -> bool:
     """Whether the request's headers contain a valid key. Browsers never add one by themselves,
     except with Basic authorization, which this does not read."""
-    return current_services().keys.shows(request.environ)
+    return current_services().keys.has_key(request.environ)
 
 
 def visit() -> str:

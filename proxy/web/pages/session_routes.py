@@ -20,7 +20,9 @@ guard.protect(blueprint, open_to_all=("form", "sign_in", "sign_out", "who"))
 def form() -> Response:
     if session.signed_in() is not None:
         return _go(request.args.get("to", ""))
-    return make_response(render_template("signin.html", to=guard.local(request.args.get("to", ""))))
+    return make_response(
+        render_template("signin.html", to=guard.local_path(request.args.get("to", "")))
+    )
 
 
 @blueprint.post("/signin")
@@ -29,12 +31,15 @@ def sign_in() -> Response:
     to = fields().get("to", "")
     record = Record.of(request.environ)
     try:
-        name = current_services().keys.judge(fields().get("key", "").strip(), record.peer)
+        name = current_services().keys.name_of(fields().get("key", "").strip(), record.peer)
     except (Unauthorized, TooManyWrongKeys) as fault:
         record.info.outcome = fault.code or fault.type
         wait = fault.retry_after
         text = render_template(
-            "signin.html", to=guard.local(to), wrong=wait is None, wait=wait and math.ceil(wait)
+            "signin.html",
+            to=guard.local_path(to),
+            wrong=wait is None,
+            wait=wait and math.ceil(wait),
         )
         response = make_response(text, fault.status)
         if wait:
@@ -63,5 +68,5 @@ def who() -> Response:
 
 def _go(to: str) -> Response:
     return make_response(
-        redirect(guard.local(to) or f"{current_services().settings.api_prefix}/", 303)
+        redirect(guard.local_path(to) or f"{current_services().settings.api_prefix}/", 303)
     )

@@ -49,7 +49,7 @@ def choose(chosen: str) -> Response:
     """Set the language and redirect to `?to=`. Raises werkzeug's NotFound."""
     if chosen not in LANGUAGES:
         abort(404)
-    response = make_response(redirect(guard.local(request.args.get("to", "")) or home(), 303))
+    response = make_response(redirect(guard.local_path(request.args.get("to", "")) or home(), 303))
     response.set_cookie(LANGUAGE, chosen, max_age=uploads.FOREVER, path=home(), samesite="Lax")
     return response
 
@@ -69,7 +69,7 @@ def _known() -> dict[str, Any]:
     `language`, `home`, and those of the guard."""
     spoken = language()
     return {
-        **guard.known(),
+        **guard.template_values(),
         "language": spoken,
         "say": lambda english, chinese: chinese if spoken == "zh" else english,
         "static": _address,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.agent.tools import Runs, ToolError
+from proxy.agent.tools import RunnableTool, ToolError
 from proxy.core.events import (
     Event,
     Finished,
@@ -72,7 +72,7 @@ class Echo:
 
 def run(
     model: Model,
-    tool: Runs | None = None,
+    tool: RunnableTool | None = None,
     bounds: Bounds = Bounds(),  # noqa: B008  # frozen
     told: list[Sources] | None = None,
     cancel: Cancel | None = None,
@@ -222,7 +222,7 @@ def test_cancel_stops_the_tool() -> None:
 
 def test_closing_at_a_tick_stops_the_tool() -> None:
     slow = Slow()
-    tools: dict[str, Runs] = {"echo": slow}
+    tools: dict[str, RunnableTool] = {"echo": slow}
     loop = Loop(Model(called("echo", "{}")), tools, [], Bounds(), Cancel(), lambda: 0.0, 0.01)
     events = loop.run(ASKED)
     assert isinstance(next(events), DialogueStep)

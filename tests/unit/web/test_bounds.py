@@ -97,7 +97,7 @@ def test_bytes_around_form_parts_are_bounded() -> None:
 def test_number_of_remembered_right_keys_is_bounded() -> None:
     guesses = Guesses(20, clock=lambda: 0.0)
     for number in range(MOST_SEEN + 1):
-        guesses.right(f"address {number}", "ann")
+        guesses.count_right(f"address {number}", "ann")
         assert len(guesses.seen) <= MOST_SEEN
     assert ("address 0", "ann") not in guesses.seen and ("address 1", "ann") in guesses.seen
 

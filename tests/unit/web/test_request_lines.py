@@ -341,39 +341,39 @@ def test_wrong_key_count_expires_within_a_minute() -> None:
     now = [0.0]
     guesses = Guesses(20, clock=lambda: now[0])
     for _ in range(20):
-        guesses.wrong("192.0.2.1")
+        guesses.count_wrong("192.0.2.1")
     with pytest.raises(TooManyWrongKeys):
-        guesses.right("192.0.2.1", "ann")
+        guesses.count_right("192.0.2.1", "ann")
     now[0] += 3.0
-    guesses.wrong("192.0.2.1")
+    guesses.count_wrong("192.0.2.1")
     with pytest.raises(TooManyWrongKeys):
-        guesses.wrong("192.0.2.1")
+        guesses.count_wrong("192.0.2.1")
     now[0] += 60.0
-    guesses.right("192.0.2.1", "ann")
+    guesses.count_right("192.0.2.1", "ann")
 
 
 def test_addresses_of_one_ipv6_network_count_as_one() -> None:
     guesses = Guesses(1, clock=lambda: 0.0)
-    guesses.wrong("2001:db8::1")
+    guesses.count_wrong("2001:db8::1")
     with pytest.raises(TooManyWrongKeys):
-        guesses.wrong("2001:db8::2")
-    guesses.wrong("2001:db8:0:1::1")
+        guesses.count_wrong("2001:db8::2")
+    guesses.count_wrong("2001:db8:0:1::1")
 
 
 def test_table_of_wrong_keys_is_bounded() -> None:
     guesses = Guesses(1, clock=lambda: 0.0)
     for number in range(MOST_ADDRESSES + 1):
-        guesses.wrong(f"10.0.{number >> 8}.{number & 255}")
+        guesses.count_wrong(f"10.0.{number >> 8}.{number & 255}")
     assert len(guesses._wrong) == MOST_ADDRESSES
-    guesses.wrong("10.0.0.0")  # it has expired
+    guesses.count_wrong("10.0.0.0")  # it has expired
 
 
 def test_wrong_keys_are_not_throttled_when_disabled() -> None:
     keys = Keys([("ann", "sesame")], 0)
     for _ in range(100):
         with pytest.raises(Exception, match="invalid API key"):
-            keys.judge("wrong", "192.0.2.1")
-    assert keys.judge("sesame", "192.0.2.1") == "ann"
+            keys.name_of("wrong", "192.0.2.1")
+    assert keys.name_of("sesame", "192.0.2.1") == "ann"
 
 
 def test_chat_page_answer_is_logged(tmp_path: Path, log: Log) -> None:
