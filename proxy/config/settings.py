@@ -104,6 +104,7 @@ _BING = (
 GONE_SETTINGS = {"bing_key": _BING}
 GONE_VALUES = {("search_engine", "bing"): _BING}
 
+_NO_KEY = Secret("")
 EVERYTHING = ("chatchat", "pages")  # turned on by --all, unless set otherwise
 _WINDOWS = sys.platform == "win32"  # it cannot pass a socket to a child, and has no gunicorn
 _DEFAULT_ISOLATION: Literal["process", "thread"] = "thread" if _WINDOWS else "process"
@@ -456,10 +457,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     searxng_url: Annotated[
         str, _search("URL of a SearXNG server that allows the json format", forms.optional_url)
     ] = ""
-    brave_key: Annotated[Secret, _search("API key for Brave Search", forms.optional_key)] = Secret(
-        ""
-    )
-    tavily_key: Annotated[Secret, _search("API key for Tavily", forms.optional_key)] = Secret("")
+    brave_key: Annotated[Secret, _search("API key for Brave Search", forms.optional_key)] = _NO_KEY
+    tavily_key: Annotated[Secret, _search("API key for Tavily", forms.optional_key)] = _NO_KEY
     search_timeout: Annotated[
         float,
         _search("time limit for a web search in seconds, including reading pages", gt=0, le=600),

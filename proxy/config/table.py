@@ -102,13 +102,6 @@ def _expected(row: SettingRow) -> str:
     return words
 
 
-def _decode(kind: type, value: Any) -> Any:
-    """msgspec's hook for our own type."""
-    if kind is Secret and isinstance(value, str):
-        return Secret(value)
-    raise NotImplementedError(kind)
-
-
 def read_value(row: SettingRow, raw: Any, source: str) -> Any:
     """Validate ``raw``, the text of a flag or variable or a value of the file. Returns the row's
     type. Raises SettingsError."""
@@ -134,8 +127,9 @@ def _one(row: SettingRow, raw: Any, source: str) -> Any:
         # Text becomes a number, but true must not.
         if isinstance(raw, bool) and row.item is not bool:
             raise msgspec.ValidationError
-        bounded = row.item if row.is_list else Annotated[row.item, row.meta]
-        value = msgspec.convert(raw, bounded, strict=False, dec_hook=_decode)
+        kind = str if row.item is Secret else row.item  # its check makes it a Secret
+        bounded = kind if row.is_list else Annotated[kind, row.meta]
+        value = msgspec.convert(raw, bounded, strict=False)
         if isinstance(value, float) and not math.isfinite(value):
             raise msgspec.ValidationError
     except msgspec.ValidationError:
