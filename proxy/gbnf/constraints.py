@@ -20,9 +20,8 @@ from . import automaton as rx
 from .automaton import Automaton, TooManyStatesError
 from .document import MAX_DEPTH, Node, Nodes, UnsupportedSchema
 from .effort import spend
-from .formats import FORMATS
 from .numbers import MAX_DIGITS, NumberBound, Range
-from .patterns import automaton_of
+from .patterns import FORMATS, automaton_of
 from .regex import PatternError
 from .rules import MAX_REPEAT
 

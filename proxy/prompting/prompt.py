@@ -117,7 +117,6 @@ class Prompter:
             return RenderedPrompt(
                 text=text,
                 stops=form.stops,
-                turns=(),
                 boundaries=_boundaries(text, self._marks),
                 tool_form=tool_form,
                 unknown_template=self._instead,

@@ -27,8 +27,7 @@ from ..errors import InvalidParameter
 from ..gbnf.automaton import Automaton, TooManyStatesError
 from ..gbnf.constraints import known_by
 from ..gbnf.effort import TooMuchWork, spend
-from ..gbnf.formats import FORMATS
-from ..gbnf.patterns import automaton_of
+from ..gbnf.patterns import FORMATS, automaton_of
 from ..gbnf.regex import PatternError, read_pattern
 
 MAX_REFERENCES = 5_000
@@ -182,7 +181,7 @@ class OutputValidator:
             value = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
             return f"it is not valid JSON: {error}"
-        if not _finite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return "it contains a number that is not finite"
         token = _left.set([MAX_REFERENCES])
         try:
@@ -246,10 +245,6 @@ def _readable(pattern: str) -> None:
     except PatternError as error:
         if not error.unsupported:
             raise SchemaError(f"{pattern!r} is not a 'regex'") from None
-
-
-def _finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _uses(schema: Any, keyword: str) -> bool:

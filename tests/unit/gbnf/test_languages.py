@@ -11,8 +11,8 @@ import pytest
 
 from proxy.gbnf import automaton as rx
 from proxy.gbnf import regex
-from proxy.gbnf.formats import FORMATS
 from proxy.gbnf.numbers import NumberBound, Range, integers, numbers
+from proxy.gbnf.patterns import FORMATS
 from proxy.gbnf.regex import PatternError, read_pattern
 
 PATTERNS = [
