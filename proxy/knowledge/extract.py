@@ -32,8 +32,7 @@ from typing import Any, BinaryIO, cast
 
 from ..runtime.confinement import confine, limit
 from ..store.records import Splitting
-from .sections import of_markdown, of_plain
-from .splitting import Section, pieces
+from .splitting import Section, of_markdown, of_plain, pieces
 
 ENCODINGS = ("utf-8-sig", "gb18030", "latin-1")
 UNPACKED = 512 << 20  # bytes of an unpacked archive

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.knowledge.sections import of_markdown, of_plain
-from proxy.knowledge.splitting import Section, pieces, spans, split
+from proxy.knowledge.splitting import Section, of_markdown, of_plain, pieces, spans, split
 from proxy.store.records import Splitting
 from tests.thorough import share
 
