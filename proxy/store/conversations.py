@@ -117,9 +117,11 @@ class ConversationStore:
         means all."""
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
         if search:
-            spoken = select(MESSAGE.c.conversation_id).where(_has(MESSAGE.c.content, search))
-            matches = or_(_has(CONVERSATION.c.title, search), CONVERSATION.c.id.in_(spoken))
-            query = query.where(matches)
+            # Ignoring case; wildcards in the words are escaped.
+            said = MESSAGE.c.content.icontains(search, autoescape=True)
+            named = CONVERSATION.c.title.icontains(search, autoescape=True)
+            spoken = select(MESSAGE.c.conversation_id).where(said)
+            query = query.where(or_(named, CONVERSATION.c.id.in_(spoken)))
         if before is not None:
             query = query.where(CONVERSATION.c.changed < before)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(limit)
@@ -298,11 +300,6 @@ class ConversationStore:
         query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
         rows = self._db.rows(query.offset(skipped).limit(most))
         return tuple(record(Feedback, row) for row in rows)
-
-
-def _has(column: Any, words: str) -> Any:
-    """Match words, ignoring case; wildcards in them are escaped."""
-    return column.icontains(words, autoescape=True)
 
 
 def _message(row: Row[Any], writer_is_lost: bool) -> StoredMessage:
