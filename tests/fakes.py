@@ -16,8 +16,7 @@ from proxy.app import create_app
 from proxy.backends.driver import Capabilities, Driver, Learned, ignore
 from proxy.backends.pools import Backend
 from proxy.config import Settings
-from proxy.core.events import Batch, Finished, Started, TextDelta
-from proxy.core.order import Order
+from proxy.core.events import Batch, Finished, Order, Started, TextDelta
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import BackendDown, GatewayError

@@ -16,7 +16,7 @@ from ..core.events import Event, Failed, Finished, ReasoningDelta, TextDelta
 from ..core.request import CompletionRequest, Message
 from ..errors import Forbidden, GatewayError, InvalidParameter
 from ..gateway import Caller, Gateway, Info
-from ..gateway.caller import ANYBODY
+from ..gateway.context import ANYBODY
 from ..prompting.dialogue_templates import Layouts
 from ..runtime.cancel import Cancel
 from .background import run_with_ticks

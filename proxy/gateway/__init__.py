@@ -9,11 +9,9 @@ runs into an answer with the stages of `postprocess`. `embedder` makes embedding
 
 from ..scheduling.view import SlotView, View
 from .answer import Answer
-from .caller import Caller
-from .context import GatewayContext
+from .context import Caller, GatewayContext, Info
 from .embedder import Embedder
 from .gateway import Gateway
-from .info import Info
 from .postprocess import GenerationSettings
 
 __all__ = [

@@ -14,17 +14,14 @@ from itertools import chain
 
 import msgspec
 
-from ..core.events import Batch, Failed, Finished, Progress, TextDelta
-from ..core.order import Order
+from ..core.events import Batch, Failed, Finished, Order, Progress, TextDelta
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import GatewayError
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 from .attempt import Attempt
-from .caller import ANYBODY, Caller
-from .context import GatewayContext
-from .info import Info
+from .context import ANYBODY, Caller, GatewayContext, Info
 
 AT_ONCE = 16  # choices of one request that run in parallel, at most
 AHEAD = 64  # batches that the choices may be ahead of a slow client

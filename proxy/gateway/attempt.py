@@ -53,10 +53,8 @@ from ..scheduling.lease import Lease
 from ..scheduling.state import SlotRequest
 from ..scheduling.ticket import Ticket
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
-from .caller import Caller
-from .context import GatewayContext
+from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run
-from .info import Info
 from .leased_slot import LeasedSlot
 from .retries import Retries
 from .token_ledger import TokenLedger

@@ -1,4 +1,4 @@
-"""The objects and settings shared by all requests of a gateway."""
+"""What a request comes with and leaves behind, and what all requests of a gateway share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from ..backends.registry import Registry
+from ..core.usage import Usage
 from ..scheduling.interface import Scheduler
 from .postprocess import GenerationSettings
 
@@ -23,3 +24,54 @@ class GatewayContext(Struct, frozen=True, kw_only=True):
     continues: bool = True
     side_jobs: tuple[str, ...] = ()
     ping: float = 15.0
+
+
+class Caller(Struct, frozen=True):
+    """The caller of a request, as the scheduler sees it.
+
+    `key` is the name of the API key; only requests of the same `group` share cached prompts.
+    `share` is the weight of the key's class in the queue. `background` marks a side job, which
+    avoids evicting others' prompts. `tell_place`: report the place in the queue in the stream."""
+
+    key: str = ""
+    group: str = ""
+    share: float = 1.0
+    background: bool = False
+    tell_place: bool = False
+
+
+ANYBODY = Caller()
+
+
+class Info(Struct, kw_only=True):
+    """Facts about a request for headers, the log and metrics, filled in while it runs.
+
+    `first_place` is its first position in the queue, `place` the current one, 0 for none.
+    `continued` counts resumes on another backend; `loading` is a notice that the model is being
+    loaded. Times are in seconds: `queue_wait` in the queue; `placed`, `first_token` and
+    `last_token` since the request began; `evaluating` and `writing` are the backend's own times for
+    prompts and tokens. `longest` is the length of the longest sequence, prompt and answer, in
+    tokens."""
+
+    model: str = ""
+    backend: str = ""
+    slot: int = -1
+    queue_wait: float = 0.0
+    first_place: int = 0
+    place: int = 0
+    loading: str = ""
+    continued: int = 0
+    placed: float = 0.0
+    first_token: float = 0.0
+    last_token: float = 0.0
+    evaluating: float = 0.0
+    writing: float = 0.0
+    longest: int = 0
+    usage: Usage = Usage()
+    outcome: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def driven(self) -> float:
+        """Seconds since the request was placed on the backend, until the last token so far."""
+        return max(0.0, self.last_token - self.placed)

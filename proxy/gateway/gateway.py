@@ -27,8 +27,7 @@ from ..scheduling.prefix import mask
 from . import media
 from .adapt import check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer
-from .caller import ANYBODY, Caller
-from .context import GatewayContext
+from .context import ANYBODY, Caller, GatewayContext
 from .early import EarlyQueue
 from .rendering import rendered
 

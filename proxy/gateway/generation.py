@@ -21,8 +21,7 @@ import msgspec
 
 from ..backends.driver import Capabilities
 from ..compiling.compiler import judged
-from ..core.events import Batch, Failed, Finished, Started, TextDelta
-from ..core.order import LAST
+from ..core.events import LAST, Batch, Failed, Finished, Started, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import CharacterCut

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.events import Batch, Failed, Progress, ReasoningDelta, TextDelta, TokenDetail
-from ..core.order import LAST
+from ..core.events import LAST, Batch, Failed, Progress, ReasoningDelta, TextDelta, TokenDetail
 from .reasoning import KIN, ReasoningSplitter, Tags, opened_by
 
 

@@ -50,6 +50,8 @@ class LeaseOwner(Protocol):
 
     def on_first_token(self, lease: Lease, number: int) -> None: ...
 
+    def on_last_token(self, lease: Lease) -> None: ...
+
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]: ...
 
     def record_step(
@@ -107,7 +109,7 @@ class Lease:
 
     def on_last_token(self) -> None:
         """Record the last token: the slot will be free in a moment."""
-        self.slot.finishing = True
+        self._owner.on_last_token(self)
 
     def steps(self) -> tuple[SlotStep, ...]:
         """The steps to do on the slot before the request is sent, in order."""

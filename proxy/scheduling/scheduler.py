@@ -460,6 +460,10 @@ class LocalScheduler(BaseScheduler):
         pool, known = self._backends.get(backend.name, (None, None))
         return pool if pool is not None and known is backend else Pool()
 
+    def on_last_token(self, lease: Lease) -> None:
+        """Called by leases only."""
+        lease.slot.finishing = True
+
     def on_first_token(self, lease: Lease, number: int) -> None:
         """Called by leases only."""
         with self._lock:

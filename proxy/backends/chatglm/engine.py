@@ -7,10 +7,11 @@ generation waits its turn. When the last connection has closed, `serve` returns.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from .library import FAULTS, HEADER, ChatGlmModel, Unknown
@@ -72,6 +73,17 @@ def _warm(peers: Peers, path: str) -> None:
             peers.tell(ReadingMessage(done, total))
 
 
+@contextlib.contextmanager
+def _refusing(peer: Peer, number: int) -> Iterator[None]:
+    """Refuse an order that the model cannot do."""
+    try:
+        yield
+    except Unknown:
+        peer.send(RefusedMessage(number, "tokens"))
+    except FAULTS as error:
+        peer.send(RefusedMessage(number, "fault", str(error)))
+
+
 class _Loop:
     def __init__(self, peers: Peers, model: ChatGlmModel, idle: float) -> None:
         self._peers = peers
@@ -89,7 +101,9 @@ class _Loop:
             for peer, event in events:
                 self._take(peer, event)
             while self._waiting:
-                self._generate(*self._waiting.popleft())
+                peer, wanted = self._waiting.popleft()
+                with _refusing(peer, wanted.id):
+                    self._generate(peer, wanted)
 
     def _take(self, peer: Peer, event: Order | PeerEvent) -> None:
         if isinstance(event, Generate):
@@ -97,7 +111,8 @@ class _Loop:
         elif isinstance(event, CancelMessage):
             self._cancel(peer, event.id)
         elif isinstance(event, (Encode, Decode)):
-            peer.send(self._answered(event))
+            with _refusing(peer, event.id):
+                peer.send(self._answered(event))
         elif event is PeerEvent.JOINED:
             peer.send(self._ready)
         else:
@@ -114,29 +129,17 @@ class _Loop:
 
     def _answered(self, order: Encode | Decode) -> Report:
         model = self._model
-        try:
-            if isinstance(order, Decode):
-                if not all(0 <= token < model.vocabulary for token in order.ids):
-                    raise Unknown
-                return Decoded(order.id, model.decode(order.ids))
-            plain = order.plain and order.prompt.text is not None
-            ids = model.plain(order.prompt.text or "") if plain else model.encode(order.prompt)
-            return Encoded(order.id, tuple(ids))
-        except Unknown:
-            return RefusedMessage(order.id, "tokens")
-        except FAULTS as error:
-            return RefusedMessage(order.id, "fault", str(error))
+        if isinstance(order, Decode):
+            if not all(0 <= token < model.vocabulary for token in order.ids):
+                raise Unknown
+            return Decoded(order.id, model.decode(order.ids))
+        plain = order.plain and order.prompt.text is not None
+        ids = model.plain(order.prompt.text or "") if plain else model.encode(order.prompt)
+        return Encoded(order.id, tuple(ids))
 
     def _generate(self, peer: Peer, wanted: Generate) -> None:
         model = self._model
-        try:
-            ids = model.encode(wanted.prompt)
-        except Unknown:
-            peer.send(RefusedMessage(wanted.id, "tokens"))
-            return
-        except FAULTS as error:
-            peer.send(RefusedMessage(wanted.id, "fault", str(error)))
-            return
+        ids = model.encode(wanted.prompt)
         n_prompt = len(ids)
         if n_prompt >= model.n_ctx or not ids:
             peer.send(RefusedMessage(wanted.id, "context", "", n_prompt, model.n_ctx))
@@ -145,8 +148,6 @@ class _Loop:
         self._running, self._cancelled = (peer, wanted.id), False
         try:
             peer.send(self._tokens(peer, wanted, ids))
-        except FAULTS as error:
-            peer.send(RefusedMessage(wanted.id, "fault", str(error)))
         finally:
             self._running = None
 

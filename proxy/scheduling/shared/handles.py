@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from ..lease import Lease, LeaseOwner
 from ..state import ConversationRecord, Grant, SlotRequest
 from ..ticket import Ticket, TicketOwner
 
 
-class SharedLeaseOwner(LeaseOwner, Protocol):
-    """A lease owner that is also told of the last token, which other workers cannot see."""
-
-    def on_last_token(self, lease: SharedLease) -> None: ...
-
-
 class SharedLease(Lease):
     """A lease whose number in the log is `id`."""
 
-    __slots__ = ("_shared_owner", "id")
+    __slots__ = ("id",)
 
     def __init__(
         self,
-        lender: SharedLeaseOwner,
+        lender: LeaseOwner,
         want: SlotRequest,
         grant: Grant,
         conversation: ConversationRecord,
         id: int,
     ) -> None:
         super().__init__(lender, want, grant, conversation)
-        self._shared_owner = lender
         self.id = id
-
-    def on_last_token(self) -> None:
-        self._shared_owner.on_last_token(self)
 
 
 class SharedTicket(Ticket):

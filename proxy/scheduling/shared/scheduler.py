@@ -262,7 +262,8 @@ class SharedScheduler(BaseScheduler):
 
     # for leases
 
-    def on_last_token(self, lease: SharedLease) -> None:
+    def on_last_token(self, lease: Lease) -> None:
+        assert isinstance(lease, SharedLease)
         self._post(ops.LastToken(lease.id))
 
     def on_first_token(self, lease: Lease, number: int) -> None:

@@ -10,6 +10,7 @@ from proxy.core.events import (
     Batch,
     Failed,
     Finished,
+    OrderError,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -17,7 +18,6 @@ from proxy.core.events import (
     ToolCallDelta,
 )
 from proxy.core.fold import fold
-from proxy.core.order import OrderError
 from proxy.core.request import ToolCall
 from proxy.core.usage import Usage
 from proxy.errors import UpstreamFault

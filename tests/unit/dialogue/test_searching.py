@@ -24,7 +24,7 @@ from proxy.dialogue.events import Bounds, Citation
 from proxy.dialogue.searching import SearchingAnswer
 from proxy.errors import UpstreamTimeout
 from proxy.gateway import Info
-from proxy.gateway.caller import ANYBODY
+from proxy.gateway.context import ANYBODY
 from proxy.runtime.cancel import Cancel
 
 ASKED = CompletionRequest(

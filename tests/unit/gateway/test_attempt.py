@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from proxy.backends.driver import Capabilities
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
-from proxy.core.events import Batch, Event, Finished, Started, TextDelta
-from proxy.core.order import Order
+from proxy.core.events import Batch, Event, Finished, Order, Started, TextDelta
 from proxy.core.request import CompletionRequest, Message, OutputFormat
 from proxy.core.task import Task
 from proxy.core.usage import Usage
@@ -145,6 +144,9 @@ class Scheduler:
         return 1
 
     def on_first_token(self, lease: Lease, number: int) -> None:
+        pass
+
+    def on_last_token(self, lease: Lease) -> None:
         pass
 
     def steps(self, lease: Lease) -> tuple[()]:

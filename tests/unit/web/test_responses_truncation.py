@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import Cancelled
-from proxy.gateway.caller import ANYBODY
+from proxy.gateway.context import ANYBODY
 from proxy.prompting.bounds import MAX_SIZE
 from proxy.runtime.cancel import Cancel
 from proxy.web.responses_dialect import ResponsesDialect
