@@ -1,4 +1,4 @@
-"""Limits the number of connections to one backend, and waits for a free one.
+"""Limits how much one backend does at a time, such as its connections, and waits for a place.
 
 A wait ends with its own timeout or the request's cancellation, whichever comes first. `reserve`
 places are kept for short requests (health, tokenize), which must not wait behind answers that
@@ -7,18 +7,22 @@ stream for minutes.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 from ..errors import PoolTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 
+FOREVER = 1e6  # seconds
+
 
 class Room:
     """`limit` places; the last `reserve` of them are only for short requests."""
 
-    def __init__(self, limit: int, reserve: int) -> None:
+    def __init__(self, limit: int, reserve: int = 0) -> None:
         self._free = limit
         self._reserve = reserve
         self._lock = native_lock()
@@ -28,6 +32,15 @@ class Room:
         """Take a place. Raises PoolTimeout after so many seconds, Cancelled."""
         if not self._took(short):
             self._wait(seconds, cancel, short)
+
+    @contextlib.contextmanager
+    def place(self, cancel: Cancel) -> Iterator[None]:
+        """Take a place, without a timeout, and give it back. Raises Cancelled."""
+        self.enter(FOREVER, cancel)
+        try:
+            yield
+        finally:
+            self.leave()
 
     def leave(self) -> None:
         """Give a place back."""

@@ -8,7 +8,6 @@ leaves. Counts are cached for a bounded number of texts, by their hash.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -19,13 +18,13 @@ from ..errors import BadRequest, ContextExceeded
 from ..runtime.cancel import Cancel
 from . import pieces
 from .driver import Capabilities, Driver
+from .room import Room
 
 REMEMBERED = 1024
 BOS = 1
 ROUGH = 8  # a bound below 1/ROUGH of the context needs no exact count
 ERROR = 8  # tokens by which a count may be wrong because of an unsafe cut
 AT_ONCE = 2  # long texts that one backend tokenizes in parallel: an old one has eight threads
-WAIT = 0.1  # seconds between two checks whether the client has left
 MOST = 1 << 22  # characters of a text that is tokenized as a whole
 LONGEST = 8 * pieces.SIZE  # characters that must contain a safe cut, for exact ids
 
@@ -55,7 +54,7 @@ class TokenCounter:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._known: BoundedCache[int] = BoundedCache(REMEMBERED)
-        self._places = threading.Semaphore(AT_ONCE)
+        self._places = Room(AT_ONCE)
 
     def known(self, prompt: str | tuple[int, ...]) -> int:
         """The cached token count of a prompt, 0 if there is none."""
@@ -100,7 +99,7 @@ class TokenCounter:
         if not most:
             _bounded(text)
         result: list[int] = []
-        with _Place(self._places, cancel):
+        with self._places.place(cancel):
             for piece in self._pieces(text, special, cancel, strict=True):
                 result += piece.ids
                 if most and len(result) >= most:
@@ -118,7 +117,7 @@ class TokenCounter:
     def _count_long(self, text: str, key: bytes, cancel: Cancel, limit: int) -> int:
         if not limit:
             _bounded(text)
-        with _Place(self._places, cancel):
+        with self._places.place(cancel):
             counted = self._known.get(key)
             if counted is not None:  # by another request meanwhile
                 return counted
@@ -171,21 +170,6 @@ class TokenCounter:
         """The ids of a text that follows another one, represented by its last characters `lead`."""
         ids = self._driver.tokenize(lead + text, special, cancel)
         return ids[len(self._driver.tokenize(lead, cancel=cancel)) :] if lead else ids
-
-
-class _Place:
-    """A place among the parallel tokenizations of long texts. Waiting ends if the client leaves."""
-
-    def __init__(self, places: threading.Semaphore, cancel: Cancel) -> None:
-        self._places = places
-        self._cancel = cancel
-
-    def __enter__(self) -> None:
-        while not self._places.acquire(timeout=WAIT):
-            self._cancel.check()
-
-    def __exit__(self, *_: object) -> None:
-        self._places.release()
 
 
 def _bounded(text: str) -> None:
