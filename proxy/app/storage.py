@@ -27,8 +27,8 @@ from ..gateway import Embedder
 from ..runtime import private_files
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.lasting import Lasting, no_pause
+from ..store.outage import retry_while_unavailable
 from ..store.responses import MemoryResponses, ResponseStore
-from ..store.retry import retry_while_unavailable
 from .data_folder import DATABASE, FILES, data_folder
 
 if TYPE_CHECKING:  # these import SQLAlchemy

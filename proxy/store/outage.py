@@ -12,8 +12,9 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import StoreUnavailable
 
@@ -31,6 +32,10 @@ SQLITE = frozenset({3, 5, 6, 7, 8, 10, 11, 13, 14, 15, 22, 23, 26})
 POSTGRES = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"})
 NO_PRIVILEGE = "42501"
 
+PATIENCE = 600.0  # seconds until a result that is stored nowhere else is given up
+PAUSE = 1.0  # seconds between two attempts to store it
+
+T = TypeVar("T")
 log = logging.getLogger("slotproxy.store")
 _logged: dict[str, float] = {}
 
@@ -87,3 +92,23 @@ def reason_of(error: BaseException) -> str:
     """Return the first line of the error; other lines may contain statements or values."""
     first = str(error).strip().partition("\n")[0][:SHOWN]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def retry_while_unavailable(
+    work: Callable[[], T],
+    *,
+    patience: float = PATIENCE,
+    pause: float = PAUSE,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> T:
+    """Call `work` until the database is available, and return its result. Raises the last
+    StoreUnavailable after `patience` seconds, and any other exception immediately."""
+    deadline = clock() + patience
+    while True:
+        try:
+            return work()
+        except StoreUnavailable:
+            if clock() >= deadline:
+                raise
+        sleep(pause)

@@ -26,8 +26,8 @@ from ..dialects.responses import answer
 from ..errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
+from ..store.outage import PATIENCE, retry_while_unavailable
 from ..store.responses import ResponseStore, Stored
-from ..store.retry import PATIENCE, retry_while_unavailable
 from .observability import Observer, Record
 from .shares import Shares
 from .stream import EventSource

@@ -33,7 +33,7 @@ from ...dialogue import (
 from ...errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
 from ...runtime.lasting import Lasting, no_pause
-from ...store.retry import retry_while_unavailable
+from ...store.outage import retry_while_unavailable
 from ..observability import Record
 from ..services import Services
 from .following import LiveMessage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import NotFound, StoreUnavailable
-from proxy.store.retry import retry_while_unavailable
+from proxy.store.outage import retry_while_unavailable
 
 
 class Time:

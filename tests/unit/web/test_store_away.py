@@ -25,8 +25,8 @@ from proxy.errors import StoreUnavailable
 from proxy.store import database, outage
 from proxy.store.conversations import ConversationStore
 from proxy.store.database_responses import DatabaseResponses
+from proxy.store.outage import retry_while_unavailable
 from proxy.store.responses import MemoryResponses
-from proxy.store.retry import retry_while_unavailable
 from proxy.web import background
 from proxy.web.pages import answers
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, wait_until
