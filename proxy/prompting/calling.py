@@ -150,8 +150,7 @@ class CallStage:
 
     def _call_at(self) -> int:
         """The position of the call just parsed: its mark, or else the start."""
-        at = max((self._text.rfind(mark) for mark in self._form.opening), default=0)
-        return max(at, 0)
+        return max([0, *(self._text.rfind(mark) for mark in self._form.opening)])
 
     def _events(self, pieces: list[Piece]) -> Batch:
         out: list[Event] = []

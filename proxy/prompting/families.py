@@ -49,13 +49,6 @@ _QWEN = Family(
     tool_form="hermes",
     reasoning=_THINK,
 )
-_COMMAND_R = Family(
-    name="command-r",
-    stops=("<|END_OF_TURN_TOKEN|>",),
-    bos="<BOS_TOKEN>",
-    eos="<|END_OF_TURN_TOKEN|>",
-    tool_form="command-r",
-)
 _PLAIN = ("\nUser:", "\nUSER:")
 
 
@@ -99,7 +92,13 @@ _SHIPPED = (
         eos=_LLAMA_3.eos,
         tool_form="functionary",
     ),
-    _COMMAND_R,
+    Family(
+        name="command-r",
+        stops=("<|END_OF_TURN_TOKEN|>",),
+        bos="<BOS_TOKEN>",
+        eos="<|END_OF_TURN_TOKEN|>",
+        tool_form="command-r",
+    ),
     # The models that PowerInfer publishes. TurboSparse is ChatML (its model card). ReluLLaMA,
     # ProSparse and ReluFalcon are base models without a published chat format: plain turns.
     Family(name="turbosparse", stops=("<|im_end|>", "</s>"), bos="<s>", eos="</s>"),

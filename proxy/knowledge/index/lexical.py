@@ -116,11 +116,8 @@ def nearness(counts: Mapping[str, int], weighed: Mapping[str, float], length: fl
 
 
 def _runs(text: str) -> Iterator[tuple[str, str]]:
-    return (m.groups(default="") for m in _RUN.finditer(_folded(text)))  # type: ignore[misc]
-
-
-def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return (m.groups(default="") for m in _RUN.finditer(folded))  # type: ignore[misc]
 
 
 def _plain(word: str) -> str:

@@ -100,7 +100,7 @@ def _members(reader: CallReader, call: _Call) -> Wait:
 def _member(reader: CallReader, call: _Call, key: str) -> Wait:
     char = yield from reader.peek()
     if call.done:
-        yield from reader.value(_nowhere)
+        yield from reader.value(lambda text: None)
     elif key == "function" and char == "{":
         yield from reader.expect("{")
         yield from _members(reader, call)
@@ -116,7 +116,7 @@ def _member(reader: CallReader, call: _Call, key: str) -> Wait:
     elif call.known is not None and key not in _OTHERS:
         raise Malformed
     else:
-        yield from reader.value(_nowhere)
+        yield from reader.value(lambda text: None)
 
 
 def _member_arguments(reader: CallReader, call: _Call, char: str) -> Wait:
@@ -143,7 +143,3 @@ def _member_arguments(reader: CallReader, call: _Call, char: str) -> Wait:
         call.done = True
     else:
         call.waiting = text
-
-
-def _nowhere(text: str) -> None:
-    """Discards a value."""
