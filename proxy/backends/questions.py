@@ -16,7 +16,6 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from ..errors import BackendDown
@@ -85,24 +84,6 @@ class _Budget:
         return left
 
 
-class _Counted(io.RawIOBase):
-    """Reads a socket and counts the bytes."""
-
-    def __init__(self, sock: socket.socket, budget: _Budget) -> None:
-        super().__init__()
-        self._sock = sock
-        self._budget = budget
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(self._budget.seconds())
-        count = self._sock.recv_into(memoryview(buffer)[: self._budget.left])
-        self._budget.left -= count
-        return count
-
-
 class _Socket:
     """A socket for http.client whose reads are counted."""
 
@@ -111,7 +92,17 @@ class _Socket:
         self._budget = budget
 
     def makefile(self, *_: object, **__: object) -> io.BufferedReader:
-        return io.BufferedReader(_Counted(self._sock, self._budget))
+        counted: Any = self
+        # As socket.makefile does: http.client closes the socket before an answer that ends with the
+        # connection has been read.
+        counted._sock._io_refs += 1
+        return io.BufferedReader(socket.SocketIO(counted, "r"))
+
+    def recv_into(self, buffer: memoryview) -> int:
+        self._sock.settimeout(self._budget.seconds())
+        count = self._sock.recv_into(buffer[: self._budget.left])
+        self._budget.left -= count
+        return count
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -121,23 +112,18 @@ class _Adapter(HTTPAdapter):
     """Creates connections with counting sockets."""
 
     def __init__(self, budget: _Budget) -> None:
-        class Plain(HTTPConnection):
-            def connect(self) -> None:
-                super().connect()
-                self.sock = _Socket(self.sock, budget)
+        def counting(pool: Any) -> Any:
+            class Counting(pool.ConnectionCls):  # type: ignore[misc]
+                sock: Any
 
-        class Secure(HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                self.sock = _Socket(self.sock, budget)
+                def connect(self) -> None:
+                    super().connect()
+                    self.sock = _Socket(self.sock, budget)
 
-        class PlainPool(HTTPConnectionPool):
-            ConnectionCls = Plain
+            return type("CountingPool", (pool,), {"ConnectionCls": Counting})
 
-        class SecurePool(HTTPSConnectionPool):
-            ConnectionCls = Secure
-
-        self._pools = {"http": PlainPool, "https": SecurePool}
+        pools = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+        self._pools = {scheme: counting(pool) for scheme, pool in pools.items()}
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from proxy.backends.questions import MAX_ANSWER, MAX_HEAD, ProbeSession
 from proxy.errors import BackendDown
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 
-from .rawserver import LAST_CHUNK, RawServer, chunk, head
+from .rawserver import LAST_CHUNK, RawServer, chunk, hang_up, head
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -61,6 +62,25 @@ def test_answer_up_to_the_bound_is_read() -> None:
     assert asked(head(len(data)) + data) == (200, data)
     small = head(2, extra="X: " + "x" * (MAX_HEAD - 1000) + "\r\n") + b"{}"
     assert asked(small) == (200, b"{}")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [head(500_000, extra="Connection: close\r\n"), b"HTTP/1.1 200 OK\r\n\r\n"],
+    ids=["announced", "without a length"],
+)
+def test_answer_that_ends_with_its_connection_is_read(start: bytes) -> None:
+    data = b"x" * 500_000
+
+    def play(sock: socket.socket) -> None:
+        sock.sendall(start)
+        for at in range(0, len(data), 50_000):
+            time.sleep(0.005)  # it comes in several reads
+            sock.sendall(data[at : at + 50_000])
+        hang_up(sock)
+
+    with RawServer([play]) as server, ProbeSession({}) as session:
+        assert session.get(server.url + "/props", 30.0) == (200, data)
 
 
 def test_redirect_is_an_answer_and_refused_connection_is_down() -> None:
