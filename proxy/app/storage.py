@@ -67,25 +67,25 @@ class LazyServices:
         self._folder = Path(settings.data) if settings.data else data_folder()
         self._lock = threading.RLock()
         self._failed: tuple[float, StoreUnavailable | None] = 0.0, None  # when opening last failed
-        self._there = _are_installed(NEEDED_FOR_KNOWLEDGE)
+        self._has_knowledge = _are_installed(NEEDED_FOR_KNOWLEDGE)
         self._closed = threading.Event()
         self._opened = ExitStack()  # closes what was opened, in reverse order
 
     @property
     def knowledge(self) -> Knowledge | None:
-        return self._lazy(lambda stores: stores.knowledge) if self._there else None
+        return self._lazy(lambda stores: stores.knowledge) if self._has_knowledge else None
 
     @property
     def conversations(self) -> ConversationStore | None:
-        return self._lazy(lambda stores: stores.conversations) if self._there else None
+        return self._lazy(lambda stores: stores.conversations) if self._has_knowledge else None
 
     @property
     def vector_stores(self) -> VectorStores | None:
-        return self._lazy(lambda stores: stores.vector_stores) if self._there else None
+        return self._lazy(lambda stores: stores.vector_stores) if self._has_knowledge else None
 
     @property
     def sessions(self) -> SessionStore | None:
-        return self._lazy(lambda stores: stores.sessions) if self._there else None
+        return self._lazy(lambda stores: stores.sessions) if self._has_knowledge else None
 
     def responses(self) -> ResponseStore:
         """Raises SettingsError if the settings need a database that cannot be opened."""
@@ -104,7 +104,7 @@ class LazyServices:
         """Open existing data, in the background."""
         for name in FILES:
             private_files.narrow(self._folder / name)
-        if self._there and (self._settings.database or (self._folder / DATABASE).exists()):
+        if self._has_knowledge and (self._settings.database or (self._folder / DATABASE).exists()):
             once = partial(Lasting("opening the data store", no_pause).turn, self._open)
             opening = threading.Timer(AFTER, once)
             opening.daemon = True

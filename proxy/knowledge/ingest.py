@@ -69,7 +69,7 @@ class Ingester:
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
         with suppress(StoreUnavailable):  # otherwise others take over after a while
-            self._store.let_go([self._name])
+            self._store.release([self._name])
 
     def _run(self) -> None:
         lost: list[str] = []
@@ -79,7 +79,7 @@ class Ingester:
             nonlocal lost
             try:
                 lost += [one for one in self._store.readers() if writers.is_gone(one)]
-                self._store.let_go(lost)
+                self._store.release(lost)
                 lost = []
                 if self.read_one():
                     return

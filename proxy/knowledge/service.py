@@ -53,11 +53,11 @@ class Knowledge:
 
     def bases(self, owner: str) -> tuple[Base, ...]:
         """Return all bases, also temporary ones, oldest first."""
-        self._forget()
+        self._delete_expired()
         return tuple(self._store.bases(owner))
 
     def base(self, owner: str, id_or_name: str) -> Base:
-        self._forget()
+        self._delete_expired()
         base = self._store.base(owner, id_or_name)
         if base is None:
             raise NotFound(f"no such knowledge base: {id_or_name[:100]!r}")
@@ -292,7 +292,7 @@ class Knowledge:
             models=[base.embedding_model for base in bases],
         )
         chunks = self._store.chunks_of([one.chunk_id for one in candidates])
-        names = self._store.named({one.document_id for one in candidates})
+        names = self._store.filenames({one.document_id for one in candidates})
         known = [one for one in candidates if one.chunk_id in chunks and one.document_id in names]
         hits = []
         for one, score in reranked(ranks, query, known, lambda hit: chunks[hit.chunk_id].text):
@@ -304,7 +304,7 @@ class Knowledge:
                 hits.append(Hit(**found, place=chunk.place))
         return tuple(hits[:top_k])
 
-    def _forget(self) -> None:
+    def _delete_expired(self) -> None:
         """Delete expired temporary bases."""
         for owner, base_id in self._store.expired(self._clock()):
             self._delete(owner, base_id)

@@ -78,7 +78,7 @@ class VectorStores:
 
     def delete_file(self, owner: str, file_id: str) -> None:
         """Delete a file, and remove it from all vector stores."""
-        for one in self._files.places(owner, file_id):
+        for one in self._files.attachments(owner, file_id):
             self._leave(owner, one.base_id, one.document_id)
             self._files.detach(owner, one.base_id, file_id)
         if not self._files.delete(owner, file_id):
@@ -94,7 +94,7 @@ class VectorStores:
     ) -> tuple[Base, StoredVectorStore]:
         base = self._knowledge.create(owner, name or UNNAMED, info=description)
         kept = StoredVectorStore(base.id, dict(metadata), lasts, self._clock())
-        self._files.keep(owner, kept)
+        self._files.put_store(owner, kept)
         return base, kept
 
     def stores(self, owner: str) -> list[tuple[Base, StoredVectorStore]]:
@@ -123,7 +123,7 @@ class VectorStores:
             kept = replace(kept, metadata=dict(metadata))
         if lasts is not None:
             kept = replace(kept, lasts=lasts or None, active=self._clock())
-        self._files.keep(owner, kept)
+        self._files.put_store(owner, kept)
         return base, kept
 
     def delete(self, owner: str, base_id: str) -> str:
@@ -150,7 +150,7 @@ class VectorStores:
         repeat `overlap` of the previous chunk; with `auto`, they have the default size of bases."""
         base = self._knowledge.base(owner, base_id)
         file = self.file(owner, file_id)
-        for one in self._files.places(owner, file_id):
+        for one in self._files.attachments(owner, file_id):
             if one.base_id == base.id:
                 self._leave(owner, base.id, one.document_id)
         splitting = None if auto else Splitting(tokens * CHARACTERS, overlap * CHARACTERS)
@@ -238,7 +238,7 @@ class VectorStores:
         for file_id in file_ids:
             self.file(owner, file_id)  # raises before anything is created
         batch = Batch(new_id("vsfb_"), base.id, self._clock())
-        self._files.begin(owner, batch)
+        self._files.put_batch(owner, batch)
         return batch
 
     def batch(self, owner: str, base_id: str, batch_id: str) -> Batch:
@@ -258,7 +258,7 @@ class VectorStores:
             self._knowledge.cancel_document(owner, batch.base_id, one.document_id)
         if open_:
             batch = replace(batch, cancelled=True)
-            self._files.begin(owner, batch)
+            self._files.put_batch(owner, batch)
         return batch
 
     def search(
@@ -299,7 +299,7 @@ class VectorStores:
         return [(hit, known.get(hit.document_id)) for hit in hits[:most]]
 
     def _kept(self, owner: str, base: Base) -> StoredVectorStore:
-        return self._files.kept(owner, base.id) or StoredVectorStore(
+        return self._files.get_store(owner, base.id) or StoredVectorStore(
             base.id, {}, None, base.created
         )
 
@@ -307,7 +307,7 @@ class VectorStores:
         """Note that the store is used. Expiry counts days, so not every search writes."""
         now = self._clock()
         if now - kept.active >= HOUR:
-            self._files.keep(owner, replace(kept, active=now))
+            self._files.put_store(owner, replace(kept, active=now))
 
     def _leave(self, owner: str, base_id: str, document_id: str) -> None:
         """Remove a document; it may already be deleted."""

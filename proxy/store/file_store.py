@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Table, delete, insert, select
 from . import blobs
 from .database import Database, insert_into, record
 from .quota import MOST_BATCHES, UNLIMITED, Quota, drop_oldest
-from .tables import ATTACHED, BATCHES, CONTENTS, FILES, KEPT
+from .tables import ATTACHED, BATCHES, CONTENTS, FILES, VECTOR_STORES
 
 S = TypeVar("S", bound=Struct)
 
@@ -97,12 +97,12 @@ class FileStore:
         where = (FILES.c.owner == owner, FILES.c.file_id == file_id)
         return self._db.change(delete(FILES).where(*where)) > 0
 
-    def keep(self, owner: str, kept: StoredVectorStore) -> None:
-        self._replace(KEPT, owner, kept)
+    def put_store(self, owner: str, kept: StoredVectorStore) -> None:
+        self._replace(VECTOR_STORES, owner, kept)
 
-    def kept(self, owner: str, base_id: str) -> StoredVectorStore | None:
-        where = (KEPT.c.owner == owner, KEPT.c.base_id == base_id)
-        return self._one(StoredVectorStore, KEPT, *where)
+    def get_store(self, owner: str, base_id: str) -> StoredVectorStore | None:
+        where = (VECTOR_STORES.c.owner == owner, VECTOR_STORES.c.base_id == base_id)
+        return self._one(StoredVectorStore, VECTOR_STORES, *where)
 
     def attach(self, owner: str, attached: Attached) -> None:
         self._replace(ATTACHED, owner, attached)
@@ -111,7 +111,7 @@ class FileStore:
         where = (ATTACHED.c.owner == owner, ATTACHED.c.base_id == base_id)
         return self._all(Attached, ATTACHED, *where)
 
-    def places(self, owner: str, file_id: str) -> list[Attached]:
+    def attachments(self, owner: str, file_id: str) -> list[Attached]:
         """Return the vector stores' entries for a file."""
         where = (ATTACHED.c.owner == owner, ATTACHED.c.file_id == file_id)
         return self._all(Attached, ATTACHED, *where)
@@ -120,7 +120,7 @@ class FileStore:
         same = (ATTACHED.c.base_id == base_id, ATTACHED.c.file_id == file_id)
         self._db.change(delete(ATTACHED).where(ATTACHED.c.owner == owner, *same))
 
-    def begin(self, owner: str, batch: Batch) -> None:
+    def put_batch(self, owner: str, batch: Batch) -> None:
         """Store a new or changed batch."""
         self._replace(BATCHES, owner, batch)
         with self._db.begin() as db:

@@ -114,7 +114,7 @@ class KnowledgeStore:
         row = self._db.first(select(DOCUMENT).where(owned(DOCUMENT, owner, document_id)))
         return None if row is None else _document(row)
 
-    def named(self, document_ids: Collection[str]) -> dict[str, str]:
+    def filenames(self, document_ids: Collection[str]) -> dict[str, str]:
         """Return file names by document id."""
         where = DOCUMENT.c.id.in_(list(document_ids))
         rows = self._db.rows(select(DOCUMENT.c.id, DOCUMENT.c.filename).where(where))
@@ -263,7 +263,7 @@ class KnowledgeStore:
         row = self._db.first(taken.returning(*DOCUMENT.c))
         return None if row is None else (row.owner, _document(row))
 
-    def let_go(self, readers: Collection[str]) -> None:
+    def release(self, readers: Collection[str]) -> None:
         """Queue the documents of these dead readers again."""
         where = (DOCUMENT.c.status == "reading", DOCUMENT.c.reader.in_(list(readers)))
         self._db.change(update(DOCUMENT).where(*where).values(status="queued", reader=""))

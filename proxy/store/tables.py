@@ -146,7 +146,7 @@ CONTENTS = Table(
     _text("file_id", ForeignKey("openai_file.file_id", ondelete="CASCADE"), primary_key=True),
     *_pieces(),
 )
-KEPT = Table(
+VECTOR_STORES = Table(
     "openai_vector_store",
     metadata,
     _text("base_id", _of("knowledge_base"), primary_key=True),

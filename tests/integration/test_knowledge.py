@@ -203,7 +203,7 @@ def test_document_of_crashed_reader_is_read_again(library: Library) -> None:
     assert library.store.claim("elsewhere:1:x", taken, taken - 60) is not None
     assert not library.ingester.read_one(), "it is another's"
     assert library.store.claim("ours", taken + 61, taken + 1) is not None, "it was silent"
-    library.store.let_go(["ours"])
+    library.store.release(["ours"])
     library.read()
     assert library.knowledge.document("ann", base.id, document.id).status == "ready"
 

@@ -65,34 +65,34 @@ def test_files_are_visible_to_their_owner_only(files: FileStore) -> None:
 
 def test_vector_store_record_is_replaced(files: FileStore) -> None:
     kept = StoredVectorStore("vs_1", {"a": "b"}, 3, 5.0)
-    files.keep("me", kept)
-    files.keep("me", replace(kept, active=6.0))
-    assert files.kept("me", "vs_1") == replace(kept, active=6.0)
-    files.keep("you", replace(kept, active=7.0))  # not theirs to change
-    assert files.kept("me", "vs_1") == replace(kept, active=6.0)
-    assert files.kept("you", "vs_1") is None
+    files.put_store("me", kept)
+    files.put_store("me", replace(kept, active=6.0))
+    assert files.get_store("me", "vs_1") == replace(kept, active=6.0)
+    files.put_store("you", replace(kept, active=7.0))  # not theirs to change
+    assert files.get_store("me", "vs_1") == replace(kept, active=6.0)
+    assert files.get_store("you", "vs_1") is None
 
 
 def test_files_of_a_vector_store_are_listed(files: FileStore) -> None:
     files.attach("me", PUT)
     files.attach("me", replace(PUT, document_id="doc_2", attributes={}))
     assert files.attached("me", "vs_1") == [replace(PUT, document_id="doc_2", attributes={})]
-    assert files.places("me", "file-1") == files.attached("me", "vs_1")
-    assert files.attached("you", "vs_1") == files.places("you", "file-1") == []
+    assert files.attachments("me", "file-1") == files.attached("me", "vs_1")
+    assert files.attached("you", "vs_1") == files.attachments("you", "file-1") == []
     files.detach("you", "vs_1", "file-1")
-    assert files.places("me", "file-1") != []
+    assert files.attachments("me", "file-1") != []
     files.detach("me", "vs_1", "file-1")
-    assert files.places("me", "file-1") == []
+    assert files.attachments("me", "file-1") == []
 
 
 def test_vector_store_is_deleted_with_its_base(files: FileStore, database: Database) -> None:
-    files.keep("me", StoredVectorStore("vs_1", {}, None, 5.0))
+    files.put_store("me", StoredVectorStore("vs_1", {}, None, 5.0))
     files.attach("me", PUT)
-    files.begin("me", Batch("vsfb_1", "vs_1", 4.0))
-    files.begin("me", Batch("vsfb_1", "vs_1", 4.0, cancelled=True))
+    files.put_batch("me", Batch("vsfb_1", "vs_1", 4.0))
+    files.put_batch("me", Batch("vsfb_1", "vs_1", 4.0, cancelled=True))
     assert files.batch("me", "vsfb_1") == Batch("vsfb_1", "vs_1", 4.0, cancelled=True)
     with database.begin() as db:
         db.execute(delete(BASE))
-    assert files.kept("me", "vs_1") is None and files.batch("me", "vsfb_1") is None
+    assert files.get_store("me", "vs_1") is None and files.batch("me", "vsfb_1") is None
     assert files.attached("me", "vs_1") == []
     assert files.all("me") == [ONE, TWO]  # files are visible only to their owner

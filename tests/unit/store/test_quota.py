@@ -192,7 +192,7 @@ def test_oldest_batches_of_a_vector_store_are_dropped_at_the_bound(
     store.add_base("ann", Base(id="b", name="b"))
     files = FileStore(database)
     for number in range(3):
-        files.begin("ann", Batch(f"x{number}", "b", float(number)))
+        files.put_batch("ann", Batch(f"x{number}", "b", float(number)))
     found = [files.batch("ann", f"x{number}") is not None for number in range(3)]
     assert found == [False, True, True]
     database.close()
