@@ -56,7 +56,7 @@ from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run
 from .leased_slot import LeasedSlot
-from .retries import Retries
+from .retries import Retries, without
 from .token_ledger import TokenLedger
 
 LARGE = 1 << 20  # characters of a prompt, or tokens, from which it is hashed in a thread
@@ -220,7 +220,7 @@ class Attempt:
         backend = context.registry.borrow(name)
         if backend is None:
             lease.release()
-            self._exclude(name)
+            self._want = without(self._want, name)
         elif backend.caps is None:
             lease.release()
             context.registry.give_back(backend)
@@ -230,9 +230,6 @@ class Attempt:
             slot.prepare()
             return slot
         return None
-
-    def _exclude(self, name: str) -> None:
-        self._want = msgspec.structs.replace(self._want, exclude=self._want.exclude | {name})
 
     def _release(self) -> None:
         slot, self._leased, self._run = self._leased, None, None
@@ -404,7 +401,7 @@ class Attempt:
             self._enter(State.WAITING)
         if not is_fault:
             slot.on_refusal()
-            self._exclude(slot.backend.name)
+            self._want = without(self._want, slot.backend.name)
         self._release()
         return []
 

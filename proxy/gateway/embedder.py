@@ -36,7 +36,7 @@ from ..runtime.cancel import Cancel
 from ..scheduling.interface import Scheduler
 from ..scheduling.lease import Outcome
 from ..scheduling.state import SlotRequest
-from .retries import Retries
+from .retries import Retries, without
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ class Embedder:
                     # The backend was removed after the grant.
                     reason = NoBackend()
                     if backend is None:
-                        want = _without(want, lease.backend)
+                        want = without(want, lease.backend)
                     continue
                 outcome = CUT
                 result = call(backend.driver, backend.caps)
@@ -181,7 +181,7 @@ class Embedder:
                 reason, outcome = error, Outcome(end="busy")
             except (Unsupported, MissingRoute) as error:
                 reason, outcome = error, UNUSED  # the backend may still be good for chats
-                want = _without(want, lease.backend)
+                want = without(want, lease.backend)
             except UpstreamFault as error:
                 outcome = Outcome(end="failed")
                 if backend is not None and not backend.leaving:
@@ -201,10 +201,6 @@ def _text(backend: Backend, item: Input, place: int) -> str:
         return backend.driver.detokenize(list(item))
     except CharacterCut as error:
         raise BadRequest(f"input[{place}]: {error.message}", param="input") from None
-
-
-def _without(want: SlotRequest, name: str) -> SlotRequest:
-    return msgspec.structs.replace(want, exclude=want.exclude | {name})
 
 
 def _side_by_side(work: Callable[[int, Cancel], None], count: int, cancel: Cancel) -> None:

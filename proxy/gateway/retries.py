@@ -44,4 +44,9 @@ class Retries:
             self._down[name] += 1
             if self._down[name] < MOST_DOWN:
                 return want
-        return msgspec.structs.replace(want, exclude=want.exclude | {name})
+        return without(want, name)
+
+
+def without(want: SlotRequest, name: str) -> SlotRequest:
+    """The request, not to be placed on this backend."""
+    return msgspec.structs.replace(want, exclude=want.exclude | {name})
