@@ -9,21 +9,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from .pool import CHARS_A_TOKEN
-from .state import SlotRequest
+from .state import ClientClass
 
 LATELY = 30.0  # seconds
 REMEMBERED = 256
-SMALL = 256  # tokens of prompt and answer that a small request has at most
-ANSWER = 256  # tokens assumed for an answer without a limit
-
-ClientClass = tuple[str, bool]
-
-
-def client_class(want: SlotRequest) -> ClientClass:
-    """The key of a request, and whether the request is small."""
-    asked = want.task.max_tokens or ANSWER
-    return want.key, want.background or asked + want.chain.size / CHARS_A_TOKEN <= SMALL
 
 
 class RecentClients:

@@ -12,13 +12,17 @@ whose backends are all down is in neither group.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
+
+from .state import ClientClass
 
 
 class Parkable(Protocol):
     """A ticket. `parked_for` is a link of its prompt, a `backend_key`, or None if not parked."""
 
+    client: ClientClass
     parked_for: bytes | None
 
     @property
@@ -36,6 +40,7 @@ class WaitingLine(Generic[T]):
 
     def __init__(self) -> None:
         self.active: list[T] = []
+        self._active_of: dict[ClientClass, list[T]] = {}
         self.whole = 0
         self._parked: dict[bytes, list[T]] = {}
 
@@ -46,6 +51,7 @@ class WaitingLine(Generic[T]):
         place = _place(self.active, ticket)
         if place is None:
             bisect.insort(self.active, ticket, key=_order)
+            bisect.insort(self._active_of.setdefault(ticket.client, []), ticket, key=_order)
             self.whole += ticket.whole_backend
 
     def park(self, ticket: T, key: bytes) -> None:
@@ -63,6 +69,32 @@ class WaitingLine(Generic[T]):
         if place is not None:
             del self.active[place]
             self.whole -= ticket.whole_backend
+            of_client = self._active_of[ticket.client]
+            of_client.remove(ticket)
+            if not of_client:
+                del self._active_of[ticket.client]
+
+    def without(self, clients: Collection[ClientClass]) -> Iterator[T]:
+        """The active requests in fair order, but those of `clients`, to which more may be added
+        meanwhile. Each request may be removed once it was yielded."""
+        place = 0
+        while place < len(self.active) and self.active[place].client not in clients:
+            ticket = self.active[place]
+            yield ticket
+            if place < len(self.active) and self.active[place] is ticket:
+                place += 1
+        if place == len(self.active):
+            return
+        # The many requests of a client are passed over together.
+        after = self.active[place].order
+        others = [
+            tickets[bisect.bisect_right(tickets, after, key=_order) :]
+            for client, tickets in self._active_of.items()
+            if client not in clients
+        ]
+        for ticket in heapq.merge(*others, key=_order):
+            if ticket.client not in clients:
+                yield ticket
 
     def parked(self, key: bytes) -> int:
         """The number of requests parked for this key."""

@@ -22,7 +22,14 @@ from msgspec import Struct
 
 from .line import WaitingLine
 from .prefix import Chain
-from .state import BackendRecord, CachedPrompt, ConversationRecord, Slot, SlotRequest
+from .state import (
+    CHARS_A_TOKEN,
+    BackendRecord,
+    CachedPrompt,
+    ConversationRecord,
+    Slot,
+    SlotRequest,
+)
 from .ticket import Ticket
 
 REMEMBERED = 16384  # conversations remembered by a pool
@@ -35,7 +42,6 @@ LOOKED_AT = 12  # places holding a prefix of the prompt that are compared, at mo
 FREE_OF_LINK = 4  # of them, free ones with the same prefix: the least recently used
 BUSY_OF_LINK = 2  # and busy ones: those leased longest ago, which probably come free first
 SKIPPED = 32  # holders of a prefix that were compared for a longer one already, at most
-CHARS_A_TOKEN = 4.0
 
 
 class Returns:

@@ -23,21 +23,24 @@ from ..errors import GatewayError, NoBackend, QueueFull
 from ..runtime.locks import native_rlock
 from . import settlement, slot_files
 from .base import PLACE_LOST, BaseScheduler
-from .clients import ANSWER, ClientClass, RecentClients, client_class
+from .clients import RecentClients
 from .fair import FairQueue, displaced
 from .lease import Lease, Outcome
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
 from .prefix import Chain, Chains
 from .state import (
+    ANSWER,
     MOST_SLOTS,
     BackendFacts,
     BackendRecord,
+    ClientClass,
     ConversationRecord,
     Grant,
     SlotRequest,
     SlotStep,
     WaitForSlot,
+    client_class,
 )
 from .ticket import Ticket
 from .view import View, view
@@ -344,7 +347,7 @@ class LocalScheduler(BaseScheduler):
         settling = 0  # free slots that a request waits for until the server has released them
         greedy: set[ClientClass] = set()  # must leave the last slot to others
         barred: set[tuple[frozenset[str], int]] = set()  # may use none of the free slots
-        for ticket in tuple(line.active):
+        for ticket in line.without(greedy):
             if len(pool.free) <= settling and not line.whole:
                 return
             want = ticket.want
@@ -352,8 +355,8 @@ class LocalScheduler(BaseScheduler):
             bar = want.exclude, id(want.views)
             if not whole and (len(pool.free) <= settling or bar in barred):
                 continue
-            client = client_class(want)
-            if client in greedy or not self._may(want, client, pool, now):
+            client = ticket.client
+            if not self._may(want, client, pool, now):
                 greedy.add(client)
                 self._ask_again(ticket, now + 1.0, now)
                 continue

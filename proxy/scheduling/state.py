@@ -15,6 +15,10 @@ from ..core.task import Task
 from .prefix import Chain
 
 CacheKind = Literal["nothing", "ram", "files"]
+ClientClass = tuple[str, bool]
+CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
+SMALL = 256  # tokens of prompt and answer that a small request has at most
+ANSWER = 256  # tokens assumed for an answer without a limit
 MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
 
 
@@ -186,6 +190,12 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
         if self.views is None:
             return backend.up
         return self.views.get(backend.name, False)
+
+
+def client_class(want: SlotRequest) -> ClientClass:
+    """The key of a request, and whether the request is small."""
+    asked = want.task.max_tokens or ANSWER
+    return want.key, want.background or asked + want.chain.size / CHARS_A_TOKEN <= SMALL
 
 
 class SlotStep(Struct, frozen=True):

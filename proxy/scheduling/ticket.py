@@ -8,7 +8,7 @@ from typing import Protocol
 from ..errors import GatewayError
 from ..runtime.cancel import Cancel
 from .lease import Lease
-from .state import ConversationRecord, SlotRequest
+from .state import ConversationRecord, SlotRequest, client_class
 
 
 class TicketOwner(Protocol):
@@ -30,6 +30,7 @@ class Ticket:
         "_scheduler",
         "again",
         "began",
+        "client",
         "conversation",
         "error",
         "event",
@@ -55,6 +56,7 @@ class Ticket:
         self._scheduler = scheduler
         self.again = again
         self.want = want
+        self.client = client_class(want)
         self.conversation = conversation
         self.began = began
         self.until = began

@@ -13,7 +13,7 @@ from proxy.scheduling.line import WaitingLine, backend_key
 from proxy.scheduling.policy import decide
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.scheduler import LocalScheduler
-from proxy.scheduling.state import BackendFacts, Grant, SlotRequest, WaitForSlot
+from proxy.scheduling.state import BackendFacts, ClientClass, Grant, SlotRequest, WaitForSlot
 from proxy.scheduling.ticket import Ticket
 
 from .fakes import Clock, want
@@ -27,6 +27,7 @@ class Request:
     number: int
     tag: float = 0.0
     whole_backend: bool = False
+    client: tuple[str, bool] = ("", False)
     parked_for: bytes | None = field(default=None, init=False)
 
     @property
@@ -91,6 +92,32 @@ def test_release_takes_one_decision_however_many_requests_wait(slots: int, waiti
     assert counting.decisions == 1
     served = [ticket for ticket in tickets if isinstance(ticket, Ticket) and ticket.lease]
     assert served == tickets[:1]
+
+
+@pytest.mark.parametrize("waiting", [2, 1000])
+def test_client_that_must_leave_the_last_slot_is_looked_at_once(
+    waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(2)
+    scheduler, small = counting.scheduler, want(counting.scheduler, "Hi", key="modest")
+    entry = scheduler.enter(small)
+    assert isinstance(entry, Lease)
+    busy = counting.enter(-1)
+    assert isinstance(busy, Lease)
+    tickets = [counting.enter(number) for number in range(waiting)]
+    looked: list[SlotRequest] = []
+    may = scheduler._may
+
+    def count(request: SlotRequest, client: ClientClass, pool: Pool, now: float) -> bool:
+        looked.append(request)
+        return may(request, client, pool, now)
+
+    monkeypatch.setattr(scheduler, "_may", count)
+    counting.release(entry)
+    assert len(looked) == 1  # its slot is held back for another of the modest client
+    assert not any(isinstance(ticket, Lease) or ticket.lease for ticket in tickets)
+    again = scheduler.enter(small)
+    assert isinstance(again, Ticket) and again.lease is not None
 
 
 @pytest.mark.parametrize("waiting", [1, 1000])
@@ -162,6 +189,38 @@ def test_release_activates_the_first_request_parked_for_each_key() -> None:
     line.freed((b"a", b"b"), "b0")
     assert line.active == [requests[0], requests[2], requests[3]]
     assert line.parked(b"a") == line.parked(b"other") == 1 and not line.parked(b"b")
+
+
+CLIENTS = ("", False), ("", True), ("ann", False)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(CLIENTS), st.integers(0, 3)), max_size=12),
+    st.sets(st.integers(0, 11)),
+    st.sets(st.integers(0, 11)),
+)
+def test_requests_are_offered_in_order_but_those_of_passed_over_clients(
+    made: list[tuple[ClientClass, int]], removed: set[int], passed_over: set[int]
+) -> None:
+    line: WaitingLine[Request] = WaitingLine()
+    requests = [Request(n, tag=tag, client=client) for n, (client, tag) in enumerate(made)]
+    for request in requests:
+        line.activate(request)
+    skip: set[ClientClass] = set()
+    offered, expected = [], []
+    for request in line.without(skip):
+        offered.append(request)
+        if request.number in removed:
+            line.remove(request)
+        if request.number in passed_over:
+            skip.add(request.client)
+    skipped: set[ClientClass] = set()
+    for request in sorted(requests, key=lambda request: request.order):
+        if request.client not in skipped:
+            expected.append(request)
+            if request.number in passed_over:
+                skipped.add(request.client)
+    assert offered == expected
 
 
 @given(
