@@ -72,10 +72,9 @@ def with_routes(settings: Settings) -> Application:
     app = Application("slotproxy")
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = settings.api_prefix
-    for routes in (openai, responses, anthropic, ollama, glm, embeddings, native, status):
+    models = (openai, responses, anthropic, ollama, glm, embeddings, native, status)
+    for routes in (*models, files, vector_stores, data, reference):
         app.register_blueprint(routes.blueprint, url_prefix=prefix)
-    for kept in (files, vector_stores, data, reference):
-        app.register_blueprint(kept.blueprint, url_prefix=prefix)
     if settings.chatchat:
         app.register_blueprint(chatchat.blueprint, url_prefix=prefix)
     if settings.pages:
