@@ -36,11 +36,10 @@ from ..errors import (
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import relay, vectors, vocabulary
-from .cost import check_cost
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
 from .probe import outline, probe
-from .refusals import refusal
+from .refusals import check_cost, refusal
 from .run import LlamaRun
 from .slot_count import count_slots
 

@@ -6,6 +6,8 @@ Bodies come as llama-server's and OpenAI's {"error": {code, message, type}}, as 
 
 A client sees the backend's message only if it concerns the client's own request, limited to
 `MAX_SAID` characters, without addresses, file paths and keys. Everything else is only logged.
+
+`check_cost` refuses answers that would block the event loop while they are decoded.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from ..core.decoding import LONGEST, SHORT, is_dear
 from ..errors import (
     BackendBusy,
     BackendDown,
@@ -31,6 +34,7 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from ..runtime.blocking import run_in_native_thread
 from ..wire import lenient
 from ..wire.servercpp import WireError
 
@@ -124,6 +128,12 @@ _HIDDEN = (
     (re.compile(r"(?i)\blocalhost(?::\d+)?\b"), "…"),
     (re.compile(r"(?<![\w.])~?(?:/[\w.@+-]+){2,}/?"), "…"),
 )
+
+
+def check_cost(data: bytes, most: int = LONGEST) -> None:
+    """Raises UpstreamFault for JSON that may take longer than `most` nanoseconds to decode."""
+    if len(data) > SHORT and run_in_native_thread(lambda: is_dear(data, most)):
+        raise UpstreamFault("the backend's response takes too long to decode")
 
 
 def row(status: int) -> RefusalRule:

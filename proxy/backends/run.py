@@ -18,10 +18,9 @@ from ..core.usage import Timings, Usage
 from ..errors import AnswerCut, BackendBusy, GatewayError, UpstreamFault, UpstreamTimeout
 from ..wire import servercpp, sse
 from ..wire.lenient import WireFault
-from .cost import check_cost
 from .driver import Capabilities
 from .http import Exchange
-from .refusals import MAX_BODY, refusal, stream_error
+from .refusals import MAX_BODY, check_cost, refusal, stream_error
 
 # Seconds for which the tokens of an answer that is not streamed are gathered: no client waits for a
 # single one, and a batch costs a seventh. The end of the answer is never delayed.

@@ -34,8 +34,7 @@ def token_pieces(
             continue
         if len(known) == MOST:
             raise BadRequest(
-                f"pieces are limited to {MOST} distinct tokens: split the text",
-                param="content",
+                f"pieces are limited to {MOST} distinct tokens: split the text", param="content"
             )
         cancel.check()
         known[number] = _piece(driver, number, text)

@@ -15,12 +15,12 @@ import msgspec
 from msgspec import Struct
 
 from ..core.decoding import LONGEST
-from ..core.vectors import Embedded, Ranked, is_zero
+from ..core.vectors import Embedded, Ranked
 from ..errors import BackendBusy, Unsupported, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..wire import lenient
-from .cost import check_cost
 from .driver import Capabilities, Input
+from .refusals import check_cost
 
 T = TypeVar("T", bound=Struct)
 VECTORS = 4 * LONGEST  # nanoseconds to decode the vectors of one call: 32 of 8192 dimensions
@@ -53,7 +53,7 @@ def embed(ask: Ask, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel)
         embedded = Embedded(
             tuple(item.embedding for item in answer.data), answer.usage.prompt_tokens
         )
-    if any(not v or is_zero(v) for v in embedded.vectors):
+    if not all(map(any, embedded.vectors)):
         raise Unsupported("the backend returned empty embeddings: start it with its embedding flag")
     return embedded
 

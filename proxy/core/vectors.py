@@ -24,11 +24,6 @@ class Ranked(Struct, frozen=True):
     tokens: int
 
 
-def is_zero(vector: Vector) -> bool:
-    """Whether all components are 0, as from a server started without its embedding flag."""
-    return not any(vector)
-
-
 def normalised(vector: Vector) -> list[float]:
     """The vector scaled to length 1; a zero vector is unchanged."""
     length = math.sqrt(math.fsum(x * x for x in vector))

@@ -23,11 +23,7 @@ class LeasedSlot:
     """`backend` is borrowed from the registry until the lease is released."""
 
     def __init__(
-        self,
-        context: GatewayContext,
-        lease: Lease,
-        backend: Backend,
-        caps: Capabilities,
+        self, context: GatewayContext, lease: Lease, backend: Backend, caps: Capabilities
     ) -> None:
         self.backend = backend
         self.caps = caps

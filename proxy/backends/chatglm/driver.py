@@ -17,13 +17,7 @@ import msgspec
 from ...core.events import Batch, Finished, Started
 from ...core.task import Task
 from ...core.usage import Timings, Usage
-from ...errors import (
-    BackendDown,
-    BadRequest,
-    ContextExceeded,
-    UpstreamFault,
-    UpstreamTimeout,
-)
+from ...errors import BackendDown, BadRequest, ContextExceeded, UpstreamFault, UpstreamTimeout
 from ...prompting.constraints import callable_tools
 from ...prompting.prompt import begun
 from ...runtime.cancel import Cancel

@@ -7,9 +7,18 @@ import threading
 
 import pytest
 
-from proxy.backends import pieces
 from proxy.backends.driver import Capabilities
-from proxy.backends.tokens import AT_ONCE, BOS, LONGEST, MOST, TokenCounter, budget, must_fit
+from proxy.backends.tokens import (
+    AT_ONCE,
+    BOS,
+    LONGEST,
+    MOST,
+    NEAR,
+    SIZE,
+    TokenCounter,
+    budget,
+    must_fit,
+)
 from proxy.core.task import Task
 from proxy.errors import BadRequest, Cancelled, ContextExceeded
 from proxy.runtime.cancel import Cancel
@@ -39,7 +48,7 @@ class Tokenizer(ScriptedDriver):
     @property
     def long(self) -> list[str]:
         """The requests, without those for the few characters around a cut."""
-        return [one for one in self.asked if len(one) > 2 * pieces.NEAR + 1]
+        return [one for one in self.asked if len(one) > 2 * NEAR + 1]
 
 
 @pytest.mark.parametrize("prefix", [False, True])
@@ -58,7 +67,7 @@ def test_split_text_has_the_same_tokens_as_the_whole(text: str, prefix: bool) ->
     whole = Tokenizer(prefix).tokenize(text)
     driver = Tokenizer(prefix)
     assert TokenCounter(driver).ids(text) == whole
-    assert max(map(len, driver.asked)) <= pieces.SIZE + 1
+    assert max(map(len, driver.asked)) <= SIZE + 1
     assert TokenCounter(driver).count(text) == len(whole) + BOS
 
 
@@ -123,7 +132,7 @@ def test_tokenizing_uncuttable_long_text_is_refused() -> None:
     counter = TokenCounter(Tokenizer())
     assert len(counter.ids("x" * LONGEST)) == 1
     with pytest.raises(BadRequest, match="split the text"):
-        counter.ids("x" * (LONGEST + pieces.SIZE))
+        counter.ids("x" * (LONGEST + SIZE))
 
 
 def test_tokenizing_stops_at_the_requested_number() -> None:
