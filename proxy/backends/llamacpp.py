@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -57,17 +58,11 @@ COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
 NOT_UTF8 = "type_error.316"  # of the JSON library of an old server, in its 500
-TRIMMED = [
-    "content",
-    "stop",
-    "id_slot",
-    "tokens_predicted",
-    "tokens_evaluated",
-    "stop_type",
-    "stopping_word",
-    "truncated",
-    "timings",
-]
+# The fields of the last chunk that are read here.
+TRIMMED = (
+    "content stop id_slot tokens_predicted tokens_evaluated stop_type stopping_word truncated"
+    " timings"
+).split()
 Gift = Literal["embeddings", "rankings"]
 SETTINGS = [*TRIMMED, "generation_settings", "prompt"]
 
@@ -86,7 +81,7 @@ class _Repeated(msgspec.Struct):
 
 class LlamaCpp(Driver):
     """A driver for one server.cpp at `url`. `options` are its constructor arguments without
-    `connect`, which creates its connection pools."""
+    `connect`, with which `new_pool` creates its connection pools."""
 
     def __init__(
         self,
@@ -113,17 +108,12 @@ class LlamaCpp(Driver):
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.headers = headers
         self._secret = api_key
-        self._pool = connect(
-            url, timeout=timeout, connect_timeout=connect_timeout, idle=256, headers=headers
+        self.new_pool: Callable[..., Any] = partial(
+            connect, url, timeout=timeout, connect_timeout=connect_timeout, headers=headers
         )
-        self._careful = connect(
-            url,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            limit=OLD_CONNECTIONS,
-            reserve=OLD_RESERVE,
-            idle=OLD_IDLE,
-            headers=headers,
+        self._pool: ConnectionPool = self.new_pool(idle=256)
+        self._careful: ConnectionPool = self.new_pool(
+            limit=OLD_CONNECTIONS, reserve=OLD_RESERVE, idle=OLD_IDLE
         )
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:

@@ -109,10 +109,7 @@ class Router:
         self._wake = wake
         self._looking = threading.Lock()
         self._closed = Cancel()
-        timeout, connect = driver.options["timeout"], driver.options["connect_timeout"]
-        self._pool = ConnectionPool(
-            self.url, timeout=timeout, connect_timeout=connect, idle=2, headers=driver.headers
-        )
+        self._pool: ConnectionPool = driver.new_pool(idle=2)
         name = f"router-{self.url.split('://', 1)[1]}"
         threading.Thread(target=self._listen, name=name, daemon=True).start()
 
@@ -268,15 +265,7 @@ class RoutedModel(LlamaCpp):
         self.progress: float | None = None
         self.takes = LOAD  # seconds that the last load took
         self._router = router
-        self._quiet = ModelPool(
-            router.url,
-            model=name,
-            quiet=True,
-            timeout=GET_TIMEOUT,
-            connect_timeout=router.options["connect_timeout"],
-            idle=0,
-            headers=self.headers,
-        )
+        self._quiet: ModelPool = self.new_pool(quiet=True, timeout=GET_TIMEOUT, idle=0)
         self._known: Capabilities | None = None
         self._instance = ""  # the load after which `_known` was last requested
         self._features: dict[str, bool] = {}  # found out by requests, when it was first loaded

@@ -305,7 +305,7 @@ class Attempt:
     def _on_output(self, slot: LeasedSlot, out: Batch) -> None:
         """Handle the events `out`, while nothing was passed on to the client before."""
         self._shown = bool(out)
-        self._info.loading = "" if out else slot.loading()
+        self._info.loading = "" if out else slot.backend.driver.loading()
 
     def _on_run_over(self, batch: Batch) -> Batch:
         """Handle the end of a run, or its stop within `batch`. Another run may follow."""

@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import threading
 
+from msgspec import Struct
+
 from ..errors import QueueFull
 from ..scheduling.base import PLACE_LOST
 from ..scheduling.fair import displaced
 
 
-class EarlyPlace:
+class EarlyPlace(Struct, eq=False):
     """The place of a request of `key`."""
 
-    again = False
-
-    def __init__(self, key: str) -> None:
-        self.key = key
+    key: str
+    again: bool = False
 
 
 class EarlyQueue:

@@ -41,10 +41,6 @@ class LeasedSlot:
         used = self._run.slot if self._run is not None else -1
         return used if used >= 0 else self._lease.slot.id
 
-    def loading(self) -> str:
-        """A notice for a client that waits for the model to be loaded, "" once it is loaded."""
-        return self.backend.driver.loading()
-
     def prepare(self) -> None:
         """Save what the slot holds and restore its new prompt, if the grant says so. If that
         fails, the prompt is evaluated instead. Raises Cancelled."""

@@ -70,11 +70,9 @@ def application(settings: Settings) -> Flask:
     return app
 
 
-def run(settings: Settings, reread: Reread | None = None) -> int:
+def run(settings: Settings, reread: Reread) -> int:
     """Serve until a signal. Returns the exit code. `reread` returns the current settings."""
-    if settings.server == "waitress":
-        return _run_waitress(settings, reread or _from_environment)
-    return _run_gunicorn(settings, reread or _from_environment)
+    return (_run_waitress if settings.server == "waitress" else _run_gunicorn)(settings, reread)
 
 
 def _from_environment() -> Settings:
@@ -141,7 +139,7 @@ def _address(name: Any) -> str:
 # -- gunicorn --------------------------------------------------------------------------------------
 
 
-def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[str, Any]:
+def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> dict[str, Any]:
     """gunicorn's settings and hooks by name, as in a gunicorn.conf.py."""
 
     def on_starting(arbiter: Any) -> None:
@@ -183,7 +181,7 @@ def gunicorn_options(settings: Settings, reread: Reread | None = None) -> dict[s
             os._exit(0)
 
     def post_worker_init(worker: Any) -> None:
-        _on_hangup(worker.wsgi, reread or _from_environment)
+        _on_hangup(worker.wsgi, reread)
         names = [sock.getsockname() for sock in worker.sockets]
         if worker.age == 1:  # the first of several
             _tell_all(worker.wsgi, settings, [*map(_address, names)])

@@ -21,27 +21,11 @@ from msgspec import Struct
 
 S = TypeVar("S", bound=Struct)
 
+# Fields that must be of their type, or null: they carry the answer, its end or its failure.
 VITAL = frozenset(
-    {
-        "content",
-        "stop",
-        "error",
-        "choices",
-        "delta",
-        "reasoning_content",
-        "tool_calls",
-        "function",
-        "name",
-        "arguments",
-        "probs",
-        "tok_str",
-        "token",
-        "top_logprobs",
-    }
+    "content stop error choices delta reasoning_content tool_calls function name arguments"
+    " probs tok_str token top_logprobs".split()
 )
-"""Fields that must be of their type, or null: they carry the answer, its end or its failure."""
-
-
 LONGEST = 4 << 20  # bytes that are repaired, which takes ten times as long as decoding
 
 

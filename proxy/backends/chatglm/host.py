@@ -132,7 +132,7 @@ class Process:
                     pass_fds=(listener.fileno(), theirs, lock),
                 )
             except OSError:
-                self._disconnect()
+                _disconnect(self.sock)
                 self._let_go()
                 raise
 
@@ -155,7 +155,7 @@ class Process:
 
     def end(self) -> str:
         # It may have crashed, or ends by itself without connections: then it has an exit code.
-        self._disconnect()
+        _disconnect(self.sock)
         process = self._process
         try:
             code = process.wait(SOON) if process is not None else 0
@@ -174,11 +174,6 @@ class Process:
                 process.kill()
                 code = process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-    def _disconnect(self) -> None:
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
 
     def _let_go(self) -> None:
         if self._alive >= 0:
@@ -208,10 +203,14 @@ class Thread:
         """Does nothing: a thread cannot be ended."""
 
     def end(self) -> str:
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
+        _disconnect(self.sock)
         return "hung up"
+
+
+def _disconnect(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
 
 
 def _natives() -> tuple[Any, Any, Any]:
