@@ -178,11 +178,6 @@ class Registry(BackendPools):
             self._scheduler.drain(backend.name)
         backend.wake.set()
 
-    def _remove(self, backend: Backend) -> None:
-        with self._changing:
-            self.backends = {n: b for n, b in self.backends.items() if b is not backend}
-        self.rebuild()
-
     def close(self) -> None:
         self._stopped.set()
         known = [*self.configured.values(), *self.backends.values(), *self._replaced]
@@ -289,7 +284,9 @@ class Registry(BackendPools):
             if backend.up:  # a failed request may have marked it down first
                 self._down(backend, None)
         elif backend.uncounted and time.monotonic() >= backend.count_at:
-            self._recount(backend)
+            if self._count(backend):
+                log.info("backend %s has %d slots", backend.name, backend.slots)
+                self._update_scheduler(backend)
         elif backend.status:
             self._refresh(backend)
 
@@ -348,11 +345,6 @@ class Registry(BackendPools):
         backend.caps = msgspec.structs.replace(caps, slots=count)
         return count != caps.slots
 
-    def _recount(self, backend: Backend) -> None:
-        if self._count(backend):
-            log.info("backend %s has %d slots", backend.name, backend.slots)
-            self._update_scheduler(backend)
-
     # routers
 
     def _models_of(self, host: Backend) -> tuple[Backend, ...]:
@@ -403,7 +395,9 @@ class Registry(BackendPools):
                 self.rebuild()
         if wanted and host.name in self.backends:
             self._scheduler.drain(host.name)
-            self._remove(host)
+            with self._changing:
+                self.backends = {n: b for n, b in self.backends.items() if b is not host}
+            self.rebuild()
         elif not wanted and host.name not in self.backends:
             with self._changing:
                 self.backends = {**self.backends, host.name: host}

@@ -121,7 +121,8 @@ class LlamaRun:
                     since = ticked = 0.0
                     yield batch
                 if over:
-                    self._drain()
+                    if not self._cut:
+                        exchange.finish(0.02)  # so that the connection can be reused
                     return
                 if not data:
                     if not self.begun:
@@ -320,8 +321,3 @@ class LlamaRun:
             settings=settings,
             prompt=prompt,
         )
-
-    def _drain(self) -> None:
-        """Read the end of the body if it has arrived, so that the connection can be reused."""
-        if not self._cut:
-            self._exchange.finish(0.02)

@@ -47,7 +47,6 @@ class Started(Struct, frozen=True):
     """The backend accepted the request. `slot` is -1 until it reports its number; `prompt` is the
     prompt's size in tokens, 0 until it is reported."""
 
-    backend: str = ""
     slot: int = -1
     prompt: int = 0
 

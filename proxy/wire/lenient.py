@@ -13,6 +13,7 @@ decoded again here:
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, get_args
 
@@ -53,6 +54,19 @@ def value(data: bytes) -> Any:
 def decode(data: bytes, kind: type[S]) -> S:
     """Decode a struct, leaving odd fields at their defaults. Raises WireFault."""
     return convert(value(data), kind)
+
+
+def decoder(kind: type[S]) -> Callable[[bytes], S]:
+    """A decoder of structs that is strict first, and lenient if that fails. It raises WireFault."""
+    strict = msgspec.json.Decoder(kind).decode
+
+    def strict_first(data: bytes) -> S:
+        try:
+            return strict(data)
+        except (ValueError, RecursionError):
+            return decode(data, kind)
+
+    return strict_first
 
 
 def convert(raw: Any, kind: type[S]) -> S:

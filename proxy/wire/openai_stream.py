@@ -70,12 +70,4 @@ class ChatChunk(Struct, kw_only=True):
     error: WireError | str | None = None
 
 
-_decode = msgspec.json.Decoder(ChatChunk).decode
-
-
-def chunk(data: bytes) -> ChatChunk:
-    """Decode one event's data. Raises WireFault."""
-    try:
-        return _decode(data)
-    except (ValueError, RecursionError):
-        return lenient.decode(data, ChatChunk)
+chunk = lenient.decoder(ChatChunk)  # of one event's data

@@ -134,32 +134,17 @@ class DetailedChunk(Chunk, gc=False):
     prompt: Any = None
 
 
-decode_chunk = msgspec.json.Decoder(Chunk).decode
-_decode_detailed = msgspec.json.Decoder(DetailedChunk).decode
-decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
-
-
-def chunk(data: bytes) -> Chunk:
-    """Decode one event's data. Raises WireFault."""
-    try:
-        return decode_chunk(data)
-    except (ValueError, RecursionError):
-        return lenient.decode(data, Chunk)
-
-
-def detailed_chunk(data: bytes) -> DetailedChunk:
-    """Decode one event's data with its details. Raises WireFault."""
-    try:
-        return _decode_detailed(data)
-    except (ValueError, RecursionError):
-        return lenient.decode(data, DetailedChunk)
+# Decoders of one event's data.
+chunk = lenient.decoder(Chunk)
+detailed_chunk = lenient.decoder(DetailedChunk)
+_decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
 
 
 def chunks(data: list[bytes]) -> list[Chunk]:
     """Decode the data of several events in one call, which costs little more than one. Raises
     WireFault if any of them is odd; `chunk` may still decode each of them."""
     try:
-        return decode_chunks(b"[%b]" % b",".join(data))
+        return _decode_chunks(b"[%b]" % b",".join(data))
     except (ValueError, RecursionError) as error:
         raise WireFault(str(error)) from None
 

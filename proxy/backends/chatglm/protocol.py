@@ -13,6 +13,7 @@ generation at a time; `id` is the call of a connection that an answer belongs to
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -162,23 +163,14 @@ Answer = Began | Delta | DoneMessage | Encoded | Decoded | RefusedMessage
 Report = ReadingMessage | Ready | Broken | ByeMessage | Answer
 
 _encoder = msgspec.msgpack.Encoder()
-_orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
-_reports: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
+# Decoders of a frame's content. They raise msgspec.DecodeError.
+order: Callable[[bytes], Order] = msgspec.msgpack.Decoder(Order).decode
+report: Callable[[bytes], Report] = msgspec.msgpack.Decoder(Report).decode
 
 
 def pack(frame: Order | Report) -> bytes:
     data = _encoder.encode(frame)
     return LENGTH.pack(len(data)) + data
-
-
-def order(data: bytes) -> Order:
-    """Raises msgspec.DecodeError."""
-    return _orders.decode(data)
-
-
-def report(data: bytes) -> Report:
-    """Raises msgspec.DecodeError."""
-    return _reports.decode(data)
 
 
 class Frames:
