@@ -6,7 +6,6 @@ import atexit
 import logging
 import math
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -16,7 +15,7 @@ import msgspec
 from .. import __version__
 from ..agent import Server, Toolbox, functions
 from ..agent.toolbox import OWN
-from ..backends.chatglm.driver import ChatGLM
+from ..backends.chatglm.driver import ChatGLM, new_id
 from ..backends.chatglm.host import Process, Thread, meeting
 from ..backends.chatglm.models import bundled_instead, listens, missing
 from ..backends.chatglm.protocol import Load
@@ -77,7 +76,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
             scheduler=scheduler,
             clock=time.monotonic,
             generation=GenerationSettings(
-                lambda: f"call_{uuid.uuid4().hex[:24]}",
+                new_id,
                 settings.json_retries,
                 settings.reasoning_format,
                 settings.max_media,

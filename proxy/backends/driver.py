@@ -26,7 +26,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     context of one slot in tokens, 0 if unknown. `queues`: it queues requests while its slots are
     busy. `truncates`: it silently truncates prompts beyond the context. `doubles`: if its cache
     holds a whole prompt, it evaluates the last token again and keeps both. `honours_seed`,
-    `logprobs_whole`, `infill` …: features it supports. `slot_save`: slots can be saved to files,
+    `infill` …: features it supports. `slot_save`: slots can be saved to files,
     restored and erased; `ram_cache`: it keeps old prompts in RAM. `native`: it accepts chat
     messages and renders the prompt itself. `lacks`: sampling fields it does not support, by their
     names in core.sampling. `n_vocab`: size of the vocabulary, 0 if unknown. `settings`: its default

@@ -59,7 +59,7 @@ def probe(
         caps,
         dialect=_dialect(caps.queues, modern, bool(models)),
         slot_field="id_slot" if "id_slot" in chunk else "slot_id",
-        n_ctx=caps.n_ctx or _int(_n_ctx(chunk)),
+        n_ctx=caps.n_ctx or _int(as_dict(chunk.get("generation_settings")).get("n_ctx")),
         doubles=not caps.queues,
         honours_seed=modern,
         infill=caps.queues and fills_in(pool),
@@ -246,10 +246,6 @@ def _n_vocab(models: dict[str, Any]) -> int:
     data = models.get("data")
     first = as_dict(data[0]) if isinstance(data, list) and data else {}
     return _int(as_dict(first.get("meta")).get("n_vocab"))
-
-
-def _n_ctx(chunk: dict[str, Any]) -> Any:
-    return as_dict(chunk.get("generation_settings")).get("n_ctx")
 
 
 def _dialect(queues: bool, modern: bool, models: bool) -> str:

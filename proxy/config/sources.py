@@ -14,6 +14,7 @@ import argparse
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -42,11 +43,6 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(message.removeprefix("argument "))
 
 
-class _Help(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=100)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROG,
@@ -56,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "the TOML file. Flags override the environment, which overrides the file. Separate list "
         "items with commas, or repeat the flag. The file also accepts [[backend]] and [[mcp]] "
         "tables.",
-        formatter_class=_Help,
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=100),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

@@ -115,9 +115,6 @@ class Report(Struct, frozen=True, kw_only=True):
         return self.timings or self.tokens
 
 
-NO_REPORT = Report()
-
-
 class CompletionRequest(Struct, frozen=True, kw_only=True):
     """One request for one or more completions.
 
@@ -152,7 +149,7 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     user: str = ""
     session: str = ""
     warnings: tuple[str, ...] = ()
-    report: Report = NO_REPORT
+    report: Report = Report()
     extra: Mapping[str, Any] = {}
 
     @property

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from ..core.events import Finished, Progress, TokenDetail, TokenLogprob
 from ..core.fold import Completion
-from ..core.request import NO_REPORT, CompletionRequest, OutputFormat, Report
+from ..core.request import CompletionRequest, OutputFormat, Report
 from ..core.sampling import logit_bias, sampling
 from ..core.usage import Timings, Usage, generation_pace, pace
 from ..errors import GatewayError
@@ -55,12 +55,11 @@ REPORTS = frozenset(("return_progress", "timings_per_token", "verbose"))
 
 def report(body: Body) -> Report:
     """The extra information that llama-server's clients can request. Raises InvalidParameter."""
-    wanted = Report(
+    return Report(
         progress=flag(body, "return_progress"),
         timings=flag(body, "timings_per_token"),
         settings=flag(body, "verbose"),
     )
-    return NO_REPORT if wanted == NO_REPORT else wanted
 
 
 def _max_tokens(body: Body, _: str) -> int | None:

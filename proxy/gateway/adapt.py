@@ -43,7 +43,10 @@ def adapt_to_backend(
     ContextExceeded, BadRequest, Cancelled."""
     if not task.prompt and task.suffix is None and not (caps.queues or task.backend_templates):
         raise Unsupported("this model's backend needs a prompt", param="prompt")
-    task = _as_text(task, backend, caps) if resumes else _in_mode(task, backend, caps)
+    if not resumes:
+        task = _in_mode(task, backend, caps)
+    elif caps.native or backend.chat_mode == "native":  # it would begin a new answer
+        raise Unsupported("this model's backend cannot continue an answer")
     if task.suffix is not None and not caps.infill:
         raise Unsupported(
             "infilling is not supported: this model has no infill tokens", param="suffix"
@@ -166,13 +169,6 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     return msgspec.structs.replace(
         task, backend_templates=True, tool_form="generic" if forced else ""
     )
-
-
-def _as_text(task: Task, backend: Backend, caps: Capabilities) -> Task:
-    """Raises Unsupported if the backend renders prompts, because it would begin a new answer."""
-    if caps.native or backend.chat_mode == "native":
-        raise Unsupported("this model's backend cannot continue an answer")
-    return task
 
 
 def _bound(task: Task, caps: Capabilities) -> constraints.Constraint | None:

@@ -155,7 +155,8 @@ class Attempt:
                             self._on_batch(slot, batch)
                         out = generation.feed(batch)
                         if not self._shown:
-                            self._on_output(slot, out)
+                            self._shown = bool(out)
+                            self._info.loading = "" if out else slot.backend.driver.loading()
                         if out or not batch or generation.holds:
                             yield out
                         if generation.stops:
@@ -301,11 +302,6 @@ class Attempt:
                 batch[-1] = msgspec.structs.replace(last, usage=usage)
         else:
             self._text += [event.text for event in batch if type(event) is TextDelta]
-
-    def _on_output(self, slot: LeasedSlot, out: Batch) -> None:
-        """Handle the events `out`, while nothing was passed on to the client before."""
-        self._shown = bool(out)
-        self._info.loading = "" if out else slot.backend.driver.loading()
 
     def _on_run_over(self, batch: Batch) -> Batch:
         """Handle the end of a run, or its stop within `batch`. Another run may follow."""

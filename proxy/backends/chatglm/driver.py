@@ -73,11 +73,9 @@ class ChatGLM(Driver):
         self._supervisor = Supervisor(self.name, load, launch)
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
-        supervisor = self._supervisor
-        wanted = self._eager or supervisor.failing
-        if wanted:
+        if self._eager or self._supervisor.failing:
             learned(self._outline())
-            if supervisor.link(min(deadline, SLICE)) is None:
+            if self._supervisor.link(min(deadline, SLICE)) is None:
                 raise BackendDown("the model is loading")
         return self._outline()
 
