@@ -205,6 +205,9 @@ def _wait(slot: Slot, pool: Pool, now: float) -> float:
 
 
 def _worth(held: CachedPrompt, pool: Pool, want: SlotRequest, now: float) -> float:
-    """Average seconds that evicting this prompt costs."""
-    chance = pool.returns.chance(held.conversation, now)
-    return chance * held.tokens / pool.rate(held.backend) * (SPARE if want.background else 1.0)
+    """Average seconds that evicting this prompt costs: its conversation may return, or another one
+    may begin with the prefix of which this is the last copy."""
+    tokens = pool.returns.chance(held.conversation, now) * held.tokens
+    if held.prefix:
+        tokens = max(tokens, pool.prefix_worth(held, want.chain, now))
+    return tokens / pool.rate(held.backend) * (SPARE if want.background else 1.0)

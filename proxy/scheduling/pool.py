@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from .line import WaitingLine
 from .prefix import Chain
+from .shared_prefixes import SharedPrefixes
 from .state import (
     CHARS_A_TOKEN,
     BackendRecord,
@@ -111,6 +112,7 @@ class Pool:
         self.guessed: list[BackendRecord] = []  # backends with an unknown number of slots
         self.added = 0  # prompts added to the index so far
         self._index: dict[bytes, Holders] = {}
+        self.shared_prefixes = SharedPrefixes()
         self.conversations: OrderedDict[bytes, ConversationRecord] = OrderedDict()
         self.kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
 
@@ -143,6 +145,25 @@ class Pool:
         parked for the link come first, and each slot that holds it serves one of them."""
         holders = self._index.get(link)
         return self.line.parked(link) / max(1, len(holders.busy) if holders is not None else 0)
+
+    def begin_with_prefix(self, chain: Chain, ids: bool, now: float) -> bytes:
+        """Count a conversation that begins with this prompt for the longest prefix that it shares
+        with others; return that prefix's last link, b"" if it shares none."""
+        link = self.shared_prefixes.begin(chain, 1.0 if ids else 1 / self.chars_a_token, now)
+        holders = self._index.get(link)
+        if holders is not None:
+            for held in (*holders.free, *holders.busy):
+                held.prefix = held.prefix or link
+        return link
+
+    def prefix_worth(self, held: CachedPrompt, chain: Chain, now: float) -> float:
+        """The tokens that others would have to evaluate again without this prompt, on average: 0 if
+        another copy of its shared prefix is left, or if it is replaced by one with this chain."""
+        prefix = self.shared_prefixes.known.get(held.prefix)
+        holders = self._index.get(held.prefix)
+        if prefix is None or holders is None or len(holders.free) + len(holders.busy) > 1:
+            return 0.0
+        return 0.0 if held.prefix in chain.links else prefix.chance(now) * prefix.tokens
 
     def put(self, held: CachedPrompt) -> None:
         """Add a cached prompt. It replaces the prompt that its slot held."""

@@ -36,13 +36,19 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         backend.exclusive = True
         pool.refresh(backend)
     backend.asked += 1
+    ids = not isinstance(want.task.prompt, str)
+    if lease.conversation.turns or want.background:
+        prefix = pool.shared_prefixes.longest(want.chain.links)
+    else:
+        prefix = pool.begin_with_prefix(want.chain, ids, now)
     pool.record_turn(want, lease.conversation, now)
-    tokens = pool.tokens(want.chain, not isinstance(want.task.prompt, str))
+    tokens = pool.tokens(want.chain, ids)
     slot.work = max(0, tokens - grant.cached)
     held = CachedPrompt(
         backend=backend,
         chain=want.chain,
         conversation=lease.conversation,
+        prefix=prefix,
         prompt=tokens,
         tokens=tokens,
         used=now,

@@ -25,6 +25,7 @@ from ..line import WaitingLine
 from ..pool import Pool, Returns
 from ..prefix import Chain
 from ..scheduler import LocalScheduler
+from ..shared_prefixes import SharedPrefix
 from ..state import (
     BackendFacts,
     BackendRecord,
@@ -58,6 +59,7 @@ class _Held(_Record, kw_only=True):
     backend: int
     chain: int
     conversation: int
+    prefix: bytes
     prompt: int
     tokens: int
     used: float
@@ -191,6 +193,8 @@ class _Pool(_Record, kw_only=True):
     duration: float
     added: int
     conversations: list[tuple[bytes, int]]
+    shared_prefixes: list[tuple[bytes, SharedPrefix]]
+    recent_links: bytes
     kept_outside_slots: list[tuple[str, list[int]]]
 
 
@@ -352,6 +356,8 @@ class _Writer:
                 (key, self._conversations.place(record))
                 for key, record in pool.conversations.items()
             ],
+            shared_prefixes=list(pool.shared_prefixes.known.items()),
+            recent_links=b"".join(pool.shared_prefixes.recent),
             kept_outside_slots=[
                 (name, [self._held.place(held) for held in kept])
                 for name, kept in pool.kept_outside_slots.items()
@@ -501,6 +507,8 @@ class _Reader:
             pool.free[_at(self._slots, slot)] = _at(self._backends, place)
         pool.chars_a_token, pool.duration = record.chars_a_token, record.duration
         pool.mean_rate, pool.measured = record.rate, record.measured
+        pool.shared_prefixes.known.update(record.shared_prefixes)
+        pool.shared_prefixes.recent.update(dict.fromkeys(split_links(record.recent_links)))
         for key, place in record.conversations:
             pool.conversations[key] = _at(self._conversations, place)
         outside = [

@@ -70,6 +70,51 @@ def test_conversation_likely_finished_is_evicted_first() -> None:
     assert two is not one
 
 
+def _question(system: str, number: int) -> tuple[str, tuple[int, ...]]:
+    text = f"{system}question {number} " + "and so on " * 20
+    return text, (len(system), len(text))
+
+
+@pytest.mark.parametrize("slots", [2, 4])
+def test_last_copy_of_a_system_prompt_is_kept_for_the_next_user(slots: int) -> None:
+    world = World(slots=slots)
+    cached = []
+    for number in range(8):
+        cached.append(world.turn(*_question(A, number)).grant.cached)
+        for other in range(slots):  # each asks once, with a prompt of its own
+            world.turn(*_question(f"{number} {other} {B}", other))
+    assert min(cached[4:]) > len(A) // 4 - 10
+
+
+def test_system_prompt_that_nobody_needs_any_more_is_evicted() -> None:
+    world = World(slots=2)
+    for number in range(4):
+        keep = world.turn(*_question(A, number)).slot
+    world.clock.now += 3600
+    used = {world.turn(*_question(f"{number} {B}", number)).slot.id for number in range(6)}
+    assert keep.id in used
+
+
+def test_second_copy_of_a_system_prompt_gives_way_to_other_prompts() -> None:
+    world = World(slots=3)
+    leases = [world.take(*_question(A, number)) for number in range(2)]
+    for lease in leases:
+        world.clock.now += 1
+        lease.release(
+            Outcome(
+                end="whole", slot=lease.slot.id, prompt=400, cached=0, completion=4, evaluating=0.5
+            )
+        )
+    pool = world.scheduler.records[0]["m"]
+    copies = [slot.held for slot in pool.free if slot.held is not None]
+    chain = world.scheduler.chain("another")
+    assert len(copies) == 2
+    assert [pool.prefix_worth(held, chain, world.clock.now) for held in copies] == [0, 0]
+    pool.drop(copies[0])
+    assert pool.prefix_worth(copies[1], chain, world.clock.now) > 100  # tokens
+    assert pool.prefix_worth(copies[1], leases[0].want.chain, world.clock.now) == 0
+
+
 def test_backend_with_loaded_model_is_preferred() -> None:
     world = World(slots=2, backends=2)
     world.scheduler.mark("b0", True, load_delay=5.0)
