@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ..backends.registry import Registry
-from ..config import Settings
 from ..web.services import Services
 from .data_folder import data_folder
 
@@ -96,13 +95,11 @@ def table(rows: Sequence[Part]) -> str:
     )
 
 
-def tell(
-    services: Services, settings: Settings, addresses: Sequence[str], say: Callable[[str], None]
-) -> None:
+def tell(services: Services, addresses: Sequence[str], say: Callable[[str], None]) -> None:
     """Print the table once every backend was checked, from a thread of its own."""
 
     def wait() -> None:
-        end = time.monotonic() + settings.health_deadline
+        end = time.monotonic() + services.settings.health_deadline
         registries = [registry for _, registry in _registries(services)]
         while not all(registry.settled for registry in registries) and time.monotonic() < end:
             time.sleep(LOOK)

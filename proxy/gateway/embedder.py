@@ -36,6 +36,7 @@ from ..runtime.cancel import Cancel
 from ..scheduling.interface import Scheduler
 from ..scheduling.lease import Outcome
 from ..scheduling.state import SlotRequest
+from .leased_slot import UNUSED
 from .retries import Retries, without
 
 T = TypeVar("T")
@@ -45,7 +46,6 @@ TEXTS = 16  # embedded under one lease of a whole backend, at most
 SECONDS = 1.0  # after which such a lease is released, even after fewer texts
 WHOLE = Outcome(end="whole", erased=True)
 CUT = Outcome(end="cut", erased=True)
-UNUSED = Outcome()
 
 
 class Embedder:

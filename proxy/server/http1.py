@@ -45,7 +45,6 @@ LATE = "408 Request Timeout: the request headers took too long"
 
 Headers = list[tuple[str, str]]
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-Clock = Callable[[], float]
 
 
 class State(enum.Enum):
@@ -125,7 +124,7 @@ class ServerConnection:
         app: Application,
         environ: dict[str, Any],
         limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008  (it cannot be changed)
-        clock: Clock = time.monotonic,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sock = sock
         self._app = app

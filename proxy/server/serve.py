@@ -113,7 +113,7 @@ def _tell_all(app: Flask, settings: Settings, addresses: list[str]) -> None:
     if settings.all:
         from proxy.app import report, services_of
 
-        report.tell(services_of(app), settings, addresses, say)
+        report.tell(services_of(app), addresses, say)
 
 
 def _announce(settings: Settings, addresses: list[str], how: str) -> None:
