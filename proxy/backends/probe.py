@@ -23,7 +23,7 @@ from ..core.sampling import LATER
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.blocking import NativeThreads, run_in_native_thread
 from ..wire import sse
-from ..wire.router import as_dict, room
+from ..wire.router import as_count, as_dict, room
 from . import questions
 from .driver import Capabilities, Learned, ignore
 from .http import ConnectionPool
@@ -59,7 +59,7 @@ def probe(
         caps,
         dialect=_dialect(caps.queues, modern, bool(models)),
         slot_field="id_slot" if "id_slot" in chunk else "slot_id",
-        n_ctx=caps.n_ctx or _int(as_dict(chunk.get("generation_settings")).get("n_ctx")),
+        n_ctx=caps.n_ctx or as_count(as_dict(chunk.get("generation_settings")).get("n_ctx")),
         doubles=not caps.queues,
         honours_seed=modern,
         infill=caps.queues and fills_in(pool),
@@ -87,7 +87,7 @@ def outline(url: str, headers: Mapping[str, str]) -> Capabilities:
 def _outline(health: int, props: Answer, models: Answer, first: Answer) -> Capabilities:
     queues = type(props.get("total_slots")) is int or health == 200
     reported = of_props(props)
-    reported["n_ctx"] = reported["n_ctx"] or _int(first.get("n_ctx"))
+    reported["n_ctx"] = reported["n_ctx"] or as_count(first.get("n_ctx"))
     return Capabilities(
         dialect=_dialect(queues, "modalities" in props, bool(models)),
         n_vocab=_n_vocab(models),
@@ -104,8 +104,8 @@ def of_props(props: Answer) -> dict[str, Any]:
     settings = as_dict(props.get("default_generation_settings"))
     modalities = as_dict(props.get("modalities"))
     return {
-        "slots": _int(props.get("total_slots")),
-        "n_ctx": _int(settings.get("n_ctx")),
+        "slots": as_count(props.get("total_slots")),
+        "n_ctx": as_count(settings.get("n_ctx")),
         "vision": modalities.get("vision") is True,
         "audio": modalities.get("audio") is True,
         "template": _text(props.get("chat_template")),
@@ -200,7 +200,7 @@ def keeps_prompts(pool: ConnectionPool) -> bool:
         status, data = _ask(pool, "/completion", body)
         if status != 200:
             return True
-        cached = _int(as_dict(as_dict(_json(data)).get("timings")).get("cache_n"))
+        cached = as_count(as_dict(as_dict(_json(data)).get("timings")).get("cache_n"))
     return cached > len(KEPT.split()) // 2
 
 
@@ -238,14 +238,10 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _int(value: Any) -> int:
-    return value if type(value) is int and value > 0 else 0
-
-
 def _n_vocab(models: dict[str, Any]) -> int:
     data = models.get("data")
     first = as_dict(data[0]) if isinstance(data, list) and data else {}
-    return _int(as_dict(first.get("meta")).get("n_vocab"))
+    return as_count(as_dict(first.get("meta")).get("n_vocab"))
 
 
 def _dialect(queues: bool, modern: bool, models: bool) -> str:

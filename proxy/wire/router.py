@@ -70,7 +70,6 @@ def _listed(entry: dict[str, Any], status: dict[str, Any]) -> Listed | None:
     code = status.get("exit_code")
     modalities = as_dict(entry.get("architecture")).get("input_modalities")
     modalities = modalities if isinstance(modalities, list) else []
-    vocab = as_dict(entry.get("meta")).get("n_vocab")
     failed = status.get("failed") is True and value == "unloaded"
     return Listed(
         name=name,
@@ -80,7 +79,7 @@ def _listed(entry: dict[str, Any], status: dict[str, Any]) -> Listed | None:
         aliases=_texts(entry.get("aliases")),
         vision="image" in modalities,
         audio="audio" in modalities,
-        n_vocab=vocab if type(vocab) is int and vocab > 0 else 0,
+        n_vocab=as_count(as_dict(entry.get("meta")).get("n_vocab")),
     )
 
 
@@ -117,8 +116,7 @@ def _part(value: object, stage: object, stages: object) -> float | None:
 
 def room(props: object) -> int:
     """The maximum number of loaded models, from a router's /props; 0 for any number."""
-    instances = as_dict(props).get("max_instances")
-    return instances if type(instances) is int and instances > 0 else 0
+    return as_count(as_dict(props).get("max_instances"))
 
 
 def forgotten(old: Listed, new: Listed) -> bool:
@@ -132,6 +130,11 @@ def forgotten(old: Listed, new: Listed) -> bool:
 def as_dict(value: object) -> dict[str, Any]:
     """The value if it is an object, otherwise an empty one."""
     return value if isinstance(value, dict) else {}
+
+
+def as_count(value: object) -> int:
+    """The value if it is a positive integer, otherwise 0."""
+    return value if type(value) is int and value > 0 else 0
 
 
 def _texts(value: object) -> tuple[str, ...]:
