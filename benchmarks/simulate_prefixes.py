@@ -1,0 +1,295 @@
+"""Simulates the scheduler under shared system prompts: ``python -m benchmarks.simulate_prefixes``.
+
+Requests share system prompts and come by a Poisson process, in bursts, or as agents whose prompts
+grow from turn to turn. A backend evaluates one prompt after the other at a fixed rate, what its
+slots hold excepted, and each slot generates at a fixed rate. The scheduler and its queue are the
+product's own, with a clock that jumps from event to event; only the policy differs. Printed are the
+seconds to the first token, p50 and p99, and the product's as a multiple of the best of the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+import math
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.core.task import Task
+from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.policy import Policy, decide, may_serve
+from proxy.scheduling.pool import Pool
+from proxy.scheduling.prefix import Chain
+from proxy.scheduling.scheduler import LocalScheduler
+from proxy.scheduling.state import (
+    BackendFacts,
+    BackendRecord,
+    Grant,
+    Slot,
+    SlotRequest,
+    WaitForSlot,
+)
+from proxy.scheduling.ticket import Ticket
+
+CHARS = 4  # of a token
+RATES = {"GPU": (2000.0, 40.0), "CPU": (80.0, 10.0)}  # tokens a second: evaluated, and of a slot
+SIZES = ((1, 2), (1, 4), (1, 8), (2, 4))  # backends and slots of each
+SYSTEM = 2000  # tokens
+GROUPS = 3  # system prompts; the first is used by half of all conversations
+QUESTION, ANSWER = (60, 0.8), (120, 0.7)  # tokens: median and sigma of lognormal distributions
+REQUESTS, BURST = 300, 4
+AGENTS, AGENT_SYSTEM, TURNS, THINK = 30, 4000, 12, (2.0, 0.6)
+RESULT, CALL = (300, 0.8), (80, 0.7)  # tokens of a tool's result, and of the agent's next call
+SEEDS = (1, 2)
+
+
+@dataclass
+class Request:
+    """`ends` are the tokens up to each link."""
+
+    links: tuple[bytes, ...]
+    ends: tuple[int, ...]
+    answer: int
+    came: float = 0.0
+
+
+class Simulation:
+    def __init__(
+        self, policy: Policy, backends: int, slots: int, rates: tuple[float, float]
+    ) -> None:
+        self.now = 0.0
+        self.evaluated, self.generated = rates
+        self.firsts: list[float] = []
+        self.scheduler = LocalScheduler(
+            lambda: self.now, policy=policy, max_queue=10**9, queue_timeout=1e9
+        )
+        self._settled: list[Ticket] = []
+        self.scheduler.on_settled = self._settled.append
+        self._waiting: dict[Ticket, tuple[Request, Callable[[], None]]] = {}
+        self._held: dict[tuple[str, int], Request] = {}
+        self._evaluating: dict[str, float] = {}  # until when, by backend
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._serial = itertools.count()
+        for number in range(backends):
+            self.scheduler.update(f"b{number}", BackendFacts(model="m", slots=slots), up=True)
+            self._evaluating[f"b{number}"] = 0.0
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._serial), what))
+
+    def run(self) -> None:
+        while self._events:
+            self.now, _, what = heapq.heappop(self._events)
+            what()
+
+    def ask(self, request: Request, answered: Callable[[], None] = lambda: None) -> None:
+        request.came = self.now
+        ends = tuple(CHARS * end for end in request.ends)
+        chain = Chain(request.links, ends, len(request.links))
+        entry = self.scheduler.enter(
+            SlotRequest(model="m", task=Task(prompt="", max_tokens=None), chain=chain)
+        )
+        if isinstance(entry, Lease):
+            self._begin(entry, request, answered)
+            return
+        self._waiting[entry] = request, answered
+        self._begin_settled()
+        self._look_later(entry)
+
+    def _look_later(self, ticket: Ticket) -> None:
+        if ticket in self._waiting:
+            at = max(min(ticket.until, self.now + 1.0), self.now + 0.001)
+            self.at(at, functools.partial(self._look, ticket))
+
+    def _look(self, ticket: Ticket) -> None:
+        if ticket in self._waiting:
+            self.scheduler.look(ticket, self.now)
+            self._begin_settled()
+            self._look_later(ticket)
+
+    def _begin_settled(self) -> None:
+        while self._settled:
+            ticket = self._settled.pop()
+            if ticket in self._waiting and ticket.lease is not None:
+                self._begin(ticket.lease, *self._waiting.pop(ticket))
+
+    def _begin(self, lease: Lease, request: Request, answered: Callable[[], None]) -> None:
+        place = lease.backend, lease.slot.id
+        held = self._held.get(place)
+        cached = 0
+        for number, link in enumerate(request.links):
+            if held is None or number >= len(held.links) or held.links[number] != link:
+                break
+            cached = request.ends[number]
+        work = request.ends[-1] - min(cached, request.ends[-1] - 1)
+        first = max(self.now, self._evaluating[lease.backend]) + work / self.evaluated
+        self._evaluating[lease.backend] = first
+        self._held[place] = request
+        self.firsts.append(first - request.came)
+        outcome = Outcome(
+            end="whole",
+            slot=lease.slot.id,
+            prompt=request.ends[-1],
+            cached=request.ends[-1] - work,
+            completion=request.answer,
+            evaluating=work / self.evaluated,
+        )
+
+        def on_first_token() -> None:
+            lease.on_first_token(lease.slot.id)
+            self._begin_settled()
+
+        def end() -> None:
+            lease.release(outcome)
+            self._begin_settled()
+            answered()
+
+        self.at(first, on_first_token)
+        self.at(first + request.answer / self.generated, end)
+
+
+# -- the loads -------------------------------------------------------------------------------------
+
+
+def _length(draw: random.Random, law: tuple[float, float]) -> int:
+    return max(1, int(draw.lognormvariate(math.log(law[0]), law[1])))
+
+
+def questions(simulation: Simulation, seed: int, rate: float, burst: int) -> None:
+    """Conversations of one question, `burst` of them at the same moment."""
+    draw, at = random.Random(seed), 0.0
+    for number in range(REQUESTS):
+        if number % burst == 0:
+            at += draw.expovariate(rate / burst)
+        group = min(int(draw.paretovariate(1.0)) - 1, GROUPS - 1)
+        ends = SYSTEM, SYSTEM + _length(draw, QUESTION)
+        links = b"system %d" % group, b"question %d" % number
+        request = Request(links, ends, _length(draw, ANSWER))
+        simulation.at(at, functools.partial(simulation.ask, request))
+
+
+def agents(simulation: Simulation, seed: int, rate: float) -> None:
+    """Agents whose prompt grows by a tool's result in each turn."""
+    draw, at = random.Random(seed), 0.0
+    for number in range(AGENTS):
+        at += draw.expovariate(rate)
+        mine = random.Random(f"{seed}/{number}")
+        turns = 1 + int(mine.expovariate(1 / TURNS))
+        first = Request((b"system %d" % mine.randrange(GROUPS),), (AGENT_SYSTEM,), 0)
+        simulation.at(at, functools.partial(_turn, simulation, mine, number, first, turns))
+
+
+def _turn(
+    simulation: Simulation, draw: random.Random, number: int, before: Request, left: int
+) -> None:
+    end = before.ends[-1] + before.answer + _length(draw, RESULT)
+    link = b"agent %d, %d turns left" % (number, left)
+    request = Request((*before.links, link), (*before.ends, end), _length(draw, CALL))
+
+    def answered() -> None:
+        if left > 1:
+            at = simulation.now + draw.lognormvariate(math.log(THINK[0]), THINK[1])
+            again = functools.partial(_turn, simulation, draw, number, request, left - 1)
+            simulation.at(at, again)
+
+    simulation.ask(request, answered)
+
+
+# -- the policies ----------------------------------------------------------------------------------
+
+
+def _free(want: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
+    return [(slot, one) for slot, one in pool.free.items() if may_serve(one, want, now)]
+
+
+def coldest(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+    """The least recently used free slot."""
+    found = _free(want, pool, now)
+    return Grant(backend=found[0][1], slot=found[0][0]) if found else None
+
+
+def least_loaded(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+    found = _free(want, pool, now)
+    if not found:
+        return None
+    slot, backend = min(found, key=lambda one: one[1].in_flight)
+    return Grant(backend=backend, slot=slot)
+
+
+def warmest(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+    """The slot that holds the longest prefix, also if it is busy."""
+    busy = b""
+    for held, depth in pool.matches(want.chain):
+        if held.slot in pool.free and held.slot is not None:
+            return Grant(backend=held.backend, slot=held.slot, reuse=held)
+        busy = busy or want.chain.links[depth - 1]
+    return WaitForSlot(now + 1.0, busy) if busy else coldest(want, pool, now)
+
+
+def cache_aware(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+    """sglang's router: the backend with the longest prefix if that is over half of the prompt,
+    otherwise the least loaded one, as if loads differ by more than 32."""
+    found = _free(want, pool, now)
+    if not found:
+        return None
+    loads = [backend.in_flight for backend in pool.backends.values()]
+    target = min((backend for _, backend in found), key=lambda one: one.in_flight)
+    if max(loads) - min(loads) <= 32:
+        held, depth = next(iter(pool.matches(want.chain)), (None, 0))
+        if held is not None and 2 * want.chain.ends[depth - 1] > want.chain.size:
+            target = held.backend
+    own = [slot for slot, backend in found if backend is target]
+    for held, _ in pool.matches(want.chain):
+        if held.slot is not None and held.slot in own:
+            return Grant(backend=target, slot=held.slot, reuse=held)
+    return Grant(backend=target, slot=own[0]) if own else None
+
+
+POLICIES: dict[str, Policy] = {
+    "coldest": coldest,
+    "warmest": warmest,
+    "least loaded": least_loaded,
+    "cache-aware": cache_aware,
+    "slotproxy": decide,
+}
+
+
+def firsts(policy: Policy, size: tuple[int, int], kind: str, load: str) -> tuple[float, float]:
+    """The p50 and p99 of the seconds to the first token, over all seeds."""
+    backends, slots = size
+    evaluated, generated = RATES[kind]
+    # A share of what the backends can serve if every system prompt is cached.
+    answers = backends * slots / (QUESTION[0] * 1.4 / evaluated + ANSWER[0] * 1.28 / generated)
+    rate = min(answers, backends * evaluated / 500)
+    steps = min(backends * slots * generated / (CALL[0] * 1.28), backends * evaluated / 900)
+    found = []
+    for seed in SEEDS:
+        simulation = Simulation(policy, backends, slots, RATES[kind])
+        if load == "agents":
+            agents(simulation, seed, 0.25 * steps / TURNS)
+        else:
+            burst = BURST if load == "bursts" else 1
+            questions(simulation, seed, (0.45 if burst == 1 else 0.4) * rate, burst)
+        simulation.run()
+        found += simulation.firsts
+    cuts = statistics.quantiles(found, n=100)
+    return cuts[49], cuts[98]
+
+
+def main() -> None:
+    print(f"| | {' | '.join(POLICIES)} | of the best: p50, p99 |")
+    print("|---" * (len(POLICIES) + 2) + "|")
+    for kind, size, load in itertools.product(RATES, SIZES, ("Poisson", "bursts", "agents")):
+        told = {name: firsts(policy, size, kind, load) for name, policy in POLICIES.items()}
+        cells = [f"{p50:.2f}, {p99:.1f}" for p50, p99 in told.values()]
+        ours = told.pop("slotproxy")
+        ratios = (ours[i] / min(one[i] for one in told.values()) for i in (0, 1))
+        cells.append(", ".join(f"{ratio:.2f}" for ratio in ratios))
+        print(f"| {kind}, {size[0]} × {size[1]}, {load} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
