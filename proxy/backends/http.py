@@ -67,9 +67,26 @@ class Exchange:
     """A request and its answer. `status` is 0 until the headers have arrived."""
 
     __slots__ = (
-        "_aborted _body _cancel _complete _connection _headers _keep _lock _message _parser"
-        " _patience _pool _reader _rest _short _tick on_body on_header status"
-    ).split()
+        "_aborted",
+        "_body",
+        "_cancel",
+        "_complete",
+        "_connection",
+        "_headers",
+        "_keep",
+        "_lock",
+        "_message",
+        "_parser",
+        "_patience",
+        "_pool",
+        "_reader",
+        "_rest",
+        "_short",
+        "_tick",
+        "on_body",
+        "on_header",
+        "status",
+    )
 
     def __init__(
         self,
