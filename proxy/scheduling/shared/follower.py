@@ -64,7 +64,7 @@ class Follower:
         self._defect = ""  # the last unexpected exception, which is logged only once
         self._outbox: list[Op] = []
         self._beating = False
-        self._known = False  # whether the other workers know this one and its backends
+        self._mine: ReplicaMember | None = None  # as of this worker's last entry
         self._posted = threading.Event()
         self._joined = threading.Event()
         self._closed = threading.Event()
@@ -113,7 +113,7 @@ class Follower:
             log.warning("state: %s; placing requests by load until it recovers", why)
             self.up, self._why = False, why
             self._joined.clear()
-            self._beating = self._known = False
+            self._beating = False
             self._listener.lost()
 
     def _lose_by(self, error: Exception) -> None:
@@ -188,6 +188,7 @@ class Follower:
                 position = entry.position
         with self.lock:
             self.replica, self._applied = replica, self._clock()
+            self._mine = self.member
             self.up = True
             self._joined.set()
             log.info("state: %d workers share the slots", len(replica.members))
@@ -214,10 +215,10 @@ class Follower:
         return position
 
     def _is_forgotten(self) -> bool:
-        """Whether the other workers knew this one and have dropped it."""
-        member = self.member
-        was, self._known = self._known, member is not None and bool(member.backends)
-        return was and not self._known
+        """Whether the other workers have dropped this one since its last entry: then the newest
+        one has made another member of the same name."""
+        before, self._mine = self._mine, self.member
+        return before is not None and before is not self._mine
 
 
 def _decoded(entry: LogEntry) -> list[Op]:

@@ -408,8 +408,10 @@ class SharedScheduler(BaseScheduler):
         if self._backends:
             log.warning("state: the other workers considered this worker dead")
             self._introduce(set())
+        member = self._follower.member
         for ticket in tuple(self._waiting.values()):
-            self._write(ticket, again=True)  # its place in the queue was dropped
+            if member is None or ticket.id not in member.tickets:
+                self._write(ticket, again=True)  # its place in the queue was dropped
 
     def _introduce(self, strayed: set[str]) -> None:
         for name, (up, facts) in self._backends.items():
