@@ -58,6 +58,8 @@ class State(enum.Enum):
     REFUSING = "the client is told why it gets no answer"
     CLOSED = "no request is served any more"
 
+    __hash__ = object.__hash__  # that of Enum is written in Python
+
 
 # The states that may follow each; CLOSED may follow any.
 _TRANSITIONS = {
