@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from .line import WaitingLine
 from .prefix import Chain
-from .shared_prefixes import SharedPrefixes
+from .shared_prefixes import FIRST_SHARED, SharedPrefixes
 from .state import (
     CHARS_A_TOKEN,
     BackendRecord,
@@ -149,9 +149,11 @@ class Pool:
     def begin_with_prefix(self, chain: Chain, ids: bool, now: float) -> bytes:
         """Count a conversation that begins with this prompt for the longest prefix that it shares
         with others; return that prefix's last link, b"" if it shares none."""
-        link = self.shared_prefixes.begin(chain, 1.0 if ids else 1 / self.chars_a_token, now)
+        shared = self.shared_prefixes
+        link = shared.begin(chain, 1.0 if ids else 1 / self.chars_a_token, now)
         holders = self._index.get(link)
-        if holders is not None:
+        # Prompts that come later get the prefix as they are added.
+        if holders is not None and shared.known[link].conversations == FIRST_SHARED:
             for held in (*holders.free, *holders.busy):
                 held.prefix = held.prefix or link
         return link

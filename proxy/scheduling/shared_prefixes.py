@@ -16,6 +16,7 @@ from .prefix import Chain
 REMEMBERED = 1024  # prefixes of a pool
 RECENT = 4096  # links of recent prompts, of which each may be shared by the next
 DEEPEST = 64  # links of a prompt that are remembered
+FIRST_SHARED = 2  # conversations that make a prefix a shared one
 GAP = 60.0  # seconds between two conversations with a prefix, before that is known
 SHORTEST = 10.0  # seconds that count as the usual gap, at least: a busy hour may pause
 SMOOTH = 0.1  # weight of the newest gap in the mean: many may begin at once
@@ -80,7 +81,7 @@ class SharedPrefixes:
                 break
             if link in recent:
                 tokens = int(chain.ends[depth - 1] * tokens_a_unit)
-                known[link] = SharedPrefix(tokens, 2, GAP, now)
+                known[link] = SharedPrefix(tokens, FIRST_SHARED, GAP, now)
                 found = link
                 break
         for link in chain.links[:DEEPEST]:

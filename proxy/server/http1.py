@@ -55,7 +55,7 @@ class State(enum.Enum):
     ANSWERING = "the application works, or the client takes the answer"
     BODY = "the application waits for more of the body"
     DROPPING = "answered; waits for the rest of a body, to drop it"
-    REFUSING = "the client is told why it gets no answer"
+    REFUSING = "a refusal is sent"
     CLOSED = "no request is served any more"
 
     __hash__ = object.__hash__  # that of Enum is written in Python

@@ -238,7 +238,7 @@ class KnowledgeStore:
 
     def claim(self, reader: str, now: float, stale: float) -> tuple[str, Document] | None:
         """Claim the next document to read, as (owner, document): the oldest document of the owner
-        who was served least recently. A document whose reader sent no heartbeat since `stale` may
+        served least recently. A document whose reader sent no heartbeat since `stale` may
         be taken over."""
         free = or_(
             DOCUMENT.c.status == "queued",

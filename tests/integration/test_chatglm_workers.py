@@ -237,7 +237,7 @@ def test_worker_kill_during_an_answer_frees_the_engine(two: Gateway, babbler: Pa
     assert time.monotonic() - at < 15, "the others bury a worker after six seconds"
     assert engines(babbler) == [engine]
     until(lambda: _slots(two.url).get("workers") == 2)
-    # If the child dies when its starter is gone, another worker starts the next.
+    # The worker that started the child has ended, so another one starts the next child.
     os.kill(engine, signal.SIGKILL)
     until(lambda: say(two.url, "next", 3)["status"] == 200)
     (other,) = engines(babbler)

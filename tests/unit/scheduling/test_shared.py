@@ -18,6 +18,7 @@ from proxy.scheduling.prefix import Chains
 from proxy.scheduling.shared import ops, snapshot
 from proxy.scheduling.shared.ops import Op
 from proxy.scheduling.shared.replica import LEASE, OpResult, Replica, SharedRules
+from proxy.scheduling.shared_prefixes import SharedPrefix
 from proxy.scheduling.state import (
     BackendFacts,
     BackendRecord,
@@ -297,6 +298,31 @@ def test_snapshot_keeps_order_of_cached_prompts() -> None:
     replica.scheduler.records[0]["m"].put(first)
     assert holders(replica) == [2, 3, 1, 0]
     assert holders(snapshot.load(snapshot.dump(replica), RULES)) == [2, 3, 1, 0]
+
+
+def test_snapshot_keeps_shared_prefixes() -> None:
+    """Or a worker that joins would evict another prompt than the others."""
+    replica = new_replica(BackendFacts(model="m", slots=4))
+    system = "the same system prompt " * 60
+    for number, ask in enumerate("dacb"):
+        text = system + ask * 99
+        chain = CHAINS.chain(text, (len(system), len(text)))
+        want = SlotRequest(model="m", task=Task(prompt=text, max_tokens=16), chain=chain)
+        apply(replica, 1001.0, "A", ops.enqueue(number, want, False))
+
+    def prefixes(
+        one: Replica,
+    ) -> tuple[list[tuple[bytes, SharedPrefix]], list[bytes], list[bytes]]:
+        (pool,) = one.scheduler.records[0].values()
+        shared = pool.shared_prefixes
+        slots = next(iter(pool.backends.values())).slots
+        marks = [slot.held.prefix for slot in slots if slot.held is not None]
+        return list(shared.known.items()), list(shared.recent), marks
+
+    known, _, marks = prefixes(replica)
+    ((link, prefix),) = known
+    assert prefix.conversations == 4 and marks == [link] * 4
+    assert prefixes(snapshot.load(snapshot.dump(replica), RULES)) == prefixes(replica)
 
 
 def test_snapshot_keeps_which_requests_are_parked() -> None:

@@ -128,7 +128,7 @@ def cached(answer_cached: int) -> list[Batch]:
 
 
 def test_guessed_prompt_of_another_key_is_evaluated_anew() -> None:
-    """In a slot with another key's prompt, the server is told not to reuse it."""
+    """In a slot with another key's prompt, the server must not reuse it."""
     driver = ScriptedDriver(cached(0))
     to = client(driver, file_keys=(ANN, BOB), slots=1)
     for key in (ANN, ANN, BOB, ANN):
