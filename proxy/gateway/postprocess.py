@@ -85,8 +85,7 @@ class StagePipeline:
         if task.stop_strings:
             self._rest.append(StopStage(task.stop_strings, usage))
         if judge is not None:
-            stops = request.stop if request.output.kind == "text" else ()
-            self._rest.append(ValidationStage(judge, stops))
+            self._rest.append(ValidationStage(judge, request.stop))
         if reasoning == "none" or (reasoning == "raw" and self._thoughts is not None):
             self._rest.append(InlineStage())
         self.idle = self._thoughts is None and self._has_nothing_to_do()

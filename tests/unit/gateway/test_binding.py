@@ -322,6 +322,27 @@ def test_invalid_document_is_retried_once_then_refused() -> None:
     assert len(driver.tasks) == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("form", [schema(POINT), {"type": "json_object"}])
+def test_stop_string_ends_a_document(form: dict[str, Any], stream: bool) -> None:
+    driver = ScriptPlayer(split_text('{"x": 5, "STOP": 1}'))
+    answer = chat(served(driver), response_format=form, stop="STOP", stream=stream)
+    if stream:
+        choices = [chunk["choices"][0] for chunk in deltas(answer) if chunk["choices"]]
+        text = "".join(choice["delta"].get("content") or "" for choice in choices)
+        assert (text, choices[-1]["finish_reason"]) == ('{"x": 5, "', "stop")
+    else:
+        assert message(answer)["content"] == '{"x": 5, "'
+        assert reason(answer) == "stop"
+    assert len(driver.tasks) == 1
+
+
+def test_document_that_ends_at_a_turn_of_the_template_is_invalid() -> None:
+    driver = ScriptPlayer(split_text('{"x": \nUSER: 5}'))
+    answer = chat(served(driver, "vicuna"), response_format=schema(POINT), stop="STOP")
+    assert answer.status_code == 502
+
+
 def test_retry_uses_another_seed() -> None:
     driver = ScriptPlayer(split_text("{"), split_text('{"x": 5}'))
     chat(served(driver), response_format=schema(POINT), seed=41)
