@@ -1,7 +1,8 @@
 """Renders prompts, on the event loop if that is fast, otherwise in a native thread.
 
 A template is a stranger's program. The sandbox bounds its work, so it ends; how long it takes is
-measured. The first prompt of a template is rendered in a thread, and all of them if one was slow.
+measured. The first prompt of a template is rendered in a thread, and so are the next ones after a
+slow one, but not all: a garbage collection makes any template slow for once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.blocking import run_in_native_thread
 
 SLOW = 0.02  # seconds of CPU
+AFTER_SLOW = 100  # renderings in a thread after a slow one
 # Longer conversations are always rendered in a thread:
 LONG = 256  # messages
 LARGE = 256 << 10  # characters
@@ -31,14 +33,15 @@ def rendered(
         try:
             return prompter.render(request, now)
         finally:
-            if time.thread_time() - began > SLOW and not _is_long(request):
-                prompter.quick = False
-            elif prompter.quick is None:
-                prompter.quick = True
+            if is_long:
+                pass  # it tells nothing of shorter ones
+            elif time.thread_time() - began > SLOW:
+                prompter.in_thread = AFTER_SLOW
+            elif prompter.in_thread:
+                prompter.in_thread -= 1
 
-    if prompter.quick and not _is_long(request):
-        return timed()
-    return run_in_native_thread(timed)
+    is_long = _is_long(request)
+    return run_in_native_thread(timed) if is_long or prompter.in_thread else timed()
 
 
 def _is_long(request: CompletionRequest) -> bool:

@@ -69,8 +69,8 @@ class Prompter:
         instead: bool = False,
     ) -> None:
         self.form = form
-        # Whether rendering takes only milliseconds; None until the first one.
-        self.quick: bool | None = True if isinstance(form, LegacyFormat) else None
+        # How many of the next renderings run in a thread: the first one of an unknown template.
+        self.in_thread = 0 if isinstance(form, LegacyFormat) else 1
         self._knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
         self._marks = _marks(form)
         self._instead = instead

@@ -1,0 +1,88 @@
+"""Where prompts are rendered: on the event loop, or in a native thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from proxy.core.request import CompletionRequest, Message
+from proxy.gateway import rendering
+from proxy.gateway.rendering import AFTER_SLOW, LONG, SLOW, rendered
+from proxy.prompting import templates
+from proxy.prompting.prompt import Prompter
+
+
+class Place:
+    """Counts what runs in a thread; `takes` is the CPU time of a rendering."""
+
+    def __init__(self) -> None:
+        self.threaded = 0
+        self.takes = 0.0
+        self._clock = 0.0
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        self.threaded += 1
+        return work()
+
+    def thread_time(self) -> float:
+        self._clock += self.takes
+        return self._clock
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Place:
+    place = Place()
+    monkeypatch.setattr(rendering, "run_in_native_thread", place.run)
+    monkeypatch.setattr("time.thread_time", place.thread_time)
+    return place
+
+
+def render(prompter: Prompter, messages: int = 1) -> None:
+    request = CompletionRequest(messages=(Message(role="user", content="Hello"),) * messages)
+    rendered(prompter, request, datetime(2026, 1, 1))
+
+
+def template() -> Prompter:
+    return Prompter(templates.compile("{{ messages[0].content }}", "test"))
+
+
+def test_only_the_first_prompt_of_a_quick_template_is_rendered_in_a_thread(place: Place) -> None:
+    prompter = template()
+    for _ in range(5):
+        render(prompter)
+    assert place.threaded == 1
+
+
+def test_a_slow_rendering_sends_the_next_ones_to_a_thread_for_a_while(place: Place) -> None:
+    prompter = template()
+    render(prompter)
+    place.takes = 2 * SLOW
+    render(prompter)  # on the event loop: nobody knew
+    place.takes = 0.0
+    for _ in range(2 * AFTER_SLOW):
+        render(prompter)
+    assert place.threaded == 1 + AFTER_SLOW
+
+
+def test_a_slow_template_stays_in_a_thread(place: Place) -> None:
+    prompter = template()
+    place.takes = 2 * SLOW
+    for _ in range(3 * AFTER_SLOW):
+        render(prompter)
+    assert place.threaded == 3 * AFTER_SLOW
+
+
+def test_a_long_conversation_is_rendered_in_a_thread_and_tells_nothing_of_others(
+    place: Place,
+) -> None:
+    prompter = template()
+    render(prompter)
+    place.takes = 2 * SLOW
+    render(prompter, messages=LONG)
+    render_again = place.threaded
+    place.takes = 0.0
+    render(prompter)
+    assert (render_again, place.threaded) == (2, 2)
