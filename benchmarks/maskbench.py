@@ -1,0 +1,185 @@
+"""Runs MaskBench on the grammars made from JSON schemas: python -m benchmarks.maskbench FOLDER
+
+FOLDER holds MaskBench's files, such as `maskbench/data` of a checkout of
+https://github.com/guidance-ai/jsonschemabench. Each file has a schema, and instances that are
+valid or not. The schema is compiled as for a request, within the same budget of work, and the
+instances are matched with the grammar, written both compactly and with spaces.
+
+A file passes if the grammar alone decides every instance rightly. What a grammar cannot express is
+refused by keyword; for such files, a second figure says how many pass if the answer is also
+validated at its end, as it is for a request whose schema is not strict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+
+from proxy.errors import InvalidParameter
+from proxy.gbnf import (
+    NEW,
+    OLD,
+    GrammarLimits,
+    Matcher,
+    SchemaError,
+    UnsupportedSchema,
+    check,
+    schema_to_grammar,
+)
+from proxy.gbnf.effort import TooMuchWork, limited
+from proxy.prompting.validation import OutputValidator
+from proxy.prompting.work import WHOLE
+
+SECONDS = 8.0
+"""Processor time for a file, at most."""
+
+LIMITS = {limits.name: limits for limits in (OLD, NEW)}
+FORMS: tuple[dict[str, Any], ...] = ({}, {"separators": (",", ":")})
+"""How instances are written: as MaskBench does, and compactly."""
+
+PASSED, REFUSED = "passed", "refused"
+OUTCOMES = (PASSED, REFUSED, "good refused", "bad accepted", "crashed", "over time")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one file. `why` is the refused keyword, the instance's number or the
+    exception; `at_end` says whether it passes with validation at the end."""
+
+    name: str
+    outcome: str
+    why: str = ""
+    milliseconds: float = 0.0
+    at_end: bool = False
+
+
+class _OverTime(Exception):
+    pass
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raises _OverTime after that much processor time."""
+
+    def ring(*_: object) -> None:
+        raise _OverTime
+
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def judge(file: Path, limits: GrammarLimits, seconds: float = SECONDS) -> Verdict:
+    """The verdict on one file."""
+    case = json.loads(file.read_text("utf-8"))
+    verdict = partial(Verdict, file.stem)
+    begun = time.process_time()
+    try:
+        with _alarm(seconds):
+            try:
+                with limited(WHOLE):
+                    text = schema_to_grammar(case["schema"], limits)
+            except (UnsupportedSchema, SchemaError, TooMuchWork) as error:
+                why = getattr(error, "keyword", type(error).__name__)
+                return verdict(REFUSED, why, at_end=_passes_at_end(case, limits))
+            milliseconds = 1000 * (time.process_time() - begun)
+            fault, at = _first_fault(text, limits, case["tests"])
+            return verdict(fault or PASSED, at, milliseconds, at_end=not fault)
+    except _OverTime:
+        return verdict("over time")
+    except Exception as error:
+        return verdict("crashed", repr(error)[:200])
+
+
+def _first_fault(text: str, limits: GrammarLimits, tests: Sequence[Any]) -> tuple[str, str]:
+    """The first instance that the grammar decides wrongly; accepting a bad one is worse."""
+    grammar = check(text, limits)
+    found = ("", "")
+    for at, test in enumerate(tests):
+        if test["valid"] and not found[0] and not all(_verdicts(grammar, test["data"])):
+            found = ("good refused", str(at))
+        elif not test["valid"] and any(_verdicts(grammar, test["data"])):
+            return "bad accepted", str(at)
+    return found
+
+
+def _verdicts(grammar: Any, instance: Any) -> Iterator[bool]:
+    for form in FORMS:
+        matcher = Matcher(grammar)
+        yield matcher.feed(json.dumps(instance, ensure_ascii=False, **form)) and matcher.complete
+
+
+def _passes_at_end(case: Any, limits: GrammarLimits) -> bool:
+    """Whether a lenient grammar and a validation of the whole answer decide all instances."""
+    try:
+        with limited(WHOLE):
+            try:
+                text = schema_to_grammar(case["schema"], limits, strict=False)
+            except UnsupportedSchema:
+                text = schema_to_grammar(True, limits)
+        validator = OutputValidator(case["schema"])
+    except (SchemaError, TooMuchWork, InvalidParameter):
+        return False
+    grammar = check(text, limits)
+    return all(
+        (all(_verdicts(grammar, test["data"])) and not validator.fault(json.dumps(test["data"])))
+        == test["valid"]
+        for test in case["tests"]
+    )
+
+
+def summary(verdicts: Iterable[Verdict]) -> str:
+    """The counts of all outcomes, and of the refused keywords."""
+    verdicts = list(verdicts)
+    counts = Counter(one.outcome for one in verdicts)
+    times = sorted(one.milliseconds for one in verdicts if one.milliseconds) or [0.0]
+    keywords = Counter(one.why for one in verdicts if one.outcome == REFUSED)
+    line = f"{len(verdicts)} files: " + ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
+    line += f"; {sum(one.at_end for one in verdicts)} pass with validation at the end"
+    line += f"; compiled in p50 {times[len(times) // 2]:.1f} ms"
+    line += f", p99 {times[len(times) * 99 // 100]:.1f} ms, at most {times[-1]:.0f} ms"
+    refused = ", ".join(f"{word} {count}" for word, count in keywords.most_common())
+    return f"{line}\nrefused by keyword: {refused or 'none'}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.maskbench", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--limits", choices=LIMITS, default="new", help="the servers' generation")
+    parser.add_argument("--sample", type=int, default=0, help="only that many files; 0: all")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--verdicts", type=Path, help="also write each file's verdict there")
+    asked = parser.parse_args(arguments)
+    files = sorted(asked.folder.glob("*.json"))
+    if not files:
+        sys.exit(f"{asked.folder} has no .json files; give the folder maskbench/data of a checkout")
+    if 0 < asked.sample < len(files):
+        files = random.Random(0).sample(files, asked.sample)
+    ask = partial(judge, limits=LIMITS[asked.limits])
+    with Pool(asked.processes) as pool:
+        verdicts = list(pool.imap_unordered(ask, files, chunksize=8))
+    print(summary(verdicts))
+    if asked.verdicts:
+        lines = (json.dumps(asdict(one)) for one in sorted(verdicts, key=lambda one: one.name))
+        asked.verdicts.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
