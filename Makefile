@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm first-server install test test-all test-langchain screenshots bench bench-quick bench-check docs lint format lock
+.PHONY: help run run-chatglm first-server install test test-all test-langchain soak screenshots bench bench-quick bench-check docs lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -65,6 +65,11 @@ test-all: $(VENV)/installed ## every test, on PowerInfer's server and that of 20
 	@$(RUN) -m tools.browser
 	$(PYTEST) -m 'not alone' $(FLAGS)
 	$(RUN) -m pytest -m alone tests/browser tests/integration
+
+SOAK ?= 3600
+soak: $(VENV)/installed ## an hour of mixed traffic before servers that die, reported (SOAK=600: ten minutes)
+	@$(RUN) -m tools.servers build llama-2023 llama-2026 >/dev/null
+	$(RUN) -m tests.soak --seconds $(SOAK) $(FLAGS)
 
 screenshots: $(VENV)/installed ## pictures of the main pages into docs/images/
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null

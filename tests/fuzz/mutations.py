@@ -389,7 +389,7 @@ def broken(rng: random.Random, data: bytes) -> bytes:
         lambda: data + b"\0",
         lambda: b"\xef\xbb\xbf" + data,
         lambda: data.decode("utf-8", "replace").encode("utf-16"),
-        lambda: gzip.compress(data),
+        lambda: gzip.compress(data, mtime=0),
         lambda: zlib.compress(data),
         lambda: (
             data[:at]

@@ -1,0 +1,50 @@
+"""Soaks a real gateway in mixed traffic and trouble, and tells what was lost and what is left.
+
+    python -m tests.soak --seconds 3600 [--seed 1] [--rate 8] [--report docs/soak.md]
+
+Prints the report as Markdown; `--report` writes it as a page. Ends with 1 if a target was missed.
+Everything runs on loopback and below --keep, a new temporary folder by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from . import report
+from .client import LIMIT
+from .run import RATE, soak
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__,
+                                     formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=3600.0, help="how long it asks")
+    parser.add_argument("--seed", type=int, default=1, help="makes requests and troubles")
+    parser.add_argument("--rate", type=float, default=RATE, help="requests a second")
+    parser.add_argument("--report", type=Path, help="write the report to this page")
+    parser.add_argument("--keep", type=Path, help="folder for logs and data")
+    given = parser.parse_args(argv)
+    folder = given.keep or Path(tempfile.mkdtemp(prefix="soak-"))
+    done = soak(folder, given.seconds, given.seed, given.rate)
+    told = report.outcome(done)
+    print(told)
+    for one in done.lost:
+        number = one.question.number
+        (folder / f"lost-{number}.body").write_bytes(one.question.body)
+    samples = folder / "samples.json"
+    samples.write_text(json.dumps([one._asdict() for one in done.samples]))
+    if given.report:
+        given.report.write_text(report.PAGE.format(limit=LIMIT, outcome=told))
+    failed = report.failures(done)
+    for line in failed:
+        print(line, file=sys.stderr)
+    print(f"logs, samples and lost bodies are in {folder}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Clients of a soak: send one request, read its answer as its question says."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+
+from .questions import Question
+from .verdict import Answer, Verdict, judged
+
+LIMIT = 75.0  # seconds from a request to the end of its answer
+PAUSE = 0.05  # seconds between two reads of a slow client
+MOST = 16 << 20  # bytes of an answer
+
+
+class Left(Exception):
+    """The client hung up, as its question says."""
+
+
+class Client:
+    """Speaks to one gateway. Not for several threads at once."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+        self._connection: http.client.HTTPConnection | None = None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def ask(self, question: Question) -> Verdict:
+        """What became of it; "left" if the client hung up."""
+        try:
+            answer = self._exchange(question)
+        except Left:
+            return Verdict("left")
+        verdict = judged(question, answer)
+        if question.kind.endswith("upload") and answer.status == 200:
+            return self._kept(question, answer)
+        return verdict
+
+    def _kept(self, question: Question, answer: Answer) -> Verdict:
+        """Whether an uploaded file comes back as it was sent, and can be deleted."""
+        key = json.loads(answer.body)["id"]
+        sent = question.body.partition(b'a.bin"\r\n\r\n')[2].removesuffix(b"\r\n--soak--\r\n")
+        path = f"/v1/files/{key}"
+        one = question._replace(method="GET", path=f"{path}/content", body=b"")
+        found = self._exchange(one)
+        same = found.status == 200 and found.body == sent
+        if question.kind == "upload" and not same:
+            return Verdict("lost", f"the file came back otherwise: {found.status} {found.cut}")
+        return judged(one, self._exchange(one._replace(method="DELETE", path=path)))
+
+    def _exchange(self, question: Question) -> Answer:
+        """Raises Left. A connection that the gateway closed while it was idle is opened anew."""
+        until = time.monotonic() + LIMIT
+        if question.slow or question.hang_up is not None:
+            self.close()
+        kept = self._connection is not None
+        try:
+            return self._tried(question, until)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            idle = isinstance(error, ConnectionError | http.client.RemoteDisconnected)
+            if not (kept and idle):
+                return Answer(0, "", b"", f"no answer: {type(error).__name__}: {error}")
+        try:
+            return self._tried(question, until)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            return Answer(0, "", b"", f"no answer: {type(error).__name__}: {error}")
+
+    def _opened(self, question: Question) -> http.client.HTTPConnection:
+        if self._connection is None:
+            connection = http.client.HTTPConnection(self._at, timeout=LIMIT)
+            if question.slow:
+                host, _, port = self._at.partition(":")
+                sock = socket.socket()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                sock.settimeout(LIMIT)
+                sock.connect((host, int(port)))
+                connection.sock = sock
+            else:
+                connection.connect()
+            self._connection = connection
+        return self._connection
+
+    def _tried(self, question: Question, until: float) -> Answer:
+        connection = self._opened(question)
+        connection.sock.settimeout(LIMIT)
+        connection.putrequest(question.method, question.path, skip_accept_encoding=True)
+        for name, value in {"Content-Type": "application/json", **question.headers}.items():
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(question.body)))
+        begun = time.monotonic()
+        if question.cut >= 0:
+            with contextlib.suppress(ConnectionError):
+                connection.endheaders(question.body[: question.cut])
+            self.close()
+            raise Left
+        # A request refused before it was sent whole still has an answer.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.endheaders(question.body or None)
+        leaves = None if question.hang_up is None else begun + question.hang_up
+        return self._heard(connection, question, min(until, leaves or until), leaves is not None)
+
+    def _heard(
+        self,
+        connection: http.client.HTTPConnection,
+        question: Question,
+        until: float,
+        leaves: bool,
+    ) -> Answer:
+        def left() -> float:
+            return max(until - time.monotonic(), 0.001)
+
+        connection.sock.settimeout(left())
+        try:
+            answer = connection.getresponse()
+        except TimeoutError:
+            self.close()
+            if leaves:
+                raise Left from None
+            return Answer(0, "", b"", f"no answer within {LIMIT:g} s")
+        kind = answer.headers.get_content_type()
+        data, why = bytearray(), ""
+        try:
+            while True:
+                if connection.sock:
+                    connection.sock.settimeout(left())
+                piece = answer.read1(int(question.slow * PAUSE) or 1 << 16)
+                if not piece:
+                    break
+                data += piece
+                if question.slow:
+                    time.sleep(PAUSE)
+                if len(data) > MOST or time.monotonic() > until:
+                    raise TimeoutError
+        except TimeoutError:
+            self.close()
+            if leaves:
+                raise Left from None
+            return Answer(answer.status, kind, bytes(data), f"no end within {LIMIT:g} s")
+        except (OSError, http.client.HTTPException) as error:
+            why = f"cut off: {type(error).__name__}: {error}"
+        if not why and answer.length:
+            why = f"cut off: {answer.length} bytes are missing"
+        answer.close()
+        if why or answer.will_close or question.slow:
+            self.close()
+        return Answer(answer.status, kind, bytes(data), why)

@@ -1,0 +1,140 @@
+"""What a gateway occupies: memory, descriptors, threads, files, database, slots. Reads /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from .scene import Scene
+
+BAD = re.compile(r"Traceback \(most recent|unhandled exception|event loop has been blocked")
+SHOWN = 2000  # characters of a log
+
+
+class Sample(NamedTuple):
+    """`at`: seconds since the start. Memory, descriptors and threads are of all workers together;
+    sizes are in bytes. `temporary`: files in the gateway's temporary folder."""
+
+    at: float
+    memory: int
+    descriptors: int
+    threads: int
+    temporary: int
+    database: int
+
+
+class Idle(NamedTuple):
+    """What is left when nothing is asked."""
+
+    in_flight: int
+    queued: int
+    busy: int
+
+
+def memory(pid: int) -> int:
+    """Bytes that only this process would free. Raises OSError."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(kb) << 10 for kb in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.M))
+
+
+def sample(scene: Scene, at: float) -> Sample:
+    """Raises OSError if a worker is gone."""
+    pids = scene.workers
+    return Sample(
+        at,
+        sum(memory(pid) for pid in pids),
+        sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),
+        sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids),
+        sum(len(files) for _, _, files in os.walk(scene.folder / "tmp")),
+        _size(scene.folder / "data"),
+    )
+
+
+def _size(folder: Path) -> int:
+    found = 0
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found += os.stat(os.path.join(at, name)).st_size
+    return found
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU of a process and its ended children; 0 if it is gone."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, words[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle(scene: Scene) -> Idle:
+    """Raises ValueError if the gateway does not answer."""
+    slots = scene.get("/v1/slots")
+    return Idle(
+        sum(one["in_flight"] for one in scene.get("/v1/backends")["data"]),
+        len(slots["queue"]),
+        sum(one["state"] == "busy" for backend in slots["backends"] for one in backend["slots"]),
+    )
+
+
+def growth(samples: list[Sample], warm: float) -> float:
+    """Growth of memory from the first fifth after `warm` seconds to the last, as a share."""
+    found = [one.memory for one in samples if one.at >= warm]
+    part = max(1, len(found) // 5)
+    if len(found) < 2:
+        return 0.0
+    return median(found[-part:]) / median(found[:part]) - 1
+
+
+class Watch(threading.Thread):
+    """Samples every `every` seconds until `stop`, and reads the gateway's log. `findings` are lines
+    that must not be in it, and workers that died."""
+
+    def __init__(self, scene: Scene, every: float) -> None:
+        super().__init__(name="watch")
+        self._scene = scene
+        self._every = every
+        self._begun = time.monotonic()
+        self._stopped = threading.Event()
+        self._workers = scene.workers
+        self.samples: list[Sample] = []
+        self.findings: list[str] = []
+        self._seen: set[str] = set()
+
+    def run(self) -> None:
+        assert self._scene.gateway.log_file is not None
+        with self._scene.gateway.log_file.open(encoding="utf-8", errors="replace") as log:
+            while True:
+                over = self._stopped.wait(self._every)
+                self._look(log.read())
+                if over:
+                    return
+
+    def _look(self, new: str) -> None:
+        for found in BAD.finditer(new):
+            line = new[new.rfind("\n", 0, found.start()) + 1 : found.end() + SHOWN]
+            self._find(re.sub("[0-9]+", "N", line[:150]), line)
+        workers = self._scene.workers
+        if workers != self._workers:
+            self._find("a worker died", f"{self._workers} became {workers}")
+            self._workers = workers
+        try:
+            self.samples.append(sample(self._scene, time.monotonic() - self._begun))
+        except OSError as error:
+            self._find("a worker is gone", str(error))
+
+    def _find(self, name: str, more: str) -> None:
+        if name not in self._seen:
+            self._seen.add(name)
+            self.findings.append(more)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()

@@ -1,0 +1,139 @@
+"""Tells a soak as Markdown, and judges it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .gauges import Idle, Sample, growth
+from .questions import SHARES
+from .run import Soak
+
+WARM = 600.0  # seconds after which memory must be flat
+FLAT = 0.05  # allowed growth of memory from then on
+SHORT = 2 * WARM  # seconds; memory of a shorter soak is told, and not judged
+MORE = 40  # descriptors of kept connections, more than when the gateway had not been asked
+ENDS = ("whole", "refused", "broken off", "left", "lost")
+PAGE = """\
+# Soak
+
+`make soak` runs mixed traffic for an hour (`SOAK=600` ten minutes) against a real gateway, before
+real model servers that die and come back, and tells what was lost and what is left over.
+
+- The gateway has two workers that share a Redis, or one if there is no Redis.
+- Two servers have tiny made-up weights (llama.cpp of 2023 and of 2026), two are stubs whose tokens
+  are stamps, so that a missing or doubled token is seen.
+- Requests: seven APIs, streamed and whole, long shared prompts, conversations, tools, JSON schemas,
+  uploads, clients that hang up or read slowly, malformed bodies, wrong keys, pages.
+- Troubles: `kill -9` of backends, of all backends of a model and of Redis, backends that hang,
+  SIGHUP with backends removed and added, with an invalid file and with a changed key file.
+- A request is **lost** unless it ends within {limit:g} seconds in a complete answer that the strict
+  reader of its API accepts, with all its tokens, its tool call or JSON as the schema says, or in a
+  well-formed error of its API. A 500 is lost, and so is a 4xx to a valid request, but for a 429.
+
+Requests follow from the seed. `python -m tests.soak --help` lists the options.
+
+## The last run
+
+{outcome}"""
+
+
+class Target(NamedTuple):
+    """A line of the report. `met` is None where nothing is required."""
+
+    name: str
+    wanted: str
+    found: str
+    met: bool | None
+
+
+def targets(soak: Soak) -> list[Target]:
+    """What is required of a soak, and what was found."""
+    lost = sum(count for (_, end), count in soak.ends.items() if end == "lost")
+    warm = WARM if soak.seconds >= SHORT else soak.seconds / 3
+    grew = growth(soak.samples, warm)
+    before, after, quiet = soak.before, soak.after, soak.quiet
+    left = "no answer" if quiet is None else f"{quiet.busy} / {quiet.in_flight} / {quiet.queued}"
+    judged = soak.seconds >= SHORT
+    return [
+        Target("requests lost without an error", "0", str(lost), lost == 0),
+        Target("slots busy / requests in flight / queued at the end", "0 / 0 / 0", left,
+               quiet == Idle(0, 0, 0)),
+        Target(f"growth of memory after {warm / 60:.3g} minutes",
+               f"≤ {FLAT:.0%}" if judged else "", f"{grew:+.1%}", grew <= FLAT if judged else None),
+        Target("descriptors of all workers, before and at the end", f"≤ {MORE} more",
+               f"{before.descriptors}, {after.descriptors}",
+               after.descriptors <= before.descriptors + MORE),
+        Target("threads, before and at the end", "as many",
+               f"{before.threads}, {after.threads}", None),
+        Target("temporary files at the end", f"{before.temporary}", str(after.temporary),
+               after.temporary <= before.temporary),
+        Target("database, before and at the end", "", f"{_mb(before.database)}, "
+               f"{_mb(after.database)}", None),
+        Target("workers that died, tracebacks in the log, blocked loops", "0",
+               str(len(soak.findings)), not soak.findings),
+    ]  # fmt: skip
+
+
+def outcome(soak: Soak) -> str:
+    """The part of the page that a run makes."""
+    ends = [end for end in ENDS if any(key[1] == end for key in soak.ends) or end == "lost"]
+    kinds = [[kind, *(str(soak.ends[kind, end]) for end in ends)] for kind in SHARES]
+    total = [str(sum(soak.ends[kind, end] for kind in SHARES)) for end in ends]
+    parts = [
+        f"{soak.seconds / 60:.3g} minutes, seed {soak.seed}, {_workers(soak.workers)},"
+        f" {os.cpu_count()} cores: {soak.asked} requests, the longest"
+        f" {soak.longest:.1f} s; the gateway used {soak.cpu / soak.seconds:.0%} of a core.",
+        _table(["", "Target", "Found", ""],
+               [[one.name, one.wanted, one.found, _MET[one.met]] for one in targets(soak)]),
+        "How requests ended. *Refused*: an error instead of an answer; *broken off*: an error event"
+        " within a stream; *left*: the client hung up.",
+        _table(["Request", *(end.capitalize() for end in ends)],
+               [*kinds, ["**all**", *total]]),
+    ]  # fmt: skip
+    if soak.reasons:
+        found = [[why, str(count)] for why, count in soak.reasons.most_common(20)]
+        parts.append(_table(["Errors", "Times"], found))
+    if soak.troubles:
+        parts.append(_table(["Trouble", "Times"], [[a, str(b)] for a, b in soak.troubles.items()]))
+    if soak.samples:
+        shown = _spread(soak.samples, 12)
+        rows = [[f"{one.at / 60:.1f}", _mb(one.memory), str(one.descriptors), str(one.threads),
+                 str(one.temporary), _mb(one.database)] for one in shown]  # fmt: skip
+        heads = ["Minute", "Memory", "Descriptors", "Threads", "Temporary files", "Database"]
+        parts.append(_table(heads, rows))
+    return "\n\n".join(parts) + "\n"
+
+
+_MET = {True: "✓", False: "✗", None: ""}
+
+
+def failures(soak: Soak) -> list[str]:
+    """What was not met, with what is known about it; [] if the soak passed."""
+    missed = [f"{one.name}: {one.found}, wanted {one.wanted}"
+              for one in targets(soak) if one.met is False]  # fmt: skip
+    lost = [f"lost {one.question.number} ({one.question.kind}) at {one.at:.1f} s: {one.why}\n"
+            f"  {one.question.method} {one.question.path} {one.question.body[:300]!r}"
+            for one in soak.lost]  # fmt: skip
+    return [*missed, *lost, *soak.findings]
+
+
+def _workers(count: int) -> str:
+    return "one worker without Redis" if count == 1 else f"{count} workers with Redis"
+
+
+def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    if len(samples) <= count:
+        return [*samples]
+    return [samples[round(n * (len(samples) - 1) / (count - 1))] for n in range(count)]
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
