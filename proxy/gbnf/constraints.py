@@ -20,8 +20,9 @@ from . import automaton as rx
 from .automaton import Automaton, TooManyStatesError
 from .document import MAX_DEPTH, Node, Nodes, UnsupportedSchema
 from .effort import spend
+from .formats import INTEGERS, PATTERNS
 from .numbers import MAX_DIGITS, NumberBound, Range
-from .patterns import FORMATS, automaton_of
+from .patterns import automaton_of
 from .regex import PatternError
 from .rules import MAX_REPEAT
 
@@ -154,6 +155,13 @@ def known_by(value: Any) -> object:
     return kind, value
 
 
+def means(node: Node, keyword: str) -> bool:
+    """Whether the schema has the keyword; a format counts if it is one of strings."""
+    if keyword == "format":
+        return node.schema.get("format") in PATTERNS
+    return keyword in node.schema
+
+
 def _depth(value: Any) -> int:
     """The nesting depth of lists and objects."""
     depth, level = 0, [value]
@@ -189,7 +197,7 @@ class ConstraintReader:
             meant = [
                 TYPES[kind]
                 for kind, words in MEANT_BY.items()
-                if any(word in node.schema for node in nodes for word in words)
+                if any(means(node, word) for node in nodes for word in words)
             ]
             if meant:
                 merged.types &= frozenset().union(*meant)
@@ -303,10 +311,12 @@ class ConstraintReader:
             name = node.schema["format"]
             if not isinstance(name, str):
                 node.fail("'format' must be a string")
-            if name in FORMATS:
-                merged.languages.append(automaton_of(FORMATS[name]))
-            else:
-                self.unsupported("format", node, f"unknown format {name!r}")
+            if name in PATTERNS:
+                merged.languages.append(automaton_of(PATTERNS[name]))
+            elif name in INTEGERS and merged.types & TYPES["number"] <= TYPES["integer"]:
+                least_one, most = map(Decimal, INTEGERS[name])
+                merged.range = merged.range.at_least(NumberBound(least_one))
+                merged.range = merged.range.at_most(NumberBound(most))
 
     def _counts(self, node: Node, of: str) -> tuple[int, int | None]:
         low, high = node.count(f"min{of}") or 0, node.count(f"max{of}")

@@ -26,7 +26,8 @@ from ..errors import InvalidParameter
 from ..gbnf.automaton import Automaton, TooManyStatesError
 from ..gbnf.constraints import known_by
 from ..gbnf.effort import TooMuchWork, spend
-from ..gbnf.patterns import FORMATS, automaton_of
+from ..gbnf.formats import PATTERNS
+from ..gbnf.patterns import automaton_of
 from ..gbnf.regex import PatternError, read_pattern
 
 MAX_REFERENCES = 5_000
@@ -63,7 +64,7 @@ def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Errors
 def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Errors:
     """Checks formats as their RFCs define them; jsonschema's own checks accept a time without its
     zone."""
-    if isinstance(instance, str) and name in FORMATS and not _may_match(FORMATS[name], instance):
+    if isinstance(instance, str) and name in PATTERNS and not _may_match(PATTERNS[name], instance):
         yield ValidationError(f"it is not a valid {name}")
 
 

@@ -10,9 +10,8 @@ from decimal import Decimal
 import pytest
 
 from proxy.gbnf import automaton as rx
-from proxy.gbnf import regex
+from proxy.gbnf import formats, regex
 from proxy.gbnf.numbers import NumberBound, Range, integers, numbers
-from proxy.gbnf.patterns import FORMATS
 from proxy.gbnf.regex import PatternError, read_pattern
 
 PATTERNS = [
@@ -104,11 +103,32 @@ def test_pattern_with_too_many_states_is_refused() -> None:
         ("date-time", ["1999-01-01T00:00:00Z"], ["1999-01-01 00:00:00Z", "1999-01-01"]),
         ("uuid", ["123e4567-e89b-12d3-a456-426614174000"], ["123e4567e89b12d3a456426614174000"]),
         ("email", ["a.b+c@d.example"], ["a@", "@b", "a..b@c", "a b@c", "a@-b"]),
+        ("duration", ["P1Y2M3DT4H", "PT0S", "P2W", "P1M"], ["P", "PT", "1Y", "P1D2Y", "P1W2D"]),
+        ("idn-email", ["用户@例子.中国"], ["@例子", "a@"]),
+        ("hostname", ["a", "a-1.example.com"], ["", "-a", "a.", "a_b", "a..b"]),
+        ("idn-hostname", ["例子.中国"], ["", "-例"]),
+        (
+            "ipv6",
+            ["::", "::1", "1::", "2001:db8::8a2e:370:7334", "1:2:3:4:5:6:7:8", "::ffff:1.2.3.4"],
+            ["", ":", "1:2", "1::2::3", "12345::", "1:2:3:4:5:6:7:8:9", "1.2.3.4", ":::"],
+        ),
+        (
+            "uri",
+            ["http://a.b/c?d=e#f", "urn:isbn:1", "mailto:a@b.c", "file:///x", "a://u:p@h:80"],
+            ["", "a", "/a", "//a", "http://a b", "http://a/\\b", "1a:b", "a:%zz", "http://[::1"],
+        ),
+        ("uri-reference", ["", "/a/b", "//h/p", "a?b#c", "#x", "http://a"], ["a b", "%", "1:2"]),
+        ("iri", ["http://例子.中国/路"], ["http://例 子", "/路"]),
+        ("iri-reference", ["/路", ""], ["a\\b"]),
+        ("uri-template", ["/a/{b}{?c,d*}", ""], ["/a/{b", "}", "{}"]),
+        ("json-pointer", ["", "/a/b~0c~1/0"], ["a", "/~2"]),
+        ("relative-json-pointer", ["0", "1/a", "2#"], ["/a", "01", "-1"]),
+        ("regex", ["^[a-z]+$", "(a|(?:b)*)?", "\\d{2,}", "a|^b$", ""], ["(", ")", "[a", "*", "a{"]),
         ("ipv4", ["0.0.0.0", "255.249.99.1"], ["256.0.0.1", "1.2.3", "01.2.3.4"]),
     ],
 )
 def test_format_grammars(name: str, good: list[str], bad: list[str]) -> None:
-    language = rx.compile_regex(read_pattern(FORMATS[name]))
+    language = rx.compile_regex(read_pattern(formats.PATTERNS[name]))
     assert all(language.accepts(text) for text in good)
     assert not any(language.accepts(text) for text in bad)
 
