@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests import redis_servers
+from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
 
 from .conftest import Open
@@ -54,9 +56,7 @@ def begun(worker: HTTPConnection, text: str = "Tell me everything.") -> tuple[st
 @pytest.fixture
 def workers(endless_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
     pytest.importorskip("redis", reason="the extra redis is not installed")
-    from tests.integration.test_state import Redis
-
-    redis = Redis(tmp_path)
+    redis = RedisServer(redis_servers.first(), tmp_path)
     flags = ["--llama-api", endless_server.url, "--slots", "2", "--data", str(tmp_path / "data")]
     flags += ["--workers", "3", "--state", redis.url]
     gateway = Gateway(flags, tmp_path / "gateway.log")

@@ -19,12 +19,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests import redis_servers
+from tests.redis_servers import RedisServer
 from tools import made_up_chatglm as made_up
 from tools.processes import ROOT, Child, Died, Gateway, ModelServer, ask, free_port
 
 from .child_processes import command, descendants, until
 from .conftest import StartGateway
-from .test_state import Redis, _slots, _workers
+from .test_state import _slots, _workers
 
 pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
 pytest.importorskip("redis", reason="the extra redis is not installed")
@@ -37,8 +39,8 @@ BUNDLED = ROOT / "models" / "tinychat-chatglm3.bin"
 
 
 @pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    server = Redis(tmp_path_factory.mktemp("redis"))
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(redis_servers.first(), tmp_path_factory.mktemp("redis"))
     try:
         server.start()
         yield server
@@ -47,7 +49,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def flags(redis_server: Redis, tmp_path: Path) -> Callable[..., list[str]]:
+def flags(redis_server: RedisServer, tmp_path: Path) -> Callable[..., list[str]]:
     """Flags of a gateway that shares nothing with other tests."""
 
     def make(model: Path, workers: int, *more: str) -> list[str]:
@@ -64,7 +66,7 @@ def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(redis_server: Redis, babbler: Path, module_gateway: StartGateway) -> Gateway:
+def two(redis_server: RedisServer, babbler: Path, module_gateway: StartGateway) -> Gateway:
     """Two workers with a model that never ends by itself."""
     state = ["--state", redis_server.url, "--state-name", "two", "--workers", "2"]
     one = module_gateway(*state, "--chatglm-model", str(babbler), "--data", str(babbler.parent))
@@ -273,7 +275,7 @@ def test_lazy_model_is_loaded_and_unloaded_across_workers(
 
 
 def test_plain_gunicorn_workers_share_the_child(
-    redis_server: Redis, bundled: Path, tmp_path: Path
+    redis_server: RedisServer, bundled: Path, tmp_path: Path
 ) -> None:
     """Without our flags and hooks: another folder has no gunicorn.conf.py."""
     port = free_port()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import threading
@@ -25,44 +24,14 @@ from proxy.scheduling.lease import Outcome
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.shared.ops import FORMAT
 from proxy.scheduling.state import BackendFacts, SlotRequest
+from tests import redis_servers
+from tests.redis_servers import RedisServer
 from tests.thorough import share
-from tools.processes import Child, Gateway, ModelServer, ask, held_port
+from tools.processes import Gateway, ModelServer, ask
 
 from .conftest import StartGateway
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
-
-
-class Redis(Child):
-    """A redis-server or valkey-server without persistence."""
-
-    def __init__(self, folder: Path) -> None:
-        binary = shutil.which("redis-server") or shutil.which("valkey-server")
-        if binary is None:
-            pytest.skip("no redis-server here: apt-get install redis-server")
-        self.port = held_port()
-        words = f"--bind 127.0.0.1 --port {self.port} --dir {folder} --appendonly no"
-        super().__init__([binary, *words.split(), "--save", ""], folder / "redis.log")
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        import redis
-
-        self.launch()
-        client = redis.Redis(port=self.port)
-        try:
-            _wait_for(lambda: _answers(client), 10.0)
-        finally:
-            client.close()
-
-
-def _answers(client: Any) -> bool:
-    import redis
-
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
 
 
 def _wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -72,9 +41,10 @@ def _wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[Redis]:
-    server = Redis(tmp_path)
+@pytest.fixture(params=redis_servers.installed() or [""])
+def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
+    """The test runs once on each that is installed: Redis, Valkey."""
+    server = RedisServer(request.param or redis_servers.first(), tmp_path)
     try:
         server.start()
         yield server
@@ -82,7 +52,9 @@ def redis_server(tmp_path: Path) -> Iterator[Redis]:
         server.kill()
 
 
-def _flags(redis_server: Redis, backend: ModelServer, tmp_path: Path, *more: str) -> list[str]:
+def _flags(
+    redis_server: RedisServer, backend: ModelServer, tmp_path: Path, *more: str
+) -> list[str]:
     flags = ["--llama-api", backend.url, "--state", redis_server.url, "--data", str(tmp_path)]
     return [*flags, "--chat-template", "legacy", *more]
 
@@ -191,7 +163,7 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/net"), reason="reads Li
 
 @pytest.mark.slow
 def test_gateways_lease_no_slot_twice_and_share_conversations(
-    redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+    redis_server: RedisServer, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--slots", "2")
     one, two = gateway(*flags), gateway(*flags)
@@ -244,7 +216,7 @@ def _former_file(file: Path) -> None:
 
 @pytest.mark.slow
 def test_gateways_move_former_responses_once_and_share_new_ones(
-    redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+    redis_server: RedisServer, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     former = tmp_path / "responses.sqlite"
     _former_file(former)
@@ -281,7 +253,7 @@ def _vectors(url: str, texts: list[str]) -> list[list[float]]:
 
 @pytest.mark.slow
 def test_two_gateways_embed_on_one_server_beside_chats(
-    redis_server: Redis,
+    redis_server: RedisServer,
     start_server: Callable[..., ModelServer],
     gateway: StartGateway,
     tmp_path: Path,
@@ -315,7 +287,7 @@ def test_two_gateways_embed_on_one_server_beside_chats(
 @pytest.mark.slow
 @needs_proc
 def test_slots_of_killed_worker_are_freed_and_other_streams_continue(
-    redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+    redis_server: RedisServer, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
     one = gateway(*flags, "--health-interval", "600")
@@ -345,7 +317,7 @@ def test_slots_of_killed_worker_are_freed_and_other_streams_continue(
 
 @pytest.mark.slow
 def test_requests_are_scheduled_locally_and_reported_without_redis(
-    redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+    redis_server: RedisServer, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
     one = gateway(*flags, "--health-interval", "600")
@@ -390,7 +362,7 @@ def test_requests_are_scheduled_locally_and_reported_without_redis(
 
 
 def test_slot_released_by_one_worker_wakes_a_request_of_another(
-    redis_server: Redis, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+    redis_server: RedisServer, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--slots", "1", "--max-queue", "1")
     flags += ["--health-interval", "600"]
@@ -418,7 +390,7 @@ def test_slot_released_by_one_worker_wakes_a_request_of_another(
 
 
 def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
-    redis_server: Redis, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import redis
 

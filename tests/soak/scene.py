@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tests import redis_servers
+from tests.redis_servers import RedisServer
 from tools import made_up_model, servers
 from tools.processes import Child, Gateway, ModelServer, ask, held_port
 
@@ -45,31 +46,6 @@ class Stub(Child):
             time.sleep(0.05)
 
 
-class Redis(Child):
-    """A redis-server or valkey-server without persistence."""
-
-    def __init__(self, binary: str, folder: Path) -> None:
-        self.port = held_port()
-        words = f"--bind 127.0.0.1 --port {self.port} --dir {folder} --appendonly no"
-        super().__init__([binary, *words.split(), "--save", ""], folder / "redis.log")
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        import redis
-
-        self.launch()
-        end = time.monotonic() + 10
-        with redis.Redis(port=self.port) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.RedisError:
-                    if not self.alive or time.monotonic() > end:
-                        raise self.fail("did not start") from None
-                    time.sleep(0.05)
-
-
 class Scene:
     """Everything that runs. `backends` by name; two serve each model."""
 
@@ -91,8 +67,8 @@ class Scene:
                 raise RuntimeError(f"{name} is not built: python -m tools.servers build {name}")
             log = folder / f"{name}.log"
             self.backends[name] = ModelServer(name, binary, made_up_model.cached(), log, ctx=8192)
-        shared = shutil.which("redis-server") or shutil.which("valkey-server")
-        self.redis = Redis(shared, folder) if shared else None
+        found = redis_servers.installed()
+        self.redis = RedisServer(found[0], folder) if found else None
         self.write_keys()
         self.write_config(frozenset())
         flags = ["--config", str(self._config), "--api-key-file", str(self._key_file)]
