@@ -12,7 +12,6 @@ NUMBER: Schema = {"type": "number"}
 FLAG: Schema = {"type": "boolean"}
 TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 COUNT_OR_NULL: Schema = {"type": ["integer", "null"]}
-NUMBER_OR_NULL: Schema = {"type": ["number", "null"]}
 
 
 def _each(schema: Schema, names: str) -> dict[str, Schema]:
@@ -172,27 +171,37 @@ ANSWERS: dict[str, Schema] = {
         **_each(COUNT, "prompt_tokens completion_tokens total_tokens"),
     ),
     "Response": object_of(
-        "id object status output",
+        # as the schema of Open Responses requires
+        "id object created_at completed_at status incomplete_details model previous_response_id "
+        "instructions output error tools tool_choice truncation parallel_tool_calls text top_p "
+        "presence_penalty frequency_penalty top_logprobs temperature reasoning user usage "
+        "max_output_tokens max_tool_calls store background service_tier metadata "
+        "safety_identifier prompt_cache_key",
         id=TEXT,
         object=_one_of("response"),
         created_at=COUNT,
         completed_at=COUNT_OR_NULL,
         status=_one_of("queued", "in_progress", "completed", "incomplete", "failed", "cancelled"),
-        error=_or_null(object_of(code=TEXT, message=TEXT)),
-        incomplete_details=_or_null(object_of(reason=TEXT)),
+        error=_or_null(object_of("code message", code=TEXT, message=TEXT)),
+        incomplete_details=_or_null(object_of("reason", reason=TEXT)),
         model=TEXT,
         output=list_of({"type": "object", "required": ["type"]}),
         usage=_or_null(
             object_of(
+                "input_tokens output_tokens total_tokens input_tokens_details "
+                "output_tokens_details",
                 **_each(COUNT, "input_tokens output_tokens total_tokens"),
                 **_each(OBJECT, "input_tokens_details output_tokens_details"),
             )
         ),
         **_each(TEXT_OR_NULL, "instructions previous_response_id user"),
-        max_output_tokens=COUNT_OR_NULL,
+        **_each(TEXT_OR_NULL, "safety_identifier prompt_cache_key"),
+        **_each(COUNT_OR_NULL, "max_output_tokens max_tool_calls"),
         **_each(OBJECT, "metadata reasoning text"),
         **_each(FLAG, "parallel_tool_calls store background"),
-        **_each(NUMBER_OR_NULL, "temperature top_p"),
+        **_each(NUMBER, "temperature top_p presence_penalty frequency_penalty"),
+        top_logprobs=COUNT,
+        service_tier=TEXT,
         tool_choice={"type": ["string", "object"]},
         tools=list_of(OBJECT),
         truncation=_one_of("auto", "disabled"),

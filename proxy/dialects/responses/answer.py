@@ -30,6 +30,7 @@ def response(
         "id": meta.id,
         "object": "response",
         "created_at": meta.created,
+        "completed_at": None,
         "status": status,
         "error": None,
         "incomplete_details": None,

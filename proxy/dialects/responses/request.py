@@ -17,6 +17,7 @@ from ..fields import Body, entry, flag, integer, items, mapping, text, unheeded
 from ..openai_tools import allowed, functions, plain
 from ..parts import joined
 from .items import as_items, messages, referenced
+from .repeated import SAMPLING, repeated
 
 LOGPROBS = "message.output_text.logprobs"
 NEWEST = 64 << 10  # characters of the newest messages that truncation tries first
@@ -80,6 +81,8 @@ def parse(
         raise InvalidParameter("input", "must contain at least one message")
     raw_tools = items(body, "tools")
     tools, custom, search_tools = _tools(raw_tools, searches, warnings)
+    if search_tools:
+        warnings += unheeded(body, {"max_tool_calls": ()})
     choice, names = _choice(body.get("tool_choice"), warnings)
     if names is not None:
         tools = tuple(tool for tool in tools if tool.name in names)
@@ -92,11 +95,7 @@ def parse(
     store = flag(body, "store", True)
     if background and (stream or not store):
         raise InvalidParameter("background", "requires store: true and stream: false")
-    sampling = {
-        name: check(name, body[name])
-        for name in ("temperature", "top_p")
-        if body.get(name) is not None
-    }
+    sampling = {name: check(name, body[name]) for name in SAMPLING if body.get(name) is not None}
     most = integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
     logprobs = integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS)
     request = CompletionRequest(
@@ -117,27 +116,17 @@ def parse(
         report=openai.report(body),
         warnings=tuple(dict.fromkeys(warnings)),
     )
-    repeated = {
+    told = {
         "instructions": instructions or None,
-        "max_output_tokens": most,
-        "metadata": mapping(body, "metadata"),
-        "parallel_tool_calls": request.parallel_tool_calls,
-        "previous_response_id": text(body, "previous_response_id") or None,
-        "reasoning": {"effort": request.reasoning_effort or None, "summary": None},
-        "temperature": sampling.get("temperature"),
-        "text": {"format": form or {"type": "text"}},
-        "tool_choice": body.get("tool_choice") or "auto",
-        "tools": raw_tools,
-        "top_p": sampling.get("top_p"),
+        "top_logprobs": logprobs or 0,
         "truncation": truncation,
-        "user": request.user or None,
         "store": store,
         "background": background,
     }
     include = frozenset(one for one in items(body, "include") if type(one) is str) & TOLD
     return ParsedRequest(
         request=request,
-        repeated=repeated,
+        repeated=repeated(body, request, told),
         input=given,
         custom=custom,
         store=store,
