@@ -106,12 +106,12 @@ USAGE: Fields = {
 }
 ITEM_EVENT: Fields = {"item_id": str, "output_index": int}
 PART_EVENT: Fields = {**ITEM_EVENT, "content_index": int}
+STATES = ("created", "in_progress", "completed", "incomplete", "failed")
+ENDS = ("added", "done")
 EVENTS: Mapping[str, Fields] = {
-    **dict.fromkeys(
-        ["created", "in_progress", "completed", "incomplete", "failed"], {"response": dict}
-    ),
-    **dict.fromkeys(["output_item.added", "output_item.done"], {"output_index": int, "item": dict}),
-    **dict.fromkeys(["content_part.added", "content_part.done"], {**PART_EVENT, "part": dict}),
+    **{kind: {"response": dict} for kind in STATES},
+    **{f"output_item.{kind}": {"output_index": int, "item": dict} for kind in ENDS},
+    **{f"content_part.{kind}": {**PART_EVENT, "part": dict} for kind in ENDS},
     "output_text.delta": {**PART_EVENT, "delta": str},
     "output_text.done": {**PART_EVENT, "text": str},
     # OpenAI's own names, which its clients read; the schema says response.reasoning.delta.
