@@ -80,6 +80,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
                 settings.json_retries,
                 settings.reasoning_format,
                 settings.max_media,
+                settings.max_parallel_calls,
             ),
             continues=settings.continue_broken,
             side_jobs=settings.side_jobs,

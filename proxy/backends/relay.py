@@ -25,7 +25,7 @@ from ..core.events import (
 from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
-from ..prompting.constraints import callable_tools, document_schema
+from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.prompt import as_dicts, begun, tool_dict
 from ..prompting.toolcalls import generic
 from ..wire import openai_stream, servercpp
@@ -86,7 +86,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     if tools:
         body["tools"] = tools
         body["tool_choice"] = "auto"
-        body["parallel_tool_calls"] = request.parallel_tool_calls
+        body["parallel_tool_calls"] = most_calls(request) > 1
         schema = document_schema(request)
         if schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}

@@ -253,6 +253,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=10,
         ),
     ] = 1
+    max_parallel_calls: Annotated[
+        int,
+        _prompts(
+            "maximum number of tool calls in one answer, unless the request has max_tool_calls",
+            ge=1,
+            le=128,
+        ),
+    ] = 8
 
     host: Annotated[str, _serving("address to listen on")] = "127.0.0.1"
     port: Annotated[int, _serving("port to listen on; 0: any free port", ge=0, le=65535)] = 8081

@@ -120,9 +120,9 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
 
     Either `messages` (a chat, rendered by a template) or `prompts` (texts, token ids, or a mix of
     both, unchanged). `sampling` only holds fields checked by `core.sampling`. `max_tokens` None
-    means the rest of the context. `logprobs` is the number of alternatives, None for none.
-    `reasoning_format` says where reasoning goes, "" for the setting. `warnings` name what a dialect
-    ignored; they become headers.
+    means the rest of the context. `max_tool_calls` None means the setting. `logprobs` is the number
+    of alternatives, None for none. `reasoning_format` says where reasoning goes, "" for the
+    setting. `warnings` name what a dialect ignored; they become headers.
     """
 
     model: str = ""
@@ -142,6 +142,7 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     searches: tuple[Search, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
+    max_tool_calls: int | None = None
     output: OutputFormat = OutputFormat()
     reasoning_effort: str = ""
     reasoning_format: Literal["", "deepseek", "none", "raw"] = ""

@@ -10,13 +10,13 @@ from ..core.decoding import decoded
 from ..core.events import ToolCallDelta
 from ..core.request import Tool, ToolCall, ToolChoice
 from ..errors import InvalidParameter
-from .fields import Body, entry, flag, items, mapping, text
+from .fields import Body, entry, flag, integer, items, mapping, text
 
 MAX_TOOLS = 1024
 # Letters of any script, and the characters MCP clients join names with. No quotes or line breaks:
 # names are inserted into prompts and grammars unescaped.
 NAME = re.compile(r"[\w./:@-]{1,128}")
-FIELDS = frozenset({"tools", "functions", "tool_choice", "parallel_tool_calls"})
+FIELDS = frozenset({"tools", "functions", "tool_choice", "parallel_tool_calls", "max_tool_calls"})
 LEGACY = "functions"
 """Key in CompletionRequest.extra: the client sent `functions` and expects `function_call`."""
 
@@ -138,6 +138,7 @@ def chosen(body: Body) -> dict[str, Any]:
         "tools": offered,
         "tool_choice": tool_choice(choice),
         "parallel_tool_calls": flag(body, "parallel_tool_calls", True),
+        "max_tool_calls": integer(body, "max_tool_calls", 1, 1 << 30),
         "warnings": skipped(listed),
     }
 

@@ -56,6 +56,7 @@ REPORT = {
 USER = text("Ignored by the backends.", "u")
 SESSION = text("Identifies the conversation, to reuse the slot that has its cache.", "c")
 PARALLEL = flag("Allow several calls in one answer.", True)
+CALLS = count("Maximum calls in one answer.", 1, 1 << 30, 8)
 LOGPROBS = flag("Return the log probability of each token.")
 ALTERNATIVES = count("Number of alternatives for each token.", 0, openai.MAX_LOGPROBS, 0)
 LIKELIEST = count(
@@ -217,6 +218,7 @@ BODIES: dict[str, Schema] = {
             "auto, none, required, a function by its name, or allowed_tools.", "auto", TEXT, OBJECT
         ),
         parallel_tool_calls=PARALLEL,
+        max_tool_calls=CALLS,
         functions=array("Functions in the legacy format; cannot be combined with tools.", []),
         function_call=one_of("tool_choice in the legacy format.", "auto", TEXT, OBJECT),
         continue_final_message=flag(
@@ -276,6 +278,7 @@ BODIES: dict[str, Schema] = {
         tools=array("Functions, custom tools, file_search, web_search.", []),
         tool_choice=one_of("auto, none, required, a tool, or allowed_tools.", "auto", TEXT, OBJECT),
         parallel_tool_calls=PARALLEL,
+        max_tool_calls=CALLS,
         text=mapping("`format`: text, json_object or json_schema.", {"format": {"type": "text"}}),
         reasoning=mapping("`effort` is passed to the chat template.", {"effort": "low"}),
         truncation=text(

@@ -241,6 +241,9 @@ class Gateway:
         if grammar:
             check_grammar(grammar, cancel)
         if request.is_chat:
+            if request.tools and request.max_tool_calls is None:
+                most = self.context.generation.max_parallel_calls
+                request = msgspec.structs.replace(request, max_tool_calls=most)
             if self._hygiene and len(request.tools) > 1:
                 tools = tuple(sorted(request.tools, key=lambda tool: tool.name))
                 request = msgspec.structs.replace(request, tools=tools)

@@ -13,6 +13,7 @@ from ..core.events import Batch, Finished, ReasoningDelta, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
 from ..prompting import constraints
+from ..prompting.call_limit import CallLimit
 from ..prompting.calling import CallStage, NewIds
 from ..prompting.output_validation import ValidationStage
 from ..prompting.stages import Stage, StopStage
@@ -27,12 +28,14 @@ Reasoning = Literal["deepseek", "none", "raw"]
 class GenerationSettings(Struct, frozen=True):
     """Settings for post-processing. `new_id` creates ids for tool calls; `json_retries` is how
     often a document that failed validation is written again, if the client has not seen it yet;
-    `max_media` is the maximum size of an image or sound, in bytes."""
+    `max_media` is the maximum size of an image or sound, in bytes; `max_parallel_calls` the maximum
+    number of calls in an answer to a request that does not say."""
 
     new_id: Callable[[], str]
     json_retries: int = 1
     reasoning: Reasoning = "deepseek"
     max_media: int = 20 << 20
+    max_parallel_calls: int = 8
 
 
 class GrammarSwitch(Struct, frozen=True):
@@ -82,6 +85,9 @@ class StagePipeline:
         self._rest: list[Stage] = []
         if native and self._calls is None:
             self._rest.append(NewIds(settings.new_id))
+        if request.tools and constraints.callable_tools(request):
+            most = constraints.most_calls(request)
+            self._rest.append(CallLimit(most, usage, streams=request.stream))
         if task.stop_strings:
             self._rest.append(StopStage(task.stop_strings, usage))
         if judge is not None:
@@ -177,13 +183,13 @@ class StagePipeline:
         return self._run_stages(batch)
 
     def _run_stages(self, batch: Batch) -> Batch:
-        if self._thinking and batch and isinstance(batch[-1], Finished):
-            usage = msgspec.structs.replace(batch[-1].usage, reasoning=self._thinking)
-            batch[-1] = msgspec.structs.replace(batch[-1], usage=usage)
         for stage in self._rest:
             batch = stage.feed(batch)
             if stage.ended:
                 self.ended = True
+        if self._thinking and batch and isinstance(batch[-1], Finished):
+            usage = msgspec.structs.replace(batch[-1].usage, reasoning=self._thinking)
+            batch[-1] = msgspec.structs.replace(batch[-1], usage=usage)
         return batch
 
     def _thought(self) -> str:

@@ -31,6 +31,9 @@ from .toolcalls import CallFormat, CallShape
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 JSON = msgspec.json.Encoder()
 
+MOST_CALLS = 128
+"""Maximum calls in one answer; each is a rule of an old server's grammar."""
+
 
 class Callee(Struct, frozen=True):
     """A tool: its name, its parameters' schema as JSON text, and whether the schema is strict."""
@@ -42,14 +45,14 @@ class Callee(Struct, frozen=True):
 
 class Constraint(Struct, frozen=True, kw_only=True):
     """What the answer must be: JSON that matches `schema` (JSON text; None allows no document),
-    calls of `tools` in the frame of `shape`, or either if both are set. `begun` is the part of a
-    call's frame that is already written."""
+    up to `most` calls of `tools` in the frame of `shape`, or either if both are set. `begun` is the
+    part of a call's frame that is already written."""
 
     schema: bytes | None = None
     strict: bool = False
     tools: tuple[Callee, ...] = ()
     shape: CallShape = CallShape()
-    parallel: bool = False
+    most: int = 1
     begun: str = ""
 
 
@@ -98,19 +101,23 @@ def from_start(request: CompletionRequest, form: CallFormat | None) -> Constrain
 
 
 def calls_of(request: CompletionRequest, form: CallFormat, begun: str = "") -> Constraint:
-    """One call, or several if both the client and the call format allow it. A named tool is called
-    once."""
+    """One call, or several if both the client and the call format allow it."""
     return Constraint(
         tools=tuple(
             Callee(tool.name, JSON.encode(tool.parameters or NO_ARGUMENTS), tool.strict)
             for tool in callable_tools(request)
         ),
         shape=form.shape,
-        parallel=request.parallel_tool_calls
-        and form.shape.parallel
-        and request.tool_choice.mode != "named",
+        most=most_calls(request) if form.shape.parallel else 1,
         begun=begun,
     )
+
+
+def most_calls(request: CompletionRequest) -> int:
+    """The maximum number of calls in the answer. A named tool is called once."""
+    if not request.parallel_tool_calls or request.tool_choice.mode == "named":
+        return 1
+    return min(request.max_tool_calls or MOST_CALLS, MOST_CALLS)
 
 
 def document_schema(request: CompletionRequest) -> Mapping[str, Any] | None:
@@ -163,13 +170,13 @@ def _calls(bound: Constraint, rules: Rules, limits: GrammarLimits) -> Elements:
         if whole.startswith(bound.begun):
             first.append((*_mark(whole[len(bound.begun) :]), *arguments, *_mark(shape.suffix)))
     elements: list[Element] = [rules.add("call", *first)]
-    if bound.parallel:
+    if bound.most > 1:
         before = shape.separator + shape.before_name
         more = tuple(
             (*_mark(before + name + shape.after_name), *arguments, *_mark(shape.suffix))
             for name, arguments in values.items()
         )
-        elements.append(Repeat(rules.add("next", (Group(more),)), 0, None))
+        elements.append(Repeat(rules.add("next", (Group(more),)), 0, bound.most - 1))
     return (*elements, *_mark(shape.end))
 
 

@@ -109,6 +109,7 @@ def parse(
         searches=search_tools,
         tool_choice=choice,
         parallel_tool_calls=flag(body, "parallel_tool_calls", True),
+        max_tool_calls=integer(body, "max_tool_calls", 1, 1 << 30),
         output=_output(form),
         reasoning_effort=text(reasoning, "effort", at="reasoning."),
         user=text(body, "user"),

@@ -127,12 +127,65 @@ def test_required_call_has_grammar_from_the_start(choice: Any, stream: bool) -> 
 
 def test_parallel_calls_need_the_clients_permission() -> None:
     for parallel in (True, False):
-        driver = ScriptPlayer(split_text(CALL + "\n" + CALL if parallel else CALL))
+        two = CALL + "\n" + CALL.replace("Oslo", "Bergen")
+        driver = ScriptPlayer(split_text(two if parallel else CALL))
         fields = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": parallel}
         told = message(chat(served(driver), **fields))
         assert len(told["tool_calls"]) == 1 + parallel
         assert len({call["id"] for call in told["tool_calls"]}) == 1 + parallel
-        assert matches(check(driver.grammars[0], NEW), CALL + "\n" + CALL) == parallel
+        assert matches(check(driver.grammars[0], NEW), two) == parallel
+
+
+def _cities(count: int) -> list[str]:
+    return [CALL.replace("Oslo", f"City {number}") for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    "fields, settings, most",
+    [
+        ({}, {}, 8),
+        ({}, {"max_parallel_calls": 2}, 2),
+        ({"max_tool_calls": 3}, {"max_parallel_calls": 2}, 3),
+        ({"max_tool_calls": 10**9}, {}, 128),
+    ],
+)
+def test_number_of_calls_in_an_answer_is_bounded(
+    fields: dict[str, Any], settings: dict[str, Any], most: int
+) -> None:
+    driver = ScriptPlayer(split_text("\n".join(_cities(most + 2)), 1000))
+    fields = {"tools": [WEATHER], "tool_choice": "required", **fields}
+    answer = chat(served(driver, **settings), **fields)
+    assert (len(message(answer)["tool_calls"]), reason(answer)) == (most, "tool_calls")
+    grammar = check(driver.grammars[0], NEW)
+    assert matches(grammar, "\n".join(_cities(most)))
+    assert not matches(grammar, "\n".join(_cities(most + 1)))
+    assert driver.runs[0].closed.is_set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_repeated_call_ends_the_answer_and_is_not_sent(stream: bool) -> None:
+    bergen = CALL.replace("Oslo", "Bergen")
+    driver = ScriptPlayer(split_text("\n".join((CALL, bergen, CALL, bergen, CALL))))
+    answer = chat(served(driver), tools=[WEATHER], tool_choice="required", stream=stream)
+    if stream:
+        chunks = deltas(answer)
+        arguments = [call["arguments"] for call in streamed_calls(chunks).values()]
+        assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    else:
+        arguments = [call["function"]["arguments"] for call in message(answer)["tool_calls"]]
+        assert reason(answer) == "tool_calls"
+    assert arguments == ['{"city": "Oslo"}', '{"city": "Bergen"}']
+    assert driver.runs[0].closed.is_set()
+
+
+def test_call_cut_by_the_limit_leaves_the_whole_ones_before_it() -> None:
+    text = CALL + "\n" + CALL.replace("Oslo", "Bergen")[:-20]
+    script: Script = [*split_text(text)[:-1], [Finished(reason="length", usage=Usage(7, 9, 0))]]
+    answer = chat(served(ScriptPlayer(script)), tools=[WEATHER], tool_choice="required")
+    assert [c["function"]["arguments"] for c in message(answer)["tool_calls"]] == [
+        '{"city": "Oslo"}'
+    ]
+    assert reason(answer) == "tool_calls"
 
 
 def test_answer_cut_inside_a_call_finishes_with_length() -> None:

@@ -43,7 +43,7 @@ def calls(form: str, *names: str) -> str:
 def test_call_grammar_in_every_familys_format(form: str, limits: GrammarLimits) -> None:
     shape = FORMS[form].shape
     one = Constraint(tools=TOOLS, shape=shape)
-    several = Constraint(tools=TOOLS, shape=shape, parallel=True)
+    several = Constraint(tools=TOOLS, shape=shape, most=8)
     assert said(one, limits, calls(form, "get_weather"))
     assert said(one, limits, calls(form, "get"))
     assert not said(one, limits, calls(form, "rm"))
