@@ -290,7 +290,6 @@ BODIES: dict[str, Schema] = {
         metadata=mapping("Repeated in the response.", {"a": "b"}),
         user=USER,
         safety_identifier=text("Repeated in the response."),
-        max_tool_calls=count("Repeated in the response.", 1, openai.MAX_TOKENS, 8),
         prompt_cache_key=SESSION,
         **REPORT,
     ),
