@@ -12,7 +12,7 @@ from .questions import Question
 from .verdict import Answer, Verdict, judged
 
 LIMIT = 75.0  # seconds from a request to the end of its answer
-PAUSE = 0.05  # seconds between two reads of a slow client
+SLICE = 4096  # bytes that a slow client reads at once, at most
 MOST = 16 << 20  # bytes of an answer
 
 
@@ -132,12 +132,12 @@ class Client:
             while True:
                 if connection.sock:
                     connection.sock.settimeout(left())
-                piece = answer.read1(int(question.slow * PAUSE) or 1 << 16)
+                piece = answer.read1(SLICE if question.slow else 1 << 16)
                 if not piece:
                     break
                 data += piece
                 if question.slow:
-                    time.sleep(PAUSE)
+                    time.sleep(len(piece) / question.slow)
                 if len(data) > MOST or time.monotonic() > until:
                     raise TimeoutError
         except TimeoutError:
