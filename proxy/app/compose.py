@@ -6,7 +6,7 @@ import atexit
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..backends.chatglm.models import bundled_instead, listens, missing
 from ..backends.chatglm.protocol import Load
 from ..backends.driver import Driver
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
+from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..config import BackendConfig, Settings, SettingsError
@@ -190,7 +191,7 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
 
 def backend_of(settings: Settings, config: BackendConfig) -> Backend:
     """Raises SettingsError."""
-    make = _chatglm if config.file else _llamacpp
+    make = DRIVERS["chatglm" if config.file else config.kind]
     return Backend(
         config.name,
         config.address,
@@ -247,6 +248,18 @@ def _llamacpp(settings: Settings, config: BackendConfig) -> Driver:
     )
 
 
+def _openai(settings: Settings, config: BackendConfig) -> Driver:
+    return OpenAIServer(
+        config.url,
+        model=config.model,
+        timeout=settings.timeout,
+        connect_timeout=settings.connect_timeout,
+        tick=settings.sse_ping_interval,
+        api_key=config.api_key or "",
+        lenient=settings.ignore_unsupported,
+    )
+
+
 def _embedder(settings: Settings, urls: Sequence[str], gift: Gift) -> Embedder | None:
     """The servers that only make embeddings or rankings, with a queue of their own; None if none is
     configured."""
@@ -289,3 +302,12 @@ def _chatglm(settings: Settings, config: BackendConfig) -> Driver:
         tick=settings.sse_ping_interval,
         lenient=settings.ignore_unsupported,
     )
+
+
+# By the kind of a backend.
+DRIVERS: Mapping[str, Callable[[Settings, BackendConfig], Driver]] = {
+    "auto": _llamacpp,
+    "llamacpp": _llamacpp,
+    "chatglm": _chatglm,
+    "openai": _openai,
+}

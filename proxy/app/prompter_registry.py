@@ -38,14 +38,14 @@ class Prompters:
 
     def __call__(self, model: str) -> Prompter | Unrendered:
         """The first backend of the pool that reports a template determines it for the whole pool,
-        so that an old server gets the template of a newer one."""
-        reported = None
-        for backend in self._registry.pool(model):
-            if (caps := backend.caps) is not None:
-                if caps.native:
-                    return Unrendered()
-                if reported is None and caps.template:
-                    reported = caps
+        so that an old server gets the template of a newer one. If all of them render prompts
+        themselves, none is needed."""
+        reported, known = None, [b.caps for b in self._registry.pool(model) if b.caps is not None]
+        for caps in known:
+            if reported is None and caps.template:
+                reported = caps
+        if known and all(caps.native for caps in known):
+            return Unrendered()
         key = ("", "", "", True)
         if reported is not None:
             source = reported.template if self._auto else ""

@@ -52,7 +52,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     messages describe how to call tools, and the task's grammar enforces it."""
     request = task.request
     tools = [tool_dict(tool) for tool in request.tools] if callable_tools(request) else []
-    messages = [_message(message) for message in request.messages]
+    messages = [message_dict(message) for message in request.messages]
     if task.tool_form:
         messages, tools = _messages(request, tools), []
     kwargs = dict(request.template_kwargs)
@@ -109,7 +109,8 @@ def _messages(request: CompletionRequest, tools: list[dict[str, Any]]) -> list[d
     return messages
 
 
-def _message(message: Message) -> dict[str, Any]:
+def message_dict(message: Message) -> dict[str, Any]:
+    """A message in OpenAI's form."""
     out: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.media:
         out["content"] = _parts(message)
@@ -205,6 +206,8 @@ class RelayRun(LlamaRun):
         usage = part.usage
         if usage is not None:
             self.prompt_tokens, self.pieces = usage.prompt_tokens, usage.completion_tokens
+            if usage.prompt_tokens_details is not None:
+                self.cached = max(0, usage.prompt_tokens_details.cached_tokens)
         if part.choices:
             self._left -= 1
             if self._reason is None and (self._left < 0 or self.pieces > self._limit + SURPLUS):
@@ -226,14 +229,16 @@ class RelayRun(LlamaRun):
 
     def _choice(self, choice: openai_stream.WireChoice, batch: Batch) -> None:
         delta = choice.delta
-        if delta.reasoning_content:
-            self._check_length(len(delta.reasoning_content))
-            batch.append(ReasoningDelta(delta.reasoning_content))
+        reasoning = delta.reasoning_content or delta.reasoning
+        if reasoning:
+            self._check_length(len(reasoning))
+            batch.append(ReasoningDelta(reasoning))
         logprobs = choice.logprobs.content if choice.logprobs is not None else None
-        if delta.content or logprobs:
-            self._check_length(len(delta.content or ""))
+        text = delta.content or choice.text or ""
+        if text or logprobs:
+            self._check_length(len(text))
             tokens = servercpp.logprobs(logprobs or (), self._top or 0)
-            batch.append(TextDelta(delta.content or "", tokens))
+            batch.append(TextDelta(text, tokens))
         for call in delta.tool_calls or ():
             name, arguments = call.function.name or "", call.function.arguments or ""
             self._check_length(len(name) + len(arguments))

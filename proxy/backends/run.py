@@ -96,9 +96,7 @@ class LlamaRun:
                 since = self._silent(since, self._tick)
                 yield []
             if exchange.status != 200:
-                status = exchange.status
-                told_why = exchange.read_all(self._tick, MAX_BODY)
-                raise refusal(status, told_why, secret=self._secret, completion=True)
+                raise self._refused(exchange.status, exchange.read_all(self._tick, MAX_BODY))
             while True:
                 data = exchange.read(gather if self.begun else 0.0)
                 if data is None:
@@ -143,6 +141,10 @@ class LlamaRun:
             ) from None
         finally:
             exchange.close()
+
+    def _refused(self, status: int, data: bytes) -> GatewayError:
+        """The error for a status other than 200."""
+        return refusal(status, data, secret=self._secret, completion=True)
 
     def _silent(self, since: float, seconds: float) -> float:
         """When the silence began that now lasts so many seconds more. Raises UpstreamTimeout."""

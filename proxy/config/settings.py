@@ -50,8 +50,11 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
         str, _one_backend("model name to serve; default: the name the server reports")
     ] = ""
     kind: Annotated[
-        Literal["auto", "llamacpp", "chatglm"],
-        _one_backend("driver; auto: detect it from the server"),
+        Literal["auto", "llamacpp", "chatglm", "openai"],
+        _one_backend(
+            "driver; auto: a server.cpp, detected; openai: a server with OpenAI's API, by a url"
+            " that ends with /v1"
+        ),
     ] = "auto"
     slots: Annotated[int, _one_backend("parallel requests; 0: use --slots", ge=0, le=1024)] = 0
     ctx_size: Annotated[int, _one_backend("tokens per slot; 0: use --ctx-size", ge=0)] = 0
@@ -507,12 +510,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def backends(self) -> tuple[BackendConfig, ...]:
         """All configured backends: the addresses, the model files, then the file's tables, with
         names, kinds, slots and context sizes filled in."""
+
+        def name(backend: BackendConfig) -> str:
+            place = Path(backend.file).stem or backend.url.partition("://")[2]
+            # One address has many models, each with a backend of its own.
+            return f"{place}/{backend.model}" if backend.kind == "openai" else place
+
         servers = (BackendConfig(url=url) for url in self.llama_api)
         models = (BackendConfig(file=file) for file in self.chatglm_model)
         return tuple(
             msgspec.structs.replace(
                 backend,
-                name=backend.name or Path(backend.file).stem or backend.url.partition("://")[2],
+                name=backend.name or name(backend),
                 kind="chatglm" if backend.file else backend.kind,
                 # A ChatGLM model runs one request at a time.
                 slots=1 if backend.file else backend.slots or self.slots,

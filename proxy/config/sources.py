@@ -132,10 +132,11 @@ def _backends(raw: Any, path: str) -> tuple[BackendConfig, ...]:
             raise SettingsError(f"{source}: set url, or file for a ChatGLM model")
         if values.keys() >= {"url", "file"}:
             raise SettingsError(f"{source}: set either url or file, not both")
-        fits = ("auto", "chatglm") if "file" in values else ("auto", "llamacpp")
+        fits = ("auto", "chatglm") if "file" in values else ("auto", "llamacpp", "openai")
         if values.get("kind", "auto") not in fits:
             key = "file" if "file" in values else "url"
-            raise SettingsError(f"{source}: kind: a backend with a {key} is {fits[1]}")
+            kinds = " or ".join(fits[1:])
+            raise SettingsError(f"{source}: kind: a backend with a {key} is {kinds}")
         backends.append(BackendConfig(**values))
     return tuple(backends)
 

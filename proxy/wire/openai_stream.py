@@ -1,9 +1,10 @@
-"""Chunks of a /v1/chat/completions stream from llama-server: bytes in, values out.
+"""Chunks of a /v1/chat/completions or /v1/completions stream: bytes in, values out.
 
-The format is OpenAI's (see its API reference); llama-server adds `reasoning_content`, `timings`,
-`prompt_progress` and, with `verbose`, the `__verbose` form of the chunk. It repeats the empty first
-delta with each progress, and sends the usage in a chunk without choices after the one with the
-finish reason.
+The format is OpenAI's (see its API reference); /v1/completions has `text` instead of a delta. Most
+servers add `reasoning_content`; Ollama, vLLM and OpenRouter name it `reasoning`. llama-server adds
+`timings`, `prompt_progress` and, with `verbose`, the `__verbose` form of the chunk. It repeats the
+empty first delta with each progress, and sends the usage in a chunk without choices after the one
+with the finish reason.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class WireCall(Struct):
 class WireDelta(Struct):
     content: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: list[WireCall] | None = None
 
 
@@ -42,13 +44,19 @@ class WireLogprobs(Struct):
 
 class WireChoice(Struct):
     delta: WireDelta = msgspec.field(default_factory=WireDelta)
+    text: str | None = None
     finish_reason: str | None = None
     logprobs: WireLogprobs | None = None
+
+
+class WirePromptDetails(Struct):
+    cached_tokens: int = 0
 
 
 class WireUsage(Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_tokens_details: WirePromptDetails | None = None
 
 
 class WireVerbose(Struct):

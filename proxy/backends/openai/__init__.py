@@ -1,0 +1,1 @@
+"""Servers that speak OpenAI's API: vLLM, SGLang, Ollama, LM Studio, another slotproxy …"""

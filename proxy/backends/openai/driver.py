@@ -1,0 +1,200 @@
+"""The driver for a server that speaks OpenAI's API: vLLM, SGLang, Ollama, LM Studio, a cloud …
+
+Strategy. The server renders prompts and holds its caches itself, so a slot is a place in its batch:
+the scheduler bounds how many requests it gets, and sends a conversation back to the server that has
+its prefix. Requests are always streamed, since only closing a stream ends a generation. A probe
+only lists the models, because a token may cost money.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...core.decoding import decoded
+from ...core.task import Task
+from ...core.vectors import Embedded
+from ...errors import (
+    BackendDown,
+    PoolTimeout,
+    Unsupported,
+    UpstreamFault,
+    UpstreamTimeout,
+)
+from ...runtime.blocking import NativeThreads, run_in_native_thread
+from ...runtime.cancel import Cancel
+from .. import vectors
+from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
+from ..http import ConnectionPool
+from ..questions import ProbeSession
+from .model_list import ListedModel, models
+from .payload import path, payload
+from .refusals import refused
+from .run import OpenAIRun
+from .server_types import BY_OWNER, OLLAMA, UNKNOWN, ServerType
+
+GET_TIMEOUT = 5.0  # seconds for a whole answer
+TOKENIZE_TIMEOUT = 60.0  # seconds
+_threads = NativeThreads(4)
+
+
+class OpenAIServer(Driver):
+    """A driver for one model of the server at `url`, which ends with /v1 as a rule. Without
+    `model`, it is the only one that the server lists."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str = "",
+        timeout: float = 600.0,
+        connect_timeout: float = 5.0,
+        tick: float = 15.0,
+        api_key: str = "",
+        lenient: bool = False,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._wanted = model
+        self._model = model
+        self._timeout = timeout
+        self._tick = min(tick or timeout, timeout)
+        self._secret = api_key
+        self._lenient = lenient
+        self._server = UNKNOWN
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._pool = ConnectionPool(
+            self._url, timeout=timeout, connect_timeout=connect_timeout, headers=self._headers
+        )
+        root = "{0.scheme}://{0.netloc}".format(urlsplit(self._url))
+        self._root = ConnectionPool(
+            root, timeout=timeout, connect_timeout=connect_timeout, headers=self._headers
+        )
+
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        listed, is_ollama = run_in_native_thread(self._questions, _threads)
+        model = self._chosen(listed)
+        self._model = model.name
+        self._server = server = BY_OWNER.get(model.owner) or (OLLAMA if is_ollama else UNKNOWN)
+        return Capabilities(
+            dialect=server.name,
+            slots=server.slots,
+            n_ctx=model.n_ctx,
+            queues=True,
+            truncates=False,
+            honours_seed=True,
+            native=True,
+            chat=True,
+            json_schema=True,
+            tokenize=server.tokenizes,
+            ram_cache=True,
+            vision=True,  # it refuses an image itself if its model has no eyes
+            audio=True,
+            lacks=server.lacks,
+            models=(model.name,),
+        )
+
+    def _questions(self) -> tuple[tuple[ListedModel, ...], bool]:
+        """The models that the server lists, and whether it is Ollama. Raises BackendDown."""
+        with ProbeSession(self._headers) as session:
+            status, data = session.get(f"{self._url}/models", GET_TIMEOUT)
+            if status in (401, 403):
+                raise BackendDown("the backend rejects our API key")
+            if status == 404:
+                raise BackendDown("the backend has no /models: does its url end with /v1?")
+            if status != 200:
+                raise BackendDown(f"the backend responds with status {status} to /models")
+            try:
+                listed = models(decoded(data))
+            except ValueError:
+                raise BackendDown("the backend's list of models is invalid") from None
+            if any(model.owner in BY_OWNER for model in listed):
+                return listed, False
+            root = "{0.scheme}://{0.netloc}".format(urlsplit(self._url))
+            status, data = session.get(f"{root}/api/version", GET_TIMEOUT)
+            return listed, status == 200 and b'"version"' in data[:200]
+
+    def _chosen(self, listed: Sequence[ListedModel]) -> ListedModel:
+        """Raises BackendDown."""
+        names = [model.name for model in listed]
+        if not names:
+            raise BackendDown("the backend lists no models")
+        if self._wanted:
+            # Ollama adds a tag to a name without one.
+            for model in listed:
+                if model.name in (self._wanted, f"{self._wanted}:latest"):
+                    return model
+            raise BackendDown(f"the backend does not list the model {self._wanted}")
+        if len(names) > 1:
+            raise BackendDown(
+                f"the backend lists {len(names)} models: set `model` of this [[backend]] to one of"
+                f" them, for example {names[0]!r}; use a [[backend]] for each"
+            )
+        return listed[0]
+
+    def alive(self) -> bool:
+        try:
+            status, _ = self._pool.ask("GET", "/models", timeout=GET_TIMEOUT, short=True)
+        except PoolTimeout:
+            return True  # every connection is in use, so the traffic shows its health
+        except (UpstreamFault, UpstreamTimeout):
+            return False
+        return status == 200
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
+        body = payload(task, self._model, self._server, self._lenient)
+        exchange = self._pool.send("POST", path(task), body, cancel, self._tick)
+        return OpenAIRun(exchange, task, caps, self._timeout, self._tick, self._secret)
+
+    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
+        if not self._server.tokenizes:
+            raise _cannot_tokenize(self._server)
+        body = {"model": self._model, "prompt": text, "add_special_tokens": special}
+        tokens = self._value("/tokenize", body, cancel).get("tokens")
+        if isinstance(tokens, list) and all(type(token) is int for token in tokens):
+            return tokens
+        raise UpstreamFault("the backend returned invalid tokens")
+
+    def detokenize(self, tokens: list[int]) -> str:
+        if not self._server.tokenizes:
+            raise _cannot_tokenize(self._server)
+        text = self._value("/detokenize", {"model": self._model, "tokens": tokens}).get("prompt")
+        if isinstance(text, str):
+            return text
+        raise UpstreamFault("the backend returned invalid text")
+
+    def n_vocab(self) -> None:
+        return None  # it checks token ids itself
+
+    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
+        return vectors.embed(self._ask, inputs, caps, cancel)
+
+    def close(self) -> None:
+        self._pool.close()
+        self._root.close()
+
+    def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:
+        assert isinstance(body, dict)
+        named = {**body, "model": self._model}
+        return self._post(self._pool, path.removeprefix("/v1"), named, cancel=cancel)
+
+    def _value(self, path: str, body: object, cancel: Cancel | None = None) -> Mapping[str, Any]:
+        timeout = min(self._timeout, TOKENIZE_TIMEOUT)
+        data = self._post(self._root, path, body, timeout=timeout, cancel=cancel, short=True)
+        try:
+            value = decoded(data)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            return value
+        raise UpstreamFault("the backend returned invalid JSON")
+
+    def _post(self, pool: ConnectionPool, path: str, body: object, **options: Any) -> bytes:
+        status, data = pool.ask("POST", path, body, **options)
+        if status != 200:
+            raise refused(status, data, self._secret)
+        return data
+
+
+def _cannot_tokenize(server: ServerType) -> Unsupported:
+    return Unsupported(f"this model's backend ({server.name}) cannot count or convert tokens")

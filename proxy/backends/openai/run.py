@@ -1,0 +1,59 @@
+"""A completion stream of a server that speaks OpenAI's API.
+
+The server's own parsers and grammars are trusted for nothing: an answer without the call that the
+client requires is an error, and a document is validated behind this run, as on any backend without
+our grammars.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...core.events import Batch, Finished, FinishReason, ToolCallDelta
+from ...core.task import Task
+from ...errors import GatewayError
+from ...prompting.constraints import callable_tools, must_call
+from ...prompting.output_validation import InvalidOutput
+from ..driver import Capabilities
+from ..http import Exchange
+from ..relay import RelayRun
+from .refusals import refused
+
+LONGEST_ANSWER = 1 << 18  # tokens of an answer for which the client set no limit
+
+
+class OpenAIRun(RelayRun):
+    def __init__(
+        self,
+        exchange: Exchange,
+        task: Task,
+        caps: Capabilities,
+        timeout: float,
+        tick: float,
+        secret: str = "",
+    ) -> None:
+        if task.request.max_tokens is None:
+            task = msgspec.structs.replace(task, max_tokens=LONGEST_ANSWER)
+        super().__init__(exchange, task, caps, timeout, tick, -1, secret)
+        request = task.request
+        self._called = False
+        self._must_call = request.is_chat and must_call(request)
+        self._callable = {tool.name for tool in callable_tools(request)}
+
+    def _refused(self, status: int, data: bytes) -> GatewayError:
+        return refused(status, data, self._secret)
+
+    def _event(self, payload: bytes, batch: Batch) -> bool:
+        before = len(batch)
+        over = super()._event(payload, batch)
+        for event in batch[before:]:
+            if isinstance(event, ToolCallDelta) and event.name:
+                if event.name not in self._callable:
+                    raise InvalidOutput("the model called a function that it may not call")
+                self._called = True
+        return over
+
+    def _end(self, reason: FinishReason) -> Finished:
+        if self._must_call and not self._called and reason != "length":
+            raise InvalidOutput("the model did not call a function, as tool_choice requires")
+        return super()._end("tool_calls" if self._called and reason == "stop" else reason)

@@ -1,0 +1,71 @@
+"""What each server that speaks OpenAI's API takes beyond it.
+
+A server tells its type in ``owned_by`` of the models that it lists; Ollama, which writes the
+owner of the model there, answers at ``/api/version``. A server of unknown type gets OpenAI's own
+fields only: many refuse, or silently ignore, any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from ...core.sampling import FIELDS
+
+# OpenAI's own sampling fields (see "Create chat completion" in its API reference). Their names and
+# meanings are server.cpp's, too, except for the form of logit_bias.
+STANDARD: Mapping[str, str] = {
+    name: name
+    for name in (
+        "temperature",
+        "top_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "seed",
+        "logit_bias",
+    )
+}
+_VLLM = {
+    **STANDARD,
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+    "ignore_eos": "ignore_eos",
+}
+
+
+class ServerType(Struct, frozen=True, kw_only=True):
+    """`name` is shown as the dialect in /v1/backends. `sampling` maps server.cpp's names to the
+    server's. `slots`: requests that it serves in parallel by default. `tokenizes`: it has vLLM's
+    /tokenize. `continues`: it continues an answer that the client begins. `limit` is the name of
+    the field for the maximum length of an answer."""
+
+    name: str
+    sampling: Mapping[str, str]
+    slots: int = 8
+    tokenizes: bool = False
+    continues: bool = False
+    limit: str = "max_tokens"
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """The sampling fields that it does not support, by server.cpp's names."""
+        return frozenset(FIELDS) - frozenset(self.sampling)
+
+
+_EVERY_FIELD = {**{name: name for name in FIELDS}, **STANDARD}
+
+UNKNOWN = ServerType(name="openai", sampling=STANDARD)
+OLLAMA = ServerType(name="ollama", sampling=STANDARD, slots=4)
+_CLOUD = ServerType(name="openai cloud", sampling=STANDARD, limit="max_completion_tokens", slots=64)
+# By the `owned_by` of a model.
+BY_OWNER: Mapping[str, ServerType] = {
+    "vllm": ServerType(name="vllm", sampling=_VLLM, slots=64, tokenizes=True, continues=True),
+    "sglang": ServerType(name="sglang", sampling=_VLLM, slots=64, continues=True),
+    "llamacpp": ServerType(name="llama-server", sampling=_EVERY_FIELD, slots=4, continues=True),
+    "slotproxy": ServerType(name="slotproxy", sampling=_EVERY_FIELD, slots=16, continues=True),
+    "openai": _CLOUD,
+    "openai-internal": _CLOUD,
+    "system": _CLOUD,
+}

@@ -1,0 +1,206 @@
+"""Servers that speak OpenAI's API as backends: llama-server through its /v1, another slotproxy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import ollama
+import openai
+import pytest
+import requests
+
+from tests.integration.test_smollm2 import CAPITAL, LIGHTHOUSE, WEATHER, said
+from tools.processes import Gateway, ModelServer
+
+CHAIN = "slotproxy in front of a server of 2023"
+LLAMA = "llama-server"
+QUESTION = f"{LIGHTHOUSE}\n\nWho built the lighthouse?"
+ANSWER = "Flora MacPhail"
+
+
+pytestmark = pytest.mark.slow
+
+
+def table(url: str, model: str = "", **more: Any) -> str:
+    """A configuration file with one backend."""
+    fields = {"kind": "openai", "url": f"{url}/v1", "slots": 2, **more}
+    if model:
+        fields["model"] = model
+    lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
+    return "\n".join(["[[backend]]", *lines, ""])
+
+
+@pytest.fixture(scope="module", params=[CHAIN, LLAMA])
+def ours(
+    request: pytest.FixtureRequest,
+    start_server: Callable[..., ModelServer],
+    module_gateway: Callable[..., Gateway],
+    tmp_path_factory: pytest.TempPathFactory,
+    smollm2_model: Path,
+) -> Iterator[str]:
+    """The address of a slotproxy whose only backend speaks OpenAI's API."""
+    if request.param == LLAMA:
+        url = start_server("llama-2026", model=smollm2_model, extra=["--jinja"]).url
+    else:
+        server = start_server("llama-2023", model=smollm2_model)
+        url = module_gateway(
+            "--llama-api", server.url, "--slots", "2", "--chat-template", "chatml"
+        ).url
+    file = tmp_path_factory.mktemp("config") / "slotproxy.toml"
+    file.write_text(table(url))
+    yield module_gateway("--config", str(file)).url
+
+
+def ask(ours: str, text: str, **fields: Any) -> Any:
+    messages = [{"role": "user", "content": text}]
+    body = {"messages": messages, "temperature": 0, "repeat_penalty": 1.0, **fields}
+    answer = requests.post(f"{ours}/v1/chat/completions", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_the_backend_is_shown_with_its_type_and_model(ours: str) -> None:
+    (backend,) = requests.get(f"{ours}/v1/backends", timeout=10).json()["data"]
+    assert backend["state"] == "up"
+    assert backend["found"]["dialect"] in ("llama-server", "slotproxy")
+    (model,) = requests.get(f"{ours}/v1/models", timeout=10).json()["data"]
+    assert model["id"] == backend["model"]
+
+
+def test_a_chat_is_answered_with_its_usage(ours: str) -> None:
+    answer = ask(ours, QUESTION, max_tokens=64)
+    assert ANSWER in answer["choices"][0]["message"]["content"]
+    assert answer["usage"]["prompt_tokens"] > 10
+    assert 1 < answer["usage"]["completion_tokens"] <= 64
+
+
+def test_the_openai_client_streams(ours: str) -> None:
+    client = openai.OpenAI(base_url=f"{ours}/v1", api_key="none")
+    with client:
+        parts = client.chat.completions.create(
+            model="any",
+            messages=[{"role": "user", "content": QUESTION}],
+            max_tokens=40,
+            temperature=0,
+            stream=True,
+        )
+        text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    assert ANSWER in text
+
+
+def test_the_anthropic_client_streams(ours: str) -> None:
+    with anthropic.Anthropic(base_url=ours, api_key="none") as client:
+        answer = client.messages.create(
+            model="any",
+            max_tokens=30,
+            extra_body={"temperature": 0},
+            messages=[{"role": "user", "content": QUESTION}],
+        )
+    assert answer.content[0].type == "text"
+    assert ANSWER in answer.content[0].text
+
+
+def test_the_ollama_client_chats(ours: str) -> None:
+    client = ollama.Client(host=ours)
+    answer = client.chat(
+        model="any",
+        messages=[{"role": "user", "content": QUESTION}],
+        options={"temperature": 0, "num_predict": 30, "repeat_penalty": 1.0},
+    )
+    assert ANSWER in (answer.message.content or "")
+
+
+def test_a_document_matches_its_schema(ours: str) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "capital", "schema": CAPITAL}}
+    answer = ask(ours, "What is the capital of France?", response_format=form, max_tokens=60)
+    assert list(json.loads(answer["choices"][0]["message"]["content"])) == ["capital"]
+
+
+def test_a_required_call_is_made_or_the_answer_is_an_error(ours: str) -> None:
+    """llama-server lets free text come before the call that it enforces, without an end here."""
+    body = {
+        "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+        "tools": [WEATHER],
+        "tool_choice": "required",
+        "temperature": 0,
+        "max_tokens": 100,
+    }
+    answer = requests.post(f"{ours}/v1/chat/completions", json=body, timeout=120)
+    if answer.status_code != 200:
+        assert answer.json()["error"]["code"] == "invalid_output"
+        return
+    choice = answer.json()["choices"][0]
+    if choice["finish_reason"] == "length":
+        return
+    assert choice["finish_reason"] == "tool_calls"
+    (call, *_) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
+    assert isinstance(json.loads(call["function"]["arguments"])["city"], str)
+
+
+def test_a_raw_prompt_is_completed(ours: str) -> None:
+    body = {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+    answer = requests.post(f"{ours}/v1/completions", json=body, timeout=60).json()
+    assert "Paris" in answer["choices"][0]["text"]
+
+
+def test_a_stop_string_of_the_client_ends_the_answer(ours: str) -> None:
+    answer = ask(ours, QUESTION, stop=["MacPhail"], max_tokens=60)
+    choice = answer["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["content"].endswith("Flora ")
+
+
+def test_a_limit_ends_the_answer(ours: str) -> None:
+    answer = ask(ours, "Tell me a long story.", max_tokens=5)
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 5
+
+
+def test_a_prompt_that_does_not_fit_is_a_400_that_says_so(ours: str) -> None:
+    body = {"messages": [{"role": "user", "content": "word " * 9000}], "max_tokens": 5}
+    answer = requests.post(f"{ours}/v1/chat/completions", json=body, timeout=120)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_many_requests_share_the_slots(ours: str) -> None:
+    """Twelve at once over two slots: all are answered, none is refused."""
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(
+            pool.map(lambda n: ask(ours, f"Say the number {n}.", max_tokens=8), range(12))
+        )
+    assert all(answer["choices"][0]["message"]["content"] for answer in answers)
+
+
+def test_a_pool_of_both_kinds_survives_the_loss_of_either(
+    start_server: Callable[..., ModelServer],
+    module_gateway: Callable[..., Gateway],
+    gateway: Callable[..., Gateway],
+    tmp_path: Path,
+    smollm2_model: Path,
+) -> None:
+    near = start_server("llama-2023", model=smollm2_model)
+    behind = start_server("llama-2023", model=smollm2_model)
+    flags = ("--slots", "2", "--chat-template", "chatml", "--alias", "smol")
+    far = module_gateway("--llama-api", behind.url, *flags)
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(table(far.url, model="smol") + table_of_2023(near.url))
+    one = gateway("--config", str(file), "--chat-template", "chatml")
+
+    assert ANSWER in said(ask(one.url, QUESTION, max_tokens=64))
+    near.kill()
+    assert ANSWER in said(ask(one.url, QUESTION, max_tokens=64))
+    near.start()
+    requests.get(f"{one.url}/readyz", timeout=10)
+    behind.kill()
+    assert ANSWER in said(ask(one.url, QUESTION, max_tokens=64))
+
+
+def table_of_2023(url: str) -> str:
+    return f'[[backend]]\nurl = "{url}"\nmodel = "smol"\nslots = 2\n'

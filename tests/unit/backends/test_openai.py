@@ -1,0 +1,365 @@
+"""Servers that speak OpenAI's API: what they are sent, and what their answers become.
+
+The lists, chunks and messages of vLLM, SGLang, Ollama, LM Studio and llama-cpp-python's server are
+written as their documentation and reports of their users have them, not recorded here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.backends.driver import Capabilities
+from proxy.backends.openai.driver import OpenAIServer
+from proxy.backends.openai.model_list import models
+from proxy.backends.openai.payload import payload
+from proxy.backends.openai.refusals import refused
+from proxy.backends.openai.server_types import BY_OWNER, OLLAMA, UNKNOWN
+from proxy.core.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta
+from proxy.core.request import CompletionRequest, Message, OutputFormat, Tool, ToolChoice
+from proxy.core.task import Task
+from proxy.core.usage import Usage
+from proxy.errors import (
+    AnswerCut,
+    BackendBusy,
+    BackendDown,
+    ContextExceeded,
+    Unsupported,
+    UpstreamFault,
+)
+from proxy.prompting.output_validation import InvalidOutput
+from proxy.runtime.cancel import Cancel
+
+from .rawserver import RawServer, Step, chunk, head
+
+USER = Message(role="user", content="Hi")
+WEATHER = Tool("get_weather", "the weather", {"type": "object"})
+CAPS = Capabilities(dialect="openai", queues=True, native=True, truncates=False)
+VLLM = BY_OWNER["vllm"]
+
+
+def task(**request: Any) -> Task:
+    fields = {"messages": (USER,), **request}
+    made = CompletionRequest(**fields)
+    return Task(
+        prompt="".join(map(str, made.prompts)),
+        max_tokens=made.max_tokens or 4096,
+        sampling=made.sampling,
+        logprobs=made.logprobs,
+        backend_templates=True,
+        request=made,
+    )
+
+
+# -- requests --------------------------------------------------------------------------------------
+
+
+def test_a_chat_asks_for_a_stream_with_usage() -> None:
+    assert payload(task(max_tokens=9, sampling={"temperature": 0.5}), "m", UNKNOWN) == {
+        "model": "m",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.5,
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
+
+
+def test_without_a_limit_the_server_chooses_one() -> None:
+    assert "max_tokens" not in payload(task(), "m", UNKNOWN)
+
+
+def test_openai_itself_has_another_name_for_the_limit() -> None:
+    body = payload(task(max_tokens=9), "m", BY_OWNER["openai"])
+    assert body["max_completion_tokens"] == 9
+    assert "max_tokens" not in body
+
+
+def test_vllm_gets_its_own_names_of_sampling_fields() -> None:
+    body = payload(task(sampling={"top_k": 40, "repeat_penalty": 1.1}), "m", VLLM)
+    assert (body["top_k"], body["repetition_penalty"]) == (40, 1.1)
+
+
+def test_a_field_that_the_server_lacks_is_refused_by_name() -> None:
+    with pytest.raises(Unsupported, match="top_k is not supported") as caught:
+        payload(task(sampling={"top_k": 40}), "m", OLLAMA)
+    assert caught.value.param == "top_k"
+    assert "top_k" not in payload(task(sampling={"top_k": 40}), "m", OLLAMA, lenient=True)
+
+
+def test_a_neutral_value_of_a_field_that_the_server_lacks_is_left_out() -> None:
+    assert "mirostat" not in payload(task(sampling={"mirostat": 0}), "m", UNKNOWN)
+
+
+def test_biases_have_openais_form() -> None:
+    body = payload(task(sampling={"logit_bias": [[5, 1.5], [7, False]]}), "m", UNKNOWN)
+    assert body["logit_bias"] == {"5": 1.5, "7": -100.0}
+    with pytest.raises(Unsupported, match="token ids"):
+        payload(task(sampling={"logit_bias": [["a", 1]]}), "m", UNKNOWN)
+
+
+def test_tools_and_the_choice_are_passed_on() -> None:
+    body = payload(
+        task(
+            tools=(WEATHER,),
+            tool_choice=ToolChoice("named", "get_weather"),
+            parallel_tool_calls=False,
+        ),
+        "m",
+        UNKNOWN,
+    )
+    assert body["tools"][0]["function"]["name"] == "get_weather"
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "get_weather"}}
+    assert body["parallel_tool_calls"] is False
+
+
+def test_a_schema_is_passed_on() -> None:
+    output = OutputFormat("json_schema", {"type": "object"}, "thing", True)
+    assert payload(task(output=output), "m", UNKNOWN)["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "thing", "schema": {"type": "object"}, "strict": True},
+    }
+    any_object = payload(task(output=OutputFormat("json_object")), "m", UNKNOWN)
+    assert any_object["response_format"] == {"type": "json_object"}
+
+
+def test_a_begun_answer_is_continued_where_the_server_can() -> None:
+    begun = (USER, Message(role="assistant", content="The"))
+    assert payload(task(messages=begun), "m", VLLM)["continue_final_message"] is True
+    with pytest.raises(Unsupported, match="cannot continue an answer"):
+        payload(task(messages=begun), "m", OLLAMA)
+
+
+def test_a_raw_prompt_is_a_text_completion() -> None:
+    body = payload(task(messages=(), prompts=("Once",), max_tokens=3), "m", UNKNOWN)
+    assert body["prompt"] == "Once"
+    assert "messages" not in body
+
+
+# -- lists of models -------------------------------------------------------------------------------
+
+
+def test_the_context_is_read_under_each_servers_name() -> None:
+    (vllm,) = models({"data": [{"id": "q", "owned_by": "vllm", "max_model_len": 8192}]})
+    (llama,) = models({"data": [{"id": "q", "owned_by": "llamacpp", "meta": {"n_ctx": 4096}}]})
+    (ollama,) = models({"data": [{"id": "q:1b", "owned_by": "library"}]})
+    assert (vllm.n_ctx, llama.n_ctx, ollama.n_ctx) == (8192, 4096, 0)
+
+
+def test_an_odd_entry_is_left_out() -> None:
+    assert [m.name for m in models({"data": [{"id": 5}, None, {"id": "good"}]})] == ["good"]
+    with pytest.raises(ValueError, match="not a list of models"):
+        models({"models": []})
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "n_ctx"),
+    [
+        (
+            "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens"
+            " (4990 in the messages, 10 in the completion).",
+            5000,
+            4096,
+        ),
+        (
+            "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum"
+            " context length is 4096 tokens and your request has 12 input tokens",
+            12,
+            4096,
+        ),
+        (
+            "The decoder prompt (length 9000) is longer than the maximum model length of 4096.",
+            9000,
+            4096,
+        ),
+        (
+            "The input (9000 tokens) is longer than the model's context length (4096 tokens).",
+            9000,
+            4096,
+        ),
+        (
+            "Trying to keep the first 9000 tokens when context the overflows. However, the model is"
+            " loaded with context length of only 4096 tokens",
+            9000,
+            4096,
+        ),
+        ("Requested tokens (9000) exceed context window of 4096", 9000, 4096),
+        ("the request is longer than the context length of 4096", 4097, 4096),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_recognized(words: str, asked: int, n_ctx: int) -> None:
+    error = refused(400, json.dumps({"error": {"message": words}}).encode())
+    assert isinstance(error, ContextExceeded)
+    assert error.extra == {"n_prompt_tokens": asked, "n_ctx": n_ctx}
+
+
+def test_other_refusals_keep_their_meaning() -> None:
+    assert isinstance(refused(429, b"{}"), BackendBusy)
+    assert "check its url and model" in refused(404, b'{"error": "model not found"}').message
+    assert "API key" in refused(401, b"{}").message
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+
+def played(steps: list[Step], made: Task | None = None) -> list[Event]:
+    with RawServer(steps) as server:
+        driver = OpenAIServer(f"{server.url}/v1", model="m", timeout=5, tick=1)
+        try:
+            run = driver.stream(made or task(), -1, CAPS, Cancel())
+            return [event for batch in run for event in batch]
+        finally:
+            driver.close()
+
+
+def stream(*chunks: Any, done: bool = True) -> list[Step]:
+    lines = [f"data: {json.dumps(one)}\n\n" for one in chunks]
+    lines += ["data: [DONE]\n\n"] if done else []
+    return [head(None) + chunk("".join(lines).encode()) + b"0\r\n\r\n"]
+
+
+def delta(reason: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": reason}]}
+
+
+def call(name: str, arguments: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"index": 0, "id": "call_1", "type": "function", "function": function}
+
+
+def test_text_reasoning_and_usage_become_events() -> None:
+    usage = {
+        "prompt_tokens": 7,
+        "completion_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+    events = played(
+        stream(
+            delta(role="assistant", content=""),
+            delta(reasoning="Hm"),
+            delta(reasoning_content="m."),
+            delta(content="Good"),
+            delta("stop", content=" day"),
+            {"choices": [], "usage": usage},
+        )
+    )
+    assert "".join(e.text for e in events if isinstance(e, ReasoningDelta)) == "Hmm."
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "Good day"
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert (last.reason, last.usage) == ("stop", Usage(7, 3, 4))
+
+
+def test_a_text_completion_is_read() -> None:
+    answer = [
+        {"choices": [{"text": " upon", "finish_reason": None}]},
+        {"choices": [{"text": " a", "finish_reason": "length"}]},
+    ]
+    events = played(stream(*answer), task(messages=(), prompts=("Once",)))
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == " upon a"
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "length"
+
+
+def test_a_call_ends_with_tool_calls_whatever_the_server_says() -> None:
+    """Ollama says "stop" behind a call."""
+    events = played(
+        stream(delta(tool_calls=[call("get_weather", "{}")]), delta("stop")),
+        task(tools=(WEATHER,)),
+    )
+    assert any(isinstance(e, ToolCallDelta) and e.name == "get_weather" for e in events)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "tool_calls"
+
+
+def test_a_call_of_a_function_that_was_not_offered_is_an_error() -> None:
+    steps = stream(delta(tool_calls=[call("delete_all", "{}")]), delta("tool_calls"))
+    with pytest.raises(InvalidOutput, match="may not call"):
+        played(steps, task(tools=(WEATHER,)))
+
+
+def test_an_answer_without_the_required_call_is_an_error() -> None:
+    made = task(tools=(WEATHER,), tool_choice=ToolChoice("required"))
+    with pytest.raises(InvalidOutput, match="did not call"):
+        played(stream(delta("stop", content="It rains.")), made)
+
+
+def test_an_answer_without_an_end_is_an_error() -> None:
+    with pytest.raises(AnswerCut):
+        played(stream(delta(content="Good"), done=False))
+    with pytest.raises(UpstreamFault):
+        played(stream(delta(content="Good")))
+
+
+def test_an_answer_without_a_limit_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.backends.openai.run.LONGEST_ANSWER", 2)
+    monkeypatch.setattr("proxy.backends.relay.SURPLUS", 0)
+    events = played(stream(*[delta(content="a")] * 100))
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "length"
+    assert len(events) < 20
+
+
+def test_an_error_within_the_stream_is_raised() -> None:
+    with pytest.raises(UpstreamFault):
+        played(stream(delta(content="Good"), {"error": {"message": "out of memory", "code": 500}}))
+
+
+# -- probes ----------------------------------------------------------------------------------------
+
+
+def answered(document: Any, status: str = "200 OK") -> list[Step]:
+    data = json.dumps(document).encode()
+    return [head(len(data), status) + data]
+
+
+def probed(*answers: list[Step], model: str = "") -> Capabilities:
+    with RawServer([step for one in answers for step in one]) as server:
+        driver = OpenAIServer(f"{server.url}/v1", model=model)
+        try:
+            return driver.probe(5)
+        finally:
+            driver.close()
+
+
+def test_a_probe_finds_the_type_the_model_and_its_context() -> None:
+    entry = {"id": "qwen", "owned_by": "vllm", "max_model_len": 8192}
+    caps = probed(answered({"data": [entry]}))
+    assert (caps.dialect, caps.models, caps.n_ctx) == ("vllm", ("qwen",), 8192)
+    assert "top_k" not in caps.lacks
+    assert "mirostat" in caps.lacks
+
+
+def test_ollama_is_recognized_and_adds_its_tag() -> None:
+    entries = [{"id": "a:latest", "owned_by": "library"}, {"id": "b:1b", "owned_by": "library"}]
+    caps = probed(answered({"data": entries}), answered({"version": "0.12.3"}), model="a")
+    assert (caps.dialect, caps.models) == ("ollama", ("a:latest",))
+
+
+def test_a_server_with_many_models_needs_a_name() -> None:
+    listed = answered({"data": [{"id": "a"}, {"id": "b"}]})
+    with pytest.raises(BackendDown, match="lists 2 models: set `model`"):
+        probed(listed, answered({}, "404 Not Found"))
+
+
+def test_a_model_that_is_not_listed_is_named() -> None:
+    with pytest.raises(BackendDown, match="does not list the model c"):
+        probed(answered({"data": [{"id": "a"}]}), answered({}, "404 Not Found"), model="c")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("401 Unauthorized", "rejects our API key"),
+        ("404 Not Found", "does its url end with /v1"),
+        ("500 Oops", "status 500"),
+    ],
+)
+def test_a_probe_says_why_a_server_cannot_be_used(status: str, words: str) -> None:
+    with pytest.raises(BackendDown, match=words):
+        probed(answered({}, status))
