@@ -12,6 +12,7 @@ from .questions import Question
 from .verdict import Answer, Verdict, judged
 
 LIMIT = 75.0  # seconds from a request to the end of its answer
+AT_ONCE = 1.0  # seconds in which a connection that was closed while idle says so
 SLICE = 4096  # bytes that a slow client reads at once, at most
 MOST = 16 << 20  # bytes of an answer
 
@@ -60,13 +61,13 @@ class Client:
         until = time.monotonic() + LIMIT
         if question.slow or question.hang_up is not None:
             self.close()
-        kept = self._connection is not None
+        kept, begun = self._connection is not None, time.monotonic()
         try:
             return self._tried(question, until)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            idle = isinstance(error, ConnectionError | http.client.RemoteDisconnected)
-            if not (kept and idle):
+            closed = isinstance(error, ConnectionError | http.client.RemoteDisconnected)
+            if not (kept and closed and time.monotonic() < begun + AT_ONCE):
                 return Answer(0, "", b"", f"no answer: {type(error).__name__}: {error}")
         try:
             return self._tried(question, until)
