@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "server": {"", "app", "config", "runtime"},
     "wsgi": {"config", "server"},
-    "__main__": {"config", "server"},
+    "__main__": {"app", "config", "server"},
 }
 KNOWS_ALL = {"app"}  # the composition root
 

@@ -65,6 +65,10 @@ class RedisLog:
         except (self._error, OSError) as error:
             raise LogError(f"Redis is unavailable: {type(error).__name__}") from error
 
+    def ping(self) -> None:
+        """Check that Redis answers; nothing is read or written."""
+        self._ask(self._redis.ping)
+
     def agree(self, rules: bytes) -> None:
         """Set these rules, or check that they are the current ones. Call again within
         `RULES_LAST` seconds. Raises LogError if the other workers have other rules."""

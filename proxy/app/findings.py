@@ -1,0 +1,149 @@
+"""What `slotproxy doctor` concludes from what it found: pure, each finding with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+from ..backends.driver import Capabilities
+from ..backends.probe import ROUTER
+from ..config import BackendConfig, Settings
+from ..prompting import templates
+from ..prompting.sandbox import TemplateError
+
+Level = Literal["ok", "advice", "problem"]
+
+SMALL_CONTEXT = 4096  # tokens; the instructions of an agent alone are longer
+LITTLE_SPACE = 1 << 30  # bytes
+FEW_FILES = 1024  # open files; each client and each answer takes one
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Finding(Struct, frozen=True):
+    """One conclusion `about` a part. `remedy` says what to do, "" for nothing."""
+
+    level: Level
+    about: str
+    text: str
+    remedy: str = ""
+
+
+def of_backend(config: BackendConfig, caps: Capabilities, settings: Settings) -> Iterator[Finding]:
+    """Findings about a backend that answered."""
+    about = f"backend {config.name}"
+    if caps.dialect == ROUTER:
+        yield Finding("ok", about, "llama-server with several models (router mode)")
+        return
+    slots = config.slots or caps.slots
+    n_ctx = config.ctx_size or caps.n_ctx
+    model = config.model or (caps.models[0] if caps.models else "unknown model")
+    size = f" of {n_ctx} tokens" if n_ctx else ""
+    count = "1 slot" if slots == 1 else f"{slots or 'an unknown number of'} slots"
+    yield Finding("ok", about, f"{caps.dialect}, {model}, {count}{size}")
+    if not slots:
+        yield Finding(
+            "advice",
+            about,
+            "does not report its slots; slotproxy counts them when it starts",
+            "set `slots` to the server's -np if nothing else uses it",
+        )
+    if 0 < n_ctx < SMALL_CONTEXT and slots > 1:
+        yield Finding(
+            "advice",
+            about,
+            f"each slot has only {n_ctx} tokens: the server divides its context (-c) by -np",
+            f"start it with -c {2 * SMALL_CONTEXT * slots}, or a smaller -np",
+        )
+    if caps.native:
+        return
+    yield from _of_template(about, caps, settings)
+    if caps.modern_sampling and not (caps.slot_save or caps.ram_cache):
+        yield Finding(
+            "advice",
+            about,
+            "forgets the prompt of a slot that is needed for another one",
+            "start it with --slot-save-path FOLDER",
+        )
+
+
+def _of_template(about: str, caps: Capabilities, settings: Settings) -> Iterator[Finding]:
+    if settings.chat_template != "auto":
+        return
+    if not caps.template:
+        yield Finding(
+            "advice",
+            about,
+            "does not report a chat template: chats get a plain text format",
+            "name the model's format: --chat-template chatml (or another of templates/chat)",
+        )
+        return
+    try:
+        template = templates.compile(caps.template, about)
+    except TemplateError as error:
+        yield Finding(
+            "advice",
+            about,
+            f"its chat template cannot be used: {error}",
+            "name another one: --chat-template NAME",
+        )
+        return
+    if not template.takes_tools:
+        yield Finding(
+            "ok",
+            about,
+            "its chat template has no place for tools: they are described in the messages",
+        )
+
+
+def of_lost_backend(config: BackendConfig, error: str) -> Finding:
+    remedy = "start it, or correct its address (--llama-api, or url of its [[backend]])"
+    if "API key" in error:
+        remedy = "set api_key in a [[backend]] of the configuration file"
+    return Finding("problem", f"backend {config.name}", error, remedy)
+
+
+def of_access(settings: Settings, key_file_mode: int | None) -> Iterator[Finding]:
+    """`key_file_mode`: the permissions of --api-key-file, None without one."""
+    count = len(settings.keys)
+    if count:
+        keys = "1 API key" if count == 1 else f"{count} API keys"
+        yield Finding("ok", "access", f"{settings.host}:{settings.port}, {keys}")
+    elif settings.host in LOOPBACK or settings.host.startswith("unix:"):
+        yield Finding("ok", "access", f"{settings.host}:{settings.port}, this machine only")
+    else:
+        yield Finding(
+            "problem",
+            "access",
+            f"everybody who reaches {settings.host}:{settings.port} can use it without a key",
+            "set --api-key or --api-key-file, or listen on 127.0.0.1",
+        )
+    if key_file_mode is not None and key_file_mode & 0o077:
+        yield Finding(
+            "problem",
+            "access",
+            f"other users of this machine can read the keys in {settings.api_key_file}",
+            f"chmod 600 {settings.api_key_file}",
+        )
+
+
+def of_space(folder: str, free: int) -> Finding:
+    """`free` bytes for the data folder."""
+    free_gib = f"{free / (1 << 30):.1f} GiB free"
+    if free >= LITTLE_SPACE:
+        return Finding("ok", "data", f"{folder}, {free_gib}")
+    return Finding(
+        "problem", "data", f"{folder}: only {free_gib}", "free some space, or set --data FOLDER"
+    )
+
+
+def of_files(limit: int) -> Finding:
+    if limit >= FEW_FILES:
+        return Finding("ok", "open files", f"up to {limit}")
+    return Finding(
+        "advice",
+        "open files",
+        f"only {limit} are allowed, so only about {max(16, limit - 100)} clients at once",
+        "raise the hard limit (ulimit -Hn, or LimitNOFILE= of systemd)",
+    )
