@@ -3,7 +3,8 @@
 A token is at least one byte, so the length in bytes is an upper bound, which suffices for most
 prompts. A long text is tokenized in pieces, in order: that a prompt exceeds the context is known
 after about as many tokens as the context holds, and the work stops when the client leaves. Counts
-are cached for a bounded number of texts, by their hash.
+are cached for a bounded number of texts, by their hash, and of pieces: the next turn of a
+conversation is cut at the same places, so only its last piece and its new text are tokenized.
 
 Pieces also spare a server.cpp of 2023, which searches the rest of the text for every mark of a chat
 template: a text of 10 000 messages takes it minutes, in pieces a few seconds. A cut is safe if no
@@ -25,7 +26,8 @@ from ..runtime.cancel import Cancel
 from .driver import Capabilities, Driver
 from .room import Room
 
-REMEMBERED = 1024
+REMEMBERED = 1024  # counts of texts
+PIECES = 16384  # counts of pieces
 BOS = 1
 ROUGH = 8  # a bound below 1/ROUGH of the context needs no exact count
 ERROR = 8  # tokens by which a count may be wrong because of an unsafe cut
@@ -53,11 +55,14 @@ class SafeCut(Struct, frozen=True):
     lead: str
 
 
-class TokenPiece(Struct, frozen=True):
-    """A part of a text, its token ids, and whether the cut after it is safe."""
+class CountedPiece(Struct, frozen=True):
+    """The tokens of a piece, its length, and the cut after it: whether it is safe, and the text to
+    put before the next piece."""
 
-    ids: list[int]
+    count: int
+    length: int
     safe: bool
+    lead: str
 
 
 class TokenCounter:
@@ -65,8 +70,8 @@ class TokenCounter:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._known: BoundedCache[int] = BoundedCache(REMEMBERED)
         self._places = Room(AT_ONCE)
+        self.clear()
 
     def known(self, prompt: str | tuple[int, ...]) -> int:
         """The cached token count of a prompt, 0 if there is none."""
@@ -112,8 +117,8 @@ class TokenCounter:
             _bounded(text)
         result: list[int] = []
         with self._places.place(cancel):
-            for piece in self._pieces(text, special, cancel, strict=True):
-                result += piece.ids
+            for ids in self._pieces(text, special, cancel):
+                result += ids
                 if most and len(result) >= most:
                     break
         return result
@@ -124,7 +129,8 @@ class TokenCounter:
 
     def clear(self) -> None:
         """Drop all counts, because the backend may have another model now."""
-        self._known = BoundedCache(REMEMBERED)
+        self._known: BoundedCache[int] = BoundedCache(REMEMBERED)
+        self._pieces_known: BoundedCache[CountedPiece] = BoundedCache(PIECES)
 
     def _count_long(self, text: str, key: bytes, cancel: Cancel, limit: int) -> int:
         if not limit:
@@ -134,8 +140,8 @@ class TokenCounter:
             if counted is not None:  # by another request meanwhile
                 return counted
             count, error = BOS, 0
-            for piece in self._pieces(text, False, cancel, strict=False):
-                count += len(piece.ids)
+            for piece in self._counted_pieces(text, cancel):
+                count += piece.count
                 if limit and count - error >= limit:
                     raise ContextExceeded(count - error, limit, at_least=True)
                 error += 0 if piece.safe else ERROR
@@ -143,32 +149,44 @@ class TokenCounter:
                 count = len(self._driver.tokenize(text, cancel=cancel)) + BOS
             return count
 
-    def _pieces(
-        self, text: str, special: bool, cancel: Cancel, strict: bool
-    ) -> Iterator[TokenPiece]:
-        """Tokenize the text piece by piece. With `strict`, only safe cuts are made; raises
-        BadRequest if there is none for too long."""
+    def _counted_pieces(self, text: str, cancel: Cancel) -> Iterator[CountedPiece]:
+        """Count the tokens of a text piece by piece, known pieces without the backend."""
+        start, lead = 0, ""
+        while start < len(text):
+            # All that a piece and its cut depend on.
+            seen = text[start : start + SIZE + NEAR]
+            key = digest(f"{lead}\0{seen}".encode("utf-8", "surrogatepass"))
+            piece = self._pieces_known.get(key)
+            if piece is None:
+                cut = self._cut(text, start + SIZE, cancel)
+                at, following = (cut.at, cut.lead) if cut is not None else (start + SIZE, "")
+                ids = self._behind(lead, text[start:at], cancel)
+                piece = CountedPiece(len(ids), at - start, cut is not None, following)
+                self._pieces_known.put(key, piece, 1)
+            yield piece
+            start, lead = start + piece.length, piece.lead
+
+    def _pieces(self, text: str, special: bool, cancel: Cancel) -> Iterator[list[int]]:
+        """The ids of a text, piece by piece. Only safe cuts are made; raises BadRequest if there is
+        none for too long."""
         start, lead = 0, ""
         while start < len(text):
             end = start + SIZE
-            following = self._cut(text, end, cancel)
-            while following is None and strict and end < len(text):
+            while (cut := self._cut(text, end, cancel)) is None:
                 end += SIZE
                 if end - start > LONGEST:
                     raise BadRequest(
                         f"the text has a run of more than {LONGEST} characters that cannot be"
                         f" tokenized separately: split the text"
                     )
-                following = self._cut(text, end, cancel)
-            cut = following or SafeCut(min(end, len(text)), "")
-            ids = self._behind(lead, text[start : cut.at], cancel, special and start == 0)
-            yield TokenPiece(ids, following is not None or cut.at == len(text))
+            yield self._behind(lead, text[start : cut.at], cancel, special and start == 0)
             start, lead = cut.at, cut.lead
 
     def _cut(self, text: str, end: int, cancel: Cancel) -> SafeCut | None:
-        """The last safe cut in a window that ends at `end`."""
+        """The last safe cut in a window that ends at `end`, or the end of the text if it is
+        before."""
         if end >= len(text):
-            return None
+            return SafeCut(len(text), "")
         for at in candidates(text, end - SIZE // 2, end):
             before, behind = text[max(0, at - NEAR) : at], text[at : at + NEAR]
             whole = self._driver.tokenize(before + behind, cancel=cancel)

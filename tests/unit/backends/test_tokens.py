@@ -71,6 +71,28 @@ def test_split_text_has_the_same_tokens_as_the_whole(text: str, prefix: bool) ->
     assert TokenCounter(driver).count(text) == len(whole) + BOS
 
 
+@pytest.mark.parametrize("prefix", [False, True])
+def test_next_turn_tokenizes_its_new_text_alone(prefix: bool) -> None:
+    driver = Tokenizer(prefix)
+    counter = TokenCounter(driver)
+    text = "<|im_start|>user\nhello there<|im_end|>\n" * 4000
+    for turn in range(3):
+        text += f"<|im_start|>assistant\nturn {'abc'[turn]}<|im_end|>\n<|im_start|>user\nmore"
+        driver.asked.clear()
+        assert counter.count(text) == len(Tokenizer(prefix).tokenize(text)) + BOS
+        if turn:
+            assert sum(map(len, driver.asked)) < 1.5 * SIZE
+
+
+def test_texts_with_a_common_beginning_share_its_count() -> None:
+    driver = Tokenizer()
+    counter = TokenCounter(driver)
+    counter.count(WORDS + "x")
+    asked = len(driver.long)
+    counter.count(WORDS + "y")
+    assert len(driver.long) - asked == 1
+
+
 def test_short_text_takes_one_request() -> None:
     driver = Tokenizer()
     TokenCounter(driver).count("a short one")
