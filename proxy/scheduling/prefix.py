@@ -23,6 +23,7 @@ from ..runtime.locks import native_lock
 
 SIZE = 12  # bytes of a link
 BLOCK = 512  # characters, or token ids, between the links that are added to the boundaries
+BLOCKS = 128  # of a prompt; in longer ones, a block is twice as long, four times as long, ...
 FINE = 128  # the same, at the beginning of a prompt without boundaries
 MOST = 512  # links of a chain
 LONG = 8192  # characters from which the hash state is kept
@@ -79,7 +80,10 @@ class Chains:
 
         `boundaries` are the positions where messages end."""
         size = len(prompt)
-        blocks = range(BLOCK, size, BLOCK)
+        block = BLOCK
+        while size > BLOCKS * block:
+            block *= 2  # so that shorter prompts have the same links, and more
+        blocks = range(block, size, block)
         if not boundaries:
             boundaries = (*range(FINE, min(size, 8 * FINE), FINE), *blocks)
         ends = sorted((*blocks, *boundaries, size))  # timsort merges the sorted runs

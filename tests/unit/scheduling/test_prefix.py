@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.scheduling.prefix import LONG, Chains, mask
+from proxy.scheduling.prefix import BLOCKS, LONG, Chains, mask
 
 LENGTHS = st.lists(st.text(min_size=1, max_size=700), min_size=1, max_size=6)
 
@@ -86,3 +89,21 @@ def test_mask_hides_timestamps_in_head_and_keeps_length() -> None:
     assert mask(head + tail, len(head)).endswith(tail)
     plain = "at 12:30 we meet, 1:2:3, ratio 16:9:4"
     assert mask(plain, len(plain)) is plain
+
+
+def test_long_prompt_has_links_from_its_beginning_to_its_end() -> None:
+    text = "".join(chr(97 + number % 26) for number in range(400_000))
+    chain = Chains().chain(text, (1000, 300_000))
+    assert chain.ends[0] == 1000
+    assert max(b - a for a, b in itertools.pairwise(chain.ends)) <= 4096
+    assert len(chain.links) <= BLOCKS + 3
+
+
+@pytest.mark.parametrize("size", [60_000, 90_000, 200_000, 500_000])
+def test_grown_prompt_shares_links_with_its_shorter_self(size: int) -> None:
+    text = "".join(chr(97 + number % 26) for number in range(size))
+    chains = Chains()
+    before = chains.chain(text[:50_000], (50_000,))
+    after = chains.chain(text, (50_000, size))
+    assert after.ends[after.common(before) - 1] == 50_000
+    assert after == Chains().chain(text, (50_000, size))
