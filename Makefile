@@ -76,10 +76,10 @@ screenshots: $(VENV)/installed ## pictures of the main pages into docs/images/
 	@$(RUN) -m tools.browser
 	$(RUN) -m tools.screenshots
 
-bench: $(VENV)/installed ## measure slotproxy and others side by side, into README.md (ten minutes)
+bench: $(VENV)/installed ## measure slotproxy and others side by side, into README.md (half an hour)
 	@$(RUN) -m benchmarks $(FLAGS)
 
-bench-quick: $(VENV)/installed ## slotproxy, nginx and a naive proxy, printed (a minute)
+bench-quick: $(VENV)/installed ## slotproxy, nginx and a naive proxy, printed (two minutes)
 	@$(RUN) -m benchmarks --quick $(FLAGS)
 
 bench-check: $(VENV)/installed ## that the benchmark runs, and loses no answer

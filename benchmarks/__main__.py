@@ -1,7 +1,7 @@
 """Measures slotproxy and other gateways, side by side.
 
-    python -m benchmarks            everything, ten minutes; writes results.json, plots, README.md
-    python -m benchmarks --quick    ours, nginx and the naive one, about a minute; prints only
+    python -m benchmarks            everything, half an hour; writes results.json, plots, README.md
+    python -m benchmarks --quick    ours, nginx and the naive one, two minutes; prints only
     python -m benchmarks --check    ours for some seconds; fails when an answer is lost
 
 The gateway runs on the machine's first core, the stub and the load generator on the next. Each part
@@ -28,14 +28,18 @@ from tools.processes import Died
 
 from . import prompts, report
 from .calm import Calm
-from .gateways import KINDS, Kind, Missing, Running
+from .gateways import BEFORE_2023, KINDS, Kind, Missing, Running, slotproxy
 from .measure import pinned
-from .scenarios import Bench, Load
+from .scenarios import CROWD_PACE, Bench, Load
 from .stub_process import Stub
 
 HERE = Path(__file__).parent
 QUICK = ("slotproxy", "nginx", "naive")
 SLICES = 5  # slices of a part that needs no minimum duration
+CONTEXT = 1 << 17  # tokens of a slot, enough for long prompts
+OLD_SLOTS = 8  # of the stub as a server of 2023
+CROWD_SLOTS = 2500  # of each of two stubs
+ADDED = ("alone", "long")  # parts in which latency is compared with the stub alone
 Measured = dict[str, dict[str, dict[str, float]]]  # gateway to part to figure
 
 
@@ -59,26 +63,36 @@ def begin(kinds: Sequence[Kind], upstream: str, folder: Path) -> list[Running]:
 
 
 def measure(
-    bench: Bench, stub: Stub, running: Sequence[Running], repeats: int, calm: Calm
+    bench: Bench,
+    stub: Stub,
+    running: Sequence[Running],
+    before_2023: Sequence[Running],
+    repeats: int,
+    calm: Calm,
 ) -> Measured:
+    """Measure all parts of the gateways; of those before a server of 2023, long prompts alone."""
     parts: list[tuple[str, int, Callable[[Any], dict[str, float]]]] = [
         ("whole", SLICES, bench.whole),
         ("fast", SLICES, bench.fast),
         ("paced", 1, bench.paced),
         ("alone", SLICES, bench.alone),
+        ("longer", SLICES, bench.longer),
+        ("slow", 1, bench.slow),
+        ("long", 1, bench.long),
     ]
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for one in running:
         found[one.kind.name] = {"start": [{"seconds": one.started}]}
         found[one.kind.name]["idle"] = [bench.idle(one)]
         bench.warm(one)
+    found |= {one.kind.name: {} for one in before_2023}
     found["direct"] = {}
     for turn in range(repeats):
         say(f"round {turn + 1} of {repeats}")
         for name, slices, part in parts:
             for _ in range(slices):
-                told = {"direct": part(stub)} if name == "alone" else {}
-                for one in running:
+                told = {"direct": part(stub)} if name in ADDED else {}
+                for one in (*running, *(before_2023 if name == "long" else ())):
                     calm.look()
                     told[one.kind.name] = part(one)
                 _compare(told)
@@ -96,6 +110,29 @@ def measure(
     }
 
 
+def crowd(folder: Path, load: Load, scale: float) -> dict[str, float]:
+    """Measure slotproxy with 5 000 streams from two stubs, in a process of its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    with pinned(cores[1 % len(cores)]):
+        stubs = [Stub(folder, CROWD_SLOTS + number) for number in range(2)]
+    second = ["--llama-api", stubs[1].upstream]
+    kind = Kind("crowd", "", lambda *how: [*slotproxy(*how), *second])
+    running: list[Running] = []
+    try:
+        with pinned(cores[0]):
+            running = begin([kind], stubs[0].upstream, folder)
+        for stub in stubs:
+            Bench(load, stub.upstream).pace(CROWD_PACE)
+        figures = Bench(load, stub.upstream, scale).crowd(running[0])
+    finally:
+        for one in running:
+            one.child.stop(seconds=5)
+        for stub in stubs:
+            stub.process.kill()
+    say(f"  {'slotproxy':14} crowd  {report.brief(figures)}")
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
 def _compare(told: dict[str, dict[str, float]]) -> None:
     """Add each gateway's CPU as a multiple of nginx's, and its delay compared with the stub alone,
     in the same turn."""
@@ -104,8 +141,8 @@ def _compare(told: dict[str, dict[str, float]]) -> None:
         for name in ("us_a_request", "us_a_token"):
             if name in nginx:
                 figures["times"] = figures[name] / nginx[name]
-        for name in ("answer_ms", "first_token_ms"):
-            if name in direct:
+        for name in [*direct]:
+            if name.endswith("_ms"):
                 figures[f"{name}_added"] = figures[name] - direct[name]
 
 
@@ -115,7 +152,7 @@ def _medians(figures: list[dict[str, float]]) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--quick", action="store_true", help="about a minute: " + ", ".join(QUICK))
+    parser.add_argument("--quick", action="store_true", help="two minutes: " + ", ".join(QUICK))
     parser.add_argument("--check", action="store_true", help="a smoke test without figures")
     parser.add_argument("--only", help="names of gateways, separated by commas")
     parser.add_argument(
@@ -131,22 +168,29 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
         with pinned(cores[1 % len(cores)]):
-            stub = Stub(folder)
+            stub = Stub(folder, context=CONTEXT)
+            old = Stub(folder, OLD_SLOTS, "2023", CONTEXT)
         with pinned(cores[2] if len(cores) > 2 else cores[-1]):
             load = Load()
         running: list[Running] = []
+        before_2023: list[Running] = []
         try:
             with pinned(cores[0]):
                 running = begin([k for k in KINDS if k.name in names], stub.upstream, folder)
+                if "slotproxy" in names:
+                    before_2023 = begin([BEFORE_2023], old.upstream, folder)
             bench = Bench(load, stub.upstream, scale)
             calm = Calm(cores[0])
             repeats = args.repeats or (1 if args.quick else 3)
-            measured = measure(bench, stub, running, repeats, calm)
+            measured = measure(bench, stub, running, before_2023, repeats, calm)
+            if "slotproxy" in names:
+                measured["slotproxy"]["crowd"] = crowd(folder, load, scale)
         finally:
             load.close()
-            for one in running:
+            for one in (*running, *before_2023):
                 one.child.stop(seconds=5)
-            stub.process.kill()
+            for server in (stub, old):
+                server.process.kill()
         if args.check:
             return _check(measured) or prompts.check(folder)
         whole = not (args.quick or args.only)
@@ -157,11 +201,12 @@ def main() -> int:
         "scale": scale,
         "repeats": repeats,
         "calm": round(calm.share),
-        "labels": {k.name: k.label for k in KINDS},
+        "labels": {k.name: k.label for k in (*KINDS, BEFORE_2023)},
         "measured": measured,
         "prompts": [dataclasses.asdict(row) for row in rows],
     }
     print(report.table(results))
+    print(report.loads(results))
     print(prompts.table(rows))
     if whole:
         (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -171,10 +216,17 @@ def main() -> int:
 
 def _check(measured: Measured) -> int:
     """Return 0 if every answer arrived complete."""
-    parts = measured.get("slotproxy", {})
-    lost = [name for name, figures in parts.items() if figures.get("complete", 100) < 100]
+    lost = [
+        f"{gateway}'s {name}"
+        for gateway, parts in measured.items()
+        for name, figures in parts.items()
+        if figures.get("complete", 100) < 100
+    ]
     say(f"answers were lost in: {', '.join(lost)}" if lost else "every answer arrived")
-    return 1 if lost or "many" not in parts else 0
+    whole = "crowd" in measured.get("slotproxy", {}) and "long" in measured.get(
+        BEFORE_2023.name, {}
+    )
+    return 1 if lost or not whole else 0
 
 
 def _processor() -> str:

@@ -95,7 +95,7 @@ def slotproxy(upstream: str, port: int, folder: Path) -> list[str | Path]:
     """As in production: with API keys, metrics and an access log."""
     flags = f"--llama-api {upstream} --port {port} --metrics --api-key {KEY}"
     # Separate data: never open the user's own.
-    return [sys.executable, "-m", "proxy", *flags.split(), "--data", folder / "data"]
+    return [sys.executable, "-m", "proxy", *flags.split(), "--data", folder / f"data-{port}"]
 
 
 def _nginx(upstream: str, port: int, folder: Path) -> list[str | Path]:
@@ -166,3 +166,4 @@ KINDS = (
     Kind("naive", "Flask and requests, as the reference script", _naive),
     Kind("litellm", "LiteLLM proxy", _litellm, patience=180.0),
 )
+BEFORE_2023 = Kind("slotproxy-2023", "slotproxy, in front of a server of 2023", slotproxy)

@@ -28,13 +28,17 @@ import httptools
 
 STAMP = re.compile(rb"t(\d{15}) ")
 STAMP_LIKE = b"t000000000000000 "
+PAST = 1980  # characters of a message of a history
+PAST_TEXT = ("The quick brown fox jumps over the lazy dog and runs away from it. " * 30)[:PAST]
 SILENCE = 20.0  # seconds without any byte after which open requests count as lost
 
 
 @dataclass
 class Plan:
     """`ramp` is the number of requests started per second, each on its own connection; 0: `at_once`
-    connections repeat their requests."""
+    connections repeat their requests. `history` messages of `PAST` characters come before the
+    question; with `grows`, each variant is the next turn of the same conversation, which adds two.
+    With `sip`, the client is slow: it reads so many bytes every tenth of a second."""
 
     url: str
     tokens: int
@@ -48,6 +52,9 @@ class Plan:
     variants: int = 1
     model: str = "stub"
     key: str = ""
+    history: int = 0
+    grows: bool = False
+    sip: int = 0
 
     def message(self, number: int = 0) -> bytes:
         """A request; `#` in its texts stands for the number of its variant."""
@@ -56,6 +63,7 @@ class Plan:
                 "model": self.model,
                 "messages": [
                     {"role": "system", "content": self.system.replace("#", str(number))},
+                    *self._past(number),
                     {"role": "user", "content": self.content.replace("#", str(number))},
                 ],
                 "max_tokens": self.tokens,
@@ -68,6 +76,13 @@ class Plan:
         head += "User-Agent: benchmark\r\nAccept: */*\r\nContent-Type: application/json\r\n"
         head += f"Authorization: Bearer {self.key}\r\n" if self.key else ""
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    def _past(self, number: int) -> list[dict[str, str]]:
+        talk, more = (0, 2 * number) if self.grows else (number, 0)
+        return [
+            {"role": ("user", "assistant")[at % 2], "content": f"{talk} {at} {PAST_TEXT}"}
+            for at in range(self.history + more if self.history else 0)
+        ]
 
 
 @dataclass
@@ -146,7 +161,11 @@ def run(plan: Plan) -> Outcome:
     def connect() -> None:
         nonlocal begun
         begun += 1
-        sock = socket.create_connection(address, timeout=30)
+        sock = socket.socket(socket.AF_INET)
+        sock.settimeout(30)
+        if plan.sip:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, plan.sip)
+        sock.connect(address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = clients[sock.fileno()] = Client(sock)
         epoll.register(sock, select.EPOLLIN)
@@ -170,10 +189,12 @@ def run(plan: Plan) -> Outcome:
         if not events and not waiting_to_begin:
             failed += len(clients)
             break
+        if plan.sip:
+            time.sleep(0.1)
         for number, _ in events:
             client = clients[number]
             try:
-                data = client.sock.recv(1 << 18)
+                data = client.sock.recv(plan.sip or 1 << 18)
                 # An answer without a length ends with its connection.
                 over = client.take(data, ways) if data else client.tokens == plan.tokens
             except (OSError, ValueError, httptools.HttpParserError) as error:

@@ -21,7 +21,7 @@ OURS, OTHERS = "#1f6f8b", "#b8c4c9"
 
 
 def draw(results: dict[str, Any]) -> None:
-    measured = {k: v for k, v in results["measured"].items() if k != "direct"}
+    measured = {k: v for k, v in results["measured"].items() if "whole" in v}
     pyplot.rcParams.update({"font.size": 9, "svg.hashsalt": "slotproxy", "svg.fonttype": "none"})
     figure, axes = pyplot.subplots(1, len(PARTS), figsize=(11, 2.6), sharey=True)
     for axis, (part, figure_name, title) in zip(axes, PARTS, strict=True):

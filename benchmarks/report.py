@@ -13,6 +13,12 @@ from . import gateways
 ROOT = Path(__file__).parent.parent
 MARKERS = re.compile(r"(<!-- performance -->\n).*?(<!-- /performance -->)", re.DOTALL)
 PROMPTS = re.compile(r"(<!-- prompts -->\n).*?(<!-- /prompts -->)", re.DOTALL)
+LOADS = re.compile(r"(<!-- loads -->\n).*?(<!-- /loads -->)", re.DOTALL)
+LOADS_HEAD = (
+    "| | E: CPU µs a request (as nginx's) | F: tokens lost, p99 relay, memory | "
+    "G: a first turn: added, CPU | G: a next turn: added, CPU |\n"
+    "|---|---|---|---|---|\n"
+)
 HEAD = (
     "| | A: CPU µs a request (as nginx's) | B: CPU µs a token | C: CPU µs a token | "
     "D: tokens lost, p99 relay, memory | added to an answer, to its first token | cold start | "
@@ -31,24 +37,47 @@ def table(results: Mapping[str, Any]) -> str:
     rows = [
         f"| {results['labels'][name]} | {' | '.join(_cells(parts))} |"
         for name, parts in results["measured"].items()
-        if name != "direct"
+        if "whole" in parts
     ]
     return HEAD + "\n".join(rows) + "\n"
+
+
+def loads(results: Mapping[str, Any]) -> str:
+    """Return the table of real loads as Markdown, one row per gateway."""
+    rows = []
+    for name, parts in results["measured"].items():
+        if name == "direct":
+            continue
+        cells = [""] * 2
+        if "longer" in parts:
+            cells = [_cost(parts["longer"], "us_a_request"), _relayed(parts["slow"])]
+        long = parts["long"]
+        for turn in ("first", "turn"):
+            late, spent = long[f"{turn}_ms_added"], long[f"{turn}_cpu_ms"]
+            cells.append(f"{late:.1f} ms, {spent:.1f} ms")
+        rows.append(f"| {results['labels'][name]} | {' | '.join(cells)} |")
+    text = LOADS_HEAD + "\n".join(rows) + "\n"
+    if "crowd" in results["measured"].get("slotproxy", {}):
+        text += f"\nH: slotproxy: {_relayed(results['measured']['slotproxy']['crowd'])}.\n"
+    return text
 
 
 def _cells(parts: Mapping[str, Mapping[str, float]]) -> list[str]:
     whole, fast, paced, many = (parts[name] for name in ("whole", "fast", "paced", "many"))
     late = [parts["alone"][f"{name}_added"] for name in ("answer_ms", "first_token_ms")]
-    lost = f"{many['tokens_lost']:.0f}, {many['relay_p99_ms']:.0f} ms, {many['memory_mb']:.0f} MB"
     return [
         _cost(whole, "us_a_request"),
         _cost(fast, "us_a_token"),
         _cost(paced, "us_a_token"),
-        lost,
+        _relayed(many),
         f"{late[0]:.2f} ms, {late[1]:.2f} ms",
         f"{parts['start']['seconds']:.1f} s",
         f"{parts['idle']['percent']:.1f} %",
     ]
+
+
+def _relayed(many: Mapping[str, float]) -> str:
+    return f"{many['tokens_lost']:.0f}, {many['relay_p99_ms']:.0f} ms, {many['memory_mb']:.0f} MB"
 
 
 def _cost(figures: Mapping[str, float], name: str) -> str:
@@ -63,7 +92,7 @@ def _number(value: float) -> str:
 
 def publish(results: Mapping[str, Any], prompts: str) -> None:
     """Write table and plots into the README, between its markers, and into this folder, and the
-    table of shared prompts into that of this folder."""
+    tables of real loads and of shared prompts into the README of this folder."""
     python = gateways.environment("plots") / "python"
     subprocess.run([python, Path(__file__).parent / "plots.py"], check=True)
     readme = ROOT / "README.md"
@@ -76,5 +105,6 @@ def publish(results: Mapping[str, Any], prompts: str) -> None:
         "![CPU of each gateway](benchmarks/plots/cpu.png)\n"
     )
     ours = Path(__file__).with_name("README.md")
-    ours.write_text(PROMPTS.sub(lambda m: m[1] + prompts + m[2], ours.read_text("utf-8")), "utf-8")
+    told = PROMPTS.sub(lambda m: m[1] + prompts + m[2], ours.read_text("utf-8"))
+    ours.write_text(LOADS.sub(lambda m: m[1] + loads(results) + m[2], told), "utf-8")
     readme.write_text(MARKERS.sub(lambda m: m[1] + block + m[2], text), "utf-8")

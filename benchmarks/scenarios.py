@@ -21,6 +21,10 @@ from .gateways import KEY
 from .load import Outcome, Plan
 from .measure import cpu, memory
 
+SLOW, SIP = 16, 4096  # clients that read slowly, and the bytes they read in a tenth of a second
+CROWD_PACE = 2.0  # tokens per second of each of the 5 000 streams
+HISTORY = 199  # messages of a long conversation before the last question
+
 
 class Target(Protocol):
     """A running gateway, or the stub itself (then `child` is None)."""
@@ -43,14 +47,24 @@ class Load:
         )
 
     def run(self, plan: Plan) -> Outcome:
-        pipe, answers = self._process.stdin, self._process.stdout
-        assert pipe is not None and answers is not None
-        pipe.write(json.dumps(dataclasses.asdict(plan)) + "\n")
-        pipe.flush()
+        self.begin(plan)
+        answers = self._process.stdout
+        assert answers is not None
         line = answers.readline()
         if not line:
             raise RuntimeError("the load generator died")
         return Outcome(**json.loads(line))
+
+    def begin(self, plan: Plan) -> None:
+        """Run a plan in the background, without an outcome."""
+        pipe = self._process.stdin
+        assert pipe is not None
+        pipe.write(json.dumps(dataclasses.asdict(plan)) + "\n")
+        pipe.flush()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -85,8 +99,15 @@ class Bench:
 
     def whole(self, target: Target) -> dict[str, float]:
         """A: complete answers of 16 tokens, 32 at the same time."""
+        return self._whole(target, 16)
+
+    def longer(self, target: Target) -> dict[str, float]:
+        """E: complete answers of 64 tokens, 32 at the same time."""
+        return self._whole(target, 64)
+
+    def _whole(self, target: Target, tokens: int) -> dict[str, float]:
         self.pace(0)
-        out, used = self._run(target, tokens=16, stream=False, at_once=32, seconds=self.scale)
+        out, used = self._run(target, tokens=tokens, stream=False, at_once=32, seconds=self.scale)
         return {
             "us_a_request": 1e6 * used / max(1, out.complete),
             "requests_a_second": out.complete / out.seconds,
@@ -132,6 +153,42 @@ class Bench:
             "tokens_lost": round(rate * seconds) * count - out.tokens,
             "memory_mb": memory(target.child.pid) if target.child else 0.0,
         }
+
+    def slow(self, target: Target) -> dict[str, float]:
+        """F: 64 paced streams, while 16 clients read streams of 4 000 tokens at 40 kB a second."""
+        self.pace(0)
+        slow = Load()
+        try:
+            slow.begin(Plan(target.url, 4000, True, at_once=SLOW, requests=SLOW, key=KEY, sip=SIP))
+            time.sleep(1.0)  # until what lies between them and the stub is full
+            figures = self._streams(target, 64, 20.0, 5.0)
+        finally:
+            slow.kill()
+        return figures
+
+    def long(self, target: Target) -> dict[str, float]:
+        """G: conversations of 200 messages and 400 kB, one request at a time: the first turn of
+        each, and the following turns of one, each of which adds two messages."""
+        self.pace(0)
+        count, lost = max(2, round(20 * self.scale)), 0
+        found: dict[str, float] = {}
+        for name, grows in (("first", False), ("turn", True)):
+            requests = 2 * count if grows else count
+            # The time makes them differ from those of other slices.
+            system = f"{time.monotonic_ns()} You are a helpful assistant."
+            how: dict[str, Any] = {"tokens": 1, "stream": False, "system": system}
+            how |= {"history": HISTORY, "grows": grows}
+            if grows:
+                self._run(target, requests=1, **how)
+            out, used = self._run(target, requests=requests, variants=requests, **how)
+            found[f"{name}_ms"] = out.latency[0] / 1000 if out.latency else 0.0
+            found[f"{name}_cpu_ms"] = 1000 * used / requests
+            lost += out.failed
+        return {**found, "complete": 100 * (1 - lost / (3 * count))}
+
+    def crowd(self, target: Target) -> dict[str, float]:
+        """H: 5 000 concurrent streams, two tokens per second each."""
+        return self._streams(target, 5000, CROWD_PACE, 20.0)
 
     def alone(self, target: Target) -> dict[str, float]:
         """One request at a time: a complete answer of one token; then a stream's first token."""

@@ -1,14 +1,15 @@
 """A stand-in for server.cpp that costs almost nothing, so that measurements show the gateway's
 cost.
 
-    python -m benchmarks.stub [--generation 2023|2026] [--slots 1024] [--port 0]
+    python -m benchmarks.stub [--generation 2023|2026] [--slots 1024] [--context 4096] [--port 0]
 
 It answers /completion in the format of either generation and, like the newer one, OpenAI's
 /v1/chat/completions, with as many tokens as requested. Each token is one send, as in the real
 server, and a complete HTTP chunk. A token's text is the time it was sent, `t` and 15 digits of
 microseconds of the system's monotonic clock, and a blank, so that the reader knows its delay. `GET
 /pace/20` sets the tokens per second of streams that start later; 0, the default, means full speed,
-with streams served in turn.
+with streams served in turn. A client that does not read holds up no other. `/tokenize` counts words
+and marks as tokens, so that a text can be tokenized in pieces.
 
 It is one process with one thread and epoll; all messages but the time in them are prepared. It
 trusts its input, which only comes from the load generator.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import re
 import select
 import socket
 import time
@@ -34,6 +36,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 PROMPT_TOKENS = 24
+TOKEN = re.compile(r"<[^\s<]*|[^\s<]+|\s(?=\s)|\s$")
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nServer: stub\r\nContent-Type: text/event-stream\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
@@ -146,9 +149,10 @@ def whole_chat(tokens: int) -> bytes:
 
 
 class Stream:
-    """A stream in progress."""
+    """A stream in progress, with `pause` seconds between tokens. `unsent` is what its client had no
+    room for."""
 
-    __slots__ = ("client", "ending", "frames", "sent", "slot")
+    __slots__ = ("client", "ending", "frames", "pause", "sent", "slot", "unsent")
 
     def __init__(
         self, client: socket.socket, frames: list[Frame], ending: bytes, slot: bytes
@@ -158,28 +162,42 @@ class Stream:
         self.ending = ending.replace(HOLE, slot)
         self.slot = slot
         self.sent = 0
+        self.pause = 0.0
+        self.unsent = b""
 
     def token(self) -> bool:
-        """Send the next token; return False after the last, or if the client has disconnected."""
+        """Send the next token, or what is unsent; return False after the last, or if the client has
+        disconnected."""
+        parts = (b"",) if self.unsent else self._next()
+        sent = all([self._send(part) for part in parts])
+        return sent and (self.sent < len(self.frames) or bool(self.unsent))
+
+    def _next(self) -> tuple[bytes, ...]:
         before, after = self.frames[self.sent]
         data = before + STAMP % now() + after.replace(HOLE, self.slot)
         if not self.sent:
             data = STREAM_HEAD + data
         self.sent += 1
-        over = self.sent == len(self.frames)
+        return (data, self.ending) if self.sent == len(self.frames) else (data,)
+
+    def _send(self, data: bytes) -> bool:
+        """Send what the client has room for; return False if it has disconnected."""
+        data = self.unsent + data
         try:
-            self.client.sendall(data)
-            if over:
-                self.client.sendall(self.ending)
+            sent = self.client.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
         except OSError:
             return False
-        return not over
+        self.unsent = data[sent:]
+        return True
 
 
 class Stub:
-    def __init__(self, modern: bool, slots: int, port: int) -> None:
+    def __init__(self, modern: bool, slots: int, port: int, context: int) -> None:
         self._modern = modern
         self._slots = slots
+        self._context = context
         self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
@@ -187,6 +205,7 @@ class Stub:
         self._rests: dict[int, bytes] = {}
         self._rate = 0.0
         self._ready: deque[Stream] = deque()  # unpaced streams, in turn
+        self._blocked: dict[int, Stream] = {}  # those of them whose client does not read
         self._due: list[tuple[float, int, Stream]] = []  # paced streams, by time
         self._number = 0
         self.port: int = self._listener.getsockname()[1]
@@ -194,14 +213,24 @@ class Stub:
     def run(self) -> None:
         listener = self._listener.fileno()
         while True:
-            for number, _ in self._epoll.poll(self._pause()):
+            for number, events in self._epoll.poll(self._pause()):
                 if number == listener:
                     self._accept()
-                else:
+                    continue
+                if events & select.EPOLLOUT:
+                    self._epoll.modify(number, select.EPOLLIN)
+                    self._ready.append(self._blocked.pop(number))
+                if events & ~select.EPOLLOUT:
                     self._read(number)
             for _ in range(len(self._ready)):
                 stream = self._ready.popleft()
-                if stream.token():
+                if not stream.token():
+                    continue
+                if stream.unsent:
+                    number = stream.client.fileno()
+                    self._blocked[number] = stream
+                    self._epoll.modify(number, select.EPOLLIN | select.EPOLLOUT)
+                else:
                     self._ready.append(stream)
             if self._due:
                 self._send_due()
@@ -217,7 +246,7 @@ class Stub:
         while due and due[0][0] <= moment:
             at, number, stream = due[0]
             if stream.token():
-                heapq.heapreplace(due, (at + 1 / self._rate, number, stream))
+                heapq.heapreplace(due, (at + stream.pause, number, stream))
             else:
                 heapq.heappop(due)
 
@@ -236,6 +265,7 @@ class Stub:
         if not data:
             del self._clients[number]
             self._rests.pop(number, None)
+            self._blocked.pop(number, None)
             self._epoll.unregister(client)
             client.close()
             return
@@ -256,8 +286,9 @@ class Stub:
             wanted = next((asked[name] for name in names if asked.get(name)), 16)
             if path == "/completion":
                 count = wanted if self._modern else max(4, wanted + 1)
-                pinned = max(0, asked.get("id_slot" if self._modern else "slot_id", 0))
-                slot = b"%4d" % pinned  # same width as the placeholder
+                pinned = asked.get("id_slot" if self._modern else "slot_id", 0)
+                # The same width as the placeholder.
+                slot = b"%4d" % (pinned if 0 <= pinned < self._slots else 0)
                 if asked.get("stream"):
                     self._begin(client, *native(self._modern, count), slot)
                 else:
@@ -267,7 +298,8 @@ class Stub:
             else:
                 self._all(client, whole_chat(wanted))
         elif path == "/tokenize":
-            self._whole(client, json.dumps({"tokens": [1] * PROMPT_TOKENS}).encode())
+            count = sum(1 for _ in TOKEN.finditer(json.loads(body)["content"]))
+            self._whole(client, b'{"tokens":[%b]}' % b",".join([b"1"] * count))
         elif path.startswith("/pace/"):
             self._rate = float(path.rpartition("/")[2])
             self._whole(client, b"{}")
@@ -283,6 +315,7 @@ class Stub:
         if not self._rate:
             self._ready.append(stream)
             return
+        stream.pause = 1 / self._rate
         self._number += 1
         heapq.heappush(self._due, (time.monotonic(), self._number, stream))
 
@@ -302,7 +335,7 @@ class Stub:
         if route == "/props" and not self._modern:
             return {"user_name": "", "assistant_name": ""}
         if route == "/model.json" and not self._modern:
-            return {"n_ctx": 4096, "model": f"{MODEL}.gguf"}
+            return {"n_ctx": self._context, "model": f"{MODEL}.gguf"}
         if route == "/v1/models":
             return {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
         if not self._modern:
@@ -312,7 +345,7 @@ class Stub:
             "/props": {
                 "total_slots": self._slots,
                 "chat_template": TEMPLATE,
-                "default_generation_settings": {"n_ctx": 4096},
+                "default_generation_settings": {"n_ctx": self._context},
                 "modalities": {"vision": False, "audio": False},
                 "model_path": f"{MODEL}.gguf",
                 "bos_token": "<s>",
@@ -332,9 +365,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stub")
     parser.add_argument("--generation", choices=["2023", "2026"], default="2026")
     parser.add_argument("--slots", type=int, default=1024)
+    parser.add_argument("--context", type=int, default=4096, help="tokens of a slot")
     parser.add_argument("--port", type=int, default=0)
     args = parser.parse_args()
-    stub = Stub(args.generation == "2026", args.slots, args.port)
+    stub = Stub(args.generation == "2026", args.slots, args.port, args.context)
     print(f"listening on http://127.0.0.1:{stub.port}", flush=True)
     stub.run()
 

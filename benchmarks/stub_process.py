@@ -10,13 +10,16 @@ from tools.processes import Child
 
 
 class Stub:
-    """A stub with so many slots, which listens when it is constructed."""
+    """A stub with so many slots of `context` tokens, which listens when it is constructed."""
 
     child: Child | None = None
 
-    def __init__(self, folder: Path, slots: int = 1024) -> None:
-        command = [sys.executable, "-u", "-m", "benchmarks.stub", "--slots", str(slots)]
-        self.process = Child(command, folder / f"stub-{slots}.log")
+    def __init__(
+        self, folder: Path, slots: int = 1024, generation: str = "2026", context: int = 4096
+    ) -> None:
+        command = [sys.executable, "-u", "-m", "benchmarks.stub", "--generation", generation]
+        command += ["--slots", str(slots), "--context", str(context)]
+        self.process = Child(command, folder / f"stub-{generation}-{slots}.log")
         self.process.launch()
         while "listening on" not in self.process.log:
             if not self.process.alive:

@@ -8,8 +8,8 @@ from typing import Any
 
 # Files other than client connections: model servers, databases, pipes, logs, modules.
 FOR_OTHERS = 100
-# The maximum number of connections. Each takes some 20 kB; more than a few thousand is a mistake.
-MOST_CONNECTIONS = 4096
+# The maximum number of connections. Each takes some 20 to 30 kB.
+MOST_CONNECTIONS = 8192
 # A hard limit may be "infinite", which some systems refuse as a soft one.
 _MOST_FILES = 1 << 20
 
