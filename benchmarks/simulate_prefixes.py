@@ -48,12 +48,14 @@ SEEDS = (1, 2)
 
 @dataclass
 class Request:
-    """`ends` are the tokens up to each link."""
+    """`ends` are the tokens up to each link. A next turn repeats the first `turn` links, 0 for
+    all."""
 
     links: tuple[bytes, ...]
     ends: tuple[int, ...]
     answer: int
     came: float = 0.0
+    turn: int = 0
 
 
 class Simulation:
@@ -63,6 +65,7 @@ class Simulation:
         self.now = 0.0
         self.evaluated, self.generated = rates
         self.firsts: list[float] = []
+        self.asked = self.cached = 0  # prompt tokens of all requests, and those found cached
         self.scheduler = LocalScheduler(
             lambda: self.now, policy=policy, max_queue=10**9, queue_timeout=1e9
         )
@@ -88,7 +91,7 @@ class Simulation:
     def ask(self, request: Request, answered: Callable[[], None] = lambda: None) -> None:
         request.came = self.now
         ends = tuple(CHARS * end for end in request.ends)
-        chain = Chain(request.links, ends, len(request.links))
+        chain = Chain(request.links, ends, request.turn or len(request.links))
         entry = self.scheduler.enter(
             SlotRequest(model="m", task=Task(prompt="", max_tokens=None), chain=chain)
         )
@@ -128,6 +131,8 @@ class Simulation:
         first = max(self.now, self._evaluating[lease.backend]) + work / self.evaluated
         self._evaluating[lease.backend] = first
         self._held[place] = request
+        self.asked += request.ends[-1]
+        self.cached += request.ends[-1] - work
         self.firsts.append(first - request.came)
         outcome = Outcome(
             end="whole",

@@ -1,0 +1,82 @@
+"""Replays of public traces, with excerpts made by ourselves in their formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import traces
+
+EXCERPTS = Path(__file__).parents[2] / "cases" / "traces"
+CONVERSATIONS = EXCERPTS / "conversations.jsonl"
+LENGTHS = EXCERPTS / "lengths.csv"
+
+
+def test_prompts_of_conversations_share_their_blocks() -> None:
+    first, second, *_ = traces.read(CONVERSATIONS)
+    assert first.at == 0
+    assert (first.prompt, first.answer) == (1855, 150)
+    assert first.blocks[0] == second.blocks[0]
+    assert first.blocks[1:] != second.blocks[1:]
+
+
+def test_prompts_of_lengths_share_nothing() -> None:
+    found = traces.read(LENGTHS)
+    assert (found[0].at, found[0].prompt, found[0].answer) == (0, 2574, 105)
+    assert found[1].at == pytest.approx(0.380163, abs=1e-5)
+    assert len({one.blocks for one in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("no.jsonl", ""),
+        ("other.jsonl", '{"timestamp": 0, "input_length": 5, "output_length": 1}\n'),
+        ("number.jsonl", "7\n"),
+        ("cut.jsonl", '{"timestamp": 0, "input_len'),
+        (
+            "blocks.jsonl",
+            '{"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids":[0]}',
+        ),
+        ("other.csv", "a,b\n1,2\n"),
+        ("time.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\nyesterday,1,2\n"),
+        ("short.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:03,1\n"),
+    ],
+)
+def test_files_in_other_formats_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ValueError, match=name):
+        traces.read(path)
+
+
+def test_arrivals_are_scaled_to_the_backends() -> None:
+    trace = traces.read(CONVERSATIONS)
+    few, slow = traces.replayed(trace, 1, 4, 100)
+    assert slow < 1
+    assert len(few) % len(trace) == 0
+    assert few[-1][0] == pytest.approx(trace[-1].at / slow)
+    many, speed = traces.replayed(trace, 1000, 4, 100)
+    assert 0.9 < speed <= 1  # no user asks faster than in the trace: there are more users
+    assert len(many) == 100
+    assert len({request.links[0] for _, request in many}) > 1
+
+
+@pytest.mark.parametrize("path", [CONVERSATIONS, LENGTHS], ids=lambda path: path.suffix)
+def test_every_policy_serves_every_request_within_the_bound(path: Path) -> None:
+    rows = [*traces.replay("excerpt", traces.read(path), ((1, 4), (2, 2)), 100)]
+    assert [row.policy for row in rows] == 2 * [*traces.POLICIES]
+    for row in rows:
+        assert 0 <= row.cached <= row.bound
+        assert 0 < row.p50 <= row.p99
+        assert (row.cached > 0) == (path is CONVERSATIONS)
+    assert traces.table(rows).count("excerpt, ") == 2
+
+
+def test_folder_without_traces_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["traces", str(tmp_path)])
+    assert traces.main() == 1
+    assert "has no *.jsonl or *.csv file" in capsys.readouterr().err
