@@ -11,7 +11,7 @@ import time
 from .questions import Question
 from .verdict import Answer, Verdict, judged
 
-LIMIT = 75.0  # seconds from a request to the end of its answer
+LIMIT = 180.0  # seconds from a request to the end of its answer, all waits of a busy machine in it
 AT_ONCE = 1.0  # seconds in which a connection that was closed while idle says so
 SLICE = 4096  # bytes that a slow client reads at once, at most
 MOST = 16 << 20  # bytes of an answer

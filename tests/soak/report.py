@@ -28,15 +28,15 @@ real model servers that die and come back, and tells what was lost and what is l
   uploads, clients that hang up or read slowly, malformed bodies, wrong keys, pages.
 - Troubles: `kill -9` of backends, of all backends of a model and of Redis, backends that hang,
   SIGHUP with backends removed and added, with an invalid file and with a changed key file.
-- A request is **lost** unless it ends within {limit:g} seconds in a complete answer that the strict
-  reader of its API accepts, with all its tokens, its tool call or JSON as the schema says, or in a
+- A request is **lost** unless it ends in time in a complete answer that the strict reader of its
+  API accepts, with all its tokens, its tool call or JSON as the schema says, or in a
   well-formed error of its API. A 500 is lost, and so is a 4xx to a valid request, but for a 429.
 
 Requests follow from the seed. `python -m tests.soak --help` lists the options.
 
 ## The last run
 
-{outcome}"""
+"""
 
 
 class Target(NamedTuple):
@@ -83,7 +83,8 @@ def outcome(soak: Soak) -> str:
     total = [str(sum(soak.ends[kind, end] for kind in SHARES)) for end in ends]
     parts = [
         f"{soak.seconds / 60:.3g} minutes, seed {soak.seed}, {_workers(soak.workers)},"
-        f" {os.cpu_count()} cores: {soak.asked} requests, the longest"
+        f" {os.cpu_count()} cores: {soak.asked} requests, of"
+        f" {soak.limit:g} seconds at most, the longest"
         f" {soak.longest:.1f} s; the gateway used {soak.cpu / soak.seconds:.0%} of a core.",
         _table(["", "Target", "Found", ""],
                [[one.name, one.wanted, one.found, _MET[one.met]] for one in targets(soak)]),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import gauges
-from .client import Client
+from .client import LIMIT, Client
 from .gauges import Idle, Sample
 from .questions import Asker, Question
 from .scene import KEYS, Scene
@@ -32,11 +32,12 @@ class Lost(NamedTuple):
 
 
 class Soak(NamedTuple):
-    """The outcome. `ends`: how many requests of a kind ended how; `reasons`: of refusals and
-    answers broken off. `quiet` is None if the gateway did not answer. `before` and `after` are
-    idle gateways, `cpu` seconds of the gateway."""
+    """The outcome. `limit`: seconds that a request may take. `ends`: how many requests of a kind
+    ended how; `reasons`: of refusals and answers broken off. `quiet` is None if the gateway did not
+    answer. `before` and `after` are idle gateways, `cpu` seconds of the gateway."""
 
     seconds: float
+    limit: float
     seed: int
     workers: int
     ends: Counter[tuple[str, str]]
@@ -102,7 +103,7 @@ def soak(folder: Path, seconds: float, seed: int, rate: float = RATE) -> Soak:
         if code:
             findings.append(f"the gateway ended with {code}")
         return Soak(
-            took, seed, workers, tally.ends, tally.reasons, [*tally.lost], trouble.counts,
+            took, LIMIT, seed, workers, tally.ends, tally.reasons, [*tally.lost], trouble.counts,
             watch.samples, before, after, quiet, findings, tally.longest, cpu,
         )  # fmt: skip
 

@@ -50,7 +50,7 @@ COLOUR = '{"colour":"red","size":3}'
 @pytest.mark.parametrize(
     ("question", "answer", "why"),
     [
-        (ASKED, Answer(0, "", b"", "no answer within 75 s"), "no answer"),
+        (ASKED, Answer(0, "", b"", "no answer within 180 s"), "no answer"),
         (ASKED, Answer(200, SSE, CHUNK % b"null", "cut off: IncompleteRead"), "cut off"),
         (ASKED, _json(b'{"choices":[]'), "invalid"),
         (ASKED, _json(b'{"detail":"x"}', 503), "form of its own"),
@@ -108,7 +108,7 @@ def _sample(at: float, memory: int = 100, **more: int) -> Sample:
 def _soak(**changed: Any) -> Soak:
     samples = [_sample(60.0 * minute) for minute in range(60)]
     good = Soak(
-        3600, 1, 2, Counter({("chat", "whole"): 5}), Counter(), [], Counter(), samples,
+        3600, 180, 1, 2, Counter({("chat", "whole"): 5}), Counter(), [], Counter(), samples,
         _sample(0), _sample(3600), Idle(0, 0, 0), [], 1.0, 10.0,
     )  # fmt: skip
     return good._replace(**changed)
