@@ -34,7 +34,7 @@ def of_backend(config: BackendConfig, caps: Capabilities, settings: Settings) ->
     """Findings about a backend that answered."""
     about = f"backend {config.name}"
     if caps.dialect == ROUTER:
-        yield Finding("ok", about, "llama-server with several models (router mode)")
+        yield Finding("ok", about, "a server with several models, each a backend")
         return
     slots = config.slots or caps.slots
     n_ctx = config.ctx_size or caps.n_ctx

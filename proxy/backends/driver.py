@@ -14,6 +14,7 @@ from ..core.usage import Usage
 from ..core.vectors import Embedded, Ranked
 from ..errors import Unsupported
 from ..runtime.cancel import Cancel
+from ..wire.router import Listed
 
 Input = str | tuple[int, ...]
 SlotAction = Literal["save", "restore", "erase"]
@@ -89,6 +90,32 @@ class Run(Protocol):
 
     def close(self) -> None:
         """Stop the run and free its slot. Safe to call again."""
+
+
+class ModelHost(Protocol):
+    """An address with several models, each with a driver of its own. `up`: it answered last."""
+
+    up: bool
+
+    @property
+    def models(self) -> Mapping[str, Listed]:
+        """The models by name, as `look` last found them."""
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """The models whose slots lost their content, until the registry has handled it."""
+
+    def look(self) -> Mapping[str, Listed] | None:
+        """The models as they are now; None if the address has but one now. Raises BackendDown."""
+
+    def model(self, name: str) -> Driver:
+        """The driver of one of its models."""
+
+    def forget(self, name: str) -> None:
+        """Forget a model that is no longer listed. A later one of this name may be another."""
+
+    def close(self) -> None:
+        """Close idle connections."""
 
 
 class Driver(ABC):

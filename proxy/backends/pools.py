@@ -13,8 +13,7 @@ from ..config import BackendConfig
 from ..errors import ModelNotFound, NoBackend
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
-from .driver import Capabilities, Driver
-from .router import Router
+from .driver import Capabilities, Driver, ModelHost
 from .tokens import TokenCounter
 from .vocabulary import Vocabulary
 
@@ -69,7 +68,7 @@ class Backend:
         self.miscounted = False  # the counted number of slots may be wrong
         self.count_at = 0.0  # when the slots may be counted again
         self.count_pause = 0.0  # seconds until they are counted after that
-        self.router: Router | None = None
+        self.router: ModelHost | None = None
         self.host: Backend | None = None
         self.router_of: Backend | None = None  # the backend whose router its driver uses
         self.aliases: tuple[str, ...] = ()

@@ -15,8 +15,9 @@ way: a new `Backend` takes over the name, and the old one drains: it finishes it
 closed then. If the address is the same, the scheduler keeps its records, so that the server never
 gets more requests than it has slots; another address begins with records of its own.
 
-A llama-server in router mode has many models. Each is a backend here, created when the router lists
-it and drained when the router no longer does. The thread of the address checks that list.
+A llama-server in router mode, or a server like Ollama, has many models. Each is a backend here,
+created when the address lists it and drained when it no longer does. The thread of the address
+checks that list.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from ..scheduling.interface import Scheduler
 from ..wire.router import Listed
-from .driver import Capabilities
+from .driver import Capabilities, Driver, ModelHost
 from .llamacpp import LlamaCpp
+from .openai.driver import OpenAIServer
+from .openai.host import OpenAIHost
 from .pools import Backend, BackendPools
 from .probe import ROUTER
 from .router import Router
@@ -299,11 +302,10 @@ class Registry(BackendPools):
 
         try:
             caps = backend.driver.probe(self._deadline, learned)
-            if caps.dialect == ROUTER and isinstance(backend.driver, LlamaCpp):
-                wake = backend.wake.set
-                backend.router = Router(backend.driver, caps, wake)
-                log.info("backend %s is a multi-model router", backend.name)
-                wake()
+            if caps.dialect == ROUTER:
+                backend.router = _host(backend.driver, caps, backend.wake.set)
+                log.info("backend %s has several models", backend.name)
+                backend.wake.set()
                 return
             backend.counter.clear()
             backend.vocabulary.clear()
@@ -350,7 +352,7 @@ class Registry(BackendPools):
     def _models_of(self, host: Backend) -> tuple[Backend, ...]:
         return tuple(b for b in self.backends.values() if b.host is host)
 
-    def _check_models(self, host: Backend, router: Router) -> None:
+    def _check_models(self, host: Backend, router: ModelHost) -> None:
         """Keep a backend for each model that the router lists."""
         before = router.models
         try:
@@ -378,7 +380,7 @@ class Registry(BackendPools):
             missing = f"the model {host.set_model}" if host.set_model else "any models"
             host.up, host.error = False, f"the router does not list {missing}"
 
-    def _sync_models(self, host: Backend, router: Router, wanted: Mapping[str, Listed]) -> None:
+    def _sync_models(self, host: Backend, router: ModelHost, wanted: Mapping[str, Listed]) -> None:
         """Add and drain backends to match the listed models. The router's own backend stands in
         while there are none."""
         known = {member.model: member for member in self._models_of(host)}
@@ -432,3 +434,11 @@ class Registry(BackendPools):
             return  # another backend has its name, or the scheduler no longer assigns it
         up = True if rising else backend.up
         self._scheduler.update(backend.name, backend.facts, up=up, anew=anew, replaces=replaces)
+
+
+def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> ModelHost:
+    """The host of an address that has several models; it calls `wake` when they change."""
+    if isinstance(driver, OpenAIServer):
+        return OpenAIHost(driver)
+    assert isinstance(driver, LlamaCpp), "only these two find several models"
+    return Router(driver, caps, wake)

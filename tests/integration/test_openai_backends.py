@@ -204,3 +204,28 @@ def test_a_pool_of_both_kinds_survives_the_loss_of_either(
 
 def table_of_2023(url: str) -> str:
     return f'[[backend]]\nurl = "{url}"\nmodel = "smol"\nslots = 2\n'
+
+
+def test_every_model_of_an_address_is_served(
+    start_server: Callable[..., ModelServer],
+    module_gateway: Callable[..., Gateway],
+    gateway: Callable[..., Gateway],
+    tmp_path: Path,
+    smollm2_model: Path,
+    made_up_model: Path,
+) -> None:
+    """The far slotproxy has two models; the near one lists them without being told their names."""
+    tables = ""
+    for name, file in (("smol", smollm2_model), ("made-up", made_up_model)):
+        server = start_server("llama-2023", model=file)
+        tables += table_of_2023(server.url).replace("smol", name)
+    inner = tmp_path / "inner.toml"
+    inner.write_text(tables)
+    far = module_gateway("--config", str(inner), "--chat-template", "chatml")
+    outer = tmp_path / "outer.toml"
+    outer.write_text(table(far.url))
+    near = gateway("--config", str(outer))
+    listed = requests.get(f"{near.url}/v1/models", timeout=10).json()["data"]
+    assert {model["id"] for model in listed} == {"smol", "made-up"}
+    assert ANSWER in said(ask(near.url, QUESTION, model="smol", max_tokens=64))
+    assert said(ask(near.url, QUESTION, model="made-up", max_tokens=8))

@@ -9,6 +9,7 @@ only lists the models, because a token may cost money.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from ...runtime.cancel import Cancel
 from .. import vectors
 from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
 from ..http import ConnectionPool
+from ..probe import ROUTER
 from ..questions import ProbeSession
 from .model_list import ListedModel, models
 from .payload import path, payload
@@ -41,7 +43,8 @@ _threads = NativeThreads(4)
 
 class OpenAIServer(Driver):
     """A driver for one model of the server at `url`, which ends with /v1 as a rule. Without
-    `model`, it is the only one that the server lists."""
+    `model`, it is the only one that the server lists; if there are more, a probe says so, and
+    `model_list` and `of_model` serve an `OpenAIHost`."""
 
     def __init__(
         self,
@@ -54,7 +57,14 @@ class OpenAIServer(Driver):
         api_key: str = "",
         lenient: bool = False,
     ) -> None:
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
+        self.options: Mapping[str, Any] = {
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "tick": tick,
+            "api_key": api_key,
+            "lenient": lenient,
+        }
         self._wanted = model
         self._model = model
         self._timeout = timeout
@@ -63,19 +73,27 @@ class OpenAIServer(Driver):
         self._lenient = lenient
         self._server = UNKNOWN
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._pool = ConnectionPool(
-            self._url, timeout=timeout, connect_timeout=connect_timeout, headers=self._headers
+        self._origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
+        connect = partial(
+            ConnectionPool, timeout=timeout, connect_timeout=connect_timeout, headers=self._headers
         )
-        root = "{0.scheme}://{0.netloc}".format(urlsplit(self._url))
-        self._root = ConnectionPool(
-            root, timeout=timeout, connect_timeout=connect_timeout, headers=self._headers
-        )
+        self._pool: ConnectionPool = connect(self.url)
+        self._root: ConnectionPool = connect(self._origin)
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
-        listed, is_ollama = run_in_native_thread(self._questions, _threads)
-        model = self._chosen(listed)
+        listed, is_ollama = self.model_list()
+        if not listed:
+            raise BackendDown("the backend lists no models")
+        # Ollama's list may grow at any time.
+        if not self._wanted and (len(listed) > 1 or is_ollama):
+            return Capabilities(dialect=ROUTER)
+        return self._found(self._chosen(listed), OLLAMA if is_ollama else UNKNOWN)
+
+    def _found(self, model: ListedModel, otherwise: ServerType) -> Capabilities:
+        """What is known of a model. A server that the list does not tell is of type
+        `otherwise`."""
         self._model = model.name
-        self._server = server = BY_OWNER.get(model.owner) or (OLLAMA if is_ollama else UNKNOWN)
+        self._server = server = BY_OWNER.get(model.owner, otherwise)
         return Capabilities(
             dialect=server.name,
             slots=server.slots,
@@ -97,40 +115,26 @@ class OpenAIServer(Driver):
     def _questions(self) -> tuple[tuple[ListedModel, ...], bool]:
         """The models that the server lists, and whether it is Ollama. Raises BackendDown."""
         with ProbeSession(self._headers) as session:
-            status, data = session.get(f"{self._url}/models", GET_TIMEOUT)
-            if status in (401, 403):
-                raise BackendDown("the backend rejects our API key")
-            if status == 404:
-                raise BackendDown("the backend has no /models: does its url end with /v1?")
-            if status != 200:
-                raise BackendDown(f"the backend responds with status {status} to /models")
-            try:
-                listed = models(decoded(data))
-            except ValueError:
-                raise BackendDown("the backend's list of models is invalid") from None
+            status, data = session.get(f"{self.url}/models", GET_TIMEOUT)
+            listed = _listed(status, data)
             if any(model.owner in BY_OWNER for model in listed):
                 return listed, False
-            root = "{0.scheme}://{0.netloc}".format(urlsplit(self._url))
-            status, data = session.get(f"{root}/api/version", GET_TIMEOUT)
+            status, data = session.get(f"{self._origin}/api/version", GET_TIMEOUT)
             return listed, status == 200 and b'"version"' in data[:200]
 
+    def model_list(self) -> tuple[tuple[ListedModel, ...], bool]:
+        """The models that the server lists now, and whether it is Ollama. Raises BackendDown."""
+        return run_in_native_thread(self._questions, _threads)
+
     def _chosen(self, listed: Sequence[ListedModel]) -> ListedModel:
-        """Raises BackendDown."""
-        names = [model.name for model in listed]
-        if not names:
-            raise BackendDown("the backend lists no models")
-        if self._wanted:
+        """The only model, or the one that is named. Raises BackendDown."""
+        if not self._wanted:
+            return listed[0]
+        for model in listed:
             # Ollama adds a tag to a name without one.
-            for model in listed:
-                if model.name in (self._wanted, f"{self._wanted}:latest"):
-                    return model
-            raise BackendDown(f"the backend does not list the model {self._wanted}")
-        if len(names) > 1:
-            raise BackendDown(
-                f"the backend lists {len(names)} models: set `model` of this [[backend]] to one of"
-                f" them, for example {names[0]!r}; use a [[backend]] for each"
-            )
-        return listed[0]
+            if model.name in (self._wanted, f"{self._wanted}:latest"):
+                return model
+        raise BackendDown(f"the backend does not list the model {self._wanted}")
 
     def alive(self) -> bool:
         try:
@@ -194,6 +198,20 @@ class OpenAIServer(Driver):
         if status != 200:
             raise refused(status, data, self._secret)
         return data
+
+
+def _listed(status: int, data: bytes) -> tuple[ListedModel, ...]:
+    """The models of an answer to /models. Raises BackendDown."""
+    if status in (401, 403):
+        raise BackendDown("the backend rejects our API key")
+    if status == 404:
+        raise BackendDown("the backend has no /models: does its url end with /v1?")
+    if status != 200:
+        raise BackendDown(f"the backend responds with status {status} to /models")
+    try:
+        return models(decoded(data))
+    except ValueError:
+        raise BackendDown("the backend's list of models is invalid") from None
 
 
 def _cannot_tokenize(server: ServerType) -> Unsupported:

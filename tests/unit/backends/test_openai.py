@@ -13,10 +13,12 @@ import pytest
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.openai.driver import OpenAIServer
+from proxy.backends.openai.host import OpenAIHost
 from proxy.backends.openai.model_list import models
 from proxy.backends.openai.payload import payload
 from proxy.backends.openai.refusals import refused
 from proxy.backends.openai.server_types import BY_OWNER, OLLAMA, UNKNOWN
+from proxy.backends.probe import ROUTER
 from proxy.core.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.core.request import CompletionRequest, Message, OutputFormat, Tool, ToolChoice
 from proxy.core.task import Task
@@ -341,10 +343,40 @@ def test_ollama_is_recognized_and_adds_its_tag() -> None:
     assert (caps.dialect, caps.models) == ("ollama", ("a:latest",))
 
 
-def test_a_server_with_many_models_needs_a_name() -> None:
-    listed = answered({"data": [{"id": "a"}, {"id": "b"}]})
-    with pytest.raises(BackendDown, match="lists 2 models: set `model`"):
-        probed(listed, answered({}, "404 Not Found"))
+def test_a_server_with_many_models_is_a_host_of_them() -> None:
+    entries = [{"id": "a", "max_model_len": 8192}, {"id": "b"}]
+    fewer = [{"id": "b"}]
+    missing = answered({}, "404 Not Found")
+    full, less = (answered({"data": one}) + missing for one in (entries, fewer))
+    with RawServer(full, full, less) as server:
+        driver = OpenAIServer(f"{server.url}/v1")
+        assert driver.probe(5).dialect == ROUTER
+        host = OpenAIHost(driver)
+        assert list(host.look()) == ["a", "b"]
+        first = host.model("a")
+        assert first.probe(5).n_ctx == 8192
+        assert first.alive()
+        assert list(host.look()) == ["b"]
+        assert not first.alive()
+        with pytest.raises(BackendDown, match="does not list the model a"):
+            first.probe(5)
+        first.close()
+        driver.close()
+
+
+def test_ollama_with_one_model_may_get_more() -> None:
+    entry = {"id": "a:latest", "owned_by": "library"}
+    assert probed(answered({"data": [entry]}), answered({"version": "0.12"})).dialect == ROUTER
+
+
+def test_a_host_that_is_away_takes_its_models_along() -> None:
+    driver = OpenAIServer("http://127.0.0.1:9/v1")
+    host = OpenAIHost(driver)
+    with pytest.raises(BackendDown):
+        host.look()
+    assert not host.up
+    assert not host.model("a").alive()
+    driver.close()
 
 
 def test_a_model_that_is_not_listed_is_named() -> None:
