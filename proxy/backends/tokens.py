@@ -226,6 +226,9 @@ def budget(
     For one that would silently truncate the prompt, raises ContextExceeded if it is too long."""
     wanted = task.max_tokens
     n_ctx = n_ctx or 4096
+    length = task.request.max_length
+    if length is not None and task.prompt:
+        wanted = min(wanted or length, _left_of(length, task, counter, cancel))
     if not caps.truncates:
         return n_ctx if wanted is None else wanted
     bound = most_tokens(task)
@@ -235,6 +238,18 @@ def budget(
         return wanted
     left = n_ctx - _exact(task, n_ctx, counter, cancel)
     return left if wanted is None else min(wanted, left)
+
+
+def _left_of(length: int, task: Task, counter: TokenCounter, cancel: Cancel | None = None) -> int:
+    """What the prompt leaves of `max_length`. Raises BadRequest if that is nothing."""
+    count = counter.count(task.prompt, cancel)
+    if count >= length:
+        raise BadRequest(
+            f"max_length is {length} tokens for prompt and answer together, and the prompt has"
+            f" {count}: raise it or send less history",
+            param="max_length",
+        )
+    return length - count
 
 
 def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None = None) -> None:

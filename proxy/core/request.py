@@ -98,11 +98,13 @@ class Search(Struct, frozen=True):
 class Report(Struct, frozen=True, kw_only=True):
     """Additional information that a client requests, in the way of llama-server's clients.
 
-    `progress` of the prompt's evaluation; `timings` and `tokens` (their ids) of each piece of a
-    stream; at the end, the `settings` that the backend used, with its prompt. `sampled`: report
-    probabilities after the samplers. A backend that cannot report a value omits it.
+    `prompt`: its size before the first text; `progress` of its evaluation; `timings` and `tokens`
+    (their ids) of each piece of a stream; at the end, the `settings` that the backend used, with
+    its prompt. `sampled`: report probabilities after the samplers. A backend that cannot report a
+    value omits it.
     """
 
+    prompt: bool = False
     progress: bool = False
     timings: bool = False
     tokens: bool = False
@@ -120,9 +122,10 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
 
     Either `messages` (a chat, rendered by a template) or `prompts` (texts, token ids, or a mix of
     both, unchanged). `sampling` only holds fields checked by `core.sampling`. `max_tokens` None
-    means the rest of the context. `max_tool_calls` None means the setting. `logprobs` is the number
-    of alternatives, None for none. `reasoning_format` says where reasoning goes, "" for the
-    setting. `warnings` name what a dialect ignored; they become headers.
+    means the rest of the context; `max_length` limits prompt and answer together, None for the
+    context. `max_tool_calls` None means the setting. `logprobs` is the number of alternatives, None
+    for none. `reasoning_format` says where reasoning goes, "" for the setting. `warnings` name what
+    a dialect ignored; they become headers.
     """
 
     model: str = ""
@@ -131,6 +134,7 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     suffix: str = ""
     sampling: Mapping[str, Any] = {}
     max_tokens: int | None = None
+    max_length: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
     stream: bool = False

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ..core.vectors import Embedded, Vector, normalised
 from ..errors import InvalidParameter, Unsupported
-from .fields import Body, integer, text
+from .fields import Body, integer, model_name, text
 from .openai_completions import prompts
 
 MAX_DIMENSIONS = 1 << 20
@@ -34,7 +34,7 @@ def parse(body: Body) -> EmbeddingRequest:
     if form not in ("float", "base64"):
         raise InvalidParameter("encoding_format", "must be float or base64")
     return EmbeddingRequest(
-        text(body, "model"),
+        model_name(body),
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
         form == "base64",
@@ -44,7 +44,7 @@ def parse(body: Body) -> EmbeddingRequest:
 def parse_ollama(body: Body) -> EmbeddingRequest:
     """Parses Ollama's /api/embed, where `input` is a string or a list. Raises InvalidParameter."""
     return EmbeddingRequest(
-        text(body, "model").removesuffix(":latest"),
+        model_name(body).removesuffix(":latest"),
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
     )
@@ -54,7 +54,7 @@ def parse_prompt(body: Body) -> EmbeddingRequest:
     """Parses the GLM API's /embedding and Ollama's older /api/embeddings, where `prompt` is a
     string or a list. Raises InvalidParameter."""
     return EmbeddingRequest(
-        text(body, "model").removesuffix(":latest"), _inputs(body.get("prompt"), "prompt")
+        model_name(body).removesuffix(":latest"), _inputs(body.get("prompt"), "prompt")
     )
 
 

@@ -12,6 +12,7 @@ Body = Mapping[str, Any]
 MAX_ITEMS = 16_384
 """Maximum length of any list in a body (messages, parts, calls): parsing 300 000 messages in 10 MB
 blocked every other stream for two seconds."""
+MAX_MODEL = 1024  # characters in the name of a model
 
 Table = Mapping[str, tuple[str, Callable[[Body, str], Any]]]
 """Maps a field of the body to the name of the parsed value and the function that parses it."""
@@ -33,6 +34,24 @@ def text(body: Body, name: str, default: str = "", at: str = "") -> str:
         return default
     if type(value) is not str:
         raise InvalidParameter(at + name, "must be a string")
+    return value
+
+
+def required(body: Body, name: str, at: str = "") -> str:
+    """A string that may be empty, but not absent."""
+    if body.get(name) is None:
+        raise InvalidParameter(at + name, "is missing")
+    return text(body, name, at=at)
+
+
+def model_name(body: Body, name: str = "model") -> str:
+    """The name of a model: at most MAX_MODEL characters, since it is repeated in answers, the log
+    and metrics."""
+    value = text(body, name)
+    if len(value) > MAX_MODEL:
+        raise InvalidParameter(
+            name, f"has {len(value)} characters; at most {MAX_MODEL} are allowed"
+        )
     return value
 
 

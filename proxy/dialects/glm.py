@@ -5,7 +5,8 @@ The formats are defined in the GLM/ChatGLM API description and in chatglm.cpp's 
 question and answer, as the API's TypeScript example sends them.
 
 Each object of a stream has one piece of text in `content`, which clients concatenate. The last one
-has no content and the final token counts. `max_length` limits the tokens of the answer.
+has no content and the final token counts. `max_length` limits the tokens of prompt and answer
+together.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..core.sampling import check
 from ..core.usage import Usage
 from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
-from .fields import Body, integer, items, text
+from .fields import Body, integer, items, model_name, text
 from .openai import MAX_TOKENS
 from .response_meta import ResponseMeta, RouteDialect
 
@@ -41,14 +42,16 @@ def parse(body: Body) -> CompletionRequest:
             messages.append(Message(role="user", content=question))
         messages.append(Message(role="assistant", content=answer))
     messages.append(Message(role="user", content=text(body, "prompt")))
+    length = integer(body, "max_length", 0, MAX_TOKENS) or None
     return CompletionRequest(
-        model=text(body, "model"),
+        model=model_name(body),
         messages=tuple(messages),
         sampling={
             "top_p": check("top_p", _or(body.get("top_p"), TOP_P)),
             "temperature": check("temperature", _or(body.get("temperature"), TEMPERATURE)),
         },
-        max_tokens=integer(body, "max_length", 0, MAX_TOKENS) or None,
+        max_tokens=length,
+        max_length=length,
     )
 
 
@@ -171,7 +174,7 @@ class Tokens(NamedTuple):
 def parse_tokenize(body: Body) -> Tokens:
     """Raises InvalidParameter naming the field."""
     limit = integer(body, "max_length", 1, MAX_TOKENS)
-    return Tokens(text(body, "model"), text(body, "prompt"), limit or MAX_TOKENS)
+    return Tokens(model_name(body), text(body, "prompt"), limit or MAX_TOKENS)
 
 
 def tokenized(tokens: Sequence[tuple[int, str]]) -> dict[str, Any]:

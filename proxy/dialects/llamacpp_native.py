@@ -28,7 +28,7 @@ from ..core.request import CompletionRequest, Report
 from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
 from . import openai
-from .fields import Body, entry, flag, integer, items, stops, text, unheeded
+from .fields import Body, entry, flag, integer, items, model_name, stops, text, unheeded
 from .openai_completions import prompts
 from .response_meta import ResponseMeta, RouteDialect
 
@@ -91,7 +91,7 @@ def _common(body: Body) -> dict[str, Any]:
         sampled=flag(body, "post_sampling_probs"),
     )
     return {
-        "model": text(body, "model"),
+        "model": model_name(body),
         "sampling": values,
         "max_tokens": limit if limit is not None and limit >= 0 else None,
         "stop": stops(body),

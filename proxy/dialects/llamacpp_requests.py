@@ -8,7 +8,7 @@ import re
 from msgspec import Struct
 
 from ..errors import InvalidParameter
-from .fields import Body, flag, items, text
+from .fields import Body, flag, items, model_name, text
 from .openai_completions import MAX_TOKEN_ID
 
 FILENAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
@@ -30,7 +30,7 @@ def parse_tokenize(body: Body) -> TokenizeParams:
     """Raises InvalidParameter."""
     return TokenizeParams(
         text(body, "content"),
-        text(body, "model"),
+        model_name(body),
         flag(body, "add_special"),
         flag(body, "with_pieces"),
     )
@@ -41,7 +41,7 @@ def parse_detokenize(body: Body) -> DetokenizeParams:
     tokens = items(body, "tokens")
     if not all(type(token) is int and 0 <= token < MAX_TOKEN_ID for token in tokens):
         raise InvalidParameter("tokens", "must contain token ids only")
-    return DetokenizeParams(tokens, text(body, "model"))
+    return DetokenizeParams(tokens, model_name(body))
 
 
 def parse_filename(body: Body) -> str:

@@ -17,9 +17,9 @@ from ..core.fold import Completion
 from ..core.request import CompletionRequest, OutputFormat, Report
 from ..core.sampling import logit_bias, sampling
 from ..core.usage import Timings, Usage, generation_pace, pace
-from ..errors import GatewayError
+from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
-from .fields import Body, Table, flag, integer, mapping, read, stops, text, unheeded
+from .fields import Body, Table, flag, integer, mapping, model_name, read, stops, text, unheeded
 from .response_meta import ResponseMeta
 
 MAX_CHOICES = 16
@@ -36,10 +36,20 @@ UNHEEDED: Mapping[str, tuple[Any, ...]] = {
 def shared_fields(body: Body) -> dict[str, Any]:
     """The fields of CompletionRequest that both kinds of body share, if present. Raises
     InvalidParameter."""
+    _check_biases(body)
     out = {"sampling": samplers(body), **read(body, COMMON), "warnings": unheeded(body, UNHEEDED)}
     if not REPORTS.isdisjoint(body):
         out["report"] = report(body)
     return out
+
+
+def _check_biases(body: Body) -> None:
+    """OpenAI's bounds for its own form of `logit_bias`, an object; llama.cpp's list of pairs may
+    exceed them. Raises InvalidParameter."""
+    biases = body.get("logit_bias")
+    for bias in biases.values() if isinstance(biases, dict) else ():
+        if type(bias) in (int, float) and not -100 <= bias <= 100:
+            raise InvalidParameter("logit_bias", "has a bias that is not between -100 and 100")
 
 
 def samplers(body: Body) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def json_schema(body: Body, name: str) -> OutputFormat:
 
 LENGTHS = ("max_completion_tokens", "max_tokens", "n_predict")
 COMMON: Table = {
-    "model": ("model", text),
+    "model": ("model", model_name),
     **dict.fromkeys(LENGTHS, ("max_tokens", _max_tokens)),
     "stop": ("stop", stops),
     "n": ("n", _choices),

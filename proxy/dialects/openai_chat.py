@@ -39,6 +39,11 @@ ROLES: dict[str, Role] = {
 }
 OLD_REASONS = {"tool_calls": "function_call"}
 FORMATS = ("deepseek", "none", "raw")
+# What an assistant message may have in place of a text. Clients that collect a stream send an empty
+# answer back with null as its content.
+INSTEAD = frozenset(
+    {"content", "tool_calls", "function_call", "refusal", "reasoning_content", "audio"}
+)
 
 
 def parse(body: Body) -> CompletionRequest:
@@ -121,7 +126,7 @@ def _plain(value: Any) -> Message | None:
     other, valid or not."""
     if type(value) is dict and len(value) == 2:
         role, content = value.get("role"), value.get("content")
-        if type(content) is str and type(role) is str and role in ROLES:
+        if type(content) is str and type(role) is str and role in ROLES and role != "tool":
             return Message(role=ROLES[role], content=content)
     return None
 
@@ -132,13 +137,23 @@ def _message(value: Any, at: str) -> Message:
     role = ROLES.get(text(body, "role", at=at))
     if role is None:
         raise InvalidParameter(at + "role", f"must be one of {', '.join(ROLES)}")
-    content, media = parts.content(body.get("content"), at + "content", PARTS, KINDS)
+    given = body.get("content")
+    if given is None and (role != "assistant" or body.keys().isdisjoint(INSTEAD)):
+        raise InvalidParameter(
+            at + "content", "is missing: a message needs a text or a list of parts"
+        )
+    call = text(body, "tool_call_id", at=at)
+    if not call and body["role"] == "tool":
+        raise InvalidParameter(
+            at + "tool_call_id", "is missing: a tool message names the call that it answers"
+        )
+    content, media = parts.content(given, at + "content", PARTS, KINDS)
     return Message(
         role=role,
         content=content,
         name=text(body, "name", at=at),
         tool_calls=openai_tools.calls(body, at),
-        tool_call_id=text(body, "tool_call_id", at=at),
+        tool_call_id=call,
         reasoning=text(body, "reasoning_content", at=at),
         media=media,
     )

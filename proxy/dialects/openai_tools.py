@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
+
 from ..core.decoding import decoded
 from ..core.events import ToolCallDelta
 from ..core.request import Tool, ToolCall, ToolChoice
@@ -156,11 +158,26 @@ def calls(body: Body, at: str) -> tuple[ToolCall, ...]:
 
 
 def _call(body: Body, at: str) -> ToolCall:
-    return _named(mapping(body, "function", at=at), text(body, "id", at=at), at + "function.")
+    id = text(body, "id", at=at)
+    if text(body, "type", at=at) == "custom":
+        custom = mapping(body, "custom", at=at)
+        written = {"input": text(custom, "input", at=at + "custom.")}
+        return ToolCall(id, _name(custom, at + "custom."), msgspec.json.encode(written).decode())
+    function = mapping(body, "function", at=at)
+    if not function:
+        raise InvalidParameter(at + "function", "is missing: a call has a name and arguments")
+    return _named(function, id, at + "function.")
 
 
 def _named(function: Body, id: str, at: str) -> ToolCall:
-    return ToolCall(id, text(function, "name", at=at), text(function, "arguments", at=at))
+    return ToolCall(id, _name(function, at), text(function, "arguments", at=at))
+
+
+def _name(function: Body, at: str) -> str:
+    name = text(function, "name", at=at)
+    if not name:
+        raise InvalidParameter(at + "name", "is missing")
+    return name
 
 
 def written(call: ToolCall) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from ..core.request import Media, Message
 from ..errors import InvalidParameter
-from .fields import Body, bounded, entry, text
+from .fields import Body, bounded, entry, required, text
 
 Reader = Callable[[Body, str], str | Media]
 """Parses a part of one type; takes the part and its path."""
@@ -48,8 +48,8 @@ def content(
 
 
 def text_reader(name: str) -> Reader:
-    """A reader for parts whose text is in the field `name`."""
-    return lambda part, at: text(part, name, at=at)
+    """A reader for parts whose text is in the field `name`. It may be empty, but not absent."""
+    return lambda part, at: required(part, name, at)
 
 
 def joined(*run: Message) -> Message:

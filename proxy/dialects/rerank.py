@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from ..errors import InvalidParameter
-from .fields import Body, entry, flag, integer, items, text
+from .fields import Body, entry, flag, integer, items, model_name, text
 
 MAX_DOCUMENTS = 1024
 
@@ -39,7 +39,7 @@ def parse(body: Body) -> RerankRequest:
         for i, document in enumerate(values)
     )
     return RerankRequest(
-        text(body, "model"),
+        model_name(body),
         query,
         documents,
         min(integer(body, "top_n", 1, 1 << 30) or len(documents), len(documents)),

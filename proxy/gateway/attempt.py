@@ -291,8 +291,12 @@ class Attempt:
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""
-        if self._started and type(batch[0]) is Started:
-            del batch[0]
+        first = batch[0]
+        if type(first) is Started:
+            if self._started:
+                del batch[0]
+            elif self._task.request.report.prompt and self._task.prompt and not first.prompt:
+                batch[0] = msgspec.structs.replace(first, prompt=self._count_prompt())
         self._started = True
         last = batch[-1] if batch else None
         if type(last) is Finished:

@@ -192,7 +192,7 @@ def test_client_names_are_never_paths(
         assert library.search(base, "wolf")[0]["metadata"]["source"] == "evil.md"
         assert library.download(base, name).json()["code"] == 404
     assert library.files(base).count("evil.md") == 1, "each replaced the one before"
-    assert library.create("../evil")["code"] == 400
+    assert library.create("../evil")["code"] == 403
     assert list(tmp_path_factory.getbasetemp().rglob("*evil*")) == []
 
 
@@ -232,7 +232,7 @@ def test_search_answer_cites_its_results(server: ModelServer, gateway: StartGate
         assert pieces and "https://tide.example/" in last["docs"][0]
         assert "The tide turns at noon." in last["docs"][0]
         (unknown,) = api.search_engine_chat("tide", "metaphor")
-        assert unknown["code"] == 400 and "searxng" in unknown["msg"]
+        assert unknown["code"] == 422 and "searxng" in unknown["msg"]
         api.close()
     finally:
         engine.end()

@@ -17,6 +17,7 @@ from ...core.request import (
     Media,
     Message,
     OutputFormat,
+    Report,
     Role,
     Tool,
     ToolCall,
@@ -24,7 +25,20 @@ from ...core.request import (
 )
 from ...core.sampling import check
 from ...errors import InvalidParameter
-from ..fields import Body, bounded, entry, flag, integer, items, mapping, stops, text, unheeded
+from ..fields import (
+    Body,
+    bounded,
+    entry,
+    flag,
+    integer,
+    items,
+    mapping,
+    model_name,
+    required,
+    stops,
+    text,
+    unheeded,
+)
 from ..openai import MAX_TOKENS
 from ..openai_tools import functions, plain
 from ..parts import joined
@@ -54,10 +68,11 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     max_tokens = integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
     if max_tokens is None and not counting:
         raise InvalidParameter("max_tokens", "is missing")
+    stream = flag(body, "stream")
     choice = mapping(body, "tool_choice")
     config = mapping(body, "output_config")
     return CompletionRequest(
-        model=text(body, "model"),
+        model=model_name(body),
         messages=(*_system(body.get("system")), *_messages(body, warnings)),
         sampling={
             name: check(name, body[name])
@@ -66,13 +81,14 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         },
         max_tokens=max_tokens,
         stop=stops(body, "stop_sequences"),
-        stream=flag(body, "stream"),
+        stream=stream,
         tools=_tools(items(body, "tools"), warnings),
         tool_choice=_choice(choice),
         parallel_tool_calls=not flag(choice, "disable_parallel_tool_use", at="tool_choice."),
         output=_output(body, config),
         reasoning_effort=text(config, "effort", at="output_config."),
         template_kwargs=_thinking(mapping(body, "thinking")),
+        report=Report(prompt=stream),  # message_start has it
         user=text(mapping(body, "metadata"), "user_id", at="metadata."),
         warnings=tuple(dict.fromkeys(warnings)),
     )
@@ -86,7 +102,7 @@ def _system(value: Any) -> tuple[Message, ...]:
     elif isinstance(value, list):
         bounded(value, "system")
         blocks = [entry(block, f"system[{i}]") for i, block in enumerate(value)]
-        texts = [text(block, "text", at=f"system[{i}].") for i, block in enumerate(blocks)]
+        texts = [required(block, "text", f"system[{i}].") for i, block in enumerate(blocks)]
     else:
         raise InvalidParameter("system", "must be a string or a list of text blocks")
     kept = "\n\n".join(t for t in texts if t and not t.startswith(BILLING))
@@ -158,7 +174,7 @@ class _Turn:
     def _block(self, block: Body, at: str) -> None:
         kind = text(block, "type", at=at)
         if kind == "text":
-            self._say(text(block, "text", at=at))
+            self._say(required(block, "text", at))
         elif kind == "thinking":
             self._thoughts.append(text(block, "thinking", at=at))
         elif kind == "image":

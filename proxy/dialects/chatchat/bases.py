@@ -189,13 +189,23 @@ def unreadable(name: str, why: str) -> dict[str, Any]:
     return {"code": 500, "msg": f"{name}: {why}"}
 
 
+class EmptyName(InvalidParameter):
+    status = 404  # the code of 0.2.7
+
+
+class PathName(InvalidParameter):
+    status = 403  # the code of 0.2.7
+
+
 def _name(body: Body) -> str:
     value = text(body, "knowledge_base_name").strip()
     if not value:
-        raise InvalidParameter("knowledge_base_name", "is missing")
-    if len(value) > MAX_NAME or not value.isprintable() or "/" in value or "\\" in value:
+        raise EmptyName("knowledge_base_name", "is missing")
+    if "/" in value or "\\" in value:
+        raise PathName("knowledge_base_name", "must not be a path")
+    if len(value) > MAX_NAME or not value.isprintable():
         raise InvalidParameter(
-            "knowledge_base_name", f"must be at most {MAX_NAME} printable characters and not a path"
+            "knowledge_base_name", f"must be at most {MAX_NAME} printable characters"
         )
     return value
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from ...core.request import Message, Role
 from ...core.sampling import check
 from ...errors import InvalidParameter
-from ..fields import Body, flag, integer, items, text
+from ..fields import Body, flag, integer, items, model_name, text
 from ..openai import MAX_TOKENS
 
 Kind = Literal["chat", "knowledge", "search", "agent"]
@@ -134,7 +134,7 @@ def _common(body: Body) -> dict[str, Any]:
 
 def _answer(body: Body) -> dict[str, Any]:
     return {
-        "model": text(body, "model_name"),
+        "model": model_name(body, "model_name"),
         "stream": flag(body, "stream"),
         "sampling": _sampling(body, {"temperature": TEMPERATURE}),
         "max_tokens": _limit(body),
@@ -150,7 +150,7 @@ def _spoken(body: Body) -> DialogueParams:
     return DialogueParams(
         kind="chat",
         messages=_history(values, "messages"),
-        model=text(body, "model"),
+        model=model_name(body),
         stream=flag(body, "stream"),
         sampling=_sampling(body, MODIFIED),
         max_tokens=_limit(body),

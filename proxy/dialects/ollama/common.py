@@ -12,7 +12,7 @@ from ...core.request import CompletionRequest, Media, OutputFormat
 from ...core.sampling import FIELDS, check
 from ...errors import GatewayError, InvalidParameter
 from ...wire import ndjson
-from ..fields import Body, flag, integer, mapping, stops, text
+from ..fields import Body, flag, integer, mapping, model_name, stops
 from ..openai import MAX_TOKENS, token
 from ..openai_tools import plain
 from ..response_meta import ResponseMeta
@@ -42,7 +42,7 @@ def shared_fields(body: Body) -> dict[str, Any]:
     if flag(body, "logprobs"):
         logprobs = integer(body, "top_logprobs", 0, MAX_LOGPROBS) or 0
     return {
-        "model": text(body, "model").removesuffix(":latest"),
+        "model": model_name(body).removesuffix(":latest"),
         "sampling": values,
         "max_tokens": limit if limit is not None and limit > 0 else None,
         "stop": stops(options),

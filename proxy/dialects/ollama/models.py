@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..fields import Body, text
+from ..fields import Body, model_name, text
 
 VERSION = "0.12.6"  # the Ollama version reported; clients require a minimum
 
@@ -73,7 +73,7 @@ def running(model: OllamaModel) -> dict[str, Any]:
 
 def parse_show(body: Body) -> str:
     """The name of the model that /api/show is asked about. Raises InvalidParameter."""
-    return (text(body, "model") or text(body, "name")).removesuffix(":latest")
+    return (model_name(body) or text(body, "name")).removesuffix(":latest")
 
 
 def show(model: OllamaModel) -> dict[str, Any]:

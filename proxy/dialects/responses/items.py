@@ -71,7 +71,10 @@ def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
         role = ROLES.get(text(item, "role", at=at))
         if role is None:
             raise InvalidParameter(at + "role", f"must be one of {', '.join(ROLES)}")
-        content, media = _content(item.get("content"), at + "content")
+        given = item.get("content")
+        if given is None:
+            raise InvalidParameter(at + "content", "is missing: send a string or a list of parts")
+        content, media = _content(given, at + "content")
         return Message(role=role, content=content, media=media)
     if kind == "function_call":
         return _call(item, text(item, "arguments", at=at), at)

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...core.request import CompletionRequest
-from .. import openai
-from ..fields import Body, entry, integer, mapping, text
+from ..fields import Body, entry, mapping, text
 
 # Sampling fields of the request, with the API's defaults.
 SAMPLING: Mapping[str, float] = {
@@ -43,7 +42,7 @@ def repeated(body: Body, request: CompletionRequest, values: Mapping[str, Any]) 
         **{name: request.sampling.get(name, SAMPLING[name]) for name in SAMPLING},
         "instructions": None,
         "max_output_tokens": request.max_tokens,
-        "max_tool_calls": integer(body, "max_tool_calls", 1, openai.MAX_TOKENS),
+        "max_tool_calls": request.max_tool_calls,
         "metadata": mapping(body, "metadata"),
         "parallel_tool_calls": request.parallel_tool_calls,
         "previous_response_id": text(body, "previous_response_id") or None,

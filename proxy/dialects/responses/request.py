@@ -13,7 +13,7 @@ from ...core.request import CompletionRequest, Message, OutputFormat, Search, To
 from ...core.sampling import check
 from ...errors import InvalidParameter
 from .. import attribute_filters, openai
-from ..fields import Body, entry, flag, integer, items, mapping, text, unheeded
+from ..fields import Body, entry, flag, integer, items, mapping, model_name, text, unheeded
 from ..openai_tools import allowed, functions, plain
 from ..parts import joined
 from .items import as_items, messages, referenced
@@ -99,7 +99,7 @@ def parse(
     most = integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
     logprobs = integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS)
     request = CompletionRequest(
-        model=text(body, "model"),
+        model=model_name(body),
         messages=tuple(chat),
         sampling=sampling,
         max_tokens=most,

@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from ...dialects.chatchat import bases, params, reply
+from ...errors import NotFound
 from ..observability import Record
 from ..services import Services
 from .knowledge_bases import OwnerBases
@@ -46,7 +47,10 @@ def update_info(services: Services, record: Record) -> Any:
 def search(services: Services, record: Record) -> Any:
     """Return a bare list without the wrapper, as the original does."""
     wanted = bases.search(json_body(services))
-    shelf = OwnerBases(services, record.key).shelf(wanted.base)
+    try:
+        shelf = OwnerBases(services, record.key).shelf(wanted.base)
+    except NotFound:
+        return []
     if wanted.query:
         score = params.nearness(wanted.score_threshold)
         hits = shelf.search(wanted.query, wanted.top_k, score)

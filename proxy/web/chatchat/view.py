@@ -14,7 +14,7 @@ from typing import Any
 
 from flask import Response, request
 
-from ...dialects.chatchat import reply
+from ...dialects.chatchat import bases, reply
 from ...errors import BadRequest, GatewayError, NotFound
 from .. import body, spine
 from ..observability import Record
@@ -25,11 +25,16 @@ from ..spine import Shape
 class Taken(BadRequest):
     """The name is already taken."""
 
-    status = 409
+    status = 404  # as in 0.2.7
     code = "already_exists"
 
 
-TOLD = (NotFound, Taken)  # errors sent with HTTP 200; see the dialect's reply
+TOLD = (
+    NotFound,
+    Taken,
+    bases.EmptyName,
+    bases.PathName,
+)  # errors sent with HTTP 200; see the dialect's reply
 
 
 def _answer(view: Callable[[Services, Record], Any], shape: Shape) -> Response:
@@ -42,8 +47,7 @@ route = partial(spine.json_route, shape=reply.error, answer=_answer)
 
 def refused(error: GatewayError, shape: Shape, record: Record) -> Response:
     response = spine.refuse(error, shape, record)
-    if isinstance(error, TOLD):
-        response.status_code = 200
+    response.status_code = 200 if isinstance(error, TOLD) else reply.status(error)
     return response
 
 

@@ -15,7 +15,7 @@ from ...errors import InvalidParameter, NoBackend, NotFound
 from ..observability import Record
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_files, guard, images, options
+from . import api, chat_files, errors, guard, images, options
 from .answers import Answers
 from .following import StreamPosition, stored
 
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
 
 blueprint = Blueprint("chat", __name__)
+RUNNING = "Ollama is running"  # clients of Ollama look for this at /
+
+
+@blueprint.before_request
+def tell_clients() -> Response | None:
+    """Answer GET / of a client that is not a browser."""
+    if request.endpoint != "chat.page" or errors.wants_page():
+        return None
+    return Response(RUNNING, content_type="text/plain; charset=utf-8")
+
+
 guard.protect(blueprint)
 
 API = "/pages/api/chat"

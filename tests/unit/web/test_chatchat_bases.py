@@ -66,7 +66,7 @@ def api() -> Api:
 
 def test_knowledge_base_is_created_listed_and_deleted(api: Api) -> None:
     again = api.post("/create_knowledge_base", B)
-    assert again["code"] == 409 and "水泵" in again["msg"]
+    assert again["code"] == 404 and "水泵" in again["msg"]
     assert api.get("/list_knowledge_bases") == {"code": 200, "msg": "success", "data": ["水泵"]}
     assert api.post("/update_info", {**B, "kb_info": "x"})["code"] == 200
     assert api.post("/delete_knowledge_base", "水泵")["code"] == 200
@@ -75,10 +75,20 @@ def test_knowledge_base_is_created_listed_and_deleted(api: Api) -> None:
     assert gone["code"] == 404 and gone["data"] is None
 
 
+def test_codes_are_those_of_chatchat(api: Api) -> None:
+    """As kb_api.py and kb_doc_api.py of 0.2.7 answer them."""
+    empty = api.client.post(KB + "/create_knowledge_base", json={"knowledge_base_name": " "})
+    assert (empty.status_code, empty.json["code"]) == (200, 404)
+    assert api.post("/search_docs", {"knowledge_base_name": "none", "query": "five"}) == []
+    invalid = api.client.post(KB + "/search_docs", json={**B, "query": "q", "top_k": "many"})
+    assert (invalid.status_code, invalid.json["code"]) == (422, 422)
+    assert invalid.json["detail"][0]["loc"] == ["body", "top_k"]
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", "C:\\x"])
 def test_base_name_is_never_used_as_path(api: Api, name: str) -> None:
     answer = api.client.post(KB + "/create_knowledge_base", json={"knowledge_base_name": name})
-    assert answer.json["code"] == (200 if name == ".." else 400)
+    assert answer.json["code"] == (200 if name == ".." else 403)
     assert api.get("/download_doc", **B, file_name=name)["code"] == 404
     wanted = {**B, "file_names": [name], "delete_content": True}
     assert list(api.post("/delete_docs", wanted)["data"]["failed_files"]) == [name]

@@ -160,7 +160,7 @@ def test_failure_after_first_event_is_the_last_document() -> None:
 def test_unknown_template_error_lists_known_templates(path: str) -> None:
     api = client(chatchat=True, tools=("time",))
     answer = api.post(path, json={**Q, "prompt_name": "../../x", "stream": True})
-    assert answer.status_code == 400
+    assert answer.status_code == 422
     assert "default" in answer.json["msg"]
 
 
@@ -210,5 +210,5 @@ def test_served_models_are_listed(api: FlaskClient) -> None:
 def test_invalid_body_error_has_the_dialects_form(api: FlaskClient) -> None:
     for data in (b"[", b"[1]", b"5"):
         answer = api.post("/chat/chat", data=data, content_type="application/json")
-        assert answer.status_code == 400
-        assert answer.json["code"] == 400
+        assert answer.status_code == 422
+        assert answer.json["code"] == 422

@@ -12,7 +12,7 @@ from proxy.config.keys import Secret, unnamed
 from proxy.core.events import Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.usage import Usage
 from proxy.errors import GatewayError, UpstreamFault, UpstreamTimeout
-from tests.fakes import Script, ScriptedDriver, client, wait_until
+from tests.fakes import Script, ScriptedDriver, client, make_app, wait_until
 
 USER = [{"role": "user", "content": "Hi"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -275,3 +275,40 @@ def test_embeddings_on_backend_without_them_are_refused(api: FlaskClient) -> Non
         answer = api.post(path, json=body)
         assert answer.status_code == 400
         assert "does not support embeddings" in answer.get_data(as_text=True)
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "application/json"])
+def test_clients_of_ollama_find_it_running(api: FlaskClient, accept: str | None) -> None:
+    headers = {} if accept is None else {"Accept": accept}
+    answer = api.get("/", headers=headers)
+    assert (answer.status_code, answer.text) == (200, "Ollama is running")
+    assert api.head("/", headers=headers).status_code == 200
+    page = api.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
+    assert page.mimetype == "text/html"
+
+
+def test_ollama_is_running_without_a_key(locked: FlaskClient) -> None:
+    assert locked.get("/").text == "Ollama is running"
+    assert locked.get("/", headers={"Accept": "text/html"}).status_code == 302
+
+
+def test_max_length_of_glm_limits_prompt_and_answer_together() -> None:
+    driver = ScriptedDriver()
+    api = make_app(driver).test_client()
+    history = [["q", "a" * 50]]
+    for path in ("/chat", "/chat-stream", "/"):
+        assert api.post(path, json={"prompt": "Hi", "history": history, "max_length": 300}).data
+        (task,) = driver.tasks
+        assert task.max_tokens == 300 - len(task.prompt) - 1, "a token of the vocabulary begins it"
+        driver.tasks.clear()
+    refused = api.post("/chat", json={"prompt": "Hi", "history": history, "max_length": 60})
+    assert refused.status_code == 400
+    assert "max_length is 60 tokens for prompt and answer together" in refused.json["detail"]
+
+
+def test_message_start_counts_the_prompt_of_an_old_server() -> None:
+    driver = ScriptedDriver()  # reports the size of the prompt at the end only
+    body = {**BODIES["/v1/messages"], "stream": True}
+    lines = make_app(driver).test_client().post("/v1/messages", json=body).text.splitlines()
+    usage = json.loads(lines[1].removeprefix("data: "))["message"]["usage"]
+    assert usage["input_tokens"] == len(driver.tasks[0].prompt) + 1

@@ -86,7 +86,7 @@ def test_pages_are_shown_while_a_backend_drains() -> None:
     )
     gateway = services_of(app).gateway
     registry = gateway.registry
-    assert "leaving-model" in app.test_client().get("/").text
+    assert "leaving-model" in app.test_client().get("/", headers={"Accept": "text/html"}).text
     lease = gateway.scheduler.acquire(
         SlotRequest(model="leaving-model", task=Task(prompt="hi")), Cancel()
     )
@@ -97,7 +97,7 @@ def test_pages_are_shown_while_a_backend_drains() -> None:
         registry.backends[config.name].config = config
     registry.reload(stay, make_none)
     assert backend.leaving and "b2" in registry.backends
-    page = app.test_client().get("/")
+    page = app.test_client().get("/", headers={"Accept": "text/html"})
     assert page.status_code == 200
     assert "leaving-model" not in page.text
     assert "scripted" in page.text and "another" in page.text

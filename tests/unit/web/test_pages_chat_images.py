@@ -90,11 +90,13 @@ def test_model_without_vision_gets_no_images(tmp_path: Path) -> None:
     assert refused.status_code == 400
     assert "is not supported: this model does not accept images" in refused.json["error"]["message"]
     assert page.messages() == []
-    assert "drop or paste images" not in page.client.get("/").text
+    assert "drop or paste images" not in page.client.get("/", headers={"Accept": "text/html"}).text
 
 
 def test_images_are_offered_only_for_vision_models(page: Page) -> None:
-    wait_until(lambda: "drop or paste images" in page.client.get("/").text)
+    wait_until(
+        lambda: "drop or paste images" in page.client.get("/", headers={"Accept": "text/html"}).text
+    )
 
 
 def test_number_of_images_per_question_is_bounded(page: Page) -> None:
