@@ -8,6 +8,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -28,6 +30,9 @@ from ..config import BackendConfig, Settings, SettingsError
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
 from ..gateway import Embedder, Gateway, GatewayContext, GenerationSettings
+from ..hosting.driver import HostedDriver
+from ..hosting.host import ModelHost
+from ..hosting.model import HostedModel
 from ..prompting.dialogue_templates import Layouts
 from ..runtime import resources
 from ..scheduling.interface import Scheduler
@@ -51,6 +56,7 @@ from .storage import LazyServices
 
 log = logging.getLogger("slotproxy")
 
+_serial = count(1)  # of models that are started here
 JOINS = 3.0  # seconds a new worker waits for the shared table, and for its first health checks
 
 
@@ -60,9 +66,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
     Raises SettingsError for a setting that only a part of the application can check."""
     groups = len({key.cache_group for key in settings.keys}) > 1
+    host = _host(settings)
     scheduler = _scheduler(settings, "", groups=groups, disk=settings.slot_disk)
     registry = Registry(
-        backends or [backend_of(settings, config) for config in configs(settings)],
+        backends or [backend_of(settings, config, host) for config in configs(settings)],
         scheduler,
         aliases=settings.alias,
         strict=settings.strict_models,
@@ -121,7 +128,9 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         vector_stores=storage.vector_stores,
         aliases=_aliases(settings),
         sessions=storage.sessions or (None if settings.state else MemorySessions()),
+        host=host,
     )
+    atexit.register(host.close)
     registry.start()
     atexit.register(registry.close)
     storage.resume()
@@ -189,8 +198,11 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     return listening or configs
 
 
-def backend_of(settings: Settings, config: BackendConfig) -> Backend:
-    """Raises SettingsError."""
+def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None = None) -> Backend:
+    """Raises SettingsError. Only a model to start needs the host."""
+    if config.launch is not None:
+        assert host is not None, "it starts the model"
+        return _hosted(settings, config, host.add(config.launch))
     make = DRIVERS["chatglm" if config.file else config.kind]
     return Backend(
         config.name,
@@ -238,12 +250,16 @@ def _aliases(settings: Settings) -> Aliases:
 
 
 def _llamacpp(settings: Settings, config: BackendConfig) -> Driver:
+    return _server(settings, config.url, config.api_key or "")
+
+
+def _server(settings: Settings, url: str, api_key: str = "") -> LlamaCpp:
     return LlamaCpp(
-        config.url,
+        url,
         timeout=settings.timeout,
         connect_timeout=settings.connect_timeout,
         tick=settings.sse_ping_interval,
-        api_key=config.api_key or "",
+        api_key=api_key,
         lenient=settings.ignore_unsupported,
     )
 
@@ -258,6 +274,32 @@ def _openai(settings: Settings, config: BackendConfig) -> Driver:
         api_key=config.api_key or "",
         lenient=settings.ignore_unsupported,
     )
+
+
+def _host(settings: Settings) -> ModelHost:
+    """The host of the models that are started here, and after a reload perhaps of the first."""
+    return ModelHost(
+        partial(_server, settings),
+        deadline=settings.health_deadline,
+        max_waiting=max(1, settings.max_queue),
+    )
+
+
+def _hosted(settings: Settings, config: BackendConfig, model: HostedModel) -> Backend:
+    backend = Backend(
+        config.name,
+        # Not that of another life under this name, whose slots are not these.
+        f"{config.address}#{next(_serial)}",
+        HostedDriver(model, tick=settings.sse_ping_interval, timeout=settings.timeout),
+        model=config.model,
+        slots=config.slots,
+        n_ctx=config.ctx_size,
+        chat_mode=config.chat_mode or settings.chat_mode,
+        config=config,
+    )
+    backend.aliases = model.config.aliases
+    model.on_change = backend.wake.set
+    return backend
 
 
 def _embedder(settings: Settings, urls: Sequence[str], gift: Gift) -> Embedder | None:

@@ -30,6 +30,7 @@ from ..web import (
     embeddings,
     files,
     glm,
+    hosting,
     native,
     ollama,
     openai,
@@ -73,7 +74,7 @@ def with_routes(settings: Settings) -> Application:
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = settings.api_prefix
     models = (openai, responses, anthropic, ollama, glm, embeddings, native, status)
-    for routes in (*models, files, vector_stores, data, reference):
+    for routes in (*models, hosting, files, vector_stores, data, reference):
         app.register_blueprint(routes.blueprint, url_prefix=prefix)
     if settings.chatchat:
         app.register_blueprint(chatchat.blueprint, url_prefix=prefix)
@@ -100,7 +101,9 @@ def reload(app: Flask, settings: Settings) -> None:
     SettingsError, and then nothing has changed."""
     services = services_of(app)
     wanted = configs(settings)
-    services.gateway.registry.reload(wanted, lambda config: backend_of(settings, config))
+    services.gateway.registry.reload(
+        wanted, lambda config: backend_of(settings, config, services.host)
+    )
 
 
 def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from .. import __version__
-from ..config import BackendConfig, Settings, SettingsError
+from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..errors import GatewayError
 from ..scheduling.shared.log import LogError, RedisLog
 from ..server.files_limit import raise_limit
@@ -77,6 +77,9 @@ def _backends(settings: Settings) -> Iterator[Finding]:
 
 
 def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
+    if config.launch is not None:
+        yield _program(config.launch)
+        return
     try:
         backend = backend_of(settings, config)
     except SettingsError as error:
@@ -90,6 +93,14 @@ def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
         yield from of_backend(config, caps, settings)
     finally:
         backend.driver.close()
+
+
+def _program(model: ModelConfig) -> Finding:
+    """Whether the program of a model to start exists; it is not started."""
+    about, program = f"model {model.name}", model.command[0]
+    if shutil.which(str(Path(model.folder, program)) if "/" in program else program):
+        return Finding("ok", about, f"{program} is started by the first request")
+    return Finding("problem", about, f"{program} is not a program", "write its path in `command`")
 
 
 def _mode(file: str) -> int | None:

@@ -166,12 +166,18 @@ class LlamaCpp(Driver):
 
     def alive(self, seconds: float = ALIVE_TIMEOUT) -> bool:
         try:
-            status, _ = self._careful.ask("GET", "/props", timeout=seconds, short=True)
+            return self.status_of("/props", seconds) in (200, 401, 403, 404)
         except PoolTimeout:
             return True  # every connection is in use, so the traffic shows its health
+
+    def status_of(self, path: str, seconds: float) -> int:
+        """The status of a GET, 0 if the server does not respond. Raises PoolTimeout."""
+        try:
+            return self._careful.ask("GET", path, timeout=seconds, short=True)[0]
+        except PoolTimeout:
+            raise
         except (UpstreamFault, UpstreamTimeout):
-            return False
-        return status in (200, 401, 403, 404)
+            return 0
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         if task.backend_templates:

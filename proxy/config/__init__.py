@@ -2,6 +2,7 @@
 
 from .checks import each_its_own, one_worker
 from .keys import ApiKey, Secret
+from .models import PID, PORT, ModelConfig
 from .settings import EVERYTHING, BackendConfig, McpConfig, Settings, SettingsError
 from .sources import from_environment, load
 from .table import ENV_PREFIX, SettingRow, table
@@ -9,9 +10,12 @@ from .table import ENV_PREFIX, SettingRow, table
 __all__ = [
     "ENV_PREFIX",
     "EVERYTHING",
+    "PID",
+    "PORT",
     "ApiKey",
     "BackendConfig",
     "McpConfig",
+    "ModelConfig",
     "Secret",
     "SettingRow",
     "Settings",

@@ -21,6 +21,7 @@ def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str)
     messages = []
     in_file = any(item.api_key for item in values.get("backend", ()))
     in_file |= any(item.env or item.headers for item in values.get("mcp", ()))
+    in_file |= any(item.environment for item in values.get("model", ()))
     for row in table():
         value = values.get(row.name)
         # The URL of --state may contain a password.
@@ -64,6 +65,8 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
             )
         if why := each_its_own(settings):
             raise wrong("workers", why)
+    if settings.model and (why := no_models_here(settings)):
+        raise wrong("model", why)
     if settings.server == "gunicorn" and sys.platform == "win32":
         raise wrong("server", "gunicorn does not run on Windows; use waitress")
     if not settings.host:
@@ -102,6 +105,18 @@ def one_worker(number: int) -> str:
         f"{number} workers require --state redis://…: without it each process would count the"
         " backends' slots separately (one gevent worker handles a thousand streams)"
     )
+
+
+def no_models_here(settings: Settings) -> str:
+    """Why this gateway cannot start models itself, "" if it can."""
+    if sys.platform == "win32":
+        return "models cannot be started on Windows; start their servers and use --llama-api"
+    if settings.state or settings.workers != 1:
+        return (
+            "models are started by a single process: remove --state and --workers (one gevent"
+            " worker handles a thousand streams), or start the servers and use --llama-api"
+        )
+    return ""
 
 
 def each_its_own(settings: Settings) -> str:

@@ -16,6 +16,7 @@ import msgspec
 
 from . import forms, keys
 from .keys import ApiKey, Secret, unnamed
+from .models import ModelConfig
 
 
 class SettingsError(ValueError):
@@ -36,8 +37,8 @@ _one_backend = _group("One backend")
 
 
 class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A backend: a ``[[backend]]`` table of the file, a ``--llama-api`` address or a
-    ``--chatglm-model``."""
+    """A backend: a ``[[backend]]`` table of the file, a ``--llama-api`` address, a
+    ``--chatglm-model``, or a model that the gateway starts itself."""
 
     url: Annotated[str, _one_backend("URL of the server", forms.url)] = ""
     file: Annotated[
@@ -66,10 +67,12 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "native", "completion"] | None,
         _one_backend("overrides --chat-mode for this server"),
     ] = None
+    launch: ModelConfig | None = None  # instead of a URL; not a key of the table
 
     @property
     def address(self) -> str:
-        return self.url or self.file
+        """What it is reached by, for messages: a URL, a file, or the name of a model."""
+        return self.url or self.file or f"model:{self.name}"
 
 
 class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -501,6 +504,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Not settings (no help, so no flag): what load() read from the two files, and whether any
     # backend was named.
     backend: tuple[BackendConfig, ...] = ()
+    model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()
     file_keys: tuple[ApiKey, ...] = ()
     names_backend: bool = False
@@ -509,7 +513,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def backends(self) -> tuple[BackendConfig, ...]:
         """All configured backends: the addresses, the model files, then the file's tables, with
-        names, kinds, slots and context sizes filled in."""
+        names, kinds, slots and context sizes filled in. Models to start come last."""
 
         def name(backend: BackendConfig) -> str:
             place = Path(backend.file).stem or backend.url.partition("://")[2]
@@ -518,6 +522,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
         servers = (BackendConfig(url=url) for url in self.llama_api)
         models = (BackendConfig(file=file) for file in self.chatglm_model)
+        launched = (
+            BackendConfig(
+                name=model.name,
+                model=model.name,
+                slots=model.slots,
+                ctx_size=model.ctx_size,
+                launch=model,
+            )
+            for model in self.model
+        )
         return tuple(
             msgspec.structs.replace(
                 backend,
@@ -527,7 +541,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 slots=1 if backend.file else backend.slots or self.slots,
                 ctx_size=backend.ctx_size or self.ctx_size,
             )
-            for backend in (*servers, *models, *self.backend)
+            for backend in (*servers, *models, *self.backend, *launched)
         )
 
     @property

@@ -22,7 +22,7 @@ import msgspec
 
 from proxy import __version__
 
-from . import keys
+from . import keys, models
 from .checks import agree, warnings
 from .forms import url
 from .keys import ApiKey
@@ -50,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         description="A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models.",
         epilog=f"Each setting can also be set as {ENV_PREFIX}NAME in the environment or as name in "
         "the TOML file. Flags override the environment, which overrides the file. Separate list "
-        "items with commas, or repeat the flag. The file also accepts [[backend]] and [[mcp]] "
-        "tables.",
+        "items with commas, or repeat the flag. The file also accepts [[backend]], [[model]] "
+        "and [[mcp]] tables.",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=100),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -95,7 +95,8 @@ def _read_text(path: str, source: str) -> str:
 
 
 def _from_file(path: str, source: str) -> dict[str, Any]:
-    """The values of a TOML file by name; ``backend`` holds the tables of that name."""
+    """The values of a TOML file by name; ``backend``, ``model`` and ``mcp`` hold the tables of
+    these names."""
     try:
         document = tomllib.loads(_read_text(path, source))
     except tomllib.TOMLDecodeError as error:
@@ -108,10 +109,15 @@ def _from_file(path: str, source: str) -> dict[str, Any]:
             values[name] = _backends(raw, path)
         elif name == "mcp":
             values[name] = _mcp(raw, path)
+        elif name == "model":
+            try:
+                values[name] = models.read(raw)
+            except ValueError as error:
+                raise SettingsError(f"{path}: model {error}") from None
         elif name in rows:
             values[name] = read_value(rows[name], raw, f"{path}: {key}")
         else:
-            raise _no_such(path, key, [*rows, "backend", "mcp"])
+            raise _no_such(path, key, [*rows, "backend", "mcp", "model"])
     return values
 
 
@@ -206,7 +212,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         if source:
             values[row.name], sources[row.name] = read_value(row, raw, source), source
 
-    named = {"llama_api", "chatglm_model", "backend"} & values.keys()
+    named = {"llama_api", "chatglm_model", "backend", "model"} & values.keys()
     variables = {n: v for v, n in _CHATGLM_VARIABLES.items() if environ.get(v)}
     if "chatglm_model" in values or (variables.get("chatglm_model") and not named):
         # Their names are common words, so they only count if a ChatGLM model is configured.

@@ -59,6 +59,7 @@ class Embedder:
         """Embed the inputs. Returns the model's name and the vectors. Raises ModelNotFound,
         NoBackend, Unsupported, BadRequest, and the queue's errors."""
         model, name = self.registry.resolve(name)
+        self._load(model, cancel)
         backend, caps = self._first(model)
         for ids in inputs:
             if not isinstance(ids, str):
@@ -92,6 +93,7 @@ class Embedder:
     ) -> tuple[str, Ranked]:
         """Rank the documents. Returns the model's name and the scores. Raises like `embed`."""
         model, name = self.registry.resolve(name)
+        self._load(model, cancel)
         self._first(model)
 
         def call(driver: Driver, caps: Capabilities) -> Ranked:
@@ -100,6 +102,12 @@ class Embedder:
         return name, self._leased(
             SlotRequest(model=model, task=Task(prompt=query), background=True), call, cancel
         )
+
+    def _load(self, model: str, cancel: Cancel) -> None:
+        """Load the model if nothing is known about it: only then is it known how to ask."""
+        if self.registry.unknown(model):
+            for _ in self.registry.load(model, cancel):
+                pass
 
     def _first(self, model: str) -> tuple[Backend, Capabilities]:
         """A backend that shows which way to ask. It may be down, because the queue waits for it;

@@ -1,4 +1,4 @@
-"""Starts and ends helper processes; most answer questions, as lines of JSON.
+"""Starts and ends processes; most are helpers that answer questions, as lines of JSON.
 
 Foreign code (an operator's function, an MCP client, a search library with a network stack of its
 own) runs there: it cannot block the gateway's loop, and it can be ended in the middle of its work,
@@ -19,7 +19,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import msgspec
@@ -34,6 +35,7 @@ LAST = "last"  # key of an answer: the child ends after it
 LONGEST = 4 << 20  # bytes of one answer
 UNREAD = 2  # unexpected answers after which a child is no longer read
 TICK = 0.1  # seconds between two checks for a cancellation while waiting for a free child
+LEASH = Path(__file__).with_name("leash.py")
 
 
 def start(
@@ -43,6 +45,29 @@ def start(
     own: no terminal signal reaches it, and all of it can be killed. Raises OSError."""
     env = environment() if env is None else env
     return subprocess.Popen([*command(module), *args], env=env, start_new_session=True, **options)
+
+
+def start_program(
+    words: Sequence[str], env: Mapping[str, str], **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a program of the operator's, with `options` of Popen and `env` added to the environment
+    without our settings. It has a session of its own. On Linux, the kernel kills it when the thread
+    that called this ends, so that none outlives the gateway. Raises OSError, but not for a program
+    that does not exist: that one prints the reason and exits with 127."""
+    if sys.platform == "linux":
+        words = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), *words]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SLOTPROXY_")}
+    return subprocess.Popen(list(words), env={**own, **env}, start_new_session=True, **options)
+
+
+def kill_session(process: subprocess.Popen[bytes], number: int = 0) -> None:
+    """Send a signal, by default SIGKILL, to a process that was started with a session of its own,
+    and to all in its group. Does nothing if they have ended."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, number or signal.SIGKILL)
 
 
 class Helper:
@@ -72,11 +97,7 @@ class Helper:
         """End it, by force after so many seconds, and close its pipes."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(patience)
-        with contextlib.suppress(OSError):
-            if sys.platform == "win32":
-                self._process.kill()
-            else:
-                os.killpg(self.pid, signal.SIGKILL)  # the helper and its own children
+        kill_session(self._process)  # the helper and its own children
         self._process.wait()
         for pipe in (self.input, self.output):
             with contextlib.suppress(OSError, ValueError):

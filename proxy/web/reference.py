@@ -154,6 +154,12 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "metrics": Operation("Metrics for Prometheus, with `--metrics`", answer="text/plain"),
         "slots": Operation("Slots, the queue, and how often something was cached"),
     },
+    (OURS, "hosting"): {
+        "logs": Operation(
+            "What the server of a model printed last; for the keys of `--admins`",
+            answer="text/plain",
+        ),
+    },
     (OURS, "data"): {
         "export": Operation("Export everything kept for the caller's key"),
         "delete": Operation("Delete everything kept for the caller's key"),

@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from ..config import Settings
 from ..dialogue import Dialogues
 from ..gateway import Embedder, Gateway
+from ..hosting.host import ModelHost
 from ..prompting.dialogue_templates import Layouts
 from ..store.live import LiveSessions, MemorySessions
 from ..store.responses import ResponseStore
@@ -46,6 +47,7 @@ class Services:
     writers: Shares  # answers for the chat page
     layouts: Layouts
     dialogues: Dialogues
+    host: ModelHost  # of the models that are started here
     knowledge: Knowledge | None = None  # None if not installed or not configured
     conversations: ConversationStore | None = None
     vector_stores: VectorStores | None = None  # None whenever knowledge is

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dialects": {"core", "errors", "wire"},
     "scheduling": {"core", "errors", "runtime"},
     "backends": {"core", "errors", "runtime", "wire", "prompting", "config", "scheduling"},
+    "hosting": {"core", "errors", "runtime", "wire", "config", "backends"},
     "gateway": {
         "core",
         "errors",
@@ -56,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompting",
         "dialects",
         "gateway",
+        "hosting",
         "dialogue",
         "knowledge",
         "store",

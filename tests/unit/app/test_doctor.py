@@ -21,7 +21,7 @@ from proxy.app.findings import (
 )
 from proxy.backends.driver import Capabilities
 from proxy.backends.probe import ROUTER
-from proxy.config import BackendConfig, Settings, load
+from proxy.config import BackendConfig, ModelConfig, Settings, load
 
 CONFIG = BackendConfig(url="http://127.0.0.1:8080", name="here")
 GOOD = Capabilities(
@@ -144,3 +144,14 @@ def test_doctor_tells_redis_and_a_database_that_are_away(nowhere: tuple[str, ...
     found = {finding.about: finding for finding in doctor.examine(load([*nowhere, *flags], {}))}
     assert found["state"].level == found["database"].level == "problem"
     assert "secret" not in str(found)
+
+
+def test_program_of_a_model_to_start_must_exist(tmp_path: Path) -> None:
+    (tmp_path / "server").touch(mode=0o755)
+    models = [
+        ModelConfig(name=name, command=(program, "${PORT}"), folder=str(tmp_path))
+        for name, program in (("a", "sh"), ("b", "./server"), ("c", "./absent"))
+    ]
+    found = doctor.examine(Settings(llama_api=(), model=tuple(models)))
+    levels = {one.about: one.level for one in found if one.about.startswith("model")}
+    assert levels == {"model a": "ok", "model b": "ok", "model c": "problem"}

@@ -436,7 +436,7 @@ def test_every_setting_has_flag_variable_file_key_and_help(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     names = {field.name for field in msgspec.structs.fields(Settings)}
-    no_settings = {"backend", "mcp", "file_keys", "names_backend", "warnings"}
+    no_settings = {"backend", "model", "mcp", "file_keys", "names_backend", "warnings"}
     assert {row.name for row in table()} == names - no_settings
     for row in table():
         assert f"  {row.flag}" in text

@@ -1,0 +1,1 @@
+"""Models that the gateway starts itself: their processes, and who may run."""

@@ -1,0 +1,190 @@
+"""The driver of a model that the gateway starts itself.
+
+It is up whether its server runs or not, so that requests may wait for it. While the server does not
+run, its capabilities are `provisional`: a request first waits for the load, and its prompt is
+rendered with the model's template then. Everything that a client asks starts the server; health
+checks, metrics and lists do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ..backends.driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
+from ..backends.llamacpp import LlamaCpp
+from ..backends.router import outline
+from ..core.events import Batch
+from ..core.task import Task
+from ..core.usage import Usage
+from ..core.vectors import Embedded, Ranked
+from ..errors import BackendDown, UpstreamTimeout
+from ..runtime.cancel import Cancel
+from ..wire.router import Listed
+from .model import HostedModel
+
+
+class HostedDriver(Driver):
+    """`tick` is after how many seconds a waiting request reports, `timeout` the longest wait."""
+
+    def __init__(self, model: HostedModel, *, tick: float, timeout: float) -> None:
+        self.model = model
+        self._tick = min(tick or timeout, timeout)
+        self._timeout = timeout
+        entry = Listed(name=model.config.name, status="unloaded")
+        self._outline = msgspec.structs.replace(outline(entry), dialect="not loaded yet")
+
+    # for the registry
+
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        server = self.model.server
+        if server is not None:
+            try:
+                server.probe(deadline)
+            except UpstreamTimeout:
+                self.model.kill("it returns no token")
+                raise
+        return self.refresh()[0]
+
+    def alive(self) -> bool:
+        server = self.model.server
+        return server is None or server.alive() or self.model.server is not server
+
+    def refresh(self) -> tuple[Capabilities, bool]:
+        model = self.model
+        lost, model.lost = model.lost, False
+        caps = model.caps or self._outline
+        return msgspec.structs.replace(caps, provisional=model.server is None), lost
+
+    def count_slots(self) -> tuple[int, bool]:
+        model = self.model
+        server, caps = model.server, model.caps
+        if server is None or caps is None:
+            return 0, False
+        count, idle = server.count_slots()
+        if count:
+            model.caps = msgspec.structs.replace(caps, slots=count)
+        return count, idle
+
+    def counters(self) -> dict[str, float]:
+        server = self.model.server
+        return {} if server is None else server.counters()
+
+    def close(self) -> None:
+        self.model.close()
+
+    @property
+    def status(self) -> str:
+        return self.model.status
+
+    @property
+    def trouble(self) -> str:
+        error = self.model.error
+        return error.message.partition("\n")[0] if error is not None else ""
+
+    @property
+    def awaits(self) -> float:
+        return 0.0 if self.model.status == "loaded" else self.model.takes
+
+    # for the gateway
+
+    def load(self, cancel: Cancel) -> Iterator[None]:
+        for server in self._waiting(cancel):
+            if server is None:
+                yield
+        self.model.leave(answered=False)
+
+    def loading(self) -> str:
+        return "" if self.status == "loaded" else f"loading {self.model.config.name}"
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> HostedRun:
+        return HostedRun(self, task, slot, caps, cancel)
+
+    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
+        with self._server(cancel) as server:
+            return server.tokenize(text, special, cancel)
+
+    def detokenize(self, tokens: list[int]) -> str:
+        with self._server() as server:
+            return server.detokenize(tokens)
+
+    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
+        with self._server() as server:
+            return server.pieces(text, special)
+
+    def n_vocab(self) -> int | None:
+        with self._server() as server:
+            return server.n_vocab()
+
+    def slot_action(self, action: SlotAction, slot: int, file: str) -> tuple[int, int]:
+        server = self.model.server
+        if server is None:
+            raise BackendDown("the model is not loaded")
+        return server.slot_action(action, slot, file)
+
+    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
+        with self._server(cancel) as server:
+            return server.embed(inputs, caps, cancel)
+
+    def rerank(
+        self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
+    ) -> Ranked:
+        with self._server(cancel) as server:
+            return server.rerank(query, documents, caps, cancel)
+
+    def _waiting(self, cancel: Cancel) -> Iterator[LlamaCpp | None]:
+        return self.model.use(cancel, self._tick, self._timeout)
+
+    @contextlib.contextmanager
+    def _server(self, cancel: Cancel | None = None) -> Iterator[LlamaCpp]:
+        """The server, started if necessary and used until the end of the block."""
+        for server in self._waiting(cancel or Cancel()):
+            if server is not None:
+                break
+        assert server is not None, "its wait ends with a server or an error"
+        answered = False
+        try:
+            yield server
+            answered = True
+        finally:
+            self.model.leave(answered=answered)
+
+
+class HostedRun:
+    """A completion that waits for the model's server. The server is not ended before `close`."""
+
+    def __init__(
+        self, driver: HostedDriver, task: Task, slot: int, caps: Capabilities, cancel: Cancel
+    ) -> None:
+        self._driver = driver
+        self._asked = task, slot, caps, cancel
+        self._run: Run | None = None
+        self._uses = False
+        self._answered = False
+
+    @property
+    def slot(self) -> int:
+        return self._run.slot if self._run is not None else -1
+
+    def usage(self) -> Usage:
+        return self._run.usage() if self._run is not None else Usage()
+
+    def __iter__(self) -> Iterator[Batch]:
+        *_, cancel = self._asked
+        for server in self._driver._waiting(cancel):
+            if server is None:
+                yield []
+                continue
+            self._uses = True
+            self._run = server.stream(*self._asked)
+            yield from self._run
+        self._answered = True
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.close()
+        if self._uses:
+            self._uses = False
+            self._driver.model.leave(answered=self._answered)

@@ -1,0 +1,353 @@
+"""One model that the gateway starts itself: its server from start to end, and who uses it.
+
+    unloaded ──need──> loading ──> loaded ──idle for its ttl──> unloaded
+                          │          │
+                          └──fails───┴──dies──> failed ──need, after a pause──> loading
+
+A thread of its own starts the server when a request needs it, finds out what it can do, and ends
+it. It lives longer than the server, because the kernel ends the server with the thread. Requests
+only wait. One that waits for a load that fails gets the reason, with the server's last lines. After
+its first failure, a server is started again at once; the pause grows with each further one, and
+from the third on requests within it are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from ..backends.driver import Capabilities
+from ..backends.llamacpp import LlamaCpp
+from ..backends.probe import ROUTER
+from ..backends.refusals import LOAD_FAILED
+from ..config import ModelConfig
+from ..errors import BackendDown, GatewayError, QueueFull, UpstreamFault, UpstreamTimeout
+from ..runtime.cancel import Cancel
+from ..runtime.lasting import Lasting
+from .log import ModelLog
+from .process import ModelProcess, free_port
+
+log = logging.getLogger("slotproxy.models")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between two starts after failures
+HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
+LASTING = 60.0  # seconds after which a server counts as working, even without an answer
+LOOK = 0.05  # seconds between two checks of a server that loads, at first
+SELDOM = 0.5  # seconds between two of these checks later, and of a request for a cancellation
+WATCH = 1.0  # seconds between two checks of a loaded server
+GUESS = 5.0  # seconds that a load is assumed to take before the first one
+CHECK_TIMEOUT = 5.0
+
+Connect = Callable[[str], LlamaCpp]
+
+
+class HostedModel:
+    """`connect` makes a driver for a URL; `deadline` is within how many seconds a server must
+    return a token. At most `max_waiting` requests wait for a load. `on_change` is called after
+    every change of `status`."""
+
+    def __init__(
+        self, config: ModelConfig, connect: Connect, *, deadline: float, max_waiting: int
+    ) -> None:
+        self.config = config
+        self.log = ModelLog()
+        self.status = "unloaded"
+        self.caps: Capabilities | None = None  # of the last server that was loaded
+        self.takes = GUESS  # seconds that the last load took
+        self.lost = False  # the server's slots are gone, until the registry has handled it
+        self.error: GatewayError | None = None  # why it is not loaded, after a failure
+        self.users = 0  # requests on the server
+        self.on_change: Callable[[], None] = lambda: None
+        self._connect = connect
+        self._deadline = deadline
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._process: ModelProcess | None = None
+        self._server: LlamaCpp | None = None  # while loaded
+        self._waiting = 0
+        self._asked_to_stop = False
+        self._closed = False
+        self._used = 0.0  # when a request used it last
+        self._answered = False  # the current server has completed a request
+        self._failed_starts = 0
+        self._failures = 0  # in a row
+        self._retry_at = 0.0
+
+    # for requests
+
+    def use(self, cancel: Cancel, tick: float, patience: float) -> Iterator[LlamaCpp | None]:
+        """Wait for the server, starting it if necessary, and yield its driver; after that, the
+        caller must call `leave`. Yields None at each tick before.
+
+        Raises UpstreamFault if it cannot be started, UpstreamTimeout after `patience` seconds,
+        QueueFull, Cancelled."""
+        began = time.monotonic()
+        ticks = 1
+        failed_starts = self._enter()
+        try:
+            while True:
+                with self._changed:
+                    if self._server is not None and not self._asked_to_stop:
+                        self.users += 1
+                        break
+                    if self._failed_starts != failed_starts or self._closed:
+                        raise self._reason()
+                    self._changed.wait(min(SELDOM, tick))
+                cancel.check()
+                waited = time.monotonic() - began
+                if waited >= patience:
+                    raise UpstreamTimeout(f"timed out loading the model {self.config.name}")
+                if waited >= ticks * tick:
+                    ticks += 1
+                    yield None
+            server = self._server
+        finally:
+            with self._changed:
+                if self._failed_starts == failed_starts:  # otherwise nobody waits from before it
+                    self._waiting -= 1
+        yield server
+
+    def _enter(self) -> int:
+        """Ask for the server. Returns the number of failed starts so far."""
+        with self._changed:
+            left = self._retry_at - time.monotonic()
+            if self._closed or (self._failures >= HOPELESS and left > 0):
+                raise self._reason(left)
+            if self._server is None and self._waiting >= self._max_waiting:
+                raise QueueFull(
+                    f"too many requests are waiting for the model {self.config.name}",
+                    retry_after=self.takes,
+                )
+            self._waiting += 1
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name=f"model-{self.config.name}", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+            return self._failed_starts
+
+    def leave(self, *, answered: bool) -> None:
+        """End a use of the server."""
+        with self._changed:
+            self.users -= 1
+            self._used = time.monotonic()
+            if answered:
+                self._answered = True
+                self._failures = 0
+            self._changed.notify_all()
+
+    def _reason(self, retry_after: float = 0.0) -> GatewayError:
+        error = self.error
+        if self._closed or error is None:
+            return BackendDown(f"the model {self.config.name} was removed")
+        return type(error)(error.message, code=error.code, retry_after=max(1.0, retry_after))
+
+    # for the driver and for operators
+
+    @property
+    def server(self) -> LlamaCpp | None:
+        """The driver of the loaded server, for requests that neither wait nor keep it."""
+        return self._server
+
+    def stop(self) -> None:
+        """End the server as soon as no request uses it; the next request starts it again."""
+        with self._changed:
+            self._asked_to_stop = self._server is not None
+            self._changed.notify_all()
+
+    def kill(self, why: str) -> None:
+        """Kill a server that hangs."""
+        process = self._process
+        if process is not None:
+            log.error("model %s: %s, its server is killed", self.config.name, why)
+            process.kill()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is closed and its server has ended."""
+        return self._closed and (self._thread is None or not self._thread.is_alive())
+
+    def close(self) -> None:
+        """Begin to end the server for good, whatever it does."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end after `close`; afterwards the server is killed."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        if self._process is not None:
+            self._process.kill()
+
+    # in the thread
+
+    def _run(self) -> None:
+        living = Lasting(f"running model {self.config.name}")
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                pause = self._retry_at - time.monotonic()
+                if pause > 0:
+                    self._changed.wait_for(lambda: self._closed, pause)
+                if self._closed:
+                    return
+                if not self._waiting:
+                    continue
+            if not living.turn(self._live):
+                self._fail(
+                    UpstreamFault(f"the model {self.config.name}: internal error, see the log")
+                )
+
+    def _live(self) -> None:
+        """Run a server from its start to its end."""
+        began = time.monotonic()
+        server: LlamaCpp | None = None
+        self._set("loading")
+        log.info("model %s: starting", self.config.name)
+        try:
+            port = free_port()
+            self._process = process = ModelProcess(self.config, port, self.log, self._notify)
+            server = self._connect(f"http://127.0.0.1:{port}")
+            caps = self._loaded(process, server, began + self.config.start_timeout)
+            self._on_loaded(server, caps, time.monotonic() - began)
+            self._while_loaded(process)
+            self._on_end(process)
+        except GatewayError as error:
+            self._fail(error)
+        except OSError as error:
+            self._fail(self._not_started(f"its server could not be started: {error.strerror}"))
+        finally:
+            with self._changed:
+                self.lost = self.lost or self._server is not None
+                self._server = None
+                self._asked_to_stop = False
+                self.status = "unloaded" if self.error is None else "failed"
+            self.on_change()
+            if self._process is not None:
+                self._process.end()
+                self._process = None
+            if server is not None:
+                server.close()
+
+    def _loaded(self, process: ModelProcess, server: LlamaCpp, end: float) -> Capabilities:
+        """Wait until the server is ready, and find out what it can do. Raises UpstreamFault."""
+        pause = LOOK
+        while True:
+            error: GatewayError | None = None
+            if self._is_ready(server):
+                try:
+                    return self._probed(server)
+                except BackendDown as down:  # it answers before its model is loaded
+                    error = down
+            if self._closed:
+                raise BackendDown("the model was removed")
+            if not process.alive:
+                raise self._not_started(f"its server ended with {process.exit}")
+            if time.monotonic() > end:
+                why = f": {error.message}" if error is not None else ""
+                raise self._not_started(f"its server was not ready within start_timeout{why}")
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or not process.alive, pause)
+            pause = min(SELDOM, pause * 1.2)
+
+    def _is_ready(self, server: LlamaCpp) -> bool:
+        status = server.status_of(self.config.check or "/health", CHECK_TIMEOUT)
+        return status == 200 if self.config.check else status not in (0, 503)
+
+    def _probed(self, server: LlamaCpp) -> Capabilities:
+        """What the server can do. Its slots are counted now if it does not report them, because
+        nobody else uses it. Raises BackendDown if it is not ready, UpstreamFault."""
+        try:
+            caps = server.probe(self._deadline)
+        except UpstreamTimeout as error:
+            raise self._not_started(error.message) from None
+        if caps.dialect == ROUTER:
+            raise self._not_started(
+                "its server is a multi-model router: start it yourself and use --llama-api"
+            )
+        if not caps.slots and not caps.queues:
+            caps = msgspec.structs.replace(caps, slots=server.count_slots()[0])
+        return caps
+
+    def _not_started(self, why: str) -> UpstreamFault:
+        printed = self.log.end()
+        end = f"\nIts last lines:\n{printed}" if printed else ""
+        return UpstreamFault(
+            f"the model {self.config.name} failed to load: {why}{end}", code=LOAD_FAILED
+        )
+
+    def _on_loaded(self, server: LlamaCpp, caps: Capabilities, took: float) -> None:
+        log.info("model %s: loaded after %.1f s", self.config.name, took)
+        with self._changed:
+            self.caps, self.takes, self.error = caps, took, None
+            self._answered = False
+            self._used = time.monotonic()
+            self.status = "loaded"
+            self._server = server
+            self._changed.notify_all()
+        self.on_change()
+
+    def _while_loaded(self, process: ModelProcess) -> None:
+        """Wait until the server ends, or has to."""
+        while process.alive:
+            with self._changed:
+                idle = not (self.users or self._waiting) and self._left <= 0
+                if self._closed or idle or (self._asked_to_stop and not self.users):
+                    self._asked_to_stop = True  # no request uses it from here on
+                    return
+                self._changed.wait(min(WATCH, max(LOOK, self._left)))
+
+    @property
+    def _left(self) -> float:
+        """The seconds until it was idle for its ttl, if nobody uses it; inf without one."""
+        ttl = self.config.ttl
+        return self._used + ttl - time.monotonic() if ttl else math.inf
+
+    def _on_end(self, process: ModelProcess) -> None:
+        if process.alive:
+            log.info("model %s: stopping", self.config.name)
+            return
+        worked = self._answered or time.monotonic() - self._used > LASTING
+        if worked:
+            self._failures = 0
+        why = f"the server of the model {self.config.name} ended with {process.exit}"
+        self._fail(UpstreamFault(why, code=LOAD_FAILED), loaded=True)
+
+    def _fail(self, error: GatewayError, *, loaded: bool = False) -> None:
+        """Record a failure. Requests that wait for a load get the error; after the death of a
+        loaded server, the next load starts for them."""
+        if self._closed:
+            return
+        log.error("%s", error.message.partition("\n")[0])
+        with self._changed:
+            self.error = error
+            self._failures += 1
+            if self._failures > 1:
+                pause = FIRST_PAUSE * 2.0 ** (self._failures - 2)
+                self._retry_at = time.monotonic() + min(LONGEST_PAUSE, pause)
+            if not loaded:
+                self._failed_starts += 1
+                self._waiting = 0
+            self._changed.notify_all()
+
+    def _set(self, status: str) -> None:
+        with self._changed:
+            self.status = status
+            self._changed.notify_all()
+        self.on_change()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,73 @@
+"""Models whose servers are small programs that listen on nothing, with scripted drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.llamacpp import LlamaCpp
+from proxy.config import ModelConfig
+from proxy.config.models import words
+from proxy.errors import GatewayError
+from proxy.hosting.model import HostedModel
+from proxy.runtime.cancel import Cancel
+from tests.fakes import CAPS
+
+RUNS = "sh -c 'echo begins; exec sleep 60' ${PORT}"
+FAILS = "sh -c 'echo no such file: /home/me/x.gguf at 127.0.0.1:8080; exit 3' ${PORT}"
+
+
+class FakeServer(LlamaCpp):
+    """A server that is always ready. `faults` are raised by the next probes."""
+
+    made: int = 0
+    faults: tuple[GatewayError, ...] = ()
+    caps: Capabilities = msgspec.structs.replace(CAPS, template="a template")
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        type(self).made += 1
+
+    def status_of(self, path: str, seconds: float) -> int:
+        return 200
+
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        kind = type(self)
+        if kind.faults:
+            error, *rest = kind.faults
+            kind.faults = tuple(rest)
+            raise error
+        return self.caps
+
+
+def fake() -> type[FakeServer]:
+    """A class of fake servers with counts of its own."""
+    return type("Fake", (FakeServer,), {})
+
+
+def config(command: str = RUNS, **fields: Any) -> ModelConfig:
+    return ModelConfig(**{"name": "m", "command": words(command), "stop_timeout": 5.0, **fields})
+
+
+def hosted(
+    command: str = RUNS, connect: type[FakeServer] | None = None, waiting: int = 8, **fields: Any
+) -> HostedModel:
+    return HostedModel(
+        config(command, **fields), connect or fake(), deadline=5.0, max_waiting=waiting
+    )
+
+
+def use(model: HostedModel, patience: float = 10.0) -> LlamaCpp:
+    """Wait for the model's server, and keep it until `leave`."""
+    found = list(wait(model, patience))[-1]
+    assert found is not None
+    return found
+
+
+def wait(
+    model: HostedModel, patience: float = 10.0, cancel: Cancel | None = None
+) -> Iterator[LlamaCpp | None]:
+    return model.use(cancel or Cancel(), 0.05, patience)

@@ -1,0 +1,42 @@
+"""The last lines of a model's server."""
+
+from __future__ import annotations
+
+from proxy.hosting.log import MAX_LINES, MAX_SHOWN, SHOWN, ModelLog
+
+
+def test_kept_lines_are_bounded() -> None:
+    log = ModelLog()
+    for number in range(MAX_LINES + 10):
+        log.add(b"%d\n" % number)
+    lines = log.text().splitlines()
+    assert (len(lines), lines[-1]) == (MAX_LINES, str(MAX_LINES + 9))
+
+
+def test_lines_that_clients_see_are_bounded() -> None:
+    log = ModelLog()
+    log.begin()
+    for _ in range(SHOWN + 10):
+        log.add(b"word " * 100)
+    assert len(log.end()) == MAX_SHOWN
+    for number in range(SHOWN + 1):
+        log.add(b"%d" % number)
+    assert log.end().splitlines() == [str(number) for number in range(1, SHOWN + 1)]
+
+
+def test_clients_see_no_lines_of_an_earlier_process() -> None:
+    """These may contain prompts: a process that failed to start has seen none."""
+    log = ModelLog()
+    log.begin()
+    log.add(b"the prompt of somebody")
+    log.begin()
+    assert log.end() == ""
+    log.add(b"cannot load")
+    assert log.end() == "cannot load"
+    assert "somebody" in log.text()
+
+
+def test_clients_see_no_addresses_folders_and_keys() -> None:
+    log = ModelLog()
+    log.add(b"--api-key abcdef listening on http://10.0.0.1:99/x from /home/me/models/x.gguf")
+    assert log.end() == "--api-key … listening on … from …"

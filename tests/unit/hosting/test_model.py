@@ -1,0 +1,311 @@
+"""The life of a model that the gateway starts itself. Its server is a small program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from proxy.errors import (
+    BackendDown,
+    Cancelled,
+    GatewayError,
+    QueueFull,
+    UpstreamFault,
+    UpstreamTimeout,
+)
+from proxy.hosting import model as model_module
+from proxy.hosting.model import HostedModel
+from proxy.runtime.cancel import Cancel
+from tests.fakes import gone, wait_until
+
+from . import fakes
+from .fakes import FAILS
+
+Make = Callable[..., HostedModel]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Factory for models, which end with the test."""
+    made: list[HostedModel] = []
+
+    def hosted(*args: object, **fields: object) -> HostedModel:
+        made.append(fakes.hosted(*args, **fields))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield hosted
+    for model in made:
+        model.close()
+    for model in made:
+        model.join(10.0)
+        assert model.gone
+
+
+def pid_of(model: HostedModel) -> int:
+    process = model._process
+    assert process is not None
+    return process.pid
+
+
+def test_model_starts_with_its_first_use_and_is_shared(make: Make) -> None:
+    connect = fakes.fake()
+    model = make(connect=connect)
+    assert (model.status, connect.made) == ("unloaded", 0)
+    servers = []
+    threads = [threading.Thread(target=lambda: servers.append(fakes.use(model))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (model.status, connect.made, model.users) == ("loaded", 1, 5)
+    assert len(set(map(id, servers))) == 1
+
+
+def test_changes_of_status_are_reported(make: Make) -> None:
+    model, seen = make(), []
+    model.on_change = lambda: seen.append(model.status)
+    fakes.use(model)
+    model.leave(answered=True)
+    model.stop()
+    wait_until(lambda: model.status == "unloaded")
+    assert seen == ["loading", "loaded", "unloaded"]
+
+
+def test_failed_start_tells_the_last_lines_without_folders_and_addresses(make: Make) -> None:
+    model = make(FAILS)
+    # The server answers before the program ends: it is another's. The probe finds nobody.
+    model._connect = lambda url: silent(url)
+    with pytest.raises(UpstreamFault) as caught:
+        fakes.use(model)
+    assert caught.value.code == "model_load_failed"
+    assert "m failed to load: its server ended with exit code 3" in caught.value.message
+    assert caught.value.message.endswith("Its last lines:\nno such file: … at …")
+    assert model.status == "failed"
+
+
+def silent(url: str) -> fakes.FakeServer:
+    class Silent(fakes.FakeServer):
+        def status_of(self, path: str, seconds: float) -> int:
+            return 0
+
+    return Silent(url)
+
+
+def test_failed_start_is_not_repeated_for_requests_that_waited_for_it(make: Make) -> None:
+    model = make(FAILS)
+    model._connect = silent
+    for count in (1, 2):
+        with pytest.raises(UpstreamFault):
+            fakes.use(model)
+        assert model._failures == count
+    assert model.log.text().count("no such file") == 2
+
+
+def test_hopeless_model_is_refused_within_its_pause(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_module, "FIRST_PAUSE", 0.01)
+    model = make(FAILS)
+    model._connect = silent
+    for _ in range(2):
+        with pytest.raises(UpstreamFault):
+            fakes.use(model)
+    monkeypatch.setattr(model_module, "FIRST_PAUSE", 30.0)
+    with pytest.raises(UpstreamFault):
+        fakes.use(model)
+    began = time.monotonic()
+    with pytest.raises(UpstreamFault) as caught:
+        fakes.use(model)
+    assert time.monotonic() - began < 1.0
+    assert caught.value.retry_after is not None
+    assert 20 < caught.value.retry_after <= 60
+    assert model.log.text().count("no such file") == 3
+
+
+def test_program_that_does_not_exist_is_named(make: Make) -> None:
+    model = make("no-such-program-here ${PORT}")
+    model._connect = silent
+    with pytest.raises(UpstreamFault, match=r"cannot start no-such-program-here: No such file"):
+        fakes.use(model)
+
+
+def test_folder_that_does_not_exist_is_an_error(make: Make) -> None:
+    with pytest.raises(UpstreamFault, match="No such file or directory"):
+        fakes.use(make(folder="/no/such/folder"))
+
+
+def test_server_that_is_never_ready_is_ended(make: Make) -> None:
+    model = make(start_timeout=0.1)
+    model._connect = silent
+    with pytest.raises(UpstreamFault, match="not ready within start_timeout"):
+        fakes.use(model)
+    wait_until(lambda: model._process is None)
+
+
+def test_server_that_loads_behind_an_open_port_is_asked_again(make: Make) -> None:
+    connect = fakes.fake()
+    connect.faults = (BackendDown("the backend is loading its model"),) * 2
+    model = make(connect=connect)
+    fakes.use(model)
+    assert model.status == "loaded"
+
+
+def test_server_that_gives_no_token_fails(make: Make) -> None:
+    connect = fakes.fake()
+    connect.faults = (UpstreamTimeout("the backend timed out before the first token"),)
+    with pytest.raises(UpstreamFault, match="timed out before the first token"):
+        fakes.use(make(connect=connect))
+
+
+def test_dead_server_is_started_again_by_the_next_use(make: Make) -> None:
+    model = make()
+    fakes.use(model)
+    first = pid_of(model)
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: model.status == "failed")
+    assert model.lost
+    model.leave(answered=False)
+    fakes.use(model)
+    assert pid_of(model) != first
+    assert model.error is None
+
+
+def test_idle_model_ends_after_its_ttl(make: Make) -> None:
+    model = make(ttl=0.2)
+    fakes.use(model)
+    pid = pid_of(model)
+    wait_until(lambda: time.monotonic() - model._used > 0.4)
+    assert model.status == "loaded"  # in use
+    model.leave(answered=True)
+    wait_until(lambda: model.status == "unloaded")
+    wait_until(lambda: gone(pid))
+    assert model.lost
+    assert model.caps is not None  # remembered
+
+
+def test_stop_waits_for_the_last_user_and_holds_back_new_ones(make: Make) -> None:
+    connect = fakes.fake()
+    model = make(connect=connect)
+    fakes.use(model)
+    model.stop()
+    later: list[object] = []
+    thread = threading.Thread(target=lambda: later.append(fakes.use(model)))
+    thread.start()
+    wait_until(lambda: model._waiting == 1)
+    assert (model.status, connect.made) == ("loaded", 1)
+    model.leave(answered=True)
+    thread.join(10)
+    assert connect.made == 2
+    assert model.users == 1
+
+
+def test_stop_of_a_model_that_is_not_loaded_does_nothing(make: Make) -> None:
+    model = make()
+    model.stop()
+    fakes.use(model)
+    assert model.status == "loaded"
+
+
+def test_server_that_ignores_the_request_to_end_is_killed(make: Make) -> None:
+    model = make("sh -c 'trap : TERM; sleep 60 & wait; wait' ${PORT}", stop_timeout=0.2)
+    fakes.use(model)
+    pid = pid_of(model)
+    model.leave(answered=True)
+    model.stop()
+    wait_until(lambda: gone(pid))
+
+
+def test_stop_command_replaces_the_signal(make: Make, tmp_path: object) -> None:
+    model = make(stop=("sh", "-c", f"echo ${{PID}} > {tmp_path}/stopped; kill -KILL ${{PID}}"))
+    fakes.use(model)
+    pid = pid_of(model)
+    model.leave(answered=True)
+    model.stop()
+    wait_until(lambda: gone(pid))
+    with open(f"{tmp_path}/stopped") as file:
+        assert file.read().strip() == str(pid)
+
+
+def test_children_of_a_server_end_with_it(make: Make) -> None:
+    model = make("sh -c 'sleep 61 & echo child $!; wait' ${PORT}")
+    fakes.use(model)
+    wait_until(lambda: "child" in model.log.text())
+    child = int(model.log.text().split()[-1])
+    assert not gone(child)
+    model.leave(answered=True)
+    model.stop()
+    wait_until(lambda: gone(child))
+
+
+def test_waiting_requests_are_bounded(make: Make) -> None:
+    model = make(waiting=1)
+    model._connect = silent
+    first = fakes.wait(model)
+    next(first)
+    with pytest.raises(QueueFull, match="waiting for the model m"):
+        next(fakes.wait(model))
+    first.close()  # type: ignore[attr-defined]
+    next(fakes.wait(model))
+
+
+def test_cancelled_request_stops_waiting(make: Make) -> None:
+    model, cancel = make(), Cancel()
+    model._connect = silent
+    waiting = fakes.wait(model, cancel=cancel)
+    assert next(waiting) is None
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        list(waiting)
+    assert model._waiting == 0
+
+
+def test_waiting_ends_with_its_patience(make: Make) -> None:
+    model = make()
+    model._connect = silent
+    with pytest.raises(UpstreamTimeout, match="timed out loading the model m"):
+        fakes.use(model, patience=0.2)
+
+
+def test_removed_model_refuses_requests_and_ends(make: Make) -> None:
+    model = make()
+    fakes.use(model)
+    pid = pid_of(model)
+    model.close()
+    model.join(10.0)
+    assert gone(pid)
+    with pytest.raises(GatewayError, match="was removed"):
+        fakes.use(model)
+
+
+def test_environment_and_port_reach_the_program_but_our_settings_do_not(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLOTPROXY_API_KEY", "secret")
+    command = "sh -c 'echo $WHERE [$SLOTPROXY_API_KEY]; exec sleep 60'"
+    model = make(command, environment={"WHERE": "port-${PORT}"})
+    server = fakes.use(model)
+    wait_until(lambda: "[" in model.log.text())
+    assert model.log.text() == f"port-{server.url.rpartition(':')[2]} []\n"
+
+
+def test_output_of_any_form_is_kept_in_bounded_lines(make: Make) -> None:
+    script = "head -c 2500 /dev/zero | tr '\\0' x; echo; printf '\\377\\033[31m\\n'; exec sleep 60"
+    model = make(f'sh -c "{script}" ${{PORT}}')
+    fakes.use(model)
+    wait_until(lambda: model.log.text().count("\n") == 4)
+    lines = model.log.text().splitlines()
+    assert [len(line) for line in lines] == [1000, 1000, 500, 6]
+    assert lines[-1].startswith("\N{REPLACEMENT CHARACTER} [31m")
+
+
+def test_program_has_the_default_signal_handlers(make: Make) -> None:
+    """Python ignores SIGPIPE, and a program would inherit that."""
+    model = make("sh -c 'grep SigIgn /proc/self/status; exec sleep 60' ${PORT}")
+    fakes.use(model)
+    wait_until(lambda: "SigIgn" in model.log.text())
+    assert int(model.log.text().split()[-1], 16) & 1 << (signal.SIGPIPE - 1) == 0
