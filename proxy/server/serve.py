@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy import __version__
 from proxy.config import Settings, SettingsError, each_its_own, from_environment, one_worker
+from proxy.runtime.arenas import bound_arenas
 from proxy.server import files_limit
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
         process_exit.install()
+        bound_arenas()
         if gevent:
             worker.limits = worker.limits._replace(body=settings.body_timeout)
             worker.send_timeout = settings.send_timeout

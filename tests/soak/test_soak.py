@@ -126,6 +126,8 @@ LOST = {"ends": Counter({("chat", "lost"): 1}), "lost": [Lost(ASKED, "cut off", 
         ({"quiet": None}, "no answer"),
         ({"samples": GREW}, "growth of memory"),
         ({"after": _sample(3600, temporary=1)}, "temporary files"),
+        ({"after": _sample(3600)._replace(descriptors=60)}, "descriptors"),
+        ({"after": _sample(3600)._replace(threads=60)}, "threads"),
         ({"findings": ["Traceback"]}, "Traceback"),
     ],
 )
