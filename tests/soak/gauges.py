@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from tests.fuzz.subject import BAD
+
 from .scene import Scene
 
-BAD = re.compile(r"Traceback \(most recent|unhandled exception|event loop has been blocked")
 SHOWN = 2000  # characters of a log
 
 

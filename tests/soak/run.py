@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import random
 import threading
@@ -132,17 +133,19 @@ def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> 
         client.start()
     rng = random.Random(f"{seed}/times")
     begun = due = time.monotonic()
-    number = 0
-    while due < begun + seconds:
-        time.sleep(max(0.0, due - time.monotonic()))
-        numbers.put(number)
-        number += 1
-        # After a jam, what was due meanwhile is not asked at once.
-        due = max(due, time.monotonic() - 1.0) + rng.expovariate(rate)
-    for _ in clients:
-        numbers.put(None)
-    for client in clients:
-        client.join()
+    try:
+        for number in itertools.count():
+            time.sleep(max(0.0, due - time.monotonic()))
+            numbers.put(number)
+            # After a jam, what was due meanwhile is not asked at once.
+            due = max(due, time.monotonic() - 1.0) + rng.expovariate(rate)
+            if due >= begun + seconds:
+                break
+    finally:
+        for _ in clients:
+            numbers.put(None)
+        for client in clients:
+            client.join()
 
 
 def _quiet(scene: Scene) -> Idle | None:
