@@ -187,6 +187,7 @@ def run(plan: Plan) -> Outcome:
         waiting_to_begin = plan.ramp and begun < wanted and len(clients) < plan.at_once
         events = epoll.poll(1 / plan.ramp if waiting_to_begin else SILENCE)
         if not events and not waiting_to_begin:
+            print(f"{len(clients)} answers failed: {SILENCE:g} s of silence", file=sys.stderr)
             failed += len(clients)
             break
         if plan.sip:
@@ -221,6 +222,7 @@ def run(plan: Plan) -> Outcome:
                     drop(number)
             elif not data:
                 # The server closed an idle connection, and the request sent on it is lost.
+                print("an answer failed: the connection was closed", file=sys.stderr)
                 tokens += client.tokens
                 failed += 1
                 drop(number)

@@ -264,7 +264,7 @@ def speed(program: str) -> Iterator[dict[str, Any]]:
                 before = cpu(gateway.pid)
                 outcome = load.run(plan)
                 if outcome.failed:
-                    raise SystemExit(f"{outcome.failed} answers were lost")
+                    raise SystemExit(f"{outcome.failed} answers were lost by {kind}\n{gateway.log}")
                 if turn:  # the first is warm-up
                     rates[kind].append(outcome.complete / outcome.seconds)
                     costs[kind].append((cpu(gateway.pid) - before) / outcome.complete)
