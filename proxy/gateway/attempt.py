@@ -154,6 +154,8 @@ class Attempt:
                                 self._on_first_token(slot)
                             self._on_batch(slot, batch)
                         out = generation.feed(batch)
+                        if out and self._task.request.tools:
+                            slot.note_calls(out)
                         if not self._shown:
                             self._shown = bool(out)
                             self._info.loading = "" if out else slot.backend.driver.loading()
@@ -162,6 +164,7 @@ class Attempt:
                         if generation.stops:
                             break
                     out = self._on_run_over(batch)
+                    slot.note_calls(out)
                 except GatewayError as error:
                     out = self._on_error(error)
                 if out:
@@ -482,6 +485,7 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
         share=caller.share,
         since=context.clock(),
         background=caller.background or _is_side_job(task, context.side_jobs),
+        tools=bool(task.request.tools),
     )
 
 

@@ -9,14 +9,15 @@ import msgspec
 
 from ..backends.driver import Capabilities, Run
 from ..backends.pools import Backend
-from ..core.events import Finished
+from ..core.events import Batch, Finished, ToolCallDelta
 from ..core.task import Task
 from ..errors import BackendBusy, Cancelled, GatewayError, PoolTimeout
 from ..runtime.cancel import Cancel
-from ..scheduling.lease import End, Lease, Outcome
+from ..scheduling.lease import End, Lease, Outcome, tools_digest
 from .context import GatewayContext
 
 UNUSED = Outcome()
+MOST_CALLS = 64  # different tools of an answer that are noted
 
 
 class LeasedSlot:
@@ -34,6 +35,7 @@ class LeasedSlot:
         self._outcome = UNUSED  # of the completed runs
         self._asking: object = None  # the prompt of the last run
         self._evaluated: object = None  # the prompt last evaluated in the slot under this lease
+        self._calls: set[str] = set()  # the names of the tools that the answer calls
 
     @property
     def number(self) -> int:
@@ -85,6 +87,12 @@ class LeasedSlot:
         self._lease.on_first_token(run.slot)
         if run.slot >= caps.slots > 0 and not caps.queues:
             self._context.registry.miscounted(self.backend.name)
+
+    def note_calls(self, batch: Batch) -> None:
+        """Note the tools that the answer calls: its client returns with their results."""
+        for event in batch:
+            if type(event) is ToolCallDelta and event.name and len(self._calls) < MOST_CALLS:
+                self._calls.add(event.name)
 
     def on_finished(self, finished: Finished) -> None:
         self._lease.on_last_token()
@@ -141,6 +149,8 @@ class LeasedSlot:
                     )
                 if run.slot >= 0 and run.slot != outcome.slot:
                     outcome = msgspec.structs.replace(outcome, slot=run.slot)
+            if self._calls and self._end == "whole":
+                outcome = msgspec.structs.replace(outcome, calls=tools_digest(self._calls))
             if self._context.scheduler.leaks(self._lease, outcome):
                 self._erase(outcome)
                 outcome = msgspec.structs.replace(outcome, erased=True)

@@ -1,13 +1,8 @@
 """The slots and cached prompts of one model's backends, and statistics of its conversations.
 
 `Pool` keeps these records consistent: which prompt is cached where, an index from chain links to
-cached prompts, the free slots (least recently used first), and how often and how soon
-conversations return. The scheduler's lock protects it.
-
-The chance of a return: for each number of turns, the pool counts the conversations that reached it
-and those that continued, and keeps a running mean of the gaps between turns. The longer a
-conversation is silent, the less likely it returns: with exponentially distributed gaps, Bayes' rule
-gives the chance.
+cached prompts, the free slots (least recently used first), the conversations and their sessions.
+The scheduler's lock protects it.
 """
 
 from __future__ import annotations
@@ -15,13 +10,14 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b
 from itertools import islice
 
 from msgspec import Struct
 
 from .line import WaitingLine
 from .prefix import Chain
+from .returns import SMOOTH, Returns
+from .sessions import Sessions, named
 from .shared_prefixes import FIRST_SHARED, SharedPrefixes
 from .state import (
     CHARS_A_TOKEN,
@@ -34,59 +30,12 @@ from .state import (
 from .ticket import Ticket
 
 REMEMBERED = 16384  # conversations remembered by a pool
-NAMED = 16  # bytes in the digest of a session name
 KEPT = 4096  # prompts that a backend is assumed to keep outside its slots, at most
-DEEPEST = 64  # numbers of turns counted separately; longer conversations count as this many
-SMOOTH = 0.1  # weight of the newest observation in a running mean
 FEW = 32  # measurements at which a backend's own rate weighs as much as the mean of all
 LOOKED_AT = 12  # places holding a prefix of the prompt that are compared, at most
 FREE_OF_LINK = 4  # of them, free ones with the same prefix: the least recently used
 BUSY_OF_LINK = 2  # and busy ones: those leased longest ago, which probably come free first
 SKIPPED = 32  # holders of a prefix that were compared for a longer one already, at most
-
-
-class Returns:
-    """How likely a conversation is to return."""
-
-    def __init__(self) -> None:
-        self.reached = [0.0] * (DEEPEST + 1)
-        self.continued = [0.0] * (DEEPEST + 1)
-        self.gap = 60.0  # mean seconds between the end of a turn and the next
-        self.gaps = 0
-
-    def restore(self, reached: list[float], continued: list[float], gap: float, gaps: int) -> None:
-        """Take over another pool's counts. Raises ValueError if they are invalid."""
-        if not len(reached) == len(continued) == DEEPEST + 1 or not gap > 0:
-            raise ValueError("counts of returns are broken")
-        self.reached, self.continued, self.gap, self.gaps = reached, continued, gap, gaps
-
-    def turn(self, conversation: ConversationRecord, now: float) -> None:
-        """Count a new turn of this conversation."""
-        turns = conversation.turns
-        if turns:
-            self.continued[min(turns, DEEPEST)] += 1
-            self.gaps += 1
-            weight = max(SMOOTH, 1 / self.gaps)
-            self.gap += weight * (max(1e-3, now - conversation.last) - self.gap)
-        conversation.turns = turns = turns + 1
-        self.reached[min(turns, DEEPEST)] += 1
-
-    def chance(self, conversation: ConversationRecord, now: float) -> float:
-        """The probability that this conversation returns, given its silence so far."""
-        if conversation.background:
-            return 0.0
-        if conversation.waiting:
-            return 1.0
-        turns = min(conversation.turns, DEEPEST)
-        likely = (self.continued[turns] + 4) / (self.reached[turns] + 5)
-        silent = likely * math.exp(-max(0.0, now - conversation.last) / self.gap)
-        return silent / (silent + 1 - likely)
-
-
-def _named(want: SlotRequest) -> bytes:
-    """The digest of a session name: clients may choose names of any length."""
-    name = f"{want.group}\0{want.session}"
-    return blake2b(name.encode("utf-8", "replace"), digest_size=NAMED).digest()
 
 
 class Holders(Struct, eq=False):
@@ -114,6 +63,7 @@ class Pool:
         self._index: dict[bytes, Holders] = {}
         self.shared_prefixes = SharedPrefixes()
         self.conversations: OrderedDict[bytes, ConversationRecord] = OrderedDict()
+        self.sessions = Sessions()
         self.kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
 
     # cached prompts
@@ -242,27 +192,41 @@ class Pool:
     # conversations
 
     def conversation(self, want: SlotRequest) -> ConversationRecord:
-        """The conversation that this request continues, or a new one.
-
-        A session named by the client decides. Otherwise the longest known prefix does."""
-        if want.session:
-            known = self.conversations.get(_named(want))
-            return known or ConversationRecord(group=want.group, background=want.background)
+        """The conversation that this request continues, or a new one: that with the longest known
+        prefix of its prompt. In a session named by the client, it is one of that session."""
+        session = named(want)
         for link in reversed(want.chain.links):
             known = self.conversations.get(link)
-            if known is not None:
+            if known is not None and not (session and known.session not in (b"", session)):
                 return known
+        if session and not want.chain.links and session in self.sessions.main:
+            return self.sessions.main[session]
         return ConversationRecord(group=want.group, background=want.background)
 
     def record_turn(self, want: SlotRequest, conversation: ConversationRecord, now: float) -> None:
         """Count a turn of this conversation, which got a slot."""
+        session = named(want)
+        conversation.tools = want.tools
+        if conversation.turns and not want.background:
+            conversation.background = False  # it was taken for a side job
+        if session and not want.background:
+            self.sessions.turn(session, conversation, now)
         self.returns.turn(conversation, now)
         conversation.last = now
-        if want.session:
-            self._name(_named(want), conversation)
         chain = want.chain
         if chain.links:
             self._name(chain.links[chain.turn - 1], conversation)
+
+    def record_end(self, conversation: ConversationRecord, calls: bytes, now: float) -> None:
+        """Record the end of a turn. `calls` is the `tool_key` of the tools that it called."""
+        self.returns.ended(conversation, calls, now)
+        if conversation.session:
+            self.sessions.ended(conversation, now)
+
+    def is_side_job(self, want: SlotRequest, conversation: ConversationRecord) -> bool:
+        """Whether a request asks something beside the work of its session."""
+        session = named(want)
+        return bool(session) and self.sessions.is_side_job(session, conversation, want.tools)
 
     def _name(self, name: bytes, conversation: ConversationRecord) -> None:
         known = self.conversations

@@ -175,6 +175,9 @@ class LocalScheduler(BaseScheduler):
             if not up and not self._wait_for_backend:
                 raise NoBackend()
             conversation = pool.conversation(want)
+            if not want.background and pool.is_side_job(want, conversation):
+                want = msgspec.structs.replace(want, background=True)
+                conversation.background = True
             client = client_class(want)
             self._clients.arrived(client, now)
             decision: Grant | WaitForSlot | None = None

@@ -9,7 +9,8 @@ is still assumed to hold its prompt.
 from __future__ import annotations
 
 from .lease import Lease, Outcome
-from .pool import SMOOTH, Pool
+from .pool import Pool
+from .returns import SMOOTH, tool_key
 from .state import MOST_SLOTS, BackendRecord, CachedPrompt, Slot
 
 RETRY = 0.05  # seconds after which a server that said "busy" is asked again
@@ -152,7 +153,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         if grant.whole:
             for other in backend.slots:
                 other.ready = max(other.ready, slot.ready)
-    lease.conversation.last = now
+    calls = tool_key(lease.want.key, outcome.calls) if outcome.calls else b""
+    pool.record_end(lease.conversation, calls, now)
     backend.in_flight -= 1
     held = lease.written
     assert held is not None

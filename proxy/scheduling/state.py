@@ -25,7 +25,12 @@ MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
 class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
     """A conversation: `turns` so far, the last one at `last`, and `waiting` more in the queue. It
     outlives its cached prompts, so that a late return is still recognized. `background`: a side
-    job, which never returns. `file`: the name of its saved slots."""
+    job, which never returns. `file`: the name of its saved slots.
+
+    `tools`: its requests offer tools. `calls` is the `tool_key` of the tools that its last answer
+    called; `open`: its client has to return, because its answer is under way or has calls.
+    `session` is the digest of its session's name, `beside`: another conversation is the main one
+    there. The main one has `session_last`, when any of its session was last active."""
 
     turns: int = 0
     last: float = 0.0
@@ -33,6 +38,12 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
     background: bool = False
     group: str = ""
     file: str = ""
+    tools: bool = False
+    calls: bytes = b""
+    open: bool = False
+    session: bytes = b""
+    beside: bool = False
+    session_last: float = 0.0
 
 
 class CachedPrompt(Struct, eq=False, kw_only=True):
@@ -165,13 +176,13 @@ class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
 class SlotRequest(Struct, frozen=True, kw_only=True):
     """A request for a slot.
 
-    `key` is the API key, `share` its class's weight in the queue. `session` is the conversation's
-    name, if the client gives one; `group` is whose cache the request may use. `background` marks a
-    side job. `exclude` names backends that cannot serve it. `since` is the scheduler's time at
-    which its wait began, 0 for now: the queue timeout counts from there, however often it is queued
-    again. `whole_backend`: it needs a backend on which nothing else runs. `views` is the worker's
-    own view of its backends (up, down, None if not probed yet) where several workers share the
-    slots; None: the scheduler's view."""
+    `key` is the API key, `share` its class's weight in the queue. `session` is the name that the
+    client gives to its conversations; `group` is whose cache the request may use. `background`
+    marks a side job, `tools` a request that offers tools to the model. `exclude` names backends
+    that cannot serve it. `since` is the scheduler's time at which its wait began, 0 for now: the
+    queue timeout counts from there, however often it is queued again. `whole_backend`: it needs a
+    backend on which nothing else runs. `views` is the worker's own view of its backends (up, down,
+    None if not probed yet) where several workers share the slots; None: the scheduler's view."""
 
     model: str
     task: Task
@@ -184,6 +195,7 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
     background: bool = False
     since: float = 0.0
     whole_backend: bool = False
+    tools: bool = False
     views: Mapping[str, bool | None] | None = None
 
     def view(self, backend: BackendRecord) -> bool | None:

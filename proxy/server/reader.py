@@ -238,12 +238,13 @@ _is_host = re.compile(HOST).fullmatch
 
 class _Keys(dict[bytes, str]):
     """A cache of header names in the WSGI environment. "" for a name with an underscore, which
-    could pass for another with a hyphen. Keeps the first few hundred."""
+    could pass for another with a hyphen, except `session_id`, as some clients write `session-id`.
+    Keeps the first few hundred."""
 
     def __missing__(self, raw: bytes) -> str:
         name = raw.decode("latin-1").upper()
         key = name.replace("-", "_")
-        if "_" in name:
+        if "_" in name and name != "SESSION_ID":
             key = ""
         elif key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = f"HTTP_{key}"

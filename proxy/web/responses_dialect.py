@@ -55,7 +55,9 @@ class ResponsesDialect:
         parse = partial(responses.parse, body, earlier, searches, find)
         asked = parsed(parse, self._environ, self._read)
         self._asked = asked
-        return asked.request
+        if asked.request.session:
+            return asked.request
+        return msgspec.structs.replace(asked.request, session=_beginning(earlier))
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
@@ -191,3 +193,13 @@ class ResponsesDialect:
         except StoreUnavailable as fault:
             log.error("response %s could not be stored: %s", response["id"], fault.detail)
             response["store"] = False
+
+
+def _beginning(items: tuple[Any, ...]) -> str:
+    """The name of a continued conversation: the id of the first item that has one, which all later
+    responses repeat. "" for a new one."""
+    for item in items:
+        name = item.get("id") if type(item) is dict else None
+        if type(name) is str and name:
+            return name
+    return ""

@@ -29,6 +29,7 @@ from .fastpath import BodyAndHeaders, Environ
 from .large import parsed
 from .observability import Record, new_id
 from .services import Services, current_services
+from .sessions import session_name
 from .stream import Encoder, EventSource, StreamBody
 
 _encode = msgspec.json.Encoder().encode
@@ -78,7 +79,9 @@ def completion_view(
         # Only modules are pure; their functions may run in another thread.
         pure = isinstance(dialect, ModuleType)
         asked = parsed(partial(dialect.parse, raw), environ) if pure else dialect.parse(raw)
-        asked = _with_session(asked, environ)
+        session = session_name(environ, raw, asked.session)
+        if session != asked.session:
+            asked = msgspec.structs.replace(asked, session=session)
         caller = services.callers.caller(record.key, environ)
         answer = (begin or services.gateway.answer)(asked, cancel, caller)
         record.info = answer.info
@@ -184,15 +187,3 @@ def passthrough(
     """Return a response whose body reaches the server unwrapped: the server reads `holds_slot` and
     calls close()."""
     return Response(body, 200, headers, content_type=content_type, direct_passthrough=True)
-
-
-def _with_session(asked: CompletionRequest, environ: Mapping[str, Any]) -> CompletionRequest:
-    """Add the session from a header, unless the body has one."""
-    if asked.session:
-        return asked
-    value = (
-        environ.get("HTTP_X_SESSION_ID")
-        or environ.get("HTTP_X_LITELLM_SESSION_ID")
-        or environ.get("HTTP_X_CONVERSATION_ID")
-    )
-    return msgspec.structs.replace(asked, session=value) if value else asked

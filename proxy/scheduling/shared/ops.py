@@ -21,7 +21,7 @@ from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 5  # of entries and snapshots; other formats are never read
+FORMAT = 6  # of entries and snapshots; other formats are never read
 
 
 class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
@@ -43,6 +43,7 @@ class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
     ends: tuple[int, ...]
     turn: int
     whole_backend: bool = False
+    tools: bool = False
 
     def want(self, views: Mapping[str, bool | None]) -> SlotRequest:
         """The request. `views` is the writer's own view, updated while the request waits."""
@@ -57,6 +58,7 @@ class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
             share=self.share,
             background=self.background,
             whole_backend=self.whole_backend,
+            tools=self.tools,
             views=views,
         )
 
@@ -85,6 +87,7 @@ def enqueue(number: int, want: SlotRequest, again: bool) -> Enqueue:
         ends=want.chain.ends,
         turn=want.chain.turn,
         whole_backend=want.whole_backend,
+        tools=want.tools,
     )
 
 

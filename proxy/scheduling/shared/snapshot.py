@@ -22,8 +22,9 @@ from ..clients import RecentClients
 from ..fair import FairQueue
 from ..lease import Lease
 from ..line import WaitingLine
-from ..pool import Pool, Returns
+from ..pool import Pool
 from ..prefix import Chain
+from ..returns import Returns, ToolCalls
 from ..scheduler import LocalScheduler
 from ..shared_prefixes import SharedPrefix
 from ..state import (
@@ -131,6 +132,7 @@ class _Want(_Record, kw_only=True):
     background: bool
     since: float
     whole_backend: bool
+    tools: bool
 
 
 class _Grant(_Record, kw_only=True):
@@ -192,7 +194,9 @@ class _Pool(_Record, kw_only=True):
     measured: int
     duration: float
     added: int
+    tool_calls: list[tuple[bytes, ToolCalls]]
     conversations: list[tuple[bytes, int]]
+    sessions: list[tuple[bytes, int]]
     shared_prefixes: list[tuple[bytes, SharedPrefix]]
     recent_links: bytes
     kept_outside_slots: list[tuple[str, list[int]]]
@@ -356,6 +360,11 @@ class _Writer:
                 (key, self._conversations.place(record))
                 for key, record in pool.conversations.items()
             ],
+            tool_calls=list(returns.tools.items()),
+            sessions=[
+                (key, self._conversations.place(record))
+                for key, record in pool.sessions.main.items()
+            ],
             shared_prefixes=list(pool.shared_prefixes.known.items()),
             recent_links=b"".join(pool.shared_prefixes.recent),
             kept_outside_slots=[
@@ -499,6 +508,7 @@ class _Reader:
     def _pool(self, record: _Pool) -> Pool:
         pool, returns = Pool(), Returns()
         returns.restore(record.reached, record.continued, record.gap, record.gaps)
+        returns.tools.update(record.tool_calls)
         pool.returns = returns
         for place in record.backends:
             backend = _at(self._backends, place)
@@ -511,6 +521,8 @@ class _Reader:
         pool.shared_prefixes.recent.update(dict.fromkeys(split_links(record.recent_links)))
         for key, place in record.conversations:
             pool.conversations[key] = _at(self._conversations, place)
+        for key, place in record.sessions:
+            pool.sessions.main[key] = _at(self._conversations, place)
         outside = [
             (name, [_at(self._held, one) for one in kept])
             for name, kept in record.kept_outside_slots

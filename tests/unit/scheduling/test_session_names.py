@@ -14,7 +14,8 @@ def test_session_names_are_stored_as_digests() -> None:
     for number in range(50):
         want = _want("x" * 1_000_000 + str(number))
         pool.record_turn(want, pool.conversation(want), 1.0)
-    assert all(type(name) is bytes and len(name) == 16 for name in pool.conversations)
+    assert len(pool.sessions.main) == 50
+    assert all(type(name) is bytes and len(name) == 16 for name in pool.sessions.main)
 
 
 def test_session_is_found_only_in_its_own_group() -> None:

@@ -227,7 +227,12 @@ class Machine(RuleBasedStateMachine):
             prompt = "" if whole else f"conversation {data.draw(st.integers(0, 3))} " * 40
             chain = worker.scheduler.chain(prompt, (len(prompt),))
             want = SlotRequest(
-                model="m", task=Task(prompt=prompt), chain=chain, whole_backend=whole
+                model="m",
+                task=Task(prompt=prompt),
+                chain=chain,
+                whole_backend=whole,
+                session=data.draw(st.sampled_from(("", "s"))),
+                tools=data.draw(st.booleans()),
             )
             try:
                 found = worker.scheduler.enter(want)
@@ -244,14 +249,27 @@ class Machine(RuleBasedStateMachine):
         worker.answers.append(lease)
 
     @precondition(lambda self: any(w.answers or w.strayed for w in self.awake))
-    @rule(data=st.data(), end=st.sampled_from(ENDS), flows=st.booleans())
-    def end(self, data: st.DataObject, end: Any, flows: bool) -> None:
+    @rule(
+        data=st.data(),
+        end=st.sampled_from(ENDS),
+        flows=st.booleans(),
+        calls=st.sampled_from((b"", b"", b"a tool", b"slower")),
+    )
+    def end(self, data: st.DataObject, end: Any, flows: bool, calls: bytes) -> None:
         some = [(w, x) for w in self.awake for x in (*w.answers, *w.strayed)]
         worker, lease = data.draw(st.sampled_from(some))
         if flows:
             lease.on_first_token(lease.slot.id)
         lease.release(
-            Outcome(end=end, slot=lease.slot.id, prompt=50, cached=10, completion=5, evaluating=0.1)
+            Outcome(
+                end=end,
+                slot=lease.slot.id,
+                prompt=50,
+                cached=10,
+                completion=5,
+                evaluating=0.1,
+                calls=calls,
+            )
         )
         for mine in (worker.answers, worker.strayed):
             if lease in mine:

@@ -172,6 +172,12 @@ def test_header_with_underscore_cannot_impersonate_another() -> None:
     assert app.asked[0]["HTTP_X_API_KEY"] == "good"
 
 
+def test_session_id_may_have_an_underscore() -> None:
+    app = App(b"x")
+    serve(app, b"GET / HTTP/1.1\r\nHost: h\r\nsession_id: s\r\n\r\n")
+    assert app.asked[0]["HTTP_SESSION_ID"] == "s"
+
+
 def test_late_body_is_read_on_demand() -> None:
     app = App(b"x", headers=[("Content-Length", "1")])
     head, body = POST[:-5], POST[-5:]

@@ -1,0 +1,149 @@
+"""How likely, and how soon, conversations return.
+
+After a text, the client waits for a person. For each number of turns, `Returns` counts the
+conversations that reached it and those that continued, and keeps a running mean of the gaps. The
+longer a conversation is silent, the less likely it returns: with exponentially distributed gaps,
+Bayes' rule gives the chance.
+
+After a tool call, the client runs the tool and returns by itself, mostly within seconds. Those gaps
+are kept for each client and tool (`ToolCalls`), and Bayes' rule is applied to them as they are.
+
+In a session of an agent (`sessions`), the main conversation is as recent as any of its session,
+because it waits for its sub-agents. The others mostly end with their last text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from hashlib import blake2b
+
+from msgspec import Struct
+
+from .state import ConversationRecord
+
+DEEPEST = 64  # numbers of turns counted separately; longer conversations count as this many
+BESIDE = 0  # the place of conversations beside the main one of their session
+SMOOTH = 0.1  # weight of the newest observation in a running mean
+TOOLS = 1024  # pairs of client and tools that are remembered
+NEWEST = 16  # gaps of a pair that are kept
+USUAL = 4.0  # seconds that a tool takes, before that is known
+MOSTLY = 0.9  # share of the gaps for which a slot is held
+SLACK = 1.5  # factor of that gap: the next may be a little longer
+
+
+class ToolCalls(Struct, array_like=True):
+    """How often a client called these tools, how often it returned, and the newest gaps, in
+    seconds, from the answer with the call to the request with the result."""
+
+    called: float = 0.0
+    returned: float = 0.0
+    gaps: tuple[float, ...] = (USUAL, USUAL)
+
+    def __post_init__(self) -> None:
+        if not (0 < len(self.gaps) <= NEWEST and min(self.gaps) >= 0 and self.called >= 0):
+            raise ValueError("counts of tool calls are broken")
+
+    def record(self, gap: float) -> None:
+        """Count a return after this gap."""
+        self.returned += 1
+        self.gaps = (*self.gaps[1 - NEWEST :], gap)
+
+    def chance(self, silence: float) -> float:
+        """The probability of a return, after so many seconds without one."""
+        likely = min(1.0, (self.returned + 9) / (self.called + 10))
+        silent = likely * sum(gap > silence for gap in self.gaps) / len(self.gaps)
+        return silent / (silent + 1 - likely) if silent else 0.0
+
+    def within(self) -> float:
+        """The seconds within which most calls return."""
+        gaps = sorted(self.gaps)
+        return SLACK * gaps[math.ceil(MOSTLY * len(gaps)) - 1]
+
+
+UNKNOWN = ToolCalls()
+
+
+def tool_key(client: str, tools: bytes) -> bytes:
+    """The key of these tools, called by this client. `tools` is a digest of their names."""
+    return blake2b(client.encode("utf-8", "replace") + b"\0" + tools, digest_size=8).digest()
+
+
+class Returns:
+    """The statistics of a pool."""
+
+    def __init__(self) -> None:
+        self.reached = [0.0] * (DEEPEST + 1)
+        self.continued = [0.0] * (DEEPEST + 1)
+        self.gap = 60.0  # mean seconds between the end of a text and the next turn
+        self.gaps = 0
+        self.tools: OrderedDict[bytes, ToolCalls] = OrderedDict()
+
+    def restore(self, reached: list[float], continued: list[float], gap: float, gaps: int) -> None:
+        """Take over another pool's counts. Raises ValueError if they are invalid."""
+        if not len(reached) == len(continued) == DEEPEST + 1 or not gap > 0:
+            raise ValueError("counts of returns are broken")
+        self.reached, self.continued, self.gap, self.gaps = reached, continued, gap, gaps
+
+    def turn(self, conversation: ConversationRecord, now: float) -> None:
+        """Count a new turn of this conversation."""
+        turns = conversation.turns
+        gap = max(1e-3, now - conversation.last)
+        if conversation.calls:
+            tools = self.tools.get(conversation.calls)
+            if tools is not None:
+                tools.record(gap)
+        elif turns:
+            self.continued[_place(conversation)] += 1
+            self.gaps += 1
+            self.gap += max(SMOOTH, 1 / self.gaps) * (gap - self.gap)
+        conversation.turns = turns + 1
+        conversation.calls, conversation.open = b"", True
+        self.reached[_place(conversation)] += 1
+
+    def ended(self, conversation: ConversationRecord, calls: bytes, now: float) -> None:
+        """Record the end of a turn. `calls` is the `tool_key` of the tools that it called."""
+        conversation.last = now
+        conversation.calls, conversation.open = calls, bool(calls)
+        if not calls:
+            return
+        # Only turns that end with a text are counted by their number.
+        place = _place(conversation)
+        self.reached[place] = max(0.0, self.reached[place] - 1)
+        known = self.tools
+        if calls not in known:
+            known[calls] = ToolCalls()
+        known[calls].called += 1
+        known.move_to_end(calls)
+        if len(known) > TOOLS:
+            known.popitem(last=False)
+
+    def chance(self, conversation: ConversationRecord, now: float) -> float:
+        """The probability that this conversation returns, given its silence so far."""
+        if conversation.background:
+            return 0.0
+        if conversation.waiting:
+            return 1.0
+        place = _place(conversation)
+        if conversation.beside and not conversation.open:
+            likely = (self.continued[place] + 0.5) / (self.reached[place] + 4)
+        else:
+            likely = (self.continued[place] + 4) / (self.reached[place] + 5)
+        likely = min(1.0, likely)
+        silence = max(0.0, now - max(conversation.last, conversation.session_last))
+        silent = likely * math.exp(-silence / self.gap)
+        chance = silent / (silent + 1 - likely) if silent else 0.0
+        if conversation.calls:
+            tools = self.tools.get(conversation.calls, UNKNOWN)
+            chance = max(chance, tools.chance(max(0.0, now - conversation.last)))
+        return chance
+
+    def held_until(self, conversation: ConversationRecord) -> float:
+        """Until when the client returns with the results of its tools, mostly; 0 without a call."""
+        if not conversation.calls:
+            return 0.0
+        return conversation.last + self.tools.get(conversation.calls, UNKNOWN).within()
+
+
+def _place(conversation: ConversationRecord) -> int:
+    return BESIDE if conversation.beside else min(conversation.turns, DEEPEST)

@@ -1,0 +1,173 @@
+"""The conversations of a session: an agent, its sub-agents and its titles."""
+
+from __future__ import annotations
+
+import itertools
+
+from proxy.core.task import Task
+from proxy.scheduling.lease import Lease, Outcome, tools_digest
+from proxy.scheduling.pool import Pool
+from proxy.scheduling.returns import NEWEST, TOOLS, Returns, ToolCalls
+from proxy.scheduling.sessions import REMEMBERED
+from proxy.scheduling.state import ConversationRecord, SlotRequest
+
+from .fakes import World
+
+MAIN = "You are an agent. " * 200
+SUB = "You search in files. " * 100
+TITLE = "Write a title. " * 10
+
+
+def _end(world: World, lease: Lease, *tools: str, seconds: float = 1.0) -> Lease:
+    world.clock.now += seconds
+    lease.release(Outcome(end="whole", slot=lease.slot.id, completion=4, calls=tools_digest(tools)))
+    return lease
+
+
+def _turn(
+    world: World, *messages: str, calls: str = "", seconds: float = 1.0, **fields: object
+) -> Lease:
+    """A turn of these messages, answered with a call of the tool `calls`, or with a text."""
+    ends = tuple(itertools.accumulate(map(len, messages)))
+    lease = world.take("".join(messages), ends, **{"session": "s", "tools": True, **fields})
+    return _end(world, lease, *filter(None, [calls]), seconds=seconds)
+
+
+def _pool(world: World) -> Pool:
+    return world.scheduler.records[0]["m"]
+
+
+def test_sub_agent_is_a_conversation_beside_the_main_one() -> None:
+    world = World()
+    main = _turn(world, MAIN, calls="Task").conversation
+    sub = _turn(world, SUB, calls="Read").conversation
+    assert sub is not main
+    assert sub.beside and not main.beside
+    assert _turn(world, SUB, "result", calls="Read").conversation is sub
+    assert _turn(world, MAIN, "result").conversation is main
+    assert list(_pool(world).sessions.main.values()) == [main]
+
+
+def test_title_that_comes_first_is_not_the_main_conversation() -> None:
+    world = World()
+    title = _turn(world, TITLE, tools=False).conversation
+    main = _turn(world, MAIN, calls="Read").conversation
+    assert title.beside and not main.beside
+
+
+def test_title_of_an_agent_is_a_side_job() -> None:
+    world = World()
+    main = _turn(world, MAIN, calls="Read").conversation
+    title = _turn(world, TITLE, tools=False)
+    assert title.want.background and title.conversation.background
+    assert _turn(world, MAIN, "result").conversation is main
+    assert not main.background
+
+
+def test_title_that_continues_is_a_conversation_after_all() -> None:
+    world = World()
+    _turn(world, MAIN, calls="Read")
+    title = _turn(world, TITLE, tools=False).conversation
+    assert _turn(world, TITLE, "and more", tools=False).conversation is title
+    assert not title.background
+
+
+def test_chat_without_tools_has_no_side_jobs_by_itself() -> None:
+    world = World()
+    chat = _turn(world, MAIN, tools=False).conversation
+    other = _turn(world, TITLE, tools=False)
+    assert not other.want.background
+    assert other.conversation.beside and not chat.beside
+
+
+def test_shortened_prompt_becomes_the_main_conversation() -> None:
+    world = World()
+    long = _turn(world, MAIN).conversation
+    compacted = _turn(world, SUB, calls="Read").conversation
+    assert long.beside and not compacted.beside
+
+
+def test_abandoned_tool_call_does_not_keep_its_place_forever() -> None:
+    world = World()
+    long = _turn(world, MAIN, calls="Read").conversation
+    world.clock.now += 3600
+    anew = _turn(world, SUB, calls="Read").conversation
+    assert long.beside and not anew.beside
+
+
+def test_conversation_of_another_session_is_not_continued() -> None:
+    world = World()
+    mine = _turn(world, MAIN, session="mine").conversation
+    assert _turn(world, MAIN, "more", session="other").conversation is not mine
+    assert _turn(world, MAIN, "more", session="mine", group="g").conversation is not mine
+
+
+def test_main_conversation_is_as_recent_as_its_session() -> None:
+    world = World()
+    main = _turn(world, MAIN, calls="Task").conversation
+    sub = _turn(world, SUB, calls="Read", seconds=300).conversation
+    chance = _pool(world).returns.chance
+    assert chance(main, world.clock.now) > 0.7
+    _turn(world, SUB, "result", seconds=300)
+    assert chance(main, world.clock.now) > 0.7
+    assert chance(sub, world.clock.now) < 0.3
+
+
+def test_conversation_in_a_tool_call_is_expected_back() -> None:
+    world = World()
+    calls = _turn(world, MAIN, calls="Read", session="").conversation
+    text = _turn(world, SUB, session="").conversation
+    chance = _pool(world).returns.chance
+    assert chance(calls, world.clock.now) > chance(text, world.clock.now)
+
+
+def test_gaps_of_tools_are_learned_for_each_client_and_tool() -> None:
+    world = World()
+    for key, tool, gap in (("a", "Read", 0.2), ("a", "Bash", 60.0), ("b", "Read", 9.0)):
+        messages = [f"{key} {tool} " * 50]
+        for _ in range(20):
+            _turn(world, *messages, calls=tool, key=key)
+            messages.append("result " * 10)
+            world.clock.now += gap
+    held = {
+        (key, tool): _pool(world).returns.held_until(
+            _turn(world, f"new {key} {tool}", calls=tool, key=key).conversation
+        )
+        - world.clock.now
+        for key, tool in (("a", "Read"), ("a", "Bash"), ("b", "Read"), ("b", "Bash"))
+    }
+    assert held["a", "Read"] < 1 < held["b", "Bash"] < held["b", "Read"] < 20 < held["a", "Bash"]
+
+
+def test_user_gaps_are_not_mixed_with_those_of_tools() -> None:
+    world = World()
+    messages = [MAIN]
+    for _ in range(20):
+        _turn(world, *messages, calls="Read")
+        messages.append("result " * 10)
+        world.clock.now += 0.1
+    assert _pool(world).returns.gap == 60.0
+
+
+def test_order_of_tools_does_not_matter() -> None:
+    assert tools_digest(["a", "b", "a"]) == tools_digest(["b", "a"]) != tools_digest(["ab"])
+    assert tools_digest([]) == b""
+    assert len(Outcome(calls=b"x" * 10_000).calls) == 8
+
+
+def test_tables_of_sessions_and_tools_are_bounded() -> None:
+    pool, returns = Pool(), Returns()
+    for number in range(REMEMBERED + 10):
+        want = SlotRequest(model="m", task=Task(prompt=""), session=str(number), tools=True)
+        pool.record_turn(want, pool.conversation(want), float(number))
+    for number in range(TOOLS + 10):
+        returns.ended(ConversationRecord(turns=1), b"%d" % number, 1.0)
+    assert len(pool.sessions.main) == REMEMBERED
+    assert len(returns.tools) == TOOLS
+
+
+def test_gaps_of_a_tool_are_bounded() -> None:
+    calls = ToolCalls()
+    for gap in range(1000):
+        calls.record(float(gap))
+    assert len(calls.gaps) == NEWEST
