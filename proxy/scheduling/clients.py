@@ -2,7 +2,7 @@
 
 A client here is an API key, split into its small and its large requests: small or rare requests
 always find a slot. A slot is held back only while there is such a client: seen in the last
-`LATELY` seconds and with nothing under way.
+`LATELY` seconds and with nothing under way. Side jobs do not count: they take what is spare.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ class RecentClients:
     def acquired(self, client: ClientClass) -> None:
         self.under_way[client] = self.under_way.get(client, 0) + 1
 
-    def released(self, client: ClientClass, now: float) -> None:
+    def released(self, client: ClientClass) -> None:
         left = self.under_way[client] - 1
         if left:
             self.under_way[client] = left
         else:
             del self.under_way[client]
-        self.arrived(client, now)
 
     def hogs_last_slot(self, client: ClientClass, now: float) -> bool:
         """Whether it has requests under way while another recent client has none."""

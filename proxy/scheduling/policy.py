@@ -6,9 +6,9 @@ The cost of a slot, in seconds, is the sum of
 - the restore of a saved prompt from a file
 - the worth of the evicted prompt: its evaluation, times the chance that its conversation returns
 
-So a turn waits a moment for its warm slot if that is cheaper than a cold start elsewhere. An
-evicted prompt costs less if it can be saved, and nothing on a server that keeps old prompts
-itself.
+So a turn waits a moment for its warm slot if that is cheaper than a cold start elsewhere, and
+leaves a slot to a conversation that is about to return (`holding`). An evicted prompt costs less if
+it can be saved, and nothing on a server that keeps old prompts itself.
 
 At most `LOOKED_AT` places that hold a prefix of the prompt are compared, and as many free slots,
 least recently used first, so the time of a decision does not grow with the number of backends.
@@ -19,8 +19,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from .holding import seconds_held
 from .line import backend_key
 from .pool import LOOKED_AT, Pool
+from .sessions import named
 from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitForSlot
 
 Policy = Callable[[SlotRequest, Pool, float], Grant | WaitForSlot | None]
@@ -45,7 +47,7 @@ def decide(
     least = math.inf
     best: Grant | WaitForSlot | None = None
     kept: dict[str, tuple[CachedPrompt, int]] = {}
-    leaving = 1.0
+    session, leaving = named(want), 1.0
 
     for held, depth in pool.matches(want.chain):
         backend, slot = held.backend, held.slot
@@ -59,7 +61,7 @@ def decide(
             if backend.name not in kept or kept[backend.name][1] < cached:
                 kept[backend.name] = held, cached
             continue
-        wait = _wait(slot, pool, now)
+        wait, hold = _wait(slot, pool, now), 0.0
         link = want.chain.links[depth - 1]
         if continues and not wait and 2 * cached > prompt:
             # The next turn of a conversation whose slot is free: no need to compare.
@@ -69,11 +71,15 @@ def decide(
             wait += pool.turns_ahead(link) * pool.duration
             cost += wait
         elif not continues:
-            cost += _worth(held, pool, want, now) * (1 - cached / max(1, held.tokens))
+            lost = _worth(held, pool, want, now) * (1 - cached / max(1, held.tokens))
+            cost += lost
+            if may_wait and (hold := seconds_held(held, session, pool, want, now, lost)):
+                wait, link = hold, backend_key(backend.name)
+                cost += hold
         if cost < least:
             least = cost
             best = (
-                WaitForSlot(now + wait, link if slot.busy else None)
+                WaitForSlot(now + wait, link if slot.busy or hold else None)
                 if wait
                 else Grant(backend=backend, slot=slot, reuse=held, cached=cached)
             )
@@ -102,7 +108,7 @@ def decide(
             cost *= leaving
         else:
             cost += FROM_RAM if not reuse.file else DISK * reuse.tokens / backend.restore_rate
-        old, save = slot.held, False
+        old, save, hold = slot.held, False, 0.0
         if old is not None and backend.pins:
             lost = _worth(old, pool, want, now)
             if backend.cache_kind == "files" and not want.background:
@@ -110,10 +116,14 @@ def decide(
                 save = lost > moving
                 lost = min(lost, moving)
             cost += lost
+            if may_wait:
+                hold = seconds_held(old, session, pool, want, now, lost)
+                cost += hold
         if cost < least:
             least = cost
-            if wait:
-                best = WaitForSlot(now + wait)
+            if wait or hold:
+                key = backend_key(backend.name) if hold else None
+                best = WaitForSlot(now + (hold or wait), key)
                 continue
             best = Grant(
                 backend=backend,

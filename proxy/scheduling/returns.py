@@ -27,7 +27,8 @@ BESIDE = 0  # the place of conversations beside the main one of their session
 SMOOTH = 0.1  # weight of the newest observation in a running mean
 TOOLS = 1024  # pairs of client and tools that are remembered
 NEWEST = 16  # gaps of a pair that are kept
-USUAL = 4.0  # seconds that a tool takes, before that is known
+USUAL = 2.0  # seconds that a tool takes, before that is known
+FEW = 3  # gaps from which it is known
 MOSTLY = 0.9  # share of the gaps for which a slot is held
 SLACK = 1.5  # factor of that gap: the next may be a little longer
 
@@ -38,11 +39,15 @@ class ToolCalls(Struct, array_like=True):
 
     called: float = 0.0
     returned: float = 0.0
-    gaps: tuple[float, ...] = (USUAL, USUAL)
+    gaps: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (0 < len(self.gaps) <= NEWEST and min(self.gaps) >= 0 and self.called >= 0):
+        if not (len(self.gaps) <= NEWEST and self.called >= 0 and self.returned >= 0):
             raise ValueError("counts of tool calls are broken")
+
+    @property
+    def known(self) -> tuple[float, ...]:
+        return self.gaps if len(self.gaps) >= FEW else (USUAL, USUAL)
 
     def record(self, gap: float) -> None:
         """Count a return after this gap."""
@@ -52,13 +57,19 @@ class ToolCalls(Struct, array_like=True):
     def chance(self, silence: float) -> float:
         """The probability of a return, after so many seconds without one."""
         likely = min(1.0, (self.returned + 9) / (self.called + 10))
-        silent = likely * sum(gap > silence for gap in self.gaps) / len(self.gaps)
+        gaps = self.known
+        silent = likely * sum(gap > silence for gap in gaps) / len(gaps)
         return silent / (silent + 1 - likely) if silent else 0.0
 
     def within(self) -> float:
         """The seconds within which most calls return."""
-        gaps = sorted(self.gaps)
+        gaps = sorted(self.known)
         return SLACK * gaps[math.ceil(MOSTLY * len(gaps)) - 1]
+
+    def expected(self, silence: float) -> float:
+        """The mean seconds until a return, after so many seconds without one."""
+        left = [gap - silence for gap in self.known if gap > silence]
+        return sum(left) / len(left) if left else 0.0
 
 
 UNKNOWN = ToolCalls()
@@ -143,6 +154,11 @@ class Returns:
         if not conversation.calls:
             return 0.0
         return conversation.last + self.tools.get(conversation.calls, UNKNOWN).within()
+
+    def expected(self, conversation: ConversationRecord, now: float) -> float:
+        """The mean seconds until the client returns from its tool call."""
+        tools = self.tools.get(conversation.calls, UNKNOWN)
+        return tools.expected(max(0.0, now - conversation.last))
 
 
 def _place(conversation: ConversationRecord) -> int:

@@ -178,10 +178,18 @@ class LocalScheduler(BaseScheduler):
             if not want.background and pool.is_side_job(want, conversation):
                 want = msgspec.structs.replace(want, background=True)
                 conversation.background = True
+            if not want.since:
+                want = msgspec.structs.replace(want, since=began)
             client = client_class(want)
-            self._clients.arrived(client, now)
+            if not want.background:
+                self._clients.arrived(client, now)
             decision: Grant | WaitForSlot | None = None
-            if pool.free and not pool.line.active and self._may(want, client, pool, now):
+            returns = now < pool.returns.held_until(conversation)
+            if (
+                pool.free
+                and not pool.line.active
+                and (returns or self._may(want, client, pool, now))
+            ):
                 decision = self._decide(want, pool, now)
                 if type(decision) is Grant:
                     return self._take(pool, want, client, decision, conversation, now)
@@ -359,7 +367,9 @@ class LocalScheduler(BaseScheduler):
             if not whole and (len(pool.free) <= settling or bar in barred):
                 continue
             client = ticket.client
-            if not self._may(want, client, pool, now):
+            # The last slot may be held for this very conversation.
+            returns = now < pool.returns.held_until(ticket.conversation)
+            if not returns and not self._may(want, client, pool, now):
                 greedy.add(client)
                 self._ask_again(ticket, now + 1.0, now)
                 continue
@@ -507,7 +517,10 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             now = self._clock()
             self._outstanding -= 1
-            self._clients.released(client_class(lease.want), now)
+            client = client_class(lease.want)
+            self._clients.released(client)
+            if not lease.want.background:
+                self._clients.arrived(client, now)
             backend = lease.grant.backend
             pool = self._home(lease)
             settlement.settle(pool, lease, outcome, now)
