@@ -35,7 +35,7 @@ SLOTS = 2
 CONTEXT = 16384  # tokens of a slot
 ANSWER = 16  # tokens
 TASKS = 2  # of the user, one after the other
-THINKING = 1.0  # seconds of the user between two tasks
+THINKING = 5.0  # seconds of the user between two tasks
 TEMPLATE = Path(__file__).parent.parent / "templates" / "chat" / "hermes.jinja"
 SERVER = [
     "--jinja",

@@ -19,7 +19,7 @@ from .state import CachedPrompt, SlotRequest
 
 OWN = 120.0  # seconds that a request waits for conversations of its own session, at most
 OTHERS = 15.0  # seconds that it waits for others, at most
-TOGETHER = 8.0  # factor of that wait in a session
+TOGETHER = 8.0  # factor of the loss for which it waits in a session
 
 
 def seconds_held(
@@ -31,15 +31,15 @@ def seconds_held(
     if not conversation.calls or conversation.background:
         return 0.0
     own = conversation.session == session != b""
-    if own and not conversation.beside:
-        until = math.inf
-    else:
-        until = pool.returns.held_until(conversation)
-        if pool.returns.expected(conversation, now) > lost:
-            return 0.0
     if own:
         patience = min(TOGETHER * lost, OWN)
     else:
         waiting = 1 + pool.line.parked(backend_key(held.backend.name))
         patience = min(lost / waiting, OTHERS)
+    if own and not conversation.beside:
+        until = math.inf
+    elif pool.returns.expected(conversation, now) > patience:
+        return 0.0
+    else:
+        until = pool.returns.held_until(conversation)
     return max(0.0, min(until, want.since + patience) - now)

@@ -211,7 +211,7 @@ class Pool:
             conversation.background = False  # it was taken for a side job
         if session and not want.background:
             self.sessions.turn(session, conversation, now)
-        self.returns.turn(conversation, now)
+        self.returns.turn(conversation, min(now, want.since or now))
         conversation.last = now
         chain = want.chain
         if chain.links:

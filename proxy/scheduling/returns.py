@@ -28,6 +28,8 @@ SMOOTH = 0.1  # weight of the newest observation in a running mean
 TOOLS = 1024  # pairs of client and tools that are remembered
 NEWEST = 16  # gaps of a pair that are kept
 USUAL = 2.0  # seconds that a tool takes, before that is known
+ALIVE = 60.0  # seconds without a request after which a session is a third as likely to go on
+USUALLY = 0.9  # the chance that a main conversation returns, whose sub-agents work
 FEW = 3  # gaps from which it is known
 MOSTLY = 0.9  # share of the gaps for which a slot is held
 SLACK = 1.5  # factor of that gap: the next may be a little longer
@@ -96,10 +98,10 @@ class Returns:
             raise ValueError("counts of returns are broken")
         self.reached, self.continued, self.gap, self.gaps = reached, continued, gap, gaps
 
-    def turn(self, conversation: ConversationRecord, now: float) -> None:
-        """Count a new turn of this conversation."""
+    def turn(self, conversation: ConversationRecord, arrived: float) -> None:
+        """Count a new turn of this conversation, whose request arrived at this time."""
         turns = conversation.turns
-        gap = max(1e-3, now - conversation.last)
+        gap = max(1e-3, arrived - conversation.last)
         if conversation.calls:
             tools = self.tools.get(conversation.calls)
             if tools is not None:
@@ -147,6 +149,8 @@ class Returns:
         if conversation.calls:
             tools = self.tools.get(conversation.calls, UNKNOWN)
             chance = max(chance, tools.chance(max(0.0, now - conversation.last)))
+            if conversation.session_last:
+                chance = max(chance, math.exp(-(now - conversation.session_last) / ALIVE) * USUALLY)
         return chance
 
     def held_until(self, conversation: ConversationRecord) -> float:

@@ -113,6 +113,16 @@ def test_main_conversation_is_as_recent_as_its_session() -> None:
     assert chance(sub, world.clock.now) < 0.3
 
 
+def test_short_pauses_of_a_user_do_not_make_a_busy_session_forgotten() -> None:
+    world = World()
+    _turn(world, MAIN)
+    main = _turn(world, MAIN, "more", calls="Task").conversation
+    assert _pool(world).returns.gap < 1
+    _turn(world, SUB, calls="Read", seconds=30)
+    world.clock.now += 5
+    assert _pool(world).returns.chance(main, world.clock.now) > 0.7
+
+
 def test_conversation_in_a_tool_call_is_expected_back() -> None:
     world = World()
     calls = _turn(world, MAIN, calls="Read", session="").conversation
@@ -137,6 +147,15 @@ def test_gaps_of_tools_are_learned_for_each_client_and_tool() -> None:
         for key, tool in (("a", "Read"), ("a", "Bash"), ("b", "Read"), ("b", "Bash"))
     }
     assert held["a", "Read"] < 1 < held["b", "Bash"] < held["b", "Read"] < 20 < held["a", "Bash"]
+
+
+def test_wait_in_the_queue_is_no_part_of_a_gap() -> None:
+    pool, conversation = Pool(), ConversationRecord()
+    pool.record_turn(SlotRequest(model="m", task=Task(prompt="")), conversation, 1.0)
+    pool.record_end(conversation, b"a tool", 10.0)
+    waited = SlotRequest(model="m", task=Task(prompt=""), since=11.0)
+    pool.record_turn(waited, conversation, 50.0)
+    assert pool.returns.tools[b"a tool"].gaps == (1.0,)
 
 
 def test_user_gaps_are_not_mixed_with_those_of_tools() -> None:
