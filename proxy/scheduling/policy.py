@@ -122,8 +122,8 @@ def decide(
         if cost < least:
             least = cost
             if wait or hold:
-                key = backend_key(backend.name) if hold else None
-                best = WaitForSlot(now + (hold or wait), key)
+                any_slot = backend_key(backend.name) if hold else None
+                best = WaitForSlot(now + (hold or wait), any_slot)
                 continue
             best = Grant(
                 backend=backend,
