@@ -172,8 +172,13 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
 
 
 def _bound(task: Task, caps: Capabilities) -> constraints.Constraint | None:
-    """The constraint to compile to a grammar. None for a backend without grammars, or one that
-    parses calls itself and has its own grammars for them."""
+    """The constraint to compile to a grammar, for every server that takes one, also those that
+    convert schemas themselves: they ignore some keywords, so they accept more than the client asked
+    for.
+
+    None for a backend without grammars, and for a chat with tools that llama-server renders. It
+    parses calls itself and refuses a grammar beside tools, so it is given the schema, and the whole
+    document is validated."""
     if caps.native or (
         task.backend_templates and not task.tool_form and constraints.callable_tools(task.request)
     ):

@@ -19,6 +19,7 @@ that are reversed or empty (they match nothing, and an old server at a dead end 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -47,6 +48,11 @@ MAX_NESTING = 64
 """Maximum nesting of parentheses: the servers' parsers recurse on the C stack, ours on Python's."""
 
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
+_NAME = re.compile("[a-zA-Z0-9-]*")
+_BLANK = re.compile(r"(?:[ \t]+|#[^\r\n]*)*")
+_BLANK_LINES = re.compile(r"(?:[ \t\r\n]+|#[^\r\n]*)*")
+_PLAIN = re.compile(r'[^"\\]*')
+_FORBIDDEN = re.compile("[\0\ud800-\udfff]")
 _HEX = frozenset("0123456789abcdefABCDEF")
 _HEX_LENGTH = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
@@ -104,9 +110,8 @@ class _Reader:
     def grammar(self) -> Grammar:
         if len(self.text) > MAX_TEXT:
             self.fail(f"longer than {MAX_TEXT} characters", 0)
-        for offset, char in enumerate(self.text):
-            if char == "\0" or "\ud800" <= char <= "\udfff":
-                self.fail(f"character U+{ord(char):04X} is not allowed", offset)
+        if (bad := _FORBIDDEN.search(self.text)) is not None:
+            self.fail(f"character U+{ord(bad[0]):04X} is not allowed", bad.start())
         rules: dict[str, Alternatives] = {}
         self.space(newlines=True)
         while self.peek():
@@ -114,20 +119,16 @@ class _Reader:
         return Grammar(rules)
 
     def space(self, newlines: bool) -> None:
-        while (char := self.peek()) and (char in " \t#" or (newlines and char in "\r\n")):
-            if char == "#":
-                while self.peek() and self.peek() not in "\r\n":
-                    self.at += 1
-            else:
-                self.at += 1
+        blank = (_BLANK_LINES if newlines else _BLANK).match(self.text, self.at)
+        assert blank is not None, "it matches the empty text"
+        self.at = blank.end()
 
     def name(self) -> str:
-        start = self.at
-        while self.peek() and self.peek() in _WORD:
-            self.at += 1
-        if self.at == start:
+        found = _NAME.match(self.text, self.at)
+        if not found or not found[0]:
             self.fail(f"expected a rule name, found {self.found()}")
-        return self.text[start : self.at]
+        self.at = found.end()
+        return found[0]
 
     def found(self) -> str:
         return repr(self.peek()) if self.peek() else "the end"
@@ -222,7 +223,12 @@ class _Reader:
         start = self.at
         self.at += 1
         chars: list[str] = []
-        while not self.take('"'):
+        while True:
+            if (plain := _PLAIN.match(self.text, self.at)) and plain[0]:
+                chars.append(plain[0])
+                self.at = plain.end()
+            if self.take('"'):
+                break
             offset = self.at
             code = self.char("string", start)
             if code == 0 or 0xD800 <= code <= 0xDFFF:

@@ -1,9 +1,9 @@
 """Measures how long a gateway's event loop is blocked, however busy the machine is.
 
-A process of its own asks for /livez again and again. From each answer's time the time is taken off
-that the gateway's threads, or the asking one, were ready to run and had no processor: that is the
-machine's, not the gateway's. What remains is a loop that computes, or that waits in a call, or for
-the interpreter's lock.
+A process of its own asks for /livez, or another path, again and again. From each answer's time the
+time is taken off that the gateway's threads, or the asking one, were ready to run and had no
+processor: that is the machine's, not the gateway's. What remains is a loop that computes, or that
+waits in a call, or for the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 from tools.processes import ROOT, Gateway
 
 PAUSE = 0.003  # seconds between an answer and the next request
-ASK = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 def worker(pid: int) -> int:
@@ -40,11 +39,11 @@ class Held:
 
 
 @contextmanager
-def watched(gateway: Gateway) -> Iterator[Held]:
+def watched(gateway: Gateway, path: str = "/livez") -> Iterator[Held]:
     """Watches the gateway's loop meanwhile."""
-    held = Held()
+    held, port = Held(), urlsplit(gateway.url).port
     poller = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(urlsplit(gateway.url).port), str(worker(gateway.pid))],
+        [sys.executable, "-m", __name__, str(port), str(worker(gateway.pid)), path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -73,14 +72,14 @@ def _delayed(pid: int) -> dict[str, int]:
     return found
 
 
-def _ask(sock: socket.socket, pids: tuple[int, ...]) -> float:
+def _ask(sock: socket.socket, path: str, pids: tuple[int, ...]) -> float:
     before = [_delayed(pid) for pid in pids]
     begun = time.monotonic()
-    sock.sendall(ASK)
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
     said = sock.recv(4096)
     seconds = time.monotonic() - begun
     if not said.startswith(b"HTTP/1.1 200"):
-        raise SystemExit(f"/livez said {said[:200]!r}")
+        raise SystemExit(f"{path} said {said[:200]!r}")
     after = [_delayed(pid) for pid in pids]
     delayed = sum(
         ns - earlier.get(task, 0)
@@ -91,16 +90,17 @@ def _ask(sock: socket.socket, pids: tuple[int, ...]) -> float:
 
 
 def main() -> None:
-    port, pid = map(int, sys.argv[1:])
     import os
     import select
 
+    port, pids, path = int(sys.argv[1]), (int(sys.argv[2]), os.getpid()), sys.argv[3]
+
     longest, count = 0.0, 0
     with socket.create_connection(("127.0.0.1", port), 100) as sock:
-        _ask(sock, (pid, os.getpid()))
+        _ask(sock, path, pids)
         print("asking", flush=True)
         while not select.select([sys.stdin], [], [], PAUSE)[0]:
-            longest = max(longest, _ask(sock, (pid, os.getpid())))
+            longest = max(longest, _ask(sock, path, pids))
             count += 1
     print(json.dumps([longest, count]))
 

@@ -32,24 +32,29 @@ TRIES = 2  # one try may meet a machine that is stalled for another reason
 SAID = [{"role": "user", "content": "hello"}]
 
 
-def assert_loop_stays_free(gateway: Gateway, work: Callable[[], None]) -> None:
+def assert_loop_stays_free(
+    gateway: Gateway, work: Callable[[], None], path: str = "/livez", longest: float = LONGEST
+) -> None:
     """Runs `work` while the loop is watched."""
     seen = []
     for _ in range(TRIES):
         before = len(gateway.log)
-        with watched(gateway) as held:
+        with watched(gateway, path) as held:
             work()
             time.sleep(0.05)  # includes the gateway's work after the answer
         assert held.count > 2
         seen.append(held.longest)
-        if held.longest < LONGEST:
+        if held.longest < longest:
             return
     lines = [line for line in gateway.log[before:].splitlines() if "loop was blocked" in line]
     pytest.fail(f"the loop was held for {seen} s: {lines}")
 
 
-def _schema(schema: Any) -> dict[str, Any]:
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+def _schema(schema: Any, strict: bool = False) -> dict[str, Any]:
+    form = {
+        "type": "json_schema",
+        "json_schema": {"name": "x", "schema": schema, "strict": strict},
+    }
     return {"messages": SAID, "response_format": form, "max_tokens": 1}
 
 
@@ -364,6 +369,77 @@ def test_worst_request_does_not_block_the_loop(
 
     work()  # imports and the first prompt are not measured
     assert_loop_stays_free(gateway, work)
+
+
+def _words(count: int) -> list[str]:
+    source = random.Random(5)
+    return [f"{source.getrandbits(64):016x}" for _ in range(count)]
+
+
+def _references(count: int) -> dict[str, Any]:
+    """Each object has each other object in a list, in one of two ways."""
+    either = {"anyOf": [{"$ref": "#/$defs/a0"}, {"type": "string", "format": "date-time"}]}
+    return {
+        "$ref": "#/$defs/a0",
+        "$defs": {
+            f"a{i}": {
+                "type": "object",
+                "properties": {
+                    **{f"p{k}": {"type": "array", "items": either} for k in range(12)},
+                    "next": {"$ref": f"#/$defs/a{(i + 1) % count}"},
+                },
+            }
+            for i in range(count)
+        },
+    }
+
+
+# As the worst of MaskBench's schemas.
+SCHEMAS: dict[str, Callable[[bool], dict[str, Any]]] = {
+    "lists of 5 000 names": lambda strict: _schema(
+        {
+            "type": "object",
+            "properties": {
+                f"p{i}": {"type": "array", "items": {"enum": _words(5_000)}} for i in range(5)
+            },
+        },
+        strict,
+    ),
+    "a thousand names, any other name": lambda strict: _schema(
+        {
+            "type": "object",
+            "properties": {name: {} for name in _words(1_000)},
+            "additionalProperties": {"type": "string"},
+        },
+        strict,
+    ),
+    "long patterns of a length": lambda strict: _schema(
+        {
+            "type": "object",
+            "properties": {
+                f"p{i}": {"type": "string", "pattern": f"^([a-z]{{1,{i}}} ?)+$", "maxLength": 3000}
+                for i in range(1, 60)
+            },
+        },
+        strict,
+    ),
+    "a thousand objects": lambda strict: _schema(_references(1_000), strict),
+}
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez"])
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_health_is_answered_in_50_ms_while_the_worst_schemas_are_compiled(
+    name: str, path: str, stub: str, gateway: StartGateway
+) -> None:
+    running = gateway("--llama-api", stub)
+
+    def work() -> None:
+        for strict in (False, True):
+            answer = httpx.post(running.url + CHAT, json=SCHEMAS[name](strict), timeout=60)
+            assert answer.status_code in (200, 400), answer.text[:500]
+
+    assert_loop_stays_free(running, work, path, 0.05)
 
 
 STUB = """
