@@ -377,7 +377,7 @@ def _words(count: int) -> list[str]:
 
 
 def _references(count: int) -> dict[str, Any]:
-    """Each object has each other object in a list, in one of two ways."""
+    """So many objects, each with lists of the first one or of times, and with the next one."""
     either = {"anyOf": [{"$ref": "#/$defs/a0"}, {"type": "string", "format": "date-time"}]}
     return {
         "$ref": "#/$defs/a0",
@@ -437,7 +437,8 @@ def test_health_is_answered_in_50_ms_while_the_worst_schemas_are_compiled(
     def work() -> None:
         for strict in (False, True):
             answer = httpx.post(running.url + CHAT, json=SCHEMAS[name](strict), timeout=60)
-            assert answer.status_code in (200, 400), answer.text[:500]
+            # 429: the machine is too busy for the child to finish in time.
+            assert answer.status_code in (200, 400, 429), answer.text[:500]
 
     assert_loop_stays_free(running, work, path, 0.05)
 
