@@ -39,7 +39,7 @@ from ..scheduling.interface import Scheduler
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
-from ..web import pages
+from ..web import pages, responses_socket
 from ..web.aliases import Aliases
 from ..web.auth import Keys
 from ..web.background import Jobs
@@ -120,6 +120,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         jobs=Jobs(store, observer, alone=alone),
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
+        sockets=Shares(responses_socket.MOST_SOCKETS, alone=alone),
         writers=Shares(pages.answers.MOST, alone=alone),
         layouts=layouts,
         dialogues=_dialogues(settings, gateway, layouts, storage),

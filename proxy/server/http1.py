@@ -55,6 +55,7 @@ class State(enum.Enum):
     ANSWERING = "the application works, or the client takes the answer"
     BODY = "the application waits for more of the body"
     DROPPING = "answered; waits for the rest of a body, to drop it"
+    UPGRADED = "the application waits for a message of a WebSocket"
     REFUSING = "a refusal is sent"
     CLOSED = "no request is served any more"
 
@@ -65,8 +66,16 @@ class State(enum.Enum):
 _TRANSITIONS = {
     State.IDLE: {State.HEAD, State.ANSWERING, State.REFUSING, State.CLOSED},
     State.HEAD: {State.ANSWERING, State.REFUSING, State.CLOSED},
-    State.ANSWERING: {State.BODY, State.IDLE, State.DROPPING, State.REFUSING, State.CLOSED},
+    State.ANSWERING: {
+        State.BODY,
+        State.UPGRADED,
+        State.IDLE,
+        State.DROPPING,
+        State.REFUSING,
+        State.CLOSED,
+    },
     State.BODY: {State.ANSWERING, State.CLOSED},
+    State.UPGRADED: {State.ANSWERING, State.CLOSED},
     State.DROPPING: {State.IDLE, State.CLOSED},
     State.REFUSING: {State.DROPPING, State.CLOSED},
     State.CLOSED: {State.CLOSED},
@@ -306,6 +315,8 @@ class ServerConnection:
         environ["QUERY_STRING"] = query
         environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
         environ["slotproxy.is_last"] = request.is_last
+        if "HTTP_UPGRADE" in environ:
+            environ["slotproxy.waits"] = self._waits
         if request.complete:
             environ["wsgi.input"] = io.BytesIO(b"".join(request.body))
         else:
@@ -313,6 +324,10 @@ class ServerConnection:
             tell = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
             environ["wsgi.input"] = io.BufferedReader(_Coming(self, request, tell))
         return environ
+
+    def _waits(self, waits: bool) -> None:
+        """Called by an application that took the connection over for a WebSocket."""
+        self._enter(State.UPGRADED if waits else State.ANSWERING)
 
     def tell_to_continue(self) -> None:
         """Send "100 Continue". The time limit of the body starts here."""

@@ -216,7 +216,8 @@ class Reader:
 
     def _without_upgrade(self) -> None:
         """Ignore an Upgrade: pass the head of that request, without the header, to a new parser.
-        The old one would treat the following bytes as the other protocol."""
+        The old one would treat the following bytes as the other protocol. The application sees an
+        upgrade to a WebSocket, which it may take over; a client sends nothing until then."""
         request = self.requests.pop()
         if request.method == "CONNECT":
             raise httptools.HttpParserError("the connection is closed")
@@ -229,6 +230,8 @@ class Reader:
         head = f"{request.method} ".encode("latin-1") + request.url
         lines.insert(0, f" HTTP/{request.version}\r\n")
         self._parser.feed_data(head + f"{''.join(lines)}\r\n".encode("latin-1"))
+        if request.environ.get("HTTP_UPGRADE", "").lower() == "websocket" and self.requests:
+            self.requests[-1].environ["HTTP_UPGRADE"] = "websocket"
 
 
 # A valid Host header; it has no comma (RFC 9110), which two joined headers would have.

@@ -59,9 +59,9 @@ SPARE = 16
 MAKE_ROOM = 64
 # The states that make room, last resort last: a body that is being read belongs to an accepted
 # request. Among the others the longest wait goes first, so that a new connection gets its chance.
-ROOM = {State.IDLE: 0, State.HEAD: 0, State.DROPPING: 0, State.BODY: 1}
+ROOM = {State.IDLE: 0, State.HEAD: 0, State.DROPPING: 0, State.UPGRADED: 0, State.BODY: 1}
 # The states in which nothing is lost when the server stops.
-BETWEEN = (State.IDLE, State.HEAD, State.DROPPING)
+BETWEEN = (State.IDLE, State.HEAD, State.DROPPING, State.UPGRADED)
 HEALTH = ("/livez", "/readyz", "/health")
 
 

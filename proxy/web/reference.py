@@ -254,8 +254,11 @@ ERROR_NAMES = {
 
 
 def documented(rules: Map) -> Iterator[tuple[Rule, str]]:
-    """Yield the rules of the documented APIs with each of their methods."""
+    """Yield the rules of the documented APIs with each of their methods. OpenAPI does not describe
+    WebSockets."""
     for rule in sorted(rules.iter_rules(), key=lambda one: one.rule):
+        if rule.websocket:
+            continue
         if rule.endpoint.partition(".")[0] in PAGE_BLUEPRINTS or "." not in rule.endpoint:
             continue
         for method in METHODS:

@@ -14,8 +14,9 @@ from . import background, body, disconnect
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
 from .responses_dialect import ResponsesDialect
+from .responses_socket import opened
 from .services import Services
-from .spine import completion_view, json_route
+from .spine import completion_view, json_route, json_view
 
 blueprint = Blueprint("responses", __name__)
 
@@ -31,6 +32,15 @@ def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
         early=conversation.in_background,
         begin=conversation.begin,
     )
+
+
+def connect() -> Response:
+    """Answer over a WebSocket from here on."""
+    return json_view(lambda services, record: opened(services, request.environ, record))
+
+
+for path in ("/v1/responses", "/responses"):
+    blueprint.add_url_rule(path, view_func=connect, methods=["GET"], websocket=True)
 
 
 @json_route(blueprint, "POST", "/v1/responses/input_tokens", "/responses/input_tokens")

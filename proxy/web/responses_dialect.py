@@ -32,12 +32,34 @@ ROOM = 256  # tokens kept free for the answer when the oldest messages may be dr
 log = logging.getLogger("slotproxy.responses")
 
 
+class Recent:
+    """The last response of a connection: continued from there, it need not be stored."""
+
+    def __init__(self) -> None:
+        self._id = ""
+        self._value: Stored | None = None
+
+    def keep(self, response_id: str, value: Stored) -> None:
+        self._id, self._value = response_id, value
+
+    def get(self, response_id: str) -> Stored | None:
+        return self._value if response_id == self._id else None
+
+    def forget(self, response_id: str) -> None:
+        if response_id == self._id:
+            self._value = None
+
+
 class ResponsesDialect:
     """The dialect of one request."""
 
-    def __init__(self, services: Services, environ: Mapping[str, Any]) -> None:
+    def __init__(
+        self, services: Services, environ: Mapping[str, Any], recent: Recent | None = None
+    ) -> None:
+        """`recent` holds the last response of a connection, stored or not."""
         self._services = services
         self._environ = environ
+        self._recent = recent
         self._begun = time.time()
         self.owner = ""
         self.cancel = Cancel()
@@ -130,7 +152,8 @@ class ResponsesDialect:
         previous = fields.text(body, "previous_response_id")
         if not previous:
             return ()
-        kept = self._services.store.get(self.owner, previous)
+        kept = self._recent.get(previous) if self._recent is not None else None
+        kept = kept or self._services.store.get(self.owner, previous)
         if kept is None:
             raise BadRequest(
                 f"no such response: {previous[:100]!r}",
@@ -182,10 +205,14 @@ class ResponsesDialect:
     def _keep(self, response: dict[str, Any]) -> None:
         """Store the response. If that fails, the client still gets its answer, with `store` set to
         false."""
-        asked = self._known
-        if not asked.store:
+        asked, recent = self._known, self._recent
+        if not asked.store and recent is None:
             return
         value = Stored(msgspec.json.encode(response), msgspec.json.encode(asked.input))
+        if recent is not None and response["status"] != "failed":
+            recent.keep(response["id"], value)
+        if not asked.store:
+            return
         try:
             self._services.store.put(
                 self.owner, response["id"], response["created_at"], value, self._begun

@@ -45,6 +45,7 @@ class Services:
     ongoing: Ongoing
     watchers: Shares  # streams of the status page
     writers: Shares  # answers for the chat page
+    sockets: Shares  # WebSockets of /v1/responses
     layouts: Layouts
     dialogues: Dialogues
     host: ModelHost  # of the models that are started here

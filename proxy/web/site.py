@@ -82,7 +82,9 @@ class Sites:
         origin, site = environ.get("HTTP_ORIGIN"), environ.get("HTTP_SEC_FETCH_SITE")
         if origin is None and site is None:
             return
-        if environ["REQUEST_METHOD"] in SAFE or self._any_origin:
+        # Browsers let any page open a WebSocket to any site.
+        safe = environ["REQUEST_METHOD"] in SAFE and "HTTP_UPGRADE" not in environ
+        if safe or self._any_origin:
             return
         # A proxy may have changed the Host, but the browser knows the site of its page.
         if site == "same-origin":

@@ -47,10 +47,11 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
 
 @pytest.fixture(scope="module")
 def routes(app: Flask) -> set[tuple[str, str]]:
-    """Methods and paths; a part that varies is {id}."""
+    """Methods and paths, but not of WebSockets; a part that varies is {id}."""
     return {
         (method, re.sub(r"<[^>]*>", "{id}", rule.rule))
         for rule in app.url_map.iter_rules()
+        if not rule.websocket
         for method in (rule.methods or set()) & {*METHODS}
     }
 

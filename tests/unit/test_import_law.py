@@ -85,6 +85,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("web", "app"),
     "gunicorn": ("server",),
     "waitress": ("server",),
+    "wsproto": ("server/websocket.py",),
 }
 
 

@@ -46,6 +46,8 @@ def ended(
 ) -> Item:
     """A completed or incomplete Response."""
     cut = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(finished.reason)
+    if asked.warms:
+        cut = None
     whole = response(meta, asked, "incomplete" if cut else "completed", output)
     whole["usage"] = usage(finished.usage)
     if cut:
@@ -211,7 +213,9 @@ def written(arguments: str) -> str:
 def whole(meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Completion]) -> Item:
     """The Response of a completion."""
     (completion,) = completions
-    status = "incomplete" if completion.finished.reason == "length" else "completed"
+    status = "completed"
+    if completion.finished.reason == "length" and not asked.warms:
+        status = "incomplete"
     output: list[Item] = []
     if completion.reasoning:
         output.append(reasoning(meta, 0, completion.reasoning))
@@ -221,7 +225,7 @@ def whole(meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Comple
             search(meta, asked, len(output), searched, "failed" if searched.failed else "completed")
         )
         found += searched.found
-    if completion.text or not completion.tool_calls:
+    if completion.text or not (completion.tool_calls or asked.warms):
         parts = [text_part(completion.text, completion.logprobs, found)]
         output.append(message(meta, len(output), parts, status))
     for called in completion.tool_calls:

@@ -50,6 +50,22 @@ def referenced(values: list[Any], find: Callable[[str], Any]) -> list[Any]:
     return resolved
 
 
+def check_outputs(values: list[Any]) -> None:
+    """Raises InvalidParameter for an output without its call, as OpenAI does: the model would read
+    an answer to nothing."""
+    calls = set()
+    for item in values:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind in ("function_call", "custom_tool_call"):
+            calls.add(item.get("call_id"))
+        elif kind in ("function_call_output", "custom_tool_call_output"):
+            call_id = text(item, "call_id")
+            if call_id not in calls:
+                raise InvalidParameter(
+                    "input", f"has an output of the call {call_id[:100]!r}, but not the call"
+                )
+
+
 def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[Message]:
     """Raises InvalidParameter with the path of the item."""
     bounded(values, at)

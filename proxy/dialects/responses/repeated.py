@@ -41,7 +41,6 @@ def repeated(body: Body, request: CompletionRequest, values: Mapping[str, Any]) 
     return {
         **{name: request.sampling.get(name, SAMPLING[name]) for name in SAMPLING},
         "instructions": None,
-        "max_output_tokens": request.max_tokens,
         "max_tool_calls": request.max_tool_calls,
         "metadata": mapping(body, "metadata"),
         "parallel_tool_calls": request.parallel_tool_calls,

@@ -16,7 +16,7 @@ from .. import attribute_filters, openai
 from ..fields import Body, entry, flag, integer, items, mapping, model_name, text, unheeded
 from ..openai_tools import allowed, functions, plain
 from ..parts import joined
-from .items import as_items, messages, referenced
+from .items import as_items, check_outputs, messages, referenced
 from .repeated import SAMPLING, repeated
 
 LOGPROBS = "message.output_text.logprobs"
@@ -41,8 +41,9 @@ CUSTOM = {
 class ParsedRequest(Struct, frozen=True, kw_only=True):
     """A parsed request. `repeated` are the fields that the Response object repeats. `input` are all
     items the model receives, including those of earlier responses. `custom` names the tools that
-    take free text. `shortens` allows dropping the oldest messages if they do not fit. `include`
-    lists the extra output requested."""
+    take free text. `warms`: the prompt is evaluated for the request that follows, and nothing is
+    generated. `shortens` allows dropping the oldest messages if they do not fit. `include` lists
+    the extra output requested."""
 
     request: CompletionRequest
     repeated: Mapping[str, Any]
@@ -51,6 +52,7 @@ class ParsedRequest(Struct, frozen=True, kw_only=True):
     store: bool
     shortens: bool
     background: bool
+    warms: bool = False
     include: frozenset[str] = frozenset()
 
 
@@ -70,6 +72,7 @@ def parse(
         *unheeded(mapping(body, "text"), {"verbosity": ("medium",)}),
     ]
     given = (*earlier, *referenced(as_items(body.get("input", [])), find))
+    check_outputs(list(given))
     instructions = text(body, "instructions")
     chat = messages(list(given), warnings)
     if instructions:
@@ -97,12 +100,13 @@ def parse(
         raise InvalidParameter("background", "requires store: true and stream: false")
     sampling = {name: check(name, body[name]) for name in SAMPLING if body.get(name) is not None}
     most = integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
+    warms = not flag(body, "generate", True)
     logprobs = integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS)
     request = CompletionRequest(
         model=model_name(body),
         messages=tuple(chat),
         sampling=sampling,
-        max_tokens=most,
+        max_tokens=0 if warms else most,
         stream=stream,
         logprobs=logprobs or 0 if LOGPROBS in items(body, "include") else None,
         tools=tools,
@@ -119,6 +123,7 @@ def parse(
     )
     told = {
         "instructions": instructions or None,
+        "max_output_tokens": most,
         "top_logprobs": logprobs or 0,
         "truncation": truncation,
         "store": store,
@@ -132,6 +137,7 @@ def parse(
         custom=custom,
         store=store,
         shortens=truncation == "auto",
+        warms=warms,
         background=background,
         include=include,
     )

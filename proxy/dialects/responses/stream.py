@@ -107,7 +107,7 @@ class Encoder:
         self._event(out, "response.in_progress", response=begun)
 
     def _finish(self, finished: Finished, out: list[bytes]) -> None:
-        if not self._open and not self._output:
+        if not self._open and not self._output and not self._asked.warms:
             self._open_text(out)  # an answer has at least an empty message
         self._close(out, "incomplete" if finished.reason == "length" else "completed")
         ended = answer.ended(self._meta, self._asked, self._output, finished)

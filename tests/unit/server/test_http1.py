@@ -622,6 +622,33 @@ def test_connection_states_follow_the_transition_table() -> None:
     assert wire.seen == [State.IDLE, State.DROPPING, State.IDLE]
 
 
+UPGRADE = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n"
+
+
+def upgraded(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+    """Waits for messages of a WebSocket."""
+    assert environ["HTTP_UPGRADE"] == "websocket"
+    for waits in (True, False):
+        environ["slotproxy.waits"](waits)
+    start("200 OK", [("Content-Length", "1")])
+    return [b"x"]
+
+
+def test_connection_that_waits_for_a_websocket_is_never_overdue() -> None:
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+        environ["slotproxy.waits"](True)
+        assert wire.connection is not None
+        assert wire.connection.state is State.UPGRADED
+        assert not wire.connection.overdue(10_000.0)
+        environ["slotproxy.waits"](False)
+        start("200 OK", [("Content-Length", "1")])
+        return [b"x"]
+
+    wire = Ticking(UPGRADE)
+    wire.serve(app)  # type: ignore[arg-type]
+    assert wire.sent
+
+
 def test_every_transition_of_the_table_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """And no other: that would be an AssertionError."""
     taken: set[tuple[State, State]] = set()
@@ -641,8 +668,10 @@ def test_every_transition_of_the_table_is_taken(monkeypatch: pytest.MonkeyPatch)
     serve(App(b"x", headers=length, reads=False), POST[:-5], b"hello", POST[:-5])
     with pytest.raises(BodyError):
         serve(App(b"x"), POST[:-5])
+    serve(upgraded, UPGRADE)
     listed = {(state, to) for state, follow in http1._TRANSITIONS.items() for to in follow}
-    never = {State.BODY, State.REFUSING, State.CLOSED}  # an exception leaves by ANSWERING
+    # An exception leaves by ANSWERING.
+    never = {State.BODY, State.UPGRADED, State.REFUSING, State.CLOSED}
     assert listed - taken == {(state, State.CLOSED) for state in never}
 
 

@@ -1,0 +1,172 @@
+"""A WebSocket on the socket of a WSGI request, under gunicorn's gevent and threaded workers.
+
+`wsproto` reads and writes the frames. One thread reads: it answers pings, joins the fragments of a
+message and puts whole messages into a queue, so that the end of the connection is noticed while
+nobody reads messages. Under gevent, that thread is a greenlet.
+
+The server that passed on the request does not know of the protocol: when the WebSocket ends, its
+socket is shut down, so that nothing more is written to it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+READ_SIZE = 65536
+# Messages that wait while an earlier one is answered.
+MOST_WAITING = 8
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+VERSION = "13"
+# Codes of RFC 6455, 7.4.1.
+NORMAL, LEAVING, NO_TEXT, TOO_MUCH, TOO_LONG = 1000, 1001, 1003, 1008, 1009
+
+
+def accepted(key: str) -> str | None:
+    """The `Sec-WebSocket-Accept` for a client's `Sec-WebSocket-Key`, None if that is no key."""
+    try:
+        if len(base64.b64decode(key, validate=True)) != 16:
+            return None
+    except (binascii.Error, ValueError):
+        return None
+    digest = hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()
+
+
+class WebSocket:
+    """An open WebSocket. `receive` and `send` are for one thread; `on_close` is called, in another
+    one, when the client closes the connection or disconnects."""
+
+    def __init__(
+        self,
+        sock: Any,
+        accept: str,
+        headers: list[tuple[str, str]],
+        *,
+        longest: int,
+        send_timeout: float,
+        on_close: Callable[[], None],
+    ) -> None:
+        """Accept the connection. `longest` is the size of a message in bytes. Raises OSError."""
+        self._sock = sock
+        self._longest = longest
+        self._on_close = on_close
+        self._protocol = Connection(ConnectionType.SERVER)
+        self._lock = threading.Lock()  # of the protocol, and of writes
+        self._messages: queue.Queue[str | None] = queue.Queue()  # None: no more
+        self._parts: list[str] = []
+        self._size = 0  # of the parts, in bytes
+        self.closed = False
+        sock.settimeout(send_timeout)
+        lines = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
+        lines += [("Sec-WebSocket-Accept", accept), *headers]
+        text = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        sock.sendall(f"HTTP/1.1 101 Switching Protocols\r\n{text}\r\n".encode("latin-1"))
+        # A read must not end the timeout of a write, so it has an object of its own.
+        self._reads = sock.dup()
+        self._reads.settimeout(send_timeout)
+        self._reader = threading.Thread(target=self._read, name="websocket", daemon=True)
+        self._reader.start()
+
+    def receive(self, timeout: float) -> str | None:
+        """The next message, None if the connection is closed. Raises TimeoutError."""
+        try:
+            return self._messages.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError("no message arrived") from None
+
+    def send(self, text: str) -> None:
+        """Raises OSError if the client has disconnected or reads nothing."""
+        self._send(TextMessage(data=text))
+
+    def ping(self) -> None:
+        """Raises OSError."""
+        self._send(Ping())
+
+    def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Tell the client, unless it has closed, and shut the socket down. Never raises."""
+        with contextlib.suppress(OSError):
+            self._send(CloseConnection(code=code, reason=reason))
+        self.closed = True
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._reader.join(1.0)
+        with contextlib.suppress(OSError):
+            self._reads.close()
+
+    def _send(self, event: Any) -> None:
+        with self._lock:
+            try:
+                data = self._protocol.send(event)
+            except LocalProtocolError:
+                raise ConnectionResetError("the WebSocket is closed") from None
+            self._sock.sendall(data)
+
+    # the reader
+
+    def _read(self) -> None:
+        try:
+            while not self.closed:
+                try:
+                    data = self._reads.recv(READ_SIZE)
+                except TimeoutError:
+                    continue
+                if not data or not self._take(data):
+                    break
+        except OSError:
+            pass
+        finally:
+            self.closed = True
+            self._messages.put(None)
+            self._on_close()
+
+    def _take(self, data: bytes) -> bool:
+        """Handle some bytes. False if the connection is over."""
+        with self._lock:
+            try:
+                self._protocol.receive_data(data)
+                events = list(self._protocol.events())
+            except RemoteProtocolError:
+                return False
+        for event in events:
+            match event:
+                case TextMessage():
+                    if not self._text(event):
+                        return False
+                case BytesMessage():
+                    return self._refuse(NO_TEXT, "send text")
+                case Ping():
+                    self._send(event.response())
+                case CloseConnection():
+                    with contextlib.suppress(OSError):
+                        self._send(event.response())
+                    return False
+        return True
+
+    def _text(self, event: TextMessage) -> bool:
+        self._parts.append(event.data)
+        self._size += len(event.data.encode())
+        if self._size > self._longest:
+            return self._refuse(TOO_LONG, f"at most {self._longest} bytes are allowed")
+        if event.message_finished:
+            if self._messages.qsize() >= MOST_WAITING:
+                return self._refuse(TOO_MUCH, f"at most {MOST_WAITING} messages may wait")
+            self._messages.put("".join(self._parts))
+            self._parts, self._size = [], 0
+        return True
+
+    def _refuse(self, code: int, reason: str) -> bool:
+        with contextlib.suppress(OSError):
+            self._send(CloseConnection(code=code, reason=reason))
+        return False

@@ -1,0 +1,73 @@
+"""The WebSocket of /v1/responses through real servers: gunicorn's gevent and threaded workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.fakes import wait_until
+from tests.ws import UPGRADE, Client
+from tools.processes import Gateway, ModelServer
+
+ASK = {"type": "response.create", "input": "Hi", "store": False, "max_output_tokens": 8}
+
+
+@pytest.fixture(params=["gevent", "gthread"])
+def running(
+    request: pytest.FixtureRequest, old_server: ModelServer, gateway: Callable[..., Gateway]
+) -> Gateway:
+    return gateway("--worker-class", request.param, "--llama-api", old_server.url)
+
+
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[Client]:
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port), 30.0) as sock:
+        head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+        sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: {place.netloc}\r\n{head}\r\n".encode())
+        yield Client(sock)
+
+
+def test_responses_are_continued_and_pipelined(running: Gateway) -> None:
+    with connected(running.url) as client:
+        assert client.head.startswith(b"HTTP/1.1 101")
+        client.say(ASK)
+        first = list(client.answer())
+        assert first[-1]["response"]["usage"]["output_tokens"] == 8
+        more = ASK | {"previous_response_id": first[-1]["response"]["id"]}
+        client.say(more)
+        client.say(ASK)
+        for _ in range(2):
+            assert list(client.answer())[-1]["type"] == "response.incomplete"
+        client.say(more)  # another one was made meanwhile
+        (error,) = client.answer()
+        assert error["error"]["code"] == "previous_response_not_found"
+
+
+def test_close_cancels_the_answer(running: Gateway) -> None:
+    with connected(running.url) as client:
+        client.say(ASK | {"max_output_tokens": 4000})
+        assert json.loads(client.text())["type"] == "response.created"
+    with connected(running.url) as client:
+        for _ in range(2):  # on both slots
+            client.say(ASK)
+            list(client.answer())
+    wait_until(lambda: '"outcome":"client_closed_request"' in running.log)
+
+
+def test_stop_does_not_wait_for_an_idle_connection(
+    old_server: ModelServer, gateway: Callable[..., Gateway]
+) -> None:
+    stopped = gateway("--llama-api", old_server.url)
+    with connected(stopped.url) as client:
+        client.say(ASK)
+        list(client.answer())
+        stopped.send(signal.SIGTERM)
+        assert client.closed() == 1001
+    assert stopped.stop(seconds=10.0) == 0

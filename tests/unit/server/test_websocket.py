@@ -1,0 +1,131 @@
+"""A WebSocket on a socket: messages, bounds, and its end."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from wsproto.events import TextMessage
+
+from proxy.server import websocket
+from proxy.server.websocket import WebSocket, accepted
+from tests.ws import ACCEPT, KEY, BytesMessage, Client, CloseConnection, Ping, Pong
+
+LONGEST = 100
+
+
+class Ends:
+    """Both ends of a connection."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.gone = threading.Event()
+        self.server = WebSocket(
+            ours,
+            ACCEPT,
+            [("x-request-id", "7")],
+            longest=LONGEST,
+            send_timeout=5.0,
+            on_close=self.gone.set,
+        )
+        self.client = Client(theirs)
+        self._ours = ours
+
+    def close(self) -> None:
+        self.server.close()
+        self._ours.close()
+        self.client.close()
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    ends = Ends()
+    yield ends
+    ends.close()
+
+
+def test_key_is_answered_as_in_the_standard() -> None:
+    assert accepted(KEY) == ACCEPT
+    assert accepted("") is None
+    assert accepted("!!!!") is None
+    assert accepted("c2hvcnQ=") is None
+
+
+def test_messages_are_exchanged(ends: Ends) -> None:
+    head = ends.client.head.decode()
+    assert head.startswith("HTTP/1.1 101 ") and f"Sec-WebSocket-Accept: {ACCEPT}" in head
+    assert "x-request-id: 7" in head
+    ends.client.say("hello")
+    assert ends.server.receive(5.0) == "hello"
+    ends.server.send("你好")
+    assert ends.client.text() == "你好"
+
+
+def test_fragments_are_one_message(ends: Ends) -> None:
+    for piece, over in (("hel", False), ("", False), ("lo", True)):
+        ends.client.send(TextMessage(data=piece, message_finished=over))
+    assert ends.server.receive(5.0) == "hello"
+
+
+def test_ping_is_answered_while_nobody_receives(ends: Ends) -> None:
+    ends.client.send(Ping(payload=b"p"))
+    assert ends.client.next() == Pong(payload=b"p")
+
+
+def test_no_message_is_a_timeout(ends: Ends) -> None:
+    with pytest.raises(TimeoutError):
+        ends.server.receive(0.01)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_length_of_a_message_is_bounded(ends: Ends, whole: bool) -> None:
+    ends.client.say("x" * LONGEST)
+    if whole:
+        ends.client.say("é" * (LONGEST // 2) + "e")
+    else:
+        ends.client.send(TextMessage(data="x" * LONGEST, message_finished=False))
+        ends.client.send(TextMessage(data="x", message_finished=True))
+    assert ends.client.closed() == 1009
+    assert ends.server.receive(5.0) == "x" * LONGEST
+    assert ends.server.receive(5.0) is None
+
+
+def test_binary_message_ends_the_connection(ends: Ends) -> None:
+    ends.client.send(BytesMessage(data=b"x"))
+    assert ends.client.closed() == 1003
+    assert ends.server.receive(5.0) is None
+
+
+def test_number_of_waiting_messages_is_bounded(ends: Ends) -> None:
+    for _ in range(websocket.MOST_WAITING + 1):
+        ends.client.say("x")
+    assert ends.client.closed() == 1008
+
+
+def test_invalid_frames_end_the_connection(ends: Ends) -> None:
+    ends.client.sock.sendall(b"\x83\x80\x00\x00\x00\x00")  # an unknown opcode
+    assert ends.client.closed() == 1002
+    assert ends.server.receive(5.0) is None
+
+
+def test_clients_close_is_answered(ends: Ends) -> None:
+    ends.client.send(CloseConnection(code=1000))
+    assert ends.client.closed() == 1000
+    assert ends.gone.wait(5.0)
+    assert ends.server.receive(5.0) is None
+    with pytest.raises(OSError):
+        ends.server.send("late")
+
+
+def test_disconnect_is_noticed(ends: Ends) -> None:
+    ends.client.close()
+    assert ends.gone.wait(5.0)
+    assert ends.server.receive(5.0) is None
+
+
+def test_server_closes_with_a_code(ends: Ends) -> None:
+    ends.server.close(1001)
+    assert ends.client.closed() == 1001
+    assert ends.server.closed
