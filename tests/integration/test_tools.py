@@ -84,6 +84,33 @@ def test_required_call_is_made(client: openai.OpenAI, choice: Any) -> None:
             assert call.function.name == "now"
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("tools, most", [(TOOLS, 3), (TOOLS[:1], 8), (TOOLS[1:], 1)])
+def test_calls_are_bounded_and_none_is_written_twice(
+    client: openai.OpenAI, tools: Any, most: int, temperature: float
+) -> None:
+    """A model at temperature 0 may write one call again and again. One of the tools has no
+    arguments, so it can be called once."""
+    answer = client.chat.completions.create(
+        model="any",
+        messages=ASK,
+        tools=tools,
+        tool_choice="required",
+        temperature=temperature,
+        max_tokens=1500,
+        extra_body={"max_tool_calls": 3} if most == 3 else {},
+    )
+    assert answer.choices[0].finish_reason == "tool_calls"
+    calls = answer.choices[0].message.tool_calls
+    assert calls
+    made = []
+    for call in calls:
+        assert call.type == "function"
+        valid(call.function.name, call.function.arguments)
+        made.append((call.function.name, call.function.arguments))
+    assert len(set(made)) == len(made) <= most
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_question_leads_to_call_result_and_answer(client: openai.OpenAI, stream: bool) -> None:
     messages = [*ASK]
