@@ -3,10 +3,10 @@
 FOLDER holds MaskBench's files, such as `maskbench/data` of a checkout of
 https://github.com/guidance-ai/jsonschemabench. Each file has a schema, and instances that are
 valid or not. The schema is compiled as for a request, within the same budget of work, and the
-instances are matched with the grammar, written both compactly and with spaces.
+instances, written as MaskBench writes them, are matched with the grammar.
 
 A file passes if the grammar alone decides every instance rightly. What a grammar cannot express is
-refused by keyword; for such files, a second figure says how many pass if the answer is also
+refused by keyword. With --at-end, a second figure says how many files pass if the answer is also
 validated at its end, as it is for a request whose schema is not strict.
 """
 
@@ -32,14 +32,15 @@ from proxy.errors import InvalidParameter
 from proxy.gbnf import (
     NEW,
     OLD,
+    Grammar,
     GrammarLimits,
-    Matcher,
     SchemaError,
     UnsupportedSchema,
-    check,
+    matches,
     schema_to_grammar,
 )
 from proxy.gbnf.effort import TooMuchWork, limited
+from proxy.gbnf.gbnf import parse
 from proxy.prompting.validation import OutputValidator
 from proxy.prompting.work import WHOLE
 
@@ -47,9 +48,6 @@ SECONDS = 8.0
 """Processor time for a file, at most."""
 
 LIMITS = {limits.name: limits for limits in (OLD, NEW)}
-FORMS: tuple[dict[str, Any], ...] = ({}, {"separators": (",", ":")})
-"""How instances are written: as MaskBench does, and compactly."""
-
 PASSED, REFUSED = "passed", "refused"
 OUTCOMES = (PASSED, REFUSED, "good refused", "bad accepted", "crashed", "over time")
 
@@ -57,7 +55,7 @@ OUTCOMES = (PASSED, REFUSED, "good refused", "bad accepted", "crashed", "over ti
 @dataclass(frozen=True)
 class Verdict:
     """The outcome of one file. `why` is the refused keyword, the instance's number or the
-    exception; `at_end` says whether it passes with validation at the end."""
+    exception; `at_end` says whether a refused file passes with validation at the end."""
 
     name: str
     outcome: str
@@ -86,8 +84,10 @@ def _alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def judge(file: Path, limits: GrammarLimits, seconds: float = SECONDS) -> Verdict:
-    """The verdict on one file."""
+def judge(
+    file: Path, limits: GrammarLimits, at_end: bool = False, seconds: float = SECONDS
+) -> Verdict:
+    """The verdict on one file, also with validation at the end if `at_end`."""
     case = json.loads(file.read_text("utf-8"))
     verdict = partial(Verdict, file.stem)
     begun = time.process_time()
@@ -95,13 +95,13 @@ def judge(file: Path, limits: GrammarLimits, seconds: float = SECONDS) -> Verdic
         with _alarm(seconds):
             try:
                 with limited(WHOLE):
-                    text = schema_to_grammar(case["schema"], limits)
+                    text = schema_to_grammar(case["schema"], limits, closed=False)
             except (UnsupportedSchema, SchemaError, TooMuchWork) as error:
                 why = getattr(error, "keyword", type(error).__name__)
-                return verdict(REFUSED, why, at_end=_passes_at_end(case, limits))
+                return verdict(REFUSED, why, at_end=at_end and _passes_at_end(case, limits))
             milliseconds = 1000 * (time.process_time() - begun)
             fault, at = _first_fault(text, limits, case["tests"])
-            return verdict(fault or PASSED, at, milliseconds, at_end=not fault)
+            return verdict(fault or PASSED, at, milliseconds)
     except _OverTime:
         return verdict("over time")
     except Exception as error:
@@ -110,20 +110,20 @@ def judge(file: Path, limits: GrammarLimits, seconds: float = SECONDS) -> Verdic
 
 def _first_fault(text: str, limits: GrammarLimits, tests: Sequence[Any]) -> tuple[str, str]:
     """The first instance that the grammar decides wrongly; accepting a bad one is worse."""
-    grammar = check(text, limits)
+    grammar, _ = parse(text, limits)
     found = ("", "")
     for at, test in enumerate(tests):
-        if test["valid"] and not found[0] and not all(_verdicts(grammar, test["data"])):
-            found = ("good refused", str(at))
-        elif not test["valid"] and any(_verdicts(grammar, test["data"])):
-            return "bad accepted", str(at)
+        if test["valid"] and found[0]:
+            continue
+        if _accepts(grammar, test["data"]) != test["valid"]:
+            found = ("good refused" if test["valid"] else "bad accepted", str(at))
+            if not test["valid"]:
+                break
     return found
 
 
-def _verdicts(grammar: Any, instance: Any) -> Iterator[bool]:
-    for form in FORMS:
-        matcher = Matcher(grammar)
-        yield matcher.feed(json.dumps(instance, ensure_ascii=False, **form)) and matcher.complete
+def _accepts(grammar: Grammar, instance: Any) -> bool:
+    return matches(grammar, json.dumps(instance, ensure_ascii=False))
 
 
 def _passes_at_end(case: Any, limits: GrammarLimits) -> bool:
@@ -131,15 +131,15 @@ def _passes_at_end(case: Any, limits: GrammarLimits) -> bool:
     try:
         with limited(WHOLE):
             try:
-                text = schema_to_grammar(case["schema"], limits, strict=False)
+                text = schema_to_grammar(case["schema"], limits, strict=False, closed=False)
             except UnsupportedSchema:
                 text = schema_to_grammar(True, limits)
         validator = OutputValidator(case["schema"])
     except (SchemaError, TooMuchWork, InvalidParameter):
         return False
-    grammar = check(text, limits)
+    grammar, _ = parse(text, limits)
     return all(
-        (all(_verdicts(grammar, test["data"])) and not validator.fault(json.dumps(test["data"])))
+        (_accepts(grammar, test["data"]) and not validator.fault(json.dumps(test["data"])))
         == test["valid"]
         for test in case["tests"]
     )
@@ -152,7 +152,8 @@ def summary(verdicts: Iterable[Verdict]) -> str:
     times = sorted(one.milliseconds for one in verdicts if one.milliseconds) or [0.0]
     keywords = Counter(one.why for one in verdicts if one.outcome == REFUSED)
     line = f"{len(verdicts)} files: " + ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
-    line += f"; {sum(one.at_end for one in verdicts)} pass with validation at the end"
+    if at_end := sum(one.at_end for one in verdicts if one.outcome == REFUSED):
+        line += f"; {counts[PASSED] + at_end} pass with validation at the end"
     line += f"; compiled in p50 {times[len(times) // 2]:.1f} ms"
     line += f", p99 {times[len(times) * 99 // 100]:.1f} ms, at most {times[-1]:.0f} ms"
     refused = ", ".join(f"{word} {count}" for word, count in keywords.most_common())
@@ -166,13 +167,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sample", type=int, default=0, help="only that many files; 0: all")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--verdicts", type=Path, help="also write each file's verdict there")
+    parser.add_argument("--at-end", action="store_true", help="also validate refused files")
     asked = parser.parse_args(arguments)
     files = sorted(asked.folder.glob("*.json"))
     if not files:
         sys.exit(f"{asked.folder} has no .json files; give the folder maskbench/data of a checkout")
     if 0 < asked.sample < len(files):
         files = random.Random(0).sample(files, asked.sample)
-    ask = partial(judge, limits=LIMITS[asked.limits])
+    ask = partial(judge, limits=LIMITS[asked.limits], at_end=asked.at_end)
     with Pool(asked.processes) as pool:
         verdicts = list(pool.imap_unordered(ask, files, chunksize=8))
     print(summary(verdicts))

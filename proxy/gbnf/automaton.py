@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import TypeVar
 
 from . import charset
@@ -25,6 +25,9 @@ MAX_STATES = 4_000
 """Maximum states of an automaton. Each becomes a grammar rule, and the time to build them grows
 with the square of the alternatives. Expressions such as `a.{30}` double them with every
 character."""
+
+ROOM = 16
+"""Minimum characters above minLength, where maxLength must be lowered."""
 
 MAX_LISTED = 50_000
 """Maximum states of an automaton for a list of texts, which is cheaper to build."""
@@ -179,9 +182,86 @@ def texts(values: Iterable[str]) -> Automaton:
     return _numbered(same[0], rows, {same[node] for node in ends})
 
 
-def length_between(low: int, high: int | None) -> Automaton:
-    """All texts of `low` to `high` characters."""
-    return compile_regex(Times(Chars(charset.ANY), low, high))
+def _others(row: Sequence[tuple[Charset, int]]) -> Charset:
+    return charset.difference(charset.UNESCAPED, charset.union(*(chars for chars, _ in row)))
+
+
+@lru_cache(maxsize=500)
+def all_but(values: tuple[str, ...], size: int) -> Automaton:
+    """The texts that differ from all of these: their tree, with a way out at every character.
+
+    At the way out there is a character that JSON strings need not escape, which keeps rules short.
+    If the tree has more than `size` characters, it is cut: all texts with the same first characters
+    as a value are left out then."""
+    spend(sum(map(len, values)))
+    depth = max(map(len, values), default=1) - 1
+    while depth and len({v[:at] for v in values for at in range(1, 1 + min(depth, len(v)))}) > size:
+        depth = depth * 2 // 3
+    tree = texts(value[: depth + 1] for value in values)
+    if tree.is_empty:
+        return EVERYTHING
+    count = len(tree.transitions)
+    spend(4 * count)
+    is_cut = any(len(value) > depth + 1 for value in values)
+    rows = []
+    for row in tree.transitions:
+        alive = [edge for edge in row if not is_cut or tree.transitions[edge[1]]]
+        rows.append(tuple(sorted((*alive, (_others(row), count)))))
+    rows.append(((charset.ANY, count),))
+    accepting = frozenset(range(count + 1)) - tree.accepting
+    return Automaton(tuple(rows), accepting)
+
+
+def with_length(whole: Automaton, low: int, high: int | None) -> Automaton:
+    """The texts of `low` to `high` characters: a copy of the states for each length.
+
+    If that needs too many states, fewer characters than `high` are allowed, since a shorter text is
+    as valid. Raises TooManyStatesError if too few would be left."""
+    states = len(whole.transitions)
+    if not low and high is None:
+        return whole
+    if states * (low + 1) > MAX_STATES:
+        raise TooManyStatesError
+    if high is not None and states * (high + 1) > MAX_STATES:
+        high = MAX_STATES // states - 1
+        if high < low + ROOM:
+            raise TooManyStatesError
+    last = low if high is None else high
+    spend(2 * (last + 1) * (states + sum(map(len, whole.transitions))))
+    # The states from which a text of the right length can end, for each length so far.
+    alive: list[Set[int]] = [set() for _ in range(last + 1)]
+    for length in range(last, -1, -1):
+        if length == last and high is None:
+            alive[length] = set(range(states)) if not whole.is_empty else set()
+            continue
+        ends = whole.accepting if length >= low else frozenset()
+        further = alive[length + 1] if length < last else frozenset()
+        alive[length] = ends | {
+            state
+            for state, row in enumerate(whole.transitions)
+            if any(target in further for _, target in row)
+        }
+    if 0 not in alive[0]:
+        return EMPTY
+    numbers = {(0, 0): 0}
+    todo = [(0, 0)]
+    rows: list[tuple[tuple[Charset, int], ...]] = []
+    for state, length in todo:
+        after = length if length == last and high is None else length + 1
+        row = []
+        for chars, target in whole.transitions[state] if after <= last else ():
+            if target in alive[after]:
+                if (target, after) not in numbers:
+                    numbers[target, after] = len(todo)
+                    todo.append((target, after))
+                row.append((chars, numbers[target, after]))
+        rows.append(tuple(row))
+    accepting = frozenset(
+        number
+        for (state, length), number in numbers.items()
+        if length >= low and state in whole.accepting
+    )
+    return Automaton(tuple(rows), accepting)
 
 
 def intersection(*parts: Automaton) -> Automaton:

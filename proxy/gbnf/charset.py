@@ -72,3 +72,7 @@ def difference(left: Charset, right: Charset) -> Charset:
 def contains(charset: Charset, code: int) -> bool:
     at = bisect_right(charset, (code, MAX_CODE_POINT + 1)) - 1
     return at >= 0 and charset[at][1] >= code
+
+
+UNESCAPED = difference(ANY, ((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)))
+"""The characters that a JSON string may hold as they are."""

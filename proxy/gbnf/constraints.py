@@ -11,31 +11,26 @@ keywords are ignored, as the standard requires.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from . import automaton as rx
+from .alternatives import Expander
+from .arrays import Arrays, least, read_arrays
 from .automaton import Automaton, TooManyStatesError
-from .document import MAX_DEPTH, Node, Nodes, UnsupportedSchema
+from .document import MAX_DEPTH, Node, Nodes
 from .effort import spend
 from .formats import INTEGERS, PATTERNS
+from .gaps import Gaps
+from .kinds import ALL_TYPES, TYPES, depth_of, known_by, type_of
+from .negation import Atom
 from .numbers import MAX_DIGITS, NumberBound, Range
+from .objects import ObjectReader, Objects, tree_size
 from .patterns import automaton_of
 from .regex import PatternError
 from .rules import MAX_REPEAT
-
-TYPES: dict[str, frozenset[str]] = {
-    "null": frozenset({"null"}),
-    "boolean": frozenset({"boolean"}),
-    "integer": frozenset({"integer"}),
-    "number": frozenset({"integer", "fraction"}),
-    "string": frozenset({"string"}),
-    "array": frozenset({"array"}),
-    "object": frozenset({"object"}),
-}
-ALL_TYPES = frozenset().union(*TYPES.values())
 
 MEANT_BY = {
     "string": ("minLength", "maxLength", "pattern", "format"),
@@ -44,10 +39,23 @@ MEANT_BY = {
         "properties",
         "required",
         "additionalProperties",
+        "patternProperties",
+        "propertyNames",
+        "dependencies",
+        "dependentRequired",
+        "dependentSchemas",
         "minProperties",
         "maxProperties",
     ),
-    "array": ("items", "prefixItems", "additionalItems", "minItems", "maxItems"),
+    "array": (
+        "items",
+        "prefixItems",
+        "additionalItems",
+        "minItems",
+        "maxItems",
+        "contains",
+        "uniqueItems",
+    ),
 }
 """The keywords of each type; they imply the type if a schema names none."""
 
@@ -56,51 +64,17 @@ MAX_PATTERN_STATES = 100_000
 
 # Unsupported keywords, with the values that have no effect.
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "not": (False,),
-    "if": (),
-    "dependentSchemas": ({},),
-    "dependentRequired": ({},),
-    "dependencies": ({},),
-    "contains": (),
-    "propertyNames": (True, {}),
-    "patternProperties": ({},),
-    "unevaluatedItems": (True,),
-    "unevaluatedProperties": (True, False),
+    "unevaluatedItems": (True, {}),
+    "unevaluatedProperties": (True, {}, False),
     "$dynamicRef": (),
     "$recursiveRef": (),
 }
 
 
-@dataclass
-class Objects:
-    """Constraints on objects. `extra` are the schemas of unlisted members, None if there must be
-    none. A listed name without schemas (None) must not occur."""
-
-    members: dict[str, Nodes | None] = field(default_factory=dict)
-    required: set[str] = field(default_factory=set)
-    extra: Nodes | None = ()
-    low: int = 0
-    high: int | None = None
-
-
-@dataclass
-class Arrays:
-    """Constraints on arrays: schemas by position, and of all further items (None: there must be
-    none)."""
-
-    places: list[Nodes] = field(default_factory=list)
-    rest: Nodes | None = ()
-    low: int = 0
-    high: int | None = None
-
-    def at(self, place: int) -> Nodes | None:
-        return self.places[place] if place < len(self.places) else self.rest
-
-
 @dataclass(kw_only=True)
 class Constraints:
     """All facts about one value. `values` are the only possible values, None without such a
-    list."""
+    list; scalars in `excluded` are impossible. `objects` are the forms of an object."""
 
     nodes: Nodes
     types: frozenset[str] = ALL_TYPES
@@ -109,15 +83,24 @@ class Constraints:
     low: int = 0
     high: int | None = None
     languages: list[Automaton] = field(default_factory=list)
-    objects: Objects = field(default_factory=Objects)
+    excluded: list[Any] = field(default_factory=list)
+    objects: list[Objects] = field(default_factory=list)
     arrays: Arrays = field(default_factory=Arrays)
+
+    def language(self) -> Automaton:
+        """The strings that satisfy all constraints. Raises TooManyStatesError."""
+        whole = rx.intersection(rx.EVERYTHING, *self.languages)
+        if texts := [value for value in self.excluded if isinstance(value, str)]:
+            whole = rx.difference(whole, rx.texts(texts))
+        return rx.with_length(whole, self.low, self.high)
 
     def listed(self) -> Iterator[Any]:
         """The listed values that satisfy all other constraints on scalars."""
+        excluded = set(map(known_by, self.excluded))
         for value in self.values or ():
             spend(1)
             kind = type_of(value)
-            if kind not in self.types:
+            if kind not in self.types or known_by(value) in excluded:
                 continue
             if kind in ("integer", "fraction") and not self.range.holds(Decimal(str(value))):
                 continue
@@ -130,31 +113,6 @@ class Constraints:
             yield value
 
 
-def type_of(value: Any) -> str:
-    """The type of a JSON value; a float with an integral value is an integer, as in JSON Schema."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return "integer"
-    if isinstance(value, float):
-        return "fraction"
-    if isinstance(value, str):
-        return "string"
-    return "object" if isinstance(value, Mapping) else "array"
-
-
-def known_by(value: Any) -> object:
-    """A key that is equal for equal JSON values only: 1 and 1.0 are equal, 1 and true are not."""
-    kind = type_of(value)
-    if kind == "array":
-        return kind, tuple(map(known_by, value))
-    if kind == "object":
-        return kind, frozenset((name, known_by(inside)) for name, inside in value.items())
-    return kind, value
-
-
 def means(node: Node, keyword: str) -> bool:
     """Whether the schema has the keyword; a format counts if it is one of strings."""
     if keyword == "format":
@@ -162,26 +120,30 @@ def means(node: Node, keyword: str) -> bool:
     return keyword in node.schema
 
 
-def _depth(value: Any) -> int:
-    """The nesting depth of lists and objects."""
-    depth, level = 0, [value]
-    while level := [one for one in level if isinstance(one, Mapping | list | tuple)]:
-        depth += 1
-        level = [x for one in level for x in (one.values() if isinstance(one, Mapping) else one)]
-    return depth
-
-
 class ConstraintReader:
-    """Reads sets of nodes. Unsupported constraints are errors if `strict`, and ignored
-    otherwise."""
+    """Reads sets of nodes. If `closed`, objects and tuples have what is listed, unless their schema
+    says more. If `implied`, keywords of a type imply it where no type is named."""
 
-    def __init__(self, strict: bool) -> None:
-        self.strict = strict
+    def __init__(self, expander: Expander, gaps: Gaps, closed: bool, implied: bool = True) -> None:
+        self.expander = expander
+        self.closed = closed
+        self.implied = implied
+        self.unsupported = gaps.report
+        self.gaps = gaps
+        self.objects = ObjectReader(
+            gaps, self.texts, closed, tree_size(expander.document.objects())
+        )
         self._states = 0
 
-    def unsupported(self, keyword: str, node: Node, why: str = "") -> None:
-        if self.strict:
-            raise UnsupportedSchema(keyword, node.pointer, why)
+    def texts(self, nodes: Nodes) -> Automaton:
+        """The strings that satisfy the nodes. Raises TooManyStatesError."""
+        found = []
+        for way in map(self.read, self.expander.ways(nodes)):
+            if way.values is not None:
+                found.append(rx.texts(text for text in way.listed() if isinstance(text, str)))
+            elif "string" in way.types and (way.high is None or way.low <= way.high):
+                found.append(way.language())
+        return rx.union(*found)
 
     def read(self, nodes: Nodes) -> Constraints:
         """All constraints that the plain keywords of the nodes express."""
@@ -193,7 +155,7 @@ class ConstraintReader:
             self._values(node, merged)
             self._numbers(node, merged)
             self._strings(node, merged)
-        if merged.values is None and not any("type" in n.schema for n in nodes):
+        if self.implied and merged.values is None and not any("type" in n.schema for n in nodes):
             meant = [
                 TYPES[kind]
                 for kind, words in MEANT_BY.items()
@@ -202,13 +164,14 @@ class ConstraintReader:
             if meant:
                 merged.types &= frozenset().union(*meant)
         if "object" in merged.types:
-            self._objects(nodes, merged.objects)
-        if "array" in merged.types:
-            self._arrays(nodes, merged.arrays)
+            low, high = 0, None
             for node in nodes:
-                at_most_one = merged.arrays.high is not None and merged.arrays.high <= 1
-                if node.schema.get("uniqueItems") is True and not at_most_one:
-                    self.unsupported("uniqueItems", node)
+                least_count, most_count = self._counts(node, "Properties")
+                low, high = max(low, least_count), least(high, most_count)
+            whole = self.objects.read(nodes, low, high)
+            merged.objects = self.objects.variants(nodes, whole)
+        if "array" in merged.types:
+            merged.arrays = read_arrays(nodes, self._counts, self.gaps, self.closed)
         return merged
 
     def _refuse(self, node: Node) -> None:
@@ -217,6 +180,7 @@ class ConstraintReader:
                 self.unsupported(keyword, node)
 
     def _types(self, node: Node, merged: Constraints) -> None:
+        merged.types &= node.schema.get(Atom.KINDS, ALL_TYPES)
         if "type" not in node.schema:
             return
         named = node.schema["type"]
@@ -233,12 +197,13 @@ class ConstraintReader:
             lists.append(("enum", node.schema["enum"]))
         if "const" in node.schema:
             lists.append(("const", [node.schema["const"]]))
+        merged.excluded += node.schema.get(Atom.NO_VALUES, ())
         for keyword, values in lists:
             try:
                 size = len(json.dumps(values, ensure_ascii=False, allow_nan=False).encode())
             except (TypeError, ValueError, RecursionError):
                 node.fail(f"{keyword!r} contains an invalid JSON value")
-            if _depth(values) > MAX_DEPTH:
+            if depth_of(values) > MAX_DEPTH:
                 node.fail(f"{keyword!r} contains values nested deeper than {MAX_DEPTH}")
             spend(2 * len(values) + (size >> 3))
             listed = {known_by(value): value for value in reversed(values)}
@@ -286,6 +251,14 @@ class ConstraintReader:
                 self.unsupported("multipleOf", node, "only integers are supported")
             else:
                 merged.range = merged.range.multiple_of(int(step))
+        without = node.schema.get(Atom.NO_MULTIPLE)
+        if without is not None:
+            if isinstance(without, bool) or not isinstance(without, int | float) or without <= 0:
+                node.fail("'multipleOf' must be greater than 0")
+            if without != int(without):
+                self.unsupported("not", node, "only integers are supported in 'multipleOf'")
+            else:
+                merged.range = merged.range.no_multiple_of(int(without))
 
     def _strings(self, node: Node, merged: Constraints) -> None:
         low, high = self._counts(node, "Length")
@@ -318,90 +291,23 @@ class ConstraintReader:
                 merged.range = merged.range.at_least(NumberBound(least_one))
                 merged.range = merged.range.at_most(NumberBound(most))
 
+        if Atom.NO_PATTERN in node.schema:
+            self._lacks("pattern", node.schema[Atom.NO_PATTERN], node, merged)
+        if Atom.NO_FORMAT in node.schema:
+            self._lacks("format", PATTERNS[node.schema[Atom.NO_FORMAT]], node, merged)
+
+    def _lacks(self, keyword: str, pattern: Any, node: Node, merged: Constraints) -> None:
+        if not isinstance(pattern, str):
+            node.fail(f"{keyword!r} must be a string")
+        try:
+            merged.languages.append(rx.difference(rx.EVERYTHING, automaton_of(pattern)))
+        except (PatternError, TooManyStatesError) as error:
+            self.unsupported("not", node, f"its {keyword} cannot be negated: {error}")
+
     def _counts(self, node: Node, of: str) -> tuple[int, int | None]:
         low, high = node.count(f"min{of}") or 0, node.count(f"max{of}")
         if low > MAX_REPEAT:
             self.unsupported(f"min{of}", node, f"it is above {MAX_REPEAT}")
             low = 0
-        if high is not None and high > MAX_REPEAT:
-            self.unsupported(f"max{of}", node, f"it is above {MAX_REPEAT}")
-            high = None
-        return low, high
-
-    def _objects(self, nodes: Nodes, objects: Objects) -> None:
-        listed = {node: node.named("properties") for node in nodes}
-        names: dict[str, None] = {}
-        spend(2 * len(nodes) * sum(map(len, listed.values())))
-        for node in nodes:
-            names |= dict.fromkeys(listed[node])
-            low, high = self._counts(node, "Properties")
-            objects.low, objects.high = max(objects.low, low), least(objects.high, high)
-        for node in nodes:
-            required = node.schema.get("required", ())
-            if isinstance(required, bool):  # draft 3, on the member itself
-                continue
-            if not isinstance(required, list | tuple) or not all(
-                isinstance(name, str) for name in required
-            ):
-                node.fail("'required' must be a list of names")
-            spend(len(required) * len(nodes))
-            names |= dict.fromkeys(required)
-            objects.required.update(required)
-        others = {
-            node: node.child("additionalProperties")
-            for node in nodes
-            if "additionalProperties" in node.schema
-        }
-        for name in names:
-            schemas = [listed[node].get(name) or others.get(node) for node in nodes]
-            objects.members[name] = joined(schemas)
-        closed = any(node.schema.get("unevaluatedProperties") is False for node in nodes)
-        # The standard allows unlisted members by default, but a model that may add members never
-        # stops. So they are only allowed if requested, or if no member is listed at all.
-        if others:
-            objects.extra = joined(list(others.values()))
-        elif closed or (
-            any("properties" in one.schema for one in nodes) and objects.low <= len(names)
-        ):
-            objects.extra = None
-
-    def _arrays(self, nodes: Nodes, arrays: Arrays) -> None:
-        places: dict[Node, list[Node]] = {}
-        others: dict[Node, Node] = {}
-        for node in nodes:
-            low, high = self._counts(node, "Items")
-            arrays.low, arrays.high = max(arrays.low, low), least(arrays.high, high)
-            older = isinstance(node.schema.get("items"), list | tuple)
-            keyword = "items" if older else "prefixItems"
-            # An empty list has no effect.
-            places[node] = node.members(keyword) if node.schema.get(keyword) else []
-            rest = "additionalItems" if older else "items"
-            if rest in node.schema:
-                others[node] = node.child(rest)
-        count = max((len(one) for one in places.values()), default=0)
-        for place in range(count):
-            applicable = [
-                places[node][place] if place < len(places[node]) else others.get(node)
-                for node in nodes
-            ]
-            schemas = joined(applicable)
-            if schemas is None:
-                arrays.high = least(arrays.high, place)
-                break
-            arrays.places.append(schemas)
-        # Nothing follows the positions of a tuple unless requested, as with objects.
-        if others:
-            arrays.rest = joined(list(others.values()))
-        elif count and arrays.low <= count:
-            arrays.rest = None
-
-
-def joined(nodes: list[Node | None]) -> Nodes | None:
-    """The schemas without those that are always valid; None if one of them is `false`."""
-    schemas = [node for node in nodes if node is not None and node.schema is not True]
-    return None if any(node.schema is False for node in schemas) else tuple(schemas)
-
-
-def least(one: int | None, other: int | None) -> int | None:
-    """The lower of two upper bounds; None means no bound."""
-    return min((bound for bound in (one, other) if bound is not None), default=None)
+        # Fewer than allowed are as valid.
+        return low, None if high is None else min(high, MAX_REPEAT)

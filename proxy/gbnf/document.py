@@ -1,8 +1,7 @@
 """A JSON schema document: nodes, references and errors.
 
-A value must satisfy a set of schemas at once: the schema itself, what it refers to, the members of
-its allOf, and one branch of each anyOf and oneOf. `Document.expand` turns a set of nodes into
-alternative sets in which only each node's own plain keywords remain to be read.
+References stay inside the document. They name a place by JSON pointer, or by its anchor: `$anchor`,
+or an `id` that is only a fragment, as older drafts have it.
 """
 
 from __future__ import annotations
@@ -17,16 +16,6 @@ from .effort import spend
 MAX_DEPTH = 48
 """Maximum nesting of schemas, references included: the compiler recurses, and models go no
 deeper."""
-
-MAX_ALTERNATIVES = 500
-"""Maximum alternatives of one value: the product of the branches of its anyOf and oneOf."""
-
-
-MAX_TOGETHER = 200
-"""Maximum schemas that one value must satisfy at once."""
-
-MAX_BRANCHES = 20_000
-"""Maximum branches tried for one value, including contradictory ones."""
 
 
 class SchemaError(ValueError):
@@ -46,6 +35,7 @@ class UnsupportedSchema(ValueError):
         super().__init__(f"{keyword!r} at {where} is not supported{': ' if why else ''}{why}")
         self.keyword = keyword
         self.pointer = pointer
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -71,6 +61,8 @@ class Node:
         for step in steps:
             schema = schema[step]
             pointer += "/" + str(step).replace("~", "~0").replace("/", "~1")
+            if isinstance(schema, Node):  # in a schema of our own making
+                pointer, schema = schema.pointer, schema.schema
         return Node(pointer, schema)
 
     def members(self, keyword: str) -> list[Node]:
@@ -102,8 +94,31 @@ class Node:
 
 Nodes = tuple[Node, ...]
 
-# A node still to be read, and the pointers of the nodes that led to it.
-_Pending = tuple[Node, frozenset[str]]
+
+def own_address(root: Node) -> str | None:
+    """The document's own address."""
+    if not isinstance(root.schema, Mapping):
+        return None
+    own = root.schema.get("$id", root.schema.get("id"))
+    return own if isinstance(own, str) else None
+
+
+def _anchors(root: Node) -> Iterator[tuple[str, Node]]:
+    """The fragments by which places are named, and the places."""
+    todo = [root]
+    while todo:
+        node = todo.pop()
+        spend(2)
+        schema = node.schema
+        if isinstance(schema, list):
+            todo += [node.child(at) for at in range(len(schema))]
+        elif isinstance(schema, Mapping):
+            todo += [node.child(key) for key in schema if key not in ("enum", "const")]
+            if isinstance(schema.get("$anchor"), str):
+                yield "#" + schema["$anchor"], node
+            for word in ("$id", "id"):
+                if isinstance(schema.get(word), str) and schema[word].startswith("#"):
+                    yield schema[word], node
 
 
 class Document:
@@ -111,7 +126,19 @@ class Document:
 
     def __init__(self, schema: Any, name: str = "") -> None:
         self.root = Node(name, schema)
-        self._branches = 0
+        self._anchors: dict[str, Node] | None = None
+
+    def objects(self) -> int:
+        """The number of schemas with properties; at most a few too many."""
+        count, todo = 0, [self.root.schema]
+        for part in todo:
+            if isinstance(part, Mapping):
+                count += "properties" in part
+                todo += part.values()
+            elif isinstance(part, list):
+                todo += part
+        spend(len(todo) >> 2)
+        return count
 
     def resolve(self, node: Node) -> Node:
         """The node that the `$ref` of `node` refers to. References must stay inside the
@@ -119,8 +146,14 @@ class Document:
         ref = node.schema["$ref"]
         if not isinstance(ref, str):
             node.fail("'$ref' must be a string")
+        if ref in ("", own_address(self.root)):
+            return self.root
         if ref != "#" and not ref.startswith("#/"):
-            raise UnsupportedSchema("$ref", node.pointer, "it points outside the document")
+            if self._anchors is None:
+                self._anchors = dict(_anchors(self.root))
+            if ref not in self._anchors:
+                raise UnsupportedSchema("$ref", node.pointer, "it points outside the document")
+            return self._anchors[ref]
         target = self.root
         spend(len(ref) >> 4)
         for part in ref.split("/")[1:]:
@@ -146,65 +179,3 @@ class Document:
                 node.fail("it refers to itself endlessly")
             seen.add(node.pointer)
         return node
-
-    def expand(self, nodes: Nodes) -> list[Nodes]:
-        """All ways to satisfy the nodes together, each as nodes whose plain keywords remain to be
-        read.
-
-        The branches of a oneOf are treated like those of an anyOf; the compiler checks that they
-        exclude each other."""
-        found: list[Nodes] = []
-        self._branches = 0
-        for way in self._ways([(node, frozenset()) for node in nodes], ()):
-            spend(1 + len(found) + len(way))
-            if way not in found:
-                found.append(way)
-            if len(found) > MAX_ALTERNATIVES:
-                raise UnsupportedSchema(
-                    "anyOf", nodes[0].pointer, f"more than {MAX_ALTERNATIVES} alternatives"
-                )
-        return found
-
-    def _ways(self, pending: list[_Pending], plain: Nodes) -> Iterator[Nodes]:
-        while pending:
-            (node, ancestors), *pending = pending
-            if node.pointer in ancestors:
-                node.fail("it refers to itself endlessly")
-            if len(ancestors) > MAX_DEPTH:
-                node.fail(f"references and alternatives nested deeper than {MAX_DEPTH}")
-            if node.schema is True or node in plain:
-                continue
-            if node.schema is False:
-                return
-            if not isinstance(node.schema, Mapping):
-                node.fail("a schema must be an object, true or false")
-            spend(6 + len(pending) + (len(plain) >> 2))
-            plain = (*plain, node)
-            self._branches += 1
-            if len(plain) > MAX_TOGETHER or self._branches > MAX_BRANCHES:
-                raise UnsupportedSchema(
-                    "allOf", node.pointer, "too many schemas apply to one value"
-                )
-            inside = ancestors | {node.pointer}
-            more: list[Node] = []
-            if "$ref" in node.schema:
-                more.append(self.resolve(node))
-            if "allOf" in node.schema:
-                more += node.members("allOf")
-            if node.schema.get("nullable") is True and None in node.schema.get("enum", (None,)):
-                # OpenAPI 3.0: this schema or null. All other schemas must allow null too.
-                null = Node(f"{node.pointer}/nullable", {"type": "null"})
-                yield from self._ways(pending, (*plain[:-1], null))
-            choices = [node.members(word) for word in ("anyOf", "oneOf") if word in node.schema]
-            spend(len(more))
-            pending = [*((found, inside) for found in more), *pending]
-            if choices:
-                first, *others = choices
-                for branch in first:
-                    if not others:
-                        yield from self._ways([(branch, inside), *pending], plain)
-                    for other in others[0] if others else ():
-                        both = [(branch, inside), (other, inside)]
-                        yield from self._ways([*both, *pending], plain)
-                return
-        yield plain

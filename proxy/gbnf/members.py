@@ -1,4 +1,4 @@
-"""Grammar rules for the members of objects and the items of arrays.
+"""Grammar rules for the members of objects.
 
 Members come in a fixed order, each with the comma before it, so every comma decides which members
 are omitted, and each text has one derivation. Only the first member has no comma, so there is one
@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from . import automaton as rx
-from .constraints import Arrays, Objects
 from .document import Nodes
 from .effort import spend
+from .objects import Objects, Region
 from .rules import Rules
 from .values import Element, Group, Literal, Repeat
 from .values import Sequence as Elements
@@ -35,7 +34,8 @@ class Contents:
     full: Elements | None
 
 
-_NONE = Contents(False, None)
+NONE = Contents(False, None)
+"""No container at all."""
 
 
 @dataclass(frozen=True)
@@ -58,36 +58,45 @@ def object_members(
             text = (rules.add("member", (key, rules.space(), *inside)),)
             members.append(_Member(text, name in of.required))
         elif name in of.required:
-            return _NONE
+            return NONE
     extra = _extra_member(of, rules, value)
-    required = sum(member.required for member in members)
+    last: list[Elements] = []
+    for region in of.last:
+        inside = value(region.nodes)
+        if inside is None:
+            return NONE
+        last.append(_member_of(region, inside, rules))
+    required = sum(member.required for member in members) + len(last)
     most = of.high if of.high is not None and (extra or of.high < len(members)) else None
     if most is not None and most < max(required, of.low):
-        return _NONE
+        return NONE
     need = max(0, of.low - required)
-    if extra is None and of.low > len(members):
-        return _NONE
+    if extra is None and of.low > len(members) + len(last):
+        return NONE
     room = None if most is None else most - required
-    if extra and need > 1:
+    if extra and need > (not last):
         refuse("a repeated additional property would be counted twice")
-    if (need or room is not None) and len(members) - required > MAX_COUNTED:
+    if (need or room is not None) and len(members) + len(last) - required > MAX_COUNTED:
         refuse(f"more than {MAX_COUNTED} optional properties to count")
         need, room = 0, None
-    writer = _Members(members, extra, rules, need, room)
+    writer = _Members(members, extra, last, rules, need, room)
     starts = [*writer.first()]
     full = (Group(tuple(starts)),) if len(starts) > 1 else starts[0] if starts else None
     return Contents(required == 0 and need == 0, full)
 
 
 def _extra_member(of: Objects, rules: Rules, value: Value) -> Element | None:
-    """An unlisted member; its name differs from all listed ones."""
-    inside = None if of.extra is None or of.high == 0 else value(of.extra)
-    if inside is None:
-        return None
-    free = rx.EVERYTHING
-    if of.members:
-        free = rx.difference(free, rx.texts(of.members))
-    return rules.add("extra", (*rules.string(free), Literal(":"), rules.space(), *inside))
+    """An undeclared member of any region."""
+    found: list[Elements] = []
+    for region in of.regions if of.high != 0 else ():
+        inside = value(region.nodes)
+        if inside is not None:
+            found.append(_member_of(region, inside, rules))
+    return rules.add("extra", *found) if found else None
+
+
+def _member_of(region: Region, inside: Elements, rules: Rules) -> Elements:
+    return (*rules.string(region.names), Literal(":"), rules.space(), *inside)
 
 
 class _Members:
@@ -98,12 +107,14 @@ class _Members:
         self,
         members: list[_Member],
         extra: Element | None,
+        last: list[Elements],
         rules: Rules,
         need: int,
         room: int | None,
     ) -> None:
         self.members = members
         self.extra = extra
+        self.last = last
         self.rules = rules
         self.counts = (need, room)
         self.counted = need > 0 or room is not None
@@ -123,8 +134,16 @@ class _Members:
         if self.extra and self.starts == len(self.members) and room != 0:
             high = None if room is None else room - 1
             more = self.rules.add("more", (self.rules.comma(), self.extra))
-            alternatives.append((self.extra, *self.rules.between(more, max(need - 1, 0), high)))
+            extras = self.rules.between(more, max(need - 1, 0), high)
+            alternatives.append((self.extra, *extras, *self._ending()))
+        if self.last and self.starts == len(self.members) and not need:
+            alternatives.append((*self.last[0], *self._ending(1)))
         return alternatives
+
+    def _ending(self, start: int = 0) -> Elements:
+        """The members that come after all others, from one on."""
+        comma = self.rules.comma()
+        return tuple(part for member in self.last[start:] for part in (comma, *member))
 
     def _after(self, at: int, required: bool, need: int, room: int | None) -> Elements | None:
         """What may follow a member."""
@@ -166,41 +185,8 @@ class _Members:
 
     def _extras(self, need: int, room: int | None) -> Elements | None:
         if not self.extra:
-            return None if need else ()
+            return None if need else self._ending()
+        if room is not None and room < need:
+            return None
         more = self.rules.add("more", (self.rules.comma(), self.extra))
-        return None if room is not None and room < need else self.rules.between(more, need, room)
-
-
-def array_items(of: Arrays, rules: Rules, value: Value) -> Contents:
-    """The items of such arrays."""
-    high = of.high
-    places: list[Elements] = []
-    for place, nodes in enumerate(of.places):
-        inside = value(nodes) if high is None or place < high else None
-        if inside is None:
-            high = place if high is None else min(high, place)
-            break
-        places.append(inside)
-    rest: Elements | None = None
-    if of.rest is not None and (high is None or high > len(of.places)):
-        rest = value(of.rest)
-    if rest is None and (high is None or high > len(places)):
-        high = len(places)
-    if high is not None and high < of.low:
-        return _NONE
-    empty = of.low == 0
-    if high == 0:
-        return Contents(empty, None)
-    count = len(places)
-    after: Elements = ()
-    if rest is not None:
-        most = None if high is None else high - max(count, 1)
-        more = rules.add("more", (rules.comma(), *rest))
-        after = rules.between(more, max(of.low - max(count, 1), 0), most)
-        if not places:
-            return Contents(empty, (*rest, *after))
-    for place in range(min(count, high or count) - 1, 0, -1):
-        text = (rules.comma(), *places[place], *after)
-        # An item requires all positions before it.
-        after = text if place < of.low else (Repeat(rules.add("item", text), 0, 1),)
-    return Contents(empty, (*places[0], *after))
+        return (*self.rules.between(more, need, room), *self._ending())

@@ -13,6 +13,7 @@ overflow as infinity.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
@@ -43,11 +44,13 @@ class NumberBound:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The numbers between two bounds, multiples of `step` if it is set."""
+    """The numbers between two bounds, multiples of `step` if it is set, and of none of the steps in
+    `without`."""
 
     low: NumberBound | None = None
     high: NumberBound | None = None
     step: int | None = None
+    without: frozenset[int] = frozenset()
 
     def at_least(self, low: NumberBound) -> Range:
         """The part of the range from `low` on."""
@@ -64,6 +67,10 @@ class Range:
     def multiple_of(self, step: int) -> Range:
         """The multiples of `step` in the range."""
         return replace(self, step=lcm(self.step or 1, step))
+
+    def no_multiple_of(self, step: int) -> Range:
+        """The numbers in the range that are not multiples of `step`."""
+        return replace(self, without=self.without | {step})
 
     @property
     def is_empty(self) -> bool:
@@ -82,8 +89,13 @@ class Range:
         ):
             return False
         whole = value.to_integral_value()
+        if value == whole and any(int(whole) % step == 0 for step in self.without):
+            return False
         return self.step is None or (value == whole and int(whole) % self.step == 0)
 
+
+LOWEST = NumberBound(Decimal(-(10**18)))
+"""A bound of numbers in plain decimals that have no other."""
 
 _DIGITS = charset.of("0123456789")
 _DIGIT = rx.Chars(_DIGITS)
@@ -112,6 +124,8 @@ def integers(within: Range) -> Automaton:
     if within.step not in (None, 1):
         assert within.step is not None
         found = rx.intersection(found, _multiples(within.step))
+    for step in within.without:
+        found = rx.difference(found, _multiples(step))
     return found
 
 
@@ -120,6 +134,11 @@ def numbers(within: Range) -> Automaton:
     """The numbers in a range, in plain decimals if it is bounded."""
     if within.step is not None:
         return integers(within)
+    if within.without:
+        found = numbers(replace(within, low=within.low or LOWEST, without=frozenset()))
+        for step in within.without:
+            found = rx.difference(found, _with_zeros(_multiples(step)))
+        return found
     if within.low is None and within.high is None:
         return _free_numbers()
     low, high = within.low, within.high
@@ -134,6 +153,38 @@ def numbers(within: Range) -> Automaton:
         most = NumberBound(low.value.copy_negate(), low.strict) if low else None
         parts.append(_with_minus(_magnitudes(least, most)))
     return rx.union(*parts)
+
+
+def fractions(within: Range) -> Automaton:
+    """The numbers in a range that are not integers, in plain decimals."""
+    found = numbers(replace(within, low=within.low or LOWEST, step=None, without=frozenset()))
+    return rx.difference(found, _with_zeros(_multiples(1)))
+
+
+def without(found: Automaton, within: Range, values: Iterable[Decimal]) -> Automaton:
+    """The numbers of a language, in plain decimals, that equal none of the values."""
+    plain = numbers(replace(within, low=within.low or LOWEST, step=None, without=frozenset()))
+    found = rx.intersection(found, plain)
+    for value in values:
+        text = f"{value.copy_abs().normalize():f}"
+        digits = rx.concat(rx.text(text), rx.Times(rx.text("0"), 0, None))
+        if "." not in text:
+            zeros = rx.concat(rx.text("."), rx.Times(rx.text("0"), 1, None))
+            digits = rx.concat(rx.text(text), rx.optional(zeros))
+        sign = rx.optional(_MINUS) if not value else _MINUS if value < 0 else rx.NOTHING
+        found = rx.difference(found, rx.compile_regex(rx.concat(sign, digits)))
+    return found
+
+
+def _with_zeros(whole: Automaton) -> Automaton:
+    """The integers of a language, also with a fraction of zeros."""
+    end = len(whole.transitions)
+    point, zero = (charset.of("."), end), (charset.of("0"), end + 1)
+    rows = [
+        tuple(sorted((*row, point))) if state in whole.accepting else row
+        for state, row in enumerate(whole.transitions)
+    ]
+    return Automaton((*rows, (zero,), (zero,)), whole.accepting | {end + 1})
 
 
 @lru_cache(maxsize=1)

@@ -7,10 +7,14 @@ found, the answer is that they may overlap.
 
 from __future__ import annotations
 
-from . import automaton as rx
+from .alternatives import Expander
 from .automaton import TooManyStatesError
 from .constraints import ConstraintReader, Constraints
 from .document import Document, Node, Nodes, UnsupportedSchema
+from .gaps import Gaps
+from .kinds import ALL_TYPES
+from .negation import Atom
+from .objects import Objects
 
 MAX_DEPTH = 6
 """Maximum depth of members that are compared: tags are near the top."""
@@ -25,8 +29,26 @@ class Overlap:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.reader = ConstraintReader(strict=False)
+        gaps = Gaps(strict=False)
+        self.expander = Expander(document, gaps, None)
+        self.reader = ConstraintReader(self.expander, gaps, closed=False, implied=False)
+        self.implied = ConstraintReader(self.expander, gaps, closed=False)
         self._known: dict[tuple[frozenset[Node], Node | None], bool] = {}
+
+    def may_both_match(self, left: Node, right: Node, around: Node, kinds: frozenset[str]) -> bool:
+        """Whether a value of these kinds may satisfy two branches of `around`, among the values
+        that are generated: a branch without a type stands for the kinds that its keywords imply."""
+        if kinds == ALL_TYPES:
+            try:
+                kinds = self._meant(left, around) | self._meant(right, around)
+            except (UnsupportedSchema, TooManyStatesError):
+                return True
+        return self.possible((left, right, Node(f"!{sorted(kinds)}", {Atom.KINDS: kinds})), around)
+
+    def _meant(self, node: Node, around: Node) -> frozenset[str]:
+        ways = self.expander.ways((node,))
+        read = (self.implied.read((around, *way)) for way in ways)
+        return frozenset().union(*(way.types for way in read))
 
     def possible(self, nodes: Nodes, around: Node | None = None, depth: int = 0) -> bool:
         """Whether one value may satisfy all the nodes, and the plain keywords of `around`."""
@@ -41,11 +63,11 @@ class Overlap:
 
     def _any_way(self, nodes: Nodes, around: Node | None, depth: int) -> bool:
         try:
-            ways = self.document.expand(nodes)
-        except UnsupportedSchema:
+            ways = self.expander.ways(nodes)
+            plain = (around,) if around else ()
+            return any(self._possible(self.reader.read((*plain, *way)), depth) for way in ways)
+        except (UnsupportedSchema, TooManyStatesError):
             return True
-        plain = (around,) if around else ()
-        return any(self._possible(self.reader.read((*plain, *way)), depth) for way in ways)
 
     def _possible(self, way: Constraints, depth: int) -> bool:
         if way.values is not None:
@@ -58,9 +80,10 @@ class Overlap:
         if kind == "string":
             return _possible_string(way)
         if kind == "object":
-            of = way.objects
-            return (of.high is None or of.high >= len(of.required)) and all(
-                self._together(of.members[name], (), depth) for name in of.required
+            return any(
+                (of.high is None or of.high >= len(of.required))
+                and all(self._together(of.members[name], (), depth) for name in of.required)
+                for of in way.objects
             )
         if kind == "array":
             items = way.arrays
@@ -76,11 +99,15 @@ class Overlap:
 
     def of_objects(self, one: Constraints, other: Constraints) -> bool:
         """Whether two alternatives allow the same non-empty object."""
-        left, right = one.objects, other.objects
+        return any(
+            self._same_object(left, right) for left in one.objects for right in other.objects
+        )
+
+    def _same_object(self, left: Objects, right: Objects) -> bool:
         for this, that in ((left, right), (right, left)):
             for name in this.required:
                 if name not in that.members:
-                    if that.extra is None:
+                    if not that.is_open:
                         return False
                 elif not self._together(this.members[name], that.members[name], 0):
                     return False
@@ -101,10 +128,7 @@ class Overlap:
 def _possible_string(way: Constraints) -> bool:
     if way.high is not None and way.low > way.high:
         return False
-    languages = list(way.languages)
     try:
-        if languages and (way.low or way.high is not None):
-            languages.append(rx.length_between(way.low, way.high))
-        return not rx.intersection(*languages).is_empty
+        return not way.language().is_empty
     except TooManyStatesError:
         return True

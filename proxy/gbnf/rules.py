@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from . import charset
 from .automaton import EVERYTHING, Automaton
@@ -230,32 +231,39 @@ class Rules:
         """One character of a set as it is written in a JSON string."""
         if chars == charset.ANY:
             return ((self.any_char(),),)
-        alternatives: list[Elements] = []
-        if raw := charset.difference(chars, _NEVER_RAW):
-            alternatives.append((_char_class(raw),))
-        escapes: list[Elements] = []
-        special = [
-            code
-            for low, high in charset.intersection(chars, _NEVER_RAW)
-            for code in range(low, high + 1)
-        ]
-        if short := [_SHORT_ESCAPES[code] for code in special if code in _SHORT_ESCAPES]:
-            escapes.append((_char_class(charset.of("".join(short))),))
-        for lead in range(2):
-            digits = [
-                code % 16 for code in special if code // 16 == lead and code not in _SHORT_ESCAPES
-            ]
-            if digits:
-                last = charset.union(
-                    charset.of("".join(f"{digit:x}" for digit in digits)),
-                    charset.of("".join(f"{digit:X}" for digit in digits)),
-                )
-                escapes.append((Literal(f"u00{lead:x}"), _char_class(last)))
-        if escapes:
-            alternatives.append((Literal("\\"), *_one_of(tuple(escapes))))
+        alternatives = _spelled(chars)
         if len(alternatives) > 1:
             return ((self.add("one", *alternatives),),)
-        return tuple(alternatives)
+        return alternatives
+
+
+@lru_cache(maxsize=5000)
+def _spelled(chars: Charset) -> Alternatives:
+    """One character of a set, raw or escaped."""
+    alternatives: list[Elements] = []
+    if raw := charset.intersection(chars, charset.UNESCAPED):
+        alternatives.append((_char_class(raw),))
+    escapes: list[Elements] = []
+    special = [
+        code
+        for low, high in charset.intersection(chars, _NEVER_RAW)
+        for code in range(low, high + 1)
+    ]
+    if short := [_SHORT_ESCAPES[code] for code in special if code in _SHORT_ESCAPES]:
+        escapes.append((_char_class(charset.of("".join(short))),))
+    for lead in range(2):
+        digits = [
+            code % 16 for code in special if code // 16 == lead and code not in _SHORT_ESCAPES
+        ]
+        if digits:
+            last = charset.union(
+                charset.of("".join(f"{digit:x}" for digit in digits)),
+                charset.of("".join(f"{digit:X}" for digit in digits)),
+            )
+            escapes.append((Literal(f"u00{lead:x}"), _char_class(last)))
+    if escapes:
+        alternatives.append((Literal("\\"), *_one_of(tuple(escapes))))
+    return tuple(alternatives)
 
 
 def literal(value: object) -> Literal:

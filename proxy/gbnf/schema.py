@@ -1,47 +1,63 @@
 """Compiles a JSON schema to GBNF.
 
-A value is described by a set of schemas (`document`) with alternatives, each of which comes down to
-a few facts (`constraints`). The alternatives of a value are then written by kind: strings and
-numbers become one automaton each, including listed values; objects and arrays become one
-alternative each. A set of schemas that occurs again becomes the same rule, which is how recursion
-ends.
+A value is described by a set of schemas with alternatives (`alternatives`), each of which comes
+down to a few facts (`constraints`, `objects`, `arrays`). The alternatives of a value are then
+written by kind: strings and numbers become one automaton each, including listed values; objects and
+arrays become one alternative each. A set of schemas that occurs again becomes the same rule, which
+is how recursion ends.
 
 The output is compact JSON with at most one space after each colon and comma, since small models
-loop on unbounded white space. Members come in the schema's order.
+loop on unbounded white space. Members come in the schema's order, undeclared ones after them.
 
 All generated texts are valid, unless a keyword cannot be expressed: then it is rejected (`strict`)
-or left to validation. On purpose, not all valid texts can be generated. Excluded are members that
-the schema does not list (unless additionalProperties is set), other orders and white space, other
-spellings of a character under a pattern, and bounded numbers in exponent form.
+or left to validation. On purpose, not all valid texts can be generated. Excluded are other orders
+and white space, other spellings of a character under a pattern, bounded numbers in exponent form,
+and types that a schema without `type` does not speak of.
+
+A `closed` object has no members that its schema does not list, unless additionalProperties says
+so. That is how OpenAI's strict schemas are meant, and how arguments of tools are written here,
+since models invent arguments and small ones never stop. Other objects are open, as the standard
+says.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from decimal import Decimal
 from functools import partial
-from itertools import combinations, starmap
+from itertools import combinations
 from typing import Any
 
 from . import automaton as rx
 from . import numbers
+from .alternatives import Expander
 from .automaton import Automaton, TooManyStatesError
 from .check import check
-from .constraints import MEANT_BY, ConstraintReader, Constraints, type_of
+from .constraints import MEANT_BY, ConstraintReader, Constraints
 from .document import MAX_DEPTH, Document, Node, Nodes, SchemaError, UnsupportedSchema
 from .effort import spend
-from .members import Contents, array_items, object_members
+from .gaps import Gaps
+from .items import ItemMachine, TooManyItemsError, array_items
+from .kinds import as_schema, type_of
+from .members import NONE, Contents, object_members
+from .negation import Atom
 from .overlap import Overlap
 from .render import render
 from .rules import Rules, literal
 from .values import Alternatives, Element, GrammarError, GrammarLimits, Literal, RuleRef
 from .values import Sequence as Elements
 
+_LISTS = ("enum", "const")
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
 def schema_to_grammar(
-    schema: Mapping[str, Any] | bool, limits: GrammarLimits, strict: bool = True
+    schema: Mapping[str, Any] | bool,
+    limits: GrammarLimits,
+    strict: bool = True,
+    closed: bool = True,
 ) -> str:
     """GBNF text whose rule `root` matches the JSON values that satisfy `schema`.
 
@@ -49,7 +65,7 @@ def schema_to_grammar(
     which names the keyword, if it cannot be expressed. With `strict=False` unsupported keywords are
     ignored and must be validated afterwards."""
     rules = Rules()
-    root = SchemaCompiler(Document(schema), rules, limits, strict).root()
+    root = SchemaCompiler(Document(schema), rules, limits, strict, closed).root()
     return finished(rules, (root,), limits)
 
 
@@ -70,13 +86,20 @@ class SchemaCompiler:
     """Compiles one schema document into rules."""
 
     def __init__(
-        self, document: Document, rules: Rules, limits: GrammarLimits, strict: bool
+        self,
+        document: Document,
+        rules: Rules,
+        limits: GrammarLimits,
+        strict: bool,
+        closed: bool = True,
     ) -> None:
         self.document = document
         self.rules = rules
         self.limits = limits
-        self.reader = ConstraintReader(strict)
+        self.gaps = Gaps(strict)
         self.overlap = Overlap(document)
+        self.expander = Expander(document, self.gaps, self.overlap.may_both_match)
+        self.reader = ConstraintReader(self.expander, self.gaps, closed)
         self.depth = 0
         self._done: dict[frozenset[Node], Elements | None] = {}
         # Values being compiled, with a rule name once they recur inside themselves.
@@ -125,39 +148,33 @@ class SchemaCompiler:
         return elements
 
     def _alternatives(self, nodes: Nodes) -> Alternatives:
-        ways = [self.reader.read(way) for way in self.document.expand(nodes)]
-        for node in {node for way in ways for node in way.nodes}:
-            self._check_one_of(node)
+        ways = self._read(nodes)
         free = [way for way in ways if way.values is None]
         values = [value for way in ways for value in self._listed(way)]
+        found = [elements for way in ways for elements in self._examined(way)]
         by_kind: dict[str, list[Any]] = {}
         for value in values:
             by_kind.setdefault(type_of(value).replace("fraction", "integer"), []).append(value)
-        found: list[Elements] = []
         found += self._objects(free, by_kind.get("object", []))
         found += self._arrays(free, by_kind.get("array", []))
         found += self._strings(nodes, free, by_kind.get("string", []))
         found += self._numbers(nodes, free, by_kind.get("integer", []))
-        if any("boolean" in way.types for way in free):
-            values += [True, False]
-        if any("null" in way.types for way in free):
-            values.append(None)
+        for way in free:
+            constants: list[Any] = [True, False] if "boolean" in way.types else []
+            constants += [None] if "null" in way.types else []
+            values += [one for one in constants if not any(one is no for no in way.excluded)]
         for constant in (True, False, None):
             if any(value is constant for value in values):
                 found.append((literal(constant),))
         return tuple(found)
 
-    def _check_one_of(self, node: Node) -> None:
-        """Checks that the branches of a oneOf exclude each other, so that it equals an anyOf;
-        otherwise it is unsupported."""
-        if "oneOf" not in node.schema or not self.reader.strict:
-            return
-        for left, right in combinations(node.members("oneOf"), 2):
-            spend(2)
-            if self.overlap.possible((left, right), node):
-                raise UnsupportedSchema(
-                    "oneOf", node.pointer, "more than one branch can match; use anyOf"
-                )
+    def _read(self, nodes: Nodes) -> list[Constraints]:
+        try:
+            return [self.reader.read(way) for way in self.expander.ways(nodes)]
+        except TooManyStatesError:
+            raise UnsupportedSchema(
+                "properties", nodes[0].pointer, "the property names need too many rules"
+            ) from None
 
     # Strings
 
@@ -169,8 +186,9 @@ class SchemaCompiler:
             for way in ways
             if "string" in way.types and (way.high is None or way.low <= way.high)
         ]
-        free = [way for way in ways if not (way.low or way.high is not None or way.languages)]
-        if free or (len(ways) == 1 and not values and not ways[0].languages):
+        plain = [way for way in ways if not way.languages and not way.excluded]
+        free = [way for way in plain if not way.low and way.high is None]
+        if free or (len(ways) == 1 and plain and not values):
             way = (free or ways)[0]
             return [self.rules.any_string(way.low, way.high)]
         languages = [self._language(way) for way in ways]
@@ -178,27 +196,25 @@ class SchemaCompiler:
             if values:
                 languages.append(rx.texts(values))
         except TooManyStatesError:
-            self.reader.unsupported("enum", nodes[0], "its strings need too many rules")
+            self.gaps.report("enum", nodes[0], "its strings need too many rules")
             return [self.rules.any_string()]
         try:
             whole = rx.union(*languages)
         except TooManyStatesError:
-            self.reader.unsupported("anyOf", nodes[0], "its strings need too many rules")
+            self.gaps.report("anyOf", nodes[0], "its strings need too many rules")
             return [self.rules.any_string()]
         return [] if whole.is_empty else [self.rules.string(whole)]
 
     def _language(self, way: Constraints) -> Automaton:
         try:
-            languages = list(way.languages)
-            if way.low or way.high is not None:
-                languages.append(rx.length_between(way.low, way.high))
-            return rx.intersection(rx.EVERYTHING, *languages)
+            return way.language()
         except TooManyStatesError:
-            keywords = ("maxLength", "minLength", "pattern", "format")
+            keywords = ("minLength", "maxLength", "pattern", "format")
             keyword, node = next(
-                (word, node) for word in keywords for node in way.nodes if word in node.schema
+                ((word, node) for word in keywords for node in way.nodes if word in node.schema),
+                ("not", way.nodes[0]),
             )
-            self.reader.unsupported(keyword, node, "it needs too many rules")
+            self.gaps.report(keyword, node, "it needs too many rules")
             return rx.EVERYTHING
 
     # Numbers
@@ -206,21 +222,34 @@ class SchemaCompiler:
     def _numbers(self, nodes: Nodes, ways: list[Constraints], values: list[Any]) -> list[Elements]:
         languages: list[Automaton] = []
         for way in ways:
-            if "integer" not in way.types or way.range.is_empty:
+            kinds = way.types & {"integer", "fraction"}
+            if not kinds or way.range.is_empty:
                 continue
-            make = numbers.numbers if "fraction" in way.types else numbers.integers
+            make: Callable[[numbers.Range], Automaton]
+            make = numbers.numbers if len(kinds) > 1 else numbers.integers
+            if kinds == {"fraction"}:
+                make = numbers.fractions
+            excluded = [
+                Decimal(str(value))
+                for value in way.excluded
+                if type_of(value) in ("integer", "fraction")
+            ]
             try:
-                languages.append(make(way.range))
+                found = make(way.range)
+                if excluded:
+                    found = numbers.without(found, way.range, excluded)
+                languages.append(found)
             except TooManyStatesError:
-                node = next(node for node in way.nodes if "multipleOf" in node.schema)
-                self.reader.unsupported("multipleOf", node, "it needs too many rules")
+                nodes_of_step = (node for node in way.nodes if "multipleOf" in node.schema)
+                node = next(nodes_of_step, way.nodes[0])
+                self.gaps.report("multipleOf", node, "it needs too many rules")
                 languages.append(make(numbers.Range(way.range.low, way.range.high)))
         try:
             if values:
                 languages.append(rx.texts(map(json.dumps, values)))
             whole = rx.union(*languages)
         except TooManyStatesError:
-            self.reader.unsupported("enum", nodes[0], "its numbers need too many rules")
+            self.gaps.report("enum", nodes[0], "its numbers need too many rules")
             whole = numbers.numbers(numbers.Range())
         return [] if whole.is_empty else [self.rules.plain("number", whole)]
 
@@ -231,25 +260,60 @@ class SchemaCompiler:
         found = []
         for way in ways:
             refuse = partial(self._refuse_count, way)
-            try:
-                found.append(object_members(way.objects, self.rules, self.value, refuse))
-            except TooManyStatesError:
-                why = "the property names need too many rules"
-                self.reader.unsupported("additionalProperties", way.nodes[0], why)
-                way.objects.extra = None
-                found.append(object_members(way.objects, self.rules, self.value, refuse))
+            for of in way.objects:
+                try:
+                    found.append(object_members(of, self.rules, self.value, refuse))
+                except TooManyStatesError:
+                    why = "the property names need too many rules"
+                    self.gaps.report("additionalProperties", way.nodes[0], why)
+                    of = replace(of, regions=())
+                    found.append(object_members(of, self.rules, self.value, refuse))
         return self._containers("{}", ways, found, values, self.overlap.of_objects)
 
     def _refuse_count(self, way: Constraints, why: str) -> None:
         for keyword in ("minProperties", "maxProperties"):
             for node in way.nodes:
                 if keyword in node.schema:
-                    self.reader.unsupported(keyword, node, why)
+                    self.gaps.report(keyword, node, why)
 
     def _arrays(self, ways: list[Constraints], values: list[Any]) -> list[Elements]:
         ways = [way for way in ways if "array" in way.types]
-        found = [array_items(way.arrays, self.rules, self.value) for way in ways]
+        found = [self._items(way) for way in ways]
         return self._containers("[]", ways, found, values, self.overlap.of_arrays)
+
+    def _items(self, way: Constraints) -> Contents:
+        of = way.arrays
+        if of.high is not None and of.low > of.high:
+            return NONE
+        distinct = of.distinct and (of.high is None or of.high > 1)
+        listed = None
+        if distinct and not of.places and not of.contains and of.rest is not None:
+            listed = self._few(of.rest)
+        if distinct and listed is None:
+            node = next(node for node in way.nodes if node.schema.get("uniqueItems") is True)
+            self.gaps.report("uniqueItems", node, "its items are not a list of values")
+        elif distinct or of.contains:
+            try:
+                return ItemMachine(of, self.rules, self.value, listed).contents()
+            except TooManyItemsError:
+                keyword = "uniqueItems" if distinct else "contains"
+                self.gaps.report(keyword, way.nodes[0], "it needs too many rules")
+        return array_items(of, self.rules, self.value)
+
+    def _few(self, nodes: Nodes) -> list[Elements] | None:
+        """The values that satisfy the nodes, each as elements, if they are all listed."""
+        found: dict[Elements, None] = {}
+        for way in self._read(nodes):
+            if way.values is not None:
+                values = self._listed(way)
+            elif way.types <= {"boolean", "null"}:
+                values = [True, False] if "boolean" in way.types else []
+                values += [None] if "null" in way.types else []
+                values = [one for one in values if not any(one is no for no in way.excluded)]
+            else:
+                return None
+            found |= dict.fromkeys(map(self._constant, values))
+        return list(found)
 
     def _containers(
         self,
@@ -266,11 +330,13 @@ class SchemaCompiler:
             alternatives.append((Literal(marks),))
         full = dict.fromkeys(one.full for one in contents if one.full is not None)
         constants = [value for value in values if value]
-        overlapping = len(full) > 1 and any(starmap(overlap, combinations(ways, 2)))
+        overlapping = len(full) > 1 and (
+            len(full) > len(ways) or any(overlap(*pair) for pair in combinations(ways, 2))
+        )
         if (overlapping or (constants and full)) and not self.limits.merges_stacks:
             # A text that two alternatives match doubles the work of a sampler that keeps both.
             why = "two of its branches can match the same text, which an old server cannot handle"
-            self.reader.unsupported("anyOf", ways[0].nodes[0], why)
+            self.gaps.report("anyOf", ways[0].nodes[0], why)
             anything = Node(marks, {"type": "object" if marks == "{}" else "array"})
             whole = self.value((anything,))
             return [] if whole is None else [whole]
@@ -279,17 +345,30 @@ class SchemaCompiler:
         return alternatives
 
     def _listed(self, way: Constraints) -> list[Any]:
-        """The listed values that satisfy the other keywords."""
-        values = []
-        for value in way.listed():
-            keywords = MEANT_BY.get(type_of(value), ()) if isinstance(value, Mapping | list) else ()
-            for node in way.nodes:
-                if any(word in node.schema for word in keywords):
-                    self.reader.unsupported(
-                        "enum", node, "its objects and arrays cannot be checked"
-                    )
-            values.append(value)
-        return values
+        """The listed values, of which `way` says that they satisfy the other keywords."""
+        return [value for value in way.listed() if not self._is_open_question(way, value)]
+
+    def _is_open_question(self, way: Constraints, value: Any) -> bool:
+        """Whether it takes rules to tell if a listed object or array satisfies other keywords."""
+        if not isinstance(value, Mapping | list):
+            return False
+        keywords = MEANT_BY[type_of(value)]
+        atoms = any(isinstance(word, Atom) for node in way.nodes for word in node.schema)
+        return atoms or any(word in node.schema for node in way.nodes for word in keywords)
+
+    def _examined(self, way: Constraints) -> list[Elements]:
+        """The other listed values, compiled as schemas that only they satisfy."""
+        found = []
+        others = tuple(
+            Node(f"{node.pointer}!", {k: v for k, v in node.schema.items() if k not in _LISTS})
+            for node in way.nodes
+        )
+        for at, value in enumerate(way.listed()):
+            if self._is_open_question(way, value):
+                only = Node(f"{way.nodes[0].pointer}!{at}", as_schema(value))
+                elements = self.value((only, *others))
+                found += [] if elements is None else [elements]
+        return found
 
     def _constant(self, value: Any) -> Elements:
         """A given value, with spaces where they may be in any value."""

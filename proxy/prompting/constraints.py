@@ -184,8 +184,11 @@ def _value(
     schema: Any, name: str, rules: Rules, limits: GrammarLimits, strict: bool, an_object: bool
 ) -> Elements:
     more = (ANY_OBJECT,) if an_object else ()
+    # Arguments of tools are closed, since models invent some. An old server has no room for the
+    # rules of undeclared members, and refuses the alternatives that overlap because of them.
+    closed = strict or an_object or not limits.merges_stacks
     try:
-        return SchemaCompiler(Document(schema, name), rules, limits, strict).root(*more)
+        return SchemaCompiler(Document(schema, name), rules, limits, strict, closed).root(*more)
     except UnsupportedSchema:
         if strict:
             raise

@@ -24,9 +24,9 @@ from referencing.exceptions import Unresolvable
 
 from ..errors import InvalidParameter
 from ..gbnf.automaton import Automaton, TooManyStatesError
-from ..gbnf.constraints import known_by
 from ..gbnf.effort import TooMuchWork, spend
 from ..gbnf.formats import PATTERNS
+from ..gbnf.kinds import known_by
 from ..gbnf.patterns import automaton_of
 from ..gbnf.regex import PatternError, read_pattern
 

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_each_file_has_one_verdict(folder: Path) -> None:
-    verdicts = {name: maskbench.judge(folder / f"{name}.json", NEW) for name in CASES}
+    verdicts = {name: maskbench.judge(folder / f"{name}.json", NEW, at_end=True) for name in CASES}
     assert {name: (one.outcome, one.why) for name, one in verdicts.items()} == {
         "passes": ("passed", ""),
         "refused": ("refused", "pattern"),
@@ -42,7 +42,7 @@ def test_each_file_has_one_verdict(folder: Path) -> None:
 
 
 def test_endless_file_is_over_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def endless(*_: object) -> str:
+    def endless(*_: object, **__: object) -> str:
         while True:
             pass
 
@@ -51,7 +51,7 @@ def test_endless_file_is_over_time(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_crash_is_a_verdict(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maskbench, "schema_to_grammar", lambda *_: 1 // 0)
+    monkeypatch.setattr(maskbench, "schema_to_grammar", lambda *_, **__: 1 // 0)
     verdict = maskbench.judge(folder / "passes.json", NEW)
     assert (verdict.outcome, verdict.why[:17]) == ("crashed", "ZeroDivisionError")
 

@@ -8,8 +8,9 @@ import pytest
 
 from proxy.compiling.compiler import by_schema
 from proxy.gbnf import NEW, GrammarError, check
+from proxy.gbnf.alternatives import MAX_ALTERNATIVES
 from proxy.gbnf.check import MAX_RULES
-from proxy.gbnf.document import MAX_ALTERNATIVES, MAX_DEPTH
+from proxy.gbnf.document import MAX_DEPTH
 from proxy.gbnf.gbnf import MAX_NESTING, MAX_TEXT
 from proxy.gbnf.regex import MAX_COUNT
 from proxy.gbnf.regex import MAX_NESTING as MAX_GROUPS

@@ -1,0 +1,193 @@
+"""All ways to satisfy schemas that hold together.
+
+A value must satisfy a set of schemas at once: the schema itself, what it refers to, the members of
+its allOf, and one branch of each choice. `Expander.ways` turns a set of nodes into alternative sets
+in which only each node's own plain keywords remain to be read.
+
+Every choice is a list of alternatives, each a set of nodes. `anyOf` is one as it stands. `oneOf` is
+a branch without each other branch that it may overlap with. `not` is the ways to fail. `if` holds
+with `then`, or fails with `else`. A dependency is the lack of its member, or what it asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+
+from .document import MAX_DEPTH, Document, Node, Nodes, UnsupportedSchema
+from .effort import spend
+from .gaps import Gaps
+from .kinds import ALL_TYPES, TYPES
+from .negation import Atom, failures, opposite
+
+MAX_ALTERNATIVES = 500
+"""Maximum alternatives of one value: the product of its choices."""
+
+MAX_TOGETHER = 200
+"""Maximum schemas that one value must satisfy at once."""
+
+MAX_BRANCHES = 20_000
+"""Maximum branches tried for one value, including contradictory ones."""
+
+Overlaps = Callable[[Node, Node, Node, frozenset[str]], bool]
+"""Whether two branches of a node may both match a value of these kinds."""
+
+# Alternatives still to be chosen from, and the pointers of the nodes that led to them.
+_Pending = tuple[list[Nodes], frozenset[str]]
+
+
+class Expander:
+    """Expands the choices of one document. With `overlaps` None it expands more than is allowed:
+    the branches of a oneOf are those of an anyOf."""
+
+    def __init__(self, document: Document, gaps: Gaps, overlaps: Overlaps | None) -> None:
+        self.document = document
+        self.gaps = gaps
+        self.overlaps = overlaps
+        self._branches = 0
+
+    def ways(self, nodes: Nodes) -> list[Nodes]:
+        """All ways to satisfy the nodes together. Raises UnsupportedSchema, SchemaError."""
+        found: list[Nodes] = []
+        self._branches = 0
+        begin: list[_Pending] = [([(node,)], frozenset()) for node in nodes]
+        for way in self._ways(begin, (), ALL_TYPES):
+            spend(1 + len(found) + len(way))
+            if way not in found:
+                found.append(way)
+            if len(found) > MAX_ALTERNATIVES:
+                raise UnsupportedSchema(
+                    "anyOf", nodes[0].pointer, f"more than {MAX_ALTERNATIVES} alternatives"
+                )
+        return found
+
+    def _ways(
+        self, pending: list[_Pending], plain: Nodes, kinds: frozenset[str]
+    ) -> Iterator[Nodes]:
+        while pending:
+            (choice, ancestors), *pending = pending
+            if len(choice) != 1 or len(choice[0]) != 1:
+                for nodes in choice:
+                    each: list[_Pending] = [([(node,)], ancestors) for node in nodes]
+                    yield from self._ways([*each, *pending], plain, kinds)
+                return
+            node = choice[0][0]
+            if node.pointer in ancestors:
+                node.fail("it refers to itself endlessly")
+            if len(ancestors) > MAX_DEPTH:
+                node.fail(f"references and alternatives nested deeper than {MAX_DEPTH}")
+            if node.schema is True or node in plain:
+                continue
+            if node.schema is False:
+                return
+            if not isinstance(node.schema, Mapping):
+                node.fail("a schema must be an object, true or false")
+            spend(6 + len(pending) + (len(plain) >> 2))
+            self._branches += 1
+            if len(plain) > MAX_TOGETHER or self._branches > MAX_BRANCHES:
+                raise UnsupportedSchema(
+                    "allOf", node.pointer, "too many schemas apply to one value"
+                )
+            before = plain, kinds
+            plain = (*plain, node)
+            kinds &= _kinds_of(node)
+            inside = ancestors | {node.pointer}
+            if node.schema.get("nullable") is True and None in node.schema.get("enum", (None,)):
+                # OpenAPI 3.0: this schema or null. All other schemas must allow null too.
+                null = Node(f"{node.pointer}/nullable", {"type": "null"})
+                yield from self._ways([([(null,)], ancestors), *pending], *before)
+            if not kinds:
+                return
+            more = [(choice, inside) for choice in self._choices(node, kinds)]
+            spend(len(more))
+            pending = [*more, *pending]
+        yield plain
+
+    def _choices(self, node: Node, kinds: frozenset[str]) -> Iterator[list[Nodes]]:
+        schema = node.schema
+        if "$ref" in schema:
+            yield [(self.document.resolve(node),)]
+        if "allOf" in schema:
+            for part in node.members("allOf"):
+                yield [(part,)]
+        if "anyOf" in schema:
+            yield [(branch,) for branch in node.members("anyOf")]
+        if "oneOf" in schema:
+            yield self._one_of(node, kinds)
+        for keyword, choices in _CHOICES.items():
+            if keyword in schema:
+                try:
+                    found = list(choices(self, node, keyword))
+                except UnsupportedSchema as error:
+                    self.gaps.report(keyword, node, error.why)
+                else:
+                    yield from found
+
+    def _one_of(self, node: Node, kinds: frozenset[str]) -> list[Nodes]:
+        """Each branch, without the others that it may overlap with."""
+        branches = node.members("oneOf")
+        alone: list[list[Node]] = [[branch] for branch in branches]
+        if self.overlaps is None:
+            return [tuple(nodes) for nodes in alone]
+        for at, branch in enumerate(branches):
+            for other in range(at):
+                spend(2)
+                if self.overlaps(branch, branches[other], node, kinds):
+                    alone[at].append(opposite(branches[other]))
+                    alone[other].append(opposite(branch))
+        return [tuple(nodes) for nodes in alone]
+
+    def _not(self, node: Node, keyword: str) -> Iterator[list[Nodes]]:
+        inside = self.document.settled(node.child("not"))
+        found = failures(inside)
+        if isinstance(inside.schema, Mapping) and "$ref" in inside.schema:
+            found.append((opposite(self.document.resolve(inside)),))
+        yield found
+
+    def _if(self, node: Node, keyword: str) -> Iterator[list[Nodes]]:
+        words = [word for word in ("then", "else") if word in node.schema]
+        if words:
+            condition = node.child("if")
+            then = [node.child("then")] if "then" in words else []
+            otherwise = [node.child("else")] if "else" in words else []
+            yield [(condition, *then), (opposite(condition), *otherwise)]
+
+    def _dependent(self, node: Node, keyword: str) -> Iterator[list[Nodes]]:
+        for name in _names(node, keyword):
+            needed = node.schema[keyword][name]
+            at = f"{node.pointer}!{keyword}/{name}"
+            lacks = Node(f"{at}/lacks", {"properties": {name: False}})
+            if isinstance(needed, str):  # draft 3
+                needed = [needed]
+            if isinstance(needed, list | tuple):
+                yield [(lacks,), (Node(f"{at}/has", {"required": [name, *needed]}),)]
+            else:
+                has = Node(f"{at}/has", {"required": [name]})
+                yield [(lacks,), (has, node.child(keyword, name))]
+
+
+def _names(node: Node, keyword: str) -> list[str]:
+    named = node.schema.get(keyword, {})
+    if not isinstance(named, Mapping):
+        node.fail(f"{keyword!r} must be an object")
+    return list(named)
+
+
+def _kinds_of(node: Node) -> frozenset[str]:
+    """The kinds that the schema's type allows; a wrong type is found where it is read."""
+    atoms: frozenset[str] = node.schema.get(Atom.KINDS, ALL_TYPES)
+    named = node.schema.get("type")
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list | tuple) or not names:
+        return atoms
+    known = (TYPES.get(name, ALL_TYPES) if isinstance(name, str) else ALL_TYPES for name in names)
+    return atoms & frozenset(chain.from_iterable(known))
+
+
+_CHOICES: Mapping[str, Callable[[Expander, Node, str], Iterator[list[Nodes]]]] = {
+    "not": Expander._not,
+    "if": Expander._if,
+    "dependencies": Expander._dependent,
+    "dependentRequired": Expander._dependent,
+    "dependentSchemas": Expander._dependent,
+}

@@ -1,0 +1,259 @@
+"""What a set of schemas requires of an object.
+
+Every name belongs to one region: each declared name is one of its own, and the rest of all names is
+split by the patterns of patternProperties into regular languages, so that the same schemas hold for
+all names of a region. The names of a region never collide with declared ones, since languages are
+subtracted as automata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from . import automaton as rx
+from .automaton import Automaton, TooManyStatesError
+from .document import Node, Nodes
+from .effort import spend
+from .gaps import Gaps
+from .negation import Atom
+from .patterns import automaton_of
+from .regex import PatternError
+
+MAX_REGIONS = 60
+"""Maximum regions of undeclared names: each pattern may split every region in two."""
+
+MAX_TREE = 64
+"""Maximum characters of the tree of declared names that undeclared ones avoid exactly. The trees of
+a document have together `MAX_TREES`, with at least `MIN_TREE` each."""
+
+MAX_TREES = 1_000
+MIN_TREE = 8
+
+MAX_VARIANTS = 100
+"""Maximum variants of an object that must have some member of a kind."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Undeclared names, and the schemas of their values."""
+
+    names: Automaton
+    nodes: Nodes
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Constraints on objects. A declared name without schemas (None) must not occur. `last` are
+    regions of which one member each must come after all others."""
+
+    members: dict[str, Nodes | None] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
+    regions: tuple[Region, ...] = (Region(rx.EVERYTHING, ()),)
+    last: tuple[Region, ...] = ()
+    low: int = 0
+    high: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether undeclared members are allowed."""
+        return bool(self.regions)
+
+
+class ObjectReader:
+    """Reads objects. `texts` is the language of the strings that satisfy a schema. If `closed`, a
+    schema with properties allows no others unless it has additionalProperties. `tree` is the size
+    of a tree of declared names that undeclared ones avoid."""
+
+    def __init__(
+        self, gaps: Gaps, texts: Callable[[Nodes], Automaton], closed: bool, tree: int
+    ) -> None:
+        self.gaps = gaps
+        self.texts = texts
+        self.closed = closed
+        self.tree = tree
+
+    def read(self, nodes: Nodes, low: int, high: int | None) -> Objects:
+        """The object that satisfies the nodes and has `low` to `high` members."""
+        required = self._required(nodes)
+        listed = {node: node.named("properties") for node in nodes}
+        spend(2 * len(nodes) * sum(map(len, listed.values())))
+        names = dict.fromkeys(name for node in nodes for name in listed[node])
+        names |= dict.fromkeys(required)
+        rules = {node: self._rules(node) for node in nodes}
+        others = {
+            node: node.child("additionalProperties")
+            for node in nodes
+            if "additionalProperties" in node.schema
+        }
+        allowed = [
+            self._language(self.texts, (node.child("propertyNames"),), node, "propertyNames")
+            for node in nodes
+            if node.schema.get("propertyNames", True) not in (True, {})
+        ]
+        members: dict[str, Nodes | None] = {}
+        sealed = any(node.schema.get("unevaluatedProperties") is False for node in nodes)
+        for name in names:
+            schemas: list[Node | None] = []
+            evaluated = bool(others) or not sealed
+            for node in nodes:
+                found = [rule for language, rule in rules[node] if language.accepts(name)]
+                if name in listed[node]:
+                    found.append(listed[node][name])
+                evaluated = evaluated or bool(found)
+                schemas += found or [others.get(node)]
+            held = evaluated and all(language.accepts(name) for language in allowed)
+            members[name] = joined(schemas) if held else None
+        regions = self._regions(nodes, tuple(names), rules, others, allowed, low)
+        return Objects(members, frozenset(required), regions, (), low, high)
+
+    def variants(self, nodes: Nodes, read: Objects) -> list[Objects]:
+        """The object in all forms that have a member as `not additionalProperties` and the like
+        ask for."""
+        found = [read]
+        for node in nodes:
+            for wanted, inside in self._wanted(node):
+                found = [one for each in found for one in _having(each, wanted, inside)]
+                if len(found) > MAX_VARIANTS:
+                    self.gaps.report("not", node, f"more than {MAX_VARIANTS} forms of an object")
+                    return [read]
+        return found
+
+    def _wanted(self, node: Node) -> Iterator[tuple[Automaton, Nodes]]:
+        schema = node.schema
+        if Atom.SOME in schema:
+            names, patterns = schema[Atom.SOME]
+            languages = [self._pattern(pattern, node) for pattern in patterns]
+            known = [language for language in languages if language is not None]
+            outside = rx.all_but(tuple(names), MAX_TREE)
+            for language in known:
+                outside = rx.difference(outside, language)
+            yield outside, (node.child("schema"),)
+        if Atom.SOME_MATCHING in schema:
+            matching = self._pattern(schema[Atom.SOME_MATCHING], node)
+            if matching is not None:
+                yield matching, (node.child("schema"),)
+        if Atom.SOME_NAME in schema:
+            yield self.texts((schema[Atom.SOME_NAME],)), ()
+
+    def _required(self, nodes: Nodes) -> list[str]:
+        found: dict[str, None] = {}
+        for node in nodes:
+            required = node.schema.get("required", ())
+            if isinstance(required, bool):  # draft 3, on the member itself
+                continue
+            if not isinstance(required, list | tuple) or not all(
+                isinstance(name, str) for name in required
+            ):
+                node.fail("'required' must be a list of names")
+            spend(len(required) * len(nodes))
+            found |= dict.fromkeys(required)
+        return list(found)
+
+    def _rules(self, node: Node) -> list[tuple[Automaton, Node]]:
+        found = []
+        for pattern, inside in node.named("patternProperties").items():
+            language = self._pattern(pattern, node)
+            if language is not None:
+                found.append((language, inside))
+        return found
+
+    def _pattern(self, pattern: str, node: Node) -> Automaton | None:
+        try:
+            return automaton_of(pattern)
+        except PatternError as error:
+            if not error.unsupported:
+                node.fail(f"the pattern {pattern!r} is not a valid expression: {error}")
+            self.gaps.report("patternProperties", node, str(error))
+        except TooManyStatesError:
+            self.gaps.report("patternProperties", node, "its patterns need too many rules")
+        return None
+
+    def _language(
+        self, make: Callable[[Nodes], Automaton], of: Nodes, node: Node, keyword: str
+    ) -> Automaton:
+        try:
+            return make(of)
+        except TooManyStatesError:
+            self.gaps.report(keyword, node, "it needs too many rules")
+            return rx.EVERYTHING
+
+    def _regions(
+        self,
+        nodes: Nodes,
+        names: tuple[str, ...],
+        rules: dict[Node, list[tuple[Automaton, Node]]],
+        others: dict[Node, Node],
+        allowed: list[Automaton],
+        low: int,
+    ) -> tuple[Region, ...]:
+        """The undeclared names. Each region remembers whose patterns match it."""
+        if not any(rules.values()):
+            schemas = joined(list(others.values()))
+            if schemas is None or (not others and self._is_closed(nodes, len(names), low)):
+                return ()
+            free = rx.intersection(rx.all_but(names, self.tree), *allowed)
+            return _filled([Region(free, schemas)])
+        closing = not others and self._is_closed(nodes, len(names), low)
+        parts: list[tuple[Automaton, frozenset[Node], tuple[Node, ...]]] = [
+            (rx.intersection(rx.all_but(names, self.tree), *allowed), frozenset(), ())
+        ]
+        for node in nodes:
+            for language, inside in rules[node]:
+                after = []
+                for free, matched, schemas in parts:
+                    both = rx.intersection(free, language)
+                    if not both.is_empty:
+                        after.append((both, matched | {node}, (*schemas, inside)))
+                    apart = free if both.is_empty else rx.difference(free, language)
+                    if not apart.is_empty:
+                        after.append((apart, matched, schemas))
+                parts = after
+                if len(parts) > MAX_REGIONS:
+                    raise TooManyStatesError
+        found: dict[Nodes, Automaton] = {}
+        for free, matched, schemas in parts:
+            rest = [inside for node, inside in others.items() if node not in matched]
+            held = joined([*schemas, *rest])
+            if held is None or (closing and not matched):
+                continue
+            found[held] = rx.union(found[held], free) if held in found else free
+        return _filled([Region(free, held) for held, free in found.items()])
+
+    def _is_closed(self, nodes: Nodes, count: int, low: int) -> bool:
+        """Whether no other members are allowed although no schema says so."""
+        if any(node.schema.get("unevaluatedProperties") is False for node in nodes):
+            return True
+        lists = any(
+            "properties" in node.schema or "patternProperties" in node.schema for node in nodes
+        )
+        return self.closed and lists and low <= count
+
+
+def _filled(regions: list[Region]) -> tuple[Region, ...]:
+    return tuple(region for region in regions if not region.names.is_empty)
+
+
+def _having(of: Objects, wanted: Automaton, inside: Nodes) -> Iterator[Objects]:
+    """The object with a member whose name is in the language and that satisfies the nodes."""
+    for name, nodes in of.members.items():
+        if nodes is not None and wanted.accepts(name):
+            members = {**of.members, name: joined([*nodes, *inside])}
+            yield replace(of, members=members, required=of.required | {name})
+    for region in of.regions:
+        names = rx.intersection(region.names, wanted)
+        if not names.is_empty:
+            held = joined([*region.nodes, *inside])
+            if held is not None:
+                yield replace(of, last=(*of.last, Region(names, held)))
+
+
+def tree_size(objects: int) -> int:
+    """The size of each tree in a document with that many objects."""
+    return max(MIN_TREE, min(MAX_TREE, MAX_TREES // max(objects, 1)))
+
+
+def joined(nodes: list[Node | None]) -> Nodes | None:
+    """The schemas without those that are always valid; None if one of them is `false`."""
+    schemas = [node for node in nodes if node is not None and node.schema is not True]
+    return None if any(node.schema is False for node in schemas) else tuple(schemas)
