@@ -206,6 +206,17 @@ ANSWERS: dict[str, Schema] = {
         tools=list_of(OBJECT),
         truncation=_one_of("auto", "disabled"),
     ),
+    "Compaction": object_of(
+        "id object created_at output usage",
+        id=TEXT,
+        object=_one_of("response.compaction"),
+        created_at=COUNT,
+        output=list_of({"type": "object", "required": ["type", "id"]}),
+        usage=object_of(
+            **_each(COUNT, "input_tokens output_tokens total_tokens"),
+            **_each(OBJECT, "input_tokens_details output_tokens_details"),
+        ),
+    ),
 }
 # Errors, by the same names.
 ERRORS: dict[str, Schema] = {

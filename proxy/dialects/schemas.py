@@ -275,6 +275,7 @@ BODIES: dict[str, Schema] = {
         stream=STREAM,
         background=flag("Run in the background; requires `store`, excludes `stream`."),
         store=flag("Store the response.", True),
+        generate=flag("false: only evaluate the prompt, for the request that follows.", True),
         tools=array("Functions, custom tools, file_search, web_search.", []),
         tool_choice=one_of("auto, none, required, a tool, or allowed_tools.", "auto", TEXT, OBJECT),
         parallel_tool_calls=PARALLEL,
@@ -292,6 +293,14 @@ BODIES: dict[str, Schema] = {
         safety_identifier=text("Repeated in the response."),
         prompt_cache_key=SESSION,
         **REPORT,
+    ),
+    "CompactRequest": body(
+        "model",
+        model=MODEL,
+        input=one_of("A string, or a list of items.", "Hello!", SEARCHABLE),
+        instructions=text("A system message of the conversation."),
+        previous_response_id=text("The stored response whose conversation is compacted.", ""),
+        prompt_cache_key=SESSION,
     ),
     "VectorStoreRequest": body(
         name=_NAME,

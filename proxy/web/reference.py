@@ -84,6 +84,7 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "create": Operation(
             "A response, streamed, whole, or in the background", "ResponseRequest", SSE
         ),
+        "compact": Operation("A conversation summed up by the model", "CompactRequest"),
         "read": Operation("A stored response"),
         "delete": Operation("Delete a stored response"),
         "cancel": Operation("Cancel a response that runs in the background"),
@@ -231,6 +232,7 @@ REPLIES: Mapping[str, str] = {
     "openai.completions": "Completion",
     "openai.both_completions": "CompletionBoth",
     "responses.create": "Response",
+    "responses.compact": "Compaction",
     "responses.read": "Response",
     "responses.cancel": "Response",
     "anthropic.messages": "Message",

@@ -13,7 +13,7 @@ from ..store.responses import Stored
 from . import background, body, disconnect
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
-from .responses_dialect import ResponsesDialect
+from .responses_dialect import CompactDialect, ResponsesDialect
 from .responses_socket import opened
 from .services import Services
 from .spine import completion_view, json_route, json_view
@@ -32,6 +32,12 @@ def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
         early=conversation.in_background,
         begin=conversation.begin,
     )
+
+
+@post(blueprint, "/v1/responses/compact", "/responses/compact")
+def compact(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    dialect = CompactDialect(services, environ)
+    return completion_view(services, environ, dialect, "resp_", begin=dialect.begin)
 
 
 def connect() -> Response:

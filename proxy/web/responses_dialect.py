@@ -230,3 +230,16 @@ def _beginning(items: tuple[Any, ...]) -> str:
         if type(name) is str and name:
             return name
     return ""
+
+
+class CompactDialect(ResponsesDialect):
+    """The dialect of POST /v1/responses/compact. Nothing is stored."""
+
+    def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
+        """Raises InvalidParameter or BadRequest (the previous response is unknown)."""
+        return responses.compaction.asking(super().parse(responses.compaction.body(body)))
+
+    def reply(
+        self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    ) -> Any:
+        return responses.compaction.whole(meta, self._known, completions)

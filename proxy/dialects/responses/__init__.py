@@ -5,6 +5,7 @@ its events. Pure: a callback receives the response to store.
 """
 
 from ..openai import error
+from . import compaction
 from .answer import response, response_id, whole
 from .items import listed
 from .request import ParsedRequest, parse, shortened
@@ -13,6 +14,7 @@ from .stream import Encoder
 __all__ = [
     "Encoder",
     "ParsedRequest",
+    "compaction",
     "error",
     "listed",
     "parse",

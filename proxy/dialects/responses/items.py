@@ -18,6 +18,7 @@ from .. import parts
 from ..fields import Body, bounded, entry, items, text
 from ..openai_tools import plain
 from ..parts import joined
+from . import summary
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -70,11 +71,14 @@ def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[
     """Raises InvalidParameter with the path of the item."""
     bounded(values, at)
     runs: list[list[Message]] = []
+    sums_up = False  # the last message does: the user's next one joins it
     for i, value in enumerate(values):
         message = _message(entry(value, f"{at}[{i}]"), f"{at}[{i}].", warnings)
         if message is None:
             continue
-        if runs and runs[-1][0].role == message.role and message.role in ("assistant", "system"):
+        joins = sums_up or message.role in ("assistant", "system")
+        sums_up = value.get("type") in summary.KINDS
+        if runs and runs[-1][0].role == message.role and joins:
             runs[-1].append(message)
         else:
             runs.append([message])
@@ -107,6 +111,8 @@ def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
             items(item, "content", at) or items(item, "summary", at), at + "content"
         )
         return Message(role="assistant", reasoning=thought) if thought else None
+    if kind in summary.KINDS:
+        return summary.message(text(item, "encrypted_content", at=at), at)
     if kind in ("file_search_call", "web_search_call"):
         return None  # made by the gateway; the answer that follows covers its results
     warnings.append(f"input items of type {plain(kind)} are ignored")

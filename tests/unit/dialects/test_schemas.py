@@ -29,6 +29,7 @@ from proxy.dialects.anthropic.request import parse as parse_messages
 from proxy.dialects.chatchat import bases, params, server
 from proxy.dialects.ollama import chat, generate, models
 from proxy.dialects.openai import UNHEEDED
+from proxy.dialects.responses import compaction
 from proxy.dialects.responses import request as responses
 from proxy.dialects.schemas import BODIES, FORMS
 from proxy.errors import InvalidParameter
@@ -40,6 +41,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "EmbeddingRequest": embeddings.parse,
     "RerankRequest": rerank.parse,
     "ResponseRequest": responses.parse,
+    "CompactRequest": lambda body: responses.parse(compaction.body(body)),
     "VectorStoreRequest": vector_stores.parse_create,
     "VectorStoreChange": vector_stores.parse_update,
     "VectorStoreSearch": vector_stores.parse_search,
