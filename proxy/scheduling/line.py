@@ -43,6 +43,7 @@ class WaitingLine(Generic[T]):
         self._active_of: dict[ClientClass, list[T]] = {}
         self.whole = 0
         self._parked: dict[bytes, list[T]] = {}
+        self._all_parked = 0
 
     def activate(self, ticket: T) -> None:
         """Let a request take part in the next decision. Has no effect if it is active."""
@@ -58,6 +59,7 @@ class WaitingLine(Generic[T]):
         """Let a request wait for a slot with this key."""
         self.remove(ticket)
         ticket.parked_for = key
+        self._all_parked += 1
         bisect.insort(self._parked.setdefault(key, []), ticket, key=_order)
 
     def remove(self, ticket: T) -> None:
@@ -96,6 +98,9 @@ class WaitingLine(Generic[T]):
             if ticket.client not in clients:
                 yield ticket
 
+    def __len__(self) -> int:
+        return len(self.active) + self._all_parked
+
     def parked(self, key: bytes) -> int:
         """The number of requests parked for this key."""
         return len(self._parked.get(key, ()))
@@ -117,6 +122,7 @@ class WaitingLine(Generic[T]):
         assert key is not None, "only a parked ticket is unparked"
         tickets = self._parked[key]
         tickets.remove(ticket)
+        self._all_parked -= 1
         if not tickets:
             del self._parked[key]
 

@@ -1,14 +1,17 @@
 """The placement policy: chooses the slot with the lowest cost. Pure, without a clock or locks.
 
-The cost of a slot, in seconds, is the sum of
-- the expected wait for the slot, and for the model if it is not loaded
-- the evaluation of the tokens that are not cached there (each backend's rate is learned)
-- the restore of a saved prompt from a file
-- the worth of the evicted prompt: its evaluation, times the chance that its conversation returns
+The cost of a slot is the sum, in seconds, of
+1. the wait for it: for the answer in it, for requests that wait for it already, and for prompts
+   that its backend evaluates before, because a backend evaluates one prompt after the other
+2. the evaluation of the tokens that are not cached there, and the loading of the model
+3. the same again for each request that waits, divided by the backends: the evaluation delays it
+4. the worth of the evicted prompt: its evaluation, times the chance that its conversation returns
+5. the restore of a saved prompt from a file
 
-So a turn waits a moment for its warm slot if that is cheaper than a cold start elsewhere, and
-leaves a slot to a conversation that is about to return (`holding`). An evicted prompt costs less if
-it can be saved, and nothing on a server that keeps old prompts itself.
+So a turn waits for its warm slot if that is cheaper than a cold start elsewhere, leaves a slot to a
+conversation that is about to return (`holding`), and the more requests wait, the less is evaluated
+twice. An evicted prompt costs less if it can be saved, and nothing on a server that keeps old
+prompts itself.
 
 At most `LOOKED_AT` places that hold a prefix of the prompt are compared, and as many free slots,
 least recently used first, so the time of a decision does not grow with the number of backends.
@@ -26,13 +29,12 @@ from .sessions import named
 from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitForSlot
 
 Policy = Callable[[SlotRequest, Pool, float], Grant | WaitForSlot | None]
+Terms = tuple[float, float, float]
 
 PASSED_OVER = 64  # free slots of unsuitable backends to skip, at most
 TRIAL_AFTER = 3  # failures in a row after which a backend gets one request at a time
-SHARED = 0.5  # how much longer an evaluation takes on a fully loaded backend
 LOAD = 0.002  # seconds added for a fully loaded backend, to prefer an idle one
 FROM_RAM = 0.005  # seconds a server needs to find an old prompt in its RAM
-LEAVING = 1.5  # factor of a cold start elsewhere: the prompt left behind takes room
 ENDING = 0.001  # seconds from the last token until the lease is released
 DISK = 0.02  # weight of a second of saving or restoring: it delays no other answer
 SPARE = 4.0  # factor of the worth of a prompt that a side job would evict
@@ -47,35 +49,39 @@ def decide(
     least = math.inf
     best: Grant | WaitForSlot | None = None
     kept: dict[str, tuple[CachedPrompt, int]] = {}
-    session, leaving = named(want), 1.0
+    session = named(want)
+    known: dict[str, Terms] = {}  # of backends compared before
 
     for held, depth in pool.matches(want.chain):
         backend, slot = held.backend, held.slot
         if not may_serve(backend, want, now) or (slot is not None and slot.busy and not may_wait):
             continue
         cached = min(held.tokens_at(depth, want.chain), prompt - 1)
-        continues = depth >= held.chain.turn
-        if continues:
-            leaving = LEAVING
         if slot is None or not (backend.pins or slot.busy):
             if backend.name not in kept or kept[backend.name][1] < cached:
                 kept[backend.name] = held, cached
             continue
-        wait, hold = _wait(slot, pool, now), 0.0
-        link = want.chain.links[depth - 1]
+        wait, hold = _wait(slot, backend, pool, now), 0.0
+        continues = depth >= held.chain.turn
         if continues and not wait and 2 * cached > prompt:
             # The next turn of a conversation whose slot is free: no need to compare.
             return Grant(backend=backend, slot=slot, reuse=held, cached=cached)
-        cost = _work(pool, backend, prompt - cached)
+        link = want.chain.links[depth - 1]
         if slot.busy:
-            wait += pool.turns_ahead(link) * pool.duration
-            cost += wait
-        elif not continues:
-            lost = _worth(held, pool, want, now) * (1 - cached / max(1, held.tokens))
+            turn = pool.generation(backend, slot, now) + (prompt - cached) / pool.rate(backend)
+            wait += pool.turns_ahead(link) * turn  # (1) of those that wait for it already
+        cost = _cost(known, pool, backend, wait, prompt - cached, now)
+        if not continues:
+            # (4) All of it counts: if its conversation returns, it needs a slot with this prefix.
+            # The conversation of a busy slot is not silent yet when the slot is free.
+            silent_since = held.conversation.last if slot.busy else now
+            lost = _worth(held, pool, want, silent_since)
             cost += lost
-            if may_wait and (hold := seconds_held(held, session, pool, want, now, lost)):
-                wait, link = hold, backend_key(backend.name)
-                cost += hold
+            if may_wait and not slot.busy:
+                hold = seconds_held(held, session, pool, want, now, lost)
+                if hold:
+                    wait, link = hold, backend_key(backend.name)
+                    cost += hold
         if cost < least:
             least = cost
             best = (
@@ -85,12 +91,14 @@ def decide(
             )
 
     for held, cached in kept.values():
-        if may_wait and held.backend.in_flight >= len(held.backend.slots):
-            wait = min(_wait(slot, pool, now) for slot in held.backend.slots[:LOOKED_AT])
-            key = backend_key(held.backend.name)
-            ahead = pool.line.parked(key) / len(held.backend.slots)
-            wait += ahead * pool.duration
-            cost = wait + _work(pool, held.backend, prompt - cached)
+        backend = held.backend
+        if may_wait and backend.in_flight >= len(backend.slots):
+            slots = backend.slots[:LOOKED_AT]
+            key = backend_key(backend.name)
+            turn = (prompt - cached) / pool.rate(backend) + pool.answer / pool.pace(backend)
+            wait = min(_wait(slot, backend, pool, now) for slot in slots)
+            wait += pool.line.parked(key) / len(backend.slots) * turn
+            cost = _cost(known, pool, backend, wait, prompt - cached, now)
             if cost < least:
                 least, best = cost, WaitForSlot(now + wait, key)
 
@@ -102,11 +110,9 @@ def decide(
             continue
         compared += 1
         reuse, cached = kept.get(backend.name, (None, 0))
-        wait = _wait(slot, pool, now)
-        cost = wait + _work(pool, backend, prompt - cached)
-        if reuse is None:
-            cost *= leaving
-        else:
+        wait = _wait(slot, backend, pool, now)
+        cost = _cost(known, pool, backend, wait, prompt - cached, now)
+        if reuse is not None:
             cost += FROM_RAM if not reuse.file else DISK * reuse.tokens / backend.restore_rate
         old, save, hold = slot.held, False, 0.0
         if old is not None and backend.pins:
@@ -144,7 +150,7 @@ def decide_whole_backend(want: SlotRequest, pool: Pool, now: float) -> Grant | W
     backend = emptiest(want, pool, now)
     if backend is None or backend.in_flight:
         return None
-    wait = max((_wait(slot, pool, now) for slot in backend.slots), default=0.0)
+    wait = max((_wait(slot, backend, pool, now) for slot in backend.slots), default=0.0)
     if wait:
         return WaitForSlot(now + wait)
     return Grant(backend=backend, slot=backend.slots[0], pin=False, whole=True)
@@ -192,20 +198,39 @@ def _may_try(backend: BackendRecord, want: SlotRequest, now: float) -> bool:
     )
 
 
-def _work(pool: Pool, backend: BackendRecord, tokens: int) -> float:
-    """Seconds to evaluate so many tokens. Other answers under way slow it down."""
+def _cost(
+    known: dict[str, Terms],
+    pool: Pool,
+    backend: BackendRecord,
+    wait: float,
+    tokens: int,
+    now: float,
+) -> float:
+    """Seconds until a slot that is free after `wait` has evaluated so many tokens (1, 2), and for
+    which that delays the requests that wait (3)."""
+    terms = known.get(backend.name)
+    if terms is None:
+        terms = known[backend.name] = _terms(pool, backend, now)
+    backlog, fixed, per_token = terms
+    return (wait if wait > backlog else backlog) + fixed + tokens * per_token
+
+
+def _terms(pool: Pool, backend: BackendRecord, now: float) -> Terms:
+    """The seconds of a backend's evaluations before this one, and those that this one costs: in any
+    case, and for each token."""
+    backlog = pool.backlog(backend, now) / backend.weight
     load = backend.in_flight / (len(backend.slots) * backend.weight)
-    return backend.load_delay + tokens / pool.rate(backend) * (1 + SHARED * load) + LOAD * load
+    counted = 1 + len(pool.line) / len(pool.backends)
+    return backlog, backend.load_delay * counted + LOAD * load, counted / pool.rate(backend)
 
 
-def _wait(slot: Slot, pool: Pool, now: float) -> float:
-    """Expected seconds until the slot is free. The longer its lease has lasted, the longer it may
-    still last."""
+def _wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> float:
+    """Expected seconds until the slot is free."""
     if slot.finishing:
         return ENDING  # the client may send its next turn before the lease is released
     if slot.busy:
-        since = now - slot.used
-        return max(pool.duration - since, since / 2, 0.01)
+        evaluation = 0.0 if slot.streaming else pool.backlog(backend, now)
+        return evaluation + pool.generation(backend, slot, now)
     wait = max(0.0, slot.ready - now)
     for other in slot.after:
         if other.held is not None:

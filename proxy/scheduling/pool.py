@@ -20,6 +20,7 @@ from .returns import SMOOTH, Returns
 from .sessions import Sessions, named
 from .shared_prefixes import FIRST_SHARED, SharedPrefixes
 from .state import (
+    ANSWER,
     CHARS_A_TOKEN,
     BackendRecord,
     CachedPrompt,
@@ -31,6 +32,7 @@ from .ticket import Ticket
 
 REMEMBERED = 16384  # conversations remembered by a pool
 KEPT = 4096  # prompts that a backend is assumed to keep outside its slots, at most
+ENOUGH = 8  # tokens of an answer that are enough to measure a pace
 FEW = 32  # measurements at which a backend's own rate weighs as much as the mean of all
 LOOKED_AT = 12  # places holding a prefix of the prompt that are compared, at most
 FREE_OF_LINK = 4  # of them, free ones with the same prefix: the least recently used
@@ -57,6 +59,9 @@ class Pool:
         self.chars_a_token = CHARS_A_TOKEN
         self.mean_rate = 500.0
         self.measured = 0
+        self.mean_pace = 20.0
+        self.paced = 0
+        self.answer = float(ANSWER)  # mean tokens of an answer
         self.duration = 1.0  # mean seconds that a lease lasts
         self.guessed: list[BackendRecord] = []  # backends with an unknown number of slots
         self.added = 0  # prompts added to the index so far
@@ -277,6 +282,41 @@ class Pool:
         backend's own mean as measurements accumulate."""
         known = backend.measured
         return (FEW * self.mean_rate + known * backend.rate) / (FEW + known)
+
+    def record_answer(self, backend: BackendRecord, tokens: int, seconds: float) -> None:
+        """Record the length of an answer, and how long it took from its first token on."""
+        self.answer += SMOOTH * (tokens - self.answer)
+        if tokens < ENOUGH or seconds <= 0:
+            return
+        pace = (tokens - 1) / seconds
+        backend.paced += 1
+        self.paced += 1
+        backend.pace += max(SMOOTH, 1 / backend.paced) * (pace - backend.pace)
+        self.mean_pace += max(SMOOTH, 1 / self.paced) * (pace - self.mean_pace)
+
+    def pace(self, backend: BackendRecord) -> float:
+        """Tokens that a slot generates per second, learned like the rate."""
+        known = backend.paced
+        return (FEW * self.mean_pace + known * backend.pace) / (FEW + known)
+
+    def generation(self, backend: BackendRecord, slot: Slot, now: float) -> float:
+        """Expected seconds from now, or from its first token, until a busy slot has its answer.
+
+        How long an answer is already does not tell how long it will be, except where the request
+        limits it."""
+        left, pace = self.answer, self.pace(backend)
+        if slot.limit:
+            written = pace * (now - slot.first) if slot.streaming else 0.0
+            left = min(left, max(1.0, slot.limit - written))
+        return left / pace
+
+    def backlog(self, backend: BackendRecord, now: float) -> float:
+        """Seconds until a backend has evaluated the prompts that it was sent. It evaluates one
+        after the other."""
+        if not backend.evaluating:
+            return 0.0
+        passed = now - backend.evaluating_since
+        return max(0.0, backend.evaluating / self.rate(backend) - passed)
 
     def tokens(self, chain: Chain, ids: bool) -> int:
         """The number of tokens in a prompt, estimated for text from earlier answers."""

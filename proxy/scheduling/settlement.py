@@ -45,6 +45,10 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     pool.record_turn(want, lease.conversation, now)
     tokens = pool.tokens(want.chain, ids)
     slot.work = max(0, tokens - grant.cached)
+    slot.limit = want.task.max_tokens or 0
+    if not backend.evaluating:
+        backend.evaluating_since = now
+    backend.evaluating += slot.work
     held = CachedPrompt(
         backend=backend,
         chain=want.chain,
@@ -75,9 +79,17 @@ def record_first_token(pool: Pool, lease: Lease, number: int, now: float) -> Non
     backend = lease.grant.backend
     if number >= 0:
         record_actual_slot(pool, backend, lease, number)
-    lease.slot.streaming = True
+    _evaluation_ended(backend, lease.slot, now)
     if backend.release_delay:
         _evaluated(backend, lease.slot, now)
+
+
+def _evaluation_ended(backend: BackendRecord, slot: Slot, now: float) -> None:
+    """Record that a backend no longer evaluates the prompt in this slot."""
+    if not slot.streaming:
+        slot.streaming, slot.first = True, now
+        backend.evaluating -= slot.work
+        backend.evaluating_since = now
 
 
 def _evaluated(backend: BackendRecord, slot: Slot, now: float) -> None:
@@ -141,12 +153,14 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     if number >= 0 and (number != slot.id or backend.release_delay or backend.counting):
         record_actual_slot(pool, backend, lease, number)
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
+    if outcome.end == "whole" and slot.streaming and outcome.completion:
+        pool.record_answer(backend, outcome.completion, now - slot.first)
+    _evaluation_ended(backend, slot, now)
     slot.busy = slot.finishing = False
     slot.used = now
     if backend.release_delay:
         # An old server frees slots at the beginning of a round, just after it looked for new
         # requests. A round that evaluates prompts is long and ends with their first tokens.
-        slot.streaming = True
         _evaluated(backend, slot, now)
         slot.ready = now + backend.release_delay * (1 if outcome.end == "whole" else CUT)
         slot.after = {s for s in backend.slots if s.busy and not s.streaming}

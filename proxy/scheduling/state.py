@@ -78,9 +78,9 @@ class CachedPrompt(Struct, eq=False, kw_only=True):
 class Slot(Struct, eq=False, kw_only=True):
     """One slot of a backend. `id` is the server's number; `used` is when it was last taken or
     freed; `ready` is when the server has surely freed it, which is not before the first tokens of
-    all slots in `after`. `streaming`: the first token came; `finishing`: the last token came;
-    `work` is the number of tokens to evaluate before the first. `held` is the prompt that is, or
-    will be, in it."""
+    all slots in `after`. `streaming`: the first token came, at `first`; `finishing`: the last token
+    came; `work` is the number of tokens to evaluate before the first, `limit` the most that the
+    answer may have, 0 for any number. `held` is the prompt that is, or will be, in it."""
 
     id: int
     busy: bool = False
@@ -88,7 +88,9 @@ class Slot(Struct, eq=False, kw_only=True):
     ready: float = 0.0
     streaming: bool = False
     finishing: bool = False
+    first: float = 0.0
     work: int = 0
+    limit: int = 0
     after: set[Slot] = set()
     held: CachedPrompt | None = None
 
@@ -109,10 +111,12 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     itself, the least recently used first: `seen` are those it chose, and once a number repeats,
     these are all. `more` is when one more slot may be tried, `patience` the pause after that.
 
-    `rate` is prompt tokens evaluated per second, measured `measured` times; `restore_rate` is
-    tokens saved or restored per second. The other fields count requests (`asked`), those that found
-    something cached (`hits`), prompt tokens evaluated and cached, files saved and restored, and
-    requests that the server moved to another slot than requested.
+    `rate` is prompt tokens evaluated per second, measured `measured` times; `pace` is tokens that
+    one slot generates per second, measured `paced` times; `restore_rate` is tokens saved or
+    restored per second. `evaluating` is the `work` of all slots without a first token; some of it
+    has been done since `evaluating_since`. The other fields count requests (`asked`), those
+    that found something cached (`hits`), prompt tokens evaluated and cached, files saved and
+    restored, and requests that the server moved to another slot than requested.
     """
 
     name: str
@@ -138,6 +142,10 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     in_flight: int = 0
     rate: float = 500.0
     measured: int = 0
+    pace: float = 20.0
+    paced: int = 0
+    evaluating: int = 0
+    evaluating_since: float = 0.0
     restore_rate: float = 20000.0
     hits: int = 0
     asked: int = 0

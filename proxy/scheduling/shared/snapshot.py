@@ -77,7 +77,9 @@ class _Slot(_Record, kw_only=True):
     ready: float
     streaming: bool
     finishing: bool
+    first: float
     work: int
+    limit: int
     after: list[int]
     held: int
 
@@ -107,6 +109,10 @@ class _Backend(_Record, kw_only=True):
     in_flight: int
     rate: float
     measured: int
+    pace: float
+    paced: int
+    evaluating: int
+    evaluating_since: float
     restore_rate: float
     hits: int
     asked: int
@@ -192,6 +198,9 @@ class _Pool(_Record, kw_only=True):
     chars_a_token: float
     rate: float
     measured: int
+    pace: float
+    paced: int
+    answer: float
     duration: float
     added: int
     tool_calls: list[tuple[bytes, ToolCalls]]
@@ -354,6 +363,9 @@ class _Writer:
             chars_a_token=pool.chars_a_token,
             rate=pool.mean_rate,
             measured=pool.measured,
+            pace=pool.mean_pace,
+            paced=pool.paced,
+            answer=pool.answer,
             duration=pool.duration,
             added=pool.added,
             conversations=[
@@ -517,6 +529,7 @@ class _Reader:
             pool.free[_at(self._slots, slot)] = _at(self._backends, place)
         pool.chars_a_token, pool.duration = record.chars_a_token, record.duration
         pool.mean_rate, pool.measured = record.rate, record.measured
+        pool.mean_pace, pool.paced, pool.answer = record.pace, record.paced, record.answer
         pool.shared_prefixes.known.update(record.shared_prefixes)
         pool.shared_prefixes.recent.update(dict.fromkeys(split_links(record.recent_links)))
         for key, place in record.conversations:

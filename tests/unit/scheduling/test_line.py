@@ -71,7 +71,7 @@ class Counting:
 
     def fill(self, slots: int) -> list[Lease]:
         """Leases of all slots, which hold the system prompt; to wait for one looks expensive."""
-        self.scheduler._pools["m"].duration = 1000.0
+        self.scheduler._pools["m"].mean_pace = 0.016
         leases = []
         for number in range(slots):
             entry = self.enter(10**6 + number)
@@ -134,7 +134,7 @@ def test_request_that_comes_while_all_slots_are_busy_takes_no_decision(waiting: 
 def test_parked_request_takes_any_slot_that_holds_its_prefix() -> None:
     counting = Counting(4)
     first, second = counting.fill(2)
-    counting.scheduler._pools["m"].duration = 0.05  # so waiting is cheaper than a cold start
+    counting.scheduler._pools["m"].mean_pace = 320.0  # so waiting is cheaper than a cold start
     ticket = counting.enter(1)
     assert isinstance(ticket, Ticket) and ticket.parked_for is not None
     counting.release(second)

@@ -11,11 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.task import Task
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.policy import decide
 from proxy.scheduling.scheduler import LocalScheduler
-from proxy.scheduling.state import MOST_SLOTS, BackendFacts
+from proxy.scheduling.state import (
+    MOST_SLOTS,
+    BackendFacts,
+    ConversationRecord,
+    Grant,
+    SlotRequest,
+    WaitForSlot,
+)
 from proxy.scheduling.ticket import Ticket
 from tests.unit.scheduling.fakes import World, want
 
@@ -150,6 +159,59 @@ def test_short_turn_does_not_wait_for_its_warm_slot() -> None:
     other = world.scheduler.enter(want(world.scheduler, "short too", (5, 9)))
     assert isinstance(other, Lease)
     assert other.slot is not busy.slot
+
+
+def test_wait_for_a_busy_slot_is_as_long_as_its_answer_may_be() -> None:
+    world = World(slots=2)
+    text = "x" * 4000
+    world.take(text).release(
+        Outcome(end="whole", slot=0, prompt=1000, cached=0, completion=4, evaluating=2.0)
+    )
+    for limit, waits in ((20, True), (200, False)):  # 1 s and 10 s at 20 tokens a second
+        busy = world.scheduler.enter(_limited(world, text, limit))
+        assert isinstance(busy, Lease)
+        busy.on_first_token(busy.slot.id)
+        entry = world.scheduler.enter(_limited(world, text + " y", 16))
+        assert isinstance(entry, Ticket) is waits
+        busy.release()
+        lease = entry.wait(Cancel()) if isinstance(entry, Ticket) else entry
+        assert lease is not None
+        lease.release()
+
+
+def test_evaluation_for_one_delays_the_requests_that_wait() -> None:
+    world = World(slots=3)
+    pool = world.scheduler.records[0]["m"]
+    busy = world.take("s" * 4000)
+    busy.on_first_token(busy.slot.id)
+    question = want(world.scheduler, "s" * 4000 + " q", (4000, 4002))
+    pool.mean_pace = 4.0  # the busy slot is free in 4 s, the same prompt is evaluated in 2
+    assert isinstance(decide(question, pool, world.clock.now), Grant)
+    waiting = [Ticket(world.scheduler, question, ConversationRecord(), 0.0) for _ in range(2)]
+    for ticket in waiting:
+        pool.line.activate(ticket)
+    assert isinstance(decide(question, pool, world.clock.now), WaitForSlot)
+
+
+def test_prompts_of_a_backend_are_evaluated_one_after_the_other() -> None:
+    world = World(slots=4, backends=2)
+    first = world.take("a" * 8000)
+    pool = world.scheduler.records[0]["m"]
+    backend = pool.backends[first.backend]
+    assert pool.backlog(backend, world.clock.now) == pytest.approx(4.0, rel=0.01)
+    assert world.take("b" * 80).backend != first.backend
+    world.clock.now += 1.0
+    assert pool.backlog(backend, world.clock.now) == pytest.approx(3.0, rel=0.01)
+    first.on_first_token(first.slot.id)
+    assert pool.backlog(backend, world.clock.now) == 0.0
+    first.release()
+    world.take("c" * 8000).release()  # the client left before its first token
+    assert all(pool.backlog(one, world.clock.now) < 0.1 for one in pool.backends.values())
+
+
+def _limited(world: World, prompt: str, limit: int) -> SlotRequest:
+    plain = want(world.scheduler, prompt, (4000, len(prompt)))
+    return msgspec.structs.replace(plain, task=Task(prompt=prompt, max_tokens=limit))
 
 
 def test_load_is_shared_by_backend_weight() -> None:
