@@ -30,9 +30,11 @@ from ..config import BackendConfig, Settings, SettingsError
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
 from ..gateway import Embedder, Gateway, GatewayContext, GenerationSettings
+from ..hosting.budget import Limits
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost
 from ..hosting.model import HostedModel
+from ..hosting.room import Room
 from ..prompting.dialogue_templates import Layouts
 from ..runtime import resources
 from ..scheduling.interface import Scheduler
@@ -281,6 +283,7 @@ def _host(settings: Settings) -> ModelHost:
     """The host of the models that are started here, and after a reload perhaps of the first."""
     return ModelHost(
         partial(_server, settings),
+        room=Room(Limits(settings.memory_bytes, settings.models_max), settings.swap_wait),
         deadline=settings.health_deadline,
         max_waiting=max(1, settings.max_queue),
     )

@@ -123,5 +123,24 @@ def sampler(value: str) -> str:
         raise ValueError(f"{error}, got {text!r}") from None
 
 
+_UNITS = {unit: 1 << 10 * power for power, unit in enumerate(("b", "kib", "mib", "gib", "tib"))}
+
+
+def size(value: str) -> str:
+    if value and not _size(value):
+        raise ValueError(f"expected a size like 24GiB or 512MiB, got {value!r}")
+    return value
+
+
+def in_bytes(value: str) -> int:
+    """The bytes of a `size`, 0 for an empty one."""
+    found = _size(value)
+    return int(float(found[1]) * _UNITS[found[2].lower() or "b"]) if found else 0
+
+
+def _size(value: str) -> re.Match[str] | None:
+    return re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?((?:[kmgt]i)?b|)", value, re.IGNORECASE)
+
+
 def optional_key(value: str) -> Secret:
     return keys.checked(value) if value else Secret("")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from .forms import in_bytes, size
+
 PORT, PID = "${PORT}", "${PID}"
+MAX_FILES = 1000  # models of a folder
 MAX_NAME = 200  # characters of a model's name
 _Text = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 _Seconds = Annotated[float, Meta(ge=0, le=86400 * 365)]
@@ -23,7 +27,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     like a shell's. ``${PORT}`` in `command` and in the values of `environment` is the port on which
     the server must listen, ``${PID}`` in `stop` its process. `check` is the path that answers 200
     once the server is ready; empty: any answer but 503. `ttl` is after how many idle seconds the
-    server is stopped, 0 for never."""
+    server is stopped, 0 for never. `memory` is what it needs, as ``4GiB``; empty: estimated, then
+    measured. `pin`: it never gives way to another model."""
 
     name: _Text
     command: tuple[str, ...]
@@ -37,6 +42,12 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     stop: tuple[str, ...] = ()
     slots: Annotated[int, Meta(ge=0, le=1024)] = 0
     ctx_size: Annotated[int, Meta(ge=0)] = 0
+    memory: str = ""
+    pin: bool = False
+
+    @property
+    def memory_bytes(self) -> int:
+        return in_bytes(self.memory)
 
     def __repr__(self) -> str:  # the command and the environment may contain keys
         return f"ModelConfig({self.name!r})"
@@ -80,11 +91,44 @@ def _check(model: ModelConfig) -> None:
         raise ValueError(f"command: must contain {PORT}, the port for the server to listen on")
     if model.check and not re.fullmatch(r"/[!-~]*", model.check):
         raise ValueError(f"check: expected a path like /health, got {model.check!r}")
+    try:
+        size(model.memory)
+    except ValueError as error:
+        raise ValueError(f"memory: {error}") from None
     if any("\0" in word for word in (*model.command, *model.stop, model.folder)):
         raise ValueError("command: contains a NUL character")
     for name, value in model.environment.items():
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"environment: {name!r} is not a variable that a process can have")
+
+
+def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
+    """A model for each GGUF file of a folder, named by its file. `server` is the command of a
+    llama-server, without model, host and port. Projectors (mmproj) and all but the first part of a
+    split model are no models. Raises ValueError."""
+    try:
+        paths = sorted(Path(folder).glob("*.gguf"))
+    except OSError as error:
+        raise ValueError(f"cannot read {folder}: {error.strerror}") from None
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    own = words(server)
+    if not own:
+        raise ValueError("--llama-server: expected a program")
+    models = []
+    for path in paths:
+        name = re.sub(r"-00001-of-\d{5}$", "", path.stem)
+        if name.startswith("mmproj") or re.search(r"-\d{5}-of-\d{5}$", name):
+            continue
+        if not (name.isprintable() and len(name) <= MAX_NAME):
+            raise ValueError(f"{path.name!r}: rename this file, its name cannot be a model's")
+        command = (*own, "-m", str(path), "--host", "127.0.0.1", "--port", PORT)
+        models.append(ModelConfig(name=name, command=command, ttl=ttl))
+    if not models:
+        raise ValueError(f"{folder} contains no .gguf file")
+    if len(models) > MAX_FILES:
+        raise ValueError(f"{folder} contains more than {MAX_FILES} models")
+    return tuple(models)
 
 
 def words(command: str) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 _serving = _group("Serving")
 _backends = _group("Backends")
+_models = _group("Models on demand")
 _chatglm = _group("ChatGLM models")
 _prompts = _group("Prompts")
 _admission = _group("Admission and limits")
@@ -166,6 +167,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ignore_unsupported: Annotated[
         bool, _backends("drop parameters that a backend does not support instead of returning 400")
     ] = False
+
+    models_dir: Annotated[
+        str,
+        _models("folder of GGUF files, each a model that --llama-server starts", forms.path),
+    ] = ""
+    llama_server: Annotated[
+        str,
+        _models("command that starts a model of --models-dir, without model, host and port"),
+    ] = "llama-server"
+    models_max: Annotated[
+        int, _models("models loaded at once, of those that are started here; 0: any number", ge=0)
+    ] = 0
+    models_ttl: Annotated[
+        float,
+        _models("idle seconds after which a model of --models-dir is unloaded; 0: never", ge=0),
+    ] = 0.0
+    memory: Annotated[
+        str,
+        _models(
+            "memory for all models that are started here, as 24GiB; those worth least are unloaded"
+            " for others; empty: unlimited",
+            forms.size,
+        ),
+    ] = ""
+    swap_wait: Annotated[
+        float,
+        _models(
+            "seconds that a model without room waits for others to be idle; then they take no new"
+            " requests until it was loaded",
+            ge=0,
+            le=86400,
+        ),
+    ] = 10.0
 
     chatglm_model: Annotated[
         tuple[str, ...],
@@ -543,6 +577,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
             for backend in (*servers, *models, *self.backend, *launched)
         )
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory for models that are started here, 0 for any."""
+        return forms.in_bytes(self.memory)
 
     @property
     def sampler_defaults(self) -> dict[str, Any]:

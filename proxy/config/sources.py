@@ -165,6 +165,18 @@ def _mcp(raw: Any, path: str) -> tuple[McpConfig, ...]:
     return servers
 
 
+def _with_folder(values: Mapping[str, Any], source: str) -> tuple[models.ModelConfig, ...]:
+    """The models of the file, and those of --models-dir that it does not name."""
+    own: tuple[models.ModelConfig, ...] = values.get("model", ())
+    taken = {name for model in own for name in (model.name, *model.aliases)}
+    server = values.get("llama_server", Settings().llama_server)
+    try:
+        found = models.of_folder(values["models_dir"], server, values.get("models_ttl", 0.0))
+    except ValueError as error:
+        raise SettingsError(f"{source}: {error}") from None
+    return (*own, *(model for model in found if model.name not in taken))
+
+
 def _read_keys(path: str, source: str) -> tuple[ApiKey, ...]:
     text = _read_text(path, source)
     try:
@@ -212,6 +224,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         if source:
             values[row.name], sources[row.name] = read_value(row, raw, source), source
 
+    if values.get("models_dir"):
+        values["model"] = _with_folder(values, sources["models_dir"])
     named = {"llama_api", "chatglm_model", "backend", "model"} & values.keys()
     variables = {n: v for v, n in _CHATGLM_VARIABLES.items() if environ.get(v)}
     if "chatglm_model" in values or (variables.get("chatglm_model") and not named):

@@ -33,7 +33,7 @@ class HostedDriver(Driver):
         self.model = model
         self._tick = min(tick or timeout, timeout)
         self._timeout = timeout
-        entry = Listed(name=model.config.name, status="unloaded")
+        entry = Listed(name=model.name, status="unloaded")
         self._outline = msgspec.structs.replace(outline(entry), dialect="not loaded yet")
 
     # for the registry
@@ -97,7 +97,7 @@ class HostedDriver(Driver):
         self.model.leave(answered=False)
 
     def loading(self) -> str:
-        return "" if self.status == "loaded" else f"loading {self.model.config.name}"
+        return "" if self.status == "loaded" else f"loading {self.model.name}"
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> HostedRun:
         return HostedRun(self, task, slot, caps, cancel)

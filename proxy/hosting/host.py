@@ -6,6 +6,7 @@ import time
 
 from ..config import ModelConfig
 from .model import Connect, HostedModel
+from .room import Room
 
 GRACE = 5.0  # seconds beyond the longest stop_timeout for all servers to end
 
@@ -13,7 +14,8 @@ GRACE = 5.0  # seconds beyond the longest stop_timeout for all servers to end
 class ModelHost:
     """Arguments as of `HostedModel`."""
 
-    def __init__(self, connect: Connect, *, deadline: float, max_waiting: int) -> None:
+    def __init__(self, connect: Connect, *, room: Room, deadline: float, max_waiting: int) -> None:
+        self.room = room
         self._connect = connect
         self._deadline = deadline
         self._max_waiting = max_waiting
@@ -23,7 +25,11 @@ class ModelHost:
         """Add a model. One of the same name, whose settings have changed, keeps running until it
         is closed."""
         model = HostedModel(
-            config, self._connect, deadline=self._deadline, max_waiting=self._max_waiting
+            config,
+            self._connect,
+            room=self.room,
+            deadline=self._deadline,
+            max_waiting=self._max_waiting,
         )
         self._models = [*(one for one in self._models if not one.gone), model]
         return model

@@ -26,11 +26,20 @@ from ..backends.llamacpp import LlamaCpp
 from ..backends.probe import ROUTER
 from ..backends.refusals import LOAD_FAILED
 from ..config import ModelConfig
-from ..errors import BackendDown, GatewayError, QueueFull, UpstreamFault, UpstreamTimeout
+from ..errors import (
+    BackendDown,
+    BadRequest,
+    GatewayError,
+    QueueFull,
+    UpstreamFault,
+    UpstreamTimeout,
+)
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting
+from .budget import Uses
 from .log import ModelLog
-from .process import ModelProcess, free_port
+from .process import ModelProcess, estimated, free_port, resident
+from .room import Room
 
 log = logging.getLogger("slotproxy.models")
 
@@ -49,12 +58,19 @@ Connect = Callable[[str], LlamaCpp]
 class HostedModel:
     """`connect` makes a driver for a URL; `deadline` is within how many seconds a server must
     return a token. At most `max_waiting` requests wait for a load. `on_change` is called after
-    every change of `status`."""
+    every change of `status`. It is a tenant of `room`."""
 
     def __init__(
-        self, config: ModelConfig, connect: Connect, *, deadline: float, max_waiting: int
+        self,
+        config: ModelConfig,
+        connect: Connect,
+        *,
+        room: Room,
+        deadline: float,
+        max_waiting: int,
     ) -> None:
         self.config = config
+        self.name = config.name
         self.log = ModelLog()
         self.status = "unloaded"
         self.caps: Capabilities | None = None  # of the last server that was loaded
@@ -66,12 +82,16 @@ class HostedModel:
         self._connect = connect
         self._deadline = deadline
         self._max_waiting = max_waiting
-        self._changed = threading.Condition()
+        self._room = room
+        self._changed = room.changed
+        self._uses = Uses()
+        self._measured = 0  # bytes that its last server held
+        self._fresh = True  # it has completed no request since it was loaded
         self._thread: threading.Thread | None = None
         self._process: ModelProcess | None = None
         self._server: LlamaCpp | None = None  # while loaded
         self._waiting = 0
-        self._asked_to_stop = False
+        self._ending = False  # its server ends as soon as no request uses it
         self._closed = False
         self._used = 0.0  # when a request used it last
         self._answered = False  # the current server has completed a request
@@ -93,8 +113,9 @@ class HostedModel:
         try:
             while True:
                 with self._changed:
-                    if self._server is not None and not self._asked_to_stop:
+                    if self._server is not None and not self._ending:
                         self.users += 1
+                        self._uses.add(time.monotonic())
                         break
                     if self._failed_starts != failed_starts or self._closed:
                         raise self._reason()
@@ -102,7 +123,7 @@ class HostedModel:
                 cancel.check()
                 waited = time.monotonic() - began
                 if waited >= patience:
-                    raise UpstreamTimeout(f"timed out loading the model {self.config.name}")
+                    raise UpstreamTimeout(f"timed out loading the model {self.name}")
                 if waited >= ticks * tick:
                     ticks += 1
                     yield None
@@ -121,13 +142,13 @@ class HostedModel:
                 raise self._reason(left)
             if self._server is None and self._waiting >= self._max_waiting:
                 raise QueueFull(
-                    f"too many requests are waiting for the model {self.config.name}",
+                    f"too many requests are waiting for the model {self.name}",
                     retry_after=self.takes,
                 )
             self._waiting += 1
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._run, name=f"model-{self.config.name}", daemon=True
+                    target=self._run, name=f"model-{self.name}", daemon=True
                 )
                 self._thread.start()
             self._changed.notify_all()
@@ -141,13 +162,43 @@ class HostedModel:
             if answered:
                 self._answered = True
                 self._failures = 0
+                self._fresh = False
             self._changed.notify_all()
 
     def _reason(self, retry_after: float = 0.0) -> GatewayError:
         error = self.error
         if self._closed or error is None:
-            return BackendDown(f"the model {self.config.name} was removed")
-        return type(error)(error.message, code=error.code, retry_after=max(1.0, retry_after))
+            return BackendDown(f"the model {self.name} was removed")
+        wait = max(1.0, retry_after)
+        return type(error)(error.message, param=error.param, code=error.code, retry_after=wait)
+
+    # for the room
+
+    @property
+    def need(self) -> int:
+        """The bytes that it needs: as configured, as measured, or estimated from its files."""
+        return self.config.memory_bytes or self._measured or estimated(self.config)
+
+    @property
+    def pinned(self) -> bool:
+        return self.config.pin
+
+    @property
+    def wanted(self) -> bool:
+        return self._waiting > 0 and not self._closed
+
+    @property
+    def leaving(self) -> bool:
+        return self._ending or self._closed
+
+    def idle(self, now: float) -> float:
+        return -1.0 if self.users or self._server is None else now - self._used
+
+    def fresh(self) -> bool:
+        return self._fresh
+
+    def worth(self, now: float) -> float:
+        return self._uses.chance(now) * self.takes
 
     # for the driver and for operators
 
@@ -159,14 +210,14 @@ class HostedModel:
     def stop(self) -> None:
         """End the server as soon as no request uses it; the next request starts it again."""
         with self._changed:
-            self._asked_to_stop = self._server is not None
+            self._ending = self._server is not None
             self._changed.notify_all()
 
     def kill(self, why: str) -> None:
         """Kill a server that hangs."""
         process = self._process
         if process is not None:
-            log.error("model %s: %s, its server is killed", self.config.name, why)
+            log.error("model %s: %s, its server is killed", self.name, why)
             process.kill()
 
     @property
@@ -194,7 +245,7 @@ class HostedModel:
     # in the thread
 
     def _run(self) -> None:
-        living = Lasting(f"running model {self.config.name}")
+        living = Lasting(f"running model {self.name}")
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -206,16 +257,28 @@ class HostedModel:
                 if not self._waiting:
                     continue
             if not living.turn(self._live):
-                self._fail(
-                    UpstreamFault(f"the model {self.config.name}: internal error, see the log")
-                )
+                self._fail(UpstreamFault(f"the model {self.name}: internal error, see the log"))
 
     def _live(self) -> None:
-        """Run a server from its start to its end."""
+        """Run a server from its start to its end, once there is room for it."""
+        self._set("loading")
+        try:
+            if self._room.enter(self):
+                self._run_server()
+            else:
+                self._set("unloaded")
+        except BadRequest as error:
+            self._fail(error)
+            self._set("failed")
+        finally:
+            with self._changed:
+                self._room.leave(self)
+                self._ending = False
+
+    def _run_server(self) -> None:
         began = time.monotonic()
         server: LlamaCpp | None = None
-        self._set("loading")
-        log.info("model %s: starting", self.config.name)
+        log.info("model %s: starting", self.name)
         try:
             port = free_port()
             self._process = process = ModelProcess(self.config, port, self.log, self._notify)
@@ -232,7 +295,7 @@ class HostedModel:
             with self._changed:
                 self.lost = self.lost or self._server is not None
                 self._server = None
-                self._asked_to_stop = False
+                self._ending = True
                 self.status = "unloaded" if self.error is None else "failed"
             self.on_change()
             if self._process is not None:
@@ -284,15 +347,16 @@ class HostedModel:
     def _not_started(self, why: str) -> UpstreamFault:
         printed = self.log.end()
         end = f"\nIts last lines:\n{printed}" if printed else ""
-        return UpstreamFault(
-            f"the model {self.config.name} failed to load: {why}{end}", code=LOAD_FAILED
-        )
+        return UpstreamFault(f"the model {self.name} failed to load: {why}{end}", code=LOAD_FAILED)
 
     def _on_loaded(self, server: LlamaCpp, caps: Capabilities, took: float) -> None:
-        log.info("model %s: loaded after %.1f s", self.config.name, took)
+        measured = resident(self._process.pid) if self._process is not None else 0
+        log.info("model %s: loaded after %.1f s, %d MiB", self.name, took, measured >> 20)
         with self._changed:
             self.caps, self.takes, self.error = caps, took, None
             self._answered = False
+            self._fresh = True
+            self._measured = measured or self._measured
             self._used = time.monotonic()
             self.status = "loaded"
             self._server = server
@@ -304,8 +368,8 @@ class HostedModel:
         while process.alive:
             with self._changed:
                 idle = not (self.users or self._waiting) and self._left <= 0
-                if self._closed or idle or (self._asked_to_stop and not self.users):
-                    self._asked_to_stop = True  # no request uses it from here on
+                if self._closed or idle or (self._ending and not self.users):
+                    self._ending = True  # no request uses it from here on
                     return
                 self._changed.wait(min(WATCH, max(LOOK, self._left)))
 
@@ -317,12 +381,12 @@ class HostedModel:
 
     def _on_end(self, process: ModelProcess) -> None:
         if process.alive:
-            log.info("model %s: stopping", self.config.name)
+            log.info("model %s: stopping", self.name)
             return
         worked = self._answered or time.monotonic() - self._used > LASTING
         if worked:
             self._failures = 0
-        why = f"the server of the model {self.config.name} ended with {process.exit}"
+        why = f"the server of the model {self.name} ended with {process.exit}"
         self._fail(UpstreamFault(why, code=LOAD_FAILED), loaded=True)
 
     def _fail(self, error: GatewayError, *, loaded: bool = False) -> None:

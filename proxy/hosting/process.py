@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..config import PID, PORT, ModelConfig
 from ..runtime.subprocesses import kill_session, start_program
 from .log import MAX_LINE, ModelLog
 
+MAX_PARTS = 1000  # files of a split model
 KILLED = 5.0  # seconds for the system to end a killed process
 
 
@@ -111,6 +113,29 @@ class ModelProcess:
             while line := output.readline(MAX_LINE):
                 self._log.add(line)
         self._ended()
+
+
+def estimated(config: ModelConfig) -> int:
+    """The bytes of memory that a model may need, by the size of the files in its command: weights,
+    and a tenth for its context."""
+    total = 0
+    for word in config.command:
+        for path in parts(Path(config.folder, word.partition("=")[2] or word)):
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size
+    return total + total // 10
+
+
+def parts(path: Path) -> Iterator[Path]:
+    """The files of a GGUF model; split ones are named NAME-00001-of-00003.gguf."""
+    if path.suffix != ".gguf":
+        return
+    split = re.fullmatch(r"(.*-)00001(-of-(\d{5})\.gguf)", path.name)
+    if split is None:
+        yield path
+        return
+    for number in range(1, min(int(split[3]), MAX_PARTS) + 1):
+        yield path.with_name(f"{split[1]}{number:05d}{split[2]}")
 
 
 def resident(pid: int) -> int:

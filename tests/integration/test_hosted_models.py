@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 
 from tests import thorough
 from tests.fakes import gone, wait_until
+from tools import made_up_model as made_up
 from tools import servers
 from tools.processes import Gateway
 
@@ -222,3 +225,54 @@ def test_embeddings_load_their_model_first(
         f"{one.url}/v1/embeddings", json={"model": "m", "input": ["a", "b"]}, timeout=60.0
     )
     assert [len(item["embedding"]) for item in answer.json()["data"]] == [64, 64]
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"), [(("--models-max", "2"), 2), (("--memory", "MEMORY"), 2)]
+)
+def test_random_requests_over_more_models_than_fit_lose_none(
+    gateway: StartGateway, tmp_path: Path, limits: tuple[str, str], most: int
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for seed, name in enumerate(("a", "b", "c")):
+        made_up.write(folder / f"{name}.gguf", seed=seed)
+    binary = servers.find("llama-2023")
+    if binary is None:
+        pytest.skip("llama-2023 is not built")
+    size = (folder / "a.gguf").stat().st_size
+    memory = max(2.5 * 1.1 * size, 96 << 20)  # for two, as estimated and as measured
+    one = gateway(
+        "--models-dir", str(folder),
+        "--llama-server", f"{binary} -np 2 -c 2048 -t 1 -cb --log-disable",
+        "--swap-wait", "0.5",
+        *(word.replace("MEMORY", str(int(memory))) for word in limits),
+        *LEGACY,
+    )  # fmt: skip
+    chooses = random.Random(7)
+    wanted = [chooses.choice("abc") for _ in range(30)]
+    most_seen = 0
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(chat, one, name, max_tokens=16) for name in wanted]
+        while not all(answer.done() for answer in answers):
+            most_seen = max(most_seen, len(pids(one)))
+            time.sleep(0.02)
+    assert [answer.result().status_code for answer in answers] == [200] * 30
+    assert [answer.result().json()["model"] for answer in answers] == wanted
+    assert most_seen <= most
+    loads = one.log.count(": loaded after")
+    # Each arrival that finds its model absent costs at most one load; collation saves some.
+    assert 3 <= loads <= 20, loads
+
+
+def test_model_that_can_never_fit_is_a_clear_400(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(table("big", made_up_model, tmp_path, memory="3GiB"))
+    one = gateway("--config", str(file), "--memory", "2GiB")
+    answer = chat(one, "big")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "model_too_large")
+    assert "it needs about 3.0 GiB, and models may take 2.0 GiB (--memory)" in error["message"]
+    assert pids(one) == {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.config import ModelConfig, Settings, SettingsError, load
-from proxy.config.models import read, words
+from proxy.config.models import MAX_FILES, read, words
 
 COMMAND = "llama-server --port ${PORT} -m x.gguf"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no models are started there")
@@ -66,6 +66,7 @@ def test_models_stand_beside_servers(tmp_path: Path) -> None:
         ({"name": "m\n", "command": COMMAND}, "control character"),
         ({"name": "m" * 201, "command": COMMAND}, "length <= 200"),
         ({"name": "m", "command": [*words(COMMAND), "\0"]}, "NUL"),
+        ({"name": "m", "command": COMMAND, "memory": "4 apples"}, "memory: expected a size"),
         ({"name": "m", "command": COMMAND, "environment": {"A=B": "c"}}, "environment: 'A=B'"),
     ],
 )
@@ -102,3 +103,68 @@ def test_command_of_several_lines_is_split_like_a_shells() -> None:
 
 def test_command_and_environment_are_not_shown() -> None:
     assert repr(ModelConfig(name="m", command=("a", "--api-key", "k"))) == "ModelConfig('m')"
+
+
+def folder(tmp_path: Path, *names: str) -> Path:
+    made = tmp_path / "models"
+    made.mkdir()
+    for name in names:
+        (made / name).touch()
+    return made
+
+
+def test_every_gguf_of_a_folder_is_a_model(tmp_path: Path) -> None:
+    names = ["b.gguf", "a.gguf", "mmproj-a.gguf", "c.txt"]
+    names += ["big-00001-of-00002.gguf", "big-00002-of-00002.gguf"]
+    made = folder(tmp_path, *names)
+    server = "llama-server -c 8192"
+    settings = load(["--models-dir", str(made), "--llama-server", server, "--models-ttl", "60"], {})
+    assert [backend.name for backend in settings.backends] == ["a", "b", "big"]
+    launch = settings.backends[2].launch
+    assert launch is not None
+    path = f"{made}/big-00001-of-00002.gguf"
+    words_ = f"{server} -m {path} --host 127.0.0.1 --port ${{PORT}}"
+    assert launch.command == tuple(words_.split())
+    assert launch.ttl == 60
+
+
+def test_table_replaces_the_file_of_its_name(tmp_path: Path) -> None:
+    made = folder(tmp_path, "a.gguf", "b.gguf")
+    text = f"models_dir = '{made}'\n[[model]]\nname = 'a'\ncommand = '{COMMAND}'\npin = true"
+    first, second = loaded(tmp_path, text).model
+    assert (first.name, first.pin, second.name, second.pin) == ("a", True, "b", False)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "contains no .gguf file"),
+        (("a" * 201 + ".gguf",), "rename this file"),
+        (tuple(f"{n}.gguf" for n in range(MAX_FILES + 1)), "more than 1000 models"),
+    ],
+)
+def test_folder_without_usable_models_is_refused(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    made = folder(tmp_path, *names)
+    with pytest.raises(SettingsError, match=f"--models-dir: .*{message}"):
+        load(["--models-dir", str(made)], {})
+
+
+def test_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--models-dir: .* is not a folder"):
+        load(["--models-dir", str(tmp_path / "no")], {})
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("24GiB", 24 << 30), ("1.5 gib", 3 << 29), ("512MiB", 512 << 20), ("7", 7), ("", 0)],
+)
+def test_size_is_in_binary_units(text: str, number: int) -> None:
+    assert Settings(memory=text).memory_bytes == number
+
+
+@pytest.mark.parametrize("text", ["24GB", "much", "-1GiB", "1e9", "GiB"])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="--memory: expected a size like 24GiB"):
+        load(["--memory", text], {})

@@ -13,6 +13,7 @@ from proxy.config import ModelConfig
 from proxy.config.models import words
 from proxy.errors import GatewayError
 from proxy.hosting.model import HostedModel
+from proxy.hosting.room import Room
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS
 
@@ -53,10 +54,18 @@ def config(command: str = RUNS, **fields: Any) -> ModelConfig:
 
 
 def hosted(
-    command: str = RUNS, connect: type[FakeServer] | None = None, waiting: int = 8, **fields: Any
+    command: str = RUNS,
+    connect: type[FakeServer] | None = None,
+    room: Room | None = None,
+    waiting: int = 8,
+    **fields: Any,
 ) -> HostedModel:
     return HostedModel(
-        config(command, **fields), connect or fake(), deadline=5.0, max_waiting=waiting
+        config(command, **fields),
+        connect or fake(),
+        room=room or Room(),
+        deadline=5.0,
+        max_waiting=waiting,
     )
 
 

@@ -1,0 +1,170 @@
+"""Models that do not fit together: who gives way, and when. Servers are small programs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from proxy.errors import BadRequest, UpstreamTimeout
+from proxy.hosting import room as room_module
+from proxy.hosting.budget import Limits
+from proxy.hosting.model import HostedModel
+from proxy.hosting.room import Room
+from tests.fakes import wait_until
+
+from . import fakes
+
+Make = Callable[..., list[HostedModel]]
+LONG = 60.0  # seconds in which no test ends
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Factory for models named a, b, …, of these sizes in MiB, in one room."""
+    monkeypatch.setattr(room_module, "LOOK", 0.02)
+    monkeypatch.setattr(room_module, "SETTLE", 0.0)
+    made: list[HostedModel] = []
+
+    def models(
+        *sizes: int,
+        memory: int = 0,
+        most: int = 0,
+        swap_wait: float = LONG,
+        pin: tuple[str, ...] = (),
+    ) -> list[HostedModel]:
+        room = Room(Limits(memory << 20, most), swap_wait)
+        for name, size in zip("abcdef", sizes, strict=False):
+            made.append(fakes.hosted(room=room, name=name, memory=f"{size}MiB", pin=name in pin))
+        return made
+
+    yield models
+    for model in made:
+        model.close()
+    for model in made:
+        model.join(10.0)
+
+
+def used(model: HostedModel) -> None:
+    """One request, from start to end."""
+    fakes.use(model)
+    model.leave(answered=True)
+
+
+def loaded(models: list[HostedModel]) -> str:
+    return "".join(model.name for model in models if model.status == "loaded")
+
+
+def test_what_fits_stays_loaded(make: Make) -> None:
+    models = make(10, 20, 30, memory=60)
+    for model in models:
+        used(model)
+    assert loaded(models) == "abc"
+
+
+def test_least_worthy_idle_model_gives_way(make: Make) -> None:
+    a, b, c = models = make(10, 10, 10, memory=20)
+    for model in (a, b, a, a):
+        used(model)
+    a.takes = b.takes = 1.0
+    used(c)
+    assert loaded(models) == "ac"
+    a.takes, c.takes = 0.1, 5.0  # now the first is quicker to load again
+    used(b)
+    assert loaded(models) == "bc"
+
+
+def test_number_of_models_is_bounded(make: Make) -> None:
+    models = make(1, 1, 1, most=1)
+    for model in (*models, *models):
+        used(model)
+    assert loaded(models) == "c"
+
+
+def test_pinned_model_stays(make: Make) -> None:
+    models = make(10, 10, 10, memory=20, pin=("a",))
+    for model in models:
+        used(model)
+    assert loaded(models) == "ac"
+
+
+def test_busy_model_stays_until_its_answer_is_over(make: Make) -> None:
+    a, b = models = make(10, 10, memory=10)
+    fakes.use(a)
+    thread = threading.Thread(target=used, args=(b,))
+    thread.start()
+    wait_until(lambda: b.status == "loading")
+    used(a)  # others are still served
+    assert loaded(models) == "a"
+    a.leave(answered=True)
+    thread.join(10)
+    assert loaded(models) == "b"
+
+
+def test_steady_traffic_gives_way_after_swap_wait(make: Make) -> None:
+    a, b = models = make(10, 10, memory=10, swap_wait=0.1)
+    fakes.use(a)
+    waiting = threading.Thread(target=used, args=(b,))
+    waiting.start()
+    wait_until(lambda: a.leaving)
+    held_back = threading.Thread(target=used, args=(a,))
+    held_back.start()
+    wait_until(lambda: a._waiting == 1)
+    assert loaded(models) == "a"
+    a.leave(answered=True)
+    waiting.join(10)
+    held_back.join(10)
+    assert loaded(models) == "a"  # loaded again for the request held back
+    assert b.lost
+
+
+def test_line_is_in_order_of_arrival(make: Make) -> None:
+    a, b, c = make(10, 10, 10, memory=10)
+    order: list[str] = []
+    fakes.use(a)
+
+    def one(model: HostedModel) -> None:
+        fakes.use(model)
+        order.append(model.name)
+        model.leave(answered=True)
+
+    threads = []
+    for model in (b, c):
+        threads.append(threading.Thread(target=one, args=(model,)))
+        threads[-1].start()
+        wait_until(lambda m=model: m.status == "loading")  # type: ignore[misc]
+    a.leave(answered=True)
+    for thread in threads:
+        thread.join(10)
+    assert order == ["b", "c"]
+
+
+def test_model_that_can_never_fit_is_refused_by_name(make: Make) -> None:
+    a, b = models = make(2048, 10, memory=1024)
+    with pytest.raises(
+        BadRequest, match=r"model a does not fit: it needs about 2\.0 GiB"
+    ) as caught:
+        fakes.use(a)
+    assert (caught.value.code, caught.value.param) == ("model_too_large", "model")
+    used(b)
+    assert loaded(models) == "b"
+
+
+def test_pinned_models_count_for_what_can_never_fit(make: Make) -> None:
+    a, b = make(600, 600, memory=1024, pin=("a",))
+    used(a)
+    with pytest.raises(BadRequest, match=r"of which pinned models take 0\.6"):
+        fakes.use(b)
+
+
+def test_model_whose_requests_left_makes_nobody_give_way(make: Make) -> None:
+    a, b, c = models = make(10, 10, 10, memory=10)
+    fakes.use(a)
+    with pytest.raises(UpstreamTimeout):
+        fakes.use(b, patience=0.1)
+    wait_until(lambda: b.status == "unloaded")
+    a.leave(answered=True)
+    assert loaded(models) == "a"
+    used(c)  # the line is free
+    assert loaded(models) == "c"
