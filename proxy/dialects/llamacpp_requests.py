@@ -1,5 +1,5 @@
-"""Bodies of llama.cpp's POST /tokenize, /detokenize and /slots/{id}. The source is the README of
-its server."""
+"""Bodies of llama.cpp's POST /tokenize, /detokenize, /slots/{id} and /models/load. The source is
+the README of its server."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ def parse_detokenize(body: Body) -> DetokenizeParams:
     if not all(type(token) is int and 0 <= token < MAX_TOKEN_ID for token in tokens):
         raise InvalidParameter("tokens", "must contain token ids only")
     return DetokenizeParams(tokens, model_name(body))
+
+
+def parse_model(body: Body) -> str:
+    """The model to load or unload. Raises InvalidParameter."""
+    name = text(body, "model")
+    if not name:
+        raise InvalidParameter("model", "must name a model")
+    return name
 
 
 def parse_filename(body: Body) -> str:

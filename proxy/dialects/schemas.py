@@ -387,6 +387,9 @@ BODIES: dict[str, Schema] = {
         ),
         model=MODEL,
     ),
+    "ModelActionRequest": body(
+        "model", model=text("The name of a model that the gateway starts itself.", "any")
+    ),
     "SlotFileRequest": body(
         "filename",
         filename=text(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from ..config import ModelConfig
+from ..errors import GatewayError
+from ..runtime.cancel import Cancel
 from .model import Connect, HostedModel
 from .room import Room
 
+LOADING = 3600.0  # seconds in which a load by hand must find room and succeed
 GRACE = 5.0  # seconds beyond the longest stop_timeout for all servers to end
 
 
@@ -36,10 +40,19 @@ class ModelHost:
 
     def find(self, name: str) -> HostedModel | None:
         """The model of this name or alias."""
-        for model in reversed(self._models):
-            if not model.closed and name in (model.config.name, *model.config.aliases):
+        for model in reversed(self.models):
+            if name in (model.config.name, *model.config.aliases):
                 return model
         return None
+
+    @property
+    def models(self) -> list[HostedModel]:
+        return [model for model in self._models if not model.closed]
+
+    def load(self, model: HostedModel) -> None:
+        """Begin to load a model. If that fails, `error` of the model and the log say why."""
+        if model.server is None:
+            threading.Thread(target=_load, args=(model,), daemon=True).start()
 
     def close(self) -> None:
         """End all servers; all of them at once, and by force after their `stop_timeout`."""
@@ -50,3 +63,12 @@ class ModelHost:
         end = time.monotonic() + patience + GRACE
         for model in models:
             model.join(max(0.0, end - time.monotonic()))
+
+
+def _load(model: HostedModel) -> None:
+    try:
+        for _ in model.use(Cancel(), LOADING, LOADING):
+            pass
+    except GatewayError:
+        return  # logged by the model
+    model.leave(answered=False)

@@ -86,6 +86,7 @@ class HostedModel:
         self._changed = room.changed
         self._uses = Uses()
         self._measured = 0  # bytes that its last server held
+        self._ttl = config.ttl or math.inf
         self._fresh = True  # it has completed no request since it was loaded
         self._thread: threading.Thread | None = None
         self._process: ModelProcess | None = None
@@ -213,6 +214,10 @@ class HostedModel:
             self._ending = self._server is not None
             self._changed.notify_all()
 
+    def keep(self, seconds: float) -> None:
+        """Replace the ttl until the model is unloaded; inf for never."""
+        self._ttl = seconds
+
     def kill(self, why: str) -> None:
         """Kill a server that hangs."""
         process = self._process
@@ -296,6 +301,7 @@ class HostedModel:
                 self.lost = self.lost or self._server is not None
                 self._server = None
                 self._ending = True
+                self._ttl = self.config.ttl or math.inf
                 self.status = "unloaded" if self.error is None else "failed"
             self.on_change()
             if self._process is not None:
@@ -367,17 +373,17 @@ class HostedModel:
         """Wait until the server ends, or has to."""
         while process.alive:
             with self._changed:
-                idle = not (self.users or self._waiting) and self._left <= 0
+                idle = not (self.users or self._waiting) and self.left <= 0
                 if self._closed or idle or (self._ending and not self.users):
                     self._ending = True  # no request uses it from here on
                     return
-                self._changed.wait(min(WATCH, max(LOOK, self._left)))
+                self._changed.wait(min(WATCH, max(LOOK, self.left)))
 
     @property
-    def _left(self) -> float:
+    def left(self) -> float:
         """The seconds until it was idle for its ttl, if nobody uses it; inf without one."""
-        ttl = self.config.ttl
-        return self._used + ttl - time.monotonic() if ttl else math.inf
+        used = self._used or time.monotonic()
+        return used + self._ttl - time.monotonic()
 
     def _on_end(self, process: ModelProcess) -> None:
         if process.alive:

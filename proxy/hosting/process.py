@@ -15,6 +15,7 @@ from ..config import PID, PORT, ModelConfig
 from ..runtime.subprocesses import kill_session, start_program
 from .log import MAX_LINE, ModelLog
 
+OVERHEAD = 64 << 20  # bytes of a server without its model
 MAX_PARTS = 1000  # files of a split model
 KILLED = 5.0  # seconds for the system to end a killed process
 
@@ -117,13 +118,13 @@ class ModelProcess:
 
 def estimated(config: ModelConfig) -> int:
     """The bytes of memory that a model may need, by the size of the files in its command: weights,
-    and a tenth for its context."""
+    a tenth for its context, and what any server takes."""
     total = 0
     for word in config.command:
         for path in parts(Path(config.folder, word.partition("=")[2] or word)):
             with contextlib.suppress(OSError):
                 total += path.stat().st_size
-    return total + total // 10
+    return total + total // 10 + OVERHEAD
 
 
 def parts(path: Path) -> Iterator[Path]:

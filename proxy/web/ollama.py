@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,7 @@ from ..dialects.fields import text
 from ..dialects.ollama import chat, common, generate, models
 from ..dialects.response_meta import ResponseMeta
 from ..errors import ModelNotFound, Unsupported
-from . import body
+from . import body, seen
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
 from .services import Services
@@ -25,27 +26,40 @@ _route = partial(json_route, blueprint, shape=common.error)
 
 @post(blueprint, "/api/chat")
 def chat_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
-    early = _early(services, "messages", message={"role": "assistant", "content": ""})
+    early = _early(services, environ, "messages", message={"role": "assistant", "content": ""})
     return completion_view(services, environ, chat, "", early=early)
 
 
 @post(blueprint, "/api/generate")
 def generate_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(
-        services, environ, generate, "", early=_early(services, "prompt", response="")
+        services, environ, generate, "", early=_early(services, environ, "prompt", response="")
     )
 
 
 def _early(
-    services: Services, field: str, **empty: Any
+    services: Services, environ: Environ, field: str, **empty: Any
 ) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
-    """Return a handler for requests without messages or prompt, which only load the model."""
+    """Return a handler for requests without messages or prompt, which only load or unload the
+    model. It also applies `keep_alive`, for admins, to a model that the gateway starts."""
 
     def answer(asked: dict[str, Any]) -> dict[str, Any] | None:
-        if asked.get(field) or asked.get("suffix"):
+        only = not (asked.get(field) or asked.get("suffix"))
+        keep = common.keep_alive(asked)
+        if keep is None and not only:
             return None
         registry = services.gateway.registry
-        _, name = registry.resolve(text(asked, "model").removesuffix(":latest"))
+        pool, name = registry.resolve(text(asked, "model").removesuffix(":latest"))
+        model = services.host.find(pool)
+        if model is not None and seen.is_admin(services, Record.of(environ).key):
+            if only and keep == 0:
+                model.stop()
+            elif keep is not None:
+                model.keep(keep)
+            if only and keep != 0:
+                services.host.load(model)
+        if not only:
+            return None
         began = time.time()
         meta = ResponseMeta("", int(began), name, elapsed=lambda: began % 1)
         return {**common.loaded(asked, meta), **empty}
@@ -100,6 +114,7 @@ def _model(services: Services, name: str) -> models.OllamaModel:
     pool, _ = registry.resolve(name)
     backends = registry.pool(pool)
     caps = [b.caps for b in backends if b.caps is not None]
+    hosted = services.host.find(pool)
     return models.OllamaModel(
         name=name,
         created=services.started,
@@ -109,4 +124,6 @@ def _model(services: Services, name: str) -> models.OllamaModel:
         vision=any(c.vision for c in caps),
         embeddings=any(c.embeddings for c in caps),
         status=registry.status(pool),
+        size=hosted.need if hosted is not None else 0,
+        expires=time.time() + hosted.left if hosted is not None else math.inf,
     )

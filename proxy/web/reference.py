@@ -155,7 +155,21 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "metrics": Operation("Metrics for Prometheus, with `--metrics`", answer="text/plain"),
         "slots": Operation("Slots, the queue, and how often something was cached"),
     },
+    (LLAMACPP, "hosting"): {
+        "load": Operation(
+            "Begin to load a model that the gateway starts; for the keys of `--admins`",
+            "ModelActionRequest",
+        ),
+        "unload": Operation(
+            "Unload a model after its running answers; for the keys of `--admins`",
+            "ModelActionRequest",
+        ),
+    },
     (OURS, "hosting"): {
+        "running": Operation("The loaded models of those that the gateway starts, as llama-swap"),
+        "unload_all": Operation(
+            "Unload all models after their running answers; for the keys of `--admins`"
+        ),
         "logs": Operation(
             "What the server of a model printed last; for the keys of `--admins`",
             answer="text/plain",

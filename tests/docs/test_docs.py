@@ -84,6 +84,8 @@ def test_every_command_that_starts_a_gateway_can_be_parsed(
 ) -> None:
     write_files(page, tmp_path)
     (tmp_path / "chatglm3-ggml.bin").touch()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.gguf").touch()
     monkeypatch.chdir(tmp_path)
     for block in blocks(page):
         for flags in block.flags:

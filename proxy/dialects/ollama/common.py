@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -121,6 +123,36 @@ def tail(meta: ResponseMeta, finished: Finished) -> dict[str, Any]:
 
 def _ns(seconds: float) -> int:
     return round(seconds * 1e9)
+
+
+def keep_alive(body: Body) -> float | None:
+    """The idle seconds after which the model may be unloaded: inf for never, 0 for at once, None if
+    not said. A number of seconds, or a duration of Go (https://pkg.go.dev/time#ParseDuration).
+    Raises InvalidParameter."""
+    value = body.get("keep_alive")
+    if value is None or value == "":
+        return None
+    seconds: float | None = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str):
+        seconds = _duration(value)
+    if seconds is None or seconds != seconds:
+        raise InvalidParameter("keep_alive", "must be seconds or a duration like 5m")
+    return math.inf if seconds < 0 else seconds
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _duration(value: str) -> float | None:
+    number = r"\d{1,9}(?:\.\d{1,9})?"
+    found = re.fullmatch(rf"([+-]?)({number}|(?:{number}(?:ns|us|µs|ms|s|m|h)){{1,8}})", value)
+    if found is None:
+        return None
+    parts = re.findall(r"([\d.]+)([a-zµ]*)", found[2])
+    total = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+    return -total if found[1] == "-" else total
 
 
 def loaded(body: Mapping[str, Any], meta: ResponseMeta) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Builds model entries for /api/tags, /api/ps and /api/show.
 
-Backends do not report the size and digest of their file: the size is 0, and the digest is that of
-the name, which suffices to tell models apart.
+Backends do not report the size and digest of their file: the size is 0, or what a model that the
+gateway starts takes, and the digest is that of the name, which suffices to tell models apart.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,8 @@ VERSION = "0.12.6"  # the Ollama version reported; clients require a minimum
 
 class OllamaModel(Struct, frozen=True, kw_only=True):
     """A served model; `created` in seconds since 1970, `n_ctx` in tokens, 0 if unknown. `status` is
-    the router's status of the model, "" without a router."""
+    that of a model that is loaded on demand, "" for others. `size` is the memory that it takes in
+    bytes, 0 if unknown, `expires` when it is unloaded if nobody uses it, in seconds since 1970."""
 
     name: str
     created: int
@@ -29,8 +31,11 @@ class OllamaModel(Struct, frozen=True, kw_only=True):
     vision: bool = False
     embeddings: bool = False
     status: str = ""
+    size: int = 0
+    expires: float = math.inf
 
 
+NEVER = "9999-12-31T23:59:59Z"
 DETAILS = {
     "parent_model": "",
     "format": "gguf",
@@ -45,27 +50,27 @@ def _entry(model: OllamaModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "model": model.name,
-        "size": 0,
+        "size": model.size,
         "digest": hashlib.sha256(model.name.encode()).hexdigest(),
         "details": DETAILS,
         **({"status": model.status} if model.status else {}),
     }
 
 
-def _time(model: OllamaModel) -> str:
-    return datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def tag(model: OllamaModel) -> dict[str, Any]:
     """An entry of /api/tags."""
-    return {**_entry(model), "modified_at": _time(model)}
+    return {**_entry(model), "modified_at": _time(model.created)}
 
 
 def running(model: OllamaModel) -> dict[str, Any]:
     """An entry of /api/ps, for a model that is loaded."""
     return {
         **_entry(model),
-        "expires_at": "9999-12-31T23:59:59Z",
+        "expires_at": NEVER if model.expires == math.inf else _time(model.expires),
         "size_vram": 0,
         "context_length": model.n_ctx,
     }
@@ -90,5 +95,5 @@ def show(model: OllamaModel) -> dict[str, Any]:
             "llama.context_length": model.n_ctx,
         },
         "capabilities": ["completion", "tools", *(name for name in more if more[name])],
-        "modified_at": _time(model),
+        "modified_at": _time(model.created),
     }

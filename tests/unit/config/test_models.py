@@ -164,7 +164,7 @@ def test_size_is_in_binary_units(text: str, number: int) -> None:
     assert Settings(memory=text).memory_bytes == number
 
 
-@pytest.mark.parametrize("text", ["24GB", "much", "-1GiB", "1e9", "GiB"])
+@pytest.mark.parametrize("text", ["24GB", "much", "1e9", "GiB"])
 def test_other_sizes_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="--memory: expected a size like 24GiB"):
         load(["--memory", text], {})

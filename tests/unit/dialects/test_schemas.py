@@ -61,6 +61,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "GLMTokenizeRequest": glm.parse_tokenize,
     "TokenizeRequest": llamacpp_requests.parse_tokenize,
     "DetokenizeRequest": llamacpp_requests.parse_detokenize,
+    "ModelActionRequest": llamacpp_requests.parse_model,
     "SlotFileRequest": llamacpp_requests.parse_filename,
     "ChatchatChatRequest": params.chat,
     "ChatchatMessagesRequest": params.chat,

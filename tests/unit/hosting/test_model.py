@@ -309,3 +309,15 @@ def test_program_has_the_default_signal_handlers(make: Make) -> None:
     fakes.use(model)
     wait_until(lambda: "SigIgn" in model.log.text())
     assert int(model.log.text().split()[-1], 16) & 1 << (signal.SIGPIPE - 1) == 0
+
+
+def test_ttl_can_be_replaced_until_the_model_is_unloaded(make: Make) -> None:
+    model = make()
+    model.keep(0.05)
+    assert model.left <= 0.05
+    fakes.use(model)
+    model.leave(answered=True)
+    wait_until(lambda: model.status == "unloaded")
+    fakes.use(model)
+    model.leave(answered=True)
+    assert model.left == float("inf")
