@@ -5,7 +5,8 @@ id in the header and in ``metadata.user_id`` or ``prompt_cache_key``, requests f
 tools, two sub-agents at a time with prompts of their own, and tools that run for some tenths of a
 second. The same requests go to a llama-server directly, which chooses slots by the longest common
 prefix, and through slotproxy. The figure is the number of prompt tokens that the server reports as
-evaluated, divided by the number if each conversation's tokens were evaluated once.
+evaluated, divided by the number if each conversation's tokens were evaluated once; sub-agents share
+a system prompt, so it may be below 1.
 
 Sizes are a sixteenth of the real ones (Claude Code's first prompt has 52 000 tokens, Codex'
 17 700), and so are the times of tools. The model has random weights: tokens are counted, not words.

@@ -11,15 +11,13 @@ that, the slot goes to the cheapest bid like any other.
 
 from __future__ import annotations
 
-import math
-
 from .line import backend_key
 from .pool import Pool
 from .state import CachedPrompt, SlotRequest
 
 OWN = 120.0  # seconds that a request waits for conversations of its own session, at most
 OTHERS = 15.0  # seconds that it waits for others, at most
-TOGETHER = 8.0  # factor of the loss for which it waits in a session
+TOGETHER = 8.0  # factor of a loss in a session: its agent waits for all of them
 
 
 def seconds_held(
@@ -30,16 +28,13 @@ def seconds_held(
     conversation = held.conversation
     if not conversation.calls or conversation.background:
         return 0.0
-    own = conversation.session == session != b""
-    if own:
-        patience = min(TOGETHER * lost, OWN)
+    if conversation.session == session != b"":
+        if not conversation.beside:
+            return max(0.0, want.since + min(TOGETHER * lost, OWN) - now)
+        pays, patience = TOGETHER * lost, OWN
     else:
         waiting = 1 + pool.line.parked(backend_key(held.backend.name))
-        patience = min(lost / waiting, OTHERS)
-    if own and not conversation.beside:
-        until = math.inf
-    elif pool.returns.expected(conversation, now) > patience:
+        pays = patience = min(lost / waiting, OTHERS)
+    if pool.returns.expected(conversation, now) > pays:
         return 0.0
-    else:
-        until = pool.returns.held_until(conversation)
-    return max(0.0, min(until, want.since + patience) - now)
+    return max(0.0, min(pool.returns.held_until(conversation), want.since + patience) - now)
