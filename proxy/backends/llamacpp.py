@@ -27,6 +27,7 @@ from ..core.vectors import Embedded, Ranked
 from ..errors import (
     BackendBusy,
     BackendFailed,
+    Cancelled,
     CharacterCut,
     GatewayError,
     PoolTimeout,
@@ -38,10 +39,11 @@ from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import relay, vectors, vocabulary
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
+from .held_tokens import HeldTokens, Prompt
 from .http import ConnectionPool
 from .probe import outline, probe
 from .refusals import check_cost, refusal
-from .run import LlamaRun
+from .run import LlamaRun, OldRun
 from .slot_count import count_slots
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
@@ -115,9 +117,16 @@ class LlamaCpp(Driver):
         self._careful: ConnectionPool = self.new_pool(
             limit=OLD_CONNECTIONS, reserve=OLD_RESERVE, idle=OLD_IDLE
         )
+        self._forget_tokens()
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        self._forget_tokens()
         return probe(self.url, self.headers, self._careful, deadline, learned)
+
+    def _forget_tokens(self) -> None:
+        """The server may have another model."""
+        self._held = HeldTokens(self.tokenize, self.detokenize)
+        self._joins: bool | None = None
 
     def count_slots(self) -> tuple[int, bool]:
         return count_slots(self._slot_that_answers)
@@ -190,9 +199,45 @@ class LlamaCpp(Driver):
             task = self._with_token_ids(task, cancel)
         body = payload(task, slot, caps, self._lenient)
         path = "/completion" if task.suffix is None else "/infill"
-        pool = self._pool if caps.queues else self._careful
-        exchange = pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
-        return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret)
+        if caps.queues:
+            exchange = self._pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
+            return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret)
+        if task.suffix is None and isinstance(task.prompt, str):
+            body["prompt"] = self._in_held_tokens(task, task.prompt, slot, caps, cancel)
+        exchange = self._careful.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
+
+        def ended(run: OldRun) -> None:
+            if task.suffix is None and isinstance(task.prompt, str):
+                sent = body["prompt"]
+                self._held.ended(run.slot, task.prompt, sent, run.prompt_tokens, run.texts)
+
+        how = exchange, task, caps, self.timeout, self._tick, self._secret
+        return OldRun(*how, ended=ended)
+
+    def _in_held_tokens(
+        self, task: Task, text: str, slot: int, caps: Capabilities, cancel: Cancel
+    ) -> Prompt:
+        """The prompt in the tokens that the slot holds, where they differ from those of the text.
+        Raises Cancelled."""
+
+        def joins(parts: list[str]) -> bool:
+            if self._joins is None:
+                body = {"prompt": parts, "n_predict": 1, "slot_id": slot, "cache_prompt": True}
+                data = self._post("/completion", body, cancel=cancel)
+                try:
+                    self._joins = msgspec.json.decode(data, type=_Answered).slot_id >= 0
+                except msgspec.DecodeError:
+                    self._joins = False
+                time.sleep(FREED)
+            return self._joins
+
+        room = (caps.n_ctx or 1 << 30) - (task.max_tokens or 0)
+        try:
+            return self._held.prompt(slot, text, task.stop_tokens, room, joins)
+        except Cancelled:
+            raise
+        except GatewayError:
+            return text
 
     def _with_token_ids(self, task: Task, cancel: Cancel) -> Task:
         """Replace the strings in logit_bias by their token ids, which are all that an old server

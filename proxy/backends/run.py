@@ -8,9 +8,10 @@ continues after its last token (see `SURPLUS`), or has more text than its tokens
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from time import monotonic
+from typing import Any
 
 from ..core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail
 from ..core.task import Task
@@ -323,3 +324,28 @@ class LlamaRun:
             settings=settings,
             prompt=prompt,
         )
+
+
+class OldRun(LlamaRun):
+    """A run on a server whose pieces of text are tokens: `texts` are those of the answer."""
+
+    def __init__(self, *args: Any, ended: Callable[[OldRun], None], **options: Any) -> None:
+        """`ended` is called when the answer is complete."""
+        super().__init__(*args, **options)
+        self._on_end = ended
+        self.texts: list[str] = []
+
+    def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> bool:
+        self.texts += map(_CONTENT, chunks[: max(0, self._left)])
+        return super()._text(chunks, batch)
+
+    def _take(self, chunk: servercpp.Chunk, batch: Batch) -> bool:
+        if chunk.error is None and chunk.content and (chunk.stop or self._left > 0):
+            self.texts.append(chunk.content)
+        return super()._take(chunk, batch)
+
+    def _finished(self, chunk: servercpp.Chunk) -> Finished:
+        finished = super()._finished(chunk)
+        self.prompt_tokens = finished.usage.prompt
+        self._on_end(self)
+        return finished

@@ -138,3 +138,23 @@ def test_tool_is_called_with_the_users_values(ask: Ask) -> None:
     call = answer["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call["name"] == "get_weather"
     assert json.loads(call["arguments"]) == {"city": "Paris"}
+
+
+def test_next_turn_on_a_server_of_2023_evaluates_its_new_text_alone(
+    start_server: Callable[..., ModelServer], gateway: Callable[..., Gateway], smollm2_model: Path
+) -> None:
+    """This model writes two line feeds before code, which the server of 2023 reads as one token."""
+    server = start_server("llama-2023", ctx=4096, model=smollm2_model)
+    running = gateway("--llama-api", server.url, "--chat-template", "chatml")
+    messages = [{"role": "user", "content": "Write a short python function that adds two numbers."}]
+    evaluated, before = [], 0
+    for question in ("Now explain it.", "Show an example.", "And in C?", "Why?"):
+        body = {"messages": messages, "max_tokens": 40, "temperature": 0}
+        told = requests.post(f"{running.url}/v1/chat/completions", json=body, timeout=60).json()
+        evaluated.append(
+            told["timings"]["prompt_n"] - max(0, told["usage"]["prompt_tokens"] - before)
+        )
+        before = told["usage"]["total_tokens"]
+        messages.append(told["choices"][0]["message"])
+        messages.append({"role": "user", "content": question})
+    assert sum(extra > 1 for extra in evaluated) <= 1, evaluated  # once, to see what it can do
