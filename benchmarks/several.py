@@ -126,16 +126,21 @@ def _gateways(here: Scene, count: int, urls: list[str], *flags: str) -> list[Gat
     more = ["--state", here.redis()] if count > 1 else []
     found = [here.gateway(urls, *more, *flags) for _ in range(count)]
     key = next((flag for flag in flags if flag.startswith("sk-")), "")
-    end = time.monotonic() + 60
-    while not all(_sees(one.url, key, len(urls), count) for one in found):
-        if time.monotonic() > end:
-            raise SystemExit("the backends did not start")
-        time.sleep(0.1)
+    for one in found:
+        _wait_for(one, key, [SLOTS] * len(urls), count)
     return found
 
 
-def _sees(url: str, key: str, backends: int, gateways: int) -> bool:
-    """Whether a gateway knows every slot of its backends, and every other gateway."""
+def _wait_for(gateway: Gateway, key: str, wanted: list[int], workers: int) -> None:
+    end = time.monotonic() + 90
+    while not _sees(gateway.url, key, wanted, workers):
+        if time.monotonic() > end:
+            raise SystemExit("the gateways did not start")
+        time.sleep(0.1)
+
+
+def _sees(url: str, key: str, wanted: list[int], workers: int) -> bool:
+    """Whether a gateway knows so many slots of each backend, and so many workers."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
     try:
         connection.request("GET", "/v1/slots", headers={"Authorization": f"Bearer {key}"})
@@ -143,7 +148,7 @@ def _sees(url: str, key: str, backends: int, gateways: int) -> bool:
     finally:
         connection.close()
     slots = [len(one["slots"]) for one in told["backends"]]
-    return slots == [SLOTS] * backends and (gateways == 1 or told.get("workers") == gateways)
+    return slots == wanted and (workers == 1 or told.get("workers") == workers)
 
 
 # -- prompt work
@@ -250,6 +255,7 @@ def speed(program: str) -> Iterator[dict[str, Any]]:
         for workers, shared in kinds:
             flags = ["--state", state, "--state-name", f"w{workers}"] if shared else []
             running[workers, shared] = here.gateway([url], *flags, workers=workers)
+            _wait_for(running[workers, shared], "", [1024], workers)
         for turn in range(ROUNDS + 1):
             for kind, gateway in running.items():
                 plan = Plan(
