@@ -184,10 +184,28 @@ def _kinds_of(node: Node) -> frozenset[str]:
     return atoms & frozenset(chain.from_iterable(known))
 
 
+def without_choices(node: Node) -> Node:
+    """A node of a way without what is expanded in that way, and without listed values."""
+    kept = {word: value for word, value in node.schema.items() if word not in _EXPANDED}
+    return Node(f"{node.pointer}!", kept)
+
+
 _CHOICES: Mapping[str, Callable[[Expander, Node, str], Iterator[list[Nodes]]]] = {
     "not": Expander._not,
     "if": Expander._if,
     "dependencies": Expander._dependent,
     "dependentRequired": Expander._dependent,
     "dependentSchemas": Expander._dependent,
+}
+_EXPANDED = {
+    *_CHOICES,
+    "then",
+    "else",
+    "$ref",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "nullable",
+    "enum",
+    "const",
 }

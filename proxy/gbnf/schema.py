@@ -32,7 +32,7 @@ from typing import Any
 
 from . import automaton as rx
 from . import numbers
-from .alternatives import Expander
+from .alternatives import Expander, without_choices
 from .automaton import Automaton, TooManyStatesError
 from .check import check
 from .constraints import MEANT_BY, ConstraintReader, Constraints
@@ -49,7 +49,6 @@ from .rules import Rules, literal
 from .values import Alternatives, Element, GrammarError, GrammarLimits, Literal, RuleRef
 from .values import Sequence as Elements
 
-_LISTS = ("enum", "const")
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
@@ -359,10 +358,7 @@ class SchemaCompiler:
     def _examined(self, way: Constraints) -> list[Elements]:
         """The other listed values, compiled as schemas that only they satisfy."""
         found = []
-        others = tuple(
-            Node(f"{node.pointer}!", {k: v for k, v in node.schema.items() if k not in _LISTS})
-            for node in way.nodes
-        )
+        others = tuple(map(without_choices, way.nodes))
         for at, value in enumerate(way.listed()):
             if self._is_open_question(way, value):
                 only = Node(f"{way.nodes[0].pointer}!{at}", as_schema(value))

@@ -83,6 +83,7 @@ CASES: list[tuple[Any, list[str], list[str]]] = [
     ({"allOf": [{"enum": [1, 2]}, {"enum": [2.0, True]}]}, ["2"], ["1", "true"]),
     ({"enum": [{"a": 1}, {"a": 2}, [1]], "properties": {"a": {"const": 2}}}, ['{"a":2}', "[1]"], ['{"a":1}']),
     ({"enum": [[1, 2], [1]], "not": {"const": [1]}}, ["[1,2]"], ["[1]"]),
+    ({"allOf": [{"enum": [[1], []]}, {"not": {"not": {"minItems": 1}}}]}, ["[1]"], ["[]"]),
     # Objects.
     (
         {"properties": {"a": {"type": "null"}, "b": {"type": "null"}}, "required": ["b"]},
