@@ -35,7 +35,7 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..runtime.cancel import Cancel
-from ..runtime.lasting import Lasting
+from ..runtime.lasting import Lasting, no_pause
 from .budget import Uses
 from .log import ModelLog
 from .process import ModelProcess, estimated, free_port, resident
@@ -250,7 +250,7 @@ class HostedModel:
     # in the thread
 
     def _run(self) -> None:
-        living = Lasting(f"running model {self.name}")
+        living = Lasting(f"running model {self.name}", no_pause)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -263,6 +263,7 @@ class HostedModel:
                     continue
             if not living.turn(self._live):
                 self._fail(UpstreamFault(f"the model {self.name}: internal error, see the log"))
+                self._set("failed")
 
     def _live(self) -> None:
         """Run a server from its start to its end, once there is room for it."""

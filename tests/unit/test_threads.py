@@ -47,6 +47,9 @@ THREADS = {
     ("dialogue/background.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
     ("gateway/embedder.py", "run"): ENDS,
+    ("hosting/host.py", "_load"): ENDS,
+    ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py
+    ("hosting/process.py", "self._read"): ENDS,
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
     ("knowledge/ingest.py", "beats"): LASTS,
     ("knowledge/ingest.py", "self._run"): LASTS,

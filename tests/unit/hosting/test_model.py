@@ -321,3 +321,20 @@ def test_ttl_can_be_replaced_until_the_model_is_unloaded(make: Make) -> None:
     fakes.use(model)
     model.leave(answered=True)
     assert model.left == float("inf")
+
+
+def test_model_can_be_loaded_after_an_exception(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, connect = make(), fakes.fake()
+
+    def fails(url: str) -> fakes.FakeServer:
+        raise RuntimeError("a defect")
+
+    model._connect = fails
+    with pytest.raises(UpstreamFault, match="internal error, see the log"):
+        fakes.use(model)
+    assert "running model m failed" in caplog.text
+    model._connect = connect
+    fakes.use(model)
+    assert model.status == "loaded"
