@@ -116,6 +116,7 @@ TELLS_APART = {"ChatchatChatRequest": {"messages"}}
 NEEDED: dict[str, dict[str, Any]] = {
     "VectorStoreFileBatch": {"file_ids": ["file-1"]},
     "OllamaChatRequest": {"messages": [{"role": "user", "content": "Hi"}]},
+    "CompactRequest": {"input": "Hi"},  # or a previous response
     "ChatchatFeedback": {"chat_history_id": "0" * 32},
 }
 
