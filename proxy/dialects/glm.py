@@ -6,7 +6,8 @@ question and answer, as the API's TypeScript example sends them.
 
 Each object of a stream has one piece of text in `content`, which clients concatenate. The last one
 has no content and the final token counts. `max_length` limits the tokens of prompt and answer
-together.
+together; where the backend makes the prompt from the messages (ChatGLM models, llama-server's own
+chat route), it limits the answer alone.
 """
 
 from __future__ import annotations

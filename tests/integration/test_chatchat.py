@@ -232,7 +232,7 @@ def test_search_answer_cites_its_results(server: ModelServer, gateway: StartGate
         assert pieces and "https://tide.example/" in last["docs"][0]
         assert "The tide turns at noon." in last["docs"][0]
         (unknown,) = api.search_engine_chat("tide", "metaphor")
-        assert unknown["code"] == 422 and "searxng" in unknown["msg"]
+        assert unknown["code"] == 400 and "searxng" in unknown["msg"]
         api.close()
     finally:
         engine.end()
