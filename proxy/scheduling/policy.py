@@ -4,7 +4,8 @@ The cost of a slot is the sum, in seconds, of
 1. the wait for it: for the answer in it, for requests that wait for it already, and for prompts
    that its backend evaluates before, because a backend evaluates one prompt after the other
 2. the evaluation of the tokens that are not cached there, and the loading of the model
-3. the same again for each request that waits, divided by the backends: the evaluation delays it
+3. the same again for each request that the evaluation delays: those in the line of any slot, and
+   of those that wait for a busy slot as many as would have their turn meanwhile
 4. the worth of the evicted prompt: its evaluation, times the chance that its conversation returns
 5. the restore of a saved prompt from a file
 
@@ -29,7 +30,7 @@ from .sessions import named
 from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitForSlot
 
 Policy = Callable[[SlotRequest, Pool, float], Grant | WaitForSlot | None]
-Terms = tuple[float, float, float]
+Terms = tuple[float, float, float, float, float, float]
 
 PASSED_OVER = 64  # free slots of unsuitable backends to skip, at most
 TRIAL_AFTER = 3  # failures in a row after which a backend gets one request at a time
@@ -112,10 +113,10 @@ def decide(
         reuse, cached = kept.get(backend.name, (None, 0))
         wait = _wait(slot, backend, pool, now)
         cost = _cost(known, pool, backend, wait, prompt - cached, now)
-        if reuse is not None:
+        if reuse is not None:  # (5)
             cost += FROM_RAM if not reuse.file else DISK * reuse.tokens / backend.restore_rate
         old, save, hold = slot.held, False, 0.0
-        if old is not None and backend.pins:
+        if old is not None and backend.pins:  # (4)
             lost = _worth(old, pool, want, now)
             if backend.cache_kind == "files" and not want.background:
                 moving = 2 * DISK * old.tokens / backend.restore_rate
@@ -211,17 +212,25 @@ def _cost(
     terms = known.get(backend.name)
     if terms is None:
         terms = known[backend.name] = _terms(pool, backend, now)
-    backlog, fixed, per_token = terms
-    return (wait if wait > backlog else backlog) + fixed + tokens * per_token
+    backlog, load, seconds_a_token, waiting, parked, served = terms
+    evaluation = backend.load_delay + tokens * seconds_a_token
+    delayed = waiting + min(parked, evaluation * served)
+    return (wait if wait > backlog else backlog) + evaluation * (1 + delayed) + LOAD * load
 
 
 def _terms(pool: Pool, backend: BackendRecord, now: float) -> Terms:
-    """The seconds of a backend's evaluations before this one, and those that this one costs: in any
-    case, and for each token."""
-    backlog = pool.backlog(backend, now) / backend.weight
-    load = backend.in_flight / (len(backend.slots) * backend.weight)
-    counted = 1 + len(pool.line) / len(pool.backends)
-    return backlog, backend.load_delay * counted + LOAD * load, counted / pool.rate(backend)
+    """Of a backend: the seconds of its evaluations before this one, its load, the seconds that a
+    token takes, its part of the requests that wait for any slot and of those parked for a busy one,
+    and how many of these it serves a second."""
+    backends, line = len(pool.backends), pool.line
+    return (
+        pool.backlog(backend, now) / backend.weight,
+        backend.in_flight / (len(backend.slots) * backend.weight),
+        1 / pool.rate(backend),
+        len(line.active) / backends,
+        (len(line) - len(line.active)) / backends,
+        backend.in_flight * pool.pace(backend) / pool.answer,
+    )
 
 
 def _wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> float:

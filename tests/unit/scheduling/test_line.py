@@ -13,7 +13,14 @@ from proxy.scheduling.line import WaitingLine, backend_key
 from proxy.scheduling.policy import decide
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.scheduler import LocalScheduler
-from proxy.scheduling.state import BackendFacts, ClientClass, Grant, SlotRequest, WaitForSlot
+from proxy.scheduling.state import (
+    BackendFacts,
+    ClientClass,
+    ConversationRecord,
+    Grant,
+    SlotRequest,
+    WaitForSlot,
+)
 from proxy.scheduling.ticket import Ticket
 
 from .fakes import Clock, want
@@ -170,6 +177,23 @@ def test_few_requests_wait_for_a_prefix_and_the_others_take_free_slots() -> None
     for entry in started:
         counting.release(entry)
     assert all(isinstance(entry, Lease) or entry.lease for entry in entries)
+
+
+def test_requests_that_wait_for_busy_slots_by_choice_do_not_keep_others_from_free_ones() -> None:
+    counting = Counting(64)
+    counting.fill(8)
+    pool = counting.scheduler._pools["m"]
+    pool.mean_rate, pool.mean_pace = 20000.0, 160.0
+    for backend in pool.backends.values():
+        backend.evaluating = 0
+    for slot in pool.backends["b0"].slots[:8]:
+        slot.streaming = True
+    first = decide(counting.question(0), pool, counting.clock.now)
+    assert isinstance(first, WaitForSlot) and first.key is not None
+    for number in range(300):
+        wanted = counting.question(number)
+        pool.line.park(Ticket(counting.scheduler, wanted, ConversationRecord(), 0.0), first.key)
+    assert isinstance(decide(counting.question(301), pool, counting.clock.now), Grant)
 
 
 def test_free_slot_with_the_prefix_is_found_behind_many_busy_ones() -> None:
