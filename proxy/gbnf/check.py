@@ -18,10 +18,13 @@ from .gbnf import Places, parse
 from .values import (
     ROOT,
     Alternatives,
+    AnyChar,
+    CharClass,
     Element,
     Grammar,
     GrammarLimits,
     Group,
+    Literal,
     Repeat,
     RuleRef,
     Sequence,
@@ -33,6 +36,8 @@ MAX_RULES = 20_000
 MAX_WAYS = 5_000
 """Maximum ways from a rule to its first character. The old sampler keeps a stack for each way, and
 the new one walks each way again when it looks for left recursion."""
+
+_CHARACTERS = frozenset({Literal, CharClass, AnyChar})
 
 
 def check(text: str, limits: GrammarLimits) -> Grammar:
@@ -49,14 +54,15 @@ def check(text: str, limits: GrammarLimits) -> Grammar:
     for name, offset in places.references.items():
         if name not in grammar.rules:
             raise places.error(offset, f"rule {name!r} is not defined")
-    empty = _settle(grammar, by_characters=False)
+    users = _users(grammar)
+    empty = _settle(grammar, users, by_characters=False)
     for repeat, offset in places.repeats:
         if repeat.max is None and _may_be_empty(repeat.element, empty):
             raise places.error(
                 offset, "unbounded repetition of an expression that can match the empty string"
             )
     _check_starts(grammar, empty, places)
-    ending = settle_ends(grammar)
+    ending = _settle(grammar, users, by_characters=True)
     for name in grammar.rules:
         if name not in ending:
             raise places.error(places.rules[name], f"rule {name!r} can never terminate")
@@ -70,17 +76,22 @@ def check(text: str, limits: GrammarLimits) -> Grammar:
 
 def settle_ends(grammar: Grammar) -> set[str]:
     """The rules that can terminate. Undefined rules cannot."""
-    return _settle(grammar, by_characters=True)
+    return _settle(grammar, _users(grammar), by_characters=True)
 
 
-def _settle(grammar: Grammar, by_characters: bool) -> set[str]:
-    """The smallest set of rules that contains each rule with an alternative whose elements may all
-    be empty or consist of rules in that set, or `by_characters`, of characters."""
-    settled: set[str] = set()
+def _users(grammar: Grammar) -> dict[str, list[str]]:
+    """For each rule, those that refer to it."""
     users: dict[str, list[str]] = {}
     for name, alternatives in grammar.rules.items():
         for target in references(alternatives):
             users.setdefault(target, []).append(name)
+    return users
+
+
+def _settle(grammar: Grammar, users: dict[str, list[str]], by_characters: bool) -> set[str]:
+    """The smallest set of rules that contains each rule with an alternative whose elements may all
+    be empty or consist of rules in that set, or `by_characters`, of characters."""
+    settled: set[str] = set()
     todo = list(grammar.rules)
     while todo:
         name = todo.pop()
@@ -103,15 +114,26 @@ def references(alternatives: Alternatives) -> Iterator[str]:
 
 
 def _any_holds(alternatives: Alternatives, settled: set[str], by_characters: bool) -> bool:
+    steps, found = 0, False
     for sequence in alternatives:
+        steps += 1
         for index, element in enumerate(sequence):
-            if not _holds(element, settled, by_characters):
-                spend(1 + (index >> 2))
+            kind = type(element)
+            if kind is RuleRef:
+                holds = element.name in settled  # type: ignore[union-attr]
+            elif kind in _CHARACTERS:
+                holds = by_characters
+            else:
+                holds = _holds(element, settled, by_characters)
+            if not holds:
+                steps += index >> 2
                 break
         else:
-            spend(1 + (len(sequence) >> 2))
-            return True
-    return False
+            steps += len(sequence) >> 2
+            found = True
+            break
+    spend(steps)
+    return found
 
 
 def _holds(element: Element, settled: set[str], by_characters: bool) -> bool:

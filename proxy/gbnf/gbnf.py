@@ -48,6 +48,8 @@ MAX_NESTING = 64
 """Maximum nesting of parentheses: the servers' parsers recurse on the C stack, ours on Python's."""
 
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
+_POSTFIX = frozenset("*+?{")
+_GAP = frozenset(" \t\r\n#")
 _NAME = re.compile("[a-zA-Z0-9-]*")
 _BLANK = re.compile(r"(?:[ \t]+|#[^\r\n]*)*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r\n]+|#[^\r\n]*)*")
@@ -157,13 +159,14 @@ class _Reader:
         return tuple(found)
 
     def sequence(self, nested: bool) -> Sequence:
+        text = self.text
         done: list[Element] = []
         last: Element | None = None
         # The newer parser's count of rules for the last element; repetitions multiply it.
         weight = 1
-        while char := self.peek():
+        while char := text[self.at : self.at + 1]:
             start = self.at
-            if char in "*+?{":
+            if char in _POSTFIX:
                 self.at += 1
                 low, high = self.bounds(char, nested)
                 if last is None:
@@ -178,15 +181,15 @@ class _Reader:
                 if last is not None:
                     done.append(last)
                 weight = 1
-                if char == '"':
-                    last = self.literal()
-                elif char == "[":
-                    last = self.char_class()
-                elif char in _WORD:
+                if char in _WORD:
                     name = self.name()
                     self.names.add(name)
                     self.places.references.setdefault(name, start)
                     last = RuleRef(name)
+                elif char == '"':
+                    last = self.literal()
+                elif char == "[":
+                    last = self.char_class()
                 elif char == "(":
                     symbols = len(self.names) + self.made
                     last = self.group()
@@ -198,7 +201,8 @@ class _Reader:
                 else:
                     last = None
                     break
-            self.space(nested)
+            if text[self.at : self.at + 1] in _GAP:
+                self.space(nested)
         if last is not None:
             done.append(last)
         return tuple(done)
