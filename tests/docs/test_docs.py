@@ -23,14 +23,19 @@ from tools import http_reference
 
 DOCS = ROOT / "docs"
 TEXTS = {name(page): page.read_text("utf-8") for page in PAGES}
-# Flags of other programs that the pages name.
+# Flags of other programs and of our other commands that the pages name.
 FOREIGN = {
     "--cache-ram",
+    "--check",
+    "--json",
+    "--match",
     "--mmproj",
     "--models-dir",
     "--models-max",
     "--no-models-autoload",
+    "--rounds",
     "--slot-save-path",
+    "--tokens",
 }
 CODE = re.compile(r"`([^`\n]+)`")
 METHODS = ("GET", "POST", "PUT", "DELETE")
@@ -89,7 +94,9 @@ def test_every_command_that_starts_a_gateway_can_be_parsed(
     monkeypatch.chdir(tmp_path)
     for block in blocks(page):
         for flags in block.flags:
-            assert isinstance(load(flags, {}), Settings), block.id
+            # `slotproxy doctor` takes the flags of the server.
+            served = [flag for flag in flags if flag not in ("doctor", "--json")]
+            assert isinstance(load(served, {}), Settings), block.id
         if block.title.endswith(".toml"):
             assert isinstance(load(["--config", block.title], {}), Settings), block.id
 

@@ -58,6 +58,7 @@ THREADS = {
     ("runtime/subprocesses.py", "self._read"): ENDS,
     ("scheduling/shared/follower.py", "self._follow"): LASTS,  # test_shared_scheduler.py
     ("scheduling/shared/follower.py", "self._write"): LASTS,  # test_shared_scheduler.py
+    ("server/websocket.py", "self._read"): ENDS,
     ("server/gevent_wire.py", "self._send_rest"): ENDS,
     ("server/serve.py", "watch"): LASTS,
     ("server/watchdog.py", "log.warning"): ENDS,

@@ -47,7 +47,8 @@ route = partial(spine.json_route, shape=reply.error, answer=_answer)
 
 def refused(error: GatewayError, shape: Shape, record: Record) -> Response:
     response = spine.refuse(error, shape, record)
-    response.status_code = 200 if isinstance(error, TOLD) else reply.status(error)
+    record.status = 200 if isinstance(error, TOLD) else reply.status(error)
+    response.status_code = record.status
     return response
 
 

@@ -53,7 +53,7 @@ def test_a_good_backend_has_one_line() -> None:
 
 def test_a_router_is_recognized() -> None:
     (only,) = findings(dialect=ROUTER)
-    assert "router" in only.text
+    assert "several models" in only.text
 
 
 def test_slots_that_are_not_reported_are_told() -> None:
