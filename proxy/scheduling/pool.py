@@ -255,6 +255,9 @@ class Pool:
         for slot in backend.slots:
             if slot not in self.free:
                 self.release_slot(backend, slot)
+        # New slots of all backends in turn, or a new backend would be filled before the next.
+        order = sorted(self.free, key=lambda slot: (slot.used > 0, 0 if slot.used else slot.id))
+        self.free = OrderedDict((slot, self.free[slot]) for slot in order)
 
     def find_guessed(self) -> None:
         """Update `guessed` after a change of the backends."""
