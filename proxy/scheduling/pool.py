@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from .line import WaitingLine
 from .prefix import Chain
-from .returns import SMOOTH, Returns
+from .returns import SMOOTH, Returns, tool_key
 from .sessions import Sessions, named
 from .shared_prefixes import FIRST_SHARED, SharedPrefixes
 from .state import (
@@ -216,15 +216,20 @@ class Pool:
             conversation.background = False  # it was taken for a side job
         if session and not want.background:
             self.sessions.turn(session, conversation, now)
-        self.returns.turn(conversation, min(now, want.since or now))
+        client = tool_key(want.key, b"") if conversation.calls else b""
+        self.returns.turn(conversation, min(now, want.since or now), client)
         conversation.last = now
         chain = want.chain
         if chain.links:
             self._name(chain.links[chain.turn - 1], conversation)
 
-    def record_end(self, conversation: ConversationRecord, calls: bytes, now: float) -> None:
-        """Record the end of a turn. `calls` is the `tool_key` of the tools that it called."""
-        self.returns.ended(conversation, calls, now)
+    def record_end(
+        self, want: SlotRequest, conversation: ConversationRecord, tools: bytes, now: float
+    ) -> None:
+        """Record the end of a turn. `tools` is the digest of the tools that it called."""
+        calls = tool_key(want.key, tools) if tools else b""
+        client = tool_key(want.key, b"") if tools else b""
+        self.returns.ended(conversation, calls, now, client)
         if conversation.session:
             self.sessions.ended(conversation, now)
 

@@ -98,14 +98,16 @@ class Returns:
             raise ValueError("counts of returns are broken")
         self.reached, self.continued, self.gap, self.gaps = reached, continued, gap, gaps
 
-    def turn(self, conversation: ConversationRecord, arrived: float) -> None:
-        """Count a new turn of this conversation, whose request arrived at this time."""
+    def turn(self, conversation: ConversationRecord, arrived: float, client: bytes = b"") -> None:
+        """Count a new turn of this conversation, whose request arrived at this time. `client` is
+        the `tool_key` of the client without a tool."""
         turns = conversation.turns
         gap = max(1e-3, arrived - conversation.last)
         if conversation.calls:
-            tools = self.tools.get(conversation.calls)
-            if tools is not None:
-                tools.record(gap)
+            for key in (conversation.calls, client):
+                tools = self.tools.get(key)
+                if tools is not None:
+                    tools.record(gap)
         elif turns:
             self.continued[_place(conversation)] += 1
             self.gaps += 1
@@ -114,8 +116,11 @@ class Returns:
         conversation.calls, conversation.open = b"", True
         self.reached[_place(conversation)] += 1
 
-    def ended(self, conversation: ConversationRecord, calls: bytes, now: float) -> None:
-        """Record the end of a turn. `calls` is the `tool_key` of the tools that it called."""
+    def ended(
+        self, conversation: ConversationRecord, calls: bytes, now: float, client: bytes = b""
+    ) -> None:
+        """Record the end of a turn. `calls` is the `tool_key` of the tools that it called, `client`
+        that of the client without a tool. New tools begin with the client's newest gaps."""
         conversation.last = now
         conversation.calls, conversation.open = calls, bool(calls)
         if not calls:
@@ -124,11 +129,13 @@ class Returns:
         place = _place(conversation)
         self.reached[place] = max(0.0, self.reached[place] - 1)
         known = self.tools
-        if calls not in known:
-            known[calls] = ToolCalls()
-        known[calls].called += 1
-        known.move_to_end(calls)
-        if len(known) > TOOLS:
+        gaps = known[client].gaps[-FEW:] if client in known else ()
+        for key in (calls, client):
+            if key not in known:
+                known[key] = ToolCalls(gaps=gaps)
+            known[key].called += 1
+            known.move_to_end(key)
+        while len(known) > TOOLS:
             known.popitem(last=False)
 
     def chance(self, conversation: ConversationRecord, now: float) -> float:

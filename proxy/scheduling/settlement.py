@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from .lease import Lease, Outcome
 from .pool import Pool
-from .returns import SMOOTH, tool_key
+from .returns import SMOOTH
 from .state import MOST_SLOTS, BackendRecord, CachedPrompt, Slot
 
 RETRY = 0.05  # seconds after which a server that said "busy" is asked again
@@ -167,8 +167,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         if grant.whole:
             for other in backend.slots:
                 other.ready = max(other.ready, slot.ready)
-    calls = tool_key(lease.want.key, outcome.calls) if outcome.calls else b""
-    pool.record_end(lease.conversation, calls, now)
+    pool.record_end(lease.want, lease.conversation, outcome.calls, now)
     backend.in_flight -= 1
     held = lease.written
     assert held is not None

@@ -7,7 +7,7 @@ import itertools
 from proxy.core.task import Task
 from proxy.scheduling.lease import Lease, Outcome, tools_digest
 from proxy.scheduling.pool import Pool
-from proxy.scheduling.returns import NEWEST, TOOLS, Returns, ToolCalls
+from proxy.scheduling.returns import NEWEST, TOOLS, Returns, ToolCalls, tool_key
 from proxy.scheduling.sessions import REMEMBERED
 from proxy.scheduling.state import ConversationRecord, SlotRequest
 
@@ -144,18 +144,33 @@ def test_gaps_of_tools_are_learned_for_each_client_and_tool() -> None:
             _turn(world, f"new {key} {tool}", calls=tool, key=key).conversation
         )
         - world.clock.now
-        for key, tool in (("a", "Read"), ("a", "Bash"), ("b", "Read"), ("b", "Bash"))
+        for key, tool in (("a", "Read"), ("a", "Bash"), ("b", "Read"), ("c", "Read"))
     }
-    assert held["a", "Read"] < 1 < held["b", "Bash"] < held["b", "Read"] < 20 < held["a", "Bash"]
+    assert held["a", "Read"] < 1 < held["c", "Read"] < held["b", "Read"] < 20 < held["a", "Bash"]
 
 
 def test_wait_in_the_queue_is_no_part_of_a_gap() -> None:
     pool, conversation = Pool(), ConversationRecord()
-    pool.record_turn(SlotRequest(model="m", task=Task(prompt="")), conversation, 1.0)
-    pool.record_end(conversation, b"a tool", 10.0)
+    first = SlotRequest(model="m", task=Task(prompt=""))
+    pool.record_turn(first, conversation, 1.0)
+    pool.record_end(first, conversation, b"a tool", 10.0)
     waited = SlotRequest(model="m", task=Task(prompt=""), since=11.0)
     pool.record_turn(waited, conversation, 50.0)
-    assert pool.returns.tools[b"a tool"].gaps == (1.0,)
+    assert pool.returns.tools[tool_key("", b"a tool")].gaps == (1.0,)
+
+
+def test_new_tool_begins_with_the_gaps_of_its_client() -> None:
+    world = World()
+    messages = [MAIN]
+    for _ in range(5):
+        _turn(world, *messages, calls="Read")
+        messages.append("result ")
+        world.clock.now += 0.25
+    conversation = _turn(world, SUB, calls="Grep", session="").conversation
+    held = _pool(world).returns.held_until(conversation) - world.clock.now
+    assert 0.25 < held < 1
+    other = _turn(world, TITLE, calls="Grep", session="", key="another").conversation
+    assert _pool(world).returns.held_until(other) - world.clock.now > 2
 
 
 def test_user_gaps_are_not_mixed_with_those_of_tools() -> None:
