@@ -636,10 +636,10 @@ def test_legacy_function_messages_parse_as_tool_messages() -> None:
             "role": "assistant",
             "content": None,
             "tool_calls": [
-                {"id": "", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+                {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
             ],
         },
-        {"role": "tool", "tool_call_id": "", "name": "now", "content": "noon"},
+        {"role": "tool", "tool_call_id": "call_1", "name": "now", "content": "noon"},
     ]
     driver = ScriptPlayer(say("It is noon."))
     for messages in (older, newer):
