@@ -43,7 +43,7 @@ from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import Children, serve
 
-HERE = 20_000  # steps of a job on the event loop: ten milliseconds
+HERE = 30_000  # steps of a job on the event loop: fifteen milliseconds
 SHORT = 32 << 10  # bytes of a job that is tried there
 SECONDS = 30.0  # for a child, including the wait for one; its budget takes less
 LAST = 30.0  # for a job that validates an answer, which would otherwise be lost

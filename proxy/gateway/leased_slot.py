@@ -18,6 +18,7 @@ from .context import GatewayContext
 
 UNUSED = Outcome()
 MOST_CALLS = 64  # different tools of an answer that are noted
+SHORT = 256  # characters or tokens of a prompt that is evaluated again rather than in doubt
 
 
 class LeasedSlot:
@@ -63,7 +64,7 @@ class LeasedSlot:
     def start(self, task: Task, cancel: Cancel) -> Run:
         """Start a run. The previous run must be closed."""
         lease = self._lease
-        if lease.grant.fresh or (self.caps.doubles and self._holds_all_of(task)):
+        if lease.grant.fresh or (self.caps.doubles and self._may_hold_all_of(task)):
             # The slot holds another group's prompt, or reuse would spoil it: evaluate everything.
             sampling = {**task.sampling, "cache_prompt": False}
             task = msgspec.structs.replace(task, sampling=sampling)
@@ -72,13 +73,16 @@ class LeasedSlot:
         self._run = self.backend.driver.stream(task, lease.pinned, self.caps, cancel)
         return self._run
 
-    def _holds_all_of(self, task: Task) -> bool:
+    def _may_hold_all_of(self, task: Task) -> bool:
         """Whether the slot already holds the whole prompt, as for a repeated question. A second run
-        of an answer has a longer prompt than the first."""
+        of an answer has a longer prompt than the first. What a slot holds is not always known: a
+        short prompt may be the beginning of it by chance, and costs little to evaluate."""
         if self._evaluated is not None:
             return task.prompt == self._evaluated
         links, reuse = self._lease.want.chain.links, self._lease.grant.reuse
-        return bool(links) and reuse is not None and links[-1] in reuse.chain.links
+        if reuse is None:
+            return len(task.prompt) < SHORT
+        return bool(links) and links[-1] in reuse.chain.links
 
     def on_first_token(self) -> None:
         run, caps = self._run, self.caps

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
 from ..config import ModelConfig
 from ..errors import GatewayError
-from ..runtime.cancel import Cancel
 from .model import Connect, HostedModel
 from .room import Room
 
@@ -66,9 +66,5 @@ class ModelHost:
 
 
 def _load(model: HostedModel) -> None:
-    try:
-        for _ in model.use(Cancel(), LOADING, LOADING):
-            pass
-    except GatewayError:
-        return  # logged by the model
-    model.leave(answered=False)
+    with contextlib.suppress(GatewayError):  # the model logs why
+        model.load(LOADING)

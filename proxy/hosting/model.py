@@ -96,6 +96,7 @@ class HostedModel:
         self._closed = False
         self._used = 0.0  # when a request used it last
         self._answered = False  # the current server has completed a request
+        self._loads = 0
         self._failed_starts = 0
         self._failures = 0  # in a row
         self._retry_at = 0.0
@@ -134,6 +135,23 @@ class HostedModel:
                 if self._failed_starts == failed_starts:  # otherwise nobody waits from before it
                     self._waiting -= 1
         yield server
+
+    def load(self, patience: float) -> None:
+        """Load the server without using it, waiting for at most `patience` seconds. It may be
+        unloaded again before this returns. Raises QueueFull, or why it was not started lately."""
+        failed_starts = self._enter()
+        with self._changed:
+            loads = self._loads
+            self._changed.wait_for(
+                lambda: (
+                    self._server is not None
+                    or (loads, failed_starts) != (self._loads, self._failed_starts)
+                    or self._closed
+                ),
+                patience,
+            )
+            if self._failed_starts == failed_starts:  # otherwise nobody waits from before it
+                self._waiting -= 1
 
     def _enter(self) -> int:
         """Ask for the server. Returns the number of failed starts so far."""
@@ -366,6 +384,7 @@ class HostedModel:
             self._measured = measured or self._measured
             self._used = time.monotonic()
             self.status = "loaded"
+            self._loads += 1
             self._server = server
             self._changed.notify_all()
         self.on_change()

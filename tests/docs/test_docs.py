@@ -33,6 +33,7 @@ FOREIGN = {
     "--models-dir",
     "--models-max",
     "--no-models-autoload",
+    "--report",
     "--rounds",
     "--slot-save-path",
     "--tokens",
