@@ -76,12 +76,13 @@ class LeasedSlot:
     def _may_hold_all_of(self, task: Task) -> bool:
         """Whether the slot already holds the whole prompt, as for a repeated question. A second run
         of an answer has a longer prompt than the first. What a slot holds is not always known: a
-        short prompt may be the beginning of it by chance, and costs little to evaluate."""
+        short prompt without a template may be the beginning of it, and costs little to
+        evaluate."""
         if self._evaluated is not None:
             return task.prompt == self._evaluated
         links, reuse = self._lease.want.chain.links, self._lease.grant.reuse
         if reuse is None:
-            return len(task.prompt) < SHORT
+            return not task.request.is_chat and len(task.prompt) < SHORT
         return bool(links) and links[-1] in reuse.chain.links
 
     def on_first_token(self) -> None:
