@@ -1,15 +1,16 @@
 """A stand-in for server.cpp that costs almost nothing, so that measurements show the gateway's
 cost.
 
-    python -m benchmarks.stub [--generation 2023|2026] [--slots 1024] [--context 4096] [--port 0]
+    python -m benchmarks.stub [--generation 2023|2026] [--slots 1024] [--context 4096] [--words]
 
 It answers /completion in the format of either generation and, like the newer one, OpenAI's
 /v1/chat/completions, with as many tokens as requested. Each token is one send, as in the real
 server, and a complete HTTP chunk. A token's text is the time it was sent, `t` and 15 digits of
 microseconds of the system's monotonic clock, and a blank, so that the reader knows its delay. `GET
 /pace/20` sets the tokens per second of streams that start later; 0, the default, means full speed,
-with streams served in turn. A client that does not read holds up no other. `/tokenize` counts words
-and marks as tokens, so that a text can be tokenized in pieces.
+with streams served in turn. A client that does not read holds up no other. With `--words`,
+`/tokenize` counts words and marks as tokens, so that a text can be tokenized in pieces; otherwise
+every text has as many.
 
 It is one process with one thread and epoll; all messages but the time in them are prepared. It
 trusts its input, which only comes from the load generator.
@@ -194,10 +195,13 @@ class Stream:
 
 
 class Stub:
-    def __init__(self, modern: bool, slots: int, port: int, context: int) -> None:
+    def __init__(
+        self, modern: bool, slots: int, port: int, context: int, words: bool = False
+    ) -> None:
         self._modern = modern
         self._slots = slots
         self._context = context
+        self._words = words
         self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
@@ -298,7 +302,9 @@ class Stub:
             else:
                 self._all(client, whole_chat(wanted))
         elif path == "/tokenize":
-            count = sum(1 for _ in TOKEN.finditer(json.loads(body)["content"]))
+            count = PROMPT_TOKENS
+            if self._words:
+                count = sum(1 for _ in TOKEN.finditer(json.loads(body)["content"]))
             self._whole(client, b'{"tokens":[%b]}' % b",".join([b"1"] * count))
         elif path.startswith("/pace/"):
             self._rate = float(path.rpartition("/")[2])
@@ -366,9 +372,10 @@ def main() -> None:
     parser.add_argument("--generation", choices=["2023", "2026"], default="2026")
     parser.add_argument("--slots", type=int, default=1024)
     parser.add_argument("--context", type=int, default=4096, help="tokens of a slot")
+    parser.add_argument("--words", action="store_true", help="/tokenize counts words and marks")
     parser.add_argument("--port", type=int, default=0)
     args = parser.parse_args()
-    stub = Stub(args.generation == "2026", args.slots, args.port, args.context)
+    stub = Stub(args.generation == "2026", args.slots, args.port, args.context, args.words)
     print(f"listening on http://127.0.0.1:{stub.port}", flush=True)
     stub.run()
 

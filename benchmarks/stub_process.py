@@ -18,7 +18,7 @@ class Stub:
         self, folder: Path, slots: int = 1024, generation: str = "2026", context: int = 4096
     ) -> None:
         command = [sys.executable, "-u", "-m", "benchmarks.stub", "--generation", generation]
-        command += ["--slots", str(slots), "--context", str(context)]
+        command += ["--slots", str(slots), "--context", str(context), "--words"]
         self.process = Child(command, folder / f"stub-{generation}-{slots}.log")
         self.process.launch()
         while "listening on" not in self.process.log:
