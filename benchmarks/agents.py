@@ -243,7 +243,7 @@ def sub_agent(work: Work, task: int, number: int) -> None:
     for turn in range(agent.sub_turns):
         tool = agent.sub_tools[turn % len(agent.sub_tools)]
         conversation.turn(tool)
-        time.sleep(work.gap(name, turn))
+        time.sleep(work.gap(name, turn))  # the tool runs
         conversation.result(tool, work.words(agent.result, name, turn))
     conversation.turn()
 
@@ -269,13 +269,13 @@ def run(work: Work) -> None:
                 for one in subs:
                     one.join()
             else:
-                time.sleep(work.gap("main", task, turn))
+                time.sleep(work.gap("main", task, turn))  # the tool runs
             main.result(tool, work.words(agent.result, "main", task, turn))
         main.turn()
         main.say(work.words(30, "report", task))
         for one in beside:
             one.join()
-        time.sleep(THINKING)
+        time.sleep(THINKING)  # the person reads
 
 
 def evaluated(url: str) -> int:

@@ -37,7 +37,8 @@ SILENCE = 20.0  # seconds without any byte after which open requests count as lo
 class Plan:
     """`ramp` is the number of requests started per second, each on its own connection; 0: `at_once`
     connections repeat their requests. `history` messages of `PAST` characters come before the
-    question; with `grows`, each variant is the next turn of the same conversation, which adds two.
+    question; with `grows`, each variant is the next turn of the same conversation: it begins with
+    the last one, and adds an answer and a question.
     With `sip`, the client is slow: it reads so many bytes every tenth of a second."""
 
     url: str
@@ -64,7 +65,7 @@ class Plan:
                 "messages": [
                     {"role": "system", "content": self.system.replace("#", str(number))},
                     *self._past(number),
-                    {"role": "user", "content": self.content.replace("#", str(number))},
+                    self._question(number),
                 ],
                 "max_tokens": self.tokens,
                 "temperature": 0.7,
@@ -77,12 +78,21 @@ class Plan:
         head += f"Authorization: Bearer {self.key}\r\n" if self.key else ""
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
+    def _question(self, number: int) -> dict[str, str]:
+        return {"role": "user", "content": self.content.replace("#", str(number))}
+
     def _past(self, number: int) -> list[dict[str, str]]:
-        talk, more = (0, 2 * number) if self.grows else (number, 0)
-        return [
+        talk, turns = (0, number) if self.grows else (number, 0)
+        past = [
             {"role": ("user", "assistant")[at % 2], "content": f"{talk} {at} {PAST_TEXT}"}
-            for at in range(self.history + more if self.history else 0)
+            for at in range(self.history)
         ]
+        for turn in range(turns):
+            past += [
+                self._question(turn),
+                {"role": "assistant", "content": f"answer {turn} {PAST_TEXT}"},
+            ]
+        return past
 
 
 @dataclass
@@ -191,7 +201,7 @@ def run(plan: Plan) -> Outcome:
             failed += len(clients)
             break
         if plan.sip:
-            time.sleep(0.1)
+            time.sleep(0.1)  # these clients read slowly
         for number, _ in events:
             client = clients[number]
             try:

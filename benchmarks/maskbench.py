@@ -28,6 +28,7 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
+from proxy.compiling.compiler import collect, collect_between_jobs
 from proxy.errors import InvalidParameter
 from proxy.gbnf import (
     NEW,
@@ -88,6 +89,7 @@ def judge(
     file: Path, limits: GrammarLimits, at_end: bool = False, seconds: float = SECONDS
 ) -> Verdict:
     """The verdict on one file, also with validation at the end if `at_end`."""
+    collect()  # as the child that compiles does after an answer
     case = json.loads(file.read_text("utf-8"))
     verdict = partial(Verdict, file.stem)
     begun = time.process_time()
@@ -175,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if 0 < asked.sample < len(files):
         files = random.Random(0).sample(files, asked.sample)
     ask = partial(judge, limits=LIMITS[asked.limits], at_end=asked.at_end)
-    with Pool(asked.processes) as pool:
+    with Pool(asked.processes, initializer=collect_between_jobs) as pool:
         verdicts = list(pool.imap_unordered(ask, files, chunksize=8))
     print(summary(verdicts))
     if asked.verdicts:

@@ -23,7 +23,7 @@ from .measure import cpu, memory
 
 SLOW, SIP = 16, 4096  # clients that read slowly, and the bytes they read in a tenth of a second
 CROWD_PACE = 2.0  # tokens per second of each of the 5 000 streams
-HISTORY = 199  # messages of a long conversation before the last question
+HISTORY = 198  # messages of a long conversation between the system's and the first question
 
 
 class Target(Protocol):

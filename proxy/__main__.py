@@ -1,5 +1,5 @@
 """``slotproxy`` and ``python -m proxy``: read the settings, serve. ``slotproxy doctor`` takes the
-same settings and checks them, the backends and what is kept."""
+same settings and checks them, the backends and the storage."""
 
 from __future__ import annotations
 

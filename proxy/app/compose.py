@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,15 +27,17 @@ from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..config import BackendConfig, Settings, SettingsError
+from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
 from ..gateway import Embedder, Gateway, GatewayContext, GenerationSettings
 from ..hosting.budget import Limits
+from ..hosting.cards import Cards
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost
 from ..hosting.model import HostedModel
 from ..hosting.room import Room
+from ..hosting.slot_keeper import SlotKeeper
 from ..prompting.dialogue_templates import Layouts
 from ..runtime import resources
 from ..scheduling.interface import Scheduler
@@ -53,6 +56,7 @@ from ..web.shares import Shares
 from ..websearch import WebSearch, metasearch
 from ..websearch.engines import Brave, SearXNG, Tavily
 from ..websearch.metasearch import Metasearch
+from .data_folder import SLOTS, data_folder
 from .prompter_registry import Prompters
 from .storage import LazyServices
 
@@ -68,8 +72,12 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
     Raises SettingsError for a setting that only a part of the application can check."""
     groups = len({key.cache_group for key in settings.keys}) > 1
-    host = _host(settings)
+    embedder = _embedder(settings, settings.embedding_api, "embeddings")
+    ranker = _embedder(settings, settings.rerank_api, "rankings")
+    storage = LazyServices(settings, embedder, ranker)
     scheduler = _scheduler(settings, "", groups=groups, disk=settings.slot_disk)
+    host = _host(settings, storage, scheduler)
+    host.cache_worth = scheduler.cache_worth
     registry = Registry(
         backends or [backend_of(settings, config, host) for config in configs(settings)],
         scheduler,
@@ -104,9 +112,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         max_queue=settings.max_queue,
     )
     layouts = Layouts(resources.dialogues())
-    embedder = _embedder(settings, settings.embedding_api, "embeddings")
-    ranker = _embedder(settings, settings.rerank_api, "rankings")
-    storage = LazyServices(settings, embedder, ranker)
     store, observer = storage.responses(), Observer(metrics=settings.metrics)
     alone = len({key.name for key in settings.keys}) <= 1  # no other key to share places with
     services = Services(
@@ -135,6 +140,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     atexit.register(host.close)
     registry.start()
+    host.start()
     atexit.register(registry.close)
     storage.resume()
     atexit.register(storage.close)
@@ -207,7 +213,7 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         assert host is not None, "it starts the model"
         return _hosted(settings, config, host.add(config.launch))
     make = DRIVERS["chatglm" if config.file else config.kind]
-    return Backend(
+    backend = Backend(
         config.name,
         config.address,
         make(settings, config),
@@ -218,6 +224,8 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         chat_mode=config.chat_mode or settings.chat_mode,
         config=config,
     )
+    backend.aliases = config.aliases
+    return backend
 
 
 def _scheduler(
@@ -257,35 +265,46 @@ def _llamacpp(settings: Settings, config: BackendConfig) -> Driver:
 
 
 def _server(settings: Settings, url: str, api_key: str = "") -> LlamaCpp:
-    return LlamaCpp(
-        url,
-        timeout=settings.timeout,
-        connect_timeout=settings.connect_timeout,
-        tick=settings.sse_ping_interval,
-        api_key=api_key,
-        lenient=settings.ignore_unsupported,
-    )
+    return LlamaCpp(url, api_key=api_key, **_server_options(settings))
+
+
+def _launched(settings: Settings, model: ModelConfig, url: str) -> LlamaCpp | OpenAIServer:
+    """The driver for a server that was started here."""
+    if model.kind != "openai":
+        return _server(settings, url)
+    api = url if url.endswith("/v1") else f"{url}/v1"
+    return OpenAIServer(api, model=model.server_model, **_server_options(settings))
 
 
 def _openai(settings: Settings, config: BackendConfig) -> Driver:
-    return OpenAIServer(
-        config.url,
-        model=config.model,
-        timeout=settings.timeout,
-        connect_timeout=settings.connect_timeout,
-        tick=settings.sse_ping_interval,
-        api_key=config.api_key or "",
-        lenient=settings.ignore_unsupported,
-    )
+    options = _server_options(settings)
+    return OpenAIServer(config.url, model=config.model, api_key=config.api_key or "", **options)
 
 
-def _host(settings: Settings) -> ModelHost:
+def _server_options(settings: Settings) -> dict[str, Any]:
+    """The options of every driver for a server with a URL."""
+    return {
+        "timeout": settings.timeout,
+        "connect_timeout": settings.connect_timeout,
+        "tick": settings.sse_ping_interval,
+        "lenient": settings.ignore_unsupported,
+    }
+
+
+def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> ModelHost:
     """The host of the models that are started here, and after a reload perhaps of the first."""
+    keeper = None
+    if isinstance(scheduler, LocalScheduler) and settings.slot_disk:
+        folder = Path(settings.data) if settings.data else data_folder()
+        keeper = SlotKeeper(scheduler.saved_slots, folder / SLOTS)
     return ModelHost(
-        partial(_server, settings),
+        partial(_launched, settings),
         room=Room(Limits(settings.memory_bytes, settings.models_max), settings.swap_wait),
         deadline=settings.health_deadline,
         max_waiting=max(1, settings.max_queue),
+        needs=storage.model_needs,
+        cards=Cards(settings.gpu_memory_bytes),
+        keeper=keeper,
     )
 
 
@@ -302,6 +321,7 @@ def _hosted(settings: Settings, config: BackendConfig, model: HostedModel) -> Ba
         config=config,
     )
     backend.aliases = model.config.aliases
+    backend.unlisted = model.config.unlisted
     model.on_change = backend.wake.set
     return backend
 

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+SLOTS = "slots"  # the folder of saved slots
 DATABASE, INDEX, RESPONSES = FILES = ("slotproxy.db", "index.db", "responses.sqlite")
 
 

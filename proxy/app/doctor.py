@@ -1,4 +1,4 @@
-"""``slotproxy doctor``: checks the settings, the backends and what is kept, without serving.
+"""``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
 
 It takes the flags, variables and file of the server. Nothing is changed: no database is created or
 upgraded, and of each backend no more is asked than at the start of the server.

@@ -40,12 +40,10 @@ class Prompters:
         """The first backend of the pool that reports a template determines it for the whole pool,
         so that an old server gets the template of a newer one. If all of them render prompts
         themselves, none is needed."""
-        reported, known = None, [b.caps for b in self._registry.pool(model) if b.caps is not None]
-        for caps in known:
-            if reported is None and caps.template:
-                reported = caps
+        known = [b.caps for b in self._registry.pool(model) if b.caps is not None]
         if known and all(caps.native for caps in known):
             return Unrendered()
+        reported = next((caps for caps in known if caps.template), None)
         key = ("", "", "", True)
         if reported is not None:
             source = reported.template if self._auto else ""

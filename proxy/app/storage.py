@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # these import SQLAlchemy
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
     from ..store.conversations import ConversationStore
+    from ..store.model_needs import ModelNeeds
     from ..store.sessions import SessionStore
     from .stores import Stores
 
@@ -86,6 +87,10 @@ class LazyServices:
     @property
     def sessions(self) -> SessionStore | None:
         return self._lazy(lambda stores: stores.sessions) if self._has_knowledge else None
+
+    @property
+    def model_needs(self) -> ModelNeeds | None:
+        return self._lazy(lambda stores: stores.model_needs) if self._has_knowledge else None
 
     def responses(self) -> ResponseStore:
         """Raises SettingsError if the settings need a database that cannot be opened."""

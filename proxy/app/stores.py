@@ -26,10 +26,11 @@ from ..store.database_responses import DatabaseResponses
 from ..store.file_store import FileStore
 from ..store.former_responses import move_from_file, move_within
 from ..store.knowledge import KnowledgeStore
+from ..store.model_needs import ModelNeeds
 from ..store.outage import outage
 from ..store.quota import Quota
 from ..store.sessions import SessionStore
-from .data_folder import DATABASE, FILES, INDEX, RESPONSES
+from .data_folder import DATABASE, FILES, INDEX, RESPONSES, SLOTS
 
 
 class Stores:
@@ -52,7 +53,7 @@ class Stores:
         self._closing = closing
         self._quota = Quota(settings.quota_files, settings.quota_documents, settings.quota_bytes)
         try:
-            private_files.folder(folder, FILES)
+            private_files.folder(folder, (*FILES, SLOTS))
             url = settings.database or f"sqlite:///{folder / DATABASE}"
             self._database = _opened(url, settings, closing)
         except OSError as error:
@@ -74,6 +75,10 @@ class Stores:
     @cached_property
     def sessions(self) -> SessionStore:
         return SessionStore(self._database)
+
+    @cached_property
+    def model_needs(self) -> ModelNeeds:
+        return ModelNeeds(self._database)
 
     @cached_property
     def vector_stores(self) -> VectorStores:
@@ -100,7 +105,7 @@ class Stores:
     def _index(self) -> Index:
         file = self._folder / INDEX
         if not self._settings.database.startswith("postgresql"):
-            private_files.folder(self._folder, FILES)
+            private_files.folder(self._folder, (*FILES, SLOTS))
             private_files.database(file)
         shelf = open_shelf(self._database.engine, file)
         index = Index(shelf, self._embed if self._embedder else None)

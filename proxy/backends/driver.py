@@ -166,9 +166,12 @@ class Driver(ABC):
 
     # for a server with `slot_save`, with `metrics`, or that reports the bytes of each token
 
-    def slot_action(self, action: SlotAction, slot: int, file: str) -> tuple[int, int]:
+    def slot_action(
+        self, action: SlotAction, slot: int, file: str, seconds: float | None = None
+    ) -> tuple[int, int]:
         """Save a slot to a file of this name on the server, restore it from there, or erase it.
-        Returns the number of tokens and bytes moved."""
+        Returns the number of tokens and bytes moved. Raises UpstreamTimeout after so many seconds,
+        by default the longest silence."""
         raise Unsupported("this model's backend cannot save slots")
 
     def counters(self) -> dict[str, float]:
@@ -215,14 +218,24 @@ class Driver(ABC):
         """Expected seconds until the model is loaded, 0 if it is."""
         return 0.0
 
+    @property
+    def leaving(self) -> bool:
+        """Whether its model is about to be unloaded, so that requests wait for the next load."""
+        return False
+
+    @property
+    def keeps_files(self) -> bool:
+        """Whether its saved slots stay valid when its server restarts."""
+        return False
+
     def refresh(self) -> tuple[Capabilities, bool]:
         """What is known of the model, and whether its slots lost their content since the last call.
         Neither loads nor wakes the model."""
         raise NotImplementedError
 
-    def load(self, cancel: Cancel) -> Iterator[None]:
+    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
         """Wait until the result of `refresh` is not provisional, loading the model if necessary.
-        Yields at every tick."""
+        Yields at every tick. `key` is the name of the API key that asks."""
         raise NotImplementedError
 
     def loading(self) -> str:

@@ -97,7 +97,7 @@ class HeldTokens:
         return len(self._tokenize(mark)) == 1
 
     def _split(self, mark: str, pieces: list[str], rest: str) -> list[list[int]] | None:
-        """The ids of each piece and of the rest. None if they cannot be told apart."""
+        """The ids of each piece and of the rest. None if they cannot be separated."""
         ids = self._tokenize(mark + mark.join((*pieces, rest)))
         if not ids:
             return None

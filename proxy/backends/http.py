@@ -293,7 +293,8 @@ class Exchange:
         if data is None:
             return 0
         if data:
-            self._message = b""  # the answer has begun, so the request must not be sent again
+            # The answer has begun, so the request must not be sent again.
+            self._message = self._rest = b""
             try:
                 assert self._parser is not None
                 self._parser.feed_data(data)

@@ -228,7 +228,7 @@ class LlamaCpp(Driver):
                     self._joins = msgspec.json.decode(data, type=_Answered).slot_id >= 0
                 except msgspec.DecodeError:
                     self._joins = False
-                time.sleep(FREED)
+                time.sleep(FREED)  # or the server has no slot yet for the prompt itself
             return self._joins
 
         room = (caps.n_ctx or 1 << 30) - (task.max_tokens or 0)
@@ -298,9 +298,11 @@ class LlamaCpp(Driver):
     ) -> Ranked:
         return vectors.rerank(self._ask, query, documents, caps, cancel)
 
-    def slot_action(self, action: SlotAction, slot: int, file: str) -> tuple[int, int]:
+    def slot_action(
+        self, action: SlotAction, slot: int, file: str, seconds: float | None = None
+    ) -> tuple[int, int]:
         body = {"filename": file} if file else {}
-        data = self._post(f"/slots/{slot}?action={action}", body, short=True)
+        data = self._post(f"/slots/{slot}?action={action}", body, short=True, timeout=seconds)
         try:
             moved = lenient.decode(data, servercpp.SlotMoved)
         except lenient.WireFault:

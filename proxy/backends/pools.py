@@ -30,8 +30,8 @@ class Backend:
     last answer; `users` counts the attempts under way on it. `presumed` is its model until it
     reports one: that of the backend whose name it took over. `router` is set if its address has
     several models; it then serves nothing itself. `host` is that backend for each of these models,
-    and `aliases` are other names of its model. Fields are replaced whole, so readers need no
-    lock."""
+    and `aliases` are other names of its model. `unlisted`: lists of models leave it out.
+    Fields are replaced whole, so readers need no lock."""
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Backend:
         self.host: Backend | None = None
         self.router_of: Backend | None = None  # the backend whose router its driver uses
         self.aliases: tuple[str, ...] = ()
+        self.unlisted = False
         self.awaits = 0.0  # expected seconds until its model is loaded, as last reported
 
     @property
@@ -121,6 +122,7 @@ class Backend:
             pins=not ram,
             cache_kind="ram" if ram else "files" if files else "nothing",
             release_delay=0.0 if caps is None or caps.queues else SETTLE,
+            keeps_files=self.driver.keeps_files,
         )
 
     @property
@@ -187,9 +189,13 @@ class BackendPools:
         return self._named
 
     def names(self) -> tuple[str, ...]:
-        """The names in /v1/models: the aliases if the only model has some, otherwise the models."""
-        models = self.models()
-        return self._aliases if self._aliases and len(models) == 1 else models
+        """The names in /v1/models: the aliases if the only model has some, otherwise the models
+        that are listed."""
+        return self._aliases if self._aliases and len(self.models()) == 1 else self.listed()
+
+    def listed(self) -> tuple[str, ...]:
+        """The models without those that lists leave out."""
+        return tuple(m for m in self._named if not all(b.unlisted for b in self._pools.get(m, ())))
 
     def resolve(self, name: str) -> tuple[str, str]:
         """The pool and the name to answer with, for the model name in a request.
@@ -206,7 +212,8 @@ class BackendPools:
         if name in self._also:
             return self._also[name], name
         if not name or (len(models) == 1 and not self._strict):
-            return self._first(models), self.names()[0] if len(models) == 1 else self._first(models)
+            first = self._first(models)
+            return first, (self.names() or models)[0] if len(models) == 1 else first
         if self._default in models and not self._strict:
             return self._default, self._default
         raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")
@@ -239,9 +246,12 @@ class BackendPools:
         return next((status for status in order if status in statuses), "unloaded")
 
     def unknown(self, model: str) -> bool:
-        """Whether a model must be loaded first because nothing is known about it."""
+        """Whether a model must be loaded first: nothing is known about it, or it is about to be
+        unloaded."""
         pool = self._pools.get(model, ())
-        return bool(pool and pool[0].up and pool[0].provisional)
+        if not (pool and pool[0].up):
+            return False
+        return pool[0].provisional or pool[0].driver.leaving
 
     @property
     def ready(self) -> bool:

@@ -30,9 +30,7 @@ from .http import ConnectionPool
 
 Answer = dict[str, Any]
 
-# It stays in a slot, and a server of 2023 wrongly evaluates a prompt that is the beginning of what
-# its slot holds. So it must not begin as a prompt that somebody sends.
-PROMPT = "slotproxy"
+PROMPT = "Hi"
 KEPT = " ".join(str(n * n) for n in range(2, 26))
 GET_TIMEOUT = 5.0  # seconds for a whole answer
 ROUTER = "router"  # the dialect of a llama-server that manages several models

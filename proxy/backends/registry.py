@@ -199,7 +199,7 @@ class Registry(BackendPools):
             backend.router.close()
         backend.driver.close()
 
-    def load(self, model: str, cancel: Cancel) -> Iterator[str]:
+    def load(self, model: str, cancel: Cancel, key: str = "") -> Iterator[str]:
         """Load a model that is `unknown`. Yields a notice for the waiting request at every tick.
         Raises like `Driver.load`."""
         reason: GatewayError | None = None
@@ -207,7 +207,7 @@ class Registry(BackendPools):
             if not (backend.up and backend.status):
                 continue
             try:
-                for _ in backend.driver.load(cancel):
+                for _ in backend.driver.load(cancel, key):
                     yield backend.driver.loading()
             except UpstreamFault as error:
                 reason = error

@@ -393,7 +393,7 @@ class RoutedModel(LlamaCpp):
         part = self.progress
         return f"loading {self.name}" + (f", {part:.0%}" if part is not None else "")
 
-    def load(self, cancel: Cancel) -> Iterator[None]:
+    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
         """Load the model until its properties are known; one request at a time does it. Raises
         UpstreamFault if the load failed, BackendDown, UpstreamTimeout, Cancelled."""
         end = time.monotonic() + self.timeout

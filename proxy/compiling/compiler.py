@@ -25,7 +25,7 @@ from ..core.request import CompletionRequest
 from ..errors import InvalidParameter, QueueFull, UpstreamFault, UpstreamTimeout
 from ..gbnf import NEW, GrammarLimits
 from ..prompting import constraints
-from ..prompting.constraints import document_schema
+from ..prompting.constraints import BoundGrammar, document_schema
 from ..prompting.output_validation import Validator
 from ..prompting.work import (
     Bind,
@@ -49,6 +49,7 @@ SECONDS = 30.0  # for a child, including the wait for one; its budget takes less
 LAST = 30.0  # for a job that validates an answer, which would otherwise be lost
 KEPT = 32 << 20  # bytes of cached results
 AT_ONCE = 2  # children
+GARBAGE = 200_000  # values made since the last collection
 TICK = 0.1  # seconds between two checks whether the client has left
 TOO_MANY = "too many large schemas are being compiled"
 VALIDATION = "proxy.prompting.validation"
@@ -168,22 +169,23 @@ compiler = Compiler()
 
 def grammar(
     bound: constraints.Constraint, limits: GrammarLimits, cancel: Cancel | None = None
-) -> str:
-    """The GBNF text of a constraint. Raises InvalidParameter, QueueFull, Cancelled."""
-    return _text(Bind(bound, limits.name), cancel)
+) -> BoundGrammar:
+    """The grammar of a constraint. Raises InvalidParameter, QueueFull, Cancelled."""
+    result = _accepted(Bind(bound, limits.name), cancel)
+    return BoundGrammar(result.text, result.schema_gaps, result.tool_gaps)
 
 
 def own_grammar(text: str, limits: GrammarLimits = NEW, cancel: Cancel | None = None) -> str:
     """A client's own grammar, in a form that servers with these limits accept. Raises
     InvalidParameter, QueueFull, Cancelled."""
-    return _text(ReadGrammar(text, limits.name), cancel)
+    return _accepted(ReadGrammar(text, limits.name), cancel).text
 
 
-def _text(job: Bind | ReadGrammar, cancel: Cancel | None) -> str:
+def _accepted(job: Bind | ReadSchema | ReadGrammar, cancel: Cancel | None) -> CompileResult:
     result = compiler.outcome(job, cancel)
     if result.reason:
         raise InvalidParameter(result.param, result.reason)
-    return result.text
+    return result
 
 
 class BySchema(msgspec.Struct, frozen=True):
@@ -210,10 +212,7 @@ class ByGrammar(msgspec.Struct, frozen=True):
 
 def by_schema(schema: bytes, cancel: Cancel | None = None) -> BySchema:
     """The validator for a schema in JSON. Raises InvalidParameter, QueueFull, Cancelled."""
-    result = compiler.outcome(ReadSchema(schema), cancel)
-    if result.reason:
-        raise InvalidParameter(result.param, result.reason)
-    return BySchema(schema, result.unchecked, cancel)
+    return BySchema(schema, _accepted(ReadSchema(schema), cancel).unchecked, cancel)
 
 
 def judged(request: CompletionRequest, cancel: Cancel | None = None) -> Validator | None:
@@ -226,11 +225,22 @@ def judged(request: CompletionRequest, cancel: Cancel | None = None) -> Validato
     return ByGrammar(grammar, cancel) if grammar else None
 
 
-def _begin(setup: Any) -> Callable[[Any], Any]:
-    """In a child: lower its priority and limit its memory. A job makes many values and few cycles,
-    so the collector, which takes up to a third of a job, runs seldom."""
+def collect_between_jobs() -> None:
+    """Let the garbage collector rest during jobs: one makes many values and few cycles, and the
+    collector takes up to a third of it."""
     gc.freeze()
-    gc.set_threshold(200_000)
+    gc.disable()
+
+
+def collect() -> None:
+    """Collect garbage, if there is much of it."""
+    if gc.get_count()[0] > GARBAGE:
+        gc.collect()
+
+
+def _begin(setup: Any) -> Callable[[Any], Any]:
+    """In a child: lower its priority and limit its memory."""
+    collect_between_jobs()
     if sys.platform != "win32":
         os.nice(5)
     limit(MEMORY)
@@ -247,4 +257,4 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
 
 if __name__ == "__main__":
     confine(network=False)
-    serve(_begin)
+    serve(_begin, after=collect)

@@ -67,6 +67,8 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
             raise wrong("workers", why)
     if settings.model and (why := no_models_here(settings)):
         raise wrong("model", why)
+    if settings.watch_config and not (settings.config_file or settings.models_dir):
+        raise wrong("watch_config", "watches the file of --config, or the folder of --models-dir")
     if settings.server == "gunicorn" and sys.platform == "win32":
         raise wrong("server", "gunicorn does not run on Windows; use waitress")
     if not settings.host:
@@ -89,8 +91,8 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     backends = settings.backends
     if not backends:
         raise wrong("llama_api", "no backend is left")
-    for field in ("address", "name"):
-        seen = [getattr(value, field) for value in backends]
+    targets, named = [one.target for one in backends], [one.name for one in backends]
+    for field, seen in (("address", targets), ("name", named)):
         for value in seen:
             if seen.count(value) > 1:
                 plain = "chatglm_model" if settings.chatglm_model else "llama_api"

@@ -138,6 +138,21 @@ def in_bytes(value: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].lower() or "b"]) if found else 0
 
 
+def sizes(value: str) -> str:
+    for one in value.split(",") if value else ():
+        if not _size(one.strip()):
+            raise ValueError(
+                "expected a size for each graphics card, such as 24GiB or 24GiB,16GiB, got"
+                f" {value!r}"
+            )
+    return value
+
+
+def each_in_bytes(value: str) -> tuple[int, ...]:
+    """The bytes of `sizes`."""
+    return tuple(in_bytes(one.strip()) for one in value.split(",") if one.strip())
+
+
 def _size(value: str) -> re.Match[str] | None:
     return re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?((?:[kmgt]i)?b|)", value, re.IGNORECASE)
 

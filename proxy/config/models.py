@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from .forms import in_bytes, size
+from . import macros
+from .forms import each_in_bytes, in_bytes, size, sizes, url
 
 PORT, PID = "${PORT}", "${PID}"
+LOOPBACK = f"http://127.0.0.1:{PORT}"
 MAX_FILES = 1000  # models of a folder
 MAX_NAME = 200  # characters of a model's name
+PROTECTED = ("model", "stream")  # fields of a request that no table sets or removes
 _Text = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 _Seconds = Annotated[float, Meta(ge=0, le=86400 * 365)]
 _Limit = Annotated[float, Meta(gt=0, le=86400)]
@@ -24,11 +27,19 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A ``[[model]]`` table of the file: a model whose server is a command of the operator.
 
     `command` and `stop` are words for the system, not for a shell; in the file, a text is split
-    like a shell's. ``${PORT}`` in `command` and in the values of `environment` is the port on which
-    the server must listen, ``${PID}`` in `stop` its process. `check` is the path that answers 200
-    once the server is ready; empty: any answer but 503. `ttl` is after how many idle seconds the
-    server is stopped, 0 for never. `memory` is what it needs, as ``4GiB``; empty: estimated, then
-    measured. `pin`: it never gives way to another model."""
+    like a shell's. ``${PORT}`` in `command`, `url` and the values of `environment` is the port on
+    which the server must listen, ``${PID}`` in `stop` its process. `url` is where it listens. A
+    server of the kind `openai` has OpenAI's API there, and `server_model` is what it calls the
+    model; empty: the only one that it lists. `check` is the path that answers 200 once the server
+    is ready; empty: any answer but 503. `ttl` is after how many idle seconds the server is stopped,
+    0 for never. `preload`: it is loaded when the gateway starts. `memory` is what it needs, as
+    ``4GiB``; empty: estimated, then measured. `gpu_memory` is the same for its graphics cards, of
+    all together, or of each, as ``4GiB,2GiB``. `pin`: it never gives way to another model. At most
+    `concurrency` requests run at once, if it is above 0. `title`, `description` and `metadata` are
+    shown in lists of models, unless it is `unlisted`. `strip` are fields removed from requests,
+    `set` those set in them, and `set_by_alias` those set for requests that name an alias.
+    `save_slots`: the flags with which a llama-server saves its slots are added to the command, if
+    the server lists them."""
 
     name: _Text
     command: tuple[str, ...]
@@ -43,21 +54,57 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     slots: Annotated[int, Meta(ge=0, le=1024)] = 0
     ctx_size: Annotated[int, Meta(ge=0)] = 0
     memory: str = ""
+    gpu_memory: str = ""
     pin: bool = False
+    save_slots: bool = False
+    kind: Literal["llamacpp", "openai"] = "llamacpp"
+    url: str = LOOPBACK
+    server_model: str = ""
+    preload: bool = False
+    concurrency: Annotated[int, Meta(ge=0, le=1024)] = 0
+    title: str = ""
+    description: str = ""
+    metadata: dict[str, Any] = {}
+    unlisted: bool = False
+    strip: tuple[str, ...] = ()
+    set: dict[str, Any] = {}
+    set_by_alias: dict[str, dict[str, Any]] = {}
+
+    @property
+    def places(self) -> int:
+        """The parallel requests that the table sets, 0 if the server is asked."""
+        return min(self.slots, self.concurrency) if self.concurrency else self.slots
+
+    @property
+    def has_preset(self) -> bool:
+        """Whether it changes requests."""
+        return bool(self.strip or self.set or self.set_by_alias)
 
     @property
     def memory_bytes(self) -> int:
         return in_bytes(self.memory)
 
+    @property
+    def gpu_memory_bytes(self) -> tuple[int, ...]:
+        return each_in_bytes(self.gpu_memory)
+
     def __repr__(self) -> str:  # the command and the environment may contain keys
         return f"ModelConfig({self.name!r})"
 
 
-def read(raw: Any) -> tuple[ModelConfig, ...]:
-    """The models of the file. Raises ValueError, whose message names the model."""
+def read(
+    raw: Any, shared: Mapping[str, macros.Value] = {}, environ: Mapping[str, str] = {}
+) -> tuple[ModelConfig, ...]:
+    """The models of the file; `shared` are the macros of all. Raises ValueError, whose message
+    names the model."""
     if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
         raise ValueError("expected [[model]] tables")
-    models = tuple(_model(item, number) for number, item in enumerate(raw, start=1))
+    return checked(_filled(item, n, shared, environ) for n, item in enumerate(raw, start=1))
+
+
+def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
+    """The models of tables whose macros are filled in. Raises ValueError."""
+    models = tuple(_model(table, number) for number, table in enumerate(tables, start=1))
     names = [name for model in models for name in (model.name, *model.aliases)]
     for name in names:
         if names.count(name) > 1:
@@ -65,10 +112,26 @@ def read(raw: Any) -> tuple[ModelConfig, ...]:
     return models
 
 
-def _model(raw: dict[str, Any], number: int) -> ModelConfig:
-    name = raw.get("name")
-    source = repr(name) if isinstance(name, str) and name else str(number)
-    values = dict(raw)
+def _filled(
+    raw: dict[str, Any], number: int, shared: Mapping[str, macros.Value], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    values = {key: value for key, value in raw.items() if key != "macros"}
+    try:
+        own = macros.defined(raw.get("macros", {}), shared)
+        known = macros.for_model(str(raw.get("name")), own, environ)
+        return {key: macros.filled(value, known, environ) for key, value in values.items()}
+    except ValueError as error:
+        raise ValueError(f"{_named(raw, number)}: {error}") from None
+
+
+def _named(table: Mapping[str, Any], number: int) -> str:
+    name = table.get("name")
+    return repr(name[:MAX_NAME]) if isinstance(name, str) and name else str(number)
+
+
+def _model(table: dict[str, Any], number: int) -> ModelConfig:
+    source = _named(table, number)
+    values = dict(table)
     try:
         for key in ("command", "stop"):
             if isinstance(values.get(key), str):
@@ -87,14 +150,31 @@ def _check(model: ModelConfig) -> None:
         raise ValueError("name: contains a control character")
     if not model.command:
         raise ValueError("command: expected a program and its arguments")
-    if not any(PORT in word for word in (*model.command, *model.environment.values())):
-        raise ValueError(f"command: must contain {PORT}, the port for the server to listen on")
+    told = any(PORT in word for word in (*model.command, *model.environment.values()))
+    if PORT in model.url and not told:
+        raise ValueError(
+            f"command: must contain {PORT}, the port for the server to listen on; or set url if its"
+            " port never changes"
+        )
+    try:
+        url(model.url.replace(PORT, "1"))
+    except ValueError as error:
+        raise ValueError(f"url: {error}") from None
+    if model.server_model and model.kind != "openai":
+        raise ValueError('server_model: needs kind = "openai"')
+    for name in (*model.set, *model.strip, *(key for _, key in _set_by_alias(model))):
+        if name in PROTECTED:
+            raise ValueError(f"set, strip: {name} cannot be changed")
+    for alias, _ in _set_by_alias(model):
+        if alias not in (model.name, *model.aliases):
+            raise ValueError(f"set_by_alias: {alias!r} is not one of the aliases")
     if model.check and not re.fullmatch(r"/[!-~]*", model.check):
         raise ValueError(f"check: expected a path like /health, got {model.check!r}")
-    try:
-        size(model.memory)
-    except ValueError as error:
-        raise ValueError(f"memory: {error}") from None
+    for key, check in (("memory", size), ("gpu_memory", sizes)):
+        try:
+            check(getattr(model, key))
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
     if any("\0" in word for word in (*model.command, *model.stop, model.folder)):
         raise ValueError("command: contains a NUL character")
     for name, value in model.environment.items():
@@ -102,33 +182,9 @@ def _check(model: ModelConfig) -> None:
             raise ValueError(f"environment: {name!r} is not a variable that a process can have")
 
 
-def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
-    """A model for each GGUF file of a folder, named by its file. `server` is the command of a
-    llama-server, without model, host and port. Projectors (mmproj) and all but the first part of a
-    split model are no models. Raises ValueError."""
-    try:
-        paths = sorted(Path(folder).glob("*.gguf"))
-    except OSError as error:
-        raise ValueError(f"cannot read {folder}: {error.strerror}") from None
-    if not Path(folder).is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    own = words(server)
-    if not own:
-        raise ValueError("--llama-server: expected a program")
-    models = []
-    for path in paths:
-        name = re.sub(r"-00001-of-\d{5}$", "", path.stem)
-        if name.startswith("mmproj") or re.search(r"-\d{5}-of-\d{5}$", name):
-            continue
-        if not (name.isprintable() and len(name) <= MAX_NAME):
-            raise ValueError(f"{path.name!r}: rename this file, its name cannot be a model's")
-        command = (*own, "-m", str(path), "--host", "127.0.0.1", "--port", PORT)
-        models.append(ModelConfig(name=name, command=command, ttl=ttl))
-    if not models:
-        raise ValueError(f"{folder} contains no .gguf file")
-    if len(models) > MAX_FILES:
-        raise ValueError(f"{folder} contains more than {MAX_FILES} models")
-    return tuple(models)
+def _set_by_alias(model: ModelConfig) -> list[tuple[str, str]]:
+    """The aliases with a field that requests for them get."""
+    return [(alias, key) for alias, fields in model.set_by_alias.items() for key in fields]
 
 
 def words(command: str) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[
         str, _one_backend("model name to serve; default: the name the server reports")
     ] = ""
+    aliases: Annotated[tuple[str, ...], _one_backend("other names of the model")] = ()
     kind: Annotated[
         Literal["auto", "llamacpp", "chatglm", "openai"],
         _one_backend(
@@ -73,6 +74,12 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     def address(self) -> str:
         """What it is reached by, for messages: a URL, a file, or the name of a model."""
         return self.url or self.file or f"model:{self.name}"
+
+    @property
+    def target(self) -> str:
+        """Its address, and its model if the address has several."""
+        is_one_of_several = self.kind == "openai" and self.model
+        return f"{self.address} {self.model}" if is_one_of_several else self.address
 
 
 class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -191,11 +198,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             forms.size,
         ),
     ] = ""
+    gpu_memory: Annotated[
+        str,
+        _models(
+            "memory of each graphics card for models that are started here, as 24GiB or"
+            " 24GiB,16GiB; empty: all, where nvidia-smi tells it, otherwise unlimited",
+            forms.sizes,
+        ),
+    ] = ""
     swap_wait: Annotated[
         float,
         _models(
-            "seconds that a model without room waits for others to be idle; then they take no new"
-            " requests until it was loaded",
+            "most seconds that a model without room waits for idle ones; then busy ones take"
+            " no new requests, and end after their answers",
             ge=0,
             le=86400,
         ),
@@ -374,6 +389,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_class: Annotated[Literal["gevent", "gthread"], _serving("gunicorn worker class")] = (
         "gevent"
     )
+    watch_config: Annotated[
+        bool,
+        _serving(
+            "apply a changed settings file, or folder of --models-dir, within seconds, as SIGHUP"
+            " does"
+        ),
+    ] = False
     workers: Annotated[int, _serving("worker processes; more than 1 requires --state", ge=1)] = 1
     state: Annotated[
         Secret,
@@ -535,13 +557,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"], _logging("minimum log level")
     ] = "info"
 
-    # Not settings (no help, so no flag): what load() read from the two files, and whether any
-    # backend was named.
+    # Not settings (no help, so no flag): what load() read from the two files, whether any backend
+    # was named, and the path of the settings file.
     backend: tuple[BackendConfig, ...] = ()
     model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()
     file_keys: tuple[ApiKey, ...] = ()
     names_backend: bool = False
+    config_file: str = ""
     warnings: tuple[str, ...] = ()  # to print at the start
 
     @property
@@ -560,7 +583,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             BackendConfig(
                 name=model.name,
                 model=model.name,
-                slots=model.slots,
+                slots=model.places,
                 ctx_size=model.ctx_size,
                 launch=model,
             )
@@ -582,6 +605,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def memory_bytes(self) -> int:
         """The memory for models that are started here, 0 for any."""
         return forms.in_bytes(self.memory)
+
+    @property
+    def gpu_memory_bytes(self) -> tuple[int, ...]:
+        """The memory of each graphics card for models that are started here."""
+        return forms.each_in_bytes(self.gpu_memory)
 
     @property
     def sampler_defaults(self) -> dict[str, Any]:

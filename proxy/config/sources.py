@@ -1,4 +1,4 @@
-"""Settings read from flags, environment and a TOML file.
+"""Settings read from flags, environment and a file: TOML, or one of llama-swap or llama-server.
 
 Order: a flag overrides the environment, the environment the file, the file the default. Any mistake
 raises ``SettingsError`` with one line that names the setting as the user wrote it (``--port``,
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -22,8 +22,9 @@ import msgspec
 
 from proxy import __version__
 
-from . import keys, models
+from . import keys, macros, model_presets, models, models_folder
 from .checks import agree, warnings
+from .foreign import Foreign
 from .forms import url
 from .keys import ApiKey
 from .settings import EVERYTHING, GONE_SETTINGS, BackendConfig, McpConfig, Settings, SettingsError
@@ -57,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-    parser.add_argument("--config", metavar="FILE", help="TOML settings file")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)",
+    )
     groups: dict[str, Any] = {}
     for row in table():
         if row.group not in groups:
@@ -94,11 +99,33 @@ def _read_text(path: str, source: str) -> str:
         raise SettingsError(f"{source}: cannot read {path}: {reason}") from None
 
 
-def _from_file(path: str, source: str) -> dict[str, Any]:
+def _from_file(
+    path: str, source: str, environ: Mapping[str, str], given: Callable[[str], Any]
+) -> Foreign:
+    """What a file says, by its ending or else as TOML: llama-swap's configuration (YAML),
+    llama-server's presets (INI), or our own settings (TOML). `given` returns a setting of the flags
+    and the environment."""
+    text = _read_text(path, source)
+    kind = Path(path).suffix.lower()
+    try:
+        if kind in (".yaml", ".yml"):
+            from . import llama_swap  # late: few need the YAML library
+
+            return llama_swap.read(text, environ)
+        if kind == ".ini":
+            server, folder, ttl = map(given, ("llama_server", "models_dir", "models_ttl"))
+            found = models_folder.of_folder(folder, server, ttl) if folder else ()
+            return model_presets.read(text, server, found)
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    return Foreign(_from_toml(path, text, environ))
+
+
+def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """The values of a TOML file by name; ``backend``, ``model`` and ``mcp`` hold the tables of
     these names."""
     try:
-        document = tomllib.loads(_read_text(path, source))
+        document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: {error}") from None
     rows = {row.name: row for row in table()}
@@ -110,15 +137,27 @@ def _from_file(path: str, source: str) -> dict[str, Any]:
         elif name == "mcp":
             values[name] = _mcp(raw, path)
         elif name == "model":
-            try:
-                values[name] = models.read(raw)
-            except ValueError as error:
-                raise SettingsError(f"{path}: model {error}") from None
+            values[name] = _models(raw, document.get("macros", {}), path, environ)
+        elif name == "macros":
+            continue  # of the models
         elif name in rows:
             values[name] = read_value(rows[name], raw, f"{path}: {key}")
         else:
-            raise _no_such(path, key, [*rows, "backend", "mcp", "model"])
+            raise _no_such(path, key, [*rows, "backend", "macros", "mcp", "model"])
     return values
+
+
+def _models(
+    raw: Any, shared: object, path: str, environ: Mapping[str, str]
+) -> tuple[models.ModelConfig, ...]:
+    try:
+        common = macros.defined(shared)
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    try:
+        return models.read(raw, common, environ)
+    except ValueError as error:
+        raise SettingsError(f"{path}: model {error}") from None
 
 
 def _backends(raw: Any, path: str) -> tuple[BackendConfig, ...]:
@@ -171,7 +210,7 @@ def _with_folder(values: Mapping[str, Any], source: str) -> tuple[models.ModelCo
     taken = {name for model in own for name in (model.name, *model.aliases)}
     server = values.get("llama_server", Settings().llama_server)
     try:
-        found = models.of_folder(values["models_dir"], server, values.get("models_ttl", 0.0))
+        found = models_folder.of_folder(values["models_dir"], server, values.get("models_ttl", 0.0))
     except ValueError as error:
         raise SettingsError(f"{source}: {error}") from None
     return (*own, *(model for model in found if model.name not in taken))
@@ -183,6 +222,16 @@ def _read_keys(path: str, source: str) -> tuple[ApiKey, ...]:
         return keys.read(text, path)
     except ValueError as error:
         raise SettingsError(f"{source}: {error}") from None
+
+
+def _given(flags: Mapping[str, Any], environ: Mapping[str, str], name: str) -> Any:
+    """A setting of the flags or the environment, or else its default."""
+    (row,) = (row for row in table() if row.name == name)
+    if name in flags:
+        return read_value(row, flags[name], row.flag)
+    if environ.get(row.variable):
+        return read_value(row, environ[row.variable], row.variable)
+    return row.default
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -197,13 +246,15 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     flags = vars(parsed)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    found = Foreign({})
 
     for config, source in (
         (flags.pop("config", ""), "--config"),
         (environ.get(ENV_PREFIX + "CONFIG", ""), ENV_PREFIX + "CONFIG"),
     ):
         if config:
-            values = _from_file(config, source)
+            found = _from_file(config, source, environ, partial(_given, flags, environ))
+            values = dict(found.values)
             sources = {name: f"{config}: {name}" for name in values}
             break
 
@@ -224,6 +275,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         if source:
             values[row.name], sources[row.name] = read_value(row, raw, source), source
 
+    if found.models_max and "models_max" not in values and not values.get("memory"):
+        values["models_max"] = found.models_max
     if values.get("models_dir"):
         values["model"] = _with_folder(values, sources["models_dir"])
     named = {"llama_api", "chatglm_model", "backend", "model"} & values.keys()
@@ -239,11 +292,13 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     if "llama_api" not in named and any(values.get(name) for name in named):
         values["llama_api"] = ()  # the default address only applies if no backend is named
     values["names_backend"] = bool(named)
+    values["config_file"] = config
     if values.get("all"):
         values = {**dict.fromkeys(EVERYTHING, True), **values}
     if values.get("api_key_file"):
         values["file_keys"] = _read_keys(values["api_key_file"], sources["api_key_file"])
-    values["warnings"] = warnings(values, sources, config)
+    notes = (f"{config}: {note}" for note in found.notes)
+    values["warnings"] = (*warnings(values, sources, config), *notes)
     return agree(Settings(**values), sources)
 
 

@@ -20,8 +20,11 @@ class Task(Struct, frozen=True, kw_only=True):
     of the context. `tool_form` is the format in which the model writes tool calls, "" without
     tools. `thinks`: the model may write reasoning before its answer. `backend_templates`: the
     backend gets the request's messages and renders the prompt itself. `media`: the kinds of media
-    in the messages. `unknown_template`: slotproxy does not know the family of the chat template, so
-    a backend that can render the prompt itself is preferred. `request` is the original request."""
+    in the messages. `schema_gaps` and `tool_gaps` are the keywords that the answer's grammar leaves
+    out of the document's schema and of the parameters of tools. `unknown_template`: slotproxy does
+    not know the family of the chat template, so a backend that can render the prompt itself is
+    preferred. `key` is the name of the API
+    key. `request` is the original request."""
 
     prompt: str | tuple[int, ...]
     boundaries: tuple[int, ...] = ()
@@ -36,7 +39,10 @@ class Task(Struct, frozen=True, kw_only=True):
     thinks: bool = False
     backend_templates: bool = False
     media: frozenset[str] = frozenset()
+    schema_gaps: tuple[str, ...] = ()
+    tool_gaps: tuple[str, ...] = ()
     unknown_template: bool = False
+    key: str = ""
     request: CompletionRequest = CompletionRequest()
 
     @property

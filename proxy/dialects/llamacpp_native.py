@@ -44,6 +44,26 @@ def status(value: str) -> dict[str, Any]:
     return {"value": value}
 
 
+def model_event(name: str, value: str) -> bytes:
+    """An event of a router's /models/sse: a model has another state. A failed load ends with an
+    exit code."""
+    data: dict[str, Any] = {"status": value}
+    if value in ("failed", "unloaded"):
+        data = {"status": "unloaded", "exit_code": int(value == "failed")}
+    return _event({"model": name, "event": "model_status", "data": data})
+
+
+def models_reload() -> bytes:
+    """An event of a router's /models/sse: the list of models has changed."""
+    return _event({"model": "*", "event": "models_reload"})
+
+
+def architecture(*, vision: bool, audio: bool) -> dict[str, Any]:
+    """What a model takes and returns, in a router's /v1/models."""
+    kinds = ["text", *(["image"] if vision else []), *(["audio"] if audio else [])]
+    return {"input_modalities": kinds, "output_modalities": ["text"]}
+
+
 def parse(body: Body) -> CompletionRequest:
     """Parses a body of /completion. Raises InvalidParameter."""
     return CompletionRequest(prompts=prompts(body.get("prompt")), **_common(body))

@@ -21,10 +21,12 @@ from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, U
 from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
 from ..prompting.calling import special_marks
+from ..prompting.constraints import BoundGrammar
 from ..prompting.reasoning import KIN
 from ..prompting.toolcalls import FORMS, CallFormat
 from ..runtime.cancel import Cancel
 
+PATTERNS = ("pattern", "patternProperties")
 SURELY = 8  # bytes per token: a prompt with more for each token of the context is too long
 
 
@@ -58,10 +60,10 @@ def adapt_to_backend(
         backend.vocabulary.check_harmless(biased, caps, "logit_bias")
     n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
     sampling = dict(task.sampling)
-    grammar = "" if task.is_unconstrained else _grammar(task, caps, cancel)
-    if grammar:
-        sampling["grammar"] = grammar
-    if (grammar or task.tool_form) and not caps.queues:
+    bound = BoundGrammar("") if task.is_unconstrained else _grammar(task, caps, cancel)
+    if bound.text:
+        sampling["grammar"] = bound.text
+    if (bound.text or task.tool_form) and not caps.queues:
         _may_end(sampling)
     if caps.modern_sampling:
         for name in filter(sampling.__contains__, WINDOWS):
@@ -73,7 +75,13 @@ def adapt_to_backend(
                 # There may be a second run, so the first, cut short, must have reported what was
                 # cached.
                 sampling["timings_per_token"] = True
-    return msgspec.structs.replace(task, max_tokens=n, sampling=sampling)
+    return msgspec.structs.replace(
+        task,
+        max_tokens=n,
+        sampling=sampling,
+        schema_gaps=bound.schema_gaps,
+        tool_gaps=bound.tool_gaps,
+    )
 
 
 def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> None:
@@ -102,25 +110,40 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
         must_fit(task, n_ctx, first.counter, cancel)
     except (UpstreamFault, UpstreamTimeout):
         return  # placing the task will meet the same fault, and try elsewhere
-    for text in (task.prompt, task.suffix):
-        if isinstance(text, str) and (count := first.counter.known(text)):
-            for other in up[1:]:
+    for other in up[1:]:
+        for text in (task.prompt, task.suffix):
+            if isinstance(text, str) and (count := first.counter.known(text)):
                 other.counter.remember(text, count)
 
 
-def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> str:
-    """The grammar of the answer, the client's own or a compiled one; "" for none."""
+def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGrammar:
+    """The grammar of the answer, the client's own or a compiled one; its text is "" for none. If a
+    grammar may follow when a call begins, its gaps are told already."""
     own: str = task.sampling.get("grammar", "")
     if own:
-        return own if caps.modern_sampling else _old_grammar(own, cancel)
+        return BoundGrammar(own if caps.modern_sampling else _old_grammar(own, cancel))
     bound = _bound(task, caps)
     if bound is None:
-        return ""
+        return BoundGrammar("", tool_gaps=_gaps_of_calls(task, caps, cancel))
     try:
         return compiler.grammar(bound, limits(caps), cancel)
     except InvalidParameter as error:
         # An old server's limits are narrower; a newer one may accept it.
         raise Unsupported(str(error), param=error.param) from None
+
+
+def _gaps_of_calls(task: Task, caps: Capabilities, cancel: Cancel | None) -> tuple[str, ...]:
+    """The keywords that the grammar of a call will leave out, if the model begins one."""
+    form = form_of(task)
+    if form is None:
+        return ()
+    if limits(caps) is NEW:
+        return task.tool_gaps
+    try:
+        bound = constraints.calls_of(task.request, form)
+        return compiler.grammar(bound, limits(caps), cancel).tool_gaps
+    except InvalidParameter:
+        return ()  # an old server's limits are narrower; if a call begins, the answer is an error
 
 
 def _may_end(sampling: dict[str, Any]) -> None:
@@ -196,11 +219,11 @@ def form_of(task: Task) -> CallFormat | None:
     return FORMS[task.tool_form] if task.tool_form else None
 
 
-def validate_constraints(task: Task, cancel: Cancel | None = None) -> None:
-    """Refuse constraints that no backend could enforce, before queueing. Raises InvalidParameter,
-    QueueFull, Cancelled."""
+def validate_constraints(task: Task, cancel: Cancel | None = None) -> BoundGrammar:
+    """Refuse constraints that no backend could enforce, before queueing. Returns the grammar of the
+    answer, or of a call in it, for a new server. Raises InvalidParameter, QueueFull, Cancelled."""
     if task.is_unconstrained:
-        return
+        return BoundGrammar("")
     request = task.request
     form = form_of(task)
     own = task.sampling.get("grammar")
@@ -211,14 +234,16 @@ def validate_constraints(task: Task, cancel: Cancel | None = None) -> None:
     if schema is not None:
         compiler.by_schema(constraints.JSON.encode(schema), cancel)
     bound = constraints.from_start(request, form)
-    if bound is not None:
-        compiler.grammar(bound, NEW, cancel)
-    elif form is not None:
-        compiler.grammar(constraints.calls_of(request, form), NEW, cancel)
+    if bound is None and form is not None:
+        bound = constraints.calls_of(request, form)
+    return BoundGrammar("") if bound is None else compiler.grammar(bound, NEW, cancel)
 
 
-def warnings(task: Task, caps: Capabilities, cancel: Cancel | None = None) -> tuple[str, ...]:
-    """Warnings about ignored parts of a request. Raises QueueFull, Cancelled."""
+def warnings(
+    task: Task, adapted: Task, caps: Capabilities, cancel: Cancel | None = None
+) -> tuple[str, ...]:
+    """Warnings about ignored parts of a request; `adapted` is its task for this backend. Raises
+    QueueFull, Cancelled."""
     messages: list[str] = []
     if "seed" in task.sampling and not caps.honours_seed:
         messages.append("seed is ignored by this backend")
@@ -234,8 +259,18 @@ def warnings(task: Task, caps: Capabilities, cancel: Cancel | None = None) -> tu
     if report.tokens and not caps.modern_sampling:
         messages.append("return_tokens is ignored: this backend does not report token ids")
     schema = None if task.is_unconstrained else constraints.document_schema(task.request)
+    gaps = adapted.schema_gaps
     if schema is not None and compiler.by_schema(constraints.JSON.encode(schema), cancel).unchecked:
         messages.append("a pattern in the schema is not regular and is not enforced")
+        gaps = tuple(word for word in gaps if word not in PATTERNS)
+    if gaps:
+        words = ", ".join(gaps)
+        messages.append(
+            f"no grammar for {words} in the schema: checked when the answer is complete"
+        )
+    if adapted.tool_gaps:
+        words = ", ".join(adapted.tool_gaps)
+        messages.append(f"no grammar for {words} in the tools: not enforced")
     return tuple(messages)
 
 

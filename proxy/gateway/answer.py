@@ -57,7 +57,7 @@ class Answer:
         self._began = context.clock()
         self._first: Choice | None = None
         self._counting = native_lock()
-        self._counted: set[int] = set()  # numbers of the prompts counted so far
+        self._counted: frozenset[int] = frozenset()  # numbers of the prompts counted so far
         unknown = context.registry.unknown(model)
         self._choices: Generator[Choice, None, None] = (
             self._after_load() if unknown else self._all()
@@ -90,7 +90,7 @@ class Answer:
         early; with the model's template they are made again."""
         info = self.info
         try:
-            for note in self._context.registry.load(self.model, self._cancel):
+            for note in self._context.registry.load(self.model, self._cancel, self._caller.key):
                 info.loading = note
                 yield 0, []
             info.loading = ""
@@ -156,7 +156,7 @@ class Answer:
             info.longest = max(info.longest, usage.total)
             if prompt in self._counted:
                 usage = msgspec.structs.replace(usage, prompt=0, cached=0)
-            self._counted.add(prompt)
+            self._counted |= {prompt}
             info.usage += usage
             info.evaluating += end.timings.prompt_ms / 1000
             info.writing += end.timings.predicted_ms / 1000

@@ -109,7 +109,7 @@ class Attempt:
         """`began` is the clock's time at which the request arrived."""
         self.state = State.WAITING
         self._context = context
-        self._task = task
+        self._task = msgspec.structs.replace(task, key=caller.key) if caller.key else task
         self._model = model
         self._caller = caller
         self._info = info
@@ -124,7 +124,8 @@ class Attempt:
         self._adapted: Task  # to the backend of the slot
         self._next: Task  # of the run that starts next, or started last
         self._run: Run | None = None
-        self._text: list[str] = []  # of the runs without a grammar
+        # Of the runs without a grammar, in UTF-8: a list of pieces takes many times as much.
+        self._text = bytearray()
         self._started = False  # the answer has an event
         self._shown = False  # an event was passed on to the client
         self._busy_tries = 0
@@ -144,7 +145,7 @@ class Attempt:
                     batch: Batch = []
                     for batch in run:
                         if streaming and len(batch) == 1 and type(batch[0]) is TextDelta:
-                            text.append(batch[0].text)
+                            text += batch[0].text.encode()
                             if generation.idle:
                                 yield batch
                                 continue
@@ -193,7 +194,8 @@ class Attempt:
         again = self._reason is not None
         while True:
             entry = self._context.scheduler.enter(self._want, again)
-            slot = self._take(entry if isinstance(entry, Lease) else (yield from self._wait(entry)))
+            lease = entry if isinstance(entry, Lease) else (yield from self._wait(entry))
+            slot = yield from self._take(lease)
             if slot is not None:
                 return slot
             again = True
@@ -217,7 +219,7 @@ class Attempt:
         info.first_place = max(info.first_place, lease.place)
         return lease
 
-    def _take(self, lease: Lease) -> LeasedSlot | None:
+    def _take(self, lease: Lease) -> Generator[Batch, None, LeasedSlot | None]:
         """Borrow the backend of a lease and prepare the slot. None if the backend was removed after
         the grant; the lease is released then."""
         context, name = self._context, lease.backend
@@ -231,7 +233,8 @@ class Attempt:
         else:
             self._leased = slot = LeasedSlot(context, lease, backend, backend.caps)
             self._info.backend, self._info.slot = name, slot.number
-            slot.prepare()
+            for _ in slot.prepare(self._cancel):
+                yield []
             return slot
         return None
 
@@ -254,7 +257,7 @@ class Attempt:
         context, info, task = self._context, self._info, self._task
         resumes = self.state is State.RESUMING
         if resumes:
-            task = later_run(task, "".join(self._text), self._tokens.left)
+            task = later_run(task, self._text.decode(), self._tokens.left)
         self._adapted = adapted = adapt_to_backend(
             task, slot.backend, slot.caps, self._cancel, resumes
         )
@@ -265,9 +268,10 @@ class Attempt:
             self._generation.caps, self._generation.later = slot.caps, True
             return
         self._tokens = TokenLedger(limit)
-        self._text, self._started = [], False
+        self._text, self._started = bytearray(), False
         notices = context.scheduler.notices
-        info.warnings = task.request.warnings + warnings(task, slot.caps, self._cancel) + notices
+        told = warnings(task, adapted, slot.caps, self._cancel)
+        info.warnings = task.request.warnings + told + notices
         info.placed = context.clock() - self._began
 
     def _start(self, slot: LeasedSlot) -> Run:
@@ -308,7 +312,9 @@ class Attempt:
             if usage is not last.usage:
                 batch[-1] = msgspec.structs.replace(last, usage=usage)
         else:
-            self._text += [event.text for event in batch if type(event) is TextDelta]
+            for event in batch:
+                if type(event) is TextDelta:
+                    self._text += event.text.encode()
 
     def _on_run_over(self, batch: Batch) -> Batch:
         """Handle the end of a run, or its stop within `batch`. Another run may follow."""
@@ -329,7 +335,7 @@ class Attempt:
         tokens.written = self._count_kept(switch.fresh, batch) if switch.text else 0
         if tokens.left < 1:
             return self._end_at_limit()
-        bound = grammar(switch.bound, limits(slot.caps), self._cancel)
+        bound = grammar(switch.bound, limits(slot.caps), self._cancel).text
         sampling = {**self._adapted.sampling, "grammar": bound}
         task = msgspec.structs.replace(self._adapted, prompt=self._task.prompt, sampling=sampling)
         self._next = later_run(task, switch.text, tokens.left)

@@ -256,7 +256,9 @@ class Gateway:
         else:
             prompts = [self._ids(prompt, model, cancel) for prompt in request.prompts]
             tasks = [_task(request, prompt, RenderedPrompt(text="")) for prompt in prompts]
-        validate_constraints(tasks[0], cancel)
+        tool_gaps = validate_constraints(tasks[0], cancel).tool_gaps
+        if tool_gaps:
+            tasks = [msgspec.structs.replace(task, tool_gaps=tool_gaps) for task in tasks]
         return tasks
 
 

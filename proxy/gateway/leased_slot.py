@@ -4,6 +4,7 @@ outcome to the scheduler."""
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import msgspec
 
@@ -36,7 +37,7 @@ class LeasedSlot:
         self._outcome = UNUSED  # of the completed runs
         self._asking: object = None  # the prompt of the last run
         self._evaluated: object = None  # the prompt last evaluated in the slot under this lease
-        self._calls: set[str] = set()  # the names of the tools that the answer calls
+        self._calls: frozenset[str] = frozenset()  # the names of the tools that the answer calls
 
     @property
     def number(self) -> int:
@@ -44,12 +45,20 @@ class LeasedSlot:
         used = self._run.slot if self._run is not None else -1
         return used if used >= 0 else self._lease.slot.id
 
-    def prepare(self) -> None:
-        """Save what the slot holds and restore its new prompt, if the grant says so. If that
-        fails, the prompt is evaluated instead. Raises Cancelled."""
+    def prepare(self, cancel: Cancel) -> Iterator[None]:
+        """Save what the slot holds and restore its new prompt, if the grant says so; yields at
+        every tick while its server is loaded for that. If it fails, the prompt is evaluated
+        instead. Raises Cancelled."""
         lease, driver, clock = self._lease, self.backend.driver, self._context.clock
         if not lease.grant.save and lease.grant.restore is None:
             return
+        if driver.status in ("unloaded", "loading"):
+            try:
+                yield from driver.load(cancel, lease.want.key)
+            except Cancelled:
+                raise
+            except GatewayError:
+                pass  # the run tells why
         for step in lease.steps():
             began = clock()
             try:
@@ -97,7 +106,7 @@ class LeasedSlot:
         """Note the tools that the answer calls: its client returns with their results."""
         for event in batch:
             if type(event) is ToolCallDelta and event.name and len(self._calls) < MOST_CALLS:
-                self._calls.add(event.name)
+                self._calls |= {event.name}
 
     def on_finished(self, finished: Finished) -> None:
         self._lease.on_last_token()

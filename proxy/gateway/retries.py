@@ -11,8 +11,6 @@ A generation has no side effects, so it may be repeated while the client has see
 
 from __future__ import annotations
 
-from collections import Counter
-
 import msgspec
 
 from ..errors import AnswerCut, BackendBusy, BackendDown, ConnectionLost, GatewayError
@@ -27,7 +25,7 @@ class Retries:
 
     def __init__(self) -> None:
         self._lost = 0
-        self._down: Counter[str] = Counter()
+        self._down: dict[str, int] = {}
 
     def after(self, want: SlotRequest, name: str, error: GatewayError, now: float) -> SlotRequest:
         """The request to place again after this fault of backend `name`. `now` is the scheduler's
@@ -41,7 +39,7 @@ class Retries:
             # It had its turn, so its wait begins again.
             return msgspec.structs.replace(want, since=now)
         if isinstance(error, BackendDown):
-            self._down[name] += 1
+            self._down[name] = self._down.get(name, 0) + 1
             if self._down[name] < MOST_DOWN:
                 return want
         return without(want, name)

@@ -24,9 +24,11 @@ from . import (
     UnsupportedSchema,
     check,
     render,
-    schema_to_grammar,
 )
 from .automaton import TooManyStatesError
+from .document import Document
+from .rules import Rules
+from .schema import SchemaCompiler, finished
 from .values import Grammar, GrammarLimits
 
 LIMITS = {"2023": OLD, "2026": NEW}
@@ -70,7 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--lenient",
         action="store_true",
-        help="leave out keywords that no grammar can express, instead of refusing the schema",
+        help="leave out keywords that no grammar can express, and name them, instead of refusing"
+        " the schema",
+    )
+    parser.add_argument(
+        "--open",
+        action="store_true",
+        help="allow members that the schema does not declare wherever it does not forbid them",
     )
     asked = parser.parse_args(arguments)
     limits = LIMITS[asked.limits]
@@ -80,7 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             grammar = _checked(source, limits, asked.file)
             text = render(grammar, limits)
         else:
-            text = _compiled(source, limits, asked.file, strict=not asked.lenient)
+            text, gaps = _compiled(
+                source, limits, asked.file, strict=not asked.lenient, closed=not asked.open
+            )
+            if gaps:
+                print(f"{asked.file}: left out: {', '.join(gaps)}", file=sys.stderr)
             grammar = check(text, limits)
         if asked.match is not None:
             instance = _read(asked.match).removesuffix("\n")
@@ -118,9 +130,14 @@ def _checked(text: str, limits: GrammarLimits, name: str) -> Grammar:
     return grammar
 
 
-def _compiled(text: str, limits: GrammarLimits, name: str, *, strict: bool) -> str:
+def _compiled(
+    text: str, limits: GrammarLimits, name: str, *, strict: bool, closed: bool
+) -> tuple[str, tuple[str, ...]]:
+    """The grammar, and the keywords that it leaves out."""
     try:
-        return schema_to_grammar(json.loads(text), limits, strict)
+        rules = Rules()
+        compiler = SchemaCompiler(Document(json.loads(text)), rules, limits, strict, closed)
+        return finished(rules, (compiler.root(),), limits), compiler.gaps.keywords
     except json.JSONDecodeError as error:
         raise Refused(f"{name}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except (SchemaError, UnsupportedSchema) as error:

@@ -26,8 +26,12 @@ MAX_STATES = 4_000
 with the square of the alternatives. Expressions such as `a.{30}` double them with every
 character."""
 
-ROOM = 16
-"""Minimum characters above minLength, where maxLength must be lowered."""
+MAX_COPIES = 1_000
+"""Maximum states of an automaton that counts characters, where maxLength can be lowered."""
+
+AMPLE, ROOM = 128, 16
+"""Characters above minLength, where maxLength must be lowered: beyond the first, MAX_COPIES
+counts; with fewer than the second, there are too many states."""
 
 MAX_LISTED = 50_000
 """Maximum states of an automaton for a list of texts, which is cheaper to build."""
@@ -182,8 +186,9 @@ def texts(values: Iterable[str]) -> Automaton:
     return _numbered(same[0], rows, {same[node] for node in ends})
 
 
-def _others(row: Sequence[tuple[Charset, int]]) -> Charset:
-    return charset.difference(charset.UNESCAPED, charset.union(*(chars for chars, _ in row)))
+@lru_cache(maxsize=2000)
+def _others(taken: tuple[Charset, ...]) -> Charset:
+    return charset.difference(charset.UNESCAPED, charset.union(*taken))
 
 
 @lru_cache(maxsize=500)
@@ -206,7 +211,8 @@ def all_but(values: tuple[str, ...], size: int) -> Automaton:
     rows = []
     for row in tree.transitions:
         alive = [edge for edge in row if not is_cut or tree.transitions[edge[1]]]
-        rows.append(tuple(sorted((*alive, (_others(row), count)))))
+        others = _others(tuple(chars for chars, _ in row))
+        rows.append(tuple(sorted((*alive, (others, count)))))
     rows.append(((charset.ANY, count),))
     accepting = frozenset(range(count + 1)) - tree.accepting
     return Automaton(tuple(rows), accepting)
@@ -222,9 +228,10 @@ def with_length(whole: Automaton, low: int, high: int | None) -> Automaton:
         return whole
     if states * (low + 1) > MAX_STATES:
         raise TooManyStatesError
-    if high is not None and states * (high + 1) > MAX_STATES:
-        high = MAX_STATES // states - 1
-        if high < low + ROOM:
+    if high is not None and states * (high + 1) > MAX_COPIES:
+        enough = max(MAX_COPIES // states - 1, low + AMPLE)
+        wanted, high = high, min(high, enough, MAX_STATES // states - 1)
+        if high < min(wanted, low + ROOM):
             raise TooManyStatesError
     last = low if high is None else high
     spend(2 * (last + 1) * (states + sum(map(len, whole.transitions))))
@@ -272,8 +279,10 @@ def intersection(*parts: Automaton) -> Automaton:
 
 def union(*parts: Automaton) -> Automaton:
     """The texts accepted by any part."""
-    joined = partial(_product, keep=lambda one, other: one or other)
-    return reduce(joined, parts) if parts else EMPTY
+    if len(parts) < 2:
+        return parts[0] if parts else EMPTY
+    half = len(parts) // 2  # in halves, so that few products are of large automata
+    return _product(union(*parts[:half]), union(*parts[half:]), lambda one, other: one or other)
 
 
 def difference(left: Automaton, right: Automaton) -> Automaton:
@@ -331,6 +340,10 @@ class _Nfa:
 
 def _split(edges: Iterable[tuple[Charset, T]]) -> list[tuple[Charset, frozenset[T]]]:
     """Splits overlapping edges into disjoint ones, each with the set of all its targets."""
+    edges = list(edges)
+    if len(edges) == 1:
+        spend(1)
+        return [(edges[0][0], frozenset((edges[0][1],)))]
     bounds: list[tuple[int, int, T]] = []
     for chars, target in edges:
         for low, high in chars:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from functools import lru_cache
 
 from .values import MAX_CODE_POINT
 
@@ -25,6 +26,7 @@ def normal(ranges: Iterable[tuple[int, int]]) -> Charset:
     return tuple(merged)
 
 
+@lru_cache(maxsize=2000)
 def of(chars: str) -> Charset:
     """The set of a text's characters."""
     return normal((ord(char), ord(char)) for char in chars)

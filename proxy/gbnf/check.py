@@ -10,7 +10,7 @@ rules may be empty, which can terminate, what each can begin with, and in how ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 
 from .ambiguity import MAX_STACKS, too_ambiguous
 from .effort import spend
@@ -49,53 +49,70 @@ def check(text: str, limits: GrammarLimits) -> Grammar:
     grammar, places = parse(text, limits)
     if ROOT not in grammar.rules:
         raise places.error(len(text), f"there is no rule {ROOT!r}")
-    if len(grammar.rules) > MAX_RULES:
-        raise places.error(len(text), f"more than {MAX_RULES} rules")
     for name, offset in places.references.items():
         if name not in grammar.rules:
             raise places.error(offset, f"rule {name!r} is not defined")
-    users = _users(grammar)
-    empty = _settle(grammar, users, by_characters=False)
+    check_rules(grammar, limits, places)
+    return grammar
+
+
+def check_rules(
+    grammar: Grammar,
+    limits: GrammarLimits,
+    places: Places,
+    terminates: bool = False,
+    most_ways: int = MAX_WAYS,
+) -> None:
+    """The part of `check` behind the parser. Raises GrammarError. `terminates` says that each rule
+    is known to. `most_ways` may lead from a rule to its first character."""
+    if len(grammar.rules) > MAX_RULES:
+        raise places.error(len(places.text), f"more than {MAX_RULES} rules")
+    empty = _settle_empty(grammar)
     for repeat, offset in places.repeats:
         if repeat.max is None and _may_be_empty(repeat.element, empty):
             raise places.error(
                 offset, "unbounded repetition of an expression that can match the empty string"
             )
-    _check_starts(grammar, empty, places)
-    ending = _settle(grammar, users, by_characters=True)
+    _check_starts(grammar, empty, places, most_ways)
+    ending = grammar.rules if terminates else settle_ends(grammar)
     for name in grammar.rules:
         if name not in ending:
-            raise places.error(places.rules[name], f"rule {name!r} can never terminate")
+            raise places.error(places.rules.get(name, 0), f"rule {name!r} can never terminate")
     if not limits.merges_stacks and (example := too_ambiguous(grammar)) is not None:
         what = (
             f"too ambiguous for this server: more than {MAX_STACKS} parses after {example[-40:]!r}"
         )
-        raise places.error(places.rules[ROOT], what)
-    return grammar
+        raise places.error(places.rules.get(ROOT, 0), what)
 
 
 def settle_ends(grammar: Grammar) -> set[str]:
     """The rules that can terminate. Undefined rules cannot."""
-    return _settle(grammar, _users(grammar), by_characters=True)
+    return _settle(grammar.rules, by_characters=True)
 
 
-def _users(grammar: Grammar) -> dict[str, list[str]]:
-    """For each rule, those that refer to it."""
-    users: dict[str, list[str]] = {}
-    for name, alternatives in grammar.rules.items():
-        for target in references(alternatives):
-            users.setdefault(target, []).append(name)
-    return users
+def _settle_empty(grammar: Grammar) -> set[str]:
+    """The rules that can match the empty text. Most cannot, whatever the others do."""
+    rules = grammar.rules
+    perhaps = {
+        name: alternatives
+        for name, alternatives in rules.items()
+        if _any_holds(alternatives, rules, by_characters=False)
+    }
+    return _settle(perhaps, by_characters=False)
 
 
-def _settle(grammar: Grammar, users: dict[str, list[str]], by_characters: bool) -> set[str]:
+def _settle(rules: Mapping[str, Alternatives], by_characters: bool) -> set[str]:
     """The smallest set of rules that contains each rule with an alternative whose elements may all
     be empty or consist of rules in that set, or `by_characters`, of characters."""
+    users: dict[str, list[str]] = {}
+    for name, alternatives in rules.items():
+        for target in references(alternatives):
+            users.setdefault(target, []).append(name)
     settled: set[str] = set()
-    todo = list(grammar.rules)
+    todo = list(rules)
     while todo:
         name = todo.pop()
-        if name not in settled and _any_holds(grammar.rules[name], settled, by_characters):
+        if name not in settled and _any_holds(rules[name], settled, by_characters):
             settled.add(name)
             todo += users.get(name, ())
     return settled
@@ -113,7 +130,7 @@ def references(alternatives: Alternatives) -> Iterator[str]:
                 yield from references(element.alternatives)
 
 
-def _any_holds(alternatives: Alternatives, settled: set[str], by_characters: bool) -> bool:
+def _any_holds(alternatives: Alternatives, settled: Container[str], by_characters: bool) -> bool:
     steps, found = 0, False
     for sequence in alternatives:
         steps += 1
@@ -136,7 +153,7 @@ def _any_holds(alternatives: Alternatives, settled: set[str], by_characters: boo
     return found
 
 
-def _holds(element: Element, settled: set[str], by_characters: bool) -> bool:
+def _holds(element: Element, settled: Container[str], by_characters: bool) -> bool:
     if isinstance(element, RuleRef):
         return element.name in settled
     if isinstance(element, Repeat):
@@ -154,6 +171,8 @@ def _first_rules(alternatives: Alternatives, empty: set[str]) -> Iterator[str]:
     """The rules that may come before the first character."""
     for sequence in alternatives:
         for element in sequence:
+            if type(element) in _CHARACTERS:
+                break
             inner = element
             while isinstance(inner, Repeat):
                 inner = inner.element
@@ -165,7 +184,7 @@ def _first_rules(alternatives: Alternatives, empty: set[str]) -> Iterator[str]:
                 break
 
 
-def _check_starts(grammar: Grammar, empty: set[str], places: Places) -> None:
+def _check_starts(grammar: Grammar, empty: set[str], places: Places, most_ways: int) -> None:
     """Raises GrammarError for left recursion, and for too many ways to a first character."""
     ways: dict[str, tuple[int, int]] = {}
     for start in grammar.rules:
@@ -179,16 +198,18 @@ def _check_starts(grammar: Grammar, empty: set[str], places: Places) -> None:
             if target is None:
                 path.popitem()
                 ways[name] = _ways_of_any(grammar.rules[name], ways)
-                if sum(ways[name]) > MAX_WAYS:
+                if sum(ways[name]) > most_ways:
                     raise places.error(
-                        places.rules[name],
-                        f"more than {MAX_WAYS} paths to the first character of rule {name!r}",
+                        places.rules.get(name, 0),
+                        f"more than {most_ways} paths to the first character of rule {name!r}",
                     )
             elif target in path:
                 names = list(path)
                 cycle = [*names[names.index(target) :], target]
                 shown = cycle if len(cycle) <= 6 else [*cycle[:3], "...", *cycle[-2:]]
-                raise places.error(places.rules[target], f"left recursion: {' -> '.join(shown)}")
+                raise places.error(
+                    places.rules.get(target, 0), f"left recursion: {' -> '.join(shown)}"
+                )
             elif target not in ways:
                 path[target] = iter(set(_first_rules(grammar.rules[target], empty)))
 
@@ -200,6 +221,8 @@ def _ways_of_any(alternatives: Alternatives, ways: dict[str, tuple[int, int]]) -
 
 
 def _ways_of_sequence(sequence: Sequence, ways: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    if sequence and type(sequence[0]) in _CHARACTERS:
+        return 1, 0
     total, through = 0, 1
     for element in sequence:
         some, none = _ways_of(element, ways)

@@ -89,7 +89,7 @@ class Constraints:
 
     def language(self) -> Automaton:
         """The strings that satisfy all constraints. Raises TooManyStatesError."""
-        whole = rx.intersection(rx.EVERYTHING, *self.languages)
+        whole = rx.intersection(*self.languages)
         if texts := [value for value in self.excluded if isinstance(value, str)]:
             whole = rx.difference(whole, rx.texts(texts))
         return rx.with_length(whole, self.low, self.high)
@@ -122,16 +122,24 @@ def means(node: Node, keyword: str) -> bool:
 
 class ConstraintReader:
     """Reads sets of nodes. If `closed`, objects and tuples have what is listed, unless their schema
-    says more. If `implied`, keywords of a type imply it where no type is named."""
+    says more. If `implied`, keywords of a type imply it where no type is named. If `rough`, objects
+    are read without the names of undeclared members."""
 
-    def __init__(self, expander: Expander, gaps: Gaps, closed: bool, implied: bool = True) -> None:
+    def __init__(
+        self,
+        expander: Expander,
+        gaps: Gaps,
+        closed: bool,
+        implied: bool = True,
+        rough: bool = False,
+    ) -> None:
         self.expander = expander
         self.closed = closed
         self.implied = implied
         self.unsupported = gaps.report
         self.gaps = gaps
         self.objects = ObjectReader(
-            gaps, self.texts, closed, tree_size(expander.document.objects())
+            gaps, self.texts, closed, tree_size(expander.document.objects), rough
         )
         self._states = 0
 
@@ -155,14 +163,7 @@ class ConstraintReader:
             self._values(node, merged)
             self._numbers(node, merged)
             self._strings(node, merged)
-        if self.implied and merged.values is None and not any("type" in n.schema for n in nodes):
-            meant = [
-                TYPES[kind]
-                for kind, words in MEANT_BY.items()
-                if any(means(node, word) for node in nodes for word in words)
-            ]
-            if meant:
-                merged.types &= frozenset().union(*meant)
+        self._imply(nodes, merged)
         if "object" in merged.types:
             low, high = 0, None
             for node in nodes:
@@ -173,6 +174,27 @@ class ConstraintReader:
         if "array" in merged.types:
             merged.arrays = read_arrays(nodes, self._counts, self.gaps, self.closed)
         return merged
+
+    def types(self, nodes: Nodes) -> frozenset[str]:
+        """The types of `read`, at less cost."""
+        merged = Constraints(nodes=nodes)
+        for node in nodes:
+            self._types(node, merged)
+            self._values(node, merged)
+        self._imply(nodes, merged)
+        return merged.types
+
+    def _imply(self, nodes: Nodes, merged: Constraints) -> None:
+        """Without a type or listed values, the keywords imply the type."""
+        if not self.implied or merged.values is not None or any("type" in n.schema for n in nodes):
+            return
+        meant = [
+            TYPES[kind]
+            for kind, words in MEANT_BY.items()
+            if any(means(node, word) for node in nodes for word in words)
+        ]
+        if meant:
+            merged.types &= frozenset().union(*meant)
 
     def _refuse(self, node: Node) -> None:
         for keyword, harmless in _UNSUPPORTED.items():

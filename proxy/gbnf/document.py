@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 from .effort import spend
@@ -16,6 +17,21 @@ from .effort import spend
 MAX_DEPTH = 48
 """Maximum nesting of schemas, references included: the compiler recurses, and models go no
 deeper."""
+
+
+ANNOTATIONS = frozenset(
+    "title description default examples example $comment deprecated readOnly writeOnly".split()
+)
+"""Keywords that never decide whether a value is valid."""
+
+_NAMED = frozenset(
+    "properties patternProperties $defs definitions dependentSchemas dependencies".split()
+)
+_DATA = frozenset(("enum", "const"))
+
+
+MAX_SHARED_DEPTH = 2 * MAX_DEPTH
+"""Depth beyond which equal parts of a schema are not found: that search recurses as well."""
 
 
 class SchemaError(ValueError):
@@ -121,13 +137,73 @@ def _anchors(root: Node) -> Iterator[tuple[str, Node]]:
                     yield schema[word], node
 
 
+class Shapes:
+    """Numbers for the schemas of a document: equal ones share a number, wherever they stand and
+    however they are annotated.
+
+    Large documents repeat themselves: two of three schemas in them equal an earlier one. The order
+    of keywords and members counts, since members are generated in their order."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[object, int] = {}
+        self.anything = self._number((Mapping,))
+        """The shape of `{}`."""
+        # By identity, which a schema keeps as long as it is held here.
+        self._known: dict[int, tuple[Mapping[str, Any], int]] = {}
+
+    def of(self, schema: Any, depth: int = 0) -> int:
+        if isinstance(schema, Node):  # in a schema of our own making
+            schema = schema.schema
+        if depth > MAX_SHARED_DEPTH:
+            return self._number(object())
+        if isinstance(schema, list | tuple):
+            return self._number((list, *(self.of(part, depth + 1) for part in schema)))
+        if not isinstance(schema, Mapping):
+            return self._of_data(schema, depth)
+        known = self._known.get(id(schema))
+        if known is None:
+            known = self._known[id(schema)] = schema, self._of_keywords(schema, depth)
+        return known[1]
+
+    def _of_keywords(self, schema: Mapping[str, Any], depth: int) -> int:
+        spend(1 + len(schema))
+        parts: list[object] = [Mapping]
+        for word, value in schema.items():
+            if word in _NAMED and isinstance(value, Mapping):
+                parts += [word, *((name, self.of(part, depth + 1)) for name, part in value.items())]
+            elif word in _DATA:
+                parts += [word, self._of_data(value, depth + 1)]
+            elif word not in ANNOTATIONS:
+                parts += [word, self.of(value, depth + 1)]
+        return self._number(tuple(parts))
+
+    def _of_data(self, value: Any, depth: int) -> int:
+        spend(1)
+        if depth > MAX_SHARED_DEPTH:
+            return self._number(object())
+        if isinstance(value, Mapping):
+            parts = ((name, self._of_data(part, depth + 1)) for name, part in value.items())
+            return self._number((dict, *parts))
+        if isinstance(value, list | tuple):
+            return self._number((tuple, *(self._of_data(part, depth + 1) for part in value)))
+        try:
+            return self._number((type(value), value))
+        except TypeError:  # no JSON value; it is refused where it is read
+            return self._number(object())
+
+    def _number(self, content: object) -> int:
+        return self._numbers.setdefault(content, len(self._numbers))
+
+
 class Document:
     """One schema document. `name` precedes its pointers if several documents are combined."""
 
     def __init__(self, schema: Any, name: str = "") -> None:
         self.root = Node(name, schema)
         self._anchors: dict[str, Node] | None = None
+        self.shapes = Shapes()
 
+    @cached_property
     def objects(self) -> int:
         """The number of schemas with properties; at most a few too many."""
         count, todo = 0, [self.root.schema]
@@ -170,12 +246,18 @@ class Document:
         return target
 
     def settled(self, node: Node) -> Node:
-        """Follows references while a node consists only of one; returns any other node
-        unchanged."""
+        """Follows references while a node consists only of one, annotations aside; returns any
+        other node unchanged."""
         seen = {node.pointer}
-        while isinstance(node.schema, Mapping) and node.schema.keys() == {"$ref"}:
+        while _is_reference(node.schema):
             node = self.resolve(node)
             if node.pointer in seen:
                 node.fail("it refers to itself endlessly")
             seen.add(node.pointer)
         return node
+
+
+def _is_reference(schema: Any) -> bool:
+    return (
+        isinstance(schema, Mapping) and "$ref" in schema and schema.keys() - ANNOTATIONS == {"$ref"}
+    )

@@ -54,7 +54,7 @@ _NAME = re.compile("[a-zA-Z0-9-]*")
 _BLANK = re.compile(r"(?:[ \t]+|#[^\r\n]*)*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r\n]+|#[^\r\n]*)*")
 _PLAIN = re.compile(r'[^"\\]*')
-_FORBIDDEN = re.compile("[\0\ud800-\udfff]")
+FORBIDDEN = re.compile("[\0\ud800-\udfff]")
 _HEX = frozenset("0123456789abcdefABCDEF")
 _HEX_LENGTH = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
@@ -112,7 +112,7 @@ class _Reader:
     def grammar(self) -> Grammar:
         if len(self.text) > MAX_TEXT:
             self.fail(f"longer than {MAX_TEXT} characters", 0)
-        if (bad := _FORBIDDEN.search(self.text)) is not None:
+        if (bad := FORBIDDEN.search(self.text)) is not None:
             self.fail(f"character U+{ord(bad[0]):04X} is not allowed", bad.start())
         rules: dict[str, Alternatives] = {}
         self.space(newlines=True)
@@ -257,7 +257,7 @@ class _Reader:
         found = CharClass(tuple(ranges), negated)
         if not ranges:
             self.fail("empty character class", start)
-        if not _can_be_generated(found):
+        if not can_be_generated(found):
             self.fail("character class that matches no character", start)
         return found
 
@@ -317,11 +317,19 @@ class _Reader:
         if high is not None and high < low:
             self.fail("the minimum exceeds the maximum", start)
         self.made += 1 if high is None else high - low
-        weight *= high or low or 1
-        limit = self.limits.max_repeat
-        if limit is not None and (weight > limit or low > limit):
+        weight, fits = weight_of(weight, low, high, self.limits)
+        if not fits:
+            limit = self.limits.max_repeat
             self.fail(f"repetitions that expand to more than {limit} rules", start)
         return weight
+
+
+def weight_of(weight: int, low: int, high: int | None, limits: GrammarLimits) -> tuple[int, bool]:
+    """The newer parser's count of rules after a repetition of `weight` rules, and whether it is
+    within its limit."""
+    weight *= high or low or 1
+    limit = limits.max_repeat
+    return weight, limit is None or (weight <= limit and low <= limit)
 
 
 # For each first byte of a multi-byte UTF-8 character, the code points it may begin: servers match
@@ -333,7 +341,7 @@ _LEADS = (
 )
 
 
-def _can_be_generated(element: CharClass) -> bool:
+def can_be_generated(element: CharClass) -> bool:
     """Whether a server can generate a character of this class.
 
     A server that rejects every token samples one anyway; the old one may then abort. A negated

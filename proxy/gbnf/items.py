@@ -3,8 +3,8 @@
 Plain arrays are nested repetitions. Where items are counted by what they satisfy (`contains`) or
 must differ (`uniqueItems`), the array is an automaton whose letters are whole items: its state is
 the position, the number of items counted so far and the values used up, and each state becomes a
-rule. An item that counts and one that does not are told apart by negation, so that each array has
-one derivation.
+rule. Negation separates the items that count from the others, so that each array has one
+derivation.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ a document have together `MAX_TREES`, with at least `MIN_TREE` each."""
 MAX_TREES = 1_000
 MIN_TREE = 8
 
+_OF_NAMES = (Atom.SOME, Atom.SOME_MATCHING, Atom.SOME_NAME)
+
 MAX_VARIANTS = 100
 """Maximum variants of an object that must have some member of a kind."""
 
@@ -63,15 +65,22 @@ class Objects:
 class ObjectReader:
     """Reads objects. `texts` is the language of the strings that satisfy a schema. If `closed`, a
     schema with properties allows no others unless it has additionalProperties. `tree` is the size
-    of a tree of declared names that undeclared ones avoid."""
+    of a tree of declared names that undeclared ones avoid. If `rough`, the names of regions are not
+    computed, where nothing depends on them: one region stands for all."""
 
     def __init__(
-        self, gaps: Gaps, texts: Callable[[Nodes], Automaton], closed: bool, tree: int
+        self,
+        gaps: Gaps,
+        texts: Callable[[Nodes], Automaton],
+        closed: bool,
+        tree: int,
+        rough: bool = False,
     ) -> None:
         self.gaps = gaps
         self.texts = texts
         self.closed = closed
         self.tree = tree
+        self.rough = rough
 
     def read(self, nodes: Nodes, low: int, high: int | None) -> Objects:
         """The object that satisfies the nodes and has `low` to `high` members."""
@@ -188,6 +197,11 @@ class ObjectReader:
         low: int,
     ) -> tuple[Region, ...]:
         """The undeclared names. Each region remembers whose patterns match it."""
+        if self.rough and not any(word in node.schema for node in nodes for word in _OF_NAMES):
+            sealed = not others and self._is_closed(nodes, len(names), low)
+            held = None if sealed else joined(list(others.values()))
+            is_open = any(rules.values()) or held is not None
+            return (Region(rx.EVERYTHING, held or ()),) if is_open else ()
         if not any(rules.values()):
             schemas = joined(list(others.values()))
             if schemas is None or (not others and self._is_closed(nodes, len(names), low)):

@@ -31,9 +31,10 @@ class Overlap:
         self.document = document
         gaps = Gaps(strict=False)
         self.expander = Expander(document, gaps, None)
-        self.reader = ConstraintReader(self.expander, gaps, closed=False, implied=False)
-        self.implied = ConstraintReader(self.expander, gaps, closed=False)
-        self._known: dict[tuple[frozenset[Node], Node | None], bool] = {}
+        self.reader = ConstraintReader(self.expander, gaps, closed=False, implied=False, rough=True)
+        self.implied = ConstraintReader(self.expander, gaps, closed=False, rough=True)
+        # By the shapes of the schemas.
+        self._known: dict[tuple[frozenset[int], int | None], bool] = {}
 
     def may_both_match(self, left: Node, right: Node, around: Node, kinds: frozenset[str]) -> bool:
         """Whether a value of these kinds may satisfy two branches of `around`, among the values
@@ -47,14 +48,18 @@ class Overlap:
 
     def _meant(self, node: Node, around: Node) -> frozenset[str]:
         ways = self.expander.ways((node,))
-        read = (self.implied.read((around, *way)) for way in ways)
-        return frozenset().union(*(way.types for way in read))
+        return frozenset().union(*(self.implied.types((around, *way)) for way in ways))
 
     def possible(self, nodes: Nodes, around: Node | None = None, depth: int = 0) -> bool:
         """Whether one value may satisfy all the nodes, and the plain keywords of `around`."""
         if depth > MAX_DEPTH or len(self._known) > MAX_QUESTIONS:
             return True
-        key = frozenset(map(self.document.settled, nodes)), around
+        shape = self.document.shapes.of
+        settled = map(self.document.settled, nodes)
+        key = (
+            frozenset(shape(node.schema) for node in settled),
+            None if around is None else shape(around.schema),
+        )
         if key not in self._known:
             # The cautious answer for a recursive comparison.
             self._known[key] = True

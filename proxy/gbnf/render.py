@@ -8,6 +8,9 @@ since an empty alternative would swallow the end of the line.
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+
 from .effort import spend
 from .values import (
     ROOT,
@@ -25,6 +28,7 @@ from .values import (
 )
 
 _POSTFIX = {(0, None): "*", (1, None): "+", (0, 1): "?"}
+_PLAIN = re.compile(r"[ !#-\[\]-~]*")
 _NAMED = {"\t": "\\t", "\r": "\\r", "\n": "\\n", "\\": "\\\\", '"': '\\"'}
 
 
@@ -57,13 +61,10 @@ class _Writer:
 
     def element(self, element: Element) -> str:
         if isinstance(element, Literal):
-            return f'"{"".join(map(_written, element.text))}"'
+            text = element.text
+            return f'"{text if _PLAIN.fullmatch(text) else "".join(map(_written, text))}"'
         if isinstance(element, CharClass):
-            ranges = "".join(
-                _in_class(low) if low == high else f"{_in_class(low)}-{_in_class(high)}"
-                for low, high in element.ranges
-            )
-            return f"[{'^' if element.negated else ''}{ranges}]"
+            return _class(element)
         if isinstance(element, AnyChar):
             return "." if self.limits.any_char else "[^\\x00]"
         if isinstance(element, RuleRef):
@@ -113,6 +114,15 @@ class _Writer:
             self.made[key] = name
             self.lines.append(f"{name} ::= {body}\n")
         return self.made[key]
+
+
+@lru_cache(maxsize=2000)
+def _class(element: CharClass) -> str:
+    ranges = "".join(
+        _in_class(low) if low == high else f"{_in_class(low)}-{_in_class(high)}"
+        for low, high in element.ranges
+    )
+    return f"[{'^' if element.negated else ''}{ranges}]"
 
 
 def _in_class(code: int) -> str:

@@ -88,12 +88,14 @@ class Rules:
         removed."""
         whole = Grammar({ROOT: root, **self._rules})
         ending = settle_ends(whole)
+        all_end = len(ending) == len(whole.rules)
         kept: dict[str, Alternatives] = {}
         todo = [ROOT]
         while todo:
             name = todo.pop()
             if name in ending and name not in kept:
-                kept[name] = _without_endless(whole.rules[name], ending)
+                rule = whole.rules[name]
+                kept[name] = rule if all_end else _without_endless(rule, ending)
                 todo += references(kept[name])
         return Grammar(kept)
 

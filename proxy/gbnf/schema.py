@@ -48,6 +48,7 @@ from .render import render
 from .rules import Rules, literal
 from .values import Alternatives, Element, GrammarError, GrammarLimits, Literal, RuleRef
 from .values import Sequence as Elements
+from .written import check_written
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -69,13 +70,16 @@ def schema_to_grammar(
 
 
 def finished(rules: Rules, root: Alternatives, limits: GrammarLimits) -> str:
-    """The text of the rules, checked by parsing it as the server would."""
+    """The text of the rules, checked for servers with these limits."""
     grammar = rules.grammar(root)
     if not grammar.rules.get("root"):
         raise SchemaError("", "only an infinite value satisfies it")
     text = render(grammar, limits)
     try:
-        check(text, limits)
+        if limits.max_repeat is None:  # repetitions were written as further rules
+            check(text, limits)
+        else:
+            check_written(grammar, text, limits)
     except GrammarError as error:
         raise UnsupportedSchema("schema", "", f"its grammar is too large: {error.what}") from error
     return text
@@ -100,9 +104,10 @@ class SchemaCompiler:
         self.expander = Expander(document, self.gaps, self.overlap.may_both_match)
         self.reader = ConstraintReader(self.expander, self.gaps, closed)
         self.depth = 0
-        self._done: dict[frozenset[Node], Elements | None] = {}
+        # By the shapes of the schemas that a value satisfies.
+        self._done: dict[frozenset[int], Elements | None] = {}
         # Values being compiled, with a rule name once they recur inside themselves.
-        self._open: dict[frozenset[Node], RuleRef | None] = {}
+        self._open: dict[frozenset[int], RuleRef | None] = {}
 
     def root(self, *more: Mapping[str, Any]) -> Elements:
         """The whole document, which must also satisfy the schemas in `more`."""
@@ -117,7 +122,9 @@ class SchemaCompiler:
         """A value that satisfies all the nodes; None if there is none."""
         spend(20)
         nodes = tuple(self.document.settled(node) for node in nodes)
-        key = frozenset(node for node in nodes if node.schema is not True and node.schema != {})
+        shapes = self.document.shapes
+        key = frozenset(shapes.of(node.schema) for node in nodes if node.schema is not True)
+        key -= {shapes.anything}
         if not key and self.rules.any_value:
             return self.rules.any_value
         if key in self._done:
@@ -329,10 +336,11 @@ class SchemaCompiler:
             alternatives.append((Literal(marks),))
         full = dict.fromkeys(one.full for one in contents if one.full is not None)
         constants = [value for value in values if value]
-        overlapping = len(full) > 1 and (
-            len(full) > len(ways) or any(overlap(*pair) for pair in combinations(ways, 2))
-        )
-        if (overlapping or (constants and full)) and not self.limits.merges_stacks:
+        if not self.limits.merges_stacks and (
+            (constants and full)
+            or len(full) > len(ways)
+            or (len(full) > 1 and any(overlap(*pair) for pair in combinations(ways, 2)))
+        ):
             # A text that two alternatives match doubles the work of a sampler that keeps both.
             why = "two of its branches can match the same text, which an old server cannot handle"
             self.gaps.report("anyOf", ways[0].nodes[0], why)

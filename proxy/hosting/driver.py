@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from ..backends.driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
-from ..backends.llamacpp import LlamaCpp
 from ..backends.router import outline
 from ..core.events import Batch
 from ..core.task import Task
@@ -23,7 +22,7 @@ from ..core.vectors import Embedded, Ranked
 from ..errors import BackendDown, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..wire.router import Listed
-from .model import HostedModel
+from .model import HostedModel, Server
 
 
 class HostedDriver(Driver):
@@ -65,6 +64,7 @@ class HostedDriver(Driver):
             return 0, False
         count, idle = server.count_slots()
         if count:
+            count = min(count, model.config.concurrency or count)
             model.caps = msgspec.structs.replace(caps, slots=count)
         return count, idle
 
@@ -88,16 +88,24 @@ class HostedDriver(Driver):
     def awaits(self) -> float:
         return 0.0 if self.model.status == "loaded" else self.model.takes
 
+    @property
+    def leaving(self) -> bool:
+        return self.model.leaving
+
+    @property
+    def keeps_files(self) -> bool:
+        return self.model.slots is not None and self.model.slots.keeps_files
+
     # for the gateway
 
-    def load(self, cancel: Cancel) -> Iterator[None]:
-        for server in self._waiting(cancel):
+    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
+        for server in self._waiting(cancel, key):
             if server is None:
                 yield
         self.model.leave(answered=False)
 
     def loading(self) -> str:
-        return "" if self.status == "loaded" else f"loading {self.model.name}"
+        return self.model.notice()
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> HostedRun:
         return HostedRun(self, task, slot, caps, cancel)
@@ -118,11 +126,19 @@ class HostedDriver(Driver):
         with self._server() as server:
             return server.n_vocab()
 
-    def slot_action(self, action: SlotAction, slot: int, file: str) -> tuple[int, int]:
-        server = self.model.server
-        if server is None:
+    def slot_action(
+        self, action: SlotAction, slot: int, file: str, seconds: float | None = None
+    ) -> tuple[int, int]:
+        slots = self.model.slots
+        if slots is not None and action == "restore":
+            with self._server() as server:  # it may have ended since the slot was granted
+                return slots.restore(server, slot, file)
+        loaded = self.model.server
+        if loaded is None:
             raise BackendDown("the model is not loaded")
-        return server.slot_action(action, slot, file)
+        if slots is not None and action == "save":
+            return slots.write(loaded, slot, file)
+        return loaded.slot_action(action, slot, file, seconds)
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
         with self._server(cancel) as server:
@@ -134,11 +150,11 @@ class HostedDriver(Driver):
         with self._server(cancel) as server:
             return server.rerank(query, documents, caps, cancel)
 
-    def _waiting(self, cancel: Cancel) -> Iterator[LlamaCpp | None]:
-        return self.model.use(cancel, self._tick, self._timeout)
+    def _waiting(self, cancel: Cancel, key: str = "") -> Iterator[Server | None]:
+        return self.model.use(cancel, self._tick, self._timeout, key)
 
     @contextlib.contextmanager
-    def _server(self, cancel: Cancel | None = None) -> Iterator[LlamaCpp]:
+    def _server(self, cancel: Cancel | None = None) -> Iterator[Server]:
         """The server, started if necessary and used until the end of the block."""
         for server in self._waiting(cancel or Cancel()):
             if server is not None:
@@ -172,8 +188,8 @@ class HostedRun:
         return self._run.usage() if self._run is not None else Usage()
 
     def __iter__(self) -> Iterator[Batch]:
-        *_, cancel = self._asked
-        for server in self._driver._waiting(cancel):
+        task, *_, cancel = self._asked
+        for server in self._driver._waiting(cancel, task.key):
             if server is None:
                 yield []
                 continue

@@ -5,38 +5,83 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+
+from msgspec.structs import replace
 
 from ..config import ModelConfig
 from ..errors import GatewayError
-from .model import Connect, HostedModel
+from .cards import Cards
+from .model import HostedModel, Server
+from .need import KeptNeeds
 from .room import Room
+from .slot_keeper import SAVING, SlotKeeper
 
 LOADING = 3600.0  # seconds in which a load by hand must find room and succeed
 GRACE = 5.0  # seconds beyond the longest stop_timeout for all servers to end
 
 
 class ModelHost:
-    """Arguments as of `HostedModel`."""
+    """`connect` makes a driver for the server of a model, at a URL; the other arguments are those
+    of `HostedModel`. `keeper` saves slots, None: nothing does. `preload` begins once `start` is
+    called."""
 
-    def __init__(self, connect: Connect, *, room: Room, deadline: float, max_waiting: int) -> None:
+    def __init__(
+        self,
+        connect: Callable[[ModelConfig, str], Server],
+        *,
+        room: Room,
+        deadline: float,
+        max_waiting: int,
+        needs: KeptNeeds | None = None,
+        cards: Cards | None = None,
+        keeper: SlotKeeper | None = None,
+    ) -> None:
         self.room = room
+        self._keeper = keeper
         self._connect = connect
         self._deadline = deadline
         self._max_waiting = max_waiting
+        self._needs = needs
+        self._cards = cards or Cards()
         self._models: list[HostedModel] = []
+        self._started = False
+        # The seconds that are lost with the caches of a model.
+        self.cache_worth: Callable[[str], float] = lambda name: 0.0
+        self.presets = False  # whether requests of any model may need to be changed
 
     def add(self, config: ModelConfig) -> HostedModel:
         """Add a model. One of the same name, whose settings have changed, keeps running until it
         is closed."""
+        if not self._models:
+            self.room.limits = replace(self.room.limits, cards=self._cards.totals)
+        for old in self._models:
+            if old.name == config.name and old.slots is not None:
+                old.slots.retire()
         model = HostedModel(
             config,
-            self._connect,
+            partial(self._connect, config),
             room=self.room,
             deadline=self._deadline,
             max_waiting=self._max_waiting,
+            needs=self._needs,
+            cards=self._cards,
+            slots=self._keeper.of(config) if self._keeper is not None else None,
         )
+        model.cache_worth = lambda: self.cache_worth(config.name)
         self._models = [*(one for one in self._models if not one.gone), model]
+        self.presets = any(m.config.has_preset for m in self._models)
+        if self._started and config.preload:
+            self.load(model)
         return model
+
+    def start(self) -> None:
+        """Begin to load the models with `preload`, also those that are added later."""
+        self._started = True
+        for model in self.models:
+            if model.config.preload:
+                self.load(model)
 
     def find(self, name: str) -> HostedModel | None:
         """The model of this name or alias."""
@@ -60,7 +105,7 @@ class ModelHost:
         for model in models:
             model.close()
         patience = max((model.config.stop_timeout for model in models), default=0.0)
-        end = time.monotonic() + patience + GRACE
+        end = time.monotonic() + SAVING + patience + GRACE
         for model in models:
             model.join(max(0.0, end - time.monotonic()))
 

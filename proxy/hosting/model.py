@@ -23,9 +23,10 @@ import msgspec
 
 from ..backends.driver import Capabilities
 from ..backends.llamacpp import LlamaCpp
+from ..backends.openai.driver import OpenAIServer
 from ..backends.probe import ROUTER
 from ..backends.refusals import LOAD_FAILED
-from ..config import ModelConfig
+from ..config import PORT, ModelConfig
 from ..errors import (
     BackendDown,
     BadRequest,
@@ -36,10 +37,14 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
-from .budget import Uses
+from .budget import Amounts, Uses
+from .cards import Cards
 from .log import ModelLog
-from .process import ModelProcess, estimated, free_port, resident
+from .need import KeptNeeds, Need
+from .process import ModelProcess, free_port
 from .room import Room
+from .slot_keeper import ModelSlots
+from .turns import Waiter
 
 log = logging.getLogger("slotproxy.models")
 
@@ -49,16 +54,18 @@ LASTING = 60.0  # seconds after which a server counts as working, even without a
 LOOK = 0.05  # seconds between two checks of a server that loads, at first
 SELDOM = 0.5  # seconds between two of these checks later, and of a request for a cancellation
 WATCH = 1.0  # seconds between two checks of a loaded server
-GUESS = 5.0  # seconds that a load is assumed to take before the first one
+MEASURE = 30.0  # seconds between two measurements of the memory of a loaded server
 CHECK_TIMEOUT = 5.0
 
-Connect = Callable[[str], LlamaCpp]
+Server = LlamaCpp | OpenAIServer
+Connect = Callable[[str], Server]
 
 
 class HostedModel:
     """`connect` makes a driver for a URL; `deadline` is within how many seconds a server must
     return a token. At most `max_waiting` requests wait for a load. `on_change` is called after
-    every change of `status`. It is a tenant of `room`."""
+    every change of `status`. It is a tenant of `room`. `needs` remembers what it needed,
+    `slots` keeps its slots over the end of its server."""
 
     def __init__(
         self,
@@ -68,16 +75,20 @@ class HostedModel:
         room: Room,
         deadline: float,
         max_waiting: int,
+        needs: KeptNeeds | None = None,
+        cards: Cards | None = None,
+        slots: ModelSlots | None = None,
     ) -> None:
         self.config = config
+        self.slots = slots
         self.name = config.name
         self.log = ModelLog()
         self.status = "unloaded"
         self.caps: Capabilities | None = None  # of the last server that was loaded
-        self.takes = GUESS  # seconds that the last load took
         self.lost = False  # the server's slots are gone, until the registry has handled it
         self.error: GatewayError | None = None  # why it is not loaded, after a failure
         self.users = 0  # requests on the server
+        self.cache_worth: Callable[[], float] = lambda: 0.0  # seconds lost with its caches
         self.on_change: Callable[[], None] = lambda: None
         self._connect = connect
         self._deadline = deadline
@@ -85,16 +96,17 @@ class HostedModel:
         self._room = room
         self._changed = room.changed
         self._uses = Uses()
-        self._measured = 0  # bytes that its last server held
+        self.needs = Need(config, needs, cards)
         self._ttl = config.ttl or math.inf
         self._fresh = True  # it has completed no request since it was loaded
         self._thread: threading.Thread | None = None
         self._process: ModelProcess | None = None
-        self._server: LlamaCpp | None = None  # while loaded
-        self._waiting = 0
+        self._server: Server | None = None  # while loaded
+        self._waiters: list[Waiter] = []
         self._ending = False  # its server ends as soon as no request uses it
         self._closed = False
         self._used = 0.0  # when a request used it last
+        self._began = 0.0  # when its present server began to load, and then when it was loaded
         self._answered = False  # the current server has completed a request
         self._loads = 0
         self._failed_starts = 0
@@ -103,15 +115,18 @@ class HostedModel:
 
     # for requests
 
-    def use(self, cancel: Cancel, tick: float, patience: float) -> Iterator[LlamaCpp | None]:
+    def use(
+        self, cancel: Cancel, tick: float, patience: float, key: str = ""
+    ) -> Iterator[Server | None]:
         """Wait for the server, starting it if necessary, and yield its driver; after that, the
-        caller must call `leave`. Yields None at each tick before.
+        caller must call `leave`. Yields None at each tick before. `key` is the name of the API key.
 
         Raises UpstreamFault if it cannot be started, UpstreamTimeout after `patience` seconds,
         QueueFull, Cancelled."""
         began = time.monotonic()
         ticks = 1
-        failed_starts = self._enter()
+        waiter = Waiter(key, began)
+        failed_starts = self._enter(waiter)
         try:
             while True:
                 with self._changed:
@@ -133,13 +148,14 @@ class HostedModel:
         finally:
             with self._changed:
                 if self._failed_starts == failed_starts:  # otherwise nobody waits from before it
-                    self._waiting -= 1
+                    self._waiters.remove(waiter)
         yield server
 
     def load(self, patience: float) -> None:
         """Load the server without using it, waiting for at most `patience` seconds. It may be
         unloaded again before this returns. Raises QueueFull, or why it was not started lately."""
-        failed_starts = self._enter()
+        waiter = Waiter("", time.monotonic())
+        failed_starts = self._enter(waiter)
         with self._changed:
             loads = self._loads
             self._changed.wait_for(
@@ -151,20 +167,20 @@ class HostedModel:
                 patience,
             )
             if self._failed_starts == failed_starts:  # otherwise nobody waits from before it
-                self._waiting -= 1
+                self._waiters.remove(waiter)
 
-    def _enter(self) -> int:
+    def _enter(self, waiter: Waiter) -> int:
         """Ask for the server. Returns the number of failed starts so far."""
         with self._changed:
             left = self._retry_at - time.monotonic()
             if self._closed or (self._failures >= HOPELESS and left > 0):
                 raise self._reason(left)
-            if self._server is None and self._waiting >= self._max_waiting:
+            if self._server is None and len(self._waiters) >= self._max_waiting:
                 raise QueueFull(
                     f"too many requests are waiting for the model {self.name}",
                     retry_after=self.takes,
                 )
-            self._waiting += 1
+            self._waiters.append(waiter)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name=f"model-{self.name}", daemon=True
@@ -194,17 +210,20 @@ class HostedModel:
     # for the room
 
     @property
-    def need(self) -> int:
-        """The bytes that it needs: as configured, as measured, or estimated from its files."""
-        return self.config.memory_bytes or self._measured or estimated(self.config)
+    def need(self) -> Amounts:
+        return self.needs.amounts
 
     @property
     def pinned(self) -> bool:
         return self.config.pin
 
     @property
-    def wanted(self) -> bool:
-        return self._waiting > 0 and not self._closed
+    def waiters(self) -> tuple[Waiter, ...]:
+        return () if self._closed else tuple(self._waiters)
+
+    @property
+    def loaded_at(self) -> float:
+        return math.inf if self._server is None else self._began
 
     @property
     def leaving(self) -> bool:
@@ -216,13 +235,33 @@ class HostedModel:
     def fresh(self) -> bool:
         return self._fresh
 
+    @property
+    def takes(self) -> float:
+        """The seconds that a load takes, by the last one."""
+        return self.needs.seconds
+
     def worth(self, now: float) -> float:
-        return self._uses.chance(now) * self.takes
+        return self._uses.worth(self.takes, now) + self.cache_worth()
 
     # for the driver and for operators
 
+    def place(self) -> tuple[int, float]:
+        """Its place in the line of models that have no room, 0 if it has, and the seconds until it
+        is loaded, as far as is known."""
+        number, seconds = self._room.place(self)
+        return number, seconds if number else max(0.0, self._began + self.takes - time.monotonic())
+
+    def notice(self) -> str:
+        """For a request that waits for the model, "" if it is loaded."""
+        if self.status == "loaded":
+            return ""
+        number, seconds = self.place()
+        place = f", place {number}" if number else ""
+        about = f", about {math.ceil(seconds)} s" if self.needs.is_learned and seconds else ""
+        return f"loading {self.name}{place}{about}"
+
     @property
-    def server(self) -> LlamaCpp | None:
+    def server(self) -> Server | None:
         """The driver of the loaded server, for requests that neither wait nor keep it."""
         return self._server
 
@@ -230,6 +269,8 @@ class HostedModel:
         """End the server as soon as no request uses it; the next request starts it again."""
         with self._changed:
             self._ending = self._server is not None
+            if self._ending and self.slots is not None:
+                self.slots.leave()
             self._changed.notify_all()
 
     def keep(self, seconds: float) -> None:
@@ -271,13 +312,13 @@ class HostedModel:
         living = Lasting(f"running model {self.name}", no_pause)
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: self._waiters or self._closed)
                 pause = self._retry_at - time.monotonic()
                 if pause > 0:
                     self._changed.wait_for(lambda: self._closed, pause)
                 if self._closed:
                     return
-                if not self._waiting:
+                if not self._waiters:
                     continue
             if not living.turn(self._live):
                 self._fail(UpstreamFault(f"the model {self.name}: internal error, see the log"))
@@ -286,6 +327,7 @@ class HostedModel:
     def _live(self) -> None:
         """Run a server from its start to its end, once there is room for it."""
         self._set("loading")
+        self.needs.recall()
         try:
             if self._room.enter(self):
                 self._run_server()
@@ -300,16 +342,23 @@ class HostedModel:
                 self._ending = False
 
     def _run_server(self) -> None:
-        began = time.monotonic()
-        server: LlamaCpp | None = None
+        began = self._began = time.monotonic()
+        server: Server | None = None
         log.info("model %s: starting", self.name)
         try:
             port = free_port()
-            self._process = process = ModelProcess(self.config, port, self.log, self._notify)
-            server = self._connect(f"http://127.0.0.1:{port}")
+            server = self._connect(self.config.url.replace(PORT, str(port)))
+            if PORT not in self.config.url and server.status_of("/health", CHECK_TIMEOUT):
+                raise self._not_started("another server listens at its url")
+            config = self.slots.begin() if self.slots is not None else self.config
+            self._process = process = ModelProcess(config, port, self.log, self._notify)
             caps = self._loaded(process, server, began + self.config.start_timeout)
+            if self.slots is not None:
+                self.slots.on_loaded(caps)
             self._on_loaded(server, caps, time.monotonic() - began)
             self._while_loaded(process)
+            if self.slots is not None and process.alive:
+                self.slots.save(server)
             self._on_end(process)
         except GatewayError as error:
             self._fail(error)
@@ -323,13 +372,14 @@ class HostedModel:
                 self._ttl = self.config.ttl or math.inf
                 self.status = "unloaded" if self.error is None else "failed"
             self.on_change()
+            self.needs.keep()
             if self._process is not None:
                 self._process.end()
                 self._process = None
             if server is not None:
                 server.close()
 
-    def _loaded(self, process: ModelProcess, server: LlamaCpp, end: float) -> Capabilities:
+    def _loaded(self, process: ModelProcess, server: Server, end: float) -> Capabilities:
         """Wait until the server is ready, and find out what it can do. Raises UpstreamFault."""
         pause = LOOK
         while True:
@@ -342,6 +392,7 @@ class HostedModel:
             if self._closed:
                 raise BackendDown("the model was removed")
             if not process.alive:
+                process.read_out()
                 raise self._not_started(f"its server ended with {process.exit}")
             if time.monotonic() > end:
                 why = f": {error.message}" if error is not None else ""
@@ -350,11 +401,11 @@ class HostedModel:
                 self._changed.wait_for(lambda: self._closed or not process.alive, pause)
             pause = min(SELDOM, pause * 1.2)
 
-    def _is_ready(self, server: LlamaCpp) -> bool:
+    def _is_ready(self, server: Server) -> bool:
         status = server.status_of(self.config.check or "/health", CHECK_TIMEOUT)
         return status == 200 if self.config.check else status not in (0, 503)
 
-    def _probed(self, server: LlamaCpp) -> Capabilities:
+    def _probed(self, server: Server) -> Capabilities:
         """What the server can do. Its slots are counted now if it does not report them, because
         nobody else uses it. Raises BackendDown if it is not ready, UpstreamFault."""
         try:
@@ -363,26 +414,34 @@ class HostedModel:
             raise self._not_started(error.message) from None
         if caps.dialect == ROUTER:
             raise self._not_started(
-                "its server is a multi-model router: start it yourself and use --llama-api"
+                "its server has several models: set server_model to one of them"
+                if self.config.kind == "openai"
+                else "its server is a multi-model router: start it yourself and use --llama-api"
             )
         if not caps.slots and not caps.queues:
             caps = msgspec.structs.replace(caps, slots=server.count_slots()[0])
-        return caps
+        return self._bounded(caps)
+
+    def _bounded(self, caps: Capabilities) -> Capabilities:
+        """With no more slots than `concurrency`."""
+        most = self.config.concurrency or caps.slots
+        return msgspec.structs.replace(caps, slots=min(most, caps.slots or most))
 
     def _not_started(self, why: str) -> UpstreamFault:
         printed = self.log.end()
         end = f"\nIts last lines:\n{printed}" if printed else ""
         return UpstreamFault(f"the model {self.name} failed to load: {why}{end}", code=LOAD_FAILED)
 
-    def _on_loaded(self, server: LlamaCpp, caps: Capabilities, took: float) -> None:
-        measured = resident(self._process.pid) if self._process is not None else 0
-        log.info("model %s: loaded after %.1f s, %d MiB", self.name, took, measured >> 20)
+    def _on_loaded(self, server: Server, caps: Capabilities, took: float) -> None:
+        if self._process is not None:
+            self.needs.measure(self._process.pid)
+        self.needs.keep(took)
+        log.info("model %s: loaded after %.1f s, %s", self.name, took, self.needs.shown)
         with self._changed:
-            self.caps, self.takes, self.error = caps, took, None
+            self.caps, self.error = caps, None
             self._answered = False
             self._fresh = True
-            self._measured = measured or self._measured
-            self._used = time.monotonic()
+            self._used = self._began = time.monotonic()
             self.status = "loaded"
             self._loads += 1
             self._server = server
@@ -391,11 +450,17 @@ class HostedModel:
 
     def _while_loaded(self, process: ModelProcess) -> None:
         """Wait until the server ends, or has to."""
+        measured = time.monotonic()
         while process.alive:
+            if time.monotonic() - measured > MEASURE:
+                self.needs.measure(process.pid)
+                measured = time.monotonic()
             with self._changed:
-                idle = not (self.users or self._waiting) and self.left <= 0
+                idle = not (self.users or self._waiters) and self.left <= 0
                 if self._closed or idle or (self._ending and not self.users):
                     self._ending = True  # no request uses it from here on
+                    if self.slots is not None:
+                        self.slots.leave()
                     return
                 self._changed.wait(min(WATCH, max(LOOK, self.left)))
 
@@ -429,7 +494,7 @@ class HostedModel:
                 self._retry_at = time.monotonic() + min(LONGEST_PAUSE, pause)
             if not loaded:
                 self._failed_starts += 1
-                self._waiting = 0
+                self._waiters = []
             self._changed.notify_all()
 
     def _set(self, status: str) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..config import PID, PORT, ModelConfig
 from ..runtime.subprocesses import kill_session, start_program
 from .log import MAX_LINE, ModelLog
 
-OVERHEAD = 64 << 20  # bytes of a server without its model
-MAX_PARTS = 1000  # files of a split model
+READ_OUT = 1.0  # seconds for the last lines of an ended process to reach the log
 KILLED = 5.0  # seconds for the system to end a killed process
 
 
@@ -55,8 +53,8 @@ class ModelProcess:
             stderr=subprocess.STDOUT,
         )
         self.pid = self._process.pid
-        reader = threading.Thread(target=self._read, name=f"log-{config.name}", daemon=True)
-        reader.start()
+        self._reader = threading.Thread(target=self._read, name=f"log-{config.name}", daemon=True)
+        self._reader.start()
 
     @property
     def alive(self) -> bool:
@@ -69,6 +67,11 @@ class ModelProcess:
         if code is None:
             return ""
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def read_out(self) -> None:
+        """After its end: wait until the log has its last lines. Not for long, because a child that
+        it left behind may still hold its output."""
+        self._reader.join(READ_OUT)
 
     def kill(self) -> None:
         kill_session(self._process)
@@ -116,39 +119,16 @@ class ModelProcess:
         self._ended()
 
 
-def estimated(config: ModelConfig) -> int:
-    """The bytes of memory that a model may need, by the size of the files in its command: weights,
-    a tenth for its context, and what any server takes."""
-    total = 0
-    for word in config.command:
-        for path in parts(Path(config.folder, word.partition("=")[2] or word)):
-            with contextlib.suppress(OSError):
-                total += path.stat().st_size
-    return total + total // 10 + OVERHEAD
-
-
-def parts(path: Path) -> Iterator[Path]:
-    """The files of a GGUF model; split ones are named NAME-00001-of-00003.gguf."""
-    if path.suffix != ".gguf":
-        return
-    split = re.fullmatch(r"(.*-)00001(-of-(\d{5})\.gguf)", path.name)
-    if split is None:
-        yield path
-        return
-    for number in range(1, min(int(split[3]), MAX_PARTS) + 1):
-        yield path.with_name(f"{split[1]}{number:05d}{split[2]}")
-
-
-def resident(pid: int) -> int:
-    """The bytes of memory that a session's processes hold, 0 if the system does not say."""
-    total = 0
+def resident(pid: int) -> dict[int, int]:
+    """The bytes of memory that each process of a session holds; {} if the system does not say."""
+    held = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             # The name, in parentheses, may contain anything; the session is the fourth after it.
             fields = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
             if int(fields[3]) == pid:
-                total += int(fields[21]) * _page()
-    return total
+                held[int(folder.name)] = int(fields[21]) * _page()
+    return held
 
 
 def _page() -> int:

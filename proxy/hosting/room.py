@@ -1,22 +1,22 @@
-"""Which models may be loaded at once, and which gives way to which.
+"""Which models may be loaded at once: those that wait stand in a line (see `turns`), the others
+have room (see `budget`).
 
-Models that do not fit wait in a line, the oldest first. For the first of them, idle models give
-way, those worth least (see `budget`); never a busy one, and never a pinned one. So requests for a
-loaded model are answered before another takes its room. That would let the first in line wait
-forever under steady traffic: after `swap_wait` seconds, busy models give way too. They take no new
-requests then, and end after their last answer; the requests held back load them again, at the end
-of the line.
+A model enters when its turn has come and it fits; idle or busy models end for it. A busy one that
+shall end takes no new requests, and ends after its last answer. The requests held back load it
+again, in their turn.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Protocol
 
 from ..errors import BadRequest
-from .budget import Limits, Resident, shortage, victims
+from .budget import Amounts, Limits, Resident, total
+from .turns import Asked, Debts, Loaded, Waiter, first_came, step
 
 SETTLE = 0.2  # seconds without a use after which a model counts as idle
 UNUSED = 2.0  # the same for one that was just loaded, whose first request is on its way
@@ -31,15 +31,23 @@ class Tenant(Protocol):
     def name(self) -> str: ...
 
     @property
-    def need(self) -> int:
-        """The bytes of memory that it needs when loaded."""
+    def need(self) -> Amounts:
+        """What it needs when loaded."""
 
     @property
     def pinned(self) -> bool: ...
 
     @property
-    def wanted(self) -> bool:
-        """Whether requests wait for its load."""
+    def waiters(self) -> tuple[Waiter, ...]:
+        """The requests that wait for its load."""
+
+    @property
+    def takes(self) -> float:
+        """The seconds that its load takes."""
+
+    @property
+    def loaded_at(self) -> float:
+        """Since when it is loaded, inf while it is not."""
 
     @property
     def leaving(self) -> bool:
@@ -73,16 +81,17 @@ class Room:
         self._clock = clock
         self._line: list[Tenant] = []
         self._loaded: list[Tenant] = []
+        self._debts = Debts()
 
     def enter(self, tenant: Tenant) -> bool:
         """Wait until there is room for a model, which then has it until `leave`. Returns False if
         no request waits for it any more. Raises BadRequest if it can never fit."""
         with self.changed:
             self._line.append(tenant)
-            began = self._clock()
             try:
-                while tenant.wanted:
-                    if self._line[0] is tenant and self._has_room(tenant, began):
+                while tenant.waiters:
+                    self._check(tenant)
+                    if self._enters(tenant):
                         self._loaded.append(tenant)
                         return True
                     self.changed.wait(LOOK)
@@ -97,42 +106,68 @@ class Room:
                 self._loaded.remove(tenant)
             self.changed.notify_all()
 
-    def _has_room(self, tenant: Tenant, began: float) -> bool:
-        """Whether there is room now. If not, others are asked to give way."""
+    def place(self, tenant: Tenant) -> tuple[int, float]:
+        """The place of a model in the line, 0 if it has room, and the seconds until it is loaded if
+        answers under way and loads take no longer than expected."""
+        with self.changed:
+            now = self._clock()
+            line = self._debts.line(self._asked())
+            for number, one in enumerate(line, start=1):
+                if one.name == tenant.name:
+                    before = sum(other.load for other in line[:number])
+                    patience = self._swap_wait - (now - first_came(line[0]))
+                    return number, before + max(0.0, patience)
+        return 0, tenant.takes
+
+    def _enters(self, tenant: Tenant) -> bool:
+        """Whether a model enters now. Others are asked to end for those in line."""
         now = self._clock()
-        self._check(tenant)
-        memory, places = shortage(self.limits, tenant.need, self._residents(self._loaded, now))
-        if memory <= 0 and places <= 0:
-            return True
-        going = [one for one in self._loaded if one.leaving]
-        memory -= sum(one.need for one in going)
-        places -= len(going)
-        if memory > 0 or places > 0:
-            patient = now - began < self._swap_wait
-            names = victims(self._candidates(now, patient), memory, places)
-            for one in self._loaded:
-                if names is not None and one.name in names:
-                    one.stop()
-        return False
+        line = self._debts.line(self._asked())
+        done = step(self.limits, line, [*self._residents(now)], now, self._swap_wait)
+        for one in self._loaded:
+            if one.name in done.ends:
+                one.stop()
+        if done.enters != tenant.name:
+            return False
+        self._debts.charge(next(one for one in line if one.name == tenant.name), now)
+        return True
 
-    def _candidates(self, now: float, patient: bool) -> Sequence[Resident]:
-        """The models that may give way; with `patient`, only idle ones."""
-        found = [one for one in self._loaded if not (one.pinned or one.leaving)]
-        if patient:
-            found = [one for one in found if one.idle(now) >= (UNUSED if one.fresh() else SETTLE)]
-        return self._residents(found, now)
+    def _asked(self) -> list[Asked]:
+        return [
+            Asked(one.name, one.need, one.takes, waiters)
+            for one in self._line
+            if (waiters := one.waiters)
+        ]
 
-    def _residents(self, tenants: Sequence[Tenant], now: float) -> Sequence[Resident]:
-        return [Resident(one.name, one.need, one.worth(now)) for one in tenants]
+    def _residents(self, now: float) -> Iterator[Loaded]:
+        for one in self._loaded:
+            yield Loaded(
+                Resident(one.name, one.need, one.worth(now)),
+                since=one.loaded_at,
+                load=one.takes,
+                idle=one.idle(now) >= (UNUSED if one.fresh() else SETTLE),
+                pinned=one.pinned,
+                leaving=one.leaving,
+            )
 
     def _check(self, tenant: Tenant) -> None:
-        limit = self.limits.memory
-        pinned = sum(one.need for one in self._loaded if one.pinned and one is not tenant)
-        if limit and tenant.need + pinned > limit:
-            rest = f", of which pinned models take {pinned / GIB:.1f}" if pinned else ""
-            raise BadRequest(
-                f"the model {tenant.name} does not fit: it needs about {tenant.need / GIB:.1f} GiB,"
-                f" and models may take {limit / GIB:.1f} GiB{rest} (--memory)",
-                param="model",
-                code="model_too_large",
-            )
+        pinned = [one for one in self._loaded if one.pinned and one is not tenant]
+        stays = total([Resident(one.name, one.need, 0.0) for one in pinned])
+        for device, (limit, need, rest) in enumerate(
+            zip_longest(self.limits.amounts, tenant.need, stays, fillvalue=0)
+        ):
+            if limit and need + rest > limit:
+                raise _too_large(tenant.name, device, need, rest, limit)
+
+
+def _too_large(name: str, device: int, need: int, pinned: int, limit: int) -> BadRequest:
+    where, setting = "", "--memory"
+    if device:
+        where, setting = f" of graphics card {device - 1}", "--gpu-memory"
+    rest = f", of which pinned models take {pinned / GIB:.1f}" if pinned else ""
+    return BadRequest(
+        f"the model {name} does not fit: it needs about {need / GIB:.1f} GiB{where},"
+        f" and models may take {limit / GIB:.1f} GiB{rest} ({setting})",
+        param="model",
+        code="model_too_large",
+    )

@@ -5,8 +5,9 @@ by content. Calls use the frame of the model's family (`CallShape`), with everyt
 arguments as one literal. A grammar may also begin inside that frame, after the text `begun`, to
 constrain a call that the model began on its own.
 
-If a grammar cannot express a schema, a strict schema is rejected. For any other, the grammar allows
-any JSON there and output validation checks the rest.
+If a grammar cannot express a schema, a strict schema is rejected. For any other, the grammar leaves
+out what it cannot express, and says which keywords these are: documents are validated when they are
+complete, arguments of tools are not.
 """
 
 from __future__ import annotations
@@ -54,6 +55,16 @@ class Constraint(Struct, frozen=True, kw_only=True):
     shape: CallShape = CallShape()
     most: int = 1
     begun: str = ""
+
+
+class BoundGrammar(Struct, frozen=True):
+    """A constraint as GBNF text, with the keywords that the grammar leaves out of the document's
+    schema (`schema_gaps`) and of the parameters of tools (`tool_gaps`). A schema that has no
+    grammar at all is one entry, with the keyword that is the reason."""
+
+    text: str
+    schema_gaps: tuple[str, ...] = ()
+    tool_gaps: tuple[str, ...] = ()
 
 
 def callable_tools(request: CompletionRequest) -> tuple[Tool, ...]:
@@ -133,21 +144,25 @@ def head(shape: CallShape, name: str) -> str:
     return shape.prefix + shape.before_name + name + shape.after_name
 
 
-def grammar(bound: Constraint, limits: GrammarLimits) -> str:
-    """The GBNF text for servers with these limits.
+def grammar(bound: Constraint, limits: GrammarLimits) -> BoundGrammar:
+    """The grammar for servers with these limits.
 
     Raises InvalidParameter naming the unsupported keyword or the error in a schema."""
     rules = Rules()
     param = "response_format"
     roots: list[Elements] = []
+    schema_gaps: dict[str, None] = {}
+    tool_gaps: dict[str, None] = {}
     try:
         if bound.schema is not None:
             schema = msgspec.json.decode(bound.schema)
-            roots.append(_value(schema, "", rules, limits, bound.strict, False))
+            writer = _Writer(rules, limits, schema_gaps)
+            roots.append(writer.value(schema, "", bound.strict, an_object=False))
         param = "tools"
         if bound.tools:
-            roots.append(_calls(bound, rules, limits))
-        return finished(rules, tuple(roots), limits)
+            roots.append(_calls(bound, _Writer(rules, limits, tool_gaps)))
+        text = finished(rules, tuple(roots), limits)
+        return BoundGrammar(text, tuple(schema_gaps), tuple(tool_gaps))
     except (SchemaError, UnsupportedSchema, GrammarError) as error:
         raise InvalidParameter(param, f"cannot be used: {error}") from None
     except TooManyStatesError:
@@ -156,11 +171,11 @@ def grammar(bound: Constraint, limits: GrammarLimits) -> str:
         raise InvalidParameter(param, "cannot be used: the schema is nested too deeply") from None
 
 
-def _calls(bound: Constraint, rules: Rules, limits: GrammarLimits) -> Elements:
-    shape = bound.shape
+def _calls(bound: Constraint, writer: _Writer) -> Elements:
+    shape, rules = bound.shape, writer.rules
     values = {
-        tool.name: _value(
-            msgspec.json.decode(tool.schema), tool.name, rules, limits, tool.strict, True
+        tool.name: writer.value(
+            msgspec.json.decode(tool.schema), tool.name, tool.strict, an_object=True
         )
         for tool in bound.tools
     }
@@ -180,21 +195,32 @@ def _calls(bound: Constraint, rules: Rules, limits: GrammarLimits) -> Elements:
     return (*elements, *_mark(shape.end))
 
 
-def _value(
-    schema: Any, name: str, rules: Rules, limits: GrammarLimits, strict: bool, an_object: bool
-) -> Elements:
-    more = (ANY_OBJECT,) if an_object else ()
-    # Arguments of tools are closed, since models invent some. An old server has no room for the
-    # rules of undeclared members, and refuses the alternatives that overlap because of them.
-    closed = strict or an_object or not limits.merges_stacks
-    try:
-        return SchemaCompiler(Document(schema, name), rules, limits, strict, closed).root(*more)
-    except UnsupportedSchema:
-        if strict:
-            raise
-        return SchemaCompiler(
-            Document(ANY_OBJECT if an_object else True), rules, limits, True
-        ).root()
+class _Writer:
+    """Compiles schemas into rules, and adds the keywords that these leave out to `gaps`."""
+
+    def __init__(self, rules: Rules, limits: GrammarLimits, gaps: dict[str, None]) -> None:
+        self.rules = rules
+        self._limits = limits
+        self._gaps = gaps
+
+    def value(self, schema: Any, name: str, strict: bool, an_object: bool) -> Elements:
+        """A value that satisfies the schema, and is an object if `an_object`."""
+        more = (ANY_OBJECT,) if an_object else ()
+        # Arguments of tools are closed, since models invent some. An old server has no room for the
+        # rules of undeclared members, and refuses the alternatives that overlap because of them.
+        closed = strict or an_object or not self._limits.merges_stacks
+        document = Document(schema, name)
+        try:
+            compiler = SchemaCompiler(document, self.rules, self._limits, strict, closed)
+            elements = compiler.root(*more)
+        except UnsupportedSchema as error:
+            if strict or (error.keyword == "$ref" and not an_object):
+                raise  # what a reference leads to cannot be validated afterwards either
+            self._gaps[f"any keyword (because of {error.keyword})"] = None
+            anything = Document(ANY_OBJECT if an_object else True)
+            return SchemaCompiler(anything, self.rules, self._limits, True).root()
+        self._gaps.update(dict.fromkeys(compiler.gaps.keywords))
+        return elements
 
 
 def _mark(text: str) -> Elements:

@@ -32,12 +32,15 @@ LIMITS = {limits.name: limits for limits in (NEW, OLD)}
 
 class CompileResult(Struct, frozen=True, omit_defaults=True):
     """`text` is a grammar or the error in an answer. A rejected job has a `reason`, and `param` if
-    known. `unchecked` is set if a pattern of the schema cannot be checked."""
+    known. `unchecked` is set if a pattern of the schema cannot be checked. `schema_gaps` and
+    `tool_gaps` are those of a `BoundGrammar`."""
 
     text: str = ""
     param: str = ""
     reason: str = ""
     unchecked: bool = False
+    schema_gaps: tuple[str, ...] = ()
+    tool_gaps: tuple[str, ...] = ()
 
 
 class Bind(Struct, frozen=True, tag=True):
@@ -51,7 +54,8 @@ class Bind(Struct, frozen=True, tag=True):
         param = "tools" if bound.schema is None else "response_format"
         size = len(bound.schema or b"") + sum(len(tool.schema) for tool in bound.tools)
         _check_size(param, size)
-        return CompileResult(constraints.grammar(bound, LIMITS[self.limits]))
+        found = constraints.grammar(bound, LIMITS[self.limits])
+        return CompileResult(found.text, schema_gaps=found.schema_gaps, tool_gaps=found.tool_gaps)
 
     def refused(self) -> CompileResult:
         """The result if the budget is exceeded."""

@@ -237,9 +237,12 @@ def channel() -> tuple[IO[bytes], IO[bytes]]:
     return sys.stdin.buffer, answers
 
 
-def serve(begin: Callable[[Any], Callable[[Any], Any]]) -> None:
+def serve(
+    begin: Callable[[Any], Callable[[Any], Any]], after: Callable[[], None] = lambda: None
+) -> None:
     """In a child: answer questions. `begin` gets the setup and returns the function that answers
-    them. A thread reads standard input: its end, the gateway's, ends the child at any moment.
+    them; `after` is called when an answer is out. A thread reads standard input: its end, the
+    gateway's, ends the child at any moment.
     """
     questions, answers = channel()
     ready: queue.Queue[Any] = queue.Queue()
@@ -255,3 +258,4 @@ def serve(begin: Callable[[Any], Callable[[Any], Any]]) -> None:
     answer = begin(ready.get())
     while True:
         answers.write(msgspec.json.encode(answer(ready.get())) + b"\n")
+        after()

@@ -38,6 +38,7 @@ LOAD = 0.002  # seconds added for a fully loaded backend, to prefer an idle one
 FROM_RAM = 0.005  # seconds a server needs to find an old prompt in its RAM
 ENDING = 0.001  # seconds from the last token until the lease is released
 DISK = 0.02  # weight of a second of saving or restoring: it delays no other answer
+PATIENCE = 0.25  # seconds that restoring may take longer for a request than evaluating
 SPARE = 4.0  # factor of the worth of a prompt that a side job would evict
 
 
@@ -59,8 +60,10 @@ def decide(
             continue
         cached = min(held.tokens_at(depth, want.chain), prompt - 1)
         if slot is None or not (backend.pins or slot.busy):
-            if backend.name not in kept or kept[backend.name][1] < cached:
-                kept[backend.name] = held, cached
+            if not held.file or restoring_pays(pool, backend, held.tokens, cached):
+                best_kept = kept.get(backend.name)
+                if best_kept is None or _is_better(held, cached, *best_kept):
+                    kept[backend.name] = held, cached
             continue
         wait, hold = _wait(slot, backend, pool, now), 0.0
         continues = depth >= held.chain.turn
@@ -116,12 +119,13 @@ def decide(
         if reuse is not None:  # (5)
             cost += FROM_RAM if not reuse.file else DISK * reuse.tokens / backend.restore_rate
         old, save, hold = slot.held, False, 0.0
-        if old is not None and backend.pins:  # (4)
+        restore = reuse if reuse is not None and reuse.file else None
+        if old is not None and (backend.pins or restore is not None):  # (4)
             lost = _worth(old, pool, want, now)
             if backend.cache_kind == "files" and not want.background:
                 moving = 2 * DISK * old.tokens / backend.restore_rate
-                save = lost > moving
-                lost = min(lost, moving)
+                save = lost > moving and backend.files_pay
+                lost = min(lost, moving) if save else lost
             cost += lost
             if may_wait:
                 hold = seconds_held(old, session, pool, want, now, lost)
@@ -138,11 +142,23 @@ def decide(
                 reuse=reuse,
                 cached=cached,
                 # While a server's slots are being counted, it chooses the slot.
-                pin=backend.pins and not backend.counting,
-                restore=reuse if reuse is not None and reuse.file else None,
+                pin=(backend.pins or restore is not None) and not backend.counting,
+                restore=restore,
                 save=save,
             )
     return best
+
+
+def restoring_pays(pool: Pool, backend: BackendRecord, tokens: int, cached: int) -> bool:
+    """Whether to restore a file with so many tokens, of which so many are of use: it costs the
+    server less than to evaluate these, and its request not much more time."""
+    evaluation, moving = cached / pool.rate(backend), tokens / backend.restore_rate
+    return backend.files_pay and DISK * moving < evaluation and moving < evaluation + PATIENCE
+
+
+def _is_better(held: CachedPrompt, cached: int, other: CachedPrompt, others: int) -> bool:
+    """Whether more of the prompt is cached here, or as much without restoring a file."""
+    return cached > others or (cached == others and bool(other.file) and not held.file)
 
 
 def decide_whole_backend(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:

@@ -32,6 +32,7 @@ from .ticket import Ticket
 
 REMEMBERED = 16384  # conversations remembered by a pool
 KEPT = 4096  # prompts that a backend is assumed to keep outside its slots, at most
+OVERDUE = 4  # the time so far, divided by this, is the least that an answer still takes
 ENOUGH = 8  # tokens of an answer that are enough to measure a pace
 FEW = 32  # measurements at which a backend's own rate weighs as much as the mean of all
 LOOKED_AT = 12  # places holding a prefix of the prompt that are compared, at most
@@ -183,12 +184,14 @@ class Pool:
                 if not (holders.free or holders.busy):
                     del index[link]
 
-    def forget(self, backend: BackendRecord) -> None:
-        """Drop everything cached on a backend, because it restarted or changed its model."""
+    def forget(self, backend: BackendRecord, *, files: bool = True) -> None:
+        """Drop everything cached on a backend, because it restarted or changed its model. Without
+        `files`, what it has in files stays."""
         for slot in backend.slots:
             self.drop(slot.held)
         for held in self.kept(backend):
-            self.drop(held)
+            if files or not held.file:
+                self.drop(held)
 
     def kept(self, backend: BackendRecord) -> list[CachedPrompt]:
         """The prompts that a backend keeps outside its slots, in RAM or in files, oldest first."""
@@ -219,9 +222,7 @@ class Pool:
         client = tool_key(want.key, b"") if conversation.calls else b""
         self.returns.turn(conversation, min(now, want.since or now), client)
         conversation.last = now
-        chain = want.chain
-        if chain.links:
-            self._name(chain.links[chain.turn - 1], conversation)
+        self.know(want.chain, conversation)
 
     def record_end(
         self, want: SlotRequest, conversation: ConversationRecord, tools: bytes, now: float
@@ -238,8 +239,11 @@ class Pool:
         session = named(want)
         return bool(session) and self.sessions.is_side_job(session, conversation, want.tools)
 
-    def _name(self, name: bytes, conversation: ConversationRecord) -> None:
-        known = self.conversations
+    def know(self, chain: Chain, conversation: ConversationRecord) -> None:
+        """Remember that this chain is of this conversation."""
+        if not chain.links:
+            return
+        known, name = self.conversations, chain.links[chain.turn - 1]
         known[name] = conversation
         known.move_to_end(name)
         if len(known) > REMEMBERED:
@@ -311,12 +315,13 @@ class Pool:
         """Expected seconds from now, or from its first token, until a busy slot has its answer.
 
         How long an answer is already does not tell how long it will be, except where the request
-        limits it."""
+        limits it. But one that has taken much longer than expected shows that the pace is wrong: a
+        server may have become slow. So a part of its time so far is the least."""
         left, pace = self.answer, self.pace(backend)
+        passed = now - slot.first if slot.streaming else 0.0
         if slot.limit:
-            written = pace * (now - slot.first) if slot.streaming else 0.0
-            left = min(left, max(1.0, slot.limit - written))
-        return left / pace
+            left = min(left, max(1.0, slot.limit - pace * passed))
+        return max(left / pace, passed / OVERDUE)
 
     def backlog(self, backend: BackendRecord, now: float) -> float:
         """Seconds until a backend has evaluated the prompts that it was sent. It evaluates one

@@ -29,6 +29,7 @@ from .lease import Lease, Outcome
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
 from .prefix import Chain, Chains
+from .saved_slots import SavedSlots
 from .state import (
     ANSWER,
     MOST_SLOTS,
@@ -90,6 +91,7 @@ class LocalScheduler(BaseScheduler):
         self._disk = disk
         self._policy = policy
         self._lock = native_rlock()
+        self.saved_slots = SavedSlots(self._lock, self._known, clock, disk)
         self._pools: dict[str, Pool] = {}
         self._backends: dict[str, tuple[Pool, BackendRecord]] = {}
         self._chains = Chains()
@@ -119,7 +121,7 @@ class LocalScheduler(BaseScheduler):
             known = self._backends.get(name)
             backend = known[1] if known is not None else BackendRecord(name=name, model=facts.model)
             if known is not None:
-                known[0].forget(backend)
+                known[0].forget(backend, files=not facts.keeps_files)
                 if backend.model != facts.model:
                     self._remove(known[0], backend)
             pool = self._pools.setdefault(facts.model, Pool())
@@ -128,6 +130,7 @@ class LocalScheduler(BaseScheduler):
             backend.model, backend.up, backend.weight = facts.model, up, facts.weight
             backend.pins, backend.cache_kind = facts.pins, facts.cache_kind
             backend.release_delay = facts.release_delay
+            backend.keeps_files, backend.leaving = facts.keeps_files, False
             backend.draining, backend.failures, backend.ready = False, 0, 0.0
             slots = min(facts.slots, MOST_SLOTS)
             if slots or not (backend.guessed and backend.slots):
@@ -228,6 +231,19 @@ class LocalScheduler(BaseScheduler):
         """The number of slots that the backend is assumed to have."""
         with self._lock:
             return len(self._backends[name][1].slots) if name in self._backends else 0
+
+    def cache_worth(self, name: str) -> float:
+        """The seconds that it would take to evaluate again what the slots of a backend hold, each
+        times the chance that it is asked for."""
+        with self._lock:
+            if name not in self._backends:
+                return 0.0
+            pool, backend = self._backends[name]
+            now = self._clock()
+            held = [slot.held for slot in backend.slots if slot.held is not None]
+            chances = [pool.returns.chance(one.conversation, now) for one in held]
+            tokens = sum(one.tokens * c for one, c in zip(held, chances, strict=True))
+            return tokens / backend.rate
 
     def view(self, group: str, key: str) -> View:
         """The records that a caller with this key and group may see."""
@@ -435,6 +451,9 @@ class LocalScheduler(BaseScheduler):
             ticket.event.set()  # so that the waiting request can report it
         return lost
 
+    def _known(self, name: str) -> tuple[Pool, BackendRecord] | None:
+        return self._backends.get(name)
+
     def _pool(self, want: SlotRequest) -> tuple[Pool, bool]:
         """The model's pool, and whether one of its backends is up or not probed yet. Raises
         NoBackend if no backend can ever serve this request."""
@@ -498,7 +517,15 @@ class LocalScheduler(BaseScheduler):
     ) -> None:
         """Called by leases only."""
         with self._lock:
-            slot_files.record_step(self._home(lease), lease, step, tokens, size, seconds)
+            slot_files.record_step(
+                self._home(lease),
+                lease,
+                step,
+                tokens=tokens,
+                size=size,
+                seconds=seconds,
+                groups=self._groups,
+            )
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
         """Whether an answer found more cached than its group can have put there (the canary)."""

@@ -1,7 +1,7 @@
 """Sessions: the conversations of one agent, under the name that its client gives.
 
 An agent, its sub-agents and its requests for titles have one session id and different prompts. So
-conversations are told apart by their prompts, and the session says which of them is the main one:
+prompts identify the conversations, and the session says which of them is the main one:
 
 1. A conversation with tools comes before one without.
 2. Of two with tools, the one that begins later or has more turns, unless the main one is in a tool

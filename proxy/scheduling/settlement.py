@@ -61,15 +61,18 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     )
     lease.written, lease.replaced = held, slot.held
     if not backend.pins:
-        _keep_outside_slots(pool, backend, slot)
+        _keep_outside_slots(pool, backend, slot, grant.restore is not None)
     pool.put(held)
 
 
-def _keep_outside_slots(pool: Pool, backend: BackendRecord, slot: Slot) -> None:
-    """Keep what this slot held on the list of a server that caches old prompts in RAM."""
+def _keep_outside_slots(
+    pool: Pool, backend: BackendRecord, slot: Slot, restores: bool = False
+) -> None:
+    """Keep what this slot held on the list of a server that caches old prompts in RAM. A restored
+    file takes the place of the old prompt, which is lost."""
     old = slot.held
     pool.drop(old)
-    if old is not None and backend.cache_kind == "ram":
+    if old is not None and backend.cache_kind == "ram" and not restores:
         old.slot = None
         pool.put(old)
 
@@ -96,7 +99,7 @@ def _evaluated(backend: BackendRecord, slot: Slot, now: float) -> None:
     """Record that an old server has evaluated the prompt in this slot, which ends its round."""
     for other in backend.slots:
         if slot in other.after:
-            other.after.discard(slot)
+            other.after -= {slot}
             other.ready = max(other.ready, now + backend.release_delay)
 
 
@@ -122,7 +125,9 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
     other = backend.slots[number]
     slot.id, other.id = other.id, slot.id
     backend.slots[slot.id], backend.slots[other.id] = slot, other
-    if backend.pins and not other.busy:
+    if not backend.pins and not other.busy:
+        _keep_outside_slots(pool, backend, other)
+    elif not other.busy:
         pool.drop(other.held)
         if lease.replaced is not None and _is_believed(lease):
             lease.replaced.slot = other
@@ -163,7 +168,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         # requests. A round that evaluates prompts is long and ends with their first tokens.
         _evaluated(backend, slot, now)
         slot.ready = now + backend.release_delay * (1 if outcome.end == "whole" else CUT)
-        slot.after = {s for s in backend.slots if s.busy and not s.streaming}
+        slot.after = frozenset(s for s in backend.slots if s.busy and not s.streaming)
         if grant.whole:
             for other in backend.slots:
                 other.ready = max(other.ready, slot.ready)
@@ -187,7 +192,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     if grant.whole:
         backend.exclusive = False
         if outcome.end != "unused":
-            pool.forget(backend)  # the server may have used any of its slots
+            pool.forget(backend, files=False)  # the server may have used any of its slots
         pool.refresh(backend)
     if slot.held is not None:
         pool.slot_freed(slot.held)
@@ -210,7 +215,12 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
             pool.record_token_count(held.chain, prompt)
         if evaluated >= ENOUGH and outcome.evaluating > 0:
             pool.record_rate(backend, evaluated / outcome.evaluating)
-        if reuse is not None and reuse.slot is None and 2 * cached < grant.cached:
+        in_vain = 2 * cached < grant.cached
+        # How much another conversation has in common with a file is only estimated.
+        own = reuse is not None and reuse.conversation is held.conversation
+        if grant.restore is not None and own:
+            backend.vain = backend.vain + 1 if in_vain else 0
+        if reuse is not None and reuse.slot is None and in_vain and (own or not reuse.file):
             pool.drop(reuse)  # it was no longer cached
     if outcome.erased:
         pool.drop(held)
@@ -218,7 +228,8 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
     held.prompt = prompt = prompt or held.prompt
     held.tokens = prompt + outcome.completion
     held.used = now
-    if reuse is not None and not backend.pins and reuse.conversation is held.conversation:
+    extended = reuse is not None and reuse.conversation is held.conversation
+    if reuse is not None and extended and not (backend.pins or reuse.file):
         pool.drop(reuse)  # it was extended to the new prompt
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+from msgspec.structs import replace
+
 from .lease import Lease
 from .pool import Pool
 from .settlement import MOVED
-from .state import BackendRecord, CachedPrompt, ConversationRecord, SlotStep
+from .state import BackendRecord, CachedPrompt, SlotStep
 
 
 def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[SlotStep, ...]:
@@ -24,8 +26,7 @@ def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[SlotStep, 
     result: list[SlotStep] = []
     # A continuation of an empty prompt has no prefix to find or name it by.
     if grant.save and old is not None and old.chain.links and budget:
-        conversation = old.conversation
-        result.append(SlotStep("save", _name(backend, conversation, old)))
+        result.append(SlotStep("save", name_of(backend, old)))
         victims = _over(pool, backend, budget, old, grant.restore, now)
         if victims:
             result.append(SlotStep("erase"))
@@ -38,14 +39,21 @@ def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[SlotStep, 
 
 
 def record_step(
-    pool: Pool, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
+    pool: Pool,
+    lease: Lease,
+    step: SlotStep,
+    *,
+    tokens: int,
+    size: int,
+    seconds: float,
+    groups: bool,
 ) -> None:
-    """Record a step. `tokens` -1: it failed."""
+    """Record a step. `tokens` -1: it failed. `groups`: there are several groups of keys."""
     backend, old, restore = lease.grant.backend, lease.replaced, lease.grant.restore
     if tokens > 0 and seconds > 0:
         backend.restore_rate += MOVED * (tokens / seconds - backend.restore_rate)
     if step.action == "save" and old is not None and step.file == old.conversation.file:
-        for held in _files(pool, backend):
+        for held in files_of(pool, backend):
             if held.file == step.file:
                 pool.drop(held)
         if tokens > 0:
@@ -59,17 +67,25 @@ def record_step(
             backend.restored += 1
         else:
             pool.drop(restore)
+            # What the slot holds now is unknown.
+            lease.grant = replace(lease.grant, reuse=None, cached=0, restore=None, fresh=groups)
 
 
-def _name(backend: BackendRecord, conversation: ConversationRecord, held: CachedPrompt) -> str:
+def name_of(backend: BackendRecord, held: CachedPrompt) -> str:
     """The conversation's file name, from its model and its first cached prompt."""
+    conversation = held.conversation
     if not conversation.file:
-        model = blake2b(backend.model.encode(), digest_size=6).hexdigest()
-        conversation.file = f"slotproxy-{model}-{held.chain.links[held.chain.turn - 1].hex()}.bin"
+        begins = held.chain.links[held.chain.turn - 1].hex()
+        conversation.file = f"{beginning_of(backend.model)}{begins}.bin"
     return conversation.file
 
 
-def _files(pool: Pool, backend: BackendRecord) -> list[CachedPrompt]:
+def beginning_of(model: str) -> str:
+    """The beginning of the names of a model's files."""
+    return f"slotproxy-{blake2b(model.encode(), digest_size=6).hexdigest()}-"
+
+
+def files_of(pool: Pool, backend: BackendRecord) -> list[CachedPrompt]:
     return [held for held in pool.kept(backend) if held.file]
 
 
@@ -82,7 +98,7 @@ def _over(
     now: float,
 ) -> list[CachedPrompt]:
     """The files to overwrite so that one more fits the budget, least worth first."""
-    files = [held for held in _files(pool, backend) if held.file != new.conversation.file]
+    files = [held for held in files_of(pool, backend) if held.file != new.conversation.file]
     spent = sum(held.size for held in files)
     per_token = max((held.size / max(1, held.tokens) for held in files), default=0.0)
     spent += int(per_token * new.tokens)

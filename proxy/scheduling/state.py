@@ -19,6 +19,7 @@ ClientClass = tuple[str, bool]
 CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
 SMALL = 256  # tokens of prompt and answer that a small request has at most
 ANSWER = 256  # tokens assumed for an answer without a limit
+VAIN = 2  # restored files of no use in a row, after which none is saved any more
 MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
 
 
@@ -91,7 +92,7 @@ class Slot(Struct, eq=False, kw_only=True):
     first: float = 0.0
     work: int = 0
     limit: int = 0
-    after: set[Slot] = set()
+    after: frozenset[Slot] = frozenset()
     held: CachedPrompt | None = None
 
 
@@ -117,6 +118,10 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     has been done since `evaluating_since`. The other fields count requests (`asked`), those
     that found something cached (`hits`), prompt tokens evaluated and cached, files saved and
     restored, and requests that the server moved to another slot than requested.
+
+    `vain` counts restored files of which the next answer hardly used anything, in a row.
+    `keeps_files`: its files stay valid when it restarts. `leaving`: it is about to end, so that
+    waiting requests get its slots only once it is back.
     """
 
     name: str
@@ -154,6 +159,9 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     saved: int = 0
     restored: int = 0
     moved: int = 0
+    vain: int = 0
+    keeps_files: bool = False
+    leaving: bool = False
 
     @property
     def usable(self) -> bool:
@@ -162,7 +170,13 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     @property
     def grants_slots(self) -> bool:
         """Whether it grants its free slots one by one."""
-        return self.up is True and not self.draining and not self.exclusive
+        return self.up is True and not (self.draining or self.exclusive or self.leaving)
+
+    @property
+    def files_pay(self) -> bool:
+        """Whether restored files are of use, as far as is known: on some servers, not for hybrid
+        and recurrent models, and those with a sliding window."""
+        return self.vain < VAIN
 
     def has(self, slot: Slot) -> bool:
         """Whether the slot still belongs to this backend."""
@@ -171,7 +185,7 @@ class BackendRecord(Struct, eq=False, kw_only=True):
 
 class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     """A backend as a probe found it. `slots` 0: the server does not report a number, so it is
-    guessed and then learned."""
+    guessed and then learned. `keeps_files`: its saved slots stay valid when it restarts."""
 
     model: str
     slots: int
@@ -179,6 +193,7 @@ class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     pins: bool = True
     cache_kind: CacheKind = "nothing"
     release_delay: float = 0.0
+    keeps_files: bool = False
 
 
 class SlotRequest(Struct, frozen=True, kw_only=True):

@@ -32,6 +32,8 @@ from .reader import HOST, Reader, Refused, Request
 
 # Bytes per read.
 READ_SIZE = 65536
+# The same for the rest of a body.
+BODY_READ_SIZE = 1 << 18
 # Bytes that are still read and discarded after an answer, so that the client gets to read it.
 MAX_DROPPED = 1 << 20
 
@@ -213,7 +215,7 @@ class ServerConnection:
             if self.state is State.IDLE and not reader.requests:
                 self._enter(State.HEAD)
         self._enter(State.ANSWERING)
-        return reader.requests.popleft()
+        return reader.requests.pop(0)
 
     def more(self, request: Request) -> bytes:
         """The next part of a body, b"" at its end. Raises BodyError, BodyTimeout."""
@@ -233,7 +235,7 @@ class ServerConnection:
         while not request.body and not request.complete:
             if self._reader.refusal:
                 raise BodyError("the request body is not valid HTTP")
-            data = self._sock.recv(READ_SIZE)
+            data = self._sock.recv(BODY_READ_SIZE)
             if self.expired:
                 raise BodyTimeout("the request body took too long")
             if not data:
@@ -282,9 +284,9 @@ class ServerConnection:
     def _answer(self, request: Request) -> bool:
         """Answer a request. Returns whether the connection stays open. Raises Refused for an
         invalid target."""
-        environ = self._environ_of(request)
         answer = ResponseWriter(self._sock, request)
-        parts = self.parts = self._app(environ, answer.start)
+        # The environment is not kept for the time of a stream.
+        parts = self.parts = self._app(self._environ_of(request), answer.start)
         try:
             for part in parts:
                 if part:

@@ -4,8 +4,8 @@
 console script both use it. The application is created inside the worker, after gevent has patched:
 nothing imported here, or by ``proxy.config``, may import flask, requests or ssl.
 
-SIGHUP reads the settings again, and adds and drains backends in the running process, so the table
-of slots stays.
+SIGHUP, or with --watch-config a change of the file, reads the settings again, and adds and drains
+backends in the running process, so the table of slots stays.
 
 SIGTERM: no new connections; running answers continue for up to ``GRACE`` seconds, then the rest is
 cut. SIGINT cuts them immediately under gunicorn.
@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 from proxy import __version__
 from proxy.config import Settings, SettingsError, each_its_own, from_environment, one_worker
-from proxy.runtime.arenas import bound_arenas
+from proxy.runtime.malloc import bound_malloc
 from proxy.server import files_limit
+from proxy.server.watch import Watched, watch
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -80,33 +81,42 @@ def _from_environment() -> Settings:
     return from_environment(os.environ)
 
 
-def _reload(app: Flask, reread: Reread) -> None:
-    """Apply changed backends; an unusable setting changes nothing."""
+def _reload(app: Flask, reread: Reread, told: set[str]) -> None:
+    """Apply changed backends; an unusable setting changes nothing. Prints warnings that were not
+    `told` yet."""
     from proxy.app import reload
 
     try:
-        reload(app, reread())
+        settings = reread()
+        reload(app, settings)
+        for warning in settings.warnings:
+            if warning not in told:
+                told.add(warning)
+                say(f"warning: {warning}")
     except SettingsError as error:
         say(f"not reloaded: {error}")
     except Exception:  # the next signal must still work
         logging.getLogger("slotproxy").exception("not reloaded: unhandled exception")
 
 
-def _on_hangup(app: Flask, reread: Reread) -> None:
-    """Handle SIGHUP. The handler only wakes a thread: under gevent it runs in the hub, where
-    nothing may wait."""
-    if not hasattr(signal, "SIGHUP"):
-        return
-    hung_up = threading.Event()
+def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
+    """Reload at SIGHUP, and with --watch-config when a file changes. Both only wake a thread: under
+    gevent the handler of the signal runs in the hub, where nothing may wait."""
+    wake = threading.Event()
+    told = set(settings.warnings)
 
-    def watch() -> None:
+    def reload() -> None:
         while True:
-            hung_up.wait()
-            hung_up.clear()
-            _reload(app, reread)
+            wake.wait()
+            wake.clear()
+            _reload(app, reread, told)
 
-    threading.Thread(target=watch, name="hangup", daemon=True).start()
-    signal.signal(signal.SIGHUP, lambda number, frame: hung_up.set())
+    threading.Thread(target=reload, name="reload", daemon=True).start()
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda number, frame: wake.set())
+    if settings.watch_config:
+        files = Watched([settings.config_file, settings.models_dir])
+        threading.Thread(target=watch, args=(files, wake.set), name="watch", daemon=True).start()
 
 
 def _tell_all(app: Flask, settings: Settings, addresses: list[str]) -> None:
@@ -121,7 +131,7 @@ def _announce(settings: Settings, addresses: list[str], how: str) -> None:
     """Print the line that says what is served. Tests and scripts wait for "listening on URL"."""
     for warning in settings.warnings:
         say(f"warning: {warning}")
-    upstream = ", ".join(backend.address for backend in settings.backends)
+    upstream = ", ".join(dict.fromkeys(backend.address for backend in settings.backends))
     if settings.is_default:
         upstream += " or else the bundled model"
     where = " ".join(f"{address}{settings.api_prefix}" for address in addresses)
@@ -172,7 +182,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
         process_exit.install()
-        bound_arenas()
+        bound_malloc()
         if gevent:
             worker.limits = worker.limits._replace(body=settings.body_timeout)
             worker.send_timeout = settings.send_timeout
@@ -183,7 +193,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
             os._exit(0)
 
     def post_worker_init(worker: Any) -> None:
-        _on_hangup(worker.wsgi, reread)
+        _on_change(worker.wsgi, settings, reread)
         names = [sock.getsockname() for sock in worker.sockets]
         if worker.age == 1:  # the first of several
             _tell_all(worker.wsgi, settings, [*map(_address, names)])
@@ -326,7 +336,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    _on_hangup(app, reread)
+    _on_change(app, settings, reread)
     addresses = [_address(listener.getsockname())]
     _announce(settings, addresses, f"waitress, {settings.threads} threads")
     _tell_all(app, settings, addresses)

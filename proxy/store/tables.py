@@ -208,3 +208,11 @@ RESPONSE_OWNER = Table(
     _text("owner", primary_key=True),
     Column("cleared", Float, nullable=False),
 )
+# What models that the gateway starts needed; see `hosting.need`.
+MODEL_NEED = Table(
+    "model_need",
+    metadata,
+    _text("fingerprint", primary_key=True),
+    Column("need", JSON, nullable=False),
+    Column("changed", Float, nullable=False),
+)

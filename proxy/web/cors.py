@@ -13,7 +13,15 @@ from flask import Flask, Response, request
 
 METHODS = "GET, POST, DELETE, OPTIONS"
 HEADERS = "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Session-Id"
-EXPOSED = "x-request-id, openai-processing-ms, x-slotproxy-overhead-ms, retry-after"
+EXPOSED = ", ".join(
+    (
+        "x-request-id",
+        "openai-processing-ms",
+        "x-slotproxy-overhead-ms",
+        "x-slotproxy-warning",
+        "retry-after",
+    )
+)
 
 
 def install(app: Flask, origins: Sequence[str]) -> None:

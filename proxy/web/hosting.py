@@ -1,23 +1,25 @@
 """Models that the gateway starts itself: loaded and unloaded by hand, and their logs.
 
-The routes are those of llama-server's router mode (/models/load, /models/unload) and of llama-swap
+The routes are those of llama-server's router mode (/models/load, /models/sse, …) and of llama-swap
 (/running, /unload). Its GET /unload is a POST here, because any page may make a browser send a GET.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
 
 from ..dialects import openai
 from ..dialects.llamacpp_requests import parse_model
-from ..errors import Forbidden, GatewayError, NotFound
+from ..errors import Forbidden, GatewayError, NotFound, QueueFull
 from ..hosting.model import HostedModel
-from . import body, seen
+from . import body, model_events, seen
 from .observability import Record
 from .services import Services, current_services
-from .spine import json_route, refuse
+from .spine import STREAM_HEADERS, json_route, passthrough, refuse
+from .stream import ClosingBody
 
 blueprint = Blueprint("hosting", __name__)
 
@@ -36,6 +38,16 @@ def unload(services: Services, record: Record) -> Any:
     """Unload a model after its running answers."""
     _asked(services, record).stop()
     return {"success": True}
+
+
+@json_route(blueprint, "GET", "/models/sse")
+def events(services: Services, record: Record) -> Any:
+    """Stream the changes of models. Raises QueueFull."""
+    if not services.watchers.take(record.key):
+        raise QueueFull("too many clients are watching the models", retry_after=model_events.LIFE)
+    parts = model_events.events(services)
+    body = ClosingBody(parts, parts.close, partial(services.watchers.give, record.key))
+    return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
 
 
 @json_route(blueprint, "POST", "/unload")
@@ -57,12 +69,21 @@ def running(services: Services, record: Record) -> Any:
                 "name": model.name,
                 "state": SWAP_STATES[model.status],
                 "ttl": round(model.config.ttl),
-                "memory": model.need,
+                "memory": model.needs.memory,
+                "gpu_memory": sum(model.needs.cards),
+                **(_wait(model) if model.status == "loading" else {}),
             }
             for model in services.host.models
             if model.status in SWAP_STATES
         ]
     }
+
+
+def _wait(model: HostedModel) -> dict[str, Any]:
+    """Its place in the line of models without room, 0 if it has room, and the expected seconds
+    until it is loaded, null before its first load."""
+    place, seconds = model.place()
+    return {"place": place, "wait": round(seconds, 1) if model.needs.is_learned else None}
 
 
 @blueprint.get("/logs/<path:name>")

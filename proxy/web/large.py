@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ..core.decoding import SHORT, is_dear
+from ..core.decoding import is_clearly_cheap, is_dear
 from ..errors import BadRequest
 from ..runtime.blocking import run_in_native_thread
 
@@ -28,9 +28,9 @@ def check_cost(data: bytes) -> None:
 
 def costs_much(data: bytes) -> bool:
     """Whether this JSON takes too long to decode."""
-    if len(data) <= SHORT:
-        return False
-    return is_dear(data) if len(data) <= LARGE else run_in_native_thread(lambda: is_dear(data))
+    if len(data) <= LARGE:
+        return is_dear(data)
+    return not is_clearly_cheap(data) and run_in_native_thread(lambda: is_dear(data))
 
 
 def parsed(parse: Callable[[], T], environ: Mapping[str, Any], more: int = 0) -> T:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
+import msgspec
 from flask import Blueprint, Response, request
 
 from ..dialects.fields import text
 from ..dialects.ollama import chat, common, generate, models
 from ..dialects.response_meta import ResponseMeta
 from ..errors import ModelNotFound, Unsupported
+from ..hosting.estimate import ModelFile
+from ..runtime.blocking import run_in_native_thread
 from . import body, seen
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
@@ -89,7 +92,12 @@ def show(services: Services, record: Record) -> Any:
     name = models.parse_show(asked)
     if name not in services.gateway.registry.names():
         raise ModelNotFound(f"model {name[:100]!r} not found")
-    return models.show(_model(services, name))
+    model = _model(services, name)
+    file = _file(services, name)
+    if not model.template and file is not None:
+        template = run_in_native_thread(lambda: file.template)
+        model = msgspec.structs.replace(model, template=template)
+    return models.show(model)
 
 
 @blueprint.route("/api/pull", methods=["POST"])
@@ -105,6 +113,13 @@ def not_ours(digest: str = "") -> Response:
     return json_view(view, common.error)
 
 
+def _file(services: Services, name: str) -> ModelFile | None:
+    """The file of a model that the gateway starts."""
+    pool, _ = services.gateway.registry.resolve(name)
+    hosted = services.host.find(pool)
+    return hosted.needs.file if hosted is not None else None
+
+
 def _models(services: Services) -> list[models.OllamaModel]:
     return [_model(services, name) for name in services.gateway.registry.names()]
 
@@ -115,6 +130,7 @@ def _model(services: Services, name: str) -> models.OllamaModel:
     backends = registry.pool(pool)
     caps = [b.caps for b in backends if b.caps is not None]
     hosted = services.host.find(pool)
+    file = _file(services, name)
     return models.OllamaModel(
         name=name,
         created=services.started,
@@ -124,6 +140,11 @@ def _model(services: Services, name: str) -> models.OllamaModel:
         vision=any(c.vision for c in caps),
         embeddings=any(c.embeddings for c in caps),
         status=registry.status(pool),
-        size=hosted.need if hosted is not None else 0,
+        size=sum(hosted.need) if hosted is not None else 0,
+        on_cards=sum(hosted.needs.cards) if hosted is not None else 0,
         expires=time.time() + hosted.left if hosted is not None else math.inf,
+        family=file.family if file is not None else "",
+        parameters=file.text("general.size_label") if file is not None else "",
+        quantization=file.quantization if file is not None else "",
+        trained=file.context if file is not None else 0,
     )

@@ -19,6 +19,7 @@ from ..dialects.anthropic import models as claude
 from ..errors import GatewayError, ModelNotFound
 from . import body, disconnect, glm
 from .fastpath import BodyAndHeaders, Environ, post
+from .model_tables import described, metadata
 from .observability import Record
 from .services import Services
 from .spine import completion_view, json_route
@@ -75,18 +76,34 @@ def model(services: Services, record: Record, name: str) -> Any:
 
 
 def _model(services: Services, name: str) -> dict[str, Any]:
-    pool, _ = services.gateway.registry.resolve(name)
-    n_ctx = max((b.n_ctx for b in services.gateway.registry.pool(pool)), default=0)
+    registry = services.gateway.registry
+    model, _ = registry.resolve(name)
+    n_ctx = max((b.n_ctx for b in registry.pool(model)), default=0)
     if _theirs():
         return claude.model(name, services.started, n_ctx)
-    status = services.gateway.registry.status(pool)
+    status = registry.status(model)
+    hosted = services.host.find(model)
     return {
         "id": name,
         "object": "model",
         "created": services.started,
         "owned_by": "slotproxy",
-        "meta": {"n_ctx": n_ctx or None},
-        **({"status": llamacpp_native.status(status)} if status else {}),
+        "meta": {"n_ctx": n_ctx or None, **(metadata(hosted) if hosted else {})},
+        **(_on_demand(services, model, status) if status else {}),
+        **(described(hosted.config) if hosted else {}),
+    }
+
+
+def _on_demand(services: Services, model: str, status: str) -> dict[str, Any]:
+    """What a router's list says of a model that is loaded on demand."""
+    pool = services.gateway.registry.pool(model)
+    caps = [backend.caps for backend in pool if backend.caps is not None]
+    return {
+        "status": llamacpp_native.status(status),
+        "aliases": sorted({alias for backend in pool for alias in backend.aliases}),
+        "architecture": llamacpp_native.architecture(
+            vision=any(one.vision for one in caps), audio=any(one.audio for one in caps)
+        ),
     }
 
 

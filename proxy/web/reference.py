@@ -164,6 +164,7 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
             "Unload a model after its running answers; for the keys of `--admins`",
             "ModelActionRequest",
         ),
+        "events": Operation("The changes of models, as they happen", answer=SSE),
     },
     (OURS, "hosting"): {
         "running": Operation("The loaded models of those that the gateway starts, as llama-swap"),

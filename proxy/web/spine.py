@@ -27,6 +27,7 @@ from . import body, disconnect
 from .body import JSON
 from .fastpath import BodyAndHeaders, Environ
 from .large import parsed
+from .model_tables import with_preset
 from .observability import Record, new_id
 from .services import Services, current_services
 from .sessions import session_name
@@ -72,6 +73,7 @@ def completion_view(
     try:
         record.key = services.keys.check(environ)
         raw = body.read_json(environ, services.settings.max_body)
+        raw = with_preset(services, raw, record.path)
         record.stop = disconnect.watch(environ, cancel)
         known = early(raw) if early is not None else None
         if known is not None:

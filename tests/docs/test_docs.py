@@ -32,6 +32,8 @@ FOREIGN = {
     "--mmproj",
     "--models-dir",
     "--models-max",
+    "--models-preset",
+    "--no-cache-idle-slots",
     "--no-models-autoload",
     "--report",
     "--rounds",
@@ -92,6 +94,8 @@ def test_every_command_that_starts_a_gateway_can_be_parsed(
     (tmp_path / "chatglm3-ggml.bin").touch()
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "model.gguf").touch()
+    (tmp_path / "config.yaml").write_text('{"models": {"m": {"cmd": "server --port ${PORT}"}}}')
+    (tmp_path / "models.ini").write_text("[m]\nmodel = models/model.gguf\n")
     monkeypatch.chdir(tmp_path)
     for block in blocks(page):
         for flags in block.flags:

@@ -27,7 +27,7 @@ CITY: dict[str, Any] = {
 FUNCTION: dict[str, Any] = {"name": NAME, "description": ABOUT, "parameters": CITY}
 
 
-@pytest.fixture(scope="module", params=[*GENERATIONS, "chatglm_cpp"])
+@pytest.fixture(scope="module", params=[*GENERATIONS, "native", "chatglm_cpp"])
 def address(
     request: pytest.FixtureRequest,
     start_server: Callable[..., ModelServer],
@@ -39,8 +39,10 @@ def address(
         pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
         yield module_gateway("--chatglm-model", str(resources.bundled())).url
         return
-    server = start_server(request.param, model=tiny_model)
-    yield module_gateway("--llama-api", server.url, "--chat-template", str(TEMPLATE)).url
+    native = request.param == "native"
+    server = start_server("llama-2026" if native else request.param, model=tiny_model)
+    flags = ("--chat-mode", "native") if native else ("--chat-template", str(TEMPLATE))
+    yield module_gateway("--llama-api", server.url, *flags).url
     server.kill()
 
 

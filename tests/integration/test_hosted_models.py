@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -18,9 +19,10 @@ import httpx
 import pytest
 
 from tests import thorough
+from tests.documents import png
 from tests.fakes import gone, wait_until
+from tools import made_up_mmproj, servers
 from tools import made_up_model as made_up
-from tools import servers
 from tools.processes import Gateway
 
 from .conftest import StartGateway
@@ -172,7 +174,7 @@ def test_answer_continues_when_its_server_is_killed(started: tuple[Gateway, int]
     thread = threading.Thread(target=read)
     thread.start()
     wait_until(lambda: any(s["is_processing"] for s in httpx.get(f"{one.url}/slots").json()))
-    time.sleep(0.1)  # some tokens
+    wait_until(lambda: len(lines) > 5)  # some tokens
     os.kill(pid, signal.SIGKILL)
     thread.join(60)
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
@@ -215,6 +217,37 @@ def test_reload_changes_and_removes_models(
 
 
 @pytest.mark.slow
+def test_changed_file_is_applied_and_an_invalid_one_is_not(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(table("a", made_up_model, tmp_path))
+    one = gateway("--config", str(file), "--watch-config", *LEGACY)
+
+    def listed() -> list[str]:
+        return [model["id"] for model in httpx.get(f"{one.url}/v1/models").json()["data"]]
+
+    file.write_text("[[model]]")
+    wait_until(lambda: "not reloaded" in one.log)
+    assert listed() == ["a"]
+    file.write_text("".join(table(name, made_up_model, tmp_path) for name in "ab"))
+    wait_until(lambda: listed() == ["a", "b"])
+
+
+@pytest.mark.slow
+def test_changed_file_of_llama_swap_tells_what_is_not_held(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    text = "models: {a: {cmd: 'server ${PORT}'}}\n"
+    file.write_text(text)
+    one = gateway("--config", str(file), "--watch-config")
+    file.write_text(text + "profiles: {p: {pins: {x: a}}}")
+    wait_until(lambda: "warning: " in one.log and "ignored: profiles" in one.log)
+    assert one.log.count("one model is loaded at once") == 1
+
+
+@pytest.mark.slow
 def test_embeddings_load_their_model_first(
     gateway: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
@@ -227,6 +260,100 @@ def test_embeddings_load_their_model_first(
     assert [len(item["embedding"]) for item in answer.json()["data"]] == [64, 64]
 
 
+def test_server_is_used_by_its_openai_api(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "slotproxy.toml"
+    keys = {"kind": "openai", "concurrency": 1, "preload": True, "check": "/health"}
+    file.write_text(table("m", made_up_model, tmp_path, server="llama-2026", **keys))
+    one = gateway("--config", str(file))
+    wait_until(lambda: status(one, "m") == "loaded", 30.0)
+    assert chat(one, "m").json()["model"] == "m"
+    (backend,) = httpx.get(f"{one.url}/v1/backends").json()["data"]
+    assert (backend["found"]["dialect"], backend["found"]["slots"]) == ("llama-server", 1)
+
+
+def test_configuration_of_llama_swap_serves_as_it_is(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"""
+        macros:
+          server: env -C {tmp_path} {servers.find("llama-2023")} --port ${{PORT}} -t 1 -np 2 -cb
+        models:
+          first:
+            name: The first one
+            cmd: |
+              # a comment
+              ${{server}} -c 2048 -m {made_up_model}
+            aliases: [one]
+            filters: {{setParams: {{max_tokens: 3}}}}
+          second:
+            cmd: ${{server}} -c 1024 -m {made_up_model}
+            unlisted: true
+        hooks: {{on_startup: {{preload: [first]}}}}
+        """
+    )
+    one = gateway("--config", str(file), *LEGACY)
+    wait_until(lambda: status(one, "first") == "loaded", 30.0)
+    (listed,) = httpx.get(f"{one.url}/v1/models").json()["data"]
+    assert (listed["id"], listed["name"], listed["aliases"]) == ("first", "The first one", ["one"])
+    answer = chat(one, "one", max_tokens=100).json()
+    assert (answer["model"], answer["usage"]["completion_tokens"]) == ("one", 3)
+    assert chat(one, "second").json()["model"] == "second"
+    (running,) = httpx.get(f"{one.url}/running").json()["running"]  # the other one gave way
+    assert running["model"] == "second"
+
+
+def test_presets_of_llama_servers_router_serve_as_they_are(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    binary = servers.find("llama-2026")
+    if binary is None or thorough.FEW:
+        pytest.skip("llama-2026 is not built, or make test-all runs it")
+    file = tmp_path / "models.ini"
+    file.write_text(
+        f"""
+        version = 1
+        [*]
+        threads = 1
+        LLAMA_ARG_N_PARALLEL = 2
+        jinja = true
+        [tiny]
+        model = {made_up_model}
+        c = 1024
+        no-warmup = on
+        flash-attn = off
+        """
+    )
+    one = gateway("--config", str(file), "--llama-server", str(binary))
+    assert chat(one, "tiny").status_code == 200
+    (backend,) = httpx.get(f"{one.url}/v1/backends").json()["data"]
+    assert (backend["slots"], backend["n_ctx"]) == (2, 512)
+
+
+@pytest.mark.slow
+def test_model_of_a_folder_sees_by_its_projector(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    binary = servers.find("llama-2026")
+    if binary is None:
+        pytest.skip("llama-2026 is not built")
+    inner = tmp_path / "models" / "eyes"
+    inner.mkdir(parents=True)
+    (inner / "text.gguf").symlink_to(made_up_model)
+    (inner / "mmproj-F16.gguf").symlink_to(made_up_mmproj.cached(made_up_model))
+    flags = ("--models-dir", str(inner.parent), "--llama-server", f"{binary} -c 2048 -t 1 -np 1")
+    one = gateway(*flags)
+    image = {"url": "data:image/png;base64," + base64.b64encode(png(255, 0, 0)).decode()}
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": image}]
+    answer = chat(one, "eyes", messages=[{"role": "user", "content": parts}])
+    assert answer.status_code == 200, answer.text
+    (listed,) = httpx.get(f"{one.url}/models").json()["data"]
+    assert listed["architecture"]["input_modalities"] == ["text", "image"]
+
+
 def lose_none(one: Gateway) -> None:
     """Requests at random over the models a, b and c, of which two have room."""
     chooses = random.Random(7)
@@ -236,7 +363,7 @@ def lose_none(one: Gateway) -> None:
         answers = [pool.submit(chat, one, name, max_tokens=4) for name in wanted]
         while not all(answer.done() for answer in answers):
             most_seen = max(most_seen, len(pids(one)))
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks
     lost = [answer.result().text for answer in answers if answer.result().status_code != 200]
     assert lost == []
     assert [answer.result().json()["model"] for answer in answers] == wanted
@@ -283,3 +410,45 @@ def test_model_that_can_never_fit_is_a_clear_400(
     assert (answer.status_code, error["code"]) == (400, "model_too_large")
     assert "it needs about 3.0 GiB, and models may take 2.0 GiB (--memory)" in error["message"]
     assert pids(one) == {}
+
+
+@pytest.mark.slow
+def test_need_of_a_model_is_known_after_a_restart(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(table("m", made_up_model, tmp_path))
+    flags = ("--config", str(file), "--data", str(tmp_path / "data"), *LEGACY)
+    first = gateway(*flags)
+    estimate = httpx.get(f"{first.url}/api/tags").json()["models"][0]["size"]
+    assert chat(first, "m").status_code == 200
+    (held,) = [one["memory"] for one in httpx.get(f"{first.url}/running").json()["running"]]
+    assert 0 < held < estimate  # 64 MiB are assumed for any server
+    first.stop()
+    # A bound between the two: only who knows what it held loads it.
+    second = gateway(*flags, "--memory", f"{(held + estimate) // 2}")
+    assert chat(second, "m").status_code == 200
+
+
+@pytest.mark.slow
+def test_models_take_turns_on_a_graphics_card(
+    gateway: StartGateway, folder: Path, tmp_path: Path
+) -> None:
+    """A script stands for nvidia-smi. It tells of one card, and of no process on it."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ncase "$1" in *gpu=*) echo GPU-a, 0, 1024;; esac\n')
+    program.chmod(0o755)
+    file = tmp_path / "slotproxy.toml"
+    tables = [table(name, folder / f"{name}.gguf", tmp_path, gpu_memory="600MiB") for name in "ab"]
+    file.write_text(
+        "\n".join([*tables, table("c", folder / "c.gguf", tmp_path, gpu_memory="2GiB")])
+    )
+    path = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    one = gateway("--config", str(file), *LEGACY, env=path)
+    assert [chat(one, name).status_code for name in "aba"] == [200] * 3
+    assert len(pids(one)) == 1
+    refused = chat(one, "c")
+    assert refused.status_code == 400
+    assert "2.0 GiB of graphics card 0, and models may take 1.0 GiB" in refused.text
+    assert httpx.get(f"{one.url}/api/ps").json()["models"][0]["size_vram"] == 600 << 20

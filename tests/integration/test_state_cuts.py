@@ -52,7 +52,7 @@ class Network:
             self.mend(self._links.index(link))
 
     def cut(self, number: int) -> None:
-        """Drop everything on a link. Nobody is told."""
+        """Drop everything on a link, without a word to either side."""
         _ip("link", "set", self._links[number], "down")
 
     def mend(self, number: int) -> None:
@@ -195,7 +195,7 @@ def test_requests_are_answered_while_redis_hangs(
 def test_redis_that_restarts_with_its_data_leaks_no_slot(
     old_server: ModelServer, start_two: Callable[..., list[Gateway]], tmp_path: Path
 ) -> None:
-    """Its log still has the leases of before; what was released meanwhile is told anew."""
+    """Its log still has the earlier leases; releases of the meantime are written again."""
     server = RedisServer(redis_servers.first(), tmp_path, keeps=True)
     try:
         server.start()

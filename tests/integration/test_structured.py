@@ -226,6 +226,23 @@ def test_llama_cpp_grammar_and_json_schema_fields(client: openai.OpenAI) -> None
     assert json.loads(plain.choices[0].text) in ("left", "right")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_keyword_without_grammar_is_named_in_a_header(client: openai.OpenAI, stream: bool) -> None:
+    items = {"type": "integer", "minimum": 10**6, "maximum": 10**9}  # rarely the same
+    schema = {"type": "array", "items": items, "minItems": 2, "maxItems": 2, "uniqueItems": True}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answer = client.chat.completions.with_raw_response.create(
+        model="any", messages=ASK, response_format=form, stream=stream
+    )
+    assert answer.headers["x-slotproxy-warning"].endswith(
+        "no grammar for uniqueItems in the schema: checked when the answer is complete"
+    )
+    parsed: Any = answer.parse()
+    pieces = [chunk.choices[0].delta.content for chunk in parsed] if stream else None
+    text = "".join(filter(None, pieces)) if pieces else parsed.choices[0].message.content
+    Draft202012Validator(schema).validate(json.loads(text))
+
+
 def test_unsupported_schema_keyword_is_named(client: openai.OpenAI) -> None:
     schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}

@@ -16,6 +16,7 @@ from tools.processes import Gateway, ModelServer
 TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
 WAYS = {
     "llama-2023": ("llama-2023", ("--chat-template", str(TEMPLATE))),
+    "powerinfer": ("powerinfer", ("--chat-template", str(TEMPLATE))),
     "llama-2026": ("llama-2026", ("--chat-mode", "completion")),
     "native": ("llama-2026", ("--chat-mode", "native")),
 }

@@ -45,7 +45,7 @@ def memory(pid: int) -> int:
 
 
 def sample(scene: Scene, at: float) -> Sample:
-    """Raises OSError if a worker is gone."""
+    """Raises OSError if a worker has ended."""
     pids = scene.workers
     return Sample(
         at,
@@ -67,7 +67,7 @@ def _size(folder: Path) -> int:
 
 
 def cpu(pid: int) -> float:
-    """Seconds of CPU of a process and its ended children; 0 if it is gone."""
+    """Seconds of CPU of a process and its ended children; 0 if it has ended itself."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

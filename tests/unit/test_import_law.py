@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dialects": {"core", "errors", "wire"},
     "scheduling": {"core", "errors", "runtime"},
     "backends": {"core", "errors", "runtime", "wire", "prompting", "config", "scheduling"},
-    "hosting": {"core", "errors", "runtime", "wire", "config", "backends"},
+    "hosting": {"core", "errors", "runtime", "wire", "config", "scheduling", "store", "backends"},
     "gateway": {
         "core",
         "errors",

@@ -20,7 +20,7 @@ from proxy.knowledge import ingest
 from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
-from proxy.server import serve
+from proxy.server import serve, watch
 from proxy.web import background, disconnect
 from proxy.web.pages import answers
 from tests.fakes import wait_until
@@ -50,6 +50,7 @@ THREADS = {
     ("hosting/host.py", "_load"): ENDS,
     ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py
     ("hosting/process.py", "self._read"): ENDS,
+    ("hosting/slot_flags.py", "kill_session"): ENDS,
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
     ("knowledge/ingest.py", "beats"): LASTS,
     ("knowledge/ingest.py", "self._run"): LASTS,
@@ -60,6 +61,7 @@ THREADS = {
     ("scheduling/shared/follower.py", "self._write"): LASTS,  # test_shared_scheduler.py
     ("server/websocket.py", "self._read"): ENDS,
     ("server/gevent_wire.py", "self._send_rest"): ENDS,
+    ("server/serve.py", "reload"): LASTS,
     ("server/serve.py", "watch"): LASTS,
     ("server/watchdog.py", "log.warning"): ENDS,
     ("server/watchdog.py", "self._watch"): LASTS,  # test_worker.py
@@ -256,5 +258,20 @@ def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFix
 
 def test_reload_works_after_a_failed_one(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        serve._reload(cast(Any, None), Twice())
+        serve._reload(cast(Any, None), Twice(), set())
     assert "not reloaded: unhandled exception" in caplog.text
+
+
+def test_watching_goes_on_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
+    class Ended(BaseException):
+        pass
+
+    def end() -> None:
+        raise Ended
+
+    files: Any = SimpleNamespace(changed=lambda: True)
+    changed = Twice(end)
+    with pytest.raises(Ended):
+        watch.watch(files, changed, lambda seconds: None)
+    assert changed.calls == 3
+    assert _logged_once(caplog)

@@ -44,7 +44,7 @@ _threads = NativeThreads(4)
 class OpenAIServer(Driver):
     """A driver for one model of the server at `url`, which ends with /v1 as a rule. Without
     `model`, it is the only one that the server lists; if there are more, a probe says so, and
-    `model_list` and `of_model` serve an `OpenAIHost`."""
+    `OpenAIHost` makes a driver for each. `options` are its arguments for all models."""
 
     def __init__(
         self,
@@ -135,6 +135,13 @@ class OpenAIServer(Driver):
             if model.name in (self._wanted, f"{self._wanted}:latest"):
                 return model
         raise BackendDown(f"the backend does not list the model {self._wanted}")
+
+    def status_of(self, path: str, seconds: float) -> int:
+        """The status of a GET, 0 if the server does not respond. `path` begins at its root."""
+        try:
+            return self._root.ask("GET", path, timeout=seconds, short=True)[0]
+        except (UpstreamFault, UpstreamTimeout):
+            return 0
 
     def alive(self) -> bool:
         try:

@@ -1,7 +1,7 @@
 """Refusals of servers that speak OpenAI's API, as our errors.
 
-A prompt that is too long is told in words only, which differ from server to server. Clients compact
-a conversation at that error, so it must not be lost.
+These servers report a prompt that is too long in a message only, and each words it differently.
+Clients compact a conversation at that error, so it must not be lost.
 """
 
 from __future__ import annotations

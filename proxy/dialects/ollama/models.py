@@ -21,7 +21,9 @@ VERSION = "0.12.6"  # the Ollama version reported; clients require a minimum
 class OllamaModel(Struct, frozen=True, kw_only=True):
     """A served model; `created` in seconds since 1970, `n_ctx` in tokens, 0 if unknown. `status` is
     that of a model that is loaded on demand, "" for others. `size` is the memory that it takes in
-    bytes, 0 if unknown, `expires` when it is unloaded if nobody uses it, in seconds since 1970."""
+    bytes, `on_cards` of it on graphics cards, 0 if unknown, `expires` when it is unloaded if nobody
+    uses it, in seconds since 1970.
+    `family`, `parameters` ("8B"), `quantization` and `trained` (tokens) are from its file."""
 
     name: str
     created: int
@@ -32,7 +34,12 @@ class OllamaModel(Struct, frozen=True, kw_only=True):
     embeddings: bool = False
     status: str = ""
     size: int = 0
+    on_cards: int = 0
     expires: float = math.inf
+    family: str = ""
+    parameters: str = ""
+    quantization: str = ""
+    trained: int = 0
 
 
 NEVER = "9999-12-31T23:59:59Z"
@@ -46,13 +53,24 @@ DETAILS = {
 }
 
 
+def _details(model: OllamaModel) -> dict[str, Any]:
+    family = model.family or DETAILS["family"]
+    return {
+        **DETAILS,
+        "family": family,
+        "families": [family],
+        "parameter_size": model.parameters,
+        "quantization_level": model.quantization,
+    }
+
+
 def _entry(model: OllamaModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "model": model.name,
         "size": model.size,
         "digest": hashlib.sha256(model.name.encode()).hexdigest(),
-        "details": DETAILS,
+        "details": _details(model),
         **({"status": model.status} if model.status else {}),
     }
 
@@ -71,7 +89,7 @@ def running(model: OllamaModel) -> dict[str, Any]:
     return {
         **_entry(model),
         "expires_at": NEVER if model.expires == math.inf else _time(model.expires),
-        "size_vram": 0,
+        "size_vram": model.on_cards,
         "context_length": model.n_ctx,
     }
 
@@ -83,16 +101,17 @@ def parse_show(body: Body) -> str:
 
 def show(model: OllamaModel) -> dict[str, Any]:
     """The answer of /api/show."""
+    family = model.family or DETAILS["family"]
     more = {"insert": model.infill, "vision": model.vision, "embedding": model.embeddings}
     return {
         "modelfile": "",
         "parameters": "",
         "template": model.template,
-        "details": DETAILS,
+        "details": _details(model),
         "model_info": {
-            "general.architecture": "llama",
+            "general.architecture": family,
             "general.basename": model.name,
-            "llama.context_length": model.n_ctx,
+            f"{family}.context_length": model.n_ctx or model.trained,
         },
         "capabilities": ["completion", "tools", *(name for name in more if more[name])],
         "modified_at": _time(model.created),

@@ -240,6 +240,9 @@ class SharedScheduler(BaseScheduler):
         """The number of requests waiting in all workers."""
         return self._table.waiting + len(self._stranded)
 
+    def cache_worth(self, name: str) -> float:
+        return 0.0  # models are not started where workers share a table
+
     def in_flight(self, name: str) -> int:
         alone = self._local.in_flight(name)
         return alone + (self._table.in_flight(name) if self._follower.up else 0)

@@ -121,6 +121,9 @@ class _Backend(_Record, kw_only=True):
     saved: int
     restored: int
     moved: int
+    vain: int
+    keeps_files: bool
+    leaving: bool
 
 
 class _Want(_Record, kw_only=True):
@@ -505,7 +508,7 @@ class _Reader:
             slots = [_at(self._slots, place) for place in of_backend.slots]
             _filled(backend, of_backend, slots=slots, seen=set(of_backend.seen))
         for slot, of_slot in zip(self._slots, snapshot.slots, strict=True):
-            after = {_at(self._slots, place) for place in of_slot.after}
+            after = frozenset(_at(self._slots, place) for place in of_slot.after)
             _filled(slot, of_slot, after=after, held=self._held_at(of_slot.held))
         for held, of_held in zip(self._held, snapshot.held, strict=True):
             _filled(

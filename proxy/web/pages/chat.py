@@ -46,7 +46,7 @@ _answers = Answers()
 def page() -> Response:
     services = current_services()
     registry = services.gateway.registry
-    models = sorted(registry.models())
+    models = sorted(registry.listed() or registry.models())
     if not models:
         raise NoBackend("no backend is configured", retry_after=10.0)
     missing = services.conversations is None

@@ -43,3 +43,12 @@ def test_settings_that_cannot_be_used_change_nothing(tmp_path: Path) -> None:
         reload(app, Settings(llama_api=(), backend=(usable, broken)))
     assert list(services_of(app).gateway.registry.backends) == ["b0"]
     assert app.test_client().post("/v1/completions", json={"prompt": "hi"}).status_code == 200
+
+
+def test_backend_of_a_table_has_its_aliases() -> None:
+    app = make_app(ScriptedDriver())
+    config = BackendConfig(url=NOBODY, model="m", aliases=("other",), kind="openai")
+    reload(app, Settings(llama_api=(), backend=(config, BackendConfig(url=f"{NOBODY}9"))))
+    registry = services_of(app).gateway.registry
+    wait_until(lambda: "m" in registry.models())
+    assert registry.resolve("other") == ("m", "other")

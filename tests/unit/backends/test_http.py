@@ -251,6 +251,14 @@ def test_large_request_arrives_whole(pools: list[ConnectionPool]) -> None:
     assert server.requests[0].endswith(b'{"text":"%b"}' % (b"x" * (2 * PIECE)))
 
 
+def test_large_request_is_not_kept_once_its_answer_has_begun(pools: list[ConnectionPool]) -> None:
+    with RawServer([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"]) as server:
+        exchange = pool_of(server, pools).send("POST", "/x", {"text": "x" * (2 * PIECE)})
+        assert exchange.headers_came()
+        assert not (exchange._message or exchange._rest)
+        assert exchange.read_all(5.0) == b"ok"
+
+
 def test_large_request_is_resent_whole_on_stale_connection(
     pools: list[ConnectionPool],
 ) -> None:

@@ -436,7 +436,15 @@ def test_every_setting_has_flag_variable_file_key_and_help(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     names = {field.name for field in msgspec.structs.fields(Settings)}
-    no_settings = {"backend", "model", "mcp", "file_keys", "names_backend", "warnings"}
+    no_settings = {
+        "backend",
+        "model",
+        "mcp",
+        "file_keys",
+        "names_backend",
+        "config_file",
+        "warnings",
+    }
     assert {row.name for row in table()} == names - no_settings
     for row in table():
         assert f"  {row.flag}" in text
@@ -586,3 +594,12 @@ def test_search_engine_without_address_or_key_is_refused(name: str) -> None:
         load(["--search-engine", name], {})
     needed = "--searxng-url=http://127.0.0.1:1" if name == "searxng" else f"--{name}-key=k"
     assert load(["--search-engine", name, needed], {}).search_engine == (name,)
+
+
+def test_watched_file_is_that_of_config(tmp_path: Path) -> None:
+    file = tmp_path / "slotproxy.toml"
+    file.write_text("watch_config = true")
+    settings = load(["--config", str(file)], {})
+    assert (settings.watch_config, settings.config_file) == (True, str(file))
+    with pytest.raises(SettingsError, match="--watch-config: watches the file of --config"):
+        load(["--watch-config"], {})

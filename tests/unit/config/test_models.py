@@ -68,6 +68,17 @@ def test_models_stand_beside_servers(tmp_path: Path) -> None:
         ({"name": "m", "command": [*words(COMMAND), "\0"]}, "NUL"),
         ({"name": "m", "command": COMMAND, "memory": "4 apples"}, "memory: expected a size"),
         ({"name": "m", "command": COMMAND, "environment": {"A=B": "c"}}, "environment: 'A=B'"),
+        ({"name": "m", "command": COMMAND, "kind": "vllm"}, "kind"),
+        ({"name": "m", "command": COMMAND, "url": "127.0.0.1:80"}, "url: expected an address"),
+        ({"name": "m", "command": COMMAND, "server_model": "x"}, 'needs kind = "openai"'),
+        ({"name": "m", "command": COMMAND, "concurrency": -1}, ">= 0"),
+        ({"name": "m", "command": COMMAND, "strip": ["model"]}, "model cannot be changed"),
+        ({"name": "m", "command": COMMAND, "set": {"stream": True}}, "stream cannot be changed"),
+        (
+            {"name": "m", "command": COMMAND, "set_by_alias": {"n": {"seed": 1}}},
+            "set_by_alias: 'n' is not one of the aliases",
+        ),
+        ({"name": "m", "command": COMMAND, "macros": {"PORT": 1}}, "PORT is reserved"),
     ],
 )
 def test_wrong_model_is_named(fields: dict[str, Any], message: str) -> None:
@@ -89,6 +100,17 @@ def test_tables_are_needed(tmp_path: Path) -> None:
 def test_port_may_be_in_the_environment_alone() -> None:
     (model,) = read([{"name": "m", "command": "serve", "environment": {"PORT": "${PORT}"}}])
     assert model.command == ("serve",)
+
+
+def test_server_with_a_port_of_its_own_needs_no_mark() -> None:
+    (model,) = read([{"name": "m", "command": "serve", "url": "http://127.0.0.1:9"}])
+    assert (model.command, model.url) == (("serve",), "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(("slots", "concurrency", "places"), [(4, 2, 2), (2, 4, 2), (0, 3, 0)])
+def test_concurrency_bounds_the_slots(slots: int, concurrency: int, places: int) -> None:
+    model = ModelConfig(name="m", command=(), slots=slots, concurrency=concurrency)
+    assert model.places == places
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:
@@ -128,6 +150,34 @@ def test_every_gguf_of_a_folder_is_a_model(tmp_path: Path) -> None:
     assert launch.ttl == 60
 
 
+def commands(made: Path) -> dict[str, str]:
+    """The files of each model's command, within the folder."""
+    models = load(["--models-dir", str(made), "--llama-server", "s"], {}).model
+    return {one.name: " ".join(one.command[1:-4]).replace(f"{made}/", "") for one in models}
+
+
+def test_folder_of_files_that_belong_together_is_a_model(tmp_path: Path) -> None:
+    made = folder(tmp_path, "a.gguf", "mmproj-a.gguf")
+    for inner, names in {
+        "eyes": ["text.gguf", "mmproj-F32.gguf", "mmproj-F16.gguf"],
+        "parts": ["p-00001-of-00002.gguf", "p-00002-of-00002.gguf"],
+        "two": ["x.gguf", "y.gguf", "mmproj.gguf"],
+        "none": ["mmproj.gguf", "readme.txt"],
+    }.items():
+        (made / inner).mkdir()
+        for name in names:
+            (made / inner / name).touch()
+    (made / "eyes" / "deeper").mkdir()
+    (made / "eyes" / "deeper" / "z.gguf").touch()
+    assert commands(made) == {
+        "a": "-m a.gguf",
+        "eyes": "-m eyes/text.gguf --mmproj eyes/mmproj-F16.gguf",
+        "parts": "-m parts/p-00001-of-00002.gguf",
+        "two/x": "-m two/x.gguf --mmproj two/mmproj.gguf",
+        "two/y": "-m two/y.gguf --mmproj two/mmproj.gguf",
+    }
+
+
 def test_table_replaces_the_file_of_its_name(tmp_path: Path) -> None:
     made = folder(tmp_path, "a.gguf", "b.gguf")
     text = f"models_dir = '{made}'\n[[model]]\nname = 'a'\ncommand = '{COMMAND}'\npin = true"
@@ -139,7 +189,7 @@ def test_table_replaces_the_file_of_its_name(tmp_path: Path) -> None:
     ("names", "message"),
     [
         ((), "contains no .gguf file"),
-        (("a" * 201 + ".gguf",), "rename this file"),
+        (("a" * 201 + ".gguf",), "rename this, it cannot"),
         (tuple(f"{n}.gguf" for n in range(MAX_FILES + 1)), "more than 1000 models"),
     ],
 )

@@ -86,7 +86,17 @@ def test_lenient_grammar_leaves_out_what_it_cannot_express(
     Path("a.json").write_text('{"type": "array", "uniqueItems": true}', "utf-8")
     assert main(["a.json"]) == 1
     assert main(["--lenient", "a.json"]) == 0
-    assert matches(check(capsys.readouterr().out, NEW), "[7,7]")
+    out, err = capsys.readouterr()
+    assert matches(check(out, NEW), "[7,7]")
+    assert err.endswith("\na.json: left out: uniqueItems\n")
+
+
+def test_open_grammar_has_undeclared_members(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.json").write_text('{"properties": {"a": {"const": 1}}}', "utf-8")
+    Path("more.json").write_text('{"a": 1, "b": 2}', "utf-8")
+    assert main(["--match", "more.json", "a.json"]) == 1
+    assert main(["--open", "--match", "more.json", "a.json"]) == 0
+    assert main(["--open", "--match", "more.json", "schema.json"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -129,7 +139,7 @@ def test_examples_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     Path("answer.txt").write_text("a\n", "utf-8")
     Path("instance.json").write_text('{"n": 1}', "utf-8")
     commands = re.findall(r"^python -m proxy\.gbnf (.*?) +#", text, re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 8
     for command in commands:
         assert main(command.split()) == 0
     Path("list.gbnf").write_text('root ::= "a" | list\nlist ::= list "," "a"\n', "utf-8")

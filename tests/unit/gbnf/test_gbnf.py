@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import assume, given, settings
@@ -10,12 +12,35 @@ from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarError, GrammarLimits, check, matches, render
 from proxy.gbnf.gbnf import MAX_NESTING, MAX_TEXT
-from proxy.gbnf.values import AnyChar, CharClass, Grammar, Group, Literal, Repeat, RuleRef
+from proxy.gbnf.values import (
+    AnyChar,
+    CharClass,
+    Element,
+    Grammar,
+    Group,
+    Literal,
+    Repeat,
+    RuleRef,
+    Sequence,
+)
+from proxy.gbnf.written import MOST_WAYS, check_written
 from tests.thorough import share
 from tests.unit.gbnf import samples
 
 BOTH = pytest.mark.parametrize("limits", [OLD, NEW], ids=lambda limits: limits.name)
 A = Literal("a")
+NESTED: Element = A
+for _ in range(MAX_NESTING + 1):
+    NESTED = Group(((NESTED,), (A,)))
+
+
+def fault(call: Callable[[], object]) -> str:
+    """What is wrong with a grammar, "" for nothing."""
+    try:
+        call()
+    except GrammarError as error:
+        return error.what
+    return ""
 
 
 def rules(*root: tuple[object, ...], **others: object) -> dict[str, object]:
@@ -202,6 +227,54 @@ def test_written_grammar_reads_back_the_same(data: st.DataObject) -> None:
             assert matches(old, text)
             other = samples.Sampler(old, random.Random(seed)).text(30)
             assert matches(grammar, other)
+
+
+@settings(max_examples=share(60))
+@given(st.data())
+def test_written_grammar_is_checked_as_a_read_one(data: st.DataObject) -> None:
+    grammar = samples.random_grammar(lambda below: data.draw(st.integers(0, below - 1)))
+    text = render(grammar, NEW)
+    assume("expected" not in fault(lambda: check(text, NEW)))
+    assert fault(lambda: check_written(grammar, text, NEW)) == fault(lambda: check(text, NEW))
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        (Repeat(A, 0, 2001),),
+        (Repeat(Group(((A,), (Repeat(A, 0, 50),))), 100, 100),),
+        (Repeat(Repeat(A, 0, 50), 50, 50),),
+        (Repeat(Repeat(A, 0, 1), 0, None),),
+        (RuleRef("root"),),
+        (NESTED,),
+        (CharClass(((0, 0),)),),
+    ],
+)
+def test_written_grammar_that_breaks_a_server_is_refused(sequence: Sequence) -> None:
+    grammar = Grammar({"root": (sequence,)})
+    text = render(grammar, NEW)
+    assert fault(lambda: check(text, NEW)) != ""
+    assert fault(lambda: check_written(grammar, text, NEW)) == fault(lambda: check(text, NEW))
+
+
+def test_written_grammar_has_no_characters_that_end_it() -> None:
+    for grammar in (Grammar({"root": ((Literal(f"a{char}"),),)}) for char in "\0\ud800"):
+        assert "can never be generated" in fault(partial(check_written, grammar, "", NEW))
+
+
+def test_ways_to_begin_a_written_rule_are_bounded() -> None:
+    def found(ways: int) -> str:
+        grammar = Grammar({"root": tuple((Literal(f"a{number}"),) for number in range(ways))})
+        return fault(lambda: check_written(grammar, "", NEW))
+
+    assert found(MOST_WAYS) == ""
+    assert "more than 200 paths" in found(MOST_WAYS + 1)
+
+
+def test_length_of_written_grammar_is_bounded() -> None:
+    assert "longer than" in fault(
+        lambda: check_written(Grammar({"root": ((A,),)}), "x" * (MAX_TEXT + 1), NEW)
+    )
 
 
 def test_counted_repetition_is_expanded_for_old_server() -> None:

@@ -148,6 +148,7 @@ CASES: list[tuple[Any, list[str], list[str]]] = [
     ({"oneOf": [{"required": ["a"]}, {"required": ["b"]}], "properties": {"a": {"const": 1}, "b": {"const": 2}}}, ['{"a":1}', '{"b":2}'], ["{}", '{"a":1,"b":2}']),
     # References and alternatives.
     ({"$defs": {"x": {"$anchor": "one", "const": 1}, "y": {"id": "#two", "const": 2}}, "anyOf": [{"$ref": "#one"}, {"$ref": "#two"}]}, ["1", "2"], ["3"]),
+    ({"type": "string", "pattern": f"^({'a' * 20})*$", "minLength": 70, "maxLength": 80}, ['"' + "a" * 80 + '"'], ['"' + "a" * 60 + '"']),
     ({"$id": "http://a/b", "type": "array", "items": {"$ref": "http://a/b"}}, ["[[]]"], ["[1]"]),
     (TREE, ["{}", '{"next":{"next":{},"x":null}}'], ['{"next":null}']),
     ({"type": "array", "items": {"$ref": "#"}}, ["[]", "[[],[[]]]"], ["[1]"]),
@@ -178,6 +179,53 @@ def test_schema_keywords_become_grammar(
         assert matches(grammar, text), text
     for text in bad:
         assert not matches(grammar, text), text
+
+
+def test_equal_schemas_share_their_rules_however_annotated() -> None:
+    one = {"type": "object", "properties": {"shared": {"enum": ["v", "w"]}}}
+    other = {"title": "t", **one, "description": "other", "default": {}}
+    text = schema_to_grammar({"type": "object", "properties": {"a": one, "b": other}}, NEW)
+    assert text.count("shared") == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "good", "bad"),
+    [
+        ({"const": 1}, {"const": True}, '{"a":1,"b":true}', '{"a":1,"b":1}'),
+        ({"const": "1"}, {"const": 1}, '{"a":"1","b":1}', '{"a":"1","b":"1"}'),
+        (
+            {"type": "object", "properties": {"x": {}, "y": {}}},
+            {"type": "object", "properties": {"y": {}, "x": {}}},
+            '{"a":{"x":1,"y":1},"b":{"y":1,"x":1}}',
+            '{"a":{"x":1,"y":1},"b":{"x":1,"y":1}}',
+        ),
+        (
+            {"type": "object", "properties": {"title": {"const": 1}}, "required": ["title"]},
+            {"type": "object", "properties": {"title": {"const": 2}}, "required": ["title"]},
+            '{"a":{"title":1},"b":{"title":2}}',
+            '{"a":{"title":1},"b":{"title":1}}',
+        ),
+        (
+            {"const": {"title": 1}},
+            {"const": {"title": 2}},
+            '{"a":{"title":1},"b":{"title":2}}',
+            '{"a":{"title":1},"b":{"title":1}}',
+        ),
+        ({"not": {"const": 1}}, {"not": {"const": 2}}, '{"a":2,"b":1}', '{"a":2,"b":2}'),
+    ],
+)
+def test_different_schemas_keep_their_own_rules(one: Any, other: Any, good: str, bad: str) -> None:
+    schema = {"type": "object", "properties": {"a": one, "b": other}, "required": ["a", "b"]}
+    grammar = check(schema_to_grammar(schema, NEW), NEW)
+    assert matches(grammar, good)
+    assert not matches(grammar, bad)
+
+
+def test_deep_values_of_unknown_keywords_are_ignored() -> None:
+    deep: Any = {}
+    for _ in range(5_000):
+        deep = {"items": [deep]}
+    assert matches(check(schema_to_grammar({"const": 1, "x-own": deep}, NEW), NEW), "1")
 
 
 @pytest.mark.parametrize("schema", [case[0] for case in CASES])

@@ -12,7 +12,8 @@ from proxy.backends.llamacpp import LlamaCpp
 from proxy.config import ModelConfig
 from proxy.config.models import words
 from proxy.errors import GatewayError
-from proxy.hosting.model import HostedModel
+from proxy.hosting.cards import Cards
+from proxy.hosting.model import HostedModel, Server
 from proxy.hosting.room import Room
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS
@@ -58,6 +59,7 @@ def hosted(
     connect: type[FakeServer] | None = None,
     room: Room | None = None,
     waiting: int = 8,
+    cards: Cards | None = None,
     **fields: Any,
 ) -> HostedModel:
     return HostedModel(
@@ -66,10 +68,11 @@ def hosted(
         room=room or Room(),
         deadline=5.0,
         max_waiting=waiting,
+        cards=cards,
     )
 
 
-def use(model: HostedModel, patience: float = 10.0) -> LlamaCpp:
+def use(model: HostedModel, patience: float = 10.0) -> Server:
     """Wait for the model's server, and keep it until `leave`."""
     found = list(wait(model, patience))[-1]
     assert found is not None
@@ -78,5 +81,5 @@ def use(model: HostedModel, patience: float = 10.0) -> LlamaCpp:
 
 def wait(
     model: HostedModel, patience: float = 10.0, cancel: Cancel | None = None
-) -> Iterator[LlamaCpp | None]:
+) -> Iterator[Server | None]:
     return model.use(cancel or Cancel(), 0.05, patience)

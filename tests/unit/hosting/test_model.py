@@ -20,6 +20,7 @@ from proxy.errors import (
 )
 from proxy.hosting import model as model_module
 from proxy.hosting.model import HostedModel
+from proxy.hosting.process import ModelProcess
 from proxy.runtime.cancel import Cancel
 from tests.fakes import gone, wait_until
 
@@ -86,6 +87,30 @@ def test_failed_start_tells_the_last_lines_without_folders_and_addresses(make: M
     assert "m failed to load: its server ended with exit code 3" in caught.value.message
     assert caught.value.message.endswith("Its last lines:\nno such file: … at …")
     assert model.status == "failed"
+
+
+def test_failed_start_awaits_lines_that_are_still_on_their_way(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(FAILS)
+    model._connect = silent
+    add = model.log.add
+
+    def late(line: bytes) -> None:
+        assert asked.wait(10)
+        add(line)
+
+    asked = threading.Event()
+    read_out = ModelProcess.read_out
+
+    def asking(process: ModelProcess) -> None:
+        asked.set()
+        read_out(process)
+
+    monkeypatch.setattr(model.log, "add", late)
+    monkeypatch.setattr(ModelProcess, "read_out", asking)
+    with pytest.raises(UpstreamFault, match="no such file"):
+        fakes.use(model)
 
 
 def silent(url: str) -> fakes.FakeServer:
@@ -196,7 +221,7 @@ def test_stop_waits_for_the_last_user_and_holds_back_new_ones(make: Make) -> Non
     later: list[object] = []
     thread = threading.Thread(target=lambda: later.append(fakes.use(model)))
     thread.start()
-    wait_until(lambda: model._waiting == 1)
+    wait_until(lambda: len(model._waiters) == 1)
     assert (model.status, connect.made) == ("loaded", 1)
     model.leave(answered=True)
     thread.join(10)
@@ -261,7 +286,7 @@ def test_cancelled_request_stops_waiting(make: Make) -> None:
     cancel.cancel()
     with pytest.raises(Cancelled):
         list(waiting)
-    assert model._waiting == 0
+    assert model._waiters == []
 
 
 def test_waiting_ends_with_its_patience(make: Make) -> None:

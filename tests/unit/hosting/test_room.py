@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from typing import Any
 
 import pytest
 
+from proxy.config.forms import each_in_bytes
 from proxy.errors import BadRequest, UpstreamTimeout
 from proxy.hosting import room as room_module
 from proxy.hosting.budget import Limits
+from proxy.hosting.cards import Cards
 from proxy.hosting.model import HostedModel
 from proxy.hosting.room import Room
 from tests.fakes import wait_until
@@ -33,10 +37,19 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         most: int = 0,
         swap_wait: float = LONG,
         pin: tuple[str, ...] = (),
+        cards: tuple[str, ...] = (),
+        gpu_memory: str = "",
     ) -> list[HostedModel]:
-        room = Room(Limits(memory << 20, most), swap_wait)
-        for name, size in zip("abcdef", sizes, strict=False):
-            made.append(fakes.hosted(room=room, name=name, memory=f"{size}MiB", pin=name in pin))
+        card = Cards(each_in_bytes(gpu_memory))
+        room = Room(Limits(memory << 20, most, card.totals), swap_wait)
+        for name, size, on_card in zip_longest("abcdef", sizes, cards, fillvalue=""):
+            if size:
+                fields: dict[str, Any] = {
+                    "memory": f"{size}MiB",
+                    "gpu_memory": on_card,
+                    "pin": name in pin,
+                }
+                made.append(fakes.hosted(room=room, name=name, cards=card, **fields))
         return made
 
     yield models
@@ -50,6 +63,10 @@ def used(model: HostedModel) -> None:
     """One request, from start to end."""
     fakes.use(model)
     model.leave(answered=True)
+
+
+def takes(model: HostedModel, seconds: float) -> None:
+    model.needs.keep(seconds)
 
 
 def loaded(models: list[HostedModel]) -> str:
@@ -67,10 +84,12 @@ def test_least_worthy_idle_model_gives_way(make: Make) -> None:
     a, b, c = models = make(10, 10, 10, memory=20)
     for model in (a, b, a, a):
         used(model)
-    a.takes = b.takes = 1.0
+    takes(a, 1.0)
+    takes(b, 1.0)
     used(c)
     assert loaded(models) == "ac"
-    a.takes, c.takes = 0.1, 5.0  # now the first is quicker to load again
+    takes(a, 0.1)  # now the first is quicker to load again
+    takes(c, 5.0)
     used(b)
     assert loaded(models) == "bc"
 
@@ -110,7 +129,7 @@ def test_steady_traffic_gives_way_after_swap_wait(make: Make) -> None:
     wait_until(lambda: a.leaving)
     held_back = threading.Thread(target=used, args=(a,))
     held_back.start()
-    wait_until(lambda: a._waiting == 1)
+    wait_until(lambda: len(a._waiters) == 1)
     assert loaded(models) == "a"
     a.leave(answered=True)
     waiting.join(10)
@@ -140,6 +159,25 @@ def test_line_is_in_order_of_arrival(make: Make) -> None:
     assert order == ["b", "c"]
 
 
+def test_waiting_requests_are_told_their_place_and_time(make: Make) -> None:
+    a, b, c = make(10, 10, 10, memory=10, swap_wait=30.0)
+    assert a.notice() == "loading a"
+    fakes.use(a)
+    assert a.notice() == ""
+    threads = []
+    for model in (b, c):
+        threads.append(threading.Thread(target=used, args=(model,)))
+        threads[-1].start()
+        wait_until(lambda m=model: m.status == "loading")  # type: ignore[misc]
+    wait_until(lambda: c.place()[0] == 2)
+    assert b.notice() == "loading b, place 1"
+    takes(c, 7.0)
+    assert c.notice() in ("loading c, place 2, about 42 s", "loading c, place 2, about 41 s")
+    a.leave(answered=True)
+    for thread in threads:
+        thread.join(10)
+
+
 def test_model_that_can_never_fit_is_refused_by_name(make: Make) -> None:
     a, b = models = make(2048, 10, memory=1024)
     with pytest.raises(
@@ -149,6 +187,23 @@ def test_model_that_can_never_fit_is_refused_by_name(make: Make) -> None:
     assert (caught.value.code, caught.value.param) == ("model_too_large", "model")
     used(b)
     assert loaded(models) == "b"
+
+
+def test_models_share_graphics_cards(make: Make) -> None:
+    a, b, c = models = make(10, 10, 10, cards=("6GiB", "6GiB", "4GiB"), gpu_memory="10GiB")
+    used(a)
+    used(b)  # only one fits on the card
+    assert loaded(models) == "b"
+    used(c)
+    assert loaded(models) == "bc"
+
+
+def test_model_that_can_never_fit_on_its_card_is_refused(make: Make) -> None:
+    (a,) = make(10, cards=("0KiB,3GiB",), gpu_memory="9GiB,2GiB")
+    with pytest.raises(
+        BadRequest, match=r"needs about 3\.0 GiB of graphics card 1, .* 2\.0 GiB \(--gpu-memory\)"
+    ):
+        fakes.use(a)
 
 
 def test_pinned_models_count_for_what_can_never_fit(make: Make) -> None:

@@ -25,7 +25,7 @@ TOOLS = (tool("get_weather"), tool("get", {"type": "object", "properties": {}}))
 
 
 def said(bound: Constraint, limits: GrammarLimits, text: str) -> bool:
-    return matches(check(grammar(bound, limits), limits), text)
+    return matches(check(grammar(bound, limits).text, limits), text)
 
 
 def calls(form: str, *names: str) -> str:
@@ -98,6 +98,22 @@ def test_inexpressible_schema_is_dropped_unless_strict(limits: GrammarLimits) ->
         grammar(Constraint(schema=json.dumps(odd).encode(), strict=True), limits)
     assert caught.value.param == "response_format"
     assert said(Constraint(schema=json.dumps(odd).encode()), limits, "{}")
+
+
+@LIMITS
+def test_grammar_tells_the_keywords_it_leaves_out(limits: GrammarLimits) -> None:
+    unique = {"type": "array", "items": {}, "uniqueItems": True}
+    halves = {"type": "number", "multipleOf": 0.5}
+    bound = Constraint(
+        schema=json.dumps({"properties": {"x": unique, "y": halves, "z": unique}}).encode(),
+        tools=(tool("f", {"properties": {"x": halves}}), tool("g")),
+        shape=FORMS["hermes"].shape,
+    )
+    found = grammar(bound, limits)
+    assert sorted(found.schema_gaps) == ["multipleOf", "uniqueItems"]
+    assert found.tool_gaps == ("multipleOf",)
+    plain = grammar(Constraint(schema=json.dumps(CITY).encode(), tools=TOOLS), limits)
+    assert plain.schema_gaps == plain.tool_gaps == ()
 
 
 def _f(arguments: str) -> str:

@@ -179,21 +179,38 @@ def test_few_requests_wait_for_a_prefix_and_the_others_take_free_slots() -> None
     assert all(isinstance(entry, Lease) or entry.lease for entry in entries)
 
 
-def test_requests_that_wait_for_busy_slots_by_choice_do_not_keep_others_from_free_ones() -> None:
+PACE = 160.0
+
+
+def with_fast_answers(late: float) -> Counting:
+    """Eight warm slots of a fast server, whose answers had to end so many seconds ago."""
     counting = Counting(64)
     counting.fill(8)
     pool = counting.scheduler._pools["m"]
-    pool.mean_rate, pool.mean_pace = 20000.0, 160.0
+    pool.mean_rate, pool.mean_pace = 20000.0, PACE
     for backend in pool.backends.values():
         backend.evaluating = 0
     for slot in pool.backends["b0"].slots[:8]:
-        slot.streaming = True
+        assert slot.limit, "or an answer is never late"
+        slot.streaming, slot.first = True, counting.clock.now - slot.limit / PACE - late
+    return counting
+
+
+def test_requests_that_wait_for_busy_slots_by_choice_do_not_keep_others_from_free_ones() -> None:
+    counting = with_fast_answers(late=0.0)
+    pool = counting.scheduler._pools["m"]
     first = decide(counting.question(0), pool, counting.clock.now)
     assert isinstance(first, WaitForSlot) and first.key is not None
     for number in range(300):
         wanted = counting.question(number)
         pool.line.park(Ticket(counting.scheduler, wanted, ConversationRecord(), 0.0), first.key)
     assert isinstance(decide(counting.question(301), pool, counting.clock.now), Grant)
+
+
+def test_nobody_waits_for_answers_that_take_much_longer_than_expected() -> None:
+    counting = with_fast_answers(late=10.0)
+    pool = counting.scheduler._pools["m"]
+    assert isinstance(decide(counting.question(0), pool, counting.clock.now), Grant)
 
 
 def test_free_slot_with_the_prefix_is_found_behind_many_busy_ones() -> None:

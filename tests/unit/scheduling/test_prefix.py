@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.scheduling.prefix import BLOCKS, LONG, Chains, mask
+from proxy.scheduling.prefix import BLOCKS, LONG, MOST, PART, Chains, mask
 
 LENGTHS = st.lists(st.text(min_size=1, max_size=700), min_size=1, max_size=6)
 
@@ -63,6 +64,52 @@ def test_digest_cache_does_not_change_chains() -> None:
         # also with a tail without a boundary, and with other boundaries than before
         assert chains.chain(text + "?", bounds) == Chains().chain(text + "?", bounds)
         assert chains.chain(text, bounds[:1]).links[-1] == Chains().chain(text, bounds).links[-1]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 7), st.integers(1, 3 * PART)), min_size=1, max_size=8),
+    st.integers(1, 9),
+)
+def test_digest_cache_does_not_change_chains_of_prompts_with_another_end(
+    turns: list[tuple[int, int]], messages: int
+) -> None:
+    chains = Chains()
+    text = "".join(chr(97 + number % 26) for number in range(PART)) * 8
+    for same, more in turns:
+        begin = same * PART // 2
+        prompt = text[:begin] + str(more) * more
+        bounds = tuple(range(0, len(prompt), max(1, len(prompt) // messages)))
+        assert chains.chain(prompt, bounds) == Chains().chain(prompt, bounds)
+        assert chains.chain(prompt, bounds) == Chains().chain(prompt, bounds)
+
+
+def test_digest_cache_does_not_change_chains_of_many_messages() -> None:
+    chains, size = Chains(), 1000
+    text = "".join(f"{number:{size}}" for number in range(MOST + 100))
+    for count in (MOST - 50, MOST, MOST + 50, MOST + 100):
+        bounds = tuple(range(size, count * size, size))
+        prompt = text[: count * size]
+        assert chains.chain(prompt, bounds) == Chains().chain(prompt, bounds)
+
+
+class Prompt(str):
+    """Counts the characters that are copied, to be hashed or kept."""
+
+    copied = 0
+
+    def __getitem__(self, part: Any) -> str:
+        self.copied += part.stop - part.start
+        return super().__getitem__(part)
+
+
+def test_next_turn_hashes_its_new_text_alone_even_if_the_last_message_was_another() -> None:
+    chains, size = Chains(), 400_000
+    text = "".join(f"{number:1000}" for number in range(500))
+    for turn in range(4):
+        prompt = Prompt(text[:size] + f"{turn:2000}")
+        chains.chain(prompt, tuple(range(0, size + 2000, 1000)))
+        assert prompt.copied >= 2 * size if not turn else prompt.copied <= 5 * PART
+        size += 4000
 
 
 def test_chain_ignores_boundary_order_and_boundaries_outside_the_prompt() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from flask.testing import FlaskClient
 
 from proxy.config.keys import ApiKey, Secret
 from proxy.hosting.model import HostedModel
-from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
+from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
+from tests.gguf_files import gguf
 from tests.unit.hosting import fakes
+from tools import made_up_model as made_up
 
 ADMIN = {"Authorization": "Bearer key-of-admin"}
 OTHER = {"Authorization": "Bearer key-of-other"}
@@ -23,9 +26,11 @@ class Served:
     """An app with a model of its name, `scripted`, that a small program serves."""
 
     def __init__(self, app: Flask) -> None:
+        self.driver = ScriptedDriver()
         self.http: FlaskClient = app.test_client()
         host = services_of(app).host
-        host._connect = fakes.fake()
+        fake = fakes.fake()
+        host._connect = lambda config, url: fake(url)
         self.model: HostedModel = host.add(fakes.config(name="scripted", ttl=300.0))
 
     def post(self, path: str, **body: Any) -> Any:
@@ -44,14 +49,31 @@ def served() -> Iterator[Served]:
 def test_model_is_loaded_and_unloaded_by_hand(served: Served) -> None:
     http, model = served.http, served.model
     assert http.get("/running", headers=OTHER).json == {"running": []}
-    for _ in range(2):
-        assert served.post("/models/load", model="scripted").json == {"success": True}
-    wait_until(lambda: model.status == "loaded")
-    (running,) = http.get("/running", headers=OTHER).json["running"]
-    assert (running["model"], running["state"], running["ttl"]) == ("scripted", "ready", 300)
-    assert served.post("/models/unload", model="scripted").json == {"success": True}
-    wait_until(lambda: model.status == "unloaded")
+    for _ in range(5):  # a load that came late would begin again behind the unload
+        for _ in range(2):
+            assert served.post("/models/load", model="scripted").json == {"success": True}
+        wait_until(lambda: model.status == "loaded")
+        (running,) = http.get("/running", headers=OTHER).json["running"]
+        assert (running["model"], running["state"], running["ttl"]) == ("scripted", "ready", 300)
+        assert served.post("/models/unload", model="scripted").json == {"success": True}
+        wait_until(lambda: model.status == "unloaded")
     assert served.post("/models/unload", model="scripted").status_code == 200
+
+
+def test_lists_show_what_the_file_of_a_model_tells(tmp_path: Path) -> None:
+    file = made_up.write(tmp_path / "scripted.gguf", n_ctx=512)
+    app = make_app(ScriptedDriver())
+    server = fakes.config(f"server -m {file} ${{PORT}}", name="scripted")
+    services_of(app).host.add(server)
+    http = app.test_client()
+    meta = http.get("/v1/models/scripted").json["meta"]
+    assert (meta["name"], meta["n_ctx_train"], meta["n_embd"]) == ("made-up", 512, 64)
+    assert meta["size"] == file.stat().st_size
+    shown = http.post("/api/show", json={"model": "scripted"}).json
+    assert shown["details"]["quantization_level"] == "F16"
+    assert shown["model_info"]["llama.context_length"] > 0
+    file.write_bytes(gguf({"general.architecture": "x" * 10, "tokenizer.chat_template": "{{ 1 }}"}))
+    assert http.post("/api/show", json={"model": "scripted"}).json["template"] == "{{ 1 }}"
 
 
 def test_all_models_are_unloaded(served: Served) -> None:
@@ -112,3 +134,65 @@ def test_keep_alive_of_a_chat_is_for_admins(served: Served) -> None:
 def test_unreadable_keep_alive_is_named(served: Served, value: Any) -> None:
     answer = served.post("/api/generate", model="scripted", keep_alive=value)
     assert (answer.status_code, "keep_alive" in answer.json["error"]) == (400, True)
+
+
+@pytest.fixture
+def described() -> Iterator[Served]:
+    """The model `scripted` has a table with more than a command."""
+    driver = ScriptedDriver(say("Hello"))
+    app = make_app(driver)
+    made = Served(app)
+    made.driver = driver
+    services_of(app).host._models.clear()
+    made.model = services_of(app).host.add(
+        fakes.config(
+            name="scripted",
+            aliases=("exact",),
+            title="A title",
+            description="What it is for",
+            metadata={"family": "tiny"},
+            strip=("top_k",),
+            set={"temperature": 0.5, "max_tokens": 7},
+            set_by_alias={"exact": {"temperature": 0.0}},
+        )
+    )
+    services_of(app).gateway.registry.backends["b0"].aliases = ("exact",)
+    services_of(app).gateway.registry.rebuild()
+    yield made
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("scripted", 0.5), ("exact", 0.0), ("", 0.5)])
+def test_table_changes_requests(described: Served, name: str, temperature: float) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "top_k": 3, "max_tokens": 100}
+    assert described.post("/v1/chat/completions", model=name, **body).status_code == 200
+    (task,) = described.driver.tasks
+    assert task.sampling["temperature"] == temperature
+    assert "top_k" not in task.sampling
+    assert task.max_tokens == 7
+
+
+def test_table_changes_options_of_ollamas_requests(described: Served) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    options = {"top_k": 3, "temperature": 1.0}
+    described.post("/api/chat", model="scripted", messages=messages, options=options, stream=False)
+    (task,) = described.driver.tasks
+    assert task.sampling["temperature"] == 0.5
+    assert "top_k" not in task.sampling
+
+
+def test_table_is_shown_in_the_list(described: Served) -> None:
+    (shown,) = described.http.get("/v1/models").json["data"]
+    assert (shown["name"], shown["description"]) == ("A title", "What it is for")
+    assert shown["meta"]["llamaswap"] == {"family": "tiny"}
+
+
+def test_unlisted_model_answers_but_is_in_no_list(described: Served) -> None:
+    registry = services_of(described.http.application).gateway.registry
+    registry.backends["b0"].unlisted = True
+    assert described.http.get("/v1/models").json["data"] == []
+    assert described.http.get("/api/tags").json["models"] == []
+    messages = [{"role": "user", "content": "Hi"}]
+    answer = described.post("/v1/chat/completions", model="scripted", messages=messages)
+    assert answer.status_code == 200
+    assert answer.json["model"] == "scripted"
+    assert described.post("/v1/chat/completions", messages=messages).status_code == 200

@@ -120,6 +120,12 @@ def test_only_named_origins_are_allowed_and_credentials_never_with_a_wildcard() 
     assert "Access-Control-Allow-Credentials" not in anyone.headers
 
 
+def test_pages_of_named_origins_may_read_warnings_and_retry_times() -> None:
+    answer = client(cors_origins=("http://page",)).get("/health", headers={"Origin": "http://page"})
+    exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
+    assert {"x-request-id", "x-slotproxy-warning", "retry-after"} <= set(exposed)
+
+
 def test_named_host_allows_its_pages_on_any_port() -> None:
     to = client(cors_origins=("localhost", "lan.example"))
 

@@ -1,0 +1,64 @@
+"""The models of --models-dir: GGUF files, and folders of files that belong together.
+
+The layout is that of llama-server's router mode: a model with a projector (``mmproj*.gguf``), or in
+several parts, may have a folder of its own and is named by it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .models import MAX_FILES, MAX_NAME, PORT, ModelConfig, words
+
+
+def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
+    """A model for each file, or folder of files, named by it. `server` is the command of a
+    llama-server, without model, host and port. Projectors and all but the first part of a split
+    model are no models. Raises ValueError."""
+    own = words(server)
+    if not own:
+        raise ValueError("--llama-server: expected a program")
+    models: list[ModelConfig] = []
+    try:
+        if not Path(folder).is_dir():
+            raise ValueError(f"{folder} is not a folder")
+        for name, files in _found(Path(folder)):
+            if not (name.isprintable() and len(name) <= MAX_NAME):
+                raise ValueError(f"{name!r}: rename this, it cannot be the name of a model")
+            if len(models) == MAX_FILES:
+                raise ValueError(f"{folder} contains more than {MAX_FILES} models")
+            command = (*own, *files, "--host", "127.0.0.1", "--port", PORT)
+            models.append(ModelConfig(name=name, command=command, ttl=ttl, save_slots=True))
+    except OSError as error:
+        raise ValueError(f"cannot read {folder}: {error.strerror}") from None
+    if not models:
+        raise ValueError(f"{folder} contains no .gguf file")
+    return tuple(models)
+
+
+def _found(folder: Path) -> Iterator[tuple[str, Sequence[str]]]:
+    """The name of each model, and the flags with its files."""
+    files, _ = _files(folder)
+    for name, path in files:
+        yield name, ("-m", str(path))
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        files, projector = _files(inner)
+        eyes = ("--mmproj", str(projector)) if projector else ()
+        for name, path in files:
+            full = inner.name if len(files) == 1 else f"{inner.name}/{name}"
+            yield full, ("-m", str(path), *eyes)
+
+
+def _files(folder: Path) -> tuple[list[tuple[str, Path]], Path | None]:
+    """The models of a folder, without its inner ones, and its first projector."""
+    found = []
+    projectors = []
+    for path in sorted(folder.glob("*.gguf")):
+        name = re.sub(r"-00001-of-\d{5}$", "", path.stem)
+        if name.startswith("mmproj"):
+            projectors.append(path)
+        elif not re.search(r"-\d{5}-of-\d{5}$", name):
+            found.append((name, path))
+    return found, projectors[0] if projectors else None

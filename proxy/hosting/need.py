@@ -1,0 +1,160 @@
+"""What a model needs: as configured, else as its server showed, else as estimated from its file.
+
+What a server showed is kept under a fingerprint of its command and files, so that a gateway that
+starts again knows it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any, Protocol
+
+import msgspec
+
+from ..config import ModelConfig
+from ..errors import GatewayError
+from .budget import Amounts
+from .cards import Cards, visible
+from .estimate import ModelFile, estimated, files, fingerprint
+from .process import resident
+
+log = logging.getLogger("slotproxy.models")
+
+GUESS = 5.0  # seconds that a load is assumed to take before the first one
+
+
+class Learned(msgspec.Struct, frozen=True):
+    """What the last server of a model showed: the most bytes that it held in memory and on each
+    graphics card, () if nobody can tell, and the seconds of its load."""
+
+    memory: int = 0
+    seconds: float = 0.0
+    cards: Amounts = ()
+
+
+class KeptNeeds(Protocol):
+    """Keeps what was learned, by fingerprint. Both raise StoreUnavailable."""
+
+    def recall(self, fingerprint: str) -> Mapping[str, Any] | None: ...
+
+    def keep(self, fingerprint: str, need: Mapping[str, Any]) -> None: ...
+
+
+class Need:
+    """Of one model. `recall` before a load reads what is known of it, `measure` looks at its
+    server, `keep` remembers."""
+
+    def __init__(
+        self, config: ModelConfig, kept: KeptNeeds | None = None, cards: Cards | None = None
+    ) -> None:
+        self._config = config
+        self._kept = kept
+        self._cards = cards or Cards()
+        self._fingerprint = ""
+        self._learned = self._saved = Learned()
+        self._most: Amounts = ()  # that its present server held
+
+    @property
+    def amounts(self) -> Amounts:
+        return (self.memory, *self.cards)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the machine's memory."""
+        return self._config.memory_bytes or self._learned.memory or self._estimate[0]
+
+    @property
+    def cards(self) -> Amounts:
+        """Bytes of each graphics card."""
+        given = self._config.gpu_memory_bytes
+        if len(given) == 1:
+            return self._on_cards([given[0] // max(1, len(self._visible))] * len(self._visible))
+        return given or self._learned.cards or self._on_cards(self._estimate[1:])
+
+    @property
+    def shown(self) -> str:
+        """For the log."""
+        cards = sum(self.cards) >> 20
+        return f"{self.memory >> 20} MiB" + (f" and {cards} MiB on graphics cards" if cards else "")
+
+    @property
+    def seconds(self) -> float:
+        """That a load takes."""
+        return self._learned.seconds or GUESS
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether a load was seen."""
+        return self._learned.seconds > 0
+
+    @cached_property
+    def files(self) -> Sequence[ModelFile]:
+        """The GGUF files of its command, that of the model first."""
+        return files(self._config)
+
+    @property
+    def file(self) -> ModelFile | None:
+        """That of the model; None if it is no GGUF file."""
+        return self.files[0] if self.files else None
+
+    @cached_property
+    def _estimate(self) -> Amounts:
+        return estimated(self.files, self._config.command, len(self._visible))
+
+    @property
+    def _visible(self) -> Sequence[int]:
+        """The numbers of the cards that its server uses."""
+        return visible({**os.environ, **self._config.environment}, len(self._cards.totals))
+
+    def _on_cards(self, amounts: Sequence[int]) -> Amounts:
+        """By the numbers of all cards, from those of the visible ones."""
+        need = [0] * len(self._cards.totals)
+        for number, amount in zip(self._visible, amounts, strict=False):
+            need[number] += amount
+        return tuple(need)
+
+    def recall(self) -> None:
+        """Find out whether its files are still those that were seen, and what is known of them."""
+        found = fingerprint(self._config)
+        if found == self._fingerprint:
+            return
+        for name in ("files", "_estimate"):
+            self.__dict__.pop(name, None)
+        self._fingerprint = found
+        self._learned = Learned()
+        if self._kept is not None:
+            try:
+                kept = self._kept.recall(found)
+                self._learned = msgspec.convert(kept or {}, Learned)
+            except (GatewayError, msgspec.ValidationError) as error:
+                log.warning("model %s: its memory is not known: %s", self._config.name, error)
+        self._saved = self._learned
+
+    def measure(self, pid: int) -> None:
+        """Look at what its server holds now. The most of it is its need."""
+        held = resident(pid)
+        now = (sum(held.values()), *self._cards.held(held))
+        memory, *cards = self._most = tuple(map(max, zip_longest(self._most, now, fillvalue=0)))
+        self._learned = msgspec.structs.replace(
+            self._learned,
+            memory=memory or self._learned.memory,
+            cards=tuple(cards) or self._learned.cards,
+        )
+
+    def keep(self, seconds: float | None = None) -> None:
+        """Remember it, after a load of so many seconds, or at the end of its server."""
+        if seconds is not None:
+            self._learned = msgspec.structs.replace(self._learned, seconds=round(seconds, 3))
+        else:
+            self._most = ()
+        if self._kept is None or self._learned in (self._saved, Learned()):
+            return
+        try:
+            self._kept.keep(self._fingerprint, msgspec.to_builtins(self._learned))
+            self._saved = self._learned
+        except GatewayError as error:
+            log.warning("model %s: its memory is not kept: %s", self._config.name, error)

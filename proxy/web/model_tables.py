@@ -1,0 +1,52 @@
+"""What the table of a model says besides its command: fields of requests, and how lists show it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config import ModelConfig
+from ..dialects.presets import preset
+from ..errors import GatewayError
+from ..hosting.model import HostedModel
+from .services import Services
+
+OLLAMA = ("/api/chat", "/api/generate")
+
+
+def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str, Any]:
+    """The body of a request at `path`, with the fields that its model's table sets and removes."""
+    if not services.host.presets:
+        return body
+    name = body.get("model")
+    name = name if isinstance(name, str) else ""
+    try:
+        model, _ = services.gateway.registry.resolve(name)
+    except GatewayError:
+        return body  # refused when it is parsed, or placed
+    hosted = services.host.find(model)
+    if hosted is None:
+        return body
+    config = hosted.config
+    fields = {**config.set, **config.set_by_alias.get(name, {})}
+    return preset(body, config.strip, fields, options=path.endswith(OLLAMA))
+
+
+def described(config: ModelConfig) -> dict[str, Any]:
+    """The fields of a model in OpenAI's list, as llama-swap names them."""
+    shown = {"name": config.title, "description": config.description}
+    return {name: text for name, text in shown.items() if text}
+
+
+def metadata(model: HostedModel) -> dict[str, Any]:
+    """What its `meta` has besides: the metadata of its table, and what its file tells before it is
+    loaded, under llama-server's names."""
+    config, file = model.config, model.needs.file
+    own = {"llamaswap": config.metadata} if config.metadata else {}
+    if file is None:
+        return own
+    told = {
+        "name": file.text("general.name"),
+        "n_ctx_train": file.context,
+        "n_embd": file.own("embedding_length"),
+    }
+    return {**own, "size": file.size, **{name: value for name, value in told.items() if value}}

@@ -1,0 +1,151 @@
+"""Three models, on servers of 2023, of 2026 and PowerInfer's, with room for two."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.swaps import all_knowing
+from tests.fakes import gone, wait_until
+from tools import made_up_model as made_up
+from tools.processes import Gateway
+
+from .conftest import StartGateway
+from .test_hosted_models import LEGACY, chat, pids, table
+
+SERVERS = {"a": "llama-2023", "b": "llama-2026", "c": "powerinfer"}
+AT_ONCE = 6  # requests
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def three(gateway: StartGateway, tmp_path: Path) -> Gateway:
+    tables = []
+    for seed, (name, server) in enumerate(SERVERS.items()):
+        file = made_up.write(tmp_path / f"{name}.gguf", seed=seed)
+        tables.append(table(name, file, tmp_path, server=server, memory="60MiB"))
+    settings = tmp_path / "slotproxy.toml"
+    settings.write_text("\n".join(tables))
+    return gateway("--config", str(settings), "--memory", "128MiB", "--swap-wait", "2", *LEGACY)
+
+
+def at_random(count: int, seed: int) -> list[str]:
+    chooses = random.Random(seed)
+    return [chooses.choice("abc") for _ in range(count)]
+
+
+def answers(gateway: Gateway, names: Sequence[str]) -> list[httpx.Response]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda name: chat(gateway, name, max_tokens=8), names))
+
+
+def lost(found: Sequence[httpx.Response], names: Sequence[str]) -> list[str]:
+    return [
+        answer.text
+        for answer, name in zip(found, names, strict=True)
+        if answer.status_code != 200 or answer.json()["model"] != name
+    ]
+
+
+def test_two_hundred_random_requests_lose_none_in_few_loads(three: Gateway) -> None:
+    names = at_random(200, seed=7)
+    most, over = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.05):
+            most = max(most, len(pids(three)))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    began = time.monotonic()
+    try:
+        found = answers(three, names)
+    finally:
+        over.set()
+        watching.join()
+    seconds = time.monotonic() - began
+    loads = three.log.count(": loaded after")
+    least = all_knowing(names, 2)
+    print(f"{loads} loads in {seconds:.0f} s; in this order at least {least}")
+    assert lost(found, names) == []
+    assert most <= 2
+    assert 3 <= loads <= least  # requests that overlap are answered together
+
+
+def test_killed_servers_lose_no_request(three: Gateway) -> None:
+    """One of each kind, once it is loaded."""
+    names = at_random(60, seed=3)
+    over, kept = threading.Event(), set("abc")
+
+    def kill() -> None:
+        while kept and not over.wait(0.2):
+            servers = {Path(file).stem: pid for file, pid in pids(three).items()}
+            ready = {one["model"] for one in running(three) if one["state"] == "ready"}
+            for name in sorted(kept & ready & servers.keys()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(servers[name], signal.SIGKILL)
+                    kept.remove(name)
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    try:
+        found = answers(three, names)
+    finally:
+        over.set()
+        killing.join()
+    assert lost(found, names) == []
+    assert not kept
+
+
+def test_no_server_of_any_kind_outlives_a_killed_gateway(three: Gateway) -> None:
+    seen: dict[str, int] = {}
+    for name in "abc":
+        assert chat(three, name).status_code == 200
+        seen |= pids(three)
+    assert len(seen) == 3
+    children = Path(f"/proc/{three.pid}/task/{three.pid}/children").read_text().split()
+    for child in (*map(int, children), three.pid):  # the worker, then its master
+        os.kill(child, signal.SIGKILL)
+    wait_until(lambda: all(gone(pid) for pid in seen.values()))
+
+
+def test_waiting_stream_tells_place_and_time(three: Gateway) -> None:
+    """While an answer keeps one model busy, and another has the rest of the room."""
+    for name in "abc":
+        assert chat(three, name).status_code == 200  # their loads are measured
+    url, lines = f"{three.url}/v1/chat/completions", []
+    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 900, "stream": True}
+    with (
+        httpx.stream("POST", url, json={**body, "model": "b"}, timeout=60.0) as one,
+        httpx.stream("POST", url, json={**body, "model": "c"}, timeout=60.0) as two,
+    ):
+        for busy in (one, two):
+            next(line for line in busy.iter_lines() if "content" in line)
+        assert {model["model"] for model in running(three)} == {"b", "c"}
+        thread = threading.Thread(target=lambda: lines.append(chat(three, "a").status_code))
+        thread.start()
+        wait_until(lambda: any(model.get("place") for model in running(three)))
+        (waiting,) = [model for model in running(three) if model["model"] == "a"]
+        assert waiting["state"] == "starting"
+        assert waiting["place"] == 1
+        assert 0 < waiting["wait"] < 60
+    thread.join(60)
+    assert lines == [200]
+
+
+def running(gateway: Gateway) -> list[dict[str, Any]]:
+    running: list[dict[str, Any]] = httpx.get(f"{gateway.url}/running").json()["running"]
+    return running

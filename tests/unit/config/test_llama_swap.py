@@ -1,0 +1,271 @@
+"""llama-swap's configuration, read as it is. The texts are ours, the format is its own."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config import Settings, SettingsError, load
+from proxy.config.llama_swap import read
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no models are started there")
+
+# Every part of the format that is read, and some that are not.
+WHOLE = """
+healthCheckTimeout: 240
+logLevel: warn
+startPort: 9000
+globalTTL: 900
+unloadTimeout: 20
+captureBuffer: 5
+macros:
+  server: >
+    /opt/llama/llama-server
+    --port ${PORT}
+  ctx: 8192
+  options: "-c ${ctx} -np 2"
+  folder: "${env.HOME}/gguf"
+apiKeys:
+  - "sk-one"
+  - "${env.OTHER_KEY}"
+models:
+  small:
+    cmd: |
+      # the server for short answers
+      ${server} ${options} \\
+      -m ${folder}/${MODEL_ID}.gguf
+    name: "Small one"
+    description: "Answers quickly"
+    aliases: [tiny]
+    env:
+      - "CUDA_VISIBLE_DEVICES=0"
+      - "EMPTY="
+    ttl: -1
+    concurrencyLimit: 3
+    metadata: {context: "${ctx}", note: "made of ${MODEL_ID}"}
+    filters:
+      stripParams: "top_k, model, ,min_p"
+      setParams: {temperature: 0.6, model: other}
+      setParamsByID:
+        "${MODEL_ID}:exact": {temperature: 0}
+  large:
+    macros: {ctx: 32768}
+    cmd: ${server} ${options} -m ${folder}/large.gguf
+    ttl: 0
+    unloadTimeout: 60
+    unlisted: true
+    checkEndpoint: none
+    timeouts: {connect: 10}
+  vectors:
+    cmd: vllm serve org/vectors --port 9105
+    proxy: http://localhost:9105/
+    checkEndpoint: /ready
+    useModelName: org/vectors
+    cmdStop: kill -TERM ${PID}
+groups:
+  always: {persistent: true, swap: false, exclusive: false, members: [vectors]}
+  rest: {members: [small, large]}
+hooks:
+  on_startup: {preload: [vectors, gone]}
+peers:
+  attic:
+    proxy: https://attic.example.org/api
+    apiKey: sk-attic
+    models: [org/big, org/bigger]
+profiles:
+  day: {pins: {a: small}}
+"""
+ENVIRON = {"HOME": "/home/me", "OTHER_KEY": "sk-two"}
+
+
+def loaded(tmp_path: Path, text: str, *flags: str, **environ: str) -> Settings:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    file.chmod(0o600)
+    return load(["--config", str(file), *flags], {**ENVIRON, **environ})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return loaded(tmp_path, WHOLE)
+
+
+def test_commands_are_those_that_llama_swap_would_run(settings: Settings) -> None:
+    small, large, vectors = settings.model
+    start = ("/opt/llama/llama-server", "--port", "${PORT}", "-c")
+    assert small.command == (*start, "8192", "-np", "2", "-m", "/home/me/gguf/small.gguf")
+    assert large.command == (*start, "32768", "-np", "2", "-m", "/home/me/gguf/large.gguf")
+    assert vectors.command == ("vllm", "serve", "org/vectors", "--port", "9105")
+    assert vectors.stop == ("kill", "-TERM", "${PID}")
+    assert small.environment == {"CUDA_VISIBLE_DEVICES": "0", "EMPTY": ""}
+
+
+def test_times_have_the_defaults_of_the_file(settings: Settings) -> None:
+    times = [(one.ttl, one.start_timeout, one.stop_timeout) for one in settings.model]
+    assert times == [(900, 240, 20), (0, 240, 60), (900, 240, 20)]
+
+
+def test_server_is_asked_where_it_listens(settings: Settings) -> None:
+    found = [(one.url, one.check, one.kind, one.server_model) for one in settings.model]
+    assert found == [
+        ("http://127.0.0.1:${PORT}", "", "llamacpp", ""),
+        ("http://127.0.0.1:${PORT}", "", "llamacpp", ""),
+        ("http://127.0.0.1:9105", "/ready", "openai", "org/vectors"),
+    ]
+
+
+def test_lists_and_requests_are_as_described(settings: Settings) -> None:
+    small, large, _ = settings.model
+    assert (small.title, small.description) == ("Small one", "Answers quickly")
+    assert small.metadata == {"context": 8192, "note": "made of small"}
+    assert small.aliases == ("tiny", "small:exact")
+    assert (small.strip, small.set) == (("top_k", "min_p"), {"temperature": 0.6})
+    assert small.set_by_alias == {"small:exact": {"temperature": 0}}
+    assert (small.concurrency, small.unlisted, large.unlisted) == (3, False, True)
+
+
+def test_persistent_models_are_pinned_and_one_is_loaded_beside_them(settings: Settings) -> None:
+    assert [(one.pin, one.preload) for one in settings.model] == [
+        (False, False),
+        (False, False),
+        (True, True),
+    ]
+    assert settings.models_max == 2
+
+
+def test_keys_peers_and_log_level_are_taken(settings: Settings) -> None:
+    assert [key.secret for key in settings.keys] == ["sk-one", "sk-two"]
+    assert settings.log_level == "warning"
+    first, second = settings.backend
+    assert (first.aliases, first.model, first.kind) == (("attic/org/big",), "org/big", "openai")
+    assert (second.url, second.api_key) == ("https://attic.example.org/api/v1", "sk-attic")
+
+
+def test_everything_else_is_named(settings: Settings) -> None:
+    groups, lacking, meaningless = (one.partition("config.yaml: ")[2] for one in settings.warnings)
+    assert groups == (
+        "groups: one model is loaded at once beside 1 of persistent groups, whatever the groups;"
+        " set --memory, and what fits stays loaded"
+    )
+    assert lacking == (
+        "not supported and ignored: hooks.on_startup.preload of the unknown model 'gone',"
+        " models.*.timeouts, profiles"
+    )
+    assert meaningless == "without a meaning here: captureBuffer, startPort"
+
+
+def test_flags_come_before_the_file(tmp_path: Path) -> None:
+    assert loaded(tmp_path, WHOLE, "--memory", "24GiB").models_max == 0
+    assert loaded(tmp_path, WHOLE, "--models-max", "0").models_max == 0
+    assert loaded(tmp_path, WHOLE, "--models-max", "7").models_max == 7
+    assert loaded(tmp_path, WHOLE, SLOTPROXY_LOG_LEVEL="error").log_level == "error"
+
+
+ONE = "models: {a: {cmd: 'x ${PORT}'}, b: {cmd: 'x ${PORT}'}}\n"
+FREE = "{swap: false, exclusive: false, members: [a, b]}"
+
+
+@pytest.mark.parametrize(
+    ("more", "limit", "note"),
+    [
+        ("", 1, "one model is loaded at once, as llama-swap does"),
+        (f"groups: {{g: {FREE}}}", 0, ""),
+        (f"routing: {{router: {{use: group, settings: {{groups: {{g: {FREE}}}}}}}}}", 0, ""),
+        ("groups: {g: {members: [a, b]}}", 1, "groups: one model is loaded at once, whatever"),
+        ("matrix: {sets: {s: a & b}}", 1, "matrix is not supported: one model is loaded at once"),
+        (
+            "routing: {router: {use: matrix, settings: {matrix: {sets: {s: a}}}}}",
+            1,
+            "routing.router.settings.matrix is not supported",
+        ),
+    ],
+)
+def test_never_more_models_are_together_than_in_llama_swap(
+    more: str, limit: int, note: str
+) -> None:
+    found = read(ONE + more, {})
+    assert found.models_max == limit
+    assert "".join(found.notes).startswith(note)
+
+
+def test_model_that_llama_swap_could_not_start_is_named() -> None:
+    found = read("models: {a: {cmd: serve}, b: {cmd: 'x ${PORT}'}}", {})
+    assert [one.name for one in found.values["model"]] == ["b"]
+    assert "models.a without ${PORT} in cmd, and without proxy" in found.notes[1]
+
+
+def test_older_name_of_a_filter_is_read() -> None:
+    text = "models: {a: {cmd: 'x ${PORT}', filters: {strip_params: top_k}}}"
+    assert read(text, {}).values["model"][0].strip == ("top_k",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "models: expected a table"),
+        ("models: [a]", "models: expected a table"),
+        ("models: {a: 3}", "'a': expected a table"),
+        ("models: {a: {}}", "'a': cmd: expected a command"),
+        ("models: {a: {cmd: '${what} ${PORT}'}}", r"'a': unknown macro \$\{what\}"),
+        ("models: {a: {cmd: '${PORT} ${env.GONE}'}}", "the environment has no variable GONE"),
+        ("macros: {PORT: 1}\nmodels: {}", "PORT is reserved"),
+        ("models: {a: {cmd: 'x ${PORT}', env: [A]}}", "env: expected a list of texts"),
+        ("models: {a: {cmd: 'x ${PORT}', ttl: soon}}", "ttl: expected a number"),
+        ("models: {a: {cmd: 'x ${PORT}', aliases: b}}", "aliases: expected a list"),
+        ("models: {a: {cmd: 'x ${PORT}', name: [b]}}", "name: expected a text"),
+        (ONE + "logLevel: loud", "logLevel: expected one of"),
+        (ONE + "apiKeys: ['a b']", "apiKeys: an API key may contain only"),
+        (ONE + "peers: {p: {proxy: nowhere}}", "peers: 'p': expected an address"),
+        (ONE + "groups: {g: 3}", "groups: 'g': expected a table"),
+        (ONE + "hooks: {on_startup: 3}", "on_startup: expected a table"),
+        ("models: {a: {cmd: 'x ${PORT}', aliases: [b]}, b: {cmd: 'x ${PORT}'}}", "'b'"),
+    ],
+)
+def test_wrong_file_says_where(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(text, {})
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Each place in a document: its table or list, and its key there."""
+    if not isinstance(value, dict | list):
+        return []
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    inner = [place for key in keys for place in places(value[key])]
+    return [*((value, key) for key in keys), *inner]
+
+
+TEXTS = ("", "x", "${PORT}", "${MODEL_ID}", "'", "a" * 300)
+TABLES: Any = ([], [[]], [None], ["a=b"], {}, {"a": {}}, {"a": [1]}, {"": ""})
+VALUES = st.sampled_from([None, True, 0, -1, 1e300, float("nan"), *TEXTS, *TABLES])
+
+
+@given(number=st.integers(0, 200), value=VALUES)
+def test_any_value_in_any_place_is_read_or_refused(number: int, value: Any) -> None:
+    document = yaml.safe_load(WHOLE)
+    found = places(document)
+    table, key = found[number % len(found)]
+    table[key] = value
+    with contextlib.suppress(ValueError):
+        read(yaml.safe_dump(document), ENVIRON)
+
+
+def test_message_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"config.yaml: line 1: expected"):
+        loaded(tmp_path, "models: [")
+
+
+def test_merged_tables_are_read() -> None:
+    text = "models: {a: &a {cmd: 'x ${PORT}', ttl: 5}, b: {<<: *a, ttl: 6}}"
+    found: Any = read(text, {}).values["model"]
+    assert [(one.command, one.ttl) for one in found] == [
+        (("x", "${PORT}"), 5),
+        (("x", "${PORT}"), 6),
+    ]

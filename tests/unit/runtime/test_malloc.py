@@ -1,0 +1,73 @@
+"""malloc keeps little of what was freed."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import sys
+
+import pytest
+
+# Prints what malloc_info says behind BODY, which may bound it first.
+REPORT = """
+import ctypes, sys, threading
+from proxy.runtime.malloc import bound_malloc
+libc = ctypes.CDLL(None)
+libc.fopen.restype = libc.malloc.restype = ctypes.c_void_p
+def malloc(size): return ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))
+if sys.argv[1] == "bound":
+    assert bound_malloc()
+BODY
+told = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, told)
+libc.fclose(told)
+"""
+# Each thread allocates outside the interpreter's lock, and all live at the same time.
+THREADS = """
+together = threading.Barrier(8)
+def allocate():
+    together.wait()
+    malloc(1000)
+    together.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+LARGE = """
+libc.free(malloc(16 << 20))
+malloc(8 << 20)
+"""
+
+
+def report(body: str, how: str, **env: str) -> str:
+    command = [sys.executable, "-c", REPORT.replace("BODY", body), how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=True)
+    return done.stdout
+
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+
+
+def arenas(how: str, **env: str) -> int:
+    return report(THREADS, how, **env).count("<heap nr=")
+
+
+def mapped(how: str, **env: str) -> int:
+    """The blocks that are mapped by themselves."""
+    found = re.findall(r'<total type="mmap" count="(\d+)"', report(LARGE, how, **env))
+    return int(found[-1])
+
+
+def test_native_threads_share_two_arenas() -> None:
+    assert arenas("free") > 2
+    assert arenas("bound") == 2
+
+
+def test_large_blocks_are_returned_also_after_a_larger_one() -> None:
+    assert mapped("bound") == mapped("free") + 1
+
+
+def test_values_of_the_environment_come_first() -> None:
+    assert arenas("bound", MALLOC_ARENA_MAX="4") == 4
+    assert mapped("bound", MALLOC_MMAP_THRESHOLD_=str(32 << 20)) < mapped("bound")

@@ -1,0 +1,125 @@
+"""GET /models/sse: the changes of models, as llama-server's router sends them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.web import model_events
+from proxy.web.pages.status import MOST_WATCHERS
+from proxy.web.services import Services
+from proxy.wire.router import RouterEvent, event
+from tests.fakes import ScriptedDriver, make_app, services_of
+
+
+class OnDemand(ScriptedDriver):
+    """A driver whose model is loaded on demand."""
+
+    state = "unloaded"
+
+    @property
+    def status(self) -> str:
+        return self.state
+
+
+@pytest.fixture
+def driver() -> OnDemand:
+    return OnDemand()
+
+
+@pytest.fixture
+def services(driver: OnDemand) -> Services:
+    return services_of(make_app(driver))
+
+
+def seen(services: Services, *changes: Any) -> list[dict[str, Any]]:
+    """The events of a stream in which `changes` are made one after the other."""
+    left = iter(changes)
+
+    def pause(seconds: float) -> None:
+        next(left)()
+
+    found = []
+    parts = model_events.events(services, pause)
+    with pytest.raises((StopIteration, RuntimeError)):
+        while True:
+            part = next(parts)
+            if part.startswith(b"data: "):
+                assert part.endswith(b"\n\n")
+                found.append(json.loads(part[6:]))
+    return found
+
+
+def test_each_change_of_a_model_is_an_event(services: Services, driver: OnDemand) -> None:
+    def to(state: str) -> Any:
+        return lambda: setattr(driver, "state", state)
+
+    steps = [to(s) for s in ("loading", "loading", "loaded", "unloaded", "loading", "failed")]
+    found = seen(services, *steps)
+    assert {(one["model"], one["event"]) for one in found} == {("scripted", "model_status")}
+    assert [one["data"] for one in found] == [
+        {"status": "loading"},
+        {"status": "loaded"},
+        {"status": "unloaded", "exit_code": 0},
+        {"status": "loading"},
+        {"status": "unloaded", "exit_code": 1},
+    ]
+
+
+def test_stream_begins_with_the_models_that_are_not_unloaded(
+    services: Services, driver: OnDemand
+) -> None:
+    assert seen(services) == []
+    driver.state = "loaded"
+    (first,) = seen(services)
+    assert first["data"] == {"status": "loaded"}
+
+
+def test_changed_list_is_an_event(services: Services) -> None:
+    registry = services.gateway.registry
+
+    def hide() -> None:
+        registry.backends["b0"].unlisted = True
+
+    assert seen(services, hide) == [{"model": "*", "event": "models_reload"}]
+
+
+def test_our_own_reader_of_routers_understands_it(services: Services, driver: OnDemand) -> None:
+    driver.state = "loaded"
+    parts = model_events.events(services)
+    next(parts)
+    assert event(next(parts).removeprefix(b"data: ")) == RouterEvent(
+        name="scripted", status="loaded"
+    )
+
+
+def test_stream_ends_so_that_it_delays_no_stop(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_events, "LIFE", 0.1)
+    assert list(model_events.events(services)) == [b"retry: 500\n\n"]
+
+
+def test_streams_are_bounded_and_end_with_their_client() -> None:
+    app = make_app(OnDemand())
+    client = app.test_client()
+    answers = [client.get("/models/sse") for _ in range(MOST_WATCHERS)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert answers[0].content_type == "text/event-stream"
+    refused = client.get("/models/sse")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "15")
+    for answer in answers:
+        answer.close()
+    assert client.get("/models/sse").status_code == 200
+
+
+def test_list_says_what_a_routers_says(driver: OnDemand) -> None:
+    app = make_app(driver)
+    services_of(app).gateway.registry.backends["b0"].aliases = ("other",)
+    driver.state = "failed"
+    (listed,) = app.test_client().get("/models").json["data"]
+    assert listed["status"] == {"value": "unloaded", "failed": True}
+    assert listed["aliases"] == ["other"]
+    assert listed["architecture"] == {"input_modalities": ["text"], "output_modalities": ["text"]}
