@@ -26,14 +26,17 @@ class GatewayContext(Struct, frozen=True, kw_only=True):
     ping: float = 15.0
 
 
-class Caller(Struct, frozen=True):
-    """The caller of a request, as the scheduler sees it.
+class Caller(Struct, frozen=True, kw_only=True):
+    """The caller of a request, as the scheduler and the ledger see it.
 
-    `key` is the name of the API key; only requests of the same `group` share cached prompts.
-    `share` is the weight of the key's class in the queue. `background` marks a side job, which
-    avoids evicting others' prompts. `tell_place`: report the place in the queue in the stream."""
+    `key` is the name of the API key, `user` and `team` the ids of its user and team, "" for none.
+    Only requests of the same `group` share cached prompts. `share` is the weight of the key's class
+    in the queue. `background` marks a side job, which avoids evicting others' prompts.
+    `tell_place`: report the place in the queue in the stream."""
 
     key: str = ""
+    user: str = ""
+    team: str = ""
     group: str = ""
     share: float = 1.0
     background: bool = False

@@ -24,14 +24,15 @@ class Callers:
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
         self._known = {
-            key.name: Caller(key.name, key.cache_group, SHARES[key.priority]) for key in keys
+            key.name: Caller(key=key.name, group=key.cache_group, share=SHARES[key.priority])
+            for key in keys
         }
         # Without keys, all callers are the same and may ask for any class.
         self._most = 0.0 if self._known else SHARES["high"]
 
     def caller(self, key: str, environ: Mapping[str, Any]) -> Caller:
         """Return the caller of a request with the key of this name. Raises BadRequest."""
-        caller = self._known.get(key) or Caller(key)
+        caller = self._known.get(key) or Caller(key=key)
         asked = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
         job = environ.get("HTTP_X_SLOTPROXY_JOB")
         queue = environ.get("HTTP_X_SLOTPROXY_QUEUE")

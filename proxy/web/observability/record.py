@@ -24,9 +24,10 @@ def new_id() -> str:
 
 
 class Record:
-    """One request, until its last byte is sent. `route` is the matched rule, or "". `stop` ends the
-    watch for disconnects. `asks_model`: the request counts as running and appears in the history.
-    `quiet`: it is logged only if it is refused."""
+    """One request, until its last byte is sent. `key`, `user` and `team` identify its caller, "" if
+    unknown. `route` is the matched rule, or "". `stop` ends the watch for disconnects.
+    `asks_model`: the request counts as running and appears in the history. `quiet`: it is logged
+    only if it is refused."""
 
     __slots__ = (
         "asks_model",
@@ -43,6 +44,8 @@ class Record:
         "status",
         "stop",
         "stream",
+        "team",
+        "user",
     )
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
@@ -52,7 +55,7 @@ class Record:
         self.path = environ.get("PATH_INFO", "")
         self.method = environ.get("REQUEST_METHOD", "")
         self.peer = environ.get("REMOTE_ADDR", "")
-        self.route = self.key = ""
+        self.route = self.key = self.user = self.team = ""
         self.info = Info()
         self.status = 0
         self.stop: Stop = nothing

@@ -46,7 +46,7 @@ def test_one_key_cannot_fill_wait_for_first_backend() -> None:
     gateway = services_of(app).gateway
 
     def ask(key: str) -> None:
-        answer = gateway.answer(REQUEST, Cancel(), Caller(key))
+        answer = gateway.answer(REQUEST, Cancel(), Caller(key=key))
         for _ in answer:
             pass
         answer.close()
