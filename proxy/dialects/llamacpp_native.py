@@ -33,8 +33,18 @@ from .openai_completions import prompts
 from .response_meta import ResponseMeta, RouteDialect
 
 MAX_EXTRA = 256
+STAGE = "text_model"  # of the stages of a load in /models/sse, the one that every model has
 MAX_PROBS = 1000
 SETTINGS = ("generation_settings", "prompt")  # answer fields that only the backend can supply
+
+
+class Loading(msgspec.Struct, frozen=True):
+    """How far a load is: the place in the line of models without room, 0 with room; the expected
+    seconds until the model is loaded, and the loaded part, from 0 to 1, None if unknown."""
+
+    place: int
+    wait: float | None
+    part: float | None
 
 
 def status(value: str) -> dict[str, Any]:
@@ -44,12 +54,16 @@ def status(value: str) -> dict[str, Any]:
     return {"value": value}
 
 
-def model_event(name: str, value: str) -> bytes:
-    """An event of a router's /models/sse: a model has another state. A failed load ends with an
-    exit code."""
+def model_event(name: str, value: str, loading: Loading | None = None) -> bytes:
+    """An event of a router's /models/sse: a model has another state, or its load has advanced. A
+    failed load ends with an exit code."""
     data: dict[str, Any] = {"status": value}
     if value in ("failed", "unloaded"):
         data = {"status": "unloaded", "exit_code": int(value == "failed")}
+    elif loading is not None:
+        data |= {"place": loading.place, "wait": loading.wait}
+        if loading.part is not None:
+            data["progress"] = {"stages": [STAGE], "current": STAGE, "value": loading.part}
     return _event({"model": name, "event": "model_status", "data": data})
 
 

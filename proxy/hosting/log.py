@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
+from itertools import islice
 
 from ..backends.refusals import said
 from ..runtime.locks import native_lock
@@ -17,9 +19,11 @@ class ModelLog:
     """Keeps the last lines. `begin` marks the start of a process."""
 
     def __init__(self) -> None:
+        self.id = secrets.token_hex(8)  # differs from that of other logs
         self._lock = native_lock()
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
         self._fresh = 0  # lines since `begin`
+        self._count = 0  # lines ever
 
     def begin(self) -> None:
         with self._lock:
@@ -30,11 +34,19 @@ class ModelLog:
         with self._lock:
             self._lines.append("".join(c if c.isprintable() or c == "\t" else " " for c in text))
             self._fresh = min(MAX_LINES, self._fresh + 1)
+            self._count += 1
 
     def text(self) -> str:
         """All lines, for admins."""
         with self._lock:
             return "".join(f"{line}\n" for line in self._lines)
+
+    def after(self, number: int) -> tuple[int, list[str]]:
+        """The number of lines so far, and the kept ones after the line of this number; for
+        admins."""
+        with self._lock:
+            new = min(len(self._lines), self._count - number)
+            return self._count, list(islice(self._lines, len(self._lines) - new, None))
 
     def end(self) -> str:
         """The last lines since `begin`, without addresses and folders, for clients."""

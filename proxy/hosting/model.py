@@ -25,7 +25,6 @@ from ..backends.driver import Capabilities
 from ..backends.llamacpp import LlamaCpp
 from ..backends.openai.driver import OpenAIServer
 from ..backends.probe import ROUTER
-from ..backends.refusals import LOAD_FAILED
 from ..config import PORT, ModelConfig
 from ..errors import (
     BackendDown,
@@ -39,6 +38,7 @@ from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from .budget import Amounts, Uses
 from .cards import Cards
+from .failure import Cause, LoadFailed
 from .log import ModelLog
 from .need import KeptNeeds, Need
 from .process import ModelProcess, free_port
@@ -56,6 +56,7 @@ SELDOM = 0.5  # seconds between two of these checks later, and of a request for 
 WATCH = 1.0  # seconds between two checks of a loaded server
 MEASURE = 30.0  # seconds between two measurements of the memory of a loaded server
 CHECK_TIMEOUT = 5.0
+NO_PROGRAM = "exit code 127"  # as a shell
 
 Server = LlamaCpp | OpenAIServer
 Connect = Callable[[str], Server]
@@ -98,6 +99,7 @@ class HostedModel:
         self._uses = Uses()
         self.needs = Need(config, needs, cards)
         self._ttl = config.ttl or math.inf
+        self._pinned = config.pin
         self._fresh = True  # it has completed no request since it was loaded
         self._thread: threading.Thread | None = None
         self._process: ModelProcess | None = None
@@ -106,7 +108,7 @@ class HostedModel:
         self._ending = False  # its server ends as soon as no request uses it
         self._closed = False
         self._used = 0.0  # when a request used it last
-        self._began = 0.0  # when its present server began to load, and then when it was loaded
+        self._began = math.inf  # when its server began to load, and then when it was loaded
         self._answered = False  # the current server has completed a request
         self._loads = 0
         self._failed_starts = 0
@@ -172,9 +174,8 @@ class HostedModel:
     def _enter(self, waiter: Waiter) -> int:
         """Ask for the server. Returns the number of failed starts so far."""
         with self._changed:
-            left = self._retry_at - time.monotonic()
-            if self._closed or (self._failures >= HOPELESS and left > 0):
-                raise self._reason(left)
+            if self._closed or self.retry:
+                raise self._reason(self.retry)
             if self._server is None and len(self._waiters) >= self._max_waiting:
                 raise QueueFull(
                     f"too many requests are waiting for the model {self.name}",
@@ -215,7 +216,7 @@ class HostedModel:
 
     @property
     def pinned(self) -> bool:
-        return self.config.pin
+        return self._pinned
 
     @property
     def waiters(self) -> tuple[Waiter, ...]:
@@ -249,7 +250,17 @@ class HostedModel:
         """Its place in the line of models that have no room, 0 if it has, and the seconds until it
         is loaded, as far as is known."""
         number, seconds = self._room.place(self)
-        return number, seconds if number else max(0.0, self._began + self.takes - time.monotonic())
+        return number, seconds if number else max(0.0, self.takes - self.elapsed)
+
+    @property
+    def elapsed(self) -> float:
+        """The seconds since its server began to load, and then since it was loaded; 0 before."""
+        return max(0.0, time.monotonic() - self._began)
+
+    @property
+    def retry(self) -> float:
+        """The seconds in which it is not started again after failures, 0 if it can be loaded."""
+        return max(0.0, self._retry_at - time.monotonic()) if self._failures >= HOPELESS else 0.0
 
     def notice(self) -> str:
         """For a request that waits for the model, "" if it is loaded."""
@@ -271,6 +282,12 @@ class HostedModel:
             self._ending = self._server is not None
             if self._ending and self.slots is not None:
                 self.slots.leave()
+            self._changed.notify_all()
+
+    def pin(self, pinned: bool) -> None:
+        """Say whether it gives way to other models, until its settings are read again."""
+        with self._changed:
+            self._pinned = pinned
             self._changed.notify_all()
 
     def keep(self, seconds: float) -> None:
@@ -326,6 +343,7 @@ class HostedModel:
 
     def _live(self) -> None:
         """Run a server from its start to its end, once there is room for it."""
+        self._began = math.inf
         self._set("loading")
         self.needs.recall()
         try:
@@ -349,7 +367,7 @@ class HostedModel:
             port = free_port()
             server = self._connect(self.config.url.replace(PORT, str(port)))
             if PORT not in self.config.url and server.status_of("/health", CHECK_TIMEOUT):
-                raise self._not_started("another server listens at its url")
+                raise self._not_started("another server listens at its url", "unsuitable")
             config = self.slots.begin() if self.slots is not None else self.config
             self._process = process = ModelProcess(config, port, self.log, self._notify)
             caps = self._loaded(process, server, began + self.config.start_timeout)
@@ -363,7 +381,8 @@ class HostedModel:
         except GatewayError as error:
             self._fail(error)
         except OSError as error:
-            self._fail(self._not_started(f"its server could not be started: {error.strerror}"))
+            why = f"its server could not be started: {error.strerror}"
+            self._fail(self._not_started(why, "not_started"))
         finally:
             with self._changed:
                 self.lost = self.lost or self._server is not None
@@ -393,10 +412,13 @@ class HostedModel:
                 raise BackendDown("the model was removed")
             if not process.alive:
                 process.read_out()
-                raise self._not_started(f"its server ended with {process.exit}")
+                cause: Cause = "not_started" if process.exit == NO_PROGRAM else "ended"
+                raise self._not_started(f"its server ended with {process.exit}", cause)
             if time.monotonic() > end:
                 why = f": {error.message}" if error is not None else ""
-                raise self._not_started(f"its server was not ready within start_timeout{why}")
+                raise self._not_started(
+                    f"its server was not ready within start_timeout{why}", "late"
+                )
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or not process.alive, pause)
             pause = min(SELDOM, pause * 1.2)
@@ -411,12 +433,13 @@ class HostedModel:
         try:
             caps = server.probe(self._deadline)
         except UpstreamTimeout as error:
-            raise self._not_started(error.message) from None
+            raise self._not_started(error.message, "late") from None
         if caps.dialect == ROUTER:
             raise self._not_started(
                 "its server has several models: set server_model to one of them"
                 if self.config.kind == "openai"
-                else "its server is a multi-model router: start it yourself and use --llama-api"
+                else "its server is a multi-model router: start it yourself and use --llama-api",
+                "unsuitable",
             )
         if not caps.slots and not caps.queues:
             caps = msgspec.structs.replace(caps, slots=server.count_slots()[0])
@@ -427,10 +450,9 @@ class HostedModel:
         most = self.config.concurrency or caps.slots
         return msgspec.structs.replace(caps, slots=min(most, caps.slots or most))
 
-    def _not_started(self, why: str) -> UpstreamFault:
-        printed = self.log.end()
-        end = f"\nIts last lines:\n{printed}" if printed else ""
-        return UpstreamFault(f"the model {self.name} failed to load: {why}{end}", code=LOAD_FAILED)
+    def _not_started(self, why: str, cause: Cause) -> LoadFailed:
+        message = f"the model {self.name} failed to load: {why}"
+        return LoadFailed(message, cause=cause, lines=self.log.end())
 
     def _on_loaded(self, server: Server, caps: Capabilities, took: float) -> None:
         if self._process is not None:
@@ -465,6 +487,11 @@ class HostedModel:
                 self._changed.wait(min(WATCH, max(LOOK, self.left)))
 
     @property
+    def ttl(self) -> float:
+        """After how many idle seconds it is unloaded; inf for never."""
+        return self._ttl
+
+    @property
     def left(self) -> float:
         """The seconds until it was idle for its ttl, if nobody uses it; inf without one."""
         used = self._used or time.monotonic()
@@ -478,7 +505,7 @@ class HostedModel:
         if worked:
             self._failures = 0
         why = f"the server of the model {self.name} ended with {process.exit}"
-        self._fail(UpstreamFault(why, code=LOAD_FAILED), loaded=True)
+        self._fail(LoadFailed(why, cause="died"), loaded=True)
 
     def _fail(self, error: GatewayError, *, loaded: bool = False) -> None:
         """Record a failure. Requests that wait for a load get the error; after the death of a

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import zip_longest
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -24,16 +26,20 @@ from .process import resident
 
 log = logging.getLogger("slotproxy.models")
 
+Source = Literal["set", "measured", "estimated"]
+
 GUESS = 5.0  # seconds that a load is assumed to take before the first one
 
 
 class Learned(msgspec.Struct, frozen=True):
     """What the last server of a model showed: the most bytes that it held in memory and on each
-    graphics card, () if nobody can tell, and the seconds of its load."""
+    graphics card, () if nobody can tell, the seconds of its load, and when that ended, in seconds
+    since 1970."""
 
     memory: int = 0
     seconds: float = 0.0
     cards: Amounts = ()
+    loaded_at: float = 0.0
 
 
 class KeptNeeds(Protocol):
@@ -57,6 +63,7 @@ class Need:
         self._fingerprint = ""
         self._learned = self._saved = Learned()
         self._most: Amounts = ()  # that its present server held
+        self._lock = threading.Lock()  # held while the store is asked, so not a native one
 
     @property
     def amounts(self) -> Amounts:
@@ -85,6 +92,18 @@ class Need:
     def seconds(self) -> float:
         """That a load takes."""
         return self._learned.seconds or GUESS
+
+    @property
+    def loaded_at(self) -> float:
+        """When the last load ended, in seconds since 1970; 0 before the first one."""
+        return self._learned.loaded_at
+
+    @property
+    def source(self) -> Source:
+        """How its memory is known."""
+        if self._config.memory:
+            return "set"
+        return "measured" if self._learned.memory else "estimated"
 
     @property
     def is_learned(self) -> bool:
@@ -117,8 +136,17 @@ class Need:
             need[number] += amount
         return tuple(need)
 
+    def recall_once(self) -> None:
+        """`recall`, if nothing has done so yet."""
+        if not self._fingerprint:
+            self.recall()
+
     def recall(self) -> None:
         """Find out whether its files are still those that were seen, and what is known of them."""
+        with self._lock:
+            self._recall()
+
+    def _recall(self) -> None:
         found = fingerprint(self._config)
         if found == self._fingerprint:
             return
@@ -148,7 +176,9 @@ class Need:
     def keep(self, seconds: float | None = None) -> None:
         """Remember it, after a load of so many seconds, or at the end of its server."""
         if seconds is not None:
-            self._learned = msgspec.structs.replace(self._learned, seconds=round(seconds, 3))
+            self._learned = msgspec.structs.replace(
+                self._learned, seconds=round(seconds, 3), loaded_at=round(time.time(), 1)
+            )
         else:
             self._most = ()
         if self._kept is None or self._learned in (self._saved, Learned()):

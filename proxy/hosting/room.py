@@ -106,6 +106,12 @@ class Room:
                 self._loaded.remove(tenant)
             self.changed.notify_all()
 
+    @property
+    def tenants(self) -> tuple[Tenant, ...]:
+        """The models that have room: loaded ones, those that load, and those that end."""
+        with self.changed:
+            return tuple(self._loaded)
+
     def place(self, tenant: Tenant) -> tuple[int, float]:
         """The place of a model in the line, 0 if it has room, and the seconds until it is loaded if
         answers under way and loads take no longer than expected."""

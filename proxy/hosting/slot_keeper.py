@@ -24,7 +24,7 @@ import msgspec
 from ..backends.driver import Capabilities, Driver
 from ..config import ModelConfig
 from ..errors import GatewayError, UpstreamFault
-from ..scheduling.saved_slots import SavedPrompt, SavedSlots, SlotSave
+from ..scheduling.saved_slots import Kept, SavedPrompt, SavedSlots, SlotSave
 from ..scheduling.state import VAIN
 from ..store.slot_index import ModelRow, SlotIndex, SlotRow
 from . import fingerprint, slot_flags
@@ -64,6 +64,12 @@ class SlotKeeper:
             return ModelSlots(self, config)
         return None
 
+    def kept_before(self, name: str) -> Kept:
+        """What an earlier process saved of a model. Raises StoreUnavailable."""
+        row = self.index.read(name) if self.index.exists else None
+        files = row.files if row is not None else ()
+        return Kept(sum(one.tokens for one in files), sum(one.size for one in files))
+
     def open(self, path: Path) -> SlotFolder | None:
         """The folder, None if this gateway cannot use it. Raises OSError, StoreUnavailable."""
         with self._lock:
@@ -100,6 +106,7 @@ class ModelSlots:
         self._command = b""  # the fingerprint of the command and its files
         self._fingerprint = b""  # the same with what the last loaded server said
         self._identities: dict[str, bytes] = {}  # of the files that may be restored
+        self._before: Kept | None = None  # what the index said at first
         self._told = False
         self._retired = False
 
@@ -111,6 +118,16 @@ class ModelSlots:
         """The server is about to end: its answers under way are the last ones."""
         if self.active and not self._retired:
             self._keeper.slots.leave(self._name)
+
+    def kept(self) -> Kept:
+        """What its files hold; before the first load, by the index."""
+        if self._fingerprint:
+            return self._keeper.slots.kept(self._name)
+        if self._before is None:
+            self._before = Kept()
+            with self._careful("cannot read what is saved of it"):
+                self._before = self._keeper.kept_before(self._name)
+        return self._before
 
     def begin(self) -> ModelConfig:
         """Prepare for a new server. Returns the settings with which to start it."""

@@ -35,6 +35,13 @@ class SlotSave(Struct, frozen=True):
     tokens: int
 
 
+class Kept(Struct, frozen=True):
+    """What saved prompts are together: tokens, and bytes of files."""
+
+    tokens: int = 0
+    size: int = 0
+
+
 class SavedPrompt(Struct, frozen=True, array_like=True, kw_only=True):
     """A prompt in a file of `size` bytes. `links`, `ends` and `turn` are its chain, `prompt` and
     `tokens` as of `CachedPrompt`. Its conversation has had so many `turns` and has been silent for
@@ -156,6 +163,13 @@ class SavedSlots:
                 return ()
             now = self._clock()
             return tuple(_exported(held, now) for held in files_of(*found))
+
+    def kept(self, name: str) -> Kept:
+        """What the files of a backend hold."""
+        with self._lock:
+            found = self._find(name)
+            files = files_of(*found) if found is not None else ()
+            return Kept(sum(one.tokens for one in files), sum(one.size for one in files))
 
     def beginning(self, name: str) -> str:
         """The beginning of the names of a backend's files, "" if there is no such backend."""

@@ -73,6 +73,10 @@ class SlotIndex:
     def __init__(self, file: Path) -> None:
         self._file = file
 
+    @property
+    def exists(self) -> bool:
+        return self._file.exists()
+
     def read(self, model: str) -> ModelRow | None:
         """What is known of a model, None for nothing."""
 

@@ -1,4 +1,4 @@
-"""Models that the gateway starts itself: loaded and unloaded by hand, and their logs.
+"""Models that the gateway starts itself: loaded, unloaded and pinned by hand, and their logs.
 
 The routes are those of llama-server's router mode (/models/load, /models/sse, â€¦) and of llama-swap
 (/running, /unload). Its GET /unload is a POST here, because any page may make a browser send a GET.
@@ -6,6 +6,7 @@ The routes are those of llama-server's router mode (/models/load, /models/sse, â
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..dialects import openai
 from ..dialects.llamacpp_requests import parse_model
 from ..errors import Forbidden, GatewayError, NotFound, QueueFull
 from ..hosting.model import HostedModel
-from . import body, model_events, seen
+from . import body, log_events, model_events, seen
 from .observability import Record
 from .services import Services, current_services
 from .spine import STREAM_HEADERS, json_route, passthrough, refuse
@@ -40,20 +41,30 @@ def unload(services: Services, record: Record) -> Any:
     return {"success": True}
 
 
+@json_route(blueprint, "POST", "/models/pin")
+def pin(services: Services, record: Record) -> Any:
+    """Let a model give way to no other, until its settings are read again."""
+    _asked(services, record).pin(True)
+    return {"success": True}
+
+
+@json_route(blueprint, "POST", "/models/unpin")
+def unpin(services: Services, record: Record) -> Any:
+    """Let a model give way to others again."""
+    _asked(services, record).pin(False)
+    return {"success": True}
+
+
 @json_route(blueprint, "GET", "/models/sse")
 def events(services: Services, record: Record) -> Any:
     """Stream the changes of models. Raises QueueFull."""
-    if not services.watchers.take(record.key):
-        raise QueueFull("too many clients are watching the models", retry_after=model_events.LIFE)
-    parts = model_events.events(services)
-    body = ClosingBody(parts, parts.close, partial(services.watchers.give, record.key))
-    return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
+    return watched(services, record.key, model_events.events(services))
 
 
 @json_route(blueprint, "POST", "/unload")
 def unload_all(services: Services, record: Record) -> Any:
     """Unload all models after their running answers."""
-    _admins_only(services, record.key)
+    admins_only(services, record.key)
     for model in services.host.models:
         model.stop()
     return {"success": True}
@@ -71,6 +82,7 @@ def running(services: Services, record: Record) -> Any:
                 "ttl": round(model.config.ttl),
                 "memory": model.needs.memory,
                 "gpu_memory": sum(model.needs.cards),
+                "pinned": model.pinned,
                 **(_wait(model) if model.status == "loading" else {}),
             }
             for model in services.host.models
@@ -88,28 +100,48 @@ def _wait(model: HostedModel) -> dict[str, Any]:
 
 @blueprint.get("/logs/<path:name>")
 def logs(name: str) -> Response:
-    """The last lines that a model's server printed. They may contain prompts."""
+    """The last lines that a model's server printed, and with `Accept: text/event-stream` also those
+    that follow. They may contain prompts."""
     services, record = current_services(), Record.of(request.environ)
     try:
         record.key = services.keys.check(request.environ)
-        _admins_only(services, record.key)
-        return Response(_model(services, name).log.text(), mimetype="text/plain")
+        if "text/event-stream" in request.headers.get("Accept", ""):
+            return log_stream(services, record.key, name)
+        admins_only(services, record.key)
+        return Response(hosted(services, name).log.text(), mimetype="text/plain")
     except GatewayError as error:
         return refuse(error, openai.error, record)
 
 
-def _admins_only(services: Services, key: str) -> None:
+def log_stream(services: Services, key: str, name: str) -> Response:
+    """Raises Forbidden, NotFound, QueueFull."""
+    admins_only(services, key)
+    last_id = request.headers.get("Last-Event-ID", "")
+    return watched(services, key, log_events.events(hosted(services, name).log, last_id))
+
+
+def watched(services: Services, key: str, parts: Generator[bytes, None, None]) -> Response:
+    """Stream events. Raises QueueFull."""
+    if not services.watchers.take(key):
+        raise QueueFull("too many clients are watching the models", retry_after=model_events.LIFE)
+    body = ClosingBody(parts, parts.close, partial(services.watchers.give, key))
+    return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
+
+
+def admins_only(services: Services, key: str) -> None:
+    """Raises Forbidden."""
     if not seen.is_admin(services, key):
         raise Forbidden("this requires an admin API key: see the setting admins")
 
 
 def _asked(services: Services, record: Record) -> HostedModel:
-    _admins_only(services, record.key)
+    admins_only(services, record.key)
     asked = body.read_json(request.environ, services.settings.max_body)
-    return _model(services, parse_model(asked))
+    return hosted(services, parse_model(asked))
 
 
-def _model(services: Services, name: str) -> HostedModel:
+def hosted(services: Services, name: str) -> HostedModel:
+    """Raises NotFound."""
     model = services.host.find(name)
     if model is None:
         raise NotFound(f"the gateway starts no model {name[:100]!r}")

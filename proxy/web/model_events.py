@@ -2,20 +2,28 @@
 
 A stream begins with the state of each model that is not unloaded, and ends after `LIFE` seconds.
 So a client that connects again misses nothing, and no stream delays a server that is stopping.
+
+While a model loads, there is an event for each second, with the same numbers that waiting streams
+show: `place`, `wait` and the `progress` of a router. Servers do not tell how far they are, so the
+progress is the part of the time that the last load took.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator
+from typing import Any
 
-from ..dialects.llamacpp_native import model_event, models_reload
+from ..dialects.llamacpp_native import Loading, model_event, models_reload
+from ..hosting import view
 from .services import Services
 
 PERIOD = 0.25  # seconds between two looks
 LIFE = 15.0  # seconds per stream
 
-States = dict[str, str]
+# The state of each listed model that is loaded on demand, and how far its load is.
+States = dict[str, tuple[str, Loading | None]]
 
 
 def events(
@@ -23,23 +31,44 @@ def events(
 ) -> Generator[bytes, None, None]:
     """Yield an event for each change."""
     yield b"retry: 500\n\n"
-    known: States = dict.fromkeys(_states(services), "unloaded")
+    known: dict[str, Any] = dict.fromkeys(_states(services), _noted("unloaded", None))
     end = time.monotonic() + LIFE
     while True:
         states = _states(services)
-        for name, status in states.items():
-            if known.get(name, "unloaded") != status:
-                yield model_event(name, status)
+        for name, (status, loading) in states.items():
+            if known.get(name, _noted("unloaded", None)) != _noted(status, loading):
+                yield model_event(name, status, loading)
         if states.keys() != known.keys():
             yield models_reload()
-        known = states
+        known = {name: _noted(*state) for name, state in states.items()}
         if time.monotonic() + PERIOD > end:
             return
         sleep(PERIOD)
 
 
 def _states(services: Services) -> States:
-    """The state of each listed model that is loaded on demand."""
     registry = services.gateway.registry
     states = {name: registry.status(name) for name in registry.listed()}
-    return {name: status for name, status in states.items() if status}
+    return {
+        name: (status, _loading(services, name) if status == "loading" else None)
+        for name, status in states.items()
+        if status
+    }
+
+
+def _loading(services: Services, name: str) -> Loading | None:
+    """The progress of a model that the gateway loads itself."""
+    model = services.host.find(name)
+    loads = view.loading(model) if model is not None else None
+    if loads is None:
+        return None
+    wait = None if loads.left is None else round(loads.left, 1)
+    part = None if loads.part is None else round(loads.part, 3)
+    return Loading(loads.place, wait, part)
+
+
+def _noted(status: str, loading: Loading | None) -> tuple[str, int, int | None]:
+    """What makes an event if it changes: of the expected time, the seconds."""
+    if loading is None:
+        return status, 0, None
+    return status, loading.place, None if loading.wait is None else math.ceil(loading.wait)

@@ -164,15 +164,25 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
             "Unload a model after its running answers; for the keys of `--admins`",
             "ModelActionRequest",
         ),
-        "events": Operation("The changes of models, as they happen", answer=SSE),
+        "events": Operation("The changes of models, and the progress of loads", answer=SSE),
     },
     (OURS, "hosting"): {
         "running": Operation("The loaded models of those that the gateway starts, as llama-swap"),
         "unload_all": Operation(
             "Unload all models after their running answers; for the keys of `--admins`"
         ),
+        "pin": Operation(
+            "Let a model give way to no other, until slotproxy restarts; for the keys of"
+            " `--admins`",
+            "ModelActionRequest",
+        ),
+        "unpin": Operation(
+            "Let a model give way to others again; for the keys of `--admins`",
+            "ModelActionRequest",
+        ),
         "logs": Operation(
-            "What the server of a model printed last; for the keys of `--admins`",
+            "What the server of a model printed last, and with `Accept: text/event-stream` what"
+            " follows; for the keys of `--admins`",
             answer="text/plain",
         ),
     },

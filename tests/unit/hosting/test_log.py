@@ -40,3 +40,17 @@ def test_clients_see_no_addresses_folders_and_keys() -> None:
     log = ModelLog()
     log.add(b"--api-key abcdef listening on http://10.0.0.1:99/x from /home/me/models/x.gguf")
     assert log.end() == "--api-key … listening on … from …"
+
+
+def test_lines_after_a_number_are_those_that_are_still_kept() -> None:
+    log = ModelLog()
+    assert log.after(0) == (0, [])
+    for number in range(3):
+        log.add(b"%d" % number)
+    assert log.after(0) == (3, ["0", "1", "2"])
+    assert log.after(2) == (3, ["2"])
+    assert log.after(3) == log.after(9) == (3, [])
+    for number in range(MAX_LINES):
+        log.add(b"%d" % number)
+    count, lines = log.after(1)
+    assert (count, len(lines), lines[0]) == (MAX_LINES + 3, MAX_LINES, "0")

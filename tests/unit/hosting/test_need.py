@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,27 @@ def test_database_that_is_away_is_logged(held: list[int], caplog: pytest.LogCapt
         "model m: its memory is not known: away",
         "model m: its memory is not kept: away",
     ]
+
+
+def test_time_of_the_last_load_and_the_source_of_a_need_are_known(held: list[int]) -> None:
+    kept = Kept()
+    need = Need(fakes.config(), kept)
+    need.recall_once()
+    assert (need.source, need.loaded_at) == ("estimated", 0.0)
+    held.append(500)
+    need.measure(1)
+    need.keep(2.5)
+    later = Need(fakes.config(), kept)
+    later.recall_once()
+    assert (later.source, later.loaded_at) == ("measured", need.loaded_at)
+    assert later.loaded_at == pytest.approx(time.time(), abs=60)
+    assert Need(fakes.config(memory="1GiB"), kept).source == "set"
+
+
+def test_what_is_known_is_recalled_once(held: list[int]) -> None:
+    need = Need(fakes.config(), Kept())
+    need.recall_once()
+    held.append(500)
+    need.measure(1)
+    need.recall_once()
+    assert need.memory == 500

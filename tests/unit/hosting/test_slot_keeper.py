@@ -16,6 +16,7 @@ from proxy.backends.driver import SlotAction
 from proxy.errors import UpstreamFault, UpstreamTimeout
 from proxy.hosting import slot_flags, slot_keeper
 from proxy.hosting.slot_keeper import ModelSlots, SlotKeeper
+from proxy.scheduling.saved_slots import Kept
 from proxy.scheduling.state import BackendFacts
 from tests.fakes import CAPS, ScriptedDriver
 from tests.unit.scheduling.fakes import World
@@ -373,3 +374,15 @@ def test_flags_are_not_added_for_a_server_that_lacks_them(
     assert slots is not None
     assert slots.begin() == before
     assert "has no --slot-save-path" in caplog.text
+
+
+def test_what_files_hold_is_known_before_and_after_a_load(live: Callable[..., Life]) -> None:
+    assert live().slots.kept() == Kept()  # there is no index yet
+    life, file = saved(live)
+    kept = life.slots.kept()
+    assert kept.tokens == 279 and kept.size == (life.server.folder / file).stat().st_size
+    later = live()
+    assert later.slots.kept() == kept  # by the index
+    later.load()
+    assert later.slots.kept() == kept
+    life.keeper.slots.forget("m", [file])

@@ -11,7 +11,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.config.keys import ApiKey, Secret
+from proxy.hosting.log import ModelLog
 from proxy.hosting.model import HostedModel
+from proxy.web import log_events
 from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
 from tests.gguf_files import gguf
 from tests.unit.hosting import fakes
@@ -83,11 +85,13 @@ def test_all_models_are_unloaded(served: Served) -> None:
     wait_until(lambda: served.model.status == "unloaded")
 
 
-@pytest.mark.parametrize("path", ["/models/load", "/models/unload", "/unload"])
+@pytest.mark.parametrize(
+    "path", ["/models/load", "/models/unload", "/models/pin", "/models/unpin", "/unload"]
+)
 def test_only_admins_load_and_unload(served: Served, path: str) -> None:
     answer = served.http.post(path, json={"model": "scripted"}, headers=OTHER)
     assert answer.status_code == 403
-    assert served.model.status == "unloaded"
+    assert (served.model.status, served.model.pinned) == ("unloaded", False)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +200,36 @@ def test_unlisted_model_answers_but_is_in_no_list(described: Served) -> None:
     assert answer.status_code == 200
     assert answer.json["model"] == "scripted"
     assert described.post("/v1/chat/completions", messages=messages).status_code == 200
+
+
+def test_model_is_pinned_and_unpinned(served: Served) -> None:
+    for path, pinned in (("/models/pin", True), ("/models/unpin", False)):
+        assert served.post(path, model="scripted").json == {"success": True}
+        assert served.model.pinned == pinned
+
+
+def test_log_is_streamed_and_goes_on_where_the_client_was(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_events, "LIFE", 0.0)
+    log = served.model.log
+    log.add(b"one")
+    log.add(b"two")
+
+    def stream(**headers: str) -> str:
+        accept = {"Accept": "text/event-stream", **ADMIN, **headers}
+        answer = served.http.get("/logs/scripted", headers=accept)
+        assert answer.content_type == "text/event-stream"
+        return answer.text.partition("\n\n")[2]
+
+    begin = f"id: {log.id}-0\nevent: start\ndata: {log.id}\n\n"
+    assert stream() == f"{begin}id: {log.id}-2\ndata: one\ndata: two\n\n"
+    assert stream(**{"Last-Event-ID": f"{log.id}-1"}) == f"id: {log.id}-2\ndata: two\n\n"
+    assert stream(**{"Last-Event-ID": f"{log.id}-2"}) == ""
+    for other in (f"{ModelLog().id}-2", "nonsense", f"{log.id}--1"):
+        assert stream(**{"Last-Event-ID": other}).startswith(begin)
+
+
+def test_stream_of_a_log_is_for_admins(served: Served) -> None:
+    head = {"Accept": "text/event-stream", **OTHER}
+    assert served.http.get("/logs/scripted", headers=head).status_code == 403

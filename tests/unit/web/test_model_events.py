@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from proxy.hosting.model import HostedModel
 from proxy.web import model_events
 from proxy.web.pages.status import MOST_WATCHERS
 from proxy.web.services import Services
 from proxy.wire.router import RouterEvent, event
 from tests.fakes import ScriptedDriver, make_app, services_of
+from tests.unit.hosting import fakes
 
 
 class OnDemand(ScriptedDriver):
@@ -123,3 +125,57 @@ def test_list_says_what_a_routers_says(driver: OnDemand) -> None:
     assert listed["status"] == {"value": "unloaded", "failed": True}
     assert listed["aliases"] == ["other"]
     assert listed["architecture"] == {"input_modalities": ["text"], "output_modalities": ["text"]}
+
+
+@pytest.fixture
+def hosted(services: Services) -> HostedModel:
+    """The model of the driver, as one that the gateway starts, is loading."""
+    model = services.host.add(fakes.config(name="scripted"))
+    model.status = "loading"
+    return model
+
+
+def test_progress_of_a_load_is_an_event_each_second(
+    services: Services, driver: OnDemand, hosted: HostedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.state = "loading"
+    hosted.needs.keep(4.0)
+    elapsed = [0.0]
+    monkeypatch.setattr(HostedModel, "elapsed", property(lambda self: elapsed[0]))
+
+    def to(seconds: float) -> Any:
+        return lambda: elapsed.__setitem__(0, seconds)
+
+    found = [one["data"] for one in seen(services, to(0.5), to(1.0), to(4.0), to(9.0))]
+    progress = {"stages": ["text_model"], "current": "text_model"}
+    assert found == [
+        {"status": "loading", "place": 0, "wait": wait, "progress": {**progress, "value": value}}
+        for wait, value in ((4.0, 0.0), (3.0, 0.25), (0.0, 1.0))
+    ]
+
+
+def test_first_load_and_waiting_models_have_no_progress(
+    services: Services, driver: OnDemand, hosted: HostedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.state = "loading"
+    place = [2, 9.0]
+    monkeypatch.setattr(HostedModel, "place", lambda self: tuple(place))
+    found = [one["data"] for one in seen(services, lambda: place.__setitem__(0, 1))]
+    assert found == [{"status": "loading", "place": n, "wait": None} for n in (2, 1)]
+    hosted.needs.keep(4.0)
+    assert [one["data"] for one in seen(services)] == [
+        {"status": "loading", "place": 1, "wait": 9.0}
+    ]
+
+
+def test_our_own_reader_of_routers_understands_progress(
+    services: Services, driver: OnDemand, hosted: HostedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.state = "loading"
+    hosted.needs.keep(4.0)
+    monkeypatch.setattr(HostedModel, "elapsed", 1.0)
+    parts = model_events.events(services)
+    next(parts)
+    assert event(next(parts).removeprefix(b"data: ")) == RouterEvent(
+        name="scripted", status="loading", progress=0.25
+    )

@@ -1,0 +1,218 @@
+"""The state of hosted models and of the memory that they share, as pages and clients see it.
+
+Plain values: a model and the room are read once, everything else is computed from that. Times are
+seconds since 1970, so that a view changes only if its model does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Literal
+
+from msgspec import Struct
+
+from ..scheduling.saved_slots import Kept
+from .budget import Amounts, Limits
+from .failure import Cause, LoadFailed, cause_of
+from .model import HostedModel
+from .need import Source
+from .room import Room, Tenant
+
+State = Literal["stopped", "waiting", "loading", "ready", "busy", "stopping", "failed"]
+Phase = Literal["loading", "loaded", "stopping"]
+
+
+class Loading(Struct, frozen=True):
+    """A model that a load was asked for: its place in the line of models without room, 0 if it has
+    room; the seconds since its server began to load; and those until it is loaded, None before its
+    first load."""
+
+    place: int
+    elapsed: float
+    left: float | None
+
+    @property
+    def part(self) -> float | None:
+        """The loaded part, from 0 to 1, by the time that the last load took; None if it waits for
+        room, or was never loaded."""
+        if self.place or self.left is None:
+            return None
+        return self.elapsed / max(self.elapsed + self.left, 1e-9)
+
+
+class Failure(Struct, frozen=True):
+    """Why a model is not loaded. `lines` are the last ones that its server printed, `retry_at` is
+    when it may be loaded again, None for now."""
+
+    summary: str
+    cause: Cause
+    lines: str = ""
+    retry_at: float | None = None
+
+
+class ModelView(Struct, frozen=True, kw_only=True):
+    """A model. `busy` of its `slots` are in use; `slots` is 0 until they are known.
+
+    Of one that waits or loads, `began_at` is when its server began to load and `ready_at` when it
+    is expected to be loaded, None if unknown. `memory` and `cards` are bytes that it holds, or
+    needs; `source` says how that is known. `loaded_at` and `load_seconds` are those of the last
+    load. `expires_at` is when an idle model is unloaded, `ttl` after how many idle seconds, None
+    for never. `kept` are its saved slots."""
+
+    name: str
+    title: str
+    description: str
+    state: State
+    busy: int
+    slots: int
+    place: int
+    began_at: float | None
+    ready_at: float | None
+    memory: int
+    cards: Amounts
+    source: Source
+    loaded_at: float | None
+    load_seconds: float | None
+    expires_at: float | None
+    ttl: float | None
+    pinned: bool
+    pinned_by_file: bool
+    kept: Kept
+    failure: Failure | None
+
+
+class Segment(Struct, frozen=True):
+    """What a model holds of a memory, or has reserved while it loads."""
+
+    model: str
+    size: int
+    phase: Phase
+
+
+class MemoryBar(Struct, frozen=True):
+    """The machine's memory (`device` 0) or that of a graphics card (from 1): its bytes that models
+    may hold, None for any number, and what they hold."""
+
+    device: int
+    limit: int | None
+    segments: tuple[Segment, ...]
+
+
+class RoomView(Struct, frozen=True):
+    """What is loaded, and how much may be: `models` of at most `most_models`, None for any."""
+
+    bars: tuple[MemoryBar, ...]
+    models: int
+    most_models: int | None
+
+
+class Held(Struct, frozen=True):
+    """What a model with room needs on each device."""
+
+    model: str
+    need: Amounts
+    phase: Phase
+
+
+def state_of(status: str, *, place: int, leaving: bool, users: int) -> State:
+    """The state of a model of this status, as `HostedModel` has it."""
+    if status == "loading":
+        return "waiting" if place else "loading"
+    if status == "failed":
+        return "failed"
+    if leaving:
+        return "stopping"
+    if status == "loaded":
+        return "busy" if users else "ready"
+    return "stopped"
+
+
+def loading(model: HostedModel) -> Loading | None:
+    """The progress of a model that is asked for, None of others."""
+    if model.status != "loading":
+        return None
+    place, left = model.place()
+    return Loading(place, model.elapsed, left if model.needs.is_learned else None)
+
+
+def view_of(model: HostedModel, now: float) -> ModelView:
+    """A model at this time, in seconds since 1970."""
+    model.needs.recall_once()
+    needs, config = model.needs, model.config
+    waits = loading(model)
+    place = waits.place if waits is not None else 0
+    state = state_of(model.status, place=place, leaving=model.leaving, users=model.users)
+    began_at, ready_at = _times(waits, model.takes, now)
+    left = model.left if state == "ready" else math.inf
+    return ModelView(
+        name=model.name,
+        title=config.title,
+        description=config.description,
+        state=state,
+        busy=model.users,
+        slots=model.caps.slots if model.caps is not None else config.places,
+        place=place,
+        began_at=began_at,
+        ready_at=ready_at,
+        memory=needs.memory,
+        cards=needs.cards,
+        source=needs.source,
+        loaded_at=needs.loaded_at or None,
+        load_seconds=needs.seconds if needs.is_learned else None,
+        expires_at=None if math.isinf(left) else float(round(now + left)),
+        ttl=None if math.isinf(model.ttl) else model.ttl,
+        pinned=model.pinned,
+        pinned_by_file=config.pin,
+        kept=model.slots.kept() if model.slots is not None else Kept(),
+        failure=_failure(model, now) if state == "failed" else None,
+    )
+
+
+def room_of(room: Room) -> RoomView:
+    """The models that have room, and the bounds."""
+    held = [Held(tenant.name, tenant.need, _phase(tenant)) for tenant in room.tenants]
+    return room_view(room.limits, held)
+
+
+def room_view(limits: Limits, held: Sequence[Held]) -> RoomView:
+    """A bar for each device that has a bound, or of which a model holds something."""
+    devices = max((len(one.need) for one in held), default=0)
+    bars = []
+    for device, (limit, _) in enumerate(zip_longest(limits.amounts, range(devices), fillvalue=0)):
+        segments = tuple(
+            Segment(one.model, one.need[device], one.phase)
+            for one in held
+            if device < len(one.need) and one.need[device]
+        )
+        if device == 0 or limit or segments:
+            bars.append(MemoryBar(device, limit or None, segments))
+    return RoomView(tuple(bars), len(held), limits.models or None)
+
+
+def _phase(tenant: Tenant) -> Phase:
+    if tenant.leaving:
+        return "stopping"
+    return "loading" if math.isinf(tenant.loaded_at) else "loaded"
+
+
+def _times(waits: Loading | None, takes: float, now: float) -> tuple[float | None, float | None]:
+    """When a load began and when it is expected to end. To a tenth of a second, so that two looks
+    agree."""
+    if waits is None:
+        return None, None
+    if waits.place:
+        return None, None if waits.left is None else float(round(now + waits.left))
+    began = round(now - waits.elapsed, 1)
+    return began, None if waits.left is None else round(began + takes, 1)
+
+
+def _failure(model: HostedModel, now: float) -> Failure | None:
+    error = model.error
+    if error is None:
+        return None
+    summary = error.summary if isinstance(error, LoadFailed) else error.message
+    lines = error.lines if isinstance(error, LoadFailed) else ""
+    retry_at = float(round(now + model.retry)) if model.retry else None
+    return Failure(summary, cause_of(error), lines, retry_at)

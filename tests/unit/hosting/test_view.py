@@ -1,0 +1,203 @@
+"""What pages and clients see of models and of the memory that they share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from proxy.errors import GatewayError
+from proxy.hosting import room as room_module
+from proxy.hosting import view
+from proxy.hosting.budget import Limits
+from proxy.hosting.model import HostedModel
+from proxy.hosting.room import Room
+from proxy.hosting.view import Held, Loading, MemoryBar, Segment, room_view, state_of
+from tests.fakes import wait_until
+
+from . import fakes
+
+MIB = 1 << 20
+Make = Callable[..., HostedModel]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Factory for models, which end with the test."""
+    monkeypatch.setattr(room_module, "LOOK", 0.02)
+    made: list[HostedModel] = []
+
+    def hosted(*args: object, **fields: object) -> HostedModel:
+        made.append(fakes.hosted(*args, **fields))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield hosted
+    for model in made:
+        model.close()
+    for model in made:
+        model.join(10.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "place", "leaving", "users", "state"),
+    [
+        ("unloaded", 0, False, 0, "stopped"),
+        ("unloaded", 0, True, 0, "stopping"),
+        ("loading", 2, False, 0, "waiting"),
+        ("loading", 0, False, 0, "loading"),
+        ("loaded", 0, False, 0, "ready"),
+        ("loaded", 0, False, 3, "busy"),
+        ("loaded", 0, True, 3, "stopping"),
+        ("failed", 0, True, 0, "failed"),
+    ],
+)
+def test_states(status: str, place: int, leaving: bool, users: int, state: str) -> None:
+    assert state_of(status, place=place, leaving=leaving, users=users) == state
+
+
+@pytest.mark.parametrize(
+    ("loading", "part"),
+    [
+        (Loading(0, 1.0, 3.0), 0.25),
+        (Loading(0, 5.0, 0.0), 1.0),  # it takes longer than the last time
+        (Loading(0, 0.0, 0.0), 0.0),
+        (Loading(0, 1.0, None), None),
+        (Loading(2, 0.0, 9.0), None),
+    ],
+)
+def test_part_of_a_load_is_that_of_the_last_ones_time(loading: Loading, part: float) -> None:
+    assert loading.part == part
+
+
+def test_bars_have_a_segment_for_each_model_on_each_device() -> None:
+    held = [Held("a", (30, 0, 7), "loaded"), Held("b", (20, 5), "loading")]
+    seen = room_view(Limits(memory=100, models=3, cards=(10,)), held)
+    assert (seen.models, seen.most_models) == (2, 3)
+    assert seen.bars == (
+        MemoryBar(0, 100, (Segment("a", 30, "loaded"), Segment("b", 20, "loading"))),
+        MemoryBar(1, 10, (Segment("b", 5, "loading"),)),
+        MemoryBar(2, None, (Segment("a", 7, "loaded"),)),
+    )
+
+
+def test_memory_without_a_bound_has_a_bar_too() -> None:
+    assert room_view(Limits(), []) == view.RoomView((MemoryBar(0, None, ()),), 0, None)
+
+
+def test_view_follows_a_model_from_start_to_end(make: Make) -> None:
+    model = make(title="A", description="B", ttl=100.0, memory="5MiB", stop_timeout=1.0)
+    seen = view.view_of(model, 1000.0)
+    assert (seen.title, seen.description, seen.state, seen.ttl) == ("A", "B", "stopped", 100.0)
+    assert (seen.memory, seen.source, seen.loaded_at) == (5 * MIB, "set", None)
+    fakes.use(model)
+    seen = view.view_of(model, time.time())
+    assert (seen.state, seen.busy, seen.slots, seen.expires_at) == ("busy", 1, 2, None)
+    assert seen.loaded_at == pytest.approx(time.time(), abs=5)
+    model.leave(answered=True)
+    now = time.time()
+    seen = view.view_of(model, now)
+    assert (seen.state, seen.busy) == ("ready", 0)
+    assert seen.expires_at == pytest.approx(now + 100, abs=2)
+    assert view.view_of(model, time.time()) == seen  # nothing has changed
+    model.stop()
+    wait_until(lambda: view.view_of(model, now).state == "stopped")
+
+
+def test_view_of_a_model_in_line_and_of_one_that_loads(make: Make) -> None:
+    room = Room(Limits(memory=10 * MIB), swap_wait=60.0)
+    first = make(room=room, name="first", memory="6MiB")
+    second = make(room=room, name="second", memory="6MiB")
+    fakes.use(first)
+    waiting = fakes.wait(second)
+    assert next(waiting) is None
+    wait_until(lambda: second.status == "loading" and second.place()[0] == 1)
+    assert view.view_of(second, 1000.0).ready_at is None
+    second.needs.keep(30.0)
+    seen = view.view_of(second, 1000.0)
+    assert (seen.state, seen.place, seen.began_at) == ("waiting", 1, None)
+    assert seen.ready_at == pytest.approx(1000 + 60 + 30, abs=5)
+    assert view.room_of(room).bars == (
+        MemoryBar(0, 10 * MIB, (Segment("first", 6 * MIB, "loaded"),)),
+    )
+    first.stop()
+    (bar,) = view.room_of(room).bars
+    assert bar.segments == (Segment("first", 6 * MIB, "stopping"),)
+    first.leave(answered=True)
+    list(waiting)
+    second.leave(answered=True)
+
+
+def test_loading_model_tells_when_it_is_expected(make: Make) -> None:
+    model = make()
+    assert view.loading(model) is None
+    model.status, model._began = "loading", time.monotonic() - 2.0
+    seen = view.view_of(model, 1000.0)
+    assert (seen.state, seen.began_at, seen.ready_at) == ("loading", 998.0, None)
+    model.needs.keep(10.0)
+    assert view.view_of(model, 1000.0).ready_at == 1008.0
+    loads = view.loading(model)
+    assert loads is not None and loads.left == pytest.approx(8.0, abs=0.5)
+    assert view.view_of(model, 2000.0).ready_at == 2008.0
+    model.status = "unloaded"
+
+
+def test_model_before_its_first_start_has_no_elapsed_time(make: Make) -> None:
+    assert make().elapsed == 0.0
+
+
+def test_failed_model_tells_why_and_when_it_may_be_loaded_again(make: Make) -> None:
+    model = make(fakes.FAILS)
+    model._connect = _silent
+    for _ in range(3):
+        with pytest.raises(GatewayError):
+            fakes.use(model)
+    seen = view.view_of(model, 1000.0)
+    assert seen.state == "failed" and seen.failure is not None
+    assert seen.failure.summary == "the model m failed to load: its server ended with exit code 3"
+    assert (seen.failure.cause, seen.failure.lines) == ("ended", "no such file: … at …")
+    assert seen.failure.retry_at is not None and seen.failure.retry_at >= 1000.0
+
+
+def _silent(url: str) -> fakes.FakeServer:
+    class Silent(fakes.FakeServer):
+        def status_of(self, path: str, seconds: float) -> int:
+            return 0
+
+    return Silent(url)
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit", "cause"),
+    [
+        ({"command": "/no/such/program ${PORT}"}, 0, "not_started"),
+        ({"memory": "2MiB"}, MIB, "too_large"),
+    ],
+)
+def test_causes_of_failures(make: Make, fields: dict[str, str], limit: int, cause: str) -> None:
+    model = make(room=Room(Limits(memory=limit)), **fields)
+    model._connect = _silent
+    with pytest.raises(GatewayError):
+        fakes.use(model)
+    wait_until(lambda: model.status == "failed")
+    failure = view.view_of(model, 1000.0).failure
+    assert failure is not None
+    assert (failure.cause, failure.retry_at) == (cause, None)
+
+
+def test_pinned_model_is_shown_and_gives_way_to_no_other(make: Make) -> None:
+    room = Room(Limits(memory=10 * MIB), swap_wait=0.1)
+    first = make(room=room, name="first", memory="6MiB")
+    second = make(room=room, name="second", memory="6MiB")
+    fakes.use(first)
+    first.leave(answered=True)
+    first.pin(True)
+    seen = view.view_of(first, 1000.0)
+    assert (seen.pinned, seen.pinned_by_file) == (True, False)
+    with pytest.raises(GatewayError, match="of which pinned models take"):
+        fakes.use(second)
+    first.pin(False)
+    fakes.use(second)
+    second.leave(answered=True)
+    assert math.isinf(first.loaded_at)
