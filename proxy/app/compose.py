@@ -16,13 +16,15 @@ from typing import Any
 import msgspec
 
 from .. import __version__
-from ..agent import Server, Toolbox, functions
+from ..agent import Server as ToolServer
+from ..agent import Toolbox, functions
 from ..agent.toolbox import OWN
 from ..backends.chatglm.driver import ChatGLM, new_id
 from ..backends.chatglm.host import Process, Thread, meeting
 from ..backends.chatglm.models import bundled_instead, listens, missing
 from ..backends.chatglm.protocol import Load
 from ..backends.driver import Driver
+from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
@@ -30,12 +32,12 @@ from ..backends.registry import Registry
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
-from ..gateway import Embedder, Gateway, GatewayContext, GenerationSettings
+from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..hosting.budget import Limits
 from ..hosting.cards import Cards
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost
-from ..hosting.model import HostedModel
+from ..hosting.model import HostedModel, Server
 from ..hosting.room import Room
 from ..hosting.slot_keeper import SlotKeeper
 from ..prompting.dialogue_templates import Layouts
@@ -123,6 +125,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         started=int(time.time()),
         embedder=embedder or Embedder(registry, scheduler),
         ranker=ranker or Embedder(registry, scheduler),
+        forwarder=Forwarder(registry, scheduler),
         store=store,
         jobs=Jobs(store, observer, alone=alone),
         ongoing=Ongoing(),
@@ -164,7 +167,7 @@ def _dialogues(
         engines = [make[name]() for name in settings.search_engine]
         web = WebSearch(engines, seconds=settings.search_timeout, clock=time.monotonic)
         atexit.register(web.close)
-    servers = [Server(**msgspec.structs.asdict(server)) for server in settings.mcp]
+    servers = [ToolServer(**msgspec.structs.asdict(server)) for server in settings.mcp]
     known = {KNOWLEDGE, WEB, *OWN, *(server.name for server in servers)}
     if not known.issuperset(settings.tools):
         known.update(functions.installed())
@@ -268,10 +271,18 @@ def _server(settings: Settings, url: str, api_key: str = "") -> LlamaCpp:
     return LlamaCpp(url, api_key=api_key, **_server_options(settings))
 
 
-def _launched(settings: Settings, model: ModelConfig, url: str) -> LlamaCpp | OpenAIServer:
+def _launched(settings: Settings, model: ModelConfig, url: str) -> Server:
     """The driver for a server that was started here."""
-    if model.kind != "openai":
+    if model.kind == "llamacpp":
         return _server(settings, url)
+    if model.kind == "http":
+        return HTTPServer(
+            url,
+            model=model.server_model,
+            timeout=settings.timeout,
+            connect_timeout=settings.connect_timeout,
+            tick=settings.sse_ping_interval,
+        )
     api = url if url.endswith("/v1") else f"{url}/v1"
     return OpenAIServer(api, model=model.server_model, **_server_options(settings))
 
@@ -322,6 +333,7 @@ def _hosted(settings: Settings, config: BackendConfig, model: HostedModel) -> Ba
     )
     backend.aliases = model.config.aliases
     backend.unlisted = model.config.unlisted
+    backend.forwards = model.config.kind == "http"
     model.on_change = backend.wake.set
     return backend
 

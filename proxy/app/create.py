@@ -29,6 +29,7 @@ from ..web import (
     data,
     embeddings,
     files,
+    forwarding,
     glm,
     hosting,
     native,
@@ -74,7 +75,7 @@ def with_routes(settings: Settings) -> Application:
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = settings.api_prefix
     models = (openai, responses, anthropic, ollama, glm, embeddings, native, status)
-    for routes in (*models, hosting, files, vector_stores, data, reference):
+    for routes in (*models, hosting, forwarding, files, vector_stores, data, reference):
         app.register_blueprint(routes.blueprint, url_prefix=prefix)
     if settings.chatchat:
         app.register_blueprint(chatchat.blueprint, url_prefix=prefix)

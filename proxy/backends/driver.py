@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from ..core.events import Batch
+from ..core.forwarding import CallMaker, Forwarded
 from ..core.task import Task
 from ..core.usage import Usage
 from ..core.vectors import Embedded, Ranked
@@ -193,6 +194,13 @@ class Driver(ABC):
     ) -> Ranked:
         """Score the documents."""
         raise Unsupported("this model's backend does not support embeddings")
+
+    # for a server that gets requests as clients sent them
+
+    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+        """Forward a call, and wait for the head of its answer, which must be closed. `key` is the
+        name of the API key that asks."""
+        raise Unsupported("this model's backend does not support this API")
 
     # for a `native` backend
 

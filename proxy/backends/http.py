@@ -22,12 +22,13 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 import httptools
 import msgspec
 
+from ..core.forwarding import Call
 from ..errors import (
     AnswerCut,
     BackendDown,
@@ -49,18 +50,20 @@ WARM = 0.5  # seconds for which an idle connection is assumed to be still open
 MAX_WHOLE = 64 << 20  # bytes of an answer that is read whole
 PIECE = 256 << 10  # bytes of a request that are sent in one call
 MAX_FRAME = 256 << 10  # bytes of a head, or of trailers and chunk framing
+NOTHING: tuple[bytes, ...] = ()
 
 
-def _send_in_pieces(sock: socket.socket, data: bytes, timeout: float) -> None:
+def _send_in_pieces(sock: socket.socket, parts: Iterable[bytes], timeout: float) -> None:
     """Send large data, letting other greenlets run between the pieces: a send never waits while
     the backend reads as fast as this writes. Raises TimeoutError and OSError."""
     deadline = time.monotonic() + timeout
-    rest = memoryview(data)
-    while rest:
-        time.sleep(0)
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        rest = rest[sock.send(rest[:PIECE]) :]
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            time.sleep(0)
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            rest = rest[sock.send(rest[:PIECE]) :]
 
 
 class Exchange:
@@ -92,7 +95,7 @@ class Exchange:
         self,
         pool: ConnectionPool,
         message: bytes,
-        rest: bytes,
+        rest: Iterable[bytes],
         cancel: Cancel | None,
         tick: float,
         patience: float,
@@ -100,7 +103,7 @@ class Exchange:
     ) -> None:
         self._pool = pool
         self._message = message  # sent in one call
-        self._rest = rest  # sent after it, in pieces
+        self._rest = rest  # sent after it, in pieces; perhaps again on another connection
         self._cancel = cancel
         self._tick = tick
         self._patience = patience
@@ -136,6 +139,14 @@ class Exchange:
         self._keep = self._parser.should_keep_alive()
 
     # called by drivers
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of the answer by their names in lower case; of equal ones the first."""
+        found: dict[str, str] = {}
+        for name, value in self._headers.items():
+            found.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+        return found
 
     def headers_came(self) -> bool:
         """Wait for the headers, at most one tick. Returns whether they arrived. Raises like `read`;
@@ -257,7 +268,7 @@ class Exchange:
             sent = sock.send(self._message)
             if sent < len(self._message):  # not just sendall(): gevent's has extra system calls
                 sock.sendall(self._message[sent:])
-            if self._rest:
+            if self._rest is not NOTHING:
                 _send_in_pieces(sock, self._rest, self._pool.timeout)
             self._reader = connection.reader(self._tick)
         except TimeoutError:
@@ -294,7 +305,7 @@ class Exchange:
             return 0
         if data:
             # The answer has begun, so the request must not be sent again.
-            self._message = self._rest = b""
+            self._message, self._rest = b"", NOTHING
             try:
                 assert self._parser is not None
                 self._parser.feed_data(data)
@@ -406,6 +417,7 @@ class ConnectionPool:
         self._room = Room(limit, reserve) if limit else None
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
+        self._fixed = fixed
         self._headers = "".join(f"{k}: {v}\r\n" for k, v in fixed.items()).encode("latin-1")
         self._heads: dict[tuple[str, str], bytes] = {}
 
@@ -430,12 +442,25 @@ class ConnectionPool:
         if head is None:
             head = f"{method} {self._base}{path} HTTP/1.1\r\n".encode("latin-1") + self._headers
             self._heads[method, path] = head
-        rest = b""
-        if len(data) > PIECE:  # joining it with the head would block the loop with a copy
-            data, rest = b"", data
-        message = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(data) + len(rest), data)
+        size, rest = len(data), NOTHING
+        if size > PIECE:  # joining it with the head would block the loop with a copy
+            data, rest = b"", (data,)
+        message = b"%bContent-Length: %d\r\n\r\n%b" % (head, size, data)
         patience = self.timeout if patience is None else patience
         return Exchange(self, message, rest, cancel, tick, patience, short)
+
+    def forward(self, call: Call, path: str, cancel: Cancel, tick: float) -> Exchange:
+        """Send a client's request to `path`, with its own headers and body. Raises like `send`."""
+        body = call.body
+        lines = [f"{call.method} {self._base}{path} HTTP/1.1"]
+        # Headers of ours come last, so that none of the client's replaces them.
+        sent = {name: value for name, value in self._fixed.items() if name != "Content-Type"}
+        lines += [f"{name}: {value}" for name, value in {**call.headers, **sent}.items()]
+        if body is not None:
+            lines.append(f"Content-Length: {body.size}")
+        message = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        rest = NOTHING if body is None else body.parts
+        return Exchange(self, message, rest, cancel, tick, self.timeout, short=False)
 
     def ask(
         self,

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..core.forwarding import CallMaker, Forwarded
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
@@ -39,6 +40,7 @@ from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import relay, vectors, vocabulary
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
+from .forwarding import forward
 from .held_tokens import HeldTokens, Prompt
 from .http import ConnectionPool
 from .probe import outline, probe
@@ -297,6 +299,10 @@ class LlamaCpp(Driver):
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
     ) -> Ranked:
         return vectors.rerank(self._ask, query, documents, caps, cancel)
+
+    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+        call = make("")
+        return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self.timeout)
 
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None

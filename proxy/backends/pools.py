@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..config import BackendConfig
-from ..errors import ModelNotFound, NoBackend
+from ..errors import ModelNotFound, NoBackend, Unsupported
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
 from .driver import Capabilities, Driver, ModelHost
@@ -31,6 +31,7 @@ class Backend:
     reports one: that of the backend whose name it took over. `router` is set if its address has
     several models; it then serves nothing itself. `host` is that backend for each of these models,
     and `aliases` are other names of its model. `unlisted`: lists of models leave it out.
+    `forwards`: its server has another API, and requests are only forwarded to it.
     Fields are replaced whole, so readers need no lock."""
 
     def __init__(
@@ -72,7 +73,7 @@ class Backend:
         self.host: Backend | None = None
         self.router_of: Backend | None = None  # the backend whose router its driver uses
         self.aliases: tuple[str, ...] = ()
-        self.unlisted = False
+        self.unlisted = self.forwards = False
         self.awaits = 0.0  # expected seconds until its model is loaded, as last reported
 
     @property
@@ -200,23 +201,52 @@ class BackendPools:
     def resolve(self, name: str) -> tuple[str, str]:
         """The pool and the name to answer with, for the model name in a request.
 
-        With one model, or a default, any name means that model, unless names are strict. Raises
-        ModelNotFound, and NoBackend if none is configured."""
+        With one model, or a default, any name means that model, unless names are strict. Models to
+        which requests are only forwarded must be named. Raises ModelNotFound, and NoBackend if none
+        is configured."""
         models = self.models()
         if not models:
             raise NoBackend("no backend is configured", retry_after=10.0)
         if name in models:
             return name, name
-        if name in self._aliases:
+        models = tuple(model for model in models if not self.forwards(model))
+        if models and name in self._aliases:
             return models[0], name
         if name in self._also:
             return self._also[name], name
+        if not models:
+            raise _unknown(name)
         if not name or (len(models) == 1 and not self._strict):
             first = self._first(models)
-            return first, (self.names() or models)[0] if len(models) == 1 else first
+            names = [shown for shown in self.names() if not self.forwards(shown)]
+            return first, (names or models)[0] if len(models) == 1 else first
         if self._default in models and not self._strict:
             return self._default, self._default
-        raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")
+        raise _unknown(name)
+
+    def answering(self, name: str) -> tuple[str, str]:
+        """The same for a request that the gateway answers itself. Raises Unsupported for a model to
+        which requests are only forwarded."""
+        model, shown = self.resolve(name)
+        if self.forwards(shown):
+            raise Unsupported(
+                f"the model {shown} has no text API: send its requests to /v1/audio, /v1/images or"
+                f" /upstream/{shown}",
+                param="model",
+            )
+        return model, shown
+
+    def named(self, name: str) -> str:
+        """The pool of this very name or alias. Raises ModelNotFound."""
+        model = name if name in self._named else self._also.get(name)
+        if model is None:
+            raise _unknown(name)
+        return model
+
+    def forwards(self, name: str) -> bool:
+        """Whether requests for the model of this name or alias are only forwarded."""
+        pool = self._pools.get(self._also.get(name, name), ())
+        return bool(pool) and all(backend.forwards for backend in pool)
 
     def _first(self, models: Sequence[str]) -> str:
         """The default model: one that need not be loaded, if there is any."""
@@ -313,3 +343,7 @@ class BackendPools:
                 for backend in pool
                 for alias in backend.aliases
             }
+
+
+def _unknown(name: str) -> ModelNotFound:
+    return ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")

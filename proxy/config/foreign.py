@@ -1,4 +1,4 @@
-"""What a configuration file of another program says, in the terms of this one."""
+"""A configuration file of another program, as settings of this one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from msgspec import Struct
 
 
 class Foreign(Struct, frozen=True):
-    """`values` are settings by name. `notes` name what is not held here. `models_max` is how many
-    models may be loaded at once if the operator bounds neither their memory nor their number; 0:
-    any."""
+    """`values` are settings by name. `notes` name the parts of the file that are not supported.
+    `models_max` is how many models may be loaded at once if the operator bounds neither their
+    memory nor their number; 0: any."""
 
     values: dict[str, Any]
     notes: Sequence[str] = ()

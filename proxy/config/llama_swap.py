@@ -2,7 +2,7 @@
 
 Source of the format: ``config.example.yaml`` and ``docs/configuration.md`` of llama-swap, August
 2026; older names of its keys are read too. What is read becomes `[[model]]` and `[[backend]]`
-tables, keys and settings. What is not held here is named in a note. Models are swapped by memory
+tables, keys and settings. A note names what is not supported. Models are swapped by memory
 and number here, not by group or matrix (see `_together`).
 """
 
@@ -49,6 +49,12 @@ _OF_MODEL = {
 # Servers with OpenAI's API and without llama.cpp's, by a word of their commands.
 _OPENAI = re.compile(
     r"\b(vllm|sglang|lmdeploy|tabbyapi|mlx_lm|mlx-lm|aphrodite|ollama|koboldcpp|llama_cpp\.server)\b"
+)
+# Servers of other HTTP APIs, likewise.
+_HTTP = re.compile(
+    r"\b(whisper-server|whisper_server|sd-server|sd_server|audiocpp_server|stable-diffusion"
+    r"|comfyui|text-embeddings-router|infinity_emb|kokoro|piper)\b",
+    re.IGNORECASE,
 )
 
 
@@ -103,7 +109,7 @@ def _model(
     shared: Mapping[str, macros.Value],
     environ: Mapping[str, str],
 ) -> tuple[dict[str, Any], set[str]]:
-    """A `[[model]]` table, and the keys of this model that are not held here."""
+    """A `[[model]]` table, and the keys of this model that are not supported."""
     if not isinstance(raw, dict):
         raise ValueError("expected a table")
     own = macros.defined(raw.get("macros") or {}, shared)
@@ -121,7 +127,7 @@ def _model(
         raise ValueError("cmd: expected a command")
     address = _text(values, "proxy").rstrip("/")
     wanted = _text(values, "useModelName")
-    is_openai = bool(_OPENAI.search(command)) or (wanted != "" and "llama-server" not in command)
+    kind = _kind(command, wanted, _list(_table(values, "capabilities"), "out"))
     check = _text(values, "checkEndpoint")
     filters = _filters(_table(values, "filters"), known, environ)
     named = [*_list(values, "aliases"), *filters["set_by_alias"]]
@@ -134,8 +140,8 @@ def _model(
         "environment": _environment(values.get("env")),
         "check": "" if check in ("none", "/health") else check,
         "url": address.replace("http://localhost:", "http://127.0.0.1:") or LOOPBACK,
-        "kind": "openai" if is_openai else "llamacpp",
-        "server_model": wanted if is_openai else "",
+        "kind": kind,
+        "server_model": "" if kind == "llamacpp" else wanted,
         "ttl": ttl if ttl != -1.0 else _number(general, "globalTTL", 0.0),
         "start_timeout": max(
             LEAST_START_TIMEOUT, _number(general, "healthCheckTimeout", START_TIMEOUT)
@@ -150,6 +156,15 @@ def _model(
         "unlisted": values.get("unlisted") or False,
     }
     return {**table, **filters, "aliases": aliases}, lacking
+
+
+def _kind(command: str, server_model: str, out: Sequence[str]) -> str:
+    """The kind of a server; `out` are what its model generates: text, audio, image."""
+    if _HTTP.search(command) or (out and "text" not in out):
+        return "http"
+    if _OPENAI.search(command) or (server_model and "llama-server" not in command):
+        return "openai"
+    return "llamacpp"
 
 
 def _filters(
@@ -176,7 +191,7 @@ def _fields(fields: object) -> dict[str, Any]:
 
 
 def _preload(tables: Sequence[dict[str, Any]], hook: Mapping[str, Any]) -> set[str]:
-    """Mark the models to load at the start. Returns what is not supported."""
+    """Mark the models to load at the start. Returns the names of unsupported parts."""
     named = {alias: table for table in tables for alias in (table["name"], *table["aliases"])}
     missing = set()
     for name in _list(hook, "preload"):
@@ -240,7 +255,7 @@ def _pinned(model: ModelConfig) -> ModelConfig:
 
 
 def _peers(peers: Mapping[str, Any]) -> tuple[tuple[BackendConfig, ...], set[str]]:
-    """Backends for the models of other servers, and what is not supported."""
+    """Backends for the models of other servers, and the names of unsupported keys."""
     found = []
     lacking: set[str] = set()
     for name, peer in peers.items():

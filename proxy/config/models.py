@@ -17,6 +17,7 @@ PORT, PID = "${PORT}", "${PID}"
 LOOPBACK = f"http://127.0.0.1:{PORT}"
 MAX_FILES = 1000  # models of a folder
 MAX_NAME = 200  # characters of a model's name
+HTTP_PLACES = 10  # parallel requests to a server of the kind `http`, as in llama-swap
 PROTECTED = ("model", "stream")  # fields of a request that no table sets or removes
 _Text = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 _Seconds = Annotated[float, Meta(ge=0, le=86400 * 365)]
@@ -29,8 +30,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `command` and `stop` are words for the system, not for a shell; in the file, a text is split
     like a shell's. ``${PORT}`` in `command`, `url` and the values of `environment` is the port on
     which the server must listen, ``${PID}`` in `stop` its process. `url` is where it listens. A
-    server of the kind `openai` has OpenAI's API there, and `server_model` is what it calls the
-    model; empty: the only one that it lists. `check` is the path that answers 200 once the server
+    server of the kind `openai` has OpenAI's API there, and one of the kind `http` any other:
+    requests are forwarded to it. `server_model` is what these call the model; empty: the only one
+    that it lists, or the name in the request. `check` is the path that answers 200 once the server
     is ready; empty: any answer but 503. `ttl` is after how many idle seconds the server is stopped,
     0 for never. `preload`: it is loaded when the gateway starts. `memory` is what it needs, as
     ``4GiB``; empty: estimated, then measured. `gpu_memory` is the same for its graphics cards, of
@@ -57,7 +59,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gpu_memory: str = ""
     pin: bool = False
     save_slots: bool = False
-    kind: Literal["llamacpp", "openai"] = "llamacpp"
+    kind: Literal["llamacpp", "openai", "http"] = "llamacpp"
     url: str = LOOPBACK
     server_model: str = ""
     preload: bool = False
@@ -73,6 +75,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def places(self) -> int:
         """The parallel requests that the table sets, 0 if the server is asked."""
+        if self.kind == "http":  # nothing to ask
+            return self.slots or self.concurrency or HTTP_PLACES
         return min(self.slots, self.concurrency) if self.concurrency else self.slots
 
     @property
@@ -160,8 +164,8 @@ def _check(model: ModelConfig) -> None:
         url(model.url.replace(PORT, "1"))
     except ValueError as error:
         raise ValueError(f"url: {error}") from None
-    if model.server_model and model.kind != "openai":
-        raise ValueError('server_model: needs kind = "openai"')
+    if model.server_model and model.kind == "llamacpp":
+        raise ValueError('server_model: needs kind = "openai" or "http"')
     for name in (*model.set, *model.strip, *(key for _, key in _set_by_alias(model))):
         if name in PROTECTED:
             raise ValueError(f"set, strip: {name} cannot be changed")

@@ -406,6 +406,10 @@ BODIES: dict[str, Schema] = {
         prompt=text("The beginning of the text in the gap."),
         **_LLAMACPP,
     ),
+    "ForwardedRequest": body(
+        "model",
+        model=text("The model; the other fields are those of its server.", "whisper"),
+    ),
     **chatchat.BODIES,
 }
 # The same for multipart forms.

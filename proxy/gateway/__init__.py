@@ -4,13 +4,15 @@
 
 `gateway` makes tasks from a request, `answer` runs its choices, and `attempt` runs one choice, from
 the queue to its end, on a `leased_slot`. `adapt` fits a task to a backend, `generation` turns its
-runs into an answer with the stages of `postprocess`. `embedder` makes embeddings and rankings.
+runs into an answer with the stages of `postprocess`. `embedder` makes embeddings and rankings,
+`forwarder` passes on what is not translated.
 """
 
 from ..scheduling.view import SlotView, View
 from .answer import Answer
 from .context import Caller, GatewayContext, Info
 from .embedder import Embedder
+from .forwarder import Forwarder
 from .gateway import Gateway
 from .postprocess import GenerationSettings
 
@@ -18,6 +20,7 @@ __all__ = [
     "Answer",
     "Caller",
     "Embedder",
+    "Forwarder",
     "Gateway",
     "GatewayContext",
     "GenerationSettings",

@@ -58,7 +58,7 @@ class Embedder:
     def embed(self, name: str, inputs: Sequence[Input], cancel: Cancel) -> tuple[str, Embedded]:
         """Embed the inputs. Returns the model's name and the vectors. Raises ModelNotFound,
         NoBackend, Unsupported, BadRequest, and the queue's errors."""
-        model, name = self.registry.resolve(name)
+        model, name = self.registry.answering(name)
         self._load(model, cancel)
         backend, caps = self._first(model)
         for ids in inputs:
@@ -92,7 +92,7 @@ class Embedder:
         self, name: str, query: str, documents: Sequence[str], cancel: Cancel
     ) -> tuple[str, Ranked]:
         """Rank the documents. Returns the model's name and the scores. Raises like `embed`."""
-        model, name = self.registry.resolve(name)
+        model, name = self.registry.answering(name)
         self._load(model, cancel)
         self._first(model)
 

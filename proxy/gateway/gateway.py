@@ -69,10 +69,10 @@ class Gateway:
     ) -> Answer:
         """Start an answer; nothing is placed yet. Raises BadRequest, ModelNotFound, and NoBackend,
         QueueFull or Cancelled if no backend has reported its model."""
-        model, name = self.registry.resolve(request.model)
+        model, name = self.registry.answering(request.model)
         if model == UNNAMED and self._wait_for_backend:
             self._wait_for_names(model, cancel, caller.key)
-            model, name = self.registry.resolve(request.model)
+            model, name = self.registry.answering(request.model)
         make_tasks = partial(self.tasks, request, model, cancel)
         return Answer(self.context, request, model, name, make_tasks, caller=caller, cancel=cancel)
 
@@ -91,7 +91,7 @@ class Gateway:
     ) -> int:
         """The number of tokens in a request's first prompt, as a backend counts them. Raises
         ContextExceeded as soon as there are `limit` or more (0: no limit)."""
-        model, _ = self.registry.resolve(request.model)
+        model, _ = self.registry.answering(request.model)
         self._load(model)
         backend, task = self._any(model), self.tasks(request, model, cancel)[0]
         if (ids := backend.driver.prompt_ids(task)) is not None:
@@ -103,7 +103,7 @@ class Gateway:
         that is far too long is not rendered. Raises Cancelled, and the other errors of `count`."""
         if cancel is not None:
             cancel.check()
-        model, _ = self.registry.resolve(request.model)
+        model, _ = self.registry.answering(request.model)
         n_ctx = max((b.n_ctx for b in self.registry.pool(model)), default=0)
         if not n_ctx:
             return True
@@ -117,7 +117,7 @@ class Gateway:
 
     def prompt(self, request: CompletionRequest) -> str:
         """The text that a chat is rendered to."""
-        model, _ = self.registry.resolve(request.model)
+        model, _ = self.registry.answering(request.model)
         self._load(model)
         driver, task = self._any(model).driver, self.tasks(request, model)[0]
         if (ids := driver.prompt_ids(task)) is not None:

@@ -14,8 +14,10 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from ..backends.driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
+from ..backends.http_server import DIALECT as HTTP
 from ..backends.router import outline
 from ..core.events import Batch
+from ..core.forwarding import CallMaker, Forwarded
 from ..core.task import Task
 from ..core.usage import Usage
 from ..core.vectors import Embedded, Ranked
@@ -32,8 +34,7 @@ class HostedDriver(Driver):
         self.model = model
         self._tick = min(tick or timeout, timeout)
         self._timeout = timeout
-        entry = Listed(name=model.name, status="unloaded")
-        self._outline = msgspec.structs.replace(outline(entry), dialect="not loaded yet")
+        self._outline = _outline(model)
 
     # for the registry
 
@@ -150,22 +151,63 @@ class HostedDriver(Driver):
         with self._server(cancel) as server:
             return server.rerank(query, documents, caps, cancel)
 
+    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+        server = self._started(cancel, key)
+        try:
+            return HostedAnswer(self.model, server.forward(make, cancel))
+        except BaseException:
+            self.model.leave(answered=False)
+            raise
+
     def _waiting(self, cancel: Cancel, key: str = "") -> Iterator[Server | None]:
         return self.model.use(cancel, self._tick, self._timeout, key)
+
+    def _started(self, cancel: Cancel, key: str = "") -> Server:
+        """The server, started if necessary. The model's `leave` must be called after its use."""
+        for server in self._waiting(cancel, key):
+            if server is not None:
+                return server
+        raise AssertionError("its wait ends with a server or an error")
 
     @contextlib.contextmanager
     def _server(self, cancel: Cancel | None = None) -> Iterator[Server]:
         """The server, started if necessary and used until the end of the block."""
-        for server in self._waiting(cancel or Cancel()):
-            if server is not None:
-                break
-        assert server is not None, "its wait ends with a server or an error"
+        server = self._started(cancel or Cancel())
         answered = False
         try:
             yield server
             answered = True
         finally:
             self.model.leave(answered=answered)
+
+
+def _outline(model: HostedModel) -> Capabilities:
+    """What is known of a model before its first load."""
+    if model.config.kind == "http":
+        caps = Capabilities(dialect=HTTP, queues=True, tokenize=False, provisional=True)
+    else:
+        caps = outline(Listed(name=model.name, status="unloaded"))
+    return msgspec.structs.replace(caps, dialect="not loaded yet")
+
+
+class HostedAnswer:
+    """A forwarded answer. The model's server is not ended before `close`."""
+
+    def __init__(self, model: HostedModel, answer: Forwarded) -> None:
+        self._model = model
+        self._answer = answer
+        self._over = self._answered = False
+        self.status, self.headers = answer.status, answer.headers
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._answer
+        self._answered = True
+
+    def close(self) -> None:
+        self._answer.close()
+        if not self._over:
+            self._over = True
+            self._model.leave(answered=self._answered)
 
 
 class HostedRun:

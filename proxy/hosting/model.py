@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from ..backends.driver import Capabilities
+from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import LlamaCpp
 from ..backends.openai.driver import OpenAIServer
 from ..backends.probe import ROUTER
@@ -58,7 +59,7 @@ MEASURE = 30.0  # seconds between two measurements of the memory of a loaded ser
 CHECK_TIMEOUT = 5.0
 NO_PROGRAM = "exit code 127"  # as a shell
 
-Server = LlamaCpp | OpenAIServer
+Server = LlamaCpp | OpenAIServer | HTTPServer
 Connect = Callable[[str], Server]
 
 

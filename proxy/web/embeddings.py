@@ -12,6 +12,7 @@ from ..core.usage import Usage
 from ..dialects import embeddings, glm, rerank
 from ..dialects.ollama import common as ollama
 from . import body, disconnect
+from .forwarding import by_other_server
 from .large import parsed
 from .observability import Record
 from .services import Services
@@ -22,25 +23,31 @@ blueprint = Blueprint("embeddings", __name__)
 
 @json_route(blueprint, "POST", "/v1/embeddings", "/embeddings")
 def openai_(services: Services, record: Record) -> Any:
-    asked, name, vectors, tokens = _embedded(services, record, embeddings.parse)
+    raw = body.read_json(request.environ, services.settings.max_body)
+    if (answer := by_other_server(services, record, "/v1/embeddings", raw)) is not None:
+        return answer
+    asked, name, vectors, tokens = _embedded(services, record, embeddings.parse, raw)
     return embeddings.reply(asked, name, vectors, tokens)
 
 
 @json_route(blueprint, "POST", "/api/embed", shape=ollama.error)
 def ollama_(services: Services, record: Record) -> Any:
-    _, name, vectors, tokens = _embedded(services, record, embeddings.parse_ollama)
+    raw = body.read_json(request.environ, services.settings.max_body)
+    _, name, vectors, tokens = _embedded(services, record, embeddings.parse_ollama, raw)
     return embeddings.ollama_reply(name, vectors, tokens, record.elapsed())
 
 
 @json_route(blueprint, "POST", "/api/embeddings", shape=ollama.error)
 def ollama_older(services: Services, record: Record) -> Any:
-    _, _, vectors, _ = _embedded(services, record, embeddings.parse_prompt)
+    raw = body.read_json(request.environ, services.settings.max_body)
+    _, _, vectors, _ = _embedded(services, record, embeddings.parse_prompt, raw)
     return {"embedding": vectors[0]}
 
 
 @json_route(blueprint, "POST", "/embedding", shape=glm.error)
 def glm_(services: Services, record: Record) -> Any:
-    _, name, vectors, _ = _embedded(services, record, embeddings.parse_prompt)
+    raw = body.read_json(request.environ, services.settings.max_body)
+    _, name, vectors, _ = _embedded(services, record, embeddings.parse_prompt, raw)
     return embeddings.glm_reply(name, vectors)
 
 
@@ -48,9 +55,9 @@ def _embedded(
     services: Services,
     record: Record,
     parse: Callable[[Mapping[str, Any]], embeddings.EmbeddingRequest],
+    raw: Mapping[str, Any],
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
-    raw = body.read_json(request.environ, services.settings.max_body)
     asked = parsed(partial(parse, raw), request.environ)
     services.observer.begin(record)
     with disconnect.watched(request.environ) as cancel:
@@ -62,7 +69,10 @@ def _embedded(
 
 @json_route(blueprint, "POST", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/reranking")
 def ranked(services: Services, record: Record) -> Any:
-    asked = rerank.parse(body.read_json(request.environ, services.settings.max_body))
+    raw = body.read_json(request.environ, services.settings.max_body)
+    if (answer := by_other_server(services, record, "/v1/rerank", raw)) is not None:
+        return answer
+    asked = rerank.parse(raw)
     services.observer.begin(record)
     with disconnect.watched(request.environ) as cancel:
         name, result = services.ranker.rerank(asked.model, asked.query, asked.documents, cancel)

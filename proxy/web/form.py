@@ -6,7 +6,7 @@ to unnamed temporary files as they arrive, so they are never in memory whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, NamedTuple
 from urllib.parse import parse_qs
 
@@ -30,18 +30,25 @@ _parser = MultiPartParser()
 
 
 class UploadedPart(NamedTuple):
-    """An uploaded file. `field` is its name in the form; `data` is positioned at its start."""
+    """An uploaded file. `field` is its name in the form, `kind` its media type as the client says;
+    `data` is positioned at its start."""
 
     field: str
     name: str
     data: IO[bytes]
+    kind: str = ""
 
 
 class MultipartForm(NamedTuple):
-    """A parsed form. Use it in a `with` statement, which closes the files."""
+    """A parsed form. `values` are all fields in their order, `fields` the first of each name. Use
+    it in a `with` statement, which closes the files."""
 
-    fields: Mapping[str, str]
+    values: Sequence[tuple[str, str]]
     files: tuple[UploadedPart, ...]
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        return dict(reversed(self.values))
 
     def __enter__(self) -> MultipartForm:
         return self
@@ -57,9 +64,9 @@ def read_form(environ: Environ, documents: int, fields: int) -> MultipartForm:
     BodyTooLarge."""
     kind, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
     if kind.lower() == FORM:
-        return MultipartForm(plain_fields(read(environ, MAX_PLAIN), MAX_PARTS), ())
+        return MultipartForm([*plain_fields(read(environ, MAX_PLAIN), MAX_PARTS).items()], ())
     if kind.lower() != "multipart/form-data":
-        return MultipartForm({}, ())
+        return MultipartForm([], ())
     boundary = options.get("boundary", "").encode("ascii", "replace")
     if not boundary:
         raise BadRequest(NOT_UNDERSTOOD)
@@ -81,7 +88,7 @@ def read_form(environ: Environ, documents: int, fields: int) -> MultipartForm:
         if isinstance(error, ValueError):
             raise BadRequest(NOT_UNDERSTOOD) from None
         raise
-    return MultipartForm(reading.fields, tuple(reading.files))
+    return MultipartForm(reading.values, tuple(reading.files))
 
 
 def plain_fields(data: bytes, most: int) -> dict[str, str]:
@@ -103,7 +110,7 @@ class _Reading:
     (not a form)."""
 
     def __init__(self, boundary: bytes, documents: int, fields: int) -> None:
-        self.fields: dict[str, str] = {}
+        self.values: list[tuple[str, str]] = []
         self.files: list[UploadedPart] = []
         self._decoder = MultipartDecoder(boundary)
         self._documents, self._fields = documents, fields
@@ -138,7 +145,8 @@ class _Reading:
         if self._parts > MAX_PARTS:
             raise _TooMuch(f"a form may have at most {MAX_PARTS} parts")
         if isinstance(part, MultipartFile):
-            self.files.append(UploadedPart(part.name, _name(part.filename), Unnamed()))
+            name, kind = _name(part.filename), part.headers.get("Content-Type", "")
+            self.files.append(UploadedPart(part.name, name, Unnamed(), kind))
 
     def _take(self, event: Data) -> None:
         size = len(event.data)
@@ -159,7 +167,7 @@ class _Reading:
         if not event.more_data:
             charset = _parser.get_part_charset(self._part.headers)
             text = b"".join(self._value).decode(charset, "replace")
-            self.fields.setdefault(self._part.name, text)
+            self.values.append((self._part.name, text))
 
 
 def _name(value: str | None) -> str:

@@ -38,7 +38,7 @@ def tokenized(services: Services, asked: dict[str, Any]) -> dict[str, Any]:
     """Answer /tokenize in the GLM form: {prompt} gives the token ids and the text of each."""
     wanted = glm.parse_tokenize(asked)
     gateway = services.gateway
-    model, _ = gateway.registry.resolve(wanted.model)
+    model, _ = gateway.registry.answering(wanted.model)
     most = min(wanted.max_length, MOST_PIECES)
     with disconnect.watched(request.environ) as cancel:
         tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, most=most)[:most]

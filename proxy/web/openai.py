@@ -115,7 +115,7 @@ def tokenize(services: Services, record: Record) -> Any:
         return glm.tokenized(services, asked)
     wanted = llamacpp_requests.parse_tokenize(asked)
     gateway = services.gateway
-    model, _ = gateway.registry.resolve(wanted.model)
+    model, _ = gateway.registry.answering(wanted.model)
     text = wanted.content, wanted.add_special
     with disconnect.watched(request.environ) as cancel:
         if not wanted.with_pieces:
@@ -138,5 +138,5 @@ def detokenize(services: Services, record: Record) -> Any:
     asked = body.read_json(request.environ, services.settings.max_body)
     wanted = llamacpp_requests.parse_detokenize(asked)
     gateway = services.gateway
-    model, _ = gateway.registry.resolve(wanted.model)
+    model, _ = gateway.registry.answering(wanted.model)
     return {"content": gateway.detokenize(model, wanted.tokens) if wanted.tokens else ""}

@@ -23,7 +23,7 @@ from .services import current_services
 blueprint = Blueprint("reference", __name__)
 
 KEPT = "slotproxy.openapi"  # key of the finished document in app.extensions
-METHODS = ("get", "post", "put", "delete")
+METHODS = ("get", "post", "put", "patch", "delete")
 SSE, LINES = "text/event-stream", "application/x-ndjson"
 OPENAI, ANTHROPIC, OLLAMA, GLM = "OpenAI", "Anthropic", "Ollama", "GLM"
 LLAMACPP, CHATCHAT, OURS, PAGES = "llama.cpp", "Langchain-Chatchat", "slotproxy", "Pages"
@@ -78,6 +78,21 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
     (RANKINGS, "embeddings"): {
         "ranked": Operation(
             "Documents ranked for a query, in Jina's and Cohere's form", "RerankRequest"
+        ),
+    },
+    (OPENAI, "forwarding"): {
+        "posted": Operation(
+            "Forwarded to the server of the model: audio and images, as JSON or a form",
+            "ForwardedRequest",
+            answer="application/octet-stream",
+        ),
+        "listed": Operation("Forwarded to the server of the model that the query names"),
+    },
+    (OURS, "forwarding"): {
+        "upstream": Operation(
+            "Forwarded to any path of the server of a model that the gateway starts; for the keys"
+            " of `--admins`",
+            answer="application/octet-stream",
         ),
     },
     (OPENAI, "responses"): {

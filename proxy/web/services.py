@@ -9,7 +9,7 @@ from flask import Flask, current_app
 
 from ..config import Settings
 from ..dialogue import Dialogues
-from ..gateway import Embedder, Gateway
+from ..gateway import Embedder, Forwarder, Gateway
 from ..hosting.host import ModelHost
 from ..prompting.dialogue_templates import Layouts
 from ..store.live import LiveSessions, MemorySessions
@@ -40,6 +40,7 @@ class Services:
     started: int
     embedder: Embedder
     ranker: Embedder
+    forwarder: Forwarder
     store: ResponseStore
     jobs: Jobs
     ongoing: Ongoing

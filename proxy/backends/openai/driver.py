@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...core.decoding import decoded
+from ...core.forwarding import CallMaker, Forwarded
 from ...core.task import Task
 from ...core.vectors import Embedded
 from ...errors import (
@@ -27,6 +28,7 @@ from ...runtime.blocking import NativeThreads, run_in_native_thread
 from ...runtime.cancel import Cancel
 from .. import vectors
 from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
+from ..forwarding import forward
 from ..http import ConnectionPool
 from ..probe import ROUTER
 from ..questions import ProbeSession
@@ -179,6 +181,13 @@ class OpenAIServer(Driver):
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
         return vectors.embed(self._ask, inputs, caps, cancel)
+
+    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+        call = make(self._model)
+        pool, path = self._root, call.path
+        if path.startswith("/v1/"):  # below the server's own base, which may have another name
+            pool, path = self._pool, path.removeprefix("/v1")
+        return forward(pool, call, path, cancel, tick=self._tick, timeout=self._timeout)
 
     def close(self) -> None:
         self._pool.close()

@@ -281,7 +281,7 @@ def test_large_request_is_sent_in_pieces_and_yields_between_them(
             return len(data)
 
     with Fast() as sock:
-        _send_in_pieces(sock, b"x" * (2 * PIECE + 1), timeout=5.0)
+        _send_in_pieces(sock, [b"x" * (2 * PIECE + 1)], timeout=5.0)
     assert done == ["turn", PIECE, "turn", PIECE, "turn", 1]
 
 
@@ -296,7 +296,7 @@ def test_large_request_to_slow_reader_times_out(
             return 1
 
     with Slow() as sock, pytest.raises(TimeoutError):
-        _send_in_pieces(sock, b"x" * 100, timeout=5.0)
+        _send_in_pieces(sock, [b"x" * 100], timeout=5.0)
 
 
 def test_configured_headers_and_base_path_are_sent(pools: list[ConnectionPool]) -> None:

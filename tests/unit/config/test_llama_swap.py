@@ -269,3 +269,19 @@ def test_merged_tables_are_read() -> None:
         (("x", "${PORT}"), 5),
         (("x", "${PORT}"), 6),
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ('cmd: whisper-server --port ${PORT} --request-path /v1 --inference-path ""', "http"),
+        ("cmd: /app/sd-server --listen-port ${PORT}", "http"),
+        ("cmd: python serve.py ${PORT}\n    capabilities: {in: [text], out: [image]}", "http"),
+        ("cmd: python serve.py ${PORT}\n    capabilities: {out: [text, audio]}", "llamacpp"),
+        ("cmd: vllm serve x --port ${PORT}", "openai"),
+        ("cmd: llama-server --port ${PORT}\n    useModelName: y", "llamacpp"),
+    ],
+)
+def test_kind_of_a_server_follows_from_its_command(tmp_path: Path, more: str, kind: str) -> None:
+    settings = loaded(tmp_path, f"models:\n  m:\n    {more}\n")
+    assert [model.kind for model in settings.model] == [kind]

@@ -46,6 +46,14 @@ def test_model_becomes_a_backend_of_its_name(tmp_path: Path) -> None:
     assert not settings.is_default
 
 
+def test_server_of_another_api_has_ten_places_or_as_many_as_the_table_says(tmp_path: Path) -> None:
+    tables = "\n".join(
+        f"[[model]]\nname = '{name}'\nkind = 'http'\ncommand = 'whisper-server ${{PORT}}'\n{more}"
+        for name, more in (("a", ""), ("b", "concurrency = 1"), ("c", "server_model = 'large'"))
+    )
+    assert [backend.slots for backend in loaded(tmp_path, tables).backends] == [10, 1, 10]
+
+
 def test_models_stand_beside_servers(tmp_path: Path) -> None:
     text = f"[[model]]\nname = 'm'\ncommand = '{COMMAND}'"
     settings = loaded(tmp_path, text, "--llama-api", "http://127.0.0.1:9")

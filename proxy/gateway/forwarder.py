@@ -1,0 +1,110 @@
+"""Forwards requests that the gateway does not translate, through the same queue as completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..backends.pools import Backend
+from ..backends.registry import Registry
+from ..core.forwarding import CallMaker, Forwarded
+from ..core.task import Task
+from ..errors import NoBackend, UpstreamFault
+from ..runtime.cancel import Cancel
+from ..scheduling.interface import Scheduler
+from ..scheduling.lease import Lease, Outcome
+from ..scheduling.state import SlotRequest
+from .context import Caller
+
+WHOLE, CUT, FAILED, UNUSED = (
+    Outcome(end="whole", erased=True),
+    Outcome(end="cut", erased=True),
+    Outcome(end="failed"),
+    Outcome(),
+)
+
+
+class Forwarder:
+    """Runs on the backends of `registry`, whose places are leased from `scheduler`."""
+
+    def __init__(self, registry: Registry, scheduler: Scheduler) -> None:
+        self._registry = registry
+        self._scheduler = scheduler
+
+    def forward(
+        self, model: str, make: CallMaker, cancel: Cancel, caller: Caller, *, counts: bool = True
+    ) -> Forwarded:
+        """Forward a call to a backend of this pool, and wait for the head of its answer, which must
+        be closed. One that `counts` waits for one of the places of the backend.
+
+        A call is sent once: it may have effects. Raises NoBackend, the queue's errors, and those of
+        the driver."""
+        if not counts:
+            return self._send(self._first(model), None, make, cancel, caller)
+        want = SlotRequest(
+            model=model,
+            task=Task(prompt=""),
+            key=caller.key,
+            group=caller.group,
+            share=caller.share,
+            background=True,
+        )
+        lease = self._scheduler.acquire(want, cancel)
+        return self._send(lease.backend, lease, make, cancel, caller)
+
+    def _first(self, model: str) -> str:
+        for backend in self._registry.pool(model):
+            if backend.up:
+                return backend.name
+        raise NoBackend()
+
+    def _send(
+        self, name: str, lease: Lease | None, make: CallMaker, cancel: Cancel, caller: Caller
+    ) -> LeasedAnswer:
+        outcome = UNUSED
+        backend = self._registry.borrow(name)
+        try:
+            if backend is None:  # it was removed after the grant
+                raise NoBackend()
+            outcome = CUT
+            answer = backend.driver.forward(make, cancel, caller.key)
+            return LeasedAnswer(self._registry, backend, lease, answer)
+        except BaseException as error:
+            if isinstance(error, UpstreamFault):
+                outcome = FAILED
+                if backend is not None and not backend.leaving:
+                    self._registry.failed(name, error)
+            if lease is not None:
+                lease.release(outcome)
+            if backend is not None:
+                self._registry.give_back(backend)
+            raise
+
+
+class LeasedAnswer:
+    """A forwarded answer that has its place at the backend until it is closed."""
+
+    def __init__(
+        self, registry: Registry, backend: Backend, lease: Lease | None, answer: Forwarded
+    ) -> None:
+        self._registry = registry
+        self._backend = backend
+        self._lease = lease
+        self._answer = answer
+        self._outcome = CUT
+        self._over = False
+        self.status, self.headers = answer.status, answer.headers
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._answer
+        self._outcome = WHOLE
+
+    def close(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        try:
+            self._answer.close()
+        finally:
+            if self._lease is not None:
+                self._lease.release(self._outcome)
+            self._registry.give_back(self._backend)

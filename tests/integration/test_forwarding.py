@@ -1,0 +1,221 @@
+"""Models whose servers speak another HTTP API, started and swapped by a real gateway."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.fakes import wait_until
+from tools.processes import Gateway
+
+from .conftest import StartGateway
+from .test_hosted_models import status, table
+
+SERVER = Path(__file__).parents[1] / "other_http_server.py"
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+COMMAND = [sys.executable, str(SERVER), "${PORT}"]
+
+
+def other(name: str, **keys: Any) -> str:
+    """A [[model]] table of the small server."""
+    keys = {"name": name, "kind": "http", "command": COMMAND, **keys}
+    return "\n".join(["[[model]]", *(f"{k} = {json.dumps(v)}" for k, v in keys.items()), ""])
+
+
+@pytest.fixture(scope="module")
+def one(module_gateway: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    file = tmp_path_factory.mktemp("config") / "slotproxy.toml"
+    tables = [
+        other("whisper", aliases=["whisper-1"], server_model="large-v3", strip=["user"]),
+        other("painter", concurrency=2),
+        other("folder/deep"),
+    ]
+    file.write_text("\n".join(tables))
+    yield module_gateway("--config", str(file), "--max-document", "300000")
+
+
+@pytest.fixture
+def client(one: Gateway) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{one.url}/v1", api_key="secret", max_retries=0) as client:
+        yield client
+
+
+def test_sound_is_transcribed_by_the_model_that_the_form_names(client: openai.OpenAI) -> None:
+    sound = ('a "b" é.wav', b"RIFF\0\r\n--x" * 1000, "audio/wav")
+    heard: Any = client.audio.transcriptions.create(
+        file=sound, model="whisper-1", timestamp_granularities=["word", "segment"], prompt="né"
+    )
+    assert heard.text == "10000 bytes"
+    form = heard.model_extra["form"]
+    assert form["model"] == "large-v3"
+    assert form["timestamp_granularities[]"] == ["word", "segment"]
+    assert form["prompt"].encode("latin-1").decode() == "né"
+    assert form["type"] == "audio/wav"
+
+
+def test_speech_arrives_as_it_is_made(client: openai.OpenAI) -> None:
+    asked = {"model": "painter", "voice": "alloy", "input": "la" * 50}
+    began, first = time.monotonic(), 0.0
+    parts = []
+    how = client.audio.speech.with_streaming_response
+    with how.create(**asked, extra_body={"pause": 0.2}) as speech:  # type: ignore[arg-type]
+        assert speech.headers["content-type"] == "audio/wav"
+        for part in speech.iter_bytes():
+            first = first or time.monotonic() - began
+            parts.append(part)
+    assert b"".join(parts) == b"la" * 50
+    assert first < 0.7 < time.monotonic() - began
+
+
+def test_image_is_edited_and_a_refusal_of_the_server_arrives_as_it_is(
+    client: openai.OpenAI,
+) -> None:
+    picture = ("p.png", b"\x89PNG" * 60_000, "image/png")
+    edited: Any = client.images.edit(model="painter", image=[picture], prompt="snow")
+    assert edited.size > 240_000
+    with pytest.raises(openai.UnprocessableEntityError, match="no such size"):
+        client.images.generate(model="painter", prompt="impossible")
+
+
+def test_upload_beyond_the_bound_is_refused(client: openai.OpenAI, one: Gateway) -> None:
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.audio.transcriptions.create(file=("a.wav", b"x" * 300_001), model="whisper")
+    assert refused.value.status_code == 413
+
+
+def test_server_sees_no_key_or_cookie_and_sets_none(one: Gateway) -> None:
+    sent = {"Authorization": "Bearer secret", "X-Api-Key": "secret", "Cookie": "a=secret"}
+    answer = httpx.post(
+        f"{one.url}/sdapi/v1/txt2img", json={"model": "painter", "user": "me"}, headers=sent
+    )
+    got = answer.json()
+    assert got["path"] == "/sdapi/v1/txt2img"
+    assert "secret" not in answer.text
+    assert set(got["headers"]) <= {"host", "content-type", "content-length", "accept", "user-agent"}
+    assert "set-cookie" not in answer.headers and "x-powered-by" not in answer.headers
+    assert answer.headers["content-security-policy"] == "sandbox"
+
+
+def test_table_changes_the_fields_of_a_json_body(one: Gateway) -> None:
+    asked = {"model": "whisper-1", "user": "me", "prompt": "x"}
+    got = httpx.post(f"{one.url}/v1/images/generations", json=asked).json()
+    assert json.loads(got["body"]) == {"model": "large-v3", "prompt": "x"}
+
+
+def test_vectors_and_rankings_come_from_such_a_server_too(one: Gateway) -> None:
+    for path in ("/v1/embeddings", "/v1/rerank"):
+        got = httpx.post(f"{one.url}{path}", json={"model": "whisper-1", "x": 1}).json()
+        assert got["path"] == path
+        assert json.loads(got["body"]) == {"model": "large-v3", "x": 1}
+
+
+def test_any_path_of_a_server_is_reached_below_its_model(one: Gateway) -> None:
+    base = f"{one.url}/upstream"
+    got = httpx.get(f"{base}/folder/deep/a%20b/c?d=e%2F&f").json()
+    assert got["path"] == "/a%20b/c?d=e%2F&f"
+    got = httpx.post(f"{base}/whisper-1/inference", content=b"abc").json()
+    assert (got["path"], got["body"]) == ("/inference", "abc")
+    assert httpx.delete(f"{base}/painter/x").json() == {"deleted": "/x"}
+    assert httpx.head(f"{base}/painter/").status_code == 200
+    refused = httpx.get(f"{base}/painter/a/%2e%2e/b")
+    assert (refused.status_code, "may not contain" in refused.text) == (400, True)
+    assert httpx.get(f"{base}/unknown/x").status_code == 404
+    sent = {"Sec-Fetch-Site": "cross-site"}
+    assert httpx.get(f"{base}/painter/", headers=sent).status_code == 403
+
+
+def test_redirect_of_a_server_is_neither_followed_nor_passed_on(one: Gateway) -> None:
+    answer = httpx.get(f"{one.url}/upstream/painter/redirected")
+    assert answer.status_code == 302
+    assert "location" not in answer.headers
+
+
+def test_requests_beyond_the_concurrency_wait(one: Gateway) -> None:
+    url = f"{one.url}/upstream/painter"
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: httpx.post(f"{url}/slow", timeout=30.0), range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert httpx.get(f"{url}/seen").json()["most"] == 2
+
+
+def test_server_notices_that_the_client_has_left(one: Gateway) -> None:
+    asked = {"model": "painter", "input": "la" * 100_000, "pause": 0.2}
+    with httpx.stream("POST", f"{one.url}/v1/audio/speech", json=asked) as speech:
+        next(speech.iter_bytes())
+    seen = f"{one.url}/upstream/painter/seen"
+    wait_until(lambda: httpx.get(seen).json()["ended"] == ["/v1/audio/speech"])
+
+
+def test_answer_that_breaks_off_is_an_error(one: Gateway) -> None:
+    broken = httpx.post(f"{one.url}/upstream/painter/die")
+    assert broken.status_code == 502
+    assert "error" in broken.json()
+    assert "Traceback" not in one.log
+
+
+def test_chat_with_such_a_model_is_refused(client: openai.OpenAI, one: Gateway) -> None:
+    with pytest.raises(openai.BadRequestError, match="no text API"):
+        client.chat.completions.create(model="whisper-1", messages=HELLO)
+    with pytest.raises(openai.NotFoundError):
+        client.audio.transcriptions.create(file=("a.wav", b"x"), model="gone")
+    listed = {one.id for one in client.models.list()}
+    assert listed == {"whisper", "painter", "folder/deep"}
+
+
+def test_such_a_model_swaps_with_a_model_of_chats(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(other("whisper") + table("m", made_up_model, tmp_path))
+    one = gateway("--config", str(file), "--models-max", "1", "--chat-template", "legacy")
+    chat = {"messages": HELLO, "max_tokens": 2}
+
+    def speak() -> int:
+        asked = {"model": "whisper", "input": "abc"}
+        return httpx.post(f"{one.url}/v1/audio/speech", json=asked, timeout=60.0).status_code
+
+    def talk() -> int:  # a name that no model has means the only one that chats
+        url = f"{one.url}/v1/chat/completions"
+        return httpx.post(url, json={**chat, "model": "gpt-4"}, timeout=60.0).status_code
+
+    for _ in range(2):
+        assert speak() == 200
+        assert (status(one, "whisper"), status(one, "m")) == ("loaded", "unloaded")
+        assert talk() == 200
+        assert (status(one, "whisper"), status(one, "m")) == ("unloaded", "loaded")
+    done: list[int] = []
+    threads = [threading.Thread(target=lambda ask=ask: done.append(ask())) for ask in (speak, talk)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert done == [200, 200]
+
+
+def test_only_admins_reach_other_paths(gateway: StartGateway, tmp_path: Path) -> None:
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(other("whisper"))
+    keys = tmp_path / "keys"
+    keys.write_text("admin key-of-admin\nother key-of-other\n")
+    keys.chmod(0o600)
+    one = gateway("--config", str(file), "--api-key-file", str(keys), "--admins", "admin")
+
+    def ask(path: str, key: str) -> int:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        body = {"model": "whisper", "input": "x"}
+        return httpx.post(f"{one.url}{path}", json=body, headers=headers, timeout=30.0).status_code
+
+    assert ask("/v1/audio/speech", "key-of-other") == 200
+    assert ask("/v1/audio/speech", "") == 401
+    assert ask("/upstream/whisper/x", "key-of-other") == 403
+    assert ask("/upstream/whisper/x", "key-of-admin") == 200
