@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from .. import __version__
+from ..accounts.book import Book
+from ..accounts.service import KeyService
 from ..agent import Server as ToolServer
 from ..agent import Toolbox, functions
 from ..agent.toolbox import OWN
@@ -73,7 +75,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     monitored by threads from here on.
 
     Raises SettingsError for a setting that only a part of the application can check."""
-    groups = len({key.cache_group for key in settings.keys}) > 1
+    # Administrators may make more keys at any time.
+    groups = len({key.cache_group for key in settings.keys}) > 1 or bool(settings.admins)
     embedder = _embedder(settings, settings.embedding_api, "embeddings")
     ranker = _embedder(settings, settings.rerank_api, "rankings")
     storage = LazyServices(settings, embedder, ranker)
@@ -115,11 +118,19 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     layouts = Layouts(resources.dialogues())
     store, observer = storage.responses(), Observer(metrics=settings.metrics)
-    alone = len({key.name for key in settings.keys}) <= 1  # no other key to share places with
+    # Whether there is no other key to share places with.
+    alone = len({key.name for key in settings.keys}) <= 1 and not settings.admins
+    api_keys = storage.api_keys if settings.admins else None
+    book = Book(api_keys) if api_keys is not None else None
     services = Services(
         settings=settings,
         gateway=gateway,
-        keys=Keys(((key.name, key.secret) for key in settings.keys), settings.wrong_keys),
+        keys=Keys(
+            ((key.name, key.secret) for key in settings.keys),
+            settings.wrong_keys,
+            settings.admins,
+            book,
+        ),
         callers=Callers(settings.keys),
         observer=observer,
         started=int(time.time()),
@@ -134,6 +145,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         writers=Shares(pages.answers.MOST, alone=alone),
         layouts=layouts,
         dialogues=_dialogues(settings, gateway, layouts, storage),
+        accounts=KeyService(api_keys, book) if api_keys is not None and book is not None else None,
         knowledge=storage.knowledge,
         conversations=storage.conversations,
         vector_stores=storage.vector_stores,
@@ -141,6 +153,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         sessions=storage.sessions or (None if settings.state else MemorySessions()),
         host=host,
     )
+    if book is not None:
+        atexit.register(book.close)
     atexit.register(host.close)
     registry.start()
     host.start()

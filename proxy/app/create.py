@@ -22,6 +22,7 @@ from ..errors import (
     Unauthorized,
 )
 from ..web import (
+    accounts,
     anthropic,
     body,
     chatchat,
@@ -75,7 +76,8 @@ def with_routes(settings: Settings) -> Application:
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = settings.api_prefix
     models = (openai, responses, anthropic, ollama, glm, embeddings, native, status)
-    for routes in (*models, hosting, forwarding, files, vector_stores, data, reference):
+    others = (hosting, forwarding, files, vector_stores, data, accounts, reference)
+    for routes in (*models, *others):
         app.register_blueprint(routes.blueprint, url_prefix=prefix)
     if settings.chatchat:
         app.register_blueprint(chatchat.blueprint, url_prefix=prefix)
@@ -122,7 +124,7 @@ def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
             return bool(chatchat.view.owner(services, headers))
         if services.keys.has_key(headers):
             return True
-    except (Unauthorized, TooManyWrongKeys):
+    except (Unauthorized, TooManyWrongKeys, StoreUnavailable):
         return False
     with app.test_request_context(headers={"Cookie": headers.get("HTTP_COOKIE", "")}):
         try:

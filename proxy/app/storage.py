@@ -1,8 +1,8 @@
 """Persistent services, opened when they are first used.
 
-One database holds knowledge, files, conversations, sessions and stored responses. Stored responses
-are in memory if neither a database nor a data folder nor shared state is configured, and in a
-database of their own with --response-store.
+One database holds knowledge, files, conversations, sessions, API keys and stored responses. Stored
+responses are in memory if neither a database nor a data folder nor shared state is configured, and
+in a database of their own with --response-store.
 
 Importing SQLAlchemy and the document readers takes half a second, and they are an extra: a gateway
 that is not asked for knowledge or conversations starts without them. If data exists from an earlier
@@ -34,6 +34,7 @@ from .data_folder import DATABASE, FILES, data_folder
 if TYPE_CHECKING:  # these import SQLAlchemy
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
+    from ..store.api_keys import ApiKeys
     from ..store.conversations import ConversationStore
     from ..store.model_needs import ModelNeeds
     from ..store.sessions import SessionStore
@@ -91,6 +92,10 @@ class LazyServices:
     @property
     def model_needs(self) -> ModelNeeds | None:
         return self._lazy(lambda stores: stores.model_needs) if self._has_knowledge else None
+
+    @property
+    def api_keys(self) -> ApiKeys | None:
+        return self._lazy(lambda stores: stores.api_keys) if _are_installed(NEEDED) else None
 
     def responses(self) -> ResponseStore:
         """Raises SettingsError if the settings need a database that cannot be opened."""

@@ -20,6 +20,7 @@ from ..knowledge.service import Knowledge
 from ..knowledge.stores import VectorStores
 from ..runtime import private_files
 from ..runtime.cancel import Cancel
+from ..store.api_keys import ApiKeys
 from ..store.conversations import ConversationStore
 from ..store.database import Database
 from ..store.database_responses import DatabaseResponses
@@ -75,6 +76,10 @@ class Stores:
     @cached_property
     def sessions(self) -> SessionStore:
         return SessionStore(self._database)
+
+    @cached_property
+    def api_keys(self) -> ApiKeys:
+        return ApiKeys(self._database)
 
     @cached_property
     def model_needs(self) -> ModelNeeds:

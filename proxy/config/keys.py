@@ -16,6 +16,8 @@ from typing import Literal
 import msgspec
 
 _FIELDS = ("group=", "priority=")
+# Names of the keys that are made at run time (accounts/records.py), whose data belongs to them.
+_IN_STORE = re.compile(r"key_[0-9a-f]{24}")
 
 
 class Secret(str):
@@ -92,6 +94,8 @@ def conflict(keys: Sequence[ApiKey]) -> str:
     names: set[str] = set()
     secrets: dict[str, str] = {}
     for key in keys:
+        if _IN_STORE.fullmatch(key.name):
+            return f"the key name {key.name!r} has the form of keys in the store: use another name"
         if key.name in names:
             return (
                 f"the key name {key.name!r} is used twice: stored data belongs to a key's name, so"

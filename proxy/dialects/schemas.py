@@ -18,6 +18,7 @@ from . import (
     vector_stores,
 )
 from .chatchat import schemas as chatchat
+from .litellm import schemas as litellm
 from .schema_fields import (
     COUNT,
     MODEL,
@@ -411,6 +412,7 @@ BODIES: dict[str, Schema] = {
         model=text("The model; the other fields are those of its server.", "whisper"),
     ),
     **chatchat.BODIES,
+    **litellm.BODIES,
 }
 # The same for multipart forms.
 FORMS: dict[str, Schema] = {

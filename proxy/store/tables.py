@@ -216,3 +216,73 @@ MODEL_NEED = Table(
     Column("need", JSON, nullable=False),
     Column("changed", Float, nullable=False),
 )
+# API keys that are made at run time, their users and teams; see `accounts.records`. A digest is
+# that of a secret, made with the secret of the one row of `account_state`.
+API_KEY = Table(
+    "api_key",
+    metadata,
+    _text("id", primary_key=True),
+    Column("digest", String, nullable=False, unique=True),
+    _text("shown"),
+    Column("alias", String, unique=True),
+    Column("user_id", String, index=True),
+    Column("team_id", String, index=True),
+    Column("created", Float, nullable=False, index=True),
+    _text("created_by"),
+    Column("changed", Float, nullable=False),
+    Column("expires", Float),
+    Column("blocked", Boolean, nullable=False),
+    Column("former_digest", String, unique=True),
+    Column("former_until", Float, nullable=False),
+    Column("rights", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+)
+ACCOUNT_USER = Table(
+    "account_user",
+    metadata,
+    _text("id", primary_key=True),
+    Column("email", String, unique=True),
+    Column("alias", String),
+    Column("created", Float, nullable=False),
+    Column("changed", Float, nullable=False),
+    Column("blocked", Boolean, nullable=False),
+    Column("rights", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+)
+TEAM = Table(
+    "account_team",
+    metadata,
+    _text("id", primary_key=True),
+    Column("alias", String, unique=True),
+    Column("created", Float, nullable=False),
+    Column("changed", Float, nullable=False),
+    Column("blocked", Boolean, nullable=False),
+    Column("rights", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+)
+TEAM_MEMBER = Table(
+    "account_team_member",
+    metadata,
+    _text("team_id", _of("account_team"), primary_key=True),
+    _text("user_id", _of("account_user"), primary_key=True, index=True),
+    _text("role"),
+)
+# Every change of a key, user or team, in order: `number` has no gaps. Rows are never changed.
+ACCOUNT_CHANGE = Table(
+    "account_change",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    _text("actor"),
+    _text("action"),
+    _text("kind"),
+    _text("subject", index=True),
+    Column("details", JSON, nullable=False),
+)
+ACCOUNT_STATE = Table(
+    "account_state",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+)

@@ -1,54 +1,80 @@
 """API keys: accepted keys and the checks of a request.
 
-A key is looked up by its BLAKE2s digest, so the time of the lookup reveals nothing about the
-secret. The digest found is then compared in constant time. Keys are never shown or logged.
+A key of the settings is looked up by its BLAKE2s digest, so the time of the lookup reveals nothing
+about the secret. The digest found is then compared in constant time. Other keys are looked up in
+the store, in the same way (proxy/accounts/book.py). Keys are never shown or logged.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from typing import Any
 
+from ..accounts.book import Book
+from ..accounts.records import KEY_ID, Identity
 from ..errors import Unauthorized
 from .guesses import Guesses
+from .observability import Record
 
 # environ key with the name of the API key the user signed in with. Only the pages set it; names of
 # client headers begin with HTTP_ in environ.
 SIGNED_IN = "slotproxy.signed_in"
+# environ key with the Identity of a key of the store.
+IDENTITY = "slotproxy.identity"
 
 
 class Keys:
-    """The accepted API keys, given as pairs (name, secret). Without any, everybody may call."""
+    """The accepted API keys, given as pairs (name, secret), and those of the store. Without pairs,
+    everybody may call. `admins` are names of keys."""
 
-    def __init__(self, keys: Iterable[tuple[str, str]], wrong: int = 0) -> None:
+    def __init__(
+        self,
+        keys: Iterable[tuple[str, str]],
+        wrong: int = 0,
+        admins: Collection[str] = (),
+        stored: Book | None = None,
+    ) -> None:
         """`wrong`: how many invalid keys an address may send per minute; 0 means no limit."""
         self._guesses = Guesses(wrong)
         digests = ((_digest(secret), name) for name, secret in keys)
         self._known = {digest: (digest, name) for digest, name in digests}
+        self._names = frozenset(name for _, name in self._known.values())
+        self._admins = frozenset(admins)
+        self._stored = stored
 
     @property
     def needed(self) -> bool:
         """Whether callers need an API key."""
         return bool(self._known)
 
-    def check(self, environ: Mapping[str, Any]) -> str:
-        """Return the name of the caller's key, or "" if no key is needed. Raises Unauthorized or
-        TooManyWrongKeys."""
+    def check(self, environ: MutableMapping[str, Any], secret: str | None = None) -> str:
+        """Return the name of the caller's key, or "" if no key is needed; for a key of the store,
+        leave its identity in environ and its user and team in the record. `secret` is a key that
+        was sent in another way than headers say. Raises Unauthorized, TooManyWrongKeys or
+        StoreUnavailable."""
         if not self._known:
             return ""
-        presented = _presented(environ)
+        presented = _presented(environ) if secret is None else secret
         if presented:
-            return self.name_of(presented, environ.get("REMOTE_ADDR", ""))
-        signed_in = environ.get(SIGNED_IN)
-        if isinstance(signed_in, str):
-            return signed_in
-        raise Unauthorized("missing API key: send it as Authorization: Bearer KEY")
+            found = self._find(presented, environ.get("REMOTE_ADDR", ""))
+        else:
+            signed_in = environ.get(SIGNED_IN)
+            if not isinstance(signed_in, str):
+                raise Unauthorized("missing API key: send it as Authorization: Bearer KEY")
+            found = self._named(signed_in)
+        if isinstance(found, str):
+            return found
+        environ[IDENTITY] = found
+        record = Record.of(environ)
+        record.user, record.team = found.user, found.team
+        return found.key
 
     def has_key(self, environ: Mapping[str, Any]) -> bool:
         """Whether the request headers contain a valid key (any key, if none is needed). Raises
-        TooManyWrongKeys."""
+        TooManyWrongKeys and StoreUnavailable."""
         presented = _presented(environ)
         if not presented or not self._known:
             return bool(presented)
@@ -58,17 +84,71 @@ class Keys:
             return False
 
     def name_of(self, secret: str, peer: str) -> str:
-        """Return the name of a key sent from the address `peer`. Raises Unauthorized or
-        TooManyWrongKeys."""
+        """Return the name of a key sent from the address `peer`. Raises Unauthorized,
+        TooManyWrongKeys or StoreUnavailable."""
+        found = self._find(secret, peer)
+        return found if isinstance(found, str) else found.key
+
+    def is_valid(self, name: str) -> bool:
+        """Whether the key of this name is accepted now. Raises StoreUnavailable."""
+        try:
+            self._named(name)
+        except Unauthorized:
+            return False
+        return True
+
+    def is_admin(self, name: str) -> bool:
+        """Whether the key of this name may see and change everything. Without keys, everybody
+        may."""
+        return not self._known or name in self._admins
+
+    def shown(self, name: str) -> str:
+        """The key's name for people."""
+        identity = self._stored.named(name) if self._stored and KEY_ID.fullmatch(name) else None
+        return name if identity is None else identity.shown
+
+    def _find(self, secret: str, peer: str) -> str | Identity:
+        """Return the name of a key of the settings, or the identity of one of the store."""
         digest = _digest(secret)
         known = self._known.get(digest)
-        if known is None or not hmac.compare_digest(known[0], digest):
-            self._guesses.count_wrong(peer)
-            raise Unauthorized("invalid API key")
-        name = known[1]
+        identity = None
+        if known is not None and hmac.compare_digest(known[0], digest):
+            name = known[1]
+        else:
+            identity = self._find_stored(secret, peer)
+            name = identity.key
         if (peer, name) not in self._guesses.seen:
             self._guesses.count_right(peer, name)
-        return name
+        return name if identity is None else _accepted(identity)
+
+    def _find_stored(self, secret: str, peer: str) -> Identity:
+        if self._stored is not None:
+            identity = self._stored.known(secret)
+            if identity is None:
+                self._guesses.check(peer)  # before the database is asked
+                identity = self._stored.find(secret)
+            if identity is not None:
+                return identity
+        self._guesses.count_wrong(peer)
+        raise Unauthorized("invalid API key")
+
+    def _named(self, name: str) -> str | Identity:
+        """As `_find`, by the name of a key."""
+        if name in self._names:
+            return name
+        identity = self._stored.named(name) if self._stored is not None else None
+        if identity is None:
+            raise Unauthorized("the API key of this session was deleted: sign in again")
+        return _accepted(identity)
+
+
+def _accepted(identity: Identity) -> Identity:
+    """Raises Unauthorized for a key that is not accepted now."""
+    if identity.refused:
+        raise Unauthorized(identity.refused)
+    if identity.until <= time.time():
+        raise Unauthorized("this API key has expired: ask an administrator for a new one")
+    return identity
 
 
 def _digest(secret: str) -> bytes:

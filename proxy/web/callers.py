@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 
+from ..accounts.records import Identity
 from ..config import ApiKey
 from ..errors import BadRequest
 from ..gateway import Caller
+from .auth import IDENTITY
 
 SHARES = {"high": 4.0, "normal": 1.0, "low": 0.25}
 
@@ -32,7 +34,7 @@ class Callers:
 
     def caller(self, key: str, environ: Mapping[str, Any]) -> Caller:
         """Return the caller of a request with the key of this name. Raises BadRequest."""
-        caller = self._known.get(key) or Caller(key=key)
+        caller = self._known.get(key) or _stored(key, environ.get(IDENTITY))
         asked = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
         job = environ.get("HTTP_X_SLOTPROXY_JOB")
         queue = environ.get("HTTP_X_SLOTPROXY_QUEUE")
@@ -49,3 +51,12 @@ class Callers:
             background=(job or "").lower() == "side",
             tell_place=(queue or "").lower() in ("on", "1", "true"),
         )
+
+
+def _stored(key: str, identity: Identity | None) -> Caller:
+    """The caller with a key of the store; one without a key if there is no identity."""
+    if identity is None:
+        return Caller(key=key)
+    # A key of the settings may be of a group of any name without spaces.
+    group = f"key {key}"
+    return Caller(key=key, user=identity.user, team=identity.team, group=group)

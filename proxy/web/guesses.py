@@ -37,7 +37,7 @@ class Guesses:
 
     def count_right(self, peer: str, name: str) -> None:
         """Count a valid key that is not in `seen` yet. Raises TooManyWrongKeys."""
-        self._check(peer)
+        self.check(peer)
         with self._lock:
             while len(self.seen) >= MOST_SEEN:
                 del self.seen[next(iter(self.seen))]
@@ -47,7 +47,7 @@ class Guesses:
         """Count an invalid key. Raises TooManyWrongKeys."""
         if not self._most:
             return
-        self._check(peer)
+        self.check(peer)
         one, now = neighbourhood(peer), self._clock()
         with self._lock:
             self._wrong[one] = self._count(one, now) + 1.0, now
@@ -55,7 +55,8 @@ class Guesses:
             if len(self._wrong) > MOST_ADDRESSES:
                 self._wrong.popitem(last=False)
 
-    def _check(self, peer: str) -> None:
+    def check(self, peer: str) -> None:
+        """Raises TooManyWrongKeys if the address has sent too many."""
         if not self._wrong:
             return
         count = self._count(neighbourhood(peer), self._clock())

@@ -106,7 +106,7 @@ def _slots(services: Services) -> list[dict[str, Any]]:
 
 @_route("POST", "/slots/<int:number>")
 def slot_action(services: Services, record: Record, number: int) -> Any:
-    if not record.key or record.key not in services.settings.admins:
+    if not record.key or not seen.is_admin(services, record.key):
         raise Forbidden("changing slots requires an admin API key: see the setting admins")
     action = request.args.get("action", "")
     file = ""

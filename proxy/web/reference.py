@@ -27,7 +27,7 @@ METHODS = ("get", "post", "put", "patch", "delete")
 SSE, LINES = "text/event-stream", "application/x-ndjson"
 OPENAI, ANTHROPIC, OLLAMA, GLM = "OpenAI", "Anthropic", "Ollama", "GLM"
 LLAMACPP, CHATCHAT, OURS, PAGES = "llama.cpp", "Langchain-Chatchat", "slotproxy", "Pages"
-RANKINGS = "Rankings"
+RANKINGS, LITELLM = "Rankings", "LiteLLM"
 NO_KEY = frozenset({"status.ready", "status.live", "reference.document"})
 
 
@@ -204,6 +204,15 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
     (OURS, "data"): {
         "export": Operation("Export everything kept for the caller's key"),
         "delete": Operation("Delete everything kept for the caller's key"),
+    },
+    (LITELLM, "accounts"): {
+        "generate_key": Operation("Make an API key; for administrators", "GenerateKeyRequest"),
+        "key_info": Operation("One API key; without `key`, the caller's own"),
+        "list_keys": Operation("The API keys in the store; for administrators"),
+        "update_key": Operation("Change an API key; for administrators", "UpdateKeyRequest"),
+        "block_key": Operation("Block an API key; for administrators", "BlockKeyRequest"),
+        "unblock_key": Operation("Unblock an API key; for administrators", "BlockKeyRequest"),
+        "delete_keys": Operation("Delete API keys; for administrators", "DeleteKeysRequest"),
     },
     (OURS, "reference"): {
         "document": Operation("This document"),

@@ -54,7 +54,7 @@ class ResponsesDialect:
     """The dialect of one request."""
 
     def __init__(
-        self, services: Services, environ: Mapping[str, Any], recent: Recent | None = None
+        self, services: Services, environ: dict[str, Any], recent: Recent | None = None
     ) -> None:
         """`recent` holds the last response of a connection, stored or not."""
         self._services = services

@@ -12,7 +12,7 @@ from .services import Services
 
 def is_admin(services: Services, key: str) -> bool:
     """Whether the key of this name may see everything. Without keys, everybody may."""
-    return not services.settings.keys or key in services.settings.admins
+    return services.keys.is_admin(key)
 
 
 def names(services: Services, key: str) -> Callable[[str], str]:

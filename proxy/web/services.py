@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
+from ..accounts.service import KeyService
 from ..config import Settings
 from ..dialogue import Dialogues
 from ..gateway import Embedder, Forwarder, Gateway
@@ -51,6 +52,7 @@ class Services:
     dialogues: Dialogues
     host: ModelHost  # of the models that are started here
     knowledge: Knowledge | None = None  # None if not installed or not configured
+    accounts: KeyService | None = None  # None if the gateway keeps no keys in its store
     conversations: ConversationStore | None = None
     vector_stores: VectorStores | None = None  # None whenever knowledge is
     aliases: Aliases = field(default_factory=Aliases)

@@ -37,6 +37,7 @@ CHILD = "child"
 """It runs in a process of its own, which ends with it, and which others watch."""
 
 THREADS = {
+    ("accounts/book.py", "self._run"): LASTS,  # accounts/test_book.py
     ("app/report.py", "wait"): ENDS,
     ("app/storage.py", "once"): ENDS,
     ("backends/chatglm/host.py", "serve"): ENDS,

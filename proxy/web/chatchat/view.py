@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,7 @@ def refused(error: GatewayError, shape: Shape, record: Record) -> Response:
     return response
 
 
-def owner(services: Services, environ: Mapping[str, Any]) -> str:
+def owner(services: Services, environ: dict[str, Any]) -> str:
     """Return the name of the caller's key. Raises Unauthorized."""
     scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "basic":
@@ -61,8 +61,7 @@ def owner(services: Services, environ: Mapping[str, Any]) -> str:
         _, _, secret = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
     except (binascii.Error, UnicodeDecodeError, ValueError):
         secret = ""
-    shown = {"HTTP_AUTHORIZATION": f"Bearer {secret}", "REMOTE_ADDR": environ.get("REMOTE_ADDR")}
-    return services.keys.check(shown)
+    return services.keys.check(environ, secret)
 
 
 def json_body(services: Services) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from flask import Response, current_app, g, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
+from ...accounts.records import KEY_ID
 from ...errors import Forbidden
 from ...store.live import LIFETIME as LIFETIME
 from ..auth import SIGNED_IN
@@ -74,7 +75,8 @@ class Sessions:
             name, value = self._signer.loads(cookie, max_age=LIFETIME)
         except (BadSignature, ValueError):  # or the cookie is from an earlier version
             return None
-        return Session(_digest(value), name) if name in self._names else None
+        known = name in self._names or KEY_ID.fullmatch(name)
+        return Session(_digest(value), name) if known else None
 
 
 def _digest(value: str) -> str:
@@ -106,6 +108,8 @@ def _current() -> Session | None:
         live = current_services().sessions
         session = sessions().read(request.cookies.get(SESSION, "")) if live else None
         if session and live and not live.alive(session.id, session.name, time.time()):
+            session = None
+        if session and not current_services().keys.is_valid(session.name):
             session = None
         g.session = session
     current: Session | None = g.session

@@ -27,6 +27,7 @@ from proxy.dialects import (
 from proxy.dialects.anthropic.request import UNHEEDED as UNHEEDED_ANTHROPIC
 from proxy.dialects.anthropic.request import parse as parse_messages
 from proxy.dialects.chatchat import bases, params, server
+from proxy.dialects.litellm import keys as litellm_keys
 from proxy.dialects.ollama import chat, generate, models
 from proxy.dialects.openai import UNHEEDED
 from proxy.dialects.responses import compaction
@@ -63,6 +64,10 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "DetokenizeRequest": llamacpp_requests.parse_detokenize,
     "ModelActionRequest": llamacpp_requests.parse_model,
     "SlotFileRequest": llamacpp_requests.parse_filename,
+    "GenerateKeyRequest": litellm_keys.parse_new,
+    "UpdateKeyRequest": litellm_keys.parse_update,
+    "BlockKeyRequest": litellm_keys.parse_key,
+    "DeleteKeysRequest": litellm_keys.parse_delete,
     "ChatchatChatRequest": params.chat,
     "ChatchatMessagesRequest": params.chat,
     "ChatchatKnowledgeChatRequest": params.knowledge,
@@ -116,6 +121,7 @@ TELLS_APART = {"ChatchatChatRequest": {"messages"}}
 NEEDED: dict[str, dict[str, Any]] = {
     "VectorStoreFileBatch": {"file_ids": ["file-1"]},
     "OllamaChatRequest": {"messages": [{"role": "user", "content": "Hi"}]},
+    "DeleteKeysRequest": {"keys": ["key_1"]},  # or aliases
     "CompactRequest": {"input": "Hi"},  # or a previous response
     "ChatchatFeedback": {"chat_history_id": "0" * 32},
 }

@@ -1,0 +1,1 @@
+"""Accounts: API keys in the store, their users and teams, and what each may do."""

@@ -1,0 +1,183 @@
+"""The keys of the store that this process knows, so that a request seldom asks the database.
+
+A key is looked up once and then kept, within a bound. Every change of an account has a number in
+the store; changes of this process are followed at once, those of other workers and hosts by a
+thread that asks for new numbers twice a second. If the database is away, known keys go on and
+unknown ones raise StoreUnavailable: the gateway stays closed for keys that it cannot check.
+
+Unknown keys are kept too, so that a client with a deleted key does not ask the database again and
+again. (A key with a wrong checksum never does.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+from ..errors import StoreUnavailable
+from ..runtime.lasting import Lasting
+from ..runtime.locks import native_lock
+from . import key_text
+from .records import Identity
+
+MOST_KNOWN = 131_072  # secrets that are kept; then those that were found first are forgotten
+MOST_UNKNOWN = 4096
+INTERVAL = 0.5  # seconds between two questions for changes
+MOST_CHANGES = 1000  # that are followed one by one; after more, everything is looked up again
+
+
+class Change(NamedTuple):
+    """A change of a key, user or team."""
+
+    number: int
+    kind: str
+    subject: str
+
+
+class KeyStore(Protocol):
+    """The store of keys. All methods raise StoreUnavailable."""
+
+    def secret(self) -> bytes:
+        """The secret that digests are made with."""
+
+    def find(self, digest: str) -> Identity | None: ...
+
+    def find_id(self, key_id: str) -> Identity | None: ...
+
+    def newest(self) -> int:
+        """The number of the last change."""
+
+    def changes(self, since: int, most: int) -> Sequence[Change]:
+        """The changes after that number, in order."""
+
+
+class Book:
+    """The known keys of a store. `watch` False starts no thread: others call `follow`."""
+
+    def __init__(self, store: KeyStore, *, watch: bool = True) -> None:
+        self._store = store
+        self._watch = watch
+        self._lock = native_lock()
+        self._following = threading.Lock()
+        self._seen: int | None = None  # the last change that was followed
+        self._secret = b""
+        # By the digest of the secret; the digest again, to compare it in constant time.
+        self._known: dict[bytes, tuple[bytes, Identity]] = {}
+        self._digests: dict[str, set[bytes]] = {}  # of known secrets, by the key's id
+        self._unknown: dict[bytes, None] = {}
+        self._ids: dict[str, Identity | None] = {}
+        self._closed = threading.Event()
+
+    def known(self, secret: str) -> Identity | None:
+        """The identity of a key that this process has found before."""
+        digest = _digest(secret)
+        found = self._known.get(digest)
+        if found is None or not hmac.compare_digest(found[0], digest):
+            return None
+        return found[1]
+
+    def find(self, secret: str) -> Identity | None:
+        """The identity of a key; None if there is no such key. Raises StoreUnavailable."""
+        digest = _digest(secret)
+        if digest in self._unknown or not key_text.is_well_formed(secret):
+            return None
+        seen = self._begun()
+        identity = self._store.find(key_text.digest(secret, self._secret))
+        with self._lock:
+            if seen != self._seen:
+                pass  # it may have changed since it was read
+            elif identity is None:
+                _make_room(self._unknown, MOST_UNKNOWN)
+                self._unknown[digest] = None
+            else:
+                while len(self._known) >= MOST_KNOWN:
+                    self._forget_key(next(iter(self._known.values()))[1].key)
+                self._known[digest] = digest, identity
+                self._digests.setdefault(identity.key, set()).add(digest)
+        return identity
+
+    def named(self, key_id: str) -> Identity | None:
+        """The identity of the key with this id; None if there is none. Raises StoreUnavailable."""
+        if key_id in self._ids:
+            return self._ids[key_id]
+        seen = self._begun()
+        identity = self._store.find_id(key_id)
+        with self._lock:
+            if seen == self._seen:
+                _make_room(self._ids, MOST_KNOWN)
+                self._ids[key_id] = identity
+        return identity
+
+    def follow(self) -> None:
+        """Forget what has changed since the last call. Raises StoreUnavailable."""
+        with self._following:
+            while self._seen is not None:
+                changes = self._store.changes(self._seen, MOST_CHANGES)
+                if changes:
+                    self._forget(changes)
+                if len(changes) < MOST_CHANGES:
+                    return
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _begun(self) -> int | None:
+        """Begin to follow changes with the first question. Returns the last change followed."""
+        if self._seen is None:
+            with self._following:
+                if self._seen is None:
+                    self._secret = self._store.secret()
+                    self._seen = self._store.newest()
+                    if self._watch:
+                        threading.Thread(target=self._run, name="accounts", daemon=True).start()
+        return self._seen
+
+    def _forget(self, changes: Sequence[Change]) -> None:
+        with self._lock:
+            self._seen = changes[-1].number
+            self._unknown.clear()
+            if len(changes) >= MOST_CHANGES:
+                self._known.clear()
+                self._digests.clear()
+                self._ids.clear()
+                return
+            for change in changes:
+                if change.kind == "key":
+                    self._forget_key(change.subject)
+                else:
+                    self._forget_all_of(change)
+
+    def _forget_all_of(self, change: Change) -> None:
+        """Forget the keys of a user or team."""
+        known = [identity for _, identity in self._known.values()]
+        named = [identity for identity in self._ids.values() if identity is not None]
+        for identity in known + named:
+            if getattr(identity, change.kind) == change.subject:
+                self._forget_key(identity.key)
+
+    def _forget_key(self, key_id: str) -> None:
+        for digest in self._digests.pop(key_id, ()):
+            del self._known[digest]
+        self._ids.pop(key_id, None)
+
+    def _run(self) -> None:
+        lasting = Lasting("following changes of API keys", self._closed.wait)
+        while not self._closed.wait(INTERVAL):
+            lasting.turn(self._turn)
+
+    def _turn(self) -> None:
+        with suppress(StoreUnavailable):  # it was logged; known keys go on
+            self.follow()
+
+
+def _make_room(kept: dict[Any, Any], most: int) -> None:
+    while len(kept) >= most:
+        del kept[next(iter(kept))]
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.blake2s(secret.encode("utf-8", "surrogateescape")).digest()

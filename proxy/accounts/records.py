@@ -1,0 +1,71 @@
+"""Keys, users and teams as the store holds them, and the identity that a request has by its key.
+
+Times are seconds since 1970. Ids are opaque; a key's id owns the data that is stored with the key,
+and no other key ever gets it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Priority = Literal["", "high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
+KEY_ID = re.compile(r"key_[0-9a-f]{24}")
+
+
+class StoredKey(Struct, frozen=True, kw_only=True):
+    """An API key. `digest` is that of its secret (see `key_text`), `shown` the end of the secret.
+    `former_digest` is that of the secret before the last rotation, valid until `former_until`.
+    `expires` None: never."""
+
+    id: str
+    digest: str
+    shown: str
+    alias: str | None = None
+    user_id: str | None = None
+    team_id: str | None = None
+    created: float = 0.0
+    created_by: str = ""
+    changed: float = 0.0
+    expires: float | None = None
+    blocked: bool = False
+    former_digest: str | None = None
+    former_until: float = 0.0
+    metadata: Mapping[str, Any] = {}
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """The caller of a request, by its key. `key` owns the stored data. `until` is when this secret
+    ends; `refused` says why it is not accepted now, "" if it is."""
+
+    key: str
+    alias: str = ""
+    user: str = ""
+    team: str = ""
+    until: float = math.inf
+    refused: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The name for people."""
+        return self.alias or self.key
+
+
+def identity_of(key: StoredKey, digest: str) -> Identity:
+    """The identity of a request that sent the secret with this digest, the key's or its former."""
+    until = math.inf if key.expires is None else key.expires
+    if digest != key.digest:
+        until = min(until, key.former_until)
+    return Identity(
+        key=key.id,
+        alias=key.alias or "",
+        user=key.user_id or "",
+        team=key.team_id or "",
+        until=until,
+        refused="this API key is blocked: ask an administrator" if key.blocked else "",
+    )

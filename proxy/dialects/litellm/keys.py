@@ -1,0 +1,111 @@
+"""Bodies and answers of LiteLLM's routes for keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from ...accounts.records import StoredKey
+from ...errors import InvalidParameter
+from .. import fields
+from ..fields import Body
+from . import values
+
+MOST_LISTED = 100  # keys on a page
+_FIELDS = frozenset({"key_alias", "duration", "metadata", "blocked"})
+_FILTERS = {"key_alias": "alias", "key_hash": "digest"}
+
+
+class KeyFields(Struct, frozen=True):
+    """What a request sets: `sets` has fields of StoredKey, `lasts` is in seconds, inf for ever and
+    None to leave it."""
+
+    sets: Mapping[str, Any]
+    lasts: float | None
+
+
+class KeyPage(Struct, frozen=True):
+    """A page of a list; `wanted` has values of StoredKey's fields. `whole`: objects instead of
+    digests."""
+
+    wanted: Mapping[str, str]
+    number: int
+    size: int
+    whole: bool
+
+
+def parse_new(body: Body) -> KeyFields:
+    """The body of /key/generate. Raises InvalidParameter."""
+    values.refuse_others(body, _FIELDS)
+    return _fields(body)
+
+
+def parse_update(body: Body) -> tuple[str, KeyFields]:
+    """The key, and its changes. Raises InvalidParameter."""
+    values.refuse_others(body, _FIELDS | {"key"})
+    return values.required_name(body, "key"), _fields(body)
+
+
+def parse_key(body: Body) -> str:
+    """The body of /key/block and /key/unblock. Raises InvalidParameter."""
+    return values.required_name(body, "key")
+
+
+def parse_delete(body: Body) -> tuple[Sequence[str], Sequence[str]]:
+    """Keys and aliases. Raises InvalidParameter."""
+    keys, aliases = values.names(body, "keys"), values.names(body, "key_aliases")
+    if not keys and not aliases:
+        raise InvalidParameter("keys", "or key_aliases must name a key")
+    return keys, aliases
+
+
+def parse_list(query: Mapping[str, str]) -> KeyPage:
+    """Raises InvalidParameter."""
+    wanted = {ours: values.name(query, theirs) for theirs, ours in _FILTERS.items()}
+    number, size = values.page(query, "size", 10, MOST_LISTED)
+    whole = query.get("return_full_object", "").lower() == "true"
+    return KeyPage({name: one for name, one in wanted.items() if one}, number, size, whole)
+
+
+def _fields(body: Body) -> KeyFields:
+    sets: dict[str, Any] = {}
+    if body.get("key_alias") is not None:  # "" removes it
+        sets["alias"] = values.name(body, "key_alias")
+    if body.get("metadata") is not None:
+        sets["metadata"] = values.metadata(body)
+    if body.get("blocked") is not None:
+        sets["blocked"] = fields.flag(body, "blocked")
+    return KeyFields(sets, values.duration(body))
+
+
+def made(secret: str, key: StoredKey) -> dict[str, Any]:
+    """The answer of /key/generate, the only one with the secret."""
+    return {"key": secret, "token_id": key.digest, **key_object(key)}
+
+
+def key_object(key: StoredKey) -> dict[str, Any]:
+    """A key as lists show it. `key_id` is ours: the name under which its data and requests are
+    recorded."""
+    return {
+        "token": key.digest,
+        "key_id": key.id,
+        "key_name": key.shown,
+        "key_alias": key.alias,
+        "expires": values.shown_time(key.expires),
+        "blocked": key.blocked,
+        "metadata": key.metadata,
+        "created_at": values.shown_time(key.created),
+        "created_by": key.created_by,
+        "updated_at": values.shown_time(key.changed),
+    }
+
+
+def listed(page: KeyPage, count: int, keys: Sequence[StoredKey]) -> dict[str, Any]:
+    return {
+        "keys": [key_object(key) if page.whole else key.digest for key in keys],
+        "total_count": count,
+        "current_page": page.number,
+        "total_pages": -(-count // page.size),
+    }

@@ -1,0 +1,101 @@
+"""The record of changes of accounts: the audit, and what other processes follow.
+
+Each transaction that changes an account takes its numbers from the row of `account_state`, which it
+locks until it is over. So the numbers of committed changes have no gaps, and whoever has followed
+all changes up to a number misses none.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, insert, select, update
+
+from ..accounts.book import Change
+from .database import Database
+from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE
+
+log = logging.getLogger("slotproxy.audit")
+_c = ACCOUNT_CHANGE.c
+_encode = msgspec.json.Encoder().encode
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """A change: the name of the key that made it, the time, and what was changed. `details` has
+    nothing secret."""
+
+    number: int
+    at: float
+    actor: str
+    action: str
+    kind: str
+    subject: str
+    details: Mapping[str, Any]
+
+
+class Recorder:
+    """Records the changes of a transaction."""
+
+    def __init__(self, db: Connection, actor: str) -> None:
+        self.db = db
+        self._actor = actor
+        self.entries: list[Entry] = []
+
+    def record(self, action: str, kind: str, subject: str, details: Mapping[str, Any]) -> None:
+        number = ACCOUNT_STATE.c.number
+        self.db.execute(update(ACCOUNT_STATE).values(number=number + 1))
+        entry = Entry(
+            number=self.db.execute(select(number)).scalar_one(),
+            at=time.time(),
+            actor=self._actor,
+            action=action,
+            kind=kind,
+            subject=subject,
+            details=details,
+        )
+        self.db.execute(insert(ACCOUNT_CHANGE).values(**msgspec.structs.asdict(entry)))
+        self.entries.append(entry)
+
+
+class AccountChanges:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    @contextmanager
+    def begin(self, actor: str) -> Iterator[Recorder]:
+        """Begin a transaction that changes accounts. Its changes are logged when it has ended."""
+        with self._db.begin() as db:
+            # Taken first, so that it waits for others before it has read anything.
+            db.execute(update(ACCOUNT_STATE).values(number=ACCOUNT_STATE.c.number))
+            recorder = Recorder(db, actor)
+            yield recorder
+        for entry in recorder.entries:
+            log.info("%s", _encode({"audit": msgspec.structs.asdict(entry)}).decode())
+
+    def secret(self) -> bytes:
+        with self._db.begin() as db:
+            return bytes(db.execute(select(ACCOUNT_STATE.c.secret)).scalar_one())
+
+    def newest(self) -> int:
+        with self._db.begin() as db:
+            return int(db.execute(select(ACCOUNT_STATE.c.number)).scalar_one())
+
+    def after(self, number: int, most: int) -> Sequence[Change]:
+        query = select(_c.number, _c.kind, _c.subject).where(_c.number > number)
+        rows = self._db.rows(query.order_by(_c.number).limit(most))
+        return [Change(row.number, row.kind, row.subject) for row in rows]
+
+    def entries(self, subject: str, before: int | None, limit: int) -> Sequence[Entry]:
+        """The last changes, the newest first; of one subject unless it is ""."""
+        query = select(ACCOUNT_CHANGE).order_by(_c.number.desc()).limit(limit)
+        if subject:
+            query = query.where(_c.subject == subject)
+        if before is not None:
+            query = query.where(_c.number < before)
+        return [Entry(**row._mapping) for row in self._db.rows(query)]

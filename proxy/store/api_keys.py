@@ -1,0 +1,126 @@
+"""API keys in the database, found by the digest of their secret."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
+
+from ..accounts.book import Change
+from ..accounts.records import Identity, StoredKey, identity_of
+from ..errors import BadRequest, NotFound
+from .account_changes import AccountChanges, Recorder
+from .database import Database, record
+from .tables import API_KEY
+
+_c = API_KEY.c
+
+
+class ApiKeys:
+    """Implements `accounts.book.KeyStore` besides. Every change is recorded with its actor, the
+    name of the key that asked for it."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._changes = AccountChanges(database)
+
+    def secret(self) -> bytes:
+        return self._changes.secret()
+
+    def newest(self) -> int:
+        return self._changes.newest()
+
+    def changes(self, since: int, most: int) -> Sequence[Change]:
+        return self._changes.after(since, most)
+
+    def find(self, digest: str) -> Identity | None:
+        query = select(API_KEY).where(or_(_c.digest == digest, _c.former_digest == digest))
+        row = self._db.first(query)
+        return None if row is None else identity_of(record(StoredKey, row), digest)
+
+    def find_id(self, key_id: str) -> Identity | None:
+        row = self._db.first(select(API_KEY).where(_c.id == key_id))
+        return None if row is None else identity_of(record(StoredKey, row), row.digest)
+
+    def read(self, name: str) -> StoredKey:
+        """The key with this digest or id. Raises NotFound."""
+        with self._db.begin() as db:
+            (key,) = _read(db, [name])
+        return key
+
+    def listed(
+        self, wanted: Mapping[str, str], offset: int, limit: int
+    ) -> tuple[int, list[StoredKey]]:
+        """How many keys have the wanted values of their fields, and a page of them, the newest
+        first."""
+        condition = [_c[name] == value for name, value in wanted.items()]
+        page = select(API_KEY).where(*condition).order_by(_c.created.desc(), _c.id)
+        with self._db.begin() as db:
+            count = db.execute(select(func.count()).select_from(API_KEY).where(*condition))
+            rows = db.execute(page.offset(offset).limit(limit)).all()
+            return count.scalar_one(), [record(StoredKey, row) for row in rows]
+
+    def add(self, key: StoredKey, actor: str) -> None:
+        """Raises BadRequest if the alias is in use."""
+        with self._changes.begin(actor) as changes:
+            _check_alias(changes.db, key.alias, key.id)
+            changes.db.execute(insert(API_KEY).values(**msgspec.structs.asdict(key), rights={}))
+            changes.record("create", "key", key.id, _told(key))
+
+    def change(self, name: str, fields: Mapping[str, Any], actor: str, action: str) -> StoredKey:
+        """Set fields of the key with this digest or id. Raises NotFound, and BadRequest if the
+        alias is in use."""
+        with self._changes.begin(actor) as changes:
+            (key,) = _read(changes.db, [name])
+            new = msgspec.structs.replace(key, **fields, changed=time.time())
+            _check_alias(changes.db, new.alias, new.id)
+            row = msgspec.structs.asdict(new)
+            changes.db.execute(update(API_KEY).where(_c.id == key.id).values(**row))
+            before, after = _told(key), _told(new)
+            differing = {k: [before[k], after[k]] for k in after if before[k] != after[k]}
+            changes.record(action, "key", key.id, differing)
+        return new
+
+    def delete(self, names: Collection[str], aliases: Collection[str], actor: str) -> list[str]:
+        """Delete keys by digest or id, or by alias; returns their digests. Raises NotFound if one
+        is missing, and then deletes none."""
+        with self._changes.begin(actor) as changes:
+            keys = _read(changes.db, names, aliases)
+            _delete(changes, keys)
+        return [key.digest for key in keys]
+
+
+def _read(db: Connection, names: Collection[str], aliases: Collection[str] = ()) -> list[StoredKey]:
+    wanted = or_(_c.digest.in_(names), _c.id.in_(names), _c.alias.in_(aliases))
+    keys = [record(StoredKey, row) for row in db.execute(select(API_KEY).where(wanted))]
+    found = {name for key in keys for name in (key.digest, key.id)}
+    if not found.issuperset(names):
+        raise NotFound("there is no such API key", param="key")
+    if missing := set(aliases) - {key.alias for key in keys}:
+        raise NotFound(f"there is no API key with the alias {min(missing)[:100]!r}", param="key")
+    return keys
+
+
+def _delete(changes: Recorder, keys: Sequence[StoredKey]) -> None:
+    changes.db.execute(delete(API_KEY).where(_c.id.in_([key.id for key in keys])))
+    for key in keys:
+        changes.record("delete", "key", key.id, _told(key))
+
+
+def _check_alias(db: Connection, alias: str | None, key_id: str) -> None:
+    if alias is None:
+        return
+    taken = select(_c.id).where(_c.alias == alias, _c.id != key_id)
+    if db.execute(taken).first() is not None:
+        raise BadRequest(f"the key_alias {alias[:100]!r} is in use", param="key_alias")
+
+
+def _told(key: StoredKey) -> dict[str, Any]:
+    """What the record of a change tells of a key: of its metadata only the names, since a client
+    may keep a secret there."""
+    hidden = {"id", "digest", "former_digest", "changed", "created", "created_by"}
+    fields = {**msgspec.structs.asdict(key), "metadata": sorted(key.metadata)}
+    return {name: value for name, value in fields.items() if name not in hidden}

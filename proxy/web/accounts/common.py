@@ -1,0 +1,36 @@
+"""Common parts of the routes that manage accounts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, request
+
+from ...accounts.service import KeyService
+from ...errors import Forbidden, NotFound
+from .. import body, seen
+from ..observability import Record
+from ..services import Services
+
+blueprint = Blueprint("accounts", __name__)
+
+
+def opened(services: Services) -> KeyService:
+    """Raises NotFound if the gateway keeps no keys."""
+    if services.accounts is None:
+        raise NotFound(
+            "this gateway keeps no API keys in its store: start it with API keys, --admins, and the"
+            " extra slotproxy[knowledge]"
+        )
+    return services.accounts
+
+
+def administered(services: Services, record: Record) -> KeyService:
+    """The accounts, for an administrator. Raises Forbidden and NotFound."""
+    if not seen.is_admin(services, record.key):
+        raise Forbidden("this requires an admin API key: see the setting admins")
+    return opened(services)
+
+
+def json_body(services: Services) -> dict[str, Any]:
+    return body.read_json(request.environ, services.settings.max_body)

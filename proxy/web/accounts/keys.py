@@ -1,0 +1,79 @@
+"""LiteLLM's routes for keys."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import request
+
+from ...accounts.records import StoredKey
+from ...accounts.service import expiry
+from ...dialects.litellm import keys
+from ..observability import Record
+from ..services import Services
+from ..spine import json_route
+from .common import administered, blueprint, json_body, opened
+
+
+@json_route(blueprint, "POST", "/key/generate")
+def generate_key(services: Services, record: Record) -> Any:
+    accounts = administered(services, record)
+    asked = keys.parse_new(json_body(services))
+    expires = None if asked.lasts is None else expiry(asked.lasts, time.time())
+    new = StoredKey(id="", digest="", shown="", expires=expires, **asked.sets)
+    return keys.made(*accounts.make(new, record.key))
+
+
+@json_route(blueprint, "GET", "/key/info")
+def key_info(services: Services, record: Record) -> Any:
+    """One key, for administrators; the caller's own for every key."""
+    name = request.args.get("key", "")
+    if not name:
+        return {"key": record.key, "info": keys.key_object(opened(services).read(record.key))}
+    key = administered(services, record).read(name)
+    return {"key": name, "info": keys.key_object(key)}
+
+
+@json_route(blueprint, "GET", "/key/list")
+def list_keys(services: Services, record: Record) -> Any:
+    accounts = administered(services, record)
+    page = keys.parse_list(request.args)
+    count, found = accounts.listed(page.wanted, (page.number - 1) * page.size, page.size)
+    return keys.listed(page, count, found)
+
+
+@json_route(blueprint, "POST", "/key/update")
+def update_key(services: Services, record: Record) -> Any:
+    accounts = administered(services, record)
+    name, asked = keys.parse_update(json_body(services))
+    sets = dict(asked.sets)
+    if asked.lasts is not None:
+        sets["expires"] = expiry(asked.lasts, time.time())
+    key = accounts.change(name, sets, record.key)
+    return {"key": name, **keys.key_object(key)}
+
+
+@json_route(blueprint, "POST", "/key/block")
+def block_key(services: Services, record: Record) -> Any:
+    return _block(services, record, blocked=True)
+
+
+@json_route(blueprint, "POST", "/key/unblock")
+def unblock_key(services: Services, record: Record) -> Any:
+    return _block(services, record, blocked=False)
+
+
+def _block(services: Services, record: Record, *, blocked: bool) -> Any:
+    accounts = administered(services, record)
+    name = keys.parse_key(json_body(services))
+    action = "block" if blocked else "unblock"
+    return keys.key_object(accounts.change(name, {"blocked": blocked}, record.key, action))
+
+
+@json_route(blueprint, "POST", "/key/delete")
+def delete_keys(services: Services, record: Record) -> Any:
+    """All of the named keys, or none if one of them is missing."""
+    accounts = administered(services, record)
+    names, aliases = keys.parse_delete(json_body(services))
+    return {"deleted_keys": accounts.delete(names, aliases, record.key)}

@@ -1,0 +1,68 @@
+"""Keys made, changed and deleted."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from proxy.accounts import key_text
+from proxy.accounts.book import Book
+from proxy.accounts.records import KEY_ID, StoredKey, identity_of
+from proxy.accounts.service import KeyService, expiry
+from proxy.errors import NotFound
+
+from .stores import MemoryKeys
+
+NEW = StoredKey(id="", digest="", shown="", alias="laptop")
+
+
+def _service() -> tuple[KeyService, Book, MemoryKeys]:
+    store = MemoryKeys()
+    book = Book(store, watch=False)
+    return KeyService(store, book, clock=lambda: 100.0), book, store
+
+
+def test_made_key_is_accepted_and_its_secret_is_not_stored() -> None:
+    service, book, store = _service()
+    secret, key = service.make(NEW, "ops")
+    assert key_text.is_well_formed(secret)
+    assert KEY_ID.fullmatch(key.id)
+    assert (key.alias, key.created, key.created_by) == ("laptop", 100.0, "ops")
+    assert book.find(secret).key == key.id
+    assert secret not in repr(store.keys)
+
+
+def test_key_is_named_by_secret_digest_or_id() -> None:
+    service, _, _ = _service()
+    secret, key = service.make(NEW, "ops")
+    assert service.read(secret) == service.read(key.digest) == service.read(key.id) == key
+
+
+def test_change_counts_at_once() -> None:
+    service, book, _ = _service()
+    secret, key = service.make(NEW, "ops")
+    book.find(secret)
+    service.change(key.id, {"blocked": True}, "ops", "block")
+    assert book.find(secret).refused
+    service.change(secret, {"blocked": False}, "ops", "unblock")
+    assert not book.find(secret).refused
+    assert service.delete([secret], [], "ops") == [key.digest]
+    assert book.known(secret) is book.find(secret) is None
+    with pytest.raises(NotFound):
+        service.read(secret)
+
+
+def test_former_secret_ends_with_its_grace_time_or_the_key() -> None:
+    key = StoredKey(id="k", digest="new", shown="", former_digest="old", former_until=50.0)
+    assert identity_of(key, "new").until == math.inf
+    assert identity_of(key, "old").until == 50.0
+    ending = StoredKey(
+        id="k", digest="new", shown="", expires=20.0, former_digest="old", former_until=50.0
+    )
+    assert identity_of(ending, "new").until == identity_of(ending, "old").until == 20.0
+
+
+def test_expiry_counts_from_now() -> None:
+    assert expiry(60, 100.0) == 160.0
+    assert expiry(math.inf, 100.0) is None

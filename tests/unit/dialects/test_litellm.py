@@ -1,0 +1,100 @@
+"""LiteLLM's management API: bodies, queries and answers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from proxy.accounts.records import StoredKey
+from proxy.dialects.litellm import keys, values
+from proxy.errors import InvalidParameter
+
+KEY = StoredKey(
+    id="key_1", digest="d1", shown="sk-...abcd", alias="a", created=0.5, expires=86_400.0
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30),
+        ("5m", 300),
+        ("2h", 7200),
+        ("30d", 2_592_000),
+        ("1w", 604_800),
+        ("1mo", 2_592_000),
+        ("-1", math.inf),
+        ("", None),
+    ],
+)
+def test_duration_is_read_as_litellm_does(text: str, seconds: float | None) -> None:
+    assert keys.parse_new({"duration": text}).lasts == seconds
+
+
+@pytest.mark.parametrize("text", ["0s", "-2d", "1y", "d", "1.5h", "1 d", "5200w1", "x" * 100])
+def test_wrong_durations_are_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="duration must be a number and"):
+        keys.parse_new({"duration": text})
+
+
+def test_durations_are_bounded() -> None:
+    most = values.LONGEST // 86_400
+    assert keys.parse_new({"duration": f"{most}d"}).lasts == values.LONGEST
+    with pytest.raises(InvalidParameter):
+        keys.parse_new({"duration": f"{most + 1}d"})
+
+
+def test_length_of_names_is_bounded() -> None:
+    assert keys.parse_new({"key_alias": "x" * values.MAX_NAME}).sets["alias"]
+    with pytest.raises(InvalidParameter, match="255 characters"):
+        keys.parse_new({"key_alias": "x" * (values.MAX_NAME + 1)})
+
+
+def test_number_of_deleted_keys_is_bounded() -> None:
+    names = [str(number) for number in range(values.MAX_KEYS + 1)]
+    assert len(keys.parse_delete({"keys": names[1:]})[0]) == values.MAX_KEYS
+    with pytest.raises(InvalidParameter, match="at most 1000"):
+        keys.parse_delete({"keys": names})
+
+
+def test_size_of_metadata_is_bounded() -> None:
+    fits = {"x": "y" * (values.MAX_METADATA - len('{"x":""}'))}
+    assert keys.parse_new({"metadata": fits}).sets["metadata"] == fits
+    with pytest.raises(InvalidParameter, match="16384 bytes"):
+        keys.parse_new({"metadata": {"x": fits["x"] + "y"}})
+
+
+@pytest.mark.parametrize("value", [None, {}, [], "", False])
+def test_empty_unsupported_field_is_accepted(value: Any) -> None:
+    keys.parse_new({"max_budget": value})
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 1, True, "x", [0], {"a": None}])
+def test_unsupported_field_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(InvalidParameter, match="max_budget is not supported") as caught:
+        keys.parse_new({"max_budget": value})
+    assert caught.value.param == "max_budget"
+
+
+@pytest.mark.parametrize(
+    "query", [{"page": "0"}, {"page": "x"}, {"size": "101"}, {"size": "-1"}, {"key_alias": "\x00"}]
+)
+def test_wrong_list_queries_are_refused(query: dict[str, str]) -> None:
+    with pytest.raises(InvalidParameter):
+        keys.parse_list(query)
+
+
+def test_list_has_digests_or_objects() -> None:
+    short = keys.listed(keys.parse_list({"size": "2", "page": "2"}), 3, [KEY])
+    assert short == {"keys": ["d1"], "total_count": 3, "current_page": 2, "total_pages": 2}
+    whole = keys.listed(keys.parse_list({"return_full_object": "true"}), 1, [KEY])
+    assert whole["keys"] == [keys.key_object(KEY)]
+    assert whole["keys"][0]["expires"] == "1970-01-02T00:00:00.000Z"
+    assert whole["keys"][0]["created_at"] == "1970-01-01T00:00:00.500Z"
+
+
+def test_secret_is_in_the_answer_to_its_making_alone() -> None:
+    assert keys.made("sk-secret", KEY)["key"] == "sk-secret"
+    assert "sk-secret" not in repr(keys.key_object(KEY))

@@ -1,0 +1,152 @@
+"""API keys in a database."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from proxy.accounts.records import StoredKey
+from proxy.errors import BadRequest, NotFound
+from proxy.store.account_changes import AccountChanges
+from proxy.store.api_keys import ApiKeys
+from proxy.store.database import Database
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    made = Database(url)
+    made.upgrade()
+    yield made
+    made.close()
+
+
+def _key(number: int, **fields: object) -> StoredKey:
+    return StoredKey(
+        id=f"key_{number:024x}",
+        digest=f"{number:064x}",
+        shown="sk-...0000",
+        created=float(number),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def test_key_is_found_by_digest_and_id(database: Database) -> None:
+    keys = ApiKeys(database)
+    key = _key(1, alias="a", user_id="u", team_id="t", expires=9.0, metadata={"x": [1]})
+    keys.add(key, "ops")
+    keys.add(_key(2), "ops")
+    assert keys.read(key.id) == keys.read(key.digest) == key
+    found = keys.find(key.digest)
+    assert found is not None
+    assert found == keys.find_id(key.id)
+    assert (found.key, found.alias, found.user, found.team, found.until) == (
+        (key.id, "a", "u", "t", 9.0)
+    )
+    assert keys.find("f" * 64) is keys.find_id("key_none") is None
+
+
+def test_alias_is_unique_until_its_key_is_deleted(database: Database) -> None:
+    keys = ApiKeys(database)
+    keys.add(_key(1, alias="a"), "ops")
+    keys.add(_key(2), "ops")
+    with pytest.raises(BadRequest, match="in use"):
+        keys.add(_key(3, alias="a"), "ops")
+    with pytest.raises(BadRequest, match="in use"):
+        keys.change(_key(2).id, {"alias": "a"}, "ops", "update")
+    keys.delete([], ["a"], "ops")
+    keys.add(_key(3, alias="a"), "ops")
+    assert keys.listed({"alias": "a"}, 0, 10) == (1, [_key(3, alias="a")])
+
+
+def test_missing_key_leaves_the_others(database: Database) -> None:
+    keys = ApiKeys(database)
+    keys.add(_key(1, alias="a"), "ops")
+    for names, aliases in (([_key(1).id, "missing"], []), ([], ["a", "missing"])):
+        with pytest.raises(NotFound):
+            keys.delete(names, aliases, "ops")
+    assert keys.delete([_key(1).id], [], "ops") == [_key(1).digest]
+
+
+def test_list_is_paged_newest_first(database: Database) -> None:
+    keys = ApiKeys(database)
+    for number in range(5):
+        keys.add(_key(number), "ops")
+    count, page = keys.listed({}, 2, 2)
+    assert count == 5
+    assert [key.id for key in page] == [_key(2).id, _key(1).id]
+
+
+def test_former_secret_finds_the_key(database: Database) -> None:
+    keys = ApiKeys(database)
+    keys.add(_key(1), "ops")
+    keys.change(_key(1).id, {"former_digest": "e" * 64, "former_until": 7.0}, "ops", "regenerate")
+    assert keys.find("e" * 64).until == 7.0
+
+
+def test_changes_are_recorded_without_secrets(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "slotproxy.audit")
+    keys = ApiKeys(database)
+    keys.add(_key(1, alias="a", metadata={"note": "private"}), "ops")
+    keys.change(_key(1).id, {"blocked": True}, "root", "block")
+    keys.delete([_key(1).id], [], "ops")
+    entries = AccountChanges(database).entries("", None, 10)
+    assert [(one.number, one.actor, one.action, one.subject) for one in entries] == [
+        (3, "ops", "delete", _key(1).id),
+        (2, "root", "block", _key(1).id),
+        (1, "ops", "create", _key(1).id),
+    ]
+    assert entries[1].details == {"blocked": [False, True]}
+    assert [change.number for change in keys.changes(1, 10)] == [2, 3]
+    assert keys.newest() == 3
+    assert len(caplog.records) == 3
+    told = caplog.text + repr(entries)
+    assert "private" not in told
+    assert _key(1).digest not in told
+
+
+def test_failed_change_is_not_recorded(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "slotproxy.audit")
+    with pytest.raises(NotFound):
+        ApiKeys(database).change("missing", {}, "ops", "update")
+    assert ApiKeys(database).newest() == 0
+    assert not caplog.records
+
+
+def test_numbers_of_simultaneous_changes_have_no_gap(url: str) -> None:
+    first = Database(url)
+    first.upgrade()
+    others = [Database(url) for _ in range(3)]
+
+    def add(database: Database, base: int) -> None:
+        for number in range(5):
+            ApiKeys(database).add(_key(base + number), "ops")
+
+    threads = [
+        threading.Thread(target=add, args=(database, 100 * index))
+        for index, database in enumerate(others)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [change.number for change in ApiKeys(first).changes(0, 100)] == list(range(1, 16))
+    for database in (first, *others):
+        database.close()
+
+
+def test_each_database_has_a_secret_of_its_own(database: Database) -> None:
+    other = Database("sqlite://")
+    other.upgrade()
+    secret = ApiKeys(database).secret()
+    assert len(secret) == 32
+    assert ApiKeys(database).secret() == secret != ApiKeys(other).secret()
+    other.close()

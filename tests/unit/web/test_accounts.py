@@ -1,0 +1,237 @@
+"""LiteLLM's management API: keys, and what they may do at once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from proxy.accounts import key_text
+from proxy.config.keys import ApiKey, Secret, conflict
+from proxy.errors import StoreUnavailable
+from tests.fakes import ScriptedDriver, make_app
+
+KEYS = (ApiKey("ops", Secret("sk-ops")), ApiKey("alice", Secret("sk-alice")))
+CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+class Http:
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self.client = app.test_client()
+
+    def post(self, path: str, secret: str, /, **body: Any) -> Any:
+        return self.client.post(path, json=body, headers={"Authorization": f"Bearer {secret}"})
+
+    def get(self, path: str, secret: str, /, **query: str) -> Any:
+        headers = {"Authorization": f"Bearer {secret}"}
+        return self.client.get(path, query_string=query, headers=headers)
+
+    def admin(self, path: str, /, **body: Any) -> Any:
+        return self.post(path, "sk-ops", **body)
+
+    def make(self, **body: Any) -> Any:
+        made = self.admin("/key/generate", **body)
+        assert made.status_code == 200, made.text
+        return made.json
+
+    def chat(self, key: str) -> Any:
+        return self.post("/v1/chat/completions", key, **CHAT)
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Http:
+    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 3}
+    return Http(make_app(ScriptedDriver(), **settings))
+
+
+def test_generated_key_works_and_is_shown_once(http: Http) -> None:
+    made = http.make(key_alias="laptop", metadata={"owner": "Bo"}, duration="1h")
+    assert key_text.is_well_formed(made["key"])
+    assert http.chat(made["key"]).status_code == 200
+    info = http.get("/key/info", "sk-ops")
+    assert info.status_code == 404  # a key of the settings is not in the store
+    listed = http.get("/key/list", "sk-ops", return_full_object="true").json
+    (shown,) = listed["keys"]
+    assert made["key"] not in str(listed)
+    assert shown["token"] == made["token"] == made["token_id"]
+    assert (shown["key_alias"], shown["metadata"]) == ("laptop", {"owner": "Bo"})
+    assert shown["expires"].endswith("Z")
+    assert shown["created_by"] == "ops"
+    assert {name: listed[name] for name in listed if name != "keys"} == {
+        "total_count": 1,
+        "current_page": 1,
+        "total_pages": 1,
+    }
+
+
+def test_key_is_described_to_administrators_and_to_itself(http: Http) -> None:
+    made = http.make(key_alias="laptop")
+    for name in (made["key"], made["token"], made["key_id"]):
+        info = http.get("/key/info", "sk-ops", key=name).json
+        assert info["key"] == name
+        assert info["info"]["key_alias"] == "laptop"
+    own = http.get("/key/info", made["key"]).json
+    assert own["info"]["key_id"] == made["key_id"]
+
+
+@pytest.mark.parametrize("key", ["sk-alice", "made"])
+def test_other_keys_may_not_manage(http: Http, key: str) -> None:
+    made = http.make()
+    key = made["key"] if key == "made" else key
+    for path in ("/key/generate", "/key/update", "/key/block", "/key/unblock", "/key/delete"):
+        refused = http.post(path, key, key=made["key"])
+        assert refused.status_code == 403, path
+        assert refused.json["error"]["type"] == "permission_error"
+    assert http.get("/key/list", key).status_code == 403
+
+
+def test_blocked_key_is_refused_until_it_is_unblocked(http: Http) -> None:
+    made = http.make()
+    for path, status in (("/key/block", 401), ("/key/unblock", 200)):
+        assert http.admin(path).status_code == 400
+        changed = http.admin(path, key=made["token"])
+        assert changed.json["blocked"] is (path == "/key/block")
+        assert http.chat(made["key"]).status_code == status
+
+
+def test_expired_key_says_so(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = http.make(duration="30s")
+    assert http.chat(made["key"]).status_code == 200
+    now = time.time()
+    monkeypatch.setattr("proxy.web.auth.time.time", lambda: now + 31)
+    refused = http.chat(made["key"])
+    assert (refused.status_code, "expired" in refused.json["error"]["message"]) == (401, True)
+    assert http.admin("/key/update", key=made["key"], duration="1h").status_code == 200
+    assert http.chat(made["key"]).status_code == 200
+    assert http.admin("/key/update", key=made["key"], duration="-1").json["expires"] is None
+
+
+def test_deleted_key_is_unknown_and_its_alias_gets_no_data(http: Http) -> None:
+    made = http.make(key_alias="laptop")
+    stored = http.post("/v1/vector_stores", made["key"], name="kept")
+    assert stored.status_code == 200
+    assert http.admin("/key/delete", key_aliases=["laptop"]).json == {
+        "deleted_keys": [made["token"]]
+    }
+    assert http.chat(made["key"]).status_code == 401
+    again = http.make(key_alias="laptop")
+    assert again["key_id"] != made["key_id"]
+    assert http.get("/v1/vector_stores", again["key"]).json["data"] == []
+
+
+def test_update_changes_alias_and_metadata(http: Http) -> None:
+    made = http.make(key_alias="laptop", metadata={"a": 1})
+    changed = http.admin("/key/update", key=made["key_id"], key_alias="desk", metadata={}).json
+    assert (changed["key_alias"], changed["metadata"]) == ("desk", {})
+    assert http.admin("/key/update", key=made["key_id"], key_alias="").json["key_alias"] is None
+    http.make(key_alias="taken")
+    taken = http.admin("/key/update", key=made["key_id"], key_alias="taken")
+    assert (taken.status_code, taken.json["error"]["param"]) == (400, "key_alias")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"max_budget": 10},
+        {"max_budget": 0},
+        {"rpm_limit": 1},
+        {"max_parallel_requests": 0},
+        {"guardrails": ["x"]},
+        {"spend": 3},
+        {"unknown": True},
+    ],
+)
+def test_limit_that_would_not_hold_is_refused_by_name(http: Http, field: dict[str, Any]) -> None:
+    for path, more in (("/key/generate", {}), ("/key/update", {"key": "key_1"})):
+        refused = http.admin(path, **field, **more)
+        assert (refused.status_code, refused.json["error"]["param"]) == (400, *field)
+
+
+def test_empty_fields_of_litellm_are_accepted(http: Http) -> None:
+    http.make(config={}, aliases={}, permissions={}, guardrails=[], max_budget=None, spend=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("key_alias", "x" * 256),
+        ("key_alias", "a\x00b"),
+        ("key_alias", 7),
+        ("duration", "soon"),
+        ("duration", "0s"),
+        ("duration", "999999999w"),
+        ("metadata", {"x": "x" * 20_000}),
+        ("metadata", []),
+        ("blocked", "yes"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(http: Http, field: str, value: Any) -> None:
+    refused = http.admin("/key/generate", **{field: value})
+    assert (refused.status_code, refused.json["error"]["param"]) == (400, field)
+
+
+def test_without_administrators_no_keys_are_kept(tmp_path: Path) -> None:
+    app = make_app(ScriptedDriver(), file_keys=KEYS, data=str(tmp_path))
+    http = Http(app)
+    assert http.admin("/key/generate").status_code == 403
+    assert http.chat(key_text.make(bytes(key_text.BYTES))).status_code == 401
+    open_to_all = Http(make_app(ScriptedDriver(), data=str(tmp_path)))
+    assert open_to_all.admin("/key/generate").status_code == 404
+
+
+def test_wrong_keys_are_limited_before_the_store_is_asked(
+    http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http.make()
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "proxy.store.api_keys.ApiKeys.find", lambda self, digest: asked.append(digest)
+    )
+    statuses = [http.chat(key_text.make(bytes([i] * key_text.BYTES))).status_code for i in range(6)]
+    assert statuses == [401, 401, 401, 429, 429, 429]
+    assert len(asked) == 3
+
+
+def test_store_that_is_away_closes_the_gateway_for_unknown_keys_only(
+    http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, unknown = http.make()["key"], http.make()["key"]
+    assert http.chat(known).status_code == 200
+
+    def away(self: object, digest: str) -> None:
+        raise StoreUnavailable("the data store is away", retry_after=2.0)
+
+    monkeypatch.setattr("proxy.store.api_keys.ApiKeys.find", away)
+    refused = http.chat(unknown)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
+    assert http.chat(known).status_code == http.chat("sk-alice").status_code == 200
+
+
+def test_log_names_the_key_by_its_id(http: Http, caplog: pytest.LogCaptureFixture) -> None:
+    made = http.make(key_alias="laptop")
+    with caplog.at_level("INFO"):
+        http.chat(made["key"])
+    assert f'"key":"{made["key_id"]}"' in caplog.text
+    assert made["key"] not in caplog.text
+
+
+def test_pages_open_to_a_key_of_the_store_until_it_is_blocked(http: Http) -> None:
+    made = http.make(key_alias="laptop")
+    browser = http.app.test_client()
+    page = browser.get("/signin", headers={"Accept": "text/html"}).text
+    token = page.partition('name="csrf_token" value="')[2].partition('"')[0]
+    form = {"key": made["key"], "csrf_token": token}
+    assert browser.post("/signin", data=form).status_code == 303
+    assert browser.get("/pages/api/status").status_code == 200
+    http.admin("/key/block", key=made["key"])
+    assert browser.get("/pages/api/status").status_code == 401
+
+
+def test_name_in_the_form_of_the_store_is_refused_in_a_key_file() -> None:
+    assert "form of keys in the store" in conflict([ApiKey(f"key_{0:024x}", Secret("x"))])
