@@ -113,10 +113,21 @@ def test_backend_kill_under_sixteen_streams_loses_no_answer(
         assert last == "data: [DONE]"
         return text, usage
 
+    def streams_on_the_first() -> int:
+        slots = _ask(running.url, {}, path="/slots")[2][:8]
+        return sum(slot["is_processing"] for slot in slots)
+
     with ThreadPoolExecutor(16) as threads:
-        answers = [threads.submit(one, number) for number in range(16)]
-        for _ in range(9):  # of which one at least is on the one that dies: it has eight slots
-            assert begun.acquire(timeout=60)
+        for _ in range(5):  # on a busy machine, they may all end before this test looks at them
+            answers = [threads.submit(one, number) for number in range(16)]
+            for _ in answers:
+                assert begun.acquire(timeout=60)
+            servers[0].send(signal.SIGSTOP)  # it ends no answer between the look and the kill
+            if streams_on_the_first():
+                break
+            servers[0].send(signal.SIGCONT)
+            for answer in answers:
+                answer.result(90)
         servers[0].kill()
         found = [answer.result(90) for answer in answers]
     again = [
@@ -127,7 +138,7 @@ def test_backend_kill_under_sixteen_streams_loses_no_answer(
         assert usage["completion_tokens"] == length
         assert text
     lines = [json.loads(x) for x in running.log.splitlines() if x.startswith("{")]
-    assert sum(line["continued"] for line in lines[:16]) >= 1
+    assert sum(line.get("continued", 0) for line in lines) >= 1
     assert sum(usage.get("continued", 0) for _, usage in found) >= 1
     for (text, _), whole in zip(found, again, strict=False):
         assert text[:40] == whole["choices"][0]["text"][:40]
