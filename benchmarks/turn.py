@@ -28,6 +28,7 @@ from .stub_process import Stub
 
 TURNS = 3
 CONVERSATIONS = 10
+CONTEXT = 1 << 17  # tokens of a slot, enough for all of them
 
 
 def history(count: int, size: int, name: str) -> list[dict[str, str]]:
@@ -83,13 +84,13 @@ def measure(app: Flask, count: int, size: int) -> tuple[float, float, int]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        stub = Stub(Path(folder))
+        stub = Stub(Path(folder), context=CONTEXT)
         try:
             flags = ["--llama-api", stub.upstream, "--log-level", "warning", "--data", folder]
             app = create_app(load(flags, {}))
             services_of(app).gateway.registry.looked.wait(10)
             print("messages     bytes   first turn   next turn (ms)")
-            for count, size in ((1, 70), (201, 480)):
+            for count, size in ((1, 70), (201, 480), (201, 1980)):
                 first, after, length = measure(app, count, size)
                 print(f"{count:8}{length:10}{first:13.2f}{after:12.2f}", flush=True)
         finally:
