@@ -36,6 +36,7 @@ PASSED_OVER = 64  # free slots of unsuitable backends to skip, at most
 TRIAL_AFTER = 3  # failures in a row after which a backend gets one request at a time
 LOAD = 0.002  # seconds added for a fully loaded backend, to prefer an idle one
 FROM_RAM = 0.005  # seconds a server needs to find an old prompt in its RAM
+WORTH_A_WAIT = 0.005  # seconds that a wait saves at least; saving less is not worth the work
 ENDING = 0.001  # seconds from the last token until the lease is released
 DISK = 0.02  # weight of a second of saving or restoring: it delays no other answer
 PATIENCE = 0.25  # seconds that restoring may take longer for a request than evaluating
@@ -231,7 +232,9 @@ def _cost(
     backlog, load, seconds_a_token, waiting, parked, served = terms
     evaluation = backend.load_delay + tokens * seconds_a_token
     delayed = waiting + min(parked, evaluation * served)
-    return (wait if wait > backlog else backlog) + evaluation * (1 + delayed) + LOAD * load
+    until_free = wait if wait > backlog else backlog
+    decision = WORTH_A_WAIT if wait else 0.0
+    return until_free + decision + evaluation * (1 + delayed) + LOAD * load
 
 
 def _terms(pool: Pool, backend: BackendRecord, now: float) -> Terms:

@@ -30,6 +30,7 @@ NEWEST = 16  # gaps of a pair that are kept
 USUAL = 2.0  # seconds that a tool takes, before that is known
 ALIVE = 60.0  # seconds without a request after which a session is a third as likely to go on
 USUALLY = 0.9  # the chance that a main conversation returns, whose sub-agents work
+AT_MOST = 0.99  # the chance that any conversation returns: silence must be able to lower it
 FEW = 3  # gaps from which it is known
 MOSTLY = 0.9  # share of the gaps for which a slot is held
 SLACK = 1.5  # factor of that gap: the next may be a little longer
@@ -149,7 +150,7 @@ class Returns:
             likely = (self.continued[place] + 0.5) / (self.reached[place] + 4)
         else:
             likely = (self.continued[place] + 4) / (self.reached[place] + 5)
-        likely = min(1.0, likely)
+        likely = min(AT_MOST, likely)
         silence = max(0.0, now - max(conversation.last, conversation.session_last))
         silent = likely * math.exp(-silence / self.gap)
         chance = silent / (silent + 1 - likely) if silent else 0.0

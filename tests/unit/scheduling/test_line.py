@@ -213,6 +213,18 @@ def test_nobody_waits_for_answers_that_take_much_longer_than_expected() -> None:
     assert isinstance(decide(counting.question(0), pool, counting.clock.now), Grant)
 
 
+def test_no_request_waits_to_save_less_than_a_wait_is_worth() -> None:
+    counting = with_fast_answers(late=0.0)
+    pool = counting.scheduler._pools["m"]
+    pool.mean_rate, pool.mean_pace = (
+        2e6,
+        16e6,
+    )  # a millisecond's evaluation, and no wait to speak of
+    for slot in pool.backends["b0"].slots[:8]:
+        slot.first = counting.clock.now
+    assert isinstance(decide(counting.question(0), pool, counting.clock.now), Grant)
+
+
 def test_free_slot_with_the_prefix_is_found_behind_many_busy_ones() -> None:
     counting = Counting(64)
     leases = counting.fill(64)

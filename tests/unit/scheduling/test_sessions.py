@@ -200,6 +200,17 @@ def test_tables_of_sessions_and_tools_are_bounded() -> None:
     assert len(returns.tools) == TOOLS
 
 
+def test_chance_of_a_return_falls_with_silence_though_all_conversations_returned() -> None:
+    returns, conversation = Returns(), ConversationRecord()
+    for arrived in range(100):
+        returns.turn(conversation, arrived=float(arrived))
+        returns.ended(conversation, calls=b"", now=float(arrived))
+    conversation.turns = 1
+    returns.reached[1] = 0.0  # turns that end with a tool call are taken back
+    assert returns.chance(conversation, 100.0) > 0.9
+    assert returns.chance(conversation, 200.0) < 0.01
+
+
 def test_gaps_of_a_tool_are_bounded() -> None:
     calls = ToolCalls()
     for gap in range(1000):
