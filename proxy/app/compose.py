@@ -53,6 +53,7 @@ from ..web.aliases import Aliases
 from ..web.auth import Keys
 from ..web.background import Jobs
 from ..web.callers import Callers
+from ..web.ledger.writer import LedgerWriter
 from ..web.observability import Observer
 from ..web.ongoing import Ongoing
 from ..web.services import Services
@@ -117,20 +118,23 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         max_queue=settings.max_queue,
     )
     layouts = Layouts(resources.dialogues())
-    store, observer = storage.responses(), Observer(metrics=settings.metrics)
+    store = storage.responses()
     # Whether there is no other key to share places with.
     alone = len({key.name for key in settings.keys}) <= 1 and not settings.admins
     api_keys = storage.api_keys if settings.admins else None
     book = Book(api_keys) if api_keys is not None else None
+    keys = Keys(
+        ((key.name, key.secret) for key in settings.keys),
+        settings.wrong_keys,
+        settings.admins,
+        book,
+    )
+    ledger = _ledger(settings, storage, keys)
+    observer = Observer(metrics=settings.metrics, ledger=ledger.add if ledger else None)
     services = Services(
         settings=settings,
         gateway=gateway,
-        keys=Keys(
-            ((key.name, key.secret) for key in settings.keys),
-            settings.wrong_keys,
-            settings.admins,
-            book,
-        ),
+        keys=keys,
         callers=Callers(settings.keys),
         observer=observer,
         started=int(time.time()),
@@ -152,6 +156,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         aliases=_aliases(settings),
         sessions=storage.sessions or (None if settings.state else MemorySessions()),
         host=host,
+        ledger=ledger,
     )
     if book is not None:
         atexit.register(book.close)
@@ -161,7 +166,22 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     atexit.register(registry.close)
     storage.resume()
     atexit.register(storage.close)
+    if ledger is not None:
+        ledger.start()
+        atexit.register(ledger.close)
     return services
+
+
+def _ledger(settings: Settings, storage: LazyServices, keys: Keys) -> LedgerWriter | None:
+    stored = storage.ledger
+    if stored is None:
+        return None
+    return LedgerWriter(
+        stored,
+        days=settings.ledger_days,
+        needs_key=lambda: keys.needed,
+        prefix=settings.api_prefix,
+    )
 
 
 def _dialogues(

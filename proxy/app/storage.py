@@ -1,8 +1,8 @@
 """Persistent services, opened when they are first used.
 
-One database holds knowledge, files, conversations, sessions, API keys and stored responses. Stored
-responses are in memory if neither a database nor a data folder nor shared state is configured, and
-in a database of their own with --response-store.
+One database holds knowledge, files, conversations, sessions, API keys, stored responses and the
+ledger. If neither a database nor a data folder nor shared state is configured, stored responses are
+in memory and there is no ledger. With --response-store, responses are in a database of their own.
 
 Importing SQLAlchemy and the document readers takes half a second, and they are an extra: a gateway
 that is not asked for knowledge or conversations starts without them. If data exists from an earlier
@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # these import SQLAlchemy
     from ..knowledge.stores import VectorStores
     from ..store.api_keys import ApiKeys
     from ..store.conversations import ConversationStore
+    from ..store.ledger import Ledger
     from ..store.model_needs import ModelNeeds
     from ..store.sessions import SessionStore
     from .stores import Stores
@@ -96,6 +97,15 @@ class LazyServices:
     @property
     def api_keys(self) -> ApiKeys | None:
         return self._lazy(lambda stores: stores.api_keys) if _are_installed(NEEDED) else None
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """None unless the settings name a place for it."""
+        settings = self._settings
+        keeps = settings.database or settings.data or settings.state
+        if not (settings.ledger_days and keeps and _are_installed(NEEDED)):
+            return None
+        return self._lazy(lambda stores: stores.ledger)
 
     def responses(self) -> ResponseStore:
         """Raises SettingsError if the settings need a database that cannot be opened."""

@@ -27,6 +27,7 @@ from ..store.database_responses import DatabaseResponses
 from ..store.file_store import FileStore
 from ..store.former_responses import move_from_file, move_within
 from ..store.knowledge import KnowledgeStore
+from ..store.ledger import Ledger
 from ..store.model_needs import ModelNeeds
 from ..store.outage import outage
 from ..store.quota import Quota
@@ -84,6 +85,10 @@ class Stores:
     @cached_property
     def model_needs(self) -> ModelNeeds:
         return ModelNeeds(self._database)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self._database)
 
     @cached_property
     def vector_stores(self) -> VectorStores:

@@ -553,6 +553,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
 
     metrics: Annotated[bool, _logging("serve GET /metrics")] = False
+    ledger_days: Annotated[
+        int,
+        _logging(
+            "days for which the ledger keeps a row for each request; its sums by hour are kept"
+            " longer; it needs --data, --database or --state; 0: no ledger",
+            ge=0,
+            le=36500,
+        ),
+    ] = 90
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _logging("minimum log level")
     ] = "info"

@@ -132,8 +132,13 @@ def add(info: Info, completion: Info) -> None:
     info.placed = info.placed or completion.placed
     info.first_token = info.first_token or completion.first_token
     info.last_token += completion.last_token
+    info.evaluating += completion.evaluating
+    info.writing += completion.writing
+    info.slot_seconds += completion.slot_seconds
+    info.longest = max(info.longest, completion.longest)
     info.continued += completion.continued
     info.usage += completion.usage
+    info.chain = info.chain or completion.chain
     info.warnings = tuple(dict.fromkeys((*info.warnings, *completion.warnings)))
 
 

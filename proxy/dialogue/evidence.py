@@ -21,7 +21,7 @@ EMPTY = "empty"  # a folder's optional template for searches without results
 MOST_TURNS = 16  # earlier questions whose documents are inserted again
 
 
-class Ledger:
+class CitationNumbers:
     """Numbers citations in the order of their first occurrence."""
 
     def __init__(self) -> None:
@@ -62,13 +62,13 @@ def laid(
     the citations of each question (user message), in order.
 
     Raises InvalidParameter like Layouts.render."""
-    ledger = Ledger()
+    numbers = CitationNumbers()
     if not any(found) and EMPTY in layouts.names(folder):
         return layouts.render(folder, EMPTY, messages), ()
     if layouts.layout(folder, template).asks:
         # This template puts documents and question into one message: only the last question has
         # any.
-        cited, _ = ledger.add(found[-1])
+        cited, _ = numbers.add(found[-1])
         return layouts.render(folder, template, messages, context(cited)), cited
     head = ""
     out: list[Message] = []
@@ -76,7 +76,7 @@ def laid(
     turns = iter(found)
     for message in messages:
         if message.role == "user":
-            cited, new = ledger.add(next(turns))
+            cited, new = numbers.add(next(turns))
             if new and not head:
                 head = context(new)
             elif new:

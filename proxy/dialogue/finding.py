@@ -13,7 +13,7 @@ from ..errors import Forbidden
 from ..runtime.cancel import Cancel
 from ..websearch import WebResult, WebSearch
 from .events import Citation, DialogueRequest, Sources
-from .evidence import Ledger, context
+from .evidence import CitationNumbers, context
 
 KNOWLEDGE, WEB = "knowledge_search", "web_search"
 """Names of the agent's search tools."""
@@ -148,22 +148,22 @@ class Finder:
         self,
         request: DialogueRequest,
         allowed: Sequence[str],
-        ledger: Ledger,
+        numbers: CitationNumbers,
         sources: list[Sources],
     ) -> Mapping[str, Searches]:
         """The searches that are allowed and configured, as tools of an agent. Their results are
-        numbered by `ledger` and appended to `sources`."""
+        numbered by `numbers` and appended to `sources`."""
         tools = {}
         if KNOWLEDGE in allowed and self._knowledge is not None and (bases := self.bases(request)):
             tools[KNOWLEDGE] = Searches(
                 _KNOWLEDGE,
                 lambda query, _: self.documents(request, bases, query),
-                ledger,
+                numbers,
                 sources,
             )
         if WEB in allowed and self.web is not None:
             tools[WEB] = Searches(
-                _WEB, lambda query, cancel: self.pages(request, query, cancel), ledger, sources
+                _WEB, lambda query, cancel: self.pages(request, query, cancel), numbers, sources
             )
         return tools
 
@@ -198,14 +198,14 @@ class Searches(NamedTuple):
 
     tool: Tool
     find: Callable[[str, Cancel], list[Citation]]
-    ledger: Ledger
+    numbers: CitationNumbers
     sources: list[Sources]
 
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip():
             raise ToolError("query must be a search string")
-        cited, _ = self.ledger.add(self.find(query, cancel))
+        cited, _ = self.numbers.add(self.find(query, cancel))
         if cited:
             self.sources.append(Sources(cited))
         return context(cited) or "No results."

@@ -33,7 +33,7 @@ from .events import (
     Tick,
     add,
 )
-from .evidence import MOST_TURNS, Ledger, laid
+from .evidence import MOST_TURNS, CitationNumbers, laid
 from .finding import Finder
 from .loop import Loop
 from .searching import SearchingAnswer
@@ -270,7 +270,7 @@ class _Turn(NamedTuple):
         tools = yield from run_with_ticks(
             lambda _: {
                 **dialogues._toolbox.tools(),
-                **dialogues._finder.tools(request, dialogues._allowed, Ledger(), sources),
+                **dialogues._finder.tools(request, dialogues._allowed, CitationNumbers(), sources),
             },
             self.cancel,
             dialogues._bounds.seconds,

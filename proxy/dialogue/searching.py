@@ -29,7 +29,7 @@ from ..gateway import Caller, Gateway, Info
 from ..runtime.cancel import Cancel
 from .background import run_with_ticks
 from .events import Bounds, Citation, add, arguments_of
-from .evidence import Ledger, context
+from .evidence import CitationNumbers, context
 from .finding import Finder, offered
 
 
@@ -57,7 +57,7 @@ class SearchingAnswer:
         self._bounds = bounds
         self._interval = interval
         self._searches = {search.name: search for search in request.searches}
-        self._ledger = Ledger()
+        self._numbers = CitationNumbers()
         self._first: Batch | None = None
         self._batches = self._rounds()
 
@@ -166,7 +166,7 @@ class SearchingAnswer:
                 try:
                     next(work)
                 except StopIteration as finished:
-                    cited, _ = self._ledger.add(finished.value)
+                    cited, _ = self._numbers.add(finished.value)
                     break
                 yield []
         except Cancelled:

@@ -17,6 +17,7 @@ import msgspec
 from ..core.events import Batch, Failed, Finished, Order, Progress, TextDelta
 from ..core.request import CompletionRequest
 from ..core.task import Task
+from ..core.usage import Timings, Usage
 from ..errors import GatewayError
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
@@ -57,7 +58,6 @@ class Answer:
         self._began = context.clock()
         self._first: Choice | None = None
         self._counting = native_lock()
-        self._counted: frozenset[int] = frozenset()  # numbers of the prompts counted so far
         unknown = context.registry.unknown(model)
         self._choices: Generator[Choice, None, None] = (
             self._after_load() if unknown else self._all()
@@ -96,7 +96,7 @@ class Answer:
             info.loading = ""
             self.tasks = self._make_tasks()
         except GatewayError as error:
-            info.outcome = error.code or error.type
+            info.outcome = _name_of(error)
             yield 0, [Failed(error)]
             return
         yield from self._all()
@@ -149,33 +149,34 @@ class Answer:
                 except queue.Empty:
                     continue
 
-    def _count(self, number: int, end: Finished) -> None:
-        """Add up the counts of the choices. A prompt counts once, as in the answer."""
-        info, usage, prompt = self.info, end.usage, number // self.request.n
+    def _count(self, number: int, usage: Usage, times: Timings, slot_seconds: float) -> None:
+        """Add up the counts of the choices. A prompt counts once, with the first choice that is
+        made from it, as in the answer."""
+        info = self.info
         with self._counting:
             info.longest = max(info.longest, usage.total)
-            if prompt in self._counted:
+            if number % self.request.n:
                 usage = msgspec.structs.replace(usage, prompt=0, cached=0)
-            self._counted |= {prompt}
             info.usage += usage
-            info.evaluating += end.timings.prompt_ms / 1000
-            info.writing += end.timings.predicted_ms / 1000
+            info.evaluating += times.prompt_ms / 1000
+            info.writing += times.predicted_ms / 1000
+            info.slot_seconds += slot_seconds
 
     def _guarded(self, number: int, task: Task) -> Generator[Choice, None, None]:
         """Run one choice. An error becomes its last event."""
         info, clock, began = self.info, self._context.clock, self._began
         order = Order()
-        batches = iter(
-            Attempt(
-                self._context,
-                task,
-                self.model,
-                caller=self._caller,
-                info=info,
-                cancel=self._cancel,
-                began=began,
-            )
+        attempt = Attempt(
+            self._context,
+            task,
+            self.model,
+            caller=self._caller,
+            info=info,
+            cancel=self._cancel,
+            began=began,
         )
+        batches = iter(attempt)
+        end: Finished | None = None
         try:
             for batch in batches:
                 if batch:
@@ -187,12 +188,23 @@ class Answer:
                         if not info.first_token and type(last) is not Progress:
                             info.first_token = info.last_token
                         if type(last) is Finished:
-                            self._count(number, last)
+                            end = last
                             info.outcome = last.reason
+                        elif type(last) is Failed:
+                            info.outcome = _name_of(last.error)
                 yield number, batch
             order.end()
         except GatewayError as error:
-            info.outcome = error.code or error.type
+            info.outcome = _name_of(error)
             yield number, [Failed(error)]
         finally:
             batches.close()
+            if end is None:
+                self._count(number, attempt.spent(), Timings(), attempt.slot_seconds)
+            else:
+                self._count(number, end.usage, end.timings, attempt.slot_seconds)
+
+
+def _name_of(error: Exception) -> str:
+    assert isinstance(error, GatewayError)
+    return error.code or error.type

@@ -57,7 +57,7 @@ from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run
 from .leased_slot import LeasedSlot
 from .retries import Retries, without
-from .token_ledger import TokenLedger
+from .token_counts import TokenCounts
 
 LARGE = 1 << 20  # characters of a prompt, or tokens, from which it is hashed in a thread
 PLACE_TICK = 1.0  # seconds between two updates of a client's place in the queue
@@ -108,6 +108,8 @@ class Attempt:
     ) -> None:
         """`began` is the clock's time at which the request arrived."""
         self.state = State.WAITING
+        self.slot_seconds = 0.0  # for which slots were leased so far
+        self._leased_at = 0.0
         self._context = context
         self._task = msgspec.structs.replace(task, key=caller.key) if caller.key else task
         self._model = model
@@ -120,10 +122,11 @@ class Attempt:
         self._want: SlotRequest
         self._leased: LeasedSlot | None = None
         self._generation: Generation
-        self._tokens: TokenLedger
+        self._tokens = TokenCounts(0)
         self._adapted: Task  # to the backend of the slot
         self._next: Task  # of the run that starts next, or started last
         self._run: Run | None = None
+        self._released: Run | None = None  # the run under way when the slot was given back
         # Of the runs without a grammar, in UTF-8: a list of pieces takes many times as much.
         self._text = bytearray()
         self._started = False  # the answer has an event
@@ -134,6 +137,8 @@ class Attempt:
         try:
             check_prompt_size(self._task, self._context.registry.pool(self._model), self._cancel)
             self._want = _want(self._context, self._task, self._model, self._caller)
+            if self._info.chain is None and isinstance(self._task.prompt, str):
+                self._info.chain = self._want.chain
             while self.state is not State.DONE:
                 try:
                     slot = self._leased
@@ -180,6 +185,12 @@ class Attempt:
         if not usage.prompt and self._leased is not None:
             usage = msgspec.structs.replace(usage, prompt=self._count_prompt())
         return usage
+
+    def spent(self) -> Usage:
+        """Token counts of an attempt that did not end, as far as they are known without asking its
+        backend."""
+        run = self._released
+        return self._tokens.so_far(run.usage() if run is not None else Usage())
 
     def _enter(self, state: State) -> None:
         if state is not self.state:
@@ -232,6 +243,7 @@ class Attempt:
             context.registry.give_back(backend)
         else:
             self._leased = slot = LeasedSlot(context, lease, backend, backend.caps)
+            self._leased_at = context.clock()
             self._info.backend, self._info.slot = name, slot.number
             for _ in slot.prepare(self._cancel):
                 yield []
@@ -239,10 +251,12 @@ class Attempt:
         return None
 
     def _release(self) -> None:
-        slot, self._leased, self._run = self._leased, None, None
+        slot, self._leased = self._leased, None
+        self._released, self._run = self._run, None
         if slot is not None:
             self._info.slot = slot.number
             slot.release()
+            self.slot_seconds += self._context.clock() - self._leased_at
 
     @property
     def _slot(self) -> LeasedSlot:
@@ -267,7 +281,7 @@ class Attempt:
             self._tokens.limit = min(self._tokens.limit, self._tokens.written + limit)
             self._generation.caps, self._generation.later = slot.caps, True
             return
-        self._tokens = TokenLedger(limit)
+        self._tokens = TokenCounts(limit)
         self._text, self._started = bytearray(), False
         notices = context.scheduler.notices
         told = warnings(task, adapted, slot.caps, self._cancel)

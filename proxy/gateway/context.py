@@ -9,6 +9,7 @@ from msgspec import Struct
 from ..backends.registry import Registry
 from ..core.usage import Usage
 from ..scheduling.interface import Scheduler
+from ..scheduling.prefix import Chain
 from .postprocess import GenerationSettings
 
 
@@ -53,8 +54,11 @@ class Info(Struct, kw_only=True):
     `continued` counts resumes on another backend; `loading` is a notice that the model is being
     loaded. Times are in seconds: `queue_wait` in the queue; `placed`, `first_token` and
     `last_token` since the request began; `evaluating` and `writing` are the backend's own times for
-    prompts and tokens. `longest` is the length of the longest sequence, prompt and answer, in
-    tokens."""
+    prompts and tokens. `slot_seconds` is how long slots were leased, added up over all choices and
+    runs. `longest` is the length of the longest sequence, prompt and answer, in tokens.
+
+    `usage` is that of the answer. Of choices that did not end, it has the tokens so far. `chain`
+    has the digests of the first prompt, if that is text."""
 
     model: str = ""
     backend: str = ""
@@ -69,8 +73,10 @@ class Info(Struct, kw_only=True):
     last_token: float = 0.0
     evaluating: float = 0.0
     writing: float = 0.0
+    slot_seconds: float = 0.0
     longest: int = 0
     usage: Usage = Usage()
+    chain: Chain | None = None
     outcome: str = ""
     warnings: tuple[str, ...] = ()
 

@@ -37,6 +37,16 @@ def _pieces() -> tuple[Column[Any], ...]:
     return number, Column("data", LargeBinary, nullable=False)
 
 
+def _counts() -> tuple[Column[Any], ...]:
+    """Return the columns of the ledger that are added up: tokens and seconds."""
+    tokens = ("prompt", "cached", "completion", "reasoning")
+    times = ("queue", "prefill", "decode", "slot", "saved")
+    return (
+        *(Column(name, BigInteger, nullable=False) for name in tokens),
+        *(Column(f"{name}_seconds", Float, nullable=False) for name in times),
+    )
+
+
 BASE = Table(
     "knowledge_base",
     metadata,
@@ -285,4 +295,49 @@ ACCOUNT_STATE = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),
     Column("secret", LargeBinary, nullable=False),
+)
+# The ledger: one row for each request that asks a model. Times of the day are milliseconds since
+# 1970, `blocks` the digests of the prompt's blocks; see `ledger_rows`.
+LEDGER = Table(
+    "ledger_row",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("ended", BigInteger, nullable=False),
+    _text("request"),
+    _text("key"),
+    _text("user"),
+    _text("team"),
+    _text("model"),
+    _text("backend"),
+    Column("slot", Integer, nullable=False),
+    _text("api"),
+    *_counts(),
+    Column("seconds", Float, nullable=False),
+    _text("outcome"),
+    _text("client"),
+    Column("blocks", LargeBinary, nullable=False),
+    Index("ledger_row_time", "ended", "id"),
+)
+# Sums of ledger rows by hour, which are kept when the rows are deleted. `hour` is when it began, in
+# milliseconds since 1970.
+LEDGER_HOUR = Table(
+    "ledger_hour",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    _text("key", primary_key=True),
+    _text("user", primary_key=True),
+    _text("team", primary_key=True),
+    _text("model", primary_key=True),
+    _text("api", primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    *_counts(),
+)
+# The last batch that each writer of the ledger has stored, so that none is stored twice.
+LEDGER_WRITER = Table(
+    "ledger_writer",
+    metadata,
+    _text("writer", primary_key=True),
+    Column("batch", BigInteger, nullable=False),
+    Column("touched", BigInteger, nullable=False),
 )

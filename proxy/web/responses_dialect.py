@@ -133,6 +133,7 @@ class ResponsesDialect:
             f"resp_{uuid.uuid4().hex}", int(time.time()), model, "slotproxy", record.elapsed
         )
         caller = services.callers.caller(self.owner, self._environ)
+        record.user, record.team = caller.user, caller.team
         self.cancel = cancel = Cancel()
         services.ongoing.add(self)
 

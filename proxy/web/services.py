@@ -19,6 +19,7 @@ from .aliases import Aliases
 from .auth import Keys
 from .background import Jobs
 from .callers import Callers
+from .ledger.writer import LedgerWriter
 from .observability import Observer
 from .ongoing import Ongoing
 from .shares import Shares
@@ -54,6 +55,7 @@ class Services:
     knowledge: Knowledge | None = None  # None if not installed or not configured
     accounts: KeyService | None = None  # None if the gateway keeps no keys in its store
     conversations: ConversationStore | None = None
+    ledger: LedgerWriter | None = None  # None if the settings name no place for it
     vector_stores: VectorStores | None = None  # None whenever knowledge is
     aliases: Aliases = field(default_factory=Aliases)
     # Sign-in sessions. None if several workers would need a database to share them.

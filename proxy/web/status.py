@@ -101,7 +101,8 @@ def metrics() -> Response:
     from .observability import prometheus  # deferred: see its docstring
 
     shown = seen.names(services, key)
-    text = prometheus.text(services.observer.counts(), services.gateway, shown)
+    ledger = services.ledger.counts() if services.ledger is not None else None
+    text = prometheus.text(services.observer.counts(), services.gateway, shown, ledger)
     response = Response(text, mimetype="text/plain")
     response.headers["Process-Start-Time-Unix"] = str(services.started)
     return response

@@ -66,7 +66,7 @@ INNER = re.compile(
         |knowledge\.index\.(postgres|sqlite|ranking)\.|knowledge\.index\.lexical\.LONGEST
         |backends\.(tokens\.LONGEST|token_pieces|vocabulary|chatglm\.(protocol|text))
         |gateway\.(retries|embedder\.MOST)|dialogue\.evidence|scheduling\.settlement
-        |runtime\.subprocesses\.MOST_IDLE
+        |runtime\.subprocesses\.MOST_IDLE|web\.ledger\.entries
     )""",
     re.X,
 )

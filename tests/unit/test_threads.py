@@ -70,6 +70,7 @@ THREADS = {
     ("web/background.py", "work"): ENDS,
     ("web/disconnect.py", "cancel.cancel"): ENDS,
     ("web/disconnect.py", "self._run"): LASTS,
+    ("web/ledger/writer.py", "self._run"): LASTS,  # web/ledger/test_writer.py
     ("web/pages/answers.py", "self._signs"): LASTS,
     ("web/pages/answers.py", "work"): ENDS,
     ("websearch/reading.py", "read"): CHILD,

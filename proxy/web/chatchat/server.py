@@ -11,6 +11,7 @@ from typing import Any
 from flask import Blueprint, request
 
 from ... import __version__
+from ...core.usage import Usage
 from ...dialects.chatchat import bases, params, reply, server
 from ...errors import ModelNotFound, Unsupported
 from .. import disconnect
@@ -110,5 +111,6 @@ def embed_texts(services: Services, record: Record) -> Any:
     wanted = server.texts(json_body(services))
     services.observer.begin(record)
     with disconnect.watched(request.environ) as cancel:
-        _, embeddings = services.embedder.embed(wanted.model, wanted.texts, cancel)
-    return reply.ok(embeddings.vectors)
+        name, embedded = services.embedder.embed(wanted.model, wanted.texts, cancel)
+    record.info.model, record.info.usage = name, Usage(embedded.tokens)
+    return reply.ok(embedded.vectors)

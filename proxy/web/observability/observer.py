@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from ...runtime.locks import native_lock
 from .access_log import access, line, write
@@ -12,6 +13,7 @@ from .metrics import Counts, Metrics
 from .record import Record
 from .summary import Summary, summarize
 
+OnFinished = Callable[[Record, float], None]
 AT_ONCE = 64  # requests added up together
 
 
@@ -22,7 +24,10 @@ class Observer:
     adding up stay in the list.
     """
 
-    def __init__(self, *, metrics: bool) -> None:
+    def __init__(self, *, metrics: bool, ledger: OnFinished | None = None) -> None:
+        """`ledger` is called with each finished request that asked a model, and how many seconds it
+        took."""
+        self._ledger = ledger
         self._running: set[Record] = set()
         self._summaries: list[Summary] = []  # not added up yet
         self._others: list[Summary] = []  # of requests that ask no model; only for the metrics
@@ -50,6 +55,8 @@ class Observer:
         self._running.discard(record)
         rows = self._summaries if record.asks_model else self._others
         rows.append(summarize(record, took, time.time()))
+        if self._ledger is not None and record.asks_model:
+            self._ledger(record, took)
         if len(rows) >= AT_ONCE:
             with self._lock:
                 self._add_up()

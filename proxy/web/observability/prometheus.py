@@ -18,11 +18,17 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from ...gateway import Gateway
+from ..ledger.counts import LedgerCounts
 from .llamacpp_metrics import native
 from .metrics import COUNTERS, HISTOGRAMS, Counts
 
 
-def text(counts: Counts, gateway: Gateway, shown: Callable[[str], str] = str) -> bytes:
+def text(
+    counts: Counts,
+    gateway: Gateway,
+    shown: Callable[[str], str] = str,
+    ledger: LedgerCounts | None = None,
+) -> bytes:
     """Return the counts and the current gauges. `shown` gives a backend's name as shown to the
     caller."""
 
@@ -30,6 +36,8 @@ def text(counts: Counts, gateway: Gateway, shown: Callable[[str], str] = str) ->
         def collect(self) -> Iterator[Metric]:
             yield from _counted(counts, shown)
             yield from _gauges(gateway, shown)
+            if ledger is not None:
+                yield from _of_ledger(ledger)
 
     registry = CollectorRegistry()
     registry.register(Now())
@@ -56,6 +64,18 @@ def _counted(counts: Counts, shown: Callable[[str], str]) -> Iterator[Metric]:
         for backend, (_, histograms) in counts.backends.items():
             histogram.add_metric([shown(backend)], *histograms[i])
         yield histogram
+
+
+def _of_ledger(counts: LedgerCounts) -> Iterable[Metric]:
+    stored = CounterMetricFamily("slotproxy:ledger_rows", "Requests stored in the ledger")
+    stored.add_metric([], counts.stored)
+    lost = CounterMetricFamily(
+        "slotproxy:ledger_rows_lost", "Requests lost because the database did not store them"
+    )
+    lost.add_metric([], counts.lost)
+    waiting = GaugeMetricFamily("slotproxy:ledger_rows_waiting", "Requests not stored yet")
+    waiting.add_metric([], counts.waiting)
+    return [stored, lost, waiting]
 
 
 def _gauges(gateway: Gateway, shown: Callable[[str], str]) -> Iterable[Metric]:

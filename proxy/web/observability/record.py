@@ -27,9 +27,10 @@ class Record:
     """One request, until its last byte is sent. `key`, `user` and `team` identify its caller, "" if
     unknown. `route` is the matched rule, or "". `stop` ends the watch for disconnects.
     `asks_model`: the request counts as running and appears in the history. `quiet`: it is logged
-    only if it is refused."""
+    only if it is refused. `agent` is the User-Agent header."""
 
     __slots__ = (
+        "agent",
         "asks_model",
         "began",
         "id",
@@ -55,6 +56,7 @@ class Record:
         self.path = environ.get("PATH_INFO", "")
         self.method = environ.get("REQUEST_METHOD", "")
         self.peer = environ.get("REMOTE_ADDR", "")
+        self.agent = environ.get("HTTP_USER_AGENT", "")
         self.route = self.key = self.user = self.team = ""
         self.info = Info()
         self.status = 0

@@ -193,7 +193,8 @@ def ask(conversation: str) -> Response:
     caller = services.callers.caller(owner, request.environ)
     caller = msgspec.structs.replace(caller, tell_place=True)
     record = Record(request.environ)
-    record.key, record.stream = owner, True
+    record.key, record.user, record.team = owner, caller.user, caller.team
+    record.stream = True
     record.route = str(request.url_rule)
     answer = _answers.begin(services, store, keep, wanted, caller, record)
     assert question is not None, "this message already has an answer"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from proxy.core.request import Message
 from proxy.dialogue.events import Citation
-from proxy.dialogue.evidence import Ledger, context, laid
+from proxy.dialogue.evidence import CitationNumbers, context, laid
 from proxy.prompting.dialogue_templates import Layouts
 
 LAYOUTS = Layouts(
@@ -85,5 +85,5 @@ def test_question_template_gets_documents_of_the_last_question() -> None:
 
 def test_title_is_one_line() -> None:
     bad = Citation(number=0, title="a\n\n[2] b", text="x", chunk_id="c", place="page\n3")
-    _, new = Ledger().add([bad])
+    _, new = CitationNumbers().add([bad])
     assert context(new) == "[1] a [2] b (page 3)\nx"

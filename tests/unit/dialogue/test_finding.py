@@ -11,7 +11,7 @@ import pytest
 from proxy.agent.tools import ToolError
 from proxy.core.request import Message
 from proxy.dialogue.events import DialogueRequest, Sources
-from proxy.dialogue.evidence import Ledger
+from proxy.dialogue.evidence import CitationNumbers
 from proxy.dialogue.finding import KNOWLEDGE, WEB, Finder
 from proxy.errors import Forbidden
 from proxy.runtime.cancel import Cancel
@@ -64,7 +64,7 @@ def agent(**more: Any) -> DialogueRequest:
 def test_sources_are_numbered_across_searches() -> None:
     knows, told = Knows(), list[Sources]()
     finder = Finder(knows, Web())  # type: ignore[arg-type]
-    tools = finder.tools(agent(), BOTH, Ledger(), told)
+    tools = finder.tools(agent(), BOTH, CitationNumbers(), told)
 
     def call(name: str) -> str:
         return tools[name].call({"query": "tide"}, Cancel(), 1)
@@ -79,7 +79,7 @@ def test_sources_are_numbered_across_searches() -> None:
 def test_agent_can_be_limited_to_some_bases() -> None:
     knows = Knows()
     finder = Finder(knows, None)
-    tools = finder.tools(agent(bases=("b2",)), BOTH, Ledger(), [])
+    tools = finder.tools(agent(bases=("b2",)), BOTH, CitationNumbers(), [])
     assert list(tools) == [KNOWLEDGE]
     tools[KNOWLEDGE].call({"query": "tide"}, Cancel(), 1)
     assert knows.asked[0][1] == ["b2"]
@@ -87,15 +87,15 @@ def test_agent_can_be_limited_to_some_bases() -> None:
 
 def test_agent_has_only_allowed_and_configured_tools() -> None:
     finder = Finder(Knows(), Web())  # type: ignore[arg-type]
-    assert not finder.tools(agent(), (), Ledger(), [])
-    assert list(finder.tools(agent(), (WEB,), Ledger(), [])) == [WEB]
-    assert not Finder(None, None).tools(agent(), BOTH, Ledger(), [])
+    assert not finder.tools(agent(), (), CitationNumbers(), [])
+    assert list(finder.tools(agent(), (WEB,), CitationNumbers(), [])) == [WEB]
+    assert not Finder(None, None).tools(agent(), BOTH, CitationNumbers(), [])
     with pytest.raises(Forbidden, match="--search-engine"):
         Finder(None, None).searched()
 
 
 @pytest.mark.parametrize("arguments", [{}, {"query": " "}, {"query": 3}])
 def test_empty_search_query_is_reported_to_the_model(arguments: Any) -> None:
-    tools = Finder(Knows(), None).tools(agent(), BOTH, Ledger(), [])
+    tools = Finder(Knows(), None).tools(agent(), BOTH, CitationNumbers(), [])
     with pytest.raises(ToolError, match="query must be a search string"):
         tools[KNOWLEDGE].call(arguments, Cancel(), 1)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from proxy.core.events import Finished
+from proxy.core.events import Failed, TextDelta
+from proxy.core.fold import fold
 from proxy.core.request import CompletionRequest
-from proxy.core.usage import Usage
+from proxy.core.usage import Timings, Usage
+from proxy.dialects import openai
+from proxy.errors import BackendFailed
 from proxy.gateway import Info
 from proxy.runtime.cancel import Cancel
-from tests.fakes import ScriptedDriver, make_app, say, services_of
+from tests.fakes import Script, ScriptedDriver, ScriptsInTurn, make_app, say, services_of
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,48 @@ def test_choices_in_several_threads_lose_no_counts() -> None:
     answer.info = SlowCounts()
     with ThreadPoolExecutor(8) as pool:
         for number in range(8):
-            pool.submit(answer._count, number, Finished(reason="stop", usage=Usage(7, 3, 2)))
+            pool.submit(answer._count, number, Usage(7, 3, 2), Timings(), 1.0)
     assert answer.info.usage == Usage(7, 24, 2)
+    assert answer.info.slot_seconds == 8.0
     answer.close()
     gateway.registry.close()
+
+
+def test_prompt_counts_as_in_the_answer_whichever_choice_ends_first() -> None:
+    first_ended = threading.Event()
+    slow: Script = [lambda: first_ended.wait(5), *say("a", usage=Usage(7, 3, 0))]
+    quick: Script = [*say("b", usage=Usage(7, 3, 6)), first_ended.set]
+    app = make_app(ScriptsInTurn(slow, quick))
+    gateway = services_of(app).gateway
+    answer = gateway.answer(CompletionRequest(prompts=("one",), n=2), Cancel())
+    finished = {one.index: one.finished for one in fold(answer)}
+    answer.close()
+    gateway.registry.close()
+    assert answer.info.usage == openai.total(finished, 2)
+    assert answer.info.usage.cached == finished[0].usage.cached
+
+
+def test_cancelled_answer_counts_its_tokens_so_far() -> None:
+    app = make_app(ScriptedDriver(say("a", "b", "c")))
+    gateway = services_of(app).gateway
+    answer = gateway.answer(CompletionRequest(prompts=("one",), stream=True), Cancel())
+    for _, batch in answer:
+        if TextDelta("b") in batch:
+            break
+    answer.close()
+    gateway.registry.close()
+    assert answer.info.usage == Usage(7, 2, 0)
+    assert answer.info.outcome == "cancelled"
+    assert answer.info.slot_seconds > 0
+
+
+def test_failed_answer_counts_its_tokens_so_far() -> None:
+    driver = ScriptedDriver([*say("a", "b")[:-1], BackendFailed("out of memory")])
+    app = make_app(driver, continue_broken=False)
+    gateway = services_of(app).gateway
+    answer = gateway.answer(CompletionRequest(prompts=("one",), stream=True), Cancel())
+    last = [event for _, batch in answer for event in batch][-1]
+    answer.close()
+    gateway.registry.close()
+    assert isinstance(last, Failed)
+    assert answer.info.usage == Usage(7, 2, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.usage import Usage
 
 
-class TokenLedger:
+class TokenCounts:
     """`limit` is the maximum length of the answer in tokens. `written` counts the tokens of closed
     runs, `wasted` those of discarded documents. `prompt` and `cached` are those of the first run;
     `prompt` is 0 if it was closed before its backend reported it. `resumed` counts how often the

@@ -1,0 +1,146 @@
+"""The ledger in the database: a row for each request, and sums by hour that outlive the rows.
+
+Rows and sums are written in one transaction, so they always agree. Several processes and hosts may
+write at the same time: the sums are added to in the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, structs
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, or_, select
+
+from .database import Database, insert_into, record
+from .ledger_rows import CANCELLED, COUNTED, HOUR, OK, SUMMED, LedgerRow, LedgerSums, hour_sums
+from .tables import LEDGER, LEDGER_HOUR, LEDGER_WRITER
+
+PAGE = 1000  # rows read or deleted in one transaction
+FORGOTTEN = 86_400_000  # milliseconds after which a writer without new rows is forgotten
+
+_c = LEDGER.c
+_hour = LEDGER_HOUR.c
+
+
+class LedgerGroup(Struct, frozen=True, kw_only=True):
+    """The sums of a time bucket, which began at `begin` (milliseconds since 1970), and of a value
+    of each dimension in `names`."""
+
+    begin: int
+    names: Mapping[str, str]
+    sums: LedgerSums
+
+
+class Ledger:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def write(self, writer: str, batch: int, rows: Sequence[LedgerRow]) -> bool:
+        """Store a batch of rows. Batches of a writer have ascending numbers: one that was stored
+        before is not stored again, and False is returned."""
+        with self._db.begin() as db:
+            if not _begin_batch(db, writer, batch, rows[-1].ended):
+                return False
+            db.execute(insert(LEDGER), [structs.asdict(row) for row in rows])
+            added = insert_into(LEDGER_HOUR, db)
+            both = {name: _hour[name] + added.excluded[name] for name in COUNTED}
+            key = [column.name for column in LEDGER_HOUR.primary_key]
+            for sums in hour_sums(rows):
+                db.execute(
+                    added.on_conflict_do_update(index_elements=key, set_=both).values(**sums)
+                )
+        return True
+
+    def prune(self, before: int) -> int:
+        """Delete at most PAGE rows that ended before this time. Returns how many."""
+        oldest = select(_c.id).where(_c.ended < before).order_by(_c.ended, _c.id).limit(PAGE)
+        with self._db.begin() as db:
+            db.execute(delete(LEDGER_WRITER).where(LEDGER_WRITER.c.touched < before - FORGOTTEN))
+            return db.execute(delete(LEDGER).where(_c.id.in_(oldest.scalar_subquery()))).rowcount
+
+    def groups(
+        self,
+        begin: int,
+        end: int,
+        *,
+        width: int = 0,
+        by: Sequence[str] = (),
+        only: Mapping[str, Sequence[str]] | None = None,
+        limit: int = PAGE,
+    ) -> Sequence[LedgerGroup]:
+        """The sums of all requests from `begin` to before `end`, in buckets of `width` milliseconds
+        (0: a single one), grouped by some of DIMENSIONS and ordered by bucket. `only` lists the
+        allowed values of dimensions. Returns at most `limit` groups.
+
+        Widths that are whole hours are answered from the sums by hour: an hour counts if it begins
+        in the range. Others need the rows, which are kept for a limited time."""
+        table, time = (LEDGER, _c.ended) if width % HOUR else (LEDGER_HOUR, _hour.hour)
+        bucket = (time - time % width if width else func.min(time)).label("bucket")
+        columns = [table.c[name] for name in by]
+        counts = _row_counts() if table is LEDGER else _hour_counts()
+        chosen = [table.c[name].in_(values) for name, values in (only or {}).items()]
+        query = (
+            select(bucket, *columns, *counts)
+            .where(time >= begin, time < end, *chosen)
+            .group_by(*(["bucket"] if width else []), *columns)
+            .order_by("bucket", *columns)
+            .limit(limit)
+        )
+        found = (row._mapping for row in self._db.rows(query))
+        return [
+            LedgerGroup(
+                begin=int(row["bucket"]),
+                names={name: row[name] for name in by},
+                sums=LedgerSums(**{name: _number(name, row[name]) for name in COUNTED}),
+            )
+            for row in found
+            if row["requests"]
+        ]
+
+    def rows(
+        self, begin: int, end: int, only: Mapping[str, Sequence[str]] | None = None
+    ) -> Iterator[LedgerRow]:
+        """The rows from `begin` to before `end`, in order of time. They are read in pages, so that
+        any number of them needs little memory."""
+        chosen = [_c[name].in_(values) for name, values in (only or {}).items()]
+        after: ColumnElement[bool] = _c.ended >= begin
+        while True:
+            query = select(LEDGER).where(after, _c.ended < end, *chosen)
+            page = self._db.rows(query.order_by(_c.ended, _c.id).limit(PAGE))
+            for row in page:
+                yield record(LedgerRow, row)
+            if len(page) < PAGE:
+                return
+            last = page[-1]
+            later = and_(_c.ended == last.ended, _c.id > last.id)
+            after = and_(_c.ended >= last.ended, or_(_c.ended > last.ended, later))
+
+
+def _begin_batch(db: Connection, writer: str, batch: int, now: int) -> bool:
+    """Note that this batch is stored. False if it was before."""
+    added = insert_into(LEDGER_WRITER, db).values(writer=writer, batch=batch, touched=now)
+    new = added.on_conflict_do_update(
+        index_elements=["writer"],
+        set_={"batch": added.excluded.batch, "touched": added.excluded.touched},
+        where=LEDGER_WRITER.c.batch < added.excluded.batch,
+    )
+    return db.execute(new.returning(LEDGER_WRITER.c.batch)).first() is not None
+
+
+def _row_counts() -> list[ColumnElement[Any]]:
+    failed = case((_c.outcome.in_((OK, CANCELLED)), 0), else_=1)
+    return [
+        func.count().label("requests"),
+        func.sum(failed).label("failed"),
+        *(func.sum(_c[name]).label(name) for name in SUMMED),
+    ]
+
+
+def _hour_counts() -> list[ColumnElement[Any]]:
+    return [func.sum(_hour[name]).label(name) for name in COUNTED]
+
+
+def _number(name: str, value: Any) -> Any:
+    """A sum as a number: PostgreSQL's sums of integers are decimals."""
+    return float(value) if name.endswith("_seconds") else int(value)

@@ -1,0 +1,116 @@
+"""Rows of the ledger, and their sums by hour. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec import Struct, structs
+
+HOUR = 3_600_000  # milliseconds
+OK = "ok"
+CANCELLED = "cancelled"
+BLOCK = 8  # bytes of a block's digest
+
+
+class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
+    """One request that asked a model, after its last byte was sent.
+
+    `ended` is when, in milliseconds since 1970. `request` is the request's id; `key`, `user` and
+    `team` are the caller's. `api` names the dialect, `client` the product of the User-Agent.
+    `backend` and `slot` are those of the last run; `slot` is -1 if unknown.
+
+    Token counts are those of the answer's own `usage`: a prompt counts once for all choices made
+    from it, tokens of several choices, of rounds with tools and of documents that were written
+    again add up. `prompt` includes `cached`, and `completion` includes `reasoning`. A request that
+    was cut off has the tokens so far.
+
+    Times are seconds: `queue_seconds` in the queue; `prefill_seconds` and `decode_seconds` of the
+    backend's work on prompts and tokens, added up over choices; `slot_seconds` is how long slots
+    were leased, which choices that ran at the same time add up too; `saved_seconds` is an estimate
+    of the time that the backend would have needed for the cached tokens; `seconds` is the whole
+    request. `outcome` is "ok", "cancelled", or the code of an error. `blocks` are digests of the
+    prompt's beginnings, BLOCK bytes each, b"" if unknown (see `scheduling.prefix`)."""
+
+    ended: int
+    request: str
+    key: str
+    user: str
+    team: str
+    model: str
+    backend: str
+    slot: int
+    api: str
+    prompt: int
+    cached: int
+    completion: int
+    reasoning: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    slot_seconds: float
+    saved_seconds: float
+    seconds: float
+    outcome: str
+    client: str
+    blocks: bytes = b""
+
+    @property
+    def failed(self) -> bool:
+        return self.outcome not in (OK, CANCELLED)
+
+
+SUMMED = (
+    "prompt",
+    "cached",
+    "completion",
+    "reasoning",
+    "queue_seconds",
+    "prefill_seconds",
+    "decode_seconds",
+    "slot_seconds",
+    "saved_seconds",
+)
+DIMENSIONS = ("key", "user", "team", "model", "api")
+
+
+class LedgerSums(Struct, frozen=True, kw_only=True):
+    """The sums of rows: how many `requests`, how many of them `failed`, and the sums of the fields
+    of LedgerRow with these names."""
+
+    requests: int = 0
+    failed: int = 0
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    slot_seconds: float = 0.0
+    saved_seconds: float = 0.0
+
+
+COUNTED = LedgerSums.__struct_fields__
+
+
+def hour_sums(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
+    """The sums of rows by hour and dimensions, as rows of the table of hours. They are sorted, so
+    that all writers lock the rows of the table in the same order."""
+    groups: dict[tuple[Any, ...], list[LedgerRow]] = {}
+    for row in rows:
+        begin = row.ended - row.ended % HOUR
+        group = (begin, row.key, row.user, row.team, row.model, row.api)
+        groups.setdefault(group, []).append(row)
+    return [
+        dict(zip(("hour", *DIMENSIONS), group, strict=True)) | structs.asdict(_summed(some))
+        for group, some in sorted(groups.items())
+    ]
+
+
+def _summed(rows: Sequence[LedgerRow]) -> LedgerSums:
+    return LedgerSums(
+        requests=len(rows),
+        failed=sum(row.failed for row in rows),
+        **{name: sum(getattr(row, name) for row in rows) for name in SUMMED},
+    )

@@ -1,0 +1,159 @@
+"""Makes a row of the ledger from the record of a finished request. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import get_args
+
+from ...core.events import FinishReason
+from ...errors import Cancelled
+from ...gateway import Info
+from ...store.ledger_rows import BLOCK, CANCELLED, OK, LedgerRow
+from ..observability import Record
+
+# The API of each route that asks a model, as in the column `api`.
+OPENAI, RESPONSES, EMBEDDINGS, RANKINGS = "openai", "responses", "embeddings", "rankings"
+ANTHROPIC, OLLAMA, GLM, LLAMACPP = "anthropic", "ollama", "glm", "llamacpp"
+CHATCHAT, PAGES = "chatchat", "pages"
+AUDIO, IMAGES, UPSTREAM = "audio", "images", "upstream"  # forwarded to a server of another API
+_ROUTES = {
+    OPENAI: (
+        "/v1/chat/completions",
+        "/chat/completions",
+        "/v1/completions",
+        "/completions",
+    ),
+    RESPONSES: (
+        "/v1/responses",
+        "/responses",
+        "/v1/responses/compact",
+        "/responses/compact",
+    ),
+    ANTHROPIC: ("/v1/messages",),
+    OLLAMA: ("/api/chat", "/api/generate"),
+    GLM: ("/", "/chat", "/chat-stream"),
+    LLAMACPP: ("/completion", "/infill"),
+    EMBEDDINGS: (
+        "/v1/embeddings",
+        "/embeddings",
+        "/api/embed",
+        "/api/embeddings",
+        "/embedding",
+        "/other/embed_texts",
+    ),
+    RANKINGS: ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/reranking"),
+}
+_API = {route: api for api, routes in _ROUTES.items() for route in routes}
+_FOLDERS = {
+    "/chat/": CHATCHAT,
+    "/other/": CHATCHAT,
+    "/pages/": PAGES,
+    "/audio/": AUDIO,
+    "/images/": IMAGES,
+    "/sdapi/": IMAGES,
+    "/upstream/": UPSTREAM,
+}
+OTHER = "other"
+
+ENDED = frozenset(get_args(FinishReason))
+LEFT = frozenset({"cancelled", Cancelled.code})
+LONGEST = 128  # characters of a name
+# A product of RFC 9110, with its version.
+_PRODUCT = re.compile(r"[\w!#$%&'*+.^`|~-]{1,48}(?:/[\w!#$%&'*+.^`|~-]{1,48})?", re.ASCII)
+CHARACTERS = 2048  # of a block: about 512 tokens of English
+FEW = 32  # evaluated tokens that are too few to measure a speed
+MOST_BACKENDS = 256
+SMOOTH = 0.8  # weight of earlier measurements
+
+
+def api_of(route: str) -> str:
+    """The API of a route, given without the path prefix of all routes."""
+    known = _API.get(route)
+    if known is not None:
+        return known
+    route = route.removeprefix("/v1")
+    return next((api for folder, api in _FOLDERS.items() if route.startswith(folder)), OTHER)
+
+
+def client_of(agent: str) -> str:
+    """The first product of a User-Agent header, such as "OpenAI/Python"; "" if there is none."""
+    found = _PRODUCT.match(agent)
+    return found[0] if found else ""
+
+
+def outcome_of(record: Record) -> str:
+    """How a request ended: OK, CANCELLED, or the code of its error."""
+    outcome = record.info.outcome
+    if outcome in LEFT:
+        return CANCELLED
+    if outcome and outcome not in ENDED:
+        return outcome[:LONGEST]
+    if record.status >= 400:
+        return str(record.status)
+    return OK if record.status else CANCELLED
+
+
+def blocks_of(info: Info) -> bytes:
+    """The digests of the prompt up to each multiple of CHARACTERS, and up to its end, one after the
+    other. b"" if the prompt is unknown, or too long for these digests."""
+    chain = info.chain
+    return b"".join(link[:BLOCK] for link in chain.blocks(CHARACTERS)) if chain else b""
+
+
+class PrefillSpeeds:
+    """The seconds that each backend needs to evaluate a token, measured from requests."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}  # tokens and seconds, decaying
+
+    def saved(self, info: Info) -> float:
+        """An estimate of the seconds that the cached tokens of a request saved; 0 until a speed is
+        known."""
+        evaluated = info.usage.prompt - info.usage.cached
+        if info.evaluating > 0 and evaluated >= FEW:
+            if len(self._sums) >= MOST_BACKENDS and info.backend not in self._sums:
+                self._sums.clear()
+            tokens, seconds = self._sums.get(info.backend, (0.0, 0.0))
+            self._sums[info.backend] = (
+                SMOOTH * tokens + evaluated,
+                SMOOTH * seconds + info.evaluating,
+            )
+        tokens, seconds = self._sums.get(info.backend, (1.0, 0.0))
+        return info.usage.cached * seconds / tokens
+
+
+def row_of(
+    record: Record, took: float, ended: float, prefix: str, speeds: PrefillSpeeds
+) -> LedgerRow:
+    """The row of a request that ended at the time `ended` (seconds since 1970) and took so many
+    seconds. `prefix` precedes all routes."""
+    info = record.info
+    usage = info.usage
+    evaluating, writing = info.evaluating, info.writing
+    if not (evaluating or writing) and info.first_token:  # the backend reported no times
+        evaluating = max(0.0, info.first_token - info.placed)
+        writing = max(0.0, info.last_token - info.first_token)
+    return LedgerRow(
+        ended=int(1000 * ended),
+        request=record.id,
+        key=record.key,
+        user=record.user,
+        team=record.team,
+        model=info.model[:LONGEST],
+        backend=info.backend[:LONGEST],
+        slot=info.slot,
+        api=api_of(record.route.removeprefix(prefix)),
+        prompt=usage.prompt,
+        cached=usage.cached,
+        completion=usage.completion,
+        reasoning=usage.reasoning,
+        queue_seconds=info.queue_wait,
+        prefill_seconds=evaluating,
+        decode_seconds=writing,
+        slot_seconds=info.slot_seconds,
+        saved_seconds=speeds.saved(info),
+        seconds=took,
+        outcome=outcome_of(record),
+        client=client_of(record.agent),
+        blocks=blocks_of(info),
+    )

@@ -1,0 +1,155 @@
+"""Writes finished requests to the ledger in the database, in batches and off the hot path.
+
+A request costs one addition to a queue. A thread stores what is in the queue twice a second, so a
+process that is killed loses at most the requests of its last second. While the database is
+unavailable, rows wait in the queue; if it is full, further rows are counted as lost, in the log and
+in the metrics. An orderly stop writes everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...errors import StoreUnavailable
+from ...runtime.lasting import Lasting, no_pause
+from ...store.ledger_rows import OK, LedgerRow
+from ...store.writers import new_name
+from ..observability import Record
+from .counts import LedgerCounts
+from .entries import PrefillSpeeds, row_of
+
+if TYPE_CHECKING:
+    from ...store.ledger import Ledger  # imports SQLAlchemy
+
+MOST_WAITING = 32768  # finished requests that wait to be stored
+AT_ONCE = 500  # rows stored in one transaction
+PERIOD = 0.5  # seconds between two looks into the queue
+AGAIN = 1.0  # seconds until an unavailable database is tried again
+PRUNING = 600.0  # seconds between two deletions of old rows
+LAST_TRIES = 5.0  # seconds for which a stop waits for an unavailable database
+QUIET = 60.0  # seconds between two log lines about lost rows
+DAY = 86400.0
+
+log = logging.getLogger("slotproxy.ledger")
+
+
+class LedgerWriter:
+    """Call `add` for each finished request that asked a model."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        days: int,
+        needs_key: Callable[[], bool],
+        prefix: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Rows are kept for so many days. `needs_key` tells whether callers need a key: requests
+        that were refused because they had none are not stored. `prefix` precedes all routes.
+        `clock` returns seconds since 1970."""
+        self.ledger = ledger
+        self._days = days
+        self._needs_key = needs_key
+        self._prefix = prefix
+        self._clock = clock
+        self._finished: deque[tuple[float, float, Record]] = deque()
+        self._batch: list[LedgerRow] = []  # the last one taken from the queue, until it is stored
+        self._number = 0  # of that batch
+        self._name = new_name()
+        self._speeds = PrefillSpeeds()
+        self._stored = self._lost = 0
+        self._logged = -QUIET
+        self._reported = 0  # lost rows that were logged
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pruned = -math.inf
+
+    def add(self, record: Record, took: float) -> None:
+        """Queue a request that took so many seconds. Never waits."""
+        if not record.key and self._needs_key():
+            return
+        if len(self._finished) >= MOST_WAITING:
+            self._lost += 1
+            return
+        self._finished.append((self._clock(), took, record))
+
+    def counts(self) -> LedgerCounts:
+        return LedgerCounts(self._stored, self._lost, len(self._finished) + len(self._batch))
+
+    def start(self) -> None:
+        """Start the thread that stores rows and deletes old ones."""
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Store what is in the queue. Logs what could not be stored."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(LAST_TRIES + 10.0)
+        end = time.monotonic() + LAST_TRIES
+        while not self.flush() and time.monotonic() < end:
+            time.sleep(AGAIN)
+        self._lost += len(self._finished) + len(self._batch)
+        self._report(quiet=0.0)
+
+    def flush(self) -> bool:
+        """Store everything that is in the queue now. False if the database is unavailable."""
+        while self._batch or self._finished:
+            if not self._batch:
+                self._batch = self._taken()
+                self._number += 1
+            if not self._batch:
+                continue
+            try:
+                self.ledger.write(self._name, self._number, self._batch)
+            except StoreUnavailable:
+                return False
+            except Exception:
+                log.exception("%d rows of the ledger could not be stored", len(self._batch))
+                self._lost += len(self._batch)
+            else:
+                self._stored += len(self._batch)
+            self._batch = []
+        return True
+
+    def prune(self) -> None:
+        """Delete the rows that are too old."""
+        before = int(1000 * (self._clock() - self._days * DAY))
+        while self.ledger.prune(before) and not self._closing.is_set():
+            pass
+
+    def _taken(self) -> list[LedgerRow]:
+        queue, prefix, speeds = self._finished, self._prefix, self._speeds
+        count = min(len(queue), AT_ONCE)
+        taken = [queue.popleft() for _ in range(count)]
+        rows = (row_of(record, took, ended, prefix, speeds) for ended, took, record in taken)
+        # A request that succeeded without a model, such as one to unload it, has no row.
+        return [row for row in rows if row.model or row.outcome != OK]
+
+    def _run(self) -> None:
+        working = Lasting("the ledger", no_pause)
+        while not self._closing.wait(PERIOD):
+            working.turn(self._turn)
+
+    def _turn(self) -> None:
+        if not self.flush():
+            self._closing.wait(AGAIN - PERIOD)
+        elif time.monotonic() - self._pruned >= PRUNING:
+            self._pruned = time.monotonic()
+            with contextlib.suppress(StoreUnavailable):
+                self.prune()
+        self._report()
+
+    def _report(self, quiet: float = QUIET) -> None:
+        new = self._lost - self._reported
+        if new and time.monotonic() - self._logged >= quiet:
+            self._logged, self._reported = time.monotonic(), self._lost
+            log.error("the ledger lost %d requests: the database could not store them in time", new)

@@ -1,0 +1,162 @@
+"""The ledger in a database: rows, and their sums by hour."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from proxy.store import ledger as ledger_module
+from proxy.store.database import Database
+from proxy.store.ledger import Ledger
+from proxy.store.ledger_rows import COUNTED, HOUR, LedgerRow
+
+DAY = 24 * HOUR
+NOON = 19_000 * DAY + 12 * HOUR
+ROW = LedgerRow(
+    ended=NOON,
+    request="r",
+    key="ann",
+    user="u",
+    team="t",
+    model="m",
+    backend="b",
+    slot=1,
+    api="chat",
+    prompt=10,
+    cached=4,
+    completion=5,
+    reasoning=2,
+    queue_seconds=0.5,
+    prefill_seconds=0.25,
+    decode_seconds=1.0,
+    slot_seconds=2.0,
+    saved_seconds=0.125,
+    seconds=3.0,
+    outcome="ok",
+    client="curl/8.0",
+    blocks=b"12345678",
+)
+
+
+def row(**changes: Any) -> LedgerRow:
+    return msgspec.structs.replace(ROW, **changes)
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    database = Database(url)
+    database.upgrade()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def ledger(database: Database) -> Ledger:
+    return Ledger(database)
+
+
+def all_rows(ledger: Ledger) -> list[LedgerRow]:
+    return list(ledger.rows(0, 1 << 60))
+
+
+def test_row_is_read_as_it_was_written(ledger: Ledger) -> None:
+    assert ledger.write("w", 1, [ROW])
+    assert all_rows(ledger) == [ROW]
+
+
+def test_batch_is_stored_once_however_often_it_is_sent(ledger: Ledger) -> None:
+    assert ledger.write("w", 1, [ROW])
+    assert not ledger.write("w", 1, [ROW])
+    assert ledger.write("v", 1, [row(key="bob")])
+    assert ledger.write("w", 2, [row(request="s")])
+    assert [one.request for one in all_rows(ledger)] == ["r", "r", "s"]
+    (total,) = ledger.groups(0, 1 << 60)
+    assert total.sums.requests == 3
+
+
+def test_sums_by_hour_equal_those_of_the_rows(ledger: Ledger) -> None:
+    rows = [
+        row(ended=NOON + step, key=key, model=model, completion=step % 7, outcome=outcome)
+        for step in range(0, 3 * HOUR, HOUR // 3 + 1)
+        for key in ("ann", "bob")
+        for model, outcome in (("m", "ok"), ("n", "queue_full"), ("n", "cancelled"))
+    ]
+    for number, one in enumerate(rows):
+        ledger.write("w", number, [one])
+    for by in ((), ("key",), ("key", "model"), ("user", "team", "api")):
+        hours = ledger.groups(NOON, NOON + DAY, width=HOUR, by=by)
+        assert sum(one.sums.requests for one in hours) == len(rows)
+        assert sum(one.sums.failed for one in hours) == len(rows) / 3
+        minutes = ledger.groups(NOON, NOON + DAY, width=60_000, by=by)
+        for name in COUNTED:
+            expected = sum(getattr(one.sums, name) for one in minutes)
+            assert sum(getattr(one.sums, name) for one in hours) == expected
+    days = ledger.groups(NOON, NOON + DAY, width=DAY, by=("key",))
+    assert [(one.begin, one.names["key"]) for one in days] == [
+        (NOON - NOON % DAY, "ann"),
+        (NOON - NOON % DAY, "bob"),
+    ]
+
+
+def test_sums_can_be_of_some_keys_and_models(ledger: Ledger) -> None:
+    ledger.write("w", 1, [row(key=key, model=model) for key in "abc" for model in "mn"])
+    only = {"key": ["a", "b"], "model": ["m"]}
+    found = ledger.groups(0, 1 << 60, by=("key", "model"), only=only)
+    assert [one.names for one in found] == [{"key": "a", "model": "m"}, {"key": "b", "model": "m"}]
+    assert ledger.groups(0, 1 << 60, only={"key": ["z"]}) == []
+    assert len(ledger.groups(0, 1 << 60, by=("key",), limit=2)) == 2
+
+
+def test_sums_outlive_the_rows(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "PAGE", 2)
+    ledger.write("w", 1, [row(ended=NOON + step) for step in range(5)])
+    before = ledger.groups(0, 1 << 60)
+    assert [ledger.prune(NOON + 3) for _ in range(3)] == [2, 1, 0]
+    assert [one.ended for one in all_rows(ledger)] == [NOON + 3, NOON + 4]
+    assert ledger.groups(0, 1 << 60) == before
+
+
+def test_rows_are_read_in_pages_and_in_order(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "PAGE", 3)
+    times = [NOON + step // 4 for step in range(20)]
+    ledger.write("w", 1, [row(ended=time, request=str(n)) for n, time in enumerate(times)][::-1])
+    found = all_rows(ledger)
+    assert [one.ended for one in found] == times
+    assert {one.request for one in found} == {str(n) for n in range(20)}
+    some = list(ledger.rows(NOON + 1, NOON + 3))
+    assert [one.ended for one in some] == times[4:12]
+    assert list(ledger.rows(0, 1 << 60, {"key": ["bob"]})) == []
+
+
+def test_several_writers_add_to_the_same_sums(url: str) -> None:
+    databases = [Database(url) for _ in range(3)]
+    databases[0].upgrade()
+    failed: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for batch in range(10):
+                some = [row(key=key) for key in ("a", "b", "c")][:: 1 if number % 2 else -1]
+                Ledger(databases[number]).write(f"w{number}", batch, some)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    groups = Ledger(databases[0]).groups(0, 1 << 60, by=("key",))
+    assert [one.sums.requests for one in groups] == [30, 30, 30]
+    assert [one.sums.prompt for one in groups] == [300, 300, 300]
+    for database in databases:
+        database.close()
