@@ -10,6 +10,7 @@ from pathlib import Path
 from ..config import PORT, ModelConfig
 from ..runtime.locks import native_lock
 from ..runtime.subprocesses import kill_session, start_program
+from .estimate import flag
 from .process import filled_in
 
 FOLDER_FLAG = "--slot-save-path"
@@ -26,12 +27,7 @@ _helps: dict[tuple[str, ...], str] = {}  # by command without the model
 
 def folder_in(command: Sequence[str], base: str) -> Path | None:
     """The folder for saved slots that a command names, which runs in the folder `base`."""
-    found = ""
-    for word, following in zip(command, (*command[1:], ""), strict=True):
-        if word == FOLDER_FLAG:
-            found = following
-        elif word.startswith(FOLDER_FLAG + "="):
-            found = word.partition("=")[2]
+    found = flag(command, FOLDER_FLAG)
     return Path(base, found).absolute() if found else None
 
 

@@ -207,7 +207,7 @@ class ModelSlots:
                 )
 
     def write(self, server: Driver, slot: int, file: str) -> tuple[int, int]:
-        """Save a slot of a server that goes on. Raises GatewayError."""
+        """Save a slot of a server that keeps running. Raises GatewayError."""
         return self._write(server, slot, file, RESTORING)
 
     def restore(self, server: Driver, slot: int, file: str) -> tuple[int, int]:
@@ -321,7 +321,7 @@ class ModelSlots:
         """The last answer has left the server, but may not have given back its slot yet."""
         end = time.monotonic() + SETTLING
         while self._keeper.slots.in_flight(self._name) and time.monotonic() < end:
-            time.sleep(LOOK)
+            time.sleep(LOOK)  # leases end within milliseconds, without an event to wait for
 
     def _tell_once(self, what: str) -> None:
         if not self._told:
