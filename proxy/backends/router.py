@@ -11,7 +11,8 @@ request for an evicted model goes straight to the router, which queues it, loads
 answers; only the very first request waits for the load before its prompt can be rendered.
 
 A router without room for another model evicts an idle one, but never a busy one: under steady
-traffic for one model, a request for another would wait forever. `Turns` prevents that.
+traffic for one model, a request for another would wait forever. And one that is idle between two
+requests is evicted at once. `Turns` prevents both.
 """
 
 from __future__ import annotations
@@ -358,16 +359,24 @@ class RoutedModel(LlamaCpp):
         """Wait until a request may be sent to the router; call `over` after it. Yields at every
         tick. Raises UpstreamTimeout, Cancelled."""
         router, began = self._router, time.monotonic()
-        ticks, now = 1, began
-        while not router.turns.take(self.name, router.present, now, router.takes):
-            cancel.check()
-            if now - began > self.timeout:
-                raise UpstreamTimeout("timed out waiting for the router's other models to unload")
-            if now - began > ticks * self._tick:
-                ticks += 1
-                yield
-            cancel.wait(LOOK)
-            now = time.monotonic()
+        ticks, now, sent = 1, began, False
+        router.turns.wait(self.name, now)
+        try:
+            while not router.turns.take(self.name, router.present, now, router.takes):
+                cancel.check()
+                if now - began > self.timeout:
+                    raise UpstreamTimeout(
+                        "timed out waiting for the router's other models to unload"
+                    )
+                if now - began > ticks * self._tick:
+                    ticks += 1
+                    yield
+                cancel.wait(LOOK)
+                now = time.monotonic()
+            sent = True
+        finally:
+            if not sent:
+                router.turns.give_up(self.name)
 
     def answered(self) -> None:
         """Record that the answer to a request has begun."""
@@ -375,7 +384,7 @@ class RoutedModel(LlamaCpp):
 
     def over(self, answered: bool = False) -> None:
         """Record that a request has ended."""
-        self._router.turns.leave(self.name, answered)
+        self._router.turns.leave(self.name, answered, time.monotonic())
 
     def explained(self, error: GatewayError) -> GatewayError:
         """The error, with the router's message about a failed load added."""

@@ -329,7 +329,9 @@ def test_concurrent_requests_for_two_models_are_all_answered(
     for thread in threads:
         thread.join(100)
     assert sorted(answers) == [("alpha", 200)] * 18 + [("beta", 200)] * 18
-    assert router.loads - before <= 20  # 36 where the models changed with every request
+    # A turn answers every client that waits for the model, so each model has at most six. (If the
+    # router alone decides, it evicts a model between two requests of a client: 15 to 21 loads.)
+    assert router.loads - before <= 12
 
 
 def test_steady_traffic_for_one_model_does_not_starve_another(
