@@ -2,13 +2,18 @@
 
 It runs a real gateway in front of a real server with SmolLM2, holds some conversations and adds a
 document; the pages themselves are not modified. The model speaks English, so the pictures of the
-Chinese pages show an English conversation.
+Chinese pages show an English conversation. The models page is that of a second gateway, which
+starts the same model in several ways; one of them starts late, so that the picture shows a load.
+
+``python -m tools.screenshots models`` takes only the pictures whose names begin so.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +58,9 @@ class Picture(NamedTuple):
     dark: bool = False
 
 
+MODELS = "/hosting"
+LOADS = {"en": "Load smollm2-32k", "zh": "加载 smollm2-32k"}
+LATE = 12  # seconds by which the model that is shown as loading starts late
 PICTURES = (
     Picture("chat", "/", (1280, 800)),
     Picture("chat-phone-zh", "/", (390, 844), "zh", dark=True),
@@ -60,6 +68,8 @@ PICTURES = (
     Picture("status-phone-zh", "/status", (390, 844), "zh", dark=True),
     Picture("knowledge", "/knowledge", (1280, 800)),
     Picture("knowledge-phone-zh", "/knowledge", (390, 844), "zh"),
+    Picture("models", MODELS, (1280, 800)),
+    Picture("models-phone-zh", MODELS, (390, 844), "zh", dark=True),
 )
 
 
@@ -84,6 +94,85 @@ def site() -> Iterator[Gateway]:
         finally:
             for child in reversed(children):
                 child.kill()
+
+
+@contextmanager
+def models_site() -> Iterator[Gateway]:
+    """Run a gateway that starts models, and use them."""
+    old = str(servers.build("llama-2023", servers.terminal()))
+    new = str(servers.build("llama-2026", servers.terminal()))
+    model = str(smollm2.fetch(servers.terminal()))
+    with tempfile.TemporaryDirectory() as folder:
+        end = ["--host", "127.0.0.1", "--port", "${PORT}", "-t", "2", "-m", model]
+        late = ["sh", "-c", f'sleep {LATE}; exec "$@"', "sh"]
+        tables = [
+            {
+                "name": "smollm2",
+                "title": "SmolLM2 135M",
+                "description": "Short questions. The server of 2023.",
+                "command": [old, *end, "-np", "4", "-c", "8192", "-cb"],
+                "ttl": 1800,
+                "pin": True,
+            },
+            {
+                "name": "smollm2-notes",
+                "description": "Long documents, whose caches are saved to disk.",
+                "command": [new, *end, "-np", "2", "-c", "16384"],
+                "ttl": 600,
+                "save_slots": True,
+            },
+            {
+                "name": "smollm2-32k",
+                "description": "The longest context.",
+                "command": [*late, old, *end, "-np", "1", "-c", "32768"],
+                "ttl": 600,
+            },
+            {"name": "smollm2-spare", "command": [old, *end, "-c", "4096"], "ttl": 600},
+        ]
+        file = Path(folder) / "slotproxy.toml"
+        lines = [
+            line
+            for table in tables
+            for line in (
+                "[[model]]",
+                f"folder = {json.dumps(folder)}",
+                *(f"{key} = {json.dumps(value)}" for key, value in table.items()),
+            )
+        ]
+        file.write_text("\n".join(lines), encoding="utf-8")
+        flags = ["--config", str(file), "--memory", "2GiB", "--data", str(Path(folder) / "data")]
+        gateway = Gateway(flags, Path(folder) / "gateway.log")
+        try:
+            gateway.start()
+            use_models(gateway.url)
+            yield gateway
+        finally:
+            gateway.kill()
+
+
+def use_models(url: str) -> None:
+    """Load models, and save the cache of one. A second load is one whose time is known."""
+    notes = {"model": "smollm2-notes", "prompt": DOCUMENT * 10, "max_tokens": 8}
+    ask(f"{url}/v1/completions", notes, SECONDS)
+    for name in ("smollm2-notes", "smollm2-32k"):
+        ask(f"{url}/models/load", {"model": name}, SECONDS)
+        wait_for(url, name, "ready")
+        ask(f"{url}/models/unload", {"model": name}, SECONDS)
+        wait_for(url, name, "")
+    for name in ("smollm2", "smollm2-notes"):
+        ask(f"{url}/models/load", {"model": name}, SECONDS)
+        wait_for(url, name, "ready")
+
+
+def wait_for(url: str, name: str, state: str) -> None:
+    """Wait until a model has this state in /running, "" for none."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        listed = json.loads(ask(f"{url}/running")[1])["running"]
+        if next((one["state"] for one in listed if one["model"] == name), "") == state:
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"{name} is not {state or 'unloaded'}")
 
 
 def converse(url: str) -> None:
@@ -147,23 +236,38 @@ def prepare(page: Page, picture: Picture) -> None:
         page.locator('[name="query"]').fill("who built the lighthouse?")
         page.locator('[data-part="search"] button').click()
         page.locator(".hit").first.wait_for()
+    elif path == MODELS:
+        page.get_by_role("button", name=LOADS[picture.language]).click()
+        page.locator('.model[data-key="smollm2-32k"] progress:not(.idle)').wait_for()
+        page.wait_for_function(
+            """() => document.querySelector('[data-key="smollm2-32k"] progress').value > 0.3"""
+        )
+        page.mouse.move(0, 0)
+        page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
 
 
-def main() -> int:
+def main(begins: str = "") -> int:
     program = chromium.find()
     if program is None:
         print("no chromium: python -m tools.browser says why", file=sys.stderr)
         return 1
     IMAGES.mkdir(exist_ok=True)
-    with site() as gateway, sync_playwright() as playwright, tempfile.TemporaryDirectory() as notes:
+    wanted = [one for one in PICTURES if one.name.startswith(begins)]
+    with sync_playwright() as playwright:
         browser = chromium.launch(playwright, program)
-        converse(gateway.url)
-        teach(browser, gateway.url, Path(notes))
-        for picture in PICTURES:
-            take(browser, gateway.url, picture)
+        if pictures := [one for one in wanted if one.path != MODELS]:
+            with site() as gateway, tempfile.TemporaryDirectory() as notes:
+                converse(gateway.url)
+                teach(browser, gateway.url, Path(notes))
+                for picture in pictures:
+                    take(browser, gateway.url, picture)
+        for picture in wanted:
+            if picture.path == MODELS:
+                with models_site() as gateway:
+                    take(browser, gateway.url, picture)
         browser.close()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:2]))

@@ -365,7 +365,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     chatchat: Annotated[
         bool, _serving("also serve the Langchain-Chatchat API (/chat/chat, /knowledge_base/…)")
     ] = False
-    pages: Annotated[bool, _serving("serve the web pages at /: chat, knowledge, status")] = True
+    pages: Annotated[
+        bool, _serving("serve the web pages at /: chat, knowledge, models, status")
+    ] = True
     api_prefix: Annotated[
         str, _serving("path prefix of all routes, for example /llm", forms.prefix)
     ] = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from flask import Blueprint, Response, request
 
@@ -24,35 +24,45 @@ from .stream import ClosingBody
 
 blueprint = Blueprint("hosting", __name__)
 
+Action = Literal["load", "unload", "pin", "unpin"]
 SWAP_STATES = {"loaded": "ready", "loading": "starting"}  # in llama-swap's words; else "stopped"
 
 
 @json_route(blueprint, "POST", "/models/load")
 def load(services: Services, record: Record) -> Any:
     """Begin to load a model."""
-    services.host.load(_asked(services, record))
-    return {"success": True}
+    return _done(services, record, "load")
 
 
 @json_route(blueprint, "POST", "/models/unload")
 def unload(services: Services, record: Record) -> Any:
     """Unload a model after its running answers."""
-    _asked(services, record).stop()
-    return {"success": True}
+    return _done(services, record, "unload")
 
 
 @json_route(blueprint, "POST", "/models/pin")
 def pin(services: Services, record: Record) -> Any:
     """Let a model give way to no other, until its settings are read again."""
-    _asked(services, record).pin(True)
-    return {"success": True}
+    return _done(services, record, "pin")
 
 
 @json_route(blueprint, "POST", "/models/unpin")
 def unpin(services: Services, record: Record) -> Any:
     """Let a model give way to others again."""
-    _asked(services, record).pin(False)
-    return {"success": True}
+    return _done(services, record, "unpin")
+
+
+def act(services: Services, key: str, action: Action, name: str) -> None:
+    """Do this with a model for this key. Raises Forbidden, NotFound."""
+    admins_only(services, key)
+    model = hosted(services, name)
+    match action:
+        case "load":
+            services.host.load(model)
+        case "unload":
+            model.stop()
+        case _:
+            model.pin(action == "pin")
 
 
 @json_route(blueprint, "GET", "/models/sse")
@@ -106,17 +116,17 @@ def logs(name: str) -> Response:
     try:
         record.key = services.keys.check(request.environ)
         if "text/event-stream" in request.headers.get("Accept", ""):
-            return log_stream(services, record.key, name)
+            last_id = request.headers.get("Last-Event-ID", "")
+            return log_stream(services, record.key, name, last_id)
         admins_only(services, record.key)
         return Response(hosted(services, name).log.text(), mimetype="text/plain")
     except GatewayError as error:
         return refuse(error, openai.error, record)
 
 
-def log_stream(services: Services, key: str, name: str) -> Response:
-    """Raises Forbidden, NotFound, QueueFull."""
+def log_stream(services: Services, key: str, name: str, last_id: str) -> Response:
+    """The lines of a model's log after an event. Raises Forbidden, NotFound, QueueFull."""
     admins_only(services, key)
-    last_id = request.headers.get("Last-Event-ID", "")
     return watched(services, key, log_events.events(hosted(services, name).log, last_id))
 
 
@@ -134,10 +144,11 @@ def admins_only(services: Services, key: str) -> None:
         raise Forbidden("this requires an admin API key: see the setting admins")
 
 
-def _asked(services: Services, record: Record) -> HostedModel:
-    admins_only(services, record.key)
+def _done(services: Services, record: Record, action: Action) -> dict[str, Any]:
+    admins_only(services, record.key)  # before its body is read
     asked = body.read_json(request.environ, services.settings.max_body)
-    return hosted(services, parse_model(asked))
+    act(services, record.key, action, parse_model(asked))
+    return {"success": True}
 
 
 def hosted(services: Services, name: str) -> HostedModel:

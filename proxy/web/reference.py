@@ -293,7 +293,8 @@ REPLIES: Mapping[str, str] = {
 }
 # Blueprints of pages and their scripts, which are not documented.
 PAGE_BLUEPRINTS = frozenset(
-    "chat chat_files chat_images options pages panel_knowledge panel_status session".split()
+    "chat chat_files chat_images options pages panel_knowledge panel_models panel_status"
+    " session".split()
 )
 # The schema of errors, by tag; Error for all others.
 ERROR_NAMES = {

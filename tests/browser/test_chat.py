@@ -350,7 +350,7 @@ def test_two_thousand_messages_scroll_smoothly(site: Gateway, visit: Open) -> No
 
 
 def test_first_visit_loads_few_bytes(site: Gateway, visit: Open) -> None:
-    for path in ("/", "/knowledge", "/status"):
+    for path in ("/", "/knowledge", "/hosting", "/status"):
         page = visit("about:blank")
         sent = 0.0
 

@@ -1,8 +1,19 @@
-"""The web pages: chat, knowledge, status and sign-in."""
+"""The web pages: chat, knowledge, models, status and sign-in."""
 
 from flask import Flask
 
-from . import answers, chat, chat_files, errors, images, knowledge, session_routes, shell, status
+from . import (
+    answers,
+    chat,
+    chat_files,
+    errors,
+    images,
+    knowledge,
+    models,
+    session_routes,
+    shell,
+    status,
+)
 
 __all__ = ["answers", "errors", "install", "status"]
 
@@ -10,5 +21,5 @@ __all__ = ["answers", "errors", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    for part in (shell, chat, chat_files, images, session_routes, knowledge, status):
+    for part in (shell, chat, chat_files, images, session_routes, knowledge, models, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

@@ -18,6 +18,12 @@ export const percent = (number) => part.format(number);
 export const time = (seconds) => clock.format(new Date(seconds * 1000));
 export const moment = (seconds) => day.format(new Date(seconds * 1000));
 
+/** Format a time of today as "14:05", any other with its day. */
+export function recent(seconds) {
+  const today = new Date().toDateString() === new Date(seconds * 1000).toDateString();
+  return (today ? time : moment)(seconds);
+}
+
 /** Format seconds as "350 ms", "4.2 s", "3 min", "2 h" or "5 d". */
 export function span(seconds) {
   const unit = (value, name) =>
@@ -48,4 +54,15 @@ export function size(bytes) {
     unitDisplay: step ? "short" : "long",
     maximumSignificantDigits: 3,
   }).format(bytes);
+}
+
+/** Format bytes as "1.2 GiB", as settings have them. */
+export function binary(bytes) {
+  const names = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let step = 0;
+  while (bytes >= 1000 && step < names.length - 1) {
+    bytes /= 1024;
+    step += 1;
+  }
+  return `${fine.format(bytes)} ${names[step]}`;
 }

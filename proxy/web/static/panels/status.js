@@ -2,6 +2,7 @@
 
 import { keyed, make, say } from "./dom.js";
 import { count, measure, percent, span } from "./form.js";
+import { follow } from "./live.js";
 import { Hour, Plot } from "./plots.js";
 import { words } from "./status_words.js";
 
@@ -183,40 +184,14 @@ function table(name, items, key, cells) {
   });
 }
 
-// -- the stream. It ends every few seconds; it is lost only if it cannot be reopened.
+// -- the stream
 
 const live = at("live");
-let lost = 0;
 
 function connected(yes) {
-  clearTimeout(lost);
-  lost = 0;
   live.dataset.state = yes ? "up" : "down";
   say(live, yes ? words.live : words.lost);
 }
 
-function listen() {
-  const source = new EventSource(page.dataset.events);
-  source.addEventListener("points", (event) => hour.add(JSON.parse(event.data)));
-  source.addEventListener("now", (event) => {
-    connected(true);
-    show(JSON.parse(event.data));
-  });
-  source.addEventListener("error", () => {
-    lost ||= setTimeout(() => connected(false), 3000);
-    // Refused (signed out, or too many watchers); browsers do not retry then.
-    if (source.readyState === EventSource.CLOSED) setTimeout(again, 5000);
-  });
-}
-
-async function again() {
-  try {
-    const answer = await (await fetch(page.dataset.session)).json();
-    if (!answer.signed_in) return location.reload();
-  } catch {
-    // Still no connection; the next attempt follows.
-  }
-  listen();
-}
-
-listen();
+const handlers = { points: (points) => hour.add(points), now: show };
+follow(page.dataset.events, page.dataset.session, handlers, connected);

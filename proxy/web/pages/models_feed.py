@@ -1,0 +1,74 @@
+"""The data of the models page: everything once, and again whenever something has changed.
+
+All times are points in time and not spans, so that nothing changes while a model only waits, loads
+or idles; the page counts the seconds. A stream ends after `LIFE` seconds and the browser
+reconnects.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from ...hosting import view
+from ...hosting.view import ModelView, RoomView
+from .. import seen
+from ..services import Services
+
+PERIOD = 0.5  # seconds between two looks
+LIFE = 15.0  # seconds per stream
+
+
+class Models(msgspec.Struct, frozen=True):
+    """What a key may see. Only an admin may load, unload and pin models, and sees the models that
+    lists leave out; to others, these are segments without a name."""
+
+    admin: bool
+    models: tuple[ModelView, ...]
+    room: RoomView
+
+
+def of(services: Services, key: str) -> Models:
+    host, admin = services.host, seen.is_admin(services, key)
+    listed = [one for one in host.models if admin or not one.config.unlisted]
+    now = time.time()
+    models = tuple(view.view_of(one, now) for one in listed)
+    names = {one.name for one in listed}
+    room = view.room_of(host.room)
+    bars = tuple(
+        replace(
+            bar,
+            segments=tuple(
+                one if one.model in names else replace(one, model="") for one in bar.segments
+            ),
+        )
+        for bar in room.bars
+    )
+    return Models(admin, models, replace(room, bars=bars))
+
+
+def now(services: Services, key: str) -> dict[str, Any]:
+    """What this key may see, and the time, `at`."""
+    return {"at": time.time(), **msgspec.to_builtins(of(services, key))}
+
+
+def events(
+    services: Services, key: str, sleep: Callable[[float], None] = time.sleep
+) -> Generator[bytes, None, None]:
+    """Yield server-sent events: `now`, at first and after each change."""
+    yield b"retry: 500\n\n"
+    known: Models | None = None
+    end = time.monotonic() + LIFE
+    while True:
+        models = of(services, key)
+        if models != known:
+            known = models
+            data = {"at": time.time(), **msgspec.to_builtins(models)}
+            yield b"event: now\ndata: " + msgspec.json.encode(data) + b"\n\n"
+        if time.monotonic() + PERIOD > end:
+            return
+        sleep(PERIOD)

@@ -1,0 +1,240 @@
+// The models page: which models are loaded, what they hold of the memory, and buttons for admins.
+// Points in time come from the server, and a clock counts the seconds to them.
+
+import { Calls } from "./calls.js";
+import { keyed, make, say } from "./dom.js";
+import { binary, count, recent, span } from "./form.js";
+import { follow } from "./live.js";
+import { memory } from "./memory_bar.js";
+import { showLog } from "./model_log.js";
+import { words } from "./models_words.js";
+
+const POLL = 3000; // milliseconds between requests while there is no stream
+const DOTS = { ready: "up", busy: "up", failed: "down", stopped: "off" };
+const LOADED = new Set(["ready", "busy", "stopping"]);
+
+const page = document.getElementById("models");
+const at = (name) => page.querySelector(`[data-part="${name}"]`);
+const calls = new Calls(page.dataset.api, page.dataset.csrf);
+const admin = page.dataset.admin === "true";
+
+let state = null;
+let ahead = 0; // seconds by which the server's clock is ahead of ours
+
+const now = () => Date.now() / 1000 + ahead;
+const whole = (seconds) => span(Math.max(1, Math.round(seconds)));
+
+function show(next) {
+  state = next;
+  ahead = next.at - Date.now() / 1000;
+  draw();
+}
+
+function draw() {
+  const { models, room } = state;
+  at("none").hidden = models.length > 0;
+  at("some").hidden = models.length === 0;
+  say(at("loaded"), words.loaded(count(room.models), room.most_models && count(room.most_models)));
+  keyed(at("memory"), room.bars, (bar) => bar.device, memory);
+  keyed(at("models"), models, (one) => one.name, card);
+}
+
+// -- a model
+
+function card({ name }) {
+  const title = make("h3", {});
+  const id = make("code", { className: "note" });
+  const pinned = make("span", { className: "badge" });
+  const status = make("p", { className: "state" });
+  const progress = make("progress", { max: 1, "aria-label": words.progress(name) });
+  const description = make("p", { className: "note" });
+  const failure = failed();
+  const facts = make("dl", { className: "facts" });
+  const actions = admin ? buttons(name) : null;
+  const element = make(
+    "article",
+    { className: "card model" },
+    make("header", {}, make("div", {}, make("div", { className: "what" }, title, id, pinned), description), actions),
+    make("div", { className: "doing" }, status, progress),
+    failure,
+    facts,
+  );
+  element.update = (one) => {
+    say(title, one.title || one.name);
+    say(id, one.title ? one.name : "");
+    say(pinned, one.pinned ? words.pinned(one.pinned_by_file) : "");
+    pinned.hidden = !one.pinned;
+    say(description, one.description);
+    description.hidden = !one.description;
+    status.dataset.state = DOTS[one.state] ?? "busy";
+    say(status, doing(one));
+    advance(progress, one);
+    failure.update(one.failure);
+    keyed(facts, known(one), ([label]) => label, fact);
+    actions?.update(one);
+  };
+  return element;
+}
+
+function doing(one) {
+  const left = one.ready_at === null ? null : one.ready_at - now();
+  switch (one.state) {
+    case "waiting":
+      return words.waiting(count(one.place), left === null ? null : whole(left));
+    case "loading":
+      if (left === null) return words.loading_first(whole(now() - one.began_at));
+      return left > 0 ? words.loading(whole(left)) : words.loading_late(whole(-left));
+    case "busy":
+      return words.busy(count(one.busy), one.slots && count(one.slots));
+    case "stopping":
+      return words.stopping(one.busy && count(one.busy));
+    default:
+      return words[one.state];
+  }
+}
+
+function advance(progress, { state: doing_, began_at, ready_at }) {
+  progress.classList.toggle("idle", doing_ !== "loading");
+  if (doing_ === "loading" && ready_at === null) progress.removeAttribute("value");
+  else progress.value = began_at && ready_at ? Math.min(1, (now() - began_at) / (ready_at - began_at)) : 0;
+}
+
+function known(one) {
+  const cards = one.cards.reduce((sum, bytes) => sum + bytes, 0);
+  const sizes = [binary(one.memory), cards ? words.on_cards(binary(cards)) : null];
+  return [
+    [words.memory, sizes.filter(Boolean).join(" + "), words.source[one.source]],
+    [words.slots, one.slots ? count(one.slots) : "–", ""],
+    [
+      words.last_load,
+      one.loaded_at ? recent(one.loaded_at) : words.never,
+      one.load_seconds ? words.took(span(one.load_seconds)) : "",
+    ],
+    [words.expiry, ...expiry(one)],
+    [
+      words.kept,
+      one.kept.tokens ? words.tokens(count(one.kept.tokens)) : "–",
+      one.kept.size ? binary(one.kept.size) : "",
+    ],
+  ];
+}
+
+function expiry({ expires_at, ttl }) {
+  if (expires_at !== null) return [words.expires(whole(expires_at - now())), words.if_idle];
+  return ttl === null ? [words.never, ""] : [words.after(span(ttl)), words.idle];
+}
+
+function fact([name]) {
+  const value = make("span", {});
+  const note = make("span", { className: "note" });
+  const row = make("div", {}, make("dt", {}, name), make("dd", {}, value, note));
+  row.update = ([, text, remark]) => {
+    say(value, text);
+    say(note, remark);
+  };
+  return row;
+}
+
+function failed() {
+  const summary = make("p", { className: "error" });
+  const remedy = make("p", {});
+  const lines = make("pre", { tabIndex: 0, "aria-label": words.lines });
+  const fold = make("details", {}, make("summary", {}, words.lines), lines);
+  const element = make("div", { className: "failure" }, summary, remedy, fold);
+  element.update = (failure) => {
+    element.hidden = !failure;
+    if (!failure) return;
+    say(summary, failure.summary);
+    const wait = failure.retry_at === null ? 0 : failure.retry_at - now();
+    say(remedy, [words.remedy[failure.cause], wait > 0 ? words.retry(whole(wait)) : ""].join(" ").trim());
+    fold.hidden = !failure.lines;
+    say(lines, failure.lines);
+  };
+  return element;
+}
+
+// -- what admins can do
+
+function buttons(name) {
+  const told = make("p", { className: "error", role: "status" });
+  const load = button(told, (one) => (LOADED.has(one.state) ? "unload" : "load"), name);
+  const pin = button(told, (one) => (one.pinned ? "unpin" : "pin"), name);
+  const log = make(
+    "button",
+    {
+      type: "button",
+      className: "quiet",
+      "aria-label": `${words.log} ${name}`,
+      onclick: () =>
+        showLog(at("log"), `${page.dataset.api}/logs/${encodeURIComponent(name)}`, name),
+    },
+    words.log,
+  );
+  const element = make("div", { className: "actions" }, load, pin, log, told);
+  element.update = (one) => {
+    const wait = one.failure?.retry_at ? one.failure.retry_at - now() : 0;
+    load.update(one, ["waiting", "loading", "stopping"].includes(one.state) || wait > 0);
+    pin.update(one, false);
+  };
+  return element;
+}
+
+/** A button for the action that `wanted` chooses. It stays focusable while it is of no use. */
+function button(told, wanted, name) {
+  let action = "";
+  const element = make("button", { type: "button", className: "quiet wide" });
+  element.addEventListener("click", async () => {
+    if (element.getAttribute("aria-disabled") === "true") return;
+    element.setAttribute("aria-disabled", "true");
+    say(told, "");
+    try {
+      await calls.post(`/${action}`, { model: name });
+    } catch (error) {
+      if (error.status === undefined) throw error;
+      say(told, error.message || (error.status ? words.failed_request : words.no_connection));
+    }
+    element.setAttribute("aria-disabled", "false");
+  });
+  element.update = (one, useless) => {
+    action = wanted(one);
+    say(element, words[action]);
+    element.setAttribute("aria-label", `${words[action]} ${name}`);
+    element.setAttribute("aria-disabled", String(useless));
+  };
+  return element;
+}
+
+// -- the stream, and polls while there is none
+
+const live = at("live");
+let poll = 0;
+
+function connected(yes) {
+  if (yes) {
+    clearInterval(poll);
+    poll = 0;
+    tell("up", words.live);
+  } else if (!poll) {
+    tell("down", words.lost);
+    poll = setInterval(ask, POLL);
+  }
+}
+
+async function ask() {
+  try {
+    const found = await calls.get("");
+    if (!poll) return;
+    show(found);
+    tell("busy", words.polling);
+  } catch {
+    if (poll) tell("down", words.lost);
+  }
+}
+
+function tell(dot, text) {
+  live.dataset.state = dot;
+  say(live, text);
+}
+
+follow(page.dataset.events, page.dataset.session, { now: show }, connected);
+setInterval(() => state && draw(), 1000);

@@ -1,0 +1,276 @@
+"""The models page in a browser: real servers are loaded and unloaded, in room for two of three."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes import wait_until
+from tools import made_up_model, servers
+from tools.processes import Gateway, ask
+
+from .conftest import DESKTOP, PHONE, Open
+
+SLOW = 2  # seconds that some models take longer to load
+Start = Callable[..., Gateway]
+
+
+def table(name: str, folder: Path, *before: str, **keys: Any) -> str:
+    """A [[model]] table. The weights are made up: the model never ends an answer by itself."""
+    binary = servers.find("llama-2023")
+    if binary is None:
+        pytest.skip("llama-2023 is not there")
+    weights = str(keys.pop("weights", made_up_model.cached()))
+    words = [*before, str(binary), "-m", weights, "--host", "127.0.0.1", "--port", "${PORT}"]
+    words += ["-np", "2", "-c", "32768", "-t", "1", "-cb"]
+    keys = {"name": name, "command": words, "folder": str(folder), "stop_timeout": 1, **keys}
+    return "\n".join(["[[model]]", *[f"{key} = {json.dumps(v)}" for key, v in keys.items()], ""])
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Factory: a gateway with these tables, 2 GiB of memory, and these flags."""
+    started: list[Gateway] = []
+
+    def begin(tables: list[str], *flags: str) -> Gateway:
+        folder = tmp_path_factory.mktemp("models")
+        file = folder / "slotproxy.toml"
+        file.write_text("\n".join(tables))
+        words = ["--config", str(file), "--memory", "2GiB", "--chat-template", "legacy"]
+        one = Gateway([*words, "--data", str(folder / "data"), *flags], folder / "gateway.log")
+        started.append(one)
+        one.start()
+        return one
+
+    try:
+        yield begin
+    finally:
+        for one in started:
+            one.kill()
+
+
+@pytest.fixture(scope="module")
+def hosting(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    """Models of which two have room, and a broken one. One test alone loads "fresh"."""
+    folder = tmp_path_factory.mktemp("servers")
+    late = ("sh", "-c", f'sleep {SLOW}; exec "$@"', "sh")
+    return start(
+        [
+            table("quick", folder, title="The quick one", memory="1GiB", ttl=600),
+            table("slow", folder, *late, memory="1GiB"),
+            table("fresh", folder, *late, memory="1GiB"),
+            table("third", folder, memory="1GiB"),
+            table("broken", folder, weights=folder / "absent.gguf", memory="1GiB"),
+        ]
+    )
+
+
+@pytest.fixture
+def unloaded(hosting: Gateway) -> Iterator[Gateway]:
+    """The gateway, whose models are unloaded and unpinned when the test ends."""
+
+    def are_unloaded() -> bool:
+        ask(f"{hosting.url}/unload", {})  # not those that still load
+        return not json.loads(ask(f"{hosting.url}/running")[1])["running"]
+
+    yield hosting
+    for name in ("quick", "third"):
+        ask(f"{hosting.url}/models/unpin", {"model": name})
+    wait_until(are_unloaded, 30)
+
+
+def model(page: Any, name: str) -> Any:
+    return page.locator(f'.model[data-key="{name}"]')
+
+
+def state(page: Any, name: str, text: str) -> Any:
+    found = model(page, name).locator(".state", has_text=text)
+    found.wait_for()
+    return found
+
+
+def press(page: Any, label: str) -> None:
+    page.get_by_role("button", name=label, exact=True).click()
+
+
+def segment(page: Any, name: str, phase: str) -> None:
+    page.locator(f'.track .segment[data-phase="{phase}"]', has_text=name).wait_for()
+
+
+def test_model_is_loaded_used_and_unloaded(unloaded: Gateway, visit: Open) -> None:
+    page = visit(f"{unloaded.url}/hosting")
+    state(page, "quick", "Not loaded")
+    assert model(page, "quick").locator("h3").inner_text() == "The quick one"
+    press(page, "Load quick")
+    state(page, "quick", "Ready")
+    segment(page, "quick", "loaded")
+    facts = model(page, "quick").locator(".facts").inner_text()
+    assert "took" in facts and "in 10 min" in facts
+    assert "1 GiB of 2 GiB held, 1 GiB free" in page.locator(".memory figcaption").inner_text()
+    body = {"model": "quick", "prompt": "Hello", "max_tokens": 3000, "stream": True}
+    page.evaluate(
+        """(body) => { window.stop = new AbortController();
+          fetch("/v1/completions", {method: "POST", body: JSON.stringify(body),
+            headers: {"Content-Type": "application/json"}, signal: window.stop.signal})
+            .then((answer) => answer.text()).catch(() => {}); }""",
+        body,
+    )
+    state(page, "quick", "Busy, 1 of 2 slots")
+    press(page, "Unload quick")
+    state(page, "quick", "Stopping after 1 answer")
+    segment(page, "quick", "stopping")
+    page.evaluate("window.stop.abort()")
+    state(page, "quick", "Not loaded")
+    assert page.locator(".track .segment").count() == 0
+
+
+def test_load_shows_its_progress_and_moves_nothing(unloaded: Gateway, visit: Open) -> None:
+    page = visit(f"{unloaded.url}/hosting")
+
+    def places() -> Any:
+        return page.locator(".model, .memory").evaluate_all(
+            "(all) => all.map((one) => [one.offsetTop, one.offsetHeight])"
+        )
+
+    state(page, "fresh", "Not loaded")
+    before = places()
+    for text in ("the first time", "about"):
+        press(page, "Load fresh")
+        state(page, "fresh", text)
+        segment(page, "fresh", "loading")
+        progress = model(page, "fresh").locator("progress")
+        assert progress.is_visible()
+        if text == "about":
+            assert 0.0 <= float(progress.get_attribute("value")) <= 1.0
+        else:
+            assert progress.get_attribute("value") is None
+        assert places() == before
+        state(page, "fresh", "Ready")
+        assert not progress.is_visible()
+        assert places() == before
+        press(page, "Unload fresh")
+        state(page, "fresh", "Not loaded")
+    assert places() == before
+
+
+def test_pinned_models_keep_others_in_line_or_out(unloaded: Gateway, visit: Open) -> None:
+    page = visit(f"{unloaded.url}/hosting")
+    for name in ("quick", "third"):
+        press(page, f"Load {name}")
+        state(page, name, "Ready")
+    press(page, "Pin quick")
+    model(page, "quick").locator(".badge", has_text="pinned").wait_for()
+    press(page, "Pin third")
+    page.get_by_role("button", name="Unpin third", exact=True).wait_for()
+    press(page, "Load slow")
+    state(page, "slow", "Failed")
+    assert "unpin other models" in model(page, "slow").locator(".failure").inner_text()
+    press(page, "Unpin third")
+    page.get_by_role("button", name="Pin third", exact=True).wait_for()
+    press(page, "Load slow")
+    state(page, "third", "Not loaded")
+    state(page, "slow", "Ready")
+    state(page, "quick", "Ready")
+
+
+def test_failed_model_shows_its_last_lines_and_what_to_do(unloaded: Gateway, visit: Open) -> None:
+    page = visit(f"{unloaded.url}/hosting")
+    press(page, "Load broken")
+    state(page, "broken", "Failed")
+    failure = model(page, "broken").locator(".failure")
+    assert "its server ended with exit code 1" in failure.inner_text()
+    assert "correct the command or the model file" in failure.inner_text()
+    failure.locator("summary").click()
+    assert "failed to load model" in failure.locator("pre").inner_text()
+
+
+def test_log_grows_while_it_is_open(unloaded: Gateway, visit: Open, accessible: Any) -> None:
+    page = visit(f"{unloaded.url}/hosting")
+    press(page, "Log third")
+    log = page.locator("dialog .log")
+    ask(f"{unloaded.url}/models/load", {"model": "third"})
+    log.get_by_text("llama_model_loader").first.wait_for()
+    body = {"model": "third", "prompt": "Hello", "max_tokens": 3}
+    assert ask(f"{unloaded.url}/v1/completions", body, 60)[0] == 200
+    page.wait_for_function(
+        "() => document.querySelector('.log').textContent.includes('/completion')"
+    )
+    accessible(page)
+    page.keyboard.press("Escape")
+    log.wait_for(state="hidden")
+
+
+def test_keyboard_alone_loads_and_unloads(unloaded: Gateway, visit: Open) -> None:
+    page = visit(f"{unloaded.url}/hosting")
+    state(page, "quick", "Not loaded")
+    page.get_by_role("button", name="Load quick", exact=True).focus()
+    page.keyboard.press("Enter")
+    state(page, "quick", "Ready")
+    assert page.evaluate("document.activeElement.textContent") == "Unload"
+    page.keyboard.press("Space")
+    state(page, "quick", "Not loaded")
+
+
+def test_page_polls_while_the_stream_is_broken(unloaded: Gateway, visit: Open) -> None:
+    page = visit(f"{unloaded.url}/signin")
+    page.context.route("**/pages/api/models/events", lambda route: route.abort())
+    page.goto(f"{unloaded.url}/hosting")
+    live = page.locator('[data-part="live"]')
+    live.get_by_text("Updated every 3 seconds").wait_for()
+    press(page, "Load quick")
+    state(page, "quick", "Ready")
+    page.context.unroute("**/pages/api/models/events")
+    live.get_by_text("Live").wait_for()
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize(("language", "title"), [("en", "Models"), ("zh", "模型")])
+def test_models_page_is_accessible_in_every_size_and_language(
+    unloaded: Gateway,
+    visit: Open,
+    accessible: Any,
+    size: tuple[int, int],
+    language: str,
+    title: str,
+) -> None:
+    for name in ("quick", "broken", "slow"):
+        ask(f"{unloaded.url}/models/load", {"model": name})
+    page = visit(f"{unloaded.url}/hosting", size=size, language=language, dark=(size == PHONE))
+    page.locator('.track .segment[data-phase="loaded"]').first.wait_for()
+    model(page, "broken").locator(".failure").wait_for()
+    assert page.locator("h1").inner_text() == title
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    accessible(page)
+
+
+def test_other_keys_see_the_list_without_buttons(
+    start: Start, tmp_path: Path, visit: Open, accessible: Any
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("alice key-of-alice-1\nadmin key-of-admin-1\n")
+    flags = ["--api-key-file", str(keys), "--admins", "admin"]
+    one = start([table("quick", tmp_path, memory="1GiB", preload=True)], *flags)
+    for key, buttons in (("alice", 0), ("admin", 3)):
+        page = visit(f"{one.url}/hosting")
+        page.get_by_label("API key").fill(f"key-of-{key}-1")
+        page.keyboard.press("Enter")
+        state(page, "quick", "Ready")
+        assert page.locator(".model button").count() == buttons
+        accessible(page)
+        if buttons:
+            press(page, "Unload quick")
+            state(page, "quick", "Not loaded")
+
+
+def test_gateway_without_models_says_how_to_get_them(
+    site: Gateway, visit: Open, accessible: Any
+) -> None:
+    page = visit(f"{site.url}/hosting", size=PHONE)
+    page.get_by_text("No models on demand").wait_for()
+    assert "--models-dir" in page.locator("main").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    accessible(page)

@@ -1,0 +1,162 @@
+"""The page of models: what its script gets, and who may do what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.config.keys import ApiKey, Secret
+from proxy.hosting.budget import Limits
+from proxy.hosting.host import ModelHost
+from proxy.hosting.model import HostedModel
+from proxy.web import log_events
+from proxy.web.pages import models_feed
+from proxy.web.services import Services
+from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
+from tests.unit.hosting import fakes
+
+API = "/pages/api/models"
+ADMIN = {"Authorization": "Bearer key-of-admin"}
+OTHER = {"Authorization": "Bearer key-of-other"}
+KEYS = tuple(ApiKey(name, Secret(f"key-of-{name}")) for name in ("admin", "other"))
+
+
+class Site:
+    """A gateway with keys and a host of models, which small programs serve."""
+
+    def __init__(self) -> None:
+        app = make_app(ScriptedDriver(), file_keys=KEYS, admins=("admin",))
+        self.http: FlaskClient = app.test_client()
+        self.services: Services = services_of(app)
+        self.host: ModelHost = self.services.host
+        fake = fakes.fake()
+        self.host._connect = lambda config, url: fake(url)
+
+    def add(self, name: str, **fields: Any) -> HostedModel:
+        return self.host.add(fakes.config(name=name, memory="5MiB", **fields))
+
+    def seen(self, headers: dict[str, str]) -> Any:
+        return self.http.get(API, headers=headers).json
+
+    def post(self, action: str, name: str, headers: dict[str, str] = ADMIN) -> int:
+        answer = self.http.post(f"{API}/{action}", json={"model": name}, headers=headers)
+        return answer.status_code
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    made = Site()
+    yield made
+    made.host.close()
+
+
+def test_page_needs_a_key(site: Site) -> None:
+    for path in (API, f"{API}/events", f"{API}/logs/a"):
+        assert site.http.get(path).status_code == 401
+    assert site.post("load", "a", {}) in (401, 403)
+
+
+@pytest.mark.parametrize(("headers", "admin"), [(ADMIN, "true"), (OTHER, "false")])
+def test_page_says_whether_there_are_buttons(
+    site: Site, headers: dict[str, str], admin: str
+) -> None:
+    page = site.http.get("/hosting", headers={**headers, "Accept": "text/html"}).text
+    assert f'data-admin="{admin}"' in page
+    assert ("A pinned model never gives way" in page) == (admin == "true")
+
+
+def test_models_are_loaded_pinned_and_unloaded(site: Site) -> None:
+    site.host.room.limits = Limits(memory=20 << 20, models=3)
+    model = site.add("folder/a", title="A", ttl=300.0)
+    assert site.post("load", "folder/a") == 204
+    wait_until(lambda: model.status == "loaded")
+    assert site.post("pin", "folder/a") == 204
+    told = site.seen(ADMIN)
+    (one,) = told["models"]
+    assert (one["name"], one["title"], one["state"]) == ("folder/a", "A", "ready")
+    assert (one["pinned"], one["pinned_by_file"]) == (True, False)
+    assert one["expires_at"] == pytest.approx(told["at"] + 300, abs=5)
+    assert told["room"] == {
+        "bars": [
+            {
+                "device": 0,
+                "limit": 20 << 20,
+                "segments": [{"model": "folder/a", "size": 5 << 20, "phase": "loaded"}],
+            }
+        ],
+        "models": 1,
+        "most_models": 3,
+    }
+    assert site.post("unpin", "folder/a") == site.post("unload", "folder/a") == 204
+    wait_until(lambda: model.status == "unloaded")
+    assert site.seen(ADMIN)["models"][0]["pinned"] is False
+
+
+@pytest.mark.parametrize("action", ["load", "unload", "pin", "unpin"])
+def test_only_admins_change_models(site: Site, action: str) -> None:
+    model = site.add("a")
+    assert site.post(action, "a", OTHER) == 403
+    assert (model.status, model.pinned) == ("unloaded", False)
+    assert site.post(action, "absent") == 404
+    assert site.post("explode", "a") == 404
+
+
+def test_others_see_listed_models_and_no_names_of_unlisted_ones(site: Site) -> None:
+    site.add("a")
+    secret = site.add("secret", unlisted=True)
+    fakes.use(secret)
+    told = site.seen(OTHER)
+    assert (told["admin"], [one["name"] for one in told["models"]]) == (False, ["a"])
+    (segment,) = told["room"]["bars"][0]["segments"]
+    assert (segment["model"], segment["size"]) == ("", 5 << 20)
+    told = site.seen(ADMIN)
+    assert (told["admin"], len(told["models"])) == (True, 2)
+    assert told["room"]["bars"][0]["segments"][0]["model"] == "secret"
+    secret.leave(answered=True)
+
+
+def seen(site: Site, *changes: Callable[[], None]) -> list[dict[str, Any]]:
+    """The events of a stream in which `changes` are made one after the other."""
+    left = iter(changes)
+    found = []
+    parts = models_feed.events(site.services, "admin", lambda seconds: next(left)())
+    with pytest.raises((StopIteration, RuntimeError)):
+        while True:
+            part = next(parts).decode()
+            if part.startswith("event: now\ndata: "):
+                assert part.endswith("\n\n")
+                found.append(json.loads(part.partition("data: ")[2]))
+    return found
+
+
+def test_stream_has_an_event_for_each_change_only(site: Site) -> None:
+    model = site.add("a")
+    found = seen(site, lambda: None, lambda: model.pin(True), lambda: None, lambda: None)
+    assert [one["models"][0]["pinned"] for one in found] == [False, True]
+
+
+def test_stream_ends_so_that_it_delays_no_stop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_feed, "LIFE", 0.0)
+    answer = site.http.get(f"{API}/events", headers=ADMIN)
+    assert answer.content_type == "text/event-stream"
+    assert [part.split("\n")[0] for part in answer.text.split("\n\n")] == [
+        "retry: 500",
+        "event: now",
+        "",
+    ]
+
+
+def test_log_is_streamed_to_admins(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_events, "LIFE", 0.0)
+    log = site.add("folder/a").log
+    log.add(b"a line")
+    path = f"{API}/logs/folder/a"
+    assert "data: a line\n\n" in site.http.get(path, headers=ADMIN).text
+    head = {**ADMIN, "Last-Event-ID": f"{log.id}-1"}
+    assert site.http.get(path, headers=head).text == "retry: 500\n\n"
+    assert site.http.get(path, headers=OTHER).status_code == 403
+    assert site.http.get(f"{API}/logs/absent", headers=ADMIN).status_code == 404
