@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 
-Priority = Literal["", "high", "normal", "low"]
-PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
+from .rights import Priority, Rights, priority_of
+
 KEY_ID = re.compile(r"key_[0-9a-f]{24}")
 
 
@@ -36,17 +36,23 @@ class StoredKey(Struct, frozen=True, kw_only=True):
     blocked: bool = False
     former_digest: str | None = None
     former_until: float = 0.0
+    rights: Rights = Rights()
     metadata: Mapping[str, Any] = {}
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """The caller of a request, by its key. `key` owns the stored data. `until` is when this secret
-    ends; `refused` says why it is not accepted now, "" if it is."""
+    """The caller of a request, by its key. `key` owns the stored data. Keys of one `group` share
+    cached prompts. `rights` are those of key, user and team. `until` is when this secret ends;
+    `refused` says why it is not accepted now, "" if it is."""
 
     key: str
     alias: str = ""
     user: str = ""
     team: str = ""
+    group: str = ""
+    priority: Priority = "normal"
+    admin: bool = False
+    rights: tuple[Rights, ...] = ()
     until: float = math.inf
     refused: str = ""
 
@@ -61,11 +67,17 @@ def identity_of(key: StoredKey, digest: str) -> Identity:
     until = math.inf if key.expires is None else key.expires
     if digest != key.digest:
         until = min(until, key.former_until)
+    rights = tuple(one for one in (key.rights,) if one != Rights())
     return Identity(
         key=key.id,
         alias=key.alias or "",
         user=key.user_id or "",
         team=key.team_id or "",
+        # No group of the settings has a space in its name.
+        group=next((one.group for one in rights if one.group), f"key {key.id}"),
+        priority=priority_of(rights),
+        admin=key.rights.admin,
+        rights=rights,
         until=until,
         refused="this API key is blocked: ask an administrator" if key.blocked else "",
     )

@@ -128,6 +128,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         settings.wrong_keys,
         settings.admins,
         book,
+        hides=settings.hide_forbidden,
     )
     ledger = _ledger(settings, storage, keys)
     observer = Observer(metrics=settings.metrics, ledger=ledger.add if ledger else None)
@@ -135,7 +136,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         settings=settings,
         gateway=gateway,
         keys=keys,
-        callers=Callers(settings.keys),
+        callers=Callers(settings.keys, hides=settings.hide_forbidden),
         observer=observer,
         started=int(time.time()),
         embedder=embedder or Embedder(registry, scheduler),

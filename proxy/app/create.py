@@ -24,6 +24,7 @@ from ..errors import (
 from ..web import (
     accounts,
     anthropic,
+    apis,
     body,
     chatchat,
     cors,
@@ -83,6 +84,7 @@ def with_routes(settings: Settings) -> Application:
         app.register_blueprint(chatchat.blueprint, url_prefix=prefix)
     if settings.pages:
         pages.install(app, prefix)
+    app.places = apis.places(app.url_map, prefix)
     cors.install(app, settings.cors_origins)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
@@ -93,6 +95,7 @@ def attach(app: Application, services: Services) -> None:
     """Attach the services that the routes use."""
     settings = services.settings
     app.extensions[EXTENSION] = services
+    services.keys.places = app.places
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
     machine = socket.gethostname()
     sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)

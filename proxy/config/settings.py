@@ -488,6 +488,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "names of API keys that may save, restore and erase slots and see backend addresses"
         ),
     ] = ()
+    hide_forbidden: Annotated[
+        bool,
+        _access(
+            "answer 404 instead of 403 for models and routes that a key's rights do not include"
+        ),
+    ] = False
     wrong_keys: Annotated[
         int,
         _access(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
 from ..core.usage import Usage
 from ..scheduling.interface import Scheduler
@@ -33,7 +34,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     `key` is the name of the API key, `user` and `team` the ids of its user and team, "" for none.
     Only requests of the same `group` share cached prompts. `share` is the weight of the key's class
     in the queue. `background` marks a side job, which avoids evicting others' prompts.
-    `tell_place`: report the place in the queue in the stream."""
+    `tell_place`: report the place in the queue in the stream. `may` says which models may be
+    used."""
 
     key: str = ""
     user: str = ""
@@ -42,6 +44,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     share: float = 1.0
     background: bool = False
     tell_place: bool = False
+    may: Permissions = ALL
 
 
 ANYBODY = Caller()

@@ -67,12 +67,13 @@ class Gateway:
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
     ) -> Answer:
-        """Start an answer; nothing is placed yet. Raises BadRequest, ModelNotFound, and NoBackend,
-        QueueFull or Cancelled if no backend has reported its model."""
+        """Start an answer; nothing is placed yet. Raises BadRequest, ModelNotFound, Forbidden, and
+        NoBackend, QueueFull or Cancelled if no backend has reported its model."""
         model, name = self.registry.answering(request.model)
         if model == UNNAMED and self._wait_for_backend:
             self._wait_for_names(model, cancel, caller.key)
             model, name = self.registry.answering(request.model)
+        caller.may.check_model(request.model, name, model)
         make_tasks = partial(self.tasks, request, model, cancel)
         return Answer(self.context, request, model, name, make_tasks, caller=caller, cancel=cancel)
 

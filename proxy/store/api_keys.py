@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from ..accounts.book import Change
 from ..accounts.records import Identity, StoredKey, identity_of
+from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
 from .account_changes import AccountChanges, Recorder
 from .database import Database, record
@@ -39,11 +40,11 @@ class ApiKeys:
     def find(self, digest: str) -> Identity | None:
         query = select(API_KEY).where(or_(_c.digest == digest, _c.former_digest == digest))
         row = self._db.first(query)
-        return None if row is None else identity_of(record(StoredKey, row), digest)
+        return None if row is None else identity_of(_key(row), digest)
 
     def find_id(self, key_id: str) -> Identity | None:
         row = self._db.first(select(API_KEY).where(_c.id == key_id))
-        return None if row is None else identity_of(record(StoredKey, row), row.digest)
+        return None if row is None else identity_of(_key(row), row.digest)
 
     def read(self, name: str) -> StoredKey:
         """The key with this digest or id. Raises NotFound."""
@@ -61,13 +62,13 @@ class ApiKeys:
         with self._db.begin() as db:
             count = db.execute(select(func.count()).select_from(API_KEY).where(*condition))
             rows = db.execute(page.offset(offset).limit(limit)).all()
-            return count.scalar_one(), [record(StoredKey, row) for row in rows]
+            return count.scalar_one(), [_key(row) for row in rows]
 
     def add(self, key: StoredKey, actor: str) -> None:
         """Raises BadRequest if the alias is in use."""
         with self._changes.begin(actor) as changes:
             _check_alias(changes.db, key.alias, key.id)
-            changes.db.execute(insert(API_KEY).values(**msgspec.structs.asdict(key), rights={}))
+            changes.db.execute(insert(API_KEY).values(**_row(key)))
             changes.record("create", "key", key.id, _told(key))
 
     def change(self, name: str, fields: Mapping[str, Any], actor: str, action: str) -> StoredKey:
@@ -77,8 +78,7 @@ class ApiKeys:
             (key,) = _read(changes.db, [name])
             new = msgspec.structs.replace(key, **fields, changed=time.time())
             _check_alias(changes.db, new.alias, new.id)
-            row = msgspec.structs.asdict(new)
-            changes.db.execute(update(API_KEY).where(_c.id == key.id).values(**row))
+            changes.db.execute(update(API_KEY).where(_c.id == key.id).values(**_row(new)))
             before, after = _told(key), _told(new)
             differing = {k: [before[k], after[k]] for k in after if before[k] != after[k]}
             changes.record(action, "key", key.id, differing)
@@ -93,9 +93,17 @@ class ApiKeys:
         return [key.digest for key in keys]
 
 
+def _key(row: Row[Any]) -> StoredKey:
+    return record(StoredKey, row, rights=msgspec.convert(row.rights, Rights))
+
+
+def _row(key: StoredKey) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(key), "rights": msgspec.to_builtins(key.rights)}
+
+
 def _read(db: Connection, names: Collection[str], aliases: Collection[str] = ()) -> list[StoredKey]:
     wanted = or_(_c.digest.in_(names), _c.id.in_(names), _c.alias.in_(aliases))
-    keys = [record(StoredKey, row) for row in db.execute(select(API_KEY).where(wanted))]
+    keys = [_key(row) for row in db.execute(select(API_KEY).where(wanted))]
     found = {name for key in keys for name in (key.digest, key.id)}
     if not found.issuperset(names):
         raise NotFound("there is no such API key", param="key")
@@ -122,5 +130,5 @@ def _told(key: StoredKey) -> dict[str, Any]:
     """What the record of a change tells of a key: of its metadata only the names, since a client
     may keep a secret there."""
     hidden = {"id", "digest", "former_digest", "changed", "created", "created_by"}
-    fields = {**msgspec.structs.asdict(key), "metadata": sorted(key.metadata)}
+    fields = {**_row(key), "metadata": sorted(key.metadata)}
     return {name: value for name, value in fields.items() if name not in hidden}

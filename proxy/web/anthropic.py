@@ -12,6 +12,7 @@ from ..dialects.anthropic.request import parse
 from . import body, disconnect
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
+from .permissions import check_model
 from .services import Services
 from .spine import completion_view, json_view
 
@@ -28,6 +29,7 @@ def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
 def count_tokens() -> Response:
     def view(services: Services, record: Record) -> Any:
         asked = parse(body.read_json(request.environ, services.settings.max_body), counting=True)
+        check_model(services, request.environ, asked.model)
         with disconnect.watched(request.environ) as cancel:
             return {"input_tokens": services.gateway.count(asked, cancel)}
 

@@ -15,7 +15,9 @@ from typing import Any
 
 from ..accounts.book import Book
 from ..accounts.records import KEY_ID, Identity
+from ..accounts.rights import Permissions
 from ..errors import Unauthorized
+from .apis import Place
 from .guesses import Guesses
 from .observability import Record
 
@@ -24,6 +26,7 @@ from .observability import Record
 SIGNED_IN = "slotproxy.signed_in"
 # environ key with the Identity of a key of the store.
 IDENTITY = "slotproxy.identity"
+UNKNOWN = Place("unknown", "")  # of a route that is in no group, which few keys may use
 
 
 class Keys:
@@ -36,8 +39,13 @@ class Keys:
         wrong: int = 0,
         admins: Collection[str] = (),
         stored: Book | None = None,
+        *,
+        hides: bool = False,
     ) -> None:
-        """`wrong`: how many invalid keys an address may send per minute; 0 means no limit."""
+        """`wrong`: how many invalid keys an address may send per minute; 0 means no limit.
+        `hides`: what a key may not use looks as if it did not exist."""
+        self.places: Mapping[str, Place] = {}  # of all routes, once they are known
+        self._hides = hides
         self._guesses = Guesses(wrong)
         digests = ((_digest(secret), name) for name, secret in keys)
         self._known = {digest: (digest, name) for digest, name in digests}
@@ -53,8 +61,8 @@ class Keys:
     def check(self, environ: MutableMapping[str, Any], secret: str | None = None) -> str:
         """Return the name of the caller's key, or "" if no key is needed; for a key of the store,
         leave its identity in environ and its user and team in the record. `secret` is a key that
-        was sent in another way than headers say. Raises Unauthorized, TooManyWrongKeys or
-        StoreUnavailable."""
+        was sent in another way than headers say. Raises Unauthorized, Forbidden (or NotFound),
+        TooManyWrongKeys or StoreUnavailable."""
         if not self._known:
             return ""
         presented = _presented(environ) if secret is None else secret
@@ -70,7 +78,17 @@ class Keys:
         environ[IDENTITY] = found
         record = Record.of(environ)
         record.user, record.team = found.user, found.team
+        if found.rights:
+            self._check_rights(found, environ, record)
         return found.key
+
+    def _check_rights(self, identity: Identity, environ: Mapping[str, Any], record: Record) -> None:
+        may = Permissions(identity.rights, self._hides)
+        may.check_peer(environ.get("REMOTE_ADDR", ""))
+        place = self.places.get(record.route, UNKNOWN)
+        # A WebSocket begins with a GET.
+        reads = environ["REQUEST_METHOD"] in ("GET", "HEAD") and "HTTP_UPGRADE" not in environ
+        may.check_route(place.api, place.path, reads=reads)
 
     def has_key(self, environ: Mapping[str, Any]) -> bool:
         """Whether the request headers contain a valid key (any key, if none is needed). Raises
@@ -100,11 +118,14 @@ class Keys:
     def is_admin(self, name: str) -> bool:
         """Whether the key of this name may see and change everything. Without keys, everybody
         may."""
-        return not self._known or name in self._admins
+        if not self._known or name in self._admins:
+            return True
+        identity = self._stored_named(name)
+        return identity is not None and identity.admin
 
     def shown(self, name: str) -> str:
         """The key's name for people."""
-        identity = self._stored.named(name) if self._stored and KEY_ID.fullmatch(name) else None
+        identity = self._stored_named(name)
         return name if identity is None else identity.shown
 
     def _find(self, secret: str, peer: str) -> str | Identity:
@@ -136,10 +157,15 @@ class Keys:
         """As `_find`, by the name of a key."""
         if name in self._names:
             return name
-        identity = self._stored.named(name) if self._stored is not None else None
+        identity = self._stored_named(name)
         if identity is None:
             raise Unauthorized("the API key of this session was deleted: sign in again")
         return _accepted(identity)
+
+    def _stored_named(self, name: str) -> Identity | None:
+        if self._stored is None or not KEY_ID.fullmatch(name):
+            return None
+        return self._stored.named(name)
 
 
 def _accepted(identity: Identity) -> Identity:

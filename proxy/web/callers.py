@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ..accounts.records import Identity
+from ..accounts.rights import Permissions
 from ..config import ApiKey
 from ..errors import BadRequest
 from ..gateway import Caller
@@ -24,7 +25,9 @@ SHARES = {"high": 4.0, "normal": 1.0, "low": 0.25}
 class Callers:
     """The callers of all configured keys."""
 
-    def __init__(self, keys: Iterable[ApiKey]) -> None:
+    def __init__(self, keys: Iterable[ApiKey], *, hides: bool = False) -> None:
+        """`hides`: what a key may not use looks as if it did not exist."""
+        self._hides = hides
         self._known = {
             key.name: Caller(key=key.name, group=key.cache_group, share=SHARES[key.priority])
             for key in keys
@@ -34,7 +37,7 @@ class Callers:
 
     def caller(self, key: str, environ: Mapping[str, Any]) -> Caller:
         """Return the caller of a request with the key of this name. Raises BadRequest."""
-        caller = self._known.get(key) or _stored(key, environ.get(IDENTITY))
+        caller = self._known.get(key) or _stored(key, environ.get(IDENTITY), hides=self._hides)
         asked = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
         job = environ.get("HTTP_X_SLOTPROXY_JOB")
         queue = environ.get("HTTP_X_SLOTPROXY_QUEUE")
@@ -53,10 +56,15 @@ class Callers:
         )
 
 
-def _stored(key: str, identity: Identity | None) -> Caller:
+def _stored(key: str, identity: Identity | None, *, hides: bool) -> Caller:
     """The caller with a key of the store; one without a key if there is no identity."""
     if identity is None:
         return Caller(key=key)
-    # A key of the settings may be of a group of any name without spaces.
-    group = f"key {key}"
-    return Caller(key=key, user=identity.user, team=identity.team, group=group)
+    return Caller(
+        key=key,
+        user=identity.user,
+        team=identity.team,
+        group=identity.group,
+        share=SHARES[identity.priority],
+        may=Permissions(identity.rights, hides),
+    )

@@ -15,6 +15,7 @@ from . import body, disconnect
 from .forwarding import by_other_server
 from .large import parsed
 from .observability import Record
+from .permissions import check_model
 from .services import Services
 from .spine import json_route
 
@@ -59,6 +60,7 @@ def _embedded(
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
     asked = parsed(partial(parse, raw), request.environ)
+    check_model(services, request.environ, asked.model, services.embedder)
     services.observer.begin(record)
     with disconnect.watched(request.environ) as cancel:
         name, result = services.embedder.embed(asked.model, asked.inputs, cancel)
@@ -73,6 +75,7 @@ def ranked(services: Services, record: Record) -> Any:
     if (answer := by_other_server(services, record, "/v1/rerank", raw)) is not None:
         return answer
     asked = rerank.parse(raw)
+    check_model(services, request.environ, asked.model, services.ranker)
     services.observer.begin(record)
     with disconnect.watched(request.environ) as cancel:
         name, result = services.ranker.rerank(asked.model, asked.query, asked.documents, cancel)

@@ -22,6 +22,7 @@ from .fastpath import Environ
 from .forwarded_body import Body, JSONBody, read_body, read_raw, sent_headers
 from .model_tables import with_preset
 from .observability import Record
+from .permissions import check_model
 from .services import Services
 from .spine import json_route
 from .stream import ClosingBody
@@ -59,7 +60,7 @@ def posted(services: Services, record: Record) -> Response:
 @json_route(blueprint, "GET", *_both(LISTED))
 def listed(services: Services, record: Record) -> Response:
     """Forward a request to the model that its query names."""
-    model = services.gateway.registry.named(request.args.get("model", ""))
+    model = _named(services, request.args.get("model", ""))
     path = _full(record.route, services.settings.api_prefix)
     call = Call("GET", _with_query(path, request.environ), sent_headers(request.environ))
     return _answer(services, record, model, lambda name: call, counts=False)
@@ -73,6 +74,7 @@ def upstream(services: Services, record: Record, rest: str) -> Response:
     if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise Forbidden("pages of other sites may not use the servers of models")
     model, path = _place(services, rest)
+    check_model(services, request.environ, model)
     environ = request.environ
     reads = request.method in ("GET", "HEAD")
     method = "GET" if reads else request.method
@@ -89,7 +91,7 @@ def upstream(services: Services, record: Record, rest: str) -> Response:
 def forwarded(services: Services, record: Record, path: str) -> Response:
     """Forward the current request to `path` of the model that its body names."""
     with read_body(services, request.environ) as sent:
-        model = services.gateway.registry.named(sent.model)
+        model = _named(services, sent.model)
         if isinstance(sent, JSONBody):
             sent = JSONBody(with_preset(services, sent.fields, path))
         return _sent(services, record, model, path, sent)
@@ -104,8 +106,16 @@ def by_other_server(
     registry = services.gateway.registry
     if not isinstance(name, str) or not registry.forwards(name):
         return None
-    model = registry.named(name)
+    model = _named(services, name)
     return _sent(services, record, model, path, JSONBody(with_preset(services, fields, path)))
+
+
+def _named(services: Services, name: str) -> str:
+    """The pool of this name or alias, which the caller may use. Raises ModelNotFound and
+    Forbidden."""
+    model = services.gateway.registry.named(name)
+    check_model(services, request.environ, name)
+    return model
 
 
 def _sent(services: Services, record: Record, model: str, path: str, body: Body) -> Response:

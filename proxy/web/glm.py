@@ -10,6 +10,7 @@ from ..dialects import glm
 from ..errors import CharacterCut
 from . import disconnect
 from .fastpath import BodyAndHeaders, Environ, post
+from .permissions import check_model
 from .services import Services
 from .spine import completion_view
 
@@ -37,6 +38,7 @@ def langchain(services: Services, environ: Environ) -> Response | BodyAndHeaders
 def tokenized(services: Services, asked: dict[str, Any]) -> dict[str, Any]:
     """Answer /tokenize in the GLM form: {prompt} gives the token ids and the text of each."""
     wanted = glm.parse_tokenize(asked)
+    check_model(services, request.environ, wanted.model)
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)
     most = min(wanted.max_length, MOST_PIECES)

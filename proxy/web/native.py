@@ -16,6 +16,7 @@ from ..errors import Forbidden, NoBackend, NotFound
 from . import body, seen
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
+from .permissions import check_model
 from .services import Services
 from .spine import completion_view, json_route
 
@@ -43,13 +44,16 @@ def cors_proxy(services: Services, record: Record) -> NoReturn:
 def apply_template(services: Services, record: Record) -> Any:
     """Return the prompt of a chat: {messages, …} gives {prompt}."""
     asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
+    check_model(services, request.environ, asked.model)
     return {"prompt": services.gateway.prompt(asked)}
 
 
 @_route("GET", "/props")
 def props(services: Services, record: Record) -> Any:
     registry = services.gateway.registry
-    model, name = registry.resolve(fields.text(request.args, "model"))
+    asked = fields.text(request.args, "model")
+    check_model(services, request.environ, asked)
+    model, name = registry.resolve(asked)
     backends = registry.pool(model)
     caps = [b.caps for b in backends if b.caps is not None]
     shown = next((c for c in caps if c.template), caps[0] if caps else None)

@@ -20,6 +20,7 @@ from ..runtime.blocking import run_in_native_thread
 from . import body, seen
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
+from .permissions import check_model, visible
 from .services import Services
 from .spine import completion_view, json_route, json_view
 
@@ -52,6 +53,7 @@ def _early(
         if keep is None and not only:
             return None
         registry = services.gateway.registry
+        check_model(services, environ, text(asked, "model").removesuffix(":latest"))
         pool, name = registry.resolve(text(asked, "model").removesuffix(":latest"))
         model = services.host.find(pool)
         if model is not None and seen.is_admin(services, Record.of(environ).key):
@@ -92,6 +94,7 @@ def show(services: Services, record: Record) -> Any:
     name = models.parse_show(asked)
     if name not in services.gateway.registry.names():
         raise ModelNotFound(f"model {name[:100]!r} not found")
+    check_model(services, request.environ, name)
     model = _model(services, name)
     file = _file(services, name)
     if not model.template and file is not None:
@@ -121,7 +124,8 @@ def _file(services: Services, name: str) -> ModelFile | None:
 
 
 def _models(services: Services) -> list[models.OllamaModel]:
-    return [_model(services, name) for name in services.gateway.registry.names()]
+    names = visible(services, request.environ, services.gateway.registry.names())
+    return [_model(services, name) for name in names]
 
 
 def _model(services: Services, name: str) -> models.OllamaModel:

@@ -21,6 +21,7 @@ from . import body, disconnect, glm
 from .fastpath import BodyAndHeaders, Environ, post
 from .model_tables import described, metadata
 from .observability import Record
+from .permissions import check_model, visible
 from .services import Services
 from .spine import completion_view, json_route
 
@@ -48,6 +49,7 @@ def both_completions(services: Services, environ: Environ) -> Response | BodyAnd
 def input_tokens(services: Services, record: Record) -> Any:
     """Count the tokens of a chat's prompt, as llama-server does."""
     asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
+    check_model(services, request.environ, asked.model)
     with disconnect.watched(request.environ) as cancel:
         count = services.gateway.count(asked, cancel)
     return {"object": "response.input_tokens", "input_tokens": count}
@@ -64,7 +66,8 @@ def _error(fault: GatewayError) -> dict[str, Any]:
 
 @json_route(blueprint, "GET", "/v1/models", "/models", shape=_error)
 def models(services: Services, record: Record) -> Any:
-    listed = [_model(services, name) for name in services.gateway.registry.names()]
+    names = visible(services, request.environ, services.gateway.registry.names())
+    listed = [_model(services, name) for name in names]
     return claude.listed(listed) if _theirs() else {"object": "list", "data": listed}
 
 
@@ -72,6 +75,7 @@ def models(services: Services, record: Record) -> Any:
 def model(services: Services, record: Record, name: str) -> Any:
     if name not in services.gateway.registry.names():
         raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")
+    check_model(services, request.environ, name)
     return _model(services, name)
 
 
@@ -114,6 +118,7 @@ def tokenize(services: Services, record: Record) -> Any:
     if "prompt" in asked and "content" not in asked:
         return glm.tokenized(services, asked)
     wanted = llamacpp_requests.parse_tokenize(asked)
+    check_model(services, request.environ, wanted.model)
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)
     text = wanted.content, wanted.add_special
@@ -137,6 +142,7 @@ def detokenize(services: Services, record: Record) -> Any:
     """llama-server's {tokens} to {content}."""
     asked = body.read_json(request.environ, services.settings.max_body)
     wanted = llamacpp_requests.parse_detokenize(asked)
+    check_model(services, request.environ, wanted.model)
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)
     return {"content": gateway.detokenize(model, wanted.tokens) if wanted.tokens else ""}

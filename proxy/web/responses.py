@@ -13,6 +13,7 @@ from ..store.responses import Stored
 from . import background, body, disconnect
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
+from .permissions import check_model
 from .responses_dialect import CompactDialect, ResponsesDialect
 from .responses_socket import opened
 from .services import Services
@@ -53,6 +54,7 @@ for path in ("/v1/responses", "/responses"):
 def input_tokens(services: Services, record: Record) -> Any:
     conversation = ResponsesDialect(services, request.environ)
     asked = conversation.parse(body.read_json(request.environ, services.settings.max_body))
+    check_model(services, request.environ, asked.model)
     with disconnect.watched(request.environ) as cancel:
         count = services.gateway.count(conversation.fitted(asked, cancel), cancel)
     return {"object": "response.input_tokens", "input_tokens": count}

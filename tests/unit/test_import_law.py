@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"core", "errors", "runtime", "wire", "prompting", "config", "scheduling"},
     "hosting": {"core", "errors", "runtime", "wire", "config", "scheduling", "store", "backends"},
     "gateway": {
+        "accounts",
         "core",
         "errors",
         "runtime",

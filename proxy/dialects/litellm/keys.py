@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
 
 from ...accounts.records import StoredKey
+from ...accounts.rights import Rights
 from ...errors import InvalidParameter
 from .. import fields
 from ..fields import Body
-from . import values
+from . import rights, values
 
 MOST_LISTED = 100  # keys on a page
-_FIELDS = frozenset({"key_alias", "duration", "metadata", "blocked"})
+_FIELDS = frozenset({"key_alias", "duration", "metadata", "blocked", "admin"}) | rights.FIELDS
 _FILTERS = {"key_alias": "alias", "key_hash": "digest"}
 
 
 class KeyFields(Struct, frozen=True):
     """What a request sets: `sets` has fields of StoredKey, `lasts` is in seconds, inf for ever and
-    None to leave it."""
+    None to leave it; `rights` changes the rights that a key has."""
 
     sets: Mapping[str, Any]
     lasts: float | None
+    rights: Callable[[Rights], Rights]
 
 
 class KeyPage(Struct, frozen=True):
@@ -77,7 +80,8 @@ def _fields(body: Body) -> KeyFields:
         sets["metadata"] = values.metadata(body)
     if body.get("blocked") is not None:
         sets["blocked"] = fields.flag(body, "blocked")
-    return KeyFields(sets, values.duration(body))
+    rights.parse(body, Rights())  # wrong values are found before anything is read
+    return KeyFields(sets, values.duration(body), partial(rights.parse, body))
 
 
 def made(secret: str, key: StoredKey) -> dict[str, Any]:
@@ -95,6 +99,8 @@ def key_object(key: StoredKey) -> dict[str, Any]:
         "key_alias": key.alias,
         "expires": values.shown_time(key.expires),
         "blocked": key.blocked,
+        **rights.shown(key.rights),
+        "admin": key.rights.admin,
         "metadata": key.metadata,
         "created_at": values.shown_time(key.created),
         "created_by": key.created_by,

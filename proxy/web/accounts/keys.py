@@ -8,6 +8,7 @@ from typing import Any
 from flask import request
 
 from ...accounts.records import StoredKey
+from ...accounts.rights import Rights
 from ...accounts.service import expiry
 from ...dialects.litellm import keys
 from ..observability import Record
@@ -21,7 +22,8 @@ def generate_key(services: Services, record: Record) -> Any:
     accounts = administered(services, record)
     asked = keys.parse_new(json_body(services))
     expires = None if asked.lasts is None else expiry(asked.lasts, time.time())
-    new = StoredKey(id="", digest="", shown="", expires=expires, **asked.sets)
+    rights = asked.rights(Rights())
+    new = StoredKey(id="", digest="", shown="", expires=expires, rights=rights, **asked.sets)
     return keys.made(*accounts.make(new, record.key))
 
 
@@ -50,6 +52,7 @@ def update_key(services: Services, record: Record) -> Any:
     sets = dict(asked.sets)
     if asked.lasts is not None:
         sets["expires"] = expiry(asked.lasts, time.time())
+    sets["rights"] = asked.rights(accounts.read(name).rights)
     key = accounts.change(name, sets, record.key)
     return {"key": name, **keys.key_object(key)}
 

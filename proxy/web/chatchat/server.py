@@ -16,6 +16,7 @@ from ...dialects.chatchat import bases, params, reply, server
 from ...errors import ModelNotFound, Unsupported
 from .. import disconnect
 from ..observability import Record
+from ..permissions import check_model, visible
 from ..services import Services
 from .view import json_body, route
 
@@ -50,13 +51,17 @@ def change(services: Services, record: Record) -> Any:
 
 
 def _models(services: Services) -> list[server.ChatchatModel]:
-    return [_model(services, name) for name in services.gateway.registry.names()]
+    return [_model(services, name) for name in _names(services)]
+
+
+def _names(services: Services) -> tuple[str, ...]:
+    return visible(services, request.environ, services.gateway.registry.names())
 
 
 def _model(services: Services, name: str) -> server.ChatchatModel:
     """Return a model. Raises ModelNotFound, even if chats accept any model name."""
     registry = services.gateway.registry
-    if name not in registry.names():
+    if name not in _names(services):
         raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model_name")
     pool = registry.pool(registry.resolve(name)[0])
     return server.ChatchatModel(
@@ -73,7 +78,7 @@ def configs(services: Services, record: Record) -> Any:
     engines = services.settings.search_engine
     return {
         "VERSION": __version__,
-        "LLM_MODELS": list(services.gateway.registry.names()),
+        "LLM_MODELS": list(_names(services)),
         "TEMPERATURE": params.TEMPERATURE,
         "HISTORY_LEN": 3,
         "DEFAULT_KNOWLEDGE_BASE": "samples",
@@ -109,6 +114,7 @@ def prompt_template(services: Services, record: Record) -> Any:
 @route(blueprint, "POST", "/other/embed_texts")
 def embed_texts(services: Services, record: Record) -> Any:
     wanted = server.texts(json_body(services))
+    check_model(services, request.environ, wanted.model, services.embedder)
     services.observer.begin(record)
     with disconnect.watched(request.environ) as cancel:
         name, embedded = services.embedder.embed(wanted.model, wanted.texts, cancel)

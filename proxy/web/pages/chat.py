@@ -13,6 +13,7 @@ from ...core.request import Message
 from ...dialects import fields
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ..observability import Record
+from ..permissions import visible
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
 from . import api, chat_files, errors, guard, images, options
@@ -49,6 +50,7 @@ def page() -> Response:
     models = sorted(registry.listed() or registry.models())
     if not models:
         raise NoBackend("no backend is configured", retry_after=10.0)
+    models = sorted(visible(services, request.environ, models))
     missing = services.conversations is None
     bases = services.knowledge.bases(api.owner()) if services.knowledge is not None else ()
     return make_response(

@@ -122,7 +122,7 @@ def require() -> None:
     name = signed_in()
     if name:
         request.environ[SIGNED_IN] = name
-    elif name is None:
+    if name != "":
         name = current_services().keys.check(request.environ)
     Record.of(request.environ).key = name or ""
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from proxy.accounts.records import StoredKey
-from proxy.dialects.litellm import keys, values
+from proxy.accounts.rights import Rights
+from proxy.dialects.litellm import keys, rights, values
 from proxy.errors import InvalidParameter
 
 KEY = StoredKey(
@@ -64,6 +65,62 @@ def test_size_of_metadata_is_bounded() -> None:
     assert keys.parse_new({"metadata": fits}).sets["metadata"] == fits
     with pytest.raises(InvalidParameter, match="16384 bytes"):
         keys.parse_new({"metadata": {"x": fits["x"] + "y"}})
+
+
+def test_number_of_rights_is_bounded() -> None:
+    models = [str(number) for number in range(rights.MAX_RIGHTS + 1)]
+    assert len(rights.parse({"models": models[1:]}, Rights()).models) == rights.MAX_RIGHTS
+    with pytest.raises(InvalidParameter, match="at most 200"):
+        rights.parse({"models": models}, Rights())
+
+
+def test_rights_are_read_and_shown() -> None:
+    body = {
+        "models": ["qwen*"],
+        "allowed_routes": ["chat", "/v1/models"],
+        "allowed_ips": ["10.0.0.0/8", "::1"],
+        "read_only": True,
+        "priority": "low",
+        "group": "research",
+    }
+    read = rights.parse(body, Rights())
+    shown = rights.shown(read)
+    assert {name: list(one) if type(one) is tuple else one for name, one in shown.items()} == body
+    assert rights.parse({}, read) == rights.parse(dict.fromkeys(body), read) == read
+    empty = {"models": [], "allowed_routes": [], "allowed_ips": [], "read_only": False}
+    assert rights.parse({**empty, "priority": "", "group": ""}, read) == Rights()
+
+
+@pytest.mark.parametrize("name", ["all-proxy-models", "all-team-models", "*"])
+def test_litellms_names_of_all_models_are_no_limit(name: str) -> None:
+    assert rights.parse({"models": [name, "a"]}, Rights()).models == ()
+
+
+def test_kind_of_key_sets_its_rights() -> None:
+    assert rights.parse({"key_type": "default"}, Rights()) == Rights()
+    assert rights.parse({"key_type": "read_only"}, Rights()).read_only
+    assert rights.parse({"key_type": "llm_api"}, Rights()).apis == ("llm_api_routes",)
+    assert rights.parse({"key_type": "management"}, Rights()).admin
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"models": "qwen"},
+        {"models": [""]},
+        {"allowed_routes": ["unknown"]},
+        {"allowed_ips": ["10.0.0.0/99"]},
+        {"allowed_ips": ["localhost"]},
+        {"key_type": "root"},
+        {"priority": "highest"},
+        {"group": "two words"},
+        {"read_only": 1},
+    ],
+)
+def test_wrong_rights_are_refused_by_name(body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        rights.parse(body, Rights())
+    assert caught.value.param == next(iter(body))
 
 
 @pytest.mark.parametrize("value", [None, {}, [], "", False])

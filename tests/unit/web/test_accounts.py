@@ -12,6 +12,7 @@ from flask import Flask
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from proxy.accounts import key_text
+from proxy.accounts.rights import APIS
 from proxy.config.keys import ApiKey, Secret, conflict
 from proxy.errors import StoreUnavailable
 from tests.fakes import ScriptedDriver, make_app
@@ -235,3 +236,113 @@ def test_pages_open_to_a_key_of_the_store_until_it_is_blocked(http: Http) -> Non
 
 def test_name_in_the_form_of_the_store_is_refused_in_a_key_file() -> None:
     assert "form of keys in the store" in conflict([ApiKey(f"key_{0:024x}", Secret("x"))])
+
+
+ROUTES = [
+    ("POST", "/v1/chat/completions", CHAT),
+    ("POST", "/v1/completions", {"model": "scripted", "prompt": "Hi"}),
+    ("POST", "/v1/responses", {"model": "scripted", "input": "Hi"}),
+    ("POST", "/v1/messages", {**CHAT, "max_tokens": 9}),
+    ("POST", "/api/chat", CHAT),
+    ("POST", "/api/generate", {"model": "scripted"}),
+    ("POST", "/api/show", {"model": "scripted"}),
+    ("POST", "/chat", {"prompt": "Hi"}),
+    ("POST", "/completion", {"prompt": "Hi"}),
+    ("POST", "/apply-template", CHAT),
+    ("POST", "/tokenize", {"content": "Hi"}),
+    ("POST", "/tokenize", {"prompt": "Hi"}),
+    ("POST", "/detokenize", {"tokens": [65]}),
+    ("POST", "/v1/chat/completions/input_tokens", CHAT),
+    ("POST", "/v1/responses/input_tokens", {"model": "scripted", "input": "Hi"}),
+    ("POST", "/v1/messages/count_tokens", CHAT),
+    ("POST", "/v1/embeddings", {"model": "scripted", "input": "Hi"}),
+    ("POST", "/v1/rerank", {"model": "scripted", "query": "a", "documents": ["b"]}),
+    ("GET", "/v1/models/scripted", None),
+    ("GET", "/props", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
+def test_model_outside_of_the_rights_is_forbidden(
+    http: Http, method: str, path: str, body: Any
+) -> None:
+    key = http.make(models=["other*"])["key"]
+    headers = {"Authorization": f"Bearer {key}"}
+    refused = http.client.open(path, method=method, json=body, headers=headers)
+    assert refused.status_code == 403, refused.text
+    assert "may not use the model" in refused.text
+
+
+def test_lists_have_the_models_that_a_key_may_use(http: Http) -> None:
+    for models, listed in ((["scr*"], ["scripted"]), (["other"], [])):
+        key = http.make(models=models)["key"]
+        assert [one["id"] for one in http.get("/v1/models", key).json["data"]] == listed
+        tags = http.get("/api/tags", key).json["models"]
+        assert [one["name"].removesuffix(":latest") for one in tags] == listed
+
+
+def test_rights_count_at_once_when_they_change(http: Http) -> None:
+    made = http.make(models=["other"])
+    assert http.chat(made["key"]).status_code == 403
+    assert http.admin("/key/update", key=made["token"], models=["script*"]).status_code == 200
+    assert http.chat(made["key"]).status_code == 200
+    changed = http.admin("/key/update", key=made["token"], allowed_routes=["embeddings"]).json
+    assert changed["models"] == ["script*"]
+    assert http.chat(made["key"]).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat", "/v1/files"])
+def test_apis_outside_of_the_rights_are_forbidden(http: Http, path: str) -> None:
+    key = http.make(allowed_routes=["embeddings"])["key"]
+    refused = http.post(path, key, **CHAT)
+    assert refused.status_code == 403, refused.text
+    assert "allowed_routes" in refused.text
+    assert http.get("/v1/models", key).status_code == 200
+
+
+def test_read_only_key_only_reads(http: Http) -> None:
+    key = http.make(read_only=True)["key"]
+    assert http.get("/v1/models", key).status_code == 200
+    assert http.get("/v1/vector_stores", key).status_code == 200
+    assert http.post("/v1/vector_stores", key, name="new").status_code == 403
+    assert http.chat(key).status_code == 403
+
+
+def test_key_is_bound_to_its_addresses(http: Http) -> None:
+    near, far = http.make(allowed_ips=["127.0.0.0/8"]), http.make(allowed_ips=["10.0.0.0/8"])
+    assert http.chat(near["key"]).status_code == 200
+    assert "allowed_ips" in http.chat(far["key"]).text
+
+
+def test_admin_key_of_the_store_manages_until_it_is_not(http: Http) -> None:
+    made = http.make(admin=True)
+    assert (
+        http.post("/key/generate", made["key"], key_alias="x").json["created_by"]
+        == (made["key_id"])
+    )
+    http.admin("/key/update", key=made["token"], admin=False)
+    assert http.post("/key/generate", made["key"]).status_code == 403
+
+
+def test_pages_need_their_right(http: Http) -> None:
+    key = http.make(allowed_routes=["chat"])["key"]
+    assert http.get("/status", key).status_code == 403
+    assert http.get("/status", http.make(allowed_routes=["pages"])["key"]).status_code == 200
+
+
+def test_forbidden_things_can_look_missing(tmp_path: Path) -> None:
+    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path)}
+    http = Http(make_app(ScriptedDriver(), hide_forbidden=True, **settings))
+    key = http.make(models=["other"], allowed_routes=["chat", "embeddings"])["key"]
+    hidden, unknown = http.chat(key), http.get("/v1/models/none", key)
+    assert hidden.status_code == unknown.status_code == 404
+    assert hidden.json["error"]["code"] == unknown.json["error"]["code"]
+    assert http.get("/v1/files", key).status_code == 404
+
+
+def test_every_route_is_in_a_known_group(http: Http) -> None:
+    places = http.app.places  # type: ignore[attr-defined]
+    assert {place.api for place in places.values()} <= {"", *APIS}
+    assert places["/v1/chat/completions"] == ("chat", "/v1/chat/completions")
+    assert places["/key/generate"].api == places["/models/load"].api == "admin"
+    assert places["/status"].api == "pages"

@@ -1,0 +1,173 @@
+"""What a key, user or team may do, and what a request may do that all three must permit.
+
+Empty rights permit everything. Each can only take away, so the strictest of key, user and team
+wins; only `admin` is given, by a key itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Literal
+
+from msgspec import Struct
+
+from ..errors import Forbidden, GatewayError, ModelNotFound, NotFound
+
+Priority = Literal["", "high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
+# The groups of routes; proxy/web/apis.py says which route is in which.
+APIS = (
+    "chat",
+    "completions",
+    "embeddings",
+    "responses",
+    "messages",
+    "ollama",
+    "glm",
+    "chatchat",
+    "media",
+    "native",
+    "files",
+    "knowledge",
+    "pages",
+    "status",
+    "admin",
+)
+# LiteLLM's names of groups.
+_LLM = frozenset(APIS) - {"files", "knowledge", "pages", "status", "admin"}
+API_GROUPS = {
+    "llm_api_routes": _LLM,
+    "openai_routes": frozenset(
+        {"chat", "completions", "embeddings", "responses", "media", "files", "knowledge"}
+    ),
+    "anthropic_routes": frozenset({"messages"}),
+    "info_routes": frozenset({"status"}),
+    "management_routes": frozenset({"admin"}),
+}
+
+
+class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`models` and paths in `apis` are patterns in which `*` stands for any text; `apis` has names
+    of APIS and API_GROUPS besides. `networks` are those of the client. `priority` is the highest
+    class in the queue. Keys of one `group` share cached prompts."""
+
+    models: tuple[str, ...] = ()
+    apis: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    read_only: bool = False
+    admin: bool = False
+    priority: Priority = ""
+    group: str = ""
+
+
+class Permissions(Struct, frozen=True):
+    """The rights of a request: those of its key, user and team. `hides`: what is forbidden looks as
+    if it did not exist."""
+
+    rights: tuple[Rights, ...] = ()
+    hides: bool = False
+
+    def permits_model(self, *names: str) -> bool:
+        """Whether a model may be used that has these names."""
+        return all(
+            any(_matches(one.models, name) for name in names) for one in self.rights if one.models
+        )
+
+    def check_model(self, asked: str, *names: str) -> None:
+        """`asked` is what the client calls the model of these names. Raises Forbidden, or
+        ModelNotFound if that is hidden."""
+        if self.rights and not self.permits_model(*names):
+            name = (asked or names[0])[:100]
+            if self.hides:
+                raise ModelNotFound(f"the model {name!r} does not exist", param="model")
+            raise Forbidden(
+                f"this API key may not use the model {name!r}: its models do not include it",
+                param="model",
+                code="model_forbidden",
+            )
+
+    def check_route(self, api: str, path: str, *, reads: bool) -> None:
+        """`api` is the group of the route, "" for one that every key may use; `path` is its rule
+        without the prefix. Raises Forbidden, or NotFound if that is hidden."""
+        for one in self.rights:
+            if one.apis and api and not _permits_api(one.apis, api, path):
+                raise self._refusal(path, f"the API {api!r}: its allowed_routes do not include it")
+            if one.read_only and not reads:
+                raise self._refusal(path, "this route: it is read only")
+
+    def check_peer(self, address: str) -> None:
+        """Raises Forbidden if the key may not be used from this address."""
+        for one in self.rights:
+            if one.networks and not _within(one.networks, address):
+                raise Forbidden(
+                    "this API key may not be used from your address: its allowed_ips do not"
+                    " include it",
+                    code="address_forbidden",
+                )
+
+    def _refusal(self, path: str, what: str) -> GatewayError:
+        if self.hides:
+            return NotFound(f"no such route: {path[:200]}")
+        return Forbidden(f"this API key may not use {what}", code="route_forbidden")
+
+
+ALL = Permissions()
+
+
+def priority_of(rights: Iterable[Rights]) -> Priority:
+    """The lowest class that is set, "normal" if none is."""
+    found = [PRIORITIES.index(one.priority) for one in rights if one.priority]
+    return PRIORITIES[min(found)] if found else "normal"
+
+
+def wrong_network(text: str) -> str:
+    """Why this is no address or network, "" if it is one."""
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return f"{text[:60]!r} is neither an address nor a network such as 10.0.0.0/8"
+    return ""
+
+
+def _permits_api(allowed: Collection[str], api: str, path: str) -> bool:
+    for one in allowed:
+        if one == api or api in API_GROUPS.get(one, ()):
+            return True
+    return _matches((one for one in allowed if one.startswith("/")), path)
+
+
+def _matches(patterns: Iterable[str], name: str) -> bool:
+    return any(matches(one, name) for one in patterns)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether the name fits the pattern, in time linear in the name."""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return name == pattern
+    *middle, last = rest
+    at, end = len(first), len(name) - len(last)
+    if at > end or not (name.startswith(first) and name.endswith(last)):
+        return False
+    for part in middle:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
+
+
+@lru_cache(maxsize=4096)
+def _within(networks: tuple[str, ...], address: str) -> bool:
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False  # a Unix socket without a proxy that tells
+    found = getattr(found, "ipv4_mapped", None) or found
+    return any(found.version == one.version and found in one for one in map(_network, networks))
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    return ip_network(text, strict=False)

@@ -1,0 +1,91 @@
+"""The rights of a key, user or team in LiteLLM's fields, and in our own beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from ...accounts.rights import API_GROUPS, APIS, PRIORITIES, Rights, wrong_network
+from ...errors import InvalidParameter
+from .. import fields
+from ..fields import Body
+from . import values
+
+FIELDS = frozenset(
+    {"models", "allowed_routes", "key_type", "allowed_ips", "read_only", "priority", "group"}
+)
+MAX_RIGHTS = 200  # entries of a list
+_EVERY = {"all-proxy-models", "all-team-models", "*"}  # names of all models that a team may use
+# What LiteLLM's types of keys may do.
+TYPES: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "llm_api": {"apis": ("llm_api_routes",)},
+    "read_only": {"read_only": True},
+    "management": {"apis": ("management_routes",), "admin": True},
+}
+
+
+def parse(body: Body, known: Rights) -> Rights:
+    """The known rights with the changes of a body. Null and absent fields change nothing, empty
+    ones remove a limit. Raises InvalidParameter."""
+    changes: dict[str, Any] = {}
+    kind = fields.text(body, "key_type")
+    if kind:
+        if kind not in TYPES:
+            raise InvalidParameter("key_type", f"must be one of {', '.join(TYPES)}")
+        changes |= TYPES[kind]
+    if body.get("models") is not None:
+        models = values.names(body, "models", MAX_RIGHTS)
+        changes["models"] = () if _EVERY & set(models) else models
+    if body.get("allowed_routes"):
+        changes["apis"] = _apis(body)
+    elif body.get("allowed_routes") is not None:
+        changes["apis"] = ()
+    if body.get("allowed_ips") is not None:
+        changes["networks"] = _networks(body)
+    for name in ("read_only", "admin"):
+        if body.get(name) is not None:
+            changes[name] = fields.flag(body, name)
+    if body.get("priority") is not None:
+        priority = fields.text(body, "priority")
+        if priority not in ("", *PRIORITIES):
+            raise InvalidParameter("priority", f"must be one of {', '.join(PRIORITIES)}")
+        changes["priority"] = priority
+    if body.get("group") is not None:
+        group = values.name(body, "group") or ""
+        if " " in group:
+            raise InvalidParameter("group", "may not contain spaces")
+        changes["group"] = group
+    return replace(known, **changes)
+
+
+def shown(rights: Rights) -> dict[str, Any]:
+    return {
+        "models": rights.models,
+        "allowed_routes": rights.apis,
+        "allowed_ips": rights.networks,
+        "read_only": rights.read_only,
+        "priority": rights.priority or None,
+        "group": rights.group or None,
+    }
+
+
+def _apis(body: Body) -> tuple[str, ...]:
+    apis = values.names(body, "allowed_routes", MAX_RIGHTS)
+    for one in apis:
+        if not one.startswith("/") and one not in APIS and one not in API_GROUPS:
+            raise InvalidParameter(
+                "allowed_routes",
+                f"has {one[:60]!r}; it may have paths and {', '.join((*APIS, *API_GROUPS))}",
+            )
+    return apis
+
+
+def _networks(body: Body) -> tuple[str, ...]:
+    networks = values.names(body, "allowed_ips", MAX_RIGHTS)
+    for one in networks:
+        if why := wrong_network(one):
+            raise InvalidParameter("allowed_ips", f"is wrong: {why}")
+    return networks

@@ -1,0 +1,40 @@
+"""Which models the caller of a request may use. Answers check it themselves, in the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..accounts.rights import ALL, Permissions
+from ..gateway import Embedder
+from .auth import IDENTITY
+from .services import Services
+
+
+def permissions(services: Services, environ: Mapping[str, Any]) -> Permissions:
+    """The permissions of the request; its key has been checked."""
+    identity = environ.get(IDENTITY)
+    if identity is None or not identity.rights:
+        return ALL
+    return Permissions(identity.rights, services.settings.hide_forbidden)
+
+
+def check_model(
+    services: Services, environ: Mapping[str, Any], name: str, of: Embedder | None = None
+) -> None:
+    """Raises Forbidden or ModelNotFound if the caller may not use the model that this name means
+    to the gateway or an embedder, and NoBackend if there is no model."""
+    may = permissions(services, environ)
+    if may.rights:
+        model, shown = (of or services.gateway).registry.resolve(name)
+        may.check_model(name, shown, model)
+
+
+def visible(
+    services: Services, environ: Mapping[str, Any], names: Iterable[str]
+) -> tuple[str, ...]:
+    """Those of the models' names that the caller may use."""
+    may, resolve = permissions(services, environ), services.gateway.registry.resolve
+    if not may.rights:
+        return tuple(names)
+    return tuple(name for name in names if may.permits_model(name, resolve(name)[0]))
