@@ -9,11 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import structs
 from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, or_, select
 
 from .database import Database, insert_into, record
-from .ledger_rows import CANCELLED, COUNTED, HOUR, OK, SUMMED, LedgerRow, LedgerSums, hour_sums
+from .ledger_rows import (
+    CANCELLED,
+    COUNTED,
+    HOUR,
+    OK,
+    SUMMED,
+    LedgerGroup,
+    LedgerRow,
+    LedgerSums,
+    hour_sums,
+)
 from .tables import LEDGER, LEDGER_HOUR, LEDGER_WRITER
 
 PAGE = 1000  # rows read or deleted in one transaction
@@ -21,15 +31,6 @@ FORGOTTEN = 86_400_000  # milliseconds after which a writer without new rows is 
 
 _c = LEDGER.c
 _hour = LEDGER_HOUR.c
-
-
-class LedgerGroup(Struct, frozen=True, kw_only=True):
-    """The sums of a time bucket, which began at `begin` (milliseconds since 1970), and of a value
-    of each dimension in `names`."""
-
-    begin: int
-    names: Mapping[str, str]
-    sums: LedgerSums
 
 
 class Ledger:

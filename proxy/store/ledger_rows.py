@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct, structs
@@ -89,6 +89,15 @@ class LedgerSums(Struct, frozen=True, kw_only=True):
     decode_seconds: float = 0.0
     slot_seconds: float = 0.0
     saved_seconds: float = 0.0
+
+
+class LedgerGroup(Struct, frozen=True, kw_only=True):
+    """The sums of a time bucket, which began at `begin` (milliseconds since 1970), and of a value
+    of each dimension in `names`."""
+
+    begin: int
+    names: Mapping[str, str]
+    sums: LedgerSums
 
 
 COUNTED = LedgerSums.__struct_fields__

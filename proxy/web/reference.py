@@ -205,6 +205,19 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "export": Operation("Export everything kept for the caller's key"),
         "delete": Operation("Delete everything kept for the caller's key"),
     },
+    (OURS, "usage"): {
+        "own": Operation(
+            "Requests, tokens and times of the caller's key by day; with `scope=all`, of all keys"
+        ),
+        "export": Operation(
+            "The ledger of the caller's key as CSV, JSON lines or a trace, by the query's `format`",
+            answer="text/csv",
+        ),
+    },
+    (OPENAI, "usage"): {
+        "completions": Operation("Tokens by time, key, user, team or model; for administrators"),
+        "embeddings": Operation("The same for embeddings; for administrators"),
+    },
     (LITELLM, "accounts"): {
         "generate_key": Operation("Make an API key; for administrators", "GenerateKeyRequest"),
         "key_info": Operation("One API key; without `key`, the caller's own"),

@@ -54,6 +54,8 @@ _FOLDERS = {
     "/upstream/": UPSTREAM,
 }
 OTHER = "other"
+# The APIs whose answers have tokens.
+GENERATING = (OPENAI, RESPONSES, ANTHROPIC, OLLAMA, GLM, LLAMACPP, CHATCHAT, PAGES)
 
 ENDED = frozenset(get_args(FinishReason))
 LEFT = frozenset({"cancelled", Cancelled.code})

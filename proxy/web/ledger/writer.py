@@ -68,6 +68,7 @@ class LedgerWriter:
         self._stored = self._lost = 0
         self._logged = -QUIET
         self._reported = 0  # lost rows that were logged
+        self._flushing = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._pruned = -math.inf
@@ -102,6 +103,10 @@ class LedgerWriter:
 
     def flush(self) -> bool:
         """Store everything that is in the queue now. False if the database is unavailable."""
+        with self._flushing:
+            return self._flush()
+
+    def _flush(self) -> bool:
         while self._batch or self._finished:
             if not self._batch:
                 self._batch = self._taken()
