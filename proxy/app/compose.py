@@ -61,6 +61,7 @@ from ..web.shares import Shares
 from ..websearch import WebSearch, metasearch
 from ..websearch.engines import Brave, SearXNG, Tavily
 from ..websearch.metasearch import Metasearch
+from . import programs
 from .data_folder import SLOTS, data_folder
 from .prompter_registry import Prompters
 from .storage import LazyServices
@@ -76,6 +77,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     monitored by threads from here on.
 
     Raises SettingsError for a setting that only a part of the application can check."""
+    programs.check(settings)
     # Administrators may make more keys at any time.
     groups = len({key.cache_group for key in settings.keys}) > 1 or bool(settings.admins)
     embedder = _embedder(settings, settings.embedding_api, "embeddings")

@@ -18,8 +18,10 @@ import msgspec
 from .. import __version__
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..errors import GatewayError
+from ..hosting.process import has_program
 from ..scheduling.shared.log import LogError, RedisLog
 from ..server.files_limit import raise_limit
+from . import programs
 from .compose import backend_of, configs
 from .data_folder import data_folder
 from .findings import (
@@ -98,9 +100,9 @@ def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
 def _program(model: ModelConfig) -> Finding:
     """Whether the program of a model to start exists; it is not started."""
     about, program = f"model {model.name}", model.command[0]
-    if shutil.which(str(Path(model.folder, program)) if "/" in program else program):
+    if has_program(model):
         return Finding("ok", about, f"{program} is started by the first request")
-    return Finding("problem", about, f"{program} is not a program", "write its path in `command`")
+    return Finding("problem", about, f"{program} is not a program", programs.REMEDY)
 
 
 def _mode(file: str) -> int | None:

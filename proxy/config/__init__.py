@@ -1,6 +1,6 @@
 """Settings: one table, read from flags, environment and a TOML file."""
 
-from .checks import each_its_own, one_worker
+from .checks import each_its_own, no_models_here, one_worker
 from .keys import ApiKey, Secret
 from .models import PID, PORT, ModelConfig
 from .settings import EVERYTHING, BackendConfig, McpConfig, Settings, SettingsError
@@ -23,6 +23,7 @@ __all__ = [
     "each_its_own",
     "from_environment",
     "load",
+    "no_models_here",
     "one_worker",
     "table",
 ]

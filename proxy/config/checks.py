@@ -56,6 +56,8 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     def wrong(name: str, why: str) -> SettingsError:
         return SettingsError(f"{sources.get(name, name)}: {why}")
 
+    if settings.model and (why := no_models_here(settings)):
+        raise wrong("model", why)
     if settings.workers != 1:
         if not settings.state:
             raise wrong("workers", one_worker(settings.workers))
@@ -65,8 +67,6 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
             )
         if why := each_its_own(settings):
             raise wrong("workers", why)
-    if settings.model and (why := no_models_here(settings)):
-        raise wrong("model", why)
     if settings.watch_config and not (settings.config_file or settings.models_dir):
         raise wrong("watch_config", "watches the file of --config, or the folder of --models-dir")
     if settings.server == "gunicorn" and sys.platform == "win32":
@@ -116,7 +116,8 @@ def no_models_here(settings: Settings) -> str:
     if settings.state or settings.workers != 1:
         return (
             "models are started by a single process: remove --state and --workers (one gevent"
-            " worker handles a thousand streams), or start the servers and use --llama-api"
+            " worker handles a thousand streams), or start the models in a slotproxy of its own and"
+            ' name it here in a [[backend]] table with kind = "openai"'
         )
     return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +30,13 @@ def free_port() -> int:
 def filled_in(words: Sequence[str], mark: str, value: int) -> list[str]:
     """The words of a command with `mark` replaced by a number."""
     return [word.replace(mark, str(value)) for word in words]
+
+
+def has_program(config: ModelConfig) -> bool:
+    """Whether the program of a model's command exists and may be run."""
+    program = config.command[0]
+    path = Path(config.folder, program) if "/" in program else program
+    return shutil.which(path) is not None
 
 
 class ModelProcess:

@@ -28,8 +28,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from proxy import __version__
-from proxy.config import Settings, SettingsError, each_its_own, from_environment, one_worker
+from proxy.config import (
+    Settings,
+    SettingsError,
+    each_its_own,
+    from_environment,
+    no_models_here,
+    one_worker,
+)
 from proxy.runtime.malloc import bound_malloc
 from proxy.server import files_limit
 from proxy.server.watch import Watched, watch
@@ -272,6 +281,8 @@ class _Exit:
 
 def _not_several(settings: Settings, number: int) -> str:
     """Why there cannot be so many workers, "" if there can."""
+    if settings.model:
+        return no_models_here(msgspec.structs.replace(settings, workers=number))
     return each_its_own(settings) if settings.state else one_worker(number)
 
 

@@ -16,14 +16,14 @@ from typing import IO, Any, Protocol
 import msgspec
 
 from ..core.forwarding import CallBody
-from ..errors import BadRequest, InvalidParameter
+from ..dialects.fields import model_name
+from ..errors import BadRequest
 from .body import PIECE, Environ, read_json, spooled
 from .form import MultipartForm, read_form
 from .observability import new_id
 from .services import Services
 
 MULTIPART = "multipart/form-data"
-MAX_MODEL = 200  # characters
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9.+-]{1,100}/[A-Za-z0-9.+-]{1,100}")
 _encode = msgspec.json.Encoder().encode
 
@@ -67,7 +67,7 @@ class JSONBody:
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields
-        self.model = _model(fields.get("model", ""))
+        self.model = model_name(fields)
 
     def named(self, model: str) -> CallBody:
         data = _encode({**self.fields, "model": model} if model else self.fields)
@@ -79,7 +79,7 @@ class FormBody:
         self._form = form
         self._boundary = new_id()
         self.content_type = f"{MULTIPART}; boundary={self._boundary}"
-        self.model = _model(form.fields.get("model", ""))
+        self.model = model_name(form.fields)
 
     def named(self, model: str) -> CallBody:
         values = [(name, value) for name, value in self._form.values if name != "model"]
@@ -113,13 +113,6 @@ def _quoted(name: str) -> str:
     if not name.isprintable():
         raise BadRequest("the name of a form part contains a control character")
     return name.replace('"', "%22")
-
-
-def _model(name: object) -> str:
-    """Raises InvalidParameter."""
-    if not isinstance(name, str) or len(name) > MAX_MODEL:
-        raise InvalidParameter("model", f"must be a text of at most {MAX_MODEL} characters")
-    return name
 
 
 class _Parts:

@@ -16,7 +16,9 @@ from ..dialects.ollama import chat, common, generate, models
 from ..dialects.response_meta import ResponseMeta
 from ..errors import ModelNotFound, Unsupported
 from ..hosting.estimate import ModelFile
+from ..hosting.model import HostedModel
 from ..runtime.blocking import run_in_native_thread
+from ..runtime.cancel import Cancel
 from . import body, seen
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
@@ -43,11 +45,11 @@ def generate_(services: Services, environ: Environ) -> Response | BodyAndHeaders
 
 def _early(
     services: Services, environ: Environ, field: str, **empty: Any
-) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+) -> Callable[[dict[str, Any], Cancel], dict[str, Any] | None]:
     """Return a handler for requests without messages or prompt, which only load or unload the
     model. It also applies `keep_alive`, for admins, to a model that the gateway starts."""
 
-    def answer(asked: dict[str, Any]) -> dict[str, Any] | None:
+    def answer(asked: dict[str, Any], cancel: Cancel) -> dict[str, Any] | None:
         only = not (asked.get(field) or asked.get("suffix"))
         keep = common.keep_alive(asked)
         if keep is None and not only:
@@ -62,7 +64,7 @@ def _early(
             elif keep is not None:
                 model.keep(keep)
             if only and keep != 0:
-                services.host.load(model)
+                _load(services, model, cancel, Record.of(environ).key)
         if not only:
             return None
         began = time.time()
@@ -70,6 +72,14 @@ def _early(
         return {**common.loaded(asked, meta), **empty}
 
     return answer
+
+
+def _load(services: Services, model: HostedModel, cancel: Cancel, key: str) -> None:
+    """Wait until a model is loaded, as Ollama's clients expect. Raises why it is not."""
+    timeout = services.settings.timeout
+    for _ in model.use(cancel, timeout, timeout, key):
+        pass
+    model.leave(answered=False)
 
 
 @_route("GET", "/api/version")
@@ -147,6 +157,7 @@ def _model(services: Services, name: str) -> models.OllamaModel:
         size=sum(hosted.need) if hosted is not None else 0,
         on_cards=sum(hosted.needs.cards) if hosted is not None else 0,
         expires=time.time() + hosted.left if hosted is not None else math.inf,
+        on_disk=file.size if file is not None else 0,
         family=file.family if file is not None else "",
         parameters=file.text("general.size_label") if file is not None else "",
         quantization=file.quantization if file is not None else "",

@@ -30,7 +30,7 @@ def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
         environ,
         conversation,
         "resp_",
-        early=conversation.in_background,
+        early=lambda raw, cancel: conversation.in_background(raw),
         begin=conversation.begin,
     )
 

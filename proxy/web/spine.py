@@ -59,7 +59,7 @@ def completion_view(
     environ: Environ,
     dialect: Dialect,
     prefix: str,
-    early: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+    early: Callable[[dict[str, Any], Cancel], dict[str, Any] | None] | None = None,
     begin: Callable[[CompletionRequest, Cancel, Caller], EventSource] | None = None,
 ) -> Response | BodyAndHeaders:
     """Answer a request in this dialect. `prefix` starts the answer's id. `early` may answer a body
@@ -75,7 +75,7 @@ def completion_view(
         raw = body.read_json(environ, services.settings.max_body)
         raw = with_preset(services, raw, record.path)
         record.stop = disconnect.watch(environ, cancel)
-        known = early(raw) if early is not None else None
+        known = early(raw, cancel) if early is not None else None
         if known is not None:
             return _whole(known, record)
         # Only modules are pure; their functions may run in another thread.

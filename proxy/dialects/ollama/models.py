@@ -1,7 +1,7 @@
 """Builds model entries for /api/tags, /api/ps and /api/show.
 
-Backends do not report the size and digest of their file: the size is 0, or what a model that the
-gateway starts takes, and the digest is that of the name, which suffices to tell models apart.
+Backends do not report the size and digest of their file: the size is 0, except for a model that the
+gateway starts, and the digest is that of the name, which suffices to tell models apart.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ VERSION = "0.12.6"  # the Ollama version reported; clients require a minimum
 class OllamaModel(Struct, frozen=True, kw_only=True):
     """A served model; `created` in seconds since 1970, `n_ctx` in tokens, 0 if unknown. `status` is
     that of a model that is loaded on demand, "" for others. `size` is the memory that it takes in
-    bytes, `on_cards` of it on graphics cards, 0 if unknown, `expires` when it is unloaded if nobody
-    uses it, in seconds since 1970.
+    bytes, `on_cards` of it on graphics cards, `on_disk` the size of its file, 0 if unknown;
+    `expires` is when it is unloaded if nobody uses it, in seconds since 1970.
     `family`, `parameters` ("8B"), `quantization` and `trained` (tokens) are from its file."""
 
     name: str
@@ -35,6 +35,7 @@ class OllamaModel(Struct, frozen=True, kw_only=True):
     status: str = ""
     size: int = 0
     on_cards: int = 0
+    on_disk: int = 0
     expires: float = math.inf
     family: str = ""
     parameters: str = ""
@@ -81,7 +82,8 @@ def _time(seconds: float) -> str:
 
 def tag(model: OllamaModel) -> dict[str, Any]:
     """An entry of /api/tags."""
-    return {**_entry(model), "modified_at": _time(model.created)}
+    size = model.on_disk or model.size
+    return {**_entry(model), "size": size, "modified_at": _time(model.created)}
 
 
 def running(model: OllamaModel) -> dict[str, Any]:

@@ -123,8 +123,9 @@ def test_concurrency_bounds_the_slots(slots: int, concurrency: int, places: int)
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:
     text = f"[[model]]\nname = 'm'\ncommand = '{COMMAND}'"
-    with pytest.raises(SettingsError, match="model: models are started by a single process"):
-        loaded(tmp_path, text, "--state", "redis://127.0.0.1:1/0")
+    for flags in (["--state", "redis://127.0.0.1:1/0"], ["--workers", "2"]):
+        with pytest.raises(SettingsError, match="model: models are started by a single process"):
+            loaded(tmp_path, text, *flags)
 
 
 def test_command_of_several_lines_is_split_like_a_shells() -> None:

@@ -27,6 +27,7 @@ from proxy.dialects import (
 from proxy.dialects.anthropic.request import UNHEEDED as UNHEEDED_ANTHROPIC
 from proxy.dialects.anthropic.request import parse as parse_messages
 from proxy.dialects.chatchat import bases, params, server
+from proxy.dialects.fields import model_name
 from proxy.dialects.litellm import keys as litellm_keys
 from proxy.dialects.ollama import chat, generate, models
 from proxy.dialects.openai import UNHEEDED
@@ -68,6 +69,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "UpdateKeyRequest": litellm_keys.parse_update,
     "BlockKeyRequest": litellm_keys.parse_key,
     "DeleteKeysRequest": litellm_keys.parse_delete,
+    "ForwardedRequest": model_name,
     "ChatchatChatRequest": params.chat,
     "ChatchatMessagesRequest": params.chat,
     "ChatchatKnowledgeChatRequest": params.knowledge,

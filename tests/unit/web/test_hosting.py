@@ -11,6 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.config.keys import ApiKey, Secret
+from proxy.errors import UpstreamFault
 from proxy.hosting.log import ModelLog
 from proxy.hosting.model import HostedModel
 from proxy.web import log_events
@@ -68,6 +69,8 @@ def test_lists_show_what_the_file_of_a_model_tells(tmp_path: Path) -> None:
     server = fakes.config(f"server -m {file} ${{PORT}}", name="scripted")
     services_of(app).host.add(server)
     http = app.test_client()
+    (tag,) = http.get("/api/tags").json["models"]
+    assert tag["size"] == file.stat().st_size
     meta = http.get("/v1/models/scripted").json["meta"]
     assert (meta["name"], meta["n_ctx_train"], meta["n_embd"]) == ("made-up", 512, 64)
     assert meta["size"] == file.stat().st_size
@@ -113,14 +116,20 @@ def test_logs_are_for_admins(served: Served) -> None:
 def test_ollama_loads_and_unloads_with_an_empty_prompt(served: Served) -> None:
     model = served.model
     answer = served.post("/api/generate", model="scripted", keep_alive="10m")
-    assert answer.json["done_reason"] == "load"
-    wait_until(lambda: model.status == "loaded")
+    assert (answer.json["done_reason"], model.status) == ("load", "loaded")
     assert 500 < model.left <= 600
     (shown,) = served.http.get("/api/ps", headers=OTHER).json["models"]
     assert shown["expires_at"] < "9999"
     answer = served.post("/api/chat", model="scripted", keep_alive=0)
     assert answer.json["done_reason"] == "unload"
     wait_until(lambda: model.status == "unloaded")
+
+
+def test_ollama_learns_why_a_model_is_not_loaded(served: Served) -> None:
+    kind = type(served.model._connect("http://127.0.0.1:1"))
+    kind.faults = (UpstreamFault("no such file"),)
+    answer = served.post("/api/generate", model="scripted")
+    assert (answer.status_code, answer.json) == (502, {"error": "no such file"})
 
 
 def test_keep_alive_of_a_chat_is_for_admins(served: Served) -> None:

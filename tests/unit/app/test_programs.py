@@ -1,0 +1,40 @@
+"""Programs of models that do not exist."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.app import programs
+from proxy.config import SettingsError, load
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "m.gguf").write_bytes(b"GGUF")
+    return tmp_path / "models"
+
+
+@pytest.mark.parametrize("server", ["/no/llama-server -c 4096", "no-such-llama-server"])
+def test_missing_llama_server_is_refused_at_the_start(models: Path, server: str) -> None:
+    flags = ["--models-dir", str(models), "--llama-server", server]
+    with pytest.raises(SettingsError, match=f"--llama-server: {server.split()[0]} is not a prog"):
+        programs.check(load(flags, {}))
+
+
+def test_missing_program_of_one_model_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(
+        f"[[model]]\nname = 'a'\ncommand = '{sys.executable} ${{PORT}}'\n"
+        "[[model]]\nname = 'b'\ncommand = './server ${PORT}'\nfolder = '/tmp'"
+    )
+    with caplog.at_level(logging.WARNING):
+        programs.check(load(["--config", str(file)], {}))
+    (record,) = caplog.records
+    assert record.getMessage() == "model b: ./server is not a program: write its path in `command`"
