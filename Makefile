@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm first-server install test test-all test-langchain soak screenshots bench bench-quick bench-check docs lint format lock
+.PHONY: help run run-chatglm first-server install test test-all test-langchain test-litellm soak screenshots bench bench-quick bench-check docs lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -92,6 +92,12 @@ test-langchain: $(VENV)/installed ## LangChain's standard tests of its OpenAI, A
 	build/langchain-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/langchain.in -e .
 	build/langchain-venv/bin/python -m pytest tests/integration/test_langchain.py -W default \
 		-o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function $(FLAGS)
+
+# In an environment of its own: LiteLLM pins a hundred packages.
+test-litellm: $(VENV)/installed ## LiteLLM's own client makes, lists and deletes API keys
+	$(PYTHON) -m venv build/litellm-venv
+	build/litellm-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/litellm.in
+	@$(RUN) -m pytest tests/integration/test_keys.py $(FLAGS)
 
 docs: $(VENV)/installed ## the documentation as a site in build/docs; a warning is an error
 	@$(RUN) -m tools.settings_table

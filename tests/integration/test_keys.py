@@ -1,0 +1,166 @@
+"""API keys made at run time, on real gateways: LiteLLM's client, several workers, sudden ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from tests import redis_servers
+from tests.redis_servers import RedisServer
+from tools.processes import Gateway
+
+from .conftest import StartGateway
+
+NOBODY = "http://127.0.0.1:9"
+ROOT = Path(__file__).resolve().parents[2]
+CLIENT = shutil.which("litellm-proxy", path=f"{ROOT}/build/litellm-venv/bin:{os.environ['PATH']}")
+ADMIN = {"Authorization": "Bearer sk-ops"}
+BOUND = 5.0  # seconds until a change counts everywhere; it takes half a second on an idle machine
+
+
+def _flags(tmp_path: Path, *more: str) -> list[str]:
+    (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
+    flags = ["--llama-api", NOBODY, "--api-key-file", str(tmp_path / "keys"), "--admins", "ops"]
+    return [*flags, "--wrong-keys", "0", *more]
+
+
+@pytest.fixture
+def one(gateway: StartGateway, tmp_path: Path) -> Gateway:
+    return gateway(*_flags(tmp_path, "--data", str(tmp_path / "data")), ready=0)
+
+
+def _post(url: str, path: str, **body: Any) -> Any:
+    answer = httpx.post(f"{url}{path}", json=body, headers=ADMIN, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def _status(url: str, key: str) -> int:
+    """The status that a key gets, on a connection of its own, from any worker."""
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.get(f"{url}/v1/slots", headers=headers, timeout=30).status_code
+
+
+def _wait_for(what: Callable[[], bool], seconds: float = BOUND) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(400)  # it takes seconds to start
+@pytest.mark.skipif(not CLIENT, reason="make test-litellm runs it")
+def test_litellms_client_makes_lists_and_deletes_keys(one: Gateway) -> None:
+    def litellm(*arguments: str) -> Any:
+        command = [str(CLIENT), "--base-url", one.url, "--api-key", "sk-ops", *arguments]
+        env = {**os.environ, "NO_COLOR": "1", "COLUMNS": "300"}
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    made = litellm(
+        "keys", "generate", "--models", "qwen*,smol", "--duration", "7d", "--key-alias", "laptop"
+    )
+    assert _status(one.url, made["key"]) == 200
+    (listed,) = litellm("keys", "list", "--format", "json")["keys"]
+    assert (listed["token"], listed["key_alias"]) == (made["token"], "laptop")
+    assert listed["models"] == ["qwen*", "smol"]
+    assert made["key"] not in json.dumps(listed)
+    filtered = litellm("keys", "list", "--key-alias", "other", "--format", "json")
+    assert (filtered["keys"], filtered["total_count"]) == ([], 0)
+    gone = litellm("keys", "delete", "--key-aliases", "laptop")
+    assert gone == {"deleted_keys": [made["token"]]}
+    assert _status(one.url, made["key"]) == 401
+
+
+def test_key_outlives_a_gateway_that_is_killed(
+    gateway: StartGateway, tmp_path: Path, one: Gateway
+) -> None:
+    made = _post(one.url, "/key/generate", key_alias="laptop")
+    blocked = _post(one.url, "/key/generate")
+    _post(one.url, "/key/block", key=blocked["key"])
+    os.kill(one.pid, signal.SIGKILL)
+    again = gateway(*_flags(tmp_path, "--data", str(tmp_path / "data")), ready=0)
+    assert _status(again.url, made["key"]) == 200
+    assert _status(again.url, blocked["key"]) == 401
+
+
+def test_no_secret_is_written_anywhere(tmp_path: Path, one: Gateway) -> None:
+    made = _post(one.url, "/key/generate", key_alias="laptop", metadata={"note": "n"})
+    assert _status(one.url, made["key"]) == 200
+    assert _status(one.url, made["key"][:-1]) == 401
+    secret = made["key"][3:30].encode()
+    written = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert written
+    assert all(secret not in path.read_bytes() for path in written)
+    assert secret.decode() not in one.log
+    assert '"action":"create"' in one.log
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    if not redis_servers.installed():
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(redis_servers.first(), tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_change_counts_soon_on_every_worker_and_gateway(
+    request: pytest.FixtureRequest,
+    gateway: StartGateway,
+    tmp_path: Path,
+    redis_server: RedisServer,
+    database: str,
+) -> None:
+    more = ["--state", redis_server.url, "--data", str(tmp_path / "data")]
+    if database == "postgres":
+        more += ["--database", request.getfixturevalue("postgres")]
+    gateways = [gateway(*_flags(tmp_path, "--workers", "2", *more), ready=0) for _ in range(2)]
+
+    def everywhere(key: str, status: int) -> bool:
+        return all(_status(one.url, key) == status for one in gateways for _ in range(10))
+
+    made = _post(gateways[0].url, "/key/generate")
+    assert everywhere(made["key"], 200), "a new key is looked up where it is not known"
+    for path, status in (("/key/block", 401), ("/key/unblock", 200), ("/key/delete", 401)):
+        body = {"keys": [made["token"]]} if path == "/key/delete" else {"key": made["token"]}
+        _post(gateways[1].url, path, **body)
+        _wait_for(lambda status=status: everywhere(made["key"], status))  # type: ignore[misc]
+
+
+@pytest.mark.slow
+def test_gateway_is_closed_for_unknown_keys_while_the_database_is_away(
+    gateway: StartGateway, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    from tests.postgres import server as postgres_server
+
+    with postgres_server(tmp_path_factory.mktemp("run")) as server:
+        flags = _flags(tmp_path, "--data", str(tmp_path / "data"))
+        one = gateway(*flags, env={"SLOTPROXY_DATABASE": server.address}, ready=0)
+        known, unknown = (_post(one.url, "/key/generate")["key"] for _ in range(2))
+        assert _status(one.url, known) == 200
+        server.stop()
+        assert _status(one.url, unknown) == 503
+        assert _status(one.url, known) == _status(one.url, "sk-ops") == 200
+        assert _status(one.url, "sk-wrong") == 401
+        server.start()
+        _wait_for(lambda: _status(one.url, unknown) == 200, 30.0)
