@@ -44,13 +44,11 @@ class Ledger:
             if not _begin_batch(db, writer, batch, rows[-1].ended):
                 return False
             db.execute(insert(LEDGER), [structs.asdict(row) for row in rows])
-            added = insert_into(LEDGER_HOUR, db)
+            # Last, since other writers wait for these rows until the commit.
+            added = insert_into(LEDGER_HOUR, db).values(hour_sums(rows))
             both = {name: _hour[name] + added.excluded[name] for name in COUNTED}
             key = [column.name for column in LEDGER_HOUR.primary_key]
-            for sums in hour_sums(rows):
-                db.execute(
-                    added.on_conflict_do_update(index_elements=key, set_=both).values(**sums)
-                )
+            db.execute(added.on_conflict_do_update(index_elements=key, set_=both))
         return True
 
     def prune(self, before: int) -> int:

@@ -1,7 +1,7 @@
 """Writes finished requests to the ledger in the database, in batches and off the hot path.
 
-A request costs one addition to a queue. A thread stores what is in the queue twice a second, so a
-process that is killed loses at most the requests of its last second. While the database is
+A request costs one addition to a queue. A thread stores what is in the queue four times a second,
+so a process that is killed loses at most the requests of its last second. While the database is
 unavailable, rows wait in the queue; if it is full, further rows are counted as lost, in the log and
 in the metrics. An orderly stop writes everything.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MOST_WAITING = 32768  # finished requests that wait to be stored
 AT_ONCE = 500  # rows stored in one transaction
-PERIOD = 0.5  # seconds between two looks into the queue
+PERIOD = 0.25  # seconds between two looks into the queue
 AGAIN = 1.0  # seconds until an unavailable database is tried again
 PRUNING = 600.0  # seconds between two deletions of old rows
 LAST_TRIES = 5.0  # seconds for which a stop waits for an unavailable database
@@ -104,25 +104,25 @@ class LedgerWriter:
     def flush(self) -> bool:
         """Store everything that is in the queue now. False if the database is unavailable."""
         with self._flushing:
-            return self._flush()
+            batches = bool(self._batch) + math.ceil(len(self._finished) / AT_ONCE)
+            return all(self._store_next() for _ in range(batches))
 
-    def _flush(self) -> bool:
-        while self._batch or self._finished:
-            if not self._batch:
-                self._batch = self._taken()
-                self._number += 1
-            if not self._batch:
-                continue
+    def _store_next(self) -> bool:
+        """Store the next batch. False if the database is unavailable."""
+        if not self._batch:
+            self._batch = self._taken()
+            self._number += 1
+        count = len(self._batch)
+        if count:
             try:
                 self.ledger.write(self._name, self._number, self._batch)
+                self._stored += count
             except StoreUnavailable:
                 return False
             except Exception:
-                log.exception("%d rows of the ledger could not be stored", len(self._batch))
-                self._lost += len(self._batch)
-            else:
-                self._stored += len(self._batch)
-            self._batch = []
+                log.exception("%d rows of the ledger could not be stored", count)
+                self._lost += count
+        self._batch = []
         return True
 
     def prune(self) -> None:
