@@ -48,6 +48,7 @@ from ..scheduling.interface import Scheduler
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
+from ..store.response_kinds import StoredKind
 from ..web import pages, responses_socket
 from ..web.aliases import Aliases
 from ..web.auth import Keys
@@ -120,7 +121,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         max_queue=settings.max_queue,
     )
     layouts = Layouts(resources.dialogues())
-    store = storage.responses()
+    stored = storage.responses()
+    store = StoredKind(stored, chats=False)
     # Whether there is no other key to share places with.
     alone = len({key.name for key in settings.keys}) <= 1 and not settings.admins
     api_keys = storage.api_keys if settings.admins else None
@@ -145,6 +147,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ranker=ranker or Embedder(registry, scheduler),
         forwarder=Forwarder(registry, scheduler),
         store=store,
+        chats=StoredKind(stored, chats=True),
         jobs=Jobs(store, observer, alone=alone),
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),

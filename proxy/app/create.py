@@ -41,6 +41,7 @@ from ..web import (
     reference,
     responses,
     status,
+    stored_chats,
     usage,
     vector_stores,
 )
@@ -77,7 +78,7 @@ def with_routes(settings: Settings) -> Application:
     app = Application("slotproxy")
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = settings.api_prefix
-    models = (openai, responses, anthropic, ollama, glm, embeddings, native, status)
+    models = (openai, stored_chats, responses, anthropic, ollama, glm, embeddings, native, status)
     others = (hosting, forwarding, files, vector_stores, data, accounts, usage, reference)
     for routes in (*models, *others):
         app.register_blueprint(routes.blueprint, url_prefix=prefix)

@@ -27,7 +27,6 @@ MAX_TOKENS = 1 << 30
 MAX_LOGPROBS = 20
 UNHEEDED: Mapping[str, tuple[Any, ...]] = {
     "lora": (),
-    "store": (),
     "verbosity": ("medium",),
     "web_search_options": (),
 }

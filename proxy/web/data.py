@@ -41,12 +41,14 @@ def export(services: Services, record: Record) -> Response:
 
 def _exported(services: Services, owner: str) -> Iterator[bytes]:
     """Yield one JSON object of lists. Nothing is sent before all lists have been opened."""
-    responses = services.store.ids(owner)
+    responses, chats = services.store.ids(owner), services.chats.ids(owner)
     talks = services.conversations.recent(owner, limit=None) if services.conversations else ()
     bases = services.knowledge.bases(owner) if services.knowledge else ()
     files = services.vector_stores.files(owner) if services.vector_stores else ()
     yield b'{"object":"data","responses":'
     yield from _list(_responses(services, owner, responses))
+    yield b',"chat_completions":'
+    yield from _list(_chats(services, owner, chats))
     if services.conversations is not None:
         yield b',"conversations":'
         yield from _list(_talk(services.conversations, owner, one) for one in talks)
@@ -66,6 +68,13 @@ def _responses(services: Services, owner: str, ids: Iterable[str]) -> Iterator[l
         kept = services.store.get(owner, one)
         if kept is not None:  # not deleted since
             yield [encoded(kept)]
+
+
+def _chats(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
+    for one in ids:
+        kept = services.chats.get(owner, one)
+        if kept is not None:
+            yield [kept.response[:-1], b',"messages":', kept.items, b"}"]
 
 
 def _talk(
@@ -129,7 +138,8 @@ def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def delete(services: Services, record: Record) -> Any:
     owner = record.key
     services.ongoing.cancel(owner)  # unfinished responses would be stored later
-    gone = {"responses": services.store.clear(owner)}
+    chats = len(services.chats.ids(owner))
+    gone = {"responses": services.store.clear(owner) - chats, "chat_completions": chats}
     if services.conversations is not None:
         gone["conversations"] = services.conversations.clear(owner)
     if services.vector_stores is not None:

@@ -17,6 +17,7 @@ from ..dialects import (
 )
 from ..dialects.anthropic import models as claude
 from ..errors import GatewayError, ModelNotFound
+from ..store.response_kinds import CHAT
 from . import body, disconnect, glm
 from .fastpath import BodyAndHeaders, Environ, post
 from .model_tables import described, metadata
@@ -24,13 +25,14 @@ from .observability import Record
 from .permissions import check_model, visible
 from .services import Services
 from .spine import completion_view, json_route
+from .stored_chats import StoringDialect
 
 blueprint = Blueprint("openai", __name__)
 
 
 @post(blueprint, "/v1/chat/completions", "/chat/completions")
 def chat_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
-    return completion_view(services, environ, openai_chat, "chatcmpl-")
+    return completion_view(services, environ, openai_chat, CHAT, storing=StoringDialect)
 
 
 @post(blueprint, "/v1/completions")

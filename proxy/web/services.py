@@ -43,7 +43,8 @@ class Services:
     embedder: Embedder
     ranker: Embedder
     forwarder: Forwarder
-    store: ResponseStore
+    store: ResponseStore  # responses
+    chats: ResponseStore  # stored chat completions; the same store
     jobs: Jobs
     ongoing: Ongoing
     watchers: Shares  # streams of the status page

@@ -22,6 +22,7 @@ from proxy.dialects import (
     openai_chat,
     openai_completions,
     rerank,
+    stored_chats,
     vector_stores,
 )
 from proxy.dialects.anthropic.request import UNHEEDED as UNHEEDED_ANTHROPIC
@@ -37,7 +38,8 @@ from proxy.dialects.schemas import BODIES, FORMS
 from proxy.errors import InvalidParameter
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
-    "ChatCompletionRequest": openai_chat.parse,
+    "ChatCompletionRequest": lambda body: (openai_chat.parse(body), stored_chats.to_store(body)),
+    "StoredChatChange": stored_chats.change,
     "CompletionRequest": openai_completions.parse,
     "CompletionRequestBoth": completions_both.parse,
     "EmbeddingRequest": embeddings.parse,
@@ -113,6 +115,7 @@ BESIDE: dict[str, dict[str, Any]] = {
         "continue_final_message": True,
         "messages": [{"role": "assistant", "content": "So"}],
     },
+    "metadata": {"store": True},
     "file_ids": {},
     "files": {"files": [{"file_id": "file-1"}]},
 }
