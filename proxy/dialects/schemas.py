@@ -225,7 +225,7 @@ BODIES: dict[str, Schema] = {
         continue_final_message=flag(
             "Always done; an error if the last message cannot be continued."
         ),
-        store=flag("Store the answer, for GET /v1/chat/completions.", False),
+        store=flag("Store the answer, to read and list it later.", False),
         metadata=mapping("With `store`: up to 16 pairs of strings.", {"a": "b"}),
         add_generation_prompt=flag("Cannot be combined with continue_final_message."),
         reasoning_format=text(

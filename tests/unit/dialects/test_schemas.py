@@ -115,7 +115,6 @@ BESIDE: dict[str, dict[str, Any]] = {
         "continue_final_message": True,
         "messages": [{"role": "assistant", "content": "So"}],
     },
-    "metadata": {"store": True},
     "file_ids": {},
     "files": {"files": [{"file_id": "file-1"}]},
 }
@@ -124,6 +123,7 @@ INSTEAD = {"files": "file_ids", "message_id": "chat_history_id"}
 # Distinguishes two forms of a body.
 TELLS_APART = {"ChatchatChatRequest": {"messages"}}
 NEEDED: dict[str, dict[str, Any]] = {
+    "ChatCompletionRequest": {"store": True},  # for its metadata
     "VectorStoreFileBatch": {"file_ids": ["file-1"]},
     "OllamaChatRequest": {"messages": [{"role": "user", "content": "Hi"}]},
     "DeleteKeysRequest": {"keys": ["key_1"]},  # or aliases

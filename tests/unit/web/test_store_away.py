@@ -41,6 +41,8 @@ READ = (
     "/v1/vector_stores",
     "/v1/data",
     "/v1/responses/resp_1",
+    "/v1/chat/completions",
+    "/v1/chat/completions/chatcmpl-1",
     "/knowledge_base/list_knowledge_bases",
     "/pages/api/chat/conversations",
     "/pages/api/knowledge",
@@ -283,7 +285,8 @@ def test_export_is_sent_whole_in_pieces(folder: Path) -> None:
     assert len(pieces) > 5 and max(map(len, pieces)) < 200_000
     whole = json.loads(b"".join(pieces))
     assert list(whole) == [
-        "object", "responses", "conversations", "feedback", "knowledge_bases", "files",
+        "object", "responses", "chat_completions", "conversations", "feedback",
+        "knowledge_bases", "files",
     ]  # fmt: skip
     assert len(whole["responses"]) == 1
     assert sorted(len(one["messages"]) for one in whole["conversations"]) == [10, 10, 10]

@@ -11,8 +11,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionDeleted
 from openai.types.chat.chat_completion_store_message import ChatCompletionStoreMessage
 
 from proxy.core.events import Failed, Started, TextDelta
-from proxy.errors import BackendFailed
-from tests.fakes import ScriptedDriver, make_app, say
+from proxy.errors import UpstreamFault
+from tests.fakes import Script, ScriptedDriver, make_app, say
 
 CHATS = "/v1/chat/completions"
 QUESTION = {"role": "user", "content": "When do we launch?"}
@@ -46,9 +46,10 @@ def test_streamed_chat_is_stored_as_a_whole_one(api: FlaskClient) -> None:
 
 
 def test_broken_stream_is_not_stored() -> None:
-    driver = ScriptedDriver([Started(), TextDelta("On"), Failed(BackendFailed("gone"))])
-    api = make_app(driver).test_client()
-    api.post(CHATS, json={"messages": [QUESTION], "store": True, "stream": True}).get_data()
+    script: Script = [[Started(slot=0)], [TextDelta("On")], [Failed(UpstreamFault("it broke"))]]
+    api = make_app(ScriptedDriver(script)).test_client()
+    told = api.post(CHATS, json={"messages": [QUESTION], "store": True, "stream": True})
+    assert '"content":"On"' in told.text and '"error"' in told.text
     assert api.get(CHATS).get_json()["data"] == []
 
 
