@@ -19,6 +19,7 @@ import msgspec
 
 from ..config import ModelConfig
 from ..errors import GatewayError
+from ..runtime.blocking import run_in_native_thread
 from .budget import Amounts
 from .cards import Cards, visible
 from .estimate import ModelFile, estimated, files, fingerprint
@@ -137,9 +138,11 @@ class Need:
         return tuple(need)
 
     def recall_once(self) -> None:
-        """`recall`, if nothing has done so yet."""
+        """`recall`, if nothing has done so yet. What it needs is known then: reading the head of a
+        large file does not hold up others."""
         if not self._fingerprint:
             self.recall()
+            run_in_native_thread(lambda: self.amounts)
 
     def recall(self) -> None:
         """Find out whether its files are still those that were seen, and what is known of them."""

@@ -101,6 +101,20 @@ def segment(page: Any, name: str, phase: str) -> None:
     page.locator(f'.track .segment[data-phase="{phase}"]', has_text=name).wait_for()
 
 
+def begin_answer(page: Any, name: str) -> None:
+    """Ask for a long answer, which `answering.abort()` in the page ends."""
+    page.evaluate(
+        """(model) => {
+          window.answering ??= new AbortController();
+          const body = JSON.stringify({model, prompt: "Hello", max_tokens: 15000, stream: true});
+          const headers = {"Content-Type": "application/json"};
+          fetch("/v1/completions", {method: "POST", body, headers, signal: answering.signal})
+            .then((answer) => answer.text()).catch(() => {});
+        }""",
+        name,
+    )
+
+
 def test_model_is_loaded_used_and_unloaded(unloaded: Gateway, visit: Open) -> None:
     page = visit(f"{unloaded.url}/hosting")
     state(page, "quick", "Not loaded")
@@ -111,19 +125,12 @@ def test_model_is_loaded_used_and_unloaded(unloaded: Gateway, visit: Open) -> No
     facts = model(page, "quick").locator(".facts").inner_text()
     assert "took" in facts and "in 10 min" in facts
     assert "1 GiB of 2 GiB held, 1 GiB free" in page.locator(".memory figcaption").inner_text()
-    body = {"model": "quick", "prompt": "Hello", "max_tokens": 3000, "stream": True}
-    page.evaluate(
-        """(body) => { window.stop = new AbortController();
-          fetch("/v1/completions", {method: "POST", body: JSON.stringify(body),
-            headers: {"Content-Type": "application/json"}, signal: window.stop.signal})
-            .then((answer) => answer.text()).catch(() => {}); }""",
-        body,
-    )
+    begin_answer(page, "quick")
     state(page, "quick", "Busy, 1 of 2 slots")
     press(page, "Unload quick")
     state(page, "quick", "Stopping after 1 answer")
     segment(page, "quick", "stopping")
-    page.evaluate("window.stop.abort()")
+    page.evaluate("answering.abort()")
     state(page, "quick", "Not loaded")
     assert page.locator(".track .segment").count() == 0
 
@@ -175,6 +182,38 @@ def test_pinned_models_keep_others_in_line_or_out(unloaded: Gateway, visit: Open
     state(page, "third", "Not loaded")
     state(page, "slow", "Ready")
     state(page, "quick", "Ready")
+
+
+def test_model_without_room_stands_in_line(unloaded: Gateway, visit: Open) -> None:
+    page = visit(f"{unloaded.url}/hosting")
+    for name in ("quick", "third"):
+        begin_answer(page, name)
+        state(page, name, "Busy")
+    press(page, "Load slow")
+    state(page, "slow", "In line, place 1")
+    assert page.locator(".track .segment").count() == 2
+    page.evaluate("answering.abort()")
+    segment(page, "slow", "loading")
+    state(page, "slow", "Ready")
+
+
+def test_each_graphics_card_has_a_bar(start: Start, tmp_path: Path, visit: Open) -> None:
+    keys = {"memory": "512MiB", "gpu_memory": "1GiB,2GiB", "preload": True}
+    one = start([table("m", tmp_path, **keys)], "--gpu-memory", "4GiB,3GiB", "--models-max", "3")
+    page = visit(f"{one.url}/hosting")
+    state(page, "m", "Ready")
+    bars = page.locator(".bars figure")
+    assert [bar.locator("figcaption").inner_text() for bar in bars.all()] == [
+        "Memory 512 MiB of 2 GiB held, 1.5 GiB free",
+        "Graphics card 0 1 GiB of 4 GiB held, 3 GiB free",
+        "Graphics card 1 2 GiB of 3 GiB held, 1 GiB free",
+    ]
+    track = bars.nth(2).get_by_role("img")
+    assert track.get_attribute("aria-label").endswith("m: 2 GiB, loaded")
+    part = track.locator(".segment").bounding_box()["width"] / track.bounding_box()["width"]
+    assert part == pytest.approx(2 / 3, abs=0.03)
+    assert "3 GiB on graphics cards" in model(page, "m").locator(".facts").inner_text()
+    assert "1 of at most 3 models have room" in page.locator(".memory").inner_text()
 
 
 def test_failed_model_shows_its_last_lines_and_what_to_do(unloaded: Gateway, visit: Open) -> None:
