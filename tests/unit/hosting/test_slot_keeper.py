@@ -385,4 +385,5 @@ def test_what_files_hold_is_known_before_and_after_a_load(live: Callable[..., Li
     assert later.slots.kept() == kept  # by the index
     later.load()
     assert later.slots.kept() == kept
-    life.keeper.slots.forget("m", [file])
+    later.keeper.slots.forget("m", [file])
+    assert later.slots.kept() == Kept()

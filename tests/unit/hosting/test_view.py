@@ -143,8 +143,21 @@ def test_loading_model_tells_when_it_is_expected(make: Make) -> None:
     model.status = "unloaded"
 
 
-def test_model_before_its_first_start_has_no_elapsed_time(make: Make) -> None:
-    assert make().elapsed == 0.0
+def test_model_without_a_server_has_no_elapsed_time(make: Make) -> None:
+    room = Room(Limits(models=1), swap_wait=60.0)
+    first, second = make(room=room, name="first"), make(room=room, name="second")
+    assert second.elapsed == 0.0
+    for model in (second, first):
+        fakes.use(model)
+        assert model.elapsed > 0.0
+        if model is second:
+            model.leave(answered=True)
+    waiting = fakes.wait(second)
+    assert next(waiting) is None
+    assert (second.place()[0], second.elapsed) == (1, 0.0)
+    first.leave(answered=True)
+    list(waiting)
+    second.leave(answered=True)
 
 
 def test_failed_model_tells_why_and_when_it_may_be_loaded_again(make: Make) -> None:
