@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -40,6 +40,45 @@ class StoredKey(Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, Any] = {}
 
 
+class Account(Struct, frozen=True, kw_only=True):
+    """What users and teams have in common. Their rights bound those of all their keys; the keys of
+    a blocked one are refused."""
+
+    id: str
+    alias: str | None = None
+    created: float = 0.0
+    changed: float = 0.0
+    blocked: bool = False
+    rights: Rights = Rights()
+    metadata: Mapping[str, Any] = {}
+
+
+class User(Account, frozen=True, kw_only=True):
+    email: str | None = None
+
+
+class Team(Account, frozen=True, kw_only=True):
+    pass
+
+
+class Member(Struct, frozen=True):
+    """A user of a team. `role` is admin or user; it only informs."""
+
+    team_id: str
+    user_id: str
+    role: str = "user"
+
+
+class Bound(NamedTuple):
+    """What a user or team adds to the identity of its keys."""
+
+    blocked: bool
+    rights: Rights
+
+
+NO_BOUND = Bound(False, Rights())
+
+
 class Identity(Struct, frozen=True, kw_only=True):
     """The caller of a request, by its key. `key` owns the stored data. Keys of one `group` share
     cached prompts. `rights` are those of key, user and team. `until` is when this secret ends;
@@ -62,12 +101,16 @@ class Identity(Struct, frozen=True, kw_only=True):
         return self.alias or self.key
 
 
-def identity_of(key: StoredKey, digest: str) -> Identity:
+def identity_of(
+    key: StoredKey, digest: str, user: Bound = NO_BOUND, team: Bound = NO_BOUND
+) -> Identity:
     """The identity of a request that sent the secret with this digest, the key's or its former."""
     until = math.inf if key.expires is None else key.expires
     if digest != key.digest:
         until = min(until, key.former_until)
-    rights = tuple(one for one in (key.rights,) if one != Rights())
+    rights = tuple(one for one in (key.rights, team.rights, user.rights) if one != Rights())
+    blocked = {"this API key": key.blocked, "the team": team.blocked, "the user": user.blocked}
+    refused = next((what for what, is_so in blocked.items() if is_so), "")
     return Identity(
         key=key.id,
         alias=key.alias or "",
@@ -79,5 +122,5 @@ def identity_of(key: StoredKey, digest: str) -> Identity:
         admin=key.rights.admin,
         rights=rights,
         until=until,
-        refused="this API key is blocked: ask an administrator" if key.blocked else "",
+        refused=f"{refused} is blocked: ask an administrator" if refused else "",
     )

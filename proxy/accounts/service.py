@@ -1,18 +1,21 @@
-"""Makes and changes the API keys in the store. Changes count at once in this process."""
+"""Makes and changes the API keys, users and teams in the store. Changes count at once in this
+process."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from secrets import token_bytes, token_hex
-from typing import Any, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
 from . import key_text
 from .book import Book, KeyStore
-from .records import StoredKey
+from .records import Account, Member, StoredKey, Team, User
+
+A = TypeVar("A", bound=Account)
 
 
 class ChangingKeyStore(KeyStore, Protocol):
@@ -92,6 +95,67 @@ class KeyService:
 
     def _digest(self, secret: str) -> str:
         return key_text.digest(secret, self._store.secret())
+
+
+class Groups(Protocol[A]):
+    """The users, or the teams; see `store.groups`."""
+
+    def read(self, name: str) -> A: ...
+
+    def listed(self, wanted: Mapping[str, str], offset: int, limit: int) -> tuple[int, list[A]]: ...
+
+    def add(self, new: A, actor: str) -> None: ...
+
+    def change(self, name: str, fields: Mapping[str, Any], actor: str, action: str) -> A: ...
+
+    def delete(self, names: Collection[str], actor: str) -> int: ...
+
+    def members(self, name: str) -> Sequence[Member]: ...
+
+    def join(self, members: Collection[Member], actor: str) -> None: ...
+
+    def leave(self, team_id: str, user_id: str, actor: str) -> None: ...
+
+
+class GroupService(Generic[A]):
+    """Makes and changes users, or teams."""
+
+    def __init__(
+        self, store: Groups[A], book: Book, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.store = store
+        self._book = book
+        self._clock = clock
+
+    def make(self, new: A, actor: str) -> A:
+        """Make one with the fields of `new`, except for its times, and its id if that is empty.
+        Raises BadRequest if something unique is in use."""
+        now = self._clock()
+        made = replace(new, id=new.id or token_hex(12), created=now, changed=now)
+        self.store.add(made, actor)
+        self._book.follow()
+        return made
+
+    def change(self, name: str, fields: Mapping[str, Any], actor: str, action: str = "update") -> A:
+        """Set fields. Raises NotFound and BadRequest."""
+        changed = self.store.change(name, fields, actor, action)
+        self._book.follow()
+        return changed
+
+    def delete(self, names: Collection[str], actor: str) -> int:
+        """Delete these and their keys; returns how many there were. Raises NotFound, and then
+        deletes none."""
+        count = self.store.delete(names, actor)
+        self._book.follow()
+        return count
+
+
+class Accounts(NamedTuple):
+    """The services of a gateway that keeps keys in its store."""
+
+    keys: KeyService
+    users: GroupService[User]
+    teams: GroupService[Team]
 
 
 def expiry(lasts: float, now: float) -> float | None:

@@ -17,7 +17,7 @@ import msgspec
 
 from .. import __version__
 from ..accounts.book import Book
-from ..accounts.service import KeyService
+from ..accounts.service import Accounts, GroupService, KeyService
 from ..agent import Server as ToolServer
 from ..agent import Toolbox, functions
 from ..agent.toolbox import OWN
@@ -126,7 +126,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     # Whether there is no other key to share places with.
     alone = len({key.name for key in settings.keys}) <= 1 and not settings.admins
     api_keys = storage.api_keys if settings.admins else None
-    book = Book(api_keys) if api_keys is not None else None
+    book = None if api_keys is None else Book(api_keys)
     keys = Keys(
         ((key.name, key.secret) for key in settings.keys),
         settings.wrong_keys,
@@ -155,7 +155,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         writers=Shares(pages.answers.MOST, alone=alone),
         layouts=layouts,
         dialogues=_dialogues(settings, gateway, layouts, storage),
-        accounts=KeyService(api_keys, book) if api_keys is not None and book is not None else None,
+        accounts=_accounts(storage, book) if book is not None else None,
         knowledge=storage.knowledge,
         conversations=storage.conversations,
         vector_stores=storage.vector_stores,
@@ -176,6 +176,13 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ledger.start()
         atexit.register(ledger.close)
     return services
+
+
+def _accounts(storage: LazyServices, book: Book) -> Accounts | None:
+    keys, users, teams = storage.api_keys, storage.users, storage.teams
+    if keys is None or users is None or teams is None:
+        return None
+    return Accounts(KeyService(keys, book), GroupService(users, book), GroupService(teams, book))
 
 
 def _ledger(settings: Settings, storage: LazyServices, keys: Keys) -> LedgerWriter | None:

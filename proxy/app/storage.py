@@ -21,6 +21,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ..accounts.records import Team, User
 from ..config import Settings, SettingsError
 from ..errors import StoreUnavailable
 from ..gateway import Embedder
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # these import SQLAlchemy
     from ..knowledge.stores import VectorStores
     from ..store.api_keys import ApiKeys
     from ..store.conversations import ConversationStore
+    from ..store.groups import Groups
     from ..store.ledger import Ledger
     from ..store.model_needs import ModelNeeds
     from ..store.sessions import SessionStore
@@ -106,6 +108,14 @@ class LazyServices:
         if not (settings.ledger_days and keeps and _are_installed(NEEDED)):
             return None
         return self._lazy(lambda stores: stores.ledger)
+
+    @property
+    def users(self) -> Groups[User] | None:
+        return self._lazy(lambda stores: stores.users) if _are_installed(NEEDED) else None
+
+    @property
+    def teams(self) -> Groups[Team] | None:
+        return self._lazy(lambda stores: stores.teams) if _are_installed(NEEDED) else None
 
     def responses(self) -> ResponseStore:
         """Raises SettingsError if the settings need a database that cannot be opened."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
+from ..accounts.records import Team, User
 from ..config import Settings
 from ..config import keys as key_rules
 from ..gateway import Embedder
@@ -20,6 +21,7 @@ from ..knowledge.service import Knowledge
 from ..knowledge.stores import VectorStores
 from ..runtime import private_files
 from ..runtime.cancel import Cancel
+from ..store import groups
 from ..store.api_keys import ApiKeys
 from ..store.conversations import ConversationStore
 from ..store.database import Database
@@ -81,6 +83,14 @@ class Stores:
     @cached_property
     def api_keys(self) -> ApiKeys:
         return ApiKeys(self._database)
+
+    @cached_property
+    def users(self) -> groups.Groups[User]:
+        return groups.users(self._database)
+
+    @cached_property
+    def teams(self) -> groups.Groups[Team]:
+        return groups.teams(self._database)
 
     @cached_property
     def model_needs(self) -> ModelNeeds:

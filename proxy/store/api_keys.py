@@ -7,15 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
 
 from ..accounts.book import Change
-from ..accounts.records import Identity, StoredKey, identity_of
+from ..accounts.records import NO_BOUND, Bound, Identity, StoredKey, identity_of
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
 from .account_changes import AccountChanges, Recorder
 from .database import Database, record
-from .tables import API_KEY
+from .tables import ACCOUNT_USER, API_KEY, TEAM
+from .users import ensure_user
 
 _c = API_KEY.c
 
@@ -38,13 +39,30 @@ class ApiKeys:
         return self._changes.after(since, most)
 
     def find(self, digest: str) -> Identity | None:
-        query = select(API_KEY).where(or_(_c.digest == digest, _c.former_digest == digest))
-        row = self._db.first(query)
-        return None if row is None else identity_of(_key(row), digest)
+        return self._identity(or_(_c.digest == digest, _c.former_digest == digest), digest)
 
     def find_id(self, key_id: str) -> Identity | None:
-        row = self._db.first(select(API_KEY).where(_c.id == key_id))
-        return None if row is None else identity_of(_key(row), row.digest)
+        return self._identity(_c.id == key_id, "")
+
+    def _identity(self, condition: ColumnElement[bool], digest: str) -> Identity | None:
+        user, team = ACCOUNT_USER.c, TEAM.c
+        bounds = [
+            user.blocked.label("user_blocked"),
+            user.rights.label("user_rights"),
+            team.blocked.label("team_blocked"),
+            team.rights.label("team_rights"),
+        ]
+        joined = API_KEY.outerjoin(ACCOUNT_USER, user.id == _c.user_id)
+        joined = joined.outerjoin(TEAM, team.id == _c.team_id)
+        row = self._db.first(select(API_KEY, *bounds).select_from(joined).where(condition))
+        if row is None:
+            return None
+        return identity_of(
+            _key(row),
+            digest or row.digest,
+            _bound(row.user_blocked, row.user_rights),
+            _bound(row.team_blocked, row.team_rights),
+        )
 
     def read(self, name: str) -> StoredKey:
         """The key with this digest or id. Raises NotFound."""
@@ -65,9 +83,11 @@ class ApiKeys:
             return count.scalar_one(), [_key(row) for row in rows]
 
     def add(self, key: StoredKey, actor: str) -> None:
-        """Raises BadRequest if the alias is in use."""
+        """A user that is not known yet is made. Raises BadRequest if the alias is in use or the
+        team is unknown."""
         with self._changes.begin(actor) as changes:
             _check_alias(changes.db, key.alias, key.id)
+            _check_owners(changes, key)
             changes.db.execute(insert(API_KEY).values(**_row(key)))
             changes.record("create", "key", key.id, _told(key))
 
@@ -78,6 +98,7 @@ class ApiKeys:
             (key,) = _read(changes.db, [name])
             new = msgspec.structs.replace(key, **fields, changed=time.time())
             _check_alias(changes.db, new.alias, new.id)
+            _check_owners(changes, new)
             changes.db.execute(update(API_KEY).where(_c.id == key.id).values(**_row(new)))
             before, after = _told(key), _told(new)
             differing = {k: [before[k], after[k]] for k in after if before[k] != after[k]}
@@ -89,7 +110,7 @@ class ApiKeys:
         is missing, and then deletes none."""
         with self._changes.begin(actor) as changes:
             keys = _read(changes.db, names, aliases)
-            _delete(changes, keys)
+            delete_keys(changes, [key.id for key in keys])
         return [key.digest for key in keys]
 
 
@@ -112,7 +133,9 @@ def _read(db: Connection, names: Collection[str], aliases: Collection[str] = ())
     return keys
 
 
-def _delete(changes: Recorder, keys: Sequence[StoredKey]) -> None:
+def delete_keys(changes: Recorder, names: Collection[str]) -> None:
+    """Delete keys by digest or id, in a transaction. Raises NotFound."""
+    keys = _read(changes.db, names)
     changes.db.execute(delete(API_KEY).where(_c.id.in_([key.id for key in keys])))
     for key in keys:
         changes.record("delete", "key", key.id, _told(key))
@@ -124,6 +147,22 @@ def _check_alias(db: Connection, alias: str | None, key_id: str) -> None:
     taken = select(_c.id).where(_c.alias == alias, _c.id != key_id)
     if db.execute(taken).first() is not None:
         raise BadRequest(f"the key_alias {alias[:100]!r} is in use", param="key_alias")
+
+
+def _check_owners(changes: Recorder, key: StoredKey) -> None:
+    """Raises BadRequest if the key's team is unknown. An unknown user is made, as LiteLLM does."""
+    if key.team_id is not None:
+        team = select(TEAM.c.id).where(TEAM.c.id == key.team_id)
+        if changes.db.execute(team).first() is None:
+            raise BadRequest(f"there is no team {key.team_id[:100]!r}", param="team_id")
+    if key.user_id is not None:
+        ensure_user(changes, key.user_id)
+
+
+def _bound(blocked: bool | None, rights: Any) -> Bound:
+    if blocked is None:
+        return NO_BOUND
+    return Bound(blocked, msgspec.convert(rights, Rights))
 
 
 def _told(key: StoredKey) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from werkzeug.routing import Map
 _APIS: Mapping[str, str] = {
     "accounts": "admin",
     "accounts.key_info": "",
+    "accounts.team_info": "",
+    "accounts.user_alone": "",
+    "accounts.user_info": "",
     "anthropic": "messages",
     "chatchat": "chatchat",
     "data": "",

@@ -233,6 +233,27 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "block_key": Operation("Block an API key; for administrators", "BlockKeyRequest"),
         "unblock_key": Operation("Unblock an API key; for administrators", "BlockKeyRequest"),
         "delete_keys": Operation("Delete API keys; for administrators", "DeleteKeysRequest"),
+        "new_user": Operation("Make a user, and a key of it; for administrators", "NewUserRequest"),
+        "user_info": Operation("A user with its keys and teams; without `user_id`, the caller's"),
+        "user_alone": Operation("A user; without `user_id`, the caller's"),
+        "list_users": Operation("The users; for administrators"),
+        "update_user": Operation("Change a user; for administrators", "UpdateUserRequest"),
+        "delete_users": Operation(
+            "Delete users and their keys; for administrators", "DeleteUsersRequest"
+        ),
+        "new_team": Operation("Make a team; for administrators", "NewTeamRequest"),
+        "team_info": Operation("A team with its keys; for others, the caller's without them"),
+        "list_teams": Operation("The teams; for administrators"),
+        "update_team": Operation("Change a team; for administrators", "UpdateTeamRequest"),
+        "block_team": Operation("Block the keys of a team; for administrators", "TeamRequest"),
+        "unblock_team": Operation("Unblock the keys of a team; for administrators", "TeamRequest"),
+        "delete_teams": Operation(
+            "Delete teams and their keys; for administrators", "DeleteTeamsRequest"
+        ),
+        "add_members": Operation("Add members to a team; for administrators", "AddMembersRequest"),
+        "remove_member": Operation(
+            "Remove a member from a team; for administrators", "RemoveMemberRequest"
+        ),
     },
     (OURS, "reference"): {
         "document": Operation("This document"),

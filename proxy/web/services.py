@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
-from ..accounts.service import KeyService
+from ..accounts.service import Accounts
 from ..config import Settings
 from ..dialogue import Dialogues
 from ..gateway import Embedder, Forwarder, Gateway
@@ -54,7 +54,7 @@ class Services:
     dialogues: Dialogues
     host: ModelHost  # of the models that are started here
     knowledge: Knowledge | None = None  # None if not installed or not configured
-    accounts: KeyService | None = None  # None if the gateway keeps no keys in its store
+    accounts: Accounts | None = None  # None if the gateway keeps no keys in its store
     conversations: ConversationStore | None = None
     ledger: LedgerWriter | None = None  # None if the settings name no place for it
     vector_stores: VectorStores | None = None  # None whenever knowledge is

@@ -16,8 +16,9 @@ from ..fields import Body
 from . import rights, values
 
 MOST_LISTED = 100  # keys on a page
-_FIELDS = frozenset({"key_alias", "duration", "metadata", "blocked", "admin"}) | rights.FIELDS
-_FILTERS = {"key_alias": "alias", "key_hash": "digest"}
+_NAMES = {"key_alias": "alias", "user_id": "user_id", "team_id": "team_id"}
+_FIELDS = frozenset({"duration", "metadata", "blocked", *_NAMES}) | rights.OF_KEY
+_FILTERS = {**_NAMES, "key_hash": "digest"}
 
 
 class KeyFields(Struct, frozen=True):
@@ -74,14 +75,15 @@ def parse_list(query: Mapping[str, str]) -> KeyPage:
 
 def _fields(body: Body) -> KeyFields:
     sets: dict[str, Any] = {}
-    if body.get("key_alias") is not None:  # "" removes it
-        sets["alias"] = values.name(body, "key_alias")
+    for theirs, ours in _NAMES.items():
+        if body.get(theirs) is not None:  # "" removes it
+            sets[ours] = values.name(body, theirs)
     if body.get("metadata") is not None:
         sets["metadata"] = values.metadata(body)
     if body.get("blocked") is not None:
         sets["blocked"] = fields.flag(body, "blocked")
-    rights.parse(body, Rights())  # wrong values are found before anything is read
-    return KeyFields(sets, values.duration(body), partial(rights.parse, body))
+    rights.parse_of_key(body, Rights())  # wrong values are found before anything is read
+    return KeyFields(sets, values.duration(body), partial(rights.parse_of_key, body))
 
 
 def made(secret: str, key: StoredKey) -> dict[str, Any]:
@@ -97,6 +99,8 @@ def key_object(key: StoredKey) -> dict[str, Any]:
         "key_id": key.id,
         "key_name": key.shown,
         "key_alias": key.alias,
+        "user_id": key.user_id,
+        "team_id": key.team_id,
         "expires": values.shown_time(key.expires),
         "blocked": key.blocked,
         **rights.shown(key.rights),

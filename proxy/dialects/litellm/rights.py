@@ -13,9 +13,8 @@ from .. import fields
 from ..fields import Body
 from . import values
 
-FIELDS = frozenset(
-    {"models", "allowed_routes", "key_type", "allowed_ips", "read_only", "priority", "group"}
-)
+FIELDS = frozenset({"models", "allowed_routes", "allowed_ips", "read_only", "priority", "group"})
+OF_KEY = FIELDS | {"key_type", "admin"}
 MAX_RIGHTS = 200  # entries of a list
 _EVERY = {"all-proxy-models", "all-team-models", "*"}  # names of all models that a team may use
 # What LiteLLM's types of keys may do.
@@ -27,15 +26,21 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def parse_of_key(body: Body, known: Rights) -> Rights:
+    """As `parse`, with the fields that only keys have."""
+    kind = fields.text(body, "key_type") or "default"
+    if kind not in TYPES:
+        raise InvalidParameter("key_type", f"must be one of {', '.join(TYPES)}")
+    changes = dict(TYPES[kind])
+    if body.get("admin") is not None:
+        changes["admin"] = fields.flag(body, "admin")
+    return parse(body, replace(known, **changes))
+
+
 def parse(body: Body, known: Rights) -> Rights:
     """The known rights with the changes of a body. Null and absent fields change nothing, empty
     ones remove a limit. Raises InvalidParameter."""
     changes: dict[str, Any] = {}
-    kind = fields.text(body, "key_type")
-    if kind:
-        if kind not in TYPES:
-            raise InvalidParameter("key_type", f"must be one of {', '.join(TYPES)}")
-        changes |= TYPES[kind]
     if body.get("models") is not None:
         models = values.names(body, "models", MAX_RIGHTS)
         changes["models"] = () if _EVERY & set(models) else models
@@ -45,9 +50,8 @@ def parse(body: Body, known: Rights) -> Rights:
         changes["apis"] = ()
     if body.get("allowed_ips") is not None:
         changes["networks"] = _networks(body)
-    for name in ("read_only", "admin"):
-        if body.get(name) is not None:
-            changes[name] = fields.flag(body, name)
+    if body.get("read_only") is not None:
+        changes["read_only"] = fields.flag(body, "read_only")
     if body.get("priority") is not None:
         priority = fields.text(body, "priority")
         if priority not in ("", *PRIORITIES):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...accounts.rights import PRIORITIES
-from ..schema_fields import Schema, body, flag, mapping, strings, text
+from ..schema_fields import Schema, array, body, flag, mapping, one_of, strings, text
+from .groups import ROLES
 from .rights import TYPES
 
 RIGHTS: dict[str, Schema] = {
@@ -20,11 +21,31 @@ RIGHTS: dict[str, Schema] = {
 _KEY: dict[str, Schema] = {
     "key_alias": text("A name for people, which no other key has.", "alice-laptop"),
     "duration": text("When the key expires: a number and s, m, h, d, w or mo.", "30d"),
+    "user_id": text("The user of the key; made if it is not known yet.", "carol"),
+    "team_id": text("The team of the key.", "research"),
     "metadata": mapping("Anything, up to 16 KiB of JSON; returned as it is.", {"laptop": 1}),
     "blocked": flag("Refuse the key until it is unblocked."),
     "admin": flag("Let the key do what the keys of `--admins` may."),
     **RIGHTS,
 }
+_GROUP: dict[str, Schema] = {
+    "metadata": mapping("Anything, up to 16 KiB of JSON; returned as it is.", {"floor": 2}),
+    "blocked": flag("Refuse all keys until it is unblocked."),
+    **{name: schema for name, schema in RIGHTS.items() if name != "key_type"},
+}
+_USER_ID = text("The user's id.", "carol")
+_TEAM_ID = text("The team's id.", "research")
+_USER: dict[str, Schema] = {
+    "user_email": text("An address that no other user has.", "carol@example.org"),
+    "user_alias": text("A name for people.", "Carol"),
+    "user_role": text("A viewer's keys are read only.", "internal_user", enum=list(ROLES)),
+    **_GROUP,
+}
+_TEAM: dict[str, Schema] = {
+    "team_alias": text("A name for people, which no other team has.", "Research"),
+    **_GROUP,
+}
+_MEMBER = {"user_id": "carol", "role": "user"}
 _NAME = text("The key, its `token` or its `key_id`.", "key_0123456789abcdef01234567")
 BODIES: dict[str, Schema] = {
     "GenerateKeyRequest": body(**_KEY),
@@ -34,4 +55,33 @@ BODIES: dict[str, Schema] = {
         keys=strings("Keys, or their `token` or `key_id`.", "key_0123456789abcdef01234567"),
         key_aliases=strings("Aliases of keys.", "alice-laptop"),
     ),
+    "NewUserRequest": body(
+        user_id=_USER_ID,
+        **_USER,
+        teams=strings("Teams that the user joins.", "research"),
+        auto_create_key=flag("Make a key of the user, too.", True),
+        key_alias=_KEY["key_alias"],
+        duration=_KEY["duration"],
+    ),
+    "UpdateUserRequest": body("user_id", user_id=_USER_ID, **_USER),
+    "DeleteUsersRequest": body("user_ids", user_ids=strings("Ids of users.", "carol")),
+    "NewTeamRequest": body(
+        team_id=_TEAM_ID,
+        **_TEAM,
+        members_with_roles=array("Objects with `user_id` and `role`, admin or user.", [_MEMBER]),
+    ),
+    "UpdateTeamRequest": body("team_id", team_id=_TEAM_ID, **_TEAM),
+    "TeamRequest": body("team_id", team_id=_TEAM_ID),
+    "DeleteTeamsRequest": body("team_ids", team_ids=strings("Ids of teams.", "research")),
+    "AddMembersRequest": body(
+        "team_id member",
+        team_id=_TEAM_ID,
+        member=one_of(
+            "An object with `user_id` and `role`, admin or user, or a list of them.",
+            _MEMBER,
+            {"type": "object"},
+            {"type": "array"},
+        ),
+    ),
+    "RemoveMemberRequest": body("team_id user_id", team_id=_TEAM_ID, user_id=_USER_ID),
 }

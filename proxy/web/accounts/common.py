@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, request
 
-from ...accounts.service import KeyService
+from ...accounts.service import Accounts
 from ...errors import Forbidden, NotFound
 from .. import body, seen
 from ..observability import Record
@@ -15,7 +15,7 @@ from ..services import Services
 blueprint = Blueprint("accounts", __name__)
 
 
-def opened(services: Services) -> KeyService:
+def opened(services: Services) -> Accounts:
     """Raises NotFound if the gateway keeps no keys."""
     if services.accounts is None:
         raise NotFound(
@@ -25,7 +25,7 @@ def opened(services: Services) -> KeyService:
     return services.accounts
 
 
-def administered(services: Services, record: Record) -> KeyService:
+def administered(services: Services, record: Record) -> Accounts:
     """The accounts, for an administrator. Raises Forbidden and NotFound."""
     if not seen.is_admin(services, record.key):
         raise Forbidden("this requires an admin API key: see the setting admins")

@@ -19,7 +19,7 @@ from .common import administered, blueprint, json_body, opened
 
 @json_route(blueprint, "POST", "/key/generate")
 def generate_key(services: Services, record: Record) -> Any:
-    accounts = administered(services, record)
+    accounts = administered(services, record).keys
     asked = keys.parse_new(json_body(services))
     expires = None if asked.lasts is None else expiry(asked.lasts, time.time())
     rights = asked.rights(Rights())
@@ -32,14 +32,14 @@ def key_info(services: Services, record: Record) -> Any:
     """One key, for administrators; the caller's own for every key."""
     name = request.args.get("key", "")
     if not name:
-        return {"key": record.key, "info": keys.key_object(opened(services).read(record.key))}
-    key = administered(services, record).read(name)
+        return {"key": record.key, "info": keys.key_object(opened(services).keys.read(record.key))}
+    key = administered(services, record).keys.read(name)
     return {"key": name, "info": keys.key_object(key)}
 
 
 @json_route(blueprint, "GET", "/key/list")
 def list_keys(services: Services, record: Record) -> Any:
-    accounts = administered(services, record)
+    accounts = administered(services, record).keys
     page = keys.parse_list(request.args)
     count, found = accounts.listed(page.wanted, (page.number - 1) * page.size, page.size)
     return keys.listed(page, count, found)
@@ -47,7 +47,7 @@ def list_keys(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "POST", "/key/update")
 def update_key(services: Services, record: Record) -> Any:
-    accounts = administered(services, record)
+    accounts = administered(services, record).keys
     name, asked = keys.parse_update(json_body(services))
     sets = dict(asked.sets)
     if asked.lasts is not None:
@@ -68,7 +68,7 @@ def unblock_key(services: Services, record: Record) -> Any:
 
 
 def _block(services: Services, record: Record, *, blocked: bool) -> Any:
-    accounts = administered(services, record)
+    accounts = administered(services, record).keys
     name = keys.parse_key(json_body(services))
     action = "block" if blocked else "unblock"
     return keys.key_object(accounts.change(name, {"blocked": blocked}, record.key, action))
@@ -77,6 +77,6 @@ def _block(services: Services, record: Record, *, blocked: bool) -> Any:
 @json_route(blueprint, "POST", "/key/delete")
 def delete_keys(services: Services, record: Record) -> Any:
     """All of the named keys, or none if one of them is missing."""
-    accounts = administered(services, record)
+    accounts = administered(services, record).keys
     names, aliases = keys.parse_delete(json_body(services))
     return {"deleted_keys": accounts.delete(names, aliases, record.key)}

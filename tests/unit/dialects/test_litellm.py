@@ -9,7 +9,7 @@ import pytest
 
 from proxy.accounts.records import StoredKey
 from proxy.accounts.rights import Rights
-from proxy.dialects.litellm import keys, rights, values
+from proxy.dialects.litellm import groups, keys, rights, values
 from proxy.errors import InvalidParameter
 
 KEY = StoredKey(
@@ -74,6 +74,14 @@ def test_number_of_rights_is_bounded() -> None:
         rights.parse({"models": models}, Rights())
 
 
+def test_number_of_members_is_bounded() -> None:
+    members = [{"user_id": str(number)} for number in range(groups.MAX_MEMBERS + 1)]
+    body = {"team_id": "t", "member": members[1:]}
+    assert len(groups.parse_members(body)) == groups.MAX_MEMBERS
+    with pytest.raises(InvalidParameter, match="at most 500"):
+        groups.parse_members({"team_id": "t", "member": members})
+
+
 def test_rights_are_read_and_shown() -> None:
     body = {
         "models": ["qwen*"],
@@ -97,10 +105,10 @@ def test_litellms_names_of_all_models_are_no_limit(name: str) -> None:
 
 
 def test_kind_of_key_sets_its_rights() -> None:
-    assert rights.parse({"key_type": "default"}, Rights()) == Rights()
-    assert rights.parse({"key_type": "read_only"}, Rights()).read_only
-    assert rights.parse({"key_type": "llm_api"}, Rights()).apis == ("llm_api_routes",)
-    assert rights.parse({"key_type": "management"}, Rights()).admin
+    assert rights.parse_of_key({"key_type": "default"}, Rights()) == Rights()
+    assert rights.parse_of_key({"key_type": "read_only"}, Rights()).read_only
+    assert rights.parse_of_key({"key_type": "llm_api"}, Rights()).apis == ("llm_api_routes",)
+    assert rights.parse_of_key({"key_type": "management"}, Rights()).admin
 
 
 @pytest.mark.parametrize(
@@ -119,7 +127,7 @@ def test_kind_of_key_sets_its_rights() -> None:
 )
 def test_wrong_rights_are_refused_by_name(body: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        rights.parse(body, Rights())
+        rights.parse_of_key(body, Rights())
     assert caught.value.param == next(iter(body))
 
 

@@ -29,6 +29,7 @@ from proxy.dialects.anthropic.request import UNHEEDED as UNHEEDED_ANTHROPIC
 from proxy.dialects.anthropic.request import parse as parse_messages
 from proxy.dialects.chatchat import bases, params, server
 from proxy.dialects.fields import model_name
+from proxy.dialects.litellm import groups as litellm_groups
 from proxy.dialects.litellm import keys as litellm_keys
 from proxy.dialects.ollama import chat, generate, models
 from proxy.dialects.openai import UNHEEDED
@@ -71,6 +72,15 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "UpdateKeyRequest": litellm_keys.parse_update,
     "BlockKeyRequest": litellm_keys.parse_key,
     "DeleteKeysRequest": litellm_keys.parse_delete,
+    "NewUserRequest": litellm_groups.parse_new_user,
+    "UpdateUserRequest": litellm_groups.parse_user_update,
+    "DeleteUsersRequest": lambda body: litellm_groups.parse_delete(body, "user_ids"),
+    "NewTeamRequest": litellm_groups.parse_new_team,
+    "UpdateTeamRequest": litellm_groups.parse_team_update,
+    "TeamRequest": litellm_groups.parse_team,
+    "DeleteTeamsRequest": lambda body: litellm_groups.parse_delete(body, "team_ids"),
+    "AddMembersRequest": litellm_groups.parse_members,
+    "RemoveMemberRequest": litellm_groups.parse_leaving,
     "ForwardedRequest": model_name,
     "ChatchatChatRequest": params.chat,
     "ChatchatMessagesRequest": params.chat,

@@ -10,11 +10,12 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.accounts.records import StoredKey
+from proxy.accounts.records import StoredKey, Team
 from proxy.errors import BadRequest, NotFound
 from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
+from proxy.store.groups import teams
 
 
 @pytest.fixture
@@ -38,6 +39,7 @@ def _key(number: int, **fields: object) -> StoredKey:
 def test_key_is_found_by_digest_and_id(database: Database) -> None:
     keys = ApiKeys(database)
     key = _key(1, alias="a", user_id="u", team_id="t", expires=9.0, metadata={"x": [1]})
+    teams(database).add(Team(id="t"), "ops")
     keys.add(key, "ops")
     keys.add(_key(2), "ops")
     assert keys.read(key.id) == keys.read(key.digest) == key

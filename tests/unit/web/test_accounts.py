@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
@@ -16,39 +15,7 @@ from proxy.accounts.rights import APIS
 from proxy.config.keys import ApiKey, Secret, conflict
 from proxy.errors import StoreUnavailable
 from tests.fakes import ScriptedDriver, make_app
-
-KEYS = (ApiKey("ops", Secret("sk-ops")), ApiKey("alice", Secret("sk-alice")))
-CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-class Http:
-    def __init__(self, app: Flask) -> None:
-        self.app = app
-        self.client = app.test_client()
-
-    def post(self, path: str, secret: str, /, **body: Any) -> Any:
-        return self.client.post(path, json=body, headers={"Authorization": f"Bearer {secret}"})
-
-    def get(self, path: str, secret: str, /, **query: str) -> Any:
-        headers = {"Authorization": f"Bearer {secret}"}
-        return self.client.get(path, query_string=query, headers=headers)
-
-    def admin(self, path: str, /, **body: Any) -> Any:
-        return self.post(path, "sk-ops", **body)
-
-    def make(self, **body: Any) -> Any:
-        made = self.admin("/key/generate", **body)
-        assert made.status_code == 200, made.text
-        return made.json
-
-    def chat(self, key: str) -> Any:
-        return self.post("/v1/chat/completions", key, **CHAT)
-
-
-@pytest.fixture
-def http(tmp_path: Path) -> Http:
-    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 3}
-    return Http(make_app(ScriptedDriver(), **settings))
+from tests.unit.web.account_client import CHAT, KEYS, Http
 
 
 def test_generated_key_works_and_is_shown_once(http: Http) -> None:

@@ -1,0 +1,170 @@
+"""Users and teams in the database, with their members and keys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
+
+from ..accounts.records import Account, Member, Team, User
+from ..accounts.rights import Rights
+from ..errors import BadRequest, NotFound
+from .account_changes import AccountChanges, Recorder
+from .api_keys import delete_keys
+from .database import Database, record
+from .tables import ACCOUNT_USER, API_KEY, TEAM, TEAM_MEMBER
+from .users import ensure_user
+
+A = TypeVar("A", bound=Account)
+MOST_LISTED = 10_000  # of a team that are read
+
+
+class Groups(Generic[A]):
+    """The users, or the teams. Every change is recorded with its actor, the name of the key that
+    asked for it."""
+
+    def __init__(self, database: Database, kind: str, made: type[A], table: Table) -> None:
+        self._db = database
+        self._changes = AccountChanges(database)
+        self._kind = kind
+        self._made = made
+        self._table = table
+        self._unique = ("email",) if table is ACCOUNT_USER else ("alias",)
+
+    def read(self, name: str) -> A:
+        """Raises NotFound."""
+        with self._db.begin() as db:
+            return self._read(db, name)
+
+    def listed(self, wanted: Mapping[str, str], offset: int, limit: int) -> tuple[int, list[A]]:
+        """How many have the wanted values of their fields, and a page of them, by id."""
+        table = self._table
+        condition = [table.c[name] == value for name, value in wanted.items()]
+        page = select(table).where(*condition).order_by(table.c.id).offset(offset).limit(limit)
+        with self._db.begin() as db:
+            count = db.execute(select(func.count()).select_from(table).where(*condition))
+            return count.scalar_one(), [self._record(row) for row in db.execute(page)]
+
+    def add(self, new: A, actor: str) -> None:
+        """Raises BadRequest if the id, or the user's email or the team's alias, is in use."""
+        with self._changes.begin(actor) as changes:
+            if changes.db.execute(self._by_id(new.id)).first() is not None:
+                raise BadRequest(
+                    f"the {self._kind}_id {new.id[:100]!r} is in use", param=f"{self._kind}_id"
+                )
+            self._check_unique(changes.db, new)
+            changes.db.execute(insert(self._table).values(**_row(new)))
+            changes.record("create", self._kind, new.id, _told(new))
+
+    def change(self, name: str, fields: Mapping[str, Any], actor: str, action: str) -> A:
+        """Set fields. Raises NotFound, and BadRequest if an email or alias is in use."""
+        with self._changes.begin(actor) as changes:
+            old = self._read(changes.db, name)
+            new = msgspec.structs.replace(old, **fields, changed=time.time())
+            self._check_unique(changes.db, new)
+            where = self._table.c.id == name
+            changes.db.execute(update(self._table).where(where).values(**_row(new)))
+            before, after = _told(old), _told(new)
+            differing = {k: [before[k], after[k]] for k in after if before[k] != after[k]}
+            changes.record(action, self._kind, name, differing)
+        return new
+
+    def delete(self, names: Collection[str], actor: str) -> int:
+        """Delete these and all of their keys; returns how many there were. Raises NotFound if one
+        is missing, and then deletes none."""
+        with self._changes.begin(actor) as changes:
+            for name in names:
+                old = self._read(changes.db, name)
+                owned = select(API_KEY.c.id).where(API_KEY.c[f"{self._kind}_id"] == name)
+                delete_keys(changes, changes.db.execute(owned).scalars().all())
+                members = TEAM_MEMBER.c[f"{self._kind}_id"] == name
+                changes.db.execute(delete(TEAM_MEMBER).where(members))
+                changes.db.execute(delete(self._table).where(self._table.c.id == name))
+                changes.record("delete", self._kind, name, _told(old))
+        return len(names)
+
+    def members(self, name: str) -> Sequence[Member]:
+        """The members of a team, or the memberships of a user."""
+        c = TEAM_MEMBER.c
+        query = select(TEAM_MEMBER).where(c[f"{self._kind}_id"] == name)
+        rows = self._db.rows(query.order_by(c.team_id, c.user_id).limit(MOST_LISTED))
+        return [record(Member, row) for row in rows]
+
+    def join(self, members: Collection[Member], actor: str) -> None:
+        """Add members to teams, or change their roles. Users that are not known yet are made.
+        Raises NotFound for an unknown team."""
+        with self._changes.begin(actor) as changes:
+            for member in members:
+                _team(changes.db, member.team_id)
+                ensure_user(changes, member.user_id)
+                _leave(changes.db, member.team_id, member.user_id)
+                changes.db.execute(insert(TEAM_MEMBER).values(**msgspec.structs.asdict(member)))
+                _recorded(changes, "member_add", member)
+
+    def leave(self, team_id: str, user_id: str, actor: str) -> None:
+        """Remove a member from a team. Raises NotFound if it is none."""
+        with self._changes.begin(actor) as changes:
+            _team(changes.db, team_id)
+            if not _leave(changes.db, team_id, user_id):
+                raise NotFound(f"{user_id[:100]!r} is not a member of the team", param="user_id")
+            _recorded(changes, "member_delete", Member(team_id, user_id))
+
+    def _read(self, db: Connection, name: str) -> A:
+        row = db.execute(self._by_id(name)).first()
+        if row is None:
+            raise NotFound(f"there is no {self._kind} {name[:100]!r}", param=f"{self._kind}_id")
+        return self._record(row)
+
+    def _by_id(self, name: str) -> Any:
+        return select(self._table).where(self._table.c.id == name)
+
+    def _record(self, row: Row[Any]) -> A:
+        return record(self._made, row, rights=msgspec.convert(row.rights, Rights))
+
+    def _check_unique(self, db: Connection, new: A) -> None:
+        for field in self._unique:
+            value = getattr(new, field)
+            column = self._table.c[field]
+            taken = select(column).where(column == value, self._table.c.id != new.id)
+            if value is not None and db.execute(taken).first() is not None:
+                param = f"{self._kind}_{field}"
+                raise BadRequest(f"the {param} {value[:100]!r} is in use", param=param)
+
+
+def users(database: Database) -> Groups[User]:
+    return Groups(database, "user", User, ACCOUNT_USER)
+
+
+def teams(database: Database) -> Groups[Team]:
+    return Groups(database, "team", Team, TEAM)
+
+
+def _team(db: Connection, team_id: str) -> None:
+    if db.execute(select(TEAM.c.id).where(TEAM.c.id == team_id)).first() is None:
+        raise NotFound(f"there is no team {team_id[:100]!r}", param="team_id")
+
+
+def _leave(db: Connection, team_id: str, user_id: str) -> int:
+    c = TEAM_MEMBER.c
+    gone = delete(TEAM_MEMBER).where(c.team_id == team_id, c.user_id == user_id)
+    return db.execute(gone).rowcount
+
+
+def _recorded(changes: Recorder, action: str, member: Member) -> None:
+    told = {"user_id": member.user_id, "role": member.role}
+    changes.record(action, "team", member.team_id, told)
+
+
+def _row(account: Account) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(account)
+    return {**fields, "rights": msgspec.to_builtins(account.rights)}
+
+
+def _told(account: Account) -> dict[str, Any]:
+    """What the record of a change tells: of metadata only the names, since a client may keep a
+    secret there."""
+    fields = {**_row(account), "metadata": sorted(account.metadata)}
+    return {name: fields[name] for name in fields if name not in ("id", "created", "changed")}

@@ -1,0 +1,101 @@
+"""LiteLLM's routes for users."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import request
+
+from ...accounts.records import Member, StoredKey, User
+from ...accounts.rights import Rights
+from ...accounts.service import Accounts, expiry
+from ...dialects.litellm import groups, keys, values
+from ...errors import NotFound
+from ..observability import Record
+from ..services import Services
+from ..spine import json_route
+from .common import administered, blueprint, json_body, opened
+
+MOST_LISTED = 1000  # keys of a user or team that its description has
+
+
+@json_route(blueprint, "POST", "/user/new")
+def new_user(services: Services, record: Record) -> Any:
+    """Make a user, and a key of it unless `auto_create_key` is false."""
+    accounts = administered(services, record)
+    asked = groups.parse_new_user(json_body(services))
+    for team in asked.teams:
+        accounts.teams.store.read(team)  # raises NotFound before anything is made
+    new = User(id=asked.user.id, rights=asked.user.rights(Rights()), **asked.user.sets)
+    user = accounts.users.make(new, record.key)
+    if asked.teams:
+        members = [Member(team, user.id) for team in asked.teams]
+        accounts.teams.store.join(members, record.key)
+    shown = groups.user_object(user, accounts.users.store.members(user.id))
+    if asked.key is None:
+        return shown
+    expires = None if asked.key.lasts is None else expiry(asked.key.lasts, time.time())
+    key = StoredKey(id="", digest="", shown="", user_id=user.id, expires=expires, **asked.key.sets)
+    return {**keys.made(*accounts.keys.make(key, record.key)), **shown}
+
+
+@json_route(blueprint, "GET", "/user/info")
+def user_info(services: Services, record: Record) -> Any:
+    """One user, for administrators; without `user_id`, that of the caller's key."""
+    accounts, user = _asked(services, record)
+    memberships = accounts.users.store.members(user.id)
+    teams = [accounts.teams.store.read(one.team_id) for one in memberships]
+    _, owned = accounts.keys.listed({"user_id": user.id}, 0, MOST_LISTED)
+    return groups.user_info(user, memberships, teams, owned)
+
+
+@json_route(blueprint, "GET", "/v2/user/info")
+def user_alone(services: Services, record: Record) -> Any:
+    """The same without the keys and teams."""
+    accounts, user = _asked(services, record)
+    return groups.user_object(user, accounts.users.store.members(user.id))
+
+
+@json_route(blueprint, "GET", "/user/list")
+def list_users(services: Services, record: Record) -> Any:
+    accounts = administered(services, record)
+    number, size = values.page(request.args, "page_size", 25, groups.MOST_LISTED)
+    email = values.name(request.args, "user_email")
+    wanted = {"email": email} if email else {}
+    count, users = accounts.users.store.listed(wanted, (number - 1) * size, size)
+    store = accounts.users.store
+    shown = [groups.user_object(user, store.members(user.id)) for user in users]
+    return groups.users_page(number, size, count, shown)
+
+
+@json_route(blueprint, "POST", "/user/update")
+def update_user(services: Services, record: Record) -> Any:
+    accounts = administered(services, record)
+    asked = groups.parse_user_update(json_body(services))
+    rights = asked.rights(accounts.users.store.read(asked.id).rights)
+    user = accounts.users.change(asked.id, {**asked.sets, "rights": rights}, record.key)
+    return {
+        "user_id": user.id,
+        "data": groups.user_object(user, accounts.users.store.members(user.id)),
+    }
+
+
+@json_route(blueprint, "POST", "/user/delete")
+def delete_users(services: Services, record: Record) -> Any:
+    """All of the named users and their keys, or none if one of them is missing."""
+    accounts = administered(services, record)
+    names = groups.parse_delete(json_body(services), "user_ids")
+    return accounts.users.delete(names, record.key)
+
+
+def _asked(services: Services, record: Record) -> tuple[Accounts, User]:
+    """Raises NotFound and Forbidden."""
+    name = request.args.get("user_id", "")
+    if name and name != record.user:
+        accounts = administered(services, record)
+    else:
+        accounts, name = opened(services), record.user
+    if not name:
+        raise NotFound("the API key has no user: name one by user_id", param="user_id")
+    return accounts, accounts.users.store.read(name)

@@ -1,0 +1,123 @@
+"""Users and teams in a database, and what they mean to their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from proxy.accounts.records import Member, StoredKey, Team, User
+from proxy.accounts.rights import Rights
+from proxy.errors import BadRequest, NotFound
+from proxy.store.account_changes import AccountChanges
+from proxy.store.api_keys import ApiKeys
+from proxy.store.database import Database
+from proxy.store.groups import teams, users
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    made = Database(url)
+    made.upgrade()
+    yield made
+    made.close()
+
+
+def _key(number: int, **fields: object) -> StoredKey:
+    return StoredKey(id=f"key_{number}", digest=f"d{number}", shown="", **fields)  # type: ignore[arg-type]
+
+
+def test_rights_of_key_team_and_user_hold_together(database: Database) -> None:
+    people, groups, keys = users(database), teams(database), ApiKeys(database)
+    people.add(User(id="u", rights=Rights(models=("a*",), priority="low")), "ops")
+    groups.add(Team(id="t", rights=Rights(models=("*b",), group="research")), "ops")
+    keys.add(_key(1, user_id="u", team_id="t", rights=Rights(read_only=True)), "ops")
+    found = keys.find("d1")
+    assert found is not None
+    assert [one.models for one in found.rights] == [(), ("*b",), ("a*",)]
+    assert (found.priority, found.group, found.user, found.team) == ("low", "research", "u", "t")
+    assert not found.admin
+
+
+@pytest.mark.parametrize("kind", ["user", "team"])
+def test_blocked_user_or_team_refuses_its_keys(database: Database, kind: str) -> None:
+    people, groups, keys = users(database), teams(database), ApiKeys(database)
+    groups.add(Team(id="x"), "ops")
+    people.add(User(id="x"), "ops")
+    keys.add(_key(1, user_id="x", team_id="x"), "ops")
+    assert keys.find("d1").refused == ""
+    if kind == "user":
+        people.change("x", {"blocked": True}, "ops", "block")
+    else:
+        groups.change("x", {"blocked": True}, "ops", "block")
+    assert keys.find("d1").refused.startswith(f"the {kind} is blocked")
+    assert keys.changes(0, 100)[-1][1:] == (kind, "x")
+
+
+@pytest.mark.parametrize("kind", ["user", "team"])
+def test_deleted_user_or_team_takes_its_keys_along(database: Database, kind: str) -> None:
+    people, groups, keys = users(database), teams(database), ApiKeys(database)
+    people.add(User(id="x"), "ops")
+    groups.add(Team(id="x"), "ops")
+    groups.join([Member("x", "x")], "ops")
+    keys.add(_key(1, **{f"{kind}_id": "x"}), "ops")
+    keys.add(_key(2), "ops")
+    if kind == "user":
+        assert people.delete(["x"], "ops") == 1
+        assert groups.members("x") == []
+    else:
+        assert groups.delete(["x"], "ops") == 1
+        assert people.members("x") == []
+    assert [key.id for key in keys.listed({}, 0, 10)[1]] == ["key_2"]
+    last = AccountChanges(database).entries("", None, 2)
+    assert [(one.kind, one.action) for one in last] == [(kind, "delete"), ("key", "delete")]
+
+
+def test_user_of_a_new_key_is_made_and_its_team_must_exist(database: Database) -> None:
+    people, keys = users(database), ApiKeys(database)
+    keys.add(_key(1, user_id="carol"), "ops")
+    assert people.read("carol").id == "carol"
+    keys.add(_key(2, user_id="carol"), "ops")
+    assert people.listed({}, 0, 10)[0] == 1
+    with pytest.raises(BadRequest, match="no team 'none'"):
+        keys.add(_key(3, team_id="none"), "ops")
+    with pytest.raises(BadRequest, match="no team 'none'"):
+        keys.change("key_1", {"team_id": "none"}, "ops", "update")
+
+
+def test_members_join_once_and_leave(database: Database) -> None:
+    people, groups = users(database), teams(database)
+    groups.add(Team(id="t"), "ops")
+    groups.join([Member("t", "b"), Member("t", "a", "admin")], "ops")
+    groups.join([Member("t", "b", "admin")], "ops")
+    assert groups.members("t") == [Member("t", "a", "admin"), Member("t", "b", "admin")]
+    assert people.members("b") == [Member("t", "b", "admin")]
+    groups.leave("t", "b", "ops")
+    with pytest.raises(NotFound, match="not a member"):
+        groups.leave("t", "b", "ops")
+    with pytest.raises(NotFound, match="no team 'none'"):
+        groups.join([Member("none", "a")], "ops")
+
+
+def test_ids_emails_and_team_aliases_are_unique(database: Database) -> None:
+    people, groups = users(database), teams(database)
+    people.add(User(id="a", email="a@b"), "ops")
+    groups.add(Team(id="a", alias="A"), "ops")
+    with pytest.raises(BadRequest, match="user_id 'a' is in use"):
+        people.add(User(id="a"), "ops")
+    with pytest.raises(BadRequest, match="user_email 'a@b' is in use"):
+        people.add(User(id="b", email="a@b"), "ops")
+    with pytest.raises(BadRequest, match="team_alias 'A' is in use"):
+        groups.add(Team(id="b", alias="A"), "ops")
+    people.add(User(id="b", alias="A"), "ops")
+    people.add(User(id="c", alias="A"), "ops")
+
+
+def test_missing_user_leaves_the_others(database: Database) -> None:
+    people = users(database)
+    people.add(User(id="a"), "ops")
+    with pytest.raises(NotFound):
+        people.delete(["a", "missing"], "ops")
+    assert people.read("a").id == "a"
