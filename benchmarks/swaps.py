@@ -18,10 +18,11 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.hosting.budget import Limits, Resident, Uses
 from proxy.hosting.turns import Asked, Debts, Loaded, Waiter, step
@@ -105,10 +106,18 @@ Rules = Callable[[World], None]
 
 
 def run(
-    requests: Sequence[Request], loads: dict[str, float], room: int, rules: Rules, slots: int = 4
+    requests: Sequence[Request],
+    loads: dict[str, float],
+    room: int,
+    rules: Rules,
+    slots: int = 4,
+    at_once: int = 0,
 ) -> World:
+    """With `at_once`, clients of that number send the requests one after the other, each as soon as
+    an answer is over, whatever their times."""
     world = World(loads, room, slots)
-    for request in requests:
+    coming = iter(requests if at_once else ())
+    for request in islice(coming, at_once) if at_once else requests:
         world.at(request.at, "asks", request)
     while world.events and len(world.waits) < len(requests):
         world.now, _, what, value = heapq.heappop(world.events)
@@ -117,6 +126,8 @@ def run(
         elif what == "over":
             value.running -= 1
             value.used = world.now
+            if (following := next(coming, None)) is not None:
+                world.at(world.now, "asks", replace(following, at=world.now))
         rules(world)
         if world.queue and not any(what == "look" for _, _, what, _ in world.events):
             world.at(world.now + LOOK, "look")
@@ -227,6 +238,18 @@ def random_requests(count: int, pause: float, seed: int = 1) -> list[Request]:
     return made
 
 
+def at_random(count: int, seed: int) -> list[str]:
+    """The models of the requests in tests/integration/test_model_turns.py."""
+    chooses = random.Random(seed)
+    return [chooses.choice("abc") for _ in range(count)]
+
+
+def tested(count: int) -> list[Request]:
+    """Those requests, with answers as short as the made-up weights give."""
+    draw = random.Random(1)
+    return [Request(0.0, name, draw.uniform(0.02, 0.1)) for name in at_random(count, seed=7)]
+
+
 def crowd(count: int, seed: int = 1) -> list[Request]:
     """An agent asks one model all the time, four requests at once; others ask for others."""
     draw = random.Random(seed)
@@ -240,12 +263,18 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def table(title: str, requests: Sequence[Request], loads: dict[str, float]) -> str:
+def table(
+    title: str,
+    requests: Sequence[Request],
+    loads: dict[str, float],
+    *,
+    swap_waits: Sequence[float] = (10.0, 30.0),
+    at_once: int = 0,
+) -> str:
     pairs = [frozenset(pair) for pair in combinations(loads, 2)]
     single = [frozenset(name) for name in loads]
     compared: list[tuple[str, Rules]] = [
-        ("slotproxy, `--swap-wait 10`", slotproxy(10.0)),
-        ("slotproxy, `--swap-wait 30`", slotproxy(30.0)),
+        *((f"slotproxy, `--swap-wait {wait:g}`", slotproxy(wait)) for wait in swap_waits),
         ("llama-swap, `matrix` of all pairs", llama_swap(pairs)),
         ("llama-swap, as it comes (one model)", llama_swap(single)),
         ("one model, in order", llama_swap(single, in_order=True)),
@@ -258,7 +287,7 @@ def table(title: str, requests: Sequence[Request], loads: dict[str, float]) -> s
         "|---|---|---|---|---|",
     ]
     for name, rules in compared:
-        world = run(requests, loads, 2, rules)
+        world = run(requests, loads, 2, rules, 2 if at_once else 4, at_once)
         waits = [wait for _, wait in world.waits]
         numbers = (quantile(waits, 0.5), quantile(waits, 0.99), max(waits))
         cells = " | ".join(f"{number:.1f} s" for number in numbers)
@@ -273,6 +302,14 @@ def report() -> str:
         table("200 requests at random over three models, one a second.", busy, loads),
         table("200 requests at random over three models, one in ten seconds.", calm, loads),
         table("An agent asks for one model all the time, others for two.", crowd(400), loads),
+        table(
+            "200 requests at random over three models, six at a time, as in the test on real"
+            " servers: a load takes 0.2 seconds.",
+            tested(200),
+            dict.fromkeys("abc", 0.2),
+            swap_waits=(2.0,),
+            at_once=6,
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.swaps import all_knowing
+from benchmarks.swaps import all_knowing, at_random
 from tests.fakes import gone, wait_until
 from tools import made_up_model as made_up
 from tools.processes import Gateway
@@ -39,11 +38,6 @@ def three(gateway: StartGateway, tmp_path: Path) -> Gateway:
     settings = tmp_path / "slotproxy.toml"
     settings.write_text("\n".join(tables))
     return gateway("--config", str(settings), "--memory", "128MiB", "--swap-wait", "2", *LEGACY)
-
-
-def at_random(count: int, seed: int) -> list[str]:
-    chooses = random.Random(seed)
-    return [chooses.choice("abc") for _ in range(count)]
 
 
 def answers(gateway: Gateway, names: Sequence[str]) -> list[httpx.Response]:

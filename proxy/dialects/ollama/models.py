@@ -65,10 +65,16 @@ def _details(model: OllamaModel) -> dict[str, Any]:
     }
 
 
+def _tagged(name: str) -> str:
+    """The name with a tag, as Ollama lists all models: clients look for it there."""
+    return name if ":" in name else f"{name}:latest"
+
+
 def _entry(model: OllamaModel) -> dict[str, Any]:
+    name = _tagged(model.name)
     return {
-        "name": model.name,
-        "model": model.name,
+        "name": name,
+        "model": name,
         "size": model.size,
         "digest": hashlib.sha256(model.name.encode()).hexdigest(),
         "details": _details(model),
