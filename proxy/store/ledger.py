@@ -7,10 +7,11 @@ write at the same time: the sums are added to in the database.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Executable, and_, case, delete, func, or_, select
 
 from .database import Database, insert_into, record
 from .ledger_rows import (
@@ -43,12 +44,10 @@ class Ledger:
         with self._db.begin() as db:
             if not _begin_batch(db, writer, batch, rows[-1].ended):
                 return False
-            db.execute(insert(LEDGER), [structs.asdict(row) for row in rows])
+            # As tuples, past SQLAlchemy, which would take three times as long as the database.
+            db.exec_driver_sql(_insertion(db.dialect.paramstyle), [*map(structs.astuple, rows)])
             # Last, since other writers wait for these rows until the commit.
-            added = insert_into(LEDGER_HOUR, db).values(hour_sums(rows))
-            both = {name: _hour[name] + added.excluded[name] for name in COUNTED}
-            key = [column.name for column in LEDGER_HOUR.primary_key]
-            db.execute(added.on_conflict_do_update(index_elements=key, set_=both))
+            db.execute(_addition(db), hour_sums(rows))
         return True
 
     def prune(self, before: int) -> int:
@@ -114,6 +113,24 @@ class Ledger:
             last = page[-1]
             later = and_(_c.ended == last.ended, _c.id > last.id)
             after = and_(_c.ended >= last.ended, or_(_c.ended > last.ended, later))
+
+
+@cache
+def _insertion(paramstyle: str) -> str:
+    """The statement that inserts rows, with a mark for each field."""
+    names = LedgerRow.__struct_fields__
+    marks = ", ".join(["?" if paramstyle == "qmark" else "%s"] * len(names))
+    columns = ", ".join(f'"{name}"' for name in names)
+    return f"insert into {LEDGER.name} ({columns}) values ({marks})"
+
+
+def _addition(db: Connection) -> Executable:
+    """The statement that adds sums to those of their hours."""
+    added = insert_into(LEDGER_HOUR, db)
+    both = {name: _hour[name] + added.excluded[name] for name in COUNTED}
+    key = [column.name for column in LEDGER_HOUR.primary_key]
+    found: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
+    return found
 
 
 def _begin_batch(db: Connection, writer: str, batch: int, now: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import get_args
 
 from ...core.events import FinishReason
@@ -64,7 +65,8 @@ LONGEST = 128  # characters of a name
 _PRODUCT = re.compile(r"[\w!#$%&'*+.^`|~-]{1,48}(?:/[\w!#$%&'*+.^`|~-]{1,48})?", re.ASCII)
 CHARACTERS = 2048  # of a block: about 512 tokens of English
 FEW = 32  # evaluated tokens that are too few to measure a speed
-MOST_BACKENDS = 256
+MOST_BACKENDS = MOST_CLIENTS = 256
+AGENT = 128  # characters of a User-Agent header that are read
 SMOOTH = 0.8  # weight of earlier measurements
 
 
@@ -77,6 +79,7 @@ def api_of(route: str) -> str:
     return next((api for folder, api in _FOLDERS.items() if route.startswith(folder)), OTHER)
 
 
+@lru_cache(MOST_CLIENTS)
 def client_of(agent: str) -> str:
     """The first product of a User-Agent header, such as "OpenAI/Python"; "" if there is none."""
     found = _PRODUCT.match(agent)
@@ -99,6 +102,8 @@ def blocks_of(info: Info) -> bytes:
     """The digests of the prompt up to each multiple of CHARACTERS, and up to its end, one after the
     other. b"" if the prompt is unknown, or too long for these digests."""
     chain = info.chain
+    if chain is not None and 0 < chain.size <= CHARACTERS:
+        return chain.links[-1][:BLOCK]
     return b"".join(link[:BLOCK] for link in chain.blocks(CHARACTERS)) if chain else b""
 
 
@@ -144,7 +149,7 @@ def row_of(
         model=info.model[:LONGEST],
         backend=info.backend[:LONGEST],
         slot=info.slot,
-        api=api_of(record.route.removeprefix(prefix)),
+        api=api_of(record.route.removeprefix(prefix) if prefix else record.route),
         prompt=usage.prompt,
         cached=usage.cached,
         completion=usage.completion,
@@ -156,6 +161,6 @@ def row_of(
         saved_seconds=speeds.saved(info),
         seconds=took,
         outcome=outcome_of(record),
-        client=client_of(record.agent),
+        client=client_of(record.agent[:AGENT]),
         blocks=blocks_of(info),
     )

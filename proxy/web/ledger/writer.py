@@ -1,6 +1,6 @@
 """Writes finished requests to the ledger in the database, in batches and off the hot path.
 
-A request costs one addition to a queue. A thread stores what is in the queue four times a second,
+A request costs a row in a queue, some microseconds. A thread stores the queue four times a second,
 so a process that is killed loses at most the requests of its last second. While the database is
 unavailable, rows wait in the queue; if it is full, further rows are counted as lost, in the log and
 in the metrics. An orderly stop writes everything.
@@ -60,7 +60,7 @@ class LedgerWriter:
         self._needs_key = needs_key
         self._prefix = prefix
         self._clock = clock
-        self._finished: deque[tuple[float, float, Record]] = deque()
+        self._waiting: deque[LedgerRow] = deque()
         self._batch: list[LedgerRow] = []  # the last one taken from the queue, until it is stored
         self._number = 0  # of that batch
         self._name = new_name()
@@ -77,13 +77,16 @@ class LedgerWriter:
         """Queue a request that took so many seconds. Never waits."""
         if not record.key and self._needs_key():
             return
-        if len(self._finished) >= MOST_WAITING:
+        row = row_of(record, took, self._clock(), self._prefix, self._speeds)
+        if not row.model and row.outcome == OK:
+            return  # it succeeded without a model, such as a request to unload it
+        if len(self._waiting) < MOST_WAITING:
+            self._waiting.append(row)
+        else:
             self._lost += 1
-            return
-        self._finished.append((self._clock(), took, record))
 
     def counts(self) -> LedgerCounts:
-        return LedgerCounts(self._stored, self._lost, len(self._finished) + len(self._batch))
+        return LedgerCounts(self._stored, self._lost, len(self._waiting) + len(self._batch))
 
     def start(self) -> None:
         """Start the thread that stores rows and deletes old ones."""
@@ -98,13 +101,13 @@ class LedgerWriter:
         end = time.monotonic() + LAST_TRIES
         while not self.flush() and time.monotonic() < end:
             time.sleep(AGAIN)
-        self._lost += len(self._finished) + len(self._batch)
+        self._lost += len(self._waiting) + len(self._batch)
         self._report(quiet=0.0)
 
     def flush(self) -> bool:
         """Store everything that is in the queue now. False if the database is unavailable."""
         with self._flushing:
-            batches = bool(self._batch) + math.ceil(len(self._finished) / AT_ONCE)
+            batches = bool(self._batch) + math.ceil(len(self._waiting) / AT_ONCE)
             return all(self._store_next() for _ in range(batches))
 
     def _store_next(self) -> bool:
@@ -132,12 +135,7 @@ class LedgerWriter:
             pass
 
     def _taken(self) -> list[LedgerRow]:
-        queue, prefix, speeds = self._finished, self._prefix, self._speeds
-        count = min(len(queue), AT_ONCE)
-        taken = [queue.popleft() for _ in range(count)]
-        rows = (row_of(record, took, ended, prefix, speeds) for ended, took, record in taken)
-        # A request that succeeded without a model, such as one to unload it, has no row.
-        return [row for row in rows if row.model or row.outcome != OK]
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), AT_ONCE))]
 
     def _run(self) -> None:
         working = Lasting("the ledger", no_pause)
