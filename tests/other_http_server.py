@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import os
 import sys
 import time
 from email.message import Message
@@ -27,7 +28,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
         elif self.path == "/seen":
-            self._send({"most": Handler.most, "ended": Handler.ended})
+            self._send({"most": Handler.most, "ended": Handler.ended, "pid": os.getpid()})
         else:
             self._send({"path": self.path, "headers": _lower(self.headers)})
 

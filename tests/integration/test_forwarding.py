@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -219,3 +222,46 @@ def test_only_admins_reach_other_paths(gateway: StartGateway, tmp_path: Path) ->
     assert ask("/v1/audio/speech", "") == 401
     assert ask("/upstream/whisper/x", "key-of-other") == 403
     assert ask("/upstream/whisper/x", "key-of-admin") == 200
+
+
+def test_server_that_died_is_started_again_by_the_next_request(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(other("whisper"))
+    one = gateway("--config", str(file))
+
+    def speak() -> int:
+        asked = {"model": "whisper", "input": "x"}
+        return httpx.post(f"{one.url}/v1/audio/speech", json=asked, timeout=30.0).status_code
+
+    assert speak() == 200
+    pid = httpx.get(f"{one.url}/upstream/whisper/seen").json()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: status(one, "whisper") != "loaded")
+    assert speak() == 200
+    assert httpx.get(f"{one.url}/upstream/whisper/seen").json()["pid"] != pid
+    assert one.log.count("model whisper: loaded after") == 2
+
+
+def test_llama_swaps_configuration_of_such_a_server_is_served(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    text = f"""
+        models:
+          whisper:
+            checkEndpoint: /v1/audio/transcriptions/
+            cmd: {sys.executable} {SERVER} ${{PORT}}
+            aliases: [whisper-1]
+            useModelName: large-v3
+            capabilities: {{in: [audio], out: [audio]}}
+            concurrencyLimit: 1
+    """
+    file = tmp_path / "config.yaml"
+    file.write_text(textwrap.dedent(text))
+    one = gateway("--config", str(file))
+    with openai.OpenAI(base_url=f"{one.url}/v1", api_key="x", max_retries=0) as client:
+        heard: Any = client.audio.transcriptions.create(file=("a.wav", b"RIFF"), model="whisper-1")
+    assert heard.text == "4 bytes"
+    assert heard.model_extra["form"]["model"] == "large-v3"
+    assert httpx.get(f"{one.url}/upstream/whisper/x").json()["path"] == "/x"

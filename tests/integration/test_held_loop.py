@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.alone,
 ]
 
+OTHER_SERVER = Path(__file__).parents[1] / "other_http_server.py"
 LONGEST = 0.1  # seconds that the loop may be blocked
 TRIES = 2  # one try may meet a machine that is stalled for another reason
 SAID = [{"role": "user", "content": "hello"}]
@@ -541,3 +542,26 @@ def test_worst_backend_does_not_block_the_loop(
     finally:
         backend.kill()
         backend.wait()
+
+
+@pytest.mark.parametrize("form", [False, True], ids=["JSON", "a form"])
+def test_large_forwarded_request_does_not_block_the_loop(
+    form: bool, gateway: StartGateway, tmp_path: Path
+) -> None:
+    file = tmp_path / "slotproxy.toml"
+    command = [sys.executable, str(OTHER_SERVER), "${PORT}"]
+    file.write_text(f'[[model]]\nname = "m"\nkind = "http"\ncommand = {json.dumps(command)}\n')
+    one = gateway("--config", str(file))
+    picture = random.Random(1).randbytes(20 << 20)
+    body = {"model": "m", "image": base64.b64encode(picture).decode()}
+
+    def work() -> None:
+        url = f"{one.url}/v1/images/edits"
+        if form:
+            answer = httpx.post(url, data={"model": "m"}, files={"image": picture}, timeout=100)
+        else:
+            answer = httpx.post(url, json=body, timeout=100)
+        assert answer.json()["size"] > len(picture)
+
+    work()  # the load is not measured
+    assert_loop_stays_free(one, work)
