@@ -48,7 +48,7 @@ from ..scheduling.interface import Scheduler
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
-from ..store.response_kinds import StoredKind
+from ..store.response_kinds import CHAT, CONVERSATION, StoredKind
 from ..web import pages, responses_socket
 from ..web.aliases import Aliases
 from ..web.auth import Keys
@@ -122,7 +122,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     layouts = Layouts(resources.dialogues())
     stored = storage.responses()
-    store = StoredKind(stored, chats=False)
+    store = StoredKind(stored)
     # Whether there is no other key to share places with.
     alone = len({key.name for key in settings.keys}) <= 1 and not settings.admins
     api_keys = storage.api_keys if settings.admins else None
@@ -147,7 +147,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ranker=ranker or Embedder(registry, scheduler),
         forwarder=Forwarder(registry, scheduler),
         store=store,
-        chats=StoredKind(stored, chats=True),
+        chats=StoredKind(stored, CHAT),
+        response_conversations=StoredKind(stored, CONVERSATION),
         jobs=Jobs(store, observer, alone=alone),
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),

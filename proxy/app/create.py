@@ -27,6 +27,7 @@ from ..web import (
     apis,
     body,
     chatchat,
+    conversations,
     cors,
     data,
     embeddings,
@@ -78,7 +79,8 @@ def with_routes(settings: Settings) -> Application:
     app = Application("slotproxy")
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = settings.api_prefix
-    models = (openai, stored_chats, responses, anthropic, ollama, glm, embeddings, native, status)
+    openais = (openai, stored_chats, responses, conversations)
+    models = (*openais, anthropic, ollama, glm, embeddings, native, status)
     others = (hosting, forwarding, files, vector_stores, data, accounts, usage, reference)
     for routes in (*models, *others):
         app.register_blueprint(routes.blueprint, url_prefix=prefix)

@@ -19,6 +19,7 @@ from . import (
 )
 from .chatchat import schemas as chatchat
 from .litellm import schemas as litellm
+from .responses import conversations
 from .schema_fields import (
     COUNT,
     MODEL,
@@ -129,6 +130,11 @@ DIMENSIONS = count(
 )
 _PAIRS = {"maxProperties": vector_stores.MOST_PAIRS}
 _METADATA = mapping("Up to 16 pairs of strings.", {"a": "b"}, **_PAIRS)
+_ADDED = array(
+    "Items, as in the `input` of a response.",
+    [{"role": "user", "content": "Hello!"}],
+    maxItems=conversations.MOST_ADDED,
+)
 _ATTRIBUTES = mapping(
     "Up to 16 strings, numbers or booleans, for filters.", {"year": 2001}, **_PAIRS
 )
@@ -270,6 +276,9 @@ BODIES: dict[str, Schema] = {
         input=one_of("A string, or a list of items.", "Hello!", SEARCHABLE),
         instructions=text("A system message for this response only."),
         previous_response_id=text("The stored response that this one continues.", ""),
+        conversation=one_of(
+            "The conversation that this one continues: an id, or an object.", "conv_1", TEXT, OBJECT
+        ),
         max_output_tokens=_tokens("Maximum tokens of the output.", 1),
         temperature=SAMPLERS["temperature"],
         top_p=SAMPLERS["top_p"],
@@ -298,6 +307,9 @@ BODIES: dict[str, Schema] = {
         prompt_cache_key=SESSION,
         **REPORT,
     ),
+    "ConversationRequest": body(items=_ADDED, metadata=_METADATA),
+    "ConversationChange": body("metadata", metadata=_METADATA),
+    "ConversationItems": body("items", items=_ADDED),
     "CompactRequest": body(
         "model",
         model=MODEL,

@@ -60,6 +60,27 @@ class DatabaseResponses:
             self._open.discard((owner, key))
             raise
 
+    def change(
+        self,
+        owner: str,
+        key: str,
+        edit: Callable[[Stored], Stored],
+        created: float | None = None,
+    ) -> Stored | None:
+        with self._db.begin() as db:
+            _lock(db, owner)
+            mine = owned(RESPONSE, owner, key)
+            row = db.execute(select(RESPONSE).where(mine)).first()
+            if row is None or row.writer:
+                return None
+            changed = edit(Stored(row.response, row.input_items))
+            size = len(changed.response) + len(changed.items)
+            values = {"response": changed.response, "input_items": changed.items, "size": size}
+            values |= {} if created is None else {"created": created}
+            db.execute(update(RESPONSE).where(mine).values(values))
+            self._make_room(db, owner, key)
+        return changed
+
     def change_open(self, owner: str, key: str, response: bytes, *, over: bool) -> bool:
         size = len(response) + func.length(_c.input_items)
         change = update(RESPONSE).where(owned(RESPONSE, owner, key), _c.writer != "")

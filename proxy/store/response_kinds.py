@@ -1,22 +1,27 @@
-"""One store for two kinds: responses, and chat completions that were made with `store`.
+"""One store for three kinds: responses, chat completions made with `store`, and conversations.
 
-Both are JSON with a list of input, they share the bounds of their owner, and their ids tell them
-apart. Each kind is seen through a view of its own, so an id of the other kind is not found.
+All are JSON with a list of items, they share the bounds of their owner, and their ids tell them
+apart. Each kind is seen through a view of its own, so an id of another kind is not found.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .responses import ResponseStore, Stored
 
 CHAT = "chatcmpl-"  # begins the id of a chat completion
+CONVERSATION = "conv_"  # and of a conversation; all others are responses
+OTHERS = (CHAT, CONVERSATION)
 
 
 class StoredKind:
-    """A `ResponseStore` of the chat completions, or of all others. `clear` deletes both kinds."""
+    """A `ResponseStore` of one kind. `prefix` begins its ids; "": of responses. `clear` deletes all
+    kinds."""
 
-    def __init__(self, store: ResponseStore, *, chats: bool) -> None:
+    def __init__(self, store: ResponseStore, prefix: str = "") -> None:
         self._store = store
-        self._chats = chats
+        self._prefix = prefix
         self.put = store.put
         self.open = store.open
         self.close_open = store.close_open
@@ -26,6 +31,15 @@ class StoredKind:
     @property
     def shared(self) -> bool:
         return self._store.shared
+
+    def change(
+        self,
+        owner: str,
+        key: str,
+        edit: Callable[[Stored], Stored],
+        created: float | None = None,
+    ) -> Stored | None:
+        return self._store.change(owner, key, edit, created) if self._has(key) else None
 
     def change_open(self, owner: str, key: str, response: bytes, *, over: bool) -> bool:
         return self._has(key) and self._store.change_open(owner, key, response, over=over)
@@ -40,4 +54,4 @@ class StoredKind:
         return self._has(key) and self._store.delete(owner, key)
 
     def _has(self, key: str) -> bool:
-        return key.startswith(CHAT) == self._chats
+        return key.startswith(self._prefix) if self._prefix else not key.startswith(OTHERS)

@@ -48,6 +48,17 @@ class ResponseStore(Protocol):
     ) -> None:
         """As `put`, of one that this process goes on making until `close_open`."""
 
+    def change(
+        self,
+        owner: str,
+        key: str,
+        edit: Callable[[Stored], Stored],
+        created: float | None = None,
+    ) -> Stored | None:
+        """Replace one that is not being made by what `edit` makes of it, in one step: of several
+        changes none is lost. Returns the new one; None, and nothing done, if there is none. Errors
+        of `edit` leave it as it is. `created` is its new time, by which the oldest make room."""
+
     def change_open(self, owner: str, key: str, response: bytes, *, over: bool) -> bool:
         """Replace one that is being made, whoever makes it; `over`: it is finished by that. False,
         and nothing done, where it is finished already, or was deleted."""
@@ -96,6 +107,25 @@ class MemoryResponses:
         self, owner: str, key: str, created: float, value: Stored, begun: float | None = None
     ) -> None:
         self._put(owner, key, created, value, begun, making=True)
+
+    def change(
+        self,
+        owner: str,
+        key: str,
+        edit: Callable[[Stored], Stored],
+        created: float | None = None,
+    ) -> Stored | None:
+        with self._lock:
+            mine = self._owner(owner)
+            row = mine.rows.get(key)
+            if row is None or row.making:
+                return None
+            changed = edit(row.value)
+            mine.remove(key)
+            new = row.created if created is None else created
+            mine.add(key, row._replace(value=changed, created=new))
+            self._make_room(mine)
+            return changed
 
     def change_open(self, owner: str, key: str, response: bytes, *, over: bool) -> bool:
         with self._lock:
@@ -159,8 +189,12 @@ class MemoryResponses:
             mine.remove(key)
             self._count += 1
             mine.add(key, _Row(created, self._count, value, making))
-            while len(mine.order) > self._most or mine.size > self._most_bytes:
-                mine.remove(mine.order[0][2])
+            self._make_room(mine)
+
+    def _make_room(self, mine: _Owned) -> None:
+        """Delete an owner's oldest beyond the bounds."""
+        while len(mine.order) > self._most or mine.size > self._most_bytes:
+            mine.remove(mine.order[0][2])
 
 
 class _Row(NamedTuple):

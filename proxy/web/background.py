@@ -60,16 +60,17 @@ class Jobs:
         cancel: Cancel,
         answering: Callable[[], EventSource],
         begun: float,
+        then: Callable[[dict[str, Any]], None],
     ) -> dict[str, Any]:
         """Start a thread that generates the response, and return the queued response. `answering`
-        starts the generation in that thread. Raises QueueFull or StoreUnavailable; nothing is
-        stored then."""
+        starts the generation in that thread, `then` gets the finished response. Raises QueueFull
+        or StoreUnavailable; nothing is stored then."""
         if not self._places.take(owner):
             raise QueueFull(
                 "too many responses are running in the background: wait for one to finish",
                 retry_after=5.0,
             )
-        job = _Job(self._store, owner, meta, asked, record, answering)
+        job = _Job(self._store, owner, meta, asked, record, answering, then)
         queued = responses.response(meta, asked, "queued")
         value = Stored(msgspec.json.encode(queued), msgspec.json.encode(asked.input))
         with self._lock:
@@ -145,12 +146,14 @@ class _Job(NamedTuple):
     asked: responses.ParsedRequest
     record: Record
     answering: Callable[[], EventSource]
+    then: Callable[[dict[str, Any]], None]
 
     def run(self) -> None:
         """Generate and store the response. Never raises: nobody could handle the error."""
         record = self.record
         try:
             done = self._made()
+            self.then(done)
             record.status = 200
         except Cancelled:
             record.status = Cancelled.status

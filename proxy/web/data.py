@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..knowledge.service import Knowledge
     from ..store.conversations import ConversationStore, Feedback, StoredConversation
     from ..store.records import Base
+    from ..store.responses import ResponseStore
 
 blueprint = Blueprint("data", __name__)
 
@@ -42,13 +43,16 @@ def export(services: Services, record: Record) -> Response:
 def _exported(services: Services, owner: str) -> Iterator[bytes]:
     """Yield one JSON object of lists. Nothing is sent before all lists have been opened."""
     responses, chats = services.store.ids(owner), services.chats.ids(owner)
+    kept = services.response_conversations.ids(owner)
     talks = services.conversations.recent(owner, limit=None) if services.conversations else ()
     bases = services.knowledge.bases(owner) if services.knowledge else ()
     files = services.vector_stores.files(owner) if services.vector_stores else ()
     yield b'{"object":"data","responses":'
     yield from _list(_responses(services, owner, responses))
     yield b',"chat_completions":'
-    yield from _list(_chats(services, owner, chats))
+    yield from _list(_with_items(services.chats, owner, chats, b"messages"))
+    yield b',"response_conversations":'
+    yield from _list(_with_items(services.response_conversations, owner, kept, b"items"))
     if services.conversations is not None:
         yield b',"conversations":'
         yield from _list(_talk(services.conversations, owner, one) for one in talks)
@@ -70,11 +74,13 @@ def _responses(services: Services, owner: str, ids: Iterable[str]) -> Iterator[l
             yield [encoded(kept)]
 
 
-def _chats(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
+def _with_items(
+    store: ResponseStore, owner: str, ids: Iterable[str], name: bytes
+) -> Iterator[list[bytes]]:
     for one in ids:
-        kept = services.chats.get(owner, one)
+        kept = store.get(owner, one)
         if kept is not None:
-            yield [kept.response[:-1], b',"messages":', kept.items, b"}"]
+            yield [kept.response[:-1], b',"' + name + b'":', kept.items, b"}"]
 
 
 def _talk(
@@ -138,8 +144,11 @@ def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def delete(services: Services, record: Record) -> Any:
     owner = record.key
     services.ongoing.cancel(owner)  # unfinished responses would be stored later
-    chats = len(services.chats.ids(owner))
-    gone = {"responses": services.store.clear(owner) - chats, "chat_completions": chats}
+    gone = {
+        "chat_completions": len(services.chats.ids(owner)),
+        "response_conversations": len(services.response_conversations.ids(owner)),
+    }
+    gone["responses"] = services.store.clear(owner) - sum(gone.values())
     if services.conversations is not None:
         gone["conversations"] = services.conversations.clear(owner)
     if services.vector_stores is not None:

@@ -113,6 +113,16 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "delete": Operation("Delete a stored chat completion"),
         "messages": Operation("The messages of a stored chat completion"),
     },
+    (OPENAI, "conversations"): {
+        "create": Operation("A new conversation", "ConversationRequest"),
+        "read": Operation("One conversation"),
+        "change": Operation("Change the metadata of a conversation", "ConversationChange"),
+        "delete": Operation("Delete a conversation with its items"),
+        "add": Operation("Add items to a conversation", "ConversationItems"),
+        "listed": Operation("The items of a conversation"),
+        "read_item": Operation("An item of a conversation"),
+        "delete_item": Operation("Delete an item of a conversation"),
+    },
     (OPENAI, "files"): {
         "upload": Operation("Upload a file", "FileUploadForm"),
         "listed": Operation("The files of the key"),

@@ -23,6 +23,7 @@ from ..errors import BadRequest, GatewayError, StoreUnavailable
 from ..gateway import Caller
 from ..runtime.cancel import Cancel
 from ..store.responses import Stored
+from .conversations import append, kept_conversation
 from .large import costs_much, parsed
 from .observability import Record
 from .services import Services
@@ -64,6 +65,8 @@ class ResponsesDialect:
         self.owner = ""
         self.cancel = Cancel()
         self._asked: responses.ParsedRequest | None = None
+        self._conversation = ""  # the id of its conversation
+        self._new = 0  # items before the new ones
         self._read = 0  # bytes of stored responses read so far
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
@@ -71,9 +74,10 @@ class ResponsesDialect:
         self.owner = self._services.keys.check(self._environ)
         searches = self._services.dialogues.searches
         earlier = self._earlier(body)
+        self._new = len(earlier)
         # Read everything from the store before parsing: the store waits for locks of the event
         # loop, and parsing may run in another thread.
-        find = self._named(body.get("input")).get
+        find = self._named(body.get("input"), _by_id(earlier)).get
         parse = partial(responses.parse, body, earlier, searches, find)
         asked = parsed(parse, self._environ, self._read)
         self._asked = asked
@@ -141,7 +145,7 @@ class ResponsesDialect:
             return self.begin(request, cancel, caller)
 
         return services.jobs.begin(
-            self.owner, meta, self._known, record, cancel, answering, self._begun
+            self.owner, meta, self._known, record, cancel, answering, self._begun, self._add
         )
 
     @property
@@ -150,28 +154,33 @@ class ResponsesDialect:
         return self._asked
 
     def _earlier(self, body: Mapping[str, Any]) -> tuple[Any, ...]:
+        self._conversation = responses.conversations.named(body)
+        if self._conversation:
+            kept = kept_conversation(self._services, self.owner, self._conversation)
+            return tuple(self._items(kept.items, "conversation"))
         previous = fields.text(body, "previous_response_id")
         if not previous:
             return ()
-        kept = self._recent.get(previous) if self._recent is not None else None
-        kept = kept or self._services.store.get(self.owner, previous)
-        if kept is None:
+        recent = self._recent.get(previous) if self._recent is not None else None
+        found = recent or self._services.store.get(self.owner, previous)
+        if found is None:
             raise BadRequest(
                 f"no such response: {previous[:100]!r}",
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
-        output, items = self._decoded(kept, "previous_response_id")
+        output, items = self._decoded(found, "previous_response_id")
         return (*items, *output)
 
-    def _named(self, given: Any) -> dict[str, Any]:
-        """Return the items that the input references, by id: output or input items of stored
-        responses. Each response is read once."""
-        items_by_id: dict[str, Any] = {}
+    def _named(self, given: Any, items_by_id: dict[str, Any]) -> dict[str, Any]:
+        """Return the items that the input may reference, by id: those given, and output or input
+        items of stored responses. Each response is read once."""
         known: set[str] = set()
         for item in given if type(given) is list else ():
             named = item.get("id") if type(item) is dict else None
             if type(named) is not str or item.get("type") != "item_reference":
+                continue
+            if named in items_by_id:
                 continue
             key = responses.response_id(named)
             if key in known:
@@ -189,23 +198,34 @@ class ResponsesDialect:
     def _decoded(self, kept: Stored, param: str) -> tuple[list[Any], list[Any]]:
         """Return output and input of a stored response. Raises BadRequest if all stored responses
         of this request together exceed the size of a body, or take too long to decode."""
-        self._read += len(kept.response) + len(kept.items)
-        if (
-            self._read > self._services.settings.max_body
-            or costs_much(kept.response)
-            or costs_much(kept.items)
-        ):
+        output = self._items(kept.response, param)["output"]
+        return output, self._items(kept.items, param)
+
+    def _items(self, kept: bytes, param: str) -> Any:
+        self._read += len(kept)
+        if self._read > self._services.settings.max_body or costs_much(kept):
             raise BadRequest(
                 "the continued conversation is too long: start a new one",
                 param=param,
                 code="conversation_too_long",
             )
-        output = msgspec.json.decode(kept.response)["output"]
-        return output, msgspec.json.decode(kept.items)
+        return msgspec.json.decode(kept)
+
+    def _add(self, response: dict[str, Any]) -> None:
+        """Add the new items and the output to the conversation. If that fails, the client still
+        gets its answer."""
+        if not self._conversation or response["status"] == "failed":
+            return
+        new = [*self._known.input[self._new :], *response["output"]]
+        try:
+            append(self._services, self.owner, self._conversation, new)
+        except GatewayError as fault:
+            log.error("%s could not be continued: %s", self._conversation, fault.detail)
 
     def _keep(self, response: dict[str, Any]) -> None:
         """Store the response. If that fails, the client still gets its answer, with `store` set to
         false."""
+        self._add(response)
         asked, recent = self._known, self._recent
         if not asked.store and recent is None:
             return
@@ -221,6 +241,10 @@ class ResponsesDialect:
         except StoreUnavailable as fault:
             log.error("response %s could not be stored: %s", response["id"], fault.detail)
             response["store"] = False
+
+
+def _by_id(items: Sequence[Any]) -> dict[str, Any]:
+    return {item["id"]: item for item in items if type(item) is dict and "id" in item}
 
 
 def _beginning(items: tuple[Any, ...]) -> str:

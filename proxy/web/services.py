@@ -44,7 +44,8 @@ class Services:
     ranker: Embedder
     forwarder: Forwarder
     store: ResponseStore  # responses
-    chats: ResponseStore  # stored chat completions; the same store
+    chats: ResponseStore  # stored chat completions; the same store, as all of it
+    response_conversations: ResponseStore  # conversations of the Responses API
     jobs: Jobs
     ongoing: Ongoing
     watchers: Shares  # streams of the status page

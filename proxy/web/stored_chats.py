@@ -138,11 +138,12 @@ def read(services: Services, record: Record, key: str) -> Any:
 def change(services: Services, record: Record, key: str) -> Any:
     """Replace the metadata."""
     metadata = stored_chats.change(body.read_json(request.environ, services.settings.max_body))
-    kept = _kept(services, record, key)
-    chat = {**msgspec.json.decode(kept.response), "metadata": metadata}
-    changed = Stored(msgspec.json.encode(chat), kept.items)
-    services.chats.put(record.key, key, chat["created"], changed)
-    return chat
+
+    def changed(kept: Stored) -> Stored:
+        chat = {**msgspec.json.decode(kept.response), "metadata": metadata}
+        return kept._replace(response=msgspec.json.encode(chat))
+
+    return msgspec.Raw((services.chats.change(record.key, key, changed) or _missing(key)).response)
 
 
 @json_route(blueprint, "DELETE", *ROUTE)

@@ -174,6 +174,25 @@ def test_stored_chats_are_listed_read_changed_and_deleted(
         chats.retrieve(key)
 
 
+def test_responses_continue_and_extend_a_conversation(client: openai.OpenAI) -> None:
+    talk = client.conversations.create(items=[{"type": "message", **ASK[0]}])
+    try:
+        made = {"model": "any", "conversation": talk.id, "max_output_tokens": 4}
+        first = client.responses.create(input="And then?", **made)
+        with client.responses.stream(input="Why?", **made) as events:
+            second = events.get_final_response()
+        items = list(client.conversations.items.list(talk.id, order="asc"))
+        outputs = [first.output_text, second.output_text]
+        said = [item.content[0].text for item in items]
+        assert said == [ASK[0]["content"], "And then?", outputs[0], "Why?", outputs[1]]
+        one = client.conversations.items.retrieve(items[1].id, conversation_id=talk.id)
+        assert one == items[1]
+        client.conversations.items.delete(items[1].id, conversation_id=talk.id)
+        assert len(list(client.conversations.items.list(talk.id))) == 4
+    finally:
+        assert client.conversations.delete(talk.id).deleted
+
+
 def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
     models = client.models.list().data
     assert models

@@ -5,7 +5,7 @@ its events. Pure: a callback receives the response to store.
 """
 
 from ..openai import error
-from . import compaction
+from . import compaction, conversations
 from .answer import response, response_id, whole
 from .items import listed
 from .request import ParsedRequest, parse, shortened
@@ -15,6 +15,7 @@ __all__ = [
     "Encoder",
     "ParsedRequest",
     "compaction",
+    "conversations",
     "error",
     "listed",
     "parse",

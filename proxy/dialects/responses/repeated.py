@@ -12,6 +12,7 @@ from typing import Any
 
 from ...core.request import CompletionRequest
 from ..fields import Body, entry, mapping, text
+from . import conversations
 
 # Sampling fields of the request, with the API's defaults.
 SAMPLING: Mapping[str, float] = {
@@ -38,7 +39,9 @@ FORMAT: Mapping[str, Any] = {"description": None, "strict": False}
 def repeated(body: Body, request: CompletionRequest, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` are the fields that the parser has read itself, and take precedence. Raises
     InvalidParameter."""
+    key = conversations.named(body)
     return {
+        **({"conversation": {"id": key}} if key else {}),
         **{name: request.sampling.get(name, SAMPLING[name]) for name in SAMPLING},
         "instructions": None,
         "max_tool_calls": request.max_tool_calls,

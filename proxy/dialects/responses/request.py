@@ -27,7 +27,6 @@ RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
 TOLD = frozenset({RESULTS, SOURCES})
 # Stored by OpenAI only; ignoring them would answer a different question, so they are errors.
 ELSEWHERE = {
-    "conversation": "send previous_response_id or the items",
     "prompt": "send the text of the prompt",
 }
 CUSTOM = {

@@ -124,7 +124,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("responses", {"input": ["x"]}, "input[0]"),
     ("responses", {"input": [{"role": "x"}]}, "input[0].role"),
     ("responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input[0].id"),
-    ("responses", {"input": "x", "conversation": "conv_1"}, "conversation"),
+    ("responses", {"input": "x", "conversation": ["conv_1"]}, "conversation"),
     ("responses", {"input": "x", "prompt": {"id": "pmpt_1"}}, "prompt"),
     ("responses", {"input": "x", "truncation": "some"}, "truncation"),
     ("responses", {"input": "x", "background": True, "stream": True}, "background"),

@@ -33,7 +33,7 @@ from proxy.dialects.litellm import groups as litellm_groups
 from proxy.dialects.litellm import keys as litellm_keys
 from proxy.dialects.ollama import chat, generate, models
 from proxy.dialects.openai import UNHEEDED
-from proxy.dialects.responses import compaction
+from proxy.dialects.responses import compaction, conversations
 from proxy.dialects.responses import request as responses
 from proxy.dialects.schemas import BODIES, FORMS
 from proxy.errors import InvalidParameter
@@ -41,6 +41,9 @@ from proxy.errors import InvalidParameter
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "ChatCompletionRequest": lambda body: (openai_chat.parse(body), stored_chats.to_store(body)),
     "StoredChatChange": stored_chats.change,
+    "ConversationRequest": conversations.create,
+    "ConversationChange": conversations.change,
+    "ConversationItems": conversations.added,
     "CompletionRequest": openai_completions.parse,
     "CompletionRequestBoth": completions_both.parse,
     "EmbeddingRequest": embeddings.parse,

@@ -163,6 +163,7 @@ def test_responses_return_when_their_file_is_back(file: Path, database: Database
         lambda: store.get("ann", "r1"),
         lambda: store.ids("ann"),
         lambda: store.change_open("ann", "r1", b"{}", over=True),
+        lambda: store.change("ann", "r1", lambda kept: kept),
         lambda: store.delete("ann", "r1"),
         lambda: store.clear("ann"),
     ):

@@ -140,6 +140,53 @@ def test_a_response_is_changed_until_it_is_over(store: ResponseStore) -> None:
     assert store.get("ann", "r1") == value("completed")
 
 
+def test_changes_of_one_response_at_once_are_all_kept(make: Make) -> None:
+    store = make(3)
+    store.put("ann", "r1", 1.0, Stored(b"{}", b""))
+
+    def longer() -> None:
+        for _ in range(10):
+            store.change("ann", "r1", lambda kept: kept._replace(items=kept.items + b"x"))
+
+    threads = [threading.Thread(target=longer) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    found = store.get("ann", "r1")
+    assert found is not None and found.items == b"x" * 40
+
+
+def test_change_that_fails_or_has_nothing_to_change_leaves_all_as_it_is(
+    store: ResponseStore,
+) -> None:
+    store.put("ann", "r1", 1.0, Stored(b"a", b"b"))
+
+    def refused(kept: Stored) -> Stored:
+        raise ValueError(kept.response)
+
+    with pytest.raises(ValueError, match="a"):
+        store.change("ann", "r1", refused)
+    assert store.change("bob", "r1", refused) is None
+    assert store.change("ann", "r2", refused) is None
+    store.open("ann", "r3", 2.0, Stored(b"", b""))
+    assert store.change("ann", "r3", refused) is None, "it is being made"
+    assert store.get("ann", "r1") == Stored(b"a", b"b")
+
+
+def test_changed_response_counts_as_new_if_the_change_says_so(store: ResponseStore) -> None:
+    for number in range(3):
+        store.put("ann", f"r{number}", float(number), Stored(b"", b""))
+    store.change("ann", "r0", lambda kept: kept, 10.0)
+    store.change("ann", "r1", lambda kept: kept)
+    assert store.ids("ann") == ["r1", "r2", "r0"]
+    store.put("ann", "r3", 11.0, Stored(b"", b""))
+    assert store.ids("ann") == ["r2", "r0", "r3"]
+    store.change("ann", "r2", lambda kept: Stored(b"x" * 900, b""), 12.0)
+    store.change("ann", "r3", lambda kept: Stored(b"x" * 900, b""), 13.0)
+    assert store.ids("ann") == ["r3"], "larger ones make less room for others"
+
+
 def test_a_changed_response_counts_with_its_new_size(store: ResponseStore) -> None:
     store.open("ann", "r1", 1.0, value("x"))
     assert store.change_open("ann", "r1", b"x" * 900, over=True)
