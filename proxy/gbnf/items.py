@@ -52,12 +52,12 @@ def array_items(of: Arrays, rules: Rules, value: Value) -> Contents:
     after: Elements = ()
     if rest is not None:
         most = None if high is None else high - max(count, 1)
-        more = rules.add("more", (rules.comma(), *rest))
+        more = rules.add("more", (rules.comma, *rest))
         after = rules.between(more, max(of.low - max(count, 1), 0), most)
         if not places:
             return Contents(empty, (*rest, *after))
     for place in range(min(count, high or count) - 1, 0, -1):
-        text = (rules.comma(), *places[place], *after)
+        text = (rules.comma, *places[place], *after)
         # An item requires all positions before it.
         after = text if place < of.low else (Repeat(rules.add("item", text), 0, 1),)
     return Contents(empty, (*places[0], *after))
@@ -109,7 +109,7 @@ class ItemMachine:
             if state == start:
                 full = alternatives
             if state in self._names:
-                comma = self.rules.comma()
+                comma = self.rules.comma
                 later: list[Elements] = [(comma, *one) for one in alternatives]
                 if self._accepts(state):
                     later.append(())

@@ -55,7 +55,7 @@ def object_members(
         inside = None if nodes is None else value(nodes)
         if inside is not None:
             key = Literal(json.dumps(name, ensure_ascii=False) + ":")
-            text = (rules.add("member", (key, rules.space(), *inside)),)
+            text = (rules.add("member", (key, rules.space, *inside)),)
             members.append(_Member(text, name in of.required))
         elif name in of.required:
             return NONE
@@ -96,7 +96,7 @@ def _extra_member(of: Objects, rules: Rules, value: Value) -> Element | None:
 
 
 def _member_of(region: Region, inside: Elements, rules: Rules) -> Elements:
-    return (*rules.string(region.names), Literal(":"), rules.space(), *inside)
+    return (*rules.string(region.names), Literal(":"), rules.space, *inside)
 
 
 class _Members:
@@ -133,7 +133,7 @@ class _Members:
                 alternatives.append((*member.text, *after))
         if self.extra and self.starts == len(self.members) and room != 0:
             high = None if room is None else room - 1
-            more = self.rules.add("more", (self.rules.comma(), self.extra))
+            more = self.rules.add("more", (self.rules.comma, self.extra))
             extras = self.rules.between(more, max(need - 1, 0), high)
             alternatives.append((self.extra, *extras, *self._ending()))
         if self.last and self.starts == len(self.members) and not need:
@@ -142,7 +142,7 @@ class _Members:
 
     def _ending(self, start: int = 0) -> Elements:
         """The members that come after all others, from one on."""
-        comma = self.rules.comma()
+        comma = self.rules.comma
         return tuple(part for member in self.last[start:] for part in (comma, *member))
 
     def _after(self, at: int, required: bool, need: int, room: int | None) -> Elements | None:
@@ -161,7 +161,7 @@ class _Members:
         member = self.members[at]
         after = self._after(at + 1, member.required, need, room)
         skip = None if member.required else self.rest(at + 1, need, room)
-        found = [] if after is None else [(self.rules.comma(), *member.text, *after)]
+        found = [] if after is None else [(self.rules.comma, *member.text, *after)]
         if skip is not None:
             found.append(skip)
         return (self.rules.add("rest", *found),) if found else None
@@ -172,7 +172,7 @@ class _Members:
             rests = [self._extras(0, None) or ()]
             for at in range(len(self.members) - 1, -1, -1):
                 member = self.members[at]
-                text: Elements = (self.rules.comma(), *member.text)
+                text: Elements = (self.rules.comma, *member.text)
                 if not member.required:
                     text = (Repeat(Group((text,)), 0, 1),)
                 rest = (*text, *rests[-1])
@@ -188,5 +188,5 @@ class _Members:
             return None if need else self._ending()
         if room is not None and room < need:
             return None
-        more = self.rules.add("more", (self.rules.comma(), self.extra))
+        more = self.rules.add("more", (self.rules.comma, self.extra))
         return (*self.rules.between(more, need, room), *self._ending())

@@ -42,6 +42,9 @@ class Atom(Enum):
     SOME_NAME = "some name"
     """A schema that the name of some member satisfies."""
 
+    # Every schema is searched for these keys, and an enumeration's own hash is slow.
+    __hash__ = object.__hash__
+
 
 def opposite(node: Node) -> Node:
     """The schema that a value satisfies if it fails this one."""

@@ -62,6 +62,22 @@ class Objects:
         return bool(self.regions)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The members of which one schema speaks: by name, by pattern, and all others."""
+
+    listed: dict[str, Node]
+    patterns: list[tuple[Automaton, Node]]
+    others: Node | None
+
+    def of(self, name: str) -> list[Node]:
+        """The schemas of a member, without that of all others."""
+        found = [inside for language, inside in self.patterns if language.accepts(name)]
+        if name in self.listed:
+            found.append(self.listed[name])
+        return found
+
+
 class ObjectReader:
     """Reads objects. `texts` is the language of the strings that satisfy a schema. If `closed`, a
     schema with properties allows no others unless it has additionalProperties. `tree` is the size
@@ -84,36 +100,28 @@ class ObjectReader:
 
     def read(self, nodes: Nodes, low: int, high: int | None) -> Objects:
         """The object that satisfies the nodes and has `low` to `high` members."""
+        parts = [self._part(node) for node in nodes]
+        spend(2 * len(nodes) * sum(len(part.listed) for part in parts))
         required = self._required(nodes)
-        listed = {node: node.named("properties") for node in nodes}
-        spend(2 * len(nodes) * sum(map(len, listed.values())))
-        names = dict.fromkeys(name for node in nodes for name in listed[node])
+        names = dict.fromkeys(name for part in parts for name in part.listed)
         names |= dict.fromkeys(required)
-        rules = {node: self._rules(node) for node in nodes}
-        others = {
-            node: node.child("additionalProperties")
-            for node in nodes
-            if "additionalProperties" in node.schema
-        }
         allowed = [
             self._language(self.texts, (node.child("propertyNames"),), node, "propertyNames")
             for node in nodes
             if node.schema.get("propertyNames", True) not in (True, {})
         ]
+        sealed = all(part.others is None for part in parts) and _seals(nodes)
         members: dict[str, Nodes | None] = {}
-        sealed = any(node.schema.get("unevaluatedProperties") is False for node in nodes)
         for name in names:
             schemas: list[Node | None] = []
-            evaluated = bool(others) or not sealed
-            for node in nodes:
-                found = [rule for language, rule in rules[node] if language.accepts(name)]
-                if name in listed[node]:
-                    found.append(listed[node][name])
+            evaluated = not sealed
+            for part in parts:
+                found = part.of(name)
                 evaluated = evaluated or bool(found)
-                schemas += found or [others.get(node)]
+                schemas += found or [part.others]
             held = evaluated and all(language.accepts(name) for language in allowed)
             members[name] = joined(schemas) if held else None
-        regions = self._regions(nodes, tuple(names), rules, others, allowed, low)
+        regions = self._regions(nodes, parts, tuple(names), allowed, low)
         return Objects(members, frozenset(required), regions, (), low, high)
 
     def variants(self, nodes: Nodes, read: Objects) -> list[Objects]:
@@ -159,13 +167,15 @@ class ObjectReader:
             found |= dict.fromkeys(required)
         return list(found)
 
-    def _rules(self, node: Node) -> list[tuple[Automaton, Node]]:
-        found = []
+    def _part(self, node: Node) -> _Part:
+        patterns = []
         for pattern, inside in node.named("patternProperties").items():
             language = self._pattern(pattern, node)
             if language is not None:
-                found.append((language, inside))
-        return found
+                patterns.append((language, inside))
+        has_others = "additionalProperties" in node.schema
+        others = node.child("additionalProperties") if has_others else None
+        return _Part(node.named("properties"), patterns, others)
 
     def _pattern(self, pattern: str, node: Node) -> Automaton | None:
         try:
@@ -190,58 +200,57 @@ class ObjectReader:
     def _regions(
         self,
         nodes: Nodes,
+        parts: list[_Part],
         names: tuple[str, ...],
-        rules: dict[Node, list[tuple[Automaton, Node]]],
-        others: dict[Node, Node],
         allowed: list[Automaton],
         low: int,
     ) -> tuple[Region, ...]:
         """The undeclared names. Each region remembers whose patterns match it."""
+        others: list[Node | None] = [part.others for part in parts if part.others is not None]
+        patterns = any(part.patterns for part in parts)
+        closed = not others and self._is_closed(nodes, len(names), low)
+        held = None if closed else joined(others)
         if self.rough and not any(word in node.schema for node in nodes for word in _OF_NAMES):
-            sealed = not others and self._is_closed(nodes, len(names), low)
-            held = None if sealed else joined(list(others.values()))
-            is_open = any(rules.values()) or held is not None
+            is_open = patterns or held is not None
             return (Region(rx.EVERYTHING, held or ()),) if is_open else ()
-        if not any(rules.values()):
-            schemas = joined(list(others.values()))
-            if schemas is None or (not others and self._is_closed(nodes, len(names), low)):
-                return ()
-            free = rx.intersection(rx.all_but(names, self.tree), *allowed)
-            return _filled([Region(free, schemas)])
-        closing = not others and self._is_closed(nodes, len(names), low)
-        parts: list[tuple[Automaton, frozenset[Node], tuple[Node, ...]]] = [
-            (rx.intersection(rx.all_but(names, self.tree), *allowed), frozenset(), ())
-        ]
-        for node in nodes:
-            for language, inside in rules[node]:
+        if not patterns and held is None:
+            return ()
+        free = rx.intersection(rx.all_but(names, self.tree), *allowed)
+        split: list[tuple[Automaton, frozenset[int], Nodes]] = [(free, frozenset(), ())]
+        for at, part in enumerate(parts):
+            for language, inside in part.patterns:
                 after = []
-                for free, matched, schemas in parts:
+                for free, matched, schemas in split:
                     both = rx.intersection(free, language)
                     if not both.is_empty:
-                        after.append((both, matched | {node}, (*schemas, inside)))
+                        after.append((both, matched | {at}, (*schemas, inside)))
                     apart = free if both.is_empty else rx.difference(free, language)
                     if not apart.is_empty:
                         after.append((apart, matched, schemas))
-                parts = after
-                if len(parts) > MAX_REGIONS:
+                split = after
+                if len(split) > MAX_REGIONS:
                     raise TooManyStatesError
         found: dict[Nodes, Automaton] = {}
-        for free, matched, schemas in parts:
-            rest = [inside for node, inside in others.items() if node not in matched]
+        for free, matched, schemas in split:
+            rest = [part.others for at, part in enumerate(parts) if at not in matched]
             held = joined([*schemas, *rest])
-            if held is None or (closing and not matched):
+            if held is None or (closed and not matched):
                 continue
             found[held] = rx.union(found[held], free) if held in found else free
         return _filled([Region(free, held) for held, free in found.items()])
 
     def _is_closed(self, nodes: Nodes, count: int, low: int) -> bool:
         """Whether no other members are allowed although no schema says so."""
-        if any(node.schema.get("unevaluatedProperties") is False for node in nodes):
+        if _seals(nodes):
             return True
         lists = any(
             "properties" in node.schema or "patternProperties" in node.schema for node in nodes
         )
         return self.closed and lists and low <= count
+
+
+def _seals(nodes: Nodes) -> bool:
+    return any(node.schema.get("unevaluatedProperties") is False for node in nodes)
 
 
 def _filled(regions: list[Region]) -> tuple[Region, ...]:

@@ -14,11 +14,12 @@ _kept: dict[str, tuple[Automaton, int]] = {}  # least recently used first
 def automaton_of(pattern: str) -> Automaton:
     """The strings in which the pattern is found. Raises PatternError and TooManyStatesError."""
     known = _kept.pop(pattern, None)
-    if known is None:
-        made = compile_regex(read_pattern(pattern))
-        edges = sum(map(len, made.transitions))
-        known = made, 4 * len(pattern) + _STATE * len(made.transitions) + _EDGE * edges
-    _kept[pattern] = known
+    if known is not None:
+        _kept[pattern] = known
+        return known[0]
+    made = compile_regex(read_pattern(pattern))
+    edges = sum(map(len, made.transitions))
+    _kept[pattern] = made, 4 * len(pattern) + _STATE * len(made.transitions) + _EDGE * edges
     kept = list(_kept.items())
     room = MEMORY - sum(size for _, (_, size) in kept)
     for oldest, (_, size) in kept:
@@ -26,4 +27,4 @@ def automaton_of(pattern: str) -> Automaton:
             break
         _kept.pop(oldest, None)  # another thread may have removed it
         room += size
-    return known[0]
+    return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from . import charset
 from .automaton import EVERYTHING, Automaton
@@ -101,13 +101,16 @@ class Rules:
 
     # Shared parts
 
+    @cached_property
     def space(self) -> RuleRef:
         """At most one space: small models loop on unbounded white space."""
         return self.add("ws", (Repeat(Literal(" "), 0, 1),))
 
+    @cached_property
     def comma(self) -> RuleRef:
-        return self.add("comma", (Literal(","), self.space()))
+        return self.add("comma", (Literal(","), self.space))
 
+    @cached_property
     def any_char(self) -> RuleRef:
         """One character of a JSON string in any of its JSON spellings; no lone surrogates."""
         d, rest = _any_of("Dd"), (_HEX, _HEX)
@@ -131,7 +134,7 @@ class Rules:
 
     def any_string(self, low: int = 0, high: int | None = None) -> Elements:
         """A JSON string of `low` to `high` characters."""
-        chars = self.between(self.any_char(), low, high)
+        chars = self.between(self.any_char, low, high)
         return (self.add("string", (Literal('"'), *chars, Literal('"'))),)
 
     # Repetition
@@ -232,7 +235,7 @@ class Rules:
     def _in_string(self, chars: Charset) -> Alternatives:
         """One character of a set as it is written in a JSON string."""
         if chars == charset.ANY:
-            return ((self.any_char(),),)
+            return ((self.any_char,),)
         alternatives = _spelled(chars)
         if len(alternatives) > 1:
             return ((self.add("one", *alternatives),),)

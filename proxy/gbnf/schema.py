@@ -381,7 +381,7 @@ class SchemaCompiler:
             parts: list[Elements] = []
             for name, inside in value.items():
                 key = Literal(json.dumps(name, ensure_ascii=False) + ":")
-                parts.append((key, self.rules.space(), *self._constant(inside)))
+                parts.append((key, self.rules.space, *self._constant(inside)))
             marks = "{}"
         elif isinstance(value, list | tuple):
             parts = [self._constant(inside) for inside in value]
@@ -390,5 +390,5 @@ class SchemaCompiler:
             return (literal(value),)
         elements: list[Element] = [Literal(marks[0])]
         for at, part in enumerate(parts):
-            elements += [self.rules.comma(), *part] if at else part
+            elements += [self.rules.comma, *part] if at else part
         return (*elements, Literal(marks[1]))
