@@ -10,7 +10,7 @@ rules may be empty, which can terminate, what each can begin with, and in how ma
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from .ambiguity import MAX_STACKS, too_ambiguous
 from .effort import spend
@@ -104,12 +104,22 @@ def _settle_empty(grammar: Grammar) -> set[str]:
 def _settle(rules: Mapping[str, Alternatives], by_characters: bool) -> set[str]:
     """The smallest set of rules that contains each rule with an alternative whose elements may all
     be empty or consist of rules in that set, or `by_characters`, of characters."""
-    users: dict[str, list[str]] = {}
-    for name, alternatives in rules.items():
-        for target in references(alternatives):
-            users.setdefault(target, []).append(name)
     settled: set[str] = set()
-    todo = list(rules)
+
+    def settle(names: Iterable[str]) -> Iterator[str]:
+        """The rules that are not settled yet."""
+        for name in names:
+            if _any_holds(rules[name], settled, by_characters):
+                settled.add(name)
+            else:
+                yield name
+
+    # Most rules are written after those that they refer to, or all before: go there and back.
+    todo = list(settle(list(settle(rules))[::-1]))
+    users: dict[str, list[str]] = {}
+    for name in todo:
+        for target in references(rules[name]):
+            users.setdefault(target, []).append(name)
     while todo:
         name = todo.pop()
         if name not in settled and _any_holds(rules[name], settled, by_characters):
@@ -122,12 +132,14 @@ def references(alternatives: Alternatives) -> Iterator[str]:
     """The names of all referenced rules, with repetitions."""
     for sequence in alternatives:
         for element in sequence:
-            while isinstance(element, Repeat):
-                element = element.element
-            if isinstance(element, RuleRef):
-                yield element.name
-            elif isinstance(element, Group):
-                yield from references(element.alternatives)
+            kind = type(element)
+            if kind is RuleRef:
+                yield element.name  # type: ignore[union-attr]
+            elif kind not in _CHARACTERS:
+                while isinstance(element, Repeat):
+                    element = element.element
+                inside = element.alternatives if isinstance(element, Group) else ((element,),)
+                yield from references(inside)
 
 
 def _any_holds(alternatives: Alternatives, settled: Container[str], by_characters: bool) -> bool:

@@ -198,38 +198,47 @@ class Rules:
         write: Callable[[Charset], Alternatives],
         tail: Elements,
     ) -> Elements:
-        """A rule for each state that has several predecessors or several successors."""
+        """A rule for each state that has several predecessors or several ways on. Equal states
+        of all automata become the same rule: trees of names have many ends in common."""
         if (stem, automaton) in self._automata:
             return self._automata[stem, automaton]
-        spend(5 * (len(automaton.transitions) + sum(map(len, automaton.transitions))))
-        uses = [0] * len(automaton.transitions)
-        for row in automaton.transitions:
+        rows = automaton.transitions
+        spend(5 * (len(rows) + sum(map(len, rows))))
+        uses = [0] * len(rows)
+        names: dict[int, RuleRef] = {}
+        for state, row in enumerate(rows):
             for _, target in row:
                 uses[target] += 1
-        names = {
-            state: self.reserve(stem)
-            for state, row in enumerate(automaton.transitions)
-            if row
-            and (state == 0 or uses[state] > 1 or len(row) > 1 or state in automaton.accepting)
-        }
+                if target < state and target not in names:  # used before it is written
+                    names[target] = self.reserve(stem)
+
+        def has_rule(state: int) -> bool:
+            several = uses[state] > 1 or len(rows[state]) > 1 or state in automaton.accepting
+            return bool(rows[state]) and (state == 0 or several)
 
         def go(chars: Charset, state: int) -> Elements:
             found: list[Element] = [*_one_of(write(chars))]
             # A state with a single successor is inlined.
-            while state not in names:
-                row = automaton.transitions[state]
-                if not row:
+            while not has_rule(state):
+                if not rows[state]:
                     return (*found, *tail)
-                chars, state = row[0]
+                chars, state = rows[state][0]
                 found += _one_of(write(chars))
             return (*found, names[state])
 
-        for state, name in names.items():
-            alternatives = [go(chars, target) for chars, target in automaton.transitions[state]]
+        for state in filter(has_rule, range(len(rows) - 1, -1, -1)):
+            stay = [chars for chars, target in rows[state] if target == state]
+            leave = [go(chars, target) for chars, target in rows[state] if target != state]
             if state in automaton.accepting:
-                alternatives.append(tail)
-            self.define(name, tuple(alternatives))
-        found = self._automata[stem, automaton] = (names[0],) if 0 in names else tail
+                leave.append(tail)
+            whole = tuple(leave)
+            if stay:  # a repetition does not name its rule, so it can be shared
+                whole = ((_any_number(write(stay[0])), *_one_of(whole)),)
+            if state in names:
+                self.define(names[state], whole)
+            else:
+                names[state] = self.add(stem, *whole)
+        found = self._automata[stem, automaton] = (names[0],) if has_rule(0) else tail
         return found
 
     def _in_string(self, chars: Charset) -> Alternatives:
@@ -284,6 +293,11 @@ def _char_class(chars: Charset) -> Element:
 
 def _one_of(alternatives: Alternatives) -> Elements:
     return alternatives[0] if len(alternatives) == 1 else (Group(alternatives),)
+
+
+def _any_number(alternatives: Alternatives) -> Element:
+    only = alternatives[0][0] if len(alternatives) == len(alternatives[0]) == 1 else None
+    return Repeat(only or Group(alternatives), 0, None)
 
 
 def _joined(sequence: Sequence[Element]) -> Elements:
