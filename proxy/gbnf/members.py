@@ -7,7 +7,6 @@ alternative for each member that may come first.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ from functools import cache
 from .document import Nodes
 from .effort import spend
 from .objects import Objects, Region
-from .rules import Rules
+from .rules import Rules, member_key
 from .values import Element, Group, Literal, Repeat
 from .values import Sequence as Elements
 
@@ -54,8 +53,7 @@ def object_members(
         spend(20)
         inside = None if nodes is None else value(nodes)
         if inside is not None:
-            key = Literal(json.dumps(name, ensure_ascii=False) + ":")
-            text = (rules.add("member", (key, rules.space, *inside)),)
+            text = (rules.add("member", (member_key(name), rules.space, *inside)),)
             members.append(_Member(text, name in of.required))
         elif name in of.required:
             return NONE

@@ -9,7 +9,9 @@ since an empty alternative would swallow the end of the line.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from .effort import spend
 from .values import (
@@ -34,44 +36,67 @@ _NAMED = {"\t": "\\t", "\r": "\\r", "\n": "\\n", "\\": "\\\\", '"': '\\"'}
 
 def render(grammar: Grammar, limits: GrammarLimits) -> str:
     """The GBNF text of `grammar` with `root` first, within `limits`."""
-    writer = _Writer(grammar, limits)
-    names = sorted(grammar.rules, key=lambda name: name != ROOT)
-    for name in names:
-        writer.rule(name, grammar.rules[name])
-    return "".join(writer.lines)
+    return Writer(grammar, limits).text()
 
 
-class _Writer:
+class Writer:
+    """Writes a grammar. What depends on an element's kind is a method, which another writer may
+    extend."""
+
     def __init__(self, grammar: Grammar, limits: GrammarLimits) -> None:
+        self.grammar = grammar
         self.limits = limits
         self.lines: list[str] = []
         self.taken = set(grammar.rules)
         # Rules generated for repetitions, by content, so that equal ones are shared.
         self.made: dict[object, str] = {}
+        self.by_kind: dict[type, Callable[[Any], str]] = {
+            Literal: self.literal,
+            CharClass: self.char_class,
+            AnyChar: self.any_char,
+            RuleRef: self.reference,
+            Group: self.group,
+            Repeat: self.repeat,
+        }
+
+    def text(self) -> str:
+        rules = self.grammar.rules
+        for name in sorted(rules, key=lambda name: name != ROOT):
+            self.rule(name, rules[name])
+        return "".join(self.lines)
 
     def rule(self, name: str, alternatives: Alternatives) -> None:
         self.lines.append(f"{name} ::= {self.alternatives(alternatives)}\n")
         spend(3 + (len(self.lines[-1]) >> 2))
 
     def alternatives(self, alternatives: Alternatives) -> str:
-        return " | ".join(self.sequence(sequence) for sequence in alternatives)
+        return " | ".join([self.sequence(sequence) for sequence in alternatives])
 
     def sequence(self, sequence: Sequence) -> str:
-        return " ".join(self.element(element) for element in sequence) or '""'
+        by_kind = self.by_kind
+        return " ".join([by_kind[type(element)](element) for element in sequence]) or '""'
 
     def element(self, element: Element) -> str:
-        if isinstance(element, Literal):
-            text = element.text
-            return f'"{text if _PLAIN.fullmatch(text) else "".join(map(_written, text))}"'
-        if isinstance(element, CharClass):
-            return _class(element)
-        if isinstance(element, AnyChar):
-            return "." if self.limits.any_char else "[^\\x00]"
-        if isinstance(element, RuleRef):
-            return element.name
-        if isinstance(element, Group):
-            return f"({self.alternatives(element.alternatives)})"
-        return self.repeat(element)
+        return self.by_kind[type(element)](element)
+
+    def literal(self, literal: Literal) -> str:
+        text = literal.text
+        return f'"{text if _PLAIN.fullmatch(text) else self.escaped(text)}"'
+
+    def escaped(self, text: str) -> str:
+        return "".join(map(_written, text))
+
+    def char_class(self, char_class: CharClass) -> str:
+        return _class(char_class)
+
+    def any_char(self, _: AnyChar) -> str:
+        return "." if self.limits.any_char else "[^\\x00]"
+
+    def reference(self, reference: RuleRef) -> str:
+        return reference.name
+
+    def group(self, group: Group) -> str:
+        return f"({self.alternatives(group.alternatives)})"
 
     def repeat(self, repeat: Repeat) -> str:
         low, high = repeat.min, repeat.max

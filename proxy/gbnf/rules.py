@@ -280,9 +280,17 @@ def _spelled(chars: Charset) -> Alternatives:
     return tuple(alternatives)
 
 
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def literal(value: object) -> Literal:
     """A JSON scalar as it is written."""
-    return Literal(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    return Literal(_json(value))
+
+
+def member_key(name: str) -> Literal:
+    """The name of a member and its colon."""
+    return Literal(_json(name) + ":")
 
 
 def _char_class(chars: Charset) -> Element:

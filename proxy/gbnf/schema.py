@@ -45,10 +45,10 @@ from .members import NONE, Contents, object_members
 from .negation import Atom
 from .overlap import Overlap
 from .render import render
-from .rules import Rules, literal
+from .rules import Rules, literal, member_key
 from .values import Alternatives, Element, GrammarError, GrammarLimits, Literal, RuleRef
 from .values import Sequence as Elements
-from .written import check_written
+from .written import written
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -74,12 +74,11 @@ def finished(rules: Rules, root: Alternatives, limits: GrammarLimits) -> str:
     grammar = rules.grammar(root)
     if not grammar.rules.get("root"):
         raise SchemaError("", "only an infinite value satisfies it")
-    text = render(grammar, limits)
     try:
-        if limits.max_repeat is None:  # repetitions were written as further rules
-            check(text, limits)
-        else:
-            check_written(grammar, text, limits)
+        if limits.max_repeat is not None:
+            return written(grammar, limits)
+        text = render(grammar, limits)  # with further rules for repetitions
+        check(text, limits)
     except GrammarError as error:
         raise UnsupportedSchema("schema", "", f"its grammar is too large: {error.what}") from error
     return text
@@ -380,8 +379,7 @@ class SchemaCompiler:
         if isinstance(value, Mapping):
             parts: list[Elements] = []
             for name, inside in value.items():
-                key = Literal(json.dumps(name, ensure_ascii=False) + ":")
-                parts.append((key, self.rules.space, *self._constant(inside)))
+                parts.append((member_key(name), self.rules.space, *self._constant(inside)))
             marks = "{}"
         elif isinstance(value, list | tuple):
             parts = [self._constant(inside) for inside in value]
