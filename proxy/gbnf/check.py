@@ -198,23 +198,20 @@ def _first_rules(alternatives: Alternatives, empty: set[str]) -> Iterator[str]:
 
 def _check_starts(grammar: Grammar, empty: set[str], places: Places, most_ways: int) -> None:
     """Raises GrammarError for left recursion, and for too many ways to a first character."""
-    ways: dict[str, tuple[int, int]] = {}
-    for start in grammar.rules:
+    rules = grammar.rules
+    # Most rules begin with a character in each alternative.
+    ways = {name: (len(rules[name]), 0) for name in rules if _begins_plainly(rules[name])}
+    for start in [name for name in rules if name not in ways]:
         # Iterative depth-first search: a chain of rules may be as long as the grammar.
         path: dict[str, Iterator[str]] = {}
         if start not in ways:
-            path[start] = iter(set(_first_rules(grammar.rules[start], empty)))
+            path[start] = iter(set(_first_rules(rules[start], empty)))
         while path:
             name, rest = next(reversed(path.items()))
             target = next(rest, None)
             if target is None:
                 path.popitem()
-                ways[name] = _ways_of_any(grammar.rules[name], ways)
-                if sum(ways[name]) > most_ways:
-                    raise places.error(
-                        places.rules.get(name, 0),
-                        f"more than {most_ways} paths to the first character of rule {name!r}",
-                    )
+                ways[name] = _ways_of_any(rules[name], ways)
             elif target in path:
                 names = list(path)
                 cycle = [*names[names.index(target) :], target]
@@ -223,7 +220,17 @@ def _check_starts(grammar: Grammar, empty: set[str], places: Places, most_ways: 
                     places.rules.get(target, 0), f"left recursion: {' -> '.join(shown)}"
                 )
             elif target not in ways:
-                path[target] = iter(set(_first_rules(grammar.rules[target], empty)))
+                path[target] = iter(set(_first_rules(rules[target], empty)))
+    for name, (some, none) in ways.items():
+        if some + none > most_ways:
+            raise places.error(
+                places.rules.get(name, 0),
+                f"more than {most_ways} paths to the first character of rule {name!r}",
+            )
+
+
+def _begins_plainly(alternatives: Alternatives) -> bool:
+    return all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
 
 
 def _ways_of_any(alternatives: Alternatives, ways: dict[str, tuple[int, int]]) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from .values import (
 )
 
 _POSTFIX = {(0, None): "*", (1, None): "+", (0, 1): "?"}
-_PLAIN = re.compile(r"[ !#-\[\]-~]*")
+_SPECIAL = re.compile(r"[^ !#-\[\]-~]")
 _NAMED = {"\t": "\\t", "\r": "\\r", "\n": "\\n", "\\": "\\\\", '"': '\\"'}
 
 
@@ -80,11 +80,10 @@ class Writer:
         return self.by_kind[type(element)](element)
 
     def literal(self, literal: Literal) -> str:
-        text = literal.text
-        return f'"{text if _PLAIN.fullmatch(text) else self.escaped(text)}"'
+        return f'"{_SPECIAL.sub(self.escaped, literal.text)}"'
 
-    def escaped(self, text: str) -> str:
-        return "".join(map(_written, text))
+    def escaped(self, special: re.Match[str]) -> str:
+        return _written(special[0])
 
     def char_class(self, char_class: CharClass) -> str:
         return _class(char_class)

@@ -7,6 +7,8 @@ characters that no server can generate, and the rules that repetitions expand to
 
 from __future__ import annotations
 
+import re
+
 from .check import check_rules
 from .gbnf import FORBIDDEN, MAX_NESTING, MAX_TEXT, Places, can_be_generated, weight_of
 from .render import Writer
@@ -87,10 +89,10 @@ class _CheckingWriter(Writer):
             raise _error(f"repetitions that expand to more than {self.limits.max_repeat} rules")
         return text
 
-    def escaped(self, text: str) -> str:
-        if FORBIDDEN.search(text):
+    def escaped(self, special: re.Match[str]) -> str:
+        if FORBIDDEN.match(special[0]):
             raise _error("a literal contains a character that can never be generated")
-        return super().escaped(text)
+        return super().escaped(special)
 
     def char_class(self, char_class: CharClass) -> str:
         text = super().char_class(char_class)
