@@ -104,6 +104,50 @@ _ANY_DIGITS = rx.Times(_DIGIT, 0, None)
 _MINUS = rx.text("-")
 
 
+_NATURAL = rx.concat(_NONZERO, rx.Times(_DIGIT, 0, INTEGER_DIGITS - 1))
+_INTEGERS = rx.either((rx.text("0"), rx.concat(rx.optional(_MINUS), _NATURAL)))
+
+# 16 digits before the point, as doubles are printed: e+289 keeps them below the largest double.
+_POSITIVE_EXPONENT = rx.either(
+    (
+        rx.concat(rx.text("1"), rx.Times(_DIGIT, 0, 2)),
+        rx.concat(
+            rx.text("2"),
+            rx.optional(
+                rx.either(
+                    (
+                        rx.concat(rx.Chars(charset.of("012345678")), rx.optional(_DIGIT)),
+                        rx.text("9"),
+                    )
+                )
+            ),
+        ),
+        rx.concat(rx.Chars(charset.of("03456789")), rx.optional(_DIGIT)),
+    )
+)
+_NUMBERS = rx.concat(
+    rx.optional(_MINUS),
+    rx.either((rx.text("0"), rx.concat(_NONZERO, rx.Times(_DIGIT, 0, 15)))),
+    rx.optional(rx.concat(rx.text("."), rx.Times(_DIGIT, 1, 17))),
+    rx.optional(
+        rx.concat(
+            rx.Chars(charset.of("eE")),
+            rx.either(
+                (
+                    rx.concat(rx.optional(rx.text("+")), _POSITIVE_EXPONENT),
+                    rx.concat(_MINUS, rx.Times(_DIGIT, 1, 3)),
+                )
+            ),
+        )
+    ),
+)
+
+
+FREE = tuple((rx.compile_regex(regex), regex) for regex in (_INTEGERS, _NUMBERS))
+"""The integers and the numbers in no range, also as expressions, which take fewer rules: their next
+character always decides between their parts."""
+
+
 @lru_cache(maxsize=64)
 def integers(within: Range) -> Automaton:
     """The integers in a range. Raises TooManyStatesError for a large `step`."""
@@ -140,7 +184,7 @@ def numbers(within: Range) -> Automaton:
             found = rx.difference(found, _with_zeros(_multiples(step)))
         return found
     if within.low is None and within.high is None:
-        return _free_numbers()
+        return FREE[1][0]
     low, high = within.low, within.high
     parts: list[Automaton] = []
     if high is None or high.value > 0 or (high.value == 0 and not high.strict):
@@ -185,29 +229,6 @@ def _with_zeros(whole: Automaton) -> Automaton:
         for state, row in enumerate(whole.transitions)
     ]
     return Automaton((*rows, (zero,), (zero,)), whole.accepting | {end + 1})
-
-
-@lru_cache(maxsize=1)
-def _free_numbers() -> Automaton:
-    whole = rx.either((rx.text("0"), rx.concat(_NONZERO, rx.Times(_DIGIT, 0, 15))))
-    fraction = rx.concat(rx.text("."), rx.Times(_DIGIT, 1, 17))
-    # 16 digits before the point, as doubles are printed: e+289 keeps them below the largest double.
-    small = rx.Times(_DIGIT, 1, 2)
-    positive = rx.either(
-        (
-            small,
-            rx.concat(rx.text("1"), _DIGIT, _DIGIT),
-            rx.concat(rx.text("2"), rx.Chars(charset.of("012345678")), _DIGIT),
-        )
-    )
-    negative = rx.concat(_MINUS, rx.Times(_DIGIT, 1, 3))
-    exponent = rx.concat(
-        rx.Chars(charset.of("eE")),
-        rx.either((rx.concat(rx.optional(rx.text("+")), positive), negative)),
-    )
-    return rx.compile_regex(
-        rx.concat(rx.optional(_MINUS), whole, rx.optional(fraction), rx.optional(exponent))
-    )
 
 
 def _integer_bounds(within: Range) -> tuple[int | None, int | None]:

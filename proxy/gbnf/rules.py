@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 
 from . import charset
-from .automaton import EVERYTHING, Automaton
+from .automaton import EVERYTHING, Automaton, Chars, Concat, Either, Regex
 from .charset import Charset
 from .check import references, settle_ends
 from .effort import spend
@@ -191,6 +191,11 @@ class Rules:
         """The texts of the language."""
         return self._automaton(stem, automaton, lambda chars: ((_char_class(chars),),), ())
 
+    def expression(self, stem: str, regex: Regex) -> RuleRef:
+        """The texts of an expression, of which the next character always decides between its
+        parts."""
+        return self.add(stem, _as_elements(regex))
+
     def _automaton(
         self,
         stem: str,
@@ -233,7 +238,8 @@ class Rules:
                 leave.append(tail)
             whole = tuple(leave)
             if stay:  # a repetition does not name its rule, so it can be shared
-                whole = ((_any_number(write(stay[0])), *_one_of(whole)),)
+                again = Repeat(_one_element(write(stay[0])), 0, None)
+                whole = ((again, *_one_of(whole)),)
             if state in names:
                 self.define(names[state], whole)
             else:
@@ -303,9 +309,20 @@ def _one_of(alternatives: Alternatives) -> Elements:
     return alternatives[0] if len(alternatives) == 1 else (Group(alternatives),)
 
 
-def _any_number(alternatives: Alternatives) -> Element:
-    only = alternatives[0][0] if len(alternatives) == len(alternatives[0]) == 1 else None
-    return Repeat(only or Group(alternatives), 0, None)
+def _one_element(alternatives: Alternatives) -> Element:
+    if len(alternatives) == len(alternatives[0]) == 1:
+        return alternatives[0][0]
+    return Group(alternatives)
+
+
+def _as_elements(regex: Regex) -> Elements:
+    if isinstance(regex, Chars):
+        return (_char_class(regex.charset),)
+    if isinstance(regex, Concat):
+        return tuple(element for part in regex.parts for element in _as_elements(part))
+    if isinstance(regex, Either):
+        return _one_of(tuple(map(_as_elements, regex.parts)))
+    return (Repeat(_one_element((_as_elements(regex.part),)), regex.min, regex.max),)
 
 
 def _joined(sequence: Sequence[Element]) -> Elements:

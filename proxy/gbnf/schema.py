@@ -256,6 +256,9 @@ class SchemaCompiler:
         except TooManyStatesError:
             self.gaps.report("enum", nodes[0], "its numbers need too many rules")
             whole = numbers.numbers(numbers.Range())
+        for automaton, expression in numbers.FREE:
+            if whole == automaton:
+                return [(self.rules.expression("number", expression),)]
         return [] if whole.is_empty else [self.rules.plain("number", whole)]
 
     # Objects and arrays

@@ -357,6 +357,12 @@ def test_element_referenced_often_becomes_one_rule() -> None:
     assert len(schema_to_grammar({"$defs": defs, "$ref": "#/$defs/d19"}, OLD)) < 5_000
 
 
+def test_trees_of_names_share_their_ends() -> None:
+    inside = [{"properties": {name: {"type": "null"}}} for name in ("name", "game")]
+    text = schema_to_grammar({"items": {"anyOf": inside}}, NEW, closed=False)
+    assert text.count('"a" text') == 1
+
+
 def test_infinitely_recursive_branch_is_dropped() -> None:
     endless = {"properties": {"a": {"$ref": "#/$defs/e"}}, "required": ["a"]}
     schema = {"$defs": {"e": endless}, "items": {"$ref": "#/$defs/e"}, "type": "array"}
