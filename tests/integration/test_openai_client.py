@@ -179,8 +179,8 @@ def test_responses_continue_and_extend_a_conversation(client: openai.OpenAI) -> 
     try:
         made = {"model": "any", "conversation": talk.id, "max_output_tokens": 4}
         first = client.responses.create(input="And then?", **made)
-        with client.responses.stream(input="Why?", **made) as events:
-            second = events.get_final_response()
+        *_, last = client.responses.create(input="Why?", stream=True, **made)
+        second = last.response
         items = list(client.conversations.items.list(talk.id, order="asc"))
         outputs = [first.output_text, second.output_text]
         said = [item.content[0].text for item in items]
