@@ -169,8 +169,10 @@ def test_pinned_models_keep_others_in_line_or_out(unloaded: Gateway, visit: Open
     for name in ("quick", "third"):
         press(page, f"Load {name}")
         state(page, name, "Ready")
+    badge = model(page, "quick").locator(".badge", has_text="pinned")
+    assert not badge.is_visible()
     press(page, "Pin quick")
-    model(page, "quick").locator(".badge", has_text="pinned").wait_for()
+    badge.wait_for()
     press(page, "Pin third")
     page.get_by_role("button", name="Unpin third", exact=True).wait_for()
     press(page, "Load slow")

@@ -34,16 +34,16 @@ class Models(msgspec.Struct, frozen=True):
 
 def of(services: Services, key: str) -> Models:
     host, admin = services.host, seen.is_admin(services, key)
-    listed = [one for one in host.models if admin or not one.config.unlisted]
+    # After a changed table, the former model of the name may still be there: the last one counts.
+    listed = {one.name: one for one in host.models if admin or not one.config.unlisted}
     now = time.time()
-    models = tuple(view.view_of(one, now) for one in listed)
-    names = {one.name for one in listed}
+    models = tuple(view.view_of(one, now) for one in listed.values())
     room = view.room_of(host.room)
     bars = tuple(
         replace(
             bar,
             segments=tuple(
-                one if one.model in names else replace(one, model="") for one in bar.segments
+                one if one.model in listed else replace(one, model="") for one in bar.segments
             ),
         )
         for bar in room.bars

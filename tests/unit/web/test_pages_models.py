@@ -119,6 +119,14 @@ def test_others_see_listed_models_and_no_names_of_unlisted_ones(site: Site) -> N
     secret.leave(answered=True)
 
 
+def test_model_of_a_changed_table_is_shown_once(site: Site) -> None:
+    site.add("a", title="Before")
+    site.add("b")
+    site.add("a", title="After")
+    told = site.seen(ADMIN)["models"]
+    assert [(one["name"], one["title"]) for one in told] == [("a", "After"), ("b", "")]
+
+
 def seen(site: Site, *changes: Callable[[], None]) -> list[dict[str, Any]]:
     """The events of a stream in which `changes` are made one after the other."""
     left = iter(changes)

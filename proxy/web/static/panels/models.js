@@ -62,8 +62,8 @@ function card({ name }) {
   element.update = (one) => {
     say(title, one.title || one.name);
     say(id, one.title ? one.name : "");
-    say(pinned, one.pinned ? words.pinned(one.pinned_by_file) : "");
-    pinned.hidden = !one.pinned;
+    say(pinned, words.pinned(one.pinned_by_file));
+    pinned.classList.toggle("idle", !one.pinned);
     say(description, one.description);
     description.hidden = !one.description;
     status.dataset.state = DOTS[one.state] ?? "busy";
