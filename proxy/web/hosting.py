@@ -18,6 +18,7 @@ from ..errors import Forbidden, GatewayError, NotFound, QueueFull
 from ..hosting.model import HostedModel
 from . import body, log_events, model_events, seen
 from .observability import Record
+from .permissions import visible
 from .services import Services, current_services
 from .spine import STREAM_HEADERS, json_route, passthrough, refuse
 from .stream import ClosingBody
@@ -68,7 +69,7 @@ def act(services: Services, key: str, action: Action, name: str) -> None:
 @json_route(blueprint, "GET", "/models/sse")
 def events(services: Services, record: Record) -> Any:
     """Stream the changes of models. Raises QueueFull."""
-    return watched(services, record.key, model_events.events(services))
+    return watched(services, record.key, model_events.events(services, request.environ))
 
 
 @json_route(blueprint, "POST", "/unload")
@@ -83,6 +84,8 @@ def unload_all(services: Services, record: Record) -> Any:
 @json_route(blueprint, "GET", "/running")
 def running(services: Services, record: Record) -> Any:
     """The models that are loaded, or being loaded."""
+    models = [model for model in services.host.models if model.status in SWAP_STATES]
+    names = visible(services, request.environ, [model.name for model in models])
     return {
         "running": [
             {
@@ -95,8 +98,8 @@ def running(services: Services, record: Record) -> Any:
                 "pinned": model.pinned,
                 **(_wait(model) if model.status == "loading" else {}),
             }
-            for model in services.host.models
-            if model.status in SWAP_STATES
+            for model in models
+            if model.name in names
         ]
     }
 

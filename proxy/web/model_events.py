@@ -17,6 +17,8 @@ from typing import Any
 
 from ..dialects.llamacpp_native import Loading, model_event, models_reload
 from ..hosting import view
+from .fastpath import Environ
+from .permissions import visible
 from .services import Services
 
 PERIOD = 0.25  # seconds between two looks
@@ -27,14 +29,15 @@ States = dict[str, tuple[str, Loading | None]]
 
 
 def events(
-    services: Services, sleep: Callable[[float], None] = time.sleep
+    services: Services, environ: Environ, sleep: Callable[[float], None] = time.sleep
 ) -> Generator[bytes, None, None]:
-    """Yield an event for each change."""
+    """Yield an event for each change of a model that the caller may use; its key has been
+    checked."""
     yield b"retry: 500\n\n"
-    known: dict[str, Any] = dict.fromkeys(_states(services), _noted("unloaded", None))
+    known: dict[str, Any] = dict.fromkeys(_states(services, environ), _noted("unloaded", None))
     end = time.monotonic() + LIFE
     while True:
-        states = _states(services)
+        states = _states(services, environ)
         for name, (status, loading) in states.items():
             if known.get(name, _noted("unloaded", None)) != _noted(status, loading):
                 yield model_event(name, status, loading)
@@ -46,9 +49,10 @@ def events(
         sleep(PERIOD)
 
 
-def _states(services: Services) -> States:
+def _states(services: Services, environ: Environ) -> States:
     registry = services.gateway.registry
-    states = {name: registry.status(name) for name in registry.listed()}
+    names = visible(services, environ, registry.listed())
+    states = {name: registry.status(name) for name in names}
     return {
         name: (status, _loading(services, name) if status == "loading" else None)
         for name, status in states.items()

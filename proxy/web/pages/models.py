@@ -25,7 +25,8 @@ def page() -> Response:
 
 @blueprint.get(API)
 def now() -> Response:
-    response = json_response(models_feed.now(current_services(), api.owner()))
+    api.owner()
+    response = json_response(models_feed.now(current_services(), request.environ))
     response.headers["Cache-Control"] = "no-store"
     return response
 
@@ -34,7 +35,7 @@ def now() -> Response:
 def events() -> Response:
     """Stream the state of the models. Raises QueueFull."""
     services, key = current_services(), api.owner()
-    return hosting.watched(services, key, models_feed.events(services, key))
+    return hosting.watched(services, key, models_feed.events(services, request.environ))
 
 
 @blueprint.post(f"{API}/<any(load, unload, pin, unpin):action>")

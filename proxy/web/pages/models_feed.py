@@ -17,6 +17,9 @@ from msgspec.structs import replace
 from ...hosting import view
 from ...hosting.view import ModelView, RoomView
 from .. import seen
+from ..fastpath import Environ
+from ..observability import Record
+from ..permissions import visible
 from ..services import Services
 
 PERIOD = 0.5  # seconds between two looks
@@ -24,18 +27,20 @@ LIFE = 15.0  # seconds per stream
 
 
 class Models(msgspec.Struct, frozen=True):
-    """What a key may see. Only an admin may load, unload and pin models, and sees the models that
-    lists leave out; to others, these are segments without a name."""
+    """What a key may see: the models that it may use. Only an admin may load, unload and pin them,
+    and sees those that lists leave out. The others are segments without a name."""
 
     admin: bool
     models: tuple[ModelView, ...]
     room: RoomView
 
 
-def of(services: Services, key: str) -> Models:
-    host, admin = services.host, seen.is_admin(services, key)
+def of(services: Services, environ: Environ) -> Models:
+    """What the caller of a request may see; its key has been checked."""
+    host, admin = services.host, seen.is_admin(services, Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
-    listed = {one.name: one for one in host.models if admin or not one.config.unlisted}
+    named = {one.name: one for one in host.models if admin or not one.config.unlisted}
+    listed = {name: named[name] for name in visible(services, environ, named)}
     now = time.time()
     models = tuple(view.view_of(one, now) for one in listed.values())
     room = view.room_of(host.room)
@@ -51,20 +56,20 @@ def of(services: Services, key: str) -> Models:
     return Models(admin, models, replace(room, bars=bars))
 
 
-def now(services: Services, key: str) -> dict[str, Any]:
-    """What this key may see, and the time, `at`."""
-    return {"at": time.time(), **msgspec.to_builtins(of(services, key))}
+def now(services: Services, environ: Environ) -> dict[str, Any]:
+    """What the caller may see, and the time, `at`."""
+    return {"at": time.time(), **msgspec.to_builtins(of(services, environ))}
 
 
 def events(
-    services: Services, key: str, sleep: Callable[[float], None] = time.sleep
+    services: Services, environ: Environ, sleep: Callable[[float], None] = time.sleep
 ) -> Generator[bytes, None, None]:
     """Yield server-sent events: `now`, at first and after each change."""
     yield b"retry: 500\n\n"
     known: Models | None = None
     end = time.monotonic() + LIFE
     while True:
-        models = of(services, key)
+        models = of(services, environ)
         if models != known:
             known = models
             data = {"at": time.time(), **msgspec.to_builtins(models)}

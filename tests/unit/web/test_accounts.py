@@ -14,7 +14,8 @@ from proxy.accounts import key_text
 from proxy.accounts.rights import APIS
 from proxy.config.keys import ApiKey, Secret, conflict
 from proxy.errors import StoreUnavailable
-from tests.fakes import ScriptedDriver, make_app
+from tests.fakes import ScriptedDriver, make_app, services_of
+from tests.unit.hosting import fakes as hosted
 from tests.unit.web.account_client import CHAT, KEYS, Http
 
 
@@ -246,6 +247,16 @@ def test_lists_have_the_models_that_a_key_may_use(http: Http) -> None:
         assert [one["id"] for one in http.get("/v1/models", key).json["data"]] == listed
         tags = http.get("/api/tags", key).json["models"]
         assert [one["name"].removesuffix(":latest") for one in tags] == listed
+
+
+def test_hosted_models_are_shown_to_keys_that_may_use_them(http: Http) -> None:
+    model = services_of(http.app).host.add(hosted.config(name="scripted"))
+    model.status = "loading"
+    for models, listed in ((["scr*"], ["scripted"]), (["other"], [])):
+        key = http.make(models=models)["key"]
+        running = http.get("/running", key).json["running"]
+        page = http.get("/pages/api/models", key).json["models"]
+        assert [one["model"] for one in running] == [one["name"] for one in page] == listed
 
 
 def test_rights_count_at_once_when_they_change(http: Http) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from proxy.accounts.rights import Rights
 from proxy.hosting.model import HostedModel
 from proxy.web import model_events
+from proxy.web.auth import IDENTITY
 from proxy.web.pages.status import MOST_WATCHERS
 from proxy.web.services import Services
 from proxy.wire.router import RouterEvent, event
@@ -36,7 +39,7 @@ def services(driver: OnDemand) -> Services:
     return services_of(make_app(driver))
 
 
-def seen(services: Services, *changes: Any) -> list[dict[str, Any]]:
+def seen(services: Services, *changes: Any, environ: Any = None) -> list[dict[str, Any]]:
     """The events of a stream in which `changes` are made one after the other."""
     left = iter(changes)
 
@@ -44,7 +47,7 @@ def seen(services: Services, *changes: Any) -> list[dict[str, Any]]:
         next(left)()
 
     found = []
-    parts = model_events.events(services, pause)
+    parts = model_events.events(services, environ or {}, pause)
     with pytest.raises((StopIteration, RuntimeError)):
         while True:
             part = next(parts)
@@ -79,6 +82,13 @@ def test_stream_begins_with_the_models_that_are_not_unloaded(
     assert first["data"] == {"status": "loaded"}
 
 
+def test_key_sees_only_the_models_that_it_may_use(services: Services, driver: OnDemand) -> None:
+    driver.state = "loaded"
+    for models, count in ((("scr*",), 1), (("other",), 0)):
+        identity = SimpleNamespace(rights=(Rights(models=models),))
+        assert len(seen(services, environ={IDENTITY: identity})) == count
+
+
 def test_changed_list_is_an_event(services: Services) -> None:
     registry = services.gateway.registry
 
@@ -90,7 +100,7 @@ def test_changed_list_is_an_event(services: Services) -> None:
 
 def test_our_own_reader_of_routers_understands_it(services: Services, driver: OnDemand) -> None:
     driver.state = "loaded"
-    parts = model_events.events(services)
+    parts = model_events.events(services, {})
     next(parts)
     assert event(next(parts).removeprefix(b"data: ")) == RouterEvent(
         name="scripted", status="loaded"
@@ -101,7 +111,7 @@ def test_stream_ends_so_that_it_delays_no_stop(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_events, "LIFE", 0.1)
-    assert list(model_events.events(services)) == [b"retry: 500\n\n"]
+    assert list(model_events.events(services, {})) == [b"retry: 500\n\n"]
 
 
 def test_streams_are_bounded_and_end_with_their_client() -> None:
@@ -174,7 +184,7 @@ def test_our_own_reader_of_routers_understands_progress(
     driver.state = "loading"
     hosted.needs.keep(4.0)
     monkeypatch.setattr(HostedModel, "elapsed", 1.0)
-    parts = model_events.events(services)
+    parts = model_events.events(services, {})
     next(parts)
     assert event(next(parts).removeprefix(b"data: ")) == RouterEvent(
         name="scripted", status="loading", progress=0.25

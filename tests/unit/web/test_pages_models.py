@@ -14,6 +14,7 @@ from proxy.hosting.budget import Limits
 from proxy.hosting.host import ModelHost
 from proxy.hosting.model import HostedModel
 from proxy.web import log_events
+from proxy.web.observability import Record
 from proxy.web.pages import models_feed
 from proxy.web.services import Services
 from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
@@ -127,11 +128,18 @@ def test_model_of_a_changed_table_is_shown_once(site: Site) -> None:
     assert [(one["name"], one["title"]) for one in told] == [("a", "After"), ("b", "")]
 
 
+def admins_request() -> dict[str, Any]:
+    """The environ of a request whose key was checked."""
+    environ: dict[str, Any] = {}
+    Record.of(environ).key = "admin"
+    return environ
+
+
 def seen(site: Site, *changes: Callable[[], None]) -> list[dict[str, Any]]:
     """The events of a stream in which `changes` are made one after the other."""
     left = iter(changes)
     found = []
-    parts = models_feed.events(site.services, "admin", lambda seconds: next(left)())
+    parts = models_feed.events(site.services, admins_request(), lambda seconds: next(left)())
     with pytest.raises((StopIteration, RuntimeError)):
         while True:
             part = next(parts).decode()
