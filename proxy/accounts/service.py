@@ -3,11 +3,10 @@ process."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from secrets import token_bytes, token_hex
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -16,6 +15,9 @@ from .book import Book, KeyStore
 from .records import Account, Member, StoredKey, Team, User
 
 A = TypeVar("A", bound=Account)
+B = TypeVar("B", StoredKey, User, Team)
+T = TypeVar("T")
+Edit = Callable[[T], T]
 
 
 class ChangingKeyStore(KeyStore, Protocol):
@@ -29,9 +31,7 @@ class ChangingKeyStore(KeyStore, Protocol):
 
     def add(self, key: StoredKey, actor: str) -> None: ...
 
-    def change(
-        self, name: str, fields: Mapping[str, Any], actor: str, action: str
-    ) -> StoredKey: ...
+    def change(self, name: str, edit: Edit[StoredKey], actor: str, action: str) -> StoredKey: ...
 
     def delete(self, names: Collection[str], aliases: Collection[str], actor: str) -> list[str]: ...
 
@@ -77,12 +77,31 @@ class KeyService:
         return self._store.listed(wanted, offset, limit)
 
     def change(
-        self, name: str, fields: Mapping[str, Any], actor: str, action: str = "update"
+        self, name: str, edit: Edit[StoredKey], actor: str, action: str = "update"
     ) -> StoredKey:
-        """Set fields of a key. Raises NotFound, and BadRequest if the alias is in use."""
-        key = self._store.change(self._named(name), fields, actor, action)
+        """Edit a key. Raises NotFound, and BadRequest if the alias is in use."""
+        key = self._store.change(self._named(name), edit, actor, action)
         self._book.follow()
         return key
+
+    def regenerate(
+        self, name: str, edit: Edit[StoredKey], grace: float, actor: str
+    ) -> tuple[str, StoredKey]:
+        """Edit a key and give it a new secret; the present one is valid for `grace` seconds more.
+        Returns the new secret, which is not stored, and the key. Raises as `change`."""
+        secret = key_text.make(token_bytes(key_text.BYTES))
+        now = self._clock()
+
+        def renew(key: StoredKey) -> StoredKey:
+            return replace(
+                edit(key),
+                digest=self._digest(secret),
+                shown=key_text.shown(secret),
+                former_digest=key.digest if grace else None,
+                former_until=now + grace if grace else 0.0,
+            )
+
+        return secret, self.change(name, renew, actor, "regenerate")
 
     def delete(self, names: Collection[str], aliases: Collection[str], actor: str) -> list[str]:
         """Delete keys; returns their digests. Raises NotFound, and then deletes none."""
@@ -106,7 +125,7 @@ class Groups(Protocol[A]):
 
     def add(self, new: A, actor: str) -> None: ...
 
-    def change(self, name: str, fields: Mapping[str, Any], actor: str, action: str) -> A: ...
+    def change(self, name: str, edit: Edit[A], actor: str, action: str) -> A: ...
 
     def delete(self, names: Collection[str], actor: str) -> int: ...
 
@@ -136,9 +155,9 @@ class GroupService(Generic[A]):
         self._book.follow()
         return made
 
-    def change(self, name: str, fields: Mapping[str, Any], actor: str, action: str = "update") -> A:
-        """Set fields. Raises NotFound and BadRequest."""
-        changed = self.store.change(name, fields, actor, action)
+    def change(self, name: str, edit: Edit[A], actor: str, action: str = "update") -> A:
+        """Edit one. Raises NotFound and BadRequest."""
+        changed = self.store.change(name, edit, actor, action)
         self._book.follow()
         return changed
 
@@ -158,6 +177,6 @@ class Accounts(NamedTuple):
     teams: GroupService[Team]
 
 
-def expiry(lasts: float, now: float) -> float | None:
-    """When something that lasts so many seconds expires; None: never."""
-    return None if lasts == math.inf else now + lasts
+def blocking(blocked: bool) -> Callable[[B], B]:
+    """The edit that blocks, or unblocks."""
+    return lambda known: replace(known, blocked=blocked)

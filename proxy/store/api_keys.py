@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -91,12 +91,14 @@ class ApiKeys:
             changes.db.execute(insert(API_KEY).values(**_row(key)))
             changes.record("create", "key", key.id, _told(key))
 
-    def change(self, name: str, fields: Mapping[str, Any], actor: str, action: str) -> StoredKey:
-        """Set fields of the key with this digest or id. Raises NotFound, and BadRequest if the
-        alias is in use."""
+    def change(
+        self, name: str, edit: Callable[[StoredKey], StoredKey], actor: str, action: str
+    ) -> StoredKey:
+        """Edit the key with this digest or id, in one transaction. Raises NotFound, and BadRequest
+        if the alias is in use or the team is unknown."""
         with self._changes.begin(actor) as changes:
             (key,) = _read(changes.db, [name])
-            new = msgspec.structs.replace(key, **fields, changed=time.time())
+            new = msgspec.structs.replace(edit(key), changed=time.time())
             _check_alias(changes.db, new.alias, new.id)
             _check_owners(changes, new)
             changes.db.execute(update(API_KEY).where(_c.id == key.id).values(**_row(new)))

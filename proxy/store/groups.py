@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -59,11 +59,12 @@ class Groups(Generic[A]):
             changes.db.execute(insert(self._table).values(**_row(new)))
             changes.record("create", self._kind, new.id, _told(new))
 
-    def change(self, name: str, fields: Mapping[str, Any], actor: str, action: str) -> A:
-        """Set fields. Raises NotFound, and BadRequest if an email or alias is in use."""
+    def change(self, name: str, edit: Callable[[A], A], actor: str, action: str) -> A:
+        """Edit one in one transaction. Raises NotFound, and BadRequest if an email or alias is in
+        use."""
         with self._changes.begin(actor) as changes:
             old = self._read(changes.db, name)
-            new = msgspec.structs.replace(old, **fields, changed=time.time())
+            new = msgspec.structs.replace(edit(old), changed=time.time())
             self._check_unique(changes.db, new)
             where = self._table.c.id == name
             changes.db.execute(update(self._table).where(where).values(**_row(new)))

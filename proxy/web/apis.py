@@ -20,6 +20,7 @@ _APIS: Mapping[str, str] = {
     "accounts.user_info": "",
     "anthropic": "messages",
     "chatchat": "chatchat",
+    "conversations": "responses",
     "data": "",
     "embeddings": "embeddings",
     "files": "files",
@@ -41,9 +42,17 @@ _APIS: Mapping[str, str] = {
     "reference": "",
     "responses": "responses",
     "status": "status",
+    "stored_chats": "chat",
+    "usage": "status",
+    "usage.export": "",
+    "usage.own": "",
     "vector_stores": "knowledge",
 }
-PAGES = "pages"  # the blueprints of pages, which are all others
+# Blueprints of pages and their scripts.
+PAGE_BLUEPRINTS = frozenset(
+    "chat chat_files chat_images options pages panel_knowledge panel_models panel_status"
+    " session".split()
+)
 
 
 class Place(NamedTuple):
@@ -53,13 +62,22 @@ class Place(NamedTuple):
     path: str
 
 
-def places(rules: Map, prefix: str) -> Mapping[str, Place]:
-    """The place of each rule."""
+Places = Mapping[tuple[str, str], Place]
+"""By method and rule."""
+
+
+def places(rules: Map, prefix: str) -> Places:
+    """The place of each rule. A blueprint without a row is a defect."""
     return {
-        rule.rule: Place(_api(rule.endpoint), rule.rule.removeprefix(prefix))
+        (method, rule.rule): Place(_api(rule.endpoint), rule.rule.removeprefix(prefix))
         for rule in rules.iter_rules()
+        for method in (rule.methods or set()) - {"OPTIONS"}
     }
 
 
 def _api(endpoint: str) -> str:
-    return _APIS.get(endpoint, _APIS.get(endpoint.partition(".")[0], PAGES))
+    blueprint = endpoint.partition(".")[0]
+    if blueprint in PAGE_BLUEPRINTS:
+        return "pages"
+    assert blueprint in _APIS, f"proxy/web/apis.py has no row for the blueprint {blueprint}"
+    return _APIS.get(endpoint, _APIS[blueprint])

@@ -17,7 +17,7 @@ from ..accounts.book import Book
 from ..accounts.records import KEY_ID, Identity
 from ..accounts.rights import Permissions
 from ..errors import Unauthorized
-from .apis import Place
+from .apis import Place, Places
 from .guesses import Guesses
 from .observability import Record
 
@@ -44,7 +44,7 @@ class Keys:
     ) -> None:
         """`wrong`: how many invalid keys an address may send per minute; 0 means no limit.
         `hides`: what a key may not use looks as if it did not exist."""
-        self.places: Mapping[str, Place] = {}  # of all routes, once they are known
+        self.places: Places = {}  # of all routes, once they are known
         self._hides = hides
         self._guesses = Guesses(wrong)
         digests = ((_digest(secret), name) for name, secret in keys)
@@ -85,9 +85,10 @@ class Keys:
     def _check_rights(self, identity: Identity, environ: Mapping[str, Any], record: Record) -> None:
         may = Permissions(identity.rights, self._hides)
         may.check_peer(environ.get("REMOTE_ADDR", ""))
-        place = self.places.get(record.route, UNKNOWN)
+        method = environ["REQUEST_METHOD"]
+        place = self.places.get((method, record.route), UNKNOWN)
         # A WebSocket begins with a GET.
-        reads = environ["REQUEST_METHOD"] in ("GET", "HEAD") and "HTTP_UPGRADE" not in environ
+        reads = method in ("GET", "HEAD") and "HTTP_UPGRADE" not in environ
         may.check_route(place.api, place.path, reads=reads)
 
     def has_key(self, environ: Mapping[str, Any]) -> bool:

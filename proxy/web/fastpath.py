@@ -9,7 +9,7 @@ application has hooks for all routes (cross-origin requests).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from flask import Blueprint, Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wsgi import ClosingIterator
 
-from .apis import Place
+from .apis import Places
 from .observability import Record
 from .peers import TrustedProxies
 from .services import Services, current_services, services_of
@@ -38,7 +38,7 @@ class Application(Flask):
     def __init__(self, name: str) -> None:
         super().__init__(name, static_folder=None)
         self.direct: dict[str, View] = {}  # views of POST requests, by path
-        self.places: Mapping[str, Place] = {}  # of all rules
+        self.places: Places = {}  # of all rules
         self.proxies: TrustedProxies | None = None
         # Returns the response that refuses a request, or None. Called before anything else.
         self.judge: Callable[[Environ], Response | None] = lambda environ: None

@@ -18,6 +18,7 @@ from werkzeug.routing import Map, Rule
 from .. import __version__
 from ..dialects.answer_schemas import ANSWERS, ERRORS
 from ..dialects.schemas import BODIES, FORMS
+from .apis import PAGE_BLUEPRINTS
 from .services import current_services
 
 blueprint = Blueprint("reference", __name__)
@@ -240,6 +241,10 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "key_info": Operation("One API key; without `key`, the caller's own"),
         "list_keys": Operation("The API keys in the store; for administrators"),
         "update_key": Operation("Change an API key; for administrators", "UpdateKeyRequest"),
+        "regenerate_key": Operation(
+            "A new secret for an API key; for administrators", "RegenerateKeyRequest"
+        ),
+        "regenerate_named": Operation("The same, with the key in the path", "RegenerateNamedKey"),
         "block_key": Operation("Block an API key; for administrators", "BlockKeyRequest"),
         "unblock_key": Operation("Unblock an API key; for administrators", "BlockKeyRequest"),
         "delete_keys": Operation("Delete API keys; for administrators", "DeleteKeysRequest"),
@@ -344,11 +349,6 @@ REPLIES: Mapping[str, str] = {
     "native.completion": "LlamaCompletion",
     "native.infill": "LlamaCompletion",
 }
-# Blueprints of pages and their scripts, which are not documented.
-PAGE_BLUEPRINTS = frozenset(
-    "chat chat_files chat_images options pages panel_knowledge panel_models panel_status"
-    " session".split()
-)
 # The schema of errors, by tag; Error for all others.
 ERROR_NAMES = {
     ANTHROPIC: "AnthropicError",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...accounts.records import Account, Member, StoredKey, Team, User
 from ...accounts.rights import Rights
@@ -15,6 +16,7 @@ from .. import fields
 from ..fields import Body
 from . import keys, rights, values
 
+A = TypeVar("A", User, Team)
 MOST_LISTED = 100  # users on a page
 MAX_MEMBERS = 500  # that one request adds
 ROLES = ("internal_user", "internal_user_viewer")
@@ -29,6 +31,10 @@ class GroupFields(Struct, frozen=True):
     id: str
     sets: Mapping[str, Any]
     rights: Callable[[Rights], Rights]
+
+    def edit(self, known: A) -> A:
+        """The user or team with these fields."""
+        return replace(known, **self.sets, rights=self.rights(known.rights))
 
 
 class NewUser(Struct, frozen=True):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...accounts.records import StoredKey
 from ...accounts.rights import Rights
@@ -29,6 +31,13 @@ class KeyFields(Struct, frozen=True):
     lasts: float | None
     rights: Callable[[Rights], Rights]
 
+    def edit(self, key: StoredKey, now: float) -> StoredKey:
+        """The key with these fields, from `now` on."""
+        changes = {**self.sets, "rights": self.rights(key.rights)}
+        if self.lasts is not None:
+            changes["expires"] = None if self.lasts == math.inf else now + self.lasts
+        return replace(key, **changes)
+
 
 class KeyPage(Struct, frozen=True):
     """A page of a list; `wanted` has values of StoredKey's fields. `whole`: objects instead of
@@ -50,6 +59,17 @@ def parse_update(body: Body) -> tuple[str, KeyFields]:
     """The key, and its changes. Raises InvalidParameter."""
     values.refuse_others(body, _FIELDS | {"key"})
     return values.required_name(body, "key"), _fields(body)
+
+
+def parse_regenerate(body: Body, key: str | None = None) -> tuple[str, KeyFields, float]:
+    """The key, unless it is in the path, its changes, and for how many seconds its present secret
+    stays valid. Raises InvalidParameter."""
+    values.refuse_others(body, _FIELDS | {"key", "grace_period"})
+    name = key or values.required_name(body, "key")
+    grace = values.duration(body, "grace_period") or 0.0
+    if grace == math.inf:
+        raise InvalidParameter("grace_period", "must end")
+    return name, _fields(body), grace
 
 
 def parse_key(body: Body) -> str:

@@ -47,9 +47,12 @@ _TEAM: dict[str, Schema] = {
 }
 _MEMBER = {"user_id": "carol", "role": "user"}
 _NAME = text("The key, its `token` or its `key_id`.", "key_0123456789abcdef01234567")
+_GRACE = text("How long the present secret stays valid, such as 24h.", "24h")
 BODIES: dict[str, Schema] = {
     "GenerateKeyRequest": body(**_KEY),
     "UpdateKeyRequest": body("key", key=_NAME, **_KEY),
+    "RegenerateKeyRequest": body("key", key=_NAME, grace_period=_GRACE, **_KEY),
+    "RegenerateNamedKey": body(grace_period=_GRACE, **_KEY),
     "BlockKeyRequest": body("key", key=_NAME),
     "DeleteKeysRequest": body(
         keys=strings("Keys, or their `token` or `key_id`.", "key_0123456789abcdef01234567"),

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from flask import request
 
 from ...accounts.records import StoredKey
-from ...accounts.rights import Rights
-from ...accounts.service import expiry
+from ...accounts.service import blocking
 from ...dialects.litellm import keys
 from ..observability import Record
 from ..services import Services
 from ..spine import json_route
 from .common import administered, blueprint, json_body, opened
 
+NEW = StoredKey(id="", digest="", shown="")
+
 
 @json_route(blueprint, "POST", "/key/generate")
 def generate_key(services: Services, record: Record) -> Any:
     accounts = administered(services, record).keys
     asked = keys.parse_new(json_body(services))
-    expires = None if asked.lasts is None else expiry(asked.lasts, time.time())
-    rights = asked.rights(Rights())
-    new = StoredKey(id="", digest="", shown="", expires=expires, rights=rights, **asked.sets)
-    return keys.made(*accounts.make(new, record.key))
+    return keys.made(*accounts.make(asked.edit(NEW, time.time()), record.key))
 
 
 @json_route(blueprint, "GET", "/key/info")
@@ -49,12 +48,26 @@ def list_keys(services: Services, record: Record) -> Any:
 def update_key(services: Services, record: Record) -> Any:
     accounts = administered(services, record).keys
     name, asked = keys.parse_update(json_body(services))
-    sets = dict(asked.sets)
-    if asked.lasts is not None:
-        sets["expires"] = expiry(asked.lasts, time.time())
-    sets["rights"] = asked.rights(accounts.read(name).rights)
-    key = accounts.change(name, sets, record.key)
+    key = accounts.change(name, partial(asked.edit, now=time.time()), record.key)
     return {"key": name, **keys.key_object(key)}
+
+
+@json_route(blueprint, "POST", "/key/regenerate")
+def regenerate_key(services: Services, record: Record) -> Any:
+    """A new secret for a key, which keeps its id and data."""
+    return _regenerate(services, record)
+
+
+@json_route(blueprint, "POST", "/key/<name>/regenerate")
+def regenerate_named(services: Services, record: Record, name: str) -> Any:
+    return _regenerate(services, record, name)
+
+
+def _regenerate(services: Services, record: Record, key: str | None = None) -> Any:
+    accounts = administered(services, record).keys
+    name, asked, grace = keys.parse_regenerate(json_body(services), key)
+    edit = partial(asked.edit, now=time.time())
+    return keys.made(*accounts.regenerate(name, edit, grace, record.key))
 
 
 @json_route(blueprint, "POST", "/key/block")
@@ -71,7 +84,7 @@ def _block(services: Services, record: Record, *, blocked: bool) -> Any:
     accounts = administered(services, record).keys
     name = keys.parse_key(json_body(services))
     action = "block" if blocked else "unblock"
-    return keys.key_object(accounts.change(name, {"blocked": blocked}, record.key, action))
+    return keys.key_object(accounts.change(name, blocking(blocked), record.key, action))
 
 
 @json_route(blueprint, "POST", "/key/delete")

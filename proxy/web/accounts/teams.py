@@ -7,8 +7,7 @@ from typing import Any
 from flask import request
 
 from ...accounts.records import Member, Team
-from ...accounts.rights import Rights
-from ...accounts.service import Accounts
+from ...accounts.service import Accounts, blocking
 from ...dialects.litellm import groups, values
 from ..observability import Record
 from ..services import Services
@@ -23,8 +22,7 @@ MOST_LISTED = 10_000  # in a list, which LiteLLM does not divide into pages
 def new_team(services: Services, record: Record) -> Any:
     accounts = administered(services, record)
     asked, members = groups.parse_new_team(json_body(services))
-    new = Team(id=asked.id, rights=asked.rights(Rights()), **asked.sets)
-    team = accounts.teams.make(new, record.key)
+    team = accounts.teams.make(asked.edit(Team(id=asked.id)), record.key)
     if members:
         joining = [Member(team.id, user, role) for user, role in members]
         accounts.teams.store.join(joining, record.key)
@@ -58,8 +56,7 @@ def list_teams(services: Services, record: Record) -> Any:
 def update_team(services: Services, record: Record) -> Any:
     accounts = administered(services, record)
     asked = groups.parse_team_update(json_body(services))
-    rights = asked.rights(accounts.teams.store.read(asked.id).rights)
-    team = accounts.teams.change(asked.id, {**asked.sets, "rights": rights}, record.key)
+    team = accounts.teams.change(asked.id, asked.edit, record.key)
     return {"team_id": team.id, "data": _shown(accounts, team)}
 
 
@@ -105,7 +102,7 @@ def _block(services: Services, record: Record, *, blocked: bool) -> Any:
     accounts = administered(services, record)
     name = groups.parse_team(json_body(services))
     action = "block" if blocked else "unblock"
-    return _shown(accounts, accounts.teams.change(name, {"blocked": blocked}, record.key, action))
+    return _shown(accounts, accounts.teams.change(name, blocking(blocked), record.key, action))
 
 
 def _shown(accounts: Accounts, team: Team) -> dict[str, Any]:

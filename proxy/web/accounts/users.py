@@ -6,16 +6,17 @@ import time
 from typing import Any
 
 from flask import request
+from msgspec.structs import replace
 
-from ...accounts.records import Member, StoredKey, User
-from ...accounts.rights import Rights
-from ...accounts.service import Accounts, expiry
+from ...accounts.records import Member, User
+from ...accounts.service import Accounts
 from ...dialects.litellm import groups, keys, values
 from ...errors import NotFound
 from ..observability import Record
 from ..services import Services
 from ..spine import json_route
 from .common import administered, blueprint, json_body, opened
+from .keys import NEW
 
 MOST_LISTED = 1000  # keys of a user or team that its description has
 
@@ -27,16 +28,14 @@ def new_user(services: Services, record: Record) -> Any:
     asked = groups.parse_new_user(json_body(services))
     for team in asked.teams:
         accounts.teams.store.read(team)  # raises NotFound before anything is made
-    new = User(id=asked.user.id, rights=asked.user.rights(Rights()), **asked.user.sets)
-    user = accounts.users.make(new, record.key)
+    user = accounts.users.make(asked.user.edit(User(id=asked.user.id)), record.key)
     if asked.teams:
         members = [Member(team, user.id) for team in asked.teams]
         accounts.teams.store.join(members, record.key)
     shown = groups.user_object(user, accounts.users.store.members(user.id))
     if asked.key is None:
         return shown
-    expires = None if asked.key.lasts is None else expiry(asked.key.lasts, time.time())
-    key = StoredKey(id="", digest="", shown="", user_id=user.id, expires=expires, **asked.key.sets)
+    key = replace(asked.key.edit(NEW, time.time()), user_id=user.id)
     return {**keys.made(*accounts.keys.make(key, record.key)), **shown}
 
 
@@ -73,8 +72,7 @@ def list_users(services: Services, record: Record) -> Any:
 def update_user(services: Services, record: Record) -> Any:
     accounts = administered(services, record)
     asked = groups.parse_user_update(json_body(services))
-    rights = asked.rights(accounts.users.store.read(asked.id).rights)
-    user = accounts.users.change(asked.id, {**asked.sets, "rights": rights}, record.key)
+    user = accounts.users.change(asked.id, asked.edit, record.key)
     return {
         "user_id": user.id,
         "data": groups.user_object(user, accounts.users.store.members(user.id)),

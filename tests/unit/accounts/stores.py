@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
-
-import msgspec
 
 from proxy.accounts.book import Change
 from proxy.accounts.records import Identity, StoredKey, identity_of
@@ -70,8 +68,10 @@ class MemoryKeys:
         self.keys[key.id] = key
         self.note(key.id)
 
-    def change(self, name: str, fields: Mapping[str, Any], actor: str, action: str) -> StoredKey:
-        key = msgspec.structs.replace(self.read(name), **fields)
+    def change(
+        self, name: str, edit: Callable[[StoredKey], StoredKey], actor: str, action: str
+    ) -> StoredKey:
+        key = edit(self.read(name))
         self.keys[key.id] = key
         self.note(key.id)
         return key

@@ -11,7 +11,7 @@ from proxy.accounts import book as books
 from proxy.accounts import key_text
 from proxy.accounts.book import Book
 from proxy.accounts.records import StoredKey
-from proxy.accounts.service import KeyService
+from proxy.accounts.service import KeyService, blocking
 from proxy.errors import StoreUnavailable
 from tests.fakes import wait_until
 
@@ -58,7 +58,7 @@ def test_change_of_another_process_is_followed() -> None:
     store, book, secret, key = _with_key()
     book.find(secret)
     book.named(key.id)
-    store.change(key.id, {"blocked": True}, "ops", "block")
+    store.change(key.id, blocking(True), "ops", "block")
     assert not book.known(secret).refused
     book.follow()
     assert book.known(secret) is None
@@ -72,7 +72,7 @@ def test_change_while_a_key_is_read_is_not_missed() -> None:
 
     def blocked_meanwhile() -> None:
         store.on_find = lambda: None
-        store.change(key.id, {"blocked": True}, "ops", "block")
+        store.change(key.id, blocking(True), "ops", "block")
         book.follow()
 
     store.on_find = blocked_meanwhile
@@ -102,7 +102,7 @@ def test_many_changes_forget_everything(monkeypatch: pytest.MonkeyPatch) -> None
     book.find(secret)
     for _ in range(7):
         store.note("other")
-    store.change(key.id, {"blocked": True}, "ops", "block")
+    store.change(key.id, blocking(True), "ops", "block")
     book.follow()
     assert book.find(secret).refused
 
@@ -160,6 +160,6 @@ def test_thread_follows_changes_and_survives_faults(
     store.changes = fail  # type: ignore[method-assign]
     wait_until(lambda: bool(failed))
     store.changes = changes  # type: ignore[method-assign]
-    store.change(key.id, {"blocked": True}, "ops", "block")
+    store.change(key.id, blocking(True), "ops", "block")
     wait_until(lambda: book.known(secret) is None)
     book.close()

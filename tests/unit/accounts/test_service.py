@@ -9,7 +9,7 @@ import pytest
 from proxy.accounts import key_text
 from proxy.accounts.book import Book
 from proxy.accounts.records import KEY_ID, StoredKey, identity_of
-from proxy.accounts.service import KeyService, expiry
+from proxy.accounts.service import KeyService, blocking
 from proxy.errors import NotFound
 
 from .stores import MemoryKeys
@@ -43,9 +43,9 @@ def test_change_counts_at_once() -> None:
     service, book, _ = _service()
     secret, key = service.make(NEW, "ops")
     book.find(secret)
-    service.change(key.id, {"blocked": True}, "ops", "block")
+    service.change(key.id, blocking(True), "ops", "block")
     assert book.find(secret).refused
-    service.change(secret, {"blocked": False}, "ops", "unblock")
+    service.change(secret, blocking(False), "ops", "unblock")
     assert not book.find(secret).refused
     assert service.delete([secret], [], "ops") == [key.digest]
     assert book.known(secret) is book.find(secret) is None
@@ -63,6 +63,13 @@ def test_former_secret_ends_with_its_grace_time_or_the_key() -> None:
     assert identity_of(ending, "new").until == identity_of(ending, "old").until == 20.0
 
 
-def test_expiry_counts_from_now() -> None:
-    assert expiry(60, 100.0) == 160.0
-    assert expiry(math.inf, 100.0) is None
+def test_regenerated_key_keeps_its_id_and_its_former_secret_for_a_time() -> None:
+    service, book, _ = _service()
+    old, key = service.make(NEW, "ops")
+    new, renewed = service.regenerate(key.id, lambda known: known, 50.0, "ops")
+    assert (renewed.id, renewed.alias, renewed.shown) == (key.id, "laptop", f"sk-...{new[-4:]}")
+    assert book.find(new).until == math.inf
+    assert (book.find(old).key, book.find(old).until) == (key.id, 150.0)
+    newest, _ = service.regenerate(new, lambda known: known, 0.0, "ops")
+    assert book.find(old) is book.find(new) is None
+    assert book.find(newest).key == key.id

@@ -73,6 +73,8 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "SlotFileRequest": llamacpp_requests.parse_filename,
     "GenerateKeyRequest": litellm_keys.parse_new,
     "UpdateKeyRequest": litellm_keys.parse_update,
+    "RegenerateKeyRequest": litellm_keys.parse_regenerate,
+    "RegenerateNamedKey": lambda body: litellm_keys.parse_regenerate(body, "key_1"),
     "BlockKeyRequest": litellm_keys.parse_key,
     "DeleteKeysRequest": litellm_keys.parse_delete,
     "NewUserRequest": litellm_groups.parse_new_user,

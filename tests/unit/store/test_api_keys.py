@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from proxy.accounts.records import StoredKey, Team
+from proxy.accounts.service import blocking
 from proxy.errors import BadRequest, NotFound
 from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
@@ -59,7 +61,7 @@ def test_alias_is_unique_until_its_key_is_deleted(database: Database) -> None:
     with pytest.raises(BadRequest, match="in use"):
         keys.add(_key(3, alias="a"), "ops")
     with pytest.raises(BadRequest, match="in use"):
-        keys.change(_key(2).id, {"alias": "a"}, "ops", "update")
+        keys.change(_key(2).id, lambda key: replace(key, alias="a"), "ops", "update")
     keys.delete([], ["a"], "ops")
     keys.add(_key(3, alias="a"), "ops")
     assert keys.listed({"alias": "a"}, 0, 10) == (1, [_key(3, alias="a")])
@@ -86,7 +88,8 @@ def test_list_is_paged_newest_first(database: Database) -> None:
 def test_former_secret_finds_the_key(database: Database) -> None:
     keys = ApiKeys(database)
     keys.add(_key(1), "ops")
-    keys.change(_key(1).id, {"former_digest": "e" * 64, "former_until": 7.0}, "ops", "regenerate")
+    former = {"former_digest": "e" * 64, "former_until": 7.0}
+    keys.change(_key(1).id, lambda key: replace(key, **former), "ops", "regenerate")
     assert keys.find("e" * 64).until == 7.0
 
 
@@ -96,7 +99,7 @@ def test_changes_are_recorded_without_secrets(
     caplog.set_level(logging.INFO, "slotproxy.audit")
     keys = ApiKeys(database)
     keys.add(_key(1, alias="a", metadata={"note": "private"}), "ops")
-    keys.change(_key(1).id, {"blocked": True}, "root", "block")
+    keys.change(_key(1).id, blocking(True), "root", "block")
     keys.delete([_key(1).id], [], "ops")
     entries = AccountChanges(database).entries("", None, 10)
     assert [(one.number, one.actor, one.action, one.subject) for one in entries] == [
@@ -118,7 +121,7 @@ def test_failed_change_is_not_recorded(
 ) -> None:
     caplog.set_level(logging.INFO, "slotproxy.audit")
     with pytest.raises(NotFound):
-        ApiKeys(database).change("missing", {}, "ops", "update")
+        ApiKeys(database).change("missing", lambda key: key, "ops", "update")
     assert ApiKeys(database).newest() == 0
     assert not caplog.records
 

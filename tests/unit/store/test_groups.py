@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from proxy.accounts.records import Member, StoredKey, Team, User
 from proxy.accounts.rights import Rights
+from proxy.accounts.service import blocking
 from proxy.errors import BadRequest, NotFound
 from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
@@ -49,9 +51,9 @@ def test_blocked_user_or_team_refuses_its_keys(database: Database, kind: str) ->
     keys.add(_key(1, user_id="x", team_id="x"), "ops")
     assert keys.find("d1").refused == ""
     if kind == "user":
-        people.change("x", {"blocked": True}, "ops", "block")
+        people.change("x", blocking(True), "ops", "block")
     else:
-        groups.change("x", {"blocked": True}, "ops", "block")
+        groups.change("x", blocking(True), "ops", "block")
     assert keys.find("d1").refused.startswith(f"the {kind} is blocked")
     assert keys.changes(0, 100)[-1][1:] == (kind, "x")
 
@@ -84,7 +86,7 @@ def test_user_of_a_new_key_is_made_and_its_team_must_exist(database: Database) -
     with pytest.raises(BadRequest, match="no team 'none'"):
         keys.add(_key(3, team_id="none"), "ops")
     with pytest.raises(BadRequest, match="no team 'none'"):
-        keys.change("key_1", {"team_id": "none"}, "ops", "update")
+        keys.change("key_1", lambda key: replace(key, team_id="none"), "ops", "update")
 
 
 def test_members_join_once_and_leave(database: Database) -> None:

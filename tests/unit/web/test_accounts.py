@@ -321,6 +321,24 @@ def test_forbidden_things_can_look_missing(tmp_path: Path) -> None:
 def test_every_route_is_in_a_known_group(http: Http) -> None:
     places = http.app.places  # type: ignore[attr-defined]
     assert {place.api for place in places.values()} <= {"", *APIS}
-    assert places["/v1/chat/completions"] == ("chat", "/v1/chat/completions")
-    assert places["/key/generate"].api == places["/models/load"].api == "admin"
-    assert places["/status"].api == "pages"
+    chat = "/v1/chat/completions"
+    assert places["POST", chat] == ("chat", chat)
+    assert places["POST", "/key/generate"].api == places["POST", "/models/load"].api == "admin"
+    assert (places["GET", "/"].api, places["POST", "/"].api) == ("pages", "glm")
+
+
+def test_regenerated_key_keeps_its_data_and_both_secrets_for_a_time(http: Http) -> None:
+    made = http.make(key_alias="laptop")
+    http.post("/v1/vector_stores", made["key"], name="kept")
+    new = http.admin("/key/regenerate", key=made["key"], grace_period="1h").json
+    assert new["key"] != made["key"]
+    assert (new["key_id"], new["key_alias"]) == (made["key_id"], "laptop")
+    for key in (made["key"], new["key"]):
+        (store,) = http.get("/v1/vector_stores", key).json["data"]
+        assert store["name"] == "kept"
+    last = http.admin(f"/key/{new['token']}/regenerate", models=["other"]).json
+    assert last["models"] == ["other"]
+    assert [http.chat(key).status_code for key in (made["key"], new["key"])] == [401, 401]
+    assert http.chat(last["key"]).status_code == 403
+    endless = http.admin("/key/regenerate", key=last["key"], grace_period="-1")
+    assert (endless.status_code, endless.json["error"]["param"]) == (400, "grace_period")

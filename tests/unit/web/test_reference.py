@@ -15,7 +15,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from proxy.app import create_app
 from proxy.config import load
 from proxy.dialects.schemas import BODIES, FORMS
-from proxy.web.reference import OPERATIONS, PAGE_BLUEPRINTS, REPLIES
+from proxy.web.apis import PAGE_BLUEPRINTS
+from proxy.web.reference import OPERATIONS, REPLIES
 
 Make = Callable[..., Flask]
 
