@@ -41,6 +41,7 @@ from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost
 from ..hosting.model import HostedModel, Server
 from ..hosting.room import Room
+from ..hosting.server_key import key_of
 from ..hosting.slot_keeper import SlotKeeper
 from ..prompting.dialogue_templates import Layouts
 from ..runtime import resources
@@ -322,7 +323,7 @@ def _server(settings: Settings, url: str, api_key: str = "") -> LlamaCpp:
 def _launched(settings: Settings, model: ModelConfig, url: str) -> Server:
     """The driver for a server that was started here."""
     if model.kind == "llamacpp":
-        return _server(settings, url)
+        return _server(settings, url, key_of(model))
     if model.kind == "http":
         return HTTPServer(
             url,
@@ -332,7 +333,8 @@ def _launched(settings: Settings, model: ModelConfig, url: str) -> Server:
             tick=settings.sse_ping_interval,
         )
     api = url if url.endswith("/v1") else f"{url}/v1"
-    return OpenAIServer(api, model=model.server_model, **_server_options(settings))
+    options = _server_options(settings)
+    return OpenAIServer(api, model=model.server_model, api_key=key_of(model), **options)
 
 
 def _openai(settings: Settings, config: BackendConfig) -> Driver:

@@ -27,6 +27,7 @@ from .gguf import Value, metadata
 OVERHEAD = 64 << 20  # bytes of a server without its model
 SHARE = 20  # buffers for the evaluation are about a twentieth of the weights
 UNREAD = 10  # the same with the cache, if the fields of the file cannot be read: a tenth
+KEY_VARIABLE = "LLAMA_API_KEY"  # of llama-server
 MAX_PARTS = 1000  # files of a split model
 MAX_LAYERS = 10_000
 MAX_LABEL = 200  # characters of a name in a file that are shown
@@ -178,15 +179,16 @@ def flag(command: Sequence[str], *names: str) -> str:
 
 
 def fingerprint(config: ModelConfig) -> str:
-    """A digest of all on which the need of a model depends: its command, its environment, and the
-    size and time of its files."""
+    """A digest of all on which the need of a model depends: its command, its environment without
+    its key, and the size and time of its files."""
     seen = [
         (str(path), status.st_size, status.st_mtime_ns)
         for word in config.command
         for path in parts(Path(config.folder, word.partition("=")[2] or word))
         if (status := _status(path)) is not None
     ]
-    known = (config.command, sorted(config.environment.items()), seen)
+    environment = sorted(item for item in config.environment.items() if item[0] != KEY_VARIABLE)
+    known = (config.command, environment, seen)
     return hashlib.sha256(repr(known).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -16,6 +16,7 @@ from .cards import Cards
 from .model import HostedModel, Server
 from .need import KeptNeeds
 from .room import Room
+from .server_key import with_key
 from .slot_keeper import SAVING, SlotKeeper
 
 LOADING = 3600.0  # seconds in which a load by hand must find room and succeed
@@ -54,6 +55,7 @@ class ModelHost:
     def add(self, config: ModelConfig) -> HostedModel:
         """Add a model. One of the same name, whose settings have changed, keeps running until it
         is closed."""
+        config = with_key(config)
         if not self._models:
             self.room.limits = replace(self.room.limits, cards=self._cards.totals)
         for old in self._models:

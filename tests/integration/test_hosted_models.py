@@ -420,10 +420,10 @@ def test_need_of_a_model_is_known_after_a_restart(
     file.write_text(table("m", made_up_model, tmp_path))
     flags = ("--config", str(file), "--data", str(tmp_path / "data"), *LEGACY)
     first = gateway(*flags)
-    estimate = httpx.get(f"{first.url}/api/tags").json()["models"][0]["size"]
+    estimate = made_up_model.stat().st_size + (64 << 20)  # which are assumed for any server
     assert chat(first, "m").status_code == 200
     (held,) = [one["memory"] for one in httpx.get(f"{first.url}/running").json()["running"]]
-    assert 0 < held < estimate  # 64 MiB are assumed for any server
+    assert 0 < held < estimate
     first.stop()
     # A bound between the two: only who knows what it held loads it.
     second = gateway(*flags, "--memory", f"{(held + estimate) // 2}")
@@ -452,3 +452,30 @@ def test_models_take_turns_on_a_graphics_card(
     assert refused.status_code == 400
     assert "2.0 GiB of graphics card 0, and models may take 1.0 GiB" in refused.text
     assert httpx.get(f"{one.url}/api/ps").json()["models"][0]["size_vram"] == 600 << 20
+
+
+def test_server_answers_nobody_but_the_gateway(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    """A page of any origin could ask a llama-server without a key."""
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(table("m", made_up_model, tmp_path, server="llama-2026"))
+    one = gateway("--config", str(file), *LEGACY)
+    assert chat(one, "m").status_code == 200
+    (pid,) = pids(one).values()
+    words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
+    url = f"http://127.0.0.1:{int(words[words.index(b'--port') + 1])}"
+    assert httpx.post(f"{url}/completion", json={"prompt": "x"}).status_code == 401
+    assert httpx.get(f"{url}/slots").status_code == 401
+    assert b"api-key" not in b" ".join(words)
+    props = httpx.get(f"{one.url}/upstream/m/props")
+    assert props.json()["total_slots"] == 2  # with the key
+
+
+def test_key_in_a_command_is_sent(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "slotproxy.toml"
+    words = ("--api-key", "secret")
+    file.write_text(table("m", made_up_model, tmp_path, *words, server="llama-2026"))
+    assert chat(gateway("--config", str(file), *LEGACY), "m").status_code == 200
