@@ -67,13 +67,19 @@ def check_rules(
     is known to. `most_ways` may lead from a rule to its first character."""
     if len(grammar.rules) > MAX_RULES:
         raise places.error(len(places.text), f"more than {MAX_RULES} rules")
-    empty = _settle_empty(grammar)
+    # The other rules begin with a character in each alternative.
+    open_rules = {
+        name: alternatives
+        for name, alternatives in grammar.rules.items()
+        if not all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
+    }
+    empty = _settle_empty(open_rules)
     for repeat, offset in places.repeats:
         if repeat.max is None and _may_be_empty(repeat.element, empty):
             raise places.error(
                 offset, "unbounded repetition of an expression that can match the empty string"
             )
-    _check_starts(grammar, empty, places, most_ways)
+    _check_starts(grammar.rules, open_rules, empty, places, most_ways)
     ending = grammar.rules if terminates else settle_ends(grammar)
     for name in grammar.rules:
         if name not in ending:
@@ -90,9 +96,8 @@ def settle_ends(grammar: Grammar) -> set[str]:
     return _settle(grammar.rules, by_characters=True)
 
 
-def _settle_empty(grammar: Grammar) -> set[str]:
+def _settle_empty(rules: Mapping[str, Alternatives]) -> set[str]:
     """The rules that can match the empty text. Most cannot, whatever the others do."""
-    rules = grammar.rules
     perhaps = {
         name: alternatives
         for name, alternatives in rules.items()
@@ -196,12 +201,17 @@ def _first_rules(alternatives: Alternatives, empty: set[str]) -> Iterator[str]:
                 break
 
 
-def _check_starts(grammar: Grammar, empty: set[str], places: Places, most_ways: int) -> None:
-    """Raises GrammarError for left recursion, and for too many ways to a first character."""
-    rules = grammar.rules
-    # Most rules begin with a character in each alternative.
-    ways = {name: (len(rules[name]), 0) for name in rules if _begins_plainly(rules[name])}
-    for start in [name for name in rules if name not in ways]:
+def _check_starts(
+    rules: Mapping[str, Alternatives],
+    open_rules: Mapping[str, Alternatives],
+    empty: set[str],
+    places: Places,
+    most_ways: int,
+) -> None:
+    """Raises GrammarError for left recursion, and for too many ways to a first character.
+    `open_rules` are those that may begin with another rule."""
+    ways = {name: (len(rules[name]), 0) for name in rules if name not in open_rules}
+    for start in open_rules:
         # Iterative depth-first search: a chain of rules may be as long as the grammar.
         path: dict[str, Iterator[str]] = {}
         if start not in ways:
@@ -227,10 +237,6 @@ def _check_starts(grammar: Grammar, empty: set[str], places: Places, most_ways: 
                 places.rules.get(name, 0),
                 f"more than {most_ways} paths to the first character of rule {name!r}",
             )
-
-
-def _begins_plainly(alternatives: Alternatives) -> bool:
-    return all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
 
 
 def _ways_of_any(alternatives: Alternatives, ways: dict[str, tuple[int, int]]) -> tuple[int, int]:

@@ -205,8 +205,9 @@ class Rules:
     ) -> Elements:
         """A rule for each state that has several predecessors or several ways on. Equal states
         of all automata become the same rule: trees of names have many ends in common."""
-        if (stem, automaton) in self._automata:
-            return self._automata[stem, automaton]
+        known = self._automata.get((stem, automaton))
+        if known is not None:
+            return known
         rows = automaton.transitions
         spend(5 * (len(rows) + sum(map(len, rows))))
         uses = [0] * len(rows)
