@@ -279,6 +279,7 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
             "A chat whose answer is plain text",
             "ChatchatChatRequest",
             SSE,
+            "text/plain",
             other="ChatchatMessagesRequest",
         ),
         "knowledge_base_chat": Operation(
@@ -287,7 +288,9 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "file_chat": Operation("A chat about uploaded files", "ChatchatFileChatRequest", SSE),
         "search_engine_chat": Operation("A chat with web search", "ChatchatSearchChatRequest", SSE),
         "agent_chat": Operation("A chat with tools", "ChatchatChatRequest", SSE),
-        "completion": Operation("A completion", "ChatchatCompletionRequest", SSE),
+        "completion": Operation(
+            "A completion as plain text", "ChatchatCompletionRequest", SSE, "text/plain"
+        ),
         "feedback": Operation("Feedback on an answer", "ChatchatFeedback"),
     },
     (CHATCHAT, "chatchat.bases"): {

@@ -17,6 +17,7 @@ from proxy.config import load
 from proxy.dialects.schemas import BODIES, FORMS
 from proxy.web.apis import PAGE_BLUEPRINTS
 from proxy.web.reference import OPERATIONS, REPLIES
+from tests.fakes import ScriptedDriver, make_app
 
 Make = Callable[..., Flask]
 
@@ -77,6 +78,37 @@ def test_document_lists_exactly_the_api_routes(app: Flask, document: dict[str, A
 
 def test_every_documented_route_is_served(app: Flask) -> None:
     assert {rule.endpoint for rule in app.url_map.iter_rules()} >= {*OPERATIONS, *REPLIES}
+
+
+def test_answers_to_the_examples_are_documented(document: dict[str, Any]) -> None:
+    """The type of every answer is documented, and whole ones have the schema."""
+    api = make_app(ScriptedDriver(), chatchat=True).test_client()
+    schemas = document["components"]["schemas"]
+    answered = 0
+    for path, ways in document["paths"].items():
+        content = ways.get("post", {}).get("requestBody", {}).get("content", {})
+        if "{" in path or "application/json" not in content:
+            continue
+        schema = content["application/json"]["schema"]
+        body = _example((schema.get("anyOf") or [schema])[0], schemas)
+        told = api.post(path, json=body)
+        told.get_data()  # a stream has its slot until it is read
+        kind = told.content_type.partition(";")[0]
+        answers = ways["post"]["responses"]["200" if told.status_code < 300 else "default"]
+        assert kind in answers["content"], f"{path} answers with {kind}"
+        described = answers["content"][kind].get("schema")
+        if described:
+            whole = {**described, "components": document["components"]}
+            Draft202012Validator(whole).validate(told.get_json())
+            answered += told.status_code < 300
+    assert answered > 10
+
+
+def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """A body with the required fields."""
+    described = schemas[schema["$ref"].rpartition("/")[2]]
+    fields = described["properties"]
+    return {name: fields[name]["examples"][0] for name in described.get("required", ())}
 
 
 def test_document_has_security_scheme_and_url_prefix(make: Make) -> None:
