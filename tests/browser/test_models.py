@@ -136,7 +136,7 @@ def test_model_is_loaded_used_and_unloaded(unloaded: Gateway, visit: Open) -> No
 
 
 def test_load_shows_its_progress_and_moves_nothing(unloaded: Gateway, visit: Open) -> None:
-    page = visit(f"{unloaded.url}/hosting")
+    page = visit(f"{unloaded.url}/hosting", size=PHONE)  # where lines wrap
 
     def places() -> Any:
         return page.locator(".model, .memory").evaluate_all(
@@ -159,6 +159,10 @@ def test_load_shows_its_progress_and_moves_nothing(unloaded: Gateway, visit: Ope
         state(page, "fresh", "Ready")
         assert not progress.is_visible()
         assert places() == before
+        press(page, "Pin fresh")
+        model(page, "fresh").locator(".badge").wait_for()
+        assert places() == before
+        press(page, "Unpin fresh")
         press(page, "Unload fresh")
         state(page, "fresh", "Not loaded")
     assert places() == before
