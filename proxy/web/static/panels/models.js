@@ -93,10 +93,13 @@ function doing(one) {
   }
 }
 
-function advance(progress, { state: doing_, began_at, ready_at }) {
-  progress.classList.toggle("idle", doing_ !== "loading");
-  if (doing_ === "loading" && ready_at === null) progress.removeAttribute("value");
-  else progress.value = began_at && ready_at ? Math.min(1, (now() - began_at) / (ready_at - began_at)) : 0;
+/** Show the part of the expected time that has passed; before the first load that is unknown. */
+function advance(progress, one) {
+  const loads = one.state === "loading";
+  progress.classList.toggle("idle", !loads);
+  if (!loads) progress.value = 0;
+  else if (one.ready_at === null) progress.removeAttribute("value");
+  else progress.value = Math.min(1, (now() - one.began_at) / Math.max(0.1, one.ready_at - one.began_at));
 }
 
 function known(one) {
