@@ -392,6 +392,7 @@ class HostedModel:
                 self._ttl = self.config.ttl or math.inf
                 self.status = "unloaded" if self.error is None else "failed"
             self.on_change()
+            self.needs.end()
             self.needs.keep()
             if self._process is not None:
                 self._process.end()
@@ -458,9 +459,9 @@ class HostedModel:
     def _on_loaded(self, server: Server, caps: Capabilities, took: float) -> None:
         if self._process is not None:
             self.needs.measure(self._process.pid)
-        self.needs.keep(took)
         log.info("model %s: loaded after %.1f s, %s", self.name, took, self.needs.shown)
         with self._changed:
+            self.needs.learn(took)
             self.caps, self.error = caps, None
             self._answered = False
             self._fresh = True
@@ -470,6 +471,7 @@ class HostedModel:
             self._server = server
             self._changed.notify_all()
         self.on_change()
+        self.needs.keep()  # requests are answered meanwhile
 
     def _while_loaded(self, process: ModelProcess) -> None:
         """Wait until the server ends, or has to."""

@@ -52,8 +52,8 @@ class KeptNeeds(Protocol):
 
 
 class Need:
-    """Of one model. `recall` before a load reads what is known of it, `measure` looks at its
-    server, `keep` remembers."""
+    """Of one model. `recall` before a load reads what is known of it, `measure` and `learn` note
+    what is seen of its server, `keep` remembers it."""
 
     def __init__(
         self, config: ModelConfig, kept: KeptNeeds | None = None, cards: Cards | None = None
@@ -176,14 +176,18 @@ class Need:
             cards=tuple(cards) or self._learned.cards,
         )
 
-    def keep(self, seconds: float | None = None) -> None:
-        """Remember it, after a load of so many seconds, or at the end of its server."""
-        if seconds is not None:
-            self._learned = msgspec.structs.replace(
-                self._learned, seconds=round(seconds, 3), loaded_at=round(time.time(), 1)
-            )
-        else:
-            self._most = ()
+    def learn(self, seconds: float) -> None:
+        """Note that the server was loaded just now, after so many seconds."""
+        self._learned = msgspec.structs.replace(
+            self._learned, seconds=round(seconds, 3), loaded_at=round(time.time(), 1)
+        )
+
+    def end(self) -> None:
+        """Note that the server has ended: the next one may need less."""
+        self._most = ()
+
+    def keep(self) -> None:
+        """Remember what is known, which may take a moment."""
         if self._kept is None or self._learned in (self._saved, Learned()):
             return
         try:

@@ -14,6 +14,7 @@ from proxy.config.models import words
 from proxy.errors import GatewayError
 from proxy.hosting.cards import Cards
 from proxy.hosting.model import HostedModel, Server
+from proxy.hosting.need import KeptNeeds
 from proxy.hosting.room import Room
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS
@@ -60,6 +61,7 @@ def hosted(
     room: Room | None = None,
     waiting: int = 8,
     cards: Cards | None = None,
+    needs: KeptNeeds | None = None,
     **fields: Any,
 ) -> HostedModel:
     return HostedModel(
@@ -69,6 +71,7 @@ def hosted(
         deadline=5.0,
         max_waiting=waiting,
         cards=cards,
+        needs=needs,
     )
 
 

@@ -363,3 +363,24 @@ def test_model_can_be_loaded_after_an_exception(
     model._connect = connect
     fakes.use(model)
     assert model.status == "loaded"
+
+
+def test_requests_do_not_wait_for_the_database() -> None:
+    released = threading.Event()
+
+    class Slow:
+        def recall(self, fingerprint: str) -> None:
+            return None
+
+        def keep(self, fingerprint: str, need: object) -> None:
+            released.wait(10.0)
+
+    model = fakes.hosted(needs=Slow())
+    try:
+        fakes.use(model, 5.0)
+        assert (model.status, model.needs.is_learned) == ("loaded", True)
+        model.leave(answered=True)
+    finally:
+        released.set()
+        model.close()
+        model.join(10.0)

@@ -49,7 +49,8 @@ def test_what_a_server_held_most_is_known_after_a_restart(held: list[int]) -> No
     held += [500, 800, 700]
     need.measure(1)
     assert need.memory == 500
-    need.keep(2.5)
+    need.learn(2.5)
+    need.keep()
     need.measure(1)
     need.measure(1)
     need.keep()
@@ -66,7 +67,8 @@ def test_configured_memory_is_not_learned(held: list[int]) -> None:
     need.recall()
     held.append(500)
     need.measure(1)
-    need.keep(1.0)
+    need.learn(1.0)
+    need.keep()
     assert need.memory == 1 << 30
 
 
@@ -77,7 +79,8 @@ def test_changed_file_is_learned_anew(tmp_path: Path, held: list[int]) -> None:
     need.recall()
     held.append(500)
     need.measure(1)
-    need.keep(1.0)
+    need.learn(1.0)
+    need.keep()
     need.recall()
     assert need.memory == 500
     file.write_bytes(b"x" * 1000)
@@ -93,7 +96,8 @@ def test_system_that_does_not_tell_memory_leaves_the_estimate(held: list[int]) -
     need.recall()
     held.append(0)
     need.measure(1)
-    need.keep(1.0)
+    need.learn(1.0)
+    need.keep()
     assert (need.memory, need.is_learned) == (OVERHEAD, True)
 
 
@@ -111,7 +115,8 @@ def test_database_that_is_away_is_logged(held: list[int], caplog: pytest.LogCapt
     need.recall()
     held.append(500)
     need.measure(1)
-    need.keep(1.0)
+    need.learn(1.0)
+    need.keep()
     assert need.memory == 500
     assert [record.message for record in caplog.records] == [
         "model m: its memory is not known: away",
@@ -126,7 +131,8 @@ def test_time_of_the_last_load_and_the_source_of_a_need_are_known(held: list[int
     assert (need.source, need.loaded_at) == ("estimated", 0.0)
     held.append(500)
     need.measure(1)
-    need.keep(2.5)
+    need.learn(2.5)
+    need.keep()
     later = Need(fakes.config(), kept)
     later.recall_once()
     assert (later.source, later.loaded_at) == ("measured", need.loaded_at)

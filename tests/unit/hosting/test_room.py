@@ -66,7 +66,7 @@ def used(model: HostedModel) -> None:
 
 
 def takes(model: HostedModel, seconds: float) -> None:
-    model.needs.keep(seconds)
+    model.needs.learn(seconds)
 
 
 def loaded(models: list[HostedModel]) -> str:

@@ -114,7 +114,7 @@ def test_view_of_a_model_in_line_and_of_one_that_loads(make: Make) -> None:
     assert next(waiting) is None
     wait_until(lambda: second.status == "loading" and second.place()[0] == 1)
     assert view.view_of(second, 1000.0).ready_at is None
-    second.needs.keep(30.0)
+    second.needs.learn(30.0)
     seen = view.view_of(second, 1000.0)
     assert (seen.state, seen.place, seen.began_at) == ("waiting", 1, None)
     assert seen.ready_at == pytest.approx(1000 + 60 + 30, abs=5)
@@ -135,7 +135,7 @@ def test_loading_model_tells_when_it_is_expected(make: Make) -> None:
     model.status, model._began = "loading", time.monotonic() - 2.0
     seen = view.view_of(model, 1000.0)
     assert (seen.state, seen.began_at, seen.ready_at) == ("loading", 998.0, None)
-    model.needs.keep(10.0)
+    model.needs.learn(10.0)
     assert view.view_of(model, 1000.0).ready_at == 1008.0
     loads = view.loading(model)
     assert loads is not None and loads.left == pytest.approx(8.0, abs=0.5)

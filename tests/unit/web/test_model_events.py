@@ -149,7 +149,7 @@ def test_progress_of_a_load_is_an_event_each_second(
     services: Services, driver: OnDemand, hosted: HostedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.state = "loading"
-    hosted.needs.keep(4.0)
+    hosted.needs.learn(4.0)
     elapsed = [0.0]
     monkeypatch.setattr(HostedModel, "elapsed", property(lambda self: elapsed[0]))
 
@@ -172,7 +172,7 @@ def test_first_load_and_waiting_models_have_no_progress(
     monkeypatch.setattr(HostedModel, "place", lambda self: tuple(place))
     found = [one["data"] for one in seen(services, lambda: place.__setitem__(0, 1))]
     assert found == [{"status": "loading", "place": n, "wait": None} for n in (2, 1)]
-    hosted.needs.keep(4.0)
+    hosted.needs.learn(4.0)
     assert [one["data"] for one in seen(services)] == [
         {"status": "loading", "place": 1, "wait": 9.0}
     ]
@@ -182,7 +182,7 @@ def test_our_own_reader_of_routers_understands_progress(
     services: Services, driver: OnDemand, hosted: HostedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.state = "loading"
-    hosted.needs.keep(4.0)
+    hosted.needs.learn(4.0)
     monkeypatch.setattr(HostedModel, "elapsed", 1.0)
     parts = model_events.events(services, {})
     next(parts)
