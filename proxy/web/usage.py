@@ -43,8 +43,8 @@ def own(services: Services, record: Record) -> Any:
     asked = query.usage(request.args, time.time())
     only = _scope(services, record, everyone=asked.everyone)
     begin, end = 1000 * asked.time.begin, 1000 * asked.time.end
-    groups = _groups(opened(services), begin, end, width=DAY, by=asked.by, only=only)
-    return shapes.by_day(asked.time, groups, services.keys.shown)
+    found = groups(opened(services), begin, end, width=DAY, by=asked.by, only=only)
+    return shapes.by_day(asked.time, found, services.keys.shown)
 
 
 @json_route(blueprint, "GET", "/v1/usage/export")
@@ -109,9 +109,9 @@ def _organization(
     _check_admin(services, record)
     ledger = opened(services)
     asked = query.organization(request.args, time.time())
-    groups: Sequence[LedgerGroup] = ()
+    found: Sequence[LedgerGroup] = ()
     if not asked.is_nothing:
-        groups = _groups(
+        found = groups(
             ledger,
             1000 * asked.begin,
             1000 * min(asked.end, shapes.last_bucket(asked)),
@@ -119,10 +119,10 @@ def _organization(
             by=tuple(query.GROUPS[name] for name in asked.groups if name in query.GROUPS),
             only={**asked.only, "api": apis},
         )
-    return shapes.page(asked, groups, kind)
+    return shapes.page(asked, found, kind)
 
 
-def _groups(ledger: Ledger, begin: int, end: int, **how: Any) -> Sequence[LedgerGroup]:
+def groups(ledger: Ledger, begin: int, end: int, **how: Any) -> Sequence[LedgerGroup]:
     """Raises BadRequest if there are too many."""
     found = ledger.groups(begin, end, limit=MOST_GROUPS + 1, **how)
     if len(found) > MOST_GROUPS:

@@ -79,7 +79,7 @@ def by_day(
         "object": "usage",
         "start_time": time.begin,
         "end_time": time.end,
-        "total": counts(_added(groups)),
+        "total": counts(added(groups)),
         "data": [
             {
                 "date": datetime.fromtimestamp(group.begin / 1000, UTC).date().isoformat(),
@@ -92,7 +92,8 @@ def by_day(
     }
 
 
-def _added(groups: Iterable[LedgerGroup]) -> LedgerSums:
+def added(groups: Iterable[LedgerGroup]) -> LedgerSums:
+    """The sums of all groups together."""
     total = dict.fromkeys(COUNTED, 0)
     for group in groups:
         for name in COUNTED:

@@ -1,6 +1,6 @@
 """Writes finished requests to the ledger in the database, in batches and off the hot path.
 
-A request costs a row in a queue, some microseconds. A thread stores the queue four times a second,
+A request costs a row in a queue, some microseconds. A thread stores the queue twice a second,
 so a process that is killed loses at most the requests of its last second. While the database is
 unavailable, rows wait in the queue; if it is full, further rows are counted as lost, in the log and
 in the metrics. An orderly stop writes everything.
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ...store.ledger import Ledger  # imports SQLAlchemy
 
 MOST_WAITING = 32768  # finished requests that wait to be stored
-AT_ONCE = 500  # rows stored in one transaction
-PERIOD = 0.25  # seconds between two looks into the queue
+AT_ONCE = 1000  # rows stored in one transaction
+PERIOD = 0.5  # seconds between two looks into the queue
 AGAIN = 1.0  # seconds until an unavailable database is tried again
 PRUNING = 600.0  # seconds between two deletions of old rows
 LAST_TRIES = 5.0  # seconds for which a stop waits for an unavailable database

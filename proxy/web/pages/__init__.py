@@ -1,4 +1,4 @@
-"""The web pages: chat, knowledge, models, status and sign-in."""
+"""The web pages: chat, knowledge, models, usage, status and sign-in."""
 
 from flask import Flask
 
@@ -13,6 +13,7 @@ from . import (
     session_routes,
     shell,
     status,
+    usage,
 )
 
 __all__ = ["answers", "errors", "install", "status"]
@@ -21,5 +22,5 @@ __all__ = ["answers", "errors", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    for part in (shell, chat, chat_files, images, session_routes, knowledge, models, status):
+    for part in (shell, chat, chat_files, images, session_routes, knowledge, models, usage, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

@@ -12,10 +12,13 @@ const clock = new Intl.DateTimeFormat(language, {
 });
 const day = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
 
+const date_only = new Intl.DateTimeFormat(language, { month: "short", day: "numeric", timeZone: "UTC" });
+
 export const count = (number) => (number < 10000 ? plain : short).format(number);
 export const measure = (number) => fine.format(number);
 export const percent = (number) => part.format(number);
 export const time = (seconds) => clock.format(new Date(seconds * 1000));
+export const date = (seconds) => date_only.format(new Date(seconds * 1000)); // of UTC
 export const moment = (seconds) => day.format(new Date(seconds * 1000));
 
 /** Format a time of today as "14:05", any other with its day. */

@@ -1,4 +1,4 @@
-// Plots of the last hour. A `Plot` has a title and a uPlot that follows the page's size and theme.
+// Plots over time. A `Plot` has a title and a uPlot that follows the page's size and theme.
 
 import { make } from "./dom.js";
 import { time } from "./form.js";
@@ -6,8 +6,10 @@ import { time } from "./form.js";
 const HEIGHT = 150;
 
 export class Plot {
-  /** `shown(value)` formats a value, `note(text)` the text for screen readers. */
-  constructor(place, title, shown, note) {
+  /** `shown(value)` formats a value, `note(value)` the text for screen readers, `when(seconds)` a
+   * time. */
+  constructor(place, title, shown, note, when = time) {
+    this.when = when;
     this.shown = shown;
     this.note = note;
     this.area = make("div", { className: "plot-area", role: "img" });
@@ -47,7 +49,7 @@ export class Plot {
         cursor: { show: false },
         scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.15 : 1] } },
         axes: [
-          { ...axis, space: 70, values: (_, ticks) => ticks.map(time) },
+          { ...axis, space: 70, values: (_, ticks) => ticks.map(this.when) },
           { ...axis, size: 62, space: 36, values: (_, ticks) => ticks.map(this.shown) },
         ],
         series: [

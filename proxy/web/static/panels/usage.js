@@ -1,0 +1,124 @@
+// The usage page: sums of requests, drawn again when another time or scope is chosen.
+
+import { keyed, make, say } from "./dom.js";
+import { count, date, percent, span } from "./form.js";
+import { Plot } from "./plots.js";
+import { words } from "./usage_words.js";
+
+const DAY = 86400;
+const MODELS = 6; // with a plot of their own
+
+const page = document.getElementById("usage");
+const form = page.querySelector("form");
+const at = (name) => page.querySelector(`[data-part="${name}"]`);
+const tokens = (one) => one.prompt_tokens + one.completion_tokens;
+const plots = new Map(
+  [
+    [words.tokens, tokens, count],
+    [words.requests, (one) => one.requests, count],
+    [words.slots, (one) => one.slot_seconds, span],
+  ].map(([name, value, shown]) => [name, { value, plot: plot(at("days"), name, shown) }]),
+);
+let shownDays = 0;
+let asked = 0;
+
+function plot(place, name, shown) {
+  const note = (value) => words.plot_note(name, shownDays, shown(value ?? 0));
+  return new Plot(place, name, shown, note, date);
+}
+
+async function load() {
+  const number = ++asked;
+  say(at("state"), words.loading);
+  try {
+    const query = new URLSearchParams(new FormData(form));
+    const answer = await fetch(`${page.dataset.sums}?${query}`);
+    if (!answer.ok) throw new Error(answer.statusText);
+    const sums = await answer.json();
+    if (number !== asked) return; // another choice came first
+    show(sums);
+    say(at("state"), "");
+  } catch {
+    if (number === asked) say(at("state"), words.failed);
+  }
+}
+
+function show(sums) {
+  shownDays = sums.days;
+  numbers(sums.total);
+  for (const { value, plot: one } of plots.values()) one.set(...columns(sums, sums.by_day, value));
+  rows(at("models"), sums.models, (one) => one.model || "–", (one) => one.model);
+  keyed(at("model-plots"), sums.models.slice(0, MODELS), (one) => one.model, modelPlot(sums));
+  const keys = at("keys");
+  if (!keys) return;
+  keys.hidden = !sums.keys.length;
+  rows(keys, sums.keys, (one) => one.name, (one) => one.key);
+}
+
+function numbers(total) {
+  const shown = [
+    ["requests", count(total.requests), words.failures(count(total.failed))],
+    ["prompt", count(total.prompt_tokens), ""],
+    [
+      "saved",
+      count(total.cached_tokens),
+      words.saved_note(
+        percent(total.prompt_tokens ? total.cached_tokens / total.prompt_tokens : 0),
+        span(total.saved_seconds),
+      ),
+    ],
+    ["answer", count(total.completion_tokens), ""],
+    ["slots", span(total.slot_seconds), ""],
+    ["queue", span(total.queue_seconds), ""],
+  ];
+  keyed(at("numbers"), shown, ([name]) => name, ([name]) => {
+    const value = make("dd", { className: "number" });
+    const note = make("dd", { className: "note" });
+    const element = make("div", { className: "card" }, make("dt", {}, words[name]), value, note);
+    element.update = ([, text, remark]) => {
+      say(value, text);
+      say(note, remark);
+    };
+    return element;
+  });
+}
+
+function rows(section, sums, name, key) {
+  keyed(section.querySelector("tbody"), sums, key, (first) => {
+    const cells = Array.from({ length: 5 }, () => make("td"));
+    const element = make("tr", {}, make("th", { scope: "row" }, name(first)), cells);
+    element.update = (one) => {
+      const saved = one.prompt_tokens ? one.cached_tokens / one.prompt_tokens : 0;
+      say(cells[0], count(one.requests));
+      say(cells[1], count(one.prompt_tokens));
+      say(cells[2], percent(saved));
+      say(cells[3], count(one.completion_tokens));
+      say(cells[4], span(one.slot_seconds));
+    };
+    return element;
+  });
+}
+
+function modelPlot(sums) {
+  return ({ model }) => {
+    const element = make("div");
+    let drawn = null;
+    element.update = () => {
+      drawn ??= plot(element, words.tokens_of(model || "–"), count);
+      drawn.set(...columns(sums, sums.by_day.filter((one) => one.model === model), tokens));
+    };
+    return element;
+  };
+}
+
+/** The days, and the sum of `value` on each. */
+function columns({ begin, days }, sums, value) {
+  const times = Array.from({ length: days }, (_, day) => begin + day * DAY);
+  const values = times.map(() => 0);
+  for (const one of sums) values[(one.at - begin) / DAY] += value(one);
+  return [times, values];
+}
+
+form.addEventListener("change", load);
+form.addEventListener("submit", (event) => event.preventDefault());
+load();

@@ -1,0 +1,76 @@
+"""The usage page in a browser: sums, plots, the choice of keys, and accessibility."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tools.processes import Gateway
+
+from .conftest import DESKTOP, PHONE, Open
+
+KEYS = "root sk-root-0123456789\nann sk-ann-0123456789\n"
+
+
+def chat(site: Gateway, key: str = "") -> dict[str, Any]:
+    connection = http.client.HTTPConnection(urlsplit(site.url).netloc, timeout=60)
+    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
+    headers = {"Content-Type": "application/json"}
+    headers |= {"Authorization": f"Bearer {key}"} if key else {}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    answer = connection.getresponse()
+    found: dict[str, Any] = json.loads(answer.read())
+    connection.close()
+    assert answer.status == 200
+    return found
+
+
+def shown_after(page: Any, name: str, least: int) -> None:
+    """Reload until the number is there: rows are stored twice a second."""
+    number = page.locator(f'[data-part="numbers"] [data-key="{name}"] .number')
+    number.wait_for()
+    while int(number.inner_text()) < least:  # the time limit of the test ends it
+        page.wait_for_timeout(100)
+        page.reload()
+        number.wait_for()
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize(("language", "title"), [("en", "Usage"), ("zh", "用量")])
+def test_usage_page_is_accessible_in_every_size_and_language(
+    site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str, title: str
+) -> None:
+    chat(site)
+    page = visit(f"{site.url}/usage", size=size, language=language, dark=size == PHONE)
+    shown_after(page, "requests", 1)
+    page.locator('[data-part="models"] tbody tr').first.wait_for()
+    assert page.locator("h1").inner_text() == title
+    assert page.locator('[data-part="days"] canvas').count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    accessible(page)
+
+
+def test_admin_sees_own_usage_and_that_of_all_keys(
+    start_site: Any, visit: Open, accessible: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS)
+    file.chmod(0o600)
+    own = start_site("--api-key-file", str(file), "--admins", "root")
+    chat(own, "sk-ann-0123456789")
+    chat(own, "sk-root-0123456789")
+    page = visit(f"{own.url}/usage")
+    page.locator('input[type="password"]').fill("sk-root-0123456789")
+    page.locator("main button").first.click()
+    shown_after(page, "requests", 1)
+    assert not page.locator('[data-part="keys"]').is_visible()
+    page.locator('select[name="scope"]').select_option("all")
+    page.locator('[data-part="keys"] tbody tr').nth(1).wait_for()
+    names = page.locator('[data-part="keys"] tbody th').all_inner_texts()
+    assert sorted(names) == ["ann", "root"]
+    accessible(page)

@@ -1,0 +1,78 @@
+"""The usage page: what its script gets, and who may see what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from proxy.config import ApiKey, Secret
+from proxy.web.pages import usage
+from tests.fakes import ScriptedDriver, make_app, services_of
+from tests.unit.store.test_ledger import row
+
+API = "/pages/api/usage"
+ADMIN = {"Authorization": "Bearer sk-root-0123456789"}
+ANN = {"Authorization": "Bearer sk-ann-0123456789"}
+HTML = {"Accept": "text/html"}
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Flask]:
+    keys = (
+        ApiKey("root", Secret("sk-root-0123456789")),
+        ApiKey("ann", Secret("sk-ann-0123456789")),
+    )
+    app = make_app(ScriptedDriver(), data=str(tmp_path), file_keys=keys, admins=("root",))
+    writer = services_of(app).ledger
+    assert writer is not None
+    now = int(1000 * time.time())
+    some = [row(ended=now), row(ended=now, model="n", completion=500)]
+    some.append(row(ended=now - 3 * 86_400_000, key="root", completion=1000))
+    writer.ledger.write("test", 1, some)
+    yield app
+
+
+def sums(app: Flask, headers: dict[str, str], **query: Any) -> Any:
+    answer = app.test_client().get(API, query_string=query, headers=headers)
+    assert answer.status_code == 200, answer.get_json()
+    return answer.get_json()
+
+
+def test_own_sums_are_by_day_and_model_with_the_largest_first(app: Flask) -> None:
+    found = sums(app, ANN, days=7)
+    assert found["total"]["requests"] == 2
+    assert [one["model"] for one in found["models"]] == ["n", "m"]
+    assert {one["at"] for one in found["by_day"]} == {found["begin"] + 6 * 86400}
+    assert found["keys"] == []
+
+
+def test_admins_see_the_keys_with_most_tokens(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = sums(app, ADMIN, scope="all")
+    assert [(one["name"], one["requests"]) for one in found["keys"]] == [("root", 1), ("ann", 2)]
+    assert found["total"]["requests"] == 3
+    monkeypatch.setattr(usage, "MOST_SHOWN", 1)
+    assert len(sums(app, ADMIN, scope="all")["keys"]) == 1
+
+
+def test_others_may_not_see_all_keys(app: Flask) -> None:
+    answer = app.test_client().get(API, query_string={"scope": "all"}, headers=ANN)
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("days", ["0", "367", "x"])
+def test_number_of_days_is_bounded(app: Flask, days: str) -> None:
+    answer = app.test_client().get(API, query_string={"days": days}, headers=ANN)
+    assert answer.status_code == 400
+
+
+def test_page_says_what_to_set_without_a_ledger() -> None:
+    client = make_app(ScriptedDriver()).test_client()
+    assert "--data FOLDER" in client.get("/usage", headers=HTML).text
+    assert client.get(API).status_code == 404
