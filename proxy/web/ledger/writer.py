@@ -123,7 +123,8 @@ class LedgerWriter:
             except StoreUnavailable:
                 return False
             except Exception:
-                log.exception("%d rows of the ledger could not be stored", count)
+                if not self._lost:  # the first of them tells why
+                    log.exception("%d rows of the ledger could not be stored", count)
                 self._lost += count
         self._batch = []
         return True
