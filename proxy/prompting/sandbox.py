@@ -14,6 +14,7 @@ passes no state of ours to filters and operators.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
 from collections.abc import Callable
@@ -44,6 +45,10 @@ from .bounds import (
     spend,
     weighed,
 )
+
+# Jinja's lexer decodes strings with it. The first use of a codec imports it, and threads that wait
+# for each other's import under gevent, where import locks are gevent's, never wake up.
+codecs.lookup("unicode-escape")
 
 _DICT_NAMES = frozenset(dir(dict))
 _AT_ONCE = frozenset({"length", "count", "first", "last", "default", "d", "attr", "items"})

@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime
 import json
 import pathlib
+import subprocess
+import sys
 import time
 import tracemalloc
 from contextlib import nullcontext
@@ -540,3 +542,18 @@ def test_long_conversation_fits_the_rendering_budget() -> None:
         {"role": "user" if i % 2 else "assistant", "content": "word " * 20} for i in range(10_000)
     ]
     assert compile(source, "honest").render(said).count("<|user|>") == 5_000
+
+
+def test_compiling_a_template_imports_nothing() -> None:
+    """Threads that import at once under gevent wait for each other without end."""
+    program = """
+import sys
+from proxy.prompting import templates
+before = set(sys.modules)
+templates.compile("{% for m in messages %}{{ '<|im|>' + m['role'] + '\\n' }}{% endfor %}", "a test")
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
