@@ -69,6 +69,19 @@ class Member(Struct, frozen=True):
     role: str = "user"
 
 
+class Entry(Struct, frozen=True, kw_only=True):
+    """A change of a key, user or team: the name of the key that made it, the time, and what was
+    changed. `number` counts all changes. `details` has nothing secret."""
+
+    number: int
+    at: float
+    actor: str
+    action: str
+    kind: str
+    subject: str
+    details: Mapping[str, Any]
+
+
 class Bound(NamedTuple):
     """What a user or team adds to the identity of its keys."""
 

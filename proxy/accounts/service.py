@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from . import key_text
 from .book import Book, KeyStore
-from .records import Account, Member, StoredKey, Team, User
+from .records import Account, Entry, Member, StoredKey, Team, User
 
 A = TypeVar("A", bound=Account)
 B = TypeVar("B", StoredKey, User, Team)
@@ -22,6 +22,8 @@ Edit = Callable[[T], T]
 
 class ChangingKeyStore(KeyStore, Protocol):
     """See `store.api_keys`."""
+
+    def entries(self, subject: str, before: int | None, limit: int) -> Sequence[Entry]: ...
 
     def read(self, name: str) -> StoredKey: ...
 
@@ -83,6 +85,11 @@ class KeyService:
         key = self._store.change(self._named(name), edit, actor, action)
         self._book.follow()
         return key
+
+    def entries(self, subject: str, before: int | None, limit: int) -> Sequence[Entry]:
+        """The last changes of keys, users and teams, the newest first: those before a number, or
+        of one subject unless it is ""."""
+        return self._store.entries(subject, before, limit)
 
     def regenerate(
         self, name: str, edit: Edit[StoredKey], grace: float, actor: str

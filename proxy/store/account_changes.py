@@ -14,29 +14,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from sqlalchemy import Connection, insert, select, update
 
 from ..accounts.book import Change
+from ..accounts.records import Entry
 from .database import Database
 from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE
 
 log = logging.getLogger("slotproxy.audit")
 _c = ACCOUNT_CHANGE.c
 _encode = msgspec.json.Encoder().encode
-
-
-class Entry(Struct, frozen=True, kw_only=True):
-    """A change: the name of the key that made it, the time, and what was changed. `details` has
-    nothing secret."""
-
-    number: int
-    at: float
-    actor: str
-    action: str
-    kind: str
-    subject: str
-    details: Mapping[str, Any]
 
 
 class Recorder:

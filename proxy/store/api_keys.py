@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
 
 from ..accounts.book import Change
-from ..accounts.records import NO_BOUND, Bound, Identity, StoredKey, identity_of
+from ..accounts.records import NO_BOUND, Bound, Entry, Identity, StoredKey, identity_of
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
 from .account_changes import AccountChanges, Recorder
@@ -37,6 +37,10 @@ class ApiKeys:
 
     def changes(self, since: int, most: int) -> Sequence[Change]:
         return self._changes.after(since, most)
+
+    def entries(self, subject: str, before: int | None, limit: int) -> Sequence[Entry]:
+        """The last changes of accounts, the newest first; of one subject unless it is ""."""
+        return self._changes.entries(subject, before, limit)
 
     def find(self, digest: str) -> Identity | None:
         return self._identity(or_(_c.digest == digest, _c.former_digest == digest), digest)

@@ -236,6 +236,12 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "completions": Operation("Tokens by time, key, user, team or model; for administrators"),
         "embeddings": Operation("The same for embeddings; for administrators"),
     },
+    (OURS, "accounts"): {
+        "list_changes": Operation(
+            "Who changed which key, user or team; by `subject`, `before` and `limit`; for"
+            " administrators"
+        ),
+    },
     (LITELLM, "accounts"): {
         "generate_key": Operation("Make an API key; for administrators", "GenerateKeyRequest"),
         "key_info": Operation("One API key; without `key`, the caller's own"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from proxy.accounts.book import Change
-from proxy.accounts.records import Identity, StoredKey, identity_of
+from proxy.accounts.records import Entry, Identity, StoredKey, identity_of
 from proxy.errors import NotFound, StoreUnavailable
 
 
@@ -57,6 +57,9 @@ class MemoryKeys:
             if name in (key.id, key.digest):
                 return key
         raise NotFound("there is no such API key")
+
+    def entries(self, subject: str, before: int | None, limit: int) -> Sequence[Entry]:
+        return []
 
     def listed(
         self, wanted: Mapping[str, str], offset: int, limit: int

@@ -342,3 +342,26 @@ def test_regenerated_key_keeps_its_data_and_both_secrets_for_a_time(http: Http) 
     assert http.chat(last["key"]).status_code == 403
     endless = http.admin("/key/regenerate", key=last["key"], grace_period="-1")
     assert (endless.status_code, endless.json["error"]["param"]) == (400, "grace_period")
+
+
+def test_audit_tells_who_changed_what(http: Http) -> None:
+    made = http.make(key_alias="laptop", metadata={"note": "private"})
+    http.admin("/key/block", key=made["key"])
+    http.admin("/user/new", user_id="carol", auto_create_key=False)
+    listed = http.get("/v1/audit", "sk-ops").json["data"]
+    assert [(one["actor"], one["action"], one["kind"], one["subject"]) for one in listed] == [
+        ("ops", "create", "user", "carol"),
+        ("ops", "block", "key", made["key_id"]),
+        ("ops", "create", "key", made["key_id"]),
+    ]
+    assert listed[1]["details"] == {"blocked": [False, True]}
+    assert "private" not in str(listed)
+    assert made["key"] not in str(listed)
+    of_key = http.get("/v1/audit", "sk-ops", subject=made["key_id"], limit="1").json["data"]
+    assert [one["number"] for one in of_key] == [2]
+    earlier = http.get("/v1/audit", "sk-ops", before="2").json["data"]
+    assert [one["number"] for one in earlier] == [1]
+    assert http.get("/v1/audit", "sk-ops", limit="x").status_code == 400
+    assert http.get("/v1/audit", "sk-ops", before="x").status_code == 400
+    assert http.get("/v1/audit", made["key"]).status_code == 401
+    assert http.get("/v1/audit", "sk-alice").status_code == 403

@@ -1,0 +1,162 @@
+"""Measures what the keys in the store cost a request.
+
+    python -m benchmarks.keys [KEYS]
+
+Fills a SQLite database with 100 000 keys (or KEYS), of a thousand users and a hundred teams, and
+sends requests for /v1/models/scripted to an application in this process. In turns, they carry a key
+of the settings, keys of the store that the process knows, those with rights, and mistyped keys. The
+result is the CPU time of the answering thread for each request, the minimum of several rounds, and
+the mean of first uses, which ask the database.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from flask import Flask
+from sqlalchemy import insert
+
+from proxy.accounts import key_text
+from proxy.accounts.records import StoredKey, Team, User
+from proxy.accounts.rights import Rights
+from proxy.app import create_app
+from proxy.backends.pools import Backend
+from proxy.config import Settings
+from proxy.config.keys import ApiKey, Secret
+from proxy.store.api_keys import ApiKeys
+from proxy.store.database import Database
+from proxy.store.groups import teams, users
+from proxy.store.tables import API_KEY
+from tests.fakes import ScriptedDriver, wait_until
+
+KEYS, USERS, TEAMS = 100_000, 1000, 100
+KNOWN = 20_000  # of them
+ROUNDS, REQUESTS = 7, 4000
+RIGHTS = Rights(models=("scr*",), apis=("llm_api_routes",), networks=("127.0.0.0/8",))
+
+
+def fill(database: Database, count: int, seed: int = 0) -> list[str]:
+    """Add so many keys, of which every second has rights; returns their secrets."""
+    draw = random.Random(seed)
+    keys, people, groups = ApiKeys(database), users(database), teams(database)
+    for number in range(USERS):
+        people.add(User(id=f"user-{number}"), "benchmark")
+    for number in range(TEAMS):
+        groups.add(Team(id=f"team-{number}"), "benchmark")
+    server_secret = keys.secret()
+    secrets, rows = [], []
+    for number in range(count):
+        secret = key_text.make(draw.randbytes(key_text.BYTES))
+        rights = RIGHTS if number % 2 else Rights()
+        key = StoredKey(
+            id=f"key_{number:024x}",
+            digest=key_text.digest(secret, server_secret),
+            shown=key_text.shown(secret),
+            alias=f"alias {number}",
+            user_id=f"user-{number % USERS}",
+            team_id=f"team-{number % TEAMS}",
+            created=float(number),
+            rights=rights,
+        )
+        row = {**msgspec.structs.asdict(key), "rights": msgspec.to_builtins(rights)}
+        secrets.append(secret)
+        rows.append(row)
+    with database.begin() as db:
+        for start in range(0, count, 5000):
+            db.execute(insert(API_KEY), rows[start : start + 5000])
+    return secrets
+
+
+def ask(app: Flask, key: str, status: int) -> None:
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/v1/models/scripted",
+        "QUERY_STRING": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "HTTP_AUTHORIZATION": f"Bearer {key}",
+        "wsgi.url_scheme": "http",
+        "wsgi.input": BytesIO(),
+    }
+    found: list[str] = []
+    for _ in app.wsgi_app(environ, lambda told, headers, *_: found.append(told)):  # type: ignore[arg-type]
+        pass
+    assert found[0].startswith(str(status)), found
+
+
+def cost(app: Flask, keys: Sequence[str], status: int = 200) -> float:
+    """Microseconds of CPU for each request."""
+    begun = time.thread_time()
+    for key in keys:
+        ask(app, key, status)
+    return 1e6 * (time.thread_time() - begun) / len(keys)
+
+
+def measured(app: Flask, kinds: dict[str, Callable[[], tuple[list[str], int]]]) -> dict[str, float]:
+    """The minimum cost of each kind of keys. The kinds take turns, so that the machine's moods hit
+    all of them."""
+    costs: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(ROUNDS):
+        for name, choose in kinds.items():
+            keys, status = choose()
+            costs[name].append(cost(app, keys, status))
+    return {name: min(values) for name, values in costs.items()}
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else KEYS
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{Path(folder) / 'slotproxy.db'}")
+        database.upgrade()
+        secrets = fill(database, count)
+        database.close()
+        settings = Settings(
+            file_keys=(ApiKey("ops", Secret("sk-ops")),),
+            admins=("ops",),
+            data=folder,
+            wrong_keys=0,
+            log_level="error",
+        )
+        backend = Backend("b", "test://b", ScriptedDriver())
+        app = create_app(settings, [backend])
+        wait_until(lambda: backend.up is True)
+        draw = random.Random(1)
+        ask(app, secrets[0], 200)  # opens the database
+        secrets = secrets[:KNOWN]
+        first = cost(app, secrets)
+        plain, bound = secrets[::2], secrets[1::2]
+
+        def wrong() -> str:
+            return key_text.make(draw.randbytes(key_text.BYTES))
+
+        costs = measured(
+            app,
+            {
+                "key of the settings": lambda: (["sk-ops"] * REQUESTS, 200),
+                "key of the store": lambda: (draw.choices(plain, k=REQUESTS), 200),
+                "key of the store with rights": lambda: (draw.choices(bound, k=REQUESTS), 200),
+                "wrong checksum": lambda: ([f"{wrong()}0" for _ in range(REQUESTS)], 401),
+            },
+        )
+        base = costs["key of the settings"]
+        print(f"{count} keys in the store, {len(secrets)} known")
+        print(f"first use of a key             {first:7.1f} µs")
+        for name, value in costs.items():
+            print(f"{name:30} {value:7.1f} µs  {value - base:+6.1f} µs")
+        sys.stdout.flush()
+        os._exit(0)  # not waiting for the threads of the gateway
+
+
+if __name__ == "__main__":
+    main()
