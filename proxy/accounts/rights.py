@@ -49,12 +49,14 @@ API_GROUPS = {
 
 
 class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`models` and paths in `apis` are patterns in which `*` stands for any text; `apis` has names
-    of APIS and API_GROUPS besides. `networks` are those of the client. `priority` is the highest
-    class in the queue. Keys of one `group` share cached prompts."""
+    """`models`, `tools` and paths in `apis` are patterns in which `*` stands for any text; `apis`
+    has names of APIS and API_GROUPS besides. `tools` are those that the gateway runs itself,
+    `networks` those of the client. `priority` is the highest class in the queue. Keys of one
+    `group` share cached prompts."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     read_only: bool = False
     admin: bool = False
@@ -86,6 +88,19 @@ class Permissions(Struct, frozen=True):
                 f"this API key may not use the model {name!r}: its models do not include it",
                 param="model",
                 code="model_forbidden",
+            )
+
+    def permits_tool(self, name: str) -> bool:
+        """Whether a tool of the gateway may be used."""
+        return all(_matches(one.tools, name) for one in self.rights if one.tools)
+
+    def check_tool(self, name: str) -> None:
+        """Raises Forbidden if this tool of the gateway may not be used."""
+        if not self.permits_tool(name):
+            raise Forbidden(
+                f"this API key may not use the tool {name[:100]!r}: its allowed_tools do not"
+                " include it",
+                code="tool_forbidden",
             )
 
     def check_route(self, api: str, path: str, *, reads: bool) -> None:

@@ -34,7 +34,7 @@ from .events import (
     add,
 )
 from .evidence import MOST_TURNS, CitationNumbers, laid
-from .finding import Finder
+from .finding import WEB, Finder
 from .loop import Loop
 from .searching import SearchingAnswer
 
@@ -112,7 +112,10 @@ class Dialogues:
     def searching(
         self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller
     ) -> SearchingAnswer:
-        """An answer that makes the searches of `request` itself. Raises ModelNotFound."""
+        """An answer that makes the searches of `request` itself. Raises ModelNotFound, and
+        Forbidden for a search that the caller may not use."""
+        for search in request.searches:
+            caller.may.check_tool(search.name)
         return SearchingAnswer(
             self._gateway,
             self._finder,
@@ -128,11 +131,14 @@ class Dialogues:
         self, request: DialogueRequest, cancel: Cancel | None = None, caller: Caller = ANYBODY
     ) -> Running:
         """Starts a dialogue. Cancelling `cancel` or closing the result ends it. Raises
-        InvalidParameter; other errors are raised while iterating."""
+        InvalidParameter, and Forbidden for a web search that the caller may not use; other errors
+        are raised while iterating."""
         if not request.messages or request.messages[-1].role != "user":
             raise InvalidParameter("messages", "must end with a user message")
         if request.kind == "knowledge" and not request.bases:
             raise InvalidParameter("bases", "must name at least one knowledge base")
+        if request.kind == "search":
+            caller.may.check_tool(WEB)
         cancel = cancel or Cancel()
         info = Info()
         turn = _Turn(self, request, cancel, caller, info)
@@ -278,6 +284,12 @@ class _Turn(NamedTuple):
         )
         if not tools:
             raise Forbidden("agent tools are not configured: set --tools")
+        tools = {name: tool for name, tool in tools.items() if self.caller.may.permits_tool(name)}
+        if not tools:
+            raise Forbidden(
+                "this API key may use none of the agent's tools: see its allowed_tools",
+                code="tool_forbidden",
+            )
         offered = tuple(tool.tool for tool in tools.values())
         messages = dialogues._layouts.render(
             FOLDERS["agent"], request.template, request.messages, tools=offered

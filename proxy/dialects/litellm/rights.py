@@ -13,7 +13,9 @@ from .. import fields
 from ..fields import Body
 from . import values
 
-FIELDS = frozenset({"models", "allowed_routes", "allowed_ips", "read_only", "priority", "group"})
+FIELDS = frozenset(
+    {"models", "allowed_routes", "allowed_tools", "allowed_ips", "read_only", "priority", "group"}
+)
 OF_KEY = FIELDS | {"key_type", "admin"}
 MAX_RIGHTS = 200  # entries of a list
 _EVERY = {"all-proxy-models", "all-team-models", "*"}  # names of all models that a team may use
@@ -48,6 +50,8 @@ def parse(body: Body, known: Rights) -> Rights:
         changes["apis"] = _apis(body)
     elif body.get("allowed_routes") is not None:
         changes["apis"] = ()
+    if body.get("allowed_tools") is not None:
+        changes["tools"] = values.names(body, "allowed_tools", MAX_RIGHTS)
     if body.get("allowed_ips") is not None:
         changes["networks"] = _networks(body)
     if body.get("read_only") is not None:
@@ -69,6 +73,7 @@ def shown(rights: Rights) -> dict[str, Any]:
     return {
         "models": rights.models,
         "allowed_routes": rights.apis,
+        "allowed_tools": rights.tools,
         "allowed_ips": rights.networks,
         "read_only": rights.read_only,
         "priority": rights.priority or None,

@@ -12,6 +12,9 @@ RIGHTS: dict[str, Schema] = {
     "allowed_routes": strings(
         "Groups of routes, or paths, also with `*`; empty for all.", "chat", "/v1/models"
     ),
+    "allowed_tools": strings(
+        "Tools of the gateway, or patterns with `*`; empty for all.", "web_search"
+    ),
     "key_type": text("Sets the routes of a kind of key.", "llm_api", enum=list(TYPES)),
     "allowed_ips": strings("Addresses and networks of clients; empty for all.", "10.0.0.0/8"),
     "read_only": flag("Allow GET requests only."),

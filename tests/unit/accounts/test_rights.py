@@ -155,3 +155,13 @@ def test_networks_are_recognized(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "localhost", "10.0.0.0/33", "10.0.0", "x" * 100])
 def test_other_text_is_no_network(text: str) -> None:
     assert "neither an address nor a network" in wrong_network(text)
+
+
+def test_tools_of_the_gateway_are_bounded_by_all_rights() -> None:
+    may = Permissions((Rights(tools=("web_*", "time")), Rights(), Rights(tools=("*_search",))))
+    assert may.permits_tool("web_search")
+    assert not may.permits_tool("time")
+    may.check_tool("web_search")
+    with pytest.raises(Forbidden, match="allowed_tools"):
+        may.check_tool("file_search")
+    ALL.check_tool("anything")

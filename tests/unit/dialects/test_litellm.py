@@ -86,6 +86,7 @@ def test_rights_are_read_and_shown() -> None:
     body = {
         "models": ["qwen*"],
         "allowed_routes": ["chat", "/v1/models"],
+        "allowed_tools": ["web_*"],
         "allowed_ips": ["10.0.0.0/8", "::1"],
         "read_only": True,
         "priority": "low",
@@ -95,7 +96,13 @@ def test_rights_are_read_and_shown() -> None:
     shown = rights.shown(read)
     assert {name: list(one) if type(one) is tuple else one for name, one in shown.items()} == body
     assert rights.parse({}, read) == rights.parse(dict.fromkeys(body), read) == read
-    empty = {"models": [], "allowed_routes": [], "allowed_ips": [], "read_only": False}
+    empty = {
+        "models": [],
+        "allowed_tools": [],
+        "allowed_routes": [],
+        "allowed_ips": [],
+        "read_only": False,
+    }
     assert rights.parse({**empty, "priority": "", "group": ""}, read) == Rights()
 
 

@@ -365,3 +365,50 @@ def test_audit_tells_who_changed_what(http: Http) -> None:
     assert http.get("/v1/audit", "sk-ops", before="x").status_code == 400
     assert http.get("/v1/audit", made["key"]).status_code == 401
     assert http.get("/v1/audit", "sk-alice").status_code == 403
+
+
+TYPED_ERRORS = [
+    ("/v1/chat/completions", CHAT),
+    ("/v1/responses", {"input": "Hi"}),
+    ("/v1/messages", {**CHAT, "max_tokens": 9}),
+    ("/completion", {"prompt": "Hi"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), TYPED_ERRORS)
+def test_refusals_have_the_form_of_each_api(http: Http, path: str, body: Any) -> None:
+    made = http.make(models=["other"])
+    forbidden = http.post(path, made["key"], **body)
+    told = forbidden.json["error"]["type"]
+    assert (forbidden.status_code, told) == (403, "permission_error")
+    assert ("type" in forbidden.json) == (path == "/v1/messages")
+    http.admin("/key/block", key=made["key"])
+    blocked = http.post(path, made["key"], **body)
+    told = blocked.json["error"]["type"]
+    assert (blocked.status_code, told) == (401, "authentication_error")
+    assert "blocked" in blocked.text
+    assert blocked.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/chat"])
+def test_refusals_of_ollama_and_glm_are_texts(http: Http, path: str) -> None:
+    key = http.make(models=["other"])["key"]
+    forbidden = http.post(path, key, **CHAT, prompt="Hi")
+    assert forbidden.status_code == 403
+    assert "may not use the model" in str(forbidden.json.get("error") or forbidden.json)
+
+
+def test_agent_has_the_tools_that_a_key_may_use(tmp_path: Path) -> None:
+    driver = ScriptedDriver()
+    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "chatchat": True}
+    http = Http(make_app(driver, tools=("calculator", "time"), **settings))
+    question = {"query": "Hi", "stream": False}
+    some = http.make(allowed_tools=["calc*"])["key"]
+    http.post("/chat/agent_chat", some, **question)
+    assert '"calculator"' in str(driver.tasks[-1].prompt)
+    assert '"time"' not in str(driver.tasks[-1].prompt)
+    none = http.make(allowed_tools=["web_search"])["key"]
+    assert "none of the agent's tools" in http.post("/chat/agent_chat", none, **question).text
+    searching = {"query": "Hi", "search_engine_name": "ddgs"}
+    refused = http.post("/chat/search_engine_chat", some, **searching)
+    assert "may not use the tool 'web_search'" in refused.text
