@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, request
 
+from ..accounts.rights import Permissions
 from ..dialects import openai
 from ..errors import GatewayError, NotFound
 from . import seen
 from .observability import Record
+from .permissions import permissions
 from .services import Services, current_services
 from .spine import json_response, json_route, refuse
 
@@ -52,15 +54,19 @@ def slots(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/v1/backends")
 def backends(services: Services, record: Record) -> Any:
-    return {"object": "list", "data": listed(services, record.key)}
+    may = permissions(services, request.environ)
+    return {"object": "list", "data": listed(services, record.key, may)}
 
 
-def listed(services: Services, key: str) -> list[dict[str, Any]]:
-    """Return the backends and their probe results, as /v1/backends shows them to this key."""
+def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any]]:
+    """Return the backends of the models that a key may use, and their probe results, as
+    /v1/backends shows them to it."""
     scheduler = services.gateway.scheduler
     shown = seen.names(services, key)
     out = []
     for backend in services.gateway.registry.backends.values():
+        if not may.permits_model(backend.model, *backend.aliases):
+            continue
         caps = backend.caps
         known = caps is not None or backend.set_slots > 0
         probed = msgspec.to_builtins(caps) if caps is not None else None

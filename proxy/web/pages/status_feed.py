@@ -35,7 +35,7 @@ def now(services: Services, caller: Caller) -> dict[str, Any]:
         "at": time.time(),
         "started": services.started,
         "running": services.observer.running,
-        "backends": listed(services, caller.key),
+        "backends": listed(services, caller.key, caller.may),
         "slots": msgspec.to_builtins(view.backends),
         "queue": msgspec.to_builtins(view.queue),
         "minute": msgspec.to_builtins(total([one for one in samples if one.at >= newest])),

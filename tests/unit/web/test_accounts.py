@@ -247,6 +247,8 @@ def test_lists_have_the_models_that_a_key_may_use(http: Http) -> None:
         assert [one["id"] for one in http.get("/v1/models", key).json["data"]] == listed
         tags = http.get("/api/tags", key).json["models"]
         assert [one["name"].removesuffix(":latest") for one in tags] == listed
+        backends = http.get("/v1/backends", key).json["data"]
+        assert [one["model"] for one in backends] == listed
 
 
 def test_hosted_models_are_shown_to_keys_that_may_use_them(http: Http) -> None:
