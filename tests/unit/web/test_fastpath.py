@@ -52,8 +52,8 @@ def test_direct_route_respects_url_prefix() -> None:
 
 def test_other_methods_use_flask(app: Application) -> None:
     client: FlaskClient = app.test_client()
-    assert client.get("/v1/chat/completions").status_code == 405
-    assert client.options("/v1/chat/completions").status_code == 200
+    assert client.get("/v1/completions").status_code == 405
+    assert client.options("/v1/completions").status_code == 200
 
 
 def test_request_hooks_disable_the_direct_route() -> None:
