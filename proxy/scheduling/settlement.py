@@ -163,7 +163,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     _evaluation_ended(backend, slot, now)
     slot.busy = slot.finishing = False
     slot.used = now
-    if backend.release_delay:
+    if backend.release_delay and outcome.end != "unused":
         # An old server frees slots at the beginning of a round, just after it looked for new
         # requests. A round that evaluates prompts is long and ends with their first tokens.
         _evaluated(backend, slot, now)

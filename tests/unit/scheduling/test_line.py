@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -166,6 +167,17 @@ def test_next_request_gets_the_deadline_when_the_first_one_leaves() -> None:
     scheduler.look(second, clock.now)
     assert second.lease is not None
     second.lease.release()
+
+
+@pytest.mark.parametrize("end", ["unused", "cut"])
+def test_slot_needs_a_moment_only_if_its_server_was_asked(end: Literal["unused", "cut"]) -> None:
+    clock = Clock()
+    scheduler = LocalScheduler(clock)
+    scheduler.update("b0", BackendFacts(model="m", slots=1, release_delay=0.5), up=True)
+    lease = scheduler.enter(want(scheduler, "first"))
+    assert isinstance(lease, Lease)
+    lease.release(Outcome(end=end))
+    assert isinstance(scheduler.enter(want(scheduler, "second")), Ticket) == (end == "cut")
 
 
 def test_few_requests_wait_for_a_prefix_and_the_others_take_free_slots() -> None:
