@@ -191,6 +191,9 @@ def test_such_a_model_swaps_with_a_model_of_chats(
         url = f"{one.url}/v1/chat/completions"
         return httpx.post(url, json={**chat, "model": "gpt-4"}, timeout=60.0).status_code
 
+    page = httpx.get(f"{one.url}/")
+    assert page.status_code == 200
+    assert "whisper" not in page.text  # the chat page offers models of chats only
     for _ in range(2):
         assert speak() == 200
         assert (status(one, "whisper"), status(one, "m")) == ("loaded", "unloaded")

@@ -50,7 +50,8 @@ def page() -> Response:
     models = sorted(registry.listed() or registry.models())
     if not models:
         raise NoBackend("no backend is configured", retry_after=10.0)
-    models = sorted(visible(services, request.environ, models))
+    chats = (model for model in models if not registry.forwards(model))
+    models = sorted(visible(services, request.environ, chats))
     missing = services.conversations is None
     bases = services.knowledge.bases(api.owner()) if services.knowledge is not None else ()
     return make_response(
