@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +26,7 @@ from .records import Identity
 
 MOST_KNOWN = 131_072  # secrets that are kept; then those that were found first are forgotten
 MOST_UNKNOWN = 4096
+_NOT_ASKED = Identity(key="")  # in place of an answer of the store
 INTERVAL = 0.5  # seconds between two questions for changes
 MOST_CHANGES = 1000  # that are followed one by one; after more, everything is looked up again
 
@@ -102,8 +103,9 @@ class Book:
 
     def named(self, key_id: str) -> Identity | None:
         """The identity of the key with this id; None if there is none. Raises StoreUnavailable."""
-        if key_id in self._ids:
-            return self._ids[key_id]
+        found = self._ids.get(key_id, _NOT_ASKED)  # one access: a thread removes entries
+        if found is not _NOT_ASKED:
+            return found
         seen = self._begun()
         identity = self._store.find_id(key_id)
         with self._lock:
@@ -145,19 +147,20 @@ class Book:
                 self._digests.clear()
                 self._ids.clear()
                 return
-            for change in changes:
-                if change.kind == "key":
-                    self._forget_key(change.subject)
-                else:
-                    self._forget_all_of(change)
+            keys = {change.subject for change in changes if change.kind == "key"}
+            groups = {(change.kind, change.subject) for change in changes if change.kind != "key"}
+            for key_id in keys | self._keys_of(groups) if groups else keys:
+                self._forget_key(key_id)
 
-    def _forget_all_of(self, change: Change) -> None:
-        """Forget the keys of a user or team."""
+    def _keys_of(self, groups: Collection[tuple[str, str]]) -> set[str]:
+        """The ids of the known keys of these users and teams, in one pass over all known keys."""
         known = [identity for _, identity in self._known.values()]
         named = [identity for identity in self._ids.values() if identity is not None]
-        for identity in known + named:
-            if getattr(identity, change.kind) == change.subject:
-                self._forget_key(identity.key)
+        return {
+            one.key
+            for one in known + named
+            if ("user", one.user) in groups or ("team", one.team) in groups
+        }
 
     def _forget_key(self, key_id: str) -> None:
         for digest in self._digests.pop(key_id, ()):

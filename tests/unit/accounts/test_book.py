@@ -96,6 +96,44 @@ def test_change_of_user_or_team_forgets_their_keys(kind: str, subject: str) -> N
     assert store.asked == asked + 1
 
 
+def test_known_keys_are_read_once_for_a_batch_of_changes() -> None:
+    store, book, _, _ = _with_key()
+    service = KeyService(store, book)
+    reads: list[str] = []
+
+    class Counted:
+        key = "key_1"
+        team = ""
+
+        @property
+        def user(self) -> str:
+            reads.append(self.key)
+            return "u7"
+
+    store.find = lambda digest: Counted()  # type: ignore[assignment,method-assign,return-value]
+    secret, _ = service.make(NEW, "ops")
+    book.find(secret)
+    for number in range(100):
+        store.note(f"u{number}", "user")
+    book.follow()
+    assert len(reads) == 1
+    assert book.known(secret) is None
+
+
+def test_key_that_is_forgotten_while_it_is_read_by_name_is_read_again() -> None:
+    _, book, _, key = _with_key()
+    book.named(key.id)
+
+    class Vanishing(dict[str, Any]):
+        def __contains__(self, name: object) -> bool:
+            found = super().__contains__(name)
+            self.pop(str(name), None)  # as the thread that follows changes does
+            return found
+
+    book._ids = Vanishing(book._ids)
+    assert book.named(key.id).key == key.id
+
+
 def test_many_changes_forget_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(books, "MOST_CHANGES", 3)
     store, book, secret, key = _with_key()
