@@ -115,7 +115,7 @@ def _user(body: Body) -> GroupFields:
             "user_role", f"must be {' or '.join(ROLES)}; keys with `admin` administer"
         )
     changes = partial(rights.parse, body)
-    if role:
+    if role and body.get("read_only") is None:
         changes = partial(rights.parse, {**body, "read_only": role == "internal_user_viewer"})
     changes(Rights())  # wrong values are found before anything is read
     return GroupFields(values.name(body, "user_id") or "", sets, changes)

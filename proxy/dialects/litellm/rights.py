@@ -19,21 +19,25 @@ FIELDS = frozenset(
 OF_KEY = FIELDS | {"key_type", "admin"}
 MAX_RIGHTS = 200  # entries of a list
 _EVERY = {"all-proxy-models", "all-team-models", "*"}  # names of all models that a team may use
-# What LiteLLM's types of keys may do.
+# What LiteLLM's types of keys may do. Each sets all three rights: a type replaces an earlier one.
 TYPES: Mapping[str, Mapping[str, Any]] = {
-    "default": {},
-    "llm_api": {"apis": ("llm_api_routes",)},
-    "read_only": {"read_only": True},
-    "management": {"apis": ("management_routes",), "admin": True},
+    "default": {"apis": (), "read_only": False, "admin": False},
+    "llm_api": {"apis": ("llm_api_routes",), "read_only": False, "admin": False},
+    "read_only": {"apis": (), "read_only": True, "admin": False},
+    "management": {"apis": ("management_routes",), "read_only": False, "admin": True},
 }
 
 
 def parse_of_key(body: Body, known: Rights) -> Rights:
-    """As `parse`, with the fields that only keys have."""
-    kind = fields.text(body, "key_type") or "default"
-    if kind not in TYPES:
-        raise InvalidParameter("key_type", f"must be one of {', '.join(TYPES)}")
-    changes = dict(TYPES[kind])
+    """As `parse`, with the fields that only keys have. Other fields of the body count more than its
+    type, but no routes are no limit of their own: LiteLLM's clients send an empty list with a
+    type."""
+    changes: dict[str, Any] = {}
+    if kind := fields.text(body, "key_type"):
+        if kind not in TYPES:
+            raise InvalidParameter("key_type", f"must be one of {', '.join(TYPES)}")
+        changes.update(TYPES[kind])
+        body = {**body, "allowed_routes": body.get("allowed_routes") or None}
     if body.get("admin") is not None:
         changes["admin"] = fields.flag(body, "admin")
     return parse(body, replace(known, **changes))

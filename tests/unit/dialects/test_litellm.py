@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from proxy.accounts.records import StoredKey
+from proxy.accounts.records import StoredKey, User
 from proxy.accounts.rights import Rights
 from proxy.dialects.litellm import groups, keys, rights, values
 from proxy.errors import InvalidParameter
@@ -116,6 +117,45 @@ def test_kind_of_key_sets_its_rights() -> None:
     assert rights.parse_of_key({"key_type": "read_only"}, Rights()).read_only
     assert rights.parse_of_key({"key_type": "llm_api"}, Rights()).apis == ("llm_api_routes",)
     assert rights.parse_of_key({"key_type": "management"}, Rights()).admin
+
+
+@pytest.mark.parametrize("kind", rights.TYPES)
+@pytest.mark.parametrize("former", rights.TYPES)
+def test_type_of_key_replaces_the_former_one(kind: str, former: str) -> None:
+    asked, new = {"key_type": kind}, rights.parse_of_key({"key_type": kind}, Rights())
+    known = rights.parse_of_key({"key_type": former}, Rights(models=("qwen*",)))
+    assert rights.parse_of_key(asked, known) == replace(new, models=("qwen*",))
+    assert rights.parse_of_key({"key_type": None}, known) == known
+
+
+@pytest.mark.parametrize("kind", rights.TYPES)
+def test_empty_routes_leave_those_of_the_type(kind: str) -> None:
+    asked = {"key_type": kind}
+    assert rights.parse_of_key({**asked, "allowed_routes": []}, Rights()) == rights.parse_of_key(
+        asked, Rights()
+    )
+
+
+def test_fields_of_a_body_count_more_than_its_type_of_key() -> None:
+    body = {"key_type": "management", "allowed_routes": ["chat"], "admin": False}
+    assert rights.parse_of_key(body, Rights()) == Rights(apis=("chat",))
+    assert rights.parse_of_key({"key_type": "llm_api", "read_only": True}, Rights()).read_only
+
+
+@pytest.mark.parametrize(
+    ("role", "field", "read_only"),
+    [
+        ("internal_user", {}, False),
+        ("internal_user_viewer", {"read_only": None}, True),
+        ("internal_user", {"read_only": True}, True),
+        ("internal_user_viewer", {"read_only": False}, False),
+    ],
+)
+def test_read_only_counts_more_than_the_role_of_a_user(
+    role: str, field: dict[str, Any], read_only: bool
+) -> None:
+    asked = groups.parse_new_user({"user_role": role, **field})
+    assert asked.user.edit(User(id="u")).rights.read_only is read_only
 
 
 @pytest.mark.parametrize(
