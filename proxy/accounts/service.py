@@ -31,6 +31,9 @@ class ChangingKeyStore(KeyStore, Protocol):
         self, wanted: Mapping[str, str], offset: int, limit: int
     ) -> tuple[int, list[StoredKey]]: ...
 
+    def check_alias(self, alias: str) -> None:
+        """Raises BadRequest if a key has this alias."""
+
     def add(self, key: StoredKey, actor: str) -> None: ...
 
     def change(self, name: str, edit: Edit[StoredKey], actor: str, action: str) -> StoredKey: ...
@@ -66,6 +69,10 @@ class KeyService:
         self._store.add(made, actor)
         self._book.follow()
         return secret, made
+
+    def check_alias(self, alias: str) -> None:
+        """Raises BadRequest if a key has this alias."""
+        self._store.check_alias(alias)
 
     def read(self, name: str) -> StoredKey:
         """Raises NotFound."""

@@ -86,6 +86,11 @@ class ApiKeys:
             rows = db.execute(page.offset(offset).limit(limit)).all()
             return count.scalar_one(), [_key(row) for row in rows]
 
+    def check_alias(self, alias: str) -> None:
+        """Raises BadRequest if a key has this alias."""
+        with self._db.begin() as db:
+            _check_alias(db, alias, "")
+
     def add(self, key: StoredKey, actor: str) -> None:
         """A user that is not known yet is made. Raises BadRequest if the alias is in use or the
         team is unknown."""

@@ -28,6 +28,8 @@ def new_user(services: Services, record: Record) -> Any:
     asked = groups.parse_new_user(json_body(services))
     for team in asked.teams:
         accounts.teams.store.read(team)  # raises NotFound before anything is made
+    if asked.key is not None and (alias := asked.key.sets.get("alias")):
+        accounts.keys.check_alias(alias)
     user = accounts.users.make(asked.user.edit(User(id=asked.user.id)), record.key)
     if asked.teams:
         members = [Member(team, user.id) for team in asked.teams]

@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.accounts.book import Change
 from proxy.accounts.records import Entry, Identity, StoredKey, identity_of
-from proxy.errors import NotFound, StoreUnavailable
+from proxy.errors import BadRequest, NotFound, StoreUnavailable
 
 
 class MemoryKeys:
@@ -66,6 +66,10 @@ class MemoryKeys:
     ) -> tuple[int, list[StoredKey]]:
         keys = list(self.keys.values())
         return len(keys), keys[offset : offset + limit]
+
+    def check_alias(self, alias: str) -> None:
+        if any(key.alias == alias for key in self.keys.values()):
+            raise BadRequest(f"the key_alias {alias!r} is in use", param="key_alias")
 
     def add(self, key: StoredKey, actor: str) -> None:
         self.keys[key.id] = key

@@ -46,6 +46,15 @@ def test_user_without_key(http: Http) -> None:
     assert http.get("/v1/models", key).status_code == 200
 
 
+def test_user_is_not_made_when_the_alias_of_its_key_is_in_use(http: Http) -> None:
+    http.make(key_alias="laptop")
+    refused = http.admin("/user/new", user_id="carol", key_alias="laptop")
+    assert (refused.status_code, refused.json["error"]["param"]) == (400, "key_alias")
+    assert http.get("/user/list", "sk-ops").json["total"] == 0
+    made = http.admin("/user/new", user_id="carol", key_alias="desk")
+    assert (made.status_code, made.json["key_alias"]) == (200, "desk")
+
+
 def test_team_bounds_its_keys(http: Http) -> None:
     team = _make_team(http, team_alias="Research", models=["other"])
     assert team["models"] == ["other"]
