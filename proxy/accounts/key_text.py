@@ -15,6 +15,7 @@ PREFIX = "sk-"
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM, CHECK = 27, 6  # characters
 BYTES = 20  # of randomness: 160 bits
+_ANYWHERE = re.compile(f"{PREFIX}[0-9A-Za-z]{{{RANDOM + CHECK},}}")
 _FORM = re.compile(f"{PREFIX}([0-9A-Za-z]{{{RANDOM}}})([0-9A-Za-z]{{{CHECK}}})")
 
 
@@ -41,6 +42,11 @@ def digest(text: str, secret: bytes) -> str:
 def shown(text: str) -> str:
     """The key as lists show it: its last four characters, as LiteLLM does."""
     return f"{PREFIX}...{text[-4:]}"
+
+
+def without_keys(text: str) -> str:
+    """The text with `sk-...` in place of everything in the form of a key."""
+    return _ANYWHERE.sub(f"{PREFIX}...", text) if PREFIX in text else text
 
 
 def _checksum(body: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from ..accounts.key_text import without_keys
 from ..backends.pools import Backend
 from ..config import Settings
 from ..dialects.openai import error as error_object
@@ -146,7 +147,7 @@ def _http_error(error: HTTPException) -> Response:
     allowed = set(getattr(error, "valid_methods", None) or ())
     # OPTIONS is answered everywhere, even on unknown paths.
     if error.code == 404 or (error.code == 405 and allowed <= {"OPTIONS"}):
-        fault = NotFound(f"no such route: {request.path[:200]}")
+        fault = NotFound(f"no such route: {without_keys(request.path)[:200]}")
     elif error.code == 405:
         fault = MethodNotAllowed(f"method {request.method} is not allowed for this route")
     else:
@@ -163,7 +164,7 @@ def _defect(error: Exception) -> Response:
     raises come here too.)"""
     if isinstance(error, GatewayError):
         return _refused(error)
-    log.exception("unhandled exception in %s", request.path[:200])
+    log.exception("unhandled exception in %s", without_keys(request.path)[:200])
     return _refused(GatewayError("internal error"))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ...accounts.key_text import without_keys
 from .record import Record
 
 access = logging.getLogger("slotproxy.access")
@@ -46,7 +47,7 @@ def line(record: Record, took: float) -> str:
             id=record.id,
             peer=record.peer,
             method=record.method[:20],
-            path=record.path[:200],
+            path=without_keys(record.path)[:200],
             status=record.status,
             key=record.key,
             model=info.model,

@@ -71,3 +71,15 @@ def test_digest_depends_on_key_and_secret() -> None:
 def test_shown_key_has_only_its_end() -> None:
     key = key_text.make(bytes(range(BYTES)))
     assert key_text.shown(key) == f"sk-...{key[-4:]}"
+
+
+@given(RANDOMNESS, st.sampled_from(["", "/", "-", "é"]))
+def test_keys_are_taken_out_of_a_text(randomness: bytes, after: str) -> None:
+    key = key_text.make(randomness)
+    assert key_text.without_keys(f"/key/{key}{after}") == f"/key/sk-...{after}"
+    assert key_text.without_keys(f"{key}/{key}x") == "sk-.../sk-..."
+
+
+@pytest.mark.parametrize("text", ["", "/v1/models", "/tasks/task-17", "sk-" + "a" * 32, "s" * 99])
+def test_text_without_keys_stays_as_it_is(text: str) -> None:
+    assert key_text.without_keys(text) == text

@@ -190,16 +190,37 @@ def test_log_names_the_key_by_its_id(http: Http, caplog: pytest.LogCaptureFixtur
     assert made["key"] not in caplog.text
 
 
+def _sign_in(http: Http, key: str, language: str = "en") -> Any:
+    browser = http.app.test_client()
+    headers = {"Accept": "text/html", "Accept-Language": language}
+    page = browser.get("/signin", headers=headers).text
+    token = page.partition('name="csrf_token" value="')[2].partition('"')[0]
+    return browser, browser.post("/signin", data={"key": key, "csrf_token": token}, headers=headers)
+
+
 def test_pages_open_to_a_key_of_the_store_until_it_is_blocked(http: Http) -> None:
     made = http.make(key_alias="laptop")
-    browser = http.app.test_client()
-    page = browser.get("/signin", headers={"Accept": "text/html"}).text
-    token = page.partition('name="csrf_token" value="')[2].partition('"')[0]
-    form = {"key": made["key"], "csrf_token": token}
-    assert browser.post("/signin", data=form).status_code == 303
+    browser, signed_in = _sign_in(http, made["key"])
+    assert signed_in.status_code == 303
     assert browser.get("/pages/api/status").status_code == 200
     http.admin("/key/block", key=made["key"])
     assert browser.get("/pages/api/status").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "path", ["/key/{}/regenerate", "/key/{}/none", "/{}", "/" + "x" * 180 + "{}"]
+)
+@pytest.mark.parametrize("secret", ["sk-ops", "sk-wrong"])
+def test_key_in_the_path_is_not_logged(
+    http: Http, caplog: pytest.LogCaptureFixture, path: str, secret: str
+) -> None:
+    key = http.make()["key"]
+    with caplog.at_level("INFO"):
+        answer = http.post(path.format(key), secret)
+    assert f'"path":"{path.format("sk-...")}"' in caplog.text
+    assert key[:19] not in caplog.text
+    if answer.status_code != 200:
+        assert key[:19] not in answer.text
 
 
 def test_name_in_the_form_of_the_store_is_refused_in_a_key_file() -> None:
