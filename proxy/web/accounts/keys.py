@@ -67,7 +67,11 @@ def _regenerate(services: Services, record: Record, key: str | None = None) -> A
     accounts = administered(services, record).keys
     name, asked, grace = keys.parse_regenerate(json_body(services), key)
     edit = partial(asked.edit, now=time.time())
-    return keys.made(*accounts.regenerate(name, edit, grace, record.key))
+    secret, made = accounts.regenerate(name, edit, grace, record.key)
+    # A session has only the key's id, so it would outlast the secret that began it.
+    if services.sessions is not None:
+        services.sessions.end_all(made.id)
+    return keys.made(secret, made)
 
 
 @json_route(blueprint, "POST", "/key/block")

@@ -207,6 +207,18 @@ def test_pages_open_to_a_key_of_the_store_until_it_is_blocked(http: Http) -> Non
     assert browser.get("/pages/api/status").status_code == 401
 
 
+@pytest.mark.parametrize("grace", [{}, {"grace_period": "1h"}])
+def test_regenerated_key_is_signed_out_of_the_pages(http: Http, grace: dict[str, str]) -> None:
+    made, other = http.make(), http.make()
+    (browser, _), (stays, _) = _sign_in(http, made["key"]), _sign_in(http, other["key"])
+    assert browser.get("/pages/api/status").status_code == 200
+    again = http.admin("/key/regenerate", key=made["key"], **grace).json
+    assert browser.get("/pages/api/status").status_code == 401
+    assert stays.get("/pages/api/status").status_code == 200
+    browser, _ = _sign_in(http, again["key"])
+    assert browser.get("/pages/api/status").status_code == 200
+
+
 @pytest.mark.parametrize(
     "path", ["/key/{}/regenerate", "/key/{}/none", "/{}", "/" + "x" * 180 + "{}"]
 )
