@@ -122,6 +122,14 @@ class Unauthorized(GatewayError):
     code = "invalid_api_key"
 
 
+class KeyBlocked(Unauthorized):
+    """The API key, its user or its team is blocked. The message says which."""
+
+
+class KeyExpired(Unauthorized):
+    """The API key, or its secret before the last rotation, has expired."""
+
+
 class Forbidden(GatewayError):
     status = 403
     type = "permission_error"

@@ -16,7 +16,7 @@ from typing import Any
 from ..accounts.book import Book
 from ..accounts.records import KEY_ID, Identity
 from ..accounts.rights import Permissions
-from ..errors import Unauthorized
+from ..errors import KeyBlocked, KeyExpired, Unauthorized
 from .apis import Place, Places
 from .guesses import Guesses
 from .observability import Record
@@ -116,6 +116,10 @@ class Keys:
             return False
         return True
 
+    def is_configured(self, name: str) -> bool:
+        """Whether this is the name or the secret of a key of the settings."""
+        return name in self._names or _digest(name) in self._known
+
     def is_admin(self, name: str) -> bool:
         """Whether the key of this name may see and change everything. Without keys, everybody
         may."""
@@ -172,9 +176,9 @@ class Keys:
 def _accepted(identity: Identity) -> Identity:
     """Raises Unauthorized for a key that is not accepted now."""
     if identity.refused:
-        raise Unauthorized(identity.refused)
+        raise KeyBlocked(identity.refused)
     if identity.until <= time.time():
-        raise Unauthorized("this API key has expired: ask an administrator for a new one")
+        raise KeyExpired("this API key has expired: ask an administrator for a new one")
     return identity
 
 

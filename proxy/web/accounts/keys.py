@@ -11,6 +11,7 @@ from flask import request
 from ...accounts.records import StoredKey
 from ...accounts.service import blocking
 from ...dialects.litellm import keys
+from ...errors import NotFound
 from ..observability import Record
 from ..services import Services
 from ..spine import json_route
@@ -30,10 +31,14 @@ def generate_key(services: Services, record: Record) -> Any:
 def key_info(services: Services, record: Record) -> Any:
     """One key, for administrators; the caller's own for every key."""
     name = request.args.get("key", "")
-    if not name:
-        return {"key": record.key, "info": keys.key_object(opened(services).keys.read(record.key))}
-    key = administered(services, record).keys.read(name)
-    return {"key": name, "info": keys.key_object(key)}
+    accounts = administered(services, record) if name else opened(services)
+    name = name or record.key
+    if services.keys.is_configured(name):
+        raise NotFound(
+            "this API key is one of the settings: only keys of /key/generate have more to read",
+            param="key",
+        )
+    return {"key": name, "info": keys.key_object(accounts.keys.read(name))}
 
 
 @json_route(blueprint, "GET", "/key/list")

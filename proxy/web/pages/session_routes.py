@@ -6,7 +6,7 @@ import math
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
-from ...errors import TooManyWrongKeys, Unauthorized
+from ...errors import KeyBlocked, KeyExpired, TooManyWrongKeys, Unauthorized
 from ..observability import Record
 from ..services import current_services
 from . import guard, session
@@ -38,6 +38,8 @@ def sign_in() -> Response:
         text = render_template(
             "signin.html",
             to=guard.local_path(to),
+            blocked=isinstance(fault, KeyBlocked),
+            expired=isinstance(fault, KeyExpired),
             wrong=wait is None,
             wait=wait and math.ceil(wait),
         )

@@ -220,6 +220,46 @@ def test_regenerated_key_is_signed_out_of_the_pages(http: Http, grace: dict[str,
 
 
 @pytest.mark.parametrize(
+    ("language", "blocked", "expired", "wrong"),
+    [
+        ("en", "is blocked. Ask an admin", "This API key has expired.", "Invalid API key."),
+        ("zh", "已被停用，请联系管理员", "此密钥已过期", "密钥无效。"),
+    ],
+)
+def test_sign_in_says_why_a_key_is_refused(
+    http: Http,
+    monkeypatch: pytest.MonkeyPatch,
+    language: str,
+    blocked: str,
+    expired: str,
+    wrong: str,
+) -> None:
+    made = http.make(duration="30s")
+
+    def reasons(key: str) -> list[str]:
+        _, refused = _sign_in(http, key, language)
+        assert refused.status_code == 401
+        return [one for one in (blocked, expired, wrong) if one in refused.text]
+
+    http.admin("/key/block", key=made["token"])
+    assert reasons(made["key"]) == [blocked]
+    http.admin("/key/unblock", key=made["token"])
+    now = time.time()
+    monkeypatch.setattr("proxy.web.auth.time.time", lambda: now + 31)
+    assert reasons(made["key"]) == [expired]
+    assert reasons("sk-wrong") == [wrong]
+
+
+@pytest.mark.parametrize("key", ["", "ops", "sk-alice"])
+def test_key_of_the_settings_has_no_more_to_read(http: Http, key: str) -> None:
+    refused = http.get("/key/info", "sk-ops", key=key)
+    assert refused.status_code == 404
+    assert "one of the settings" in refused.json["error"]["message"]
+    missing = http.get("/key/info", "sk-ops", key="key_none")
+    assert missing.json["error"]["message"] == "there is no such API key"
+
+
+@pytest.mark.parametrize(
     "path", ["/key/{}/regenerate", "/key/{}/none", "/{}", "/" + "x" * 180 + "{}"]
 )
 @pytest.mark.parametrize("secret", ["sk-ops", "sk-wrong"])
