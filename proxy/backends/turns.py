@@ -1,4 +1,5 @@
-"""Gives models turns on a router with little room: none waits forever, and none is evicted at once.
+"""Gives models turns on a router with little room: no request waits forever, and no model is
+evicted at once.
 
 llama-server queues requests for unloaded models, first come, first served, and evicts a model for
 them as soon as it is idle, if only between two requests of one client. A busy one it never evicts,
@@ -50,7 +51,9 @@ class Turns:
         """Whether a waiting request may be sent now; if so, it counts as under way until `leave`.
         `present` are the loaded models, `turn` is the length of a turn in seconds."""
         with self._lock:
-            self._began = {name: since for name, since in self._began.items() if name in present}
+            # A model that was just loaded may answer before the list shows it.
+            loaded = {*present, *(name for name, count in self._asked.items() if count)}
+            self._began = {name: since for name, since in self._began.items() if name in loaded}
             if self._held_back(model, present, now, max(SHORTEST, turn)):
                 return False
             self._waiting[model] -= 1

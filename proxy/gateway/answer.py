@@ -158,6 +158,7 @@ class Answer:
             if number % self.request.n:
                 usage = msgspec.structs.replace(usage, prompt=0, cached=0)
             info.usage += usage
+            info.choices += 1
             info.evaluating += times.prompt_ms / 1000
             info.writing += times.predicted_ms / 1000
             info.slot_seconds += slot_seconds

@@ -74,6 +74,7 @@ class Info(Struct, kw_only=True):
     placed: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
+    choices: int = 0
     evaluating: float = 0.0
     writing: float = 0.0
     slot_seconds: float = 0.0

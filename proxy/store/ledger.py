@@ -68,10 +68,12 @@ class Ledger:
         by: Sequence[str] = (),
         only: Mapping[str, Sequence[str]] | None = None,
         limit: int = PAGE,
+        largest: bool = False,
     ) -> Sequence[LedgerGroup]:
         """The sums of all requests from `begin` to before `end`, in buckets of `width` milliseconds
         (0: a single one), grouped by some of DIMENSIONS and ordered by bucket. `only` lists the
-        allowed values of dimensions. Returns at most `limit` groups.
+        allowed values of dimensions. Returns at most `limit` groups; `largest`: those with the most
+        tokens, beginning with the largest.
 
         Widths that are whole hours are answered from the sums by hour: an hour counts if it begins
         in the range. Others need the rows, which are kept for a limited time."""
@@ -80,11 +82,14 @@ class Ledger:
         columns = [table.c[name] for name in by]
         counts = _row_counts() if table is LEDGER else _hour_counts()
         chosen = [table.c[name].in_(values) for name, values in (only or {}).items()]
+        order: list[Any] = ["bucket", *columns]
+        if largest:
+            order = [func.sum(table.c.prompt + table.c.completion).desc(), *order]
         query = (
             select(bucket, *columns, *counts)
             .where(time >= begin, time < end, *chosen)
             .group_by(*(["bucket"] if width else []), *columns)
-            .order_by("bucket", *columns)
+            .order_by(*order)
             .limit(limit)
         )
         found = (row._mapping for row in self._db.rows(query))

@@ -1,7 +1,7 @@
 """Conversations of the Responses API: kept items that responses continue and add to.
 
 They are stored with the responses, within the same bounds (`--stored-responses`); one that is used
-counts as new. A conversation is at most as large as a body (`--max-body`).
+counts as new. A conversation is at most as large as a body (`--max-body`), and as quickly decoded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import msgspec
 from flask import Blueprint, request
 
+from ..core.decoding import is_dear
 from ..dialects import listing
 from ..dialects.responses import conversations
 from ..errors import BadRequest, NotFound
@@ -115,7 +116,7 @@ def append(services: Services, owner: str, key: str, given: list[Any]) -> list[d
 
     def longer(kept: Stored) -> Stored:
         items = msgspec.json.encode([*_items(kept), *added])
-        if len(items) > services.settings.max_body:
+        if len(items) > services.settings.max_body or is_dear(items):
             raise BadRequest(
                 "the conversation is too long: start a new one", code="conversation_too_long"
             )

@@ -92,6 +92,8 @@ class FormBody:
             parts.append(data)
             size += len(data)
         for file in self._form.files:
+            if file.field == "model":
+                raise BadRequest("the form part model must be a text, not a file", param="model")
             kind = file.kind if _MEDIA_TYPE.fullmatch(file.kind) else "application/octet-stream"
             head = self._head(file.field, f'; filename="{_quoted(file.name)}"', kind)
             parts += [head, file.data, b"\r\n"]
@@ -110,8 +112,10 @@ class FormBody:
 
 def _quoted(name: str) -> str:
     """A name within quotes, as browsers write it. Raises BadRequest."""
-    if not name.isprintable():
-        raise BadRequest("the name of a form part contains a control character")
+    if not name.isprintable() or "\\" in name:
+        raise BadRequest(
+            "the name of a form part or file contains a control character or a backslash: rename it"
+        )
     return name.replace('"', "%22")
 
 

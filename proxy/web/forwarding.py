@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, request
 
@@ -60,17 +60,24 @@ def posted(services: Services, record: Record) -> Response:
 @json_route(blueprint, "GET", *_both(LISTED))
 def listed(services: Services, record: Record) -> Response:
     """Forward a request to the model that its query names."""
-    model = _named(services, request.args.get("model", ""))
+    asked = request.args.get("model", "")
+    model = _named(services, asked)
     path = _full(record.route, services.settings.api_prefix)
-    call = Call("GET", _with_query(path, request.environ), sent_headers(request.environ))
-    return _answer(services, record, model, lambda name: call, counts=False)
+    _with_query(path, request.environ)  # it is bounded
+    others = [pair for pair in request.args.items(multi=True) if pair[0] != "model"]
+    headers = sent_headers(request.environ)
+
+    def make(name: str) -> Call:
+        query = urlencode([*others, ("model", name or asked)])
+        return Call("GET", f"{path}?{query}", headers)
+
+    return _answer(services, record, model, make, counts=False)
 
 
 @json_route(blueprint, "GET POST PUT PATCH DELETE", "/upstream/<path:rest>")
 def upstream(services: Services, record: Record, rest: str) -> Response:
     """Forward a request to any path of the server of a model that the gateway starts."""
-    if not seen.is_admin(services, record.key):
-        raise Forbidden("this requires an admin API key: see the setting admins")
+    seen.check_admin(services, record.key)
     if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise Forbidden("pages of other sites may not use the servers of models")
     model, path = _place(services, rest)

@@ -14,7 +14,7 @@ from flask import Blueprint, Response, request
 
 from ..dialects import openai
 from ..dialects.llamacpp_requests import parse_model
-from ..errors import Forbidden, GatewayError, NotFound, QueueFull
+from ..errors import GatewayError, NotFound, QueueFull
 from ..hosting.model import HostedModel
 from . import body, log_events, model_events, seen
 from .observability import Record
@@ -55,7 +55,7 @@ def unpin(services: Services, record: Record) -> Any:
 
 def act(services: Services, key: str, action: Action, name: str) -> None:
     """Do this with a model for this key. Raises Forbidden, NotFound."""
-    admins_only(services, key)
+    seen.check_admin(services, key)
     model = hosted(services, name)
     match action:
         case "load":
@@ -75,7 +75,7 @@ def events(services: Services, record: Record) -> Any:
 @json_route(blueprint, "POST", "/unload")
 def unload_all(services: Services, record: Record) -> Any:
     """Unload all models after their running answers."""
-    admins_only(services, record.key)
+    seen.check_admin(services, record.key)
     for model in services.host.models:
         model.stop()
     return {"success": True}
@@ -121,7 +121,7 @@ def logs(name: str) -> Response:
         if "text/event-stream" in request.headers.get("Accept", ""):
             last_id = request.headers.get("Last-Event-ID", "")
             return log_stream(services, record.key, name, last_id)
-        admins_only(services, record.key)
+        seen.check_admin(services, record.key)
         return Response(hosted(services, name).log.text(), mimetype="text/plain")
     except GatewayError as error:
         return refuse(error, openai.error, record)
@@ -129,7 +129,7 @@ def logs(name: str) -> Response:
 
 def log_stream(services: Services, key: str, name: str, last_id: str) -> Response:
     """The lines of a model's log after an event. Raises Forbidden, NotFound, QueueFull."""
-    admins_only(services, key)
+    seen.check_admin(services, key)
     return watched(services, key, log_events.events(hosted(services, name).log, last_id))
 
 
@@ -141,14 +141,8 @@ def watched(services: Services, key: str, parts: Generator[bytes, None, None]) -
     return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
 
 
-def admins_only(services: Services, key: str) -> None:
-    """Raises Forbidden."""
-    if not seen.is_admin(services, key):
-        raise Forbidden("this requires an admin API key: see the setting admins")
-
-
 def _done(services: Services, record: Record, action: Action) -> dict[str, Any]:
-    admins_only(services, record.key)  # before its body is read
+    seen.check_admin(services, record.key)  # before its body is read
     asked = body.read_json(request.environ, services.settings.max_body)
     act(services, record.key, action, parse_model(asked))
     return {"success": True}

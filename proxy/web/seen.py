@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ..errors import Forbidden
 from ..gateway import Caller, SlotView, View
 from .services import Services
 
@@ -13,6 +14,15 @@ from .services import Services
 def is_admin(services: Services, key: str) -> bool:
     """Whether the key of this name may see everything. Without keys, everybody may."""
     return services.keys.is_admin(key)
+
+
+def check_admin(services: Services, key: str) -> None:
+    """Raises Forbidden."""
+    if not is_admin(services, key):
+        raise Forbidden(
+            "this requires an admin API key: use one of the setting admins, or ask an administrator"
+            " for one"
+        )
 
 
 def names(services: Services, key: str) -> Callable[[str], str]:

@@ -1,6 +1,6 @@
 """GET /v1/usage, its export, and OpenAI's /v1/organization/usage: sums and rows of the ledger.
 
-A key sees its own requests; the keys of `--admins`, or everybody if no key is needed, see all.
+A key sees its own requests; the keys of `--admins`, or all callers if no key is needed, see all.
 Requests appear within a second after their end.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Response, request
 
-from ..errors import BadRequest, Forbidden, InvalidParameter, NotFound
+from ..errors import BadRequest, InvalidParameter, NotFound
 from . import seen
 from .ledger import exports, query, shapes
 from .ledger.entries import EMBEDDINGS, GENERATING
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 blueprint = Blueprint("usage", __name__)
 
 MOST_GROUPS = 20_000  # rows of an answer
-DAY = 86_400_000  # milliseconds
+DAY_MS = 86_400_000
 FORMATS = {
     "csv": "text/csv; charset=utf-8",
     "jsonl": "application/x-ndjson",
@@ -43,7 +43,7 @@ def own(services: Services, record: Record) -> Any:
     asked = query.usage(request.args, time.time())
     only = _scope(services, record, everyone=asked.everyone)
     begin, end = 1000 * asked.time.begin, 1000 * asked.time.end
-    found = groups(opened(services), begin, end, width=DAY, by=asked.by, only=only)
+    found = groups(opened(services), begin, end, width=DAY_MS, by=asked.by, only=only)
     return shapes.by_day(asked.time, found, services.keys.shown)
 
 
@@ -94,19 +94,14 @@ def _scope(
     """The filter of rows that the caller may see. Raises Forbidden."""
     if not everyone:
         return {"key": (record.key,)}
-    _check_admin(services, record)
+    seen.check_admin(services, record.key)
     return None
-
-
-def _check_admin(services: Services, record: Record) -> None:
-    if not seen.is_admin(services, record.key):
-        raise Forbidden("this requires an admin API key: see the setting admins")
 
 
 def _organization(
     services: Services, record: Record, kind: str, apis: Sequence[str]
 ) -> dict[str, Any]:
-    _check_admin(services, record)
+    seen.check_admin(services, record.key)
     ledger = opened(services)
     asked = query.organization(request.args, time.time())
     found: Sequence[LedgerGroup] = ()
@@ -114,7 +109,7 @@ def _organization(
         found = groups(
             ledger,
             1000 * asked.begin,
-            1000 * min(asked.end, shapes.last_bucket(asked)),
+            1000 * min(asked.end, shapes.page_end(asked)),
             width=1000 * asked.width,
             by=tuple(query.GROUPS[name] for name in asked.groups if name in query.GROUPS),
             only={**asked.only, "api": apis},

@@ -22,7 +22,7 @@ def _responses(body: Any) -> CompletionRequest:
     [
         (openai_chat.parse, SAID, {"verbosity": "low"}),
         (openai_chat.parse, SAID, {"web_search_options": {"search_context_size": "low"}}),
-        (openai_chat.parse, SAID, {"store": True}),
+        (openai_chat.parse, SAID, {"web_search_options": {"search_context_size": "low"}}),
         (openai_completions.parse, {"prompt": "p"}, {"lora": [{"id": 0, "scale": 1}]}),
         (llamacpp_native.parse, {"prompt": "p"}, {"system_prompt": {"prompt": "x"}}),
         (anthropic.parse, SAID, {"container": "c"}),

@@ -462,7 +462,7 @@ def test_responses_refer_to_stored_items(openai_: openai.OpenAI) -> None:
 
 def test_unsupported_responses_features_are_reported(openai_: openai.OpenAI) -> None:
     wrong: list[dict[str, Any]] = [
-        {"conversation": "conv_1"},
+        {"conversation": ["conv_1"]},
         {"prompt": {"id": "pmpt_1"}},
         {"background": True, "stream": True},
         {"background": True, "store": False},

@@ -232,9 +232,10 @@ def test_router_model_becomes_a_gateway_model(router: Router, gateway: StartGate
     assert listed(one)["beta"] == "loaded"
     found = backends(one)["beta"]
     assert (found["slots"], found["n_ctx"]) == (3, 512)
-    assert [m["name"] for m in request(one.url, "/api/ps")[2]["models"]] == ["beta"]
+    assert [m["name"] for m in request(one.url, "/api/ps")[2]["models"]] == ["beta:latest"]
     tags = {m["name"]: m["status"] for m in request(one.url, "/api/tags")[2]["models"]}
-    assert tags == {"alpha": "unloaded", "beta": "loaded", "broken": "unloaded"}
+    found = {"alpha:latest": "unloaded", "beta:latest": "loaded", "broken:latest": "unloaded"}
+    assert tags == found
 
 
 def test_router_model_has_its_own_chat_template(router: Router, gateway: StartGateway) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, request
 
 from ...accounts.service import Accounts
-from ...errors import Forbidden, NotFound
+from ...errors import NotFound
 from .. import body, seen
 from ..observability import Record
 from ..services import Services
@@ -27,8 +27,7 @@ def opened(services: Services) -> Accounts:
 
 def administered(services: Services, record: Record) -> Accounts:
     """The accounts, for an administrator. Raises Forbidden and NotFound."""
-    if not seen.is_admin(services, record.key):
-        raise Forbidden("this requires an admin API key: see the setting admins")
+    seen.check_admin(services, record.key)
     return opened(services)
 
 

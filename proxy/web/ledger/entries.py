@@ -117,7 +117,8 @@ class PrefillSpeeds:
         """An estimate of the seconds that the cached tokens of a request saved; 0 until a speed is
         known."""
         evaluated = info.usage.prompt - info.usage.cached
-        if info.evaluating > 0 and evaluated >= FEW:
+        # Several choices evaluate their prompt several times, and count it once.
+        if info.choices <= 1 and info.evaluating > 0 and evaluated >= FEW:
             if len(self._sums) >= MOST_BACKENDS and info.backend not in self._sums:
                 self._sums.clear()
             tokens, seconds = self._sums.get(info.backend, (0.0, 0.0))

@@ -2,10 +2,11 @@
 
 A trace has the form of Mooncake's (https://github.com/kvcache-ai/Mooncake, FAST25 traces), which
 simulators of schedulers and caches read: for each request its arrival, the lengths of prompt and
-answer in tokens, and ids of the prompt's blocks. Requests whose prompts begin alike have the same
-first ids. A block is 2048 characters, about 512 tokens of English: the gateway sees the tokens of
-a prompt only as a count. The ids are digests under a key that is made for each export and thrown
-away, so no text can be guessed from them, and ids of two exports cannot be compared.
+answer in tokens, and ids of the prompt's blocks. Requests of one model and one group of keys whose
+prompts begin alike have the same first ids. A block is 2048 characters, about 512 tokens of
+English: the gateway sees the tokens of a prompt only as a count. The ids are digests under a key
+that is made for each export and thrown away, so no text can be guessed from them, and ids of two
+exports cannot be compared.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from .query import GROUPS, OrganizationQuery, Range
 TOKENS = ("prompt", "cached", "completion", "reasoning")
 
 
-def last_bucket(query: OrganizationQuery) -> int:
+def page_end(query: OrganizationQuery) -> int:
     """The end of the last bucket of the page, in seconds."""
     first_behind = query.end + -query.end % query.width
     return min(first_behind, query.begin + query.limit * query.width)
@@ -28,7 +28,7 @@ def page(query: OrganizationQuery, groups: Iterable[LedgerGroup], kind: str) -> 
     results: dict[int, list[dict[str, Any]]] = {}
     for group in groups:
         results.setdefault(group.begin // 1000, []).append(_result(query, group, kind))
-    end = last_bucket(query)
+    end = page_end(query)
     buckets = [
         {
             "object": "bucket",

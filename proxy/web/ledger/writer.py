@@ -33,6 +33,7 @@ AT_ONCE = 1000  # rows stored in one transaction
 PERIOD = 0.5  # seconds between two looks into the queue
 AGAIN = 1.0  # seconds until an unavailable database is tried again
 PRUNING = 600.0  # seconds between two deletions of old rows
+PRUNED_FOR = 0.25  # seconds of deleting, before new rows are stored again
 LAST_TRIES = 5.0  # seconds for which a stop waits for an unavailable database
 QUIET = 60.0  # seconds between two log lines about lost rows
 DAY = 86400.0
@@ -129,11 +130,14 @@ class LedgerWriter:
         self._batch = []
         return True
 
-    def prune(self) -> None:
-        """Delete the rows that are too old."""
+    def prune(self) -> bool:
+        """Delete rows that are too old, for a moment. False if there may be more."""
         before = int(1000 * (self._clock() - self._days * DAY))
-        while self.ledger.prune(before) and not self._closing.is_set():
-            pass
+        end = time.monotonic() + PRUNED_FOR
+        while self.ledger.prune(before):
+            if self._closing.is_set() or time.monotonic() >= end:
+                return False
+        return True
 
     def _taken(self) -> list[LedgerRow]:
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), AT_ONCE))]
@@ -147,9 +151,9 @@ class LedgerWriter:
         if not self.flush():
             self._closing.wait(AGAIN - PERIOD)
         elif time.monotonic() - self._pruned >= PRUNING:
-            self._pruned = time.monotonic()
             with contextlib.suppress(StoreUnavailable):
-                self.prune()
+                if self.prune():
+                    self._pruned = time.monotonic()
         self._report()
 
     def _report(self, quiet: float = QUIET) -> None:

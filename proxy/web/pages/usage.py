@@ -1,4 +1,4 @@
-"""The usage page: the caller's requests by day and model; for administrators, everybody's."""
+"""The usage page: the caller's requests by day and model; for administrators, those of all keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, make_response, render_template, request
 
 from ...dialects.fields import decimal
-from ...errors import Forbidden, InvalidParameter
+from ...errors import InvalidParameter
 from ...store.ledger_rows import LedgerGroup
 from .. import seen, usage
 from ..ledger import shapes
@@ -24,6 +24,7 @@ guard.protect(blueprint)
 
 MOST_DAYS = 366
 MOST_SHOWN = 20  # keys, and models
+PLOTTED = 6  # models with a plot of their own, as in usage.js
 
 
 @blueprint.get("/usage")
@@ -43,8 +44,7 @@ def sums() -> Response:
         raise InvalidParameter("days", f"must be from 1 to {MOST_DAYS}")
     only: Mapping[str, Sequence[str]] | None = {"key": (key,)}
     if everyone(request.args):
-        if not seen.is_admin(services, key):
-            raise Forbidden("this requires an admin API key: see the setting admins")
+        seen.check_admin(services, key)
         only = None
     response = json_response(_sums(services, days, only))
     response.headers["Cache-Control"] = "no-store"
@@ -56,24 +56,23 @@ def _sums(
 ) -> dict[str, Any]:
     tomorrow = int(time.time()) // DAY * DAY + DAY
     begin = tomorrow - days * DAY
-    groups = partial(usage.groups, usage.opened(services), 1000 * begin, 1000 * tomorrow, only=only)
-    by_day = groups(width=1000 * DAY, by=("model",))
-    by_model = groups(by=("model",))
-    by_key = groups(by=("key",)) if only is None else ()
+    ledger = usage.opened(services).groups
+    groups = partial(ledger, 1000 * begin, 1000 * tomorrow, only=only, limit=MOST_DAYS * MOST_SHOWN)
+    by_day = groups(width=1000 * DAY)
+    models = groups(by=("model",), largest=True, limit=MOST_SHOWN)
+    plotted = {"model": [one.names["model"] for one in models[:PLOTTED]]}
+    by_model = groups(width=1000 * DAY, by=("model",), only={**(only or {}), **plotted})
+    keys = groups(by=("key",), largest=True, limit=MOST_SHOWN) if only is None else ()
     return {
         "begin": begin,
         "days": days,
-        "total": shapes.counts(shapes.added(by_model)),
-        "by_day": [
-            {"at": one.begin // 1000, **one.names, **shapes.counts(one.sums)} for one in by_day
-        ],
-        "models": _largest(by_model),
-        "keys": [
-            {**one, "name": services.keys.shown(one["key"]) or "–"} for one in _largest(by_key)
-        ],
+        "total": shapes.counts(shapes.added(by_day)),
+        "by_day": _shown(by_day),
+        "by_model": _shown(by_model),
+        "models": _shown(models),
+        "keys": [{**one, "name": services.keys.shown(one["key"]) or "–"} for one in _shown(keys)],
     }
 
 
-def _largest(groups: Sequence[LedgerGroup]) -> list[dict[str, Any]]:
-    largest = sorted(groups, key=lambda one: one.sums.prompt + one.sums.completion, reverse=True)
-    return [{**one.names, **shapes.counts(one.sums)} for one in largest[:MOST_SHOWN]]
+def _shown(groups: Sequence[LedgerGroup]) -> list[dict[str, Any]]:
+    return [{"at": one.begin // 1000, **one.names, **shapes.counts(one.sums)} for one in groups]

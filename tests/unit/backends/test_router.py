@@ -101,7 +101,7 @@ def test_model_lists_show_load_status() -> None:
     assert "status" not in scripted
     assert [one["status"] for one in http.get("/v1/backends").json["data"]] == ["unloaded", None]
     assert [one.get("status") for one in http.get("/api/tags").json["models"]] == ["unloaded", None]
-    assert [one["name"] for one in http.get("/api/ps").json["models"]] == ["scripted"]
+    assert [one["name"] for one in http.get("/api/ps").json["models"]] == ["scripted:latest"]
 
 
 def test_request_without_model_gets_a_loaded_one() -> None:

@@ -71,6 +71,16 @@ def test_model_has_its_turn_however_long_others_waited_while_it_was_loaded() -> 
     assert turns.take(B, [A], 23.0 + SETTLE)
 
 
+def test_turn_begins_with_the_first_token_though_the_list_shows_the_model_later() -> None:
+    turns = Turns(1)
+    turns.wait(B, 0.0)
+    assert asked(turns, A, [], now=0.0)
+    turns.answered(A, 10.0)
+    turns.wait(A, 10.1)
+    assert turns.take(A, [], 10.1)  # not in the list yet
+    assert not asked(turns, A, [A], now=10.0 + SHORTEST)
+
+
 def test_request_behind_one_that_changes_the_model_waits_for_its_turn() -> None:
     """The router's list tells of the change only later."""
     turns = Turns(1)

@@ -10,14 +10,15 @@ import pytest
 from proxy.gateway.leased_slot import SHORT
 from tests.fakes import CAPS, ScriptedDriver, make_app
 
-OLD = msgspec.structs.replace(CAPS, doubles=True)
+ONE = msgspec.structs.replace(CAPS, slots=1)  # so that both prompts go to one slot
+OLD = msgspec.structs.replace(ONE, doubles=True)
 WHOLE = False  # the value of cache_prompt
 
 
 def sent(*bodies: tuple[str, dict[str, Any]], doubles: bool = True) -> list[Any]:
     """The `cache_prompt` of each request, None if it has none."""
-    driver = ScriptedDriver(caps=OLD if doubles else CAPS)
-    http = make_app(driver, slots=1).test_client()
+    driver = ScriptedDriver(caps=OLD if doubles else ONE)
+    http = make_app(driver).test_client()
     for path, body in bodies:
         assert http.post(path, json={"max_tokens": 4, **body}).status_code == 200
     return [task.sampling.get("cache_prompt") for task in driver.tasks]

@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 from openai.types.conversations import Conversation, ConversationDeletedResource
 from openai.types.conversations.conversation_item_list import ConversationItemList
 
+from proxy.web import conversations
 from tests.fakes import ScriptedDriver, make_app, say, wait_until
 
 ROUTE = "/v1/conversations"
@@ -152,6 +153,15 @@ def test_conversation_is_bounded_by_the_size_of_a_body(driver: ScriptedDriver) -
     told = api.post(f"{ROUTE}/{key}/items", json=long)
     assert told.status_code == 400 and told.get_json()["error"]["code"] == "conversation_too_long"
     assert len(items_of(api, key)) == 2
+
+
+def test_conversation_is_bounded_by_the_time_to_decode_it(
+    api: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = made(api, items=[HELLO])
+    monkeypatch.setattr(conversations, "is_dear", lambda data: len(data) > 400)
+    assert api.post(f"{ROUTE}/{key}/items", json={"items": [HELLO] * 4}).status_code == 400
+    assert len(items_of(api, key)) == 1
 
 
 def test_conversation_is_only_its_own_keys(driver: ScriptedDriver) -> None:

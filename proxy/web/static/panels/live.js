@@ -8,7 +8,7 @@ const SILENCE = 30000; // milliseconds; each stream is shorter, and begins with 
  * `connected(yes)` is called when the stream works or is lost. `session` is where to ask whether
  * the user is still signed in; if not, the page is reloaded. Returns a function that ends it. */
 export function follow(address, session, handlers, connected) {
-  let source;
+  let source = null;
   let lost = 0;
   let retry = 0;
   let silence = 0;
@@ -21,40 +21,50 @@ export function follow(address, session, handlers, connected) {
     connected(true);
   }
 
+  function close() {
+    source?.close();
+    source = null;
+    clearTimeout(retry);
+  }
+
+  // There is one stream at a time: events of an earlier one are ignored.
   function open() {
-    source = new EventSource(address);
+    close();
+    const own = (source = new EventSource(address));
     for (const [name, handle] of Object.entries(handlers)) {
-      source.addEventListener(name, (event) => {
+      own.addEventListener(name, (event) => {
+        if (own !== source) return;
         heard();
         handle(JSON.parse(event.data));
       });
     }
-    source.addEventListener("error", () => {
+    own.addEventListener("error", () => {
+      if (own !== source) return;
       lost ||= setTimeout(() => connected(false), PATIENCE);
       // Refused (signed out, or too many watchers); browsers do not retry then.
-      if (source.readyState === EventSource.CLOSED) retry = setTimeout(again, RETRY);
+      if (own.readyState === EventSource.CLOSED) retry = setTimeout(() => again(own), RETRY);
     });
   }
 
   function reopen() {
-    source.close();
     connected(false);
     open();
   }
 
-  async function again() {
+  async function again(before) {
     try {
       const answer = await (await fetch(session)).json();
+      if (before !== source) return;
       if (!answer.signed_in) return location.reload();
     } catch {
       // Still no connection; the next attempt follows.
     }
-    open();
+    if (before === source) open();
   }
 
   open();
   return () => {
-    source.close();
-    [lost, retry, silence].forEach(clearTimeout);
+    close();
+    [lost, silence].forEach(clearTimeout);
   };
 }

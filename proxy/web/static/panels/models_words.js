@@ -27,7 +27,7 @@ const WORDS = {
     loading_first: (past) => `Loading for ${past}, the first time`,
     loading_late: (over) => `Loading, ${over} longer than the last time`,
     ready: "Ready",
-    busy: (n, slots) => (slots ? `Busy, ${n} of ${slots} slots` : `Busy, ${n} requests`),
+    busy: (n, slots) => (slots ? `Busy, ${n} of ${slots} slots` : n === "1" ? "Busy, 1 request" : `Busy, ${n} requests`),
     stopping: (n) => (n ? `Stopping after ${n === "1" ? "1 answer" : `${n} answers`}` : "Stopping"),
     failed: "Failed",
     progress: (name) => `Loading ${name}`,
@@ -50,7 +50,7 @@ const WORDS = {
     retry: (left) => `It can be loaded again in ${left}.`,
     remedy: {
       ended: "Read the last lines, correct the command or the model file, and load it again.",
-      late: "Set a longer start_timeout, or the path that says when the server is ready as check.",
+      late: "Set a longer start_timeout, or set check to the path that answers 200 once the server is ready.",
       not_started: "Correct the path of the program in the command.",
       unsuitable: "Correct the command or url in the table of the model.",
       died: "Its log may say why. Without a reason there, the system may have run out of memory.",

@@ -1,15 +1,32 @@
 // Plots over time. A `Plot` has a title and a uPlot that follows the page's size and theme.
 
 import { make } from "./dom.js";
-import { time } from "./form.js";
+import { date, time } from "./form.js";
 
 const HEIGHT = 150;
+const DAY = 86400;
+
+/** The axis of times of day, and that of days in UTC, for plots with a value a day. */
+export const TIMES = { shown: time };
+export const DAYS = {
+  shown: date,
+  marks: [1, 2, 7, 14, 30, 61, 122].map((days) => days * DAY),
+  zone: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+};
+
+const plots = new Set();
+const redraw = () => plots.forEach((plot) => plot.themed());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+new MutationObserver(redraw).observe(document.documentElement, {
+  attributes: true,
+  attributeFilter: ["data-theme", "class"],
+});
 
 export class Plot {
-  /** `shown(value)` formats a value, `note(value)` the text for screen readers, `when(seconds)` a
-   * time. */
-  constructor(place, title, shown, note, when = time) {
-    this.when = when;
+  /** `shown(value)` formats a value, `note(value)` the text for screen readers; `axis` is TIMES or
+   * DAYS. */
+  constructor(place, title, shown, note, axis = TIMES) {
+    this.axis = axis;
     this.shown = shown;
     this.note = note;
     this.area = make("div", { className: "plot-area", role: "img" });
@@ -19,12 +36,13 @@ export class Plot {
     this.data = [[], []];
     this.#draw();
     new ResizeObserver(() => this.#resize()).observe(this.area);
-    const theme = () => this.#draw();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
-    new MutationObserver(theme).observe(document.documentElement, {
-      attributes: true,
-      attributeFilter: ["data-theme", "class"],
-    });
+    plots.add(this);
+  }
+
+  /** Draw it in the colours of the theme; a plot that was removed from the page is forgotten. */
+  themed() {
+    if (this.area.isConnected) this.#draw();
+    else plots.delete(this);
   }
 
   set(times, values) {
@@ -41,15 +59,18 @@ export class Plot {
     );
     const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 } };
     axis.font = `12px ${style.fontFamily}`;
+    const { shown, marks, zone } = this.axis;
+    const along = { ...axis, space: 70, values: (_, ticks) => ticks.map(shown) };
     this.chart = new uPlot(
       {
         width: Math.max(this.area.clientWidth, 100),
         height: HEIGHT,
         legend: { show: false },
         cursor: { show: false },
+        ...(zone ? { tzDate: zone } : {}),
         scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.15 : 1] } },
         axes: [
-          { ...axis, space: 70, values: (_, ticks) => ticks.map(this.when) },
+          marks ? { ...along, incrs: marks } : along,
           { ...axis, size: 62, space: 36, values: (_, ticks) => ticks.map(this.shown) },
         ],
         series: [

@@ -1,8 +1,8 @@
 // The usage page: sums of requests, drawn again when another time or scope is chosen.
 
 import { keyed, make, say } from "./dom.js";
-import { count, date, percent, span } from "./form.js";
-import { Plot } from "./plots.js";
+import { count, percent, span } from "./form.js";
+import { DAYS, Plot } from "./plots.js";
 import { words } from "./usage_words.js";
 
 const DAY = 86400;
@@ -17,14 +17,14 @@ const plots = new Map(
     [words.tokens, tokens, count],
     [words.requests, (one) => one.requests, count],
     [words.slots, (one) => one.slot_seconds, span],
-  ].map(([name, value, shown]) => [name, { value, plot: plot(at("days"), name, shown) }]),
+  ].map(([name, value, format]) => [name, { value, plot: plot(at("days"), name, format) }]),
 );
-let shownDays = 0;
+let shown = null; // the sums on the page
 let asked = 0;
 
-function plot(place, name, shown) {
-  const note = (value) => words.plot_note(name, shownDays, shown(value ?? 0));
-  return new Plot(place, name, shown, note, date);
+function plot(place, name, format) {
+  const note = (value) => words.plot_note(name, shown?.days ?? 0, format(value ?? 0));
+  return new Plot(place, name, format, note, DAYS);
 }
 
 async function load() {
@@ -44,11 +44,11 @@ async function load() {
 }
 
 function show(sums) {
-  shownDays = sums.days;
+  shown = sums;
   numbers(sums.total);
-  for (const { value, plot: one } of plots.values()) one.set(...columns(sums, sums.by_day, value));
+  for (const { value, plot: one } of plots.values()) one.set(...columns(sums.by_day, value));
   rows(at("models"), sums.models, (one) => one.model || "–", (one) => one.model);
-  keyed(at("model-plots"), sums.models.slice(0, MODELS), (one) => one.model, modelPlot(sums));
+  keyed(at("model-plots"), sums.models.slice(0, MODELS), (one) => one.model, modelPlot);
   const keys = at("keys");
   if (!keys) return;
   keys.hidden = !sums.keys.length;
@@ -56,7 +56,7 @@ function show(sums) {
 }
 
 function numbers(total) {
-  const shown = [
+  const cards = [
     ["requests", count(total.requests), words.failures(count(total.failed))],
     ["prompt", count(total.prompt_tokens), ""],
     [
@@ -71,7 +71,7 @@ function numbers(total) {
     ["slots", span(total.slot_seconds), ""],
     ["queue", span(total.queue_seconds), ""],
   ];
-  keyed(at("numbers"), shown, ([name]) => name, ([name]) => {
+  keyed(at("numbers"), cards, ([name]) => name, ([name]) => {
     const value = make("dd", { className: "number" });
     const note = make("dd", { className: "note" });
     const element = make("div", { className: "card" }, make("dt", {}, words[name]), value, note);
@@ -99,20 +99,19 @@ function rows(section, sums, name, key) {
   });
 }
 
-function modelPlot(sums) {
-  return ({ model }) => {
-    const element = make("div");
-    let drawn = null;
-    element.update = () => {
-      drawn ??= plot(element, words.tokens_of(model || "–"), count);
-      drawn.set(...columns(sums, sums.by_day.filter((one) => one.model === model), tokens));
-    };
-    return element;
+function modelPlot({ model }) {
+  const element = make("div");
+  let drawn = null;
+  element.update = () => {
+    drawn ??= plot(element, words.tokens_of(model || "–"), count);
+    drawn.set(...columns(shown.by_model.filter((one) => one.model === model), tokens));
   };
+  return element;
 }
 
 /** The days, and the sum of `value` on each. */
-function columns({ begin, days }, sums, value) {
+function columns(sums, value) {
+  const { begin, days } = shown;
   const times = Array.from({ length: days }, (_, day) => begin + day * DAY);
   const values = times.map(() => 0);
   for (const one of sums) values[(one.at - begin) / DAY] += value(one);

@@ -129,3 +129,6 @@ def test_saved_time_is_unknown_until_a_speed_is_measured() -> None:
     speeds.saved(Info(backend="b", usage=Usage(1000, 1, 0), evaluating=2.0))
     assert speeds.saved(cached) == pytest.approx(99 * 0.002)
     assert speeds.saved(Info(backend="c", usage=Usage(100, 1, 99))) == 0.0
+    # Four choices evaluated the prompt, which counts once: they tell no speed.
+    speeds.saved(Info(backend="b", usage=Usage(1000, 4, 0), evaluating=8.0, choices=4))
+    assert speeds.saved(cached) == pytest.approx(99 * 0.002)
