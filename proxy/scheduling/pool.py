@@ -31,7 +31,7 @@ from .state import (
 from .ticket import Ticket
 
 REMEMBERED = 16384  # conversations remembered by a pool
-KEPT = 1024  # prompts that a backend is assumed to keep outside its slots, at most
+KEPT = 512  # prompts that a backend is assumed to keep outside its slots, at most
 OVERDUE = 4  # the time so far, divided by this, is the least that an answer still takes
 ENOUGH = 8  # tokens of an answer that are enough to measure a pace
 FEW = 32  # measurements at which a backend's own rate weighs as much as the mean of all
