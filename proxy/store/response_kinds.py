@@ -20,17 +20,31 @@ class StoredKind:
     kinds."""
 
     def __init__(self, store: ResponseStore, prefix: str = "") -> None:
-        self._store = store
+        self._store = store  # opened when it is used first
         self._prefix = prefix
-        self.put = store.put
-        self.open = store.open
-        self.close_open = store.close_open
-        self.beat = store.beat
-        self.clear = store.clear
 
     @property
     def shared(self) -> bool:
         return self._store.shared
+
+    def put(
+        self, owner: str, key: str, created: float, value: Stored, begun: float | None = None
+    ) -> None:
+        self._store.put(owner, key, created, value, begun)
+
+    def open(
+        self, owner: str, key: str, created: float, value: Stored, begun: float | None = None
+    ) -> None:
+        self._store.open(owner, key, created, value, begun)
+
+    def close_open(self, owner: str, key: str) -> None:
+        self._store.close_open(owner, key)
+
+    def beat(self) -> list[tuple[str, str]]:
+        return self._store.beat()
+
+    def clear(self, owner: str) -> int:
+        return self._store.clear(owner)
 
     def change(
         self,

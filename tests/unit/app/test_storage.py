@@ -41,9 +41,20 @@ assert "sqlalchemy" not in sys.modules and "sqlite3" not in sys.modules
 """
 
 
-def test_without_a_database_no_database_is_imported() -> None:
+NOTHING_OPENED = """
+import sys
+from tests.fakes import client
+
+api = client(data=sys.argv[1], ledger_days=0)
+assert api.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hi"}]}).json
+assert "sqlalchemy" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("program", [NOTHING_IMPORTED, NOTHING_OPENED], ids=["none", "unused"])
+def test_database_that_is_not_used_is_not_imported(program: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", NOTHING_IMPORTED],
+        [sys.executable, "-c", program, str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
