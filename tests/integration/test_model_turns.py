@@ -129,19 +129,22 @@ def test_waiting_stream_tells_place_and_time(three: Gateway) -> None:
         for busy in (one, two):
             next(line for line in busy.iter_lines() if "content" in line)
         assert {model["model"] for model in running(three)} == {"b", "c"}
-        thread = threading.Thread(target=lambda: lines.append(chat(three, "a").status_code))
-        thread.start()
-        looks: list[Any] = []  # the answers may end between two of them
-
-        def has_place() -> bool:
-            looks.append(running(three))
-            return any(model.get("place") for model in looks[-1])
-
-        wait_until(has_place)
-        (waiting,) = [model for model in looks[-1] if model["model"] == "a"]
-        assert waiting["state"] == "starting"
-        assert waiting["place"] == 1
-        assert 0 < waiting["wait"] < 60
+        servers = pids(three).values()
+        for pid in servers:
+            os.kill(
+                pid, signal.SIGSTOP
+            )  # or the answers may be over before the third request comes
+        try:
+            thread = threading.Thread(target=lambda: lines.append(chat(three, "a").status_code))
+            thread.start()
+            wait_until(lambda: any(model.get("place") for model in running(three)))
+            (waiting,) = [model for model in running(three) if model["model"] == "a"]
+            assert waiting["state"] == "starting"
+            assert waiting["place"] == 1
+            assert 0 < waiting["wait"] < 60
+        finally:
+            for pid in servers:
+                os.kill(pid, signal.SIGCONT)
     thread.join(60)
     assert lines == [200]
 
