@@ -2,7 +2,7 @@
 
 Source of the format: ``config.example.yaml`` and ``docs/configuration.md`` of llama-swap, August
 2026; older names of its keys are read too. What is read becomes `[[model]]` and `[[backend]]`
-tables, keys and settings. A note names what is not supported. Models are swapped by memory
+tables, keys and settings. A note names unsupported settings. Models are swapped by memory
 and number here, not by group or matrix (see `_together`).
 """
 

@@ -5,7 +5,7 @@
 `gateway` makes tasks from a request, `answer` runs its choices, and `attempt` runs one choice, from
 the queue to its end, on a `leased_slot`. `adapt` fits a task to a backend, `generation` turns its
 runs into an answer with the stages of `postprocess`. `embedder` makes embeddings and rankings,
-`forwarder` passes on what is not translated.
+`forwarder` passes on requests of other APIs unchanged.
 """
 
 from ..scheduling.view import SlotView, View

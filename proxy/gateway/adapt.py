@@ -118,7 +118,7 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
 
 def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGrammar:
     """The grammar of the answer, the client's own or a compiled one; its text is "" for none. If a
-    grammar may follow when a call begins, its gaps are told already."""
+    grammar may follow when a call begins, its gaps were reported before."""
     own: str = task.sampling.get("grammar", "")
     if own:
         return BoundGrammar(own if caps.modern_sampling else _old_grammar(own, cancel))
