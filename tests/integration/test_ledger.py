@@ -76,13 +76,12 @@ class Received(NamedTuple):
 
 
 class Clients:
-    """Send requests until `count` were answered. Requests whose gateway is killed are sent again,
-    with another id."""
+    """Send requests until they are stopped: a worker that starts late needs some to write. Requests
+    whose gateway is killed are sent again, with another id."""
 
-    def __init__(self, url: str, count: int) -> None:
+    def __init__(self, url: str) -> None:
         self.received: dict[str, Received] = {}
         self._place = urlsplit(url).netloc
-        self._count = count
         self._numbers = itertools.count()
         self._over = threading.Event()
 
@@ -91,7 +90,7 @@ class Clients:
             self._send(connection)
 
     def _send(self, connection: http.client.HTTPConnection) -> None:
-        while len(self.received) < self._count and not self._over.is_set():
+        while not self._over.is_set():
             number = next(self._numbers)
             path, body, leaves = REQUESTS[number % len(REQUESTS)]
             name = f"r{number}"
@@ -182,9 +181,9 @@ def _all_write(one: Gateway, workers: int, database: str) -> bool:
 
 
 def _check(one: Gateway, database: str, count: int, *, kills: int, workers: int) -> tuple[int, int]:
-    """Send requests while workers are killed, and compare what clients received with the ledger.
-    Returns how many requests were compared, and how many were lost with a worker."""
-    clients = Clients(one.url, count)
+    """Send at least `count` requests while workers are killed, and compare what clients received
+    with the ledger. Returns how many were compared, and how many were lost with a worker."""
+    clients = Clients(one.url)
     killed: list[tuple[float, float]] = []
     with ThreadPoolExecutor(CLIENTS) as pool:
         work = [pool.submit(clients.run) for _ in range(CLIENTS)]
@@ -194,10 +193,11 @@ def _check(one: Gateway, database: str, count: int, *, kills: int, workers: int)
                 until(partial(clients.have, enough), 60)
                 until(partial(_all_write, one, workers, database), 30)
                 killed.append(_kill_workers(one))
-            for done in work:
-                done.result(60)
+            until(partial(clients.have, count), 60)
         finally:
             clients.stop()
+    for done in work:
+        done.result()
     assert one.stop() == 0
     opened = Database(database)
     try:
