@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from .limits import NO_LIMITS, Limited
 from .rights import Priority, Rights, priority_of
 
 KEY_ID = re.compile(r"key_[0-9a-f]{24}")
@@ -94,8 +96,8 @@ NO_BOUND = Bound(False, Rights())
 
 class Identity(Struct, frozen=True, kw_only=True):
     """The caller of a request, by its key. `key` owns the stored data. Keys of one `group` share
-    cached prompts. `rights` are those of key, user and team. `until` is when this secret ends;
-    `refused` says why it is not accepted now, "" if it is."""
+    cached prompts. `rights` are those of key, user and team, and `limits` their limits. `until` is
+    when this secret ends; `refused` says why it is not accepted now, "" if it is."""
 
     key: str
     alias: str = ""
@@ -105,6 +107,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     priority: Priority = "normal"
     admin: bool = False
     rights: tuple[Rights, ...] = ()
+    limits: tuple[Limited, ...] = ()
     until: float = math.inf
     refused: str = ""
 
@@ -121,7 +124,16 @@ def identity_of(
     until = math.inf if key.expires is None else key.expires
     if digest != key.digest:
         until = min(until, key.former_until)
-    rights = tuple(one for one in (key.rights, team.rights, user.rights) if one != Rights())
+    levels = {
+        f"key {key.id}": key.rights,
+        f"team {key.team_id}": team.rights,
+        f"user {key.user_id}": user.rights,
+    }
+    limits = tuple(
+        Limited(subject, one.limits) for subject, one in levels.items() if one.limits != NO_LIMITS
+    )
+    permits = (replace(one, limits=NO_LIMITS) for one in levels.values())
+    rights = tuple(one for one in permits if one != Rights())
     blocked = {"this API key": key.blocked, "the team": team.blocked, "the user": user.blocked}
     refused = next((what for what, is_so in blocked.items() if is_so), "")
     return Identity(
@@ -134,6 +146,7 @@ def identity_of(
         priority=priority_of(rights),
         admin=key.rights.admin,
         rights=rights,
+        limits=limits,
         until=until,
         refused=f"{refused} is blocked: ask an administrator" if refused else "",
     )

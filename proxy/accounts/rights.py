@@ -14,6 +14,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ..errors import Forbidden, GatewayError, ModelNotFound, NotFound
+from .limits import NO_LIMITS, Limits
 
 Priority = Literal["", "high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
@@ -52,7 +53,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`models`, `tools` and paths in `apis` are patterns in which `*` stands for any text; `apis`
     has names of APIS and API_GROUPS besides. `tools` are those that the gateway runs itself,
     `networks` those of the client. `priority` is the highest class in the queue. Keys of one
-    `group` share cached prompts."""
+    `group` share cached prompts. `limits` are what may be used up."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     admin: bool = False
     priority: Priority = ""
     group: str = ""
+    limits: Limits = NO_LIMITS
 
 
 class Permissions(Struct, frozen=True):

@@ -11,11 +11,17 @@ from ...accounts.rights import API_GROUPS, APIS, PRIORITIES, Rights, wrong_netwo
 from ...errors import InvalidParameter
 from .. import fields
 from ..fields import Body
-from . import values
+from . import limits, values
 
-FIELDS = frozenset(
-    {"models", "allowed_routes", "allowed_tools", "allowed_ips", "read_only", "priority", "group"}
-)
+FIELDS = limits.FIELDS | {
+    "models",
+    "allowed_routes",
+    "allowed_tools",
+    "allowed_ips",
+    "read_only",
+    "priority",
+    "group",
+}
 OF_KEY = FIELDS | {"key_type", "admin"}
 MAX_RIGHTS = 200  # entries of a list
 _EVERY = {"all-proxy-models", "all-team-models", "*"}  # names of all models that a team may use
@@ -70,7 +76,7 @@ def parse(body: Body, known: Rights) -> Rights:
         if " " in group:
             raise InvalidParameter("group", "may not contain spaces")
         changes["group"] = group
-    return replace(known, **changes)
+    return replace(known, **changes, limits=limits.parse(body, known.limits))
 
 
 def shown(rights: Rights) -> dict[str, Any]:
@@ -82,6 +88,7 @@ def shown(rights: Rights) -> dict[str, Any]:
         "read_only": rights.read_only,
         "priority": rights.priority or None,
         "group": rights.group or None,
+        **limits.shown(rights.limits),
     }
 
 

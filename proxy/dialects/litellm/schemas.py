@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
+from ...accounts.limits import ON_LIMIT
 from ...accounts.rights import PRIORITIES
-from ..schema_fields import Schema, array, body, flag, mapping, one_of, strings, text
+from ..schema_fields import Schema, array, body, count, flag, mapping, number, one_of, strings, text
 from .groups import ROLES
+from .limits import DURATIONS, MOST, MOST_SPENT, NONE
 from .rights import TYPES
 
+
+def _limit(description: str, example: int) -> Schema:
+    return count(f"{description}; -1 removes the limit.", NONE, MOST, example)
+
+
+LIMITS: dict[str, Schema] = {
+    "rpm_limit": _limit("Requests in a minute", 60),
+    "tpm_limit": _limit("Tokens of prompts and answers in a minute", 50_000),
+    "limits": mapping(
+        "All limits in windows: `requests`, `prompt_tokens` and `tokens` in a `minute`, `hour`,"
+        " `day` or `month` of 30 days. Empty for none.",
+        {"requests": {"hour": 1000}, "tokens": {"day": 1_000_000}},
+    ),
+    "on_limit": text(
+        "What happens to a request beyond a window: it is rejected with 429, or waits.",
+        "wait",
+        enum=["", *ON_LIMIT],
+    ),
+    "max_parallel_requests": _limit("Requests that run or wait at the same time", 4),
+    "max_queued_requests": _limit("Requests that wait for a slot", 8),
+    "max_prompt_tokens": _limit("Tokens of the largest prompt", 8192),
+    "max_completion_tokens": _limit("Tokens of the largest answer", 1024),
+    "max_budget": number(
+        "Money that may be spent in `budget_duration`; -1 removes the limit.", NONE, MOST_SPENT, 20
+    ),
+    "soft_budget": number(
+        "Money from which a warning is sent; -1 removes it.", NONE, MOST_SPENT, 15
+    ),
+    "budget_duration": text(
+        f"The period of `max_budget`: {', '.join(DURATIONS)}, by the calendar in UTC; empty for"
+        " ever.",
+        "30d",
+    ),
+    "budget_limits": array(
+        "Further budgets: objects with `unit` (money, tokens or slot_seconds), `max_budget`,"
+        " `soft_budget` and `budget_duration`.",
+        [{"unit": "slot_seconds", "max_budget": 3600, "budget_duration": "1d"}],
+    ),
+}
 RIGHTS: dict[str, Schema] = {
     "models": strings("Names of models, or patterns with `*`; empty for all.", "qwen*"),
     "allowed_routes": strings(
@@ -20,6 +61,7 @@ RIGHTS: dict[str, Schema] = {
     "read_only": flag("Allow GET requests only."),
     "priority": text("The highest class in the queue.", "low", enum=["", *PRIORITIES]),
     "group": text("Keys of one group share cached prompts.", "research"),
+    **LIMITS,
 }
 _KEY: dict[str, Schema] = {
     "key_alias": text("A name for people, which no other key has.", "alice-laptop"),

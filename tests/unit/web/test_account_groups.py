@@ -91,12 +91,12 @@ def test_members_of_a_team(http: Http) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        ("/user/new", {"max_budget": 1}, "max_budget"),
+        ("/user/new", {"model_max_budget": {"m": 1}}, "model_max_budget"),
         ("/user/new", {"user_role": "proxy_admin"}, "user_role"),
         ("/user/new", {"teams": ["none"]}, "team_id"),
         ("/user/update", {}, "user_id"),
         ("/user/delete", {}, "user_ids"),
-        ("/team/new", {"tpm_limit": 1}, "tpm_limit"),
+        ("/team/new", {"tpm_limit": "1"}, "tpm_limit"),
         ("/team/new", {"admin": True}, "admin"),
         ("/team/new", {"members_with_roles": [{"user_id": "a", "role": "boss"}]}, None),
         ("/team/update", {"models": []}, "team_id"),

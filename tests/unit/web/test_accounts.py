@@ -107,10 +107,10 @@ def test_update_changes_alias_and_metadata(http: Http) -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        {"max_budget": 10},
-        {"max_budget": 0},
-        {"rpm_limit": 1},
-        {"max_parallel_requests": 0},
+        {"model_max_budget": {"a": 10}},
+        {"model_rpm_limit": {"a": 1}},
+        {"rpm_limit_type": "best_effort_throughput"},
+        {"budget_id": "b"},
         {"guardrails": ["x"]},
         {"spend": 3},
         {"unknown": True},
@@ -487,3 +487,11 @@ def test_agent_has_the_tools_that_a_key_may_use(tmp_path: Path) -> None:
     searching = {"query": "Hi", "search_engine_name": "ddgs"}
     refused = http.post("/chat/search_engine_chat", some, **searching)
     assert "may not use the tool 'web_search'" in refused.text
+
+
+def test_limits_are_shown_and_changed(http: Http) -> None:
+    made = http.make(rpm_limit=60, max_budget=2.5, budget_duration="30d", limits={})
+    info = http.get("/key/info", "sk-ops", key=made["key_id"]).json["info"]
+    assert (info["rpm_limit"], info["max_budget"], info["budget_duration"]) == (60, 2.5, "30d")
+    changed = http.admin("/key/update", key=made["key_id"], rpm_limit=-1, tpm_limit=5).json
+    assert (changed["rpm_limit"], changed["tpm_limit"], changed["max_budget"]) == (None, 5, 2.5)
