@@ -1,5 +1,4 @@
-"""``slotproxy`` and ``python -m proxy``: read the settings, serve. ``slotproxy doctor`` takes the
-same settings and checks them, the backends and the storage."""
+"""``slotproxy`` and ``python -m proxy``: read the settings and serve, or do what a command says."""
 
 from __future__ import annotations
 
@@ -8,25 +7,24 @@ import sys
 from collections.abc import Sequence
 
 from proxy import config
+from proxy.config import command_line
 from proxy.server import serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop. 2 when a setting cannot be used, after one line that names it."""
-    flags = sys.argv[1:] if argv is None else argv
-    examines = list(flags[:1]) == ["doctor"]
-    as_json = examines and "--json" in flags
-    if examines:
-        flags = [flag for flag in flags[1:] if flag != "--json"]
+    command, flags = command_line.split(sys.argv[1:] if argv is None else argv)
     try:
+        if command:
+            own, flags = command_line.of_command(command, flags)
         settings = config.load(flags, os.environ)
     except config.SettingsError as error:
         serve.say(str(error))
         return 2
-    if examines:
+    if command:
         from proxy.app import doctor  # imported late: the server starts without it
 
-        return doctor.main(settings, print, as_json=as_json)
+        return doctor.main(settings, print, as_json=own.json)
     return serve.run(settings, lambda: config.load(flags, os.environ))
 
 

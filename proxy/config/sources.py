@@ -10,76 +10,30 @@ imports flask, requests or ssl: gunicorn's master reads the settings before geve
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any
 
 import msgspec
 
-from proxy import __version__
-
 from . import keys, macros, model_presets, models, models_folder
 from .checks import agree, warnings
+from .command_line import parser
 from .foreign import Foreign
 from .forms import url
 from .keys import ApiKey
 from .settings import EVERYTHING, GONE_SETTINGS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, read_value, table
 
-PROG = "slotproxy"
 # The environment variables of chatglm_cpp's own servers, and the corresponding settings.
 _CHATGLM_VARIABLES = {
     "MODEL": "chatglm_model",
     "MAX_LENGTH": "ctx_size",
     "NUM_THREADS": "chatglm_threads",
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(message.removeprefix("argument "))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=PROG,
-        usage="%(prog)s --llama-api URL [options]",
-        description="A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models.",
-        epilog=f"Each setting can also be set as {ENV_PREFIX}NAME in the environment or as name in "
-        "the TOML file. Flags override the environment, which overrides the file. Separate list "
-        "items with commas, or repeat the flag. The file also accepts [[backend]], [[model]] "
-        "and [[mcp]] tables.",
-        formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=100),
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)",
-    )
-    groups: dict[str, Any] = {}
-    for row in table():
-        if row.group not in groups:
-            groups[row.group] = parser.add_argument_group(row.group)
-        default = f" (default: {row.shown_default})" if row.shown_default else ""
-        text = (row.help + default).replace("%", "%%")
-        if row.type is bool:
-            groups[row.group].add_argument(
-                row.flag, action=argparse.BooleanOptionalAction, help=text
-            )
-        else:
-            metavar = {int: "N", float: "SECONDS"}.get(row.item, "TEXT")
-            if get_origin(row.item) is Literal:
-                metavar = "|".join(get_args(row.item))
-            action = "append" if row.is_list else "store"
-            groups[row.group].add_argument(row.flag, action=action, metavar=metavar, help=text)
-    return parser
 
 
 def _no_such(source: str, name: str, names: Iterable[str]) -> SettingsError:
@@ -239,7 +193,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
 
     Raises ``SettingsError``; ``--help`` and ``--version`` print and raise ``SystemExit(0)``.
     """
-    parsed, unknown = _parser().parse_known_args(list(argv))
+    parsed, unknown = parser().parse_known_args(list(argv))
     if unknown:
         # Only the name, because the value of a mistyped flag may be a key.
         raise _no_such("flags", unknown[0].split("=")[0], [row.flag for row in table()])

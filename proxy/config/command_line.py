@@ -1,0 +1,136 @@
+"""The command line: the flags of the server, derived from the table, and the commands beside it.
+
+``slotproxy`` alone serves. ``slotproxy COMMAND …`` does one thing and ends; most commands take the
+flags of the server too, so that they see the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from proxy import __version__
+
+from . import forms
+from .settings import SettingsError
+from .table import ENV_PREFIX, SettingRow, table
+
+PROG = "slotproxy"
+COMMANDS = {
+    "doctor": "check the settings, backends and storage, with a remedy for each problem",
+}
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message.removeprefix("argument "))
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints a script for a shell and ends."""
+
+    def __call__(self, parser: Any, namespace: Any, shell: Any, flag: str | None = None) -> None:
+        print(completion(shell))
+        parser.exit()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the server's flags. It sets only what the user gave, as text."""
+    made = _Parser(
+        prog=PROG,
+        usage="%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]",
+        description="A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models.",
+        epilog=f"Each setting can also be set as {ENV_PREFIX}NAME in the environment or as name in "
+        "the TOML file. Flags override the environment, which overrides the file. Separate list "
+        "items with commas, or repeat the flag. The file also accepts [[backend]], [[model]] "
+        "and [[mcp]] tables.\n\nCommands: "
+        + "; ".join(f"{name}: {text}" for name, text in COMMANDS.items())
+        + f". {PROG} COMMAND --help tells more.",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=100),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    made.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=SHELLS,
+        metavar="|".join(SHELLS),
+        help="print a completion script for this shell",
+    )
+    _add_settings(made)
+    return made
+
+
+def completion(shell: str) -> str:
+    """The script that completes flags, their values and commands in a shell."""
+    import shtab  # late: only this needs it
+
+    whole = parser()
+    commands = whole.add_subparsers(metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        made = commands.add_parser(name, help=text, argument_default=argparse.SUPPRESS)
+        _add_own(made, name)
+        _add_settings(made)
+    for made in (whole, *commands.choices.values()):
+        for action in made._actions:
+            if action.metavar == "FILE":
+                setattr(action, "complete", shtab.FILE)  # noqa: B010 - argparse does not know it
+    return str(shtab.complete(whole, shell))
+
+
+def _add_settings(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)",
+    )
+    groups: dict[str, Any] = {}
+    for row in table():
+        if row.group not in groups:
+            groups[row.group] = made.add_argument_group(row.group)
+        default = f" (default: {row.shown_default})" if row.shown_default else ""
+        text = (row.help + default).replace("%", "%%")
+        if row.type is bool:
+            groups[row.group].add_argument(
+                row.flag, action=argparse.BooleanOptionalAction, help=text
+            )
+        else:
+            action = "append" if row.is_list else "store"
+            groups[row.group].add_argument(row.flag, action=action, metavar=_shown(row), help=text)
+
+
+def _shown(row: SettingRow) -> str:
+    """What --help shows for the value."""
+    if get_origin(row.item) is Literal:
+        return "|".join(get_args(row.item))
+    if row.check is forms.path:
+        return "FILE"
+    return {int: "N", float: "SECONDS"}.get(row.item, "TEXT")
+
+
+def split(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The command, "" to serve, and the other arguments."""
+    if argv and argv[0] in COMMANDS:
+        return argv[0], list(argv[1:])
+    return "", list(argv)
+
+
+def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The values of the command's own arguments, and the arguments that are settings. Raises
+    SettingsError; ``--help`` prints and raises ``SystemExit(0)``."""
+    made = _Parser(prog=f"{PROG} {name}", allow_abbrev=False)
+    _add_own(made, name)
+    made.epilog = f"It takes the settings of the server too: see {PROG} --help."
+    made.usage = "%(prog)s [options] [settings]"
+    return made.parse_known_args(list(argv))
+
+
+def _add_own(made: argparse.ArgumentParser, name: str) -> None:
+    """The arguments that only this command has."""
+    made.description = COMMANDS[name]
+    if name == "doctor":
+        made.add_argument("--json", action="store_true", help="print the findings as JSON")

@@ -1,0 +1,61 @@
+"""Commands beside the server, and scripts that complete the command line in a shell."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from proxy.config import SettingsError, load, table
+from proxy.config.command_line import COMMANDS, SHELLS, completion, of_command, parser, split
+
+
+def test_first_word_is_the_command() -> None:
+    assert split(["doctor", "--json"]) == ("doctor", ["--json"])
+    assert split(["--host", "doctor"]) == ("", ["--host", "doctor"])
+    assert split([]) == ("", [])
+
+
+def test_own_arguments_are_parted_from_settings() -> None:
+    own, settings = of_command("doctor", ["--port", "9000", "--json", "--metrics"])
+    assert own.json
+    assert settings == ["--port", "9000", "--metrics"]
+
+
+def test_help_names_every_command() -> None:
+    text = parser().format_help()
+    assert all(f"{name}:" in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        of_command(name, ["--help"])
+    assert f"slotproxy {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_knows_flags_and_commands(shell: str) -> None:
+    script = completion(shell)
+    # tcsh has one entry for both forms of a switch.
+    assert [row.flag for row in table() if row.flag.removeprefix("--") not in script] == []
+    assert [name for name in COMMANDS if name not in script] == []
+
+
+def test_print_completion_prints_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        load(["--print-completion", "bash"], {})
+    assert "complete -" in capsys.readouterr().out
+    with pytest.raises(SettingsError, match="--print-completion"):
+        load(["--print-completion", "cmd"], {})
+
+
+def test_bash_completes_a_flag() -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash here")
+    ask = 'COMP_WORDS=(slotproxy --watch); COMP_CWORD=1; _shtab_slotproxy; echo "${COMPREPLY[@]}"'
+    script = f"{completion('bash')}\n{ask}"
+    done = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=True)
+    assert "--watch-config" in done.stdout.split()
