@@ -28,7 +28,7 @@ class ChangingKeyStore(KeyStore, Protocol):
     def read(self, name: str) -> StoredKey: ...
 
     def listed(
-        self, wanted: Mapping[str, str], offset: int, limit: int
+        self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
     ) -> tuple[int, list[StoredKey]]: ...
 
     def check_alias(self, alias: str) -> None:
@@ -79,11 +79,11 @@ class KeyService:
         return self._store.read(self._named(name))
 
     def listed(
-        self, wanted: Mapping[str, str], offset: int, limit: int
+        self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
     ) -> tuple[int, list[StoredKey]]:
-        """How many keys have the wanted values of their fields, and a page of them, the newest
-        first."""
-        return self._store.listed(wanted, offset, limit)
+        """How many keys have the wanted values of their fields and a name with the text of
+        `search`, and a page of them, the newest first."""
+        return self._store.listed(wanted, offset, limit, search=search)
 
     def change(
         self, name: str, edit: Edit[StoredKey], actor: str, action: str = "update"
@@ -135,7 +135,9 @@ class Groups(Protocol[A]):
 
     def read(self, name: str) -> A: ...
 
-    def listed(self, wanted: Mapping[str, str], offset: int, limit: int) -> tuple[int, list[A]]: ...
+    def listed(
+        self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
+    ) -> tuple[int, list[A]]: ...
 
     def add(self, new: A, actor: str) -> None: ...
 

@@ -14,7 +14,7 @@ from ..accounts.records import NO_BOUND, Bound, Entry, Identity, StoredKey, iden
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
 from .account_changes import AccountChanges, Recorder
-from .database import Database, record
+from .database import Database, containing, record
 from .tables import ACCOUNT_USER, API_KEY, TEAM
 from .users import ensure_user
 
@@ -75,11 +75,12 @@ class ApiKeys:
         return key
 
     def listed(
-        self, wanted: Mapping[str, str], offset: int, limit: int
+        self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
     ) -> tuple[int, list[StoredKey]]:
-        """How many keys have the wanted values of their fields, and a page of them, the newest
-        first."""
+        """How many keys have the wanted values of their fields and a name with the text of
+        `search`, and a page of them, the newest first."""
         condition = [_c[name] == value for name, value in wanted.items()]
+        condition += containing(search, _c.alias, _c.id, _c.shown, _c.user_id, _c.team_id)
         page = select(API_KEY).where(*condition).order_by(_c.created.desc(), _c.id)
         with self._db.begin() as db:
             count = db.execute(select(func.count()).select_from(API_KEY).where(*condition))

@@ -28,6 +28,7 @@ from sqlalchemy import (
     create_engine,
     event,
     inspect,
+    or_,
     text,
 )
 from sqlalchemy.engine import ExceptionContext, make_url
@@ -187,6 +188,11 @@ class Database:
 def owned(table: Table, owner: str, key: str) -> ColumnElement[bool]:
     """The condition of the row with this id, if it belongs to the owner."""
     return (table.c.owner == owner) & (table.c.id == key)
+
+
+def containing(text: str, *columns: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+    """The condition that one of the columns contains the text in any case; none if it is ""."""
+    return [or_(*(one.icontains(text, autoescape=True) for one in columns))] if text else []
 
 
 def record(kind: type[S], row: Row[Any], **values: Any) -> S:

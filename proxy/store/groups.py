@@ -14,7 +14,7 @@ from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
 from .account_changes import AccountChanges, Recorder
 from .api_keys import delete_keys
-from .database import Database, record
+from .database import Database, containing, record
 from .tables import ACCOUNT_USER, API_KEY, TEAM, TEAM_MEMBER
 from .users import ensure_user
 
@@ -33,16 +33,21 @@ class Groups(Generic[A]):
         self._made = made
         self._table = table
         self._unique = ("email",) if table is ACCOUNT_USER else ("alias",)
+        self._names = dict.fromkeys(("id", "alias", *self._unique))
 
     def read(self, name: str) -> A:
         """Raises NotFound."""
         with self._db.begin() as db:
             return self._read(db, name)
 
-    def listed(self, wanted: Mapping[str, str], offset: int, limit: int) -> tuple[int, list[A]]:
-        """How many have the wanted values of their fields, and a page of them, by id."""
+    def listed(
+        self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
+    ) -> tuple[int, list[A]]:
+        """How many have the wanted values of their fields and a name with the text of `search`,
+        and a page of them, by id."""
         table = self._table
         condition = [table.c[name] == value for name, value in wanted.items()]
+        condition += containing(search, *(table.c[name] for name in self._names))
         page = select(table).where(*condition).order_by(table.c.id).offset(offset).limit(limit)
         with self._db.begin() as db:
             count = db.execute(select(func.count()).select_from(table).where(*condition))

@@ -50,9 +50,13 @@ _APIS: Mapping[str, str] = {
 }
 # Blueprints of pages and their scripts.
 PAGE_BLUEPRINTS = frozenset(
-    "chat chat_files chat_images options pages panel_knowledge panel_models panel_status"
-    " panel_usage session".split()
+    "chat chat_files chat_images options pages panel_accounts panel_knowledge panel_models"
+    " panel_status panel_usage session".split()
 )
+
+
+# Those that are in another group than the other pages.
+_PAGE_APIS: Mapping[str, str] = {"panel_accounts": "admin"}
 
 
 class Place(NamedTuple):
@@ -78,6 +82,6 @@ def places(rules: Map, prefix: str) -> Places:
 def _api(endpoint: str) -> str:
     blueprint = endpoint.partition(".")[0]
     if blueprint in PAGE_BLUEPRINTS:
-        return "pages"
+        return _PAGE_APIS.get(blueprint, "pages")
     assert blueprint in _APIS, f"proxy/web/apis.py has no row for the blueprint {blueprint}"
     return _APIS.get(endpoint, _APIS[blueprint])

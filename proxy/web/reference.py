@@ -265,6 +265,7 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "new_team": Operation("Make a team; for administrators", "NewTeamRequest"),
         "team_info": Operation("A team with its keys; for others, the caller's without them"),
         "list_teams": Operation("The teams; for administrators"),
+        "teams_page": Operation("The teams, page by page; for administrators"),
         "update_team": Operation("Change a team; for administrators", "UpdateTeamRequest"),
         "block_team": Operation("Block the keys of a team; for administrators", "TeamRequest"),
         "unblock_team": Operation("Unblock the keys of a team; for administrators", "TeamRequest"),

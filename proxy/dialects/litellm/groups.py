@@ -17,7 +17,7 @@ from ..fields import Body
 from . import keys, rights, values
 
 A = TypeVar("A", User, Team)
-MOST_LISTED = 100  # users on a page
+MOST_LISTED = 100  # users, or teams, on a page
 MAX_MEMBERS = 500  # that one request adds
 ROLES = ("internal_user", "internal_user_viewer")
 _COMMON = frozenset({"metadata", "blocked"}) | rights.FIELDS
@@ -205,11 +205,12 @@ def team_info(team: Team, members: Sequence[Member], owned: Sequence[StoredKey])
     }
 
 
-def users_page(
-    number: int, size: int, count: int, users: Sequence[dict[str, Any]]
+def page(
+    name: str, number: int, size: int, count: int, shown: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
+    """A page of the list `name`: these of `count`."""
     return {
-        "users": users,
+        name: shown,
         "total": count,
         "page": number,
         "page_size": size,

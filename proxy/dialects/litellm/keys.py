@@ -40,10 +40,11 @@ class KeyFields(Struct, frozen=True):
 
 
 class KeyPage(Struct, frozen=True):
-    """A page of a list; `wanted` has values of StoredKey's fields. `whole`: objects instead of
-    digests."""
+    """A page of a list; `wanted` has values of StoredKey's fields, `search` is a part of a name.
+    `whole`: objects instead of digests."""
 
     wanted: Mapping[str, str]
+    search: str
     number: int
     size: int
     whole: bool
@@ -90,7 +91,8 @@ def parse_list(query: Mapping[str, str]) -> KeyPage:
     wanted = {ours: values.name(query, theirs) for theirs, ours in _FILTERS.items()}
     number, size = values.page(query, "size", 10, MOST_LISTED)
     whole = query.get("return_full_object", "").lower() == "true"
-    return KeyPage({name: one for name, one in wanted.items() if one}, number, size, whole)
+    given = {name: one for name, one in wanted.items() if one}
+    return KeyPage(given, values.name(query, "search") or "", number, size, whole)
 
 
 def _fields(body: Body) -> KeyFields:

@@ -45,7 +45,8 @@ def key_info(services: Services, record: Record) -> Any:
 def list_keys(services: Services, record: Record) -> Any:
     accounts = administered(services, record).keys
     page = keys.parse_list(request.args)
-    count, found = accounts.listed(page.wanted, (page.number - 1) * page.size, page.size)
+    offset = (page.number - 1) * page.size
+    count, found = accounts.listed(page.wanted, offset, page.size, search=page.search)
     return keys.listed(page, count, found)
 
 

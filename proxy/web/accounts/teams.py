@@ -52,6 +52,21 @@ def list_teams(services: Services, record: Record) -> Any:
     return [_shown(accounts, team) for team in teams]
 
 
+@json_route(blueprint, "GET", "/v2/team/list")
+def teams_page(services: Services, record: Record) -> Any:
+    accounts = administered(services, record)
+    number, size = values.page(request.args, "page_size", 10, groups.MOST_LISTED)
+    wanted = {"id": values.name(request.args, "team_id")}
+    wanted["alias"] = values.name(request.args, "team_alias")
+    count, teams = accounts.teams.store.listed(
+        {name: one for name, one in wanted.items() if one},
+        (number - 1) * size,
+        size,
+        search=values.name(request.args, "search") or "",
+    )
+    return groups.page("teams", number, size, count, [_shown(accounts, team) for team in teams])
+
+
 @json_route(blueprint, "POST", "/team/update")
 def update_team(services: Services, record: Record) -> Any:
     accounts = administered(services, record)

@@ -64,10 +64,11 @@ def list_users(services: Services, record: Record) -> Any:
     number, size = values.page(request.args, "page_size", 25, groups.MOST_LISTED)
     email = values.name(request.args, "user_email")
     wanted = {"email": email} if email else {}
-    count, users = accounts.users.store.listed(wanted, (number - 1) * size, size)
+    search = values.name(request.args, "search") or ""
     store = accounts.users.store
+    count, users = store.listed(wanted, (number - 1) * size, size, search=search)
     shown = [groups.user_object(user, store.members(user.id)) for user in users]
-    return groups.users_page(number, size, count, shown)
+    return groups.page("users", number, size, count, shown)
 
 
 @json_route(blueprint, "POST", "/user/update")

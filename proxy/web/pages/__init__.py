@@ -1,8 +1,9 @@
-"""The web pages: chat, knowledge, models, usage, status and sign-in."""
+"""The web pages: chat, knowledge, models, usage, keys, status and sign-in."""
 
 from flask import Flask
 
 from . import (
+    accounts,
     answers,
     chat,
     chat_files,
@@ -22,5 +23,6 @@ __all__ = ["answers", "errors", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    for part in (shell, chat, chat_files, images, session_routes, knowledge, models, usage, status):
+    chats = (chat, chat_files, images)
+    for part in (shell, *chats, session_routes, knowledge, models, usage, accounts, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

@@ -8,7 +8,9 @@ from flask import Blueprint, Response, redirect, request, url_for
 
 from ...dialects import openai
 from ...errors import GatewayError, Unauthorized
+from .. import seen
 from ..observability import Record
+from ..services import current_services
 from ..spine import refuse
 from . import csrf, errors, policy, session
 
@@ -16,7 +18,8 @@ from . import csrf, errors, policy, session
 def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprint:
     """Guard this blueprint's routes. `open_to_all` names endpoints, without the blueprint's name,
     that need no sign-in. Templates get `csrf_token()`, `signed_in` (the key's name, "" if none is
-    needed, None if nobody is signed in) and `sign_in_needed`."""
+    needed, None if nobody is signed in), `administers` (whether that is an administrator's key) and
+    `sign_in_needed`."""
     open_ones = {f"{blueprint.name}.{name}" for name in open_to_all}
 
     @blueprint.before_request
@@ -33,9 +36,11 @@ def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprin
 
 def template_values() -> dict[str, object]:
     """Return the values available in every page template."""
+    name = session.signed_in()
     return {
         "csrf_token": csrf.token,
-        "signed_in": session.signed_in(),
+        "signed_in": name,
+        "administers": name is not None and name != "" and seen.is_admin(current_services(), name),
         "sign_in_needed": session.sessions().needed,
     }
 

@@ -62,7 +62,7 @@ class MemoryKeys:
         return []
 
     def listed(
-        self, wanted: Mapping[str, str], offset: int, limit: int
+        self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
     ) -> tuple[int, list[StoredKey]]:
         keys = list(self.keys.values())
         return len(keys), keys[offset : offset + limit]

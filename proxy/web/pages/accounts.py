@@ -1,0 +1,70 @@
+"""The page of API keys, users and teams, for administrators.
+
+Its script calls LiteLLM's routes (proxy/web/accounts) under a path of the pages, where a session
+with its CSRF token takes the place of an API key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from flask import Blueprint, Response, make_response, render_template
+
+from ...accounts.rights import APIS
+from .. import seen
+from ..accounts import audit, keys, teams, users
+from ..observability import Record
+from ..services import Services, current_services
+from ..spine import json_view
+from . import api, guard
+
+API = "/pages/api/accounts"
+VIEWS: tuple[tuple[str, str, Callable[[Services, Record], Any]], ...] = (
+    ("GET", "/key/list", keys.list_keys),
+    ("POST", "/key/generate", keys.generate_key),
+    ("POST", "/key/update", keys.update_key),
+    ("POST", "/key/regenerate", keys.regenerate_key),
+    ("POST", "/key/block", keys.block_key),
+    ("POST", "/key/unblock", keys.unblock_key),
+    ("POST", "/key/delete", keys.delete_keys),
+    ("GET", "/user/list", users.list_users),
+    ("POST", "/user/new", users.new_user),
+    ("POST", "/user/update", users.update_user),
+    ("POST", "/user/delete", users.delete_users),
+    ("GET", "/team/list", teams.teams_page),
+    ("POST", "/team/new", teams.new_team),
+    ("POST", "/team/update", teams.update_team),
+    ("POST", "/team/block", teams.block_team),
+    ("POST", "/team/unblock", teams.unblock_team),
+    ("POST", "/team/delete", teams.delete_teams),
+    ("POST", "/team/member_add", teams.add_members),
+    ("POST", "/team/member_delete", teams.remove_member),
+    ("GET", "/audit", audit.list_changes),
+)
+
+blueprint = Blueprint("panel_accounts", __name__)
+guard.protect(blueprint)
+
+
+@blueprint.get("/keys")
+def page() -> Response:
+    """Raises Forbidden."""
+    services = current_services()
+    seen.check_admin(services, api.owner())
+    root = services.settings.api_prefix + API
+    kept = services.accounts is not None
+    return make_response(render_template("accounts.html", api=root, kept=kept, apis=APIS))
+
+
+def _answer(view: Callable[[Services, Record], Any]) -> Response:
+    response = json_view(view)
+    response.headers["Cache-Control"] = "no-store"  # it may have a secret
+    return response
+
+
+for _method, _path, _view in VIEWS:
+    blueprint.add_url_rule(
+        f"{API}{_path}", _view.__name__, partial(_answer, _view), methods=[_method]
+    )

@@ -1,0 +1,158 @@
+// The dialogs of the page of keys, users and teams: forms for entries, new secrets, members.
+
+import { words } from "./account_words.js";
+import { keyed, make, say } from "./dom.js";
+import { fill, read } from "./fields.js";
+import { moment } from "./form.js";
+
+const PATHS = { keys: "/key", users: "/user", teams: "/team" };
+const IDS = { keys: "token", users: "user_id", teams: "team_id" };
+const MOST_KNOWN = 100; // users, and teams, that a field offers
+
+export class Dialogs {
+  #page;
+  #calls;
+  #changed;
+  #submit = null; // what the open form does
+
+  /** `changed()` is called after every change. */
+  constructor(page, calls, changed) {
+    this.#page = page;
+    this.#calls = calls;
+    this.#changed = changed;
+    for (const dialog of page.querySelectorAll("dialog")) {
+      dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
+      dialog.querySelector("form")?.addEventListener("submit", (event) => this.#send(event, dialog));
+    }
+    // Nobody reads a key that is not on the screen any more.
+    this.#part("made").addEventListener("close", () => (this.#part("secret").value = ""));
+    this.#part("copy").addEventListener("click", () => this.#copy());
+  }
+
+  /** Edit an entry of the list `kind`, or make one if `entry` is null. */
+  edit(kind, entry, name) {
+    const dialog = this.#form(kind);
+    say(dialog.querySelector("h2"), entry ? words.editing(name) : words.new[kind]);
+    for (const part of dialog.querySelectorAll("[data-new]")) part.hidden = Boolean(entry);
+    for (const part of dialog.querySelectorAll("[data-edit]")) part.hidden = !entry;
+    fill(dialog.querySelector("form"), entry ?? {});
+    if (kind === "keys") {
+      const expires = entry?.expires ? moment(Date.parse(entry.expires) / 1000) : words.never;
+      say(this.#part("kept"), expires);
+      this.#offer();
+    }
+    this.#open(dialog, async (fields) => {
+      const path = entry ? "update" : { keys: "generate", users: "new", teams: "new" }[kind];
+      if (entry) fields[kind === "keys" ? "key" : IDS[kind]] = entry[IDS[kind]];
+      else if (kind === "users") fields.auto_create_key = false;
+      return this.#calls.post(`${PATHS[kind]}/${path}`, fields);
+    });
+  }
+
+  /** Give a key a new secret. */
+  renew(key, name) {
+    const dialog = this.#form("secret");
+    say(dialog.querySelector("h2"), words.renewing(name));
+    dialog.querySelector("form").reset();
+    this.#open(dialog, (fields) => this.#calls.post("/key/regenerate", { key: key.token, ...fields }));
+  }
+
+  /** Add members to a team, and remove them. */
+  members(team, name) {
+    const dialog = this.#form("members");
+    say(dialog.querySelector("h2"), words.members_of(name));
+    dialog.querySelector("form").reset();
+    this.#showMembers(team);
+    this.#offer();
+    this.#open(dialog, async (member) => {
+      this.#showMembers(await this.#calls.post("/team/member_add", { team_id: team.team_id, member }));
+      dialog.querySelector("form").reset();
+      return "open";
+    });
+  }
+
+  #showMembers(team) {
+    const list = this.#part("members");
+    keyed(list, team.members_with_roles, (one) => `${one.user_id} ${one.role}`, (one) => {
+      const text = make("button", { type: "button", className: "quiet danger", "aria-label": words.remove_member(one.user_id) }, words.remove);
+      text.addEventListener("click", () =>
+        this.#attempt(this.#form("members"), async () => {
+          const body = { team_id: team.team_id, user_id: one.user_id };
+          this.#showMembers(await this.#calls.post("/team/member_delete", body));
+          return "open";
+        }),
+      );
+      const row = make("li", {}, make("span", {}, one.user_id, " ", make("span", { className: "note" }, words.roles[one.role])), text);
+      row.update = () => {};
+      return row;
+    });
+  }
+
+  #open(dialog, submit) {
+    this.#submit = submit;
+    say(dialog.querySelector(".error"), "");
+    dialog.showModal();
+  }
+
+  async #send(event, dialog) {
+    event.preventDefault();
+    const fields = read(event.target);
+    const button = event.target.querySelector("button:not([type])");
+    button.disabled = true;
+    await this.#attempt(dialog, () => this.#submit(fields));
+    button.disabled = false;
+  }
+
+  /** Run `work` and show its error. Closes the dialog, unless the answer is "open". */
+  async #attempt(dialog, work) {
+    say(dialog.querySelector(".error"), "");
+    try {
+      const answer = await work();
+      if (answer !== "open") dialog.close();
+      if (answer.key?.startsWith("sk-")) this.#show(answer.key);
+      this.#changed();
+    } catch (error) {
+      if (error.status === undefined) throw error;
+      const reason = error.message || (error.status ? words.failed_request : words.no_connection);
+      say(dialog.querySelector(".error"), reason);
+    }
+  }
+
+  #show(secret) {
+    this.#part("secret").value = secret;
+    say(this.#part("copied"), "");
+    this.#part("made").showModal();
+    this.#part("secret").select();
+  }
+
+  /** Browsers have a clipboard only on HTTPS and localhost; elsewhere the old command works. */
+  async #copy() {
+    const field = this.#part("secret");
+    let copied = true;
+    try {
+      await navigator.clipboard.writeText(field.value);
+    } catch {
+      field.select();
+      copied = document.execCommand("copy");
+    }
+    say(this.#part("copied"), copied ? words.copied : words.not_copied);
+  }
+
+  /** Offer known users and teams in the fields of dialogs. */
+  async #offer() {
+    for (const kind of ["users", "teams"]) {
+      try {
+        const found = await this.#calls.get(`${PATHS[kind]}/list?page_size=${MOST_KNOWN}`);
+        const options = found[kind].map((one) =>
+          make("option", { value: one[IDS[kind]] }, one.user_alias || one.team_alias || ""),
+        );
+        this.#page.querySelector(`#known-${kind}`).replaceChildren(...options);
+      } catch (error) {
+        if (error.status === undefined) throw error; // without offers, the field can be filled in
+      }
+    }
+  }
+
+  #form = (kind) => this.#page.querySelector(`dialog[data-form="${kind}"]`);
+  #part = (name) => this.#page.querySelector(`[data-part="${name}"]`);
+}

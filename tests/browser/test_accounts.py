@@ -1,0 +1,249 @@
+"""The page of keys, users and teams in a browser: made, copied, changed, blocked and deleted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from tools.processes import Gateway
+
+from .conftest import DESKTOP, PHONE, Open
+
+ROOT = "sk-root-0123456789"
+HEADERS = {"Authorization": f"Bearer {ROOT}"}
+
+
+@pytest.fixture(scope="module")
+def locked(start_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text(f"root {ROOT}\nann sk-ann-0123456789\n")
+    file.chmod(0o600)
+    site: Gateway = start_site("--api-key-file", str(file), "--admins", "root")
+    return site
+
+
+def opened(site: Gateway, visit: Open, at: str = "", key: str = ROOT, **how: Any) -> Any:
+    page = visit(f"{site.url}/signin?to=/keys{at.replace('#', '%23')}", **how)
+    page.locator('input[type="password"]').fill(key)
+    page.locator("main button").first.click()
+    page.locator("#accounts, .error-page").wait_for()
+    return page
+
+
+def press(page: Any, label: str) -> None:
+    page.get_by_role("button", name=label, exact=True).click()
+
+
+def state(page: Any, name: str, text: str) -> Any:
+    card = page.locator(".record", has=page.get_by_role("heading", name=name, exact=True))
+    card.locator(".state", has_text=text).wait_for()
+    return card
+
+
+def posted(site: Gateway, path: str, **body: Any) -> Any:
+    answer = httpx.post(f"{site.url}{path}", json=body, headers=HEADERS, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def status(site: Gateway, key: str) -> int:
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.get(f"{site.url}/v1/models", headers=headers, timeout=30).status_code
+
+
+def copied(page: Any) -> str:
+    """The key that the dialog shows once."""
+    dialog = page.locator('dialog[data-part="made"]')
+    dialog.wait_for()
+    secret: str = dialog.get_by_label("API key").input_value()
+    press(page, "Copy")
+    dialog.get_by_text("Copied.").wait_for()
+    press(page, "Close")
+    assert not dialog.is_visible()
+    assert secret not in page.content()
+    return secret
+
+
+def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
+    locked: Gateway, visit: Open
+) -> None:
+    page = opened(locked, visit)
+    page.on("dialog", lambda asked: asked.accept())
+    press(page, "New key")
+    form = page.locator('dialog[data-form="keys"]')
+    form.get_by_label("Name").fill("laptop")
+    form.get_by_label("User", exact=True).fill("carol")
+    form.get_by_label("Expires").select_option("30d")
+    form.locator("summary").click()
+    form.get_by_label("Models").fill("qwen*\nsmol")
+    form.get_by_label("chat", exact=True).check()
+    form.get_by_label("Other groups and paths").fill("/v1/models")
+    form.get_by_label("Priority").select_option("low")
+    press(page, "Save")
+    secret = copied(page)
+    assert status(locked, secret) == 200
+    facts = state(page, "laptop", "active").locator(".facts").inner_text()
+    assert "qwen*, smol" in facts
+    assert "chat, /v1/models" in facts
+    assert "carol" in facts
+
+    press(page, "Edit laptop")
+    assert form.get_by_label("Name").input_value() == "laptop"
+    form.locator("summary").click()
+    assert form.get_by_label("Models").input_value() == "qwen*\nsmol"
+    assert form.get_by_label("chat", exact=True).is_checked()
+    assert form.get_by_label("Other groups and paths").input_value() == "/v1/models"
+    form.get_by_label("Client addresses").fill("10.0.0.0/8 or so")
+    press(page, "Save")
+    form.get_by_role("alert").get_by_text("neither an address nor a network").wait_for()
+    form.get_by_label("Client addresses").fill("10.0.0.0/8")
+    form.get_by_label("Models").fill("")
+    press(page, "Save")
+    state(page, "laptop", "active").get_by_text("10.0.0.0/8").wait_for()
+    assert "qwen*" not in state(page, "laptop", "active").inner_text()
+    assert status(locked, secret) == 403
+    press(page, "Edit laptop")
+    form.locator("summary").click()
+    form.get_by_label("Client addresses").fill("")
+    press(page, "Save")
+    form.wait_for(state="hidden")
+
+    press(page, "New secret laptop")
+    page.get_by_label("The present key stays valid").select_option("1h")
+    press(page, "Make a new key")
+    renewed = copied(page)
+    assert renewed != secret
+    assert status(locked, renewed) == status(locked, secret) == 200
+    press(page, "Block laptop")
+    state(page, "laptop", "blocked")
+    assert status(locked, renewed) == 401
+    press(page, "Unblock laptop")
+    state(page, "laptop", "active")
+    assert status(locked, renewed) == 200
+    press(page, "Delete laptop")
+    page.locator(".record", has_text="laptop").wait_for(state="detached")
+    assert status(locked, renewed) == 401
+    page.get_by_role("link", name="Changes").click()
+    page.get_by_text("root deleted the key").first.wait_for()
+    assert secret not in page.content()
+
+
+def test_users_and_teams_are_made_and_deleted_with_their_keys(locked: Gateway, visit: Open) -> None:
+    page = opened(locked, visit, "#users")
+    page.on("dialog", lambda asked: asked.accept())
+    press(page, "New user")
+    form = page.locator('dialog[data-form="users"]')
+    form.get_by_label("User id").fill("dave")
+    form.get_by_label("Email").fill("dave@example.org")
+    press(page, "Save")
+    state(page, "dave", "active").get_by_text("dave@example.org").wait_for()
+    page.get_by_role("navigation", name="Lists").get_by_role("link", name="Teams").click()
+    press(page, "New team")
+    form = page.locator('dialog[data-form="teams"]')
+    form.get_by_label("Team id").fill("lab")
+    form.get_by_label("Name").fill("Laboratory")
+    press(page, "Save")
+    press(page, "Members Laboratory")
+    form = page.locator('dialog[data-form="members"]')
+    form.get_by_label("User").fill("dave")
+    form.get_by_label("Role").select_option("admin")
+    press(page, "Add")
+    form.get_by_text("lead", exact=True).first.wait_for()
+    press(page, "Cancel")
+    state(page, "Laboratory", "active").locator(".facts").get_by_text("dave").wait_for()
+    key = posted(locked, "/key/generate", key_alias="of-dave", user_id="dave", team_id="lab")
+    press(page, "Keys Laboratory")
+    state(page, "of-dave", "active")
+    assert page.locator(".record").count() == 1
+    page.go_back()
+    press(page, "Block Laboratory")
+    state(page, "Laboratory", "blocked")
+    assert status(locked, key["key"]) == 401
+    press(page, "Delete Laboratory")
+    page.locator(".record", has_text="Laboratory").wait_for(state="detached")
+    page.goto(f"{locked.url}/keys#users")
+    press(page, "Delete dave")
+    page.locator(".record", has_text="dave").wait_for(state="detached")
+    assert status(locked, key["key"]) == 401
+
+
+def test_many_keys_are_searched_and_turned_page_by_page(locked: Gateway, visit: Open) -> None:
+    names = [f"bulk-{n:02}" for n in range(30)]
+    for name in names:
+        posted(locked, "/key/generate", key_alias=name)
+    page = opened(locked, visit)
+    page.get_by_label("Search").fill("BULK-")
+    page.locator('.records[aria-busy="false"]').wait_for()
+    page.get_by_text("Page 1 of 2").wait_for()
+    assert page.locator(".record").count() == 25
+    press(page, "Next")
+    page.get_by_text("Page 2 of 2").wait_for()
+    assert page.locator(".record").count() == 5
+    press(page, "Previous")
+    page.get_by_text("Page 1 of 2").wait_for()
+    page.get_by_label("Search").fill("bulk-07")
+    page.locator('.records[aria-busy="false"] .record:only-child').wait_for()
+    state(page, "bulk-07", "active")
+    page.get_by_label("Search").fill("100%")
+    page.get_by_text("No results.").wait_for()
+    page.get_by_role("link", name="Changes").click()
+    press(page, "Next")
+    page.locator('.records[aria-busy="false"] .change').nth(4).wait_for()
+    assert page.get_by_role("button", name="Previous").is_enabled()
+    posted(locked, "/key/delete", key_aliases=names)
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize(
+    ("language", "title", "new"), [("en", "Keys", "New key"), ("zh", "密钥", "新建密钥")]
+)
+def test_page_of_keys_is_accessible_in_every_size_and_language(
+    locked: Gateway,
+    visit: Open,
+    accessible: Any,
+    size: tuple[int, int],
+    language: str,
+    title: str,
+    new: str,
+) -> None:
+    key = posted(locked, "/key/generate", models=["a" * 90], user_id="erin", blocked=True)
+    page = opened(locked, visit, size=size, language=language, dark=size == PHONE)
+    page.locator(".record").first.wait_for()
+    assert page.locator("h1").inner_text() == title
+
+    def fits() -> None:
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        accessible(page)
+
+    fits()
+    for hash_ in ("users", "changes"):
+        page.locator(f'.tabs a[href="#{hash_}"]').click()
+        page.locator(f'.records [data-key^="{hash_} "]').first.wait_for()
+        fits()
+    page.locator('.tabs a[href="#keys"]').click()
+    press(page, new)
+    page.locator("dialog[open] summary").click()
+    fits()
+    page.keyboard.press("Escape")
+    posted(locked, "/key/delete", keys=[key["token"]])
+
+
+def test_only_administrators_see_the_page(locked: Gateway, visit: Open, accessible: Any) -> None:
+    page = opened(locked, visit, key="sk-ann-0123456789")
+    assert page.locator("h1").inner_text() == "Access denied"
+    assert page.locator(".bar").get_by_role("link", name="Keys").count() == 0
+    accessible(page)
+    page = opened(locked, visit)
+    assert page.locator(".bar").get_by_role("link", name="Keys").get_attribute("aria-current")
+
+
+def test_page_without_keys_says_how_to_get_them(
+    site: Gateway, visit: Open, accessible: Any
+) -> None:
+    page = visit(f"{site.url}/keys", size=PHONE)
+    assert re.search(r"--api-key-file keys --admins ops", page.locator("main").inner_text())
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    accessible(page)

@@ -1,0 +1,99 @@
+"""The page of keys, users and teams: who may call what, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from tests.unit.web.account_client import Http
+
+API = "/pages/api/accounts"
+HTML = {"Accept": "text/html"}
+
+
+def _signed_in(http: Http, key: str) -> Any:
+    """A browser's client that has signed in with this key, and its CSRF token."""
+    client = http.app.test_client()
+    form = client.get("/signin", headers=HTML).text
+    token = form.partition('name="csrf_token" value="')[2].partition('"')[0]
+    answer = client.post("/signin", data={"key": key, "csrf_token": token})
+    assert answer.status_code == 303
+    return client, {"X-CSRF-Token": token}
+
+
+def test_admin_makes_and_finds_keys_by_session(http: Http) -> None:
+    client, token = _signed_in(http, "sk-ops")
+    made = client.post(f"{API}/key/generate", json={"key_alias": "Laptop"}, headers=token)
+    assert made.status_code == 200
+    assert made.headers["Cache-Control"] == "no-store"
+    assert http.chat(made.json["key"]).status_code == 200
+    query = {"search": "lap", "return_full_object": "true"}
+    found = client.get(f"{API}/key/list", query_string=query).json["keys"]
+    assert [one["key_alias"] for one in found] == ["Laptop"]
+    assert (found[0]["created_by"], "key" in found[0]) == ("ops", False)
+    (entry,) = client.get(f"{API}/audit").json["data"]
+    assert (entry["actor"], entry["action"]) == ("ops", "create")
+
+
+def test_change_needs_the_token_of_the_page(http: Http) -> None:
+    client, _ = _signed_in(http, "sk-ops")
+    refused = client.post(f"{API}/key/generate", json={})
+    assert (refused.status_code, refused.json["error"]["code"]) == (403, "csrf")
+
+
+def test_other_keys_may_not_open_or_call_anything(http: Http) -> None:
+    client, token = _signed_in(http, "sk-alice")
+    assert client.get("/keys", headers=HTML).status_code == 403
+    for rule in http.app.url_map.iter_rules():
+        if rule.rule.startswith(API):
+            method = "GET" if "GET" in (rule.methods or ()) else "POST"
+            answer = client.open(rule.rule, method=method, json={}, headers=token)
+            assert answer.status_code == 403, rule.rule
+            anonymous = http.app.test_client().open(rule.rule, method=method, headers=token)
+            assert anonymous.status_code in (401, 403), rule.rule
+
+
+def test_page_belongs_to_the_group_of_administration(http: Http) -> None:
+    admin = {"admin": True, "allowed_routes": ["pages"]}
+    client, token = _signed_in(http, http.make(**admin)["key"])
+    assert client.get("/status", headers=HTML).status_code == 200
+    assert client.get("/keys", headers=HTML).status_code == 403
+    assert client.post(f"{API}/key/generate", json={}, headers=token).status_code == 403
+    manager = http.make(key_type="management")["key"]
+    client, token = _signed_in(http, manager)
+    assert client.get("/keys", headers=HTML).status_code == 200
+    assert client.post(f"{API}/key/generate", json={}, headers=token).status_code == 200
+
+
+def test_page_is_linked_for_administrators_only(http: Http) -> None:
+    for key, linked in (("sk-ops", True), ("sk-alice", False)):
+        client, _ = _signed_in(http, key)
+        assert ('href="/keys"' in client.get("/status", headers=HTML).text) is linked
+
+
+@pytest.mark.parametrize("path", ["/key/list", "/user/list", "/v2/team/list"])
+def test_search_finds_a_part_of_a_name_as_it_is(http: Http, path: str) -> None:
+    for name in ("Research_A", "research%b", "other"):
+        http.admin("/team/new", team_id=name)
+        http.make(key_alias=name, user_id=f"of-{name}")
+
+    def count(search: str) -> int:
+        found = http.get(path, "sk-ops", search=search).json
+        counted: int = found.get("total_count", found.get("total"))
+        return counted
+
+    assert [count(text) for text in ("", "RESEARCH", "h_", "h%", "none")] == [3, 2, 1, 1, 0]
+    assert http.get(path, "sk-ops", search="x" * 300).status_code == 400
+
+
+def test_teams_are_listed_page_by_page(http: Http) -> None:
+    for name in "abc":
+        http.admin("/team/new", team_id=name, team_alias=f"Team {name}")
+    found = http.get("/v2/team/list", "sk-ops", page="2", page_size="2").json
+    assert [one["team_id"] for one in found.pop("teams")] == ["c"]
+    assert found == {"total": 3, "page": 2, "page_size": 2, "total_pages": 2}
+    named = http.get("/v2/team/list", "sk-ops", team_alias="Team b").json
+    assert [one["team_id"] for one in named["teams"]] == ["b"]
