@@ -1,7 +1,7 @@
 """The database for all persistent data: SQLite by default, PostgreSQL for several machines.
 
-The migrations beside this file create and change the tables at start, under a lock, since several
-workers may start at the same time.
+A new database gets the current tables at start; the migrations beside this file change the tables
+of an older version. Both run under a lock, since several workers may start at the same time.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sqlalchemy import (
     event,
     inspect,
     or_,
+    select,
     text,
 )
 from sqlalchemy.engine import ExceptionContext, make_url
@@ -39,6 +40,7 @@ from ..errors import NotFound
 from ..runtime import private_files
 from . import postgres, sqlite
 from .outage import outage, unavailable
+from .tables import ALEMBIC_VERSION, create_all
 
 S = TypeVar("S", bound=Struct)
 
@@ -111,9 +113,9 @@ class Database:
             return db.execute(statement).rowcount
 
     def upgrade(self, revision: str = "head") -> None:
-        """Upgrade the tables to this version. Alembic is slow to import and used only if an upgrade
-        is needed. Raises StoreUnavailable."""
-        if revision == "head" and self._revision() == _newest():
+        """Upgrade the tables to this version. Alembic is slow to import, keeps 11 MB, and is used
+        only if there are older tables. Raises StoreUnavailable."""
+        if revision == "head" and (self._create() or self._revision() == _newest()):
             return
         logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs each of its plugins
 
@@ -136,12 +138,19 @@ class Database:
                 connection.execute(text(f"select pg_advisory_xact_lock({_LOCK})"))
             yield connection
 
+    def _create(self) -> bool:
+        """Create the current tables in a new database. Returns whether it did."""
+        if self._revision():
+            return False
+        with self.alone() as connection:
+            if _revision(connection):
+                return False  # another process has created them
+            create_all(connection, _newest())
+        return True
+
     def _revision(self) -> str:
-        """Return the tables' revision; "" if there are none."""
         with self.engine.connect() as connection:
-            if not inspect(connection).has_table("alembic_version"):
-                return ""
-            return str(connection.execute(text("select version_num from alembic_version")).scalar())
+            return _revision(connection)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -205,6 +214,13 @@ def insert_into(table: Table, db: Connection) -> Any:
     """An insert that knows `on_conflict_do_update`, which each dialect has for itself."""
     # Imported by name: the other dialect costs as much as all the rest.
     return import_module(f"sqlalchemy.dialects.{db.dialect.name}").insert(table)
+
+
+def _revision(connection: Connection) -> str:
+    """Return the revision of the tables; "" if there are none."""
+    if not inspect(connection).has_table(ALEMBIC_VERSION.name):
+        return ""
+    return str(connection.execute(select(ALEMBIC_VERSION)).scalar())
 
 
 def _newest() -> str:

@@ -1,7 +1,8 @@
-"""The current tables. The migrations create them; a test compares both."""
+"""The current tables. Migrations turn those of an older version into them; a test compares both."""
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from sqlalchemy import (
@@ -9,12 +10,14 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Float,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -341,3 +344,18 @@ LEDGER_WRITER = Table(
     Column("batch", BigInteger, nullable=False),
     Column("touched", BigInteger, nullable=False),
 )
+# Alembic's own table, with the revision of the others.
+ALEMBIC_VERSION = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+
+
+def create_all(db: Connection, revision: str) -> None:
+    """Create the tables, and the rows that are always there."""
+    metadata.create_all(db, checkfirst=False)
+    db.execute(ACCOUNT_STATE.insert().values(id=1, number=0, secret=secrets.token_bytes(32)))
+    ALEMBIC_VERSION.create(db)
+    db.execute(ALEMBIC_VERSION.insert().values(version_num=revision))
