@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve.say(str(error))
         return 2
     if command:
-        from proxy.app import doctor  # imported late: the server starts without it
+        from proxy.app import commands  # imported late: the server starts without it
 
-        return doctor.main(settings, print, as_json=own.json)
+        return commands.run(command, own, settings)
     return serve.run(settings, lambda: config.load(flags, os.environ))
 
 

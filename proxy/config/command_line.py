@@ -20,7 +20,11 @@ from .table import ENV_PREFIX, SettingRow, table
 PROG = "slotproxy"
 COMMANDS = {
     "doctor": "check the settings, backends and storage, with a remedy for each problem",
+    "backup": "copy the stored data to FILE, also while slotproxy runs",
+    "restore": "replace the stored data by a backup, while slotproxy does not run",
 }
+TAKE_A_FILE = ("backup", "restore")
+HELP = ("-h", "--help")
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -125,12 +129,19 @@ def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list
     made = _Parser(prog=f"{PROG} {name}", allow_abbrev=False)
     _add_own(made, name)
     made.epilog = f"It takes the settings of the server too: see {PROG} --help."
-    made.usage = "%(prog)s [options] [settings]"
+    takes_a_file = name in TAKE_A_FILE
+    made.usage = f"%(prog)s{' FILE' if takes_a_file else ''} [options] [settings]"
+    # Behind a flag of the server, FILE would be taken for the value of that flag.
+    if takes_a_file and (not argv or (argv[0].startswith("-") and argv[0] not in HELP)):
+        raise SettingsError(f"name the file first: {PROG} {name} FILE [options]")
     return made.parse_known_args(list(argv))
 
 
 def _add_own(made: argparse.ArgumentParser, name: str) -> None:
     """The arguments that only this command has."""
     made.description = COMMANDS[name]
+    if name in TAKE_A_FILE:
+        made.add_argument("file", metavar="FILE", help="the backup, a .tar.gz archive")
+        made.add_argument("--force", action="store_true", help="replace what is there unasked")
     if name == "doctor":
         made.add_argument("--json", action="store_true", help="print the findings as JSON")

@@ -115,7 +115,7 @@ class Database:
     def upgrade(self, revision: str = "head") -> None:
         """Upgrade the tables to this version. Alembic is slow to import, keeps 11 MB, and is used
         only if there are older tables. Raises StoreUnavailable."""
-        if revision == "head" and (self._create() or self._revision() == _newest()):
+        if revision == "head" and (self._create() or self._revision() == newest_revision()):
             return
         logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs each of its plugins
 
@@ -145,7 +145,7 @@ class Database:
         with self.alone() as connection:
             if _revision(connection):
                 return False  # another process has created them
-            create_all(connection, _newest())
+            create_all(connection, newest_revision())
         return True
 
     def _revision(self) -> str:
@@ -223,7 +223,7 @@ def _revision(connection: Connection) -> str:
     return str(connection.execute(select(ALEMBIC_VERSION)).scalar())
 
 
-def _newest() -> str:
+def newest_revision() -> str:
     """Return our newest migration: file names begin with increasing numbers."""
     return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 

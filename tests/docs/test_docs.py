@@ -28,6 +28,12 @@ TEXTS = {name(page): page.read_text("utf-8") for page in PAGES}
 FOREIGN = {
     "--cache-ram",
     "--check",
+    "--clean",
+    "--dbname",
+    "--file",
+    "--force",
+    "--format",
+    "--if-exists",
     "--json",
     "--match",
     "--mmproj",

@@ -1,0 +1,208 @@
+"""Backups of SQLite databases: copied while they are used, and packed into one archive.
+
+An archive is a .tar.gz with `manifest.json` first, then one file for each database. The manifest
+has the version that made it, the time, and the size and SHA-256 of each file. Each copy is a
+snapshot: SQLite's backup in one step reads one version of the database, while writers go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import sqlite3
+import tarfile
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+from msgspec import Struct
+
+from ..runtime import private_files
+from .outage import address
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+READ_MANIFEST = 1 << 16  # bytes, hundreds of times a real one
+PIECE = 1 << 20  # bytes
+FAST = 1  # gzip's level: text shrinks to a third, five times as fast as at the default
+BUSY = 10.0  # seconds to wait for a lock
+
+
+class BackupError(Exception):
+    """A backup that cannot be made or used. The message is one line for the user."""
+
+
+class Entry(Struct, frozen=True):
+    """A file of the archive. `size` is in bytes, `revision` that of the tables, "" for none."""
+
+    name: str
+    size: int
+    sha256: str
+    revision: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """`created` is in seconds since 1970."""
+
+    format: int
+    version: str
+    created: float
+    files: tuple[Entry, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.files)
+
+
+def write(target: Path, databases: Mapping[str, Path], version: str) -> Manifest:
+    """Copy the existing ones of `databases`, by their names in the archive, in this order. The
+    archive appears whole or not at all. Raises BackupError."""
+    try:
+        with TemporaryDirectory(prefix=".backup-", dir=target.absolute().parent) as work:
+            folder = Path(work)
+            names = [name for name, path in databases.items() if path.exists()]
+            files = tuple(_copied(name, databases[name], folder / name) for name in names)
+            if not files:
+                raise BackupError("there are no stored data: name their folder with --data FOLDER")
+            manifest = Manifest(format=FORMAT, version=version, created=time.time(), files=files)
+            packed = folder / "archive"
+            private_files.database(packed)  # the archive has everything that the databases have
+            with tarfile.open(packed, "w:gz", compresslevel=FAST) as archive:
+                data = msgspec.json.format(msgspec.json.encode(manifest))
+                info = tarfile.TarInfo(MANIFEST)
+                info.size, info.mtime, info.mode = len(data), int(manifest.created), 0o600
+                archive.addfile(info, BytesIO(data))
+                for name in names:
+                    archive.add(folder / name, name)
+            os.replace(packed, target)
+    except (OSError, sqlite3.Error) as error:
+        raise BackupError(f"cannot write {target}: {_reason(error)}") from error
+    return manifest
+
+
+def read(source: Path) -> Manifest:
+    """The manifest of an archive. Raises BackupError."""
+    with _opened(source) as archive:
+        return _manifest(source, archive)
+
+
+def restore(source: Path, databases: Mapping[str, Path]) -> Manifest:
+    """Replace `databases` by those of an archive, which are checked first. Those that the archive
+    does not have are deleted. Raises BackupError, and then nothing was changed."""
+    with _opened(source) as archive:
+        manifest = _manifest(source, archive)
+        unknown = [entry.name for entry in manifest.files if entry.name not in databases]
+        if unknown:
+            raise BackupError(f"{source} contains {unknown[0]!r}, which has no place here")
+        for path in databases.values():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            ready = {}
+            for entry in manifest.files:
+                # Beside its place, so that it can be renamed.
+                parent = databases[entry.name].parent
+                work = TemporaryDirectory(prefix=".restore-", dir=parent)
+                ready[entry.name] = Path(stack.enter_context(work)) / entry.name
+                _unpack(source, archive, entry, ready[entry.name])
+            for path in databases.values():
+                _be_alone(path)
+            for name, path in databases.items():
+                for suffix in ("", "-wal", "-shm", "-journal"):
+                    path.with_name(path.name + suffix).unlink(missing_ok=True)
+                if name in ready:
+                    os.replace(ready[name], path)
+    return manifest
+
+
+def _copied(name: str, source: Path, target: Path) -> Entry:
+    private_files.database(target)
+    with (
+        closing(sqlite3.connect(address(str(source)), timeout=BUSY, uri=True)) as reading,
+        closing(sqlite3.connect(target)) as writing,
+    ):
+        reading.backup(writing)  # all pages in one step
+        # Not in WAL mode: whatever opens the copy must not need a second file beside it.
+        writing.execute("pragma journal_mode = delete").fetchall()
+        revision = _revision(writing)
+    with target.open("rb") as copy:
+        digest = hashlib.file_digest(copy, "sha256").hexdigest()
+    return Entry(name, target.stat().st_size, digest, revision)
+
+
+def _revision(connection: sqlite3.Connection) -> str:
+    try:
+        row = connection.execute("select version_num from alembic_version").fetchone()
+    except sqlite3.OperationalError:
+        return ""  # the index has none
+    return str(row[0]) if row else ""
+
+
+def _be_alone(path: Path) -> None:
+    """Leave WAL mode, which SQLite refuses while another process has the database open."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path, timeout=1)) as connection:
+            connection.execute("pragma journal_mode = delete").fetchall()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorname != "SQLITE_NOTADB":  # a damaged one is replaced
+            raise BackupError(f"{path} is in use: stop slotproxy first") from error
+
+
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(source, "r:gz") as archive:
+            yield archive
+    except (EOFError, tarfile.TarError, zlib.error) as error:
+        raise BackupError(f"{source} is not a whole backup: {error}") from error
+    except OSError as error:
+        raise BackupError(f"cannot restore {source}: {_reason(error)}") from error
+
+
+def _manifest(source: Path, archive: tarfile.TarFile) -> Manifest:
+    first = archive.next()
+    file = archive.extractfile(first) if first is not None and first.name == MANIFEST else None
+    if file is None:
+        raise BackupError(f"{source} is not a backup of slotproxy")
+    try:
+        manifest = msgspec.json.decode(file.read(READ_MANIFEST), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BackupError(f"{source}: its manifest cannot be read: {error}") from error
+    if manifest.format != FORMAT:
+        raise BackupError(
+            f"{source} was made by slotproxy {_shown(manifest.version)}: use that version or later"
+        )
+    return manifest
+
+
+def _unpack(source: Path, archive: tarfile.TarFile, entry: Entry, target: Path) -> None:
+    try:
+        file = archive.extractfile(entry.name)
+    except KeyError:
+        file = None
+    if file is None:
+        raise BackupError(f"{source} is damaged: {entry.name} is missing")
+    private_files.database(target)
+    with target.open("wb") as copy:
+        shutil.copyfileobj(file, copy, PIECE)
+    with target.open("rb") as copy:
+        digest = hashlib.file_digest(copy, "sha256").hexdigest()
+    if digest != entry.sha256:
+        raise BackupError(f"{source} is damaged: {entry.name} has another SHA-256")
+
+
+def _shown(version: str) -> str:
+    return version if re.fullmatch(r"[\w.+-]{1,40}", version) else "of another version"
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
