@@ -77,7 +77,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     form.get_by_label("Name").fill("laptop")
     form.get_by_label("User", exact=True).fill("carol")
     form.get_by_label("Expires").select_option("30d")
-    form.locator("summary").click()
+    form.get_by_text("Rights", exact=True).click()
     form.get_by_label("Models").fill("qwen*\nsmol")
     form.get_by_label("chat", exact=True).check()
     form.get_by_label("Other groups and paths").fill("/v1/models")
@@ -92,7 +92,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
 
     press(page, "Edit laptop")
     assert form.get_by_label("Name").input_value() == "laptop"
-    form.locator("summary").click()
+    form.get_by_text("Rights", exact=True).click()
     assert form.get_by_label("Models").input_value() == "qwen*\nsmol"
     assert form.get_by_label("chat", exact=True).is_checked()
     assert form.get_by_label("Other groups and paths").input_value() == "/v1/models"
@@ -106,7 +106,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     assert "qwen*" not in state(page, "laptop", "active").inner_text()
     assert status(locked, secret) == 403
     press(page, "Edit laptop")
-    form.locator("summary").click()
+    form.get_by_text("Rights", exact=True).click()
     form.get_by_label("Client addresses").fill("")
     press(page, "Save")
     form.wait_for(state="hidden")
@@ -129,6 +129,51 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     page.get_by_role("link", name="Changes").click()
     page.get_by_text("root deleted the key").first.wait_for()
     assert secret not in page.content()
+
+
+def test_limits_and_budgets_are_set_shown_and_removed(locked: Gateway, visit: Open) -> None:
+    posted(locked, "/team/new", team_id="limited", limits={"tokens": {"day": 5}}, max_budget=7)
+    page = opened(locked, visit, "#teams")
+    state(page, "limited", "active").get_by_text("5 tokens a day").wait_for()
+    press(page, "Edit limited")
+    form = page.locator('dialog[data-form="teams"]')
+    form.locator("summary").get_by_text("Limits and budgets").click()
+    assert form.get_by_label("All tokens, a day").input_value() == "5"
+    assert form.get_by_label("Money", exact=True).input_value() == "7"
+    form.get_by_label("All tokens, a day").fill("")
+    form.get_by_label("Requests, a minute").fill("30")
+    form.get_by_label("Parallel requests").fill("2")
+    form.get_by_label("Beyond a limit").select_option("wait")
+    form.get_by_label("Money", exact=True).fill("")
+    press(page, "Add a budget")
+    press(page, "Add a budget")
+    row = form.locator(".row").first
+    row.get_by_label("Of").select_option("slot_seconds")
+    row.get_by_label("At most").fill("3600.5")
+    row.get_by_label("Period").select_option("1d")
+    press(page, "Save")
+    facts = state(page, "limited", "active").locator(".facts")
+    facts.get_by_text("30 requests a minute, 2 in parallel").wait_for()
+    found = httpx.get(f"{locked.url}/team/info?team_id=limited", headers=HEADERS).json()
+    team = found["team_info"]
+    assert team["limits"] == {"requests": {"minute": 30}}
+    assert (team["on_limit"], team["max_budget"], team["max_parallel_requests"]) == (
+        "wait",
+        None,
+        2,
+    )
+    (budget,) = team["budget_limits"]
+    assert (budget["unit"], budget["max_budget"]) == ("slot_seconds", 3600.5)
+    assert budget["budget_duration"] == "1d"
+    press(page, "Edit limited")
+    form.locator("summary").get_by_text("Limits and budgets").click()
+    assert form.locator(".row").get_by_label("At most").input_value() == "3600.5"
+    press(page, "Remove")
+    form.get_by_label("Parallel requests").fill("")
+    press(page, "Save")
+    facts.get_by_text("2 in parallel").wait_for(state="detached")
+    assert "seconds of slots" not in facts.inner_text()
+    posted(locked, "/team/delete", team_ids=["limited"])
 
 
 def test_users_and_teams_are_made_and_deleted_with_their_keys(locked: Gateway, visit: Open) -> None:
@@ -225,7 +270,9 @@ def test_page_of_keys_is_accessible_in_every_size_and_language(
         fits()
     page.locator('.tabs a[href="#keys"]').click()
     press(page, new)
-    page.locator("dialog[open] summary").click()
+    for fold in page.locator("dialog[open] summary").all():
+        fold.click()
+    page.locator("dialog[open] [data-add]").click()
     fits()
     page.keyboard.press("Escape")
     posted(locked, "/key/delete", keys=[key["token"]])

@@ -2,10 +2,11 @@
 
 import { words } from "./account_words.js";
 import { keyed, make, say } from "./dom.js";
-import { moment } from "./form.js";
+import { count, moment } from "./form.js";
 
 const FACTS = { keys: ofKey, users: ofUser, teams: ofTeam };
 const RIGHTS = ["models", "allowed_routes", "allowed_tools", "allowed_ips", "priority", "group"];
+const COUNTS = ["max_parallel_requests", "max_queued_requests", "max_prompt_tokens", "max_completion_tokens"];
 
 /** An element for an entry of the list `kind`; `actions(entry)` makes its buttons. */
 export function card(kind, first, actions) {
@@ -27,7 +28,7 @@ export function card(kind, first, actions) {
     const condition = conditionOf(entry);
     state.dataset.state = { active: "up", blocked: "down", expired: "down" }[condition];
     say(state, words[condition]);
-    const known = [...FACTS[kind](entry), ...rights(entry)].filter(([, value]) => value);
+    const known = [...FACTS[kind](entry), ...rights(entry), ...limits(entry)].filter(([, value]) => value);
     keyed(facts, known, ([label]) => label, fact);
     replaceButtons(buttons, actions(entry));
   };
@@ -75,6 +76,24 @@ function ofTeam(team) {
 function rights(entry) {
   const named = RIGHTS.map((name) => [words[name], [entry[name] ?? []].flat().join(", ")]);
   return [...named, [words.access, entry.read_only ? words.read_only : ""]];
+}
+
+function limits(entry) {
+  const windows = Object.entries(entry.limits).flatMap(([quantity, periods]) =>
+    Object.entries(periods).map(([period, most]) => words.window(count(most), quantity, period)),
+  );
+  const counts = COUNTS.filter((name) => entry[name] !== null).map((name) => words[name](count(entry[name])));
+  const own = { ...entry, unit: "money" };
+  const budgets = [own, ...entry.budget_limits].filter((one) => one.max_budget !== null || one.soft_budget !== null);
+  return [
+    [words.limits, [...windows, ...counts].join(", ")],
+    [words.budgets, budgets.map((one) => words.budget(allowed(one), one.unit, one.budget_duration)).join(", ")],
+  ];
+}
+
+/** What a budget allows; one that only warns says so. */
+function allowed({ max_budget, soft_budget }) {
+  return max_budget === null ? words.soft(count(soft_budget)) : count(max_budget);
 }
 
 function fact([label]) {

@@ -2,7 +2,7 @@
 
 import { words } from "./account_words.js";
 import { keyed, make, say } from "./dom.js";
-import { fill, read } from "./fields.js";
+import { addRow, fill, read } from "./fields.js";
 import { moment } from "./form.js";
 
 const PATHS = { keys: "/key", users: "/user", teams: "/team" };
@@ -22,6 +22,11 @@ export class Dialogs {
     this.#changed = changed;
     for (const dialog of page.querySelectorAll("dialog")) {
       dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
+      const add = dialog.querySelector("[data-add]");
+      add?.addEventListener("click", () => {
+        const list = dialog.querySelector("[data-rows]");
+        addRow(list).querySelector("[data-name]").focus();
+      });
       dialog.querySelector("form")?.addEventListener("submit", (event) => this.#send(event, dialog));
     }
     // Nobody reads a key that is not on the screen any more.
@@ -35,13 +40,16 @@ export class Dialogs {
     say(dialog.querySelector("h2"), entry ? words.editing(name) : words.new[kind]);
     for (const part of dialog.querySelectorAll("[data-new]")) part.hidden = Boolean(entry);
     for (const part of dialog.querySelectorAll("[data-edit]")) part.hidden = !entry;
-    fill(dialog.querySelector("form"), entry ?? {});
+    const form = dialog.querySelector("form");
+    fill(form, entry ?? {});
     if (kind === "keys") {
       const expires = entry?.expires ? moment(Date.parse(entry.expires) / 1000) : words.never;
       say(this.#part("kept"), expires);
       this.#offer();
     }
-    this.#open(dialog, async (fields) => {
+    const before = read(form);
+    this.#open(dialog, async (now) => {
+      const fields = differing(before, now);
       const path = entry ? "update" : { keys: "generate", users: "new", teams: "new" }[kind];
       if (entry) fields[kind === "keys" ? "key" : IDS[kind]] = entry[IDS[kind]];
       else if (kind === "users") fields.auto_create_key = false;
@@ -155,4 +163,10 @@ export class Dialogs {
 
   #form = (kind) => this.#page.querySelector(`dialog[data-form="${kind}"]`);
   #part = (name) => this.#page.querySelector(`[data-part="${name}"]`);
+}
+
+/** The fields that have changed: others may have been changed by another administrator since. */
+function differing(before, now) {
+  const changed = Object.entries(now).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(before[name]));
+  return Object.fromEntries(changed);
 }

@@ -33,6 +33,21 @@ const WORDS = {
     group: "Cache group",
     access: "Access",
     read_only: "read only",
+    limits: "Limits",
+    budgets: "Budgets",
+    window: (most, quantity, period) =>
+      `${most} ${{ requests: "requests", prompt_tokens: "prompt tokens", tokens: "tokens" }[quantity]} ${
+        { minute: "a minute", hour: "an hour", day: "a day", month: "in 30 days" }[period]
+      }`,
+    max_parallel_requests: (n) => `${n} in parallel`,
+    max_queued_requests: (n) => `${n} in the queue`,
+    max_prompt_tokens: (n) => `prompts of ${n} tokens`,
+    max_completion_tokens: (n) => `answers of ${n} tokens`,
+    budget: (most, unit, period) =>
+      `${most} ${{ money: "of money", tokens: "tokens", slot_seconds: "seconds of slots" }[unit]} ${
+        { "1d": "a day", "7d": "a week", "30d": "a month", "365d": "a year" }[period] ?? "in all"
+      }`,
+    soft: (most) => `warning at ${most}`,
     edit: "Edit",
     renew: "New secret",
     members: "Members",
@@ -101,6 +116,21 @@ const WORDS = {
     group: "缓存组",
     access: "访问",
     read_only: "只读",
+    limits: "限额",
+    budgets: "预算",
+    window: (most, quantity, period) =>
+      `${{ minute: "每分钟", hour: "每小时", day: "每天", month: "每 30 天" }[period]} ${most} ${
+        { requests: "个请求", prompt_tokens: "提示词元", tokens: "词元" }[quantity]
+      }`,
+    max_parallel_requests: (n) => `并行 ${n} 个`,
+    max_queued_requests: (n) => `排队 ${n} 个`,
+    max_prompt_tokens: (n) => `提示 ${n} 词元`,
+    max_completion_tokens: (n) => `回答 ${n} 词元`,
+    budget: (most, unit, period) =>
+      `${{ "1d": "每天", "7d": "每周", "30d": "每月", "365d": "每年" }[period] ?? "总计"} ${most} ${
+        { money: "金额", tokens: "词元", slot_seconds: "槽位秒" }[unit]
+      }`,
+    soft: (most) => `达到 ${most} 时预警`,
     edit: "编辑",
     renew: "更换密钥",
     members: "成员",
