@@ -22,7 +22,7 @@ import msgspec
 from ..core.request import Tool
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children, serve
-from .tools import ChildTool, RunnableTool
+from .tools import ChildTool
 
 GROUP = "slotproxy.tools"
 PATIENCE = 30.0  # seconds for the child to list its functions
@@ -33,7 +33,7 @@ def installed() -> tuple[str, ...]:
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
-def functions(names: Sequence[str]) -> tuple[list[RunnableTool], Children]:
+def functions(names: Sequence[str]) -> tuple[list[ChildTool], Children]:
     """The functions of these names, and the child processes they run in. Raises UpstreamFault if
     one cannot be imported."""
     children = Children(__name__, {"names": list(names)}, whole=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -25,22 +24,20 @@ from ..core.request import Tool
 from ..errors import UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import LAST, Children, channel
-from .tools import ChildTool, RunnableTool, Server
+from .tools import FAILED, NAME, ChildTool, Server
 
 log = logging.getLogger("slotproxy.tools")
 
 PATIENCE = 30.0  # seconds for a server to list its tools
 MOST_PAGES = 20
-# Names are inserted into prompts and grammars unescaped: no quotes or line breaks.
-NAME = re.compile(r"[\w./:@-]{1,128}")
 
 
-def tools(server: Server, children: Children) -> list[RunnableTool]:
+def tools(server: Server, children: Children) -> list[ChildTool]:
     """The tools of a server that may be used. Raises UpstreamFault and UpstreamTimeout."""
     listed = children.ask({}, Cancel(), PATIENCE)
     if "wrong" in listed:
         raise UpstreamFault(f"MCP server {server.name}: {listed['wrong']}")
-    offered: list[RunnableTool] = []
+    offered: list[ChildTool] = []
     for description in listed["tools"]:
         name, parameters = description["name"], description["parameters"]
         if server.tools and name not in server.tools:
@@ -50,7 +47,8 @@ def tools(server: Server, children: Children) -> list[RunnableTool]:
                 "ignoring a tool of MCP server %s: its name or schema is invalid", server.name
             )
             continue
-        offered.append(ChildTool(Tool(name, description["description"], parameters), children))
+        tool = Tool(name, description["description"], parameters)
+        offered.append(ChildTool(tool, children, description.get("annotations") or {}))
     return offered
 
 
@@ -122,6 +120,7 @@ async def _listed(client: Any) -> list[dict[str, Any]]:
                 "name": tool.name,
                 "description": tool.description or "",
                 "parameters": tool.input_schema,
+                "annotations": _said(tool),
             }
             for tool in page.tools
         )
@@ -131,12 +130,19 @@ async def _listed(client: Any) -> list[dict[str, Any]]:
     return tools
 
 
+def _said(tool: Any) -> Any:
+    """Its annotations, such as readOnlyHint."""
+    said = getattr(tool, "annotations", None)
+    return None if said is None else said.model_dump(by_alias=True, exclude_none=True)
+
+
 async def _called(client: Any, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
         result = await client.call_tool(name, dict(arguments))
     except Exception as error:
         # The session may be lost, for example after the server restarted: end this child.
-        return {"wrong": _why(error), LAST: True}
+        code = getattr(getattr(error, "error", None), "code", FAILED)
+        return {"wrong": _why(error), "code": code, LAST: True}
     texts = [part.text for part in result.content if getattr(part, "type", "") == "text"]
     text = "\n".join(texts)
     if not texts and result.structured_content is not None:

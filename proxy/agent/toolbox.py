@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..core.request import Tool
-from ..errors import GatewayError
+from ..errors import GatewayError, NotFound
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .tools import RunnableTool, Server, ToolError
+from .tools import ChildTool, RunnableTool, Server, ToolError
 
 log = logging.getLogger("slotproxy.tools")
 
@@ -43,11 +43,12 @@ class Toolbox:
             TIME: _Own(_TIME, lambda _: now().astimezone().strftime("%A, %Y-%m-%d %H:%M:%S %z")),
         }
         self._own = [own[name] for name in allowed if name in own]
-        self._sources = [
-            _Source(server.name, partial(_offers, server), clock)
+        self._servers = {
+            server.name: _Source(server.name, partial(_offers, server), clock)
             for server in servers
             if server.name in allowed
-        ]
+        }
+        self._sources = [*self._servers.values()]
         names = set(allowed) - set(own) - {server.name for server in servers}
         chosen = [name for name in functions.installed() if name in names] if names else []
         if chosen:
@@ -64,6 +65,22 @@ class Toolbox:
             tools.setdefault(tool.tool.name, tool)
         return tools
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Names of the MCP servers."""
+        return tuple(self._servers)
+
+    def of_server(self, name: str) -> list[ChildTool]:
+        """The tools of an MCP server. May wait for it. Raises NotFound, and the error of a server
+        that cannot list its tools."""
+        source = self._servers.get(name)
+        if source is None:
+            known = ", ".join(self._servers) or "none"
+            raise NotFound(
+                f"no MCP server {name[:64]!r} is configured for requests: --tools names {known}"
+            )
+        return source.listed()
+
     def close(self) -> None:
         for source in self._sources:
             source.close()
@@ -75,33 +92,47 @@ class _Source:
     def __init__(
         self,
         name: str,
-        offers: Callable[[], tuple[list[RunnableTool], Children]],
+        offers: Callable[[], tuple[list[ChildTool], Children]],
         clock: Callable[[], float],
     ) -> None:
         self._name = name
         self._offers = offers
         self._clock = clock
         self._lock = threading.Lock()
-        self._tools: list[RunnableTool] | None = None
+        self._tools: list[ChildTool] | None = None
         self._children: Children | None = None
-        self._failed = -AGAIN
+        self._failed = 0.0
+        self._error: GatewayError | None = None
 
-    def tools(self) -> list[RunnableTool]:
+    def tools(self) -> list[ChildTool]:
+        """The tools, none if they cannot be listed."""
+        try:
+            return self.listed()
+        except GatewayError:
+            return []
+
+    def listed(self) -> list[ChildTool]:
+        """The tools. Raises the error of a source that cannot list them, for a while without
+        trying again."""
         with self._lock:
-            if self._tools is None and self._clock() - self._failed >= AGAIN:
-                try:
-                    self._tools, self._children = self._offers()
-                except GatewayError as error:
-                    self._failed = self._clock()
-                    log.warning("could not list the tools of %s: %s", self._name, error.message)
-            return self._tools or []
+            if self._tools is not None:
+                return self._tools
+            if self._error is not None and self._clock() - self._failed < AGAIN:
+                raise self._error
+            try:
+                self._tools, self._children = self._offers()
+            except GatewayError as error:
+                self._failed, self._error = self._clock(), error
+                log.warning("could not list the tools of %s: %s", self._name, error.message)
+                raise
+            return self._tools
 
     def close(self) -> None:
         if self._children is not None:
             self._children.close()
 
 
-def _offers(server: Server) -> tuple[list[RunnableTool], Children]:
+def _offers(server: Server) -> tuple[list[ChildTool], Children]:
     from . import mcp  # lazy: asyncio and jsonschema are needed only with MCP servers
 
     children = mcp.children(server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -11,9 +12,18 @@ from ..core.request import Tool
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 
+# Names are inserted into prompts and grammars unescaped: no quotes or line breaks.
+NAME = re.compile(r"[\w./:@-]{1,128}")
+FAILED = -32603  # JSON-RPC's code of an internal error
+
 
 class ToolError(Exception):
-    """A tool call failed; the message is for the model."""
+    """A tool call failed; the message is for the model. `code` is a JSON-RPC code if the server
+    refused the call, 0 if the tool itself failed."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Server(Struct, frozen=True, kw_only=True):
@@ -40,14 +50,15 @@ class RunnableTool(Protocol):
 
 
 class ChildTool(NamedTuple):
-    """A tool that runs in a child process."""
+    """A tool that runs in a child process. `annotations` are what an MCP server says about it."""
 
     tool: Tool
     children: Children
+    annotations: Mapping[str, Any] = {}
 
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
         question = {"call": self.tool.name, "arguments": arguments}
         answer = self.children.ask(question, cancel, seconds)
         if "wrong" in answer:
-            raise ToolError(answer["wrong"])
+            raise ToolError(answer["wrong"], answer.get("code", 0))
         return str(answer["text"])

@@ -1,7 +1,9 @@
 """The events of a completion: the common vocabulary of drivers and encoders.
 
-    Started (TextDelta | ReasoningDelta | ToolCallDelta | Searched | Progress | TokenDetail)*
+    Started (TextDelta | ReasoningDelta | ToolCallDelta | Step | Progress | TokenDetail)*
     (Finished | Failed)
+
+A Step is what the gateway does for the model: a search, or something with an MCP server.
 
 A stream is an iterator of batches, which are lists of events: those of one read of the upstream
 socket. Every stage works on a batch at a time, so that events that came together leave in one
@@ -99,6 +101,47 @@ class Searched(Struct, frozen=True):
     failed: bool = False
 
 
+class ListedTool(Struct, frozen=True):
+    """A tool of an MCP server, as the server describes it."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    annotations: Mapping[str, Any] = {}
+
+
+class ToolsListed(Struct, frozen=True):
+    """The tools of an MCP server that the model may call. `error`: the server did not list them."""
+
+    label: str
+    tools: tuple[ListedTool, ...] = ()
+    error: str = ""
+
+
+class ServerCall(Struct, frozen=True, kw_only=True):
+    """A call to an MCP server: one event when it begins, and another, with `output` or `error`,
+    when it is `over`. `code` is a JSON-RPC code if the server failed rather than the tool. `id` is
+    the model's, `approval` that of the request the client approved, if it was asked."""
+
+    id: str
+    label: str
+    name: str
+    arguments: str
+    approval: str = ""
+    over: bool = False
+    output: str = ""
+    error: str = ""
+    code: int = 0
+
+
+class ApprovalRequested(Struct, frozen=True):
+    """A call that the client must approve. The answer ends with it."""
+
+    label: str
+    name: str
+    arguments: str
+
+
 class Progress(Struct, frozen=True):
     """Progress of the prompt's evaluation in tokens, and the milliseconds so far; `timings` only if
     requested."""
@@ -139,12 +182,13 @@ class Failed(Struct, frozen=True):
     error: Exception
 
 
+Step = Searched | ToolsListed | ServerCall | ApprovalRequested
 Event = (
     Started
     | TextDelta
     | ReasoningDelta
     | ToolCallDelta
-    | Searched
+    | Step
     | Progress
     | TokenDetail
     | Finished

@@ -7,21 +7,25 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from .events import (
+    ApprovalRequested,
     Batch,
     Failed,
     Finished,
     ReasoningDelta,
     Searched,
+    ServerCall,
+    Step,
     TextDelta,
     TokenDetail,
     TokenLogprob,
     ToolCallDelta,
+    ToolsListed,
 )
 from .request import ToolCall
 
 
 class Completion(Struct, frozen=True, kw_only=True):
-    """One finished choice."""
+    """One finished choice. `steps` are those of the gateway, in order, each when it is over."""
 
     index: int
     text: str
@@ -29,7 +33,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...]
     logprobs: tuple[TokenLogprob, ...]
     finished: Finished
-    searches: tuple[Searched, ...] = ()
+    steps: tuple[Step, ...] = ()
     tokens: tuple[int, ...] = ()
 
 
@@ -40,7 +44,7 @@ class Fold:
         self.index = index
         self.text: list[str] = []
         self.reasoning: list[str] = []
-        self.searches: list[Searched] = []
+        self.steps: list[Step] = []
         self.logprobs: list[TokenLogprob] = []
         self.tokens: list[int] = []
         self.calls: dict[int, list[str]] = {}
@@ -61,9 +65,11 @@ class Fold:
             elif isinstance(event, ToolCallDelta):
                 self.heads.setdefault(event.index, event)
                 self.calls.setdefault(event.index, []).append(event.arguments)
-            elif isinstance(event, Searched):
+            elif isinstance(event, (Searched, ServerCall)):
                 if event.over:
-                    self.searches.append(event)
+                    self.steps.append(event)
+            elif isinstance(event, (ToolsListed, ApprovalRequested)):
+                self.steps.append(event)
             elif isinstance(event, TokenDetail):
                 self.tokens += event.tokens
             elif isinstance(event, Failed):
@@ -78,7 +84,7 @@ class Fold:
             tool_calls=tuple(map(self._call, sorted(self.heads))) if self.heads else (),
             logprobs=tuple(self.logprobs),
             finished=self.finished,
-            searches=tuple(self.searches),
+            steps=tuple(self.steps),
             tokens=tuple(self.tokens),
         )
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from .mcp import ApprovedCall, McpServer
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -144,6 +146,8 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     return_prompt_tokens: bool = False
     tools: tuple[Tool, ...] = ()
     searches: tuple[Search, ...] = ()
+    servers: tuple[McpServer, ...] = ()
+    approved: tuple[ApprovedCall, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     max_tool_calls: int | None = None
@@ -160,6 +164,11 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     @property
     def is_chat(self) -> bool:
         return bool(self.messages)
+
+    @property
+    def runs_tools(self) -> bool:
+        """Whether the gateway makes searches or calls for the model."""
+        return bool(self.searches or self.servers)
 
     @property
     def choices(self) -> int:

@@ -36,7 +36,9 @@ from .events import (
 from .evidence import MOST_TURNS, CitationNumbers, laid
 from .finding import WEB, Finder
 from .loop import Loop
-from .searching import SearchingAnswer
+from .mcp_calls import ServerRunner
+from .searching import SearchRunner
+from .tool_answer import Runner, ToolAnswer
 
 ROOM = 256  # minimum tokens for the answer before documents are dropped
 
@@ -109,23 +111,27 @@ class Dialogues:
         sources = {"web_search": self._finder.web, "file_search": self._finder.stores}
         return frozenset(name for name, source in sources.items() if source is not None)
 
-    def searching(
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Names of the MCP servers that requests may name."""
+        return self._toolbox.servers
+
+    def answer(
         self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller
-    ) -> SearchingAnswer:
-        """An answer that makes the searches of `request` itself. Raises ModelNotFound, and
-        Forbidden for a search that the caller may not use."""
+    ) -> ToolAnswer:
+        """An answer that makes the searches of `request`, and calls to its MCP servers, itself.
+        Raises ModelNotFound, and Forbidden for a search that the caller may not use."""
         for search in request.searches:
             caller.may.check_tool(search.name)
-        return SearchingAnswer(
-            self._gateway,
-            self._finder,
-            request,
-            owner,
-            cancel,
-            caller,
-            self._bounds,
-            self._interval,
-        )
+        seconds, interval = self._bounds.tool_seconds, self._interval
+        runners: list[Runner] = []
+        if request.searches:
+            runners.append(
+                SearchRunner(self._finder, request.searches, owner, cancel, seconds, interval)
+            )
+        if request.servers:
+            runners.append(ServerRunner(self._toolbox, request, caller, cancel, seconds, interval))
+        return ToolAnswer(self._gateway, runners, request, cancel, caller, self._bounds)
 
     def run(
         self, request: DialogueRequest, cancel: Cancel | None = None, caller: Caller = ANYBODY

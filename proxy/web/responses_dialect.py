@@ -99,15 +99,15 @@ class ResponsesDialect:
         return responses.error(fault)
 
     def begin(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
-        """Start the answer, including any web searches."""
+        """Start the answer, including any searches and calls to MCP servers."""
         services = self._services
         self.cancel = cancel
         if self._known.store:
             services.ongoing.add(self)
         request = self.fitted(request, cancel)
-        if not request.searches:
+        if not request.runs_tools:
             return services.gateway.answer(request, cancel, caller)
-        return services.dialogues.searching(request, self.owner, cancel, caller)
+        return services.dialogues.answer(request, self.owner, cancel, caller)
 
     def fitted(self, request: CompletionRequest, cancel: Cancel) -> CompletionRequest:
         """Drop the oldest messages if the request allows it and the model's context is too small

@@ -85,6 +85,13 @@ TOOLS: Mapping[str, Fields] = {
         "ranking_options": dict,
         "filters": (dict, NONE),
     },
+    "mcp": {
+        "server_label": str,
+        "allowed_tools": (list, dict, NONE),
+        "headers": (dict, NONE),
+        "require_approval": (str, dict),
+        "server_description": (str, NONE),
+    },
     "web_search_preview": {"user_location": (dict, NONE), "search_context_size": str},
 }
 FORMATS: Mapping[str, Fields] = {
@@ -131,6 +138,17 @@ BODIES: Mapping[str, dict[str, Any]] = {
             {"type": "web_search_preview", "user_location": None},
         ],
         "max_tool_calls": 3,
+    },
+    "servers": {
+        "tools": [
+            {"type": "mcp", "server_label": "far"},
+            {
+                "type": "mcp",
+                "server_label": "web",
+                "server_url": "https://m.example/a",
+                "headers": {},
+            },
+        ],
     },
     "schema": {"text": {"format": {"type": "json_schema", "name": "n", "schema": {}}}},
     "all": {
@@ -218,8 +236,3 @@ def test_sampling_of_the_request_is_repeated() -> None:
     assert [told[name] for name in names] == [0, 0.5, 0.25, -1, 2]
     assert told["tools"][0]["strict"] is True
     assert asked(BODIES["all"]).request.sampling["presence_penalty"] == 0.25
-
-
-def test_unlimited_tool_calls_are_told() -> None:
-    (warning,) = asked(BODIES["searches"]).request.warnings
-    assert warning == "max_tool_calls is ignored"

@@ -7,13 +7,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...core.decoding import decoded
-from ...core.events import Finished, Found, Searched, TokenLogprob
+from ...core.events import (
+    ApprovalRequested,
+    Finished,
+    Found,
+    Searched,
+    ServerCall,
+    Step,
+    TokenLogprob,
+    ToolsListed,
+)
 from ...core.fold import Completion
 from ...core.request import ToolCall
 from ...core.usage import Usage
 from ...errors import GatewayError
 from .. import openai
 from ..response_meta import ResponseMeta
+from . import mcp_items
 from .request import RESULTS, SOURCES, ParsedRequest
 
 Item = dict[str, Any]
@@ -163,6 +173,20 @@ def search(
     }
 
 
+def step(meta: ResponseMeta, asked: ParsedRequest, index: int, made: Step) -> Item:
+    """An item for what the gateway did."""
+    match made:
+        case ToolsListed():
+            return mcp_items.list_tools(item_id(meta, "mcpl", index), made)
+        case ServerCall():
+            return mcp_items.call(item_id(meta, "mcp", index), made)
+        case ApprovalRequested():
+            return mcp_items.approval_request(item_id(meta, "mcpr", index), made)
+        case _:
+            status = "failed" if made.failed else "completed"
+            return search(meta, asked, index, made, status)
+
+
 def message(
     meta: ResponseMeta, index: int, parts: Sequence[Item], status: str = "completed"
 ) -> Item:
@@ -220,14 +244,18 @@ def whole(meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Comple
     if completion.reasoning:
         output.append(reasoning(meta, 0, completion.reasoning))
     found: list[Found] = []
-    for searched in completion.searches:
-        output.append(
-            search(meta, asked, len(output), searched, "failed" if searched.failed else "completed")
-        )
-        found += searched.found
-    if completion.text or not (completion.tool_calls or asked.warms):
+    approvals = [made for made in completion.steps if isinstance(made, ApprovalRequested)]
+    for made in completion.steps:
+        if isinstance(made, ApprovalRequested):
+            continue
+        output.append(step(meta, asked, len(output), made))
+        if isinstance(made, Searched):
+            found += made.found
+    if completion.text or not (completion.tool_calls or approvals or asked.warms):
         parts = [text_part(completion.text, completion.logprobs, found)]
         output.append(message(meta, len(output), parts, status))
+    for requested in approvals:
+        output.append(step(meta, asked, len(output), requested))
     for called in completion.tool_calls:
         output.append(call(meta, asked, len(output), called, status))
     return ended(meta, asked, output, completion.finished)

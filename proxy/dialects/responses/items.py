@@ -7,7 +7,7 @@ Consecutive reasoning, message and call items of the model form one assistant me
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from .. import parts
 from ..fields import Body, bounded, entry, items, text
 from ..openai_tools import plain
 from ..parts import joined
-from . import summary
+from . import mcp, summary
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -72,17 +72,24 @@ def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[
     bounded(values, at)
     runs: list[list[Message]] = []
     sums_up = False  # the last message does: the user's next one joins it
+    known = mcp.approvals(values, at)
     for i, value in enumerate(values):
-        message = _message(entry(value, f"{at}[{i}]"), f"{at}[{i}].", warnings)
-        if message is None:
-            continue
-        joins = sums_up or message.role in ("assistant", "system")
-        sums_up = value.get("type") in summary.KINDS
-        if runs and runs[-1][0].role == message.role and joins:
-            runs[-1].append(message)
-        else:
-            runs.append([message])
+        for message in _messages(entry(value, f"{at}[{i}]"), f"{at}[{i}].", warnings, known):
+            joins = sums_up or message.role in ("assistant", "system")
+            sums_up = value.get("type") in summary.KINDS
+            if runs and runs[-1][0].role == message.role and joins:
+                runs[-1].append(message)
+            else:
+                runs.append([message])
     return [joined(*run) for run in runs]
+
+
+def _messages(item: Body, at: str, warnings: list[str], known: mcp.Approvals) -> Iterable[Message]:
+    kind = text(item, "type", at=at)
+    if kind in mcp.KINDS:
+        return mcp.messages(item, kind, at, known)
+    message = _message(item, at, warnings)
+    return () if message is None else (message,)
 
 
 def _message(item: Body, at: str, warnings: list[str]) -> Message | None:

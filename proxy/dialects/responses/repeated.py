@@ -12,7 +12,7 @@ from typing import Any
 
 from ...core.request import CompletionRequest
 from ..fields import Body, entry, mapping, text
-from . import conversations
+from . import conversations, mcp
 
 # Sampling fields of the request, with the API's defaults.
 SAMPLING: Mapping[str, float] = {
@@ -32,6 +32,12 @@ TOOLS: Mapping[str, Mapping[str, Any]] = {
         "filters": None,
     },
     "web_search": {"user_location": None, "search_context_size": "medium"},
+    "mcp": {
+        "allowed_tools": None,
+        "headers": None,
+        "require_approval": "always",
+        "server_description": None,
+    },
 }
 FORMAT: Mapping[str, Any] = {"description": None, "strict": False}
 
@@ -71,7 +77,7 @@ def _tool(value: Any, at: str) -> Body:
     tool = entry(value, at)
     kind = text(tool, "type", "function", at=at + ".")
     defaults = TOOLS.get("web_search" if kind.startswith("web_search") else kind, {})
-    whole = _whole(tool, defaults)
+    whole = _whole(mcp.repeated(tool) if kind == "mcp" else tool, defaults)
     if kind == "file_search":
         options = mapping(tool, "ranking_options", at + ".")
         whole["ranking_options"] = _whole(options, defaults["ranking_options"])

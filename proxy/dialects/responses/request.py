@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from ...core.mcp import McpServer, function_name
 from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool, ToolChoice
 from ...core.sampling import check
 from ...errors import InvalidParameter
@@ -16,6 +17,7 @@ from .. import attribute_filters, openai
 from ..fields import Body, entry, flag, integer, items, mapping, model_name, text, unheeded
 from ..openai_tools import allowed, functions, plain
 from ..parts import joined
+from . import mcp
 from .items import as_items, check_outputs, messages, referenced
 from .repeated import SAMPLING, repeated
 
@@ -72,6 +74,9 @@ def parse(
     ]
     given = (*earlier, *referenced(as_items(body.get("input", [])), find))
     check_outputs(list(given))
+    raw_tools = items(body, "tools")
+    servers = _servers(raw_tools, mcp.listed_labels(given))
+    approved = mcp.approved(mcp.approvals(given), servers)
     instructions = text(body, "instructions")
     chat = messages(list(given), warnings)
     if instructions:
@@ -81,10 +86,7 @@ def parse(
         )
     if not chat:
         raise InvalidParameter("input", "must contain at least one message")
-    raw_tools = items(body, "tools")
     tools, custom, search_tools = _tools(raw_tools, searches, warnings)
-    if search_tools:
-        warnings += unheeded(body, {"max_tool_calls": ()})
     choice, names = _choice(body.get("tool_choice"), warnings)
     if names is not None:
         tools = tuple(tool for tool in tools if tool.name in names)
@@ -110,6 +112,8 @@ def parse(
         logprobs=logprobs or 0 if LOGPROBS in items(body, "include") else None,
         tools=tools,
         searches=search_tools,
+        servers=tuple(servers.values()),
+        approved=approved,
         tool_choice=choice,
         parallel_tool_calls=flag(body, "parallel_tool_calls", True),
         max_tool_calls=integer(body, "max_tool_calls", 1, 1 << 30),
@@ -157,6 +161,8 @@ def _tools(
         elif (search := _search(tool, kind, f"tools[{i}].", searches)) is not None:
             search_tools[search.name] = search
             continue
+        elif kind == "mcp":
+            continue
         elif kind != "function":
             warnings.append(f"tools of type {plain(kind)} are ignored")
             continue
@@ -165,6 +171,22 @@ def _tools(
     for function in tools:
         search_tools.pop(function.name, None)  # the client's own function takes precedence
     return tools, frozenset(custom), tuple(search_tools.values())
+
+
+def _servers(values: list[Any], listed: frozenset[str]) -> dict[str, McpServer]:
+    """The MCP servers among the tools, by label; the client has the tools of those `listed`."""
+    servers: dict[str, McpServer] = {}
+    for i, value in enumerate(values):
+        tool = entry(value, f"tools[{i}]")
+        if tool.get("type") != "mcp":
+            continue
+        server = mcp.server(tool, f"tools[{i}].")
+        if server.label in servers:
+            raise InvalidParameter(f"tools[{i}].server_label", f"is used twice: {server.label}")
+        if len(servers) == mcp.MOST_SERVERS:
+            raise InvalidParameter("tools", f"may contain at most {mcp.MOST_SERVERS} MCP servers")
+        servers[server.label] = structs.replace(server, listed=server.label in listed)
+    return servers
 
 
 def _search(tool: Body, kind: str, at: str, searches: frozenset[str]) -> Search | None:
@@ -208,6 +230,12 @@ def _choice(value: Any, warnings: list[str]) -> tuple[ToolChoice, frozenset[str]
             return ToolChoice("named", kind), None
         if kind.startswith("web_search"):
             return ToolChoice("named", "web_search"), None
+        if kind == "mcp":
+            label = text(value, "server_label", at="tool_choice.")
+            name = text(value, "name", at="tool_choice.")
+            if name:
+                return ToolChoice("named", function_name(label, name)), None
+            return ToolChoice("required"), None
         if kind in ("function", "custom"):
             name = text(value, "name", at="tool_choice.")
             if name:

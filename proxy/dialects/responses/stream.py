@@ -16,16 +16,19 @@ from typing import Any
 import msgspec
 
 from ...core.events import (
+    ApprovalRequested,
     Batch,
     Finished,
     Found,
     Progress,
     ReasoningDelta,
     Searched,
+    ServerCall,
     TextDelta,
     TokenDetail,
     TokenLogprob,
     ToolCallDelta,
+    ToolsListed,
 )
 from ...core.request import ToolCall
 from ...errors import GatewayError
@@ -76,6 +79,15 @@ class Encoder:
                     self._call_delta(event, out)
                 case Searched():
                     self._searched(event, out)
+                case ToolsListed():
+                    self._listed(event, out)
+                case ServerCall():
+                    self._server_call(event, out)
+                case ApprovalRequested():
+                    self._close(out)
+                    item = answer.step(self._meta, self._asked, self._index, event)
+                    self._item_added(out, item)
+                    self._item_done(out, item)
                 case Progress():
                     begun = answer.response(self._meta, self._asked, "in_progress")
                     self._event(out, "response.in_progress", response=begun, **reported(event))
@@ -158,10 +170,30 @@ class Encoder:
             return
         self._found += event.found
         self._item_event(out, kind + ".completed")
-        status = "failed" if event.failed else "completed"
-        item = answer.search(self._meta, self._asked, self._index, event, status)
-        self._event(out, "response.output_item.done", output_index=self._index, item=item)
-        self._output.append(item)
+        self._item_done(out, answer.step(self._meta, self._asked, self._index, event))
+
+    def _listed(self, event: ToolsListed, out: list[bytes]) -> None:
+        self._close(out)
+        item = answer.step(self._meta, self._asked, self._index, event)
+        self._item_added(out, {**item, "tools": [], "error": None})
+        kind = "response.mcp_list_tools"
+        self._item_event(out, kind + ".in_progress")
+        self._item_event(out, kind + (".failed" if event.error else ".completed"))
+        self._item_done(out, item)
+
+    def _server_call(self, event: ServerCall, out: list[bytes]) -> None:
+        kind = "response.mcp_call"
+        if not event.over:
+            self._close(out)
+            item = answer.step(self._meta, self._asked, self._index, event)
+            self._item_added(out, {**item, "arguments": ""})
+            self._item_event(out, kind + ".in_progress")
+            self._item_event(out, kind + "_arguments.delta", delta=event.arguments)
+            self._item_event(out, kind + "_arguments.done", arguments=event.arguments)
+            return
+        item = answer.step(self._meta, self._asked, self._index, event)
+        self._item_event(out, f"{kind}.{item['status']}")
+        self._item_done(out, item)
 
     def _call_delta(self, event: ToolCallDelta, out: list[bytes]) -> None:
         kind = f"call {event.index}"
@@ -216,8 +248,7 @@ class Encoder:
                     name=item["name"],
                     arguments=text,
                 )
-        self._event(out, "response.output_item.done", output_index=self._index, item=item)
-        self._output.append(item)
+        self._item_done(out, item)
         self._open, self._pieces, self._tokens = "", [], []
 
     # events
@@ -235,6 +266,10 @@ class Encoder:
     def _item_added(self, out: list[bytes], item: Item) -> None:
         self._id = item["id"]
         self._event(out, "response.output_item.added", output_index=self._index, item=item)
+
+    def _item_done(self, out: list[bytes], item: Item) -> None:
+        self._event(out, "response.output_item.done", output_index=self._index, item=item)
+        self._output.append(item)
 
     def _item_event(self, out: list[bytes], kind: str, **fields: Any) -> None:
         self._event(out, kind, item_id=self._id, output_index=self._index, **fields)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
 from proxy.core.events import (
     Batch,
     Event,
@@ -21,7 +23,8 @@ from proxy.core.events import (
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
 from proxy.dialogue.events import Bounds, Citation
-from proxy.dialogue.searching import SearchingAnswer
+from proxy.dialogue.searching import SearchRunner
+from proxy.dialogue.tool_answer import ToolAnswer
 from proxy.errors import UpstreamTimeout
 from proxy.gateway import Info
 from proxy.gateway.context import ANYBODY
@@ -81,16 +84,21 @@ def call(name: str, arguments: str, *before: Event) -> list[Event]:
     return [*before, *pieces, done("tool_calls")]
 
 
-def run(gateway: Scripted, finds: Finds | None = None, rounds: int = 4) -> list[Event]:
-    answer = SearchingAnswer(
+def run(
+    gateway: Scripted,
+    finds: Finds | None = None,
+    rounds: int = 4,
+    request: CompletionRequest = ASKED,
+) -> list[Event]:
+    finder: Any = finds or Finds()
+    runner = SearchRunner(finder, request.searches, "owner", Cancel(), 30.0, 0)
+    answer = ToolAnswer(
         gateway,  # type: ignore[arg-type]
-        finds or Finds(),  # type: ignore[arg-type]
-        ASKED,
-        "owner",
+        [runner],
+        request,
         Cancel(),
         ANYBODY,
         Bounds(rounds=rounds),
-        0,
     )
     try:
         return [event for _, batch in answer for event in batch]
@@ -133,6 +141,12 @@ def test_number_of_rounds_is_bounded() -> None:
     gateway = Scripted(SEARCH, SEARCH, [TextDelta("x"), done("stop")])
     run(gateway, rounds=3)
     assert [one.tool_choice.mode for one in gateway.asked] == ["auto", "auto", "none"]
+
+
+def test_number_of_calls_is_bounded_by_the_request() -> None:
+    gateway = Scripted(SEARCH, [TextDelta("x"), done("stop")])
+    run(gateway, request=msgspec.structs.replace(ASKED, max_tool_calls=1))
+    assert [one.tool_choice.mode for one in gateway.asked] == ["auto", "none"]
 
 
 def test_failed_search_is_reported_and_the_model_continues() -> None:

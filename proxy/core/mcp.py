@@ -1,0 +1,73 @@
+"""MCP servers that a request names: which of their tools the model may call, and which calls the
+client approves first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+SEPARATOR = "__"
+LABEL = re.compile(r"[A-Za-z][\w-]{0,63}", re.ASCII)
+"""How a server is named. The model sees its tools as functions named after both."""
+
+
+class ToolFilter(Struct, frozen=True):
+    """Some tools of a server: those with these `names` (None for all) that are not in `without`.
+    `read_only` is compared with what the server says about the tool, None for both."""
+
+    names: frozenset[str] | None = None
+    without: frozenset[str] = frozenset()
+    read_only: bool | None = None
+
+    def fits(self, name: str, read_only: bool) -> bool:
+        if self.names is not None and name not in self.names:
+            return False
+        return name not in self.without and self.read_only in (None, read_only)
+
+
+class Approval(Struct, frozen=True):
+    """Which calls the client approves first: those that fit `always`. Of the others, those that do
+    not fit `never`, or none if there is only `always`. With neither, all."""
+
+    always: ToolFilter | None = None
+    never: ToolFilter | None = None
+
+    def asks(self, name: str, read_only: bool) -> bool:
+        if self.always is not None and self.always.fits(name, read_only):
+            return True
+        if self.never is not None:
+            return not self.never.fits(name, read_only)
+        return self.always is None
+
+
+class McpServer(Struct, frozen=True, kw_only=True):
+    """A server whose tools the gateway calls for the model. `label` is the name of a configured
+    one, unless the request has a `url`, with `headers` for it. `listed`: the client has the list of
+    its tools."""
+
+    label: str
+    url: str = ""
+    headers: Mapping[str, str] = {}
+    allowed: ToolFilter = ToolFilter()
+    approval: Approval = Approval()
+    listed: bool = False
+
+    def function(self, tool: str) -> str:
+        """The name of the function that the model calls."""
+        return function_name(self.label, tool)
+
+
+class ApprovedCall(Struct, frozen=True):
+    """A call that the client has approved: it is made before the model continues. `id` is that of
+    the request for approval, and of the tool message that gets the result."""
+
+    id: str
+    label: str
+    name: str
+    arguments: str
+
+
+def function_name(label: str, tool: str) -> str:
+    return f"{label}{SEPARATOR}{tool}"
