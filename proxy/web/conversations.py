@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -21,6 +22,7 @@ from ..errors import BadRequest, NotFound
 from ..store.response_kinds import CONVERSATION
 from ..store.responses import Stored
 from . import body
+from .metadata import with_metadata
 from .observability import Record
 from .services import Services
 from .spine import json_route
@@ -54,12 +56,7 @@ def read(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "POST", *ROUTE)
 def change(services: Services, record: Record, key: str) -> Any:
     """Replace the metadata."""
-    metadata = conversations.change(_body(services))
-
-    def changed(kept: Stored) -> Stored:
-        known = {**msgspec.json.decode(kept.response), "metadata": metadata}
-        return kept._replace(response=msgspec.json.encode(known))
-
+    changed = partial(with_metadata, metadata=conversations.change(_body(services)))
     return msgspec.Raw(_changed(services, record.key, key, changed).response)
 
 

@@ -22,6 +22,7 @@ from ..errors import GatewayError, InvalidParameter, NotFound, StoreUnavailable
 from ..store.responses import Stored
 from . import body
 from .large import parsed
+from .metadata import with_metadata
 from .observability import Record
 from .services import Services
 from .spine import json_route
@@ -138,11 +139,7 @@ def read(services: Services, record: Record, key: str) -> Any:
 def change(services: Services, record: Record, key: str) -> Any:
     """Replace the metadata."""
     metadata = stored_chats.change(body.read_json(request.environ, services.settings.max_body))
-
-    def changed(kept: Stored) -> Stored:
-        chat = {**msgspec.json.decode(kept.response), "metadata": metadata}
-        return kept._replace(response=msgspec.json.encode(chat))
-
+    changed = partial(with_metadata, metadata=metadata)
     return msgspec.Raw((services.chats.change(record.key, key, changed) or _missing(key)).response)
 
 

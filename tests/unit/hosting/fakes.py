@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -18,6 +18,8 @@ from proxy.hosting.need import KeptNeeds
 from proxy.hosting.room import Room
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS
+
+Make = Callable[..., HostedModel]
 
 RUNS = "sh -c 'echo begins; exec sleep 60' ${PORT}"
 FAILS = "sh -c 'echo no such file: /home/me/x.gguf at 127.0.0.1:8080; exit 3' ${PORT}"

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -25,26 +24,7 @@ from proxy.runtime.cancel import Cancel
 from tests.fakes import gone, wait_until
 
 from . import fakes
-from .fakes import FAILS
-
-Make = Callable[..., HostedModel]
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    """Factory for models, which end with the test."""
-    made: list[HostedModel] = []
-
-    def hosted(*args: object, **fields: object) -> HostedModel:
-        made.append(fakes.hosted(*args, **fields))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield hosted
-    for model in made:
-        model.close()
-    for model in made:
-        model.join(10.0)
-        assert model.gone
+from .fakes import FAILS, Make
 
 
 def pid_of(model: HostedModel) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -12,32 +11,19 @@ from proxy.errors import GatewayError
 from proxy.hosting import room as room_module
 from proxy.hosting import view
 from proxy.hosting.budget import Limits
-from proxy.hosting.model import HostedModel
 from proxy.hosting.room import Room
 from proxy.hosting.view import Held, Loading, MemoryBar, Segment, room_view, state_of
 from tests.fakes import wait_until
 
 from . import fakes
+from .fakes import Make
 
 MIB = 1 << 20
-Make = Callable[..., HostedModel]
 
 
-@pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Factory for models, which end with the test."""
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room_module, "LOOK", 0.02)
-    made: list[HostedModel] = []
-
-    def hosted(*args: object, **fields: object) -> HostedModel:
-        made.append(fakes.hosted(*args, **fields))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield hosted
-    for model in made:
-        model.close()
-    for model in made:
-        model.join(10.0)
 
 
 @pytest.mark.parametrize(

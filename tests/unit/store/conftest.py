@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from proxy.store.database import Database
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database."""
     return empty_database(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    """An empty database with the current tables."""
+    from proxy.store.database import Database
+
+    made = Database(url)
+    made.upgrade()
+    yield made
+    made.close()
 
 
 def empty_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
@@ -18,14 +17,6 @@ from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
 from proxy.store.groups import teams
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    made = Database(url)
-    made.upgrade()
-    yield made
-    made.close()
 
 
 def _key(number: int, **fields: object) -> StoredKey:

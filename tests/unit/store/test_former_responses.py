@@ -73,14 +73,6 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "responses.sqlite"
 
 
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    made = Database(url)
-    made.upgrade()
-    yield made
-    made.close()
-
-
 def kept(database: Database, *owners: str) -> list[tuple[str, str, Stored | None]]:
     store = DatabaseResponses(database, 100)
     return [(one, key, store.get(one, key)) for one in owners for key in store.ids(one)]

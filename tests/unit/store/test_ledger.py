@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -46,14 +45,6 @@ ROW = LedgerRow(
 
 def row(**changes: Any) -> LedgerRow:
     return msgspec.structs.replace(ROW, **changes)
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    database = Database(url)
-    database.upgrade()
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -1,0 +1,28 @@
+"""Hosted models that end with their test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.hosting.model import HostedModel
+
+from . import fakes
+
+
+@pytest.fixture
+def make() -> Iterator[fakes.Make]:
+    """Factory for models, which end with the test."""
+    made: list[HostedModel] = []
+
+    def hosted(*args: object, **fields: object) -> HostedModel:
+        made.append(fakes.hosted(*args, **fields))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield hosted
+    for model in made:
+        model.close()
+    for model in made:
+        model.join(10.0)
+        assert model.gone
