@@ -15,9 +15,11 @@
     ├── MethodNotAllowed             405
     ├── QueueFull                    429  rate_limit_error, retry_after
     ├── TooManyWrongKeys             429  rate_limit_error, retry_after
+    ├── LimitReached                 429  rate_limit_error, retry_after unless it is never allowed
     ├── QueueTimeout                 503  unavailable_error, retry_after
     ├── NoBackend                    503  unavailable_error, retry_after
     ├── StoreUnavailable             503  unavailable_error, retry_after: a database, or its file
+    ├── LimitsUnavailable            503  unavailable_error, retry_after: limits cannot be checked
     ├── UpstreamFault                502  server_error: garbage, a 5xx
     │   ├── AnswerCut                the connection ended within the answer
     │   ├── BackendFailed            reported by the backend: a 5xx, an error in its stream
@@ -167,6 +169,14 @@ class TooManyWrongKeys(GatewayError):
     code = "too_many_wrong_keys"
 
 
+class LimitReached(GatewayError):
+    """A limit of the key, its user or its team. Without `retry_after`, trying again is useless."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class QueueTimeout(GatewayError):
     status = 503
     type = "unavailable_error"
@@ -188,6 +198,14 @@ class StoreUnavailable(GatewayError):
     status = 503
     type = "unavailable_error"
     code = "store_unavailable"
+
+
+class LimitsUnavailable(GatewayError):
+    """Redis, which holds what is used of the limits, cannot be reached."""
+
+    status = 503
+    type = "unavailable_error"
+    code = "limits_unavailable"
 
 
 class UpstreamFault(GatewayError):

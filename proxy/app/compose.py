@@ -65,6 +65,7 @@ from ..websearch.engines import Brave, SearXNG, Tavily
 from ..websearch.metasearch import Metasearch
 from . import programs
 from .data_folder import SLOTS, data_folder
+from .limits import limit_service
 from .prompter_registry import Prompters
 from .storage import LazyServices
 
@@ -141,7 +142,11 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         settings=settings,
         gateway=gateway,
         keys=keys,
-        callers=Callers(settings.keys, hides=settings.hide_forbidden),
+        callers=Callers(
+            settings.keys,
+            hides=settings.hide_forbidden,
+            limits=limit_service(settings) if book is not None else None,
+        ),
         observer=observer,
         started=int(time.time()),
         embedder=embedder or Embedder(registry, scheduler),

@@ -424,6 +424,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: Annotated[
         float, _admission("maximum seconds a request waits for a slot", gt=0, le=86400)
     ] = 300.0
+    limits_fail: Annotated[
+        Literal["closed", "open"],
+        _admission(
+            "requests of keys with limits while Redis (--state) is away: closed refuses them with"
+            " 503, open lets them pass"
+        ),
+    ] = "closed"
+    cached_weight: Annotated[
+        float,
+        _admission(
+            "what a cached prompt token counts towards limits on tokens, compared to others",
+            ge=0,
+            le=1,
+        ),
+    ] = 1.0
     wait_for_backend: Annotated[
         float,
         _admission(

@@ -22,6 +22,7 @@ from ..errors import GatewayError
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 from .attempt import Attempt
+from .bounded import BoundedAnswer
 from .context import ANYBODY, Caller, GatewayContext, Info
 
 AT_ONCE = 16  # choices of one request that run in parallel, at most
@@ -58,6 +59,7 @@ class Answer:
         self._began = context.clock()
         self._first: Choice | None = None
         self._counting = native_lock()
+        self._bounded: BoundedAnswer | None = None
         unknown = context.registry.unknown(model)
         self._choices: Generator[Choice, None, None] = (
             self._after_load() if unknown else self._all()
@@ -82,8 +84,31 @@ class Answer:
             self.info.outcome = "cancelled"
 
     def _all(self) -> Generator[Choice, None, None]:
+        return self._every_choice() if self._caller.allowance is None else self._within_limits()
+
+    def _every_choice(self) -> Generator[Choice, None, None]:
         alone = len(self.tasks) * self.request.n == 1
         return self._guarded(0, self.tasks[0]) if alone else self._several()
+
+    def _within_limits(self) -> Generator[Choice, None, None]:
+        """Begin when the limits of the caller allow it."""
+        assert self._caller.allowance is not None, "only called with one"
+        self._bounded = bounded = BoundedAnswer(
+            self._context, self._caller, self.model, self.tasks, self.request.n
+        )
+        self.tasks = bounded.tasks
+        try:
+            for _ in bounded.enter(self._cancel):
+                if self._caller.tell_place:
+                    yield 0, []
+        except GatewayError as error:
+            self.info.outcome = _name_of(error)
+            yield 0, [Failed(error)]
+            return
+        try:
+            yield from self._every_choice()
+        finally:
+            bounded.close()
 
     def _after_load(self) -> Generator[Choice, None, None]:
         """Load the model first. The tasks made before that only served to refuse invalid requests
@@ -191,6 +216,9 @@ class Answer:
                         if type(last) is Finished:
                             end = last
                             info.outcome = last.reason
+                            if self._bounded is not None:
+                                # The client may send its next request at once.
+                                self._bounded.add(number, last.usage)
                         elif type(last) is Failed:
                             info.outcome = _name_of(last.error)
                 yield number, batch
@@ -201,7 +229,10 @@ class Answer:
         finally:
             batches.close()
             if end is None:
-                self._count(number, attempt.spent(), Timings(), attempt.slot_seconds)
+                spent = attempt.spent()
+                self._count(number, spent, Timings(), attempt.slot_seconds)
+                if self._bounded is not None:
+                    self._bounded.add(number, spent)
             else:
                 self._count(number, end.usage, end.timings, attempt.slot_seconds)
 

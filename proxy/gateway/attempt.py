@@ -217,7 +217,10 @@ class Attempt:
         info, tells_place, tick = self._info, self._caller.tell_place, self._context.ping
         if tells_place:
             tick = min(PLACE_TICK, tick)
+        allowance, place = self._caller.allowance, None
         try:
+            if allowance is not None:
+                place = allowance.queue_place()
             while (lease := ticket.wait(self._cancel, tick)) is None:
                 if tells_place:
                     info.place = ticket.place
@@ -225,6 +228,8 @@ class Attempt:
                     yield []
         finally:
             ticket.leave()
+            if place is not None:
+                place.close()
         info.place = 0
         info.queue_wait = max(info.queue_wait, lease.waited)
         info.first_place = max(info.first_place, lease.place)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from ..accounts.limiting.allowance import Allowance
 from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
 from ..core.usage import Usage
@@ -35,7 +36,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     Only requests of the same `group` share cached prompts. `share` is the weight of the key's class
     in the queue. `background` marks a side job, which avoids evicting others' prompts.
     `tell_place`: report the place in the queue in the stream. `may` says which models may be
-    used."""
+    used, `allowance` what the request may take from the limits of its key, None without limits."""
 
     key: str = ""
     user: str = ""
@@ -45,6 +46,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     background: bool = False
     tell_place: bool = False
     may: Permissions = ALL
+    allowance: Allowance | None = None
 
 
 ANYBODY = Caller()

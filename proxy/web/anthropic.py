@@ -38,10 +38,10 @@ def count_tokens() -> Response:
 
 def _theirs(sent: Sent, environ: Environ) -> Sent:
     """Apply Anthropic's status for "overloaded" and its name for the request id header."""
-    request_id = Record.of(environ).id
+    record = Record.of(environ)
     if isinstance(sent, Response):
-        sent.status_code = status(sent.status_code)
-        sent.headers["request-id"] = request_id
+        sent.status_code = status(sent.status_code, record.info.outcome)
+        sent.headers["request-id"] = record.id
     else:
-        sent[1].append(("request-id", request_id))
+        sent[1].append(("request-id", record.id))
     return sent

@@ -7,17 +7,19 @@ place in the stream. None of these headers is sent to a backend.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import msgspec
 
+from ..accounts.limiting.allowance import LimitService
 from ..accounts.records import Identity
 from ..accounts.rights import Permissions
 from ..config import ApiKey
 from ..errors import BadRequest
 from ..gateway import Caller
 from .auth import IDENTITY
+from .observability import Record
 
 SHARES = {"high": 4.0, "normal": 1.0, "low": 0.25}
 
@@ -25,9 +27,17 @@ SHARES = {"high": 4.0, "normal": 1.0, "low": 0.25}
 class Callers:
     """The callers of all configured keys."""
 
-    def __init__(self, keys: Iterable[ApiKey], *, hides: bool = False) -> None:
-        """`hides`: what a key may not use looks as if it did not exist."""
+    def __init__(
+        self,
+        keys: Iterable[ApiKey],
+        *,
+        hides: bool = False,
+        limits: LimitService | None = None,
+    ) -> None:
+        """`hides`: what a key may not use looks as if it did not exist. `limits` are needed for
+        keys of the store."""
         self._hides = hides
+        self._limits = limits
         self._known = {
             key.name: Caller(key=key.name, group=key.cache_group, share=SHARES[key.priority])
             for key in keys
@@ -35,9 +45,10 @@ class Callers:
         # Without keys, all callers are the same and may ask for any class.
         self._most = 0.0 if self._known else SHARES["high"]
 
-    def caller(self, key: str, environ: Mapping[str, Any]) -> Caller:
-        """Return the caller of a request with the key of this name. Raises BadRequest."""
-        caller = self._known.get(key) or _stored(key, environ.get(IDENTITY), hides=self._hides)
+    def caller(self, key: str, environ: MutableMapping[str, Any]) -> Caller:
+        """Return the caller of a request with the key of this name. Its allowance is left in the
+        record, for headers. Raises BadRequest."""
+        caller = self._known.get(key) or self._stored(key, environ)
         asked = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
         job = environ.get("HTTP_X_SLOTPROXY_JOB")
         queue = environ.get("HTTP_X_SLOTPROXY_QUEUE")
@@ -55,16 +66,21 @@ class Callers:
             tell_place=(queue or "").lower() in ("on", "1", "true"),
         )
 
-
-def _stored(key: str, identity: Identity | None, *, hides: bool) -> Caller:
-    """The caller with a key of the store; one without a key if there is no identity."""
-    if identity is None:
-        return Caller(key=key)
-    return Caller(
-        key=key,
-        user=identity.user,
-        team=identity.team,
-        group=identity.group,
-        share=SHARES[identity.priority],
-        may=Permissions(identity.rights, hides),
-    )
+    def _stored(self, key: str, environ: MutableMapping[str, Any]) -> Caller:
+        """The caller with a key of the store; one without a key if there is no identity."""
+        identity: Identity | None = environ.get(IDENTITY)
+        if identity is None:
+            return Caller(key=key)
+        allowance = None
+        if identity.limits and self._limits is not None:
+            allowance = self._limits.allowance(identity.limits, key)
+            Record.of(environ).allowance = allowance
+        return Caller(
+            key=key,
+            user=identity.user,
+            team=identity.team,
+            group=identity.group,
+            share=SHARES[identity.priority],
+            may=Permissions(identity.rights, self._hides),
+            allowance=allowance,
+        )

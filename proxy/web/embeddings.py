@@ -12,6 +12,7 @@ from ..core.usage import Usage
 from ..dialects import embeddings, glm, rerank
 from ..dialects.ollama import common as ollama
 from . import body, disconnect
+from .admitted import within_limits
 from .forwarding import by_other_server
 from .large import parsed
 from .observability import Record
@@ -62,9 +63,13 @@ def _embedded(
     asked = parsed(partial(parse, raw), request.environ)
     check_model(services, request.environ, asked.model, services.embedder)
     services.observer.begin(record)
-    with disconnect.watched(request.environ) as cancel:
+    environ = request.environ
+    with (
+        disconnect.watched(environ) as cancel,
+        within_limits(services, record, environ, cancel, asked.inputs),
+    ):
         name, result = services.embedder.embed(asked.model, asked.inputs, cancel)
-    record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
     vectors = embeddings.shaped(asked, result, services.settings.embedding_shortens)
     return asked, name, vectors, result.tokens
 
@@ -77,7 +82,12 @@ def ranked(services: Services, record: Record) -> Any:
     asked = rerank.parse(raw)
     check_model(services, request.environ, asked.model, services.ranker)
     services.observer.begin(record)
-    with disconnect.watched(request.environ) as cancel:
+    texts = [asked.query + document for document in asked.documents]
+    environ = request.environ
+    with (
+        disconnect.watched(environ) as cancel,
+        within_limits(services, record, environ, cancel, texts),
+    ):
         name, result = services.ranker.rerank(asked.model, asked.query, asked.documents, cancel)
-    record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
     return rerank.reply(asked, record.id, name, result.scores, result.tokens)

@@ -18,6 +18,7 @@ from ..core.forwarding import Call, CallMaker, Forwarded
 from ..errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
 from ..runtime.cancel import Cancel
 from . import disconnect, seen
+from .admitted import admission
 from .fastpath import Environ
 from .forwarded_body import Body, JSONBody, read_body, read_raw, sent_headers
 from .model_tables import with_preset
@@ -143,10 +144,24 @@ def _answer(
     cancel = Cancel()
     record.stop = disconnect.watch(request.environ, cancel)
     caller = services.callers.caller(record.key, request.environ)
-    answer = services.forwarder.forward(model, make, cancel, caller, counts=counts)
+    taken = admission(caller, cancel) if counts else None
+    try:
+        answer = services.forwarder.forward(model, make, cancel, caller, counts=counts)
+    except BaseException:
+        if taken is not None:
+            taken.close()
+        raise
     record.status, record.stream = answer.status, True
     finish = partial(services.observer.finish, record)
-    body = ForwardedBody(_parts(answer, record), answer.close, finish)
+
+    def close() -> None:
+        try:
+            answer.close()
+        finally:
+            if taken is not None:
+                taken.close()
+
+    body = ForwardedBody(_parts(answer, record), close, finish)
     headers = {"content-type": "application/octet-stream", **answer.headers, **NO_RIGHTS}
     return Response(body, answer.status, headers, direct_passthrough=True)
 

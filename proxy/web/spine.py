@@ -7,6 +7,7 @@ application (see `fastpath`), or for streams by close().
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, wraps
@@ -20,7 +21,7 @@ from ..core.fold import Completion, fold
 from ..core.request import CompletionRequest
 from ..dialects import openai
 from ..dialects.response_meta import ResponseMeta
-from ..errors import GatewayError, Unauthorized
+from ..errors import GatewayError, LimitReached, Unauthorized
 from ..gateway import Answer, Caller
 from ..runtime.cancel import Cancel
 from . import body, disconnect
@@ -122,7 +123,9 @@ def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:
     record.info.outcome = record.info.outcome or error.code or error.type
     headers = []
     if error.retry_after is not None:
-        headers.append(("Retry-After", str(max(1, round(error.retry_after)))))
+        headers.append(("Retry-After", str(max(1, math.ceil(error.retry_after)))))
+    elif isinstance(error, LimitReached):
+        headers.append(("x-should-retry", "false"))  # as the clients of OpenAI and Anthropic read
     if isinstance(error, Unauthorized):
         headers.append(("WWW-Authenticate", 'Bearer realm="slotproxy"'))
     return Response(_encode(shape(error)), error.status, headers, content_type=JSON)

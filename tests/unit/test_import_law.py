@@ -83,7 +83,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "werkzeug": ("web", "app"),
     "httptools": ("backends/http.py", "server/reader.py", "websearch/fetch.py"),
     "requests": ("backends/questions.py",),
-    "redis": ("scheduling/shared/log.py",),
+    "redis": ("scheduling/shared/log.py", "accounts/limiting/shared.py"),
     "chatglm_cpp": ("backends",),
     "prometheus_client": ("web", "app"),
     "gunicorn": ("server",),

@@ -27,7 +27,7 @@ from ...core.events import (
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
 from ...core.usage import Usage
-from ...errors import ContextExceeded, GatewayError
+from ...errors import ContextExceeded, GatewayError, LimitReached
 from ...wire import sse
 from ..openai_tools import as_object
 from ..response_meta import ResponseMeta
@@ -65,12 +65,16 @@ def error(fault: GatewayError) -> dict[str, Any]:
         have, can = fault.extra["n_prompt_tokens"], fault.extra["n_ctx"]
         message = f"prompt is too long: {have} tokens > {can} maximum"
     kind = TYPES.get(fault.status, "api_error")
+    if isinstance(fault, LimitReached):
+        kind = fault.type
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
-def status(code: int) -> int:
-    """Anthropic's HTTP status for one of ours: 529 when overloaded."""
-    return OVERLOADED if TYPES.get(code) == "overloaded_error" else code
+def status(code: int, reason: str = "") -> int:
+    """Anthropic's HTTP status for one of ours: 529 when overloaded. `reason` is the code of the
+    error: a limit of the caller stays 429."""
+    overloaded = TYPES.get(code) == "overloaded_error" and reason != LimitReached.code
+    return OVERLOADED if overloaded else code
 
 
 def usage(counts: Usage) -> dict[str, Any]:

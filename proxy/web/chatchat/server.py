@@ -15,6 +15,7 @@ from ...core.usage import Usage
 from ...dialects.chatchat import bases, params, reply, server
 from ...errors import ModelNotFound, Unsupported
 from .. import disconnect
+from ..admitted import within_limits
 from ..observability import Record
 from ..permissions import check_model, visible
 from ..services import Services
@@ -116,7 +117,11 @@ def embed_texts(services: Services, record: Record) -> Any:
     wanted = server.texts(json_body(services))
     check_model(services, request.environ, wanted.model, services.embedder)
     services.observer.begin(record)
-    with disconnect.watched(request.environ) as cancel:
+    environ = request.environ
+    with (
+        disconnect.watched(environ) as cancel,
+        within_limits(services, record, environ, cancel, wanted.texts),
+    ):
         name, embedded = services.embedder.embed(wanted.model, wanted.texts, cancel)
-    record.info.model, record.info.usage = name, Usage(embedded.tokens)
+        record.info.model, record.info.usage = name, Usage(embedded.tokens)
     return reply.ok(embedded.vectors)

@@ -8,8 +8,10 @@ import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
+from ...accounts.limiting.allowance import Allowance
 from ...gateway import Info
 from ..disconnect import Stop, nothing
+from .limit_headers import limit_headers
 
 RECORD = "slotproxy.record"  # key in environ
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
@@ -27,10 +29,12 @@ class Record:
     """One request, until its last byte is sent. `key`, `user` and `team` identify its caller, "" if
     unknown. `route` is the matched rule, or "". `stop` ends the watch for disconnects.
     `asks_model`: the request counts as running and appears in the history. `quiet`: it is logged
-    only if it is refused. `agent` is the User-Agent header."""
+    only if it is refused. `agent` is the User-Agent header. `allowance` is what is left of the
+    caller's limits, None without limits."""
 
     __slots__ = (
         "agent",
+        "allowance",
         "asks_model",
         "began",
         "id",
@@ -59,6 +63,7 @@ class Record:
         self.agent = environ.get("HTTP_USER_AGENT", "")
         self.route = self.key = self.user = self.team = ""
         self.info = Info()
+        self.allowance: Allowance | None = None
         self.status = 0
         self.stop: Stop = nothing
         self.stream = self.asks_model = self.over = self.quiet = False
@@ -97,4 +102,6 @@ class Record:
             if more := len(info.warnings) - len(warnings):
                 warnings.append(f"{more} more warnings omitted")
             headers += [("x-slotproxy-warning", warning) for warning in warnings]
+        if self.allowance is not None:
+            headers += limit_headers(self.allowance.states, self.route, time.time())
         return headers

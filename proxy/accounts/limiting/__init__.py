@@ -1,0 +1,1 @@
+"""Enforces the limits of keys, users and teams."""

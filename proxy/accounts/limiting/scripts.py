@@ -1,0 +1,130 @@
+"""The Lua scripts that do in Redis what `meters` and `LocalLimiter` do in a process.
+
+For each subject there are a hash with the levels of its meters ("USED:AT" by name), and for each
+gauge a sorted set of leases by the time at which they end. A lease is "ID|NAME=UNITS,…": what it
+took and gives back if its worker dies. Whichever script sees a lease first that has ended, gives
+it back.
+
+Numbers are doubles, exact up to 2^53, and are written with all of their digits.
+"""
+
+COMMON = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local job = cmsgpack.unpack(ARGV[1])
+local text = function(number) return string.format('%.0f', number) end
+
+-- The level of a charge {key, name, capacity, rate, tick, epoch, …}, and its time. The level of a
+-- budget is nil if nothing is known of its epoch.
+local function level(one)
+  local rate, at = one[4], one[6]
+  if rate > 0 then at = math.floor(now / one[5]) end
+  local known = redis.call('HGET', KEYS[one[1]], one[2])
+  if not known then
+    if rate > 0 then return 0, at end
+    return nil, at
+  end
+  local used, before = string.match(known, '(%d+):(%d+)')
+  used, before = tonumber(used), tonumber(before)
+  if at <= before then return used, before end
+  if rate == 0 then return nil, at end
+  return math.max(0, used - (at - before) * rate), at
+end
+
+local function set(one, used, at)
+  redis.call('HSET', KEYS[one[1]], one[2], text(math.max(0, used)) .. ':' .. text(at))
+end
+"""
+
+# job: {lease id, seconds of a lease, charges {key, name, capacity, rate, tick, epoch, need, wish,
+# level if it is unknown or -1}, gauges {key of the set, key of the hash, most, places of the
+# charges that are given back}, milliseconds that a hash lasts}.
+# Returns {place of what refused or 0, now, levels…}, and if nothing refused {…, units taken…,
+# leases…}. Places of charges come before those of gauges. A level of -1 is unknown.
+TAKE = (
+    COMMON
+    + """
+local charges, gauges = job[3], job[4]
+
+-- Give back what dead workers have leased.
+for _, gauge in ipairs(gauges) do
+  local dead = redis.call('ZRANGEBYSCORE', KEYS[gauge[1]], '-inf', now, 'LIMIT', 0, 100)
+  for _, lease in ipairs(dead) do
+    redis.call('ZREM', KEYS[gauge[1]], lease)
+    for name, units in string.gmatch(lease, '([%w_/]+)=(%d+)') do
+      local known = redis.call('HGET', KEYS[gauge[2]], name)
+      if known then
+        local used, at = string.match(known, '(%d+):(%d+)')
+        redis.call('HSET', KEYS[gauge[2]], name, text(math.max(0, used - units)) .. ':' .. at)
+      end
+    end
+  end
+end
+
+local refused, levels, ats, amounts = 0, {}, {}, {}
+for place, gauge in ipairs(gauges) do
+  if gauge[3] >= 0 and redis.call('ZCARD', KEYS[gauge[1]]) >= gauge[3] then
+    refused = #charges + place
+  end
+end
+for place, one in ipairs(charges) do
+  local used, at = level(one)
+  if not used then used = one[9] end
+  levels[place], ats[place] = used, at
+  local left = one[3] - used
+  amounts[place] = math.min(one[8], left)
+  if refused == 0 and (used < 0 or one[7] > left) then refused = place end
+end
+local answer = {tostring(refused), text(now)}
+for place in ipairs(charges) do answer[#answer + 1] = text(levels[place]) end
+if refused > 0 then return answer end
+
+for place, one in ipairs(charges) do
+  set(one, levels[place] + amounts[place], ats[place])
+  redis.call('PEXPIRE', KEYS[one[1]], text(job[5]))
+  answer[#answer + 1] = text(amounts[place])
+end
+for _, gauge in ipairs(gauges) do
+  local units = {}
+  for _, place in ipairs(gauge[4]) do
+    units[#units + 1] = charges[place][2] .. '=' .. text(amounts[place])
+  end
+  local lease = job[1] .. '|' .. table.concat(units, ',')
+  redis.call('ZADD', KEYS[gauge[1]], text(now + job[2] * 1000000), lease)
+  redis.call('EXPIRE', KEYS[gauge[1]], 10 * job[2])
+  answer[#answer + 1] = lease
+end
+return answer
+"""
+)
+
+# job: {gauges {key of the set, lease}, charges {key, name, capacity, rate, tick, epoch, units
+# taken, units used, place of the gauge that leased them}}. If that lease was given back, all of the
+# units used are charged. An epoch that is over changes no more.
+SETTLE = (
+    COMMON
+    + """
+local leased = {}
+for place, gauge in ipairs(job[1]) do
+  leased[place] = redis.call('ZREM', KEYS[gauge[1]], gauge[2]) == 1
+end
+for _, one in ipairs(job[2]) do
+  local used, at = level(one)
+  local change = one[8]
+  if leased[one[9]] then change = one[8] - one[7] end
+  if used and change ~= 0 and (one[4] > 0 or at == one[6]) then set(one, used + change, at) end
+end
+return 1
+"""
+)
+
+# KEYS: sorted sets. ARGV: seconds of a lease, then a lease of each.
+RENEW = """
+local time = redis.call('TIME')
+local ends = time[1] * 1000000 + time[2] + ARGV[1] * 1000000
+for place, key in ipairs(KEYS) do
+  redis.call('ZADD', key, 'XX', string.format('%.0f', ends), ARGV[place + 1])
+  redis.call('EXPIRE', key, 10 * ARGV[1])
+end
+return 1
+"""

@@ -1,0 +1,255 @@
+"""Meters in Redis or Valkey, which all workers and hosts share.
+
+A request takes everything in one round trip. What it did not use is given back by a thread, in
+order and at once, unless a count of running requests is limited: then the request waits until it is
+given back, since its client may send the next one as soon as it has its answer.
+
+What a request takes is leased. The thread renews the leases of this worker; those of a worker that
+was killed end after LEASE seconds, and everything is given back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from secrets import token_hex
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ...errors import LimitsUnavailable
+from ...runtime.lasting import Lasting
+from ...runtime.locks import native_lock
+from . import scripts
+from .limiter import Refused, Spent, Taken, nothing
+from .meters import ANY, MICROSECONDS, TICKS, Charge, Gauge, Level, wait
+
+LEASE = 10  # seconds
+RENEWAL = 2.5  # seconds between two renewals
+SECONDS = 2.0  # timeout of a request to Redis
+AGAIN = 1.0  # seconds for which a failed Redis is not asked again
+AT_ONCE = 200  # leases renewed in one request
+MOST_WAITING = 32_768  # settlements that wait for Redis; without it, the oldest are dropped
+FOREVER = (
+    400 * 86_400_000
+)  # milliseconds after which an unused budget is read from the ledger again
+
+log = logging.getLogger("slotproxy.limits")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Settlement(NamedTuple):
+    keys: Sequence[str]
+    job: bytes
+
+
+class SharedLimiter:
+    """Limits of all workers with the same `url` and `name`. Raises ImportError if redis-py is not
+    installed, ValueError for an invalid URL."""
+
+    def __init__(self, url: str, name: str, spent: Spent = nothing) -> None:
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        self._error, self._timeout = redis.RedisError, redis.TimeoutError
+        self._redis: Any = redis.Redis.from_url(
+            url,
+            socket_timeout=SECONDS,
+            socket_connect_timeout=SECONDS,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._prefix = f"slotproxy:{{{name}}}:limits:"
+        self._take = self._redis.register_script(scripts.TAKE)
+        self._settle = self._redis.register_script(scripts.SETTLE)
+        self._renew = self._redis.register_script(scripts.RENEW)
+        self._spent = spent
+        self._leases: dict[str, Sequence[tuple[str, str]]] = {}  # keys of sets and leases, by id
+        self._lock = native_lock()
+        self._waiting: deque[_Settlement] = deque()
+        self._work = threading.Event()
+        self._closed = threading.Event()
+        self._down = 0.0  # until when Redis is not asked again
+        self._thread: threading.Thread | None = None
+
+    def take(self, charges: Sequence[Charge], gauges: Sequence[Gauge]) -> Taken | Refused:
+        """Raises LimitsUnavailable."""
+        self._start()
+        keys = _Keys(self._prefix)
+        sets = [keys.place(gauge.subject, gauge.name) for gauge in gauges]
+        hashes = [keys.place(gauge.subject) for gauge in gauges]
+        places: list[list[int]] = [[] for _ in gauges]
+        for number, charge in enumerate(charges, start=1):
+            if charge.gives_back:
+                for place, gauge in enumerate(gauges):
+                    if gauge.subject == charge.subject:
+                        places[place].append(number)
+        held = [
+            (at, key, gauge.most, place)
+            for at, key, gauge, place in zip(sets, hashes, gauges, places, strict=True)
+        ]
+        asked = [
+            (keys.place(one.subject), *one.meter[:5], one.need, one.wish, -1) for one in charges
+        ]
+        lease = token_hex(8)
+        lasts = max((_lasts(charge) for charge in charges), default=1000 * LEASE)
+        answer = self._ask(self._take, keys.names, (lease, LEASE, asked, held, lasts))
+        levels_now = answer[2 : 2 + len(charges)]
+        unknown = [place for place, level in enumerate(levels_now) if level == b"-1"]
+        if unknown:
+            for place in unknown:
+                asked[place] = (*asked[place][:-1], self._spent(charges[place]))
+            answer = self._ask(self._take, keys.names, (lease, LEASE, asked, held, lasts))
+        refused, now, *rest = answer
+        at, count = int(now), len(charges)
+        levels = [int(one) for one in rest[:count]]
+        if place := int(refused):
+            if place > count:
+                return Refused(gauges[place - count - 1], None, levels, at)
+            charge, level = charges[place - 1], levels[place - 1]
+            before = Level(level, charge.meter.time(at))
+            return Refused(charge, wait(charge, before, at), levels, at)
+        amounts = [int(one) for one in rest[count : 2 * count]]
+        leases = [one.decode() for one in rest[2 * count :]]
+        with self._lock:
+            self._leases[lease] = [
+                (keys.names[at - 1], one) for at, one in zip(sets, leases, strict=True)
+            ]
+        after = [level + amount for level, amount in zip(levels, amounts, strict=True)]
+        return Taken(charges, gauges, amounts, after, at, lease)
+
+    def settle(self, taken: Taken, used: Sequence[int]) -> None:
+        with self._lock:
+            leases = self._leases.pop(taken.lease)
+        keys = _Keys(self._prefix)
+        held = [
+            (keys.place(gauge.subject, gauge.name), lease)
+            for gauge, (_, lease) in zip(taken.gauges, leases, strict=True)
+        ]
+        subjects = [gauge.subject for gauge in taken.gauges]
+        changes = [
+            (
+                keys.place(charge.subject),
+                *charge.meter[:5],
+                amount,
+                units,
+                subjects.index(charge.subject) + 1,
+            )
+            for charge, amount, units in zip(taken.charges, taken.amounts, used, strict=True)
+            if charge.gives_back
+        ]
+        settlement = _Settlement(keys.names, _encode((held, changes)))
+        if any(gauge.most != ANY for gauge in taken.gauges) and not self._waiting:
+            try:
+                self._run(self._settle, settlement.keys, settlement.job)
+                return
+            except LimitsUnavailable as fault:
+                if isinstance(fault.__cause__, self._timeout):
+                    return
+        if len(self._waiting) >= MOST_WAITING:
+            self._waiting.popleft()
+        self._waiting.append(settlement)
+        self._work.set()
+
+    def close(self) -> None:
+        """Give back what is still to be settled."""
+        self._closed.set()
+        self._work.set()
+        if self._thread is not None:
+            self._thread.join(SECONDS + 1.0)
+
+    def _ask(self, script: Any, keys: Sequence[str], job: Any) -> list[bytes]:
+        answer: list[bytes] = self._run(script, keys, _encode(job))
+        return answer
+
+    def _run(self, script: Any, keys: Sequence[str], *args: Any) -> Any:
+        if time.monotonic() < self._down:
+            raise _unavailable()
+        try:
+            answer = script(keys, args)
+        except (self._error, OSError) as error:
+            if not self._down:
+                log.error("limits: Redis is unavailable: %s", type(error).__name__)
+            self._down = time.monotonic() + AGAIN
+            raise _unavailable() from error
+        if self._down:
+            log.warning("limits: Redis is back")
+            self._down = 0.0
+        return answer
+
+    # the thread
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._thread = threading.Thread(target=self._serve, name="limits", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        lasting = Lasting("settling limits", self._closed.wait)
+        renewed = time.monotonic()
+        while not self._closed.is_set():
+            self._work.wait(RENEWAL)
+            self._work.clear()
+            lasting.turn(self._settle_waiting)
+            if time.monotonic() - renewed >= RENEWAL:
+                renewed = time.monotonic()
+                lasting.turn(self._renew_leases)
+        self._settle_waiting()
+
+    def _settle_waiting(self) -> None:
+        while self._waiting:
+            first = self._waiting[0]
+            try:
+                self._run(self._settle, first.keys, first.job)
+            except LimitsUnavailable as fault:
+                # After a timeout, Redis may still do it; twice would be wrong.
+                if not isinstance(fault.__cause__, self._timeout):
+                    self._closed.wait(AGAIN)
+                    if self._closed.is_set():
+                        return
+                    continue
+            self._waiting.popleft()
+
+    def _renew_leases(self) -> None:
+        with self._lock:
+            leases = [lease for some in self._leases.values() for lease in some]
+        for start in range(0, len(leases), AT_ONCE):
+            some = leases[start : start + AT_ONCE]
+            try:
+                self._run(self._renew, [key for key, _ in some], LEASE, *(one for _, one in some))
+            except LimitsUnavailable:
+                return
+
+
+class _Keys:
+    """The keys of a script, each once; places are counted from 1, as in Lua."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.names: list[str] = []
+
+    def place(self, *parts: str) -> int:
+        name = self._prefix + "\0".join(parts)
+        if name not in self.names:
+            self.names.append(name)
+        return self.names.index(name) + 1
+
+
+def _lasts(charge: Charge) -> int:
+    """Milliseconds after which an unused meter may be forgotten."""
+    meter = charge.meter
+    return 2 * TICKS * meter.tick * 1000 // MICROSECONDS if meter.rate else FOREVER
+
+
+def _unavailable() -> LimitsUnavailable:
+    return LimitsUnavailable(
+        "the limits of this API key cannot be checked: Redis is unavailable. Try again, or ask the"
+        " operator",
+        retry_after=AGAIN,
+    )

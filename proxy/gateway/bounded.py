@@ -1,0 +1,104 @@
+"""An answer within the limits of its caller: what it may need is taken before it enters the queue,
+and what it did not use is given back with its last event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import msgspec
+
+from ..accounts.limiting.allowance import Admission
+from ..accounts.limiting.plan import Size
+from ..backends.tokens import most_tokens
+from ..core.task import Task
+from ..core.usage import Usage
+from ..errors import Unsupported, UpstreamFault, UpstreamTimeout
+from ..runtime.cancel import Cancel
+from ..runtime.locks import native_lock
+from .context import Caller, GatewayContext
+
+UNKNOWN_CONTEXT = 4096  # tokens, of a backend that does not report its context
+
+
+class BoundedAnswer:
+    """`tasks` are those of the request, with answers no longer than allowed; each is answered
+    `choices` times."""
+
+    def __init__(
+        self,
+        context: GatewayContext,
+        caller: Caller,
+        model: str,
+        tasks: Sequence[Task],
+        choices: int,
+    ) -> None:
+        assert caller.allowance is not None, "only made with one"
+        self._context = context
+        self._allowance = caller.allowance
+        self._model = model
+        self._choices = choices
+        most = caller.allowance.plan.largest_answer
+        self.tasks = [task if most is None else _shortened(task, most) for task in tasks]
+        self._left = len(tasks) * choices  # choices that have not ended
+        self._used = Usage()
+        self._lock = native_lock()
+        self._admission: Admission | None = None
+
+    def enter(self, cancel: Cancel) -> Generator[None, None, None]:
+        """Take what the answer may need; yields while it waits for that. Raises the errors of
+        `Allowance.admit`."""
+        size = self._size(cancel) if self._allowance.plan.counts_tokens else Size()
+        self._admission = yield from self._allowance.admit(size, cancel)
+
+    def add(self, number: int, usage: Usage) -> None:
+        """Add what a choice has used. A prompt counts once for all choices made from it."""
+        if number % self._choices:
+            usage = msgspec.structs.replace(usage, prompt=0, cached=0)
+        with self._lock:
+            self._used += usage
+            self._left -= 1
+        if not self._left:
+            self.close()
+
+    def close(self) -> None:
+        """Give back what was not used."""
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            admission.settle(self._used.prompt, self._used.cached, self._used.completion)
+
+    def _size(self, cancel: Cancel) -> Size:
+        prompts = [self._prompt_tokens(task, cancel) for task in self.tasks]
+        pool = self._context.registry.pool(self._model)
+        n_ctx = max((backend.n_ctx for backend in pool), default=0) or UNKNOWN_CONTEXT
+        asked = [task.max_tokens for task in self.tasks]
+        answers = [
+            max(1, n_ctx - prompt) if most is None else most
+            for prompt, most in zip(prompts, asked, strict=True)
+        ]
+        return Size(sum(prompts), self._choices * sum(answers), known=None not in asked)
+
+    def _prompt_tokens(self, task: Task, cancel: Cancel) -> int:
+        """The tokens of a prompt; an upper bound if no backend can count them."""
+        for backend in self._context.registry.pool(self._model):
+            if not backend.up or backend.caps is None:
+                continue
+            try:
+                if (ids := backend.driver.prompt_ids(task)) is not None:
+                    return len(ids)
+                return backend.counter.count(task.prompt, cancel)
+            except (Unsupported, UpstreamFault, UpstreamTimeout):
+                break
+        return most_tokens(task)
+
+
+def _shortened(task: Task, most: int) -> Task:
+    """The task with an answer of at most so many tokens."""
+    asked = task.max_tokens
+    if asked is not None and asked <= most:
+        return task
+    request = task.request
+    if asked is not None:
+        warning = f"max_tokens is {most}, the largest answer that this API key allows"
+        request = msgspec.structs.replace(request, warnings=(*request.warnings, warning))
+    return msgspec.structs.replace(task, max_tokens=most, request=request)

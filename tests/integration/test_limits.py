@@ -1,0 +1,324 @@
+"""Limits of keys on real gateways: several workers that share a Redis, killed workers, no Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+pytest.importorskip("redis", reason="the extra redis is not installed")
+
+from proxy.accounts.limiting import shared
+from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken
+from proxy.accounts.limiting.meters import ANY, TICKS, Charge, Gauge, Meter, window
+from proxy.accounts.limiting.shared import SharedLimiter
+from proxy.errors import LimitsUnavailable
+from tests import redis_servers
+from tests.redis_servers import RedisServer
+from tools.processes import Gateway, ModelServer
+
+from .conftest import StartGateway
+
+CLIENTS = 64
+ADMIN = {"Authorization": "Bearer sk-ops"}
+
+
+def _wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
+
+
+@pytest.fixture(params=redis_servers.installed() or [""])
+def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
+    """The test runs once on each that is installed: Redis, Valkey."""
+    server = RedisServer(request.param or redis_servers.first(), tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def limiter(redis_server: RedisServer) -> Iterator[SharedLimiter]:
+    found = SharedLimiter(redis_server.url, "test")
+    yield found
+    found.close()
+
+
+def test_redis_decides_as_a_process_does(redis_server: RedisServer) -> None:
+    """The same requests, at the times that Redis tells."""
+    draw, now = Random(7), [0]
+    budget = Meter("money/month", 5000, 0, epoch=3, ends=2 * 10**15)
+    local = LocalLimiter(lambda: now[0], lambda charge: 1000)
+    limiter = SharedLimiter(redis_server.url, "test", lambda charge: 1000)
+    meters = [
+        window("requests/minute", 10_000, 60),
+        window("tokens/minute", 90_000, 60),
+        window("tokens/month", 10**11, 2_592_000),
+        budget,
+    ]
+    gauges = [Gauge("team t", "parallel", 6), Gauge("key k", "parallel", ANY)]
+    running: list[tuple[Taken, Taken]] = []
+    seen: Counter[bool] = Counter()
+    for _ in range(600):
+        if running and draw.random() < 0.45:
+            there, here = running.pop(draw.randrange(len(running)))
+            used = [
+                draw.randrange(0, amount // draw.choice((1, 9)) + 1) for amount in there.amounts
+            ]
+            limiter.settle(there, used)
+            local.settle(here, used)
+            continue
+        charges = []
+        for meter in meters:
+            unit = TICKS if meter.rate else 1
+            share = draw.choice((4, 30, 90, 900))
+            need = draw.randrange(0, meter.capacity // unit // share) * unit
+            wish = need + draw.randrange(0, 5) * unit
+            charges.append(Charge("key k", meter, need, wish))
+        found = limiter.take(charges, gauges)
+        now[0] = found.at
+        expected = local.take(charges, gauges)
+        seen[isinstance(found, Taken)] += 1
+        if isinstance(found, Refused):
+            assert found == expected
+        else:
+            assert found._replace(lease="") == expected
+            assert isinstance(expected, Taken)
+            running.append((found, expected))
+    assert min(seen.values()) > 50, seen
+    limiter.close()
+
+
+def test_leases_of_a_dead_worker_are_given_back(
+    redis_server: RedisServer, limiter: SharedLimiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "LEASE", 1)
+    dead = SharedLimiter(redis_server.url, "test")
+    dead._renew_leases = lambda: None  # type: ignore[method-assign]
+    charges = [Charge("key k", window("tokens/month", 100, 2_592_000), 90 * TICKS, 90 * TICKS)]
+    gauges = [Gauge("key k", "parallel", 1)]
+    held = dead.take(charges, gauges)
+    assert isinstance(held, Taken)
+    refused = limiter.take(charges, gauges)
+    assert isinstance(refused, Refused)
+    assert refused.by == gauges[0]
+    found: list[Taken | Refused] = []
+
+    def taken() -> bool:
+        found[:] = [limiter.take(charges, gauges)]
+        return isinstance(found[0], Taken)
+
+    _wait_for(taken, 10)
+    # It was not dead after all: what it used is charged in full.
+    dead.settle(held, [10 * TICKS])
+    dead.close()
+    assert isinstance(found[0], Taken)
+    limiter.settle(found[0], [0])
+    rest = limiter.take(charges, gauges)
+    assert isinstance(rest, Taken)
+    assert rest.levels == [100 * TICKS]
+
+
+def test_leases_of_long_requests_are_renewed(
+    limiter: SharedLimiter, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "LEASE", 1)
+    monkeypatch.setattr(shared, "RENEWAL", 0.2)
+    gauges = [Gauge("key k", "parallel", 1)]
+    held = limiter.take((), gauges)
+    assert isinstance(held, Taken)
+    other = SharedLimiter(redis_server.url, "test")
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        assert isinstance(other.take((), gauges), Refused)
+        time.sleep(0.1)
+    limiter.settle(held, ())
+    _wait_for(lambda: isinstance(other.take((), gauges), Taken), 5)
+    other.close()
+
+
+def test_redis_that_is_away_is_told(redis_server: RedisServer, limiter: SharedLimiter) -> None:
+    charges = [Charge("key k", window("requests/month", 5, 2_592_000), TICKS, TICKS, False)]
+    gauges = [Gauge("key k", "parallel", ANY)]
+    held = limiter.take(charges, gauges)
+    assert isinstance(held, Taken)
+    redis_server.kill()
+    with pytest.raises(LimitsUnavailable, match="Redis is unavailable"):
+        limiter.take(charges, gauges)
+    limiter.settle(held, held.amounts)
+    redis_server.start()
+
+    def back() -> bool:
+        try:
+            return isinstance(limiter.take(charges, gauges), Taken)
+        except LimitsUnavailable:
+            return False
+
+    _wait_for(back)
+
+
+# whole gateways
+
+
+def _start(
+    gateway: StartGateway, tmp_path: Path, server: ModelServer, redis: RedisServer, *more: str
+) -> Gateway:
+    (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
+    flags = ["--llama-api", server.url, "--api-key-file", str(tmp_path / "keys")]
+    flags += ["--admins", "ops", "--data", str(tmp_path / "data"), "--state", redis.url]
+    return gateway(*flags, "--chat-template", "legacy", *more)
+
+
+def _make(one: Gateway, **body: Any) -> str:
+    answer = httpx.post(f"{one.url}/key/generate", json=body, headers=ADMIN, timeout=30)
+    assert answer.status_code == 200, answer.text
+    key: str = answer.json()["key"]
+    return key
+
+
+def _chat(one: Gateway, key: str, tokens: int = 1, **more: Any) -> httpx.Response:
+    """On a connection of its own, so on any worker."""
+    return httpx.post(
+        f"{one.url}/v1/chat/completions",
+        json={
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            **more,
+        },
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=100,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_limits_hold_exactly_under_64_clients_on_two_workers(
+    gateway: StartGateway, tmp_path: Path, old_server: ModelServer, redis_server: RedisServer
+) -> None:
+    one = _start(gateway, tmp_path, old_server, redis_server, "--workers", "2")
+    requests, tokens = 100, 1500
+    counted = _make(one, limits={"requests": {"month": requests}})
+    metered = _make(one, limits={"tokens": {"month": tokens}})
+    few = _make(one, max_parallel_requests=3, on_limit="wait")
+    used, running, most = [0], [0], [0]
+    lock = threading.Lock()
+
+    def ask(number: int) -> int:
+        return _chat(one, counted).status_code
+
+    def meter(number: int) -> int:
+        answer = _chat(one, metered, 8)
+        if answer.status_code == 200:
+            with lock:
+                used[0] += answer.json()["usage"]["total_tokens"]
+        return answer.status_code
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        statuses = Counter(pool.map(ask, range(4 * CLIENTS)))
+        assert statuses == {200: requests, 429: 4 * CLIENTS - requests}
+        found = Counter(pool.map(meter, range(4 * CLIENTS)))
+    assert set(found) == {200, 429}
+    assert used[0] <= tokens
+    while (answer := _chat(one, metered, 8)).status_code == 200:
+        used[0] += answer.json()["usage"]["total_tokens"]
+    needed = used[0] // max(1, found[200]) + 8
+    assert tokens - 2 * needed < used[0] <= tokens  # nothing of it got lost
+    assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+
+    def count(number: int) -> int:
+        with httpx.stream(
+            "POST",
+            f"{one.url}/v1/chat/completions",
+            json={
+                "messages": [{"role": "user", "content": f"Hello {number}"}],
+                "max_tokens": 20,
+                "stream": True,
+            },
+            headers={"Authorization": f"Bearer {few}"},
+            timeout=100,
+        ) as answer:
+            with lock:
+                running[0] += 1
+                most[0] = max(most[0], running[0])
+            for line in answer.iter_lines():
+                if '"finish_reason":"' in line and running[0]:
+                    with lock:
+                        running[0] -= 1
+            return answer.status_code
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        assert Counter(pool.map(count, range(CLIENTS))) == {200: CLIENTS}
+    assert 1 <= most[0] <= 4  # one that has its last event may still be counted here
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_killed_worker_gives_back_what_it_had_reserved(
+    gateway: StartGateway, tmp_path: Path, old_server: ModelServer, redis_server: RedisServer
+) -> None:
+    one = _start(gateway, tmp_path, old_server, redis_server, "--workers", "2")
+    key = _make(one, max_parallel_requests=1, limits={"tokens": {"month": 2000}})
+
+    def hang() -> None:
+        with pytest.raises(httpx.HTTPError):
+            _chat(one, key, 1900, stream=False)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    _wait_for(lambda: _chat(one, key).status_code == 429)
+    children = Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()
+    for pid in children:
+        os.kill(int(pid), signal.SIGKILL)
+    thread.join(30)
+    killed = time.monotonic()
+
+    def free() -> bool:
+        try:
+            return _chat(one, key, 1500).status_code == 200
+        except httpx.HTTPError:
+            return False  # the new workers are starting
+
+    _wait_for(free, 60)
+    assert time.monotonic() - killed > 2, "its lease had not ended"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("fails", ["closed", "open"])
+def test_limits_fail_as_set_while_redis_is_away(
+    gateway: StartGateway,
+    tmp_path: Path,
+    old_server: ModelServer,
+    redis_server: RedisServer,
+    fails: str,
+) -> None:
+    one = _start(gateway, tmp_path, old_server, redis_server, "--limits-fail", fails)
+    key, free = _make(one, rpm_limit=1000), _make(one)
+    assert _chat(one, key).status_code == 200
+    redis_server.kill()
+    assert _chat(one, free).status_code == 200
+    answer = _chat(one, key)
+    if fails == "open":
+        assert answer.status_code == 200
+    else:
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "limits_unavailable"
+        assert "Redis is unavailable" in answer.json()["error"]["message"]
+    redis_server.start()
+    _wait_for(lambda: _chat(one, key).status_code == 200)

@@ -1,0 +1,232 @@
+"""Meters of a process, compared with exact arithmetic."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from proxy.accounts.limiting import limiter
+from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken
+from proxy.accounts.limiting.meters import (
+    ANY,
+    TICKS,
+    Charge,
+    Gauge,
+    Level,
+    Meter,
+    sunk,
+    until_empty,
+    window,
+)
+from tests.thorough import share
+
+MINUTE = 60_000_000  # microseconds
+BEGIN = 1_700_000_000_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = BEGIN
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def charge(meter: Meter, need: int, wish: int = 0, subject: str = "key k") -> Charge:
+    """In requests or tokens."""
+    return Charge(subject, meter, need * TICKS, max(need, wish) * TICKS)
+
+
+class Windows(RuleBasedStateMachine):
+    """Requests and tokens of a key and its team, whose levels are also computed in fractions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.limiter = LocalLimiter(self.clock)
+        self.meters = [window("tokens/minute", 7, 60), window("tokens/hour", 50, 3600)]
+        self.levels = [Fraction(0), Fraction(0)]
+        self.seen = BEGIN
+        self.running: list[Taken] = []
+        self.used: list[tuple[int, int]] = []  # times and tokens
+
+    def sink(self) -> None:
+        for place, meter in enumerate(self.meters):
+            ticks = self.clock.now // meter.tick - self.seen // meter.tick
+            left = self.levels[place] - Fraction(ticks * meter.rate, TICKS)
+            self.levels[place] = max(Fraction(0), left)
+        self.seen = self.clock.now
+
+    @rule(seconds=st.floats(0, 90))
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += int(1_000_000 * seconds)
+        self.sink()
+
+    @rule(need=st.integers(0, 9), more=st.integers(0, 9))
+    def take(self, need: int, more: int) -> None:
+        charges = [charge(meter, need, need + more) for meter in self.meters]
+        found = self.limiter.take(charges, ())
+        lefts = [
+            Fraction(meter.capacity, TICKS) - level
+            for meter, level in zip(self.meters, self.levels, strict=True)
+        ]
+        if any(need > left for left in lefts):
+            assert isinstance(found, Refused)
+            if found.wait is not None and found.by.meter == self.meters[0]:
+                self.check_wait(found, need)
+            return
+        assert isinstance(found, Taken)
+        amounts = [min(Fraction(need + more), left) for left in lefts]
+        assert [Fraction(one, TICKS) for one in found.amounts] == amounts
+        self.levels = [a + b for a, b in zip(self.levels, amounts, strict=True)]
+        self.running.append(found)
+
+    def check_wait(self, found: Refused, need: int) -> None:
+        """After the time that was told, and not a tick before, the first meter has room."""
+        assert found.wait is not None
+        at = self.clock.now + round(1_000_000 * found.wait)
+        level = Level(found.levels[0], self.clock.now // self.meters[0].tick)
+        room = self.meters[0].capacity - need * TICKS
+        assert sunk(self.meters[0], level, at).used <= room
+        assert sunk(self.meters[0], level, at - self.meters[0].tick).used > room
+
+    @precondition(lambda self: self.running)
+    @rule(place=st.integers(0, 99), used=st.integers(0, 12))
+    def settle(self, place: int, used: int) -> None:
+        taken = self.running.pop(place % len(self.running))
+        self.limiter.settle(taken, [used * TICKS] * len(taken.charges))
+        for number, amount in enumerate(taken.amounts):
+            level = self.levels[number] + used - Fraction(amount, TICKS)
+            self.levels[number] = max(Fraction(0), level)
+        self.used.append((self.clock.now, used))
+
+    @invariant()
+    def levels_agree(self) -> None:
+        found = self.limiter.take([charge(meter, 0) for meter in self.meters], ())
+        if any(level > meter.rate for level, meter in zip(self.levels, self.meters, strict=True)):
+            return  # an answer was longer than what was left: even nothing is refused
+        assert isinstance(found, Taken)
+        assert [Fraction(one, TICKS) for one in found.levels] == self.levels
+
+
+Windows.TestCase.settings = settings(max_examples=share(200), stateful_step_count=40, deadline=None)
+test_windows_equal_exact_fractions = Windows.TestCase
+
+
+def test_all_of_a_limit_may_be_used_at_once_and_comes_back_evenly() -> None:
+    clock = Clock()
+    local, meter = LocalLimiter(clock), window("requests/minute", 60, 60)
+    for _ in range(60):
+        assert isinstance(local.take([charge(meter, 1)], ()), Taken)
+    refused = local.take([charge(meter, 1)], ())
+    assert isinstance(refused, Refused)
+    assert refused.wait == 1.0
+    clock.now += 999_000
+    assert isinstance(local.take([charge(meter, 1)], ()), Refused)
+    clock.now += 1000
+    assert isinstance(local.take([charge(meter, 1)], ()), Taken)
+    assert isinstance(local.take([charge(meter, 1)], ()), Refused)
+
+
+def test_ten_thousand_requests_a_minute_are_counted_exactly() -> None:
+    clock = Clock()
+    local, meter = LocalLimiter(clock), window("requests/minute", 10_000, 60)
+    accepted = 0
+    for _ in range(20 * 1500):  # of 60 s / 20 each
+        accepted += isinstance(local.take([charge(meter, 1)], ()), Taken)
+        clock.now += 2000
+    assert accepted == 10_000 + 10_000 - 1  # in the last tick, none has come back yet
+
+
+def test_more_than_the_whole_limit_is_never_accepted() -> None:
+    refused = LocalLimiter(Clock()).take([charge(window("tokens/day", 10, 86_400), 11)], ())
+    assert isinstance(refused, Refused)
+    assert refused.wait is None
+
+
+def test_a_limit_of_nothing_refuses_everything() -> None:
+    refused = LocalLimiter(Clock()).take([charge(window("requests/minute", 0, 60), 1)], ())
+    assert isinstance(refused, Refused)
+    assert refused.wait is None
+
+
+def test_all_or_nothing_is_taken() -> None:
+    local = LocalLimiter(Clock())
+    wide, narrow = window("tokens/hour", 10, 3600), window("tokens/minute", 3, 60)
+    both = [charge(wide, 4), charge(narrow, 4, subject="team t")]
+    assert isinstance(local.take(both, ()), Refused)
+    found = local.take([charge(wide, 10)], ())
+    assert isinstance(found, Taken)
+
+
+def test_running_requests_are_counted() -> None:
+    local, two = LocalLimiter(Clock()), [Gauge("key k", "parallel", 2)]
+    first, second = local.take((), two), local.take((), two)
+    assert isinstance(first, Taken)
+    assert isinstance(second, Taken)
+    assert local.take((), two) == Refused(two[0], None, [], BEGIN)
+    local.settle(first, ())
+    assert isinstance(local.take((), two), Taken)
+
+
+def test_a_limit_that_is_set_while_requests_run_counts_them() -> None:
+    local = LocalLimiter(Clock())
+    running = local.take((), [Gauge("key k", "parallel", ANY)])
+    assert isinstance(running, Taken)
+    assert isinstance(local.take((), [Gauge("key k", "parallel", 1)]), Refused)
+
+
+def test_an_answer_longer_than_reserved_delays_the_next() -> None:
+    clock = Clock()
+    local, meter = LocalLimiter(clock), window("tokens/minute", 60, 60)
+    taken = local.take([charge(meter, 60)], ())
+    assert isinstance(taken, Taken)
+    local.settle(taken, [90 * TICKS])
+    refused = local.take([charge(meter, 1)], ())
+    assert isinstance(refused, Refused)
+    assert refused.wait == 31.0
+
+
+def test_a_clock_that_was_set_back_gives_nothing_back() -> None:
+    clock = Clock()
+    local, meter = LocalLimiter(clock), window("requests/minute", 1, 60)
+    assert isinstance(local.take([charge(meter, 1)], ()), Taken)
+    clock.now -= 10 * MINUTE
+    assert isinstance(local.take([charge(meter, 1)], ()), Refused)
+
+
+def test_budget_begins_with_what_was_spent_and_anew_with_each_epoch() -> None:
+    spent: dict[int, int] = {1: 7, 2: 0}
+    local = LocalLimiter(Clock(), lambda charge: spent[charge.meter.epoch])
+    first = Meter("money/day", 10, 0, epoch=1, ends=BEGIN + 5_000_000)
+    refused = local.take([Charge("key k", first, 4, 4)], ())
+    assert isinstance(refused, Refused)
+    assert (refused.wait, refused.levels) == (5.0, [7])
+    running = local.take([Charge("key k", first, 3, 3)], ())
+    assert isinstance(running, Taken)
+    assert isinstance(local.take([Charge("key k", first._replace(epoch=2), 10, 10)], ()), Taken)
+    local.settle(running, [0])  # of an epoch that is over
+    refused = local.take([Charge("key k", first._replace(epoch=2), 1, 1)], ())
+    assert isinstance(refused, Refused)
+
+
+def test_meters_that_are_down_to_zero_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "MOST_LEVELS", 10)
+    clock = Clock()
+    local, meter = LocalLimiter(clock), window("requests/minute", 1, 60)
+    local._most = 10
+    for number in range(1000):
+        local.take([charge(meter, 1, subject=f"key {number}")], ())
+        clock.now += MINUTE // 5
+    assert len(local._levels) <= 20
+
+
+def test_time_until_a_window_is_whole() -> None:
+    meter: Any = window("requests/minute", 60, 60)
+    assert until_empty(meter, 30 * TICKS, BEGIN) == 30.0
+    assert until_empty(meter, 0, BEGIN) == 0.0

@@ -1,0 +1,303 @@
+"""Limits of keys, users and teams, over HTTP."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from proxy.accounts.limiting.limiter import Refused, Taken
+from proxy.core.usage import Usage
+from proxy.errors import LimitsUnavailable
+from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
+from tests.unit.web.account_client import CHAT, KEYS, Http
+
+PROMPT = 147  # tokens of CHAT, to the scripted driver
+
+
+@pytest.fixture
+def driver() -> ScriptedDriver:
+    return ScriptedDriver(say("Hel", "lo", usage=Usage(7, 3, 2)))
+
+
+@pytest.fixture
+def http(driver: ScriptedDriver, tmp_path: Path) -> Http:
+    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 0}
+    return Http(make_app(driver, **settings))
+
+
+def _error(answer: Any, status: int = 429) -> Any:
+    assert answer.status_code == status, answer.text
+    return answer.json["error"]
+
+
+def test_requests_beyond_the_limit_are_refused(http: Http) -> None:
+    key = http.make(rpm_limit=2)["key"]
+    first = http.chat(key)
+    assert first.headers["x-ratelimit-limit-requests"] == "2"
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    assert first.headers["x-ratelimit-reset-requests"] == "30s"
+    assert http.chat(key).headers["x-ratelimit-remaining-requests"] == "0"
+    refused = http.chat(key)
+    error = _error(refused)
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    assert "2 requests a minute" in error["message"]
+    assert 28 <= int(refused.headers["Retry-After"]) <= 30
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+def test_keys_without_limits_have_no_limit_headers(http: Http) -> None:
+    answer = http.chat(http.make()["key"])
+    assert not [name for name in dict(answer.headers) if "ratelimit" in name.lower()]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        ("/v1/messages", {**CHAT, "max_tokens": 9}, ("error", "type")),
+        ("/api/chat", CHAT, ("error",)),
+        ("/v1/responses", {"model": "scripted", "input": "Hi"}, ("error", "type")),
+        ("/completion", {"prompt": "Hi"}, ("error", "type")),
+    ],
+)
+def test_every_dialect_refuses_in_its_own_form(
+    http: Http, path: str, body: dict[str, Any], reason: tuple[str, ...]
+) -> None:
+    key = http.make(rpm_limit=1)["key"]
+    assert http.post(path, key, **body, stream=False).status_code == 200
+    refused = http.post(path, key, **body)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "60")
+    found = refused.json
+    for name in reason:
+        found = found[name]
+    assert "rate_limit" in found or "1 requests a minute" in found
+
+
+def test_messages_have_headers_in_anthropics_form(http: Http) -> None:
+    key = http.make(rpm_limit=5, tpm_limit=5000)["key"]
+    headers = http.post("/v1/messages", key, **CHAT, max_tokens=9).headers
+    assert headers["anthropic-ratelimit-requests-limit"] == "5"
+    assert headers["anthropic-ratelimit-requests-remaining"] == "4"
+    assert headers["anthropic-ratelimit-requests-reset"].endswith("Z")
+    assert headers["anthropic-ratelimit-tokens-limit"] == "5000"
+    assert "x-ratelimit-limit-requests" not in headers
+
+
+def test_streams_are_refused_before_they_begin(http: Http) -> None:
+    key = http.make(rpm_limit=1)["key"]
+    streamed = http.post("/v1/chat/completions", key, **CHAT, stream=True)
+    assert streamed.headers["x-ratelimit-remaining-requests"] == "0"
+    assert b"[DONE]" in streamed.data
+    assert http.post("/v1/chat/completions", key, **CHAT, stream=True).status_code == 429
+
+
+def test_the_strictest_of_key_user_and_team_wins(http: Http) -> None:
+    http.admin("/team/new", team_id="t", rpm_limit=1)
+    http.admin("/user/new", user_id="u", auto_create_key=False, rpm_limit=50)
+    key = http.make(team_id="t", user_id="u", rpm_limit=10)["key"]
+    other = http.make(team_id="t")["key"]
+    assert http.chat(key).headers["x-ratelimit-limit-requests"] == "1"
+    assert "the team of this API key" in _error(http.chat(other))["message"]
+
+
+def test_keys_of_a_team_do_not_use_up_each_others_own_limits(http: Http) -> None:
+    keys = [http.make(rpm_limit=1)["key"] for _ in range(2)]
+    assert [http.chat(key).status_code for key in keys] == [200, 200]
+    assert [http.chat(key).status_code for key in keys] == [429, 429]
+
+
+def test_a_changed_limit_counts_at_once(http: Http) -> None:
+    made = http.make(rpm_limit=1)
+    assert [http.chat(made["key"]).status_code for _ in range(2)] == [200, 429]
+    http.admin("/key/update", key=made["key_id"], rpm_limit=3)
+    assert [http.chat(made["key"]).status_code for _ in range(3)] == [200, 200, 429]
+    http.admin("/key/update", key=made["key_id"], rpm_limit=-1)
+    assert http.chat(made["key"]).status_code == 200
+
+
+def test_tokens_are_reserved_and_settled(http: Http) -> None:
+    key = http.make(limits={"tokens": {"hour": 1000}})["key"]
+    answer = http.post("/v1/chat/completions", key, **CHAT, max_tokens=400)
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(600 - PROMPT)
+    answer = http.post("/v1/chat/completions", key, **CHAT, max_tokens=1)
+    left = 1000 - 10 - PROMPT - 1  # the first answer used 10
+    assert left <= int(answer.headers["x-ratelimit-remaining-tokens"]) <= left + 1
+
+
+def test_a_request_is_refused_if_its_tokens_are_not_there(http: Http) -> None:
+    key = http.make(limits={"tokens": {"month": 300}})["key"]
+    body = {**CHAT, "max_tokens": 140}
+    while (answer := http.post("/v1/chat/completions", key, **body)).status_code == 200:
+        pass
+    assert "300 tokens a month" in _error(answer)["message"]
+
+
+def test_an_answer_without_a_bound_takes_what_is_left(http: Http, driver: ScriptedDriver) -> None:
+    key = http.make(limits={"tokens": {"hour": 500}})["key"]
+    seen: list[Any] = []
+
+    def once() -> None:
+        driver.script = say("x")
+        seen.append(http.chat(key))
+
+    driver.script = [once, *say("Hel", "lo")]
+    assert http.chat(key).status_code == 200
+    assert seen[0].status_code == 429
+    assert http.chat(key).status_code == 200  # the rest was given back
+
+
+def test_a_prompt_larger_than_the_limit_is_never_accepted(http: Http) -> None:
+    key = http.make(limits={"prompt_tokens": {"day": 5}})["key"]
+    refused = http.chat(key)
+    assert "5 prompt tokens a day" in _error(refused)["message"]
+    assert "Retry-After" not in refused.headers
+    assert refused.headers["x-should-retry"] == "false"
+
+
+def test_cached_tokens_are_weighed(driver: ScriptedDriver, tmp_path: Path) -> None:
+    driver.script = say("x", usage=Usage(100, 1, 90))
+    app = make_app(
+        driver,
+        file_keys=KEYS,
+        admins=("ops",),
+        data=str(tmp_path),
+        cached_weight=0.0,
+    )
+    http = Http(app)
+    key = http.make(limits={"prompt_tokens": {"month": 1000}})["key"]
+    for _ in range(2):
+        answer = http.chat(key)
+    left = int(answer.headers["x-ratelimit-remaining-input-tokens"])
+    assert left == 1000 - 10 - PROMPT
+
+
+def test_largest_prompt_and_answer(http: Http, driver: ScriptedDriver) -> None:
+    key = http.make(max_prompt_tokens=3)["key"]
+    error = _error(http.chat(key), 400)
+    assert error["code"] == "prompt_too_large"
+    key = http.make(max_completion_tokens=5)["key"]
+    answer = http.post("/v1/chat/completions", key, **CHAT, max_tokens=50)
+    assert answer.headers["x-slotproxy-warning"].startswith("max_tokens is 5")
+    assert driver.tasks[-1].max_tokens == 5
+    assert http.chat(key).status_code == 200
+    assert driver.tasks[-1].max_tokens == 5
+
+
+@pytest.fixture
+def held(driver: ScriptedDriver) -> Iterator[threading.Event]:
+    """The driver's answers wait for this event."""
+    event = threading.Event()
+    driver.script = [lambda: event.wait(20), *say("Hel", "lo")]
+    yield event
+    event.set()
+
+
+def _begun(driver: ScriptedDriver, count: int) -> None:
+    wait_until(lambda: len(driver.runs) >= count)
+
+
+def test_parallel_requests_are_bounded(
+    http: Http, driver: ScriptedDriver, held: threading.Event
+) -> None:
+    key = http.make(max_parallel_requests=1)["key"]
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(http.chat(key)))
+    thread.start()
+    _begun(driver, 1)
+    assert "1 requests that run" in _error(http.chat(key))["message"]
+    held.set()
+    thread.join(20)
+    assert found[0].status_code == http.chat(key).status_code == 200
+
+
+def test_waiting_requests_begin_when_the_limit_allows(
+    http: Http, driver: ScriptedDriver, held: threading.Event
+) -> None:
+    key = http.make(max_parallel_requests=1, on_limit="wait")["key"]
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(http.chat(key))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    _begun(driver, 1)
+    held.set()
+    for thread in threads:
+        thread.join(20)
+    assert [one.status_code for one in found] == [200, 200, 200]
+
+
+def test_places_of_waiting_requests_are_bounded(
+    http: Http, driver: ScriptedDriver, held: threading.Event
+) -> None:
+    key = http.make(max_parallel_requests=1, max_queued_requests=1, on_limit="wait")["key"]
+    service = services_of(http.app).callers._limits
+    assert service is not None
+    threads = []
+    for number in range(2):
+        threads.append(threading.Thread(target=http.chat, args=(key,)))
+        threads[-1].start()
+        if not number:
+            _begun(driver, 1)
+    wait_until(lambda: bool(service.lines))
+    wait_until(lambda: http.chat(key).status_code == 429)
+    held.set()
+    for thread in threads:
+        thread.join(20)
+    assert http.chat(key).status_code == 200
+
+
+def test_embeddings_count_as_requests_with_their_tokens(http: Http) -> None:
+    key = http.make(rpm_limit=1, tpm_limit=100)["key"]
+    http.post("/v1/embeddings", key, model="scripted", input="Hi")
+    refused = http.post("/v1/embeddings", key, model="scripted", input="Hi")
+    assert refused.status_code == 429
+    assert refused.headers["x-ratelimit-limit-tokens"] == "100"
+
+
+def test_a_failed_answer_gives_its_tokens_back(http: Http, driver: ScriptedDriver) -> None:
+    key = http.make(limits={"tokens": {"hour": 500}}, max_parallel_requests=1)["key"]
+    driver.script = [LimitsUnavailable("any")]
+    assert http.chat(key).status_code == 503
+    driver.script = say("x")
+    answer = http.post("/v1/chat/completions", key, **CHAT, max_tokens=1)
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(500 - 7 - PROMPT - 1)
+
+
+class Away:
+    """A limiter whose Redis is away."""
+
+    def take(self, charges: Any, gauges: Any) -> Taken | Refused:
+        raise LimitsUnavailable("Redis is unavailable", retry_after=1.0)
+
+    def settle(self, taken: Taken, used: Any) -> None:
+        raise AssertionError("nothing was taken")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("fails", "status"), [("closed", 503), ("open", 200)])
+def test_without_redis_the_limits_fail_as_set(
+    driver: ScriptedDriver, tmp_path: Path, fails: str, status: int
+) -> None:
+    app = make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path), limits_fail=fails)
+    http, service = Http(app), services_of(app).callers._limits
+    assert service is not None
+    service.limiter = Away()
+    assert http.chat(http.make(rpm_limit=1)["key"]).status_code == status
+    assert http.chat(http.make()["key"]).status_code == 200
+
+
+def test_waiting_ends_after_the_queue_timeout(driver: ScriptedDriver, tmp_path: Path) -> None:
+    app = make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path), queue_timeout=0.2)
+    http = Http(app)
+    key = http.make(rpm_limit=1, on_limit="wait")["key"]
+    assert http.chat(key).status_code == 200
+    begun = time.monotonic()
+    assert _error(http.chat(key), 503)["code"] == "queue_timeout"
+    assert time.monotonic() - begun < 10
