@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -215,37 +214,6 @@ def test_every_block_that_is_not_run_has_a_reason() -> None:
         for block in blocks(page):
             if block.mark and block.language in ("sh", "python"):
                 assert re.match(r"gateway$|not run: \w+", block.mark), block.id
-
-
-# -- the service -----------------------------------------------------------------------------------
-
-
-def test_the_systemd_unit_is_valid_and_starts_the_gateway_with_its_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unit = next(
-        block.text for block in blocks(DOCS / "team.md") if block.title == "slotproxy.service"
-    )
-    start = re.search(r"^ExecStart=/opt/slotproxy/bin/slotproxy (.*)$", unit, re.M)
-    assert start is not None
-    write_files(DOCS / "settings.md", tmp_path)
-    assert "WorkingDirectory=/etc/slotproxy\n" in unit
-    monkeypatch.chdir(tmp_path)
-    flags = start[1].replace("/etc/slotproxy", str(tmp_path)).split()
-    assert load(flags, {}).data == "/var/lib/slotproxy"
-    assert "StateDirectory=slotproxy\n" in unit
-
-    systemd = shutil.which("systemd-analyze")
-    if systemd is None:
-        pytest.skip("the unit itself is not verified: no systemd-analyze here")
-    # The program, the user and the folder need not exist on this machine.
-    placed = unit.replace("/opt/slotproxy/bin/slotproxy", sys.executable)
-    placed = placed.replace("/etc/slotproxy", str(tmp_path))
-    path = tmp_path / "slotproxy.service"
-    path.write_text(placed.replace("User=slotproxy", "User=root"), encoding="utf-8")
-    command = [systemd, "verify", "--man=no", "--recursive-errors=no", str(path)]
-    verified = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (verified.returncode, verified.stderr) == (0, "")
 
 
 # -- the site --------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from tools.processes import Child, ask, free_port
 from tools.servers import ROOT
 
 SOURCES = (
-    *("proxy", "models", "templates", "docs"),
-    *("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in"),
+    *("proxy", "models", "templates", "docs", "deploy", "requirements"),
+    *("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", ".dockerignore"),
     *("LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
 )
 
@@ -81,7 +81,11 @@ def test_descriptions_of_wheel_and_archive_pass_the_index_checks(built: tuple[Pa
     assert checked.stdout.count("PASSED") == 2
 
     with tarfile.open(built[1]) as archive:
-        info = archive.extractfile(f"slotproxy-{proxy.__version__}/PKG-INFO")
+        inside = f"slotproxy-{proxy.__version__}"
+        # The pages of docs/deploy can be followed from the archive alone.
+        assert f"{inside}/deploy/systemd/slotproxy.service" in archive.getnames()
+        assert f"{inside}/requirements/server.txt" in archive.getnames()
+        info = archive.extractfile(f"{inside}/PKG-INFO")
         assert info is not None
         described = HeaderParser().parsestr(info.read().decode())
     assert described["Version"] == proxy.__version__

@@ -1,6 +1,6 @@
-"""The nginx configuration of docs/team.md in front of a real gateway.
+"""The configurations of deploy/ for nginx and Caddy in front of real gateways.
 
-The test replaces only addresses and paths. The gateway runs with the flags of the page, in front of
+The tests replace only addresses and paths. The gateways run with the flags of the page, in front of
 a stub whose tokens contain the time they were sent.
 """
 
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,14 @@ from tools.processes import Child, Gateway, ask, free_port
 
 pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
 
-PAGE = ROOT / "docs" / "team.md"
+PAGE = ROOT / "docs" / "deploy" / "reverse-proxy.md"
+NGINX_CONFIG = ROOT / "deploy" / "nginx" / "slotproxy.conf"
+TWO_GATEWAYS = ROOT / "deploy" / "nginx" / "two-gateways.conf"
+CADDYFILE = ROOT / "deploy" / "caddy" / "Caddyfile"
 HOST = "gateway.example.org"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 OPENSSL = shutil.which("openssl")
+CADDY = shutil.which("caddy")
 CHAT = "/v1/chat/completions"
 QUESTION = {"messages": [{"role": "user", "content": "Go on"}]}
 
@@ -85,31 +89,16 @@ class Front:
 
 
 @pytest.fixture(scope="module")
-def front(
-    stub: str, module_gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Front]]:
-    """Factory: ``front(*flags)`` starts the gateway of the page, with additional flags, behind the
-    nginx of the page."""
-    if NGINX is None or OPENSSL is None:
-        pytest.skip("no nginx or no openssl here: apt-get install nginx openssl")
-    found = list(blocks(PAGE))
-    config = next(one.text for one in found if one.language == "nginx")
-    shown = next(flags for one in found for flags in one.flags if "--trusted-proxies" in flags)
+def programs() -> Iterator[Callable[..., Child]]:
+    """Factory: ``programs(child, port)`` runs a proxy until the tests are over."""
     running: list[Child] = []
 
-    def start(*flags: str) -> Front:
-        folder = tmp_path_factory.mktemp("nginx")
-        data = ["--data", str(folder / "data")]
-        words = [stub if word == "http://127.0.0.1:8080" else word for word in shown]
-        gateway = module_gateway(*words, *data, *flags)
-        certificate = _certificate(folder)
-        port = free_port()
-        program = _nginx(folder, _placed(config, folder, port, gateway.url))
+    def start(program: Child, port: int) -> Child:
         running.append(program)
         program.launch()
         _until(lambda: _listens(port) or not program.alive)
         assert program.alive, program.log
-        return Front(gateway, port, certificate)
+        return program
 
     yield start
     for program in running:
@@ -117,22 +106,92 @@ def front(
 
 
 @pytest.fixture(scope="module")
-def documented(front: Callable[..., Front]) -> Front:
+def placed(
+    stub: str, module_gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Gateway, Path]]:
+    """Factory: ``placed(*flags)`` starts the gateway of the page, with additional flags, and writes
+    a certificate into a new folder."""
+    if OPENSSL is None:
+        pytest.skip("no openssl here: apt-get install openssl")
+    shown = next(flags for one in blocks(PAGE) for flags in one.flags)
+
+    def start(*flags: str) -> tuple[Gateway, Path]:
+        folder = tmp_path_factory.mktemp("proxy")
+        words = [stub if word == "http://127.0.0.1:8080" else word for word in shown]
+        _certificate(folder)
+        return module_gateway(*words, "--data", str(folder / "data"), *flags), folder
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def front(
+    placed: Callable[..., tuple[Gateway, Path]], programs: Callable[..., Child]
+) -> Callable[..., Front]:
+    """Factory: ``front(*flags)`` starts such a gateway behind nginx."""
+    if NGINX is None:
+        pytest.skip("no nginx here: apt-get install nginx")
+
+    def start(*flags: str) -> Front:
+        gateway, folder = placed(*flags)
+        port = free_port()
+        places = {"http://127.0.0.1:8081;": f"{gateway.url};"}
+        programs(_nginx(folder, _nginx_config(NGINX_CONFIG, folder, port, places)), port)
+        return Front(gateway, port, folder / "gateway.pem")
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def behind_caddy(
+    placed: Callable[..., tuple[Gateway, Path]], programs: Callable[..., Child]
+) -> Front:
+    """Such a gateway behind Caddy."""
+    if CADDY is None:
+        pytest.skip("no caddy here: apt-get install caddy")
+    gateway, folder = placed("--chatchat")
+    port = free_port()
+    places = {
+        f"\n{HOST} {{\n": f"\nhttps://{HOST}:{port} {{\n"
+        f"\ttls {folder}/gateway.pem {folder}/gateway.key\n",
+        "127.0.0.1:8081": gateway.url.removeprefix("http://"),
+    }
+    options = "{\n\tadmin off\n\tauto_https disable_redirects\n\tskip_install_trust\n}\n"
+    config = folder / "Caddyfile"
+    config.write_text(options + _with_places(CADDYFILE, places), encoding="utf-8")
+    command: list[str | Path] = [CADDY, "run", "--config", config, "--adapter", "caddyfile"]
+    home = {**os.environ, "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    programs(Child(command, folder / "caddy.log", home), port)
+    return Front(gateway, port, folder / "gateway.pem")
+
+
+@pytest.fixture(scope="module")
+def behind_nginx(front: Callable[..., Front]) -> Front:
     return front("--chatchat")
 
 
-def _placed(config: str, folder: Path, port: int, gateway: str) -> str:
-    """The configuration of the page with local addresses and paths."""
-    places = {
-        "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
-        "/etc/ssl/gateway.pem;": f"{folder}/gateway.pem;",
-        "/etc/ssl/gateway.key;": f"{folder}/gateway.key;",
-        "http://127.0.0.1:8081;": f"{gateway};",
-    }
+@pytest.fixture(scope="module", params=["behind_nginx", "behind_caddy"])
+def documented(request: pytest.FixtureRequest) -> Front:
+    found: Front = request.getfixturevalue(request.param)
+    return found
+
+
+def _with_places(file: Path, places: Mapping[str, str]) -> str:
+    """A configuration with local addresses and paths."""
+    config = file.read_text("utf-8")
     for shown, here in places.items():
         assert config.count(shown) == 1, shown
         config = config.replace(shown, here)
     return config
+
+
+def _nginx_config(file: Path, folder: Path, port: int, places: Mapping[str, str]) -> str:
+    ours = {
+        "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+        "/etc/ssl/gateway.pem;": f"{folder}/gateway.pem;",
+        "/etc/ssl/gateway.key;": f"{folder}/gateway.key;",
+    }
+    return _with_places(file, {**ours, **places})
 
 
 def _nginx(folder: Path, server: str) -> Child:
@@ -269,10 +328,10 @@ def test_log_has_the_address_of_the_client_although_it_sends_a_forged_one(
     assert _log_line(documented, request_id)["peer"] == "127.0.0.2"
 
 
-def test_other_host_is_refused(documented: Front) -> None:
-    with documented.asked("GET", "/v1/models") as answer:
+def test_other_host_is_refused(behind_nginx: Front) -> None:
+    with behind_nginx.asked("GET", "/v1/models") as answer:
         assert answer.status == 200
-    with documented.asked("GET", "/v1/models", headers={"Host": "evil.example"}) as answer:
+    with behind_nginx.asked("GET", "/v1/models", headers={"Host": "evil.example"}) as answer:
         assert answer.status == 403
         assert json.loads(answer.read())["error"]["code"] == "unknown_host"
 
@@ -291,3 +350,37 @@ def test_session_cookies_are_secure(front: Callable[..., Front]) -> None:
         cookies = answer.headers.get_all("Set-Cookie") or []
     assert cookies
     assert all("; Secure" in one for one in cookies)
+
+
+# -- the WebSocket, and two gateways ---------------------------------------------------------------
+
+
+def test_websocket_passes_the_proxy(documented: Front) -> None:
+    with documented.connect() as client:
+        client.sendall(
+            f"GET /v1/responses HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        assert client.recv(12) == b"HTTP/1.1 101"
+
+
+def test_second_gateway_answers_when_the_first_is_gone(
+    placed: Callable[..., tuple[Gateway, Path]], programs: Callable[..., Child]
+) -> None:
+    if NGINX is None:
+        pytest.skip("no nginx here: apt-get install nginx")
+    (first, folder), (second, _) = placed(), placed()
+    port = free_port()
+    hosts = (f"gateway-{n}:8081 " for n in (1, 2))
+    places = {
+        host: f"{gateway.url.removeprefix('http://')} "
+        for host, gateway in zip(hosts, (first, second), strict=True)
+    }
+    programs(_nginx(folder, _nginx_config(TWO_GATEWAYS, folder, port, places)), port)
+    fronts = Front(second, port, folder / "gateway.pem")
+    body = {**QUESTION, "max_tokens": 1}
+    first.kill()
+    for _ in range(4):
+        with fronts.asked("POST", CHAT, body) as answer:
+            assert answer.status == 200
