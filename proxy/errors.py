@@ -14,6 +14,7 @@
     ├── NotFound                     404  not_found_error (ModelNotFound: code model_not_found)
     ├── MethodNotAllowed             405
     ├── QueueFull                    429  rate_limit_error, retry_after
+    ├── NoIdleSlot                   429  a batch's request finds no idle slot, and tries again
     ├── TooManyWrongKeys             429  rate_limit_error, retry_after
     ├── LimitReached                 429  rate_limit_error, retry_after unless it is never allowed
     ├── QueueTimeout                 503  unavailable_error, retry_after
@@ -161,6 +162,14 @@ class QueueFull(GatewayError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class NoIdleSlot(GatewayError):
+    """A request that uses idle slots only found none. Batches send such requests, and try again."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "no_idle_slot"
 
 
 class TooManyWrongKeys(GatewayError):

@@ -54,6 +54,7 @@ from ..web import pages, responses_socket
 from ..web.aliases import Aliases
 from ..web.auth import Keys
 from ..web.background import Jobs
+from ..web.batches import BatchRunner
 from ..web.callers import Callers
 from ..web.ledger.writer import LedgerWriter
 from ..web.observability import Observer
@@ -138,6 +139,12 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     ledger = _ledger(settings, storage, keys)
     observer = Observer(metrics=settings.metrics, ledger=ledger.add if ledger else None)
+    batches = storage.batches
+    embeds = embedder or Embedder(registry, scheduler)
+    batch_runner = None
+    if batches is not None:
+        room = _batch_room(gateway, embeds)
+        batch_runner = BatchRunner(batches, room, longest=settings.max_body)
     services = Services(
         settings=settings,
         gateway=gateway,
@@ -149,7 +156,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ),
         observer=observer,
         started=int(time.time()),
-        embedder=embedder or Embedder(registry, scheduler),
+        embedder=embeds,
         ranker=ranker or Embedder(registry, scheduler),
         forwarder=Forwarder(registry, scheduler),
         store=store,
@@ -166,6 +173,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         knowledge=storage.knowledge,
         conversations=storage.conversations,
         vector_stores=storage.vector_stores,
+        batches=batches,
+        batch_runner=batch_runner,
         aliases=_aliases(settings),
         sessions=storage.sessions or (None if settings.state else MemorySessions()),
         host=host,
@@ -177,12 +186,26 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     registry.start()
     host.start()
     atexit.register(registry.close)
-    storage.resume()
+    storage.resume(batch_runner.wake if batch_runner is not None else lambda: None)
     atexit.register(storage.close)
+    if batch_runner is not None:
+        atexit.register(batch_runner.close)
     if ledger is not None:
         ledger.start()
         atexit.register(ledger.close)
     return services
+
+
+def _batch_room(gateway: Gateway, embedder: Embedder) -> Callable[[str, str], int | None]:
+    """Returns the function that tells how many lines of batches may be under way, by endpoint and
+    model."""
+
+    def room(endpoint: str, name: str) -> int | None:
+        if endpoint == "/v1/embeddings":
+            return embedder.idle_slots(name)
+        return gateway.idle_slots(name)
+
+    return room
 
 
 def _accounts(storage: LazyServices, book: Book) -> Accounts | None:

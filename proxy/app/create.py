@@ -26,6 +26,7 @@ from ..web import (
     accounts,
     anthropic,
     apis,
+    batches,
     body,
     chatchat,
     conversations,
@@ -47,6 +48,7 @@ from ..web import (
     usage,
     vector_stores,
 )
+from ..web.batches.asking import asker
 from ..web.fastpath import Application
 from ..web.observability import Lines, Record
 from ..web.peers import TrustedProxies
@@ -82,7 +84,7 @@ def with_routes(settings: Settings) -> Application:
     prefix = settings.api_prefix
     openais = (openai, stored_chats, responses, conversations)
     models = (*openais, anthropic, ollama, glm, embeddings, native, status)
-    others = (hosting, forwarding, files, vector_stores, data, accounts, usage, reference)
+    others = (hosting, forwarding, files, batches, vector_stores, data, accounts, usage, reference)
     for routes in (*models, *others):
         app.register_blueprint(routes.blueprint, url_prefix=prefix)
     if settings.chatchat:
@@ -101,6 +103,8 @@ def attach(app: Application, services: Services) -> None:
     settings = services.settings
     app.extensions[EXTENSION] = services
     services.keys.places = app.places
+    if services.batch_runner is not None:
+        services.batch_runner.attach(asker(app.wsgi_app, settings.api_prefix))
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
     machine = socket.gethostname()
     sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # these import SQLAlchemy
     from ..store.groups import Groups
     from ..store.ledger import Ledger
     from ..store.model_needs import ModelNeeds
+    from ..store.request_batches import RequestBatches
     from ..store.sessions import SessionStore
     from .stores import Stores
 
@@ -89,6 +90,10 @@ class LazyServices:
         return self._lazy(lambda stores: stores.vector_stores) if self._has_knowledge else None
 
     @property
+    def batches(self) -> RequestBatches | None:
+        return self._lazy(lambda stores: stores.batches) if self._has_knowledge else None
+
+    @property
     def sessions(self) -> SessionStore | None:
         return self._lazy(lambda stores: stores.sessions) if self._has_knowledge else None
 
@@ -130,12 +135,13 @@ class LazyServices:
             return self._lazy(lambda stores: stores.responses)
         return MemoryResponses(settings.stored_responses)
 
-    def resume(self) -> None:
-        """Open existing data, in the background."""
+    def resume(self, then: Callable[[], None]) -> None:
+        """Open existing data, in the background, and call `then`."""
         for name in FILES:
             private_files.narrow(self._folder / name)
         if self._has_knowledge and (self._settings.database or (self._folder / DATABASE).exists()):
-            once = partial(Lasting("opening the data store", no_pause).turn, self._open)
+            opened = partial(self._open, then)
+            once = partial(Lasting("opening the data store", no_pause).turn, opened)
             opening = threading.Timer(AFTER, once)
             opening.daemon = True
             self._opened.callback(opening.cancel)
@@ -145,7 +151,7 @@ class LazyServices:
         self._closed.set()
         self._opened.close()
 
-    def _open(self) -> None:
+    def _open(self, then: Callable[[], None]) -> None:
         """Retries while a database is unavailable."""
 
         def open_and_mend() -> None:
@@ -155,6 +161,7 @@ class LazyServices:
                 stores = self._stores
                 _ = stores.knowledge
             stores.reindex_missing()
+            then()
 
         retry_while_unavailable(
             open_and_mend, patience=math.inf, pause=AFTER, sleep=self._closed.wait

@@ -33,6 +33,7 @@ from ..store.ledger import Ledger
 from ..store.model_needs import ModelNeeds
 from ..store.outage import outage
 from ..store.quota import Quota
+from ..store.request_batches import RequestBatches
 from ..store.sessions import SessionStore
 from .data_folder import DATABASE, FILES, INDEX, RESPONSES, SLOTS
 
@@ -75,6 +76,10 @@ class Stores:
         if self._settings.workers == 1 and not self._settings.database:
             store.interrupted()  # no other worker can be writing them
         return store
+
+    @cached_property
+    def batches(self) -> RequestBatches:
+        return RequestBatches(self._database)
 
     @cached_property
     def sessions(self) -> SessionStore:

@@ -8,6 +8,7 @@ each example. Sampler fields come from the table in `core.sampling`.
 from __future__ import annotations
 
 from . import (
+    batches,
     embeddings,
     file_objects,
     glm,
@@ -350,6 +351,20 @@ BODIES: dict[str, Schema] = {
         files=array("Files with their own attributes; cannot be combined with file_ids.", []),
         attributes=_ATTRIBUTES,
         chunking_strategy=_CHUNKING,
+    ),
+    "BatchRequest": body(
+        "input_file_id endpoint completion_window",
+        input_file_id=text("An uploaded file with the purpose batch.", "file-1"),
+        endpoint=text(
+            "The route that answers the lines.",
+            "/v1/chat/completions",
+            enum=list(batches.ENDPOINTS),
+        ),
+        completion_window=text("How long the batch may take: 24h, 90m, up to 30d.", "24h"),
+        metadata=_METADATA,
+        output_expires_after=mapping(
+            "When the output files are deleted.", {"anchor": "created_at", "seconds": 86_400}
+        ),
     ),
     "MessageRequest": body("messages max_tokens", **_MESSAGES),
     "CountTokensRequest": body("messages", **_MESSAGES),

@@ -206,6 +206,8 @@ class Attempt:
         while True:
             entry = self._context.scheduler.enter(self._want, again)
             lease = entry if isinstance(entry, Lease) else (yield from self._wait(entry))
+            if self._want.idle:
+                lease.on_wanted(self._cancel.cancel)
             slot = yield from self._take(lease)
             if slot is not None:
                 return slot
@@ -510,6 +512,7 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
         share=caller.share,
         since=context.clock(),
         background=caller.background or _is_side_job(task, context.side_jobs),
+        idle=caller.idle,
         tools=bool(task.request.tools),
     )
 

@@ -34,7 +34,8 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     `key` is the name of the API key, `user` and `team` the ids of its user and team, "" for none.
     Only requests of the same `group` share cached prompts. `share` is the weight of the key's class
-    in the queue. `background` marks a side job, which avoids evicting others' prompts.
+    in the queue. `background` marks a side job, which avoids evicting others' prompts; `idle` a
+    request that uses idle slots only, and is cancelled when others need its slot.
     `tell_place`: report the place in the queue in the stream. `may` says which models may be
     used, `allowance` what the request may take from the limits of its key, None without limits."""
 
@@ -44,6 +45,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     group: str = ""
     share: float = 1.0
     background: bool = False
+    idle: bool = False
     tell_place: bool = False
     may: Permissions = ALL
     allowance: Allowance | None = None

@@ -36,6 +36,7 @@ from ..runtime.cancel import Cancel
 from ..scheduling.interface import Scheduler
 from ..scheduling.lease import Outcome
 from ..scheduling.state import SlotRequest
+from .idle import idle_slots
 from .leased_slot import UNUSED
 from .retries import Retries, without
 
@@ -55,9 +56,12 @@ class Embedder:
         self.registry = registry
         self._scheduler = scheduler
 
-    def embed(self, name: str, inputs: Sequence[Input], cancel: Cancel) -> tuple[str, Embedded]:
-        """Embed the inputs. Returns the model's name and the vectors. Raises ModelNotFound,
-        NoBackend, Unsupported, BadRequest, and the queue's errors."""
+    def embed(
+        self, name: str, inputs: Sequence[Input], cancel: Cancel, *, idle: bool = False
+    ) -> tuple[str, Embedded]:
+        """Embed the inputs; with `idle`, in idle slots only. Returns the model's name and the
+        vectors. Raises ModelNotFound, NoBackend, Unsupported, BadRequest, and the queue's
+        errors."""
         model, name = self.registry.answering(name)
         self._load(model, cancel)
         backend, caps = self._first(model)
@@ -65,7 +69,7 @@ class Embedder:
             if not isinstance(ids, str):
                 backend.vocabulary.check_harmless(ids, caps, "input")
         if not caps.queues:
-            return name, self._embed_one_by_one(model, backend, inputs, cancel)
+            return name, self._embed_one_by_one(model, backend, inputs, cancel, idle=idle)
         size = at_once(caps)
         parts = [inputs[i : i + size] for i in range(0, len(inputs), size)]
         exclude = self._others(model, queues=True)
@@ -77,7 +81,11 @@ class Embedder:
 
             results[i] = self._leased(
                 SlotRequest(
-                    model=model, task=Task(prompt=parts[i][0]), exclude=exclude, background=True
+                    model=model,
+                    task=Task(prompt=parts[i][0]),
+                    exclude=exclude,
+                    background=True,
+                    idle=idle,
                 ),
                 call,
                 inner,
@@ -87,6 +95,10 @@ class Embedder:
         whole = [results[i] for i in range(len(parts))]
         vectors = tuple(vector for part in whole for vector in part.vectors)
         return name, Embedded(vectors, sum(part.tokens for part in whole))
+
+    def idle_slots(self, name: str) -> int | None:
+        """See `idle.idle_slots`."""
+        return idle_slots(self.registry, self._scheduler, name)
 
     def rerank(
         self, name: str, query: str, documents: Sequence[str], cancel: Cancel
@@ -123,7 +135,7 @@ class Embedder:
         return frozenset(b.name for b in pool if b.caps and b.caps.queues is not queues)
 
     def _embed_one_by_one(
-        self, model: str, backend: Backend, inputs: Sequence[Input], cancel: Cancel
+        self, model: str, backend: Backend, inputs: Sequence[Input], cancel: Cancel, *, idle: bool
     ) -> Embedded:
         texts = [_text(backend, item, place) for place, item in enumerate(inputs)]
         if "" in texts:  # an old server answers it as a chat, with vectors of an earlier request
@@ -149,7 +161,12 @@ class Embedder:
             tokens = sum(counts[len(vectors) : len(vectors) + TEXTS])
             task = Task(prompt="", max_tokens=max(1, tokens))  # its cost, for the fair queue
             want = SlotRequest(
-                model=model, task=task, exclude=exclude, background=True, whole_backend=True
+                model=model,
+                task=task,
+                exclude=exclude,
+                background=True,
+                whole_backend=True,
+                idle=idle,
             )
             self._leased(want, batch, cancel)
         return Embedded(tuple(item.vectors[0] for item in vectors), sum(counts))

@@ -29,6 +29,7 @@ from .adapt import check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer
 from .context import ANYBODY, Caller, GatewayContext
 from .early import EarlyQueue
+from .idle import idle_slots
 from .rendering import rendered
 
 NAMES_TICK = 0.05  # seconds between two checks for a model name
@@ -76,6 +77,10 @@ class Gateway:
         caller.may.check_model(request.model, name, model)
         make_tasks = partial(self.tasks, request, model, cancel)
         return Answer(self.context, request, model, name, make_tasks, caller=caller, cancel=cancel)
+
+    def idle_slots(self, name: str) -> int | None:
+        """See `idle.idle_slots`."""
+        return idle_slots(self.registry, self.context.scheduler, name)
 
     def prompt_tokens(self, answer: Answer, cancel: Cancel | None = None) -> list[int]:
         """The token ids of an answer's first prompt."""

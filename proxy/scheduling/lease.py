@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Literal, Protocol
 
@@ -77,9 +77,11 @@ class LeaseOwner(Protocol):
 class Lease:
     """The use of a slot of `backend`, as decided by `grant`. `waited` is the time in the queue in
     seconds, `place` the first position in it (0: did not wait). `written` is the prompt that it
-    leaves in the slot, `replaced` the one that was there before."""
+    leaves in the slot, `replaced` the one that was there before. `wanted`: others need the slot of
+    an idle request."""
 
     __slots__ = (
+        "_give_way",
         "_over",
         "_owner",
         "conversation",
@@ -90,6 +92,7 @@ class Lease:
         "streaming",
         "waited",
         "want",
+        "wanted",
         "written",
     )
 
@@ -106,6 +109,8 @@ class Lease:
         self.replaced: CachedPrompt | None = None
         self.waited = 0.0
         self.place = 0
+        self.wanted = False
+        self._give_way: Callable[[], None] | None = None
 
     @property
     def backend(self) -> str:
@@ -135,6 +140,19 @@ class Lease:
     def step_failed(self, step: SlotStep) -> None:
         """Record a failed step."""
         self._owner.record_step(self, step, -1, 0, 0.0)
+
+    def on_wanted(self, give_way: Callable[[], None]) -> None:
+        """Call `give_way` when others need the slot of an idle request; at once if they do already.
+        It must not block, and may be called twice."""
+        self._give_way = give_way
+        if self.wanted:
+            give_way()
+
+    def want_back(self) -> None:
+        """Ask for the slot of an idle request."""
+        self.wanted = True
+        if self._give_way is not None:
+            self._give_way()
 
     def release(self, outcome: Outcome | None = None) -> None:
         """Give the slot back. Only the first call counts."""

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from ..errors import GatewayError, NoBackend, QueueFull
+from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
-from . import settlement, slot_files
+from . import idle, settlement, slot_files
 from .base import PLACE_LOST, BaseScheduler
 from .clients import RecentClients
 from .fair import FairQueue, displaced
@@ -62,7 +62,8 @@ class LocalScheduler(BaseScheduler):
     At most `max_queue` requests wait, each for at most `queue_timeout` seconds; keys share the
     places (see `fair.displaced`). While no backend of its model is up, a request waits for at most
     `wait_for_backend` seconds. `on_stranded` is called with the model when such a wait begins,
-    under the lock, so it must not block.
+    and `on_wanted` with an idle request's lease whose slot others need. Both are called under the
+    lock, so they must not block.
 
     `clock` returns monotonic seconds. `groups`: there are several groups of keys, whose caches are
     kept apart. `disk` is the budget in bytes for the saved slot files of a backend. `notices` are
@@ -87,6 +88,8 @@ class LocalScheduler(BaseScheduler):
         self._wait_for_backend = wait_for_backend
         self.on_stranded: Callable[[str], None] = lambda model: None
         self.on_settled: Callable[[Ticket], None] = lambda ticket: None
+        self.on_wanted: Callable[[Lease], None] = Lease.want_back
+        self.idle_leases: dict[Lease, None] = {}  # of idle requests
         self._groups = groups
         self._disk = disk
         self._policy = policy
@@ -172,47 +175,81 @@ class LocalScheduler(BaseScheduler):
 
     def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
         with self._lock:
-            now = self._clock()
-            began = self._began(want, now)
-            pool, up = self._pool(want)
-            if not up and not self._wait_for_backend:
-                raise NoBackend()
-            conversation = pool.conversation(want)
-            if not want.background and pool.is_side_job(want, conversation):
-                want = msgspec.structs.replace(want, background=True)
-                conversation.background = True
-            if not want.since:
-                want = msgspec.structs.replace(want, since=began)
-            client = client_class(want)
-            if not want.background:
-                self._clients.arrived(client, now)
-            decision: Grant | WaitForSlot | None = None
-            returns = now < pool.returns.held_until(conversation)
-            if (
-                pool.free
-                and not pool.line.active
-                and (returns or self._may(want, client, pool, now))
+            if want.idle:
+                return self._enter_idle(want)
+            entry = self._enter(want, again)
+            if self.idle_leases:
+                self._make_way(want, entry)
+            return entry
+
+    def _enter_idle(self, want: SlotRequest) -> Lease:
+        """Raises NoIdleSlot, and NoBackend."""
+        now = self._clock()
+        pool, up = self._pool(want)
+        if not up:
+            raise NoBackend()
+        if pool.free and not len(pool.line):
+            decision = self._decide(want, pool, now)
+            if type(decision) is Grant and idle.may_take(
+                decision, want, pool, idle.count(self.idle_leases, decision.backend)
             ):
-                decision = self._decide(want, pool, now)
+                conversation = pool.conversation(want)
+                lease = self._take(pool, want, client_class(want), decision, conversation, now)
+                self.idle_leases[lease] = None
+                return lease
+        raise NoIdleSlot("all slots are in use by other requests")
+
+    def _make_way(self, want: SlotRequest, entry: Lease | Ticket) -> None:
+        """Ask for slots of idle requests that a new request needs."""
+        pool = self._pools[want.model]
+        for lease in idle.in_the_way(self.idle_leases, want, entry, pool):
+            self.on_wanted(lease)
+
+    def idle_slots(self, model: str) -> int:
+        """How many idle requests for a model may have a slot now, with those that have one."""
+        with self._lock:
+            pool = self._pools.get(model)
+            held = sum(lease.want.model == model for lease in self.idle_leases)
+            return held if pool is None or len(pool.line) else held + idle.room(pool)
+
+    def _enter(self, want: SlotRequest, again: bool) -> Lease | Ticket:
+        now = self._clock()
+        began = self._began(want, now)
+        pool, up = self._pool(want)
+        if not up and not self._wait_for_backend:
+            raise NoBackend()
+        conversation = pool.conversation(want)
+        if not want.background and pool.is_side_job(want, conversation):
+            want = msgspec.structs.replace(want, background=True)
+            conversation.background = True
+        if not want.since:
+            want = msgspec.structs.replace(want, since=began)
+        client = client_class(want)
+        if not want.background:
+            self._clients.arrived(client, now)
+        decision: Grant | WaitForSlot | None = None
+        returns = now < pool.returns.held_until(conversation)
+        if pool.free and not pool.line.active and (returns or self._may(want, client, pool, now)):
+            decision = self._decide(want, pool, now)
+            if type(decision) is Grant:
+                return self._take(pool, want, client, decision, conversation, now)
+        if len(self._queue) >= self._max_queue and not again:
+            if type(decision) is WaitForSlot and not want.whole_backend:
+                # A free slot without the prompt is better than no answer.
+                decision = decide(want, pool, now, may_wait=False)
                 if type(decision) is Grant:
                     return self._take(pool, want, client, decision, conversation, now)
-            if len(self._queue) >= self._max_queue and not again:
-                if type(decision) is WaitForSlot and not want.whole_backend:
-                    # A free slot without the prompt is better than no answer.
-                    decision = decide(want, pool, now, may_wait=False)
-                    if type(decision) is Grant:
-                        return self._take(pool, want, client, decision, conversation, now)
-                self._make_room(want)
-            ticket = Ticket(self, want, conversation, began, again)
-            tokens = pool.tokens(want.chain, False) + (want.task.max_tokens or ANSWER)
-            self._queue.push(ticket, want.key, tokens / want.share, again)
-            conversation.waiting += 1
-            ticket.first_place = self._queue.place(ticket)
-            if isinstance(decision, WaitForSlot) and decision.key is not None:
-                self._park(pool, ticket, decision, now)
-            else:
-                self._review((ticket,))
-            return ticket
+            self._make_room(want)
+        ticket = Ticket(self, want, conversation, began, again)
+        tokens = pool.tokens(want.chain, False) + (want.task.max_tokens or ANSWER)
+        self._queue.push(ticket, want.key, tokens / want.share, again)
+        conversation.waiting += 1
+        ticket.first_place = self._queue.place(ticket)
+        if isinstance(decision, WaitForSlot) and decision.key is not None:
+            self._park(pool, ticket, decision, now)
+        else:
+            self._review((ticket,))
+        return ticket
 
     @property
     def outstanding(self) -> int:
@@ -484,7 +521,8 @@ class LocalScheduler(BaseScheduler):
             grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, want))
         lease = Lease(self, want, grant, conversation)
         settlement.take(pool, lease, now)
-        self._clients.acquired(client)
+        if not want.idle:
+            self._clients.acquired(client)
         self._outstanding += 1
         return lease
 
@@ -545,7 +583,10 @@ class LocalScheduler(BaseScheduler):
             now = self._clock()
             self._outstanding -= 1
             client = client_class(lease.want)
-            self._clients.released(client)
+            if lease.want.idle:
+                self.idle_leases.pop(lease, None)
+            else:
+                self._clients.released(client)
             if not lease.want.background:
                 self._clients.arrived(client, now)
             backend = lease.grant.backend

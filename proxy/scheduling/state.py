@@ -201,11 +201,12 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
 
     `key` is the API key, `share` its class's weight in the queue. `session` is the name that the
     client gives to its conversations; `group` is whose cache the request may use. `background`
-    marks a side job, `tools` a request that offers tools to the model. `exclude` names backends
-    that cannot serve it. `since` is the scheduler's time at which its wait began, 0 for now: the
-    queue timeout counts from there, however often it is queued again. `whole_backend`: it needs a
-    backend on which nothing else runs. `views` is the worker's own view of its backends (up, down,
-    None if not probed yet) where several workers share the slots; None: the scheduler's view."""
+    marks a side job, `tools` a request that offers tools to the model, `idle` one that uses idle
+    slots only (see `idle`). `exclude` names backends that cannot serve it. `since` is the
+    scheduler's time at which its wait began, 0 for now: the queue timeout counts from there,
+    however often it is queued again. `whole_backend`: it needs a backend on which nothing else
+    runs. `views` is the worker's own view of its backends (up, down, None if not probed yet) where
+    several workers share the slots; None: the scheduler's view."""
 
     model: str
     task: Task
@@ -219,6 +220,7 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
     since: float = 0.0
     whole_backend: bool = False
     tools: bool = False
+    idle: bool = False
     views: Mapping[str, bool | None] | None = None
 
     def view(self, backend: BackendRecord) -> bool | None:

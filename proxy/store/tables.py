@@ -191,6 +191,47 @@ BATCHES = Table(
     Column("created", Float, nullable=False),
     Column("cancelled", Boolean, nullable=False),
 )
+# Batches of requests (/v1/batches). `times` are those of `dialects.batches`, `peer` is the address
+# that made the batch. `writer` names the process that runs it, "" for none, and `touched` is its
+# last sign of life, or when it gave the batch back.
+REQUEST_BATCH = Table(
+    "request_batch",
+    metadata,
+    _text("id", primary_key=True),
+    _text("owner"),
+    Column("created", Float, nullable=False),
+    _text("endpoint"),
+    _text("file_id"),
+    _text("window"),
+    _text("status", index=True),
+    _text("model"),
+    _text("output_file"),
+    _text("error_file"),
+    Column("metadata", JSON, nullable=False),
+    Column("errors", JSON, nullable=False),
+    Column("times", JSON, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("lasts", Integer),
+    _text("peer"),
+    _text("writer"),
+    Column("touched", Float, nullable=False),
+    Index("request_batch_order", "owner", "created", "id"),
+)
+# The lines of output and error files, by the number of the input line, until the files are written.
+BATCH_RESULT = Table(
+    "request_batch_result",
+    metadata,
+    _text("batch_id", _of("request_batch"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("failed", Boolean, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
 # Open sign-in sessions of the pages. The id is a digest of the cookie's content.
 SESSION = Table(
     "session",

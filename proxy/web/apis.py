@@ -19,6 +19,7 @@ _APIS: Mapping[str, str] = {
     "accounts.user_alone": "",
     "accounts.user_info": "",
     "anthropic": "messages",
+    "batches": "files",
     "chatchat": "chatchat",
     "conversations": "responses",
     "data": "",

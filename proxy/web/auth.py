@@ -26,6 +26,10 @@ from .observability import Record
 SIGNED_IN = "slotproxy.signed_in"
 # environ key with the Identity of a key of the store.
 IDENTITY = "slotproxy.identity"
+# environ key that marks a line of a batch. Its key's name is in SIGNED_IN.
+BATCH = "slotproxy.batch"
+GONE = "the API key of this session was deleted: sign in again"
+GONE_OF_BATCH = "the API key that made this batch was deleted"
 UNKNOWN = Place("unknown", "")  # of a route that is in no group, which few keys may use
 
 
@@ -72,7 +76,7 @@ class Keys:
             signed_in = environ.get(SIGNED_IN)
             if not isinstance(signed_in, str):
                 raise Unauthorized("missing API key: send it as Authorization: Bearer KEY")
-            found = self._named(signed_in)
+            found = self._named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
         if isinstance(found, str):
             return found
         environ[IDENTITY] = found
@@ -158,13 +162,13 @@ class Keys:
         self._guesses.count_wrong(peer)
         raise Unauthorized("invalid API key")
 
-    def _named(self, name: str) -> str | Identity:
-        """As `_find`, by the name of a key."""
+    def _named(self, name: str, gone: str = GONE) -> str | Identity:
+        """As `_find`, by the name of a key. `gone` is the message if there is no such key."""
         if name in self._names:
             return name
         identity = self._stored_named(name)
         if identity is None:
-            raise Unauthorized("the API key of this session was deleted: sign in again")
+            raise Unauthorized(gone)
         return _accepted(identity)
 
     def _stored_named(self, name: str) -> Identity | None:

@@ -18,7 +18,7 @@ from ..accounts.rights import Permissions
 from ..config import ApiKey
 from ..errors import BadRequest
 from ..gateway import Caller
-from .auth import IDENTITY
+from .auth import BATCH, IDENTITY
 from .observability import Record
 
 SHARES = {"high": 4.0, "normal": 1.0, "low": 0.25}
@@ -49,6 +49,8 @@ class Callers:
         """Return the caller of a request with the key of this name. Its allowance is left in the
         record, for headers. Raises BadRequest."""
         caller = self._known.get(key) or self._stored(key, environ)
+        if BATCH in environ:
+            return msgspec.structs.replace(caller, share=SHARES["low"], background=True, idle=True)
         asked = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
         job = environ.get("HTTP_X_SLOTPROXY_JOB")
         queue = environ.get("HTTP_X_SLOTPROXY_QUEUE")

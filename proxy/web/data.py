@@ -151,6 +151,8 @@ def delete(services: Services, record: Record) -> Any:
     gone["responses"] = services.store.clear(owner) - sum(gone.values())
     if services.conversations is not None:
         gone["conversations"] = services.conversations.clear(owner)
+    if services.batches is not None:
+        gone["batches"] = services.batches.clear(owner)
     if services.vector_stores is not None:
         files = services.vector_stores.files(owner)
         for file in files:

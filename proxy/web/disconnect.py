@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from ..runtime.cancel import Cancel
@@ -26,6 +27,7 @@ from ..runtime.lasting import Lasting
 
 INTERVAL = 0.2  # seconds between two polls of waitress' callables
 
+CANCEL = "slotproxy.cancel"  # environ key with the Cancel of a request without a connection
 KEPT = "disconnect"  # key of the watcher in environ["slotproxy.kept"]
 
 Stop = Callable[[], None]
@@ -42,6 +44,10 @@ def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
     if kept and KEPT in kept:
         watcher: _InHub = kept[KEPT]
         return watcher.start(cancel)
+    given: Cancel | None = environ.get(CANCEL)
+    if given is not None:
+        given.add(cancel.cancel)
+        return partial(given.remove, cancel.cancel)
     sock = environ.get("gunicorn.socket")
     if sock is not None:
         if "gevent" in sys.modules and type(sock).__module__.startswith("gevent"):

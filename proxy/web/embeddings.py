@@ -13,6 +13,7 @@ from ..dialects import embeddings, glm, rerank
 from ..dialects.ollama import common as ollama
 from . import body, disconnect
 from .admitted import within_limits
+from .auth import BATCH
 from .forwarding import by_other_server
 from .large import parsed
 from .observability import Record
@@ -68,7 +69,8 @@ def _embedded(
         disconnect.watched(environ) as cancel,
         within_limits(services, record, environ, cancel, asked.inputs),
     ):
-        name, result = services.embedder.embed(asked.model, asked.inputs, cancel)
+        idle = BATCH in environ
+        name, result = services.embedder.embed(asked.model, asked.inputs, cancel, idle=idle)
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
     vectors = embeddings.shaped(asked, result, services.settings.embedding_shortens)
     return asked, name, vectors, result.tokens

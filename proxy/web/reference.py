@@ -131,6 +131,12 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "delete": Operation("Delete a file"),
         "content": Operation("The bytes of a file", answer="application/octet-stream"),
     },
+    (OPENAI, "batches"): {
+        "create": Operation("A batch of requests from an uploaded file", "BatchRequest"),
+        "listed": Operation("The batches of the key"),
+        "read": Operation("How far a batch is"),
+        "cancel": Operation("Cancel a batch"),
+    },
     (OPENAI, "vector_stores"): {
         "create": Operation("A new vector store", "VectorStoreRequest"),
         "listed": Operation("The vector stores of the key"),

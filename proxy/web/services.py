@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
     from ..store.conversations import ConversationStore
+    from ..store.request_batches import RequestBatches
+    from .batches.runner import BatchRunner
 
 EXTENSION = "slotproxy"
 
@@ -59,6 +61,8 @@ class Services:
     conversations: ConversationStore | None = None
     ledger: LedgerWriter | None = None  # None if the settings name no place for it
     vector_stores: VectorStores | None = None  # None whenever knowledge is
+    batches: RequestBatches | None = None  # None whenever knowledge is
+    batch_runner: BatchRunner | None = None  # None whenever batches are
     aliases: Aliases = field(default_factory=Aliases)
     # Sign-in sessions. None if several workers would need a database to share them.
     sessions: LiveSessions | None = field(default_factory=MemorySessions)

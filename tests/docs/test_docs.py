@@ -160,7 +160,7 @@ def _codes() -> set[str]:
     return found
 
 
-UNSEEN = {"client_closed_request"}  # the client has left
+UNSEEN = {"client_closed_request", "no_idle_slot"}  # the client has left, a batch tries again
 OTHER_CODES = {
     "rate_limit_exceeded",  # OpenAI's own, inside a response
     "server_error",

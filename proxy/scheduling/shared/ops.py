@@ -21,7 +21,7 @@ from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 7  # of entries and snapshots; other formats are never read
+FORMAT = 8  # of entries and snapshots; other formats are never read
 
 
 class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
@@ -44,6 +44,7 @@ class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
     turn: int
     whole_backend: bool = False
     tools: bool = False
+    idle: bool = False
 
     def want(self, views: Mapping[str, bool | None]) -> SlotRequest:
         """The request. `views` is the writer's own view, updated while the request waits."""
@@ -59,6 +60,7 @@ class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
             background=self.background,
             whole_backend=self.whole_backend,
             tools=self.tools,
+            idle=self.idle,
             views=views,
         )
 
@@ -88,6 +90,7 @@ def enqueue(number: int, want: SlotRequest, again: bool) -> Enqueue:
         turn=want.chain.turn,
         whole_backend=want.whole_backend,
         tools=want.tools,
+        idle=want.idle,
     )
 
 

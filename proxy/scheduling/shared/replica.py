@@ -27,7 +27,12 @@ log = logging.getLogger("slotproxy.scheduling")
 
 LEASE = 6.0  # seconds
 
-OpValue = Lease | Ticket | GatewayError | tuple[SlotStep, ...] | None
+
+class SlotWanted(Struct, frozen=True):
+    """Others need the slot of an idle request."""
+
+
+OpValue = Lease | Ticket | GatewayError | SlotWanted | tuple[SlotStep, ...] | None
 
 
 class SharedRules(Struct, frozen=True):
@@ -41,8 +46,8 @@ class SharedRules(Struct, frozen=True):
 
 
 class OpResult(Struct, frozen=True):
-    """The result of request `id` of a member: its lease, its ticket, an error, its steps, or None
-    once its first token is recorded."""
+    """The result of request `id` of a member: its lease, its ticket, an error, its steps, that its
+    slot is wanted, or None once its first token is recorded."""
 
     member: str
     id: int
@@ -77,6 +82,8 @@ class Replica:
         self._owners: dict[Ticket, tuple[str, int]] = {}
         self._settled: list[Ticket] = []  # got a lease or an error by the current entry
         self.scheduler.on_settled = self._settled.append
+        self._wanted: list[Lease] = []  # leases of idle requests that others need
+        self.scheduler.on_wanted = self._wanted.append
 
     def apply(self, now: float, name: str, written: Sequence[Op]) -> list[OpResult]:
         """Apply one entry of member `name`. Returns the results for all members."""
@@ -101,6 +108,7 @@ class Replica:
                 # Every worker gets the same exception here; stopping at it would stop all of them.
                 log.exception("unhandled exception while applying %s", type(op).__name__)
         results += self._take_results()
+        results += self._take_wanted()
         return results
 
     def _do(self, name: str, writer: ReplicaMember, op: Op, results: list[OpResult]) -> None:
@@ -193,6 +201,16 @@ class Replica:
             elif ticket.error is not None:
                 self._remove_ticket(member, number)
                 yield OpResult(name, number, ticket.error)
+
+    def _take_wanted(self) -> Iterator[OpResult]:
+        """The results of idle requests whose slots others need."""
+        wanted = dict.fromkeys(self._wanted)
+        self._wanted.clear()
+        for name, member in self.members.items() if wanted else ():
+            for number, lease in member.leases.items():
+                if lease in wanted:
+                    lease.wanted = True
+                    yield OpResult(name, number, SlotWanted())
 
     def _remove_ticket(self, member: ReplicaMember, number: int) -> Ticket | None:
         ticket = member.tickets.pop(number, None)

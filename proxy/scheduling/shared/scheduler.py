@@ -35,7 +35,7 @@ from . import ops
 from .follower import BEAT, Follower
 from .handles import SharedLease, SharedTicket
 from .log import RedisLog
-from .replica import OpResult, SharedRules
+from .replica import OpResult, SharedRules, SlotWanted
 
 log = logging.getLogger("slotproxy.scheduling")
 
@@ -150,6 +150,8 @@ class SharedScheduler(BaseScheduler):
                 return self._enter_local(want, again)
             now = self._clock()
             ticket = SharedTicket(self, want, self._began(want, now), next(self._numbers), again)
+            if want.idle and self._none_up(want):
+                raise NoBackend()
             if self._wait_for_backend and self._none_up(want):
                 if self.waiting >= self._max_queue and not again:
                     self._make_room(want)
@@ -242,6 +244,9 @@ class SharedScheduler(BaseScheduler):
 
     def cache_worth(self, name: str) -> float:
         return 0.0  # models are not started where workers share a table
+
+    def idle_slots(self, model: str) -> int:
+        return self._table.idle_slots(model)
 
     def in_flight(self, name: str) -> int:
         alone = self._local.in_flight(name)
@@ -367,6 +372,9 @@ class SharedScheduler(BaseScheduler):
             answer = self._steps.get(number)
             if answer is not None:
                 answer.put(news)
+        elif isinstance(news, SlotWanted):
+            if number in self._leases:
+                self._leases[number].want_back()
         elif news is None:
             if number in self._leases:
                 self._leases[number].streaming = True
@@ -391,7 +399,7 @@ class SharedScheduler(BaseScheduler):
             lease.waited, lease.place = news.waited, news.place
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
-        elif isinstance(news, NoBackend) and self._may_strand(ticket):
+        elif isinstance(news, NoBackend) and not ticket.want.idle and self._may_strand(ticket):
             del self._waiting[number]
             self._strand(ticket, self._clock())
         else:

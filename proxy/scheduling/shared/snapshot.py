@@ -142,6 +142,7 @@ class _Want(_Record, kw_only=True):
     since: float
     whole_backend: bool
     tools: bool
+    idle: bool
 
 
 class _Grant(_Record, kw_only=True):
@@ -166,6 +167,7 @@ class _Lease(_Record, kw_only=True):
     streaming: bool
     waited: float
     place: int
+    wanted: bool
 
 
 class _Ticket(_Record, kw_only=True):
@@ -500,6 +502,8 @@ class _Reader:
             if ticket.stranded is None:
                 _line_up(pools[ticket.want.model].line, ticket)
         scheduler.records = pools, by_name, queue, clients, snapshot.outstanding
+        leases = (lease for member in replica.members.values() for lease in member.leases.values())
+        scheduler.idle_leases = {lease: None for lease in leases if lease.want.idle}
         return replica
 
     def _fill(self) -> None:
@@ -584,6 +588,7 @@ class _Reader:
         lease.written = self._held_at(record.written)
         lease.replaced = self._held_at(record.replaced)
         lease.streaming, lease.waited, lease.place = record.streaming, record.waited, record.place
+        lease.wanted = record.wanted
         return lease
 
     def _ticket(self, record: _Ticket, member: ReplicaMember, scheduler: LocalScheduler) -> Ticket:

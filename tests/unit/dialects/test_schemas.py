@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from proxy.core.sampling import FIELDS
 from proxy.dialects import (
     anthropic,
+    batches,
     completions_both,
     embeddings,
     file_objects,
@@ -56,6 +57,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "VectorStoreFile": vector_stores.parse_attach,
     "VectorStoreFileAttributes": vector_stores.attributes,
     "VectorStoreFileBatch": vector_stores.parse_batch,
+    "BatchRequest": batches.parse,
     "MessageRequest": anthropic.parse,
     "CountTokensRequest": lambda body: parse_messages(body, counting=True),
     "OllamaChatRequest": chat.parse,

@@ -1,0 +1,274 @@
+"""Batches of requests, and the results of their lines until the output files are written.
+
+One process runs a batch at a time: its name is in the row, with a heartbeat. Each change of a
+running batch is made under that name, in one transaction with what it counts. So a process that
+lost its batch can store nothing more, and every line has at most one result, whenever a process is
+killed. Results become files piece by piece; until the batch is finished, the files are begun again
+by the next process. Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec import structs
+from sqlalchemy import Row, and_, delete, insert, or_, select, update
+
+from ..errors import NotFound
+from . import writers
+from .batch_records import OPEN, RequestBatch, Result
+from .blobs import PIECE
+from .database import Database, owned, record
+from .file_store import StoredFile
+from .quota import check_count
+from .records import new_id
+from .tables import BATCH_RESULT, CONTENTS, FILES, REQUEST_BATCH
+
+MOST_OPEN = 100  # unfinished batches of a key
+MOST = 2000  # batches of a key; the oldest finished ones make room
+LEASE = 30.0  # seconds without a heartbeat after which a process on another host counts as dead
+AT_ONCE = 64  # results read together
+DROPPED = 1000  # results deleted together
+_b, _r = REQUEST_BATCH.c, BATCH_RESULT.c
+
+
+class RequestBatches:
+    """Every call may raise StoreUnavailable. `writer` is the name of this process, `piece_size` the
+    number of bytes in a piece of a file."""
+
+    piece_size = PIECE
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self.writer = writers.new_name()
+
+    # for their owners
+
+    def add(self, batch: RequestBatch) -> None:
+        """Raises QuotaExceeded."""
+        values = structs.asdict(batch)
+        with self._db.begin() as db:
+            db.execute(insert(REQUEST_BATCH).values(writer="", touched=batch.created, **values))
+            mine = _b.owner == batch.owner
+            refusal = (
+                f"an API key may have at most {MOST_OPEN} unfinished batches: wait for one to"
+                " finish, or cancel one"
+            )
+            check_count(db, REQUEST_BATCH, MOST_OPEN, refusal, mine, _b.status.in_(OPEN))
+            newest = select(_b.created).where(mine).order_by(_b.created.desc())
+            last = newest.limit(1).offset(MOST - 1).scalar_subquery()
+            over = _b.status.not_in(OPEN)
+            db.execute(delete(REQUEST_BATCH).where(mine, over, _b.created < last))
+
+    def get(self, owner: str, key: str) -> RequestBatch | None:
+        row = self._db.first(select(REQUEST_BATCH).where(owned(REQUEST_BATCH, owner, key)))
+        return None if row is None else record(RequestBatch, row)
+
+    def page(self, owner: str, most: int, after: str = "") -> list[RequestBatch]:
+        """At most `most` batches, newest first, older than `after` if given. Raises NotFound if
+        there is no such batch."""
+        query = select(REQUEST_BATCH).where(_b.owner == owner)
+        if after:
+            last = self.get(owner, after)
+            if last is None:
+                raise NotFound(f"no such batch: {after[:100]!r}")
+            older = and_(_b.created == last.created, _b.id < last.id)
+            query = query.where(or_(_b.created < last.created, older))
+        query = query.order_by(_b.created.desc(), _b.id.desc()).limit(most)
+        return [record(RequestBatch, row) for row in self._db.rows(query)]
+
+    def cancel(self, owner: str, key: str, now: float) -> RequestBatch | None:
+        """Cancel a batch that is not finished; return it, or None if there is none."""
+        with self._db.begin() as db:
+            mine = owned(REQUEST_BATCH, owner, key)
+            begun = _b.status.in_(("validating", "in_progress"))
+            if db.execute(
+                update(REQUEST_BATCH).where(mine, begun).values(status="cancelling")
+            ).rowcount:
+                times = db.execute(select(_b.times).where(mine)).scalar_one()
+                changed = {**times, "cancelling": now}
+                db.execute(update(REQUEST_BATCH).where(mine).values(times=changed))
+        return self.get(owner, key)
+
+    def clear(self, owner: str) -> int:
+        """Delete all batches of an owner; return how many there were."""
+        return self._db.change(delete(REQUEST_BATCH).where(_b.owner == owner))
+
+    # for the process that runs them
+
+    def claim(self, now: float) -> RequestBatch | None:
+        """Take the unfinished batch that has waited longest, from nobody or from a process that
+        has died."""
+        waiting = select(_b.id, _b.writer, _b.touched).where(_b.status.in_(OPEN))
+        for row in self._db.rows(waiting.order_by(_b.touched)):
+            if row.writer and not self._is_gone(row, now):
+                continue
+            same = (_b.id == row.id, _b.writer == row.writer, _b.touched == row.touched)
+            taken = update(REQUEST_BATCH).where(*same).values(writer=self.writer, touched=now)
+            if self._db.change(taken):
+                mine = self._db.first(select(REQUEST_BATCH).where(_b.id == row.id))
+                return None if mine is None else record(RequestBatch, mine)
+        return None
+
+    def others_wait(self) -> bool:
+        """Whether a batch that no process runs is unfinished."""
+        return self._db.first(select(_b.id).where(_b.status.in_(OPEN), _b.writer == "")) is not None
+
+    def beat(self, key: str, now: float) -> str:
+        """Send a heartbeat. Returns the status of the batch, "" if this process lost it."""
+        if not self._change(key, touched=now):
+            return ""
+        row = self._db.first(select(_b.status).where(_b.id == key))
+        return "" if row is None else str(row.status)
+
+    def release(self, key: str, now: float) -> None:
+        """Let the next process run it."""
+        self._change(key, writer="", touched=now)
+
+    def begin(self, key: str, total: int, model: str, now: float) -> None:
+        """Record that all lines are valid, and that they are asked from now on, unless the batch is
+        cancelled."""
+        with self._db.begin() as db:
+            mine = and_(_b.id == key, _b.writer == self.writer)
+            db.execute(update(REQUEST_BATCH).where(mine).values(total=total, model=model))
+            valid = update(REQUEST_BATCH).where(mine, _b.status == "validating")
+            if db.execute(valid.values(status="in_progress")).rowcount:
+                times = db.execute(select(_b.times).where(_b.id == key)).scalar_one()
+                new = {**times, "in_progress": now}
+                db.execute(update(REQUEST_BATCH).where(_b.id == key).values(times=new))
+
+    def close(
+        self, key: str, status: str, times: Mapping[str, float], errors: Sequence[Any] = ()
+    ) -> bool:
+        """Record the status in which all lines have results, or the last one. False if this process
+        lost the batch."""
+        with self._db.begin() as db:
+            mine = and_(_b.id == key, _b.writer == self.writer)
+            if not db.execute(update(REQUEST_BATCH).where(mine).values(status=status)).rowcount:
+                return False
+            known = db.execute(select(_b.times).where(_b.id == key)).scalar_one()
+            values: dict[str, Any] = {"times": {**known, **times}}
+            if errors:
+                values["errors"] = list(errors)
+            if status not in OPEN:
+                values["writer"] = ""
+            db.execute(update(REQUEST_BATCH).where(_b.id == key).values(values))
+        return True
+
+    def add_results(self, key: str, results: Sequence[Result]) -> bool:
+        """Store results and count them, in one step. False if this process lost the batch."""
+        failed = sum(one.failed for one in results)
+        tokens = [one.tokens for one in results]
+        counted = {
+            _b.failed: _b.failed + failed,
+            _b.completed: _b.completed + len(results) - failed,
+            _b.input_tokens: _b.input_tokens + sum(one.input for one in tokens),
+            _b.cached_tokens: _b.cached_tokens + sum(one.cached for one in tokens),
+            _b.output_tokens: _b.output_tokens + sum(one.output for one in tokens),
+            _b.reasoning_tokens: _b.reasoning_tokens + sum(one.reasoning for one in tokens),
+        }
+        rows = [
+            {"batch_id": key, "number": one.number, "failed": one.failed, "data": one.data}
+            for one in results
+        ]
+        with self._db.begin() as db:
+            mine = and_(_b.id == key, _b.writer == self.writer)
+            if not db.execute(update(REQUEST_BATCH).where(mine).values(counted)).rowcount:
+                return False
+            db.execute(insert(BATCH_RESULT), rows)
+        return True
+
+    def done(self, key: str) -> Iterator[int]:
+        """The numbers of the lines that have results, in order."""
+        last = -1
+        query = select(_r.number).where(_r.batch_id == key).order_by(_r.number).limit(DROPPED)
+        while rows := self._db.rows(query.where(_r.number > last)):
+            yield from (row.number for row in rows)
+            last = rows[-1].number
+
+    def write_file(self, batch: RequestBatch, *, failed: bool, now: float) -> bool:
+        """Write the results that have failed, or the others, to a new file of the owner, in the
+        order of the lines. It replaces the file of a process that was killed. Returns whether there
+        are any. Raises NotFound if this process lost the batch."""
+        column = _b.error_file if failed else _b.output_file
+        some = self._results(batch.id, failed=failed)
+        if (first := next(some, None)) is None:
+            return False
+        file = StoredFile(
+            file_id=new_id("file-"),
+            filename=f"{batch.id}_{'errors' if failed else 'output'}.jsonl",
+            purpose="batch_output",
+            size=0,
+            created=now,
+            expires=None if batch.lasts is None else now + batch.lasts,
+        )
+        row = {"owner": batch.owner, **structs.asdict(file)}
+        with self._db.begin() as db:
+            mine = and_(_b.id == batch.id, _b.writer == self.writer)
+            before = db.execute(select(column).where(mine)).scalar()
+            changed = (
+                update(REQUEST_BATCH).where(mine).values({column: file.file_id, _b.touched: now})
+            )
+            if not db.execute(changed).rowcount:
+                raise NotFound(f"the batch {batch.id} is run by another process")
+            if before:
+                db.execute(delete(FILES).where(FILES.c.file_id == before))
+            db.execute(insert(FILES).values(row))
+        held, size, number = bytearray(first), 0, 0
+        for data in some:
+            held += data
+            while len(held) > PIECE:
+                size += self._put_piece(file.file_id, number, bytes(held[:PIECE]))
+                number += 1
+                del held[:PIECE]
+        while held:
+            size += self._put_piece(file.file_id, number, bytes(held[:PIECE]))
+            number += 1
+            del held[:PIECE]
+        self._db.change(update(FILES).where(FILES.c.file_id == file.file_id).values(size=size))
+        return True
+
+    def drop_results(self) -> None:
+        """Delete the results of finished batches: their files have them."""
+        finished = select(_b.id).where(_b.status.not_in(OPEN))
+        left = select(_r.batch_id, _r.number).where(_r.batch_id.in_(finished)).limit(DROPPED)
+        while rows := self._db.rows(left):
+            for key in {row.batch_id for row in rows}:
+                numbers = [row.number for row in rows if row.batch_id == key]
+                some = _r.number.between(min(numbers), max(numbers))
+                self._db.change(delete(BATCH_RESULT).where(_r.batch_id == key, some))
+
+    def piece(self, file_id: str, number: int) -> bytes | None:
+        """A piece of an input file, of PIECE bytes except the last; None after the last, and if
+        the file was deleted."""
+        wanted = CONTENTS.c.file_id == file_id, CONTENTS.c.number == number
+        row = self._db.first(select(CONTENTS.c.data).where(*wanted))
+        return None if row is None else bytes(row.data)
+
+    def _results(self, key: str, *, failed: bool) -> Iterator[bytes]:
+        last = -1
+        wanted = select(_r.number, _r.data).where(_r.batch_id == key, _r.failed == failed)
+        query = wanted.order_by(_r.number).limit(AT_ONCE)
+        while rows := self._db.rows(query.where(_r.number > last)):
+            yield from (row.data for row in rows)
+            last = rows[-1].number
+
+    def _put_piece(self, file_id: str, number: int, data: bytes) -> int:
+        """Raises NotFound if the file was deleted."""
+        row = {"file_id": file_id, "number": number, "data": data}
+        self._db.change(insert(CONTENTS).values(row))
+        return len(data)
+
+    def _change(self, key: str, **values: Any) -> bool:
+        mine = (_b.id == key, _b.writer == self.writer)
+        return self._db.change(update(REQUEST_BATCH).where(*mine).values(values)) > 0
+
+    def _is_gone(self, row: Row[Any], now: float) -> bool:
+        """Whether the writer of this row has died."""
+        if row.writer == self.writer:
+            return True  # left behind by a turn that failed
+        # A process of an earlier life of this container may have had the same pid.
+        ours = row.writer.rpartition(":")[0] == self.writer.rpartition(":")[0]
+        silent = row.touched < now - LEASE and self._db.seconds_since_failure() > LEASE
+        return ours or writers.is_gone(row.writer) or silent

@@ -1,0 +1,211 @@
+"""OpenAI's batches with the official client, on real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import redis_servers
+from tests.clients import openai
+from tests.integration.child_processes import descendants, until
+from tests.integration.conftest import GENERATIONS, StartGateway, StartServer
+from tests.redis_servers import RedisServer
+from tools.processes import Gateway, ModelServer
+
+pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+CHAT = "/v1/chat/completions"
+EMBEDDING = {
+    name: extra
+    for name, extra in (
+        ("llama-2023", ["--embedding"]),
+        ("llama-2026", ["--embeddings", "--pooling", "last"]),
+    )
+    if name in GENERATIONS
+}
+BODIES: dict[str, Callable[[int], dict[str, Any]]] = {
+    CHAT: lambda i: {"messages": [{"role": "user", "content": f"Count to {i}"}], "max_tokens": 4},
+    "/v1/completions": lambda i: {"prompt": f"Count to {i}", "max_tokens": 4},
+    "/v1/responses": lambda i: {"input": f"Count to {i}", "max_output_tokens": 16},
+    "/v1/embeddings": lambda i: {"input": f"text {i}"},
+}
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(redis_servers.first(), tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+def client(gateway: Gateway, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+def lines(endpoint: str, count: int, **changes: Any) -> bytes:
+    made = [
+        {
+            "custom_id": f"line-{i}",
+            "method": "POST",
+            "url": endpoint,
+            "body": {"model": "m", **BODIES[endpoint](i), **changes},
+        }
+        for i in range(count)
+    ]
+    return "\n".join(json.dumps(one) for one in made).encode()
+
+
+def begun(api: openai.OpenAI, data: bytes, endpoint: Any = CHAT) -> openai.types.Batch:
+    file = api.files.create(file=("lines.jsonl", data), purpose="batch")
+    return api.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
+
+
+def ended(api: openai.OpenAI, key: str, seconds: float = 60) -> openai.types.Batch:
+    end = time.monotonic() + seconds
+    while True:
+        found = api.batches.retrieve(key)
+        if found.status in ("completed", "failed", "expired", "cancelled"):
+            return found
+        assert time.monotonic() < end, found
+        time.sleep(0.1)
+
+
+def read(api: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
+    if file is None:
+        return []
+    return [json.loads(line) for line in api.files.content(file).text.splitlines()]
+
+
+def check(api: openai.OpenAI, done: openai.types.Batch, count: int) -> list[dict[str, Any]]:
+    """Every line has one result, and all of them are answers. Returns them."""
+    assert not read(api, done.error_file_id)
+    assert done.status == "completed" and done.request_counts is not None
+    assert done.request_counts.to_dict() == {"total": count, "completed": count, "failed": 0}
+    found = read(api, done.output_file_id)
+    assert [one["custom_id"] for one in found] == [f"line-{i}" for i in range(count)]
+    assert all(one["error"] is None for one in found)
+    assert {one["response"]["status_code"] for one in found} == {200}
+    return found
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/completions", "/v1/responses", CHAT])
+def test_every_line_is_answered_once(
+    any_server: ModelServer, gateway: StartGateway, tmp_path: Path, endpoint: str
+) -> None:
+    served = gateway("--llama-api", any_server.url, "--data", str(tmp_path / "data"))
+    with client(served) as api:
+        made = begun(api, lines(endpoint, 12), endpoint)
+        assert (made.status, made.object) == ("validating", "batch")
+        done = ended(api, made.id)
+        check(api, done, 12)
+        assert done.usage is not None and done.usage.input_tokens > 0
+        assert (done.model, done.error_file_id) == ("m", None)
+        assert api.files.retrieve(str(done.output_file_id)).purpose == "batch_output"
+        assert [one.id for one in api.batches.list(limit=1)] == [made.id]
+
+
+@pytest.mark.parametrize("server", EMBEDDING)
+def test_texts_are_embedded(
+    start_server: StartServer, gateway: StartGateway, tmp_path: Path, server: str
+) -> None:
+    model = start_server(server, extra=EMBEDDING[server])
+    served = gateway("--llama-api", model.url, "--data", str(tmp_path / "data"))
+    with client(served) as api:
+        done = ended(api, begun(api, lines("/v1/embeddings", 12), "/v1/embeddings").id)
+        for one in check(api, done, 12):
+            assert one["response"]["body"]["data"][0]["embedding"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_line_is_lost_or_answered_twice_after_kills(
+    redis_server: RedisServer,
+    old_server: ModelServer,
+    gateway: StartGateway,
+    tmp_path: Path,
+    workers: int,
+) -> None:
+    flags = ["--llama-api", old_server.url, "--data", str(tmp_path / "data")]
+    if workers > 1:
+        flags += ["--workers", str(workers), "--state", redis_server.url]
+    served = gateway(*flags)
+    with client(served) as api:
+        made = begun(api, lines(CHAT, 150))
+    kills = 0
+    while True:
+        with client(served) as api:
+            seen = _advanced(api, made.id, 30)
+            if seen.status == "completed":
+                check(api, seen, 150)
+                break
+        for pid in (served.pid, *descendants(served.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        served.kill()
+        kills += 1
+        served.start()
+    assert kills >= 3
+
+
+def _advanced(api: openai.OpenAI, key: str, count: int) -> openai.types.Batch:
+    """The batch once it has so many more results, or is completed."""
+    end, before = time.monotonic() + 60, None
+    while True:
+        seen = api.batches.retrieve(key)
+        assert seen.request_counts is not None and time.monotonic() < end, seen
+        done = seen.request_counts.completed
+        before = done if before is None else before
+        if seen.status == "completed" or done >= before + count:
+            return seen
+        time.sleep(0.02)
+
+
+def test_rest_of_a_batch_fails_when_its_key_is_deleted(
+    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
+    admin = ("--api-key-file", str(tmp_path / "keys"), "--admins", "ops")
+    served = gateway("--llama-api", old_server.url, "--data", str(tmp_path / "data"), *admin)
+
+    def post(path: str, body: dict[str, Any]) -> Any:
+        headers = {"Authorization": "Bearer sk-ops"}
+        answer = httpx.post(f"{served.url}{path}", json=body, headers=headers, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    key = post("/key/generate", {})["key"]
+    with client(served, key) as api:
+        made = begun(api, lines(CHAT, 300))
+        _advanced(api, made.id, 3)
+    post("/key/delete", {"keys": [key]})
+    with closing(sqlite3.connect(tmp_path / "data" / "slotproxy.db")) as database:
+
+        def row() -> Any:
+            found = "select status, total, completed, failed, error_file from request_batch"
+            one = database.execute(found).fetchone()
+            return one if one[0] == "completed" else None
+
+        _, total, completed, failed, file = until(row)
+        pieces = "select data from openai_file_piece where file_id = ? order by number"
+        data = b"".join(data for (data,) in database.execute(pieces, (file,)))
+    assert 3 <= completed < 300 and completed + failed == total == 300
+    errors = [json.loads(line)["error"] for line in data.splitlines()]
+    assert len(errors) == failed
+    assert {(one["code"], one["message"]) for one in errors} == {
+        ("invalid_api_key", "the API key that made this batch was deleted")
+    }

@@ -1,0 +1,195 @@
+"""Batches in the database: one process runs a batch, and a line has one result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from proxy.errors import NotFound, QuotaExceeded
+from proxy.store import request_batches
+from proxy.store.batch_records import RequestBatch, Result, Tokens
+from proxy.store.blobs import PIECE
+from proxy.store.database import Database
+from proxy.store.file_store import FileStore, StoredFile
+from proxy.store.request_batches import RequestBatches
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    opened = Database(url)
+    opened.upgrade()
+    yield opened
+    opened.close()
+
+
+def batches(database: Database, writer: str) -> RequestBatches:
+    """The batches as another process sees them."""
+    found = RequestBatches(database)
+    found.writer = writer
+    return found
+
+
+def batch(name: str, owner: str = "anna", created: float = 1.0) -> RequestBatch:
+    return RequestBatch(
+        id=name,
+        owner=owner,
+        created=created,
+        endpoint="/v1/chat/completions",
+        file_id="file-1",
+        window="24h",
+        times={"expires": created + 100},
+    )
+
+
+def output(name: str) -> StoredFile:
+    return StoredFile(file_id=name, filename="o", purpose="batch_output", size=0, created=1.0)
+
+
+def test_batch_belongs_to_its_owner(database: Database) -> None:
+    store = batches(database, "far:1:a")
+    store.add(batch("b1"))
+    assert store.get("boris", "b1") is None and store.cancel("boris", "b1", 2.0) is None
+    assert store.page("boris", 10) == []
+    assert store.get("anna", "b1") == batch("b1")
+    assert (store.clear("boris"), store.clear("anna")) == (0, 1)
+
+
+def test_pages_are_newest_first(database: Database) -> None:
+    store = batches(database, "far:1:a")
+    for i in range(5):
+        store.add(batch(f"b{i}", created=float(i // 2)))
+    names = [one.id for one in store.page("anna", 10)]
+    assert names == ["b4", "b3", "b2", "b1", "b0"]
+    assert [one.id for one in store.page("anna", 2, after="b3")] == ["b2", "b1"]
+    with pytest.raises(NotFound):
+        store.page("anna", 2, after="b9")
+
+
+def test_batch_is_run_by_one_process_at_a_time(database: Database) -> None:
+    one, other = batches(database, "far:1:a"), batches(database, "away:1:b")
+    one.add(batch("b1"))
+    assert one.claim(10.0) is not None
+    assert other.claim(11.0) is None
+    assert one.beat("b1", 12.0) == "validating"
+    one.release("b1", 13.0)
+    assert other.others_wait()
+    assert other.claim(14.0) is not None
+    assert one.beat("b1", 15.0) == ""
+
+
+def test_process_that_lost_its_batch_stores_nothing(database: Database) -> None:
+    one, other = batches(database, "far:1:a"), batches(database, "away:1:b")
+    one.add(batch("b1"))
+    one.claim(10.0)
+    one.begin("b1", 2, "m", 11.0)
+    assert one.add_results("b1", [Result(0, False, b"0\n", Tokens(1, 0, 2, 0))])
+    assert other.claim(12.0) is None
+    taken = other.claim(13.0 + request_batches.LEASE)
+    assert taken is not None and (taken.completed, taken.tokens) == (1, (1, 0, 2, 0))
+    assert not one.add_results("b1", [Result(1, False, b"1\n")])
+    assert not one.close("b1", "completed", {})
+    with pytest.raises(NotFound):
+        one.write_file(taken, failed=False, now=50.0)
+    assert list(other.done("b1")) == [0]
+
+
+def test_batches_have_their_turns(database: Database) -> None:
+    store = batches(database, "far:1:a")
+    store.add(batch("b1", created=1.0))
+    store.add(batch("b2", created=2.0))
+    order = []
+    for i in range(4):
+        taken = store.claim(10.0 + i)
+        assert taken is not None
+        order.append(taken.id)
+        store.release(taken.id, 10.0 + i)
+    assert order == ["b1", "b2", "b1", "b2"]
+
+
+@pytest.mark.parametrize("size", [10, PIECE // 3, 2 * PIECE + 1])
+def test_files_have_the_results_in_order(database: Database, size: int) -> None:
+    store, files = batches(database, "far:1:a"), FileStore(database)
+    store.add(batch("b1"))
+    taken = store.claim(10.0)
+    assert taken is not None
+    store.begin("b1", 4, "m", 11.0)
+    parts = [json.dumps({"n": n, "x": "x" * size}).encode() + b"\n" for n in range(4)]
+    for n in (2, 0, 3, 1):
+        assert store.add_results("b1", [Result(n, n == 3, parts[n])])
+    # A process that was killed has begun the file.
+    assert store.write_file(taken, failed=False, now=12.0)
+    assert store.write_file(taken, failed=False, now=12.0)
+    assert store.write_file(taken, failed=True, now=12.0)
+    assert store.close("b1", "completed", {"completed": 13.0})
+    found, errors = files.all("anna")
+    assert (found.filename, errors.filename) == ("b1_output.jsonl", "b1_errors.jsonl")
+    whole = b"".join(files.content(found.file_id))
+    assert whole == b"".join(parts[:3]) and found.size == len(whole)
+    assert b"".join(files.content(errors.file_id)) == parts[3]
+    kept = store.get("anna", "b1")
+    assert kept is not None
+    assert (kept.completed, kept.failed) == (3, 1)
+    assert (kept.output_file, kept.error_file) == (found.file_id, errors.file_id)
+    store.drop_results()
+    assert list(store.done("b1")) == []
+
+
+def test_no_file_is_written_without_results(database: Database) -> None:
+    store = batches(database, "far:1:a")
+    store.add(batch("b1"))
+    taken = store.claim(10.0)
+    assert taken is not None
+    assert not store.write_file(taken, failed=True, now=12.0)
+    assert FileStore(database).all("anna") == []
+
+
+def test_cancelled_batch_is_not_begun(database: Database) -> None:
+    store = batches(database, "far:1:a")
+    store.add(batch("b1"))
+    store.claim(10.0)
+    cancelled = store.cancel("anna", "b1", 11.0)
+    assert cancelled is not None and cancelled.times["cancelling"] == 11.0
+    store.begin("b1", 2, "m", 12.0)
+    assert store.beat("b1", 12.0) == "cancelling"
+    assert store.close("b1", "cancelled", {"cancelled": 13.0})
+    again = store.cancel("anna", "b1", 14.0)
+    assert again is not None and (again.status, again.total) == ("cancelled", 2)
+    assert store.claim(15.0) is None
+
+
+def test_number_of_open_batches_is_bounded(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_batches, "MOST_OPEN", 2)
+    store = batches(database, "far:1:a")
+    for name in ("b1", "b2"):
+        store.add(batch(name))
+    with pytest.raises(QuotaExceeded):
+        store.add(batch("b3"))
+    store.add(batch("b4", owner="boris"))
+    assert [one.id for one in store.page("anna", 9)] == ["b2", "b1"]
+
+
+def test_oldest_finished_batches_make_room(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_batches, "MOST", 2)
+    store = batches(database, "far:1:a")
+    for i in range(4):
+        store.add(batch(f"b{i}", created=float(i)))
+        taken = store.claim(10.0)
+        assert taken is not None
+        store.close(taken.id, "completed", {})
+    assert [one.id for one in store.page("anna", 9)] == ["b3", "b2"]
+
+
+def test_input_file_is_read_in_pieces(database: Database) -> None:
+    store, files = batches(database, "far:1:a"), FileStore(database)
+    files.put("anna", output("file-1"), BytesIO(b"x" * PIECE + b"y"))
+    pieces = [store.piece("file-1", n) for n in range(3)]
+    assert [one and len(one) for one in pieces] == [PIECE, 1, None]

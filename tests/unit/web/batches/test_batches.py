@@ -1,0 +1,326 @@
+"""Batches through the routes, on scripted backends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from flask.testing import FlaskClient
+
+from proxy.config.keys import ApiKey, Secret
+from proxy.core.usage import Usage
+from proxy.errors import BackendFailed, UpstreamFault
+from proxy.runtime import lasting
+from proxy.web.batches import batch_run
+from tests.fakes import (
+    CAPS,
+    ScriptedDriver,
+    ScriptsInTurn,
+    client,
+    make_app,
+    say,
+    services_of,
+    wait_until,
+)
+
+CHAT = "/v1/chat/completions"
+OVER = ("completed", "failed", "expired", "cancelled")
+
+
+def lines(count: int, **changes: Any) -> bytes:
+    body = {"messages": [{"role": "user", "content": "Hi"}], **changes}
+    made = (
+        {"custom_id": f"l{i}", "method": "POST", "url": CHAT, "body": body} for i in range(count)
+    )
+    return b"\n".join(json.dumps(one).encode() for one in made)
+
+
+def upload(to: FlaskClient, data: bytes, purpose: str = "batch", **headers: str) -> str:
+    form = {"purpose": purpose, "file": (BytesIO(data), "lines.jsonl")}
+    answer = to.post("/v1/files", data=form, headers=headers).json
+    assert answer is not None
+    return str(answer["id"])
+
+
+def create(
+    to: FlaskClient, data: bytes, headers: dict[str, str] | None = None, **fields: Any
+) -> Any:
+    body = {"input_file_id": upload(to, data, **headers or {}), "endpoint": CHAT}
+    sent = {**body, "completion_window": "24h", **fields}
+    answer = to.post("/v1/batches", json=sent, headers=headers)
+    assert answer.status_code == 200, answer.json
+    return answer.json
+
+
+def ended(to: FlaskClient, key: str, headers: dict[str, str] | None = None) -> Any:
+    found: Any = {}
+
+    def over() -> bool:
+        nonlocal found
+        found = to.get(f"/v1/batches/{key}", headers=headers).json
+        return found["status"] in OVER
+
+    wait_until(over, 20)
+    return found
+
+
+def read(to: FlaskClient, file: str | None, headers: dict[str, str] | None = None) -> list[Any]:
+    if file is None:
+        return []
+    text = to.get(f"/v1/files/{file}/content", headers=headers).data
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[str]:
+    yield str(tmp_path)
+
+
+def served(folder: str, *drivers: ScriptedDriver, **settings: object) -> FlaskClient:
+    return client(*drivers, data=folder, **settings)
+
+
+def close(to: FlaskClient) -> None:
+    runner = services_of(to.application).batch_runner
+    assert runner is not None
+    runner.close()
+
+
+def test_answers_are_lines_of_the_output_file(folder: str) -> None:
+    to = served(folder, ScriptedDriver(say("Hello", usage=Usage(7, 3, 2))))
+    made = create(to, lines(3), metadata={"a": "b"})
+    assert made["expires_at"] - made["created_at"] == 24 * 3600
+    done = ended(to, made["id"])
+    assert (done["status"], done["metadata"]) == ("completed", {"a": "b"})
+    assert done["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    usage = done["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (21, 9, 30)
+    assert usage["input_tokens_details"] == {"cached_tokens": 6}
+    found = read(to, done["output_file_id"])
+    assert [one["custom_id"] for one in found] == ["l0", "l1", "l2"]
+    for one in found:
+        answer = one["response"]
+        assert answer["body"]["choices"][0]["message"]["content"] == "Hello"
+        assert one["id"] == f"batch_req_{answer['request_id']}"
+    close(to)
+
+
+def test_refused_lines_are_in_the_error_file(folder: str) -> None:
+    to = served(folder)
+    data = lines(2) + b"\n" + lines(3, temperature="hot").splitlines()[2]
+    done = ended(to, create(to, data)["id"])
+    assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    (wrong,) = read(to, done["error_file_id"])
+    assert (wrong["custom_id"], wrong["response"]["status_code"]) == ("l2", 400)
+    assert wrong["response"]["body"]["error"]["param"] == "temperature"
+    close(to)
+
+
+def test_invalid_file_fails_with_the_number_of_the_line(folder: str) -> None:
+    to = served(folder)
+    done = ended(to, create(to, lines(2) + b"\nno json")["id"])
+    assert done["status"] == "failed" and done["failed_at"] and done["output_file_id"] is None
+    (error,) = done["errors"]["data"]
+    assert (error["line"], error["code"]) == (3, "invalid_json_line")
+    close(to)
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"endpoint": "/v1/audio/speech"}, "endpoint"),
+        ({"completion_window": "soon"}, "completion_window"),
+        ({"completion_window": "31d"}, "completion_window"),
+        ({"input_file_id": ""}, "input_file_id"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"output_expires_after": {"seconds": 9000}}, "output_expires_after"),
+    ],
+)
+def test_invalid_batch_is_refused(folder: str, changes: dict[str, Any], param: str) -> None:
+    to = served(folder)
+    body = {"input_file_id": upload(to, lines(1)), "endpoint": CHAT, "completion_window": "24h"}
+    answer = to.post("/v1/batches", json={**body, **changes})
+    assert answer.status_code == 400 and answer.json is not None
+    assert answer.json["error"]["param"] == param
+
+
+def test_file_of_another_purpose_is_refused(folder: str) -> None:
+    to = served(folder)
+    file = upload(to, lines(1), "assistants")
+    body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
+    answer = to.post("/v1/batches", json=body)
+    assert answer.status_code == 400 and answer.json is not None
+    assert "purpose batch" in answer.json["error"]["message"]
+
+
+def test_batches_of_others_are_not_found(folder: str) -> None:
+    keys = tuple(ApiKey(name, Secret(f"sk-{name}")) for name in ("anna", "boris"))
+    to = served(folder, file_keys=keys)
+    anna, boris = ({"Authorization": f"Bearer sk-{name}"} for name in ("anna", "boris"))
+    made = create(to, lines(1), anna)
+    for method, path in (("GET", ""), ("POST", "/cancel")):
+        answer = to.open(f"/v1/batches/{made['id']}{path}", method=method, headers=boris)
+        assert answer.status_code == 404
+    assert to.get("/v1/batches", headers=boris).json["data"] == []
+    assert ended(to, made["id"], anna)["status"] == "completed"
+    close(to)
+
+
+class Silent(ScriptedDriver):
+    """Generates nothing until its request is cancelled."""
+
+    def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
+        run = super().stream(task, slot, caps, cancel)
+        run._script = [lambda: cancel.wait(20), lambda: cancel.check()]
+        return run
+
+
+def test_cancelled_batch_keeps_what_is_done(folder: str) -> None:
+    driver = Silent()
+    to = served(folder, driver)
+    made = create(to, lines(5))
+    wait_until(lambda: bool(driver.tasks))
+    answer = to.post(f"/v1/batches/{made['id']}/cancel").json
+    assert answer is not None and answer["status"] == "cancelling"
+    done = ended(to, made["id"])
+    assert (done["status"], done["request_counts"]["failed"]) == ("cancelled", 5)
+    assert {one["error"]["code"] for one in read(to, done["error_file_id"])} == {"batch_cancelled"}
+    again = to.post(f"/v1/batches/{made['id']}/cancel").json
+    assert again is not None and again["status"] == "cancelled"
+    close(to)
+
+
+def test_lines_under_way_are_bounded(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_run, "MOST", 2)
+    driver = Silent(caps=msgspec.structs.replace(CAPS, slots=16))
+    to = served(folder, driver)
+    made = create(to, lines(9))
+    wait_until(lambda: len(driver.tasks) == 2)
+    to.post(f"/v1/batches/{made['id']}/cancel")
+    ended(to, made["id"])
+    assert len(driver.tasks) == 2
+    close(to)
+
+
+def test_expired_batch_tells_which_lines_were_not_answered(folder: str) -> None:
+    to = served(folder, Silent())
+    done = ended(to, create(to, lines(3), completion_window="1s")["id"])
+    assert (done["status"], done["expired_at"] is not None) == ("expired", True)
+    assert [one["error"]["code"] for one in read(to, done["error_file_id"])] == [
+        "batch_expired"
+    ] * 3
+    close(to)
+
+
+def test_line_is_asked_again_after_a_fault(folder: str) -> None:
+    driver = ScriptsInTurn(UpstreamFault("it failed"), UpstreamFault("it failed"))
+    to = served(folder, driver)
+    done = ended(to, create(to, lines(1))["id"])
+    assert done["request_counts"]["completed"] == 1 and len(driver.tasks) == 3
+    close(to)
+
+
+def test_line_that_always_fails_has_that_result(folder: str) -> None:
+    driver = ScriptsInTurn(*(BackendFailed("it failed") for _ in range(20)))
+    to = served(folder, driver)
+    done = ended(to, create(to, lines(1))["id"])
+    (wrong,) = read(to, done["error_file_id"])
+    assert wrong["response"]["status_code"] == 502
+    assert len(driver.tasks) == batch_run.TRIES
+    close(to)
+
+
+def test_lines_wait_while_the_backend_is_down(folder: str) -> None:
+    driver = ScriptedDriver(up=False)
+    app = make_app(driver, data=folder)
+    to = app.test_client()
+    made = create(to, lines(2))
+    wait_until(lambda: to.get(f"/v1/batches/{made['id']}").json["status"] == "in_progress")
+    driver.up = True
+    services_of(app).gateway.registry.backends["b0"].wake.set()
+    assert ended(to, made["id"])["request_counts"]["completed"] == 2
+    close(to)
+
+
+def test_next_process_continues(folder: str) -> None:
+    driver = Silent()
+    to = served(folder, driver)
+    made = create(to, lines(4))
+    wait_until(lambda: bool(driver.tasks))
+    close(to)
+    kept = to.get(f"/v1/batches/{made['id']}").json
+    assert kept is not None and kept["status"] == "in_progress"
+    later = served(folder)
+    runner = services_of(later.application).batch_runner
+    assert runner is not None
+    runner.wake()
+    done = ended(later, made["id"])
+    assert done["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
+    close(later)
+
+
+def test_batch_is_continued_after_a_defect(
+    folder: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lasting, "PAUSE", 0.001)
+    begun = batch_run.BatchRun.run
+    calls = []
+
+    def run(self: batch_run.BatchRun) -> None:
+        calls.append(self)
+        if len(calls) < 3:
+            raise RuntimeError("nobody foresaw it")
+        begun(self)
+
+    monkeypatch.setattr(batch_run.BatchRun, "run", run)
+    to = served(folder)
+    assert ended(to, create(to, lines(2))["id"])["status"] == "completed"
+    assert caplog.text.count("RuntimeError: nobody foresaw it") == 1
+    close(to)
+
+
+def test_deleted_input_file_fails_the_batch(folder: str) -> None:
+    driver = Silent()
+    to = served(folder, driver)
+    made = create(to, lines(4))
+    wait_until(lambda: bool(driver.tasks))
+    close(to)
+    to.delete(f"/v1/files/{made['input_file_id']}")
+    later = served(folder)
+    runner = services_of(later.application).batch_runner
+    assert runner is not None
+    runner.wake()
+    done = ended(later, made["id"])
+    assert (done["status"], done["errors"]["data"][0]["code"]) == ("failed", "input_file_deleted")
+    close(later)
+
+
+def test_all_data_of_a_key_include_its_batches(folder: str) -> None:
+    to = served(folder, Silent())
+    made = create(to, lines(2))
+    gone = to.delete("/v1/data").json
+    assert gone is not None and gone["deleted"]["batches"] == 1
+    assert to.get(f"/v1/batches/{made['id']}").status_code == 404
+    close(to)
+
+
+def test_list_has_pages(folder: str) -> None:
+    to = served(folder)
+    names = [create(to, lines(1))["id"] for _ in range(3)]
+    first = to.get("/v1/batches?limit=2").json
+    assert first is not None and first["has_more"]
+    rest = to.get(f"/v1/batches?limit=2&after={first['last_id']}").json
+    assert rest is not None and not rest["has_more"]
+    assert [one["id"] for one in (*first["data"], *rest["data"])] == names[::-1]
+    assert to.get("/v1/batches?after=batch_0").status_code == 404
+    assert to.get("/v1/batches?limit=0").status_code == 400
+    close(to)
