@@ -17,6 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command:
             own, flags = command_line.of_command(command, flags)
+        if command == "init":
+            from proxy.app import commands
+
+            return commands.init(own, os.environ)
         settings = config.load(flags, os.environ)
     except config.SettingsError as error:
         serve.say(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 
 from ..config import Settings
 
@@ -15,6 +16,17 @@ def run(command: str, own: Namespace, settings: Settings) -> int:
     from . import doctor
 
     return doctor.main(settings, print, as_json=own.json)
+
+
+def init(own: Namespace, environ: Mapping[str, str]) -> int:
+    """Write the first settings file; there need not be any settings before."""
+    from . import initialize
+
+    try:
+        print(initialize.write(own.file, _always if own.force else agree, environ))
+    except initialize.InitError as error:
+        return _failed(str(error))
+    return 0
 
 
 def _keep(command: str, own: Namespace, settings: Settings) -> int:

@@ -19,6 +19,7 @@ from .table import ENV_PREFIX, SettingRow, table
 
 PROG = "slotproxy"
 COMMANDS = {
+    "init": "write a settings file for the servers and models of this machine",
     "doctor": "check the settings, backends and storage, with a remedy for each problem",
     "backup": "copy the stored data to FILE, also while slotproxy runs",
     "restore": "replace the stored data by a backup, while slotproxy does not run",
@@ -78,7 +79,8 @@ def completion(shell: str) -> str:
     for name, text in COMMANDS.items():
         made = commands.add_parser(name, help=text, argument_default=argparse.SUPPRESS)
         _add_own(made, name)
-        _add_settings(made)
+        if name != "init":
+            _add_settings(made)
     for made in (whole, *commands.choices.values()):
         for action in made._actions:
             if action.metavar == "FILE":
@@ -128,6 +130,8 @@ def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list
     SettingsError; ``--help`` prints and raises ``SystemExit(0)``."""
     made = _Parser(prog=f"{PROG} {name}", allow_abbrev=False)
     _add_own(made, name)
+    if name == "init":
+        return made.parse_args(list(argv)), []
     made.epilog = f"It takes the settings of the server too: see {PROG} --help."
     takes_a_file = name in TAKE_A_FILE
     made.usage = f"%(prog)s{' FILE' if takes_a_file else ''} [options] [settings]"
@@ -140,8 +144,17 @@ def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list
 def _add_own(made: argparse.ArgumentParser, name: str) -> None:
     """The arguments that only this command has."""
     made.description = COMMANDS[name]
+    if name == "init":
+        made.add_argument(
+            "file",
+            nargs="?",
+            default="slotproxy.toml",
+            metavar="FILE",
+            help="the file to write (default: slotproxy.toml)",
+        )
     if name in TAKE_A_FILE:
         made.add_argument("file", metavar="FILE", help="the backup, a .tar.gz archive")
+    if name in ("init", *TAKE_A_FILE):
         made.add_argument("--force", action="store_true", help="replace what is there unasked")
     if name == "doctor":
         made.add_argument("--json", action="store_true", help="print the findings as JSON")

@@ -38,17 +38,23 @@ def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
     return tuple(models)
 
 
+def of_files(folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The name of each model in a folder, without its inner ones, and the flags with its files."""
+    files, projector = _files(folder)
+    eyes = ("--mmproj", str(projector)) if projector else ()
+    for name, path in files:
+        yield name, ("-m", str(path), *eyes)
+
+
 def _found(folder: Path) -> Iterator[tuple[str, Sequence[str]]]:
     """The name of each model, and the flags with its files."""
     files, _ = _files(folder)
     for name, path in files:
         yield name, ("-m", str(path))
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files, projector = _files(inner)
-        eyes = ("--mmproj", str(projector)) if projector else ()
-        for name, path in files:
-            full = inner.name if len(files) == 1 else f"{inner.name}/{name}"
-            yield full, ("-m", str(path), *eyes)
+        models = [*of_files(inner)]
+        for name, flags in models:
+            yield inner.name if len(models) == 1 else f"{inner.name}/{name}", flags
 
 
 def _files(folder: Path) -> tuple[list[tuple[str, Path]], Path | None]:

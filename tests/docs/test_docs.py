@@ -108,6 +108,8 @@ def test_every_command_that_starts_a_gateway_can_be_parsed(
     for block in blocks(page):
         for flags in block.flags:
             command, settings = split(flags)
+            if command == "init" or "slotproxy.toml" in settings:  # which init writes
+                continue
             if command:
                 _, settings = of_command(command, settings)
             if not PRINTING & {*settings}:

@@ -1,0 +1,170 @@
+"""What ``slotproxy init`` finds on this machine: model servers, GGUF files and llama-server.
+
+Servers are asked for small documents only: nothing is loaded and no token is generated.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from ..backends.questions import ProbeSession
+from ..config.models_folder import of_files
+from ..core.decoding import decoded
+from ..errors import BackendDown
+
+# The usual ports of llama.cpp and PowerInfer, Ollama, LM Studio and text-generation-webui.
+PORTS = (8080, 9931, 11434, 1234, 5000)
+PATIENCE = 2.0  # seconds for each answer
+DEEP = 5  # levels below a usual folder; Hugging Face's cache has four
+ENOUGH = 200  # models
+SHOWN = 100  # characters of a name that a server reports
+
+
+class Server(Struct, frozen=True):
+    """A server that answered. `kind`: llamacpp, openai (OpenAI's API), slotproxy, or "" for
+    another program. `models` are the first names that it reports."""
+
+    port: int
+    kind: str
+    title: str
+    models: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+class Files(Struct, frozen=True):
+    """GGUF models below a usual `folder`, by name, with the flags of llama-server for each. `flat`:
+    --models-dir finds all of them."""
+
+    folder: Path
+    models: Mapping[str, tuple[str, ...]]
+    flat: bool
+
+
+class Found(Struct, frozen=True):
+    """`llama_server` is the path of the program, "" if there is none. `memory` is that of the
+    machine in bytes, 0 if unknown."""
+
+    servers: tuple[Server, ...]
+    files: tuple[Files, ...]
+    llama_server: str
+    memory: int
+
+
+def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -> Found:
+    with ThreadPoolExecutor(len(ports)) as pool:
+        servers = tuple(server for server in pool.map(_server, ports) if server)
+    found = (_files(folder) for folder in _usual(environ, home))
+    return Found(
+        servers,
+        tuple(files for files in found if files.models),
+        shutil.which("llama-server", path=environ.get("PATH")) or "",
+        _memory(),
+    )
+
+
+# -- servers ---------------------------------------------------------------------------------------
+
+
+def _server(port: int) -> Server | None:
+    """The server on a port of this machine; None if nothing listens there."""
+    with ProbeSession({}) as session:
+
+        def document(path: str) -> dict[str, Any]:
+            status, data = session.get(f"http://127.0.0.1:{port}{path}", PATIENCE)
+            try:
+                found = decoded(data) if status == 200 else None
+            except ValueError:
+                found = None
+            return found if isinstance(found, dict) else {}
+
+        try:
+            if document("/livez").get("status") == "ok":
+                return Server(port, "slotproxy", "another slotproxy")
+            props = document("/props")
+            models = _names(document("/v1/models"))
+            if "default_generation_settings" in props or props.get("role") == "router":
+                names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
+                return Server(port, "llamacpp", "llama-server", names)
+            if "user_name" in props or "n_ctx" in document("/model.json"):
+                return Server(port, "llamacpp", "server of llama.cpp or PowerInfer")
+            if "version" in document("/api/version"):
+                return Server(port, "openai", "Ollama", models)
+            if models:
+                return Server(port, "openai", "server with OpenAI's API", models)
+        except BackendDown:
+            return None
+    return Server(port, "", "a program that is no model server")
+
+
+def _names(models: Mapping[str, Any]) -> tuple[str, ...]:
+    data = models.get("data")
+    ids = (one.get("id") for one in data if isinstance(one, dict)) if isinstance(data, list) else ()
+    return tuple(one[:SHOWN] for one in ids if isinstance(one, str) and one.isprintable())[:ENOUGH]
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
+    """The folders where models usually are, each once, without those that do not exist."""
+    cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    hub = Path(environ.get("HF_HOME") or cache / "huggingface") / "hub"
+    candidates = (
+        Path("models"),
+        home / "models",
+        Path("/models"),
+        Path(environ.get("LLAMA_CACHE") or cache / "llama.cpp"),
+        hub,
+        home / ".lmstudio" / "models",
+        cache / "lm-studio" / "models",
+    )
+    existing = (path.absolute() for path in candidates if path.is_dir())
+    yield from {path.resolve(): path for path in existing}.values()
+
+
+def _files(folder: Path) -> Files:
+    found: dict[str, tuple[str, ...]] = {}
+    deepest = 0
+    for inner, depth in _folders(folder):
+        for name, flags in of_files(inner):
+            if len(found) < ENOUGH and name not in found and name.isprintable() and _is_gguf(flags):
+                found[name] = flags
+                deepest = max(deepest, depth)
+    return Files(folder, found, deepest <= 1)
+
+
+def _folders(folder: Path) -> Iterator[tuple[Path, int]]:
+    """A folder and those in it, with their depth. What cannot be read is left out."""
+    for path, inner, _ in os.walk(folder):
+        depth = len(Path(path).relative_to(folder).parts)
+        inner[:] = (
+            sorted(name for name in inner if not name.startswith(".")) if depth < DEEP else []
+        )
+        yield Path(path), depth
+
+
+def _is_gguf(flags: Sequence[str]) -> bool:
+    """Whether the model's first file has GGUF's magic, and weights behind it."""
+    path = Path(flags[1])
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF" and path.stat().st_size > 1 << 16
+    except OSError:
+        return False
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return 0

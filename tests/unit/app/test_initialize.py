@@ -1,0 +1,261 @@
+"""What `slotproxy init` finds, and the settings file that it writes."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.__main__ import main
+from proxy.app import discovery, first_settings, initialize
+from proxy.app.discovery import Files, Found, Server
+from proxy.config import Settings, load
+from tools.processes import free_port
+
+NOTHING = Found((), (), "", 0)
+LLAMA = Server(8080, "llamacpp", "llama-server", ("qwen3-4b",))
+OLD = Server(9931, "llamacpp", "server of llama.cpp or PowerInfer")
+OLLAMA = Server(11434, "openai", "Ollama", ("qwen3:4b", "nomic"))
+ITSELF = Server(5000, "slotproxy", "another slotproxy")
+OTHER = Server(1234, "", "a program that is no model server")
+
+
+def yes(question: str) -> bool:
+    return True
+
+
+def no(question: str) -> bool:
+    return False
+
+
+def model(folder: Path, name: str, magic: bytes = b"GGUF") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.gguf"
+    path.write_bytes(magic + bytes(1 << 17))
+    return path
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Found], Settings]:
+    """The settings that the file for what was found gives."""
+    monkeypatch.chdir(tmp_path)
+
+    def written(found: Found) -> Settings:
+        initialize.write("made.toml", yes, {}, lambda environ, home: found)
+        return load(["--config", "made.toml"], {})
+
+    return written
+
+
+# -- servers ---------------------------------------------------------------------------------------
+
+ANSWERS: dict[str, dict[str, Any]] = {
+    "llama-server": {
+        "/props": {"default_generation_settings": {"n_ctx": 4096}, "total_slots": 4},
+        "/v1/models": {"data": [{"id": "/models/qwen3-4b.gguf"}]},
+    },
+    "router": {"/props": {"role": "router"}, "/v1/models": {"data": [{"id": "a"}, {"id": "b"}]}},
+    "server of 2023": {"/props": {"user_name": "", "assistant_name": ""}},
+    "Ollama": {
+        "/api/version": {"version": "0.9.1"},
+        "/v1/models": {"data": [{"id": "qwen3:4b"}]},
+    },
+    "LM Studio": {"/v1/models": {"data": [{"id": "org/model"}, {"id": 7}, {"id": "a\nb"}]}},
+    "slotproxy": {"/livez": {"status": "ok"}, "/v1/models": {"data": [{"id": "x"}]}},
+    "a web server": {},
+    "nonsense": {"/props": [], "/v1/models": {"data": "x"}, "/livez": 3},
+}
+KINDS = {
+    "llama-server": ("llamacpp", ("qwen3-4b",)),
+    "router": ("llamacpp", ("a", "b")),
+    "server of 2023": ("llamacpp", ()),
+    "Ollama": ("openai", ("qwen3:4b",)),
+    "LM Studio": ("openai", ("org/model",)),
+    "slotproxy": ("slotproxy", ()),
+    "a web server": ("", ()),
+    "nonsense": ("", ()),
+}
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[Mapping[str, Any]], int]]:
+    """Factory: the port of a server with these documents by path."""
+    running = []
+
+    def start(answers: Mapping[str, Any]) -> int:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                found = self.path in answers
+                data = json.dumps(answers.get(self.path)).encode()
+                self.send_response(200 if found else 404)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        running.append(server)
+        return server.server_address[1]
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("title", ANSWERS)
+def test_servers_are_told_apart(
+    title: str, serving: Callable[[Mapping[str, Any]], int], tmp_path: Path
+) -> None:
+    port = serving(ANSWERS[title])
+    (found,) = discovery.look({}, tmp_path, [port]).servers
+    assert (found.port, found.kind, found.models) == (port, *KINDS[title])
+
+
+def test_port_without_a_server_is_left_out(tmp_path: Path) -> None:
+    assert discovery.look({}, tmp_path, [free_port()]).servers == ()
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def test_models_are_found_in_usual_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model(tmp_path / "models", "near")
+    model(tmp_path / "models" / "seeing", "seeing")
+    model(tmp_path / "models" / "seeing", "mmproj-f16")
+    hub = tmp_path / "hf" / "hub" / "models--org--name" / "snapshots" / "abc"
+    model(hub, "far-00001-of-00002")
+    model(hub, "far-00002-of-00002")
+    model(tmp_path / ".lmstudio" / "models", "no-model", b"HTML")
+    found = discovery.look({"HF_HOME": str(tmp_path / "hf")}, tmp_path, [free_port()])
+    near, far = found.files
+    assert (near.folder, {*near.models}, near.flat) == (
+        tmp_path / "models",
+        {"near", "seeing"},
+        True,
+    )
+    assert "--mmproj" in near.models["seeing"]
+    assert ({*far.models}, far.flat) == ({"far"}, False)
+
+
+def test_llama_server_is_found_on_the_path(tmp_path: Path) -> None:
+    program = tmp_path / "llama-server"
+    program.touch(mode=0o755)
+    assert discovery.look({"PATH": str(tmp_path)}, tmp_path, [1]).llama_server == str(program)
+    assert discovery.look({"PATH": "/nowhere"}, tmp_path, [1]).llama_server == ""
+
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def test_file_names_the_servers_that_were_found(loaded: Callable[[Found], Settings]) -> None:
+    settings = loaded(Found((LLAMA, OLD, OLLAMA, ITSELF, OTHER), (), "", 0))
+    urls = ["http://127.0.0.1:8080", "http://127.0.0.1:9931", "http://127.0.0.1:11434/v1"]
+    assert [one.url for one in settings.backends] == urls
+    assert [one.kind for one in settings.backends][2] == "openai"
+
+
+def test_file_without_anything_found_has_the_defaults(loaded: Callable[[Found], Settings]) -> None:
+    settings = loaded(NOTHING)
+    assert settings.is_default
+    assert settings.llama_api == Settings().llama_api
+
+
+def test_models_and_llama_server_become_models_on_demand(
+    tmp_path: Path, loaded: Callable[[Found], Settings]
+) -> None:
+    folder = tmp_path / 'odd "name"'
+    near = model(folder, "near")
+    far = model(tmp_path / "hub", "far")
+    files = (
+        Files(folder, {"near": ("-m", str(near))}, True),
+        Files(tmp_path / "hub", {"far": ("-m", str(far))}, False),
+    )
+    settings = loaded(Found((), files, "/usr/bin/llama-server", 16 << 30))
+    assert settings.models_dir == str(folder)
+    assert {one.name for one in settings.model} == {"near", "far"}
+    assert settings.memory == "12GiB"
+
+
+def test_without_llama_server_models_are_comments(
+    tmp_path: Path, loaded: Callable[[Found], Settings]
+) -> None:
+    near = model(tmp_path / "models", "near")
+    files = (
+        Files(tmp_path / "models", {"near": ("-m", str(near))}, True),
+        Files(tmp_path / "hub", {"far": ("-m", "/far.gguf")}, False),
+    )
+    assert loaded(Found((LLAMA,), files, "", 0)).model == ()
+    assert '# name = "far"' in (tmp_path / "made.toml").read_text("utf-8")
+
+
+def test_every_commented_setting_loads_once_its_mark_is_removed(tmp_path: Path) -> None:
+    """A user removes the # and nothing else."""
+    (tmp_path / "keys").write_text("ops sk-ops-0123456789\n", encoding="utf-8")
+    model(tmp_path / "models", "near")
+    files = (Files(tmp_path / "models", {"near": ()}, True),)
+    lines = first_settings.text(Found((), files, "", 8 << 30), "x.toml", "today").splitlines()
+    settings = [line for line in lines if " = " in line and "# model =" not in line]
+    assert len(settings) >= 9
+    text = "\n".join(line.removeprefix("# ") for line in settings)
+    file = tmp_path / "x.toml"
+    text = text.replace('"keys"', json.dumps(str(tmp_path / "keys")))
+    file.write_text(text, encoding="utf-8")
+    assert load(["--config", str(file)], {}).admins == ("ops",)
+
+
+def test_existing_file_is_replaced_only_if_the_user_agrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "slotproxy.toml"
+    file.write_text("port = 9000\n", encoding="utf-8")
+    with pytest.raises(initialize.InitError, match="--force"):
+        initialize.write("slotproxy.toml", no, {}, lambda environ, home: NOTHING)
+    assert main(["init"]) == 1  # there is no terminal to ask on
+    assert "--force" in capsys.readouterr().err
+    assert file.read_text("utf-8") == "port = 9000\n"
+    assert initialize.write("slotproxy.toml", yes, {}, lambda environ, home: NOTHING)
+    assert "port = 8081" in file.read_text("utf-8")
+    if os.name != "nt":
+        assert file.stat().st_mode & 0o077 == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["slotproxy.toml"]
+
+
+def test_file_that_would_not_load_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = (Files(tmp_path / "gone", {"near": ("-m", "x")}, True),)
+    with pytest.raises(initialize.InitError, match="nothing was written"):
+        initialize.write(
+            "x.toml", yes, {}, lambda environ, home: Found((), files, "/bin/llama-server", 0)
+        )
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("found", "step"),
+    [
+        (NOTHING, "start a model server"),
+        (Found((), (), "/usr/bin/llama-server", 0), "put a GGUF file into ~/models"),
+        (Found((), (Files(Path("m"), {"a": ()}, False),), "", 0), "name your llama-server"),
+    ],
+)
+def test_next_step_is_told(
+    found: Found, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = initialize.write("x.toml", yes, {}, lambda environ, home: found)
+    assert step in told
+    assert "slotproxy doctor --config x.toml" in told
