@@ -53,13 +53,14 @@ class KeyService:
         self._clock = clock
 
     def make(self, key: StoredKey, actor: str) -> tuple[str, StoredKey]:
-        """Make a key with the fields of `key`, except for its id, secret and times. Returns the
-        secret, which is not stored, and the key. Raises BadRequest if the alias is in use."""
+        """Make a key with the fields of `key`, except for its secret and times, and its id if that
+        is empty. Returns the secret, which is not stored, and the key. Raises BadRequest if the
+        alias is in use."""
         secret = key_text.make(token_bytes(key_text.BYTES))
         now = self._clock()
         made = replace(
             key,
-            id=f"key_{token_hex(12)}",
+            id=key.id or f"key_{token_hex(12)}",
             digest=self._digest(secret),
             shown=key_text.shown(secret),
             created=now,

@@ -64,7 +64,7 @@ from ..web.shares import Shares
 from ..websearch import WebSearch, metasearch
 from ..websearch.engines import Brave, SearXNG, Tavily
 from ..websearch.metasearch import Metasearch
-from . import programs
+from . import programs, sign_in
 from .data_folder import SLOTS, data_folder
 from .limits import limit_service
 from .prompter_registry import Prompters
@@ -137,6 +137,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         book,
         hides=settings.hide_forbidden,
     )
+    accounts = _accounts(storage, book) if book is not None else None
     ledger = _ledger(settings, storage, keys)
     observer = Observer(metrics=settings.metrics, ledger=ledger.add if ledger else None)
     batches = storage.batches
@@ -169,7 +170,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         writers=Shares(pages.answers.MOST, alone=alone),
         layouts=layouts,
         dialogues=_dialogues(settings, gateway, layouts, storage),
-        accounts=_accounts(storage, book) if book is not None else None,
+        accounts=accounts,
+        sign_in=sign_in.of(settings, accounts),
         knowledge=storage.knowledge,
         conversations=storage.conversations,
         vector_stores=storage.vector_stores,

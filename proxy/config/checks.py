@@ -88,6 +88,12 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     for name in settings.admins:
         if why := key_rules.no_such_admin(name, keys):
             raise wrong("admins", why)
+    if settings.oidc_issuer and not settings.oidc_client_id:
+        raise wrong("oidc_issuer", "requires --oidc-client-id")
+    if settings.oidc_issuer and not settings.admins:
+        raise wrong(
+            "oidc_issuer", "requires --api-key-file and --admins: users get keys in the store"
+        )
     backends = settings.backends
     if not backends:
         raise wrong("llama_api", "no backend is left")

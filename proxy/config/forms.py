@@ -157,5 +157,23 @@ def _size(value: str) -> re.Match[str] | None:
     return re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?((?:[kmgt]i)?b|)", value, re.IGNORECASE)
 
 
+def optional_issuer(value: str) -> str:
+    """The address of an OpenID provider. Plain http is for this machine alone."""
+    if not value:
+        return ""
+    checked = url(value)
+    parts = urlsplit(checked)
+    if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError(f"expected an address that begins with https://, got {value!r}")
+    return value  # exactly as given: some issuers end with /
+
+
+def claim_value(value: str) -> str:
+    name, mark, wanted = value.partition("=")
+    if not name.strip() or not mark or not wanted.strip():
+        raise ValueError(f"expected CLAIM=VALUE, as groups=ops, got {value!r}")
+    return f"{name.strip()}={wanted.strip()}"
+
+
 def optional_key(value: str) -> Secret:
     return keys.checked(value) if value else Secret("")

@@ -517,6 +517,55 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=0,
         ),
     ] = 20
+    oidc_issuer: Annotated[
+        str,
+        _access(
+            "address of an OpenID provider at which users may sign in to the pages, exactly as it"
+            " names itself; requires slotproxy[oidc] and --admins",
+            forms.optional_issuer,
+        ),
+    ] = ""
+    oidc_client_id: Annotated[str, _access("id of this gateway at the OpenID provider")] = ""
+    oidc_client_secret: Annotated[
+        Secret,
+        _access("secret of this gateway at the OpenID provider, if it has one", Secret),
+    ] = _NO_KEY
+    oidc_name: Annotated[
+        str, _access("name of the OpenID provider on the sign-in page; default: its host")
+    ] = ""
+    oidc_scopes: Annotated[
+        str, _access("scopes to ask the OpenID provider for, with spaces between them")
+    ] = "openid profile email"
+    oidc_redirect_url: Annotated[
+        str,
+        _access(
+            "address of /signin/oidc/callback as the OpenID provider knows it; default: by the"
+            " Host of the request",
+            forms.optional_url,
+        ),
+    ] = ""
+    oidc_user_claim: Annotated[
+        str, _access("claim with the id of the user; a.b is the field b of the claim a")
+    ] = "email"
+    oidc_team_claim: Annotated[
+        str,
+        _access('claim with the ids of teams, the first known of which is the user\'s; none: ""'),
+    ] = ""
+    oidc_admins: Annotated[
+        tuple[str, ...],
+        _access(
+            "CLAIM=VALUE that makes a user an administrator, as groups=ops; may be repeated",
+            forms.claim_value,
+        ),
+    ] = ()
+    oidc_allow: Annotated[
+        tuple[str, ...],
+        _access(
+            "CLAIM=VALUE that users need to sign in; one of several suffices; none: all users of"
+            " the provider may sign in",
+            forms.claim_value,
+        ),
+    ] = ()
     trusted_proxies: Annotated[
         tuple[str, ...],
         _access(

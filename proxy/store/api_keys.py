@@ -93,9 +93,11 @@ class ApiKeys:
             _check_alias(db, alias, "")
 
     def add(self, key: StoredKey, actor: str) -> None:
-        """A user that is not known yet is made. Raises BadRequest if the alias is in use or the
-        team is unknown."""
+        """A user that is not known yet is made. Raises BadRequest if the id or the alias is in use
+        or the team is unknown."""
         with self._changes.begin(actor) as changes:
+            if changes.db.execute(select(_c.id).where(_c.id == key.id)).first() is not None:
+                raise BadRequest(f"the key_id {key.id[:100]!r} is in use", param="key_id")
             _check_alias(changes.db, key.alias, key.id)
             _check_owners(changes, key)
             changes.db.execute(insert(API_KEY).values(**_row(key)))

@@ -115,10 +115,23 @@ class Keys:
     def is_valid(self, name: str) -> bool:
         """Whether the key of this name is accepted now. Raises StoreUnavailable."""
         try:
-            self._named(name)
+            self.check_name(name)
         except Unauthorized:
             return False
         return True
+
+    def check_name(self, name: str) -> None:
+        """Raises Unauthorized if the key of this name is not accepted now, and
+        StoreUnavailable."""
+        self._named(name)
+
+    def check_guesses(self, peer: str) -> None:
+        """Raises TooManyWrongKeys if this address has sent too many invalid keys."""
+        self._guesses.check(peer)
+
+    def count_wrong(self, peer: str) -> None:
+        """Count a sign-in that failed as an invalid key. Raises TooManyWrongKeys."""
+        self._guesses.count_wrong(peer)
 
     def is_configured(self, name: str) -> bool:
         """Whether this is the name or the secret of a key of the settings."""

@@ -27,6 +27,7 @@ from .shares import Shares
 if TYPE_CHECKING:
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
+    from ..oidc.service import SignIn  # imports authlib
     from ..store.conversations import ConversationStore
     from ..store.request_batches import RequestBatches
     from .batches.runner import BatchRunner
@@ -58,6 +59,7 @@ class Services:
     host: ModelHost  # of the models that are started here
     knowledge: Knowledge | None = None  # None if not installed or not configured
     accounts: Accounts | None = None  # None if the gateway keeps no keys in its store
+    sign_in: SignIn | None = None  # None without an OpenID provider
     conversations: ConversationStore | None = None
     ledger: LedgerWriter | None = None  # None if the settings name no place for it
     vector_stores: VectorStores | None = None  # None whenever knowledge is

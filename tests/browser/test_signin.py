@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tools.processes import Gateway
+from tools import oidc_provider
+from tools.oidc_provider import Provider
+from tools.processes import Gateway, free_port
 
 from .conftest import PHONE, Open
 
@@ -35,6 +38,47 @@ def test_key_opens_the_requested_page(locked: Gateway, visit: Open, accessible: 
     page.get_by_label("API key").wait_for()
     page.goto(f"{locked.url}/status")
     assert "/signin" in page.url
+
+
+def test_person_comes_back_from_the_openid_provider_to_the_requested_page(
+    tmp_path: Path, visit: Open, accessible: Any
+) -> None:
+    pytest.importorskip("authlib", reason="the extra `oidc` is not installed")
+    script = oidc_provider.find()
+    if script is None:
+        pytest.skip("no OpenID provider here: python -m tools.oidc_provider says why")
+    port = free_port()
+    callback = f"http://127.0.0.1:{port}/signin/oidc/callback"
+    provider = Provider(script, free_port(), callback, tmp_path / "provider.log")
+    (tmp_path / "keys").write_text("ops sk-ops\n")
+    flags = ["--llama-api", "http://127.0.0.1:9", "--api-key-file", str(tmp_path / "keys")]
+    flags += ["--admins", "ops", "--data", str(tmp_path / "data"), "--oidc-client-id", "public"]
+    flags += ["--oidc-issuer", provider.issuer, "--oidc-name", "the lab"]
+    flags += ["--oidc-allow", "groups=staff"]
+    gateway = Gateway(flags, tmp_path / "gateway.log", port=port)
+    try:
+        provider.start()
+        gateway.start(ready=0)
+        for name, language, link in (("carol", "en", "Sign in with"), ("eve", "zh", "使用")):
+            page = visit(f"{gateway.url}/usage", size=PHONE, language=language)
+            accessible(page)
+            page.get_by_role("link", name=link).click()
+            page.locator('input[name="login"]').fill(name)
+            page.locator('input[name="password"]').fill("any")
+            page.locator("button[type=submit]").click()
+            page.locator("button[type=submit]").click()  # consent
+            if name == "eve":
+                page.get_by_role("alert").get_by_text("登录失败").wait_for()
+                accessible(page)
+                continue
+            page.locator("#usage").wait_for()
+            assert page.url == f"{gateway.url}/usage"
+            cookies = {one["name"]: one for one in page.context.cookies()}
+            assert cookies["slotproxy_session"]["sameSite"] == "Strict"
+            assert "slotproxy_sign_in" not in cookies
+    finally:
+        gateway.kill()
+        provider.kill()
 
 
 def test_error_page_exists_in_both_languages(site: Gateway, visit: Open, accessible: Any) -> None:

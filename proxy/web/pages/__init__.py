@@ -11,6 +11,7 @@ from . import (
     images,
     knowledge,
     models,
+    oidc,
     session_routes,
     shell,
     status,
@@ -24,5 +25,6 @@ def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
     chats = (chat, chat_files, images)
-    for part in (shell, *chats, session_routes, knowledge, models, usage, accounts, status):
+    signing_in = (session_routes, oidc)
+    for part in (shell, *chats, *signing_in, knowledge, models, usage, accounts, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

@@ -50,11 +50,17 @@ class Sessions:
 
     @functools.cached_property
     def _signer(self) -> URLSafeTimedSerializer:
+        return self.signer("session")
+
+    @functools.cached_property
+    def _secret(self) -> bytes:
         material = repr(self._keys).encode("utf-8", "surrogateescape")
-        secret = hashlib.scrypt(material, salt=b"slotproxy sessions", n=1 << 14, r=8, p=1)
-        return URLSafeTimedSerializer(
-            secret, salt="session", signer_kwargs={"digest_method": hashlib.sha256}
-        )
+        return hashlib.scrypt(material, salt=b"slotproxy sessions", n=1 << 14, r=8, p=1)
+
+    def signer(self, purpose: str) -> URLSafeTimedSerializer:
+        """What signs and reads values for this purpose alone."""
+        digest = {"digest_method": hashlib.sha256}
+        return URLSafeTimedSerializer(self._secret, salt=purpose, signer_kwargs=digest)
 
     @property
     def needed(self) -> bool:
@@ -147,7 +153,7 @@ def visit() -> str:
 def keep(response: Response) -> Response:
     """Send the cookie that `visit` created, if any."""
     if "visit" in g:
-        _set(response, VISIT, g.visit, "Lax", None)
+        set_cookie(response, VISIT, g.visit, "Lax", None)
     return response
 
 
@@ -161,7 +167,7 @@ def begin(response: Response, name: str) -> Response:
         )
     cookie, made = sessions().sign(name)
     live.begin(made.id, name, time.time())
-    _set(response, SESSION, cookie, "Strict", LIFETIME)
+    set_cookie(response, SESSION, cookie, "Strict", LIFETIME)
     return response
 
 
@@ -173,20 +179,25 @@ def end(response: Response, *, everywhere: bool = False) -> Response:
     elif session and live:
         live.end(session.id)
     g.session = None
-    _set(response, SESSION, "", "Strict", 0)
+    set_cookie(response, SESSION, "", "Strict", 0)
     return response
 
 
-def _set(response: Response, name: str, value: str, same_site: str, seconds: int | None) -> None:
-    # A TLS proxy sends this header, but anybody can forge it; a forged one only makes the cookie
-    # stricter.
-    https = request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
+def is_https() -> bool:
+    """Whether the browser speaks HTTPS with the gateway, or with the TLS proxy in front of it. The
+    header of a proxy can be forged by anybody."""
+    return request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
+
+
+def set_cookie(
+    response: Response, name: str, value: str, same_site: str, seconds: int | None
+) -> None:
     response.set_cookie(
         name,
         value,
         max_age=seconds,
         path=current_services().settings.api_prefix or "/",
-        secure=https,
+        secure=is_https(),  # a forged header only makes the cookie stricter
         httponly=True,
         samesite=same_site,
     )

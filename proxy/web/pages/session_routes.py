@@ -20,9 +20,14 @@ guard.protect(blueprint, open_to_all=("form", "sign_in", "sign_out", "who"))
 def form() -> Response:
     if session.signed_in() is not None:
         return _go(request.args.get("to", ""))
-    return make_response(
-        render_template("signin.html", to=guard.local_path(request.args.get("to", "")))
-    )
+    return make_response(page(request.args.get("to", "")))
+
+
+def page(to: str, **what: object) -> str:
+    """The page to sign in, which leads to the page `to`."""
+    sign_in = current_services().sign_in
+    provider = sign_in.name if sign_in is not None else ""
+    return render_template("signin.html", to=guard.local_path(to), provider=provider, **what)
 
 
 @blueprint.post("/signin")
@@ -35,9 +40,8 @@ def sign_in() -> Response:
     except (Unauthorized, TooManyWrongKeys) as fault:
         record.info.outcome = fault.code or fault.type
         wait = fault.retry_after
-        text = render_template(
-            "signin.html",
-            to=guard.local_path(to),
+        text = page(
+            to,
             blocked=isinstance(fault, KeyBlocked),
             expired=isinstance(fault, KeyExpired),
             wrong=wait is None,

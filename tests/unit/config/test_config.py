@@ -542,18 +542,18 @@ def test_mcp_servers_are_read_from_the_file(toml: Any) -> None:
     [[mcp]]
     name = "files"
     command = ["files-server", "--only", "a,b"]
-    env = {TOKEN = "secret-1"}
+    env = {TOKEN = "hidden-1"}
     tools = ["read"]
     [[mcp]]
     name = "far"
     url = "https://mcp.example/mcp"
-    headers = {Authorization = "Bearer secret-2"}
+    headers = {Authorization = "Bearer hidden-2"}
     """
     settings = load(["--config", toml(text)], {})
     files, far = settings.mcp
     assert files.command == ("files-server", "--only", "a,b")
     assert (files.tools, far.url) == (("read",), "https://mcp.example/mcp")
-    assert "secret" not in repr(settings)
+    assert "hidden" not in repr(settings)
 
 
 @pytest.mark.parametrize(
@@ -603,3 +603,19 @@ def test_watched_file_is_that_of_config(tmp_path: Path) -> None:
     assert (settings.watch_config, settings.config_file) == (True, str(file))
     with pytest.raises(SettingsError, match="--watch-config: watches the file of --config"):
         load(["--watch-config"], {})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--oidc-issuer http://id.example.org", "begins with https://"),
+        ("--oidc-issuer https://id.example.org/?a=b", "without query"),
+        ("--oidc-issuer https://id.example.org", "requires --oidc-client-id"),
+        ("--oidc-issuer https://id.example.org --oidc-client-id us", "requires --api-key-file"),
+        ("--oidc-admins groups", "expected CLAIM=VALUE"),
+        ("--oidc-allow =x", "expected CLAIM=VALUE"),
+    ],
+)
+def test_wrong_settings_of_an_openid_provider_are_refused(flags: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load(["--llama-api", "http://127.0.0.1:9", *flags.split()], {})

@@ -1,0 +1,46 @@
+"""Makes the sign-in at an OpenID provider, as the settings have it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ..accounts.service import Accounts
+from ..config import Settings, SettingsError
+from ..oidc.people import Mapped, Wanted
+from ..websearch.fetch import fetch
+
+if TYPE_CHECKING:
+    from ..oidc.service import SignIn
+
+
+def of(settings: Settings, accounts: Accounts | None) -> SignIn | None:
+    """Raises SettingsError."""
+    if not settings.oidc_issuer:
+        return None
+    if accounts is None:
+        raise SettingsError("--oidc-issuer requires pip install slotproxy[knowledge]")
+    try:
+        from ..oidc.provider import Client, Provider
+        from ..oidc.service import SignIn
+    except ImportError:
+        raise SettingsError("--oidc-issuer requires pip install slotproxy[oidc]") from None
+    client = Client(
+        issuer=settings.oidc_issuer,
+        id=settings.oidc_client_id,
+        secret=settings.oidc_client_secret,
+        scopes=settings.oidc_scopes,
+    )
+    return SignIn(
+        Provider(client, partial(fetch, open_only=False)),
+        Mapped(
+            user=settings.oidc_user_claim,
+            teams=settings.oidc_team_claim,
+            admins=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc_admins),
+            allowed=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc_allow),
+        ),
+        accounts,
+        settings.oidc_name or urlsplit(settings.oidc_issuer).hostname or "",
+        settings.oidc_redirect_url,
+    )

@@ -1,0 +1,1 @@
+"""Sign-in at an OpenID provider: the authorization code flow with PKCE, state and nonce."""

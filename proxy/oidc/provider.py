@@ -1,0 +1,257 @@
+"""An OpenID provider: its metadata, its keys and the claims of who has signed in.
+
+Everything it sends is bounded in bytes and time, and redirects are not followed. Its address comes
+from the settings alone. Metadata and keys are asked again after an hour, keys also when a token
+names an unknown one, but not more often than once in a minute.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+from authlib.common.errors import AuthlibBaseError
+from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
+from authlib.oidc.core import CodeIDToken
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+from msgspec import Struct
+
+from ..errors import GatewayError, Unauthorized, UpstreamFault
+from ..websearch.fetch import WebPage
+from ..websearch.results import EngineRequest
+
+SECONDS = 10.0  # that one answer of the provider may take
+LARGEST = 256 << 10  # bytes of an answer
+LASTS = 3600.0  # seconds until metadata and keys are asked again
+AT_LEAST = 60.0  # seconds between two questions for keys
+LEEWAY = 60  # seconds by which clocks may differ
+LONGEST_CODE = 4096  # characters of an authorization code
+# Signatures with a public key. Never "none", nor HMAC with a secret that the client knows.
+ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
+ALGORITHMS += ["Ed25519", "EdDSA"]
+_FORM = "application/x-www-form-urlencoded"
+
+Fetch = Callable[[EngineRequest, float], WebPage]
+
+
+class Client(Struct, frozen=True, kw_only=True):
+    """The gateway as the provider knows it. Without a secret it is a public client."""
+
+    issuer: str
+    id: str
+    secret: str = ""
+    scopes: str = "openid"
+
+
+class Started(Struct, frozen=True):
+    """A sign-in that has begun: what its browser keeps until it returns. `to` is the page to open
+    then."""
+
+    state: str
+    nonce: str
+    verifier: str
+    to: str
+
+
+class _Metadata(Struct, frozen=True):
+    """Of OpenID Connect Discovery 1.0, section 3."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    userinfo_endpoint: str = ""
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+
+
+class _Tokens(Struct, frozen=True):
+    """Of the token endpoint; the access token reads the other claims."""
+
+    id_token: str
+    access_token: str = ""
+
+
+class Provider:
+    """`fetch` sends a request without following redirects."""
+
+    def __init__(
+        self, client: Client, fetch: Fetch, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client = client
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._metadata: tuple[float, _Metadata] | None = None
+        self._keys: tuple[float, KeySet] | None = None
+
+    @property
+    def issuer(self) -> str:
+        return self._client.issuer
+
+    def authorization_url(self, started: Started, redirect_uri: str) -> str:
+        """The page of the provider where the person signs in. Raises UpstreamFault and
+        UpstreamTimeout."""
+        uri: str = prepare_grant_uri(
+            self._known().authorization_endpoint,
+            self._client.id,
+            "code",
+            redirect_uri=redirect_uri,
+            scope=self._client.scopes,
+            state=started.state,
+            nonce=started.nonce,
+            code_challenge=create_s256_code_challenge(started.verifier),
+            code_challenge_method="S256",
+        )
+        return uri
+
+    def claims(self, code: str, started: Started, redirect_uri: str) -> dict[str, Any]:
+        """The checked claims of the person whose browser has brought this code. Raises Unauthorized
+        if the provider does not accept it or its token is wrong, UpstreamFault and
+        UpstreamTimeout."""
+        if len(code) > LONGEST_CODE:
+            raise Unauthorized("the sign-in was refused by the provider")
+        tokens = self._exchange(code, started, redirect_uri)
+        claims = self._checked(tokens.id_token, started.nonce)
+        endpoint = self._known().userinfo_endpoint
+        if endpoint and tokens.access_token:
+            claims = {**self._userinfo(endpoint, tokens.access_token, claims["sub"]), **claims}
+        return claims
+
+    def _exchange(self, code: str, started: Started, redirect_uri: str) -> _Tokens:
+        known = self._known()
+        body = urlencode(
+            {
+                "grant_type": "authorization_code",
+                "code": code,
+                "redirect_uri": redirect_uri,
+                "code_verifier": started.verifier,
+            }
+        )
+        # RFC 6749, section 2.3.1: both parts of the header are encoded as in a form.
+        name, secret = self._client.id, self._client.secret
+        supported = known.token_endpoint_auth_methods_supported
+        method = "client_secret_basic"
+        if not secret:
+            method = "none"
+        elif method not in supported and "client_secret_post" in supported:
+            method = "client_secret_post"
+        else:
+            name, secret = quote(name, safe=""), quote(secret, safe="")
+        headers = {"Content-Type": _FORM, "Accept": "application/json"}
+        auth = ClientAuth(name, secret, method)
+        uri, headers, body = auth.prepare("POST", known.token_endpoint, headers, body)
+        page = self._fetch(EngineRequest(uri, headers, body.encode()), SECONDS)
+        if page.status in (400, 401):
+            raise Unauthorized(
+                "the sign-in was refused by the provider: begin it again",
+                detail=f"the token endpoint answered {page.status}: {page.data[:300]!r}",
+            )
+        tokens: _Tokens = _decoded(page, _Tokens)
+        return tokens
+
+    def _checked(self, token: str, nonce: str) -> dict[str, Any]:
+        """The claims of an ID token, whose signature and times are right, for this client and this
+        sign-in. Raises Unauthorized."""
+        try:
+            try:
+                decoded = jwt.decode(token, self._key_set(), algorithms=ALGORITHMS)
+            except (JoseError, ValueError):  # perhaps by a new key
+                decoded = jwt.decode(token, self._key_set(fresh=True), algorithms=ALGORITHMS)
+            options = {
+                "iss": {"essential": True, "value": self._client.issuer},
+                "aud": {"essential": True, "value": self._client.id},
+                "sub": {"essential": True},
+                "nonce": {"essential": True, "value": nonce},
+            }
+            params = {"nonce": nonce, "client_id": self._client.id}
+            claims = CodeIDToken(decoded.claims, decoded.header, options, params)
+            claims.validate(leeway=LEEWAY)
+        except (JoseError, AuthlibBaseError, ValueError, TypeError) as error:
+            raise Unauthorized(
+                "the provider's token is not valid: begin the sign-in again",
+                detail=f"ID token: {error}",
+            ) from None
+        return dict(claims)
+
+    def _userinfo(self, endpoint: str, token: str, subject: str) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        page = self._fetch(EngineRequest(endpoint, headers), SECONDS)
+        claims: dict[str, Any] = _decoded(page, dict[str, Any])
+        if claims.get("sub") != subject:
+            raise Unauthorized(
+                "the provider's answers contradict each other: begin the sign-in again",
+                detail="the subject of userinfo is not that of the ID token",
+            )
+        return claims
+
+    def _known(self) -> _Metadata:
+        """Raises UpstreamFault and UpstreamTimeout."""
+        with self._lock:
+            if self._metadata is None or self._clock() - self._metadata[0] > LASTS:
+                url = f"{self._client.issuer.rstrip('/')}/.well-known/openid-configuration"
+                found = _decoded(self._fetch(EngineRequest(url), SECONDS), _Metadata)
+                _check(found, self._client.issuer)
+                self._metadata = self._clock(), found
+            return self._metadata[1]
+
+    def _key_set(self, fresh: bool = False) -> KeySet:
+        known = self._known()
+        with self._lock:
+            age = self._clock() - self._keys[0] if self._keys else LASTS
+            if self._keys is None or age >= (AT_LEAST if fresh else LASTS):
+                page = self._fetch(EngineRequest(known.jwks_uri), SECONDS)
+                try:
+                    keys = KeySet.import_key_set(_decoded(page, dict[str, Any]))
+                except (JoseError, ValueError, KeyError, TypeError) as error:
+                    raise UpstreamFault(
+                        "the sign-in provider sent invalid keys", detail=repr(error)
+                    ) from None
+                self._keys = self._clock(), keys
+            return self._keys[1]
+
+
+def _decoded(page: WebPage, kind: type[Any]) -> Any:
+    """Raises UpstreamFault."""
+    if page.status != 200 or len(page.data) > LARGEST:
+        raise UpstreamFault(
+            "the sign-in provider does not answer as it should: try again later",
+            detail=f"{page.url}: status {page.status}, {len(page.data)} bytes",
+        )
+    try:
+        return msgspec.json.decode(page.data, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise UpstreamFault(
+            "the sign-in provider does not answer as it should: try again later",
+            detail=f"{page.url}: {error}",
+        ) from None
+
+
+def _check(found: _Metadata, issuer: str) -> None:
+    """Raises UpstreamFault for metadata of another issuer, or with insecure addresses."""
+    fault: GatewayError | None = None
+    if found.issuer != issuer:
+        fault = UpstreamFault(
+            "the sign-in provider has another name than --oidc-issuer: correct the setting",
+            detail=f"its metadata names {found.issuer[:200]!r}",
+        )
+    scheme = urlsplit(issuer).scheme
+    for address in (
+        found.authorization_endpoint,
+        found.token_endpoint,
+        found.jwks_uri,
+        found.userinfo_endpoint,
+    ):
+        if address and urlsplit(address).scheme not in ("https", scheme):
+            fault = UpstreamFault(
+                "the sign-in provider has an address without https", detail=address[:200]
+            )
+    if fault is not None:
+        raise fault

@@ -1,0 +1,136 @@
+"""Signs in at an OpenID provider: the browser goes there, and comes back with a code.
+
+What the gateway must remember meanwhile is in a signed cookie of the browser: so a code that
+another browser has obtained is refused, and any worker can finish the sign-in. A failed sign-in
+counts as a wrong key of its address.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from ...errors import GatewayError, NotFound, TooManyWrongKeys, Unauthorized
+from ..observability import Record
+from ..services import current_services
+from . import guard, session, session_routes, shell
+
+if TYPE_CHECKING:
+    from ...oidc.provider import Started
+    from ...oidc.service import SignIn
+
+COOKIE = "slotproxy_sign_in"
+LASTS = 600  # seconds until the browser must be back
+
+log = logging.getLogger("slotproxy")
+
+blueprint = Blueprint("oidc", __name__)
+guard.protect(blueprint, open_to_all=("begin", "finish"))
+
+
+@blueprint.get("/signin/oidc")
+def begin() -> Response:
+    """Send the browser to the provider. Raises NotFound, TooManyWrongKeys."""
+    from ...oidc.service import start
+
+    sign_in = _opened()
+    started = start(guard.local_path(request.args.get("to", "")))
+    try:
+        current_services().keys.check_guesses(Record.of(request.environ).peer)
+        response = make_response(
+            redirect(sign_in.provider.authorization_url(started, _redirect_uri(sign_in)), 303)
+        )
+    except GatewayError as fault:
+        return _failed(fault, started.to)
+    cookie = _signer().dumps(msgspec.structs.astuple(started))
+    session.set_cookie(response, COOKIE, cookie, "Lax", LASTS)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+@blueprint.get("/signin/oidc/callback")
+def finish() -> Response:
+    """Sign in who comes back from the provider. Raises NotFound."""
+    sign_in, services = _opened(), current_services()
+    record = Record.of(request.environ)
+    started = _started()
+    try:
+        services.keys.check_guesses(record.peer)
+        started = _checked(started, sign_in)
+        code = request.args.get("code", "")
+        name = sign_in.finish(code, started, _redirect_uri(sign_in))
+        services.keys.check_name(name)
+    except GatewayError as fault:
+        if not isinstance(fault, TooManyWrongKeys):
+            services.keys.count_wrong(record.peer)
+        return _failed(fault, started.to if started else "")
+    record.key, record.info.outcome = name, "signed_in"
+    # Browsers send a strict cookie only to a page that one of ours leads to: a redirect would still
+    # belong to the provider's page.
+    page = render_template("signed_in.html", to=started.to or shell.home())
+    return session.begin(_forget(make_response(page)), name)
+
+
+def _opened() -> SignIn:
+    """Raises NotFound."""
+    sign_in = current_services().sign_in
+    if sign_in is None:
+        raise NotFound("this gateway has no sign-in provider: set --oidc-issuer, or sign in by key")
+    return sign_in
+
+
+def _started() -> Started | None:
+    """The sign-in that this browser has begun."""
+    from ...oidc.provider import Started
+
+    try:
+        kept = _signer().loads(request.cookies.get(COOKIE, ""), max_age=LASTS)
+        return Started(*kept)
+    except (BadSignature, TypeError):
+        return None
+
+
+def _checked(started: Started | None, sign_in: SignIn) -> Started:
+    """Raises Unauthorized unless the provider's answer belongs to the sign-in that was begun."""
+    state = request.args.get("state", "")
+    if started is None or not hmac.compare_digest(state.encode(), started.state.encode()):
+        raise Unauthorized("it took too long, or began in another browser: begin it again")
+    # RFC 9207: the answer is that of another provider.
+    if request.args.get("iss", sign_in.provider.issuer) != sign_in.provider.issuer:
+        raise Unauthorized("it ended at another provider: begin it again")
+    if error := request.args.get("error", ""):
+        raise Unauthorized("the provider refused it", detail=f"error {error[:100]!r}")
+    return started
+
+
+def _failed(fault: GatewayError, to: str) -> Response:
+    """The page to sign in, with what went wrong."""
+    record = Record.of(request.environ)
+    record.info.outcome = fault.code or fault.type
+    log.warning("a sign-in failed: %s %s", fault.message, fault.detail)
+    page = session_routes.page(to, failed=fault.message)
+    response = _forget(make_response(page, fault.status))
+    if fault.retry_after:
+        response.headers["Retry-After"] = str(math.ceil(fault.retry_after))
+    return response
+
+
+def _forget(response: Response) -> Response:
+    session.set_cookie(response, COOKIE, "", "Lax", 0)
+    return response
+
+
+def _redirect_uri(sign_in: SignIn) -> str:
+    """Where the provider sends the browser, which knows this address too."""
+    scheme = "https" if session.is_https() else "http"
+    return sign_in.redirect_uri or f"{scheme}://{request.host}{url_for('oidc.finish')}"
+
+
+def _signer() -> URLSafeTimedSerializer:
+    return session.sessions().signer("sign-in")

@@ -1,0 +1,198 @@
+"""Sign-in to a real gateway at a real OpenID provider: panva's certified oidc-provider."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+pytest.importorskip("authlib", reason="the extra `oidc` is not installed")
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from tools import oidc_provider
+from tools.oidc_provider import Provider
+from tools.processes import Gateway, free_port
+
+HTML = {"Accept": "text/html"}
+ADMIN = {"Authorization": "Bearer sk-ops"}
+Site = Callable[..., tuple[Gateway, Provider]]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Factory: a gateway with these flags that knows a provider."""
+    script = oidc_provider.find()
+    if script is None:
+        pytest.skip("no OpenID provider here: python -m tools.oidc_provider says why")
+    children: list[Any] = []
+
+    def begin(*flags: str) -> tuple[Gateway, Provider]:
+        folder = tmp_path_factory.mktemp("oidc")
+        (folder / "keys").write_text("ops sk-ops\n")
+        port = free_port()
+        callback = f"http://127.0.0.1:{port}/signin/oidc/callback"
+        provider = Provider(script, free_port(), callback, folder / "provider.log")
+        children.append(provider)
+        provider.start()
+        words = ["--llama-api", "http://127.0.0.1:9", "--api-key-file", str(folder / "keys")]
+        words += ["--admins", "ops", "--data", str(folder / "data"), "--wrong-keys", "0"]
+        words += ["--oidc-issuer", provider.issuer, *flags]
+        gateway = Gateway(words, folder / "gateway.log", port=port)
+        children.append(gateway)
+        gateway.start(ready=0)
+        return gateway, provider
+
+    try:
+        yield begin
+    finally:
+        for child in reversed(children):
+            child.kill()
+
+
+SECRET = ("--oidc-client-id", "slotproxy", "--oidc-client-secret", "a secret: with%signs")
+
+
+@pytest.fixture(scope="module")
+def site(start: Site) -> tuple[Gateway, Provider]:
+    rules = ("--oidc-team-claim", "groups", "--oidc-admins", "groups=slotproxy-admins")
+    one = start(*SECRET, *rules, "--oidc-allow", "groups=staff")
+    httpx.post(f"{one[0].url}/team/new", json={"team_id": "research"}, headers=ADMIN)
+    return one
+
+
+class Browser(httpx.Client):
+    """Follows redirects, and keeps the cookies of both sites apart as browsers do with ports of one
+    host: not at all."""
+
+    def __init__(self) -> None:
+        super().__init__(headers=HTML, follow_redirects=True, timeout=30)
+
+    def to_provider(self, gateway: Gateway, to: str = "/status") -> httpx.Response:
+        """Go to the provider's form."""
+        return self.get(f"{gateway.url}/signin/oidc", params={"to": to})
+
+    def submit(self, page: httpx.Response, **fields: str) -> httpx.Response:
+        """Submit the form of a page of the provider."""
+        action = re.search(r'<form[^>]*action="([^"]*)"', page.text)
+        assert action, page.text
+        hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="(\w+)"', page.text))
+        return self.post(str(page.url.join(action[1])), data={**hidden, **fields})
+
+    def sign_in(self, gateway: Gateway, name: str, to: str = "/status") -> httpx.Response:
+        page = self.submit(self.to_provider(gateway, to), login=name, password="any")
+        return self.submit(page)  # consent
+
+
+def key_of(gateway: Gateway, user: str) -> Any:
+    """The keys of a user."""
+    query = {"user_id": user, "return_full_object": "true"}
+    found = httpx.get(f"{gateway.url}/key/list", params=query, headers=ADMIN).json()["keys"]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_person_signs_in_and_has_a_key_of_their_own(site: tuple[Gateway, Provider]) -> None:
+    gateway, provider = site
+    with Browser() as browser:
+        assert (
+            provider.issuer.split("//")[1].split(":")[0]
+            in browser.get(f"{gateway.url}/signin").text
+        )
+        page = browser.sign_in(gateway, "carol", to="/knowledge")
+        assert page.status_code == 200
+        assert 'http-equiv="refresh" content="0; url=/knowledge"' in page.text
+        assert browser.get(f"{gateway.url}/status").url.path == "/status"
+        assert browser.get(f"{gateway.url}/keys").status_code == 403
+    key = key_of(gateway, "carol@example.org")
+    assert (key["key_alias"], key["team_id"], key["admin"]) == (
+        "carol@example.org",
+        "research",
+        False,
+    )
+    assert key["metadata"] == {"oidc": {"issuer": provider.issuer, "subject": "carol"}}
+    with Browser() as again:
+        again.sign_in(gateway, "carol")
+        assert key_of(gateway, "carol@example.org") == key
+    assert "carol" not in [line for line in gateway.log.splitlines() if "code=" in line]
+
+
+def test_claims_make_administrators_for_as_long_as_they_say_so(
+    site: tuple[Gateway, Provider],
+) -> None:
+    gateway, _ = site
+    with Browser() as browser:
+        browser.sign_in(gateway, "ops")
+        assert browser.get(f"{gateway.url}/keys").status_code == 200
+    key = key_of(gateway, "ops@example.org")
+    assert (key["admin"], key["team_id"]) == (True, None)
+    changed = {"key": key["token"], "admin": False}
+    httpx.post(f"{gateway.url}/key/update", json=changed, headers=ADMIN).raise_for_status()
+    with Browser() as browser:
+        browser.sign_in(gateway, "ops")
+        assert key_of(gateway, "ops@example.org")["admin"] is True
+
+
+@pytest.mark.parametrize("name", ["eve", "mallory"])
+def test_other_people_and_unverified_addresses_may_not_sign_in(
+    site: tuple[Gateway, Provider], name: str
+) -> None:
+    gateway, _ = site
+    with Browser() as browser:
+        page = browser.sign_in(gateway, name)
+        assert page.status_code == 403
+        assert "ask an administrator" in page.text
+        assert browser.get(f"{gateway.url}/status").url.path == "/signin"
+
+
+def test_blocked_person_is_signed_out_and_cannot_come_back(site: tuple[Gateway, Provider]) -> None:
+    gateway, _ = site
+    with Browser() as browser:
+        browser.sign_in(gateway, "dave")
+        key = {"key": key_of(gateway, "dave@example.org")["token"]}
+        httpx.post(f"{gateway.url}/key/block", json=key, headers=ADMIN).raise_for_status()
+        assert browser.get(f"{gateway.url}/status").url.path == "/signin"
+        assert browser.to_provider(gateway).status_code == 401  # the provider knows dave already
+
+
+def test_answer_of_another_browser_or_used_twice_is_refused(site: tuple[Gateway, Provider]) -> None:
+    gateway, _ = site
+    with Browser() as victim, Browser() as attacker:
+        consent = attacker.submit(attacker.to_provider(gateway), login="ops", password="any")
+        attacker.follow_redirects = False
+        answer = attacker.submit(consent)
+        while "/signin/oidc/callback" not in answer.headers["location"]:
+            answer = attacker.get(answer.headers["location"])
+        callback = answer.headers["location"]
+        assert victim.get(callback).status_code == 401
+        victim.get(f"{gateway.url}/signin/oidc", follow_redirects=False)  # begun, but another one
+        assert victim.get(callback).status_code == 401
+        wrong = callback.replace(parse_qs(urlsplit(callback).query)["code"][0], "made-up")
+        kept = attacker.cookies["slotproxy_sign_in"]
+        assert attacker.get(wrong).status_code == 401
+        attacker.cookies.set("slotproxy_sign_in", kept, domain="127.0.0.1", path="/")
+        assert attacker.get(callback).status_code == 200
+        attacker.cookies.set("slotproxy_sign_in", kept, domain="127.0.0.1", path="/")
+        assert attacker.get(callback).status_code == 401
+
+
+@pytest.mark.parametrize("client", ["public", "posting"])
+def test_public_clients_and_those_that_post_their_secret_work(start: Site, client: str) -> None:
+    more = ("--oidc-client-secret", "another") if client == "posting" else ()
+    gateway, _ = start("--oidc-client-id", client, *more, "--oidc-user-claim", "sub")
+    with Browser() as browser:
+        assert browser.sign_in(gateway, "frank").status_code == 200
+        assert key_of(gateway, "frank")["key_alias"] == "frank"
+
+
+def test_provider_that_is_away_is_said(start: Site) -> None:
+    gateway, provider = start(*SECRET)
+    provider.kill()
+    with Browser() as browser:
+        page = browser.to_provider(gateway)
+        assert page.status_code == 502
+        assert "cannot be reached" in page.text or "unreachable" in page.text
+        assert browser.get(f"{gateway.url}/signin").status_code == 200

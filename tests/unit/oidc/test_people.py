@@ -1,0 +1,70 @@
+"""What claims mean for the user, the team and the rights of a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.accounts.records import KEY_ID
+from proxy.errors import Forbidden
+from proxy.oidc.people import LONGEST, MOST_GROUPS, Mapped, Wanted, claim, person
+
+ISSUER = "https://id.example.org"
+CLAIMS = {"sub": "1", "email": "carol@example.org", "groups": ["staff", "ops"]}
+
+
+def mapped(**more: Any) -> Mapped:
+    return Mapped(**{"user": "email", **more})
+
+
+def test_key_id_belongs_to_the_subject_of_the_issuer() -> None:
+    ids = {
+        person(issuer, {"sub": subject, "email": "same@example.org"}, mapped()).key_id
+        for issuer, subject in ((ISSUER, "1"), (ISSUER, "2"), (ISSUER + "/", "1"), (ISSUER, "1"))
+    }
+    assert len(ids) == 3
+    assert all(KEY_ID.fullmatch(one) for one in ids)
+
+
+def test_claims_name_user_teams_and_administrators() -> None:
+    rules = mapped(teams="groups", admins=(Wanted("groups", "ops"),))
+    found = person(ISSUER, CLAIMS, rules)
+    assert (found.user, found.teams, found.admin) == ("carol@example.org", ["staff", "ops"], True)
+    assert person(ISSUER, {**CLAIMS, "groups": "staff"}, rules).admin is False
+    assert person(ISSUER, CLAIMS, mapped()).admin is None
+
+
+def test_one_of_the_allowed_claims_suffices() -> None:
+    rules = mapped(allowed=(Wanted("groups", "lab"), Wanted("groups", "staff")))
+    assert person(ISSUER, CLAIMS, rules).subject == "1"
+    for groups in ([], None, "staffers", ["STAFF"], {"staff": True}):
+        with pytest.raises(Forbidden, match="may not use this gateway"):
+            person(ISSUER, {**CLAIMS, "groups": groups}, rules)
+
+
+@pytest.mark.parametrize("email", [None, "", 7, ["a@b"], "a\nb", "x" * (LONGEST + 1)])
+def test_user_without_a_usable_id_is_refused(email: Any) -> None:
+    with pytest.raises(Forbidden, match="no usable 'email'"):
+        person(ISSUER, {"sub": "1", "email": email}, mapped())
+
+
+def test_address_that_is_not_verified_names_no_user() -> None:
+    with pytest.raises(Forbidden):
+        person(ISSUER, {**CLAIMS, "email_verified": False}, mapped())
+    assert person(ISSUER, {**CLAIMS, "email_verified": True}, mapped()).user == CLAIMS["email"]
+    assert person(ISSUER, {**CLAIMS, "email_verified": False}, mapped(user="sub")).user == "1"
+
+
+def test_number_of_groups_is_bounded() -> None:
+    groups = [f"g{n}" for n in range(MOST_GROUPS + 5)]
+    found = person(ISSUER, {**CLAIMS, "groups": groups}, mapped(teams="groups"))
+    assert len(found.teams) == MOST_GROUPS
+
+
+def test_claim_may_be_inside_another_one() -> None:
+    claims = {"realm": {"roles": ["a"]}, "https://a.b/groups": ["c"]}
+    assert claim(claims, "realm.roles") == ["a"]
+    assert claim(claims, "https://a.b/groups") == ["c"]
+    assert claim(claims, "realm.none.at.all") is None
+    assert claim({"realm": "text"}, "realm.roles") is None

@@ -1,0 +1,274 @@
+"""The checks of a provider's metadata, keys and tokens."""
+
+from __future__ import annotations
+
+import time
+from base64 import urlsafe_b64encode
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import pytest
+
+pytest.importorskip("authlib", reason="the extra `oidc` is not installed")
+
+from joserfc import jwt
+from joserfc.jwk import OctKey, RSAKey
+
+from proxy.errors import Unauthorized, UpstreamFault
+from proxy.oidc import provider as module
+from proxy.oidc.provider import LARGEST, Client, Provider, Started
+from proxy.websearch.fetch import WebPage
+from proxy.websearch.results import EngineRequest
+
+ISSUER = "https://id.example.org"
+BACK = "https://gateway.example.org/signin/oidc/callback"
+STARTED = Started("a state", "a nonce", "v" * 64, "/status")
+KEY = RSAKey.generate_key(2048, {"kid": "1"})
+OTHER = RSAKey.generate_key(2048, {"kid": "2"})
+
+
+class Site:
+    """Answers as a provider; `asked` are the requests, by path."""
+
+    def __init__(self) -> None:
+        self.asked: list[EngineRequest] = []
+        self.now = 0.0
+        self.keys = [KEY]
+        self.signing: Any = KEY
+        self.header: dict[str, Any] = {"alg": "RS256", "kid": "1"}
+        self.claims: dict[str, Any] = {
+            "iss": ISSUER,
+            "sub": "1",
+            "aud": "us",
+            "nonce": STARTED.nonce,
+            "iat": int(time.time()),
+            "exp": int(time.time()) + 300,
+        }
+        self.answers: dict[str, Any] = {
+            "/.well-known/openid-configuration": {
+                "issuer": ISSUER,
+                "authorization_endpoint": f"{ISSUER}/auth?tenant=1",
+                "token_endpoint": f"{ISSUER}/token",
+                "jwks_uri": f"{ISSUER}/jwks",
+                "userinfo_endpoint": f"{ISSUER}/me",
+            },
+            "/me": {"sub": "1", "email": "carol@example.org", "iss": "made up"},
+        }
+        self.provider = Provider(
+            Client(issuer=ISSUER, id="us", secret="s p%"), self.fetch, lambda: self.now
+        )
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.answers["/.well-known/openid-configuration"]
+        return found
+
+    def fetch(self, request: EngineRequest, seconds: float) -> WebPage:
+        assert seconds == module.SECONDS
+        self.asked.append(request)
+        path = urlsplit(request.url).path
+        answer = self.answers.get(path)
+        if path == "/jwks":
+            answer = {"keys": [key.as_dict(private=False) for key in self.keys]}
+        if path == "/token" and answer is None:
+            token = jwt.encode(
+                self.header, self.claims, self.signing, algorithms=["RS256", "HS256"]
+            )
+            answer = {"id_token": token, "access_token": "reads", "token_type": "Bearer"}
+        if isinstance(answer, WebPage):
+            return answer
+        return WebPage(200, "application/json", msgspec.json.encode(answer), request.url)
+
+    def sign_in(self) -> dict[str, Any]:
+        return self.provider.claims("code", STARTED, BACK)
+
+    def count(self, path: str) -> int:
+        return sum(urlsplit(one.url).path == path for one in self.asked)
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+def page(status: int, data: bytes) -> WebPage:
+    return WebPage(status, "application/json", data, ISSUER)
+
+
+def test_browser_is_sent_with_state_nonce_and_challenge(site: Site) -> None:
+    parts = urlsplit(site.provider.authorization_url(STARTED, BACK))
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    assert parts.geturl().startswith(f"{ISSUER}/auth?tenant=1&")
+    challenge = query.pop("code_challenge")
+    assert len(challenge) == 43 and STARTED.verifier not in parts.query
+    assert query == {
+        "tenant": "1",
+        "response_type": "code",
+        "client_id": "us",
+        "redirect_uri": BACK,
+        "scope": "openid",
+        "state": STARTED.state,
+        "nonce": STARTED.nonce,
+        "code_challenge_method": "S256",
+    }
+
+
+def test_claims_of_the_token_count_more_than_those_of_userinfo(site: Site) -> None:
+    claims = site.sign_in()
+    assert (claims["iss"], claims["email"]) == (ISSUER, "carol@example.org")
+    (exchange,) = [one for one in site.asked if one.body]
+    assert exchange.headers["Authorization"] == "Basic dXM6cyUyMHAlMjU="  # us:s%20p%25
+    form = parse_qs((exchange.body or b"").decode())
+    assert form["code_verifier"] == [STARTED.verifier]
+    assert form["redirect_uri"] == [BACK]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"iss": "https://other.example.org"},
+        {"aud": "another"},
+        {"aud": ["us", "another"]},  # without azp
+        {"azp": "another"},
+        {"nonce": "another"},
+        {"nonce": None},
+        {"exp": 1_000_000},
+        {"exp": None},
+        {"iat": 4_000_000_000},
+        {"sub": None},
+    ],
+    ids=str,
+)
+def test_token_with_wrong_claims_is_refused(site: Site, wrong: dict[str, Any]) -> None:
+    claims = {**site.claims, **wrong}
+    site.claims = {name: value for name, value in claims.items() if value is not None}
+    with pytest.raises(Unauthorized, match="token is not valid"):
+        site.sign_in()
+
+
+def test_token_signed_by_another_key_is_refused(site: Site) -> None:
+    site.signing = OTHER
+    with pytest.raises(Unauthorized):
+        site.sign_in()
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS256"])
+def test_token_without_a_signature_of_the_provider_is_refused(site: Site, algorithm: str) -> None:
+    if algorithm == "HS256":
+        site.header = {"alg": "HS256", "kid": "1"}
+        site.signing = OctKey.import_key("s p%" * 8)  # the secret, which the client has too
+    else:
+        body = jwt.encode({"alg": "RS256"}, site.claims, KEY).split(".")[1]
+        site.answers["/token"] = {"id_token": f"eyJhbGciOiJub25lIn0.{body}."}
+    with pytest.raises(Unauthorized):
+        site.sign_in()
+
+
+def encoded(header: str, claims: str = "{}") -> str:
+    parts = (header.encode(), claims.encode(), b"signature")
+    return ".".join(urlsafe_b64encode(one).decode().rstrip("=") for one in parts)
+
+
+BROKEN = ["", "a.b.c", "x" * 100_000, "eyJ.." * 50, encoded("[]"), encoded('"text"'), encoded("")]
+BROKEN += [encoded('{"alg": 1}'), encoded('{"alg": "RS256", "crit": ["x"]}'), encoded("7")]
+BROKEN += [encoded('{"alg": "RS256", "kid": []}'), encoded("[" * 50_000), encoded("\x00")]
+BROKEN += [encoded('{"alg": "RS256", "kid": {"a": 1}, "jwk": {}}'), "..", "\ud7ff.\u00e9.x"]
+
+
+@pytest.mark.parametrize("token", BROKEN, ids=range(len(BROKEN)))
+def test_broken_token_is_refused(site: Site, token: str) -> None:
+    site.answers["/token"] = {"id_token": token}
+    with pytest.raises(Unauthorized):
+        site.sign_in()
+
+
+def test_new_key_is_asked_for_but_not_more_than_once_in_a_minute(site: Site) -> None:
+    site.sign_in()
+    assert site.count("/jwks") == 1
+    site.keys, site.signing, site.header = [OTHER], OTHER, {"alg": "RS256", "kid": "2"}
+    with pytest.raises(Unauthorized):
+        site.sign_in()
+    assert site.count("/jwks") == 1
+    site.now += module.AT_LEAST
+    assert site.sign_in()["sub"] == "1"
+    assert site.count("/jwks") == 2
+
+
+def test_metadata_are_kept_for_an_hour(site: Site) -> None:
+    for _ in range(3):
+        site.provider.authorization_url(STARTED, BACK)
+    assert site.count("/.well-known/openid-configuration") == 1
+    site.now += module.LASTS + 1
+    site.provider.authorization_url(STARTED, BACK)
+    assert site.count("/.well-known/openid-configuration") == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("issuer", "https://other.example.org"),
+        ("issuer", ISSUER + "/"),
+        ("token_endpoint", "http://id.example.org/token"),
+        ("jwks_uri", "file:///etc/passwd"),
+        ("authorization_endpoint", "javascript:alert(1)"),
+        ("token_endpoint", None),
+        ("jwks_uri", 7),
+    ],
+)
+def test_metadata_of_another_issuer_or_without_https_are_refused(
+    site: Site, field: str, value: Any
+) -> None:
+    site.metadata[field] = value
+    with pytest.raises(UpstreamFault):
+        site.provider.authorization_url(STARTED, BACK)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        page(500, b"{}"),
+        page(302, b""),
+        page(200, b"not json"),
+        page(200, b"[" * 100_000),
+        page(200, b'{"id_token": "' + b"x" * LARGEST + b'"}'),
+    ],
+    ids=["error", "redirect", "text", "deep", "large"],
+)
+@pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/token", "/me"])
+def test_answers_of_a_provider_are_bounded_and_checked(
+    site: Site, path: str, answer: WebPage
+) -> None:
+    site.answers[path] = answer
+    with pytest.raises(UpstreamFault):
+        site.sign_in()
+
+
+def test_keys_that_are_none_are_a_fault_of_the_provider(site: Site) -> None:
+    site.keys = []
+    with pytest.raises((UpstreamFault, Unauthorized)):
+        site.sign_in()
+
+
+def test_subject_of_userinfo_must_be_that_of_the_token(site: Site) -> None:
+    site.answers["/me"]["sub"] = "2"
+    with pytest.raises(Unauthorized, match="contradict"):
+        site.sign_in()
+
+
+def test_refused_or_too_long_codes_are_unauthorized(site: Site) -> None:
+    site.answers["/token"] = page(400, b'{"error": "invalid_grant"}')
+    with pytest.raises(Unauthorized, match="refused"):
+        site.sign_in()
+    before = len(site.asked)
+    with pytest.raises(Unauthorized):
+        site.provider.claims("x" * (module.LONGEST_CODE + 1), STARTED, BACK)
+    assert len(site.asked) == before
+
+
+def test_public_client_sends_no_secret(site: Site) -> None:
+    site.provider = Provider(Client(issuer=ISSUER, id="us"), site.fetch)
+    site.sign_in()
+    (exchange,) = [one for one in site.asked if one.body]
+    assert "Authorization" not in exchange.headers
+    assert b"client_id=us" in (exchange.body or b"")
