@@ -217,10 +217,9 @@ def prepare(page: Page, picture: Picture) -> None:
     """Wait until a page is ready for its picture."""
     path = picture.path
     if path == "/":
-        fold = page.locator(".more summary")
-        fold.click()
+        page.locator('[data-part="adjust"]').click()
         page.locator('[name="temperature"]').fill("0")
-        fold.click()
+        page.locator('[data-part="settings-close"]').click()
         page.locator('[name="kind"][value="knowledge"]').check(force=True)
         page.locator('[name="base"]').select_option(label=BASE)
         for turn, question in enumerate(ASKED):

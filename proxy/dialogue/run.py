@@ -106,6 +106,11 @@ class Dialogues:
         return self._finder.web.engines if self._finder.web is not None else ()
 
     @property
+    def tools(self) -> tuple[str, ...]:
+        """Names of the tools that an agent may use."""
+        return self._allowed
+
+    @property
     def searches(self) -> frozenset[str]:
         """Names of the searches that an answer can make."""
         sources = {"web_search": self._finder.web, "file_search": self._finder.stores}

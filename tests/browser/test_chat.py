@@ -210,7 +210,7 @@ def test_given_settings_are_sent_and_kept(site: Gateway, visit: Open) -> None:
         return asking.value.post_data_json["options"]
 
     assert sent()["sampling"] == {}
-    page.get_by_text("Settings", exact=True).click()
+    page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_role("combobox", name="Prompt template").select_option("with_history")
     page.get_by_label("min_p").fill("0.05")
     page.get_by_label("Presence penalty").fill("0.5")

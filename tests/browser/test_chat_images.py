@@ -60,7 +60,7 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 def briefly(page: Any) -> None:
     """Limits answers to a few tokens, the same each time."""
-    page.locator(".more summary").click()
+    page.get_by_role("button", name="Settings", exact=True).click()
     page.locator('[name="temperature"]').fill("0")
     page.locator('[name="max_tokens"]').fill("12")
 

@@ -13,10 +13,9 @@ from ...core.request import Message
 from ...dialects import fields
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ..observability import Record
-from ..permissions import visible
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_files, errors, guard, images, options
+from . import api, chat_files, chat_models, errors, guard, images, options, welcome
 from .answers import Answers
 from .following import StreamPosition, stored
 
@@ -47,26 +46,43 @@ _answers = Answers()
 def page() -> Response:
     services = current_services()
     registry = services.gateway.registry
-    models = sorted(registry.listed() or registry.models())
-    if not models:
+    if not registry.models():
         raise NoBackend("no backend is configured", retry_after=10.0)
-    chats = (model for model in models if not registry.forwards(model))
-    models = sorted(visible(services, request.environ, chats))
+    models = chat_models.names(services, request.environ)
+    seen = [one for one in models if images.accepts_images(services.gateway, one)]
     missing = services.conversations is None
-    bases = services.knowledge.bases(api.owner()) if services.knowledge is not None else ()
+    all_bases = services.knowledge.bases(api.owner()) if services.knowledge is not None else ()
+    bases = [one for one in all_bases if not one.temporary]
+    dialogues = services.dialogues
     return make_response(
         render_template(
             "chat.html",
             missing=missing,
             files=services.knowledge is not None,
-            bases=[one for one in bases if not one.temporary],
-            engines=services.dialogues.engines,
+            bases=bases,
+            engines=dialogues.engines,
             templates=options.templates(services.layouts),
             talks=TALKS,
             models=models,
-            seen=[one for one in models if images.accepts_images(services.gateway, one)],
+            seen=seen,
+            offers=welcome.offers(
+                files=services.knowledge is not None,
+                bases=bool(bases),
+                sees=bool(seen),
+                engines=bool(dialogues.engines),
+                tools=dialogues.tools,
+            ),
         )
     )
+
+
+@blueprint.get(f"{API}/models")
+def models() -> Response:
+    """List the models that can be asked, with their states."""
+    api.owner()
+    response = json_response(chat_models.models(current_services(), request.environ))
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 # -- conversations

@@ -22,6 +22,8 @@ from . import guard, uploads
 
 LANGUAGES = ("en", "zh")
 LANGUAGE = "slotproxy_language"  # the cookie with the chosen language
+THEMES = ("system", "light", "dark")
+THEME = "slotproxy_theme"  # the cookie with the chosen theme
 
 blueprint = Blueprint("pages", __name__)
 
@@ -39,6 +41,12 @@ def language() -> str:
     return chosen if chosen in LANGUAGES else request.accept_languages.best_match(LANGUAGES, "en")
 
 
+def theme() -> str:
+    """Return the current request's theme; "system" follows the browser's setting."""
+    chosen = request.cookies.get(THEME, "")
+    return chosen if chosen in THEMES else "system"
+
+
 @blueprint.get("/static/<path:name>")
 def static(name: str) -> Response:
     return uploads.response(name)
@@ -49,8 +57,20 @@ def choose(chosen: str) -> Response:
     """Set the language and redirect to `?to=`. Raises werkzeug's NotFound."""
     if chosen not in LANGUAGES:
         abort(404)
+    return _keep(LANGUAGE, chosen)
+
+
+@blueprint.get("/theme/<chosen>")
+def choose_theme(chosen: str) -> Response:
+    """Set the theme and redirect to `?to=`. Raises werkzeug's NotFound."""
+    if chosen not in THEMES:
+        abort(404)
+    return _keep(THEME, chosen)
+
+
+def _keep(cookie: str, value: str) -> Response:
     response = make_response(redirect(guard.local_path(request.args.get("to", "")) or home(), 303))
-    response.set_cookie(LANGUAGE, chosen, max_age=uploads.FOREVER, path=home(), samesite="Lax")
+    response.set_cookie(cookie, value, max_age=uploads.FOREVER, path=home(), samesite="Lax")
     return response
 
 
@@ -66,11 +86,13 @@ def _address(name: str) -> str:
 
 def _known() -> dict[str, Any]:
     """Return the values available in every template: `say(english, chinese)`, `static(file)`,
-    `language`, `home`, and those of the guard."""
-    spoken = language()
+    `language`, `theme` and the `next_theme`, `home`, and those of the guard."""
+    spoken, shown = language(), theme()
     return {
         **guard.template_values(),
         "language": spoken,
+        "theme": shown,
+        "next_theme": THEMES[(THEMES.index(shown) + 1) % len(THEMES)],
         "say": lambda english, chinese: chinese if spoken == "zh" else english,
         "static": _address,
         "home": home(),

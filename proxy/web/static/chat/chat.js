@@ -4,9 +4,12 @@ import { Calls } from "../panels/calls.js";
 import { make, say } from "../panels/dom.js";
 import { drafts } from "./drafts.js";
 import { Files } from "./files.js";
+import { frame } from "./frame.js";
 import { Images } from "./images.js";
 import { Message } from "./message.js";
-import { kinds, options, remember } from "./settings.js";
+import { Models } from "./models.js";
+import { Presets } from "./presets.js";
+import { kinds, options } from "./settings.js";
 import { Talks } from "./talks.js";
 import { words } from "./words.js";
 
@@ -130,7 +133,7 @@ function show() {
   growing?.close();
   growing = null;
   title();
-  at("talk-actions").hidden = !talk;
+  at("talk-actions").hidden = at("acts").hidden = !talk;
   if (talk) {
     for (const as of ["md", "json"]) {
       at(`export-${as}`).href = `${page.dataset.api}/conversations/${talk.id}/export?as=${as}`;
@@ -299,9 +302,14 @@ at("clear").addEventListener("click", async () => {
   await choose(null);
 });
 
+// -- the model and its settings
+
+const presets = new Presets(page, form, at);
+const models = new Models(at, calls, (model) => presets.defaults(model));
+const sees = () => models.sees();
+
 // -- images and files: dropped here for the next question
 
-const sees = () => (form.elements.model?.selectedOptions[0] ?? page).dataset.sees === "true";
 const images = new Images(at("images"), sees, tell);
 const files =
   at("attach") &&
@@ -325,8 +333,7 @@ const files =
     },
   );
 
-remember(form);
-if (matchMedia("(max-width: 56rem)").matches) at("talks-fold").open = false;
+frame(page, form, at, () => form.requestSubmit());
 // Immediately, as the user may go on typing.
 form.elements.text.value = drafts.get(location.hash.slice(1));
 const opened = open();

@@ -1,7 +1,6 @@
-// The settings of a question, read from the form.
+// The settings of a question, read from its form.
 
 const NUMBERS = ["temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed"];
-const KEPT = "slotproxy settings"; // key in the browser's local storage
 
 /** Return the options for the gateway; empty fields mean the server's default. */
 export function options(form) {
@@ -26,24 +25,5 @@ export function options(form) {
 /** Show the fields of the chosen mode. */
 export function kinds(form) {
   const kind = new FormData(form).get("kind");
-  for (const part of form.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== kind;
-}
-
-/** Restore the settings stored in this browser, and store them whenever they change. */
-export function remember(form) {
-  form.addEventListener("change", () => {
-    kinds(form);
-    const kept = [...new FormData(form)].filter(([name]) => name !== "text");
-    localStorage.setItem(KEPT, JSON.stringify(kept));
-  });
-  try {
-    for (const [name, value] of JSON.parse(localStorage.getItem(KEPT) ?? "[]")) {
-      const field = form.elements[name];
-      if (field && name !== "base") field.value = value;
-    }
-  } catch {
-    localStorage.removeItem(KEPT);
-  }
-  if (form.querySelector('[name="kind"]:checked')?.disabled) form.elements.kind.value = "chat";
-  kinds(form);
+  for (const part of document.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== kind;
 }

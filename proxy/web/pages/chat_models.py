@@ -1,0 +1,105 @@
+"""The models of the chat page: their state, and the defaults of their settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from ...hosting import view
+from ..fastpath import Environ
+from ..permissions import visible
+from ..services import Services
+from . import images
+
+State = Literal[view.State, "down", "unknown"]
+
+# The settings on the page that have a default, by llama.cpp's names.
+SHOWN = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+# States of a router's model that are not a state of ours.
+STATES: Mapping[str, State] = {"unloaded": "stopped", "sleeping": "stopped", "loading": "loading"}
+
+
+class ChatModel(Struct, frozen=True, kw_only=True):
+    """A model that the caller may ask. `place` is its place in the line of models without room,
+    `left` the seconds until it is loaded, None if unknown. `context` is the tokens of a
+    conversation, 0 if unknown. `defaults` are the sampling parameters of a question that sets none,
+    as far as they are known."""
+
+    name: str
+    title: str
+    state: State
+    place: int
+    left: float | None
+    context: int
+    sees: bool
+    defaults: dict[str, float]
+
+
+def names(services: Services, environ: Environ) -> list[str]:
+    """The models that the caller may ask, sorted."""
+    registry = services.gateway.registry
+    listed = registry.listed() or registry.models()
+    return sorted(visible(services, environ, (one for one in listed if not registry.forwards(one))))
+
+
+def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
+    """The models of `names` as they are now."""
+    return tuple(_model(services, name) for name in names(services, environ))
+
+
+def _model(services: Services, name: str) -> ChatModel:
+    hosted = next((one for one in services.host.models if one.name == name), None)
+    title, place, left = name, 0, None
+    state: State
+    if hosted is not None:
+        now = time.time()
+        seen = view.view_of(hosted, now)
+        title, place, state = seen.title or name, seen.place, seen.state
+        left = max(seen.ready_at - now, 0.0) if seen.ready_at is not None else None
+    else:
+        state = _state(services, name)
+    return ChatModel(
+        name=name,
+        title=title,
+        state=state,
+        place=place,
+        left=left,
+        context=max((one.n_ctx for one in services.gateway.registry.pool(name)), default=0),
+        sees=images.accepts_images(services.gateway, name),
+        defaults=_defaults(services, name),
+    )
+
+
+def _state(services: Services, name: str) -> State:
+    """The state of a model whose servers are not started here."""
+    pool = services.gateway.registry.pool(name)
+    serving = [one for one in pool if one.up]
+    if not serving:
+        return "down" if all(one.up is False for one in pool) else "unknown"
+    status = services.gateway.registry.status(name)
+    if status == "failed":
+        return "failed"
+    if status in STATES:
+        return STATES[status]
+    scheduler = services.gateway.scheduler
+    slots = [(scheduler.in_flight(one.name), scheduler.slots(one.name)) for one in serving]
+    return "busy" if all(count <= used for used, count in slots if count) and slots else "ready"
+
+
+def _defaults(services: Services, name: str) -> dict[str, float]:
+    """Those of the settings, else those that a server reports."""
+    pool = services.gateway.registry.pool(name)
+    reported = next((one.caps.settings for one in pool if one.caps is not None), {})
+    known = {**reported, **services.settings.sampler_defaults}
+    return {name: known[name] for name in SHOWN if type(known.get(name)) in (int, float)}

@@ -1,0 +1,146 @@
+// The settings panel: the settings of each model and their presets, kept in this browser.
+
+import { make, say } from "../panels/dom.js";
+import { count, measure } from "../panels/form.js";
+import { kinds } from "./settings.js";
+import { words } from "./words.js";
+
+// Keys in the browser's local storage.
+const CHOICES = "slotproxy choices"; // the model, the mode and the search engine
+const VALUES = "slotproxy settings of models"; // by model: values by field
+const PRESETS = "slotproxy presets of models"; // by model, by name: values by field
+
+// These change only the parameters of sampling.
+const BUILT_IN = { "": {}, precise: { temperature: "0.1", top_p: "0.9" }, creative: { temperature: "1.1", top_p: "0.95" } };
+const OWN = "own "; // before the names of presets that the user saved
+
+export class Presets {
+  #form;
+  #at;
+  #fields;
+
+  constructor(page, form, at) {
+    this.#form = form;
+    this.#at = at;
+    this.#fields = [...at("settings").querySelectorAll("[form='ask']")];
+    page.addEventListener("change", (event) => this.#changed(event.target));
+    at("preset").addEventListener("change", () => this.#apply(at("preset").value));
+    at("preset-save").addEventListener("click", () => this.#save());
+    at("preset-delete").addEventListener("click", () => this.#delete());
+    at("reset").addEventListener("click", () => {
+      this.#fill({});
+      this.#keep();
+    });
+    const chosen = read(CHOICES);
+    for (const name of ["model", "kind", "engine"]) {
+      const field = form.elements[name];
+      const known = field && (!field.options || [...field.options].some((one) => one.value === chosen[name]));
+      if (chosen[name] && known) field.value = chosen[name];
+    }
+    if (document.querySelector('[name="kind"]:checked')?.disabled) form.elements.kind.value = "chat";
+    this.#load();
+    kinds(form);
+  }
+
+  /** Show the defaults of the chosen model: `{defaults, context}`. */
+  defaults({ defaults, context }) {
+    for (const field of this.#fields) {
+      const name = field.name === "top_k_sampling" ? "top_k" : field.name === "top_k" ? "" : field.name;
+      if (!field.dataset.default) continue;
+      field.placeholder = name in defaults ? measure(defaults[name]) : field.dataset.default;
+    }
+    say(this.#at("context"), context ? words.context(count(context)) : "");
+  }
+
+  get #model() {
+    return this.#form.elements.model.value;
+  }
+
+  #values = () => Object.fromEntries(this.#fields.map((one) => [one.name, one.value]));
+
+  #changed(field) {
+    const { kind, engine } = Object.fromEntries(new FormData(this.#form));
+    write(CHOICES, { ...read(CHOICES), model: this.#model, kind, ...(engine && { engine }) });
+    if (field === this.#form.elements.model) this.#load();
+    else if (this.#fields.includes(field)) this.#keep();
+    kinds(this.#form);
+  }
+
+  #keep() {
+    write(VALUES, { ...read(VALUES), [this.#model]: this.#values() });
+    this.#list();
+  }
+
+  /** Fill the fields with the settings of the chosen model. */
+  #load() {
+    this.#fill(read(VALUES)[this.#model] ?? {});
+    this.#list();
+  }
+
+  #fill(values) {
+    for (const field of this.#fields) field.value = values[field.name] ?? first(field);
+  }
+
+  #unset = () => Object.fromEntries(this.#sampling().map((one) => [one.name, ""]));
+  #sampling = () => this.#fields.filter((one) => one.dataset.default && !["max_tokens", "history"].includes(one.name));
+  #own = () => read(PRESETS)[this.#model] ?? {};
+
+  #apply(name) {
+    const own = name.startsWith(OWN) && this.#own()[name.slice(OWN.length)];
+    this.#fill(own || { ...this.#values(), ...this.#unset(), ...BUILT_IN[name] });
+    this.#keep();
+  }
+
+  /** List the presets, and choose that of the present values. */
+  #list() {
+    const select = this.#at("preset");
+    for (const old of select.querySelectorAll("[data-own]")) old.remove();
+    const all = { ...BUILT_IN };
+    for (const [name, values] of Object.entries(this.#own())) {
+      const option = make("option", { value: OWN + name }, name);
+      option.dataset.own = "";
+      select.append(option);
+      all[OWN + name] = values;
+    }
+    const fits = (name) =>
+      (name.startsWith(OWN) ? this.#fields : this.#sampling()).every((one) => one.value === (all[name][one.name] ?? first(one)));
+    // The user's own come first: they say more.
+    select.value = Object.keys(all).findLast(fits) ?? "custom";
+    this.#at("preset-save").hidden = select.value.startsWith(OWN);
+    this.#at("preset-delete").hidden = !select.value.startsWith(OWN);
+  }
+
+  #save() {
+    const name = prompt(words.preset_name)?.trim().slice(0, 60);
+    if (!name) return;
+    write(PRESETS, { ...read(PRESETS), [this.#model]: { ...this.#own(), [name]: this.#values() } });
+    this.#list();
+  }
+
+  #delete() {
+    const own = this.#own();
+    delete own[this.#at("preset").value.slice(OWN.length)];
+    write(PRESETS, { ...read(PRESETS), [this.#model]: own });
+    this.#list();
+  }
+}
+
+/** The value of a field that was never changed. */
+const first = (field) => field.defaultValue ?? field.options[0]?.value ?? "";
+
+function read(key) {
+  try {
+    const found = JSON.parse(localStorage.getItem(key) ?? "{}");
+    return typeof found === "object" && found !== null ? found : {};
+  } catch {
+    return {};
+  }
+}
+
+function write(key, value) {
+  try {
+    localStorage.setItem(key, JSON.stringify(value));
+  } catch {
+    // The storage is full: the settings last as long as the page.
+  }
+}

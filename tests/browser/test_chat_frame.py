@@ -1,0 +1,106 @@
+"""The frame of the chat page: name, model and its state, offers, settings and presets, theme."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tools.processes import Gateway
+
+from .conftest import DESKTOP, OPENED, PHONE, Open
+from .test_chat import answered, until
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_empty_chat_names_the_model_and_its_offer_is_answered(
+    site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str
+) -> None:
+    page = visit(f"{site.url}/", size=size, language=language)
+    page.locator(OPENED).wait_for()
+    assert page.get_by_role("link", name="slotproxy").is_visible()
+    model = page.get_by_role("combobox", name={"en": "Model", "zh": "模型"}[language])
+    assert "tinychat" in model.input_value()
+    page.locator("#model-state", has_text={"en": "Ready", "zh": "就绪"}[language]).wait_for()
+    offers = page.locator("[data-offer]")
+    assert offers.count() == 4
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    accessible(page)
+    text = offers.nth(1).get_attribute("data-text")
+    offers.nth(1).click()
+    answered(page)
+    assert page.locator(".message.user .said").inner_text() == text
+
+
+def test_offer_of_a_knowledge_base_chooses_it(start_site: Any, visit: Open) -> None:
+    site = start_site()
+    page = visit(f"{site.url}/knowledge")
+    page.get_by_label("Name", exact=True).fill("Ships")
+    page.get_by_role("button", name="Create").click()
+    page.locator("#base-name", has_text="Ships").wait_for()
+    page.goto(f"{site.url}/")
+    page.get_by_role("button", name="Ask “Ships”").click()
+    assert page.get_by_role("radio", name="Knowledge").is_checked()
+    assert page.get_by_label("Knowledge base").locator("option:checked").inner_text() == "Ships"
+    assert page.locator("#text").input_value() == "What are these documents about?"
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_settings_show_their_defaults_and_are_kept_as_presets(
+    start_site: Any, visit: Open, accessible: Any, size: tuple[int, int]
+) -> None:
+    page = visit(f"{start_site('--sampling', 'temperature=0.4').url}/", size=size)
+    page.get_by_role("button", name="Settings", exact=True).click()
+    temperature, preset = page.get_by_label("Temperature"), page.get_by_label("Preset")
+    until(page, lambda: temperature.get_attribute("placeholder") == "0.4")
+    assert temperature.bounding_box()["x"] + 100 < size[0]
+    accessible(page)
+    preset.select_option("precise")
+    assert temperature.input_value() == "0.1"
+    page.get_by_label("System prompt").fill("Be kind.")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Seed").press("Tab")
+    assert preset.input_value() == "custom"  # a seed belongs to no preset of ours
+    page.once("dialog", lambda dialog: dialog.accept("Kind"))
+    page.get_by_role("button", name="Save as preset").click()
+    preset.select_option(label="Defaults")
+    assert page.get_by_label("System prompt").input_value() == "Be kind."  # no sampling parameter
+    page.get_by_role("button", name="Reset to defaults").click()
+    assert temperature.input_value() == page.get_by_label("System prompt").input_value() == ""
+    page.reload()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    preset.select_option(label="Kind")
+    assert page.get_by_label("Seed").input_value() == "7"
+    page.keyboard.press("Escape")
+    assert not temperature.is_visible()
+
+
+def test_conversations_are_in_a_drawer_on_a_phone(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/", size=PHONE)
+    page.locator(OPENED).wait_for()
+    new = page.get_by_role("button", name="New conversation")
+    assert not new.is_visible()
+    page.get_by_role("button", name="Conversations").click()
+    new.wait_for()
+    page.keyboard.press("Escape")
+    until(page, lambda: not new.is_visible())
+    page.get_by_role("button", name="Conversations").click()
+    new.click()
+    until(page, lambda: not new.is_visible())
+
+
+def test_theme_is_chosen_and_kept(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/status")
+
+    def dark() -> bool:
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, colour.removeprefix("rgb(").rstrip(")").split(","))) < 200
+
+    assert not dark()
+    page.get_by_role("link", name="System theme").click()
+    page.get_by_role("link", name="Light theme").click()
+    page.get_by_role("link", name="Dark theme").wait_for()
+    assert dark() and page.url.endswith("/status")
+    page.goto(f"{site.url}/")
+    assert dark()
