@@ -52,13 +52,15 @@ API_GROUPS = {
 class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`models`, `tools` and paths in `apis` are patterns in which `*` stands for any text; `apis`
     has names of APIS and API_GROUPS besides. `tools` are those that the gateway runs itself,
-    `networks` those of the client. `priority` is the highest class in the queue. Keys of one
-    `group` share cached prompts. `limits` are what may be used up."""
+    `networks` those of the client. `barred_tiers` are the tiers of routes that may not be used.
+    `priority` is the highest class in the queue. Keys of one `group` share cached prompts. `limits`
+    are what may be used up."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
+    barred_tiers: tuple[str, ...] = ()
     read_only: bool = False
     admin: bool = False
     priority: Priority = ""
@@ -105,6 +107,23 @@ class Permissions(Struct, frozen=True):
                 code="tool_forbidden",
             )
 
+    def check_tiers(self, model: str, tiers: Collection[str]) -> None:
+        """`tiers` are those of the model's backends. Raises Forbidden if none may be used."""
+        if tiers and self.barred_tiers.issuperset(tiers):
+            raise Forbidden(
+                f"this API key may not use the model {model[:100]!r}: its barred_tiers include all"
+                " tiers of the model",
+                param="model",
+                code="tier_forbidden",
+            )
+
+    @property
+    def barred_tiers(self) -> frozenset[str]:
+        """The tiers of routes that may not be used."""
+        if not self.rights:
+            return _NONE
+        return frozenset(name for one in self.rights for name in one.barred_tiers)
+
     def check_route(self, api: str, path: str, *, reads: bool) -> None:
         """`api` is the group of the route, "" for one that every key may use; `path` is its rule
         without the prefix. Raises Forbidden, or NotFound if that is hidden."""
@@ -130,6 +149,7 @@ class Permissions(Struct, frozen=True):
         return Forbidden(f"this API key may not use {what}", code="route_forbidden")
 
 
+_NONE: frozenset[str] = frozenset()
 ALL = Permissions()
 
 

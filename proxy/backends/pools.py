@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..config import BackendConfig
+from ..core.tier import NO_TIER, Tier
 from ..errors import ModelNotFound, NoBackend, Unsupported
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
@@ -75,10 +76,13 @@ class Backend:
         self.aliases: tuple[str, ...] = ()
         self.unlisted = self.forwards = False
         self.awaits = 0.0  # expected seconds until its model is loaded, as last reported
+        self.place = config.place if config is not None else None  # in a route
 
     @property
     def model(self) -> str:
         """The name of its pool."""
+        if self.place is not None:
+            return self.place.model
         if self.set_model:
             return self.set_model
         return self.caps.models[0] if self.caps is not None and self.caps.models else self.presumed
@@ -108,7 +112,13 @@ class Backend:
             chat_mode=self.chat_mode,
         )
         backend.host, backend.router_of, backend.aliases = self, self, aliases
+        backend.place = self.place if self.set_model else None
         return backend
+
+    @property
+    def tier(self) -> Tier:
+        """Its tier in a route."""
+        return self.place.tier if self.place is not None else NO_TIER
 
     @property
     def facts(self) -> BackendFacts:
@@ -124,6 +134,7 @@ class Backend:
             cache_kind="ram" if ram else "files" if files else "nothing",
             release_delay=0.0 if caps is None or caps.queues else SETTLE,
             keeps_files=self.driver.keeps_files,
+            tier=self.tier,
         )
 
     @property
@@ -257,14 +268,14 @@ class BackendPools:
         return models[0]
 
     def pool(self, model: str) -> tuple[Backend, ...]:
-        """The backends of a model. Those that are up come first, and fully probed ones before
-        provisional ones."""
+        """The backends of a model. Those that are up come first, and of them those of earlier tiers
+        and fully probed ones."""
         return self._pools.get(model, ())
 
     def is_named(self, model: str) -> bool:
         """Whether this is a model's name, rather than that of backends without a reported model."""
         pool = self.pool(model)
-        return not pool or any(b.caps is not None or b.set_model for b in pool)
+        return not pool or any(b.caps is not None or b.set_model or b.place for b in pool)
 
     def status(self, model: str) -> str:
         """The best status among a model's backends, "" if none of them loads models on demand."""
@@ -333,7 +344,7 @@ class BackendPools:
                 if not backend.leaving:
                     pools.setdefault(backend.model, []).append(backend)
             self._pools = {
-                model: tuple(sorted(pool, key=lambda b: (not (b.up or b is rising), b.provisional)))
+                model: tuple(sorted(pool, key=lambda b: _rank(b, b is rising)))
                 for model, pool in pools.items()
             }
             self._named = tuple(filter(self.is_named, pools)) or tuple(pools)
@@ -343,6 +354,11 @@ class BackendPools:
                 for backend in pool
                 for alias in backend.aliases
             }
+
+
+def _rank(backend: Backend, rises: bool) -> tuple[bool, bool, int, bool]:
+    up, tier = bool(backend.up or rises), backend.tier
+    return not up, bool(tier.canary), tier.number, backend.provisional
 
 
 def _unknown(name: str) -> ModelNotFound:

@@ -105,10 +105,14 @@ class Registry(BackendPools):
         configs = {config.name: config for config in wanted}
         returning: list[Backend] = []
         made: list[Backend] = []
+        moved: list[tuple[Backend, BackendConfig]] = []  # to another place in a route
         try:
             for name, config in configs.items():
                 old = self.configured.get(name)
                 if old is not None and old.config == config:
+                    continue
+                if old is not None and _is_moved(old.config, config):
+                    moved.append((old, config))
                     continue
                 left = self.borrow(name) if old is None else None
                 if left is not None:
@@ -129,6 +133,8 @@ class Registry(BackendPools):
                 self._drain(one)
         for backend in made:
             self._replace(backend)
+        for backend, config in moved:
+            self._move(backend, config)
         for backend in returning:
             if backend.config == configs[backend.name] and backend.host is None:
                 self._take_back(backend)
@@ -136,6 +142,14 @@ class Registry(BackendPools):
         self.configured = {name: self.configured[name] for name in configs}
         self.rebuild()
         log.info("backends now: %s", ", ".join(configs) or "none")
+
+    def _move(self, backend: Backend, config: BackendConfig) -> None:
+        """Move a backend to another place in a route, or out of one; its server goes on."""
+        backend.config = config
+        for one in (backend, *self._models_of(backend)):
+            one.place = config.place if one is backend or backend.set_model else None
+            if one.name in self.backends:
+                self._update_scheduler(one)
 
     def _replace(self, backend: Backend) -> None:
         """Add a configured backend, in place of the one with its name if there is one."""
@@ -305,6 +319,13 @@ class Registry(BackendPools):
             if caps.dialect == ROUTER:
                 backend.router = _host(backend.driver, caps, backend.wake.set)
                 log.info("backend %s has several models", backend.name)
+                if backend.place is not None and not backend.set_model:
+                    log.warning(
+                        "backend %s is not used by the route %s: name one of its models, with model"
+                        " in its [[backend]] table",
+                        backend.name,
+                        backend.place.model,
+                    )
                 backend.wake.set()
                 return
             backend.counter.clear()
@@ -374,7 +395,8 @@ class Registry(BackendPools):
         wanted = {n: entry for n, entry in listed.items() if host.set_model in ("", n)}
         self._sync_models(host, router, wanted)
         for member in self._models_of(host):
-            if member.model in router.lost or listed.get(member.model) != before.get(member.model):
+            name = member.set_model
+            if name in router.lost or listed.get(name) != before.get(name):
                 member.wake.set()
         if not wanted:
             missing = f"the model {host.set_model}" if host.set_model else "any models"
@@ -383,7 +405,7 @@ class Registry(BackendPools):
     def _sync_models(self, host: Backend, router: ModelHost, wanted: Mapping[str, Listed]) -> None:
         """Add and drain backends to match the listed models. The router's own backend stands in
         while there are none."""
-        known = {member.model: member for member in self._models_of(host)}
+        known = {member.set_model: member for member in self._models_of(host)}
         for name, member in known.items():
             if name not in wanted and not member.leaving:
                 self._drain(member)
@@ -434,6 +456,11 @@ class Registry(BackendPools):
             return  # another backend has its name, or the scheduler no longer assigns it
         up = True if rising else backend.up
         self._scheduler.update(backend.name, backend.facts, up=up, anew=anew, replaces=replaces)
+
+
+def _is_moved(old: BackendConfig | None, new: BackendConfig) -> bool:
+    """Whether the place in a route is all that has changed."""
+    return old is not None and msgspec.structs.replace(old, place=new.place) == new
 
 
 def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> ModelHost:

@@ -10,6 +10,7 @@ from typing import Any
 from ..runtime import private_files
 from ..runtime.resources import templates
 from . import keys as key_rules
+from . import routes
 from .keys import Secret
 from .settings import ENGINES_NEED, Settings, SettingsError
 from .table import table
@@ -104,6 +105,8 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
                 plain = "chatglm_model" if settings.chatglm_model else "llama_api"
                 source = "backend" if settings.backend else plain
                 raise wrong(source, f"two backends have the {field} {value!r}")
+    if why := routes.missing(settings.route, named):
+        raise wrong("route", why)
     return settings
 
 

@@ -50,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
         description="A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models.",
         epilog=f"Each setting can also be set as {ENV_PREFIX}NAME in the environment or as name in "
         "the TOML file. Flags override the environment, which overrides the file. Separate list "
-        "items with commas, or repeat the flag. The file also accepts [[backend]], [[model]] "
-        "and [[mcp]] tables.\n\nCommands: "
+        "items with commas, or repeat the flag. The file also accepts [[backend]], [[route]], "
+        "[[model]] and [[mcp]] tables.\n\nCommands: "
         + "; ".join(f"{name}: {text}" for name, text in COMMANDS.items())
         + f". {PROG} COMMAND --help tells more.",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=100),

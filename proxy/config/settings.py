@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from . import forms, keys
+from . import forms, keys, routes
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
+from .routes import Place, RouteConfig
 
 
 class SettingsError(ValueError):
@@ -68,7 +69,9 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "native", "completion"] | None,
         _one_backend("overrides --chat-mode for this server"),
     ] = None
-    launch: ModelConfig | None = None  # instead of a URL; not a key of the table
+    # Not keys of the table: the model to start instead of a URL, and the place in a [[route]].
+    launch: ModelConfig | None = None
+    place: Place | None = None
 
     @property
     def address(self) -> str:
@@ -643,6 +646,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backend: tuple[BackendConfig, ...] = ()
     model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()
+    route: tuple[RouteConfig, ...] = ()
     file_keys: tuple[ApiKey, ...] = ()
     names_backend: bool = False
     config_file: str = ""
@@ -670,10 +674,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
             for model in self.model
         )
+        places = routes.places(self.route)
         return tuple(
             msgspec.structs.replace(
                 backend,
                 name=backend.name or name(backend),
+                place=places.get(backend.name or name(backend)),
                 kind="chatglm" if backend.file else backend.kind,
                 # A ChatGLM model runs one request at a time.
                 slots=1 if backend.file else backend.slots or self.slots,

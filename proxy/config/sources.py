@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from . import keys, macros, model_presets, models, models_folder
+from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
 from .foreign import Foreign
@@ -76,8 +76,8 @@ def _from_file(
 
 
 def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a TOML file by name; ``backend``, ``model`` and ``mcp`` hold the tables of
-    these names."""
+    """The values of a TOML file by name; ``backend``, ``model``, ``mcp`` and ``route`` hold the
+    tables of these names."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -90,6 +90,8 @@ def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, An
             values[name] = _backends(raw, path)
         elif name == "mcp":
             values[name] = _mcp(raw, path)
+        elif name == "route":
+            values[name] = _routes(raw, path)
         elif name == "model":
             values[name] = _models(raw, document.get("macros", {}), path, environ)
         elif name == "macros":
@@ -97,7 +99,7 @@ def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, An
         elif name in rows:
             values[name] = read_value(rows[name], raw, f"{path}: {key}")
         else:
-            raise _no_such(path, key, [*rows, "backend", "macros", "mcp", "model"])
+            raise _no_such(path, key, [*rows, "backend", "macros", "mcp", "model", "route"])
     return values
 
 
@@ -138,6 +140,13 @@ def _backends(raw: Any, path: str) -> tuple[BackendConfig, ...]:
             raise SettingsError(f"{source}: kind: a backend with a {key} is {kinds}")
         backends.append(BackendConfig(**values))
     return tuple(backends)
+
+
+def _routes(raw: Any, path: str) -> tuple[routes.RouteConfig, ...]:
+    try:
+        return routes.read(raw)
+    except ValueError as error:
+        raise SettingsError(f"{path}: route: {error}") from None
 
 
 def _mcp(raw: Any, path: str) -> tuple[McpConfig, ...]:

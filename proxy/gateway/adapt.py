@@ -91,7 +91,8 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
     A server that refuses long prompts itself takes seconds for 10 000 messages, so it is spared
     those that are far too long. The backends of a pool serve one model. Its tokens are counted once
     for all of them, unless their dialects differ: PowerInfer's server reads template marks as plain
-    text. An infill is never too long: servers that support it keep the text around the cursor."""
+    text. The backends of a route may have different models. An infill is never too long: servers
+    that support it keep the text around the cursor."""
     if task.backend_templates or task.suffix is not None:
         return
     bound, n_ctx, up = most_tokens(task), 0, []
@@ -103,7 +104,8 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
                 return
             up.append(backend)
             n_ctx = max(n_ctx, room)
-    if len({backend.caps.dialect for backend in up if backend.caps is not None}) != 1:
+    kinds = {(b.caps.dialect, b.place and b.caps.models) for b in up if b.caps is not None}
+    if len(kinds) != 1:
         return
     first = up[0]
     try:

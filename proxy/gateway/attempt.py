@@ -56,7 +56,7 @@ from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run
 from .leased_slot import LeasedSlot
-from .retries import Retries, without
+from .retries import Retries, pause, without
 from .token_counts import TokenCounts
 
 LARGE = 1 << 20  # characters of a prompt, or tokens, from which it is hashed in a thread
@@ -118,6 +118,7 @@ class Attempt:
         self._cancel = cancel
         self._began = began
         self._retries = Retries()
+        self._passed: dict[str, str] = {}  # backends that failed or refused it, and how
         self._reason: GatewayError | None = None  # why it waits again, if it does
         self._want: SlotRequest
         self._leased: LeasedSlot | None = None
@@ -135,8 +136,13 @@ class Attempt:
 
     def __iter__(self) -> Generator[Batch, None, None]:
         try:
-            check_prompt_size(self._task, self._context.registry.pool(self._model), self._cancel)
+            barred = self._caller.barred
+            pool = self._context.registry.pool(self._model)
+            if barred:
+                pool = tuple(b for b in pool if b.tier.name not in barred)
+            check_prompt_size(self._task, pool, self._cancel)
             self._want = _want(self._context, self._task, self._model, self._caller)
+            self._context.retries.on_request()
             if self._info.chain is None and isinstance(self._task.prompt, str):
                 self._info.chain = self._want.chain
             while self.state is not State.DONE:
@@ -251,7 +257,11 @@ class Attempt:
         else:
             self._leased = slot = LeasedSlot(context, lease, backend, backend.caps)
             self._leased_at = context.clock()
-            self._info.backend, self._info.slot = name, slot.number
+            info, grant = self._info, lease.grant
+            info.backend, info.slot = name, slot.number
+            info.tier = grant.backend.tier.name
+            if grant.passed or self._passed:
+                info.passed = tuple({**dict(grant.passed), **self._passed}.items())
             for _ in slot.prepare(self._cancel):
                 yield []
             return slot
@@ -416,10 +426,11 @@ class Attempt:
         if not is_fault and not isinstance(error, (Unsupported, ContextExceeded)):
             raise error
         slot = self._slot
+        if not isinstance(error, BackendBusy):
+            self._passed[slot.backend.name] = _word(error)
         if is_fault:
             slot.on_fault(error)
-            now = self._context.clock()
-            self._want = self._retries.after(self._want, slot.backend.name, error, now)
+            self._retry(slot.backend.name, error)
             if self.state is State.STREAMING and self._can_resume():
                 return self._resume(error)
         if self.state is not State.RESUMING:
@@ -433,7 +444,26 @@ class Attempt:
             slot.on_refusal()
             self._want = without(self._want, slot.backend.name)
         self._release()
+        if is_fault:
+            self._pause(error)
         return []
+
+    def _retry(self, name: str, error: GatewayError) -> None:
+        """Prepare to place the request again after a fault of this backend. Raises the fault if it
+        may not be."""
+        context = self._context
+        now = context.clock()
+        self._want = self._retries.after(self._want, name, error, now)
+        if isinstance(error, BackendBusy | BackendDown):
+            return
+        if not context.retries.spend(context.scheduler.outstanding, now):
+            raise error
+
+    def _pause(self, error: GatewayError) -> None:
+        """Wait a moment before the next try. Raises Cancelled."""
+        if not isinstance(error, BackendBusy | BackendDown):
+            self._cancel.wait(pause(self._retries.count))
+            self._cancel.check()
 
     def _is_settling(self, error: GatewayError) -> bool:
         """Whether the server has not noticed yet that the previous stream was closed. If so, wait a
@@ -449,10 +479,17 @@ class Attempt:
         return True
 
     def _can_resume(self) -> bool:
+        """Whether another backend can continue the answer. One that a backend began with its own
+        template continues behind our prompt, if its text is all that the model wrote."""
         task = self._next
+        if task.backend_templates:
+            task = self._task
+            if task.thinks or task.request.tools or self._generation.thought:
+                return False
         return (
             self._context.continues
             and isinstance(task.prompt, str)
+            and (task is self._next or task.is_unconstrained)
             and task.suffix is None
             and not task.backend_templates
             and not any(task.sampling.get(name) for name in ("grammar", "json_schema"))
@@ -469,6 +506,7 @@ class Attempt:
         self._reason = error
         self._want = msgspec.structs.replace(self._want, since=self._context.clock())
         self._enter(State.RESUMING)
+        self._pause(error)
         return []
 
     # with the backend's help
@@ -511,10 +549,20 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
         session=task.session,
         share=caller.share,
         since=context.clock(),
+        barred=caller.barred,
         background=caller.background or _is_side_job(task, context.side_jobs),
         idle=caller.idle,
         tools=bool(task.request.tools),
     )
+
+
+def _word(error: GatewayError) -> str:
+    """How a backend failed a request, as in `Info.passed`."""
+    if isinstance(error, BackendDown):
+        return "down"
+    if isinstance(error, UpstreamTimeout):
+        return "timeout"
+    return "failed" if isinstance(error, UpstreamFault) else "refused"
 
 
 def _is_side_job(task: Task, marks: tuple[str, ...]) -> bool:

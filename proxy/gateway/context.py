@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from msgspec import Struct
 
 from ..accounts.limiting.allowance import Allowance
@@ -13,12 +14,14 @@ from ..core.usage import Usage
 from ..scheduling.interface import Scheduler
 from ..scheduling.prefix import Chain
 from .postprocess import GenerationSettings
+from .retries import RetryBudget
 
 
 class GatewayContext(Struct, frozen=True, kw_only=True):
     """`clock` returns monotonic seconds. `continues`: a broken answer resumes on another backend.
     `side_jobs` are the texts that the last message of a side job begins with. `ping`: seconds
-    between signs of life in a stream that waits for a backend, inf for none."""
+    between signs of life in a stream that waits for a backend, inf for none. `retries` bounds the
+    retries of all requests together."""
 
     registry: Registry
     scheduler: Scheduler
@@ -27,6 +30,7 @@ class GatewayContext(Struct, frozen=True, kw_only=True):
     continues: bool = True
     side_jobs: tuple[str, ...] = ()
     ping: float = 15.0
+    retries: RetryBudget = msgspec.field(default_factory=RetryBudget)
 
 
 class Caller(Struct, frozen=True, kw_only=True):
@@ -37,7 +41,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     in the queue. `background` marks a side job, which avoids evicting others' prompts; `idle` a
     request that uses idle slots only, and is cancelled when others need its slot.
     `tell_place`: report the place in the queue in the stream. `may` says which models may be
-    used, `allowance` what the request may take from the limits of its key, None without limits."""
+    used, `barred` names the tiers of routes that may not. `allowance` is what the request may take
+    from the limits of its key, None without limits."""
 
     key: str = ""
     user: str = ""
@@ -49,6 +54,10 @@ class Caller(Struct, frozen=True, kw_only=True):
     tell_place: bool = False
     may: Permissions = ALL
     allowance: Allowance | None = None
+
+    @property
+    def barred(self) -> frozenset[str]:
+        return self.may.barred_tiers
 
 
 ANYBODY = Caller()
@@ -64,11 +73,17 @@ class Info(Struct, kw_only=True):
     prompts and tokens. `slot_seconds` is how long slots were leased, added up over all choices and
     runs. `longest` is the length of the longest sequence, prompt and answer, in tokens.
 
+    `tier` is the backend's tier in a route. `passed` names the backends that were passed over, and
+    why: `down`, `paused`, `busy`, `barred`, or by a fault of this request `failed`, `timeout` or
+    `refused`.
+
     `usage` is that of the answer. Of choices that did not end, it has the tokens so far. `chain`
     has the digests of the first prompt, if that is text."""
 
     model: str = ""
     backend: str = ""
+    tier: str = ""
+    passed: tuple[tuple[str, str], ...] = ()
     slot: int = -1
     queue_wait: float = 0.0
     first_place: int = 0

@@ -57,10 +57,17 @@ class Embedder:
         self._scheduler = scheduler
 
     def embed(
-        self, name: str, inputs: Sequence[Input], cancel: Cancel, *, idle: bool = False
+        self,
+        name: str,
+        inputs: Sequence[Input],
+        cancel: Cancel,
+        barred: frozenset[str] = frozenset(),
+        *,
+        idle: bool = False,
     ) -> tuple[str, Embedded]:
-        """Embed the inputs; with `idle`, in idle slots only. Returns the model's name and the
-        vectors. Raises ModelNotFound, NoBackend, Unsupported, BadRequest, and the queue's
+        """Embed the inputs, on backends outside of the `barred` tiers; with `idle`, in idle slots
+        only. Returns the model's name and the vectors. Raises ModelNotFound, NoBackend,
+        Unsupported, BadRequest, and the queue's
         errors."""
         model, name = self.registry.answering(name)
         self._load(model, cancel)
@@ -69,7 +76,7 @@ class Embedder:
             if not isinstance(ids, str):
                 backend.vocabulary.check_harmless(ids, caps, "input")
         if not caps.queues:
-            return name, self._embed_one_by_one(model, backend, inputs, cancel, idle=idle)
+            return name, self._embed_one_by_one(model, backend, inputs, cancel, barred, idle=idle)
         size = at_once(caps)
         parts = [inputs[i : i + size] for i in range(0, len(inputs), size)]
         exclude = self._others(model, queues=True)
@@ -85,6 +92,7 @@ class Embedder:
                     task=Task(prompt=parts[i][0]),
                     exclude=exclude,
                     background=True,
+                    barred=barred,
                     idle=idle,
                 ),
                 call,
@@ -101,7 +109,12 @@ class Embedder:
         return idle_slots(self.registry, self._scheduler, name)
 
     def rerank(
-        self, name: str, query: str, documents: Sequence[str], cancel: Cancel
+        self,
+        name: str,
+        query: str,
+        documents: Sequence[str],
+        cancel: Cancel,
+        barred: frozenset[str] = frozenset(),
     ) -> tuple[str, Ranked]:
         """Rank the documents. Returns the model's name and the scores. Raises like `embed`."""
         model, name = self.registry.answering(name)
@@ -111,9 +124,8 @@ class Embedder:
         def call(driver: Driver, caps: Capabilities) -> Ranked:
             return driver.rerank(query, documents, caps, cancel)
 
-        return name, self._leased(
-            SlotRequest(model=model, task=Task(prompt=query), background=True), call, cancel
-        )
+        want = SlotRequest(model=model, task=Task(prompt=query), barred=barred, background=True)
+        return name, self._leased(want, call, cancel)
 
     def _load(self, model: str, cancel: Cancel) -> None:
         """Load the model if nothing is known about it: only then is it known how to ask."""
@@ -135,7 +147,14 @@ class Embedder:
         return frozenset(b.name for b in pool if b.caps and b.caps.queues is not queues)
 
     def _embed_one_by_one(
-        self, model: str, backend: Backend, inputs: Sequence[Input], cancel: Cancel, *, idle: bool
+        self,
+        model: str,
+        backend: Backend,
+        inputs: Sequence[Input],
+        cancel: Cancel,
+        barred: frozenset[str],
+        *,
+        idle: bool,
     ) -> Embedded:
         texts = [_text(backend, item, place) for place, item in enumerate(inputs)]
         if "" in texts:  # an old server answers it as a chat, with vectors of an earlier request
@@ -165,6 +184,7 @@ class Embedder:
                 task=task,
                 exclude=exclude,
                 background=True,
+                barred=barred,
                 whole_backend=True,
                 idle=idle,
             )

@@ -39,21 +39,22 @@ class Forwarder:
         A call is sent once: it may have effects. Raises NoBackend, the queue's errors, and those of
         the driver."""
         if not counts:
-            return self._send(self._first(model), None, make, cancel, caller)
+            return self._send(self._first(model, caller), None, make, cancel, caller)
         want = SlotRequest(
             model=model,
             task=Task(prompt=""),
             key=caller.key,
             group=caller.group,
             share=caller.share,
+            barred=caller.barred,
             background=True,
         )
         lease = self._scheduler.acquire(want, cancel)
         return self._send(lease.backend, lease, make, cancel, caller)
 
-    def _first(self, model: str) -> str:
+    def _first(self, model: str, caller: Caller) -> str:
         for backend in self._registry.pool(model):
-            if backend.up:
+            if backend.up and backend.tier.name not in caller.barred:
                 return backend.name
         raise NoBackend()
 

@@ -75,6 +75,8 @@ class Gateway:
             self._wait_for_names(model, cancel, caller.key)
             model, name = self.registry.answering(request.model)
         caller.may.check_model(request.model, name, model)
+        if caller.barred:
+            caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
         make_tasks = partial(self.tasks, request, model, cancel)
         return Answer(self.context, request, model, name, make_tasks, caller=caller, cancel=cancel)
 

@@ -85,6 +85,11 @@ class Generation:
         """Whether the rest of the current run is not needed."""
         return self._stages.switch is not None or self._stages.ended
 
+    @property
+    def thought(self) -> bool:
+        """Whether the answer has reasoning so far, apart from its text."""
+        return self._stages.thought
+
     def feed(self, batch: Batch) -> Batch:
         """Process a batch of the run. Returns the events to pass on."""
         if self.idle:

@@ -111,6 +111,11 @@ class StagePipeline:
                 must=constraints.must_call(request),
             )
 
+    @property
+    def thought(self) -> bool:
+        """Whether reasoning was separated from the text so far."""
+        return self._thinking > 0
+
     def _has_nothing_to_do(self) -> bool:
         """Whether everything but reasoning passes unchanged."""
         return not (self._calls is not None or self._rest or self._native or self._thinking)

@@ -66,7 +66,7 @@ def decide(
                 if best_kept is None or _is_better(held, cached, *best_kept):
                     kept[backend.name] = held, cached
             continue
-        wait, hold = _wait(slot, backend, pool, now), 0.0
+        wait, hold = slot_wait(slot, backend, pool, now), 0.0
         continues = depth >= held.chain.turn
         if continues and not wait and 2 * cached > prompt:
             # The next turn of a conversation whose slot is free: no need to compare.
@@ -101,21 +101,24 @@ def decide(
             slots = backend.slots[:LOOKED_AT]
             key = backend_key(backend.name)
             turn = (prompt - cached) / pool.rate(backend) + pool.answer / pool.pace(backend)
-            wait = min(_wait(slot, backend, pool, now) for slot in slots)
+            wait = min(slot_wait(slot, backend, pool, now) for slot in slots)
             wait += pool.line.parked(key) / len(backend.slots) * turn
             cost = _cost(known, pool, backend, wait, prompt - cached, now)
             if cost < least:
                 least, best = cost, WaitForSlot(now + wait, key)
 
-    compared = 0
-    for passed, (slot, backend) in enumerate(pool.free.items()):
+    passed = compared = 0
+    for slot, backend in pool.free.items():
+        if backend.name in want.exclude:
+            continue  # another tier of a route may have any number of free slots
         if passed == PASSED_OVER or compared == LOOKED_AT:
             break
+        passed += 1
         if not may_serve(backend, want, now):
             continue
         compared += 1
         reuse, cached = kept.get(backend.name, (None, 0))
-        wait = _wait(slot, backend, pool, now)
+        wait = slot_wait(slot, backend, pool, now)
         cost = _cost(known, pool, backend, wait, prompt - cached, now)
         if reuse is not None:  # (5)
             cost += FROM_RAM if not reuse.file else DISK * reuse.tokens / backend.restore_rate
@@ -168,7 +171,7 @@ def decide_whole_backend(want: SlotRequest, pool: Pool, now: float) -> Grant | W
     backend = emptiest(want, pool, now)
     if backend is None or backend.in_flight:
         return None
-    wait = max((_wait(slot, backend, pool, now) for slot in backend.slots), default=0.0)
+    wait = max((slot_wait(slot, backend, pool, now) for slot in backend.slots), default=0.0)
     if wait:
         return WaitForSlot(now + wait)
     return Grant(backend=backend, slot=backend.slots[0], pin=False, whole=True)
@@ -252,7 +255,7 @@ def _terms(pool: Pool, backend: BackendRecord, now: float) -> Terms:
     )
 
 
-def _wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> float:
+def slot_wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> float:
     """Expected seconds until the slot is free."""
     if slot.finishing:
         return ENDING  # the client may send its next turn before the lease is released

@@ -65,6 +65,7 @@ class Pool:
         self.answer = float(ANSWER)  # mean tokens of an answer
         self.duration = 1.0  # mean seconds that a lease lasts
         self.guessed: list[BackendRecord] = []  # backends with an unknown number of slots
+        self.tiered = False  # whether its backends are in the tiers of a route
         self.added = 0  # prompts added to the index so far
         self._index: dict[bytes, Holders] = {}
         self.shared_prefixes = SharedPrefixes()
@@ -268,9 +269,10 @@ class Pool:
         order = sorted(self.free, key=lambda slot: (slot.used > 0, 0 if slot.used else slot.id))
         self.free = OrderedDict((slot, self.free[slot]) for slot in order)
 
-    def find_guessed(self) -> None:
-        """Update `guessed` after a change of the backends."""
+    def on_changed(self) -> None:
+        """Update `guessed` and `tiered` after a change of the backends."""
         self.guessed = [backend for backend in self.backends.values() if backend.guessed]
+        self.tiered = any(backend.tier.name for backend in self.backends.values())
 
     def next_ready(self, now: float) -> float:
         """When the next backend that was busy or failed may be tried again."""

@@ -15,6 +15,7 @@ lock. It is reentrant: `leave`, for example, releases a lease that the ticket al
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -44,6 +45,7 @@ from .state import (
     client_class,
 )
 from .ticket import Ticket
+from .tiers import EVERYWHERE, Reach, Tiers, draw
 from .view import View, view
 
 log = logging.getLogger("slotproxy.scheduling")
@@ -134,6 +136,7 @@ class LocalScheduler(BaseScheduler):
             backend.pins, backend.cache_kind = facts.pins, facts.cache_kind
             backend.release_delay = facts.release_delay
             backend.keeps_files, backend.leaving = facts.keeps_files, False
+            backend.tier = facts.tier
             backend.draining, backend.failures, backend.ready = False, 0, 0.0
             slots = min(facts.slots, MOST_SLOTS)
             if slots or not (backend.guessed and backend.slots):
@@ -142,7 +145,7 @@ class LocalScheduler(BaseScheduler):
             backend.guessed = backend.counting = slots == 0
             backend.seen.clear()
             pool.refresh(backend)
-            pool.find_guessed()
+            pool.on_changed()
             self._review(self._queue)
 
     def mark(self, name: str, up: bool, load_delay: float = 0.0) -> None:
@@ -189,12 +192,14 @@ class LocalScheduler(BaseScheduler):
         if not up:
             raise NoBackend()
         if pool.free and not len(pool.line):
-            decision = self._decide(want, pool, now)
+            conversation = pool.conversation(want)
+            reach = self._reach(want, conversation, pool, now, 0)
+            decision = self._decide(_within(want, reach), pool, now)
             if type(decision) is Grant and idle.may_take(
                 decision, want, pool, idle.count(self.idle_leases, decision.backend)
             ):
-                conversation = pool.conversation(want)
-                lease = self._take(pool, want, client_class(want), decision, conversation, now)
+                client = client_class(want)
+                lease = self._take(pool, want, client, decision, conversation, now, reach)
                 self.idle_leases[lease] = None
                 return lease
         raise NoIdleSlot("all slots are in use by other requests")
@@ -224,21 +229,25 @@ class LocalScheduler(BaseScheduler):
             conversation.background = True
         if not want.since:
             want = msgspec.structs.replace(want, since=began)
+        if pool.tiered and not conversation.turns:
+            conversation.draw = draw(want)
         client = client_class(want)
         if not want.background:
             self._clients.arrived(client, now)
         decision: Grant | WaitForSlot | None = None
+        reach = EVERYWHERE
         returns = now < pool.returns.held_until(conversation)
         if pool.free and not pool.line.active and (returns or self._may(want, client, pool, now)):
-            decision = self._decide(want, pool, now)
+            reach = self._reach(want, conversation, pool, now, len(pool.line))
+            decision = self._decide(_within(want, reach), pool, now)
             if type(decision) is Grant:
-                return self._take(pool, want, client, decision, conversation, now)
+                return self._take(pool, want, client, decision, conversation, now, reach)
         if len(self._queue) >= self._max_queue and not again:
             if type(decision) is WaitForSlot and not want.whole_backend:
                 # A free slot without the prompt is better than no answer.
-                decision = decide(want, pool, now, may_wait=False)
+                decision = decide(_within(want, reach), pool, now, may_wait=False)
                 if type(decision) is Grant:
-                    return self._take(pool, want, client, decision, conversation, now)
+                    return self._take(pool, want, client, decision, conversation, now, reach)
             self._make_room(want)
         ticket = Ticket(self, want, conversation, began, again)
         tokens = pool.tokens(want.chain, False) + (want.task.max_tokens or ANSWER)
@@ -411,32 +420,42 @@ class LocalScheduler(BaseScheduler):
         settling = 0  # free slots that a request waits for until the server has released them
         greedy: set[ClientClass] = set()  # must leave the last slot to others
         barred: set[tuple[frozenset[str], int]] = set()  # may use none of the free slots
+        tiers = Tiers(pool, now) if pool.tiered else None
+        ahead = -1  # requests before this one that still wait
         for ticket in line.without(greedy):
             if len(pool.free) <= settling and not line.whole:
                 return
-            want = ticket.want
+            want, conversation, reach = ticket.want, ticket.conversation, EVERYWHERE
+            if tiers is not None:
+                ahead += 1
+                reach = tiers.reach(want, conversation.draw, ahead)
+                self._ask_by(ticket, reach.due)
+                want = _within(want, reach)
             whole = want.whole_backend
             bar = want.exclude, id(want.views)
             if not whole and (len(pool.free) <= settling or bar in barred):
                 continue
             client = ticket.client
             # The last slot may be held for this very conversation.
-            returns = now < pool.returns.held_until(ticket.conversation)
+            returns = now < pool.returns.held_until(conversation)
             if not returns and not self._may(want, client, pool, now):
                 greedy.add(client)
                 self._ask_again(ticket, now + 1.0, now)
                 continue
             # The conversation must not count as waiting while its own request is placed, or what
             # its slot holds would be worth more to others than to itself.
-            ticket.conversation.waiting -= 1
+            conversation.waiting -= 1
             decision = self._decide(want, pool, now)
             if type(decision) is Grant:
                 line.remove(ticket)
                 self._queue.served(ticket)
-                ticket.lease = self._take(pool, want, client, decision, ticket.conversation, now)
+                ticket.lease = self._take(
+                    pool, ticket.want, client, decision, conversation, now, reach
+                )
                 self._settled(ticket)
+                ahead -= 1
                 continue
-            ticket.conversation.waiting += 1
+            conversation.waiting += 1
             if isinstance(decision, WaitForSlot) and decision.key is not None:
                 self._park(pool, ticket, decision, now)
                 continue
@@ -452,7 +471,7 @@ class LocalScheduler(BaseScheduler):
             else:
                 settling += 1
             at = decision.until if isinstance(decision, WaitForSlot) else pool.next_ready(now)
-            self._ask_again(ticket, at, now)
+            self._ask_again(ticket, min(at, reach.due), now)
 
     def _park(self, pool: Pool, ticket: Ticket, decision: WaitForSlot, now: float) -> None:
         assert decision.key is not None, "only a busy slot can be waited for"
@@ -461,9 +480,24 @@ class LocalScheduler(BaseScheduler):
 
     def _ask_again(self, ticket: Ticket, at: float, now: float) -> None:
         """Decide again at this time, at the latest in a second."""
-        ticket.until = min(at, now + 1.0)
+        ticket.until = math.inf
+        self._ask_by(ticket, min(at, now + 1.0))
+
+    def _ask_by(self, ticket: Ticket, at: float) -> None:
+        """Decide again at this time, at the latest."""
+        ticket.until = min(ticket.until, at)
         if ticket.until < ticket.wakes:
             ticket.event.set()  # it would sleep for too long
+
+    def _reach(
+        self,
+        want: SlotRequest,
+        conversation: ConversationRecord,
+        pool: Pool,
+        now: float,
+        ahead: int,
+    ) -> Reach:
+        return Tiers(pool, now).reach(want, conversation.draw, ahead) if pool.tiered else EVERYWHERE
 
     def _decide(self, want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
         if want.whole_backend:
@@ -498,7 +532,9 @@ class LocalScheduler(BaseScheduler):
         comes_back = False
         if pool is not None:
             for name, backend in pool.backends.items():
-                if not (backend.draining or name in want.exclude):
+                if not (
+                    backend.draining or name in want.exclude or backend.tier.name in want.barred
+                ):
                     if backend.up is not False and want.view(backend) is not False:
                         return pool, True
                     comes_back = True
@@ -514,9 +550,16 @@ class LocalScheduler(BaseScheduler):
         grant: Grant,
         conversation: ConversationRecord,
         now: float,
+        reach: Reach,
     ) -> Lease:
         if grant.slot.busy:
             raise RuntimeError("the policy granted a slot twice")
+        if reach.passed:
+            passed = reach.before(grant.backend, conversation.draw)
+            grant = msgspec.structs.replace(grant, passed=passed)
+            if passed:
+                counts, reason = grant.backend.instead, passed[0][1]
+                counts[reason] = counts.get(reason, 0) + 1
         if self._groups:
             grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, want))
         lease = Lease(self, want, grant, conversation)
@@ -603,6 +646,13 @@ class LocalScheduler(BaseScheduler):
         for slot in backend.slots:
             pool.free.pop(slot, None)
         pool.backends.pop(backend.name, None)
-        pool.find_guessed()
+        pool.on_changed()
         if self._backends.get(backend.name, (None, None))[1] is backend:
             del self._backends[backend.name]
+
+
+def _within(want: SlotRequest, reach: Reach) -> SlotRequest:
+    """The request, not to be placed beyond its reach."""
+    if not reach.closed:
+        return want
+    return msgspec.structs.replace(want, exclude=want.exclude | reach.closed)

@@ -12,6 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ..core.task import Task
+from ..core.tier import NO_TIER, Tier
 from .prefix import Chain
 
 CacheKind = Literal["nothing", "ram", "files"]
@@ -21,6 +22,7 @@ SMALL = 256  # tokens of prompt and answer that a small request has at most
 ANSWER = 256  # tokens assumed for an answer without a limit
 VAIN = 2  # restored files of no use in a row, after which none is saved any more
 MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
+NO_DRAW = 1.0  # of a conversation that no canary gets
 
 
 class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
@@ -31,7 +33,8 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
     `tools`: its requests offer tools. `calls` is the `tool_key` of the tools that its last answer
     called; `open`: its client has to return, because its answer is under way or has calls.
     `session` is the digest of its session's name, `beside`: another conversation is the main one
-    there. The main one has `session_last`, when any of its session was last active."""
+    there. The main one has `session_last`, when any of its session was last active. `draw` decides
+    whether a canary serves it (see `tiers`)."""
 
     turns: int = 0
     last: float = 0.0
@@ -45,6 +48,7 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
     session: bytes = b""
     beside: bool = False
     session_last: float = 0.0
+    draw: float = NO_DRAW
 
 
 class CachedPrompt(Struct, eq=False, kw_only=True):
@@ -121,7 +125,8 @@ class BackendRecord(Struct, eq=False, kw_only=True):
 
     `vain` counts restored files of which the next answer hardly used anything, in a row.
     `keeps_files`: its files stay valid when it restarts. `leaving`: it is about to end, so that
-    waiting requests get its slots only once it is back.
+    waiting requests get its slots only once it is back. `tier` is its place in a route; `instead`
+    counts the requests that it got instead of a backend of an earlier tier, by the reason.
     """
 
     name: str
@@ -162,6 +167,8 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     vain: int = 0
     keeps_files: bool = False
     leaving: bool = False
+    tier: Tier = NO_TIER
+    instead: dict[str, int] = {}
 
     @property
     def usable(self) -> bool:
@@ -185,7 +192,8 @@ class BackendRecord(Struct, eq=False, kw_only=True):
 
 class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     """A backend as a probe found it. `slots` 0: the server does not report a number, so it is
-    guessed and then learned. `keeps_files`: its saved slots stay valid when it restarts."""
+    guessed and then learned. `keeps_files`: its saved slots stay valid when it restarts. `tier` is
+    its place in a route."""
 
     model: str
     slots: int
@@ -194,6 +202,7 @@ class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     cache_kind: CacheKind = "nothing"
     release_delay: float = 0.0
     keeps_files: bool = False
+    tier: Tier = NO_TIER
 
 
 class SlotRequest(Struct, frozen=True, kw_only=True):
@@ -202,11 +211,12 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
     `key` is the API key, `share` its class's weight in the queue. `session` is the name that the
     client gives to its conversations; `group` is whose cache the request may use. `background`
     marks a side job, `tools` a request that offers tools to the model, `idle` one that uses idle
-    slots only (see `idle`). `exclude` names backends that cannot serve it. `since` is the
-    scheduler's time at which its wait began, 0 for now: the queue timeout counts from there,
-    however often it is queued again. `whole_backend`: it needs a backend on which nothing else
-    runs. `views` is the worker's own view of its backends (up, down, None if not probed yet) where
-    several workers share the slots; None: the scheduler's view."""
+    slots only (see `idle`). `exclude` names backends that cannot serve it, `barred` the tiers of
+    routes that it may not use. `since` is the scheduler's time at which its wait began, 0 for now:
+    the queue timeout counts from there, however often it is queued again. `whole_backend`: it needs
+    a backend on which nothing else runs. `views` is the worker's own view of its backends (up,
+    down, None if not probed yet) where several workers share the slots; None: the scheduler's
+    view."""
 
     model: str
     task: Task
@@ -221,6 +231,7 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
     whole_backend: bool = False
     tools: bool = False
     idle: bool = False
+    barred: frozenset[str] = frozenset()
     views: Mapping[str, bool | None] | None = None
 
     def view(self, backend: BackendRecord) -> bool | None:
@@ -249,7 +260,8 @@ class Grant(Struct, frozen=True, kw_only=True):
     which `cached` tokens are expected to be there. `pin`: request the slot by its number.
     `restore`: a file to restore first; `save`: save what the slot holds first. `fresh`: the slot
     may hold another group's prompt, which must not be reused. `whole`: the lease has the backend's
-    other slots as well."""
+    other slots as well. `passed` names the backends of earlier tiers and why they were passed over
+    (see `tiers.Reach`)."""
 
     backend: BackendRecord
     slot: Slot
@@ -260,6 +272,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     save: bool = False
     fresh: bool = False
     whole: bool = False
+    passed: tuple[tuple[str, str], ...] = ()
 
 
 class WaitForSlot(Struct, frozen=True):

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from .fair import FairQueue
+from .policy import TRIAL_AFTER
 from .pool import Pool
 from .state import BackendRecord, CachedPrompt, Slot
 from .ticket import Ticket
@@ -32,13 +33,20 @@ class SlotView(Struct, kw_only=True):
 class BackendView(Struct, kw_only=True):
     """`hit_rate` is the share of requests that found something cached, `cached_rate` the share of
     prompt tokens; `prompt_per_second` is learned; `kept` counts prompts outside the slots; `moved`
-    counts requests that used another slot than requested."""
+    counts requests that used another slot than requested. `tier` is its tier in a route, "" for
+    none, and `canary` its share of the conversations there; `instead` counts the requests that it
+    got instead of a backend of an earlier tier, by the reason. `circuit`: closed; open while it is
+    paused after failures; half-open until one request on trial has succeeded."""
 
     backend: str
     model: str
     up: bool
     draining: bool
     on_trial: bool
+    circuit: str
+    tier: str
+    canary: float
+    instead: dict[str, int]
     slots_known: bool
     requests: int
     hit_rate: float
@@ -87,6 +95,10 @@ def _backend(pool: Pool, backend: BackendRecord, group: str, now: float) -> Back
         up=bool(backend.up),
         draining=backend.draining,
         on_trial=backend.failures > 0,
+        circuit=_circuit(backend, now),
+        tier=backend.tier.name,
+        canary=backend.tier.canary,
+        instead=dict(backend.instead),
         slots_known=not backend.counting,
         requests=backend.asked,
         hit_rate=round(backend.hits / backend.asked, 3) if backend.asked else 0.0,
@@ -98,6 +110,12 @@ def _backend(pool: Pool, backend: BackendRecord, group: str, now: float) -> Back
         moved=backend.moved,
         slots=[_slot(pool, slot, backend.exclusive, group, now) for slot in backend.slots],
     )
+
+
+def _circuit(backend: BackendRecord, now: float) -> str:
+    if backend.failures < TRIAL_AFTER:
+        return "closed"
+    return "open" if backend.ready > now else "half-open"
 
 
 def _slot(pool: Pool, slot: Slot, exclusive: bool, group: str, now: float) -> SlotView:

@@ -32,6 +32,10 @@ class Aliases:
         made = blake2s(conversation.encode(), key=self._salt, person=b"slots")
         return made.hexdigest()[:DIGITS]
 
+    def known(self, name: str) -> str:
+        """Return the name shown for a backend, "" if it has none yet."""
+        return self._names.get(name, "")
+
     def name(self, name: str, address: str) -> str:
         """Return the name shown for a backend; `address` is "" if the backend no longer exists."""
         with self._lock:

@@ -17,6 +17,8 @@ EXPOSED = ", ".join(
     (
         "x-request-id",
         "openai-processing-ms",
+        "x-slotproxy-backend",
+        "x-slotproxy-fallback",
         "x-slotproxy-overhead-ms",
         "x-slotproxy-warning",
         "retry-after",

@@ -17,7 +17,7 @@ from .auth import BATCH
 from .forwarding import by_other_server
 from .large import parsed
 from .observability import Record
-from .permissions import check_model
+from .permissions import check_model, permissions
 from .services import Services
 from .spine import json_route
 
@@ -63,6 +63,7 @@ def _embedded(
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
     asked = parsed(partial(parse, raw), request.environ)
     check_model(services, request.environ, asked.model, services.embedder)
+    barred = permissions(services, request.environ).barred_tiers
     services.observer.begin(record)
     environ = request.environ
     with (
@@ -70,7 +71,7 @@ def _embedded(
         within_limits(services, record, environ, cancel, asked.inputs),
     ):
         idle = BATCH in environ
-        name, result = services.embedder.embed(asked.model, asked.inputs, cancel, idle=idle)
+        name, result = services.embedder.embed(asked.model, asked.inputs, cancel, barred, idle=idle)
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
     vectors = embeddings.shaped(asked, result, services.settings.embedding_shortens)
     return asked, name, vectors, result.tokens
@@ -83,6 +84,7 @@ def ranked(services: Services, record: Record) -> Any:
         return answer
     asked = rerank.parse(raw)
     check_model(services, request.environ, asked.model, services.ranker)
+    barred = permissions(services, request.environ).barred_tiers
     services.observer.begin(record)
     texts = [asked.query + document for document in asked.documents]
     environ = request.environ
@@ -90,6 +92,8 @@ def ranked(services: Services, record: Record) -> Any:
         disconnect.watched(environ) as cancel,
         within_limits(services, record, environ, cancel, texts),
     ):
-        name, result = services.ranker.rerank(asked.model, asked.query, asked.documents, cancel)
+        name, result = services.ranker.rerank(
+            asked.model, asked.query, asked.documents, cancel, barred
+        )
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
     return rerank.reply(asked, record.id, name, result.scores, result.tokens)

@@ -26,8 +26,11 @@ def check_model(
     to the gateway or an embedder, and NoBackend if there is no model."""
     may = permissions(services, environ)
     if may.rights:
-        model, shown = (of or services.gateway).registry.resolve(name)
+        registry = (of or services.gateway).registry
+        model, shown = registry.resolve(name)
         may.check_model(name, shown, model)
+        if may.barred_tiers:
+            may.check_tiers(shown, {backend.tier.name for backend in registry.pool(model)})
 
 
 def visible(

@@ -40,6 +40,13 @@ def names(services: Services, key: str) -> Callable[[str], str]:
     return shown
 
 
+def name(services: Services, key: str, backend: str) -> str:
+    """Return the name of one backend as shown to this key."""
+    if is_admin(services, key):
+        return backend
+    return services.aliases.known(backend) or names(services, key)(backend)
+
+
 def view(services: Services, caller: Caller) -> View:
     """Return the scheduler's view as shown to this caller."""
     shown = names(services, caller.key)

@@ -24,7 +24,7 @@ from ..dialects.response_meta import ResponseMeta
 from ..errors import GatewayError, LimitReached, Unauthorized
 from ..gateway import Answer, Caller
 from ..runtime.cancel import Cancel
-from . import body, disconnect
+from . import body, disconnect, seen
 from .body import JSON
 from .fastpath import BodyAndHeaders, Environ
 from .large import parsed
@@ -75,6 +75,7 @@ def completion_view(
     answer: EventSource | None = None
     try:
         record.key = services.keys.check(environ)
+        record.shown = partial(seen.name, services, record.key)
         raw = body.read_json(environ, services.settings.max_body)
         raw = with_preset(services, raw, record.path)
         record.stop = disconnect.watch(environ, cancel)

@@ -80,6 +80,7 @@ def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any
                 "state": _state(backend.up),
                 "error": backend.trouble or None,
                 "model": backend.model,
+                "tier": backend.tier.name or None,
                 "status": backend.status or None,
                 "slots": scheduler.slots(backend.name) if known else None,
                 "in_flight": scheduler.in_flight(backend.name),

@@ -18,6 +18,7 @@ FIELDS = limits.FIELDS | {
     "allowed_routes",
     "allowed_tools",
     "allowed_ips",
+    "barred_tiers",
     "read_only",
     "priority",
     "group",
@@ -64,6 +65,8 @@ def parse(body: Body, known: Rights) -> Rights:
         changes["tools"] = values.names(body, "allowed_tools", MAX_RIGHTS)
     if body.get("allowed_ips") is not None:
         changes["networks"] = _networks(body)
+    if body.get("barred_tiers") is not None:
+        changes["barred_tiers"] = values.names(body, "barred_tiers", MAX_RIGHTS)
     if body.get("read_only") is not None:
         changes["read_only"] = fields.flag(body, "read_only")
     if body.get("priority") is not None:
@@ -85,6 +88,7 @@ def shown(rights: Rights) -> dict[str, Any]:
         "allowed_routes": rights.apis,
         "allowed_tools": rights.tools,
         "allowed_ips": rights.networks,
+        "barred_tiers": rights.barred_tiers,
         "read_only": rights.read_only,
         "priority": rights.priority or None,
         "group": rights.group or None,

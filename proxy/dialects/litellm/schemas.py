@@ -58,6 +58,7 @@ RIGHTS: dict[str, Schema] = {
     ),
     "key_type": text("Sets the routes of a kind of key.", "llm_api", enum=list(TYPES)),
     "allowed_ips": strings("Addresses and networks of clients; empty for all.", "10.0.0.0/8"),
+    "barred_tiers": strings("Tiers of routes that may not be used.", "cloud"),
     "read_only": flag("Allow GET requests only."),
     "priority": text("The highest class in the queue.", "low", enum=["", *PRIORITIES]),
     "group": text("Keys of one group share cached prompts.", "research"),

@@ -21,7 +21,7 @@ from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 8  # of entries and snapshots; other formats are never read
+FORMAT = 9  # of entries and snapshots; other formats are never read
 
 
 class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
@@ -45,6 +45,7 @@ class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
     whole_backend: bool = False
     tools: bool = False
     idle: bool = False
+    barred: tuple[str, ...] = ()
 
     def want(self, views: Mapping[str, bool | None]) -> SlotRequest:
         """The request. `views` is the writer's own view, updated while the request waits."""
@@ -61,6 +62,7 @@ class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
             whole_backend=self.whole_backend,
             tools=self.tools,
             idle=self.idle,
+            barred=frozenset(self.barred),
             views=views,
         )
 
@@ -91,6 +93,7 @@ def enqueue(number: int, want: SlotRequest, again: bool) -> Enqueue:
         whole_backend=want.whole_backend,
         tools=want.tools,
         idle=want.idle,
+        barred=tuple(sorted(want.barred)),
     )
 
 

@@ -197,7 +197,9 @@ class SharedScheduler(BaseScheduler):
         return [
             up
             for name, (up, facts) in self._backends.items()
-            if facts.model == want.model and name not in want.exclude
+            if facts.model == want.model
+            and name not in want.exclude
+            and facts.tier.name not in want.barred
         ]
 
     def _none_up(self, want: SlotRequest) -> bool:

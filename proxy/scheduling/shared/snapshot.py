@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from ...core.task import Task
+from ...core.tier import Tier
 from ..clients import RecentClients
 from ..fair import FairQueue
 from ..lease import Lease
@@ -124,6 +125,8 @@ class _Backend(_Record, kw_only=True):
     vain: int
     keeps_files: bool
     leaving: bool
+    tier: Tier
+    instead: dict[str, int]
 
 
 class _Want(_Record, kw_only=True):
@@ -143,6 +146,7 @@ class _Want(_Record, kw_only=True):
     whole_backend: bool
     tools: bool
     idle: bool
+    barred: list[str]
 
 
 class _Grant(_Record, kw_only=True):
@@ -155,6 +159,7 @@ class _Grant(_Record, kw_only=True):
     save: bool
     fresh: bool
     whole: bool
+    passed: tuple[tuple[str, str], ...]
 
 
 class _Lease(_Record, kw_only=True):
@@ -406,6 +411,7 @@ class _Writer:
             ids=not isinstance(want.task.prompt, str),
             max_tokens=want.task.max_tokens,
             exclude=sorted(want.exclude),
+            barred=sorted(want.barred),
             chain=self._chains.place(want.chain),
         )
 
@@ -551,7 +557,7 @@ class _Reader:
         kept = [slot.held for one in pool.backends.values() for slot in one.slots if slot.held]
         kept += [held for _, some in outside for held in some]
         pool.index_all(kept, record.added)
-        pool.find_guessed()
+        pool.on_changed()
         return pool
 
     def _member(self, record: _Member, scheduler: LocalScheduler) -> ReplicaMember:
@@ -569,6 +575,7 @@ class _Reader:
             SlotRequest,
             task=Task(prompt=() if record.ids else "", max_tokens=record.max_tokens),
             exclude=frozenset(record.exclude),
+            barred=frozenset(record.barred),
             chain=_at(self._chains, record.chain),
             views=member.backends,
         )

@@ -17,7 +17,7 @@ from ...errors import ModelNotFound, Unsupported
 from .. import disconnect
 from ..admitted import within_limits
 from ..observability import Record
-from ..permissions import check_model, visible
+from ..permissions import check_model, permissions, visible
 from ..services import Services
 from .view import json_body, route
 
@@ -116,12 +116,13 @@ def prompt_template(services: Services, record: Record) -> Any:
 def embed_texts(services: Services, record: Record) -> Any:
     wanted = server.texts(json_body(services))
     check_model(services, request.environ, wanted.model, services.embedder)
+    barred = permissions(services, request.environ).barred_tiers
     services.observer.begin(record)
     environ = request.environ
     with (
         disconnect.watched(environ) as cancel,
         within_limits(services, record, environ, cancel, wanted.texts),
     ):
-        name, embedded = services.embedder.embed(wanted.model, wanted.texts, cancel)
+        name, embedded = services.embedder.embed(wanted.model, wanted.texts, cancel, barred)
         record.info.model, record.info.usage = name, Usage(embedded.tokens)
     return reply.ok(embedded.vectors)

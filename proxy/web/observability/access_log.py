@@ -52,6 +52,8 @@ def line(record: Record, took: float) -> str:
             key=record.key,
             model=info.model,
             backend=info.backend,
+            tier=info.tier,
+            fallback=", ".join(f"{name} {why}" for name, why in info.passed),
             slot=info.slot,
             stream=record.stream,
             queue_ms=round(10000 * info.queue_wait) / 10,
@@ -75,6 +77,8 @@ class _Line(msgspec.Struct, kw_only=True):
     key: str
     model: str
     backend: str
+    tier: str
+    fallback: str
     slot: int
     stream: bool
     queue_ms: float

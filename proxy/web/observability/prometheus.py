@@ -85,9 +85,21 @@ def _gauges(gateway: Gateway, shown: Callable[[str], str]) -> Iterable[Metric]:
     busy = GaugeMetricFamily("slotproxy:slots_busy", "Slots in use", labels=["backend"])
     slots = GaugeMetricFamily("slotproxy:slots", "Slots", labels=["backend"])
     up = GaugeMetricFamily("slotproxy:backend_up", "1 if the backend is up", labels=["backend"])
+    paused = GaugeMetricFamily(
+        "slotproxy:circuit_open", "1 if the backend is paused after failures", labels=["backend"]
+    )
+    instead = CounterMetricFamily(
+        "slotproxy:fallbacks",
+        "Requests that a backend got instead of one of an earlier tier, by the reason",
+        labels=["backend", "reason"],
+    )
+    for view in scheduler.view("", "").backends:
+        paused.add_metric([shown(view.backend)], float(view.circuit != "closed"))
+        for reason, count in view.instead.items():
+            instead.add_metric([shown(view.backend), reason], count)
     for backend in gateway.registry.backends.values():
         labels = [shown(backend.name)]
         busy.add_metric(labels, scheduler.in_flight(backend.name))
         slots.add_metric(labels, scheduler.slots(backend.name))
         up.add_metric(labels, float(bool(backend.up)))
-    return [waiting, busy, slots, up]
+    return [waiting, busy, slots, up, paused, instead]

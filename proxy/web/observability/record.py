@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from ...accounts.limiting.allowance import Allowance
@@ -30,7 +30,8 @@ class Record:
     unknown. `route` is the matched rule, or "". `stop` ends the watch for disconnects.
     `asks_model`: the request counts as running and appears in the history. `quiet`: it is logged
     only if it is refused. `agent` is the User-Agent header. `allowance` is what is left of the
-    caller's limits, None without limits."""
+    caller's limits, None without limits. `shown` returns the name of a backend as the caller may
+    see it; without it, no header names a backend."""
 
     __slots__ = (
         "agent",
@@ -46,6 +47,7 @@ class Record:
         "peer",
         "quiet",
         "route",
+        "shown",
         "status",
         "stop",
         "stream",
@@ -66,6 +68,7 @@ class Record:
         self.allowance: Allowance | None = None
         self.status = 0
         self.stop: Stop = nothing
+        self.shown: Callable[[str], str] | None = None
         self.stream = self.asks_model = self.over = self.quiet = False
 
     @classmethod
@@ -97,6 +100,11 @@ class Record:
                 ("x-slotproxy-queue", str(info.first_place)),
                 ("x-slotproxy-queue-ms", str(round(1000 * info.queue_wait))),
             ]
+        if info.backend and self.shown is not None:
+            headers.append(("x-slotproxy-backend", _visible(self.shown(info.backend))))
+            if info.passed:
+                passed = [f"{_visible(self.shown(name))} {why}" for name, why in info.passed]
+                headers.append(("x-slotproxy-fallback", ", ".join(passed)))
         if info.warnings:
             warnings = list(info.warnings[:MOST_WARNINGS])
             if more := len(info.warnings) - len(warnings):
@@ -105,3 +113,8 @@ class Record:
         if self.allowance is not None:
             headers += limit_headers(self.allowance.states, self.route, time.time())
         return headers
+
+
+def _visible(name: str) -> str:
+    """A name of the settings file as a header can have it."""
+    return name if name.isascii() and name.isprintable() else ascii(name)[1:-1]

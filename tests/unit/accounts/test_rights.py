@@ -165,3 +165,13 @@ def test_tools_of_the_gateway_are_bounded_by_all_rights() -> None:
     with pytest.raises(Forbidden, match="allowed_tools"):
         may.check_tool("file_search")
     ALL.check_tool("anything")
+
+
+def test_tiers_that_key_or_team_are_barred_from_add_up() -> None:
+    assert ALL.barred_tiers == frozenset()
+    may = Permissions((Rights(barred_tiers=("cloud",)), Rights(), Rights(barred_tiers=("far",))))
+    assert may.barred_tiers == {"cloud", "far"}
+    may.check_tiers("m", {"own", "cloud"})
+    may.check_tiers("m", ())
+    with pytest.raises(Forbidden, match="barred_tiers"):
+        may.check_tiers("m", {"far", "cloud"})

@@ -11,7 +11,9 @@ import pytest
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.config import BackendConfig, Secret, SettingsError
+from proxy.config.routes import Place
 from proxy.core.task import Task
+from proxy.core.tier import Tier
 from proxy.errors import ModelNotFound, NoBackend
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
@@ -241,3 +243,24 @@ def test_backend_table_is_changed_under_its_lock() -> None:
     wait_until(lambda: list(harness.registry.backends) == ["b0"])
     assert harness.registry.changes >= 4  # type: ignore[attr-defined]
     harness.registry.close()
+
+
+def test_backend_that_moves_in_a_route_keeps_its_server(harness: Harness) -> None:
+    driver = harness.made[0].driver
+    place = Place("assistant", Tier(0, "own", 5.0))
+    for moved, model in ((place, "assistant"), (None, "scripted")):
+        harness.reload(config("b0", place=moved))
+        harness.settle()
+        assert harness.registry.models() == (model,)
+        lease, backend = harness.take(model)
+        assert backend.driver is driver
+        assert lease.grant.backend.tier.name == ("own" if moved else "")
+        harness.end(lease, backend)
+    assert len(harness.made) == 1
+
+
+def test_backends_of_earlier_tiers_come_first_in_a_pool(harness: Harness) -> None:
+    places = {"b2": Tier(1, "far"), "b1": Tier(0, "own", 5.0, 0.1), "b0": Tier(0, "own")}
+    harness.reload(*(config(n, place=Place("assistant", tier)) for n, tier in places.items()))
+    harness.settle()
+    assert [one.name for one in harness.registry.pool("assistant")] == ["b0", "b2", "b1"]

@@ -89,6 +89,7 @@ def test_rights_are_read_and_shown() -> None:
         "allowed_routes": ["chat", "/v1/models"],
         "allowed_tools": ["web_*"],
         "allowed_ips": ["10.0.0.0/8", "::1"],
+        "barred_tiers": ["cloud"],
         "read_only": True,
         "priority": "low",
         "group": "research",
@@ -104,6 +105,7 @@ def test_rights_are_read_and_shown() -> None:
         "allowed_tools": [],
         "allowed_routes": [],
         "allowed_ips": [],
+        "barred_tiers": [],
         "read_only": False,
     }
     assert rights.parse({**empty, "priority": "", "group": ""}, read) == Rights()

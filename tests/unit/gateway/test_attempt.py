@@ -92,7 +92,7 @@ class Scheduler:
         self.wants: list[SlotRequest] = []
         self.ends: list[str] = []
         self.outcomes: list[Outcome] = []
-        self.out = 0
+        self.out = self.outstanding = 0
         self.on_stranded: Callable[[str], None] = lambda model: None
 
     def update(self, name: str, facts: BackendFacts, **_: object) -> None:

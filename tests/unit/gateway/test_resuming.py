@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from proxy.core.events import Batch, Failed, Finished, Started, TextDelta
+from proxy.core.events import Batch, Failed, Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.request import CompletionRequest, Message, OutputFormat
 from proxy.core.usage import Usage
 from proxy.errors import (
@@ -190,6 +190,28 @@ def test_backend_with_own_prompts_does_not_restart_interrupted_answer(
     assert text(found) == "one "
     assert found[-1] == Failed(BROKEN)
     assert not second.tasks
+
+
+CHAT = msgspec.structs.replace(DOCUMENT, output=OutputFormat())
+
+
+@pytest.mark.parametrize("thinks_first", [False, True])
+def test_answer_of_a_backend_with_own_prompts_resumes_on_one_without(
+    serve: Serve, thinks_first: bool
+) -> None:
+    first, second = ScriptsInTurn(caps=NATIVE), ScriptsInTurn(say("two"))
+    gateway = serve(first, second, chat_template="chatml")
+    thoughts: list[Batch] = [[ReasoningDelta("Hm.")]] if thinks_first else []
+    broken = cut("one ", before=first_of(gateway))
+    first.scripts = [[broken[0], *thoughts, *broken[1:]]]
+    found = ask(gateway, CHAT)
+    if thinks_first:  # which of its text the other would have to be given is not known
+        assert found[-1] == Failed(CUT)
+        return
+    assert text(found) == "one two"
+    prompt = second.tasks[0].prompt
+    assert isinstance(prompt, str)
+    assert prompt.startswith("<|im_start|>user\nHi") and prompt.endswith("one ")
 
 
 @pytest.mark.parametrize("error", [UpstreamTimeout("too slow"), BackendFailed("it broke"), CUT])

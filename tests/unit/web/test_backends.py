@@ -11,7 +11,9 @@ from flask.testing import FlaskClient
 
 from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.pools import Backend
-from proxy.config import Settings
+from proxy.config import ApiKey, Secret, Settings
+from proxy.gateway import Info
+from proxy.web.observability import Record
 from tests.apps import app_on
 from tests.fakes import ScriptedDriver, services_of, wait_until
 
@@ -104,3 +106,29 @@ def test_early_request_gets_503_when_no_backend_answers(
     answer = to.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hi"}]})
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
+
+
+def test_answer_names_its_backend_as_the_caller_may_see_it() -> None:
+    keys = (ApiKey("admin", Secret("sk-admin")), ApiKey("ann", Secret("sk-ann")))
+    settings = Settings(file_keys=keys, admins=("admin",), data="")
+    backends = [Backend("127.0.0.1:8080", "http://127.0.0.1:8080", ScriptedDriver())]
+    client = app_on(backends, settings).test_client()
+    wait_until(lambda: client.get("/readyz").status_code == 200)
+    body = {"model": "x", "messages": [{"role": "user", "content": "hi"}]}
+    names = {}
+    for key in keys:
+        headers = {"Authorization": f"Bearer {key.secret}"}
+        answer = client.post("/v1/chat/completions", json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        names[key.name] = answer.headers["x-slotproxy-backend"]
+        assert "x-slotproxy-fallback" not in answer.headers
+    assert names == {"admin": "127.0.0.1:8080", "ann": "backend-1"}
+
+
+def test_headers_name_the_backends_that_were_passed_over() -> None:
+    record = Record({})
+    record.shown = str
+    record.info = Info(backend="über\n", passed=(("gpu-1", "down"), ("gpu-2", "busy")))
+    headers = dict(record.headers())
+    assert headers["x-slotproxy-backend"] == "\\xfcber\\n"
+    assert headers["x-slotproxy-fallback"] == "gpu-1 down, gpu-2 busy"

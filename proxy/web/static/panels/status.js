@@ -95,7 +95,7 @@ function card(backend) {
   );
   element.update = (one) => {
     const view = one.view;
-    const name = view?.draining ? "draining" : view?.on_trial && one.state === "up" ? "on_trial" : one.state;
+    const name = stateOf(one.state, view);
     state.dataset.state = name;
     say(state, words[name]);
     error.hidden = !one.error;
@@ -107,8 +107,22 @@ function card(backend) {
   return element;
 }
 
+function stateOf(state, view) {
+  if (view?.draining) return "draining";
+  if (state !== "up" || !view?.on_trial) return state;
+  return view.circuit === "open" ? "paused" : "on_trial";
+}
+
 function known({ model, status, n_ctx, found, view }) {
   const facts = [[words.model, model || "–"]];
+  if (view?.tier) {
+    facts.push([words.tier, view.canary ? words.canary(view.tier, percent(view.canary)) : view.tier]);
+  }
+  const instead = Object.entries(view?.instead ?? {});
+  if (instead.length) {
+    const parts = instead.map(([reason, n]) => words.instead_value(words.passed[reason] ?? reason, count(n)));
+    facts.push([words.instead, parts.join(", ")]);
+  }
   if (status) facts.push([words.status, words.status_value(status)]);
   if (found) facts.push([words.kind, [found.dialect, found.build].filter(Boolean).join(" · ")]);
   if (n_ctx) facts.push([words.context, words.tokens(count(n_ctx))]);

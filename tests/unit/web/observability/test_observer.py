@@ -63,6 +63,7 @@ def test_line_has_times_in_tenths_of_milliseconds() -> None:
     record.info = Info(
         model="m", backend="b", slot=3, queue_wait=0.00123, first_token=0.01, usage=Usage(10, 16, 3)
     )
+    record.info.tier, record.info.passed = "cloud", (("gpu-1", "down"), ("gpu-2", "busy"))
     record.info.outcome = "length"
     assert json.loads(line(record, 1.23456)) == {
         "id": "7",
@@ -73,6 +74,8 @@ def test_line_has_times_in_tenths_of_milliseconds() -> None:
         "key": "ann",
         "model": "m",
         "backend": "b",
+        "tier": "cloud",
+        "fallback": "gpu-1 down, gpu-2 busy",
         "slot": 3,
         "stream": False,
         "queue_ms": 1.2,

@@ -1,0 +1,102 @@
+"""The ``[[route]]`` tables of the settings file: a model and its backends in tiers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from ..core.tier import Tier
+
+_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class TierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One tier of a route. `name` is what logs and the rights of keys call it, `backends` are the
+    names of `[[backend]]` or `[[model]]` tables."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
+    backends: Annotated[tuple[_Name, ...], Meta(min_length=1, max_length=1000)]
+
+
+class CanaryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A backend of a route that gets a share of its conversations."""
+
+    backend: _Name
+    share: Annotated[float, Meta(gt=0, le=1)]
+
+
+class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A ``[[route]]`` table of the file. Clients ask for the `model`. The next of the `tiers` is
+    used if no backend of the tiers before is up, or if the expected wait there is longer than
+    `overflow_after` seconds. The `canary` is one of their backends."""
+
+    model: _Name
+    tiers: Annotated[tuple[TierConfig, ...], Meta(min_length=1, max_length=16)]
+    overflow_after: Annotated[float, Meta(ge=0, le=86400)] = 10.0
+    canary: CanaryConfig | None = None
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a backend stands: the model of its route, and its tier there."""
+
+    model: str
+    tier: Tier
+
+
+def read(raw: Any) -> tuple[RouteConfig, ...]:
+    """The routes of a file's `route` tables. Raises ValueError, which names the route."""
+    try:
+        routes = msgspec.convert(raw, tuple[RouteConfig, ...])
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+    models = [route.model for route in routes]
+    seen: dict[str, str] = {}
+    for route in routes:
+        if models.count(route.model) > 1:
+            raise ValueError(f"{route.model}: two routes have this model")
+        names = [tier.name for tier in route.tiers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{route.model}: two tiers have the same name")
+        for backend in (name for tier in route.tiers for name in tier.backends):
+            if backend in seen:
+                raise ValueError(
+                    f"{route.model}: the backend {backend!r} is in {seen[backend]} already; name it"
+                    " once, or add another [[backend]] table for the same server"
+                )
+            seen[backend] = f"the route {route.model}"
+        canary = route.canary
+        if canary is not None and not any(canary.backend in tier.backends for tier in route.tiers):
+            raise ValueError(
+                f"{route.model}: canary: {canary.backend!r} is in none of the route's tiers"
+            )
+    return routes
+
+
+def missing(routes: Iterable[RouteConfig], backends: Iterable[str]) -> str:
+    """Why a route cannot be used with the backends of these names, "" if all can."""
+    known = sorted(backends)
+    for route in routes:
+        for tier in route.tiers:
+            for name in tier.backends:
+                if name not in known:
+                    return (
+                        f"{route.model}: there is no backend named {name!r}; the names are"
+                        f" {', '.join(known)}"
+                    )
+    return ""
+
+
+def places(routes: Iterable[RouteConfig]) -> Mapping[str, Place]:
+    """The place of each backend in a route, by its name."""
+    found = {}
+    for route in routes:
+        for number, tier in enumerate(route.tiers):
+            for name in tier.backends:
+                canary = route.canary
+                share = canary.share if canary is not None and canary.backend == name else 0.0
+                place = Tier(number, tier.name, route.overflow_after, share)
+                found[name] = Place(route.model, place)
+    return found

@@ -1,0 +1,133 @@
+"""Chooses the tiers of a route that a request may use now. Pure, without a clock or locks.
+
+A route lists the backends of a model in tiers. A request may use the first tier. It may use the
+next one as well if
+
+- no backend of the tiers before can serve it: they are down, paused after failures, or failed it
+- or it would wait longer than `overflow_after` seconds for a slot there, including the time that it
+  has waited already. Loading a model does not count, or a model would never be loaded. Requests
+  that use idle slots only never overflow in this way.
+
+Tiers only close backends to a request. Among the others, the policy places it as always.
+
+A canary gets the conversations whose draw is below its share. It is their first tier and the last
+one of all others. The draw is made once, so a conversation stays on its side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from .policy import TRIAL_AFTER, slot_wait
+from .pool import Pool
+from .sessions import named
+from .state import NO_DRAW, BackendRecord, SlotRequest
+
+FIRST, LAST = -1, 1 << 16  # places of a canary among the tiers
+DRAW = 4  # bytes of a digest that are a draw
+MOST_PASSED = 16  # backends that are named with the reason why they were passed over
+
+
+def draw(want: SlotRequest) -> float:
+    """The number between 0 and 1 that decides whether the request's conversation goes to a canary.
+    All conversations of a session have the same one."""
+    links = want.chain.links
+    digest = named(want) or (links[want.chain.turn - 1] if links else b"")
+    return int.from_bytes(digest[:DRAW]) / (1 << 8 * DRAW) if digest else NO_DRAW
+
+
+def place(backend: BackendRecord, drawn: float) -> int:
+    """The number of the backend's tier for a conversation with this draw."""
+    tier = backend.tier
+    if not tier.canary:
+        return tier.number
+    return FIRST if drawn < tier.canary else LAST
+
+
+class Reach(Struct, frozen=True):
+    """`closed`: the backends that the request may not use now. `due`: when the next tier opens, at
+    the latest. `passed`: the place, name and fault of the backends that were passed over."""
+
+    closed: frozenset[str] = frozenset()
+    due: float = math.inf
+    passed: tuple[tuple[int, str, str], ...] = ()
+
+    def before(self, backend: BackendRecord, drawn: float) -> tuple[tuple[str, str], ...]:
+        """The backends of the tiers before this one, and why they were passed over: `down`,
+        `paused`, `failed`, `busy` or `barred`."""
+        here = place(backend, drawn)
+        names = [(name, why) for number, name, why in self.passed if number < here]
+        return tuple(names[:MOST_PASSED])
+
+
+EVERYWHERE = Reach()
+
+
+class Tiers:
+    """The tiers of a pool at one moment."""
+
+    def __init__(self, pool: Pool, now: float) -> None:
+        self._pool = pool
+        self._now = now
+        self._waits: dict[tuple[str, ...], list[float]] = {}
+
+    def reach(self, want: SlotRequest, drawn: float, ahead: int) -> Reach:
+        """What a request may use that has so many others before it."""
+        closed: list[str] = []
+        passed: list[tuple[int, str, str]] = []
+        tiers: dict[int, list[BackendRecord]] = {}
+        for backend in self._pool.backends.values():
+            number = place(backend, drawn)
+            if backend.tier.name in want.barred:
+                closed.append(backend.name)
+                passed.append((number, backend.name, "barred"))
+            else:
+                tiers.setdefault(number, []).append(backend)
+        since, due, found = want.since or self._now, math.inf, False
+        for number in sorted(tiers):
+            backends = tiers[number]
+            if found:
+                closed += [backend.name for backend in backends]
+                continue
+            able = []
+            for backend in backends:
+                if fault := self._fault(backend, want):
+                    passed.append((number, backend.name, fault))
+                else:
+                    able.append(backend)
+            if not able:
+                continue
+            limit = math.inf if want.idle else able[0].tier.overflow_after
+            if since + limit >= self._now + self._expected_wait(able, ahead):
+                found, due = True, since + limit
+            else:
+                passed += [(number, backend.name, "busy") for backend in able]
+        return Reach(frozenset(closed), due, tuple(passed))
+
+    def _fault(self, backend: BackendRecord, want: SlotRequest) -> str:
+        """Why a backend cannot serve a request, however long it waits; "" if it can."""
+        if backend.name in want.exclude:
+            return "failed"
+        if backend.draining or backend.up is False or want.view(backend) is False:
+            return "down"
+        if backend.failures >= TRIAL_AFTER and (backend.ready > self._now or backend.in_flight):
+            return "paused"
+        return ""
+
+    def _expected_wait(self, backends: Sequence[BackendRecord], ahead: int) -> float:
+        """Seconds until one of these backends has a slot for a request with so many before it."""
+        if sum(len(b.slots) - b.in_flight for b in backends if b.grants_slots) > ahead:
+            return 0.0
+        key = tuple(backend.name for backend in backends)
+        waits = self._waits.get(key)
+        if waits is None:
+            pool, now = self._pool, self._now
+            waits = sorted(slot_wait(slot, b, pool, now) for b in backends for slot in b.slots)
+            self._waits[key] = waits
+        if not waits:
+            return 0.0
+        rounds, turn = divmod(ahead, len(waits))
+        return waits[turn] + rounds * self._pool.duration

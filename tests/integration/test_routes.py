@@ -1,0 +1,163 @@
+"""Routes in front of real servers: the order of tiers, and backends that die in turn."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tools.processes import Gateway, ModelServer, free_port
+
+pytestmark = pytest.mark.slow
+
+MODEL = "house"
+STREAMS = 50
+
+
+def config(backends: dict[str, dict[str, Any]], tiers: list[list[str]], after: float) -> str:
+    """A settings file with these backends in a route; the tiers are `tier-1` …"""
+    lines = []
+    for name, fields in backends.items():
+        lines += ["[[backend]]", f"name = {json.dumps(name)}"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in fields.items()] + [""]
+    lines += ["[[route]]", f'model = "{MODEL}"', f"overflow_after = {after}"]
+    for number, names in enumerate(tiers, start=1):
+        lines += ["", "[[route.tiers]]", f'name = "tier-{number}"']
+        lines += [f"backends = {json.dumps(names)}"]
+    return "\n".join([*lines, ""])
+
+
+def ask(url: str, text: str, tokens: int = 8) -> requests.Response:
+    messages = [{"role": "user", "content": text}]
+    body = {"model": MODEL, "messages": messages, "max_tokens": tokens, "ignore_eos": True}
+    answer = requests.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def until(fact: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < end, f"not in time: {what}"
+        time.sleep(0.05)
+
+
+def up(url: str) -> set[str]:
+    data = requests.get(f"{url}/v1/backends", timeout=10).json()["data"]
+    return {one["id"] for one in data if one["state"] == "up"}
+
+
+class House:
+    """A gateway, its route, and the processes behind its backends."""
+
+    def __init__(self, gateway: Gateway, behind: dict[str, ModelServer | Gateway]) -> None:
+        self.gateway = gateway
+        self.url = gateway.url
+        self.behind = behind
+
+
+@pytest.fixture
+def house(
+    start_server: Callable[..., ModelServer],
+    gateway: Callable[..., Gateway],
+    tmp_path: Path,
+) -> Iterator[House]:
+    """Three generations of servers and a second slotproxy, in three tiers."""
+    old, power = start_server("llama-2023"), start_server("powerinfer")
+    new, far = start_server("llama-2026"), start_server("llama-2023")
+    # It is restarted on its port.
+    second = Gateway(("--llama-api", far.url, "--slots", "2"), tmp_path / "second.log", free_port())
+    backends: dict[str, dict[str, Any]] = {
+        "old": {"url": old.url, "slots": 2},
+        "powerinfer": {"url": power.url, "slots": 2},
+        "new": {"url": new.url},
+        "second": {"url": f"{second.url}/v1", "kind": "openai", "slots": 2},
+    }
+    file = tmp_path / "routes.toml"
+    file.write_text(config(backends, [["old", "powerinfer"], ["new"], ["second"]], 0.5))
+    flags = ("--config", str(file), "--chat-template", "chatml", "--health-interval", "0.5")
+    try:
+        second.start()
+        ours = gateway(*flags)
+        until(lambda: len(up(ours.url)) == 4, "all backends are up")
+        yield House(ours, {"old": old, "powerinfer": power, "new": new, "second": second})
+    finally:
+        second.kill()
+
+
+def test_the_first_tier_answers_and_the_next_one_when_it_is_down(house: House) -> None:
+    answer = ask(house.url, "hello")
+    assert answer.headers["x-slotproxy-backend"] in ("old", "powerinfer")
+    assert "x-slotproxy-fallback" not in answer.headers
+    (model,) = requests.get(f"{house.url}/v1/models", timeout=10).json()["data"]
+    assert model["id"] == MODEL
+    for name in ("old", "powerinfer"):
+        house.behind[name].kill()
+    answer = ask(house.url, "who is there?")
+    assert answer.headers["x-slotproxy-backend"] == "new"
+    fallback = answer.headers["x-slotproxy-fallback"]
+    assert {part.split()[0] for part in fallback.split(", ")} == {"old", "powerinfer"}
+    line = next(one for one in house.gateway.log.splitlines()[::-1] if '"fallback"' in one)
+    assert (json.loads(line)["tier"], json.loads(line)["fallback"]) == ("tier-2", fallback)
+    house.behind["new"].kill()
+    assert ask(house.url, "and now?").headers["x-slotproxy-backend"] == "second"
+
+
+def test_killing_each_backend_in_turn_under_fifty_streams_loses_no_request(house: House) -> None:
+    over = threading.Event()
+    used: Counter[str] = Counter()
+    faults: list[str] = []
+
+    def stream(number: int) -> int:
+        count = 0
+        with requests.Session() as session:
+            while not over.is_set():
+                messages = [{"role": "user", "content": f"stream {number}, question {count}"}]
+                body = {
+                    "model": MODEL,
+                    "messages": messages,
+                    "max_tokens": 40,
+                    "ignore_eos": True,
+                    "stream": True,
+                }
+                url = f"{house.url}/v1/chat/completions"
+                with session.post(url, json=body, stream=True, timeout=120) as answer:
+                    lines = [one for one in answer.iter_lines() if one]
+                    used[answer.headers.get("x-slotproxy-backend", "")] += 1
+                if answer.status_code != 200 or lines[-1:] != [b"data: [DONE]"]:
+                    faults.append(f"{answer.status_code} {lines[-1:]}")
+                count += 1
+        return count
+
+    def answered_at_least(count: int) -> bool:
+        return used.total() >= count
+
+    def is_up(name: str) -> bool:
+        return name in up(house.url)
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        streams = [pool.submit(stream, number) for number in range(STREAMS)]
+        try:
+            for name, child in house.behind.items():
+                busy = used.total() + STREAMS
+                until(partial(answered_at_least, busy), "answers between two kills")
+                child.kill()
+                killed = used.total() + STREAMS
+                until(partial(answered_at_least, killed), f"answers without {name}")
+                child.start()
+                until(partial(is_up, name), f"{name} is up again")
+        finally:
+            over.set()
+        answered = sum(one.result() for one in streams)
+    assert faults == []
+    assert set(used) == set(house.behind), "every backend has answered"
+    assert answered == used.total()

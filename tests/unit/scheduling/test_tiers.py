@@ -1,0 +1,325 @@
+"""Routes: which tiers a request may use, with a manual clock."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.tier import Tier
+from proxy.errors import NoIdleSlot
+from proxy.runtime.cancel import Cancel
+from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.pool import Pool
+from proxy.scheduling.scheduler import LocalScheduler
+from proxy.scheduling.shared import ops
+from proxy.scheduling.shared.replica import Replica, SharedRules
+from proxy.scheduling.shared.snapshot import dump, load
+from proxy.scheduling.state import BackendFacts, BackendRecord, Slot, SlotRequest
+from proxy.scheduling.ticket import Ticket
+from proxy.scheduling.tiers import MOST_PASSED, Tiers, place
+from tests.unit.scheduling.fakes import Clock, want
+
+OWN, CLOUD = "own", "cloud"
+
+
+class Route:
+    """A route with backends `own-0` … in the first tier and `cloud` in the second."""
+
+    def __init__(
+        self, overflow_after: float = 10.0, own: int = 1, slots: int = 1, clouds: int = 8
+    ) -> None:
+        self.clock = Clock()
+        self.scheduler = LocalScheduler(self.clock, wait_for_backend=60.0)
+        for number in range(own):
+            self.add(f"own-{number}", Tier(0, OWN, overflow_after), slots)
+        self.add(CLOUD, Tier(1, CLOUD, overflow_after), clouds)
+
+    def add(self, name: str, tier: Tier, slots: int = 1) -> None:
+        facts = BackendFacts(model="m", slots=slots, tier=tier, cache_kind="ram", pins=False)
+        self.scheduler.update(name, facts, up=True)
+
+    def enter(self, prompt: str = "hello", **fields: object) -> Lease | Ticket:
+        return self.scheduler.enter(want(self.scheduler, prompt, **fields))  # type: ignore[arg-type]
+
+    def take(self, prompt: str = "hello", **fields: object) -> Lease:
+        lease = self.enter(prompt, **fields)
+        assert isinstance(lease, Lease)
+        return lease
+
+    def look(self, ticket: Ticket) -> Lease | None:
+        """The lease of a ticket whose time may have come."""
+        if ticket.until <= self.clock.now:
+            self.scheduler.look(ticket, self.clock.now)
+        return ticket.lease
+
+
+def test_first_tier_is_used_while_it_has_a_free_slot() -> None:
+    route = Route(own=2)
+    leases = [route.take(f"question {n}") for n in range(2)]
+    assert {lease.backend for lease in leases} == {"own-0", "own-1"}
+    assert [lease.grant.passed for lease in leases] == [(), ()]
+
+
+def test_free_slots_of_a_later_tier_do_not_hide_the_one_that_is_left() -> None:
+    route = Route(own=1, slots=1, clouds=500)
+    for turn in range(3):
+        lease = route.take(f"question {turn}")
+        assert lease.backend == "own-0"
+        lease.release(Outcome(end="whole"))
+
+
+def test_next_tier_is_used_when_the_first_is_down() -> None:
+    route = Route()
+    route.scheduler.mark("own-0", up=False)
+    lease = route.take()
+    assert lease.backend == CLOUD
+    assert lease.grant.passed == (("own-0", "down"),)
+    view = next(one for one in route.scheduler.view("", "").backends if one.backend == CLOUD)
+    assert (view.tier, view.instead) == (CLOUD, {"down": 1})
+
+
+def test_backend_not_probed_yet_is_waited_for() -> None:
+    route = Route()
+    tier = Tier(0, OWN, 10.0)
+    route.scheduler.update("own-0", BackendFacts(model="m", slots=1, tier=tier), up=None)
+    ticket = route.enter()
+    assert isinstance(ticket, Ticket)
+    assert ticket.lease is None
+    route.scheduler.mark("own-0", up=False)
+    assert ticket.lease is not None
+    assert ticket.lease.backend == CLOUD
+
+
+def test_next_tier_is_used_when_the_first_is_paused_after_failures() -> None:
+    route = Route()
+    for _ in range(3):
+        route.take().release(Outcome(end="failed"))
+    lease = route.take()
+    assert lease.grant.passed == (("own-0", "paused"),)
+    circuit = {one.backend: one.circuit for one in route.scheduler.view("", "").backends}
+    assert circuit == {"own-0": "open", CLOUD: "closed"}
+    route.clock.now += 5
+    trial = route.take("on trial")
+    assert trial.backend == "own-0"
+    assert route.take("meanwhile").backend == CLOUD
+    trial.release(Outcome(end="whole"))
+    assert route.take("after it").backend == "own-0"
+
+
+def test_next_tier_is_used_by_a_request_that_the_first_has_failed() -> None:
+    route = Route()
+    lease = route.take(exclude=frozenset({"own-0"}))
+    assert lease.grant.passed == (("own-0", "failed"),)
+
+
+def test_request_overflows_at_once_if_the_expected_wait_is_too_long() -> None:
+    route = Route(overflow_after=0.1)
+    route.take()
+    lease = route.take("another")
+    assert (lease.backend, lease.grant.passed) == (CLOUD, (("own-0", "busy"),))
+
+
+def test_request_waits_while_the_expected_wait_is_short_enough() -> None:
+    route = Route(overflow_after=10.0)
+    busy = route.take()
+    ticket = route.enter("another")
+    assert isinstance(ticket, Ticket)
+    assert ticket.lease is None
+    busy.release(Outcome(end="whole"))
+    assert ticket.lease is not None
+    assert ticket.lease.backend == "own-0"
+
+
+def test_requests_far_back_in_the_queue_overflow_before_those_ahead() -> None:
+    route = Route(overflow_after=2.5)
+    route.take()
+    entered = [route.enter(f"question {n}", key=f"key {n}") for n in range(6)]
+    overflowed = [isinstance(one, Lease) or one.lease is not None for one in entered]
+    assert overflowed == sorted(overflowed)
+    assert 1 <= sum(overflowed) < 6
+
+
+def test_request_overflows_when_it_has_waited_long_enough() -> None:
+    route = Route(overflow_after=10.0)
+    route.take()
+    ticket = route.enter("another")
+    assert isinstance(ticket, Ticket)
+    assert ticket.until <= route.clock.now + 10
+    route.clock.now = ticket.began + 5.0
+    assert route.look(ticket) is None
+    route.clock.now = ticket.began + 10.1
+    lease = route.look(ticket)
+    assert lease is not None
+    assert lease.backend == CLOUD
+
+
+def test_requests_in_idle_slots_overflow_only_from_a_tier_that_is_down() -> None:
+    route = Route(overflow_after=0.0)
+    busy = route.take()
+    with pytest.raises(NoIdleSlot):
+        route.enter("a line of a batch", idle=True)
+    busy.release(Outcome(end="whole"))
+    assert route.take("a line of a batch", idle=True).backend == "own-0"
+    route.scheduler.mark("own-0", up=False)
+    assert route.take("another line", idle=True).backend == CLOUD
+
+
+def test_barred_key_never_gets_the_tier() -> None:
+    route = Route(overflow_after=0.0)
+    route.take()
+    ticket = route.enter("another", barred=frozenset({CLOUD}))
+    assert isinstance(ticket, Ticket)
+    route.clock.now += 100
+    assert route.look(ticket) is None
+    route.scheduler.mark("own-0", up=False)
+    assert route.look(ticket) is None
+
+
+def test_number_of_backends_named_as_passed_over_is_bounded() -> None:
+    route = Route(own=MOST_PASSED + 5)
+    for number in range(MOST_PASSED + 5):
+        route.scheduler.mark(f"own-{number}", up=False)
+    assert len(route.take().grant.passed) == MOST_PASSED
+
+
+def test_request_barred_from_the_first_tier_says_so() -> None:
+    route = Route()
+    lease = route.take(barred=frozenset({OWN}))
+    assert lease.grant.passed == (("own-0", "barred"),)
+
+
+def _turn(name: str, number: int) -> tuple[str, tuple[int, ...]]:
+    texts = [f"{name} turn {n}. " * 20 for n in range(number + 1)]
+    ends = [len("".join(texts[: n + 1])) for n in range(number + 1)]
+    return "".join(texts), tuple(ends)
+
+
+def test_canary_gets_its_share_and_keeps_its_conversations() -> None:
+    route = Route(own=1, slots=50)
+    route.add("canary", Tier(0, OWN, 10.0, 0.2), slots=50)
+    first: dict[int, str] = {}
+    for turn in range(3):
+        for number in range(200):
+            prompt, ends = _turn(f"conversation {number}", turn)
+            lease = route.scheduler.acquire(want(route.scheduler, prompt, ends), Cancel())
+            assert first.setdefault(number, lease.backend) == lease.backend
+            lease.release(Outcome(end="whole"))
+    share = sum(name == "canary" for name in first.values()) / len(first)
+    assert 0.1 < share < 0.3
+    assert set(first.values()) == {"own-0", "canary"}
+
+
+def test_all_conversations_of_a_session_are_on_the_same_side() -> None:
+    route = Route(own=1, slots=50)
+    route.add("canary", Tier(0, OWN, 10.0, 0.5), slots=50)
+    sides: dict[str, str] = {}
+    for number in range(60):
+        session = f"session {number % 6}"
+        lease = route.take(f"question {number}", session=session)
+        assert sides.setdefault(session, lease.backend) == lease.backend
+    assert len(set(sides.values())) == 2
+
+
+def test_conversations_of_a_canary_that_is_down_are_served() -> None:
+    route = Route(own=1)
+    route.add("canary", Tier(0, OWN, 10.0, 1.0))
+    assert route.take().backend == "canary"
+    route.scheduler.mark("canary", up=False)
+    assert route.take("another").backend == "own-0"
+
+
+def test_canary_is_the_last_resort_of_other_conversations() -> None:
+    route = Route(own=1)
+    route.add("canary", Tier(0, OWN, 10.0, 1e-9))
+    route.scheduler.mark("own-0", up=False)
+    assert route.take().backend == CLOUD
+    route.scheduler.mark(CLOUD, up=False)
+    assert route.take("another").backend == "canary"
+
+
+@st.composite
+def _pools(draw: st.DrawFn) -> Pool:
+    pool = Pool()
+    pool.duration = draw(st.floats(0.01, 100))
+    for number in range(draw(st.integers(1, 6))):
+        tier = draw(st.integers(0, 3))
+        canary = draw(st.sampled_from([0.0, 0.0, 0.3, 1.0]))
+        after = draw(st.sampled_from([0.0, 1.0, 10.0, math.inf]))
+        slots = [Slot(id=n, busy=draw(st.booleans())) for n in range(draw(st.integers(1, 3)))]
+        pool.backends[f"b{number}"] = BackendRecord(
+            name=f"b{number}",
+            model="m",
+            slots=slots,
+            up=draw(st.sampled_from([True, True, False, None])),
+            draining=draw(st.booleans()) and draw(st.booleans()),
+            failures=draw(st.sampled_from([0, 0, 3])),
+            ready=draw(st.sampled_from([0.0, 200.0])),
+            in_flight=sum(slot.busy for slot in slots),
+            tier=Tier(tier, f"t{tier}", after, canary),
+        )
+    return pool
+
+
+@given(
+    pool=_pools(),
+    drawn=st.floats(0, 1),
+    ahead=st.integers(0, 50),
+    waited=st.floats(0, 20),
+    barred=st.frozensets(st.sampled_from(["t0", "t1", "t2", "t3"])),
+    exclude=st.frozensets(st.sampled_from(["b0", "b1"])),
+)
+def test_tiers_open_in_order_and_only_with_a_reason(
+    pool: Pool,
+    drawn: float,
+    ahead: int,
+    waited: float,
+    barred: frozenset[str],
+    exclude: frozenset[str],
+) -> None:
+    now = 100.0
+    request = SlotRequest(model="m", task=_TASK, since=now - waited, barred=barred, exclude=exclude)
+    reach = Tiers(pool, now).reach(request, drawn, ahead)
+    backends = pool.backends.values()
+    said = {name: why for _, name, why in reach.passed}
+    allowed = [b for b in backends if b.tier.name not in barred]
+    # Nothing of a barred tier is open, and every other backend is open or behind one that is able.
+    assert {b.name for b in backends if b.tier.name in barred} <= reach.closed
+    able = [b for b in allowed if said.get(b.name) not in ("down", "paused", "failed")]
+    if able:
+        first = min(place(b, drawn) for b in able)
+        assert not reach.closed & {b.name for b in allowed if place(b, drawn) <= first}
+    # A tier is open only if each backend of every tier before was passed over, with a reason.
+    for backend in allowed:
+        if backend.name not in reach.closed:
+            before = [b for b in allowed if place(b, drawn) < place(backend, drawn)]
+            assert all(said.get(b.name) for b in before)
+    # While a tier stays closed, it is known when it opens.
+    if any(b.name in reach.closed for b in allowed):
+        assert now <= reach.due < math.inf or any(b.tier.overflow_after == math.inf for b in able)
+
+
+_TASK = want(LocalScheduler(Clock())).task
+
+
+def test_routes_are_part_of_a_shared_table() -> None:
+    replica = Replica(SharedRules("1"))
+    facts = {
+        "own": BackendFacts(model="m", slots=1, tier=Tier(0, OWN, 0.1)),
+        "cloud": BackendFacts(model="m", slots=1, tier=Tier(1, CLOUD, 0.1)),
+    }
+    found = [ops.BackendFound(name, True, one) for name, one in facts.items()]
+    replica.apply(1.0, "w", ops.decode(ops.encode(found)))
+    for number, barred in ((1, ()), (2, ()), (3, (CLOUD,))):
+        request = want(replica.scheduler, f"question {number}", barred=frozenset(barred))
+        replica.apply(1.0, "w", ops.decode(ops.encode([ops.enqueue(number, request, False)])))
+    copy = load(dump(replica), SharedRules("1"))
+    for one in (replica, copy):
+        leases = one.members["w"].leases
+        assert {n: lease.backend for n, lease in leases.items()} == {1: "own", 2: "cloud"}
+        assert leases[2].grant.passed == (("own", "busy"),)
+        (waiting,) = one.members["w"].tickets.values()
+        assert waiting.want.barred == {CLOUD}
+    assert dump(copy) == dump(replica)
