@@ -7,19 +7,38 @@ digests, so that cookies cannot be derived from stored data. Times are seconds s
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Protocol
+
+from msgspec import Struct
 
 LIFETIME = 7 * 24 * 3600  # seconds
 MOST = 100  # open sessions of an owner; a new one replaces the oldest
+LONGEST_AGENT = 200  # characters of a User-Agent that are kept
+
+
+class OpenSession(Struct, frozen=True):
+    """A session of the key `owner`, begun at `created` by a browser with this User-Agent (its
+    beginning) and this address."""
+
+    id: str
+    owner: str
+    created: float
+    agent: str = ""
+    peer: str = ""
 
 
 class LiveSessions(Protocol):
-    def begin(self, session: str, owner: str, now: float) -> None: ...
+    def begin(self, session: OpenSession) -> None: ...
 
     def alive(self, session: str, owner: str, now: float) -> bool:
         """Whether the session was started, has not been ended, and is younger than LIFETIME."""
 
-    def end(self, session: str) -> None: ...
+    def listed(self, owner: str | None, now: float, limit: int) -> Sequence[OpenSession]:
+        """The last sessions of an owner, or of all, the newest first."""
+
+    def end(self, session: str, owner: str | None = None) -> bool:
+        """End a session, unless it is of another owner; return whether there was one."""
 
     def end_all(self, owner: str) -> int:
         """End all sessions of an owner; return how many there were."""
@@ -28,24 +47,32 @@ class LiveSessions(Protocol):
 class MemorySessions:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._begun: dict[str, dict[str, float]] = {}  # by owner, oldest first
+        self._begun: dict[str, dict[str, OpenSession]] = {}  # by owner, oldest first
 
-    def begin(self, session: str, owner: str, now: float) -> None:
+    def begin(self, session: OpenSession) -> None:
         with self._lock:
-            sessions = self._begun.setdefault(owner, {})
-            sessions[session] = now
+            sessions = self._begun.setdefault(session.owner, {})
+            sessions[session.id] = session
             while len(sessions) > MOST:
                 del sessions[next(iter(sessions))]
 
     def alive(self, session: str, owner: str, now: float) -> bool:
         with self._lock:
             begun = self._begun.get(owner, {}).get(session)
-        return begun is not None and now - begun <= LIFETIME
+        return begun is not None and now - begun.created <= LIFETIME
 
-    def end(self, session: str) -> None:
+    def listed(self, owner: str | None, now: float, limit: int) -> Sequence[OpenSession]:
         with self._lock:
-            for sessions in self._begun.values():
-                sessions.pop(session, None)
+            owners = self._begun if owner is None else (owner,)
+            found = [one for each in owners for one in self._begun.get(each, {}).values()]
+        found = [one for one in found if now - one.created <= LIFETIME]
+        return sorted(found, key=lambda one: one.created, reverse=True)[:limit]
+
+    def end(self, session: str, owner: str | None = None) -> bool:
+        with self._lock:
+            owners = [*self._begun] if owner is None else [owner]
+            gone = [self._begun.get(each, {}).pop(session, None) for each in owners]
+        return any(one is not None for one in gone)
 
     def end_all(self, owner: str) -> int:
         with self._lock:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
 from sqlalchemy import delete, insert, or_, select
 
-from .database import Database, owned
-from .live import LIFETIME, MOST
+from .database import Database, owned, record
+from .live import LIFETIME, MOST, OpenSession
 from .tables import SESSION
 
 _c = SESSION.c
@@ -15,7 +18,8 @@ class SessionStore:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def begin(self, session: str, owner: str, now: float) -> None:
+    def begin(self, session: OpenSession) -> None:
+        owner, now = session.owner, session.created
         newest = (
             select(_c.id)
             .where(_c.owner == owner)
@@ -26,14 +30,22 @@ class SessionStore:
         beyond = (_c.owner == owner) & _c.id.not_in(select(newest.c.id))
         with self._db.begin() as db:
             db.execute(delete(SESSION).where(or_(beyond, _c.created < now - LIFETIME)))
-            db.execute(insert(SESSION).values(id=session, owner=owner, created=now))
+            db.execute(insert(SESSION).values(**msgspec.structs.asdict(session)))
 
     def alive(self, session: str, owner: str, now: float) -> bool:
         query = select(_c.id).where(owned(SESSION, owner, session), _c.created >= now - LIFETIME)
         return self._db.first(query) is not None
 
-    def end(self, session: str) -> None:
-        self._db.change(delete(SESSION).where(_c.id == session))
+    def listed(self, owner: str | None, now: float, limit: int) -> Sequence[OpenSession]:
+        query = select(SESSION).where(_c.created >= now - LIFETIME)
+        if owner is not None:
+            query = query.where(_c.owner == owner)
+        rows = self._db.rows(query.order_by(_c.created.desc(), _c.id).limit(limit))
+        return [record(OpenSession, row) for row in rows]
+
+    def end(self, session: str, owner: str | None = None) -> bool:
+        where = _c.id == session if owner is None else owned(SESSION, owner, session)
+        return self._db.change(delete(SESSION).where(where)) > 0
 
     def end_all(self, owner: str) -> int:
         return self._db.change(delete(SESSION).where(_c.owner == owner))

@@ -239,6 +239,8 @@ SESSION = Table(
     _text("id", primary_key=True),
     _text("owner", index=True),
     Column("created", Float, nullable=False),
+    _text("agent", server_default=""),
+    _text("peer", server_default=""),
 )
 # Of /v1/responses: a response, and the items that it was made of, as JSON; `size` is of both, in
 # bytes. While it is being made, `writer` names the process, and `touched` is its last sign of life.

@@ -11,7 +11,7 @@ from tools import oidc_provider
 from tools.oidc_provider import Provider
 from tools.processes import Gateway, free_port
 
-from .conftest import PHONE, Open
+from .conftest import DESKTOP, PHONE, Open
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,40 @@ def test_error_page_exists_in_both_languages(site: Gateway, visit: Open, accessi
     assert page.locator("h1").inner_text() == "页面不存在"
     assert "Page not found" in page.locator("main").inner_text()
     accessible(page)
+
+
+@pytest.mark.parametrize(
+    ("size", "language", "title", "end"),
+    [(PHONE, "zh", "登录会话", "结束"), (DESKTOP, "en", "Sessions", "End")],
+    ids=["phone", "desktop"],
+)
+def test_sessions_are_listed_and_ended(
+    locked: Gateway,
+    visit: Open,
+    accessible: Any,
+    size: tuple[int, int],
+    language: str,
+    title: str,
+    end: str,
+) -> None:
+    def signed_in(to: str) -> Any:
+        page = visit(f"{locked.url}/signin?to={to}", size=size, language=language)
+        page.locator('input[type="password"]').fill("sesame-1234")
+        page.keyboard.press("Enter")
+        page.locator(".panel h1").wait_for()
+        return page
+
+    other = signed_in("/usage")
+    page = signed_in("/sessions")
+    page.locator(".record").nth(1).wait_for()
+    assert page.locator("h1").inner_text() == title
+    assert page.locator(".bar [aria-current]").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    accessible(page)
+    assert page.locator(".record").first.locator(".badge").count() == 1
+    page.locator(".record").nth(1).get_by_role("button").get_by_text(end, exact=True).click()
+    page.locator(".record").nth(1).wait_for(state="detached")
+    other.reload()
+    other.locator("#signin").wait_for()
+    page.locator("main form button").click()
+    page.locator("#signin").wait_for()

@@ -12,6 +12,7 @@ from . import (
     knowledge,
     models,
     oidc,
+    open_sessions,
     session_routes,
     shell,
     status,
@@ -25,6 +26,6 @@ def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
     chats = (chat, chat_files, images)
-    signing_in = (session_routes, oidc)
+    signing_in = (session_routes, oidc, open_sessions)
     for part in (shell, *chats, *signing_in, knowledge, models, usage, accounts, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

@@ -26,6 +26,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from ...accounts.records import KEY_ID
 from ...errors import Forbidden
 from ...store.live import LIFETIME as LIFETIME
+from ...store.live import LONGEST_AGENT, OpenSession
 from ..auth import SIGNED_IN
 from ..observability import Record
 from ..services import current_services
@@ -103,11 +104,11 @@ def signed_in() -> str | None:
     """Return the key name of the current request's session; "" if no key is needed."""
     if not sessions().needed:
         return ""
-    session = _current()
+    session = current()
     return session.name if session else None
 
 
-def _current() -> Session | None:
+def current() -> Session | None:
     """Return the open session of the current request."""
     if "session" not in g:
         g.session = None  # also for the page that reports an unavailable store
@@ -118,8 +119,8 @@ def _current() -> Session | None:
         if session and not current_services().keys.is_valid(session.name):
             session = None
         g.session = session
-    current: Session | None = g.session
-    return current
+    found: Session | None = g.session
+    return found
 
 
 def require() -> None:
@@ -166,14 +167,16 @@ def begin(response: Response, name: str) -> Response:
             " 'slotproxy[knowledge]'"
         )
     cookie, made = sessions().sign(name)
-    live.begin(made.id, name, time.time())
+    agent = "".join(filter(str.isprintable, request.headers.get("User-Agent", "")))
+    peer = Record.of(request.environ).peer
+    live.begin(OpenSession(made.id, name, time.time(), agent[:LONGEST_AGENT], peer))
     set_cookie(response, SESSION, cookie, "Strict", LIFETIME)
     return response
 
 
 def end(response: Response, *, everywhere: bool = False) -> Response:
     """Sign out: end this session, or all sessions of its key."""
-    session, live = _current(), current_services().sessions
+    session, live = current(), current_services().sessions
     if session and live and everywhere:
         live.end_all(session.name)
     elif session and live:

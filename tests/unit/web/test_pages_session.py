@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from proxy.config import Secret
-from proxy.store.live import MOST, MemorySessions
+from proxy.store.live import MOST, MemorySessions, OpenSession
 from proxy.web.pages.errors import WORDS
 from proxy.web.pages.fields import MAX_BYTES, MAX_FIELDS
 from proxy.web.pages.session import LIFETIME, SESSION, VISIT, Sessions
@@ -182,15 +182,19 @@ def test_open_sessions_of_a_key_are_bounded(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'kept.db'}")
     database.upgrade()
     for store in (MemorySessions(), SessionStore(database)):
-        store.begin("other", "bob", 0.0)
+        store.begin(OpenSession("other", "bob", 0.0))
         for i in range(MOST + 2):
-            store.begin(f"s{i}", "ann", float(i))
+            store.begin(OpenSession(f"s{i}", "ann", float(i)))
         now = float(MOST + 2)
         alive = [store.alive(f"s{i}", "ann", now) for i in range(MOST + 2)]
         assert alive == [False] * 2 + [True] * MOST
         assert not store.alive("s9", "bob", now) and store.alive("other", "bob", now)
         assert not store.alive(f"s{MOST}", "ann", MOST + LIFETIME + 1.0)
-        store.end(f"s{MOST}")
+        assert [one.id for one in store.listed(None, now, 2)] == [f"s{MOST + 1}", f"s{MOST}"]
+        assert len(store.listed("ann", now, 1000)) == MOST
+        assert store.listed("ann", MOST + LIFETIME + 5.0, 1000) == []
+        assert not store.end(f"s{MOST}", "bob") and store.alive(f"s{MOST}", "ann", now)
+        assert store.end(f"s{MOST}") and not store.end(f"s{MOST}")
         assert not store.alive(f"s{MOST}", "ann", now)
         assert store.end_all("ann") == MOST - 1
     database.close()

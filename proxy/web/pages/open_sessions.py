@@ -1,0 +1,75 @@
+"""The page of open sign-in sessions: the caller's own; for administrators, those of all keys."""
+
+from __future__ import annotations
+
+import time
+
+from flask import Blueprint, Response, make_response, render_template, request
+
+from ...dialects import fields
+from ...errors import NotFound
+from ...store.live import LiveSessions
+from .. import seen
+from ..ledger.query import everyone
+from ..services import current_services
+from ..spine import json_response
+from . import api, guard, session
+
+MOST_LISTED = 500
+
+blueprint = Blueprint("panel_sessions", __name__)
+guard.protect(blueprint)
+
+
+@blueprint.get("/sessions")
+def page() -> Response:
+    services = current_services()
+    admin = seen.is_admin(services, api.owner())
+    needed = services.keys.needed and services.sessions is not None
+    return make_response(render_template("sessions.html", admin=admin, needed=needed))
+
+
+@blueprint.get("/pages/api/sessions")
+def listed() -> Response:
+    """Return the sessions, the newest first. Raises Forbidden, NotFound, InvalidParameter."""
+    services, key = current_services(), api.owner()
+    all_keys = everyone(request.args)
+    if all_keys:
+        seen.check_admin(services, key)
+    own = session.current()
+    found = _opened().listed(None if all_keys else key, time.time(), MOST_LISTED)
+    response = json_response(
+        [
+            {
+                "id": one.id,
+                "name": services.keys.shown(one.owner),
+                "created": one.created,
+                "agent": one.agent,
+                "address": one.peer,
+                "current": own is not None and own.id == one.id,
+            }
+            for one in found
+        ]
+    )
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+@blueprint.post("/pages/api/sessions/end")
+def end() -> Response:
+    """End the session `{"id"}`: the caller's, or any for administrators. Raises NotFound,
+    InvalidParameter."""
+    services, key = current_services(), api.owner()
+    name = fields.required(api.json_body(), "id")
+    owner = None if seen.is_admin(services, key) else key
+    if not _opened().end(name, owner):
+        raise NotFound("there is no such session: it may have ended already")
+    return api.done()
+
+
+def _opened() -> LiveSessions:
+    """Raises NotFound."""
+    sessions = current_services().sessions
+    if sessions is None:
+        raise NotFound("this gateway keeps no sign-in sessions")
+    return sessions
