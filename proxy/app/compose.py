@@ -144,7 +144,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if batches is not None:
-        room = _batch_room(gateway, embeds)
+        room = _batch_room(settings, gateway, embeds)
         batch_runner = BatchRunner(batches, room, longest=settings.max_body)
     services = Services(
         settings=settings,
@@ -198,13 +198,17 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     return services
 
 
-def _batch_room(gateway: Gateway, embedder: Embedder) -> Callable[[str, str], int | None]:
+def _batch_room(
+    settings: Settings, gateway: Gateway, embedder: Embedder
+) -> Callable[[str, str], int | None]:
     """Returns the function that tells how many lines of batches may be under way, by endpoint and
     model."""
 
     def room(endpoint: str, name: str) -> int | None:
         if endpoint == "/v1/embeddings":
             return embedder.idle_slots(name)
+        if endpoint == "/v1/moderations":
+            name = settings.moderation_model
         return gateway.idle_slots(name)
 
     return room

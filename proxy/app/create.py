@@ -37,6 +37,7 @@ from ..web import (
     forwarding,
     glm,
     hosting,
+    moderations,
     native,
     ollama,
     openai,
@@ -83,7 +84,7 @@ def with_routes(settings: Settings) -> Application:
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = settings.api_prefix
     openais = (openai, stored_chats, responses, conversations)
-    models = (*openais, anthropic, ollama, glm, embeddings, native, status)
+    models = (*openais, moderations, anthropic, ollama, glm, embeddings, native, status)
     others = (hosting, forwarding, files, batches, vector_stores, data, accounts, usage, reference)
     for routes in (*models, *others):
         app.register_blueprint(routes.blueprint, url_prefix=prefix)

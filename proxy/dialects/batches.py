@@ -18,7 +18,13 @@ from .fields import Body, integer, mapping, required
 from .file_objects import LATEST, SOONEST
 from .vector_stores import metadata
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+ENDPOINTS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/moderations",
+)
 MOST_LINES = 50_000
 MOST_ERRORS = 100  # told of an invalid file
 LONGEST_ID = 512  # characters of a custom_id

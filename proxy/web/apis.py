@@ -31,6 +31,7 @@ _APIS: Mapping[str, str] = {
     "hosting": "admin",
     "hosting.events": "status",
     "hosting.running": "status",
+    "moderations": "chat",
     "native": "native",
     "ollama": "ollama",
     "openai": "chat",

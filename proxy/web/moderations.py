@@ -1,0 +1,54 @@
+"""Route of OpenAI's moderations, judged by the chat model of `--moderation-model`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, request
+
+from ..core.fold import fold
+from ..dialects import moderations, openai_chat
+from ..errors import NotFound
+from ..gateway import Caller
+from ..runtime.cancel import Cancel
+from . import body, disconnect
+from .observability import Record
+from .services import Services
+from .spine import json_route
+
+blueprint = Blueprint("moderations", __name__)
+
+
+@json_route(blueprint, "POST", "/v1/moderations", "/moderations")
+def moderate(services: Services, record: Record) -> Any:
+    model = services.settings.moderation_model
+    if not model:
+        raise NotFound(
+            "this gateway has no model for moderations: name a chat model with --moderation-model"
+        )
+    contents = moderations.parse(body.read_json(request.environ, services.settings.max_body))
+    caller = services.callers.caller(record.key, request.environ)
+    services.observer.begin(record)
+    with disconnect.watched(request.environ) as cancel:
+        results = [_judged(services, record, model, one, caller, cancel) for one in contents]
+    return moderations.reply(record.id, record.info.model, contents, results)
+
+
+def _judged(
+    services: Services,
+    record: Record,
+    model: str,
+    content: str | list[Any],
+    caller: Caller,
+    cancel: Cancel,
+) -> moderations.Judged:
+    asked = openai_chat.parse(moderations.question(model, content))
+    before = record.info.usage
+    answer = services.gateway.answer(asked, cancel, caller)
+    try:
+        record.info = answer.info
+        (completion,) = fold(answer)
+    finally:
+        answer.close()
+        answer.info.usage += before
+    return moderations.judged(model, completion.text)
