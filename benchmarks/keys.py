@@ -4,9 +4,10 @@
 
 Fills a SQLite database with 100 000 keys (or KEYS), of a thousand users and a hundred teams, and
 sends requests for /v1/models/scripted to an application in this process. In turns, they carry a key
-of the settings, keys of the store that the process knows, those with rights, and mistyped keys. The
-result is the CPU time of the answering thread for each request, the minimum of several rounds, and
-the mean of first uses, which ask the database.
+of the settings, keys of the store that the process knows, those with rights, and mistyped keys.
+Then it sends chats with keys of the settings, of the store, and with limits of requests, of tokens
+and of all levels, which are kept in the process. The result is the CPU time of the answering thread
+for each request, the minimum of several rounds, and the mean of first uses, which ask the database.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from flask import Flask
 from sqlalchemy import insert
 
 from proxy.accounts import key_text
+from proxy.accounts.limits import Limits, Window
 from proxy.accounts.records import StoredKey, Team, User
 from proxy.accounts.rights import Rights
 from proxy.app import create_app
@@ -36,7 +38,7 @@ from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
 from proxy.store.groups import teams, users
 from proxy.store.tables import API_KEY
-from tests.fakes import ScriptedDriver, wait_until
+from tests.fakes import CAPS, ScriptedDriver, services_of, wait_until
 
 KEYS, USERS, TEAMS = 100_000, 1000, 100
 KNOWN = 20_000  # of them
@@ -76,10 +78,34 @@ def fill(database: Database, count: int, seed: int = 0) -> list[str]:
     return secrets
 
 
-def ask(app: Flask, key: str, status: int) -> None:
+BODY = msgspec.json.encode(
+    {"model": "scripted", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+)
+LIMITS = {
+    "requests": (Window("requests", "minute", 10**9),),
+    "tokens": (Window("requests", "minute", 10**9), Window("tokens", "minute", 10**9)),
+}
+
+
+def limited(app: Flask, many: bool, kind: str) -> str:
+    """The secret of a new key with such limits; `many`: of its user and team as well."""
+    accounts = services_of(app).accounts
+    assert accounts is not None
+    rights = Rights(limits=Limits(windows=LIMITS[kind]))
+    key = StoredKey(id="", digest="", shown="", rights=rights)
+    if many:
+        accounts.users.make(User(id="limited", rights=rights), "benchmark")
+        accounts.teams.make(Team(id="limited", rights=rights), "benchmark")
+        key = msgspec.structs.replace(key, user_id="limited", team_id="limited")
+    return accounts.keys.make(key, "benchmark")[0]
+
+
+def ask(app: Flask, key: str, status: int, *, chats: bool = False) -> None:
     environ: dict[str, Any] = {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": "/v1/models/scripted",
+        "REQUEST_METHOD": "POST" if chats else "GET",
+        "PATH_INFO": "/v1/chat/completions" if chats else "/v1/models/scripted",
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(BODY)) if chats else "0",
         "QUERY_STRING": "",
         "SERVER_NAME": "localhost",
         "SERVER_PORT": "80",
@@ -87,7 +113,7 @@ def ask(app: Flask, key: str, status: int) -> None:
         "REMOTE_ADDR": "127.0.0.1",
         "HTTP_AUTHORIZATION": f"Bearer {key}",
         "wsgi.url_scheme": "http",
-        "wsgi.input": BytesIO(),
+        "wsgi.input": BytesIO(BODY if chats else b""),
     }
     found: list[str] = []
     for _ in app.wsgi_app(environ, lambda told, headers, *_: found.append(told)):  # type: ignore[arg-type]
@@ -95,22 +121,24 @@ def ask(app: Flask, key: str, status: int) -> None:
     assert found[0].startswith(str(status)), found
 
 
-def cost(app: Flask, keys: Sequence[str], status: int = 200) -> float:
+def cost(app: Flask, keys: Sequence[str], status: int = 200, *, chats: bool = False) -> float:
     """Microseconds of CPU for each request."""
     begun = time.thread_time()
     for key in keys:
-        ask(app, key, status)
+        ask(app, key, status, chats=chats)
     return 1e6 * (time.thread_time() - begun) / len(keys)
 
 
-def measured(app: Flask, kinds: dict[str, Callable[[], tuple[list[str], int]]]) -> dict[str, float]:
+def measured(
+    app: Flask, kinds: dict[str, Callable[[], tuple[list[str], int]]], *, chats: bool = False
+) -> dict[str, float]:
     """The minimum cost of each kind of keys. The kinds take turns, so that the machine's moods hit
     all of them."""
     costs: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(ROUNDS):
         for name, choose in kinds.items():
             keys, status = choose()
-            costs[name].append(cost(app, keys, status))
+            costs[name].append(cost(app, keys, status, chats=chats))
     return {name: min(values) for name, values in costs.items()}
 
 
@@ -128,7 +156,9 @@ def main() -> None:
             wrong_keys=0,
             log_level="error",
         )
-        backend = Backend("b", "test://b", ScriptedDriver())
+        # A server that queues, so no request waits for a slot that is kept for another turn.
+        caps = msgspec.structs.replace(CAPS, slots=16, queues=True)
+        backend = Backend("b", "test://b", ScriptedDriver(caps=caps))
         app = create_app(settings, [backend])
         wait_until(lambda: backend.up is True)
         draw = random.Random(1)
@@ -149,11 +179,30 @@ def main() -> None:
                 "wrong checksum": lambda: ([f"{wrong()}0" for _ in range(REQUESTS)], 401),
             },
         )
+
+        def chat(key: str) -> Callable[[], tuple[list[str], int]]:
+            ask(app, key, 200, chats=True)
+            return lambda: ([key] * (REQUESTS // 10), 200)
+
+        chats = measured(
+            app,
+            {
+                "chat, key of the settings": chat("sk-ops"),
+                "chat, key of the store": chat(plain[0]),
+                "chat, limit of requests": chat(limited(app, False, "requests")),
+                "chat, limit of tokens": chat(limited(app, False, "tokens")),
+                "chat, key, user and team limited": chat(limited(app, True, "tokens")),
+            },
+            chats=True,
+        )
         base = costs["key of the settings"]
         print(f"{count} keys in the store, {len(secrets)} known")
-        print(f"first use of a key             {first:7.1f} µs")
+        print(f"first use of a key               {first:7.1f} µs")
         for name, value in costs.items():
-            print(f"{name:30} {value:7.1f} µs  {value - base:+6.1f} µs")
+            print(f"{name:32} {value:7.1f} µs  {value - base:+6.1f} µs")
+        base = chats["chat, key of the settings"]
+        for name, value in chats.items():
+            print(f"{name:32} {value:7.1f} µs  {value - base:+6.1f} µs")
         sys.stdout.flush()
         os._exit(0)  # not waiting for the threads of the gateway
 

@@ -4,12 +4,14 @@ and what it did not use is given back with its last event.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Sequence
 
 import msgspec
 
 from ..accounts.limiting.allowance import Admission
 from ..accounts.limiting.plan import Size
+from ..backends.pools import Backend
 from ..backends.tokens import most_tokens
 from ..core.task import Task
 from ..core.usage import Usage
@@ -18,6 +20,7 @@ from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 from .context import Caller, GatewayContext
 
+NOTHING = Usage()
 UNKNOWN_CONTEXT = 4096  # tokens, of a backend that does not report its context
 
 
@@ -30,7 +33,7 @@ class BoundedAnswer:
         context: GatewayContext,
         caller: Caller,
         model: str,
-        tasks: Sequence[Task],
+        tasks: list[Task],
         choices: int,
     ) -> None:
         assert caller.allowance is not None, "only made with one"
@@ -39,10 +42,10 @@ class BoundedAnswer:
         self._model = model
         self._choices = choices
         most = caller.allowance.plan.largest_answer
-        self.tasks = [task if most is None else _shortened(task, most) for task in tasks]
+        self.tasks = tasks if most is None else [_shortened(task, most) for task in tasks]
         self._left = len(tasks) * choices  # choices that have not ended
-        self._used = Usage()
-        self._lock = native_lock()
+        self._used = NOTHING
+        self._lock = native_lock() if self._left > 1 else contextlib.nullcontext()
         self._admission: Admission | None = None
 
     def enter(self, cancel: Cancel) -> Generator[None, None, None]:
@@ -56,7 +59,7 @@ class BoundedAnswer:
         if number % self._choices:
             usage = msgspec.structs.replace(usage, prompt=0, cached=0)
         with self._lock:
-            self._used += usage
+            self._used = usage if self._used is NOTHING else self._used + usage
             self._left -= 1
         if not self._left:
             self.close()
@@ -68,28 +71,31 @@ class BoundedAnswer:
             admission.settle(self._used.prompt, self._used.cached, self._used.completion)
 
     def _size(self, cancel: Cancel) -> Size:
-        prompts = [self._prompt_tokens(task, cancel) for task in self.tasks]
         pool = self._context.registry.pool(self._model)
-        n_ctx = max((backend.n_ctx for backend in pool), default=0) or UNKNOWN_CONTEXT
-        asked = [task.max_tokens for task in self.tasks]
-        answers = [
-            max(1, n_ctx - prompt) if most is None else most
-            for prompt, most in zip(prompts, asked, strict=True)
-        ]
-        return Size(sum(prompts), self._choices * sum(answers), known=None not in asked)
+        prompts = answers = n_ctx = 0
+        known = True
+        for task in self.tasks:
+            prompt, most = _prompt_tokens(pool, task, cancel), task.max_tokens
+            if most is None:
+                n_ctx = n_ctx or max((one.n_ctx for one in pool), default=0) or UNKNOWN_CONTEXT
+                most, known = max(1, n_ctx - prompt), False
+            prompts += prompt
+            answers += most
+        return Size(prompts, self._choices * answers, known)
 
-    def _prompt_tokens(self, task: Task, cancel: Cancel) -> int:
-        """The tokens of a prompt; an upper bound if no backend can count them."""
-        for backend in self._context.registry.pool(self._model):
-            if not backend.up or backend.caps is None:
-                continue
-            try:
-                if (ids := backend.driver.prompt_ids(task)) is not None:
-                    return len(ids)
-                return backend.counter.count(task.prompt, cancel)
-            except (Unsupported, UpstreamFault, UpstreamTimeout):
-                break
-        return most_tokens(task)
+
+def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
+    """The tokens of a prompt; an upper bound if no backend of the pool can count them."""
+    for backend in pool:
+        if not backend.up or backend.caps is None:
+            continue
+        try:
+            if (ids := backend.driver.prompt_ids(task)) is not None:
+                return len(ids)
+            return backend.counter.count(task.prompt, cancel)
+        except (Unsupported, UpstreamFault, UpstreamTimeout):
+            break
+    return most_tokens(task)
 
 
 def _shortened(task: Task, most: int) -> Task:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from ...runtime.locks import native_lock
-from .meters import Charge, Gauge, Level, Meter, sunk, taken, wait
+from .meters import Charge, Gauge, Level, Meter, sunk, wait
 
 MOST_LEVELS = 65_536  # beyond which those that are down to 0 are forgotten
 
@@ -59,6 +59,17 @@ def clock() -> int:
     return time.time_ns() // 1000
 
 
+class _Level:
+    """The level of a meter of a subject, as `meters.Level`, changed in place."""
+
+    __slots__ = ("at", "meter", "used")
+
+    def __init__(self, meter: Meter, used: int = 0, at: int = 0) -> None:
+        self.meter = meter
+        self.used = used
+        self.at = at
+
+
 class LocalLimiter:
     """The meters of this process."""
 
@@ -67,76 +78,91 @@ class LocalLimiter:
         self._clock = clock
         self._spent = spent
         self._lock = native_lock()
-        self._levels: dict[tuple[str, str], tuple[Meter, Level]] = {}
+        self._levels: dict[tuple[str, str], _Level] = {}
         self._gauges: dict[tuple[str, str], int] = {}
         self._most = MOST_LEVELS
 
     def take(self, charges: Sequence[Charge], gauges: Sequence[Gauge]) -> Taken | Refused:
         for charge in charges:
-            if not charge.meter.rate:
+            if not charge[1].rate:
                 self._learn(charge)
-        now = self._clock()
+        now, running = self._clock(), self._gauges
         with self._lock:
-            levels = [self._level(charge, now) for charge in charges]
-            found = [level.used for level in levels]
+            levels = [self._sunk(charge, now) for charge in charges]
             for gauge in gauges:
-                if 0 <= gauge.most <= self._gauges.get((gauge.subject, gauge.name), 0):
-                    return Refused(gauge, None, found, now)
+                subject, name, most = gauge
+                if most >= 0 and running.get((subject, name), 0) >= most:
+                    return Refused(gauge, None, [level.used for level in levels], now)
             amounts = []
-            for charge, level in zip(charges, levels, strict=True):
-                amount = taken(charge, level)
-                if amount is None:
-                    return Refused(charge, wait(charge, level, now), found, now)
-                amounts.append(amount)
-            for charge, level, amount in zip(charges, levels, amounts, strict=True):
-                self._set(charge, Level(level.used + amount, level.at))
-            for gauge in gauges:
-                key = gauge.subject, gauge.name
-                self._gauges[key] = self._gauges.get(key, 0) + 1
-        after = [used + amount for used, amount in zip(found, amounts, strict=True)]
+            for charge, level in zip(charges, levels):  # noqa: B905  (one was made from the other)
+                _, meter, need, wish, _ = charge
+                left = meter.capacity - level.used
+                if need > left:
+                    before = Level(level.used, level.at)
+                    found = [level.used for level in levels]
+                    return Refused(charge, wait(charge, before, now), found, now)
+                amounts.append(wish if wish < left else left)
+            after = []
+            for level, amount in zip(levels, amounts):  # noqa: B905
+                level.used += amount
+                after.append(level.used)
+            for subject, name, _ in gauges:
+                running[subject, name] = running.get((subject, name), 0) + 1
+            if len(self._levels) > self._most:
+                self._sweep(now)
         return Taken(charges, gauges, amounts, after, now)
 
     def settle(self, taken: Taken, used: Sequence[int]) -> None:
-        now = self._clock()
+        charges, gauges, amounts, _, _, _ = taken
+        running = self._gauges
         with self._lock:
-            for charge, amount, spent in zip(taken.charges, taken.amounts, used, strict=True):
+            for charge, amount, spent in zip(charges, amounts, used, strict=True):
                 if spent != amount:
-                    level = self._level(charge, now)
-                    if not charge.meter.rate and level.at != charge.meter.epoch:
-                        continue  # another epoch has begun
-                    self._set(charge, Level(max(0, level.used + spent - amount), level.at))
-            for gauge in taken.gauges:
-                key = gauge.subject, gauge.name
-                self._gauges[key] -= 1
-                if not self._gauges[key]:
-                    del self._gauges[key]
+                    meter, level = charge.meter, self._sunk(charge, self._clock())
+                    if meter.rate or level.at == meter.epoch:  # no other epoch has begun
+                        level.used = max(0, level.used + spent - amount)
+            for subject, name, _ in gauges:
+                left = running[subject, name] - 1
+                if left:
+                    running[subject, name] = left
+                else:
+                    del running[subject, name]
 
     def close(self) -> None:
         """Nothing is to be closed."""
 
     def _learn(self, charge: Charge) -> None:
         """Learn what was used of a budget before this process, or this epoch, began."""
-        known = self._levels.get((charge.subject, charge.meter.name))
-        if known is None or known[1].at < charge.meter.epoch:
-            spent = Level(self._spent(charge), charge.meter.epoch)
+        key, meter = (charge.subject, charge.meter.name), charge.meter
+        known = self._levels.get(key)
+        if known is None or known.at < meter.epoch:
+            spent = self._spent(charge)
             with self._lock:
-                if self._levels.get((charge.subject, charge.meter.name)) is known:
-                    self._set(charge, spent)
+                if self._levels.get(key) is known:
+                    self._levels[key] = _Level(meter, spent, meter.epoch)
 
-    def _level(self, charge: Charge, now: int) -> Level:
-        known = self._levels.get((charge.subject, charge.meter.name))
-        return sunk(charge.meter, known[1] if known else Level(), now)
-
-    def _set(self, charge: Charge, level: Level) -> None:
-        if len(self._levels) >= self._most:
-            self._sweep(self._clock())
-        self._levels[charge.subject, charge.meter.name] = charge.meter, level
+    def _sunk(self, charge: Charge, now: int) -> _Level:
+        """The level of a meter now, as `meters.sunk`."""
+        subject, meter, _, _, _ = charge
+        name, _, rate, tick, epoch, _ = meter
+        at = now // tick if rate else epoch
+        level = self._levels.get((subject, name))
+        if level is None:
+            level = self._levels[subject, name] = _Level(meter, 0, at)
+        elif at > level.at:
+            left = level.used - (at - level.at) * rate if rate else 0
+            level.used, level.at = max(0, left), at
+        level.meter = meter
+        return level
 
     def _sweep(self, now: int) -> None:
         """Forget meters that are down to 0, or whose time is over."""
-        self._levels = {
-            key: (meter, level)
-            for key, (meter, level) in self._levels.items()
-            if (sunk(meter, level, now).used if meter.rate else now < meter.ends or not meter.ends)
-        }
+        self._levels = {key: level for key, level in self._levels.items() if _is_needed(level, now)}
         self._most = max(MOST_LEVELS, 2 * len(self._levels))
+
+
+def _is_needed(level: _Level, now: int) -> bool:
+    meter = level.meter
+    if meter.rate:
+        return sunk(meter, Level(level.used, level.at), now).used > 0
+    return now < meter.ends or not meter.ends

@@ -77,12 +77,6 @@ def sunk(meter: Meter, level: Level, now: int) -> Level:
     return Level(max(0, level.used - (at - level.at) * meter.rate), at)
 
 
-def taken(charge: Charge, level: Level) -> int | None:
-    """The units that a charge takes at this level, None if they are not there."""
-    left = charge.meter.capacity - level.used
-    return None if charge.need > left else min(charge.wish, left)
-
-
 def wait(charge: Charge, level: Level, now: int) -> float | None:
     """Seconds until a refused charge would be accepted, None if never."""
     meter, missing = charge.meter, level.used + charge.need - charge.meter.capacity

@@ -66,6 +66,10 @@ class Plan:
         self.counts_tokens = bool(self._prompts) or any(
             one.quantity != "requests" for one in self._windows
         )
+        self._requests = {
+            counts: [_request(one, TICKS if counts else 0) for one in self._windows]
+            for counts in (True, False)
+        }
 
     def check_prompt(self, tokens: int) -> None:
         """Raises BadRequest if the prompt is larger than allowed."""
@@ -77,15 +81,17 @@ class Plan:
                 code="prompt_too_large",
             )
 
-    def charges(self, size: Size, *, counts: bool) -> list[Charge]:
+    def charges(self, size: Size, *, counts: bool) -> Sequence[Charge]:
         """What a request takes; `counts`: it is a request of its own, and no further round of
         one."""
+        made = self._requests[counts]
+        if not self.counts_tokens:
+            return made
         found = []
-        for one in self._windows:
+        for one, request in zip(self._windows, made, strict=True):
             meter = one.meter
             if one.quantity == "requests":
-                units = TICKS if counts else 0
-                found.append(Charge(one.subject, meter, units, units, gives_back=False))
+                found.append(request)
                 continue
             need = wish = size.prompt * TICKS
             if one.quantity == "tokens":
@@ -97,8 +103,10 @@ class Plan:
             found.append(Charge(one.subject, meter, need, wish))
         return found
 
-    def used(self, charges: Sequence[Charge], amounts: Sequence[int], used: Used) -> list[int]:
+    def used(self, charges: Sequence[Charge], amounts: Sequence[int], used: Used) -> Sequence[int]:
         """The units of each charge that were used."""
+        if not self.counts_tokens:
+            return amounts
         found = []
         for one, charge, amount in zip(self._windows, charges, amounts, strict=True):
             if not charge.gives_back:
@@ -110,6 +118,10 @@ class Plan:
 
     def quantity(self, place: int) -> Quantity:
         return self._windows[place].quantity
+
+
+def _request(one: _Window, units: int) -> Charge:
+    return Charge(one.subject, one.meter, units, units, gives_back=False)
 
 
 def _meter(quantity: Quantity, period: str, most: int) -> Meter:
