@@ -28,6 +28,7 @@ APIS = (
     "ollama",
     "glm",
     "chatchat",
+    "mcp",
     "media",
     "native",
     "files",

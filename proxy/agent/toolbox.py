@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..core.mcp import function_name
 from ..core.request import Tool
 from ..errors import GatewayError, NotFound
 from ..runtime.cancel import Cancel
@@ -48,12 +49,16 @@ class Toolbox:
             for server in servers
             if server.name in allowed
         }
-        self._sources = [*self._servers.values()]
+        self._functions: _Source | None = None
         names = set(allowed) - set(own) - {server.name for server in servers}
         chosen = [name for name in functions.installed() if name in names] if names else []
         if chosen:
             offers = partial(functions.functions, chosen)
-            self._sources.append(_Source("functions", offers, clock))
+            self._functions = _Source("functions", offers, clock)
+
+    @property
+    def _sources(self) -> list[_Source]:
+        return [*self._servers.values(), *([self._functions] if self._functions else ())]
 
     def __bool__(self) -> bool:
         return bool(self._own or self._sources)
@@ -63,6 +68,16 @@ class Toolbox:
         tools: dict[str, RunnableTool] = {}
         for tool in (*self._own, *(tool for source in self._sources for tool in source.tools())):
             tools.setdefault(tool.tool.name, tool)
+        return tools
+
+    def published(self) -> dict[str, RunnableTool]:
+        """The tools available now, by the names that clients see: those of an MCP server have its
+        name before their own. May wait for servers."""
+        tools: dict[str, RunnableTool] = {tool.tool.name: tool for tool in self._own}
+        if self._functions is not None:
+            tools |= {tool.tool.name: tool for tool in self._functions.tools()}
+        for name, source in self._servers.items():
+            tools |= {function_name(name, tool.tool.name): tool for tool in source.tools()}
         return tools
 
     @property

@@ -37,6 +37,7 @@ from ..web import (
     forwarding,
     glm,
     hosting,
+    mcp,
     moderations,
     native,
     ollama,
@@ -85,7 +86,18 @@ def with_routes(settings: Settings) -> Application:
     prefix = settings.api_prefix
     openais = (openai, stored_chats, responses, conversations)
     models = (*openais, moderations, anthropic, ollama, glm, embeddings, native, status)
-    others = (hosting, forwarding, files, batches, vector_stores, data, accounts, usage, reference)
+    others = (
+        mcp,
+        hosting,
+        forwarding,
+        files,
+        batches,
+        vector_stores,
+        data,
+        accounts,
+        usage,
+        reference,
+    )
     for routes in (*models, *others):
         app.register_blueprint(routes.blueprint, url_prefix=prefix)
     if settings.chatchat:

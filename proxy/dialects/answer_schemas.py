@@ -206,6 +206,13 @@ ANSWERS: dict[str, Schema] = {
         tools=list_of(OBJECT),
         truncation=_one_of("auto", "disabled"),
     ),
+    "McpAnswer": object_of(
+        "jsonrpc id",
+        jsonrpc={"const": "2.0"},
+        id={"type": ["string", "integer"]},
+        result=OBJECT,
+        error=object_of("code message", code={"type": "integer"}, message=TEXT),
+    ),
     "Compaction": object_of(
         "id object created_at output usage",
         id=TEXT,
@@ -236,5 +243,11 @@ ERRORS: dict[str, Schema] = {
     ),
     "OllamaError": object_of("error", error=TEXT),
     "GLMError": object_of("detail", detail=TEXT),
+    "McpError": object_of(
+        "jsonrpc id error",
+        jsonrpc={"const": "2.0"},
+        id=NULL,
+        error=object_of("code message", code={"type": "integer"}, message=TEXT),
+    ),
     "ChatchatError": object_of("code msg data", code=COUNT, msg=TEXT, data={}),
 }

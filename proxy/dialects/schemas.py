@@ -371,6 +371,15 @@ BODIES: dict[str, Schema] = {
             "When the output files are deleted.", {"anchor": "created_at", "seconds": 86_400}
         ),
     ),
+    "McpMessage": body(
+        "jsonrpc",
+        jsonrpc=text("Always 2.0.", "2.0"),
+        id=one_of("Names a request; a notification has none.", 1, TEXT, {"type": "integer"}),
+        method=text("initialize, ping, tools/list, tools/call, or a notification.", "tools/list"),
+        params=mapping("The parameters of the method.", {}),
+        result=mapping("The result of a request of the server, which makes none.", {}),
+        error=mapping("The error of a request of the server, which makes none.", {}),
+    ),
     "MessageRequest": body("messages max_tokens", **_MESSAGES),
     "CountTokensRequest": body("messages", **_MESSAGES),
     "OllamaChatRequest": body(

@@ -5,6 +5,7 @@ documents into a conversation so that its beginning stays stable from turn to tu
 them, and `loop` is the agent.
 """
 
+from ..agent.tools import ToolError
 from .events import (
     FOLDERS,
     Bounds,
@@ -40,4 +41,5 @@ __all__ = [
     "Sources",
     "Text",
     "Tick",
+    "ToolError",
 ]

@@ -93,6 +93,11 @@ class Finder:
         self.web = web
         self.stores = stores
 
+    @property
+    def knows(self) -> bool:
+        """Whether there are knowledge bases."""
+        return self._knowledge is not None
+
     def bases(self, request: DialogueRequest) -> list[str]:
         """Ids of the requested knowledge bases; all of the owner's for an agent request that names
         none.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..agent import Toolbox
+from ..agent.tools import RunnableTool
 from ..core.events import Event, Failed, Finished, ReasoningDelta, TextDelta
 from ..core.request import CompletionRequest, Message
 from ..errors import Forbidden, GatewayError, InvalidParameter
@@ -37,6 +38,7 @@ from .evidence import MOST_TURNS, CitationNumbers, laid
 from .finding import WEB, Finder
 from .loop import Loop
 from .mcp_calls import ServerRunner
+from .published import searches
 from .searching import SearchRunner
 from .tool_answer import Runner, ToolAnswer
 
@@ -120,6 +122,17 @@ class Dialogues:
     def servers(self) -> tuple[str, ...]:
         """Names of the MCP servers that requests may name."""
         return self._toolbox.servers
+
+    @property
+    def tool_seconds(self) -> float:
+        """The time limit of a tool."""
+        return self._bounds.tool_seconds
+
+    def published(self, owner: str, caller: Caller) -> dict[str, RunnableTool]:
+        """The tools that the caller may call itself, by name: the searches, and those of `--tools`,
+        of an MCP server as `server__tool`. May wait for servers."""
+        tools = {**self._toolbox.published(), **searches(self._finder, owner)}
+        return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
 
     def answer(
         self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller

@@ -31,6 +31,7 @@ _APIS: Mapping[str, str] = {
     "hosting": "admin",
     "hosting.events": "status",
     "hosting.running": "status",
+    "mcp": "mcp",
     "moderations": "chat",
     "native": "native",
     "ollama": "ollama",

@@ -28,7 +28,7 @@ METHODS = ("get", "post", "put", "patch", "delete")
 SSE, LINES = "text/event-stream", "application/x-ndjson"
 OPENAI, ANTHROPIC, OLLAMA, GLM = "OpenAI", "Anthropic", "Ollama", "GLM"
 LLAMACPP, CHATCHAT, OURS, PAGES = "llama.cpp", "Langchain-Chatchat", "slotproxy", "Pages"
-RANKINGS, LITELLM = "Rankings", "LiteLLM"
+RANKINGS, LITELLM, MCP = "Rankings", "LiteLLM", "MCP"
 NO_KEY = frozenset({"status.ready", "status.live", "reference.document"})
 
 
@@ -94,6 +94,11 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
             "Forwarded to any path of the server of a model that the gateway starts; for the keys"
             " of `--admins`",
             answer="application/octet-stream",
+        ),
+    },
+    (MCP, "mcp"): {
+        "answer": Operation(
+            "A message of the Model Context Protocol, over streamable HTTP", "McpMessage"
         ),
     },
     (OPENAI, "responses"): {
@@ -366,6 +371,7 @@ REPLIES: Mapping[str, str] = {
     "ollama.generate_": "OllamaGenerate",
     "glm.chat": "GLMChat",
     "native.completion": "LlamaCompletion",
+    "mcp.answer": "McpAnswer",
     "native.infill": "LlamaCompletion",
 }
 # The schema of errors, by tag; Error for all others.
@@ -374,6 +380,7 @@ ERROR_NAMES = {
     OLLAMA: "OllamaError",
     GLM: "GLMError",
     CHATCHAT: "ChatchatError",
+    MCP: "McpError",
 }
 
 

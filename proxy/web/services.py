@@ -20,6 +20,7 @@ from .auth import Keys
 from .background import Jobs
 from .callers import Callers
 from .ledger.writer import LedgerWriter
+from .mcp_running import RunningCalls
 from .observability import Observer
 from .ongoing import Ongoing
 from .shares import Shares
@@ -65,6 +66,7 @@ class Services:
     vector_stores: VectorStores | None = None  # None whenever knowledge is
     batches: RequestBatches | None = None  # None whenever knowledge is
     batch_runner: BatchRunner | None = None  # None whenever batches are
+    mcp_calls: RunningCalls = field(default_factory=RunningCalls)
     aliases: Aliases = field(default_factory=Aliases)
     # Sign-in sessions. None if several workers would need a database to share them.
     sessions: LiveSessions | None = field(default_factory=MemorySessions)

@@ -1,0 +1,83 @@
+"""The tool `chat` of /mcp: a model answers one message, as it does a chat completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Annotated, Any
+
+import msgspec
+from flask import Response
+
+from ..core.fold import Completion
+from ..core.request import CompletionRequest, Tool
+from ..dialects import mcp_server, openai_chat
+from ..dialects.response_meta import ResponseMeta
+from ..dialogue.published import arguments, schema_of
+from ..errors import GatewayError
+from ..gateway import Answer, Caller
+from ..runtime.cancel import Cancel
+from .fastpath import Environ
+from .observability import Record
+from .services import Services
+from .spine import completion_view
+
+
+class _Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    message: Annotated[str, msgspec.Meta(min_length=1, description="what to ask the model")]
+    model: Annotated[
+        str, msgspec.Meta(max_length=1024, description="its name; none: the default model")
+    ] = ""
+    system: Annotated[str, msgspec.Meta(description="instructions for the model")] = ""
+    max_tokens: Annotated[
+        int, msgspec.Meta(ge=0, le=1 << 24, description="the longest answer; 0: no limit")
+    ] = 0
+
+
+TOOL = Tool("chat", "Ask a language model and return its answer", schema_of(_Chat))
+
+
+class _ChatTool:
+    """The dialect of the tool: a body of a chat completion, and an answer as a tool's result."""
+
+    Encoder = openai_chat.Encoder
+
+    def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
+        return openai_chat.parse(body)
+
+    def reply(
+        self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    ) -> Any:
+        return mcp_server.content(completions[0].text)
+
+    def error(self, fault: GatewayError) -> dict[str, Any]:
+        return mcp_server.content(fault.message, failed=True)
+
+
+def chat(
+    services: Services, environ: Environ, given: Mapping[str, Any], cancel: Cancel
+) -> Mapping[str, Any]:
+    """The result of the tool. `cancel` ends the answer, as a client that disconnects does. Raises
+    ToolError."""
+    asked = arguments(_Chat, given)
+    messages = [{"role": "user", "content": asked.message}]
+    if asked.system:
+        messages.insert(0, {"role": "system", "content": asked.system})
+    body: dict[str, Any] = {"model": asked.model, "messages": messages}
+    if asked.max_tokens:
+        body["max_tokens"] = asked.max_tokens
+    data = msgspec.json.encode(body)
+    inner = {**environ, "wsgi.input": BytesIO(data), "CONTENT_LENGTH": str(len(data))}
+
+    def begin(request: CompletionRequest, own: Cancel, caller: Caller) -> Answer:
+        cancel.add(own.cancel)
+        return services.gateway.answer(request, own, caller)
+
+    sent = completion_view(services, inner, _ChatTool(), "chatcmpl-", begin=begin)
+    if isinstance(sent, Response):
+        Record.of(environ).status = 200  # the error is in the result
+        data = sent.get_data()
+    else:
+        data = b"".join(sent[0])
+    result: Mapping[str, Any] = msgspec.json.decode(data)
+    return result
