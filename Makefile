@@ -62,6 +62,7 @@ test-all: $(VENV)/installed ## every test, on PowerInfer's server and that of 20
 	@$(RUN) -m tools.smollm2 fetch >/dev/null
 	@$(RUN) -m tools.upstream_suite fetch >/dev/null
 	@$(RUN) -m tools.chatglm install
+	@$(RUN) -m tools.llama_cpp_python build >/dev/null
 	@$(RUN) -m tools.browser
 	@$(RUN) -m tools.oidc_provider
 	@$(RUN) -m tools.mcp_conformance install

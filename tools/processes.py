@@ -207,6 +207,37 @@ class ModelServer(Child):
             time.sleep(0.05)
 
 
+class LlamaCppPythonServer(Child):
+    """The server of llama-cpp-python on a loopback port; ``python`` is that of
+    ``tools.llama_cpp_python``."""
+
+    def __init__(self, python: Path, model: Path, log: Path, ctx: int = 4096) -> None:
+        self.port = held_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        words = f"--host 127.0.0.1 --port {self.port} --n_ctx {ctx} --n_threads 1"
+        command: list[str | Path] = [
+            python,
+            "-m",
+            "llama_cpp.server",
+            "--model",
+            model,
+            *words.split(),
+        ]
+        super().__init__(command, log, cwd=log.parent)
+        self.name = "llama-cpp-python"
+
+    def start(self, seconds: float = 60.0) -> None:
+        """Start (or restart) the server and wait until it lists its model."""
+        self.launch()
+        end = time.monotonic() + seconds
+        while ask(f"{self.url}/v1/models")[0] != 200:
+            if not self.alive:
+                raise self.fail("ended while starting")
+            if time.monotonic() > end:
+                raise self.fail(f"does not list its model after {seconds:g} seconds")
+            time.sleep(0.1)
+
+
 class Gateway(Child):
     """slotproxy as a child, with the given flags. ``port`` 0 means a free one."""
 

@@ -173,6 +173,7 @@ class RelayRun(LlamaRun):
         self._last_timings = Timings()
         self._named: set[int] = set()
         self._verbose: openai_stream.WireVerbose | None = None
+        self.reported = False  # the server reported how many tokens there are
 
     def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
         return any(self._event(payload, batch) for payload in payloads)
@@ -190,7 +191,7 @@ class RelayRun(LlamaRun):
             self.begun = True
             batch.append(Started(slot=self.slot))
         if part.timings is not None:
-            times = part.timings
+            times, self.reported = part.timings, True
             self.cached = max(0, times.cache_n)
             self.prompt_tokens, self.pieces = self.cached + times.prompt_n, times.predicted_n
             self._last_timings = servercpp.times(times, self.cached)
@@ -206,6 +207,7 @@ class RelayRun(LlamaRun):
         usage = part.usage
         if usage is not None:
             self.prompt_tokens, self.pieces = usage.prompt_tokens, usage.completion_tokens
+            self.reported = True
             if usage.prompt_tokens_details is not None:
                 self.cached = max(0, usage.prompt_tokens_details.cached_tokens)
         if part.choices:

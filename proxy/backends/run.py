@@ -125,7 +125,7 @@ class LlamaRun:
                     return
                 if not data:
                     if not self.begun:
-                        raise BackendBusy("the backend has no free slot", detail="empty response")
+                        raise self._empty()
                     raise AnswerCut(
                         "the backend's response ended early", detail="final chunk missing"
                     )
@@ -146,6 +146,10 @@ class LlamaRun:
     def _refused(self, status: int, data: bytes) -> GatewayError:
         """The error for a status other than 200."""
         return refusal(status, data, secret=self._secret, completion=True)
+
+    def _empty(self) -> GatewayError:
+        """The error for an answer without any event."""
+        return BackendBusy("the backend has no free slot", detail="empty response")
 
     def _silent(self, since: float, seconds: float) -> float:
         """When the silence began that now lasts so many seconds more. Raises UpstreamTimeout."""

@@ -18,9 +18,9 @@ import pytest
 from tests import thorough
 from tests.integration.generations import GENERATIONS as GENERATIONS
 from tests.integration.generations import OLD, SERVER_FIXTURES
+from tools import llama_cpp_python, servers, smollm2
 from tools import made_up_model as made_up
-from tools import servers, smollm2
-from tools.processes import Child, Gateway, ModelServer
+from tools.processes import Child, Gateway, LlamaCppPythonServer, ModelServer
 
 _serial = itertools.count(1)
 
@@ -104,6 +104,31 @@ def start_server(
         log = tmp_path_factory.mktemp("server") / f"{name}-{next(_serial)}.log"
         model = model or made_up_model
         server = ModelServer(name, binary, model, log, slots=slots, ctx=ctx, extra=extra)
+        started.append(server)
+        server.start()
+        return server
+
+    try:
+        yield start
+    finally:
+        _end(started)
+
+
+@pytest.fixture(scope="module")
+def start_llama_cpp_python(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Path], LlamaCppPythonServer]]:
+    """Factory: ``start_llama_cpp_python(model)``. Only `make test-all` runs it."""
+    started: list[LlamaCppPythonServer] = []
+
+    def start(model: Path) -> LlamaCppPythonServer:
+        if thorough.FEW:
+            pytest.skip("make test-all runs it")
+        python = llama_cpp_python.find()
+        if python is None:
+            pytest.fail("not built: python -m tools.llama_cpp_python build")
+        log = tmp_path_factory.mktemp("server") / f"llama-cpp-python-{next(_serial)}.log"
+        server = LlamaCppPythonServer(python, model, log)
         started.append(server)
         server.start()
         return server

@@ -1,4 +1,5 @@
-"""Servers that speak OpenAI's API as backends: llama-server through its /v1, another slotproxy."""
+"""Servers that speak OpenAI's API as backends: llama-server through its /v1, llama-cpp-python's
+server, another slotproxy."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ import pytest
 import requests
 
 from tests.integration.test_smollm2 import CAPITAL, LIGHTHOUSE, WEATHER, said
-from tools.processes import Gateway, ModelServer
+from tools.processes import Gateway, LlamaCppPythonServer, ModelServer
 
 CHAIN = "slotproxy in front of a server of 2023"
 LLAMA = "llama-server"
+PYTHON = "llama-cpp-python"
 QUESTION = f"{LIGHTHOUSE}\n\nWho built the lighthouse?"
 ANSWER = "Flora MacPhail"
 
@@ -35,25 +37,30 @@ def table(url: str, model: str = "", **more: Any) -> str:
     return "\n".join(["[[backend]]", *lines, ""])
 
 
-@pytest.fixture(scope="module", params=[CHAIN, LLAMA])
+@pytest.fixture(scope="module", params=[CHAIN, LLAMA, PYTHON])
 def ours(
     request: pytest.FixtureRequest,
     start_server: Callable[..., ModelServer],
+    start_llama_cpp_python: Callable[[Path], LlamaCppPythonServer],
     module_gateway: Callable[..., Gateway],
     tmp_path_factory: pytest.TempPathFactory,
     smollm2_model: Path,
 ) -> Iterator[str]:
     """The address of a slotproxy whose only backend speaks OpenAI's API."""
+    slots = 2
     if request.param == LLAMA:
         url = start_server("llama-2026", model=smollm2_model, extra=["--jinja"]).url
+    elif request.param == PYTHON:
+        url, slots = start_llama_cpp_python(smollm2_model).url, 1
     else:
         server = start_server("llama-2023", model=smollm2_model)
         url = module_gateway(
             "--llama-api", server.url, "--slots", "2", "--chat-template", "chatml"
         ).url
     file = tmp_path_factory.mktemp("config") / "slotproxy.toml"
-    file.write_text(table(url))
-    yield module_gateway("--config", str(file)).url
+    file.write_text(table(url, slots=slots))
+    # Health checks come while answers are written, which some servers do not like.
+    yield module_gateway("--config", str(file), "--health-interval", "0.5").url
 
 
 def ask(ours: str, text: str, **fields: Any) -> Any:
@@ -67,7 +74,7 @@ def ask(ours: str, text: str, **fields: Any) -> Any:
 def test_the_backend_is_shown_with_its_type_and_model(ours: str) -> None:
     (backend,) = requests.get(f"{ours}/v1/backends", timeout=10).json()["data"]
     assert backend["state"] == "up"
-    assert backend["found"]["dialect"] in ("llama-server", "slotproxy")
+    assert backend["found"]["dialect"] in ("llama-server", "slotproxy", "llama-cpp-python")
     (model,) = requests.get(f"{ours}/v1/models", timeout=10).json()["data"]
     assert model["id"] == backend["model"]
 

@@ -18,7 +18,9 @@ from ...core.forwarding import CallMaker, Forwarded
 from ...core.task import Task
 from ...core.vectors import Embedded
 from ...errors import (
+    AnswerCut,
     BackendDown,
+    GatewayError,
     PoolTimeout,
     Unsupported,
     UpstreamFault,
@@ -146,8 +148,11 @@ class OpenAIServer(Driver):
             return 0
 
     def alive(self) -> bool:
+        pool, path = self._pool, "/models"
+        if self._server.health:
+            pool, path = self._root, self._server.health
         try:
-            status, _ = self._pool.ask("GET", "/models", timeout=GET_TIMEOUT, short=True)
+            status, _ = pool.ask("GET", path, timeout=GET_TIMEOUT, short=True)
         except PoolTimeout:
             return True  # every connection is in use, so the traffic shows its health
         except (UpstreamFault, UpstreamTimeout):
@@ -157,7 +162,25 @@ class OpenAIServer(Driver):
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         body = payload(task, self._model, self._server, self._lenient)
         exchange = self._pool.send("POST", path(task), body, cancel, self._tick)
-        return OpenAIRun(exchange, task, caps, self._timeout, self._tick, self._secret)
+        explain = partial(self._explain, path(task), body, cancel)
+        return OpenAIRun(
+            exchange, task, caps, self._timeout, self._tick, self._secret, explain=explain
+        )
+
+    def _explain(self, where: str, body: Mapping[str, Any], cancel: Cancel) -> GatewayError:
+        """The error for a stream without any event: llama-cpp-python's server refuses a request
+        in this way if its stream has begun, so it is asked again without one."""
+        whole = {k: v for k, v in body.items() if k != "stream_options"}
+        whole |= {"stream": False, self._server.limit: 1}
+        try:
+            status, data = self._pool.ask(
+                "POST", where, whole, timeout=self._timeout, cancel=cancel
+            )
+        except GatewayError as error:
+            return error
+        if status != 200:
+            return refused(status, data, self._secret)
+        return AnswerCut("the backend's response ended early", detail="empty response")
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         if not self._server.tokenizes:

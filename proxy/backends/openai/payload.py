@@ -55,9 +55,9 @@ def payload(task: Task, model: str, server: ServerType, lenient: bool = False) -
         body["continue_final_message"] = True
         body["add_generation_prompt"] = False
     if request.tools:
-        body |= _tools(request)
+        body |= _tools(request, server)
     if request.output.kind != "text":
-        body["response_format"] = _response_format(request)
+        body["response_format"] = _response_format(request, server)
     if task.logprobs is not None:
         body["logprobs"] = True
         body["top_logprobs"] = task.logprobs
@@ -92,22 +92,27 @@ def _biases(pairs: Any) -> dict[str, float]:
     return {str(token): -100.0 if bias is False else bias for token, bias in pairs}
 
 
-def _tools(request: CompletionRequest) -> dict[str, Any]:
+def _tools(request: CompletionRequest, server: ServerType) -> dict[str, Any]:
     choice = request.tool_choice
-    callable_tools(request)  # refuses a choice without its tool
-    named = {"type": "function", "function": {"name": choice.name}}
+    mode, name = choice.mode, choice.name
+    tools = callable_tools(request)  # refuses a choice without its tool
+    if mode == "required" and not server.requires and len(tools) == 1:
+        mode, name = "named", tools[0].name
+    named = {"type": "function", "function": {"name": name}}
     out: dict[str, Any] = {
         "tools": [tool_dict(tool) for tool in request.tools],
-        "tool_choice": named if choice.mode == "named" else choice.mode,
+        "tool_choice": named if mode == "named" else mode,
     }
     if not request.parallel_tool_calls:
         out["parallel_tool_calls"] = False
     return out
 
 
-def _response_format(request: CompletionRequest) -> dict[str, Any]:
+def _response_format(request: CompletionRequest, server: ServerType) -> dict[str, Any]:
     output = request.output
     if output.kind == "json_object" or output.schema is None:
         return {"type": "json_object"}
+    if not server.schemas:
+        return {"type": "json_object", "schema": output.schema}
     schema = {"name": output.name or "answer", "schema": output.schema, "strict": output.strict}
     return {"type": "json_schema", "json_schema": schema}

@@ -7,9 +7,18 @@ our grammars.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
-from ...core.events import Batch, Finished, FinishReason, ToolCallDelta
+from ...core.events import (
+    Batch,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+)
 from ...core.task import Task
 from ...errors import GatewayError
 from ...prompting.constraints import callable_tools, must_call
@@ -20,9 +29,15 @@ from ..relay import RelayRun
 from .refusals import refused
 
 LONGEST_ANSWER = 1 << 18  # tokens of an answer for which the client set no limit
+CHARACTERS = 4  # of a token, where the server reports none
+_WRITTEN = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 
 class OpenAIRun(RelayRun):
+    """A completion under way. `explain` asks the server why its answer has no event. Until the
+    server reports its tokens, and if it never does, each piece of the answer counts as one, and
+    the prompt by its characters."""
+
     def __init__(
         self,
         exchange: Exchange,
@@ -31,6 +46,8 @@ class OpenAIRun(RelayRun):
         timeout: float,
         tick: float,
         secret: str = "",
+        *,
+        explain: Callable[[], GatewayError],
     ) -> None:
         if task.request.max_tokens is None:
             task = msgspec.structs.replace(task, max_tokens=LONGEST_ANSWER)
@@ -39,6 +56,11 @@ class OpenAIRun(RelayRun):
         self._called = False
         self._must_call = request.is_chat and must_call(request)
         self._callable = {tool.name for tool in callable_tools(request)}
+        self._explain = explain
+        self.prompt_tokens = _estimate(task)
+
+    def _empty(self) -> GatewayError:
+        return self._explain()
 
     def _refused(self, status: int, data: bytes) -> GatewayError:
         return refused(status, data, self._secret)
@@ -46,6 +68,8 @@ class OpenAIRun(RelayRun):
     def _event(self, payload: bytes, batch: Batch) -> bool:
         before = len(batch)
         over = super()._event(payload, batch)
+        if not self.reported:
+            self.pieces += len([e for e in batch[before:] if type(e) in _WRITTEN])
         for event in batch[before:]:
             if isinstance(event, ToolCallDelta) and event.name:
                 if event.name not in self._callable:
@@ -57,3 +81,11 @@ class OpenAIRun(RelayRun):
         if self._must_call and not self._called and reason != "length":
             raise InvalidOutput("the model did not call a function, as tool_choice requires")
         return super()._end("tool_calls" if self._called and reason == "stop" else reason)
+
+
+def _estimate(task: Task) -> int:
+    """The number of tokens in the prompt, by its characters."""
+    if not isinstance(task.prompt, str):
+        return len(task.prompt)
+    messages = sum(message.characters for message in task.request.messages)
+    return (messages or len(task.prompt)) // CHARACTERS + 1

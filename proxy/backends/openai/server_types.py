@@ -39,7 +39,10 @@ class ServerType(Struct, frozen=True, kw_only=True):
     """`name` is shown as the dialect in /v1/backends. `sampling` maps server.cpp's names to the
     server's. `slots`: requests that it serves in parallel by default. `tokenizes`: it has vLLM's
     /tokenize. `continues`: it continues an answer that the client begins. `limit` is the name of
-    the field for the maximum length of an answer."""
+    the field for the maximum length of an answer. `schemas`: it knows `json_schema`; otherwise it
+    takes a schema with `json_object`. `requires`: it knows the tool choice `required`; otherwise
+    only a tool by its name. `health` is the path, below its root, that a health check asks for;
+    empty: the list of models."""
 
     name: str
     sampling: Mapping[str, str]
@@ -47,6 +50,9 @@ class ServerType(Struct, frozen=True, kw_only=True):
     tokenizes: bool = False
     continues: bool = False
     limit: str = "max_tokens"
+    schemas: bool = True
+    requires: bool = True
+    health: str = ""
 
     @property
     def lacks(self) -> frozenset[str]:
@@ -58,6 +64,23 @@ _EVERY_FIELD = {**{name: name for name in FIELDS}, **STANDARD}
 
 UNKNOWN = ServerType(name="openai", sampling=STANDARD)
 OLLAMA = ServerType(name="ollama", sampling=STANDARD, slots=4)
+# It stops a stream as soon as it gets another request, even one for its models.
+_LLAMA_CPP_PYTHON = ServerType(
+    name="llama-cpp-python",
+    sampling={
+        **STANDARD,
+        "top_k": "top_k",
+        "min_p": "min_p",
+        "repeat_penalty": "repeat_penalty",
+        "mirostat": "mirostat_mode",
+        "mirostat_tau": "mirostat_tau",
+        "mirostat_eta": "mirostat_eta",
+    },
+    slots=1,
+    schemas=False,
+    requires=False,
+    health="/openapi.json",
+)
 _CLOUD = ServerType(name="openai cloud", sampling=STANDARD, limit="max_completion_tokens", slots=64)
 # By the `owned_by` of a model.
 BY_OWNER: Mapping[str, ServerType] = {
@@ -65,6 +88,7 @@ BY_OWNER: Mapping[str, ServerType] = {
     "sglang": ServerType(name="sglang", sampling=_VLLM, slots=64, continues=True),
     "llamacpp": ServerType(name="llama-server", sampling=_EVERY_FIELD, slots=4, continues=True),
     "slotproxy": ServerType(name="slotproxy", sampling=_EVERY_FIELD, slots=16, continues=True),
+    "me": _LLAMA_CPP_PYTHON,
     "openai": _CLOUD,
     "openai-internal": _CLOUD,
     "system": _CLOUD,

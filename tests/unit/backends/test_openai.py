@@ -1,7 +1,7 @@
 """Servers that speak OpenAI's API: what they are sent, and what their answers become.
 
-The lists, chunks and messages of vLLM, SGLang, Ollama, LM Studio and llama-cpp-python's server are
-written as their documentation and reports of their users have them, not recorded here.
+The lists, chunks and messages of vLLM, SGLang, Ollama and LM Studio are written as their
+documentation and reports of their users have them, not recorded here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
@@ -395,3 +396,71 @@ def test_a_model_that_is_not_listed_is_named() -> None:
 def test_a_probe_says_why_a_server_cannot_be_used(status: str, words: str) -> None:
     with pytest.raises(BackendDown, match=words):
         probed(answered({}, status))
+
+
+# -- llama-cpp-python's server ---------------------------------------------------------------------
+
+LLAMA_CPP_PYTHON = BY_OWNER["me"]  # its list of models says so
+
+
+def test_llama_cpp_python_gets_schemas_and_required_calls_in_its_own_form() -> None:
+    schema = {"type": "object"}
+    body = payload(task(output=OutputFormat("json_schema", schema)), "m", LLAMA_CPP_PYTHON)
+    assert body["response_format"] == {"type": "json_object", "schema": schema}
+    required = task(tools=(WEATHER,), tool_choice=ToolChoice("required"))
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    assert payload(required, "m", LLAMA_CPP_PYTHON)["tool_choice"] == named
+    assert payload(required, "m", UNKNOWN)["tool_choice"] == "required"
+    two = task(
+        tools=(WEATHER, msgspec.structs.replace(WEATHER, name="other")),
+        tool_choice=ToolChoice("required"),
+    )
+    assert payload(two, "m", LLAMA_CPP_PYTHON)["tool_choice"] == "required"
+
+
+def test_tokens_that_a_server_does_not_report_are_counted() -> None:
+    parts = [delta(role="assistant"), delta(content="One"), delta(content=" two"), delta("stop")]
+    events = played(stream(*parts), task(messages=(Message(role="user", content="x" * 40),)))
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert last.usage == Usage(11, 2, 0)
+
+
+def test_a_stream_without_an_event_is_explained_by_the_same_request_without_a_stream() -> None:
+    words = (
+        "This model's maximum context length is 2048 tokens. However, you requested 3037 tokens"
+        " (3031 in the messages, 6 in the completion)."
+    )
+    refusal = answered({"error": {"message": words}}, "400 Bad Request")
+    with RawServer([head(None) + b"0\r\n\r\n", *refusal]) as server:
+        driver = OpenAIServer(f"{server.url}/v1", model="m", timeout=5, tick=1)
+        try:
+            with pytest.raises(ContextExceeded) as error:
+                list(driver.stream(task(max_tokens=6), -1, CAPS, Cancel()))
+        finally:
+            driver.close()
+        first, second = (json.loads(one.partition(b"\r\n\r\n")[2]) for one in server.requests)
+    assert error.value.extra == {"n_prompt_tokens": 3037, "n_ctx": 2048}
+    assert (first["stream"], second["stream"]) == (True, False)
+    assert second["max_tokens"] == 1
+    assert "stream_options" not in second
+
+
+def test_a_stream_without_an_event_and_without_a_reason_is_a_lost_answer() -> None:
+    whole = answered({"choices": [{"message": {"content": "a"}}]})
+    with pytest.raises(AnswerCut):
+        played([head(None) + b"0\r\n\r\n", *whole])
+
+
+def test_a_health_check_of_llama_cpp_python_does_not_ask_for_its_models() -> None:
+    """That would stop the answer that it writes."""
+    listed = answered({"data": [{"id": "m", "object": "model", "owned_by": "me"}]})
+    version = answered({}, "404 Not Found")
+    with RawServer(listed + version, answered({})) as server:
+        driver = OpenAIServer(f"{server.url}/v1")
+        try:
+            assert driver.probe(5).dialect == "llama-cpp-python"
+            assert driver.alive()
+        finally:
+            driver.close()
+        assert server.requests[-1].startswith(b"GET /openapi.json ")
