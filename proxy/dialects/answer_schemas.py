@@ -152,6 +152,17 @@ ANSWERS: dict[str, Schema] = {
             **_each(COUNT, "input_tokens output_tokens"),
             **_each(COUNT, "cache_creation_input_tokens cache_read_input_tokens"),
         ),
+        context_management=object_of(
+            "applied_edits",
+            applied_edits=list_of(
+                object_of(
+                    "type cleared_input_tokens",
+                    type=TEXT,
+                    **_each(COUNT, "cleared_tool_uses cleared_thinking_turns"),
+                    cleared_input_tokens=COUNT,
+                )
+            ),
+        ),
     ),
     "OllamaChat": _ollama(
         message=object_of(

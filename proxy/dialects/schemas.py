@@ -159,6 +159,10 @@ _MESSAGES: dict[str, Schema] = {
         "`type` enabled or disabled; passed to the chat template.", {"type": "disabled"}
     ),
     "metadata": mapping("`user_id`.", {"user_id": "u"}),
+    "context_management": mapping(
+        "`edits` that clear old tool results and thoughts from the prompt.",
+        {"edits": [{"type": "clear_tool_uses_20250919"}]},
+    ),
     "output_config": mapping("`effort`, and `format` with a JSON schema.", {"effort": "low"}),
     "output_format": mapping(
         "A JSON schema, in the legacy field.", {"type": "json_schema", "schema": {"type": "object"}}

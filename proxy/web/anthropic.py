@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from flask import Blueprint, Response, request
 
+from ..core.fold import Completion
+from ..core.request import CompletionRequest
 from ..dialects import anthropic
+from ..dialects.anthropic import context_edits
 from ..dialects.anthropic.answer import status
 from ..dialects.anthropic.request import parse
+from ..dialects.response_meta import ResponseMeta
+from ..errors import GatewayError
+from ..runtime.cancel import Cancel
 from . import body, disconnect
 from .fastpath import BodyAndHeaders, Environ, post
+from .large import parsed
 from .observability import Record
 from .permissions import check_model
 from .services import Services
@@ -20,18 +29,72 @@ blueprint = Blueprint("anthropic", __name__)
 Sent = TypeVar("Sent", bound=Response | BodyAndHeaders)
 
 
+class EditingDialect:
+    """The dialect of one request, whose prompt is edited as its `context_management` says."""
+
+    def __init__(self, services: Services, environ: Environ, cancel: Cancel) -> None:
+        self._services = services
+        self._environ = environ
+        self._cancel = cancel
+        self._applied: list[dict[str, Any]] = []
+
+    def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
+        """Raises InvalidParameter, and the errors of `Gateway.count`."""
+        asked = parsed(partial(anthropic.parse, body), self._environ)
+        asked, self._applied = _edited(self._services, asked, body, self._cancel)
+        return asked
+
+    def reply(
+        self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    ) -> dict[str, Any]:
+        return anthropic.reply(meta, request, completions, self._applied)
+
+    def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> anthropic.Encoder:
+        return anthropic.Encoder(meta, request, self._applied)
+
+    def error(self, fault: GatewayError) -> dict[str, Any]:
+        return anthropic.error(fault)
+
+
+def _editing(
+    services: Services,
+    record: Record,
+    environ: Environ,
+    body: Mapping[str, Any],
+    cancel: Cancel,
+) -> EditingDialect | None:
+    edits = body.get("context_management")
+    return EditingDialect(services, environ, cancel) if edits else None
+
+
+def _edited(
+    services: Services, asked: CompletionRequest, body: Mapping[str, Any], cancel: Cancel
+) -> tuple[CompletionRequest, list[dict[str, Any]]]:
+    """The request after its edits, and those that applied."""
+    edits, _ = context_edits.parse(body)
+    return context_edits.apply(asked, edits, lambda one: services.gateway.count(one, cancel))
+
+
 @post(blueprint, "/v1/messages")
 def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
-    return _theirs(completion_view(services, environ, anthropic, "msg_"), environ)
+    sent = completion_view(services, environ, anthropic, "msg_", own=_editing)
+    return _theirs(sent, environ)
 
 
 @blueprint.post("/v1/messages/count_tokens")
 def count_tokens() -> Response:
     def view(services: Services, record: Record) -> Any:
-        asked = parse(body.read_json(request.environ, services.settings.max_body), counting=True)
+        raw = body.read_json(request.environ, services.settings.max_body)
+        asked = parse(raw, counting=True)
         check_model(services, request.environ, asked.model)
         with disconnect.watched(request.environ) as cancel:
-            return {"input_tokens": services.gateway.count(asked, cancel)}
+            count = services.gateway.count(asked, cancel)
+            if not raw.get("context_management"):
+                return {"input_tokens": count}
+            edited, applied = _edited(services, asked, raw, cancel)
+            left = services.gateway.count(edited, cancel) if applied else count
+            original = {"original_input_tokens": count}
+            return {"input_tokens": left, "context_management": original}
 
     return _theirs(json_view(view, anthropic.error), request.environ)
 

@@ -25,14 +25,14 @@ from .observability import Record
 from .permissions import check_model, visible
 from .services import Services
 from .spine import completion_view, json_route
-from .stored_chats import StoringDialect
+from .stored_chats import storing
 
 blueprint = Blueprint("openai", __name__)
 
 
 @post(blueprint, "/v1/chat/completions", "/chat/completions")
 def chat_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
-    return completion_view(services, environ, openai_chat, CHAT, storing=StoringDialect)
+    return completion_view(services, environ, openai_chat, CHAT, own=storing)
 
 
 @post(blueprint, "/v1/completions")

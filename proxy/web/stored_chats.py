@@ -19,6 +19,7 @@ from ..core.request import CompletionRequest
 from ..dialects import listing, openai_chat, stored_chats
 from ..dialects.response_meta import ResponseMeta
 from ..errors import GatewayError, InvalidParameter, NotFound, StoreUnavailable
+from ..runtime.cancel import Cancel
 from ..store.responses import Stored
 from . import body
 from .large import parsed
@@ -34,6 +35,17 @@ UNSTORED = "store: not stored, because --stored-responses is 0"
 ROUTES = "/v1/chat/completions", "/chat/completions"
 ROUTE = tuple(f"{route}/<key>" for route in ROUTES)
 MESSAGES = tuple(f"{route}/messages" for route in ROUTE)
+
+
+def storing(
+    services: Services,
+    record: Record,
+    environ: dict[str, Any],
+    body: Mapping[str, Any],
+    cancel: Cancel,
+) -> StoringDialect | None:
+    """The dialect of a chat completion that is to be stored; None if it is not."""
+    return StoringDialect(services, record, environ) if body.get("store") else None
 
 
 class StoringDialect:

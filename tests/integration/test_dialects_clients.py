@@ -210,6 +210,8 @@ def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic) -> None:
         context_management={"edits": [{"type": "clear_tool_uses_20250919"}]},
         betas=["context-management-2025-06-27", "interleaved-thinking-2025-05-14"],
     )
+    assert made.context_management is not None
+    assert made.context_management.applied_edits == []
     assert made.stop_reason == "max_tokens" and made.usage.output_tokens == 9
     pdf: Any = {"type": "base64", "media_type": "application/pdf", "data": "aGk="}
     with pytest.raises(anthropic.BadRequestError, match="PDFs are not supported"):
@@ -218,6 +220,40 @@ def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic) -> None:
             max_tokens=9,
             messages=[{"role": "user", "content": [{"type": "document", "source": pdf}]}],
         )
+
+
+def test_anthropic_clears_old_tool_results(claude: anthropic.Anthropic) -> None:
+    messages: list[Any] = [*USER]
+    for number in range(3):
+        call = {"type": "tool_use", "id": f"c{number}", "name": "get", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": f"c{number}", "content": "word " * 50}
+        messages += [
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+    clear: Any = {
+        "type": "clear_tool_uses_20250919",
+        "trigger": {"type": "input_tokens", "value": 100},
+        "keep": {"type": "tool_uses", "value": 1},
+    }
+    asked: Any = {"model": "any", "messages": messages, "betas": ["context-management-2025-06-27"]}
+    edits: Any = {"context_management": {"edits": [clear]}}
+    made = claude.beta.messages.create(max_tokens=5, **asked, **edits)
+    assert made.context_management is not None
+    (applied,) = made.context_management.applied_edits
+    cleared: Any = applied
+    assert (cleared.type, cleared.cleared_tool_uses) == (clear["type"], 2)
+    whole = claude.beta.messages.count_tokens(**asked).input_tokens
+    counted = claude.beta.messages.count_tokens(**asked, **edits)
+    assert counted.context_management is not None
+    assert counted.context_management.original_input_tokens == whole
+    assert counted.input_tokens == whole - cleared.cleared_input_tokens
+    assert (
+        made.usage.input_tokens + (made.usage.cache_read_input_tokens or 0) == counted.input_tokens
+    )
+    with claude.beta.messages.stream(max_tokens=5, **asked, **edits) as stream:
+        done = stream.get_final_message()
+    assert done.context_management is not None and done.context_management.applied_edits
 
 
 def test_anthropic_asynchronous(address: str) -> None:

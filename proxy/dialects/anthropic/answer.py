@@ -11,7 +11,7 @@ message_delta the final ones, which clients use. Silence is sent as a ping event
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -51,6 +51,7 @@ TYPES = {
 }
 OVERLOADED = 529
 NOTHING = Usage()
+Edits = Mapping[str, Any]
 TEXT_HEAD = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
     b'"delta":{"type":"text_delta","text":'
@@ -110,9 +111,12 @@ def _message(meta: ResponseMeta, counts: Usage = NOTHING) -> dict[str, Any]:
 
 
 def reply(
-    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    meta: ResponseMeta,
+    request: CompletionRequest,
+    completions: Sequence[Completion],
+    edits: Sequence[Edits] | None = None,
 ) -> dict[str, Any]:
-    """The whole Message."""
+    """The whole Message. `edits` are the applied context edits, None if none were asked for."""
     (completion,) = completions
     content: list[dict[str, Any]] = []
     if completion.reasoning:
@@ -133,7 +137,12 @@ def reply(
         "content": content,
         **_end(request, completion.finished),
         "usage": usage(completion.finished.usage),
+        **_applied(edits),
     }
+
+
+def _applied(edits: Sequence[Edits] | None) -> dict[str, Any]:
+    return {} if edits is None else {"context_management": {"applied_edits": edits}}
 
 
 def _event(kind: str, **fields: Any) -> bytes:
@@ -146,8 +155,15 @@ class Encoder:
 
     content_type = "text/event-stream"
 
-    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+    def __init__(
+        self,
+        meta: ResponseMeta,
+        request: CompletionRequest,
+        edits: Sequence[Edits] | None = None,
+    ) -> None:
+        """`edits` as in `reply`."""
         self._meta = meta
+        self._edits = edits
         self._request = request
         self._begun = False
         self._index = -1
@@ -209,6 +225,7 @@ class Encoder:
                         "message_delta",
                         delta=_end(self._request, event),
                         usage=usage(event.usage),
+                        **_applied(self._edits),
                     )
                 )
 

@@ -42,7 +42,7 @@ from ..fields import (
 from ..openai import MAX_TOKENS
 from ..openai_tools import functions, plain
 from ..parts import joined
-from . import client_tools
+from . import client_tools, context_edits
 
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 CHOICES: Mapping[str, ToolChoice] = {
@@ -56,7 +56,6 @@ BILLING = "x-anthropic-billing-header:"
 
 UNHEEDED: Mapping[str, tuple[Any, ...]] = {
     "container": (),
-    "context_management": (),
     "mcp_servers": (),
 }
 
@@ -64,7 +63,7 @@ UNHEEDED: Mapping[str, tuple[Any, ...]] = {
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     """Parses a body. `counting` is for count_tokens, which needs no max_tokens. Raises
     InvalidParameter."""
-    warnings = list(unheeded(body, UNHEEDED))
+    warnings = [*unheeded(body, UNHEEDED), *context_edits.parse(body)[1]]
     max_tokens = integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
     if max_tokens is None and not counting:
         raise InvalidParameter("max_tokens", "is missing")
