@@ -15,6 +15,7 @@ PREFIX = "sk-"
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM, CHECK = 27, 6  # characters
 BYTES = 20  # of randomness: 160 bits
+DIGEST = 64  # characters of a digest
 _ANYWHERE = re.compile(f"{PREFIX}[0-9A-Za-z]{{{RANDOM + CHECK},}}")
 _FORM = re.compile(f"{PREFIX}([0-9A-Za-z]{{{RANDOM}}})([0-9A-Za-z]{{{CHECK}}})")
 

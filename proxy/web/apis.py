@@ -15,6 +15,7 @@ from werkzeug.routing import Map
 _APIS: Mapping[str, str] = {
     "accounts": "admin",
     "accounts.key_info": "",
+    "accounts.spend_logs": "",
     "accounts.team_info": "",
     "accounts.user_alone": "",
     "accounts.user_info": "",

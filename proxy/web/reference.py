@@ -268,6 +268,10 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "block_key": Operation("Block an API key; for administrators", "BlockKeyRequest"),
         "unblock_key": Operation("Unblock an API key; for administrators", "BlockKeyRequest"),
         "delete_keys": Operation("Delete API keys; for administrators", "DeleteKeysRequest"),
+        "spend_logs": Operation(
+            "What was used by day, or the requests; for others than administrators, the caller's"
+        ),
+        "spend_report": Operation("What teams or keys used; for administrators"),
         "new_user": Operation("Make a user, and a key of it; for administrators", "NewUserRequest"),
         "user_info": Operation("A user with its keys and teams; without `user_id`, the caller's"),
         "user_alone": Operation("A user; without `user_id`, the caller's"),

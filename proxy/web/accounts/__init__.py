@@ -1,6 +1,6 @@
-"""LiteLLM's management API, and the audit: keys, users and teams in the store."""
+"""LiteLLM's management API, and the audit: keys, users, teams and what they used."""
 
-from . import audit, keys, teams, users
+from . import audit, keys, spend, teams, users
 from .common import blueprint
 
-__all__ = ["audit", "blueprint", "keys", "teams", "users"]
+__all__ = ["audit", "blueprint", "keys", "spend", "teams", "users"]
