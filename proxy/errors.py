@@ -17,6 +17,7 @@
     ├── NoIdleSlot                   429  a batch's request finds no idle slot, and tries again
     ├── TooManyWrongKeys             429  rate_limit_error, retry_after
     ├── LimitReached                 429  rate_limit_error, retry_after unless it is never allowed
+    │   └── BudgetExceeded           429  budget_exceeded
     ├── QueueTimeout                 503  unavailable_error, retry_after
     ├── NoBackend                    503  unavailable_error, retry_after
     ├── StoreUnavailable             503  unavailable_error, retry_after: a database, or its file
@@ -184,6 +185,13 @@ class LimitReached(GatewayError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+
+class BudgetExceeded(LimitReached):
+    """The key, its user or its team has spent its budget. The type is that of LiteLLM."""
+
+    type = "budget_exceeded"
+    code = "budget_exceeded"
 
 
 class QueueTimeout(GatewayError):

@@ -153,7 +153,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         callers=Callers(
             settings.keys,
             hides=settings.hide_forbidden,
-            limits=limit_service(settings) if book is not None else None,
+            limits=limit_service(settings, storage.ledger) if book is not None else None,
         ),
         observer=observer,
         started=int(time.time()),

@@ -175,5 +175,13 @@ def claim_value(value: str) -> str:
     return f"{name.strip()}={wanted.strip()}"
 
 
+def webhook(value: str) -> Secret:
+    """A URL that may contain a secret, so no message shows it."""
+    parts = urlsplit(value)
+    if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError("expected a URL like https://hooks.example.org/budgets")
+    return Secret(value)
+
+
 def optional_key(value: str) -> Secret:
     return keys.checked(value) if value else Secret("")

@@ -17,6 +17,7 @@ import msgspec
 from . import forms, keys, routes
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
+from .prices import PriceConfig
 from .routes import Place, RouteConfig
 
 
@@ -437,6 +438,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " 503, open lets them pass"
         ),
     ] = "closed"
+    budget_webhook: Annotated[
+        Secret,
+        _admission(
+            "URL that gets a POST when a key, user or team has reached the soft or hard limit of a"
+            " budget",
+            forms.webhook,
+        ),
+    ] = _NO_KEY
     cached_weight: Annotated[
         float,
         _admission(
@@ -649,6 +658,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backend: tuple[BackendConfig, ...] = ()
     model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()
+    price: tuple[PriceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
     file_keys: tuple[ApiKey, ...] = ()
     names_backend: bool = False

@@ -25,9 +25,11 @@ from .command_line import parser
 from .foreign import Foreign
 from .forms import url
 from .keys import ApiKey
+from .prices import PriceConfig, prices
 from .settings import EVERYTHING, GONE_SETTINGS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, read_value, table
 
+TABLES = ("backend", "macros", "mcp", "model", "price", "route")
 # The environment variables of chatglm_cpp's own servers, and the corresponding settings.
 _CHATGLM_VARIABLES = {
     "MODEL": "chatglm_model",
@@ -76,8 +78,8 @@ def _from_file(
 
 
 def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a TOML file by name; ``backend``, ``model``, ``mcp`` and ``route`` hold the
-    tables of these names."""
+    """The values of a TOML file by name; ``backend``, ``model``, ``mcp``, ``price`` and
+    ``route`` hold the tables of these names."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -90,6 +92,8 @@ def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, An
             values[name] = _backends(raw, path)
         elif name == "mcp":
             values[name] = _mcp(raw, path)
+        elif name == "price":
+            values[name] = _prices(raw, path)
         elif name == "route":
             values[name] = _routes(raw, path)
         elif name == "model":
@@ -99,7 +103,7 @@ def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, An
         elif name in rows:
             values[name] = read_value(rows[name], raw, f"{path}: {key}")
         else:
-            raise _no_such(path, key, [*rows, "backend", "macros", "mcp", "model", "route"])
+            raise _no_such(path, key, [*rows, *TABLES])
     return values
 
 
@@ -147,6 +151,13 @@ def _routes(raw: Any, path: str) -> tuple[routes.RouteConfig, ...]:
         return routes.read(raw)
     except ValueError as error:
         raise SettingsError(f"{path}: route: {error}") from None
+
+
+def _prices(raw: Any, path: str) -> tuple[PriceConfig, ...]:
+    try:
+        return prices(raw)
+    except ValueError as error:
+        raise SettingsError(f"{path}: price: {error}") from None
 
 
 def _mcp(raw: Any, path: str) -> tuple[McpConfig, ...]:

@@ -94,7 +94,12 @@ class Answer:
         """Begin when the limits of the caller allow it."""
         assert self._caller.allowance is not None, "only called with one"
         self._bounded = bounded = BoundedAnswer(
-            self._context, self._caller, self.model, self.tasks, self.request.n
+            self._context,
+            self._caller,
+            self.model,
+            self.tasks,
+            self.request.n,
+            name=self.info.model,
         )
         self.tasks = bounded.tasks
         try:
@@ -218,7 +223,7 @@ class Answer:
                             info.outcome = last.reason
                             if self._bounded is not None:
                                 # The client may send its next request at once.
-                                self._bounded.add(number, last.usage)
+                                self._bounded.add(number, last.usage, attempt.leased_seconds())
                         elif type(last) is Failed:
                             info.outcome = _name_of(last.error)
                 yield number, batch
@@ -232,7 +237,7 @@ class Answer:
                 spent = attempt.spent()
                 self._count(number, spent, Timings(), attempt.slot_seconds)
                 if self._bounded is not None:
-                    self._bounded.add(number, spent)
+                    self._bounded.add(number, spent, attempt.slot_seconds)
             else:
                 self._count(number, end.usage, end.timings, attempt.slot_seconds)
 

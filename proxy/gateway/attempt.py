@@ -198,6 +198,12 @@ class Attempt:
         run = self._released
         return self._tokens.so_far(run.usage() if run is not None else Usage())
 
+    def leased_seconds(self) -> float:
+        """Seconds for which slots were leased, including the present one so far."""
+        if self._leased is None:
+            return self.slot_seconds
+        return self.slot_seconds + self._context.clock() - self._leased_at
+
     def _enter(self, state: State) -> None:
         if state is not self.state:
             if state not in TRANSITIONS[self.state]:

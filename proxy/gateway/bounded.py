@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 import msgspec
 
 from ..accounts.limiting.allowance import Admission
+from ..accounts.limiting.budgets import Used
 from ..accounts.limiting.plan import Size
 from ..backends.pools import Backend
 from ..backends.tokens import most_tokens
@@ -26,7 +27,7 @@ UNKNOWN_CONTEXT = 4096  # tokens, of a backend that does not report its context
 
 class BoundedAnswer:
     """`tasks` are those of the request, with answers no longer than allowed; each is answered
-    `choices` times."""
+    `choices` times. `name` is the name of the model for its price."""
 
     def __init__(
         self,
@@ -35,16 +36,20 @@ class BoundedAnswer:
         model: str,
         tasks: list[Task],
         choices: int,
+        *,
+        name: str,
     ) -> None:
         assert caller.allowance is not None, "only made with one"
         self._context = context
         self._allowance = caller.allowance
         self._model = model
+        self._name = name
         self._choices = choices
         most = caller.allowance.plan.largest_answer
         self.tasks = tasks if most is None else [_shortened(task, most) for task in tasks]
         self._left = len(tasks) * choices  # choices that have not ended
         self._used = NOTHING
+        self._slot_seconds = 0.0
         self._lock = native_lock() if self._left > 1 else contextlib.nullcontext()
         self._admission: Admission | None = None
 
@@ -52,14 +57,15 @@ class BoundedAnswer:
         """Take what the answer may need; yields while it waits for that. Raises the errors of
         `Allowance.admit`."""
         size = self._size(cancel) if self._allowance.plan.counts_tokens else Size()
-        self._admission = yield from self._allowance.admit(size, cancel)
+        self._admission = yield from self._allowance.admit(size, self._name, cancel)
 
-    def add(self, number: int, usage: Usage) -> None:
+    def add(self, number: int, usage: Usage, slot_seconds: float) -> None:
         """Add what a choice has used. A prompt counts once for all choices made from it."""
         if number % self._choices:
             usage = msgspec.structs.replace(usage, prompt=0, cached=0)
         with self._lock:
             self._used = usage if self._used is NOTHING else self._used + usage
+            self._slot_seconds += slot_seconds
             self._left -= 1
         if not self._left:
             self.close()
@@ -68,7 +74,8 @@ class BoundedAnswer:
         """Give back what was not used."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            admission.settle(self._used.prompt, self._used.cached, self._used.completion)
+            used = self._used
+            admission.settle(Used(used.prompt, used.cached, used.completion, self._slot_seconds))
 
     def _size(self, cancel: Cancel) -> Size:
         pool = self._context.registry.pool(self._model)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 
 from ..accounts.limiting.allowance import Admission
+from ..accounts.limiting.budgets import Used
 from ..accounts.limiting.plan import Size
 from ..gateway import Caller
 from ..runtime.cancel import Cancel
@@ -18,13 +19,13 @@ from .services import Services
 CHARACTERS = 3  # of a token, about
 
 
-def admission(caller: Caller, cancel: Cancel, prompt: int = 0) -> Admission | None:
-    """What a request with a prompt of about so many tokens takes from the limits of its caller,
-    which is to be settled; None without limits. Waits if the caller's limits say so. Raises the
-    errors of `Allowance.admit`."""
+def admission(caller: Caller, cancel: Cancel, model: str, prompt: int = 0) -> Admission | None:
+    """What a request to this model with a prompt of about so many tokens takes from the limits of
+    its caller, which is to be settled; None without limits. Waits if the caller's limits say so.
+    Raises the errors of `Allowance.admit`."""
     if caller.allowance is None:
         return None
-    admitting = caller.allowance.admit(Size(prompt), cancel)
+    admitting = caller.allowance.admit(Size(prompt), model, cancel)
     while True:
         try:
             next(admitting)
@@ -35,18 +36,24 @@ def admission(caller: Caller, cancel: Cancel, prompt: int = 0) -> Admission | No
 
 @contextmanager
 def within_limits(
-    services: Services, record: Record, environ: Environ, cancel: Cancel, texts: Iterable[Sized]
+    services: Services,
+    record: Record,
+    environ: Environ,
+    cancel: Cancel,
+    *,
+    model: str,
+    texts: Iterable[Sized],
 ) -> Iterator[None]:
-    """Run a request that evaluates these texts, or lists of token ids, within the limits of its
-    caller. Afterwards, the tokens in the record's info are charged."""
+    """Run a request to this model that evaluates these texts, or lists of token ids, within the
+    limits of its caller. Afterwards, the tokens in the record's info are charged."""
     caller = services.callers.caller(record.key, environ)
-    taken = admission(caller, cancel, 0 if caller.allowance is None else _about(texts))
+    taken = admission(caller, cancel, model, 0 if caller.allowance is None else _about(texts))
     try:
         yield
     finally:
         if taken is not None:
             usage = record.info.usage
-            taken.settle(usage.prompt, usage.cached, usage.completion)
+            taken.settle(Used(usage.prompt, usage.cached, usage.completion))
 
 
 def _about(texts: Iterable[Sized]) -> int:

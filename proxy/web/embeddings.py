@@ -68,7 +68,7 @@ def _embedded(
     environ = request.environ
     with (
         disconnect.watched(environ) as cancel,
-        within_limits(services, record, environ, cancel, asked.inputs),
+        within_limits(services, record, environ, cancel, model=asked.model, texts=asked.inputs),
     ):
         idle = BATCH in environ
         name, result = services.embedder.embed(asked.model, asked.inputs, cancel, barred, idle=idle)
@@ -90,7 +90,7 @@ def ranked(services: Services, record: Record) -> Any:
     environ = request.environ
     with (
         disconnect.watched(environ) as cancel,
-        within_limits(services, record, environ, cancel, texts),
+        within_limits(services, record, environ, cancel, model=asked.model, texts=texts),
     ):
         name, result = services.ranker.rerank(
             asked.model, asked.query, asked.documents, cancel, barred

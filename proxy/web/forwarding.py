@@ -144,7 +144,7 @@ def _answer(
     cancel = Cancel()
     record.stop = disconnect.watch(request.environ, cancel)
     caller = services.callers.caller(record.key, request.environ)
-    taken = admission(caller, cancel) if counts else None
+    taken = admission(caller, cancel, model) if counts else None
     try:
         answer = services.forwarder.forward(model, make, cancel, caller, counts=counts)
     except BaseException:

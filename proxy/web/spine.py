@@ -21,7 +21,7 @@ from ..core.fold import Completion, fold
 from ..core.request import CompletionRequest
 from ..dialects import openai
 from ..dialects.response_meta import ResponseMeta
-from ..errors import GatewayError, LimitReached, Unauthorized
+from ..errors import BudgetExceeded, GatewayError, LimitReached, Unauthorized
 from ..gateway import Answer, Caller
 from ..runtime.cancel import Cancel
 from . import body, disconnect, seen
@@ -126,7 +126,8 @@ def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:
     headers = []
     if error.retry_after is not None:
         headers.append(("Retry-After", str(max(1, math.ceil(error.retry_after)))))
-    elif isinstance(error, LimitReached):
+    is_final = error.retry_after is None or isinstance(error, BudgetExceeded)
+    if is_final and isinstance(error, LimitReached):
         headers.append(("x-should-retry", "false"))  # as the clients of OpenAI and Anthropic read
     if isinstance(error, Unauthorized):
         headers.append(("WWW-Authenticate", 'Bearer realm="slotproxy"'))

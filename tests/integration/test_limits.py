@@ -322,3 +322,42 @@ def test_limits_fail_as_set_while_redis_is_away(
         assert "Redis is unavailable" in answer.json()["error"]["message"]
     redis_server.start()
     _wait_for(lambda: _chat(one, key).status_code == 200)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_budget_is_shared_by_workers_and_known_after_redis_lost_it(
+    gateway: StartGateway, tmp_path: Path, old_server: ModelServer, redis_server: RedisServer
+) -> None:
+    one = _start(gateway, tmp_path, old_server, redis_server, "--workers", "2")
+    budget = {"unit": "tokens", "max_budget": 900, "budget_duration": "365d"}
+    key = _make(one, budget_limits=[budget])
+    used = [0]
+    lock = threading.Lock()
+
+    def ask(number: int) -> int:
+        answer = _chat(one, key, 8)
+        if answer.status_code == 200:
+            with lock:
+                used[0] += answer.json()["usage"]["total_tokens"]
+        return answer.status_code
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        assert set(pool.map(ask, range(3 * CLIENTS))) == {200, 429}
+    while ask(0) == 200:
+        pass
+    assert 900 - 60 < used[0] <= 900
+
+    def stored() -> int:
+        headers = {"Authorization": f"Bearer {key}"}
+        found = httpx.get(f"{one.url}/v1/usage", headers=headers, timeout=30).json()
+        total = found["total"]
+        return int(total["prompt_tokens"] + total["completion_tokens"])
+
+    _wait_for(lambda: stored() == used[0], 10)
+    redis_server.kill()
+    redis_server.start()  # it kept nothing
+    _wait_for(lambda: _chat(one, key).status_code != 503)
+    refused = _chat(one, key, 60)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "budget_exceeded")
+    assert f"{used[0]} are spent" in refused.json()["error"]["message"]

@@ -39,6 +39,7 @@ CHILD = "child"
 THREADS = {
     ("accounts/book.py", "self._run"): LASTS,  # accounts/test_book.py
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
+    ("app/budget_alerts.py", "self._send"): ENDS,
     ("app/report.py", "wait"): ENDS,
     ("app/storage.py", "once"): ENDS,
     ("backends/chatglm/host.py", "serve"): ENDS,

@@ -5,19 +5,28 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
-from ...errors import LimitsUnavailable, QueueTimeout
+from ...errors import LimitsUnavailable, QueueTimeout, StoreUnavailable
 from ...runtime.cancel import Cancel
 from ..limits import Limited, Quantity
-from .limiter import Limiter, Refused, Taken
+from .budgets import SCALES, Alert, Price, Used, price_of, units
+from .limiter import Limiter, Refused, Taken, clock
 from .meters import TICKS, Charge, Gauge, until_empty
-from .plan import Plan, Size, Used, refusal
+from .plan import BudgetOf, Plan, Size, Terms, refusal
 
 LOOK = 0.25  # seconds between two looks at what other requests have given back
 NEXT = 0.02  # seconds between two looks of a request whose turn is near
+TOKEN_SECONDS = 0.05  # that a token of an answer takes, until it is known
+SMOOTH = 0.9  # weight of what is known of it
+MOST_ALERTS = 10_000  # that are remembered, so as not to be repeated
+NOTHING = Used()
 plan_of = lru_cache(maxsize=4096)(Plan)
+
+
+def ignore(alert: Alert) -> None:
+    """Tells nobody about a budget."""
 
 
 class State(NamedTuple):
@@ -32,7 +41,8 @@ class State(NamedTuple):
 class LimitService:
     """Makes the allowances of requests. `cached_weight` is what a cached prompt token counts, from
     0 to 1. `fails_open`: requests pass if the limits cannot be checked. `patience`: seconds that
-    a request waits for a window at most."""
+    a request waits for a window at most. `prices` are those of models, the first that fits counts.
+    `alert` is called once for each limit of a budget in each of its periods; it must not wait."""
 
     def __init__(
         self,
@@ -41,7 +51,10 @@ class LimitService:
         cached_weight: float = 1.0,
         fails_open: bool = False,
         patience: float = 300.0,
+        prices: Sequence[Price] = (),
+        alert: Callable[[Alert], None] = ignore,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], int] = clock,
     ) -> None:
         self.limiter = limiter
         self.cached_weight = cached_weight
@@ -49,6 +62,12 @@ class LimitService:
         self.patience = patience
         self.clock = clock
         self.lines: dict[str, deque[object]] = {}  # of waiting requests, by key
+        self.token_seconds = TOKEN_SECONDS
+        self._prices = prices
+        self._price = lru_cache(maxsize=1024)(partial(price_of, prices))
+        self._alert = alert
+        self._alerted: dict[tuple[str, str, int, bool], None] = {}
+        self._now = now
 
     def allowance(self, limited: tuple[Limited, ...], key: str) -> Allowance:
         return Allowance(self, plan_of(limited), key)
@@ -58,10 +77,35 @@ class LimitService:
         LimitsUnavailable."""
         try:
             return self.limiter.take(charges, gauges)
-        except LimitsUnavailable:
+        except (LimitsUnavailable, StoreUnavailable):
             if self.fails_open:
                 return None
             raise
+
+    def terms(self, model: str) -> Terms:
+        """How a request to this model is charged now."""
+        return Terms(self._price(model), self.cached_weight, self.token_seconds, self._now())
+
+    def learn(self, used: Used) -> None:
+        """Learn how long answers take."""
+        if used.completion and used.slot_seconds:
+            seconds = used.slot_seconds / used.completion
+            self.token_seconds = SMOOTH * self.token_seconds + (1 - SMOOTH) * seconds
+
+    def tell(self, one: BudgetOf, spent: int, epoch: int, *, is_hard: bool) -> None:
+        """Alert about a budget of which so many units are spent, unless it was done."""
+        subject, budget = one
+        name = subject, f"{budget.unit}/{budget.period}", epoch, is_hard
+        if name in self._alerted:
+            return
+        if len(self._alerted) >= MOST_ALERTS:
+            del self._alerted[next(iter(self._alerted))]
+        self._alerted[name] = None
+        amount = spent / SCALES[budget.unit]
+        about = Alert(
+            subject, budget.unit, budget.period, amount, budget.soft, budget.most, is_hard
+        )
+        self._alert(about)
 
     def close(self) -> None:
         self.limiter.close()
@@ -69,38 +113,40 @@ class LimitService:
 
 class Allowance:
     """What one request of a client may take, in one or several rounds. `states` are those of its
-    windows, for headers."""
+    windows, and `warnings` those about its budgets, for headers."""
 
     def __init__(self, service: LimitService, plan: Plan, key: str) -> None:
         self.plan = plan
         self.states: Sequence[State] = ()
+        self.warnings: Sequence[str] = ()
         self._service = service
         self._key = key
         self._counted = False
 
-    def admit(self, size: Size, cancel: Cancel) -> Generator[None, None, Admission]:
-        """Take what a request, or a round of it, may need; yields while it waits for that. Raises
-        LimitReached, BadRequest, LimitsUnavailable, QueueTimeout and Cancelled."""
+    def admit(self, size: Size, model: str, cancel: Cancel) -> Generator[None, None, Admission]:
+        """Take what a request to this model, or a round of it, may need; yields while it waits for
+        that. Raises LimitReached, BudgetExceeded, BadRequest, LimitsUnavailable, StoreUnavailable,
+        QueueTimeout and Cancelled."""
         plan, service = self.plan, self._service
         plan.check_prompt(size.prompt)
-        charges = plan.charges(size, counts=not self._counted)
+        terms = service.terms(model)
+        charges = plan.charges(size, terms, counts=not self._counted)
         found = service.take(charges, plan.gauges)
         if isinstance(found, Refused):
             self._note(charges, found)
-            if found.by.subject not in plan.waiting or _never(found):
-                raise refusal(found.by, found.wait)
+            self._check_waits(charges, found)
             found = yield from self._wait(charges, cancel)
         if found is not None:
             self._note(charges, found)
         self._counted = True
-        return Admission(service, plan, found)
+        return Admission(service, plan, terms, found)
 
     def queue_place(self) -> Admission:
         """Take a place in the queue. Raises LimitReached, LimitsUnavailable."""
         found = self._service.take((), self.plan.queue) if self.plan.queue else None
         if isinstance(found, Refused):
             raise refusal(found.by, None)
-        return Admission(self._service, self.plan, found)
+        return Admission(self._service, self.plan, None, found)
 
     def _wait(
         self, charges: Sequence[Charge], cancel: Cancel
@@ -118,8 +164,7 @@ class Allowance:
                     found = service.take(charges, self.plan.gauges)
                     if not isinstance(found, Refused):
                         return found
-                    if found.by.subject not in self.plan.waiting or _never(found):
-                        raise refusal(found.by, found.wait)
+                    self._check_waits(charges, found)
                     pause = found.wait or NEXT
                 left = end - service.clock()
                 if left <= 0:
@@ -135,39 +180,75 @@ class Allowance:
             if not line:
                 service.lines.pop(self._key, None)
 
+    def _check_waits(self, charges: Sequence[Charge], found: Refused) -> None:
+        """Raises the error of a request that does not wait for what refused it."""
+        by, plan, used = found.by, self.plan, 0
+        if isinstance(by, Charge):
+            place = next(place for place, one in enumerate(charges) if one is by)
+            used, windows = found.levels[place], len(plan.quantities)
+            if place >= windows:
+                budget = plan.budgets[place - windows]
+                self._service.tell(budget, used, by.meter.epoch, is_hard=True)
+                raise refusal(by, found.wait, used)
+            if found.wait is None:
+                raise refusal(by, None)
+        if by.subject not in plan.waiting:
+            raise refusal(by, found.wait)
+
     def _note(self, charges: Sequence[Charge], found: Taken | Refused) -> None:
         """Note what is left of each quantity: the window with the least of it counts."""
         least: dict[Quantity, State] = {}
-        for place, (charge, used) in enumerate(zip(charges, found.levels, strict=True)):
-            meter, quantity = charge.meter, self.plan.quantity(place)
+        quantities = self.plan.quantities
+        for charge, used, quantity in zip(charges, found.levels, quantities):  # noqa: B905
+            meter = charge.meter
             left = max(0, meter.capacity - used) // TICKS
             if quantity not in least or left < least[quantity].remaining:
                 reset = until_empty(meter, used, found.at)
                 least[quantity] = State(quantity, meter.capacity // TICKS, left, reset)
         self.states = tuple(least.values())
+        if self.plan.budgets:
+            self._warn(charges, found)
+
+    def _warn(self, charges: Sequence[Charge], found: Taken | Refused) -> None:
+        """Warn about budgets whose soft limit was reached before this request."""
+        warnings = []
+        for place, one in enumerate(self.plan.budgets, start=len(self.plan.quantities)):
+            spent, budget = found.levels[place], one.budget
+            if isinstance(found, Taken):
+                spent -= found.amounts[place]
+            if budget.soft is None or spent < units(budget.unit, budget.soft):
+                continue
+            self._service.tell(one, spent, charges[place].meter.epoch, is_hard=False)
+            most = "" if budget.most is None else f" of {budget.most:g}"
+            warnings.append(
+                f"{spent / SCALES[budget.unit]:g}{most} {budget.unit} of the budget of the"
+                f" {one.subject.partition(' ')[0]} are spent"
+            )
+        self.warnings = warnings
 
 
 class Admission:
     """What was taken for a request. Settled once, by `settle` or `close`."""
 
-    def __init__(self, service: LimitService, plan: Plan, taken: Taken | None) -> None:
+    def __init__(
+        self, service: LimitService, plan: Plan, terms: Terms | None, taken: Taken | None
+    ) -> None:
         self._service = service
         self._plan = plan
+        self._terms = terms
         self._taken = taken
 
-    def settle(self, prompt: int, cached: int, completion: int) -> None:
+    def settle(self, used: Used) -> None:
         """Give back what was not used of what was taken."""
         taken, self._taken = self._taken, None
-        if taken is not None:
-            weighed = prompt - (1.0 - self._service.cached_weight) * cached
-            used = Used(weighed, completion)
-            units = self._plan.used(taken.charges, taken.amounts, used) if taken.charges else ()
-            self._service.limiter.settle(taken, units)
+        if taken is None:
+            return
+        amounts: Sequence[int] = ()
+        if self._terms is not None:
+            amounts = self._plan.used(taken.charges, taken.amounts, used, self._terms)
+            self._service.learn(used)
+        self._service.limiter.settle(taken, amounts)
 
     def close(self) -> None:
         """Give everything back that is not settled."""
-        self.settle(0, 0, 0)
-
-
-def _never(found: Refused) -> bool:
-    return isinstance(found.by, Charge) and found.wait is None
+        self.settle(NOTHING)

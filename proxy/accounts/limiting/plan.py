@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ...errors import BadRequest, GatewayError, LimitReached
-from ..limits import PERIODS, Limited, Quantity
+from ...errors import BadRequest, BudgetExceeded, GatewayError, LimitReached
+from ..limits import PERIODS, Budget, Limited, Quantity
+from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, units
 from .meters import ANY, TICKS, Charge, Gauge, Meter, window
 
 PARALLEL, QUEUED = "parallel", "queued"
 _SUBJECTS = {"key": "this API key", "team": "the team of this API key", "user": "its user"}
 _THINGS = {"requests": "requests", "prompt_tokens": "prompt tokens", "tokens": "tokens"}
+_UNITS = {"money": "", "tokens": " tokens", "slot_seconds": " seconds of slots"}
 _ADVICE = "or ask an administrator for more"
 
 
 class Size(NamedTuple):
-    """The tokens that a request may need: of its prompts, and of its answers at most. `known`: the
+    """What a request may need: tokens of its prompts, and of its answers at most. `known`: the
     client has bounded the answer; otherwise that is all that the context has room for."""
 
     prompt: int = 0
@@ -24,11 +26,14 @@ class Size(NamedTuple):
     known: bool = True
 
 
-class Used(NamedTuple):
-    """The tokens that a request has used; `prompt` counts cached ones by their weight."""
+class Terms(NamedTuple):
+    """How a request is charged: the price of its model, what a cached token counts, the seconds
+    that a token of an answer takes about, and the time in microseconds since 1970."""
 
-    prompt: float = 0.0
-    completion: int = 0
+    price: Price
+    cached_weight: float
+    token_seconds: float
+    now: int
 
 
 class _Window(NamedTuple):
@@ -37,14 +42,25 @@ class _Window(NamedTuple):
     meter: Meter
 
 
+class BudgetOf(NamedTuple):
+    """A budget of a subject."""
+
+    subject: str
+    budget: Budget
+
+
 class Plan:
-    """The limits of a request, of all levels. `counts_tokens`: its prompt must be counted."""
+    """The limits of a request, of all levels. Its charges are those of its windows, then those of
+    its budgets. `counts_tokens`: its prompt must be counted."""
 
     def __init__(self, limited: Sequence[Limited]) -> None:
         self._windows = [
             _Window(one.subject, each.quantity, _meter(each.quantity, each.period, each.most))
             for one in limited
             for each in one.limits.windows
+        ]
+        self.budgets = [
+            BudgetOf(one.subject, budget) for one in limited for budget in budgets_of(one)
         ]
         self.gauges = [
             Gauge(
@@ -63,13 +79,18 @@ class Plan:
         answers = [one.limits.answer for one in limited if one.limits.answer is not None]
         self.largest_answer = min(answers, default=None)
         self.waiting = frozenset(one.subject for one in limited if one.limits.on_limit == "wait")
-        self.counts_tokens = bool(self._prompts) or any(
+        self.counts_tokens = bool(self._prompts or self.budgets) or any(
             one.quantity != "requests" for one in self._windows
         )
         self._requests = {
             counts: [_request(one, TICKS if counts else 0) for one in self._windows]
             for counts in (True, False)
         }
+
+    @property
+    def quantities(self) -> Sequence[Quantity]:
+        """Those of the charges of windows."""
+        return [one.quantity for one in self._windows]
 
     def check_prompt(self, tokens: int) -> None:
         """Raises BadRequest if the prompt is larger than allowed."""
@@ -81,7 +102,7 @@ class Plan:
                 code="prompt_too_large",
             )
 
-    def charges(self, size: Size, *, counts: bool) -> Sequence[Charge]:
+    def charges(self, size: Size, terms: Terms, *, counts: bool) -> Sequence[Charge]:
         """What a request takes; `counts`: it is a request of its own, and no further round of
         one."""
         made = self._requests[counts]
@@ -89,47 +110,70 @@ class Plan:
             return made
         found = []
         for one, request in zip(self._windows, made, strict=True):
-            meter = one.meter
+            prompt = size.prompt * TICKS
             if one.quantity == "requests":
                 found.append(request)
-                continue
-            need = wish = size.prompt * TICKS
-            if one.quantity == "tokens":
-                wish += size.answer * TICKS
-                need = wish if size.known else need + min(1, size.answer) * TICKS
-                if size.prompt * TICKS < meter.capacity:
-                    # An answer that may be longer than the whole limit takes all of it.
-                    need, wish = min(need, meter.capacity), min(wish, meter.capacity)
-            found.append(Charge(one.subject, meter, need, wish))
+            elif one.quantity == "prompt_tokens":
+                found.append(Charge(one.subject, one.meter, prompt, prompt))
+            else:
+                answer = size.answer * TICKS
+                found.append(_charge(one.subject, one.meter, prompt, answer, size.known))
+        for subject, budget in self.budgets:
+            found.append(_budget_charge(subject, budget, size, terms))
         return found
 
-    def used(self, charges: Sequence[Charge], amounts: Sequence[int], used: Used) -> Sequence[int]:
+    def used(
+        self, charges: Sequence[Charge], amounts: Sequence[int], used: Used, terms: Terms
+    ) -> Sequence[int]:
         """The units of each charge that were used."""
         if not self.counts_tokens:
             return amounts
+        prompt = used.prompt - (1.0 - terms.cached_weight) * used.cached
         found = []
-        for one, charge, amount in zip(self._windows, charges, amounts, strict=True):
-            if not charge.gives_back:
+        for one, amount in zip(self._windows, amounts):  # noqa: B905  (those of budgets follow)
+            if one.quantity == "requests":
                 found.append(amount)
+            elif one.quantity == "prompt_tokens":
+                found.append(round(prompt * TICKS))
             else:
-                completion = used.completion if one.quantity == "tokens" else 0
-                found.append(round((used.prompt + completion) * TICKS))
+                found.append(round((prompt + used.completion) * TICKS))
+        for _, budget in self.budgets:
+            spent = cost(budget.unit, used, terms.price, terms.cached_weight)
+            found.append(units(budget.unit, spent))
         return found
 
-    def quantity(self, place: int) -> Quantity:
-        return self._windows[place].quantity
+
+def _charge(subject: str, meter: Meter, prompt: int, answer: int, known: bool) -> Charge:
+    """A charge in units. An answer that may be longer than the whole limit takes all of it."""
+    need = prompt + (answer if known else min(answer, 1))
+    wish = prompt + answer
+    if prompt < meter.capacity:
+        need, wish = min(need, meter.capacity), min(wish, meter.capacity)
+    return Charge(subject, meter, need, wish)
 
 
-def _request(one: _Window, units: int) -> Charge:
-    return Charge(one.subject, one.meter, units, units, gives_back=False)
+def _budget_charge(subject: str, budget: Budget, size: Size, terms: Terms) -> Charge:
+    unit, meter = budget.unit, meter_of(budget, terms.now)
+    if unit == "slot_seconds":
+        # The time that a request takes can only be guessed.
+        guess = max(1, units(unit, terms.token_seconds * size.answer))
+        return _charge(subject, meter, 0, guess, known=False)
+    weight = terms.cached_weight
+    prompt = units(unit, cost(unit, Used(size.prompt), terms.price, weight))
+    answer = units(unit, cost(unit, Used(completion=size.answer), terms.price, weight))
+    return _charge(subject, meter, prompt, answer, size.known)
+
+
+def _request(one: _Window, count: int) -> Charge:
+    return Charge(one.subject, one.meter, count, count, gives_back=False)
 
 
 def _meter(quantity: Quantity, period: str, most: int) -> Meter:
     return window(f"{quantity}/{period}", most, PERIODS[period])  # type: ignore[index]
 
 
-def refusal(by: Charge | Gauge, wait: float | None) -> GatewayError:
-    """The error of a request that reached a limit."""
+def refusal(by: Charge | Gauge, wait: float | None, used: int = 0) -> GatewayError:
+    """The error of a request that reached a limit; `used` is the level of the meter."""
     who = _who(by.subject)
     if isinstance(by, Gauge):
         doing = "run at the same time" if by.name == PARALLEL else "wait for a slot"
@@ -138,7 +182,9 @@ def refusal(by: Charge | Gauge, wait: float | None) -> GatewayError:
             f" {_ADVICE}",
             retry_after=1.0,
         )
-    quantity, _, period = by.meter.name.partition("/")
+    quantity, period, *rest = by.meter.name.split("/")
+    if rest:
+        return _over_budget(by, quantity, period, wait, used)
     most, thing = by.meter.capacity // TICKS, _THINGS[quantity]
     if wait is None:
         return LimitReached(
@@ -149,6 +195,21 @@ def refusal(by: Charge | Gauge, wait: float | None) -> GatewayError:
         f"{who} has used up its {most} {thing} a {period}: try again in {_duration(wait)},"
         f" {_ADVICE}",
         retry_after=max(1.0, wait),
+    )
+
+
+def _over_budget(
+    by: Charge, unit: str, period: str, wait: float | None, used: int
+) -> BudgetExceeded:
+    scale = SCALES[unit]  # type: ignore[index]
+    most, spent, thing = by.meter.capacity / scale, used / scale, _UNITS[unit]
+    each = "" if period == "ever" else f" in each {period}"
+    advice = "ask" if wait is None else f"wait {_duration(wait)}, or ask"
+    # The first words are those of LiteLLM.
+    return BudgetExceeded(
+        f"Budget has been exceeded! {_who(by.subject)} may spend {most:g}{thing}{each}, and"
+        f" {spent:g} are spent or reserved: {advice} an administrator for more",
+        retry_after=wait,
     )
 
 

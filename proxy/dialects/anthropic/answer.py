@@ -27,7 +27,7 @@ from ...core.events import (
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
 from ...core.usage import Usage
-from ...errors import ContextExceeded, GatewayError, LimitReached
+from ...errors import BudgetExceeded, ContextExceeded, GatewayError, LimitReached
 from ...wire import sse
 from ..openai_tools import as_object
 from ..response_meta import ResponseMeta
@@ -67,14 +67,15 @@ def error(fault: GatewayError) -> dict[str, Any]:
         message = f"prompt is too long: {have} tokens > {can} maximum"
     kind = TYPES.get(fault.status, "api_error")
     if isinstance(fault, LimitReached):
-        kind = fault.type
+        kind = LimitReached.type
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def status(code: int, reason: str = "") -> int:
     """Anthropic's HTTP status for one of ours: 529 when overloaded. `reason` is the code of the
     error: a limit of the caller stays 429."""
-    overloaded = TYPES.get(code) == "overloaded_error" and reason != LimitReached.code
+    limited = reason in (LimitReached.code, BudgetExceeded.code)
+    overloaded = TYPES.get(code) == "overloaded_error" and not limited
     return OVERLOADED if overloaded else code
 
 

@@ -121,7 +121,7 @@ def embed_texts(services: Services, record: Record) -> Any:
     environ = request.environ
     with (
         disconnect.watched(environ) as cancel,
-        within_limits(services, record, environ, cancel, wanted.texts),
+        within_limits(services, record, environ, cancel, model=wanted.model, texts=wanted.texts),
     ):
         name, embedded = services.embedder.embed(wanted.model, wanted.texts, cancel, barred)
         record.info.model, record.info.usage = name, Usage(embedded.tokens)

@@ -105,9 +105,12 @@ class Record:
             if info.passed:
                 passed = [f"{_visible(self.shown(name))} {why}" for name, why in info.passed]
                 headers.append(("x-slotproxy-fallback", ", ".join(passed)))
-        if info.warnings:
-            warnings = list(info.warnings[:MOST_WARNINGS])
-            if more := len(info.warnings) - len(warnings):
+        told = info.warnings
+        if self.allowance is not None and self.allowance.warnings:
+            told = (*self.allowance.warnings, *told)
+        if told:
+            warnings = list(told[:MOST_WARNINGS])
+            if more := len(told) - len(warnings):
                 warnings.append(f"{more} more warnings omitted")
             headers += [("x-slotproxy-warning", warning) for warning in warnings]
         if self.allowance is not None:

@@ -440,6 +440,7 @@ def test_every_setting_has_flag_variable_file_key_and_help(
         "backend",
         "model",
         "mcp",
+        "price",
         "route",
         "file_keys",
         "names_backend",

@@ -1,0 +1,140 @@
+"""Budgets: their periods by the calendar, what things cost, and the alerts about them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from ..limits import Budget, BudgetPeriod, Limited, Unit
+from ..rights import matches
+from .meters import MICROSECONDS, Meter
+
+HOUR = 3600 * MICROSECONDS
+# Units of a meter in one of money, a token, and a second. Doubles count them exactly.
+SCALES: dict[Unit, int] = {"money": 1_000_000, "tokens": 1000, "slot_seconds": 1000}
+LARGEST = 2**52  # units of a meter
+MILLION = 1_000_000  # tokens that a price is for
+
+
+class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a million tokens of a model cost; `model` is a name, or a pattern with `*`. Cached
+    prompt tokens cost as much as others unless `cached` says otherwise."""
+
+    model: str = "*"
+    prompt: float = 0.0
+    cached: float | None = None
+    completion: float = 0.0
+
+
+FREE = Price()
+
+
+class Span(NamedTuple):
+    """A day, week, month or year: its begin and end in microseconds since 1970; 0 and 0 is all
+    time."""
+
+    begin: int
+    end: int
+
+
+class Alert(NamedTuple):
+    """A budget reached its soft limit, or its hard limit (`is_hard`). `spent`, `soft` and `most`
+    are in its unit."""
+
+    subject: str
+    unit: Unit
+    period: BudgetPeriod
+    spent: float
+    soft: float | None
+    most: float | None
+    is_hard: bool
+
+
+class Used(NamedTuple):
+    """What a request has used: tokens, of which `cached` are of the prompt, and seconds for which
+    slots were leased."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    slot_seconds: float = 0.0
+
+
+def span_of(period: BudgetPeriod, now: int) -> Span:
+    """The period that a time is in."""
+    return _span(period, now // HOUR) if period else Span(0, 0)
+
+
+@lru_cache(maxsize=64)
+def _span(period: BudgetPeriod, hour: int) -> Span:
+    day = datetime.fromtimestamp(3600 * hour, UTC).replace(hour=0)
+    if period == "week":
+        begin = day - timedelta(days=day.weekday())
+        end = begin + timedelta(days=7)
+    elif period == "month":
+        begin = day.replace(day=1)
+        end = (begin + timedelta(days=32)).replace(day=1)
+    elif period == "year":
+        begin = day.replace(month=1, day=1)
+        end = begin.replace(year=begin.year + 1)
+    else:
+        begin, end = day, day + timedelta(days=1)
+    return Span(int(begin.timestamp()) * MICROSECONDS, int(end.timestamp()) * MICROSECONDS)
+
+
+def meter_of(budget: Budget, now: int) -> Meter:
+    """The meter of a budget in the period of this time."""
+    most = LARGEST if budget.most is None else min(LARGEST, units(budget.unit, budget.most))
+    span = span_of(budget.period, now)
+    name = f"{budget.unit}/{budget.period or 'ever'}/budget"
+    return Meter(name, most, 0, epoch=span.begin // MICROSECONDS, ends=span.end)
+
+
+def unit_of(meter: Meter) -> Unit | None:
+    """The unit of a budget's meter, None for that of a window."""
+    found = (unit for unit in SCALES if meter.name.startswith(f"{unit}/"))
+    return next(found, None) if meter.name.endswith("/budget") else None
+
+
+def units(unit: Unit, amount: float) -> int:
+    return round(amount * SCALES[unit])
+
+
+def price_of(prices: Sequence[Price], model: str) -> Price:
+    """The first price that fits the model's name."""
+    return next((price for price in prices if matches(price.model, model)), FREE)
+
+
+def cost(unit: Unit, used: Used, price: Price, cached_weight: float) -> float:
+    """What a request has used, in a budget's unit."""
+    if unit == "slot_seconds":
+        return used.slot_seconds
+    if unit == "tokens":
+        return used.prompt - (1.0 - cached_weight) * used.cached + used.completion
+    cached = price.prompt if price.cached is None else price.cached
+    fresh = used.prompt - used.cached
+    paid = fresh * price.prompt + used.cached * cached + used.completion * price.completion
+    return paid / MILLION
+
+
+def budgets_of(limited: Limited) -> list[Budget]:
+    """The budgets of a subject, the strictest of those with one unit and period."""
+    found: dict[tuple[Unit, BudgetPeriod], Budget] = {}
+    limits = limited.limits
+    for one in (*([limits.budget] if limits.budget else ()), *limits.budgets):
+        known = found.get((one.unit, one.period), one)
+        found[one.unit, one.period] = Budget(
+            unit=one.unit,
+            period=one.period,
+            most=_least(one.most, known.most),
+            soft=_least(one.soft, known.soft),
+        )
+    return list(found.values())
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    return min((each for each in (one, other) if each is not None), default=None)

@@ -1,0 +1,169 @@
+"""Budgets of keys, users and teams, over HTTP."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from proxy.accounts.limiting import allowance
+from proxy.accounts.limiting.limiter import LocalLimiter
+from proxy.accounts.limiting.plan import BudgetOf
+from proxy.accounts.limits import Budget
+from proxy.config.prices import PriceConfig
+from proxy.core.usage import Usage
+from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
+from tests.unit.web.account_client import CHAT, KEYS, Http
+
+PROMPT = 147  # tokens of CHAT, to the scripted driver
+PRICE = PriceConfig(prompt=10_000, completion=20_000)  # a hundredth and a fiftieth a token
+
+
+def _http(tmp_path: Path, **settings: Any) -> Http:
+    driver = ScriptedDriver(say("Hel", "lo", usage=Usage(7, 3, 0)))
+    app = make_app(
+        driver,
+        file_keys=KEYS,
+        admins=("ops",),
+        data=str(tmp_path),
+        price=(PRICE,),
+        **settings,
+    )
+    return Http(app)
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Http:
+    return _http(tmp_path)
+
+
+def _chat(http: Http, key: str, tokens: int = 1) -> Any:
+    return http.post("/v1/chat/completions", key, **CHAT, max_tokens=tokens)
+
+
+def test_money_is_spent_by_the_price_of_the_model(http: Http) -> None:
+    key = http.make(max_budget=1.60)["key"]
+    assert _chat(http, key).status_code == 200  # it reserved 1.49, and cost 0.13
+    refused = _chat(http, key)
+    error = refused.json["error"]
+    assert (refused.status_code, error["type"]) == (429, "budget_exceeded")
+    assert error["message"].startswith("Budget has been exceeded! this API key may spend 1.6")
+    assert "0.13 are spent" in error["message"]
+    assert refused.headers["x-should-retry"] == "false"
+
+
+def test_budget_of_a_period_names_its_end(http: Http) -> None:
+    key = http.make(max_budget=1.5, budget_duration="30d")["key"]
+    assert _chat(http, key).status_code == 200
+    refused = _chat(http, key)
+    assert "in each month" in refused.json["error"]["message"]
+    assert int(refused.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("unit", ["tokens", "slot_seconds"])
+def test_budgets_in_other_units(http: Http, unit: str) -> None:
+    most = PROMPT + 8 if unit == "tokens" else 0.001
+    budgets = [{"unit": unit, "max_budget": most, "budget_duration": "1d"}]
+    key = http.make(budget_limits=budgets)["key"]
+    statuses = [_chat(http, key).status_code for _ in range(30)]
+    assert statuses[0] == 200
+    assert statuses[-1] == 429
+
+
+def test_requests_at_the_same_time_do_not_exceed_a_budget(http: Http) -> None:
+    key = http.make(max_budget=2)["key"]
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(_chat(http, key).status_code))
+        for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    while _chat(http, key).status_code == 200:
+        found.append(200)
+    assert 4 <= found.count(200) <= 15  # each costs 0.13; a reservation is 1.49
+
+
+def test_models_without_a_price_cost_no_money(tmp_path: Path) -> None:
+    driver = ScriptedDriver()
+    http = Http(make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path)))
+    assert _chat(http, http.make(max_budget=0)["key"]).status_code == 200
+
+
+def test_what_was_spent_before_a_start_is_read_from_the_ledger(tmp_path: Path) -> None:
+    http = _http(tmp_path)
+    made = http.make(max_budget=1.60, budget_duration="365d")
+    assert _chat(http, made["key"]).status_code == 200
+    ledger = services_of(http.app).ledger
+    assert ledger is not None
+    assert ledger.flush()
+    again = _http(tmp_path)
+    refused = _chat(again, made["key"])
+    assert refused.status_code == 429
+    assert "0.13 are spent" in refused.json["error"]["message"]
+
+
+class _Webhook(BaseHTTPRequestHandler):
+    told: list[Any]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.told.append(msgspec.json.decode(body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_limits_of_a_budget_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _Webhook.told = []
+    with HTTPServer(("127.0.0.1", 0), _Webhook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        http = _http(tmp_path, budget_webhook=f"http://127.0.0.1:{server.server_port}/hook")
+        http.admin("/team/new", team_id="t", max_budget=1.70, soft_budget=0.2)
+        key = http.make(team_id="t")["key"]
+        answers = [_chat(http, key) for _ in range(4)]
+        wait_until(lambda: len(_Webhook.told) == 2)
+        server.shutdown()
+    assert [one.status_code for one in answers] == [200, 200, 429, 429]
+    soft, hard = sorted(_Webhook.told, key=lambda one: one["event"], reverse=True)
+    assert (soft["event"], soft["team_id"], soft["spend"]) == ("soft_budget_crossed", "t", 0.26)
+    assert (hard["event"], hard["max_budget"]) == ("budget_crossed", 1.7)
+    assert "the team t has reached its soft limit of 0.2" in caplog.text
+
+
+def test_soft_limit_warns_in_a_header(http: Http) -> None:
+    key = http.make(soft_budget=0.1)["key"]
+    assert "x-slotproxy-warning" not in _chat(http, key).headers
+    warned = _chat(http, key).headers["x-slotproxy-warning"]
+    assert warned == "0.13 money of the budget of the key are spent"
+
+
+def test_a_webhook_that_fails_is_logged_without_its_url(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    http = _http(tmp_path, budget_webhook="http://127.0.0.1:9/secret")
+    assert _chat(http, http.make(max_budget=0)["key"]).status_code == 429
+    wait_until(lambda: "webhook of budgets (--budget-webhook) failed" in caplog.text)
+    assert "secret" not in caplog.text
+
+
+def test_remembered_alerts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allowance, "MOST_ALERTS", 3)
+    told: list[Any] = []
+    service = allowance.LimitService(LocalLimiter(), alert=told.append)
+    for number in range(9):
+        one = BudgetOf(f"key {number}", Budget(most=1))
+        for _ in range(2):
+            service.tell(one, 1, 0, is_hard=True)
+    assert len(told) == 9
+    assert len(service._alerted) == 3
