@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm first-server install test test-all test-langchain test-litellm soak screenshots bench bench-quick bench-check docs dist zipapp lint format lock
+.PHONY: help run run-chatglm first-server install test test-all test-langchain test-litellm test-agents soak screenshots bench bench-quick bench-check docs dist zipapp lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -101,6 +101,10 @@ test-litellm: $(VENV)/installed ## LiteLLM's own client makes, lists and deletes
 	$(PYTHON) -m venv build/litellm-venv
 	build/litellm-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/litellm.in
 	@$(RUN) -m pytest tests/integration/test_keys.py $(FLAGS)
+
+test-agents: $(VENV)/installed ## Codex and Claude Code, the real programs (640 MB, from npm), with tools over several turns
+	@$(RUN) -m tools.coding_agents
+	@$(RUN) -m pytest tests/integration/test_coding_agents.py $(FLAGS)
 
 docs: $(VENV)/installed ## the documentation as a site in build/docs; a warning is an error
 	@$(RUN) -m tools.settings_table

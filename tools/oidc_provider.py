@@ -14,50 +14,23 @@ import sys
 import time
 from pathlib import Path
 
-from tools import building, servers
+from tools import building, npm, servers
 from tools.processes import Child, ask
 
-LOCK = servers.ROOT / "requirements" / "oidc-provider"
+NAME = "oidc-provider"
 SCRIPT = servers.ROOT / "tests" / "oidc_provider.mjs"
 SECONDS = 30.0  # until it answers
-FILES = (LOCK / "package.json", LOCK / "package-lock.json", SCRIPT)
-
-
-def folder() -> Path:
-    """Return the folder of the provider, installed or not."""
-    return building.cache() / "oidc-provider" / building.digest(*map(Path.read_bytes, FILES))
 
 
 def find() -> Path | None:
     """Return the script that runs the provider, or None."""
-    script = folder() / SCRIPT.name
+    script = npm.folder(NAME, SCRIPT) / SCRIPT.name
     return script if script.is_file() and shutil.which("node") else None
 
 
 def install(progress: building.Progress = print) -> None:
     """Install the provider unless it is there. Raises ``BuildError``."""
-
-    def make(work: Path, log: Path) -> Path:
-        place = work / "provider"
-        place.mkdir()
-        for file in FILES:
-            shutil.copy(file, place)
-        npm = shutil.which("npm")
-        if npm is None:
-            raise building.BuildError("npm is not installed")
-        command: list[str | Path] = [
-            npm,
-            "ci",
-            "--prefix",
-            place,
-            "--no-audit",
-            "--no-fund",
-            "--ignore-scripts",
-        ]
-        building.run(command, log, "oidc-provider")
-        return place
-
-    building.once(folder(), "oidc-provider", make, progress, needs_compiler=False)
+    npm.install(NAME, SCRIPT, scripts=False, progress=progress)
 
 
 class Provider(Child):
