@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,12 +40,13 @@ def address(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
     """A gateway for each kind of backend, with a model that babbles."""
+    data = ("--data", str(tmp_path_factory.mktemp("data")), "--moderation-model", "any")
     if request.param == "chatglm_cpp":
         pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
         model = made_up_chatglm.write(tmp_path_factory.mktemp("chatglm") / "babbler.bin")
-        return module_gateway("--chatglm-model", str(model)).url
+        return module_gateway("--chatglm-model", str(model), *data).url
     server: ModelServer = request.getfixturevalue(SERVER_FIXTURES[request.param])
-    return module_gateway("--llama-api", server.url, "--slots", "2").url
+    return module_gateway("--llama-api", server.url, "--slots", "2", *data).url
 
 
 @pytest.fixture
@@ -594,6 +596,36 @@ def test_codex_works(openai_: openai.OpenAI) -> None:
         kinds = [event.type for event in stream]
     assert kinds[:2] == ["response.created", "response.in_progress"]
     assert kinds[-1] in ("response.completed", "response.incomplete")
+
+
+def test_openai_batch(openai_: openai.OpenAI) -> None:
+    body = {"model": "any", "messages": USER, "max_tokens": 5}
+    url: Any = "/v1/chat/completions"
+    lines = [{"custom_id": f"l{i}", "method": "POST", "url": url, "body": body} for i in range(4)]
+    data = "\n".join(json.dumps(one) for one in lines).encode()
+    file = openai_.files.create(file=("lines.jsonl", data), purpose="batch")
+    made = openai_.batches.create(
+        input_file_id=file.id, endpoint=url, completion_window="24h", metadata={"a": "b"}
+    )
+    end = time.monotonic() + 60
+    while (done := openai_.batches.retrieve(made.id)).status != "completed":
+        assert time.monotonic() < end, done
+        time.sleep(0.1)
+    assert done.request_counts is not None and done.request_counts.completed == 4
+    assert done.output_file_id and done.error_file_id is None and done.metadata == {"a": "b"}
+    found = openai_.files.content(done.output_file_id).text.splitlines()
+    assert [json.loads(line)["custom_id"] for line in found] == ["l0", "l1", "l2", "l3"]
+    assert made.id in [one.id for one in openai_.batches.list(limit=5)]
+    assert openai_.batches.cancel(made.id).status == "completed"
+
+
+@pytest.mark.usefixtures("binds")
+def test_openai_moderations(openai_: openai.OpenAI) -> None:
+    found = openai_.moderations.create(input=["Hello!", "Good bye!"])
+    assert len(found.results) == 2
+    for one in found.results:
+        scores = [float(str(score)) for score in one.category_scores.to_dict().values()]
+        assert len(scores) == 13 and one.flagged == any(score >= 0.5 for score in scores)
 
 
 def test_responses_asynchronous(address: str) -> None:
