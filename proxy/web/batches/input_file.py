@@ -17,10 +17,10 @@ from typing import Any
 
 import msgspec
 
-from ...core.decoding import is_dear
 from ...dialects import batches
 from ...dialects.batches import Line, LineError
 from ...runtime.blocking import run_in_native_thread
+from ..large import LARGE, costs_much
 
 SHORTEST, STEPS = 64, 15  # bytes of the first compared beginning, and how often it doubles
 DIGEST = 4  # bytes
@@ -117,7 +117,7 @@ class Index:
 
 def parse(data: bytes, endpoint: str) -> Line:
     """Raises LineError."""
-    if is_dear(data):
+    if costs_much(data):
         raise LineError("line_too_complex", "the line takes too long to decode")
     try:
         value = _decode(data)
@@ -166,8 +166,9 @@ class Lines:
     def read(self, number: int) -> Line:
         """Raises LineError if the file is gone."""
         data = b"".join(self._parts(self._index.starts[number], self._index.sizes[number]))
+        read = partial(parse, data, self._endpoint)
         try:
-            return parse(data, self._endpoint)
+            return read() if len(data) < LARGE else run_in_native_thread(read)
         except LineError:
             raise GONE from None  # it was valid when it was indexed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -182,6 +183,42 @@ class Silent(ScriptedDriver):
         run = super().stream(task, slot, caps, cancel)
         run._script = [lambda: cancel.wait(20), lambda: cancel.check()]
         return run
+
+
+class SilentAtFirst(Silent):
+    """Generates nothing for the first request until that is cancelled, then whole answers."""
+
+    def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
+        if not self.tasks:
+            return super().stream(task, slot, caps, cancel)
+        return ScriptedDriver.stream(self, task, slot, caps, cancel)
+
+
+def test_line_gives_way_to_a_request_and_is_asked_again(folder: str) -> None:
+    driver = SilentAtFirst(caps=msgspec.structs.replace(CAPS, slots=1))
+    to = served(folder, driver)
+    made = create(to, lines(1))
+    wait_until(lambda: bool(driver.tasks))
+    began = time.monotonic()
+    answer = to.post(CHAT, json={"messages": [{"role": "user", "content": "now"}]})
+    assert answer.status_code == 200 and time.monotonic() - began < 5
+    done = ended(to, made["id"])
+    assert done["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
+    said = ["now" in str(task.prompt) for task in driver.tasks]
+    assert said == [False, True, False]
+    close(to)
+
+
+def test_lines_do_not_fill_the_queue(folder: str) -> None:
+    driver = Silent(caps=msgspec.structs.replace(CAPS, slots=2))
+    to = served(folder, driver)
+    made = create(to, lines(20))
+    wait_until(lambda: bool(driver.tasks))
+    scheduler = services_of(to.application).gateway.context.scheduler
+    assert (scheduler.outstanding, scheduler.waiting) == (1, 0)
+    to.post(f"/v1/batches/{made['id']}/cancel")
+    ended(to, made["id"])
+    close(to)
 
 
 def test_cancelled_batch_keeps_what_is_done(folder: str) -> None:
