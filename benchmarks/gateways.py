@@ -98,6 +98,14 @@ def slotproxy(upstream: str, port: int, folder: Path) -> list[str | Path]:
     return [sys.executable, "-m", "proxy", *flags.split(), "--data", folder / f"data-{port}"]
 
 
+def _by_openai(upstream: str, port: int, folder: Path) -> list[str | Path]:
+    """The same through the driver for servers that speak OpenAI's API."""
+    config = folder / "openai.toml"
+    config.write_text(f'[[backend]]\nkind = "openai"\nurl = "{upstream}/v1"\nslots = 1024\n')
+    flags = f"--config {config} --port {port} --metrics --api-key {KEY}"
+    return [sys.executable, "-m", "proxy", *flags.split(), "--data", folder / f"data-{port}"]
+
+
 def _nginx(upstream: str, port: int, folder: Path) -> list[str | Path]:
     program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     if program is None:
@@ -161,6 +169,7 @@ def _naive(upstream: str, port: int, folder: Path) -> list[str | Path]:
 
 KINDS = (
     Kind("slotproxy", "**slotproxy**", slotproxy),
+    Kind("slotproxy-openai", "slotproxy, backend with OpenAI's API", _by_openai),
     Kind("nginx", "nginx, plain reverse proxy", _nginx),
     Kind("sglang-router", "sglang-router (Rust)", _sglang),
     Kind("naive", "Flask and requests, as the reference script", _naive),

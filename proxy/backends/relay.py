@@ -184,7 +184,10 @@ class RelayRun(LlamaRun):
                 raise WireFault("the stream ended without a finish reason")
             batch.append(self._end(self._reason))
             return True
-        part = openai_stream.chunk(payload)
+        return self._part(openai_stream.chunk(payload), batch)
+
+    def _part(self, part: openai_stream.ChatChunk, batch: Batch) -> bool:
+        """Turn a chunk into events. True if the run is cut."""
         if part.error is not None:
             raise stream_error(part.error, secret=self._secret)
         if not self.begun:
@@ -212,9 +215,14 @@ class RelayRun(LlamaRun):
                 self.cached = max(0, usage.prompt_tokens_details.cached_tokens)
         if part.choices:
             self._left -= 1
-            if self._reason is None and (self._left < 0 or self.pieces > self._limit + SURPLUS):
-                return self._ended(batch)
+            return self._is_too_long() and self._ended(batch)
         return False
+
+    def _is_too_long(self) -> bool:
+        """Whether the server writes more than it was asked for."""
+        if self._reason is not None:
+            return False
+        return self._left < 0 or self.pieces > self._limit + SURPLUS
 
     def _end(self, reason: FinishReason) -> Finished:
         verbose, prompt = self._verbose, None

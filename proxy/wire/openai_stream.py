@@ -9,6 +9,7 @@ with the finish reason.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -79,3 +80,29 @@ class ChatChunk(Struct, kw_only=True):
 
 
 chunk = lenient.decoder(ChatChunk)  # of one event's data
+_BESIDE = attrgetter("usage", "timings", "prompt_progress", "verbose", "error")
+_NOTHING = (None,) * 5
+_decode_chunks = msgspec.json.Decoder(list[ChatChunk]).decode
+
+
+def chunks(data: list[bytes]) -> list[ChatChunk]:
+    """Decode the data of several events in one call, which costs little more than one. Raises
+    WireFault if any of them is odd; `chunk` may still decode each of them."""
+    try:
+        return _decode_chunks(b"[%b]" % b",".join(data))
+    except (ValueError, RecursionError) as error:
+        raise lenient.WireFault(str(error)) from None
+
+
+def plain_text(part: ChatChunk) -> str | None:
+    """The text of a chunk that has nothing else, None for any other chunk."""
+    choices = part.choices
+    if len(choices) != 1 or _BESIDE(part) != _NOTHING:
+        return None
+    choice = choices[0]
+    if choice.finish_reason is not None or choice.logprobs is not None:
+        return None
+    delta = choice.delta
+    if delta.tool_calls or delta.reasoning_content or delta.reasoning:
+        return None
+    return delta.content or choice.text or ""

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.openai.driver import OpenAIServer
@@ -18,6 +20,7 @@ from proxy.backends.openai.host import OpenAIHost
 from proxy.backends.openai.model_list import models
 from proxy.backends.openai.payload import payload
 from proxy.backends.openai.refusals import refused
+from proxy.backends.openai.run import OpenAIRun
 from proxy.backends.openai.server_types import BY_OWNER, OLLAMA, UNKNOWN
 from proxy.backends.probe import ROUTER
 from proxy.core.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta
@@ -218,6 +221,17 @@ def played(steps: list[Step], made: Task | None = None) -> list[Event]:
             return [event for batch in run for event in batch]
         finally:
             driver.close()
+
+
+class _NoExchange:
+    def close(self) -> None:
+        pass
+
+
+def run_of(made: Task) -> OpenAIRun:
+    """A run whose chunks are given by hand."""
+    exchange: Any = _NoExchange()
+    return OpenAIRun(exchange, made, CAPS, 5.0, 1.0, explain=lambda: AnswerCut("empty"))
 
 
 def stream(*chunks: Any, done: bool = True) -> list[Step]:
@@ -464,3 +478,35 @@ def test_a_health_check_of_llama_cpp_python_does_not_ask_for_its_models() -> Non
         finally:
             driver.close()
         assert server.requests[-1].startswith(b"GET /openapi.json ")
+
+
+@given(
+    st.lists(st.sampled_from(["text", "empty", "reasoning", "call", "odd"]), max_size=12),
+    st.integers(1, 13),
+)
+def test_chunks_that_came_together_say_the_same_as_one_by_one(
+    kinds: list[str], together: int
+) -> None:
+    made = {
+        "text": delta(content="word "),
+        "empty": delta(content=""),
+        "reasoning": delta(reasoning="Hm."),
+        "call": delta(tool_calls=[call("get_weather", "{}")]),
+        "odd": {**delta(content="odd "), "created": "not a number", "usage": None, "id": 7},
+    }
+    payloads = [json.dumps(made[kind]).encode() for kind in kinds]
+    payloads += [json.dumps(delta("stop")).encode(), b"[DONE]"]
+    found = []
+    for size in (1, together):
+        run = run_of(task(tools=(WEATHER,), max_tokens=64))
+        batch: list[Event] = []
+        run._plain([json.dumps(delta(role="assistant")).encode()], batch)
+        over = [run._plain(payloads[i : i + size], batch) for i in range(0, len(payloads), size)]
+        assert over == [False] * (len(over) - 1) + [True]
+        last = batch[-1]
+        assert isinstance(last, Finished)
+        texts = "".join(e.text for e in batch if isinstance(e, TextDelta))
+        thoughts = "".join(e.text for e in batch if isinstance(e, ReasoningDelta))
+        calls = [e for e in batch if isinstance(e, ToolCallDelta)]
+        found.append((texts, thoughts, calls, last.usage, last.reason))
+    assert found[0] == found[1]
