@@ -157,7 +157,7 @@ class Attempt:
                     for batch in run:
                         if streaming and len(batch) == 1 and type(batch[0]) is TextDelta:
                             text += batch[0].text.encode()
-                            if generation.idle:
+                            if generation.text_passes:
                                 yield batch
                                 continue
                         elif batch:

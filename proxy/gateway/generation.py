@@ -33,7 +33,8 @@ from .postprocess import GenerationSettings, GrammarSwitch, StagePipeline, start
 class Generation:
     """The events of one choice.
 
-    `retry`: it needs a run from the beginning. `idle`: from now on, batches pass unchanged.
+    `retry`: it needs a run from the beginning. `idle`: from now on, batches pass unchanged, and if
+    `text_passes`, those of text alone.
     `holds`: nothing is passed on before the end. `later`: the current run began after a part of
     the answer. `caps` are those of the current backend."""
 
@@ -74,6 +75,7 @@ class Generation:
         self._only_stages = not (self.holds or adds)
         self.retry = False
         self.idle = self._only_stages and self._stages.idle
+        self.text_passes = self._only_stages and self._stages.text_passes
 
     @property
     def switch(self) -> GrammarSwitch | None:
@@ -96,6 +98,7 @@ class Generation:
             return batch
         out = self._stages.feed(batch)
         self.idle = self._only_stages and self._stages.idle
+        self.text_passes = self.text_passes or self.idle
         return self._pass_on(out)
 
     def on_switched(self, tokens: int) -> Batch:

@@ -52,7 +52,8 @@ class GrammarSwitch(Struct, frozen=True):
 
 class StagePipeline:
     """`switch` is the run that the answer needs next; `ended`: a stage ended the answer; `idle`:
-    from now on, batches pass unchanged."""
+    from now on, batches pass unchanged. `text_passes`: those of text alone do; other events of a
+    backend that parses its answers itself may need a stage."""
 
     switch: GrammarSwitch | None = None
     ended = False
@@ -95,6 +96,9 @@ class StagePipeline:
         if reasoning == "none" or (reasoning == "raw" and self._thoughts is not None):
             self._rest.append(InlineStage())
         self.idle = self._thoughts is None and self._has_nothing_to_do()
+        self.text_passes = self.idle or (
+            native and self._calls is None and all(type(s) is NewIds for s in self._rest)
+        )
 
     def _bind(self, task: Task, settings: GenerationSettings) -> None:
         """Set up the call parser and the constraint of the answer."""
