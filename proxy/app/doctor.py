@@ -1,7 +1,7 @@
 """``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
 
 It takes the flags, variables and file of the server. Nothing is changed: no database is created or
-upgraded, and of each backend no more is asked than at the start of the server.
+upgraded, no model is started, and a backend is asked for a few tokens at most.
 """
 
 from __future__ import annotations
@@ -9,16 +9,22 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
 from .. import __version__
+from ..backends.driver import Capabilities, Driver
+from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
+from ..backends.probe import ROUTER
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
-from ..errors import GatewayError
+from ..errors import BackendDown, GatewayError
 from ..hosting.process import has_program
+from ..runtime.cancel import Cancel
 from ..scheduling.shared.log import LogError, RedisLog
 from ..server.files_limit import raise_limit
 from . import programs
@@ -28,12 +34,16 @@ from .findings import (
     Finding,
     of_access,
     of_backend,
+    of_batching,
     of_files,
     of_lost_backend,
     of_space,
+    of_vectors,
+    without_embeddings,
 )
 
 AT_ONCE = 8  # backends
+PAUSE = 0.5  # seconds between two looks at a backend that is loading its model
 
 
 def main(settings: Settings, say: Callable[[str], None], *, as_json: bool = False) -> int:
@@ -51,6 +61,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for warning in settings.warnings:
         yield Finding("advice", "settings", warning)
     yield from _backends(settings)
+    yield from _vectors(settings)
     yield from of_access(settings, _mode(settings.api_key_file))
     yield of_space(*_space(settings))
     yield from _database(settings)
@@ -71,14 +82,18 @@ def table(found: Sequence[Finding]) -> str:
 
 def _backends(settings: Settings) -> Iterator[Finding]:
     wanted = configs(settings)
+    embed: list[bool] = []  # of each backend that was asked
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for found in pool.map(lambda config: list(_backend(settings, config)), wanted):
+        for found in pool.map(lambda config: list(_backend(settings, config, embed)), wanted):
             yield from found
+    if embed and not any(embed) and not settings.embedding_api and find_spec("apsw"):
+        yield without_embeddings()
     if not wanted:
         yield Finding("problem", "backends", "none is configured", "set --llama-api URL")
 
 
-def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
+def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> Iterator[Finding]:
+    """The findings about one backend. Adds to `embed` whether a server.cpp makes embeddings."""
     if config.launch is not None:
         yield _program(config.launch)
         return
@@ -87,14 +102,59 @@ def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding("problem", f"backend {config.name}", str(error))
         return
+    driver = backend.driver
     try:
-        caps = backend.driver.probe(settings.health_deadline)
+        caps = _probed(driver, settings.health_deadline)
     except GatewayError as error:
         yield of_lost_backend(config, str(error))
     else:
         yield from of_backend(config, caps, settings)
+        if isinstance(driver, LlamaCpp) and caps.dialect != ROUTER:
+            embed.append(_embeds(driver, caps))
+            if not caps.queues:
+                yield from of_batching(config, driver.batches(settings.health_deadline))
     finally:
-        backend.driver.close()
+        driver.close()
+
+
+def _probed(driver: Driver, patience: float) -> Capabilities:
+    """Probe a backend, which may be loading its model at the moment. Raises GatewayError."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return driver.probe(patience)
+        except BackendDown as error:
+            if "loading" not in str(error) or time.monotonic() >= end:
+                raise
+            time.sleep(PAUSE)
+
+
+def _embeds(driver: Driver, caps: Capabilities) -> bool:
+    try:
+        driver.embed(("Hi",), caps, Cancel())
+    except GatewayError:
+        return False
+    return True
+
+
+def _vectors(settings: Settings) -> Iterator[Finding]:
+    """The servers that are used only for embeddings or rankings, each asked once."""
+    gifts: tuple[tuple[Gift, Sequence[str]], ...] = (
+        ("embeddings", settings.embedding_api),
+        ("rankings", settings.rerank_api),
+    )
+    for gift, urls in gifts:
+        for url in urls:
+            driver = EmbeddingServer(url, connect_timeout=settings.connect_timeout)
+            driver.gift = gift
+            try:
+                _probed(driver, settings.health_deadline)
+                error = ""
+            except GatewayError as fault:
+                error = str(fault)
+            finally:
+                driver.close()
+            yield of_vectors(gift, url.split("://", 1)[1], error)
 
 
 def _program(model: ModelConfig) -> Finding:

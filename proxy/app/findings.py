@@ -12,12 +12,26 @@ from ..backends.probe import ROUTER
 from ..config import BackendConfig, Settings
 from ..prompting import templates
 from ..prompting.sandbox import TemplateError
+from ..prompting.templates import ChatTemplate
+from .known_faults import faults_of
 
 Level = Literal["ok", "advice", "problem"]
 
 SMALL_CONTEXT = 4096  # tokens; the instructions of an agent alone are longer
 LITTLE_SPACE = 1 << 30  # bytes
 FEW_FILES = 1024  # open files; each client and each answer takes one
+TOOL = {
+    "name": "look_up",
+    "description": "Tells the weather of a town",
+    "parameters": {"type": "object", "properties": {"town": {"type": "string"}}},
+}
+CALL = {"id": "abcdefghi", "type": "function"}
+CALLED = {**CALL, "function": {"name": "look_up", "arguments": {"town": "Marvão"}}}
+TALK = (
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "", "tool_calls": [CALLED]},
+    {"role": "tool", "tool_call_id": CALL["id"], "name": "look_up", "content": "23 degrees"},
+)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -42,6 +56,7 @@ def of_backend(config: BackendConfig, caps: Capabilities, settings: Settings) ->
     size = f" of {n_ctx} tokens" if n_ctx else ""
     count = "1 slot" if slots == 1 else f"{slots or 'an unknown number of'} slots"
     yield Finding("ok", about, f"{caps.dialect}, {model}, {count}{size}")
+    yield from _of_build(about, caps)
     if not slots:
         yield Finding(
             "advice",
@@ -66,6 +81,50 @@ def of_backend(config: BackendConfig, caps: Capabilities, settings: Settings) ->
             "forgets the prompt of a slot that is needed for another one",
             "start it with --slot-save-path FOLDER",
         )
+
+
+def _of_build(about: str, caps: Capabilities) -> Iterator[Finding]:
+    known = faults_of(caps.build)
+    if known:
+        effects = dict.fromkeys(fault.effect for fault in known)
+        yield Finding(
+            "problem",
+            about,
+            f"build {caps.build} has {', '.join(fault.name for fault in known)}:"
+            f" {'; '.join(effects)}",
+            f"update llama.cpp to b{max(fault.fixed for fault in known)} or later",
+        )
+
+
+def of_batching(config: BackendConfig, batches: bool | None) -> Iterator[Finding]:
+    """`batches`: whether an old server answers a request while another one runs, None if that is
+    not known."""
+    if batches is False:
+        yield Finding(
+            "problem",
+            f"backend {config.name}",
+            "has no continuous batching: a request waits until all others are done",
+            "start it with -cb",
+        )
+
+
+def of_vectors(gift: str, name: str, error: str) -> Finding:
+    """A server of --embedding-api or --rerank-api; `error` "" if it answered."""
+    about = f"{gift} {name}"
+    if not error:
+        return Finding("ok", about, "answers")
+    embeds = gift == "embeddings"
+    flag = "--embeddings (in 2023, --embedding)" if embeds else "--reranking"
+    return Finding("problem", about, error, f"start it with {flag} and a model for {gift}")
+
+
+def without_embeddings() -> Finding:
+    return Finding(
+        "advice",
+        "embeddings",
+        "no server makes embeddings: knowledge is searched by its words only",
+        "start a llama-server with an embedding model and --embeddings, and set --embedding-api",
+    )
 
 
 def _of_template(about: str, caps: Capabilities, settings: Settings) -> Iterator[Finding]:
@@ -95,6 +154,28 @@ def _of_template(about: str, caps: Capabilities, settings: Settings) -> Iterator
             about,
             "its chat template has no place for tools: they are described in the messages",
         )
+    elif lost := _lost(template):
+        yield Finding(
+            "advice",
+            about,
+            f"its chat template loses {' and '.join(lost)}: the model does not see them",
+            "start the server with a template for tools (--chat-template-file), or name one here:"
+            " --chat-template NAME",
+        )
+
+
+def _lost(template: ChatTemplate) -> list[str]:
+    """The parts of a conversation with tools that a template leaves out."""
+    try:
+        text = template.render(TALK, [{"type": "function", "function": TOOL}])
+    except TemplateError:
+        return []  # it refuses such a conversation in its own words
+    parts = {
+        "tools": "Tells the weather",
+        "arguments of calls": "Marv",
+        "results of tools": "23 degrees",
+    }
+    return [part for part, mark in parts.items() if mark not in text]
 
 
 def of_lost_backend(config: BackendConfig, error: str) -> Finding:

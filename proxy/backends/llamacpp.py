@@ -39,6 +39,7 @@ from ..errors import (
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import relay, vectors, vocabulary
+from .batching import answers_meanwhile
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
 from .forwarding import forward
 from .held_tokens import HeldTokens, Prompt
@@ -158,6 +159,11 @@ class LlamaCpp(Driver):
         except msgspec.DecodeError:
             return set()
         return {token for token, _ in settings.logit_bias}
+
+    def batches(self, patience: float) -> bool | None:
+        """Whether an old server has continuous batching; None if it cannot be told within
+        `patience` seconds."""
+        return answers_meanwhile(self._careful, patience)
 
     def _answer_to_nothing(self, fields: Mapping[str, Any]) -> bytes | None:
         """An old server's answer to an empty prompt with these fields, which evaluates nothing and

@@ -29,6 +29,7 @@ FOREIGN = {
     "--check",
     "--clean",
     "--dbname",
+    "--embeddings",
     "--file",
     "--force",
     "--format",

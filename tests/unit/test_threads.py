@@ -41,6 +41,7 @@ THREADS = {
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
     ("app/budget_alerts.py", "self._send"): ENDS,
     ("app/report.py", "wait"): ENDS,
+    ("backends/batching.py", "_ask"): ENDS,
     ("app/storage.py", "once"): ENDS,
     ("backends/chatglm/host.py", "serve"): ENDS,
     ("backends/chatglm/client.py", "self._write"): ENDS,

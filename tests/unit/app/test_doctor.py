@@ -15,13 +15,19 @@ from proxy.app.findings import (
     Finding,
     of_access,
     of_backend,
+    of_batching,
     of_files,
     of_lost_backend,
     of_space,
+    of_vectors,
 )
-from proxy.backends.driver import Capabilities
+from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
+from proxy.errors import BackendDown
+from proxy.runtime.resources import templates
+from tests.fakes import ScriptedDriver
 
 CONFIG = BackendConfig(url="http://127.0.0.1:8080", name="here")
 GOOD = Capabilities(
@@ -32,7 +38,7 @@ GOOD = Capabilities(
     modern_sampling=True,
     chat=True,
     slot_save=True,
-    template="{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}",
+    template="{% for m in messages %}{{ m.tool_calls }}{{ m.content }}{% endfor %}{{ tools }}",
     models=("qwen",),
 )
 
@@ -77,6 +83,41 @@ def test_a_missing_or_broken_template_is_told() -> None:
     assert "cannot be used" in advice(template="{% for %}")
     assert not advice(template="", native=True)
     assert any("no place for tools" in f.text for f in findings(template="{{ messages }}"))
+
+
+TOOLS = "{{ tools }}{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}"
+CALLS = "{% for m in messages %}{{ m.tool_calls }}{{ m.content }}{% endfor %}"
+
+
+def test_a_template_that_loses_parts_of_calls_is_told() -> None:
+    assert "loses arguments of calls: " in advice(template=TOOLS)
+    assert "loses tools: " in advice(template="{% if tools %}{% endif %}" + CALLS)
+    assert not advice(template="{{ tools }}" + CALLS)
+    refusing = "{{ tools }}{{ raise_exception('only users') }}"
+    assert not advice(template=refusing)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((templates() / "chat").glob("*.jinja")), ids=lambda p: p.stem
+)
+def test_our_templates_lose_nothing(path: Path) -> None:
+    assert not advice(template=path.read_text("utf-8"))
+
+
+def test_a_build_with_known_faults_is_a_problem() -> None:
+    (found,) = (one for one in findings(build="b8000-abc") if one.level == "problem")
+    assert "CVE-2026-21869" in found.text
+    assert "b8911" in found.remedy
+    assert len(findings(build="b1-abc")) == 1
+
+
+def test_missing_batching_and_vectors_have_their_flags() -> None:
+    (found,) = of_batching(CONFIG, False)
+    assert "-cb" in found.remedy
+    assert not [*of_batching(CONFIG, True), *of_batching(CONFIG, None)]
+    assert of_vectors("embeddings", "here", "").level == "ok"
+    assert "--embeddings" in of_vectors("embeddings", "here", "no").remedy
+    assert "--reranking" in of_vectors("rankings", "here", "no").remedy
 
 
 def test_a_lost_backend_says_what_to_do() -> None:
@@ -155,3 +196,19 @@ def test_program_of_a_model_to_start_must_exist(tmp_path: Path) -> None:
     found = doctor.examine(Settings(llama_api=(), model=tuple(models)))
     levels = {one.about: one.level for one in found if one.about.startswith("model")}
     assert levels == {"model a": "ok", "model b": "ok", "model c": "problem"}
+
+
+def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[float] = []
+
+    class Loading(ScriptedDriver):
+        def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+            tries.append(deadline)
+            if len(tries) == 1:
+                raise BackendDown("the backend is loading its model")
+            return GOOD
+
+    monkeypatch.setattr(doctor, "PAUSE", 0.0)
+    monkeypatch.setattr(doctor, "backend_of", lambda settings, config: Backend("a", "", Loading()))
+    found = doctor.examine(Settings(llama_api=("http://a",)))
+    assert "ok" in {one.level for one in found if one.about.startswith("backend")}

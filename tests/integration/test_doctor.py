@@ -1,0 +1,85 @@
+"""`slotproxy doctor` and `slotproxy init` on real servers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.app import discovery, doctor, initialize
+from proxy.app.findings import Finding
+from proxy.config import load
+from tools import servers
+from tools.processes import Child, Gateway, ModelServer, ask, free_port
+
+
+@pytest.fixture(scope="module")
+def unbatched(made_up_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of 2023 without -cb."""
+    binary, port = servers.find("llama-2023"), free_port()
+    if binary is None:
+        pytest.skip("llama-2023 is not built: python -m tools.servers build llama-2023")
+    folder = tmp_path_factory.mktemp("unbatched")
+    words = f"--host 127.0.0.1 --port {port} -np 2 -c 8192 -t 1".split()
+    server = Child([binary, "-m", made_up_model, *words], folder / "server.log", cwd=folder)
+    server.launch()
+    url = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + 60
+    while ask(f"{url}/completion", {"prompt": "a", "n_predict": 1})[0] != 200:
+        assert server.alive and time.monotonic() < end, server.log
+        time.sleep(0.05)
+    yield url
+    server.kill()
+
+
+def _findings(*flags: str) -> list[Finding]:
+    return [*doctor.examine(load(flags, {}))]
+
+
+def _named(found: list[Finding], text: str) -> list[Finding]:
+    return [one for one in found if text in one.text]
+
+
+def test_missing_continuous_batching_is_a_problem(unbatched: str) -> None:
+    (finding,) = _named(_findings("--llama-api", unbatched), "continuous batching")
+    assert (finding.level, finding.remedy) == ("problem", "start it with -cb")
+
+
+def test_continuous_batching_is_seen(old_server: ModelServer) -> None:
+    assert not _named(_findings("--llama-api", old_server.url), "continuous batching")
+
+
+def test_server_without_embeddings_is_told_with_its_flag(
+    start_server: Callable[..., ModelServer],
+) -> None:
+    server = start_server("llama-2026")
+    embedding = start_server("llama-2026", extra=["--embeddings", "--pooling", "mean"])
+    found = _findings("--llama-api", server.url)
+    assert "--embedding-api" in _named(found, "no server makes embeddings")[0].remedy
+    found = _findings("--llama-api", server.url, "--embedding-api", f"{server.url},{embedding.url}")
+    levels = {one.about: one.level for one in found if one.about.startswith("embeddings ")}
+    assert sorted(levels.values()) == ["ok", "problem"]
+    (problem,) = (one for one in found if one.about == f"embeddings 127.0.0.1:{server.port}")
+    assert "--embeddings" in problem.remedy
+
+
+def test_init_writes_settings_with_which_the_gateway_answers(
+    old_server: ModelServer,
+    gateway: Callable[..., Gateway],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = str(tmp_path / "made.toml")
+    told = initialize.write(
+        file,
+        lambda question: False,
+        {"PATH": ""},
+        lambda environ, home: discovery.look(environ, tmp_path, [old_server.port, free_port()]),
+    )
+    assert old_server.url in told
+    running = gateway("--config", file, "--data", str(tmp_path / "data"))
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    assert ask(f"{running.url}/v1/chat/completions", body, seconds=60)[0] == 200
