@@ -7,12 +7,14 @@ place in the stream. None of these headers is sent to a backend.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+import time
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
 
 from ..accounts.limiting.allowance import LimitService
+from ..accounts.limiting.standing import Standing, standings
 from ..accounts.records import Identity
 from ..accounts.rights import Permissions
 from ..config import ApiKey
@@ -67,6 +69,13 @@ class Callers:
             background=(job or "").lower() == "side",
             tell_place=(queue or "").lower() in ("on", "1", "true"),
         )
+
+    def standings(self, environ: Mapping[str, Any]) -> Sequence[Standing]:
+        """How much of its limits the caller of a request has used. Raises LimitsUnavailable."""
+        identity: Identity | None = environ.get(IDENTITY)
+        if identity is None or self._limits is None:
+            return ()
+        return standings(self._limits, identity.limits, time.time_ns() // 1000)
 
     def _stored(self, key: str, environ: MutableMapping[str, Any]) -> Caller:
         """The caller with a key of the store; one without a key if there is no identity."""

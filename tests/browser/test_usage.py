@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from tools.processes import Gateway
@@ -73,4 +74,32 @@ def test_admin_sees_own_usage_and_that_of_all_keys(
     page.locator('[data-part="keys"] tbody tr').nth(1).wait_for()
     names = page.locator('[data-part="keys"] tbody th').all_inner_texts()
     assert sorted(names) == ["ann", "root"]
+    accessible(page)
+
+
+@pytest.mark.parametrize(("size", "language"), [(PHONE, "zh"), (DESKTOP, "en")])
+def test_own_use_is_shown_against_the_limits(
+    start_site: Any,
+    visit: Open,
+    accessible: Any,
+    tmp_path: Path,
+    size: tuple[int, int],
+    language: str,
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS)
+    file.chmod(0o600)
+    own = start_site("--api-key-file", str(file), "--admins", "root")
+    headers = {"Authorization": "Bearer sk-root-0123456789"}
+    limits = {"limits": {"requests": {"hour": 5}, "tokens": {"day": 10_000}}}
+    made = httpx.post(f"{own.url}/key/generate", json=limits, headers=headers, timeout=30).json()
+    chat(own, made["key"])
+    page = visit(f"{own.url}/usage", size=size, language=language)
+    page.locator('input[type="password"]').fill(made["key"])
+    page.keyboard.press("Enter")
+    first = page.locator(".limits li").first
+    first.wait_for()
+    assert ("1 of 5 requests an hour" if language == "en" else "已用 1 / 5") in first.inner_text()
+    assert page.locator(".limits meter").first.evaluate("(one) => one.value / one.max") == 0.2
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     accessible(page)

@@ -1,7 +1,6 @@
 """What was used, in LiteLLM's shapes: /spend/logs and /global/spend/report.
 
 Queries have days as `start_date` and `end_date` (YYYY-MM-DD, in UTC); the last one counts too.
-`cost` gives the money that the tokens of a model cost.
 """
 
 from __future__ import annotations

@@ -4,16 +4,18 @@ own."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from flask import request
+from msgspec import structs
 
 from ...accounts import key_text
+from ...accounts.limiting.budgets import Price, Used, cost, price_of
 from ...dialects.litellm import spend
 from ...errors import BadRequest, NotFound
-from ...store.ledger_rows import LedgerGroup, LedgerRow
+from ...store.ledger_rows import LedgerGroup, LedgerRow, LedgerSums
 from .. import seen, usage
 from ..observability import Record
 from ..services import Services
@@ -38,7 +40,11 @@ def spend_logs(services: Services, record: Record) -> Any:
     found = list(islice(ledger.rows(asked.begin, asked.end, only), MOST_LOGS + 1))
     if len(found) > MOST_LOGS:
         raise BadRequest(f"these are more than {MOST_LOGS} requests: ask for fewer days, or a key")
-    return [spend.log(_of_row(row), row.request, row.ended, row.api, row.outcome) for row in found]
+    price = _pricing(services)
+    return [
+        spend.log(_of_row(row, price(row.model)), row.request, row.ended, row.api, row.outcome)
+        for row in found
+    ]
 
 
 @json_route(blueprint, "GET", "/global/spend/report")
@@ -81,16 +87,29 @@ def _groups(
     found = usage.groups(
         usage.opened(services), begin, end, width=spend.DAY, by=tuple(names), only=only
     )
-    return [_of_group(one) for one in found]
+    price = _pricing(services)
+    return [_of_group(one, price(one.names["model"])) for one in found]
 
 
-def _of_group(group: LedgerGroup) -> spend.Used:
+def _pricing(services: Services) -> Callable[[str], Price]:
+    """What the tokens of a model cost."""
+    prices = [Price(**structs.asdict(one)) for one in services.settings.price]
+    return lambda model: price_of(prices, model)
+
+
+def _of_group(group: LedgerGroup, price: Price) -> spend.Used:
     names: Mapping[str, Any] = group.names
     sums = group.sums
-    return spend.Used(at=group.begin, **names, prompt=sums.prompt, completion=sums.completion)
+    return spend.Used(
+        at=group.begin,
+        **names,
+        prompt=sums.prompt,
+        completion=sums.completion,
+        money=_money(sums, price),
+    )
 
 
-def _of_row(row: LedgerRow) -> spend.Used:
+def _of_row(row: LedgerRow, price: Price) -> spend.Used:
     return spend.Used(
         at=row.ended - round(1000 * row.seconds),
         key=row.key,
@@ -99,7 +118,13 @@ def _of_row(row: LedgerRow) -> spend.Used:
         model=row.model,
         prompt=row.prompt,
         completion=row.completion,
+        money=_money(row, price),
     )
+
+
+def _money(counts: LedgerSums | LedgerRow, price: Price) -> float:
+    used = Used(counts.prompt, counts.cached, counts.completion, counts.slot_seconds)
+    return cost("money", used, price, cached_weight=1.0)
 
 
 def _alias(services: Services, team: str) -> str:

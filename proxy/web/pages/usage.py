@@ -1,4 +1,5 @@
-"""The usage page: the caller's requests by day and model; for administrators, those of all keys."""
+"""The usage page: the caller's requests by day and model, and what is used of its limits; for
+administrators, the requests of all keys."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from typing import Any
 
 from flask import Blueprint, Response, make_response, render_template, request
 
+from ...accounts.limiting.standing import Standing
 from ...dialects.fields import decimal
-from ...errors import InvalidParameter
+from ...errors import InvalidParameter, LimitsUnavailable
 from ...store.ledger_rows import LedgerGroup
 from .. import seen, usage
 from ..ledger import shapes
@@ -36,8 +38,8 @@ def page() -> Response:
 
 @blueprint.get("/pages/api/usage")
 def sums() -> Response:
-    """Return sums by day, by model, and for administrators by key. Raises InvalidParameter,
-    Forbidden, NotFound."""
+    """Return sums by day, by model, and for administrators by key; for the own scope, what is used
+    of the limits. Raises InvalidParameter, Forbidden, NotFound."""
     services, key = current_services(), api.owner()
     days = decimal(request.args.get("days") or "30", 1, MOST_DAYS)
     if days is None:
@@ -46,9 +48,18 @@ def sums() -> Response:
     if everyone(request.args):
         seen.check_admin(services, key)
         only = None
-    response = json_response(_sums(services, days, only))
+    found = _sums(services, days, only)
+    found["limits"] = [] if only is None else _standings(services)
+    response = json_response(found)
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _standings(services: Services) -> Sequence[Standing]:
+    try:
+        return services.callers.standings(request.environ)
+    except LimitsUnavailable:
+        return ()  # the sums are there all the same
 
 
 def _sums(

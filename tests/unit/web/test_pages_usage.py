@@ -78,3 +78,19 @@ def test_page_says_what_to_set_without_a_ledger() -> None:
     client = make_app(ScriptedDriver()).test_client()
     assert "--data FOLDER" in client.get("/usage", headers=HTML).text
     assert client.get(API).status_code == 404
+
+
+def test_own_usage_is_told_with_what_is_left_of_the_limits(app: Flask) -> None:
+    client = app.test_client()
+    limits = {"rpm_limit": 60, "limits": {"tokens": {"day": 1000}}, "max_budget": 2}
+    made = client.post("/key/generate", json=limits, headers=ADMIN).json
+    own = {"Authorization": f"Bearer {made['key']}"}
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
+    assert client.post("/v1/chat/completions", json=body, headers=own).status_code == 200
+    requests, tokens, money = sums(app, own)["limits"]
+    assert (money["quantity"], money["most"], money["is_budget"]) == ("money", 2.0, True)
+    assert (requests["quantity"], requests["used"], requests["most"]) == ("requests", 1, 60)
+    assert (tokens["period"], tokens["most"], tokens["level"]) == ("day", 1000, "key")
+    assert 0 < tokens["used"] < 1000
+    assert sums(app, own)["limits"][0]["used"] == 1
+    assert sums(app, ADMIN)["limits"] == sums(app, ADMIN, scope="all")["limits"] == []

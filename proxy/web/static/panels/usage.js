@@ -1,7 +1,7 @@
 // The usage page: sums of requests, drawn again when another time or scope is chosen.
 
 import { keyed, make, say } from "./dom.js";
-import { count, percent, span } from "./form.js";
+import { count, measure, percent, span } from "./form.js";
 import { DAYS, Plot } from "./plots.js";
 import { words } from "./usage_words.js";
 
@@ -46,6 +46,8 @@ async function load() {
 function show(sums) {
   shown = sums;
   numbers(sums.total);
+  at("limits").hidden = !sums.limits.length;
+  keyed(at("limit-list"), sums.limits, (one) => `${one.level} ${one.quantity} ${one.period} ${one.is_budget}`, limit);
   for (const { value, plot: one } of plots.values()) one.set(...columns(sums.by_day, value));
   rows(at("models"), sums.models, (one) => one.model || "–", (one) => one.model);
   keyed(at("model-plots"), sums.models.slice(0, MODELS), (one) => one.model, modelPlot);
@@ -81,6 +83,24 @@ function numbers(total) {
     };
     return element;
   });
+}
+
+function limit() {
+  const meter = make("meter", { min: 0 });
+  const text = make("span", {});
+  const note = make("span", { className: "note" });
+  const element = make("li", { className: "card" }, text, meter, note);
+  element.update = (one) => {
+    const amount = one.quantity === "money" ? measure : one.quantity === "slot_seconds" ? span : count;
+    const used = words.limit(amount(one.used), amount(one.most), one.quantity, one.period, one.is_budget);
+    meter.max = Math.max(1, one.most);
+    meter.value = one.used;
+    meter.setAttribute("aria-label", used);
+    say(text, used);
+    const again = one.used && one.reset !== null ? words.free_again(span(one.reset)) : "";
+    say(note, [words.level[one.level], one.warns ? words.warns : "", again].filter(Boolean).join(" · "));
+  };
+  return element;
 }
 
 function rows(section, sums, name, key) {

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
+from proxy.config.prices import PriceConfig
 from proxy.web.accounts import spend
-from tests.fakes import services_of
+from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.store.test_ledger import row
-from tests.unit.web.account_client import Http
+from tests.unit.web.account_client import KEYS, Http
 
 NOON = int(1000 * datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 DAY = 86_400_000
@@ -95,6 +97,25 @@ def test_key_may_be_named_by_secret_or_digest(http: Http) -> None:
         assert one["api_key"] == made["key_id"]
         (key,) = http.get("/global/spend/report", "sk-ops", **DAYS, api_key=name).json
         assert key["api_key"] == made["key_id"]
+
+
+def test_spend_is_money_by_the_prices_of_models(tmp_path: Path) -> None:
+    prices = (PriceConfig(model="m", prompt=1000.0, cached=0.0, completion=5000.0),)
+    settings: dict[str, Any] = {"file_keys": KEYS, "admins": ("ops",), "price": prices}
+    http = Http(make_app(ScriptedDriver(), data=str(tmp_path), **settings))
+    writer = services_of(http.app).ledger
+    assert writer is not None
+    some = [
+        row(ended=NOON, key="alice", prompt=1000, cached=400, completion=100),
+        row(ended=NOON, key="alice", model="free", prompt=1000),
+    ]
+    writer.ledger.write("test", 1, some)
+    (day,) = http.get("/spend/logs", "sk-ops", **DAYS).json
+    assert (day["spend"], day["models"]) == (1.1, {"m": 1.1, "free": 0.0})
+    found = http.get("/spend/logs", "sk-ops", **DAYS, summarize="false").json
+    assert [one["spend"] for one in found] == [1.1, 0.0]
+    (key,) = http.get("/global/spend/report", "sk-ops", **DAYS, group_by="api_key").json
+    assert key["total_cost"] == 1.1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""How much of its limits a caller has used."""
+
+from __future__ import annotations
+
+from proxy.accounts.limiting.allowance import LimitService
+from proxy.accounts.limiting.limiter import LocalLimiter, Taken
+from proxy.accounts.limiting.meters import MICROSECONDS, TICKS, Charge, window
+from proxy.accounts.limiting.standing import standings
+from proxy.accounts.limits import Budget, Limited, Limits, Window
+
+KEY = Limited("key k", Limits(windows=(Window("requests", "minute", 60),)))
+TEAM = Limited("team t", Limits(windows=(Window("tokens", "day", 100),), parallel=1))
+
+
+class Clock:
+    now = 10**15
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def test_windows_of_all_levels_are_told_without_taking_anything() -> None:
+    clock = Clock()
+    service = LimitService(LocalLimiter(clock))
+    units = 30 * TICKS
+    charge = Charge("key k", window("requests/minute", 60, 60), units, units)
+    assert isinstance(service.take([charge], ()), Taken)
+    for _ in range(200):
+        first, second = standings(service, [KEY, TEAM], clock.now)
+    assert (first.level, first.quantity, first.period) == ("key", "requests", "minute")
+    assert (first.used, first.most, first.reset) == (30, 60, 30.0)
+    assert (second.level, second.used, second.most, second.reset) == ("team", 0, 100, 0.0)
+    clock.now += 15 * MICROSECONDS
+    assert standings(service, [KEY], clock.now)[0].used == 15
+
+
+def test_full_window_is_told_too() -> None:
+    service = LimitService(LocalLimiter(Clock()))
+    charge = Charge("key k", window("requests/minute", 60, 60), 60 * TICKS, 60 * TICKS)
+    service.take([charge], ())
+    assert [one.used for one in standings(service, [KEY], Clock.now)] == [60]
+
+
+def test_caller_without_windows_has_no_standing() -> None:
+    assert standings(LimitService(LocalLimiter()), [], 0) == ()
+    parallel = Limited("key k", Limits(parallel=1))
+    assert standings(LimitService(LocalLimiter()), [parallel], 0) == ()
+
+
+def test_budgets_are_told_in_their_unit() -> None:
+    limits = Limits(
+        budget=Budget(most=5.0, soft=4.0, period="month"),
+        budgets=(Budget(unit="slot_seconds", soft=60.0), Budget(unit="tokens", most=9.0)),
+    )
+    spent = {"money": 6_000_000, "slot_seconds": 1500, "tokens": 0}
+
+    def known(charge: Charge) -> int:
+        return spent[charge.meter.name.partition("/")[0]]
+
+    service = LimitService(LocalLimiter(Clock(), known))
+    money, slots, tokens = standings(service, [Limited("team t", limits)], Clock.now)
+    assert (money.quantity, money.period, money.used, money.most) == ("money", "month", 6.0, 5.0)
+    assert money.is_budget and not money.warns and money.reset
+    assert (slots.used, slots.most, slots.warns, slots.reset) == (1.5, 60.0, True, None)
+    assert (tokens.used, tokens.most, tokens.period) == (0.0, 9.0, "")
