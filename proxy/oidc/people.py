@@ -55,8 +55,13 @@ def person(issuer: str, claims: Claims, mapped: Mapped) -> Person:
             code="sign_in_forbidden",
         )
     user = claim(claims, mapped.user)
-    if mapped.user == "email" and claims.get("email_verified") is False:
-        user = None  # whoever may choose an address could be anybody
+    # Whoever may choose an address could be anybody. Some providers write the claim as a string.
+    if mapped.user == "email" and claims.get("email_verified") not in (True, "true"):
+        raise Forbidden(
+            "the provider does not say that your e-mail address is verified: ask an administrator"
+            " to verify it there, or to set another --oidc-user-claim",
+            code="sign_in_forbidden",
+        )
     if not isinstance(user, str) or not 0 < len(user) <= LONGEST or not user.isprintable():
         raise Forbidden(
             f"the sign-in gives no usable {mapped.user[:60]!r}: ask an administrator to correct"

@@ -32,6 +32,7 @@ SECONDS = 10.0  # that one answer of the provider may take
 LARGEST = 256 << 10  # bytes of an answer
 LASTS = 3600.0  # seconds until metadata and keys are asked again
 AT_LEAST = 60.0  # seconds between two questions for keys
+AGAIN = 5.0  # seconds until a provider that does not answer is asked again
 LEEWAY = 60  # seconds by which clocks may differ
 LONGEST_CODE = 4096  # characters of an authorization code
 # Signatures with a public key. Never "none", nor HMAC with a secret that the client knows.
@@ -91,6 +92,7 @@ class Provider:
         self._lock = threading.Lock()
         self._metadata: tuple[float, _Metadata] | None = None
         self._keys: tuple[float, KeySet] | None = None
+        self._failed: tuple[float, GatewayError] | None = None
 
     @property
     def issuer(self) -> str:
@@ -193,14 +195,24 @@ class Provider:
         return claims
 
     def _known(self) -> _Metadata:
-        """Raises UpstreamFault and UpstreamTimeout."""
+        """Raises UpstreamFault and UpstreamTimeout: those that wait for the lock get the failure of
+        the one before them."""
         with self._lock:
             if self._metadata is None or self._clock() - self._metadata[0] > LASTS:
-                url = f"{self._client.issuer.rstrip('/')}/.well-known/openid-configuration"
-                found = _decoded(self._fetch(EngineRequest(url), SECONDS), _Metadata)
-                _check(found, self._client.issuer)
-                self._metadata = self._clock(), found
+                if self._failed is not None and self._clock() - self._failed[0] < AGAIN:
+                    raise self._failed[1].with_traceback(None)
+                try:
+                    self._metadata = self._clock(), self._fetched()
+                except GatewayError as fault:
+                    self._failed = self._clock(), fault
+                    raise
             return self._metadata[1]
+
+    def _fetched(self) -> _Metadata:
+        url = f"{self._client.issuer.rstrip('/')}/.well-known/openid-configuration"
+        found: _Metadata = _decoded(self._fetch(EngineRequest(url), SECONDS), _Metadata)
+        _check(found, self._client.issuer)
+        return found
 
     def _key_set(self, fresh: bool = False) -> KeySet:
         known = self._known()

@@ -115,10 +115,12 @@ def restore(source: Path, databases: Mapping[str, Path]) -> Manifest:
             for path in databases.values():
                 _be_alone(path)
             for name, path in databases.items():
-                for suffix in ("", "-wal", "-shm", "-journal"):
+                for suffix in ("-wal", "-shm", "-journal"):
                     path.with_name(path.name + suffix).unlink(missing_ok=True)
                 if name in ready:
                     os.replace(ready[name], path)
+                else:
+                    path.unlink(missing_ok=True)
     return manifest
 
 

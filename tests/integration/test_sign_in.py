@@ -179,6 +179,15 @@ def test_answer_of_another_browser_or_used_twice_is_refused(site: tuple[Gateway,
         assert attacker.get(callback).status_code == 401
 
 
+def test_requests_of_other_sites_lock_nobody_out(start: Site) -> None:
+    gateway, _ = start(*SECRET, "--wrong-keys", "3")
+    with Browser() as browser:
+        for _ in range(5):
+            made_up = browser.get(f"{gateway.url}/signin/oidc/callback?state=x&code=y")
+            assert made_up.status_code == 401
+        assert browser.sign_in(gateway, "carol").status_code == 200
+
+
 @pytest.mark.parametrize("client", ["public", "posting"])
 def test_public_clients_and_those_that_post_their_secret_work(start: Site, client: str) -> None:
     more = ("--oidc-client-secret", "another") if client == "posting" else ()

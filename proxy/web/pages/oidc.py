@@ -1,8 +1,8 @@
 """Signs in at an OpenID provider: the browser goes there, and comes back with a code.
 
 What the gateway must remember meanwhile is in a signed cookie of the browser: so a code that
-another browser has obtained is refused, and any worker can finish the sign-in. A failed sign-in
-counts as a wrong key of its address.
+another browser has obtained is refused, and any worker can finish the sign-in. A code that is
+refused counts as a wrong key of its address.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from ...errors import GatewayError, NotFound, TooManyWrongKeys, Unauthorized
+from ...errors import GatewayError, NotFound, Unauthorized
 from ..observability import Record
 from ..services import current_services
 from . import guard, session, session_routes, shell
@@ -59,15 +59,17 @@ def finish() -> Response:
     """Sign in who comes back from the provider. Raises NotFound."""
     sign_in, services = _opened(), current_services()
     record = Record.of(request.environ)
-    started = _started()
+    started, belongs = _started(), False
     try:
         services.keys.check_guesses(record.peer)
         started = _checked(started, sign_in)
+        belongs = True
         code = request.args.get("code", "")
         name = sign_in.finish(code, started, _redirect_uri(sign_in))
         services.keys.check_name(name)
     except GatewayError as fault:
-        if not isinstance(fault, TooManyWrongKeys):
+        # Another site can send the browser here, but not with the cookie of a sign-in.
+        if belongs and isinstance(fault, Unauthorized):
             services.keys.count_wrong(record.peer)
         return _failed(fault, started.to if started else "")
     record.key, record.info.outcome = name, "signed_in"

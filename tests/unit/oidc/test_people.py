@@ -11,7 +11,12 @@ from proxy.errors import Forbidden
 from proxy.oidc.people import LONGEST, MOST_GROUPS, Mapped, Wanted, claim, person
 
 ISSUER = "https://id.example.org"
-CLAIMS = {"sub": "1", "email": "carol@example.org", "groups": ["staff", "ops"]}
+CLAIMS = {
+    "sub": "1",
+    "email": "carol@example.org",
+    "email_verified": True,
+    "groups": ["staff", "ops"],
+}
 
 
 def mapped(**more: Any) -> Mapped:
@@ -20,7 +25,7 @@ def mapped(**more: Any) -> Mapped:
 
 def test_key_id_belongs_to_the_subject_of_the_issuer() -> None:
     ids = {
-        person(issuer, {"sub": subject, "email": "same@example.org"}, mapped()).key_id
+        person(issuer, {**CLAIMS, "sub": subject}, mapped()).key_id
         for issuer, subject in ((ISSUER, "1"), (ISSUER, "2"), (ISSUER + "/", "1"), (ISSUER, "1"))
     }
     assert len(ids) == 3
@@ -46,14 +51,20 @@ def test_one_of_the_allowed_claims_suffices() -> None:
 @pytest.mark.parametrize("email", [None, "", 7, ["a@b"], "a\nb", "x" * (LONGEST + 1)])
 def test_user_without_a_usable_id_is_refused(email: Any) -> None:
     with pytest.raises(Forbidden, match="no usable 'email'"):
-        person(ISSUER, {"sub": "1", "email": email}, mapped())
+        person(ISSUER, {**CLAIMS, "email": email}, mapped())
 
 
-def test_address_that_is_not_verified_names_no_user() -> None:
-    with pytest.raises(Forbidden):
-        person(ISSUER, {**CLAIMS, "email_verified": False}, mapped())
-    assert person(ISSUER, {**CLAIMS, "email_verified": True}, mapped()).user == CLAIMS["email"]
-    assert person(ISSUER, {**CLAIMS, "email_verified": False}, mapped(user="sub")).user == "1"
+@pytest.mark.parametrize("verified", [False, "false", None, "", "True!"])
+def test_address_that_is_not_verified_names_no_user(verified: Any) -> None:
+    with pytest.raises(Forbidden, match="is verified"):
+        person(ISSUER, {**CLAIMS, "email_verified": verified}, mapped())
+    assert person(ISSUER, {**CLAIMS, "email_verified": verified}, mapped(user="sub")).user == "1"
+
+
+@pytest.mark.parametrize("verified", [True, "true"])
+def test_verified_address_names_the_user(verified: Any) -> None:
+    found = person(ISSUER, {**CLAIMS, "email_verified": verified}, mapped())
+    assert found.user == CLAIMS["email"]
 
 
 def test_number_of_groups_is_bounded() -> None:

@@ -272,3 +272,15 @@ def test_public_client_sends_no_secret(site: Site) -> None:
     (exchange,) = [one for one in site.asked if one.body]
     assert "Authorization" not in exchange.headers
     assert b"client_id=us" in (exchange.body or b"")
+
+
+def test_provider_that_fails_is_not_asked_by_everybody(site: Site) -> None:
+    path = "/.well-known/openid-configuration"
+    good, site.answers[path] = site.metadata, page(503, b"")
+    for _ in range(3):
+        with pytest.raises(UpstreamFault):
+            site.provider.authorization_url(STARTED, BACK)
+    assert site.count(path) == 1
+    site.answers[path] = good
+    site.now += module.AGAIN
+    assert site.provider.authorization_url(STARTED, BACK)
