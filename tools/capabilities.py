@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tools import made_up_chatglm, made_up_model, servers
-from tools.processes import Gateway, ModelServer, ask
+from tools import llama_cpp_python, made_up_chatglm, made_up_model, servers
+from tools.processes import Gateway, LlamaCppPythonServer, ModelServer, ask
 
 BEGIN, END = "<!-- capabilities -->", "<!-- /capabilities -->"
 README = servers.ROOT / "README.md"
@@ -30,6 +30,9 @@ NOTES = (
     "chatglm_cpp knows no grammars and no logprobs, and refuses by name what needs them; it keeps"
     " no cache. One tool that must be called is begun in the model's place, but a model that"
     " babbles never ends the call.",
+    "By its `/v1`, a server enforces calls itself: llama-server lets free text come before one, and"
+    " llama-cpp-python's enforces only the call of a tool that is named, or the only one. slotproxy"
+    " refuses an answer without the call.",
 )
 SECONDS = 60.0
 
@@ -157,6 +160,43 @@ def _server_cpp(name: str, folder: Path, *flags: str) -> Iterator[str | None]:
         server.kill()
 
 
+def _by_openai(folder: Path, url: str, slots: int) -> Any:
+    """A gateway in front of a server with OpenAI's API."""
+    config = folder / "openai.toml"
+    config.write_text(f'[[backend]]\nkind = "openai"\nurl = "{url}/v1"\nslots = {slots}\n')
+    return _gateway(folder, "--config", str(config))
+
+
+@contextmanager
+def _llama_server_by_openai(folder: Path) -> Iterator[str | None]:
+    binary = servers.find("llama-2026")
+    if binary is None:
+        yield None
+        return
+    server = ModelServer("llama-2026", binary, made_up_model.cached(), folder / "server.log")
+    try:
+        server.start()
+        with _by_openai(folder, server.url, 2) as url:
+            yield url
+    finally:
+        server.kill()
+
+
+@contextmanager
+def _llama_cpp_python(folder: Path) -> Iterator[str | None]:
+    python = llama_cpp_python.find()
+    if python is None:
+        yield None
+        return
+    server = LlamaCppPythonServer(python, made_up_model.cached(), folder / "server.log")
+    try:
+        server.start()
+        with _by_openai(folder, server.url, 1) as url:
+            yield url
+    finally:
+        server.kill()
+
+
 @contextmanager
 def _chatglm(folder: Path) -> Iterator[str | None]:
     if importlib.util.find_spec("chatglm_cpp") is None:
@@ -174,6 +214,8 @@ BACKENDS: Mapping[str, Callable[[Path], Any]] = {
         "llama-2026", folder, "--chat-mode", "completion"
     ),
     "… native": lambda folder: _server_cpp("llama-2026", folder, "--chat-mode", "native"),
+    "… by its `/v1`": _llama_server_by_openai,
+    "llama-cpp-python's server": _llama_cpp_python,
     "chatglm_cpp": _chatglm,
 }
 
