@@ -10,14 +10,27 @@ process could not use the database count as renewals.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, structs
-from sqlalchemy import Row, Select, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from ..errors import NotFound
+from . import adopted
 from .database import Database, owned, record
 from .quota import (
     MOST_CONVERSATIONS,
@@ -28,7 +41,7 @@ from .quota import (
     check_count,
     drop_oldest,
 )
-from .records import new_id
+from .records import PINNED, new_id
 from .tables import CONVERSATION, FEEDBACK, MESSAGE
 
 Role = Literal["system", "user", "assistant"]
@@ -36,6 +49,7 @@ Status = Literal["growing", "done", "stopped", "failed", "interrupted"]
 
 # Seconds without a renewal until the writer counts as dead; clocks of hosts may differ.
 LEASE = 20.0
+MOST_SHOWN = 100  # pinned conversations
 _GROWING = MESSAGE.c.status == "growing"
 
 
@@ -97,13 +111,44 @@ class ConversationStore:
         made = StoredConversation(new_id("conv_"), title, dict(settings or {}), now, now)
         with self._db.begin() as db:
             db.execute(insert(CONVERSATION).values(owner=owner, **structs.asdict(made)))
-            refusal = (
-                f"an API key may store at most {MOST_CONVERSATIONS} conversations: delete some"
-            )
-            check_count(
-                db, CONVERSATION, MOST_CONVERSATIONS, refusal, CONVERSATION.c.owner == owner
-            )
+            self._check_conversations(db, owner)
         return made
+
+    def adopt(
+        self,
+        owner: str,
+        title: str,
+        settings: Mapping[str, Any],
+        created: float,
+        changed: float,
+        messages: Sequence[adopted.AdoptedMessage],
+    ) -> StoredConversation:
+        """Add a whole conversation; parents come before their replies. Times of 0, and those in the
+        future, become now. Raises QuotaExceeded."""
+        now = self._clock()
+        created, changed = (one if 0 < one <= now else now for one in (created, changed))
+        made = StoredConversation(new_id("conv_"), title, dict(settings), created, changed)
+        rows = adopted.rows(messages, made.id, created, now)
+        with self._db.begin() as db:
+            values = {"owner": owner, "size": adopted.size(messages), **structs.asdict(made)}
+            db.execute(insert(CONVERSATION).values(**values))
+            self._check_conversations(db, owner)
+            if rows:
+                db.execute(insert(MESSAGE), rows)
+            in_conversation = MESSAGE.c.conversation_id == made.id
+            self._check_messages(db, in_conversation)
+            self._quota.check(db, owner)
+        return made
+
+    @staticmethod
+    def _check_messages(db: Connection, in_conversation: ColumnElement[bool]) -> None:
+        refusal = f"a conversation may have at most {MOST_MESSAGES} messages: start a new one"
+        check_count(db, MESSAGE, MOST_MESSAGES, refusal, in_conversation)
+
+    @staticmethod
+    def _check_conversations(db: Connection, owner: str) -> None:
+        refusal = f"an API key may store at most {MOST_CONVERSATIONS} conversations: delete some"
+        check_count(db, CONVERSATION, MOST_CONVERSATIONS, refusal, CONVERSATION.c.owner == owner)
 
     def recent(
         self,
@@ -127,6 +172,13 @@ class ConversationStore:
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(limit)
         return tuple(record(StoredConversation, row) for row in self._db.rows(query))
 
+    def pinned(self, owner: str) -> tuple[StoredConversation, ...]:
+        """Return the pinned conversations, the last changed first, at most MOST_SHOWN."""
+        chosen = CONVERSATION.c.settings[PINNED].as_boolean().is_(True)
+        query = select(CONVERSATION).where(CONVERSATION.c.owner == owner, chosen)
+        query = query.order_by(CONVERSATION.c.changed.desc()).limit(MOST_SHOWN)
+        return tuple(record(StoredConversation, row) for row in self._db.rows(query))
+
     def get(self, owner: str, conversation_id: str) -> StoredConversation:
         query = select(CONVERSATION).where(owned(CONVERSATION, owner, conversation_id))
         row = self._db.first(query)
@@ -141,15 +193,16 @@ class ConversationStore:
         title: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> StoredConversation:
-        """Change a conversation. None keeps a value."""
+        """Change a conversation, but not its time. None keeps a value."""
         self.get(owner, conversation_id)
-        values: dict[str, Any] = {"changed": self._clock()}
+        values: dict[str, Any] = {}
         if title is not None:
             values["title"] = title
         if settings is not None:
             values["settings"] = dict(settings)
-        where = CONVERSATION.c.id == conversation_id
-        self._db.change(update(CONVERSATION).where(where).values(**values))
+        if values:
+            where = CONVERSATION.c.id == conversation_id
+            self._db.change(update(CONVERSATION).where(where).values(**values))
         return self.get(owner, conversation_id)
 
     def delete(self, owner: str, conversation_id: str) -> None:
@@ -228,8 +281,7 @@ class ConversationStore:
             number = db.execute(count).scalar_one()
             rest = {"number": number, "extra": dict(extra or {}), "created": now, "touched": now}
             db.execute(insert(MESSAGE).values(**values, **rest))
-            refusal = f"a conversation may have at most {MOST_MESSAGES} messages: start a new one"
-            check_count(db, MESSAGE, MOST_MESSAGES, refusal, in_conversation)
+            self._check_messages(db, in_conversation)
             where = CONVERSATION.c.id == conversation_id
             change = update(CONVERSATION).where(where)
             if role != "user":

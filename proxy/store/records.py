@@ -12,6 +12,8 @@ from msgspec import Struct
 
 State = Literal["queued", "reading", "ready", "failed", "cancelled"]
 
+PINNED = "pinned"  # true in the settings of a pinned conversation
+
 
 def new_id(prefix: str) -> str:
     return prefix + uuid.uuid4().hex[:24]

@@ -6,6 +6,7 @@ from . import (
     accounts,
     answers,
     chat,
+    chat_archive,
     chat_files,
     errors,
     images,
@@ -25,7 +26,7 @@ __all__ = ["answers", "errors", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    chats = (chat, chat_files, images)
+    chats = (chat, chat_archive, chat_files, images)
     signing_in = (session_routes, oidc, open_sessions)
     for part in (shell, *chats, *signing_in, knowledge, models, usage, accounts, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

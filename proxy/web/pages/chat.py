@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import msgspec
 from flask import Blueprint, Response, make_response, render_template, request
 
 from ...core.request import Message
 from ...dialects import fields
+from ...dialects.chat_exports import TITLE
 from ...errors import InvalidParameter, NoBackend, NotFound
+from ...store.records import PINNED
 from ..observability import Record
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
@@ -91,7 +91,10 @@ def models() -> Response:
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
     """List a page of conversations, the last changed first. `?search=` filters by words; `?before=`
-    takes the change time of the previous page's last conversation."""
+    takes the change time of the previous page's last conversation. `?pinned=1` lists those that are
+    pinned instead."""
+    if request.args.get("pinned"):
+        return json_response(api.conversations().pinned(api.owner()))
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
     return json_response(api.conversations().recent(api.owner(), search, TALKS, before))
 
@@ -117,9 +120,15 @@ def conversation(conversation: str) -> Response:
 
 
 @blueprint.put(f"{API}/conversations/<conversation>")
-def rename(conversation: str) -> Response:
-    title = fields.text(api.json_body(), "title").strip()[:200]
-    return json_response(api.conversations().change(api.owner(), conversation, title=title))
+def change(conversation: str) -> Response:
+    """Change `{"title", "pinned"}`, or one of them."""
+    asked, store, owner = api.json_body(), api.conversations(), api.owner()
+    title = fields.text(asked, "title").strip()[:TITLE] if "title" in asked else None
+    settings = None
+    if "pinned" in asked:
+        pinned = fields.flag(asked, "pinned")
+        settings = {**store.get(owner, conversation).settings, PINNED: pinned}
+    return json_response(store.change(owner, conversation, title=title, settings=settings))
 
 
 @blueprint.delete(f"{API}/conversations/<conversation>")
@@ -137,19 +146,6 @@ def messages(conversation: str) -> Response:
     """List the messages of all branches, oldest first."""
     found = api.conversations().messages(api.owner(), conversation)
     return json_response([images.shown(one) for one in found])
-
-
-@blueprint.get(f"{API}/conversations/<conversation>/export")
-def export(conversation: str) -> Response:
-    """Download the conversation as `?as=md` (only the last used branch) or `json`."""
-    known = api.conversations().get(api.owner(), conversation)
-    all_ = api.conversations().messages(api.owner(), conversation)
-    if request.args.get("as") == "json":
-        data = msgspec.json.encode({**msgspec.to_builtins(known), "messages": all_})
-        return _download(data, known.title, "json")
-    branch = api.conversations().path(api.owner(), all_[-1].id) if all_ else ()
-    parts = [f"# {known.title}", *(f"## {one.role}\n\n{images.markdown(one)}" for one in branch)]
-    return _download("\n\n".join(parts).encode() + b"\n", known.title, "md")
 
 
 # -- questions and answers
@@ -254,13 +250,3 @@ def feedback(message: str) -> Response:
     known = api.conversations().message(owner, message)
     api.conversations().rate(owner, known.id, score or 0, fields.text(asked, "reason")[:2000])
     return api.done()
-
-
-def _download(data: bytes, title: str, ending: str) -> Response:
-    name = re.sub(r"[^\w\- ]", "", title).strip()[:60] or "conversation"
-    response = make_response(data)
-    response.mimetype = "application/json" if ending == "json" else "text/markdown"
-    response.headers["Content-Disposition"] = (
-        f"attachment; filename*=UTF-8''{quote(name, safe='')}.{ending}"
-    )
-    return response

@@ -10,9 +10,10 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from proxy.errors import NotFound, QuotaExceeded, StoreUnavailable
 from proxy.store import conversations
+from proxy.store.adopted import AdoptedMessage
 from proxy.store.conversations import LEASE, ConversationStore
 from proxy.store.database import Database
-from proxy.store.quota import Quota
+from proxy.store.quota import MOST_MESSAGES, Quota
 
 
 @pytest.fixture
@@ -234,3 +235,46 @@ def test_questions_and_images_count_towards_bytes_of_a_key(url: str) -> None:
     store.delete("ann", talk.id)
     store.add("ann", store.create("ann").id, "user", "x" * 98)
     database.close()
+
+
+def test_pinned_conversations_are_listed_and_keep_their_time(store: ConversationStore) -> None:
+    old, new = store.create("ann", "Old"), store.create("ann", "New")
+    store.change("ann", old.id, settings={"pinned": True, "files": "base_1"})
+    store.create("bob", settings={"pinned": True})
+    (found,) = store.pinned("ann")
+    assert (found.id, found.changed) == (old.id, old.changed)
+    assert [one.id for one in store.recent("ann")] == [new.id, old.id]
+    store.change("ann", old.id, settings={"pinned": False})
+    assert store.pinned("ann") == ()
+
+
+def test_adopted_conversation_keeps_its_branches_and_times(store: ConversationStore) -> None:
+    for _ in range(9):
+        store.create("bob")  # time goes by
+    messages = [
+        AdoptedMessage(None, "user", "Q", created=6.0),
+        AdoptedMessage(0, "assistant", "A", "Hm."),
+        AdoptedMessage(0, "assistant", "B"),
+    ]
+    made = store.adopt("ann", "Title", {}, 5.0, 1e10, messages)
+    assert made.created == 5.0 and made.changed < 1e10  # not in the future
+    question, first, second = store.messages("ann", made.id)
+    assert (question.created, first.created) == (6.0, 5.0)
+    assert first.parent_id == second.parent_id == question.id
+    assert (first.content, first.reasoning, first.status) == ("A", "Hm.", "done")
+    assert [one.content for one in store.path("ann", second.id)] == ["Q", "B"]
+
+
+def test_adopted_conversation_of_too_many_messages_is_not_stored(store: ConversationStore) -> None:
+    messages = [AdoptedMessage(None, "user", "x")] * (MOST_MESSAGES + 1)
+    with pytest.raises(QuotaExceeded, match="at most"):
+        store.adopt("ann", "", {}, 0.0, 0.0, messages)
+    assert store.recent("ann") == ()
+
+
+def test_pinned_conversations_are_bounded(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MOST_SHOWN", 2)
+    made = [store.create("ann", settings={"pinned": True}) for _ in range(3)]
+    assert [one.id for one in store.pinned("ann")] == [made[2].id, made[1].id]

@@ -309,7 +309,9 @@ def test_only_given_settings_reach_the_model(tmp_path: Path) -> None:
 
 def test_templates_of_each_mode_are_offered(tmp_path: Path) -> None:
     text = Page(ScriptedDriver(), tmp_path).client.get("/", headers={"Accept": "text/html"}).text
-    offered = dict(re.findall(r'<select name="template_(\w+)">(.*?)</select>', text, re.S))
+    offered = dict(
+        re.findall(r'<select name="template_(\w+)" form="ask">(.*?)</select>', text, re.S)
+    )
     assert re.findall(r'value="(\w+)"', offered["chat"]) == ["default", "py", "with_history"]
     assert re.findall(r'value="(\w+)"', offered["knowledge"]) == ["default", "text"]
 

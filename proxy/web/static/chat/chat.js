@@ -2,6 +2,7 @@
 
 import { Calls } from "../panels/calls.js";
 import { make, say } from "../panels/dom.js";
+import { archive } from "./archive.js";
 import { drafts } from "./drafts.js";
 import { Files } from "./files.js";
 import { frame } from "./frame.js";
@@ -9,6 +10,7 @@ import { Images } from "./images.js";
 import { Message } from "./message.js";
 import { Models } from "./models.js";
 import { Presets } from "./presets.js";
+import { retype } from "./retype.js";
 import { kinds, options } from "./settings.js";
 import { Talks } from "./talks.js";
 import { words } from "./words.js";
@@ -53,7 +55,10 @@ async function attempt(work) {
 
 // -- conversations
 
-const talks = new Talks(at, calls, attempt, Number(page.dataset.talks), () => talk, (next) => choose(next));
+const talks = new Talks(at, calls, attempt, Number(page.dataset.talks), () => talk, (next) => choose(next), (changed) => {
+  if (talk?.id === changed.id) talk = changed;
+  title();
+});
 
 async function loadTalks() {
   await talks.load();
@@ -127,7 +132,9 @@ const acts = {
   },
 };
 
-const title = () => say(at("title"), talk?.title || (talk ? words.untitled : words.chat));
+function title() {
+  if (!at("title").querySelector("input")) say(at("title"), talk?.title || (talk ? words.untitled : words.chat));
+}
 
 function show() {
   growing?.close();
@@ -276,13 +283,9 @@ at("new").addEventListener("click", async () => {
   await choose(null);
   form.elements.text.focus();
 });
-at("rename").addEventListener("click", async () => {
-  const { id } = talk;
-  const wanted = prompt(words.new_title, talk.title);
-  if (!wanted) return;
-  const renamed = await attempt(() => calls.put(`/conversations/${id}`, { title: wanted }));
-  if (renamed && talk?.id === id) talk = renamed;
-  await loadTalks();
+at("rename").addEventListener("click", () => {
+  const renamed = talk;
+  retype(at("title"), renamed.title, words.new_title, (text) => talks.change(renamed, { title: text }));
 });
 at("delete").addEventListener("click", async () => {
   const { id } = talk;
@@ -333,6 +336,7 @@ const files =
     },
   );
 
+archive(at, calls, attempt, tell, loadTalks);
 frame(page, form, at, () => form.requestSubmit());
 // Immediately, as the user may go on typing.
 form.elements.text.value = drafts.get(location.hash.slice(1));

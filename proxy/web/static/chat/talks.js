@@ -1,32 +1,48 @@
-// The list of conversations: the newest, older pages, and search results.
+// The list of conversations: pinned ones, the newest, older pages, and search results.
 
-import { keyed, make, say } from "../panels/dom.js";
+import { icon, keyed, make, say } from "../panels/dom.js";
+import { day } from "./days.js";
+import { retype } from "./retype.js";
 import { words } from "./words.js";
 
 export class Talks {
   #all = [];
+  #pinned = [];
   #searched = "";
   #asked = 0; // ignore all answers but the last request's
 
-  /** `shown()` returns the open conversation, `choose(talk)` is called for another. */
-  constructor(at, calls, attempt, size, shown, choose) {
-    Object.assign(this, { at, calls, attempt, size, shown, choose });
+  /** `shown()` returns the open conversation, `choose(talk)` is called for another, and
+   * `changed(talk)` after a change. */
+  constructor(at, calls, attempt, size, shown, choose, changed) {
+    Object.assign(this, { at, calls, attempt, size, shown, choose, changed });
     at("find").addEventListener("input", () => this.load());
     at("more").addEventListener("click", () => this.#more());
   }
 
-  find = (id) => this.#all.find((one) => one.id === id);
+  find = (id) => [...this.#pinned, ...this.#all].find((one) => one.id === id);
+
+  /** Change the title of a conversation, or pin it: `{title}`, `{pinned}`. */
+  async change({ id }, values) {
+    const talk = await this.attempt(() => this.calls.put(`/conversations/${id}`, values));
+    if (talk) this.changed(talk);
+    await this.load();
+  }
 
   without(id) {
     this.#all = this.#all.filter((one) => one.id !== id);
+    this.#pinned = this.#pinned.filter((one) => one.id !== id);
     this.show();
   }
 
   /** Reload the newest conversations; older ones in the list stay. */
   async load() {
     const search = this.at("find").value.trim();
-    const found = await this.#ask(search);
+    const [found, pinned] = await Promise.all([
+      this.#ask(search),
+      search ? [] : this.calls.get("/conversations?pinned=1").catch(() => this.#pinned),
+    ]);
     if (!found) return;
+    this.#pinned = pinned;
     const kept = search === this.#searched ? this.#all : [];
     this.#searched = search;
     const known = new Set(found.map((one) => one.id));
@@ -53,15 +69,40 @@ export class Talks {
   }
 
   show() {
-    keyed(this.at("talks"), this.#all, (one) => one.id, () => {
-      const button = make("button", { type: "button", onclick: () => this.choose(item.talk) });
-      const item = make("li", {}, button);
-      item.update = (one) => {
-        item.talk = one;
-        say(button, one.title || words.untitled);
-        button.setAttribute("aria-current", String(one.id === this.shown()?.id));
-      };
-      return item;
+    const pinned = new Set(this.#pinned.map((one) => one.id));
+    const all = [...this.#pinned, ...this.#all.filter((one) => !pinned.has(one.id))];
+    let before = "";
+    const days = new Map();
+    for (const one of all) {
+      const group = day(one);
+      if (group !== before) days.set(one.id, group);
+      before = group;
+    }
+    keyed(this.at("talks"), all, (one) => one.id, () => this.#row());
+    for (const row of this.at("talks").children) {
+      // The first row of a group shows its name above.
+      if (days.has(row.dataset.key)) row.dataset.day = days.get(row.dataset.key);
+      else delete row.dataset.day;
+    }
+  }
+
+  #row() {
+    const open = make("button", { type: "button", onclick: () => this.choose(row.talk) });
+    const act = (sign, done) => make("button", { type: "button", className: "quiet sign", onclick: done }, icon(sign));
+    const pin = act("pin", () => this.change(row.talk, { pinned: !row.talk.settings.pinned }));
+    const rename = act("pencil", () => {
+      retype(row, row.talk.title, words.new_title, (title) => this.change(row.talk, { title }));
     });
+    const row = make("li", {}, open, pin, rename);
+    row.update = (one) => {
+      row.talk = one;
+      const title = one.title || words.untitled;
+      say(open, title);
+      open.setAttribute("aria-current", String(one.id === this.shown()?.id));
+      pin.ariaPressed = String(Boolean(one.settings.pinned));
+      pin.title = pin.ariaLabel = words.pin(title, one.settings.pinned);
+      rename.title = rename.ariaLabel = words.rename(title);
+    };
+    return row;
   }
 }

@@ -13,6 +13,20 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+const SVG = "http://www.w3.org/2000/svg";
+const ICONS = new URL("../icons.svg", import.meta.url).pathname;
+
+/** Create an icon of icons.svg. It is decoration: name the button that it is in. */
+export function icon(name) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  const use = document.createElementNS(SVG, "use");
+  use.setAttribute("href", `${ICONS}#${name}`);
+  svg.append(use);
+  return svg;
+}
+
 /** Set an element's text, unless it has that text already. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
