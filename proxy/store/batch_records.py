@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
+MOST = 2000  # batches of a key; the oldest finished ones make room
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Row, and_, delete, insert, or_, select, update
 
 from ..errors import NotFound
 from . import writers
-from .batch_records import OPEN, RequestBatch, Result
+from .batch_records import MOST, OPEN, RequestBatch, Result
 from .blobs import PIECE
 from .database import Database, owned, record
 from .file_store import StoredFile
@@ -26,7 +26,6 @@ from .records import new_id
 from .tables import BATCH_RESULT, CONTENTS, FILES, REQUEST_BATCH
 
 MOST_OPEN = 100  # unfinished batches of a key
-MOST = 2000  # batches of a key; the oldest finished ones make room
 LEASE = 30.0  # seconds without a heartbeat after which a process on another host counts as dead
 AT_ONCE = 64  # results read together
 DROPPED = 1000  # results deleted together

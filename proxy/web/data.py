@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from flask import Blueprint, Response
 
+from ..dialects import batches
 from ..errors import NotFound
+from ..store.batch_records import MOST as MOST_BATCHES
 from . import body
 from .background import encoded
 from .observability import Record
@@ -47,6 +49,7 @@ def _exported(services: Services, owner: str) -> Iterator[bytes]:
     talks = services.conversations.recent(owner, limit=None) if services.conversations else ()
     bases = services.knowledge.bases(owner) if services.knowledge else ()
     files = services.vector_stores.files(owner) if services.vector_stores else ()
+    made = services.batches.page(owner, MOST_BATCHES) if services.batches else ()
     yield b'{"object":"data","responses":'
     yield from _list(_responses(services, owner, responses))
     yield b',"chat_completions":'
@@ -64,6 +67,9 @@ def _exported(services: Services, owner: str) -> Iterator[bytes]:
     if services.vector_stores is not None:
         yield b',"files":'
         yield from _list([_encode(one)] for one in files)
+    if services.batches is not None:
+        yield b',"batches":'
+        yield from _list([_encode(batches.reply(one))] for one in made)
     yield b"}"
 
 

@@ -344,6 +344,8 @@ def test_deleted_input_file_fails_the_batch(folder: str) -> None:
 def test_all_data_of_a_key_include_its_batches(folder: str) -> None:
     to = served(folder, Silent())
     made = create(to, lines(2))
+    exported = to.get("/v1/data").json
+    assert exported is not None and [one["id"] for one in exported["batches"]] == [made["id"]]
     gone = to.delete("/v1/data").json
     assert gone is not None and gone["deleted"]["batches"] == 1
     assert to.get(f"/v1/batches/{made['id']}").status_code == 404
