@@ -4,7 +4,8 @@
 """
 
 from . import functions
+from .remote import Remotes
 from .toolbox import Toolbox
 from .tools import Server
 
-__all__ = ["Server", "Toolbox", "functions"]
+__all__ = ["Remotes", "Server", "Toolbox", "functions"]

@@ -23,6 +23,7 @@ from jsonschema.exceptions import SchemaError
 from ..core.request import Tool
 from ..errors import UpstreamFault
 from ..runtime.cancel import Cancel
+from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import LAST, Children, channel
 from .tools import FAILED, NAME, ChildTool, Server
 
@@ -62,7 +63,10 @@ def _is_schema(value: Any) -> bool:
 
 
 def children(server: Server) -> Children:
-    return Children(__name__, msgspec.to_builtins(server), whole=True)
+    setup = msgspec.to_builtins(server)
+    if server.reach:
+        return Children(__name__, setup, most=1)
+    return Children(__name__, setup, whole=True)
 
 
 # in the child process
@@ -104,10 +108,34 @@ async def _connected(setup: Mapping[str, Any], stack: contextlib.AsyncExitStack)
         at: Any = StdioServerParameters(command=command, args=args, env=dict(setup["env"]))
     else:
         wait = httpx2.Timeout(30.0, read=300.0)
-        http = httpx2.AsyncClient(headers=dict(setup["headers"]), timeout=wait)
+        headers = dict(setup["headers"])
+        if setup["reach"]:
+            checked = _checked(httpx2, public=setup["reach"] == "public")
+            http = httpx2.AsyncClient(
+                headers=headers, timeout=wait, transport=checked, trust_env=False
+            )
+        else:
+            http = httpx2.AsyncClient(headers=headers, timeout=wait)
         await stack.enter_async_context(http)
         at = streamable_http_client(setup["url"], http_client=http)
     return await stack.enter_async_context(Client(at))
+
+
+def _checked(httpx2: Any, *, public: bool) -> Any:
+    """A transport that resolves a host once and connects to the address that was checked. It
+    follows no redirects, and uses no proxy: that would resolve the host again."""
+    from ..websearch.guard import resolve
+
+    class Checked(httpx2.AsyncHTTPTransport):  # type: ignore[misc]
+        async def handle_async_request(self, request: Any) -> Any:
+            url = request.url
+            port = url.port or (443 if url.scheme == "https" else 80)
+            address = await asyncio.to_thread(resolve, url.host, port, open_only=public)
+            request.extensions = {**request.extensions, "sni_hostname": url.host}
+            request.url = url.copy_with(host=address)
+            return await super().handle_async_request(request)
+
+    return Checked()
 
 
 async def _listed(client: Any) -> list[dict[str, Any]]:
@@ -162,6 +190,9 @@ async def _main() -> None:
     lines = asyncio.StreamReader(limit=1 << 24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), source)
     setup = msgspec.json.decode(await lines.readline())
+    if setup["reach"]:
+        limit(MEMORY)
+        confine(network=True)
     questions: asyncio.Queue[Any] = asyncio.Queue()
     task = asyncio.ensure_future(_serve(setup, questions, answers))
 

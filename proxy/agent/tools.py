@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -15,6 +15,9 @@ from ..runtime.subprocesses import Children
 # Names are inserted into prompts and grammars unescaped: no quotes or line breaks.
 NAME = re.compile(r"[\w./:@-]{1,128}")
 FAILED = -32603  # JSON-RPC's code of an internal error
+
+
+Reach = Literal["", "public", "any"]
 
 
 class ToolError(Exception):
@@ -29,7 +32,8 @@ class ToolError(Exception):
 class Server(Struct, frozen=True, kw_only=True):
     """An MCP server. `command` is started and used over its standard streams, or `url` is the
     address of a streamable HTTP server that receives these `headers`. `tools` are the names that
-    may be used, () for all."""
+    may be used, () for all. `reach` is for a server that a request names: its process is confined,
+    and connects to public addresses or to any; "" for a server of the operator's."""
 
     name: str
     command: tuple[str, ...] = ()
@@ -37,6 +41,7 @@ class Server(Struct, frozen=True, kw_only=True):
     env: Mapping[str, str] = {}
     headers: Mapping[str, str] = {}
     tools: tuple[str, ...] = ()
+    reach: Reach = ""
 
 
 class RunnableTool(Protocol):

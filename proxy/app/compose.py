@@ -18,8 +18,8 @@ import msgspec
 from .. import __version__
 from ..accounts.book import Book
 from ..accounts.service import Accounts, GroupService, KeyService
+from ..agent import Remotes, Toolbox, functions
 from ..agent import Server as ToolServer
-from ..agent import Toolbox, functions
 from ..agent.toolbox import OWN
 from ..backends.chatglm.driver import ChatGLM, new_id
 from ..backends.chatglm.host import Process, Thread, meeting
@@ -267,6 +267,7 @@ def _dialogues(
         Finder(storage.knowledge, web, storage.vector_stores),
         toolbox,
         tools=settings.tools,
+        remotes=Remotes(settings.mcp_url),
         bounds=Bounds(
             settings.agent_rounds,
             settings.agent_timeout,

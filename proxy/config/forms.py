@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from ..core import mcp_urls
 from ..core.sampling import FIELDS, check
 from ..errors import InvalidParameter
 from . import keys
@@ -39,6 +40,13 @@ def url(value: str) -> str:
     if parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(f"expected an address without query, fragment or spaces, got {value!r}")
     return value.rstrip("/")
+
+
+def mcp_url(value: str) -> str:
+    try:
+        return mcp_urls.pattern(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} {error}") from None
 
 
 def optional_url(value: str) -> str:

@@ -628,6 +628,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " tools"
         ),
     ] = ()
+    mcp_url: Annotated[
+        tuple[str, ...],
+        _search(
+            "URL of MCP servers that requests may name, in which * stands for any text, such as"
+            " https://mcp.example.com/*; private addresses only if the host is an address; none:"
+            " only configured servers",
+            forms.mcp_url,
+        ),
+    ] = ()
     tool_timeout: Annotated[
         float, _search("time limit for a tool call in seconds", gt=0, le=3600)
     ] = 30.0

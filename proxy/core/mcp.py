@@ -45,7 +45,7 @@ class Approval(Struct, frozen=True):
 class McpServer(Struct, frozen=True, kw_only=True):
     """A server whose tools the gateway calls for the model. `label` is the name of a configured
     one, unless the request has a `url`, with `headers` for it. `listed`: the client has the list of
-    its tools."""
+    its tools. `required`: the request fails if they cannot be listed."""
 
     label: str
     url: str = ""
@@ -53,6 +53,7 @@ class McpServer(Struct, frozen=True, kw_only=True):
     allowed: ToolFilter = ToolFilter()
     approval: Approval = Approval()
     listed: bool = False
+    required: bool = False
 
     def function(self, tool: str) -> str:
         """The name of the function that the model calls."""

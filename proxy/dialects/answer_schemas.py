@@ -140,9 +140,11 @@ ANSWERS: dict[str, Schema] = {
         content=list_of(
             object_of(
                 "type",
-                type=_one_of("text", "thinking", "tool_use"),
-                **_each(TEXT, "text thinking signature id name"),
+                type=_one_of("text", "thinking", "tool_use", "mcp_tool_use", "mcp_tool_result"),
+                **_each(TEXT, "text thinking signature id name server_name tool_use_id"),
                 input=OBJECT,
+                is_error=FLAG,
+                content=list_of(OBJECT),
             )
         ),
         stop_reason=TEXT,

@@ -154,6 +154,7 @@ _MESSAGES: dict[str, Schema] = {
     "stop_sequences": {**STOP, "description": "Stop strings."},
     "stream": STREAM,
     "tools": array("Tools the model may call.", []),
+    "mcp_servers": array("MCP servers whose tools the gateway calls.", []),
     "tool_choice": mapping("`type` auto, any, none, or tool with a `name`.", {"type": "auto"}),
     "thinking": mapping(
         "`type` enabled or disabled; passed to the chat template.", {"type": "disabled"}

@@ -8,12 +8,13 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from ..agent import Toolbox
+from ..agent import Remotes, Toolbox
+from ..agent.remote import Remote
 from ..agent.tools import FAILED, NAME, ChildTool, ToolError
 from ..core.events import ApprovalRequested, Batch, Event, ListedTool, ServerCall, ToolsListed
 from ..core.mcp import ApprovedCall, McpServer, function_name
 from ..core.request import CompletionRequest, Message, Tool, ToolCall
-from ..errors import Cancelled, Forbidden, GatewayError, UpstreamTimeout
+from ..errors import Cancelled, GatewayError, UpstreamTimeout
 from ..gateway import Caller
 from ..runtime.cancel import Cancel
 from .background import run_with_ticks
@@ -44,6 +45,7 @@ class ServerRunner:
     def __init__(
         self,
         toolbox: Toolbox,
+        remotes: Remotes,
         request: CompletionRequest,
         caller: Caller,
         cancel: Cancel,
@@ -51,6 +53,8 @@ class ServerRunner:
         interval: float,
     ) -> None:
         self._toolbox = toolbox
+        self._remotes = remotes
+        self._opened: list[Remote] = []
         self._servers = request.servers
         self._approved = request.approved
         self._caller = caller
@@ -60,14 +64,15 @@ class ServerRunner:
         self._offers: dict[str, _Offer] = {}
 
     def listed(self) -> list[Event]:
-        """Raises NotFound for a server that is not configured, and Forbidden if the caller may use
-        none of a server's tools. A server that does not list its tools is an event."""
+        """Raises NotFound for a server that is not configured, and Forbidden for a URL that is not
+        allowed, or if the caller may use none of a server's tools. A server that does not list
+        its tools is an event, unless it is required."""
         events: list[Event] = []
         for server in self._servers:
             try:
                 tools = self._permitted(server, self._of(server))
             except GatewayError as error:
-                if error.status < 500:
+                if error.status < 500 or server.required:
                     raise
                 events.append(ToolsListed(server.label, error=error.message))
                 continue
@@ -100,11 +105,16 @@ class ServerRunner:
         return (yield from self._called(event, offer.tool))
 
     def close(self) -> None:
-        """Servers that are configured stay open."""
+        """Close the servers that the request names by URL; those that are configured stay open."""
+        for remote in self._opened:
+            remote.close()
 
     def _of(self, server: McpServer) -> list[ChildTool]:
         if server.url:
-            raise Forbidden("server_url is not allowed")
+            self._caller.may.check_tool(server.url)
+            remote = self._remotes.open(server.label, server.url, server.headers)
+            self._opened.append(remote)
+            return _result(run_with_ticks(lambda _: remote.tools(), self._cancel, LISTING, 0))
         work = run_with_ticks(
             lambda _: self._toolbox.of_server(server.label), self._cancel, LISTING, 0
         )
@@ -119,6 +129,8 @@ class ServerRunner:
             if server.allowed.fits(tool.tool.name, _read_only(tool))
             and NAME.fullmatch(server.function(tool.tool.name))
         ]
+        if server.url:
+            return fitting[:MOST_TOOLS]  # the URL is what is permitted
         found = [tool for tool in fitting if may.permits_tool(server.function(tool.tool.name))]
         if fitting and not found:
             may.check_tool(server.function(fitting[0].tool.name))

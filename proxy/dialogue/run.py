@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..agent import Toolbox
+from ..agent import Remotes, Toolbox
 from ..agent.tools import RunnableTool
 from ..core.events import Event, Failed, Finished, ReasoningDelta, TextDelta
 from ..core.request import CompletionRequest, Message
@@ -91,6 +91,7 @@ class Dialogues:
         toolbox: Toolbox,
         *,
         tools: Sequence[str] = (),
+        remotes: Remotes | None = None,
         bounds: Bounds | None = None,
         interval: float = 15.0,
     ) -> None:
@@ -98,6 +99,7 @@ class Dialogues:
         self._layouts = layouts
         self._finder = finder
         self._toolbox = toolbox
+        self._remotes = remotes or Remotes()
         self._allowed = tuple(tools)
         self._bounds = bounds or Bounds()
         self._interval = interval
@@ -148,7 +150,11 @@ class Dialogues:
                 SearchRunner(self._finder, request.searches, owner, cancel, seconds, interval)
             )
         if request.servers:
-            runners.append(ServerRunner(self._toolbox, request, caller, cancel, seconds, interval))
+            runners.append(
+                ServerRunner(
+                    self._toolbox, self._remotes, request, caller, cancel, seconds, interval
+                )
+            )
         return ToolAnswer(self._gateway, runners, request, cancel, caller, self._bounds)
 
     def run(

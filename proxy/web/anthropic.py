@@ -16,6 +16,7 @@ from ..dialects.anthropic.answer import status
 from ..dialects.anthropic.request import parse
 from ..dialects.response_meta import ResponseMeta
 from ..errors import GatewayError
+from ..gateway import Caller
 from ..runtime.cancel import Cancel
 from . import body, disconnect
 from .fastpath import BodyAndHeaders, Environ, post
@@ -24,6 +25,7 @@ from .observability import Record
 from .permissions import check_model
 from .services import Services
 from .spine import completion_view, json_view
+from .stream import EventSource
 
 blueprint = Blueprint("anthropic", __name__)
 Sent = TypeVar("Sent", bound=Response | BodyAndHeaders)
@@ -77,7 +79,12 @@ def _edited(
 
 @post(blueprint, "/v1/messages")
 def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
-    sent = completion_view(services, environ, anthropic, "msg_", own=_editing)
+    def begin(asked: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
+        if asked.runs_tools:
+            return services.dialogues.answer(asked, caller.key, cancel, caller)
+        return services.gateway.answer(asked, cancel, caller)
+
+    sent = completion_view(services, environ, anthropic, "msg_", begin=begin, own=_editing)
     return _theirs(sent, environ)
 
 

@@ -1,4 +1,5 @@
-"""Restricts pages to public internet addresses, against server-side request forgery.
+"""Restricts pages, and MCP servers of requests, to public internet addresses, against server-side
+request forgery.
 
 URLs come from search engines and redirects, so they are untrusted. A name is resolved once, all its
 addresses are checked, and the connection goes to a checked address. A name that resolves
@@ -45,5 +46,5 @@ def resolve(host: str, port: int, *, open_only: bool) -> str:
     if open_only:
         for text in addresses:
             if not public(ipaddress.ip_address(text.partition("%")[0])):
-                raise Forbidden("the page's address is not on the public internet")
+                raise Forbidden("the address is not on the public internet")
     return addresses[0]

@@ -26,11 +26,6 @@ def _responses(body: Any) -> CompletionRequest:
         (openai_completions.parse, {"prompt": "p"}, {"lora": [{"id": 0, "scale": 1}]}),
         (llamacpp_native.parse, {"prompt": "p"}, {"system_prompt": {"prompt": "x"}}),
         (anthropic.parse, SAID, {"container": "c"}),
-        (
-            anthropic.parse,
-            SAID,
-            {"mcp_servers": [{"type": "url", "url": "https://m", "name": "m"}]},
-        ),
         (anthropic.parse, SAID, {"context_management": {"edits": [{"type": "clear"}]}}),
         (_responses, {"input": "U"}, {"text": {"verbosity": "high"}}),
         (_responses, {"input": "U"}, {"context_management": [{"type": "compaction"}]}),

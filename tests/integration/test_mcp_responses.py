@@ -4,6 +4,8 @@ MCP server. The bundled model answers a forced call; what it says about the resu
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients import openai
+from tests.clients import anthropic, openai
 from tests.extras import need
+from tests.fakes import wait_until
 from tools.processes import Gateway, ModelServer
 
 from .conftest import GENERATIONS, StartGateway
@@ -22,6 +25,25 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX s
 TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
 SERVER = Path(__file__).parents[1] / "mcp_server.py"
 ASKED = "What is the weather in Oslo?"
+
+
+@pytest.fixture(scope="module")
+def remote() -> Iterator[int]:
+    """The port of a server over HTTP."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    quiet = subprocess.DEVNULL
+    words = [sys.executable, str(SERVER), str(port)]
+    with subprocess.Popen(words, stdout=quiet, stderr=quiet) as process:
+        wait_until(lambda: _listens(port), 20)
+        yield port
+        process.kill()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +61,12 @@ def served(
     tiny_model: Path,
     module_gateway: StartGateway,
     config: Path,
+    remote: int,
 ) -> Iterator[Gateway]:
     server = start_server(request.param, model=tiny_model)
-    flags = ("--config", str(config), "--chat-template", str(TEMPLATE))
+    flags = ["--config", str(config), "--chat-template", str(TEMPLATE)]
+    flags += ["--mcp-url", f"http://127.0.0.1:{remote}/mcp"]
+    flags += ["--mcp-url", f"http://*.localhost:{remote}/mcp"]
     yield module_gateway("--llama-api", server.url, *flags)
     server.kill()
 
@@ -141,6 +166,84 @@ def test_failed_call_is_reported_and_the_model_continues(client: openai.OpenAI) 
     assert call.status == "failed"
     assert call.error is not None
     assert call.error.type == "mcp_tool_execution_error"
+
+
+def test_server_is_named_by_url(client: openai.OpenAI, remote: int) -> None:
+    url = f"http://127.0.0.1:{remote}/mcp"
+    whole = client.responses.create(
+        **fields(
+            server_url=url,
+            require_approval={"never": {"read_only": True}},
+            headers={"X-Key": "secret"},
+            authorization="token",
+        )
+    )
+    call = whole.output[1]
+    assert call.type == "mcp_call"
+    assert call.output == '{"temperature": 4}'
+    assert "secret" not in whole.model_dump_json()
+    assert 'token"' not in whole.model_dump_json()
+
+
+def test_name_of_a_private_address_is_not_connected_to(client: openai.OpenAI, remote: int) -> None:
+    url = f"http://mcp.localhost:{remote}/mcp"
+    whole = client.responses.create(**{**fields(server_url=url), "tool_choice": "auto"})
+    listed = whole.output[0]
+    assert listed.type == "mcp_list_tools"
+    assert listed.error is not None
+    assert "not on the public internet" in listed.error or "cannot be resolved" in listed.error
+
+
+def test_url_that_is_not_allowed_is_forbidden(client: openai.OpenAI) -> None:
+    for url in ("http://127.0.0.1:1/mcp", "https://mcp.example.com/"):
+        with pytest.raises(openai.PermissionDeniedError, match="--mcp-url"):
+            client.responses.create(**fields(server_url=url))
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_anthropic_client_gets_calls_and_results(
+    served: Gateway, remote: int, streams: bool
+) -> None:
+    given: dict[str, Any] = {
+        "model": "any",
+        "max_tokens": 200,
+        "messages": [{"role": "user", "content": ASKED}],
+        "mcp_servers": [{"type": "url", "name": "far", "url": f"http://127.0.0.1:{remote}/mcp"}],
+        "tools": [
+            {
+                "type": "mcp_toolset",
+                "mcp_server_name": "far",
+                "default_config": {"enabled": False},
+                "configs": {"get_weather": {"enabled": True}},
+            }
+        ],
+        "tool_choice": {"type": "tool", "name": "far__get_weather"},
+        "betas": ["mcp-client-2025-11-20"],
+    }
+    with anthropic.Anthropic(
+        base_url=served.url, api_key="x", max_retries=0, _strict_response_validation=True
+    ) as client:
+        if streams:
+            with client.beta.messages.stream(**given) as events:
+                message = events.get_final_message()
+        else:
+            message = client.beta.messages.create(**given)
+        use, result, *_ = message.content
+        assert use.type == "mcp_tool_use"
+        assert (use.server_name, use.name, list(use.input)) == ("far", "get_weather", ["city"])
+        assert result.type == "mcp_tool_result"
+        assert (result.tool_use_id, result.is_error) == (use.id, False)
+        assert result.content[0].text == '{"temperature": 4}'
+        assert message.content[-1].type == "text"
+        turn = {"role": "assistant", "content": [part.model_dump() for part in message.content]}
+        again = {"role": "user", "content": "Thanks."}
+        client.beta.messages.create(
+            **{
+                **given,
+                "messages": [*given["messages"], turn, again],
+                "tool_choice": {"type": "none"},
+            }
+        )
 
 
 def test_server_that_is_not_configured_is_not_found(client: openai.OpenAI) -> None:

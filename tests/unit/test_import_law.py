@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "knowledge": {"errors", "runtime", "store"},
     "oidc": {"accounts", "errors", "websearch"},
     "websearch": {"errors", "runtime"},
-    "agent": {"core", "errors", "runtime"},
+    "agent": {"core", "errors", "runtime", "websearch"},
     "dialogue": {"core", "errors", "runtime", "gateway", "prompting", "websearch", "agent"},
     "web": {
         "",

@@ -3,6 +3,8 @@
     message_start (content_block_start content_block_delta* content_block_stop)*
     message_delta message_stop
 
+A call to an MCP server is two blocks: the call, and its result.
+
 Only one block is open at a time; a delta of another kind, or of another call, opens the next. A
 current backend reports the prompt's size at once, but its cached part only at the end; an old
 backend reports everything at the end. So message_start has the counts known by then (else 0), and
@@ -20,6 +22,7 @@ from ...core.events import (
     Batch,
     Finished,
     ReasoningDelta,
+    ServerCall,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -31,6 +34,7 @@ from ...errors import BudgetExceeded, ContextExceeded, GatewayError, LimitReache
 from ...wire import sse
 from ..openai_tools import as_object
 from ..response_meta import ResponseMeta
+from . import mcp
 
 REASONS = {
     "stop": "end_turn",
@@ -122,6 +126,7 @@ def reply(
     content: list[dict[str, Any]] = []
     if completion.reasoning:
         content.append({"type": "thinking", "thinking": completion.reasoning, "signature": ""})
+    content += mcp.blocks(completion.steps)
     if completion.text:
         content.append({"type": "text", "text": completion.text})
     for call in completion.tool_calls:
@@ -219,6 +224,14 @@ class Encoder:
                 if event.arguments:
                     delta = {"type": "input_json_delta", "partial_json": event.arguments}
                     out.append(_event("content_block_delta", index=self._index, delta=delta))
+            case ServerCall(over=False):
+                self._turn(out, "call of a server", mcp.use(event, {}))
+                delta = {"type": "input_json_delta", "partial_json": event.arguments}
+                out.append(_event("content_block_delta", index=self._index, delta=delta))
+                self._close(out)
+            case ServerCall():
+                self._turn(out, "result", mcp.result(event))
+                self._close(out)
             case Finished():
                 self._close(out)
                 out.append(

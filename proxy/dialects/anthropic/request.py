@@ -42,7 +42,7 @@ from ..fields import (
 from ..openai import MAX_TOKENS
 from ..openai_tools import functions, plain
 from ..parts import joined
-from . import client_tools, context_edits
+from . import client_tools, context_edits, mcp
 
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 CHOICES: Mapping[str, ToolChoice] = {
@@ -56,7 +56,6 @@ BILLING = "x-anthropic-billing-header:"
 
 UNHEEDED: Mapping[str, tuple[Any, ...]] = {
     "container": (),
-    "mcp_servers": (),
 }
 
 
@@ -82,6 +81,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         stop=stops(body, "stop_sequences"),
         stream=stream,
         tools=_tools(items(body, "tools"), warnings),
+        servers=mcp.servers(body),
         tool_choice=_choice(choice),
         parallel_tool_calls=not flag(choice, "disable_parallel_tool_use", at="tool_choice."),
         output=_output(body, config),
@@ -148,7 +148,7 @@ class _Turn:
         for i, value in enumerate(content):
             path = f"{at}[{i}]"
             block = entry(value, path)
-            if block.get("type") == "tool_result":
+            if block.get("type") in ("tool_result", mcp.RESULT):
                 out += self._flush()
                 out.append(self._result(block, path + "."))
             else:
@@ -184,6 +184,8 @@ class _Turn:
             self._calls.append(
                 ToolCall(text(block, "id", at=at), text(block, "name", at=at), arguments)
             )
+        elif kind == mcp.USE:
+            self._calls.append(mcp.call(block, at))
         elif kind == "document":
             self._document(block, at)
         elif kind == "search_result":
@@ -260,6 +262,8 @@ def _tools(values: list[Any], warnings: list[str]) -> tuple[Tool, ...]:
             offered.append({**tool, "parameters": mapping(tool, "input_schema", at)})
         elif (known := client_tools.function_of(tool, kind)) is not None:
             offered.append(known)
+        elif kind == mcp.TOOLSET:
+            continue
         else:
             warnings.append(f"tools of type {plain(kind)} are ignored")
     return functions(offered)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from proxy.accounts.rights import Permissions, Rights
-from proxy.agent import Toolbox
+from proxy.agent import Remotes, Toolbox
 from proxy.agent.tools import FAILED, ChildTool
 from proxy.core.events import (
     ApprovalRequested,
@@ -82,7 +82,7 @@ def run(
 ) -> list[Event]:
     cancel = cancel or Cancel()
     toolbox = Box() if box is None else box
-    runner = ServerRunner(toolbox, request, caller, cancel, 30.0, 0)
+    runner = ServerRunner(toolbox, Remotes(), request, caller, cancel, 30.0, 0)
     answer = ToolAnswer(
         gateway,  # type: ignore[arg-type]
         [runner],
@@ -178,6 +178,21 @@ def test_only_tools_that_the_key_permits_are_offered() -> None:
     (failed,) = run(Scripted(ENDS), caller=caller)
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, Forbidden)
+
+
+def test_key_needs_the_url_of_a_server_among_its_tools() -> None:
+    request = asking(url="https://mcp.example/a")
+    for tools, message in ((("far__*",), "may not use the tool"), (("https://*",), "--mcp-url")):
+        caller = Caller(key="k", may=Permissions((Rights(tools=tools),)))
+        (failed,) = run(Scripted(ENDS), request=request, caller=caller)
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, Forbidden)
+        assert message in failed.error.message
+
+
+def test_required_server_that_cannot_be_listed_is_an_error() -> None:
+    fault = UpstreamFault("gone")
+    assert run(Scripted(ENDS), Box(error=fault), asking(required=True)) == [Failed(fault)]
 
 
 def test_client_function_takes_precedence() -> None:
