@@ -40,6 +40,7 @@ def limit_service(settings: Settings, ledger: Ledger | None) -> LimitService:
         cached_weight=settings.cached_weight,
         fails_open=settings.limits_fail == "open",
         patience=settings.queue_timeout,
+        most_waiting=settings.max_queue,
         prices=prices,
         alert=BudgetAlerts(settings.budget_webhook),
     )

@@ -24,6 +24,7 @@ every path.
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import partial
 
@@ -231,19 +232,20 @@ class Attempt:
         info, tells_place, tick = self._info, self._caller.tell_place, self._context.ping
         if tells_place:
             tick = min(PLACE_TICK, tick)
-        allowance, place = self._caller.allowance, None
+        allowance = self._caller.allowance
+        queued: AbstractContextManager[None] = nullcontext()
+        # An answer that has begun goes on, however many requests of its key wait.
+        if allowance is not None and self.state is not State.RESUMING:
+            queued = allowance.queued()
         try:
-            if allowance is not None:
-                place = allowance.queue_place()
-            while (lease := ticket.wait(self._cancel, tick)) is None:
-                if tells_place:
-                    info.place = ticket.place
-                if tells_place or self.state is State.RESUMING or ticket.stranded is not None:
-                    yield []
+            with queued:
+                while (lease := ticket.wait(self._cancel, tick)) is None:
+                    if tells_place:
+                        info.place = ticket.place
+                    if tells_place or self.state is State.RESUMING or ticket.stranded is not None:
+                        yield []
         finally:
             ticket.leave()
-            if place is not None:
-                place.close()
         info.place = 0
         info.queue_wait = max(info.queue_wait, lease.waited)
         info.first_place = max(info.first_place, lease.place)

@@ -67,7 +67,8 @@ class BoundedAnswer:
             self._used = usage if self._used is NOTHING else self._used + usage
             self._slot_seconds += slot_seconds
             self._left -= 1
-        if not self._left:
+            is_last = not self._left
+        if is_last:
             self.close()
 
     def close(self) -> None:
@@ -79,13 +80,16 @@ class BoundedAnswer:
 
     def _size(self, cancel: Cancel) -> Size:
         pool = self._context.registry.pool(self._model)
-        prompts = answers = n_ctx = 0
+        n_ctx = max((one.n_ctx for one in pool), default=0)
+        prompts = answers = 0
         known = True
         for task in self.tasks:
             prompt, most = _prompt_tokens(pool, task, cancel), task.max_tokens
+            room = max(1, (n_ctx or UNKNOWN_CONTEXT) - prompt)
             if most is None:
-                n_ctx = n_ctx or max((one.n_ctx for one in pool), default=0) or UNKNOWN_CONTEXT
-                most, known = max(1, n_ctx - prompt), False
+                most, known = room, False
+            elif n_ctx:
+                most = min(most, room)  # clients ask for more than the context
             prompts += prompt
             answers += most
         return Size(prompts, self._choices * answers, known)
@@ -101,7 +105,7 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
                 return len(ids)
             return backend.counter.count(task.prompt, cancel)
         except (Unsupported, UpstreamFault, UpstreamTimeout):
-            break
+            continue
     return most_tokens(task)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from ...errors import LimitsUnavailable, QueueTimeout, StoreUnavailable
+from ...errors import LimitsUnavailable, QueueFull, QueueTimeout, StoreUnavailable
 from ...runtime.cancel import Cancel
+from ...runtime.locks import native_lock
 from ..limits import Limited, Quantity
 from .budgets import SCALES, Alert, Price, Used, price_of, units
 from .limiter import Limiter, Refused, Taken, clock
@@ -40,9 +42,10 @@ class State(NamedTuple):
 
 class LimitService:
     """Makes the allowances of requests. `cached_weight` is what a cached prompt token counts, from
-    0 to 1. `fails_open`: requests pass if the limits cannot be checked. `patience`: seconds that
-    a request waits for a window at most. `prices` are those of models, the first that fits counts.
-    `alert` is called once for each limit of a budget in each of its periods; it must not wait."""
+    0 to 1. `fails_open`: requests pass if the limits cannot be checked. At most `most_waiting`
+    requests wait for a window, each for at most `patience` seconds. `prices` are those of models,
+    the first that fits counts. `alert` is called once for each limit of a budget in each of its
+    periods; it must not wait."""
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class LimitService:
         cached_weight: float = 1.0,
         fails_open: bool = False,
         patience: float = 300.0,
+        most_waiting: int = 512,
         prices: Sequence[Price] = (),
         alert: Callable[[Alert], None] = ignore,
         clock: Callable[[], float] = time.monotonic,
@@ -60,6 +64,7 @@ class LimitService:
         self.cached_weight = cached_weight
         self.fails_open = fails_open
         self.patience = patience
+        self.most_waiting = most_waiting
         self.clock = clock
         self.lines: dict[str, deque[object]] = {}  # of waiting requests, by key
         self.token_seconds = TOKEN_SECONDS
@@ -113,7 +118,8 @@ class LimitService:
 
 class Allowance:
     """What one request of a client may take, in one or several rounds. `states` are those of its
-    windows, and `warnings` those about its budgets, for headers."""
+    windows, and `warnings` those about its budgets, for headers. All its choices together have one
+    place in the queue."""
 
     def __init__(self, service: LimitService, plan: Plan, key: str) -> None:
         self.plan = plan
@@ -122,6 +128,9 @@ class Allowance:
         self._service = service
         self._key = key
         self._counted = False
+        self._queued = 0  # choices that wait for a slot
+        self._place: Admission | None = None  # in the queue
+        self._lock = native_lock()
 
     def admit(self, size: Size, model: str, cancel: Cancel) -> Generator[None, None, Admission]:
         """Take what a request to this model, or a round of it, may need; yields while it waits for
@@ -141,44 +150,62 @@ class Allowance:
         self._counted = True
         return Admission(service, plan, terms, found)
 
-    def queue_place(self) -> Admission:
-        """Take a place in the queue. Raises LimitReached, LimitsUnavailable."""
-        found = self._service.take((), self.plan.queue) if self.plan.queue else None
-        if isinstance(found, Refused):
-            raise refusal(found.by, None)
-        return Admission(self._service, self.plan, None, found)
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        """Have a place in the queue. Raises LimitReached, LimitsUnavailable."""
+        with self._lock:
+            self._queued += 1
+            is_first = self._queued == 1
+        try:
+            if is_first and self.plan.queue:
+                found = self._service.take((), self.plan.queue)
+                if isinstance(found, Refused):
+                    raise refusal(found.by, None)
+                self._place = Admission(self._service, self.plan, None, found)
+            yield
+        finally:
+            with self._lock:
+                self._queued -= 1
+                place = None if self._queued else self._place
+            if place is not None:
+                self._place = None
+                place.close()
 
     def _wait(
         self, charges: Sequence[Charge], cancel: Cancel
     ) -> Generator[None, None, Taken | None]:
         """Wait until the limits allow the request. Requests of a key keep their order."""
         service, me = self._service, object()
-        line = service.lines.setdefault(self._key, deque())
+        if sum(map(len, service.lines.values())) >= service.most_waiting:
+            raise QueueFull(
+                "too many requests wait for the limits of their API keys: try again later",
+                retry_after=1.0,
+            )
         end = service.clock() + service.patience
-        line.append(me)
-        place = self.queue_place()
-        try:
-            while True:
-                pause = NEXT
-                if line[0] is me:
-                    found = service.take(charges, self.plan.gauges)
-                    if not isinstance(found, Refused):
-                        return found
-                    self._check_waits(charges, found)
-                    pause = found.wait or NEXT
-                left = end - service.clock()
-                if left <= 0:
-                    raise QueueTimeout(
-                        "timed out waiting for the limits of this API key", retry_after=LOOK
-                    )
-                cancel.wait(min(pause, LOOK, left))
-                cancel.check()
-                yield
-        finally:
-            place.close()
-            line.remove(me)
-            if not line:
-                service.lines.pop(self._key, None)
+        with self.queued():
+            line = service.lines.setdefault(self._key, deque())
+            line.append(me)
+            try:
+                while True:
+                    pause = NEXT
+                    if line[0] is me:
+                        found = service.take(charges, self.plan.gauges)
+                        if not isinstance(found, Refused):
+                            return found
+                        self._check_waits(charges, found)
+                        pause = found.wait or NEXT
+                    left = end - service.clock()
+                    if left <= 0:
+                        raise QueueTimeout(
+                            "timed out waiting for the limits of this API key", retry_after=LOOK
+                        )
+                    cancel.wait(min(pause, LOOK, left))
+                    cancel.check()
+                    yield
+            finally:
+                line.remove(me)
+                if not line:
+                    service.lines.pop(self._key, None)
 
     def _check_waits(self, charges: Sequence[Charge], found: Refused) -> None:
         """Raises the error of a request that does not wait for what refused it."""

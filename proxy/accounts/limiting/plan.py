@@ -176,24 +176,26 @@ def refusal(by: Charge | Gauge, wait: float | None, used: int = 0) -> GatewayErr
     """The error of a request that reached a limit; `used` is the level of the meter."""
     who = _who(by.subject)
     if isinstance(by, Gauge):
-        doing = "run at the same time" if by.name == PARALLEL else "wait for a slot"
+        some = _counted(by.most, "requests")
+        doing = "running at the same time" if by.name == PARALLEL else "waiting for a slot"
         return LimitReached(
-            f"{who} may have {by.most} requests that {doing}: try again when one has ended,"
-            f" {_ADVICE}",
+            f"{who} may have {some} {doing}: try again when one has ended, {_ADVICE}",
             retry_after=1.0,
         )
     quantity, period, *rest = by.meter.name.split("/")
     if rest:
         return _over_budget(by, quantity, period, wait, used)
-    most, thing = by.meter.capacity // TICKS, _THINGS[quantity]
+    most = by.meter.capacity // TICKS
+    some = _counted(most, _THINGS[quantity])
+    if wait is None and not most:
+        return LimitReached(f"{who} may use {some}: ask an administrator for more")
     if wait is None:
         return LimitReached(
-            f"{who} may use {most} {thing} a {period}, and this request needs"
-            f" {by.need // TICKS}: send a shorter one, {_ADVICE}"
+            f"{who} may use {some} a {period}, and this request needs {by.need // TICKS}: send a"
+            f" shorter one, {_ADVICE}"
         )
     return LimitReached(
-        f"{who} has used up its {most} {thing} a {period}: try again in {_duration(wait)},"
-        f" {_ADVICE}",
+        f"{who} has used up its {some} a {period}: try again in {_duration(wait)}, {_ADVICE}",
         retry_after=max(1.0, wait),
     )
 
@@ -211,6 +213,11 @@ def _over_budget(
         f" {spent:g} are spent or reserved: {advice} an administrator for more",
         retry_after=wait,
     )
+
+
+def _counted(count: int, things: str) -> str:
+    """3 requests, 1 request, no requests."""
+    return f"{count or 'no'} {things.removesuffix('s') if count == 1 else things}"
 
 
 def _who(subject: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
@@ -76,7 +77,7 @@ def test_every_dialect_refuses_in_its_own_form(
     found = refused.json
     for name in reason:
         found = found[name]
-    assert "rate_limit" in found or "1 requests a minute" in found
+    assert "rate_limit" in found or "1 request a minute" in found
 
 
 def test_messages_have_headers_in_anthropics_form(http: Http) -> None:
@@ -210,7 +211,7 @@ def test_parallel_requests_are_bounded(
     thread = threading.Thread(target=lambda: found.append(http.chat(key)))
     thread.start()
     _begun(driver, 1)
-    assert "1 requests that run" in _error(http.chat(key))["message"]
+    assert "1 request running" in _error(http.chat(key))["message"]
     held.set()
     thread.join(20)
     assert found[0].status_code == http.chat(key).status_code == 200
@@ -249,6 +250,35 @@ def test_places_of_waiting_requests_are_bounded(
     for thread in threads:
         thread.join(20)
     assert http.chat(key).status_code == 200
+    assert not service.lines
+
+
+def test_choices_of_a_request_share_its_place_in_the_queue(
+    driver: ScriptedDriver, tmp_path: Path
+) -> None:
+    driver.caps = msgspec.structs.replace(driver.caps, slots=1)
+    http = Http(make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path)))
+    key = http.make(max_queued_requests=1)["key"]
+    assert http.post("/v1/chat/completions", key, **CHAT, n=3).status_code == 200
+    several = http.post("/v1/completions", key, model="scripted", prompt=["a", "b", "c"])
+    assert several.status_code == 200
+    assert http.chat(key).status_code == 200
+
+
+def test_number_of_requests_that_wait_for_limits_is_bounded(
+    driver: ScriptedDriver, tmp_path: Path
+) -> None:
+    app = make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path), max_queue=0)
+    http = Http(app)
+    key = http.make(rpm_limit=1, on_limit="wait")["key"]
+    assert http.chat(key).status_code == 200
+    assert _error(http.chat(key))["code"] == "queue_full"
+
+
+def test_no_more_is_reserved_than_the_context_has_room_for(http: Http) -> None:
+    key = http.make(tpm_limit=5000)["key"]
+    for _ in range(2):
+        assert http.post("/v1/chat/completions", key, **CHAT, max_tokens=32_000).status_code == 200
 
 
 def test_embeddings_count_as_requests_with_their_tokens(http: Http) -> None:
