@@ -12,6 +12,7 @@ import { Models } from "./models.js";
 import { Presets } from "./presets.js";
 import { retype } from "./retype.js";
 import { kinds, options } from "./settings.js";
+import { shortcuts } from "./shortcuts.js";
 import { Talks } from "./talks.js";
 import { words } from "./words.js";
 
@@ -337,7 +338,17 @@ const files =
   );
 
 archive(at, calls, attempt, tell, loadTalks);
-frame(page, form, at, () => form.requestSubmit());
+const showTalks = frame(page, form, at, () => form.requestSubmit());
+shortcuts(form.elements.text, {
+  stop: () => !at("stop").hidden && (at("stop").click(), true),
+  search: () => (showTalks(), at("find").focus(), true),
+  edit: () => {
+    const last = branch().findLast((one) => one.role === "user");
+    const pencil = last && document.getElementById(last.id)?.querySelector(".foot [data-act='edit']");
+    pencil?.click();
+    return Boolean(pencil);
+  },
+});
 // Immediately, as the user may go on typing.
 form.elements.text.value = drafts.get(location.hash.slice(1));
 const opened = open();

@@ -29,13 +29,13 @@ export class Files {
       this.#take([...input.files]);
       input.value = "";
     });
-    page.addEventListener("paste", (event) => {
+    document.addEventListener("paste", (event) => {
       if (!event.clipboardData.files.length) return;
       event.preventDefault();
       this.#take([...event.clipboardData.files]);
     });
     for (const name of ["dragover", "dragleave", "drop"]) {
-      page.addEventListener(name, (event) => {
+      document.addEventListener(name, (event) => {
         if (!event.dataTransfer?.types.includes("Files")) return;
         event.preventDefault();
         page.classList.toggle("over", name === "dragover");

@@ -3,7 +3,8 @@
 
 import { kinds } from "./settings.js";
 
-/** `tried(text)` is called to send the text of an offer. */
+/** `tried(text)` is called to send the text of an offer. Returns a function that shows the
+ * conversations. */
 export function frame(page, form, at, tried) {
   const drawer = (open) => {
     page.classList.toggle("drawn", open);
@@ -37,7 +38,7 @@ export function frame(page, form, at, tried) {
       at("fold").focus();
     } else if (!at("settings").hidden) panel(false);
     else return;
-    event.stopPropagation();
+    event.preventDefault();
   });
 
   for (const offer of page.querySelectorAll("[data-offer]")) {
@@ -53,4 +54,6 @@ export function frame(page, form, at, tried) {
       form.elements.text.select();
     });
   }
+
+  return () => drawer(true);
 }

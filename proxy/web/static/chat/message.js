@@ -1,6 +1,6 @@
 // One message as an element, and its answer while it is written.
 
-import { make, say } from "../panels/dom.js";
+import { icon, make, say } from "../panels/dom.js";
 import { count, measure, span } from "../panels/form.js";
 import { place } from "../panels/places.js";
 import { Growing, render } from "./markdown.js";
@@ -40,6 +40,7 @@ export class Message {
   follow(address, over, lost) {
     let extra = {};
     let reasoning = "";
+    let begun = false; // whether its text has begun
     this.text.replaceChildren();
     const growing = new Growing(this.text);
     const wait = make("p", { className: "note wait", role: "status" }, words.waiting);
@@ -47,7 +48,11 @@ export class Message {
     const source = new EventSource(address);
     source.addEventListener("message", (event) => {
       const now = JSON.parse(event.data);
-      if (now.type === "text") growing.add(now.delta);
+      if (now.type === "text") {
+        if (!begun) for (const fold of this.aside.querySelectorAll("[data-unfolded]")) fold.open = false;
+        begun = true;
+        growing.add(now.delta);
+      }
       else if (now.type === "place") say(wait, now.place ? words.place(now.place) : words.waiting);
       else if (now.type === "over") {
         source.close();
@@ -55,7 +60,7 @@ export class Message {
       } else {
         if (now.type === "reasoning") reasoning += now.delta;
         else if (now.type === "extra") extra = now.extra;
-        this.#asides(extra, reasoning);
+        this.#asides(extra, reasoning, !begun);
       }
     });
     source.addEventListener("open", () => lost(false));
@@ -67,11 +72,15 @@ export class Message {
     return source;
   }
 
-  #asides(extra, reasoning) {
-    const open = new Set([...this.aside.querySelectorAll("details[open]")].map((one) => one.dataset.name));
+  /** Show reasoning, steps and sources. Reasoning and steps are unfolded `early`, until the text of
+   * the answer begins; the user's choice beats that. */
+  #asides(extra, reasoning, early = false) {
+    const known = new Map([...this.aside.querySelectorAll("details")].map((one) => [one.dataset.name, one.open]));
     const fold = (name, title, ...inner) => {
-      const details = make("details", { open: open.has(name) }, make("summary", {}, title), ...inner);
+      const unfolded = early && name !== "sources";
+      const details = make("details", { open: known.get(name) ?? unfolded }, make("summary", {}, title), ...inner);
       details.dataset.name = name;
+      if (unfolded) details.dataset.unfolded = "";
       return details;
     };
     const parts = [];
@@ -92,11 +101,12 @@ export class Message {
         make(
           "li",
           { className: "source" },
-          make("p", {}, `[${one.number}] `, link(one), one.place ? ` · ${place(one.place)}` : ""),
+          make("p", {}, make("span", { className: "badge" }, one.number), link(one), one.place ? ` · ${place(one.place)}` : ""),
           make("blockquote", {}, one.text),
+          make("button", { type: "button", className: "quiet", onclick: () => passage(one) }, words.passage),
         ),
       );
-      parts.push(fold("sources", words.sources(items.length), make("ol", {}, items)));
+      parts.push(fold("sources", words.sources(items.length), make("ol", { className: "sources" }, items)));
     } else if (extra.asked) {
       parts.push(make("p", { className: "note" }, words.no_sources));
     }
@@ -112,7 +122,8 @@ export class Message {
   }
 
   #actions(siblings) {
-    const button = (text, act) => make("button", { type: "button", className: "quiet", onclick: act }, text);
+    const button = (sign, label, act) =>
+      make("button", { type: "button", className: "quiet", title: label, "aria-label": label, onclick: act }, icon(sign));
     const { message, acts } = this;
     if (siblings.length > 1) {
       const index = siblings.indexOf(message.id);
@@ -130,20 +141,30 @@ export class Message {
         step(1, words.after, "›"),
       );
     }
-    if (this.user) this.foot.append(button(words.edit, () => this.#edit()));
+    const copy = button("copy", words.copy, async () => {
+      await navigator.clipboard?.writeText(message.content);
+      copy.replaceChildren(icon("check"));
+      setTimeout(() => copy.replaceChildren(icon("copy")), 1500);
+    });
+    const edit = button("pencil", words.edit, () => this.#edit());
+    edit.dataset.act = "edit";
+    if (this.user) this.foot.append(edit, copy);
     else if (message.status !== "growing") {
-      const rate = (score) => async (event) => {
+      const rate = (score) => async ({ currentTarget }) => {
         const reason = score < 0 ? prompt(words.reason) : "";
         if (reason === null) return;
         if ((await acts.rate(message, score, reason)) === undefined) return;
-        for (const one of [up, down]) one.ariaPressed = String(one === event.target);
+        for (const one of [up, down]) one.ariaPressed = String(one === currentTarget);
       };
-      const up = button("▲", rate(1));
-      const down = button("▼", rate(-1));
-      up.title = up.ariaLabel = words.good;
-      down.title = down.ariaLabel = words.bad;
-      const copy = button(words.copy, () => navigator.clipboard?.writeText(message.content));
-      this.foot.append(button(words.again, () => acts.again(message)), copy, up, down);
+      const up = button("good", words.good, rate(1));
+      const down = button("bad", words.bad, rate(-1));
+      const raw = button("code", words.raw, () => {
+        const on = raw.ariaPressed !== "true";
+        raw.ariaPressed = String(on);
+        if (on) this.text.replaceChildren(make("pre", { className: "raw", tabIndex: 0 }, message.content));
+        else render(this.text, message.content);
+      });
+      this.foot.append(button("again", words.again, () => acts.again(message)), copy, raw, up, down);
     }
   }
 
@@ -169,8 +190,23 @@ export class Message {
       usage?.cached ? words.cached(count(usage.cached)) : "",
     ];
     const bad = status === "failed";
-    this.foot.append(make("span", { className: bad ? "error" : "note" }, told.filter(Boolean).join(" · ")));
+    this.foot.append(make("span", { className: bad ? "error" : status === "done" ? "note numbers" : "note" }, told.filter(Boolean).join(" · ")));
   }
+}
+
+/** Show a whole passage of a source. */
+function passage(one) {
+  const close = make("button", { type: "button", className: "quiet", "aria-label": words.close, onclick: () => dialog.close() }, icon("close"));
+  const title = make("h2", {}, make("span", { className: "badge" }, one.number), link(one));
+  const dialog = make(
+    "dialog",
+    { className: "passage", "aria-label": one.title, onclose: () => dialog.remove() },
+    make("header", {}, title, close),
+    one.place ? make("p", { className: "note" }, place(one.place)) : null,
+    make("p", { className: "text", tabIndex: 0 }, one.text),
+  );
+  document.getElementById("chat").append(dialog);
+  dialog.showModal();
 }
 
 /** A search result links to its page, if that is http or https. */
