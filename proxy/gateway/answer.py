@@ -102,12 +102,14 @@ class Answer:
             name=self.info.model,
         )
         self.tasks = bounded.tasks
+        info, clock = self.info, self._context.clock
         try:
             for _ in bounded.enter(self._cancel):
+                info.queue_wait = info.limit_wait = clock() - self._began
                 if self._caller.tell_place:
                     yield 0, []
         except GatewayError as error:
-            self.info.outcome = _name_of(error)
+            info.outcome = _name_of(error)
             yield 0, [Failed(error)]
             return
         try:

@@ -4,7 +4,6 @@ and what it did not use is given back with its last event.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Generator, Sequence
 
 import msgspec
@@ -50,7 +49,7 @@ class BoundedAnswer:
         self._left = len(tasks) * choices  # choices that have not ended
         self._used = NOTHING
         self._slot_seconds = 0.0
-        self._lock = native_lock() if self._left > 1 else contextlib.nullcontext()
+        self._lock = native_lock()
         self._admission: Admission | None = None
 
     def enter(self, cancel: Cancel) -> Generator[None, None, None]:

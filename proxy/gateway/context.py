@@ -68,9 +68,9 @@ class Info(Struct, kw_only=True):
 
     `first_place` is its first position in the queue, `place` the current one, 0 for none.
     `continued` counts resumes on another backend; `loading` is a notice that the model is being
-    loaded. Times are in seconds: `queue_wait` in the queue; `placed`, `first_token` and
-    `last_token` since the request began; `evaluating` and `writing` are the backend's own times for
-    prompts and tokens. `slot_seconds` is how long slots were leased, added up over all choices and
+    loaded. Times are in seconds: `queue_wait` in the queue, and before it for the caller's limits
+    (`limit_wait`); `placed`, `first_token` and `last_token` since the request began; `evaluating`
+    and `writing` are the backend's own times for prompts and tokens. `slot_seconds` is how long slots were leased, added up over all choices and
     runs. `longest` is the length of the longest sequence, prompt and answer, in tokens.
 
     `tier` is the backend's tier in a route. `passed` names the backends that were passed over, and
@@ -86,6 +86,7 @@ class Info(Struct, kw_only=True):
     passed: tuple[tuple[str, str], ...] = ()
     slot: int = -1
     queue_wait: float = 0.0
+    limit_wait: float = 0.0
     first_place: int = 0
     place: int = 0
     loading: str = ""

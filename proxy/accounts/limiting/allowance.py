@@ -13,7 +13,7 @@ from ...errors import LimitsUnavailable, QueueFull, QueueTimeout, StoreUnavailab
 from ...runtime.cancel import Cancel
 from ...runtime.locks import native_lock
 from ..limits import Limited, Quantity
-from .budgets import SCALES, Alert, Price, Used, price_of, units
+from .budgets import FREE, SCALES, Alert, Price, Used, price_of, units
 from .limiter import Limiter, Refused, Taken, clock
 from .meters import TICKS, Charge, Gauge, until_empty
 from .plan import BudgetOf, Plan, Size, Terms, refusal
@@ -73,6 +73,7 @@ class LimitService:
         self._alert = alert
         self._alerted: dict[tuple[str, str, int, bool], None] = {}
         self._now = now
+        self._unpriced = Terms(FREE, cached_weight, TOKEN_SECONDS, 0)
 
     def allowance(self, limited: tuple[Limited, ...], key: str) -> Allowance:
         return Allowance(self, plan_of(limited), key)
@@ -87,8 +88,10 @@ class LimitService:
                 return None
             raise
 
-    def terms(self, model: str) -> Terms:
+    def terms(self, plan: Plan, model: str) -> Terms:
         """How a request to this model is charged now."""
+        if not plan.budgets:
+            return self._unpriced
         return Terms(self._price(model), self.cached_weight, self.token_seconds, self._now())
 
     def learn(self, used: Used) -> None:
@@ -138,7 +141,7 @@ class Allowance:
         QueueTimeout and Cancelled."""
         plan, service = self.plan, self._service
         plan.check_prompt(size.prompt)
-        terms = service.terms(model)
+        terms = service.terms(plan, model)
         charges = plan.charges(size, terms, counts=not self._counted)
         found = service.take(charges, plan.gauges)
         if isinstance(found, Refused):
@@ -273,7 +276,8 @@ class Admission:
         amounts: Sequence[int] = ()
         if self._terms is not None:
             amounts = self._plan.used(taken.charges, taken.amounts, used, self._terms)
-            self._service.learn(used)
+            if self._plan.budgets:
+                self._service.learn(used)
         self._service.limiter.settle(taken, amounts)
 
     def close(self) -> None:

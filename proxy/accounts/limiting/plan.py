@@ -51,7 +51,8 @@ class BudgetOf(NamedTuple):
 
 class Plan:
     """The limits of a request, of all levels. Its charges are those of its windows, then those of
-    its budgets. `counts_tokens`: its prompt must be counted."""
+    its budgets. `quantities` are those of its windows. `counts_tokens`: its prompt must be
+    counted."""
 
     def __init__(self, limited: Sequence[Limited]) -> None:
         self._windows = [
@@ -59,6 +60,7 @@ class Plan:
             for one in limited
             for each in one.limits.windows
         ]
+        self.quantities = [one.quantity for one in self._windows]
         self.budgets = [
             BudgetOf(one.subject, budget) for one in limited for budget in budgets_of(one)
         ]
@@ -86,11 +88,6 @@ class Plan:
             counts: [_request(one, TICKS if counts else 0) for one in self._windows]
             for counts in (True, False)
         }
-
-    @property
-    def quantities(self) -> Sequence[Quantity]:
-        """Those of the charges of windows."""
-        return [one.quantity for one in self._windows]
 
     def check_prompt(self, tokens: int) -> None:
         """Raises BadRequest if the prompt is larger than allowed."""

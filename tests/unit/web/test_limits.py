@@ -230,6 +230,11 @@ def test_waiting_requests_begin_when_the_limit_allows(
     for thread in threads:
         thread.join(20)
     assert [one.status_code for one in found] == [200, 200, 200]
+    ledger = services_of(http.app).ledger
+    assert ledger is not None
+    assert ledger.flush()
+    rows = list(ledger.ledger.rows(0, 1 << 50))
+    assert sum(row.queue_seconds > 0 for row in rows) >= 2
 
 
 def test_places_of_waiting_requests_are_bounded(
