@@ -70,12 +70,11 @@ class Info(Struct, kw_only=True):
     `continued` counts resumes on another backend; `loading` is a notice that the model is being
     loaded. Times are in seconds: `queue_wait` in the queue, and before it for the caller's limits
     (`limit_wait`); `placed`, `first_token` and `last_token` since the request began; `evaluating`
-    and `writing` are the backend's own times for prompts and tokens. `slot_seconds` is how long slots were leased, added up over all choices and
-    runs. `longest` is the length of the longest sequence, prompt and answer, in tokens.
-
-    `tier` is the backend's tier in a route. `passed` names the backends that were passed over, and
-    why: `down`, `paused`, `busy`, `barred`, or by a fault of this request `failed`, `timeout` or
-    `refused`.
+    and `writing` are the backend's own times for prompts and tokens. `slot_seconds` is how long
+    slots were leased, added up over all choices and runs. `longest` is the length of the longest
+    sequence, prompt and answer, in tokens. `tier` is the backend's tier in a route. `passed` names
+    the backends that were passed over, and why: `down`, `paused`, `busy`, `barred`, or by a fault
+    of this request `failed`, `timeout` or `refused`.
 
     `usage` is that of the answer. Of choices that did not end, it has the tokens so far. `chain`
     has the digests of the first prompt, if that is text."""
